@@ -1,0 +1,36 @@
+"""Where the specs and templates that ship with latentc are: the repository's folders, else package data."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+@cache
+def folder(name: str) -> Path:
+    """The folder `specs` or `templates`; FileNotFoundError where an installation lacks it."""
+    # An editable install has no _data: the folders stand in the repository, beside compiler/.
+    for candidate in (_PACKAGE.parent.parent / name, _PACKAGE / "_data" / name):
+        if candidate.is_dir() and (
+            candidate.parent == _PACKAGE / "_data" or _is_repository(candidate.parent)
+        ):
+            return candidate
+    raise FileNotFoundError(f"latentc's folder {name!r} is missing from this installation")
+
+
+def _is_repository(path: Path) -> bool:
+    # site-packages/.. could hold a stranger's `specs` folder.
+    return (path / "compiler" / "latentc").is_dir()
+
+
+def shipped_specs() -> dict[str, Path]:
+    """Name to path of every spec that ships with latentc, sorted by name."""
+    return {path.stem: path for path in sorted(folder("specs").glob("*.yaml"))}
+
+
+def explain_page(code: str) -> str | None:
+    """The Markdown page of a diagnostic's code, or None where the code is unknown."""
+    path = folder("templates") / "explain" / f"{code}.md"
+    return path.read_text(encoding="utf-8") if code.isalnum() and path.is_file() else None
