@@ -1,0 +1,136 @@
+"""Schedules, paths, conversions and grids against closed forms and against diffusers."""
+
+import numpy as np
+import pytest
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+
+from latentc.components.prediction import KINDS, Point, conversion
+from latentc.components.samplers.tables import (
+    discrete_grid,
+    flow_grid,
+    karras_grid,
+    respaced,
+    spaced,
+)
+from latentc.components.schedules import path, schedule
+
+NAMES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_schedule_is_diffusers(kind):
+    ours = schedule(kind, 1000, None if kind == "cosine" else 1e-4, None if kind == "cosine" else 0.02)
+    theirs = DDPMScheduler(1000, beta_schedule=NAMES[kind])
+    # their cumulative product is float32
+    np.testing.assert_allclose(ours.alphas_cumprod, theirs.alphas_cumprod.numpy(), rtol=2e-4)
+    np.testing.assert_allclose(ours.betas, theirs.betas.numpy(), rtol=1e-4)
+    np.testing.assert_allclose(ours.alpha**2 + ours.sigma**2, 1.0)
+
+
+def test_linear_schedule_is_scaled_with_its_length():
+    assert schedule("linear", 1000).betas[[0, -1]] == pytest.approx([1e-4, 0.02])
+    assert schedule("linear", 100).betas[[0, -1]] == pytest.approx([1e-3, 0.2])
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        schedule("linear", 10)
+
+
+@pytest.mark.parametrize("kind", ["linear", "gvp", "vp"])
+def test_path_runs_from_noise_to_data_and_has_its_derivatives(kind):
+    ours, t, step = path(kind), np.linspace(0.05, 0.95, 19), 1e-6
+    np.testing.assert_allclose(
+        (ours.alpha(t + step) - ours.alpha(t - step)) / (2 * step), ours.d_alpha(t), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        (ours.sigma(t + step) - ours.sigma(t - step)) / (2 * step), ours.d_sigma(t), rtol=1e-6
+    )
+    assert ours.alpha(1.0) == pytest.approx(1) and ours.sigma(1.0) == pytest.approx(0)
+    assert ours.alpha(0.0) < 0.01 and ours.sigma(0.0) > 0.99
+
+
+@pytest.mark.parametrize("source", KINDS)
+@pytest.mark.parametrize("target", KINDS)
+def test_conversion_recovers_the_target(source, target):
+    at, t = path("gvp"), np.linspace(0.1, 0.9, 5)
+    point = Point(at.alpha(t), at.sigma(t), at.d_alpha(t), at.d_sigma(t))
+    x0, noise = np.random.default_rng(0).standard_normal((2, 5))
+    values = {
+        "noise": noise,
+        "x0": x0,
+        "velocity": point.alpha * noise - point.sigma * x0,
+        "flow_velocity": point.d_alpha * x0 + point.d_sigma * noise,
+        "score": -noise / point.sigma,
+    }
+    a, b = conversion(source, target, point)
+    np.testing.assert_allclose(
+        a * (point.alpha * x0 + point.sigma * noise) + b * values[source], values[target]
+    )
+
+
+def test_conversion_at_the_ends():
+    noise_end = Point(np.array([0.0]), np.array([1.0]), np.array([1.0]), np.array([-1.0]))
+    assert conversion("noise", "score", noise_end)[1] == -1
+    assert conversion("flow_velocity", "x0", noise_end)[0] == 1
+    with pytest.raises(ValueError, match="x0 does not follow from noise where alpha = 0"):
+        conversion("noise", "x0", noise_end)
+    with pytest.raises(ValueError, match="needs a path"):
+        conversion("noise", "flow_velocity", Point(np.array([0.5]), np.array([0.5])))
+
+
+def test_respacing_is_improved_ddpms():
+    assert respaced(1000, "10").tolist() == [999, 888, 777, 666, 555, 444, 333, 222, 111, 0]
+    assert respaced(1000, "ddim10").tolist() == list(range(900, -1, -100))
+    # the example of improved DDPM's own documentation: 300 timesteps, sections of 10, 15 and 20
+    steps = respaced(300, "10,15,20")
+    assert len(steps) == 45
+    assert [int(np.sum((steps >= low) & (steps < low + 100))) for low in (0, 100, 200)] == [10, 15, 20]
+    assert respaced(1000, "1").tolist() == [0]
+    for text in ("0", "x", "600,1", "ddim7.5", "-3", "ddim999"):
+        with pytest.raises(ValueError):
+            respaced(1000, text)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("steps", [1, 7, 10, 50])
+def test_spacing_is_diffusers(spacing, steps):
+    for scheduler, destination in ((DDPMScheduler, False), (DPMSolverMultistepScheduler, True)):
+        theirs = scheduler(1000, timestep_spacing=spacing)
+        theirs.set_timesteps(steps)
+        ours = spaced(1000, steps, spacing, destination=destination)
+        if (steps, spacing, destination) == (1, "linspace", False):
+            continue  # theirs is timestep 0: numpy's linspace of one point
+        assert ours.tolist() == theirs.timesteps.tolist()
+
+
+def test_spacing_refuses_what_cannot_be():
+    for arguments in ((1000, 0), (1000, 1001), (10, 10, "leading", 1), (10, 10, "linspace", 0, True)):
+        with pytest.raises(ValueError):
+            spaced(*arguments)
+
+
+@pytest.mark.parametrize("final", ["zero", "sigma_min"])
+@pytest.mark.parametrize("scheduler", [DPMSolverMultistepScheduler, UniPCMultistepScheduler])
+def test_karras_grid_is_diffusers(final, scheduler):
+    theirs = scheduler(1000, beta_schedule="linear", use_karras_sigmas=True, final_sigmas_type=final)
+    theirs.set_timesteps(12)
+    grid = karras_grid(schedule("linear"), 12, final)
+    np.testing.assert_allclose(
+        grid.sigma / grid.alpha, theirs.sigmas.numpy(), rtol=2e-4
+    )  # float32 betas there
+    # theirs are rounded, or cut, to whole timesteps
+    assert np.max(np.abs(grid.t - theirs.timesteps.numpy())) <= 1.0
+    assert grid.t[0] == 999 and grid.t[-1] == pytest.approx(0, abs=1e-9)
+
+
+def test_discrete_grid_ends_where_asked():
+    levels = schedule("cosine", 100)
+    zero, floor = (discrete_grid(levels, spaced(100, 5), final) for final in ("zero", "sigma_min"))
+    assert (zero.alpha[-1], zero.sigma[-1]) == (1, 0)
+    assert (floor.alpha[-1], floor.sigma[-1]) == (levels.alpha[0], levels.sigma[0])
+
+
+def test_flow_grid_has_one_point_more_than_steps():
+    grid = flow_grid(path("linear"), 9)
+    np.testing.assert_allclose(grid.times, np.linspace(0, 1, 10))
+    assert len(grid.t) == 9 and len(grid.alpha) == 10
+    with pytest.raises(ValueError, match="later"):
+        flow_grid(path("linear"), 9, 0.5, 0.5)

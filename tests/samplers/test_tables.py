@@ -1,0 +1,348 @@
+"""Every table against an independent implementation: diffusers' schedulers, or the equation written out."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+
+from latentc.components.samplers import tables
+from latentc.components.samplers.tables.reference import run
+from latentc.components.schedules import path, schedule
+
+SHAPE = (2, 3, 4, 4)
+RNG = np.random.default_rng(7)
+X = RNG.standard_normal(SHAPE)
+NOISE = RNG.standard_normal((40, *SHAPE))
+MIX = RNG.standard_normal((3, 3)) * 0.4
+
+
+def network(x, t):
+    """A smooth stand-in for a network, of order 1 whatever t."""
+    return np.tanh(np.einsum("ij,bjhw->bihw", MIX, x)) + 0.1 * np.cos(t / 100.0)
+
+
+def twice(x, t):
+    """The same with a variance half in [-1, 1]."""
+    return np.concatenate([network(x, t), np.sin(3 * x)], axis=1)
+
+
+def follow(scheduler, function, noise=None, scale=None, **kwargs):
+    """diffusers' own loop, with our network in float64 and our noise in place of its generator's."""
+    x, drawn = torch.from_numpy(X) * (1.0 if scale is None else scale), iter(NOISE)
+    if noise is not None:
+        module = __import__(type(scheduler).__module__, fromlist=["randn_tensor"])
+        noise.setattr(module, "randn_tensor", lambda *a, **k: torch.from_numpy(next(drawn)))
+    for t in scheduler.timesteps:
+        inputs = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        output = torch.from_numpy(function(inputs.numpy(), float(t)))
+        x = scheduler.step(output, t, x, **kwargs).prev_sample
+    return x.numpy()
+
+
+def close(ours, theirs, tolerance=1e-5):
+    assert np.max(np.abs(ours - theirs)) <= tolerance * np.max(np.abs(theirs))
+
+
+def exact(scheduler):
+    """The scheduler with its schedule in float64, so that what is compared is the solver."""
+    ours = schedule("linear", 1000)
+    for name, value in {
+        "betas": ours.betas,
+        "alphas": 1 - ours.betas,
+        "alphas_cumprod": ours.alphas_cumprod,
+        "alpha_t": ours.alpha,
+        "sigma_t": ours.sigma,
+        "lambda_t": np.log(ours.alpha / ours.sigma),
+    }.items():
+        if hasattr(scheduler, name):
+            setattr(scheduler, name, torch.from_numpy(value))
+    return scheduler
+
+
+def grid(steps=10, spacing="leading", final="zero", destination=False):
+    timesteps = tables.spaced(1000, steps, spacing, destination=destination)
+    return tables.discrete_grid(schedule("linear", 1000), timesteps, final)
+
+
+DIFFUSERS = {"noise": "epsilon", "x0": "sample", "velocity": "v_prediction"}
+
+
+@pytest.mark.parametrize("predicts", DIFFUSERS)
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned_range"])
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_ddpm(predicts, variance, clip, monkeypatch):
+    theirs = exact(
+        DDPMScheduler(
+            1000,
+            variance_type=variance,
+            clip_sample=clip is not None,
+            prediction_type=DIFFUSERS[predicts],
+        )
+    )
+    theirs.set_timesteps(10)
+    function = twice if variance == "learned_range" else network
+    table = tables.ddpm(grid(), predicts, variance, clip)
+    close(run(table, function, X, NOISE), follow(theirs, function, monkeypatch))
+    assert table.stochastic and table.steps == 10
+
+
+@pytest.mark.parametrize("predicts", DIFFUSERS)
+@pytest.mark.parametrize("eta", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_ddim(predicts, eta, spacing, clip, monkeypatch):
+    theirs = exact(
+        DDIMScheduler(
+            1000,
+            timestep_spacing=spacing,
+            prediction_type=DIFFUSERS[predicts],
+            clip_sample=clip is not None,
+        )
+    )
+    theirs.set_timesteps(10)
+    theirs.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
+    table = tables.ddim(grid(10, spacing), predicts, eta, clip)
+    close(
+        run(table, network, X, NOISE),
+        follow(theirs, network, monkeypatch, eta=eta, use_clipped_model_output=True),
+    )
+    assert table.stochastic == (eta > 0)
+
+
+def test_ddim_at_eta_one_has_ddpms_noise():
+    # the same posterior, so the same sample for the same noise
+    close(
+        run(tables.ddim(grid(), "noise", 1.0), network, X, NOISE),
+        run(tables.ddpm(grid(), "noise"), network, X, NOISE),
+        1e-10,
+    )
+
+
+@pytest.mark.parametrize("scheduler", [EulerDiscreteScheduler, HeunDiscreteScheduler])
+@pytest.mark.parametrize("predicts", ["noise", "velocity"])
+def test_euler_and_heun_of_diffusion(scheduler, predicts):
+    theirs = exact(scheduler(1000, timestep_spacing="trailing", prediction_type=DIFFUSERS[predicts]))
+    theirs.set_timesteps(10)
+    # theirs integrate x / alpha; the first state is ours divided by its alpha
+    first = 1.0 / grid(10, "trailing").alpha[0]
+    make = tables.euler if scheduler is EulerDiscreteScheduler else tables.heun
+    table = make(grid(10, "trailing"), predicts)
+    close(run(table, network, X), follow(theirs, network, scale=first), 1e-5)
+    assert table.steps == 10
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("solver_type", ["midpoint", "heun"])
+@pytest.mark.parametrize("final", ["zero", "sigma_min"])
+@pytest.mark.parametrize("steps", [1, 2, 5, 20])
+def test_dpm_solver_pp(order, solver_type, final, steps):
+    theirs = exact(
+        DPMSolverMultistepScheduler(
+            1000,
+            solver_order=order,
+            solver_type=solver_type,
+            final_sigmas_type=final,
+            algorithm_type="dpmsolver++",
+        )
+    )
+    theirs.set_timesteps(steps)
+    table = tables.dpm_solver_pp(grid(steps, "linspace", final, True), "noise", order, solver_type)
+    close(run(table, network, X), follow(theirs, network), 1e-5)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("b_function", ["bh1", "bh2"])
+@pytest.mark.parametrize("predict_x0", [True, False])
+@pytest.mark.parametrize("lower", [True, False])
+def test_unipc(order, b_function, predict_x0, lower):
+    theirs = exact(
+        UniPCMultistepScheduler(
+            1000,
+            solver_order=order,
+            solver_type=b_function,
+            predict_x0=predict_x0,
+            lower_order_final=lower,
+            final_sigmas_type="sigma_min",
+        )
+    )
+    theirs.set_timesteps(8)
+    table = tables.unipc(
+        grid(8, "linspace", "sigma_min", True), "noise", order, b_function, predict_x0, lower
+    )
+    close(run(table, network, X), follow(theirs, network), 1e-5)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_unipc_to_sigma_zero_and_without_corrector(order):
+    for corrector in (True, False):
+        theirs = exact(
+            UniPCMultistepScheduler(
+                1000, solver_order=order, disable_corrector=[] if corrector else list(range(8))
+            )
+        )
+        theirs.set_timesteps(8)
+        table = tables.unipc(grid(8, "linspace", "zero", True), "noise", order, corrector=corrector)
+        close(run(table, network, X), follow(theirs, network), 1e-5)
+
+
+@pytest.mark.parametrize("make", [tables.dpm_solver_pp, tables.unipc])
+def test_karras_sigmas(make):
+    kind = DPMSolverMultistepScheduler if make is tables.dpm_solver_pp else UniPCMultistepScheduler
+    theirs = exact(kind(1000, use_karras_sigmas=True))
+    theirs.set_timesteps(10)
+
+    def timeless(x, t):
+        return network(x, 0.0)  # theirs round the timesteps
+
+    close(
+        run(make(tables.karras_grid(schedule("linear"), 10), "noise"), timeless, X), follow(theirs, timeless)
+    )
+
+
+def test_flow_euler():
+    theirs = FlowMatchEulerDiscreteScheduler(1000)
+    theirs.set_timesteps(sigmas=np.linspace(1, 0, 11)[:-1].tolist())
+    ours = run(tables.euler(tables.flow_grid(path("linear"), 10), "flow_velocity"), network, X)
+    # their velocity points to the noise and their timestep is 1000 * (1 - t)
+    close(ours, follow(theirs, lambda x, t: -network(x, 1 - t / 1000)))
+
+
+def test_flow_dpm_solver_pp_and_unipc():
+    grid = tables.flow_grid(path("linear"), 10, 1e-3)
+    for make, kind in (
+        (tables.dpm_solver_pp, DPMSolverMultistepScheduler),
+        (tables.unipc, UniPCMultistepScheduler),
+    ):
+        theirs = kind(1000, use_flow_sigmas=True, prediction_type="flow_prediction")
+        theirs.set_timesteps(10)
+        theirs.sigmas = torch.from_numpy(1 - grid.times)
+        close(run(make(grid, "flow_velocity"), timeless_velocity, X), follow(theirs, reversed_velocity))
+
+
+def timeless_velocity(x, t):
+    return network(x, 0.0)
+
+
+def reversed_velocity(x, t):
+    return -network(x, 0.0)
+
+
+@pytest.mark.parametrize("kind", ["linear", "gvp", "vp"])
+@pytest.mark.parametrize("predicts", ["flow_velocity", "noise", "score"])
+def test_flow_heun_is_the_trapezoid(kind, predicts):
+    start, stop = (0.0 if kind == "vp" else 1e-3), 1 - 1e-3
+    at, times = path(kind), np.linspace(start, stop, 10)
+
+    def velocity(x, t):
+        out = network(x, t)
+        if predicts == "flow_velocity":
+            return out
+        score = out if predicts == "score" else -out / at.sigma(t)
+        ratio = at.d_alpha(t) / at.alpha(t)  # SiT's change of variables
+        return ratio * x + (ratio * at.sigma(t) ** 2 - at.sigma(t) * at.d_sigma(t)) * score
+
+    x = X
+    for t, following in itertools.pairwise(times):
+        slope = velocity(x, t)
+        guess = x + (following - t) * slope
+        x = x + (following - t) / 2 * (slope + velocity(guess, following))
+    close(run(tables.heun(tables.flow_grid(at, 9, start, stop), predicts), network, X), x, 1e-9)
+
+
+FORMS = ["constant", "sbdm", "sigma", "linear", "decreasing", "increasing_decreasing"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("last", ["mean", "tweedie", "euler", "none"])
+@pytest.mark.parametrize("heun", [False, True])
+@pytest.mark.parametrize("kind", ["linear", "gvp", "vp"])
+def test_stochastic_samplers_are_sits(form, last, heun, kind):
+    at, norm, size, start, stop, steps = path(kind), 0.8, 0.04, 1e-3, 0.96, 6
+
+    def coefficient(t):
+        alpha, sigma, d_alpha, d_sigma = at.alpha(t), at.sigma(t), at.d_alpha(t), at.d_sigma(t)
+        return {
+            "constant": norm,
+            "sbdm": norm * (d_alpha / alpha * sigma**2 - sigma * d_sigma),
+            "sigma": norm * sigma,
+            "linear": norm * (1 - t),
+            "decreasing": 0.25 * (norm * np.cos(np.pi * t) + 1) ** 2,
+            "increasing_decreasing": norm * np.sin(np.pi * t) ** 2,
+        }[form]
+
+    def score(x, t):  # from a velocity, as SiT writes it
+        ratio = at.alpha(t) / at.d_alpha(t)
+        return (ratio * network(x, t) - x) / (at.sigma(t) ** 2 - ratio * at.d_sigma(t) * at.sigma(t))
+
+    def drift(x, t):
+        return network(x, t) + coefficient(t) * score(x, t)
+
+    times = np.linspace(start, stop, steps if last != "none" else steps + 1)
+    step, x = times[1] - times[0], X
+    for t, z in zip(times[:-1], NOISE, strict=False):
+        kick = np.sqrt(2 * coefficient(t)) * np.sqrt(step) * z
+        if heun:
+            there = x + kick
+            slope = drift(there, t)
+            x = there + step / 2 * (slope + drift(there + step * slope, t + step))
+        else:
+            x = x + drift(x, t) * step + kick
+    if last == "mean":
+        x = x + drift(x, stop) * size
+    elif last == "euler":
+        x = x + network(x, stop) * size
+    elif last == "tweedie":
+        x = x / at.alpha(stop) + at.sigma(stop) ** 2 / at.alpha(stop) * score(x, stop)
+
+    table = tables.euler_maruyama(at, "flow_velocity", steps, start, stop, form, norm, last, size, heun)
+    close(run(table, network, X, NOISE), x, 1e-9)
+    assert table.steps == steps
+
+
+@pytest.mark.parametrize("make", [tables.ddim, tables.dpm_solver_pp, tables.unipc, tables.heun])
+def test_every_solver_finds_the_data_of_a_perfect_network(make):
+    """With the exact noise of one data point as the prediction, any solver ends at that point."""
+    target = RNG.standard_normal(SHAPE)
+    steps = grid(12, "trailing")
+    at = dict(zip(steps.t.tolist(), zip(steps.alpha, steps.sigma, strict=True), strict=False))
+
+    def perfect(x, t):
+        alpha, sigma = at[t]
+        return (x - alpha * target) / sigma
+
+    close(run(make(steps, "noise"), perfect, X), target, 1e-9)
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="sigma must be 0"):
+        tables.ddpm(grid(final="sigma_min"), "noise")
+    with pytest.raises(ValueError, match="orders"):
+        tables.dpm_solver_pp(grid(), "noise", 4)
+    with pytest.raises(ValueError, match="orders"):
+        tables.unipc(grid(), "noise", 0)
+    with pytest.raises(ValueError, match="end at sigma_min"):
+        tables.unipc(grid(), "noise", predict_x0=False)
+    with pytest.raises(ValueError, match="does not follow"):
+        tables.euler(tables.flow_grid(path("linear"), 5), "noise")
+    with pytest.raises(ValueError, match="start later"):
+        tables.euler_maruyama(path("linear"), "flow_velocity", 5, 0.0, 0.96, "sbdm")
+    with pytest.raises(ValueError, match="start the path later"):
+        tables.unipc(tables.flow_grid(path("linear"), 5), "flow_velocity")
+
+
+def test_control_the_comparison_can_fail():
+    theirs = exact(DDIMScheduler(1000, clip_sample=False))
+    theirs.set_timesteps(10)
+    ours = run(tables.ddim(grid(10, "trailing"), "noise"), network, X)
+    with pytest.raises(AssertionError):
+        close(ours, follow(theirs, network))
