@@ -1,0 +1,98 @@
+"""What the parts of a lowered spec promise each other: networks, losses with their draws, sampling programs.
+
+`lower` makes a `Lowered`; the emitter writes a training project from it, the exporter a bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from latentc.ir.core import Module
+from latentc.ir.types import TensorType
+
+
+@dataclass(frozen=True)
+class Network:
+    """A named network: the functions of its methods, and what it takes and gives.
+
+    `methods` maps `forward` (and for tokens `prefill`, `decode`) to a function of the module. Weights of network `main`
+    live under state-dict prefix `main.` in programs that call it, without prefix in its own file.
+    `null_class` is the class index that stands for no class, or None where the network was built without one.
+    `out_channels` is what a denoiser returns on axis 1 (twice the data's where it also predicts a variance).
+    `cache` is, for tokens, the type of each carried key or value cache.
+    """
+
+    name: str
+    family: str  # "denoiser" or "tokens"
+    methods: Mapping[str, str]
+    classes: int
+    null_class: int | None
+    shape: tuple[int, ...] = ()  # denoiser: [C, H, W] of x
+    out_channels: int = 0
+    vocabulary: int = 0  # tokens
+    length: int = 0
+    cache: tuple[TensorType, ...] = ()
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A random input of a loss: `kind` is normal, uniform (open 0..1) or integers (0..high-1); `shape` as in the loss."""
+
+    name: str
+    kind: str
+    high: int = 0
+
+
+@dataclass(frozen=True)
+class Update:
+    """One optimiser step of training: minimise output 0 of entry `loss` over the weights of `networks`.
+
+    The loss takes the batch (`x` f32[B, C, H, W] or `tokens` i64[B, T]; `y` i64[B]), then the draws. Further outputs are
+    scalars to log, named by `metrics`.
+    """
+
+    loss: str
+    networks: tuple[str, ...]
+    batch: tuple[str, ...]
+    draws: tuple[Draw, ...]
+    metrics: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an input of a sampling program comes from; mirrors `source` in a bundle's manifest.
+
+    kind: classes, guidance (`default`), normal or uniform (`stream`; `per_step` rows where it has a leading step axis).
+    """
+
+    kind: str
+    stream: str = ""
+    per_step: int | None = None
+    default: float | None = None
+
+
+@dataclass(frozen=True)
+class SampleProgram:
+    """A whole sampler: entry `entry` of the module, its inputs' sources in order, its output f32[B, C, H, W] or i64[B, T].
+
+    `steps` counts what the user counts (network evaluation points, tokens); `evaluations` the network calls.
+    """
+
+    entry: str
+    solver: str
+    steps: int
+    evaluations: int
+    sources: Mapping[str, Source]
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A spec as IR. `module.entries` has each network's methods as `main.forward`, the losses, the sample programs."""
+
+    module: Module
+    networks: Mapping[str, Network]
+    updates: tuple[Update, ...]
+    programs: tuple[SampleProgram, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)  # schedule facts that reports and emitted comments print

@@ -1,0 +1,379 @@
+"""Writing IR: a function is built by ordinary Python over `Var` handles; shapes are inferred as nodes are appended.
+
+    def attention(b, x, *, dim, heads):
+        q, k, v = b.split(b.linear("qkv", x, 3 * dim), ...)
+
+    out = b.sub("attn", module_class("Attention")(attention), x, dim=width, heads=8)
+
+`b.NAME(...)` appends op NAME (see `ops`). Static arguments reach the body as `Named` ints, so the IR knows that 1152 was
+written `3 * dim`; that is what the emitter prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Value
+from latentc.ir.ops import OPS, OpError
+from latentc.ir.ops.control import call_types, guided_types, loop_types
+from latentc.ir.types import B, Dim, Named, Sym, TensorType, f32, i64, product, source_of
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Var:
+    """A value being built; arithmetic on it appends nodes. Python numbers become constants of its dtype."""
+
+    value: Value
+    b: Builder
+
+    @property
+    def type(self) -> TensorType:
+        return self.value.type
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        return self.value.type.shape
+
+    def __add__(self, other: Any) -> Var:
+        return self.b.op("add", self, other)
+
+    def __radd__(self, other: Any) -> Var:
+        return self.b.op("add", other, self)
+
+    def __sub__(self, other: Any) -> Var:
+        return self.b.op("sub", self, other)
+
+    def __rsub__(self, other: Any) -> Var:
+        return self.b.op("sub", other, self)
+
+    def __mul__(self, other: Any) -> Var:
+        return self.b.op("mul", self, other)
+
+    def __rmul__(self, other: Any) -> Var:
+        return self.b.op("mul", other, self)
+
+    def __truediv__(self, other: Any) -> Var:
+        return self.b.op("div", self, other)
+
+    def __rtruediv__(self, other: Any) -> Var:
+        return self.b.op("div", other, self)
+
+    def __neg__(self) -> Var:
+        return self.b.op("neg", self)
+
+    def __lt__(self, other: Any) -> Var:
+        return self.b.op("less", self, other)
+
+    def __le__(self, other: Any) -> Var:
+        return self.b.op("less_equal", self, other)
+
+    def __gt__(self, other: Any) -> Var:
+        return self.b.op("greater", self, other)
+
+
+class BlockBody:
+    """A Python function that builds a method of an emitted class; see `module_class`."""
+
+    def __init__(self, body: Callable[..., Any], cls: str, method: str) -> None:
+        self.body, self.cls, self.method = body, cls, method
+        self.__doc__ = body.__doc__
+
+
+def module_class(cls: str, method: str = "forward") -> Callable[[Callable[..., Any]], BlockBody]:
+    """Marks `body(b, *operands, **static)` as the `method` of class `cls` in the emitted code."""
+    return lambda body: BlockBody(body, cls, method)
+
+
+class ModuleBuilder:
+    """Collects functions; a block with the same class, static arguments and operand types is built once."""
+
+    def __init__(self) -> None:
+        self.functions: dict[str, Function] = {}
+        self.entries: dict[str, str] = {}
+        self._built: dict[Any, str] = {}
+
+    def function(self, name: str) -> Builder:
+        """A builder of a free function (no class): a sampler, a loss."""
+        return Builder(self, self._unique(name), None)
+
+    def define(self, block: BlockBody, types: Sequence[TensorType], static: Mapping[str, Any]) -> str:
+        """Name of the function of a block for these operand types and static arguments, built at first use."""
+        key = (block.body, block.method, tuple(types), tuple((k, repr(v)) for k, v in static.items()))
+        if key not in self._built:
+            traced = {k: Named(v, k) if _is_size(v) else v for k, v in static.items()}
+            origin = Origin(block.cls, traced, block.method)
+            b = Builder(self, self._unique(f"{block.cls}.{block.method}"), origin)
+            names = block.body.__code__.co_varnames[1 : 1 + len(types)]
+            operands = [b.input(n, rescope(t, traced)) for n, t in zip(names, types, strict=True)]
+            b.output(block.body(b, *operands, **traced))
+            self._built[key] = b.finish(doc=(block.body.__doc__ or "").strip())
+        return self._built[key]
+
+    def finish(self) -> Module:
+        return Module(dict(self.functions), dict(self.entries))
+
+    def _unique(self, name: str) -> str:
+        taken, candidate, n = set(self.functions) | set(self._built.values()), name, 1
+        while candidate in taken:
+            n += 1
+            candidate = f"{name}#{n}"
+        return candidate
+
+    def adopt(self, module: Module) -> None:
+        """Takes over the functions of a finished module."""
+        self.functions.update(module.functions)
+        self.entries.update(module.entries)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def rescope(type: TensorType, static: Mapping[str, Any]) -> TensorType:
+    """A type rewritten in a callee's own names: run-time and capitalised names stay, sizes take an argument's name."""
+    by_size = {int(v): v for v in reversed(list(static.values())) if isinstance(v, Named)}
+
+    def rename(dim: Dim) -> Dim:
+        if isinstance(dim, Sym) or (isinstance(dim, Named) and dim.expr.isidentifier() and dim.expr.isupper()):
+            return dim
+        return by_size.get(int(dim), int(dim))
+
+    return type.with_shape(rename(d) for d in type.shape)
+
+
+def _in_terms_of(types: Sequence[TensorType], operands: Sequence[Var]) -> list[TensorType]:
+    """A callee's output types written with the caller's names for the sizes they share with the operands."""
+    names = {int(d): d for x in operands for d in reversed(x.shape) if isinstance(d, Named)}
+    return [t.with_shape(d if isinstance(d, Sym) else names.get(int(d), int(d)) for d in t.shape) for t in types]
+
+
+class Builder:
+    """Builds one function. Every method that appends a node returns its output `Var` (a tuple where it has several)."""
+
+    def __init__(self, owner: ModuleBuilder, name: str, origin: Origin | None) -> None:
+        self.module, self.name, self.origin = owner, name, origin
+        self._inputs: list[Value] = []
+        self._params: dict[str, Param] = {}
+        self._nodes: list[Node] = []
+        self._outputs: list[Value] = []
+        self._names: set[str] = set()
+        self._constants: dict[Any, Var] = {}
+
+    # ---- values
+
+    def _fresh(self, name: str) -> str:
+        candidate, n = name, 1
+        while candidate in self._names:
+            n += 1
+            candidate = f"{name}_{n}"
+        self._names.add(candidate)
+        return candidate
+
+    def input(self, name: str, type: TensorType) -> Var:
+        value = Value(self._fresh(name), type)
+        self._inputs.append(value)
+        return Var(value, self)
+
+    def param(self, name: str, type: TensorType, init: str, kind: str = "weight", **args: Any) -> Var:
+        """A weight or buffer of this function under `name` (`qkv.weight`); asked for twice, it is the same one."""
+        if name not in self._params:
+            self._names.add(name)
+            self._params[name] = Param(Value(name, type), Init(init, args), kind)
+        elif self._params[name].type != type:
+            raise OpError(f"param {name} is {self._params[name].type} and {type} in {self.name}")
+        return Var(self._params[name].value, self)
+
+    def constant(self, value: Any, dtype: str | None = None) -> Var:
+        """A literal; floats default to f32 (kept in float64), integers to i64."""
+        array = np.asarray(value)
+        if dtype is None:
+            dtype = {"f": "f32", "i": "i64", "u": "i64", "b": "bool"}[array.dtype.kind]
+        array = array.astype({"f": np.float64, "i": np.int64, "u": np.int64, "b": np.bool_}[array.dtype.kind])
+        key = (dtype, array.shape, array.tobytes()) if array.size <= 16 else None
+        if key is not None and key in self._constants:
+            return self._constants[key]
+        out = self._append("constant", [], {"value": array, "dtype": dtype}, "c")[0]
+        if key is not None:
+            self._constants[key] = out
+        return out
+
+    def scalar(self, value: float, like: Var) -> Var:
+        """A rank-0 constant of `like`'s dtype."""
+        return self.constant(np.float64(value) if like.type.is_float else np.int64(value), like.type.dtype)
+
+    def output(self, *outputs: Any) -> None:
+        for out in outputs:
+            if isinstance(out, tuple | list):
+                self.output(*out)
+            else:
+                self._outputs.append(out.value)
+
+    # ---- nodes
+
+    def _append(
+        self, op: str, ins: Sequence[Var], attrs: Mapping[str, Any], hint: str, types: Any = None
+    ) -> tuple[Var, ...]:
+        if types is None:
+            try:
+                types = OPS[op].infer([x.type for x in ins], attrs)
+            except OpError as error:
+                operands = ", ".join(f"{x.value.name}: {x.type}" for x in ins)
+                raise OpError(f"{op}({operands}) in {self.name}: {error}") from None
+        words = hint.split()
+        hints = words if len(words) == len(types) else words[:1] * len(types)
+        outputs = tuple(Value(self._fresh(h), t) for h, t in zip(hints, types, strict=True))
+        self._nodes.append(Node(op, tuple(x.value for x in ins), outputs, dict(attrs)))
+        return tuple(Var(o, self) for o in outputs)
+
+    def op(self, op: str, *operands: Any, out: str = "", **attrs: Any) -> Any:
+        """Appends op; Python numbers among the operands become constants of the other operands' dtype.
+
+        `out` names the outputs, separated by spaces: `q, k, v = b.unbind(qkv, axis=0, out="q k v")`.
+        """
+        like = next((x for x in operands if isinstance(x, Var) and x.type.dtype != "bool"), None)
+        ins = []
+        for x in operands:
+            if not isinstance(x, Var):
+                if like is None:
+                    raise OpError(f"{op} in {self.name}: no operand gives {x!r} a dtype")
+                x = self.scalar(x, like)
+            if x.b is not self:
+                raise OpError(f"{op} in {self.name}: {x.value.name} belongs to {x.b.name}; pass it as an operand")
+            ins.append(x)
+        outs = self._append(op, ins, attrs, out or _HINTS.get(op, op))
+        return outs[0] if len(outs) == 1 and op not in ("split", "unbind") else outs
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("_") or name not in OPS:
+            raise AttributeError(name)
+        return lambda *operands, **attrs: self.op(name, *operands, **attrs)
+
+    # ---- leaves: an op and its params under one name, as torch.nn has them
+
+    def dense(self, name: str, x: Var, out: int, bias: bool = True, init: str = "linear_default", **args: Any) -> Var:
+        """A Linear `name` from x's last axis to `out`: params `name.weight` [out, in] and `name.bias` [out]."""
+        width = x.shape[-1]
+        if init == "linear_default":
+            args = {"fan_in": int(width)}
+        ins = [x, self.param(f"{name}.weight", TensorType(x.type.dtype, (out, width)), init, **args)]
+        if bias:
+            bias_init: tuple[str, dict[str, Any]] = ("zeros", {}) if init != "linear_default" else (init, args)
+            ins.append(self.param(f"{name}.bias", TensorType(x.type.dtype, (out,)), bias_init[0], **bias_init[1]))
+        return self.op("linear", *ins)  # type: ignore[no-any-return]
+
+    def flatten_rows(self, x: Var) -> Var:
+        """[..., D] as [rows, D]."""
+        return x if x.type.rank == 2 else self.op("reshape", x, shape=(product(x.shape[:-1]), x.shape[-1]))
+
+    def sum_to(self, g: Var, type: TensorType) -> Var:
+        """Sums a gradient over the axes that broadcasting added."""
+        if g.type.shape == type.shape:
+            return g
+        extra = g.type.rank - type.rank
+        axes = tuple(range(extra)) + tuple(
+            i + extra for i, d in enumerate(type.shape) if d == 1 and g.shape[i + extra] != 1
+        )
+        summed = self.op("sum", g, axes=axes, keepdims=False)
+        return summed if summed.type.shape == type.shape else self.op("reshape", summed, shape=type.shape)
+
+    # ---- other functions
+
+    def sub(self, name: str, block: BlockBody, *operands: Var, out: str = "", **static: Any) -> Any:
+        """Applies a block under state-dict prefix `name`, building its function at first use."""
+        fn = self.module.define(block, [x.type for x in operands], static)
+        return self.call(fn, name, *operands, args=static, out=out)
+
+    def call(self, fn: str, name: str, *operands: Var, args: Mapping[str, Any] | None = None, out: str = "") -> Any:
+        callee = self.module.functions[fn]
+        try:
+            types = call_types(fn, callee.inputs, callee.outputs, [x.type for x in operands])
+        except OpError as error:
+            raise OpError(f"call of {fn} as {name!r} in {self.name}: {error}") from None
+        attrs = {"fn": fn, "name": name, "args": dict(args or {})}
+        hint = out or (operands[0].value.name.split("_")[0] if operands and len(types) == 1 else "y")
+        outs = self._append("call", operands, attrs, hint, _in_terms_of(types, operands))
+        return outs[0] if len(outs) == 1 else outs
+
+    def guided(
+        self,
+        fn: str,
+        name: str,
+        operands: Sequence[Var],
+        kinds: Sequence[str],
+        nulls: Sequence[Var],
+        scale: Var,
+        guides: Sequence[str] = ("guided",),
+        channels: int | None = None,
+    ) -> Any:
+        """A call under classifier-free guidance; see `ops.control`."""
+        attrs = {"fn": fn, "name": name, "kinds": tuple(kinds), "guides": tuple(guides), "channels": channels}
+        ins = [*operands, *nulls, scale]
+        types = guided_types(self.module.functions[fn], [x.type for x in ins], attrs)
+        outs = self._append("guided", ins, attrs, "guided", _in_terms_of(types, operands))
+        return outs[0] if len(outs) == 1 else outs
+
+    def loop(
+        self,
+        name: str,
+        trip: int,
+        body: Callable[..., Any],
+        *,
+        invariants: Sequence[Var] = (),
+        carried: Sequence[Var] = (),
+        tables: Sequence[Var] = (),
+    ) -> tuple[Var, ...]:
+        """Runs `body(b, i, invariants, carried, rows)` trip times; it returns (new carried, values to stack).
+
+        The result holds the last carried values, then the stacks. The body is a function of its own: what it needs
+        from outside is passed as `invariants`. Input names are those of the values passed in.
+        """
+        inner = Builder(self.module, self.module._unique(name), None)
+        i = inner.input("i", i64())
+        kept = tuple(inner.input(x.value.name, x.type) for x in invariants)
+        state = tuple(inner.input(x.value.name, x.type) for x in carried)
+        rows = tuple(inner.input(x.value.name, x.type.with_shape(x.type.shape[1:])) for x in tables)
+        new, stacked = body(inner, i, kept, state, rows)
+        inner.output(*new, *stacked)
+        fn = inner.finish()
+        attrs = {"body": fn, "trip": trip, "invariants": len(kept), "carried": len(state)}
+        ins = [*invariants, *carried, *tables]
+        types = loop_types(self.module.functions[fn], [x.type for x in ins], attrs)
+        return self._append("loop", ins, attrs, "y", types)
+
+    def finish(self, doc: str = "") -> str:
+        """Adds the function to the module and returns its name."""
+        used = {v for n in self._nodes for v in n.inputs} | set(self._outputs)
+        nodes = tuple(n for n in self._nodes if n.op != "constant" or n.outputs[0] in used)
+        self.module.functions[self.name] = Function(
+            self.name,
+            tuple(self._inputs),
+            tuple(self._params.values()),
+            nodes,
+            tuple(self._outputs),
+            self.origin,
+            doc,
+        )
+        return self.name
+
+
+# Names of outputs that nobody named.
+_HINTS = {"linear": "h", "reshape": "x", "transpose": "x", "add": "x", "mul": "x", "sub": "x", "div": "x"}
+
+__all__ = [
+    "B",
+    "BlockBody",
+    "Builder",
+    "ModuleBuilder",
+    "Var",
+    "f32",
+    "i64",
+    "module_class",
+    "rescope",
+    "source_of",
+]

@@ -1,0 +1,155 @@
+"""The four types of the IR, and walks over them.
+
+A `Module` holds functions; a `Function` holds an ordered list of nodes; a `Node` applies an op to values. All are
+frozen; a pass builds new ones. Values compare by identity. Weights are a function's params, bound by where it is
+called: the call's `name` is the state-dict prefix, so `blocks.3.attn.qkv.weight` is param `qkv.weight` of the
+function called as `attn` by the function called as `blocks.3`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from latentc.ir.types import TensorType
+
+# Ops whose attribute `fn` (and for a loop, `body`) names another function of the module.
+CALLS = ("call", "guided")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Value:
+    """A tensor of a function: an input, a param or a node's output."""
+
+    name: str
+    type: TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class Init:
+    """How a param gets its first value: a key of `latentc.ir.inits.INITS` and its arguments."""
+
+    kind: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Param:
+    """A weight (learned, in every weights file) or buffer (state; computed from `init` where a file lacks it)."""
+
+    value: Value
+    init: Init
+    kind: str = "weight"
+
+    @property
+    def name(self) -> str:
+        return self.value.name
+
+    @property
+    def type(self) -> TensorType:
+        return self.value.type
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which emitted class a function is a method of, and the static arguments it was built with."""
+
+    cls: str
+    args: Mapping[str, Any]
+    method: str = "forward"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Node:
+    """outputs = op(inputs) with static attrs; `loc` is the state-dict path or spec place it came from."""
+
+    op: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    loc: str = ""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Function:
+    name: str
+    inputs: tuple[Value, ...]
+    params: tuple[Param, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[Value, ...]
+    origin: Origin | None = None
+    doc: str = ""
+
+    def with_(self, **changes: Any) -> Function:
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Module:
+    """`functions` by name, callees before callers; `entries` maps a public name (`main`, `sample`, `loss`) to one."""
+
+    functions: Mapping[str, Function]
+    entries: Mapping[str, str]
+
+    def entry(self, name: str) -> Function:
+        return self.functions[self.entries[name]]
+
+    def with_(self, **changes: Any) -> Module:
+        return replace(self, **changes)
+
+
+def callees(node: Node) -> tuple[str, ...]:
+    """Names of the functions a node refers to."""
+    if node.op in CALLS:
+        return (node.attrs["fn"],)
+    if node.op == "loop":
+        return (node.attrs["body"],)
+    return ()
+
+
+def join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix and name else prefix or name
+
+
+def parameters(module: Module, function: str, prefix: str = "") -> dict[str, Param]:
+    """{state-dict path: Param} of everything a function reaches, in order of first use."""
+    found: dict[str, Param] = {}
+    fn = module.functions[function]
+    for param in fn.params:
+        found[join(prefix, param.name)] = param
+    for node in fn.nodes:
+        for callee in callees(node):
+            found.update(parameters(module, callee, join(prefix, node.attrs.get("name", ""))))
+    return found
+
+
+def reachable(module: Module, roots: tuple[str, ...] | None = None) -> list[str]:
+    """Function names the roots (default: the entries) reach, callees before callers."""
+    order: dict[str, None] = {}
+
+    def visit(name: str) -> None:
+        if name in order:
+            return
+        for node in module.functions[name].nodes:
+            for callee in callees(node):
+                visit(callee)
+        order[name] = None
+
+    for root in roots if roots is not None else tuple(module.entries.values()):
+        visit(root)
+    return list(order)
+
+
+def prune(module: Module) -> Module:
+    """Drops the functions no entry reaches; the same object back if there are none."""
+    keep = reachable(module)
+    if len(keep) == len(module.functions):
+        return module
+    return module.with_(functions={name: module.functions[name] for name in keep})
+
+
+def walk(module: Module) -> Iterator[tuple[Function, Node]]:
+    for fn in module.functions.values():
+        for node in fn.nodes:
+            yield fn, node

@@ -1,0 +1,78 @@
+"""Initial values of params: one numpy function a kind, `(rng, shape, **args) -> float64 array`.
+
+Buffers use the deterministic kinds (they ignore `rng`), so a compiled bundle can compute what a checkpoint lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return np.zeros(shape)
+
+
+def ones(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return np.ones(shape)
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float = 1.0) -> Array:
+    return rng.standard_normal(shape) * std
+
+
+def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Glorot & Bengio 2010: U(-a, a), a = sqrt(6 / (fan_in + fan_out)); a kernel's fans are those of its flat matrix."""
+    fan_out, fan_in = shape[0], int(np.prod(shape[1:]))
+    return rng.uniform(-1, 1, shape) * np.sqrt(6 / (fan_in + fan_out))
+
+
+def linear_default(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Array:
+    """PyTorch's default of Linear and Conv: U(-a, a), a = 1 / sqrt(fan_in)."""
+    return rng.uniform(-1, 1, shape) / np.sqrt(fan_in)
+
+
+def sincos_2d(rng: np.random.Generator, shape: tuple[int, ...], width: int, grid: int) -> Array:
+    """Fixed 2-D positions (MAE, DiT): [grid*grid, width]; first half encodes the column, second the row."""
+    quarter = width // 4
+    omega = 1.0 / 10000 ** (np.arange(quarter, dtype=np.float64) / quarter)
+    rows, columns = np.meshgrid(np.arange(grid, dtype=np.float64), np.arange(grid, dtype=np.float64), indexing="ij")
+    halves = []
+    for position in (columns, rows):
+        angle = position.reshape(-1, 1) * omega
+        halves += [np.sin(angle), np.cos(angle)]
+    return np.concatenate(halves, axis=1).reshape(shape)
+
+
+def rope_2d(
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    head_dim: int,
+    grid: int,
+    prefix: int,
+    base: float,
+    part: str,
+) -> Array:
+    """2-D rotary table (LlamaGen): [prefix + grid*grid, head_dim / 2], cos or sin by `part`.
+
+    The first half of the pairs turns with the row, the second with the column; the `prefix` leading (class) tokens
+    have cos = sin = 0, as published: their queries and keys vanish.
+    """
+    half = head_dim // 2
+    freqs = 1.0 / base ** (np.arange(0, half, 2, dtype=np.float64)[: half // 2] / half)
+    angle = np.arange(grid)[:, None] * freqs
+    rows = np.broadcast_to(angle[:, None], (grid, grid, half // 2))
+    columns = np.broadcast_to(angle[None], (grid, grid, half // 2))
+    full = np.concatenate([rows, columns], axis=-1).reshape(grid * grid, half)
+    table = np.cos(full) if part == "cos" else np.sin(full)
+    return np.concatenate([np.zeros((prefix, half)), table]).reshape(shape)
+
+
+INITS: dict[str, Callable[..., Array]] = {
+    f.__name__: f for f in (zeros, ones, normal, xavier_uniform, linear_default, sincos_2d, rope_2d)
+}
+DETERMINISTIC = {"zeros", "ones", "sincos_2d", "rope_2d"}

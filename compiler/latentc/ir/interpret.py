@@ -1,0 +1,113 @@
+"""The oracle: runs a module in numpy, in float64 unless asked otherwise. Slow, plain, and what every backend is compared with."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from latentc.ir.core import Function, Module, Node, Value, join
+from latentc.ir.ops import OPS
+from latentc.ir.types import FLOATS, NUMPY, TensorType
+
+Array = np.ndarray[Any, Any]
+
+
+class Interpreter:
+    """Runs functions of a module with weights `params` {state-dict path: array}.
+
+    `float_dtype` is what every float becomes ("f64": the oracle; "f32" to see rounding). Raises ValueError where an
+    input or weight has another shape than declared.
+    """
+
+    def __init__(self, module: Module, params: Mapping[str, Array] | None = None, float_dtype: str = "f64") -> None:
+        self.module, self.params, self.float_dtype = module, params or {}, float_dtype
+        self._weights: dict[str, Array] = {}
+
+    def run(self, function: str, *inputs: Any, prefix: str = "") -> tuple[Array, ...]:
+        """Outputs of `function` (a function's name, or an entry's)."""
+        fn = self.module.functions[self.module.entries.get(function, function)]
+        if len(inputs) != len(fn.inputs):
+            raise ValueError(f"{fn.name} takes {len(fn.inputs)} inputs, got {len(inputs)}")
+        arrays = [self._typed(x, v.type, v.name) for x, v in zip(inputs, fn.inputs, strict=True)]
+        return tuple(self._function(fn, arrays, prefix))
+
+    def _dtype(self, type: TensorType) -> Any:
+        return NUMPY[self.float_dtype] if type.dtype in FLOATS else NUMPY[type.dtype]
+
+    def _typed(self, x: Any, type: TensorType, name: str) -> Array:
+        array = np.asarray(x, dtype=self._dtype(type))
+        fits = array.ndim == type.rank and all(
+            not isinstance(d, int) or d == n for d, n in zip(type.shape, array.shape, strict=False)
+        )
+        if not fits:
+            raise ValueError(f"{name} is {list(array.shape)}; wants {type}")
+        return array
+
+    def _weight(self, path: str, type: TensorType) -> Array:
+        if path not in self._weights:
+            self._weights[path] = self._typed(self.params[path], type, path)
+        return self._weights[path]
+
+    def _function(self, fn: Function, inputs: Sequence[Array], prefix: str) -> list[Array]:
+        env: dict[Value, Array] = dict(zip(fn.inputs, inputs, strict=True))
+        for param in fn.params:
+            env[param.value] = self._weight(join(prefix, param.name), param.type)
+        for node in fn.nodes:
+            outs = self._node(node, [env[v] for v in node.inputs], prefix)
+            env.update(zip(node.outputs, outs, strict=True))
+        return [env[v] for v in fn.outputs]
+
+    def _node(self, node: Node, xs: list[Array], prefix: str) -> Sequence[Array]:
+        match node.op:
+            case "constant":
+                return [np.asarray(node.attrs["value"]).astype(self._dtype(node.outputs[0].type))]
+            case "cast":
+                return [xs[0].astype(self._dtype(node.outputs[0].type))]
+            case "full":
+                return [OPS["full"].evaluate(xs, node.attrs)[0].astype(self._dtype(node.outputs[0].type))]  # type: ignore
+            case "call":
+                return self._function(self.module.functions[node.attrs["fn"]], xs, join(prefix, node.attrs["name"]))
+            case "guided":
+                return self._guided(node, xs, prefix)
+            case "loop":
+                return self._loop(node, xs, prefix)
+            case "dropout":
+                return xs  # the oracle is inference; training's randomness lives in the emitted code
+        row = OPS[node.op]
+        assert row.evaluate is not None, node.op
+        return row.evaluate(xs, node.attrs)
+
+    def _guided(self, node: Node, xs: list[Array], prefix: str) -> list[Array]:
+        kinds, guides, channels = node.attrs["kinds"], node.attrs["guides"], node.attrs["channels"]
+        n = len(kinds)
+        nulls, scale = iter(xs[n:-1]), xs[-1]
+        both = []
+        for x, kind in zip(xs[:n], kinds, strict=True):
+            other = next(nulls) if kind == "conditional" else x
+            both.append(x if kind == "carried" or x.ndim == 0 else np.concatenate([x, other]))
+        run = functools.partial(self._function, prefix=join(prefix, node.attrs["name"]))
+        outs = run(self.module.functions[node.attrs["fn"]], both)
+        return [y if g == "carried" else combine(y, scale, channels) for y, g in zip(outs, guides, strict=True)]
+
+    def _loop(self, node: Node, xs: list[Array], prefix: str) -> list[Array]:
+        keep, carry = node.attrs["invariants"], node.attrs["carried"]
+        body = self.module.functions[node.attrs["body"]]
+        invariants, state, tables = xs[:keep], xs[keep : keep + carry], xs[keep + carry :]
+        stacks: list[list[Array]] = []
+        for i in range(node.attrs["trip"]):
+            outs = self._function(body, [np.int64(i), *invariants, *state, *(t[i] for t in tables)], prefix)  # type: ignore
+            state, scanned = outs[:carry], outs[carry:]
+            stacks.append(scanned)
+        return [*state, *(np.stack(column) for column in zip(*stacks, strict=True))]
+
+
+def combine(both: Array, scale: Array, channels: int | None) -> Array:
+    """Guides a doubled output: u + scale (c - u), on the first `channels` of axis 1 where given, else on all."""
+    cond, null = np.split(both, 2)
+    guided = null + scale.reshape(-1, *[1] * (cond.ndim - 1)) * (cond - null)
+    if channels is None:
+        return guided
+    return np.concatenate([guided[:, :channels], cond[:, channels:]], axis=1)

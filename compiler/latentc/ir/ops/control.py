@@ -1,0 +1,81 @@
+"""Ops that refer to other functions: call, guided, loop. Their types come from the functions they name.
+
+`call`    attrs fn, name, args: applies a function; `name` is the state-dict prefix, `args` the static arguments as
+          written by the caller (for the emitted constructor).
+`guided`  classifier-free guidance of a call: attrs fn, name, kinds (one of 'shared', 'conditional', 'carried' an
+          operand), guides (one of 'guided', 'carried' an output), channels (guide only the first so many channels of
+          axis 1, or None). Inputs: the operands, then one null alternative for each conditional operand, then the
+          scale [B]. A guided output is u + scale (c - u) with c, u the two branches; a carried tensor holds both
+          branches, [2*B, ...], the conditional one first.
+`loop`    attrs body, trip, invariants, carried (counts): runs `body(i, *invariants, *carried, *rows)` trip times;
+          the rest of the inputs are tables whose row i the body gets. The body's outputs are the new carried values,
+          then values stacked over the steps. Loops nest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from latentc.ir.ops.row import OpError, need
+from latentc.ir.types import Dim, TensorType, i64, substitute, unify
+
+
+def call_types(
+    name: str, formals: Sequence[Any], outputs: Sequence[Any], actuals: Sequence[TensorType]
+) -> list[TensorType]:
+    """Output types of a function applied to `actuals`; run-time sizes are solved for."""
+    need(len(formals) == len(actuals), f"{name} takes {len(formals)} operands, got {len(actuals)}")
+    sizes: dict[str, Dim] = {}
+    for formal, actual in zip(formals, actuals, strict=True):
+        if not unify(formal.type, actual, sizes):
+            raise OpError(f"{name} takes {formal.name}: {formal.type}, got {actual}")
+    return [substitute(out.type, sizes) for out in outputs]
+
+
+def doubled(type: TensorType) -> TensorType:
+    return type.with_shape([type.shape[0] * 2, *type.shape[1:]])
+
+
+def guided_types(fn: Any, actuals: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[TensorType]:
+    """Output types of a guided call."""
+    kinds, guides = attrs["kinds"], attrs["guides"]
+    conditional = [i for i, k in enumerate(kinds) if k == "conditional"]
+    need(len(kinds) == len(fn.inputs), f"{len(kinds)} operand kinds for {len(fn.inputs)} operands of {fn.name}")
+    need(
+        len(guides) == len(fn.outputs),
+        f"{len(guides)} output kinds for {len(fn.outputs)} outputs of {fn.name}",
+    )
+    need(
+        len(actuals) == len(kinds) + len(conditional) + 1,
+        "takes the operands, their null alternatives, the scale",
+    )
+    operands, nulls, scale = actuals[: len(kinds)], actuals[len(kinds) : -1], actuals[-1]
+    need(scale.rank == 1 and scale.is_float, f"scale is {scale}; wants float [B]")
+    for i, null in zip(conditional, nulls, strict=True):
+        need(null == operands[i], f"null alternative of operand {i} is {null}; wants {operands[i]}")
+    both = [t if k == "carried" else doubled(t) if t.rank else t for t, k in zip(operands, kinds, strict=True)]
+    types = call_types(fn.name, fn.inputs, fn.outputs, both)
+    halves = []
+    for t, g in zip(types, guides, strict=True):
+        halves.append(t if g == "carried" else t.with_shape([t.shape[0] // 2, *t.shape[1:]]))
+    return halves
+
+
+def loop_types(body: Any, actuals: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[TensorType]:
+    """Output types of a loop over `body`."""
+    trip, invariants, carried = attrs["trip"], attrs["invariants"], attrs["carried"]
+    need(trip > 0, f"trip count {trip} is not positive")
+    head = list(actuals[: invariants + carried])
+    rows = []
+    for table in actuals[invariants + carried :]:
+        need(table.rank > 0 and table.shape[0] == trip, f"table is {table}; wants {trip} rows")
+        rows.append(table.with_shape(table.shape[1:]))
+    types = call_types(body.name, body.inputs, body.outputs, [i64(), *head, *rows])
+    for new, old in zip(types, head[invariants:], strict=False):
+        need(new == old, f"{body.name} carries {old} in but {new} out")
+    need(
+        len(types) >= carried,
+        f"{body.name} returns {len(types)} values; wants at least the {carried} carried",
+    )
+    return types[:carried] + [t.with_shape([trip, *t.shape]) for t in types[carried:]]

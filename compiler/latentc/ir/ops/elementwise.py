@@ -1,0 +1,233 @@
+"""Elementwise ops: arithmetic with numpy broadcasting, activations, comparisons, casts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from latentc.ir.ops.row import Array, Attrs, Op, OpError, broadcast, free, need
+from latentc.ir.types import NUMPY, TensorType
+
+
+def _same(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(len(ins) == 1, f"takes one operand, got {len(ins)}")
+    return [ins[0]]
+
+
+def _pair(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(len(ins) == 2, f"takes two operands, got {len(ins)}")
+    a, b = ins
+    need(a.dtype == b.dtype, f"operands have dtypes {a.dtype} and {b.dtype}; cast one")
+    return [TensorType(a.dtype, broadcast(a.shape, b.shape))]
+
+
+def _compare(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    return [_pair(ins, attrs)[0].with_dtype("bool")]
+
+
+def unary(name: str, fn: Callable[[Array], Array], vjp: Any, doc: str, source: str = "") -> Op:
+    """A float function of one operand; `vjp(b, x, y, g)` gives the gradient."""
+
+    def evaluate(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+        return [np.asarray(fn(xs[0]), dtype=xs[0].dtype)]
+
+    def gradient(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+        return [vjp(b, ins[0], outs[0], grads[0])]
+
+    return Op(name, doc, _same, evaluate, gradient if vjp else None, source=source, differentiable=vjp is not None)
+
+
+def binary(name: str, fn: Callable[[Array, Array], Array], vjp: Any, doc: str, infer: Any = _pair) -> Op:
+    """A broadcasting function of two operands; `vjp(b, x, y, out, g)` gives both gradients before unbroadcasting."""
+
+    def evaluate(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+        out = np.asarray(fn(xs[0], xs[1]))
+        return [out if infer is _compare else out.astype(xs[0].dtype, copy=False)]
+
+    def gradient(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+        pair = vjp(b, ins[0], ins[1], outs[0], grads[0])
+        return [b.sum_to(g, x.type) for g, x in zip(pair, ins, strict=True)]
+
+    return Op(name, doc, infer, evaluate, gradient if vjp else None, differentiable=vjp is not None)
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)) without overflow."""
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1 / (1 + e), e / (1 + e))
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def gelu(x: Array, approximate: str) -> Array:
+    if approximate == "tanh":
+        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return 0.5 * x * (1 + _erf(x / math.sqrt(2)))
+
+
+def _gelu_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(attrs.get("approximate") in ("none", "tanh"), "approximate is 'none' or 'tanh'")
+    return _same(ins, attrs)
+
+
+def _gelu_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    (x,) = ins
+    if attrs["approximate"] == "tanh":
+        inner = (x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)
+        return [x * 0.5 * (b.tanh(inner) + 1.0)]
+    return [x * 0.5 * (b.erf(x * (1 / math.sqrt(2))) + 1.0)]
+
+
+def _gelu_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    (x,), g = ins, grads[0]
+    if attrs["approximate"] == "tanh":
+        c = math.sqrt(2 / math.pi)
+        t = b.tanh((x + x * x * x * 0.044715) * c)
+        return [g * ((t + 1.0) * 0.5 + x * 0.5 * (1.0 - t * t) * ((x * x * (3 * 0.044715) + 1.0) * c))]
+    density = b.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
+    return [g * ((b.erf(x * (1 / math.sqrt(2))) + 1.0) * 0.5 + x * density)]
+
+
+def _cast_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(attrs.get("to") in NUMPY, f"unknown dtype {attrs.get('to')!r}")
+    return [ins[0].with_dtype(attrs["to"])]
+
+
+def _cast_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    return [b.cast(grads[0], to=ins[0].type.dtype) if ins[0].type.is_float else None]
+
+
+def _where_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(len(ins) == 3 and ins[0].dtype == "bool", "takes (bool condition, a, b)")
+    need(ins[1].dtype == ins[2].dtype, f"branches have dtypes {ins[1].dtype} and {ins[2].dtype}")
+    return [TensorType(ins[1].dtype, broadcast(ins[0].shape, broadcast(ins[1].shape, ins[2].shape)))]
+
+
+def _where_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    c, x, y = ins
+    g = grads[0]
+    zero = g * 0.0
+    return [None, b.sum_to(b.where(c, g, zero), x.type), b.sum_to(b.where(c, zero, g), y.type)]
+
+
+def _clamp_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    low, high = attrs.get("low"), attrs.get("high")
+    need(low is not None and high is not None and low <= high, f"low <= high wanted, got {low} and {high}")
+    return _same(ins, attrs)
+
+
+def _clamp_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    (x,), g = ins, grads[0]
+    inside = b.logical_and(b.less_equal(b.scalar(attrs["low"], x), x), b.less_equal(x, b.scalar(attrs["high"], x)))
+    return [b.where(inside, g, g * 0.0)]
+
+
+def _pow(x: Array, y: Array) -> Array:
+    return np.power(x, y)
+
+
+def _logical(name: str, fn: Any, doc: str) -> Op:
+    def infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+        if any(t.dtype != "bool" for t in ins):
+            raise OpError(f"takes bool operands, got {', '.join(t.dtype for t in ins)}")
+        return _pair(ins, attrs)
+
+    return binary(name, fn, None, doc, infer)
+
+
+_ROWS = [
+    unary("neg", np.negative, lambda b, x, y, g: -g, "-x"),
+    unary("exp", np.exp, lambda b, x, y, g: g * y, "e to the x"),
+    unary("log", np.log, lambda b, x, y, g: g / x, "natural logarithm"),
+    unary("sqrt", np.sqrt, lambda b, x, y, g: g * 0.5 / y, "square root"),
+    unary("rsqrt", lambda x: 1 / np.sqrt(x), lambda b, x, y, g: g * -0.5 * y / x, "1 / sqrt(x)"),
+    unary("sin", np.sin, lambda b, x, y, g: g * b.cos(x), "sine"),
+    unary("cos", np.cos, lambda b, x, y, g: -(g * b.sin(x)), "cosine"),
+    unary("tanh", np.tanh, lambda b, x, y, g: g * (1.0 - y * y), "hyperbolic tangent"),
+    unary("sigmoid", sigmoid, lambda b, x, y, g: g * y * (1.0 - y), "1 / (1 + e^-x)"),
+    unary("relu", lambda x: np.maximum(x, 0), lambda b, x, y, g: b.where(x > 0.0, g, g * 0.0), "max(x, 0)"),
+    unary(
+        "silu",
+        lambda x: x * sigmoid(x),
+        lambda b, x, y, g: g * (b.sigmoid(x) * (x * (1.0 - b.sigmoid(x)) + 1.0)),
+        "x * sigmoid(x)",
+        "Elfwing et al. 2017",
+    ),
+    unary(
+        "erf",
+        _erf,
+        lambda b, x, y, g: g * b.exp(x * x * -1.0) * (2 / math.sqrt(math.pi)),
+        "Gauss error function",
+    ),
+    unary("abs", np.abs, lambda b, x, y, g: b.where(x < 0.0, -g, g), "absolute value"),
+    unary("floor", np.floor, None, "largest whole number not above x"),
+    binary("add", np.add, lambda b, x, y, o, g: (g, g), "x + y"),
+    binary("sub", np.subtract, lambda b, x, y, o, g: (g, -g), "x - y"),
+    binary("mul", np.multiply, lambda b, x, y, o, g: (g * y, g * x), "x * y"),
+    binary(
+        "div",
+        lambda x, y: x / y if x.dtype.kind != "i" else x // y,
+        lambda b, x, y, o, g: (g / y, -(g * o / y)),
+        "x / y; of integers, rounded towards minus infinity",
+    ),
+    binary(
+        "pow",
+        _pow,
+        lambda b, x, y, o, g: (g * y * b.pow(x, y - 1.0), g * o * b.log(x)),
+        "x to the y, x > 0 where the exponent's gradient is wanted",
+    ),
+    binary(
+        "maximum",
+        np.maximum,
+        lambda b, x, y, o, g: (b.where(y <= x, g, g * 0.0), b.where(y <= x, g * 0.0, g)),
+        "the larger of two",
+    ),
+    binary(
+        "minimum",
+        np.minimum,
+        lambda b, x, y, o, g: (b.where(x <= y, g, g * 0.0), b.where(x <= y, g * 0.0, g)),
+        "the smaller of two",
+    ),
+    binary("equal", np.equal, None, "x == y", _compare),
+    binary("less", np.less, None, "x < y", _compare),
+    binary("less_equal", np.less_equal, None, "x <= y", _compare),
+    binary("greater", np.greater, None, "x > y", _compare),
+    _logical("logical_and", np.logical_and, "both"),
+    _logical("logical_or", np.logical_or, "either"),
+    Op(
+        "gelu",
+        "x * Phi(x), by erf (approximate='none') or by tanh",
+        _gelu_infer,
+        lambda xs, a: [np.asarray(gelu(xs[0], a["approximate"]), dtype=xs[0].dtype)],
+        _gelu_vjp,
+        decompose=_gelu_decompose,
+        source="Hendrycks & Gimpel 2016",
+    ),
+    Op(
+        "clamp",
+        "x bounded to [low, high]",
+        _clamp_infer,
+        lambda xs, a: [np.clip(xs[0], a["low"], a["high"]).astype(xs[0].dtype)],
+        _clamp_vjp,
+    ),
+    Op(
+        "cast",
+        "x with another dtype; floats to integers truncate",
+        _cast_infer,
+        lambda xs, a: [xs[0].astype(NUMPY[a["to"]])],
+        _cast_vjp,
+        free,
+    ),
+    Op(
+        "where",
+        "a where the condition holds, b elsewhere",
+        _where_infer,
+        lambda xs, a: [np.where(xs[0], xs[1], xs[2])],
+        _where_vjp,
+    ),
+]
+OPS = {row.name: row for row in _ROWS}

@@ -1,0 +1,79 @@
+"""What one op is: a row of the table.
+
+Everything about an op stands in its row: how its type follows from its operands', what it means in numpy, its
+derivative, its cost, and (for composites) how it is written in simpler ops. Backends keep their own tables beside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from latentc.ir.types import Dim, Sym, TensorType
+
+Array = np.ndarray[Any, Any]
+Attrs = Mapping[str, Any]
+Infer = Callable[[Sequence[TensorType], Attrs], Sequence[TensorType]]
+Evaluate = Callable[[Sequence[Array], Attrs], Sequence[Array]]
+# (builder, inputs, outputs, gradients of the outputs (None where not needed), attrs) -> gradients of the inputs
+Vjp = Callable[..., Sequence[Any]]
+Flops = Callable[[Sequence[TensorType], Sequence[TensorType], Attrs], int]
+# (builder, inputs, attrs) -> outputs
+Decompose = Callable[..., Sequence[Any]]
+
+
+class OpError(TypeError):
+    """Operands or attributes an op does not take; the message says what it wanted."""
+
+
+def _one_flop_an_element(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
+    return sum(t.count() for t in outs)
+
+
+def free(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
+    """Cost of an op that only moves or renames data."""
+    return 0
+
+
+@dataclass(frozen=True)
+class Op:
+    """A row. `infer` raises OpError on operands it does not take; `flops` counts a multiply-add as two, per sample."""
+
+    name: str
+    doc: str
+    infer: Infer
+    evaluate: Evaluate | None = None
+    vjp: Vjp | None = None
+    flops: Flops = _one_flop_an_element
+    decompose: Decompose | None = None
+    source: str = ""
+    train_only: bool = False
+    differentiable: bool = True
+
+
+def need(condition: bool, message: str) -> None:
+    if not condition:
+        raise OpError(message)
+
+
+def axis_of(axis: int, rank: int) -> int:
+    need(-rank <= axis < rank, f"axis {axis} is outside rank {rank}")
+    return axis % rank
+
+
+def broadcast(a: Sequence[Dim], b: Sequence[Dim]) -> tuple[Dim, ...]:
+    """Numpy's broadcasting over int and run-time sizes; the named one of two equal sizes is kept."""
+    longer, shorter = (tuple(a), tuple(b)) if len(a) >= len(b) else (tuple(b), tuple(a))
+    shorter = (1,) * (len(longer) - len(shorter)) + shorter
+    result: list[Dim] = []
+    for x, y in zip(longer, shorter, strict=True):
+        if x == y:
+            result.append(x if hasattr(x, "expr") or isinstance(x, Sym) else y)
+        elif x == 1 or y == 1:
+            result.append(y if x == 1 else x)
+        else:
+            raise OpError(f"shapes {list(a)} and {list(b)} do not broadcast: {x} against {y}")
+    return tuple(result)

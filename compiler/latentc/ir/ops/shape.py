@@ -1,0 +1,337 @@
+"""Ops that move, select and lay out data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from latentc.ir.ops.row import Array, Attrs, Op, axis_of, broadcast, free, need
+from latentc.ir.types import NUMPY, Dim, Sym, TensorType, product
+
+
+def concrete(shape: Sequence[Dim], sizes: dict[str, int]) -> tuple[int, ...]:
+    """A shape with its run-time sizes filled in."""
+    return tuple(sizes[d.name] * d.factor if isinstance(d, Sym) else int(d) for d in shape)
+
+
+def _reshape_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    shape = tuple(attrs["shape"])
+    need(product(ins[0].shape) == product(shape), f"{ins[0]} has another number of elements than {list(shape)}")
+    return [ins[0].with_shape(shape)]
+
+
+def _target(x: Array, shape: Sequence[Dim]) -> tuple[int, ...]:
+    """The attr's shape with its one run-time size as -1 (numpy infers it)."""
+    return tuple(-1 if isinstance(d, Sym) else int(d) for d in shape)
+
+
+def _transpose_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    perm = attrs["perm"]
+    need(sorted(perm) == list(range(ins[0].rank)), f"perm {perm} does not permute rank {ins[0].rank}")
+    return [ins[0].with_shape(ins[0].shape[p] for p in perm)]
+
+
+def _transpose_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    return [b.transpose(grads[0], perm=tuple(int(i) for i in np.argsort(attrs["perm"])))]
+
+
+def _expand_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    shape = tuple(attrs["shape"])
+    need(
+        broadcast(ins[0].shape, ins[1].shape if len(ins) > 1 else shape) is not None and len(shape) >= ins[0].rank,
+        "shape too short",
+    )
+    need(broadcast(ins[0].shape, shape) == shape, f"{ins[0]} does not broadcast to {list(shape)}")
+    return [ins[0].with_shape(shape)]
+
+
+def _expand(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    shape = attrs["shape"]
+    like = xs[1].shape if len(xs) > 1 else None
+    sizes = {}
+    if like is not None:
+        for dim, n in zip(shape[:1], like[:1], strict=True):
+            if isinstance(dim, Sym):
+                sizes[dim.name] = n // dim.factor
+    return [np.broadcast_to(xs[0], concrete(shape, sizes))]
+
+
+def _concat_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(len(ins) > 0, "takes at least one operand")
+    axis = axis_of(attrs["axis"], ins[0].rank)
+    for t in ins[1:]:
+        need(
+            t.dtype == ins[0].dtype
+            and t.rank == ins[0].rank
+            and all(p == q for i, (p, q) in enumerate(zip(t.shape, ins[0].shape, strict=True)) if i != axis),
+            f"{t} does not concatenate with {ins[0]} along axis {axis}",
+        )
+    dims = [t.shape[axis] for t in ins]
+    total: Dim = dims[0]
+    for d in dims[1:]:
+        if isinstance(total, Sym):
+            need(isinstance(d, Sym) and d.name == total.name, f"cannot add sizes {total} and {d}")
+            total = Sym(total.name, total.factor + d.factor)  # type: ignore[union-attr]
+        else:
+            need(not isinstance(d, Sym), f"cannot add sizes {total} and {d}")
+            total = total + d  # type: ignore[operator]
+    return [ins[0].with_shape([*ins[0].shape[:axis], total, *ins[0].shape[axis + 1 :]])]
+
+
+def _concat_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    axis = axis_of(attrs["axis"], ins[0].type.rank)
+    sizes = tuple(x.shape[axis] for x in ins)
+    return list(b.split(grads[0], axis=axis, sizes=sizes)) if len(ins) > 1 else [grads[0]]
+
+
+def _split_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    (x,), axis = ins, axis_of(attrs["axis"], ins[0].rank)
+    outs = [x.with_shape([*x.shape[:axis], size, *x.shape[axis + 1 :]]) for size in attrs["sizes"]]
+    whole = x.shape[axis]
+    total = sum(s.factor if isinstance(s, Sym) else int(s) for s in attrs["sizes"])
+    need(
+        total == (whole.factor if isinstance(whole, Sym) else whole),
+        f"sizes {attrs['sizes']} do not sum to {whole}",
+    )
+    return outs
+
+
+def _split(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    (x,), axis = xs, attrs["axis"]
+    parts = [s.factor if isinstance(s, Sym) else int(s) for s in attrs["sizes"]]
+    unit = x.shape[axis] // sum(parts)
+    return np.split(x, np.cumsum(parts)[:-1] * unit, axis=axis)
+
+
+def _split_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    full = [g if g is not None else o * 0.0 for g, o in zip(grads, outs, strict=True)]
+    return [b.concat(*full, axis=attrs["axis"])]
+
+
+def _unbind_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    (x,), axis = ins, axis_of(attrs["axis"], ins[0].rank)
+    need(not isinstance(x.shape[axis], Sym), f"cannot unbind the run-time size {x.shape[axis]}")
+    part = x.with_shape([*x.shape[:axis], *x.shape[axis + 1 :]])
+    return [part] * int(x.shape[axis])  # type: ignore[arg-type]
+
+
+def _unbind_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    axis = axis_of(attrs["axis"], ins[0].type.rank)
+    full = [g if g is not None else o * 0.0 for g, o in zip(grads, outs, strict=True)]
+    one = (*ins[0].shape[:axis], 1, *ins[0].shape[axis + 1 :])
+    return [b.concat(*(b.reshape(g, shape=one) for g in full), axis=axis)]
+
+
+def _slice_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    (x,), axis = ins, axis_of(attrs["axis"], ins[0].rank)
+    start, stop, size = attrs["start"], attrs["stop"], x.shape[axis]
+    need(not isinstance(size, Sym), f"cannot slice the run-time size {size}")
+    need(0 <= start < stop <= size, f"slice {start}:{stop} is outside size {size}")
+    return [x.with_shape([*x.shape[:axis], stop - start, *x.shape[axis + 1 :]])]
+
+
+def _slice(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    where = [slice(None)] * xs[0].ndim
+    where[attrs["axis"]] = slice(attrs["start"], attrs["stop"])
+    return [xs[0][tuple(where)]]
+
+
+def _slice_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    (x,), axis = ins, axis_of(attrs["axis"], ins[0].type.rank)
+    before, after = attrs["start"], x.shape[axis] - attrs["stop"]
+    return [b.pad(grads[0], axis=axis, before=before, after=after, value=0.0)]
+
+
+def _pad_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    (x,), axis = ins, axis_of(attrs["axis"], ins[0].rank)
+    need(attrs["before"] >= 0 and attrs["after"] >= 0, "pads by a count of zero or more")
+    return [x.with_shape([*x.shape[:axis], x.shape[axis] + attrs["before"] + attrs["after"], *x.shape[axis + 1 :]])]
+
+
+def _pad(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    widths = [(0, 0)] * xs[0].ndim
+    widths[attrs["axis"]] = (attrs["before"], attrs["after"])
+    return [np.pad(xs[0], widths, constant_values=attrs["value"])]
+
+
+def _pad_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    size = ins[0].shape[attrs["axis"]]
+    return [b.slice(grads[0], axis=attrs["axis"], start=attrs["before"], stop=attrs["before"] + size)]
+
+
+def _take_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, index = ins
+    need(index.dtype in ("i64", "i32"), f"index has dtype {index.dtype}; wants integers")
+    axis = axis_of(attrs["axis"], x.rank)
+    return [x.with_shape([*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]])]
+
+
+def _take_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    x, index = ins
+    return [b.scatter_add(x * 0.0, index, grads[0], axis=attrs["axis"]), None]
+
+
+def _scatter_add_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, index, update = ins
+    taken = _take_infer([x, index], attrs)[0]
+    need(taken == update, f"update is {update}; wants {taken}")
+    return [x]
+
+
+def _scatter_add(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    x, index, update = xs
+    out = np.array(x)
+    np.add.at(out, (slice(None),) * (attrs["axis"] % x.ndim) + (index,), update)
+    return [out]
+
+
+def _scatter_add_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    return [grads[0], None, b.take(grads[0], ins[1], axis=attrs["axis"])]
+
+
+def _take_along_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, index = ins
+    axis = axis_of(attrs["axis"], x.rank)
+    need(index.dtype in ("i64", "i32"), f"index has dtype {index.dtype}; wants integers")
+    need(
+        index.rank == x.rank
+        and all(p == q for i, (p, q) in enumerate(zip(x.shape, index.shape, strict=True)) if i != axis),
+        f"index {index} does not line up with {x} along axis {axis}",
+    )
+    return [x.with_shape(index.shape)]
+
+
+def _update_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, update, start = ins
+    axis = axis_of(attrs["axis"], x.rank)
+    need(start.dtype == "i64" and start.rank == 0, f"start is {start}; wants i64[]")
+    need(
+        update.dtype == x.dtype
+        and update.rank == x.rank
+        and all(p == q for i, (p, q) in enumerate(zip(x.shape, update.shape, strict=True)) if i != axis),
+        f"update {update} does not fit {x} along axis {axis}",
+    )
+    return [x]
+
+
+def _update(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    x, update, start = xs
+    out = np.array(x)
+    where = [slice(None)] * x.ndim
+    where[attrs["axis"]] = slice(int(start), int(start) + update.shape[attrs["axis"]])
+    out[tuple(where)] = update
+    return [out]
+
+
+def _constant_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    value = np.asarray(attrs["value"])
+    return [TensorType(attrs["dtype"], tuple(value.shape))]
+
+
+def _batch_zeros_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(ins[0].rank > 0 and ins[0].shape[0] != 0, "takes its batch size from an operand's first dimension")
+    return [TensorType(attrs["dtype"], (ins[0].shape[0] * attrs.get("factor", 1), *attrs["shape"]))]
+
+
+def _batch_full(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    shape = (xs[0].shape[0] * attrs.get("factor", 1), *map(int, attrs["shape"]))
+    return [np.full(shape, attrs["value"], dtype=NUMPY[attrs["dtype"]])]
+
+
+_ROWS = [
+    Op(
+        "constant",
+        "a literal tensor; floats are kept in float64 until a backend rounds them",
+        _constant_infer,
+        None,
+        lambda b, ins, outs, grads, attrs: [],
+        free,
+    ),
+    Op(
+        "full",
+        "[batch of the operand (times factor), *shape] filled with a value",
+        _batch_zeros_infer,
+        _batch_full,
+        lambda b, ins, outs, grads, attrs: [None],
+        free,
+    ),
+    Op(
+        "reshape",
+        "the same elements, row-major, in another shape",
+        _reshape_infer,
+        lambda xs, a: [xs[0].reshape(_target(xs[0], a["shape"]))],
+        lambda b, ins, outs, grads, attrs: [b.reshape(grads[0], shape=ins[0].shape)],
+        free,
+    ),
+    Op(
+        "transpose",
+        "axes reordered by perm",
+        _transpose_infer,
+        lambda xs, a: [xs[0].transpose(a["perm"])],
+        _transpose_vjp,
+        free,
+    ),
+    Op(
+        "broadcast_to",
+        "x repeated to a shape; where that has a run-time batch, a second operand lends it its first dimension",
+        _expand_infer,
+        _expand,
+        lambda b, ins, outs, grads, attrs: [b.sum_to(grads[0], ins[0].type)] + [None] * (len(ins) - 1),
+        free,
+    ),
+    Op(
+        "concat",
+        "operands joined along an axis",
+        _concat_infer,
+        lambda xs, a: [np.concatenate(xs, axis=a["axis"])],
+        _concat_vjp,
+        free,
+    ),
+    Op("split", "consecutive parts of the given sizes along an axis", _split_infer, _split, _split_vjp, free),
+    Op(
+        "unbind",
+        "the slices along an axis, without that axis",
+        _unbind_infer,
+        lambda xs, a: [np.take(xs[0], i, axis=a["axis"]) for i in range(xs[0].shape[a["axis"]])],
+        _unbind_vjp,
+        free,
+    ),
+    Op("slice", "start:stop along an axis", _slice_infer, _slice, _slice_vjp, free),
+    Op("pad", "a constant before and after, along an axis", _pad_infer, _pad, _pad_vjp, free),
+    Op(
+        "take",
+        "rows picked by integer index along an axis: index's shape replaces the axis",
+        _take_infer,
+        lambda xs, a: [np.take(xs[0], xs[1], axis=a["axis"])],
+        _take_vjp,
+        free,
+    ),
+    Op(
+        "take_along",
+        "elements picked by an index of the same rank (numpy's take_along_axis)",
+        _take_along_infer,
+        lambda xs, a: [np.take_along_axis(xs[0], xs[1], axis=a["axis"])],
+        None,
+        free,
+        differentiable=False,
+    ),
+    Op(
+        "scatter_add",
+        "x with update added at the rows that index picks (the transpose of take)",
+        _scatter_add_infer,
+        _scatter_add,
+        _scatter_add_vjp,
+    ),
+    Op(
+        "update_slice",
+        "x with update written from row start (i64[]) on, along an axis; how a key-value cache grows",
+        _update_infer,
+        _update,
+        None,
+        free,
+        differentiable=False,
+    ),
+]
+OPS = {row.name: row for row in _ROWS}

@@ -1,0 +1,191 @@
+"""Tensor types: a dtype and dimensions that remember how they were written.
+
+A dimension is a plain `int`, a `Named` int (its value plus the expression it came from, such as `4 * dim`), or a
+`Sym`, a multiple of a size known only at run time (`B`, `2*B`). Names never take part in equality: they are what the
+emitted code and its shape comments are written with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import ml_dtypes
+import numpy as np
+
+FLOATS = {"f64": np.float64, "f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
+INTEGERS = {"i64": np.int64, "i32": np.int32, "i8": np.int8, "u8": np.uint8}
+NUMPY: dict[str, Any] = {**FLOATS, **INTEGERS, "bool": np.bool_}
+
+
+class Named(int):
+    """An int that carries the expression it was computed with; equal to and hashed as its value."""
+
+    expr: str
+
+    def __new__(cls, value: int, expr: str) -> Named:
+        self = super().__new__(cls, value)
+        self.expr = expr
+        return self
+
+    def __reduce__(self) -> Any:
+        return Named, (int(self), self.expr)
+
+    def __repr__(self) -> str:
+        return f"{self.expr}={int(self)}"
+
+    def __add__(self, other: Any) -> Any:
+        return _named(int(self) + int(other), f"{self.expr} + {source_of(other)}") if _whole(other) else NotImplemented
+
+    def __radd__(self, other: Any) -> Any:
+        return _named(int(other) + int(self), f"{source_of(other)} + {self.expr}") if _whole(other) else NotImplemented
+
+    def __sub__(self, other: Any) -> Any:
+        return _named(int(self) - int(other), f"{self.expr} - {_atom(other)}") if _whole(other) else NotImplemented
+
+    def __mul__(self, other: Any) -> Any:
+        if isinstance(other, Sym):
+            return other * self
+        return _named(int(self) * int(other), f"{_atom(self)} * {_atom(other)}") if _whole(other) else NotImplemented
+
+    def __rmul__(self, other: Any) -> Any:
+        return _named(int(other) * int(self), f"{_atom(other)} * {_atom(self)}") if _whole(other) else NotImplemented
+
+    def __floordiv__(self, other: Any) -> Any:
+        return _named(int(self) // int(other), f"{_atom(self)} // {_atom(other)}") if _whole(other) else NotImplemented
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return _named(int(other) // int(self), f"{_atom(other)} // {_atom(self)}") if _whole(other) else NotImplemented
+
+    def __pow__(self, other: Any, mod: Any = None) -> Any:
+        if not _whole(other) or mod is not None:
+            return NotImplemented
+        return _named(int(self) ** int(other), f"{_atom(self)} ** {_atom(other)}")
+
+    def __neg__(self) -> Any:
+        return _named(-int(self), f"-{_atom(self)}")
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _named(value: int, expr: str) -> Named:
+    return Named(value, expr)
+
+
+def source_of(value: int) -> str:
+    """The expression of a dimension or static argument: its name where it has one, its digits otherwise."""
+    return value.expr if isinstance(value, Named) else str(value)
+
+
+def _atom(value: int) -> str:
+    text = source_of(value)
+    return text if re.fullmatch(r"[\w.]+", text) else f"({text})"
+
+
+@dataclass(frozen=True, slots=True)
+class Sym:
+    """A run-time size times a constant: `B`, `2*B`."""
+
+    name: str
+    factor: int = 1
+
+    def __mul__(self, other: int) -> Sym:
+        return Sym(self.name, self.factor * int(other))
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: int) -> Sym:
+        if self.factor % int(other):
+            raise TypeError(f"{self} does not divide by {other}")
+        return Sym(self.name, self.factor // int(other))
+
+    def __str__(self) -> str:
+        return self.name if self.factor == 1 else f"{self.factor}*{self.name}"
+
+    __repr__ = __str__
+
+
+Dim: TypeAlias = "int | Sym"
+B = Sym("B")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """dtype (a key of `NUMPY`) and shape."""
+
+    dtype: str
+    shape: tuple[Dim, ...]
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype in FLOATS
+
+    def with_shape(self, shape: Iterable[Dim]) -> TensorType:
+        return TensorType(self.dtype, tuple(shape))
+
+    def with_dtype(self, dtype: str) -> TensorType:
+        return TensorType(dtype, self.shape)
+
+    def count(self) -> int:
+        """Number of elements, a run-time size counted as 1 (so: per sample)."""
+        return int(np.prod([d.factor if isinstance(d, Sym) else int(d) for d in self.shape], dtype=np.int64))
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(repr, self.shape))}]"
+
+
+def f32(*shape: Dim) -> TensorType:
+    return TensorType("f32", shape)
+
+
+def i64(*shape: Dim) -> TensorType:
+    return TensorType("i64", shape)
+
+
+def product(dims: Iterable[Dim]) -> Dim:
+    """Product of dimensions; at most one may be symbolic. Raises TypeError otherwise."""
+    total: Dim = 1
+    for dim in dims:
+        if isinstance(dim, Sym) and isinstance(total, Sym):
+            raise TypeError(f"cannot multiply run-time sizes {total} and {dim}")
+        total = dim * int(total) if isinstance(dim, Sym) else total * int(dim)
+    return total
+
+
+def substitute(type: TensorType, sizes: Mapping[str, Dim]) -> TensorType:
+    """Replaces run-time sizes by name, e.g. {B: 2*B}."""
+    if not any(isinstance(d, Sym) for d in type.shape):
+        return type
+    return type.with_shape(
+        d if not isinstance(d, Sym) or d.name not in sizes else sizes[d.name] * d.factor for d in type.shape
+    )
+
+
+def unify(formal: TensorType, actual: TensorType, sizes: dict[str, Dim]) -> bool:
+    """Whether `actual` fits `formal` for some run-time sizes, which are added to `sizes`."""
+    if formal.dtype != actual.dtype or formal.rank != actual.rank:
+        return False
+    for f, a in zip(formal.shape, actual.shape, strict=True):
+        if not isinstance(f, Sym):
+            if f != a:
+                return False
+            continue
+        if isinstance(a, Sym):
+            if a.factor % f.factor:
+                return False
+            size: Dim = Sym(a.name, a.factor // f.factor)
+        else:
+            if a % f.factor:
+                return False
+            size = a // f.factor
+        if sizes.setdefault(f.name, size) != size:
+            return False
+    return True

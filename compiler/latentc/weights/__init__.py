@@ -1,0 +1,57 @@
+"""Weights as lazy expressions over file ranges: readers, a streaming writer, name maps of checkpoints."""
+
+from latentc.weights.expr import (
+    Array,
+    Cast,
+    Concatenate,
+    Expr,
+    Reshape,
+    Slice,
+    Stored,
+    Transpose,
+    cast,
+    concatenate,
+    dtype_from_name,
+    dtype_name,
+    is_identity,
+    permute_heads,
+    reshape,
+    slice_axis,
+    split,
+    transpose,
+)
+from latentc.weights.files import open_weights
+from latentc.weights.names import check_bijection, export_weights, import_weights, parse_rules
+from latentc.weights.read import blocks, materialise, stream
+from latentc.weights.safetensors import read_safetensors, write_safetensors
+
+__all__ = [
+    "Array",
+    "Cast",
+    "Concatenate",
+    "Expr",
+    "Reshape",
+    "Slice",
+    "Stored",
+    "Transpose",
+    "blocks",
+    "cast",
+    "check_bijection",
+    "concatenate",
+    "dtype_from_name",
+    "dtype_name",
+    "export_weights",
+    "import_weights",
+    "is_identity",
+    "materialise",
+    "open_weights",
+    "parse_rules",
+    "permute_heads",
+    "read_safetensors",
+    "reshape",
+    "slice_axis",
+    "split",
+    "stream",
+    "transpose",
+    "write_safetensors",
+]
