@@ -208,6 +208,14 @@ _ROWS = [
         source="Hendrycks & Gimpel 2016",
     ),
     Op(
+        "stop_gradient",
+        "x, through which no gradient flows",
+        _same,
+        lambda xs, a: [xs[0]],
+        lambda b, ins, outs, grads, attrs: [None],
+        free,
+    ),
+    Op(
         "clamp",
         "x bounded to [low, high]",
         _clamp_infer,

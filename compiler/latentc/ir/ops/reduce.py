@@ -86,6 +86,33 @@ def _log_softmax_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     return [shifted - b.log(b.sum(b.exp(shifted), axes=axes, keepdims=True))]
 
 
+def _cross_entropy_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    logits, target = ins
+    need(logits.rank == 2 and target.dtype == "i64", f"takes logits [N, V] and i64 [N], got {logits} and {target}")
+    need(target.shape == logits.shape[:1], f"target {target} does not line up with {logits}")
+    return [logits.with_shape(logits.shape[:1])]
+
+
+def _cross_entropy(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    return [-np.take_along_axis(log_softmax(xs[0], -1), xs[1][:, None], axis=-1)[:, 0]]
+
+
+def _cross_entropy_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    logits, target = ins
+    rows = target.shape[0]
+    picked = b.take_along(b.log_softmax(logits, axis=-1), b.reshape(target, shape=(rows, 1)), axis=1)
+    return [-b.reshape(picked, shape=(rows,))]
+
+
+def _cross_entropy_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    logits, target = ins
+    rows, classes = logits.shape
+    column = b.reshape(target, shape=(rows, 1))
+    hit = b.equal(column, b.constant(np.arange(int(classes))))
+    p = b.softmax(logits, axis=-1)
+    return [b.where(hit, p - 1.0, p) * b.reshape(grads[0], shape=(rows, 1)), None]
+
+
 def _argmax_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     return [TensorType("i64", reduced(ins[0].shape, [attrs["axis"]], False))]
 
@@ -144,6 +171,15 @@ _ROWS = [
         _log_softmax_vjp,
         _cost(4),
         _log_softmax_decompose,
+    ),
+    Op(
+        "cross_entropy",
+        "-log softmax(logits)[target], a value a row",
+        _cross_entropy_infer,
+        _cross_entropy,
+        _cross_entropy_vjp,
+        _cost(4),
+        _cross_entropy_decompose,
     ),
     Op(
         "argmax",
