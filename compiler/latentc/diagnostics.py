@@ -46,6 +46,18 @@ CODES: dict[str, str] = {
     "E0304": "the batch does not divide into accumulation steps",
     "E0401": "a file was not found",
     "E0402": "a file cannot be read",
+    "E0403": "not a weights file that latentc reads",
+    "E0404": "a damaged safetensors file",
+    "E0405": "a dtype that cannot be read or written",
+    "E0406": "the shards of a model do not fit together",
+    "E0407": "a pickle was refused",
+    "E0408": "a damaged .pt or .npz file",
+    "E0409": "which state dict of a checkpoint is not clear",
+    "E0410": "a checkpoint's tensors do not fit the model",
+    "E0411": "a faulty rule in a name map",
+    "E0412": "a file cannot be written",
+    "E0413": "a weights file changed while it was in use",
+    "E0414": "reading this file needs torch",
     "E0901": "an internal error of latentc",
 }
 
@@ -99,8 +111,8 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     return by_folded[found[0]] if found else None
 
 
-# Texts that are no files: what was given by --set, on standard input or by a caller. A file that was parsed is
-# kept as well, so that the line shown is the line that was read even where the file has changed since.
+# Texts that are no files: what was given by --set, on standard input or by a caller. A file that was parsed
+# is kept as well, so that the line shown is the line that was read even where the file has changed since.
 _SOURCES: dict[str, str] = {}
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # the line breaks PyYAML counts
 

@@ -1,0 +1,312 @@
+"""pydantic's errors → diagnostics that say what was expected, in the words of a spec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from latentc.diagnostics import Diagnostic, Label, nearest
+from latentc.spec.schema import Place, place_at, shown_path
+from latentc.spec.yaml import Document, PathKey
+
+
+def diagnostics_from_validation(
+    error: ValidationError, document: Document, variants: Iterable[str] = ()
+) -> list[Diagnostic]:
+    """One diagnostic for each place that is wrong, in the order of the files.
+
+    `variants` are the names a user could still choose from: a missing key may be in one of them.
+    """
+    faults: dict[PathKey, list[_Fault]] = {}
+    for item in error.errors(include_url=False):
+        fault = _fault(item, document, tuple(variants))
+        faults.setdefault(fault.path, []).append(fault)
+    # Of a union's alternatives the one that got further inside says more than "this is no number".
+    inner = {path[:length] for path in faults for length in range(len(path))}
+    found = [
+        _diagnostic(here)
+        for path, here in faults.items()
+        if not (path in inner and all(fault.kind in _EXPECTED for fault in here))
+    ]
+    return sorted(found, key=lambda d: (d.span.file, d.span.line, d.span.column) if d.span else ("", 0, 0))
+
+
+@dataclass(frozen=True)
+class _Fault:
+    path: PathKey
+    place: Place | None
+    document: Document
+    kind: str
+    context: Mapping[str, Any]
+    text: str
+    variants: tuple[str, ...]
+
+    @property
+    def data(self) -> Any:
+        data = self.document.data
+        for key in self.path:
+            data = data[key]
+        return data
+
+    @property
+    def shown(self) -> str:
+        return f"`{shown_path(self.path)}`" if self.path else "the spec"
+
+
+def _fault(item: Mapping[str, Any], document: Document, variants: tuple[str, ...]) -> _Fault:
+    """The error with its place: pydantic's location without the parts that are no keys of the file."""
+    kind, location = item["type"], list(item["loc"])
+    absent = location.pop() if kind == "missing" else None
+    path: PathKey = ()
+    data = document.data
+    tag_skipped = False
+    for key in location:
+        # A union puts the chosen kind or the name of a type into the location.
+        is_tag = isinstance(data, dict) and data.get("kind") == key and not tag_skipped
+        in_mapping = isinstance(data, dict) and key in data and not is_tag
+        if in_mapping or (isinstance(data, list) and isinstance(key, int) and key < len(data)):
+            path, data, tag_skipped = (*path, key), data[key], False
+        else:
+            tag_skipped = is_tag
+    context = dict(item.get("ctx", {}))
+    if absent is not None:
+        context["absent"] = absent
+        if isinstance(absent, str):
+            path = (*path, absent)  # so that several missing keys stay apart
+    place = place_at(path, document.data)
+    return _Fault(path, place, document, kind, context, item["msg"], variants)
+
+
+def _diagnostic(faults: list[_Fault]) -> Diagnostic:
+    first = faults[0]
+    wanted = [_EXPECTED.get(fault.kind) or _choices(fault) for fault in faults]
+    if len(faults) > 1 and all(wanted):
+        # A union of plain types: each alternative has said what it would have taken.
+        return _wrong_type(first, " or ".join(dict.fromkeys(wanted)))
+    handler = _HANDLERS.get(first.kind)
+    if handler is not None:
+        return handler(first)
+    if first.kind in _EXPECTED:
+        return _wrong_type(first, _EXPECTED[first.kind])
+    return Diagnostic("E0209", f"{first.shown}: {first.text}", first.document.span(first.path))
+
+
+def described(data: Any) -> str:
+    """A value as a diagnostic names it."""
+    if data is None:
+        return "nothing (null)"
+    if isinstance(data, bool):
+        return "true" if data else "false"
+    if isinstance(data, int | float):
+        return f"the number {data}"
+    if isinstance(data, str):
+        return f"the text `{data if len(data) <= 40 else data[:37] + '...'}`"
+    if isinstance(data, list):
+        return f"a list of {len(data)}" if data else "an empty list"
+    return "a mapping"
+
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "none_required": "nothing (null)",
+}
+
+
+def _wrong_type(fault: _Fault, expected: str) -> Diagnostic:
+    span = fault.document.span(fault.path)
+    data = fault.data
+    help_text = None
+    if isinstance(data, str):
+        if "number" in expected and _is_number(data):
+            help_text = "remove the quotes"
+        elif expected == "true or false" and data.lower() in ("yes", "no", "on", "off", "y", "n"):
+            value = "true" if data.lower() in ("yes", "on", "y") else "false"
+            help_text = f"write `{value}`: in YAML 1.2 `{data}` is text"
+    elif expected == "text" and isinstance(data, bool | int | float):
+        help_text = "put quotes around it"
+    elif expected == "a mapping" and data is None:
+        help_text = "write the keys below it, indented; or remove the line to take the defaults"
+    labels = (Label(span, f"expected {expected}"),)
+    message = f"{fault.shown} is {described(data)}, not {expected}"
+    return Diagnostic("E0203", message, span, labels, _about(fault.place), help_text)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _about(place: Place | None) -> tuple[str, ...]:
+    """What the field is, from its description."""
+    info = place.info if place else None
+    return (f"{info.description}",) if info is not None and info.description else ()
+
+
+def _unknown_key(fault: _Fault) -> Diagnostic:
+    *above, key = fault.path
+    span = fault.document.key_spans.get(fault.path) or fault.document.span(fault.path)
+    parent = tuple(above)
+    data = fault.document.data
+    for step in parent:
+        data = data[step]
+    place = place_at(parent, fault.document.data)
+    legal = _written_keys(place, data, parent)
+    close = nearest(str(key), legal)
+    where = f"`{shown_path(parent)}`" if parent else "a spec"
+    kind = data.get("kind") if isinstance(data, dict) else None
+    of_kind = f" of kind `{kind}`" if isinstance(kind, str) else ""
+    labels = (Label(span, f"did you mean `{close}`?"),) if close else (Label(span, "not known here"),)
+    note = f"keys of {where}{of_kind}: {', '.join(legal) or 'none'}"
+    return Diagnostic("E0201", f"unknown key `{key}` in {where}", span, labels, (note,))
+
+
+def _written_keys(place: Place | None, data: Any, path: PathKey) -> list[str]:
+    keys = list(place.keys(data)) if place else []
+    return ["backbone" if key == "networks" else key for key in keys] + ["networks"] if not path else keys
+
+
+def _missing(fault: _Fault) -> Diagnostic:
+    absent = fault.context["absent"]
+    if isinstance(absent, int):
+        return _wrong_length(fault)
+    path = fault.path[:-1]
+    where = f"`{shown_path(path)}`" if path else "the spec"
+    key = "backbone" if fault.path == ("networks",) else absent
+    help_text = f"add `{key}: …`"
+    if fault.variants:
+        help_text += f", or choose a variant: {', '.join(fault.variants)}"
+    message = f"{where} needs the key `{key}`"
+    span = fault.document.span(path)
+    labels = (Label(span, f"`{key}` is missing"),)
+    return Diagnostic("E0202", message, span, labels, _about(fault.place), help_text)
+
+
+def _wrong_length(fault: _Fault) -> Diagnostic:
+    context = fault.context
+    span = fault.document.span(fault.path)
+    if fault.kind == "missing":
+        wanted = f"more than {context['absent']}"
+        count = place_length(fault.place)
+        wanted = f"{count}" if count else wanted
+    elif "min_length" in context:
+        wanted = f"at least {context['min_length']}"
+    else:
+        wanted = f"at most {context['max_length']}"
+    found = len(fault.data) if isinstance(fault.data, list | str | dict) else 0
+    what = "character" if isinstance(fault.data, str) else "item"
+    what += "" if found == 1 else "s"
+    message = f"{fault.shown} has {found} {what}, not {wanted}"
+    return Diagnostic("E0204", message, span, (Label(span, f"expected {wanted}"),), _about(fault.place))
+
+
+def place_length(place: Place | None) -> int | None:
+    """How many items a list of fixed length takes."""
+    lengths = {len(getattr(kind, "__args__", ())) for kind in place.types()} if place else set()
+    lengths.discard(0)
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+_BOUNDS = (("gt", "greater than"), ("ge", "at least"), ("lt", "less than"), ("le", "at most"))
+
+
+def _out_of_range(fault: _Fault) -> Diagnostic:
+    span = fault.document.span(fault.path)
+    context = fault.context
+    wanted = next((f"{words} {context[key]:g}" for key, words in _BOUNDS if key in context), "finite")
+    if "multiple_of" in context:
+        wanted = f"a multiple of {context['multiple_of']:g}"
+    labels = (Label(span, f"must be {wanted}"),)
+    message = f"{fault.shown} is {described(fault.data).removeprefix('the number ')}, but must be {wanted}"
+    return Diagnostic("E0204", message, span, labels, _about(fault.place))
+
+
+def _unknown_kind(fault: _Fault) -> Diagnostic:
+    path = (*fault.path, "kind")
+    span = fault.document.span(path)
+    known = fault.place.kinds() if fault.place else []
+    kind = fault.data.get("kind") if isinstance(fault.data, dict) else fault.data
+    close = nearest(kind, known) if isinstance(kind, str) else None
+    label = Label(span, f"did you mean `{close}`?" if close else "not known here")
+    note = f"known kinds: {', '.join(known) or 'none'}"
+    tag = kind if isinstance(kind, str) else described(kind)
+    return Diagnostic("E0205", f"unknown kind `{tag}` for {fault.shown}", span, (label,), (note,))
+
+
+def _no_kind(fault: _Fault) -> Diagnostic:
+    span = fault.document.span(fault.path)
+    known = fault.place.kinds() if fault.place else []
+    help_text = f"add `kind:` with one of: {', '.join(known)}" if known else None
+    label = Label(span, "`kind` is missing")
+    return Diagnostic("E0206", f"{fault.shown} does not say its kind", span, (label,), help=help_text)
+
+
+def _choices(fault: _Fault) -> str:
+    return str(fault.context.get("expected", "")).replace("'", "`")
+
+
+def _not_a_choice(fault: _Fault) -> Diagnostic:
+    span = fault.document.span(fault.path)
+    expected = _choices(fault)
+    data = fault.data
+    close = (
+        nearest(data, expected.replace(" or ", ", ").replace("`", "").split(", ")) if isinstance(data, str) else None
+    )
+    labels = (Label(span, f"did you mean `{close}`?" if close else f"expected {expected}"),)
+    message = f"{fault.shown} is {described(data)}, not {expected}"
+    return Diagnostic("E0207", message, span, labels, _about(fault.place))
+
+
+def _refused(fault: _Fault) -> Diagnostic:
+    """A validator of a component raised ValueError: its text is the message."""
+    text = str(fault.context.get("error", fault.text))
+    return Diagnostic("E0209", f"{fault.shown}: {text}", fault.document.span(fault.path))
+
+
+def _bad_pattern(fault: _Fault) -> Diagnostic:
+    span = fault.document.span(fault.path)
+    label = Label(span, "letters, digits and a few signs only")
+    note = f"it must match the pattern {fault.context.get('pattern', '')}"
+    return Diagnostic("E0209", f"{described(fault.data)} cannot stand for {fault.shown}", span, (label,), (note,))
+
+
+_HANDLERS: dict[str, Callable[[_Fault], Diagnostic]] = {
+    "extra_forbidden": _unknown_key,
+    "missing": _missing,
+    "union_tag_invalid": _unknown_kind,
+    "union_tag_not_found": _no_kind,
+    "literal_error": _not_a_choice,
+    "enum": _not_a_choice,
+    "value_error": _refused,
+    "assertion_error": _refused,
+    "string_pattern_mismatch": _bad_pattern,
+    **dict.fromkeys(("too_short", "too_long", "string_too_short", "string_too_long"), _wrong_length),
+    **dict.fromkeys(
+        (
+            "greater_than",
+            "greater_than_equal",
+            "less_than",
+            "less_than_equal",
+            "multiple_of",
+            "finite_number",
+        ),
+        _out_of_range,
+    ),
+}

@@ -1,0 +1,70 @@
+"""The way from a source to a checked `Spec`, and back to text."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from latentc.diagnostics import DiagnosticError
+from latentc.spec.errors import diagnostics_from_validation
+from latentc.spec.resolve import Resolved, resolve_file, resolve_text
+from latentc.spec.rules import check_rules
+from latentc.spec.schema import Spec
+from latentc.spec.write import yaml_from_data
+from latentc.spec.yaml import MAX_BYTES
+
+
+def load_spec(source: str | Path, variant: str | None = None, overrides: Sequence[str] = ()) -> Spec:
+    """The checked spec that `source` names: a path, a shipped spec's name, or `-` for standard input.
+
+    `variant` is one of the spec's variants; `overrides` are texts as `--set` takes them ("train.steps=10"),
+    applied in order after the variant. Raises DiagnosticError with everything that was found wrong.
+    """
+    if str(source) == "-":
+        return spec_from_text(sys.stdin.read(MAX_BYTES + 1), "<stdin>", variant, overrides)
+    return spec_from_resolved(resolve_file(str(source), variant, overrides))
+
+
+def spec_from_text(text: str, file: str = "<text>", variant: str | None = None, overrides: Sequence[str] = ()) -> Spec:
+    """The checked spec in `text`; `file` is what diagnostics call it and what `extends` is relative to."""
+    return spec_from_resolved(resolve_text(text, file, None, variant, overrides))
+
+
+def spec_from_resolved(resolved: Resolved) -> Spec:
+    """Check a resolved text against the schema, then against the rules across sections."""
+    document = resolved.document
+    try:
+        # Read as JSON, where pydantic's strictness means what it does to an author: "3" is no number and 1 is
+        # no boolean, but a list is fine for a tuple.
+        spec = Spec.model_validate_json(json.dumps(document.data), strict=True)
+    except ValidationError as error:
+        unchosen = resolved.variants if resolved.variant is None else ()
+        raise DiagnosticError(*diagnostics_from_validation(error, document, unchosen)) from None
+    spec._document = document
+    if problems := check_rules(spec, document):
+        raise DiagnosticError(*problems)
+    return spec
+
+
+def variant_names(source: str | Path) -> tuple[str, ...]:
+    """The variants of the spec `source` names, its bases' included; the spec itself is not checked."""
+    return resolve_file(str(source)).variants
+
+
+def data_from_spec(spec: Spec) -> dict[str, Any]:
+    """The spec as plain data with every default, keys in the order of the sections."""
+    data = spec.model_dump(mode="json", by_alias=True, exclude={"extends", "variants"})
+    if list(data["networks"]) == ["main"]:
+        data = {"backbone" if key == "networks" else key: value for key, value in data.items()}
+        data["backbone"] = data["backbone"]["main"]
+    return data
+
+
+def resolved_yaml(spec: Spec) -> str:
+    """The spec as YAML with every default written out; it loads back to an equal spec."""
+    return yaml_from_data(data_from_spec(spec))

@@ -1,0 +1,233 @@
+"""Several texts → one: `extends`, `variants` and `--set`, every value keeping the place it was written at.
+
+Merging is deep: mappings merge key by key, anything else replaces. Where a mapping changes its `kind` it
+replaces the old one whole, because the keys of one kind mean nothing to another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from latentc import resources
+from latentc.diagnostics import Diagnostic, DiagnosticError, Label, Span, add_source, nearest
+from latentc.spec.yaml import MAX_DEPTH, Document, Node, load_yaml, read_text
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """One spec with nothing left to look up: no `extends`, no `variants`, no `backbone`."""
+
+    document: Document
+    variants: tuple[str, ...]
+    variant: str | None = None
+
+
+def find_spec(source: str, folder: Path = Path()) -> Path | None:
+    """The file a source names: a path relative to `folder`, or a shipped spec (`dit`, `specs/dit.yaml`)."""
+    try:
+        path = folder / source
+        if path.exists():
+            return path
+    except (OSError, ValueError):  # too long for a path, or a null byte
+        return None
+    return resources.shipped_specs().get(source.removeprefix("specs/").removesuffix(".yaml"))
+
+
+def resolve_file(source: str, variant: str | None = None, overrides: Sequence[str] = ()) -> Resolved:
+    """Read and resolve the spec `source` names; DiagnosticError (E01xx, E02xx, E04xx)."""
+    path = find_spec(source)
+    if path is None:
+        close = nearest(source, resources.shipped_specs())
+        known = ", ".join(resources.shipped_specs()) or "none"
+        help_text = f"did you mean `{close}`?" if close else "give a path, or the name of a shipped spec"
+        note = f"specs that ship with latentc: {known}"
+        raise DiagnosticError(Diagnostic("E0401", f"no spec `{source}` was found", notes=(note,), help=help_text))
+    return resolve_text(read_text(path, _shown(path)), _shown(path), path, variant, overrides)
+
+
+def resolve_text(
+    text: str, file: str, path: Path | None = None, variant: str | None = None, overrides: Sequence[str] = ()
+) -> Resolved:
+    """Resolve the spec in `text`, called `file` in diagnostics; `path` is what `extends` is relative to."""
+    root = _with_base(text, file, path or Path(file), ())
+    fields = dict(root.fields)
+    variants = fields.pop("variants", None)
+    names = tuple(variants.fields) if variants and isinstance(variants.value, dict) else ()
+    if variants and variants.value is not None and not isinstance(variants.value, dict):
+        raise _wrong_type("`variants` must be a mapping from a name to what it changes", variants)
+    fields.pop("extends", None)
+    root = replace(root, value=fields)
+    if variant is not None:
+        root = merge(root, _variant(variants, names, variant))
+    for number, text in enumerate(overrides, start=1):
+        root = _set(root, text, f"--set #{number}")
+    return Resolved(Document(root), names, variant)
+
+
+def merge(base: Node, over: Node) -> Node:
+    """`over` laid on `base`, by the rule of this module."""
+    if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
+        return over
+    kinds = [node.fields["kind"].value for node in (base, over) if "kind" in node.fields]
+    if len(kinds) == 2 and kinds[0] != kinds[1]:
+        return over
+    fields = dict(base.fields)
+    for key, node in over.fields.items():
+        fields[key] = merge(fields[key], node) if key in fields else node
+    return replace(over, value=fields)
+
+
+def _shown(path: Path) -> str:
+    """The path as diagnostics show it: relative where it lies under the current folder."""
+    relative = os.path.relpath(path) if path.is_absolute() else str(path)
+    return str(path) if relative.startswith("..") and path.is_absolute() else relative
+
+
+def _with_base(text: str, file: str, path: Path, chain: tuple[Path, ...]) -> Node:
+    root = load_yaml(text, file).root
+    if not isinstance(root.value, dict):
+        what = "is empty" if root.value is None else "is no mapping of keys to values"
+        help_text = f"begin with `latentc: {FORMAT_VERSION}`, then `name:`, `data:`, `backbone:` and so on"
+        raise DiagnosticError(Diagnostic("E0106", f"the spec {what}", root.span, help=help_text))
+    _check_version(root)
+    root = _without_backbone(root)
+    extends = root.fields.get("extends")
+    if extends is None:
+        return root
+    if not isinstance(extends.value, str):
+        raise _wrong_type("`extends` must be the path or the name of one spec", extends)
+    base = find_spec(extends.value, path.parent)
+    if base is None or not base.is_file():
+        close = nearest(extends.value, resources.shipped_specs())
+        mend = f"did you mean `{close}`?" if close else "write a path relative to this file, or a shipped name"
+        message = f"no spec `{extends.value}` was found"
+        raise DiagnosticError(Diagnostic("E0210", message, extends.span, help=mend))
+    here = (*chain, path.resolve())
+    if base.resolve() in here:
+        way = " → ".join(link.name for link in (*here[here.index(base.resolve()) :], base))
+        message = f"`extends` goes in a circle: {way}"
+        raise DiagnosticError(Diagnostic("E0211", message, extends.span, help="remove one `extends`"))
+    return merge(_with_base(read_text(base, _shown(base)), _shown(base), base, here), root)
+
+
+def _check_version(root: Node) -> None:
+    node = root.fields.get("latentc")
+    if node is not None and node.value == FORMAT_VERSION and type(node.value) is int:
+        return
+    if node is None:
+        message, span = "the spec does not say which format it is in", Span(root.span.file, 1, 1, 1, 2)
+        raise DiagnosticError(Diagnostic("E0208", message, span, help=f"put `latentc: {FORMAT_VERSION}` first"))
+    message = "this format version is unknown"
+    label = Label(node.span, f"this latentc reads version {FORMAT_VERSION}")
+    help_text = f"write `latentc: {FORMAT_VERSION}`, or install the latentc this spec was written for"
+    raise DiagnosticError(Diagnostic("E0208", message, node.span, (label,), help=help_text))
+
+
+def _without_backbone(root: Node) -> Node:
+    """`backbone: x` → `networks: {main: x}`, in the spec and in each of its variants."""
+    fields = dict(root.fields)
+    variants = fields.get("variants")
+    if variants is not None and isinstance(variants.value, dict):
+        inner = {name: _without_backbone(node) for name, node in variants.value.items()}
+        fields["variants"] = replace(variants, value=inner)
+    backbone = fields.pop("backbone", None)
+    if backbone is None:
+        return replace(root, value=fields) if isinstance(root.value, dict) else root
+    networks = fields.get("networks")
+    main = networks.fields.get("main") if networks else None
+    if main is not None:
+        place, first = backbone.key or backbone.span, main.key or main.span
+        labels = (Label(place, "is short for `networks: {main: …}`"), Label(first, "also given here"))
+        raise DiagnosticError(
+            Diagnostic("E0215", "the main network is described twice", place, labels, help="keep one")
+        )
+    if networks is not None and isinstance(networks.value, dict):
+        fields["networks"] = replace(networks, value={"main": backbone, **networks.value})
+    elif networks is None:
+        fields["networks"] = Node({"main": backbone}, backbone.span, backbone.key)
+    return replace(root, value=fields)
+
+
+def _variant(variants: Node | None, names: tuple[str, ...], wanted: str) -> Node:
+    node = variants.fields.get(wanted) if variants else None
+    if node is None:
+        close = nearest(wanted, names)
+        known = f"variants of this spec: {', '.join(names)}" if names else "this spec has no variants"
+        help_text = f"did you mean `{close}`?" if close else None
+        span = variants.key if variants else None
+        message = f"unknown variant `{wanted}`"
+        raise DiagnosticError(Diagnostic("E0212", message, span, notes=(known,), help=help_text))
+    if node.value is None:
+        return replace(node, value={})
+    if not isinstance(node.value, dict):
+        raise _wrong_type("a variant must be a mapping of what it changes", node)
+    if forbidden := next((key for key in ("latentc", "extends", "variants") if key in node.value), None):
+        span = node.value[forbidden].key or node.span
+        message = f"a variant cannot change `{forbidden}`"
+        raise DiagnosticError(Diagnostic("E0209", message, span, help="remove it from the variant"))
+    return node
+
+
+def _wrong_type(message: str, node: Node) -> DiagnosticError:
+    return DiagnosticError(Diagnostic("E0203", message, node.key or node.span))
+
+
+# ---- --set a.b=c
+
+
+def _set(root: Node, text: str, file: str) -> Node:
+    add_source(file, text)
+    target, equals, value = text.partition("=")
+    if not equals or not target.strip():
+        help_text = "write `--set train.steps=1000`; quote the whole where the shell would split it"
+        span = Span(file, 1, 1, 1, max(2, len(text) + 1))
+        message = "`--set` takes a path, `=` and a YAML value"
+        raise DiagnosticError(Diagnostic("E0214", message, span, help=help_text))
+    steps: list[tuple[str, Span]] = []
+    column = 1
+    for part in target.split("."):
+        steps.append((part.strip(), Span(file, 1, column, 1, column + max(1, len(part)))))
+        column += len(part) + 1
+    if empty := next((span for part, span in steps if not part), None):
+        message = "an empty name in the path of `--set`"
+        raise DiagnosticError(Diagnostic("E0214", message, empty, help="write `a.b.c=value`"))
+    if len(steps) > MAX_DEPTH:
+        raise DiagnosticError(Diagnostic("E0214", "the path of `--set` is too long", steps[MAX_DEPTH][1]))
+    if steps[0][0] in ("latentc", "extends", "variants"):
+        message = f"`{steps[0][0]}` cannot be set: the file says it"
+        raise DiagnosticError(Diagnostic("E0213", message, steps[0][1]))
+    # Blanks in place of the path keep the columns of the value true.
+    leaf = load_yaml(" " * (len(target) + 1) + value, file).root
+    add_source(file, text)
+    if leaf.value is None:
+        leaf = replace(leaf, span=Span(file, 1, len(target) + 1, 1, len(target) + 2))
+    if steps[0][0] == "backbone":
+        steps[:1] = [("networks", steps[0][1]), ("main", steps[0][1])]
+    return _put(root, steps, leaf)
+
+
+def _put(node: Node, steps: list[tuple[str, Span]], leaf: Node) -> Node:
+    """`node` with `leaf` at the path `steps`; mappings on the way are made, list items must be there."""
+    if not steps:
+        return replace(leaf, key=node.key)
+    (name, span), rest = steps[0], steps[1:]
+    if isinstance(node.value, list):
+        if not (name.isascii() and name.isdigit() and len(name) < 9 and int(name) < len(node.value)):
+            label = Label(span, f"the list has {len(node.value)} items, counted from 0")
+            raise DiagnosticError(Diagnostic("E0213", f"no item `{name}` in this list", span, (label,)))
+        items = list(node.value)
+        items[int(name)] = _put(items[int(name)], rest, leaf)
+        return replace(node, value=items)
+    if node.value is not None and not isinstance(node.value, dict):
+        message = f"there is nothing called `{name}` in a plain value"
+        label = Label(node.span, "this is a single value")
+        raise DiagnosticError(Diagnostic("E0213", message, span, (label,)))
+    fields = dict(node.fields)
+    child = fields.get(name, Node(None, span))
+    fields[name] = _put(replace(child, key=span), rest, leaf)
+    return replace(node, value=fields)

@@ -1,0 +1,117 @@
+"""Rules across sections: what each part allows by itself, but not together.
+
+A rule takes the whole spec and yields problems; it never raises. `RULES` at the end is the whole list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from latentc.diagnostics import Diagnostic, Label
+from latentc.spec.data import AutoencoderKl, VqModel
+from latentc.spec.schema import Spec
+from latentc.spec.yaml import Document, PathKey
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What does not fit: the path it is shown at, and further paths with a text each."""
+
+    code: str
+    path: PathKey
+    message: str
+    label: str = ""
+    labels: tuple[tuple[PathKey, str], ...] = ()
+    help: str | None = None
+
+
+Rule = Callable[[Spec], Iterator[Problem]]
+
+
+def check_rules(spec: Spec, document: Document) -> list[Diagnostic]:
+    """Every rule's problems, as diagnostics at the places the spec was written."""
+    return [_diagnostic(problem, document) for rule in RULES for problem in rule(spec)]
+
+
+def _diagnostic(problem: Problem, document: Document) -> Diagnostic:
+    span = document.span(problem.path)
+    own = (Label(span, problem.label),) if problem.label else ()
+    others = tuple(Label(document.span(path), text) for path, text in problem.labels)
+    return Diagnostic(problem.code, problem.message, span, own + others, help=problem.help)
+
+
+# ---- data
+
+
+def shape_or_tokens(spec: Spec) -> Iterator[Problem]:
+    """A network sees arrays or tokens, never both, never neither."""
+    data = spec.data
+    if data.shape is None and data.tokens is None:
+        message = "the data says neither `shape` nor `tokens`"
+        yield Problem("E0301", ("data",), message, help="add `shape: [C, H, W]`, or `tokens:` for token data")
+    if data.shape is not None and data.tokens is not None:
+        yield Problem(
+            "E0301",
+            ("data", "shape"),
+            "the data says both `shape` and `tokens`",
+            "arrays here",
+            ((("data", "tokens"), "tokens here"),),
+            "keep the one that the network sees",
+        )
+
+
+def first_stage_fits(spec: Spec) -> Iterator[Problem]:
+    """An autoencoder makes arrays, a tokenizer makes tokens."""
+    path = ("data", "first_stage")
+    if isinstance(spec.data.first_stage, VqModel) and spec.data.tokens is None:
+        message = "a vq_model makes tokens, but the data has `shape`"
+        labels: tuple[tuple[PathKey, str], ...] = ((("data", "shape"), "arrays here"),)
+        help_text = "say `tokens: {vocabulary: …, grid: [h, w]}` instead of `shape`"
+        yield Problem("E0302", path, message, "makes tokens", labels, help_text)
+    if isinstance(spec.data.first_stage, AutoencoderKl) and spec.data.shape is None:
+        message = "an autoencoder_kl makes arrays, but the data has `tokens`"
+        labels = ((("data", "tokens"), "tokens here"),)
+        help_text = "say `shape: [C, H, W]` of the latents instead of `tokens`"
+        yield Problem("E0302", path, message, "makes arrays", labels, help_text)
+
+
+# ---- train
+
+
+def warmup_within_training(spec: Spec) -> Iterator[Problem]:
+    """A warm-up as long as the training never reaches the learning rate."""
+    warmup, steps = spec.train.schedule.warmup, spec.train.steps
+    if warmup and warmup >= steps:
+        yield Problem(
+            "E0303",
+            ("train", "schedule", "warmup"),
+            f"the warm-up of {warmup} steps is not shorter than the training of {steps}",
+            "the learning rate would never be reached",
+            ((("train", "steps"), f"{steps} steps in all"),) if spec.span("train", "steps") else (),
+        )
+
+
+def accumulation_divides_batch(spec: Spec) -> Iterator[Problem]:
+    """Every forward pass of an optimiser step has the same number of samples."""
+    batch, accumulate = spec.train.batch_size, spec.train.accumulate
+    if batch % accumulate:
+        down = max(divisor for divisor in range(1, accumulate) if batch % divisor == 0)
+        yield Problem(
+            "E0304",
+            ("train", "accumulate"),
+            f"a batch of {batch} does not divide into {accumulate} equal parts",
+            labels=((("train", "batch_size"), f"{batch} samples a step"),),
+            help=f"the nearest number below that divides it is {down}",
+        )
+
+
+# ---- networks, conditioning, objective, sampler: rules that need the components go here
+
+
+RULES: tuple[Rule, ...] = (
+    shape_or_tokens,
+    first_stage_fits,
+    warmup_within_training,
+    accumulation_divides_batch,
+)

@@ -1,0 +1,176 @@
+"""The schema of a spec: one pydantic model whose sections are components of the vocabulary."""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic.fields import FieldInfo
+
+from latentc.components import Closed, Component, OneOf
+from latentc.diagnostics import Span
+from latentc.spec.data import DATA, Data
+from latentc.spec.sections import Conditioning, Optimize, Target, Train
+from latentc.spec.yaml import Document, PathKey
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+
+
+class Spec(Closed):
+    """A whole spec, checked; every default filled in. Made by `latentc.spec.load_spec`."""
+
+    # The component folders are imported when the first spec is read, not when this module is.
+    model_config = ConfigDict(defer_build=True)
+
+    latentc: Literal[1] = Field(1, description="version of the spec's format")
+    name: Name = Field(description="short name: letters, digits and . _ + -")
+    source: str | None = Field(None, description="where the system is published")
+    extends: str | None = Field(None, description="one base: a path relative to this file, or a shipped spec")
+    data: Annotated[Data, DATA] = Field(description="the training samples, and what a network sees of them")
+    networks: dict[Identifier, Annotated[Component, OneOf("backbones")]] = Field(
+        min_length=1, description="the networks by name; `backbone: x` is short for `networks: {main: x}`"
+    )
+    conditioning: Conditioning = Field(default_factory=lambda: Conditioning(), description="what a network is told")
+    objective: Annotated[Component | None, OneOf("objectives")] = Field(
+        None, description="what the network predicts and the loss; null: cannot be trained"
+    )
+    sampler: Annotated[Component | None, OneOf("samplers")] = Field(
+        None, description="how samples are drawn; null: cannot be sampled"
+    )
+    train: Train = Field(Train(), description="how the networks are trained")
+    optimize: Optimize = Field(Optimize(), description="what the passes may do")
+    target: Target = Field(Target(), description="the engine it is compiled for")
+    weights: dict[Identifier, dict[Identifier, list[dict[str, Any]]]] = Field(
+        default_factory=dict, description="name maps: checkpoint flavour → network → renaming rules"
+    )
+    variants: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="named changes to this spec, merged in by --variant"
+    )
+
+    # Where the values were written: for diagnostics of later stages. No part of what the spec says.
+    _document: Document | None = PrivateAttr(None)
+
+    @property
+    def backbone(self) -> Component:
+        """The network called `main`; KeyError where a spec of several networks has none."""
+        return self.networks["main"]
+
+    def span(self, *path: str | int) -> Span | None:
+        """Where the value at `path` was written ("networks", "main", "width"), or None if nowhere."""
+        return self._document.span(path) if self._document else None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Spec) and self.__dict__ == other.__dict__
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a spec file, for editors; allows `backbone` as a file does."""
+    schema = Spec.model_json_schema(by_alias=True)
+    networks = schema["properties"]["networks"]
+    # The kinds are told apart by `kind`, so a spec must write it although the class has a default.
+    for definition in schema["$defs"].values():
+        kind = definition.get("properties", {}).get("kind", {})
+        if "const" in kind and "kind" not in definition.get("required", []):
+            definition["required"] = ["kind", *definition.get("required", [])]
+    backbone = {**networks.get("additionalProperties", {}), "description": "the network, where there is one"}
+    schema["properties"]["backbone"] = backbone
+    # A file that extends another need not repeat what the base says.
+    schema["required"] = ["latentc"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "latentc spec", **schema}
+
+
+# ---- what may stand at a path
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the schema allows at a path."""
+
+    annotation: Any
+    metadata: tuple[Any, ...] = ()
+    info: FieldInfo | None = None
+
+    def types(self) -> Iterator[Any]:
+        """The alternatives: model classes, generic aliases and plain types."""
+        choices = next((mark.choices() for mark in self.metadata if isinstance(mark, OneOf)), None)
+        if choices is not None:
+            yield from choices.values()
+        else:
+            yield from _alternatives(self.annotation)
+
+    def model(self, data: Any) -> type[BaseModel] | None:
+        """The class that reads `data` here: the one of its kind, or the only one."""
+        models = [kind for kind in self.types() if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        tag = data.get("kind") if isinstance(data, Mapping) else None
+        for model in models:
+            field = model.model_fields.get("kind")
+            if field is not None and isinstance(tag, str) and tag in get_args(field.annotation):
+                return model
+        return models[0] if len(models) == 1 else None
+
+    def keys(self, data: Any) -> dict[str, FieldInfo]:
+        """The keys a mapping may have here, as a spec writes them."""
+        model = self.model(data)
+        return {info.alias or name: info for name, info in model.model_fields.items()} if model else {}
+
+    def kinds(self) -> list[str]:
+        """The kinds a component may have here."""
+        fields = [kind.model_fields.get("kind") for kind in self.types() if hasattr(kind, "model_fields")]
+        return sorted(name for field in fields if field for name in get_args(field.annotation))
+
+    def child(self, key: str | int, data: Any) -> Place | None:
+        """What is allowed one step further down, or None where nothing is known."""
+        info = self.keys(data).get(str(key))
+        if info is not None:
+            return Place(info.annotation, tuple(info.metadata), info)
+        for kind in self.types():
+            args = get_args(kind)
+            if get_origin(kind) is dict and isinstance(key, str):
+                return _unwrapped(args[1])
+            if get_origin(kind) in (list, tuple) and isinstance(key, int) and args:
+                return _unwrapped(args[key] if key < len(args) and args[key] is not ... else args[0])
+        return None
+
+
+def _unwrapped(annotation: Any) -> Place:
+    if get_origin(annotation) is Annotated:
+        inner, *metadata = get_args(annotation)
+        return Place(inner, tuple(metadata))
+    return Place(annotation)
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) is Annotated:
+        yield from _unwrapped(annotation).types()
+    elif get_origin(annotation) in (Union, types.UnionType):
+        for part in get_args(annotation):
+            yield from _alternatives(part)
+    else:
+        yield annotation
+
+
+def place_at(path: Sequence[str | int], data: Any) -> Place | None:
+    """What the schema of a spec allows at `path`, given the (possibly wrong) data around it."""
+    place: Place | None = Place(Spec)
+    for key in path:
+        if place is None:
+            return None
+        place = place.child(key, data)
+        inside = isinstance(data, Mapping) and key in data
+        if not inside:
+            inside = isinstance(data, list) and isinstance(key, int) and key < len(data)
+        data = data[key] if inside else None
+    return place
+
+
+def shown_path(path: PathKey, short: bool = True) -> str:
+    """A path as a spec's author would say it: `backbone.block.mixer`; the root is "the spec"."""
+    if short and path[:2] == ("networks", "main"):
+        path = ("backbone", *path[2:])
+    text = ".".join(str(key) for key in path)
+    return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", text) if text else "the spec"

@@ -1,0 +1,81 @@
+"""The sections of a spec that are no components: conditioning, train, optimize, target."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from latentc.components import Closed, Component, OneOf
+
+Unit = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Conditioning(Closed):
+    """What the networks are told beside their input, by role."""
+
+    model_config = ConfigDict(defer_build=True)  # the component folder is imported on first use
+
+    class_: Annotated[Component | None, OneOf("conditioning")] = Field(
+        None, alias="class", description="the class label"
+    )
+    time: Annotated[Component | None, OneOf("conditioning")] = Field(
+        None, description="the diffusion step or the flow's time"
+    )
+
+
+class Adamw(Component):
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
+
+    kind: Literal["adamw"] = "adamw"
+    lr: float = Field(1e-4, gt=0, description="learning rate once warmed up")
+    betas: tuple[Unit, Unit] = Field((0.9, 0.999), description="decay of the two moment averages, a step")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled; not applied to biases, norms, embeddings")
+    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
+
+
+class Schedule(Closed):
+    """How the learning rate changes: a linear warm-up, then its course to the last step."""
+
+    kind: Literal["constant", "cosine", "linear"] = Field("constant", description="course after the warm-up")
+    warmup: int = Field(0, ge=0, description="optimiser steps from 0 up to the learning rate")
+    final: float = Field(0.0, ge=0, le=1, description="fraction of the rate at the end (not for constant)")
+
+
+class Train(Closed):
+    """How the networks are trained."""
+
+    steps: int = Field(400_000, gt=0, description="optimiser steps")
+    batch_size: int = Field(256, gt=0, description="samples an optimiser step, over all processes")
+    accumulate: int = Field(1, gt=0, description="forward passes an optimiser step; must divide the batch")
+    optimizer: Adamw = Field(Adamw(), description="the optimiser")
+    schedule: Schedule = Field(Schedule(), description="the learning rate's course")
+    ema: Unit | None = Field(0.9999, description="decay of the averaged weights, a step; null for none")
+    clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null for no limit")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the forward pass (autocast)")
+    compile: bool = Field(False, description="run the network through torch.compile")
+    parallel: Literal["none", "ddp", "fsdp"] = Field("ddp", description="used where there are processes")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="of the initial weights, the noise and the order")
+    checkpoint_every: int = Field(10_000, gt=0, description="steps between checkpoints")
+    keep: int = Field(3, gt=0, description="newest checkpoints that are kept")
+    log_every: int = Field(100, gt=0, description="steps between lines of the log")
+    sample_every: int | None = Field(None, gt=0, description="steps between sample grids; null for none")
+    workers: int = Field(2, ge=0, description="processes that load data; 0 loads in the training process")
+
+
+class Optimize(Closed):
+    """What the passes may do beyond what keeps every number the same."""
+
+    guidance: Literal["batched", "sequential"] = Field(
+        "batched", description="both branches of guidance in one call of twice the batch, or one by one"
+    )
+
+
+class Target(Closed):
+    """The engine a spec is compiled for."""
+
+    engine: Literal["onnxruntime"] = Field("onnxruntime", description="what runs the bundle")
+    form: Literal["auto", "unroll", "loop", "host"] = Field("auto", description="where the sampler's loop is")
+    opset: int = Field(23, ge=20, le=25, description="ONNX operator set")
+    max_batch: int = Field(64, gt=0, description="largest batch of one engine call")
+    precision: Literal["fp32"] = Field("fp32", description="arithmetic of the engine")

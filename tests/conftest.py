@@ -1,0 +1,31 @@
+"""Shared by all tests: `--bless` rewrites golden files instead of comparing with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--bless", action="store_true", help="rewrite the golden files with what came out")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[Path | str, str], None]:
+    """`golden(path, text)`: the file under tests/golden must hold exactly this text."""
+
+    def check(path: Path | str, text: str) -> None:
+        file = GOLDEN / path
+        if request.config.getoption("--bless"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if not file.exists() or file.read_text(encoding="utf-8") != text:
+                file.write_text(text, encoding="utf-8")
+            return
+        assert file.exists(), f"{file} is missing: run pytest --bless and look at what it writes"
+        assert text == file.read_text(encoding="utf-8")
+
+    return check
