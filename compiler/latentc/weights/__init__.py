@@ -21,8 +21,9 @@ from latentc.weights.expr import (
     transpose,
 )
 from latentc.weights.files import open_weights
-from latentc.weights.names import check_bijection, export_weights, import_weights, parse_rules
+from latentc.weights.names import check_bijection, export_weights, import_weights
 from latentc.weights.read import blocks, materialise, stream
+from latentc.weights.rules import Rule, parse_rules
 from latentc.weights.safetensors import read_safetensors, write_safetensors
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Concatenate",
     "Expr",
     "Reshape",
+    "Rule",
     "Slice",
     "Stored",
     "Transpose",

@@ -1,0 +1,110 @@
+"""NumPy's .npz archives; entries that lie uncompressed in the archive are file ranges, others are read."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.weights.expr import DTYPES, Array, Expr, Stored, transpose
+from latentc.weights.safetensors import unreadable
+
+
+def read_npz(path: Path | str) -> dict[str, Expr]:
+    """The arrays of an .npz under their names; nothing is ever unpickled.
+
+    Raises DiagnosticError: E0401, E0402 (no such file, unreadable), E0405 (object or other unsupported
+    arrays), E0408 (damaged).
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            return {
+                info.filename.removesuffix(".npy"): _entry(path, file, archive, info)
+                for info in archive.infolist()
+                if info.filename.endswith(".npy")
+            }
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except DAMAGE as error:
+        raise damaged(path, str(error) or type(error).__name__) from error
+
+
+DAMAGE = (
+    zipfile.BadZipFile,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    OverflowError,
+    KeyError,
+    zlib.error,
+)
+"""What the standard library's and NumPy's readers raise on damaged archives."""
+
+
+def data_range(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> tuple[int, int] | None:
+    """(offset, nbytes) of an entry's bytes in the file, or None where they are compressed or encrypted.
+
+    Raises DiagnosticError E0408 if the archive's directory and the entry disagree.
+    """
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1:
+        return None
+    file.seek(info.header_offset)
+    local = file.read(30)
+    if len(local) != 30 or local[:4] != b"PK\x03\x04" or info.compress_size != info.file_size:
+        raise damaged(path, f"the entry {info.filename!r} has no valid header")
+    # The extra field here may be longer than the directory's: torch aligns its data with it.
+    offset = info.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+    if offset + info.file_size > file.seek(0, 2):
+        raise damaged(path, f"the entry {info.filename!r} ends behind the end of the file")
+    return offset, info.file_size
+
+
+def damaged(path: Path, why: str) -> DiagnosticError:
+    """What to tell a user whose archive is broken."""
+    return DiagnosticError(
+        Diagnostic(
+            "E0408",
+            f"{path} is damaged: {why}",
+            help="the file is truncated or was altered: fetch or write it again",
+        )
+    )
+
+
+def _entry(path: Path, file: BinaryIO, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Expr:
+    with archive.open(info) as entry:
+        version = npy.read_magic(entry)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, fortran, dtype = read(entry)
+        header = entry.tell()
+    if dtype.newbyteorder("=") not in DTYPES.values():
+        raise DiagnosticError(
+            Diagnostic(
+                "E0405",
+                f"{path}: array {info.filename.removesuffix('.npy')!r} has dtype {dtype}, not a number type",
+                help="save plain numeric arrays; for bfloat16 use safetensors, .npz cannot name that type",
+            )
+        )
+    nbytes = math.prod(shape) * dtype.itemsize
+    if header + nbytes != info.file_size or min(shape, default=0) < 0:
+        raise damaged(path, f"{info.filename!r} should have {header + nbytes} bytes and has {info.file_size}")
+    place = data_range(path, file, info)
+    if place is None or dtype.newbyteorder("<") != dtype:
+        return Array(_loaded(archive, info, dtype))
+    offset = place[0] + header
+    if not fortran:
+        return Stored(path, offset, nbytes, dtype, shape)
+    return transpose(Stored(path, offset, nbytes, dtype, shape[::-1]), range(len(shape))[::-1])
+
+
+def _loaded(archive: zipfile.ZipFile, info: zipfile.ZipInfo, dtype: np.dtype[Any]) -> np.ndarray:
+    with archive.open(info) as entry:
+        array = npy.read_array(entry, allow_pickle=False)
+    return array.astype(dtype.newbyteorder("="))
