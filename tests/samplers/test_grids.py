@@ -37,12 +37,8 @@ def test_linear_schedule_is_scaled_with_its_length():
 @pytest.mark.parametrize("kind", ["linear", "gvp", "vp"])
 def test_path_runs_from_noise_to_data_and_has_its_derivatives(kind):
     ours, t, step = path(kind), np.linspace(0.05, 0.95, 19), 1e-6
-    np.testing.assert_allclose(
-        (ours.alpha(t + step) - ours.alpha(t - step)) / (2 * step), ours.d_alpha(t), rtol=1e-6
-    )
-    np.testing.assert_allclose(
-        (ours.sigma(t + step) - ours.sigma(t - step)) / (2 * step), ours.d_sigma(t), rtol=1e-6
-    )
+    np.testing.assert_allclose((ours.alpha(t + step) - ours.alpha(t - step)) / (2 * step), ours.d_alpha(t), rtol=1e-6)
+    np.testing.assert_allclose((ours.sigma(t + step) - ours.sigma(t - step)) / (2 * step), ours.d_sigma(t), rtol=1e-6)
     assert ours.alpha(1.0) == pytest.approx(1) and ours.sigma(1.0) == pytest.approx(0)
     assert ours.alpha(0.0) < 0.01 and ours.sigma(0.0) > 0.99
 
@@ -61,9 +57,7 @@ def test_conversion_recovers_the_target(source, target):
         "score": -noise / point.sigma,
     }
     a, b = conversion(source, target, point)
-    np.testing.assert_allclose(
-        a * (point.alpha * x0 + point.sigma * noise) + b * values[source], values[target]
-    )
+    np.testing.assert_allclose(a * (point.alpha * x0 + point.sigma * noise) + b * values[source], values[target])
 
 
 def test_conversion_at_the_ends():
@@ -113,9 +107,7 @@ def test_karras_grid_is_diffusers(final, scheduler):
     theirs = scheduler(1000, beta_schedule="linear", use_karras_sigmas=True, final_sigmas_type=final)
     theirs.set_timesteps(12)
     grid = karras_grid(schedule("linear"), 12, final)
-    np.testing.assert_allclose(
-        grid.sigma / grid.alpha, theirs.sigmas.numpy(), rtol=2e-4
-    )  # float32 betas there
+    np.testing.assert_allclose(grid.sigma / grid.alpha, theirs.sigmas.numpy(), rtol=2e-4)  # float32 betas there
     # theirs are rounded, or cut, to whole timesteps
     assert np.max(np.abs(grid.t - theirs.timesteps.numpy())) <= 1.0
     assert grid.t[0] == 999 and grid.t[-1] == pytest.approx(0, abs=1e-9)

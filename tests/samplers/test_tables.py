@@ -176,9 +176,7 @@ def test_unipc(order, b_function, predict_x0, lower):
         )
     )
     theirs.set_timesteps(8)
-    table = tables.unipc(
-        grid(8, "linspace", "sigma_min", True), "noise", order, b_function, predict_x0, lower
-    )
+    table = tables.unipc(grid(8, "linspace", "sigma_min", True), "noise", order, b_function, predict_x0, lower)
     close(run(table, network, X), follow(theirs, network), 1e-5)
 
 
@@ -186,9 +184,7 @@ def test_unipc(order, b_function, predict_x0, lower):
 def test_unipc_to_sigma_zero_and_without_corrector(order):
     for corrector in (True, False):
         theirs = exact(
-            UniPCMultistepScheduler(
-                1000, solver_order=order, disable_corrector=[] if corrector else list(range(8))
-            )
+            UniPCMultistepScheduler(1000, solver_order=order, disable_corrector=[] if corrector else list(range(8)))
         )
         theirs.set_timesteps(8)
         table = tables.unipc(grid(8, "linspace", "zero", True), "noise", order, corrector=corrector)
@@ -204,9 +200,7 @@ def test_karras_sigmas(make):
     def timeless(x, t):
         return network(x, 0.0)  # theirs round the timesteps
 
-    close(
-        run(make(tables.karras_grid(schedule("linear"), 10), "noise"), timeless, X), follow(theirs, timeless)
-    )
+    close(run(make(tables.karras_grid(schedule("linear"), 10), "noise"), timeless, X), follow(theirs, timeless))
 
 
 def test_flow_euler():

@@ -13,9 +13,7 @@ from latentc.components.samplers.tables.grids import Grid
 Variance = Literal["fixed_small", "fixed_large", "learned_range"]
 
 
-def ddpm(
-    grid: Grid, predicts: Prediction, variance: Variance = "fixed_small", clip: float | None = None
-) -> Table:
+def ddpm(grid: Grid, predicts: Prediction, variance: Variance = "fixed_small", clip: float | None = None) -> Table:
     """Ancestral sampling (Ho et al. 2020, equations 6 and 7, on the grid's own coarser chain).
 
     The estimate is x0. `variance` of a step: the posterior's (`fixed_small`), the coarse chain's beta

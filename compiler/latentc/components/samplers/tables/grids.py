@@ -156,6 +156,4 @@ def flow_grid(path: Path, steps: int, start: float = 0.0, stop: float = 1.0) -> 
     if not 0.0 <= start < stop <= 1.0:
         raise ValueError(f"a flow runs from a time to a later one in [0, 1], not from {start:g} to {stop:g}")
     times = np.linspace(start, stop, steps + 1)
-    return Grid(
-        times[:-1], path.alpha(times), path.sigma(times), path.d_alpha(times), path.d_sigma(times), times
-    )
+    return Grid(times[:-1], path.alpha(times), path.sigma(times), path.d_alpha(times), path.d_sigma(times), times)

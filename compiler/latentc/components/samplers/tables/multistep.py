@@ -85,9 +85,7 @@ def _log_steps(grid: Grid, step: int, count: int) -> Array:
     """The sizes in lambda of this step and of the count - 1 before it, newest first."""
     log_snr = grid.log_snr
     if not np.all(np.isfinite(log_snr[step - count + 1 : step + 2])):
-        raise ValueError(
-            "a multistep solver of order 2 or more needs 0 < alpha and 0 < sigma: start the path later"
-        )
+        raise ValueError("a multistep solver of order 2 or more needs 0 < alpha and 0 < sigma: start the path later")
     return np.diff(log_snr)[step - count + 1 : step + 1][::-1]
 
 
@@ -159,9 +157,7 @@ def _uni_step(
         return keep, [first]
     h = _log_steps(grid, step, order)
     signed = -h[0] if predict_x0 else h[0]
-    nodes = np.append(
-        -np.cumsum(h[1:]) / h[0], 1.0
-    )  # positions of the earlier estimates and of the step's end
+    nodes = np.append(-np.cumsum(h[1:]) / h[0], 1.0)  # positions of the earlier estimates and of the step's end
     rhos = _rhos(nodes, signed, b_function, corrected)
     b_of_h = signed if b_function == "bh1" else math.expm1(signed)
     weights = [first]  # of the estimate at the step's start; then the earlier ones

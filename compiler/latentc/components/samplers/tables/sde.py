@@ -75,9 +75,7 @@ def euler_maruyama(
     used = grid.steps + (1 if heun else 0)  # an Euler-Maruyama step never looks at its end
     diffusion = diffusion_coefficient(path, times[:used], form, norm)
     if not np.all(np.isfinite(diffusion)):
-        raise ValueError(
-            f"diffusion form {form} is infinite at t = {start:g} on a {path.kind} path: start later"
-        )
+        raise ValueError(f"diffusion form {form} is infinite at t = {start:g} on a {path.kind} path: start later")
     step = np.diff(times)
     noise = np.sqrt(2.0 * diffusion[: grid.steps] * step)
     tail = None if last == "none" else last_step(path, predicts, stop, form, norm, last, last_size)

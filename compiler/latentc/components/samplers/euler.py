@@ -1,0 +1,50 @@
+"""Euler's method."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.process import Family, Process
+from latentc.components.samplers import tables
+from latentc.components.samplers.base import Sampler, Spacing, ode_interval, spaced_grid
+from latentc.components.samplers.tables import Grid, Table
+
+
+class Integrator(Sampler):
+    """A sampler that integrates the probability-flow equation over a grid of times or noise levels."""
+
+    OF_FAMILY: ClassVar[dict[str, Family]] = {"spacing": "diffusion", "karras": "diffusion", "eps": "flow"}
+
+    steps: int = Field(
+        50, gt=0, le=100_000, description="steps of the integrator (SiT's num_steps counts grid points: one more)"
+    )
+    spacing: Spacing = Field(
+        "even", description="a schedule's timesteps: even, or diffusers' leading, trailing, linspace"
+    )
+    karras: bool = Field(False, description="Karras noise levels instead of spaced timesteps (EDM, rho 7)")
+    eps: float = Field(
+        1e-3, ge=0, lt=0.5, description="time kept from the ends of a path where its velocity is singular"
+    )
+
+    def grid(self, process: Process, steps: int | None) -> Grid:
+        """Where the integrator evaluates, and where it ends."""
+        count = steps or self.steps
+        if process.path is not None:
+            return tables.flow_grid(process.path, count, *ode_interval(process, process.path, self.eps))
+        assert process.schedule is not None, "a process has one of the two"
+        if self.karras:
+            return tables.karras_grid(process.schedule, count)
+        return spaced_grid(process.schedule, count, self.spacing)
+
+
+class Euler(Integrator):
+    """Euler's method: the flow's velocity over time (SiT), or a diffusion's noise over its level (EDM)."""
+
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "euler", "steps": 4, "guidance": {"scale": 2.0}}
+
+    kind: Literal["euler"] = "euler"
+
+    def table(self, process: Process, steps: int | None = None) -> Table:
+        return tables.euler(self.grid(process, steps), process.predicts)

@@ -1,0 +1,16 @@
+"""Heun's method for flows with noise."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from latentc.components.samplers.euler_maruyama import Stochastic
+
+
+class HeunSde(Stochastic):
+    """SiT's stochastic Heun: the noise first, then the trapezoid of the drift; two evaluations a step."""
+
+    HEUN: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "heun_sde", "steps": 4, "last": "tweedie"}
+
+    kind: Literal["heun_sde"] = "heun_sde"

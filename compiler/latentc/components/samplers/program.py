@@ -1,0 +1,261 @@
+"""From a table to IR: the step bodies, and the program that loops them over a network.
+
+A coefficient that is the same in all rows of a loop is a constant there, and a term with coefficient 0 is
+absent; the others are per-step tables of the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+
+import numpy as np
+
+from latentc.components.contract import Network, SampleProgram, Source
+from latentc.components.samplers.tables import Table
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.types import B, f32, i64
+
+Coefficient = float | Var
+Row = Mapping[str, Coefficient]
+# evaluate(b, x, t, guided) -> the network's output
+Evaluate = Callable[[Builder, Var, Coefficient, bool], Var]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step body works on. `state` is x, then what the body carries; `z` the step's noise, if it takes
+    any."""
+
+    table: Table
+    row: Row
+    state: tuple[Var, ...]
+    z: Var | None
+    evaluate: Callable[[Var, Coefficient, int], Var]  # (x, t, which evaluation of the step) -> output
+    channels: int
+
+
+def sample_program(
+    module: ModuleBuilder,
+    network: Network,
+    table: Table,
+    *,
+    guided: Callable[[float], bool] | None = None,
+    scale: float = 1.0,
+    channels: int | None = None,
+    entry: str = "sample",
+) -> SampleProgram:
+    """Adds entry `entry`: x f32[B, C, H, W] of normals, y i64[B], scale f32[B] with guidance, noise f32[N, B,
+    C, H, W] if any of the table's N stochastic steps takes it -> x f32[B, C, H, W].
+
+    `guided(t)` says whether the evaluation at time t is guided (None: no guidance at all); consecutive steps
+    of one answer are one loop. `channels` guides only the first so many; by default those of the data.
+
+    ValueError: guidance of a network without a null class, or of more channels than it has; a learned
+    variance of a network without the channels for it.
+    """
+    _check(network, table, guided is not None, channels)
+    data = f32(B, *network.shape)
+    b = module.function(entry)
+    x, y = b.input("x", data), b.input("y", i64(B))
+    strength = b.input("scale", f32(B)) if guided else None
+    total = sum(part.rows for part in table.parts() if part.stochastic)
+    noise = b.input("noise", f32(total, *data.shape)) if total else None
+    guide = _guided_channels(network, channels)
+
+    taken = 0
+    for part in table.parts():
+        state = _first_state(b, part, x)
+        for first, last, flags in _segments(part, guided):
+            rows = part.split(first, last)
+            z = None
+            if part.stochastic and noise is not None:
+                z = noise if rows.rows == total else b.slice(noise, axis=0, start=taken, stop=taken + rows.rows)
+                taken += rows.rows
+            state = _loop(b, f"{entry}.{part.solver}", rows, network, (y, strength), state, z, flags, guide)
+        x = state[0]
+    b.output(x)
+    module.entries[entry] = b.finish(doc=f"{table.solver}, {table.steps} steps")
+    sources = {"x": Source("normal", stream="x"), "y": Source("classes")}
+    if guided:
+        sources["scale"] = Source("guidance", default=scale)
+    if total:
+        sources["noise"] = Source("normal", stream="step", per_step=total)
+    evaluations = sum(part.rows * part.evaluations for part in table.parts())
+    return SampleProgram(entry, table.solver, table.steps, evaluations, sources)
+
+
+def _check(network: Network, table: Table, guided: bool, channels: int | None) -> None:
+    if guided and network.null_class is None:
+        raise ValueError(f"guidance needs a null class, and network {network.name} was built without one")
+    if channels is not None and channels > network.shape[0]:
+        raise ValueError(f"{channels} guided channels of data that has {network.shape[0]}")
+    if table.body == "learned_variance" and network.out_channels != 2 * network.shape[0]:
+        raise ValueError(
+            f"a learned variance needs {2 * network.shape[0]} channels out of the network, not {network.out_channels}"
+        )
+
+
+def _guided_channels(network: Network, channels: int | None) -> int | None:
+    """The `channels` of a guided call: a variance beside the prediction is never guided."""
+    guide = network.shape[0] if channels is None else channels
+    return None if guide == network.out_channels else guide
+
+
+def _segments(table: Table, guided: Callable[[float], bool] | None) -> list[tuple[int, int, tuple[bool, ...]]]:
+    """Runs of rows (first, last + 1) whose evaluations are guided alike, and whether each is."""
+    times = ("t", "t_2")[: table.evaluations]
+    flags = [
+        tuple(guided is not None and guided(float(table.columns[name][i])) for name in times) for i in range(table.rows)
+    ]
+    runs = [list(run) for _, run in groupby(range(table.rows), key=flags.__getitem__)]
+    return [(run[0], run[-1] + 1, flags[run[0]]) for run in runs]
+
+
+def _first_state(b: Builder, table: Table, x: Var) -> tuple[Var, ...]:
+    """x, the corrected state where the body has one (x itself at first), and empty estimates."""
+    if not table.history:
+        return (x,)
+    zeros = b.mul(x, 0.0, out="h")
+    last = (x,) if table.body == "predictor_corrector" else ()
+    return (x, *last, *[zeros] * table.history)
+
+
+def _loop(
+    b: Builder,
+    name: str,
+    table: Table,
+    network: Network,
+    request: tuple[Var, Var | None],
+    state: tuple[Var, ...],
+    noise: Var | None,
+    flags: tuple[bool, ...],
+    channels: int | None,
+) -> tuple[Var, ...]:
+    """One loop over the rows of a table; `request` is the classes and the guidance scale."""
+    constants = {name: value for name, column in table.columns.items() if (value := _constant(column)) is not None}
+    varying = [name for name in table.columns if name not in constants]
+    columns = [b.op("constant", value=table.columns[name], dtype="f32", out=name) for name in varying]
+    y, scale = request
+    invariants = [y] if scale is None or not any(flags) else [y, scale]
+
+    def body(
+        inner: Builder, i: Var, kept: tuple[Var, ...], carried: tuple[Var, ...], rows: tuple[Var, ...]
+    ) -> tuple[Sequence[Var], Sequence[Var]]:
+        row: dict[str, Coefficient] = {**constants, **dict(zip(varying, rows, strict=False))}
+        evaluate = partial(_evaluate, inner, network, channels, kept, flags)
+        z = rows[-1] if noise is not None else None
+        return BODIES[table.body](inner, Step(table, row, carried, z, evaluate, network.shape[0])), ()
+
+    tables = columns if noise is None else [*columns, noise]
+    return b.loop(name, table.rows, body, invariants=invariants, carried=state, tables=tables)
+
+
+def _constant(column: np.ndarray) -> float | None:
+    """The one value of a column, to the last bits of float64 (steps of an even grid differ there), or
+    None."""
+    if np.ptp(column) <= 1e-12 * np.max(np.abs(column)):
+        return float(column[0])
+    return None
+
+
+def _evaluate(
+    b: Builder,
+    network: Network,
+    channels: int | None,
+    kept: tuple[Var, ...],
+    flags: tuple[bool, ...],
+    x: Var,
+    t: Coefficient,
+    which: int,
+) -> Var:
+    """The network at (x, t, y), guided or not."""
+    y, fn = kept[0], network.methods["forward"]
+    one = b.constant(t, "f32") if isinstance(t, float) else t
+    time = b.broadcast_to(one, y, shape=y.shape, out="time")
+    if not flags[which]:
+        output: Var = b.call(fn, network.name, x, time, y, out="output")
+        return output
+    null = b.broadcast_to(b.constant(network.null_class), y, shape=y.shape, out="null")
+    kinds = ("shared", "shared", "conditional")
+    output = b.guided(fn, network.name, (x, time, y), kinds, (null,), kept[1], channels=channels)
+    return output
+
+
+# ---- the step bodies; tables/core.py says what they compute
+
+
+def combination(b: Builder, *terms: tuple[Coefficient, Var]) -> Var:
+    """The sum of coefficient * variable, without terms of coefficient 0 and products with 1."""
+    total: Var | None = None
+    for coefficient, variable in terms:
+        if isinstance(coefficient, float) and coefficient == 0.0:
+            continue
+        one = isinstance(coefficient, float) and coefficient == 1.0
+        term = variable if one else coefficient * variable
+        total = term if total is None else total + term
+    return terms[0][1] * 0.0 if total is None else total
+
+
+def _estimate(b: Builder, step: Step, x: Var, output: Var, prefix: str = "d") -> Var:
+    """The quantity the solver integrates, from the network's output; a variance beside it is left out."""
+    if output.shape[1] != step.channels:
+        output = b.slice(output, axis=1, start=0, stop=step.channels, out="output")
+    estimate = combination(b, (step.row[f"{prefix}_x"], x), (step.row[f"{prefix}_output"], output))
+    if step.table.clip is not None:
+        estimate = b.clamp(estimate, low=-step.table.clip, high=step.table.clip)
+    return estimate
+
+
+def _history(row: Row, past: Sequence[Var], prefix: str = "h") -> list[tuple[Coefficient, Var]]:
+    return [(row[f"{prefix}{i}"], h) for i, h in enumerate(past, start=1) if f"{prefix}{i}" in row]
+
+
+def _noise(step: Step) -> list[tuple[Coefficient, Var]]:
+    return [] if step.z is None else [(step.row["noise"], step.z)]
+
+
+def _linear(b: Builder, step: Step) -> tuple[Var, ...]:
+    x, *past = step.state
+    d = _estimate(b, step, x, step.evaluate(x, step.row["t"], 0))
+    new = combination(b, (step.row["x"], x), (step.row["d"], d), *_history(step.row, past), *_noise(step))
+    return (new, *[d, *past][: len(past)])
+
+
+def _learned_variance(b: Builder, step: Step) -> tuple[Var, ...]:
+    (x,), row, c = step.state, step.row, step.channels
+    output, v = b.split(step.evaluate(x, row["t"], 0), axis=1, sizes=(c, c), out="output v")
+    d = _estimate(b, step, x, output)
+    fraction = (v + 1.0) * 0.5
+    log_variance = combination(b, (row["log_high"], fraction), (row["log_low"], 1.0 - fraction))
+    assert step.z is not None  # this body always takes noise
+    deviation = b.exp(log_variance * 0.5)
+    return (combination(b, (row["x"], x), (row["d"], d), (row["noise"], deviation * step.z)),)
+
+
+def _two_stage(b: Builder, step: Step) -> tuple[Var, ...]:
+    (x,), row = step.state, step.row
+    y = combination(b, (1.0, x), *_noise(step))
+    d = _estimate(b, step, y, step.evaluate(y, row["t"], 0))
+    p = combination(b, (row["x"], y), (row["d"], d))
+    e = _estimate(b, step, p, step.evaluate(p, row["t_2"], 1), "e")
+    return (combination(b, (row["x_2"], y), (row["d_2"], d), (row["e_2"], e)),)
+
+
+def _predictor_corrector(b: Builder, step: Step) -> tuple[Var, ...]:
+    (x, last, *past), row = step.state, step.row
+    d = _estimate(b, step, x, step.evaluate(x, row["t"], 0))
+    terms = [(row["c_x"], x), (row["c_last"], last), (row["c_d"], d)]
+    c = combination(b, *terms, *_history(row, past, "c_h"))
+    new = combination(b, (row["x"], c), (row["d"], d), *_history(row, past))
+    return (new, c, *[d, *past][: len(past)])
+
+
+BODIES: Mapping[str, Callable[[Builder, Step], tuple[Var, ...]]] = {
+    "linear": _linear,
+    "learned_variance": _learned_variance,
+    "two_stage": _two_stage,
+    "predictor_corrector": _predictor_corrector,
+}
