@@ -1,0 +1,65 @@
+"""Engines behind one protocol: a backend opens engine files on a device and knows its values.
+
+A `Value` is what an engine takes and gives, kept wherever the engine wants it (device memory); the program in
+the manifest passes values on without looking at them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentc_runtime.errors import BundleError
+
+Array = NDArray[Any]
+Value = Any  # opaque outside of its backend
+
+
+class Engine(Protocol):
+    """One engine file, ready to run."""
+
+    def run(self, inputs: Mapping[str, Value | Array], outputs: Sequence[str]) -> dict[str, Value]:
+        """Run once on all inputs, values or arrays (cast to the input's type), and give the named outputs.
+
+        Raises BundleError E0607 where the engine fails.
+        """
+
+
+class Backend(Protocol):
+    """An engine library on one device ("cpu", "cuda", "tensorrt")."""
+
+    device: str
+
+    def engine(self, path: Path, external: Mapping[str, Path]) -> Engine:
+        """Open an engine file; `external`: weight files by the name it calls them, where they lie elsewhere.
+
+        Raises BundleError E0606 or E0607.
+        """
+
+    def value(self, array: Array) -> Value:
+        """An array as a value, on the device; the array must not change while the value is in use."""
+
+    def array(self, value: Value) -> Array:
+        """A value (or an array) as an array."""
+
+
+def open_backend(device: str = "auto", threads: int | None = None) -> Backend:
+    """The backend for `device`: "cpu", "cuda", "tensorrt", or "auto" for a GPU that works, else the CPU.
+
+    `threads`: CPU threads of one engine run, None for the engine's own choice. Raises BundleError E0606.
+    """
+    from latentc_runtime.backends.onnxruntime import OnnxRuntime
+
+    return OnnxRuntime(device, threads)
+
+
+def cast(array: Array, dtype: np.dtype[Any], name: str) -> Array:
+    """`array` as `dtype`, contiguous. BundleError where a fraction would have to become a whole number."""
+    result = np.ascontiguousarray(array, dtype=dtype).reshape(array.shape)  # ascontiguousarray makes [] to [1]
+    if array.dtype.kind == "f" and dtype.kind != "f" and not np.array_equal(result, array):
+        raise BundleError("E0607", f"engine input {name} takes {dtype} and got {array.dtype} values")
+    return result

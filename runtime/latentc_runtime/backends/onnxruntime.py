@@ -1,0 +1,137 @@
+"""ONNX Runtime: CPU, and the CUDA and TensorRT providers. Values are OrtValues."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentc_runtime.backends import Array, Value, cast
+from latentc_runtime.errors import BundleError
+
+PROVIDERS = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
+}
+_INSTALL = {
+    "cpu": 'pip install "latentc[cpu]", or "latentc[gpu]" on a machine with an NVIDIA GPU',
+    "gpu": 'pip install "latentc[gpu]" in place of onnxruntime, or use device="cpu"',
+}
+
+
+class OnnxRuntime:
+    """The Backend of ONNX Runtime."""
+
+    def __init__(self, device: str, threads: int | None) -> None:
+        if device not in ("auto", *PROVIDERS):
+            raise BundleError("E0606", f"unknown device {device!r}", f"use auto, {', '.join(PROVIDERS)}")
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise BundleError("E0606", f"ONNX Runtime is missing: {error}", _INSTALL["cpu"]) from None
+        self.ort: Any = onnxruntime
+        self.threads = threads
+        self.asked = device
+        available = onnxruntime.get_available_providers()
+        if device == "auto":
+            device = "cuda" if "CUDAExecutionProvider" in available else "cpu"
+        if PROVIDERS[device][0] not in available:
+            raise BundleError("E0606", f"this ONNX Runtime has no {PROVIDERS[device][0]}", _INSTALL["gpu"])
+        self.device = device
+
+    def engine(self, path: Path, external: Mapping[str, Path]) -> OrtEngine:
+        options = self.ort.SessionOptions()
+        options.log_severity_level = 3  # errors; they arrive as exceptions as well
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        try:
+            # Read through the page cache, and only while the session is made.
+            files = {name: np.memmap(file, np.uint8, "r") for name, file in external.items() if file.stat().st_size}
+            if files:
+                options.add_external_initializers_from_files_in_memory(
+                    list(files), list(files.values()), [file.nbytes for file in files.values()]
+                )
+            session = self.ort.InferenceSession(str(path), options, providers=PROVIDERS[self.device])
+        except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+            raise self.failure(f"{path.name} cannot be opened", error) from None
+        if PROVIDERS[self.device][0] not in session.get_providers():
+            # ONNX Runtime goes on without a provider whose libraries or GPU it does not find.
+            if self.asked != "auto":
+                raise BundleError(
+                    "E0606",
+                    f"ONNX Runtime found no working GPU for device={self.device!r}",
+                    'see `nvidia-smi` for the driver, or use device="cpu"',
+                )
+            self.device = "cpu"
+        if unknown := [f"{i.name}: {i.type}" for i in session.get_inputs() if i.type not in DTYPES]:
+            raise BundleError("E0607", f"{path.name} takes {', '.join(unknown)}, which numpy does not have")
+        return OrtEngine(self, path.name, session)
+
+    def value(self, array: Array) -> Value:
+        return self.ort.OrtValue.ortvalue_from_numpy(array, self.memory, 0)
+
+    def array(self, value: Value) -> Array:
+        result: Array = value if isinstance(value, np.ndarray) else value.numpy()
+        return result
+
+    @property
+    def memory(self) -> str:
+        """Where values live between runs."""
+        return "cpu" if self.device == "cpu" else "cuda"
+
+    def failure(self, what: str, error: Exception) -> BundleError:
+        """BundleError E0607 for an exception of ONNX Runtime, with the mend its text points to."""
+        text = " ".join(str(error).split())
+        if any(sign in text.lower() for sign in ("failed to allocate", "bad_alloc", "out of memory")):
+            mend = "there is not enough memory: give a smaller `batch`"
+        else:
+            mend = (
+                f"ONNX Runtime {self.ort.__version__} is installed; compare with `versions` in manifest.json, and "
+                "update it (pip install -U) or compile the bundle again on this machine"
+            )
+        return BundleError("E0607", f"{what}: {text[:600]}", mend)
+
+
+class OrtEngine:
+    """One inference session."""
+
+    def __init__(self, backend: OnnxRuntime, name: str, session: Any) -> None:
+        self.backend, self.name, self.session = backend, name, session
+        self.dtypes = {i.name: np.dtype(DTYPES[i.type]) for i in session.get_inputs()}
+        self.outputs = {o.name for o in session.get_outputs()}
+
+    def run(self, inputs: Mapping[str, Value | Array], outputs: Sequence[str]) -> dict[str, Value]:
+        if inputs.keys() != self.dtypes.keys() or not self.outputs.issuperset(outputs):
+            raise BundleError(
+                "E0607",
+                f"{self.name} takes {sorted(self.dtypes)} and gives {sorted(self.outputs)}, but the manifest has "
+                f"it take {sorted(inputs)} and give {sorted(outputs)}",
+                "compile the bundle again with `latentc compile`",
+            )
+        binding = self.session.io_binding()
+        try:
+            for name, value in inputs.items():
+                if isinstance(value, np.ndarray):
+                    binding.bind_cpu_input(name, cast(value, self.dtypes[name], name))
+                else:
+                    binding.bind_ortvalue_input(name, value)
+            for name in outputs:
+                # By device and not by buffer: the engine allocates it, and it stays there for the next run.
+                binding.bind_output(name, self.backend.memory)
+            self.session.run_with_iobinding(binding)
+        except BundleError:
+            raise
+        except Exception as error:  # as above
+            raise self.backend.failure(f"{self.name} failed", error) from None
+        return dict(zip(outputs, binding.get_outputs(), strict=True))

@@ -1,0 +1,208 @@
+"""A bundle's folder: opening it means that every byte the engine will read is the one the compiler wrote."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentc_runtime.errors import BundleError
+from latentc_runtime.manifest import (
+    FileEntry,
+    Manifest,
+    Reference,
+    bytes_from_manifest,
+    manifest_from_bytes,
+)
+
+MANIFEST = "manifest.json"
+LARGEST_MANIFEST = 1 << 28  # bytes; a larger file is no manifest
+
+_AGAIN = "copy the bundle again from where it was made, or compile it again with `latentc compile`"
+_NO_LINKS = "copy the bundle with its files in place of links (cp -rL)"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its folder (resolved) and its manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    def path(self, name: str) -> Path:
+        """Where a file of `manifest.files` lies."""
+        return self.folder / name
+
+    def external_files(self) -> dict[str, Path]:
+        """Weight files by the name that ONNX files call them, the referenced ones where they lie.
+
+        Empty where nothing is referenced: then an engine finds them by itself. An engine that is given one
+        from elsewhere wants to be given all.
+        """
+        references = {name: Path(r.location) for name, r in self.manifest.references.items()}
+        inside = {name: self.path(name) for name in self.manifest.files if name.startswith("weights/")}
+        return {**inside, **references} if references else {}
+
+
+def open_bundle(path: str | os.PathLike[str], verify: bool = True) -> Bundle:
+    """Open the bundle in the folder `path`; with `verify`, compare the sha256 of every file.
+
+    Hashes of large files are remembered by inode, size and times in the user's cache folder, so that opening a
+    bundle again costs nothing; what a disk changes behind the file system's back shows at the first opening.
+    Raises BundleError: E0601 no bundle, E0602 damaged manifest, E0603 unknown format, E0604 missing or damaged
+    file, E0605 a name that leaves the bundle, E0611 a referenced file that is missing or has changed.
+    """
+    try:
+        return _open(Path(path), verify)
+    except OSError as error:
+        raise _unreadable(str(path), error, "E0604") from None
+
+
+def _open(folder: Path, verify: bool) -> Bundle:
+    if not folder.exists():
+        raise BundleError("E0601", f"there is no bundle at {folder}", "compile one with `latentc compile`")
+    if not folder.is_dir() or not (folder / MANIFEST).is_file():
+        raise BundleError("E0601", f"{folder} is not a bundle: no {MANIFEST} in it", "give the bundle's folder")
+    folder = folder.resolve()
+    bundle = Bundle(folder, manifest_from_bytes(_manifest_text(folder)))
+    manifest = bundle.manifest
+    for name in (*manifest.files, *manifest.references):
+        check_name(name)
+    cache = _HashCache()
+    for name, entry in manifest.files.items():
+        _check_file(folder, name, entry, cache if verify else None)
+    for name, reference in manifest.references.items():
+        location = Path(reference.location)
+        where = f"the weight file {location} that the bundle refers to (as {name})"
+        mend = "put the file back, or compile the bundle again without `--by-reference`"
+        if not location.is_absolute():
+            raise BundleError("E0605", f"{where} is not an absolute path", _AGAIN)
+        _check_content(location, reference, where, cache if verify else None, "E0611", mend)
+    cache.save()
+    return bundle
+
+
+def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> None:
+    """Write `manifest` into `folder`, whole or not at all. BundleError where it contradicts itself."""
+    for name in (*manifest.files, *manifest.references):
+        check_name(name)
+    text = bytes_from_manifest(manifest)
+    target = Path(folder) / MANIFEST
+    partial = target.with_suffix(".partial")
+    partial.write_bytes(text)
+    partial.replace(target)
+
+
+def hash_file(path: str | os.PathLike[str]) -> FileEntry:
+    """Sha256 and size of a file, for `Manifest.files`. OSError where it cannot be read."""
+    with Path(path).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileEntry(digest, os.fstat(file.fileno()).st_size)
+
+
+def hash_files(folder: str | os.PathLike[str], names: Iterable[str]) -> dict[str, FileEntry]:
+    """`hash_file` of files in `folder` by their names ("weights/model.safetensors")."""
+    return {name: hash_file(Path(folder) / name) for name in names}
+
+
+def check_name(name: str) -> None:
+    """BundleError E0605 unless `name` is a plain relative path with `/`, such as "weights/a.safetensors"."""
+    parts = name.split("/")
+    plain = all(part not in ("", ".", "..") for part in parts) and name.isprintable()
+    if not plain or "\\" in name or ":" in name or name == MANIFEST:
+        raise BundleError("E0605", f"manifest.json: {json.dumps(name)} is not the name of a file in the bundle", _AGAIN)
+
+
+def _manifest_text(folder: Path) -> bytes:
+    path = folder / MANIFEST
+    if path.is_symlink():
+        raise BundleError("E0605", f"{path} is a symbolic link", _NO_LINKS)
+    if path.stat().st_size > LARGEST_MANIFEST:
+        raise BundleError("E0602", f"{path} is too large to be a manifest", _AGAIN)
+    return path.read_bytes()
+
+
+def _check_file(folder: Path, name: str, entry: FileEntry, cache: _HashCache | None) -> None:
+    # Engines refuse weights behind links, and a link could lead out of the bundle.
+    path = folder
+    for part in name.split("/"):
+        path = path / part
+        if path.is_symlink():
+            raise BundleError("E0605", f"{name}: {path} is a symbolic link", _NO_LINKS)
+    _check_content(path, entry, f"the bundle's file {name}", cache, "E0604", _AGAIN)
+
+
+def _check_content(
+    path: Path, entry: FileEntry | Reference, where: str, cache: _HashCache | None, code: str, mend: str
+) -> None:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise BundleError(code, f"{where} is not a file", mend)
+        if status.st_size != entry.size:
+            raise BundleError(code, f"{where} has {status.st_size} bytes instead of {entry.size}", mend)
+        if cache is not None and cache.sha256(path) != entry.sha256:
+            raise BundleError(code, f"{where} is damaged: its sha256 differs from the manifest's", mend)
+    except FileNotFoundError:
+        raise BundleError(code, f"{where} is missing", mend) from None
+    except OSError as error:
+        raise _unreadable(where, error, code) from None
+
+
+def _unreadable(where: str, error: OSError, code: str) -> BundleError:
+    return BundleError(code, f"{where} cannot be read: {error.strerror or error}", "check the file's permissions")
+
+
+class _HashCache:
+    """Sha256 by device, inode, size, mtime and ctime, in the user's cache folder.
+
+    A cache that cannot be read or written is an empty one.
+    """
+
+    SMALLEST = 1 << 20  # bytes; smaller files are always hashed
+    YOUNGEST = 2.0  # seconds; a file changed since may change again without a change of its times
+    MOST = 4096  # entries kept
+
+    def __init__(self) -> None:
+        base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+        home = os.environ.get("HOME") or os.environ.get("USERPROFILE") or tempfile.gettempdir()
+        self.path = (Path(base) if base else Path(home, ".cache")) / "latentc" / "sha256.json"
+        self.changed = False
+        self.entries: dict[str, str] = {}
+        try:
+            entries = json.loads(self.path.read_bytes())
+            if isinstance(entries, dict):
+                self.entries = {k: v for k, v in entries.items() if isinstance(v, str)}
+        except (OSError, ValueError, RecursionError):
+            pass
+
+    def sha256(self, path: Path) -> str:
+        s = path.stat()
+        key = f"{s.st_dev}:{s.st_ino}:{s.st_size}:{s.st_mtime_ns}:{s.st_ctime_ns}"
+        if s.st_size >= self.SMALLEST and key in self.entries:
+            return self.entries[key]
+        digest = hash_file(path).sha256
+        if s.st_size >= self.SMALLEST and time.time() - max(s.st_mtime, s.st_ctime) > self.YOUNGEST:
+            self.entries[key] = digest
+            self.changed = True
+        return digest
+
+    def save(self) -> None:
+        if not self.changed:
+            return
+        latest = dict(list(self.entries.items())[-self.MOST :])
+        partial = self.path.with_suffix(f".{os.getpid()}.partial")
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                partial.write_text(json.dumps(latest))
+                partial.replace(self.path)
+            finally:
+                partial.unlink(missing_ok=True)

@@ -1,0 +1,87 @@
+"""The interpreter of a sampler's program: loops, engine calls and table rows, run on the host.
+
+Variables hold engine values or arrays and are never looked into, so state stays on the device between calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from latentc_runtime.backends import Array, Engine, Value
+from latentc_runtime.manifest import RESULT, EngineCall, Statement
+
+Variables = dict[str, Value | Array]
+
+
+def run_program(
+    program: Sequence[Statement],
+    variables: Variables,
+    engine: Callable[[str], Engine],
+    row: Callable[[str, int], Array],
+    tick: Callable[[], None],
+) -> Value | Array:
+    """Run a program and give its result.
+
+    `variables` are the sampler's inputs; `engine` gives the engine of a file, `row` row i of a per-step input;
+    `tick` is called `ticks(program)` times: after each step of an innermost loop, or at the end without loops.
+    """
+    variables = dict(variables)
+    _run(program, variables, 0, engine, row, tick)
+    if not _has_loop(program):
+        tick()
+    return variables[RESULT]
+
+
+def ticks(program: Sequence[Statement]) -> int:
+    """How often a run reports progress."""
+    return _loop_ticks(program) or 1
+
+
+def variables_read(program: Sequence[Statement]) -> Iterator[str]:
+    """Variables that engines take. A per-step input among them is needed whole, as an array of all rows."""
+    for statement in program:
+        if isinstance(statement, EngineCall):
+            yield from statement.inputs.values()
+        else:
+            yield from (new for _, new in statement.carried)
+            yield from variables_read(statement.body)
+
+
+def _run(
+    program: Sequence[Statement],
+    variables: Variables,
+    outer: int,
+    engine: Callable[[str], Engine],
+    row: Callable[[str, int], Array],
+    tick: Callable[[], None],
+) -> None:
+    """Run statements in place on `variables`; `outer` counts the steps of the loops around them."""
+    for s in program:
+        if isinstance(s, EngineCall):
+            feeds = {name: variables[variable] for name, variable in s.inputs.items()}
+            results = engine(s.file).run(feeds, list(dict.fromkeys(s.outputs.values())))
+            variables.update({variable: results[name] for variable, name in s.outputs.items()})
+            continue
+        innermost = not _has_loop(s.body)
+        for step in range(s.trip):
+            count = outer * s.trip + step
+            scope = dict(variables)
+            scope.update({variable: np.asarray(rows[step]) for variable, rows in s.tables.items()})
+            scope.update({variable: row(name, count) for variable, name in s.noise.items()})
+            if s.index is not None:
+                scope[s.index] = np.asarray(step, np.int64)
+            _run(s.body, scope, count, engine, row, tick)
+            variables.update({variable: scope[new] for variable, new in s.carried})
+            del scope  # what is not carried is freed before the next step allocates its own
+            if innermost:
+                tick()
+
+
+def _has_loop(program: Sequence[Statement]) -> bool:
+    return any(not isinstance(s, EngineCall) for s in program)
+
+
+def _loop_ticks(program: Sequence[Statement]) -> int:
+    return sum(s.trip * (_loop_ticks(s.body) or 1) for s in program if not isinstance(s, EngineCall))

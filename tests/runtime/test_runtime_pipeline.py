@@ -1,0 +1,286 @@
+"""Sampling from whole bundles: the three forms, batches, seeds, noise, guidance, progress, refusals."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_bundles as tiny
+
+import latentc_runtime
+from latentc_runtime import BundleError, load, noise
+from latentc_runtime.bundle import hash_file, write_manifest
+from latentc_runtime.manifest import EngineCall, Loop, NormalSource, Reference
+
+CLASSES, SEEDS = [3, 1, 9, 0, 3], [7, 2**63, 7, 0, 2**64 - 1]
+
+
+@pytest.fixture(params=["loop", "host"])
+def bundle(request, tmp_path):
+    return {"loop": tiny.loop_bundle, "host": tiny.host_bundle}[request.param](tmp_path / "bundle")
+
+
+def open_(path, **options):
+    return load(path, device="cpu", threads=1, **options)
+
+
+def test_samples_are_what_numpy_gives(bundle):
+    pipe = open_(bundle)
+    samples = pipe.sample(CLASSES, SEEDS, guidance=[1, 2, 3, 4, 5])
+    assert samples.dtype == np.float32 and samples.shape == (5, 1, 2, 2)
+    np.testing.assert_allclose(samples, tiny.expected(CLASSES, SEEDS, [1, 2, 3, 4, 5]), rtol=1e-5, atol=1e-6)
+    assert (pipe.device, pipe.steps, pipe.manifest.name) == ("cpu", (3,), "tiny")
+
+
+def test_defaults(bundle):
+    samples = open_(bundle).sample([1, 2])
+    np.testing.assert_allclose(samples, tiny.expected([1, 2], [0, 1], [4, 4]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5, 100])
+def test_batches_do_not_show(bundle, batch):
+    pipe = open_(bundle)
+    whole = pipe.sample(CLASSES, SEEDS)
+    np.testing.assert_array_equal(pipe.sample(CLASSES, SEEDS, batch=batch), whole)
+    order = [4, 2, 0, 1, 3]
+    shuffled = pipe.sample(np.array(CLASSES)[order], [SEEDS[i] for i in order], batch=batch)
+    np.testing.assert_array_equal(shuffled, whole[order])
+
+
+def test_largest_batch_of_the_engine_is_kept(tmp_path):
+    pipe = open_(tiny.host_bundle(tmp_path / "bundle", max_batch=2))
+    sizes = []
+    run = pipe._run
+    pipe._run = lambda request, tick: sizes.append(len(request.classes)) or run(request, tick)
+    pipe.sample(CLASSES, SEEDS, batch=4)
+    assert sizes == [2, 2, 1]
+
+
+def test_no_samples_asked(bundle):
+    assert open_(bundle).sample([], []).shape == (0, 1, 2, 2)
+
+
+def test_given_noise_replaces_the_seeds(bundle):
+    pipe = open_(bundle)
+    made = pipe.noise(SEEDS, 5)
+    np.testing.assert_array_equal(pipe.sample(CLASSES, 0, noise=made, batch=2), pipe.sample(CLASSES, SEEDS))
+    first = "x" if "x" in made else "out"
+    doubled = made | {first: 2 * made[first].astype(np.float64)}
+    expected = tiny.expected(CLASSES, SEEDS, [4] * 5, {"x": doubled[first], "n": made["n"]})
+    np.testing.assert_allclose(pipe.sample(CLASSES, SEEDS, noise=doubled), expected, rtol=1e-5, atol=1e-6)
+    only = pipe.sample(CLASSES, SEEDS, noise={"n": made["n"]})
+    np.testing.assert_array_equal(only, pipe.sample(CLASSES, SEEDS))
+
+
+def test_progress(tmp_path):
+    for make, each in ((tiny.loop_bundle, 1), (tiny.host_bundle, tiny.STEPS)):
+        calls = []
+        open_(make(tmp_path / make.__name__)).sample(CLASSES, batch=2, progress=lambda *c: calls.append(c))  # noqa: B023
+        assert calls == [(i, 3 * each) for i in range(3 * each + 1)]
+
+
+def test_progress_can_stop_sampling(bundle):
+    def stop(done, total):
+        if done:
+            raise KeyboardInterrupt
+
+    pipe = open_(bundle)
+    with pytest.raises(KeyboardInterrupt):
+        pipe.sample(CLASSES, progress=stop)
+    assert np.isfinite(pipe.sample(CLASSES)).all()
+
+
+def test_tokens(tmp_path):
+    pipe = open_(tiny.token_bundle(tmp_path / "bundle"))
+    tokens = pipe.sample(CLASSES, SEEDS)
+    u = noise.uniforms(SEEDS, "token", (), range(tiny.TOKENS))
+    assert tokens.dtype == np.int64
+    np.testing.assert_array_equal(tokens, ((np.floor(u * 5) + np.array(CLASSES)) % 5).T)
+    images = pipe.images(tokens)
+    assert images.shape == (5, 2, 2, 1) and set(images.ravel()) <= {0, 64, 128, 191, 255}
+
+
+def test_weights_by_reference(tmp_path):
+    far = tmp_path / "far" / "weights.bin"
+    tiny.write_weights(far)
+    entry = hash_file(far)
+    references = {"weights/tiny.bin": Reference(entry.sha256, entry.size, str(far))}
+    path = tiny.loop_bundle(tmp_path / "bundle", references)
+    np.testing.assert_allclose(open_(path).sample([1]), tiny.expected([1], [0], [4]), rtol=1e-5, atol=1e-6)
+    far.write_bytes(far.read_bytes()[:-1] + b"\xff")
+    for change in (lambda: None, far.unlink):
+        change()
+        with pytest.raises(BundleError) as raised:
+            open_(path)
+        assert raised.value.code == "E0611" and "--by-reference" in raised.value.help
+
+
+def test_loops_nest_and_variables_keep_their_scope(tmp_path):
+    path = tiny.host_bundle(tmp_path / "bundle")
+    manifest = open_(path).manifest
+    entry = manifest.samplers[0]
+    inner = entry.program[0]
+    outer = Loop("loop", 2, (inner,), carried=(("out", "out"),), index="outer_step")
+    inputs = (*entry.inputs[:3], replace(entry.inputs[3], shape=(6, "B", 1, 2, 2)))
+    inputs = (*inputs[:3], replace(inputs[3], source=NormalSource("normal", "step", 6)))
+    entry = replace(entry, inputs=inputs, program=(outer,))
+    write_manifest(path, replace(manifest, samplers=(entry,)))
+    calls = []
+    samples = open_(path).sample([2], [5], progress=lambda *c: calls.append(c))
+    x, rows = noise.normals([5], "x", tiny.SHAPE), noise.normals([5], "step", tiny.SHAPE, range(6))
+    for half in (rows[:3], rows[3:]):
+        x = tiny.expected([2], [5], [4], {"x": x, "n": half})
+    np.testing.assert_allclose(samples, x, rtol=1e-5, atol=1e-6)
+    assert calls[-1] == (6, 6) and len(calls) == 7
+
+
+def test_several_step_counts_share_an_engine(tmp_path):
+    path = tiny.host_bundle(tmp_path / "bundle")
+    manifest = open_(path).manifest
+    entry = manifest.samplers[0]
+    one = replace(entry.program[0], trip=1, tables={"a": (0.5,)}, noise={"row": "first"})
+    first = replace(entry.inputs[3], name="first", shape=(1, "B", 1, 2, 2), source=NormalSource("normal", "step", 1))
+    short = replace(entry, steps=1, inputs=(*entry.inputs[:3], first), program=(one,))
+    write_manifest(path, replace(manifest, samplers=(entry, short)))
+    pipe = open_(path)
+    assert pipe.steps == (3, 1) and len(pipe._engines) == 1
+    x, n = noise.normals([0], "x", tiny.SHAPE), noise.normals([0], "step", tiny.SHAPE)
+    np.testing.assert_allclose(pipe.sample([2], steps=1), 0.5 * x + tiny.BIAS + 0.24 + n, rtol=1e-5, atol=1e-6)
+    assert len(pipe._engines) == 1
+    with pytest.raises(BundleError, match="1, 3 steps, not in 7") as raised:
+        pipe.sample([2], steps=7)
+    assert raised.value.code == "E0609" and "sampler.steps=7" in raised.value.help
+
+
+BAD = [
+    ({"classes": [10]}, "E0608", "no class 10"),
+    ({"classes": [0, -1]}, "E0608", "no class -1"),
+    ({"classes": [0.5]}, "E0608", "whole numbers"),
+    ({"classes": [True]}, "E0608", "whole numbers"),
+    ({"classes": 3}, "E0608", "list of whole numbers"),
+    ({"classes": [[1]]}, "E0608", "list of whole numbers"),
+    ({"classes": ["cat"]}, "E0608", "whole numbers"),
+    ({"classes": [[1], [1, 2]]}, "E0608", "not an array"),
+    ({"seeds": [1]}, "E0608", "1 seeds for 2 samples"),
+    ({"seeds": [1, -1]}, "E0608", "-1 is not"),
+    ({"seeds": -1}, "E0608", "-1 is not"),
+    ({"seeds": 2**64 - 1}, "E0608", "2\\^64"),
+    ({"seeds": [1, 2**64]}, "E0608", "2\\^64"),
+    ({"seeds": [1, 2.0]}, "E0608", "integers"),
+    ({"seeds": 1.5}, "E0608", "whole number"),
+    ({"seeds": True}, "E0608", "whole number"),
+    ({"seeds": "12"}, "E0608", "whole number"),
+    ({"guidance": float("nan")}, "E0608", "finite"),
+    ({"guidance": [1, float("inf")]}, "E0608", "finite"),
+    ({"guidance": 1e39}, "E0608", "finite"),
+    ({"guidance": [1, 2, 3]}, "E0608", "3 guidance scales for 2"),
+    ({"guidance": "strong"}, "E0608", "number"),
+    ({"batch": 0}, "E0608", "batch"),
+    ({"batch": 1.5}, "E0608", "batch"),
+    ({"steps": 50}, "E0609", "3 steps"),
+    ({"noise": {"z": np.zeros((2, 1, 2, 2))}}, "E0610", "no noise input `z`"),
+    ({"noise": {"y": np.zeros(2)}}, "E0610", "no noise input `y`"),
+    ({"noise": {"n": np.zeros((2, 1, 2, 2))}}, "E0610", "shape"),
+    ({"noise": {"n": np.zeros((3, 2, 1, 2, 2), int)}}, "E0610", "type int64"),
+    ({"noise": {"n": np.full((3, 2, 1, 2, 2), np.nan)}}, "E0610", "finite"),
+]
+
+
+@pytest.mark.parametrize(("change", "code", "message"), BAD)
+def test_requests_that_do_not_fit_are_refused_with_a_mend(tmp_path, change, code, message):
+    pipe = open_(tiny.loop_bundle(tmp_path / "bundle"))
+    with pytest.raises(BundleError, match=message) as raised:
+        pipe.sample(**{"classes": [0, 1], "seeds": 0, **change})
+    assert raised.value.code == code and raised.value.help
+
+
+def test_refusals_of_a_bundle_without_guidance(tmp_path):
+    pipe = open_(tiny.token_bundle(tmp_path / "bundle"))
+    with pytest.raises(BundleError, match="without guidance"):
+        pipe.sample([0], guidance=2.0)
+    with pytest.raises(BundleError, match=r"\[0, 1\]"):
+        pipe.sample([0], noise={"u": np.full((4, 1), 1.5, np.float32)})
+
+
+def test_devices_that_are_not_there(tmp_path):
+    path = tiny.host_bundle(tmp_path / "bundle")
+    for device in ("cuda", "tensorrt", "abacus"):
+        import onnxruntime
+
+        if "CUDAExecutionProvider" in onnxruntime.get_available_providers() and device != "abacus":
+            continue
+        with pytest.raises(BundleError) as raised:
+            load(path, device=device)
+        assert raised.value.code == "E0606" and raised.value.help
+
+
+def test_engine_failures_are_told(tmp_path):
+    path = tiny.host_bundle(tmp_path / "bundle")
+    manifest = open_(path).manifest
+    entry = manifest.samplers[0]
+    call = entry.program[0].body[0]
+
+    def with_(call=call, **changes):
+        loop = replace(entry.program[0], body=(call,))
+        write_manifest(path, replace(manifest, samplers=(replace(entry, program=(loop,)),), **changes))
+        return open_(path).sample([0])
+
+    cases = [
+        (lambda: with_(replace(call, inputs={"x": "out"})), "step.onnx takes"),
+        (lambda: with_(replace(call, outputs={"x_next": "nothing"})), "give \\['nothing'\\]"),
+        (lambda: with_(replace(call, inputs=call.inputs | {"a": "out", "x": "a"})), "step.onnx failed"),
+        (lambda: with_(output=replace(manifest.output, shape=(1, 2, 3))), "samples of shape"),
+    ]
+    for run, message in cases:
+        with pytest.raises(BundleError, match=message) as raised:
+            run()
+        assert raised.value.code == "E0607" and raised.value.help
+    (path / "step.onnx").write_bytes(b"no ONNX")
+    with pytest.raises(BundleError, match=r"step.onnx cannot be opened") as raised:
+        with_(files={"step.onnx": hash_file(path / "step.onnx")})
+    assert raised.value.code == "E0607"
+
+
+def test_fractions_do_not_become_whole_numbers(tmp_path):
+    path = tiny.host_bundle(tmp_path / "bundle")
+    manifest = open_(path).manifest
+    entry = manifest.samplers[0]
+    call = entry.program[0].body[0]
+    call = replace(call, inputs=call.inputs | {"y": "a"})
+    loop = replace(entry.program[0], body=(call,))
+    write_manifest(path, replace(manifest, samplers=(replace(entry, program=(loop,)),)))
+    with pytest.raises(BundleError, match="takes int64 and got float64"):
+        open_(path).sample([0])
+
+
+def test_only_numpy_and_the_engine_are_imported(tmp_path):
+    root = Path(latentc_runtime.__file__).parent
+    modules = [
+        ".".join(("latentc_runtime", *path.relative_to(root).with_suffix("").parts)).removesuffix(".__init__")
+        for path in sorted(root.rglob("*.py"))
+    ]
+    assert "latentc_runtime.backends.onnxruntime" in modules and len(modules) > 10
+    bundle = tiny.loop_bundle(tmp_path / "bundle")
+    code = f"""
+import importlib, sys
+for name in {modules!r}:
+    importlib.import_module(name)
+assert "onnxruntime" not in sys.modules, "the engine is imported before it is needed"
+import latentc_runtime
+latentc_runtime.load({str(bundle)!r}, device="cpu", threads=1).sample([1])
+heavy = {{"torch", "onnx", "pydantic", "latentc", "yaml", "jinja2", "networkx", "typer", "PIL"}}
+found = heavy & {{name.split(".")[0] for name in sys.modules}}
+assert not found, found
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_an_engine_call_needs_no_loop():
+    call = EngineCall("engine", "a.onnx", {}, {"out": "y"})
+    from latentc_runtime.program import ticks
+
+    assert ticks((call, call)) == 1
+    nest = Loop("loop", 4, (call, Loop("loop", 3, (call,)), Loop("loop", 2, (call,))))
+    assert ticks((call, nest)) == 20
