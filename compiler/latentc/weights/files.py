@@ -25,6 +25,7 @@ _FOREIGN = {
     b"GGUF": "a GGUF file",
     b"\x93NUM": "a single .npy array, which has no names",
 }
+_DEEPEST = 16  # dicts within dicts that are looked into for state dicts
 _LARGEST_INDEX = 1 << 28  # bytes
 
 
@@ -61,7 +62,7 @@ def _tree(path: Path) -> Mapping[Any, Any]:
             return _mapping(path, read_torch(path))
         if names and all(name.endswith(".npy") for name in names):
             return read_npz(path)
-    elif head[:1] == b"\x80" and 1 <= head[1] <= 5:
+    elif head[:1] == b"\x80" and head[1:2] in b"\x01\x02\x03\x04\x05" and len(head) > 1:
         return _mapping(path, read_torch(path))
     elif head[8:9] == b"{" or path.suffix == ".safetensors":
         return read_safetensors(path)
@@ -139,12 +140,13 @@ def _groups(tree: Mapping[Any, Any]) -> dict[str, dict[str, Expr]]:
     found: dict[str, dict[str, Expr]] = {}
     seen: set[int] = set()
 
-    def walk(node: Mapping[Any, Any], place: str) -> bool:
-        if id(node) in seen:  # pickles can share and even contain themselves
+    def walk(node: Mapping[Any, Any], place: str, depth: int) -> bool:
+        # Pickles can share dicts, contain themselves, and be nested without end.
+        if id(node) in seen or depth > _DEEPEST:
             return False
         seen.add(id(node))
         inner = [
-            walk(value, f"{place}.{key}" if place else key)
+            walk(value, f"{place}.{key}" if place else key, depth + 1)
             for key, value in node.items()
             if isinstance(value, Mapping) and isinstance(key, str)
         ]
@@ -153,7 +155,7 @@ def _groups(tree: Mapping[Any, Any]) -> dict[str, dict[str, Expr]]:
             found[place] = tensors
         return bool(tensors) or any(inner)
 
-    walk(tree, "")
+    walk(tree, "", 0)
     return found
 
 

@@ -44,7 +44,7 @@ def import_weights(
     unused = [name for name in made if name not in expected]
     missing = [name for name in expected if name not in made]
     problems.add("tensors that this model does not have", unused, missing)
-    problems.add("tensors of this model that the checkpoint does not give", missing, [*unused, *official])
+    problems.add("tensors of this model that the checkpoint does not give", missing, unused or official)
     typed = {name: _typed(name, made[name], *expected[name], problems) for name in expected if name in made}
     problems.raise_if_any("the checkpoint's tensors do not fit this model")
     return typed

@@ -43,6 +43,7 @@ DAMAGE = (
     RuntimeError,
     NotImplementedError,
     OverflowError,
+    MemoryError,
     KeyError,
     zlib.error,
 )

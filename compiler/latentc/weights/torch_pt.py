@@ -7,6 +7,7 @@ interleaves pickles and data; for that one alone torch is used, with weights_onl
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -151,7 +152,8 @@ def _read_old(path: Path) -> Any:
             warnings.simplefilter("ignore")
             tree = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise _refused(path, str(error).splitlines()[0]) from error
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        raise _refused(path, f"it names {named[1]}" if named else "it is no plain state dict") from error
     except Exception as error:  # torch raises whatever the damaged bytes lead to
         raise damaged(path, f"torch cannot read it ({type(error).__name__})") from error
 

@@ -1,0 +1,171 @@
+"""open_weights: every format by its content, folders and shards, and .npz archives."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentc.diagnostics import CODES, DiagnosticError
+from latentc.weights import Array, Expr, is_identity, materialise, open_weights, write_safetensors
+
+
+def code_of(call: Any) -> str:
+    with pytest.raises(DiagnosticError) as caught:
+        call()
+    assert caught.value.diagnostics[0].code in CODES
+    return caught.value.diagnostics[0].code
+
+
+ARRAYS = {
+    "f": np.asfortranarray(np.arange(24, dtype=np.float32).reshape(2, 3, 4)),
+    "c": np.arange(6, dtype=np.int64).reshape(2, 3),
+    "big": np.arange(3, dtype=">f4"),
+    "s": np.array(2.5),
+    "e": np.zeros((0, 2), np.float16),
+}
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz(tmp_path: Path, save: Any) -> None:
+    save(tmp_path / "m.npz", **ARRAYS)
+    ours = open_weights(tmp_path / "m.npz")
+    assert list(ours) == list(ARRAYS)
+    for name, array in ARRAYS.items():
+        assert ours[name].dtype == array.dtype.newbyteorder("=")
+        np.testing.assert_array_equal(materialise(ours[name]), array)
+    assert (is_identity(ours["c"]) is not None) == (save is np.savez)
+
+
+def test_npz_that_holds_no_numbers(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.system, (f"touch {mark}",)
+
+    np.savez(tmp_path / "m.npz", a=np.array([Evil()], dtype=object))
+    assert code_of(lambda: open_weights(tmp_path / "m.npz")) == "E0405"
+    assert not mark.exists()
+    np.savez(tmp_path / "m.npz", a=np.array(["text"]))
+    assert code_of(lambda: open_weights(tmp_path / "m.npz")) == "E0405"
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz_truncated_or_flipped_is_a_diagnostic(tmp_path: Path, save: Any) -> None:
+    path = tmp_path / "m.npz"
+    save(path, a=np.ones((2, 3), np.float32), b=np.asfortranarray(np.ones((3, 2))))
+    data = path.read_bytes()
+    rng = random.Random(0)
+    for length in range(0, len(data), 5):
+        path.write_bytes(data[:length])
+        assert code_of(lambda: open_weights(path)) in ("E0403", "E0408")
+    for position in range(len(data)):
+        path.write_bytes(data[:position] + bytes([data[position] ^ (1 << rng.randrange(8))]) + data[position + 1 :])
+        try:
+            for expr in open_weights(path).values():
+                materialise(expr)
+        except DiagnosticError as error:
+            assert error.diagnostics[0].code.startswith("E04")
+
+
+def tensors(**values: float) -> dict[str, Expr]:
+    return {name: Array(np.full(3, value, np.float32)) for name, value in values.items()}
+
+
+def sharded(folder: Path, where: dict[str, str]) -> Path:
+    write_safetensors(folder / "model-1.safetensors", tensors(a=1, b=2))
+    write_safetensors(folder / "model-2.safetensors", tensors(c=3))
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return index
+
+
+WHERE = {"c": "model-2.safetensors", "a": "model-1.safetensors", "b": "model-1.safetensors"}
+
+
+def test_shards(tmp_path: Path) -> None:
+    index = sharded(tmp_path, WHERE)
+    for path in (index, tmp_path):
+        ours = open_weights(path)
+        assert {name: float(materialise(expr)[0]) for name, expr in ours.items()} == {"a": 1, "b": 2, "c": 3}
+    index.unlink()
+    assert set(open_weights(tmp_path)) == {"a", "b", "c"}
+    write_safetensors(tmp_path / "model-3.safetensors", tensors(a=4))
+    assert code_of(lambda: open_weights(tmp_path)) == "E0406"
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {**WHERE, "d": "model-1.safetensors"},
+        {**WHERE, "a": "model-9.safetensors"},
+        {**WHERE, "a": "../model-1.safetensors"},
+        {**WHERE, "a": "/etc/passwd"},
+        {**WHERE, "a": "model.safetensors.index.json"},
+        {**WHERE, "a": 3},
+        {**WHERE, "a": ""},
+    ],
+)
+def test_shards_that_do_not_fit_together(tmp_path: Path, where: dict[str, str]) -> None:
+    assert code_of(lambda: open_weights(sharded(tmp_path, where))) in ("E0406", "E0409")
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"weight_map": []}', "{" * 50000])
+def test_a_malformed_index(tmp_path: Path, text: str) -> None:
+    (tmp_path / "m.index.json").write_text(text)
+    assert code_of(lambda: open_weights(tmp_path)) == "E0406"
+
+
+def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "m.pt", tensors(a=1))
+    np.savez(tmp_path / "m", a=np.ones(2))
+    (tmp_path / "m.npz").rename(tmp_path / "m.safetensors")
+    assert list(open_weights(tmp_path / "m.pt")) == ["a"]
+    assert list(open_weights(tmp_path / "m.safetensors")) == ["a"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n" + bytes(40), b"GGUF" + bytes(40), b"x" * 100, b"\x80"])
+def test_other_files(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.bin").write_bytes(content)
+    assert code_of(lambda: open_weights(tmp_path / "m.bin")) == "E0403"
+
+
+def test_a_single_npy_and_an_empty_archive(tmp_path: Path) -> None:
+    np.save(tmp_path / "m.npy", np.ones(2))
+    assert code_of(lambda: open_weights(tmp_path / "m.npy")) == "E0403"
+    np.savez(tmp_path / "m.npz")
+    assert code_of(lambda: open_weights(tmp_path / "m.npz")) == "E0403"
+    assert code_of(lambda: open_weights(tmp_path / "none")) == "E0401"
+
+
+def test_folders(tmp_path: Path) -> None:
+    assert code_of(lambda: open_weights(tmp_path)) == "E0403"
+    np.savez(tmp_path / "m.npz", a=np.ones(2))
+    assert list(open_weights(tmp_path)) == ["a"]
+    write_safetensors(tmp_path / "m.safetensors", tensors(a=1))
+    assert code_of(lambda: open_weights(tmp_path)) == "E0403"
+
+
+def test_a_key_in_a_flat_file_is_a_prefix(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "m", {**tensors(**{"ema.a": 1, "ema.b": 2}), **tensors(**{"model.a": 3})})
+    assert set(open_weights(tmp_path / "m", "ema")) == {"a", "b"}
+    assert set(open_weights(tmp_path / "m")) == {"ema.a", "ema.b", "model.a"}
+    assert code_of(lambda: open_weights(tmp_path / "m", "other")) == "E0409"
+
+
+def test_big_files_are_only_opened(tmp_path: Path) -> None:
+    """A header of a 4 GB model in a sparse file: opening reads the header alone."""
+    size = 1 << 32
+    header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    with (tmp_path / "m").open("wb") as file:
+        file.write(io.BytesIO(len(header).to_bytes(8, "little") + header).getvalue())
+        os.truncate(file.fileno(), file.tell() + size)
+    expr = open_weights(tmp_path / "m")["w"]
+    assert materialise(expr)[-1] == 0
