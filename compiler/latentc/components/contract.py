@@ -38,7 +38,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Draw:
-    """A random input of a loss: `kind` is normal, uniform (open 0..1) or integers (0..high-1); `shape` as in the loss."""
+    """A random input of a loss: `kind` is normal, uniform (open 0..1) or integers (0..high-1)."""
 
     name: str
     kind: str
@@ -49,8 +49,8 @@ class Draw:
 class Update:
     """One optimiser step of training: minimise output 0 of entry `loss` over the weights of `networks`.
 
-    The loss takes the batch (`x` f32[B, C, H, W] or `tokens` i64[B, T]; `y` i64[B]), then the draws. Further outputs are
-    scalars to log, named by `metrics`.
+    The loss takes the batch (`x` f32[B, C, H, W] or `tokens` i64[B, T]; `y` i64[B]), then the draws. All its
+    outputs are scalars to log, named by `metrics`.
     """
 
     loss: str
@@ -75,7 +75,7 @@ class Source:
 
 @dataclass(frozen=True)
 class SampleProgram:
-    """A whole sampler: entry `entry` of the module, its inputs' sources in order, its output f32[B, C, H, W] or i64[B, T].
+    """A whole sampler: entry `entry` of the module, its inputs' sources in order; gives f32[B, C, H, W] or i64[B, T].
 
     `steps` counts what the user counts (network evaluation points, tokens); `evaluations` the network calls.
     """

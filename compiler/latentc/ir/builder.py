@@ -5,76 +5,24 @@
 
     out = b.sub("attn", module_class("Attention")(attention), x, dim=width, heads=8)
 
-`b.NAME(...)` appends op NAME (see `ops`). Static arguments reach the body as `Named` ints, so the IR knows that 1152 was
-written `3 * dim`; that is what the emitter prints.
+`b.NAME(...)` appends op NAME (see `ops`). Static arguments reach the body as `Named` ints, so the IR knows that 1152
+was written `3 * dim`; that is what the emitter prints.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Value
+from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Value, frozen
 from latentc.ir.ops import OPS, OpError
 from latentc.ir.ops.control import call_types, guided_types, loop_types
 from latentc.ir.types import B, Dim, Named, Sym, TensorType, f32, i64, product, source_of
+from latentc.ir.var import Var
 
 Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Var:
-    """A value being built; arithmetic on it appends nodes. Python numbers become constants of its dtype."""
-
-    value: Value
-    b: Builder
-
-    @property
-    def type(self) -> TensorType:
-        return self.value.type
-
-    @property
-    def shape(self) -> tuple[Any, ...]:
-        return self.value.type.shape
-
-    def __add__(self, other: Any) -> Var:
-        return self.b.op("add", self, other)
-
-    def __radd__(self, other: Any) -> Var:
-        return self.b.op("add", other, self)
-
-    def __sub__(self, other: Any) -> Var:
-        return self.b.op("sub", self, other)
-
-    def __rsub__(self, other: Any) -> Var:
-        return self.b.op("sub", other, self)
-
-    def __mul__(self, other: Any) -> Var:
-        return self.b.op("mul", self, other)
-
-    def __rmul__(self, other: Any) -> Var:
-        return self.b.op("mul", other, self)
-
-    def __truediv__(self, other: Any) -> Var:
-        return self.b.op("div", self, other)
-
-    def __rtruediv__(self, other: Any) -> Var:
-        return self.b.op("div", other, self)
-
-    def __neg__(self) -> Var:
-        return self.b.op("neg", self)
-
-    def __lt__(self, other: Any) -> Var:
-        return self.b.op("less", self, other)
-
-    def __le__(self, other: Any) -> Var:
-        return self.b.op("less_equal", self, other)
-
-    def __gt__(self, other: Any) -> Var:
-        return self.b.op("greater", self, other)
 
 
 class BlockBody:
@@ -97,20 +45,33 @@ class ModuleBuilder:
         self.functions: dict[str, Function] = {}
         self.entries: dict[str, str] = {}
         self._built: dict[Any, str] = {}
+        self._taken: set[str] = set()  # names of functions still being built
 
     def function(self, name: str) -> Builder:
         """A builder of a free function (no class): a sampler, a loss."""
         return Builder(self, self._unique(name), None)
 
-    def define(self, block: BlockBody, types: Sequence[TensorType], static: Mapping[str, Any]) -> str:
-        """Name of the function of a block for these operand types and static arguments, built at first use."""
-        key = (block.body, block.method, tuple(types), tuple((k, repr(v)) for k, v in static.items()))
+    def define(
+        self,
+        block: BlockBody,
+        types: Sequence[TensorType],
+        static: Mapping[str, Any],
+        names: Sequence[str] = (),
+    ) -> str:
+        """Name of the function of a block for these operand types and static arguments, built at first use.
+
+        Operands are called as the body calls them; those its `*` takes are called by `names`, the caller's.
+        """
+        key = (block.body, block.method, tuple(types), frozen(static))
         if key not in self._built:
             traced = {k: Named(v, k) if _is_size(v) else v for k, v in static.items()}
             origin = Origin(block.cls, traced, block.method)
             b = Builder(self, self._unique(f"{block.cls}.{block.method}"), origin)
-            names = block.body.__code__.co_varnames[1 : 1 + len(types)]
-            operands = [b.input(n, rescope(t, traced)) for n, t in zip(names, types, strict=True)]
+            code = block.body.__code__
+            own = code.co_varnames[1 : code.co_argcount]
+            star = code.co_varnames[code.co_argcount + code.co_kwonlyargcount] if code.co_flags & 4 else "x"
+            rest = [names[i] if i < len(names) else star for i in range(len(own), len(types))]
+            operands = [b.input(n, rescope(t, traced)) for n, t in zip([*own[: len(types)], *rest], types, strict=True)]
             b.output(block.body(b, *operands, **traced))
             self._built[key] = b.finish(doc=(block.body.__doc__ or "").strip())
         return self._built[key]
@@ -119,14 +80,18 @@ class ModuleBuilder:
         return Module(dict(self.functions), dict(self.entries))
 
     def _unique(self, name: str) -> str:
-        taken, candidate, n = set(self.functions) | set(self._built.values()), name, 1
-        while candidate in taken:
+        candidate, n = name, 1
+        while candidate in self.functions or candidate in self._taken:
             n += 1
             candidate = f"{name}#{n}"
+        self._taken.add(candidate)
         return candidate
 
     def adopt(self, module: Module) -> None:
-        """Takes over the functions of a finished module."""
+        """Takes over the functions and entries of a finished module. Raises ValueError where a name means another."""
+        for name, fn in module.functions.items():
+            if self.functions.get(name, fn) is not fn:
+                raise ValueError(f"both modules have a function {name}")
         self.functions.update(module.functions)
         self.entries.update(module.entries)
 
@@ -189,7 +154,7 @@ class Builder:
             raise OpError(f"param {name} is {self._params[name].type} and {type} in {self.name}")
         return Var(self._params[name].value, self)
 
-    def constant(self, value: Any, dtype: str | None = None) -> Var:
+    def constant(self, value: Any, dtype: str | None = None, out: str = "c") -> Var:
         """A literal; floats default to f32 (kept in float64), integers to i64."""
         array = np.asarray(value)
         if dtype is None:
@@ -198,10 +163,10 @@ class Builder:
         key = (dtype, array.shape, array.tobytes()) if array.size <= 16 else None
         if key is not None and key in self._constants:
             return self._constants[key]
-        out = self._append("constant", [], {"value": array, "dtype": dtype}, "c")[0]
+        made = self._append("constant", [], {"value": array, "dtype": dtype}, out)[0]
         if key is not None:
-            self._constants[key] = out
-        return out
+            self._constants[key] = made
+        return made
 
     def scalar(self, value: float, like: Var) -> Var:
         """A rank-0 constant of `like`'s dtype."""
@@ -221,7 +186,7 @@ class Builder:
     ) -> tuple[Var, ...]:
         if types is None:
             try:
-                types = OPS[op].infer([x.type for x in ins], attrs)
+                types = OPS[op].types([x.type for x in ins], attrs)
             except OpError as error:
                 operands = ", ".join(f"{x.value.name}: {x.type}" for x in ins)
                 raise OpError(f"{op}({operands}) in {self.name}: {error}") from None
@@ -271,6 +236,15 @@ class Builder:
         """[..., D] as [rows, D]."""
         return x if x.type.rank == 2 else self.op("reshape", x, shape=(product(x.shape[:-1]), x.shape[-1]))
 
+    def fill_like(self, x: Var, value: float) -> Var:
+        """A tensor of x's type, every element `value`."""
+        filled = self.scalar(value, x)
+        if any(isinstance(d, Sym) for d in x.shape[1:]):
+            filled = self.op("where", self.op("equal", x, x), filled, filled)
+        elif x.type.rank:
+            filled = self.op("full", x, shape=x.shape[1:], value=value, dtype=x.type.dtype)
+        return filled
+
     def sum_to(self, g: Var, type: TensorType) -> Var:
         """Sums a gradient over the axes that broadcasting added."""
         if g.type.shape == type.shape:
@@ -286,7 +260,7 @@ class Builder:
 
     def sub(self, name: str, block: BlockBody, *operands: Var, out: str = "", **static: Any) -> Any:
         """Applies a block under state-dict prefix `name`, building its function at first use."""
-        fn = self.module.define(block, [x.type for x in operands], static)
+        fn = self.module.define(block, [x.type for x in operands], static, [x.value.name for x in operands])
         return self.call(fn, name, *operands, args=static, out=out)
 
     def call(self, fn: str, name: str, *operands: Var, args: Mapping[str, Any] | None = None, out: str = "") -> Any:

@@ -1,0 +1,194 @@
+"""A transformer over image patches: DiT, SiT and their kin.
+
+Symbols: B batch, C channels, T tokens (patches), P patch side, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import Closed, Component, OneOf
+from latentc.components.conditioning.timestep import Timestep
+from latentc.components.contract import Network
+from latentc.components.parts import (
+    Backbone,
+    BlockCondition,
+    ClassCondition,
+    FeedForward,
+    Mixer,
+    Norm,
+    Positions,
+    Problem,
+    Weights,
+    dense,
+)
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
+from latentc.ir.types import B, Named
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Block(Closed):
+    """One transformer block, by its parts."""
+
+    mixer: Annotated[Component, OneOf("blocks/mixers")] = Field(description="how tokens see each other")
+    feed_forward: Annotated[Component, OneOf("blocks/feed_forwards")] = Field(description="what each token does alone")
+    norm: Annotated[Component, OneOf("blocks/norms")] = Field(description="before both")
+    condition: Annotated[Component, OneOf("blocks/conditions")] = Field(description="how the condition enters")
+
+
+class PatchTransformer(Backbone):
+    """Transformer over patches of an image or latent (DiT, Peebles and Xie 2022, arXiv:2212.09748).
+
+    Takes x f32[B, C, H, W], t f32[B], y i64[B]; returns f32[B, C_out, H, W].
+    """
+
+    kind: Literal["patch_transformer"]
+    width: int = Field(gt=0, description="channels of a token (D)")
+    depth: int = Field(gt=0, description="number of blocks")
+    patch: int = Field(gt=0, description="side of a patch, in pixels of the network's input (P)")
+    positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="how tokens know their place")
+    block: Block = Field(description="the block that is repeated")
+    weights: Weights = Field("xavier", description="how linear layers start")
+    unused_channels: int = Field(
+        0, ge=0, description="output channels that are computed and dropped (SiT keeps DiT's variance channels)"
+    )
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "patch_transformer",
+        "width": 16,
+        "depth": 2,
+        "patch": 2,
+        "positions": {"kind": "sincos_2d"},
+        "block": {
+            "mixer": {"kind": "attention", "heads": 2},
+            "feed_forward": {"kind": "gelu_mlp"},
+            "norm": {"kind": "layer_norm"},
+            "condition": {"kind": "adaln_zero"},
+        },
+    }
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if spec.data.shape is None:
+            yield Problem((), "a patch_transformer takes arrays, but the data has tokens", "use a token_transformer")
+        else:
+            _, height, width = spec.data.shape
+            if height != width:
+                yield Problem((), f"a patch_transformer takes square inputs, not {height} by {width}")
+            elif height % self.patch:
+                fits = [d for d in range(1, height + 1) if height % d == 0]
+                message = f"patches of {self.patch} do not tile a side of {height}"
+                yield Problem(("patch",), message, f"choose one of {', '.join(map(str, fits))}")
+        heads = self.block.mixer.head_count if isinstance(self.block.mixer, Mixer) else 1
+        if self.width % heads:
+            below = self.width - self.width % heads
+            near = [w for w in (below, below + heads) if w > 0]
+            message = f"{heads} heads do not divide the width of {self.width}"
+            yield Problem(("width",), message, f"a width of {' or '.join(map(str, near))} does")
+        if spec.conditioning.time is None:
+            yield Problem((), "a patch_transformer needs to know the time", "add `conditioning.time: {kind: timestep}`")
+        if spec.conditioning.class_ is None:
+            message = "a patch_transformer needs to know the class"
+            yield Problem((), message, "add `conditioning.class: {kind: label}`")
+        if self.block.condition.kind == "in_context":
+            message = "a patch_transformer has no place for the condition in its sequence"
+            yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`")
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert spec.data.shape is not None and isinstance(spec.conditioning.class_, ClassCondition)
+        channels, size, _ = spec.data.shape
+        rows = spec.conditioning.class_.rows(spec.data.classes)
+        static: dict[str, Any] = {
+            "size": size,
+            "patch": self.patch,
+            "channels": channels,
+            "width": self.width,
+            "depth": self.depth,
+            **self.block.mixer.static(self.width),  # type: ignore[attr-defined]
+            **self.block.feed_forward.static(self.width),  # type: ignore[attr-defined]
+            "classes": rows,
+            "out_channels": out_channels + self.unused_channels,
+        }
+        types = [f32(B, channels, size, size), f32(B), i64(B)]
+        fn = mb.define(_network(self, spec.conditioning.time), types, static)  # type: ignore[arg-type]
+        mb.entries[f"{name}.forward"] = fn
+        null = spec.data.classes if rows > spec.data.classes else None
+        return Network(name, "denoiser", {"forward": fn}, spec.data.classes, null, spec.data.shape, out_channels)
+
+
+@cache
+def _network(config: PatchTransformer, time: Timestep) -> BlockBody:
+    parts = config.block
+    mixer, feed_forward, norm, condition = parts.mixer, parts.feed_forward, parts.norm, parts.condition
+    assert isinstance(mixer, Mixer) and isinstance(feed_forward, FeedForward) and isinstance(norm, Norm)
+    assert isinstance(condition, BlockCondition) and isinstance(config.positions, Positions)
+    positions = config.positions
+    block = condition.block(mixer, feed_forward, norm, config.weights)
+
+    @module_class("DiT")
+    def forward(
+        b: Builder,
+        x: Var,
+        t: Var,
+        y: Var,
+        *,
+        size: int,
+        patch: int,
+        channels: int,
+        width: int,
+        depth: int,
+        classes: int,
+        out_channels: int,
+        **static: int,
+    ) -> Var:
+        """Predicts from noisy x at time t for class y."""
+        batch = x.shape[0]
+        grid = size // patch
+        tokens = Named(int(grid * grid), "T")
+        kernel = b.param("x_embedder.weight", f32(width, channels, patch, patch), "xavier_uniform")
+        shift = b.param("x_embedder.bias", f32(width), "zeros")
+        x = b.conv2d(x, kernel, shift, stride=patch, padding=0, groups=1, out="x")
+        x = b.transpose(b.reshape(x, shape=(batch, width, tokens)), perm=(0, 2, 1), out="x")
+        x = positions.add(b, x, width, grid)
+        rotary = positions.rotary(b, width // mixer.head_count, grid, 0)
+        table = b.param("y_embedder.weight", f32(classes, width), "normal", std=0.02)
+        c = b.op("add", time.apply(b, "t_embedder", t, width), b.embedding(table, y, out="y"), out="c")
+        for i in range(int(depth)):
+            x = b.sub(f"blocks.{i}", block, x, c, *rotary, dim=width, **static)
+        return b.sub(
+            "final_layer",
+            _final_layer(config, norm),
+            x,
+            c,
+            dim=width,
+            grid=grid,
+            patch=patch,
+            out_channels=out_channels,
+        )
+
+    return forward
+
+
+@cache
+def _final_layer(config: PatchTransformer, norm: Norm) -> BlockBody:
+    @module_class("FinalLayer")
+    def forward(b: Builder, x: Var, c: Var, *, dim: int, grid: int, patch: int, out_channels: int) -> Var:
+        """Normalises, modulates and projects the tokens, then lays the patches out as an image."""
+        batch = x.shape[0]
+        modulation = dense(b, "adaLN", b.silu(c), 2 * dim, True, "zeros")
+        modulation = b.reshape(modulation, shape=(batch, 1, 2 * dim))
+        shift, scale = b.split(modulation, axis=2, sizes=(dim, dim), out="shift scale")
+        x = norm.apply(b, "norm_final", x) * (scale + 1.0) + shift
+        x = dense(b, "linear", x, patch * patch * out_channels, True, "zeros")
+        x = b.reshape(x, shape=(batch, grid, grid, patch, patch, out_channels))
+        x = b.transpose(x, perm=(0, 5, 1, 3, 2, 4))
+        x = b.reshape(x, shape=(batch, out_channels, grid * patch, grid * patch))
+        if config.unused_channels:
+            x = b.slice(x, axis=1, start=0, stop=out_channels - config.unused_channels)
+        return x
+
+    return forward

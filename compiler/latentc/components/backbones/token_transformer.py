@@ -1,0 +1,254 @@
+"""A causal transformer over tokens with the class as first token: LlamaGen and its kin.
+
+Symbols: B batch, T tokens of a sample, V vocabulary, D width, H_kv key heads, d channels of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components import Component, OneOf
+from latentc.components.backbones.patch_transformer import Block
+from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.contract import Network
+from latentc.components.parts import (
+    Backbone,
+    ClassCondition,
+    FeedForward,
+    Mixer,
+    Norm,
+    Positions,
+    Problem,
+    Weights,
+    dense,
+)
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
+from latentc.ir.types import B, Named
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class TokenTransformer(Backbone):
+    """Causal transformer whose first token is the class (LlamaGen, Sun et al. 2024, arXiv:2406.06525).
+
+    `forward`: idx i64[B, T - 1], y i64[B] -> logits f32[B, T, V]; logits i are of token i given those before it.
+    `prefill`: y -> logits f32[B, V] of token 0, then the caches; `decode`: token i64[B], position i64[], caches ->
+    logits f32[B, V] of token `position`, then the grown caches, a pair (keys, values) f32[B, H_kv, T, d] a block.
+    """
+
+    kind: Literal["token_transformer"]
+    width: int = Field(gt=0, description="channels of a token (D)")
+    depth: int = Field(gt=0, description="number of blocks")
+    positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="how tokens know their place")
+    block: Block = Field(description="the block that is repeated; its mixer is causal")
+    weights: Weights = Field("normal", description="how linear layers start")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the embedded tokens, in training")
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "token_transformer",
+        "width": 16,
+        "depth": 2,
+        "positions": {"kind": "rope_2d"},
+        "block": {
+            "mixer": {"kind": "attention", "heads": 2, "causal": True, "bias": False},
+            "feed_forward": {"kind": "swiglu", "multiple_of": 8},
+            "norm": {"kind": "rms_norm"},
+            "condition": {"kind": "in_context"},
+        },
+    }
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if spec.data.tokens is None:
+            yield Problem((), "a token_transformer takes tokens, but the data has arrays", "use a patch_transformer")
+        elif spec.data.tokens.grid[0] != spec.data.tokens.grid[1]:
+            rows, columns = spec.data.tokens.grid
+            yield Problem((), f"a token_transformer takes square grids of tokens, not {rows} by {columns}")
+        mixer = self.block.mixer
+        heads = mixer.head_count if isinstance(mixer, Mixer) else 1
+        if self.width % heads:
+            below = self.width - self.width % heads
+            near = [w for w in (below, below + heads) if w > 0]
+            message = f"{heads} heads do not divide the width of {self.width}"
+            yield Problem(("width",), message, f"a width of {' or '.join(map(str, near))} does")
+        if not getattr(mixer, "causal", False):
+            message = "a token_transformer predicts the next token, so its mixer must be causal"
+            yield Problem(("block", "mixer"), message, "set `causal: true`")
+        if self.block.condition.kind != "in_context":
+            message = "a token_transformer has its class in the sequence"
+            yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
+        if self.positions.kind == "sincos_2d":
+            message = "sincos_2d has no place for the class token"
+            yield Problem(("positions",), message, "use `{kind: rope_2d}` or `{kind: learned}`")
+        if spec.conditioning.class_ is None:
+            message = "a token_transformer needs to know the class"
+            yield Problem((), message, "add `conditioning.class: {kind: label}`")
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        tokens, label = spec.data.tokens, spec.conditioning.class_
+        assert tokens is not None and isinstance(label, ClassCondition)
+        rows = label.rows(spec.data.classes)
+        mixer = self.block.mixer
+        static: dict[str, Any] = {
+            "vocabulary": tokens.vocabulary,
+            "grid": tokens.grid[0],
+            "width": self.width,
+            "depth": self.depth,
+            **mixer.static(self.width),  # type: ignore[attr-defined]
+            **self.block.feed_forward.static(self.width),  # type: ignore[attr-defined]
+            "classes": rows,
+        }
+        length = Named(tokens.length, "T")
+        kv_heads = static.get("kv_heads", static["heads"])
+        cache_type = f32(B, kv_heads, length, self.width // static["heads"])
+        caches = (cache_type,) * (2 * self.depth)
+        signatures = {
+            "forward": [i64(B, tokens.length - 1), i64(B)],
+            "prefill": [i64(B)],
+            "decode": [i64(B), i64(), *caches],
+        }
+        methods = {}
+        for method, types in signatures.items():
+            methods[method] = mb.define(_method(self, method), types, static)
+            mb.entries[f"{name}.{method}"] = methods[method]
+        null = spec.data.classes if rows > spec.data.classes else None
+        return Network(
+            name,
+            "tokens",
+            methods,
+            spec.data.classes,
+            null,
+            vocabulary=tokens.vocabulary,
+            length=tokens.length,
+            cache=caches,
+        )
+
+
+@cache
+def _method(config: TokenTransformer, method: str) -> BlockBody:
+    return {"forward": _forward, "prefill": _prefill, "decode": _decode}[method](config)
+
+
+def _parts(config: TokenTransformer) -> tuple[Mixer, FeedForward, Norm, InContext, Positions]:
+    mixer, feed_forward, norm = config.block.mixer, config.block.feed_forward, config.block.norm
+    condition, positions = config.block.condition, config.positions
+    assert isinstance(mixer, Mixer) and isinstance(feed_forward, FeedForward) and isinstance(norm, Norm)
+    assert isinstance(condition, InContext) and isinstance(positions, Positions)
+    return mixer, feed_forward, norm, condition, positions
+
+
+def _class_token(b: Builder, y: Var, classes: int, width: int) -> Var:
+    """f32[B, 1, D]: the class as a token."""
+    table = b.param("cls_embedding.weight", f32(classes, width), "normal", std=0.02)
+    return b.reshape(b.embedding(table, y, out="c"), shape=(y.shape[0], 1, width), out="c")  # type: ignore[no-any-return]
+
+
+def _embed(b: Builder, idx: Var, vocabulary: int, width: int) -> Var:
+    table = b.param("tok_embeddings.weight", f32(vocabulary, width), "normal", std=0.02)
+    return b.embedding(table, idx, out="x")  # type: ignore[no-any-return]
+
+
+def _logits(b: Builder, x: Var, norm: Norm, vocabulary: int) -> Var:
+    return dense(b, "output", norm.apply(b, "norm", x), vocabulary, False, "zeros")
+
+
+def _forward(config: TokenTransformer) -> BlockBody:
+    mixer, feed_forward, norm, condition, positions = _parts(config)
+    block = condition.block(mixer, feed_forward, norm, config.weights)
+
+    @module_class("Transformer")
+    def forward(
+        b: Builder, idx: Var, y: Var, *, vocabulary: int, grid: int, width: int, depth: int, classes: int, **static: int
+    ) -> Var:
+        """Logits of every token given the class y and the tokens before it."""
+        tokens = Named(int(grid * grid), "T")
+        x = _embed(b, idx, vocabulary, width)
+        x = b.concat(_class_token(b, y, classes, width), x, axis=1, out="x")
+        x = b.reshape(x, shape=(x.shape[0], tokens, width), out="x")
+        x = positions.add(b, x, width, grid)
+        if config.dropout:
+            x = b.dropout(x, p=config.dropout, out="x")
+        rotary = tuple(
+            b.slice(table, axis=0, start=0, stop=tokens, out=part)
+            for table, part in zip(
+                positions.rotary(b, width // mixer.head_count, grid, 1), ("cos", "sin"), strict=False
+            )
+        )
+        for i in range(int(depth)):
+            x = b.sub(f"blocks.{i}", block, x, *rotary, dim=width, **static)
+        return _logits(b, x, norm, vocabulary)
+
+    return forward
+
+
+def _step(
+    config: TokenTransformer, b: Builder, x: Var, position: Var, caches: list[Var], grid: int, width: int, static: Any
+) -> tuple[Var, list[Var]]:
+    """One token x [B, 1, D] at `position` through all blocks: its features and the grown caches."""
+    mixer, feed_forward, norm, condition, positions = _parts(config)
+    block = condition.decode_block(mixer, feed_forward, norm, config.weights)
+    length = Named(int(grid * grid), "T")
+    if config.positions.kind == "learned":
+        table = b.param("pos_embed", f32(1, length, width), "normal", std=0.02)
+        x = x + b.reshape(b.take(table, position, axis=1), shape=(1, 1, width))
+    row = []
+    for table, part in zip(positions.rotary(b, width // mixer.head_count, grid, 1), ("cos", "sin"), strict=False):
+        row.append(b.reshape(b.take(table, position, axis=0), shape=(1, table.shape[1]), out=part))
+    seen = b.less_equal(b.constant(np.arange(int(length))), position)
+    mask = b.reshape(seen, shape=(1, 1, 1, length), out="mask")
+    grown: list[Var] = []
+    for i in range(len(caches) // 2):
+        keys, values = caches[2 * i : 2 * i + 2]
+        x, keys, values = b.sub(
+            f"blocks.{i}", block, x, position, mask, keys, values, *row, out="x keys values", dim=width, **static
+        )
+        grown += [keys, values]
+    return x, grown
+
+
+def _prefill(config: TokenTransformer) -> BlockBody:
+    norm = _parts(config)[2]
+
+    @module_class("Transformer", "prefill")
+    def prefill(
+        b: Builder, y: Var, *, vocabulary: int, grid: int, width: int, depth: int, classes: int, **static: int
+    ) -> tuple[Var, ...]:
+        """Starts a sequence with its class: logits of token 0, and the caches with the class token in them."""
+        heads = static.get("kv_heads", static["heads"])
+        shape = (heads, Named(int(grid * grid), "T"), width // static["heads"])
+        caches = [b.full(y, shape=shape, value=0.0, dtype="f32", out="cache") for _ in range(2 * int(depth))]
+        x = _class_token(b, y, classes, width)
+        x, caches = _step(config, b, x, b.constant(np.int64(0)), caches, grid, width, static)
+        logits = b.reshape(_logits(b, x, norm, vocabulary), shape=(y.shape[0], vocabulary), out="logits")
+        return logits, *caches
+
+    return prefill
+
+
+def _decode(config: TokenTransformer) -> BlockBody:
+    norm = _parts(config)[2]
+
+    @module_class("Transformer", "decode")
+    def decode(
+        b: Builder,
+        token: Var,
+        position: Var,
+        *caches: Var,
+        vocabulary: int,
+        grid: int,
+        width: int,
+        depth: int,
+        classes: int,
+        **static: int,
+    ) -> tuple[Var, ...]:
+        """Takes token `position - 1` and gives the logits of token `position`, and the grown caches."""
+        x = _embed(b, b.reshape(token, shape=(token.shape[0], 1)), vocabulary, width)
+        x, grown = _step(config, b, x, position, list(caches), grid, width, static)
+        logits = b.reshape(_logits(b, x, norm, vocabulary), shape=(token.shape[0], vocabulary), out="logits")
+        return logits, *grown
+
+    return decode

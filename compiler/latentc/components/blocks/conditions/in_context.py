@@ -1,0 +1,55 @@
+"""The condition as tokens of the sequence: blocks know nothing of it."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+from latentc.components.parts import BlockCondition, DecodeState, FeedForward, Mixer, Norm
+from latentc.ir.builder import BlockBody, Builder, Var, module_class
+
+
+class InContext(BlockCondition):
+    """Pre-norm residual blocks; the condition is a token of the sequence (GPT, LLaMA, LlamaGen)."""
+
+    kind: Literal["in_context"]
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "in_context"}
+
+    def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+        return _block(mixer, feed_forward, norm, init)
+
+    def decode_block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+        """The same block for one token against a cache: returns (x, key cache, value cache)."""
+        return _decode_block(mixer, feed_forward, norm, init)
+
+
+@cache
+def _block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+    @module_class("TransformerBlock")
+    def block(b: Builder, x: Var, *rotary: Var, dim: int, **static: Any) -> Var:
+        """A pre-norm transformer block."""
+        mixing = {k: static[k] for k in mixer.static(dim)}
+        feeding = {k: static[k] for k in feed_forward.static(dim)}
+        x = x + mixer.apply(b, "attn", norm.apply(b, "norm1", x), rotary, init, dim=dim, **mixing)
+        return x + feed_forward.apply(b, "mlp", norm.apply(b, "norm2", x), init, dim=dim, **feeding)
+
+    return block
+
+
+@cache
+def _decode_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+    @module_class("TransformerBlock", "decode")
+    def decode(
+        b: Builder, x: Var, position: Var, mask: Var, keys: Var, values: Var, *rotary: Var, dim: int, **static: Any
+    ) -> tuple[Var, Var, Var]:
+        """The block for one token against the cached keys and values."""
+        mixing = {k: static[k] for k in mixer.static(dim)}
+        feeding = {k: static[k] for k in feed_forward.static(dim)}
+        state = DecodeState(position, mask, keys, values)
+        h = norm.apply(b, "norm1", x)
+        h, keys, values = mixer.decode(b, "attn", h, state, rotary, init, dim=dim, **mixing)
+        x = x + h
+        x = x + feed_forward.apply(b, "mlp", norm.apply(b, "norm2", x), init, dim=dim, **feeding)
+        return x, keys, values
+
+    return decode

@@ -1,0 +1,40 @@
+"""Two linear layers with GELU between them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.parts import FeedForward, dense
+from latentc.ir.builder import BlockBody, Builder, Var, module_class
+
+
+class GeluMlp(FeedForward):
+    """fc2(gelu(fc1(x))) (Vaswani et al. 2017 with Hendrycks and Gimpel 2016)."""
+
+    kind: Literal["gelu_mlp"]
+    ratio: float = Field(4.0, gt=0, description="hidden width in units of the width")
+    approximate: Literal["tanh", "none"] = Field("tanh", description="GELU by tanh, or exactly")
+    bias: bool = Field(True, description="biases of both layers")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the output, in training")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "gelu_mlp"}
+
+    def static(self, dim: int) -> dict[str, Any]:
+        return {"hidden": int(dim * self.ratio)}
+
+    def apply(self, b: Builder, name: str, x: Var, init: str, **static: Any) -> Var:
+        return b.sub(name, _forward(self, init), x, **static)  # type: ignore[no-any-return]
+
+
+@cache
+def _forward(config: GeluMlp, init: str) -> BlockBody:
+    @module_class("Mlp")
+    def mlp(b: Builder, x: Var, *, dim: int, hidden: int) -> Var:
+        """Two linear layers with GELU between them."""
+        x = b.gelu(dense(b, "fc1", x, hidden, config.bias, init), approximate=config.approximate, out="x")
+        x = dense(b, "fc2", x, dim, config.bias, init)
+        return b.dropout(x, p=config.dropout) if config.dropout else x
+
+    return mlp

@@ -1,0 +1,41 @@
+"""The gated feed-forward of LLaMA."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.parts import FeedForward, dense
+from latentc.ir.builder import BlockBody, Builder, Var, module_class
+
+
+class Swiglu(FeedForward):
+    """w2(silu(w1 x) * w3 x) (Shazeer 2020, arXiv:2002.05202); two thirds of 4 D wide, rounded up."""
+
+    kind: Literal["swiglu"]
+    hidden: int | None = Field(None, gt=0, description="hidden width; null: 8/3 of the width, rounded up")
+    multiple_of: int = Field(256, gt=0, description="what the default hidden width is rounded up to a multiple of")
+    bias: bool = Field(False, description="biases of the three layers")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the output, in training")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "swiglu", "multiple_of": 8}
+
+    def static(self, dim: int) -> dict[str, Any]:
+        wanted = int(2 * (4 * dim) / 3)
+        return {"hidden": self.hidden or -(-wanted // self.multiple_of) * self.multiple_of}
+
+    def apply(self, b: Builder, name: str, x: Var, init: str, **static: Any) -> Var:
+        return b.sub(name, _forward(self, init), x, **static)  # type: ignore[no-any-return]
+
+
+@cache
+def _forward(config: Swiglu, init: str) -> BlockBody:
+    @module_class("SwiGlu")
+    def swiglu(b: Builder, x: Var, *, dim: int, hidden: int) -> Var:
+        """Gated feed-forward: w2(silu(w1 x) * w3 x)."""
+        gate = b.silu(dense(b, "w1", x, hidden, config.bias, init))
+        x = dense(b, "w2", gate * dense(b, "w3", x, hidden, config.bias, init), dim, config.bias, init)
+        return b.dropout(x, p=config.dropout) if config.dropout else x
+
+    return swiglu

@@ -1,0 +1,119 @@
+"""Multi-head attention: full or causal, grouped queries, QK norm, rotary positions, a decoding form with a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import Component, OneOf
+from latentc.components.parts import DecodeState, Mixer, Norm, Problem, dense
+from latentc.ir.builder import BlockBody, Builder, Var, module_class
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Attention(Mixer):
+    """softmax(q k^T / sqrt(d)) v over H heads (Vaswani et al. 2017); fewer key heads: Ainslie et al. 2023."""
+
+    kind: Literal["attention"]
+    heads: int = Field(gt=0, description="query heads; divide the width")
+    kv_heads: int | None = Field(None, gt=0, description="key and value heads, a divisor of `heads`; null: as many")
+    causal: bool = Field(False, description="a token sees only itself and those before it")
+    bias: bool = Field(True, description="biases of the four projections")
+    qk_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
+        None, description="normalises queries and keys, a head at a time (Henry et al. 2020)"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the output, in training")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "attention", "heads": 2}
+
+    @property
+    def head_count(self) -> int:
+        return self.heads
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        kv = self.kv_heads or self.heads
+        if self.heads % kv:
+            divisors = [d for d in range(1, self.heads + 1) if self.heads % d == 0]
+            message = f"{kv} key heads do not divide {self.heads} query heads"
+            yield Problem(("kv_heads",), message, f"choose one of {', '.join(map(str, divisors))}")
+
+    def static(self, dim: int) -> dict[str, Any]:
+        grouped = {} if self.kv_heads in (None, self.heads) else {"kv_heads": self.kv_heads}
+        return {"heads": self.heads, **grouped}
+
+    def apply(self, b: Builder, name: str, x: Var, rotary: tuple[Var, ...], init: str, **static: Any) -> Var:
+        return b.sub(name, _forward(self, init), x, *rotary, **static)  # type: ignore[no-any-return]
+
+    def decode(
+        self, b: Builder, name: str, x: Var, state: DecodeState, rotary: tuple[Var, ...], init: str, **static: Any
+    ) -> tuple[Var, Var, Var]:
+        operands = (x, state.position, state.mask, state.keys, state.values, *rotary)
+        return b.sub(name, _decode(self, init), *operands, out=f"{x.value.name} keys values", **static)  # type: ignore[no-any-return]
+
+    def _heads(
+        self, b: Builder, x: Var, rotary: tuple[Var, ...], init: str, dim: int, heads: int, kv_heads: int | None
+    ) -> tuple[Var, Var, Var]:
+        """q [B, H, T, d], k and v [B, H_kv, T, d] of x [B, T, D]."""
+        batch, tokens, _ = x.shape
+        head_dim = dim // heads
+        kv = heads if kv_heads is None else kv_heads
+        kv_dim = dim if kv_heads is None else kv_heads * head_dim
+        qkv = dense(b, "qkv", x, dim + 2 * kv_dim if kv_heads else 3 * dim, self.bias, init)
+        parts = b.split(qkv, axis=2, sizes=(dim, kv_dim, kv_dim), out="q k v")
+        q, k, v = (
+            b.transpose(b.reshape(part, shape=(batch, tokens, count, head_dim)), perm=(0, 2, 1, 3), out=label)
+            for part, count, label in zip(parts, (heads, kv, kv), "qkv", strict=True)
+        )
+        if isinstance(self.qk_norm, Norm):
+            q, k = self.qk_norm.apply(b, "q_norm", q), self.qk_norm.apply(b, "k_norm", k)
+        if rotary:
+            q = b.rotary(q, *rotary, interleaved=True, out="q")
+            k = b.rotary(k, *rotary, interleaved=True, out="k")
+        return q, k, v
+
+    def _project(self, b: Builder, x: Var, dim: int, init: str) -> Var:
+        """The heads' outputs [B, H, T, d] joined and projected: [B, T, D]."""
+        batch, _, tokens, _ = x.shape
+        x = b.reshape(b.transpose(x, perm=(0, 2, 1, 3)), shape=(batch, tokens, dim))
+        x = dense(b, "proj", x, dim, self.bias, init)
+        return b.dropout(x, p=self.dropout) if self.dropout else x
+
+
+@cache
+def _forward(config: Attention, init: str) -> BlockBody:
+    @module_class("Attention")
+    def attention(b: Builder, x: Var, *rotary: Var, dim: int, heads: int, kv_heads: int | None = None) -> Var:
+        """Multi-head self-attention."""
+        q, k, v = config._heads(b, x, rotary, init, dim, heads, kv_heads)
+        return config._project(b, b.attention(q, k, v, causal=config.causal, scale=None, out="x"), dim, init)
+
+    return attention
+
+
+@cache
+def _decode(config: Attention, init: str) -> BlockBody:
+    @module_class("Attention", "decode")
+    def decode(
+        b: Builder,
+        x: Var,
+        position: Var,
+        mask: Var,
+        keys: Var,
+        values: Var,
+        *rotary: Var,
+        dim: int,
+        heads: int,
+        kv_heads: int | None = None,
+    ) -> tuple[Var, Var, Var]:
+        """Attention of one token to itself and the cached ones before it; returns the grown caches too."""
+        q, k, v = config._heads(b, x, rotary, init, dim, heads, kv_heads)
+        keys = b.update_slice(keys, k, position, axis=2, out="keys")
+        values = b.update_slice(values, v, position, axis=2, out="values")
+        x = b.attention(q, keys, values, mask, causal=False, scale=None, out="x")
+        return config._project(b, x, dim, init), keys, values
+
+    return decode

@@ -1,0 +1,18 @@
+"""Learned absolute positions."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from latentc.components.parts import Positions
+from latentc.ir.builder import Builder, Var, f32
+
+
+class Learned(Positions):
+    """A learned vector for each position, added to the input (ViT, Dosovitskiy et al. 2020)."""
+
+    kind: Literal["learned"]
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "learned"}
+
+    def add(self, b: Builder, x: Var, dim: int, grid: int) -> Var:
+        return x + b.param("pos_embed", f32(1, x.shape[1], dim), "normal", std=0.02)

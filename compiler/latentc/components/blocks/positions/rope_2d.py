@@ -1,0 +1,36 @@
+"""Rotary positions on a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.parts import Positions, Problem
+from latentc.ir.builder import Builder, Var, f32
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Rope2d(Positions):
+    """Half of a head's channel pairs turn with the row, half with the column (LlamaGen, after Su et al. 2021)."""
+
+    kind: Literal["rope_2d"]
+    base: float = Field(10000.0, gt=1, description="ratio of the slowest to the fastest wavelength")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "rope_2d"}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        for network in spec.networks.values():
+            if getattr(network, "positions", None) is not self:
+                continue
+            head_dim = network.width // network.block.mixer.head_count  # type: ignore[attr-defined]
+            if head_dim % 4:
+                message = f"rope_2d turns pairs of channels along two axes, so a head of {head_dim} must divide by 4"
+                yield Problem((), message, "change the width or the number of heads")
+
+    def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int) -> tuple[Var, ...]:
+        table = f32(prefix + grid * grid, head_dim // 2)
+        args = {"head_dim": head_dim, "grid": grid, "prefix": prefix, "base": self.base}
+        return tuple(b.param(f"freqs_{part}", table, "rope_2d", "buffer", **args, part=part) for part in ("cos", "sin"))
