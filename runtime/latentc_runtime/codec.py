@@ -7,6 +7,7 @@ field, a Literal (`op` or `kind`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -83,9 +84,10 @@ def _decode(kind: Any, value: object, place: str) -> Any:
             raise _wrong(place, "an object", value)
         return {key: _decode(arguments[1], entry, _join(place, key)) for key, entry in value.items()}
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(number := float(value)):
-            raise _wrong(place, "a finite number", value)
-        return number
+        with contextlib.suppress(OverflowError):  # a whole number of more than 308 digits
+            if math.isfinite(number := float(value)):
+                return number
+        raise _wrong(place, "a finite number", value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise _wrong(place, _NAMES[kind], value)
     return value

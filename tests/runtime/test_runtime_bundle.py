@@ -1,0 +1,324 @@
+"""Damaged, foreign, truncated and hostile bundles are refused, each with a code and a mend."""
+
+import json
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny_bundles as tiny
+
+from latentc_runtime import BundleError, bundle, load
+from latentc_runtime.bundle import hash_file, open_bundle, write_manifest
+from latentc_runtime.errors import CODES
+from latentc_runtime.manifest import (
+    EngineCall,
+    FileEntry,
+    Input,
+    Loop,
+    Reference,
+    UniformSource,
+    bytes_from_manifest,
+    manifest_from_bytes,
+)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tiny.loop_bundle(tmp_path / "bundle")
+
+
+def refused(path, code, words=None):
+    with pytest.raises(BundleError, match=words) as raised:
+        load(path, device="cpu", threads=1)
+    assert raised.value.code == code in CODES
+    assert raised.value.help
+    return raised.value
+
+
+def files_of(path):
+    return sorted(p for p in path.rglob("*") if p.is_file())
+
+
+def test_one_flipped_byte_anywhere_is_found(path):
+    """Every byte of every file, the manifest's too."""
+    bundle.open_bundle(path)
+    checked = 0
+    for file in files_of(path):
+        content = file.read_bytes()
+        for position in range(0, len(content), max(1, len(content) // 150)):
+            for flip in (0x01, 0x20):
+                changed = bytearray(content)
+                changed[position] ^= flip
+                file.write_bytes(changed)
+                with pytest.raises(BundleError) as raised:
+                    open_bundle(path)
+                assert raised.value.code in ("E0601", "E0602", "E0603", "E0604", "E0605"), (file, position)
+                checked += 1
+        file.write_bytes(content)
+    assert checked > 600
+    open_bundle(path)
+
+
+def test_truncated_and_missing_files_are_found(path):
+    for file in files_of(path):
+        content = file.read_bytes()
+        for length in (0, 1, len(content) // 2, len(content) - 1):
+            file.write_bytes(content[:length])
+            with pytest.raises(BundleError):
+                open_bundle(path)
+        file.unlink()
+        with pytest.raises(BundleError):
+            open_bundle(path)
+        file.write_bytes(content)
+    refused(path / "sample.onnx", "E0601", "not a bundle")
+
+
+def test_what_is_no_bundle(path, tmp_path):
+    refused(tmp_path / "nothing", "E0601", "no bundle at")
+    refused(tmp_path, "E0601", "no manifest.json")
+    refused("a\0b", "E0601")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    for text in (b'{"model": "another tool"}', b"[]", b"3"):
+        (foreign / "manifest.json").write_bytes(text)
+        refused(foreign, "E0601", "no `format`")
+    for text in (
+        b"",
+        b"\xff\xfe",
+        b"{" * 9,
+        b"[" * 100_000,
+        b'{"format": NaN}',
+        b"9" * 9999,
+        b'{"a":1,"a":2}',
+    ):
+        (foreign / "manifest.json").write_bytes(text)
+        refused(foreign, "E0602")
+
+
+@pytest.mark.parametrize("format", [2, 0, -1, "1", 1.0, True, None, [1]])
+def test_other_formats_are_refused(path, format):
+    document = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**document, "format": format}))
+    error = refused(path, "E0603", "this runtime reads format 1")
+    assert ("pip install -U" in error.help) == (format == 2)
+
+
+def with_document(path, change):
+    """Change the JSON of a manifest and give it a true checksum."""
+    from latentc_runtime import manifest as m
+
+    document = json.loads((path / "manifest.json").read_text())
+    del document["checksum"]
+    change(document)
+    document["checksum"] = "0" * 64
+    text = (json.dumps(document, indent=1) + "\n").encode()
+    digest = m.hashlib.sha256(text).hexdigest().encode()
+    (path / "manifest.json").write_bytes(m._with_checksum(text, digest))
+
+
+def setter(place, value):
+    def change(document):
+        *parents, last = place
+        for key in parents:
+            document = document[key]
+        if value is ...:
+            del document[last]
+        else:
+            document[last] = value
+
+    return change
+
+
+S = ("samplers", 0)
+SCHEMA = [
+    (("name",), 3, "name: expected text, got 3"),
+    (("name",), ..., "name: the field is missing"),
+    (("colour",), "red", "colour: unknown field"),
+    (("family",), "diffusions", 'family: expected one of "diffusion", '),
+    (("classes",), True, "classes: expected a whole number, got true"),
+    (("classes",), 1.0, "classes: expected a whole number"),
+    (("classes",), -1, "classes: expected 0 or more"),
+    (("versions",), [], "versions: expected an object"),
+    (("versions", "onnx"), None, "versions.onnx: expected text, got null"),
+    (("output", "shape"), [1, "2"], r"output.shape\[1\]: expected a whole number"),
+    (("output", "shape"), [], "output.shape: expected sizes"),
+    (("output", "range"), [0, 1, 2], "output.range: expected a list of 2"),
+    (("output", "range"), [1, 0], "output.range"),
+    (("output", "tokens"), {"levels": 1, "image": [1, 2, 2]}, "output.tokens"),
+    (("output", "tokens"), {"levels": 2, "image": [1, 2, 3]}, "does not hold"),
+    (("files", "sample.onnx", "sha256"), "0", "64 hex digits"),
+    (("references",), {"weights/tiny.bin": {"sha256": "0" * 64, "size": 1, "location": "/a"}}, "also in `files`"),
+    (("samplers",), [], "at least one"),
+    ((*S, "steps"), "ten", r'samplers\[0\].steps: expected a whole number, got "ten"'),
+    ((*S, "steps"), 0, r"samplers\[0\].steps: expected 1 or more"),
+    ((*S, "max_batch"), 0, "max_batch"),
+    ((*S, "guidance"), None, "guidance input and a default"),
+    ((*S, "guidance", "default"), 10**309, "finite"),
+    ((*S, "inputs", 0, "name"), "y", "a second input `y`"),
+    ((*S, "inputs", 0, "shape"), [2, 1, 2, 2], r"inputs\[0\].shape"),
+    ((*S, "inputs", 1, "shape"), ["B", 1], r"inputs\[1\].shape"),
+    ((*S, "inputs", 0, "shape", 0), None, "expected a whole number or text"),
+    ((*S, "inputs", 0, "dtype"), "f99", "dtype"),
+    ((*S, "inputs", 0, "source"), 3, "source: expected an object"),
+    ((*S, "inputs", 0, "source", "kind"), "pink", r"inputs\[0\].source.kind: expected one of classes"),
+    ((*S, "inputs", 3, "source", "per_step"), 0, "per_step|shape"),
+    ((*S, "program", 0, "op"), "exec", r"program\[0\].op: expected one of engine, loop"),
+    ((*S, "program", 0, "op"), [], "op"),
+    ((*S, "program", 0, "file"), "other.onnx", "`other.onnx` is not in `files`"),
+    ((*S, "program", 0, "inputs", "x"), "z", "`z` is not set before"),
+    ((*S, "program", 0, "outputs"), {"samples": "samples"}, "nothing sets `out`"),
+]
+
+
+@pytest.mark.parametrize(("place", "value", "message"), SCHEMA)
+def test_manifests_that_are_wrong_name_the_field(path, place, value, message):
+    with_document(path, setter(place, value))
+    refused(path, "E0602", message)
+
+
+def test_programs_that_contradict_themselves(tmp_path):
+    manifest = open_bundle(tiny.host_bundle(tmp_path / "host")).manifest
+    entry = manifest.samplers[0]
+    loop = entry.program[0]
+    late = EngineCall("engine", "step.onnx", {"x": "row"}, {"out": "next"})
+    rows = Input("u", "f32", (2, "B"), UniformSource("uniform", "token", 2))
+    cases = [
+        ((replace(loop, trip=0),), "trip: expected 1"),
+        ((replace(loop, tables={"a": (1, 2)}),), "tables.a: expected 3 rows"),
+        ((replace(loop, tables={"a": (1, [2], 3)}),), "tables.a"),
+        ((replace(loop, tables={"a": ("1", "2", "3")}),), "tables.a"),
+        ((replace(loop, noise={"row": "out"}),), "noise.row"),
+        ((replace(loop, noise={"row": "u"}),), "noise.row"),
+        ((replace(loop, carried=(("new", "x_next"),)),), "`new` is not set before the loop"),
+        ((replace(loop, carried=(("out", "gone"),)),), "`gone` is not set in the loop"),
+        ((Loop("loop", 2, (loop,)),), "6 rows"),
+        ((loop, late), "`row` is not set"),
+    ]
+    for program, message in cases:
+        bad = replace(entry, program=program, inputs=(*entry.inputs, rows))
+        with pytest.raises(BundleError, match=message):
+            write_manifest(tmp_path / "host", replace(manifest, samplers=(bad,)))
+    with pytest.raises(BundleError, match="same number of steps"):
+        write_manifest(tmp_path / "host", replace(manifest, samplers=(entry, entry)))
+    open_bundle(tmp_path / "host")
+
+
+HOSTILE = ["../x", "/etc/passwd", "a/../../x", "./a", "a//b", "a\\b", "C:x", "", "a\nb", "a/", "manifest.json"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_that_leave_the_bundle(path, name):
+    entry = {"sha256": "0" * 64, "size": 1}
+    with_document(path, lambda d: d["files"].update({name: entry}))
+    refused(path, "E0605")
+    manifest = manifest_from_bytes((path / "manifest.json").read_bytes())
+    with pytest.raises(BundleError):
+        write_manifest(path, manifest)
+
+
+def test_links_are_refused(path, tmp_path):
+    real = tmp_path / "real"
+    for name in ("weights", "weights/tiny.bin", "sample.onnx", "manifest.json"):
+        shutil.move(path / name, real)
+        (path / name).symlink_to(real)
+        refused(path, "E0605", "symbolic link")
+        (path / name).unlink()
+        shutil.move(real, path / name)
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    open_bundle(link)
+
+
+def test_a_folder_in_a_files_place(path):
+    (path / "sample.onnx").unlink()
+    (path / "sample.onnx").mkdir()
+    refused(path, "E0604", "not a file")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")
+def test_files_that_cannot_be_read(path):
+    (path / "sample.onnx").chmod(0)
+    refused(path, "E0604", "cannot be read")
+
+
+def test_references_are_absolute(path):
+    far = Reference("0" * 64, 1, "here.bin")
+    manifest = open_bundle(path).manifest
+    write_manifest(path, replace(manifest, references={"weights/far.bin": far}))
+    refused(path, "E0605", "not an absolute path")
+
+
+def test_without_verify_only_sizes_are_compared(path):
+    weights = path / "weights" / "tiny.bin"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + b"\xff")
+    open_bundle(path, verify=False)
+    weights.write_bytes(content[:-1])
+    with pytest.raises(BundleError):
+        open_bundle(path, verify=False)
+
+
+def test_a_manifest_survives_its_file(path):
+    manifest = open_bundle(path).manifest
+    assert manifest_from_bytes(bytes_from_manifest(manifest)) == manifest
+    assert sorted(p.name for p in path.iterdir()) == ["manifest.json", "sample.onnx", "weights"]
+
+
+def age(file, seconds=60):
+    past = time.time() - seconds
+    os.utime(file, (past, past))
+
+
+def test_hashes_of_large_files_are_remembered(path, tmp_path, monkeypatch):
+    # ctime cannot be set back, so the age that makes a file safe to remember is shortened instead.
+    monkeypatch.setattr(bundle._HashCache, "YOUNGEST", -1.0)
+    large = path / "weights" / "large.bin"
+    large.write_bytes(bytes(1 << 20))
+    manifest = open_bundle(path).manifest
+    entry = hash_file(large)
+    write_manifest(path, replace(manifest, files=manifest.files | {"weights/large.bin": entry}))
+    hashed = []
+    monkeypatch.setattr(bundle, "hash_file", lambda p: hashed.append(p.name) or hash_file(p))
+    open_bundle(path)
+    open_bundle(path)
+    assert hashed.count("large.bin") == 1 and hashed.count("sample.onnx") == 2
+    with large.open("r+b") as file:
+        file.seek(1000)
+        file.write(b"\x01")
+    age(large)
+    refused(path, "E0604", "large.bin is damaged")
+    for text in (b"", b"[]", b'{"a": 3}', b"[" * 100_000):
+        (tmp_path / "cache" / "latentc" / "sha256.json").write_bytes(text)
+        refused(path, "E0604", "large.bin is damaged")
+
+
+def test_a_file_just_written_is_not_remembered(path, tmp_path):
+    large = path / "weights" / "large.bin"
+    large.write_bytes(bytes(1 << 20))
+    manifest = open_bundle(path).manifest
+    write_manifest(path, replace(manifest, files=manifest.files | {"weights/large.bin": hash_file(large)}))
+    open_bundle(path)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_none(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle._HashCache, "YOUNGEST", -1.0)
+    monkeypatch.setattr(bundle._HashCache, "SMALLEST", 0)
+    (tmp_path / "cache").write_text("a file in the folder's place")
+    open_bundle(path)
+    open_bundle(path)
+
+
+def test_errors_tell_code_message_and_mend():
+    error = BundleError("E0601", "no bundle", "make one")
+    assert str(error) == "error[E0601]: no bundle\n  help: make one"
+    assert str(BundleError("E0601", "no bundle")) == "error[E0601]: no bundle"
+    assert hash_file(__file__) == FileEntry(hash_file(__file__).sha256, Path(__file__).stat().st_size)
