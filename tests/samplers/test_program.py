@@ -1,6 +1,7 @@
 """Every sampler component as IR, run by the interpreter, against the numpy meaning of its table."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ from pydantic import ValidationError
 
 from latentc.components import load
 from latentc.components.contract import Network
-from latentc.components.process import Process
+from latentc.components.objectives.diffusion import Diffusion
+from latentc.components.objectives.flow import Flow
+from latentc.components.process import process_of
+from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.tables.reference import run
-from latentc.components.schedules import path, schedule
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32, i64
@@ -22,21 +25,32 @@ X = RNG.standard_normal((3, *SHAPE))
 Y = np.array([0, 3, 1])
 SCALE = np.array([1.0, 2.5, 4.0])
 TABLE = RNG.standard_normal((CLASSES + 1, 2)) * 0.3
-# every noise, timestep and prediction a component may meet
-PROCESSES = {
-    "diffusion noise": Process("noise", schedule("linear")),
-    "diffusion x0": Process("x0", schedule("cosine", 200)),
-    "diffusion velocity": Process("velocity", schedule("scaled_linear"), variance="fixed_large"),
-    "diffusion learned": Process("noise", schedule("linear"), variance="learned_range"),
-    "linear velocity": Process("flow_velocity", path=path("linear")),
-    "gvp score": Process("score", path=path("gvp")),
-    "vp noise": Process("noise", path=path("vp")),
+OBJECTIVES = {
+    "diffusion noise": Diffusion(kind="diffusion"),
+    "diffusion x0": Diffusion(kind="diffusion", predicts="x0", schedule="cosine", steps=200),
+    "diffusion velocity": Diffusion(
+        kind="diffusion", predicts="velocity", schedule="scaled_linear", variance="fixed_large"
+    ),
+    "diffusion learned": Diffusion(kind="diffusion", variance="learned_range"),
+    "linear velocity": Flow(kind="flow"),
+    "gvp score": Flow(kind="flow", path="gvp", predicts="score"),
+    "vp noise": Flow(kind="flow", path="vp", predicts="noise"),
 }
-SAMPLERS = load("samplers")
+SAMPLERS = {kind: cls for kind, cls in load("samplers").items() if issubclass(cls, ArraySampler)}
 
 
 def make(kind, **values):
     return SAMPLERS[kind].model_validate({**SAMPLERS[kind].EXAMPLE, **values})
+
+
+def spec(objective, dropout=0.1):
+    """As much of a spec as a sampler looks at."""
+    label = load("conditioning")["label"].model_validate({"kind": "label", "dropout": dropout})
+    return SimpleNamespace(
+        objective=OBJECTIVES.get(objective),
+        conditioning=SimpleNamespace(class_=label),
+        data=SimpleNamespace(shape=SHAPE),
+    )
 
 
 def network(module, out_channels):
@@ -62,7 +76,7 @@ def oracle(sampler, process, out_channels, noise):
 
     def guided(x, t):
         out = forward(x, t, Y, out_channels)
-        if guidance is not None and guidance.at(float(process.progress(t))):
+        if guidance is not None and guidance.interval[0] <= process.progress(t) <= guidance.interval[1]:
             null = forward(x, t, np.full(3, CLASSES), out_channels)
             c = guidance.channels or SHAPE[0]
             out[:, :c] = (null + SCALE[:, None, None, None] * (out - null))[:, :c]
@@ -74,12 +88,12 @@ def oracle(sampler, process, out_channels, noise):
     return run(table, guided, X, noise)
 
 
-def built(sampler, process):
-    channels = SHAPE[0] * (2 if process.variance == "learned_range" else 1)
+def built(sampler, objective):
+    channels = OBJECTIVES[objective].out_channels(SHAPE[0])
     module = ModuleBuilder()
-    program = sampler.program(module, network(module, channels), process)
+    program = sampler.build(module, {"main": network(module, channels)}, spec(objective))
     done = module.finish()
-    verify(done)
+    verify(done, "train")
     return done, program, channels
 
 
@@ -88,24 +102,28 @@ def arrays(program, noise):
     return [given[name] for name in program.sources]
 
 
-def differ(sampler, process):
-    module, program, channels = built(sampler, process)
+def differ(sampler, objective):
+    module, program, channels = built(sampler, objective)
     per_step = program.sources["noise"].per_step if "noise" in program.sources else 0
     noise = np.random.default_rng(1).standard_normal((per_step, *X.shape))
     (ours,) = Interpreter(module, {"main.embedding": TABLE}).run(program.entry, *arrays(program, noise))
-    theirs = oracle(sampler, process, channels, noise)
+    theirs = oracle(sampler, process_of(OBJECTIVES[objective]), channels, noise)
     return np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs))
 
 
+def paths(sampler, given):
+    return [problem.path for problem in sampler.problems(given)]
+
+
 @pytest.mark.parametrize("kind", SAMPLERS)
-@pytest.mark.parametrize("process", PROCESSES)
-def test_program_is_the_table(kind, process):
-    sampler, process = make(kind), PROCESSES[process]
-    if process.family not in sampler.FAMILIES:
-        assert sampler.objections(process)[0][0] == ("kind",)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_program_is_the_table(kind, objective):
+    sampler = make(kind)
+    if process_of(OBJECTIVES[objective]).family not in sampler.PROCESSES:
+        assert paths(sampler, spec(objective)) == [("kind",)]
         return
-    assert sampler.objections(process) == []
-    assert differ(sampler, process) < 1e-9
+    assert paths(sampler, spec(objective)) == []
+    assert differ(sampler, objective) < 1e-9
 
 
 @pytest.mark.parametrize(
@@ -126,14 +144,8 @@ def test_program_is_the_table(kind, process):
     ],
 )
 def test_options_of_diffusion(kind, values):
-    values = {k: v for k, v in values.items() if not (k == "steps" and "respacing" in values)}
-    sampler = SAMPLERS[kind].model_validate(
-        {**{k: v for k, v in SAMPLERS[kind].EXAMPLE.items() if k not in values and k != "steps"}, **values}
-        if "respacing" in values
-        else {**SAMPLERS[kind].EXAMPLE, **values}
-    )
-    for process in (PROCESSES["diffusion noise"], PROCESSES["diffusion learned"]):
-        assert differ(sampler, process) < 1e-9
+    for objective in ("diffusion noise", "diffusion learned"):
+        assert differ(make(kind, **values), objective) < 1e-9
 
 
 @pytest.mark.parametrize("last", ["mean", "tweedie", "euler", "none"])
@@ -143,13 +155,13 @@ def test_options_of_flows(kind, last, form):
     guidance = {"scale": 2.0, "interval": [0.1, 0.97], "channels": 1}
     sampler = make(kind, last=last, diffusion=form, guidance=guidance)
     for name in ("linear velocity", "gvp score", "vp noise"):
-        assert differ(sampler, PROCESSES[name]) < 1e-9
+        assert differ(sampler, name) < 1e-9
 
 
 def test_guidance_interval_splits_the_loop():
     sampler = make("ddim", steps=10, guidance={"scale": 2.0, "interval": [0.3, 0.6]})
-    module, program, _ = built(sampler, PROCESSES["diffusion noise"])
-    loops = [n for n in module.entry("sample").nodes if n.op == "loop"]
+    module, program, _ = built(sampler, "diffusion noise")
+    loops = [n for n in module.entry(program.entry).nodes if n.op == "loop"]
     calls = [{node.op for node in module.functions[n.attrs["body"]].nodes} & {"call", "guided"} for n in loops]
     assert calls == [{"call"}, {"guided"}, {"call"}]
     assert [n.attrs["trip"] for n in loops] == [3, 3, 4]
@@ -158,50 +170,62 @@ def test_guidance_interval_splits_the_loop():
 
 def test_heun_decides_guidance_per_evaluation():
     sampler = make("heun", steps=4, guidance={"scale": 2.0, "interval": [0.0, 0.6]})
-    module, _, _ = built(sampler, PROCESSES["linear velocity"])
-    bodies = [module.functions[n.attrs["body"]] for n in module.entry("sample").nodes if n.op == "loop"]
+    module, program, _ = built(sampler, "linear velocity")
+    bodies = [module.functions[n.attrs["body"]] for n in module.entry(program.entry).nodes if n.op == "loop"]
     ops = [[n.op for n in body.nodes if n.op in ("call", "guided")] for body in bodies]
     assert ops == [["guided", "guided"], ["guided", "call"], ["call", "call"]]
 
 
 def test_what_a_program_says_of_itself():
-    module, program, _ = built(make("ddpm", steps=5), PROCESSES["diffusion learned"])
+    module, program, _ = built(make("ddpm", steps=5), "diffusion learned")
     assert (program.solver, program.steps, program.evaluations) == ("ddpm", 5, 5)
-    assert list(program.sources) == [v.name for v in module.entry("sample").inputs]
+    assert list(program.sources) == [v.name for v in module.entry(program.entry).inputs]
     assert program.sources["noise"].per_step == 5 and program.sources["scale"].default == 2.0
-    _, program, _ = built(make("heun_sde", steps=4), PROCESSES["linear velocity"])
+    _, program, _ = built(make("heun_sde", steps=4), "linear velocity")
     assert (program.steps, program.evaluations, program.sources["noise"].per_step) == (4, 7, 3)
 
 
 def test_another_step_count():
     module = ModuleBuilder()
-    net = network(module, SHAPE[0])
+    net = {"main": network(module, SHAPE[0])}
+    original = make("ddim", respacing="2,2", steps=4)
     for steps in (3, 7):
-        program = make("ddim").program(module, net, PROCESSES["diffusion noise"], steps, f"sample.{steps}")
-        assert program.steps == steps
+        program = original.with_steps(steps).build(module, net, spec("diffusion noise"))
+        assert (program.steps, program.entry) == (steps, f"sample.{steps}")
     assert set(module.finish().entries) == {"sample.3", "sample.7"}
 
 
-def test_refusals():
-    process = PROCESSES["diffusion noise"]
+def test_problems_stand_at_their_field():
+    guided = {"scale": 2.0, "interval": (0.8, 0.2), "channels": 3}
+    assert paths(make("ddim"), spec(None)) == [("kind",)]
+    assert paths(make("ddpm", steps=1001), spec("diffusion noise")) == [("steps",)]
+    assert paths(make("euler", karras=True, eps=0.1), spec("linear velocity")) == [("karras",)]
+    assert paths(make("euler", karras=True, eps=0.1), spec("diffusion noise")) == [("eps",)]
+    assert paths(make("ddim"), spec("diffusion noise", dropout=0.0)) == [("guidance",)]
+    assert paths(make("ddim", guidance=guided), spec("diffusion noise")) == [
+        ("guidance", "interval"),
+        ("guidance", "channels"),
+    ]
+    (problem,) = make("ddpm", variance="learned_range").problems(spec("diffusion noise"))
+    assert "learns no variance" in problem.message
+
+
+def test_a_program_that_cannot_be_is_refused():
     module = ModuleBuilder()
     net = network(module, SHAPE[0])
     with pytest.raises(ValueError, match="needs 4 channels"):
-        make("ddpm").program(module, net, PROCESSES["diffusion learned"])
+        make("ddpm").build(module, {"main": net}, spec("diffusion learned"))
     with pytest.raises(ValueError, match="3 guided channels"):
-        make("ddim", guidance={"channels": 3}).program(module, net, process)
+        make("ddim", guidance={"channels": 3}).build(module, {"main": net}, spec("diffusion noise"))
     with pytest.raises(ValueError, match="null class"):
         bare = Network("main", "denoiser", net.methods, CLASSES, None, SHAPE, SHAPE[0])
-        make("ddim").program(module, bare, process)
-    assert make("ddpm", steps=1001).objections(process)[0][0] == ("steps",)
-    assert make("euler", karras=True).objections(PROCESSES["linear velocity"])[0][0] == ("karras",)
-    assert "learns no variance" in make("ddpm", variance="learned_range").objections(process)[0][1]
+        make("ddim").build(module, {"main": bare}, spec("diffusion noise"))
 
 
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        ("ddim", {"guidance": {"interval": [0.8, 0.2]}}, "goes up"),
+        ("ddim", {"guidance": {"interval": [0.8, 1.2]}}, "interval"),
         ("ddim", {"respacing": "10,20", "steps": 7}, "is 30 steps, not 7"),
         ("ddim", {"respacing": "__import__('os')"}, "a count"),
         ("ddim", {"eta": 1.5}, "less than or equal"),

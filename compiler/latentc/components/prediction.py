@@ -61,9 +61,7 @@ def conversion(source: Prediction, target: Prediction, point: Point) -> tuple[Ar
             "noise",
             "score",
         }:  # a mere scale, also at alpha = 0 where the rule below is 0 / 0
-            return np.zeros_like(alpha), _finite(
-                -sigma if source == "score" else -1.0 / sigma, source, target, point
-            )
+            return np.zeros_like(alpha), _finite(-sigma if source == "score" else -1.0 / sigma, source, target, point)
         u, w = _functional(source, point)
         u_out, w_out = _functional(target, point)
         determinant = alpha * w - sigma * u
@@ -77,9 +75,7 @@ def _finite(value: Array, source: str, target: str, point: Point) -> Array:
     if bad.any():
         where = int(np.argmax(bad))
         alpha, sigma = np.atleast_1d(point.alpha)[where], np.atleast_1d(point.sigma)[where]
-        raise ValueError(
-            f"{target} does not follow from {source} where alpha = {alpha:g} and sigma = {sigma:g}"
-        )
+        raise ValueError(f"{target} does not follow from {source} where alpha = {alpha:g} and sigma = {sigma:g}")
     return value
 
 

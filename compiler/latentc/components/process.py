@@ -8,11 +8,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from latentc.components.objectives.diffusion import Diffusion
+from latentc.components.objectives.flow import Flow
 from latentc.components.prediction import Array, Prediction
 from latentc.components.schedules import Path, Schedule
 
 Family = Literal["diffusion", "flow"]
 Variance = Literal["fixed_small", "fixed_large", "learned_range"]
+# a flow's spec says velocity for what is another thing in diffusion
+_FLOW: dict[str, Prediction] = {"velocity": "flow_velocity", "score": "score", "noise": "noise"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,3 +48,12 @@ class Process:
         if self.schedule is None:
             return np.asarray(t, np.float64)
         return 1.0 - np.asarray(t, np.float64) / max(self.schedule.steps - 1, 1)
+
+
+def process_of(objective: object) -> Process | None:
+    """The process of an objective that has one; None for others (next-token prediction, none at all)."""
+    if isinstance(objective, Diffusion):
+        return Process(objective.predicts, schedule=objective.levels(), variance=objective.variance)
+    if isinstance(objective, Flow):
+        return Process(_FLOW[objective.predicts], path=objective.interpolant())
+    return None

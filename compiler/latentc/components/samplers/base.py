@@ -3,115 +3,102 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from latentc.components import Closed, Component
 from latentc.components.contract import Network, SampleProgram
-from latentc.components.process import Family, Process
+from latentc.components.parts import ClassCondition, Guidance, Problem, Sampler
+from latentc.components.process import Family, Process, process_of
 from latentc.components.samplers import tables
 from latentc.components.samplers.program import sample_program
 from latentc.components.samplers.tables import Grid, Table
 from latentc.components.schedules import Path, Schedule
 from latentc.ir.builder import ModuleBuilder
 
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
 Spacing = Literal["even", "leading", "trailing", "linspace"]
 Final = Literal["zero", "sigma_min"]
 
 
-class Guidance(Closed):
-    """Classifier-free guidance (Ho and Salimans 2022): null + scale * (conditional - null)."""
+class ArraySampler(Sampler):
+    """A sampler of arrays: its table of coefficients, and from that its program over network `main`."""
 
-    scale: float = Field(
-        1.0, ge=0, description="default of the scale, which a sampling call may set per sample; 1 guides nothing"
-    )
-    interval: tuple[float, float] = Field(
-        (0.0, 1.0),
-        description="where it is on, from noise (0) to data (1), ends included (Kynkäänniemi et al. 2024): a flow's "
-        "time, or 1 - t / (T - 1) of a schedule of T levels; fixed when compiled",
-    )
-    channels: int | None = Field(
-        None, gt=0, description="guide only so many first channels (3 in the DiT paper's code); null: the data's"
-    )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Guidance:
-        low, high = self.interval
-        if not 0.0 <= low <= high <= 1.0:
-            raise ValueError(f"an interval goes up within 0 and 1, not from {low:g} to {high:g}")
-        return self
-
-    def at(self, progress: float) -> bool:
-        """Whether an evaluation so far from noise (0) to data (1) is guided."""
-        return self.interval[0] <= progress <= self.interval[1]
-
-
-class Sampler(Component):
-    """A sampler of arrays: its table, and from that its program."""
-
-    FAMILIES: ClassVar[tuple[Family, ...]] = ("diffusion", "flow")
-    # fields that mean something for one family alone
-    OF_FAMILY: ClassVar[dict[str, Family]] = {}
+    families = ("denoiser",)
+    # the processes it samples, and the fields that mean something for one of them alone
+    PROCESSES: ClassVar[tuple[Family, ...]] = ("diffusion", "flow")
+    OF_PROCESS: ClassVar[dict[str, Family]] = {}
 
     steps: int = Field(50, gt=0, le=100_000, description="how often the state is updated")
     guidance: Guidance | None = Field(None, description="classifier-free guidance; null: the network as it is")
 
     @abstractmethod
-    def table(self, process: Process, steps: int | None = None) -> Table:
-        """The coefficients of a run of `steps` (default: the spec's) on `process`.
+    def table(self, process: Process) -> Table:
+        """The coefficients of a run on `process`.
 
         ValueError: steps, times or conversions that do not exist.
         """
 
-    def objections(self, process: Process) -> list[tuple[tuple[str, ...], str]]:
-        """Why this sampler cannot sample `process`: (path of a field, sentence) each; none if it can."""
-        if process.family not in self.FAMILIES:
-            return [(("kind",), f"{self.kind} does not sample a {process.family}: it needs {_either(self.FAMILIES)}")]
-        found: list[tuple[tuple[str, ...], str]] = [
-            ((name,), f"`{name}` has a meaning for a {family} only, and the objective is a {process.family}")
-            for name, family in self.OF_FAMILY.items()
-            if family != process.family and name in self.model_fields_set
-        ]
-        if not found:
-            try:
-                self.table(process)
-            except ValueError as error:
-                found.append((("steps",), str(error)))
-        return found
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        process = process_of(spec.objective)
+        if process is None or process.family not in self.PROCESSES:
+            what = "nothing" if spec.objective is None else f"`{spec.objective.kind}`"
+            wanted = " or ".join(f"`{family}`" for family in self.PROCESSES)
+            yield Problem(("kind",), f"`{self.kind}` samples {wanted} objectives; this one is {what}")
+            return
+        foreign = [name for name, family in self.OF_PROCESS.items() if family != process.family]
+        for name in foreign:
+            if name in self.model_fields_set:
+                yield Problem((name,), f"`{name}` has no meaning for a {process.family} objective", "leave it out")
+        try:
+            self.table(process)
+        except ValueError as error:
+            yield Problem(("steps",), str(error))
+        if self.guidance is not None:
+            yield from _guidance_problems(self.guidance, spec)
 
-    def program(
-        self,
-        module: ModuleBuilder,
-        network: Network,
-        process: Process,
-        steps: int | None = None,
-        entry: str = "sample",
-    ) -> SampleProgram:
-        """Builds the whole sampler over `network` as entry `entry`; see `program.sample_program`.
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> SampleProgram:
+        """Adds entry `sample.STEPS`; see `program.sample_program`.
 
-        ValueError: as `table`, or guidance of a network without a null class.
+        ValueError: what `problems` would have said.
         """
-        table = self.table(process, steps)
-        guidance = self.guidance
+        process = process_of(spec.objective)
+        if process is None:
+            raise ValueError(f"`{self.kind}` needs a diffusion or flow objective")
+        table, guidance, entry = self.table(process), self.guidance, f"sample.{self.steps}"
         if guidance is None:
-            return sample_program(module, network, table, entry=entry)
+            return sample_program(mb, networks["main"], table, entry=entry)
+        low, high = guidance.interval
         return sample_program(
-            module,
-            network,
+            mb,
+            networks["main"],
             table,
-            guided=lambda t: guidance.at(float(process.progress(t))),
+            guided=lambda t: low <= float(process.progress(t)) <= high,
             scale=guidance.scale,
             channels=guidance.channels,
             entry=entry,
         )
 
+    def with_steps(self, steps: int) -> ArraySampler:
+        return self.model_copy(update={"steps": steps})
 
-def _either(families: tuple[Family, ...]) -> str:
-    return " or ".join(f"a {family}" for family in families)
+
+def _guidance_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
+    label = spec.conditioning.class_
+    if isinstance(label, ClassCondition) and label.dropout == 0:
+        message = "guidance needs a network that knows `no class`, and this one never drops the class in training"
+        yield Problem(("guidance",), message, "give `conditioning.class.dropout` a share such as 0.1, or no guidance")
+    if guidance.interval[0] > guidance.interval[1]:
+        yield Problem(("guidance", "interval"), "the interval ends before it starts", "from noise (0) to data (1)")
+    if guidance.channels is not None and spec.data.shape is not None and guidance.channels > spec.data.shape[0]:
+        message = f"{guidance.channels} channels are guided, of data that has {spec.data.shape[0]}"
+        yield Problem(("guidance", "channels"), message)
 
 
-class Respaced(Sampler):
+class Respaced(ArraySampler):
     """A sampler on whole timesteps of a schedule, chosen as improved DDPM and DiT do, or as diffusers
     does."""
 
@@ -140,11 +127,29 @@ class Respaced(Sampler):
             raise ValueError(f"respacing {text!r} is {count} steps, not {values['steps']}: leave `steps` out")
         return {**values, "respacing": text, "steps": count}
 
-    def timesteps_of(self, schedule: Schedule, steps: int | None) -> Grid:
-        """The grid of the chosen timesteps, down to the data."""
-        if self.respacing is not None and steps in (None, self.steps):
+    def with_steps(self, steps: int) -> Respaced:
+        return self.model_copy(update={"steps": steps, "respacing": None})
+
+    def grid(self, process: Process) -> Grid:
+        """The chosen timesteps, down to the data."""
+        schedule = schedule_of(process)
+        if self.respacing is not None:
             return tables.discrete_grid(schedule, tables.respaced(schedule.steps, self.respacing))
-        return spaced_grid(schedule, steps or self.steps, self.spacing, self.offset)
+        return spaced_grid(schedule, self.steps, self.spacing, self.offset)
+
+
+def schedule_of(process: Process) -> Schedule:
+    """The process's schedule; ValueError for a flow."""
+    if process.schedule is None:
+        raise ValueError("a flow has no discrete schedule")
+    return process.schedule
+
+
+def path_of(process: Process) -> Path:
+    """The process's path; ValueError for a diffusion."""
+    if process.path is None:
+        raise ValueError("a diffusion has no path")
+    return process.path
 
 
 def spaced_grid(schedule: Schedule, steps: int, spacing: Spacing, offset: int = 0) -> Grid:

@@ -15,12 +15,11 @@ from latentc.components.samplers.tables import Table
 class Ddim(Respaced):
     """Denoising diffusion implicit models (Song et al. 2021)."""
 
-    FAMILIES = ("diffusion",)
+    PROCESSES = ("diffusion",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "ddim", "steps": 4, "guidance": {"scale": 2.0, "channels": 1}}
 
-    kind: Literal["ddim"] = "ddim"
+    kind: Literal["ddim"]
     eta: float = Field(0.0, ge=0, le=1, description="share of DDPM's noise: 0 none (deterministic), 1 all of it")
 
-    def table(self, process: Process, steps: int | None = None) -> Table:
-        assert process.schedule is not None, "FAMILIES"
-        return tables.ddim(self.timesteps_of(process.schedule, steps), process.predicts, self.eta, self.clip)
+    def table(self, process: Process) -> Table:
+        return tables.ddim(self.grid(process), process.predicts, self.eta, self.clip)

@@ -15,10 +15,10 @@ from latentc.components.samplers.tables import Table
 class Ddpm(Respaced):
     """Ancestral sampling (Ho et al. 2020), on fewer timesteps as improved DDPM (Nichol and Dhariwal 2021)."""
 
-    FAMILIES = ("diffusion",)
+    PROCESSES = ("diffusion",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "ddpm", "steps": 5, "guidance": {"scale": 2.0}}
 
-    kind: Literal["ddpm"] = "ddpm"
+    kind: Literal["ddpm"]
     steps: int = Field(250, gt=0, le=100_000, description="timesteps of the chain")
     variance: Variance | None = Field(
         None,
@@ -26,9 +26,8 @@ class Ddpm(Respaced):
         "objective's",
     )
 
-    def table(self, process: Process, steps: int | None = None) -> Table:
-        assert process.schedule is not None, "FAMILIES"
+    def table(self, process: Process) -> Table:
         variance = self.variance or process.variance
         if variance == "learned_range" and process.variance != "learned_range":
             raise ValueError("the objective learns no variance: choose fixed_small or fixed_large")
-        return tables.ddpm(self.timesteps_of(process.schedule, steps), process.predicts, variance, self.clip)
+        return tables.ddpm(self.grid(process), process.predicts, variance, self.clip)

@@ -8,15 +8,15 @@ from pydantic import Field
 
 from latentc.components.process import Family, Process
 from latentc.components.samplers import tables
-from latentc.components.samplers.base import Final, Sampler
+from latentc.components.samplers.base import ArraySampler, Final, schedule_of
 from latentc.components.samplers.tables import Grid, Table
 from latentc.components.samplers.tables.grids import Spacing
 
 
-class Multistep(Sampler):
+class Multistep(ArraySampler):
     """A sampler in log signal-to-noise that reuses the estimates of earlier steps; one evaluation a step."""
 
-    OF_FAMILY: ClassVar[dict[str, Family]] = {"spacing": "diffusion", "karras": "diffusion", "eps": "flow"}
+    OF_PROCESS: ClassVar[dict[str, Family]] = {"spacing": "diffusion", "karras": "diffusion", "eps": "flow"}
 
     steps: int = Field(20, gt=0, le=100_000, description="steps, each one network evaluation")
     order: Literal[1, 2, 3] = Field(2, description="of the solver: how many estimates a step uses")
@@ -31,17 +31,16 @@ class Multistep(Sampler):
         1e-3, gt=0, lt=0.5, description="time kept from a path's noise end (and with sigma_min, from the data)"
     )
 
-    def grid(self, process: Process, steps: int | None) -> Grid:
+    def grid(self, process: Process) -> Grid:
         """Where the solver evaluates, and where it ends."""
-        count = steps or self.steps
         if process.path is not None:
             start = self.eps if process.path.alpha(0.0) == 0.0 else 0.0  # log(alpha) must be finite
-            return tables.flow_grid(process.path, count, start, 1.0 if self.final == "zero" else 1.0 - self.eps)
-        assert process.schedule is not None, "a process has one of the two"
+            return tables.flow_grid(process.path, self.steps, start, 1.0 if self.final == "zero" else 1.0 - self.eps)
+        schedule = schedule_of(process)
         if self.karras:
-            return tables.karras_grid(process.schedule, count, self.final)
-        chosen = tables.spaced(process.schedule.steps, count, self.spacing, destination=True)
-        return tables.discrete_grid(process.schedule, chosen, self.final)
+            return tables.karras_grid(schedule, self.steps, self.final)
+        chosen = tables.spaced(schedule.steps, self.steps, self.spacing, destination=True)
+        return tables.discrete_grid(schedule, chosen, self.final)
 
 
 class DpmSolverPp(Multistep):
@@ -53,11 +52,11 @@ class DpmSolverPp(Multistep):
         "guidance": {"scale": 2.0, "interval": [0.2, 0.7]},
     }
 
-    kind: Literal["dpm_solver_pp"] = "dpm_solver_pp"
+    kind: Literal["dpm_solver_pp"]
     solver_type: Literal["midpoint", "heun"] = Field("midpoint", description="variant of the second order")
 
-    def table(self, process: Process, steps: int | None = None) -> Table:
-        grid = self.grid(process, steps)
+    def table(self, process: Process) -> Table:
+        grid = self.grid(process)
         return tables.dpm_solver_pp(
             grid, process.predicts, self.order, self.solver_type, self.lower_order_final, self.clip
         )

@@ -8,14 +8,14 @@ from pydantic import Field
 
 from latentc.components.process import Family, Process
 from latentc.components.samplers import tables
-from latentc.components.samplers.base import Sampler, Spacing, ode_interval, spaced_grid
+from latentc.components.samplers.base import ArraySampler, Spacing, ode_interval, schedule_of, spaced_grid
 from latentc.components.samplers.tables import Grid, Table
 
 
-class Integrator(Sampler):
+class Integrator(ArraySampler):
     """A sampler that integrates the probability-flow equation over a grid of times or noise levels."""
 
-    OF_FAMILY: ClassVar[dict[str, Family]] = {"spacing": "diffusion", "karras": "diffusion", "eps": "flow"}
+    OF_PROCESS: ClassVar[dict[str, Family]] = {"spacing": "diffusion", "karras": "diffusion", "eps": "flow"}
 
     steps: int = Field(
         50, gt=0, le=100_000, description="steps of the integrator (SiT's num_steps counts grid points: one more)"
@@ -28,15 +28,14 @@ class Integrator(Sampler):
         1e-3, ge=0, lt=0.5, description="time kept from the ends of a path where its velocity is singular"
     )
 
-    def grid(self, process: Process, steps: int | None) -> Grid:
+    def grid(self, process: Process) -> Grid:
         """Where the integrator evaluates, and where it ends."""
-        count = steps or self.steps
         if process.path is not None:
-            return tables.flow_grid(process.path, count, *ode_interval(process, process.path, self.eps))
-        assert process.schedule is not None, "a process has one of the two"
+            return tables.flow_grid(process.path, self.steps, *ode_interval(process, process.path, self.eps))
+        schedule = schedule_of(process)
         if self.karras:
-            return tables.karras_grid(process.schedule, count)
-        return spaced_grid(process.schedule, count, self.spacing)
+            return tables.karras_grid(schedule, self.steps)
+        return spaced_grid(schedule, self.steps, self.spacing)
 
 
 class Euler(Integrator):
@@ -44,7 +43,7 @@ class Euler(Integrator):
 
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "euler", "steps": 4, "guidance": {"scale": 2.0}}
 
-    kind: Literal["euler"] = "euler"
+    kind: Literal["euler"]
 
-    def table(self, process: Process, steps: int | None = None) -> Table:
-        return tables.euler(self.grid(process, steps), process.predicts)
+    def table(self, process: Process) -> Table:
+        return tables.euler(self.grid(process), process.predicts)

@@ -8,16 +8,16 @@ from pydantic import Field
 
 from latentc.components.process import Process
 from latentc.components.samplers import tables
-from latentc.components.samplers.base import Sampler
+from latentc.components.samplers.base import ArraySampler, path_of
 from latentc.components.samplers.tables import Table
 from latentc.components.samplers.tables.sde import Form, LastStep
 from latentc.components.schedules import Path
 
 
-class Stochastic(Sampler):
+class Stochastic(ArraySampler):
     """A sampler of SiT's reverse-time SDE (Ma et al. 2024, equation 5): noisy steps, then one without."""
 
-    FAMILIES = ("flow",)
+    PROCESSES = ("flow",)
     HEUN: ClassVar[bool] = False
 
     steps: int = Field(
@@ -33,13 +33,13 @@ class Stochastic(Sampler):
     last_size: float = Field(0.04, gt=0, lt=1, description="time the last update bridges")
     eps: float = Field(1e-3, ge=0, lt=0.5, description="time kept from the ends of a path where the drift is singular")
 
-    def table(self, process: Process, steps: int | None = None) -> Table:
-        assert process.path is not None, "FAMILIES"
-        start, stop = self.interval(process, process.path)
+    def table(self, process: Process) -> Table:
+        path = path_of(process)
+        start, stop = self.interval(process, path)
         return tables.euler_maruyama(
-            process.path,
+            path,
             process.predicts,
-            steps or self.steps,
+            self.steps,
             start,
             stop,
             self.diffusion,
@@ -67,4 +67,4 @@ class EulerMaruyama(Stochastic):
 
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "euler_maruyama", "steps": 5, "guidance": {"scale": 2.0}}
 
-    kind: Literal["euler_maruyama"] = "euler_maruyama"
+    kind: Literal["euler_maruyama"]

@@ -20,7 +20,7 @@ class Heun(Integrator):
         "guidance": {"scale": 2.0, "interval": [0.3, 0.8]},
     }
 
-    kind: Literal["heun"] = "heun"
+    kind: Literal["heun"]
 
-    def table(self, process: Process, steps: int | None = None) -> Table:
-        return tables.heun(self.grid(process, steps), process.predicts)
+    def table(self, process: Process) -> Table:
+        return tables.heun(self.grid(process), process.predicts)

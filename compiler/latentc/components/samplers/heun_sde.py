@@ -13,4 +13,4 @@ class HeunSde(Stochastic):
     HEUN: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "heun_sde", "steps": 4, "last": "tweedie"}
 
-    kind: Literal["heun_sde"] = "heun_sde"
+    kind: Literal["heun_sde"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from itertools import groupby
 
 import numpy as np
@@ -137,7 +137,7 @@ def _loop(
     """One loop over the rows of a table; `request` is the classes and the guidance scale."""
     constants = {name: value for name, column in table.columns.items() if (value := _constant(column)) is not None}
     varying = [name for name in table.columns if name not in constants]
-    columns = [b.op("constant", value=table.columns[name], dtype="f32", out=name) for name in varying]
+    columns = [b.constant(table.columns[name], out=_coefficient_name(name)) for name in varying]
     y, scale = request
     invariants = [y] if scale is None or not any(flags) else [y, scale]
 
@@ -159,6 +159,11 @@ def _constant(column: np.ndarray) -> float | None:
     if np.ptp(column) <= 1e-12 * np.max(np.abs(column)):
         return float(column[0])
     return None
+
+
+def _coefficient_name(column: str) -> str:
+    """A column's name in the IR, where x, d and noise are tensors."""
+    return column if column in ("t", "t_2") else f"k_{column}"
 
 
 def _evaluate(
@@ -187,25 +192,23 @@ def _evaluate(
 # ---- the step bodies; tables/core.py says what they compute
 
 
-def combination(b: Builder, *terms: tuple[Coefficient, Var]) -> Var:
-    """The sum of coefficient * variable, without terms of coefficient 0 and products with 1."""
-    total: Var | None = None
-    for coefficient, variable in terms:
-        if isinstance(coefficient, float) and coefficient == 0.0:
-            continue
-        one = isinstance(coefficient, float) and coefficient == 1.0
-        term = variable if one else coefficient * variable
-        total = term if total is None else total + term
-    return terms[0][1] * 0.0 if total is None else total
+def combination(b: Builder, out: str, *terms: tuple[Coefficient, Var]) -> Var:
+    """The sum of coefficient * variable, called `out`, without terms of coefficient 0 and products with 1."""
+    kept = [(k, variable) for k, variable in terms if isinstance(k, Var) or k != 0.0]
+    if not kept:
+        zero: Var = b.mul(terms[0][1], 0.0, out=out)
+        return zero
+    products = [v if isinstance(k, float) and k == 1.0 else b.mul(k, v, out="term") for k, v in kept]
+    return reduce(lambda total, term: b.add(total, term, out=out), products)
 
 
 def _estimate(b: Builder, step: Step, x: Var, output: Var, prefix: str = "d") -> Var:
     """The quantity the solver integrates, from the network's output; a variance beside it is left out."""
     if output.shape[1] != step.channels:
         output = b.slice(output, axis=1, start=0, stop=step.channels, out="output")
-    estimate = combination(b, (step.row[f"{prefix}_x"], x), (step.row[f"{prefix}_output"], output))
+    estimate = combination(b, prefix, (step.row[f"{prefix}_x"], x), (step.row[f"{prefix}_output"], output))
     if step.table.clip is not None:
-        estimate = b.clamp(estimate, low=-step.table.clip, high=step.table.clip)
+        estimate = b.clamp(estimate, low=-step.table.clip, high=step.table.clip, out=prefix)
     return estimate
 
 
@@ -220,7 +223,7 @@ def _noise(step: Step) -> list[tuple[Coefficient, Var]]:
 def _linear(b: Builder, step: Step) -> tuple[Var, ...]:
     x, *past = step.state
     d = _estimate(b, step, x, step.evaluate(x, step.row["t"], 0))
-    new = combination(b, (step.row["x"], x), (step.row["d"], d), *_history(step.row, past), *_noise(step))
+    new = combination(b, "x", (step.row["x"], x), (step.row["d"], d), *_history(step.row, past), *_noise(step))
     return (new, *[d, *past][: len(past)])
 
 
@@ -228,28 +231,27 @@ def _learned_variance(b: Builder, step: Step) -> tuple[Var, ...]:
     (x,), row, c = step.state, step.row, step.channels
     output, v = b.split(step.evaluate(x, row["t"], 0), axis=1, sizes=(c, c), out="output v")
     d = _estimate(b, step, x, output)
-    fraction = (v + 1.0) * 0.5
-    log_variance = combination(b, (row["log_high"], fraction), (row["log_low"], 1.0 - fraction))
+    log_deviation = b.add(row["log_center"], b.mul(row["log_span"], v, out="term"), out="log_deviation")
     assert step.z is not None  # this body always takes noise
-    deviation = b.exp(log_variance * 0.5)
-    return (combination(b, (row["x"], x), (row["d"], d), (row["noise"], deviation * step.z)),)
+    z = b.mul(b.exp(log_deviation, out="deviation"), step.z, out="z")
+    return (combination(b, "x", (row["x"], x), (row["d"], d), (row["noise"], z)),)
 
 
 def _two_stage(b: Builder, step: Step) -> tuple[Var, ...]:
     (x,), row = step.state, step.row
-    y = combination(b, (1.0, x), *_noise(step))
+    y = combination(b, "y", (1.0, x), *_noise(step))
     d = _estimate(b, step, y, step.evaluate(y, row["t"], 0))
-    p = combination(b, (row["x"], y), (row["d"], d))
+    p = combination(b, "p", (row["x"], y), (row["d"], d))
     e = _estimate(b, step, p, step.evaluate(p, row["t_2"], 1), "e")
-    return (combination(b, (row["x_2"], y), (row["d_2"], d), (row["e_2"], e)),)
+    return (combination(b, "x", (row["x_2"], y), (row["d_2"], d), (row["e_2"], e)),)
 
 
 def _predictor_corrector(b: Builder, step: Step) -> tuple[Var, ...]:
     (x, last, *past), row = step.state, step.row
     d = _estimate(b, step, x, step.evaluate(x, row["t"], 0))
     terms = [(row["c_x"], x), (row["c_last"], last), (row["c_d"], d)]
-    c = combination(b, *terms, *_history(row, past, "c_h"))
-    new = combination(b, (row["x"], c), (row["d"], d), *_history(row, past))
+    c = combination(b, "last", *terms, *_history(row, past, "c_h"))
+    new = combination(b, "x", (row["x"], c), (row["d"], d), *_history(row, past))
     return (new, c, *[d, *past][: len(past)])
 
 

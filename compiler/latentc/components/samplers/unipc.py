@@ -22,14 +22,14 @@ class Unipc(Multistep):
         "guidance": {"scale": 2.0, "interval": [0.2, 0.7]},
     }
 
-    kind: Literal["unipc"] = "unipc"
+    kind: Literal["unipc"]
     b_function: Literal["bh1", "bh2"] = Field("bh2", description="the paper's B(h): h (bh1) or exp(h) - 1 (bh2)")
     predict_x0: bool = Field(True, description="extrapolate the data; false: the noise, ending at sigma_min")
     corrector: bool = Field(True, description="correct each state once its evaluation is known")
 
-    def table(self, process: Process, steps: int | None = None) -> Table:
+    def table(self, process: Process) -> Table:
         return tables.unipc(
-            self.grid(process, steps),
+            self.grid(process),
             process.predicts,
             self.order,
             self.b_function,

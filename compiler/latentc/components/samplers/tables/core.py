@@ -33,9 +33,9 @@ class Table:
         ``x' = x * x + d * d + h1 * h1 + h2 * h2 + noise * z``. Columns t, d_x, d_output, x, d, and as needed
         h1, h2, noise (a coefficient's column has the name of what it multiplies).
     learned_variance
-        The network has twice as many channels as x: output and v. ``x' = x * x + d * d + noise * exp((log_low
-        + (v + 1) / 2 * (log_high - log_low)) / 2) * z``, with noise 1, or 0 at a step without noise. Columns
-        as linear, log_low, log_high.
+        The network has twice as many channels as x: output and v. ``x' = x * x + d * d + noise * exp(log_center +
+        log_span * v) * z``, with noise 1, or 0 at a step without noise. v = -1 and 1 are the variance's bounds.
+        Columns as linear, log_center, log_span.
     two_stage
         Two evaluations. ``y = x + noise * z; d = d_x * y + d_output * net(y, t); p = x * y + d * d; e = e_x *
         p + e_output * net(p, t_2); x' = x_2 * y + d_2 * d + e_2 * e``. Columns t, d_x, d_output, x, d, t_2,

@@ -44,8 +44,9 @@ def ddpm(grid: Grid, predicts: Prediction, variance: Variance = "fixed_small", c
         # is added there, so a single-step chain may take anything finite.
         floor = posterior[-2] if grid.steps > 1 else beta[-1]
         columns["noise"] = noisy
-        columns["log_low"] = np.log(np.append(posterior[:-1], floor))
-        columns["log_high"] = np.log(beta)
+        low, high = np.log(np.append(posterior[:-1], floor)), np.log(beta)
+        columns["log_center"] = (high + low) / 4  # halves of the log variance: of the log deviation
+        columns["log_span"] = (high - low) / 4
         return Table("ddpm", "learned_variance", columns, clip=clip)
     columns["noise"] = noisy * np.sqrt(posterior if variance == "fixed_small" else beta)
     return Table("ddpm", "linear", columns, clip=clip)

@@ -53,8 +53,8 @@ def _learned_variance(table: Table, network: Network, x: Array, noise: Array) ->
     for row, z in zip(_rows(table), noise, strict=True):
         output, v = np.split(network(x, row["t"]), 2, axis=1)
         d = _estimate(table, row, x, output)
-        log_variance = row["log_low"] + (v + 1) / 2 * (row["log_high"] - row["log_low"])
-        x = row["x"] * x + row["d"] * d + row["noise"] * np.exp(log_variance / 2) * z
+        deviation = np.exp(row["log_center"] + row["log_span"] * v)
+        x = row["x"] * x + row["d"] * d + row["noise"] * deviation * z
     return x
 
 
