@@ -253,8 +253,10 @@ class Builder:
         axes = tuple(range(extra)) + tuple(
             i + extra for i, d in enumerate(type.shape) if d == 1 and g.shape[i + extra] != 1
         )
-        summed = self.op("sum", g, axes=axes, keepdims=False)
-        return summed if summed.type.shape == type.shape else self.op("reshape", summed, shape=type.shape)
+        summed: Var = self.op("sum", g, axes=axes, keepdims=False) if axes else g
+        if summed.type.shape != type.shape:
+            summed = self.op("reshape", summed, shape=type.shape)
+        return summed
 
     # ---- other functions
 

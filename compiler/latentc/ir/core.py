@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from latentc.ir.types import TensorType
 
 # Ops whose attribute `fn` (and for a loop, `body`) names another function of the module.
@@ -106,6 +108,24 @@ def callees(node: Node) -> tuple[str, ...]:
     if node.op == "loop":
         return (node.attrs["body"],)
     return ()
+
+
+def frozen(value: Any) -> Any:
+    """A hashable form of an attribute's value; equal where the values are, however their sizes are written."""
+    match value:
+        case Mapping():
+            return ("map", tuple(sorted((k, frozen(v)) for k, v in value.items())))
+        case tuple() | list():
+            return ("tuple", tuple(frozen(v) for v in value))
+        case np.ndarray():
+            return ("array", value.dtype.str, value.shape, np.ascontiguousarray(value).tobytes())
+        case bool() | np.bool_():
+            return ("bool", bool(value))
+        case int() | np.integer():
+            return int(value)
+        case float() | np.floating():  # by its text: -0.0 is not 0.0, and nan is itself
+            return ("float", repr(float(value)))
+    return value
 
 
 def join(prefix: str, name: str) -> str:

@@ -26,14 +26,14 @@ def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float = 1.0) -
 
 
 def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Glorot & Bengio 2010: U(-a, a), a = sqrt(6 / (fan_in + fan_out)); a kernel's fans are those of its flat matrix."""
+    """Glorot & Bengio 2010: U(-a, a), a = sqrt(6 / (fan_in + fan_out)); of a kernel, as of its flat matrix."""
     fan_out, fan_in = shape[0], int(np.prod(shape[1:]))
-    return rng.uniform(-1, 1, shape) * np.sqrt(6 / (fan_in + fan_out))
+    return np.asarray(rng.uniform(-1, 1, shape) * np.sqrt(6 / (fan_in + fan_out)))
 
 
 def linear_default(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Array:
     """PyTorch's default of Linear and Conv: U(-a, a), a = 1 / sqrt(fan_in)."""
-    return rng.uniform(-1, 1, shape) / np.sqrt(fan_in)
+    return np.asarray(rng.uniform(-1, 1, shape) / np.sqrt(fan_in))
 
 
 def sincos_2d(rng: np.random.Generator, shape: tuple[int, ...], width: int, grid: int) -> Array:

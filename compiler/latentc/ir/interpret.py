@@ -1,4 +1,4 @@
-"""The oracle: runs a module in numpy, in float64 unless asked otherwise. Slow, plain, and what every backend is compared with."""
+"""The oracle: runs a module in numpy, in float64 unless asked otherwise; what every backend is compared with."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Interpreter:
 def combine(both: Array, scale: Array, channels: int | None) -> Array:
     """Guides a doubled output: u + scale (c - u), on the first `channels` of axis 1 where given, else on all."""
     cond, null = np.split(both, 2)
-    guided = null + scale.reshape(-1, *[1] * (cond.ndim - 1)) * (cond - null)
+    guided: Array = null + scale.reshape(-1, *[1] * (cond.ndim - 1)) * (cond - null)
     if channels is None:
         return guided
     return np.concatenate([guided[:, :channels], cond[:, channels:]], axis=1)

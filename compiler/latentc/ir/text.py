@@ -1,4 +1,4 @@
-"""The text form of a module: printed by `show`, held by golden tests, attached to bug reports; parses back to an equal one.
+"""The text form of a module, which parses back to an equal one: for `show`, golden tests and bug reports.
 
     latentc-ir 1
     entry main = "DiT.forward"

@@ -152,12 +152,15 @@ def i64(*shape: Dim) -> TensorType:
 
 def product(dims: Iterable[Dim]) -> Dim:
     """Product of dimensions; at most one may be symbolic. Raises TypeError otherwise."""
-    total: Dim = 1
+    total, size = 1, None
     for dim in dims:
-        if isinstance(dim, Sym) and isinstance(total, Sym):
-            raise TypeError(f"cannot multiply run-time sizes {total} and {dim}")
-        total = dim * int(total) if isinstance(dim, Sym) else total * int(dim)
-    return total
+        if not isinstance(dim, Sym):
+            total = dim if total == 1 else total * dim
+        elif size is None:
+            size = dim
+        else:
+            raise TypeError(f"cannot multiply run-time sizes {size} and {dim}")
+    return total if size is None else size * total
 
 
 def substitute(type: TensorType, sizes: Mapping[str, Dim]) -> TensorType:

@@ -1,9 +1,16 @@
-"""The op table: every op the IR knows, one row each. Calls and loops (`control`) are typed by the functions they name."""
+"""The op table: every op the IR knows, one row each. Calls and loops (`control`) are typed by what they name."""
 
-from latentc.ir.ops import elementwise, network, reduce, shape
+from latentc.ir.ops import attention, elementwise, linear, norm, reduce, shape
 from latentc.ir.ops.row import Op, OpError
 
-OPS: dict[str, Op] = {**elementwise.OPS, **shape.OPS, **reduce.OPS, **network.OPS}
+OPS: dict[str, Op] = {
+    **elementwise.OPS,
+    **shape.OPS,
+    **reduce.OPS,
+    **linear.OPS,
+    **norm.OPS,
+    **attention.OPS,
+}
 CONTROL = ("call", "guided", "loop")
 
 __all__ = ["CONTROL", "OPS", "Op", "OpError"]

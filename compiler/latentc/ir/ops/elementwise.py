@@ -8,28 +8,37 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.ops.row import Array, Attrs, Op, OpError, broadcast, free, need
+from latentc.ir.ops.row import Array, Attrs, Op, broadcast, free, need
 from latentc.ir.types import NUMPY, TensorType
 
 
-def _same(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(len(ins) == 1, f"takes one operand, got {len(ins)}")
+def _numeric(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(ins[0].dtype != "bool", f"takes numbers, got {ins[0]}")
     return [ins[0]]
 
 
-def _pair(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(len(ins) == 2, f"takes two operands, got {len(ins)}")
+def _float(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(ins[0].is_float, f"takes floats, got {ins[0]}")
+    return [ins[0]]
+
+
+def _broadcast_pair(ins: Sequence[TensorType]) -> TensorType:
     a, b = ins
     need(a.dtype == b.dtype, f"operands have dtypes {a.dtype} and {b.dtype}; cast one")
-    return [TensorType(a.dtype, broadcast(a.shape, b.shape))]
+    return TensorType(a.dtype, broadcast(a.shape, b.shape))
+
+
+def _pair(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(ins[0].dtype != "bool", f"takes numbers, got {ins[0]}")
+    return [_broadcast_pair(ins)]
 
 
 def _compare(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    return [_pair(ins, attrs)[0].with_dtype("bool")]
+    return [_broadcast_pair(ins).with_dtype("bool")]
 
 
-def unary(name: str, fn: Callable[[Array], Array], vjp: Any, doc: str, source: str = "") -> Op:
-    """A float function of one operand; `vjp(b, x, y, g)` gives the gradient."""
+def unary(name: str, fn: Callable[[Array], Array], vjp: Any, doc: str, source: str = "", infer: Any = _float) -> Op:
+    """A function of one operand; `vjp(b, x, y, g)` gives the gradient."""
 
     def evaluate(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
         return [np.asarray(fn(xs[0]), dtype=xs[0].dtype)]
@@ -37,7 +46,7 @@ def unary(name: str, fn: Callable[[Array], Array], vjp: Any, doc: str, source: s
     def gradient(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
         return [vjp(b, ins[0], outs[0], grads[0])]
 
-    return Op(name, doc, _same, evaluate, gradient if vjp else None, source=source, differentiable=vjp is not None)
+    return Op(name, doc, infer, evaluate, gradient if vjp else None, source=source, differentiable=vjp is not None)
 
 
 def binary(name: str, fn: Callable[[Array, Array], Array], vjp: Any, doc: str, infer: Any = _pair) -> Op:
@@ -51,7 +60,7 @@ def binary(name: str, fn: Callable[[Array, Array], Array], vjp: Any, doc: str, i
         pair = vjp(b, ins[0], ins[1], outs[0], grads[0])
         return [b.sum_to(g, x.type) for g, x in zip(pair, ins, strict=True)]
 
-    return Op(name, doc, infer, evaluate, gradient if vjp else None, differentiable=vjp is not None)
+    return Op(name, doc, infer, evaluate, gradient if vjp else None, differentiable=vjp is not None, operands=(2, 2))
 
 
 def sigmoid(x: Array) -> Array:
@@ -65,13 +74,13 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 def gelu(x: Array, approximate: str) -> Array:
     if approximate == "tanh":
-        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    return 0.5 * x * (1 + _erf(x / math.sqrt(2)))
+        return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
+    return np.asarray(0.5 * x * (1 + _erf(x / math.sqrt(2))))
 
 
 def _gelu_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(attrs.get("approximate") in ("none", "tanh"), "approximate is 'none' or 'tanh'")
-    return _same(ins, attrs)
+    need(attrs["approximate"] in ("none", "tanh"), "approximate is 'none' or 'tanh'")
+    return _float(ins, attrs)
 
 
 def _gelu_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
@@ -93,7 +102,7 @@ def _gelu_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence
 
 
 def _cast_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(attrs.get("to") in NUMPY, f"unknown dtype {attrs.get('to')!r}")
+    need(attrs["to"] in NUMPY, f"unknown dtype {attrs['to']!r}")
     return [ins[0].with_dtype(attrs["to"])]
 
 
@@ -102,7 +111,7 @@ def _cast_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence
 
 
 def _where_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(len(ins) == 3 and ins[0].dtype == "bool", "takes (bool condition, a, b)")
+    need(ins[0].dtype == "bool", f"condition is {ins[0]}; wants bool")
     need(ins[1].dtype == ins[2].dtype, f"branches have dtypes {ins[1].dtype} and {ins[2].dtype}")
     return [TensorType(ins[1].dtype, broadcast(ins[0].shape, broadcast(ins[1].shape, ins[2].shape)))]
 
@@ -110,37 +119,39 @@ def _where_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType
 def _where_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
     c, x, y = ins
     g = grads[0]
-    zero = g * 0.0
-    return [None, b.sum_to(b.where(c, g, zero), x.type), b.sum_to(b.where(c, zero, g), y.type)]
+    return [None, b.sum_to(b.where(c, g, 0.0), x.type), b.sum_to(b.where(c, 0.0, g), y.type)]
 
 
 def _clamp_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    low, high = attrs.get("low"), attrs.get("high")
-    need(low is not None and high is not None and low <= high, f"low <= high wanted, got {low} and {high}")
-    return _same(ins, attrs)
+    need(attrs["low"] <= attrs["high"], f"low <= high wanted, got {attrs['low']} and {attrs['high']}")
+    return _numeric(ins, attrs)
 
 
 def _clamp_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
     (x,), g = ins, grads[0]
     inside = b.logical_and(b.less_equal(b.scalar(attrs["low"], x), x), b.less_equal(x, b.scalar(attrs["high"], x)))
-    return [b.where(inside, g, g * 0.0)]
+    return [b.where(inside, g, 0.0)]
 
 
-def _pow(x: Array, y: Array) -> Array:
-    return np.power(x, y)
+def _div(x: Array, y: Array) -> Array:
+    return x // y if x.dtype.kind in "iu" else x / y
+
+
+def _dropout_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(0 <= attrs["p"] < 1, f"probability {attrs['p']} is outside [0, 1)")
+    return _float(ins, attrs)
 
 
 def _logical(name: str, fn: Any, doc: str) -> Op:
     def infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-        if any(t.dtype != "bool" for t in ins):
-            raise OpError(f"takes bool operands, got {', '.join(t.dtype for t in ins)}")
-        return _pair(ins, attrs)
+        need(all(t.dtype == "bool" for t in ins), f"takes bool operands, got {', '.join(t.dtype for t in ins)}")
+        return [_broadcast_pair(ins)]
 
     return binary(name, fn, None, doc, infer)
 
 
 _ROWS = [
-    unary("neg", np.negative, lambda b, x, y, g: -g, "-x"),
+    unary("neg", np.negative, lambda b, x, y, g: -g, "-x", infer=_numeric),
     unary("exp", np.exp, lambda b, x, y, g: g * y, "e to the x"),
     unary("log", np.log, lambda b, x, y, g: g / x, "natural logarithm"),
     unary("sqrt", np.sqrt, lambda b, x, y, g: g * 0.5 / y, "square root"),
@@ -149,7 +160,7 @@ _ROWS = [
     unary("cos", np.cos, lambda b, x, y, g: -(g * b.sin(x)), "cosine"),
     unary("tanh", np.tanh, lambda b, x, y, g: g * (1.0 - y * y), "hyperbolic tangent"),
     unary("sigmoid", sigmoid, lambda b, x, y, g: g * y * (1.0 - y), "1 / (1 + e^-x)"),
-    unary("relu", lambda x: np.maximum(x, 0), lambda b, x, y, g: b.where(x > 0.0, g, g * 0.0), "max(x, 0)"),
+    unary("relu", lambda x: np.maximum(x, 0), lambda b, x, y, g: b.where(x > 0.0, g, 0.0), "max(x, 0)"),
     unary(
         "silu",
         lambda x: x * sigmoid(x),
@@ -163,33 +174,33 @@ _ROWS = [
         lambda b, x, y, g: g * b.exp(x * x * -1.0) * (2 / math.sqrt(math.pi)),
         "Gauss error function",
     ),
-    unary("abs", np.abs, lambda b, x, y, g: b.where(x < 0.0, -g, g), "absolute value"),
+    unary("abs", np.abs, lambda b, x, y, g: b.where(x < 0.0, -g, g), "absolute value", infer=_numeric),
     unary("floor", np.floor, None, "largest whole number not above x"),
     binary("add", np.add, lambda b, x, y, o, g: (g, g), "x + y"),
     binary("sub", np.subtract, lambda b, x, y, o, g: (g, -g), "x - y"),
     binary("mul", np.multiply, lambda b, x, y, o, g: (g * y, g * x), "x * y"),
     binary(
         "div",
-        lambda x, y: x / y if x.dtype.kind != "i" else x // y,
+        _div,
         lambda b, x, y, o, g: (g / y, -(g * o / y)),
         "x / y; of integers, rounded towards minus infinity",
     ),
     binary(
         "pow",
-        _pow,
+        np.power,
         lambda b, x, y, o, g: (g * y * b.pow(x, y - 1.0), g * o * b.log(x)),
         "x to the y, x > 0 where the exponent's gradient is wanted",
     ),
     binary(
         "maximum",
         np.maximum,
-        lambda b, x, y, o, g: (b.where(y <= x, g, g * 0.0), b.where(y <= x, g * 0.0, g)),
+        lambda b, x, y, o, g: (b.where(y <= x, g, 0.0), b.where(y <= x, 0.0, g)),
         "the larger of two",
     ),
     binary(
         "minimum",
         np.minimum,
-        lambda b, x, y, o, g: (b.where(x <= y, g, g * 0.0), b.where(x <= y, g * 0.0, g)),
+        lambda b, x, y, o, g: (b.where(x <= y, g, 0.0), b.where(x <= y, 0.0, g)),
         "the smaller of two",
     ),
     binary("equal", np.equal, None, "x == y", _compare),
@@ -206,11 +217,12 @@ _ROWS = [
         _gelu_vjp,
         decompose=_gelu_decompose,
         source="Hendrycks & Gimpel 2016",
+        attrs="approximate",
     ),
     Op(
         "stop_gradient",
         "x, through which no gradient flows",
-        _same,
+        _numeric,
         lambda xs, a: [xs[0]],
         lambda b, ins, outs, grads, attrs: [None],
         free,
@@ -221,6 +233,7 @@ _ROWS = [
         _clamp_infer,
         lambda xs, a: [np.clip(xs[0], a["low"], a["high"]).astype(xs[0].dtype)],
         _clamp_vjp,
+        attrs="low high",
     ),
     Op(
         "cast",
@@ -229,6 +242,7 @@ _ROWS = [
         lambda xs, a: [xs[0].astype(NUMPY[a["to"]])],
         _cast_vjp,
         free,
+        attrs="to",
     ),
     Op(
         "where",
@@ -236,6 +250,18 @@ _ROWS = [
         _where_infer,
         lambda xs, a: [np.where(xs[0], xs[1], xs[2])],
         _where_vjp,
+        operands=(3, 3),
+    ),
+    Op(
+        "dropout",
+        "in training, zeroes elements with probability p and scales the rest by 1 / (1 - p)",
+        _dropout_infer,
+        None,
+        None,
+        free,
+        train_only=True,
+        differentiable=False,
+        attrs="p",
     ),
 ]
 OPS = {row.name: row for row in _ROWS}

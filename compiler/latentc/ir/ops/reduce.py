@@ -17,34 +17,57 @@ def reduced(shape: Sequence[Dim], axes: Sequence[int], keepdims: bool) -> tuple[
 
 
 def _reduce_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(ins[0].dtype != "bool", f"takes numbers, got {ins[0]}")
     return [ins[0].with_shape(reduced(ins[0].shape, attrs["axes"], attrs["keepdims"]))]
+
+
+def _mean_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(ins[0].is_float, f"takes floats, got {ins[0]}")
+    return _reduce_infer(ins, attrs)
 
 
 def _kept(b: Any, g: Any, x: Any, attrs: Attrs) -> Any:
     """A reduction's gradient with the reduced axes back as size 1."""
-    return b.reshape(g, shape=reduced(x.shape, attrs["axes"], True))
+    shape = reduced(x.shape, attrs["axes"], True)
+    return g if g.shape == shape else b.reshape(g, shape=shape)
 
 
-def _count(x: Any, axes: Sequence[int]) -> int:
-    sizes = [x.shape[a] for a in axes]
-    need(not any(isinstance(s, Sym) for s in sizes), "a mean over a run-time size has no derivative here")
-    return int(np.prod([int(s) for s in sizes]))
+def _spread(b: Any, g: Any, x: Any, attrs: Attrs) -> Any:
+    """A reduction's gradient repeated over what was reduced."""
+    kept = _kept(b, g, x, attrs)
+    if kept.shape == x.shape:
+        return kept
+    if any(isinstance(d, Sym) for d in x.shape[1:]):
+        return b.where(b.equal(x, x), kept, kept)
+    return b.broadcast_to(kept, x, shape=x.shape)
 
 
-def _reduction(name: str, fn: Any, vjp: Any, doc: str) -> Op:
+def _sum_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    return [_spread(b, grads[0], ins[0], attrs)]
+
+
+def _mean_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    (x,), g = ins, grads[0]
+    sizes = [x.shape[a] for a in attrs["axes"]]
+    if any(isinstance(s, Sym) for s in sizes):  # the count is known at run time only: the sum of ones
+        return [_spread(b, g / b.sum(b.fill_like(x, 1.0), **attrs), x, attrs)]
+    return [_spread(b, g * (1.0 / int(np.prod([int(s) for s in sizes]))), x, attrs)]
+
+
+def _reduction(name: str, fn: Any, vjp: Any, doc: str, infer: Any = _reduce_infer) -> Op:
     def evaluate(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
         return [np.asarray(fn(xs[0], axis=tuple(attrs["axes"]), keepdims=attrs["keepdims"]), dtype=xs[0].dtype)]
 
     def flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
         return ins[0].count()
 
-    return Op(name, doc, _reduce_infer, evaluate, vjp, flops)
+    return Op(name, doc, infer, evaluate, vjp, flops, attrs="axes keepdims")
 
 
 def _max_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
     (x,) = ins
     hit = b.equal(x, _kept(b, outs[0], x, attrs))
-    ones = b.where(hit, x * 0.0 + 1.0, x * 0.0)
+    ones = b.where(hit, b.scalar(1.0, x), 0.0)
     ties = b.sum(ones, axes=attrs["axes"], keepdims=True)
     return [ones * _kept(b, grads[0], x, attrs) / ties]
 
@@ -61,7 +84,13 @@ def log_softmax(x: Array, axis: int) -> Array:
 
 def _axis_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     axis_of(attrs["axis"], ins[0].rank)
+    need(ins[0].dtype != "bool", f"takes numbers, got {ins[0]}")
     return [ins[0]]
+
+
+def _softmax_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(ins[0].is_float, f"takes floats, got {ins[0]}")
+    return _axis_infer(ins, attrs)
 
 
 def _softmax_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
@@ -119,6 +148,8 @@ def _argmax_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorTyp
 
 def _top_k_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     (x,), k = ins, attrs["k"]
+    known = x.rank > 0 and not isinstance(x.shape[-1], Sym)
+    need(known and x.dtype != "bool", f"takes numbers along a known size, got {x}")
     need(0 < k <= x.shape[-1], f"k = {k} is outside 1..{x.shape[-1]}")
     out = x.with_shape([*x.shape[:-1], k])
     return [out, out.with_dtype("i64")]
@@ -127,6 +158,21 @@ def _top_k_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType
 def _top_k(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     order = np.argsort(-xs[0], axis=-1, kind="stable")[..., : attrs["k"]]
     return [np.take_along_axis(xs[0], order, axis=-1), order.astype(np.int64)]
+
+
+def along(b: Any, x: Any, index: Any, g: Any, axis: int) -> Any:
+    """Gradient of x in take_along(x, index, axis): each g goes back to the place it was picked from."""
+    axis = axis_of(axis, x.type.rank)
+    size, picked = x.shape[axis], index.shape[axis]
+    need(not isinstance(size, Sym) and not isinstance(picked, Sym), "picks along a run-time size have no derivative")
+    wide = (*index.shape[:axis], picked, 1, *index.shape[axis + 1 :])
+    places = np.arange(int(size)).reshape(-1, *[1] * (x.type.rank - axis - 1))
+    hit = b.equal(b.reshape(index, shape=wide), b.constant(places, index.type.dtype))
+    return b.sum(b.where(hit, b.reshape(g, shape=wide), 0.0), axes=(axis,), keepdims=False)
+
+
+def _top_k_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    return [along(b, ins[0], outs[1], grads[0], -1) if grads[0] is not None else None]
 
 
 def _cumsum_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
@@ -139,38 +185,28 @@ def _cost(per_element: int) -> Any:
 
 
 _ROWS = [
-    _reduction(
-        "sum",
-        np.sum,
-        lambda b, ins, outs, grads, attrs: [_kept(b, grads[0], ins[0], attrs) + ins[0] * 0.0],
-        "sum over axes",
-    ),
-    _reduction(
-        "mean",
-        np.mean,
-        lambda b, ins, outs, grads, attrs: [
-            (_kept(b, grads[0], ins[0], attrs) + ins[0] * 0.0) * (1.0 / _count(ins[0], attrs["axes"]))
-        ],
-        "mean over axes",
-    ),
+    _reduction("sum", np.sum, _sum_vjp, "sum over axes"),
+    _reduction("mean", np.mean, _mean_vjp, "mean over axes", _mean_infer),
     _reduction("max", np.max, _max_vjp, "largest over axes; ties share the gradient"),
     Op(
         "softmax",
         "exp(x) / sum exp(x) along an axis",
-        _axis_infer,
+        _softmax_infer,
         lambda xs, a: [softmax(xs[0], a["axis"])],
         _softmax_vjp,
         _cost(4),
         _softmax_decompose,
+        attrs="axis",
     ),
     Op(
         "log_softmax",
         "x - log sum exp(x) along an axis",
-        _axis_infer,
+        _softmax_infer,
         lambda xs, a: [log_softmax(xs[0], a["axis"])],
         _log_softmax_vjp,
         _cost(4),
         _log_softmax_decompose,
+        attrs="axis",
     ),
     Op(
         "cross_entropy",
@@ -185,19 +221,20 @@ _ROWS = [
         "argmax",
         "index of the (first) largest along an axis, i64",
         _argmax_infer,
-        lambda xs, a: [np.argmax(xs[0], axis=a["axis"]).astype(np.int64)],
+        lambda xs, a: [np.asarray(np.argmax(xs[0], axis=a["axis"]), dtype=np.int64)],
         None,
         _cost(1),
         differentiable=False,
+        attrs="axis",
     ),
     Op(
         "top_k",
         "the k largest along the last axis, in descending order, and their indices; of equals the first comes first",
         _top_k_infer,
         _top_k,
-        None,
+        _top_k_vjp,
         _cost(4),
-        differentiable=False,
+        attrs="k",
     ),
     Op(
         "cumsum",
@@ -206,6 +243,7 @@ _ROWS = [
         lambda xs, a: [np.cumsum(xs[0], axis=a["axis"], dtype=xs[0].dtype)],
         _cumsum_vjp,
         _cost(1),
+        attrs="axis",
     ),
 ]
 OPS = {row.name: row for row in _ROWS}

@@ -40,7 +40,11 @@ def free(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) ->
 
 @dataclass(frozen=True)
 class Op:
-    """A row. `infer` raises OpError on operands it does not take; `flops` counts a multiply-add as two, per sample."""
+    """A row. `infer` raises OpError on operands it does not take; `flops` counts a multiply-add as two, per sample.
+
+    `operands` is how many it takes, (least, most or None for any number); `attrs` names its attributes, those that may
+    be left out with a question mark. An op that is not `differentiable` has derivative zero wherever it has one.
+    """
 
     name: str
     doc: str
@@ -52,6 +56,31 @@ class Op:
     source: str = ""
     train_only: bool = False
     differentiable: bool = True
+    operands: tuple[int, int | None] = (1, 1)
+    attrs: str = ""
+
+    def types(self, ins: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+        """Output types for these operands and attributes. Raises OpError, and nothing else, where they do not fit."""
+        least, most = self.operands
+        if len(ins) < least or (most is not None and len(ins) > most):
+            raise OpError(f"takes {_counted(least, most)}, got {len(ins)}")
+        known = {word.rstrip("?"): word.endswith("?") for word in self.attrs.split()}
+        for name, optional in known.items():
+            need(optional or name in attrs, f"attribute {name} is missing")
+        for name in attrs:
+            need(name in known, f"has no attribute {name}; knows {', '.join(known) or 'none'}")
+        try:
+            return list(self.infer(ins, attrs))
+        except OpError:
+            raise
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            # What a rule did not foresee, such as a word where an axis belongs, is still a fault of the node.
+            raise OpError(f"{type(error).__name__} in its type rule: {error}") from error
+
+
+def _counted(least: int, most: int | None) -> str:
+    words = f"{least}" if most == least else f"{least} or more" if most is None else f"{least} to {most}"
+    return f"{words} operand{'' if words == '1' else 's'}"
 
 
 def need(condition: bool, message: str) -> None:

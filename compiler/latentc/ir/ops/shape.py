@@ -7,17 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from latentc.ir.ops.reduce import along
 from latentc.ir.ops.row import Array, Attrs, Op, axis_of, broadcast, free, need
 from latentc.ir.types import NUMPY, Dim, Sym, TensorType, product
 
 
-def concrete(shape: Sequence[Dim], sizes: dict[str, int]) -> tuple[int, ...]:
-    """A shape with its run-time sizes filled in."""
-    return tuple(sizes[d.name] * d.factor if isinstance(d, Sym) else int(d) for d in shape)
-
-
 def _reshape_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     shape = tuple(attrs["shape"])
+    need(all(isinstance(d, Sym) or d >= 0 for d in shape), f"shape {list(shape)} has a negative size")
     need(product(ins[0].shape) == product(shape), f"{ins[0]} has another number of elements than {list(shape)}")
     return [ins[0].with_shape(shape)]
 
@@ -39,27 +36,22 @@ def _transpose_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Seq
 
 def _expand_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     shape = tuple(attrs["shape"])
-    need(
-        broadcast(ins[0].shape, ins[1].shape if len(ins) > 1 else shape) is not None and len(shape) >= ins[0].rank,
-        "shape too short",
-    )
-    need(broadcast(ins[0].shape, shape) == shape, f"{ins[0]} does not broadcast to {list(shape)}")
+    own: tuple[Dim, ...] = (*[1] * (len(shape) - ins[0].rank), *ins[0].shape)
+    need(len(own) == len(shape) and broadcast(own, shape) == shape, f"{ins[0]} does not broadcast to {list(shape)}")
+    lenders = (*(ins[1].shape[:1] or own[:1]), *own[1:]) if len(ins) > 1 else own
+    for dim, lent in zip(shape, lenders, strict=True):
+        need(not isinstance(dim, Sym) or lent == dim, f"no operand lends size {dim}")
     return [ins[0].with_shape(shape)]
 
 
 def _expand(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
-    shape = attrs["shape"]
-    like = xs[1].shape if len(xs) > 1 else None
-    sizes = {}
-    if like is not None:
-        for dim, n in zip(shape[:1], like[:1], strict=True):
-            if isinstance(dim, Sym):
-                sizes[dim.name] = n // dim.factor
-    return [np.broadcast_to(xs[0], concrete(shape, sizes))]
+    x, shape = xs[0], attrs["shape"]
+    own = (1,) * (len(shape) - x.ndim) + x.shape
+    lenders = (*(xs[1].shape[:1] or own[:1]), *own[1:]) if len(xs) > 1 else own
+    return [np.broadcast_to(x, [n if isinstance(d, Sym) else int(d) for d, n in zip(shape, lenders, strict=True)])]
 
 
 def _concat_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(len(ins) > 0, "takes at least one operand")
     axis = axis_of(attrs["axis"], ins[0].rank)
     for t in ins[1:]:
         need(
@@ -90,6 +82,8 @@ def _split_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType
     (x,), axis = ins, axis_of(attrs["axis"], ins[0].rank)
     outs = [x.with_shape([*x.shape[:axis], size, *x.shape[axis + 1 :]]) for size in attrs["sizes"]]
     whole = x.shape[axis]
+    kinds = {s.name if isinstance(s, Sym) else "" for s in (whole, *attrs["sizes"])}
+    need(len(kinds) == 1 and len(attrs["sizes"]) > 0, f"sizes {attrs['sizes']} do not divide {whole}")
     total = sum(s.factor if isinstance(s, Sym) else int(s) for s in attrs["sizes"])
     need(
         total == (whole.factor if isinstance(whole, Sym) else whole),
@@ -105,9 +99,13 @@ def _split(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     return np.split(x, np.cumsum(parts)[:-1] * unit, axis=axis)
 
 
+def _filled(b: Any, outs: Any, grads: Any) -> list[Any]:
+    """Gradients with zeros for the outputs nothing came back from."""
+    return [b.fill_like(o, 0.0) if g is None else g for g, o in zip(grads, outs, strict=True)]
+
+
 def _split_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
-    full = [g if g is not None else o * 0.0 for g, o in zip(grads, outs, strict=True)]
-    return [b.concat(*full, axis=attrs["axis"])]
+    return [b.concat(*_filled(b, outs, grads), axis=attrs["axis"])]
 
 
 def _unbind_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
@@ -119,9 +117,8 @@ def _unbind_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorTyp
 
 def _unbind_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
     axis = axis_of(attrs["axis"], ins[0].type.rank)
-    full = [g if g is not None else o * 0.0 for g, o in zip(grads, outs, strict=True)]
     one = (*ins[0].shape[:axis], 1, *ins[0].shape[axis + 1 :])
-    return [b.concat(*(b.reshape(g, shape=one) for g in full), axis=axis)]
+    return [b.concat(*(b.reshape(g, shape=one) for g in _filled(b, outs, grads)), axis=axis)]
 
 
 def _slice_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
@@ -170,7 +167,7 @@ def _take_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]
 
 def _take_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
     x, index = ins
-    return [b.scatter_add(x * 0.0, index, grads[0], axis=attrs["axis"]), None]
+    return [b.scatter_add(b.fill_like(x, 0.0), index, grads[0], axis=attrs["axis"]), None]
 
 
 def _scatter_add_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
@@ -207,6 +204,11 @@ def _update_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorTyp
     x, update, start = ins
     axis = axis_of(attrs["axis"], x.rank)
     need(start.dtype == "i64" and start.rank == 0, f"start is {start}; wants i64[]")
+    have, room = update.shape[axis], x.shape[axis]
+    need(
+        not isinstance(have, Sym) and not isinstance(room, Sym) and have <= room,
+        f"update {update} is longer than {x} along axis {axis}",
+    )
     need(
         update.dtype == x.dtype
         and update.rank == x.rank
@@ -225,13 +227,27 @@ def _update(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     return [out]
 
 
+def _take_along_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    return [along(b, ins[0], ins[1], grads[0], attrs["axis"]), None]
+
+
+def _update_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    _x, update, start = ins
+    g, axis = grads[0], axis_of(attrs["axis"], update.type.rank)
+    rows = b.constant(np.arange(int(update.shape[axis]))) + start
+    return [b.update_slice(g, b.fill_like(update, 0.0), start, axis=axis), b.take(g, rows, axis=axis), None]
+
+
 def _constant_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     value = np.asarray(attrs["value"])
+    need(attrs["dtype"] in NUMPY, f"unknown dtype {attrs['dtype']!r}")
     return [TensorType(attrs["dtype"], tuple(value.shape))]
 
 
 def _batch_zeros_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[0].rank > 0 and ins[0].shape[0] != 0, "takes its batch size from an operand's first dimension")
+    need(ins[0].rank > 0, "takes its batch size from an operand's first dimension")
+    need(attrs["dtype"] in NUMPY, f"unknown dtype {attrs['dtype']!r}")
+    need(not any(isinstance(d, Sym) for d in attrs["shape"]), "only its first dimension is a run-time size")
     return [TensorType(attrs["dtype"], (ins[0].shape[0] * attrs.get("factor", 1), *attrs["shape"]))]
 
 
@@ -245,9 +261,11 @@ _ROWS = [
         "constant",
         "a literal tensor; floats are kept in float64 until a backend rounds them",
         _constant_infer,
-        None,
+        lambda xs, a: [np.asarray(a["value"]).astype(NUMPY[a["dtype"]])],
         lambda b, ins, outs, grads, attrs: [],
         free,
+        operands=(0, 0),
+        attrs="value dtype",
     ),
     Op(
         "full",
@@ -256,6 +274,7 @@ _ROWS = [
         _batch_full,
         lambda b, ins, outs, grads, attrs: [None],
         free,
+        attrs="shape value dtype factor?",
     ),
     Op(
         "reshape",
@@ -264,6 +283,7 @@ _ROWS = [
         lambda xs, a: [xs[0].reshape(_target(xs[0], a["shape"]))],
         lambda b, ins, outs, grads, attrs: [b.reshape(grads[0], shape=ins[0].shape)],
         free,
+        attrs="shape",
     ),
     Op(
         "transpose",
@@ -272,6 +292,7 @@ _ROWS = [
         lambda xs, a: [xs[0].transpose(a["perm"])],
         _transpose_vjp,
         free,
+        attrs="perm",
     ),
     Op(
         "broadcast_to",
@@ -280,6 +301,8 @@ _ROWS = [
         _expand,
         lambda b, ins, outs, grads, attrs: [b.sum_to(grads[0], ins[0].type)] + [None] * (len(ins) - 1),
         free,
+        operands=(1, 2),
+        attrs="shape",
     ),
     Op(
         "concat",
@@ -288,8 +311,18 @@ _ROWS = [
         lambda xs, a: [np.concatenate(xs, axis=a["axis"])],
         _concat_vjp,
         free,
+        operands=(1, None),
+        attrs="axis",
     ),
-    Op("split", "consecutive parts of the given sizes along an axis", _split_infer, _split, _split_vjp, free),
+    Op(
+        "split",
+        "consecutive parts of the given sizes along an axis",
+        _split_infer,
+        _split,
+        _split_vjp,
+        free,
+        attrs="axis sizes",
+    ),
     Op(
         "unbind",
         "the slices along an axis, without that axis",
@@ -297,9 +330,18 @@ _ROWS = [
         lambda xs, a: [np.take(xs[0], i, axis=a["axis"]) for i in range(xs[0].shape[a["axis"]])],
         _unbind_vjp,
         free,
+        attrs="axis",
     ),
-    Op("slice", "start:stop along an axis", _slice_infer, _slice, _slice_vjp, free),
-    Op("pad", "a constant before and after, along an axis", _pad_infer, _pad, _pad_vjp, free),
+    Op("slice", "start:stop along an axis", _slice_infer, _slice, _slice_vjp, free, attrs="axis start stop"),
+    Op(
+        "pad",
+        "a constant before and after, along an axis",
+        _pad_infer,
+        _pad,
+        _pad_vjp,
+        free,
+        attrs="axis before after value",
+    ),
     Op(
         "take",
         "rows picked by integer index along an axis: index's shape replaces the axis",
@@ -307,15 +349,18 @@ _ROWS = [
         lambda xs, a: [np.take(xs[0], xs[1], axis=a["axis"])],
         _take_vjp,
         free,
+        operands=(2, 2),
+        attrs="axis",
     ),
     Op(
         "take_along",
         "elements picked by an index of the same rank (numpy's take_along_axis)",
         _take_along_infer,
         lambda xs, a: [np.take_along_axis(xs[0], xs[1], axis=a["axis"])],
-        None,
+        _take_along_vjp,
         free,
-        differentiable=False,
+        operands=(2, 2),
+        attrs="axis",
     ),
     Op(
         "scatter_add",
@@ -323,15 +368,18 @@ _ROWS = [
         _scatter_add_infer,
         _scatter_add,
         _scatter_add_vjp,
+        operands=(3, 3),
+        attrs="axis",
     ),
     Op(
         "update_slice",
         "x with update written from row start (i64[]) on, along an axis; how a key-value cache grows",
         _update_infer,
         _update,
-        None,
+        _update_vjp,
         free,
-        differentiable=False,
+        operands=(3, 3),
+        attrs="axis",
     ),
 ]
 OPS = {row.name: row for row in _ROWS}

@@ -1,0 +1,174 @@
+"""Attention, rotary positions, the sinusoidal embedding of a timestep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from latentc.ir.ops.linear import same_dtype, swap
+from latentc.ir.ops.reduce import softmax
+from latentc.ir.ops.row import Array, Attrs, Op, broadcast, need
+from latentc.ir.types import TensorType
+
+
+def _attention_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    q, k, v = ins[:3]
+    need(q.rank == k.rank == v.rank == 4, "takes q [B, H, T, d], k and v [B, H_kv, S, d]")
+    need(q.shape[0] == k.shape[0] == v.shape[0], f"batches differ: {q}, {k}, {v}")
+    need(
+        k.shape[1] == v.shape[1] and q.shape[1] % k.shape[1] == 0,  # type: ignore[operator]
+        f"{k.shape[1]} key heads do not divide {q.shape[1]}",
+    )
+    need(q.shape[3] == k.shape[3] and k.shape[2] == v.shape[2], f"{q} does not attend to {k} and {v}")
+    need(not attrs["causal"] or q.shape[2] == k.shape[2], "causal attention wants as many queries as keys")
+    same_dtype(ins[:3])
+    if len(ins) > 3:
+        need(ins[3].dtype in ("bool", q.dtype), f"mask has dtype {ins[3].dtype}")
+        scores = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+        need(broadcast(ins[3].shape, scores) == scores, f"mask {ins[3]} does not broadcast to {list(scores)}")
+    return [q.with_shape([*q.shape[:3], v.shape[3]])]
+
+
+def _scale(q: Any, attrs: Attrs) -> float:
+    return attrs["scale"] if attrs.get("scale") is not None else 1 / math.sqrt(int(q.shape[-1]))
+
+
+def _attention(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    q, k, v = xs[:3]
+    group = q.shape[1] // k.shape[1]
+    k, v = (np.repeat(t, group, axis=1) if group > 1 else t for t in (k, v))
+    scores = (q @ k.swapaxes(-1, -2)) * q.dtype.type(_scale(q, attrs))
+    if attrs["causal"]:
+        scores = np.where(np.tri(q.shape[2], dtype=bool), scores, -np.inf)
+    if len(xs) > 3:
+        scores = np.where(xs[3], scores, -np.inf) if xs[3].dtype == bool else scores + xs[3]
+    return [softmax(scores.astype(q.dtype, copy=False), -1) @ v]
+
+
+def _attention_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    q, k, v = ins[:3]
+    batch, heads, tokens, _ = q.shape
+    group = heads // k.shape[1]
+    if group > 1:
+        k, v = (
+            b.reshape(
+                b.broadcast_to(
+                    b.reshape(t, shape=(batch, t.shape[1], 1, t.shape[2], t.shape[3])),
+                    q,
+                    shape=(batch, t.shape[1], group, t.shape[2], t.shape[3]),
+                ),
+                shape=(batch, heads, t.shape[2], t.shape[3]),
+            )
+            for t in (k, v)
+        )
+    scores = b.matmul(q * _scale(q, attrs), swap(b, k))
+    # A large negative number, not -inf: no lowering then meets inf - inf.
+    if attrs["causal"]:
+        scores = scores + b.constant(np.where(np.tri(int(tokens)), 0.0, -1e30), q.type.dtype)
+    if len(ins) > 3:
+        mask = ins[3]
+        scores = scores + mask if mask.type.is_float else b.where(mask, scores, b.scalar(-1e30, scores))
+    return [b.matmul(b.softmax(scores, axis=-1), v)]
+
+
+def _attention_flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
+    q, k, v = ins[:3]
+    return q.with_shape(q.shape[:3]).count() * int(k.shape[2]) * 2 * (int(q.shape[3]) + int(v.shape[3]))  # type: ignore
+
+
+def _rotary_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, cos, sin = ins
+    need(x.rank == 4 and x.shape[-1] % 2 == 0, f"takes [B, H, T, d] with d even, got {x}")  # type: ignore[operator]
+    want = (x.shape[-2], x.shape[-1] // 2)
+    need(cos.shape == want and sin.shape == want, f"tables are {cos} and {sin}; want {list(want)}")
+    same_dtype(ins)
+    return [x]
+
+
+def _rotary(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    x, cos, sin = xs
+    even, odd = (x[..., 0::2], x[..., 1::2]) if attrs["interleaved"] else np.split(x, 2, axis=-1)
+    a, c = even * cos - odd * sin, odd * cos + even * sin
+    return [np.stack([a, c], -1).reshape(x.shape) if attrs["interleaved"] else np.concatenate([a, c], -1)]
+
+
+def _rotary_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    x, cos, sin = ins
+    *lead, width = x.shape
+    if attrs["interleaved"]:
+        pairs = b.reshape(x, shape=(*lead, width // 2, 2))
+        even, odd = (b.reshape(p, shape=(*lead, width // 2)) for p in b.split(pairs, axis=4, sizes=(1, 1)))
+    else:
+        even, odd = b.split(x, axis=3, sizes=(width // 2, width // 2))
+    turned = (even * cos - odd * sin, odd * cos + even * sin)
+    if not attrs["interleaved"]:
+        return [b.concat(*turned, axis=3)]
+    columns = [b.reshape(t, shape=(*lead, width // 2, 1)) for t in turned]
+    return [b.reshape(b.concat(*columns, axis=4), shape=x.shape)]
+
+
+def timestep_frequencies(dim: int, max_period: float) -> Array:
+    half = dim // 2
+    return np.asarray(np.exp(-math.log(max_period) * np.arange(half) / half))
+
+
+def _timestep_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(ins[0].rank == 1 and ins[0].is_float, f"takes float [B], got {ins[0]}")
+    need(attrs["dim"] > 0 and attrs["dim"] % 2 == 0, f"dim {attrs['dim']} is not positive and even")
+    return [ins[0].with_shape([ins[0].shape[0], attrs["dim"]])]
+
+
+def _timestep(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    freqs = timestep_frequencies(attrs["dim"], attrs["max_period"]).astype(xs[0].dtype)
+    angle = xs[0][:, None] * freqs
+    return [np.concatenate([np.cos(angle), np.sin(angle)], axis=-1)]
+
+
+def _timestep_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    (t,) = ins
+    freqs = b.constant(timestep_frequencies(attrs["dim"], attrs["max_period"]), t.type.dtype)
+    angle = b.reshape(t, shape=(t.shape[0], 1)) * freqs
+    return [b.concat(b.cos(angle), b.sin(angle), axis=1)]
+
+
+_ROWS = [
+    Op(
+        "attention",
+        "softmax(scale q k^T + mask) v; each key head serves H / H_kv query heads; a bool mask keeps where true",
+        _attention_infer,
+        _attention,
+        None,
+        _attention_flops,
+        _attention_decompose,
+        "Vaswani et al. 2017; grouped queries: Ainslie et al. 2023",
+        operands=(3, 4),
+        attrs="causal scale?",
+    ),
+    Op(
+        "rotary",
+        "pairs of channels turned by the angle of their position; pairs are neighbours (interleaved) or halves",
+        _rotary_infer,
+        _rotary,
+        None,
+        lambda ins, outs, attrs: 3 * ins[0].count(),
+        _rotary_decompose,
+        "Su et al. 2021",
+        operands=(3, 3),
+        attrs="interleaved",
+    ),
+    Op(
+        "timestep_embedding",
+        "cos and sin of t times frequencies falling geometrically from 1 to 1 / max_period",
+        _timestep_infer,
+        _timestep,
+        None,
+        lambda ins, outs, attrs: 3 * outs[0].count(),
+        _timestep_decompose,
+        "Ho et al. 2020; Dhariwal & Nichol 2021",
+        attrs="dim max_period",
+    ),
+]
+OPS = {row.name: row for row in _ROWS}
