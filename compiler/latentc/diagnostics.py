@@ -58,6 +58,18 @@ CODES: dict[str, str] = {
     "E0412": "a file cannot be written",
     "E0413": "a weights file changed while it was in use",
     "E0414": "reading this file needs torch",
+    "E0601": "not a bundle",
+    "E0602": "the manifest is damaged",
+    "E0603": "the bundle's format is unknown to this runtime",
+    "E0604": "a file of the bundle is missing or damaged",
+    "E0605": "a file name leaves the bundle",
+    "E0606": "no engine for this bundle on this machine",
+    "E0607": "the engine failed",
+    "E0608": "the bundle cannot serve this request",
+    "E0609": "the bundle does not hold this number of steps",
+    "E0610": "the given noise does not fit",
+    "E0611": "a referenced weight file is missing or changed",
+    "E0612": "the arrays are not images",
     "E0901": "an internal error of latentc",
 }
 

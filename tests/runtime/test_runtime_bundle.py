@@ -322,3 +322,9 @@ def test_errors_tell_code_message_and_mend():
     assert str(error) == "error[E0601]: no bundle\n  help: make one"
     assert str(BundleError("E0601", "no bundle")) == "error[E0601]: no bundle"
     assert hash_file(__file__) == FileEntry(hash_file(__file__).sha256, Path(__file__).stat().st_size)
+
+
+def test_the_compiler_explains_the_codes_of_the_runtime():
+    from latentc import diagnostics
+
+    assert {c: t for c, t in diagnostics.CODES.items() if c.startswith("E06")} == CODES

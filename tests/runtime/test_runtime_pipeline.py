@@ -284,3 +284,51 @@ def test_an_engine_call_needs_no_loop():
     assert ticks((call, call)) == 1
     nest = Loop("loop", 4, (call, Loop("loop", 3, (call,)), Loop("loop", 2, (call,))))
     assert ticks((call, nest)) == 20
+
+
+def test_a_machine_without_the_engine(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BundleError, match="ONNX Runtime is missing") as raised:
+        load(tiny.host_bundle(tmp_path / "bundle"))
+    assert raised.value.code == "E0606" and "latentc[cpu]" in raised.value.help
+
+
+class NoGpu:
+    """ONNX Runtime as it is on a machine that has its CUDA build and no GPU."""
+
+    def __init__(self, ort):
+        self.ort = ort
+
+    def __getattr__(self, name):
+        return getattr(self.ort, name)
+
+    def get_available_providers(self):
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def InferenceSession(self, path, options, providers):
+        return self.ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def test_a_gpu_that_does_not_work(tmp_path, monkeypatch):
+    import onnxruntime
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", NoGpu(onnxruntime))
+    path = tiny.host_bundle(tmp_path / "bundle")
+    pipe = load(path)
+    assert pipe.device == "cpu"
+    np.testing.assert_allclose(pipe.sample([1]), tiny.expected([1], [0], [4]), rtol=1e-5, atol=1e-6)
+    with pytest.raises(BundleError, match="no working GPU"):
+        load(path, device="cuda")
+
+
+def test_want_of_memory_is_told(tmp_path, monkeypatch):
+    pipe = open_(tiny.host_bundle(tmp_path / "bundle"))
+
+    class Full:
+        def __getattr__(self, name):
+            raise RuntimeError("Failed to allocate memory for requested buffer of size 8")
+
+    monkeypatch.setattr(pipe._engines["step.onnx"].session, "io_binding", Full)
+    with pytest.raises(BundleError, match=r"step\.onnx failed") as raised:
+        pipe.sample([1])
+    assert "smaller `batch`" in raised.value.help
