@@ -10,7 +10,7 @@ from typing import Any
 
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.weights.expr import Array, Cast, Concatenate, Expr, Reshape, Slice, Stored, Transpose
-from latentc.weights.npz import damaged, read_npz
+from latentc.weights.npz import DAMAGE, read_npz, unread
 from latentc.weights.safetensors import read_safetensors, unreadable
 from latentc.weights.torch_pt import read_torch
 
@@ -56,8 +56,8 @@ def _tree(path: Path) -> Mapping[Any, Any]:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
-        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-            raise damaged(path, f"it is no whole zip archive ({error})") from error
+        except DAMAGE as error:
+            raise unread(path, error) from error
         if any(name.endswith("data.pkl") for name in names):
             return _mapping(path, read_torch(path))
         if names and all(name.endswith(".npy") for name in names):

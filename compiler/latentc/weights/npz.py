@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import zipfile
 import zlib
@@ -30,13 +31,12 @@ def read_npz(path: Path | str) -> dict[str, Expr]:
                 for info in archive.infolist()
                 if info.filename.endswith(".npy")
             }
-    except OSError as error:
-        raise unreadable(path, error) from error
     except DAMAGE as error:
-        raise damaged(path, str(error) or type(error).__name__) from error
+        raise unread(path, error) from error
 
 
 DAMAGE = (
+    OSError,
     zipfile.BadZipFile,
     ValueError,
     EOFError,
@@ -66,6 +66,14 @@ def data_range(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> tuple[int, 
     if offset + info.file_size > file.seek(0, 2):
         raise damaged(path, f"the entry {info.filename!r} ends behind the end of the file")
     return offset, info.file_size
+
+
+def unread(path: Path, error: Exception) -> DiagnosticError:
+    """What to tell a user when reading an archive raised `error`, one of `DAMAGE`."""
+    # A damaged directory sends the reader to impossible places, which is EINVAL; other OSErrors are the system's.
+    if isinstance(error, OSError) and error.errno != errno.EINVAL:
+        return unreadable(path, error)
+    return damaged(path, str(error) or type(error).__name__)
 
 
 def damaged(path: Path, why: str) -> DiagnosticError:

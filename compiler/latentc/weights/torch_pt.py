@@ -19,9 +19,8 @@ import numpy as np
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.weights import pickled
 from latentc.weights.expr import Array, Expr, Stored, dtype_from_name, transpose
-from latentc.weights.npz import DAMAGE, damaged, data_range
+from latentc.weights.npz import DAMAGE, damaged, data_range, unread
 from latentc.weights.read import materialise
-from latentc.weights.safetensors import unreadable
 
 PICKLE_LIMIT = 1 << 29  # bytes; the pickle of a model with a hundred thousand tensors has about 20 MB
 
@@ -54,12 +53,10 @@ def read_torch(path: Path | str) -> Any:
                 return _read_old(path)
             with zipfile.ZipFile(file) as archive:
                 return _read_zip(path, file, archive)
-    except OSError as error:
-        raise unreadable(path, error) from error
     except pickled.RefusedPickle as error:
         raise _refused(path, f"it names {error}") from error
     except DAMAGE as error:
-        raise damaged(path, str(error) or type(error).__name__) from error
+        raise unread(path, error) from error
 
 
 def _read_zip(path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> Any:
