@@ -1,0 +1,252 @@
+"""Writing ONNX protobufs: a graph under construction, its literals and weights, and the names in it."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto
+
+from latentc.ir.core import Param, Value
+from latentc.ir.types import Dim, Sym, TensorType
+
+Array = np.ndarray[Any, Any]
+
+ELEMENT = {
+    "f32": TensorProto.FLOAT,
+    "f64": TensorProto.DOUBLE,
+    "f16": TensorProto.FLOAT16,
+    "bf16": TensorProto.BFLOAT16,
+    "i64": TensorProto.INT64,
+    "i32": TensorProto.INT32,
+    "i8": TensorProto.INT8,
+    "u8": TensorProto.UINT8,
+    "bool": TensorProto.BOOL,
+}
+_STORAGE: dict[str, Any] = {
+    "f32": np.float32,
+    "f64": np.float64,
+    "f16": np.float16,
+    "bf16": ml_dtypes.bfloat16,
+    "i64": np.int64,
+    "i32": np.int32,
+    "i8": np.int8,
+    "u8": np.uint8,
+    "bool": np.bool_,
+}
+
+
+def stored(array: Any, dtype: str) -> Array:
+    """The array as a backend stores it: C order, little-endian, rounded to `dtype`."""
+    return np.ascontiguousarray(np.asarray(array).astype(_STORAGE[dtype])).reshape(np.shape(array))
+
+
+class Tensors(Protocol):
+    """Where the bytes of initialisers go: into the protobuf, or into files beside it."""
+
+    def weight(self, proto: TensorProto, path: str, param: Param) -> None:
+        """Fills in the data of weight `path`; name, dtype and dims are set."""
+
+    def literal(self, proto: TensorProto, array: Array) -> None:
+        """Fills in the data of a constant; name, dtype and dims are set."""
+
+
+class InlineTensors:
+    """Everything inside the protobuf (limit 2 GB): for small models and tests."""
+
+    def __init__(self, weights: Callable[[str, Param], Array]) -> None:
+        self._weights = weights
+
+    def weight(self, proto: TensorProto, path: str, param: Param) -> None:
+        proto.raw_data = stored(self._weights(path, param), param.type.dtype).tobytes()
+
+    def literal(self, proto: TensorProto, array: Array) -> None:
+        proto.raw_data = array.tobytes()
+
+
+def set_attribute(node: NodeProto, name: str, value: Any) -> None:
+    """Adds an attribute; its kind follows from the Python type (helper.make_attribute is ten times slower)."""
+    a = node.attribute.add()
+    a.name = name
+    match value:
+        case bool() | int():
+            a.type, a.i = AttributeProto.INT, int(value)
+        case float():
+            a.type, a.f = AttributeProto.FLOAT, value
+        case str():
+            a.type, a.s = AttributeProto.STRING, value.encode()
+        case GraphProto():
+            a.type = AttributeProto.GRAPH
+            a.g.CopyFrom(value)
+        case TensorProto():
+            a.type = AttributeProto.TENSOR
+            a.t.CopyFrom(value)
+        case _:
+            a.type = AttributeProto.INTS
+            a.ints.extend(int(v) for v in value)
+
+
+def declare(info: ValueInfoProto, name: str, type: TensorType) -> None:
+    """Fills in the name, dtype and shape of a graph's input or output; run-time sizes by their name."""
+    info.name = name
+    tensor = info.type.tensor_type
+    tensor.elem_type = ELEMENT[type.dtype]
+    tensor.shape.SetInParent()  # a scalar has a shape without dims, which is not the same as having no shape
+    for dim in type.shape:
+        d = tensor.shape.dim.add()
+        if isinstance(dim, Sym):
+            d.dim_param = str(dim)
+        else:
+            d.dim_value = int(dim)
+
+
+class Writer:
+    """A graph being written; a loop's body is a `Writer` of its own that shares its root's initialisers and names."""
+
+    def __init__(self, name: str, tensors: Tensors, opset: int, root: Writer | None = None) -> None:
+        self.graph = GraphProto(name=name)
+        self.opset = opset
+        self.root = root or self
+        self.names: dict[Value, str] = {}
+        self._sizes: dict[Any, str] = {}
+        self._batch_of: dict[str, tuple[str, int, int]] = {}
+        if root is None:
+            self._tensors = tensors
+            self._taken: dict[str, int] = {}
+            self._literals: dict[Any, str] = {}
+            self._by_identity: dict[Any, tuple[Any, str]] = {}
+            self._weights: dict[str, str] = {}
+
+    # ---- names
+
+    def fresh(self, name: str) -> str:
+        """A name that no other tensor or node of the model has, those of enclosing graphs included."""
+        taken = self.root._taken
+        count = taken.setdefault(name, 0)
+        candidate = name
+        while count:
+            candidate = f"{name}.{count}"
+            count += 1
+            if candidate not in taken:
+                taken[candidate] = 1
+                break
+        taken[name] = count or 1
+        return candidate
+
+    def define(self, value: Value, name: str | None = None) -> str:
+        """The ONNX name of a value that is about to be defined."""
+        text = name if name is not None else self.fresh(value.name)
+        self.bind(value, text)
+        return text
+
+    def bind(self, value: Value, name: str) -> None:
+        """Says which tensor holds `value`."""
+        self.names[value] = name
+        for axis, dim in enumerate(value.type.shape):
+            if isinstance(dim, Sym):
+                self._batch_of.setdefault(dim.name, (name, axis, dim.factor))
+                break
+
+    # ---- initialisers
+
+    def weight(self, path: str, param: Param) -> str:
+        """The initialiser of a weight, one a path."""
+        root = self.root
+        if path not in root._weights:
+            root._weights[path] = self.fresh(path)
+            proto = root.graph.initializer.add()
+            proto.name, proto.data_type = root._weights[path], ELEMENT[param.type.dtype]
+            proto.dims.extend(int(d) for d in param.type.shape)  # type: ignore[arg-type]
+            root._tensors.weight(proto, path, param)
+        return root._weights[path]
+
+    def literal(self, value: Any, dtype: str, name: str = "const") -> str:
+        """The initialiser of a constant, one for each content."""
+        root = self.root
+        known = root._by_identity.get((id(value), dtype))
+        if known is not None:
+            return known[1]
+        array = stored(value, dtype)
+        key = (dtype, array.shape, array.tobytes())
+        if key not in root._literals:
+            root._literals[key] = self.fresh(name)
+            proto = root.graph.initializer.add()
+            proto.name, proto.data_type = root._literals[key], ELEMENT[dtype]
+            proto.dims.extend(array.shape)
+            root._tensors.literal(proto, array)
+        if isinstance(value, np.ndarray):  # held, so that its id stays its own
+            root._by_identity[id(value), dtype] = (value, root._literals[key])
+        return root._literals[key]
+
+    def ints(self, values: Sequence[int] | int) -> str:
+        """A constant i64 vector (or scalar)."""
+        scalar = isinstance(values, int)
+        label = str(int(values)) if isinstance(values, int) else "_".join(str(int(v)) for v in values)
+        key = ("ints", scalar, label)
+        found = self.root._literals.get(key)
+        if found is None:
+            array = np.asarray(values, np.int64) if scalar else np.asarray([int(v) for v in values], np.int64)  # type: ignore[union-attr]
+            found = self.literal(array, "i64", f"{'int' if scalar else 'ints'}.{label}")
+            self.root._literals[key] = found
+        return found
+
+    # ---- nodes
+
+    def add(self, op: str, ins: Sequence[str], outs: Sequence[str] | str, **attrs: Any) -> str:
+        """Appends a node; returns its first output. Attributes that are None are left out."""
+        node = self.graph.node.add()
+        node.op_type = op
+        names = [outs] if isinstance(outs, str) else outs
+        node.name = names[0]
+        node.input.extend(ins)
+        node.output.extend(names)
+        for key, value in attrs.items():
+            if value is not None:
+                set_attribute(node, key, value)
+        return names[0]
+
+    def tmp(self, op: str, ins: Sequence[str], like: str, **attrs: Any) -> str:
+        """Appends a node with one output of its own name, `like` with the op's name behind it."""
+        return self.add(op, ins, self.fresh(f"{like}/{op}"), **attrs)
+
+    def shared(self, key: Any, make: Callable[[], str]) -> str:
+        """What `make` appends, once a graph for each key."""
+        if key not in self._sizes:
+            self._sizes[key] = make()
+        return self._sizes[key]
+
+    # ---- run-time sizes
+
+    def dims(self, shape: Sequence[Dim]) -> str:
+        """An i64 vector holding `shape`, its run-time sizes read from some tensor of this graph that has them."""
+        if not any(isinstance(d, Sym) for d in shape):
+            return self.ints([int(d) for d in shape])  # type: ignore[arg-type]
+        key = ("dims", *(str(d) if isinstance(d, Sym) else int(d) for d in shape))
+        return self.shared(key, lambda: self._dims(shape))
+
+    def _dims(self, shape: Sequence[Dim]) -> str:
+        parts: list[str] = []
+        known: list[int] = []
+        for d in shape:
+            if isinstance(d, Sym):
+                parts += [self.ints(known)] if known else []
+                parts.append(self.shared(("size", d), functools.partial(self._size, d)))
+                known = []
+            else:
+                known.append(int(d))
+        parts += [self.ints(known)] if known else []
+        return parts[0] if len(parts) == 1 else self.tmp("Concat", parts, "shape", axis=0)
+
+    def _size(self, sym: Sym) -> str:
+        name, axis, factor = self._batch_of[sym.name]
+        size = self.tmp("Shape", [name], sym.name, start=axis, end=axis + 1)
+        common = math.gcd(sym.factor, factor)
+        if factor != common:
+            size = self.tmp("Div", [size, self.ints([factor // common])], sym.name)
+        if sym.factor != common:
+            size = self.tmp("Mul", [size, self.ints([sym.factor // common])], sym.name)
+        return size

@@ -1,0 +1,85 @@
+"""Elementwise ops."""
+
+from __future__ import annotations
+
+from latentc.export.graph import ELEMENT
+from latentc.export.lowerings.table import TABLE, Context, Lowering, lower
+
+# IR op -> the ONNX op that means the same
+_SAME = {
+    "neg": "Neg",
+    "exp": "Exp",
+    "log": "Log",
+    "sqrt": "Sqrt",
+    "sin": "Sin",
+    "cos": "Cos",
+    "tanh": "Tanh",
+    "sigmoid": "Sigmoid",
+    "relu": "Relu",
+    "erf": "Erf",
+    "abs": "Abs",
+    "floor": "Floor",
+    "stop_gradient": "Identity",
+    "add": "Add",
+    "sub": "Sub",
+    "mul": "Mul",
+    "pow": "Pow",
+    "maximum": "Max",
+    "minimum": "Min",
+    "equal": "Equal",
+    "less": "Less",
+    "less_equal": "LessOrEqual",
+    "greater": "Greater",
+    "logical_and": "And",
+    "logical_or": "Or",
+}
+
+
+def _same(op: str) -> Lowering:
+    return Lowering(lambda c: c.final(op, c.ins), 18)
+
+
+TABLE.update({name: _same(op) for name, op in _SAME.items()})
+
+
+@lower("rsqrt")
+def rsqrt(c: Context) -> None:
+    c.final("Reciprocal", [c.tmp("Sqrt", c.ins)])
+
+
+@lower("silu")
+def silu(c: Context) -> None:
+    # ONNX Runtime fuses the pair; Swish (opset 24) is not in the default opset.
+    c.final("Mul", [c.ins[0], c.tmp("Sigmoid", c.ins)])
+
+
+@lower("div")
+def div(c: Context) -> None:
+    x, y = c.ins
+    if not c.type().is_float:  # ONNX rounds towards zero, the IR towards minus infinity
+        x = c.tmp("Sub", [x, c.tmp("Mod", [x, y])])
+    c.final("Div", [x, y])
+
+
+@lower("gelu", opset=20)
+def gelu(c: Context) -> None:
+    c.final("Gelu", c.ins, approximate=c.attrs["approximate"])
+
+
+@lower("clamp")
+def clamp(c: Context) -> None:
+    c.final("Clip", [c.ins[0], c.scalar(c.attrs["low"]), c.scalar(c.attrs["high"])])
+
+
+@lower("cast")
+def cast(c: Context) -> None:
+    c.final("Cast", c.ins, to=ELEMENT[c.attrs["to"]])
+
+
+@lower("where")
+def where(c: Context) -> None:
+    if c.out_type.dtype != "bool":
+        c.final("Where", c.ins)
+        return
+    condition, x, y = c.ins  # ONNX Runtime has no Where of bools
+    c.final("Or", [c.tmp("And", [condition, x]), c.tmp("And", [c.tmp("Not", [condition]), y])])

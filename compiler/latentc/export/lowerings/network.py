@@ -1,0 +1,122 @@
+"""Ops of neural networks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from latentc.export.lowerings.shape import static_target
+from latentc.export.lowerings.table import Context, lower
+from latentc.ir.ops.attention import timestep_frequencies
+
+
+@lower("matmul")
+def matmul(c: Context) -> None:
+    c.final("MatMul", c.ins)
+
+
+@lower("linear")
+def linear(c: Context) -> None:
+    """Gemm on rows: it takes the weight as stored, adds the bias itself, and the reshapes around it copy nothing."""
+    x, *rest = c.ins
+    rank, width = c.type().rank, int(c.type().shape[-1])  # type: ignore[arg-type]
+    if rank == 2:
+        c.final("Gemm", [x, *rest], transB=1)
+        return
+    rows = c.tmp("Reshape", [x, c.g.ints([-1, width])])
+    product = c.tmp("Gemm", [rows, *rest], transB=1)
+    c.final("Reshape", [product, c.g.ints(static_target(c.out_type.shape))])
+
+
+@lower("conv2d")
+def conv2d(c: Context) -> None:
+    a = c.attrs
+    p, s, d = int(a["padding"]), int(a["stride"]), int(a.get("dilation", 1))
+    c.final("Conv", c.ins, pads=[p] * 4, strides=[s, s], dilations=[d, d], group=int(a["groups"]))
+
+
+@lower("conv_transpose2d")
+def conv_transpose2d(c: Context) -> None:
+    a = c.attrs
+    p, s, d = int(a["padding"]), int(a["stride"]), int(a.get("dilation", 1))
+    c.final(
+        "ConvTranspose",
+        c.ins,
+        pads=[p] * 4,
+        strides=[s, s],
+        dilations=[d, d],
+        output_padding=a["output_padding"],
+        group=int(a["groups"]),
+    )
+
+
+@lower("embedding")
+def embedding(c: Context) -> None:
+    c.final("Gather", c.ins, axis=0)
+
+
+def _ones(c: Context, size: Any) -> str:
+    return c.g.literal(np.ones(int(size)), c.type().dtype, "ones")
+
+
+@lower("layer_norm")
+def layer_norm(c: Context) -> None:
+    x, *affine = c.ins
+    affine = affine or [_ones(c, c.type().shape[-1])]  # the scale is not optional
+    c.final("LayerNormalization", [x, *affine], axis=-1, epsilon=float(c.attrs["eps"]))
+
+
+@lower("rms_norm", opset=23)
+def rms_norm(c: Context) -> None:
+    x, *affine = c.ins
+    affine = affine or [_ones(c, c.type().shape[-1])]
+    c.final("RMSNormalization", [x, *affine], axis=-1, epsilon=float(c.attrs["eps"]))
+
+
+@lower("group_norm", opset=21)
+def group_norm(c: Context) -> None:
+    x, *affine = c.ins
+    channels = int(c.type().shape[1])  # type: ignore[arg-type]
+    if not affine:
+        affine = [_ones(c, channels)]
+    if len(affine) == 1:
+        affine.append(c.g.literal(np.zeros(channels), c.type().dtype, "zeros"))
+    c.final("GroupNormalization", [x, *affine], num_groups=int(c.attrs["groups"]), epsilon=float(c.attrs["eps"]))
+
+
+@lower("attention", opset=23)
+def attention(c: Context) -> None:
+    scale = c.attrs.get("scale")
+    mask = list(c.ins[3:])
+    if mask and c.type(3).rank == 1:  # the op wants [queries, keys] at least
+        mask = [c.tmp("Unsqueeze", [mask[0], c.g.ints([0])])]
+    c.final(
+        "Attention",
+        [*c.ins[:3], *mask],
+        is_causal=1 if c.attrs["causal"] else None,
+        scale=float(scale) if scale is not None else 1 / math.sqrt(int(c.type().shape[-1])),  # type: ignore[arg-type]
+    )
+
+
+@lower("rotary", opset=23)
+def rotary(c: Context) -> None:
+    """Tables are [T, d/2]; the op picks their rows by position_ids [B, T], here 0..T-1 for every sample."""
+    x, cos, sin = c.ins
+    batch, tokens = c.type().shape[0], int(c.type().shape[2])  # type: ignore[arg-type]
+
+    def rows() -> str:
+        row = c.g.literal(np.arange(tokens)[None], "i64", "positions")
+        return c.tmp("Expand", [row, c.g.dims([batch, tokens])])
+
+    positions = c.g.shared(("positions", batch, tokens), rows)
+    c.final("RotaryEmbedding", [x, cos, sin, positions], interleaved=1 if c.attrs["interleaved"] else None)
+
+
+@lower("timestep_embedding")
+def timestep_embedding(c: Context) -> None:
+    frequencies = timestep_frequencies(int(c.attrs["dim"]), float(c.attrs["max_period"]))
+    column = c.tmp("Unsqueeze", [c.ins[0], c.g.ints([1])])
+    angle = c.tmp("Mul", [column, c.g.literal(frequencies[None], c.type().dtype, "frequencies")])
+    c.final("Concat", [c.tmp("Cos", [angle]), c.tmp("Sin", [angle])], axis=1)

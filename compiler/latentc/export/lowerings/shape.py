@@ -1,0 +1,128 @@
+"""Ops that move, select and lay out data."""
+
+from __future__ import annotations
+
+from latentc.export.lowerings.table import Context, lower
+from latentc.ir.ops.row import axis_of
+from latentc.ir.types import Dim, Sym
+
+
+def static_target(shape: tuple[Dim, ...]) -> list[int]:
+    """A Reshape's target: the one run-time size as -1."""
+    return [-1 if isinstance(d, Sym) else int(d) for d in shape]
+
+
+@lower("constant")
+def constant(c: Context) -> None:
+    # A constant that is a graph's output needs a node; elsewhere its initialiser is used directly.
+    c.final("Identity", [c.g.literal(c.attrs["value"], c.attrs["dtype"])])
+
+
+@lower("full")
+def full(c: Context) -> None:
+    value = c.g.literal(c.attrs["value"], c.attrs["dtype"], "scalar")
+    c.final("Expand", [value, c.g.dims(c.out_type.shape)])
+
+
+@lower("reshape")
+def reshape(c: Context) -> None:
+    c.final("Reshape", [c.ins[0], c.g.ints(static_target(c.out_type.shape))])
+
+
+@lower("transpose")
+def transpose(c: Context) -> None:
+    c.final("Transpose", c.ins, perm=c.attrs["perm"])
+
+
+@lower("broadcast_to")
+def broadcast_to(c: Context) -> None:
+    # Expand keeps an axis whose target is 1, so a batch the operand already has needs no run-time size.
+    shape, own = c.out_type.shape, c.type().shape
+    own = (1,) * (len(shape) - len(own)) + own
+    target = [1 if isinstance(d, Sym) and d == o else d for d, o in zip(shape, own, strict=True)]
+    c.final("Expand", [c.ins[0], c.g.dims(target)])
+
+
+@lower("concat")
+def concat(c: Context) -> None:
+    c.final("Concat", c.ins, axis=axis_of(c.attrs["axis"], c.type().rank))
+
+
+@lower("split")
+def split(c: Context) -> None:
+    sizes, axis = c.attrs["sizes"], axis_of(c.attrs["axis"], c.type().rank)
+    if len(sizes) == 1:
+        c.final("Identity", c.ins)
+    elif all(size == sizes[0] for size in sizes):
+        c.g.add("Split", c.ins, c.outs, axis=axis, num_outputs=len(sizes))
+    elif any(isinstance(size, Sym) for size in sizes):
+        parts = [c.g.dims([size]) for size in sizes]
+        c.g.add("Split", [c.ins[0], c.tmp("Concat", parts, axis=0)], c.outs, axis=axis)
+    else:
+        c.g.add("Split", [c.ins[0], c.g.ints(sizes)], c.outs, axis=axis)
+
+
+@lower("unbind")
+def unbind(c: Context) -> None:
+    axis = axis_of(c.attrs["axis"], c.type().rank)
+    if len(c.outs) == 1:
+        c.final("Squeeze", [c.ins[0], c.g.ints([axis])])
+        return
+    parts = [c.g.fresh(f"{out}/Split") for out in c.outs]
+    c.g.add("Split", c.ins, parts, axis=axis, num_outputs=len(parts))
+    for part, out in zip(parts, c.outs, strict=True):
+        c.g.add("Squeeze", [part, c.g.ints([axis])], out)
+
+
+@lower("slice")
+def slice_(c: Context) -> None:
+    axis = axis_of(c.attrs["axis"], c.type().rank)
+    bounds = [c.g.ints([v]) for v in (c.attrs["start"], c.attrs["stop"], axis)]
+    c.final("Slice", [c.ins[0], *bounds])
+
+
+@lower("pad")
+def pad(c: Context) -> None:
+    axis = axis_of(c.attrs["axis"], c.type().rank)
+    widths = c.g.ints([c.attrs["before"], c.attrs["after"]])
+    c.final("Pad", [c.ins[0], widths, c.scalar(c.attrs["value"]), c.g.ints([axis])])
+
+
+@lower("take")
+def take(c: Context) -> None:
+    c.final("Gather", c.ins, axis=axis_of(c.attrs["axis"], c.type().rank))
+
+
+@lower("take_along")
+def take_along(c: Context) -> None:
+    c.final("GatherElements", c.ins, axis=axis_of(c.attrs["axis"], c.type().rank))
+
+
+@lower("scatter_add")
+def scatter_add(c: Context) -> None:
+    x, index, update = c.ins
+    axis, rank, many = axis_of(c.attrs["axis"], c.type().rank), c.type().rank, c.type(1).rank
+    if axis:  # ScatterND adds whole rows of axis 0
+        x = c.tmp("Transpose", [x], perm=[axis, *(i for i in range(rank) if i != axis)])
+        moved = range(axis, axis + many)
+        update = c.tmp("Transpose", [update], perm=[*moved, *(i for i in range(rank - 1 + many) if i not in moved)])
+    column = c.tmp("Unsqueeze", [index, c.g.ints([many])])
+    if not axis:
+        c.final("ScatterND", [x, column, update], reduction="add")
+        return
+    added = c.tmp("ScatterND", [x, column, update], reduction="add")
+    c.final("Transpose", [added], perm=[*range(1, axis + 1), 0, *range(axis + 1, rank)])
+
+
+@lower("update_slice")
+def update_slice(c: Context) -> None:
+    """Rows start.. replaced: what is before them, the update, what is after them, joined (see docs/onnx.md)."""
+    x, update, start = c.ins
+    axis = axis_of(c.attrs["axis"], c.type().rank)
+    size, count = int(c.type().shape[axis]), int(c.type(1).shape[axis])  # type: ignore[arg-type]
+    first = c.tmp("Unsqueeze", [start, c.g.ints([0])])
+    after = c.tmp("Add", [first, c.g.ints([count])])
+    axes = c.g.ints([axis])
+    before = c.tmp("Slice", [x, c.g.ints([0]), first, axes])
+    behind = c.tmp("Slice", [x, after, c.g.ints([size]), axes])
+    c.final("Concat", [before, update, behind], axis=axis)

@@ -1,0 +1,69 @@
+"""What a lowering is, and the decorator that enters one in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from latentc.export.graph import Writer
+from latentc.ir.core import Node
+from latentc.ir.types import TensorType
+
+
+@dataclass(frozen=True)
+class Context:
+    """One node being lowered: its operands' and outputs' ONNX names and types."""
+
+    g: Writer
+    node: Node
+    ins: Sequence[str]
+    outs: Sequence[str]
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        return self.node.attrs
+
+    @property
+    def out(self) -> str:
+        return self.outs[0]
+
+    def type(self, i: int = 0) -> TensorType:
+        """Type of operand i."""
+        return self.node.inputs[i].type
+
+    @property
+    def out_type(self) -> TensorType:
+        return self.node.outputs[0].type
+
+    def scalar(self, value: Any, dtype: str | None = None) -> str:
+        """A rank-0 constant, of operand 0's dtype unless told."""
+        return self.g.literal(value, dtype or self.type().dtype, "scalar")
+
+    def final(self, op: str, ins: Sequence[str], **attrs: Any) -> None:
+        """Appends the node that gives the (first) output."""
+        self.g.add(op, ins, self.out, **attrs)
+
+    def tmp(self, op: str, ins: Sequence[str], **attrs: Any) -> str:
+        return self.g.tmp(op, ins, self.out, **attrs)
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """How an op is written in ONNX, and the first opset that can hold it."""
+
+    emit: Callable[[Context], None]
+    opset: int
+
+
+TABLE: dict[str, Lowering] = {}
+
+
+def lower(op: str, opset: int = 18) -> Callable[[Callable[[Context], None]], Callable[[Context], None]]:
+    """Enters a function in the table as the lowering of `op`."""
+
+    def enter(emit: Callable[[Context], None]) -> Callable[[Context], None]:
+        TABLE[op] = Lowering(emit, opset)
+        return emit
+
+    return enter

@@ -1,0 +1,120 @@
+"""Flat IR to ONNX: one model from one entry, written node by node with the table of `lowerings`.
+
+No tracing and no torch: the cost is that of writing a few protobuf messages a node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from onnx import ModelProto, helper
+
+from latentc.export.graph import Tensors, Writer, declare
+from latentc.export.lowerings import TABLE, Context
+from latentc.ir.core import Function, Module, Node, Value
+from latentc.ir.ops import OPS
+from latentc.ir.types import i64
+from latentc.passes.decompose import decompose
+from latentc.passes.inline import inline
+
+OPSET = 23
+"""The default opset: the first with Attention, RMSNormalization and RotaryEmbedding."""
+
+_UNUSED: tuple[str, ...] = ("dropout",)  # legal only at stage train
+_BOOL = i64().with_dtype("bool")
+
+
+def missing_lowerings(opset: int = OPSET) -> set[str]:
+    """Ops that this opset cannot hold as one lowering: they are decomposed before."""
+    return {op for op in OPS if op not in _UNUSED and (op not in TABLE or TABLE[op].opset > opset)}
+
+
+def flat_module(module: Module, entry: str, unroll: bool = False, opset: int = OPSET) -> Module:
+    """Entry `entry` ready to be written: ops the opset lacks decomposed (once a function), then calls flattened."""
+    return inline(decompose(module, missing_lowerings(opset)), entry, unroll)
+
+
+def onnx_from_module(
+    module: Module,
+    entry: str,
+    tensors: Tensors,
+    opset: int = OPSET,
+    outputs: Sequence[str] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> ModelProto:
+    """The ONNX model of a flat module's entry.
+
+    Inputs are named as the entry's; outputs by `outputs`, or as the entry's values. Run-time sizes are symbolic dims of
+    their name. Raises KeyError for an op that `missing_lowerings(opset)` lists: decompose it before.
+    """
+    fn = module.entry(entry)
+    g = Writer(entry, tensors, opset)
+    for value in fn.inputs:
+        declare(g.graph.input.add(), g.define(value), value.type)
+    names = [g.fresh(name) for name in outputs] or [g.fresh(v.name) if v not in g.names else "" for v in fn.outputs]
+    _body(g, module, fn, names)
+    model = helper.make_model(
+        g.graph,
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=helper.find_min_ir_version_for([helper.make_opsetid("", opset)]),
+        producer_name="latentc",
+    )
+    for key, text in (metadata or {}).items():
+        entry_proto = model.metadata_props.add()
+        entry_proto.key, entry_proto.value = key, text
+    return model
+
+
+def _body(g: Writer, module: Module, fn: Function, results: Sequence[str]) -> None:
+    """Writes a function's nodes and declares its outputs under the names `results`."""
+    own = set(fn.inputs) | {p.value for p in fn.params}
+    wanted: dict[Value, str] = {}
+    for value, name in zip(fn.outputs, results, strict=True):
+        # An output must come from a node of this graph, and from one of its own where a value is returned twice.
+        if value not in own and value not in wanted:
+            wanted[value] = name
+    for param in fn.params:
+        g.bind(param.value, g.weight(param.name, param))
+    for node in fn.nodes:
+        if node.op == "constant" and node.outputs[0] not in wanted:
+            g.bind(node.outputs[0], g.literal(node.attrs["value"], node.attrs["dtype"]))
+        elif node.op == "loop":
+            _loop(g, module, node, wanted)
+        else:
+            ins = [g.names[v] for v in node.inputs]
+            outs = [g.define(v, wanted.get(v)) for v in node.outputs]
+            TABLE[node.op].emit(Context(g, node, ins, outs))
+    for value, name in zip(fn.outputs, results, strict=True):
+        final = name or g.fresh(f"{value.name}.out")
+        if wanted.get(value) != name:
+            g.add("Identity", [g.names[value]], final)
+        declare(g.graph.output.add(), final, value.type)
+
+
+def _loop(g: Writer, module: Module, node: Node, wanted: Mapping[Value, str]) -> None:
+    """ONNX Loop: constant trip count, a condition that is given and always true (TensorRT's parser wants one)."""
+    keep, carry = node.attrs["invariants"], node.attrs["carried"]
+    body = module.functions[node.attrs["body"]]
+    inner = Writer(g.fresh(body.name), g.root._tensors, g.opset, g.root)
+    ins = [g.names[v] for v in node.inputs]
+    index, invariants, state, rows = (
+        body.inputs[0],
+        body.inputs[1 : 1 + keep],
+        body.inputs[1 + keep : 1 + keep + carry],
+        body.inputs[1 + keep + carry :],
+    )
+    condition = inner.fresh("condition")
+    declare(inner.graph.input.add(), inner.define(index), i64())
+    declare(inner.graph.input.add(), condition, _BOOL)
+    for value in state:
+        declare(inner.graph.input.add(), inner.define(value), value.type)
+    for value, outer in zip(invariants, ins[:keep], strict=True):
+        inner.bind(value, outer)  # bodies see the tensors of the graphs around them
+    for value, table in zip(rows, ins[keep + carry :], strict=True):
+        inner.bind(value, inner.add("Gather", [table, inner.names[index]], inner.fresh(value.name), axis=0))
+    declare(inner.graph.output.add(), inner.tmp("Identity", [condition], "condition"), _BOOL)
+    _body(inner, module, body, [inner.fresh(f"{v.name}.next") for v in body.outputs])
+    outs = [g.define(v, wanted.get(v)) for v in node.outputs]
+    always = g.literal(np.asarray(True), "bool", "true")
+    g.add("Loop", [g.ints(int(node.attrs["trip"])), always, *ins[keep : keep + carry]], outs, body=inner.graph)

@@ -1,0 +1,66 @@
+"""What rewriting passes share: a builder that continues a function, keeping most nodes and replacing some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.core import Function, Module, Node, Value
+
+# (builder, node, its operands as the new function has them) -> replacement outputs, or None to keep the node
+Replace = Callable[[Builder, Node, list[Var]], Sequence[Var] | None]
+
+
+class Rewriter(Builder):
+    """Builds a function that has another's signature; `keep` takes over a node as it is."""
+
+    def __init__(self, owner: ModuleBuilder, fn: Function) -> None:
+        super().__init__(owner, fn.name, fn.origin)
+        self._inputs = list(fn.inputs)
+        self._params = {p.name: p for p in fn.params}
+        # Names of the old nodes stay taken, so that a golden text shows only what a pass changed.
+        self._names = {v.name for v in (*fn.inputs, *(p.value for p in fn.params))}
+        self._names |= {o.name for n in fn.nodes for o in n.outputs}
+
+    def keep(self, node: Node, operands: Sequence[Var]) -> tuple[Var, ...]:
+        """Appends `node` applied to `operands`; the very node where they are its own."""
+        ins = tuple(x.value for x in operands)
+        if ins != node.inputs:
+            node = Node(node.op, ins, node.outputs, node.attrs, node.loc)
+        self._nodes.append(node)
+        return tuple(Var(o, self) for o in node.outputs)
+
+
+def rewrite_function(owner: ModuleBuilder, fn: Function, replace: Replace) -> Function:
+    """`fn` with each node that `replace` answers for replaced; `fn` itself where it answers for none."""
+    b = Rewriter(owner, fn)
+    env: dict[Value, Var] = {v: Var(v, b) for v in (*fn.inputs, *(p.value for p in fn.params))}
+    changed = False
+    for node in fn.nodes:
+        operands = [env[v] for v in node.inputs]
+        outs = replace(b, node, operands)
+        changed = changed or outs is not None
+        env.update(zip(node.outputs, outs if outs is not None else b.keep(node, operands), strict=True))
+    if not changed:
+        return fn
+    b.output([env[v] for v in fn.outputs])
+    b.finish(fn.doc)
+    return owner.functions[fn.name]
+
+
+def rewrite(module: Module, replace: Replace) -> Module:
+    """Every function rewritten; the same module where nothing changed."""
+    owner = ModuleBuilder()
+    owner.adopt(module)
+    functions: dict[str, Function] = {}
+    for name, fn in module.functions.items():
+        functions[name] = rewrite_function(owner, fn, replace)
+    if all(functions[name] is fn for name, fn in module.functions.items()):
+        return module
+    return module.with_(functions=functions)
+
+
+def has_op(module: Module, ops: Any) -> bool:
+    """Whether any function applies one of `ops`."""
+    return any(node.op in ops for fn in module.functions.values() for node in fn.nodes)
