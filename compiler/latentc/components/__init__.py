@@ -13,6 +13,8 @@ A field that takes any component of a folder says so by an annotation that type 
 
     norm: Annotated[Component, OneOf("blocks/norms")]
     refiner: Annotated[Component | None, OneOf("backbones")] = None
+
+Specs are immutable and validated strictly: a YAML list arrives as a tuple, so fields are tuples, never lists.
 """
 
 from __future__ import annotations

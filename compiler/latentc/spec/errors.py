@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -24,6 +24,8 @@ def diagnostics_from_validation(
     for item in error.errors(include_url=False):
         fault = _fault(item, document, tuple(variants))
         faults.setdefault(fault.path, []).append(fault)
+    for path in _misspelt(faults):
+        faults.pop(path, None)
     # Of a union's alternatives the one that got further inside says more than "this is no number".
     inner = {path[:length] for path in faults for length in range(len(path))}
     found = [
@@ -32,6 +34,16 @@ def diagnostics_from_validation(
         if not (path in inner and all(fault.kind in _EXPECTED for fault in here))
     ]
     return sorted(found, key=lambda d: (d.span.file, d.span.line, d.span.column) if d.span else ("", 0, 0))
+
+
+def _misspelt(faults: Mapping[PathKey, list[_Fault]]) -> list[PathKey]:
+    """Missing keys that an unknown key beside them was meant to be: one mistake, not two."""
+    found: list[PathKey] = []
+    for path, (fault, *_) in faults.items():
+        if fault.kind == "extra_forbidden":
+            meant = nearest(str(path[-1]), _legal_keys(fault))
+            found.append((*path[:-1], "networks" if meant == "backbone" else meant or ""))
+    return [path for path in found if path in faults and faults[path][0].kind == "missing"]
 
 
 @dataclass(frozen=True)
@@ -46,10 +58,7 @@ class _Fault:
 
     @property
     def data(self) -> Any:
-        data = self.document.data
-        for key in self.path:
-            data = data[key]
-        return data
+        return self.document.value(self.path)
 
     @property
     def shown(self) -> str:
@@ -161,14 +170,10 @@ def _about(place: Place | None) -> tuple[str, ...]:
 
 
 def _unknown_key(fault: _Fault) -> Diagnostic:
-    *above, key = fault.path
+    parent, key = fault.path[:-1], fault.path[-1]
     span = fault.document.key_spans.get(fault.path) or fault.document.span(fault.path)
-    parent = tuple(above)
-    data = fault.document.data
-    for step in parent:
-        data = data[step]
-    place = place_at(parent, fault.document.data)
-    legal = _written_keys(place, data, parent)
+    data = fault.document.value(parent)
+    legal = _legal_keys(fault)
     close = nearest(str(key), legal)
     where = f"`{shown_path(parent)}`" if parent else "a spec"
     kind = data.get("kind") if isinstance(data, dict) else None
@@ -178,9 +183,12 @@ def _unknown_key(fault: _Fault) -> Diagnostic:
     return Diagnostic("E0201", f"unknown key `{key}` in {where}", span, labels, (note,))
 
 
-def _written_keys(place: Place | None, data: Any, path: PathKey) -> list[str]:
-    keys = list(place.keys(data)) if place else []
-    return ["backbone" if key == "networks" else key for key in keys] + ["networks"] if not path else keys
+def _legal_keys(fault: _Fault) -> list[str]:
+    """The keys allowed beside the one at fault, as a spec may write them."""
+    parent = fault.path[:-1]
+    place = place_at(parent, fault.document.data)
+    keys = list(place.keys(fault.document.value(parent))) if place else []
+    return keys if parent else ["backbone" if key == "networks" else key for key in keys] + ["networks"]
 
 
 def _missing(fault: _Fault) -> Diagnostic:
@@ -202,10 +210,10 @@ def _missing(fault: _Fault) -> Diagnostic:
 def _wrong_length(fault: _Fault) -> Diagnostic:
     context = fault.context
     span = fault.document.span(fault.path)
-    if fault.kind == "missing":
+    if length := _fixed_length(fault.place):
+        wanted = str(length)
+    elif fault.kind == "missing":
         wanted = f"more than {context['absent']}"
-        count = place_length(fault.place)
-        wanted = f"{count}" if count else wanted
     elif "min_length" in context:
         wanted = f"at least {context['min_length']}"
     else:
@@ -217,11 +225,10 @@ def _wrong_length(fault: _Fault) -> Diagnostic:
     return Diagnostic("E0204", message, span, (Label(span, f"expected {wanted}"),), _about(fault.place))
 
 
-def place_length(place: Place | None) -> int | None:
-    """How many items a list of fixed length takes."""
-    lengths = {len(getattr(kind, "__args__", ())) for kind in place.types()} if place else set()
-    lengths.discard(0)
-    return lengths.pop() if len(lengths) == 1 else None
+def _fixed_length(place: Place | None) -> int | None:
+    """How many items a list takes, where its type says so."""
+    items = [get_args(kind) for kind in place.types() if get_origin(kind) is tuple] if place else []
+    return len(items[0]) if len(items) == 1 and ... not in items[0] else None
 
 
 _BOUNDS = (("gt", "greater than"), ("ge", "at least"), ("lt", "less than"), ("le", "at most"))

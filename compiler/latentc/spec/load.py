@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,9 +38,8 @@ def spec_from_resolved(resolved: Resolved) -> Spec:
     """Check a resolved text against the schema, then against the rules across sections."""
     document = resolved.document
     try:
-        # Read as JSON, where pydantic's strictness means what it does to an author: "3" is no number and 1 is
-        # no boolean, but a list is fine for a tuple.
-        spec = Spec.model_validate_json(json.dumps(document.data), strict=True)
+        # Strict: "3" is no number and 1 is no boolean. Then a list is no tuple either, and specs are immutable.
+        spec = Spec.model_validate(_immutable(document.data), strict=True)
     except ValidationError as error:
         unchosen = resolved.variants if resolved.variant is None else ()
         raise DiagnosticError(*diagnostics_from_validation(error, document, unchosen)) from None
@@ -49,6 +47,13 @@ def spec_from_resolved(resolved: Resolved) -> Spec:
     if problems := check_rules(spec, document):
         raise DiagnosticError(*problems)
     return spec
+
+
+def _immutable(data: Any) -> Any:
+    """The data with tuples in place of lists."""
+    if isinstance(data, dict):
+        return {key: _immutable(value) for key, value in data.items()}
+    return tuple(map(_immutable, data)) if isinstance(data, list) else data
 
 
 def variant_names(source: str | Path) -> tuple[str, ...]:

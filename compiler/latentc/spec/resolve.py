@@ -202,8 +202,10 @@ def _set(root: Node, text: str, file: str) -> Node:
         message = f"`{steps[0][0]}` cannot be set: the file says it"
         raise DiagnosticError(Diagnostic("E0213", message, steps[0][1]))
     # Blanks in place of the path keep the columns of the value true.
-    leaf = load_yaml(" " * (len(target) + 1) + value, file).root
-    add_source(file, text)
+    try:
+        leaf = load_yaml(" " * (len(target) + 1) + value, file).root
+    finally:
+        add_source(file, text)
     if leaf.value is None:
         leaf = replace(leaf, span=Span(file, 1, len(target) + 1, 1, len(target) + 2))
     if steps[0][0] == "backbone":
@@ -228,6 +230,10 @@ def _put(node: Node, steps: list[tuple[str, Span]], leaf: Node) -> Node:
         label = Label(node.span, "this is a single value")
         raise DiagnosticError(Diagnostic("E0213", message, span, (label,)))
     fields = dict(node.fields)
+    if name not in fields and rest and rest[0][0].isdecimal():
+        message = f"`{name}` is not written in the spec, so it has no items to change"
+        help_text = f"set all of it: `{name}=[…]`"
+        raise DiagnosticError(Diagnostic("E0213", message, span, help=help_text))
     child = fields.get(name, Node(None, span))
     fields[name] = _put(replace(child, key=span), rest, leaf)
     return replace(node, value=fields)

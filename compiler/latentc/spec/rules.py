@@ -5,13 +5,14 @@ A rule takes the whole spec and yields problems; it never raises. `RULES` at the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from latentc.diagnostics import Diagnostic, Label
+from latentc.diagnostics import Diagnostic, DiagnosticError, Label
 from latentc.spec.data import AutoencoderKl, VqModel
 from latentc.spec.schema import Spec
 from latentc.spec.yaml import Document, PathKey
+from latentc.weights.rules import parse_rules
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,41 @@ def accumulation_divides_batch(spec: Spec) -> Iterator[Problem]:
         )
 
 
+# ---- weights
+
+
+class _AnyNumber(Mapping[str, int]):
+    """Stands for the numbers that a rule refers to by name, which are known only with the network."""
+
+    def __getitem__(self, name: str) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+def name_maps_are_sound(spec: Spec) -> Iterator[Problem]:
+    """Every rule of a name map is one that weights/ can follow, and is for a network there is."""
+    for flavour, networks in spec.weights.items():
+        for network, rules in networks.items():
+            path = ("weights", flavour, network)
+            if network not in spec.networks:
+                known = ", ".join(spec.networks)
+                yield Problem("E0411", path, f"no network `{network}`", help=f"networks of this spec: {known}")
+            for index, rule in enumerate(rules):
+                try:
+                    parse_rules([rule], _AnyNumber())
+                except DiagnosticError as error:
+                    text = error.diagnostics[0].message.removeprefix("rule 1 of the name map: ")
+                    yield Problem("E0411", (*path, index), f"a faulty rule of a name map: {text}")
+
+
 # ---- networks, conditioning, objective, sampler: rules that need the components go here
 
 
@@ -114,4 +150,5 @@ RULES: tuple[Rule, ...] = (
     first_stage_fits,
     warmup_within_training,
     accumulation_divides_batch,
+    name_maps_are_sound,
 )

@@ -45,7 +45,7 @@ class Spec(Closed):
     train: Train = Field(Train(), description="how the networks are trained")
     optimize: Optimize = Field(Optimize(), description="what the passes may do")
     target: Target = Field(Target(), description="the engine it is compiled for")
-    weights: dict[Identifier, dict[Identifier, list[dict[str, Any]]]] = Field(
+    weights: dict[Identifier, dict[Identifier, tuple[dict[str, Any], ...]]] = Field(
         default_factory=dict, description="name maps: checkpoint flavour → network → renaming rules"
     )
     variants: dict[str, dict[str, Any]] = Field(

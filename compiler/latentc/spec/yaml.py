@@ -61,6 +61,13 @@ class Document:
         """The plain value of the whole document."""
         return self.root.data()
 
+    def value(self, path: PathKey) -> Any:
+        """The plain value at `path`; KeyError or IndexError where there is none."""
+        data = self.data
+        for key in path:
+            data = data[key]
+        return data
+
     @cached_property
     def spans(self) -> Mapping[PathKey, Span]:
         """Path to the place of the value."""
@@ -354,7 +361,7 @@ class _Composer:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         span = Span(self.file, line, column, line, column + 1)
-        problem = (error.problem or "").replace("'\\t'", "a tab").replace("'\\x00'", "the end")
+        problem = (error.problem or "").replace("'\\x00'", "the end")
         index = mark.index if mark else 0
         text = self.text
         line_start = text.rfind("\n", 0, index) + 1
@@ -362,6 +369,8 @@ class _Composer:
             tab = text.index("\t", line_start) - line_start + 1
             place = replace(span, column=tab, end_column=tab + 1)
             return Diagnostic("E0107", "a tab in the indentation", place, help="indent with spaces")
+        if "'\\t'" in problem:
+            return Diagnostic("E0107", "a tab between values", span, help="use spaces, or put the tab in quotes")
         labels = [Label(span, problem)]
         opened = error.context_mark
         if opened and error.context and (opened.line, opened.column) != (line - 1, column - 1):
