@@ -286,12 +286,13 @@ class Builder:
         scale: Var,
         guides: Sequence[str] = ("guided",),
         channels: int | None = None,
+        out: str = "",
     ) -> Any:
         """A call under classifier-free guidance; see `ops.control`."""
         attrs = {"fn": fn, "name": name, "kinds": tuple(kinds), "guides": tuple(guides), "channels": channels}
         ins = [*operands, *nulls, scale]
         types = guided_types(self.module.functions[fn], [x.type for x in ins], attrs)
-        outs = self._append("guided", ins, attrs, "guided", _in_terms_of(types, operands))
+        outs = self._append("guided", ins, attrs, out or "guided", _in_terms_of(types, operands))
         return outs[0] if len(outs) == 1 else outs
 
     def loop(

@@ -58,7 +58,7 @@ class ArraySampler(Sampler):
         except ValueError as error:
             yield Problem(("steps",), str(error))
         if self.guidance is not None:
-            yield from _guidance_problems(self.guidance, spec)
+            yield from guidance_problems(self.guidance, spec)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> SampleProgram:
         """Adds entry `sample.STEPS`; see `program.sample_program`.
@@ -86,7 +86,7 @@ class ArraySampler(Sampler):
         return self.model_copy(update={"steps": steps})
 
 
-def _guidance_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
+def guidance_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
     label = spec.conditioning.class_
     if isinstance(label, ClassCondition) and label.dropout == 0:
         message = "guidance needs a network that knows `no class`, and this one never drops the class in training"

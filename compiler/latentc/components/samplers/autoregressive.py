@@ -1,0 +1,153 @@
+"""Token after token: prefill with the class, then a loop of decoding steps over key-value caches.
+
+Symbols: B batch, T tokens of a sample, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.contract import Network, SampleProgram, Source
+from latentc.components.parts import Guidance, Problem, Sampler
+from latentc.components.samplers.base import guidance_problems
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.types import B, f32, i64
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+_NEVER = -1e30  # the logit of a token that is not to be drawn
+
+
+class Autoregressive(Sampler):
+    """Draws each token from the network's distribution by inverse CDF, one uniform number a token."""
+
+    kind: Literal["autoregressive"]
+    temperature: float = Field(1.0, ge=0, description="divides the logits; 0 takes the likeliest token (greedy)")
+    top_k: int = Field(0, ge=0, description="draws among the k likeliest tokens only; 0: all")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="draws among the likeliest tokens that together reach this probability"
+    )
+    guidance: Guidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
+    families: ClassVar[tuple[str, ...]] = ("tokens",)
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "autoregressive", "top_k": 8, "guidance": {"scale": 2.0}}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if spec.data.tokens is None:
+            yield Problem((), "an autoregressive sampler draws tokens, but the data has arrays")
+        if self.guidance is None:
+            return
+        yield from guidance_problems(self.guidance, spec)
+        if self.guidance.interval[0] > 0:
+            message = "guidance of tokens starts with the first: without it there is no cache to continue from"
+            yield Problem(("guidance", "interval"), message, "start the interval at 0")
+        if self.guidance.channels is not None:
+            yield Problem(("guidance", "channels"), "tokens have no channels", "leave it out")
+
+    def with_steps(self, steps: int) -> Autoregressive:
+        return self
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> SampleProgram:
+        """Adds entry `sample.T`: y i64[B], scale f32[B] with guidance, u f32[T, B] unless greedy -> i64[B, T]."""
+        network = networks["main"]
+        length, entry = network.length, f"sample.{network.length}"
+        b = mb.function(entry)
+        y = b.input("y", i64(B))
+        scale = b.input("scale", f32(B)) if self.guidance else None
+        u = b.input("u", f32(length, B)) if self.temperature else None
+        logits, *caches = self._prefill(b, network, y, scale)
+        first = b.reshape(b.slice(u, axis=0, start=0, stop=1), shape=(B,), out="u_0") if u else None
+        token = self.pick(b, logits, first)
+        tokens = [b.reshape(token, shape=(B, 1), out="tokens")]
+        # Guidance of the first `guided` tokens; after those the unconditional half of the caches is let go.
+        guided = length if self.guidance is None else int(self.guidance.interval[1] * (length - 1)) + 1
+        for start, stop in ((1, guided), (guided, length)):
+            if start >= stop:
+                continue
+            if start == guided and scale is not None:
+                caches = [b.split(c, axis=0, sizes=(B, B), out="cache other")[0] for c in caches]
+                scale = None
+            rows = [b.slice(u, axis=0, start=start, stop=stop, out="u_rest")] if u else []
+            body = partial(self._step, network, start)
+            invariants = [scale] if scale is not None else []
+            outs = b.loop(
+                f"{entry}.decode", stop - start, body, invariants=invariants, carried=[token, *caches], tables=rows
+            )
+            token, *caches = outs[:-1]
+            tokens.append(b.transpose(outs[-1], perm=(1, 0), out="tokens"))
+        b.output(b.concat(*tokens, axis=1, out="tokens") if len(tokens) > 1 else tokens[0])
+        mb.entries[entry] = b.finish(doc=f"Draws {length} tokens one after the other.")
+        sources = {"y": Source("classes")}
+        if self.guidance:
+            sources["scale"] = Source("guidance", default=self.guidance.scale)
+        if u:
+            sources["u"] = Source("uniform", stream="token", per_step=length)
+        return SampleProgram(entry, self.kind, length, length, sources)
+
+    def _prefill(self, b: Builder, network: Network, y: Var, scale: Var | None) -> tuple[Var, ...]:
+        fn = network.methods["prefill"]
+        names = " ".join(["logits", *["cache"] * len(network.cache)])
+        if scale is None:
+            return b.call(fn, network.name, y, out=names)  # type: ignore[no-any-return]
+        null = b.broadcast_to(b.constant(np.int64(network.null_class or 0)), y, shape=(B,), out="null")
+        guides = ("guided", *["carried"] * len(network.cache))
+        return b.guided(fn, network.name, (y,), ("conditional",), (null,), scale, guides, out=names)  # type: ignore[no-any-return]
+
+    def _step(
+        self,
+        network: Network,
+        start: int,
+        b: Builder,
+        i: Var,
+        kept: tuple[Var, ...],
+        state: tuple[Var, ...],
+        rows: tuple[Var, ...],
+    ) -> tuple[Sequence[Var], Sequence[Var]]:
+        """One token: (token, caches) -> (next token, grown caches), and the token to keep."""
+        token, *caches = state
+        fn, position = network.methods["decode"], b.op("add", i, start, out="position")
+        names = " ".join(["logits", *["cache"] * len(caches)])
+        if kept:
+            kinds = ("shared", "shared", *["carried"] * len(caches))
+            guides = ("guided", *["carried"] * len(caches))
+            operands = (token, position, *caches)
+            logits, *caches = b.guided(fn, network.name, operands, kinds, (), kept[0], guides, out=names)
+        else:
+            logits, *caches = b.call(fn, network.name, token, position, *caches, out=names)
+        token = self.pick(b, logits, rows[0] if rows else None)
+        return (token, *caches), (token,)
+
+    def pick(self, b: Builder, logits: Var, u: Var | None) -> Var:
+        """i64[B]: the token that u f32[B] falls on in the distribution of logits f32[B, V], filtered."""
+        if u is None:
+            return b.argmax(logits, axis=1, out="token")  # type: ignore[no-any-return]
+        if self.temperature != 1.0:
+            logits = b.op("mul", logits, 1 / self.temperature, out="logits")
+        logits = self._filter(b, logits)
+        cdf = b.cumsum(b.softmax(logits, axis=1, out="p"), axis=1, out="cdf")
+        vocabulary = int(logits.shape[1])
+        total = b.slice(cdf, axis=1, start=vocabulary - 1, stop=vocabulary, out="total")
+        below = b.less(cdf, b.reshape(u, shape=(B, 1)) * total, out="below")
+        return b.sum(b.cast(below, to="i64"), axes=(1,), keepdims=False, out="token")  # type: ignore[no-any-return]
+
+    def _filter(self, b: Builder, logits: Var) -> Var:
+        """Logits with the tokens outside top-k and top-p made impossible."""
+        vocabulary = int(logits.shape[1])
+        k = min(self.top_k or vocabulary, vocabulary)
+        if k == vocabulary and self.top_p == 1.0:
+            return logits
+        ordered, _ = b.top_k(logits, k=k, out="ordered order")
+        if self.top_p == 1.0:
+            least = b.slice(ordered, axis=1, start=k - 1, stop=k, out="least")
+        else:
+            # The likeliest tokens, up to and with the one that crosses top_p.
+            p = b.softmax(ordered, axis=1, out="p")
+            before = b.op("sub", b.cumsum(p, axis=1), p, out="before")
+            kept = b.where(b.less_equal(before, self.top_p), ordered, b.scalar(-_NEVER, ordered))
+            least = b.neg(b.max(b.neg(kept), axes=(1,), keepdims=True), out="least")
+        return b.where(b.less(logits, least), b.scalar(_NEVER, logits), logits, out="logits")  # type: ignore[no-any-return]
