@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,10 @@ from latentc_runtime.manifest import (
 )
 from latentc_runtime.program import Variables, variables_read
 
+# Values of a per-step input made at once: rows of small noise come several at a time, because a call costs more
+# than they do, and rows of large noise one by one, because all steps of it would not fit in memory.
+AHEAD = 1 << 18
+
 
 @dataclass(frozen=True)
 class Request:
@@ -34,6 +39,7 @@ class Request:
     seeds: NDArray[np.uint64]
     guidance: NDArray[np.float32] | None
     noise: dict[str, Array]
+    _ahead: dict[str, tuple[int, Array]] = field(default_factory=dict, init=False)  # rows made: the first's index
 
     def part(self, start: int, stop: int) -> Request:
         """The request of samples start..stop alone."""
@@ -63,7 +69,16 @@ class Request:
         """Row `index` of a per-step input, [B, ...]."""
         if name in self.noise:
             return np.ascontiguousarray(self.noise[name][index])
-        return self._made(next(i for i in self.entry.inputs if i.name == name), index)
+        first, rows = self._ahead.get(name, (0, None))
+        if rows is None or not first <= index < first + len(rows):
+            entry = next(i for i in self.entry.inputs if i.name == name)
+            assert entry.per_step is not None, "the manifest was checked: loops take rows of per-step inputs"
+            size = len(self.seeds) * math.prod(entry.sample_shape)
+            first, last = index, min(entry.per_step, index + max(1, AHEAD // max(size, 1)))
+            rows = self._made(entry, range(first, last))
+            self._ahead[name] = first, rows
+        row: Array = rows[index - first]
+        return row
 
     def _made(self, entry: Input, index: int | Sequence[int]) -> Array:
         made: Array

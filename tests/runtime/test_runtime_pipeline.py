@@ -10,7 +10,7 @@ import pytest
 import tiny_bundles as tiny
 
 import latentc_runtime
-from latentc_runtime import BundleError, load, noise
+from latentc_runtime import BundleError, load, noise, request
 from latentc_runtime.bundle import hash_file, write_manifest
 from latentc_runtime.manifest import EngineCall, Loop, NormalSource, Reference
 
@@ -60,6 +60,14 @@ def test_largest_batch_of_the_engine_is_kept(tmp_path):
 
 def test_no_samples_asked(bundle):
     assert open_(bundle).sample([], []).shape == (0, 1, 2, 2)
+
+
+def test_rows_made_ahead_do_not_show(bundle, monkeypatch):
+    pipe = open_(bundle)
+    whole = pipe.sample(CLASSES, SEEDS)
+    for ahead in (1, 2 * 5 * 4):
+        monkeypatch.setattr(request, "AHEAD", ahead)
+        np.testing.assert_array_equal(pipe.sample(CLASSES, SEEDS), whole)
 
 
 def test_given_noise_replaces_the_seeds(bundle):
@@ -115,6 +123,16 @@ def test_weights_by_reference(tmp_path):
         with pytest.raises(BundleError) as raised:
             open_(path)
         assert raised.value.code == "E0611" and "--by-reference" in raised.value.help
+
+
+def test_weights_in_the_bundle_beside_referenced_ones(tmp_path):
+    path = tiny.loop_bundle(tmp_path / "bundle")
+    far = tmp_path / "far.bin"
+    far.write_bytes(bytes(8))
+    entry = hash_file(far)
+    references = {"weights/far.bin": Reference(entry.sha256, entry.size, str(far))}
+    write_manifest(path, replace(open_(path).manifest, references=references))
+    np.testing.assert_allclose(open_(path).sample([1]), tiny.expected([1], [0], [4]), rtol=1e-5, atol=1e-6)
 
 
 def test_loops_nest_and_variables_keep_their_scope(tmp_path):

@@ -79,7 +79,7 @@ class OnnxRuntime:
         return OrtEngine(self, path.name, session)
 
     def value(self, array: Array) -> Value:
-        return self.ort.OrtValue.ortvalue_from_numpy(array, self.memory, 0)
+        return self.ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.memory, 0)
 
     def array(self, value: Value) -> Array:
         result: Array = value if isinstance(value, np.ndarray) else value.numpy()
