@@ -206,8 +206,19 @@ def test_problems_stand_at_their_field():
         ("guidance", "interval"),
         ("guidance", "channels"),
     ]
+    assert paths(make("heun", karras=True, spacing="trailing"), spec("diffusion noise")) == [("spacing",)]
+    assert paths(make("ddpm", respacing="5", spacing="trailing"), spec("diffusion noise")) == [("spacing",)]
     (problem,) = make("ddpm", variance="learned_range").problems(spec("diffusion noise"))
     assert "learns no variance" in problem.message
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_defaults_written_out_change_nothing(kind):
+    sampler = make(kind)
+    again = type(sampler).model_validate(sampler.model_dump())
+    assert again == sampler
+    for objective in OBJECTIVES:
+        assert paths(again, spec(objective)) == paths(sampler, spec(objective))
 
 
 def test_a_program_that_cannot_be_is_refused():

@@ -31,6 +31,8 @@ class ArraySampler(Sampler):
     # the processes it samples, and the fields that mean something for one of them alone
     PROCESSES: ClassVar[tuple[Family, ...]] = ("diffusion", "flow")
     OF_PROCESS: ClassVar[dict[str, Family]] = {}
+    # fields that decide alone what another would
+    REPLACES: ClassVar[dict[str, str]] = {}
 
     steps: int = Field(50, gt=0, le=100_000, description="how often the state is updated")
     guidance: Guidance | None = Field(None, description="classifier-free guidance; null: the network as it is")
@@ -42,6 +44,10 @@ class ArraySampler(Sampler):
         ValueError: steps, times or conversions that do not exist.
         """
 
+    def changed(self, name: str) -> bool:
+        """Whether a field differs from its default (a resolved spec writes every default out)."""
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         process = process_of(spec.objective)
         if process is None or process.family not in self.PROCESSES:
@@ -49,10 +55,14 @@ class ArraySampler(Sampler):
             wanted = " or ".join(f"`{family}`" for family in self.PROCESSES)
             yield Problem(("kind",), f"`{self.kind}` samples {wanted} objectives; this one is {what}")
             return
-        foreign = [name for name, family in self.OF_PROCESS.items() if family != process.family]
-        for name in foreign:
-            if name in self.model_fields_set:
+        for name, family in self.OF_PROCESS.items():
+            if family != process.family and self.changed(name):
                 yield Problem((name,), f"`{name}` has no meaning for a {process.family} objective", "leave it out")
+        for name, other in self.REPLACES.items():
+            if self.changed(name) and self.changed(other):
+                yield Problem(
+                    (other,), f"`{name}` already chooses where to evaluate", f"keep one of `{name}`, `{other}`"
+                )
         try:
             self.table(process)
         except ValueError as error:
@@ -101,6 +111,8 @@ def guidance_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
 class Respaced(ArraySampler):
     """A sampler on whole timesteps of a schedule, chosen as improved DDPM and DiT do, or as diffusers
     does."""
+
+    REPLACES: ClassVar[dict[str, str]] = {"respacing": "spacing"}
 
     spacing: Spacing = Field(
         "even", description="timesteps: even (first to last, as DiT), or diffusers' leading, trailing, linspace"

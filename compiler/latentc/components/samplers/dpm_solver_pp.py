@@ -17,6 +17,7 @@ class Multistep(ArraySampler):
     """A sampler in log signal-to-noise that reuses the estimates of earlier steps; one evaluation a step."""
 
     OF_PROCESS: ClassVar[dict[str, Family]] = {"spacing": "diffusion", "karras": "diffusion", "eps": "flow"}
+    REPLACES: ClassVar[dict[str, str]] = {"karras": "spacing"}
 
     steps: int = Field(20, gt=0, le=100_000, description="steps, each one network evaluation")
     order: Literal[1, 2, 3] = Field(2, description="of the solver: how many estimates a step uses")

@@ -16,6 +16,7 @@ class Integrator(ArraySampler):
     """A sampler that integrates the probability-flow equation over a grid of times or noise levels."""
 
     OF_PROCESS: ClassVar[dict[str, Family]] = {"spacing": "diffusion", "karras": "diffusion", "eps": "flow"}
+    REPLACES: ClassVar[dict[str, str]] = {"karras": "spacing"}
 
     steps: int = Field(
         50, gt=0, le=100_000, description="steps of the integrator (SiT's num_steps counts grid points: one more)"
