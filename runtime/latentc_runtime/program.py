@@ -5,7 +5,7 @@ Variables hold engine values or arrays and are never looked into, so state stays
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -39,14 +39,16 @@ def ticks(program: Sequence[Statement]) -> int:
     return _loop_ticks(program) or 1
 
 
-def variables_read(program: Sequence[Statement]) -> Iterator[str]:
-    """Variables that engines take. A per-step input among them is needed whole, as an array of all rows."""
-    for statement in program:
-        if isinstance(statement, EngineCall):
-            yield from statement.inputs.values()
+def variables_read(program: Sequence[Statement]) -> set[str]:
+    """Variables a program takes from outside. A per-step input among them is needed whole, with all its rows."""
+    read: set[str] = set()
+    for s in program:
+        if isinstance(s, EngineCall):
+            read.update(s.inputs.values())
         else:
-            yield from (new for _, new in statement.carried)
-            yield from variables_read(statement.body)
+            inner = variables_read(s.body) | {new for _, new in s.carried}
+            read |= inner - {*s.tables, *s.noise, s.index}
+    return read
 
 
 def _run(

@@ -55,7 +55,7 @@ class Request:
 
     def variables(self) -> Variables:
         """Inputs by name as the program starts; those that only loops take row by row are left to `row`."""
-        read = set(variables_read(self.entry.program))
+        read = variables_read(self.entry.program)
         inputs = (i for i in self.entry.inputs if i.per_step is None or i.name in read)
         return {entry.name: self.array(entry) for entry in inputs}
 

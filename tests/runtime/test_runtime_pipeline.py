@@ -295,11 +295,14 @@ assert not found, found
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_an_engine_call_needs_no_loop():
+def test_what_a_program_reads_and_reports():
     call = EngineCall("engine", "a.onnx", {}, {"out": "y"})
-    from latentc_runtime.program import ticks
+    from latentc_runtime.program import ticks, variables_read
 
     assert ticks((call, call)) == 1
+    rows = EngineCall("engine", "a.onnx", {"x": "x", "n": "n"}, {"out": "y"})
+    assert variables_read((Loop("loop", 2, (rows,), noise={"n": "n"}),)) == {"x"}
+    assert variables_read((Loop("loop", 2, (rows,)),)) == {"x", "n"}
     nest = Loop("loop", 4, (call, Loop("loop", 3, (call,)), Loop("loop", 2, (call,))))
     assert ticks((call, nest)) == 20
 
