@@ -10,7 +10,7 @@ import numpy as np
 
 from latentc.ir.core import Function, Module, Node, Value, join
 from latentc.ir.ops import OPS
-from latentc.ir.types import FLOATS, NUMPY, TensorType
+from latentc.ir.types import FLOATS, NUMPY, TensorType, unify
 
 Array = np.ndarray[Any, Any]
 
@@ -31,24 +31,26 @@ class Interpreter:
         fn = self.module.functions[self.module.entries.get(function, function)]
         if len(inputs) != len(fn.inputs):
             raise ValueError(f"{fn.name} takes {len(fn.inputs)} inputs, got {len(inputs)}")
-        arrays = [self._typed(x, v.type, v.name) for x, v in zip(inputs, fn.inputs, strict=True)]
+        sizes: dict[str, int] = {}
+        arrays = [self._typed(x, v.type, v.name, sizes) for x, v in zip(inputs, fn.inputs, strict=True)]
         return tuple(self._function(fn, arrays, prefix))
 
     def _dtype(self, type: TensorType) -> Any:
         return NUMPY[self.float_dtype] if type.dtype in FLOATS else NUMPY[type.dtype]
 
-    def _typed(self, x: Any, type: TensorType, name: str) -> Array:
+    def _typed(self, x: Any, type: TensorType, name: str, sizes: dict[str, int]) -> Array:
         array = np.asarray(x, dtype=self._dtype(type))
-        fits = array.ndim == type.rank and all(
-            not isinstance(d, int) or d == n for d, n in zip(type.shape, array.shape, strict=False)
-        )
-        if not fits:
-            raise ValueError(f"{name} is {list(array.shape)}; wants {type}")
+        actual = TensorType(type.dtype, array.shape)
+        if not unify(type, actual, sizes):  # type: ignore[arg-type]
+            known = "".join(f", {size}={n}" for size, n in sizes.items())
+            raise ValueError(f"{name} is {list(array.shape)}; wants {type}{known}")
         return array
 
     def _weight(self, path: str, type: TensorType) -> Array:
         if path not in self._weights:
-            self._weights[path] = self._typed(self.params[path], type, path)
+            if path not in self.params:
+                raise ValueError(f"no weight {path}; wants {type}")
+            self._weights[path] = self._typed(self.params[path], type, path, {})
         return self._weights[path]
 
     def _function(self, fn: Function, inputs: Sequence[Array], prefix: str) -> list[Array]:
@@ -67,7 +69,8 @@ class Interpreter:
             case "cast":
                 return [xs[0].astype(self._dtype(node.outputs[0].type))]
             case "full":
-                return [OPS["full"].evaluate(xs, node.attrs)[0].astype(self._dtype(node.outputs[0].type))]  # type: ignore
+                shape = (len(xs[0]) * node.attrs.get("factor", 1), *map(int, node.attrs["shape"]))
+                return [np.full(shape, node.attrs["value"], self._dtype(node.outputs[0].type))]
             case "call":
                 return self._function(self.module.functions[node.attrs["fn"]], xs, join(prefix, node.attrs["name"]))
             case "guided":
@@ -98,7 +101,9 @@ class Interpreter:
         invariants, state, tables = xs[:keep], xs[keep : keep + carry], xs[keep + carry :]
         stacks: list[list[Array]] = []
         for i in range(node.attrs["trip"]):
-            outs = self._function(body, [np.int64(i), *invariants, *state, *(t[i] for t in tables)], prefix)  # type: ignore
+            outs = self._function(
+                body, [np.asarray(i), *invariants, *state, *(np.asarray(t[i]) for t in tables)], prefix
+            )
             state, scanned = outs[:carry], outs[carry:]
             stacks.append(scanned)
         return [*state, *(np.stack(column) for column in zip(*stacks, strict=True))]

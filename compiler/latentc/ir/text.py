@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Value
-from latentc.ir.types import Named, Sym, TensorType
+from latentc.ir.types import NUMPY, Named, Sym, TensorType
 
 HEADER = "latentc-ir 1"
 _INLINE = 16  # arrays up to this many elements print in full
@@ -36,11 +36,22 @@ class TextError(ValueError):
 # ---- printing
 
 
+_KINDS: dict[str, tuple[str, Any]] = {
+    "f": ("f64", np.float64),
+    "i": ("i64", np.int64),
+    "u": ("i64", np.int64),
+    "b": ("bool", np.bool_),
+}
+_DTYPES = dict(_KINDS.values())
+
+
 def _array_text(array: np.ndarray[Any, Any], full: bool) -> str:
-    kind = {"f": "f64", "i": "i64", "b": "bool"}[array.dtype.kind]
+    kind, dtype = _KINDS[array.dtype.kind]
+    array = array.astype(dtype)
     shape = ", ".join(map(str, array.shape))
     if array.size <= _INLINE:
-        return f"array({kind}, [{shape}], {', '.join(repr(v) for v in array.reshape(-1).tolist())})"
+        values = "".join(f", {v!r}" for v in array.reshape(-1).tolist())
+        return f"array({kind}, [{shape}]{values})"
     if not full:
         flat = array.reshape(-1)
         return f"array({kind}, [{shape}], {flat[0]:.6g} .. {flat[-1]:.6g})"
@@ -52,12 +63,14 @@ def literal(value: Any, full: bool = True) -> str:
     match value:
         case None:
             return "none"
-        case bool():
+        case bool() | np.bool_():
             return "true" if value else "false"
-        case Named():
+        case int() | Sym():
             return repr(value)
-        case int() | float() | Sym():
-            return repr(value)
+        case float() | np.floating():
+            return repr(float(value))
+        case np.integer():
+            return repr(int(value))
         case str():
             return json.dumps(value)
         case tuple() | list():
@@ -111,21 +124,26 @@ def equal(a: Module, b: Module) -> bool:
 # ---- parsing
 
 
-def _split_top(text: str, separator: str = ",") -> list[str]:
-    """Splits at separators outside quotes and brackets."""
-    parts, depth, start, quoted, i = [], 0, 0, False, 0
+def _quote_end(text: str, start: int) -> int:
+    """Index of the quote that ends the string opened at `start`."""
+    i = start + 1
+    while i < len(text) and text[i] != '"':
+        i += 2 if text[i] == "\\" else 1
+    return i
+
+
+def _split_top(text: str) -> list[str]:
+    """Splits at commas outside quotes and brackets."""
+    parts, depth, start, i = [], 0, 0, 0
     while i < len(text):
         ch = text[i]
-        if quoted:
-            i += ch == "\\"
-            quoted = ch != '"' or text[i] != '"'
-        elif ch == '"':
-            quoted = True
+        if ch == '"':
+            i = _quote_end(text, i)
         elif ch in "([{":
             depth += 1
         elif ch in ")]}":
             depth -= 1
-        elif ch == separator and depth == 0:
+        elif ch == "," and depth == 0:
             parts.append(text[start:i].strip())
             start = i + 1
         i += 1
@@ -133,8 +151,28 @@ def _split_top(text: str, separator: str = ",") -> list[str]:
     return [*parts, tail] if tail or parts else []
 
 
-_SYM = re.compile(r"(?:(\d+)\*)?([A-Z]\w*)$")
-_NUMBER = re.compile(r"-?\d+$")
+def _closing(text: str, start: int, bracket: str) -> int:
+    """Index of the bracket that closes the one at `start`, which must be a `bracket`."""
+    if text[start : start + 1] != bracket:
+        raise TextError(f"wants {bracket!r} at {text[start:]!r}")
+    depth, i = 0, start
+    while i < len(text):
+        ch = text[i]
+        if ch == '"':
+            i = _quote_end(text, i)
+        elif ch in "([{":
+            depth += 1
+        elif ch in ")]}":
+            depth -= 1
+            if depth == 0:
+                return i
+        i += 1
+    raise TextError(f"no bracket closes {text[start:]!r}")
+
+
+_SYM = re.compile(r"(?:([0-9]+)\*)?([A-Z]\w*)$")
+_NUMBER = re.compile(r"-?[0-9]+$")
+_FLOAT = re.compile(r"-?([0-9]+(\.[0-9]*)?(e[-+]?[0-9]+)?|inf|nan)$")
 
 
 def _size(text: str) -> Any:
@@ -150,137 +188,172 @@ def _size(text: str) -> Any:
 
 def _type(text: str) -> TensorType:
     m = re.match(r"(\w+)\[(.*)\]$", text.strip())
-    if not m:
+    if not m or m[1] not in NUMPY:
         raise TextError(f"not a type: {text!r}")
     return TensorType(m[1], tuple(_size(d) for d in _split_top(m[2])))
 
 
 def _array(body: str) -> np.ndarray[Any, Any]:
     kind, shape_text, *rest = _split_top(body)
-    dtype: Any = {"f64": np.float64, "i64": np.int64, "bool": np.bool_}[kind]
+    dtype = _DTYPES[kind]
     shape = tuple(int(d) for d in _split_top(shape_text[1:-1]))
     if len(rest) == 1 and rest[0].startswith("base64:"):
-        return np.frombuffer(base64.b64decode(rest[0][7:]), dtype=dtype).reshape(shape).copy()
-    values = [v == "True" if kind == "bool" else float(v) if kind == "f64" else int(v) for v in rest]
-    return np.array(values, dtype=dtype).reshape(shape)
+        data = base64.b64decode(rest[0][7:], validate=True)
+        return np.frombuffer(data, dtype=dtype).reshape(shape).copy()
+    parse: Any = {"f64": float, "i64": int, "bool": {"True": True, "False": False}.__getitem__}[kind]
+    return np.array([parse(v) for v in rest], dtype=dtype).reshape(shape)
 
 
 def _literal(text: str) -> Any:
-    words = {"none": None, "true": True, "false": False, "inf": float("inf"), "-inf": float("-inf")}
+    words = {"none": None, "true": True, "false": False}
     if text in words:
         return words[text]
     if text.startswith('"'):
-        return json.loads(text)
-    if text.startswith("array("):
+        return _string(text)
+    if text.startswith("array(") and text.endswith(")"):
         return _array(text[6:-1])
     if text.startswith("{"):
         return _attrs(text)
-    if text.startswith("(") and text.endswith(")") and not re.search(r"=-?\d+$", text):
+    if text.startswith("(") and text.endswith(")"):
         return tuple(_literal(v) for v in _split_top(text[1:-1]))
-    if re.match(r"-?\d+(\.\d*)?(e[-+]?\d+)?$", text) and not _NUMBER.match(text):
+    if _FLOAT.match(text) and not _NUMBER.match(text):
         return float(text)
     return _size(text)
 
 
+def _string(text: str) -> str:
+    value = json.loads(text)
+    if not isinstance(value, str):
+        raise TextError(f"not a string: {text!r}")
+    return value
+
+
 def _attrs(text: str) -> dict[str, Any]:
+    if not (text.startswith("{") and text.endswith("}")):
+        raise TextError(f"not attributes: {text!r}")
     result = {}
-    for item in _split_top(text.strip()[1:-1]):
-        key, _, value = item.partition("=")
+    for item in _split_top(text[1:-1]):
+        key, equals, value = item.partition("=")
+        if not key.isidentifier() or not equals or key in result:
+            raise TextError(f"not an attribute, or a second one of its name: {item!r}")
         result[key] = _literal(value)
     return result
+
+
+def _name(text: str) -> str:
+    if not re.match(r"%\S+$", text):
+        raise TextError(f"not a value: {text!r}")
+    return text[1:]
 
 
 def _values(text: str) -> list[Value]:
     result = []
     for item in _split_top(text):
         name, _, type_text = item.partition(": ")
-        result.append(Value(name.lstrip("%"), _type(type_text)))
+        result.append(Value(_name(name), _type(type_text)))
     return result
 
 
-def _closing(text: str, start: int) -> int:
-    """Index of the bracket that closes the one at `start`."""
-    depth, quoted, i = 0, False, start
-    while i < len(text):
-        ch = text[i]
-        if quoted:
-            i += ch == "\\"
-            quoted = ch != '"'
-        elif ch == '"':
-            quoted = True
-        elif ch in "([{":
-            depth += 1
-        elif ch in ")]}":
-            depth -= 1
-            if depth == 0:
-                return i
-        i += 1
-    raise TextError(f"no bracket closes {text[start:]!r}")
+class _FunctionText:
+    """A function being read, line by line."""
 
+    def __init__(self, line: str) -> None:
+        head = re.match(r'fn ("(?:[^"\\]|\\.)*")(?: = (\w+)\.(\w+) )?', line)
+        if not head:
+            raise TextError(f"not a function: {line!r}")
+        self.name = _string(head[1])
+        rest, self.origin = line[head.end() :].strip(), None
+        if head[2]:
+            close = _closing(rest, 0, "{")
+            self.origin = Origin(head[2], _attrs(rest[: close + 1]), head[3])
+            rest = rest[close + 1 :].strip()
+        close = _closing(rest, 0, "(")
+        if rest[close + 1 :].strip() != "{":
+            raise TextError(f"wants '{{' after the inputs of {self.name}")
+        self.inputs = _values(rest[1:close])
+        self.env = {v.name: v for v in self.inputs}
+        self.params: list[Param] = []
+        self.nodes: list[Node] = []
+        self.outputs: tuple[Value, ...] | None = None
+        self.doc = ""
 
-def _parse_node(line: str, env: dict[str, Value]) -> Node:
-    m = re.search(r" = (\w+)\(", line)
-    if not m:
-        raise TextError(f"not a node: {line!r}")
-    outputs = _values(line[: m.start()])
-    end = _closing(line, m.end() - 1)
-    inputs = tuple(env[n.lstrip("%")] for n in _split_top(line[m.end() : end]))
-    rest, attrs, loc = line[end + 1 :].strip(), {}, ""
-    if rest.startswith("{"):
-        close = _closing(rest, 0)
-        attrs, rest = _attrs(rest[: close + 1]), rest[close + 1 :].strip()
-    if rest.startswith("@ "):
-        loc = json.loads(rest[2:])
-    env.update((o.name, o) for o in outputs)
-    return Node(m[1], inputs, tuple(outputs), attrs, loc)
-
-
-def _parse_function(lines: list[str]) -> Function:
-    head = re.match(r'fn ("(?:[^"\\]|\\.)*")(?: = (\w+)\.(\w+) )?', lines[0])
-    if not head:
-        raise TextError(f"not a function: {lines[0]!r}")
-    rest, origin = lines[0][head.end() :].strip(), None
-    if head[2]:
-        close = _closing(rest, 0)
-        origin = Origin(head[2], _attrs(rest[: close + 1]), head[3])
-        rest = rest[close + 1 :].strip()
-    inputs = _values(rest[1 : _closing(rest, 0)])
-    env = {v.name: v for v in inputs}
-    params, nodes, outputs, doc = [], [], (), ""
-    for line in lines[1:]:
+    def line(self, line: str) -> None:
+        if self.outputs is not None:
+            raise TextError(f"{self.name} goes on after its return")
         if line.startswith("doc "):
-            doc = json.loads(line[4:])
-        elif m := re.match(r"(weight|buffer) %(\S+): (.*) = (\w+) (\{.*\})$", line):
-            value = Value(m[2], _type(m[3]))
-            env[value.name] = value
-            params.append(Param(value, Init(m[4], _attrs(m[5])), m[1]))
-        elif line.startswith("return"):
-            outputs = tuple(env[n.lstrip("%")] for n in _split_top(line[6:]))  # type: ignore[assignment]
+            self.doc = _string(line[4:])
+        elif m := re.match(r"(weight|buffer) (%\S+): (.*) = (\w+) (\{.*\})$", line):
+            value = Value(_name(m[2]), _type(m[3]))
+            self.env[value.name] = value
+            self.params.append(Param(value, Init(m[4], _attrs(m[5])), m[1]))
+        elif m := re.match(r"return( |$)", line):
+            self.outputs = self._used(line[m.end() :])
         else:
-            nodes.append(_parse_node(line, env))
-    return Function(json.loads(head[1]), tuple(inputs), tuple(params), tuple(nodes), outputs, origin, doc)
+            self.nodes.append(self._node(line))
+
+    def _used(self, text: str) -> tuple[Value, ...]:
+        names = [_name(n) for n in _split_top(text)]
+        for name in names:
+            if name not in self.env:
+                raise TextError(f"{name} is used before it is defined")
+        return tuple(self.env[name] for name in names)
+
+    def _node(self, line: str) -> Node:
+        m = re.search(r" = (\w+)\(", line)
+        if not m:
+            raise TextError(f"not a node: {line!r}")
+        outputs = _values(line[: m.start()])
+        end = _closing(line, m.end() - 1, "(")
+        inputs = self._used(line[m.end() : end])
+        rest, attrs, loc = line[end + 1 :].strip(), {}, ""
+        if rest.startswith("{"):
+            close = _closing(rest, 0, "{")
+            attrs, rest = _attrs(rest[: close + 1]), rest[close + 1 :].strip()
+        if rest.startswith("@ "):
+            loc, rest = _string(rest[2:]), ""
+        if rest:
+            raise TextError(f"{rest!r} after the node")
+        self.env.update((o.name, o) for o in outputs)
+        return Node(m[1], inputs, tuple(outputs), attrs, loc)
+
+    def finish(self) -> Function:
+        if self.outputs is None:
+            raise TextError(f"{self.name} does not return")
+        parts = (tuple(self.inputs), tuple(self.params), tuple(self.nodes), self.outputs)
+        return Function(self.name, *parts, self.origin, self.doc)
 
 
 def module_from_text(text: str) -> Module:
-    """Parses the text form. Raises TextError with the line number."""
-    lines = text.splitlines()
-    if not lines or lines[0] != HEADER:
+    """Parses the text form. Raises TextError with the line number, and nothing else; `verify` checks what it means."""
+    lines = text.split("\n")
+    if lines[0] != HEADER:
         raise TextError(f"line 1: wants {HEADER!r}")
     entries: dict[str, str] = {}
     functions: dict[str, Function] = {}
-    block: list[str] = []
-    for number, raw in enumerate(lines[1:], start=2):
-        line = raw.strip()
-        try:
-            if line.startswith("entry "):
+    current: _FunctionText | None = None
+    number = 1
+    try:
+        for raw in lines[1:]:
+            number += 1
+            line = raw.strip()
+            if not line:
+                continue
+            if current is not None and line == "}":
+                functions[current.name] = current.finish()
+                current = None
+            elif current is not None:
+                current.line(line)
+            elif line.startswith("entry "):
                 name, _, fn = line[6:].partition(" = ")
-                entries[name] = json.loads(fn)
-            elif line == "}":
-                fn_parsed = _parse_function(block)
-                functions[fn_parsed.name] = fn_parsed
-                block = []
-            elif line:
-                block.append(line)
-        except (KeyError, ValueError, IndexError, TextError) as error:
-            raise TextError(f"line {number}: {error}") from None
+                entries[name] = _string(fn)
+            else:
+                current = _FunctionText(line)
+                if current.name in functions:
+                    raise TextError(f"a second function {current.name}")
+        if current is not None:
+            raise TextError(f"{current.name} does not end")
+    except TextError as error:
+        raise TextError(f"line {number}: {error}") from None
+    except (LookupError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise TextError(f"line {number}: {type(error).__name__}: {error}") from None
     return Module(functions, entries)

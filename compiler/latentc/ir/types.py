@@ -20,12 +20,17 @@ INTEGERS = {"i64": np.int64, "i32": np.int32, "i8": np.int8, "u8": np.uint8}
 NUMPY: dict[str, Any] = {**FLOATS, **INTEGERS, "bool": np.bool_}
 
 
+_EXPRESSION = re.compile(r"[\w.()+*/% -]+")  # what the text form can hold
+
+
 class Named(int):
     """An int that carries the expression it was computed with; equal to and hashed as its value."""
 
     expr: str
 
     def __new__(cls, value: int, expr: str) -> Named:
+        if not _EXPRESSION.fullmatch(expr):
+            raise ValueError(f"{expr!r} is not an expression of sizes")
         self = super().__new__(cls, value)
         self.expr = expr
         return self
@@ -92,6 +97,10 @@ class Sym:
 
     name: str
     factor: int = 1
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Z]\w*", self.name) or self.factor < 1:
+            raise ValueError(f"{self.factor}*{self.name} is not a run-time size: wants a capital and a factor above 0")
 
     def __mul__(self, other: int) -> Sym:
         return Sym(self.name, self.factor * int(other))

@@ -1,26 +1,37 @@
 """Checks a module: SSA, types, call signatures, shared weights, and the ops that must be gone by a stage.
 
-Run after every pass. A fault names the function and shows the nodes around it.
+Run after every pass. A fault names the function and shows the nodes around it. The cost is that of the nodes there are,
+whatever the depth they unfold to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import networkx as nx
 
-from latentc.ir.core import Function, Module, Node, Value, callees, parameters
+from latentc.ir.core import Function, Module, Node, Value, callees, frozen, parameters
 from latentc.ir.ops import CONTROL, OPS, OpError
 from latentc.ir.ops.control import call_types, guided_types, loop_types
 from latentc.ir.text import node_text
-from latentc.ir.types import TensorType
+from latentc.ir.types import NUMPY, TensorType
 
+_TRAIN_ONLY = frozenset(name for name, row in OPS.items() if row.train_only)
 # stage -> ops that may not appear in it
 FORBIDDEN: dict[str, frozenset[str]] = {
     "train": frozenset(),
-    "inference": frozenset(name for name, row in OPS.items() if row.train_only),
-    "expanded": frozenset({"guided"} | {name for name, row in OPS.items() if row.train_only}),
-    "inlined": frozenset({"guided", "call"} | {name for name, row in OPS.items() if row.train_only}),
+    "inference": _TRAIN_ONLY,
+    "expanded": _TRAIN_ONLY | {"guided"},
+    "inlined": _TRAIN_ONLY | {"guided", "call"},
+}
+_NAME = re.compile(r"[\w.#\-]+")
+# op that names a function -> its attributes and their types; `args` alone may be left out
+_CONTROL_ATTRS: dict[str, dict[str, Any]] = {
+    "call": {"fn": str, "name": str},
+    "guided": {"fn": str, "name": str, "kinds": tuple, "guides": tuple, "channels": int | None},
+    "loop": {"body": str, "trip": int, "invariants": int, "carried": int},
 }
 
 
@@ -41,79 +52,136 @@ def _around(fn: Function, index: int) -> str:
 
 def _node_types(module: Module, node: Node) -> Sequence[TensorType]:
     actuals = [v.type for v in node.inputs]
+    if node.op not in CONTROL:
+        return OPS[node.op].types(actuals, node.attrs)
+    callee = module.functions[callees(node)[0]]
     if node.op == "call":
-        callee = module.functions[node.attrs["fn"]]
         return call_types(callee.name, callee.inputs, callee.outputs, actuals)
-    if node.op == "guided":
-        return guided_types(module.functions[node.attrs["fn"]], actuals, node.attrs)
-    if node.op == "loop":
-        return loop_types(module.functions[node.attrs["body"]], actuals, node.attrs)
-    return OPS[node.op].infer(actuals, node.attrs)
+    return (guided_types if node.op == "guided" else loop_types)(callee, actuals, node.attrs)
+
+
+def _node_fault(module: Module, node: Node, stage: str) -> str | None:
+    """What is wrong with a node by itself, or None."""
+    if node.op not in OPS and node.op not in CONTROL:
+        return f"unknown op {node.op}"
+    if node.op in FORBIDDEN[stage]:
+        return f"{node.op} may not appear at stage {stage}"
+    for name, kind in _CONTROL_ATTRS.get(node.op, {}).items():
+        if not isinstance(node.attrs.get(name, ...), kind):
+            return f"{node.op}: attribute {name} is {node.attrs.get(name, 'missing')!r}"
+    for callee in callees(node):
+        if callee not in module.functions:
+            return f"{node.op} names {callee}, which is not in the module"
+    try:
+        types = _node_types(module, node)
+    except OpError as error:
+        return f"{node.op}: {error}"
+    found = [o.type for o in node.outputs]
+    if list(types) != found:
+        return f"{node.op} gives {', '.join(map(str, types))}, not {', '.join(map(str, found))}"
+    return None
 
 
 def _verify_function(module: Module, fn: Function, stage: str) -> None:
     known: set[Value] = set()
     names: set[str] = set()
 
-    def define(value: Value, where: str) -> None:
+    def define(value: Value, where: str, context: str = "") -> None:
         if value.name in names:
-            raise VerifyError(fn.name, f"{where} defines {value.name} a second time")
+            raise VerifyError(fn.name, f"{where} defines {value.name} a second time", context)
+        if not _NAME.fullmatch(value.name) or value.type.dtype not in NUMPY:
+            raise VerifyError(
+                fn.name, f"{where} defines {value.name!r}: {value.type}, which cannot be written", context
+            )
         names.add(value.name)
         known.add(value)
 
     for value in (*fn.inputs, *(p.value for p in fn.params)):
         define(value, "the signature")
+    if fn.origin and not (fn.origin.cls.isidentifier() and fn.origin.method.isidentifier()):
+        raise VerifyError(fn.name, f"origin {fn.origin.cls}.{fn.origin.method} is not a method of a class")
     for index, node in enumerate(fn.nodes):
-        if node.op not in OPS and node.op not in CONTROL:
-            raise VerifyError(fn.name, f"unknown op {node.op}", _around(fn, index))
-        if node.op in FORBIDDEN[stage]:
-            raise VerifyError(fn.name, f"{node.op} may not appear at stage {stage}", _around(fn, index))
         for value in node.inputs:
             if value not in known:
                 raise VerifyError(fn.name, f"{value.name} is used before it is defined", _around(fn, index))
-        for callee in callees(node):
-            if callee not in module.functions:
-                raise VerifyError(fn.name, f"{node.op} names {callee}, which is not in the module", _around(fn, index))
-        try:
-            types = _node_types(module, node)
-        except OpError as error:
-            raise VerifyError(fn.name, f"{node.op}: {error}", _around(fn, index)) from None
-        if [*types] != [o.type for o in node.outputs]:
-            found, wanted = ", ".join(str(o.type) for o in node.outputs), ", ".join(map(str, types))
-            raise VerifyError(fn.name, f"{node.op} gives {wanted}, not {found}", _around(fn, index))
+        if fault := _node_fault(module, node, stage):
+            raise VerifyError(fn.name, fault, _around(fn, index))
         for value in node.outputs:
-            define(value, node.op)
+            define(value, node.op, _around(fn, index))
     for value in fn.outputs:
         if value not in known:
-            raise VerifyError(fn.name, f"output {value.name} is not defined")
+            raise VerifyError(fn.name, f"output {value.name} is not defined", _around(fn, len(fn.nodes)))
 
 
-def _verify_methods(module: Module) -> None:
-    """Methods of one class with equal static arguments share weights: their common params must be equal."""
-    seen: dict[tuple[str, str], dict[str, TensorType]] = {}
+def _owner(fn: Function) -> Hashable:
+    """What holds a function's weights: its class with its static arguments, or the function itself."""
+    return (fn.origin.cls, frozen(fn.origin.args)) if fn.origin else fn.name
+
+
+def _bindings(module: Module, fn: Function) -> tuple[dict[str, TensorType], dict[str, list[Function]]]:
+    """A function's own weights and its calls by name, those of its loops' bodies among them."""
+    own, calls = {p.name: p.type for p in fn.params}, dict[str, list[Function]]()
+    for node in fn.nodes:
+        for callee in map(module.functions.__getitem__, callees(node)):
+            if name := node.attrs.get("name", ""):
+                calls.setdefault(name, []).append(callee)
+                continue
+            inner_own, inner_calls = _bindings(module, callee)
+            _agree(fn.name, own, inner_own, f"in {callee.name}")
+            own |= inner_own
+            for name, functions in inner_calls.items():
+                calls.setdefault(name, []).extend(functions)
+    return own, calls
+
+
+def _agree(where: str, known: Mapping[str, TensorType], more: Mapping[str, TensorType], place: str) -> None:
+    for path, type in more.items():
+        if known.get(path, type) != type:
+            raise VerifyError(where, f"weight {path} is {known[path]} and {type} {place}")
+
+
+def _verify_sharing(module: Module) -> None:
+    """One state-dict path has one type: among the methods of a class, and among the calls under one name."""
+    methods: dict[Hashable, tuple[dict[str, TensorType], dict[str, list[Function]]]] = {}
     for fn in module.functions.values():
-        if fn.origin is None:
-            continue
-        key = (fn.origin.cls, repr(dict(fn.origin.args)))
-        params = seen.setdefault(key, {})
-        for path, param in parameters(module, fn.name).items():
-            if params.setdefault(path, param.type) != param.type:
-                raise VerifyError(fn.name, f"weight {path} is {param.type} here and {params[path]} in another method")
+        own, calls = _bindings(module, fn)
+        if fn.origin:
+            known_own, known_calls = methods.setdefault(_owner(fn), ({}, {}))
+            _agree(fn.name, known_own, own, "in another method")
+            known_own |= own
+            for name, functions in calls.items():
+                functions.extend(known_calls.get(name, ()))
+                known_calls[name] = functions
+        for name, functions in calls.items():
+            if len({_owner(f) for f in functions}) == 1:
+                continue  # methods of one class, compared above
+            known: dict[str, TensorType] = {}
+            for callee in dict.fromkeys(functions):
+                found = {path: p.type for path, p in parameters(module, callee.name, name).items()}
+                _agree(fn.name, known, found, f"in {callee.name}")
+                known |= found
 
 
 def verify(module: Module, stage: str = "train") -> Module:
     """Returns the module if it is well formed at `stage`; raises VerifyError otherwise."""
     graph = nx.DiGraph()
-    graph.add_nodes_from(module.functions)
-    for fn in module.functions.values():
-        graph.add_edges_from((fn.name, callee) for node in fn.nodes for callee in callees(node))
+    for key, fn in module.functions.items():
+        if key != fn.name:
+            raise VerifyError(fn.name, f"is filed under {key!r}")
+        graph.add_node(key)
+        named = [n.attrs.get("body" if n.op == "loop" else "fn") for n in fn.nodes if n.op in CONTROL]
+        graph.add_edges_from(
+            (key, callee) for callee in named if isinstance(callee, str) and callee in module.functions
+        )
     if not nx.is_directed_acyclic_graph(graph):
-        cycle = " -> ".join(edge[0] for edge in nx.find_cycle(graph))
-        raise VerifyError(cycle.split(" ")[0], f"functions call each other in a circle: {cycle}")
+        around = [edge[0] for edge in nx.find_cycle(graph)]
+        raise VerifyError(around[0], f"functions call each other in a circle: {' -> '.join([*around, around[0]])}")
     for name, function in module.entries.items():
+        if not _NAME.fullmatch(name):
+            raise VerifyError(name, "is not a name of an entry")
         if function not in module.functions:
             raise VerifyError(name, f"entry names {function}, which is not in the module")
     for fn in module.functions.values():
         _verify_function(module, fn, stage)
-    _verify_methods(module)
+    _verify_sharing(module)
     return module

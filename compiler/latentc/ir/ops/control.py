@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from latentc.ir.ops.row import OpError, need
-from latentc.ir.types import Dim, TensorType, i64, substitute, unify
+from latentc.ir.types import Dim, Sym, TensorType, i64, substitute, unify
 
 
 def call_types(
@@ -37,9 +37,15 @@ def doubled(type: TensorType) -> TensorType:
     return type.with_shape([type.shape[0] * 2, *type.shape[1:]])
 
 
+def _even(size: Dim) -> bool:
+    return (size.factor if isinstance(size, Sym) else size) % 2 == 0
+
+
 def guided_types(fn: Any, actuals: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[TensorType]:
     """Output types of a guided call."""
-    kinds, guides = attrs["kinds"], attrs["guides"]
+    kinds, guides, channels = attrs["kinds"], attrs["guides"], attrs["channels"]
+    need(set(kinds) <= {"shared", "conditional", "carried"}, f"operand kinds are {kinds}")
+    need(set(guides) <= {"guided", "carried"}, f"output kinds are {guides}")
     conditional = [i for i, k in enumerate(kinds) if k == "conditional"]
     need(len(kinds) == len(fn.inputs), f"{len(kinds)} operand kinds for {len(fn.inputs)} operands of {fn.name}")
     need(
@@ -58,7 +64,14 @@ def guided_types(fn: Any, actuals: Sequence[TensorType], attrs: Mapping[str, Any
     types = call_types(fn.name, fn.inputs, fn.outputs, both)
     halves = []
     for t, g in zip(types, guides, strict=True):
-        halves.append(t if g == "carried" else t.with_shape([t.shape[0] // 2, *t.shape[1:]]))
+        if g == "carried":
+            halves.append(t)
+            continue
+        need(t.rank > 0 and t.is_float and _even(t.shape[0]), f"cannot guide {t}")
+        if channels is not None:
+            size = t.shape[1] if t.rank > 1 else 0
+            need(not isinstance(size, Sym) and 0 < channels <= size, f"cannot guide {channels} channels of {t}")
+        halves.append(t.with_shape([t.shape[0] // 2, *t.shape[1:]]))
     return halves
 
 
@@ -66,6 +79,10 @@ def loop_types(body: Any, actuals: Sequence[TensorType], attrs: Mapping[str, Any
     """Output types of a loop over `body`."""
     trip, invariants, carried = attrs["trip"], attrs["invariants"], attrs["carried"]
     need(trip > 0, f"trip count {trip} is not positive")
+    need(
+        invariants >= 0 and carried >= 0 and invariants + carried <= len(actuals),
+        f"{len(actuals)} operands for {invariants} invariants and {carried} carried values",
+    )
     head = list(actuals[: invariants + carried])
     rows = []
     for table in actuals[invariants + carried :]:
