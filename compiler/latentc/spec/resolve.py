@@ -84,7 +84,7 @@ def merge(base: Node, over: Node) -> Node:
 
 def _shown(path: Path) -> str:
     """The path as diagnostics show it: relative where it lies under the current folder."""
-    relative = os.path.relpath(path) if path.is_absolute() else str(path)
+    relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") and path.is_absolute() else relative
 
 

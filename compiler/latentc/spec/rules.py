@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from pydantic import BaseModel
+
+from latentc.components.parts import Objective, Part, Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label
 from latentc.spec.data import AutoencoderKl, VqModel
 from latentc.spec.schema import Spec
@@ -142,7 +145,39 @@ def name_maps_are_sound(spec: Spec) -> Iterator[Problem]:
                     yield Problem("E0411", (*path, index), f"a faulty rule of a name map: {text}")
 
 
-# ---- networks, conditioning, objective, sampler: rules that need the components go here
+# ---- networks, conditioning, objective, sampler
+
+
+def components_fit(spec: Spec) -> Iterator[Problem]:
+    """What the components themselves find wrong with the rest of the spec."""
+    for path, part in _parts(spec, ()):
+        for found in part.problems(spec):
+            yield Problem("E0305", (*path, *found.path), found.message, help=found.help)
+
+
+def families_meet(spec: Spec) -> Iterator[Problem]:
+    """The objective and the sampler work with the kind of network there is: arrays or tokens."""
+    family = "tokens" if spec.data.tokens is not None else "denoiser"
+    words = {"tokens": "tokens", "denoiser": "arrays"}
+    data: tuple[tuple[PathKey, str], ...] = ((("data",), f"{words[family]} here"),)
+    if isinstance(spec.objective, Objective) and spec.objective.family != family:
+        message = f"the objective `{spec.objective.kind}` is for {words[spec.objective.family]}"
+        yield Problem("E0306", ("objective",), message, f"wants {words[spec.objective.family]}", data)
+    if isinstance(spec.sampler, Sampler) and family not in spec.sampler.families:
+        wanted = " or ".join(words[f] for f in spec.sampler.families)
+        yield Problem("E0306", ("sampler",), f"the sampler `{spec.sampler.kind}` draws {wanted}", labels=data)
+
+
+def _parts(value: object, path: PathKey) -> Iterator[tuple[PathKey, Part]]:
+    """Every component inside a spec that may object to the rest, with its path."""
+    if isinstance(value, Part):
+        yield path, value
+    if isinstance(value, BaseModel):
+        for name, info in type(value).model_fields.items():
+            yield from _parts(getattr(value, name), (*path, info.alias or name))
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _parts(item, (*path, key))
 
 
 RULES: tuple[Rule, ...] = (
@@ -151,4 +186,6 @@ RULES: tuple[Rule, ...] = (
     warmup_within_training,
     accumulation_divides_batch,
     name_maps_are_sound,
+    families_meet,
+    components_fit,
 )

@@ -77,7 +77,9 @@ def json_schema() -> dict[str, Any]:
         kind = definition.get("properties", {}).get("kind", {})
         if "const" in kind and "kind" not in definition.get("required", []):
             definition["required"] = ["kind", *definition.get("required", [])]
-    backbone = {**networks.get("additionalProperties", {}), "description": "the network, where there is one"}
+    networks["additionalProperties"] = False  # names outside the pattern
+    component = next(iter(networks["patternProperties"].values()))
+    backbone = {**component, "description": "the network, where there is one"}
     schema["properties"]["backbone"] = backbone
     # A file that extends another need not repeat what the base says.
     schema["required"] = ["latentc"]
