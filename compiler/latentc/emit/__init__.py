@@ -1,0 +1,1 @@
+"""Module → readable PyTorch text: the standalone training project of a spec. Imports no torch."""

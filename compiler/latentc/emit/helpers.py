@@ -1,0 +1,71 @@
+"""Plain functions that emitted files define where they use them."""
+
+from __future__ import annotations
+
+HELPERS = {
+    "timestep_embedding": '''
+def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000) -> Tensor:
+    """Sinusoids of t [B] at frequencies falling from 1 to 1 / max_period: [B, dim], cosines first."""
+    half = dim // 2
+    freqs = torch.exp(-math.log(max_period) * torch.arange(half, dtype=t.dtype, device=t.device) / half)
+    angles = t[:, None] * freqs
+    return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
+''',
+    "apply_rotary": '''
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns neighbouring channel pairs of x [B, H, T, d] by the angles of their positions; cos, sin [T, d / 2]."""
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
+    return turned.flatten(-2).type_as(x)
+''',
+    "apply_rotary_halves": '''
+def apply_rotary_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns channel pairs (i, i + d / 2) of x [B, H, T, d] by the angles of their positions; cos, sin [T, d / 2]."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).type_as(x)
+''',
+    "sincos_2d": '''
+def sincos_2d(width: int, grid: int) -> Tensor:
+    """Fixed 2-D positions [grid * grid, width]: the first half encodes the column, the second the row."""
+    omega = 1.0 / 10000 ** (torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    position = torch.arange(grid, dtype=torch.float64)
+    rows, columns = torch.meshgrid(position, position, indexing="ij")
+    halves = []
+    for place in (columns, rows):
+        angles = place.reshape(-1, 1) * omega
+        halves += [torch.sin(angles), torch.cos(angles)]
+    return torch.cat(halves, dim=1).float()
+''',
+    "rope_2d": '''
+def rope_2d(head_dim: int, grid: int, prefix: int, base: float) -> tuple[Tensor, Tensor]:
+    """Rotary tables (cos, sin) of a grid, each [prefix + grid * grid, head_dim / 2].
+
+    Half of the pairs turn with the row, half with the column; for the `prefix` leading tokens both tables are 0.
+    """
+    half = head_dim // 2
+    freqs = 1.0 / base ** (torch.arange(0, half, 2, dtype=torch.float64)[: half // 2] / half)
+    angles = torch.outer(torch.arange(grid, dtype=torch.float64), freqs)  # [grid, half / 2]
+    rows = angles[:, None].expand(grid, grid, -1)
+    columns = angles[None].expand(grid, grid, -1)
+    angles = torch.cat([rows, columns], dim=-1).flatten(0, 1)  # [grid * grid, half]
+    empty = angles.new_zeros(prefix, half)
+    return torch.cat([empty, angles.cos()]).float(), torch.cat([empty, angles.sin()]).float()
+''',
+    "guide": '''
+def guide(both: Tensor, scale: Tensor, channels: int | None = None) -> Tensor:
+    """Classifier-free guidance of a doubled batch, conditional half first: u + scale * (c - u), scale [B].
+
+    With `channels`, only the first so many of axis 1 are guided; the rest are the conditional ones.
+    """
+    cond, uncond = both.chunk(2)
+    guided = uncond + scale.view(-1, *[1] * (cond.ndim - 1)) * (cond - uncond)
+    if channels is None:
+        return guided
+    return torch.cat([guided[:, :channels], cond[:, channels:]], dim=1)
+''',
+}
+
+
+def helper_source(names: list[str]) -> str:
+    """Definitions of the helpers, in the order of this file."""
+    return "\n\n".join(text.strip("\n") + "\n" for name, text in HELPERS.items() if name in names)

@@ -1,0 +1,155 @@
+"""Leaf modules: which params of a class are an nn.Linear, nn.Embedding …, how that is constructed and initialised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from latentc.emit.ops import conv_keywords
+from latentc.emit.text import Text, call, commas, literal
+from latentc.ir.core import Function, Node, Param, Value
+
+# op -> position of the weight; the params after it are the bias.
+WEIGHT_AT = {"linear": 1, "conv2d": 1, "embedding": 0, "layer_norm": 1, "rms_norm": 1, "group_norm": 1}
+NORMS = {"layer_norm": "nn.LayerNorm", "rms_norm": "nn.RMSNorm"}
+Size = Callable[[Any], Text]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A module without children: state-dict prefix, op, attributes, params (weight, then bias if there is one)."""
+
+    path: str
+    op: str
+    attrs: tuple[tuple[str, Any], ...]
+    params: tuple[Param, ...]
+
+
+def find_leaves(functions: Sequence[Function]) -> dict[str, Leaf]:
+    """Leaves of a class by prefix: params `P.weight` [and `P.bias`] that an op takes together."""
+    leaves: dict[str, Leaf] = {}
+    for fn in functions:
+        params = {p.value: p for p in fn.params}
+        for node in fn.nodes:
+            leaf = leaf_of(node, params)
+            if leaf is not None:
+                leaves.setdefault(leaf.path, leaf)
+    return leaves
+
+
+def leaf_of(node: Node, params: dict[Value, Param]) -> Leaf | None:
+    """The leaf that a node would be, if its params are named as one."""
+    at = WEIGHT_AT.get(node.op)
+    if at is None or len(node.inputs) <= at:
+        return None
+    taken = [node.inputs[0]] if at == 0 else list(node.inputs[at:])
+    if any(v not in params for v in taken):
+        return None
+    path, _, last = params[taken[0]].name.rpartition(".")
+    if last != "weight" or not path or [params[v].name for v in taken[1:]] not in ([], [f"{path}.bias"]):
+        return None
+    return Leaf(path, node.op, tuple(sorted(node.attrs.items())), tuple(params[v] for v in taken))
+
+
+def same_leaf(a: Leaf, b: Leaf) -> bool:
+    names = [p.name for p in a.params] == [p.name for p in b.params]
+    return a.op == b.op and a.attrs == b.attrs and names
+
+
+def constructor(leaf: Leaf, size: Size) -> str:
+    """`nn.Linear(dim, 3 * dim)`."""
+    weight, bias = leaf.params[0].type.shape, len(leaf.params) > 1
+    attrs = dict(leaf.attrs)
+    match leaf.op:
+        case "linear":
+            text = call("nn.Linear", [size(weight[1]), size(weight[0])], bias=None if bias else False)
+        case "embedding":
+            text = call("nn.Embedding", [size(weight[0]), size(weight[1])])
+        case "layer_norm":
+            text = call("nn.LayerNorm", [size(weight[0])], eps=attrs["eps"], bias=None if bias else False)
+        case "rms_norm":
+            text = call("nn.RMSNorm", [size(weight[0])], eps=attrs["eps"])
+        case "group_norm":
+            text = call("nn.GroupNorm", [size(attrs["groups"]), size(weight[0])], eps=attrs["eps"])
+        case _:
+            keywords: dict[str, Any] = {k: v for k, v in conv_keywords(attrs).items() if v is not None}
+            keywords.pop("output_padding", None)
+            if "stride" in keywords:
+                keywords["stride"] = size(attrs["stride"])
+            square = weight[2] == weight[3]
+            kernel = size(weight[2]).code if square else f"({size(weight[2]).code}, {size(weight[3]).code})"
+            channels = attrs["groups"]
+            ins = size(weight[1]) if channels == 1 else literal(int(weight[1]) * int(channels))  # type: ignore[arg-type]
+            keywords["bias"] = None if bias else False
+            text = call("nn.Conv2d", [ins, size(weight[0])], kernel_size=Text(kernel), **keywords)
+    return text.code
+
+
+def init_call(param: Param, target: str) -> str:
+    """A statement that gives a weight its first value."""
+    args = param.init.args
+    match param.init.kind:
+        case "zeros" | "ones" as kind:
+            return f"nn.init.{kind}_({target})"
+        case "normal":
+            std = args.get("std", 1.0)
+            return call("nn.init.normal_", [target], std=None if std == 1.0 else std).code
+        case "xavier_uniform":
+            # A kernel's fans are those of its flat matrix, as of a linear layer on patches.
+            return f"nn.init.xavier_uniform_({target if param.type.rank == 2 else f'{target}.flatten(1)'})"
+        case "linear_default":
+            bound = repr(int(args["fan_in"]) ** -0.5)
+            return f"nn.init.uniform_({target}, -{bound}, {bound})"
+    raise ValueError(f"no torch text for initialiser {param.init.kind}")
+
+
+def default_init(leaf: Leaf, param: Param) -> bool:
+    """Whether torch.nn's own first value is already what `param` wants."""
+    init, is_bias = param.init, param is not leaf.params[0]
+    match leaf.op:
+        case "linear" | "conv2d":
+            fan_in = leaf.params[0].type.with_shape(leaf.params[0].type.shape[1:]).count()
+            return init.kind == "linear_default" and int(init.args["fan_in"]) == fan_in
+        case "embedding":
+            return init.kind == "normal" and init.args.get("std", 1.0) == 1.0
+    return init.kind == ("zeros" if is_bias else "ones")
+
+
+def initialisation(leaves: Sequence[tuple[str, Leaf]], plain: Sequence[tuple[str, Param]]) -> list[str]:
+    """Statements of `reset_parameters`: leaves of one kind of start share a loop. Pairs are (text of access, what)."""
+    groups: dict[tuple[str, ...], list[tuple[str, Leaf]]] = {}
+    for access, leaf in leaves:
+        custom = [p for p in leaf.params if not default_init(leaf, p)]
+        if custom:
+            key = tuple(init_call(p, f"@.{p.name.rpartition('.')[2]}") for p in custom)
+            groups.setdefault(key, []).append((access, leaf))
+    lines = []
+    for statements, members in groups.items():
+        if len(members) == 1:
+            lines += [s.replace("@", members[0][0]) for s in statements]
+        else:
+            lines.append(f"for layer in ({commas(access for access, _ in members)}):")
+            lines += [f"    {s.replace('@', 'layer')}" for s in statements]
+    lines += [init_call(param, access) for access, param in plain]
+    return lines
+
+
+def buffer_value(param: Param, size: Size, helper: Callable[[str], str]) -> str:
+    """The tensor that a buffer starts as."""
+    shape, args = param.type.shape, param.init.args
+    dims = commas(size(d).code for d in shape)
+    match param.init.kind:
+        case "zeros" | "ones" as kind:
+            return f"torch.{kind}({dims})"
+        case "normal":
+            std = args.get("std", 1.0)
+            return f"torch.randn({dims})" + ("" if std == 1.0 else f" * {literal(float(std)).code}")
+        case "sincos_2d":
+            text = call(helper("sincos_2d"), [size(args["width"]), size(args["grid"])]).code
+            return f"{text}.unsqueeze(0)" if len(shape) == 3 and shape[0] == 1 else f"{text}.reshape({dims})"
+        case "rope_2d":
+            sizes = [size(args[k]) for k in ("head_dim", "grid")]
+            text = call(helper("rope_2d"), sizes, prefix=int(args["prefix"]), base=float(args["base"])).code
+            return f"{text}[{0 if args['part'] == 'cos' else 1}]"
+    raise ValueError(f"no torch text for buffer initialiser {param.init.kind}")

@@ -1,0 +1,54 @@
+"""`model.py` of the training project: the networks of a lowered spec as PyTorch classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from latentc.components.contract import Lowered
+from latentc.emit.classes import Classes
+from latentc.emit.helpers import helper_source
+from latentc.emit.text import call, docstring, identifier, layout, literal
+from latentc.ir.core import Module
+
+LEGEND = "Shapes: B batch, T tokens, D width, H heads."
+
+
+def model_source(lowered: Lowered, title: str = "") -> str:
+    """Text of `model.py`: a class per network and its parts, and `build()` that makes each as specified."""
+    return networks_source(
+        lowered.module, {name: list(net.methods.values()) for name, net in lowered.networks.items()}, title
+    )
+
+
+def networks_source(module: Module, networks: Mapping[str, Iterable[str]], title: str = "") -> str:
+    """As `model_source`, of any module: {network: names of the functions that are its methods}."""
+    classes = Classes(module)
+    builders = []
+    for network, functions in networks.items():
+        names = list(functions)
+        printed = classes.of(names[0])
+        origin = module.functions[names[0]].origin
+        assert origin is not None
+        args = [f"{identifier(a)}={literal(int(origin.args[a])).code}" for a in printed.arguments]
+        name = "build" if network == "main" else f"build_{identifier(network)}"
+        builders += ["", "", f"def {name}() -> {printed.name}:"]
+        builders.append('    """The network as the spec has it."""')
+        builders += layout("    ", f"return {call(printed.name, args).code}")
+    bodies = "\n\n".join([helper_source(list(classes.helpers)), *classes.texts] if classes.helpers else classes.texts)
+    code = bodies + "\n".join(builders) + "\n"
+    return "\n".join([*docstring(_heading(title), ""), "", *imports(code), "", ""]) + "\n" + code.rstrip() + "\n"
+
+
+def _heading(title: str) -> str:
+    return f"{title}\n\n{LEGEND}" if title else LEGEND
+
+
+def imports(code: str) -> list[str]:
+    """The import lines that a text needs."""
+    lines = ["import math"] if "math." in code else []
+    lines += [""] if lines else []
+    lines.append("import torch")
+    if "F." in code:
+        lines.append("import torch.nn.functional as F")
+    names = [n for n, mark in (("Tensor", "Tensor"), ("nn", "nn.")) if mark in code]
+    return [*lines, f"from torch import {', '.join(names)}"] if names else lines

@@ -1,0 +1,203 @@
+"""Runs of a repeated pattern in a function's nodes: `blocks.0`, `blocks.1`, … as one loop.
+
+The nodes of a run fall into equal segments, one a call of `blocks.i`. An operand of a segment is made inside it, is the
+same in all of them (invariant), is an output of the segment before (carried), or differs (indexed).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from latentc.ir.core import Node, Value
+
+PURE_EXCEPT = ("dropout", "call", "guided", "loop")
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A value handed from segment to segment: `given` in the template, `made` by it, `first` before, `last` after."""
+
+    given: Value
+    made: Value
+    first: Value
+    last: Value
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """`count` segments like `nodes` (the second one), over the modules `base.0` … `base.{count - 1}`."""
+
+    base: str
+    count: int
+    nodes: tuple[Node, ...]
+    carried: tuple[Carried, ...]
+    indexed: tuple[tuple[Value, tuple[Value, ...]], ...]  # (value in the template, value of each segment)
+    made: tuple[tuple[Value, tuple[Value, ...]], ...]  # outputs of the template, of each segment
+    invariants: tuple[Value, ...] = ()
+    escapes: tuple[tuple[Value, tuple[Value, ...]], ...] = field(default=())  # of `made`, wanted from each
+
+
+def without_duplicates(nodes: Sequence[Node]) -> tuple[list[Node], dict[Value, Value]]:
+    """Nodes without repeated equal ones and reshapes to the same shape; and what each value dropped is replaced by."""
+    seen: dict[Any, tuple[Value, ...]] = {}
+    same: dict[Value, Value] = {}
+    kept: list[Node] = []
+    for node in nodes:
+        inputs = tuple(same.get(v, v) for v in node.inputs)
+        if node.op == "reshape" and tuple(node.attrs["shape"]) == tuple(inputs[0].type.shape):
+            same[node.outputs[0]] = inputs[0]
+            continue
+        if node.op not in PURE_EXCEPT:
+            attrs = tuple((k, _hashable(v)) for k, v in sorted(node.attrs.items()))
+            key = (node.op, inputs, attrs)
+            if key in seen:
+                same.update(zip(node.outputs, seen[key], strict=True))
+                continue
+            seen[key] = node.outputs
+        kept.append(Node(node.op, inputs, node.outputs, node.attrs, node.loc))
+    return kept, same
+
+
+def _hashable(value: Any) -> Any:
+    if hasattr(value, "tobytes"):
+        return (str(value.dtype), value.shape, value.tobytes())
+    return repr(value)
+
+
+def fold_repeats(nodes: Sequence[Node], outputs: Sequence[Value]) -> list[Node | Repeat]:
+    """The nodes, with each run of two or more segments replaced by a Repeat."""
+    items: list[Node | Repeat] = list(nodes)
+    for base in _bases(nodes):
+        found = _find(items, base, outputs)
+        if found is not None:
+            start, stop, repeat = found
+            items[start:stop] = [repeat]
+    return items
+
+
+def _bases(nodes: Sequence[Node]) -> list[str]:
+    """Module lists that calls go to: `blocks` of `blocks.0`."""
+    bases: dict[str, None] = {}
+    for node in nodes:
+        if node.op == "call" and (m := re.fullmatch(r"(.+)\.(\d+)", node.attrs["name"])):
+            bases[m[1]] = None
+    return list(bases)
+
+
+def _find(items: list[Node | Repeat], base: str, outputs: Sequence[Value]) -> tuple[int, int, Repeat] | None:
+    at = {
+        i: int(m[1])
+        for i, item in enumerate(items)
+        if isinstance(item, Node)
+        and item.op == "call"
+        and (m := re.fullmatch(re.escape(base) + r"\.(\d+)", item.attrs["name"]))
+    }
+    places = sorted(at)
+    count = len(places)
+    if count < 2 or [at[p] for p in places] != list(range(count)):
+        return None
+    length = places[1] - places[0]
+    if any(b - a != length for a, b in pairwise(places)):
+        return None
+    for lead in range(length):
+        start = places[0] - lead
+        stop = start + length * count
+        if start < 0 or stop > len(items):
+            continue
+        run = items[start:stop]
+        if any(isinstance(item, Repeat) for item in run):
+            continue
+        segments = [run[k * length : (k + 1) * length] for k in range(count)]
+        outside = [*items[:start], *items[stop:]]
+        repeat = _repeat(base, segments, outside, outputs)  # type: ignore[arg-type]
+        if repeat is not None:
+            return start, stop, repeat
+    return None
+
+
+def _signature(node: Node, base: str) -> Any:
+    attrs = {k: v for k, v in node.attrs.items() if k not in ("name", "args")}
+    name = node.attrs.get("name", "")
+    own = re.sub(r"^" + re.escape(base) + r"\.\d+(?=\.|$)", base + ".*", name)
+    return (node.op, own, repr(sorted((k, _hashable(v)) for k, v in attrs.items())), [v.type for v in node.outputs])
+
+
+def _repeat(
+    base: str, segments: list[list[Node]], outside: Sequence[Node | Repeat], outputs: Sequence[Value]
+) -> Repeat | None:
+    template = segments[1]
+    signature = [_signature(n, base) for n in template]
+    if any([_signature(n, base) for n in segment] != signature for segment in segments):
+        return None
+    made = [[v for n in segment for v in n.outputs] for segment in segments]
+    where = [{v: j for j, v in enumerate(values)} for values in made]
+    slots = [[v for n in segment for v in n.inputs] for segment in segments]
+    if len({len(s) for s in slots}) != 1:
+        return None
+    carried: dict[int, tuple[Value, Value]] = {}  # output number: (given in the template, first)
+    indexed: dict[Value, tuple[Value, ...]] = {}
+    invariants: dict[Value, None] = {}
+    for j, value in enumerate(slots[1]):
+        column = [s[j] for s in slots]
+        inside = where[1].get(value)
+        if inside is not None:
+            if any(where[k].get(v) != inside for k, v in enumerate(column)):
+                return None
+        elif all(v is value for v in column):
+            invariants[value] = None
+        elif value in where[0]:
+            number = where[0][value]
+            if any(where[k].get(column[k + 1]) != number for k in range(len(segments) - 1)):
+                return None
+            if carried.setdefault(number, (value, column[0]))[1] is not column[0]:
+                return None
+        else:
+            if any(v in w for v in column for w in where):
+                return None
+            if indexed.setdefault(value, tuple(column)) != tuple(column):
+                return None
+    wanted = _wanted_outside(outside, outputs)
+    escapes = []
+    for j, value in enumerate(made[1]):
+        values = tuple(row[j] for row in made)
+        if any(v in wanted for v in values[:-1]):
+            escapes.append((value, values))
+    return Repeat(
+        base,
+        len(segments),
+        tuple(template),
+        tuple(Carried(given, made[1][j], first, made[-1][j]) for j, (given, first) in carried.items()),
+        tuple(indexed.items()),
+        tuple((v, tuple(row[j] for row in made)) for j, v in enumerate(made[1])),
+        tuple(invariants),
+        tuple(escapes),
+    )
+
+
+def _wanted_outside(items: Sequence[Node | Repeat], outputs: Sequence[Value]) -> set[Value]:
+    wanted = set(outputs)
+    for item in items:
+        if isinstance(item, Node):
+            wanted.update(item.inputs)
+        else:
+            wanted.update(operands(item))
+    return wanted
+
+
+def operands(item: Node | Repeat) -> tuple[Value, ...]:
+    """The values an item reads from outside."""
+    if isinstance(item, Node):
+        return item.inputs
+    firsts = tuple(c.first for c in item.carried)
+    return (*item.invariants, *firsts, *(v for _, column in item.indexed for v in column))
+
+
+def results(item: Node | Repeat) -> tuple[Value, ...]:
+    """The values an item makes that others may read."""
+    if isinstance(item, Node):
+        return item.outputs
+    return tuple(v for _, column in item.made for v in column)

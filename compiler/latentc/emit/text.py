@@ -1,0 +1,242 @@
+"""Pieces of Python text: expressions with their precedence, sizes as written, names, line layout."""
+
+from __future__ import annotations
+
+import ast
+import keyword
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from latentc.ir.types import Named
+
+WIDTH = 100  # a statement is folded into one line up to this
+HARD_WIDTH = 110  # no emitted line is longer
+
+# Python's precedence, loosest first.
+COMPARE, OR, AND, SUM, PRODUCT, UNARY, POWER, ATOM = range(8)
+
+
+@dataclass(frozen=True)
+class Text:
+    """An expression and how tightly it binds."""
+
+    code: str
+    level: int = ATOM
+
+    def at(self, level: int) -> str:
+        """The code, in parentheses where an operand of this level needs them."""
+        return self.code if self.level >= level else f"({self.code})"
+
+    @property
+    def atom(self) -> str:
+        return self.at(ATOM)
+
+
+def literal(value: Any) -> Text:
+    """A Python literal of plain data; only `repr` of numbers and strings ever reaches the text.
+
+    Raises TypeError for anything else.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | str):
+        return Text(repr(value) if not isinstance(value, str) else _quoted(value))
+    if isinstance(value, int):
+        return Text(repr(int(value)), ATOM if value >= 0 else UNARY)
+    if isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            return Text({"inf": "math.inf", "-inf": "-math.inf"}.get(str(value), "math.nan"))
+        return Text(re.sub(r"e([+-])0(\d)$", r"e\1\2", repr(value)), ATOM if value >= 0 else UNARY)
+    if isinstance(value, tuple):
+        inner = ", ".join(literal(v).code for v in value)
+        return Text(f"({inner},)" if len(value) == 1 else f"({inner})")
+    if isinstance(value, list):
+        return Text(f"[{', '.join(literal(v).code for v in value)}]")
+    if isinstance(value, Mapping):
+        return Text("{" + ", ".join(f"{literal(k).code}: {literal(v).code}" for k, v in value.items()) + "}")
+    raise TypeError(f"no literal for {type(value).__name__}")
+
+
+def _quoted(value: str) -> str:
+    """repr, with double quotes where that needs no escape."""
+    text = repr(value)
+    return f'"{text[1:-1]}"' if text[0] == "'" and '"' not in text and "\\" not in text else text
+
+
+_OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.FloorDiv: lambda a, b: a // b,
+    ast.Pow: lambda a, b: a**b,
+}
+
+
+def _evaluate(node: ast.expr, names: Mapping[str, int]) -> int:
+    match node:
+        case ast.Constant(value=int() as value):
+            return value
+        case ast.Name(id=name):
+            return names[name]
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_evaluate(operand, names)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            return _OPERATORS[type(op)](_evaluate(left, names), _evaluate(right, names))
+    raise KeyError("not arithmetic over known names")
+
+
+def size_text(value: int, names: Mapping[str, int], spelled: Callable[[str], str]) -> Text:
+    """A size as it was computed (`4 * dim`) if that is arithmetic over `names` giving the same value; else its digits.
+
+    `spelled(name)` says how a name is written in this place (`dim`, `self.dim`).
+    """
+    if isinstance(value, Named):
+        try:
+            tree = ast.parse(value.expr, mode="eval").body
+            if _evaluate(tree, names) == int(value):
+                code = re.sub(r"[A-Za-z_]\w*", lambda m: spelled(m[0]), value.expr)
+                return Text(code, _level(tree))
+        except (SyntaxError, KeyError, ZeroDivisionError, ValueError, RecursionError):
+            pass
+    return literal(int(value))
+
+
+def _level(tree: ast.expr) -> int:
+    if isinstance(tree, ast.BinOp):
+        return {ast.Add: SUM, ast.Sub: SUM, ast.Pow: POWER}.get(type(tree.op), PRODUCT)  # type: ignore[call-overload,no-any-return]
+    return UNARY if isinstance(tree, ast.UnaryOp) else ATOM
+
+
+_TAKEN = frozenset(
+    (
+        "self",
+        "torch",
+        "nn",
+        "F",
+        "math",
+        "json",
+        "Tensor",
+        "range",
+        "len",
+        "zip",
+        "enumerate",
+        "tuple",
+        "list",
+        "tqdm",
+        "table",
+        "guide",
+    )
+)
+
+
+def identifier(name: str) -> str:
+    """A legal Python name near `name`."""
+    name = re.sub(r"\W", "_", name)
+    if not name or name[0].isdigit():
+        name = f"v_{name}"
+    return f"{name}_" if keyword.iskeyword(name) or keyword.issoftkeyword(name) or name in _TAKEN else name
+
+
+def base_name(name: str) -> str:
+    """A value's name without the number that made it unique: `x_12` is `x`."""
+    return identifier(re.sub(r"_\d+$", "", name) or "x")
+
+
+def singular(name: str) -> str:
+    return name[:-1] if name.endswith("s") and len(name) > 2 else f"{name}_item"
+
+
+def docstring(text: str, indent: str) -> list[str]:
+    """Lines of a docstring."""
+    lines = [line.strip() for line in text.strip().splitlines()]
+    if not lines:
+        return []
+    if any('"""' in line or "\\" in line for line in lines) or lines[-1].endswith('"'):
+        return [indent + literal(" ".join(line for line in lines if line)).code]
+    if len(lines) == 1:
+        return [f'{indent}"""{lines[0]}"""']
+    return [f'{indent}"""{lines[0]}', *(f"{indent}{line}".rstrip() for line in lines[1:]), f'{indent}"""']
+
+
+def layout(indent: str, code: str, comment: str = "", reserve: int = 0) -> list[str]:
+    """A statement as lines: one if it fits, else broken at the commas of its outermost bracket; then a comment.
+
+    `reserve` is the width that the lines will be moved to the right afterwards.
+    """
+    line, width = indent + code, HARD_WIDTH - reserve
+    if len(line) <= width:
+        if comment and len(line) + 4 + len(comment) <= width:
+            line += f"  # {comment}"
+        return [line]
+    opened = _outermost(code)
+    if opened is None:
+        return [line]
+    start, end = opened
+    head, inner, tail = code[: start + 1], code[start + 1 : end], code[end:]
+    inside = indent + "    "
+    parts = split_commas(inner)
+    whole = inside + ", ".join(parts)
+    if len(parts) == 1 or len(whole) <= width:
+        # A lone argument gets no trailing comma: in plain parentheses that would make a tuple.
+        body = layout(inside, ", ".join(parts), "", reserve)
+    else:
+        body = [line for part in parts for line in layout(inside, part + ",", "", reserve)]
+    return [indent + head, *body, *layout(indent, tail, "", reserve)]
+
+
+def _outermost(code: str) -> tuple[int, int] | None:
+    """The longest bracket at depth zero, as (open, close)."""
+    best, depth, start, quote, i = None, 0, 0, "", 0
+    while i < len(code):
+        ch = code[i]
+        if quote:
+            i += ch == "\\"
+            quote = "" if ch == quote else quote
+        elif ch in "\"'":
+            quote = ch
+        elif ch in "([{":
+            start = i if depth == 0 else start
+            depth += 1
+        elif ch in ")]}":
+            depth -= 1
+            if depth == 0 and (best is None or i - start > best[1] - best[0]):
+                best = (start, i)
+        i += 1
+    return best if best and best[1] - best[0] > 1 else None
+
+
+def split_commas(text: str) -> list[str]:
+    """Parts between top-level commas."""
+    parts, depth, start, quote, i = [], 0, 0, "", 0
+    while i < len(text):
+        ch = text[i]
+        if quote:
+            i += ch == "\\"
+            quote = "" if ch == quote else quote
+        elif ch in "\"'":
+            quote = ch
+        elif ch in "([{":
+            depth += 1
+        elif ch in ")]}":
+            depth -= 1
+        elif ch == "," and depth == 0:
+            parts.append(text[start:i].strip())
+            start = i + 1
+        i += 1
+    parts.append(text[start:].strip())
+    return [p for p in parts if p]
+
+
+def call(function: str, args: Sequence[str | Text], **keywords: Any) -> Text:
+    """`function(args, keyword=literal)`; a keyword that is None is left out."""
+    words = [a.code if isinstance(a, Text) else a for a in args]
+    words += [f"{k}={v.code if isinstance(v, Text) else literal(v).code}" for k, v in keywords.items() if v is not None]
+    return Text(f"{function}({', '.join(words)})")
+
+
+def commas(items: Iterable[str]) -> str:
+    return ", ".join(items)
