@@ -48,6 +48,8 @@ class Named(int):
         return _named(int(other) + int(self), f"{source_of(other)} + {self.expr}") if _whole(other) else NotImplemented
 
     def __sub__(self, other: Any) -> Any:
+        if _whole(other) and other == 0:
+            return self
         return _named(int(self) - int(other), f"{self.expr} - {_atom(other)}") if _whole(other) else NotImplemented
 
     def __mul__(self, other: Any) -> Any:
