@@ -44,6 +44,8 @@ CODES: dict[str, str] = {
     "E0302": "the first stage does not fit the data",
     "E0303": "the warm-up is longer than the training",
     "E0304": "the batch does not divide into accumulation steps",
+    "E0305": "a component does not fit the rest of the spec",
+    "E0306": "arrays and tokens do not mix",
     "E0401": "a file was not found",
     "E0402": "a file cannot be read",
     "E0403": "not a weights file that latentc reads",

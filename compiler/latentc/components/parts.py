@@ -154,7 +154,7 @@ class Guidance(Closed):
     scale: float = Field(1.0, ge=0, description="default scale; 1 is no guidance. An input of the engine")
     interval: tuple[Fraction, Fraction] = Field(
         (0.0, 1.0),
-        description="part of the sampling where it acts: 0 is the first step, 1 the last (Kynkäänniemi 2024)",
+        description="part of the way from noise (0) to data (1) where it acts (Kynkäänniemi et al. 2024)",
     )
     channels: int | None = Field(
         None, gt=0, description="guides only the first so many channels (3 in the DiT paper's code); null: all"

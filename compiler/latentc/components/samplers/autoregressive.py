@@ -38,8 +38,6 @@ class Autoregressive(Sampler):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "autoregressive", "top_k": 8, "guidance": {"scale": 2.0}}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if spec.data.tokens is None:
-            yield Problem((), "an autoregressive sampler draws tokens, but the data has arrays")
         if self.guidance is None:
             return
         yield from guidance_problems(self.guidance, spec)
