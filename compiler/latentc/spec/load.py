@@ -15,7 +15,7 @@ from latentc.spec.resolve import Resolved, resolve_file, resolve_text
 from latentc.spec.rules import check_rules
 from latentc.spec.schema import Spec
 from latentc.spec.write import yaml_from_data
-from latentc.spec.yaml import MAX_BYTES
+from latentc.spec.yaml import MAX_BYTES, text_from_bytes
 
 
 def load_spec(source: str | Path, variant: str | None = None, overrides: Sequence[str] = ()) -> Spec:
@@ -25,7 +25,8 @@ def load_spec(source: str | Path, variant: str | None = None, overrides: Sequenc
     applied in order after the variant. Raises DiagnosticError with everything that was found wrong.
     """
     if str(source) == "-":
-        return spec_from_text(sys.stdin.read(MAX_BYTES + 1), "<stdin>", variant, overrides)
+        text = text_from_bytes(sys.stdin.buffer.read(MAX_BYTES + 1), "<stdin>")
+        return spec_from_text(text, "<stdin>", variant, overrides)
     return spec_from_resolved(resolve_file(str(source), variant, overrides))
 
 

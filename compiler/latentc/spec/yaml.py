@@ -113,6 +113,11 @@ def read_text(path: Path, file: str | None = None) -> str:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DiagnosticError(Diagnostic("E0402", f"`{file}` cannot be read: {reason}")) from None
+    return text_from_bytes(content, file)
+
+
+def text_from_bytes(content: bytes, file: str) -> str:
+    """The text of a spec read from `file`; DiagnosticError where it is huge or not UTF-8."""
     if len(content) > MAX_BYTES:
         message = f"`{file}` is larger than the {MAX_BYTES >> 10} KiB a spec may have"
         raise DiagnosticError(Diagnostic("E0105", message))

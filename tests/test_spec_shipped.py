@@ -1,0 +1,62 @@
+"""The specs that ship, with the real components: they load, come back from text, and fail only in words."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from spec_mutations import depth, mutate
+
+from latentc import resources
+from latentc.components import OneOf
+from latentc.diagnostics import DiagnosticError
+from latentc.spec import json_schema, load_spec, resolved_yaml, spec_from_text, variant_names
+from latentc.spec.write import yaml_from_data
+from latentc.spec.yaml import load_yaml
+
+NAMES = list(resources.shipped_specs())
+TEXTS = {name: path.read_text(encoding="utf-8") for name, path in resources.shipped_specs().items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_variant_loads_and_comes_back_from_its_text(name: str) -> None:
+    for variant in (None, *variant_names(name)):
+        spec = load_spec(name, variant)
+        assert spec_from_text(resolved_yaml(spec)) == spec
+
+
+@given(st.sampled_from(NAMES), st.randoms(use_true_random=False), st.integers(1, 3))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+def test_a_spoilt_spec_gives_a_spec_or_a_diagnostic(name: str, chance: random.Random, count: int) -> None:
+    data = load_yaml(TEXTS[name], name).data
+    variant = chance.choice([None, *data.get("variants", {})])
+    for _ in range(count):
+        mutate(data, chance)
+    if depth(data) > 40:
+        return
+    try:
+        spec = spec_from_text(yaml_from_data(data), "t.yaml", variant)
+    except DiagnosticError as error:
+        assert str(error).startswith("error[E")
+    else:
+        assert spec_from_text(resolved_yaml(spec)) == spec
+
+
+def test_components_take_tuples_never_lists() -> None:
+    """Specs are validated strictly, with tuples for YAML's lists: a list field could never be given."""
+    folders = ["backbones", "objectives", "samplers", "conditioning"]
+    for component in [component for folder in folders for component in OneOf(folder).choices().values()]:
+        for name, field in component.model_fields.items():
+            assert "list[" not in str(field.annotation), f"{component.__name__}.{name}"
+
+
+def test_every_field_of_the_vocabulary_is_described() -> None:
+    undescribed = [
+        f"{name}.{key}"
+        for name, definition in json_schema()["$defs"].items()
+        for key, field in definition.get("properties", {}).items()
+        if key != "kind" and "description" not in field
+    ]
+    assert undescribed == []
