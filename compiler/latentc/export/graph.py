@@ -107,15 +107,15 @@ def declare(info: ValueInfoProto, name: str, type: TensorType) -> None:
 class Writer:
     """A graph being written; a loop's body is a `Writer` of its own that shares its root's initialisers and names."""
 
-    def __init__(self, name: str, tensors: Tensors, opset: int, root: Writer | None = None) -> None:
-        self.graph = GraphProto(name=name)
-        self.opset = opset
+    def __init__(self, graph: GraphProto, tensors: Tensors, root: Writer | None = None) -> None:
+        """Fills in `graph`, of which initialisers stay where they are: `tensors` may set their data later."""
+        self.graph = graph
         self.root = root or self
         self.names: dict[Value, str] = {}
         self._sizes: dict[Any, str] = {}
         self._batch_of: dict[str, tuple[str, int, int]] = {}
+        self.tensors = tensors
         if root is None:
-            self._tensors = tensors
             self._taken: dict[str, int] = {}
             self._literals: dict[Any, str] = {}
             self._by_identity: dict[Any, tuple[Any, str]] = {}
@@ -161,7 +161,7 @@ class Writer:
             proto = root.graph.initializer.add()
             proto.name, proto.data_type = root._weights[path], ELEMENT[param.type.dtype]
             proto.dims.extend(int(d) for d in param.type.shape)  # type: ignore[arg-type]
-            root._tensors.weight(proto, path, param)
+            self.tensors.weight(proto, path, param)
         return root._weights[path]
 
     def literal(self, value: Any, dtype: str, name: str = "const") -> str:
@@ -177,7 +177,7 @@ class Writer:
             proto = root.graph.initializer.add()
             proto.name, proto.data_type = root._literals[key], ELEMENT[dtype]
             proto.dims.extend(array.shape)
-            root._tensors.literal(proto, array)
+            self.tensors.literal(proto, array)
         if isinstance(value, np.ndarray):  # held, so that its id stays its own
             root._by_identity[id(value), dtype] = (value, root._literals[key])
         return root._literals[key]

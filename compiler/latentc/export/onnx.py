@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from onnx import ModelProto, helper
+from onnx import GraphProto, ModelProto, helper
 
 from latentc.export.graph import Tensors, Writer, declare
 from latentc.export.lowerings import TABLE, Context
@@ -41,6 +41,7 @@ def onnx_from_module(
     tensors: Tensors,
     opset: int = OPSET,
     outputs: Sequence[str] = (),
+    name: str = "",
     metadata: Mapping[str, str] | None = None,
 ) -> ModelProto:
     """The ONNX model of a flat module's entry.
@@ -49,17 +50,15 @@ def onnx_from_module(
     their name. Raises KeyError for an op that `missing_lowerings(opset)` lists: decompose it before.
     """
     fn = module.entry(entry)
-    g = Writer(entry, tensors, opset)
+    domain = [helper.make_opsetid("", opset)]
+    model = ModelProto(producer_name="latentc", ir_version=helper.find_min_ir_version_for(domain))
+    model.opset_import.extend(domain)
+    model.graph.name = name or entry
+    g = Writer(model.graph, tensors)
     for value in fn.inputs:
         declare(g.graph.input.add(), g.define(value), value.type)
     names = [g.fresh(name) for name in outputs] or [g.fresh(v.name) if v not in g.names else "" for v in fn.outputs]
     _body(g, module, fn, names)
-    model = helper.make_model(
-        g.graph,
-        opset_imports=[helper.make_opsetid("", opset)],
-        ir_version=helper.find_min_ir_version_for([helper.make_opsetid("", opset)]),
-        producer_name="latentc",
-    )
     for key, text in (metadata or {}).items():
         entry_proto = model.metadata_props.add()
         entry_proto.key, entry_proto.value = key, text
@@ -96,7 +95,7 @@ def _loop(g: Writer, module: Module, node: Node, wanted: Mapping[Value, str]) ->
     """ONNX Loop: constant trip count, a condition that is given and always true (TensorRT's parser wants one)."""
     keep, carry = node.attrs["invariants"], node.attrs["carried"]
     body = module.functions[node.attrs["body"]]
-    inner = Writer(g.fresh(body.name), g.root._tensors, g.opset, g.root)
+    inner = Writer(GraphProto(name=g.fresh(body.name)), g.tensors, g.root)
     ins = [g.names[v] for v in node.inputs]
     index, invariants, state, rows = (
         body.inputs[0],

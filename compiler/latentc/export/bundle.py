@@ -1,0 +1,277 @@
+"""Lowered spec and weights to a bundle: the folder a runtime samples from; its format is the runtime's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto
+
+from latentc.components.contract import Lowered, SampleProgram
+from latentc.components.process import process_of
+from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.export.folder import new_folder
+from latentc.export.forms import Form, choose_form
+from latentc.export.host import carry_stacks, program_from_module
+from latentc.export.onnx import OPSET, flat_module, onnx_from_module
+from latentc.export.store import FileTensors
+from latentc.ir.core import Module, prune
+from latentc.ir.types import Sym
+from latentc.ir.verify import verify
+from latentc.passes.expand_guidance import Mode, expand_guidance
+from latentc.passes.to_inference import to_inference
+from latentc.weights import Expr
+from latentc_runtime.bundle import hash_file, hash_files, write_manifest
+from latentc_runtime.manifest import (
+    FORMAT,
+    RESULT,
+    ClassesSource,
+    EngineCall,
+    Guidance,
+    GuidanceSource,
+    Input,
+    Loop,
+    Manifest,
+    NormalSource,
+    Output,
+    Reference,
+    SamplerEntry,
+    Statement,
+    Tokens,
+    UniformSource,
+)
+
+
+def prepared(module: Module, entry: str, guidance: Mode = "batched") -> Module:
+    """The functions of one entry, without training ops and guidance. Its cost is that of the distinct blocks."""
+    alone = prune(module.with_(entries={entry: module.entries[entry]}))
+    alone = verify(to_inference(alone), "inference")
+    return prune(verify(expand_guidance(alone, guidance), "expanded"))
+
+
+def onnx_from_network(
+    lowered: Lowered, network: str, method: str, weights: Mapping[str, Expr], folder: Path, opset: int = OPSET
+) -> tuple[Path, dict[str, Path]]:
+    """One method of a network as `folder`/model.onnx, its weights by reference.
+
+    `weights` are by the network's own paths. Inputs are named as the method's, a single output `out`. Returns the file
+    and the weight files by the name it calls them: what a runtime's `Backend.engine` takes. Raises DiagnosticError.
+    """
+    entry = f"{network}.{method}"
+    flat = verify(flat_module(prepared(lowered.module, entry), entry, opset=opset), "inlined")
+    tensors = FileTensors(weights)
+    single = len(flat.entry(entry).outputs) == 1
+    model = onnx_from_module(flat, entry, tensors, opset, [RESULT] if single else (), name=entry)
+    external = tensors.write(folder, by_reference=True)
+    if (folder / "weights").exists():
+        external.update({f"weights/{path.name}": path for path in (folder / "weights").iterdir()})
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    return path, external
+
+
+class _Engines:
+    """The ONNX files of a bundle being made. Equal ones become one file once their weights are known."""
+
+    def __init__(self, tensors: FileTensors, opset: int) -> None:
+        self.tensors, self.opset = tensors, opset
+        self.models: dict[str, ModelProto] = {}
+
+    def add(self, role: str, module: Module, entry: str, outputs: Sequence[str] = ()) -> str:
+        name, n = f"{role}.onnx", 1
+        while name in self.models:
+            n += 1
+            name = f"{role}-{n}.onnx"
+        self.models[name] = onnx_from_module(module, entry, self.tensors, self.opset, outputs, name="latentc")
+        return name
+
+    def write(self, folder: Path, by_reference: bool) -> dict[str, str]:
+        """Writes and checks the files; returns the file that stands for each name."""
+        first: dict[bytes, str] = {}
+        names: dict[str, str] = {}
+        for name, model in self.models.items():
+            text = model.SerializeToString(deterministic=True)
+            names[name] = first.setdefault(hashlib.sha256(text).digest(), name)
+            if names[name] != name:
+                continue
+            (folder / name).write_bytes(text)
+            if by_reference:  # the checker wants external data in the folder: the same graph, weights as inputs
+                onnx.checker.check_model(_weights_as_inputs(model))
+            else:
+                onnx.checker.check_model(str(folder / name))
+        return names
+
+
+def _weights_as_inputs(model: ModelProto) -> ModelProto:
+    bare = ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.initializer[:]
+    for tensor in model.graph.initializer:
+        if tensor.external_data:
+            bare.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        else:
+            bare.graph.initializer.append(tensor)
+    return bare
+
+
+def bundle_from_lowered(
+    lowered: Lowered,
+    spec: Any,
+    weights: Mapping[str, Mapping[str, Expr]],
+    folder: Path | str,
+    *,
+    spec_text: str,
+    form: Form | str = "auto",
+    guidance: Mode = "batched",
+    by_reference: bool = False,
+    max_batch: int | None = None,
+    opset: int = OPSET,
+    provenance: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Manifest:
+    """Compiles every sampling program of `lowered` into the bundle `folder`; the programs share the weights.
+
+    `weights` are by network and the network's own paths; `spec_text` is the resolved YAML that the bundle keeps;
+    `progress` is told each stage. The folder appears when it is whole and not before.
+
+    Raises DiagnosticError: E0410 (weights that do not fit), E0412, E0413 (reading and writing weights), E0501 (the
+    bundle cannot be written), E0502 (the folder holds something else), E0503 (a form the sampler cannot take).
+    """
+    tell = progress or (lambda stage: None)
+    everything = {f"{net}.{path}": e for net, paths in weights.items() for path, e in paths.items()}
+    tensors = FileTensors(everything)
+    engines = _Engines(tensors, opset)
+    tell("writing the graph")
+    samplers = [
+        _sampler(lowered, program, engines, form, guidance, max_batch, len(lowered.programs) > 1)
+        for program in lowered.programs
+    ]
+    with new_folder(Path(folder)) as target:
+        tell("writing the weights")
+        left = tensors.write(target, by_reference)
+        tell("checking the graph")
+        names = engines.write(target, by_reference)
+        (target / "spec.yaml").write_text(spec_text, encoding="utf-8")
+        tell("hashing")
+        files = sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
+        entries = {name: hash_file(path) for name, path in left.items()}
+        references = {n: Reference(e.sha256, e.size, str(left[n])) for n, e in entries.items()}
+        manifest = Manifest(
+            format=FORMAT,
+            name=spec.name,
+            tool=f"latentc {_version('latentc')}",
+            versions={"opset": str(opset), **{name: _version(name) for name in ("onnx", "numpy", "onnxruntime")}},
+            spec_sha256=hashlib.sha256(spec_text.encode()).hexdigest(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            family=_family(lowered, spec),
+            classes=spec.data.classes,
+            output=_output(lowered, spec),
+            samplers=tuple(replace(s, program=_renamed(s.program, names)) for s in samplers),
+            weights=dict(provenance or {}),
+            files=hash_files(target, files),
+            references=references,
+        )
+        write_manifest(target, manifest)
+    return manifest
+
+
+def _sampler(
+    lowered: Lowered,
+    program: SampleProgram,
+    engines: _Engines,
+    form: str,
+    guidance: Mode,
+    max_batch: int | None,
+    several: bool,
+) -> SamplerEntry:
+    module = prepared(lowered.module, program.entry, guidance)
+    chosen, why = choose_form(module, program, max_batch) if form == "auto" else (form, "asked for")
+    fn = module.entry(program.entry)
+    suffix = f"-{program.steps}" if several else ""
+    statements: list[Statement]
+    if chosen == "host":
+        flat = verify(carry_stacks(flat_module(module, program.entry, opset=engines.opset)), "inlined")
+        per_step = {name: s.per_step for name, s in program.sources.items() if s.per_step is not None}
+        try:
+            statements = program_from_module(
+                flat, program.entry, per_step, lambda role, part: engines.add(role + suffix, part, "main")
+            )
+        except ValueError as error:
+            raise DiagnosticError(
+                Diagnostic("E0503", f"the sampler cannot be driven by the host: {error}", help="use form `loop`")
+            ) from error
+    else:
+        flat = verify(flat_module(module, program.entry, chosen == "unroll", engines.opset), "inlined")
+        file = engines.add("sample" + suffix, flat, program.entry, [RESULT])
+        statements = [EngineCall("engine", file, {v.name: v.name for v in fn.inputs}, {RESULT: RESULT})]
+    default = next((s.default for s in program.sources.values() if s.kind == "guidance"), None)
+    return SamplerEntry(
+        steps=program.steps,
+        solver=program.solver,
+        form=chosen,  # type: ignore[arg-type]
+        guidance=None if default is None else Guidance(float(default)),
+        max_batch=max_batch,
+        why=why,
+        inputs=tuple(_input(v.name, v.type, program) for v in fn.inputs),
+        program=tuple(statements),
+    )
+
+
+def _input(name: str, type: Any, program: SampleProgram) -> Input:
+    source = program.sources[name]
+    made: ClassesSource | GuidanceSource | NormalSource | UniformSource
+    match source.kind:
+        case "classes":
+            made = ClassesSource()
+        case "guidance":
+            made = GuidanceSource()
+        case "normal":
+            made = NormalSource("normal", source.stream, source.per_step)
+        case _:
+            made = UniformSource("uniform", source.stream, source.per_step)
+    return Input(name, type.dtype, tuple(str(d) if isinstance(d, Sym) else int(d) for d in type.shape), made)
+
+
+def _renamed(program: Sequence[Statement], names: Mapping[str, str]) -> tuple[Statement, ...]:
+    return tuple(
+        replace(s, file=names[s.file]) if isinstance(s, EngineCall) else replace(s, body=_renamed(s.body, names))
+        for s in program
+        if isinstance(s, EngineCall | Loop)
+    )
+
+
+def _family(lowered: Lowered, spec: Any) -> Any:
+    process = process_of(spec.objective)
+    if process is not None:
+        return process.family
+    return "tokens" if any(n.family == "tokens" for n in lowered.networks.values()) else "generator"
+
+
+def _output(lowered: Lowered, spec: Any) -> Output:
+    """What one sample is. Latents and codes of a first stage are no image yet, so they have no range."""
+    result = lowered.module.entry(lowered.programs[0].entry).outputs[0].type
+    shape = tuple(int(d) for d in result.shape[1:])  # type: ignore[arg-type]
+    image = spec.data.first_stage is None
+    if spec.data.tokens is None:
+        return Output(shape, result.dtype, (-1.0, 1.0) if image else None)  # type: ignore[arg-type]
+    tokens = Tokens(spec.data.tokens.vocabulary, (1, *spec.data.tokens.grid)) if image else None
+    return Output(shape, result.dtype, None, tokens)  # type: ignore[arg-type]
+
+
+def _version(package: str) -> str:
+    if package == "numpy":
+        return np.__version__
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+__all__ = ["bundle_from_lowered", "onnx_from_network", "prepared"]

@@ -1,0 +1,320 @@
+"""A sampler driven by the host: the flat IR cut at its loops into engines, and the program that runs them.
+
+What stands before a loop becomes one engine, the loop's body one (or, where loops nest, several), what stands behind it
+another. State passes between them as variables of the program; the noise of a step is made at that step.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from latentc.ir.core import Function, Module, Node, Value
+from latentc.ir.types import Sym
+from latentc_runtime.manifest import RESULT, EngineCall, Loop, Statement
+
+TABLE_BYTES = 64 << 10
+"""Constant tables up to this size stand in the manifest; larger ones in the step engine."""
+
+# (role, one function as a module with entry "main") -> the engine's file name
+AddEngine = Callable[[str, Module], str]
+
+
+@dataclass
+class _Scope:
+    """A function being cut: its values' variables, its literals, and how often each variable is still to be read."""
+
+    variables: dict[Value, str]
+    literals: dict[Value, Node]
+    noise: dict[Value, tuple[str, int]]  # per-step rows not made yet: (sampler input, loops until a row is a sample's)
+    uses: Counter[str]
+
+
+class _Cutter:
+    def __init__(self, module: Module, per_step: Mapping[str, int], add: AddEngine) -> None:
+        self.module, self.per_step, self.add = module, per_step, add
+        self._taken: dict[str, int] = {}
+
+    def fresh(self, name: str) -> str:
+        count = self._taken.get(name, 0)
+        self._taken[name] = count + 1
+        return self.fresh(f"{name}.{count}") if count else name
+
+    def entry(self, fn: Function) -> list[Statement]:
+        self._taken[RESULT] = 1
+        scope = _Scope({v: self.fresh(v.name) for v in fn.inputs}, {}, {}, Counter())
+        scope.noise = {v: (v.name, 1) for v in fn.inputs if v.name in self.per_step}
+        (result,) = fn.outputs
+        program: list[Statement] = []
+        self.function(fn, scope, program, ("prologue", "epilogue"), runs=1)
+        # A loop's result, or an input, is given its name by an engine that copies it.
+        if scope.variables[result] != RESULT:
+            copied = Value(RESULT, result.type)
+            self.engine(fn, [_copy(result, copied)], scope, program, "epilogue", {copied}, {copied: RESULT})
+        return program
+
+    def function(
+        self, fn: Function, scope: _Scope, program: list[Statement], roles: tuple[str, str], runs: int
+    ) -> None:
+        """Appends the statements of `fn`, which runs `runs` times in all."""
+        pending: list[Node] = []
+        role = roles[0]
+        for position, node in enumerate(fn.nodes):
+            if node.op == "constant":
+                scope.literals[node.outputs[0]] = node
+                continue
+            if node.op != "loop":
+                if not self.rows_of_rows(fn, node, scope):
+                    pending.append(node)
+                continue
+            after = fn.nodes[position + 1 :]
+            self.loop(fn, node, after, pending, scope, program, role, runs)
+            pending, role = [], roles[1]
+        wanted = {v for v in fn.outputs if v not in scope.variables}
+        literals = [scope.literals[v] for v in wanted if v in scope.literals]
+        if pending or literals:
+            named = {fn.outputs[0]: RESULT} if roles[1] == "epilogue" else {}
+            self.engine(fn, [*literals, *pending], scope, program, role, wanted, named)
+
+    def rows_of_rows(self, fn: Function, node: Node, scope: _Scope) -> bool:
+        """Whether a node only groups the rows of a per-step input by the steps of an outer loop."""
+        source = node.inputs[0] if node.op == "reshape" else None
+        if source is None or scope.noise.get(source) != (source.name, 1):
+            return False
+        (grouped,) = node.outputs
+        lead = grouped.type.rank - source.type.rank
+        tables = [n.op == "loop" and grouped not in _operands(n) for n in fn.nodes if grouped in n.inputs]
+        if lead < 1 or grouped.type.shape[lead + 1 :] != source.type.shape[1:] or not all(tables):
+            return False
+        scope.noise[grouped] = (source.name, 1 + lead)
+        return True
+
+    def loop(
+        self,
+        fn: Function,
+        node: Node,
+        after: Sequence[Node],
+        pending: list[Node],
+        scope: _Scope,
+        program: list[Statement],
+        role: str,
+        runs: int,
+    ) -> None:
+        keep, carry, trip = node.attrs["invariants"], node.attrs["carried"], node.attrs["trip"]
+        body = self.module.functions[node.attrs["body"]]
+        if len(node.outputs) > carry:
+            raise ValueError(f"{body.name} stacks values: run carry_stacks before")
+        inner = body.inputs
+        index, rows = inner[0], inner[1 + keep + carry :]
+        operands, tables = _operands(node), node.inputs[keep + carry :]
+        extra: list[Node] = []  # what the body computes besides: rows of tables it gets whole
+        whole: list[tuple[Value, Value]] = []
+        small: dict[str, Any] = {}
+        noise: dict[str, str] = {}
+        body_scope = _Scope({}, {}, {}, Counter())
+        for table, row in zip(tables, rows, strict=True):
+            literal = scope.literals.get(table)
+            if literal is not None and np.asarray(literal.attrs["value"]).nbytes <= TABLE_BYTES:
+                body_scope.variables[row] = self.fresh(row.name)
+                small[body_scope.variables[row]] = tuple(np.asarray(literal.attrs["value"]).tolist())
+            elif table in scope.noise and self.fits(table, scope, runs * trip):
+                name, depth = scope.noise[table]
+                if depth > 1:
+                    body_scope.noise[row] = (name, depth - 1)
+                else:
+                    body_scope.variables[row] = self.fresh(row.name)
+                    noise[body_scope.variables[row]] = name
+            else:
+                inside = Value(f"{row.name}.table", table.type)
+                extra.append(Node("take", (inside, index), (row,), {"axis": 0}))
+                whole.append((table, inside))
+        # The engine before the loop gives what the loop and all behind it read of its nodes.
+        read = [*operands, *(table for table, _ in whole)]
+        copies = self.copies(fn, node, after, pending, scope, read)
+        later = {v for n in after for v in n.inputs} | set(fn.outputs) | set(read) | {c for c in copies if c}
+        made = [*pending, *(_copy(v, c) for v, c in zip(operands[keep:], copies, strict=True) if c is not None)]
+        if made:
+            self.engine(fn, made, scope, program, role, later, {})
+        state = [scope.variables[c or v] for v, c in zip(operands[keep:], copies, strict=True)]
+        body_scope.variables.update(zip(inner[1 + keep : 1 + keep + carry], state, strict=True))
+        for actual, formal in (*zip(operands[:keep], inner[1 : 1 + keep], strict=True), *whole):
+            if actual in scope.literals:
+                body_scope.literals[formal] = Node("constant", (), (formal,), scope.literals[actual].attrs)
+            else:
+                body_scope.variables[formal] = scope.variables[actual]
+        nodes = (*extra, *body.nodes)
+        counted = any(index in n.inputs for n in nodes) or index in body.outputs
+        if counted:
+            body_scope.variables[index] = self.fresh("step")
+        statements: list[Statement] = []
+        changed = body.with_(nodes=nodes) if extra else body
+        self.function(changed, body_scope, statements, ("step", "step"), runs * trip)
+        carried = tuple((name, body_scope.variables[v]) for name, v in zip(state, body.outputs, strict=True))
+        program.append(
+            Loop(
+                "loop",
+                trip,
+                tuple(statements),
+                small,
+                noise,
+                carried,
+                body_scope.variables[index] if counted else None,
+            )
+        )
+        scope.variables.update(zip(node.outputs, state, strict=True))
+
+    def fits(self, table: Value, scope: _Scope, rows: int) -> bool:
+        """Whether the loop at hand makes the rows of a per-step input one after the other."""
+        name, depth = scope.noise[table]
+        return depth > 1 or self.per_step[name] == rows
+
+    def copies(
+        self,
+        fn: Function,
+        node: Node,
+        after: Sequence[Node],
+        pending: Sequence[Node],
+        scope: _Scope,
+        read: Sequence[Value],
+    ) -> list[Value | None]:
+        """For each carried operand the copy to carry, where its own variable is still wanted: a loop overwrites it."""
+        keep, carry = node.attrs["invariants"], node.attrs["carried"]
+        uses = Counter(self.variable(v, scope) for n in after for v in n.inputs)
+        uses.update(self.variable(v, scope) for v in (*fn.outputs, *read))
+        result: list[Value | None] = []
+        for v in node.inputs[keep : keep + carry]:
+            shared = uses[self.variable(v, scope)] > 1 or v in scope.literals
+            result.append(Value(self.fresh(f"{v.name}.carried"), v.type) if shared else None)
+        return result
+
+    @staticmethod
+    def variable(value: Value, scope: _Scope) -> Any:
+        return scope.variables.get(value, value)
+
+    def engine(
+        self,
+        fn: Function,
+        nodes: Sequence[Node],
+        scope: _Scope,
+        program: list[Statement],
+        role: str,
+        wanted: set[Value],
+        named: Mapping[Value, str],
+    ) -> None:
+        """Appends the call of an engine that runs `nodes` and gives those of their values that are `wanted`."""
+        made = {o for n in nodes for o in n.outputs}
+        literals = {v: scope.literals[v] for n in nodes for v in n.inputs if v in scope.literals and v not in made}
+        outputs = [o for n in nodes for o in n.outputs if o in wanted]
+        if not outputs:
+            return
+        used = {v for n in nodes for v in n.inputs}
+        params = tuple(p for p in fn.params if p.value in used)
+        given = made | literals.keys() | {p.value for p in params}
+        if late := [v.name for v in used - given if v not in scope.variables]:
+            raise ValueError(f"{role} reads {', '.join(late)}, which an inner loop makes row by row")
+        inputs = [v for v in dict.fromkeys(v for n in nodes for v in n.inputs) if v not in given]
+        part = Function("main", tuple(inputs), params, (*literals.values(), *nodes), tuple(outputs))
+        file = self.add(role, Module({"main": part}, {"main": "main"}))
+        for o in outputs:
+            scope.variables[o] = named[o] if o in named else self.fresh(o.name)
+        program.append(
+            EngineCall(
+                "engine",
+                file,
+                {v.name: scope.variables[v] for v in inputs},
+                {scope.variables[o]: o.name for o in outputs},
+            )
+        )
+
+
+def _operands(loop: Node) -> tuple[Value, ...]:
+    """What a loop takes besides its tables: invariants, then carried values."""
+    return loop.inputs[: loop.attrs["invariants"] + loop.attrs["carried"]]
+
+
+def _copy(value: Value, copy: Value) -> Node:
+    return Node("reshape", (value,), (copy,), {"shape": value.type.shape})
+
+
+def program_from_module(module: Module, entry: str, per_step: Mapping[str, int], add: AddEngine) -> list[Statement]:
+    """The host program of a flat module's entry with one result, which it leaves in variable `out`.
+
+    `per_step` {input: rows} says which inputs hold a row a step; `add` takes each engine's module and gives its file.
+    Raises ValueError for an entry that stacks values: see `carry_stacks`.
+    """
+    return _Cutter(module, per_step, add).entry(module.entry(entry))
+
+
+# ---- stacked results as carried values
+
+
+def carry_stacks(module: Module) -> Module:
+    """Loops without stacked results: each stack becomes a carried tensor in which a step writes its row.
+
+    A program of the host has no stacks. The same module where there are none.
+    """
+    functions = dict(module.functions)
+    for name, fn in module.functions.items():  # callees first, so that a body is done before its loop
+        if any(n.op == "loop" and len(n.outputs) > n.attrs["carried"] for n in fn.nodes):
+            functions[name] = _carried_function(functions, fn)
+    return module if functions == dict(module.functions) else module.with_(functions=functions)
+
+
+def _carried_function(functions: dict[str, Function], fn: Function) -> Function:
+    nodes: list[Node] = []
+    for node in fn.nodes:
+        if node.op != "loop" or len(node.outputs) == node.attrs["carried"]:
+            nodes.append(node)
+            continue
+        keep, carry = node.attrs["invariants"], node.attrs["carried"]
+        stacks = node.outputs[carry:]
+        first = [_zeros(fn, nodes, v) for v in stacks]
+        ins = (*node.inputs[: keep + carry], *first, *node.inputs[keep + carry :])
+        body = _carried_body(functions[node.attrs["body"]], keep, carry, stacks)
+        functions[body.name] = body
+        attrs = {**node.attrs, "body": body.name, "carried": carry + len(stacks)}
+        nodes.append(Node("loop", ins, node.outputs, attrs, node.loc))
+    return fn.with_(nodes=tuple(nodes))
+
+
+def _carried_body(body: Function, keep: int, carry: int, stacks: Sequence[Value]) -> Function:
+    index = body.inputs[0]
+    held = [Value(f"{v.name}.stack", v.type) for v in stacks]
+    grown = [Value(f"{v.name}.stacked", v.type) for v in stacks]
+    nodes = list(body.nodes)
+    for v, old, new in zip(body.outputs[carry:], held, grown, strict=True):
+        row = Value(f"{old.name}.row", v.type.with_shape([1, *v.type.shape]))
+        nodes.append(Node("reshape", (v,), (row,), {"shape": row.type.shape}))
+        nodes.append(Node("update_slice", (old, row, index), (new,), {"axis": 0}))
+    inputs = (*body.inputs[: 1 + keep + carry], *held, *body.inputs[1 + keep + carry :])
+    outputs = (*body.outputs[:carry], *grown)
+    return body.with_(name=f"{body.name}.carried", inputs=inputs, nodes=tuple(nodes), outputs=outputs)
+
+
+def _zeros(fn: Function, nodes: list[Node], like: Value) -> Value:
+    """Appends zeros of a type: `full` takes its run-time size from an operand, and puts it first."""
+    type = like.type
+    where = next((i for i, d in enumerate(type.shape) if isinstance(d, Sym)), None)
+    zero = Value(f"{like.name}.zeros", type)
+    if where is None:
+        value = np.zeros([int(d) for d in type.shape], np.float64 if type.is_float else np.int64)  # type: ignore[arg-type]
+        nodes.append(Node("constant", (), (zero,), {"value": value, "dtype": type.dtype}))
+        return zero
+    sym = type.shape[where]
+    assert isinstance(sym, Sym)
+    known = (*fn.inputs, *(o for n in nodes for o in n.outputs))
+    source = next(v for v in known if v.type.rank and v.type.shape[0] == Sym(sym.name))
+    rest = [*type.shape[:where], *type.shape[where + 1 :]]
+    flat = Value(f"{like.name}.full", type.with_shape([sym, *rest]))
+    attrs = {"shape": tuple(rest), "value": 0, "dtype": type.dtype, "factor": sym.factor}
+    nodes.append(Node("full", (source,), (flat,), attrs))
+    perm = (*range(1, where + 1), 0, *range(where + 1, type.rank))
+    nodes.append(Node("transpose", (flat,), (zero,), {"perm": perm}))
+    return zero
+
+
+__all__ = ["TABLE_BYTES", "AddEngine", "carry_stacks", "program_from_module"]

@@ -1,0 +1,163 @@
+"""Where a bundle's weights lie: copied files, one file of derived tensors, or references to files elsewhere.
+
+A weight that is a plain range of a safetensors file is used where it lies: that file is copied into the bundle (sharing
+its blocks where the file system can) or, by reference, stays. Everything else is streamed into `weights/derived.
+safetensors`, a tensor at a time. Models are written before that, so their initialisers are filled in at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
+from latentc.export.graph import stored
+from latentc.ir.core import Param
+from latentc.ir.inits import DETERMINISTIC, INITS
+from latentc.weights import Array, Expr, Stored, cast, is_identity, write_safetensors
+
+INLINE_BYTES = 1 << 10
+"""Constants up to this size stand in the ONNX file itself."""
+
+DERIVED = "weights/derived.safetensors"
+_COPY = 64 << 20  # bytes copied at a time
+
+
+def initial_value(param: Param) -> np.ndarray[Any, Any]:
+    """The value of a param whose initialiser is deterministic, as its dtype."""
+    shape = tuple(int(d) for d in param.type.shape)  # type: ignore[arg-type]
+    value = INITS[param.init.kind](np.random.default_rng(0), shape, **param.init.args)
+    return stored(value, param.type.dtype)
+
+
+def expression(weights: Mapping[str, Expr], path: str, param: Param) -> Expr:
+    """The weight of `path` in the param's dtype; computed where the file lacks a buffer that can be.
+
+    Raises DiagnosticError E0410 for a weight that is missing or has another shape.
+    """
+    found = weights.get(path)
+    if found is None:
+        if param.kind == "buffer" and param.init.kind in DETERMINISTIC:
+            return Array(initial_value(param))
+        near = nearest(path, weights)
+        raise DiagnosticError(
+            Diagnostic(
+                "E0410",
+                f"the weights lack {path}, {param.type}",
+                help=f"the nearest name there is {near!r}" if near else "is it a file of this model?",
+            )
+        )
+    shape = tuple(int(d) for d in param.type.shape)  # type: ignore[arg-type]
+    if tuple(found.shape) != shape:
+        raise DiagnosticError(
+            Diagnostic(
+                "E0410",
+                f"{path} is {list(found.shape)} in the weights; the model wants {list(shape)}",
+                help="the weights belong to another size or option of the spec",
+            )
+        )
+    return cast(found, param.type.dtype)
+
+
+class FileTensors:
+    """The `Tensors` of a bundle: keeps initialisers and where their data is, until `write` has made the files."""
+
+    def __init__(self, weights: Mapping[str, Expr]) -> None:
+        self._weights = weights
+        self._sources: dict[str, Expr] = {}
+        self._pending: list[tuple[TensorProto, str]] = []
+
+    def weight(self, proto: TensorProto, path: str, param: Param) -> None:
+        if path not in self._sources:
+            self._sources[path] = expression(self._weights, path, param)
+        self._put(proto, path)
+
+    def literal(self, proto: TensorProto, array: np.ndarray[Any, Any]) -> None:
+        if array.nbytes <= INLINE_BYTES:
+            proto.raw_data = array.tobytes()
+            return
+        kind = f"{array.dtype}{array.shape}".encode()
+        key = f"constant.{hashlib.sha256(kind + array.tobytes()).hexdigest()[:16]}"
+        self._sources.setdefault(key, Array(array))
+        self._put(proto, key)
+
+    def _put(self, proto: TensorProto, key: str) -> None:
+        source = self._sources[key]
+        if isinstance(source, Array) and source.array.nbytes <= INLINE_BYTES:
+            proto.raw_data = np.ascontiguousarray(source.array).tobytes()
+        else:
+            self._pending.append((proto, key))
+
+    def write(self, folder: Path, by_reference: bool = False) -> dict[str, Path]:
+        """Makes the files under `folder`/weights and fills in every initialiser.
+
+        Gives the files left where they lie, by the name the ONNX files call them. Raises OSError, and what reading and
+        writing weights raises.
+        """
+        ranges = {key: r for key, e in self._sources.items() if (r := is_identity(e)) is not None and r.nbytes}
+        by_file: dict[Path, list[Stored]] = {}
+        for r in {id(r): r for r in ranges.values()}.values():
+            by_file.setdefault(r.file, []).append(r)
+        names: dict[Path, str] = {}
+        references: dict[str, Path] = {}
+        for file, parts in by_file.items():
+            used = sum(r.nbytes for r in parts)
+            if by_reference:
+                names[file] = _free_name(file, names)
+                references[names[file]] = file.resolve()
+            elif file.suffix == ".safetensors" and 2 * used >= file.stat().st_size:
+                # Of a file that holds much else (an optimiser's state), the tensors alone are worth copying.
+                names[file] = _free_name(file, names)
+                (folder / "weights").mkdir(exist_ok=True)
+                copy_file(file, folder / names[file])
+        places = {key: (names[r.file], r.offset, r.nbytes) for key, r in ranges.items() if r.file in names}
+        derived = {key: self._sources[key] for _, key in self._pending if key not in places}
+        if derived:
+            (folder / "weights").mkdir(exist_ok=True)
+            spans = write_safetensors(folder / DERIVED, derived)
+            places.update({key: (DERIVED, offset, nbytes) for key, (offset, nbytes) in spans.items()})
+        for proto, key in self._pending:
+            proto.data_location = TensorProto.EXTERNAL
+            for field, value in zip(("location", "offset", "length"), places[key], strict=True):
+                entry_proto = proto.external_data.add()
+                entry_proto.key, entry_proto.value = field, str(value)
+        return references
+
+
+def _free_name(file: Path, taken: Mapping[Path, str]) -> str:
+    stem, n = f"weights/{_plain(file.stem)}", 1
+    name = f"{stem}{_plain(file.suffix)}"
+    while name in taken.values() or name == DERIVED:
+        n += 1
+        name = f"{stem}-{n}{_plain(file.suffix)}"
+    return name
+
+
+def _plain(text: str) -> str:
+    """A file's name with everything but letters, digits, dot, dash and underscore replaced."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in text)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copies a file's content, inside the kernel where it can (which shares blocks on file systems that do).
+
+    Not a link: engines refuse weights behind links, and a bundle must not change with its source. Raises OSError.
+    """
+    with source.open("rb") as src, target.open("xb") as dst:
+        left = os.fstat(src.fileno()).st_size
+        with contextlib.suppress(OSError, AttributeError):  # across file systems, or where the system lacks the call
+            while left and (n := os.copy_file_range(src.fileno(), dst.fileno(), min(left, _COPY))):
+                left -= n
+        src.seek(dst.seek(0, os.SEEK_END))
+        while block := src.read(_COPY >> 4):
+            dst.write(block)
+
+
+__all__ = ["DERIVED", "INLINE_BYTES", "FileTensors", "copy_file", "expression", "initial_value"]
