@@ -52,6 +52,7 @@ class Context:
     table: Callable[[Value, np.ndarray[Any, Any], str], Text] | None = None
     reserved: frozenset[str] = frozenset()
     indent: int = 8
+    progress: bool = False
     helpers: dict[str, None] = field(default_factory=dict)
 
 
@@ -154,7 +155,7 @@ class Body:
                 device=device,
                 dtype=None if dtype == "i64" else Text(TORCH_DTYPE[dtype]),
             )
-        if self.context.table is not None and array.size > 8:
+        if self.context.table is not None and array.size > 8 and dtype not in ("i64", "bool"):
             return self.context.table(value, array, self.inputs[0])
         dtype_text = None if dtype in ("i64", "f32", "bool") else Text(TORCH_DTYPE[dtype])
         return call("torch.tensor", [literal(array.tolist())], dtype=dtype_text, device=device)
@@ -244,11 +245,11 @@ class Body:
             found = {r for r in row if r != "_"}
             if not found:
                 continue
-            if len(found) == 1 and len(row) > 1:
+            if len(found) == 1:
                 (only,) = found
                 lines.append(f"{only} = {name}.shape[{row.index(only)}]")
             else:
-                lines.append(f"{row[0]}, = {name}.shape" if len(row) == 1 else f"{commas(row)} = {name}.shape")
+                lines.append(f"{commas(row)} = {name}.shape")
             wanted -= found
         for label in sorted(wanted):
             index, axis, dim = self.unpackable[label]
@@ -565,7 +566,9 @@ class Body:
             rows.insert(0, (inputs[0], f"torch.arange({attrs['trip']}, device={self._device()})"))
         for value, table in rows:
             base = base_name(value.name)
-            base = base[:-1] if base.endswith("s") and len(base) > 1 else base if value is inputs[0] else f"{base}_i"
+            base = base[:-1] if base.endswith("s") and len(base) > 1 else base
+            if base in self.inputs:
+                base = f"{base}_i"
             name, n = base, 1
             while name in hold or name in targets.values():
                 n += 1
@@ -574,13 +577,13 @@ class Body:
             env[value] = Text(name)
             heads.append(name)
             columns.append(table)
-        match len(heads):
-            case 0:
-                header = f"for _ in range({attrs['trip']}):"
-            case 1:
-                header = f"for {heads[0]} in {columns[0]}:"
-            case _:
-                header = f"for {commas(heads)} in zip({commas(columns)}):"
+        over = f"range({attrs['trip']})" if not heads else columns[0] if len(heads) == 1 else f"zip({commas(columns)})"
+        if self.context.progress:
+            over = f"tqdm({over}, total={attrs['trip']}, leave=False, disable=None)"
+        if len(heads) > 3:
+            lines += self._layout(f"rows = {over}")
+            over = "rows"
+        header = f"for {commas(heads) or '_'} in {over}:"
         stacks = []
         for value, out in zip(made[carry:], node.outputs[carry:], strict=True):
             if out in scope.last:

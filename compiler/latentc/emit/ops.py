@@ -59,6 +59,26 @@ def _infix(symbol: str, level: int, right: int | None = None) -> Row:
     return row
 
 
+def _add(p: Printer, n: Node) -> Text:
+    a, b = (p.arg(x) for x in n.inputs)
+    if b.code.startswith("-") and b.level >= PRODUCT and not p.number(n.inputs[0]):
+        return Text(f"{a.at(SUM)} - {Text(b.code[1:], b.level).at(PRODUCT)}", SUM)
+    return _infix("+", SUM)(p, n)
+
+
+def _mul(p: Printer, n: Node) -> Text:
+    """A product; by 1 and -1 it is the operand and its negative."""
+    texts = [p.arg(x) for x in n.inputs]
+    for i, unit in enumerate(n.inputs):
+        other = n.inputs[1 - i]
+        if p.number(unit) and not p.number(other) and other.type.shape == n.outputs[0].type.shape:
+            if texts[i].code == "1":
+                return texts[1 - i]
+            if texts[i].code == "-1":
+                return Text(f"-{texts[1 - i].at(UNARY)}", UNARY)
+    return _infix("*", PRODUCT)(p, n)
+
+
 def _div(p: Printer, n: Node) -> Text:
     symbol = "/" if n.inputs[0].type.is_float else "//"
     return _infix(symbol, PRODUCT, PRODUCT + 1)(p, n)
@@ -116,8 +136,8 @@ def _same(a: Dim, b: Dim) -> bool:
 
 
 def shape_change(old: Sequence[Dim], new: Sequence[Dim]) -> tuple[str, Any] | None:
-    """A reshape's plain name, if it has one: ("unsqueeze", axis), ("squeeze", axis), ("flatten", (first, last)),
-    ("unflatten", (axis, count of new axes))."""
+    """A reshape's plain name, if it has one: ("unsqueeze", axis), ("squeeze", axis), ("columns", (axis, count of
+    new axes)), ("flatten", (first, last)), ("unflatten", (axis, new sizes))."""
     head = 0
     while head < min(len(old), len(new)) and _same(old[head], new[head]):
         head += 1
@@ -125,8 +145,8 @@ def shape_change(old: Sequence[Dim], new: Sequence[Dim]) -> tuple[str, Any] | No
     while tail < min(len(old), len(new)) - head and _same(old[-1 - tail], new[-1 - tail]):
         tail += 1
     before, after = list(old[head : len(old) - tail]), list(new[head : len(new) - tail])
-    if not before and after == [1]:
-        return "unsqueeze", head
+    if not before and after and set(after) == {1}:
+        return ("unsqueeze", head) if len(after) == 1 else ("columns", (head, len(after)))
     if not after and before == [1]:
         return "squeeze", head
     if len(after) == 1 and len(before) > 1:
@@ -143,6 +163,8 @@ def reshape(p: Printer, n: Node) -> Text:
     match shape_change(old, new):
         case ("unsqueeze", axis):
             return call(f"{x}.unsqueeze", [str(axis)])
+        case ("columns", (axis, count)) if axis == len(old):
+            return Text(f"{x}[{commas([':'] * axis + ['None'] * count)}]")
         case ("squeeze", axis):
             return call(f"{x}.squeeze", [str(axis)])
         case ("flatten", (first, last)):
@@ -176,6 +198,11 @@ def _transpose(p: Printer, n: Node) -> Text:
 
 def _broadcast(p: Printer, n: Node) -> Text:
     shape, old = n.attrs["shape"], n.inputs[0].type.shape
+    if p.number(n.inputs[0]) and len(n.inputs) > 1:
+        other = n.inputs[1]
+        dtype = None if other.type.dtype == n.outputs[0].type.dtype else Text(TORCH_DTYPE[n.outputs[0].type.dtype])
+        if tuple(other.type.shape) == tuple(shape):
+            return call("torch.full_like", [p.arg(other), p.arg(n.inputs[0])], dtype=dtype)
     lead = len(shape) - len(old)
     sizes = [
         "-1" if i >= lead and not isinstance(old[i - lead], Sym) and old[i - lead] == d else p.size(d).code
@@ -342,9 +369,9 @@ TORCH: dict[str, Row] = {
     "gelu": lambda p, n: call(
         "F.gelu", [p.tensor(n.inputs[0])], approximate="tanh" if n.attrs["approximate"] == "tanh" else None
     ),
-    "add": _infix("+", SUM),
+    "add": _add,
     "sub": _infix("-", SUM, SUM + 1),
-    "mul": _infix("*", PRODUCT),
+    "mul": _mul,
     "div": _div,
     "pow": _pow,
     "maximum": _extreme("maximum", "min"),
@@ -391,4 +418,6 @@ TORCH: dict[str, Row] = {
     "rotary": _rotary,
     "timestep_embedding": _timestep,
     "dropout": _dropout,
+    "stop_gradient": lambda p, n: Text(f"{p.arg(n.inputs[0]).atom}.detach()"),
+    "cross_entropy": lambda p, n: call("F.cross_entropy", [p.arg(v) for v in n.inputs], reduction="none"),
 }

@@ -1,0 +1,133 @@
+"""Free functions of a module, losses and samplers, as plain Python functions over the networks they call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from latentc.emit.body import Body, Context
+from latentc.emit.classes import Classes, EmitError
+from latentc.emit.text import Text, call, commas, docstring, identifier, layout, literal
+from latentc.ir.core import Module, Node, Value, callees
+
+_RESERVED = frozenset({"model", "table", "guide", "tqdm"})
+
+
+class Functions:
+    """Prints free functions; `texts` are the definitions so far, `tables` the large constants they read by name."""
+
+    def __init__(self, module: Module, classes: Classes | None = None) -> None:
+        self.module, self.classes = module, classes or Classes(module)
+        self.texts: list[str] = []
+        self.tables: dict[str, np.ndarray[Any, Any]] = {}
+        self.helpers: dict[str, None] = {}
+        self._names: dict[str, str] = {}
+
+    def networks(self, function: str) -> list[str]:
+        """Names of the networks that a function calls, itself or through others."""
+        found: dict[str, None] = {}
+        for node in self.module.functions[function].nodes:
+            for callee in callees(node):
+                if self.module.functions[callee].origin is not None:
+                    found[node.attrs["name"]] = None
+                else:
+                    found.update(dict.fromkeys(self.networks(callee)))
+        return list(found)
+
+    def add(self, function: str, name: str = "", progress: bool = False) -> str:
+        """The Python name of a function, printed at first use. `progress` shows a bar on its loops."""
+        if function in self._names:
+            return self._names[function]
+        fn = self.module.functions[function]
+        python = identifier(name or fn.name)
+        while python in self._names.values():
+            python += "_"
+        self._names[function] = python
+        models = [variable_of(n) for n in self.networks(function)]
+        called = {self.add(c) for node in fn.nodes for c in callees(node) if node.op == "call" and self._is_free(c)}
+        context = Context(
+            self.module,
+            {},
+            lambda word: word,
+            _no_param,
+            lambda node, body: None,
+            self._call,
+            _no_list,
+            table=self._table,
+            reserved=_RESERVED | frozenset(models) | frozenset(called),
+            indent=4,
+            helpers=self.helpers,
+            progress=progress,
+        )
+        body = Body(fn, context)
+        inputs = [*(f"{m}: nn.Module" for m in models), *(f"{n}: Tensor" for n in body.inputs)]
+        if body.star:
+            inputs.append(f"*{body.star_name}: Tensor")
+        result = "Tensor" if len(fn.outputs) == 1 else "tuple[Tensor, ...]"
+        lines = [
+            *layout("", f"def {python}({commas(inputs)}) -> {result}:"),
+            *docstring(fn.doc, "    "),
+            *(f"    {line}".rstrip() for line in body.lines),
+        ]
+        self.texts.append("\n".join(lines) + "\n")
+        return python
+
+    def _is_free(self, function: str) -> bool:
+        return self.module.functions[function].origin is None
+
+    def _call(self, node: Node, args: list[Text], element: str) -> Text:
+        fn, name = node.attrs["fn"], node.attrs["name"]
+        if self._is_free(fn):
+            python = self.add(fn)
+            return call(python, [*(variable_of(n) for n in self.networks(fn)), *args])
+        method = self.classes.of(fn).methods[fn]
+        return call(variable_of(name) if method == "forward" else f"{variable_of(name)}.{method}", args)
+
+    def _table(self, value: Value, array: np.ndarray[Any, Any], like: str) -> Text:
+        name = self._table_name(value.name, array)
+        return call("table", [literal(name), like])
+
+    def _table_name(self, wanted: str, array: np.ndarray[Any, Any]) -> str:
+        base = identifier(wanted.removesuffix("_table"))
+        name, n = base, 1
+        while name in self.tables and not np.array_equal(self.tables[name], array, equal_nan=array.dtype.kind == "f"):
+            n += 1
+            name = f"{base}_{n}"
+        self.tables[name] = array
+        return name
+
+
+def variable_of(network: str) -> str:
+    """The argument that holds a network: `model` for the main one."""
+    return "model" if network == "main" else identifier(network)
+
+
+def tables_as_lists(tables: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
+    """Tables as JSON holds them: float64 round-trips through repr."""
+    return {name: array.tolist() for name, array in tables.items()}
+
+
+def _no_param(value: Value) -> Text:
+    raise EmitError(f"free functions have no weights, but one reads {value.name}")
+
+
+def _no_list(base: str) -> str:
+    raise EmitError(f"free functions have no modules, but one calls {base}.0")
+
+
+TABLE_READER = '''
+TABLES = json.loads(Path(__file__).with_name("tables.json").read_text())
+
+
+@cache
+def _table(name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    values = torch.tensor(TABLES[name], dtype=torch.float64)
+    return values.to(device, dtype)
+
+
+def table(name: str, like: Tensor) -> Tensor:
+    """A table of tables.json on like's device, in its dtype (float32 where that is not a float)."""
+    return _table(name, like.dtype if like.is_floating_point() else torch.float32, like.device)
+'''.strip("\n")
