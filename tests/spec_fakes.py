@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, field_validator
 
-from latentc import components
+import latentc.components as components
 from latentc.components import Component, OneOf
 from latentc.spec.schema import Spec
 from latentc.spec.sections import Conditioning

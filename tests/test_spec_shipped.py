@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from spec_mutations import depth, mutate
 
-from latentc import resources
+import latentc.resources as resources
 from latentc.components import OneOf
 from latentc.diagnostics import DiagnosticError
 from latentc.spec import json_schema, load_spec, resolved_yaml, spec_from_text, variant_names

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentc.diagnostics import DiagnosticError, Span
+from latentc.spec.files import read_text
 from latentc.spec.write import yaml_from_data
-from latentc.spec.yaml import MAX_DEPTH, load_yaml, plain_scalar, read_text
+from latentc.spec.yaml import MAX_DEPTH, load_yaml, plain_scalar
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,17 @@ CODES: dict[str, str] = {
     "E0610": "the given noise does not fit",
     "E0611": "a referenced weight file is missing or changed",
     "E0612": "the arrays are not images",
+    "E0701": "the command line was not understood",
+    "E0702": "the arrays do not fit the network's inputs",
+    "E0703": "the spec has no such name map",
+    "E0704": "the classes were not understood",
+    "E0705": "the training program stopped",
+    "E0706": "a package is missing",
+    "E0707": "unknown code",
+    "E0708": "the spec lacks what this needs",
+    "E0709": "the folder is in use",
+    "E0710": "not enough memory",
+    "E0711": "no such pass",
     "E0901": "an internal error of latentc",
 }
 

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from latentc.diagnostics import DiagnosticError
 from latentc.spec.errors import diagnostics_from_validation
+from latentc.spec.files import MAX_BYTES, text_from_bytes
 from latentc.spec.resolve import Resolved, resolve_file, resolve_text
 from latentc.spec.rules import check_rules
 from latentc.spec.schema import Spec
 from latentc.spec.write import yaml_from_data
-from latentc.spec.yaml import MAX_BYTES, text_from_bytes
 
 
 def load_spec(source: str | Path, variant: str | None = None, overrides: Sequence[str] = ()) -> Spec:

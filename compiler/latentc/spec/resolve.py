@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from latentc import resources
+import latentc.resources as resources
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label, Span, add_source, nearest
-from latentc.spec.yaml import MAX_DEPTH, Document, Node, load_yaml, read_text
+from latentc.spec.files import read_text
+from latentc.spec.yaml import MAX_DEPTH, Document, Node, load_yaml
 
 FORMAT_VERSION = 1
 

@@ -2,7 +2,7 @@
 
 YAML 1.2's core schema: `1e-4` is a number, `no` and `on` are text. Closed to what a spec has no use for:
 tags, merge keys, duplicate keys and several documents are errors, so nothing in a file can construct an
-object; the size, the nesting and the expansion of aliases are bounded. Built on PyYAML's event stream rather
+object; the nesting and the expansion of aliases are bounded. Built on PyYAML's event stream rather
 than on its composer, which recurses and forgets whether a tag was written.
 """
 
@@ -13,14 +13,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label, Span, add_source
 
-MAX_BYTES = 1 << 20
 MAX_DEPTH = 48
 MAX_NODES = 50_000  # after aliases are expanded
 
@@ -98,38 +96,6 @@ class Document:
             elif isinstance(node.value, list):
                 pending += [((*path, index), child) for index, child in enumerate(node.value)]
         return found
-
-
-def read_text(path: Path, file: str | None = None) -> str:
-    """The text of a spec file; DiagnosticError where it is missing, unreadable, huge or not UTF-8."""
-    file = file or str(path)
-    try:
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "was not found" if not path.exists() else "is no file"
-            code = "E0402" if path.exists() else "E0401"
-            raise DiagnosticError(Diagnostic(code, f"`{file}` {what}", help="give the path of a YAML file"))
-        with path.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DiagnosticError(Diagnostic("E0402", f"`{file}` cannot be read: {reason}")) from None
-    return text_from_bytes(content, file)
-
-
-def text_from_bytes(content: bytes, file: str) -> str:
-    """The text of a spec read from `file`; DiagnosticError where it is huge or not UTF-8."""
-    if len(content) > MAX_BYTES:
-        message = f"`{file}` is larger than the {MAX_BYTES >> 10} KiB a spec may have"
-        raise DiagnosticError(Diagnostic("E0105", message))
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        before = content[: error.start].decode("utf-8")
-        line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
-        add_source(file, content.decode("utf-8", errors="replace"))
-        span = Span(file, line, column, line, column + 1)
-        message = f"byte 0x{content[error.start]:02x} is not valid UTF-8"
-        raise DiagnosticError(Diagnostic("E0101", message, span, help="save the file as UTF-8")) from None
 
 
 def load_yaml(text: str, file: str) -> Document:
