@@ -143,7 +143,7 @@ def _network(config: PatchTransformer, time: Timestep) -> BlockBody:
         depth: int,
         classes: int,
         out_channels: int,
-        **static: int,
+        **static: Any,
     ) -> Var:
         """Predicts from noisy x at time t for class y."""
         batch = x.shape[0]

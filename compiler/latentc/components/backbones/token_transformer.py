@@ -162,7 +162,7 @@ def _forward(config: TokenTransformer) -> BlockBody:
 
     @module_class("Transformer")
     def forward(
-        b: Builder, idx: Var, y: Var, *, vocabulary: int, grid: int, width: int, depth: int, classes: int, **static: int
+        b: Builder, idx: Var, y: Var, *, vocabulary: int, grid: int, width: int, depth: int, classes: int, **static: Any
     ) -> Var:
         """Logits of every token given the class y and the tokens before it."""
         tokens = Named(int(grid * grid), "T")
@@ -215,7 +215,7 @@ def _prefill(config: TokenTransformer) -> BlockBody:
 
     @module_class("Transformer", "prefill")
     def prefill(
-        b: Builder, y: Var, *, vocabulary: int, grid: int, width: int, depth: int, classes: int, **static: int
+        b: Builder, y: Var, *, vocabulary: int, grid: int, width: int, depth: int, classes: int, **static: Any
     ) -> tuple[Var, ...]:
         """Starts a sequence with its class: logits of token 0, and the caches with the class token in them."""
         heads = static.get("kv_heads", static["heads"])
@@ -243,7 +243,7 @@ def _decode(config: TokenTransformer) -> BlockBody:
         width: int,
         depth: int,
         classes: int,
-        **static: int,
+        **static: Any,
     ) -> tuple[Var, ...]:
         """Takes token `position - 1` and gives the logits of token `position`, and the grown caches."""
         x = _embed(b, b.reshape(token, shape=(token.shape[0], 1)), vocabulary, width)

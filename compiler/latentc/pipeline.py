@@ -1,0 +1,83 @@
+"""How a spec becomes what comes out: the stages, and the ordered passes of each target.
+
+    spec.yaml ─ load_spec ─▶ Spec ─ lower ─▶ Lowered ─ optimised ─▶ Lowered ─┬─ emit   ─▶ PyTorch project
+                                                                             └─ export ─▶ bundle
+
+Training code is emitted from what `lower` made; engines from what the passes made of it. A module is verified after
+every pass, always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from latentc.components.contract import Lowered
+from latentc.diagnostics import nearest
+from latentc.ir.core import Module, prune
+from latentc.ir.verify import VerifyError, verify
+from latentc.passes.cleanup import cleanup
+from latentc.passes.expand_guidance import expand_guidance
+from latentc.passes.to_inference import to_inference
+from latentc.spec.schema import Spec
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A named rewriting of the module; after it the module is well formed at `stage` (see `latentc.ir.verify`)."""
+
+    name: str
+    run: Callable[[Module, Spec], Module]
+    stage: str
+
+
+_ONNX = (
+    # First, so that no later pass has to know ops that only training has.
+    Pass("to_inference", lambda module, spec: to_inference(module), "inference"),
+    # Before guidance doubles the calls: what is folded here is folded once.
+    Pass("cleanup", lambda module, spec: cleanup(module), "inference"),
+    # After cleanup, before anything that reasons about batch sizes: from here on a guided call is an ordinary one.
+    Pass("expand_guidance", lambda module, spec: expand_guidance(module, spec.optimize.guidance), "expanded"),
+    # Guidance leaves constants and copies behind.
+    Pass("tidy", lambda module, spec: cleanup(module), "expanded"),
+)
+
+# target engine -> its passes, in order. Flattening the calls is the exporter's last step.
+PASSES: dict[str, tuple[Pass, ...]] = {"onnxruntime": _ONNX}
+
+
+class PassError(Exception):
+    """A pass left a module that is not well formed; the message names it, those before it, and shows the nodes."""
+
+    def __init__(self, name: str, before: Sequence[str], error: VerifyError) -> None:
+        history = f" (after {', '.join(before)})" if before else ""
+        super().__init__(f"pass {name}{history} broke the module: {error}")
+
+
+def optimised(lowered: Lowered, spec: Spec, after: str | None = None) -> Lowered:
+    """The lowered spec after the target's passes, or after the first pass named `after`.
+
+    Raises PassError where a pass breaks the module, ValueError where no pass is called `after`.
+    """
+    passes = PASSES[spec.target.engine]
+    names = [p.name for p in passes]
+    if after is not None and after not in names:
+        guess = nearest(after, names)
+        hint = f"; did you mean {guess!r}?" if guess else ""
+        raise ValueError(f"no pass is called {after!r}: they are {', '.join(names)}{hint}")
+    module = prune(_for_inference(lowered))
+    for i, current in enumerate(passes):
+        module = current.run(module, spec)
+        try:
+            verify(module, current.stage)
+        except VerifyError as error:
+            raise PassError(current.name, names[:i], error) from error
+        if current.name == after:
+            break
+    return replace(lowered, module=module, updates=())
+
+
+def _for_inference(lowered: Lowered) -> Module:
+    """The module without its losses: engines have none."""
+    entries = {k: v for k, v in lowered.module.entries.items() if k.split(".")[0] != "loss"}
+    return lowered.module.with_(entries=entries)
