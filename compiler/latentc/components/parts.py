@@ -28,10 +28,10 @@ _INITS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def dense(b: Builder, name: str, x: Var, out: int, bias: bool, init: str) -> Var:
+def dense(b: Builder, name: str, x: Var, features: int, bias: bool, init: str, out: str = "") -> Var:
     """A Linear whose weight starts as `init` ("xavier", "normal", "zeros") says and whose bias starts at zero."""
     kind, args = _INITS[init]
-    return b.dense(name, x, out, bias, kind, **args)
+    return b.dense(name, x, features, bias, kind, out, **args)
 
 
 @dataclass(frozen=True)

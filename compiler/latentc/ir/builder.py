@@ -11,7 +11,7 @@ was written `3 * dim`; that is what the emitter prints.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ class ModuleBuilder:
 
     def function(self, name: str) -> Builder:
         """A builder of a free function (no class): a sampler, a loss."""
-        return Builder(self, self._unique(name), None)
+        return Builder(self, self.unique(name), None)
 
     def define(
         self,
@@ -66,7 +66,7 @@ class ModuleBuilder:
         if key not in self._built:
             traced = {k: Named(v, k) if _is_size(v) else v for k, v in static.items()}
             origin = Origin(block.cls, traced, block.method)
-            b = Builder(self, self._unique(f"{block.cls}.{block.method}"), origin)
+            b = Builder(self, self.unique(f"{block.cls}.{block.method}"), origin)
             code = block.body.__code__
             own = code.co_varnames[1 : code.co_argcount]
             star = code.co_varnames[code.co_argcount + code.co_kwonlyargcount] if code.co_flags & 4 else "x"
@@ -79,7 +79,7 @@ class ModuleBuilder:
     def finish(self) -> Module:
         return Module(dict(self.functions), dict(self.entries))
 
-    def _unique(self, name: str) -> str:
+    def unique(self, name: str) -> str:
         candidate, n = name, 1
         while candidate in self.functions or candidate in self._taken:
             n += 1
@@ -112,9 +112,10 @@ def rescope(type: TensorType, static: Mapping[str, Any]) -> TensorType:
     return type.with_shape(rename(d) for d in type.shape)
 
 
-def _in_terms_of(types: Sequence[TensorType], operands: Sequence[Var]) -> list[TensorType]:
-    """A callee's output types written with the caller's names for the sizes they share with the operands."""
-    names = {int(d): d for x in operands for d in reversed(x.shape) if isinstance(d, Named)}
+def _in_terms_of(types: Sequence[TensorType], operands: Sequence[Var], args: Iterable[Any] = ()) -> list[TensorType]:
+    """A callee's output types in the caller's names: those of its arguments, then of the operands' sizes."""
+    names = {int(v): v for v in args if isinstance(v, Named)}
+    names |= {int(d): d for x in operands for d in reversed(x.shape) if isinstance(d, Named)}
     return [t.with_shape(d if isinstance(d, Sym) else names.get(int(d), int(d)) for d in t.shape) for t in types]
 
 
@@ -221,16 +222,25 @@ class Builder:
 
     # ---- leaves: an op and its params under one name, as torch.nn has them
 
-    def dense(self, name: str, x: Var, out: int, bias: bool = True, init: str = "linear_default", **args: Any) -> Var:
-        """A Linear `name` from x's last axis to `out`: params `name.weight` [out, in] and `name.bias` [out]."""
+    def dense(
+        self,
+        name: str,
+        x: Var,
+        features: int,
+        bias: bool = True,
+        init: str = "linear_default",
+        out: str = "",
+        **args: Any,
+    ) -> Var:
+        """A Linear `name` from x's last axis to `features`: params `name.weight` [features, in], `name.bias`."""
         width = x.shape[-1]
         if init == "linear_default":
             args = {"fan_in": int(width)}
-        ins = [x, self.param(f"{name}.weight", TensorType(x.type.dtype, (out, width)), init, **args)]
+        ins = [x, self.param(f"{name}.weight", TensorType(x.type.dtype, (features, width)), init, **args)]
         if bias:
             bias_init: tuple[str, dict[str, Any]] = ("zeros", {}) if init != "linear_default" else (init, args)
-            ins.append(self.param(f"{name}.bias", TensorType(x.type.dtype, (out,)), bias_init[0], **bias_init[1]))
-        return self.op("linear", *ins)  # type: ignore[no-any-return]
+            ins.append(self.param(f"{name}.bias", TensorType(x.type.dtype, (features,)), bias_init[0], **bias_init[1]))
+        return self.op("linear", *ins, out=out)  # type: ignore[no-any-return]
 
     def flatten_rows(self, x: Var) -> Var:
         """[..., D] as [rows, D]."""
@@ -273,7 +283,7 @@ class Builder:
             raise OpError(f"call of {fn} as {name!r} in {self.name}: {error}") from None
         attrs = {"fn": fn, "name": name, "args": dict(args or {})}
         hint = out or (operands[0].value.name.split("_")[0] if operands and len(types) == 1 else "y")
-        outs = self._append("call", operands, attrs, hint, _in_terms_of(types, operands))
+        outs = self._append("call", operands, attrs, hint, _in_terms_of(types, operands, attrs["args"].values()))
         return outs[0] if len(outs) == 1 else outs
 
     def guided(
@@ -310,7 +320,7 @@ class Builder:
         The result holds the last carried values, then the stacks. The body is a function of its own: what it needs
         from outside is passed as `invariants`. Input names are those of the values passed in.
         """
-        inner = Builder(self.module, self.module._unique(name), None)
+        inner = Builder(self.module, self.module.unique(name), None)
         i = inner.input("i", i64())
         kept = tuple(inner.input(x.value.name, x.type) for x in invariants)
         state = tuple(inner.input(x.value.name, x.type) for x in carried)

@@ -154,7 +154,7 @@ def _network(config: PatchTransformer, time: Timestep) -> BlockBody:
         x = b.conv2d(x, kernel, shift, stride=patch, padding=0, groups=1, out="x")
         x = b.transpose(b.reshape(x, shape=(batch, width, tokens)), perm=(0, 2, 1), out="x")
         x = positions.add(b, x, width, grid)
-        rotary = positions.rotary(b, width // mixer.head_count, grid, 0)
+        rotary = positions.rotary(b, width // static["heads"], grid, 0)
         table = b.param("y_embedder.weight", f32(classes, width), "normal", std=0.02)
         c = b.op("add", time.apply(b, "t_embedder", t, width), b.embedding(table, y, out="y"), out="c")
         for i in range(int(depth)):
@@ -179,11 +179,11 @@ def _final_layer(config: PatchTransformer, norm: Norm) -> BlockBody:
     def forward(b: Builder, x: Var, c: Var, *, dim: int, grid: int, patch: int, out_channels: int) -> Var:
         """Normalises, modulates and projects the tokens, then lays the patches out as an image."""
         batch = x.shape[0]
-        modulation = dense(b, "adaLN", b.silu(c), 2 * dim, True, "zeros")
-        modulation = b.reshape(modulation, shape=(batch, 1, 2 * dim))
+        modulation = dense(b, "adaLN", b.silu(c), 2 * dim, True, "zeros", out="modulation")
+        modulation = b.reshape(modulation, shape=(batch, 1, 2 * dim), out="modulation")
         shift, scale = b.split(modulation, axis=2, sizes=(dim, dim), out="shift scale")
         x = norm.apply(b, "norm_final", x) * (scale + 1.0) + shift
-        x = dense(b, "linear", x, patch * patch * out_channels, True, "zeros")
+        x = dense(b, "linear", x, patch * patch * out_channels, True, "zeros", out="x")
         x = b.reshape(x, shape=(batch, grid, grid, patch, patch, out_channels))
         x = b.transpose(x, perm=(0, 5, 1, 3, 2, 4))
         x = b.reshape(x, shape=(batch, out_channels, grid * patch, grid * patch))

@@ -174,9 +174,7 @@ def _forward(config: TokenTransformer) -> BlockBody:
             x = b.dropout(x, p=config.dropout, out="x")
         rotary = tuple(
             b.slice(table, axis=0, start=0, stop=tokens, out=part)
-            for table, part in zip(
-                positions.rotary(b, width // mixer.head_count, grid, 1), ("cos", "sin"), strict=False
-            )
+            for table, part in zip(positions.rotary(b, width // static["heads"], grid, 1), ("cos", "sin"), strict=False)
         )
         for i in range(int(depth)):
             x = b.sub(f"blocks.{i}", block, x, *rotary, dim=width, **static)
@@ -196,7 +194,7 @@ def _step(
         table = b.param("pos_embed", f32(1, length, width), "normal", std=0.02)
         x = x + b.reshape(b.take(table, position, axis=1), shape=(1, 1, width))
     row = []
-    for table, part in zip(positions.rotary(b, width // mixer.head_count, grid, 1), ("cos", "sin"), strict=False):
+    for table, part in zip(positions.rotary(b, width // static["heads"], grid, 1), ("cos", "sin"), strict=False):
         row.append(b.reshape(b.take(table, position, axis=0), shape=(1, table.shape[1]), out=part))
     seen = b.less_equal(b.constant(np.arange(int(length))), position)
     mask = b.reshape(seen, shape=(1, 1, 1, length), out="mask")

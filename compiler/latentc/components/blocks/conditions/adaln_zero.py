@@ -26,8 +26,8 @@ def _block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> Bl
         """A transformer block conditioned by adaLN-Zero: c [B, D] scales, shifts and gates both branches."""
         mixing = {k: static[k] for k in mixer.static(dim)}
         feeding = {k: static[k] for k in feed_forward.static(dim)}
-        modulation = dense(b, "adaLN", b.silu(c), 6 * dim, True, "zeros")
-        modulation = b.reshape(modulation, shape=(c.shape[0], 1, 6 * dim))
+        modulation = dense(b, "adaLN", b.silu(c), 6 * dim, True, "zeros", out="modulation")
+        modulation = b.reshape(modulation, shape=(c.shape[0], 1, 6 * dim), out="modulation")
         names = "shift_msa scale_msa gate_msa shift_mlp scale_mlp gate_mlp"
         shift, scale, gate, shift2, scale2, gate2 = b.split(modulation, axis=2, sizes=(dim,) * 6, out=names)
         h = norm.apply(b, "norm1", x) * (scale + 1.0) + shift

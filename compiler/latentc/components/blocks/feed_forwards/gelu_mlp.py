@@ -35,6 +35,6 @@ def _forward(config: GeluMlp, init: str) -> BlockBody:
         """Two linear layers with GELU between them."""
         x = b.gelu(dense(b, "fc1", x, hidden, config.bias, init), approximate=config.approximate, out="x")
         x = dense(b, "fc2", x, dim, config.bias, init)
-        return b.dropout(x, p=config.dropout) if config.dropout else x
+        return b.dropout(x, p=config.dropout, out="x") if config.dropout else x
 
     return mlp

@@ -36,6 +36,6 @@ def _forward(config: Swiglu, init: str) -> BlockBody:
         """Gated feed-forward: w2(silu(w1 x) * w3 x)."""
         gate = b.silu(dense(b, "w1", x, hidden, config.bias, init))
         x = dense(b, "w2", gate * dense(b, "w3", x, hidden, config.bias, init), dim, config.bias, init)
-        return b.dropout(x, p=config.dropout) if config.dropout else x
+        return b.dropout(x, p=config.dropout, out="x") if config.dropout else x
 
     return swiglu

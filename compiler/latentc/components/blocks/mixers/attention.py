@@ -62,7 +62,7 @@ class Attention(Mixer):
         head_dim = dim // heads
         kv = heads if kv_heads is None else kv_heads
         kv_dim = dim if kv_heads is None else kv_heads * head_dim
-        qkv = dense(b, "qkv", x, dim + 2 * kv_dim if kv_heads else 3 * dim, self.bias, init)
+        qkv = dense(b, "qkv", x, dim + 2 * kv_dim if kv_heads else 3 * dim, self.bias, init, out="qkv")
         parts = b.split(qkv, axis=2, sizes=(dim, kv_dim, kv_dim), out="q k v")
         q, k, v = (
             b.transpose(b.reshape(part, shape=(batch, tokens, count, head_dim)), perm=(0, 2, 1, 3), out=label)
@@ -79,8 +79,8 @@ class Attention(Mixer):
         """The heads' outputs [B, H, T, d] joined and projected: [B, T, D]."""
         batch, _, tokens, _ = x.shape
         x = b.reshape(b.transpose(x, perm=(0, 2, 1, 3)), shape=(batch, tokens, dim))
-        x = dense(b, "proj", x, dim, self.bias, init)
-        return b.dropout(x, p=self.dropout) if self.dropout else x
+        x = dense(b, "proj", x, dim, self.bias, init, out="x")
+        return b.dropout(x, p=self.dropout, out="x") if self.dropout else x
 
 
 @cache
