@@ -76,6 +76,10 @@ class Digits(Data):
     as_: Literal["images", "tokens"] = Field("images", alias="as", description="what the network sees")
     shape: tuple[Literal[1], Literal[8], Literal[8]] | None = Field(None, description="[1, 8, 8], set by `as`")
     tokens: Tokens | None = Field(None, description="17 levels on an 8 × 8 grid, set by `as`")
+    part: Literal["train", "all"] = Field(
+        "train",
+        description="the training half (898 images of a fixed permutation; the others are for judging), or all",
+    )
     first_stage: None = Field(None, description="digits need none")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "digits"}
 
