@@ -1,0 +1,125 @@
+"""Weights files and the networks of a spec: which tensors belong where, under whose names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentc.components.contract import Lowered, Network
+from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
+from latentc.ir.core import Param, parameters
+from latentc.ir.inits import DETERMINISTIC, INITS
+from latentc.ir.types import NUMPY, Sym
+from latentc.spec.schema import Spec
+from latentc.weights import Array, Expr, export_weights, import_weights, materialise, open_weights, write_safetensors
+
+OWN_NAMES: tuple[Mapping[str, Any], ...] = ({"from": "*", "to": "*"},)
+
+
+def network_params(lowered: Lowered, network: Network) -> dict[str, Param]:
+    """{state-dict path: Param} of a network, all its methods together."""
+    found: dict[str, Param] = {}
+    for function in network.methods.values():
+        found.update(parameters(lowered.module, function))
+    return found
+
+
+def computed(param: Param) -> bool:
+    """Whether a param is a buffer that follows from the spec, so that no weights file need hold it."""
+    return param.kind == "buffer" and param.init.kind in DETERMINISTIC
+
+
+def network_weights(
+    spec: Spec, lowered: Lowered, path: Path | str, names: str | None = None, key: str | None = None
+) -> dict[str, dict[str, Expr]]:
+    """{network: {state-dict path: tensor}} of a weights file, computed buffers included; nothing is read yet.
+
+    `names` is a name map of the spec (`official`), or None for the names of the emitted project. Where a spec has
+    several networks their names in the file begin with the network's (`refiner.blocks.0…`). `key` picks a state dict of
+    the checkpoint (`ema`). Raises DiagnosticError: E0401 to E0411, E0703.
+    """
+    tensors = open_weights(path, key)
+    several = len(lowered.networks) > 1
+    found = {}
+    for name, network in lowered.networks.items():
+        params = network_params(lowered, network)
+        own = {n.removeprefix(f"{name}."): e for n, e in tensors.items() if n.startswith(f"{name}.") or not several}
+        if names is None:
+            # An emitted project keeps computed buffers out of its files; a file that has them says nothing new.
+            own = {n: e for n, e in own.items() if n not in params or not computed(params[n])}
+        wanted = {n: (_shape(p), p.type.dtype) for n, p in params.items() if not computed(p)}
+        made = import_weights(own, name_map(spec, name, names), wanted, symbols(lowered, network))
+        found[name] = {n: made[n] if n in made else buffer(p) for n, p in params.items() if n in made or computed(p)}
+    return found
+
+
+def write_weights(
+    spec: Spec,
+    lowered: Lowered,
+    weights: Mapping[str, Mapping[str, Expr]],
+    path: Path | str,
+    names: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> int:
+    """Write networks' weights as one safetensors file under the names of `names`; returns the number of tensors.
+
+    Computed buffers are left out. Raises DiagnosticError: E0405, E0410 to E0412, E0703.
+    """
+    several = len(lowered.networks) > 1
+    tensors: dict[str, Expr] = {}
+    for name, network in lowered.networks.items():
+        params = network_params(lowered, network)
+        own = {n: e for n, e in weights[name].items() if not computed(params[n])}
+        made = export_weights(own, name_map(spec, name, names), symbols=symbols(lowered, network))
+        tensors.update({f"{name}.{n}" if several else n: e for n, e in made.items()})
+    write_safetensors(path, tensors, metadata)
+    return len(tensors)
+
+
+def arrays(weights: Mapping[str, Expr]) -> dict[str, np.ndarray]:
+    """The tensors in memory."""
+    return {name: materialise(expr) for name, expr in weights.items()}
+
+
+def buffer(param: Param) -> Array:
+    """The value of a computed buffer, in its own dtype."""
+    value = INITS[param.init.kind](np.random.default_rng(0), _shape(param), **param.init.args)
+    return Array(value.astype(NUMPY[param.type.dtype]))
+
+
+def _shape(param: Param) -> tuple[int, ...]:
+    return tuple(d for d in param.type.shape if not isinstance(d, Sym))  # params have no run-time sizes
+
+
+def name_map(spec: Spec, network: str, names: str | None) -> Sequence[Mapping[str, Any]]:
+    """The rules of a name map for one network. DiagnosticError E0703."""
+    if names is None:
+        return OWN_NAMES
+    if names not in spec.weights:
+        known = ", ".join(spec.weights) or "none"
+        close = nearest(names, spec.weights)
+        mend = f"did you mean `{close}`?" if close else "leave `--names` out where the file has latentc's own names"
+        message = f"the spec has no name map `{names}`"
+        note = f"name maps of this spec (section `weights`): {known}"
+        raise DiagnosticError(Diagnostic("E0703", message, spec.span("weights"), notes=(note,), help=mend))
+    rules = spec.weights[names].get(network)
+    if rules is None:
+        message = f"the name map `{names}` says nothing about the network `{network}`"
+        raise DiagnosticError(
+            Diagnostic("E0703", message, spec.span("weights", names), help=f"add `weights.{names}.{network}: [...]`")
+        )
+    return rules
+
+
+def symbols(lowered: Lowered, network: Network) -> dict[str, int]:
+    """The sizes that a name map may refer to: the network's constructor arguments (`heads`, `width`)."""
+    found: dict[str, int] = {}
+    for function in network.methods.values():
+        origin = lowered.module.functions[function].origin
+        for name, value in (origin.args if origin else {}).items():
+            if isinstance(value, int) and not isinstance(value, bool):
+                found[name] = int(value)
+    return found

@@ -1,0 +1,61 @@
+"""Files that users name: read with diagnostics, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.weights import materialise
+from latentc.weights.npz import read_npz
+from latentc.weights.safetensors import replacing
+
+
+@contextlib.contextmanager
+def new_file(path: Path | str) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when the block ends well; folders are made. DiagnosticError E0412."""
+    path = Path(path)
+    make_folder(path.parent)
+    with replacing(path) as file:
+        yield file
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it. DiagnosticError E0412."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        help_text = "choose another place"
+        raise DiagnosticError(
+            Diagnostic("E0412", f"cannot make the folder {path}: {error.strerror or error}", help=help_text)
+        ) from error
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a whole text file in UTF-8. DiagnosticError E0412."""
+    with new_file(path) as file:
+        file.write(text.encode())
+
+
+def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file. DiagnosticError E0401 to E0403, E0408."""
+    path = Path(path)
+    if not path.exists():
+        raise DiagnosticError(Diagnostic("E0401", f"no such file: {path}"))
+    if path.is_dir():
+        raise DiagnosticError(Diagnostic("E0402", f"{path} is a folder, not an .npz file"))
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if not file.read(4).startswith(b"PK"):
+            message = f"{path} is not an .npz file"
+            raise DiagnosticError(Diagnostic("E0403", message, help="write one with `numpy.savez(path, x=…, y=…)`"))
+    return {name: materialise(expr) for name, expr in read_npz(path).items()}
+
+
+def write_arrays(path: Path | str, arrays: Mapping[str, Any]) -> None:
+    """Write arrays by name as an .npz file. DiagnosticError E0412."""
+    with new_file(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)

@@ -1,0 +1,172 @@
+"""One run of one network, by the oracle, by the emitted PyTorch or by ONNX Runtime.
+
+Symbols: B batch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from latentc.checkpoint import arrays
+from latentc.components.contract import Lowered, Network
+from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
+from latentc.ir.core import Value
+from latentc.ir.interpret import Interpreter
+from latentc.ir.types import FLOATS, NUMPY, Sym
+from latentc.weights import Expr, materialise
+from latentc_runtime.manifest import RESULT
+
+Array = np.ndarray
+Weights = Mapping[str, Expr]
+
+
+def run_network(
+    lowered: Lowered, weights: Weights, inputs: Mapping[str, ArrayLike], backend: str = "oracle", network: str = "main"
+) -> Array:
+    """The output of a network's `forward`: f64 by the oracle, f32 by the backends "torch" and "onnx".
+
+    `weights`: {state-dict path: tensor}, buffers included. `inputs`: arrays by the names of the network's inputs.
+    Raises DiagnosticError: E0702 where they do not fit, E0706 where the backend's package is missing.
+    """
+    net = lowered.networks[network]
+    values = lowered.module.functions[net.methods["forward"]].inputs
+    return BACKENDS[backend](lowered, net, weights, checked_inputs(net, values, inputs))
+
+
+# ---- backends
+
+
+def _oracle(lowered: Lowered, network: Network, weights: Weights, inputs: Sequence[Array]) -> Array:
+    return Interpreter(lowered.module, arrays(weights)).run(network.methods["forward"], *inputs)[0]
+
+
+def _torch(lowered: Lowered, network: Network, weights: Weights, inputs: Sequence[Array]) -> Array:
+    torch = needed("torch", "the backend `torch`", 'pip install "latentc[torch]"')
+    from latentc.emit.model import model_source
+
+    module = module_from_source(model_source(lowered), "model")
+    net = getattr(module, "build" if network.name == "main" else f"build_{network.name}")()
+    kept = net.state_dict()
+    # Copies: a mapped file is read-only, which torch warns about.
+    state = {name: torch.from_numpy(np.array(materialise(expr))) for name, expr in weights.items() if name in kept}
+    net.load_state_dict(state)
+    net.eval()
+    with torch.inference_mode():
+        out: Array = net(*(torch.from_numpy(np.ascontiguousarray(x)) for x in inputs)).numpy()
+    return out
+
+
+def _onnx(lowered: Lowered, network: Network, weights: Weights, inputs: Sequence[Array]) -> Array:
+    needed("onnxruntime", "the backend `onnx`", 'pip install "latentc[cpu]"')
+    from latentc.export.bundle import onnx_from_network
+    from latentc_runtime.backends import open_backend
+
+    names = [value.name for value in lowered.module.functions[network.methods["forward"]].inputs]
+    with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
+        path, external = onnx_from_network(lowered, network.name, "forward", weights, Path(folder))
+        backend = open_backend("cpu", None)
+        feed = {name: backend.value(array) for name, array in zip(names, inputs, strict=True)}
+        return backend.array(backend.engine(path, external).run(feed, [RESULT])[RESULT])
+
+
+BACKENDS: dict[str, Callable[[Lowered, Network, Weights, Sequence[Array]], Array]] = {
+    "oracle": _oracle,
+    "torch": _torch,
+    "onnx": _onnx,
+}
+
+
+def needed(package: str, what: str, command: str) -> Any:
+    """Import a package that only some commands need. DiagnosticError E0706."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise DiagnosticError(
+            Diagnostic("E0706", f"{what} needs {package}, which cannot be imported: {error}", help=f"run `{command}`")
+        ) from None
+
+
+def module_from_source(source: str, name: str) -> ModuleType:
+    """A Python text as a module of its own, not entered in `sys.modules`; its lines show in tracebacks."""
+    with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
+        path = Path(folder) / f"{name}.py"
+        path.write_text(source, encoding="utf-8")
+        spec = importlib.util.spec_from_file_location(f"latentc_emitted_{name}", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
+
+
+# ---- inputs
+
+
+def checked_inputs(network: Network, values: Sequence[Value], given: Mapping[str, ArrayLike]) -> list[Array]:
+    """The arrays in the order and dtype of a function's inputs. DiagnosticError E0702 lists all that does not fit."""
+    sizes: dict[str, int] = {}
+    takes = ", ".join(f"{v.name}: {v.type}" for v in values)
+    problems = []
+    names = [v.name for v in values]
+    for name in given:
+        if name not in names:
+            close = nearest(name, [n for n in names if n not in given])
+            problems.append(f"there is no input `{name}`" + (f" (did you mean `{close}`?)" if close else ""))
+    arrays = []
+    for value in values:
+        if value.name not in given:
+            problems.append(f"the input `{value.name}` is missing")
+            continue
+        array = np.asarray(given[value.name])
+        problem = (
+            _shape_problem(value, array, sizes) or _dtype_problem(value, array) or _range_problem(network, value, array)
+        )
+        if problem:
+            problems.append(f"`{value.name}` {problem}")
+        else:
+            arrays.append(array.astype(NUMPY[value.type.dtype]))
+    if problems:
+        help_text = f"the network `{network.name}` takes {takes}"
+        raise DiagnosticError(*(Diagnostic("E0702", p, help=help_text) for p in problems))
+    return arrays
+
+
+def _shape_problem(value: Value, array: Array, sizes: dict[str, int]) -> str | None:
+    wanted = value.type.shape
+    fits = len(wanted) == array.ndim
+    for dim, size in zip(wanted, array.shape, strict=False):
+        if isinstance(dim, Sym):
+            known = sizes.setdefault(dim.name, size // dim.factor)
+            if fits and known * dim.factor != size:
+                return f"has {size} samples where another input has {known}"
+            fits = fits and size > 0
+        else:
+            fits = fits and int(dim) == size
+    shape = ", ".join(str(d if isinstance(d, Sym) else int(d)) for d in wanted)
+    return None if fits else f"has the shape {list(array.shape)}, not [{shape}]"
+
+
+def _dtype_problem(value: Value, array: Array) -> str | None:
+    kinds = "fiu" if value.type.dtype in FLOATS else "iu"
+    if array.dtype.kind in kinds:
+        return None
+    return f"holds {array.dtype}, not {'numbers' if 'f' in kinds else 'whole numbers'}"
+
+
+def _range_problem(network: Network, value: Value, array: Array) -> str | None:
+    if value.type.dtype in FLOATS or array.size == 0:
+        return None
+    last = network.vocabulary - 1
+    what = f"tokens are 0 to {last}"
+    if value.name == "y":
+        last = network.classes if network.null_class is not None else network.classes - 1
+        what = f"classes are 0 to {network.classes - 1}" + (f", {last} for none" if network.null_class else "")
+    outside = array[(array < 0) | (array > last)]
+    return f"holds {outside[0]}, but {what}" if outside.size else None

@@ -1,0 +1,69 @@
+"""The official numbers in tests/data/parity, and the specs of the networks they were made with."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path(__file__).parent / "data" / "parity"
+
+_PATCHES = [
+    "data.shape=[4, 16, 16]",
+    "data.classes=10",
+    "backbone.width=64",
+    "backbone.depth=2",
+    "backbone.block.mixer.heads=4",
+]
+_TOKENS = [
+    "data.tokens={vocabulary: 64, grid: [4, 4]}",
+    "data.classes=10",
+    "backbone.width=64",
+    "backbone.depth=2",
+    "backbone.block.mixer.heads=4",
+    "backbone.block.feed_forward.multiple_of=32",
+]
+SIZES = {"dit": _PATCHES, "sit": _PATCHES, "llamagen": _TOKENS}
+"""What makes a shipped spec the network of the numbers, as `--set` takes it."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """One set of official numbers; `weights` are under the official names, buffers included."""
+
+    meta: dict[str, Any]
+    weights: dict[str, np.ndarray]
+    inputs: dict[str, np.ndarray]
+    noise: list[np.ndarray]
+    outputs: dict[str, np.ndarray]
+
+
+def load(name: str) -> Numbers:
+    """The numbers called `name`: a weight is drawn from the Philox stream that the CRC-32 of its name seeds."""
+    with np.load(FOLDER / f"{name}.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    meta = json.loads(bytes(arrays.pop("meta")).decode())
+    weights = {name: _draw(name, shape, meta["std"]) for name, shape in meta["params"].items()}
+    for probe, first in meta["probe"].items():
+        assert np.allclose(weights[probe].ravel()[:3], first, atol=1e-7), "another Philox stream than was recorded"
+    weights |= {key[7:]: a for key, a in arrays.items() if key.startswith("buffer:")}
+    inputs = {key[3:]: a for key, a in arrays.items() if key.startswith("in:")}
+    noise = list(arrays["noise"]) if "noise" in arrays else [arrays[key] for key in sorted(arrays) if "noise." in key]
+    return Numbers(meta, weights, inputs, noise, {key: a for key, a in arrays.items() if key.startswith("out")})
+
+
+def _draw(name: str, shape: list[int], std: float) -> np.ndarray:
+    bits = np.random.Generator(np.random.Philox(key=zlib.crc32(name.encode())))
+    values = bits.standard_normal(tuple(shape), dtype=np.float32) * np.float32(std)
+    return values + np.float32(1) if len(shape) == 1 and name.endswith("weight") else values
+
+
+def error(actual: Any, expected: Any) -> float:
+    """max|a - b| / max|reference|."""
+    expected = np.asarray(expected, np.float64)
+    assert np.shape(actual) == expected.shape
+    return float(np.abs(np.asarray(actual, np.float64) - expected).max() / np.abs(expected).max())
