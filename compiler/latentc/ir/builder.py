@@ -281,7 +281,7 @@ class Builder:
             types = call_types(fn, callee.inputs, callee.outputs, [x.type for x in operands])
         except OpError as error:
             raise OpError(f"call of {fn} as {name!r} in {self.name}: {error}") from None
-        attrs = {"fn": fn, "name": name, "args": dict(args or {})}
+        attrs: dict[str, Any] = {"fn": fn, "name": name, "args": dict(args or {})}
         hint = out or (operands[0].value.name.split("_")[0] if operands and len(types) == 1 else "y")
         outs = self._append("call", operands, attrs, hint, _in_terms_of(types, operands, attrs["args"].values()))
         return outs[0] if len(outs) == 1 else outs

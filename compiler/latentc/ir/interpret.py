@@ -58,11 +58,12 @@ class Interpreter:
         for param in fn.params:
             env[param.value] = self._weight(join(prefix, param.name), param.type)
         for node in fn.nodes:
-            outs = self._node(node, [env[v] for v in node.inputs], prefix)
+            outs = self.node(node, [env[v] for v in node.inputs], prefix)
             env.update(zip(node.outputs, outs, strict=True))
         return [env[v] for v in fn.outputs]
 
-    def _node(self, node: Node, xs: list[Array], prefix: str) -> Sequence[Array]:
+    def node(self, node: Node, xs: list[Array], prefix: str = "") -> Sequence[Array]:
+        """Outputs of one node applied to arrays of the dtypes this interpreter uses."""
         match node.op:
             case "constant":
                 return [np.asarray(node.attrs["value"]).astype(self._dtype(node.outputs[0].type))]

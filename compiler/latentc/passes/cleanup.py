@@ -1,0 +1,153 @@
+"""Cleanup: folds constants, drops what changes nothing, shares equal nodes, removes dead ones.
+
+One walk over each distinct function, whatever the depth the calls unfold to. Functions keep their inputs and params, so
+no call changes; functions that no entry reaches are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from latentc.ir.core import Function, Module, Node, Value, frozen, prune
+from latentc.ir.interpret import Interpreter
+from latentc.ir.ops import CONTROL, OPS
+from latentc.ir.types import FLOATS
+
+Array = np.ndarray[Any, Any]
+
+
+def cleanup(module: Module, limit: int = 4096) -> Module:
+    """The module cleaned; the same object where there was nothing to do.
+
+    Constants fold, in float64, into results of at most `limit` elements. Adding 0.0 counts as changing nothing,
+    although it turns -0.0 into 0.0.
+    """
+    functions = {name: cleaned(fn, limit) for name, fn in module.functions.items()}
+    if any(functions[name] is not fn for name, fn in module.functions.items()):
+        module = module.with_(functions=functions)
+    return prune(module) if module.entries else module
+
+
+def cleaned(fn: Function, limit: int = 4096) -> Function:
+    """One function cleaned; the same object where there was nothing to do."""
+    walk = _Walk(limit)
+    for node in fn.nodes:
+        walk.visit(node)
+    outputs = tuple(walk.now(v) for v in fn.outputs)
+    nodes = live(walk.nodes, outputs)
+    if len(nodes) == len(fn.nodes) and all(a is b for a, b in zip(nodes, fn.nodes, strict=True)):
+        return fn
+    return fn.with_(nodes=nodes, outputs=outputs)
+
+
+def live(nodes: Sequence[Node], outputs: Iterable[Value]) -> tuple[Node, ...]:
+    """The nodes that the outputs depend on, in order."""
+    used, kept = set(outputs), []
+    for node in reversed(nodes):
+        if any(o in used for o in node.outputs):
+            kept.append(node)
+            used.update(node.inputs)
+    return tuple(reversed(kept))
+
+
+class _Walk:
+    """The state of one walk over a function's nodes."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.nodes: list[Node] = []
+        self._replaced: dict[Value, Value] = {}
+        self._made: dict[Value, Node] = {}  # which node gives a value
+        self._known: dict[Any, Node] = {}  # nodes by what they compute
+        self._constants: dict[Value, Array] = {}
+        self._interpreter = Interpreter(Module({}, {}))
+
+    def now(self, value: Value) -> Value:
+        """The value that stands for `value` now."""
+        return self._replaced.get(value, value)
+
+    def visit(self, node: Node) -> None:
+        ins = tuple([self.now(v) for v in node.inputs])
+        if ins != node.inputs:
+            node = Node(node.op, ins, node.outputs, node.attrs, node.loc)
+        same = self._unchanged(node)
+        if same is not None:
+            self._replaced[node.outputs[0]] = same
+            return
+        for new in self._folded(self._joined(node)):
+            self._add(new)
+
+    def _add(self, node: Node) -> None:
+        if not (node.op in OPS and OPS[node.op].train_only):  # two dropouts are two draws
+            key = (node.op, node.inputs, frozen(node.attrs), tuple(o.type for o in node.outputs))
+            twin = self._known.setdefault(key, node)
+            if twin is not node:
+                self._replaced.update(zip(node.outputs, twin.outputs, strict=True))
+                return
+        self.nodes.append(node)
+        self._made.update((o, node) for o in node.outputs)
+        if node.op == "constant":
+            self._constants[node.outputs[0]] = self._interpreter.node(node, [])[0]
+
+    def _folded(self, node: Node) -> list[Node]:
+        """The node, or the constants it gives where it is applied to nothing else."""
+        if node.op in CONTROL or node.op == "constant" or OPS[node.op].evaluate is None:
+            return [node]
+        if any(v not in self._constants for v in node.inputs) or sum(o.type.count() for o in node.outputs) > self.limit:
+            return [node]
+        try:
+            with np.errstate(all="ignore"):
+                results = self._interpreter.node(node, [self._constants[v] for v in node.inputs])
+        except (ValueError, IndexError):  # it would fail when it runs; say so there
+            return [node]
+        return [
+            Node("constant", (), (out,), {"value": _stored(array, out.type.dtype), "dtype": out.type.dtype}, node.loc)
+            for out, array in zip(node.outputs, results, strict=True)
+        ]
+
+    def _joined(self, node: Node) -> Node:
+        """A reshape of a reshape, or a transpose of a transpose, as one."""
+        if node.op not in ("reshape", "transpose"):
+            return node
+        before = self._made.get(node.inputs[0])
+        if before is None or before.op != node.op:
+            return node
+        attrs = node.attrs
+        if node.op == "transpose":
+            attrs = {"perm": tuple(before.attrs["perm"][p] for p in attrs["perm"])}
+        return Node(node.op, before.inputs, node.outputs, attrs, node.loc)
+
+    def _unchanged(self, node: Node) -> Value | None:
+        """The operand a node merely passes on, or None."""
+        if node.op not in _PASSES_ON or len(node.outputs) != 1:
+            return None
+        node = self._joined(node)
+        for i in _PASSES_ON[node.op]:
+            neutral = _NEUTRAL.get(node.op)
+            if i < len(node.inputs) and node.inputs[i].type == node.outputs[0].type:
+                if neutral is None:
+                    if node.op != "transpose" or tuple(node.attrs["perm"]) == tuple(range(node.inputs[0].type.rank)):
+                        return node.inputs[i]
+                elif np.all(self._constants.get(node.inputs[1 - i], np.nan) == neutral):
+                    return node.inputs[i]
+        return None
+
+
+# op -> operands it may merely pass on, where the result has their type (and the other operand is neutral)
+_PASSES_ON: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("reshape", "transpose", "broadcast_to", "cast", "slice", "pad", "split"), (0,)),
+    "concat": (0,),
+    "add": (0, 1),
+    "sub": (0,),
+    "mul": (0, 1),
+    "div": (0,),
+}
+_NEUTRAL = {"add": 0, "sub": 0, "mul": 1, "div": 1}
+
+
+def _stored(array: Array, dtype: str) -> Array:
+    """An array as a constant keeps it: float64, int64 or bool."""
+    return np.asarray(array).astype(np.float64 if dtype in FLOATS else np.bool_ if dtype == "bool" else np.int64)

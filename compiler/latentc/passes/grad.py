@@ -1,0 +1,330 @@
+"""Reverse-mode differentiation of a function, from the op rows; before fusion, after guidance is expanded.
+
+A function that is called gets two companions: one that runs it and also returns what its derivative will need (the
+residuals), and its vector-Jacobian product, which turns the residuals and the outputs' gradients into the inputs'. Both
+are called under the name of the original call, so they use the same weights. They are built once for each distinct
+function and each choice of inputs, so the cost does not depend on depth. A loop runs its body's companion and stacks the
+residuals, then loops backwards over the stacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.core import Function, Module, Node, Value
+from latentc.ir.ops import OPS, OpError
+from latentc.ir.ops.control import call_types, loop_types
+from latentc.passes.cleanup import cleaned, live
+from latentc.passes.rewrite import Rewriter
+
+Flags = tuple[bool, ...]
+# gradients of a step's outputs (None where there is none) -> gradients of its inputs (None where none is wanted)
+Backward = Callable[[list[Var | None]], Sequence[Var | None]]
+
+
+def grad(module: Module, function: str, wrt: Sequence[int], of: int = 0) -> tuple[Module, str]:
+    """Adds the derivative of `function` and returns the module with it, and its name.
+
+    The derivative takes the same inputs and returns, for each input number in `wrt`, the gradient of the sum of output
+    number `of`, in that input's type; weights are constants. An entry's name does for `function`. Raises OpError where
+    the output or an input is not of floats, and for an op that has no derivative: `guided` before it is expanded, and
+    what only training does.
+    """
+    fn = module.functions[module.entries.get(function, function)]
+    for what, values, index in (("output", fn.outputs, of), *(("input", fn.inputs, i) for i in wrt)):
+        if not 0 <= index < len(values):
+            raise OpError(f"{fn.name} has no {what} number {index}")
+        if not values[index].type.is_float:
+            raise OpError(
+                f"{what} {values[index].name} of {fn.name} is {values[index].type}; a derivative wants floats"
+            )
+    work = _Differentiation(module)
+    name = work.owner.unique(f"{fn.name}.grad")
+    tape = _Tape(work, fn, name, tuple(i in wrt for i in range(len(fn.inputs))))
+    target = tape.outputs[of]
+    tape.sweep({target.value: tape.b.fill_like(target, 1.0)})
+    tape.b.output([tape.gradient(i) for i in wrt])
+    tape.b.finish(f"Gradient of the sum of output {of} of {fn.name} with respect to {', '.join(map(str, wrt))}.")
+    work.owner.functions[name] = cleaned(work.owner.functions[name])
+    return work.owner.finish(), name
+
+
+@dataclass(frozen=True)
+class _Companions:
+    """The two functions that stand for a call when it is differentiated.
+
+    `saving` returns the outputs, then the residuals. `vjp` takes the inputs numbered in `inputs`, the residuals, then
+    the gradients of the differentiated outputs; it returns the gradients of the differentiated inputs.
+    """
+
+    saving: str
+    vjp: str
+    inputs: tuple[int, ...]
+
+
+class _Differentiation:
+    """What the functions being differentiated share."""
+
+    def __init__(self, module: Module) -> None:
+        self.owner = ModuleBuilder()
+        self.owner.adopt(module)
+        self._companions: dict[Any, _Companions] = {}
+        self._reached: dict[Any, Flags] = {}
+
+    def function(self, name: str) -> Function:
+        return self.owner.functions[name]
+
+    def companions(self, fn: Function, of: Flags, wrt: Flags, stacked: Flags) -> _Companions:
+        """For outputs `of` and inputs `wrt`; inputs marked in `stacked` are returned as residuals where needed."""
+        key = (fn.name, of, wrt, stacked)
+        if key in self._companions:
+            return self._companions[key]
+        saving, vjp = self.owner.unique(f"{fn.name}.saving"), self.owner.unique(f"{fn.name}.vjp")
+        tape = _Tape(self, fn, saving, wrt)
+        b, mark = tape.b, len(tape.b._nodes)
+        seeds = [b.variable(f"d_{v.name}", v.type) for v, wanted in zip(fn.outputs, of, strict=True) if wanted]
+        outs = [y for y, wanted in zip(tape.outputs, of, strict=True) if wanted]
+        tape.sweep_from(list(zip(outs, seeds, strict=True)))
+        results = [tape.gradient(i).value for i, wanted in enumerate(wrt) if wanted]
+        forward, backward = b._nodes[:mark], live(b._nodes[mark:], results)
+        used = dict.fromkeys([*(v for n in backward for v in n.inputs), *results])
+        literals = [n for n in forward if n.op == "constant" and n.outputs[0] in used]
+        known = {v for n in (*backward, *literals) for v in n.outputs} | {s.value for s in seeds}
+        params = [p for p in fn.params if p.value in used]
+        outside = [v for v in used if v not in known and v not in {p.value for p in params}]
+        inputs = tuple(i for i, v in enumerate(fn.inputs) if v in outside and not stacked[i])
+        direct = [fn.inputs[i] for i in inputs]
+        residuals = [v for v in outside if v not in direct]
+        self._add(fn, saving, fn.inputs, fn.params, forward, [*(y.value for y in tape.outputs), *residuals])
+        self._add(fn, vjp, [*direct, *residuals, *(s.value for s in seeds)], params, [*literals, *backward], results)
+        self._companions[key] = _Companions(saving, vjp, inputs)
+        return self._companions[key]
+
+    def _add(self, fn: Function, name: str, ins: Any, params: Any, nodes: Any, outs: Any) -> None:
+        origin = fn.origin and replace(fn.origin, method=fn.origin.method + _suffix(name))
+        made = Function(name, tuple(ins), tuple(params), tuple(nodes), tuple(outs), origin)
+        self.owner.functions[name] = cleaned(made)
+
+    def reached(self, fn: Function, active: Flags) -> Flags:
+        """Which outputs of `fn` vary smoothly with the inputs marked `active`."""
+        key = (fn.name, active)
+        if key not in self._reached:
+            values = {v for v, on in zip(fn.inputs, active, strict=True) if on}
+            for node in fn.nodes:
+                values.update(self.varying(node, [v in values for v in node.inputs]))
+            self._reached[key] = tuple(v in values for v in fn.outputs)
+        return self._reached[key]
+
+    def varying(self, node: Node, active: Sequence[bool]) -> list[Value]:
+        """Which outputs of a node vary smoothly with those of its inputs that are marked."""
+        if not any(active):
+            return []
+        flags: Sequence[bool] = [True] * len(node.outputs)
+        if node.op == "call":
+            flags = self.reached(self.function(node.attrs["fn"]), tuple(active))
+        elif node.op == "loop":
+            flags = self.reached(self.function(node.attrs["body"]), self.body_flags(node, active))
+        elif node.op in OPS and not OPS[node.op].differentiable:
+            flags = [False] * len(node.outputs)
+        return [o for o, on in zip(node.outputs, flags, strict=True) if on and o.type.is_float]
+
+    def body_flags(self, node: Node, active: Sequence[bool]) -> Flags:
+        """Which inputs of a loop's body vary: what is carried may come to vary after a few steps."""
+        keep, carry = node.attrs["invariants"], node.attrs["carried"]
+        flags = [False, *active]
+        while True:
+            out = self.reached(self.function(node.attrs["body"]), tuple(flags))
+            state = [a or b for a, b in zip(flags[1 + keep : 1 + keep + carry], out[:carry], strict=True)]
+            if state == flags[1 + keep : 1 + keep + carry]:
+                return tuple(flags)
+            flags[1 + keep : 1 + keep + carry] = state
+
+
+def _suffix(name: str) -> str:
+    """`_vjp2` of a function called `F.vjp#2`: a method's name."""
+    return "_" + name.rpartition(".")[2].replace("#", "")
+
+
+class _Builder(Rewriter):
+    """A rewriter of a function under another name, with values that come from outside of it."""
+
+    def __init__(self, owner: ModuleBuilder, fn: Function, name: str) -> None:
+        super().__init__(owner, fn)
+        self.name, self.origin = name, None
+
+    def variable(self, name: str, type: Any) -> Var:
+        """A value of this type that some other function's signature will define."""
+        return Var(Value(self._fresh(name), type), self)
+
+    def take_back(self, mark: int) -> list[Node]:
+        """Removes and returns the nodes appended since there were `mark` of them."""
+        nodes = self._nodes[mark:]
+        del self._nodes[mark:]
+        return nodes
+
+    def replaced(self, node: Node, operands: Sequence[Var], types: Sequence[Any], **attrs: Any) -> list[Var]:
+        """Appends a call or loop in place of another: its outputs, then those of the `types` that follow them."""
+        more = tuple(Value(self._fresh("saved"), t) for t in types[len(node.outputs) :])
+        outs = (*node.outputs, *more)
+        self._nodes.append(Node(node.op, tuple(x.value for x in operands), outs, {**node.attrs, **attrs}, node.loc))
+        return [Var(o, self) for o in outs]
+
+
+class _Tape:
+    """A function run forward in a builder, and what it takes to go back."""
+
+    def __init__(self, work: _Differentiation, fn: Function, name: str, wrt: Flags) -> None:
+        self.work, self.fn = work, fn
+        self.b = _Builder(work.owner, fn, name)
+        self._active = {v for v, on in zip(fn.inputs, wrt, strict=True) if on and v.type.is_float}
+        self._steps: list[tuple[Node, Backward]] = []
+        self._grads: dict[Value, Var] = {}
+        env = {v: Var(v, self.b) for v in (*fn.inputs, *(p.value for p in fn.params))}
+        for node in fn.nodes:
+            outs = self._forward(node, [env[v] for v in node.inputs])
+            env.update(zip(node.outputs, outs, strict=True))
+        self.outputs = [env[v] for v in fn.outputs]
+
+    # ---- forward
+
+    def _forward(self, node: Node, operands: list[Var]) -> Sequence[Var]:
+        active = [x.value in self._active for x in operands]
+        varying = self.work.varying(node, active)
+        if any(active) and (node.op == "guided" or (node.op in OPS and OPS[node.op].train_only)):
+            mend = "expand_guidance" if node.op == "guided" else "to_inference"
+            raise OpError(f"{node.op} in {self.fn.name} has no derivative; run {mend} first")
+        if not varying:
+            return self.b.keep(node, operands)
+        if node.op == "call":
+            return self._call(node, operands, active, varying)
+        if node.op == "loop":
+            return self._loop(node, operands, active, varying)
+        row = OPS[node.op]
+        if row.vjp is None:
+            if row.decompose is None:
+                raise OpError(f"{node.op} in {self.fn.name} has no derivative")
+            return self._decomposed(row.decompose, node, operands)
+        outs = self.b.keep(node, operands)
+        self._record(varying, outs, lambda grads: row.vjp(self.b, operands, outs, grads, node.attrs))  # type: ignore
+        return outs
+
+    def _record(self, varying: Sequence[Value], outs: Sequence[Var], backward: Backward) -> None:
+        """Notes how to go back through the node appended last."""
+        self._active.update(varying)
+        self._steps.append((self.b._nodes[-1], backward))
+
+    def _decomposed(self, decompose: Any, node: Node, operands: list[Var]) -> Sequence[Var]:
+        mark = len(self.b._nodes)
+        outs = [x.value for x in decompose(self.b, operands, node.attrs)]
+        now: dict[Value, Var] = {}
+        for part in self.b.take_back(mark):
+            done = self._forward(part, [now.get(v, Var(v, self.b)) for v in part.inputs])
+            now.update(zip(part.outputs, done, strict=True))
+        return [now.get(v, Var(v, self.b)) for v in outs]
+
+    def _call(self, node: Node, operands: list[Var], active: list[bool], varying: list[Value]) -> Sequence[Var]:
+        callee = self.work.function(node.attrs["fn"])
+        of = tuple(o in varying for o in node.outputs)
+        pair = self.work.companions(callee, of, tuple(active), (False,) * len(operands))
+        saving = self.work.function(pair.saving)
+        types = call_types(saving.name, saving.inputs, saving.outputs, [x.type for x in operands])
+        whole = self.b.replaced(node, operands, types, fn=pair.saving)
+        outs, saved = whole[: len(node.outputs)], whole[len(node.outputs) :]
+
+        def backward(grads: list[Var | None]) -> Sequence[Var | None]:
+            seeds = [self._or_zeros(g, y) for g, y, wanted in zip(grads, outs, of, strict=True) if wanted]
+            back = self.b.call(pair.vjp, node.attrs["name"], *(operands[i] for i in pair.inputs), *saved, *seeds)
+            found = iter(back if isinstance(back, tuple) else (back,))
+            return [next(found) if on else None for on in active]
+
+        self._record(varying, outs, backward)
+        return outs
+
+    def _loop(self, node: Node, operands: list[Var], active: list[bool], varying: list[Value]) -> Sequence[Var]:
+        keep, carry, trip = node.attrs["invariants"], node.attrs["carried"], node.attrs["trip"]
+        head = keep + carry
+        body = self.work.function(node.attrs["body"])
+        flags = self.work.body_flags(node, active)
+        of = (*flags[1 + keep : 1 + head], *(o in varying for o in node.outputs[carry:]))
+        stacked = tuple(keep < i <= head for i in range(len(body.inputs)))
+        pair = self.work.companions(body, of, flags, stacked)
+        saving = self.work.function(pair.saving)
+        types = loop_types(saving, [x.type for x in operands], node.attrs)
+        whole = self.b.replaced(node, operands, types, body=pair.saving)
+        outs, saved = whole[: len(node.outputs)], whole[len(node.outputs) :]
+
+        def backward(grads: list[Var | None]) -> Sequence[Var | None]:
+            b = self.b
+            order = b.constant(np.arange(trip - 1, -1, -1))
+            full = [self._or_zeros(g, y) if on else None for g, y, on in zip(grads, outs, of, strict=True)]
+            given = [i for i in pair.inputs if 0 < i <= keep]
+            rows = [order if i == 0 else b.take(operands[i - 1], order, axis=0) for i in pair.inputs if i not in given]
+            rows += [b.take(s, order, axis=0) for s in saved]
+            rows += [b.take(g, order, axis=0) for g in full[carry:] if g is not None]
+            states = [g for g in full[:carry] if g is not None]
+            shared = [i for i in range(keep) if flags[1 + i]]
+            sums = [b.fill_like(operands[i], 0.0) for i in shared]
+
+            def step(inner: Builder, i: Var, kept: Any, state: Any, row: Any) -> Any:
+                values, known = iter(row), dict(zip(given, kept, strict=True))
+                ins = [known[k] if k in known else next(values) for k in pair.inputs]
+                ins += [next(values) for _ in saved]
+                found = inner.call(pair.vjp, "", *ins, *state[: len(states)], *values)
+                each = iter(found if isinstance(found, tuple) else (found,))
+                back = [next(each) if on else None for on in flags]
+                more = [s + back[1 + k] for s, k in zip(state[len(states) :], shared, strict=True)]
+                new = [g for g in back[1 + keep : 1 + head] if g is not None]
+                return [*new, *more], [g for g in back[1 + head :] if g is not None]
+
+            whole = b.loop(
+                f"{body.name}.back",
+                trip,
+                step,
+                invariants=[operands[i - 1] for i in given],
+                carried=[*states, *sums],
+                tables=rows,
+            )
+            first, totals = iter(whole[: len(states)]), iter(whole[len(states) : len(states) + len(sums)])
+            stacks = iter(whole[len(states) + len(sums) :])
+            result: list[Var | None] = [next(totals) if on else None for on in flags[1 : 1 + keep]]
+            result += [next(first) if on else None for on in flags[1 + keep : 1 + head]]
+            return result + [b.take(next(stacks), order, axis=0) if on else None for on in flags[1 + head :]]
+
+        self._record(varying, outs, backward)
+        return outs
+
+    def _or_zeros(self, gradient: Var | None, like: Var) -> Var:
+        return self.b.fill_like(like, 0.0) if gradient is None else gradient
+
+    # ---- backward
+
+    def sweep(self, seeds: dict[Value, Var]) -> None:
+        """Goes back through the steps from the gradients of some values."""
+        self._grads = dict(seeds)
+        for node, backward in reversed(self._steps):
+            grads = [self._grads.get(o) for o in node.outputs]
+            if all(g is None for g in grads):
+                continue
+            for value, g in zip(node.inputs, backward(grads), strict=True):
+                self._accumulate(value, g)
+
+    def _accumulate(self, value: Value, g: Var | None) -> None:
+        if g is not None and value in self._active:
+            self._grads[value] = self._grads[value] + g if value in self._grads else g
+
+    def sweep_from(self, pairs: Sequence[tuple[Var, Var]]) -> None:
+        """As `sweep`, from (output, its gradient); one value may be several outputs."""
+        seeds: dict[Value, Var] = {}
+        for y, g in pairs:
+            seeds[y.value] = seeds[y.value] + g if y.value in seeds else g
+        self.sweep(seeds)
+
+    def gradient(self, index: int) -> Var:
+        """The gradient found for an input: zeros where none came back."""
+        value = self.fn.inputs[index]
+        return self._or_zeros(self._grads.get(value), Var(value, self.b))

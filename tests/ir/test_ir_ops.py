@@ -1,0 +1,202 @@
+"""Every op row against PyTorch: types, values, decompositions, derivatives, costs."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from op_cases import CASES, TORCH, Draw
+from torch.utils.flop_counter import FlopCounterMode
+
+from latentc.ir.builder import ModuleBuilder
+from latentc.ir.interpret import Interpreter
+from latentc.ir.ops import OPS, OpError
+from latentc.ir.text import module_from_text, text_from_module
+from latentc.ir.types import NUMPY, TensorType, f32, i64, unify
+from latentc.ir.verify import verify
+from latentc.passes.grad import grad
+
+EXAMPLES = settings(max_examples=15, deadline=None, derandomize=True)
+
+
+def tensors(case):
+    return [torch.as_tensor(o.array, dtype=TORCH[o.type.dtype]).requires_grad_(o.type.is_float) for o in case.operands]
+
+
+def as_list(outputs):
+    return list(outputs) if isinstance(outputs, tuple | list) else [outputs]
+
+
+def module_of(op, case, decomposed=False):
+    """A function that applies the op, or its decomposition."""
+    mb = ModuleBuilder()
+    b = mb.function("f")
+    operands = [b.input("x", o.type) for o in case.operands]
+    b.output(OPS[op].decompose(b, operands, case.attrs) if decomposed else b.op(op, *operands, **case.attrs))
+    mb.entries["f"] = b.finish()
+    return mb.finish()
+
+
+def close(actual, expected, tolerance=1e-9):
+    expected = np.asarray(expected)
+    assert actual.shape == expected.shape
+    assert np.all(np.abs(actual - expected) <= tolerance * max(1.0, np.abs(expected).max(initial=0)))
+
+
+def test_every_op_has_a_case():
+    assert set(CASES) == set(OPS)
+
+
+@pytest.mark.parametrize("op", sorted(OPS))
+@EXAMPLES
+@given(data=st.data())
+def test_values_types_and_text(op, data):
+    case = CASES[op](Draw(data))
+    arrays = [o.array for o in case.operands]
+    expected = [y.detach().numpy() for y in as_list(case.torch(*tensors(case)))]
+    module = verify(module_of(op, case))
+    again = module_from_text(text_from_module(module))
+    assert text_from_module(again) == text_from_module(module)
+    for float_dtype in ("f64", "f32"):
+        results = Interpreter(again, float_dtype=float_dtype).run("f", *arrays)
+        for result, output, value in zip(results, again.entry("f").outputs, expected, strict=True):
+            assert result.dtype == (NUMPY[float_dtype] if output.type.is_float else NUMPY[output.type.dtype])
+            assert unify(output.type, TensorType(output.type.dtype, result.shape), {})
+            close(result.astype(np.float64), value.astype(np.float64), 1e-9 if float_dtype == "f64" else 1e-3)
+    if OPS[op].decompose:
+        module = verify(module_of(op, case, decomposed=True))
+        for result, value in zip(Interpreter(module).run("f", *arrays), expected, strict=True):
+            close(result, value)
+    node = module_of(op, case).entry("f").nodes[-1]
+    cost = OPS[op].flops([v.type for v in node.inputs], [v.type for v in node.outputs], node.attrs)
+    assert isinstance(cost, int) and cost >= 0
+
+
+SMOOTH = sorted(name for name in OPS if not OPS[name].train_only and name != "constant")
+
+
+@pytest.mark.parametrize("op", SMOOTH)
+@EXAMPLES
+@given(data=st.data())
+def test_derivative(op, data):
+    """Of sum(weights * output), through the grad pass; zero for an op that says it is flat."""
+    draw = Draw(data)
+    case = CASES[op](draw)
+    wrt = [i for i, o in enumerate(case.operands) if o.type.is_float]
+    outputs = as_list(case.torch(*tensors(case)))
+    smooth = [k for k, y in enumerate(outputs) if y.dtype == torch.float64]
+    if not wrt or not smooth:
+        return
+    of = draw.choose(smooth)
+    mb = ModuleBuilder()
+    b = mb.function("f")
+    operands = [b.input("x", o.type) for o in case.operands]
+    ys = as_list(b.op(op, *operands, **case.attrs))
+    weight = b.input("weight", ys[of].type)
+    b.output(ys[of] * weight)
+    b.finish()
+    module, name = grad(mb.finish(), "f", wrt)
+    verify(module)
+    xs = tensors(case)
+    y = as_list(case.torch(*xs))[of]
+    weights = draw.rng.standard_normal(tuple(y.shape))
+    total = (y * torch.as_tensor(weights)).sum()
+    found = Interpreter(module).run(name, *(o.array for o in case.operands), weights)
+    if total.requires_grad:
+        wanted = torch.autograd.grad(total, [xs[i] for i in wrt], allow_unused=True)
+    else:
+        wanted = [None] * len(wrt)
+    for i, g, w in zip(wrt, found, wanted, strict=True):
+        close(g, np.zeros_like(case.operands[i].array) if w is None else w.numpy(), 1e-7)
+
+
+def test_training_ops_have_no_derivative():
+    mb = ModuleBuilder()
+    b = mb.function("f")
+    b.output(b.dropout(b.input("x", f32(2)), p=0.5))
+    b.finish()
+    with pytest.raises(OpError, match="to_inference"):
+        grad(mb.finish(), "f", [0])
+
+
+@pytest.mark.parametrize(
+    ("op", "types", "attrs", "call"),
+    [
+        ("matmul", [f32(3, 4, 5), f32(3, 5, 6)], {}, torch.matmul),
+        ("linear", [f32(7, 4), f32(5, 4)], {}, torch.nn.functional.linear),
+        (
+            "conv2d",
+            [f32(2, 4, 8, 8), f32(6, 2, 3, 3)],
+            {"stride": 2, "padding": 1, "groups": 2},
+            lambda x, w: torch.nn.functional.conv2d(x, w, stride=2, padding=1, groups=2),
+        ),
+        (
+            "conv_transpose2d",
+            [f32(2, 4, 8, 8), f32(4, 6, 3, 3)],
+            {"stride": 2, "padding": 1, "groups": 1, "output_padding": (1, 1)},
+            lambda x, w: torch.nn.functional.conv_transpose2d(x, w, stride=2, padding=1, output_padding=1),
+        ),
+        (
+            "attention",
+            [f32(2, 3, 5, 4)] * 3,
+            {"causal": False},
+            lambda q, k, v: q @ k.mT @ v,  # the fused kernel of the CPU is not counted
+        ),
+    ],
+)
+def test_flops_are_those_pytorch_counts(op, types, attrs, call):
+    out = OPS[op].types(types, attrs)
+    with FlopCounterMode(display=False) as counter:
+        call(*(torch.zeros(t.shape) for t in types))
+    assert OPS[op].flops(types, out, attrs) == counter.get_total_flops()
+
+
+def test_integers_divide_towards_minus_infinity():
+    mb = ModuleBuilder()
+    b = mb.function("f")
+    x, y = b.input("x", i64(4)), b.input("y", i64(4))
+    b.output(x / y)
+    b.finish()
+    (out,) = Interpreter(mb.finish()).run("f", [7, -7, 7, -7], [2, 2, -2, -2])
+    assert out.tolist() == [3, -4, -4, 3]
+
+
+@pytest.mark.parametrize(
+    ("op", "types", "attrs", "message"),
+    [
+        ("add", [f32(2)], {}, "takes 2 operands, got 1"),
+        ("add", [f32(2), f32(3)], {}, "do not broadcast"),
+        ("add", [f32(2), i64(2)], {}, "cast one"),
+        ("exp", [i64(2)], {}, "takes floats"),
+        ("softmax", [f32(2)], {}, "attribute axis is missing"),
+        ("softmax", [f32(2)], {"axis": 1}, "axis 1 is outside rank 1"),
+        ("softmax", [f32(2)], {"axis": "last"}, "type rule"),
+        ("softmax", [f32(2)], {"axis": 0, "dim": 0}, "no attribute dim"),
+        ("linear", [f32(2), f32(3, 4)], {}, r"wants \[out, 2\]"),
+        ("concat", [], {"axis": 0}, "1 or more operands"),
+        ("layer_norm", [f32(2)] * 4, {"eps": 1e-5}, "takes 1 to 3 operands"),
+        ("reshape", [f32(2, 3)], {"shape": (7,)}, "another number of elements"),
+        ("conv2d", [f32(1, 3, 2, 2), f32(4, 3, 3, 3)], {"stride": 1, "padding": 0, "groups": 1}, "does not fit"),
+        ("attention", [f32(1, 3, 4, 8), f32(1, 2, 4, 8), f32(1, 2, 4, 8)], {"causal": True}, "do not divide"),
+    ],
+)
+def test_an_op_says_what_it_wants(op, types, attrs, message):
+    with pytest.raises(OpError, match=message):
+        OPS[op].types(types, attrs)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_wrong_operands_raise_op_errors_only(data):
+    """Any operands and any attribute values: types, or an OpError."""
+    row = OPS[data.draw(st.sampled_from(sorted(OPS)))]
+    dims = st.lists(st.integers(1, 4), max_size=4).map(tuple)
+    types = data.draw(st.lists(st.builds(TensorType, st.sampled_from(["f32", "i64", "bool"]), dims), max_size=4))
+    value = st.one_of(
+        st.none(), st.integers(-3, 5), st.floats(), st.text(max_size=3), st.lists(st.integers(-3, 5), max_size=4)
+    )
+    attrs = {word.rstrip("?"): data.draw(value) for word in row.attrs.split()}
+    with contextlib.suppress(OpError):
+        assert all(isinstance(t, TensorType) for t in row.types(types, attrs))
