@@ -219,7 +219,7 @@ class _ClassPrinter:
         if body.star:
             inputs.append(f"*{body.star_name}: Tensor")
         result = "Tensor" if len(fn.outputs) == 1 else "tuple[Tensor, ...]"
-        lines = docstring(fn.doc, "") if with_doc and fn.doc and fn is not self.functions[0] else []
+        lines = docstring(fn.doc, "", 8) if with_doc and fn.doc and fn is not self.functions[0] else []
         return f"({commas(['self', *inputs])}) -> {result}", [*lines, *body.lines]
 
     def _leaf(self, node: Node, body: Body, params: dict[Value, Param]) -> Text | None:

@@ -13,14 +13,14 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000) -> Tensor
 ''',
     "apply_rotary": '''
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns neighbouring channel pairs of x [B, H, T, d] by the angles of their positions; cos, sin [T, d / 2]."""
+    """Turns neighbouring channel pairs of x [B, H, T, d] by their position's angles; cos, sin [T, d / 2]."""
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
     return turned.flatten(-2).type_as(x)
 ''',
     "apply_rotary_halves": '''
 def apply_rotary_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns channel pairs (i, i + d / 2) of x [B, H, T, d] by the angles of their positions; cos, sin [T, d / 2]."""
+    """Turns channel pairs (i, i + d / 2) of x [B, H, T, d] by their position's angles; cos, sin [T, d / 2]."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).type_as(x)
 ''',
@@ -40,7 +40,7 @@ def sincos_2d(width: int, grid: int) -> Tensor:
 def rope_2d(head_dim: int, grid: int, prefix: int, base: float) -> tuple[Tensor, Tensor]:
     """Rotary tables (cos, sin) of a grid, each [prefix + grid * grid, head_dim / 2].
 
-    Half of the pairs turn with the row, half with the column; for the `prefix` leading tokens both tables are 0.
+    Half of the pairs turn with the row, half with the column; both are 0 for the `prefix` leading tokens.
     """
     half = head_dim // 2
     freqs = 1.0 / base ** (torch.arange(0, half, 2, dtype=torch.float64)[: half // 2] / half)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from latentc.components.contract import Lowered
@@ -34,6 +35,8 @@ def networks_source(module: Module, networks: Mapping[str, Iterable[str]], title
         builders += ["", "", f"def {name}() -> {printed.name}:"]
         builders.append('    """The network as the spec has it."""')
         builders += layout("    ", f"return {call(printed.name, args).code}")
+    rows = [f'"{identifier(n)}": {"build" if n == "main" else f"build_{identifier(n)}"}' for n in networks]
+    builders += ["", "", f"NETWORKS = {{{', '.join(rows)}}}"]
     bodies = "\n\n".join([helper_source(list(classes.helpers)), *classes.texts] if classes.helpers else classes.texts)
     code = bodies + "\n".join(builders) + "\n"
     return "\n".join([*docstring(_heading(title), ""), "", *imports(code), "", ""]) + "\n" + code.rstrip() + "\n"
@@ -45,10 +48,10 @@ def _heading(title: str) -> str:
 
 def imports(code: str) -> list[str]:
     """The import lines that a text needs."""
-    lines = ["import math"] if "math." in code else []
+    lines = ["import math"] if re.search(r"\bmath\.", code) else []
     lines += [""] if lines else []
     lines.append("import torch")
-    if "F." in code:
+    if re.search(r"\bF\.", code):
         lines.append("import torch.nn.functional as F")
-    names = [n for n, mark in (("Tensor", "Tensor"), ("nn", "nn.")) if mark in code]
+    names = [n for n, mark in (("Tensor", r"\bTensor\b"), ("nn", r"\bnn\.")) if re.search(mark, code)]
     return [*lines, f"from torch import {', '.join(names)}"] if names else lines

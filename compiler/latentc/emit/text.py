@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import keyword
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -150,9 +151,10 @@ def singular(name: str) -> str:
     return name[:-1] if name.endswith("s") and len(name) > 2 else f"{name}_item"
 
 
-def docstring(text: str, indent: str) -> list[str]:
-    """Lines of a docstring."""
-    lines = [line.strip() for line in text.strip().splitlines()]
+def docstring(text: str, indent: str, reserve: int = 0) -> list[str]:
+    """Lines of a docstring, wrapped; `reserve` as in `layout`."""
+    width = HARD_WIDTH - len(indent) - reserve - 6
+    lines = [part for line in text.strip().splitlines() for part in textwrap.wrap(line.strip(), width) or [""]]
     if not lines:
         return []
     if any('"""' in line or "\\" in line for line in lines) or lines[-1].endswith('"'):

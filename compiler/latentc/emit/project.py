@@ -1,0 +1,261 @@
+"""The training project of a lowered spec: a folder of plain Python that needs no latentc."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from latentc.components.contract import Lowered, SampleProgram, Update
+from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.emit.classes import Classes
+from latentc.emit.functions import Functions, tables_as_lists
+from latentc.emit.helpers import helper_source
+from latentc.emit.model import imports, model_source
+from latentc.emit.text import call, commas, docstring, identifier, layout, literal
+from latentc.ir.core import Function, parameters
+from latentc.ir.types import Sym, TensorType
+from latentc.resources import folder as resource_folder
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+MARK = ".latentc-project"  # says that a folder is ours to overwrite
+_COPIED = ("train.py", "checkpoint.py", "config.py", "data.py", "sample.py", "noise.py", "ruff.toml")
+
+
+def project_from_lowered(lowered: Lowered, spec: Spec, folder: str | Path, force: bool = False) -> list[Path]:
+    """Writes the project into `folder` and returns its files.
+
+    All files are made first in a folder beside it: a crash leaves the old folder or the new one. Raises DiagnosticError
+    (E0510) where `folder` holds files that are not a project of ours, unless `force`; only the project's own files are
+    replaced, so runs in it stay.
+    """
+    target = Path(folder)
+    _refuse_foreign(target, force)
+    files = project_files(lowered, spec)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        for name, text in files.items():
+            (staged / name).write_text(text, encoding="utf-8")
+        staged.chmod(0o755)
+        if not target.exists():
+            staged.replace(target)
+        else:
+            for name in files:
+                (staged / name).replace(target / name)
+    except OSError as error:
+        raise DiagnosticError(
+            Diagnostic("E0511", f"the project cannot be written to {target}: {error.strerror or error}")
+        ) from None
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return [target / name for name in files]
+
+
+def _refuse_foreign(target: Path, force: bool) -> None:
+    if target.is_file():
+        raise DiagnosticError(Diagnostic("E0510", f"{target} is a file", help="name a folder"))
+    if force or not target.is_dir() or (target / MARK).is_file() or not any(target.iterdir()):
+        return
+    raise DiagnosticError(
+        Diagnostic(
+            "E0510",
+            f"{target} holds files that latentc did not write",
+            help="name another folder, or overwrite with --force",
+        )
+    )
+
+
+def project_files(lowered: Lowered, spec: Spec) -> dict[str, str]:
+    """{file name: text} of the project."""
+    templates = resource_folder("templates") / "project"
+    functions = Functions(lowered.module, Classes(lowered.module))
+    title = f"{spec.name}{f': {spec.source}' if spec.source else ''}"
+    files = {"model.py": model_source(lowered, title), "objective.py": objective_source(lowered, functions)}
+    files["sampler.py"] = sampler_source(lowered, functions)
+    if functions.tables:
+        files["tables.json"] = json.dumps(tables_as_lists(functions.tables), indent=0).replace("\n", " ") + "\n"
+        files["tables.py"] = (templates / "tables.py").read_text(encoding="utf-8")
+    for name in _COPIED:
+        files[name] = (templates / name).read_text(encoding="utf-8")
+    config = config_of(spec)
+    files["config.yaml"] = yaml.safe_dump(
+        config, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
+    )
+    environment = Environment(
+        loader=FileSystemLoader(templates), undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
+    )
+    facts = _facts(lowered, spec, config)
+    for name in ("README.md", "requirements.txt"):
+        files[name] = environment.get_template(f"{name}.j2").render(facts)
+    files[MARK] = f"Written by latentc {facts['version']}; `latentc emit` replaces the files it wrote.\n"
+    return files
+
+
+def config_of(spec: Spec) -> dict[str, Any]:
+    """The settings of training and data, as config.yaml holds them."""
+    train = spec.train.model_dump(mode="json", by_alias=True)
+    return {
+        "name": spec.name,
+        "train": {"out": "runs/train", "resume": False, "deterministic": False, **train},
+        "data": spec.data.model_dump(mode="json", by_alias=True),
+    }
+
+
+def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str, Any]:
+    weights = {
+        name: sum(p.type.count() for p in parameters(lowered.module, next(iter(net.methods.values()))).values())
+        for name, net in lowered.networks.items()
+    }
+    data = config["data"]
+    return {
+        "name": spec.name,
+        "source": spec.source,
+        "version": _version(),
+        "networks": list(weights),
+        "parameters": f"{sum(weights.values()):,}",
+        "has_sampler": bool(lowered.programs),
+        "first_stage": data.get("first_stage"),
+        "digits": data["kind"] == "digits",
+        "classes": data["classes"],
+        "out": config["train"]["out"],
+    }
+
+
+def _version() -> str:
+    try:
+        return version("latentc")
+    except PackageNotFoundError:
+        return "0"
+
+
+# ---- objective.py
+
+_UPDATE = '''
+@dataclass(frozen=True)
+class Update:
+    """One optimiser step: minimises `loss` of `networks` over the weights of those in `trained`.
+
+    The loss takes the arrays `batch` of the data and what `draws(size, generator)` gives; it returns what
+    is minimised, then more to log; `metrics` names them all.
+    """
+
+    loss: Callable[..., Tensor | tuple[Tensor, ...]]
+    networks: tuple[str, ...]
+    trained: tuple[str, ...]
+    batch: tuple[str, ...]
+    draws: Callable[[int, torch.Generator], dict[str, Tensor]]
+    metrics: tuple[str, ...]
+'''.strip("\n")
+
+
+def objective_source(lowered: Lowered, functions: Functions) -> str:
+    """Text of `objective.py`: each loss, its random inputs, and the list of updates."""
+    first, parts, rows = len(functions.texts), [], []
+    for i, update in enumerate(lowered.updates):
+        suffix = "" if i == 0 else f"_{i + 1}"
+        entry = lowered.module.entries[update.loss]
+        loss = functions.add(entry, f"loss{suffix}")
+        parts.append(_draws(update, lowered.module.functions[entry], f"draws{suffix}"))
+        words = [loss, *(literal(v).code for v in (tuple(functions.networks(entry)), update.networks, update.batch))]
+        rows.append(call("Update", [*words, f"draws{suffix}", literal(_metrics(update))]).code)
+    updates = f"UPDATES = ({commas(rows)}{',' if len(rows) == 1 else ''})"
+    body = "\n\n".join([_UPDATE + "\n", *functions.texts[first:], *parts, "\n".join(layout("", updates)) + "\n"])
+    head = docstring("The losses, their random inputs, and what each update trains.", "")
+    return _assembled(head, ["from collections.abc import Callable", "from dataclasses import dataclass"], body)
+
+
+def _metrics(update: Update) -> tuple[str, ...]:
+    return update.metrics or ("loss",)
+
+
+def _draws(update: Update, loss: Function, name: str) -> str:
+    types = {v.name: v.type for v in loss.inputs}
+    lines = [
+        f"def {name}(size: int, generator: torch.Generator) -> dict[str, Tensor]:",
+        '    """The random inputs of a loss for `size` samples, on the CPU."""',
+        "    return {",
+    ]
+    for d in update.draws:
+        shape = _drawn_shape(types[d.name])
+        match d.kind:
+            case "normal":
+                text = f"torch.randn({shape}, generator=generator)"
+            case "integers":
+                text = f"torch.randint({int(d.high)}, ({shape},), generator=generator)"
+            case _:
+                # The open interval: torch.rand may give 0.
+                text = f"torch.rand({shape}, generator=generator).clamp(min=2**-25)"
+        lines.append(f"        {literal(d.name).code}: {text},")
+    return "\n".join([*lines, "    }"]) + "\n"
+
+
+def _drawn_shape(type: TensorType) -> str:
+    return commas("size" if isinstance(d, Sym) else str(int(d)) for d in type.shape)
+
+
+# ---- sampler.py
+
+_SAMPLER = '''
+@dataclass(frozen=True)
+class Sampler:
+    """`sample` takes the networks, then `inputs` by name, each with where it comes from."""
+
+    sample: Callable[..., Tensor]
+    networks: tuple[str, ...]
+    inputs: dict[str, dict[str, Any]]
+'''.strip("\n")
+
+
+def sampler_source(lowered: Lowered, functions: Functions) -> str:
+    """Text of `sampler.py`: a function a sampling program, and SAMPLERS {steps: how it is called}."""
+    first, rows = len(functions.texts), []
+    for program in lowered.programs:
+        entry = lowered.module.entries[program.entry]
+        name = functions.add(entry, f"sample_{program.steps}", progress=True)
+        networks = literal(tuple(functions.networks(entry))).code
+        rows.append(f"{int(program.steps)}: Sampler({name}, {networks}, {_inputs(program, functions, entry)})")
+    listing = layout("", f"SAMPLERS: dict[int, Sampler] = {{{commas(rows)}}}")
+    helpers = [helper_source(list(functions.helpers))] if functions.helpers else []
+    body = "\n\n".join([_SAMPLER + "\n", *helpers, *functions.texts[first:], "\n".join(listing) + "\n"])
+    head = docstring("The sampler: from noise to samples, guidance included.", "")
+    before = ["from collections.abc import Callable", "from dataclasses import dataclass", "from typing import Any"]
+    return _assembled(head, before, body)
+
+
+def _inputs(program: SampleProgram, functions: Functions, entry: str) -> str:
+    found = {}
+    for value in functions.module.functions[entry].inputs:
+        source = program.sources[value.name]
+        row: dict[str, Any] = {"kind": source.kind}
+        if source.kind in ("normal", "uniform"):
+            lead = 2 if source.per_step is not None else 1
+            row |= {"stream": source.stream, "shape": tuple(int(d) for d in value.type.shape[lead:])}  # type: ignore[arg-type]
+        if source.per_step is not None:
+            row["per_step"] = int(source.per_step)
+        if source.default is not None:
+            row["default"] = float(source.default)
+        found[identifier(value.name)] = row
+    return literal(found).code
+
+
+def _assembled(head: list[str], standard: list[str], body: str) -> str:
+    needed = imports(body)
+    if needed[:1] == ["import math"]:
+        standard, needed = ["import math", *standard], needed[2:]
+    if "tqdm(" in body:
+        needed.append("from tqdm import tqdm")
+    local = ["", "from tables import table"] if "table(" in body else []
+    return "\n".join([*head, "", *standard, "", *needed, *local, "", "", body.rstrip()]) + "\n"
+
+
+__all__ = ["config_of", "objective_source", "project_files", "project_from_lowered", "sampler_source"]

@@ -1,0 +1,167 @@
+"""Samples from trained weights with PyTorch.
+
+    python sample.py --weights runs/train/weights.safetensors --classes 0-9 --per-class 10 -o grid.png
+
+Sample i has seed `seed + i`; it depends on its own seed and class alone. `--raw out.npz` keeps the arrays.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import noise
+from config import load_config
+from data import pictures
+from model import NETWORKS
+from sampler import SAMPLERS
+
+
+class Steps:
+    """Noise of every step, [N, B, ...], of which a row is made only when it is read."""
+
+    def __init__(
+        self, seeds: Sequence[int], stream: str, shape: Sequence[int], rows: range, device: torch.device
+    ):
+        self.arguments, self.rows, self.device = (seeds, stream, shape), rows, device
+
+    def __getitem__(self, rows: slice) -> "Steps":
+        return Steps(*self.arguments, self.rows[rows], self.device)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for index in self.rows:
+            yield torch.from_numpy(noise.normals(*self.arguments, index)).to(self.device)
+
+
+def inputs_of(sampler: Any, classes: Tensor, seeds: Sequence[int], guidance: float | None) -> dict[str, Any]:
+    """What a sampler takes, by name."""
+    device, found = classes.device, {}
+    for name, source in sampler.inputs.items():
+        shape, stream, count = source.get("shape", ()), source.get("stream", ""), source.get("per_step")
+        match source["kind"]:
+            case "classes":
+                found[name] = classes
+            case "guidance":
+                scale = source["default"] if guidance is None else guidance
+                found[name] = torch.full((len(classes),), float(scale), device=device)
+            case "normal" if count is not None:
+                found[name] = Steps(seeds, stream, shape, range(count), device)
+            case "normal":
+                found[name] = torch.from_numpy(noise.normals(seeds, stream, shape)).to(device)
+            case "uniform":
+                rows = [noise.uniforms(seeds, stream, shape, i) for i in range(count)]
+                found[name] = torch.from_numpy(np.stack(rows)).to(device)
+    return found
+
+
+@torch.no_grad()
+def draw(
+    networks: dict[str, nn.Module],
+    classes: Sequence[int],
+    seeds: Sequence[int],
+    config: dict[str, Any],
+    guidance: float | None = None,
+    steps: int | None = None,
+    batch: int = 64,
+) -> Tensor:
+    """Samples f32 [B, C, H, W] or tokens i64 [B, T] on the CPU, one a class and seed."""
+    if not SAMPLERS:
+        raise SystemExit("the spec names no sampler")
+    steps = next(iter(SAMPLERS)) if steps is None else steps
+    if steps not in SAMPLERS:
+        held = ", ".join(map(str, SAMPLERS))
+        raise SystemExit(f"--steps: this project holds {held}; emit it again for {steps}")
+    sampler = SAMPLERS[steps]
+    models = [networks[name].eval() for name in sampler.networks]
+    device = next(models[0].parameters()).device
+    parts = []
+    for at in tqdm(range(0, len(classes), batch), desc="sampling", leave=False, disable=None):
+        labels = torch.tensor(np.asarray(classes[at : at + batch]), dtype=torch.int64, device=device)
+        inputs = inputs_of(sampler, labels, list(seeds[at : at + batch]), guidance)
+        parts.append(sampler.sample(*models, **inputs).cpu())
+    return torch.cat(parts)
+
+
+def grid(samples: Tensor, config: dict[str, Any], columns: int, gap: int = 0) -> Any:
+    """A picture of all samples, row after row."""
+    from PIL import Image
+
+    images = pictures(samples, config)
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    cells = np.full((rows * columns, height + gap, width + gap, channels), 255, np.uint8)
+    cells[:count, :height, :width] = images
+    sheet = cells.reshape(rows, columns, height + gap, width + gap, channels).swapaxes(1, 2)
+    sheet = sheet.reshape(rows * (height + gap), columns * (width + gap), channels)
+    sheet = sheet[: sheet.shape[0] - gap, : sheet.shape[1] - gap]
+    return Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
+
+
+def load_networks(file: Path, device: torch.device) -> dict[str, nn.Module]:
+    """The networks with the weights of a .safetensors file or a checkpoint (the averaged ones, if any)."""
+    if not file.is_file():
+        raise SystemExit(f"--weights: there is no file {file}")
+    networks = {name: build() for name, build in NETWORKS.items()}
+    if file.suffix == ".pt":
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        states = content["averages"] or content["networks"]
+    else:
+        tensors = load_file(file)
+        states = {"main": tensors} if list(networks) == ["main"] else {name: {} for name in networks}
+        if list(networks) != ["main"]:
+            for key, tensor in tensors.items():
+                name, _, rest = key.partition(".")
+                states[name][rest] = tensor
+    for name, network in networks.items():
+        try:
+            network.load_state_dict(states[name])
+        except RuntimeError as error:
+            raise SystemExit(f"{file} is of another model: {error}") from None
+    return {name: network.to(device).eval() for name, network in networks.items()}
+
+
+def numbers(text: str) -> list[int]:
+    """`0-3,7` as [0, 1, 2, 3, 7]."""
+    found = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def main() -> None:
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser.add_argument("--weights", type=Path, required=True, help=".safetensors file, or a checkpoint")
+    parser.add_argument("--classes", type=numbers, default=numbers("0-9"), help="such as 0-9 or 3,7")
+    parser.add_argument("--per-class", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--guidance", type=float, help="scale of classifier-free guidance")
+    parser.add_argument("--steps", type=int, help="one of the step counts that sampler.py holds")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--raw", type=Path, help=".npz file for the arrays (samples, classes, seeds)")
+    parser.add_argument("-o", "--output", type=Path, help="PNG of a grid, a row a class")
+    flags = parser.parse_args()
+    config = load_config([])
+    classes = np.repeat(flags.classes, flags.per_class)
+    if classes.min() < 0 or classes.max() >= config["data"]["classes"]:
+        raise SystemExit(f"--classes: the model has classes 0 to {config['data']['classes'] - 1}")
+    seeds = range(flags.seed, flags.seed + len(classes))
+    networks = load_networks(flags.weights, torch.device(flags.device))
+    samples = draw(networks, classes, seeds, config, flags.guidance, flags.steps, flags.batch)
+    if flags.raw:
+        np.savez(flags.raw, samples=samples.numpy(), classes=classes, seeds=np.array(seeds))
+    if flags.output:
+        grid(samples, config, flags.per_class).save(flags.output)
+        print(flags.output)
+
+
+if __name__ == "__main__":
+    main()

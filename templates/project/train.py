@@ -1,0 +1,320 @@
+"""Trains the networks of model.py with the losses of objective.py.
+
+    python train.py                                              # one process
+    python train.py --steps 1000 --out runs/try                  # any setting of config.yaml is a flag
+    torchrun --nproc-per-node 8 train.py --parallel fsdp         # many: DDP, or FSDP2
+    python train.py --resume true                                # goes on from the newest checkpoint
+
+A resumed run is bit-equal to one that never stopped. SIGTERM and Ctrl-C save a checkpoint first.
+"""
+
+import copy
+import math
+import os
+import random
+import signal
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import yaml
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from checkpoint import Checkpoints, load_everything, network_state, save_weights
+from config import load_config
+from data import batches, generator, open_data
+from model import NETWORKS
+from objective import UPDATES, Update
+
+
+class Run:
+    """This process among its peers."""
+
+    def __init__(self, train: dict[str, Any]):
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        cuda = torch.cuda.is_available()
+        self.device = torch.device("cuda", local) if cuda else torch.device("cpu")
+        if cuda:
+            torch.cuda.set_device(self.device)
+        if self.world > 1:
+            dist.init_process_group("nccl" if cuda else "gloo")
+        self.parallel = train["parallel"] if self.world > 1 else "none"
+        if self.world > 1 and self.parallel == "none":
+            raise SystemExit("parallel: none, but there are several processes: choose ddp or fsdp")
+        self.main = self.rank == 0
+        self.stopped = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: Any) -> None:
+        self.stopped = True
+
+    def should_stop(self, step: int) -> bool:
+        """Whether to save and leave: all processes must agree, so they ask each other every few steps."""
+        if self.world == 1:
+            return self.stopped
+        if step % 10:
+            return False
+        flag = torch.tensor(float(self.stopped), device=self.device)
+        dist.all_reduce(flag)
+        return flag.item() > 0
+
+    def close(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def learning_rate(train: dict[str, Any], step: int) -> float:
+    """The rate of optimiser step `step` (from 0): a linear warm-up, then constant, cosine or linear."""
+    rate, schedule = train["optimizer"]["lr"], train["schedule"]
+    warmup, final = schedule["warmup"], schedule["final"]
+    if step < warmup:
+        return rate * (step + 1) / warmup
+    progress = (step - warmup) / max(1, train["steps"] - warmup)
+    match schedule["kind"]:
+        case "cosine":
+            return rate * (final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2)
+        case "linear":
+            return rate * (1 - (1 - final) * progress)
+    return rate
+
+
+def make_optimizer(networks: list[nn.Module], settings: dict[str, Any]) -> torch.optim.Optimizer:
+    """AdamW; biases, norms and embeddings do not decay."""
+    decayed, others = [], []
+    for network in networks:
+        for module in network.modules():
+            for parameter in module.parameters(recurse=False):
+                decays = parameter.ndim >= 2 and not isinstance(module, nn.Embedding)
+                (decayed if decays else others).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": settings["weight_decay"]},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]],
+        lr=settings["lr"],
+        betas=tuple(settings["betas"]),
+        eps=settings["eps"],
+        fused=True,
+    )
+
+
+def shard(network: nn.Module, run: Run) -> None:
+    """FSDP2: each block of a module list, then the rest, is gathered only while it works."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(run.device.type, (run.world,))
+    for module in network.modules():
+        if isinstance(module, nn.ModuleList):
+            for block in module:
+                fully_shard(block, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+
+
+def wrap(network: nn.Module, run: Run, compiled: bool) -> nn.Module:
+    """The network as the loss calls it."""
+    if compiled:
+        network.compile()  # in place: the names of the weights stay
+    if run.parallel == "ddp":
+        devices = [run.device.index] if run.device.type == "cuda" else None
+        return DistributedDataParallel(network, device_ids=devices)
+    return network
+
+
+@torch.no_grad()
+def update_averages(averages: dict[str, nn.Module], networks: dict[str, nn.Module], decay: float) -> None:
+    """ema = decay * ema + (1 - decay) * weight; buffers are copied."""
+    for name, average in averages.items():
+        torch._foreach_lerp_(list(average.parameters()), list(networks[name].parameters()), 1 - decay)
+        for kept, buffer in zip(average.buffers(), networks[name].buffers(), strict=True):
+            kept.copy_(buffer)
+
+
+def sliced(batch: dict[str, Tensor], part: int, parts: int) -> dict[str, Tensor]:
+    """One of the equal parts of a batch."""
+    return {k: v.chunk(parts)[part] for k, v in batch.items()}
+
+
+def train_step(
+    update: Update,
+    wrapped: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    batch: dict[str, Tensor],
+    train: dict[str, Any],
+    step: int,
+    run: Run,
+) -> list[Tensor]:
+    """One optimiser step; returns the metrics (over this process's samples) and the norm of the gradient."""
+    parts = train["accumulate"]
+    models = [wrapped[name] for name in update.networks]
+    totals: list[Tensor] = []
+    for part in range(parts):
+        piece = sliced(batch, part, parts)
+        size = len(piece[update.batch[0]])
+        noise = update.draws(size, generator(train["seed"], 4, step, run.rank, part))
+        inputs = {k: v.to(run.device, non_blocking=True) for k, v in {**piece, **noise}.items()}
+        last = part == parts - 1
+        quiet = [m.no_sync() for m in models if isinstance(m, DistributedDataParallel)] if not last else []
+        if run.parallel == "fsdp":
+            for model in models:
+                model.set_requires_gradient_sync(last)
+        with quiet[0] if quiet else nullcontext():
+            with torch.autocast(run.device.type, torch.bfloat16, enabled=train["precision"] == "bf16"):
+                outputs = update.loss(*models, **inputs)
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            (outputs[0] / parts).backward()
+        values = [o.detach() / parts for o in outputs]
+        totals = [a + b for a, b in zip(totals, values, strict=True)] if totals else values
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(weights, train["clip"] or math.inf)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(train, step)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return [*totals, norm.full_tensor() if hasattr(norm, "full_tensor") else norm]
+
+
+def averaged(values: list[Tensor], run: Run) -> list[float]:
+    """Metrics over all processes."""
+    stacked = torch.stack([v.float() for v in values])
+    if run.world > 1:
+        dist.all_reduce(stacked)
+        stacked /= run.world
+    return stacked.tolist()
+
+
+def tensorboard(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        print("tensorboard is not installed: no curves are written")
+        return None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+
+
+def preview(config: dict[str, Any], networks: dict[str, nn.Module], step: int, run: Run) -> None:
+    """Writes a grid of samples, a row a class. Takes no random numbers from training."""
+    import sample
+
+    classes = np.repeat(np.arange(min(10, config["data"]["classes"])), 8)
+    modes = {name: network.training for name, network in networks.items()}
+    samples = sample.draw(networks, classes, range(len(classes)), config)
+    for name, network in networks.items():
+        network.train(modes[name])
+    if run.main:
+        folder = Path(config["train"]["out"]) / "samples"
+        folder.mkdir(exist_ok=True)
+        sample.grid(samples, config, columns=8).save(folder / f"{step:08d}.png")
+
+
+def check(config: dict[str, Any], run: Run) -> None:
+    train = config["train"]
+    share = run.world * train["accumulate"]
+    if train["batch_size"] % share:
+        size = train["batch_size"]
+        raise SystemExit(f"batch_size: {size} does not divide by processes x accumulate = {share}")
+
+
+def main() -> None:
+    config = load_config()
+    train = config["train"]
+    run = Run(train)
+    check(config, run)
+    if train["deterministic"]:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.set_float32_matmul_precision("high")
+    out = Path(train["out"])
+    checkpoints = Checkpoints(out, train["keep"])
+    found = checkpoints.newest()
+    if found and not train["resume"]:
+        raise SystemExit(f"{out} holds checkpoints: `--resume true` goes on, `--out` starts elsewhere")
+    dataset = open_data(config)
+
+    torch.manual_seed(train["seed"])
+    networks = {name: build().to(run.device) for name, build in NETWORKS.items()}
+    averages = {}
+    if train["ema"]:
+        averages = {n: copy.deepcopy(m).requires_grad_(False).eval() for n, m in networks.items()}
+    if run.parallel == "fsdp":
+        for network in [*networks.values(), *averages.values()]:
+            shard(network, run)
+    optimizers = [make_optimizer([networks[n] for n in u.trained], train["optimizer"]) for u in UPDATES]
+    wrapped = {name: wrap(network, run, train["compile"]) for name, network in networks.items()}
+    # From here on, processes draw different numbers (dropout).
+    seed = int(np.random.SeedSequence([train["seed"], 5, run.rank]).generate_state(1)[0])
+    torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)
+
+    step = 0
+    if found:
+        step = load_everything(found, networks, averages, optimizers, run)
+        if run.main:
+            print(f"resumed from {found}")
+    elif run.main:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    if run.main:
+        count = sum(p.numel() for n in networks.values() for p in n.parameters())
+        print(f"{count:,} parameters, {dataset.size:,} samples, {run.world} process(es) on {run.device.type}")
+
+    writer = tensorboard(out, step) if run.main else None
+    feed = batches(dataset, config, step, run.rank, run.world)
+    hidden = None if run.main else True
+    bar = tqdm(total=train["steps"], initial=step, desc="training", unit="step", disable=hidden)
+    since, logged, saved = time.perf_counter(), step, step if found else -1
+    while step < train["steps"]:
+        batch = next(feed)
+        for index, update in enumerate(UPDATES):
+            metrics = train_step(update, wrapped, optimizers[index], batch, train, step, run)
+        if averages:
+            update_averages(averages, networks, train["ema"])
+        step += 1
+        bar.update()
+        if step % train["log_every"] == 0 or step == train["steps"]:
+            values = dict(zip([*UPDATES[-1].metrics, "gradient_norm"], averaged(metrics, run), strict=True))
+            rate = (step - logged) * train["batch_size"] / (time.perf_counter() - since)
+            since, logged = time.perf_counter(), step
+            bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()}, refresh=False)
+            if writer:
+                values |= {"learning_rate": learning_rate(train, step - 1), "samples_a_second": rate}
+                for name, value in values.items():
+                    writer.add_scalar(name, value, step)
+            if not math.isfinite(values["loss"]):
+                raise SystemExit(f"the loss is {values['loss']} at step {step}; {out} holds what was before")
+        stop = run.should_stop(step)
+        if step % train["checkpoint_every"] == 0 or step == train["steps"] or stop:
+            checkpoints.save(step, networks, averages, optimizers, config, run)
+            saved = step
+        # Sharded weights are gathered by all processes together.
+        sampling = train["sample_every"] and step % train["sample_every"] == 0
+        if sampling and (run.main or run.parallel == "fsdp"):
+            preview(config, averages or networks, step, run)
+        if stop:
+            if run.main:
+                print(f"\nstopped at step {step}; saved. `--resume true` goes on.")
+            break
+    bar.close()
+    if writer:
+        writer.close()
+    if saved == step and step == train["steps"]:
+        holders_of = {"weights": averages or networks, "weights_raw": networks}
+        for name, holders in holders_of.items():
+            state = {n: network_state(network, run) for n, network in holders.items()}
+            if run.main:
+                save_weights(state, out / f"{name}.safetensors")
+        if run.main:
+            print(f"weights: {out / 'weights.safetensors'}")
+    run.close()
+
+
+if __name__ == "__main__":
+    main()
