@@ -3,8 +3,8 @@
 A function that is called gets two companions: one that runs it and also returns what its derivative will need (the
 residuals), and its vector-Jacobian product, which turns the residuals and the outputs' gradients into the inputs'. Both
 are called under the name of the original call, so they use the same weights. They are built once for each distinct
-function and each choice of inputs, so the cost does not depend on depth. A loop runs its body's companion and stacks the
-residuals, then loops backwards over the stacks.
+function and each choice of inputs, so the cost does not depend on depth. A loop runs its body's companion and stacks
+the residuals, then loops backwards over the stacks.
 """
 
 from __future__ import annotations
@@ -94,12 +94,12 @@ class _Differentiation:
         forward, backward = b._nodes[:mark], live(b._nodes[mark:], results)
         used = dict.fromkeys([*(v for n in backward for v in n.inputs), *results])
         literals = [n for n in forward if n.op == "constant" and n.outputs[0] in used]
-        known = {v for n in (*backward, *literals) for v in n.outputs} | {s.value for s in seeds}
         params = [p for p in fn.params if p.value in used]
-        outside = [v for v in used if v not in known and v not in {p.value for p in params}]
-        inputs = tuple(i for i, v in enumerate(fn.inputs) if v in outside and not stacked[i])
+        inputs = tuple(i for i, v in enumerate(fn.inputs) if v in used and not stacked[i])
         direct = [fn.inputs[i] for i in inputs]
-        residuals = [v for v in outside if v not in direct]
+        known = {v for n in (*backward, *literals) for v in n.outputs}
+        known.update([*direct, *(p.value for p in params), *(s.value for s in seeds)])
+        residuals = [v for v in used if v not in known]
         self._add(fn, saving, fn.inputs, fn.params, forward, [*(y.value for y in tape.outputs), *residuals])
         self._add(fn, vjp, [*direct, *residuals, *(s.value for s in seeds)], params, [*literals, *backward], results)
         self._companions[key] = _Companions(saving, vjp, inputs)
@@ -182,7 +182,7 @@ class _Tape:
         self.work, self.fn = work, fn
         self.b = _Builder(work.owner, fn, name)
         self._active = {v for v, on in zip(fn.inputs, wrt, strict=True) if on and v.type.is_float}
-        self._steps: list[tuple[Node, Backward]] = []
+        self._steps: list[tuple[list[Value], list[Value], Backward]] = []
         self._grads: dict[Value, Var] = {}
         env = {v: Var(v, self.b) for v in (*fn.inputs, *(p.value for p in fn.params))}
         for node in fn.nodes:
@@ -210,13 +210,15 @@ class _Tape:
                 raise OpError(f"{node.op} in {self.fn.name} has no derivative")
             return self._decomposed(row.decompose, node, operands)
         outs = self.b.keep(node, operands)
-        self._record(varying, outs, lambda grads: row.vjp(self.b, operands, outs, grads, node.attrs))  # type: ignore
+        self._record(varying, operands, outs, lambda grads: row.vjp(self.b, operands, outs, grads, node.attrs))  # type: ignore
         return outs
 
-    def _record(self, varying: Sequence[Value], outs: Sequence[Var], backward: Backward) -> None:
-        """Notes how to go back through the node appended last."""
+    def _record(
+        self, varying: Sequence[Value], operands: Sequence[Var], outs: Sequence[Var], backward: Backward
+    ) -> None:
+        """Notes how to go back from `outs` to `operands`."""
         self._active.update(varying)
-        self._steps.append((self.b._nodes[-1], backward))
+        self._steps.append(([x.value for x in operands], [y.value for y in outs], backward))
 
     def _decomposed(self, decompose: Any, node: Node, operands: list[Var]) -> Sequence[Var]:
         mark = len(self.b._nodes)
@@ -242,7 +244,7 @@ class _Tape:
             found = iter(back if isinstance(back, tuple) else (back,))
             return [next(found) if on else None for on in active]
 
-        self._record(varying, outs, backward)
+        self._record(varying, operands, outs, backward)
         return outs
 
     def _loop(self, node: Node, operands: list[Var], active: list[bool], varying: list[Value]) -> Sequence[Var]:
@@ -295,7 +297,7 @@ class _Tape:
             result += [next(first) if on else None for on in flags[1 + keep : 1 + head]]
             return result + [b.take(next(stacks), order, axis=0) if on else None for on in flags[1 + head :]]
 
-        self._record(varying, outs, backward)
+        self._record(varying, operands, outs, backward)
         return outs
 
     def _or_zeros(self, gradient: Var | None, like: Var) -> Var:
@@ -306,16 +308,13 @@ class _Tape:
     def sweep(self, seeds: dict[Value, Var]) -> None:
         """Goes back through the steps from the gradients of some values."""
         self._grads = dict(seeds)
-        for node, backward in reversed(self._steps):
-            grads = [self._grads.get(o) for o in node.outputs]
+        for operands, outs, backward in reversed(self._steps):
+            grads = [self._grads.get(y) for y in outs]
             if all(g is None for g in grads):
                 continue
-            for value, g in zip(node.inputs, backward(grads), strict=True):
-                self._accumulate(value, g)
-
-    def _accumulate(self, value: Value, g: Var | None) -> None:
-        if g is not None and value in self._active:
-            self._grads[value] = self._grads[value] + g if value in self._grads else g
+            for value, g in zip(operands, backward(grads), strict=True):
+                if g is not None and value in self._active:
+                    self._grads[value] = self._grads[value] + g if value in self._grads else g
 
     def sweep_from(self, pairs: Sequence[tuple[Var, Var]]) -> None:
         """As `sweep`, from (output, its gradient); one value may be several outputs."""
