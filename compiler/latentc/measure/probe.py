@@ -1,0 +1,107 @@
+"""Modules that show more of what they compute: results of inner calls, and what a sampler feeds its network.
+
+Symbols: N evaluations of a network, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+
+from latentc.ir.core import CALLS, Function, Module, Node, Value, callees, join
+
+
+@dataclass(frozen=True)
+class _Extra:
+    """An output added to a function: where it comes from, and how many loop axes stand before its own shape."""
+
+    path: str
+    part: int
+    loops: int
+    value: Value
+
+
+def calls_shown(module: Module, entry: str) -> tuple[Module, list[str]]:
+    """`entry` with the first output of every call inside it behind its own outputs, in the order calls end.
+
+    Returns the module and the call path of each added output (`blocks.3.attn` before `blocks.3`).
+    """
+
+    def shown(fn: Function, node: Node, inner: list[_Extra]) -> Iterator[_Extra]:
+        if node.op == "call":
+            yield from inner
+            yield _Extra(node.attrs["name"], 0, 0, node.outputs[0])
+
+    extended, extras = _extended(module, module.entries[entry], shown)
+    return extended, [extra.path for extra in extras]
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """An added output of a sampler: operand `part` of one call.
+
+    It has `loops` leading axes, the trips of the loops around the call; `place` is the body of the outermost of them.
+    """
+
+    place: str
+    part: int
+    loops: int
+
+
+def network_inputs_shown(module: Module, entry: str, methods: Collection[str]) -> tuple[Module, list[Evaluations]]:
+    """A sampler with every operand it gives the functions `methods` behind its own outputs, in order of the calls."""
+
+    def shown(fn: Function, node: Node, inner: list[_Extra]) -> Iterator[_Extra]:
+        if node.op == "call" and node.attrs["fn"] in methods:
+            for part, value in enumerate(node.inputs):
+                yield _Extra("", part, 0, value)
+        elif node.op == "loop":
+            yield from inner
+
+    extended, extras = _extended(module, module.entries[entry], shown)
+    return extended, [Evaluations(extra.path, extra.part, extra.loops) for extra in extras]
+
+
+_Shown = Callable[[Function, Node, list[_Extra]], Iterator[_Extra]]
+
+
+def _extended(module: Module, root: str, shown: _Shown) -> tuple[Module, list[_Extra]]:
+    """Every function under `root` with what `shown` names of each node as further outputs.
+
+    `shown` gets a node, and the outputs already added to its callee as outputs of that node.
+    """
+    functions = dict(module.functions)
+    added: dict[str, list[_Extra]] = {}
+
+    def visit(name: str) -> list[_Extra]:
+        if name in added:
+            return added[name]
+        fn = module.functions[name]
+        nodes, extras = [], []
+        for node in fn.nodes:
+            inner: list[_Extra] = []
+            if node.op in CALLS or node.op == "loop":
+                inner = [_through(node, extra) for extra in visit(callees(node)[0])]
+                node = replace(node, outputs=(*node.outputs, *(extra.value for extra in inner)))
+            nodes.append(node)
+            extras += list(shown(fn, node, inner))
+        functions[name] = fn.with_(nodes=tuple(nodes), outputs=(*fn.outputs, *(extra.value for extra in extras)))
+        added[name] = extras
+        return extras
+
+    extras = visit(root)
+    return module.with_(functions=functions), extras
+
+
+def _through(node: Node, extra: _Extra) -> _Extra:
+    """An added output of a callee as an output of the node that refers to it."""
+    path, type, loops = extra.path, extra.value.type, extra.loops
+    if node.op == "loop":
+        type, loops = type.with_shape([node.attrs["trip"], *type.shape]), loops + 1
+        path = node.attrs["body"]
+    else:
+        path = join(node.attrs["name"], path)
+    return _Extra(path, extra.part, loops, Value(extra.value.name, type))
+
+
+__all__ = ["Evaluations", "calls_shown", "network_inputs_shown"]

@@ -1,0 +1,88 @@
+"""What networks are given while a sampler runs: the inputs that forwards are compared on.
+
+Symbols: B batch; rows: B, or 2B where guidance is batched.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from latentc.components.contract import Network, SampleProgram
+from latentc.export.bundle import prepared
+from latentc.export.onnx import flat_module, onnx_from_module
+from latentc.export.store import FileTensors
+from latentc.ir.core import Module
+from latentc.ir.interpret import Interpreter
+from latentc.measure.probe import Evaluations, network_inputs_shown
+from latentc.measure.subject import Subject
+
+Array = np.ndarray
+Call = tuple[Array, ...]  # the operands of one evaluation, [rows, ...] each
+
+
+def shown(subject: Subject, program: SampleProgram, network: Network) -> tuple[Module, list[Evaluations]]:
+    """The sampler with what it gives the network's methods as further outputs, ready for export."""
+    module = prepared(subject.lowered.module, program.entry, subject.spec.optimize.guidance)
+    return network_inputs_shown(module, program.entry, {network.methods["forward"]})
+
+
+def engine_calls(
+    subject: Subject, program: SampleProgram, network: Network, inputs: Mapping[str, Array]
+) -> tuple[Array, list[Call]]:
+    """The samples and every evaluation's operands, by the engine: the sampler compiled again, with more outputs."""
+    module, evaluations = shown(subject, program, network)
+    flat = flat_module(module, program.entry, opset=subject.spec.target.opset)
+    names = [f"out.{i}" for i in range(1 + len(evaluations))]
+    tensors = FileTensors(subject.weights)
+    model = onnx_from_module(flat, program.entry, tensors, subject.spec.target.opset, names)
+    with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
+        path, external = written(model, tensors, Path(folder))
+        engine = subject.engine(path, external)
+        values = engine.run(inputs, names)
+        arrays = [np.array(subject.pipeline.backend.array(values[name])) for name in names]
+    return arrays[0], calls(evaluations, arrays[1:])
+
+
+def oracle_calls(
+    subject: Subject, program: SampleProgram, network: Network, inputs: Mapping[str, Array]
+) -> tuple[Array, list[Call]]:
+    """As `engine_calls`, by the float64 interpreter."""
+    module, evaluations = shown(subject, program, network)
+    order = [v.name for v in module.entry(program.entry).inputs]
+    out, *arrays = Interpreter(module, subject.arrays).run(program.entry, *(inputs[name] for name in order))
+    return out, calls(evaluations, arrays)
+
+
+def written(model: object, tensors: FileTensors, folder: Path) -> tuple[Path, dict[str, Path]]:
+    """A model in `folder` with its weights by reference: the file, and weight files by the name it calls them."""
+    external = dict(tensors.write(folder, by_reference=True))
+    if (folder / "weights").exists():
+        external.update({f"weights/{path.name}": path for path in (folder / "weights").iterdir()})
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())  # type: ignore[attr-defined]
+    return path, external
+
+
+def calls(evaluations: Sequence[Evaluations], arrays: Sequence[Array]) -> list[Call]:
+    """Added outputs of a sampler as evaluations in the order they happen."""
+    found: list[Call] = []
+    columns = zip(evaluations, arrays, strict=True)
+    for _, column in itertools.groupby(columns, key=lambda pair: pair[0].place):
+        sites: list[list[Array]] = []  # the operands of each call in this place, trips flattened
+        for evaluation, array in column:
+            if evaluation.part == 0:
+                sites.append([])
+            trips = functools.reduce(lambda n, size: n * size, array.shape[: evaluation.loops], 1)
+            sites[-1].append(array.reshape(trips, *array.shape[evaluation.loops :]))
+        for trip in range(len(sites[0][0])):
+            found += [tuple(operand[trip] for operand in site) for site in sites]
+    return found
+
+
+__all__ = ["Call", "calls", "engine_calls", "oracle_calls", "written"]

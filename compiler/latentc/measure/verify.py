@@ -1,0 +1,383 @@
+"""Does a bundle compute what its spec says? Oracle, emitted PyTorch and engine on the same inputs, through Polygraphy.
+
+The forward of every network is compared on inputs taken along a sampling trajectory of the engine, and every sampler of
+the bundle as a whole, with the same noise. A reference with one changed weight must fail the same comparison. Where
+something fails, `locate` names the first call that differs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from latentc.components.contract import Network, SampleProgram
+from latentc.diagnostics import DiagnosticError
+from latentc.export.bundle import onnx_from_network
+from latentc.ir.interpret import Interpreter
+from latentc.measure.cost import available_memory, flops
+from latentc.measure.forward import needed
+from latentc.measure.report import ENGINE, ORACLE, TORCH, Comparison, Control, Divergence, Report, Skipped
+from latentc.measure.subject import Subject, open_subject
+from latentc.measure.tolerances import TOLERANCES, relative_error
+from latentc.measure.trajectory import engine_calls
+
+Array = np.ndarray
+Feed = dict[str, Array]
+Progress = Callable[[int, int, str], None]
+
+BUDGET = 120.0
+"""Seconds that a verification may take by default, beyond which the float64 oracle leaves samplers out."""
+
+ORACLE_RATE = 2e9
+"""Floating-point operations a second that the oracle reaches at least; only decides whether to try it."""
+
+POINTS = 4  # evaluations along the trajectory
+SIZES = (1, 2, 3)  # batches; the largest of the bundle comes with them where there is time
+
+
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    budget: float = BUDGET,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Compare the engines of the bundle at `path` with its spec.
+
+    `budget`: seconds that may be spent; what the oracle cannot do in them is skipped and reported so. `seed`: of the
+    samples. `progress(done, total, what)` is told what is being run. Raises BundleError where the bundle cannot be
+    opened, DiagnosticError where its spec cannot be read or a package is missing (E0706).
+    """
+    needed("polygraphy", "verification", 'pip install "latentc[verify]"')
+    return _Verification(
+        open_subject(path, device), budget, seed, progress or (lambda done, total, what: None)
+    ).report()
+
+
+@dataclass
+class _Verification:
+    subject: Subject
+    budget: float
+    seed: int
+    progress: Progress
+    comparisons: list[Comparison] = field(default_factory=list)
+    controls: list[Control] = field(default_factory=list)
+    divergences: list[Divergence] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    oracle_speed: float = 0.0  # operations a second, measured; 0 where the oracle did not run
+
+    def __post_init__(self) -> None:
+        self.start = time.perf_counter()
+        self.tolerance = TOLERANCES[self.subject.precision]
+        self.oracle = self._oracle_fits()
+        self.torch = self._torch_works()
+
+    def report(self) -> Report:
+        subject = self.subject
+        programs, networks = subject.lowered.programs, list(subject.lowered.networks.values())
+        total = len(networks) + len(programs) + 1
+        self.progress(0, total, "sampling a trajectory")
+        feeds = {network.name: self._feeds(network, programs[0]) for network in networks}
+        for done, network in enumerate(networks):
+            self.progress(done, total, f"comparing runs of network {network.name}")
+            self._forward(network, feeds[network.name])
+        for done, program in enumerate(programs):
+            self.progress(len(networks) + done, total, f"comparing samplers of {program.steps} steps")
+            self._sampler(program)
+        if not all(c.ok for c in self.comparisons):
+            self.progress(total - 1, total, "looking for where they part")
+            self._locate(feeds)
+        self.progress(total, total, "done")
+        return Report(
+            bundle=str(subject.path),
+            name=subject.pipeline.manifest.name,
+            device=subject.pipeline.device,
+            comparisons=tuple(self.comparisons),
+            controls=tuple(self.controls),
+            divergences=tuple(self.divergences),
+            skipped=tuple(self.skipped),
+            seconds=time.perf_counter() - self.start,
+        )
+
+    # ---- what can be run
+
+    def _left(self) -> float:
+        return self.budget - (time.perf_counter() - self.start)
+
+    def _skip(self, what: str, why: str) -> None:
+        self.skipped.append(Skipped(what, why))
+
+    def _oracle_fits(self) -> bool:
+        wanted = sum(8 * int(np.prod(expr.shape)) for expr in self.subject.weights.values())
+        if wanted <= available_memory() / 2:
+            return True
+        self._skip("the oracle", f"its float64 weights take {wanted / 1e9:.1f} GB of memory")
+        return False
+
+    def _torch_works(self) -> bool:
+        try:
+            return bool(self.subject.emitted)
+        except DiagnosticError as error:
+            if [d.code for d in error.diagnostics] != ["E0706"]:
+                raise
+            self._skip("the emitted PyTorch", error.diagnostics[0].message)
+            return False
+
+    # ---- one run of a network
+
+    def _feeds(self, network: Network, program: SampleProgram) -> list[Feed]:
+        """Inputs of a network as a sampler gives them: at several evaluations, in several batch sizes."""
+        names = [v.name for v in self.subject.forward_inputs(network)]
+        count = max(SIZES)
+        inputs = self._request(program, count)
+        if network.family == "tokens":
+            tokens = self._engine(program)(*inputs.values())
+            return [_token_feed(network, names, tokens, inputs, size) for size in SIZES]
+        _, calls = engine_calls(self.subject, program, network, inputs)
+        if not calls:
+            self._skip(f"runs of network {network.name}", "the sampler does not call it")
+            return []
+        chosen = sorted({round(i) for i in np.linspace(0, len(calls) - 1, POINTS)})
+        feeds = []
+        for i in range(max(len(chosen), len(SIZES))):
+            call, size = calls[chosen[i % len(chosen)]], SIZES[i % len(SIZES)]
+            rows = _both_branches(len(call[0]), count)[:size]
+            feeds.append({n: np.ascontiguousarray(a[rows]) for n, a in zip(names, call, strict=True)})
+        largest = self.subject.pipeline.sampler(program.steps).max_batch or 0
+        if largest > count:
+            call = calls[chosen[len(chosen) // 2]]
+            rows = np.resize(_both_branches(len(call[0]), count), largest)
+            feeds.append({n: np.ascontiguousarray(a[rows]) for n, a in zip(names, call, strict=True)})
+        return feeds
+
+    def _forward(self, network: Network, feeds: list[Feed]) -> None:
+        from polygraphy.backend.onnxrt import OnnxrtRunner
+
+        from latentc.measure.runners import FunctionRunner, joined, run
+
+        if not feeds:
+            return
+        subject, inputs = self.subject, self.subject.forward_inputs(network)
+        with TemporaryDirectory(prefix="latentc-") as folder:
+            model, external = onnx_from_network(
+                subject.lowered, network.name, "forward", subject.own(network), Path(folder), subject.spec.target.opset
+            )
+            session: Any = subject.engine(model, external).session  # type: ignore[attr-defined]
+            runners = [OnnxrtRunner(session, name=ENGINE)]
+            if self.torch:
+                runners.append(FunctionRunner(TORCH, inputs, subject.emitted.forward(network.name)))
+            feeds = self._affordable(network, feeds)
+            found = run(runners, feeds)
+        if self.oracle:
+            small = [feed for feed in feeds if self._oracle_seconds(network, [feed]) < self._left() / 4]
+            if small:
+                oracle = FunctionRunner(ORACLE, inputs, self._oracle_forward(network, subject.oracle))
+                found = joined(found, run([oracle], small))
+                work = flops(subject.lowered.module, network.methods["forward"]) * sum(map(_size, small))
+                self.oracle_speed = work / max(sum(found.seconds(ORACLE)), 1e-9)
+            else:
+                self._skip(f"runs of network {network.name} by the oracle", self._too_long(network, feeds[0]))
+        what = "forward" if network.name == "main" else f"forward {network.name}"
+        if not np.any(found.outputs(ENGINE)[0]):
+            self._skip(
+                f"what is behind the last layer of network {network.name}", "its outputs are all zero: untrained?"
+            )
+        points = [_point(feed) for feed in feeds]
+        self._compare(found, what, points, [_size(feed) for feed in feeds], self.tolerance.forward)
+        self._control(network, feeds[0], found.outputs(ENGINE)[0], what)
+
+    def _affordable(self, network: Network, feeds: list[Feed]) -> list[Feed]:
+        """Feeds without the largest batch where that would take too long."""
+        largest = max(map(_size, feeds))
+        if largest in SIZES or self._oracle_seconds(network, feeds[-1:]) < self._left() / 4:
+            return feeds
+        self._skip(f"runs of network {network.name} at batch {largest}", "they would take too long")
+        return feeds[:-1]
+
+    def _oracle_forward(self, network: Network, interpreter: Interpreter) -> Callable[..., Array]:
+        function = network.methods["forward"]
+        return lambda *arrays: interpreter.run(function, *arrays, prefix=network.name)[0]
+
+    def _oracle_seconds(self, network: Network, feeds: Sequence[Feed]) -> float:
+        work = flops(self.subject.lowered.module, network.methods["forward"]) * sum(map(_size, feeds))
+        return work / (self.oracle_speed or ORACLE_RATE)
+
+    def _too_long(self, network: Network, feed: Feed) -> str:
+        return f"one takes about {self._oracle_seconds(network, [feed]):.0f} s of a budget of {self.budget:.0f} s"
+
+    def _compare(self, found: Any, what: str, points: Sequence[str], sizes: Sequence[int], tolerance: float) -> None:
+        """Every pair of runners on every feed that both have run; the more exact one is the reference."""
+        present = [name for name in (ORACLE, TORCH, ENGINE) if any(name == n for n, _ in found.results)]
+        for i, reference in enumerate(present):
+            for candidate in present[i + 1 :]:
+                errors = found.errors(reference, candidate, tolerance)
+                self.comparisons += [
+                    Comparison(what, point, size, reference, candidate, error, tolerance, ok)
+                    for (error, ok), point, size in zip(errors, points, sizes, strict=False)
+                ]
+
+    # ---- the control
+
+    def _control(self, network: Network, feed: Feed, result: Array, what: str) -> None:
+        """The engine's result against a reference with one changed weight."""
+        subject, tolerance = self.subject, self.tolerance.forward
+        error, path = 0.0, ""
+        for path in _changeable(subject.arrays, network.name):
+            changed = _changed(subject.arrays[path])
+            if self.oracle:
+                weights = {**subject.arrays, path: changed}
+                interpreter = Interpreter(subject.lowered.module, weights)
+                reference = self._oracle_forward(network, interpreter)(*feed.values())
+            elif self.torch:
+                with subject.emitted.with_weight(network.name, path.removeprefix(f"{network.name}."), changed) as call:
+                    reference = call(*feed.values())
+            else:
+                return
+            error = relative_error(result, reference)
+            if error > tolerance:
+                break
+        self.controls.append(Control(what, ENGINE, path, error, tolerance, error > tolerance))
+
+    # ---- whole samplers
+
+    def _request(self, program: SampleProgram, count: int) -> Feed:
+        """Inputs of a sampler for `count` samples: classes in turn, scales from the default down."""
+        manifest = self.subject.pipeline.manifest
+        guidance = self.subject.pipeline.sampler(program.steps).guidance
+        classes = [i % max(manifest.classes, 1) for i in range(count)]
+        scales = [(guidance.default if guidance else 0.0) * (1.0, 0.5, 0.0)[i % 3] for i in range(count)]
+        return self.subject.request(program, classes, self.seed, scales)
+
+    def _engine(self, program: SampleProgram) -> Callable[..., Array]:
+        """The bundle's own sampler as a function of its inputs."""
+        pipeline = self.subject.pipeline
+        inputs = pipeline.sampler(program.steps).inputs
+
+        def sample(*arrays: Array) -> Array:
+            by_kind: dict[str, Array] = {}
+            noise: dict[str, Array] = {}
+            for entry, array in zip(inputs, arrays, strict=True):
+                if entry.source.kind in ("classes", "guidance"):
+                    by_kind[entry.source.kind] = array
+                else:
+                    noise[entry.name] = array
+            return pipeline.sample(
+                by_kind["classes"], guidance=by_kind.get("guidance"), steps=program.steps, noise=noise
+            )
+
+        return sample
+
+    def _sampler(self, program: SampleProgram) -> None:
+        from latentc.measure.runners import FunctionRunner, joined, run
+
+        subject, inputs = self.subject, self.subject.sampler_inputs(program)
+        call = self._engine(program)
+        first = self._request(program, 1)
+        begin = time.perf_counter()
+        call(*first.values())
+        # PyTorch is taken to be four times as slow as the engine.
+        each = 5 * (time.perf_counter() - begin)
+        sizes = [*SIZES] if sum(SIZES) * each < self._left() / 2 else [1]
+        largest = subject.pipeline.sampler(program.steps).max_batch or 0
+        if largest > max(SIZES) and largest * each < self._left() / 4:
+            sizes.append(largest)
+        elif largest > max(SIZES) or sizes == [1]:
+            count = max(largest, max(SIZES))
+            self._skip(f"samplers of {program.steps} steps at batch {count}", f"it takes about {count * each:.0f} s")
+        feeds = [self._request(program, size) for size in sizes]
+        runners = [FunctionRunner(ENGINE, inputs, call)]
+        if self.torch:
+            runners.append(FunctionRunner(TORCH, inputs, subject.emitted.sampler(program.entry)))
+        found = run(runners, feeds)
+        small = self._oracle_feeds(program, feeds)
+        if small:
+            oracle = FunctionRunner(ORACLE, inputs, lambda *a: subject.oracle.run(program.entry, *a)[0])
+            found = joined(found, run([oracle], small))
+        tokens = subject.lowered.networks["main"].family == "tokens" if "main" in subject.lowered.networks else False
+        tolerance = 0.0 if tokens else self.tolerance.sampler
+        self._compare(found, "sampler", [f"{program.steps} steps"] * len(feeds), sizes, tolerance)
+
+    def _oracle_feeds(self, program: SampleProgram, feeds: list[Feed]) -> list[Feed]:
+        """The feeds that the oracle can sample in the time left."""
+        if not self.oracle:
+            return []
+        each = flops(self.subject.lowered.module, program.entry) / (self.oracle_speed or ORACLE_RATE)
+        for count in (len(SIZES), 1):
+            if each * sum(_batch(f) for f in feeds[:count]) < self._left() / 2:
+                return feeds[:count]
+        why = f"one sample takes about {each:.0f} s of a budget of {self.budget:.0f} s"
+        self._skip(f"samplers of {program.steps} steps by the oracle", why)
+        return []
+
+    # ---- where it went wrong
+
+    def _locate(self, feeds: Mapping[str, list[Feed]]) -> None:
+        from latentc.measure.locate import diverging_call, diverging_step
+
+        subject = self.subject
+        failed = [c for c in self.comparisons if not c.ok]
+        for candidate in dict.fromkeys(c.candidate for c in failed):
+            mine = [c for c in failed if c.candidate == candidate]
+            forward = next((c for c in mine if c.what.startswith("forward")), None)
+            if forward is not None:
+                network = subject.lowered.networks[forward.what.removeprefix("forward").strip() or "main"]
+                feed = feeds[network.name][0]
+                self.divergences.append(
+                    diverging_call(subject, network, feed, candidate == TORCH, self.tolerance.forward)
+                )
+                continue
+            steps = int(mine[0].point.split()[0])
+            program = next(p for p in subject.lowered.programs if p.steps == steps)
+            inputs = self._request(program, 1)
+            self.divergences.append(diverging_step(subject, program, inputs, candidate == TORCH, self.tolerance))
+
+
+def _size(feed: Feed) -> int:
+    return len(next(iter(feed.values())))
+
+
+def _batch(inputs: Feed) -> int:
+    return len(inputs["y"]) if "y" in inputs else _size(inputs)
+
+
+def _point(feed: Feed) -> str:
+    return f"t={float(feed['t'][0]):.4g}" if "t" in feed else "sampled"
+
+
+def _both_branches(rows: int, count: int) -> np.ndarray:
+    """Row numbers that take turns between the branches of batched guidance (conditional first), or just the rows."""
+    order = np.arange(rows)
+    return order.reshape(2, count).T.reshape(-1) if rows == 2 * count else order
+
+
+def _token_feed(network: Network, names: Sequence[str], tokens: Array, inputs: Feed, size: int) -> Feed:
+    """The sampled sequences as a forward takes them, the last of several without its class."""
+    y = inputs["y"][:size].copy()
+    if size > 1 and network.null_class is not None:
+        y[-1] = network.null_class
+    return dict(zip(names, (np.ascontiguousarray(tokens[:size, :-1]), y), strict=True))
+
+
+def _changeable(arrays: Mapping[str, Array], network: str) -> list[str]:
+    """Weights to change for the control: a matrix in the middle, then the last ones.
+
+    A fresh network has gates of zero, behind which a block's weights do nothing; the last layer's always do.
+    """
+    matrices = [p for p, a in arrays.items() if p.startswith(f"{network}.") and a.ndim >= 2 and p.endswith("weight")]
+    return list(dict.fromkeys([*matrices[len(matrices) // 2 :][:1], *matrices[:-5:-1]]))
+
+
+def _changed(array: Array) -> Array:
+    """A weight with one per cent of its largest value added to each element, or 0.01 where all are zero."""
+    return array + np.float32(0.01) * (np.max(np.abs(array)) or np.float32(1))
+
+
+__all__ = ["BUDGET", "verify"]
