@@ -1,4 +1,4 @@
-"""The grad pass through calls, shared weights and loops, against central differences; the op rows have their own test."""
+"""The grad pass through calls, weights shared by them, and loops, against central differences."""
 
 import numpy as np
 import pytest
@@ -163,7 +163,7 @@ def _derived(module, wrt, of):
 
 def test_what_has_no_derivative_says_so():
     module = network()
-    with pytest.raises(OpError, match="input y of Net.forward is i64"):
+    with pytest.raises(OpError, match=r"input y of Net\.forward is i64"):
         grad(module, "main", [2])
     with pytest.raises(OpError, match="no output number 2"):
         grad(module, "main", [0], of=2)

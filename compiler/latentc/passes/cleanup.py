@@ -131,9 +131,16 @@ class _Walk:
                 if neutral is None:
                     if node.op != "transpose" or tuple(node.attrs["perm"]) == tuple(range(node.inputs[0].type.rank)):
                         return node.inputs[i]
-                elif np.all(self._constants.get(node.inputs[1 - i], np.nan) == neutral):
+                elif self._is_all(node.inputs[1 - i], neutral):
                     return node.inputs[i]
         return None
+
+    def _is_all(self, value: Value, number: int) -> bool:
+        """Whether every element of a value is known to be `number`."""
+        if value in self._constants:
+            return bool(np.all(self._constants[value] == number))
+        made = self._made.get(value)
+        return made is not None and made.op == "full" and made.attrs["value"] == number
 
 
 # op -> operands it may merely pass on, where the result has their type (and the other operand is neutral)

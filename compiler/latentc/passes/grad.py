@@ -100,7 +100,10 @@ class _Differentiation:
         known = {v for n in (*backward, *literals) for v in n.outputs}
         known.update([*direct, *(p.value for p in params), *(s.value for s in seeds)])
         residuals = [v for v in used if v not in known]
-        self._add(fn, saving, fn.inputs, fn.params, forward, [*(y.value for y in tape.outputs), *residuals])
+        if not residuals and tuple(forward) == fn.nodes:
+            saving = fn.name  # nothing to save: the function as it is
+        else:
+            self._add(fn, saving, fn.inputs, fn.params, forward, [*(y.value for y in tape.outputs), *residuals])
         self._add(fn, vjp, [*direct, *residuals, *(s.value for s in seeds)], params, [*literals, *backward], results)
         self._companions[key] = _Companions(saving, vjp, inputs)
         return self._companions[key]
