@@ -11,35 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import Closed, Component, OneOf
+from latentc.components import Component, OneOf
+from latentc.components.blocks.block import Block
 from latentc.components.conditioning.timestep import Timestep
 from latentc.components.contract import Network
-from latentc.components.parts import (
-    Backbone,
-    BlockCondition,
-    ClassCondition,
-    FeedForward,
-    Mixer,
-    Norm,
-    Positions,
-    Problem,
-    Weights,
-    dense,
-)
+from latentc.components.parts import Backbone, ClassCondition, Norm, Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B, Named
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
-
-
-class Block(Closed):
-    """One transformer block, by its parts."""
-
-    mixer: Annotated[Component, OneOf("blocks/mixers")] = Field(description="how tokens see each other")
-    feed_forward: Annotated[Component, OneOf("blocks/feed_forwards")] = Field(description="what each token does alone")
-    norm: Annotated[Component, OneOf("blocks/norms")] = Field(description="before both")
-    condition: Annotated[Component, OneOf("blocks/conditions")] = Field(description="how the condition enters")
 
 
 class PatchTransformer(Backbone):
@@ -83,12 +64,7 @@ class PatchTransformer(Backbone):
                 fits = [d for d in range(1, height + 1) if height % d == 0]
                 message = f"patches of {self.patch} do not tile a side of {height}"
                 yield Problem(("patch",), message, f"choose one of {', '.join(map(str, fits))}")
-        heads = self.block.mixer.head_count if isinstance(self.block.mixer, Mixer) else 1
-        if self.width % heads:
-            below = self.width - self.width % heads
-            near = [w for w in (below, below + heads) if w > 0]
-            message = f"{heads} heads do not divide the width of {self.width}"
-            yield Problem(("width",), message, f"a width of {' or '.join(map(str, near))} does")
+        yield from self.block.problems_of_width(self.width)
         if spec.conditioning.time is None:
             yield Problem((), "a patch_transformer needs to know the time", "add `conditioning.time: {kind: timestep}`")
         if spec.conditioning.class_ is None:
@@ -108,8 +84,7 @@ class PatchTransformer(Backbone):
             "channels": channels,
             "width": self.width,
             "depth": self.depth,
-            **self.block.mixer.static(self.width),  # type: ignore[attr-defined]
-            **self.block.feed_forward.static(self.width),  # type: ignore[attr-defined]
+            **self.block.static(self.width),
             "classes": rows,
             "out_channels": out_channels + self.unused_channels,
         }
@@ -122,10 +97,8 @@ class PatchTransformer(Backbone):
 
 @cache
 def _network(config: PatchTransformer, time: Timestep) -> BlockBody:
-    parts = config.block
-    mixer, feed_forward, norm, condition = parts.mixer, parts.feed_forward, parts.norm, parts.condition
-    assert isinstance(mixer, Mixer) and isinstance(feed_forward, FeedForward) and isinstance(norm, Norm)
-    assert isinstance(condition, BlockCondition) and isinstance(config.positions, Positions)
+    mixer, feed_forward, norm, condition = config.block.parts()
+    assert isinstance(config.positions, Positions)
     positions = config.positions
     block = condition.block(mixer, feed_forward, norm, config.weights)
 

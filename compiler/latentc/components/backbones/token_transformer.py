@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components import Component, OneOf
-from latentc.components.backbones.patch_transformer import Block
+from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.contract import Network
 from latentc.components.parts import (
@@ -68,14 +68,8 @@ class TokenTransformer(Backbone):
         elif spec.data.tokens.grid[0] != spec.data.tokens.grid[1]:
             rows, columns = spec.data.tokens.grid
             yield Problem((), f"a token_transformer takes square grids of tokens, not {rows} by {columns}")
-        mixer = self.block.mixer
-        heads = mixer.head_count if isinstance(mixer, Mixer) else 1
-        if self.width % heads:
-            below = self.width - self.width % heads
-            near = [w for w in (below, below + heads) if w > 0]
-            message = f"{heads} heads do not divide the width of {self.width}"
-            yield Problem(("width",), message, f"a width of {' or '.join(map(str, near))} does")
-        if not getattr(mixer, "causal", False):
+        yield from self.block.problems_of_width(self.width)
+        if not getattr(self.block.mixer, "causal", False):
             message = "a token_transformer predicts the next token, so its mixer must be causal"
             yield Problem(("block", "mixer"), message, "set `causal: true`")
         if self.block.condition.kind != "in_context":
@@ -92,14 +86,12 @@ class TokenTransformer(Backbone):
         tokens, label = spec.data.tokens, spec.conditioning.class_
         assert tokens is not None and isinstance(label, ClassCondition)
         rows = label.rows(spec.data.classes)
-        mixer = self.block.mixer
         static: dict[str, Any] = {
             "vocabulary": tokens.vocabulary,
             "grid": tokens.grid[0],
             "width": self.width,
             "depth": self.depth,
-            **mixer.static(self.width),  # type: ignore[attr-defined]
-            **self.block.feed_forward.static(self.width),  # type: ignore[attr-defined]
+            **self.block.static(self.width),
             "classes": rows,
         }
         length = Named(tokens.length, "T")
@@ -134,9 +126,8 @@ def _method(config: TokenTransformer, method: str) -> BlockBody:
 
 
 def _parts(config: TokenTransformer) -> tuple[Mixer, FeedForward, Norm, InContext, Positions]:
-    mixer, feed_forward, norm = config.block.mixer, config.block.feed_forward, config.block.norm
-    condition, positions = config.block.condition, config.positions
-    assert isinstance(mixer, Mixer) and isinstance(feed_forward, FeedForward) and isinstance(norm, Norm)
+    mixer, feed_forward, norm, condition = config.block.parts()
+    positions = config.positions
     assert isinstance(condition, InContext) and isinstance(positions, Positions)
     return mixer, feed_forward, norm, condition, positions
 
