@@ -191,7 +191,7 @@ def batches(
 
 
 class Order:
-    """Endless (rows, which are mirrored, key): each epoch a permutation, without its incomplete last batch."""
+    """Endless (rows, which are mirrored, key): each epoch a permutation less its incomplete last batch."""
 
     def __init__(self, dataset: Any, size: int, seed: int, start: int, rank: int, world: int):
         self.count, self.flip, self.size = dataset.size, dataset.flip, size

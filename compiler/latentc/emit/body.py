@@ -155,7 +155,7 @@ class Body:
                 device=device,
                 dtype=None if dtype == "i64" else Text(TORCH_DTYPE[dtype]),
             )
-        if self.context.table is not None and array.size > 8 and dtype not in ("i64", "bool"):
+        if self.context.table is not None and dtype not in ("i64", "bool"):
             return self.context.table(value, array, self.inputs[0])
         dtype_text = None if dtype in ("i64", "f32", "bool") else Text(TORCH_DTYPE[dtype])
         return call("torch.tensor", [literal(array.tolist())], dtype=dtype_text, device=device)
