@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from parity_data import SIZES, error, load
+from emitted import emitted
+from parity_data import SIZES, Numbers, error, load
 
+import latentc_runtime
 from latentc import api
+from latentc.checkpoint import arrays, network_weights
+from latentc.components.contract import Lowered
+from latentc.ir.builder import ModuleBuilder
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.spec import load_spec
 from latentc.weights import Array, write_safetensors
 
-FORWARD = 1e-5
+FORWARD, SAMPLER = 1e-5, 1e-4
 BACKENDS = ("oracle", "torch", "onnx")
 
 
@@ -26,6 +35,33 @@ def checkpoint(folder: Path, weights: dict[str, np.ndarray], kind: str = "safete
     return path
 
 
+def official(folder: Path, numbers: Numbers, system: str, *overrides: str) -> tuple[Any, Lowered, dict[str, np.ndarray]]:
+    """(spec, what it is lowered to, the network's weights under latentc's names)."""
+    spec = load_spec(system, None, [*SIZES[system], *overrides])
+    lowered = lower(spec)
+    weights = network_weights(spec, lowered, checkpoint(folder, numbers.weights), "official")["main"]
+    return spec, lowered, arrays(weights)
+
+
+def in_main(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"main.{name}": array for name, array in weights.items()}
+
+
+def built(project: Any, weights: dict[str, np.ndarray]) -> torch.nn.Module:
+    """The emitted network with these weights."""
+    model = project.model.build().eval()
+    kept = model.state_dict()
+    model.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in weights.items() if name in kept})
+    return model
+
+
+def tensors(given: list[Any]) -> list[torch.Tensor]:
+    return [torch.from_numpy(np.ascontiguousarray(array)) for array in given]
+
+
+# ---- forwards
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["safetensors", "pt"])
 @pytest.mark.parametrize("system", ["dit", "sit", "llamagen"])
@@ -37,3 +73,153 @@ def test_forward(system: str, kind: str, backend: str, tmp_path: Path) -> None:
     weights = checkpoint(tmp_path, numbers.weights, kind)
     result = api.forward(system, weights, inputs, backend, overrides=SIZES[system], names="official")
     assert error(result, out) < FORWARD
+
+
+@pytest.mark.parametrize("system", ["dit", "sit"])
+def test_guided_forward(system: str, tmp_path: Path) -> None:
+    """The authors' forward_with_cfg: the first half of x with y and with no class, three channels guided."""
+    numbers = load(f"{system}.cfg")
+    _, lowered, weights = official(tmp_path, numbers, system)
+    net = lowered.networks["main"]
+    inputs = lowered.module.functions[net.methods["forward"]].inputs
+    mb = ModuleBuilder()
+    mb.functions.update(lowered.module.functions)
+    b = mb.function("guided")
+    x, t, y = (b.input(value.name, value.type) for value in inputs)
+    scale = b.input("scale", t.type)
+    null = b.full(y, shape=(), value=net.null_class, dtype="i64")
+    kinds = ("shared", "shared", "conditional")
+    b.output(b.guided(net.methods["forward"], "main", [x, t, y], kinds, [null], scale, channels=3))
+    mb.entries["guided"] = b.finish()
+    given = [numbers.inputs[name][:1] for name in ("x", "t", "y")]
+    (out,) = Interpreter(mb.finish(), in_main(weights)).run("guided", *given, np.array([4.0]))
+    # The second half of the official output differs from the first in the unguided channels alone.
+    assert error(out, numbers.outputs["out"][:1]) < FORWARD
+
+
+# ---- losses
+
+SIT_LOSSES = [
+    (path, predicts, weighting)
+    for path in ("linear", "vp")
+    for predicts in ("velocity", "score", "noise")
+    for weighting in (("none",) if predicts == "velocity" else ("none", "velocity"))
+]
+
+
+def sit_loss(path: str, predicts: str, weighting: str) -> tuple[Numbers, list[str], list[Any], list[Any]]:
+    """(numbers, overrides, what the loss takes, what its terms are)."""
+    name = {"linear": "Linear", "vp": "VP"}[path] + f"_{predicts}" + ("" if weighting == "none" else f"_{weighting}")
+    numbers = load(f"sit.loss_{name}")
+    overrides = [f"objective.path={path}", f"objective.predicts={predicts}", f"objective.weighting={weighting}"]
+    noise, u = numbers.noise
+    return numbers, overrides, [numbers.inputs["x1"], numbers.inputs["y"], u, noise], [numbers.outputs["out.loss"]]
+
+
+def dit_loss() -> tuple[Numbers, list[str], list[Any], list[Any]]:
+    numbers = load("dit.train_loss")
+    given = [numbers.inputs[name] for name in ("x_start", "y", "t", "noise")]
+    return numbers, [], given, [numbers.outputs[f"out.{name}"] for name in ("loss", "mse", "vb")]
+
+
+def llamagen_loss() -> tuple[Numbers, list[str], list[Any], list[Any]]:
+    numbers = load("llamagen.gpt.train")
+    return numbers, [], [numbers.inputs["targets"], numbers.inputs["cond_idx"]], [numbers.outputs["out.1"]]
+
+
+LOSSES = {
+    "dit": ("dit", dit_loss),
+    "llamagen": ("llamagen", llamagen_loss),
+    **{f"sit-{'-'.join(case)}": ("sit", lambda case=case: sit_loss(*case)) for case in SIT_LOSSES},
+}
+
+
+@pytest.mark.parametrize("backend", ["oracle", "torch"])
+@pytest.mark.parametrize("case", LOSSES)
+def test_loss(case: str, backend: str, tmp_path: Path) -> None:
+    system, make = LOSSES[case]
+    numbers, overrides, given, wanted = make()
+    spec, lowered, weights = official(tmp_path, numbers, system, *overrides)
+    kept = np.ones(len(given[0]), np.float32)  # no label is dropped
+    if backend == "oracle":
+        terms = Interpreter(lowered.module, in_main(weights)).run("loss.terms", *given, kept)
+        # LlamaGen gives the mean over the batch, the others a value a sample.
+        terms = [term.mean() if np.ndim(want) == 0 else term for term, want in zip(terms, wanted, strict=True)]
+    else:
+        with emitted(lowered, spec, tmp_path / "project") as project, torch.no_grad():
+            (update,) = project.objective.UPDATES
+            result = update.loss(built(project, weights), *tensors([*given, kept]))
+        terms = [term.numpy() for term in (result if isinstance(result, tuple) else (result,))]
+        wanted = [np.mean(want) for want in wanted]
+    for term, want in zip(terms, wanted, strict=True):
+        assert error(term, want) < FORWARD
+
+
+# ---- samplers
+
+# name of the numbers -> the spec, what makes its sampler the authors'
+SAMPLERS = {
+    "dit.sampler_ddim10": ("dit", "{kind: ddim, steps: 10, guidance: {scale: 4, channels: 3}}"),
+    "dit.sampler_ddpm10": ("dit", "{kind: ddpm, steps: 10, guidance: {scale: 4, channels: 3}}"),
+    # SiT counts the points of the grid: one more than steps.
+    "sit.sampler_ode_euler10": ("sit", "{kind: euler, steps: 9, guidance: {scale: 4, channels: 3}}"),
+    "sit.sampler_ode_heun10": ("sit", "{kind: heun, steps: 9, guidance: {scale: 4, channels: 3}}"),
+    "sit.sampler_sde_em10": ("sit", "{kind: euler_maruyama, steps: 10, guidance: {scale: 4, channels: 3}}"),
+    "sit.sampler_sde_heun10": (
+        "sit",
+        "{kind: heun_sde, steps: 10, last: tweedie, guidance: {scale: 4, channels: 3}}",
+    ),
+    "llamagen.sampler_greedy_cfg4": ("llamagen", "{kind: autoregressive, temperature: 0, guidance: {scale: 4}}"),
+}
+
+
+def request(numbers: Numbers, lowered: Lowered) -> dict[str, np.ndarray]:
+    """The inputs of the sampling program, one sample of arrays or both of tokens."""
+    (program,) = lowered.programs
+    entry = lowered.module.entry(program.entry)
+    given: dict[str, np.ndarray] = {}
+    for value in entry.inputs:
+        source = program.sources[value.name]
+        if source.kind == "classes":
+            # The authors double the batch: rows 1: of arrays are the branch without a class.
+            given[value.name] = numbers.inputs["cond"] if "cond" in numbers.inputs else numbers.inputs["y"][:1]
+        elif source.kind == "normal" and source.per_step is None:
+            given[value.name] = numbers.inputs["x_T"][:1]
+        elif source.kind == "normal":
+            given[value.name] = np.stack(numbers.noise)[: source.per_step, :1]
+    for value in entry.inputs:
+        if program.sources[value.name].kind == "guidance":
+            given[value.name] = np.full(len(given["y"]), program.sources[value.name].default, np.float32)
+    return {value.name: given[value.name] for value in entry.inputs}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", SAMPLERS)
+def test_sampler(case: str, backend: str, tmp_path: Path) -> None:
+    system, sampler = SAMPLERS[case]
+    numbers = load(case)
+    spec, lowered, weights = official(tmp_path, numbers, system, f"sampler={sampler}")
+    given = request(numbers, lowered)
+    (program,) = lowered.programs
+    if backend == "oracle":
+        (out,) = Interpreter(lowered.module, in_main(weights)).run(program.entry, *given.values())
+    elif backend == "torch":
+        with emitted(lowered, spec, tmp_path / "project") as project, torch.no_grad():
+            made = project.sampler.SAMPLERS[program.steps]
+            out = made.sample(built(project, weights), *tensors(list(given.values()))).numpy()
+    else:
+        api.compile(
+            system,
+            tmp_path / "official.safetensors",
+            tmp_path / "bundle",
+            overrides=[*SIZES[system], f"sampler={sampler}"],
+            names="official",
+        )
+        pipe = latentc_runtime.load(tmp_path / "bundle", device="cpu")
+        noise = {name: given[name] for name in given if program.sources[name].kind in ("normal", "uniform")}
+        out = pipe.sample(given["y"], noise=noise)
+    wanted = numbers.outputs["out"]
+    if system == "llamagen":
+        assert out.tolist() == wanted.tolist()
+    else:
+        assert error(out, wanted[:1]) < SAMPLER

@@ -7,8 +7,11 @@ Heavy packages are imported by the functions that need them, so that `check` doe
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +23,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from latentc.components.contract import Lowered
+    from latentc.measure.report import Report
     from latentc.spec import Spec
+    from latentc_runtime.manifest import Manifest
 
 Source = str | Path
 Backend = Literal["oracle", "torch", "onnx"]
@@ -128,6 +133,211 @@ def convert_weights(
     return write_weights(spec, lowered, tensors, to, to_names, {"format": "pt", "spec": spec.name})
 
 
+# ---- training
+
+
+def emit(
+    source: Source,
+    folder: Path | str,
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    force: bool = False,
+) -> list[Path]:
+    """Write the PyTorch training project of a spec into `folder`; returns its files.
+
+    An earlier project there is replaced file by file, what else lies in it (runs) stays. `force`: also where the folder
+    holds files that latentc did not write.
+    """
+    from latentc.emit import project_from_lowered
+
+    spec, lowered = _lowered(source, variant, overrides)
+    return project_from_lowered(lowered, spec, folder, force)
+
+
+def train(
+    source: Source,
+    folder: Path | str | None = None,
+    arguments: Sequence[str] = (),
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    processes: int = 1,
+) -> Path:
+    """Train in a project's folder, which is returned.
+
+    `source` is such a folder, or a spec, whose project is emitted into `folder` (by default named like the spec) where
+    it is not there yet. `arguments` go to the project's train.py (`--steps 1000`), which runs in the folder with this
+    Python and its torch, in `processes` processes. Raises DiagnosticError: E0705 where it stops with an error, E0706
+    without torch, E0708 for a spec without objective, E0709 where the folder holds another project.
+    """
+    project = Path(source)
+    if not (project / "train.py").is_file():
+        project = _project(source, folder, variant, overrides)
+    from latentc.measure.forward import needed
+
+    needed("torch", "training", 'pip install "latentc[torch]"')
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    status = subprocess.run([sys.executable, *launcher, "train.py", *arguments], cwd=project).returncode
+    if status:
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        mend = f"its last lines above say why; run it yourself with `cd {project} && python train.py`"
+        raise DiagnosticError(Diagnostic("E0705", f"{project / 'train.py'} {how}", help=mend))
+    return project
+
+
+def _project(source: Source, folder: Path | str | None, variant: str | None, overrides: Sequence[str]) -> Path:
+    """The folder of a spec's project, emitted if it is not there."""
+    from latentc.emit import project_files, project_from_lowered
+
+    spec, lowered = _lowered(source, variant, overrides)
+    if not lowered.updates:
+        mend = "add `objective:`, for example `{kind: diffusion}`"
+        raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` has no objective to train", help=mend))
+    project = Path(spec.name if folder is None else folder)
+    if not (project / "train.py").is_file():
+        project_from_lowered(lowered, spec, project)
+        return project
+    for name, text in project_files(lowered, spec).items():
+        file = project / name
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            message = f"{file} is not what this spec gives: the folder holds another project, or a changed one"
+            mend = f"train what is there with `latentc train {project}`, or name another folder with -o"
+            raise DiagnosticError(Diagnostic("E0709", message, help=mend))
+    return project
+
+
+# ---- bundles
+
+
+def compile(
+    source: Source,
+    weights: Path | str,
+    bundle: Path | str,
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    names: str | None = None,
+    key: str | None = None,
+    form: Literal["auto", "unroll", "loop", "host"] | None = None,
+    steps: Sequence[int] = (),
+    max_batch: int | None = None,
+    by_reference: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Manifest:
+    """Compile a spec and its weights into the folder `bundle`, which appears whole or not at all.
+
+    `steps`: the step counts it can sample in, the first is the default (else the spec's). `form` and `max_batch` stand
+    for the spec's `target`. `by_reference` leaves the weights where they are. `progress` is told each stage. Raises
+    DiagnosticError: E0401 to E0413 (weights), E0501 to E0503, E0703, E0708.
+    """
+    from latentc.checkpoint import network_weights
+    from latentc.export.bundle import bundle_from_lowered
+    from latentc.pipeline import optimised
+    from latentc.spec import resolved_yaml
+
+    # Each count is checked as if the spec said it; the bundle's spec says the first, which is the default.
+    counts = [[*overrides, f"sampler.steps={count}"] for count in steps] or [list(overrides)]
+    for changed in counts[1:]:
+        check(source, variant, changed)
+    spec, lowered = _lowered(source, variant, counts[0], steps)
+    if not lowered.programs:
+        mend = "add `sampler:`, for example `{kind: ddim, steps: 50}`"
+        raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` has no sampler to compile", help=mend))
+    tensors = network_weights(spec, lowered, weights, names, key)
+    given = {"file": Path(weights).name, "names": names, "key": key}
+    return bundle_from_lowered(
+        optimised(lowered, spec),
+        spec,
+        tensors,
+        bundle,
+        spec_text=resolved_yaml(spec),
+        form=form or spec.target.form,
+        guidance=spec.optimize.guidance,
+        by_reference=by_reference,
+        max_batch=max_batch or spec.target.max_batch,
+        opset=spec.target.opset,
+        provenance={name: value for name, value in given.items() if value is not None},
+        progress=progress,
+    )
+
+
+def sample(
+    bundle: Path | str,
+    classes: Sequence[int] | str = "all",
+    per_class: int = 1,
+    seed: int = 0,
+    guidance: float | None = None,
+    steps: int | None = None,
+    noise: Mapping[str, ArrayLike] | Path | str | None = None,
+    batch: int | None = None,
+    device: str = "auto",
+    grid: Path | str | None = None,
+    raw: Path | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Samples of a bundle, f32[B, C, H, W] or i64[B, T]: `per_class` of each class in turn, of seeds `seed` and up.
+
+    `classes`: numbers, or a text such as "0-9" or "all". `noise`: arrays, or an .npz file of them, in place of what the
+    seeds give. `grid` is a PNG file to write, a row a class; `raw` an .npz file for the samples as they are, array
+    `out`. Raises DiagnosticError: E0601 to E0612, E0704, and E0412 where a file cannot be written.
+    """
+    from latentc.files import read_arrays, write_arrays
+    from latentc_runtime import load
+
+    given = read_arrays(noise) if isinstance(noise, str | Path) else noise
+    with runtime_errors():
+        pipe = load(bundle, device)
+        known = classes_from_text(classes, pipe.manifest.classes) if isinstance(classes, str) else list(classes)
+        wanted = [number for number in known for _ in range(per_class)]
+        samples = pipe.sample(wanted, seed, guidance, steps, given, progress, batch)
+        # Pictures are made before anything is written, so that a mistake leaves no file behind.
+        pictures = pipe.images(samples) if grid is not None else None
+    if raw is not None:
+        write_arrays(raw, {"out": samples})
+    if grid is not None and pictures is not None:
+        _write_grid(grid, pictures, per_class)
+    return samples
+
+
+def _write_grid(path: Path | str, pictures: np.ndarray, columns: int) -> None:
+    from PIL import Image
+
+    from latentc.files import new_file
+    from latentc_runtime import grid
+
+    with runtime_errors():
+        sheet = grid(pictures, columns)
+    with new_file(path) as file:
+        Image.fromarray(sheet[..., 0] if sheet.shape[2] == 1 else sheet).save(file, "PNG")
+
+
+def verify(
+    bundle: Path | str,
+    budget: float | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Report:
+    """Compare a bundle's engines with its spec, by the oracle and the emitted PyTorch; see `latentc.measure.verify`.
+
+    `budget`: seconds that it may take. Raises DiagnosticError: E0601 to E0611, E0706.
+    """
+    from latentc.measure.verify import BUDGET
+    from latentc.measure.verify import verify as run
+
+    with runtime_errors():
+        return run(bundle, budget=BUDGET if budget is None else budget, device=device, seed=seed, progress=progress)
+
+
+@contextlib.contextmanager
+def runtime_errors() -> Iterator[None]:
+    """The runtime's errors as DiagnosticErrors."""
+    from latentc_runtime import BundleError
+
+    try:
+        yield
+    except BundleError as error:
+        raise DiagnosticError(Diagnostic(error.code, error.message, help=error.help)) from error
+
+
 # ---- helpers of the command line that scripts may want as well
 
 
@@ -175,14 +385,20 @@ def _lowered(
 __all__ = [
     "check",
     "classes_from_text",
+    "compile",
     "convert_weights",
     "data_from_diagnostics",
+    "emit",
     "explain",
     "forward",
     "forward_file",
     "internal_error",
     "ir",
     "resolved",
+    "runtime_errors",
+    "sample",
     "schema",
     "specs",
+    "train",
+    "verify",
 ]
