@@ -98,8 +98,8 @@ def diverging_step(
         return _diverging_token(subject, program, inputs, torch)
     expected, exact = oracle_calls(subject, program, main, inputs)
     if torch:
-        got = subject.emitted.network_calls(main.name, program.entry, list(inputs.values()))
-        result = subject.emitted.sampler(program.entry)(*inputs.values())
+        got = subject.emitted.network_calls(main.name, program.steps, list(inputs.values()))
+        result = subject.emitted.sampler(program.steps)(*inputs.values())
     else:
         result, got = engine_calls(subject, program, main, inputs)
     before = 0.0
@@ -126,7 +126,7 @@ def _diverging_token(subject: Subject, program: SampleProgram, inputs: Mapping[s
     """The first token that differs, in order of position."""
     expected = subject.oracle.run(program.entry, *inputs.values())[0]
     if torch:
-        got = subject.emitted.sampler(program.entry)(*inputs.values())
+        got = subject.emitted.sampler(program.steps)(*inputs.values())
     else:
         pipeline, guidance = subject.pipeline, inputs.get("scale")
         noise = {name: array for name, array in inputs.items() if name not in ("y", "scale")}

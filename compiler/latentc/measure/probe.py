@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
-from latentc.ir.core import CALLS, Function, Module, Node, Value, callees, join
+from latentc.ir.core import Function, Module, Node, Value, callees, join
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,13 @@ def _extended(module: Module, root: str, shown: _Shown) -> tuple[Module, list[_E
         if name in added:
             return added[name]
         fn = module.functions[name]
-        nodes, extras = [], []
+        nodes, extras, count = [], [], 0
         for node in fn.nodes:
             inner: list[_Extra] = []
-            if node.op in CALLS or node.op == "loop":
-                inner = [_through(node, extra) for extra in visit(callees(node)[0])]
+            for extra in [extra for callee in callees(node) for extra in visit(callee)]:
+                inner.append(_through(node, extra, f"shown.{count}"))
+                count += 1
+            if inner:
                 node = replace(node, outputs=(*node.outputs, *(extra.value for extra in inner)))
             nodes.append(node)
             extras += list(shown(fn, node, inner))
@@ -93,15 +95,15 @@ def _extended(module: Module, root: str, shown: _Shown) -> tuple[Module, list[_E
     return module.with_(functions=functions), extras
 
 
-def _through(node: Node, extra: _Extra) -> _Extra:
-    """An added output of a callee as an output of the node that refers to it."""
+def _through(node: Node, extra: _Extra, name: str) -> _Extra:
+    """An added output of a callee as an output called `name` of the node that refers to it."""
     path, type, loops = extra.path, extra.value.type, extra.loops
     if node.op == "loop":
         type, loops = type.with_shape([node.attrs["trip"], *type.shape]), loops + 1
         path = node.attrs["body"]
     else:
         path = join(node.attrs["name"], path)
-    return _Extra(path, extra.part, loops, Value(extra.value.name, type))
+    return _Extra(path, extra.part, loops, Value(name, type))
 
 
 __all__ = ["Evaluations", "calls_shown", "network_inputs_shown"]

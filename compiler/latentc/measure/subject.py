@@ -5,13 +5,11 @@ Symbols: B batch.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +19,8 @@ from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.ir.core import Param, Value, parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
-from latentc.measure.forward import module_from_source, needed
+from latentc.measure.emitted import Emitted
+from latentc.measure.forward import needed
 from latentc.spec import Spec, load_spec
 from latentc.weights import Array as InMemory
 from latentc.weights import Expr, Stored, materialise
@@ -41,7 +40,6 @@ class Subject:
     spec: Spec
     lowered: Lowered
     weights: Mapping[str, Expr]
-    folders: list[Path] = field(default_factory=list)
 
     @property
     def precision(self) -> str:
@@ -61,7 +59,7 @@ class Subject:
     @functools.cached_property
     def emitted(self) -> Emitted:
         """The emitted PyTorch with the bundle's weights. DiagnosticError E0706 without torch."""
-        return Emitted(self.lowered, self.arrays)
+        return Emitted(self.lowered, self.spec, self.arrays)
 
     def own(self, network: Network) -> dict[str, Expr]:
         """A network's weights by its own paths."""
@@ -138,98 +136,4 @@ def _initialisers(pipeline: Pipeline) -> dict[str, Expr]:
     return found
 
 
-class Emitted:
-    """The emitted PyTorch of a lowered spec: networks and samplers as functions of numpy arrays."""
-
-    def __init__(self, lowered: Lowered, arrays: Mapping[str, Array]) -> None:
-        self.torch: Any = needed("torch", "running the emitted PyTorch", 'pip install "latentc[torch]"')
-        from latentc.emit.functions import Functions
-        from latentc.emit.helpers import helper_source
-        from latentc.emit.model import model_source
-
-        self._lowered = lowered
-        model = module_from_source(model_source(lowered), "model")
-        self.networks: dict[str, Any] = {}
-        for name in lowered.networks:
-            net = getattr(model, "build" if name == "main" else f"build_{name}")().eval()
-            kept = {path: arrays[f"{name}.{path}"] for path in net.state_dict()}
-            # Copies: a mapped file is read-only, which torch warns about.
-            net.load_state_dict({path: self.torch.from_numpy(np.array(a, np.float32)) for path, a in kept.items()})
-            self.networks[name] = net
-        self._functions = Functions(lowered.module)
-        programs = {p.entry: self._functions.add(lowered.module.entries[p.entry]) for p in lowered.programs}
-        text = "\n\n".join([_IMPORTS, helper_source(list(self._functions.helpers)), *self._functions.texts])
-        self._samplers = module_from_source(text, "sample")
-        self._samplers.__dict__["table"] = self._table
-        self._programs = {entry: getattr(self._samplers, name) for entry, name in programs.items()}
-
-    def forward(self, network: str) -> Callable[..., Array]:
-        """A network as a function of its inputs."""
-        return functools.partial(self._run, self.networks[network])
-
-    def sampler(self, entry: str) -> Callable[..., Array]:
-        """A whole sampler as a function of its inputs."""
-        function = self._lowered.module.entries[entry]
-        models = [self.networks[name] for name in self._functions.networks(function)]
-        return functools.partial(self._run, functools.partial(self._programs[entry], *models))
-
-    @contextlib.contextmanager
-    def with_weight(self, network: str, path: str, value: Array) -> Iterator[Callable[..., Array]]:
-        """The forward of a network while one of its weights is `value`."""
-        weight = self.networks[network].state_dict()[path]
-        kept = weight.clone()
-        weight.copy_(self.torch.from_numpy(np.array(value, np.float32)))
-        try:
-            yield self.forward(network)
-        finally:
-            weight.copy_(kept)
-
-    def inner_results(self, network: str, arrays: Sequence[Array]) -> dict[str, Array]:
-        """{call path: its result} of one forward, for each submodule that gives one tensor."""
-        found: dict[str, Array] = {}
-
-        def keep(path: str) -> Callable[..., None]:
-            def hook(module: Any, inputs: Any, output: Any) -> None:
-                if isinstance(output, self.torch.Tensor):
-                    found[path] = output.numpy().copy()
-
-            return hook
-
-        net = self.networks[network]
-        handles = [module.register_forward_hook(keep(path)) for path, module in net.named_modules() if path]
-        try:
-            self.forward(network)(*arrays)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return found
-
-    def network_calls(self, network: str, entry: str, arrays: Sequence[Array]) -> list[tuple[Array, ...]]:
-        """The operands of every forward of a network while a sampler runs."""
-        found: list[tuple[Array, ...]] = []
-        keep = self.networks[network].register_forward_pre_hook(
-            lambda module, inputs: found.append(tuple(x.numpy().copy() for x in inputs))
-        )
-        try:
-            self.sampler(entry)(*arrays)
-        finally:
-            keep.remove()
-        return found
-
-    def _run(self, call: Callable[..., Any], *arrays: Array) -> Array:
-        with self.torch.inference_mode():
-            result: Array = call(*(self.torch.from_numpy(np.array(a)) for a in arrays)).numpy()
-        return result
-
-    def _table(self, name: str, like: Any) -> Any:
-        dtype = like.dtype if like.is_floating_point() else self.torch.float32
-        return self.torch.from_numpy(self._functions.tables[name].astype(np.float64)).to(like.device, dtype)
-
-
-_IMPORTS = """import math
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn"""
-
-__all__ = ["Emitted", "Subject", "open_subject", "weights_of"]
+__all__ = ["Subject", "open_subject", "weights_of"]

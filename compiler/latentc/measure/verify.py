@@ -295,7 +295,7 @@ class _Verification:
         feeds = [self._request(program, size) for size in sizes]
         runners = [FunctionRunner(ENGINE, inputs, call)]
         if self.torch:
-            runners.append(FunctionRunner(TORCH, inputs, subject.emitted.sampler(program.entry)))
+            runners.append(FunctionRunner(TORCH, inputs, subject.emitted.sampler(program.steps)))
         found = run(runners, feeds)
         small = self._oracle_feeds(program, feeds)
         if small:

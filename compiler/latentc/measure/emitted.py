@@ -1,0 +1,122 @@
+"""The emitted training project, imported: its networks and samplers with given weights."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from latentc.components.contract import Lowered
+from latentc.emit import project_files
+from latentc.measure.forward import needed
+from latentc.spec import Spec
+
+Array = np.ndarray
+_MODULES = ("model", "sampler", "tables")
+
+
+class Emitted:
+    """The training project of a lowered spec: its networks and samplers as functions of numpy arrays."""
+
+    def __init__(self, lowered: Lowered, spec: Spec, arrays: Mapping[str, Array]) -> None:
+        self.torch: Any = needed("torch", "running the emitted PyTorch", 'pip install "latentc[torch]"')
+        needed("tqdm", "running the emitted PyTorch", "pip install tqdm")
+        model, sampler = _project_modules(lowered, spec)
+        self.networks: dict[str, Any] = {}
+        for name, build in model.NETWORKS.items():
+            net = build().eval()
+            kept = {path: arrays[f"{name}.{path}"] for path in net.state_dict()}
+            # Copies: a mapped file is read-only, which torch warns about.
+            net.load_state_dict({path: self.torch.from_numpy(np.array(a, np.float32)) for path, a in kept.items()})
+            self.networks[name] = net
+        self._samplers = sampler.SAMPLERS
+
+    def forward(self, network: str) -> Callable[..., Array]:
+        """A network as a function of its inputs."""
+        return functools.partial(self._run, self.networks[network])
+
+    def sampler(self, steps: int) -> Callable[..., Array]:
+        """The whole sampler of so many steps as a function of its inputs."""
+        sampler = self._samplers[steps]
+        models = [self.networks[name] for name in sampler.networks]
+        return functools.partial(self._run, functools.partial(sampler.sample, *models))
+
+    @contextlib.contextmanager
+    def with_weight(self, network: str, path: str, value: Array) -> Iterator[Callable[..., Array]]:
+        """The forward of a network while one of its weights is `value`."""
+        weight = self.networks[network].state_dict()[path]
+        kept = weight.clone()
+        weight.copy_(self.torch.from_numpy(np.array(value, np.float32)))
+        try:
+            yield self.forward(network)
+        finally:
+            weight.copy_(kept)
+
+    def inner_results(self, network: str, arrays: Sequence[Array]) -> dict[str, Array]:
+        """{call path: its result} of one forward, for each submodule that gives one tensor."""
+        found: dict[str, Array] = {}
+
+        def keep(path: str) -> Callable[..., None]:
+            def hook(module: Any, inputs: Any, output: Any) -> None:
+                if isinstance(output, self.torch.Tensor):
+                    found[path] = output.numpy().copy()
+
+            return hook
+
+        net = self.networks[network]
+        handles = [module.register_forward_hook(keep(path)) for path, module in net.named_modules() if path]
+        try:
+            self.forward(network)(*arrays)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
+
+    def network_calls(self, network: str, steps: int, arrays: Sequence[Array]) -> list[tuple[Array, ...]]:
+        """The operands of every forward of a network while a sampler runs."""
+        found: list[tuple[Array, ...]] = []
+        keep = self.networks[network].register_forward_pre_hook(
+            lambda module, inputs: found.append(tuple(x.numpy().copy() for x in inputs))
+        )
+        try:
+            self.sampler(steps)(*arrays)
+        finally:
+            keep.remove()
+        return found
+
+    def _run(self, call: Callable[..., Any], *arrays: Array) -> Array:
+        with self.torch.inference_mode():
+            result: Array = call(*(self.torch.from_numpy(np.array(a)) for a in arrays)).numpy()
+        return result
+
+
+def _project_modules(lowered: Lowered, spec: Spec) -> tuple[ModuleType, ModuleType]:
+    """`model` and `sampler` as a project imports them, no longer in `sys.modules` afterwards."""
+    texts = project_files(lowered, spec)
+    before = {name: sys.modules.pop(name) for name in _MODULES if name in sys.modules}
+    with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
+        for name in ("tables.json", *(f"{module}.py" for module in _MODULES)):
+            if name in texts:
+                Path(folder, name).write_text(texts[name], encoding="utf-8")
+        sys.path.insert(0, folder)
+        try:
+            importlib.invalidate_caches()
+            model, sampler = importlib.import_module("model"), importlib.import_module("sampler")
+        finally:
+            sys.path.remove(folder)
+            for name in _MODULES:
+                sys.modules.pop(name, None)
+            sys.modules.update(before)
+    sampler.__dict__["tqdm"] = lambda rows, **options: rows  # progress is told by who verifies
+    return model, sampler
+
+
+__all__ = ["Emitted"]

@@ -1,0 +1,52 @@
+"""Small bundles of random weights, compiled for tests of what measures them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentc.export.bundle import bundle_from_lowered
+from latentc.ir.core import parameters
+from latentc.ir.inits import INITS
+from latentc.lower import lower
+from latentc.spec import load_spec, resolved_yaml
+from latentc.weights import Array, Expr, read_safetensors, write_safetensors
+
+TINY_DIT = (
+    "backbone.width=32",
+    "backbone.depth=2",
+    "backbone.block.mixer.heads=2",
+    "sampler.steps=6",
+)
+TINY_TOKENS = ("backbone.width=32", "backbone.depth=2", "backbone.block.mixer.heads=2")
+
+
+def tiny_bundle(
+    spec_name: str,
+    folder: Path,
+    overrides: Sequence[str] = (),
+    steps: Sequence[int] = (),
+    std: float = 0.05,
+    max_batch: int | None = 4,
+    **options: Any,
+) -> Path:
+    """`folder` as a bundle of a shipped spec; every weight is its initial value plus noise of `std`."""
+    spec = load_spec(spec_name, None, list(overrides))
+    lowered = lower(spec, steps)
+    rng = np.random.default_rng(0)
+    weights: dict[str, dict[str, Expr]] = {}
+    for name, network in lowered.networks.items():
+        arrays = {}
+        for path, param in parameters(lowered.module, network.methods["forward"]).items():
+            shape = tuple(int(d) for d in param.type.shape)
+            if param.kind == "weight":
+                value = INITS[param.init.kind](rng, shape, **param.init.args) + std * rng.standard_normal(shape)
+                arrays[path] = Array(value.astype(np.float32))
+        file = folder.with_suffix(f".{name}.safetensors")
+        write_safetensors(file, arrays)
+        weights[name] = dict(read_safetensors(file))
+    bundle_from_lowered(lowered, spec, weights, folder, spec_text=resolved_yaml(spec), max_batch=max_batch, **options)
+    return folder
