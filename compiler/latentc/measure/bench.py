@@ -1,0 +1,202 @@
+"""How fast a bundle samples, and against the emitted PyTorch in the same run.
+
+Times are wall-clock seconds of whole samplers, noise included, after warm-up. Machines vary from minute to minute:
+what is compared takes turns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentc.measure.subject import Subject, open_subject
+from latentc_runtime import Pipeline
+from latentc_runtime.backends import Backend, Engine, open_backend
+from latentc_runtime.bundle import open_bundle
+
+Progress = Callable[[int, int, str], None]
+FEWEST, MOST = 3, 50  # repetitions that are timed
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of `count` repetitions: the median, and the quartiles on both sides of it."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """One sampler at one batch. `outside` is the share of the time that is not spent in the engine.
+
+    `pytorch` is the emitted sampler in eager mode, `ratio` how many times as long as the engine it took.
+    """
+
+    steps: int
+    solver: str
+    form: str
+    batch: int
+    engine: Timing
+    samples_per_second: float
+    ms_per_step: float
+    outside: float
+    pytorch: Timing | None = None
+    ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What `bench` measured."""
+
+    bundle: str
+    name: str
+    device: str
+    threads: int | None
+    cases: tuple[Case, ...]
+
+    def data(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        return dataclasses.asdict(self)
+
+    def text(self) -> str:
+        """As a table."""
+        head = ["steps", "solver", "form", "batch", "seconds", "quartiles", "samples/s", "ms/step", "outside engine"]
+        compared = any(case.pytorch for case in self.cases)
+        rows = [[*head, *(["PyTorch eager", "ratio"] if compared else [])]]
+        for c in self.cases:
+            spread = f"{c.engine.low:.3g}-{c.engine.high:.3g}"
+            row = [str(c.steps), c.solver, c.form, str(c.batch), f"{c.engine.median:.4g}", spread]
+            row += [f"{c.samples_per_second:.4g}", f"{c.ms_per_step:.3g}", f"{c.outside:.1%}"]
+            if compared:
+                row += [f"{c.pytorch.median:.4g}", f"{c.ratio:.2f}"] if c.pytorch and c.ratio else ["", ""]
+            rows.append(row)
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        return "\n".join([f"{self.name} on {self.device}: {self.bundle}", "", *lines]) + "\n"
+
+
+def bench(
+    path: str | os.PathLike[str],
+    *,
+    batches: Sequence[int] = (1, 8),
+    steps: Sequence[int] = (),
+    compare: bool = False,
+    seconds: float = 5.0,
+    device: str = "cpu",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Bench:
+    """Time the samplers of the bundle at `path`.
+
+    Of `batches`, those larger than the engine's largest are left out; `steps`: which samplers, all by default. With
+    `compare` the emitted PyTorch samples with the same inputs, taking turns; its noise is made beforehand. `seconds`
+    are spent on each case, `threads` is the engine's number of CPU threads. Raises BundleError where the bundle does not open, DiagnosticError E0706 without torch.
+    """
+    timed = _TimedBackend(open_backend(device, threads))
+    pipeline = Pipeline(open_bundle(path), timed)
+    subject = open_subject(path, device) if compare else None
+    counts = steps or pipeline.steps
+    plan = [(n, batch) for n in counts for batch in batches if batch <= (pipeline.sampler(n).max_batch or batch)]
+    tell = progress or (lambda done, total, what: None)
+    cases = []
+    for done, (n, batch) in enumerate(plan):
+        tell(done, len(plan), f"{n} steps at batch {batch}")
+        cases.append(_case(pipeline, timed, subject, n, batch, seconds))
+    tell(len(plan), len(plan), "done")
+    folder = str(Path(path).resolve())
+    return Bench(folder, pipeline.manifest.name, pipeline.device, threads, tuple(cases))
+
+
+def _case(
+    pipeline: Pipeline, timed: _TimedBackend, subject: Subject | None, steps: int, batch: int, seconds: float
+) -> Case:
+    entry = pipeline.sampler(steps)
+    classes = np.arange(batch) % max(pipeline.manifest.classes, 1)
+    calls: list[Callable[[], object]] = [lambda: pipeline.sample(classes, seeds=0, steps=steps)]
+    if subject is not None:
+        program = next(p for p in subject.lowered.programs if p.steps == steps)
+        scale = entry.guidance.default if entry.guidance else 0.0
+        inputs = subject.request(program, classes.tolist(), 0, [scale] * batch)
+        emitted = subject.emitted.sampler(steps)
+        calls.append(lambda: emitted(*inputs.values()))
+    for call in calls:
+        call()  # opens engines, fills caches
+    times, inside = _turns(calls, timed, seconds)
+    engine = timing(times[0])
+    pytorch = timing(times[1]) if len(times) > 1 else None
+    return Case(
+        steps=steps,
+        solver=entry.solver,
+        form=entry.form,
+        batch=batch,
+        engine=engine,
+        samples_per_second=batch / engine.median,
+        ms_per_step=1e3 * engine.median / steps,
+        outside=max(0.0, 1.0 - inside / sum(times[0])),
+        pytorch=pytorch,
+        ratio=pytorch.median / engine.median if pytorch else None,
+    )
+
+
+def _turns(
+    calls: Sequence[Callable[[], object]], timed: _TimedBackend, seconds: float
+) -> tuple[list[list[float]], float]:
+    """Seconds of every call, taking turns, and those that the engine took in all."""
+    times: list[list[float]] = [[] for _ in calls]
+    timed.spent = 0.0
+    end = time.perf_counter() + seconds
+    while len(times[0]) < FEWEST or (len(times[0]) < MOST and time.perf_counter() < end):
+        for call, taken in zip(calls, times, strict=True):
+            begin = time.perf_counter()
+            call()
+            taken.append(time.perf_counter() - begin)
+    return times, timed.spent
+
+
+def timing(times: Sequence[float]) -> Timing:
+    """Median and quartiles."""
+    low, median, high = (float(q) for q in np.quantile(times, [0.25, 0.5, 0.75]))
+    return Timing(median, low, high, len(times))
+
+
+class _TimedBackend:
+    """A backend that adds up the seconds its engines run."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner, self.device, self.spent = inner, inner.device, 0.0
+
+    def engine(self, path: Path, external: Mapping[str, Path]) -> Engine:
+        engine = self.inner.engine(path, external)
+        self.device = self.inner.device  # opening one settles what "auto" is
+        return _TimedEngine(self, engine)
+
+    def value(self, array: np.ndarray) -> Any:
+        return self.inner.value(array)
+
+    def array(self, value: Any) -> np.ndarray:
+        return self.inner.array(value)
+
+
+class _TimedEngine:
+    def __init__(self, backend: _TimedBackend, inner: Engine) -> None:
+        self.backend, self.inner = backend, inner
+
+    def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+        begin = time.perf_counter()
+        try:
+            return self.inner.run(inputs, outputs)
+        finally:
+            self.backend.spent += time.perf_counter() - begin
+
+
+__all__ = ["Bench", "Case", "Timing", "bench", "timing"]
