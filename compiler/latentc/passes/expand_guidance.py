@@ -52,7 +52,10 @@ def _batched(b: Builder, node: Node, operands: list[Var], off: bool) -> list[Var
     ]
     result = []
     for y, guide in zip(_call(b, node, both), node.attrs["guides"], strict=True):
-        result.append(y if guide == "carried" else _combine(b, *_halves(b, y), scale, node.attrs["channels"]))
+        if guide != "carried":
+            cond, null = _halves(b, y)
+            y = _combine(b, cond, null, scale, node.attrs["channels"])
+        result.append(y)
     return result
 
 
