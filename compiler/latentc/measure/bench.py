@@ -100,11 +100,14 @@ def bench(
 
     Of `batches`, those larger than the engine's largest are left out; `steps`: which samplers, all by default. With
     `compare` the emitted PyTorch samples with the same inputs, taking turns; its noise is made beforehand. `seconds`
-    are spent on each case, `threads` is the engine's number of CPU threads. Raises BundleError where the bundle does not open, DiagnosticError E0706 without torch.
+    are spent on each case, `threads` is the number of CPU threads for both. Raises BundleError where the
+    bundle does not open, DiagnosticError E0706 without torch.
     """
     timed = _TimedBackend(open_backend(device, threads))
     pipeline = Pipeline(open_bundle(path), timed)
     subject = open_subject(path, device) if compare else None
+    if subject is not None and threads is not None:
+        subject.emitted.torch.set_num_threads(threads)
     counts = steps or pipeline.steps
     plan = [(n, batch) for n in counts for batch in batches if batch <= (pipeline.sampler(n).max_batch or batch)]
     tell = progress or (lambda done, total, what: None)

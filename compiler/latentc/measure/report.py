@@ -16,7 +16,8 @@ class Comparison:
     """One result of `candidate` against `reference`.
 
     `what` is `forward` (one run of a network) or `sampler`; `point` says on what (`t=981`, `50 steps`). `error` is the
-    relative error; of token sequences, which have tolerance 0, the share of tokens that differ.
+    relative error; of token sequences, which have tolerance 0, the share of tokens that differ. `ties` counts tokens
+    between which rounding decided, after which a sequence is compared as if the reference had decided alike.
     """
 
     what: str
@@ -27,6 +28,7 @@ class Comparison:
     error: float
     tolerance: float
     ok: bool
+    ties: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ class Report:
             worst = max(group, key=lambda c: (not c.ok, c.error))
             batches = ", ".join(map(str, sorted({c.batch for c in group})))
             points = worst.point if len({c.point for c in group}) == 1 else f"{len(group)}, worst {worst.point}"
-            mark = "ok" if worst.ok else "FAILED"
+            ties = sum(c.ties for c in group)
+            mark = f"ok, {ties} tie{'s' * (ties > 1)}" if worst.ok and ties else "ok" if worst.ok else "FAILED"
             rows.append(
                 (worst.what, points, batches, worst.reference, worst.candidate, *_errors(worst), mark),
             )

@@ -23,6 +23,8 @@ from latentc.measure.probe import Evaluations, network_inputs_shown
 from latentc.measure.subject import Subject
 
 Array = np.ndarray
+POINTS = 4  # evaluations along a trajectory
+Feed = dict[str, Array]  # inputs by name
 Call = tuple[Array, ...]  # the operands of one evaluation, [rows, ...] each
 
 
@@ -42,7 +44,7 @@ def engine_calls(
     tensors = FileTensors(subject.weights)
     model = onnx_from_module(flat, program.entry, tensors, subject.spec.target.opset, names)
     with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
-        path, external = written(model, tensors, Path(folder))
+        path, external = _written(model, tensors, Path(folder))
         engine = subject.engine(path, external)
         values = engine.run(inputs, names)
         arrays = [np.array(subject.pipeline.backend.array(values[name])) for name in names]
@@ -59,7 +61,7 @@ def oracle_calls(
     return out, calls(evaluations, arrays)
 
 
-def written(model: object, tensors: FileTensors, folder: Path) -> tuple[Path, dict[str, Path]]:
+def _written(model: object, tensors: FileTensors, folder: Path) -> tuple[Path, dict[str, Path]]:
     """A model in `folder` with its weights by reference: the file, and weight files by the name it calls them."""
     external = dict(tensors.write(folder, by_reference=True))
     if (folder / "weights").exists():
@@ -85,4 +87,35 @@ def calls(evaluations: Sequence[Evaluations], arrays: Sequence[Array]) -> list[C
     return found
 
 
-__all__ = ["Call", "calls", "engine_calls", "oracle_calls", "written"]
+def denoiser_feeds(names: Sequence[str], found: Sequence[Call], sizes: Sequence[int], count: int) -> list[Feed]:
+    """Feeds of a denoiser, taken from POINTS evaluations along a sampler of `count` samples.
+
+    Points and `sizes` (batches, the largest last) take turns, so that each of both is there. Where guidance is batched,
+    rows with the class and rows without take turns.
+    """
+    chosen = sorted({round(i) for i in np.linspace(0, len(found) - 1, POINTS)})
+    turns = range(max(len(chosen), len(sizes)))
+    feeds = [(chosen[i % len(chosen)], sizes[i % len(sizes)]) for i in turns]
+    feeds.sort(key=lambda feed: feed[1])
+    rows = [np.resize(_both_branches(len(found[i][0]), count), size) for i, size in feeds]
+    return [
+        {name: np.ascontiguousarray(array[row]) for name, array in zip(names, found[i], strict=True)}
+        for (i, _), row in zip(feeds, rows, strict=True)
+    ]
+
+
+def _both_branches(rows: int, count: int) -> np.ndarray:
+    """Row numbers that take turns between the branches of batched guidance (conditional first), or just the rows."""
+    order = np.arange(rows)
+    return order.reshape(2, count).T.reshape(-1) if rows == 2 * count else order
+
+
+def token_feed(network: Network, names: Sequence[str], tokens: Array, classes: Array, size: int) -> Feed:
+    """Sampled sequences i64[B, T] as a forward takes them (idx, y), the last of several without its class."""
+    y = classes[:size].copy()
+    if size > 1 and network.null_class is not None:
+        y[-1] = network.null_class
+    return dict(zip(names, (np.ascontiguousarray(tokens[:size, :-1]), y), strict=True))
+
+
+__all__ = ["Call", "Feed", "calls", "denoiser_feeds", "engine_calls", "oracle_calls", "token_feed"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,11 +25,11 @@ from latentc.measure.cost import available_memory, flops
 from latentc.measure.forward import needed
 from latentc.measure.report import ENGINE, ORACLE, TORCH, Comparison, Control, Divergence, Report, Skipped
 from latentc.measure.subject import Subject, open_subject
+from latentc.measure.ties import reconciled
 from latentc.measure.tolerances import TOLERANCES, relative_error
-from latentc.measure.trajectory import engine_calls
+from latentc.measure.trajectory import Feed, denoiser_feeds, engine_calls, token_feed
 
 Array = np.ndarray
-Feed = dict[str, Array]
 Progress = Callable[[int, int, str], None]
 
 BUDGET = 120.0
@@ -38,7 +38,6 @@ BUDGET = 120.0
 ORACLE_RATE = 2e9
 """Floating-point operations a second that the oracle reaches at least; only decides whether to try it."""
 
-POINTS = 4  # evaluations along the trajectory
 SIZES = (1, 2, 3)  # batches; the largest of the bundle comes with them where there is time
 
 
@@ -134,29 +133,19 @@ class _Verification:
     # ---- one run of a network
 
     def _feeds(self, network: Network, program: SampleProgram) -> list[Feed]:
-        """Inputs of a network as a sampler gives them: at several evaluations, in several batch sizes."""
-        names = [v.name for v in self.subject.forward_inputs(network)]
-        count = max(SIZES)
-        inputs = self._request(program, count)
+        """Inputs of a network as a sampler gives them."""
+        inputs, names = self._request(program, max(SIZES)), [v.name for v in self.subject.forward_inputs(network)]
         if network.family == "tokens":
-            tokens = self._engine(program)(*inputs.values())
-            return [_token_feed(network, names, tokens, inputs, size) for size in SIZES]
+            return [token_feed(network, names, self._engine(program)(*inputs.values()), inputs["y"], n) for n in SIZES]
         _, calls = engine_calls(self.subject, program, network, inputs)
         if not calls:
             self._skip(f"runs of network {network.name}", "the sampler does not call it")
             return []
-        chosen = sorted({round(i) for i in np.linspace(0, len(calls) - 1, POINTS)})
-        feeds = []
-        for i in range(max(len(chosen), len(SIZES))):
-            call, size = calls[chosen[i % len(chosen)]], SIZES[i % len(SIZES)]
-            rows = _both_branches(len(call[0]), count)[:size]
-            feeds.append({n: np.ascontiguousarray(a[rows]) for n, a in zip(names, call, strict=True)})
-        largest = self.subject.pipeline.sampler(program.steps).max_batch or 0
-        if largest > count:
-            call = calls[chosen[len(chosen) // 2]]
-            rows = np.resize(_both_branches(len(call[0]), count), largest)
-            feeds.append({n: np.ascontiguousarray(a[rows]) for n, a in zip(names, call, strict=True)})
-        return feeds
+        sizes = [*SIZES, self._largest(program)] if self._largest(program) > max(SIZES) else [*SIZES]
+        return denoiser_feeds(names, calls, sizes, max(SIZES))
+
+    def _largest(self, program: SampleProgram) -> int:
+        return self.subject.pipeline.sampler(program.steps).max_batch or 0
 
     def _forward(self, network: Network, feeds: list[Feed]) -> None:
         from polygraphy.backend.onnxrt import OnnxrtRunner
@@ -286,24 +275,41 @@ class _Verification:
         # PyTorch is taken to be four times as slow as the engine.
         each = 5 * (time.perf_counter() - begin)
         sizes = [*SIZES] if sum(SIZES) * each < self._left() / 2 else [1]
-        largest = subject.pipeline.sampler(program.steps).max_batch or 0
+        largest = self._largest(program)
         if largest > max(SIZES) and largest * each < self._left() / 4:
             sizes.append(largest)
         elif largest > max(SIZES) or sizes == [1]:
             count = max(largest, max(SIZES))
             self._skip(f"samplers of {program.steps} steps at batch {count}", f"it takes about {count * each:.0f} s")
         feeds = [self._request(program, size) for size in sizes]
-        runners = [FunctionRunner(ENGINE, inputs, call)]
+        samplers = {ENGINE: call}
         if self.torch:
-            runners.append(FunctionRunner(TORCH, inputs, subject.emitted.sampler(program.steps)))
-        found = run(runners, feeds)
+            samplers[TORCH] = subject.emitted.sampler(program.steps)
+        found = run([FunctionRunner(name, inputs, sample) for name, sample in samplers.items()], feeds)
         small = self._oracle_feeds(program, feeds)
         if small:
-            oracle = FunctionRunner(ORACLE, inputs, lambda *a: subject.oracle.run(program.entry, *a)[0])
-            found = joined(found, run([oracle], small))
-        tokens = subject.lowered.networks["main"].family == "tokens" if "main" in subject.lowered.networks else False
+            samplers[ORACLE] = lambda *arrays: subject.oracle.run(program.entry, *arrays)[0]
+            found = joined(found, run([FunctionRunner(ORACLE, inputs, samplers[ORACLE])], small))
+        tokens = found.outputs(ENGINE)[0].dtype.kind in "iu"
         tolerance = 0.0 if tokens else self.tolerance.sampler
+        before = len(self.comparisons)
         self._compare(found, "sampler", [f"{program.steps} steps"] * len(feeds), sizes, tolerance)
+        uniforms = next((name for name, source in program.sources.items() if source.kind == "uniform"), None)
+        if tokens and uniforms is not None:
+            made = self.comparisons[before:]
+            self.comparisons[before:] = [self._with_ties(c, found, samplers, feeds, uniforms) for c in made]
+
+    def _with_ties(
+        self, c: Comparison, found: Any, samplers: Mapping[str, Callable[..., Array]], feeds: list[Feed], uniforms: str
+    ) -> Comparison:
+        """A comparison of token sequences that differ, made again with ties decided alike."""
+        if c.ok:
+            return c
+        which = next(i for i, feed in enumerate(feeds) if _batch(feed) == c.batch)
+        got = found.outputs(c.candidate)[which]
+        expected, ties = reconciled(samplers[c.reference], feeds[which], uniforms, got, self.tolerance.forward)
+        error = relative_error(got, expected)
+        return replace(c, error=error, ok=error == 0.0, ties=ties)
 
     def _oracle_feeds(self, program: SampleProgram, feeds: list[Feed]) -> list[Feed]:
         """The feeds that the oracle can sample in the time left."""
@@ -350,20 +356,6 @@ def _batch(inputs: Feed) -> int:
 
 def _point(feed: Feed) -> str:
     return f"t={float(feed['t'][0]):.4g}" if "t" in feed else "sampled"
-
-
-def _both_branches(rows: int, count: int) -> np.ndarray:
-    """Row numbers that take turns between the branches of batched guidance (conditional first), or just the rows."""
-    order = np.arange(rows)
-    return order.reshape(2, count).T.reshape(-1) if rows == 2 * count else order
-
-
-def _token_feed(network: Network, names: Sequence[str], tokens: Array, inputs: Feed, size: int) -> Feed:
-    """The sampled sequences as a forward takes them, the last of several without its class."""
-    y = inputs["y"][:size].copy()
-    if size > 1 and network.null_class is not None:
-        y[-1] = network.null_class
-    return dict(zip(names, (np.ascontiguousarray(tokens[:size, :-1]), y), strict=True))
 
 
 def _changeable(arrays: Mapping[str, Array], network: str) -> list[str]:
