@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from latentc.export.lowerings.table import Context, lower
 from latentc.ir.ops.row import axis_of
 from latentc.ir.types import Dim, Sym
@@ -116,13 +118,18 @@ def scatter_add(c: Context) -> None:
 
 @lower("update_slice")
 def update_slice(c: Context) -> None:
-    """Rows start.. replaced: what is before them, the update, what is after them, joined (see docs/onnx.md)."""
+    """ScatterElements: of the ops that all engines have, the one ONNX Runtime is fastest at.
+
+    24 caches of [B, 12, 256, 64] in a Loop, ms a step at B = 2 and 16: this 6.4 and 32; parts joined by Concat 11 and
+    116; Where 12 and 104; TensorScatter (opset 24, not in OpenVINO) 4.8 and 30.
+    """
     x, update, start = c.ins
-    axis = axis_of(c.attrs["axis"], c.type().rank)
-    size, count = int(c.type().shape[axis]), int(c.type(1).shape[axis])  # type: ignore[arg-type]
-    first = c.tmp("Unsqueeze", [start, c.g.ints([0])])
-    after = c.tmp("Add", [first, c.g.ints([count])])
-    axes = c.g.ints([axis])
-    before = c.tmp("Slice", [x, c.g.ints([0]), first, axes])
-    behind = c.tmp("Slice", [x, after, c.g.ints([size]), axes])
-    c.final("Concat", [before, update, behind], axis=axis)
+    axis, type = axis_of(c.attrs["axis"], c.type().rank), c.type(1)
+
+    def rows() -> str:
+        count = np.arange(int(type.shape[axis]))  # type: ignore[arg-type]
+        column = count.reshape([-1] + [1] * (type.rank - 1 - axis))
+        return c.tmp("Expand", [c.tmp("Add", [c.g.literal(column, "i64", "rows"), start]), c.g.dims(type.shape)])
+
+    index = c.g.shared(("rows", start, axis, type), rows)  # the caches of all layers grow by the same rows
+    c.final("ScatterElements", [x, index, update], axis=axis)
