@@ -1,0 +1,81 @@
+"""What the benchmarks share: children whose memory is watched, and weight files without weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def watched(command: Sequence[str]) -> tuple[dict[str, Any], float]:
+    """Runs a Python script in a child: what its last line holds as JSON, and its peak anonymous memory in bytes.
+
+    Anonymous memory (RssAnon of /proc, Linux) is what a process has made itself; pages of mapped files, which the
+    system may drop, are not in it.
+    """
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    peak = 0
+    os.set_blocking(process.stdout.fileno(), False)
+    text = ""
+    while process.poll() is None:
+        peak = max(peak, _anonymous(process.pid))
+        text += process.stdout.read() or ""
+        time.sleep(0.005)
+    text += process.stdout.read() or ""
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed with {process.returncode}")
+    return json.loads(text.strip().splitlines()[-1]), float(peak)
+
+
+def _anonymous(pid: int) -> int:
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def empty_weights(path: Path, shapes: Mapping[str, Sequence[int]]) -> Path:
+    """A safetensors file of float32 zeros that takes no space on a disk that keeps holes."""
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in shapes.items():
+        size = 4
+        for n in shape:
+            size *= int(n)
+        header[name] = {"dtype": "F32", "shape": [int(n) for n in shape], "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+    return path
+
+
+def median_seconds(call: Any, repetitions: int = 7) -> float:
+    """Median of several runs, after one that is not counted."""
+    call()
+    times = []
+    for _ in range(repetitions):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def verdict(what: str, value: float, goal: float, unit: str = "×", least: bool = True) -> str:
+    """One line: what was measured, the goal, and whether it was reached."""
+    reached = value >= goal if least else value <= goal
+    sign = "≥" if least else "≤"
+    return f"{what}: {value:.3g} {unit} (goal {sign} {goal:g} {unit}) {'reached' if reached else 'MISSED'}"

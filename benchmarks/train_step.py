@@ -1,0 +1,91 @@
+"""A training step of the emitted DiT-S/2 against diffusers' DiTTransformer2DModel of the same sizes.
+
+    python benchmarks/train_step.py [--batch 8] [--steps 5]
+
+Goal: throughput at least diffusers'. The loop is the same for both: noise added to latents at random times, mean squared
+error of the predicted noise, gradients, AdamW; float32. The two take turns. diffusers' blocks have each their own
+embedding of time and class, so it has more parameters; the sizes that both have (width, depth, heads, patch) agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from common import verdict
+
+from latentc.emit import model_source
+from latentc.lower import lower
+from latentc.measure.forward import module_from_source
+from latentc.spec import load_spec
+
+
+def emitted() -> tuple[Any, Callable[..., Any]]:
+    lowered = lower(load_spec("dit", "S/2"))
+    net = module_from_source(model_source(lowered), "model").build()
+    return net, net
+
+
+def diffusers() -> tuple[Any, Callable[..., Any]]:
+    from diffusers import DiTTransformer2DModel
+
+    net = DiTTransformer2DModel(
+        num_attention_heads=6,
+        attention_head_dim=64,
+        in_channels=4,
+        out_channels=8,
+        num_layers=12,
+        sample_size=32,
+        patch_size=2,
+    )
+    return net, lambda x, t, y: net(x, timestep=t, class_labels=y).sample
+
+
+def step_of(net: Any, call: Callable[..., Any], batch: int) -> Callable[[], None]:
+    """One training step as a function."""
+    net.train()
+    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        x, noise = (torch.randn(batch, 4, 32, 32, generator=generator) for _ in range(2))
+        t = torch.randint(1000, (batch,), generator=generator)
+        y = torch.randint(1000, (batch,), generator=generator)
+        keep = torch.cos(t / 1000 * torch.pi / 2).view(-1, 1, 1, 1)
+        predicted = call(keep * x + (1 - keep**2).sqrt() * noise, t, y)[:, :4]
+        optimiser.zero_grad(set_to_none=True)
+        F.mse_loss(predicted, noise).backward()
+        optimiser.step()
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=5)
+    flags = parser.parse_args()
+    steps, times = {}, {}
+    for name, make in (("emitted", emitted), ("diffusers", diffusers)):
+        net, call = make()
+        steps[name], times[name] = step_of(net, call, flags.batch), []
+        print(f"{name}: {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters")
+        steps[name]()
+    for _ in range(flags.steps):
+        for name, step in steps.items():
+            begin = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - begin)
+    medians = {name: statistics.median(found) for name, found in times.items()}
+    for name, seconds in medians.items():
+        print(f"{name}: {seconds:.3f} s a step of {flags.batch}, {flags.batch / seconds:.2f} samples/s")
+    print(verdict("throughput, emitted against diffusers", medians["diffusers"] / medians["emitted"], 1.0))
+
+
+if __name__ == "__main__":
+    main()
