@@ -86,13 +86,14 @@ def _verify_function(module: Module, fn: Function, stage: str) -> None:
     known: set[Value] = set()
     names: set[str] = set()
 
-    def define(value: Value, where: str, context: str = "") -> None:
+    def define(value: Value, where: str, index: int | None = None) -> None:
+        fault = ""
         if value.name in names:
-            raise VerifyError(fn.name, f"{where} defines {value.name} a second time", context)
-        if not _NAME.fullmatch(value.name) or value.type.dtype not in NUMPY:
-            raise VerifyError(
-                fn.name, f"{where} defines {value.name!r}: {value.type}, which cannot be written", context
-            )
+            fault = f"{where} defines {value.name} a second time"
+        elif not _NAME.fullmatch(value.name) or value.type.dtype not in NUMPY:
+            fault = f"{where} defines {value.name!r}: {value.type}, which cannot be written"
+        if fault:  # the nodes around are only written out where they are shown
+            raise VerifyError(fn.name, fault, "" if index is None else _around(fn, index))
         names.add(value.name)
         known.add(value)
 
@@ -107,7 +108,7 @@ def _verify_function(module: Module, fn: Function, stage: str) -> None:
         if fault := _node_fault(module, node, stage):
             raise VerifyError(fn.name, fault, _around(fn, index))
         for value in node.outputs:
-            define(value, node.op, _around(fn, index))
+            define(value, node.op, index)
     for value in fn.outputs:
         if value not in known:
             raise VerifyError(fn.name, f"output {value.name} is not defined", _around(fn, len(fn.nodes)))
