@@ -151,7 +151,7 @@ def test_control_other_weights_give_other_samples(tmp_path: Path) -> None:
     assert np.abs(pipe.sample(CLASSES, seeds=5) - want).max() > 1e-3 * np.abs(want).max()
 
 
-@pytest.mark.parametrize("opset", [20, 23])
+@pytest.mark.parametrize("opset", [20, 21, 23, 24, 25])
 def test_a_network_alone(opset: int, tmp_path: Path) -> None:
     _, lowered = lowered_of("digits_dit", *TINY_DIT, "sampler.steps=4")
     path, external = onnx_from_network(lowered, "main", "forward", stored_weights(lowered, tmp_path), tmp_path, opset)

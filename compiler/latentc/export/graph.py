@@ -112,6 +112,10 @@ class Writer:
         self.graph = graph
         self.root = root or self
         self.names: dict[Value, str] = {}
+        # Values that are another tensor's elements under another shape, and the tensors that are rows of some width:
+        # a Reshape is written where a node needs it and not before, so that a run of them is one.
+        self._views: dict[Value, str] = {}
+        self._rows: dict[str, int] = {}
         self._sizes: dict[Any, str] = {}
         self._batch_of: dict[str, tuple[str, int, int]] = {}
         self.tensors = tensors
@@ -150,6 +154,35 @@ class Writer:
             if isinstance(dim, Sym):
                 self._batch_of.setdefault(dim.name, (name, axis, dim.factor))
                 break
+
+    def name(self, value: Value) -> str:
+        """The tensor that holds `value`, in its own shape."""
+        if value not in self.names:
+            target = self.ints([-1 if isinstance(d, Sym) else int(d) for d in value.type.shape])
+            self.bind(value, self.add("Reshape", [self._views[value], target], self.fresh(value.name)))
+        return self.names[value]
+
+    def elements(self, value: Value) -> str:
+        """A tensor that holds the elements of `value` in its order, in whatever shape."""
+        return self._views.get(value) or self.names[value]
+
+    def view(self, value: Value, elements: str, width: int | None = None) -> None:
+        """Says that `elements` holds the elements of `value`, as [rows, width] where a width is given."""
+        self._views[value] = elements
+        if width is not None:
+            self._rows[elements] = width
+
+    def width(self, elements: str) -> int | None:
+        """The width of a tensor that is known to be [rows, width]."""
+        return self._rows.get(elements)
+
+    def rows(self, value: Value) -> str:
+        """`value` as [rows, last size]."""
+        base, width = self.elements(value), int(value.type.shape[-1])  # type: ignore[arg-type]
+        if self._rows.get(base) == width or (base == self.names.get(value) and value.type.rank == 2):
+            return base
+        key = ("rows", base, width)
+        return self.shared(key, lambda: self.tmp("Reshape", [base, self.ints([-1, width])], value.name))
 
     # ---- initialisers
 

@@ -11,7 +11,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, helper
 
 from latentc.export.graph import Tensors, Writer, declare
-from latentc.export.lowerings import TABLE, Context
+from latentc.export.lowerings import TABLE, Context, Elements
 from latentc.ir.core import Function, Module, Node, Value
 from latentc.ir.ops import OPS
 from latentc.ir.types import i64
@@ -81,14 +81,24 @@ def _body(g: Writer, module: Module, fn: Function, results: Sequence[str]) -> No
         elif node.op == "loop":
             _loop(g, module, node, wanted)
         else:
-            ins = [g.names[v] for v in node.inputs]
-            outs = [g.define(v, wanted.get(v)) for v in node.outputs]
-            TABLE[node.op].emit(Context(g, node, ins, outs))
+            _lower(Context(g, node, wanted))
     for value, name in zip(fn.outputs, results, strict=True):
         final = name or g.fresh(f"{value.name}.out")
         if wanted.get(value) != name:
-            g.add("Identity", [g.names[value]], final)
+            g.add("Identity", [g.name(value)], final)
         declare(g.graph.output.add(), final, value.type)
+
+
+def _lower(c: Context) -> None:
+    """Writes one node. An elementwise op of what has not yet taken its shape does not make it take it."""
+    lowering, out = TABLE[c.node.op], c.node.outputs[0]
+    if not lowering.unary or c.is_result or c.node.inputs[0] in c.g.names:
+        lowering.emit(c)
+        return
+    source = c.g.elements(c.node.inputs[0])
+    name = c.g.fresh(f"{out.name}/elements")
+    lowering.emit(Elements(c.g, c.node, c.results, source, name))
+    c.g.view(out, name, c.g.width(source))
 
 
 def _loop(g: Writer, module: Module, node: Node, wanted: Mapping[Value, str]) -> None:
@@ -96,7 +106,7 @@ def _loop(g: Writer, module: Module, node: Node, wanted: Mapping[Value, str]) ->
     keep, carry = node.attrs["invariants"], node.attrs["carried"]
     body = module.functions[node.attrs["body"]]
     inner = Writer(GraphProto(name=g.fresh(body.name)), g.tensors, g.root)
-    ins = [g.names[v] for v in node.inputs]
+    ins = [g.name(v) for v in node.inputs]
     index, invariants, state, rows = (
         body.inputs[0],
         body.inputs[1 : 1 + keep],

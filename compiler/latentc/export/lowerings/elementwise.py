@@ -33,21 +33,22 @@ _SAME = {
     "logical_and": "And",
     "logical_or": "Or",
 }
+_UNARY = {"Neg", "Exp", "Log", "Sqrt", "Sin", "Cos", "Tanh", "Sigmoid", "Relu", "Erf", "Abs", "Floor", "Identity"}
 
 
 def _same(op: str) -> Lowering:
-    return Lowering(lambda c: c.final(op, c.ins), 18)
+    return Lowering(lambda c: c.final(op, c.ins), 18, unary=op in _UNARY)
 
 
 TABLE.update({name: _same(op) for name, op in _SAME.items()})
 
 
-@lower("rsqrt")
+@lower("rsqrt", unary=True)
 def rsqrt(c: Context) -> None:
     c.final("Reciprocal", [c.tmp("Sqrt", c.ins)])
 
 
-@lower("silu")
+@lower("silu", unary=True)
 def silu(c: Context) -> None:
     # ONNX Runtime fuses the pair; Swish (opset 24) is not in the default opset.
     c.final("Mul", [c.ins[0], c.tmp("Sigmoid", c.ins)])
@@ -61,17 +62,17 @@ def div(c: Context) -> None:
     c.final("Div", [x, y])
 
 
-@lower("gelu", opset=20)
+@lower("gelu", opset=20, unary=True)
 def gelu(c: Context) -> None:
     c.final("Gelu", c.ins, approximate=c.attrs["approximate"])
 
 
-@lower("clamp")
+@lower("clamp", unary=True)
 def clamp(c: Context) -> None:
     c.final("Clip", [c.ins[0], c.scalar(c.attrs["low"]), c.scalar(c.attrs["high"])])
 
 
-@lower("cast")
+@lower("cast", unary=True)
 def cast(c: Context) -> None:
     c.final("Cast", c.ins, to=ELEMENT[c.attrs["to"]])
 

@@ -19,15 +19,16 @@ def matmul(c: Context) -> None:
 
 @lower("linear")
 def linear(c: Context) -> None:
-    """Gemm on rows: it takes the weight as stored, adds the bias itself, and the reshapes around it copy nothing."""
-    x, *rest = c.ins
-    rank, width = c.type().rank, int(c.type().shape[-1])  # type: ignore[arg-type]
-    if rank == 2:
-        c.final("Gemm", [x, *rest], transB=1)
+    """Gemm on rows: it takes the weight as stored and adds the bias; the result is rows until a shape is needed."""
+    ins = [c.g.rows(c.node.inputs[0]), *(c.g.name(v) for v in c.node.inputs[1:])]
+    if c.out_type.rank == 2:
+        c.final("Gemm", ins, transB=1)
         return
-    rows = c.tmp("Reshape", [x, c.g.ints([-1, width])])
-    product = c.tmp("Gemm", [rows, *rest], transB=1)
-    c.final("Reshape", [product, c.g.ints(static_target(c.out_type.shape))])
+    product = c.tmp("Gemm", ins, transB=1)
+    if c.is_result:
+        c.final("Reshape", [product, c.g.ints(static_target(c.out_type.shape))])
+        return
+    c.g.view(c.node.outputs[0], product, int(c.out_type.shape[-1]))  # type: ignore[arg-type]
 
 
 @lower("conv2d")

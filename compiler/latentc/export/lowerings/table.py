@@ -4,21 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from latentc.export.graph import Writer
-from latentc.ir.core import Node
+from latentc.ir.core import Node, Value
 from latentc.ir.types import TensorType
 
 
 @dataclass(frozen=True)
 class Context:
-    """One node being lowered: its operands' and outputs' ONNX names and types."""
+    """One node being lowered: its operands' and outputs' ONNX names and types.
+
+    `results`: the names of values that the graph gives.
+    """
 
     g: Writer
     node: Node
-    ins: Sequence[str]
-    outs: Sequence[str]
+    results: Mapping[Value, str]
+
+    @cached_property
+    def ins(self) -> Sequence[str]:
+        """Names of the operands, each in its own shape."""
+        return [self.g.name(v) for v in self.node.inputs]
+
+    @cached_property
+    def outs(self) -> Sequence[str]:
+        """Names of the outputs; asking defines them."""
+        return [self.g.define(v, self.results.get(v)) for v in self.node.outputs]
+
+    @property
+    def is_result(self) -> bool:
+        """Whether the graph gives the (first) output."""
+        return self.node.outputs[0] in self.results
 
     @property
     def attrs(self) -> Mapping[str, Any]:
@@ -45,7 +63,23 @@ class Context:
         self.g.add(op, ins, self.out, **attrs)
 
     def tmp(self, op: str, ins: Sequence[str], **attrs: Any) -> str:
-        return self.g.tmp(op, ins, self.out, **attrs)
+        return self.g.tmp(op, ins, self.node.outputs[0].name, **attrs)
+
+
+@dataclass(frozen=True)
+class Elements(Context):
+    """A unary node applied to a tensor that holds its operand's elements in another shape."""
+
+    source: str
+    target: str
+
+    @cached_property
+    def ins(self) -> Sequence[str]:
+        return [self.source]
+
+    @cached_property
+    def outs(self) -> Sequence[str]:
+        return [self.target]
 
 
 @dataclass(frozen=True)
@@ -54,16 +88,19 @@ class Lowering:
 
     emit: Callable[[Context], None]
     opset: int
+    unary: bool = False  # one operand, elementwise: it does not care for the shape
 
 
 TABLE: dict[str, Lowering] = {}
 
 
-def lower(op: str, opset: int = 18) -> Callable[[Callable[[Context], None]], Callable[[Context], None]]:
+def lower(
+    op: str, opset: int = 18, unary: bool = False
+) -> Callable[[Callable[[Context], None]], Callable[[Context], None]]:
     """Enters a function in the table as the lowering of `op`."""
 
     def enter(emit: Callable[[Context], None]) -> Callable[[Context], None]:
-        TABLE[op] = Lowering(emit, opset)
+        TABLE[op] = Lowering(emit, opset, unary)
         return emit
 
     return enter
