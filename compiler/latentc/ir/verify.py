@@ -50,17 +50,24 @@ def _around(fn: Function, index: int) -> str:
     return "\n".join(lines)
 
 
-def _node_types(module: Module, node: Node) -> Sequence[TensorType]:
+# (callee, operand types) -> output types of the calls of one function: those of a run of equal blocks are all alike
+_Calls = dict[tuple[str, tuple[TensorType, ...]], Sequence[TensorType]]
+
+
+def _node_types(module: Module, node: Node, calls: _Calls) -> Sequence[TensorType]:
     actuals = [v.type for v in node.inputs]
     if node.op not in CONTROL:
         return OPS[node.op].types(actuals, node.attrs)
     callee = module.functions[callees(node)[0]]
     if node.op == "call":
-        return call_types(callee.name, callee.inputs, callee.outputs, actuals)
+        key = (callee.name, tuple(actuals))
+        if key not in calls:
+            calls[key] = call_types(callee.name, callee.inputs, callee.outputs, actuals)
+        return calls[key]
     return (guided_types if node.op == "guided" else loop_types)(callee, actuals, node.attrs)
 
 
-def _node_fault(module: Module, node: Node, stage: str) -> str | None:
+def _node_fault(module: Module, node: Node, stage: str, calls: _Calls) -> str | None:
     """What is wrong with a node by itself, or None."""
     if node.op not in OPS and node.op not in CONTROL:
         return f"unknown op {node.op}"
@@ -73,7 +80,7 @@ def _node_fault(module: Module, node: Node, stage: str) -> str | None:
         if callee not in module.functions:
             return f"{node.op} names {callee}, which is not in the module"
     try:
-        types = _node_types(module, node)
+        types = _node_types(module, node, calls)
     except OpError as error:
         return f"{node.op}: {error}"
     found = [o.type for o in node.outputs]
@@ -85,6 +92,7 @@ def _node_fault(module: Module, node: Node, stage: str) -> str | None:
 def _verify_function(module: Module, fn: Function, stage: str) -> None:
     known: set[Value] = set()
     names: set[str] = set()
+    calls: _Calls = {}
 
     def define(value: Value, where: str, index: int | None = None) -> None:
         fault = ""
@@ -105,7 +113,7 @@ def _verify_function(module: Module, fn: Function, stage: str) -> None:
         for value in node.inputs:
             if value not in known:
                 raise VerifyError(fn.name, f"{value.name} is used before it is defined", _around(fn, index))
-        if fault := _node_fault(module, node, stage):
+        if fault := _node_fault(module, node, stage, calls):
             raise VerifyError(fn.name, fault, _around(fn, index))
         for value in node.outputs:
             define(value, node.op, index)
@@ -144,17 +152,18 @@ def _agree(where: str, known: Mapping[str, TensorType], more: Mapping[str, Tenso
 def _verify_sharing(module: Module) -> None:
     """One state-dict path has one type: among the methods of a class, and among the calls under one name."""
     methods: dict[Hashable, tuple[dict[str, TensorType], dict[str, list[Function]]]] = {}
+    owner = {fn: _owner(fn) for fn in module.functions.values()}
     for fn in module.functions.values():
         own, calls = _bindings(module, fn)
         if fn.origin:
-            known_own, known_calls = methods.setdefault(_owner(fn), ({}, {}))
+            known_own, known_calls = methods.setdefault(owner[fn], ({}, {}))
             _agree(fn.name, known_own, own, "in another method")
             known_own |= own
             for name, functions in calls.items():
                 functions.extend(known_calls.get(name, ()))
                 known_calls[name] = functions
         for name, functions in calls.items():
-            if len({_owner(f) for f in functions}) == 1:
+            if len({owner[f] for f in functions}) == 1:
                 continue  # methods of one class, compared above
             known: dict[str, TensorType] = {}
             for callee in dict.fromkeys(functions):
@@ -170,7 +179,7 @@ def verify(module: Module, stage: str = "train") -> Module:
         if key != fn.name:
             raise VerifyError(fn.name, f"is filed under {key!r}")
         graph.add_node(key)
-        named = [n.attrs.get("body" if n.op == "loop" else "fn") for n in fn.nodes if n.op in CONTROL]
+        named = {n.attrs.get("body" if n.op == "loop" else "fn") for n in fn.nodes if n.op in CONTROL}
         graph.add_edges_from(
             (key, callee) for callee in named if isinstance(callee, str) and callee in module.functions
         )

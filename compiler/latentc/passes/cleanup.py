@@ -82,7 +82,9 @@ class _Walk:
 
     def _add(self, node: Node) -> None:
         if not (node.op in OPS and OPS[node.op].train_only):  # two dropouts are two draws
-            key = (node.op, node.inputs, frozen(node.attrs), tuple(o.type for o in node.outputs))
+            # A call is known by its function and its weights' prefix; how its arguments were written adds nothing.
+            attrs: Any = (node.attrs["fn"], node.attrs["name"]) if node.op == "call" else frozen(node.attrs)
+            key = (node.op, node.inputs, attrs, tuple(o.type for o in node.outputs))
             twin = self._known.setdefault(key, node)
             if twin is not node:
                 self._replaced.update(zip(node.outputs, twin.outputs, strict=True))
