@@ -3,7 +3,7 @@
     python benchmarks/depth.py
 
 Goals: the passes before `inline` take a time independent of depth (they see each distinct block once); `inline` and
-serialisation at most 2 ms a block. Medians of several runs in one process.
+serialisation at most 2 ms a block. CPU time, the least of several runs in one process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from common import empty_weights, median_seconds, verdict
+from common import cpu_seconds, empty_weights, verdict
 
 from latentc.export.bundle import prepared
 from latentc.export.onnx import flat_module, onnx_from_module
@@ -60,7 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for depth in DEPTHS:
             for stage, call in stages(depth, Path(name)).items():
-                found.setdefault(stage, {})[depth] = median_seconds(call)
+                found.setdefault(stage, {})[depth] = cpu_seconds(call)
     print(
         f"{'stage':10} "
         + " ".join(f"{f'depth {d}, ms':>15}" for d in DEPTHS)

@@ -2,9 +2,9 @@
 
     python benchmarks/train_step.py [--batch 8] [--steps 5]
 
-Goal: throughput at least diffusers'. The loop is the same for both: noise added to latents at random times, mean squared
-error of the predicted noise, gradients, AdamW; float32. The two take turns. diffusers' blocks have each their own
-embedding of time and class, so it has more parameters; the sizes that both have (width, depth, heads, patch) agree.
+Goal: throughput at least that of diffusers. One loop for both: noise added to latents at random times, mean squared
+error of the predicted noise, gradients, AdamW; float32. The two take turns. The sizes that both have (width, depth,
+heads, patch) agree; diffusers gives each block its own embedding of time and class, so it has more parameters.
 """
 
 from __future__ import annotations
