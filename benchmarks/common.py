@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,19 +19,16 @@ def watched(command: Sequence[str]) -> tuple[dict[str, Any], float]:
     Anonymous memory (RssAnon of /proc, Linux) is what a process has made itself; pages of mapped files, which the
     system may drop, are not in it.
     """
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
     peak = 0
-    os.set_blocking(process.stdout.fileno(), False)
-    text = ""
-    while process.poll() is None:
-        peak = max(peak, _anonymous(process.pid))
-        text += process.stdout.read() or ""
-        time.sleep(0.005)
-    text += process.stdout.read() or ""
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed with {process.returncode}")
-    return json.loads(text.strip().splitlines()[-1]), float(peak)
+    with tempfile.TemporaryFile("w+") as out:
+        process = subprocess.Popen([sys.executable, *command], stdout=out)
+        while process.poll() is None:
+            peak = max(peak, _anonymous(process.pid))
+            time.sleep(0.005)
+        if process.returncode:
+            raise SystemExit(f"{' '.join(command)} failed with {process.returncode}")
+        out.seek(0)
+        return json.loads(out.read().strip().splitlines()[-1]), float(peak)
 
 
 def _anonymous(pid: int) -> int:
