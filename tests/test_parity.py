@@ -13,7 +13,7 @@ from parity_data import SIZES, Numbers, error, load
 
 import latentc_runtime
 from latentc import api
-from latentc.checkpoint import arrays, network_weights
+from latentc.checkpoint import arrays, computed, network_params, network_weights
 from latentc.components.contract import Lowered
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
@@ -35,7 +35,9 @@ def checkpoint(folder: Path, weights: dict[str, np.ndarray], kind: str = "safete
     return path
 
 
-def official(folder: Path, numbers: Numbers, system: str, *overrides: str) -> tuple[Any, Lowered, dict[str, np.ndarray]]:
+def official(
+    folder: Path, numbers: Numbers, system: str, *overrides: str
+) -> tuple[Any, Lowered, dict[str, np.ndarray]]:
     """(spec, what it is lowered to, the network's weights under latentc's names)."""
     spec = load_spec(system, None, [*SIZES[system], *overrides])
     lowered = lower(spec)
@@ -223,3 +225,44 @@ def test_sampler(case: str, backend: str, tmp_path: Path) -> None:
         assert out.tolist() == wanted.tolist()
     else:
         assert error(out, wanted[:1]) < SAMPLER
+
+
+# ---- other sizes and options: no official numbers, but the three backends must agree
+
+OPTIONS = {
+    "patch 4, deeper, wider": ("dit", ["backbone.patch=4", "backbone.depth=3", "backbone.width=96"]),
+    "one head, 20 classes": ("dit", ["backbone.block.mixer.heads=1", "data.classes=20"]),
+    "other resolution": ("dit", ["data.shape=[3, 8, 8]"]),
+    "QK norm": ("dit", ["backbone.block.mixer.qk_norm={kind: rms_norm}"]),
+    "no learned variance": ("dit", ["objective.variance=fixed_small"]),
+    "no class dropout": ("dit", ["conditioning.class.dropout=0", "sampler.guidance=null"]),
+    "grouped queries": ("llamagen", ["backbone.block.mixer.kv_heads=2"]),
+    "one key head": ("llamagen", ["backbone.block.mixer.kv_heads=1"]),
+    "tokens without class dropout": ("llamagen", ["conditioning.class.dropout=0", "sampler.guidance=null"]),
+    "tokens with QK norm": ("llamagen", ["backbone.block.mixer.qk_norm={kind: rms_norm}", "sampler.top_k=9"]),
+    "SiT on a vp path": ("sit", ["objective.path=vp", "objective.predicts=noise", "backbone.unused_channels=0"]),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("case", OPTIONS)
+def test_options(case: str, batch: int, tmp_path: Path) -> None:
+    system, overrides = OPTIONS[case]
+    overrides = [*SIZES[system], *overrides]
+    spec = load_spec(system, None, overrides)
+    lowered = lower(spec)
+    rng = np.random.default_rng(0)
+    own = {
+        name: (rng.standard_normal([int(d) for d in param.type.shape]) * 0.1).astype(np.float32)  # type: ignore[arg-type]
+        for name, param in network_params(lowered, lowered.networks["main"]).items()
+        if not computed(param)
+    }
+    inputs: dict[str, np.ndarray] = {}
+    y = rng.integers(0, spec.data.classes, batch)
+    if spec.data.tokens is not None:
+        inputs = {"idx": rng.integers(0, 64, (batch, spec.data.tokens.length - 1)), "y": y}
+    else:
+        inputs = {"x": rng.standard_normal((batch, *spec.data.shape)), "t": rng.random(batch) * 900, "y": y}
+    weights = checkpoint(tmp_path, own)
+    reference, *others = (api.forward(system, weights, inputs, backend, overrides=overrides) for backend in BACKENDS)
+    assert all(error(other, reference) < FORWARD for other in others)

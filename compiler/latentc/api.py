@@ -7,22 +7,24 @@ Heavy packages are imported by the functions that need them, so that `check` doe
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from latentc import resources
 from latentc.diagnostics import CODES, Diagnostic, DiagnosticError, nearest
+from latentc.faults import needed, runtime_errors
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike
 
     from latentc.components.contract import Lowered
+    from latentc.ir.report import FunctionReport
+    from latentc.measure.bench import Bench
+    from latentc.measure.doctor import Health
     from latentc.measure.report import Report
     from latentc.spec import Spec
     from latentc_runtime.manifest import Manifest
@@ -60,11 +62,66 @@ def schema() -> dict[str, Any]:
     return json_schema()
 
 
-def ir(source: Source, variant: str | None = None, overrides: Sequence[str] = (), full: bool = False) -> str:
-    """The lowered spec in the IR's text form; with `full` large constants are written out, so that it parses back."""
-    from latentc.ir.text import text_from_module
+def init(name: str, kind: Literal["diffusion", "flow", "tokens"] = "diffusion", path: Path | str | None = None) -> Path:
+    """Write a commented first spec called `name` to `path` (NAME.yaml); returns where. DiagnosticError E0209, E0412."""
+    from latentc.files import write_text
+    from latentc.spec import spec_from_text
 
-    return text_from_module(_lowered(source, variant, overrides)[1].module, full)
+    file = Path(f"{name}.yaml" if path is None else path)
+    text = (resources.folder("templates") / "init" / f"{kind}.yaml").read_text(encoding="utf-8").replace("@NAME@", name)
+    spec_from_text(text, str(file))  # a name that a spec cannot have
+    if file.exists():
+        raise DiagnosticError(Diagnostic("E0412", f"{file} exists already", help="name another file with -o"))
+    write_text(file, text)
+    return file
+
+
+def ir(
+    source: Source,
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    after: str | None = None,
+    full: bool = False,
+) -> str:
+    """The spec in the IR's text form, as lowered or after the target's pass called `after`.
+
+    With `full`, large constants are written out, so that the text parses back. DiagnosticError E0711.
+    """
+    from latentc.ir.text import text_from_module
+    from latentc.pipeline import optimised
+
+    spec, lowered = _lowered(source, variant, overrides)
+    if after is not None:
+        try:
+            lowered = optimised(lowered, spec, after)
+        except ValueError as error:
+            raise DiagnosticError(Diagnostic("E0711", str(error))) from None
+    return text_from_module(lowered.module, full)
+
+
+def show(
+    source: Source, variant: str | None = None, overrides: Sequence[str] = (), svg: Path | str | None = None
+) -> dict[str, FunctionReport]:
+    """What each network and each sampler of a spec comes to, by entry: weights, flops, memory, part by part.
+
+    `svg`: a file to draw the first network into. DiagnosticError E0412.
+    """
+    from latentc.files import write_text
+    from latentc.ir.report import graph_svg, report
+
+    _, lowered = _lowered(source, variant, overrides)
+    networks = [net.methods["forward"] for net in lowered.networks.values()]
+    if svg is not None:
+        write_text(svg, graph_svg(lowered.module, networks[0]))
+    entries = [f"{name}.forward" for name in lowered.networks] + [program.entry for program in lowered.programs]
+    return {entry: report(lowered.module, entry) for entry in entries}
+
+
+def doctor() -> Health:
+    """What works on this machine."""
+    from latentc.measure.doctor import diagnose
+
+    return diagnose()
 
 
 def explain(code: str) -> str:
@@ -172,8 +229,6 @@ def train(
     project = Path(source)
     if not (project / "train.py").is_file():
         project = _project(source, folder, variant, overrides)
-    from latentc.measure.forward import needed
-
     needed("torch", "training", 'pip install "latentc[torch]"')
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     status = subprocess.run([sys.executable, *launcher, "train.py", *arguments], cwd=project).returncode
@@ -233,6 +288,10 @@ def compile(
     from latentc.pipeline import optimised
     from latentc.spec import resolved_yaml
 
+    sampler = check(source, variant, overrides).sampler if steps else None
+    if sampler is not None and "steps" not in type(sampler).model_fields:
+        mend = "leave the steps out: this sampler makes as many as a sample has tokens"
+        raise DiagnosticError(Diagnostic("E0708", "the sampler of this spec has no number of steps", help=mend))
     # Each count is checked as if the spec said it; the bundle's spec says the first, which is the default.
     counts = [[*overrides, f"sampler.steps={count}"] for count in steps] or [list(overrides)]
     for changed in counts[1:]:
@@ -279,7 +338,9 @@ def sample(
     seeds give. `grid` is a PNG file to write, a row a class; `raw` an .npz file for the samples as they are, array
     `out`. Raises DiagnosticError: E0601 to E0612, E0704, and E0412 where a file cannot be written.
     """
-    from latentc.files import read_arrays, write_arrays
+    from latentc.files import read_arrays, write_arrays, write_picture
+    from latentc.ranges import classes_from_text
+    from latentc_runtime import grid as side_by_side
     from latentc_runtime import load
 
     given = read_arrays(noise) if isinstance(noise, str | Path) else noise
@@ -288,25 +349,13 @@ def sample(
         known = classes_from_text(classes, pipe.manifest.classes) if isinstance(classes, str) else list(classes)
         wanted = [number for number in known for _ in range(per_class)]
         samples = pipe.sample(wanted, seed, guidance, steps, given, progress, batch)
-        # Pictures are made before anything is written, so that a mistake leaves no file behind.
-        pictures = pipe.images(samples) if grid is not None else None
+        # Made before anything is written, so that a mistake leaves no file behind.
+        sheet = None if grid is None else side_by_side(pipe.images(samples), per_class)
     if raw is not None:
         write_arrays(raw, {"out": samples})
-    if grid is not None and pictures is not None:
-        _write_grid(grid, pictures, per_class)
+    if grid is not None and sheet is not None:
+        write_picture(grid, sheet)
     return samples
-
-
-def _write_grid(path: Path | str, pictures: np.ndarray, columns: int) -> None:
-    from PIL import Image
-
-    from latentc.files import new_file
-    from latentc_runtime import grid
-
-    with runtime_errors():
-        sheet = grid(pictures, columns)
-    with new_file(path) as file:
-        Image.fromarray(sheet[..., 0] if sheet.shape[2] == 1 else sheet).save(file, "PNG")
 
 
 def verify(
@@ -327,49 +376,25 @@ def verify(
         return run(bundle, budget=BUDGET if budget is None else budget, device=device, seed=seed, progress=progress)
 
 
-@contextlib.contextmanager
-def runtime_errors() -> Iterator[None]:
-    """The runtime's errors as DiagnosticErrors."""
-    from latentc_runtime import BundleError
+def bench(
+    bundle: Path | str,
+    batches: Sequence[int] = (1, 8),
+    steps: Sequence[int] = (),
+    compare: bool = False,
+    seconds: float = 5.0,
+    device: str = "cpu",
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Bench:
+    """Time a bundle's samplers; see `latentc.measure.bench`. `compare`: beside the emitted PyTorch.
 
-    try:
-        yield
-    except BundleError as error:
-        raise DiagnosticError(Diagnostic(error.code, error.message, help=error.help)) from error
+    `seconds` for each case. Raises DiagnosticError: E0601 to E0611, E0706.
+    """
+    from latentc.measure.bench import bench as run
 
-
-# ---- helpers of the command line that scripts may want as well
-
-
-def classes_from_text(text: str, known: int) -> list[int]:
-    """Classes as the command line writes them: `3`, `0-9`, `1,4,7-9` or `all`, of `known`. DiagnosticError E0704."""
-    found: list[int] = []
-    last = known - 1
-    for part in (f"0-{last}" if text.strip() == "all" else text).split(","):
-        low, dash, high = (piece.strip() for piece in part.partition("-"))
-        numbers = [low, high] if dash else [low]
-        if not all(n.isascii() and n.isdigit() and len(n) < 10 for n in numbers):
-            message = f"`{part.strip()}` is neither a class nor a range of classes"
-            raise DiagnosticError(Diagnostic("E0704", message, help="write `3`, `0-9`, `1,4,7-9` or `all`"))
-        first, final = int(numbers[0]), int(numbers[-1])
-        if final < first or final > last:
-            message = f"there is no class {final}" if final > last else f"the range `{part.strip()}` is empty"
-            raise DiagnosticError(Diagnostic("E0704", message, help=f"classes are 0 to {last}"))
-        found += range(first, final + 1)
-    return found
-
-
-def data_from_diagnostics(diagnostics: Sequence[Diagnostic]) -> list[dict[str, Any]]:
-    """Diagnostics as plain data, for JSON."""
-    return [dataclasses.asdict(diagnostic) for diagnostic in diagnostics]
-
-
-def internal_error(error: BaseException, debug: bool = False) -> Diagnostic:
-    """What to tell a user of a fault of latentc."""
-    first, *rest = f"{type(error).__name__}: {error}".removesuffix(": ").splitlines()
-    mend = "please report it with the spec, the command and this message"
-    notes = ("\n".join(rest[:12]),) if rest else ()
-    return Diagnostic("E0901", first, notes=notes, help=mend if debug else f"{mend}; `--debug` shows the traceback")
+    with runtime_errors():
+        return run(
+            bundle, batches=batches, steps=steps, compare=compare, seconds=seconds, device=device, progress=progress
+        )
 
 
 def _lowered(
@@ -383,21 +408,21 @@ def _lowered(
 
 
 __all__ = [
+    "bench",
     "check",
-    "classes_from_text",
     "compile",
     "convert_weights",
-    "data_from_diagnostics",
+    "doctor",
     "emit",
     "explain",
     "forward",
     "forward_file",
-    "internal_error",
+    "init",
     "ir",
     "resolved",
-    "runtime_errors",
     "sample",
     "schema",
+    "show",
     "specs",
     "train",
     "verify",

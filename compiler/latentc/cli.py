@@ -1,4 +1,4 @@
-"""The command line: one thin function a verb. What a verb does is in `latentc.api`; what goes wrong is printed here."""
+"""The command line: one thin function a verb. What a verb does stands in `latentc.api`; here it is printed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,11 +15,13 @@ import typer
 
 from latentc import __version__, api
 from latentc.diagnostics import Diagnostic, DiagnosticError, render
+from latentc.faults import INTERRUPTED, TERMINATED, data_from_diagnostics, exit_status
+from latentc.ranges import numbers_from_text
 
 app = typer.Typer(
     name="latentc",
     help="Compile a YAML spec of a generative model into a PyTorch training project and an inference engine.",
-    epilog="`latentc explain CODE` tells more of a diagnostic. Progress and errors go to stderr.",
+    epilog="`latentc explain CODE` tells more of an error. Progress and errors go to stderr.",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -25,12 +29,19 @@ app = typer.Typer(
 )
 
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, the name of a shipped spec, or - for stdin.")]
+Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `latentc compile` wrote.")]
 Variant = Annotated[str | None, typer.Option("--variant", "-v", metavar="NAME", help="A variant of the spec.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change one value; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Weights = Annotated[Path, typer.Option("--weights", "-w", metavar="FILE", help="A .safetensors, .pt or .npz file.")]
 Names = Annotated[str | None, typer.Option("--names", metavar="MAP", help="The spec's name map the file follows.")]
 Key = Annotated[str | None, typer.Option("--key", metavar="KEY", help="Which state dict of a checkpoint: ema.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Sample i has seed N + i.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, tensorrt or auto.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files that latentc did not write.")]
+
+
+# ---- specs
 
 
 @app.command()
@@ -58,9 +69,28 @@ def check(
     except DiagnosticError as error:
         if not as_json:
             raise
-        _print({"ok": False, "diagnostics": api.data_from_diagnostics(error.diagnostics)})
+        _print({"ok": False, "diagnostics": data_from_diagnostics(error.diagnostics)})
         raise typer.Exit(1) from None
     _print({"ok": True, "name": name, "variant": variant} if as_json else f"{name}: the spec is sound")
+
+
+@app.command()
+def show(
+    spec: Spec,
+    variant: Variant = None,
+    overrides: Sets = None,
+    ir: Annotated[bool, typer.Option("--ir", help="Print the IR.")] = False,
+    after: Annotated[str | None, typer.Option("--after", metavar="PASS", help="The IR after a pass.")] = None,
+    svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Draw the network.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a spec comes to: parameters, flops, memory; its IR; a picture."""
+    if ir or after is not None:
+        _print(api.ir(spec, variant, overrides or (), after), end="")
+        return
+    found = api.show(spec, variant, overrides or (), svg)
+    texts = [f"{entry}: {report.text()}" for entry, report in found.items()]
+    _print({entry: report.data() for entry, report in found.items()} if as_json else "\n".join(texts), end="")
 
 
 @app.command()
@@ -70,20 +100,55 @@ def schema() -> None:
 
 
 @app.command()
-def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="As in error[E0204].")]) -> None:
-    """Explain a diagnostic's code: what happened, an example, how to mend it."""
-    _print(api.explain(code), end="")
+def init(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the model and of its file.")] = "my-model",
+    kind: Annotated[
+        Literal["diffusion", "flow", "tokens"], typer.Option("--kind", help="What to begin with.")
+    ] = "diffusion",
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: NAME.yaml.")] = None,
+) -> None:
+    """Write a first spec, commented, that trains on handwritten digits."""
+    path = api.init(name, kind, output)
+    _print(f"{path}: edit it, then `latentc check {path}` and `latentc train {path}`")
 
 
 @app.command()
-def show(
+def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="As in error[E0204].")]) -> None:
+    """Explain the code of an error: what happened, an example, how to mend it."""
+    _print(api.explain(code), end="")
+
+
+# ---- training
+
+
+@app.command()
+def emit(
     spec: Spec,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The project's folder.")],
     variant: Variant = None,
     overrides: Sets = None,
-    ir: Annotated[bool, typer.Option("--ir", help="Print the IR instead.")] = False,
+    force: Force = False,
 ) -> None:
-    """Show what a spec comes to: parameters, flops, memory; or its IR."""
-    _print(api.ir(spec, variant, overrides or ()), end="")
+    """Write the PyTorch training project of a spec."""
+    files = api.emit(spec, output, variant, overrides or (), force)
+    _print(f"{output}: {' '.join(sorted(file.name for file in files if not file.name.startswith('.')))}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="SPEC|DIR", help="A spec, or a folder that `emit` wrote.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where to emit.")] = None,
+    variant: Variant = None,
+    overrides: Sets = None,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes of torchrun.")] = 1,
+) -> None:
+    """Train: emits the project if need be and runs its train.py. Further flags (--steps 10) go to train.py."""
+    folder = api.train(source, output, context.args, variant, overrides or (), processes)
+    _print(f"trained in {folder}")
+
+
+# ---- weights and networks
 
 
 @app.command()
@@ -118,13 +183,151 @@ def weights(
     _print(f"{to}: {count} tensors")
 
 
-# ---- printing, and what goes wrong
+# ---- bundles
+
+
+@app.command()
+def compile(
+    spec: Spec,
+    weights: Weights,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="The folder to write.")],
+    names: Names = None,
+    key: Key = None,
+    variant: Variant = None,
+    overrides: Sets = None,
+    form: Annotated[
+        Literal["auto", "unroll", "loop", "host"] | None, typer.Option("--form", help="Where the loop is.")
+    ] = None,
+    steps: Annotated[
+        str | None, typer.Option("--steps", metavar="N,N", help="Step counts it holds, default first.")
+    ] = None,
+    max_batch: Annotated[
+        int | None, typer.Option("--max-batch", min=1, help="Largest batch of one engine call.")
+    ] = None,
+    by_reference: Annotated[bool, typer.Option("--by-reference", help="Leave the weights where they are.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compile a spec and its weights into a bundle: an engine that holds the whole sampler."""
+    with _bar("compiling", 4) as bar:
+        manifest = api.compile(
+            spec,
+            weights,
+            output,
+            variant,
+            overrides or (),
+            names,
+            key,
+            form,
+            numbers_from_text(steps or ""),
+            max_batch,
+            by_reference,
+            lambda stage: _advance(bar, stage),
+        )
+    made = [{"steps": s.steps, "solver": s.solver, "form": s.form, "why": s.why} for s in manifest.samplers]
+    lines = [f"{output}: {m['solver']}, {m['steps']} steps, form {m['form']} ({m['why']})" for m in made]
+    _print({"bundle": str(output), "samplers": made} if as_json else "\n".join(lines))
+
+
+@app.command()
+def sample(
+    bundle: Bundle,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="A PNG, a row a class.")] = None,
+    classes: Annotated[str, typer.Option("--class", metavar="CLASSES", help="0-9, 1,4,7 or all.")] = "all",
+    per_class: Annotated[int, typer.Option("--per-class", min=1, metavar="N", help="Samples of each class.")] = 1,
+    seed: Seed = 0,
+    guidance: Annotated[float | None, typer.Option("--guidance", metavar="SCALE", help="Else the spec's.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="One of the bundle's step counts.")] = None,
+    noise: Annotated[Path | None, typer.Option("--noise", metavar="FILE", help="An .npz of the noise itself.")] = None,
+    raw: Annotated[
+        Path | None, typer.Option("--raw", metavar="FILE", help="An .npz for the samples as they are.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, metavar="N", help="Samples at once.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Sample from a bundle."""
+    if output is None and raw is None:
+        raise typer.BadParameter("nothing to write: give -o FILE.png, --raw FILE.npz or both")
+    with _bar("sampling") as bar:
+        api.sample(bundle, classes, per_class, seed, guidance, steps, noise, batch, device, output, raw, _progress(bar))
+    _print("\n".join(str(path) for path in (output, raw) if path is not None))
+
+
+@app.command()
+def verify(
+    bundle: Bundle,
+    budget: Annotated[float | None, typer.Option("--budget", metavar="SECONDS", help="Time it may take.")] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Verify a bundle: the oracle, the emitted PyTorch and the engine agree, and a control does not."""
+    with _bar("verifying") as bar:
+        report = api.verify(bundle, budget, device, seed, _progress(bar))
+    _print(report.data() if as_json else report.text(), end="")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    bundle: Bundle,
+    batch: Annotated[str, typer.Option("--batch", metavar="N,N", help="Batch sizes.")] = "1,8",
+    steps: Annotated[str, typer.Option("--steps", metavar="N,N", help="Step counts; else all.")] = "",
+    compare: Annotated[bool, typer.Option("--compare", help="Beside the emitted PyTorch.")] = False,
+    seconds: Annotated[float, typer.Option("--seconds", min=0, help="Time for each case.")] = 5.0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Measure a bundle: samples a second, time a step, and against the emitted PyTorch."""
+    batches, counts = numbers_from_text(batch), numbers_from_text(steps)
+    with _bar("measuring") as bar:
+        report = api.bench(bundle, batches, counts, compare, seconds, device, _progress(bar))
+    _print(report.data() if as_json else report.text(), end="")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what of latentc works on this machine, and how to mend what does not."""
+    report = api.doctor()
+    _print(report.data() if as_json else report.text(), end="")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+# ---- printing
 
 
 def _print(value: Any, end: str = "\n") -> None:
     """Text as it is, anything else as JSON."""
-    text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
-    sys.stdout.write(text + end)
+    text = value + end if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    sys.stdout.write(text)
+
+
+@contextmanager
+def _bar(what: str, total: int | None = None) -> Iterator[Any]:
+    """A progress bar on stderr; nothing is shown of what is done within two seconds."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=what, delay=2, leave=False, file=sys.stderr) as bar:
+        yield bar
+
+
+def _advance(bar: Any, stage: str) -> None:
+    bar.set_description(stage, refresh=False)
+    bar.update()
+
+
+def _progress(bar: Any) -> Callable[..., None]:
+    def progress(done: int, total: int, what: str | None = None) -> None:
+        bar.total = total
+        if what is not None:
+            bar.set_description(what, refresh=False)
+        bar.update(done - bar.n)
+
+    return progress
+
+
+# ---- the way in
 
 
 def _version(wanted: bool) -> None:
@@ -143,51 +346,30 @@ def _options(
 
 def main() -> None:
     """The console script. Exit 0, or 1 for what the user can mend, 2 for a fault of latentc, 130 for Ctrl-C."""
-    signal.signal(signal.SIGTERM, _terminated)
+    # As an exception, so that what is half-written is removed on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     sys.exit(run(sys.argv[1:]))
 
 
 def run(args: list[str]) -> int:
     """Run one command line; returns the exit status."""
     debug = "--debug" in args
-    # Taken out here, so that it may stand behind the verb as well.
-    args = [arg for arg in args if arg != "--debug"]
+    diagnostics: Sequence[Diagnostic]
     try:
-        status = app(args, prog_name="latentc", standalone_mode=False)
+        # --debug is taken out here, so that it may stand behind the verb as well.
+        given = app([arg for arg in args if arg != "--debug"], prog_name="latentc", standalone_mode=False)
         sys.stdout.flush()
-        return status if isinstance(status, int) else 0
-    except DiagnosticError as error:
-        return _fail(error.diagnostics)
-    except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("interrupted\n")
-        return 130
-    except BrokenPipeError:  # `latentc show … | head`
-        sys.stdout = None
-        return 0
-    except MemoryError:
-        return _fail([Diagnostic("E0710", "not enough memory", help="close other programs, or ask for less at once")])
-    except Exception as error:
-        if hasattr(error, "format_message"):  # typer's own: a wrong option or argument
-            return _fail([_usage(error)])
-        if debug:
+        status, diagnostics = given if isinstance(given, int) else 0, ()
+    except (Exception, KeyboardInterrupt) as error:
+        status, diagnostics = exit_status(error, debug)
+        if debug and status == 2:
             traceback.print_exc()
-        return _fail([api.internal_error(error, debug)], 2)
-
-
-def _usage(error: Any) -> Diagnostic:
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context else "latentc"
-    return Diagnostic("E0701", error.format_message().rstrip("."), help=f"run `{path} --help`")
-
-
-def _fail(diagnostics: Any, status: int = 1) -> int:
+        if isinstance(error, BrokenPipeError):
+            sys.stdout = None  # Python would flush it once more
+    if status == INTERRUPTED:
+        sys.stderr.write("interrupted\n")
     sys.stderr.write(render(diagnostics, color=sys.stderr.isatty()))
     return status
-
-
-def _terminated(*_: Any) -> None:
-    # As an exception, so that what is half-written is removed on the way out.
-    sys.exit(143)
 
 
 if __name__ == "__main__":

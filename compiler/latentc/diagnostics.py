@@ -63,6 +63,8 @@ CODES: dict[str, str] = {
     "E0501": "the bundle cannot be written",
     "E0502": "the bundle's place is taken",
     "E0503": "the sampler cannot take this form",
+    "E0510": "the project's folder holds other files",
+    "E0511": "the project cannot be written",
     "E0601": "not a bundle",
     "E0602": "the manifest is damaged",
     "E0603": "the bundle's format is unknown to this runtime",

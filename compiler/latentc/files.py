@@ -59,3 +59,11 @@ def write_arrays(path: Path | str, arrays: Mapping[str, Any]) -> None:
     """Write arrays by name as an .npz file. DiagnosticError E0412."""
     with new_file(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
+
+
+def write_picture(path: Path | str, pixels: np.ndarray) -> None:
+    """Write a picture u8[H, W, C], C = 1 grey or 3 RGB, as PNG. DiagnosticError E0412."""
+    from PIL import Image
+
+    with new_file(path) as file:
+        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,6 +17,7 @@ from numpy.typing import ArrayLike
 from latentc.checkpoint import arrays
 from latentc.components.contract import Lowered, Network
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
+from latentc.faults import needed
 from latentc.ir.core import Value
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import FLOATS, NUMPY, Sym
@@ -82,16 +82,6 @@ BACKENDS: dict[str, Callable[[Lowered, Network, Weights, Sequence[Array]], Array
     "torch": _torch,
     "onnx": _onnx,
 }
-
-
-def needed(package: str, what: str, command: str) -> Any:
-    """Import a package that only some commands need. DiagnosticError E0706."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise DiagnosticError(
-            Diagnostic("E0706", f"{what} needs {package}, which cannot be imported: {error}", help=f"run `{command}`")
-        ) from None
 
 
 def module_from_source(source: str, name: str) -> ModuleType:

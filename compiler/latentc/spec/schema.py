@@ -83,7 +83,7 @@ def json_schema() -> dict[str, Any]:
     schema["properties"]["backbone"] = backbone
     # A file that extends another need not repeat what the base says.
     schema["required"] = ["latentc"]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "latentc spec", **schema}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "latentc spec"}
 
 
 # ---- what may stand at a path

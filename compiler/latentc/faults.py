@@ -1,0 +1,80 @@
+"""From exceptions to diagnostics: what the runtime, a missing package, the command line or a fault of ours says."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import importlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from latentc.diagnostics import Diagnostic, DiagnosticError
+
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
+TERMINATED = 143
+
+
+@contextlib.contextmanager
+def runtime_errors() -> Iterator[None]:
+    """The runtime's errors as DiagnosticErrors."""
+    from latentc_runtime import BundleError
+
+    try:
+        yield
+    except BundleError as error:
+        raise DiagnosticError(Diagnostic(error.code, error.message, help=error.help)) from error
+
+
+def needed(package: str, what: str, command: str) -> Any:
+    """Import a package that only some commands need. DiagnosticError E0706."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise DiagnosticError(
+            Diagnostic("E0706", f"{what} needs {package}, which cannot be imported: {error}", help=f"run `{command}`")
+        ) from None
+
+
+def exit_status(error: BaseException, debug: bool = False) -> tuple[int, Sequence[Diagnostic]]:
+    """The exit status of a program that `error` ends, and what it should say: 1 the user's, 2 ours, 130 Ctrl-C."""
+    if isinstance(error, DiagnosticError):
+        return 1, error.diagnostics
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":  # typer's name for it
+        return INTERRUPTED, ()
+    if isinstance(error, BrokenPipeError):  # `latentc show … | head`: the reader has what it wanted
+        return 0, ()
+    if isinstance(error, OSError):
+        return 1, [_system_error(error)]
+    if isinstance(error, MemoryError):
+        return 1, [Diagnostic("E0710", "not enough memory", help="close other programs, or ask for less at once")]
+    if hasattr(error, "format_message"):  # typer's: a wrong option or argument
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "latentc"
+        message = error.format_message().rstrip(".").replace("\n", " ")
+        return 1, [Diagnostic("E0701", message, help=f"run `{command} --help`")]
+    return 2, [internal_error(error, debug)]
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _system_error(error: OSError) -> Diagnostic:
+    """What the system refused and nobody nearer to it knew how to tell; temporary files among it."""
+    what = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
+    if error.errno in _NO_ROOM:
+        return Diagnostic("E0412", f"cannot write {what}", help="free some space (`df -h`; TMPDIR is used as well)")
+    return Diagnostic("E0402", f"cannot use {what}", help="check the path and its permissions")
+
+
+def internal_error(error: BaseException, debug: bool = False) -> Diagnostic:
+    """What to tell a user of a fault of latentc."""
+    first, *rest = f"{type(error).__name__}: {error}".removesuffix(": ").splitlines()
+    mend = "please report it with the spec, the command and this message"
+    notes = ("\n".join(rest[:12]),) if rest else ()
+    return Diagnostic("E0901", first, notes=notes, help=mend if debug else f"{mend}; `--debug` shows the traceback")
+
+
+def data_from_diagnostics(diagnostics: Sequence[Diagnostic]) -> list[dict[str, Any]]:
+    """Diagnostics as plain data, for JSON."""
+    return [dataclasses.asdict(diagnostic) for diagnostic in diagnostics]

@@ -1,0 +1,103 @@
+"""A tiny model to run commands on: spec, weights, inputs and a bundle, made once; every test runs in its own folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latentc import api
+from latentc.checkpoint import computed, network_params
+from latentc.cli import run
+from latentc.lower import lower
+from latentc.spec import load_spec
+from latentc.weights import Array, write_safetensors
+
+SPEC = """\
+latentc: 1
+name: tiny
+data: {kind: digits}
+backbone:
+  kind: patch_transformer
+  width: 16
+  depth: 1
+  patch: 4
+  positions: {kind: sincos_2d}
+  block:
+    mixer: {kind: attention, heads: 2}
+    feed_forward: {kind: gelu_mlp, ratio: 2}
+    norm: {kind: layer_norm}
+    condition: {kind: adaln_zero}
+conditioning: {class: {kind: label}, time: {kind: timestep, frequencies: 16}}
+objective: {kind: diffusion, schedule: cosine}
+sampler: {kind: ddim, steps: 3, guidance: {scale: 1.5}}
+train: {steps: 3, batch_size: 8, parallel: none, workers: 0}
+"""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the tiny model lies. Tests only read it."""
+
+    spec: Path
+    weights: Path
+    inputs: Path
+    bundle: Path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("tiny")
+    files = Files(folder / "tiny.yaml", folder / "tiny.safetensors", folder / "in.npz", folder / "bundle")
+    files.spec.write_text(SPEC)
+    lowered = lower(load_spec(files.spec))
+    rng = np.random.default_rng(0)
+    params = network_params(lowered, lowered.networks["main"])
+    weights = {
+        name: Array((rng.standard_normal([int(d) for d in p.type.shape]) * 0.1).astype(np.float32))
+        for name, p in params.items()
+        if not computed(p)
+    }
+    write_safetensors(files.weights, weights)
+    x = rng.standard_normal((2, 1, 8, 8)).astype(np.float32)
+    np.savez(files.inputs, x=x, t=np.array([3.0, 500.0], np.float32), y=np.array([1, 10]))
+    api.compile(files.spec, files.weights, files.bundle)
+    return files
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def latentc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    """Run a command line in this process, in an empty folder; diagnostics are plain text."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: object) -> Result:
+        capsys.readouterr()
+        status = run([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        return Result(status, out, err)
+
+    return call
+
+
+def command(*args: object, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run a command line in a process of its own."""
+    line = [sys.executable, "-m", "latentc.cli", *map(str, args)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload, no-any-return]

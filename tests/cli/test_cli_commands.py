@@ -1,0 +1,187 @@
+"""Every verb, as it is meant to be used."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from latentc import __version__, resources
+from latentc.diagnostics import CODES
+
+Run = Callable[..., Any]
+
+
+def test_help_and_version(latentc: Run) -> None:
+    help_text = latentc("--help")
+    assert help_text.status == 0
+    verbs = "specs check show schema init explain emit train forward weights compile sample verify bench doctor"
+    assert all(f"\n  {verb} " in help_text.out for verb in verbs.split())
+    assert latentc("--version").out == f"latentc {__version__}\n"
+    assert all(latentc(verb, "--help").status == 0 for verb in verbs.split())
+
+
+def test_starting_is_fast() -> None:
+    """Nothing heavy is imported for the help, no engine for checking a spec."""
+    code = "import sys; from latentc.cli import run; run({!r}); print(*sorted(sys.modules))"
+
+    def imported(*args: str) -> set[str]:
+        done = subprocess.run([sys.executable, "-c", code.format(list(args))], capture_output=True, text=True)
+        return set(done.stdout.splitlines()[-1].split())
+
+    assert not {"numpy", "pydantic", "yaml", "onnx", "torch", "rich", "tqdm"} & imported("--help")
+    assert not {"onnx", "torch", "onnxruntime", "polygraphy"} & imported("check", "dit")
+
+
+def test_specs(latentc: Run) -> None:
+    assert "XL/2" in latentc("specs").out
+    found = json.loads(latentc("specs", "--json").out)
+    assert set(found) == set(resources.shipped_specs())
+    assert "S/2" in found["dit"]
+
+
+def test_check(latentc: Run, tiny: Any) -> None:
+    assert latentc("check", tiny.spec).out == "tiny: the spec is sound\n"
+    assert json.loads(latentc("check", "dit", "-v", "S/2", "--json").out) == {
+        "ok": True,
+        "name": "dit",
+        "variant": "S/2",
+    }
+    bad = latentc("check", tiny.spec, "--set", "backbone.width=15", "--json")
+    assert bad.status == 1
+    problem = json.loads(bad.out)["diagnostics"][0]
+    assert problem["code"] == "E0305"
+    assert problem["span"]["file"] == "--set #1"
+
+
+def test_resolved_is_a_spec(latentc: Run, tiny: Any, tmp_path: Path) -> None:
+    whole = latentc("check", tiny.spec, "--resolved", "--set", "sampler.steps=7").out
+    (tmp_path / "whole.yaml").write_text(whole)
+    assert "eps: 1e-06" in whole
+    assert latentc("check", "whole.yaml", "--resolved").out == whole
+
+
+def test_schema(latentc: Run) -> None:
+    assert json.loads(latentc("schema").out)["title"] == "latentc spec"
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_explain(latentc: Run, code: str) -> None:
+    page = latentc("explain", code.lower())
+    assert page.status == 0
+    assert page.out.startswith(f"# {code}")
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "flow", "tokens"])
+def test_init(latentc: Run, kind: str) -> None:
+    assert latentc("init", "one", "--kind", kind).status == 0
+    assert latentc("check", "one.yaml").out == "one: the spec is sound\n"
+
+
+def test_show(latentc: Run, tiny: Any) -> None:
+    # DiT's paper: 675 M weights, the fixed positions among them, and 118.64 GFLOPs of multiply-adds.
+    found = json.loads(latentc("show", "dit", "-v", "XL/2", "--json").out)
+    network = found["main.forward"]
+    assert network["parameters"] + network["buffers"] == 675_129_632
+    assert network["flops"] == pytest.approx(2 * 118.64e9, rel=0.01)
+    assert set(found) == {"main.forward", "sample.250"}
+    done = latentc("show", tiny.spec, "--svg", "net.svg")
+    assert "weights" in done.out
+    assert Path("net.svg").read_text().startswith("<svg")
+
+
+def test_show_the_ir(latentc: Run, tiny: Any) -> None:
+    text = latentc("show", tiny.spec, "--ir").out
+    assert text.startswith("latentc-ir 1\n")
+    assert "guided" in text
+    assert "= guided" not in latentc("show", tiny.spec, "--after", "expand_guidance").out
+
+
+def test_emit_and_train(latentc: Run, tiny: Any, tmp_path: Path) -> None:
+    assert latentc("emit", tiny.spec, "-o", "project").status == 0
+    assert {"model.py", "train.py", "config.yaml", "README.md"} <= {p.name for p in Path("project").iterdir()}
+    # The spec again: the project there is the one it gives, so it is trained.
+    done = latentc("train", tiny.spec, "-o", "project", "--steps", "2", "--checkpoint-every", "1")
+    assert done.status == 0, done.err
+    weights = tmp_path / "project" / "runs" / "train" / "weights.safetensors"
+    assert latentc("compile", tiny.spec, "--weights", weights, "-o", "bundle").status == 0
+    other = latentc("train", tiny.spec, "--set", "backbone.width=32", "-o", "project")
+    assert other.status == 1
+    assert "error[E0709]" in other.err
+    failed = latentc("train", "project", "--no-such-setting", "1")
+    assert failed.status == 1
+    assert "error[E0705]" in failed.err
+
+
+@pytest.mark.parametrize("backend", ["oracle", "torch", "onnx"])
+def test_forward(latentc: Run, tiny: Any, backend: str) -> None:
+    line = ["forward", tiny.spec, "--weights", tiny.weights, "--inputs", tiny.inputs]
+    assert latentc(*line, "-o", "new/out.npz", "--backend", backend).status == 0
+    assert latentc(*line, "-o", "oracle.npz").status == 0
+    with np.load("new/out.npz") as file, np.load("oracle.npz") as oracle:
+        assert file.files == ["out"]
+        np.testing.assert_allclose(file["out"], oracle["out"], rtol=0, atol=1e-5)
+
+
+def test_weights_both_ways(latentc: Run, tiny: Any, tmp_path: Path) -> None:
+    rules = "weights: {theirs: {main: [{from: 'net.*', to: '*'}]}}\n"
+    (tmp_path / "mapped.yaml").write_text(tiny.spec.read_text() + rules)
+    assert latentc("weights", "mapped.yaml", "-w", tiny.weights, "-o", "theirs.st", "--to-names", "theirs").status == 0
+    assert latentc("weights", "mapped.yaml", "-w", "theirs.st", "--names", "theirs", "-o", "back.st").status == 0
+    ours, theirs, back = load_file(tiny.weights), load_file("theirs.st"), load_file("back.st")
+    assert set(theirs) == {f"net.{name}" for name in ours}
+    assert all(np.array_equal(ours[name], back[name]) for name in ours)
+
+
+def test_compile_and_sample(latentc: Run, tiny: Any) -> None:
+    line = ["compile", tiny.spec, "-w", tiny.weights, "-o", "bundle", "--steps", "4,2", "--form", "host", "--json"]
+    made = json.loads(latentc(*line).out)
+    assert [(s["steps"], s["form"]) for s in made["samplers"]] == [(4, "host"), (2, "host")]
+    done = latentc("sample", "bundle", "--class", "0-2,7", "--per-class", "5", "-o", "grid.png", "--raw", "raw.npz")
+    assert done.status == 0, done.err
+    assert Image.open("grid.png").size == (5 * 8, 4 * 8)
+    with np.load("raw.npz") as file:
+        raw = file["out"]
+    assert raw.shape == (20, 1, 8, 8)
+    assert latentc("sample", "bundle", "--class", "7", "--seed", "15", "--raw", "one.npz").status == 0
+    with np.load("one.npz") as file:
+        # A sample depends on its seed and class alone, whatever else is in the batch.
+        np.testing.assert_allclose(file["out"][0], raw[15], rtol=0, atol=1e-5)
+    np.savez("noise.npz", x=np.zeros((1, 1, 8, 8), np.float32))
+    line = ["sample", "bundle", "--class", "7", "--steps", "2", "--noise", "noise.npz", "--raw", "zero.npz"]
+    assert latentc(*line).status == 0
+
+
+def test_by_reference(latentc: Run, tiny: Any) -> None:
+    assert latentc("compile", tiny.spec, "-w", tiny.weights, "-o", "light", "--by-reference").status == 0
+    assert latentc("sample", "light", "--class", "3", "-o", "three.png").status == 0
+    assert not any(tiny.weights.name in path.name for path in Path("light").rglob("*"))
+
+
+def test_verify_and_bench(latentc: Run, tiny: Any) -> None:
+    done = latentc("verify", tiny.bundle, "--json")
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["ok"] is True
+    timed = latentc("bench", tiny.bundle, "--batch", "1", "--seconds", "0", "--json")
+    assert [case["batch"] for case in json.loads(timed.out)["cases"]] == [1]
+
+
+def test_doctor(latentc: Run) -> None:
+    found = json.loads(latentc("doctor", "--json").out)
+    assert found["ok"] is True
+    assert {"python", "backend onnx"} <= {finding["name"] for finding in found["findings"]}
+
+
+def test_a_reader_that_leaves_early(tmp_path: Path) -> None:
+    line = f"{sys.executable} -m latentc.cli show dit --ir | head -1"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == "latentc-ir 1\n"
+    assert done.stderr == ""
