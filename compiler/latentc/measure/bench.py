@@ -106,22 +106,26 @@ def bench(
     timed = _TimedBackend(open_backend(device, threads))
     pipeline = Pipeline(open_bundle(path), timed)
     subject = open_subject(path, device) if compare else None
-    if subject is not None and threads is not None:
-        subject.emitted.torch.set_num_threads(threads)
     counts = steps or pipeline.steps
     plan = [(n, batch) for n in counts for batch in batches if batch <= (pipeline.sampler(n).max_batch or batch)]
     tell = progress or (lambda done, total, what: None)
     cases = []
     for done, (n, batch) in enumerate(plan):
         tell(done, len(plan), f"{n} steps at batch {batch}")
-        cases.append(_case(pipeline, timed, subject, n, batch, seconds))
+        cases.append(_case(pipeline, timed, subject, n, batch, seconds, threads))
     tell(len(plan), len(plan), "done")
     folder = str(Path(path).resolve())
     return Bench(folder, pipeline.manifest.name, pipeline.device, threads, tuple(cases))
 
 
 def _case(
-    pipeline: Pipeline, timed: _TimedBackend, subject: Subject | None, steps: int, batch: int, seconds: float
+    pipeline: Pipeline,
+    timed: _TimedBackend,
+    subject: Subject | None,
+    steps: int,
+    batch: int,
+    seconds: float,
+    threads: int | None,
 ) -> Case:
     entry = pipeline.sampler(steps)
     classes = np.arange(batch) % max(pipeline.manifest.classes, 1)
@@ -131,7 +135,13 @@ def _case(
         scale = entry.guidance.default if entry.guidance else 0.0
         inputs = subject.request(program, classes.tolist(), 0, [scale] * batch)
         emitted = subject.emitted.sampler(steps)
-        calls.append(lambda: emitted(*inputs.values()))
+        count = threads or subject.emitted.torch.get_num_threads()
+
+        def pytorch_sample() -> None:
+            with subject.emitted.threads(count):
+                emitted(*inputs.values())
+
+        calls.append(pytorch_sample)
     for call in calls:
         call()  # opens engines, fills caches
     times, inside = _turns(calls, timed, seconds)

@@ -50,6 +50,16 @@ class Emitted:
         return functools.partial(self._run, functools.partial(sampler.sample, *models))
 
     @contextlib.contextmanager
+    def threads(self, count: int) -> Iterator[None]:
+        """PyTorch on so many CPU threads."""
+        before = self.torch.get_num_threads()
+        self.torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            self.torch.set_num_threads(before)
+
+    @contextlib.contextmanager
     def with_weight(self, network: str, path: str, value: Array) -> Iterator[Callable[..., Array]]:
         """The forward of a network while one of its weights is `value`."""
         weight = self.networks[network].state_dict()[path]

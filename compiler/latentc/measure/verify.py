@@ -7,6 +7,7 @@ something fails, `locate` names the first call that differs.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,7 @@ BUDGET = 120.0
 ORACLE_RATE = 2e9
 """Floating-point operations a second that the oracle reaches at least; only decides whether to try it."""
 
+SMALL = 1e9  # operations of one forward, below which threads do not pay
 SIZES = (1, 2, 3)  # batches; the largest of the bundle comes with them where there is time
 
 
@@ -80,8 +82,17 @@ class _Verification:
         self.torch = self._torch_works()
 
     def report(self) -> Report:
+        """Everything compared. Small networks on one thread of PyTorch: more would wait for each other."""
+        small = max(flops(self.subject.lowered.module, n.methods["forward"]) for n in self._networks()) < SMALL
+        with self.subject.emitted.threads(1) if self.torch and small else contextlib.nullcontext():
+            return self._report()
+
+    def _networks(self) -> list[Network]:
+        return list(self.subject.lowered.networks.values())
+
+    def _report(self) -> Report:
         subject = self.subject
-        programs, networks = subject.lowered.programs, list(subject.lowered.networks.values())
+        programs, networks = subject.lowered.programs, self._networks()
         total = len(networks) + len(programs) + 1
         self.progress(0, total, "sampling a trajectory")
         feeds = {network.name: self._feeds(network, programs[0]) for network in networks}
