@@ -218,3 +218,14 @@ def test_a_batch_is_free() -> None:
         out = session.run(None, {"x0": np.ones((batch, 4, 6), np.float32), "x1": np.ones((5, 6), np.float32)})
         assert out[0].shape == (batch, 4, 5)
     assert session.get_inputs()[0].shape == ["B", 4, 6]
+
+
+def test_a_run_of_reshapes_is_one() -> None:
+    """A shape that no node needs is not taken: between two layers of rank 3 there is no reshape."""
+    module = module_of(
+        (X, f32(8, 6), f32(6, 8)),
+        lambda b, x, w, v: b.reshape(b.linear(b.gelu(b.linear(x, w), approximate="tanh"), v), shape=(B, 24)),
+    )
+    model = onnx_from_module(flat_module(module, "main"), "main", InlineTensors(lambda path, param: np.zeros(())))
+    assert [n.op_type for n in model.graph.node] == ["Reshape", "Gemm", "Gelu", "Gemm", "Reshape"]
+    compare(module, [array(v.type, rng=np.random.default_rng(i)) for i, v in enumerate(module.entry("main").inputs)])

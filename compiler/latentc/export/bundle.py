@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
@@ -47,6 +47,9 @@ from latentc_runtime.manifest import (
     Tokens,
     UniformSource,
 )
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
 
 
 def prepared(module: Module, entry: str, guidance: Mode = "batched") -> Module:
@@ -123,7 +126,7 @@ def _weights_as_inputs(model: ModelProto) -> ModelProto:
 
 def bundle_from_lowered(
     lowered: Lowered,
-    spec: Any,
+    spec: Spec,
     weights: Mapping[str, Mapping[str, Expr]],
     folder: Path | str,
     *,
@@ -247,14 +250,14 @@ def _renamed(program: Sequence[Statement], names: Mapping[str, str]) -> tuple[St
     )
 
 
-def _family(lowered: Lowered, spec: Any) -> Any:
+def _family(lowered: Lowered, spec: Spec) -> Literal["diffusion", "flow", "tokens", "generator"]:
     process = process_of(spec.objective)
     if process is not None:
         return process.family
     return "tokens" if any(n.family == "tokens" for n in lowered.networks.values()) else "generator"
 
 
-def _output(lowered: Lowered, spec: Any) -> Output:
+def _output(lowered: Lowered, spec: Spec) -> Output:
     """What one sample is. Latents and codes of a first stage are no image yet, so they have no range."""
     result = lowered.module.entry(lowered.programs[0].entry).outputs[0].type
     shape = tuple(int(d) for d in result.shape[1:])  # type: ignore[arg-type]
