@@ -28,10 +28,11 @@ def full(c: Context) -> None:
 
 @lower("reshape")
 def reshape(c: Context) -> None:
-    if not c.is_result:
-        c.g.view(c.node.outputs[0], c.g.elements(c.node.inputs[0]))
-        return
-    c.final("Reshape", [c.ins[0], c.g.ints(static_target(c.out_type.shape))])
+    elements = c.g.elements(c.node.inputs[0])
+    if c.is_result:
+        c.final("Reshape", [elements, c.g.ints(static_target(c.out_type.shape))])
+    else:
+        c.g.view(c.node.outputs[0], elements)
 
 
 @lower("transpose")
