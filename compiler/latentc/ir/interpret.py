@@ -13,13 +13,15 @@ from latentc.ir.ops import OPS
 from latentc.ir.types import FLOATS, NUMPY, TensorType, unify
 
 Array = np.ndarray[Any, Any]
+_HALVES = ("f16", "bf16")
 
 
 class Interpreter:
     """Runs functions of a module with weights `params` {state-dict path: array}.
 
-    `float_dtype` is what every float becomes ("f64": the oracle; "f32" to see rounding). Raises ValueError where an
-    input or weight has another shape than declared.
+    `float_dtype` is what every float becomes ("f64": the oracle; "f32" to see rounding); with "declared" every value is
+    rounded to the dtype its type declares, each op on half-precision operands computing in f32 as engines do. Raises
+    ValueError where an input or weight has another shape than declared.
     """
 
     def __init__(self, module: Module, params: Mapping[str, Array] | None = None, float_dtype: str = "f64") -> None:
@@ -36,7 +38,8 @@ class Interpreter:
         return tuple(self._function(fn, arrays, prefix))
 
     def _dtype(self, type: TensorType) -> Any:
-        return NUMPY[self.float_dtype] if type.dtype in FLOATS else NUMPY[type.dtype]
+        declared = self.float_dtype == "declared" or type.dtype not in FLOATS
+        return NUMPY[type.dtype] if declared else NUMPY[self.float_dtype]
 
     def _typed(self, x: Any, type: TensorType, name: str, sizes: dict[str, int]) -> Array:
         array = np.asarray(x, dtype=self._dtype(type))
@@ -82,7 +85,11 @@ class Interpreter:
                 return xs  # the oracle is inference; training's randomness lives in the emitted code
         row = OPS[node.op]
         assert row.evaluate is not None, node.op
-        return row.evaluate(xs, node.attrs)
+        if self.float_dtype != "declared":
+            return row.evaluate(xs, node.attrs)
+        wide = [x.astype(np.float32) if v.type.dtype in _HALVES else x for v, x in zip(node.inputs, xs, strict=True)]
+        outs = row.evaluate(wide, node.attrs)
+        return [np.asarray(y).astype(self._dtype(o.type), copy=False) for y, o in zip(outs, node.outputs, strict=True)]
 
     def _guided(self, node: Node, xs: list[Array], prefix: str) -> list[Array]:
         kinds, guides, channels = node.attrs["kinds"], node.attrs["guides"], node.attrs["channels"]

@@ -65,13 +65,19 @@ def _attention_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
             for t in (k, v)
         )
     scores = b.matmul(q * _scale(q, attrs), swap(b, k))
+    dtype = q.type.dtype
+    if dtype in ("f16", "bf16"):  # the statistics of the softmax want more digits and a wider range
+        scores = b.cast(scores, to="f32")
     # A large negative number, not -inf: no lowering then meets inf - inf.
     if attrs["causal"]:
-        scores = scores + b.constant(np.where(np.tri(int(tokens)), 0.0, -1e30), q.type.dtype)
+        scores = scores + b.constant(np.where(np.tri(int(tokens)), 0.0, -1e30), scores.type.dtype)
     if len(ins) > 3:
         mask = ins[3]
+        if mask.type.is_float and mask.type.dtype != scores.type.dtype:
+            mask = b.cast(mask, to=scores.type.dtype)
         scores = scores + mask if mask.type.is_float else b.where(mask, scores, b.scalar(-1e30, scores))
-    return [b.matmul(b.softmax(scores, axis=-1), v)]
+    p = b.softmax(scores, axis=-1)
+    return [b.matmul(p if p.type.dtype == dtype else b.cast(p, to=dtype), v)]
 
 
 def _attention_flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:

@@ -1,0 +1,300 @@
+"""Half precision as a rule of the type system: which values are f16 or bf16, with the casts between them and f32.
+
+Networks compute in half: products, attention, elementwise work. What sums or spreads over magnitudes stays f32: norms,
+softmax and other reductions, exponentials, the embedding of a time. Everything of the sampler around the networks stays
+f32 too, and so do the inputs and outputs of entries; only what networks alone hand each other (key-value caches) is
+kept in half. Casts are ordinary nodes, so any backend can run the result.
+
+The rule, callees before callers. Every op is of one of three kinds: half, wide, or one that only moves values and keeps
+their dtype. A function's input or param is half if anything that its value reaches computes in half; a param is so for
+all methods of its class. In a sampler a carried value is half only if nothing computes with it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+
+from latentc.ir.builder import ModuleBuilder
+from latentc.ir.core import Function, Module, Node, Param, Value, callees, frozen
+from latentc.ir.types import FLOATS
+from latentc.passes.rewrite import Rewriter
+
+Precision = Literal["fp32", "fp16", "bf16"]
+HALF: dict[str, str] = {"fp16": "f16", "bf16": "bf16"}
+
+_HALVES = frozenset(HALF.values())
+_COMPUTES = frozenset(
+    "linear matmul conv2d conv_transpose2d attention rotary add sub mul silu gelu tanh sigmoid".split()
+)
+# These give back values they were given (or their negatives), so they are exact in any dtype.
+_MOVES = frozenset(
+    "reshape transpose broadcast_to concat split unbind slice pad take take_along update_slice embedding where "
+    "stop_gradient dropout max maximum minimum relu neg abs clamp".split()
+)
+_MADE = frozenset(("constant", "full"))  # made in the dtype that is wanted
+_Flags = frozenset[str]  # of what a value reaches: "half", "wide"
+_NONE: _Flags = frozenset()
+
+
+def precision(module: Module, arithmetic: Precision) -> Module:
+    """The module, its networks computing in `arithmetic`; the same object for fp32.
+
+    Takes a module at stage `expanded` with floats in f32; entries keep their signature.
+    """
+    return module if arithmetic == "fp32" else _Narrowing(module, HALF[arithmetic]).run()
+
+
+class _Narrowing:
+    def __init__(self, module: Module, dtype: str) -> None:
+        self.module, self.dtype = module, dtype
+        self.owner = ModuleBuilder()
+        self.owner.adopt(module)
+        self.networks = _networks(module)
+        self.keys = _param_owners(module)
+        self.reached = self._reached()
+
+    def run(self) -> Module:
+        roots = set(self.module.entries.values()) - self.networks
+        bodies = {n.attrs["body"]: n for fn in self.module.functions.values() for n in fn.nodes if n.op == "loop"}
+        for name, fn in self.module.functions.items():
+            self._function(fn, name in roots, bodies.get(name))
+        entries = {entry: self._entry(name) for entry, name in self.module.entries.items()}
+        return Module(dict(self.owner.functions), entries)
+
+    # ---- what values reach
+
+    def _reached(self) -> dict[str, dict[Value, _Flags]]:
+        """For each function what the values in it reach, params by what they reach in any method of their class."""
+        found: dict[str, dict[Value, _Flags]] = {}
+        for name, fn in self.module.functions.items():
+            found[name] = self._flags(fn, found)
+        shared: dict[tuple[Hashable, str], _Flags] = {}
+        for name, fn in self.module.functions.items():
+            for p in fn.params:
+                for key in self.keys[name]:
+                    shared[key, p.name] = shared.get((key, p.name), _NONE) | found[name].get(p.value, _NONE)
+        for name, fn in self.module.functions.items():
+            for p in fn.params:
+                found[name][p.value] = _NONE.union(*(shared[key, p.name] for key in self.keys[name]))
+        return found
+
+    def _flags(self, fn: Function, done: Mapping[str, Mapping[Value, _Flags]]) -> dict[Value, _Flags]:
+        flags: dict[Value, _Flags] = {}
+        inside = fn.name in self.networks
+
+        def add(value: Value, more: _Flags) -> None:
+            if value.type.is_float:
+                flags[value] = flags.get(value, _NONE) | more
+
+        if fn.name in self.module.entries.values() and not inside:
+            for value in fn.outputs:
+                add(value, frozenset(["wide"]))
+        for node in reversed(fn.nodes):
+            if names := callees(node):
+                callee = self.module.functions[names[0]]
+                formals = callee.inputs[1:] if node.op == "loop" else callee.inputs
+                for actual, formal in zip(node.inputs, formals, strict=True):
+                    narrow = _is_half(done[callee.name].get(formal, _NONE), callee.name in self.networks)
+                    known = done[callee.name].get(formal, _NONE)
+                    add(actual, frozenset(["half" if narrow else "wide"]) if known else _NONE)
+            elif node.op in _MOVES:
+                reached = _NONE.union(*(flags.get(o, _NONE) for o in node.outputs))
+                for value in node.inputs:
+                    add(value, reached)
+            elif node.op != "full":  # which asks its operand for nothing but its size
+                kind = "half" if inside and node.op in _COMPUTES else "wide"
+                for value in node.inputs:
+                    add(value, frozenset([kind]))
+        return flags
+
+    # ---- rewriting
+
+    def _function(self, fn: Function, root: bool, loop: Node | None) -> None:
+        inside, reached = fn.name in self.networks, self.reached[fn.name]
+        narrow = {v for v in fn.inputs if not root and v.type.is_float and _is_half(reached.get(v, _NONE), inside)}
+        narrow |= {p.value for p in fn.params if p.type.is_float and _is_half(reached.get(p.value, _NONE), True)}
+        if loop is None:
+            self._rewrite(fn, narrow, {v: "f32" for v in fn.outputs} if root else {})
+            return
+        # A carried value is half where the body takes it and makes it so; what is made wide would lose digits.
+        first, count = 1 + loop.attrs["invariants"], loop.attrs["carried"]
+        carried = fn.inputs[first : first + count]
+        while True:
+            wanted = [self.dtype if v in narrow else "f32" for v in carried]
+            made = self._rewrite(fn, narrow, {})
+            dtypes = [v.type.dtype for v in made.outputs[:count]]
+            lost = {v for v, w, d in zip(carried, wanted, dtypes, strict=True) if w in _HALVES and d == "f32"}
+            if not lost:
+                break
+            narrow -= lost
+        if any(v.type.is_float and w != d for v, w, d in zip(carried, wanted, dtypes, strict=True)):
+            self._rewrite(fn, narrow, dict(enumerate(wanted)))
+
+    def _rewrite(self, fn: Function, narrow: set[Value], outputs: Mapping[Any, str]) -> Function:
+        """Rewrites `fn` with inputs and params in `narrow` in half; `outputs` {value or number: its dtype}."""
+
+        def retyped(v: Value) -> Value:
+            return Value(v.name, v.type.with_dtype(self.dtype)) if v in narrow else v
+
+        inputs = tuple(retyped(v) for v in fn.inputs)
+        params = tuple(p if p.value not in narrow else Param(retyped(p.value), p.init, p.kind) for p in fn.params)
+        b = Rewriter(self.owner, fn.with_(inputs=inputs, params=params))
+        body = _Body(self, b, fn, dict(zip(fn.inputs, inputs, strict=True)))
+        body.env.update((old.value, new.value) for old, new in zip(fn.params, params, strict=True))
+        for node in fn.nodes:
+            body.visit(node)
+        results = []
+        for number, v in enumerate(fn.outputs):
+            dtype = outputs.get(v, outputs.get(number))
+            results.append(body.at(v, dtype) if dtype and v.type.is_float else body.env[v])
+        b._outputs = results
+        b.finish(fn.doc)
+        return self.owner.functions[fn.name]
+
+    def _entry(self, name: str) -> str:
+        """The function of an entry: one that takes and gives f32, as the function did before."""
+        old, new = self.module.functions[name], self.owner.functions[name]
+        same = [v.type for v in (*old.inputs, *old.outputs)] == [v.type for v in (*new.inputs, *new.outputs)]
+        if same:
+            return name
+        b = self.owner.function(f"{name}.f32")
+        given = [b.input(v.name, v.type) for v in old.inputs]
+        ins = [
+            x if x.type.dtype == v.type.dtype else b.cast(x, to=v.type.dtype)
+            for x, v in zip(given, new.inputs, strict=True)
+        ]
+        made = b.call(name, "", *ins, out=" ".join(v.name for v in new.outputs))
+        outs = made if isinstance(made, tuple) else (made,)
+        b.output(
+            [
+                y if y.type.dtype == v.type.dtype else b.cast(y, to=v.type.dtype)
+                for y, v in zip(outs, old.outputs, strict=True)
+            ]
+        )
+        return b.finish(old.doc)
+
+
+class _Body:
+    """One function being rewritten: `env` {old value: the value that stands for it, in the dtype it was made in}."""
+
+    def __init__(self, work: _Narrowing, b: Rewriter, fn: Function, env: dict[Value, Value]) -> None:
+        self.work, self.b, self.env = work, b, env
+        self.inside = fn.name in work.networks
+        self.reached = work.reached[fn.name]
+        self.made = {n.outputs[0]: n for n in fn.nodes if n.op in _MADE}
+        self.casts: dict[tuple[Value, str], Value] = {}
+
+    def at(self, value: Value, dtype: str) -> Value:
+        """The value in a dtype, cast or made again where it has another."""
+        now = self.env[value]
+        if now.type.dtype == dtype or not value.type.is_float:
+            return now
+        key = (value, dtype)
+        if key not in self.casts:
+            maker = self.made.get(value)
+            out = Value(self.b._fresh(f"{value.name}_{dtype}"), value.type.with_dtype(dtype))
+            if maker is not None:
+                self._make(maker, out)
+            else:
+                self.b._nodes.append(Node("cast", (now,), (out,), {"to": dtype}))
+            self.casts[key] = out
+        return self.casts[key]
+
+    def visit(self, node: Node) -> None:
+        outs = tuple(Value(o.name, o.type.with_dtype(d)) for o, d in zip(node.outputs, self.dtypes(node), strict=True))
+        outs = tuple(o if new.type == o.type else new for o, new in zip(node.outputs, outs, strict=True))
+        self.env.update(zip(node.outputs, outs, strict=True))
+        if node.op in _MADE:
+            self._make(node, outs[0])
+            return
+        ins = tuple(self.at(v, d) for v, d in zip(node.inputs, self.wanted(node, outs), strict=True))
+        attrs = {**node.attrs, "to": outs[0].type.dtype} if node.op == "cast" else node.attrs
+        self.b._nodes.append(Node(node.op, ins, outs, attrs, node.loc))
+
+    def dtypes(self, node: Node) -> list[str]:
+        """Dtypes of a node's outputs."""
+        if names := callees(node):
+            callee = self.work.owner.functions[names[0]]
+            return [v.type.dtype for v in callee.outputs]
+        return [self._dtype(node, o) if o.type.is_float else o.type.dtype for o in node.outputs]
+
+    def _dtype(self, node: Node, out: Value) -> str:
+        half = self.work.dtype
+        wanted = half if _is_half(self.reached.get(out, _NONE), self.inside) else "f32"
+        if node.op in _MADE:
+            return wanted
+        if node.op == "cast":  # of numbers that were no floats
+            return out.type.dtype if node.inputs[0].type.is_float else wanted
+        if node.op in _MOVES:
+            # Constants have no dtype of their own; where others differ, the result has the one that is wanted.
+            found = {self.env[v].type.dtype for v in node.inputs if v.type.is_float and v not in self.made}
+            return found.pop() if len(found) == 1 else wanted
+        return half if self.inside and node.op in _COMPUTES else "f32"
+
+    def wanted(self, node: Node, outs: Iterable[Value]) -> list[str]:
+        """Dtypes a node takes its operands in."""
+        own = [self.env[v].type.dtype for v in node.inputs]
+        if names := callees(node):
+            formals = self.work.owner.functions[names[0]].inputs
+            return [v.type.dtype for v in (formals[1:] if node.op == "loop" else formals)]
+        if node.op == "cast":
+            return own
+        dtype = "f32"  # of comparisons too
+        for o in outs:
+            dtype = o.type.dtype if o.type.is_float else dtype
+        return [dtype] * len(own)
+
+    def _make(self, node: Node, out: Value) -> None:
+        """A constant or a fill in the dtype of `out`, the largest finite number standing for those beyond it."""
+        attrs = {**node.attrs, "dtype": out.type.dtype}
+        if out.type.dtype in _HALVES:
+            most = float(ml_dtypes.finfo(FLOATS[out.type.dtype]).max)
+            clipped = np.clip(np.asarray(node.attrs["value"]), -most, most)
+            attrs["value"] = clipped if node.op == "constant" else float(clipped)
+        ins = tuple(self.env[v] for v in node.inputs)
+        self.b._nodes.append(Node(node.op, ins, (out,), attrs, node.loc))
+
+
+def _is_half(reached: _Flags, network: bool) -> bool:
+    return "half" in reached and (network or "wide" not in reached)
+
+
+def _networks(module: Module) -> set[str]:
+    """The functions that networks consist of: those reached through a call under a name, or entries of a class."""
+    found: set[str] = set()
+
+    def visit(name: str, inside: bool) -> None:
+        inside = inside or module.functions[name].origin is not None
+        if (name, inside) in seen:
+            return
+        seen.add((name, inside))
+        if inside:
+            found.add(name)
+        for node in module.functions[name].nodes:
+            for callee in callees(node):
+                visit(callee, inside or bool(node.attrs.get("name")))
+
+    seen: set[tuple[str, bool]] = set()
+    for root in module.entries.values():
+        visit(root, False)
+    return found
+
+
+def _param_owners(module: Module) -> dict[str, set[Hashable]]:
+    """For each function what its params belong to: its class with its arguments; a loop's body, to what loops it."""
+    owners: dict[str, set[Hashable]] = {
+        name: {(fn.origin.cls, frozen(fn.origin.args)) if fn.origin else name} for name, fn in module.functions.items()
+    }
+    for name in reversed(list(module.functions)):  # callers before callees
+        for node in module.functions[name].nodes:
+            for callee in callees(node):
+                if not node.attrs.get("name") and module.functions[callee].origin is None:
+                    owners[callee] = owners[callee] | owners[name]
+    return owners
+
+
+__all__ = ["HALF", "Precision", "precision"]
