@@ -151,10 +151,10 @@ def drawn(module, function):
 def test_a_drawing_names_what_there_is():
     module = sampler(depth=12)
     _, texts = drawn(module, "main")
-    assert "Net.forward" in texts and "blocks.0 … blocks.11  ×12" in texts
+    assert "Net.forward" in texts and "blocks.0 … blocks.11 ×12" in texts
     assert "Attention(dim=8, heads=2) + add" in texts and "another function" in texts
     _, texts = drawn(module, "sample")
-    assert "sample.step  ×3" in texts and "main: Net" in texts and "loop" in texts
+    assert "sample.step ×3" in texts and "main: Net(dim=8, depth=12)" in texts and "loop" in texts
     assert graph_svg(module, "main") == graph_svg(module, "main")
 
 

@@ -130,7 +130,7 @@ def _join_ends(drawing: _Drawing) -> None:
         if len(row) < 4:
             continue
         first, last = drawing.boxes[row[0]], drawing.boxes[row[-1]]
-        title = f"{first.lines[0]} … {last.lines[0]}  ×{len(row)}"
+        title = f"{first.lines[0]} … {last.lines[0]} ×{len(row)}"
         drawing.boxes[row[0]] = _Box("end", [title, first.lines[1]], stack=True)
         for key in row[1:]:
             del drawing.boxes[key]
@@ -144,19 +144,19 @@ def _box(module: Module, fn: Function, group: Group) -> _Box:
         calls = [n for n in group.nodes[: group.unit] if callees(n)]
         what = ", ".join(dict.fromkeys(_class(module, n) for n in calls))
         extra = [f"+ {n.op}" for n in group.nodes[: group.unit] if n.op not in CONTROL and group.unit <= 3]
-        lines = [f"{group.name}  ×{group.times}", " ".join([what, *extra]), _types(group.nodes[-1].outputs)]
+        lines = [f"{group.name} ×{group.times}", " ".join([what, *extra]), _types(group.nodes[-1].outputs)]
         return _Box("call", lines, stack=True)
     if node.op == "loop":
         body = module.functions[node.attrs["body"]]
         inside = dict.fromkeys(f"{n.attrs.get('name') or ''}: {_class(module, n)}" for n in body.nodes if callees(n))
-        lines = [f"{body.name}  ×{node.attrs['trip']}", *(text.removeprefix(": ") for text in list(inside)[:4])]
+        lines = [f"{body.name} ×{node.attrs['trip']}", *(text.removeprefix(": ") for text in list(inside)[:4])]
         return _Box("loop", [*lines, _types(node.outputs)])
     if node.op in CONTROL:
-        guided = "  (guided)" if node.op == "guided" else ""
+        guided = " (guided)" if node.op == "guided" else ""
         return _Box("call", [f"{group.name}{guided}", _class(module, node), _types(node.outputs)])
     kind = next((name for name, ops in _KINDS if node.op in ops), "layout")
     weights = [p.name for p in fn.params if p.value in node.inputs]
-    title = node.op.replace("_", " ") + (f"  {weights[0].rpartition('.')[0] or weights[0]}" if weights else "")
+    title = node.op.replace("_", " ") + (f" · {weights[0].rpartition('.')[0] or weights[0]}" if weights else "")
     return _Box(kind, [title, _types(node.outputs)])
 
 
