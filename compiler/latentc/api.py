@@ -7,8 +7,6 @@ Heavy packages are imported by the functions that need them, so that `check` doe
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -226,37 +224,15 @@ def train(
     Python and its torch, in `processes` processes. Raises DiagnosticError: E0705 where it stops with an error, E0706
     without torch, E0708 for a spec without objective, E0709 where the folder holds another project.
     """
-    project = Path(source)
+    from latentc.training import emitted_project, paths_from_here, run_training
+
+    project, flags = Path(source), list(arguments)
     if not (project / "train.py").is_file():
-        project = _project(source, folder, variant, overrides)
+        spec, lowered = _lowered(source, variant, overrides)
+        project = emitted_project(lowered, spec, Path(spec.name if folder is None else folder))
+        flags = [*paths_from_here(spec, project), *flags]
     needed("torch", "training", 'pip install "latentc[torch]"')
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    status = subprocess.run([sys.executable, *launcher, "train.py", *arguments], cwd=project).returncode
-    if status:
-        how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        mend = f"its last lines above say why; run it yourself with `cd {project} && python train.py`"
-        raise DiagnosticError(Diagnostic("E0705", f"{project / 'train.py'} {how}", help=mend))
-    return project
-
-
-def _project(source: Source, folder: Path | str | None, variant: str | None, overrides: Sequence[str]) -> Path:
-    """The folder of a spec's project, emitted if it is not there."""
-    from latentc.emit import project_files, project_from_lowered
-
-    spec, lowered = _lowered(source, variant, overrides)
-    if not lowered.updates:
-        mend = "add `objective:`, for example `{kind: diffusion}`"
-        raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` has no objective to train", help=mend))
-    project = Path(spec.name if folder is None else folder)
-    if not (project / "train.py").is_file():
-        project_from_lowered(lowered, spec, project)
-        return project
-    for name, text in project_files(lowered, spec).items():
-        file = project / name
-        if not file.is_file() or file.read_text(encoding="utf-8") != text:
-            message = f"{file} is not what this spec gives: the folder holds another project, or a changed one"
-            mend = f"train what is there with `latentc train {project}`, or name another folder with -o"
-            raise DiagnosticError(Diagnostic("E0709", message, help=mend))
+    run_training(project, flags, processes)
     return project
 
 

@@ -66,14 +66,19 @@ def write_weights(
 ) -> int:
     """Write networks' weights as one safetensors file under the names of `names`; returns the number of tensors.
 
-    Computed buffers are left out. Raises DiagnosticError: E0405, E0410 to E0412, E0703.
+    Computed buffers are left out, unless the name map says that official files hold them. Raises DiagnosticError:
+    E0405, E0410 to E0412, E0703.
     """
     several = len(lowered.networks) > 1
     tensors: dict[str, Expr] = {}
     for name, network in lowered.networks.items():
         params = network_params(lowered, network)
         own = {n: e for n, e in weights[name].items() if not computed(params[n])}
-        made = export_weights(own, name_map(spec, name, names), symbols=symbols(lowered, network))
+        rules = name_map(spec, name, names)
+        # What an official file holds and we compute, under the same name (`pos_embed`): its readers may insist on it.
+        ignored = [rule.get("from") for rule in rules if rule.get("op") == "ignore"]
+        constants = {n: e for n, e in weights[name].items() if computed(params[n]) and n in ignored}
+        made = export_weights(own, rules, symbols=symbols(lowered, network), constants=constants)
         tensors.update({f"{name}.{n}" if several else n: e for n, e in made.items()})
     write_safetensors(path, tensors, metadata)
     return len(tensors)

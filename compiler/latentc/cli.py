@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -81,12 +82,13 @@ def show(
     overrides: Sets = None,
     ir: Annotated[bool, typer.Option("--ir", help="Print the IR.")] = False,
     after: Annotated[str | None, typer.Option("--after", metavar="PASS", help="The IR after a pass.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="IR that parses back: every constant whole.")] = False,
     svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Draw the network.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show what a spec comes to: parameters, flops, memory; its IR; a picture."""
-    if ir or after is not None:
-        _print(api.ir(spec, variant, overrides or (), after), end="")
+    if ir or full or after is not None:
+        _print(api.ir(spec, variant, overrides or (), after, full), end="")
         return
     found = api.show(spec, variant, overrides or (), svg)
     texts = [f"{entry}: {report.text()}" for entry, report in found.items()]
@@ -164,7 +166,8 @@ def forward(
     key: Key = None,
 ) -> None:
     """Run the network once."""
-    api.forward_file(spec, weights, inputs, output, backend, variant, overrides or (), names, key)
+    with _bar("running"):
+        api.forward_file(spec, weights, inputs, output, backend, variant, overrides or (), names, key)
 
 
 @app.command()
@@ -179,7 +182,8 @@ def weights(
     overrides: Sets = None,
 ) -> None:
     """Write a checkpoint under other names: import with --names, export with --to-names."""
-    count = api.convert_weights(spec, source, to, names, to_names, key, variant, overrides or ())
+    with _bar("writing"):
+        count = api.convert_weights(spec, source, to, names, to_names, key, variant, overrides or ())
     _print(f"{to}: {count} tensors")
 
 
@@ -208,7 +212,7 @@ def compile(
     as_json: Json = False,
 ) -> None:
     """Compile a spec and its weights into a bundle: an engine that holds the whole sampler."""
-    with _bar("compiling", 4) as bar:
+    with _bar("compiling") as bar:
         manifest = api.compile(
             spec,
             weights,
@@ -221,7 +225,7 @@ def compile(
             numbers_from_text(steps or ""),
             max_batch,
             by_reference,
-            lambda stage: _advance(bar, stage),
+            _stages(bar),
         )
     made = [{"steps": s.steps, "solver": s.solver, "form": s.form, "why": s.why} for s in manifest.samplers]
     lines = [f"{output}: {m['solver']}, {m['steps']} steps, form {m['form']} ({m['why']})" for m in made]
@@ -288,7 +292,8 @@ def bench(
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what of latentc works on this machine, and how to mend what does not."""
-    report = api.doctor()
+    with _bar("looking"):
+        report = api.doctor()
     _print(report.data() if as_json else report.text(), end="")
     if not report.ok:
         raise typer.Exit(1)
@@ -304,22 +309,33 @@ def _print(value: Any, end: str = "\n") -> None:
 
 
 @contextmanager
-def _bar(what: str, total: int | None = None) -> Iterator[Any]:
-    """A progress bar on stderr; nothing is shown of what is done within two seconds."""
+def _bar(what: str) -> Iterator[Any]:
+    """A progress bar on stderr, of what takes over two seconds. Without a total it shows the time."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=what, delay=2, leave=False, file=sys.stderr) as bar:
-        yield bar
+    done = threading.Event()
+    with tqdm(desc=what, delay=2, leave=False, file=sys.stderr, bar_format="{desc}: {elapsed}") as bar:
+
+        def tick() -> None:
+            while not done.wait(2 if bar.n == 0 else 0.5):
+                bar.refresh()
+
+        ticker = threading.Thread(target=tick, daemon=True)
+        ticker.start()
+        try:
+            yield bar
+        finally:
+            done.set()
+            ticker.join()
 
 
-def _advance(bar: Any, stage: str) -> None:
-    bar.set_description(stage, refresh=False)
-    bar.update()
+def _stages(bar: Any) -> Callable[[str], None]:
+    return lambda stage: bar.set_description(stage, refresh=False)  # type: ignore[no-any-return]
 
 
 def _progress(bar: Any) -> Callable[..., None]:
     def progress(done: int, total: int, what: str | None = None) -> None:
-        bar.total = total
+        bar.total, bar.bar_format = total, None
         if what is not None:
             bar.set_description(what, refresh=False)
         bar.update(done - bar.n)

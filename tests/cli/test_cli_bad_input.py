@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,21 @@ def test_ctrl_c_while_sampling(latentc: Run, tiny: Any, monkeypatch: pytest.Monk
     result = latentc("sample", tiny.bundle, "--class", "1", "-o", "a.png")
     assert (result.status, result.err) == (130, "interrupted\n")
     assert not Path("a.png").exists()
+
+
+def test_ctrl_c_while_training(tiny: Any, tmp_path: Path) -> None:
+    """train.py is told, saves a checkpoint and ends before the command does."""
+    line = [sys.executable, "-m", "latentc.cli", "train", str(tiny.spec), "-o", "project", "--steps", "1000000"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([*line, "--log-every", "1"], cwd=tmp_path, stdout=log, stderr=log)
+    run = tmp_path / "project" / "runs" / "train"
+    for _ in range(600):
+        if "training: " in (tmp_path / "log").read_text() and any(run.glob("**/*tfevents*")):
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130, (tmp_path / "log").read_text()
+    assert any("step" in path.name for path in run.rglob("*")), sorted(run.rglob("*"))
 
 
 # ---- faults of ours

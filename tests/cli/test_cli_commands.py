@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from parity_data import SIZES, load
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from latentc import __version__, resources
 from latentc.diagnostics import CODES
+from latentc.ir.text import module_from_text, text_from_module
 
 Run = Callable[..., Any]
 
@@ -103,6 +106,8 @@ def test_show_the_ir(latentc: Run, tiny: Any) -> None:
     assert text.startswith("latentc-ir 1\n")
     assert "guided" in text
     assert "= guided" not in latentc("show", tiny.spec, "--after", "expand_guidance").out
+    whole = latentc("show", tiny.spec, "--full").out
+    assert text_from_module(module_from_text(whole)) == whole
 
 
 def test_emit_and_train(latentc: Run, tiny: Any, tmp_path: Path) -> None:
@@ -139,6 +144,32 @@ def test_weights_both_ways(latentc: Run, tiny: Any, tmp_path: Path) -> None:
     ours, theirs, back = load_file(tiny.weights), load_file("theirs.st"), load_file("back.st")
     assert set(theirs) == {f"net.{name}" for name in ours}
     assert all(np.array_equal(ours[name], back[name]) for name in ours)
+
+
+def test_official_weights_come_back(latentc: Run, tmp_path: Path) -> None:
+    """In and out again by the same name map is the file it was, fixed positions included."""
+    numbers = load("dit")
+    save_file(numbers.weights, tmp_path / "official.safetensors")
+    sizes = [word for text in SIZES["dit"] for word in ("--set", text)]
+    line = ["weights", "dit", *sizes, "-w", "official.safetensors", "--names", "official", "-o"]
+    assert latentc(*line, "ours.safetensors").status == 0
+    assert latentc(*line, "back.safetensors", "--to-names", "official").status == 0
+    back = load_file("back.safetensors")
+    assert set(back) == set(numbers.weights)
+    assert all(np.allclose(back[name], array, atol=1e-6) for name, array in numbers.weights.items())
+    assert "pos_embed" not in load_file("ours.safetensors")
+
+
+def test_averaged_weights(latentc: Run, tiny: Any, tmp_path: Path) -> None:
+    """--key picks a state dict of a checkpoint; without it, one that is not clear is refused."""
+    weights = {name: torch.from_numpy(array) for name, array in load_file(tiny.weights).items()}
+    torch.save({"model": weights, "ema": {n: 2 * w for n, w in weights.items()}, "step": 7}, tmp_path / "last.pt")
+    assert latentc("weights", tiny.spec, "-w", "last.pt", "--key", "ema", "-o", "ema.safetensors").status == 0
+    averaged = load_file("ema.safetensors")
+    assert all(np.array_equal(averaged[name], 2 * weight.numpy()) for name, weight in weights.items())
+    wrong = latentc("weights", tiny.spec, "-w", "last.pt", "--key", "emma", "-o", "x.safetensors")
+    assert wrong.status == 1
+    assert "error[E0409]" in wrong.err
 
 
 def test_compile_and_sample(latentc: Run, tiny: Any) -> None:

@@ -1,0 +1,67 @@
+"""Emits the project of a spec where it is not there, and runs its train.py until it has ended in order."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from latentc.components.contract import Lowered
+from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.emit import project_files, project_from_lowered
+from latentc.spec import Spec
+
+
+def emitted_project(lowered: Lowered, spec: Spec, folder: Path) -> Path:
+    """The folder of a spec's project, emitted if it is not there; returns it.
+
+    Raises DiagnosticError: E0708 for a spec without objective, E0709 where the folder holds a project that is not the
+    spec's, E0510 and E0511 as emitting does.
+    """
+    if not lowered.updates:
+        mend = "add `objective:`, for example `{kind: diffusion}`"
+        raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` has no objective to train", help=mend))
+    if not (folder / "train.py").is_file():
+        project_from_lowered(lowered, spec, folder)
+        return folder
+    for name, text in project_files(lowered, spec).items():
+        file = folder / name
+        if not file.is_file() or file.read_text(encoding="utf-8", errors="replace") != text:
+            message = f"{file} is not what this spec gives: the folder holds another project, or a changed one"
+            mend = f"train what is there with `latentc train {folder}`, or name another folder with -o"
+            raise DiagnosticError(Diagnostic("E0709", message, help=mend))
+    return folder
+
+
+def run_training(project: Path, arguments: Sequence[str], processes: int = 1) -> None:
+    """Run train.py in its folder with this Python. DiagnosticError E0705 where it ends with an error.
+
+    Ctrl-C and SIGTERM are passed on, and waited for: train.py saves a checkpoint first.
+    """
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    process = subprocess.Popen([sys.executable, *launcher, "train.py", *arguments], cwd=project)
+    try:
+        status = process.wait()
+    except BaseException:
+        try:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+        finally:
+            process.kill()  # asked twice: at once
+        raise
+    if status:
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        mend = f"its last lines above say why; run it yourself with `cd {project} && python train.py`"
+        raise DiagnosticError(Diagnostic("E0705", f"{project / 'train.py'} {how}", help=mend))
+
+
+def paths_from_here(spec: Spec, project: Path) -> list[str]:
+    """Flags of train.py for the spec's data that lie relative to the current folder, not to the project's."""
+    flags = []
+    for flag, part in (("--data.path", spec.data), ("--data.first_stage.path", spec.data.first_stage)):
+        path = getattr(part, "path", None)
+        if path is not None and not (project / path).exists() and Path(path).exists():
+            flags += [flag, str(Path(path).resolve())]
+    return flags
