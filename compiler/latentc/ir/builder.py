@@ -129,15 +129,17 @@ class Builder:
         self._nodes: list[Node] = []
         self._outputs: list[Value] = []
         self._names: set[str] = set()
+        self._counts: dict[str, int] = {}  # how far the numbering of a name has come
         self._constants: dict[Any, Var] = {}
 
     # ---- values
 
     def _fresh(self, name: str) -> str:
-        candidate, n = name, 1
+        candidate, n = name, self._counts.get(name, 1)
         while candidate in self._names:
             n += 1
             candidate = f"{name}_{n}"
+        self._counts[name] = n
         self._names.add(candidate)
         return candidate
 
