@@ -7,6 +7,7 @@ Heavy packages are imported by the functions that need them, so that `check` doe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -315,6 +316,7 @@ def sample(
     `out`. Raises DiagnosticError: E0601 to E0612, E0704, and E0412 where a file cannot be written.
     """
     from latentc.files import read_arrays, write_arrays, write_picture
+    from latentc.measure.cost import available_memory
     from latentc.ranges import classes_from_text
     from latentc_runtime import grid as side_by_side
     from latentc_runtime import load
@@ -323,6 +325,10 @@ def sample(
     with runtime_errors():
         pipe = load(bundle, device)
         known = classes_from_text(classes, pipe.manifest.classes) if isinstance(classes, str) else list(classes)
+        output = pipe.manifest.output
+        # Beside each sample as it is, its picture and what the runtime keeps of it; before the system has to kill us.
+        if len(known) * per_class * (math.prod(output.shape) * 16 + 256) > available_memory():
+            raise MemoryError
         wanted = [number for number in known for _ in range(per_class)]
         samples = pipe.sample(wanted, seed, guidance, steps, given, progress, batch)
         # Made before anything is written, so that a mistake leaves no file behind.

@@ -24,7 +24,6 @@ app = typer.Typer(
     help="Compile a YAML spec of a generative model into a PyTorch training project and an inference engine.",
     epilog="`latentc explain CODE` tells more of an error. Progress and errors go to stderr.",
     add_completion=False,
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -305,7 +304,8 @@ def doctor(as_json: Json = False) -> None:
 def _print(value: Any, end: str = "\n") -> None:
     """Text as it is, anything else as JSON."""
     text = value + end if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    sys.stdout.write(text)
+    if sys.stdout is not None:  # closed by who started us
+        sys.stdout.write(text)
 
 
 @contextmanager
@@ -373,8 +373,10 @@ def run(args: list[str]) -> int:
     diagnostics: Sequence[Diagnostic]
     try:
         # --debug is taken out here, so that it may stand behind the verb as well.
-        given = app([arg for arg in args if arg != "--debug"], prog_name="latentc", standalone_mode=False)
-        sys.stdout.flush()
+        args = [arg for arg in args if arg != "--debug"] or ["--help"]
+        given = app(args, prog_name="latentc", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
         status, diagnostics = given if isinstance(given, int) else 0, ()
     except (Exception, KeyboardInterrupt) as error:
         status, diagnostics = exit_status(error, debug)

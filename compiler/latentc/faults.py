@@ -61,10 +61,11 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def _system_error(error: OSError) -> Diagnostic:
     """What the system refused and nobody nearer to it knew how to tell; temporary files among it."""
-    what = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
+    reason = error.strerror or str(error)
+    what = f" {error.filename}: {reason}" if error.filename is not None else f": {reason}"
     if error.errno in _NO_ROOM:
-        return Diagnostic("E0412", f"cannot write {what}", help="free some space (`df -h`; TMPDIR is used as well)")
-    return Diagnostic("E0402", f"cannot use {what}", help="check the path and its permissions")
+        return Diagnostic("E0412", f"cannot write{what}", help="free some space (`df -h`; TMPDIR is used as well)")
+    return Diagnostic("E0402", f"the system refused{what}", help="check the path and its permissions")
 
 
 def internal_error(error: BaseException, debug: bool = False) -> Diagnostic:

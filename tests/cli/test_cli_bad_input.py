@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import signal
@@ -75,6 +76,8 @@ LINES = {
     "bundle onto files": ("compile SPEC -w WEIGHTS -o FOLDER", "E0502"),
     "project onto files": ("emit SPEC -o FOLDER", "E0510"),
     "project onto a file": ("emit SPEC -o SPEC", "E0510"),
+    "more than fits": ("sample BUNDLE --per-class 100000000 --raw a.npz", "E0710"),
+    "a device in place of a file": ("sample BUNDLE --class 1 -o DEVICE", "E0412"),
     "verify of nothing": ("verify nothing", "E0601"),
     "bench of nothing": ("bench nothing", "E0601"),
     "name that is none": ("init ../evil", "E0209"),
@@ -88,6 +91,7 @@ def test_refused(latentc: Run, tiny: Any, tmp_path: Path, case: str) -> None:
     folder = tmp_path / "FOLDER"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
+    os.mkfifo(tmp_path / "DEVICE")
     names = {"SPEC": tiny.spec, "WEIGHTS": tiny.weights, "INPUTS": tiny.inputs, "BUNDLE": tiny.bundle}
     words = []
     for word in line.split():
@@ -298,6 +302,15 @@ def test_ctrl_c_while_training(tiny: Any, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130, (tmp_path / "log").read_text()
     assert any("step" in path.name for path in run.rglob("*")), sorted(run.rglob("*"))
+
+
+def test_output_that_nobody_takes(tiny: Any, tmp_path: Path) -> None:
+    line = f"{sys.executable} -m latentc.cli schema"
+    full = subprocess.run(f"{line} > /dev/full", shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert full.returncode == 1
+    assert full.stderr.startswith("error[E0412]: cannot write: No space left on device\n")
+    closed = subprocess.run(f"{line} >&-", shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert (closed.returncode, closed.stderr) == (0, "")
 
 
 # ---- faults of ours

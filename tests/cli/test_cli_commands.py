@@ -28,6 +28,7 @@ def test_help_and_version(latentc: Run) -> None:
     assert help_text.status == 0
     verbs = "specs check show schema init explain emit train forward weights compile sample verify bench doctor"
     assert all(f"\n  {verb} " in help_text.out for verb in verbs.split())
+    assert latentc().out == help_text.out
     assert latentc("--version").out == f"latentc {__version__}\n"
     assert all(latentc(verb, "--help").status == 0 for verb in verbs.split())
 

@@ -7,6 +7,7 @@ Reading costs the header; no tensor is touched. Format: the safetensors README, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -109,6 +110,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
+        if path.exists() and not path.is_file():  # a folder, or a device that the rename would put a file in place of
+            raise OSError(errno.EEXIST, "it is there and is no file")
         try:
             with temporary.open("xb") as file:
                 yield file
