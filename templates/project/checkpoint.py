@@ -116,8 +116,6 @@ class Checkpoints:
             write_whole(self.folder / f"step-{step:08d}.pt", lambda file: torch.save(content, file))
             for old in self.all()[: -self.keep]:
                 old.unlink()
-        if run.world > 1:
-            dist.barrier()
 
 
 def load_everything(

@@ -186,6 +186,7 @@ def batches(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         multiprocessing_context="spawn" if workers else None,
+        generator=torch.Generator(),  # else it would draw from the generator that dropout draws from
     )
     return iter(loader)
 

@@ -13,6 +13,7 @@ import math
 import os
 import random
 import signal
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -49,7 +50,7 @@ class Run:
         if self.world > 1 and self.parallel == "none":
             raise SystemExit("parallel: none, but there are several processes: choose ddp or fsdp")
         self.main = self.rank == 0
-        self.stopped = False
+        self.stopped, self.flag = False, torch.zeros((), device=self.device)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
 
@@ -62,13 +63,23 @@ class Run:
             return self.stopped
         if step % 10:
             return False
-        flag = torch.tensor(float(self.stopped), device=self.device)
-        dist.all_reduce(flag)
-        return flag.item() > 0
+        self.flag.fill_(float(self.stopped))
+        dist.all_reduce(self.flag)
+        return self.flag.item() > 0
 
     def close(self) -> None:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        """Leaves when all are done.
+
+        With gloo the process ends here: taking its group apart can wait for ever for gloo's own thread, which
+        waits for Python's lock to let go of a last tensor (torch 2.13).
+        """
+        if not dist.is_initialized():
+            return
+        dist.all_reduce(self.flag)
+        if dist.get_backend() == "gloo":
+            sys.stdout.flush()
+            os._exit(0)
+        dist.destroy_process_group()
 
 
 def learning_rate(train: dict[str, Any], step: int) -> float:
@@ -284,6 +295,9 @@ def main() -> None:
             rate = (step - logged) * train["batch_size"] / (time.perf_counter() - since)
             since, logged = time.perf_counter(), step
             bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()}, refresh=False)
+            if bar.disable and run.main:  # no terminal: lines instead of a bar
+                shown = ", ".join(f"{k} {v:.4g}" for k, v in values.items())
+                print(f"step {step}: {shown}, {rate:.0f} samples/s", flush=True)
             if writer:
                 values |= {"learning_rate": learning_rate(train, step - 1), "samples_a_second": rate}
                 for name, value in values.items():

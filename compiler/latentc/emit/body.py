@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from latentc.emit.bundles import bundled
 from latentc.emit.ops import TORCH, TORCH_DTYPE
 from latentc.emit.repeats import Carried, Repeat, fold_repeats, operands, results, without_duplicates
 from latentc.emit.text import (
@@ -70,6 +71,10 @@ class Body:
     """Prints one function; `lines` after construction. Answers the op rows (see `ops.Printer`)."""
 
     def __init__(self, fn: Function, context: Context) -> None:
+        self.bundles: set[Value] = set()
+        if context.table is not None:
+            whole = bundled(context.module, fn)
+            fn, self.bundles = whole.function, whole.bundles
         self.fn, self.context = fn, context
         self.params = {p.value for p in fn.params}
         nodes, same = without_duplicates(fn.nodes)
@@ -166,11 +171,28 @@ class Body:
         if leaf is not None:
             return leaf
         if node.op == "call":
-            return self.context.call(node, [self.tensor(v) for v in node.inputs], self._element)
+            return self.context.call(node, [self._operand(v) for v in node.inputs], self._element)
+        if node.op == "each":
+            return self._each(node)
         if node.op == "guided":
             both = self._both_branches(node)
             return self._combined(both, node)
         return TORCH[node.op](self, node)
+
+    def _operand(self, value: Value) -> Text:
+        """An operand of a call; of a bundle, all its members."""
+        return Text(f"*{self.arg(value).code}") if value in self.bundles else self.tensor(value)
+
+    def _each(self, node: Node) -> Text:
+        """`[c[:2] for c in caches]`."""
+        inner: Node = node.attrs["node"]
+        element = singular(node.inputs[0].name)
+        self._scope.env[inner.inputs[0]] = Text(element)
+        text = TORCH[inner.op](self, inner).code + ("[0]" if len(inner.outputs) > 1 else "")
+        return Text(f"[{text} for {element} in {self.arg(node.inputs[0]).code}]")
+
+    def _starred(self, name: str, value: Value) -> str:
+        return f"*{name}" if value in self.bundles else name
 
     def _both_branches(self, node: Node) -> Text:
         kinds = node.attrs["kinds"]
@@ -178,7 +200,7 @@ class Body:
         args = []
         for value, kind in zip(node.inputs, kinds, strict=False):
             other = next(nulls) if kind == "conditional" else value
-            text = self.tensor(value)
+            text = self._operand(value)
             if kind != "carried" and value.type.rank:
                 text = Text(f"torch.cat([{text.code}, {self.arg(other).code}])")
             args.append(text)
@@ -379,11 +401,13 @@ class Body:
         names = []
         for out in node.outputs:
             if out in scope.last:
-                names.append(self._name(out, i, targets.get(out)))
+                name = self._name(out, i, targets.get(out))
+                names.append(self._starred(name, out) if len(node.outputs) > 1 else name)
             else:
                 names.append("_")
         first = node.outputs[0]
-        comment = self.shape_comment(first) if first.type.rank and tuple(first.type.shape) not in shapes else ""
+        shown = first.type.rank and tuple(first.type.shape) not in shapes and first not in self.bundles
+        comment = self.shape_comment(first) if shown else ""
         left = names[0] + "," if len(names) == 1 and node.op in ("split", "unbind") else commas(names)
         return self._layout(f"{left} = {text}", comment)
 
@@ -391,7 +415,8 @@ class Body:
         """A guided call of several outputs: both branches, then each output that is guided."""
         both = self._both_branches(node).code
         names = [self._name(o, i, targets.get(o)) if o in self._scope.last else "_" for o in node.outputs]
-        lines = self._layout(f"{commas(names)} = {both}")
+        left = commas(self._starred(n, o) if n != "_" else n for n, o in zip(names, node.outputs, strict=True))
+        lines = self._layout(f"{left} = {both}")
         for name, kind in zip(names, node.attrs["guides"], strict=True):
             if kind == "guided" and name != "_":
                 lines.append(f"{name} = {self._combined(Text(name), node).code}")
@@ -546,7 +571,7 @@ class Body:
     def _loop(self, node: Node, i: int, depth: int) -> list[str]:
         """A sampler's loop: its body printed in place."""
         scope, attrs = self._scope, node.attrs
-        body_fn = self.context.module.functions[attrs["body"]]
+        body_fn: Function = attrs.get("function") or self.context.module.functions[attrs["body"]]
         keep, carry = attrs["invariants"], attrs["carried"]
         nodes, same = without_duplicates(body_fn.nodes)
         made = [same.get(v, v) for v in body_fn.outputs]
@@ -567,7 +592,7 @@ class Body:
         for value, table in rows:
             base = base_name(value.name)
             base = base[:-1] if base.endswith("s") and len(base) > 1 else base
-            if base in self.inputs:
+            if base in self.inputs or base in hold:
                 base = f"{base}_i"
             name, n = base, 1
             while name in hold or name in targets.values():

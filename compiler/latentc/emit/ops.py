@@ -240,6 +240,8 @@ def _slice(p: Printer, n: Node) -> Text:
     value, start, stop = n.inputs[0], n.attrs["start"], n.attrs["stop"]
     axis = n.attrs["axis"] % value.type.rank
     first = "" if start == 0 else p.size(start).code
+    if stop == value.type.shape[axis] and stop - start == 1 and start > 0:
+        first = "-1"
     last = "" if stop == value.type.shape[axis] else p.size(stop).code
     return Text(f"{p.tensor(value).atom}{_at(value.type.rank, axis, f'{first}:{last}')}")
 

@@ -51,7 +51,7 @@ def literal(value: Any) -> Text:
     if isinstance(value, float):
         if value != value or value in (float("inf"), float("-inf")):
             return Text({"inf": "math.inf", "-inf": "-math.inf"}.get(str(value), "math.nan"))
-        return Text(re.sub(r"e([+-])0(\d)$", r"e\1\2", repr(value)), ATOM if value >= 0 else UNARY)
+        return Text(re.sub(r"e\+?(-?)0?(\d+)$", r"e\1\2", repr(value)), ATOM if value >= 0 else UNARY)
     if isinstance(value, tuple):
         inner = ", ".join(literal(v).code for v in value)
         return Text(f"({inner},)" if len(value) == 1 else f"({inner})")

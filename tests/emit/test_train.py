@@ -1,0 +1,170 @@
+"""Emitted projects train where latentc is not installed: one process, DDP, FSDP2; resumed runs are bit-equal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from latentc.emit import project_from_lowered
+from latentc.lower import lower
+from latentc.spec import load_spec
+
+pytestmark = pytest.mark.slow
+
+# Runs a script of the project as it would run on a machine without latentc.
+ALONE = """
+import runpy, sys
+sys.modules["latentc"] = sys.modules["latentc_runtime"] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+TINY = {
+    "digits_dit": ["backbone.width=16", "backbone.depth=2", "backbone.block.mixer.heads=2"],
+    # Dropout draws from torch's own generator, whose state a checkpoint has to hold.
+    "digits_llamagen": [
+        "backbone.width=16",
+        "backbone.depth=2",
+        "backbone.block.mixer.heads=2",
+        "backbone.dropout=0.2",
+        "backbone.block.mixer.dropout=0.2",
+    ],
+}
+SHORT = ["--batch_size", "16", "--log_every", "10", "--schedule.warmup", "2"]
+
+
+@pytest.fixture(scope="module", params=TINY)
+def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project") / request.param
+    spec = load_spec(request.param, overrides=TINY[request.param])
+    project_from_lowered(lower(spec), spec, folder)
+    return folder
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def run(project: Path, script: str, *flags: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, script, *flags],
+        cwd=project,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def torchrun(project: Path, *flags: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py", *flags],
+        cwd=project,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def same(a: Path, b: Path) -> None:
+    """Every tensor of both weights files has the same bits."""
+    for name in ("weights.safetensors", "weights_raw.safetensors"):
+        x, y = load_file(a / name), load_file(b / name)
+        assert x.keys() == y.keys() and x
+        for key in x:
+            assert torch.equal(x[key], y[key]), key
+
+
+def test_resume_after_sigkill_is_bit_equal(project: Path) -> None:
+    flags = [*SHORT, "--steps", "40", "--checkpoint_every", "10", "--accumulate", "2"]
+    run(project, "train.py", *flags, "--out", "runs/whole")
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *flags, "--out", "runs/killed"],
+        cwd=project,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    first = project / "runs/killed/checkpoints/step-00000010.pt"
+    waited = time.monotonic()
+    while not first.exists() and process.poll() is None and time.monotonic() - waited < 120:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert first.exists() and not (project / "runs/killed/weights.safetensors").exists()
+    assert "resumed" in run(project, "train.py", *flags, "--out", "runs/killed", "--resume", "true")
+    same(project / "runs/whole", project / "runs/killed")
+
+
+def test_sigterm_saves(project: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *SHORT, "--steps", "100000", "--out", "runs/term"],
+        cwd=project,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    line = ""
+    while "step 10" not in line and process.poll() is None:
+        line = process.stdout.readline()
+    process.terminate()
+    rest = process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and "saved" in rest
+    assert len(list((project / "runs/term/checkpoints").glob("step-*.pt"))) == 1
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_resume_bit_equal(project: Path, parallel: str) -> None:
+    flags = [*SHORT, "--parallel", parallel, "--checkpoint_every", "4"]
+    torchrun(project, *flags, "--steps", "8", "--out", f"runs/{parallel}")
+    torchrun(project, *flags, "--steps", "8", "--out", f"runs/{parallel}2", "--accumulate", "1")
+    same(project / f"runs/{parallel}", project / f"runs/{parallel}2")
+    (project / f"runs/{parallel}2/checkpoints/step-00000008.pt").unlink()
+    torchrun(project, *flags, "--steps", "8", "--out", f"runs/{parallel}2", "--resume", "true")
+    same(project / f"runs/{parallel}", project / f"runs/{parallel}2")
+
+
+def test_samples_and_refusals(project: Path) -> None:
+    run(
+        project, "train.py", *SHORT, "--steps", "2", "--out", "runs/short", "--precision", "bf16", "--sample_every", "2"
+    )
+    weights = ["--weights", "runs/short/weights.safetensors", "--classes", "0-1", "--per-class", "2"]
+    run(project, "sample.py", *weights, "-o", "grid.png", "--raw", "all.npz")
+    # A sample depends on its own seed and class alone.
+    run(project, "sample.py", *weights, "--batch", "3", "--raw", "parts.npz")
+    whole, parts = (np.load(project / name)["samples"] for name in ("all.npz", "parts.npz"))
+    assert np.allclose(whole, parts, atol=1e-5) and len(whole) == 4
+    assert (project / "grid.png").read_bytes().startswith(b"\x89PNG")
+    assert list((project / "runs/short/samples").glob("*.png"))
+    for script, flags, said in (
+        ("train.py", ["--out", "runs/short"], "holds checkpoints"),
+        ("train.py", ["--stepz", "3"], "no such setting"),
+        ("train.py", ["--batch_size", "15", "--accumulate", "2"], "does not divide"),
+        ("sample.py", [*weights, "--steps", "7"], "emit it again"),
+        ("sample.py", ["--weights", "nowhere.safetensors"], "there is no file"),
+    ):
+        done = subprocess.run(
+            [sys.executable, script, *flags],
+            cwd=project,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
