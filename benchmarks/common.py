@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 def watched(command: Sequence[str]) -> tuple[dict[str, Any], float]:
     """Runs a Python script in a child: what its last line holds as JSON, and its peak anonymous memory in bytes.
@@ -41,8 +43,8 @@ def _anonymous(pid: int) -> int:
     return 0
 
 
-def empty_weights(path: Path, shapes: Mapping[str, Sequence[int]]) -> Path:
-    """A safetensors file of float32 zeros that takes no space on a disk that keeps holes."""
+def made_up_weights(path: Path, shapes: Mapping[str, Sequence[int]], filled: bool = False) -> Path:
+    """A safetensors file of float32: zeros that take no space on a disk that keeps holes, or random numbers."""
     header: dict[str, Any] = {}
     end = 0
     for name, shape in shapes.items():
@@ -55,6 +57,9 @@ def empty_weights(path: Path, shapes: Mapping[str, Sequence[int]]) -> Path:
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
+        piece = np.random.default_rng(0).standard_normal(1 << 22, dtype=np.float32).tobytes()
+        for start in range(0, end if filled else 0, len(piece)):
+            file.write(piece[: end - start])
         file.truncate(8 + len(text) + end)
     return path
 

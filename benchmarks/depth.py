@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from common import cpu_seconds, empty_weights, verdict
+from common import cpu_seconds, made_up_weights, verdict
 
 from latentc.export.bundle import prepared
 from latentc.export.onnx import flat_module, onnx_from_module
@@ -33,7 +33,7 @@ def stages(depth: int, folder: Path) -> dict[str, Callable[[], object]]:
     lowered = lower(spec)
     entry = lowered.programs[0].entry
     params = parameters(lowered.module, lowered.module.entries["main.forward"])
-    file = empty_weights(
+    file = made_up_weights(
         folder / f"{depth}.safetensors", {n: p.type.shape for n, p in params.items() if p.kind == "weight"}
     )
     weights = {f"main.{name}": expr for name, expr in read_safetensors(file).items()}
