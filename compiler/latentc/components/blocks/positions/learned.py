@@ -15,4 +15,4 @@ class Learned(Positions):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "learned"}
 
     def add(self, b: Builder, x: Var, dim: int, grid: int) -> Var:
-        return x + b.param("pos_embed", f32(1, x.shape[1], dim), "normal", std=0.02)
+        return b.param("pos_embed", f32(1, x.shape[1], dim), "normal", std=0.02) + x  # in this order: see sincos_2d

@@ -27,4 +27,7 @@ class Sincos2d(Positions):
 
     def add(self, b: Builder, x: Var, dim: int, grid: int) -> Var:
         table = f32(1, x.shape[1], dim)
-        return x + b.param("pos_embed", table, "sincos_2d", "buffer", width=dim, grid=grid)
+        # First, as a sum is laid out like its first operand: patches come transposed from the convolution, and all
+        # that follows is faster on contiguous rows.
+        positions = b.param("pos_embed", table, "sincos_2d", "buffer", width=dim, grid=grid)
+        return positions + x
