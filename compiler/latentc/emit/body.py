@@ -262,7 +262,7 @@ class Body:
         for name, value in zip(self.inputs, self.fn.inputs, strict=False):
             row = []
             for dim in value.type.shape:
-                label = _label(dim)
+                label = _label(dim) if _factor(dim) == 1 else None
                 row.append(label if label in wanted and label not in row else "_")
             found = {r for r in row if r != "_"}
             if not found:
@@ -572,6 +572,7 @@ class Body:
         """A sampler's loop: its body printed in place."""
         scope, attrs = self._scope, node.attrs
         body_fn: Function = attrs.get("function") or self.context.module.functions[attrs["body"]]
+        self.params |= {p.value for p in body_fn.params}
         keep, carry = attrs["invariants"], attrs["carried"]
         nodes, same = without_duplicates(body_fn.nodes)
         made = [same.get(v, v) for v in body_fn.outputs]

@@ -95,9 +95,10 @@ class _ClassPrinter:
         self.sizes = {k: int(v) for k, v in self.args.items() if isinstance(v, int) and not isinstance(v, bool)}
         self.in_constructor: dict[str, None] = {}
         self.attributes: dict[str, None] = {}
-        self.leaves = find_leaves(functions)
+        self.parts = [part for fn in functions for part in _with_loops(owner.module, fn)]
+        self.leaves = find_leaves(self.parts)
         self.params: dict[str, Param] = {}
-        for fn in functions:
+        for fn in self.parts:
             for p in fn.params:
                 known = self.params.setdefault(p.name, p)
                 if known.type != p.type:
@@ -110,13 +111,19 @@ class _ClassPrinter:
 
     def _children(self) -> dict[str, Node]:
         found: dict[str, Node] = {}
-        for fn in self.functions:
+        for fn in self.parts:
             for node in fn.nodes:
-                if node.op in ("call", "guided"):
+                if node.op in ("call", "guided") and not self._is_own(node):
                     if not node.attrs["name"]:
                         raise EmitError(f"{fn.name} calls {node.attrs['fn']} without a name")
                     found.setdefault(node.attrs["name"], node)
         return found
+
+    def _is_own(self, node: Node) -> bool:
+        """Whether a call is of another method of this very module."""
+        origin = self.owner.module.functions[node.attrs["fn"]].origin
+        own = self.functions[0].origin
+        return not node.attrs["name"] and origin is not None and own is not None and _key(origin) == _key(own)
 
     def _free_norms(self) -> dict[Value, tuple[str, str]]:
         """Norms without weights as modules too: {output: (name, constructor)}."""
@@ -203,7 +210,7 @@ class _ClassPrinter:
         return methods, texts
 
     def _method(self, fn: Function, with_doc: bool) -> tuple[str, list[str]]:
-        params = {p.value: p for p in fn.params}
+        params = {p.value: p for part in _with_loops(self.owner.module, fn) for p in part.params}
         context = Context(
             self.owner.module,
             self.sizes,
@@ -233,6 +240,10 @@ class _ClassPrinter:
 
     def _call(self, node: Node, args: list[Text], element: str) -> Text:
         name, fn = node.attrs["name"], node.attrs["fn"]
+        if self._is_own(node):
+            origin = self.owner.module.functions[fn].origin
+            assert origin is not None
+            return call("self" if origin.method == "forward" else f"self.{identifier(origin.method)}", args)
         callee = self.access.get(name, "")
         base, _, variable = element.partition(" ")
         if variable and re.fullmatch(re.escape(base) + r"\.\d+", name):
@@ -279,7 +290,7 @@ class _ClassPrinter:
     def _first_uses(self) -> dict[str, int]:
         """Order in which names at the top are first used, so that the constructor reads as forward does."""
         order: dict[str, int] = {}
-        for fn in self.functions:
+        for fn in self.parts:
             names = {p.value: p.name for p in fn.params}
             for node in fn.nodes:
                 used = [names[v] for v in node.inputs if v in names]
@@ -329,6 +340,12 @@ class _ClassPrinter:
     def _helper(self, name: str) -> str:
         self.owner.helpers[name] = None
         return name
+
+
+def _with_loops(module: Module, fn: Function) -> list[Function]:
+    """A function and the bodies of its loops, which share its weights."""
+    bodies = [module.functions[n.attrs["body"]] for n in fn.nodes if n.op == "loop"]
+    return [fn, *(part for body in bodies for part in _with_loops(module, body))]
 
 
 def _insert(tree: dict[str, Any], path: Sequence[str], text: str) -> None:

@@ -12,7 +12,7 @@ from latentc.emit.classes import Classes, EmitError
 from latentc.emit.text import Text, call, commas, docstring, identifier, layout, literal
 from latentc.ir.core import Module, Node, Value, callees
 
-_RESERVED = frozenset({"model", "table", "guide", "tqdm"})
+_RESERVED = frozenset({"model", "weights", "table", "guide", "tqdm"})
 
 
 class Functions:
@@ -36,6 +36,13 @@ class Functions:
                     found.update(dict.fromkeys(self.networks(callee)))
         return list(found)
 
+    def weighs(self, function: str) -> bool:
+        """Whether a function, or a free function it calls, has weights of its own; it then takes them by name."""
+        fn = self.module.functions[function]
+        return bool(fn.params) or any(
+            self._is_free(callee) and self.weighs(callee) for node in fn.nodes for callee in callees(node)
+        )
+
     def add(self, function: str, name: str = "", progress: bool = False) -> str:
         """The Python name of a function, printed at first use. `progress` shows a bar on its loops."""
         if function in self._names:
@@ -51,7 +58,7 @@ class Functions:
             self.module,
             {},
             lambda word: word,
-            _no_param,
+            lambda v: Text(f"weights[{literal(v.name).code}]"),
             lambda node, body: None,
             self._call,
             _no_list,
@@ -63,6 +70,8 @@ class Functions:
         )
         body = Body(fn, context)
         inputs = [*(f"{m}: nn.Module" for m in models), *(f"{n}: Tensor" for n in body.inputs)]
+        if self.weighs(function):
+            inputs.insert(len(models), "weights: Mapping[str, Tensor]")
         if body.star:
             inputs.append(f"*{body.star_name}: Tensor")
         result = "Tensor" if len(fn.outputs) == 1 else "tuple[Tensor, ...]"
@@ -81,7 +90,11 @@ class Functions:
         fn, name = node.attrs["fn"], node.attrs["name"]
         if self._is_free(fn):
             python = self.add(fn)
-            return call(python, [*(variable_of(n) for n in self.networks(fn)), *args])
+            weights = ["weights"] if self.weighs(fn) else []
+            if weights and name:
+                self.helpers["under"] = None
+                weights = [f"under(weights, {literal(name).code})"]
+            return call(python, [*(variable_of(n) for n in self.networks(fn)), *weights, *args])
         method = self.classes.of(fn).methods[fn]
         return call(variable_of(name) if method == "forward" else f"{variable_of(name)}.{method}", args)
 
@@ -107,10 +120,6 @@ def variable_of(network: str) -> str:
 def tables_as_lists(tables: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
     """Tables as JSON holds them: float64 round-trips through repr."""
     return {name: array.tolist() for name, array in tables.items()}
-
-
-def _no_param(value: Value) -> Text:
-    raise EmitError(f"free functions have no weights, but one reads {value.name}")
 
 
 def _no_list(base: str) -> str:

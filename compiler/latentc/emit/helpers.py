@@ -51,6 +51,11 @@ def rope_2d(head_dim: int, grid: int, prefix: int, base: float) -> tuple[Tensor,
     empty = angles.new_zeros(prefix, half)
     return torch.cat([empty, angles.cos()]).float(), torch.cat([empty, angles.sin()]).float()
 ''',
+    "under": '''
+def under(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The weights of a submodule, by their names in it."""
+    return {key.removeprefix(f"{name}."): w for key, w in weights.items() if key.startswith(f"{name}.")}
+''',
     "guide": '''
 def guide(both: Tensor, scale: Tensor, channels: int | None = None) -> Tensor:
     """Classifier-free guidance of a doubled batch, conditional half first: u + scale * (c - u), scale [B].

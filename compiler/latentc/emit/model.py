@@ -35,7 +35,7 @@ def networks_source(module: Module, networks: Mapping[str, Iterable[str]], title
         builders += ["", "", f"def {name}() -> {printed.name}:"]
         builders.append('    """The network as the spec has it."""')
         builders += layout("    ", f"return {call(printed.name, args).code}")
-    rows = [f'"{identifier(n)}": {"build" if n == "main" else f"build_{identifier(n)}"}' for n in networks]
+    rows = [f"{literal(n).code}: {'build' if n == 'main' else f'build_{identifier(n)}'}" for n in networks]
     builders += ["", "", f"NETWORKS = {{{', '.join(rows)}}}"]
     bodies = "\n\n".join([helper_source(list(classes.helpers)), *classes.texts] if classes.helpers else classes.texts)
     code = bodies + "\n".join(builders) + "\n"
@@ -48,7 +48,8 @@ def _heading(title: str) -> str:
 
 def imports(code: str) -> list[str]:
     """The import lines that a text needs."""
-    lines = ["import math"] if re.search(r"\bmath\.", code) else []
+    lines = ["from collections.abc import Mapping"] if re.search(r"\bMapping\[", code) else []
+    lines += ["import math"] if re.search(r"\bmath\.", code) else []
     lines += [""] if lines else []
     lines.append("import torch")
     if re.search(r"\bF\.", code):

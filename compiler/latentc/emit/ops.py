@@ -322,10 +322,14 @@ def _group_norm(p: Printer, n: Node) -> Text:
     return call("F.group_norm", [x, p.size(n.attrs["groups"]), *params], eps=n.attrs["eps"])
 
 
-def conv_keywords(attrs: Any) -> dict[str, int | None]:
+def conv_keywords(attrs: Any) -> dict[str, Any]:
     """stride, padding, dilation, groups where they are not PyTorch's defaults."""
     defaults = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "groups": 1}
-    return {k: None if attrs.get(k, d) == d else int(attrs[k]) for k, d in defaults.items()}
+    return {k: None if attrs.get(k, d) in (d, (d, d)) else _plain(attrs[k]) for k, d in defaults.items()}
+
+
+def _plain(value: Any) -> Any:
+    return tuple(int(v) for v in value) if isinstance(value, tuple) else int(value)
 
 
 def _conv(function: str) -> Row:
