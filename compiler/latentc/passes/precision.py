@@ -27,14 +27,18 @@ Precision = Literal["fp32", "fp16", "bf16"]
 HALF: dict[str, str] = {"fp16": "f16", "bf16": "bf16"}
 
 _HALVES = frozenset(HALF.values())
-_COMPUTES = frozenset(
-    "linear matmul conv2d conv_transpose2d attention rotary add sub mul silu gelu tanh sigmoid".split()
-)
+# fmt: off
+_COMPUTES = frozenset((
+    "linear", "matmul", "conv2d", "conv_transpose2d", "attention", "rotary", "add", "sub", "mul", "silu", "gelu",
+    "tanh", "sigmoid",
+))
 # These give back values they were given (or their negatives), so they are exact in any dtype.
-_MOVES = frozenset(
-    "reshape transpose broadcast_to concat split unbind slice pad take take_along update_slice embedding where "
-    "stop_gradient dropout max maximum minimum relu neg abs clamp".split()
-)
+_MOVES = frozenset((
+    "reshape", "transpose", "broadcast_to", "concat", "split", "unbind", "slice", "pad", "take", "take_along",
+    "update_slice", "embedding", "where", "stop_gradient", "dropout", "max", "maximum", "minimum", "relu", "neg", "abs",
+    "clamp",
+))
+# fmt: on
 _MADE = frozenset(("constant", "full"))  # made in the dtype that is wanted
 _Flags = frozenset[str]  # of what a value reaches: "half", "wide"
 _NONE: _Flags = frozenset()
@@ -118,7 +122,7 @@ class _Narrowing:
         narrow = {v for v in fn.inputs if not root and v.type.is_float and _is_half(reached.get(v, _NONE), inside)}
         narrow |= {p.value for p in fn.params if p.type.is_float and _is_half(reached.get(p.value, _NONE), True)}
         if loop is None:
-            self._rewrite(fn, narrow, {v: "f32" for v in fn.outputs} if root else {})
+            self._rewrite(fn, narrow, dict.fromkeys(fn.outputs, "f32") if root else {})
             return
         # A carried value is half where the body takes it and makes it so; what is made wide would lose digits.
         first, count = 1 + loop.attrs["invariants"], loop.attrs["carried"]
@@ -254,7 +258,7 @@ class _Body:
         if out.type.dtype in _HALVES:
             most = float(ml_dtypes.finfo(FLOATS[out.type.dtype]).max)
             clipped = np.clip(np.asarray(node.attrs["value"]), -most, most)
-            attrs["value"] = clipped if node.op == "constant" else float(clipped)
+            attrs["value"] = np.asarray(clipped) if node.op == "constant" else float(clipped)
         ins = tuple(self.env[v] for v in node.inputs)
         self.b._nodes.append(Node(node.op, ins, (out,), attrs, node.loc))
 

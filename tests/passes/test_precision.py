@@ -1,0 +1,233 @@
+"""Precision: golden before and after, rounding as numpy and ONNX Runtime do it, and the first value that is lost."""
+
+import functools
+import re
+
+import numpy as np
+import pytest
+from gradients import weights_of
+from test_cleanup import HEADER, section
+
+from latentc.export.graph import InlineTensors
+from latentc.export.onnx import flat_module, onnx_from_module
+from latentc.ir.builder import ModuleBuilder, module_class
+from latentc.ir.core import parameters
+from latentc.ir.interpret import Interpreter
+from latentc.ir.text import module_from_text, text_from_module
+from latentc.ir.types import B, Sym, f32
+from latentc.ir.verify import verify
+from latentc.lower import lower
+from latentc.measure.ranges import check_ranges
+from latentc.measure.tolerances import TOLERANCES, relative_error
+from latentc.passes.cleanup import cleanup
+from latentc.passes.precision import precision
+from latentc.pipeline import optimised
+from latentc.spec import load_spec
+
+# title -> (precision, a module before the pass)
+GOLDEN = {
+    "Products in half, the norm and the time's embedding in f32; the sampler's state stays": (
+        "fp16",
+        """
+entry sample = "sample"
+
+fn "Net.forward" = Net.forward {} (%x: f32[B, 4], %t: f32[B]) {
+  weight %norm.weight: f32[4] = ones {}
+  weight %fc.weight: f32[4, 4] = zeros {}
+  %e: f32[B, 4] = timestep_embedding(%t) {dim=4, max_period=10000.0}
+  %h: f32[B, 4] = layer_norm(%x, %norm.weight) {eps=1e-06}
+  %m: f32[B, 4] = linear(%h, %fc.weight)
+  %s: f32[B, 4] = add(%m, %e)
+  %y: f32[B, 4] = add(%x, %s)
+  return %y
+}
+
+fn "sample" (%x: f32[B, 4], %t: f32[B]) {
+  %v: f32[B, 4] = call(%x, %t) {fn="Net.forward", name="main", args={}}
+  %y: f32[B, 4] = sub(%x, %v)
+  return %y
+}
+""",
+    ),
+    "What networks alone hand each other around a loop is half; numbers beyond f16 become its largest": (
+        "fp16",
+        """
+entry sample = "sample"
+
+fn "Net.step" = Net.step {} (%x: f32[B, 4], %cache: f32[B, 4]) {
+  weight %fc.weight: f32[4, 4] = zeros {}
+  %low: f32[] = constant() {value=array(f64, [], -1e+30), dtype="f32"}
+  %h: f32[B, 4] = linear(%x, %fc.weight)
+  %grown: f32[B, 4] = add(%cache, %h)
+  %m: f32[B, 4] = maximum(%grown, %low)
+  %y: f32[B, 4] = softmax(%m) {axis=1}
+  return %y, %grown
+}
+
+fn "body" (%i: i64[], %x: f32[B, 4], %cache: f32[B, 4]) {
+  %v: f32[B, 4], %grown: f32[B, 4] = call(%x, %cache) {fn="Net.step", name="main", args={}}
+  %y: f32[B, 4] = sub(%x, %v)
+  return %y, %grown
+}
+
+fn "sample" (%x: f32[B, 4]) {
+  %cache: f32[B, 4] = full(%x) {shape=(4), value=0.0, dtype="f32"}
+  %y: f32[B, 4], %end: f32[B, 4] = loop(%x, %cache) {body="body", trip=3, invariants=0, carried=2}
+  return %y
+}
+""",
+    ),
+    "An entry that is a network itself keeps its signature": (
+        "bf16",
+        """
+entry main.forward = "Net.forward"
+
+fn "Net.forward" = Net.forward {} (%x: f32[B, 4]) {
+  weight %fc.weight: f32[2, 4] = zeros {}
+  %y: f32[B, 2] = linear(%x, %fc.weight)
+  return %y
+}
+""",
+    ),
+}
+
+SPECS = {
+    "ddim": ("digits_dit", "backbone.width=64", "backbone.depth=2", "sampler.steps=3"),
+    "unipc": ("digits_dit", "backbone.width=64", "backbone.depth=2", "sampler={kind: unipc, steps: 3}"),
+    "flow": ("sit", "backbone.width=64", "backbone.depth=2", "backbone.block.mixer.heads=2", "sampler.steps=2"),
+    "tokens": ("digits_llamagen", "backbone.depth=2"),
+}
+
+
+@functools.cache
+def system(name):
+    spec = load_spec(SPECS[name][0], None, list(SPECS[name][1:]))
+    lowered = optimised(lower(spec), spec)
+    weights = weights_of(lowered.module, lowered.programs[0].entry)
+    return lowered, weights | {path.removeprefix("main."): w for path, w in weights.items()}
+
+
+def inputs_of(fn, samples=2):
+    rng = np.random.default_rng(1)
+    made = []
+    for v in fn.inputs:
+        shape = [samples * d.factor if isinstance(d, Sym) else int(d) for d in v.type.shape]
+        if v.type.dtype == "i64":
+            made.append(rng.integers(0, 9, shape))
+        else:
+            made.append(rng.uniform(0.05, 0.95, shape) if v.name in ("u", "t") else rng.standard_normal(shape))
+    return made
+
+
+def forward_inputs(lowered):
+    entry = "main.forward"
+    return entry, inputs_of(lowered.module.entry(entry))
+
+
+def test_golden(golden):
+    parts = ["# The pass `precision`\n"]
+    for title, (arithmetic, text) in GOLDEN.items():
+        before = verify(module_from_text(HEADER + text))
+        after = verify(precision(before, arithmetic), "expanded")
+        parts.append(section(f"{title} ({arithmetic})", text_from_module(before), text_from_module(after)))
+    golden("passes/precision.md", "\n".join(parts))
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("arithmetic", ["fp16", "bf16"])
+def test_half_stays_within_its_tolerance(name, arithmetic):
+    lowered, weights = system(name)
+    half = verify(cleanup(verify(precision(lowered.module, arithmetic), "expanded")), "expanded")
+    assert text_from_module(verify(module_from_text(text_from_module(half)), "expanded")) == text_from_module(half)
+    entry, inputs = forward_inputs(lowered)
+    (want, *_), (got, *_) = (
+        Interpreter(lowered.module, weights).run(entry, *inputs),
+        Interpreter(half, weights, "declared").run(entry, *inputs),
+    )
+    error = relative_error(got, want)
+    assert 0 < error < TOLERANCES[arithmetic].forward
+    if name == "tokens":  # rounding decides between tokens: there is no distance between two sequences
+        return
+    program = lowered.programs[0].entry
+    inputs = inputs_of(lowered.module.entry(program))
+    want = Interpreter(lowered.module, weights).run(program, *inputs)[0]
+    got = Interpreter(half, weights, "declared").run(program, *inputs)[0]
+    assert got.dtype == np.float32
+    assert 0 < relative_error(got, want) < TOLERANCES[arithmetic].sampler
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_onnx_runtime_computes_the_same(name):
+    ort = pytest.importorskip("onnxruntime")
+    lowered, weights = system(name)
+    entry, inputs = forward_inputs(lowered)
+    want = Interpreter(lowered.module, weights).run(entry, *inputs)[0]
+    half = precision(lowered.module.with_(entries={entry: lowered.module.entries[entry]}), "fp16")
+    flat = verify(flat_module(half, entry), "inlined")
+    model = onnx_from_module(flat, entry, InlineTensors(lambda path, param: weights[path]))
+    assert {i.type.tensor_type.elem_type for i in model.graph.input} <= {1, 7}  # f32, i64
+    assert {o.type.tensor_type.elem_type for o in model.graph.output} == {1}
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    feeds = {
+        i.name: x.astype(np.int64 if "int64" in i.type else np.float32)
+        for i, x in zip(session.get_inputs(), inputs, strict=True)
+    }
+    got = session.run(None, feeds)[0]
+    assert got.dtype == np.float32
+    assert relative_error(got, want) < TOLERANCES["fp16"].forward
+
+
+def test_islands_caches_and_state():
+    lowered, _ = system("tokens")
+    half = precision(lowered.module, "fp16")
+    for fn in half.functions.values():
+        for node in fn.nodes:
+            dtypes = {v.type.dtype for v in node.inputs if v.type.is_float}
+            if node.op in ("rms_norm", "layer_norm", "softmax", "cumsum", "top_k", "timestep_embedding"):
+                assert dtypes == {"f32"}, node.op
+            if node.op in ("linear", "attention", "update_slice"):
+                assert dtypes == {"f16"}, node.op
+    loops = [n for n in half.entry(lowered.programs[0].entry).nodes if n.op == "loop"]
+    carried = [v.type.dtype for v in loops[0].outputs]
+    assert carried.count("f16") == 4  # keys and values of two blocks
+    stored = parameters(half, half.entries[lowered.programs[0].entry])
+    assert {p.type.dtype for path, p in stored.items() if re.search(r"(proj|w[123]|output)\.weight$", path)} == {"f16"}
+    assert {p.type.dtype for path, p in stored.items() if "norm" in path} == {"f32"}
+
+
+def test_single_precision_is_no_work():
+    lowered, _ = system("ddim")
+    assert precision(lowered.module, "fp32") is lowered.module
+
+
+@module_class("Block")
+def block(b, x, *, dim):
+    return x + b.dense("fc", b.gelu(b.dense("up", x, dim), approximate="tanh"), dim)
+
+
+@module_class("Net")
+def net(b, x, *, dim, depth):
+    for i in range(depth):
+        x = b.sub(f"blocks.{i}", block, x, dim=dim)
+    return x
+
+
+def test_the_first_value_that_is_lost_is_named():
+    mb = ModuleBuilder()
+    b = mb.function("f")
+    b.output(b.sub("main", net, b.input("x", f32(B, 8)), dim=8, depth=4))
+    mb.entries["f"] = b.finish()
+    module = verify(mb.finish())
+    weights = weights_of(module, "f")
+    half = verify(precision(module, "fp16"), "expanded")
+    x = np.random.default_rng(0).standard_normal((2, 8))
+    fine = check_ranges(half, "f", weights, [x])
+    assert fine.ok
+    assert fine.nearest(1)[0][1] < 0.01
+    weights["main.blocks.2.up.weight"] = weights["main.blocks.2.up.weight"] * 4e5
+    found = check_ranges(half, "f", weights, [x])
+    assert not found.ok
+    assert found.fault.path.startswith("main.blocks.2.")
+    assert found.fault.dtype == "f16"
+    assert "blocks.2" in str(found.fault)
+    assert check_ranges(verify(precision(module, "bf16"), "expanded"), "f", weights, [x]).ok
