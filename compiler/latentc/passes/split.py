@@ -10,6 +10,7 @@ counts bytes that a step of the loop reads; arithmetic counts as the bytes that 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -176,6 +177,7 @@ class Splitter:
     ) -> Cut:
         """Decides, last node first, which early nodes are kept early; `wanted` is what is late already needs."""
         roots = _roots(order)
+        held = Counter(roots.get(v, v) for v in wanted)  # how many of `wanted` stem from each root
         crossing: dict[Value, None] = {}
         again: set[Node] = set()  # early nodes that are made (again) late
         for node, moved in reversed(order):
@@ -184,13 +186,14 @@ class Splitter:
                 continue
             ins = [v for v in node.inputs if v not in params]
             if not self._free(node):
-                others = {roots.get(v, v) for v in wanted.difference(needed)}
-                instead = {roots.get(v, v) for v in ins} - others - params
+                own = Counter(roots.get(v, v) for v in needed)
+                instead = {root for v in ins if held[root := roots.get(v, v)] == own[root]} - params
                 price = self._bytes(needed, rows) - self._bytes((v for v in instead if v is not None), rows)
                 if self._saved(node, params, rows, saved) - price > LEAST_GAIN:
                     crossing.update(dict.fromkeys(reversed(needed)))
                     continue
             again.add(node)
+            held.update(roots.get(v, v) for v in set(ins) - wanted)
             wanted.update(ins)
         needed_early = set(crossing)
         early = []
