@@ -7,6 +7,7 @@ emitted code and its shape comments are written with.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -147,7 +148,7 @@ class TensorType:
 
     def count(self) -> int:
         """Number of elements, a run-time size counted as 1 (so: per sample)."""
-        return int(np.prod([d.factor if isinstance(d, Sym) else int(d) for d in self.shape], dtype=np.int64))
+        return math.prod([d.factor if isinstance(d, Sym) else int(d) for d in self.shape])
 
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join(map(repr, self.shape))}]"
