@@ -46,6 +46,7 @@ CODES: dict[str, str] = {
     "E0304": "the batch does not divide into accumulation steps",
     "E0305": "a component does not fit the rest of the spec",
     "E0306": "arrays and tokens do not mix",
+    "E0307": "the engine does not compute in this precision",
     "E0401": "a file was not found",
     "E0402": "a file cannot be read",
     "E0403": "not a weights file that latentc reads",
@@ -212,9 +213,7 @@ class _Renderer:
         for line in sorted({span.line for span, _, _ in marks}):
             text = source_line(marks[0][0].file, line)
             if text is None:
-                out += [
-                    f"{bar} {_printable(label)}" for span, label, _ in marks if span.line == line and label
-                ]
+                out += [f"{bar} {_printable(label)}" for span, label, _ in marks if span.line == line and label]
                 continue
             if previous is not None and line > previous + 1:
                 out.append(self.paint("...", _BLUE))
@@ -257,9 +256,7 @@ def _underline(shown: str, span: Span, offset: int, length: int) -> tuple[int, i
 
 def len_shown(text: str) -> int:
     """Terminal columns a text takes: wide characters take two, combining ones none."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
-    )
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def _expanded(text: str) -> str:

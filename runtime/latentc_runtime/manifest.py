@@ -22,6 +22,8 @@ FORMAT = 1
 RESULT = "out"  # the variable that holds the samples when a program has run
 
 Dtype = Literal["f32", "f16", "f64", "i32", "i64", "bool"]
+EngineName = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
+Precision = Literal["fp32", "fp16", "bf16"]
 NUMPY: dict[str, type[np.generic]] = {
     "f32": np.float32,
     "f16": np.float16,
@@ -178,10 +180,32 @@ class SamplerEntry:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """A plan of TensorRT or TensorRT-RTX made from the engine file `file`, which it stands for on GPUs it fits.
+
+    `version` is that of the library that made it, `capability` that of the GPU ("sm89"). `profiles` are the least,
+    best and most samples of a run. `fused_attentions`: kernels in it that hold a whole attention. A `stripped` plan
+    has no weights: they are put in from `file`. A `hardware_compatible` one runs on later GPUs too.
+    """
+
+    file: str
+    plan: str
+    engine: Literal["tensorrt", "tensorrt-rtx"]
+    version: str
+    capability: str
+    precision: Precision
+    profiles: tuple[tuple[int, int, int], ...]
+    fused_attentions: int = 0
+    stripped: bool = False
+    hardware_compatible: bool = False
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The whole of manifest.json. `files` and `references` are by path within the bundle.
 
-    The first sampler is the default. ONNX files name a reference by its path here as external data.
+    `engine` is what the bundle was compiled for, `precision` what that is told to compute in. The first sampler is the
+    default. ONNX files name a reference by its path here as external data.
     """
 
     format: int
@@ -197,6 +221,9 @@ class Manifest:
     weights: dict[str, Any]
     files: dict[str, FileEntry]
     references: dict[str, Reference] = field(default_factory=dict)
+    engine: EngineName = "onnxruntime"  # of bundles that do not say
+    precision: Precision = "fp32"
+    plans: tuple[Plan, ...] = ()
 
 
 _CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"\n\}\n\Z')
@@ -282,6 +309,14 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
                 yield f"{kind}.{path}", "expected a sha256 of 64 hex digits and a size of 0 or more"
     for path in manifest.references.keys() & manifest.files.keys():
         yield f"references.{path}", "the path is also in `files`"
+    for i, plan in enumerate(manifest.plans):
+        for name, file in (("file", plan.file), ("plan", plan.plan)):
+            if file not in manifest.files:
+                yield f"plans[{i}].{name}", f"`{file}` is not in `files`"
+        if not plan.profiles or any(not 1 <= least <= best <= most for least, best, most in plan.profiles):
+            yield f"plans[{i}].profiles", "expected at least one [least, best, most] of 1 and more, in this order"
+        if not re.fullmatch(r"sm\d{2,3}", plan.capability):
+            yield f"plans[{i}].capability", "expected the name of a compute capability, such as sm89"
     if not manifest.samplers:
         yield "samplers", "expected at least one"
     if len({s.steps for s in manifest.samplers}) < len(manifest.samplers):

@@ -153,7 +153,7 @@ def bundle_from_lowered(
     engines = _Engines(tensors, opset)
     tell("writing the graph")
     samplers = [
-        _sampler(lowered, program, engines, form, guidance, max_batch, len(lowered.programs) > 1)
+        _sampler(lowered, program, engines, form, guidance, max_batch, len(lowered.programs) > 1, spec.target.engine)
         for program in lowered.programs
     ]
     with new_folder(Path(folder)) as target:
@@ -170,7 +170,7 @@ def bundle_from_lowered(
             format=FORMAT,
             name=spec.name,
             tool=f"latentc {_version('latentc')}",
-            versions={"opset": str(opset), **{name: _version(name) for name in ("onnx", "numpy", "onnxruntime")}},
+            versions={"opset": str(opset), **{name: _version(name) for name in ("onnx", "numpy", spec.target.engine)}},
             spec_sha256=hashlib.sha256(spec_text.encode()).hexdigest(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             family=_family(lowered, spec),
@@ -180,6 +180,8 @@ def bundle_from_lowered(
             weights=dict(provenance or {}),
             files=hash_files(target, files),
             references=references,
+            engine=spec.target.engine,
+            precision=spec.target.precision,
         )
         write_manifest(target, manifest)
     return manifest
@@ -193,9 +195,10 @@ def _sampler(
     guidance: Mode,
     max_batch: int | None,
     several: bool,
+    engine: str,
 ) -> SamplerEntry:
     module = prepared(lowered.module, program.entry, guidance)
-    chosen, why = choose_form(module, program, max_batch) if form == "auto" else (form, "asked for")
+    chosen, why = choose_form(module, program, max_batch, engine) if form == "auto" else (form, "asked for")
     fn = module.entry(program.entry)
     suffix = f"-{program.steps}" if several else ""
     statements: list[Statement]

@@ -18,8 +18,9 @@ import numpy as np
 
 from latentc.measure.subject import Subject, open_subject
 from latentc_runtime import Pipeline
-from latentc_runtime.backends import Backend, Engine, open_backend
+from latentc_runtime.backends import Backend, Engine
 from latentc_runtime.bundle import open_bundle
+from latentc_runtime.pipeline import backend_of
 
 Progress = Callable[[int, int, str], None]
 FEWEST, MOST = 3, 50  # repetitions that are timed
@@ -103,8 +104,9 @@ def bench(
     are spent on each case, `threads` is the number of CPU threads for both. Raises BundleError where the
     bundle does not open, DiagnosticError E0706 without torch.
     """
-    timed = _TimedBackend(open_backend(device, threads))
-    pipeline = Pipeline(open_bundle(path), timed)
+    bundle = open_bundle(path)
+    timed = _TimedBackend(backend_of(bundle, device, threads))
+    pipeline = Pipeline(bundle, timed)
     subject = open_subject(path, device) if compare else None
     counts = steps or pipeline.steps
     plan = [(n, batch) for n in counts for batch in batches if batch <= (pipeline.sampler(n).max_batch or batch)]

@@ -28,7 +28,7 @@ def diverging_call(
     """The first call inside a network's forward whose result is further from the oracle's than `tolerance`.
 
     Calls are taken in the order they end, so a call inside another comes before it. `torch`: of the emitted PyTorch,
-    else of ONNX Runtime, for which the network is compiled with the results of its calls as outputs.
+    else of the engine, for which the network is compiled with the results of its calls as outputs.
     """
     entry = f"{network.name}.forward"
     module, paths = calls_shown(subject.lowered.module, entry)
@@ -60,9 +60,7 @@ def _engine_results(subject: Subject, network: Network, feed: Mapping[str, Array
             Path(folder),
             subject.spec.target.opset,
         )
-        session = subject.engine(model, external).session  # type: ignore[attr-defined]
-        outputs: list[Array] = session.run(None, dict(feed))
-        return outputs[1:]
+        return subject.engine_function(model, external)(feed)[1:]
 
 
 def _class_of(subject: Subject, network: Network, path: str) -> str:

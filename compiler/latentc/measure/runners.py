@@ -1,4 +1,4 @@
-"""What Polygraphy runs and compares: the oracle, the emitted PyTorch and ONNX Runtime behind its runner class.
+"""What Polygraphy runs and compares: the oracle, the emitted PyTorch and the engine behind its runner class.
 
 Every runner takes a feed {input name: array} and gives {"out": array}.
 """
@@ -29,7 +29,7 @@ OUT = "out"
 
 
 class FunctionRunner(BaseRunner):
-    """Runs `call(*arrays)`, the arrays in the order of `inputs`; what the oracle and PyTorch are to Polygraphy."""
+    """Runs `call(*arrays)`, the arrays in the order of `inputs`."""
 
     def __init__(self, name: str, inputs: Sequence[Value], call: Callable[..., Any]) -> None:
         super().__init__(name=name)

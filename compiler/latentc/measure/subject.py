@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +84,20 @@ class Subject:
     def engine(self, model: Path, external: Mapping[str, Path]) -> Engine:
         """An ONNX file on the bundle's device."""
         return self.pipeline.backend.engine(model, external)
+
+    def engine_function(
+        self, model: Path, external: Mapping[str, Path]
+    ) -> Callable[[Mapping[str, Array]], list[Array]]:
+        """An ONNX file on the bundle's device as a function: {input: array} to its outputs in their order."""
+        onnx = needed("onnx", "reading a graph", "pip install latentc")
+        names = [o.name for o in onnx.load(str(model), load_external_data=False).graph.output]
+        backend, engine = self.pipeline.backend, self.engine(model, external)
+
+        def run(feed: Mapping[str, Array]) -> list[Array]:
+            values = engine.run(feed, names)
+            return [np.array(backend.array(values[name])) for name in names]
+
+        return run
 
 
 def open_subject(path: str | os.PathLike[str], device: str = "cpu") -> Subject:

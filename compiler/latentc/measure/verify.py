@@ -159,8 +159,6 @@ class _Verification:
         return self.subject.pipeline.sampler(program.steps).max_batch or 0
 
     def _forward(self, network: Network, feeds: list[Feed]) -> None:
-        from polygraphy.backend.onnxrt import OnnxrtRunner
-
         from latentc.measure.runners import FunctionRunner, joined, run
 
         if not feeds:
@@ -170,8 +168,10 @@ class _Verification:
             model, external = onnx_from_network(
                 subject.lowered, network.name, "forward", subject.own(network), Path(folder), subject.spec.target.opset
             )
-            session: Any = subject.engine(model, external).session  # type: ignore[attr-defined]
-            runners = [OnnxrtRunner(session, name=ENGINE)]
+            compiled, names = subject.engine_function(model, external), [value.name for value in inputs]
+            runners = [
+                FunctionRunner(ENGINE, inputs, lambda *arrays: compiled(dict(zip(names, arrays, strict=True)))[0])
+            ]
             if self.torch:
                 runners.append(FunctionRunner(TORCH, inputs, subject.emitted.forward(network.name)))
             feeds = self._affordable(network, feeds)

@@ -14,6 +14,7 @@ from latentc.components.parts import Objective, Part, Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label
 from latentc.spec.data import AutoencoderKl, VqModel
 from latentc.spec.schema import Spec
+from latentc.spec.sections import PRECISIONS
 from latentc.spec.yaml import Document, PathKey
 from latentc.weights.rules import parse_rules
 
@@ -168,6 +169,34 @@ def families_meet(spec: Spec) -> Iterator[Problem]:
         yield Problem("E0306", ("sampler",), f"the sampler `{spec.sampler.kind}` draws {wanted}", labels=data)
 
 
+def precision_of_the_engine(spec: Spec) -> Iterator[Problem]:
+    """The engine has the arithmetic that is asked for."""
+    engine, precision = spec.target.engine, spec.target.precision
+    if precision not in PRECISIONS[engine]:
+        others = [name for name, known in PRECISIONS.items() if precision in known]
+        mend = f"use {' or '.join(PRECISIONS[engine])}, or the engine {' or '.join(others)}"
+        message = f"the engine `{engine}` does not compute in {precision}"
+        yield Problem("E0307", ("target", "precision"), message, help=mend)
+
+
+def plans_of_the_engine(spec: Spec) -> Iterator[Problem]:
+    """What plans are made for is asked of an engine that has plans, and holds together."""
+    target = spec.target
+    given = {name: getattr(target, name) for name in ("capabilities", "profiles", "stripped")}
+    given |= {name: getattr(target, name) for name in ("version_compatible", "hardware_compatible")}
+    plans = target.engine in ("tensorrt", "tensorrt-rtx")
+    for name, value in given.items():
+        if value and not plans:
+            mend = "leave it out, or set `engine: tensorrt` or `tensorrt-rtx`"
+            yield Problem("E0308", ("target", name), f"the engine `{target.engine}` makes no plans", help=mend)
+        elif value and name.endswith("_compatible") and target.engine != "tensorrt":
+            yield Problem("E0308", ("target", name), f"`{name}` is an option of the engine `tensorrt`")
+    for i, profile in enumerate(target.profiles):
+        if not profile.min <= profile.opt <= profile.max:
+            message = f"the profile's batches {profile.min}, {profile.opt}, {profile.max} do not rise"
+            yield Problem("E0308", ("target", "profiles", i), message, help="expected min ≤ opt ≤ max")
+
+
 def _parts(value: object, path: PathKey) -> Iterator[tuple[PathKey, Part]]:
     """Every component inside a spec that may object to the rest, with its path."""
     if isinstance(value, Part):
@@ -188,4 +217,6 @@ RULES: tuple[Rule, ...] = (
     name_maps_are_sound,
     families_meet,
     components_fit,
+    precision_of_the_engine,
+    plans_of_the_engine,
 )

@@ -71,11 +71,42 @@ class Optimize(Closed):
     )
 
 
+# What an engine computes in. ONNX Runtime has no bf16 products on a CPU.
+PRECISIONS: dict[str, tuple[str, ...]] = {
+    "onnxruntime": ("fp32", "fp16"),
+    "openvino": ("fp32", "bf16"),
+    "tensorrt": ("fp32", "fp16", "bf16"),
+    "tensorrt-rtx": ("fp32", "fp16", "bf16"),
+}
+
+
+class Profile(Closed):
+    """The samples of one run that a TensorRT plan is made for; the compiler doubles them for guidance."""
+
+    min: int = Field(1, gt=0, description="least samples of a run")
+    opt: int = Field(8, gt=0, description="samples that it is tuned for")
+    max: int = Field(64, gt=0, description="most samples of a run")
+
+
+Capability = Annotated[str, Field(pattern=r"^sm\d{2,3}$")]
+
+
 class Target(Closed):
     """The engine a spec is compiled for."""
 
-    engine: Literal["onnxruntime"] = Field("onnxruntime", description="what runs the bundle")
+    engine: Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"] = Field(
+        "onnxruntime", description="what runs the bundle"
+    )
     form: Literal["auto", "unroll", "loop", "host"] = Field("auto", description="where the sampler's loop is")
     opset: int = Field(23, ge=20, le=25, description="ONNX operator set")
     max_batch: int = Field(64, gt=0, description="largest batch of one engine call")
-    precision: Literal["fp32"] = Field("fp32", description="arithmetic of the engine")
+    precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="arithmetic of the engine")
+    capabilities: tuple[Capability, ...] = Field(
+        (), description="GPUs that TensorRT plans are made for, as sm89; none: the GPU of this machine"
+    )
+    profiles: tuple[Profile, ...] = Field(
+        (), description="batches that TensorRT plans are made for; none: one up to `max_batch`"
+    )
+    stripped: bool = Field(False, description="TensorRT plans without weights, which are put in when they are loaded")
+    version_compatible: bool = Field(False, description="a `tensorrt` plan that later versions run too")
+    hardware_compatible: bool = Field(False, description="a `tensorrt` plan that all GPUs from Ampere on run")

@@ -47,14 +47,23 @@ class Backend(Protocol):
         """A value (or an array) as an array."""
 
 
-def open_backend(device: str = "auto", threads: int | None = None) -> Backend:
+def open_backend(
+    device: str = "auto", threads: int | None = None, engine: str = "onnxruntime", precision: str = "fp32"
+) -> Backend:
     """The backend for `device`: "cpu", "cuda", "tensorrt", or "auto" for a GPU that works, else the CPU.
 
-    `threads`: CPU threads of one engine run, None for the engine's own choice. Raises BundleError E0606.
+    `threads`: CPU threads of one engine run, None for the engine's own choice. `engine`: "onnxruntime", which computes
+    in the dtypes of the graph, or "openvino", which computes in `precision` ("fp32", "bf16"). Raises BundleError E0606.
     """
-    from latentc_runtime.backends.onnxruntime import OnnxRuntime
+    if engine == "onnxruntime":
+        from latentc_runtime.backends.onnxruntime import OnnxRuntime
 
-    return OnnxRuntime(device, threads)
+        return OnnxRuntime(device, threads)
+    if engine == "openvino":
+        from latentc_runtime.backends.openvino import OpenVino
+
+        return OpenVino(device, threads, precision)
+    raise BundleError("E0606", f"unknown engine {engine!r}", "use onnxruntime or openvino")
 
 
 def cast(array: Array, dtype: np.dtype[Any], name: str) -> Array:
