@@ -137,6 +137,10 @@ class Body:
         self.context.helpers[name] = None
         return name
 
+    def folded(self, value: Value) -> Node | None:
+        """The node that a value is folded from, if it is printed in its user."""
+        return self._scope.folded.get(value)
+
     # ---- text of values
 
     def unpackable_sizes(self) -> dict[str, int]:

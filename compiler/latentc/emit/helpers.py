@@ -11,6 +11,11 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000) -> Tensor
     angles = t[:, None] * freqs
     return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
 ''',
+    "modulate": '''
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x [B, T, D] scaled and shifted by its condition's scale and shift [B, 1, D]: x * (1 + scale) + shift."""
+    return torch.addcmul(shift, x, 1 + scale)
+''',
     "apply_rotary": '''
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turns neighbouring channel pairs of x [B, H, T, d] by their position's angles; cos, sin [T, d / 2]."""

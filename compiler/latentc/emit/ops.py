@@ -39,6 +39,8 @@ class Printer(Protocol):
 
     def helper(self, name: str) -> str: ...
 
+    def folded(self, value: Value) -> Node | None: ...
+
 
 Row = Callable[[Printer, Node], Text]
 
@@ -59,7 +61,23 @@ def _infix(symbol: str, level: int, right: int | None = None) -> Row:
     return row
 
 
+def _modulation(p: Printer, n: Node) -> Text | None:
+    """`x * (scale + 1) + shift` with one scale and shift a sample: the conditioning of adaptive norms."""
+    product = p.folded(n.inputs[0])
+    raised = p.folded(product.inputs[1]) if product and product.op == "mul" else None
+    if not product or not raised or raised.op != "add" or not p.number(raised.inputs[1]):
+        return None
+    x, scale, shift = product.inputs[0], raised.inputs[0], n.inputs[1]
+    of_samples = tuple(scale.type.shape) == tuple(shift.type.shape) and len(scale.type.shape) == 3
+    if p.arg(raised.inputs[1]).code != "1" or not of_samples or scale.type.shape[1] != 1:
+        return None
+    return call(p.helper("modulate"), [p.arg(x), p.arg(shift), p.arg(scale)])
+
+
 def _add(p: Printer, n: Node) -> Text:
+    modulation = _modulation(p, n)
+    if modulation is not None:
+        return modulation
     a, b = (p.arg(x) for x in n.inputs)
     if b.code.startswith("-") and b.level >= PRODUCT and not p.number(n.inputs[0]):
         return Text(f"{a.at(SUM)} - {Text(b.code[1:], b.level).at(PRODUCT)}", SUM)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from latentc.emit.helpers import HELPERS
 from latentc.ir.types import Named
 
 WIDTH = 100  # a statement is folded into one line up to this
@@ -129,7 +130,7 @@ _TAKEN = frozenset(
         "list",
         "tqdm",
         "table",
-        "guide",
+        *HELPERS,
     )
 )
 
