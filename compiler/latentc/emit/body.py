@@ -360,6 +360,7 @@ class Body:
             left = sum(len(base_name(o.name)) + 2 for o in item.outputs) + 1
             fit(item.inputs, lambda item=item, left=left: left + len(self.expression(item).code))  # type: ignore[misc]
             foldable = name in _ANONYMOUS or name.startswith(item.op.split("_")[0]) or name == identifier(item.op)
+            foldable = foldable or (item.outputs[0] in returned and len(self.expression(item).code) <= 24)
             if (
                 len(item.outputs) == 1
                 and uses.get(item.outputs[0], 0) == 1

@@ -13,7 +13,7 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000) -> Tensor
 ''',
     "modulate": '''
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x [B, T, D] scaled and shifted by its condition's scale and shift [B, 1, D]: x * (1 + scale) + shift."""
+    """x [B, T, D] scaled and shifted, shift and scale [B, 1, D]: x * (1 + scale) + shift."""
     return torch.addcmul(shift, x, 1 + scale)
 ''',
     "apply_rotary": '''

@@ -1,0 +1,123 @@
+"""Emitted files: golden text, ruff, strings that are no code, folders that are not ours, the noise of a seed."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import yaml
+from test_specs import CASES, lowered
+
+from latentc.diagnostics import DiagnosticError
+from latentc.emit import model_source, project_files, project_from_lowered
+from latentc.emit.text import identifier, literal
+from latentc.lower import lower
+from latentc.spec import load_spec
+from latentc_runtime import noise
+
+EVIL = "x'''\"\"\"\\\n__import__('os').system('touch owned')#{{ 7 * 7 }}"
+
+
+def files_of(case: str) -> dict[str, str]:
+    spec, overrides = CASES[case]
+    return project_files(lowered(case), load_spec(spec, overrides=overrides))
+
+
+@pytest.mark.parametrize("case", ["digits-dit", "digits-llamagen"])
+@pytest.mark.parametrize("name", ["model.py", "objective.py", "sampler.py"])
+def test_golden(case: str, name: str, golden: Callable[[str, str], None]) -> None:
+    golden(f"emit/{case}/{name}.txt", files_of(case)[name])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ruff_has_nothing_to_say(case: str, tmp_path: Path) -> None:
+    for name, text in files_of(case).items():
+        (tmp_path / name).write_text(text)
+    checked = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--no-cache", "."],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_strings_of_a_spec_are_no_code(tmp_path: Path) -> None:
+    spec = load_spec("digits_dit", overrides=["sampler.steps=2"]).model_copy(update={"source": EVIL})
+    files = project_files(lower(spec), spec)
+    for name, text in files.items():
+        if name.endswith(".py"):
+            calls = [
+                n.func.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+            ]
+            assert "__import__" not in calls, name
+    assert "49" not in files["README.md"]
+    path = load_spec("dit", overrides=['data={kind: npz, classes: 5, shape: [4, 8, 8], path: "a: [b\\"\'\\n- c"}'])
+    config = yaml.safe_load(project_files(lowered("dit"), path)["config.yaml"])
+    assert config["data"]["path"] == "a: [b\"'\n- c"
+
+
+@pytest.mark.parametrize(
+    "value", ["a'b\"c", "\\n'''", "\u2028", (1, "x", None, 1e-7), {"k": [True, -0.5]}, float("-inf")]
+)
+def test_literals_read_back(value: object) -> None:
+    assert eval(literal(value).code, {"math": __import__("math")}) == value
+
+
+def test_identifiers() -> None:
+    for name in ("class", "a b", "1x", "", "x;import os", "torch"):
+        assert identifier(name).isidentifier() and identifier(name) != "torch"
+
+
+def test_folders_that_are_not_ours_stay(tmp_path: Path) -> None:
+    spec, overrides = CASES["digits-dit"]
+    arguments = lowered("digits-dit"), load_spec(spec, overrides=overrides)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "thesis.tex").write_text("words")
+    with pytest.raises(DiagnosticError) as refused:
+        project_from_lowered(*arguments, tmp_path / "theirs")
+    assert refused.value.diagnostics[0].code == "E0510"
+    assert [p.name for p in (tmp_path / "theirs").iterdir()] == ["thesis.tex"]
+    files = project_from_lowered(*arguments, tmp_path / "ours")
+    assert all(file.is_file() for file in files)
+    (tmp_path / "ours" / "runs").mkdir()
+    files[0].write_text("old")
+    project_from_lowered(*arguments, tmp_path / "ours")
+    assert files[0].read_text() != "old" and (tmp_path / "ours" / "runs").is_dir()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ours", "theirs"]  # nothing half written
+
+
+def test_emitting_imports_no_torch() -> None:
+    code = "import sys, latentc.emit, latentc.emit.project; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def template(name: str) -> ModuleType:
+    file = Path(__file__).resolve().parents[2] / "templates" / "project" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"template_{name}", file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_noise_is_the_runtimes() -> None:
+    ours, seeds = template("noise"), [0, 7, 2**40 + 3, 2**64 - 1]
+    for shape, stream, index in (((1, 8, 8), "x", 0), ((3, 5), "step", 9), ((), "token", 63)):
+        assert np.array_equal(ours.uniforms(seeds, stream, shape, index), noise.uniforms(seeds, stream, shape, index))
+        a, b = ours.normals(seeds, stream, shape, index), noise.normals(seeds, stream, shape, index)
+        # The runtime has its own cosine: equal to the last bit of float64, so almost always of float32.
+        assert np.allclose(a, b, rtol=0, atol=5e-7) and np.mean(a == b) > 0.99
+
+
+def test_depth_costs_no_text() -> None:
+    shallow, deep = (lower(load_spec("dit", "S/2", overrides=[f"backbone.depth={n}"])) for n in (4, 40))
+    assert model_source(shallow).replace("depth=4", "depth=40") == model_source(deep)
