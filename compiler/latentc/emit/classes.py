@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from latentc.emit.body import Body, Context
+from latentc.emit.expressions import Expressions
 from latentc.emit.leaves import (
     NORMS,
     buffer_value,
@@ -17,7 +18,7 @@ from latentc.emit.leaves import (
     leaf_of,
     same_leaf,
 )
-from latentc.emit.text import ATOM, Text, call, commas, docstring, identifier, layout, literal, size_text
+from latentc.emit.text import Text, call, commas, docstring, identifier, layout, literal, size_text
 from latentc.ir.core import Function, Module, Node, Origin, Param, Value
 from latentc.ir.inits import DETERMINISTIC
 from latentc.ir.types import Named
@@ -229,7 +230,7 @@ class _ClassPrinter:
         lines = docstring(fn.doc, "", 8) if with_doc and fn.doc and fn is not self.functions[0] else []
         return f"({commas(['self', *inputs])}) -> {result}", [*lines, *body.lines]
 
-    def _leaf(self, node: Node, body: Body, params: dict[Value, Param]) -> Text | None:
+    def _leaf(self, node: Node, body: Expressions, params: dict[Value, Param]) -> Text | None:
         if node.outputs and node.outputs[0] in self.norms and len(node.inputs) == 1:
             return Text(f"self.{self.norms[node.outputs[0]][0]}({body.arg(node.inputs[0]).code})")
         leaf = leaf_of(node, params)
@@ -364,4 +365,4 @@ def _in_order(tree: Mapping[str, Any], order: Mapping[str, int]) -> Iterable[tup
     return sorted(tree.items(), key=lambda item: order.get(item[0], len(order)))
 
 
-__all__ = ["ATOM", "Classes", "EmitError", "Printed"]
+__all__ = ["Classes", "EmitError", "Printed"]

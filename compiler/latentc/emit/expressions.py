@@ -1,0 +1,196 @@
+"""Values of a function as PyTorch expressions: what the op rows ask of their surroundings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from latentc.emit.ops import TORCH
+from latentc.emit.rows import TORCH_DTYPE
+from latentc.emit.text import Text, base_name, call, commas, layout, literal, singular, size_text
+from latentc.ir.core import Function, Module, Node, Value
+from latentc.ir.types import Dim, Named, Sym
+
+
+@dataclass
+class Context:
+    """What a body needs to know of where it is printed.
+
+    `sizes` are the static arguments by name, `spelled` how one is written here; `param` is the text of a weight, `leaf`
+    of a node that a leaf module (nn.Linear …) stands for, `call` of a call, `modules` of a module list. `indent` is the
+    width that the lines will be moved to the right.
+    """
+
+    module: Module
+    sizes: Mapping[str, int]
+    spelled: Callable[[str], str]
+    param: Callable[[Value], Text]
+    leaf: Callable[[Node, Expressions], Text | None]
+    call: Callable[[Node, list[Text], str], Text]
+    modules: Callable[[str], str]
+    table: Callable[[Value, np.ndarray[Any, Any], str], Text] | None = None
+    reserved: frozenset[str] = frozenset()
+    indent: int = 8
+    progress: bool = False
+    helpers: dict[str, None] = field(default_factory=dict)
+
+
+@dataclass
+class Scope:
+    """State of one block of statements: texts of values, who holds which name and until which statement."""
+
+    env: dict[Value, Text]
+    hold: dict[str, int]  # name -> last statement that reads its value
+    last: dict[Value, int] = field(default_factory=dict)
+    folded: dict[Value, Node] = field(default_factory=dict)
+
+
+class Expressions:
+    """Texts of the values of one function `fn`, in the current scope; answers the op rows (see `rows.Printer`)."""
+
+    def __init__(self, fn: Function, context: Context) -> None:
+        self.fn, self.context = fn, context
+        self.params = {p.value for p in fn.params}
+        self.constants: dict[Value, Node] = {}
+        self.bundles: set[Value] = set()
+        self.used_sizes: set[str] = set()
+        self.unpackable: dict[str, tuple[int, int, Dim]] = {}
+        self.inputs: list[str] = []
+        self.outputs: list[Value] = []
+        self.star: tuple[int, int] | None = None
+        self.star_name = ""
+        self._scope = Scope({}, {})
+        self._reserve = context.indent
+        self._element = ""  # the loop's module while a run's template is printed
+
+    # ---- what op rows ask
+
+    def arg(self, value: Value) -> Text:
+        scope = self._scope
+        if value in scope.env:
+            return scope.env[value]
+        if value in scope.folded:
+            return self.expression(scope.folded[value])
+        if value in self.params:
+            return self.context.param(value)
+        if value in self.constants:
+            return self._constant(value)
+        return Text(base_name(value.name))
+
+    def tensor(self, value: Value, like: Value | None = None) -> Text:
+        """As `arg`, but never a Python number."""
+        if self.number(value):
+            return call("torch.tensor", [self.arg(value)], device=Text(self._device()))
+        return self.arg(value)
+
+    def number(self, value: Value) -> bool:
+        return value in self.constants and value.type.rank == 0
+
+    def size(self, dim: Dim) -> Text:
+        if isinstance(dim, Sym):
+            if dim.name not in self.unpackable:
+                return Text("-1")
+            self.used_sizes.add(dim.name)
+            return Text(dim.name if dim.factor == 1 else f"{dim.factor} * {dim.name}", 7 if dim.factor == 1 else 4)
+        known = {**self.unpackable_sizes(), **self.context.sizes}
+        if isinstance(dim, Named) and dim.expr == "T" and "T" not in known and known.get("grid", 0) ** 2 == dim:
+            dim = Named(dim, "grid ** 2")  # tokens of a square grid, where no operand has them as an axis
+
+        def spelled(name: str) -> str:
+            if name in self.context.sizes:
+                return self.context.spelled(name)
+            self.used_sizes.add(name)
+            return name
+
+        return size_text(dim, known, spelled)
+
+    def helper(self, name: str) -> str:
+        self.context.helpers[name] = None
+        return name
+
+    def folded(self, value: Value) -> Node | None:
+        """The node that a value is folded from, if it is printed in its user."""
+        return self._scope.folded.get(value)
+
+    # ---- text of values
+
+    def unpackable_sizes(self) -> dict[str, int]:
+        return {name: int(d) for name, (_, _, d) in self.unpackable.items() if not isinstance(d, Sym)}
+
+    def _device(self) -> str:
+        return f"{self.inputs[0]}.device" if self.inputs else "None"
+
+    def _constant(self, value: Value) -> Text:
+        array = np.asarray(self.constants[value].attrs["value"])
+        dtype = value.type.dtype
+        if array.ndim == 0:
+            number = array.item()
+            whole = isinstance(number, float) and number.is_integer() and abs(number) < 1e6
+            return literal(int(number) if whole else number)
+        device = Text(self._device())
+        if array.ndim == 1 and array.size > 2 and np.array_equal(array, np.arange(array.size)):
+            return call(
+                "torch.arange",
+                [self.size(Named(array.size, "T"))],
+                device=device,
+                dtype=None if dtype == "i64" else Text(TORCH_DTYPE[dtype]),
+            )
+        if self.context.table is not None and dtype not in ("i64", "bool"):
+            return self.context.table(value, array, self.inputs[0])
+        dtype_text = None if dtype in ("i64", "f32", "bool") else Text(TORCH_DTYPE[dtype])
+        return call("torch.tensor", [literal(array.tolist())], dtype=dtype_text, device=device)
+
+    def expression(self, node: Node) -> Text:
+        """The right-hand side of a node."""
+        leaf = self.context.leaf(node, self)
+        if leaf is not None:
+            return leaf
+        if node.op == "call":
+            return self.context.call(node, [self._operand(v) for v in node.inputs], self._element)
+        if node.op == "each":
+            return self._each(node)
+        if node.op == "guided":
+            both = self._both_branches(node)
+            return self._combined(both, node)
+        return TORCH[node.op](self, node)
+
+    def _operand(self, value: Value) -> Text:
+        """An operand of a call; of a bundle, all its members."""
+        return Text(f"*{self.arg(value).code}") if value in self.bundles else self.tensor(value)
+
+    def _each(self, node: Node) -> Text:
+        """`[c[:2] for c in caches]`."""
+        inner: Node = node.attrs["node"]
+        element = singular(node.inputs[0].name)
+        self._scope.env[inner.inputs[0]] = Text(element)
+        text = TORCH[inner.op](self, inner).code + ("[0]" if len(inner.outputs) > 1 else "")
+        return Text(f"[{text} for {element} in {self.arg(node.inputs[0]).code}]")
+
+    def _starred(self, name: str, value: Value) -> str:
+        return f"*{name}" if value in self.bundles else name
+
+    def _both_branches(self, node: Node) -> Text:
+        kinds = node.attrs["kinds"]
+        nulls = iter(node.inputs[len(kinds) : -1])
+        args = []
+        for value, kind in zip(node.inputs, kinds, strict=False):
+            other = next(nulls) if kind == "conditional" else value
+            text = self._operand(value)
+            if kind != "carried" and value.type.rank:
+                text = Text(f"torch.cat([{text.code}, {self.arg(other).code}])")
+            args.append(text)
+        return self.context.call(node, args, self._element)
+
+    def _combined(self, both: Text, node: Node) -> Text:
+        channels = node.attrs["channels"]
+        scale = self.arg(node.inputs[-1])
+        return call(self.helper("guide"), [both, scale], channels=None if channels is None else int(channels))
+
+    def shape_comment(self, value: Value) -> str:
+        return f"[{commas(d.expr if isinstance(d, Named) else str(d) for d in value.type.shape)}]"
+
+    def _layout(self, code: str, comment: str = "") -> list[str]:
+        return layout("", code, comment, self._reserve)

@@ -1,0 +1,202 @@
+"""Loops: runs of modules over their list, and the loops of samplers, bodies printed in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from latentc.emit.expressions import Scope
+from latentc.emit.repeats import Carried, Repeat, fold_repeats, operands, without_duplicates
+from latentc.emit.statements import FOREVER, Statements, alive
+from latentc.emit.text import Text, base_name, commas, identifier, singular
+from latentc.ir.core import Function, Node, Value
+
+
+class Loops(Statements):
+    """Prints loops; a carried value keeps one name before, in and after its loop."""
+
+    def _enter(
+        self, carried: Sequence[Carried], i: int
+    ) -> tuple[list[str], dict[Value, Text], dict[str, int], dict[Value, str]]:
+        """Before a loop: gives each carried value its name. Returns (lines, what the body sees, names, targets)."""
+        scope, lines = self._scope, []
+        targets: dict[Value, str] = {}
+        given: dict[Value, str] = {}
+        taken: set[str] = set()
+        for c in carried:
+            text = self.arg(c.first).code
+            reuse = text.isidentifier() and scope.last.get(c.first, i) <= i and text not in taken
+            if reuse and c.first in scope.env:
+                name = text
+            else:
+                name, n = base_name(c.given.name), 1
+                base = name
+                while scope.hold.get(name, -1) > i or name in taken or self._read_by(carried, name, c, i):
+                    n += 1
+                    name = f"{base}_{n}"
+                lines.append(f"{name} = {text}")
+            taken.add(name)
+            scope.hold[name] = FOREVER
+            given[c.given] = name
+            targets.setdefault(c.made, name)
+        hold = {n: FOREVER for n, until in scope.hold.items() if until >= i and n not in taken}
+        env = {v: t for v, t in scope.env.items() if not t.code.isidentifier() or t.code in hold}
+        env.update((v, Text(n)) for v, n in given.items())
+        return lines, env, hold, targets
+
+    def _read_by(self, carried: Sequence[Carried], name: str, me: Carried, i: int) -> bool:
+        """Whether a name still holds another carried value's first value."""
+        return any(self.arg(c.first).code == name for c in carried if c is not me)
+
+    def _leave(self, inner: Scope, carried: Sequence[Carried], env: Mapping[Value, Text]) -> list[str]:
+        """At the end of a loop's body: moves what was made to the name it is carried under."""
+        outer, self._scope = self._scope, inner
+        pairs = [(env[c.given].code, self.arg(c.made).code) for c in carried]
+        self._scope = outer
+        moves = [(a, b) for a, b in pairs if a != b]
+        return [f"{commas(a for a, _ in moves)} = {commas(b for _, b in moves)}"] if moves else []
+
+    def _after(self, carried: Sequence[Carried], env: Mapping[Value, Text], i: int) -> None:
+        scope = self._scope
+        for c in carried:
+            name = env[c.given].code
+            scope.env[c.last] = Text(name)
+            scope.hold[name] = scope.last.get(c.last, i)
+
+    def _run(self, run: Repeat, i: int, depth: int) -> list[str]:
+        """A run of modules as a for loop over their list."""
+        scope = self._scope
+        lines, env, hold, targets = self._enter(run.carried, i)
+        element = singular(run.base.rpartition(".")[2])
+        while element in hold or element in targets.values():
+            element += "_"
+        hold[element] = FOREVER
+        columns, heads = [], []
+        for value, values in run.indexed:
+            formal = self._formal_name(run, value)
+            while formal in hold or formal in targets.values():
+                formal += "_i"
+            env[value] = Text(formal)
+            columns.append(self._column(values))
+            heads.append(formal)
+        lists = self._lists(run, hold, targets, i)
+        modules = self.context.modules(run.base)
+        if heads:
+            header = f"for {element}, {commas(heads)} in zip({modules}, {commas(columns)}):"
+        else:
+            header = f"for {element} in {modules}:"
+        tails = [(v, column[-1]) for v, column in run.made if column[-1] in scope.last and v not in targets]
+        tails = [(v, last) for v, last in tails if v not in dict(run.escapes)]
+        wanted = [*(c.made for c in run.carried), *(v for v, _ in run.escapes), *(v for v, _ in tails)]
+        outer_element, self._element = self._element, f"{run.base} {element}"
+        body, inner = self._block(run.nodes, env, hold, wanted, targets, depth + 1)
+        self._element = outer_element
+        for name, members in lists.items():
+            lines.append(f"{name} = []")
+            texts = [inner.env[v].code for v in members]
+            body.append(f"{name}.append({texts[0]})" if len(texts) == 1 else f"{name} += [{commas(texts)}]")
+        body += self._leave(inner, run.carried, env)
+        for v, last in tails:
+            scope.env[last] = inner.env[v]
+            scope.hold[inner.env[v].code] = scope.last.get(last, i)
+        self._after(run.carried, env, i)
+        return [*lines, *self._layout(header), *(f"    {line}" for line in body)]
+
+    def _formal_name(self, run: Repeat, value: Value) -> str:
+        """The name under which a callee takes a value, or the value's own."""
+        for node in run.nodes:
+            if node.op == "call" and value in node.inputs:
+                callee = self.context.module.functions[node.attrs["fn"]]
+                return identifier(callee.inputs[node.inputs.index(value)].name)
+        return base_name(value.name)
+
+    def _column(self, values: tuple[Value, ...]) -> str:
+        """The values of an indexed operand: every second of the starred inputs, or a tuple."""
+        if self.star and all(v in self.fn.inputs[self.star[0] :] for v in values):
+            start, stride = self.star[0], self.star[1]
+            first = self.fn.inputs.index(values[0]) - start
+            return self.star_name if stride == 1 else f"{self.star_name}[{first}::{stride}]"
+        return f"({commas(self.arg(v).code for v in values)})"
+
+    def _lists(self, run: Repeat, hold: dict[str, int], targets: Mapping[Value, str], i: int) -> dict[str, list[Value]]:
+        """Lists of what is wanted from every segment; those that are returned in turns share one."""
+        scope, found = self._scope, {}
+        columns = dict(run.escapes)
+        order = list(columns)
+        groups = [order] if len(order) > 1 and self._in_turns([columns[v] for v in order]) else [[v] for v in order]
+        for members in groups:
+            base = f"new_{self.star_name}" if self.star_name else base_name(members[0].name)
+            if len(members) > 1 and not self.star_name:
+                base = "caches"
+            name = base if base.endswith("s") else f"{base}s"
+            while scope.hold.get(name, -1) > i or name in hold or name in targets.values():
+                name += "_"
+            scope.hold[name] = hold[name] = FOREVER
+            for j, v in enumerate(members):
+                for k, each in enumerate(columns[v]):
+                    index = k * len(members) + j
+                    scope.env[each] = Text(f"{name}[{index}]")
+            found[name] = members
+        return found
+
+    def _in_turns(self, columns: list[tuple[Value, ...]]) -> bool:
+        """Whether the columns are returned interleaved: a0, b0, a1, b1, …"""
+        flat = [v for row in zip(*columns, strict=True) for v in row]
+        return any(self.outputs[s : s + len(flat)] == flat for s in range(len(self.outputs)))
+
+    def _loop(self, node: Node, i: int, depth: int) -> list[str]:
+        """A sampler's loop: its body printed in place."""
+        scope, attrs = self._scope, node.attrs
+        body_fn: Function = attrs.get("function") or self.context.module.functions[attrs["body"]]
+        self.params |= {p.value for p in body_fn.params}
+        keep, carry = attrs["invariants"], attrs["carried"]
+        nodes, same = without_duplicates(body_fn.nodes)
+        made = [same.get(v, v) for v in body_fn.outputs]
+        nodes = alive(nodes, made)
+        self.constants.update({n.outputs[0]: n for n in nodes if n.op == "constant"})
+        items = fold_repeats([n for n in nodes if n.op != "constant"], made)
+        inputs = body_fn.inputs
+        carried = [Carried(inputs[1 + keep + j], made[j], node.inputs[keep + j], node.outputs[j]) for j in range(carry)]
+        tables = [self.arg(v).code for v in node.inputs[keep + carry :]]
+        lines, env, hold, targets = self._enter(carried, i)
+        for value, outside in zip(inputs[1 : 1 + keep], node.inputs[:keep], strict=True):
+            env[value] = self.arg(outside)
+        read = {v for item in items for v in operands(item)} | set(made)
+        heads, columns = [], []
+        rows = [(v, t) for v, t in zip(inputs[1 + keep + carry :], tables, strict=True) if v in read]
+        if inputs[0] in read:
+            rows.insert(0, (inputs[0], f"torch.arange({attrs['trip']}, device={self._device()})"))
+        for value, table in rows:
+            base = base_name(value.name)
+            base = base[:-1] if base.endswith("s") and len(base) > 1 else base
+            if base in self.inputs or base in hold:
+                base = f"{base}_i"
+            name, n = base, 1
+            while name in hold or name in targets.values():
+                n += 1
+                name = f"{base}_{n}"
+            hold[name] = 0
+            env[value] = Text(name)
+            heads.append(name)
+            columns.append(table)
+        over = f"range({attrs['trip']})" if not heads else columns[0] if len(heads) == 1 else f"zip({commas(columns)})"
+        if self.context.progress:
+            over = f"tqdm({over}, total={attrs['trip']}, leave=False, disable=None)"
+        if len(heads) > 3:
+            lines += self._layout(f"rows = {over}")
+            over = "rows"
+        header = f"for {commas(heads) or '_'} in {over}:"
+        stacks = []
+        for value, out in zip(made[carry:], node.outputs[carry:], strict=True):
+            if out in scope.last:
+                stacks.append((self._name(out, i, prefer=f"{base_name(value.name)}s"), value))
+                hold[stacks[-1][0]] = FOREVER
+        wanted = [*made[:carry], *(v for _, v in stacks)]
+        body, inner = self._block(items, env, hold, wanted, targets, depth + 1)
+        for name, value in stacks:
+            lines.append(f"{name} = []")
+            text = inner.env[value].code if value in inner.env else self.arg(value).code
+            body.append(f"{name}.append({text})")
+        body += self._leave(inner, carried, env)
+        self._after(carried, env, i)
+        after = [f"{name} = torch.stack({name})" for name, _ in stacks]
+        return [*lines, *self._layout(header), *(f"    {line}" for line in body), *after]

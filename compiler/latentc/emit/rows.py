@@ -1,0 +1,41 @@
+"""What the rows of `ops` and `shapes` have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from latentc.emit.text import Text
+from latentc.ir.core import Node, Value
+from latentc.ir.types import Dim
+
+TORCH_DTYPE = {
+    "f64": "torch.float64",
+    "f32": "torch.float32",
+    "f16": "torch.float16",
+    "bf16": "torch.bfloat16",
+    "i64": "torch.int64",
+    "i32": "torch.int32",
+    "i8": "torch.int8",
+    "u8": "torch.uint8",
+    "bool": "torch.bool",
+}
+
+
+class Printer(Protocol):
+    """What a row may ask; see `latentc.emit.body`."""
+
+    def arg(self, value: Value) -> Text: ...
+
+    def tensor(self, value: Value, like: Value | None = None) -> Text: ...
+
+    def size(self, dim: Dim) -> Text: ...
+
+    def number(self, value: Value) -> bool: ...
+
+    def helper(self, name: str) -> str: ...
+
+    def folded(self, value: Value) -> Node | None: ...
+
+
+Row = Callable[[Printer, Node], Text]

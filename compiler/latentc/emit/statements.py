@@ -1,0 +1,179 @@
+"""Nodes as statements: what is used once is folded into its user, names are reused as one would by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from latentc.emit.expressions import Expressions, Scope
+from latentc.emit.repeats import Repeat, operands
+from latentc.emit.text import WIDTH, Text, base_name, commas, identifier
+from latentc.ir.core import Node, Value
+
+FOREVER = 1 << 30
+# Names a builder gives when it has none; their values may be folded into their user.
+_ANONYMOUS = {"h", "x", "c", "d", "y"}
+# Worth a line of their own.
+_NEVER_FOLDED = ("attention", "guided", "loop")
+
+
+class Statements(Expressions):
+    """Prints blocks of statements."""
+
+    def _run(self, run: Repeat, i: int, depth: int) -> list[str]:
+        raise NotImplementedError
+
+    def _loop(self, node: Node, i: int, depth: int) -> list[str]:
+        raise NotImplementedError
+
+    def _block(
+        self,
+        items: Sequence[Node | Repeat],
+        env: dict[Value, Text],
+        hold: dict[str, int],
+        wanted: Sequence[Value],
+        targets: Mapping[Value, str],
+        depth: int,
+        final: bool = False,
+    ) -> tuple[list[str], Scope]:
+        """Statements of `items`. `wanted` values are kept to the end, under the name `targets` gives where it can be.
+
+        `depth` is the indentation that the block will have, for line lengths; the lines come without it.
+        """
+        outer = self._scope
+        self._reserve = self.context.indent + 4 * (depth - 1)
+        scope = self._scope = Scope(dict(env), dict(hold))
+        self._fold(items, wanted if final else (), wanted)
+        readers = [*([self._leaves(item) for item in items])]
+        for i, leaves in enumerate(readers):
+            for v in leaves:
+                scope.last[v] = i
+        for v in wanted:
+            for leaf in self._leaves_of(v):
+                scope.last[leaf] = FOREVER
+        for value, text in scope.env.items():
+            if text.code.isidentifier() and scope.hold.get(text.code, -1) < FOREVER:
+                scope.hold[text.code] = max(scope.last.get(value, -1), scope.hold.get(text.code, -1))
+        lines: list[str] = []
+        for i, item in enumerate(items):
+            if isinstance(item, Node) and len(item.outputs) == 1 and item.outputs[0] in scope.folded:
+                continue
+            if isinstance(item, Repeat):
+                lines += self._run(item, i, depth)
+            elif item.op == "loop":
+                lines += self._loop(item, i, depth)
+            elif item.op == "guided" and len(item.outputs) > 1:
+                lines += self._guided(item, i, targets)
+            else:
+                lines += self._statement(item, i, targets)
+        self._reserve = self.context.indent + 4 * (depth - 2 if depth > 1 else 0)
+        if not final:
+            self._scope = outer
+        return lines, scope
+
+    def _fold(self, items: Sequence[Node | Repeat], returned: Sequence[Value], wanted: Sequence[Value]) -> None:
+        """Chooses which values are folded into their only user."""
+        scope, limit = self._scope, WIDTH - self._reserve
+        uses: dict[Value, int] = {}
+        barred: set[Value] = set()
+        for item in items:
+            for v in operands(item):
+                uses[v] = uses.get(v, 0) + 1
+            if isinstance(item, Repeat):
+                barred.update(operands(item))
+            elif item.op == "loop":
+                barred.update(item.inputs[: item.attrs["invariants"] + item.attrs["carried"]])
+        for v in wanted:
+            uses[v] = uses.get(v, 0) + 1
+            if v not in returned:
+                barred.add(v)
+
+        def fit(inputs: Iterable[Value], length: Callable[[], int]) -> None:
+            while length() > limit:
+                candidates = [v for v in inputs if v in scope.folded]
+                if not candidates:
+                    return
+                del scope.folded[max(candidates, key=lambda v: len(self.arg(v).code))]
+
+        for item in items:
+            if isinstance(item, Repeat) or item.op == "loop":
+                continue
+            name = base_name(item.outputs[0].name)
+            left = sum(len(base_name(o.name)) + 2 for o in item.outputs) + 1
+            fit(item.inputs, lambda item=item, left=left: left + len(self.expression(item).code))  # type: ignore[misc]
+            foldable = name in _ANONYMOUS or name.startswith(item.op.split("_")[0]) or name == identifier(item.op)
+            foldable = foldable or (item.outputs[0] in returned and len(self.expression(item).code) <= 24)
+            if (
+                len(item.outputs) == 1
+                and uses.get(item.outputs[0], 0) == 1
+                and item.outputs[0] not in barred
+                and item.op not in _NEVER_FOLDED
+                and foldable
+            ):
+                scope.folded[item.outputs[0]] = item
+        if len(returned) > 1:
+            for v in returned:
+                if v in scope.folded and len(self.arg(v).code) > 24:
+                    del scope.folded[v]
+
+    def _leaves_of(self, value: Value) -> set[Value]:
+        node = self._scope.folded.get(value)
+        return {value} if node is None else {leaf for v in node.inputs for leaf in self._leaves_of(v)}
+
+    def _leaves(self, item: Node | Repeat) -> set[Value]:
+        """Values whose names an item's statement reads."""
+        if isinstance(item, Node) and len(item.outputs) == 1 and item.outputs[0] in self._scope.folded:
+            return set()
+        return {leaf for v in operands(item) for leaf in self._leaves_of(v)}
+
+    def _name(self, value: Value, i: int, target: str | None = None, prefer: str = "") -> str:
+        """A name for a value made by statement i, free then; taken until the value's last use."""
+        scope = self._scope
+        base, n = prefer or base_name(value.name), 1
+        if target is not None and scope.hold.get(target, -1) <= i:
+            name = target
+        else:
+            name = base
+            while scope.hold.get(name, -1) > i:
+                n += 1
+                name = f"{base}_{n}"
+        scope.hold[name] = scope.last.get(value, i)
+        scope.env[value] = Text(name)
+        return name
+
+    def _statement(self, node: Node, i: int, targets: Mapping[Value, str]) -> list[str]:
+        scope = self._scope
+        text = self.expression(node).code
+        shapes = {tuple(v.type.shape) for v in self._leaves(node) if v not in self.params}
+        names = []
+        for out in node.outputs:
+            if out in scope.last:
+                name = self._name(out, i, targets.get(out))
+                names.append(self._starred(name, out) if len(node.outputs) > 1 else name)
+            else:
+                names.append("_")
+        first = node.outputs[0]
+        shown = first.type.rank and tuple(first.type.shape) not in shapes and first not in self.bundles
+        comment = self.shape_comment(first) if shown else ""
+        left = names[0] + "," if len(names) == 1 and node.op in ("split", "unbind") else commas(names)
+        return self._layout(f"{left} = {text}", comment)
+
+    def _guided(self, node: Node, i: int, targets: Mapping[Value, str]) -> list[str]:
+        """A guided call of several outputs: both branches, then each output that is guided."""
+        both = self._both_branches(node).code
+        names = [self._name(o, i, targets.get(o)) if o in self._scope.last else "_" for o in node.outputs]
+        left = commas(self._starred(n, o) if n != "_" else n for n, o in zip(names, node.outputs, strict=True))
+        lines = self._layout(f"{left} = {both}")
+        for name, kind in zip(names, node.attrs["guides"], strict=True):
+            if kind == "guided" and name != "_":
+                lines.append(f"{name} = {self._combined(Text(name), node).code}")
+        return lines
+
+
+def alive(nodes: Sequence[Node], outputs: Sequence[Value]) -> list[Node]:
+    """Nodes whose outputs reach the function's."""
+    wanted, kept = set(outputs), []
+    for node in reversed(nodes):
+        if any(o in wanted for o in node.outputs):
+            wanted.update(node.inputs)
+            kept.append(node)
+    return kept[::-1]
