@@ -152,6 +152,8 @@ def test_samples_and_refusals(project: Path) -> None:
     assert np.allclose(whole, parts, atol=1e-5) and len(whole) == 4
     assert (project / "grid.png").read_bytes().startswith(b"\x89PNG")
     assert list((project / "runs/short/samples").glob("*.png"))
+    if project.name != "digits_dit":
+        return  # the refusals are the same code
     for script, flags, said in (
         ("train.py", ["--out", "runs/short"], "holds checkpoints"),
         ("train.py", ["--stepz", "3"], "no such setting"),

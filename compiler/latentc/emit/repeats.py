@@ -194,10 +194,3 @@ def operands(item: Node | Repeat) -> tuple[Value, ...]:
         return item.inputs
     firsts = tuple(c.first for c in item.carried)
     return (*item.invariants, *firsts, *(v for _, column in item.indexed for v in column))
-
-
-def results(item: Node | Repeat) -> tuple[Value, ...]:
-    """The values an item makes that others may read."""
-    if isinstance(item, Node):
-        return item.outputs
-    return tuple(v for _, column in item.made for v in column)
