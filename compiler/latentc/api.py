@@ -98,6 +98,23 @@ def ir(
     return text_from_module(lowered.module, full)
 
 
+def why(source: Source, rule: str, variant: str | None = None, overrides: Sequence[str] = ()) -> str:
+    """How often a fusion rule (`attention`; `all` for every one) was applied, and where it nearly was but was not.
+
+    Counts are of distinct functions, whatever the depth. DiagnosticError E0712.
+    """
+    from latentc.pipeline import fusion_report
+
+    spec, lowered = _lowered(source, variant, overrides)
+    report = fusion_report(lowered, spec)
+    rules = list(report.applied)
+    if rule not in (*rules, "all"):
+        close = nearest(rule, rules)
+        mend = f"did you mean `{close}`?" if close else f"the rules are {', '.join(rules)}; `all` is every one"
+        raise DiagnosticError(Diagnostic("E0712", f"no fusion rule is called {rule!r}", help=mend))
+    return "".join(report.why(name) for name in (rules if rule == "all" else [rule]))
+
+
 def show(
     source: Source, variant: str | None = None, overrides: Sequence[str] = (), svg: Path | str | None = None
 ) -> dict[str, FunctionReport]:

@@ -82,10 +82,16 @@ def show(
     ir: Annotated[bool, typer.Option("--ir", help="Print the IR.")] = False,
     after: Annotated[str | None, typer.Option("--after", metavar="PASS", help="The IR after a pass.")] = None,
     full: Annotated[bool, typer.Option("--full", help="IR that parses back: every constant whole.")] = False,
+    why: Annotated[
+        str | None, typer.Option("--why", metavar="RULE", help="What a fusion rule found; `all` for every rule.")
+    ] = None,
     svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Draw the network.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show what a spec comes to: parameters, flops, memory; its IR; a picture."""
+    if why is not None:
+        _print(api.why(spec, why, variant, overrides or ()), end="")
+        return
     if ir or full or after is not None:
         _print(api.ir(spec, variant, overrides or (), after, full), end="")
         return

@@ -89,6 +89,7 @@ CODES: dict[str, str] = {
     "E0709": "the folder is in use",
     "E0710": "not enough memory",
     "E0711": "no such pass",
+    "E0712": "no such fusion rule",
     "E0901": "an internal error of latentc",
 }
 

@@ -18,6 +18,7 @@ from latentc.ir.core import Module, prune
 from latentc.ir.verify import VerifyError, verify
 from latentc.passes.cleanup import cleanup
 from latentc.passes.expand_guidance import expand_guidance
+from latentc.passes.fuse import COMPOSITES, FusionReport, fuse, fused
 from latentc.passes.to_inference import to_inference
 from latentc.spec.schema import Spec
 
@@ -38,6 +39,8 @@ _ONNX = (
     Pass("cleanup", lambda module, spec: cleanup(module), "inference"),
     # After cleanup, before anything that reasons about batch sizes: from here on a guided call is an ordinary one.
     Pass("expand_guidance", lambda module, spec: expand_guidance(module, spec.optimize.guidance), "expanded"),
+    # Before hoisting, whose cuts through a function would go through what belongs together.
+    Pass("fuse", lambda module, spec: fuse(module, COMPOSITES), "expanded"),
     # Guidance leaves constants and copies behind.
     Pass("tidy", lambda module, spec: cleanup(module), "expanded"),
 )
@@ -75,6 +78,11 @@ def optimised(lowered: Lowered, spec: Spec, after: str | None = None) -> Lowered
         if current.name == after:
             break
     return replace(lowered, module=module, updates=())
+
+
+def fusion_report(lowered: Lowered, spec: Spec) -> FusionReport:
+    """What the fusion rules find in a lowered spec: how often each fits, and its nearest miss."""
+    return fused(optimised(lowered, spec, "expand_guidance").module, COMPOSITES)[1]
 
 
 def _for_inference(lowered: Lowered) -> Module:

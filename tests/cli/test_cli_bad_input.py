@@ -46,6 +46,7 @@ LINES = {
     "unknown key in --set": ("check SPEC --set backbone.wdith=3", "E0201"),
     "malformed --set": ("check SPEC --set backbone", "E0214"),
     "unknown pass": ("show SPEC --after fuze", "E0711"),
+    "unknown rule": ("show SPEC --why atention", "E0712"),
     "unknown code": ("explain E020", "E0707"),
     "no weights file": ("compile SPEC -w none.safetensors -o out", "E0401"),
     "spec as weights": ("compile SPEC -w SPEC -o out", "E0403"),

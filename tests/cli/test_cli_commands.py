@@ -111,6 +111,13 @@ def test_show_the_ir(latentc: Run, tiny: Any) -> None:
     assert text_from_module(module_from_text(whole)) == whole
 
 
+def test_show_why_a_rule_did_not_fire(latentc: Run, tiny: Any) -> None:
+    text = latentc("show", tiny.spec, "--why", "norm_affine").out
+    assert text.startswith("norm_affine: applied 0 times\nnearest miss in ")
+    assert "not one value for each of the" in text
+    assert "attention: applied 0 times" in latentc("show", tiny.spec, "--why", "all").out
+
+
 def test_emit_and_train(latentc: Run, tiny: Any, tmp_path: Path) -> None:
     assert latentc("emit", tiny.spec, "-o", "project").status == 0
     assert {"model.py", "train.py", "config.yaml", "README.md"} <= {p.name for p in Path("project").iterdir()}

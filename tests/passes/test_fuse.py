@@ -10,11 +10,11 @@ from latentc.ir.text import module_from_text, text_from_module
 from latentc.ir.types import B, f32
 from latentc.ir.verify import verify
 from latentc.passes.cleanup import cleanup
-from latentc.passes.fuse import COMBINED_UPDATE, COMPOSITES, fuse, fused
+from latentc.passes.fuse import COMPOSITES, fuse, fused
 from latentc.passes.fuse.engine import Rule
 from latentc.passes.fuse.pattern import parse
 
-RULES = (*COMPOSITES, COMBINED_UPDATE)
+RULES = COMPOSITES
 X = f32(B, 6, 8)
 
 
@@ -75,12 +75,7 @@ def folded_heads(b, x, y):
     return b.matmul(b.softmax(b.matmul(x * 0.25, b.transpose(y, perm=(0, 2, 1))), axis=2), y)
 
 
-def update(b, x, out, a, k, c, e):
-    d = b.add(b.mul(a, x), b.mul(k, out))
-    return b.add(b.mul(c, x), b.mul(e, d))
-
-
-D, S = f32(8), f32()
+D = f32(8)
 # rule -> title -> (how it is written, its operands)
 CASES = {
     "softmax": {"softmax": (softmax, {"x": X}), "another axis": (lambda b, x: softmax(b, x, 1), {"x": X})},
@@ -103,13 +98,6 @@ CASES = {
             {"x": X, "y": X, "mask": f32(6, 6)},
         ),
         "attention of heads in the batch": (folded_heads, {"x": X, "y": X}),
-    },
-    "combined_update": {
-        "estimate and update": (update, {"x": X, "out": X, "a": S, "k": S, "c": S, "e": S}),
-        "an update that forgets the state": (
-            lambda b, x, out, a, k, e: b.mul(e, b.add(b.mul(a, x), b.mul(k, out))),
-            {"x": X, "out": X, "a": S, "k": S, "e": S},
-        ),
     },
 }
 ALL = [(rule, title) for rule, cases in CASES.items() for title in cases]
@@ -207,18 +195,6 @@ CONTROLS = {
         lambda b, x, y: b.matmul(b.softmax(b.matmul(x, b.transpose(y, perm=(0, 2, 1))), axis=1), y),
         {"x": X, "y": X},
         "not over the keys",
-    ),
-    "an estimate that is kept": (
-        "combined_update",
-        lambda b, x, o, a: (b.mul(a, x) + b.mul(a, b.mul(a, x) + b.mul(a, o)), b.mul(a, x) + b.mul(a, o)),
-        {"x": X, "o": X, "a": S},
-        "also",
-    ),
-    "coefficients of each sample": (
-        "combined_update",
-        update,
-        {"x": X, "out": X, "a": f32(B, 1, 1), "k": S, "c": S, "e": S},
-        "not one coefficient",
     ),
 }
 

@@ -49,7 +49,7 @@ class Miss:
 
 
 @dataclass
-class Report:
+class FusionReport:
     """By rule: how often it was applied in the distinct functions, and its nearest miss."""
 
     applied: dict[str, int] = field(default_factory=dict)
@@ -67,9 +67,9 @@ class Report:
         return f"{text}nearest miss {miss.text()}\n" if miss else f"{text}nothing else comes near its pattern\n"
 
 
-def fused(module: Module, rules: Sequence[Rule]) -> tuple[Module, Report]:
+def fused(module: Module, rules: Sequence[Rule]) -> tuple[Module, FusionReport]:
     """The module with the rules applied, in their order, and the report; the same module where none fitted."""
-    report = Report({rule.name: 0 for rule in rules})
+    report = FusionReport({rule.name: 0 for rule in rules})
     owner = ModuleBuilder()
     owner.adopt(module)
     functions = {name: _function(owner, fn, rules, report) for name, fn in module.functions.items()}
@@ -84,7 +84,7 @@ def fuse(module: Module, rules: Sequence[Rule]) -> Module:
     return fused(module, rules)[0]
 
 
-def _function(owner: ModuleBuilder, fn: Function, rules: Sequence[Rule], report: Report) -> Function:
+def _function(owner: ModuleBuilder, fn: Function, rules: Sequence[Rule], report: FusionReport) -> Function:
     for rule in rules:
         # What one replacement builds may be part of the next; each makes the function smaller or its ops larger.
         for _ in range(len(fn.nodes) + 1):
@@ -95,7 +95,7 @@ def _function(owner: ModuleBuilder, fn: Function, rules: Sequence[Rule], report:
     return fn
 
 
-def _once(owner: ModuleBuilder, fn: Function, rule: Rule, report: Report) -> Function:
+def _once(owner: ModuleBuilder, fn: Function, rule: Rule, report: FusionReport) -> Function:
     """One round of a rule: every match that shares no node with one found before it."""
     uses = Uses(fn)
     taken: set[Node] = set()
@@ -125,7 +125,9 @@ def _once(owner: ModuleBuilder, fn: Function, rule: Rule, report: Report) -> Fun
     return new.with_(nodes=live(new.nodes, new.outputs))
 
 
-def _replaced(b: Rewriter, rule: Rule, fn: Function, match: Match, env: dict[Value, Var], report: Report) -> Var | None:
+def _replaced(
+    b: Rewriter, rule: Rule, fn: Function, match: Match, env: dict[Value, Var], report: FusionReport
+) -> Var | None:
     """What stands for the match's root, or None where an op does not take it; what was built is dead then."""
     handles = {name: env[v] for name, v in match.values.items() if v in env}
     try:
@@ -140,7 +142,7 @@ def _replaced(b: Rewriter, rule: Rule, fn: Function, match: Match, env: dict[Val
     return made
 
 
-def _matches(rule: Rule, uses: Uses, report: Report) -> Iterator[Match]:
+def _matches(rule: Rule, uses: Uses, report: FusionReport) -> Iterator[Match]:
     """The first match at each node that nothing speaks against, the last nodes first: a larger one holds smaller."""
     matchers = [Matcher(uses, parse(text)) for text in rule.patterns]
     for node in reversed(uses.fn.nodes):
@@ -152,7 +154,7 @@ def _matches(rule: Rule, uses: Uses, report: Report) -> Iterator[Match]:
             report.missed(rule.name, uses.fn, node, reason, _FULL)
 
 
-def _tries(matcher: Matcher, rule: Rule, node: Node, report: Report) -> Iterator[Match]:
+def _tries(matcher: Matcher, rule: Rule, node: Node, report: FusionReport) -> Iterator[Match]:
     yield from matcher.at(node)
     depth, reason = matcher.nearest
     report.missed(rule.name, matcher.uses.fn, node, reason, depth)
@@ -170,4 +172,4 @@ def _leaks(match: Match) -> str | None:
     return None
 
 
-__all__ = ["Miss", "Report", "Rule", "fuse", "fused"]
+__all__ = ["FusionReport", "Miss", "Rule", "fuse", "fused"]
