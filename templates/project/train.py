@@ -121,14 +121,15 @@ def make_optimizer(networks: list[nn.Module], settings: dict[str, Any]) -> torch
 def shard(network: nn.Module, run: Run) -> None:
     """FSDP2: each block of a module list, then the rest, is gathered only while it works."""
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     mesh = init_device_mesh(run.device.type, (run.world,))
-    for module in network.modules():
-        if isinstance(module, nn.ModuleList):
-            for block in module:
-                fully_shard(block, mesh=mesh)
-    fully_shard(network, mesh=mesh)
+    blocks = [b for module in network.modules() if isinstance(module, nn.ModuleList) for b in module]
+    for module in [*blocks, network]:
+        fully_shard(module, mesh=mesh)
+        for method in ("prefill", "decode"):  # of token models, for samples while training
+            if hasattr(module, method):
+                register_fsdp_forward_method(module, method)
 
 
 def wrap(network: nn.Module, run: Run, compiled: bool) -> nn.Module:

@@ -132,8 +132,9 @@ def test_sigterm_saves(project: Path) -> None:
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_resume_bit_equal(project: Path, parallel: str) -> None:
-    flags = [*SHORT, "--parallel", parallel, "--checkpoint_every", "4", "--steps", "8"]
+    flags = [*SHORT, "--parallel", parallel, "--checkpoint_every", "4", "--steps", "8", "--sample_every", "8"]
     torchrun(project, *flags, "--out", f"runs/{parallel}")
+    assert (project / f"runs/{parallel}/samples/00000008.png").is_file()
     shutil.copytree(project / f"runs/{parallel}", project / f"runs/{parallel}2")
     (project / f"runs/{parallel}2/checkpoints/step-00000008.pt").unlink()
     torchrun(project, *flags, "--out", f"runs/{parallel}2", "--resume", "true")
