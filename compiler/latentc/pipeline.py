@@ -19,6 +19,7 @@ from latentc.ir.verify import VerifyError, verify
 from latentc.passes.cleanup import cleanup
 from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.fuse import COMPOSITES, FusionReport, fuse, fused
+from latentc.passes.hoist import hoist
 from latentc.passes.to_inference import to_inference
 from latentc.spec.schema import Spec
 
@@ -41,7 +42,9 @@ _ONNX = (
     Pass("expand_guidance", lambda module, spec: expand_guidance(module, spec.optimize.guidance), "expanded"),
     # Before hoisting, whose cuts through a function would go through what belongs together.
     Pass("fuse", lambda module, spec: fuse(module, COMPOSITES), "expanded"),
-    # Guidance leaves constants and copies behind.
+    # After guidance: its null branch is the same for every sample, so the rows are steps × (batch + one).
+    Pass("hoist", lambda module, spec: hoist(module, spec.target.max_batch), "expanded"),
+    # Guidance and hoisting leave constants and copies behind.
     Pass("tidy", lambda module, spec: cleanup(module), "expanded"),
 )
 

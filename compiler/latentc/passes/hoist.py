@@ -3,8 +3,8 @@
 What depends on the loop's invariants alone is computed once before it. What depends on the step too is computed for
 all steps in one batch before the loop and becomes a table of it: in a DiT the modulation of every block, whose weights
 are then read once, not once a step. Under batched guidance the null branch is the same for every sample, so its rows
-are the steps, those of the other branch steps × batch. Tables that would outgrow the memory limit are made for as many
-steps at a time as fit, by a loop around the loop.
+are the steps, those of the other branch steps × batch. Tables that would take more memory than a step's activations do
+are made for as many steps at a time as fit, by a loop around the loop.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.core import Function, Module, Node, Param, Value, reachable
-from latentc.ir.report import short
+from latentc.ir.report import activation_bytes, short
 from latentc.ir.types import Sym, i64
 from latentc.passes.batchwise import batched, fixed
 from latentc.passes.rewrite import Rewriter
@@ -24,7 +24,7 @@ from latentc.passes.split import Cut, Splitter, fresh
 from latentc.passes.steps import Steps, stackable
 
 TABLE_BYTES = 256 << 20
-"""Memory that the tables of one loop may take at the largest batch."""
+"""Memory that the tables of one loop may always take; beyond, they may take as much as a step's activations."""
 
 LEAST_STEPS = 4
 """Tables are for so many steps or more: making them reads the weights once for each branch of guidance."""
@@ -48,7 +48,10 @@ class Hoisted:
 
 
 def hoist(module: Module, max_batch: int = 1, limit: int = TABLE_BYTES) -> Module:
-    """The module with its loops relieved; the same object where there is nothing to gain. Wants `expand_guidance`."""
+    """The module with its loops relieved; the same object where there is nothing to gain. Wants `expand_guidance`.
+
+    `limit` is the memory that tables may take at `max_batch`, in bytes, if a step's activations do not take more.
+    """
     return hoist_report(module, max_batch, limit)[0]
 
 
@@ -68,7 +71,7 @@ def hoist_report(module: Module, max_batch: int = 1, limit: int = TABLE_BYTES) -
 
 class _Hoist:
     def __init__(self, module: Module, max_batch: int, limit: int) -> None:
-        self.limit = limit
+        self.batch, self.least = max_batch, limit
         self.owner = ModuleBuilder()
         self.owner.adopt(module)
         self.once = Splitter(self.owner.functions, max_batch, steps=False)
@@ -102,9 +105,9 @@ class _Hoist:
         formals = body.inputs[1 : 1 + keep]
         cut = self.once.cut(body, formals, 1, self.once.movable)
         size = sum(self.once.held(v.type) for v in cut.crossing)
-        if not cut.crossing or size > self.limit:
+        if not cut.crossing or size > self.limit(body):
             if cut.crossing:
-                self._told(body, "invariant", cut, size, 0, self._too_large(size))
+                self._told(body, "invariant", cut, size, 0, self._too_large(size, body))
             return node, operands
         env = dict(zip(formals, operands[:keep], strict=True))
         for param in body.params:
@@ -132,8 +135,12 @@ class _Hoist:
     def _told(self, body: Function, kind: str, cut: Cut, size: int, chunk: int, why: str) -> None:
         self.report.append(Hoisted(body.name, kind, len(cut.crossing), size, round(cut.saved), chunk, why))
 
-    def _too_large(self, size: int) -> str:
-        return f"{short(size, 'B')} at the largest batch is more than the limit of {short(self.limit, 'B')}"
+    def limit(self, body: Function) -> int:
+        """Bytes that what leaves a loop may take."""
+        return max(self.least, self.batch * activation_bytes(Module(self.owner.functions, {}), body.name)[0])
+
+    def _too_large(self, size: int, body: Function) -> str:
+        return f"{short(size, 'B')} at the largest batch is more than the limit of {short(self.limit(body), 'B')}"
 
     # ---- what depends on the step
 
@@ -150,12 +157,14 @@ class _Hoist:
         if not cut.crossing:
             return _appended(b, node, operands)
         row = sum(self.steps.held(v.type) for v in cut.crossing)
-        if trip * row > self.limit:
-            chunk = max((n for n in range(LEAST_STEPS, trip) if trip % n == 0 and n * row <= self.limit), default=0)
+        limit = self.limit(body)
+        if trip * row > limit:
+            why = self._too_large(trip * row, body)
+            chunk = max((n for n in range(LEAST_STEPS, trip) if trip % n == 0 and n * row <= limit), default=0)
             if not chunk:
-                self._told(body, "steps", cut, trip * row, 0, self._too_large(trip * row))
+                self._told(body, "steps", cut, trip * row, 0, why)
                 return _appended(b, node, operands)
-            self._told(body, "steps", cut, chunk * row, chunk, self._too_large(trip * row))
+            self._told(body, "steps", cut, chunk * row, chunk, why)
             return self.chunked(b, node, operands, cut, chunk)
         self._told(body, "steps", cut, trip * row, trip, "the tables of all steps fit")
         return self.tabled(b, node, operands, cut, lender)
