@@ -20,6 +20,7 @@ from latentc.passes.cleanup import cleanup
 from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.fuse import COMPOSITES, FusionReport, fuse, fused
 from latentc.passes.hoist import hoist
+from latentc.passes.precision import precision
 from latentc.passes.to_inference import to_inference
 from latentc.spec.schema import Spec
 
@@ -48,8 +49,21 @@ _ONNX = (
     Pass("tidy", lambda module, spec: cleanup(module), "expanded"),
 )
 
+_TYPED = (
+    *_ONNX,
+    # Last, when every value is there that will be: these engines compute in the dtypes of the graph.
+    Pass("precision", lambda module, spec: precision(module, spec.target.precision), "expanded"),
+)
+
 # target engine -> its passes, in order. Flattening the calls is the exporter's last step.
-PASSES: dict[str, tuple[Pass, ...]] = {"onnxruntime": _ONNX}
+PASSES: dict[str, tuple[Pass, ...]] = {
+    "onnxruntime": _TYPED,
+    # It reads the same graphs; its bf16 is a hint to the engine and changes none.
+    "openvino": _ONNX,
+    # What of attention they take depends on the form of the loop, so the exporter sees to it.
+    "tensorrt": _TYPED,
+    "tensorrt-rtx": _TYPED,
+}
 
 
 class PassError(Exception):

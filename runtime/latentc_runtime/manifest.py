@@ -184,8 +184,8 @@ class Plan:
     """A plan of TensorRT or TensorRT-RTX made from the engine file `file`, which it stands for on GPUs it fits.
 
     `version` is that of the library that made it, `capability` that of the GPU ("sm89"). `profiles` are the least,
-    best and most samples of a run. `fused_attentions`: kernels in it that hold a whole attention. A `stripped` plan
-    has no weights: they are put in from `file`. A `hardware_compatible` one runs on later GPUs too.
+    best and most samples of a run. `fused_attentions`: kernels in it that hold a whole attention. A
+    `hardware_compatible` plan runs on later GPUs too.
     """
 
     file: str
@@ -196,7 +196,6 @@ class Plan:
     precision: Precision
     profiles: tuple[tuple[int, int, int], ...]
     fused_attentions: int = 0
-    stripped: bool = False
     hardware_compatible: bool = False
 
 

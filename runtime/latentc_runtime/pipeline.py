@@ -29,8 +29,8 @@ def load(
     """Open the bundle in the folder `path` and the engine of its default sampler.
 
     `device`: "cpu", "cuda", "tensorrt", or "auto" for a GPU that works, else the CPU. `verify`: compare the
-    sha256 of every file. `threads`: CPU threads of one engine run. `engine`: "onnxruntime" or "openvino" in place of
-    the one that the bundle was compiled for. Raises BundleError (E0601 to E0607, E0611).
+    sha256 of every file. `threads`: CPU threads of one engine run. `engine`: "onnxruntime", "openvino", … in place
+    of the one that the bundle was compiled for. Raises BundleError (E0601 to E0607, E0611).
     """
     bundle = open_bundle(path, verify)
     pipeline = Pipeline(bundle, backend_of(bundle, device, threads, engine))
@@ -41,7 +41,7 @@ def load(
 def backend_of(bundle: Bundle, device: str = "auto", threads: int | None = None, engine: str | None = None) -> Backend:
     """The backend that a bundle was compiled for, or `engine` in its place. BundleError E0606."""
     manifest = bundle.manifest
-    return open_backend(device, threads, engine or manifest.engine, manifest.precision)
+    return open_backend(device, threads, engine or manifest.engine, manifest.precision, manifest.plans)
 
 
 class Pipeline:

@@ -21,10 +21,13 @@ from latentc.export.folder import new_folder
 from latentc.export.forms import Form, choose_form
 from latentc.export.host import carry_stacks, program_from_module
 from latentc.export.onnx import OPSET, flat_module, onnx_from_module
+from latentc.export.plans import ENGINES as PLAN_ENGINES
+from latentc.export.plans import PlanOptions, plan_options, write_plans
 from latentc.export.store import FileTensors
 from latentc.ir.core import Module, prune
 from latentc.ir.types import Sym
 from latentc.ir.verify import verify
+from latentc.passes.attention import looped_attentions, write_out_attention
 from latentc.passes.expand_guidance import Mode, expand_guidance
 from latentc.passes.to_inference import to_inference
 from latentc.weights import Expr
@@ -41,6 +44,7 @@ from latentc_runtime.manifest import (
     Manifest,
     NormalSource,
     Output,
+    Plan,
     Reference,
     SamplerEntry,
     Statement,
@@ -86,6 +90,7 @@ class _Engines:
     def __init__(self, tensors: FileTensors, opset: int) -> None:
         self.tensors, self.opset = tensors, opset
         self.models: dict[str, ModelProto] = {}
+        self.written_out: dict[str, int] = {}  # by file: attentions that are no operators and yet are to be fused
 
     def add(self, role: str, module: Module, entry: str, outputs: Sequence[str] = ()) -> str:
         name, n = f"{role}.onnx", 1
@@ -145,9 +150,12 @@ def bundle_from_lowered(
     `progress` is told each stage. The folder appears when it is whole and not before.
 
     Raises DiagnosticError: E0410 (weights that do not fit), E0412, E0413 (reading and writing weights), E0501 (the
-    bundle cannot be written), E0502 (the folder holds something else), E0503 (a form the sampler cannot take).
+    bundle cannot be written), E0502 (the folder holds something else), E0503 (a form the sampler cannot take), E0504 to
+    E0506 (plans).
     """
     tell = progress or (lambda stage: None)
+    options = plan_options(spec.target, max_batch, by_reference)
+    max_batch = max_batch if options is None else max(most for _, _, most in options.profiles)
     everything = {f"{net}.{path}": e for net, paths in weights.items() for path, e in paths.items()}
     tensors = FileTensors(everything)
     engines = _Engines(tensors, opset)
@@ -161,6 +169,7 @@ def bundle_from_lowered(
         left = tensors.write(target, by_reference)
         tell("checking the graph")
         names = engines.write(target, by_reference)
+        plans = _plans(target, engines, names, options, tell)
         (target / "spec.yaml").write_text(spec_text, encoding="utf-8")
         tell("hashing")
         files = sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
@@ -182,9 +191,23 @@ def bundle_from_lowered(
             references=references,
             engine=spec.target.engine,
             precision=spec.target.precision,
+            plans=plans,
         )
         write_manifest(target, manifest)
     return manifest
+
+
+def _plans(
+    folder: Path,
+    engines: _Engines,
+    names: Mapping[str, str],
+    options: PlanOptions | None,
+    tell: Callable[[str], None],
+) -> tuple[Plan, ...]:
+    """The plans of every engine file in the folder; none where the target makes none."""
+    if options is None:
+        return ()
+    return write_plans(folder, {name: engines.written_out.get(name, 0) for name in names.values()}, options, tell)
 
 
 def _sampler(
@@ -201,6 +224,10 @@ def _sampler(
     chosen, why = choose_form(module, program, max_batch, engine) if form == "auto" else (form, "asked for")
     fn = module.entry(program.entry)
     suffix = f"-{program.steps}" if several else ""
+    written_out = 0
+    if engine in PLAN_ENGINES:
+        written_out = looped_attentions(module, program.entry) if chosen == "loop" else 0
+        module = verify(write_out_attention(module, keep_loops=chosen == "loop"), "expanded")
     statements: list[Statement]
     if chosen == "host":
         flat = verify(carry_stacks(flat_module(module, program.entry, opset=engines.opset)), "inlined")
@@ -216,6 +243,7 @@ def _sampler(
     else:
         flat = verify(flat_module(module, program.entry, chosen == "unroll", engines.opset), "inlined")
         file = engines.add("sample" + suffix, flat, program.entry, [RESULT])
+        engines.written_out[file] = written_out
         statements = [EngineCall("engine", file, {v.name: v.name for v in fn.inputs}, {RESULT: RESULT})]
     default = next((s.default for s in program.sources.values() if s.kind == "guidance"), None)
     return SamplerEntry(

@@ -15,10 +15,12 @@ HEAD_SIZES = (16, 256)
 
 
 def fusable(node: Node) -> bool:
-    """Whether a kernel for this attention exists."""
+    """Whether a node is an attention for which a kernel exists."""
+    if node.op != "attention":
+        return False
     q = node.inputs[0].type
     size = int(q.shape[-1])  # type: ignore[arg-type]
-    return node.op == "attention" and q.dtype != "f32" and size % 8 == 0 and HEAD_SIZES[0] <= size <= HEAD_SIZES[1]
+    return q.dtype != "f32" and size % 8 == 0 and HEAD_SIZES[0] <= size <= HEAD_SIZES[1]
 
 
 def write_out_attention(module: Module, keep_loops: bool) -> Module:

@@ -182,7 +182,7 @@ def precision_of_the_engine(spec: Spec) -> Iterator[Problem]:
 def plans_of_the_engine(spec: Spec) -> Iterator[Problem]:
     """What plans are made for is asked of an engine that has plans, and holds together."""
     target = spec.target
-    given = {name: getattr(target, name) for name in ("capabilities", "profiles", "stripped")}
+    given = {name: getattr(target, name) for name in ("capabilities", "profiles")}
     given |= {name: getattr(target, name) for name in ("version_compatible", "hardware_compatible")}
     plans = target.engine in ("tensorrt", "tensorrt-rtx")
     for name, value in given.items():

@@ -107,6 +107,5 @@ class Target(Closed):
     profiles: tuple[Profile, ...] = Field(
         (), description="batches that TensorRT plans are made for; none: one up to `max_batch`"
     )
-    stripped: bool = Field(False, description="TensorRT plans without weights, which are put in when they are loaded")
     version_compatible: bool = Field(False, description="a `tensorrt` plan that later versions run too")
     hardware_compatible: bool = Field(False, description="a `tensorrt` plan that all GPUs from Ampere on run")

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentc_runtime.errors import BundleError
+
+if TYPE_CHECKING:
+    from latentc_runtime.manifest import Plan
 
 Array = NDArray[Any]
 Value = Any  # opaque outside of its backend
@@ -48,13 +51,29 @@ class Backend(Protocol):
 
 
 def open_backend(
-    device: str = "auto", threads: int | None = None, engine: str = "onnxruntime", precision: str = "fp32"
+    device: str = "auto",
+    threads: int | None = None,
+    engine: str = "onnxruntime",
+    precision: str = "fp32",
+    plans: Sequence[Plan] = (),
 ) -> Backend:
     """The backend for `device`: "cpu", "cuda", "tensorrt", or "auto" for a GPU that works, else the CPU.
 
     `threads`: CPU threads of one engine run, None for the engine's own choice. `engine`: "onnxruntime", which computes
-    in the dtypes of the graph, or "openvino", which computes in `precision` ("fp32", "bf16"). Raises BundleError E0606.
+    in the dtypes of the graph, or "openvino", which computes in `precision` ("fp32", "bf16"), or "tensorrt" and
+    "tensorrt-rtx", which run `plans`; where "auto" finds no plan that this machine runs, and on "cpu", ONNX Runtime
+    runs the graphs they were made from. Raises BundleError E0606.
     """
+    if engine in ("tensorrt", "tensorrt-rtx"):
+        from latentc_runtime.backends.tensorrt import TensorRt
+
+        if device in ("auto", "cuda", "tensorrt"):
+            try:
+                return TensorRt(engine, plans)
+            except BundleError:
+                if device != "auto":
+                    raise
+        engine = "onnxruntime"
     if engine == "onnxruntime":
         from latentc_runtime.backends.onnxruntime import OnnxRuntime
 
@@ -63,7 +82,7 @@ def open_backend(
         from latentc_runtime.backends.openvino import OpenVino
 
         return OpenVino(device, threads, precision)
-    raise BundleError("E0606", f"unknown engine {engine!r}", "use onnxruntime or openvino")
+    raise BundleError("E0606", f"unknown engine {engine!r}", "use onnxruntime, openvino, tensorrt or tensorrt-rtx")
 
 
 def cast(array: Array, dtype: np.dtype[Any], name: str) -> Array:

@@ -1,0 +1,136 @@
+"""The process that builds one TensorRT plan; `latentc.export.plans` starts it.
+
+A process of its own, because the library may take the machine's memory or crash, cannot be interrupted while it builds,
+and because polygraphy chooses between tensorrt and tensorrt_rtx when it is first imported.
+
+Reads a request as JSON from standard input and writes an answer as JSON to standard output. Everything that the
+libraries print goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# Names of kernels that hold a whole attention: matrix-matrix, matrix-vector, and the precompiled ones.
+_FUSED_SOURCE = re.compile(rb"__global__ void(?:\s+__launch_bounds__\([^)]*\))?\s+_\w*mha\w*\(")
+_FUSED_LAYER = re.compile(r"mha", re.IGNORECASE)
+
+
+def main() -> None:
+    """Build the plan that standard input asks for."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    request = json.load(sys.stdin)
+    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if request["engine"] == "tensorrt-rtx" else "0"
+    try:
+        answer = build(request)
+    except ImportError as error:
+        answer = {"error": "missing", "message": str(error)}
+    except LookupError as error:
+        answer = {"error": "capability", "message": str(error.args[0])}
+    except Exception as error:  # whatever the library or polygraphy throws
+        answer = {"error": "refused", "message": str(error)}
+    answers.write(json.dumps(answer))
+    answers.close()
+
+
+def build(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Builds `request["model"]` into `request["plan"]`.
+
+    Gives the version of the library, the capability, the layers of the network, its attention operators, and the
+    kernels of the plan that hold a whole attention. Raises LookupError for a capability that the library or this
+    machine lacks.
+    """
+    from polygraphy.logger import G_LOGGER
+
+    G_LOGGER.module_severity = {"": G_LOGGER.WARNING}
+    trt = _library(request["engine"])
+    from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxPath
+
+    name, config = _config(trt, request)
+    builder, network, parser = NetworkFromOnnxPath(request["model"])()
+    kinds = [network.get_layer(i).type for i in range(network.num_layers)]
+    plan = bytes(EngineBytesFromNetwork((builder, network, parser), config)())
+    Path(request["plan"]).write_bytes(plan)
+    return {
+        "version": trt.__version__,
+        "capability": name,
+        "layers": len(kinds),
+        "attentions": sum(kind.name == "ATTENTION_INPUT" for kind in kinds),
+        "fused": fused_attentions(trt, plan),
+        "bytes": len(plan),
+    }
+
+
+def fused_attentions(trt: Any, plan: bytes) -> int:
+    """How many kernels of a plan hold a whole attention.
+
+    Plans of TensorRT-RTX carry the source of their kernels, so they are read as they are; those of TensorRT are
+    opened, which the GPU that just built them can do.
+    """
+    if trt.__name__ == "tensorrt_rtx":
+        return len(_FUSED_SOURCE.findall(plan))
+    engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(plan)
+    layers = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    return sum(bool(_FUSED_LAYER.search(json.dumps(layer))) for layer in json.loads(layers)["Layers"])
+
+
+def _library(engine: str) -> Any:
+    if engine == "tensorrt-rtx":
+        import tensorrt_rtx as trt
+    else:
+        import tensorrt as trt
+    return trt
+
+
+def _config(trt: Any, request: Mapping[str, Any]) -> tuple[str, Any]:
+    """(capability, polygraphy's loader of the builder's configuration)."""
+    from polygraphy.backend.trt import CreateConfig, Profile
+
+    profiles = []
+    for shapes in request["profiles"]:
+        profile = Profile()
+        for name, (least, best, most) in shapes.items():
+            profile.add(name, least, best, most)
+        profiles.append(profile)
+    options: dict[str, Any] = {"profiles": profiles, "profiling_verbosity": trt.ProfilingVerbosity.DETAILED}
+    wanted = request["capability"]
+    if request["engine"] == "tensorrt-rtx":
+        from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
+
+        if wanted is None:
+            return _here(), CreateConfigRTX(use_gpu=True, **options)
+        known = [name.lower() for name in dir(trt.ComputeCapability) if name.startswith("SM")]
+        if wanted not in known:
+            raise LookupError(f"TensorRT-RTX {trt.__version__} compiles for {', '.join(known)}, not for {wanted}")
+        number = int(wanted.removeprefix("sm"))
+        return wanted, CreateConfigRTX(compute_capabilities=[divmod(number, 10)], **options)
+    here = _here()
+    if wanted not in (None, here):
+        raise LookupError(f"TensorRT compiles for the GPU that is there, {here}, not for {wanted}")
+    if request["version_compatible"]:
+        options["version_compatible"] = True
+    if request["hardware_compatible"]:
+        options["hardware_compatibility_level"] = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    return here, CreateConfig(**options)
+
+
+def _here() -> str:
+    """The capability of this machine's GPU, "sm89". LookupError where there is none."""
+    from latentc_runtime.backends.cuda import Cuda
+    from latentc_runtime.errors import BundleError
+
+    try:
+        return Cuda().capability
+    except BundleError as error:
+        raise LookupError(error.message) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""TensorRT and TensorRT-RTX plans from the ONNX files of a bundle, one for each file and compute capability.
+
+TensorRT-RTX compiles ahead of time, without a GPU; TensorRT for the GPU that is there. Profiles are in samples: an
+input whose batch the compiler doubled for guidance has twice as many rows, which its ONNX dims (`2*B`) say.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+from onnx import GraphProto, ModelProto, numpy_helper
+
+from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc_runtime.manifest import Plan
+
+EngineName = Literal["tensorrt", "tensorrt-rtx"]
+PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+ENGINES = tuple(PACKAGES)
+
+LARGEST_TOP_K = 3840
+"""More than so many largest elements TensorRT does not give."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What plans are built for.
+
+    `capabilities` ("sm89", …; none for this machine's GPU), `profiles` (least, best, most samples of one run);
+    the last two are TensorRT's promises to run on later versions and on other GPUs from Ampere on.
+    """
+
+    engine: EngineName
+    precision: str
+    profiles: tuple[tuple[int, int, int], ...]
+    capabilities: tuple[str, ...] = ()
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+
+
+def plan_options(target: Any, max_batch: int | None, by_reference: bool) -> PlanOptions | None:
+    """What the section `target` of a spec asks for; None where its engine has no plans.
+
+    Without profiles it is one up to `max_batch`. Raises DiagnosticError E0504 for weights by reference.
+    """
+    if target.engine not in ENGINES:
+        return None
+    if by_reference:
+        message = f"plans of {target.engine} hold their weights, so these cannot stay where they are"
+        raise DiagnosticError(Diagnostic("E0504", message, help="compile without `--by-reference`"))
+    most = max_batch or target.max_batch
+    profiles = tuple((p.min, p.opt, p.max) for p in target.profiles) or ((1, min(8, most), most),)
+    return PlanOptions(
+        target.engine,
+        target.precision,
+        profiles,
+        target.capabilities,
+        target.version_compatible,
+        target.hardware_compatible,
+    )
+
+
+def write_plans(
+    folder: Path, models: Mapping[str, int], options: PlanOptions, tell: Callable[[str], None] = lambda stage: None
+) -> tuple[Plan, ...]:
+    """Builds the plans of the ONNX files `models` {name in `folder`: attentions written out that it must fuse}.
+
+    Attentions that are operators in a file must be fused in any case. A plan lies beside its file, `sample.sm89.plan`.
+    Raises DiagnosticError: E0504 (the library refuses the graph or does not survive it), E0505 (it is not there, or
+    lacks the capability), E0506 (an attention was not fused).
+    """
+    plans = []
+    for name, expected in models.items():
+        model = onnx.load(str(folder / name), load_external_data=False)
+        _refuse_unsupported(name, model)
+        profiles = [profile_shapes(model, sizes) for sizes in options.profiles]
+        operators = sum(node.op_type == "Attention" for graph in _graphs(model.graph) for node in graph.node)
+        for capability in options.capabilities or (None,):
+            tell(f"building the plan of {name}" + (f" for {capability}" if capability else ""))
+            plans.append(_plan(folder, name, expected, operators, profiles, capability, options))
+    return tuple(plans)
+
+
+def profile_shapes(model: ModelProto, sizes: tuple[int, int, int]) -> dict[str, list[list[int]]]:
+    """{input: its shapes at the least, best and most samples}."""
+
+    def shape(dims: Sequence[Any], samples: int) -> list[int]:
+        return [_factor(d.dim_param) * samples if d.dim_param else int(d.dim_value) for d in dims]
+
+    return {i.name: [shape(i.type.tensor_type.shape.dim, n) for n in sizes] for i in model.graph.input}
+
+
+def _factor(dim: str) -> int:
+    """2 of `2*B`."""
+    factor, star, _ = dim.rpartition("*")
+    return int(factor) if star else 1
+
+
+def _plan(
+    folder: Path,
+    name: str,
+    expected: int,
+    operators: int,
+    profiles: Sequence[Mapping[str, Any]],
+    capability: str | None,
+    options: PlanOptions,
+) -> Plan:
+    target = folder / f"{name.removesuffix('.onnx')}.{capability or 'local'}.plan"
+    request = {
+        "engine": options.engine,
+        "model": str(folder / name),
+        "plan": str(target),
+        "profiles": profiles,
+        "capability": capability,
+        "version_compatible": options.version_compatible,
+        "hardware_compatible": options.hardware_compatible,
+    }
+    answer = _built(name, request, options)
+    if capability is None:
+        target = target.rename(target.with_name(target.name.replace(".local.", f".{answer['capability']}.")))
+    if answer["attentions"] < operators or answer["fused"] < expected:
+        message = f"{name}: {expected or operators} attentions should be one kernel each; {answer['fused']} are"
+        mend = "use `form: host`, in which the engine takes attention as one operator, or `precision: fp32`"
+        raise DiagnosticError(Diagnostic("E0506", message, help=mend))
+    return Plan(
+        file=name,
+        plan=target.name,
+        engine=options.engine,
+        version=answer["version"],
+        capability=answer["capability"],
+        precision=options.precision,  # type: ignore[arg-type]
+        profiles=options.profiles,
+        fused_attentions=answer["fused"],
+        hardware_compatible=options.hardware_compatible,
+    )
+
+
+def _built(name: str, request: Mapping[str, Any], options: PlanOptions) -> dict[str, Any]:
+    """The answer of the worker. An exception here, Ctrl-C among them, ends the worker first."""
+    command = [sys.executable, "-m", "latentc.export.plan_worker"]
+    with tempfile.TemporaryFile() as log:
+        worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+        try:
+            text, _ = worker.communicate(json.dumps(request).encode())
+        finally:
+            worker.kill()
+            worker.wait()
+        log.seek(0)
+        said = log.read().decode(errors="replace")
+    if worker.returncode != 0 or not text:
+        how = "was killed: is there enough memory?" if worker.returncode == -9 else f"ended with {worker.returncode}"
+        raise DiagnosticError(Diagnostic("E0504", f"building the plan of {name} {how}", notes=tuple(_errors(said))))
+    answer: dict[str, Any] = json.loads(text)
+    match answer.get("error"):
+        case "missing":
+            package = PACKAGES[options.engine]
+            raise DiagnosticError(
+                Diagnostic(
+                    "E0505",
+                    f"building plans needs {package} and polygraphy: {answer['message']}",
+                    help=f'run `pip install "latentc[{options.engine}]"`',
+                )
+            )
+        case "capability":
+            mend = "set `target.capabilities` to GPUs that the engine knows"
+            raise DiagnosticError(Diagnostic("E0505", answer["message"], help=mend))
+        case "refused":
+            notes = tuple(_errors(said)) or (answer["message"],)
+            raise DiagnosticError(
+                Diagnostic(
+                    "E0504",
+                    f"{options.engine} cannot build a plan of {name}",
+                    notes=notes,
+                    help="another `target.form` or `target.precision` may pass; `engine: onnxruntime` takes the graph",
+                )
+            )
+    return answer
+
+
+def _errors(log: str) -> Iterator[str]:
+    """The first few errors in what the library said, shortened."""
+    lines = [line.split("[E]", 1)[1].strip() for line in log.splitlines() if "[E]" in line]
+    yield from (line[:500] for line in dict.fromkeys(lines[:4]))
+
+
+def _refuse_unsupported(name: str, model: ModelProto) -> None:
+    """What the library is known to refuse, said in the user's terms before a long build."""
+    for graph in _graphs(model.graph):
+        known = {t.name: t for t in (*model.graph.initializer, *graph.initializer)}
+        for node in graph.node:
+            if node.op_type == "TopK" and node.input[1] in known:
+                k = int(numpy_helper.to_array(known[node.input[1]]).max())
+                if k > LARGEST_TOP_K:
+                    raise DiagnosticError(
+                        Diagnostic(
+                            "E0504",
+                            f"{name}: the sampler sorts {k} tokens, TensorRT at most {LARGEST_TOP_K}",
+                            help=f"set `sampler.top_k` to {LARGEST_TOP_K} or less",
+                        )
+                    )
+
+
+def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g)
+
+
+__all__ = ["ENGINES", "LARGEST_TOP_K", "PACKAGES", "PlanOptions", "profile_shapes", "write_plans"]
