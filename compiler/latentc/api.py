@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from latentc_runtime.manifest import Manifest
 
 Source = str | Path
-Backend = Literal["oracle", "torch", "onnx"]
+Backend = Literal["oracle", "torch", "onnx", "openvino"]
 
 
 # ---- specs
@@ -165,8 +165,8 @@ def forward(
 ) -> np.ndarray:
     """One run of the spec's main network on `inputs`, arrays by the names of its inputs (`x`, `t`, `y`).
 
-    `backend`: "oracle" (numpy, f64), "torch" (the emitted model) or "onnx" (ONNX Runtime), both f32. `names` is a name
-    map of the spec (`official`), `key` picks one state dict of a checkpoint (`ema`).
+    `backend`: "oracle" (numpy, f64), "torch" (the emitted model), "onnx" (ONNX Runtime) or "openvino", all f32.
+    `names` is a name map of the spec (`official`), `key` picks one state dict of a checkpoint (`ema`).
     """
     from latentc.checkpoint import network_weights
     from latentc.measure.forward import run_network

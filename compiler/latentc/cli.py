@@ -164,7 +164,9 @@ def forward(
     weights: Weights,
     inputs: Annotated[Path, typer.Option("--inputs", "-i", metavar="FILE", help="An .npz of the network's inputs.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz to write, array `out`.")],
-    backend: Annotated[Literal["oracle", "torch", "onnx"], typer.Option("--backend", help="What runs it.")] = "oracle",
+    backend: Annotated[
+        Literal["oracle", "torch", "onnx", "openvino"], typer.Option("--backend", help="What runs it.")
+    ] = "oracle",
     variant: Variant = None,
     overrides: Sets = None,
     names: Names = None,

@@ -117,7 +117,8 @@ def bench(
         cases.append(_case(pipeline, timed, subject, n, batch, seconds, threads))
     tell(len(plan), len(plan), "done")
     folder = str(Path(path).resolve())
-    return Bench(folder, pipeline.manifest.name, pipeline.device, threads, tuple(cases))
+    device = f"{pipeline.device} ({bundle.manifest.engine}, {bundle.manifest.precision})"
+    return Bench(folder, bundle.manifest.name, device, threads, tuple(cases))
 
 
 def _case(

@@ -24,6 +24,7 @@ from latentc.measure.tolerances import TOLERANCES, relative_error
 # module -> (distributions that have it, what for, how to get it)
 _OPTIONAL = {
     "onnxruntime": (("onnxruntime", "onnxruntime-gpu"), "sample, verify, bench", 'pip install "latentc[cpu]"'),
+    "openvino": (("openvino",), "bundles for the engine openvino", 'pip install "latentc[openvino]"'),
     "torch": (("torch",), "train, forward --backend torch, verify", 'pip install "latentc[torch]"'),
     "polygraphy": (("polygraphy",), "verify", 'pip install "latentc[verify]"'),
     "tensorboard": (("tensorboard",), "curves of a training", 'pip install "latentc[torch]"'),

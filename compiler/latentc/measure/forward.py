@@ -5,6 +5,7 @@ Symbols: B batch.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,7 @@ Weights = Mapping[str, Expr]
 def run_network(
     lowered: Lowered, weights: Weights, inputs: Mapping[str, ArrayLike], backend: str = "oracle", network: str = "main"
 ) -> Array:
-    """The output of a network's `forward`: f64 by the oracle, f32 by the backends "torch" and "onnx".
+    """The output of a network's `forward`: f64 by the oracle, f32 by the backends "torch", "onnx" and "openvino".
 
     `weights`: {state-dict path: tensor}, buffers included. `inputs`: arrays by the names of the network's inputs.
     Raises DiagnosticError: E0702 where they do not fit, E0706 where the backend's package is missing.
@@ -64,23 +65,26 @@ def _torch(lowered: Lowered, network: Network, weights: Weights, inputs: Sequenc
     return out
 
 
-def _onnx(lowered: Lowered, network: Network, weights: Weights, inputs: Sequence[Array]) -> Array:
-    needed("onnxruntime", "the backend `onnx`", 'pip install "latentc[cpu]"')
+def _engine(
+    engine: str, extra: str, lowered: Lowered, network: Network, weights: Weights, inputs: Sequence[Array]
+) -> Array:
+    needed(engine, "this backend", f'pip install "latentc[{extra}]"')
     from latentc.export.bundle import onnx_from_network
     from latentc_runtime.backends import open_backend
 
     names = [value.name for value in lowered.module.functions[network.methods["forward"]].inputs]
     with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
         path, external = onnx_from_network(lowered, network.name, "forward", weights, Path(folder))
-        backend = open_backend("cpu", None)
+        backend = open_backend("cpu", engine=engine)
         feed = {name: backend.value(array) for name, array in zip(names, inputs, strict=True)}
-        return backend.array(backend.engine(path, external).run(feed, [RESULT])[RESULT])
+        return np.array(backend.array(backend.engine(path, external).run(feed, [RESULT])[RESULT]))
 
 
 BACKENDS: dict[str, Callable[[Lowered, Network, Weights, Sequence[Array]], Array]] = {
     "oracle": _oracle,
     "torch": _torch,
-    "onnx": _onnx,
+    "onnx": functools.partial(_engine, "onnxruntime", "cpu"),
+    "openvino": functools.partial(_engine, "openvino", "openvino"),
 }
 
 

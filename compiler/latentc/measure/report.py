@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-ORACLE, TORCH, ENGINE = "oracle", "PyTorch", "ONNX Runtime"
+ORACLE, TORCH, ENGINE = "oracle", "PyTorch", "engine"
 
 
 @dataclass(frozen=True)

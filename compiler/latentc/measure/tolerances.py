@@ -20,9 +20,10 @@ class Tolerance:
 # By the arithmetic of the engine. A token sequence has no tolerance: it is the same or it is not.
 TOLERANCES: dict[str, Tolerance] = {
     "fp32": Tolerance(forward=1e-5, sampler=1e-4),
-    # A 10-bit mantissa rounds to 5e-4 and a 7-bit one to 4e-3; a deep network adds up some of each.
+    # A 10-bit mantissa rounds to 5e-4 and a 7-bit one to 4e-3; a deep network adds up some of each. DiT-S/2 with random
+    # weights in OpenVINO's bf16: 1.1e-2, and 3.7e-2 at late times, whose embedding it rounds as well.
     "fp16": Tolerance(forward=5e-3, sampler=2e-2),
-    "bf16": Tolerance(forward=3e-2, sampler=1e-1),
+    "bf16": Tolerance(forward=6e-2, sampler=1e-1),
 }
 
 

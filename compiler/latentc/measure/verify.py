@@ -106,10 +106,11 @@ class _Verification:
             self.progress(total - 1, total, "looking for where they part")
             self._locate(feeds)
         self.progress(total, total, "done")
+        manifest = subject.pipeline.manifest
         return Report(
             bundle=str(subject.path),
-            name=subject.pipeline.manifest.name,
-            device=subject.pipeline.device,
+            name=manifest.name,
+            device=f"{subject.pipeline.device} ({manifest.engine}, {manifest.precision})",
             comparisons=tuple(self.comparisons),
             controls=tuple(self.controls),
             divergences=tuple(self.divergences),
@@ -231,7 +232,7 @@ class _Verification:
         subject, tolerance = self.subject, self.tolerance.forward
         error, path = 0.0, ""
         for path in _changeable(subject.arrays, network.name):
-            changed = _changed(subject.arrays[path])
+            changed = _changed(subject.arrays[path], max(0.01, 10 * tolerance))
             if self.oracle:
                 weights = {**subject.arrays, path: changed}
                 interpreter = Interpreter(subject.lowered.module, weights)
@@ -378,9 +379,9 @@ def _changeable(arrays: Mapping[str, Array], network: str) -> list[str]:
     return list(dict.fromkeys([*matrices[len(matrices) // 2 :][:1], *matrices[:-5:-1]]))
 
 
-def _changed(array: Array) -> Array:
-    """A weight with one per cent of its largest value added to each element, or 0.01 where all are zero."""
-    return array + np.float32(0.01) * (np.max(np.abs(array)) or np.float32(1))
+def _changed(array: Array, share: float) -> Array:
+    """A weight with a share of its largest value added to each element, or that share itself where all are zero."""
+    return array + np.float32(share) * (np.max(np.abs(array)) or np.float32(1))
 
 
 __all__ = ["BUDGET", "verify"]

@@ -50,7 +50,9 @@ class OpenVino:
         try:
             with _in_one_folder(path, external) as file:
                 model = self.core.read_model(str(file))
-                return OvEngine(self, path.name, self.core.compile_model(model, "CPU", self.settings))
+                # By the graph's names: compiling may add others.
+                dtypes = {port.any_name: np.dtype(port.element_type.to_dtype()) for port in model.inputs}
+                return OvEngine(self, path.name, dtypes, self.core.compile_model(model, "CPU", self.settings))
         except (RuntimeError, OSError) as error:
             raise self.failure(f"{path.name} cannot be opened", error) from None
 
@@ -77,28 +79,36 @@ class OpenVino:
 class OvEngine:
     """One compiled model."""
 
-    def __init__(self, backend: OpenVino, name: str, compiled: Any) -> None:
-        self.backend, self.name, self.compiled = backend, name, compiled
-        self.dtypes = {port.any_name: np.dtype(port.element_type.to_dtype()) for port in compiled.inputs}
-        self.outputs = {name for port in compiled.outputs for name in port.names}
+    def __init__(self, backend: OpenVino, name: str, dtypes: Mapping[str, np.dtype[Any]], compiled: Any) -> None:
+        self.backend, self.name, self.dtypes, self.compiled = backend, name, dtypes, compiled
+        # By output: its type, and its shape with sizes of 0 where it depends on the batch.
+        self.empty = {
+            name: (port.element_type, [d.get_length() if d.is_static else 0 for d in port.partial_shape])
+            for port in compiled.outputs
+            for name in port.names
+        }
 
     def run(self, inputs: Mapping[str, Value | Array], outputs: Sequence[str]) -> dict[str, Value]:
-        if inputs.keys() != self.dtypes.keys() or not self.outputs.issuperset(outputs):
+        if inputs.keys() != self.dtypes.keys() or not self.empty.keys() >= set(outputs):
             raise BundleError(
                 "E0607",
-                f"{self.name} takes {sorted(self.dtypes)} and gives {sorted(self.outputs)}, but the manifest has "
+                f"{self.name} takes {sorted(self.dtypes)} and gives {sorted(self.empty)}, but the manifest has "
                 f"it take {sorted(inputs)} and give {sorted(outputs)}",
                 "compile the bundle again with `latentc compile`",
             )
         try:
-            # A request owns its outputs: with one a run, results are taken as they are and stay valid.
             request = self.compiled.create_infer_request()
-            for name, value in inputs.items():
-                if isinstance(value, np.ndarray):
-                    value = self.backend.value(cast(value, self.dtypes[name], name))
+            # Into tensors of this run: those of the engine itself are written again by the next. They grow as needed.
+            values = {name: self.backend.ov.Tensor(*self.empty[name]) for name in outputs}
+            for name, value in values.items():
+                request.set_tensor(name, value)
+            # The request does not hold the arrays behind its tensors: they are held here until it has run.
+            arrays = {n: cast(v, self.dtypes[n], n) for n, v in inputs.items() if isinstance(v, np.ndarray)}
+            given = {**inputs, **{name: self.backend.value(array) for name, array in arrays.items()}}
+            for name, value in given.items():
                 request.set_tensor(name, value)
             request.infer()
-            return {name: request.get_tensor(name) for name in outputs}
+            return values
         except (RuntimeError, ValueError) as error:
             raise self.backend.failure(f"{self.name} failed", error) from None
 

@@ -1,0 +1,147 @@
+"""Bundles on OpenVINO: the programs that ONNX Runtime runs, references, and refusals that say what to do."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import tiny_bundles as tiny
+
+from latentc_runtime import BundleError, load, noise
+from latentc_runtime.backends import open_backend
+from latentc_runtime.bundle import hash_file
+from latentc_runtime.manifest import Reference, bytes_from_manifest, manifest_from_bytes
+
+pytest.importorskip("openvino")
+
+CLASSES, SEEDS, SCALES = [3, 1, 9, 0, 3], [7, 2**63, 7, 0, 2**64 - 1], [1, 2, 3, 4, 5]
+MAKE = {"loop": tiny.loop_bundle, "host": tiny.host_bundle}
+
+
+def open_(path, **options):
+    return load(path, threads=1, engine="openvino", **options)
+
+
+@pytest.mark.parametrize("form", MAKE)
+@pytest.mark.parametrize("batch", [None, 2])
+def test_samples_are_what_numpy_gives(form, batch, tmp_path):
+    pipe = open_(MAKE[form](tmp_path / "bundle"))
+    expected = tiny.expected(CLASSES, SEEDS, SCALES)
+    for _ in range(2):  # a second run finds nothing of the first
+        samples = pipe.sample(CLASSES, SEEDS, guidance=SCALES, batch=batch)
+        np.testing.assert_allclose(samples, expected, rtol=1e-5, atol=1e-6)
+    assert pipe.device == "cpu"
+
+
+def test_tokens(tmp_path):
+    made = open_(tiny.token_bundle(tmp_path / "bundle")).sample(CLASSES, SEEDS)
+    u = noise.uniforms(SEEDS, "token", (), range(tiny.TOKENS))
+    levels = (np.floor(u.T * tiny.LEVELS).astype(int) + np.array(CLASSES)[:, None]) % tiny.LEVELS
+    np.testing.assert_array_equal(made, levels)
+
+
+def test_the_manifest_says_which_engine_runs_it(tmp_path, monkeypatch):
+    folder = tiny.loop_bundle(tmp_path / "bundle")
+    manifest = manifest_from_bytes((folder / "manifest.json").read_bytes())
+    assert (manifest.engine, manifest.precision) == ("onnxruntime", "fp32")
+    tiny.write(folder, manifest.samplers, manifest.output, list(manifest.files))
+    assert type(load(folder).backend).__name__ == "OnnxRuntime"
+    assert type(open_(folder).backend).__name__ == "OpenVino"
+
+
+def test_manifests_without_an_engine_are_of_onnx_runtime(tmp_path):
+    manifest = manifest_from_bytes((tiny.loop_bundle(tmp_path / "bundle") / "manifest.json").read_bytes())
+    document = json.loads(bytes_from_manifest(manifest))
+    assert document["engine"] == "onnxruntime" and document["precision"] == "fp32"
+
+
+def test_referenced_weights_are_read_where_they_lie(tmp_path):
+    weights = tmp_path / "elsewhere" / "model.bin"
+    tiny.write_weights(weights)
+    entry = hash_file(weights)
+    references = {"weights/tiny.bin": Reference(entry.sha256, entry.size, str(weights))}
+    pipe = open_(tiny.loop_bundle(tmp_path / "bundle", references))
+    samples = pipe.sample(CLASSES, SEEDS, guidance=SCALES)
+    np.testing.assert_allclose(samples, tiny.expected(CLASSES, SEEDS, SCALES), rtol=1e-5, atol=1e-6)
+    assert sorted(p.name for p in (tmp_path / "bundle").iterdir()) == ["manifest.json", "sample.onnx"]
+
+
+def test_values_outlive_the_next_run(tmp_path):
+    tiny.host_bundle(tmp_path / "bundle")
+    backend = open_backend("cpu", 1, "openvino")
+    engine = backend.engine(tmp_path / "bundle" / "step.onnx", {})
+    feed = {"x": np.ones((2, *tiny.SHAPE)), "y": np.zeros(2), "w": np.zeros(2), "a": np.asarray(2.0)}
+    first = engine.run({**feed, "noise": np.zeros((2, *tiny.SHAPE))}, ["next"])["next"]
+    kept = np.array(backend.array(first))
+    second = engine.run({**feed, "x": first, "noise": np.ones((2, *tiny.SHAPE))}, ["next"])["next"]
+    np.testing.assert_array_equal(backend.array(first), kept)
+    np.testing.assert_allclose(backend.array(second), 2 * kept + tiny.BIAS + 1, rtol=1e-6)
+
+
+def test_bfloat16_is_asked_for_and_is_coarser(tmp_path):
+    """The hint arrives: a product of matrices is no longer exact, unless the CPU has no bfloat16."""
+    onnx = pytest.importorskip("onnx")
+    n, (rows, inner) = onnx.helper.make_node, (64, 512)
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((rows, inner), (inner, rows)))
+    place = tiny.value("x", tiny.F, rows, inner), tiny.value("out", tiny.F, rows, rows)
+    tiny.save(tmp_path / "product.onnx", [n("MatMul", ["x", "w"], ["out"])], [place[0]], [place[1]],
+              [tiny.constant("w", w)])  # fmt: skip
+    error = {}
+    for precision in ("fp32", "bf16"):
+        backend = open_backend("cpu", 1, "openvino", precision)
+        out = backend.array(backend.engine(tmp_path / "product.onnx", {}).run({"x": x}, ["out"])["out"])
+        error[precision] = np.abs(out - x @ w).max() / np.abs(x @ w).max()
+    assert error["fp32"] < 1e-6 and error["bf16"] < 2e-2
+    if "BF16" in backend.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert error["bf16"] > 1e-4
+
+
+# ---- refusals
+
+
+def test_a_gpu_is_refused(tmp_path):
+    with pytest.raises(BundleError, match=r"E0606.*OpenVINO runs on the CPU here, not on 'cuda'"):
+        open_(tiny.loop_bundle(tmp_path / "bundle"), device="cuda")
+
+
+def test_an_unknown_engine_is_refused(tmp_path):
+    with pytest.raises(BundleError, match=r"E0606.*unknown engine 'openvono'"):
+        load(tiny.loop_bundle(tmp_path / "bundle"), engine="openvono")
+
+
+def test_a_missing_openvino_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(BundleError, match="OpenVINO is missing") as caught:
+        open_(tiny.loop_bundle(tmp_path / "bundle"))
+    assert caught.value.code == "E0606" and 'pip install "latentc[openvino]"' in caught.value.help
+
+
+def test_a_damaged_graph_is_refused(tmp_path):
+    folder = tiny.loop_bundle(tmp_path / "bundle")
+    graph = folder / "sample.onnx"
+    graph.write_bytes(graph.read_bytes()[:-200])
+    with pytest.raises(BundleError, match=r"E0604"):
+        open_(folder)
+    with pytest.raises(BundleError, match=r"E0607.*sample.onnx cannot be opened") as caught:
+        open_backend("cpu", 1, "openvino").engine(graph, {})
+    assert "OpenVINO" in caught.value.help and "compile the bundle again" in caught.value.help
+
+
+def test_missing_weights_are_refused(tmp_path):
+    folder = tiny.loop_bundle(tmp_path / "bundle")
+    (folder / "weights" / "tiny.bin").unlink()
+    with pytest.raises(BundleError, match=r"E0604"):
+        open_(folder)
+    with pytest.raises(BundleError, match=r"E0607.*sample.onnx cannot be opened"):
+        open_backend("cpu", 1, "openvino").engine(folder / "sample.onnx", {})
+
+
+def test_other_inputs_than_the_graph_has_are_refused(tmp_path):
+    tiny.host_bundle(tmp_path / "bundle")
+    engine = open_backend("cpu", 1, "openvino").engine(tmp_path / "bundle" / "step.onnx", {})
+    with pytest.raises(BundleError, match=r"E0607.*the manifest has it take"):
+        engine.run({"x": np.zeros((1, *tiny.SHAPE))}, ["next"])
+    feed = {"x": np.zeros((1, 7, 7, 7)), "y": [0], "w": [0], "a": 1, "noise": np.zeros((1, 7, 7, 7))}
+    with pytest.raises(BundleError, match=r"E0607.*step.onnx failed"):
+        engine.run({name: np.asarray(value) for name, value in feed.items()}, ["next"])
