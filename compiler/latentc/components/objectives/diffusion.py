@@ -71,14 +71,16 @@ class Diffusion(Objective):
         if target is None:
             target = b.op("sub", alpha * noise, sigma * x0, out="target")
         if not self.learns_variance:
-            mse = per_sample_mean(b, (target - out) * (target - out), out="mse")
+            error = b.op("sub", target, out, out="error")
+            mse = per_sample_mean(b, error * error, out="mse")
             b.output(mse)
             b.finish("The mean squared error of the prediction, a value a sample.")
             names: tuple[str, ...] = ("loss",)
         else:
             channels = network.shape[0]
             out, fraction = b.split(out, axis=1, sizes=(channels, channels), out="prediction fraction")
-            mse = per_sample_mean(b, (target - out) * (target - out), out="mse")
+            error = b.op("sub", target, out, out="error")
+            mse = per_sample_mean(b, error * error, out="mse")
             vb = self._variational_bound(b, levels, x0, x_t, b.stop_gradient(out), fraction, t, alpha, sigma)
             b.output(mse + vb, mse, vb)
             b.finish("Improved DDPM's hybrid loss: mean squared error plus variational bound, a value a sample each.")
@@ -107,7 +109,7 @@ class Diffusion(Objective):
         of_x_t = _at(b, (1 - before) * np.sqrt(1 - betas) / (1 - bar), t, "of_x_t")
         true_log_variance = _at(b, log_small, t, "true_log_variance")
         log_large = _at(b, np.log(betas), t, "log_large")
-        share = (fraction + 1.0) * 0.5
+        share = b.op("mul", fraction + 1.0, 0.5, out="share")
         log_variance = b.op("add", share * log_large, (1.0 - share) * true_log_variance, out="log_variance")
         if self.predicts == "noise":
             x0_hat = (x_t - sigma * prediction) / alpha
@@ -115,16 +117,13 @@ class Diffusion(Objective):
             x0_hat = prediction
         else:
             x0_hat = alpha * x_t - sigma * prediction
-        true_mean = b.op("add", of_x0 * x0, of_x_t * x_t, out="true_mean")
-        mean = b.op("add", of_x0 * x0_hat, of_x_t * x_t, out="mean")
-        gap = true_mean - mean
-        kl = 0.5 * (
-            log_variance
-            - true_log_variance
-            - 1.0
-            + b.exp(true_log_variance - log_variance)
-            + gap * gap * b.exp(-log_variance)
-        )
+        share_of_x_t = b.op("mul", of_x_t, x_t, out="share_of_x_t")
+        true_mean = b.op("add", of_x0 * x0, share_of_x_t, out="true_mean")
+        mean = b.op("add", of_x0 * x0_hat, share_of_x_t, out="mean")
+        gap = b.op("sub", true_mean, mean, out="gap")
+        ratio = b.exp(true_log_variance - log_variance, out="ratio")
+        twice = log_variance - true_log_variance - 1.0 + ratio + gap * gap * b.exp(-log_variance)
+        kl = b.op("mul", 0.5, twice, out="divergence")
         nll = -_discretised_log_likelihood(b, x0, mean, 0.5 * log_variance)
         bits = 1 / math.log(2)
         kl, nll = (per_sample_mean(b, term, out=label) * bits for term, label in ((kl, "kl"), (nll, "nll")))
@@ -137,20 +136,21 @@ def _at(b: Builder, table: np.ndarray[Any, Any], t: Var, name: str) -> Var:
     return b.reshape(row, shape=(t.shape[0], 1, 1, 1), out=name)  # type: ignore[no-any-return]
 
 
-def _normal_cdf(b: Builder, x: Var) -> Var:
+def _normal_cdf(b: Builder, x: Var, out: str) -> Var:
     """Phi(x) by the tanh approximation that the published code uses (Page 1977)."""
-    return 0.5 * (1.0 + b.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+    tanh = b.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
+    return b.op("mul", 0.5, 1.0 + tanh, out=out)  # type: ignore[no-any-return]
 
 
 def _discretised_log_likelihood(b: Builder, x: Var, mean: Var, log_scale: Var) -> Var:
     """log P of 8-bit data in [-1, 1] under a Gaussian integrated over each level's bin (Ho et al. 2020)."""
-    centred = x - mean
-    inverse = b.exp(-log_scale)
-    above = _normal_cdf(b, inverse * (centred + 1 / 255))
-    below = _normal_cdf(b, inverse * (centred - 1 / 255))
+    centred = b.op("sub", x, mean, out="centred")
+    inverse = b.exp(-log_scale, out="inverse")
+    above = _normal_cdf(b, b.op("mul", inverse, centred + 1 / 255, out="upper"), "above")
+    below = _normal_cdf(b, b.op("mul", inverse, centred - 1 / 255, out="lower"), "below")
 
     def log(p: Var) -> Var:
         return b.log(b.maximum(p, 1e-12))  # type: ignore[no-any-return]
 
-    inner = b.where(b.greater(x, 0.999), log(1.0 - below), log(above - below))
+    inner = b.where(b.greater(x, 0.999), log(1.0 - below), log(above - below), out="inner")
     return b.where(b.less(x, -0.999), log(above), inner)  # type: ignore[no-any-return]

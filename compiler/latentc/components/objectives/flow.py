@@ -70,11 +70,11 @@ class Flow(Objective):
         y = drop_labels(b, y, drop, network, spec)
         out = b.call(network.methods["forward"], "main", x_t, t, y, out="prediction")
         if self.predicts == "velocity":
-            error = out - (at.d_alpha * x1 + at.d_sigma * noise)
+            error = b.op("sub", out, at.d_alpha * x1 + at.d_sigma * noise, out="error")
         elif self.predicts == "noise":
-            error = out - noise
+            error = b.op("sub", out, noise, out="error")
         else:
-            error = out * at.sigma + noise
+            error = b.op("add", out * at.sigma, noise, out="error")
         squared = error * error
         if self.predicts != "velocity" and self.weighting != "none":
             # The diffusion that turns a score into the velocity's share of it.
