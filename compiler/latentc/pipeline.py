@@ -19,7 +19,9 @@ from latentc.ir.verify import VerifyError, verify
 from latentc.passes.cleanup import cleanup
 from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.fuse import COMPOSITES, FusionReport, fuse, fused
+from latentc.passes.hoist import hoist
 from latentc.passes.openvino import write_out_masked_attention
+from latentc.passes.precision import precision
 from latentc.passes.to_inference import to_inference
 from latentc.spec.schema import Spec
 
@@ -42,19 +44,30 @@ _ONNX = (
     Pass("expand_guidance", lambda module, spec: expand_guidance(module, spec.optimize.guidance), "expanded"),
     # Before hoisting, whose cuts through a function would go through what belongs together.
     Pass("fuse", lambda module, spec: fuse(module, COMPOSITES), "expanded"),
-    # Guidance leaves constants and copies behind.
+    # After guidance: its null branch is the same for every sample, so the rows are steps × (batch + one).
+    Pass("hoist", lambda module, spec: hoist(module, spec.target.max_batch), "expanded"),
+    # Guidance and hoisting leave constants and copies behind.
     Pass("tidy", lambda module, spec: cleanup(module), "expanded"),
+)
+
+_TYPED = (
+    *_ONNX,
+    # Last, when every value is there that will be: these engines compute in the dtypes of the graph.
+    Pass("precision", lambda module, spec: precision(module, spec.target.precision), "expanded"),
 )
 
 # target engine -> its passes, in order. Flattening the calls is the exporter's last step.
 PASSES: dict[str, tuple[Pass, ...]] = {
-    "onnxruntime": _ONNX,
+    "onnxruntime": _TYPED,
     "openvino": (
         # Its bf16 is a hint to the engine: no graph changes for it.
         *_ONNX,
         # Last, so that everything before sees attentions as what they are.
         Pass("attention", lambda module, spec: write_out_masked_attention(module), "expanded"),
     ),
+    # What of attention they take depends on the form of the loop, so the exporter sees to it.
+    "tensorrt": _TYPED,
+    "tensorrt-rtx": _TYPED,
 }
 
 
