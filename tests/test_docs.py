@@ -29,16 +29,11 @@ FOLDERS = {
 }
 
 
-def _type(info) -> str:
+def _choices(info) -> str:
+    """The folder a field takes its components from, or the words it may be."""
     folder = next((m.folder for m in info.metadata if isinstance(m, OneOf)), None)
-    if folder is not None:
-        return f"one of {folder}"
-    annotation = info.annotation
-    choices = [c for c in get_args(annotation) if isinstance(c, str)]
-    if choices:
-        return ", ".join(choices)
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    return re.sub(r"typing\.|latentc\.[\w.]*\.|, FieldInfo\([^)]*\)|Annotated\[(\w+)[^\]]*\]", r"\1", text).replace("|", "or")
+    words = [c for c in get_args(info.annotation) if isinstance(c, str)]
+    return f" (one of {folder})" if folder else f" ({', '.join(words)})" if words else ""
 
 
 def _component(kind: str, cls) -> list[str]:
@@ -49,9 +44,7 @@ def _component(kind: str, cls) -> list[str]:
     for name, info in fields.items():
         default = "required" if info.is_required() else f"`{info.get_default(call_default_factory=True)}`"
         meaning = (info.description or "").replace("|", "\\|")
-        choices = _type(info) if get_args(info.annotation) or any(isinstance(m, OneOf) for m in info.metadata) else ""
-        plain = choices and "[" not in choices and "or" not in choices.split()
-        lines.append(f"| `{name}` | {default} | {meaning}{f' ({choices})' if plain else ''} |")
+        lines.append(f"| `{name}` | {default} | {meaning}{_choices(info)} |")
     return [*lines, ""]
 
 

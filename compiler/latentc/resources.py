@@ -13,9 +13,7 @@ def folder(name: str) -> Path:
     """The folder `specs` or `templates`; FileNotFoundError where an installation lacks it."""
     # An editable install has no _data: the folders stand in the repository, beside compiler/.
     for candidate in (_PACKAGE.parent.parent / name, _PACKAGE / "_data" / name):
-        if candidate.is_dir() and (
-            candidate.parent == _PACKAGE / "_data" or _is_repository(candidate.parent)
-        ):
+        if candidate.is_dir() and (candidate.parent == _PACKAGE / "_data" or _is_repository(candidate.parent)):
             return candidate
     raise FileNotFoundError(f"latentc's folder {name!r} is missing from this installation")
 
