@@ -3,9 +3,9 @@
     python benchmarks/engines.py [--export] [--rounds N] [--threads N]
 
 All paths take turns in one run, so the ratios hold where the seconds do not. `--export` adds the emitted model through
-torch.onnx.export, in ONNX Runtime and OpenVINO; it needs `pip install onnxscript`. The share is of the rate of this
-machine's own matrix product, in the same dtype, timed among the others; a multiply-add counts as 2 operations. Times are the
-least of all rounds, which other programs disturb least.
+torch.onnx.export, in ONNX Runtime and OpenVINO; it needs `pip install onnxscript`. Times are the least of all rounds,
+which other programs disturb least. The share is of the rate of PyTorch's own square matrix product in the same dtype,
+timed among the others (an engine with better products passes 100 %); a multiply-add counts as 2 operations.
 """
 
 from __future__ import annotations
@@ -118,13 +118,13 @@ def _engine_call(
 def _report(results: dict[str, Any], seconds: dict[str, float], work: float) -> None:
     rate = {p: 2 * GEMM**3 / seconds[f"matrix product {p}"] for p in ("fp32", "bf16")}
     reference = results["PyTorch eager fp32"]
-    print(f"DiT-S/2, batch {BATCH}, {work / 1e9:.1f} GFLOP; matrix products: {_shown(rate)}")
+    print(f"DiT-S/2, batch {BATCH}, {work / 1e9:.1f} GFLOP; PyTorch's matrix product: {_shown(rate)}")
     for name, taken in seconds.items():
         if name.startswith("matrix"):
             continue
         precision = name.split()[-1]
         error = relative_error(results[name], reference)
-        print(f"  {name:38} {taken:.4f} s  {work / taken / rate[precision]:4.0%} of the rate  error {error:.1e}")
+        print(f"  {name:38} {taken:.4f} s {work / taken / rate[precision]:4.0%} of PyTorch's product, error {error:.1e}")
     goals = (
         ("latentc, ONNX Runtime fp32", "torch.onnx.export, ONNX Runtime fp32", 1.05),
         ("latentc, OpenVINO bf16", "torch.onnx.export, OpenVINO bf16", 1.2),
