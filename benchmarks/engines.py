@@ -124,7 +124,7 @@ def _report(results: dict[str, Any], seconds: dict[str, float], work: float) -> 
             continue
         precision = name.split()[-1]
         error = relative_error(results[name], reference)
-        print(f"  {name:38} {taken:.4f} s {work / taken / rate[precision]:4.0%} of PyTorch's product, error {error:.1e}")
+        print(f"  {name:38} {taken:.4f} s {work / taken / rate[precision]:4.0%} of the product, error {error:.1e}")
     goals = (
         ("latentc, ONNX Runtime fp32", "torch.onnx.export, ONNX Runtime fp32", 1.05),
         ("latentc, OpenVINO bf16", "torch.onnx.export, OpenVINO bf16", 1.2),
