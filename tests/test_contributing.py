@@ -25,7 +25,8 @@ rng = np.random.default_rng(0)
 params = parameters(lowered.module, lowered.networks["main"].methods["forward"])
 weights = {n: INITS[p.init.kind](rng, p.type.shape, **p.init.args).astype("f4") for n, p in params.items()}
 np.savez("weights.npz", **weights)
-inputs = {"x": rng.standard_normal((3, 1, 8, 8), "f4"), "t": rng.uniform(size=3).astype("f4"), "y": np.array([1, 2, 10])}
+x = rng.standard_normal((3, 1, 8, 8), "f4")
+inputs = {"x": x, "t": rng.uniform(size=3).astype("f4"), "y": np.array([1, 2, 10])}
 outs = [api.forward("spec.yaml", "weights.npz", inputs, backend) for backend in ("oracle", "torch", "onnx")]
 for out in outs[1:]:
     assert np.abs(out - outs[0]).max() <= 1e-5 * np.abs(outs[0]).max()

@@ -282,12 +282,14 @@ def compile(
     from latentc.pipeline import optimised
     from latentc.spec import resolved_yaml
 
+    # The passes read the largest batch from the spec, so there it is said.
+    overrides = [*overrides, *([f"target.max_batch={max_batch}"] if max_batch else [])]
     sampler = check(source, variant, overrides).sampler if steps else None
     if sampler is not None and "steps" not in type(sampler).model_fields:
         mend = "leave the steps out: this sampler makes as many as a sample has tokens"
         raise DiagnosticError(Diagnostic("E0708", "the sampler of this spec has no number of steps", help=mend))
     # Each count is checked as if the spec said it; the bundle's spec says the first, which is the default.
-    counts = [[*overrides, f"sampler.steps={count}"] for count in steps] or [list(overrides)]
+    counts = [[*overrides, f"sampler.steps={count}"] for count in steps] or [overrides]
     for changed in counts[1:]:
         check(source, variant, changed)
     spec, lowered = _lowered(source, variant, counts[0], steps)
@@ -305,7 +307,7 @@ def compile(
         form=form or spec.target.form,
         guidance=spec.optimize.guidance,
         by_reference=by_reference,
-        max_batch=max_batch or spec.target.max_batch,
+        max_batch=spec.target.max_batch,
         opset=spec.target.opset,
         provenance={name: value for name, value in given.items() if value is not None},
         progress=progress,

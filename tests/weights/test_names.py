@@ -324,3 +324,10 @@ def test_rules_match_whole_names_and_escape_dots() -> None:
     one = Array(np.ones(1, np.float32))
     for name in ("axb", "a.b.c", "x.y.w"):
         assert name in failure(lambda name=name: import_weights({name: one}, rules, {}))
+
+
+@pytest.mark.parametrize("op", [{}, {"kind": "x"}, [], ["rename"], None, 3])
+def test_an_operation_that_is_no_word_is_a_diagnostic(op: Any) -> None:
+    with pytest.raises(DiagnosticError) as error:
+        parse_rules([{"from": "a", "to": "b", "op": op}])
+    assert error.value.diagnostics[0].code == "E0411"

@@ -154,7 +154,7 @@ def _rule(number: int, raw: Any, symbols: Mapping[str, int]) -> Rule:
     if not isinstance(raw, Mapping):
         raise ValueError("it must be a mapping with `from` and `to`")
     op = raw.get("op", "rename")
-    if op not in OPTIONS:
+    if not isinstance(op, str) or op not in OPTIONS:
         near = nearest(str(op), OPTIONS)
         raise ValueError(f"unknown op {op!r}" + (f"; did you mean {near!r}?" if near else f": {', '.join(OPTIONS)}"))
     given = {key: value for key, value in raw.items() if key != "op"}

@@ -1,7 +1,7 @@
 """Fusion: rules that rewrite patterns of ops.
 
-Not among them, because they were measured and help no engine here: several linear layers of one input as one (queries,
-keys and values; the two of a gated feed-forward), which ONNX Runtime on two cores runs at 0.91 to 1.07 times the speed.
+Not among them: several linear layers of one input as one (queries, keys and values; the two of a gated feed-forward).
+ONNX Runtime on two CPU cores ran those at 0.91 to 1.07 times the speed; other engines were not measured.
 """
 
 from latentc.passes.fuse.composites import (
