@@ -172,6 +172,10 @@ SAMPLERS = {
         "{kind: heun_sde, steps: 10, last: tweedie, guidance: {scale: 4, channels: 3}}",
     ),
     "llamagen.sampler_greedy_cfg4": ("llamagen", "{kind: autoregressive, temperature: 0, guidance: {scale: 4}}"),
+    "llamagen.sampler_topk_topp": (
+        "llamagen",
+        "{kind: autoregressive, temperature: 0.9, top_k: 20, top_p: 0.9, guidance: {scale: 2}}",
+    ),
 }
 
 
@@ -189,10 +193,36 @@ def request(numbers: Numbers, lowered: Lowered) -> dict[str, np.ndarray]:
             given[value.name] = numbers.inputs["x_T"][:1]
         elif source.kind == "normal":
             given[value.name] = np.stack(numbers.noise)[: source.per_step, :1]
+        elif source.kind == "uniform":
+            given[value.name] = uniforms_of_draws(numbers)
     for value in entry.inputs:
         if program.sources[value.name].kind == "guidance":
             given[value.name] = np.full(len(given["y"]), program.sources[value.name].default, np.float32)
     return {value.name: given[value.name] for value in entry.inputs}
+
+
+def uniforms_of_draws(numbers: Numbers) -> np.ndarray:
+    """f32[T, B]: the numbers that fall on the tokens the authors drew, in the middle of each token's share.
+
+    The shares are made from the authors' logits, filtered by top-k 20 and top-p 0.9, without this project's sampler.
+    """
+    logits = numbers.outputs["out.logits"].astype(np.float64)
+    cond, null = np.split(logits, 2, axis=1)
+    tokens = numbers.outputs["out"].T
+    u = np.zeros(tokens.shape, np.float32)
+    for step, sample in np.ndindex(tokens.shape):
+        row = (null + 2 * (cond - null))[step, sample] / 0.9
+        order = np.argsort(-row)[:20]
+        p = np.exp(row[order] - row[order].max())
+        p /= p.sum()
+        kept = order[np.cumsum(p) - p <= 0.9]
+        shares = np.zeros(len(row))
+        shares[kept] = np.exp(row[kept] - row.max())
+        shares /= shares.sum()
+        drawn = tokens[step, sample]
+        assert shares[drawn] > 0, "the authors drew a token that this filter leaves out"
+        u[step, sample] = shares[:drawn].sum() + shares[drawn] / 2
+    return u
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
