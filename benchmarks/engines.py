@@ -24,8 +24,8 @@ from common import verdict
 from latentc.checkpoint import buffer, computed, network_params
 from latentc.emit.model import model_source
 from latentc.export.bundle import onnx_from_network
+from latentc.ir.report import flops
 from latentc.lower import lower
-from latentc.measure.cost import flops
 from latentc.measure.forward import module_from_source
 from latentc.measure.tolerances import relative_error
 from latentc.spec import load_spec

@@ -335,7 +335,7 @@ def sample(
     `out`. Raises DiagnosticError: E0601 to E0612, E0704, and E0412 where a file cannot be written.
     """
     from latentc.files import read_arrays, write_arrays, write_picture
-    from latentc.measure.cost import available_memory
+    from latentc.measure.memory import available_memory
     from latentc.ranges import classes_from_text
     from latentc_runtime import grid as side_by_side
     from latentc_runtime import load
@@ -351,7 +351,7 @@ def sample(
         wanted = [number for number in known for _ in range(per_class)]
         samples = pipe.sample(wanted, seed, guidance, steps, given, progress, batch)
         # Made before anything is written, so that a mistake leaves no file behind.
-        sheet = None if grid is None else side_by_side(pipe.images(samples), per_class)
+        sheet = None if grid is None else side_by_side(pipe.images(samples), per_class, gap=2)
     if raw is not None:
         write_arrays(raw, {"out": samples})
     if grid is not None and sheet is not None:

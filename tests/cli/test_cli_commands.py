@@ -186,7 +186,7 @@ def test_compile_and_sample(latentc: Run, tiny: Any) -> None:
     assert [(s["steps"], s["form"]) for s in made["samplers"]] == [(4, "host"), (2, "host")]
     done = latentc("sample", "bundle", "--class", "0-2,7", "--per-class", "5", "-o", "grid.png", "--raw", "raw.npz")
     assert done.status == 0, done.err
-    assert Image.open("grid.png").size == (5 * 8, 4 * 8)
+    assert Image.open("grid.png").size == (5 * 8 + 4 * 2, 4 * 8 + 3 * 2)
     with np.load("raw.npz") as file:
         raw = file["out"]
     assert raw.shape == (20, 1, 8, 8)

@@ -9,8 +9,9 @@ from bundles import TINY_DIT
 from latentc.ir.builder import B, ModuleBuilder, f32, module_class
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
+from latentc.ir.report import flops
 from latentc.lower import lower
-from latentc.measure.cost import available_memory, flops
+from latentc.measure.memory import available_memory
 from latentc.measure.probe import Evaluations, calls_shown
 from latentc.measure.tolerances import relative_error
 from latentc.measure.trajectory import calls

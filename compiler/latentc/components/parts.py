@@ -5,6 +5,7 @@ Symbols: B batch, T tokens, D (`dim`) width, H heads.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -54,29 +55,29 @@ class Part(Component):
 class Norm(Part):
     """A normalisation over the last axis."""
 
-    def apply(self, b: Builder, name: str, x: Var) -> Var:
-        raise NotImplementedError
+    @abstractmethod
+    def apply(self, b: Builder, name: str, x: Var) -> Var: ...
 
 
 class Mixer(Part):
     """Mixes tokens: x [B, T, D] -> [B, T, D]. `static` are the sizes its emitted class is constructed with."""
 
     @property
+    @abstractmethod
     def head_count(self) -> int:
         """Heads that `dim` is divided among."""
-        raise NotImplementedError
 
-    def static(self, dim: int) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def static(self, dim: int) -> dict[str, Any]: ...
 
-    def apply(self, b: Builder, name: str, x: Var, rotary: tuple[Var, ...], init: str, **static: Any) -> Var:
-        raise NotImplementedError
+    @abstractmethod
+    def apply(self, b: Builder, name: str, x: Var, rotary: tuple[Var, ...], init: str, **static: Any) -> Var: ...
 
+    @abstractmethod
     def decode(
         self, b: Builder, name: str, x: Var, state: DecodeState, rotary: tuple[Var, ...], init: str, **static: Any
     ) -> tuple[Var, Var, Var]:
         """One token x [B, 1, D] against a cache: (output, new key cache, new value cache)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,11 @@ class DecodeState:
 class FeedForward(Part):
     """Works on each token alone: x [B, T, D] -> [B, T, D]."""
 
-    def static(self, dim: int) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def static(self, dim: int) -> dict[str, Any]: ...
 
-    def apply(self, b: Builder, name: str, x: Var, init: str, **static: Any) -> Var:
-        raise NotImplementedError
+    @abstractmethod
+    def apply(self, b: Builder, name: str, x: Var, init: str, **static: Any) -> Var: ...
 
 
 class Positions(Part):
@@ -123,15 +124,15 @@ class ClassCondition(Part):
 class BlockCondition(Part):
     """How the condition enters a block; composes a block from its parts."""
 
-    def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
-        raise NotImplementedError
+    @abstractmethod
+    def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody: ...
 
 
 class Backbone(Part):
     """A network architecture. `build` adds its functions to a module; `out_channels` is what the objective predicts."""
 
-    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
-        raise NotImplementedError
+    @abstractmethod
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network: ...
 
 
 class Objective(Part):
@@ -143,9 +144,9 @@ class Objective(Part):
         """Channels a network returns for data of `channels`."""
         return channels
 
+    @abstractmethod
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         """Adds the losses to the module as entries `loss` (and `loss.terms`, a value a sample)."""
-        raise NotImplementedError
 
 
 class Guidance(Closed):
@@ -167,10 +168,10 @@ class Sampler(Part):
     families: ClassVar[tuple[str, ...]]
     guidance: Guidance | None
 
+    @abstractmethod
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> SampleProgram:
         """Adds entry `sample` (named `sample.STEPS`), which calls the networks under their names (`main`)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def with_steps(self, steps: int) -> Sampler:
         """The same sampler with another number of steps."""
-        raise NotImplementedError

@@ -17,8 +17,8 @@ import numpy as np
 
 from latentc import resources
 from latentc.diagnostics import DiagnosticError
-from latentc.measure.cost import available_memory
 from latentc.measure.forward import BACKENDS, run_network
+from latentc.measure.memory import available_memory
 from latentc.measure.tolerances import TOLERANCES, relative_error
 
 # module -> (distributions that have it, what for, how to get it)

@@ -22,8 +22,9 @@ from latentc.components.contract import Network, SampleProgram
 from latentc.diagnostics import DiagnosticError
 from latentc.export.bundle import onnx_from_network
 from latentc.ir.interpret import Interpreter
-from latentc.measure.cost import available_memory, flops
+from latentc.ir.report import flops
 from latentc.measure.forward import needed
+from latentc.measure.memory import available_memory
 from latentc.measure.report import ENGINE, ORACLE, TORCH, Comparison, Control, Divergence, Report, Skipped
 from latentc.measure.subject import Subject, open_subject
 from latentc.measure.ties import reconciled
