@@ -1,0 +1,120 @@
+"""Quantisation: which linear and convolution layers compute, or keep their weights, in 8 or 4 bits.
+
+A plan names layers by the whole path of their weight, `main.blocks.3.attn.qkv.weight`, and says how each is to be
+quantised. Scales of activations and smoothing vectors are measured; they come in beside the weights, by the path of the
+layer: `main.blocks.3.attn.qkv.input_scale` f32[] and `….smooth` f32[in]. Layers that read the same value share them;
+they bear the name of the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from latentc.ir.core import Function, Module, Node, Param, Value, callees, join
+
+Scheme = Literal["int8", "int8_dynamic", "int8_weights", "int4_weights", "fp8"]
+
+LARGEST: dict[str, float] = {"int8": 127.0, "fp8": 448.0}
+"""Schemes whose activations have measured scales: the largest magnitude of their numbers, so scale = max|x| / it."""
+
+_LAYERS = ("linear", "conv2d")
+
+
+@dataclass(frozen=True)
+class LayerQuant:
+    """How one layer is quantised; `smooth`: with the measured vector its input is divided and its weight multiplied by.
+
+    Smoothing: Xiao et al. 2023, arXiv:2211.10438, equation 3.
+    """
+
+    scheme: Scheme
+    smooth: bool = False
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What quantising a model takes: the plan, {path of a layer's weight: how}, and the measured tensors by path."""
+
+    plan: Mapping[str, LayerQuant]
+    tensors: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a layer runs: `value` of function `function`, called at state-dict path `prefix`, is its input."""
+
+    function: str
+    prefix: str
+    value: Value
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer that can be quantised: its op, its weight's shape [out, in, …], and every place it runs at.
+
+    `group` is the path its measured tensors stand under: that of the first layer that reads the same value, without
+    `.weight`. A layer of a sampler has a site in each function that was made of its block.
+    """
+
+    op: str
+    shape: tuple[int, ...]
+    group: str
+    sites: tuple[Site, ...]
+
+
+def quantizable(module: Module, entries: Iterable[str] | None = None) -> dict[str, Layer]:
+    """{path of the weight: layer} of the linear and conv2d layers that entries (default: all) reach, in order.
+
+    Entries that are a network's own methods count under the network's name, as its calls in a sampler do.
+    """
+    found: dict[str, Layer] = {}
+
+    def visit(fn: Function, prefix: str) -> None:
+        if (fn.name, prefix) in seen:
+            return
+        seen.add((fn.name, prefix))
+        leaders = _leaders(fn)
+        for node in fn.nodes:
+            if node in leaders:
+                path = join(prefix, node.inputs[1].name)
+                site = Site(fn.name, prefix, node.inputs[0])
+                known = found.get(path)
+                group = join(prefix, leaders[node])
+                shape = tuple(int(d) for d in node.inputs[1].type.shape)  # type: ignore[arg-type]
+                sites = (*known.sites, site) if known else (site,)
+                found[path] = Layer(node.op, shape, known.group if known else group, sites)
+            for callee in callees(node):
+                visit(module.functions[callee], join(prefix, node.attrs.get("name", "")))
+
+    seen: set[tuple[str, str]] = set()
+    for entry in module.entries if entries is None else entries:
+        visit(module.entry(entry), prefix_of(module, entry))
+    return found
+
+
+def prefix_of(module: Module, entry: str) -> str:
+    """What stands before the weights' paths of an entry: the network's name for its own methods, else nothing."""
+    return entry.split(".")[0] if module.entry(entry).origin is not None else ""
+
+
+def stem(weight: str) -> str:
+    """`attn.qkv` of `attn.qkv.weight`."""
+    return weight.removesuffix(".weight")
+
+
+def _leaders(fn: Function) -> dict[Node, str]:
+    """The layers of a function, and under which name of its own the measured tensors of each stand."""
+    params: dict[Value, Param] = {p.value: p for p in fn.params}
+    first: dict[Value, str] = {}
+    layers: dict[Node, str] = {}
+    for node in fn.nodes:
+        if node.op in _LAYERS and node.inputs[1] in params and params[node.inputs[1]].kind == "weight":
+            layers[node] = first.setdefault(node.inputs[0], stem(node.inputs[1].name))
+    return layers
+
+
+__all__ = ["LARGEST", "Layer", "LayerQuant", "Quantization", "Scheme", "Site", "prefix_of", "quantizable", "stem"]
