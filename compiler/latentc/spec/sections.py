@@ -63,12 +63,47 @@ class Train(Closed):
     workers: int = Field(2, ge=0, description="processes that load data; 0 loads in the training process")
 
 
+class Calibration(Closed):
+    """What a network is watched on before it is quantised: real trajectories of its sampler, unquantised."""
+
+    samples: int = Field(8, gt=0, le=4096, description="samples whose trajectories are looked at")
+    steps: int = Field(8, gt=0, description="evaluations of each that are seen, spread evenly; of tokens all are")
+    classes: int = Field(8, gt=0, description="different classes, spread evenly over those there are")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="of the first sample; the others count on")
+    range: Literal["max", "percentile", "mse"] = Field(
+        "mse", description="a scale's reach: the largest value, 99.99 % of them, or what errs least"
+    )
+
+
+class Budget(Closed):
+    """The error that quantisation may make; beyond it layers are left unquantised, and at last compiling refused."""
+
+    psnr: float = Field(30.0, gt=0, description="dB at least, of final samples against fp32 with the same noise")
+    perplexity: float = Field(0.01, gt=0, description="of token models instead: the largest relative increase")
+
+
+class Quantize(Closed):
+    """Linear layers in 8 or 4 bits."""
+
+    scheme: Literal["int8", "int8_dynamic", "int8_weights", "int4_weights", "fp8"] = Field(
+        description="static or dynamic int8, weights alone in int8 or int4, or fp8"
+    )
+    smooth: float | None = Field(
+        None, ge=0, le=1, description="SmoothQuant's alpha, the share of outliers moved to the weights; null for none"
+    )
+    exclude: tuple[str, ...] = Field((), description="layers that are left alone: paths, with * for any part")
+    calibration: Calibration = Field(Calibration(), description="what scales are taken from")
+    budget: Budget = Field(Budget(), description="the error that is allowed")
+    min_speedup: float = Field(1.0, ge=0, description="times as fast as unquantised, or compiling is refused")
+
+
 class Optimize(Closed):
     """What the passes may do beyond what keeps every number the same."""
 
     guidance: Literal["batched", "sequential"] = Field(
         "batched", description="both branches of guidance in one call of twice the batch, or one by one"
     )
+    quantize: Quantize | None = Field(None, description="fewer bits for linear layers; null for none")
 
 
 # What an engine computes in. ONNX Runtime has no bf16 products on a CPU.
