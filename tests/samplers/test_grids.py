@@ -126,3 +126,14 @@ def test_flow_grid_has_one_point_more_than_steps():
     assert len(grid.t) == 9 and len(grid.alpha) == 10
     with pytest.raises(ValueError, match="later"):
         flow_grid(path("linear"), 9, 0.5, 0.5)
+
+
+def test_timesteps_between_whole_ones():
+    levels = schedule("linear", 1000)
+    grid = discrete_grid(levels, [999, 500.5, 500, 0])
+    assert grid.alpha[[0, 2, 3]].tolist() == levels.alpha[[999, 500, 0]].tolist()
+    assert levels.alpha[501] < grid.alpha[1] < levels.alpha[500]
+    np.testing.assert_allclose(grid.alpha**2 + grid.sigma**2, 1.0)
+    # the level a Karras grid asks for is the level of the time it finds
+    karras = karras_grid(levels, 7)
+    np.testing.assert_allclose(discrete_grid(levels, karras.t).sigma, karras.sigma, rtol=1e-9)

@@ -64,5 +64,6 @@ def test_stochastic_samplers_keep_the_marginal(heun):
     x = np.random.default_rng(0).standard_normal((20_000, 1, 1, 1))
     z = np.random.default_rng(1).standard_normal((100, *x.shape))
     for form in ("constant", "sigma", "decreasing", "increasing_decreasing"):
-        table = tables.euler_maruyama(PATH, "noise", 100, 0.01, STOP, form, last="none", heun=heun)
+        grid = tables.flow_grid(PATH, 100, 0.01, STOP)
+        table = tables.euler_maruyama(grid, PATH, "noise", form, last="none", heun=heun)
         assert np.std(run(table, noise, x, z)) == pytest.approx(spread(STOP), rel=0.03)

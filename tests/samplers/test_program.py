@@ -185,10 +185,63 @@ def test_what_a_program_says_of_itself():
     assert (program.steps, program.evaluations, program.sources["noise"].per_step) == (4, 7, 3)
 
 
+POINTS = {"diffusion": (999.0, 640.5, 333.0, 40.0), "flow": (0.002, 0.3, 0.55, 0.9)}
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize("objective", ["diffusion noise", "diffusion learned", "linear velocity", "vp noise"])
+def test_timesteps_are_where_the_network_is_evaluated(kind, objective):
+    process = process_of(OBJECTIVES[objective])
+    if process.family not in SAMPLERS[kind].PROCESSES:
+        return
+    plain = {"kind": kind, "guidance": SAMPLERS[kind].EXAMPLE.get("guidance"), "timesteps": POINTS[process.family]}
+    sampler = SAMPLERS[kind].model_validate(plain)
+    assert sampler.steps == 4 and paths(sampler, spec(objective)) == []
+    evaluated = np.concatenate([part.columns["t"] for part in sampler.table(process).parts()])
+    np.testing.assert_array_equal(evaluated, POINTS[process.family])
+    assert differ(sampler, objective) < 1e-9
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize("objective", ["diffusion noise", "gvp score"])
+def test_the_timesteps_of_a_spacing_are_the_spacing(kind, objective):
+    process = process_of(OBJECTIVES[objective])
+    if process.family not in SAMPLERS[kind].PROCESSES:
+        return
+    spaced = make(kind, steps=5)
+    parts = spaced.table(process).parts()
+    times = tuple(np.concatenate([part.columns["t"] for part in parts]).tolist())
+    given = make(kind, **{"steps": 5, "timesteps": times})
+    assert paths(given, spec(objective)) == []
+    for a, b in zip(parts, given.table(process).parts(), strict=True):
+        for name in a.columns:
+            np.testing.assert_allclose(b.columns[name], a.columns[name], rtol=1e-6, atol=1e-9)
+
+
+def test_timesteps_that_cannot_be():
+    for kind, objective, times, at in [
+        ("ddim", "diffusion noise", (999, 1000), 1),
+        ("ddim", "diffusion noise", (10, 10), 1),
+        ("ddpm", "diffusion noise", (10, 5, 7), 2),
+        ("unipc", "diffusion noise", (-1.0,), 0),
+        ("euler", "linear velocity", (0.5, 0.4), 1),
+        ("heun", "linear velocity", (0.5, 1.0), 1),
+        ("euler", "vp noise", (0.5, 0.9995), 1),
+        ("euler_maruyama", "linear velocity", (0.5, 2.0), 1),
+    ]:
+        sampler = SAMPLERS[kind].model_validate({"kind": kind, "timesteps": times})
+        assert paths(sampler, spec(objective)) == [("timesteps", at)], (kind, times)
+    # noise tells nothing of the data where there is none
+    assert paths(SAMPLERS["euler"](kind="euler", timesteps=(0.0, 0.5)), spec("gvp score")) == [("timesteps",)]
+    assert paths(make("ddim", steps=2, timesteps=(9, 3), spacing="trailing"), spec("diffusion noise")) == [("spacing",)]
+
+
 def test_another_step_count():
     module = ModuleBuilder()
     net = {"main": network(module, SHAPE[0])}
     original = make("ddim", respacing="2,2", steps=4)
+    chosen = SAMPLERS["ddim"](kind="ddim", timesteps=(9, 5, 1))
+    assert chosen.with_steps(3) is chosen and chosen.with_steps(4).timesteps is None
     for steps in (3, 7):
         program = original.with_steps(steps).build(module, net, spec("diffusion noise"))
         assert (program.steps, program.entry) == (steps, f"sample.{steps}")
@@ -240,6 +293,8 @@ def test_a_program_that_cannot_be_is_refused():
         ("ddim", {"respacing": "10,20", "steps": 7}, "is 30 steps, not 7"),
         ("ddim", {"respacing": "__import__('os')"}, "a count"),
         ("ddim", {"eta": 1.5}, "less than or equal"),
+        ("ddim", {"timesteps": [], "steps": 3}, "no timesteps in"),
+        ("ddim", {"timesteps": [9, 3], "steps": 3}, "2 timesteps: `steps: 3`"),
         ("unipc", {"order": 4}, "order"),
     ],
 )

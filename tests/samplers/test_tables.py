@@ -298,7 +298,8 @@ def test_stochastic_samplers_are_sits(form, last, heun, kind):
     elif last == "tweedie":
         x = x / at.alpha(stop) + at.sigma(stop) ** 2 / at.alpha(stop) * score(x, stop)
 
-    table = tables.euler_maruyama(at, "flow_velocity", steps, start, stop, form, norm, last, size, heun)
+    noisy = tables.flow_grid(at, len(times) - 1, start, stop)
+    table = tables.euler_maruyama(noisy, at, "flow_velocity", form, norm, last, size, heun)
     close(run(table, network, X, NOISE), x, 1e-9)
     assert table.steps == steps
 
@@ -329,7 +330,7 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="does not follow"):
         tables.euler(tables.flow_grid(path("linear"), 5), "noise")
     with pytest.raises(ValueError, match="start later"):
-        tables.euler_maruyama(path("linear"), "flow_velocity", 5, 0.0, 0.96, "sbdm")
+        tables.euler_maruyama(tables.flow_grid(path("linear"), 4, 0.0, 0.96), path("linear"), "flow_velocity", "sbdm")
     with pytest.raises(ValueError, match="start the path later"):
         tables.unipc(tables.flow_grid(path("linear"), 5), "flow_velocity")
 

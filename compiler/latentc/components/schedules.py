@@ -52,6 +52,18 @@ class Schedule:
         """f64[T]: the coefficient of the noise."""
         return np.sqrt(1.0 - self.alphas_cumprod)
 
+    def levels(self, t: ArrayLike) -> tuple[Array, Array]:
+        """(alpha, sigma) at times `t` of any shape in 0 … T - 1: the schedule's own at whole timesteps.
+
+        Between two of them log(sigma / alpha) is interpolated and alpha^2 + sigma^2 is 1.
+        """
+        t = np.asarray(t, np.float64)
+        ratio = np.exp(np.interp(t, np.arange(self.steps), np.log(self.sigma / self.alpha)))
+        whole = t == np.round(t)
+        index = np.round(t).astype(np.int64)
+        alpha = np.where(whole, self.alpha[index], 1.0 / np.sqrt(1.0 + ratio**2))
+        return alpha, np.where(whole, self.sigma[index], ratio * alpha)
+
 
 def schedule(
     kind: ScheduleKind,

@@ -31,10 +31,15 @@ class ArraySampler(Sampler):
     # the processes it samples, and the fields that mean something for one of them alone
     PROCESSES: ClassVar[tuple[Family, ...]] = ("diffusion", "flow")
     OF_PROCESS: ClassVar[dict[str, Family]] = {}
-    # fields that decide alone what another would
-    REPLACES: ClassVar[dict[str, str]] = {}
+    # fields that decide alone what others would
+    REPLACES: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     steps: int = Field(50, gt=0, le=100_000, description="how often the state is updated")
+    timesteps: tuple[float, ...] | None = Field(
+        None,
+        description="where the network is evaluated instead, in its own times from noise to data: a schedule's "
+        "timesteps fall (also between whole ones), a flow's times rise; sets steps",
+    )
     guidance: Guidance | None = Field(None, description="classifier-free guidance; null: the network as it is")
 
     @abstractmethod
@@ -43,6 +48,22 @@ class ArraySampler(Sampler):
 
         ValueError: steps, times or conversions that do not exist.
         """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_of_timesteps(cls, values: Any) -> Any:
+        given = values.get("timesteps") if isinstance(values, dict) else None
+        if not isinstance(given, list | tuple):
+            return values
+        if not given:
+            raise ValueError("there are no timesteps in `timesteps`: leave it out, or name one")
+        if values.get("steps", len(given)) != len(given):
+            raise ValueError(f"there are {len(given)} timesteps: `steps: {values['steps']}` is not their number")
+        return {**values, "steps": len(given)}
+
+    def stop(self, process: Process) -> float:
+        """The flow's time at which the last step ends; that of a schedule is the data."""
+        return 1.0
 
     def changed(self, name: str) -> bool:
         """Whether a field differs from its default (a resolved spec writes every default out)."""
@@ -58,15 +79,18 @@ class ArraySampler(Sampler):
         for name, family in self.OF_PROCESS.items():
             if family != process.family and self.changed(name):
                 yield Problem((name,), f"`{name}` has no meaning for a {process.family} objective", "leave it out")
-        for name, other in self.REPLACES.items():
-            if self.changed(name) and self.changed(other):
-                yield Problem(
-                    (other,), f"`{name}` already chooses where to evaluate", f"keep one of `{name}`, `{other}`"
-                )
-        try:
-            self.table(process)
-        except ValueError as error:
-            yield Problem(("steps",), str(error))
+        for name, others in self.REPLACES.items():
+            for other in others:
+                if self.changed(name) and self.changed(other):
+                    message = f"`{name}` already chooses where to evaluate"
+                    yield Problem((other,), message, f"keep one of `{name}`, `{other}`")
+        misplaced = [] if self.timesteps is None else list(_misplaced(self.timesteps, process, self.stop(process)))
+        yield from misplaced
+        if not misplaced:
+            try:
+                self.table(process)
+            except ValueError as error:
+                yield Problem(("steps" if self.timesteps is None else "timesteps",), str(error))
         if self.guidance is not None:
             yield from guidance_problems(self.guidance, spec)
 
@@ -93,7 +117,21 @@ class ArraySampler(Sampler):
         )
 
     def with_steps(self, steps: int) -> ArraySampler:
-        return self.model_copy(update={"steps": steps})
+        return self if steps == self.steps else self.model_copy(update={"steps": steps, "timesteps": None})
+
+
+def _misplaced(timesteps: tuple[float, ...], process: Process, stop: float) -> Iterator[Problem]:
+    """Timesteps that the process does not have, or that do not go from noise to data."""
+    flow = process.schedule is None
+    end = stop if process.schedule is None else float(process.schedule.steps - 1)
+    for i, t in enumerate(timesteps):
+        if not 0.0 <= t <= end or (flow and t == end):
+            has = f"a flow's steps start at times from 0 to below {end:g}" if flow else f"the schedule has 0 to {end:g}"
+            yield Problem(("timesteps", i), f"there is no timestep {t:g} here: {has}")
+        elif i and (t <= timesteps[i - 1] if flow else t >= timesteps[i - 1]):
+            way = "rise from noise (0) to data (1)" if flow else f"fall from noise ({end:g}) to data (0)"
+            message = f"timestep {t:g} comes after {timesteps[i - 1]:g}"
+            yield Problem(("timesteps", i), message, f"timesteps {way}, each once")
 
 
 def guidance_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
@@ -112,7 +150,10 @@ class Respaced(ArraySampler):
     """A sampler on whole timesteps of a schedule, chosen as improved DDPM and DiT do, or as diffusers
     does."""
 
-    REPLACES: ClassVar[dict[str, str]] = {"respacing": "spacing"}
+    REPLACES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "respacing": ("spacing",),
+        "timesteps": ("spacing", "offset", "respacing"),
+    }
 
     spacing: Spacing = Field(
         "even", description="timesteps: even (first to last, as DiT), or diffusers' leading, trailing, linspace"
@@ -140,11 +181,14 @@ class Respaced(ArraySampler):
         return {**values, "respacing": text, "steps": count}
 
     def with_steps(self, steps: int) -> Respaced:
-        return self.model_copy(update={"steps": steps, "respacing": None})
+        changes = {"steps": steps, "respacing": None, "timesteps": None}
+        return self if steps == self.steps else self.model_copy(update=changes)
 
     def grid(self, process: Process) -> Grid:
         """The chosen timesteps, down to the data."""
         schedule = schedule_of(process)
+        if self.timesteps is not None:
+            return tables.discrete_grid(schedule, self.timesteps)
         if self.respacing is not None:
             return tables.discrete_grid(schedule, tables.respaced(schedule.steps, self.respacing))
         return spaced_grid(schedule, self.steps, self.spacing, self.offset)

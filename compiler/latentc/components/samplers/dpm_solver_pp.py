@@ -17,7 +17,7 @@ class Multistep(ArraySampler):
     """A sampler in log signal-to-noise that reuses the estimates of earlier steps; one evaluation a step."""
 
     OF_PROCESS: ClassVar[dict[str, Family]] = {"spacing": "diffusion", "karras": "diffusion", "eps": "flow"}
-    REPLACES: ClassVar[dict[str, str]] = {"karras": "spacing"}
+    REPLACES: ClassVar[dict[str, tuple[str, ...]]] = {"karras": ("spacing",), "timesteps": ("spacing", "karras")}
 
     steps: int = Field(20, gt=0, le=100_000, description="steps, each one network evaluation")
     order: Literal[1, 2, 3] = Field(2, description="of the solver: how many estimates a step uses")
@@ -32,12 +32,19 @@ class Multistep(ArraySampler):
         1e-3, gt=0, lt=0.5, description="time kept from a path's noise end (and with sigma_min, from the data)"
     )
 
+    def stop(self, process: Process) -> float:
+        return 1.0 if self.final == "zero" else 1.0 - self.eps
+
     def grid(self, process: Process) -> Grid:
         """Where the solver evaluates, and where it ends."""
         if process.path is not None:
+            if self.timesteps is not None:
+                return tables.path_grid(process.path, (*self.timesteps, self.stop(process)))
             start = self.eps if process.path.alpha(0.0) == 0.0 else 0.0  # log(alpha) must be finite
-            return tables.flow_grid(process.path, self.steps, start, 1.0 if self.final == "zero" else 1.0 - self.eps)
+            return tables.flow_grid(process.path, self.steps, start, self.stop(process))
         schedule = schedule_of(process)
+        if self.timesteps is not None:
+            return tables.discrete_grid(schedule, self.timesteps, self.final)
         if self.karras:
             return tables.karras_grid(schedule, self.steps, self.final)
         chosen = tables.spaced(schedule.steps, self.steps, self.spacing, destination=True)

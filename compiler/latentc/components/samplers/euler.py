@@ -16,7 +16,7 @@ class Integrator(ArraySampler):
     """A sampler that integrates the probability-flow equation over a grid of times or noise levels."""
 
     OF_PROCESS: ClassVar[dict[str, Family]] = {"spacing": "diffusion", "karras": "diffusion", "eps": "flow"}
-    REPLACES: ClassVar[dict[str, str]] = {"karras": "spacing"}
+    REPLACES: ClassVar[dict[str, tuple[str, ...]]] = {"karras": ("spacing",), "timesteps": ("spacing", "karras")}
 
     steps: int = Field(
         50, gt=0, le=100_000, description="steps of the integrator (SiT's num_steps counts grid points: one more)"
@@ -29,11 +29,18 @@ class Integrator(ArraySampler):
         1e-3, ge=0, lt=0.5, description="time kept from the ends of a path where its velocity is singular"
     )
 
+    def stop(self, process: Process) -> float:
+        return 1.0 if process.path is None else ode_interval(process, process.path, self.eps)[1]
+
     def grid(self, process: Process) -> Grid:
         """Where the integrator evaluates, and where it ends."""
         if process.path is not None:
+            if self.timesteps is not None:
+                return tables.path_grid(process.path, (*self.timesteps, self.stop(process)))
             return tables.flow_grid(process.path, self.steps, *ode_interval(process, process.path, self.eps))
         schedule = schedule_of(process)
+        if self.timesteps is not None:
+            return tables.discrete_grid(schedule, self.timesteps)
         if self.karras:
             return tables.karras_grid(schedule, self.steps)
         return spaced_grid(schedule, self.steps, self.spacing)

@@ -18,6 +18,7 @@ class Stochastic(ArraySampler):
     """A sampler of SiT's reverse-time SDE (Ma et al. 2024, equation 5): noisy steps, then one without."""
 
     PROCESSES = ("flow",)
+    REPLACES: ClassVar[dict[str, tuple[str, ...]]] = {"timesteps": ("last_size",)}
     HEUN: ClassVar[bool] = False
 
     steps: int = Field(
@@ -30,24 +31,30 @@ class Stochastic(ArraySampler):
         description="the update without noise: by the drift (mean), the velocity (euler), to the expected "
         "data (tweedie), or none",
     )
-    last_size: float = Field(0.04, gt=0, lt=1, description="time the last update bridges")
+    last_size: float = Field(
+        0.04, gt=0, lt=1, description="time the last update bridges; with timesteps, from the last of them to 1"
+    )
     eps: float = Field(1e-3, ge=0, lt=0.5, description="time kept from the ends of a path where the drift is singular")
 
     def table(self, process: Process) -> Table:
         path = path_of(process)
         start, stop = self.interval(process, path)
+        noisy = self.steps if self.last == "none" else self.steps - 1
+        if noisy < 1:
+            raise ValueError("a stochastic sampler takes at least one step before its last one")
+        size = self.last_size
+        if self.timesteps is None:
+            grid = tables.flow_grid(path, noisy, start, stop)
+        elif self.last == "none":
+            grid = tables.path_grid(path, (*self.timesteps, stop))
+        else:
+            grid, size = tables.path_grid(path, self.timesteps), 1.0 - self.timesteps[-1]
         return tables.euler_maruyama(
-            path,
-            process.predicts,
-            self.steps,
-            start,
-            stop,
-            self.diffusion,
-            self.norm,
-            self.last,
-            self.last_size,
-            heun=self.HEUN,
+            grid, path, process.predicts, self.diffusion, self.norm, self.last, size, heun=self.HEUN
         )
+
+    def stop(self, process: Process) -> float:
+        return 1.0 if self.last != "none" else self.interval(process, path_of(process))[1]
 
     def interval(self, process: Process, path: Path) -> tuple[float, float]:
         """Times (start, stop) of the noisy steps (SiT's `check_interval`).

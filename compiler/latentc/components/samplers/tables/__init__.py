@@ -12,6 +12,7 @@ from latentc.components.samplers.tables.grids import (
     discrete_grid,
     flow_grid,
     karras_grid,
+    path_grid,
     respaced,
     spaced,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "flow_grid",
     "heun",
     "karras_grid",
+    "path_grid",
     "respaced",
     "spaced",
     "unipc",

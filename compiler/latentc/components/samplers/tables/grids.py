@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from latentc.components.prediction import Point
 from latentc.components.schedules import Path, Schedule
@@ -117,15 +117,12 @@ def _count(text: str, whole: str) -> int:
     return int(text)
 
 
-def discrete_grid(schedule: Schedule, timesteps: NDArray[np.int64], final: Final = "zero") -> Grid:
-    """The grid of descending integer `timesteps`; the last step ends at the data or at level 0."""
-    levels = np.asarray(timesteps, np.int64)
+def discrete_grid(schedule: Schedule, timesteps: ArrayLike, final: Final = "zero") -> Grid:
+    """The grid of descending `timesteps`, whole or between two; the last step ends at the data or at level 0."""
+    t = np.asarray(timesteps, np.float64)
+    alpha, sigma = schedule.levels(t)
     last = (1.0, 0.0) if final == "zero" else (schedule.alpha[0], schedule.sigma[0])
-    return Grid(
-        levels.astype(np.float64),
-        np.append(schedule.alpha[levels], last[0]),
-        np.append(schedule.sigma[levels], last[1]),
-    )
+    return Grid(t, np.append(alpha, last[0]), np.append(sigma, last[1]))
 
 
 def karras_grid(schedule: Schedule, steps: int, final: Final = "zero", rho: float = 7.0) -> Grid:
@@ -155,5 +152,10 @@ def flow_grid(path: Path, steps: int, start: float = 0.0, stop: float = 1.0) -> 
     """
     if not 0.0 <= start < stop <= 1.0:
         raise ValueError(f"a flow runs from a time to a later one in [0, 1], not from {start:g} to {stop:g}")
-    times = np.linspace(start, stop, steps + 1)
+    return path_grid(path, np.linspace(start, stop, steps + 1))
+
+
+def path_grid(path: Path, times: ArrayLike) -> Grid:
+    """The grid of rising `times` f64[N + 1] of a flow, of which the last is where the last step ends."""
+    times = np.asarray(times, np.float64)
     return Grid(times[:-1], path.alpha(times), path.sigma(times), path.d_alpha(times), path.d_sigma(times), times)

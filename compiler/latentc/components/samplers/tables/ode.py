@@ -61,7 +61,7 @@ def two_stage(
     ends = Point(grid.alpha[1:], grid.sigma[1:], *_derivatives(grid, 1))
     d_x, d_output = drift(predicts, grid.evaluated, None if diffusion is None else diffusion[:-1])
     e_x, e_output = drift(predicts, ends, None if diffusion is None else diffusion[1:])
-    times = _times(grid)
+    times = times_of(grid)
     step, one = np.diff(times), np.ones(grid.steps)
     columns = {
         "t": times[:-1],
@@ -117,13 +117,14 @@ def _heun_noise(grid: Grid, predicts: Prediction, rows: int, tail: Table | None 
     return Table("heun", "two_stage", columns, tail=tail)
 
 
-def _times(grid: Grid) -> Array:
+def times_of(grid: Grid) -> Array:
+    """f64[N + 1]: the path's times of a grid; ValueError for that of a discrete schedule."""
     if grid.times is None:
         raise ValueError("this solver integrates over a path's time: a discrete schedule has none")
     return grid.times
 
 
 def _derivatives(grid: Grid, first: int) -> tuple[Array, Array]:
-    _times(grid)
+    times_of(grid)
     assert grid.d_alpha is not None and grid.d_sigma is not None  # a grid of a path has both
     return grid.d_alpha[first:], grid.d_sigma[first:]

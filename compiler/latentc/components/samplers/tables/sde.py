@@ -13,8 +13,8 @@ import numpy as np
 
 from latentc.components.prediction import Point, Prediction, conversion
 from latentc.components.samplers.tables.core import Array, Table
-from latentc.components.samplers.tables.grids import flow_grid
-from latentc.components.samplers.tables.ode import drift, two_stage
+from latentc.components.samplers.tables.grids import Grid
+from latentc.components.samplers.tables.ode import drift, times_of, two_stage
 from latentc.components.schedules import Path
 
 Form = Literal["constant", "sbdm", "sigma", "linear", "decreasing", "increasing_decreasing"]
@@ -47,31 +47,25 @@ def diffusion_coefficient(path: Path, t: Array, form: Form, norm: float = 1.0) -
 
 
 def euler_maruyama(
+    grid: Grid,
     path: Path,
     predicts: Prediction,
-    steps: int,
-    start: float,
-    stop: float,
     form: Form = "sigma",
     norm: float = 1.0,
     last: LastStep = "mean",
     last_size: float = 0.04,
     heun: bool = False,
 ) -> Table:
-    """`steps` updates from time `start` to `stop`, the last of them without noise from `stop` (see
-    `last_step`).
+    """Noisy updates over the `grid` of `path`, then one without noise from its end (see `last_step`).
 
     Euler-Maruyama, or with `heun` SiT's stochastic Heun: noise first, then the trapezoid of the drift. With
-    `last` "none" every update is a noisy one and the result is the state at `stop`. SiT's num_steps is
-    `steps` (its "none" repeats the last state instead).
+    `last` "none" every update is a noisy one and the result is the state at the grid's end. SiT's num_steps
+    counts the last update (its "none" repeats the last state instead).
 
-    ValueError: fewer than two steps with a last one, or a form or conversion infinite at one of the times.
+    ValueError: a form or conversion infinite at one of the times.
     """
-    noisy = steps if last == "none" else steps - 1
-    if noisy < 1:
-        raise ValueError("a stochastic sampler takes at least one step before its last one")
-    grid = flow_grid(path, noisy, start, stop)
-    times = np.linspace(start, stop, noisy + 1)
+    times = times_of(grid)
+    start, stop = times[0], times[-1]
     used = grid.steps + (1 if heun else 0)  # an Euler-Maruyama step never looks at its end
     diffusion = diffusion_coefficient(path, times[:used], form, norm)
     if not np.all(np.isfinite(diffusion)):
