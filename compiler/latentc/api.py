@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from latentc.components.contract import Lowered
+    from latentc.export.triton import Deployment
     from latentc.ir.report import FunctionReport
     from latentc.measure.bench import Bench
     from latentc.measure.doctor import Health
@@ -398,6 +399,34 @@ def bench(
         )
 
 
+def deploy_triton(
+    bundle: Path | str,
+    repository: Path | str,
+    kind: Literal["auto", "ensemble", "sampler"] = "auto",
+    name: str | None = None,
+    steps: int | None = None,
+    instances: int = 1,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    delay: int = 1000,
+    threads: int | None = None,
+) -> Deployment:
+    """Write a bundle as a model repository of NVIDIA Triton; see `latentc.export.triton`.
+
+    `steps`: which of its samplers (the default one). `instances` and `device` are those of the model that computes,
+    `delay` the microseconds that a request may wait for others to share its batch, `threads` an instance's on a CPU.
+    Raises DiagnosticError: E0501, E0502, E0507, E0601 to E0605, E0609, E0611.
+    """
+    from latentc.export.triton import Serving, repository_from_bundle
+    from latentc_runtime.bundle import open_bundle
+    from latentc_runtime.request import sampler_entry
+
+    with runtime_errors():
+        opened = open_bundle(bundle)
+        entry = sampler_entry(opened.manifest, steps)
+    serving = Serving(instances, device, delay, threads)
+    return repository_from_bundle(opened, entry, Path(repository), kind, name, serving)
+
+
 def _lowered(
     source: Source, variant: str | None, overrides: Sequence[str], steps: Sequence[int] = ()
 ) -> tuple[Spec, Lowered]:
@@ -413,6 +442,7 @@ __all__ = [
     "check",
     "compile",
     "convert_weights",
+    "deploy_triton",
     "doctor",
     "emit",
     "explain",

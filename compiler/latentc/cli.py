@@ -28,6 +28,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+deploy = typer.Typer(help="Write a bundle as what a server serves.", rich_markup_mode=None)
+app.add_typer(deploy, name="deploy")
+
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, the name of a shipped spec, or - for stdin.")]
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `latentc compile` wrote.")]
 Variant = Annotated[str | None, typer.Option("--variant", "-v", metavar="NAME", help="A variant of the spec.")]
@@ -294,6 +297,41 @@ def bench(
     with _bar("measuring") as bar:
         report = api.bench(bundle, batches, counts, compare, seconds, device, _progress(bar))
     _print(report.data() if as_json else report.text(), end="")
+
+
+@deploy.callback()
+def _deploy() -> None:
+    pass  # so that `triton` stays a verb of its own
+
+
+@deploy.command()
+def triton(
+    bundle: Bundle,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="REPO", help="The model repository to write.")],
+    kind: Annotated[
+        Literal["auto", "ensemble", "sampler"],
+        typer.Option("--kind", help="Triton runs the engine, or latentc's runtime does."),
+    ] = "auto",
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="The model's name; else the spec's.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="One of the bundle's step counts.")] = None,
+    instances: Annotated[int, typer.Option("--instances", min=1, metavar="N", help="Engines side by side.")] = 1,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where they run.")] = "auto",
+    delay: Annotated[
+        int, typer.Option("--delay", min=0, metavar="US", help="Wait of a request for others, µs.")
+    ] = 1000,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads of one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a bundle as a model repository of NVIDIA Triton."""
+    with _bar("deploying"):
+        made = api.deploy_triton(bundle, output, kind, name, steps, instances, device, delay, threads)
+    if as_json:
+        _print({"repository": str(output), **vars(made)})
+        return
+    _print(f"{output}: model {made.model}, {made.kind} ({made.why})")
+    _print(f"tritonserver --model-repository {output.resolve()}")
 
 
 @app.command()

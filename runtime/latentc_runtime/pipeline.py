@@ -14,7 +14,7 @@ from latentc_runtime.errors import BundleError
 from latentc_runtime.images import Bytes, images_from_samples
 from latentc_runtime.manifest import NUMPY, EngineCall, Manifest, NormalSource, SamplerEntry, Statement, UniformSource
 from latentc_runtime.program import run_program, ticks
-from latentc_runtime.request import Request, check_request
+from latentc_runtime.request import Request, check_request, sampler_entry
 
 Progress = Callable[[int, int], None]
 
@@ -69,15 +69,7 @@ class Pipeline:
 
     def sampler(self, steps: int | None = None) -> SamplerEntry:
         """The sampler of that many steps, or the default one. BundleError E0609 where there is none."""
-        for entry in self.manifest.samplers:
-            if steps is None or entry.steps == steps:
-                return entry
-        held = ", ".join(str(count) for count in sorted(self.steps))
-        raise BundleError(
-            "E0609",
-            f"this bundle samples in {held} steps, not in {steps}",
-            f"ask for one of these, or compile another with `latentc compile SPEC --set sampler.steps={steps}`",
-        )
+        return sampler_entry(self.manifest, steps)
 
     def sample(
         self,

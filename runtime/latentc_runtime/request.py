@@ -95,6 +95,19 @@ class Request:
         return np.ascontiguousarray(made, NUMPY[entry.dtype])
 
 
+def sampler_entry(manifest: Manifest, steps: int | None = None) -> SamplerEntry:
+    """The sampler of that many steps, or the default one. BundleError E0609 where there is none."""
+    for entry in manifest.samplers:
+        if steps is None or entry.steps == steps:
+            return entry
+    held = ", ".join(str(count) for count in sorted(entry.steps for entry in manifest.samplers))
+    raise BundleError(
+        "E0609",
+        f"this bundle samples in {held} steps, not in {steps}",
+        f"ask for one of these, or compile another with `latentc compile SPEC --set sampler.steps={steps}`",
+    )
+
+
 def check_request(
     manifest: Manifest,
     entry: SamplerEntry,

@@ -26,7 +26,7 @@ Run = Callable[..., Any]
 def test_help_and_version(latentc: Run) -> None:
     help_text = latentc("--help")
     assert help_text.status == 0
-    verbs = "specs check show schema init explain emit train forward weights compile sample verify bench doctor"
+    verbs = "specs check show schema init explain emit train forward weights compile sample verify bench doctor deploy"
     assert all(f"\n  {verb} " in help_text.out for verb in verbs.split())
     assert latentc().out == help_text.out
     assert latentc("--version").out == f"latentc {__version__}\n"
@@ -211,6 +211,13 @@ def test_verify_and_bench(latentc: Run, tiny: Any) -> None:
     assert json.loads(done.out)["ok"] is True
     timed = latentc("bench", tiny.bundle, "--batch", "1", "--seconds", "0", "--json")
     assert [case["batch"] for case in json.loads(timed.out)["cases"]] == [1]
+
+
+def test_deploy(latentc: Run, tiny: Any) -> None:
+    text = latentc("deploy", "triton", tiny.bundle, "-o", "repo").out
+    assert text.startswith("repo: model tiny, ensemble (") and "tritonserver --model-repository /" in text
+    found = json.loads(latentc("deploy", "triton", tiny.bundle, "-o", "repo", "--kind", "sampler", "--json").out)
+    assert found["models"] == ["tiny"] and found["why"] == "asked for"
 
 
 def test_doctor(latentc: Run) -> None:

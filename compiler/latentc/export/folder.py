@@ -12,13 +12,14 @@ from latentc.diagnostics import Diagnostic, DiagnosticError
 
 
 @contextlib.contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path, what: str = "bundle", marker: str = "manifest.json") -> Iterator[Path]:
     """A temporary folder beside `target` that takes its place when the block ends well, and vanishes when it does not.
 
-    An older bundle at `target` is replaced in that moment. Raises DiagnosticError E0501 where the system refuses (disk
-    full, no permission), E0502 where `target` is something else than a bundle or an empty folder.
+    An older one at `target`, known by its file `marker`, is replaced in that moment. Raises DiagnosticError E0501 where
+    the system refuses (disk full, no permission), E0502 where `target` is something else than a `what` or an empty
+    folder.
     """
-    _refuse_foreign(target)
+    _refuse_foreign(target, what, marker)
     temporary = target.parent / f".{target.name}.{secrets.token_hex(6)}.tmp"
     try:
         try:
@@ -31,25 +32,21 @@ def new_folder(target: Path) -> Iterator[Path]:
         raise DiagnosticError(
             Diagnostic(
                 "E0501",
-                f"cannot write the bundle {target}: {error.strerror or error}",
+                f"cannot write the {what} {target}: {error.strerror or error}",
                 help="nothing was left behind; free some space or choose another place, then run again",
             )
         ) from error
 
 
-def _refuse_foreign(target: Path) -> None:
+def _refuse_foreign(target: Path, what: str, marker: str) -> None:
     if not target.exists() and not target.is_symlink():
         return
-    if (
-        target.is_symlink()
-        or not target.is_dir()
-        or (any(target.iterdir()) and not (target / "manifest.json").is_file())
-    ):
+    if target.is_symlink() or not target.is_dir() or (any(target.iterdir()) and not (target / marker).is_file()):
         raise DiagnosticError(
             Diagnostic(
                 "E0502",
-                f"{target} exists and is not a bundle",
-                help="choose another place for the bundle, or remove what is there yourself",
+                f"{target} exists and is not a {what} that latentc wrote",
+                help="choose another place, or remove what is there yourself",
             )
         )
 

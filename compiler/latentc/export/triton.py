@@ -1,0 +1,368 @@
+"""A bundle as a model repository of NVIDIA Triton: one model that samples, or an ensemble around the engine.
+
+sampler   one model of the Python backend that runs the bundle with latentc_runtime
+ensemble  NAME joins NAME_noise (seeds to noise), NAME_engine (the bundle's one engine) and NAME_images
+
+Both take `classes`, `seeds` and `guidance`, one value a sample, so that requests can share a batch, and give `samples`
+and, where these are pictures, `images`. What is served carries its own copy of latentc_runtime.
+
+Sources: Triton's documentation of model repositories and configurations, and its `model_config.proto`. Symbols: B
+batch, N rows of noise.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import onnx
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from onnx import helper
+
+import latentc_runtime
+from latentc import resources
+from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.export.folder import new_folder
+from latentc.export.store import copy_file
+from latentc_runtime.bundle import Bundle, write_manifest
+from latentc_runtime.manifest import EngineCall, FileEntry, Input, Manifest, Plan, SamplerEntry
+
+Kind = Literal["auto", "ensemble", "sampler"]
+Device = Literal["auto", "cpu", "cuda"]
+
+MARKER = "latentc.json"
+"""The file by which a repository is known as one that latentc wrote and may replace."""
+
+MAX_BATCH = 64
+"""Largest batch where the bundle names none."""
+
+_TYPES = {"f32": "FP32", "f16": "FP16", "f64": "FP64", "i32": "INT32", "i64": "INT64", "bool": "BOOL"}
+_KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "cuda": "KIND_GPU"}
+_BY_SAMPLE = "_by_sample"  # the engine input of per-step noise [N, B, ...] as Triton batches it, [B, N, ...]
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How models are served: instances of the one that computes, their device, microseconds a request may wait."""
+
+    instances: int = 1
+    device: Device = "auto"
+    delay: int = 1000
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of a model; `dims` without the batch. A `scalar` is a number a sample, sent as [B, 1]."""
+
+    name: str
+    type: str
+    dims: tuple[int, ...] = (1,)
+    scalar: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of an ensemble: {the model's tensor: the ensemble's}."""
+
+    model: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the configuration of one model says."""
+
+    name: str
+    about: str
+    max_batch: int
+    inputs: Sequence[Tensor]
+    outputs: Sequence[Tensor]
+    backend: str = ""
+    file: str = ""
+    plans: Mapping[str, str] = field(default_factory=dict)
+    steps: Sequence[Step] = ()
+    instances: int = 1
+    kind: str = "KIND_CPU"
+    delay: int = 0
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What was written: the model to ask, its kind, why that, and all models."""
+
+    model: str
+    kind: Literal["ensemble", "sampler"]
+    why: str
+    models: tuple[str, ...]
+
+
+def repository_from_bundle(
+    bundle: Bundle,
+    entry: SamplerEntry,
+    folder: Path,
+    kind: Kind = "auto",
+    name: str | None = None,
+    serving: Serving | None = None,
+) -> Deployment:
+    """Writes the sampler `entry` of a bundle as the model repository `folder`, which appears whole or not at all.
+
+    `name` is the model's (the bundle's), with what Triton does not take in names replaced. Raises DiagnosticError:
+    E0501, E0502 (the folder), E0507 (a kind that the bundle cannot take).
+    """
+    serving = serving or Serving()
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", name or bundle.manifest.name).strip("_") or "model"
+    chosen, why = _chosen(bundle.manifest, entry, kind)
+    models = (
+        _ensemble(bundle, entry, name, serving) if chosen == "ensemble" else [_sampler(bundle, entry, name, serving)]
+    )
+    with new_folder(folder, "Triton repository", MARKER) as target:
+        for model in models:
+            version = target / model.name / "1"
+            version.mkdir(parents=True)
+            (version.parent / "config.pbtxt").write_text(config_text(model), encoding="utf-8")
+            role = model.name.removeprefix(name)
+            if model.backend == "python":
+                _write_python(version, bundle, {"": "sampler", "_noise": "noise", "_images": "images"}[role])
+            elif not model.steps:
+                _write_engine(version, bundle, entry, model)
+        made = Deployment(name, chosen, why, tuple(model.name for model in models))
+        (target / MARKER).write_text(json.dumps({"bundle": bundle.manifest.name, **vars(made)}, indent=1) + "\n")
+    return made
+
+
+def config_text(model: Model) -> str:
+    """The model's config.pbtxt: an inference.ModelConfig in protobuf's text form."""
+    templates = resources.folder("templates") / "triton"
+    env = Environment(
+        loader=FileSystemLoader(templates), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )  # fmt: skip
+    env.filters["q"] = json.dumps  # escapes as protobuf's text form does
+    return env.get_template("config.pbtxt.j2").render(model=model)
+
+
+# ---- which kind
+
+
+def _chosen(manifest: Manifest, entry: SamplerEntry, kind: Kind) -> tuple[Literal["ensemble", "sampler"], str]:
+    if kind == "sampler":
+        return "sampler", "asked for"
+    hindrance = _hindrance(manifest, entry)
+    if kind == "ensemble" and hindrance is not None:
+        message = f"this bundle cannot be an ensemble: {hindrance}"
+        raise DiagnosticError(Diagnostic("E0507", message, help="use `--kind sampler`"))
+    if kind == "ensemble":
+        return "ensemble", "asked for"
+    if hindrance is None and manifest.engine == "openvino":
+        hindrance = "Triton's OpenVINO backend fills every batch up to the largest"
+    if hindrance is not None:
+        return "sampler", hindrance
+    return "ensemble", f"the engine is one file, which Triton runs itself ({entry.form})"
+
+
+def _hindrance(manifest: Manifest, entry: SamplerEntry) -> str | None:
+    """Why Triton cannot run the engine itself."""
+    if entry.form == "host":
+        return "its loop is driven by the host"
+    if manifest.engine == "tensorrt-rtx":
+        return "Triton has no backend for TensorRT-RTX"
+    if manifest.engine == "openvino" and manifest.precision != "bf16":
+        return "Triton's OpenVINO backend cannot be told to compute in fp32"
+    if manifest.engine == "tensorrt" and any(i.per_step is not None for i in entry.inputs):
+        return "its plan takes noise by step and then by sample, and Triton batches by sample first"
+    return None
+
+
+# ---- the models
+
+
+def _asked(entry: SamplerEntry) -> list[Tensor]:
+    guidance = [Tensor("guidance", "TYPE_FP32", optional=True)] if entry.guidance else []
+    return [Tensor("classes", "TYPE_INT64"), Tensor("seeds", "TYPE_UINT64"), *guidance]
+
+
+def _samples(manifest: Manifest) -> Tensor:
+    return Tensor("samples", f"TYPE_{_TYPES[manifest.output.dtype]}", manifest.output.shape)
+
+
+def _images(manifest: Manifest) -> list[Tensor]:
+    """The output `images`; none of latents and codes, which are no pictures yet."""
+    output = manifest.output
+    if output.tokens is not None:
+        channels, height, width = output.tokens.image
+    elif output.range is not None and len(output.shape) == 3:
+        channels, height, width = output.shape
+    else:
+        return []
+    return [Tensor("images", "TYPE_UINT8", (height, width, channels))]
+
+
+def _sampler(bundle: Bundle, entry: SamplerEntry, name: str, serving: Serving) -> Model:
+    manifest = bundle.manifest
+    device: Device = "cpu" if manifest.engine == "openvino" else serving.device
+    threads = {} if serving.threads is None else {"threads": str(serving.threads)}
+    return Model(
+        name,
+        f"Samples of {manifest.name} in {entry.steps} steps.",
+        entry.max_batch or MAX_BATCH,
+        _asked(entry),
+        [_samples(manifest), *_images(manifest)],
+        backend="python",
+        instances=serving.instances,
+        kind=_KINDS[device],
+        delay=serving.delay,
+        parameters={"steps": str(entry.steps), **threads},
+    )
+
+
+def _ensemble(bundle: Bundle, entry: SamplerEntry, name: str, serving: Serving) -> list[Model]:
+    manifest, most = bundle.manifest, entry.max_batch or MAX_BATCH
+    samples, images = _samples(manifest), _images(manifest)
+    made = {i.name: _engine_tensor(i) for i in entry.inputs}
+    noise = Model(
+        f"{name}_noise",
+        f"Inputs of {name}_engine from classes, seeds and guidance.",
+        most,
+        _asked(entry),
+        [replace(t, scalar=False) for t in made.values()],
+        backend="python",
+        parameters={"steps": str(entry.steps)},
+    )
+    engine = _engine(
+        bundle, entry, name, [replace(t, name=_engine_name(entry, t.name)) for t in made.values()], serving
+    )
+    first = {t.name: t.name for t in noise.inputs}
+    steps = [
+        Step(noise.name, first, {n: f"noise.{n}" for n in made}),
+        Step(engine.name, {_engine_name(entry, n): f"noise.{n}" for n in made}, {engine.outputs[0].name: "samples"}),
+    ]
+    models = [noise, engine]
+    if images:
+        pictures = Model(f"{name}_images", "Samples as pictures.", most, [samples], images, backend="python")
+        steps.append(Step(pictures.name, {"samples": "samples"}, {"images": "images"}))
+        models.append(pictures)
+    about = f"Samples of {manifest.name} in {entry.steps} steps: {', '.join(model.name for model in models)}."
+    return [Model(name, about, most, noise.inputs, [samples, *images], steps=steps), *models]
+
+
+def _engine(bundle: Bundle, entry: SamplerEntry, name: str, inputs: Sequence[Tensor], serving: Serving) -> Model:
+    manifest = bundle.manifest
+    result = replace(_samples(manifest), name=next(iter(_call(entry).outputs.values())))
+    made_for = " ".join(filter(None, (manifest.engine, manifest.versions.get(manifest.engine))))
+    common = Model(
+        f"{name}_engine",
+        f"The engine of {manifest.name}, made for {made_for}.",
+        entry.max_batch or MAX_BATCH,
+        inputs,
+        [result],
+        instances=serving.instances,
+        kind=_KINDS[serving.device],
+        delay=serving.delay,
+    )
+    match manifest.engine:
+        case "tensorrt":
+            plans = _plans(manifest, entry)
+            numbers = {f"{cc[:-1]}.{cc[-1]}": plan.plan for cc, plan in plans.items()}
+            file = next(iter(plans.values())).plan
+            return replace(common, backend="tensorrt", kind="KIND_GPU", file=file, plans=numbers)
+        case "openvino":
+            settings = {"HINT_BF16": "YES", "NUM_STREAMS": "1", "PERFORMANCE_HINT": "LATENCY"}
+            threads = {} if serving.threads is None else {"INFERENCE_NUM_THREADS": str(serving.threads)}
+            settings |= {"ENABLE_BATCH_PADDING": "YES", **threads}
+            return replace(common, backend="openvino", kind="KIND_CPU", file="model.onnx", parameters=settings)
+    threads = {} if serving.threads is None else {"intra_op_thread_count": str(serving.threads)}
+    return replace(common, backend="onnxruntime", file="model.onnx", parameters=threads)
+
+
+def _engine_tensor(i: Input) -> Tensor:
+    """An input of the engine as Triton batches it."""
+    dims = i.sample_shape if i.per_step is None else (i.per_step, *i.sample_shape)
+    return Tensor(i.name, f"TYPE_{_TYPES[i.dtype]}", dims or (1,), scalar=not dims)
+
+
+def _engine_name(entry: SamplerEntry, variable: str) -> str:
+    """The engine's name for an input of the sampler."""
+    inner = next(inner for inner, outer in _call(entry).inputs.items() if outer == variable)
+    by_step = next(i for i in entry.inputs if i.name == variable).per_step is not None
+    return inner + _BY_SAMPLE if by_step else inner
+
+
+def _call(entry: SamplerEntry) -> EngineCall:
+    (call,) = entry.program
+    assert isinstance(call, EngineCall), "forms unroll and loop are one call"
+    return call
+
+
+def _plans(manifest: Manifest, entry: SamplerEntry) -> dict[str, Plan]:
+    file = _call(entry).file
+    return {plan.capability.removeprefix("sm"): plan for plan in manifest.plans if plan.file == file}
+
+
+# ---- their files
+
+
+def _write_python(version: Path, bundle: Bundle, role: str) -> None:
+    """model.py with what it imports beside it; a sampler gets the whole bundle, the others its manifest."""
+    templates = resources.folder("templates") / "triton"
+    shutil.copyfile(templates / f"{role}.py", version / "model.py")
+    shutil.copyfile(templates / "served.py", version / "served.py")
+    runtime = Path(latentc_runtime.__file__).parent
+    shutil.copytree(runtime, version / "latentc_runtime", ignore=shutil.ignore_patterns("__pycache__"))
+    if role != "sampler":
+        shutil.copyfile(bundle.path("manifest.json"), version / "manifest.json")
+        return
+    target = version / "bundle"
+    manifest = bundle.manifest
+    for name, source in _files(bundle, (*manifest.files, *manifest.references)).items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        copy_file(source, target / name)
+    # What was referenced lies in this copy as well, which may be served elsewhere.
+    own = {n: FileEntry(r.sha256, r.size) for n, r in manifest.references.items()}
+    write_manifest(target, replace(manifest, files={**manifest.files, **own}, references={}))
+
+
+def _write_engine(version: Path, bundle: Bundle, entry: SamplerEntry, model: Model) -> None:
+    if model.plans:
+        for plan in model.plans.values():
+            copy_file(bundle.path(plan), version / plan)
+        return
+    # ONNX Runtime's backend takes a folder with what a graph needs beside it; OpenVINO's a file.
+    place = version / "model.onnx" if model.backend == "onnxruntime" else version
+    place.mkdir(exist_ok=True)
+    graph = onnx.load(str(bundle.path(_call(entry).file)), load_external_data=False)
+    _batch_first(graph.graph, [i for i in entry.inputs if i.per_step is not None], entry)
+    (place / "model.onnx").write_bytes(graph.SerializeToString(deterministic=True))
+    wanted = [n for n in (*bundle.manifest.files, *bundle.manifest.references) if n.startswith("weights/")]
+    for name, source in _files(bundle, wanted).items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        copy_file(source, place / name)
+
+
+def _files(bundle: Bundle, names: Sequence[str]) -> dict[str, Path]:
+    references = bundle.manifest.references
+    return {n: Path(references[n].location) if n in references else bundle.path(n) for n in names}
+
+
+def _batch_first(graph: onnx.GraphProto, inputs: Sequence[Input], entry: SamplerEntry) -> None:
+    """Inputs [N, B, ...] become [B, N, ...], the first node of each turning it back."""
+    for given in inputs:
+        inner = _engine_name(entry, given.name).removesuffix(_BY_SAMPLE)
+        declared = next(value for value in graph.input if value.name == inner)
+        declared.name += _BY_SAMPLE
+        dims = declared.type.tensor_type.shape.dim
+        first, second = (type(dims[0]).FromString(dims[k].SerializeToString()) for k in (0, 1))
+        dims[0].CopyFrom(second)
+        dims[1].CopyFrom(first)
+        perm = [1, 0, *range(2, len(dims))]
+        graph.node.insert(0, helper.make_node("Transpose", [declared.name], [inner], perm=perm))
+
+
+__all__ = ["MARKER", "Deployment", "Device", "Kind", "Model", "Serving", "config_text", "repository_from_bundle"]

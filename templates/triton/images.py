@@ -1,0 +1,27 @@
+"""Samples as pictures."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))  # latentc_runtime and served.py lie beside this file
+
+import numpy as np
+import served
+
+from latentc_runtime.images import images_from_samples
+
+
+class TritonPythonModel:
+    """Triton's interface: one instance serves all requests of a batch."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        self.manifest = served.manifest_beside(__file__)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return served.each(requests, self.answer)
+
+    def answer(self, request: Any) -> dict[str, np.ndarray]:
+        return {"images": images_from_samples(served.array_of(request, "samples"), self.manifest.output)}
