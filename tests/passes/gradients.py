@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from latentc.ir.core import parameters
+from latentc.ir.core import own_parameters
 from latentc.ir.inits import INITS
 from latentc.ir.interpret import Interpreter
 
@@ -12,7 +12,7 @@ def weights_of(module, function, seed=0):
     rng = np.random.default_rng(seed)
     shapes = {
         path: (p.init, tuple(map(int, p.type.shape)))
-        for path, p in parameters(module, module.entries.get(function, function)).items()
+        for path, p in own_parameters(module, module.entries.get(function, function)).items()
     }
     return {
         path: INITS[init.kind](rng, shape, **init.args) + 0.1 * rng.standard_normal(shape)

@@ -19,6 +19,7 @@ from onnx import TensorProto
 
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.export.graph import stored
+from latentc.export.recipes import expr_from_recipe
 from latentc.ir.core import Param
 from latentc.ir.inits import DETERMINISTIC, INITS
 from latentc.weights import Array, Expr, Stored, cast, is_identity, write_safetensors
@@ -38,10 +39,14 @@ def initial_value(param: Param) -> np.ndarray[Any, Any]:
 
 
 def expression(weights: Mapping[str, Expr], path: str, param: Param) -> Expr:
-    """The weight of `path` in the param's dtype; computed where the file lacks a buffer that can be.
+    """The weight of `path` in the param's dtype; computed where the file lacks a buffer that can be, or by its recipe.
 
     Raises DiagnosticError E0410 for a weight that is missing or has another shape.
     """
+    if param.recipe is not None:
+        prefix = path.removesuffix(param.name)
+        made = expr_from_recipe(param.recipe, lambda own: expression(weights, prefix + own.name, own))
+        return cast(made, param.type.dtype)
     found = weights.get(path)
     if found is None:
         if param.kind == "buffer" and param.init.kind in DETERMINISTIC:

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Value, frozen
+from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Recipe, Value, frozen
 from latentc.ir.ops import OPS, OpError
 from latentc.ir.ops.control import call_types, guided_types, loop_types
+from latentc.ir.recipes import MADE, recipe_type
 from latentc.ir.types import B, Dim, Named, Sym, TensorType, f32, i64, product, source_of
 from latentc.ir.var import Var
 
@@ -155,6 +156,13 @@ class Builder:
             self._params[name] = Param(Value(name, type), Init(init, args), kind)
         elif self._params[name].type != type:
             raise OpError(f"param {name} is {self._params[name].type} and {type} in {self.name}")
+        return Var(self._params[name].value, self)
+
+    def made(self, name: str, recipe: Recipe) -> Var:
+        """A param `name` made of the model's weights; asked for twice, it is the same one. OpError: ill-typed."""
+        if name not in self._params:
+            self._names.add(name)
+            self._params[name] = Param(Value(name, recipe_type(recipe)), MADE, "weight", recipe)
         return Var(self._params[name].value, self)
 
     def constant(self, value: Any, dtype: str | None = None, out: str = "c") -> Var:

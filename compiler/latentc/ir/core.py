@@ -37,12 +37,29 @@ class Init:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Recipe:
+    """What a pass made of a model's weights: a row of `latentc.ir.recipes.RECIPES` applied to `args`.
+
+    Params among `args` are weights of the model, by their names in the function whose param this is the recipe of.
+    """
+
+    op: str
+    args: tuple[Recipe | Param, ...]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Param:
-    """A weight (learned, in every weights file) or buffer (state; computed from `init` where a file lacks it)."""
+    """A weight (learned, in every weights file), a buffer (state; computed from `init` where a file lacks it), or
+    `calibrated` (measured: what calibration gives under this path).
+
+    With a `recipe` no file holds it: it is made of weights that one does.
+    """
 
     value: Value
     init: Init
     kind: str = "weight"
+    recipe: Recipe | None = None
 
     @property
     def name(self) -> str:
@@ -128,6 +145,26 @@ def frozen(value: Any) -> Any:
     return value
 
 
+def ingredients(made: Recipe | Param) -> list[Param]:
+    """The model's own weights that a recipe, or a param, comes from, in order of appearance."""
+    if isinstance(made, Param):
+        return ingredients(made.recipe) if made.recipe else [made]
+    return [param for arg in made.args for param in ingredients(arg)]
+
+
+def moved(recipe: Recipe | None, prefix: str) -> Recipe | None:
+    """The recipe as seen from outside a call under `prefix`."""
+    if recipe is None or not prefix:
+        return recipe
+
+    def arg(made: Recipe | Param) -> Recipe | Param:
+        if isinstance(made, Param):
+            return replace(made, value=Value(join(prefix, made.name), made.type), recipe=moved(made.recipe, prefix))
+        return Recipe(made.op, tuple(arg(a) for a in made.args), made.attrs)
+
+    return Recipe(recipe.op, tuple(arg(a) for a in recipe.args), recipe.attrs)
+
+
 def join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix and name else prefix or name
 
@@ -142,6 +179,15 @@ def parameters(module: Module, function: str, prefix: str = "") -> dict[str, Par
         for callee in callees(node):
             found.update(parameters(module, callee, join(prefix, node.attrs.get("name", ""))))
     return found
+
+
+def own_parameters(module: Module, function: str) -> dict[str, Param]:
+    """{state-dict path: Param} of the model's own weights that a function's come from: no param with a recipe."""
+    return {
+        path.removesuffix(param.name) + own.name: own
+        for path, param in parameters(module, function).items()
+        for own in ingredients(param)
+    }
 
 
 def reachable(module: Module, roots: tuple[str, ...] | None = None) -> list[str]:

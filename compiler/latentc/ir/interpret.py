@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.core import Function, Module, Node, Value, join
+from latentc.ir.core import Function, Module, Node, Param, Value, join
 from latentc.ir.ops import OPS
+from latentc.ir.recipes import evaluate
 from latentc.ir.types import FLOATS, NUMPY, TensorType, unify
 
 Array = np.ndarray[Any, Any]
@@ -49,17 +50,22 @@ class Interpreter:
             raise ValueError(f"{name} is {list(array.shape)}; wants {type}{known}")
         return array
 
-    def _weight(self, path: str, type: TensorType) -> Array:
+    def _weight(self, prefix: str, param: Param) -> Array:
+        path = join(prefix, param.name)
         if path not in self._weights:
-            if path not in self.params:
-                raise ValueError(f"no weight {path}; wants {type}")
-            self._weights[path] = self._typed(self.params[path], type, path, {})
+            if param.recipe is not None:
+                value = evaluate(param.recipe, lambda own: self._weight(prefix, own))
+            elif path in self.params:
+                value = self.params[path]
+            else:
+                raise ValueError(f"no weight {path}; wants {param.type}")
+            self._weights[path] = self._typed(value, param.type, path, {})
         return self._weights[path]
 
     def _function(self, fn: Function, inputs: Sequence[Array], prefix: str) -> list[Array]:
         env: dict[Value, Array] = dict(zip(fn.inputs, inputs, strict=True))
         for param in fn.params:
-            env[param.value] = self._weight(join(prefix, param.name), param.type)
+            env[param.value] = self._weight(prefix, param)
         for node in fn.nodes:
             outs = self.node(node, [env[v] for v in node.inputs], prefix)
             env.update(zip(node.outputs, outs, strict=True))

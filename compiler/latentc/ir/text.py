@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Value
+from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Recipe, Value
+from latentc.ir.recipes import MADE
 from latentc.ir.types import NUMPY, Named, Sym, TensorType
 
 HEADER = "latentc-ir 1"
@@ -95,6 +96,20 @@ def node_text(node: Node, full: bool = False) -> str:
     return f"{outs} = {node.op}({ins}){attrs}{loc}"
 
 
+def _param_text(param: Param, full: bool) -> str:
+    made = param.recipe
+    how = f"{param.init.kind} {attrs_text(param.init.args, full)}" if made is None else recipe_text(made, full)
+    return f"{param.kind} %{param.name}: {param.type} = {how}"
+
+
+def recipe_text(made: Recipe | Param, full: bool = True) -> str:
+    """A recipe as text, the weights it starts from in brackets."""
+    if isinstance(made, Param):
+        return f"[{_param_text(made, full)}]"
+    attrs = f" {attrs_text(made.attrs, full)}" if made.attrs else ""
+    return f"{made.op}({', '.join(recipe_text(arg, full) for arg in made.args)}){attrs}"
+
+
 def _function_lines(fn: Function, full: bool) -> Iterator[str]:
     origin = f" = {fn.origin.cls}.{fn.origin.method} {attrs_text(fn.origin.args, full)}" if fn.origin else ""
     inputs = ", ".join(f"%{v.name}: {v.type}" for v in fn.inputs)
@@ -102,7 +117,7 @@ def _function_lines(fn: Function, full: bool) -> Iterator[str]:
     if fn.doc:
         yield f"  doc {json.dumps(fn.doc)}"
     for p in fn.params:
-        yield f"  {p.kind} %{p.name}: {p.type} = {p.init.kind} {attrs_text(p.init.args, full)}"
+        yield f"  {_param_text(p, full)}"
     for node in fn.nodes:
         yield f"  {node_text(node, full)}"
     yield f"  return {', '.join('%' + v.name for v in fn.outputs)}"
@@ -254,6 +269,27 @@ def _values(text: str) -> list[Value]:
     return result
 
 
+_PARAM = re.compile(r"(weight|buffer|calibrated) (%\S+): (.*?) = (\w+)([ (].*)$")
+
+
+def _param(text: str) -> Param:
+    m = _PARAM.match(text)
+    if not m:
+        raise TextError(f"not a param: {text!r}")
+    value = Value(_name(m[2]), _type(m[3]))
+    if m[5].startswith(" "):
+        return Param(value, Init(m[4], _attrs(m[5].strip())), m[1])
+    return Param(value, MADE, m[1], _recipe(m[4] + m[5]))
+
+
+def _recipe(text: str) -> Recipe:
+    op, _, _ = text.partition("(")
+    close = _closing(text, len(op), "(")
+    args = [_param(a[1:-1]) if a.startswith("[") else _recipe(a) for a in _split_top(text[len(op) + 1 : close])]
+    rest = text[close + 1 :].strip()
+    return Recipe(op, tuple(args), _attrs(rest) if rest else {})
+
+
 class _FunctionText:
     """A function being read, line by line."""
 
@@ -282,10 +318,10 @@ class _FunctionText:
             raise TextError(f"{self.name} goes on after its return")
         if line.startswith("doc "):
             self.doc = _string(line[4:])
-        elif m := re.match(r"(weight|buffer) (%\S+): (.*) = (\w+) (\{.*\})$", line):
-            value = Value(_name(m[2]), _type(m[3]))
-            self.env[value.name] = value
-            self.params.append(Param(value, Init(m[4], _attrs(m[5])), m[1]))
+        elif _PARAM.match(line):
+            param = _param(line)
+            self.env[param.name] = param.value
+            self.params.append(param)
         elif m := re.match(r"return( |$)", line):
             self.outputs = self._used(line[m.end() :])
         else:

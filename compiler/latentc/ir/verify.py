@@ -12,9 +12,10 @@ from typing import Any
 
 import networkx as nx
 
-from latentc.ir.core import Function, Module, Node, Value, callees, frozen, parameters
+from latentc.ir.core import Function, Module, Node, Param, Value, callees, frozen, parameters
 from latentc.ir.ops import CONTROL, OPS, OpError
 from latentc.ir.ops.control import call_types, guided_types, loop_types
+from latentc.ir.recipes import recipe_type
 from latentc.ir.text import node_text
 from latentc.ir.types import NUMPY, TensorType
 
@@ -107,6 +108,9 @@ def _verify_function(module: Module, fn: Function, stage: str) -> None:
 
     for value in (*fn.inputs, *(p.value for p in fn.params)):
         define(value, "the signature")
+    for param in fn.params:
+        if wrong := _recipe_fault(param):
+            raise VerifyError(fn.name, wrong)
     if fn.origin and not (fn.origin.cls.isidentifier() and fn.origin.method.isidentifier()):
         raise VerifyError(fn.name, f"origin {fn.origin.cls}.{fn.origin.method} is not a method of a class")
     for index, node in enumerate(fn.nodes):
@@ -120,6 +124,18 @@ def _verify_function(module: Module, fn: Function, stage: str) -> None:
     for value in fn.outputs:
         if value not in known:
             raise VerifyError(fn.name, f"output {value.name} is not defined", _around(fn, len(fn.nodes)))
+
+
+def _recipe_fault(param: Param) -> str:
+    """What is wrong with a param's recipe, which may be cast to another float dtype at its end; empty if nothing."""
+    if param.recipe is None:
+        return ""
+    try:
+        made = recipe_type(param.recipe)
+    except (OpError, LookupError, TypeError, ValueError) as error:
+        return f"the recipe of {param.name} is ill-typed: {error}"
+    same = made.shape == param.type.shape and (made == param.type or (made.is_float and param.type.is_float))
+    return "" if same else f"{param.name} is {param.type}; its recipe makes {made}"
 
 
 def _owner(fn: Function) -> Hashable:

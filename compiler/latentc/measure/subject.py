@@ -16,11 +16,13 @@ import numpy as np
 from latentc.checkpoint import buffer, computed
 from latentc.components.contract import Lowered, Network, SampleProgram
 from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.export.recipes import recovered
 from latentc.ir.core import Param, Value, parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.measure.emitted import Emitted
 from latentc.measure.forward import needed
+from latentc.pipeline import optimised
 from latentc.spec import Spec, load_spec
 from latentc.weights import Array as InMemory
 from latentc.weights import Expr, Stored, materialise
@@ -106,18 +108,21 @@ def open_subject(path: str | os.PathLike[str], device: str = "cpu") -> Subject:
     folder = pipeline.bundle.folder
     spec = load_spec(folder / "spec.yaml")
     lowered = lower(spec, pipeline.steps)
-    return Subject(folder, pipeline, spec, lowered, weights_of(pipeline, lowered))
+    return Subject(folder, pipeline, spec, lowered, weights_of(pipeline, spec, lowered))
 
 
-def weights_of(pipeline: Pipeline, lowered: Lowered) -> dict[str, Expr]:
+def weights_of(pipeline: Pipeline, spec: Spec, lowered: Lowered) -> dict[str, Expr]:
     """{path: tensor} of a bundle's samplers: what its ONNX files refer to, computed buffers where they hold none.
 
     DiagnosticError E0410 for a weight of the spec that no file of the bundle has.
     """
     params: dict[str, Param] = {}
+    exported: dict[str, Param] = {}
+    module = optimised(lowered, spec).module
     for program in lowered.programs:
         params.update(parameters(lowered.module, lowered.module.entries[program.entry]))
-    held = _initialisers(pipeline)
+        exported.update(parameters(module, module.entries[program.entry]))
+    held = recovered(exported, _initialisers(pipeline))
     missing = [name for name, param in params.items() if name not in held and not computed(param)]
     if missing:
         raise DiagnosticError(

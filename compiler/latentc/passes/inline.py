@@ -7,11 +7,12 @@ The last pass before a backend. Bodies of loops stay functions, one for each pla
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from latentc.ir.core import Function, Module, Node, Param, Value, join
+from latentc.ir.core import Function, Module, Node, Param, Value, join, moved
 from latentc.ir.types import Dim, Sym, TensorType, i64, substitute, unify
 
 Sizes = Mapping[str, Dim]
@@ -39,9 +40,11 @@ class _Scope:
                 self._taken[candidate] = 1
                 return candidate
 
-    def param(self, path: str, param: Param) -> Value:
+    def param(self, prefix: str, param: Param) -> Value:
+        path = join(prefix, param.name)
         if path not in self.params:
-            self.params[path] = Param(Value(self.fresh(path), param.type), param.init, param.kind)
+            value = Value(self.fresh(path), param.type)
+            self.params[path] = replace(param, value=value, recipe=moved(param.recipe, prefix))
         return self.params[path].value
 
     def add(self, op: str, ins: Sequence[Value], name: str, type: TensorType, **attrs: Any) -> Value:
@@ -78,7 +81,7 @@ class _Inliner:
         """Writes the nodes of `fn` applied to `inputs` at `prefix`; returns its outputs."""
         env = dict(zip(fn.inputs, inputs, strict=True))
         for param in fn.params:
-            env[param.value] = scope.param(join(prefix, param.name), param)
+            env[param.value] = scope.param(prefix, param)
         for node in fn.nodes:
             ins = tuple([env[v] for v in node.inputs])
             if node.op == "call":

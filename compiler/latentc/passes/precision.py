@@ -13,13 +13,14 @@ all methods of its class. In a sampler a carried value is half only if nothing c
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
 
 from latentc.ir.builder import ModuleBuilder
-from latentc.ir.core import Function, Module, Node, Param, Value, callees, frozen
+from latentc.ir.core import Function, Module, Node, Value, callees, frozen
 from latentc.ir.types import FLOATS
 from latentc.passes.rewrite import Rewriter
 
@@ -145,7 +146,7 @@ class _Narrowing:
             return Value(v.name, v.type.with_dtype(self.dtype)) if v in narrow else v
 
         inputs = tuple(retyped(v) for v in fn.inputs)
-        params = tuple(p if p.value not in narrow else Param(retyped(p.value), p.init, p.kind) for p in fn.params)
+        params = tuple(p if p.value not in narrow else replace(p, value=retyped(p.value)) for p in fn.params)
         b = Rewriter(self.owner, fn.with_(inputs=inputs, params=params))
         body = _Body(self, b, fn, dict(zip(fn.inputs, inputs, strict=True)))
         body.env.update((old.value, new.value) for old, new in zip(fn.params, params, strict=True))

@@ -3,6 +3,7 @@
 from latentc.weights.expr import (
     Array,
     Cast,
+    Computed,
     Concatenate,
     Expr,
     Reshape,
@@ -29,6 +30,7 @@ from latentc.weights.safetensors import read_safetensors, write_safetensors
 __all__ = [
     "Array",
     "Cast",
+    "Computed",
     "Concatenate",
     "Expr",
     "Reshape",

@@ -9,7 +9,7 @@ Elements are in C order and little-endian.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -169,7 +169,17 @@ class Cast:
         return self.inner.shape
 
 
-Expr: TypeAlias = Stored | Array | Transpose | Reshape | Slice | Concatenate | Cast
+@dataclass(frozen=True, eq=False)
+class Computed:
+    """What a function of arrays makes of `parts`, each of them whole in memory while it does."""
+
+    parts: tuple[Expr, ...]
+    compute: Callable[[list[np.ndarray]], np.ndarray]
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+Expr: TypeAlias = Stored | Array | Transpose | Reshape | Slice | Concatenate | Cast | Computed
 
 
 def transpose(expr: Expr, perm: Sequence[int]) -> Expr:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from latentc.diagnostics import Diagnostic, DiagnosticError
-from latentc.weights.expr import Array, Cast, Concatenate, Expr, Reshape, Slice, Stored, Transpose
+from latentc.weights.expr import Array, Cast, Computed, Concatenate, Expr, Reshape, Slice, Stored, Transpose
 
 BLOCK = 4 << 20
 """Bytes that `blocks` and `stream` hold at a time where the expression allows it."""
@@ -36,6 +36,8 @@ def materialise(expr: Expr) -> np.ndarray:
             return np.concatenate([materialise(part) for part in parts], axis)
         case Cast(inner, dtype):
             return materialise(inner).astype(dtype)
+        case Computed(parts, compute, dtype):
+            return compute([materialise(part) for part in parts]).astype(dtype, copy=False)
 
 
 def blocks(expr: Expr, limit: int = BLOCK) -> Iterator[np.ndarray]:

@@ -1,0 +1,101 @@
+"""Recipes of params as lazy weight expressions, and back: the model's weights from what a bundle holds."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+
+from latentc.ir.core import Param, Recipe
+from latentc.ir.recipes import RECIPES, recipe_type
+from latentc.ir.text import recipe_text
+from latentc.ir.types import TensorType
+from latentc.weights import Computed, Expr, concatenate, dtype_from_name, slice_axis
+
+
+def expr_from_recipe(made: Recipe | Param, weight: Callable[[Param], Expr]) -> Expr:
+    """What a recipe makes, not read yet; `weight` gives the model's weights."""
+    if isinstance(made, Param):
+        return weight(made) if made.recipe is None else expr_from_recipe(made.recipe, weight)
+    parts = [expr_from_recipe(arg, weight) for arg in made.args]
+    if made.op == "concat":  # parts that lie side by side in a file stay one range of it
+        return concatenate(parts, made.attrs["axis"])
+    type = recipe_type(made)
+    row, attrs = RECIPES[made.op], made.attrs
+    return Computed(tuple(parts), lambda xs: row.evaluate(xs, attrs), dtype_from_name(type.dtype), _shape(type))
+
+
+def recovered(params: Mapping[str, Param], held: Mapping[str, Expr]) -> dict[str, Expr]:
+    """The model's weights by path, from the values `held` of params by path; those that cannot be found are left out.
+
+    Of a weight that was rounded it is the nearest that is known: a quantised one comes back as it dequantises.
+    """
+    found = {path: held[path] for path, param in params.items() if param.recipe is None and path in held}
+    made: dict[tuple[str, str], Expr] = {}  # value of a recipe, by the prefix of its function and its text
+    for path, param in params.items():
+        if param.recipe is not None and path in held:
+            made[path.removesuffix(param.name), recipe_text(param.recipe)] = held[path]
+    for path, param in params.items():
+        if param.recipe is not None and path in held:
+            prefix = path.removesuffix(param.name)
+            known = functools.partial(_known, prefix, found, made)
+            for leaf, expr in _undone(param.recipe, held[path], known):
+                found.setdefault(prefix + leaf.name, expr)
+    return found
+
+
+def _known(
+    prefix: str, found: Mapping[str, Expr], made: Mapping[tuple[str, str], Expr], arg: Recipe | Param
+) -> Expr | None:
+    if isinstance(arg, Param) and arg.recipe is None:
+        return found.get(prefix + arg.name)
+    return made.get((prefix, recipe_text(_recipe(arg))))
+
+
+def _undone(
+    recipe: Recipe, value: Expr, known: Callable[[Recipe | Param], Expr | None]
+) -> Iterator[tuple[Param, Expr]]:
+    """The model's weights that a recipe's value gives back."""
+    start = 0
+    for i, arg in enumerate(recipe.args):
+        shape = _shape(recipe_type(arg))
+        if recipe.op == "concat":
+            axis = recipe.attrs["axis"]
+            result: Expr | None = slice_axis(value, axis, start, start + shape[axis])
+            start += shape[axis]
+        else:
+            result = _operand(recipe, i, value, known)
+        if result is None:
+            continue
+        if isinstance(arg, Param) and arg.recipe is None:
+            yield arg, result
+        else:
+            yield from _undone(_recipe(arg), result, known)
+
+
+def _operand(recipe: Recipe, index: int, value: Expr, known: Callable[[Recipe | Param], Expr | None]) -> Expr | None:
+    """Operand `index` from the value of a recipe; None where its op does not give it back."""
+    undo = RECIPES[recipe.op].undo.get(index)
+    others = [known(arg) for i, arg in enumerate(recipe.args) if i != index]
+    given = [other for other in others if other is not None]
+    if undo is None or len(given) < len(others):
+        return None
+    type = recipe_type(recipe.args[index])
+    return Computed(
+        (value, *given),
+        lambda arrays: undo(arrays[0], arrays[1:], recipe.attrs),
+        dtype_from_name(type.dtype),
+        _shape(type),
+    )
+
+
+def _recipe(arg: Recipe | Param) -> Recipe:
+    made = arg.recipe if isinstance(arg, Param) else arg
+    assert made is not None
+    return made
+
+
+def _shape(type: TensorType) -> tuple[int, ...]:
+    return tuple(int(d) for d in type.shape)  # type: ignore[arg-type]
+
+
+__all__ = ["expr_from_recipe", "recovered"]
