@@ -26,12 +26,13 @@ def ours(folder: Path, whole: bool) -> dict[str, Any]:
     begin = time.perf_counter()
     from latentc.export.bundle import bundle_from_lowered, onnx_from_network
     from latentc.lower import lower
+    from latentc.pipeline import optimised
     from latentc.spec import load_spec, resolved_yaml
     from latentc.weights import read_safetensors
 
     imported = time.perf_counter()
     spec = load_spec("dit", "XL/2")
-    lowered = lower(spec)
+    lowered = optimised(lower(spec), spec)
     weights = read_safetensors(folder / "weights.safetensors")
     if whole:
         bundle_from_lowered(

@@ -19,6 +19,7 @@ from latentc.export.bundle import bundle_from_lowered
 from latentc.ir.core import parameters
 from latentc.lower import lower
 from latentc.measure.bench import bench
+from latentc.pipeline import optimised
 from latentc.spec import load_spec, resolved_yaml
 from latentc.weights import Array
 
@@ -34,6 +35,7 @@ def compiled(folder: Path) -> Path:
         for name, p in params.items()
         if p.kind == "weight"
     }
+    lowered = optimised(lowered, spec)
     bundle_from_lowered(lowered, spec, {"main": weights}, folder, spec_text=resolved_yaml(spec), max_batch=64)
     return folder
 

@@ -28,6 +28,7 @@ from latentc.ir.report import flops
 from latentc.lower import lower
 from latentc.measure.forward import module_from_source
 from latentc.measure.tolerances import relative_error
+from latentc.pipeline import optimised
 from latentc.spec import load_spec
 from latentc.weights import Array, materialise
 from latentc_runtime.backends import open_backend
@@ -71,13 +72,16 @@ def _paths(folder: Path, threads: int, export: bool) -> tuple[dict[str, Callable
         "t": np.linspace(0, 999, BATCH).astype(np.float32),
         "y": np.arange(BATCH),
     }
-    model, external = onnx_from_network(lowered, "main", "forward", weights, folder)
     calls: dict[str, Callable[[], Any]] = {}
     for name, engine, precision in (
         ("latentc, ONNX Runtime fp32", "onnxruntime", "fp32"),
         ("latentc, OpenVINO fp32", "openvino", "fp32"),
         ("latentc, OpenVINO bf16", "openvino", "bf16"),
     ):
+        target = load_spec("dit", "S/2", [f"target.engine={engine}", f"target.precision={precision}"])
+        place = folder / f"{engine}-{precision}"
+        place.mkdir()
+        model, external = onnx_from_network(optimised(lowered, target), "main", "forward", weights, place)
         calls[name] = _engine_call(engine, precision, threads, model, external, feed)
     net = module_from_source(model_source(lowered), "model").build().eval()  # type: ignore[attr-defined]
     kept = net.state_dict()

@@ -175,7 +175,7 @@ def forward(
     spec, lowered = _lowered(source, variant, overrides)
     main = "main" if "main" in lowered.networks else next(iter(lowered.networks))
     tensors = network_weights(spec, lowered, weights, names, key)[main]
-    return run_network(lowered, tensors, inputs, backend, main)
+    return run_network(spec, lowered, tensors, inputs, backend, main)
 
 
 def forward_file(source: Source, weights: Path | str, inputs: Path | str, output: Path | str, *args: Any) -> None:
@@ -306,7 +306,6 @@ def compile(
         bundle,
         spec_text=resolved_yaml(spec),
         form=form or spec.target.form,
-        guidance=spec.optimize.guidance,
         by_reference=by_reference,
         max_batch=spec.target.max_batch,
         opset=spec.target.opset,

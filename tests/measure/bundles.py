@@ -12,6 +12,7 @@ from latentc.export.bundle import bundle_from_lowered
 from latentc.ir.core import parameters
 from latentc.ir.inits import INITS
 from latentc.lower import lower
+from latentc.pipeline import optimised
 from latentc.spec import load_spec, resolved_yaml
 from latentc.weights import Array, Expr, read_safetensors, write_safetensors
 
@@ -48,5 +49,6 @@ def tiny_bundle(
         file = folder.with_suffix(f".{name}.safetensors")
         write_safetensors(file, arrays)
         weights[name] = dict(read_safetensors(file))
+    lowered = optimised(lowered, spec)
     bundle_from_lowered(lowered, spec, weights, folder, spec_text=resolved_yaml(spec), max_batch=max_batch, **options)
     return folder

@@ -24,12 +24,10 @@ from latentc.export.onnx import OPSET, flat_module, onnx_from_module
 from latentc.export.plans import ENGINES as PLAN_ENGINES
 from latentc.export.plans import PlanOptions, plan_options, write_plans
 from latentc.export.store import FileTensors
-from latentc.ir.core import Module, prune
+from latentc.ir.core import Module, alone
 from latentc.ir.types import Sym
 from latentc.ir.verify import verify
 from latentc.passes.attention import looped_attentions, write_out_attention
-from latentc.passes.expand_guidance import Mode, expand_guidance
-from latentc.passes.to_inference import to_inference
 from latentc.weights import Expr
 from latentc_runtime.bundle import hash_file, hash_files, write_manifest
 from latentc_runtime.manifest import (
@@ -56,23 +54,16 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-def prepared(module: Module, entry: str, guidance: Mode = "batched") -> Module:
-    """The functions of one entry, without training ops and guidance. Its cost is that of the distinct blocks."""
-    alone = prune(module.with_(entries={entry: module.entries[entry]}))
-    alone = verify(to_inference(alone), "inference")
-    return prune(verify(expand_guidance(alone, guidance), "expanded"))
-
-
 def onnx_from_network(
     lowered: Lowered, network: str, method: str, weights: Mapping[str, Expr], folder: Path, opset: int = OPSET
 ) -> tuple[Path, dict[str, Path]]:
-    """One method of a network as `folder`/model.onnx, its weights by reference.
+    """One method of a network as `folder`/model.onnx, its weights by reference; `lowered` has been through passes.
 
     `weights` are by the network's own paths. Inputs are named as the method's, a single output `out`. Returns the file
     and the weight files by the name it calls them: what a runtime's `Backend.engine` takes. Raises DiagnosticError.
     """
     entry = f"{network}.{method}"
-    flat = verify(flat_module(prepared(lowered.module, entry), entry, opset=opset), "inlined")
+    flat = verify(flat_module(alone(lowered.module, entry), entry, opset=opset), "inlined")
     tensors = FileTensors(weights)
     single = len(flat.entry(entry).outputs) == 1
     model = onnx_from_module(flat, entry, tensors, opset, [RESULT] if single else (), name=entry)
@@ -137,7 +128,6 @@ def bundle_from_lowered(
     *,
     spec_text: str,
     form: Form | str = "auto",
-    guidance: Mode = "batched",
     by_reference: bool = False,
     max_batch: int | None = None,
     opset: int = OPSET,
@@ -146,8 +136,9 @@ def bundle_from_lowered(
 ) -> Manifest:
     """Compiles every sampling program of `lowered` into the bundle `folder`; the programs share the weights.
 
-    `weights` are by network and the network's own paths; `spec_text` is the resolved YAML that the bundle keeps;
-    `progress` is told each stage. The folder appears when it is whole and not before.
+    `lowered` has been through the target's passes (`latentc.pipeline.optimised`). `weights` are by network and the
+    network's own paths; `spec_text` is the resolved YAML that the bundle keeps; `progress` is told each stage. The
+    folder appears when it is whole and not before.
 
     Raises DiagnosticError: E0410 (weights that do not fit), E0412, E0413 (reading and writing weights), E0501 (the
     bundle cannot be written), E0502 (the folder holds something else), E0503 (a form the sampler cannot take), E0504 to
@@ -161,7 +152,7 @@ def bundle_from_lowered(
     engines = _Engines(tensors, opset)
     tell("writing the graph")
     samplers = [
-        _sampler(lowered, program, engines, form, guidance, max_batch, len(lowered.programs) > 1, spec.target.engine)
+        _sampler(lowered, program, engines, form, max_batch, len(lowered.programs) > 1, spec.target.engine)
         for program in lowered.programs
     ]
     with new_folder(Path(folder)) as target:
@@ -215,12 +206,11 @@ def _sampler(
     program: SampleProgram,
     engines: _Engines,
     form: str,
-    guidance: Mode,
     max_batch: int | None,
     several: bool,
     engine: str,
 ) -> SamplerEntry:
-    module = prepared(lowered.module, program.entry, guidance)
+    module = alone(lowered.module, program.entry)
     chosen, why = choose_form(module, program, max_batch, engine) if form == "auto" else (form, "asked for")
     fn = module.entry(program.entry)
     suffix = f"-{program.steps}" if several else ""
@@ -308,4 +298,4 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-__all__ = ["bundle_from_lowered", "onnx_from_network", "prepared"]
+__all__ = ["bundle_from_lowered", "onnx_from_network"]

@@ -215,6 +215,11 @@ def prune(module: Module) -> Module:
     return module.with_(functions={name: module.functions[name] for name in keep})
 
 
+def alone(module: Module, entry: str) -> Module:
+    """The module with no entry but this one: what it reaches."""
+    return prune(module.with_(entries={entry: module.entries[entry]}))
+
+
 def walk(module: Module) -> Iterator[tuple[Function, Node]]:
     for fn in module.functions.values():
         for node in fn.nodes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import platform
@@ -150,7 +151,8 @@ def _backends() -> Iterator[Finding]:
     from latentc.spec import spec_from_text
     from latentc.weights import Array
 
-    lowered = lower(spec_from_text(_TINY))
+    spec = spec_from_text(_TINY)
+    lowered = lower(spec)
     rng = np.random.default_rng(0)
     weights = {
         name: buffer(param)
@@ -159,11 +161,12 @@ def _backends() -> Iterator[Finding]:
         for name, param in network_params(lowered, lowered.networks["main"]).items()
     }
     inputs = {"x": rng.standard_normal((2, 1, 4, 4)), "t": np.array([1.0, 500.0]), "y": np.array([0, 3])}
-    reference = run_network(lowered, weights, inputs)
+    reference = run_network(spec, lowered, weights, inputs)
     for backend in BACKENDS:
         if backend == "oracle":
             continue
-        yield _compared(backend, lambda name=backend: run_network(lowered, weights, inputs, name), reference)  # type: ignore[misc]
+        run = functools.partial(run_network, spec, lowered, weights, inputs, backend)
+        yield _compared(backend, run, reference)
 
 
 def _compared(backend: str, run: Callable[[], np.ndarray], reference: np.ndarray) -> Finding:

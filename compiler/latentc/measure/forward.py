@@ -22,6 +22,8 @@ from latentc.faults import needed
 from latentc.ir.core import Value
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import FLOATS, NUMPY, Sym
+from latentc.pipeline import optimised
+from latentc.spec import Spec
 from latentc.weights import Expr, materialise
 from latentc_runtime.manifest import RESULT
 
@@ -30,7 +32,12 @@ Weights = Mapping[str, Expr]
 
 
 def run_network(
-    lowered: Lowered, weights: Weights, inputs: Mapping[str, ArrayLike], backend: str = "oracle", network: str = "main"
+    spec: Spec,
+    lowered: Lowered,
+    weights: Weights,
+    inputs: Mapping[str, ArrayLike],
+    backend: str = "oracle",
+    network: str = "main",
 ) -> Array:
     """The output of a network's `forward`: f64 by the oracle, f32 by the backends "torch", "onnx" and "openvino".
 
@@ -39,6 +46,8 @@ def run_network(
     """
     net = lowered.networks[network]
     values = lowered.module.functions[net.methods["forward"]].inputs
+    if backend not in ("oracle", "torch"):  # after which a function still is what it is called
+        lowered = optimised(lowered, spec, "expand_guidance")
     return BACKENDS[backend](lowered, net, weights, checked_inputs(net, values, inputs))
 
 

@@ -31,7 +31,7 @@ def diverging_call(
     else of the engine, for which the network is compiled with the results of its calls as outputs.
     """
     entry = f"{network.name}.forward"
-    module, paths = calls_shown(subject.lowered.module, entry)
+    module, paths = calls_shown(subject.expanded.module, entry)
     _, *exact = Interpreter(module, subject.arrays).run(entry, *feed.values(), prefix=network.name)
     if torch:
         results = subject.emitted.inner_results(network.name, list(feed.values()))

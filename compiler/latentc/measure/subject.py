@@ -59,6 +59,11 @@ class Subject:
         return Interpreter(self.lowered.module, self.arrays)
 
     @functools.cached_property
+    def expanded(self) -> Lowered:
+        """The spec as engines take it, before any pass that changes what a function computes."""
+        return optimised(self.lowered, self.spec, "expand_guidance")
+
+    @functools.cached_property
     def emitted(self) -> Emitted:
         """The emitted PyTorch with the bundle's weights. DiagnosticError E0706 without torch."""
         return Emitted(self.lowered, self.spec, self.arrays)

@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from latentc.components.contract import Network, SampleProgram
-from latentc.export.bundle import prepared
 from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.export.store import FileTensors
-from latentc.ir.core import Module
+from latentc.ir.core import Module, alone
 from latentc.ir.interpret import Interpreter
 from latentc.measure.probe import Evaluations, network_inputs_shown
 from latentc.measure.subject import Subject
@@ -30,7 +29,7 @@ Call = tuple[Array, ...]  # the operands of one evaluation, [rows, ...] each
 
 def shown(subject: Subject, program: SampleProgram, network: Network) -> tuple[Module, list[Evaluations]]:
     """The sampler with what it gives the network's methods as further outputs, ready for export."""
-    module = prepared(subject.lowered.module, program.entry, subject.spec.optimize.guidance)
+    module = alone(subject.expanded.module, program.entry)
     return network_inputs_shown(module, program.entry, {network.methods["forward"]})
 
 

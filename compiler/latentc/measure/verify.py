@@ -168,7 +168,7 @@ class _Verification:
         subject, inputs = self.subject, self.subject.forward_inputs(network)
         with TemporaryDirectory(prefix="latentc-") as folder:
             model, external = onnx_from_network(
-                subject.lowered, network.name, "forward", subject.own(network), Path(folder), subject.spec.target.opset
+                subject.expanded, network.name, "forward", subject.own(network), Path(folder), subject.spec.target.opset
             )
             compiled, names = subject.engine_function(model, external), [value.name for value in inputs]
             runners = [
