@@ -271,45 +271,59 @@ def compile(
     max_batch: int | None = None,
     by_reference: bool = False,
     progress: Callable[[str], None] | None = None,
+    rebuild: bool = False,
 ) -> Manifest:
     """Compile a spec and its weights into the folder `bundle`, which appears whole or not at all.
+
+    A bundle there that is what would be written stays as it is, unless `rebuild`; then `progress` is told nothing.
 
     `steps`: the step counts it can sample in, the first is the default (else the spec's). `form` and `max_batch` stand
     for the spec's `target`. `by_reference` leaves the weights where they are. `progress` is told each stage. Raises
     DiagnosticError: E0401 to E0413 (weights), E0501 to E0503, E0703, E0708.
     """
-    from latentc.checkpoint import network_weights
-    from latentc.export.bundle import bundle_from_lowered
-    from latentc.pipeline import optimised
-    from latentc.spec import resolved_yaml
+    from latentc.spec import load_spec, resolved_yaml
+    from latentc.unchanged import compile_key, unchanged
 
     # The passes read the largest batch from the spec, so there it is said.
     overrides = [*overrides, *([f"target.max_batch={max_batch}"] if max_batch else [])]
-    sampler = check(source, variant, overrides).sampler if steps else None
+    sampler = load_spec(source, variant, overrides).sampler if steps else None
     if sampler is not None and "steps" not in type(sampler).model_fields:
         mend = "leave the steps out: this sampler makes as many as a sample has tokens"
         raise DiagnosticError(Diagnostic("E0708", "the sampler of this spec has no number of steps", help=mend))
     # Each count is checked as if the spec said it; the bundle's spec says the first, which is the default.
     counts = [[*overrides, f"sampler.steps={count}"] for count in steps] or [overrides]
+    spec = load_spec(source, variant, counts[0])
+    text = resolved_yaml(spec)
+    given = {"file": Path(weights).name, "names": names, "key": key}
+    options = {**given, "form": form, "steps": list(steps), "by_reference": by_reference}
+    made_from = compile_key(spec, text, Path(weights), options)
+    if not rebuild and (manifest := unchanged(Path(bundle), made_from)) is not None:
+        return manifest
+
+    from latentc.checkpoint import network_weights
+    from latentc.export.bundle import bundle_from_lowered
+    from latentc.lower import lower
+    from latentc.pipeline import optimised
+
     for changed in counts[1:]:
         check(source, variant, changed)
-    spec, lowered = _lowered(source, variant, counts[0], steps)
+    lowered = lower(spec, steps)
     if not lowered.programs:
         mend = "add `sampler:`, for example `{kind: ddim, steps: 50}`"
         raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` has no sampler to compile", help=mend))
     tensors = network_weights(spec, lowered, weights, names, key)
-    given = {"file": Path(weights).name, "names": names, "key": key}
     return bundle_from_lowered(
         optimised(lowered, spec),
         spec,
         tensors,
         bundle,
-        spec_text=resolved_yaml(spec),
+        spec_text=text,
         form=form or spec.target.form,
         by_reference=by_reference,
         max_batch=spec.target.max_batch,
         opset=spec.target.opset,
         provenance={name: value for name, value in given.items() if value is not None},
+        made_from=made_from,
         progress=progress,
     )
 

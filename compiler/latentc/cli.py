@@ -219,10 +219,17 @@ def compile(
         int | None, typer.Option("--max-batch", min=1, help="Largest batch of one engine call.")
     ] = None,
     by_reference: Annotated[bool, typer.Option("--by-reference", help="Leave the weights where they are.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Also what is up to date.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compile a spec and its weights into a bundle: an engine that holds the whole sampler."""
+    stages: list[str] = []
     with _bar("compiling") as bar:
+
+        def progress(stage: str) -> None:
+            stages.append(stage)
+            bar.set_description(stage, refresh=False)
+
         manifest = api.compile(
             spec,
             weights,
@@ -235,11 +242,13 @@ def compile(
             numbers_from_text(steps or ""),
             max_batch,
             by_reference,
-            _stages(bar),
+            progress,
+            rebuild,
         )
+    state = "" if stages else "up to date: "
     made = [{"steps": s.steps, "solver": s.solver, "form": s.form, "why": s.why} for s in manifest.samplers]
-    lines = [f"{output}: {m['solver']}, {m['steps']} steps, form {m['form']} ({m['why']})" for m in made]
-    _print({"bundle": str(output), "samplers": made} if as_json else "\n".join(lines))
+    lines = [f"{output}: {state}{m['solver']}, {m['steps']} steps, form {m['form']} ({m['why']})" for m in made]
+    _print({"bundle": str(output), "rebuilt": bool(stages), "samplers": made} if as_json else "\n".join(lines))
 
 
 @app.command()
@@ -373,10 +382,6 @@ def _bar(what: str) -> Iterator[Any]:
         finally:
             done.set()
             ticker.join()
-
-
-def _stages(bar: Any) -> Callable[[str], None]:
-    return lambda stage: bar.set_description(stage, refresh=False)  # type: ignore[no-any-return]
 
 
 def _progress(bar: Any) -> Callable[..., None]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
 import stat
-import tempfile
-import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from latentc_runtime.errors import BundleError
+from latentc_runtime.hashes import HashCache
 from latentc_runtime.manifest import (
     FileEntry,
     Manifest,
@@ -75,7 +71,7 @@ def _open(folder: Path, verify: bool) -> Bundle:
     manifest = bundle.manifest
     for name in (*manifest.files, *manifest.references):
         check_name(name)
-    cache = _HashCache()
+    cache = HashCache()
     for name, entry in manifest.files.items():
         _check_file(folder, name, entry, cache if verify else None)
     for name, reference in manifest.references.items():
@@ -100,18 +96,6 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> None:
     partial.replace(target)
 
 
-def hash_file(path: str | os.PathLike[str]) -> FileEntry:
-    """Sha256 and size of a file, for `Manifest.files`. OSError where it cannot be read."""
-    with Path(path).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return FileEntry(digest, os.fstat(file.fileno()).st_size)
-
-
-def hash_files(folder: str | os.PathLike[str], names: Iterable[str]) -> dict[str, FileEntry]:
-    """`hash_file` of files in `folder` by their names ("weights/model.safetensors")."""
-    return {name: hash_file(Path(folder) / name) for name in names}
-
-
 def check_name(name: str) -> None:
     """BundleError E0605 unless `name` is a plain relative path with `/`, such as "weights/a.safetensors"."""
     parts = name.split("/")
@@ -129,7 +113,7 @@ def _manifest_text(folder: Path) -> bytes:
     return path.read_bytes()
 
 
-def _check_file(folder: Path, name: str, entry: FileEntry, cache: _HashCache | None) -> None:
+def _check_file(folder: Path, name: str, entry: FileEntry, cache: HashCache | None) -> None:
     # Engines refuse weights behind links, and a link could lead out of the bundle.
     path = folder
     for part in name.split("/"):
@@ -140,7 +124,7 @@ def _check_file(folder: Path, name: str, entry: FileEntry, cache: _HashCache | N
 
 
 def _check_content(
-    path: Path, entry: FileEntry | Reference, where: str, cache: _HashCache | None, code: str, mend: str
+    path: Path, entry: FileEntry | Reference, where: str, cache: HashCache | None, code: str, mend: str
 ) -> None:
     try:
         status = path.stat()
@@ -148,7 +132,7 @@ def _check_content(
             raise BundleError(code, f"{where} is not a file", mend)
         if status.st_size != entry.size:
             raise BundleError(code, f"{where} has {status.st_size} bytes instead of {entry.size}", mend)
-        if cache is not None and cache.sha256(path) != entry.sha256:
+        if cache is not None and cache.hash(path).sha256 != entry.sha256:
             raise BundleError(code, f"{where} is damaged: its sha256 differs from the manifest's", mend)
     except FileNotFoundError:
         raise BundleError(code, f"{where} is missing", mend) from None
@@ -158,51 +142,3 @@ def _check_content(
 
 def _unreadable(where: str, error: OSError, code: str) -> BundleError:
     return BundleError(code, f"{where} cannot be read: {error.strerror or error}", "check the file's permissions")
-
-
-class _HashCache:
-    """Sha256 by device, inode, size, mtime and ctime, in the user's cache folder.
-
-    A cache that cannot be read or written is an empty one.
-    """
-
-    SMALLEST = 1 << 20  # bytes; smaller files are always hashed
-    YOUNGEST = 2.0  # seconds; a file changed since may change again without a change of its times
-    MOST = 4096  # entries kept
-
-    def __init__(self) -> None:
-        base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-        home = os.environ.get("HOME") or os.environ.get("USERPROFILE") or tempfile.gettempdir()
-        self.path = (Path(base) if base else Path(home, ".cache")) / "latentc" / "sha256.json"
-        self.changed = False
-        self.entries: dict[str, str] = {}
-        try:
-            entries = json.loads(self.path.read_bytes())
-            if isinstance(entries, dict):
-                self.entries = {k: v for k, v in entries.items() if isinstance(v, str)}
-        except (OSError, ValueError, RecursionError):
-            pass
-
-    def sha256(self, path: Path) -> str:
-        s = path.stat()
-        key = f"{s.st_dev}:{s.st_ino}:{s.st_size}:{s.st_mtime_ns}:{s.st_ctime_ns}"
-        if s.st_size >= self.SMALLEST and key in self.entries:
-            return self.entries[key]
-        digest = hash_file(path).sha256
-        if s.st_size >= self.SMALLEST and time.time() - max(s.st_mtime, s.st_ctime) > self.YOUNGEST:
-            self.entries[key] = digest
-            self.changed = True
-        return digest
-
-    def save(self) -> None:
-        if not self.changed:
-            return
-        latest = dict(list(self.entries.items())[-self.MOST :])
-        partial = self.path.with_suffix(f".{os.getpid()}.partial")
-        with contextlib.suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                partial.write_text(json.dumps(latest))
-                partial.replace(self.path)
-            finally:
-                partial.unlink(missing_ok=True)

@@ -204,7 +204,8 @@ class Manifest:
     """The whole of manifest.json. `files` and `references` are by path within the bundle.
 
     `engine` is what the bundle was compiled for, `precision` what that is told to compute in. The first sampler is the
-    default. ONNX files name a reference by its path here as external data.
+    default. ONNX files name a reference by its path here as external data. `made_from` is a sha256 of all that it was
+    compiled from, by which the compiler knows a bundle that it need not make again; empty where it cannot know.
     """
 
     format: int
@@ -223,6 +224,7 @@ class Manifest:
     engine: EngineName = "onnxruntime"  # of bundles that do not say
     precision: Precision = "fp32"
     plans: tuple[Plan, ...] = ()
+    made_from: str = ""
 
 
 _CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"\n\}\n\Z')

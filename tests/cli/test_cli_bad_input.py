@@ -251,7 +251,7 @@ import latentc.export.bundle as bundle
 def slow(*args):
     print("ready", flush=True)
     time.sleep(60)
-bundle.hash_files = slow
+bundle.HashCache.hashes = slow
 from latentc.cli import main
 main()
 """
@@ -263,7 +263,7 @@ def test_stopped_compile(tiny: Any, tmp_path: Path, number: signal.Signals, olde
     """Stopped with everything written but the manifest: no half bundle, and an older one is still there."""
     if older:
         shutil.copytree(tiny.bundle, tmp_path / "out")
-    line = ["compile", str(tiny.spec), "-w", str(tiny.weights), "-o", "out"]
+    line = ["compile", str(tiny.spec), "-w", str(tiny.weights), "-o", "out", "--rebuild"]
     process = subprocess.Popen(
         [sys.executable, "-c", STOPPED, *line], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -277,7 +277,43 @@ def test_stopped_compile(tiny: Any, tmp_path: Path, number: signal.Signals, olde
         assert [path.name for path in tmp_path.iterdir()] == (["out"] if older else [])
     again = command(*line, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "what a killed process left is gone"
     assert command("sample", "out", "--class", "1", "-o", "a.png", cwd=tmp_path).returncode == 0
+
+
+def test_a_compile_leaves_another_that_still_runs_alone(tiny: Any, tmp_path: Path) -> None:
+    line = ["compile", str(tiny.spec), "-w", str(tiny.weights), "-o", "out"]
+    process = subprocess.Popen([sys.executable, "-c", STOPPED, *line], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    (theirs,) = tmp_path.iterdir()
+    assert command(*line, cwd=tmp_path).returncode == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"out", theirs.name}
+    process.kill()
+    process.communicate(timeout=60)
+    assert theirs.exists()
+    assert command(*line, "--rebuild", cwd=tmp_path).returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+STARVED = """
+import resource, sys
+import numpy
+import latentc.export.bundle as bundle
+def greedy(*args):
+    pages = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (pages + (64 << 20),) * 2)
+    numpy.ones(1 << 30)
+bundle.HashCache.hashes = greedy
+from latentc.cli import main
+main()
+"""
+
+
+def test_memory_that_runs_out_while_compiling(tiny: Any, tmp_path: Path) -> None:
+    line = [sys.executable, "-c", STARVED, "compile", str(tiny.spec), "-w", str(tiny.weights), "-o", "out"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done
+    assert done.stderr.startswith("error[E0710]: ") and not list(tmp_path.iterdir())
 
 
 def test_ctrl_c_while_sampling(latentc: Run, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:

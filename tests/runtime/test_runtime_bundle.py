@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +10,9 @@ import pytest
 import tiny_bundles as tiny
 
 from latentc_runtime import BundleError, bundle, load
-from latentc_runtime.bundle import hash_file, open_bundle, write_manifest
+from latentc_runtime.bundle import open_bundle, write_manifest
 from latentc_runtime.errors import CODES
+from latentc_runtime.hashes import hash_file
 from latentc_runtime.manifest import (
     EngineCall,
     FileEntry,
@@ -23,11 +23,6 @@ from latentc_runtime.manifest import (
     bytes_from_manifest,
     manifest_from_bytes,
 )
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -270,51 +265,6 @@ def test_a_manifest_survives_its_file(path):
     manifest = open_bundle(path).manifest
     assert manifest_from_bytes(bytes_from_manifest(manifest)) == manifest
     assert sorted(p.name for p in path.iterdir()) == ["manifest.json", "sample.onnx", "weights"]
-
-
-def age(file, seconds=60):
-    past = time.time() - seconds
-    os.utime(file, (past, past))
-
-
-def test_hashes_of_large_files_are_remembered(path, tmp_path, monkeypatch):
-    # ctime cannot be set back, so the age that makes a file safe to remember is shortened instead.
-    monkeypatch.setattr(bundle._HashCache, "YOUNGEST", -1.0)
-    large = path / "weights" / "large.bin"
-    large.write_bytes(bytes(1 << 20))
-    manifest = open_bundle(path).manifest
-    entry = hash_file(large)
-    write_manifest(path, replace(manifest, files=manifest.files | {"weights/large.bin": entry}))
-    hashed = []
-    monkeypatch.setattr(bundle, "hash_file", lambda p: hashed.append(p.name) or hash_file(p))
-    open_bundle(path)
-    open_bundle(path)
-    assert hashed.count("large.bin") == 1 and hashed.count("sample.onnx") == 2
-    with large.open("r+b") as file:
-        file.seek(1000)
-        file.write(b"\x01")
-    age(large)
-    refused(path, "E0604", "large.bin is damaged")
-    for text in (b"", b"[]", b'{"a": 3}', b"[" * 100_000):
-        (tmp_path / "cache" / "latentc" / "sha256.json").write_bytes(text)
-        refused(path, "E0604", "large.bin is damaged")
-
-
-def test_a_file_just_written_is_not_remembered(path, tmp_path):
-    large = path / "weights" / "large.bin"
-    large.write_bytes(bytes(1 << 20))
-    manifest = open_bundle(path).manifest
-    write_manifest(path, replace(manifest, files=manifest.files | {"weights/large.bin": hash_file(large)}))
-    open_bundle(path)
-    assert not (tmp_path / "cache").exists()
-
-
-def test_a_cache_that_cannot_be_written_is_none(path, tmp_path, monkeypatch):
-    monkeypatch.setattr(bundle._HashCache, "YOUNGEST", -1.0)
-    monkeypatch.setattr(bundle._HashCache, "SMALLEST", 0)
-    (tmp_path / "cache").write_text("a file in the folder's place")
-    open_bundle(path)
-    open_bundle(path)
 
 
 def test_errors_tell_code_message_and_mend():

@@ -11,7 +11,8 @@ import tiny_bundles as tiny
 
 import latentc_runtime
 from latentc_runtime import BundleError, load, noise, request
-from latentc_runtime.bundle import hash_file, write_manifest
+from latentc_runtime.bundle import write_manifest
+from latentc_runtime.hashes import hash_file
 from latentc_runtime.manifest import EngineCall, Loop, NormalSource, Reference
 
 CLASSES, SEEDS = [3, 1, 9, 0, 3], [7, 2**63, 7, 0, 2**64 - 1]

@@ -10,7 +10,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from latentc_runtime import noise
-from latentc_runtime.bundle import hash_files, write_manifest
+from latentc_runtime.bundle import write_manifest
+from latentc_runtime.hashes import hash_files
 from latentc_runtime.manifest import (
     ClassesSource,
     EngineCall,

@@ -6,14 +6,13 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import onnx
 from onnx import ModelProto
 
+from latentc import __version__
 from latentc.components.contract import Lowered, SampleProgram
 from latentc.components.process import process_of
 from latentc.diagnostics import Diagnostic, DiagnosticError
@@ -24,12 +23,14 @@ from latentc.export.onnx import OPSET, flat_module, onnx_from_module
 from latentc.export.plans import ENGINES as PLAN_ENGINES
 from latentc.export.plans import PlanOptions, plan_options, write_plans
 from latentc.export.store import FileTensors
+from latentc.export.versions import versions
 from latentc.ir.core import Module, alone
 from latentc.ir.types import Sym
 from latentc.ir.verify import verify
 from latentc.passes.attention import looped_attentions, write_out_attention
 from latentc.weights import Expr
-from latentc_runtime.bundle import hash_file, hash_files, write_manifest
+from latentc_runtime.bundle import write_manifest
+from latentc_runtime.hashes import HashCache
 from latentc_runtime.manifest import (
     FORMAT,
     RESULT,
@@ -132,13 +133,14 @@ def bundle_from_lowered(
     max_batch: int | None = None,
     opset: int = OPSET,
     provenance: Mapping[str, Any] | None = None,
+    made_from: str = "",
     progress: Callable[[str], None] | None = None,
 ) -> Manifest:
     """Compiles every sampling program of `lowered` into the bundle `folder`; the programs share the weights.
 
     `lowered` has been through the target's passes (`latentc.pipeline.optimised`). `weights` are by network and the
-    network's own paths; `spec_text` is the resolved YAML that the bundle keeps; `progress` is told each stage. The
-    folder appears when it is whole and not before.
+    network's own paths; `spec_text` is the resolved YAML that the bundle keeps; `made_from` is for the manifest;
+    `progress` is told each stage. The folder appears when it is whole and not before.
 
     Raises DiagnosticError: E0410 (weights that do not fit), E0412, E0413 (reading and writing weights), E0501 (the
     bundle cannot be written), E0502 (the folder holds something else), E0503 (a form the sampler cannot take), E0504 to
@@ -164,13 +166,14 @@ def bundle_from_lowered(
         (target / "spec.yaml").write_text(spec_text, encoding="utf-8")
         tell("hashing")
         files = sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
-        entries = {name: hash_file(path) for name, path in left.items()}
+        cache = HashCache()
+        entries = cache.hashes(left)
         references = {n: Reference(e.sha256, e.size, str(left[n])) for n, e in entries.items()}
         manifest = Manifest(
             format=FORMAT,
             name=spec.name,
-            tool=f"latentc {_version('latentc')}",
-            versions={"opset": str(opset), **{name: _version(name) for name in ("onnx", "numpy", spec.target.engine)}},
+            tool=f"latentc {__version__}",
+            versions={"opset": str(opset), **versions(spec.target.engine)},
             spec_sha256=hashlib.sha256(spec_text.encode()).hexdigest(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             family=_family(lowered, spec),
@@ -178,12 +181,14 @@ def bundle_from_lowered(
             output=_output(lowered, spec),
             samplers=tuple(replace(s, program=_renamed(s.program, names)) for s in samplers),
             weights=dict(provenance or {}),
-            files=hash_files(target, files),
+            files=cache.hashes({name: target / name for name in files}),
             references=references,
             engine=spec.target.engine,
             precision=spec.target.precision,
             plans=plans,
+            made_from=made_from,
         )
+        cache.save()
         write_manifest(target, manifest)
     return manifest
 
@@ -287,15 +292,6 @@ def _output(lowered: Lowered, spec: Spec) -> Output:
         return Output(shape, result.dtype, (-1.0, 1.0) if image else None)  # type: ignore[arg-type]
     tokens = Tokens(spec.data.tokens.vocabulary, (1, *spec.data.tokens.grid)) if image else None
     return Output(shape, result.dtype, None, tokens)  # type: ignore[arg-type]
-
-
-def _version(package: str) -> str:
-    if package == "numpy":
-        return np.__version__
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 __all__ = ["bundle_from_lowered", "onnx_from_network"]

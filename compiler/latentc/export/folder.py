@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import glob
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -15,19 +17,17 @@ from latentc.diagnostics import Diagnostic, DiagnosticError
 def new_folder(target: Path, what: str = "bundle", marker: str = "manifest.json") -> Iterator[Path]:
     """A temporary folder beside `target` that takes its place when the block ends well, and vanishes when it does not.
 
-    An older one at `target`, known by its file `marker`, is replaced in that moment. Raises DiagnosticError E0501 where
-    the system refuses (disk full, no permission), E0502 where `target` is something else than a `what` or an empty
-    folder.
+    An older one at `target`, known by its file `marker`, is replaced in that moment; what killed processes have left
+    there of theirs is removed. Raises DiagnosticError E0501 where the system refuses (disk full, no permission), E0502
+    where `target` is something else than a `what` or an empty folder.
     """
     _refuse_foreign(target, what, marker)
-    temporary = target.parent / f".{target.name}.{secrets.token_hex(6)}.tmp"
     try:
-        try:
-            temporary.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
+        with _claimed(target) as temporary:
             yield temporary
             _replace(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise DiagnosticError(
             Diagnostic(
@@ -63,3 +63,50 @@ def _replace(temporary: Path, target: Path) -> None:
         old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _claimed(target: Path) -> Iterator[Path]:
+    """A folder `.NAME.….tmp` that this process holds a lock on as long as it lives; gone when the block ends."""
+    name = f".{target.name}.{secrets.token_hex(6)}"
+    # Locked before it has the name that `_sweep` looks for.
+    unlocked, temporary = target.parent / f"{name}.new", target.parent / f"{name}.tmp"
+    unlocked.mkdir()
+    lock = _lock(unlocked)
+    try:
+        yield unlocked.rename(temporary)
+    finally:
+        for left in (unlocked, temporary):
+            shutil.rmtree(left, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _sweep(target: Path) -> None:
+    """Removes the temporary folders of processes that were killed: nobody holds their locks."""
+    hidden = glob.escape(f".{target.name}.")
+    for left in (*target.parent.glob(f"{hidden}*.tmp"), *target.parent.glob(f"{hidden}*.old")):
+        lock = None if left.is_symlink() or not left.is_dir() else _lock(left)
+        # The older bundle of a process that was killed between two renames stays, where nothing has taken its place.
+        if lock is not None and (left.suffix == ".tmp" or target.exists()):
+            shutil.rmtree(left, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """A descriptor that holds the lock of a folder; None where another process has it, or the system has no such."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor

@@ -25,6 +25,7 @@ _FOREIGN = {
     b"GGUF": "a GGUF file",
     b"\x93NUM": "a single .npy array, which has no names",
 }
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".npz")
 _DEEPEST = 16  # dicts within dicts that are looked into for state dicts
 _LARGEST_INDEX = 1 << 28  # bytes
 
@@ -87,7 +88,7 @@ def _folder(path: Path) -> Mapping[Any, Any]:
     indices = sorted(path.glob("*.index.json"))
     if len(indices) == 1:
         return _sharded(indices[0])
-    files = sorted(f for ending in ("safetensors", "pt", "pth", "npz") for f in path.glob(f"*.{ending}"))
+    files = sorted(f for f in path.iterdir() if f.name.endswith(_SUFFIXES))
     if indices or not files or (len(files) > 1 and any(f.suffix != ".safetensors" for f in files)):
         found = ", ".join(f.name for f in [*indices, *files]) or "none"
         raise DiagnosticError(
@@ -109,8 +110,34 @@ def _folder(path: Path) -> Mapping[Any, Any]:
     return tensors
 
 
+def files_of(path: Path | str) -> list[Path]:
+    """Every file that `open_weights(path)` may read, opened by name. DiagnosticError E0401, E0402, E0406."""
+    path = Path(path)
+    if path.is_dir():
+        return sorted(f for f in path.iterdir() if f.name.endswith((".index.json", *_SUFFIXES)) and f.is_file())
+    try:
+        with path.open("rb") as file:
+            is_index = file.read(16).lstrip().startswith(b"{")
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return [path, *(path.parent / name for name in sorted(set(_weight_map(path).values())))] if is_index else [path]
+
+
 def _sharded(index: Path) -> dict[str, Expr]:
     """The tensors that a `….index.json` lists, each from the file it names."""
+    where = _weight_map(index)
+    shards: dict[str, Mapping[Any, Any]] = {}
+    for file in sorted(set(where.values())):
+        groups = _groups({} if (index.parent / file) == index else _tree(index.parent / file))
+        shards[file] = _selected(index.parent / file, groups, None)
+    for name, file in where.items():
+        if name not in shards[file]:
+            raise _shards(index, f"{file} does not hold {name!r}")
+    return {name: shards[file][name] for name, file in where.items()}
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Names to files beside the index."""
     try:
         if index.stat().st_size > _LARGEST_INDEX:
             raise _shards(index, "it is larger than any index")
@@ -122,17 +149,11 @@ def _sharded(index: Path) -> dict[str, Expr]:
     where = parsed.get("weight_map") if isinstance(parsed, dict) else None
     if not isinstance(where, dict) or not all(isinstance(file, str) for file in where.values()):
         raise _shards(index, "it has no weight_map of names to files")
-    shards: dict[str, Mapping[Any, Any]] = {}
     for file in sorted(set(where.values())):
         # An index is data from elsewhere: it may name files beside itself and no others.
         if Path(file).name != file or not (index.parent / file).is_file():
             raise _shards(index, f"its file {file!r} is not beside it")
-        groups = _groups({} if (index.parent / file) == index else _tree(index.parent / file))
-        shards[file] = _selected(index.parent / file, groups, None)
-    for name, file in where.items():
-        if name not in shards[file]:
-            raise _shards(index, f"{file} does not hold {name!r}")
-    return {name: shards[file][name] for name, file in where.items()}
+    return where
 
 
 def _groups(tree: Mapping[Any, Any]) -> dict[str, dict[str, Expr]]:

@@ -1,0 +1,66 @@
+"""Whether the bundle in a folder is what compiling would write there: then nothing need be built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import latentc
+import latentc_runtime
+from latentc.export.versions import versions
+from latentc.weights.files import files_of
+from latentc_runtime import BundleError
+from latentc_runtime.bundle import open_bundle
+from latentc_runtime.hashes import identity, settled
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+    from latentc_runtime.manifest import Manifest
+
+
+def compile_key(spec: Spec, spec_text: str, weights: Path, options: Mapping[str, Any]) -> str:
+    """Sha256 of all that a bundle is made from: spec, identity of the weights, options, versions, our own code.
+
+    Files are told by inode, size and times, not read. Empty where the same key might stand for something else: a file
+    that was written a moment ago, or plans for whatever GPU is there. `options` are plain data.
+    """
+    states = [(path, path.stat()) for path in files_of(weights)]
+    plans_for_here = spec.target.engine.startswith("tensorrt") and not spec.target.capabilities
+    if plans_for_here or not all(settled(status) for _, status in states):
+        return ""
+    made_of = {
+        "spec": spec_text,
+        "weights": [(str(path.resolve()), identity(status)) for path, status in states],
+        "options": options,
+        "versions": versions(spec.target.engine),
+        "code": _code(),
+    }
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
+def unchanged(folder: Path, key: str) -> Manifest | None:
+    """The manifest of the bundle in `folder` if it was made with this key and all its files are as they were."""
+    if not key or not (folder / "manifest.json").is_file():
+        return None
+    try:
+        if open_bundle(folder, verify=False).manifest.made_from != key:
+            return None
+        return open_bundle(folder).manifest
+    except BundleError:
+        return None  # damaged: it is built again
+
+
+def _code() -> str:
+    """Sha256 of the sources of the compiler and the runtime."""
+    digest = hashlib.sha256()
+    for package in (latentc, latentc_runtime):
+        root = Path(package.__file__ or "").parent
+        for path in sorted(root.rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+__all__ = ["compile_key", "unchanged"]
