@@ -27,7 +27,8 @@ _TOKENS = [
     "backbone.block.mixer.heads=4",
     "backbone.block.feed_forward.multiple_of=32",
 ]
-SIZES = {"dit": _PATCHES, "sit": _PATCHES, "llamagen": _TOKENS}
+_SMALL = ["networks.small.width=32", "networks.small.depth=1", "networks.small.block.mixer.heads=2"]
+SIZES = {"dit": _PATCHES, "sit": _PATCHES, "t_stitch": [*_PATCHES, *_SMALL], "llamagen": _TOKENS}
 """What makes a shipped spec the network of the numbers, as `--set` takes it."""
 
 

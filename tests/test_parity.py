@@ -15,6 +15,7 @@ import latentc_runtime
 from latentc import api
 from latentc.checkpoint import arrays, computed, network_params, network_weights
 from latentc.components.contract import Lowered
+from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
@@ -27,6 +28,7 @@ BACKENDS = ("oracle", "torch", "onnx")
 
 def checkpoint(folder: Path, weights: dict[str, np.ndarray], kind: str = "safetensors") -> Path:
     """The weights as a file on disk."""
+    folder.mkdir(exist_ok=True)
     path = folder / f"official.{kind}"
     if kind == "pt":
         torch.save({name: torch.from_numpy(array) for name, array in weights.items()}, path)
@@ -45,13 +47,22 @@ def official(
     return spec, lowered, arrays(weights)
 
 
+def stitched(folder: Path, numbers: Numbers) -> dict[str, Path]:
+    """T-Stitch's two networks as a file each, as their authors publish them."""
+    parts = {"small": "denoisers.0.", "main": "denoisers.1."}
+    return {
+        name: checkpoint(folder / name, {n.removeprefix(p): a for n, a in numbers.weights.items() if n.startswith(p)})
+        for name, p in parts.items()
+    }
+
+
 def in_main(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {f"main.{name}": array for name, array in weights.items()}
 
 
-def built(project: Any, weights: dict[str, np.ndarray]) -> torch.nn.Module:
+def built(project: Any, weights: dict[str, np.ndarray], network: str = "main") -> torch.nn.Module:
     """The emitted network with these weights."""
-    model = project.model.build().eval()
+    model = project.model.NETWORKS[network]().eval()
     kept = model.state_dict()
     model.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in weights.items() if name in kept})
     return model
@@ -97,6 +108,77 @@ def test_guided_forward(system: str, tmp_path: Path) -> None:
     (out,) = Interpreter(mb.finish(), in_main(weights)).run("guided", *given, np.array([4.0]))
     # The second half of the official output differs from the first in the unguided channels alone.
     assert error(out, numbers.outputs["out"][:1]) < FORWARD
+
+
+@pytest.mark.parametrize("time", [100, 900])
+def test_stitched_forward(time: int, tmp_path: Path) -> None:
+    """The large network of T-Stitch late, the small one early; each out of its own file, and as a spec of its own."""
+    numbers = load(f"t_stitch.t{time}")
+    files = stitched(tmp_path, numbers)
+    weights = [f"{name}={file}" for name, file in files.items()]
+    if time == 100:
+        result = api.forward("t_stitch", weights, numbers.inputs, "onnx", overrides=SIZES["t_stitch"], names="official")
+        assert error(result, numbers.outputs["out"]) < FORWARD
+    spec = load_spec("t_stitch", None, SIZES["t_stitch"])
+    lowered = lower(spec)
+    loaded = network_weights(spec, lowered, weights, "official")
+    network = "small" if time == 900 else "main"
+    oracle = Interpreter(lowered.module, arrays(loaded[network]))
+    given = [numbers.inputs[name] for name in ("x", "t", "y")]
+    (out,) = oracle.run(f"{network}.forward", *given)
+    assert error(out, numbers.outputs["out"]) < FORWARD
+
+
+@pytest.mark.parametrize("backend", ["oracle", "torch", "unroll", "loop", "host", "one file", "control"])
+def test_stitched_sampler(backend: str, tmp_path: Path) -> None:
+    numbers = load("t_stitch.sampler_ddim10")
+    until = 0.5 if backend == "control" else 0.4
+    overrides = [
+        *SIZES["t_stitch"],
+        "sampler={kind: ddim, steps: 10, guidance: {scale: 4, channels: 3}}",
+        f"optimize.stitch.until={until}",
+    ]
+    spec = load_spec("t_stitch", None, overrides)
+    lowered = lower(spec)
+    files: list[str] = [f"{name}={file}" for name, file in stitched(tmp_path, numbers).items()]
+    loaded = network_weights(spec, lowered, files, "official")
+    given = request(numbers, lowered)
+    (program,) = lowered.programs
+    if backend in ("oracle", "control"):
+        weights = {f"{name}.{path}": a for name, tensors_ in loaded.items() for path, a in arrays(tensors_).items()}
+        (out,) = Interpreter(lowered.module, weights).run(program.entry, *given.values())
+    elif backend == "torch":
+        with emitted(lowered, spec, tmp_path / "project") as project, torch.no_grad():
+            made = project.sampler.SAMPLERS[program.steps]
+            assert made.networks == ("small", "main")
+            nets = [built(project, arrays(loaded[name]), name) for name in made.networks]
+            out = made.sample(*nets, *tensors(list(given.values()))).numpy()
+    else:
+        source: Any = files
+        if backend == "one file":
+            source = tmp_path / "both.safetensors"
+            api.convert_weights("t_stitch", files, source, "official", overrides=overrides)
+        form: Any = "loop" if backend == "one file" else backend
+        names = None if backend == "one file" else "official"
+        api.compile("t_stitch", source, tmp_path / "bundle", overrides=overrides, names=names, form=form)
+        pipe = latentc_runtime.load(tmp_path / "bundle", device="cpu")
+        out = pipe.sample(given["y"], noise={"x": given["x"]})
+    found = error(out, numbers.outputs["out"][:1])
+    assert found > 10 * SAMPLER if backend == "control" else found < SAMPLER
+
+
+def test_weights_of_two_networks(tmp_path: Path) -> None:
+    files = stitched(tmp_path, load("t_stitch.t100"))
+    for given in (
+        [f"main={files['main']}"],
+        [f"main={files['main']}", f"main={files['main']}"],
+        [f"main={files['main']}", str(files["small"])],
+        [f"main={files['main']}", f"smal={files['small']}"],
+    ):
+        with pytest.raises(DiagnosticError, match="E0415"):
+            api.compile("t_stitch", given, tmp_path / "bundle", overrides=SIZES["t_stitch"], names="official")
+    with pytest.raises(DiagnosticError, match="E0410"):  # names of one network only
+        api.compile("t_stitch", files["main"], tmp_path / "bundle", overrides=SIZES["t_stitch"], names="official")
 
 
 # ---- losses

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from latentc.measure.doctor import Health
     from latentc.measure.report import Report
     from latentc.spec import Spec
+    from latentc.weights.files import Files
     from latentc_runtime.manifest import Manifest
 
 Source = str | Path
@@ -156,7 +157,7 @@ def explain(code: str) -> str:
 
 def forward(
     source: Source,
-    weights: Path | str,
+    weights: Files,
     inputs: Mapping[str, ArrayLike],
     backend: Backend = "oracle",
     variant: str | None = None,
@@ -178,7 +179,7 @@ def forward(
     return run_network(spec, lowered, tensors, inputs, backend, main)
 
 
-def forward_file(source: Source, weights: Path | str, inputs: Path | str, output: Path | str, *args: Any) -> None:
+def forward_file(source: Source, weights: Files, inputs: Path | str, output: Path | str, *args: Any) -> None:
     """`forward` from an .npz file to an .npz file with the array `out`; further arguments as `forward` takes them."""
     from latentc.files import read_arrays, write_arrays
 
@@ -187,7 +188,7 @@ def forward_file(source: Source, weights: Path | str, inputs: Path | str, output
 
 def convert_weights(
     source: Source,
-    weights: Path | str,
+    weights: Files,
     to: Path | str,
     names: str | None = None,
     to_names: str | None = None,
@@ -260,7 +261,7 @@ def train(
 
 def compile(
     source: Source,
-    weights: Path | str,
+    weights: Files,
     bundle: Path | str,
     variant: str | None = None,
     overrides: Sequence[str] = (),
@@ -283,6 +284,7 @@ def compile(
     """
     from latentc.spec import load_spec, resolved_yaml
     from latentc.unchanged import compile_key, unchanged
+    from latentc.weights.files import named_files
 
     # The passes read the largest batch from the spec, so there it is said.
     overrides = [*overrides, *([f"target.max_batch={max_batch}"] if max_batch else [])]
@@ -294,9 +296,10 @@ def compile(
     counts = [[*overrides, f"sampler.steps={count}"] for count in steps] or [overrides]
     spec = load_spec(source, variant, counts[0])
     text = resolved_yaml(spec)
-    given = {"file": Path(weights).name, "names": names, "key": key}
+    files = named_files(weights, list(spec.networks))
+    given = {"file": ", ".join(path.name for path in files.values()), "names": names, "key": key}
     options = {**given, "form": form, "steps": list(steps), "by_reference": by_reference}
-    made_from = compile_key(spec, text, Path(weights), options)
+    made_from = compile_key(spec, text, files, options)
     if not rebuild and (manifest := unchanged(Path(bundle), made_from)) is not None:
         return manifest
 

@@ -15,6 +15,7 @@ from latentc.ir.inits import DETERMINISTIC, INITS
 from latentc.ir.types import NUMPY, Sym
 from latentc.spec.schema import Spec
 from latentc.weights import Array, Expr, export_weights, import_weights, materialise, open_weights, write_safetensors
+from latentc.weights.files import Files, named_files
 
 OWN_NAMES: tuple[Mapping[str, Any], ...] = ({"from": "*", "to": "*"},)
 
@@ -33,20 +34,18 @@ def computed(param: Param) -> bool:
 
 
 def network_weights(
-    spec: Spec, lowered: Lowered, path: Path | str, names: str | None = None, key: str | None = None
+    spec: Spec, lowered: Lowered, files: Files, names: str | None = None, key: str | None = None
 ) -> dict[str, dict[str, Expr]]:
-    """{network: {state-dict path: tensor}} of a weights file, computed buffers included; nothing is read yet.
+    """{network: {state-dict path: tensor}} of weights files, computed buffers included; nothing is read yet.
 
     `names` is a name map of the spec (`official`), or None for the names of the emitted project. Where a spec has
-    several networks their names in the file begin with the network's (`refiner.blocks.0…`). `key` picks a state dict of
-    the checkpoint (`ema`). Raises DiagnosticError: E0401 to E0411, E0703.
+    several networks their names in a common file begin with the network's (`refiner.blocks.0…`). `key` picks a state
+    dict of the checkpoint (`ema`). Raises DiagnosticError: E0401 to E0411, E0415, E0703.
     """
-    tensors = open_weights(path, key)
-    several = len(lowered.networks) > 1
+    tensors = _tensors(files, list(lowered.networks), key)
     found = {}
     for name, network in lowered.networks.items():
-        params = network_params(lowered, network)
-        own = {n.removeprefix(f"{name}."): e for n, e in tensors.items() if n.startswith(f"{name}.") or not several}
+        params, own = network_params(lowered, network), tensors[name]
         if names is None:
             # An emitted project keeps computed buffers out of its files; a file that has them says nothing new.
             own = {n: e for n, e in own.items() if n not in params or not computed(params[n])}
@@ -54,6 +53,18 @@ def network_weights(
         made = import_weights(own, name_map(spec, name, names), wanted, symbols(lowered, network))
         found[name] = {n: made[n] if n in made else buffer(p) for n, p in params.items() if n in made or computed(p)}
     return found
+
+
+def _tensors(files: Files, networks: Sequence[str], key: str | None) -> dict[str, dict[str, Expr]]:
+    """{network: its tensors by their names in its file}."""
+    found = {name: open_weights(path, key) for name, path in named_files(files, networks).items()}
+    if "" not in found:
+        return found
+    several = len(networks) > 1
+    return {
+        name: {n.removeprefix(f"{name}."): e for n, e in found[""].items() if n.startswith(f"{name}.") or not several}
+        for name in networks
+    }
 
 
 def write_weights(

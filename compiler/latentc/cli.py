@@ -36,7 +36,15 @@ Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `l
 Variant = Annotated[str | None, typer.Option("--variant", "-v", metavar="NAME", help="A variant of the spec.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change one value; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Weights = Annotated[Path, typer.Option("--weights", "-w", metavar="FILE", help="A .safetensors, .pt or .npz file.")]
+Weights = Annotated[
+    list[str],
+    typer.Option(
+        "--weights",
+        "-w",
+        metavar="FILE",
+        help="A .safetensors, .pt or .npz file; NETWORK=FILE once for each of several.",
+    ),
+]
 Names = Annotated[str | None, typer.Option("--names", metavar="MAP", help="The spec's name map the file follows.")]
 Key = Annotated[str | None, typer.Option("--key", metavar="KEY", help="Which state dict of a checkpoint: ema.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Sample i has seed N + i.")]

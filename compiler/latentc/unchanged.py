@@ -21,19 +21,20 @@ if TYPE_CHECKING:
     from latentc_runtime.manifest import Manifest
 
 
-def compile_key(spec: Spec, spec_text: str, weights: Path, options: Mapping[str, Any]) -> str:
+def compile_key(spec: Spec, spec_text: str, weights: Mapping[str, Path], options: Mapping[str, Any]) -> str:
     """Sha256 of all that a bundle is made from: spec, identity of the weights, options, versions, our own code.
 
     Files are told by inode, size and times, not read. Empty where the same key might stand for something else: a file
-    that was written a moment ago, or plans for whatever GPU is there. `options` are plain data.
+    that was written a moment ago, or plans for whatever GPU is there. `weights` as `weights.files.named_files` gives
+    them; `options` are plain data.
     """
-    states = [(path, path.stat()) for path in files_of(weights)]
+    states = [(name, path, path.stat()) for name, given in weights.items() for path in files_of(given)]
     plans_for_here = spec.target.engine.startswith("tensorrt") and not spec.target.capabilities
-    if plans_for_here or not all(settled(status) for _, status in states):
+    if plans_for_here or not all(settled(status) for *_, status in states):
         return ""
     made_of = {
         "spec": spec_text,
-        "weights": [(str(path.resolve()), identity(status)) for path, status in states],
+        "weights": [(name, str(path.resolve()), identity(status)) for name, path, status in states],
         "options": options,
         "versions": versions(spec.target.engine),
         "code": _code(),

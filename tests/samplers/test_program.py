@@ -1,6 +1,7 @@
 """Every sampler component as IR, run by the interpreter, against the numpy meaning of its table."""
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32, i64
 from latentc.ir.verify import verify
+from latentc.spec.sections import Stitch
 
 SHAPE, CLASSES = (2, 3, 3), 4
 RNG = np.random.default_rng(3)
@@ -43,13 +45,14 @@ def make(kind, **values):
     return SAMPLERS[kind].model_validate({**SAMPLERS[kind].EXAMPLE, **values})
 
 
-def spec(objective, dropout=0.1):
+def spec(objective, dropout=0.1, stitch=None):
     """As much of a spec as a sampler looks at."""
     label = load("conditioning")["label"].model_validate({"kind": "label", "dropout": dropout})
     return SimpleNamespace(
         objective=OBJECTIVES.get(objective),
         conditioning=SimpleNamespace(class_=label),
         data=SimpleNamespace(shape=SHAPE),
+        optimize=SimpleNamespace(stitch=stitch),
     )
 
 
@@ -166,6 +169,27 @@ def test_guidance_interval_splits_the_loop():
     assert calls == [{"call"}, {"guided"}, {"call"}]
     assert [n.attrs["trip"] for n in loops] == [3, 3, 4]
     assert program.evaluations == 10
+
+
+def test_a_stitched_trajectory_is_two_networks_in_a_row():
+    """Each evaluation by the network of its time; with one network under both names, nothing changes."""
+    sampler = make("heun", steps=5, guidance={"scale": 2.0, "interval": [0.0, 0.6]})
+    module = ModuleBuilder()
+    main = network(module, SHAPE[0])
+    both = {"main": main, "small": replace(main, name="small")}
+    until = spec("diffusion noise", stitch=Stitch(network="small", until=0.5))
+    program = sampler.build(module, both, until)
+    done = verify(module.finish(), "train")
+    bodies = [done.functions[n.attrs["body"]] for n in done.entry(program.entry).nodes if n.op == "loop"]
+    names = [tuple(n.attrs["name"] for n in body.nodes if n.op in ("call", "guided")) for body in bodies]
+    assert names == [("small", "small"), ("small", "main"), ("main", "main"), ("main",)]
+    plain, alone, _ = built(sampler, "diffusion noise")
+    weights = {"main.embedding": TABLE, "small.embedding": TABLE}
+    (ours,) = Interpreter(done, weights).run(program.entry, X, Y, SCALE)
+    (theirs,) = Interpreter(plain, weights).run(alone.entry, X, Y, SCALE)
+    np.testing.assert_array_equal(ours, theirs)
+    (other,) = Interpreter(done, {**weights, "small.embedding": TABLE * 2}).run(program.entry, X, Y, SCALE)
+    assert np.abs(other - theirs).max() > 1e-3
 
 
 def test_heun_decides_guidance_per_evaluation():

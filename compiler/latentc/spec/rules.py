@@ -169,6 +169,23 @@ def families_meet(spec: Spec) -> Iterator[Problem]:
         yield Problem("E0306", ("sampler",), f"the sampler `{spec.sampler.kind}` draws {wanted}", labels=data)
 
 
+def stitched_network_is_another(spec: Spec) -> Iterator[Problem]:
+    """The network of the first steps is one of the spec's, and the sampler evaluates step after step."""
+    stitch = spec.optimize.stitch
+    if stitch is None:
+        return
+    others = [name for name in spec.networks if name != "main"]
+    if stitch.network not in others:
+        what = "main takes the other steps" if stitch.network == "main" else f"no network `{stitch.network}`"
+        mend = f"name one of {', '.join(others)}" if others else "add one to `networks`: `small: {kind: …}`"
+        yield Problem("E0309", ("optimize", "stitch", "network"), what, help=mend)
+    if "main" not in spec.networks:
+        yield Problem("E0309", ("optimize", "stitch"), "there is no network `main` to take over")
+    if isinstance(spec.sampler, Sampler) and "denoiser" not in spec.sampler.families:
+        message = f"the sampler `{spec.sampler.kind}` takes no steps from noise to data"
+        yield Problem("E0309", ("optimize", "stitch"), message, help="leave `stitch` out")
+
+
 def precision_of_the_engine(spec: Spec) -> Iterator[Problem]:
     """The engine has the arithmetic that is asked for."""
     engine, precision = spec.target.engine, spec.target.precision
@@ -217,6 +234,7 @@ RULES: tuple[Rule, ...] = (
     name_maps_are_sound,
     families_meet,
     components_fit,
+    stitched_network_is_another,
     precision_of_the_engine,
     plans_of_the_engine,
 )

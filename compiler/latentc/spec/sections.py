@@ -97,6 +97,13 @@ class Quantize(Closed):
     min_speedup: float = Field(1.0, ge=0, description="times as fast as unquantised, or compiling is refused")
 
 
+class Stitch(Closed):
+    """Trajectory stitching: a small network takes the first steps, `main` the others (T-Stitch, Pan et al. 2024)."""
+
+    network: str = Field(description="one of `networks`, trained for the same objective as main")
+    until: float = Field(gt=0, lt=1, description="part of the way from noise (0) to data (1) at which main takes over")
+
+
 class Optimize(Closed):
     """What the passes may do beyond what keeps every number the same."""
 
@@ -104,6 +111,7 @@ class Optimize(Closed):
         "batched", description="both branches of guidance in one call of twice the batch, or one by one"
     )
     quantize: Quantize | None = Field(None, description="fewer bits for linear layers; null for none")
+    stitch: Stitch | None = Field(None, description="a smaller network for the first steps; null for none")
 
 
 # What an engine computes in. ONNX Runtime has no bf16 products on a CPU.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,33 @@ def _folder(path: Path) -> Mapping[Any, Any]:
                 raise _shards(path, f"{name!r} is in {file.name} and in another file of the folder")
             tensors[name] = expr
     return tensors
+
+
+Files = Path | str | Sequence[Path | str]
+"""Where weights are: one file of all networks, or texts `NETWORK=FILE`, one a network."""
+
+
+def named_files(given: Files, networks: Sequence[str]) -> dict[str, Path]:
+    """{network: its file}, or {"": the file of all networks}. DiagnosticError E0415."""
+    found = [_named(text, networks) for text in ([given] if isinstance(given, Path | str) else given)]
+    named = [name for name, _ in found]
+    if named != [""] and sorted(named) != sorted(networks):
+        for_whom = ", ".join(name or "all of them" for name in named) or "none"
+        message = f"the networks are {', '.join(networks)}, and weights are named for {for_whom}"
+        raise DiagnosticError(Diagnostic("E0415", message, help="give one FILE of all, or NETWORK=FILE once for each"))
+    return dict(found)
+
+
+def _named(text: Path | str, networks: Sequence[str]) -> tuple[str, Path]:
+    """(network, file) of `NETWORK=FILE`; the network of a plain file is empty. DiagnosticError E0415."""
+    name, equals, file = str(text).partition("=")
+    if not equals or not name.isidentifier() or Path(text).exists():
+        return "", Path(text)
+    if name not in networks:
+        close = nearest(name, networks)
+        mend = f"did you mean `{close}`?" if close else f"networks of this spec: {', '.join(networks)}"
+        raise DiagnosticError(Diagnostic("E0415", f"the spec has no network `{name}`", help=mend))
+    return name, Path(file)
 
 
 def files_of(path: Path | str) -> list[Path]:

@@ -102,19 +102,16 @@ class ArraySampler(Sampler):
         process = process_of(spec.objective)
         if process is None:
             raise ValueError(f"`{self.kind}` needs a diffusion or flow objective")
-        table, guidance, entry = self.table(process), self.guidance, f"sample.{self.steps}"
-        if guidance is None:
-            return sample_program(mb, networks["main"], table, entry=entry)
-        low, high = guidance.interval
-        return sample_program(
-            mb,
-            networks["main"],
-            table,
-            guided=lambda t: low <= float(process.progress(t)) <= high,
-            scale=guidance.scale,
-            channels=guidance.channels,
-            entry=entry,
-        )
+        guidance, stitch = self.guidance, spec.optimize.stitch
+        given: dict[str, Any] = {}
+        if guidance is not None:
+            low, high = guidance.interval
+            given["guided"] = lambda t: low <= float(process.progress(t)) <= high
+            given |= {"scale": guidance.scale, "channels": guidance.channels}
+        if stitch is not None:
+            early = networks[stitch.network]
+            given["instead"] = lambda t: early if float(process.progress(t)) < stitch.until else None
+        return sample_program(mb, networks["main"], self.table(process), entry=f"sample.{self.steps}", **given)
 
     def with_steps(self, steps: int) -> ArraySampler:
         return self if steps == self.steps else self.model_copy(update={"steps": steps, "timesteps": None})

@@ -45,6 +45,7 @@ def sample_program(
     guided: Callable[[float], bool] | None = None,
     scale: float = 1.0,
     channels: int | None = None,
+    instead: Callable[[float], Network | None] | None = None,
     entry: str = "sample",
 ) -> SampleProgram:
     """Adds entry `entry`: x f32[B, C, H, W] of normals, y i64[B], scale f32[B] with guidance, noise f32[N, B,
@@ -52,11 +53,13 @@ def sample_program(
 
     `guided(t)` says whether the evaluation at time t is guided (None: no guidance at all); consecutive steps
     of one answer are one loop. `channels` guides only the first so many; by default those of the data.
+    `instead(t)` is the network that evaluates at time t in place of `network`, or None.
 
     ValueError: guidance of a network without a null class, or of more channels than it has; a learned
     variance of a network without the channels for it.
     """
     _check(network, table, guided is not None, channels)
+    asked = _Asked(network, instead or (lambda t: None), guided or (lambda t: False))
     data = f32(B, *network.shape)
     b = module.function(entry)
     x, y = b.input("x", data), b.input("y", i64(B))
@@ -68,13 +71,13 @@ def sample_program(
     taken = 0
     for part in table.parts():
         state = _first_state(b, part, x)
-        for first, last, flags in _segments(part, guided):
+        for first, last, calls in _segments(part, asked):
             rows = part.split(first, last)
             z = None
             if part.stochastic and noise is not None:
                 z = noise if rows.rows == total else b.slice(noise, axis=0, start=taken, stop=taken + rows.rows)
                 taken += rows.rows
-            state = _loop(b, f"{entry}.{part.solver}", rows, network, (y, strength), state, z, flags, guide)
+            state = _loop(b, f"{entry}.{part.solver}", rows, calls, (y, strength), state, z, guide)
         x = state[0]
     b.output(x)
     module.entries[entry] = b.finish(doc=f"{table.solver}, {table.steps} steps")
@@ -85,6 +88,26 @@ def sample_program(
         sources["noise"] = Source("normal", stream="step", per_step=total)
     evaluations = sum(part.rows * part.evaluations for part in table.parts())
     return SampleProgram(entry, table.solver, table.steps, evaluations, sources)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """How an evaluation is made."""
+
+    network: Network
+    guided: bool
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What evaluates at which times; see `sample_program`."""
+
+    network: Network
+    instead: Callable[[float], Network | None]
+    guided: Callable[[float], bool]
+
+    def at(self, t: float) -> _Call:
+        return _Call(self.instead(t) or self.network, self.guided(t))
 
 
 def _check(network: Network, table: Table, guided: bool, channels: int | None) -> None:
@@ -104,14 +127,13 @@ def _guided_channels(network: Network, channels: int | None) -> int | None:
     return None if guide == network.out_channels else guide
 
 
-def _segments(table: Table, guided: Callable[[float], bool] | None) -> list[tuple[int, int, tuple[bool, ...]]]:
-    """Runs of rows (first, last + 1) whose evaluations are guided alike, and whether each is."""
+def _segments(table: Table, asked: _Asked) -> list[tuple[int, int, tuple[_Call, ...]]]:
+    """Runs of rows (first, last + 1) whose evaluations are alike, and what each of a row's evaluations is."""
     times = ("t", "t_2")[: table.evaluations]
-    flags = [
-        tuple(guided is not None and guided(float(table.columns[name][i])) for name in times) for i in range(table.rows)
-    ]
-    runs = [list(run) for _, run in groupby(range(table.rows), key=flags.__getitem__)]
-    return [(run[0], run[-1] + 1, flags[run[0]]) for run in runs]
+    calls = [tuple(asked.at(float(table.columns[name][i])) for name in times) for i in range(table.rows)]
+    keys = [tuple((call.network.name, call.guided) for call in row) for row in calls]
+    runs = [list(run) for _, run in groupby(range(table.rows), key=keys.__getitem__)]
+    return [(run[0], run[-1] + 1, calls[run[0]]) for run in runs]
 
 
 def _first_state(b: Builder, table: Table, x: Var) -> tuple[Var, ...]:
@@ -127,11 +149,10 @@ def _loop(
     b: Builder,
     name: str,
     table: Table,
-    network: Network,
+    calls: tuple[_Call, ...],
     request: tuple[Var, Var | None],
     state: tuple[Var, ...],
     noise: Var | None,
-    flags: tuple[bool, ...],
     channels: int | None,
 ) -> tuple[Var, ...]:
     """One loop over the rows of a table; `request` is the classes and the guidance scale."""
@@ -139,15 +160,15 @@ def _loop(
     varying = [name for name in table.columns if name not in constants]
     columns = [b.constant(table.columns[name], out=_coefficient_name(name)) for name in varying]
     y, scale = request
-    invariants = [y] if scale is None or not any(flags) else [y, scale]
+    invariants = [y] if scale is None or not any(call.guided for call in calls) else [y, scale]
 
     def body(
         inner: Builder, i: Var, kept: tuple[Var, ...], carried: tuple[Var, ...], rows: tuple[Var, ...]
     ) -> tuple[Sequence[Var], Sequence[Var]]:
         row: dict[str, Coefficient] = {**constants, **dict(zip(varying, rows, strict=False))}
-        evaluate = partial(_evaluate, inner, network, channels, kept, flags)
+        evaluate = partial(_evaluate, inner, calls, channels, kept)
         z = rows[-1] if noise is not None else None
-        return BODIES[table.body](inner, Step(table, row, carried, z, evaluate, network.shape[0])), ()
+        return BODIES[table.body](inner, Step(table, row, carried, z, evaluate, calls[0].network.shape[0])), ()
 
     tables = columns if noise is None else [*columns, noise]
     return b.loop(name, table.rows, body, invariants=invariants, carried=state, tables=tables)
@@ -168,19 +189,19 @@ def _coefficient_name(column: str) -> str:
 
 def _evaluate(
     b: Builder,
-    network: Network,
+    calls: tuple[_Call, ...],
     channels: int | None,
     kept: tuple[Var, ...],
-    flags: tuple[bool, ...],
     x: Var,
     t: Coefficient,
     which: int,
 ) -> Var:
     """The network at (x, t, y), guided or not."""
+    network = calls[which].network
     y, fn = kept[0], network.methods["forward"]
     one = b.constant(t, "f32") if isinstance(t, float) else t
     time = b.broadcast_to(one, y, shape=y.shape, out="time")
-    if not flags[which]:
+    if not calls[which].guided:
         output: Var = b.call(fn, network.name, x, time, y, out="output")
         return output
     null = b.broadcast_to(b.constant(network.null_class), y, shape=y.shape, out="null")
