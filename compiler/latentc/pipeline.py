@@ -22,6 +22,7 @@ from latentc.passes.fuse import COMPOSITES, FusionReport, fuse, fused
 from latentc.passes.hoist import hoist
 from latentc.passes.openvino import write_out_masked_attention
 from latentc.passes.precision import precision
+from latentc.passes.quantize import Quantization, quantize
 from latentc.passes.to_inference import to_inference
 from latentc.spec.schema import Spec
 
@@ -31,8 +32,9 @@ class Pass:
     """A named rewriting of the module; after it the module is well formed at `stage` (see `latentc.ir.verify`)."""
 
     name: str
-    run: Callable[[Module, Spec], Module]
+    run: Callable[..., Module]  # takes the module, the spec, and the measurements that `given` names
     stage: str
+    given: tuple[str, ...] = ()
 
 
 _ONNX = (
@@ -48,6 +50,15 @@ _ONNX = (
     Pass("hoist", lambda module, spec: hoist(module, spec.target.max_batch), "expanded"),
     # Guidance and hoisting leave constants and copies behind.
     Pass("tidy", lambda module, spec: cleanup(module), "expanded"),
+    # When layers are what will run, and run where they will; before dtypes are chosen around them.
+    Pass(
+        "quantize",
+        lambda module, spec, quantization: (
+            module if quantization is None else quantize(module, quantization.plan, spec.target.engine)
+        ),
+        "expanded",
+        ("quantization",),
+    ),
 )
 
 _TYPED = (
@@ -79,9 +90,12 @@ class PassError(Exception):
         super().__init__(f"pass {name}{history} broke the module: {error}")
 
 
-def optimised(lowered: Lowered, spec: Spec, after: str | None = None) -> Lowered:
+def optimised(
+    lowered: Lowered, spec: Spec, after: str | None = None, quantization: Quantization | None = None
+) -> Lowered:
     """The lowered spec after the target's passes, or after the first pass named `after`.
 
+    `quantization` says which layers are quantised; its tensors go beside the weights (`{**weights, **tensors}`).
     Raises PassError where a pass breaks the module, ValueError where no pass is called `after`.
     """
     passes = PASSES[spec.target.engine]
@@ -90,9 +104,9 @@ def optimised(lowered: Lowered, spec: Spec, after: str | None = None) -> Lowered
         guess = nearest(after, names)
         hint = f"; did you mean {guess!r}?" if guess else ""
         raise ValueError(f"no pass is called {after!r}: they are {', '.join(names)}{hint}")
-    module = prune(_for_inference(lowered))
+    module, given = prune(_for_inference(lowered)), {"quantization": quantization}
     for i, current in enumerate(passes):
-        module = current.run(module, spec)
+        module = current.run(module, spec, *(given[name] for name in current.given))
         try:
             verify(module, current.stage)
         except VerifyError as error:

@@ -16,7 +16,7 @@ from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Module
 from latentc.ir.inits import INITS
 from latentc.ir.interpret import Interpreter
-from latentc.ir.types import Sym, TensorType
+from latentc.ir.types import NUMPY, Sym, TensorType
 from latentc.ir.verify import verify
 from latentc_runtime.manifest import Statement
 from latentc_runtime.program import run_program
@@ -33,7 +33,7 @@ def array(type: TensorType, low: float = -2, high: float = 2, rng: np.random.Gen
         return rng.random(shape) < 0.6
     if type.is_float:
         return rng.uniform(low, high, shape).astype(np.float32)
-    return rng.integers(int(low), int(high) + 1, shape)
+    return rng.integers(int(low), int(high) + 1, shape).astype(NUMPY[type.dtype])
 
 
 def module_of(types: Sequence[TensorType], build: Callable[..., Any], module: ModuleBuilder | None = None) -> Module:

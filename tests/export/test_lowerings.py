@@ -18,7 +18,7 @@ from latentc.export.onnx import flat_module, missing_lowerings, onnx_from_module
 from latentc.ir.builder import Builder, Var
 from latentc.ir.interpret import Interpreter
 from latentc.ir.ops import OPS
-from latentc.ir.types import B, f32, i64
+from latentc.ir.types import B, TensorType, f32, i64
 
 BOOL = f32().with_dtype
 X, W, IDX = f32(B, 4, 6), f32(5, 6), i64(B, 4)
@@ -31,6 +31,30 @@ def op(name: str, **attrs: Any) -> Callable[..., Any]:
 
 def _broadcast_from_nothing(b: Builder, x: Var) -> Var:
     return b.broadcast_to(b.constant(np.arange(6.0)), x, shape=(B * 2, 6))
+
+
+def _through(b: Builder, x: Var, scale: Var, to: str, **where: int) -> Var:
+    """A tensor as its quantised numbers dequantise, under a shape that it takes in between."""
+    return b.dequantize(b.quantize(x, scale, to=to, **where), scale, **where)
+
+
+def _int8_product(b: Builder, x: Var, w: Var, scale: Var, scales: Var, *bias: Var) -> Var:
+    numbers = b.quantize(w, scales, to="i8", axis=1)
+    return b.linear_int8(b.quantize(x, scale, to="u8"), numbers, scale, scales, *bias)
+
+
+def _dynamic_product(b: Builder, x: Var, w: Var, scales: Var, *bias: Var) -> list[Var]:
+    """Two of one operand, which is quantised once."""
+    numbers = b.quantize(w, scales, to="i8", axis=1)
+    return [b.linear_int8_dynamic(x, numbers, scales, *bias) for _ in range(2)]
+
+
+def _blocks(bits: int) -> Callable[..., Var]:
+    return lambda b, x, q, s, *bias: b.linear_blocks(x, q, s, *bias, bits=bits, block=16)
+
+
+def u8(*shape: int) -> TensorType:
+    return TensorType("u8", shape)
 
 
 # op -> [(operand types, what is built, lowest and highest operand value)]
@@ -153,6 +177,22 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
     "rotary": [
         ((Q, f32(5, 4), f32(5, 4)), op("rotary", interleaved=True), -1, 1),
         ((f32(B * 2, 2, 1, 8), f32(1, 4), f32(1, 4)), op("rotary", interleaved=False), -1, 1),
+    ],
+    "quantize": [
+        ((X, f32()), lambda b, x, s, to=to: b.cast(b.quantize(x, s, to=to), to="f32"), 0.1, 3)
+        for to in ("i8", "u8", "f8e4m3")
+    ]
+    + [((X, f32(4)), lambda b, x, s: b.cast(b.quantize(x, s, to="i8", axis=1), to="f32"), 0.1, 3)],
+    "dequantize": [((X, f32()), lambda b, x, s, to=to: _through(b, x, s, to), 0.1, 3) for to in ("i8", "u8", "f8e4m3")]
+    + [((f32(B, 4, 32), f32(4)), lambda b, x, s: _through(b, x, s, "i8", axis=1), 0.1, 3)],
+    "linear_int8": [((X, f32(6, 5), f32(), f32(5), f32(5))[: 4 + biased], _int8_product, 0.1, 3) for biased in (0, 1)],
+    "linear_int8_dynamic": [
+        ((X, f32(6, 5), f32(5), f32(5))[: 3 + biased], _dynamic_product, 0.1, 3) for biased in (0, 1)
+    ],
+    "linear_blocks": [
+        ((f32(B, 4, 32), u8(5, 2, bits * 2), f32(5, 2), f32(5))[: 3 + biased], _blocks(bits), 1, 3)
+        for bits in (4, 8)
+        for biased in (0, 1)
     ],
     "timestep_embedding": [((f32(B),), op("timestep_embedding", dim=16, max_period=10000.0), 0, 3)],
 }

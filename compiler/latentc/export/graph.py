@@ -15,6 +15,7 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoPr
 from latentc.ir.core import Param, Value, moved
 from latentc.ir.recipes import evaluate
 from latentc.ir.types import Dim, Sym, TensorType
+from latentc.weights import packed
 
 Array = np.ndarray[Any, Any]
 
@@ -27,6 +28,8 @@ ELEMENT = {
     "i32": TensorProto.INT32,
     "i8": TensorProto.INT8,
     "u8": TensorProto.UINT8,
+    "f8e4m3": TensorProto.FLOAT8E4M3FN,
+    "i4": TensorProto.INT4,
     "bool": TensorProto.BOOL,
 }
 _STORAGE: dict[str, Any] = {
@@ -38,6 +41,8 @@ _STORAGE: dict[str, Any] = {
     "i32": np.int32,
     "i8": np.int8,
     "u8": np.uint8,
+    "f8e4m3": ml_dtypes.float8_e4m3fn,
+    "i4": ml_dtypes.int4,
     "bool": np.bool_,
 }
 
@@ -67,13 +72,13 @@ class InlineTensors:
     def weight(self, proto: TensorProto, path: str, param: Param) -> None:
         prefix = path.removesuffix(param.name)
         value = evaluate(replace(param, value=Value(path, param.type), recipe=moved(param.recipe, prefix)), self._own)
-        proto.raw_data = stored(value, param.type.dtype).tobytes()
+        proto.raw_data = packed(stored(value, param.type.dtype)).tobytes()
 
     def _own(self, param: Param) -> Array:
         return self._weights(param.name, param)
 
     def literal(self, proto: TensorProto, array: Array) -> None:
-        proto.raw_data = array.tobytes()
+        proto.raw_data = packed(array).tobytes()
 
 
 def set_attribute(node: NodeProto, name: str, value: Any) -> None:
@@ -132,6 +137,7 @@ class Writer:
             self._literals: dict[Any, str] = {}
             self._by_identity: dict[Any, tuple[Any, str]] = {}
             self._weights: dict[str, str] = {}
+            self.domains: set[str] = set()  # of operators that are not ONNX's own
 
     # ---- names
 
@@ -237,10 +243,12 @@ class Writer:
 
     # ---- nodes
 
-    def add(self, op: str, ins: Sequence[str], outs: Sequence[str] | str, **attrs: Any) -> str:
+    def add(self, op: str, ins: Sequence[str], outs: Sequence[str] | str, domain: str = "", **attrs: Any) -> str:
         """Appends a node; returns its first output. Attributes that are None are left out."""
         node = self.graph.node.add()
-        node.op_type = op
+        node.op_type, node.domain = op, domain
+        if domain:
+            self.root.domains.add(domain)
         names = [outs] if isinstance(outs, str) else outs
         node.name = names[0]
         node.input.extend(ins)

@@ -50,15 +50,16 @@ def onnx_from_module(
     their name. Raises KeyError for an op that `missing_lowerings(opset)` lists: decompose it before.
     """
     fn = module.entry(entry)
-    domain = [helper.make_opsetid("", opset)]
-    model = ModelProto(producer_name="latentc", ir_version=helper.find_min_ir_version_for(domain))
-    model.opset_import.extend(domain)
+    own = [helper.make_opsetid("", opset)]
+    model = ModelProto(producer_name="latentc", ir_version=helper.find_min_ir_version_for(own))
+    model.opset_import.extend(own)
     model.graph.name = name or entry
     g = Writer(model.graph, tensors)
     for value in fn.inputs:
         declare(g.graph.input.add(), g.define(value), value.type)
     names = [g.fresh(name) for name in outputs] or [g.fresh(v.name) if v not in g.names else "" for v in fn.outputs]
     _body(g, module, fn, names)
+    model.opset_import.extend(helper.make_opsetid(domain, 1) for domain in sorted(g.domains))
     for key, text in (metadata or {}).items():
         entry_proto = model.metadata_props.add()
         entry_proto.key, entry_proto.value = key, text
@@ -92,7 +93,7 @@ def _body(g: Writer, module: Module, fn: Function, results: Sequence[str]) -> No
 def _lower(c: Context) -> None:
     """Writes one node. An elementwise op of what has not yet taken its shape does not make it take it."""
     lowering, out = TABLE[c.node.op], c.node.outputs[0]
-    if not lowering.unary or c.is_result or c.node.inputs[0] in c.g.names:
+    if not lowering.unary or c.is_result or c.node.inputs[0] in c.g.names or "axis" in c.attrs:
         lowering.emit(c)
         return
     source = c.g.elements(c.node.inputs[0])

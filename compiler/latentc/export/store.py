@@ -22,7 +22,7 @@ from latentc.export.graph import stored
 from latentc.export.recipes import expr_from_recipe
 from latentc.ir.core import Param
 from latentc.ir.inits import DETERMINISTIC, INITS
-from latentc.weights import Array, Expr, Stored, cast, is_identity, write_safetensors
+from latentc.weights import Array, Computed, Expr, Stored, cast, is_identity, packed, write_safetensors
 
 INLINE_BYTES = 1 << 10
 """Constants up to this size stand in the ONNX file itself."""
@@ -81,12 +81,15 @@ class FileTensors:
 
     def weight(self, proto: TensorProto, path: str, param: Param) -> None:
         if path not in self._sources:
-            self._sources[path] = expression(self._weights, path, param)
+            made = expression(self._weights, path, param)
+            if param.type.dtype == "i4":  # which no file format but ONNX's knows
+                made = Computed((made,), lambda xs: packed(xs[0]), np.dtype(np.uint8), ((param.type.count() + 1) // 2,))
+            self._sources[path] = made
         self._put(proto, path)
 
     def literal(self, proto: TensorProto, array: np.ndarray[Any, Any]) -> None:
         if array.nbytes <= INLINE_BYTES:
-            proto.raw_data = array.tobytes()
+            proto.raw_data = packed(array).tobytes()
             return
         kind = f"{array.dtype}{array.shape}".encode()
         key = f"constant.{hashlib.sha256(kind + array.tobytes()).hexdigest()[:16]}"

@@ -13,6 +13,15 @@ from typing import Any
 import numpy as np
 
 from latentc.ir.core import Init, Param, Recipe
+from latentc.ir.ops.quantize import (
+    RANGES,
+    blocks_type,
+    dequantised,
+    packed_blocks,
+    quantised,
+    scale_shape,
+    weight_of_blocks,
+)
 from latentc.ir.ops.row import OpError
 from latentc.ir.types import TensorType
 
@@ -61,6 +70,57 @@ def _mul_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
     return weight
 
 
+def _scale_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
+    return TensorType(types[0].dtype, scale_shape(types[0], attrs))
+
+
+def channel_scale(xs: Sequence[Array], attrs: Attrs) -> Array:
+    """The scale under which the largest magnitude of each index of `axis`, or each block along it, is `most`.
+
+    Where all are zero it is 1: a scale is positive.
+    """
+    weight, axis, block = xs[0], attrs["axis"], attrs.get("block")
+    if block:
+        shape = weight.shape
+        split = weight.reshape(*shape[:axis], shape[axis] // block, block, *shape[axis + 1 :])
+        largest = np.abs(split).max(axis + 1)
+    else:
+        largest = np.abs(weight).max(tuple(i for i in range(weight.ndim) if i != axis))
+    return np.asarray(np.where(largest > 0, largest / attrs["most"], 1.0).astype(weight.dtype))
+
+
+def _quantize_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
+    weight, scale = types
+    if attrs["to"] not in RANGES or scale.shape != scale_shape(weight, attrs):
+        raise OpError(f"{weight} does not quantise to {attrs['to']} by {scale}")
+    return weight.with_dtype(attrs["to"])
+
+
+def _quantize(xs: Sequence[Array], attrs: Attrs) -> Array:
+    _need_positive(xs[1])
+    return quantised(xs[0], xs[1], attrs)
+
+
+def _need_positive(scale: Array) -> None:
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
+        raise OpError("a scale is not a positive number")
+
+
+def _pack_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
+    made = blocks_type(types[0], attrs)
+    if types[1].shape != made.shape[:2]:
+        raise OpError(f"{types[0]} has no scales {types[1]} in blocks of {attrs['block']}")
+    return made
+
+
+def _pack(xs: Sequence[Array], attrs: Attrs) -> Array:
+    weight, scale = xs
+    _need_positive(scale)
+    zero = 2 ** (attrs["bits"] - 1)
+    blocks = weight.reshape(len(weight), -1, attrs["block"]) / scale[..., None]
+    return packed_blocks(np.clip(np.rint(blocks) + zero, 0, 2 * zero - 1).astype(np.uint8), attrs["bits"])
+
+
 RECIPES: dict[str, RecipeRow] = {
     # Parts one after the other along `axis`. Slices undo it: the exporter's affair, for they need not be read.
     "concat": RecipeRow(_concat_type, lambda xs, a: np.concatenate(xs, a["axis"])),
@@ -72,6 +132,16 @@ RECIPES: dict[str, RecipeRow] = {
         lambda xs, a: xs[0] * a["mul"] + a["add"],
         {0: lambda y, xs, a: (y - a["add"]) / a["mul"]},
     ),
+    "reciprocal": RecipeRow(lambda types, a: types[0], lambda xs, a: 1 / xs[0], {0: lambda y, xs, a: 1 / y}),
+    "transpose": RecipeRow(
+        lambda types, a: types[0].with_shape(types[0].shape[p] for p in a["perm"]),
+        lambda xs, a: xs[0].transpose(a["perm"]),
+        {0: lambda y, xs, a: y.transpose(np.argsort(a["perm"]))},
+    ),
+    "channel_scale": RecipeRow(_scale_type, channel_scale),
+    "quantize": RecipeRow(_quantize_type, _quantize, {0: lambda y, xs, a: dequantised(y, xs[0], a)}),
+    # A weight [N, K] by its scales [N, G]: u8 blocks of `bits` bits, as `linear_blocks` takes them.
+    "pack_blocks": RecipeRow(_pack_type, _pack, {0: lambda y, xs, a: weight_of_blocks(y, xs[0], a)}),
 }
 
 

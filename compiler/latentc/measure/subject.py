@@ -25,7 +25,7 @@ from latentc.measure.forward import needed
 from latentc.pipeline import optimised
 from latentc.spec import Spec, load_spec
 from latentc.weights import Array as InMemory
-from latentc.weights import Expr, Stored, materialise
+from latentc.weights import Computed, Expr, Stored, dtype_from_name, materialise, unpacked
 from latentc_runtime import Pipeline, load
 from latentc_runtime.backends import Engine
 from latentc_runtime.request import check_request
@@ -155,9 +155,18 @@ def _initialisers(pipeline: Pipeline) -> dict[str, Expr]:
                 continue
             where = {entry.key: entry.value for entry in proto.external_data}
             file = places.get(where["location"], bundle.folder / where["location"])
+            shape = tuple(proto.dims)
+            if proto.data_type == onnx.TensorProto.INT4:
+                found[proto.name] = _unpacked(file, int(where["offset"]), int(where["length"]), shape)
+                continue
             dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(proto.data_type))
-            found[proto.name] = Stored(file, int(where["offset"]), int(where["length"]), dtype, tuple(proto.dims))
+            found[proto.name] = Stored(file, int(where["offset"]), int(where["length"]), dtype, shape)
     return found
+
+
+def _unpacked(file: Path, offset: int, nbytes: int, shape: tuple[int, ...]) -> Expr:
+    stored = Stored(file, offset, nbytes, np.dtype(np.uint8), (nbytes,))
+    return Computed((stored,), lambda xs: unpacked(xs[0], shape), dtype_from_name("i4"), shape)
 
 
 __all__ = ["Subject", "open_subject", "weights_of"]

@@ -22,6 +22,7 @@ from latentc.weights.expr import (
     transpose,
 )
 from latentc.weights.files import open_weights
+from latentc.weights.int4 import packed, unpacked
 from latentc.weights.names import check_bijection, export_weights, import_weights
 from latentc.weights.read import blocks, materialise, stream
 from latentc.weights.rules import Rule, parse_rules
@@ -49,6 +50,7 @@ __all__ = [
     "is_identity",
     "materialise",
     "open_weights",
+    "packed",
     "parse_rules",
     "permute_heads",
     "read_safetensors",
@@ -57,5 +59,6 @@ __all__ = [
     "split",
     "stream",
     "transpose",
+    "unpacked",
     "write_safetensors",
 ]

@@ -35,6 +35,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
         "f32": np.float32,
         "f64": np.float64,
         "f8e4m3": ml_dtypes.float8_e4m3fn,
+        "i4": ml_dtypes.int4,
         "f8e5m2": ml_dtypes.float8_e5m2,
         "f8e8m0": ml_dtypes.float8_e8m0fnu,
         "c64": np.complex64,

@@ -68,14 +68,14 @@ class Context:
 
 @dataclass(frozen=True)
 class Elements(Context):
-    """A unary node applied to a tensor that holds its operand's elements in another shape."""
+    """An elementwise node applied to a tensor that holds its first operand's elements in another shape."""
 
     source: str
     target: str
 
     @cached_property
     def ins(self) -> Sequence[str]:
-        return [self.source]
+        return [self.source, *(self.g.name(v) for v in self.node.inputs[1:])]
 
     @cached_property
     def outs(self) -> Sequence[str]:
@@ -88,7 +88,7 @@ class Lowering:
 
     emit: Callable[[Context], None]
     opset: int
-    unary: bool = False  # one operand, elementwise: it does not care for the shape
+    unary: bool = False  # elementwise in its first operand, whose shape it does not care for unless it has an `axis`
 
 
 TABLE: dict[str, Lowering] = {}

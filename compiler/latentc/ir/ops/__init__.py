@@ -1,6 +1,6 @@
 """The op table: every op the IR knows, one row each. Calls and loops (`control`) are typed by what they name."""
 
-from latentc.ir.ops import attention, elementwise, linear, norm, reduce, shape
+from latentc.ir.ops import attention, elementwise, linear, norm, quantize, reduce, shape
 from latentc.ir.ops.row import Op, OpError
 
 OPS: dict[str, Op] = {
@@ -10,6 +10,7 @@ OPS: dict[str, Op] = {
     **linear.OPS,
     **norm.OPS,
     **attention.OPS,
+    **quantize.OPS,
 }
 CONTROL = ("call", "guided", "loop")
 

@@ -55,6 +55,7 @@ class Op:
     decompose: Decompose | None = None
     source: str = ""
     train_only: bool = False
+    engine_only: bool = False  # made by passes, for engines: no emitted code has it
     differentiable: bool = True
     operands: tuple[int, int | None] = (1, 1)
     attrs: str = ""

@@ -77,7 +77,7 @@ def quantizable(module: Module, entries: Iterable[str] | None = None) -> dict[st
         if (fn.name, prefix) in seen:
             return
         seen.add((fn.name, prefix))
-        leaders = _leaders(fn)
+        leaders = layers_of(fn)
         for node in fn.nodes:
             if node in leaders:
                 path = join(prefix, node.inputs[1].name)
@@ -106,7 +106,7 @@ def stem(weight: str) -> str:
     return weight.removesuffix(".weight")
 
 
-def _leaders(fn: Function) -> dict[Node, str]:
+def layers_of(fn: Function) -> dict[Node, str]:
     """The layers of a function, and under which name of its own the measured tensors of each stand."""
     params: dict[Value, Param] = {p.value: p for p in fn.params}
     first: dict[Value, str] = {}
@@ -117,4 +117,15 @@ def _leaders(fn: Function) -> dict[Node, str]:
     return layers
 
 
-__all__ = ["LARGEST", "Layer", "LayerQuant", "Quantization", "Scheme", "Site", "prefix_of", "quantizable", "stem"]
+__all__ = [
+    "LARGEST",
+    "Layer",
+    "LayerQuant",
+    "Quantization",
+    "Scheme",
+    "Site",
+    "layers_of",
+    "prefix_of",
+    "quantizable",
+    "stem",
+]

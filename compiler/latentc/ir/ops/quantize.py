@@ -1,0 +1,244 @@
+"""Numbers of 8 or 4 bits that stand for floats together with a scale; made by passes, for engines only.
+
+A scale is one number, one for each index of `axis`, or one for each `block` elements along `axis`. Numbers are
+symmetric around zero; u8 is i8 moved up by 128, for processors that multiply unsigned by signed.
+
+Symbols: K inputs of a layer, N outputs, G blocks of K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from latentc.ir.ops.row import Array, Attrs, Op, axis_of, need
+from latentc.ir.types import NUMPY, TensorType
+
+# dtype -> least and most number, and which stands for zero
+RANGES: dict[str, tuple[float, float, int]] = {
+    "i8": (-128, 127, 0),
+    "u8": (0, 255, 128),
+    "i4": (-8, 7, 0),
+    "f8e4m3": (-448.0, 448.0, 0),
+}
+
+
+def spread(scale: Array, rank: int, attrs: Attrs) -> Array:
+    """A scale in a shape that broadcasts to the tensor of that rank it belongs to."""
+    if scale.ndim == 0:
+        return scale
+    if attrs.get("block"):
+        return np.repeat(scale, attrs["block"], attrs["axis"])
+    axis = attrs["axis"] % rank
+    return scale.reshape([-1 if i == axis else 1 for i in range(rank)])
+
+
+def quantised(x: Array, scale: Array, attrs: Attrs) -> Array:
+    """The nearest numbers of dtype `to` (ties to even); what is beyond them becomes the outermost."""
+    low, high, zero = RANGES[attrs["to"]]
+    ratio = x / spread(scale, x.ndim, attrs)
+    if attrs["to"] == "f8e4m3":
+        return np.asarray(np.clip(ratio, low, high).astype(ml_dtypes.float8_e4m3fn))
+    numbers = np.clip(np.rint(ratio) + zero, low, high)
+    # By way of i8, for 4-bit integers are not made of floats.
+    return np.asarray(numbers.astype(np.int8 if attrs["to"] == "i4" else np.float64).astype(NUMPY[attrs["to"]]))
+
+
+def dequantised(q: Array, scale: Array, attrs: Attrs) -> Array:
+    """What quantised numbers stand for, in the scale's dtype."""
+    numbers = q.astype(scale.dtype) - (128 if q.dtype == np.uint8 else 0)
+    return np.asarray(numbers * spread(scale, q.ndim, attrs))
+
+
+def scale_shape(x: TensorType, attrs: Attrs) -> tuple[Any, ...]:
+    """Shape of the scale that attributes ask for. OpError where they do not fit the tensor."""
+    block, axis = attrs.get("block"), attrs.get("axis")
+    if axis is None:
+        need(block is None, "blocks lie along an axis: say which")
+        return ()
+    axis = axis_of(axis, x.rank)
+    if block is None:
+        return (x.shape[axis],)
+    need(isinstance(x.shape[axis], int) and x.shape[axis] % block == 0, f"blocks of {block} do not divide {x}")
+    return (*x.shape[:axis], x.shape[axis] // block, *x.shape[axis + 1 :])
+
+
+def _scaled(x: TensorType, scale: TensorType, attrs: Attrs) -> None:
+    wanted = scale_shape(x, attrs)
+    need(scale.is_float and scale.shape == wanted, f"scale is {scale}; wants floats {list(wanted)}")
+
+
+def _quantize_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, scale = ins
+    need(x.is_float, f"takes floats, got {x}")
+    need(attrs["to"] in RANGES, f"quantises to {', '.join(RANGES)}, not {attrs['to']}")
+    _scaled(x, scale, attrs)
+    return [x.with_dtype(attrs["to"])]
+
+
+def _dequantize_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    q, scale = ins
+    need(q.dtype in RANGES, f"takes {', '.join(RANGES)}, got {q}")
+    _scaled(q, scale, attrs)
+    return [q.with_dtype(scale.dtype)]
+
+
+def _product_infer(x: TensorType, w: TensorType, scale: TensorType, bias: Sequence[TensorType]) -> TensorType:
+    need(x.rank > 0 and w.rank == 2 and x.shape[-1] == w.shape[0], f"weight {w} does not take {x}: wants [in, out]")
+    need(w.dtype == "i8", f"weight is {w}; wants i8")
+    for t in (scale, *bias):
+        need(t.is_float and t.shape == (w.shape[1],), f"scale or bias is {t}; wants floats [{w.shape[1]}]")
+    return TensorType(scale.dtype, (*x.shape[:-1], w.shape[1]))
+
+
+def _int8_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, w, x_scale, w_scale, *bias = ins
+    need(x.dtype in ("u8", "i8"), f"takes u8 or i8, got {x}")
+    need(x_scale.is_float and x_scale.rank == 0, f"the input's scale is {x_scale}; wants one number")
+    return [_product_infer(x, w, w_scale, bias)]
+
+
+def _int8(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    x, w, x_scale, w_scale, *bias = xs
+    sums = (x.astype(np.int64) - (128 if x.dtype == np.uint8 else 0)) @ w.astype(np.int64)
+    y = sums.astype(w_scale.dtype) * (x_scale * w_scale)
+    return [y + bias[0] if bias else y]
+
+
+def _int8_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    x, w, x_scale, w_scale, *bias = ins
+    weight = b.transpose(b.dequantize(w, w_scale, axis=1), perm=(1, 0))
+    return [b.linear(b.dequantize(x, x_scale), weight, *bias)]
+
+
+def _dynamic_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, w, w_scale, *bias = ins
+    need(x.is_float, f"takes floats, got {x}")
+    return [_product_infer(x, w, w_scale, bias)]
+
+
+def _dynamic(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    """ONNX's DynamicQuantizeLinear: 0 has a number of its own, so that the range always holds it."""
+    x, w, w_scale, *bias = xs
+    low, high = min(float(x.min(initial=0)), 0.0), max(float(x.max(initial=0)), 0.0)
+    scale = (high - low) / 255 or 1.0
+    zero = np.clip(np.rint(-low / scale), 0, 255)
+    numbers = np.clip(np.rint(x / scale) + zero, 0, 255) - zero
+    y = (numbers @ w.astype(x.dtype)) * (scale * w_scale)
+    return [np.asarray(y + bias[0] if bias else y, dtype=w_scale.dtype)]
+
+
+def packed_blocks(numbers: Array, bits: int) -> Array:
+    """u8[N, G, block * bits / 8] of numbers u8[N, G, block]; of two that share a byte the first is its low half."""
+    return numbers if bits == 8 else (numbers[..., ::2] | numbers[..., 1::2] << 4).astype(np.uint8)
+
+
+def weight_of_blocks(q: Array, scale: Array, attrs: Attrs) -> Array:
+    """The weight [N, K] that packed blocks and their scales [N, G] stand for."""
+    bits = attrs["bits"]
+    if bits == 4:
+        q = np.stack([q & 15, q >> 4], axis=-1).reshape(*q.shape[:2], -1)
+    weight = (q.astype(scale.dtype) - 2 ** (bits - 1)) * scale[..., None]
+    return np.asarray(weight.reshape(len(q), -1))
+
+
+def blocks_type(weight: TensorType, attrs: Attrs) -> TensorType:
+    """Type of a weight [N, K] as packed blocks."""
+    bits, block = attrs["bits"], attrs["block"]
+    need(bits in (4, 8), f"packs 4 or 8 bits, not {bits}")
+    need(block >= 16 and block & (block - 1) == 0, f"a block of {block} is no power of two from 16 on")
+    need(weight.rank == 2 and int(weight.shape[1]) % block == 0, f"blocks of {block} do not divide {weight}")  # type: ignore[arg-type]
+    return TensorType("u8", (weight.shape[0], int(weight.shape[1]) // block, block * bits // 8))  # type: ignore[arg-type]
+
+
+def _blocks_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, q, scale, *bias = ins
+    need(x.is_float and x.rank > 0, f"takes floats with at least one axis, got {x}")
+    wanted = blocks_type(TensorType(x.dtype, (q.shape[0], x.shape[-1])), attrs)
+    need(q == wanted, f"weight is {q}; wants {wanted}")
+    need(scale.is_float and scale.shape == q.shape[:2], f"scale is {scale}; wants floats {list(q.shape[:2])}")
+    for t in bias:
+        need(t.shape == (q.shape[0],), f"bias is {t}; wants [{q.shape[0]}]")
+    return [x.with_shape([*x.shape[:-1], q.shape[0]])]
+
+
+def _blocks(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    x, q, scale, *bias = xs
+    y = x @ weight_of_blocks(q, scale, attrs).T
+    return [y + bias[0] if bias else y]
+
+
+def _flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
+    return 2 * outs[0].count() * int(ins[0].shape[-1])  # type: ignore[arg-type]
+
+
+_ROWS = [
+    Op(
+        "quantize",
+        "x / scale as the nearest numbers of dtype `to`; one scale, or one for each index of `axis`",
+        _quantize_infer,
+        lambda xs, a: [quantised(xs[0], xs[1], a)],
+        source="ONNX QuantizeLinear",
+        operands=(2, 2),
+        attrs="to axis?",
+        engine_only=True,
+    ),
+    Op(
+        "dequantize",
+        "what quantised numbers stand for; one scale, one for each index of `axis`, or one for each `block` along it",
+        _dequantize_infer,
+        lambda xs, a: [dequantised(xs[0], xs[1], a)],
+        source="ONNX DequantizeLinear",
+        operands=(2, 2),
+        attrs="axis? block?",
+        engine_only=True,
+    ),
+    Op(
+        "linear_int8",
+        "linear of quantised numbers: x, W i8[in, out], the scale of x, the scales of W [out], bias",
+        _int8_infer,
+        _int8,
+        flops=_flops,
+        decompose=_int8_decompose,
+        source="ONNX Runtime MatMulIntegerToFloat",
+        operands=(4, 5),
+        engine_only=True,
+    ),
+    Op(
+        "linear_int8_dynamic",
+        "linear of x, quantised over its whole range as it comes, with W i8[in, out]; the scales of W [out], bias",
+        _dynamic_infer,
+        _dynamic,
+        flops=_flops,
+        source="ONNX DynamicQuantizeLinear",
+        operands=(3, 4),
+        engine_only=True,
+    ),
+    Op(
+        "linear_blocks",
+        "linear with W in packed blocks of `bits` bits, u8[out, in / block, bytes]; scales [out, in / block], bias",
+        _blocks_infer,
+        _blocks,
+        flops=_flops,
+        source="ONNX Runtime MatMulNBits",
+        operands=(3, 4),
+        attrs="bits block",
+        engine_only=True,
+    ),
+]
+OPS = {row.name: row for row in _ROWS}
+
+__all__ = [
+    "OPS",
+    "RANGES",
+    "blocks_type",
+    "dequantised",
+    "packed_blocks",
+    "quantised",
+    "scale_shape",
+    "spread",
+    "weight_of_blocks",
+]

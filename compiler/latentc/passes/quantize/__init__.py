@@ -1,0 +1,29 @@
+"""Quantisation: layers in 8 or 4 bits, by a plan. `plan`: what it says; `forms`: what becomes of a layer."""
+
+from latentc.passes.quantize.forms import fits
+from latentc.passes.quantize.plan import (
+    LARGEST,
+    Layer,
+    LayerQuant,
+    Quantization,
+    Scheme,
+    Site,
+    prefix_of,
+    quantizable,
+    stem,
+)
+from latentc.passes.quantize.rewrite import quantize
+
+__all__ = [
+    "LARGEST",
+    "Layer",
+    "LayerQuant",
+    "Quantization",
+    "Scheme",
+    "Site",
+    "fits",
+    "prefix_of",
+    "quantizable",
+    "quantize",
+    "stem",
+]

@@ -1,0 +1,141 @@
+"""What a quantised layer becomes, by scheme and engine: the form that the engine recognises and runs fastest.
+
+Symbols: K inputs, N outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from latentc.ir.builder import Builder, Var
+from latentc.ir.core import Node, Param, Recipe
+from latentc.ir.types import f32
+from latentc.passes.quantize.plan import LARGEST, Layer, Scheme
+
+_BLOCKS = (128, 64, 32, 16)
+_TO = {"int8": "i8", "fp8": "f8e4m3"}
+
+
+@dataclass(frozen=True)
+class Operands:
+    """A layer being written: its node, operands, weight, and where the measured scale of its input stands."""
+
+    node: Node
+    x: Var
+    bias: tuple[Var, ...]
+    weight: Param
+    value: Recipe | Param  # of the weight, smoothed where it is
+    group: str
+
+
+Form = Callable[[Builder, Operands], Var]
+
+
+def fits(layer: Layer, scheme: Scheme, engine: str) -> bool:
+    """Whether an engine can run a layer quantised so: convolutions only with both operands in 8 bits."""
+    if layer.op != "linear":
+        return scheme in LARGEST
+    return form_of("linear", scheme, engine) is not _blocks[4] or block_of(layer.shape[1]) > 0
+
+
+def block_of(inputs: int) -> int:
+    """How many inputs share a scale where weights are blocked: the most of the usual sizes; 0 where none divides."""
+    return next((b for b in _BLOCKS if inputs % b == 0), 0)
+
+
+def form_of(op: str, scheme: Scheme, engine: str) -> Form:
+    """What a layer becomes."""
+    runtime = engine == "onnxruntime"
+    match scheme:
+        case "int8" if runtime and op == "linear":
+            return _runtime_int8
+        case "int8" | "fp8":
+            return _quantised(scheme)
+        case "int8_dynamic":
+            return _dynamic
+        case "int8_weights" if not runtime:
+            return _int8_weights
+        case "int4_weights" if not runtime:
+            return _int4_weights
+    return _blocks[8 if scheme == "int8_weights" else 4]
+
+
+def _scale(most: float, value: Recipe | Param, axis: int = 0, block: int = 0) -> Recipe:
+    return Recipe("channel_scale", (value,), {"axis": axis, "most": most, **({"block": block} if block else {})})
+
+
+def _weight(b: Builder, o: Operands, to: str, most: float, block: int = 0) -> Var:
+    """The weight as its stored numbers dequantise: a scale an output, or one for each block of inputs."""
+    scale = _scale(most, o.value, 1 if block else 0, block)
+    where: dict[str, Any] = {"axis": 1, "block": block} if block else {"axis": 0}
+    numbers = b.made(f"{o.weight.name}.{to}", Recipe("quantize", (o.value, scale), {"to": to, **where}))
+    weight: Var = b.op("dequantize", numbers, b.made(f"{o.weight.name}.scale", scale), **where)
+    return weight
+
+
+def input_scale(b: Builder, group: str) -> Var:
+    """The measured scale of the value that the layers of a group read."""
+    return b.param(f"{group}.input_scale", f32(), "ones", kind="calibrated")
+
+
+def _quantised(scheme: Scheme) -> Form:
+    """Q/DQ: both operands as what their 8 bits stand for, which engines multiply without making it."""
+
+    def form(b: Builder, o: Operands) -> Var:
+        to = _TO[scheme]
+        scale = input_scale(b, o.group)
+        x = b.op("dequantize", b.op("quantize", o.x, scale, to=to), scale)
+        y: Var = b.op(o.node.op, x, _weight(b, o, to, LARGEST[scheme]), *o.bias, **o.node.attrs)
+        return y
+
+    return form
+
+
+def _turned(b: Builder, o: Operands) -> tuple[Var, Var]:
+    """The weight as i8[K, N], as integer products take it, and its scales [N]."""
+    scale = _scale(LARGEST["int8"], o.value)
+    numbers = Recipe("quantize", (o.value, scale), {"to": "i8", "axis": 0})
+    turned = b.made(f"{o.weight.name}.i8", Recipe("transpose", (numbers,), {"perm": (1, 0)}))
+    return turned, b.made(f"{o.weight.name}.scale", scale)
+
+
+def _runtime_int8(b: Builder, o: Operands) -> Var:
+    """x86 multiplies u8 by i8; ONNX Runtime finds no such product in Q/DQ around a Gemm."""
+    scale = input_scale(b, o.group)
+    weight, weight_scale = _turned(b, o)
+    y: Var = b.op("linear_int8", b.op("quantize", o.x, scale, to="u8"), weight, scale, weight_scale, *o.bias)
+    return y
+
+
+def _dynamic(b: Builder, o: Operands) -> Var:
+    y: Var = b.op("linear_int8_dynamic", o.x, *_turned(b, o), *o.bias)
+    return y
+
+
+def _int8_weights(b: Builder, o: Operands) -> Var:
+    y: Var = b.op("linear", o.x, _weight(b, o, "i8", LARGEST["int8"]), *o.bias)
+    return y
+
+
+def _int4_weights(b: Builder, o: Operands) -> Var:
+    block = block_of(int(o.weight.type.shape[1]))  # type: ignore[arg-type]
+    y: Var = b.op("linear", o.x, _weight(b, o, "i4", 7.0, block), *o.bias)
+    return y
+
+
+def _in_blocks(bits: int) -> Form:
+    def form(b: Builder, o: Operands) -> Var:
+        block = block_of(int(o.weight.type.shape[1]))  # type: ignore[arg-type]
+        scale = _scale(2 ** (bits - 1) - 1.0, o.value, 1, block)
+        numbers = Recipe("pack_blocks", (o.value, scale), {"bits": bits, "block": block})
+        name = o.weight.name
+        weight, weight_scale = b.made(f"{name}.u{bits}", numbers), b.made(f"{name}.scale", scale)
+        y: Var = b.op("linear_blocks", o.x, weight, weight_scale, *o.bias, bits=bits, block=block)
+        return y
+
+    return form
+
+
+_blocks = {bits: _in_blocks(bits) for bits in (4, 8)}

@@ -1,0 +1,223 @@
+"""The pass: every function with the layers of a plan quantised; a function whose calls' plans differ, once for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.core import Function, Init, Module, Node, Param, Recipe, Value, callees, join
+from latentc.ir.types import f32
+from latentc.passes.quantize.forms import Operands, form_of
+from latentc.passes.quantize.plan import LayerQuant, layers_of, prefix_of
+from latentc.passes.quantize.smooth import Folds, Uses, fold, foldable_inputs
+from latentc.passes.rewrite import Rewriter
+
+_Plan = tuple[tuple[str, LayerQuant], ...]  # of a function: by the paths of weights from there
+
+
+def quantize(module: Module, plan: Mapping[str, LayerQuant], engine: str) -> Module:
+    """The module with the layers of `plan` quantised as `engine` takes them; the same object for an empty plan.
+
+    `module` is at stage `expanded`. Raises ValueError for a path that is no quantisable layer (see `quantizable`).
+    """
+    if not plan:
+        return module
+    work = _Quantisation(module, plan, engine)
+    entries = {e: work.function(fn, prefix_of(module, e)) for e, fn in module.entries.items()}
+    if unknown := set(plan) - work.found:
+        raise ValueError(f"no layer that can be quantised is called {sorted(unknown)[0]}")
+    return Module(dict(work.owner.functions), entries)
+
+
+@dataclass(frozen=True)
+class _Version:
+    """A function under a plan: its name, and the inputs it wants divided by a smoothing vector of its own."""
+
+    name: str
+    divided: Mapping[int, str] = field(default_factory=dict)
+
+
+class _Quantisation:
+    def __init__(self, module: Module, plan: Mapping[str, LayerQuant], engine: str) -> None:
+        self.module, self.plan, self.engine = module, plan, engine
+        self.owner = ModuleBuilder()
+        self.found: set[str] = set()
+        self.foldable = foldable_inputs(module)
+        self._paths: dict[str, tuple[str, ...]] = {}
+        self._plans = self._all_plans()
+        self._versions: dict[tuple[str, _Plan], _Version] = {}
+
+    def function(self, name: str, prefix: str) -> str:
+        return self.version(name, prefix).name
+
+    def paths(self, name: str) -> tuple[str, ...]:
+        """The layers a function reaches, by their weights' paths from there."""
+        if name not in self._paths:
+            fn = self.module.functions[name]
+            own = dict.fromkeys(node.inputs[1].name for node in layers_of(fn))
+            for node in fn.nodes:
+                for callee in callees(node):
+                    own.update(dict.fromkeys(join(node.attrs.get("name", ""), p) for p in self.paths(callee)))
+            self._paths[name] = tuple(own)
+        return self._paths[name]
+
+    def plan_of(self, name: str, prefix: str) -> _Plan:
+        """What the plan says of a function called at `prefix`."""
+        given = ((path, self.plan.get(join(prefix, path))) for path in self.paths(name))
+        return tuple((path, how) for path, how in given if how is not None)
+
+    def _all_plans(self) -> dict[str, set[_Plan]]:
+        """Under which plans each function is called."""
+        plans: dict[str, set[_Plan]] = {}
+
+        def visit(name: str, prefix: str) -> None:
+            plan = self.plan_of(name, prefix)
+            self.found.update(join(prefix, path) for path, _ in plan)
+            if plan in plans.setdefault(name, set()):
+                return
+            plans[name].add(plan)
+            for node in self.module.functions[name].nodes:
+                for callee in callees(node):
+                    visit(callee, join(prefix, node.attrs.get("name", "")))
+
+        for entry, name in self.module.entries.items():
+            visit(name, prefix_of(self.module, entry))
+        return plans
+
+    def version(self, name: str, prefix: str) -> _Version:
+        """The function as it is called at `prefix`, written at first use."""
+        plan = self.plan_of(name, prefix)
+        if (name, plan) not in self._versions:
+            fn = self.module.functions[name]
+            called = {
+                node: self.version(callee, join(prefix, node.attrs.get("name", "")))
+                for node in fn.nodes
+                for callee in callees(node)
+            }
+            self._versions[name, plan] = self._written(fn, dict(plan), called)
+        return self._versions[name, plan]
+
+    def _written(self, fn: Function, plan: Mapping[str, LayerQuant], called: Mapping[Node, _Version]) -> _Version:
+        schemes = {how.scheme for how in plan.values()}
+        name = fn.name
+        if len(self._plans[fn.name]) > 1 and plan:
+            name = self.owner.unique(f"{fn.name}.{schemes.pop() if len(schemes) == 1 else 'mixed'}")
+        same = all(version.name == callee for node, version in called.items() for callee in callees(node))
+        if not plan and same:
+            self.owner.functions[name] = fn
+            return _Version(name)
+        return _Body(self, fn, name, plan, called).written()
+
+
+class _Body:
+    """One function being written under one plan."""
+
+    def __init__(
+        self,
+        work: _Quantisation,
+        fn: Function,
+        name: str,
+        plan: Mapping[str, LayerQuant],
+        called: Mapping[Node, _Version],
+    ) -> None:
+        self.work, self.fn, self.name, self.plan, self.called = work, fn, name, plan, called
+        self.params = {p.value: p for p in fn.params}
+        self.groups = {n: group for n, group in layers_of(fn).items() if n.inputs[1].name in plan}
+        self.smooth = {n: g for n, g in self.groups.items() if plan[n.inputs[1].name].smooth and n.op == "linear"}
+        self.uses = Uses.of(fn)
+        self.folds = Folds()
+        self.ready: dict[Value, str] = {}  # values that come divided, and by which vector
+        self.divided = self._divided()
+        self.shared: dict[tuple[Value, str], Var] = {}
+
+    def _divided(self) -> dict[int, str]:
+        """Decides where smoothed values are divided; gives the inputs that the callers are to divide."""
+        inputs: dict[int, str] = {}
+        place = {v: i for i, v in enumerate(self.fn.inputs)}
+        for node, group in self.smooth.items():
+            value = node.inputs[0]
+            readers = sum(n.inputs[0] is value for n in self.smooth)
+            if readers != self.uses.count[value] or value in self.ready:
+                continue
+            if place.get(value) in self.work.foldable.get(self.fn.name, ()):
+                inputs[place[value]] = group
+            elif not fold(self.uses, value, group, self.folds):
+                continue
+            self.ready[value] = group
+        for node, version in self.called.items():
+            for i, group in version.divided.items():
+                fold(self.uses, node.inputs[i], join(node.attrs["name"], group), self.folds)
+        return inputs
+
+    def written(self) -> _Version:
+        b = Rewriter(self.work.owner, self.fn.with_(name=self.name))
+        env: dict[Value, Var] = {v: Var(v, b) for v in (*self.fn.inputs, *self.params)}
+        for node in self.fn.nodes:
+            env.update(zip(node.outputs, self._node(b, node, [env[v] for v in node.inputs]), strict=True))
+        b.output([env[v] for v in self.fn.outputs])
+        b.finish(self.fn.doc)
+        made = self.work.owner.functions[self.name]
+        used = {v for n in made.nodes for v in n.inputs} | set(made.outputs)
+        gone = {self.params[n.inputs[1]] for n in self.groups}
+        params = tuple(p for p in made.params if p.value in used or p not in gone)
+        self.work.owner.functions[self.name] = made.with_(params=params)
+        return _Version(self.name, self.divided)
+
+    def _node(self, b: Rewriter, node: Node, operands: list[Var]) -> Sequence[Var]:
+        if node in self.groups:
+            return [self._layer(b, node, operands)]
+        if node in self.called:
+            return b.keep(self._call(node), operands)
+        if node in self.folds.norms:
+            return [self._norm(b, node, operands)]
+        if node in self.folds.sums:
+            i, smooth = self.folds.sums[node]
+            operands[i] = b.op("mul", operands[i], _divisor(b, smooth, _size(node)))
+        return b.keep(node, operands)
+
+    def _call(self, node: Node) -> Node:
+        key = "body" if node.op == "loop" else "fn"
+        if node.attrs[key] == self.called[node].name:
+            return node
+        return Node(node.op, node.inputs, node.outputs, {**node.attrs, key: self.called[node].name}, node.loc)
+
+    def _layer(self, b: Builder, node: Node, operands: list[Var]) -> Var:
+        x, _, *bias = operands
+        weight, group = self.params[node.inputs[1]], self.groups[node]
+        value: Recipe | Param = weight
+        if node in self.smooth:
+            size = weight.type.shape[1]
+            value = Recipe("mul", (weight, _vector(f"{group}.smooth", size)))
+            if node.inputs[0] not in self.ready:
+                key = (node.inputs[0], group)
+                if key not in self.shared:
+                    self.shared[key] = b.op("mul", x, _divisor(b, group, size))
+                x = self.shared[key]
+        form = form_of(node.op, self.plan[weight.name].scheme, self.work.engine)
+        return form(b, Operands(node, x, tuple(bias), weight, value, group))
+
+    def _norm(self, b: Builder, node: Node, operands: list[Var]) -> Var:
+        divisor = _divisor(b, self.folds.norms[node], _size(node))
+        x, *affine = operands
+        made: Var = b.op(
+            node.op, x, *(b.op("mul", a, divisor) for a in affine), *(() if affine else (divisor,)), **node.attrs
+        )
+        return made
+
+
+def _vector(name: str, size: object) -> Param:
+    """A measured vector as an ingredient of recipes."""
+    return Param(Value(name, f32(size)), Init("ones"), "calibrated")  # type: ignore[arg-type]
+
+
+def _divisor(b: Builder, group: str, size: object) -> Var:
+    """What to multiply by, to divide by the smoothing vector of a group."""
+    return b.made(f"{group}.unsmooth", Recipe("reciprocal", (_vector(f"{group}.smooth", size),)))
+
+
+def _size(node: Node) -> object:
+    return node.outputs[0].type.shape[-1]
+
+
+__all__ = ["quantize"]
