@@ -16,6 +16,7 @@ CODES: dict[str, str] = {
     "E0610": "the given noise does not fit",
     "E0611": "a referenced weight file is missing or changed",
     "E0612": "the arrays are not images",
+    "E0613": "the bundle's plans do not fit this machine",
 }
 
 

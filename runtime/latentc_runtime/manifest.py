@@ -185,7 +185,9 @@ class Plan:
 
     `version` is that of the library that made it, `capability` that of the GPU ("sm89"). `profiles` are the least,
     best and most samples of a run. `fused_attentions`: kernels in it that hold a whole attention. A
-    `hardware_compatible` plan runs on later GPUs too.
+    `hardware_compatible` plan runs on later GPUs too, a `version_compatible` one on later versions; one that is
+    `stripped` gets its weights from those of `file`. `driver` is the CUDA version of the driver that it was made with,
+    where a GPU made it.
     """
 
     file: str
@@ -197,6 +199,9 @@ class Plan:
     profiles: tuple[tuple[int, int, int], ...]
     fused_attentions: int = 0
     hardware_compatible: bool = False
+    version_compatible: bool = False
+    stripped: bool = False
+    driver: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from onnx_runs import weights_of
 from test_bundle import stored_weights
 
 import latentc_runtime
+from latentc import api
 from latentc.diagnostics import DiagnosticError
-from latentc.export import plans
+from latentc.export import plan_cache, plans
 from latentc.export.bundle import bundle_from_lowered
 from latentc.lower import lower
 from latentc.pipeline import optimised
@@ -26,6 +32,11 @@ from latentc_runtime.manifest import manifest_from_bytes
 
 DIT = ("digits_dit", "backbone.width=64", "backbone.depth=2", "sampler.steps=6")
 TOKENS = ("digits_llamagen", "backbone.depth=2")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture
@@ -174,11 +185,133 @@ def test_an_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     assert [p.name for p in tmp_path.iterdir()] in (["w.safetensors"], [])
 
 
+class Killed(subprocess.Popen):  # type: ignore[type-arg]
+    """The worker, killed so many seconds after it has the library."""
+
+    after = 0.0
+
+    def communicate(self, *args: Any, **options: Any) -> Any:
+        threading.Thread(target=self.watch, daemon=True).start()
+        return super().communicate(*args, **options)
+
+    def watch(self) -> None:
+        maps = Path(f"/proc/{self.pid}/maps")
+        while self.poll() is None and "libtensorrt_rtx" not in maps.read_text():
+            time.sleep(0.005)
+        time.sleep(self.after)
+        self.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize("seconds", [0.0, 0.4])
+def test_a_build_that_is_killed_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """As the system does it where memory runs out."""
+    monkeypatch.setattr(Killed, "after", seconds)
+    monkeypatch.setattr(plans.subprocess, "Popen", Killed)
+    with pytest.raises(DiagnosticError, match=r"E0504.*was killed: is there enough memory"):
+        compiled(tmp_path, (*DIT, "sampler.steps=8"), form="unroll")
+    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+    assert not plan_cache.cache_folder("plans").exists()
+
+
+@pytest.mark.usefixtures("rtx")
+def test_a_plan_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[str] = []
+    real = plans._built
+
+    def counted(name: str, *rest: Any) -> Any:
+        built.append(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(plans, "_built", counted)
+    first = compiled(tmp_path, DIT, form="loop")
+    plan = tmp_path / "bundle" / first.plans[0].plan
+    content = plan.read_bytes()
+    assert compiled(tmp_path, DIT, form="loop").plans == first.plans
+    assert built == ["sample.onnx"] and plan.read_bytes() == content
+    (entry,) = plan_cache.cache_folder("plans").iterdir()
+    entry.write_bytes(entry.read_bytes()[:-1])
+    assert compiled(tmp_path, DIT, form="loop").plans == first.plans
+    assert len(built) == 2
+    # Each of these is another plan.
+    for change in ("target.precision=fp16", "target.profiles=[{min: 1, opt: 1, max: 2}]", "target.capabilities=[sm80]"):
+        compiled(tmp_path, DIT, change, form="loop")
+    monkeypatch.setattr("test_bundle.weights_of", lambda params: {k: v + 1e-3 for k, v in weights_of(params).items()})
+    compiled(tmp_path, DIT, form="loop")
+    assert len(built) == 6
+    monkeypatch.setenv(plan_cache.LIMIT, "0")
+    compiled(tmp_path, DIT, form="loop")
+    assert len(built) == 7
+
+
+@pytest.fixture
+def tensorrt(rtx: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[Any]]]:
+    """TensorRT and a GPU played by stand-ins, in this process and the worker's; gives what the builder was told."""
+    folder = str(Path(__file__).parents[1] / "standins")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])]))
+    told = tmp_path.parent / f"{tmp_path.name}.told"
+    monkeypatch.setenv("TENSORRT_TOLD", str(told))
+    names = ("cuda", "cuda.bindings", "cuda.bindings.runtime")
+    real = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    yield lambda: [json.loads(line) for line in told.read_text().splitlines()]
+    for name in names:
+        sys.modules.pop(name, None)
+    sys.modules.update(real)
+
+
+TENSORRT = ("target.engine=tensorrt", "target.capabilities=[]", "target.precision=fp16")
+
+
+def test_tensorrt_by_the_same_path(tensorrt: Any, tmp_path: Path) -> None:
+    profiles = "target.profiles=[{min: 1, opt: 2, max: 4}, {min: 5, opt: 8, max: 16}]"
+    manifest = compiled(tmp_path, DIT, *TENSORRT, profiles, form="loop")
+    (plan,) = manifest.plans
+    assert (plan.engine, plan.version, plan.capability, plan.driver) == ("tensorrt", "11.4.0", "sm89", "13.1")
+    assert plan.plan == "sample.sm89.plan" and plan.fused_attentions >= 2
+    assert not (plan.version_compatible or plan.hardware_compatible or plan.stripped)
+    assert tensorrt() == [{"flags": [], "timings": "", "profiles": 2}]
+
+
+@pytest.mark.parametrize(
+    ("option", "flag"),
+    [
+        ("version_compatible", {"flags": ["VERSION_COMPATIBLE"]}),
+        ("hardware_compatible", {"hardware_compatibility_level": "AMPERE_PLUS"}),
+        ("strip_weights", {"flags": ["STRIP_PLAN"]}),
+    ],
+)
+def test_options_reach_the_builder_and_the_manifest(tensorrt: Any, tmp_path: Path, option: str, flag: Any) -> None:
+    (plan,) = compiled(tmp_path, DIT, *TENSORRT, f"target.{option}=true", form="loop").plans
+    (told,) = tensorrt()
+    assert told == {"flags": [], "timings": "", "profiles": 1, **flag}
+    field = {"strip_weights": "stripped"}.get(option, option)
+    assert [f for f in ("version_compatible", "hardware_compatible", "stripped") if getattr(plan, f)] == [field]
+
+
+def test_timings_are_kept_from_build_to_build(tensorrt: Any, tmp_path: Path) -> None:
+    compiled(tmp_path, DIT, *TENSORRT, form="loop")
+    (timings,) = plan_cache.cache_folder("timing").glob("*.cache")
+    assert timings.name == "tensorrt-11.4.0-sm89.cache" and timings.read_bytes() == b"t"
+    for changed in (b"t", b"damaged"):
+        timings.write_bytes(changed)
+        compiled(tmp_path, DIT, *TENSORRT, f"sampler.steps={len(changed)}", form="loop")
+    assert [told["timings"] for told in tensorrt()] == ["", "t", ""]
+    assert timings.read_bytes() == b"t"
+
+
+def test_tensorrt_builds_for_the_gpu_that_is_there(tensorrt: Any, tmp_path: Path) -> None:
+    with pytest.raises(DiagnosticError, match=r"E0505.*for the GPU that is there, sm89, not for sm120"):
+        compiled(tmp_path, DIT, *TENSORRT, "target.capabilities=[sm120]", form="loop")
+
+
 def test_options_that_do_not_hold_together() -> None:
     for override in (
         ["target.capabilities=[sm89]"],
         ["target.engine=tensorrt-rtx", "target.profiles=[{min: 4, opt: 2, max: 8}]"],
         ["target.engine=tensorrt-rtx", "target.hardware_compatible=true"],
+        ["target.engine=tensorrt-rtx", "target.strip_weights=true"],
     ):
         with pytest.raises(DiagnosticError) as caught:
             load_spec("dit", None, override)
@@ -214,6 +347,13 @@ def test_without_a_gpu_the_runtime_says_so(tmp_path: Path) -> None:
     with pytest.raises(BundleError) as caught:
         open_backend("tensorrt", engine="tensorrt-rtx", plans=())
     assert caught.value.code == "E0606"
+
+
+@pytest.mark.usefixtures("rtx")
+def test_verification_goes_inside_of_profiles(tmp_path: Path) -> None:
+    compiled(tmp_path, (*DIT, "backbone.width=32", "sampler.steps=2"), "target.profiles=[{min: 1, opt: 5, max: 12}]")
+    report = api.verify(tmp_path / "bundle")
+    assert report.ok and {c.batch for c in report.comparisons if c.what == "sampler"} == {1, 2, 3, 5, 8, 12}
 
 
 @pytest.mark.gpu

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,45 @@ class FakeCuda(types.ModuleType):
         cudaDevAttrComputeCapabilityMajor="major", cudaDevAttrComputeCapabilityMinor="minor"
     )
     cudaMemcpyKind = types.SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    cudaStreamCaptureMode = types.SimpleNamespace(cudaStreamCaptureModeRelaxed=2)
     cudaStreamNonBlocking = 1
 
     def __init__(self) -> None:
         super().__init__("cuda.bindings.runtime")
         self.capability = {"major": 8, "minor": 9}
         self.live: dict[int, Any] = {}
+        self.versions = {"driver": 13010, "runtime": 13000}
+        self.recording: list[Any] | None = None
+        self.capturable = True
+        self.launches = 0
+
+    def cudaDriverGetVersion(self) -> Any:
+        return 0, self.versions["driver"]
+
+    def cudaRuntimeGetVersion(self) -> Any:
+        return 0, self.versions["runtime"]
+
+    def cudaStreamBeginCapture(self, stream: int, mode: int) -> Any:
+        self.recording = []
+        return (0,)
+
+    def cudaStreamEndCapture(self, stream: int) -> Any:
+        graph, self.recording = self.recording, None
+        return (0, graph) if self.capturable else (901, None)
+
+    def cudaGraphInstantiate(self, graph: Any, flags: int) -> Any:
+        return 0, list(graph)
+
+    def cudaGraphDestroy(self, graph: Any) -> Any:
+        return (0,)
+
+    cudaGraphExecDestroy = cudaGraphDestroy
+
+    def cudaGraphLaunch(self, graph: Any, stream: int) -> Any:
+        self.launches += 1
+        for work in graph:
+            work()
+        return (0,)
 
     def cudaGetDevice(self) -> Any:
         return 0, 0
@@ -62,7 +97,12 @@ class FakeCuda(types.ModuleType):
 
 
 class FakeContext:
-    def __init__(self) -> None:
+    """Doubles x into y; what is recorded runs with the shapes and addresses of that moment."""
+
+    runs = 0
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        self.cuda = cuda
         self.shape: tuple[int, ...] = ()
         self.address: dict[str, int] = {}
         self.profile: int | None = None
@@ -80,14 +120,51 @@ class FakeContext:
         return self.shape
 
     def execute_async_v3(self, stream: int) -> bool:
-        count = int(np.prod(self.shape))
-        x, y = (np.ctypeslib.as_array((ctypes.c_float * count).from_address(self.address[n])) for n in "xy")
-        y[:] = 2 * x
+        count, address = int(np.prod(self.shape)), dict(self.address)
+
+        def work() -> None:
+            x, y = (np.ctypeslib.as_array((ctypes.c_float * count).from_address(address[n])) for n in "xy")
+            y[:] = 2 * x
+
+        FakeContext.runs += 1
+        if self.cuda.recording is not None:
+            self.cuda.recording.append(work)
+        else:
+            work()
         return True
+
+
+class FakeCache:
+    """A runtime cache: what was given to it, and one more kernel."""
+
+    def __init__(self) -> None:
+        self.kernels = b""
+
+    def deserialize(self, data: bytes) -> None:
+        self.kernels = data
+
+    def serialize(self) -> bytes:
+        return self.kernels + b"k"
+
+
+class FakeConfig:
+    cuda_graph_strategy = None
+
+    def create_runtime_cache(self) -> FakeCache:
+        return FakeCache()
+
+    def set_runtime_cache(self, cache: FakeCache) -> None:
+        self.cache = cache
 
 
 class FakeEngine:
     num_io_tensors, num_optimization_profiles = 2, 2
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        self.cuda = cuda
+
+    def create_runtime_config(self) -> FakeConfig:
+        return FakeConfig()
 
     def get_tensor_name(self, index: int) -> str:
         return "xy"[index]
@@ -101,12 +178,13 @@ class FakeEngine:
     def get_tensor_profile_shape(self, name: str, number: int) -> Any:
         return [(rows, 3) for rows in PLAN.profiles[number]]
 
-    def create_execution_context(self) -> FakeContext:
-        return FakeContext()
+    def create_execution_context(self, config: FakeConfig | None = None) -> FakeContext:
+        self.config = config
+        return FakeContext(self.cuda)
 
 
 @pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+def cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCuda:
     fake = FakeCuda()
     bindings: Any = types.ModuleType("cuda.bindings")
     bindings.runtime = fake
@@ -115,19 +193,24 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake)
     trt: Any = types.ModuleType("tensorrt_rtx")
     trt.__version__ = "1.7.1.116"
+    trt.ComputeCapability = types.SimpleNamespace(SM89=1, SM120=2)
+    trt.CudaGraphStrategy = types.SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
     trt.Logger = type("Logger", (), {"ERROR": 1, "__init__": lambda self, level: None})
-    opened = lambda self, data: FakeEngine() if data == b"plan" else None  # noqa: E731
+    opened = lambda self, data: FakeEngine(fake) if data == b"plan" else None  # noqa: E731
     trt.Runtime = type("Runtime", (), {"__init__": lambda self, log: None, "deserialize_cuda_engine": opened})
     trt.TensorIOMode = types.SimpleNamespace(INPUT="input")
     trt.DataType = types.SimpleNamespace(BF16="bf16")
     trt.nptype = lambda kind: np.float32
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", trt)
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setattr(FakeContext, "runs", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return fake
 
 
-def engine_of(tmp_path: Path, content: bytes = b"plan") -> tuple[TensorRt, Any]:
+def engine_of(tmp_path: Path, content: bytes = b"plan", name: str = "tensorrt-rtx", **plan: Any) -> tuple[Any, Any]:
     (tmp_path / PLAN.plan).write_bytes(content)
-    backend = TensorRt("tensorrt-rtx", [PLAN])
+    backend = TensorRt(name, [replace(PLAN, **plan)])
     return backend, backend.engine(tmp_path / PLAN.file, {})
 
 
@@ -137,8 +220,84 @@ def test_values_stay_on_the_device_and_their_memory_comes_back(cuda: FakeCuda, t
     value = engine.run({"x": x}, ["y"])["y"]
     value = engine.run({"x": value}, ["y"])["y"]
     np.testing.assert_array_equal(backend.array(value), 4 * x)
+    held = len(cuda.live)
+    for _ in range(9):
+        value = engine.run({"x": value}, ["y"])["y"]
+    assert len(cuda.live) == held  # what was given back is used again
     del value
+    backend.cuda.release()
     assert not cuda.live
+
+
+@pytest.mark.parametrize("history", [1, 3])
+def test_a_loop_is_captured_and_replayed(cuda: FakeCuda, tmp_path: Path, history: int) -> None:
+    """Multistep solvers hold values over several steps; these are not written over."""
+    backend, engine = engine_of(tmp_path, name="tensorrt")
+    for start in (np.float32(1), np.float32(-3)):
+        values = [backend.value(np.full((2, 3), start, np.float32))]
+        for step in range(20):
+            values = [*values, engine.run({"x": values[-1]}, ["y"])["y"]][-history:]
+            for age, value in enumerate(reversed(values)):
+                np.testing.assert_array_equal(backend.array(value), np.full((2, 3), start * 2.0 ** (step + 1 - age)))
+    assert engine.no_graph is None
+    assert cuda.launches >= 40 - FakeContext.runs and FakeContext.runs <= 16
+    # Another batch in between does not run with the graphs of the first.
+    other = engine.run({"x": np.ones((1, 3))}, ["y"])["y"]
+    np.testing.assert_array_equal(backend.array(other), 2 * np.ones((1, 3)))
+
+
+def test_what_cannot_be_captured_runs_as_it_is(cuda: FakeCuda, tmp_path: Path) -> None:
+    cuda.capturable = False
+    backend, engine = engine_of(tmp_path, name="tensorrt")
+    value = backend.value(np.ones((2, 3), np.float32))
+    for _ in range(20):
+        value = engine.run({"x": value}, ["y"])["y"]
+    np.testing.assert_array_equal(backend.array(value), np.full((2, 3), 2.0**20))
+    assert engine.no_graph is not None and "cudaStreamEndCapture" in engine.no_graph
+    assert cuda.launches == 0
+
+
+def test_tensorrt_rtx_captures_by_itself_and_keeps_its_kernels(cuda: FakeCuda, tmp_path: Path) -> None:
+    for before in (b"", b"k"):
+        _, engine = engine_of(tmp_path)
+        engine.run({"x": np.ones((2, 3))}, ["y"])
+        assert engine.engine.config.cuda_graph_strategy == "whole" and engine.config.cache.kernels == before
+        del engine
+        gc.collect()
+    (kept,) = (tmp_path / "cache/latentc/kernels").iterdir()
+    assert kept.read_bytes() == b"kk" and kept.name.endswith("-1.7.1.116-sm89-13.1")
+
+
+def test_a_plan_without_weights_is_filled(cuda: FakeCuda, tmp_path: Path) -> None:
+    trt: Any = sys.modules["tensorrt"]
+    filled: list[Any] = []
+
+    class Refitter:
+        def __init__(self, engine: Any, logger: Any) -> None:
+            self.engine = engine
+
+        def refit_cuda_engine(self) -> bool:
+            filled.append(self.engine)
+            return True
+
+        def get_missing_weights(self) -> list[str]:
+            return ["main.w"]
+
+    class ParserRefitter:
+        num_errors = 0
+
+        def __init__(self, refitter: Refitter, logger: Any) -> None: ...
+
+        def refit_from_file(self, path: str) -> bool:
+            return Path(path).read_bytes() == b"graph"
+
+    trt.Refitter, trt.OnnxParserRefitter = Refitter, ParserRefitter
+    (tmp_path / PLAN.file).write_bytes(b"graph")
+    _, engine = engine_of(tmp_path, name="tensorrt", stripped=True)
+    assert filled == [engine.engine]
+    (tmp_path / PLAN.file).write_bytes(b"other")
+    with pytest.raises(BundleError, match=r"cannot be filled with the weights of step.onnx: it lacks main.w"):
+        engine_of(tmp_path, name="tensorrt", stripped=True)
 
 
 def test_the_profile_that_takes_the_batch(cuda: FakeCuda, tmp_path: Path) -> None:
@@ -152,16 +311,69 @@ def test_the_profile_that_takes_the_batch(cuda: FakeCuda, tmp_path: Path) -> Non
         engine.run({"z": np.zeros((1, 3))}, ["y"])
 
 
-def test_what_does_not_fit_this_machine_is_named(cuda: FakeCuda, tmp_path: Path) -> None:
-    cuda.capability = {"major": 9, "minor": 0}
+MISFITS = [
+    ({"capability": (12, 0)}, {}, "for sm89 and this GPU is sm120", "target.capabilities=[sm120]"),
+    ({"capability": (9, 0)}, {}, "for sm89 and this GPU is sm90", "TensorRT-RTX 1.7.1.116 knows no sm90"),
+    (
+        {"version": "1.8.0.1"},
+        {},
+        "1.7.1.116 and 1.8.0.1 is installed",
+        "pip install --no-build-isolation tensorrt-rtx==",
+    ),
+    ({"version": "2.0.0"}, {"version_compatible": True}, "2.0.0 is installed", "tensorrt-rtx==1.7.1.116"),
+    ({"version": "1.7.0"}, {"version_compatible": True}, "1.7.0 is installed", "tensorrt-rtx==1.7.1.116"),
+    ({}, {"driver": "13.2"}, "driver for CUDA 13.2 and this one is for 13.1", "update the NVIDIA driver"),
+    ({"capability": (7, 5)}, {"hardware_compatible": True}, "this GPU is sm75", "knows no sm75"),
+]
+
+
+def set_machine(cuda: FakeCuda, capability: tuple[int, int] = (8, 9), version: str = "1.7.1.116") -> None:
+    cuda.capability = dict(zip(("major", "minor"), capability, strict=True))
+    sys.modules["tensorrt_rtx"].__version__ = version  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("machine", "plan", "what", "mend"), MISFITS)
+def test_what_does_not_fit_this_machine_is_named(cuda: FakeCuda, machine: Any, plan: Any, what: str, mend: str) -> None:
+    set_machine(cuda, **machine)
+    plans = [replace(PLAN, **plan)]
+    with pytest.raises(BundleError) as caught:
+        open_backend("tensorrt", engine="tensorrt-rtx", plans=plans)
+    assert caught.value.code == "E0613" and what in caught.value.message and mend in str(caught.value.help)
+    with pytest.warns(UserWarning, match="ONNX Runtime runs the bundle: the plans do not fit"):
+        assert open_backend("auto", engine="tensorrt-rtx", plans=plans).device == "cpu"
+
+
+def test_the_plan_that_fits_best_is_told_of(cuda: FakeCuda) -> None:
+    set_machine(cuda, version="1.8.0.1")
+    plans = [replace(PLAN, capability="sm120"), PLAN]
+    with pytest.raises(BundleError) as caught:
+        open_backend("tensorrt", engine="tensorrt-rtx", plans=plans)
+    assert (
+        caught.value.message
+        == "the plans do not fit: they were made by tensorrt-rtx 1.7.1.116 and 1.8.0.1 is installed"
+    )
+
+
+@pytest.mark.parametrize(
+    ("machine", "plan"),
+    [
+        ({"capability": (12, 0)}, {"hardware_compatible": True}),
+        ({"version": "1.8.0.1"}, {"version_compatible": True}),
+        ({"version": "1.7.1.200"}, {}),
+        ({}, {"driver": "13.0"}),
+    ],
+)
+def test_promises_are_kept(cuda: FakeCuda, machine: Any, plan: Any) -> None:
+    set_machine(cuda, **machine)
+    assert open_backend("auto", engine="tensorrt-rtx", plans=[replace(PLAN, **plan)]).device == "tensorrt"
+
+
+def test_a_driver_that_is_too_old(cuda: FakeCuda) -> None:
+    cuda.versions["driver"] = 12080
     with pytest.raises(BundleError) as caught:
         open_backend("tensorrt", engine="tensorrt-rtx", plans=[PLAN])
-    assert "for sm89 and this GPU is sm90" in caught.value.message
-    cuda.capability = {"major": 8, "minor": 9}
-    sys.modules["tensorrt_rtx"].__version__ = "1.8.0.1"  # type: ignore[attr-defined]
-    with pytest.raises(BundleError) as caught:
-        open_backend("tensorrt", engine="tensorrt-rtx", plans=[PLAN])
-    assert "1.7.1.116 and 1.8.0.1 is installed" in caught.value.message
+    assert "the driver is for CUDA 12.8 and cuda-python for 13.0" in caught.value.message
+    assert "update the NVIDIA driver" in str(caught.value.help)
 
 
 def test_a_plan_that_does_not_open_and_too_little_memory(cuda: FakeCuda, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ libraries print goes to standard error.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -43,9 +44,9 @@ def main() -> None:
 def build(request: Mapping[str, Any]) -> dict[str, Any]:
     """Builds `request["model"]` into `request["plan"]`.
 
-    Gives the version of the library, the capability, the layers of the network, its attention operators, and the
-    kernels of the plan that hold a whole attention. Raises LookupError for a capability that the library or this
-    machine lacks.
+    Gives the version of the library, the capability, the driver where this machine's GPU built it, the layers of the
+    network, its attention operators, and the kernels of the plan that hold a whole attention. Raises LookupError for a
+    capability that the library or this machine lacks.
     """
     from polygraphy.logger import G_LOGGER
 
@@ -53,14 +54,16 @@ def build(request: Mapping[str, Any]) -> dict[str, Any]:
     trt = _library(request["engine"])
     from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxPath
 
-    name, config = _config(trt, request)
+    name, driver, config = _config(trt, request)
     builder, network, parser = NetworkFromOnnxPath(request["model"])()
     kinds = [network.get_layer(i).type for i in range(network.num_layers)]
-    plan = bytes(EngineBytesFromNetwork((builder, network, parser), config)())
+    timings = _usable_timings(builder, request["timing_cache"])
+    plan = bytes(EngineBytesFromNetwork((builder, network, parser), config, save_timing_cache=timings)())
     Path(request["plan"]).write_bytes(plan)
     return {
         "version": trt.__version__,
         "capability": name,
+        "driver": driver,
         "layers": len(kinds),
         "attentions": sum(kind.name == "ATTENTION_INPUT" for kind in kinds),
         "fused": fused_attentions(trt, plan),
@@ -89,8 +92,20 @@ def _library(engine: str) -> Any:
     return trt
 
 
-def _config(trt: Any, request: Mapping[str, Any]) -> tuple[str, Any]:
-    """(capability, polygraphy's loader of the builder's configuration)."""
+def _usable_timings(builder: Any, path: str | None) -> str | None:
+    """The file of a timing cache, its folder made; what TensorRT cannot read is dropped."""
+    if path is None:
+        return None
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        if builder.create_builder_config().create_timing_cache(file.read_bytes()) is None:
+            file.unlink()
+    return path
+
+
+def _config(trt: Any, request: Mapping[str, Any]) -> tuple[str, str | None, Any]:
+    """(capability, driver of the GPU that builds, polygraphy's loader of the builder's configuration)."""
     from polygraphy.backend.trt import CreateConfig, Profile
 
     profiles = []
@@ -105,29 +120,32 @@ def _config(trt: Any, request: Mapping[str, Any]) -> tuple[str, Any]:
         from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
 
         if wanted is None:
-            return _here(), CreateConfigRTX(use_gpu=True, **options)
+            return *_here(), CreateConfigRTX(use_gpu=True, **options)
         known = [name.lower() for name in dir(trt.ComputeCapability) if name.startswith("SM")]
         if wanted not in known:
             raise LookupError(f"TensorRT-RTX {trt.__version__} compiles for {', '.join(known)}, not for {wanted}")
         number = int(wanted.removeprefix("sm"))
-        return wanted, CreateConfigRTX(compute_capabilities=[divmod(number, 10)], **options)
-    here = _here()
+        return wanted, None, CreateConfigRTX(compute_capabilities=[divmod(number, 10)], **options)
+    here, driver = _here()
     if wanted not in (None, here):
         raise LookupError(f"TensorRT compiles for the GPU that is there, {here}, not for {wanted}")
     if request["version_compatible"]:
         options["version_compatible"] = True
     if request["hardware_compatible"]:
         options["hardware_compatibility_level"] = trt.HardwareCompatibilityLevel.AMPERE_PLUS
-    return here, CreateConfig(**options)
+    if request["strip_weights"]:
+        options["strip_plan"] = True
+    return here, driver, CreateConfig(load_timing_cache=request["timing_cache"], **options)
 
 
-def _here() -> str:
-    """The capability of this machine's GPU, "sm89". LookupError where there is none."""
+def _here() -> tuple[str, str]:
+    """Capability ("sm89") and driver of this machine's GPU. LookupError where there is none."""
     from latentc_runtime.backends.cuda import Cuda
     from latentc_runtime.errors import BundleError
 
     try:
-        return Cuda().capability
+        cuda = Cuda()
+        return cuda.capability, cuda.driver
     except BundleError as error:
         raise LookupError(error.message) from error
 

@@ -6,19 +6,24 @@ input whose batch the compiler doubled for guidance has twice as many rows, whic
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import onnx
-from onnx import GraphProto, ModelProto, numpy_helper
+from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
 
 from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.export import plan_cache
+from latentc_runtime.bundle import hash_file
+from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import Plan
 
 EngineName = Literal["tensorrt", "tensorrt-rtx"]
@@ -33,8 +38,9 @@ LARGEST_TOP_K = 3840
 class PlanOptions:
     """What plans are built for.
 
-    `capabilities` ("sm89", …; none for this machine's GPU), `profiles` (least, best, most samples of one run);
-    the last two are TensorRT's promises to run on later versions and on other GPUs from Ampere on.
+    `capabilities` ("sm89", …; none for this machine's GPU), `profiles` (least, best, most samples of one run). The
+    last three are for TensorRT alone: its promises to run on later versions and on other GPUs from Ampere on, and plans
+    without weights, which the runtime fills in from the bundle's.
     """
 
     engine: EngineName
@@ -43,6 +49,7 @@ class PlanOptions:
     capabilities: tuple[str, ...] = ()
     version_compatible: bool = False
     hardware_compatible: bool = False
+    strip_weights: bool = False
 
 
 def plan_options(target: Any, max_batch: int | None, by_reference: bool) -> PlanOptions | None:
@@ -64,6 +71,7 @@ def plan_options(target: Any, max_batch: int | None, by_reference: bool) -> Plan
         target.capabilities,
         target.version_compatible,
         target.hardware_compatible,
+        target.strip_weights,
     )
 
 
@@ -73,9 +81,11 @@ def write_plans(
     """Builds the plans of the ONNX files `models` {name in `folder`: attentions written out that it must fuse}.
 
     Attentions that are operators in a file must be fused in any case. A plan lies beside its file, `sample.sm89.plan`.
+    A plan of an earlier build with the same graph, weights, options, library and machine is taken from the cache.
     Raises DiagnosticError: E0504 (the library refuses the graph or does not survive it), E0505 (it is not there, or
     lacks the capability), E0506 (an attention was not fused).
     """
+    machine = _machine(options)
     plans = []
     for name, expected in models.items():
         model = onnx.load(str(folder / name), load_external_data=False)
@@ -84,7 +94,18 @@ def write_plans(
         operators = sum(node.op_type == "Attention" for graph in _graphs(model.graph) for node in graph.node)
         for capability in options.capabilities or (None,):
             tell(f"building the plan of {name}" + (f" for {capability}" if capability else ""))
-            plans.append(_plan(folder, name, expected, operators, profiles, capability, options))
+            request = {
+                "engine": options.engine,
+                "model": str(folder / name),
+                "plan": str(folder / f"{name.removesuffix('.onnx')}.{capability or 'local'}.plan"),
+                "profiles": profiles,
+                "capability": capability,
+                "version_compatible": options.version_compatible,
+                "hardware_compatible": options.hardware_compatible,
+                "strip_weights": options.strip_weights,
+                "timing_cache": _timing_cache(options, machine),
+            }
+            plans.append(_plan(name, request, _key(folder, model, request, machine), expected, operators, options))
     return tuple(plans)
 
 
@@ -103,27 +124,57 @@ def _factor(dim: str) -> int:
     return int(factor) if star else 1
 
 
+@dataclass(frozen=True)
+class _Machine:
+    """What of this machine a plan depends on: the library's version; where its GPU builds, that and its driver."""
+
+    version: str
+    capability: str | None = None
+    driver: str | None = None
+
+
+def _machine(options: PlanOptions) -> _Machine | None:
+    """None where something is missing, which the worker then says."""
+    try:
+        library = version(PACKAGES[options.engine])
+        if options.engine == "tensorrt-rtx" and options.capabilities:
+            return _Machine(library)
+        from latentc_runtime.backends.cuda import Cuda
+
+        cuda = Cuda()
+    except (PackageNotFoundError, BundleError):
+        return None
+    return _Machine(library, cuda.capability, cuda.driver)
+
+
+def _timing_cache(options: PlanOptions, machine: _Machine | None) -> str | None:
+    """The file with TensorRT's timings of kernels on this machine; TensorRT-RTX has none."""
+    if options.engine != "tensorrt" or machine is None or not plan_cache.limit():
+        return None
+    return str(plan_cache.cache_folder("timing") / f"tensorrt-{machine.version}-{machine.capability}.cache")
+
+
+def _key(folder: Path, model: ModelProto, request: Mapping[str, Any], machine: _Machine | None) -> str | None:
+    """The plan's key in the cache: everything that it depends on. None where that is not known."""
+    if machine is None:
+        return None
+    external = {entry.value for tensor in _tensors(model.graph) for entry in tensor.external_data[:1]}
+    graph = hashlib.sha256(Path(request["model"]).read_bytes()).hexdigest()
+    weights = {name: hash_file(folder / name).sha256 for name in sorted(external)}
+    free = {name: value for name, value in request.items() if name not in ("model", "plan", "timing_cache")}
+    return plan_cache.cache_key({**free, "graph": graph, "weights": weights, "machine": vars(machine)})
+
+
 def _plan(
-    folder: Path,
-    name: str,
-    expected: int,
-    operators: int,
-    profiles: Sequence[Mapping[str, Any]],
-    capability: str | None,
-    options: PlanOptions,
+    name: str, request: Mapping[str, Any], key: str | None, expected: int, operators: int, options: PlanOptions
 ) -> Plan:
-    target = folder / f"{name.removesuffix('.onnx')}.{capability or 'local'}.plan"
-    request = {
-        "engine": options.engine,
-        "model": str(folder / name),
-        "plan": str(target),
-        "profiles": profiles,
-        "capability": capability,
-        "version_compatible": options.version_compatible,
-        "hardware_compatible": options.hardware_compatible,
-    }
-    answer = _built(name, request, options)
-    if capability is None:
+    target = Path(request["plan"])
+    answer = plan_cache.take(key, target) if key else None
+    if answer is None:
+        answer = _built(name, request, options)
+        if key:
+            plan_cache.keep(key, target, answer)
+    if request["capability"] is None:
         target = target.rename(target.with_name(target.name.replace(".local.", f".{answer['capability']}.")))
     if answer["attentions"] < operators or answer["fused"] < expected:
         message = f"{name}: {expected or operators} attentions should be one kernel each; {answer['fused']} are"
@@ -139,6 +190,9 @@ def _plan(
         profiles=options.profiles,
         fused_attentions=answer["fused"],
         hardware_compatible=options.hardware_compatible,
+        version_compatible=options.version_compatible,
+        stripped=options.strip_weights,
+        driver=answer["driver"],
     )
 
 
@@ -205,6 +259,12 @@ def _refuse_unsupported(name: str, model: ModelProto) -> None:
                             help=f"set `sampler.top_k` to {LARGEST_TOP_K} or less",
                         )
                     )
+
+
+def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    """The initialisers of a graph and of those in it."""
+    for inner in _graphs(graph):
+        yield from inner.initializer
 
 
 def _graphs(graph: GraphProto) -> Iterator[GraphProto]:

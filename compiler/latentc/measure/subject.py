@@ -27,7 +27,8 @@ from latentc.spec import Spec, load_spec
 from latentc.weights import Array as InMemory
 from latentc.weights import Computed, Expr, Stored, dtype_from_name, materialise, unpacked
 from latentc_runtime import Pipeline, load
-from latentc_runtime.backends import Engine
+from latentc_runtime.backends import Backend, Engine, open_backend
+from latentc_runtime.backends.tensorrt import TensorRt
 from latentc_runtime.request import check_request
 
 Array = np.ndarray
@@ -88,9 +89,15 @@ class Subject:
         request = check_request(self.pipeline.manifest, entry, classes, seed, guidance, None)
         return {i.name: request.array(i) for i in entry.inputs}
 
+    @functools.cached_property
+    def backend(self) -> Backend:
+        """What runs ONNX files beside the bundle's own: its backend, or, as a plan is of one file, ONNX Runtime."""
+        own = self.pipeline.backend
+        return open_backend() if isinstance(own, TensorRt) else own
+
     def engine(self, model: Path, external: Mapping[str, Path]) -> Engine:
         """An ONNX file on the bundle's device."""
-        return self.pipeline.backend.engine(model, external)
+        return self.backend.engine(model, external)
 
     def engine_function(
         self, model: Path, external: Mapping[str, Path]
@@ -98,7 +105,7 @@ class Subject:
         """An ONNX file on the bundle's device as a function: {input: array} to its outputs in their order."""
         onnx = needed("onnx", "reading a graph", "pip install latentc")
         names = [o.name for o in onnx.load(str(model), load_external_data=False).graph.output]
-        backend, engine = self.pipeline.backend, self.engine(model, external)
+        backend, engine = self.backend, self.engine(model, external)
 
         def run(feed: Mapping[str, Array]) -> list[Array]:
             values = engine.run(feed, names)

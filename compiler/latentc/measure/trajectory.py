@@ -46,7 +46,7 @@ def engine_calls(
         path, external = _written(model, tensors, Path(folder))
         engine = subject.engine(path, external)
         values = engine.run(inputs, names)
-        arrays = [np.array(subject.pipeline.backend.array(values[name])) for name in names]
+        arrays = [np.array(subject.backend.array(values[name])) for name in names]
     return arrays[0], calls(evaluations, arrays[1:])
 
 

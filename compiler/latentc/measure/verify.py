@@ -160,11 +160,21 @@ class _Verification:
     def _largest(self, program: SampleProgram) -> int:
         return self.subject.pipeline.sampler(program.steps).max_batch or 0
 
+    def _inside_profiles(self, program: SampleProgram) -> list[int]:
+        """Batches at the ends of every profile of the plans, at the one it is tuned for, and between these."""
+        profiles = {profile for plan in self.subject.pipeline.manifest.plans for profile in plan.profiles}
+        points = {
+            n for least, best, most in profiles for n in (least, (least + best) // 2, best, (best + most) // 2, most)
+        }
+        return sorted(n for n in points if n <= (self._largest(program) or n))
+
     def _forward(self, network: Network, feeds: list[Feed]) -> None:
         from latentc.measure.runners import FunctionRunner, joined, run
 
         if not feeds:
             return
+        if self.subject.backend is not self.subject.pipeline.backend:
+            self._skip(f"runs of network {network.name} by its plan", "plans are of samplers: ONNX Runtime ran it")
         subject, inputs = self.subject, self.subject.forward_inputs(network)
         with TemporaryDirectory(prefix="latentc-") as folder:
             model, external = onnx_from_network(
@@ -288,8 +298,12 @@ class _Verification:
         # PyTorch is taken to be four times as slow as the engine.
         each = 5 * (time.perf_counter() - begin)
         sizes = [*SIZES] if sum(SIZES) * each < self._left() / 2 else [1]
+        inside = [n for n in self._inside_profiles(program) if n not in SIZES]
+        sizes += [n for n in inside if sum(inside) * each < self._left() / 4]
         largest = self._largest(program)
-        if largest > max(SIZES) and largest * each < self._left() / 4:
+        if largest in sizes:
+            pass
+        elif largest > max(SIZES) and largest * each < self._left() / 4:
             sizes.append(largest)
         elif largest > max(SIZES) or sizes == [1]:
             count = max(largest, max(SIZES))

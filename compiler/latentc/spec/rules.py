@@ -200,12 +200,15 @@ def plans_of_the_engine(spec: Spec) -> Iterator[Problem]:
     """What plans are made for is asked of an engine that has plans, and holds together."""
     target = spec.target
     given = {name: getattr(target, name) for name in ("capabilities", "profiles")}
-    given |= {name: getattr(target, name) for name in ("version_compatible", "hardware_compatible")}
+    given |= {name: getattr(target, name) for name in ("version_compatible", "hardware_compatible", "strip_weights")}
     plans = target.engine in ("tensorrt", "tensorrt-rtx")
     for name, value in given.items():
         if value and not plans:
             mend = "leave it out, or set `engine: tensorrt` or `tensorrt-rtx`"
             yield Problem("E0308", ("target", name), f"the engine `{target.engine}` makes no plans", help=mend)
+        elif value and name == "strip_weights" and target.engine != "tensorrt":
+            message = "TensorRT-RTX wants a GPU while it compiles a plan without weights"
+            yield Problem("E0308", ("target", name), message, help="leave it out, or set `engine: tensorrt`")
         elif value and name.endswith("_compatible") and target.engine != "tensorrt":
             yield Problem("E0308", ("target", name), f"`{name}` is an option of the engine `tensorrt`")
     for i, profile in enumerate(target.profiles):

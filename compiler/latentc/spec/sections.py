@@ -152,3 +152,6 @@ class Target(Closed):
     )
     version_compatible: bool = Field(False, description="a `tensorrt` plan that later versions run too")
     hardware_compatible: bool = Field(False, description="a `tensorrt` plan that all GPUs from Ampere on run")
+    strip_weights: bool = Field(
+        False, description="a `tensorrt` plan without weights: it is filled from the bundle's when it is opened"
+    )

@@ -6,6 +6,7 @@ the manifest passes values on without looking at them.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -62,7 +63,7 @@ def open_backend(
     `threads`: CPU threads of one engine run, None for the engine's own choice. `engine`: "onnxruntime", which computes
     in the dtypes of the graph, or "openvino", which computes in `precision` ("fp32", "bf16"), or "tensorrt" and
     "tensorrt-rtx", which run `plans`; where "auto" finds no plan that this machine runs, and on "cpu", ONNX Runtime
-    runs the graphs they were made from. Raises BundleError E0606.
+    runs the graphs they were made from. Raises BundleError E0606 or E0613.
     """
     if engine in ("tensorrt", "tensorrt-rtx"):
         from latentc_runtime.backends.tensorrt import TensorRt
@@ -70,9 +71,11 @@ def open_backend(
         if device in ("auto", "cuda", "tensorrt"):
             try:
                 return TensorRt(engine, plans)
-            except BundleError:
+            except BundleError as error:
                 if device != "auto":
                     raise
+                if error.code == "E0613":  # there is a GPU, and the plans made for it would be faster
+                    warnings.warn(f"ONNX Runtime runs the bundle: {error.message}; {error.help}", stacklevel=2)
         engine = "onnxruntime"
     if engine == "onnxruntime":
         from latentc_runtime.backends.onnxruntime import OnnxRuntime

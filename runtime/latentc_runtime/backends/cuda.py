@@ -1,8 +1,9 @@
-"""Device memory and the one stream that everything runs on, through cuda-python."""
+"""Device memory, graphs and the one stream that everything runs on, through cuda-python."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ from latentc_runtime.backends import Array
 from latentc_runtime.errors import BundleError
 
 _INSTALL = 'pip install "latentc[tensorrt]" or "latentc[tensorrt-rtx]"; `nvidia-smi` shows the driver'
+_UPDATE = "update the NVIDIA driver (`nvidia-smi` shows it), or install packages for its version of CUDA"
 
 
 class Cuda:
-    """The current GPU. BundleError E0606 where there is none that works."""
+    """The current GPU; `driver` is the version of CUDA ("13.0") of its driver. BundleError E0606 where none works."""
 
     def __init__(self) -> None:
         try:
@@ -22,7 +24,12 @@ class Cuda:
         except ImportError as error:
             raise BundleError("E0606", f"cuda-python is missing: {error}", _INSTALL) from None
         self.api: Any = runtime
+        self.free: dict[int, list[int]] = {}  # bytes: memory that was given back, for the next of this size
         try:
+            self.driver, wanted = (_release(self.call(f"cuda{x}GetVersion")) for x in ("Driver", "Runtime"))
+            if self.driver != "0.0" and _major(self.driver) < _major(wanted):
+                message = f"the driver is for CUDA {self.driver} and cuda-python for {wanted}"
+                raise BundleError("E0606", message, _UPDATE)
             self.index = int(self.call("cudaGetDevice"))
             attribute = runtime.cudaDeviceAttr
             major = self.call("cudaDeviceGetAttribute", attribute.cudaDevAttrComputeCapabilityMajor, self.index)
@@ -30,7 +37,7 @@ class Cuda:
             self.capability = f"sm{major}{minor}"
             self.stream = self.call("cudaStreamCreateWithFlags", runtime.cudaStreamNonBlocking)
         except BundleError as error:
-            raise BundleError("E0606", f"no working GPU: {error.message}", _INSTALL) from None
+            raise BundleError("E0606", f"no working GPU: {error.message}", error.help or _INSTALL) from None
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Calls a function of the CUDA runtime; gives what it returns besides its status. BundleError E0607."""
@@ -40,9 +47,39 @@ class Cuda:
             raise BundleError("E0607", f"{name}: {error}") from None
         if int(status) != 0:
             text = getattr(status, "name", str(status))
-            mend = "there is not enough memory: give a smaller `batch`" if "MemoryAllocation" in text else None
-            raise BundleError("E0607", f"{name} failed: {text}", mend)
+            mends = {
+                "MemoryAllocation": "there is not enough memory: give a smaller `batch`",
+                "InsufficientDriver": _UPDATE,
+            }
+            raise BundleError("E0607", f"{name} failed: {text}", next((m for k, m in mends.items() if k in text), None))
         return results[0] if results else None
+
+    def allocate(self, size: int) -> int:
+        """Memory of so many bytes, the last of this size that was given back first.
+
+        One stream orders everything, so memory may be used again at once; and a loop sees the same addresses again and
+        again, for which graphs are captured.
+        """
+        if held := self.free.get(size):
+            return held.pop()
+        try:
+            return int(self.call("cudaMallocAsync", size, self.stream))
+        except BundleError:
+            if not self.free:
+                raise
+            self.release()
+            return int(self.call("cudaMallocAsync", size, self.stream))
+
+    def release(self) -> None:
+        """Gives the memory that nobody uses to the device."""
+        for pointer in (p for held in self.free.values() for p in held):
+            self.api.cudaFreeAsync(pointer, self.stream)
+        self.free.clear()
+
+    def __del__(self) -> None:
+        if hasattr(self, "stream"):
+            with contextlib.suppress(Exception):  # at exit the driver may be gone before
+                self.release()
 
     def upload(self, array: Array) -> DeviceArray:
         """A copy of an array on the device."""
@@ -63,9 +100,38 @@ class Cuda:
         self.call("cudaStreamSynchronize", self.stream)
         return result
 
+    def captured(self, launch: Callable[[], bool]) -> Graph:
+        """What `launch` puts on the stream, without running it. BundleError E0607 where that cannot be captured."""
+        self.call("cudaStreamBeginCapture", self.stream, self.api.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed)
+        done = False
+        try:
+            done = launch()
+        finally:
+            graph = self.call("cudaStreamEndCapture", self.stream)
+        try:
+            if not done:
+                raise BundleError("E0607", "the engine cannot be captured")
+            return Graph(self, self.call("cudaGraphInstantiate", graph, 0))
+        finally:
+            self.api.cudaGraphDestroy(graph)
+
+
+class Graph:
+    """A captured piece of work that runs again with one call, on the memory it was captured with."""
+
+    def __init__(self, cuda: Cuda, executable: Any) -> None:
+        self.cuda, self.executable = cuda, executable
+
+    def launch(self) -> None:
+        self.cuda.call("cudaGraphLaunch", self.executable, self.cuda.stream)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.cuda.api.cudaGraphExecDestroy(self.executable)
+
 
 class DeviceArray:
-    """An array on the device, its memory taken from the stream's pool and given back to it in stream order.
+    """An array on the device; its memory goes back to `Cuda` with it.
 
     `dtype` is None for what numpy lacks (bf16); `itemsize` in bytes.
     """
@@ -73,9 +139,18 @@ class DeviceArray:
     def __init__(self, cuda: Cuda, shape: Sequence[int], dtype: np.dtype[Any] | None, itemsize: int) -> None:
         self.cuda, self.shape, self.dtype = cuda, tuple(int(n) for n in shape), dtype
         self.bytes = int(np.prod(self.shape, dtype=np.int64)) * itemsize
-        self.pointer = cuda.call("cudaMallocAsync", max(self.bytes, 1), cuda.stream)
+        self.pointer = cuda.allocate(max(self.bytes, 1))
 
     def __del__(self) -> None:
         pointer = getattr(self, "pointer", None)
         if pointer is not None:
-            self.cuda.api.cudaFreeAsync(pointer, self.cuda.stream)
+            self.cuda.free.setdefault(max(self.bytes, 1), []).append(pointer)
+
+
+def _release(number: int) -> str:
+    """13.1 of 13010."""
+    return f"{int(number) // 1000}.{int(number) % 1000 // 10}"
+
+
+def _major(release: str) -> int:
+    return int(release.split(".")[0])

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib
+import os
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from latentc_runtime.backends import Array, Value, cast
-from latentc_runtime.backends.cuda import Cuda, DeviceArray
+from latentc_runtime.backends import Array, Value
+from latentc_runtime.backends.cuda import Cuda
+from latentc_runtime.backends.plan_engine import PlanEngine
 from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import Plan
 
@@ -18,7 +23,10 @@ PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 
 class TensorRt:
-    """The Backend of a bundle's plans. Raises BundleError E0606 that names what does not fit this machine."""
+    """The Backend of a bundle's plans.
+
+    Raises BundleError E0606 where the library or a GPU is missing, E0613 that names what of the plans does not fit.
+    """
 
     device = "tensorrt"
 
@@ -31,44 +39,104 @@ class TensorRt:
             raise BundleError("E0606", f"{package} is missing: {error}", mend) from None
         self.name = engine
         self.cuda = Cuda()
-        self.plans = {plan.file: plan for plan in plans if self.fits(plan)}
+        self.plans = {plan.file: plan for plan in plans if not self.misfits(plan)}
         if missing := sorted({plan.file for plan in plans} - self.plans.keys()):
-            raise self.mismatch(next(plan for plan in plans if plan.file == missing[0]), plans)
+            raise self.mismatch([plan for plan in plans if plan.file == missing[0]])
         self.logger = self.trt.Logger(self.trt.Logger.ERROR)
         self.runtime = self.trt.Runtime(self.logger)
+        if any(plan.version_compatible for plan in plans):
+            self.runtime.engine_host_code_allowed = True  # such a plan brings the runtime it was made for
 
-    def fits(self, plan: Plan) -> bool:
-        """Whether a plan is for this machine's GPU and the installed version."""
+    def misfits(self, plan: Plan) -> dict[str, tuple[str, str]]:
+        """What of a plan does not fit this machine, by field: (what, what to run)."""
+        found, installed = {}, self.trt.__version__
         here, there = _number(self.cuda.capability), _number(plan.capability)
-        capable = here == there or (plan.hardware_compatible and here >= max(there, 80))
-        return capable and _release(plan.version) == _release(self.trt.__version__)
-
-    def mismatch(self, plan: Plan, plans: Sequence[Plan]) -> BundleError:
-        """What of the manifest's plans does not fit, and what to run."""
-        capabilities = sorted({p.capability for p in plans if p.file == plan.file})
-        here = self.cuda.capability
-        if here not in capabilities:
-            return BundleError(
-                "E0606",
-                f"the plans are for {', '.join(capabilities)} and this GPU is {here}",
-                f"compile again with `--set target.capabilities=[{here}]`, or load with engine='onnxruntime'",
+        if not (here == there or (plan.hardware_compatible and here >= max(there, 80))):
+            found["capability"] = (
+                f"they are for {plan.capability} and this GPU is {self.cuda.capability}",
+                self._compile_again(),
             )
+        later = plan.version_compatible and _release(plan.version)[:1] == _release(installed)[:1]
+        if not (_release(plan.version) <= _release(installed) if later else _same(plan.version, installed)):
+            found["version"] = (
+                f"they were made by {self.name} {plan.version} and {installed} is installed",
+                f"run `pip install --no-build-isolation {self.name}=={plan.version}` or compile again here",
+            )
+        if plan.driver is not None and _release(self.cuda.driver) < _release(plan.driver):
+            found["driver"] = (
+                f"they were made with a driver for CUDA {plan.driver} and this one is for {self.cuda.driver}",
+                "update the NVIDIA driver or compile again here",
+            )
+        return found
+
+    def mismatch(self, plans: Sequence[Plan]) -> BundleError:
+        """What does not fit of a file's plans, told of the one that fits best."""
+        nearest = min((self.misfits(plan) for plan in plans), key=lambda found: ("capability" in found, len(found)))
+        if "capability" in nearest:
+            names = ", ".join(sorted({plan.capability for plan in plans}))
+            nearest["capability"] = (
+                f"they are for {names} and this GPU is {self.cuda.capability}",
+                nearest["capability"][1],
+            )
+        whats, mends = zip(*nearest.values(), strict=True)
+        mend = "; ".join(dict.fromkeys(mends))
         return BundleError(
-            "E0606",
-            f"the plans were made by {self.name} {plan.version} and {self.trt.__version__} is installed",
-            f"install {PACKAGES[self.name]}=={plan.version}, or compile the bundle again here",
+            "E0613", f"the plans do not fit: {', '.join(whats)}", f"{mend}; or load with engine='onnxruntime'"
         )
+
+    def _compile_again(self) -> str:
+        here = self.cuda.capability
+        if self.name == "tensorrt":
+            return "compile again on this machine"
+        if not hasattr(self.trt.ComputeCapability, here.upper()):
+            return f"TensorRT-RTX {self.trt.__version__} knows no {here}"
+        return f"compile again with `--set target.capabilities=[{here}]`"
 
     def engine(self, path: Path, external: Mapping[str, Path]) -> PlanEngine:
         plan = self.plans.get(path.name)
         if plan is None:
             raise BundleError("E0606", f"the bundle has no plan of {path.name}", "load it with engine='onnxruntime'")
-        file = path.with_name(plan.plan)
-        engine = self.runtime.deserialize_cuda_engine(file.read_bytes())
+        data = path.with_name(plan.plan).read_bytes()
+        engine = self.runtime.deserialize_cuda_engine(data)
         if engine is None:
             mend = "compile the bundle again on this machine, or load it with engine='onnxruntime'"
             raise BundleError("E0607", f"{plan.plan} cannot be opened by {self.name} {self.trt.__version__}", mend)
-        return PlanEngine(self, plan.plan, engine)
+        if plan.stripped:
+            self._refit(engine, plan, path)
+        made = PlanEngine(self, plan.plan, engine, self._config(engine))
+        if made.config is not None:
+            self._remember(made, data)
+        return made
+
+    def _refit(self, engine: Any, plan: Plan, path: Path) -> None:
+        """Fills a plan without weights from those of the ONNX file, which lie in the bundle's safetensors."""
+        refitter = self.trt.Refitter(engine, self.logger)
+        parser = self.trt.OnnxParserRefitter(refitter, self.logger)
+        if not (parser.refit_from_file(str(path)) and refitter.refit_cuda_engine()):
+            errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+            missing = ", ".join(refitter.get_missing_weights()[:3])
+            said = errors or (f"it lacks {missing}" if missing else "no reason given")
+            message = f"{plan.plan} cannot be filled with the weights of {path.name}: {said}"
+            raise BundleError("E0607", message, "compile the bundle again without `target.strip_weights`")
+
+    def _config(self, engine: Any) -> Any:
+        """How TensorRT-RTX runs an engine: each of its runs as one CUDA graph. None for TensorRT."""
+        if self.name != "tensorrt-rtx":
+            return None
+        config = engine.create_runtime_config()
+        config.cuda_graph_strategy = self.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        return config
+
+    def _remember(self, made: PlanEngine, data: bytes) -> None:
+        """Kernels that TensorRT-RTX compiled for this machine, kept between processes."""
+        machine = f"{self.trt.__version__}-{self.cuda.capability}-{self.cuda.driver}"
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        file = home / "latentc" / "kernels" / f"{hashlib.sha256(data).hexdigest()[:32]}-{machine}"
+        cache = made.config.create_runtime_cache()
+        with contextlib.suppress(OSError):
+            cache.deserialize(file.read_bytes())
+        made.config.set_runtime_cache(cache)
+        weakref.finalize(made, _save, cache, file)
 
     def value(self, array: Array) -> Value:
         return self.cuda.upload(array)
@@ -84,82 +152,24 @@ class TensorRt:
         return dtype, dtype.itemsize
 
 
-class PlanEngine:
-    """One plan, and an execution context for each of its profiles that is used."""
-
-    def __init__(self, backend: TensorRt, name: str, engine: Any) -> None:
-        self.backend, self.name, self.engine = backend, name, engine
-        self.contexts: dict[int, Any] = {}
-        trt = backend.trt
-        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        types = {n: backend.dtype(engine.get_tensor_dtype(n)) for n in names}
-        taken = {n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT}
-        self.inputs = {n: types[n] for n in names if n in taken}
-        self.outputs = {n: types[n] for n in names if n not in taken}
-
-    def run(self, inputs: Mapping[str, Value | Array], outputs: Sequence[str]) -> dict[str, Value]:
-        if inputs.keys() != self.inputs.keys() or not self.outputs.keys() >= set(outputs):
-            raise BundleError(
-                "E0607",
-                f"{self.name} takes {sorted(self.inputs)} and gives {sorted(self.outputs)}, but the manifest has it "
-                f"take {sorted(inputs)} and give {sorted(outputs)}",
-                "compile the bundle again with `latentc compile`",
-            )
-        cuda = self.backend.cuda
-        given = {name: self._given(name, value) for name, value in inputs.items()}
-        context = self._context({name: value.shape for name, value in given.items()})
-        for name, value in given.items():
-            context.set_input_shape(name, value.shape)
-            context.set_tensor_address(name, int(value.pointer))
-        made: dict[str, DeviceArray] = {}
-        for name, (dtype, itemsize) in self.outputs.items():  # also those that are not asked for: it writes them all
-            made[name] = DeviceArray(cuda, context.get_tensor_shape(name), dtype, itemsize)
-            context.set_tensor_address(name, int(made[name].pointer))
-        if not context.execute_async_v3(int(cuda.stream)):
-            raise BundleError("E0607", f"{self.name} failed", "there may not be enough memory: give a smaller `batch`")
-        return {name: made[name] for name in outputs}
-
-    def _given(self, name: str, value: Value | Array) -> DeviceArray:
-        dtype = self.inputs[name][0]
-        if isinstance(value, DeviceArray):
-            # The sampler's own inputs arrive as they were given; between engines the dtypes agree by construction.
-            if value.dtype == dtype:
-                return value
-            value = self.backend.cuda.download(value)
-        if dtype is None:
-            raise BundleError("E0607", f"{self.name}: input {name} is bf16, which numpy does not have")
-        return self.backend.cuda.upload(cast(value, dtype, name))
-
-    def _context(self, shapes: Mapping[str, Sequence[int]]) -> Any:
-        """The context of the tightest profile that takes the shapes. BundleError E0608 where none does."""
-        found: tuple[int, int] | None = None
-        for number in range(self.engine.num_optimization_profiles):
-            limits = {name: self.engine.get_tensor_profile_shape(name, number) for name in shapes}
-            if all(
-                all(low <= n <= high for low, n, high in zip(least, shapes[name], most, strict=True))
-                for name, (least, _, most) in limits.items()
-            ):
-                size = sum(int(np.prod(most)) for _, _, most in limits.values())
-                found = min(found or (size, number), (size, number))
-        if found is None:
-            shown = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-            raise BundleError(
-                "E0608", f"{self.name} has no profile for {shown}", "compile with other `target.profiles`"
-            )
-        number = found[1]
-        if number not in self.contexts:
-            context = self.engine.create_execution_context()
-            if context is None:
-                raise BundleError("E0607", f"{self.name} does not fit the GPU's memory", "close other programs")
-            context.set_optimization_profile_async(number, int(self.backend.cuda.stream))
-            self.contexts[number] = context
-        return self.contexts[number]
+def _save(cache: Any, file: Path) -> None:
+    """Writes a runtime cache, whole or not at all."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(bytes(cache.serialize()))
+        partial.replace(file)
 
 
 def _number(capability: str) -> int:
     return int(capability.removeprefix("sm"))
 
 
-def _release(version: str) -> tuple[str, ...]:
-    """The part of a version that plans depend on: 1.7.1 of 1.7.1.116."""
-    return tuple(version.split(".")[:3])
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers of a version."""
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def _same(version: str, other: str) -> bool:
+    """Whether plans of one version are for the other: the same 1.7.1 of 1.7.1.116."""
+    return _release(version)[:3] == _release(other)[:3]

@@ -1,0 +1,131 @@
+"""Plans of earlier builds, kept in the user's cache folder: `$XDG_CACHE_HOME/latentc/plans`, the least used go first.
+
+An entry is one file named by its key: a line of JSON (sha256 and size of the plan, the builder's answer), then the
+plan. It appears by renaming, so processes that build the same plan at once do not see each other's halves; one that
+does not match its sha256 is dropped. Nothing here fails a build: a cache that cannot be read or written is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+LIMIT = "LATENTC_PLAN_CACHE"
+"""The environment variable for the largest size of the cache in GB; 0 turns it off."""
+
+LIMIT_GB = 20.0
+_FORMAT = 1
+_HEADER = 1 << 16  # bytes that the first line has at most
+_PIECE = 16 << 20
+_STALE = 24 * 3600  # seconds after which a half-written file has nobody who writes it
+
+
+def cache_folder(kind: str) -> Path:
+    """The folder of latentc's cache for `kind` ("plans", "timing"); it need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentc" / kind
+
+
+def limit() -> int:
+    """Bytes that the cache may take."""
+    try:
+        return max(0, int(float(os.environ.get(LIMIT, LIMIT_GB)) * 1e9))
+    except ValueError:
+        return int(LIMIT_GB * 1e9)
+
+
+def cache_key(parts: Mapping[str, Any]) -> str:
+    """The name of the plan that `parts`, plain data, determine."""
+    return hashlib.sha256(json.dumps({"format": _FORMAT, **parts}, sort_keys=True).encode()).hexdigest()
+
+
+def take(key: str, target: Path) -> dict[str, Any] | None:
+    """Writes the plan of a key to `target` and gives the builder's answer; None where it is not there or damaged.
+
+    Raises OSError where `target` cannot be written.
+    """
+    entry = cache_folder("plans") / key
+    if not limit():
+        return None
+    try:
+        file = entry.open("rb")
+    except OSError:
+        return None
+    with file:
+        try:
+            header = json.loads(file.readline(_HEADER))
+            answer, wanted = dict(header["answer"]), (header["sha256"], header["bytes"])
+        except (OSError, ValueError, TypeError, LookupError):
+            wanted = None
+        if wanted is not None:
+            with target.open("wb") as plan:
+                found = _copied(file, plan)
+            if found == wanted:
+                with contextlib.suppress(OSError):
+                    os.utime(entry)  # the time of its last use
+                return answer
+            target.unlink()
+    with contextlib.suppress(OSError):
+        entry.unlink()
+    return None
+
+
+def keep(key: str, plan: Path, answer: Mapping[str, Any]) -> None:
+    """Adds a plan and the builder's answer, and drops the least used ones above the limit."""
+    folder, most = cache_folder("plans"), limit()
+    with contextlib.suppress(OSError):
+        size = plan.stat().st_size
+        if size > most:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        _trim(folder, most - size)
+        with plan.open("rb") as source:
+            digest = hashlib.file_digest(source, "sha256").hexdigest()
+            header = json.dumps({"sha256": digest, "bytes": size, "answer": dict(answer)})
+            partial = folder / f".{key}.{secrets.token_hex(6)}"
+            try:
+                with partial.open("xb") as file:
+                    file.write(header.encode() + b"\n")
+                    source.seek(0)
+                    _copied(source, file)
+                partial.replace(folder / key)
+            finally:
+                partial.unlink(missing_ok=True)
+
+
+def _copied(source: BinaryIO, target: BinaryIO) -> tuple[str, int]:
+    """Copies the rest of a file; its sha256 and size."""
+    digest, size = hashlib.sha256(), 0
+    while piece := source.read(_PIECE):
+        digest.update(piece)
+        target.write(piece)
+        size += len(piece)
+    return digest.hexdigest(), size
+
+
+def _trim(folder: Path, most: int) -> None:
+    """Drops entries, the longest unused first, until `most` bytes are left, and what killed processes left behind."""
+    entries = []
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):  # another process may have dropped it
+            status = path.stat()
+            if not path.name.startswith("."):
+                entries.append((status.st_mtime, status.st_size, path))
+            elif time.time() - status.st_mtime > _STALE:
+                path.unlink()
+    total = sum(size for _, size, _ in entries)
+    for _, size, path in sorted(entries):
+        if total <= most:
+            break
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        total -= size
+
+
+__all__ = ["LIMIT", "cache_folder", "cache_key", "keep", "limit", "take"]
