@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from latentc.export import plan_cache
-from latentc.export.plan_cache import cache_folder, cache_key, keep, take
+from latentc.export.plan_cache import cache_key, folder_of, keep, take
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("LATENTC_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv(plan_cache.LIMIT, raising=False)
     (tmp_path / "plan").write_bytes(b"\x00plan\n" * 1000)
-    return cache_folder("plans")
+    return folder_of("plans")
 
 
 def test_what_was_kept_is_taken(cache: Path, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_the_longest_unused_go_first(cache: Path, tmp_path: Path, monkeypatch: p
 
 def test_a_cache_that_cannot_be_written_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("LATENTC_CACHE", str(tmp_path / "file"))
     keep("k", tmp_path / "plan", {})
     assert take("k", tmp_path / "out") is None
 
@@ -102,4 +102,4 @@ def test_writers_at_once_give_whole_plans(tmp_path: Path) -> None:
     for writer in writers:
         writer.join()
     assert seen == {1, 2}
-    assert [p.name for p in cache_folder("plans").iterdir()] == ["k"]
+    assert [p.name for p in folder_of("plans").iterdir()] == ["k"]

@@ -36,7 +36,7 @@ TOKENS = ("digits_llamagen", "backbone.depth=2")
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("LATENTC_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_a_build_that_is_killed_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(DiagnosticError, match=r"E0504.*was killed: is there enough memory"):
         compiled(tmp_path, (*DIT, "sampler.steps=8"), form="unroll")
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
-    assert not plan_cache.cache_folder("plans").exists()
+    assert not plan_cache.folder_of("plans").exists()
 
 
 @pytest.mark.usefixtures("rtx")
@@ -230,7 +230,7 @@ def test_a_plan_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     content = plan.read_bytes()
     assert compiled(tmp_path, DIT, form="loop").plans == first.plans
     assert built == ["sample.onnx"] and plan.read_bytes() == content
-    (entry,) = plan_cache.cache_folder("plans").iterdir()
+    (entry,) = plan_cache.folder_of("plans").iterdir()
     entry.write_bytes(entry.read_bytes()[:-1])
     assert compiled(tmp_path, DIT, form="loop").plans == first.plans
     assert len(built) == 2
@@ -292,7 +292,7 @@ def test_options_reach_the_builder_and_the_manifest(tensorrt: Any, tmp_path: Pat
 
 def test_timings_are_kept_from_build_to_build(tensorrt: Any, tmp_path: Path) -> None:
     compiled(tmp_path, DIT, *TENSORRT, form="loop")
-    (timings,) = plan_cache.cache_folder("timing").glob("*.cache")
+    (timings,) = plan_cache.folder_of("timing").glob("*.cache")
     assert timings.name == "tensorrt-11.4.0-sm89.cache" and timings.read_bytes() == b"t"
     for changed in (b"t", b"damaged"):
         timings.write_bytes(changed)

@@ -31,7 +31,8 @@ import latentc_runtime
 from latentc import api
 from latentc.diagnostics import DiagnosticError
 from latentc.export.triton import repository_from_bundle
-from latentc_runtime.bundle import hash_files, open_bundle
+from latentc_runtime.bundle import open_bundle
+from latentc_runtime.hashes import hash_files
 from latentc_runtime.manifest import Plan
 
 Arrays = dict[str, np.ndarray]

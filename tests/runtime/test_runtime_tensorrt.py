@@ -204,7 +204,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCuda:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", trt)
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     monkeypatch.setattr(FakeContext, "runs", 0)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("LATENTC_CACHE", str(tmp_path / "cache"))
     return fake
 
 
@@ -264,7 +264,7 @@ def test_tensorrt_rtx_captures_by_itself_and_keeps_its_kernels(cuda: FakeCuda, t
         assert engine.engine.config.cuda_graph_strategy == "whole" and engine.config.cache.kernels == before
         del engine
         gc.collect()
-    (kept,) = (tmp_path / "cache/latentc/kernels").iterdir()
+    (kept,) = (tmp_path / "cache/kernels").iterdir()
     assert kept.read_bytes() == b"kk" and kept.name.endswith("-1.7.1.116-sm89-13.1")
 
 

@@ -1,4 +1,4 @@
-"""Plans of earlier builds, kept in the user's cache folder: `$XDG_CACHE_HOME/latentc/plans`, the least used go first.
+"""Plans of earlier builds, kept in the folder `plans` of the user's cache (`LATENTC_CACHE`), the least used go first.
 
 An entry is one file named by its key: a line of JSON (sha256 and size of the plan, the builder's answer), then the
 plan. It appears by renaming, so processes that build the same plan at once do not see each other's halves; one that
@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from latentc_runtime.hashes import cache_folder
+
 LIMIT = "LATENTC_PLAN_CACHE"
 """The environment variable for the largest size of the cache in GB; 0 turns it off."""
 
@@ -27,9 +29,10 @@ _PIECE = 16 << 20
 _STALE = 24 * 3600  # seconds after which a half-written file has nobody who writes it
 
 
-def cache_folder(kind: str) -> Path:
-    """The folder of latentc's cache for `kind` ("plans", "timing"); it need not exist."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentc" / kind
+def folder_of(kind: str) -> Path | None:
+    """The folder of the cache for `kind` ("plans", "timing"), which need not exist; None where there is to be none."""
+    home = cache_folder()
+    return home / kind if home is not None and limit() else None
 
 
 def limit() -> int:
@@ -50,9 +53,10 @@ def take(key: str, target: Path) -> dict[str, Any] | None:
 
     Raises OSError where `target` cannot be written.
     """
-    entry = cache_folder("plans") / key
-    if not limit():
+    folder = folder_of("plans")
+    if folder is None:
         return None
+    entry = folder / key
     try:
         file = entry.open("rb")
     except OSError:
@@ -78,7 +82,9 @@ def take(key: str, target: Path) -> dict[str, Any] | None:
 
 def keep(key: str, plan: Path, answer: Mapping[str, Any]) -> None:
     """Adds a plan and the builder's answer, and drops the least used ones above the limit."""
-    folder, most = cache_folder("plans"), limit()
+    folder, most = folder_of("plans"), limit()
+    if folder is None:
+        return
     with contextlib.suppress(OSError):
         size = plan.stat().st_size
         if size > most:
@@ -128,4 +134,4 @@ def _trim(folder: Path, most: int) -> None:
         total -= size
 
 
-__all__ = ["LIMIT", "cache_folder", "cache_key", "keep", "limit", "take"]
+__all__ = ["LIMIT", "cache_key", "folder_of", "keep", "limit", "take"]

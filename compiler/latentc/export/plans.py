@@ -22,8 +22,8 @@ from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
 
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.export import plan_cache
-from latentc_runtime.bundle import hash_file
 from latentc_runtime.errors import BundleError
+from latentc_runtime.hashes import HashCache
 from latentc_runtime.manifest import Plan
 
 EngineName = Literal["tensorrt", "tensorrt-rtx"]
@@ -149,9 +149,10 @@ def _machine(options: PlanOptions) -> _Machine | None:
 
 def _timing_cache(options: PlanOptions, machine: _Machine | None) -> str | None:
     """The file with TensorRT's timings of kernels on this machine; TensorRT-RTX has none."""
-    if options.engine != "tensorrt" or machine is None or not plan_cache.limit():
+    folder = plan_cache.folder_of("timing")
+    if options.engine != "tensorrt" or machine is None or folder is None:
         return None
-    return str(plan_cache.cache_folder("timing") / f"tensorrt-{machine.version}-{machine.capability}.cache")
+    return str(folder / f"tensorrt-{machine.version}-{machine.capability}.cache")
 
 
 def _key(folder: Path, model: ModelProto, request: Mapping[str, Any], machine: _Machine | None) -> str | None:
@@ -160,7 +161,9 @@ def _key(folder: Path, model: ModelProto, request: Mapping[str, Any], machine: _
         return None
     external = {entry.value for tensor in _tensors(model.graph) for entry in tensor.external_data[:1]}
     graph = hashlib.sha256(Path(request["model"]).read_bytes()).hexdigest()
-    weights = {name: hash_file(folder / name).sha256 for name in sorted(external)}
+    hashes = HashCache()
+    weights = {name: hashes.hash(folder / name).sha256 for name in sorted(external)}
+    hashes.save()
     free = {name: value for name, value in request.items() if name not in ("model", "plan", "timing_cache")}
     return plan_cache.cache_key({**free, "graph": graph, "weights": weights, "machine": vars(machine)})
 

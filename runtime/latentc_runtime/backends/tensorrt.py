@@ -17,6 +17,7 @@ from latentc_runtime.backends import Array, Value
 from latentc_runtime.backends.cuda import Cuda
 from latentc_runtime.backends.plan_engine import PlanEngine
 from latentc_runtime.errors import BundleError
+from latentc_runtime.hashes import cache_folder
 from latentc_runtime.manifest import Plan
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -129,9 +130,11 @@ class TensorRt:
 
     def _remember(self, made: PlanEngine, data: bytes) -> None:
         """Kernels that TensorRT-RTX compiled for this machine, kept between processes."""
+        folder = cache_folder()
+        if folder is None:
+            return
         machine = f"{self.trt.__version__}-{self.cuda.capability}-{self.cuda.driver}"
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        file = home / "latentc" / "kernels" / f"{hashlib.sha256(data).hexdigest()[:32]}-{machine}"
+        file = folder / "kernels" / f"{hashlib.sha256(data).hexdigest()[:32]}-{machine}"
         cache = made.config.create_runtime_cache()
         with contextlib.suppress(OSError):
             cache.deserialize(file.read_bytes())
