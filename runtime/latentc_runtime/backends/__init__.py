@@ -80,7 +80,7 @@ def open_backend(
     if engine == "onnxruntime":
         from latentc_runtime.backends.onnxruntime import OnnxRuntime
 
-        return OnnxRuntime(device, threads)
+        return OnnxRuntime(device, threads, precision)
     if engine == "openvino":
         from latentc_runtime.backends.openvino import OpenVino
 

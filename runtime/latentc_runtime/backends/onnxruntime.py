@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from latentc_runtime.backends import Array, Value, cast
 from latentc_runtime.errors import BundleError
+from latentc_runtime.hashes import cache_folder
 
 PROVIDERS = {
     "cpu": ["CPUExecutionProvider"],
@@ -33,7 +35,7 @@ _INSTALL = {
 class OnnxRuntime:
     """The Backend of ONNX Runtime."""
 
-    def __init__(self, device: str, threads: int | None) -> None:
+    def __init__(self, device: str, threads: int | None, precision: str = "fp32") -> None:
         if device not in ("auto", *PROVIDERS):
             raise BundleError("E0606", f"unknown device {device!r}", f"use auto, {', '.join(PROVIDERS)}")
         try:
@@ -49,6 +51,11 @@ class OnnxRuntime:
         if PROVIDERS[device][0] not in available:
             raise BundleError("E0606", f"this ONNX Runtime has no {PROVIDERS[device][0]}", _INSTALL["gpu"])
         self.device = device
+        self.options = {
+            # TF32 products have a mantissa of 10 bits, and what is called fp32 here has 23.
+            "CUDAExecutionProvider": {"use_tf32": "0"},
+            "TensorrtExecutionProvider": _tensorrt_options(precision) if device == "tensorrt" else {},
+        }
 
     def engine(self, path: Path, external: Mapping[str, Path]) -> OrtEngine:
         options = self.ort.SessionOptions()
@@ -62,7 +69,8 @@ class OnnxRuntime:
                 options.add_external_initializers_from_files_in_memory(
                     list(files), list(files.values()), [file.nbytes for file in files.values()]
                 )
-            session = self.ort.InferenceSession(str(path), options, providers=PROVIDERS[self.device])
+            providers = [(name, self.options.get(name, {})) for name in PROVIDERS[self.device]]
+            session = self.ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions have no base of their own
             raise self.failure(f"{path.name} cannot be opened", error) from None
         if PROVIDERS[self.device][0] not in session.get_providers():
@@ -101,6 +109,20 @@ class OnnxRuntime:
                 "update it (pip install -U) or compile the bundle again on this machine"
             )
         return BundleError("E0607", f"{what}: {text[:600]}", mend)
+
+
+def _tensorrt_options(precision: str) -> dict[str, str]:
+    """The TensorRT provider builds when a session is made, so what it built and timed is kept."""
+    half = {"fp16": {"trt_fp16_enable": "1"}, "bf16": {"trt_bf16_enable": "1"}}.get(precision, {})
+    folder = cache_folder()
+    if folder is None:
+        return half
+    place = folder / "onnxruntime"
+    with contextlib.suppress(OSError):
+        place.mkdir(parents=True, exist_ok=True)
+    engines = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(place)}
+    timings = {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(place)}
+    return {**half, **engines, **timings}
 
 
 class OrtEngine:
