@@ -77,7 +77,8 @@ def _scale_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
 def channel_scale(xs: Sequence[Array], attrs: Attrs) -> Array:
     """The scale under which the largest magnitude of each index of `axis`, or each block along it, is `most`.
 
-    Where all are zero it is 1: a scale is positive.
+    Where all are zero it is 1: a scale is positive. It is rounded up to 8 significant bits, so that it is the same
+    number in f32, f16 and bf16, and nothing is beyond `most`.
     """
     weight, axis, block = xs[0], attrs["axis"], attrs.get("block")
     if block:
@@ -86,7 +87,8 @@ def channel_scale(xs: Sequence[Array], attrs: Attrs) -> Array:
         largest = np.abs(split).max(axis + 1)
     else:
         largest = np.abs(weight).max(tuple(i for i in range(weight.ndim) if i != axis))
-    return np.asarray(np.where(largest > 0, largest / attrs["most"], 1.0).astype(weight.dtype))
+    fraction, exponent = np.frexp(np.where(largest > 0, largest / attrs["most"], 1.0))
+    return np.asarray(np.ldexp(np.ceil(fraction * 256) / 256, exponent).astype(weight.dtype))
 
 
 def _quantize_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:

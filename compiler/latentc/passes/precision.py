@@ -31,7 +31,7 @@ _HALVES = frozenset(HALF.values())
 # fmt: off
 _COMPUTES = frozenset((
     "linear", "matmul", "conv2d", "conv_transpose2d", "attention", "rotary", "add", "sub", "mul", "silu", "gelu",
-    "tanh", "sigmoid",
+    "tanh", "sigmoid", "quantize", "dequantize",
 ))
 # These give back values they were given (or their negatives), so they are exact in any dtype.
 _MOVES = frozenset((
@@ -248,7 +248,7 @@ class _Body:
             return [v.type.dtype for v in (formals[1:] if node.op == "loop" else formals)]
         if node.op == "cast":
             return own
-        dtype = "f32"  # of comparisons too
+        dtype = self.work.dtype if self.inside and node.op == "quantize" else "f32"  # of comparisons too
         for o in outs:
             dtype = o.type.dtype if o.type.is_float else dtype
         return [dtype] * len(own)
