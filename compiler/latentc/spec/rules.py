@@ -14,7 +14,7 @@ from latentc.components.parts import Objective, Part, Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label
 from latentc.spec.data import AutoencoderKl, VqModel
 from latentc.spec.schema import Spec
-from latentc.spec.sections import PRECISIONS
+from latentc.spec.sections import LEAST_FP8, PRECISIONS, SCHEMES
 from latentc.spec.yaml import Document, PathKey
 from latentc.weights.rules import parse_rules
 
@@ -196,6 +196,36 @@ def precision_of_the_engine(spec: Spec) -> Iterator[Problem]:
         yield Problem("E0307", ("target", "precision"), message, help=mend)
 
 
+def scheme_of_the_engine(spec: Spec) -> Iterator[Problem]:
+    """The engine can run the layers as they are to be quantised."""
+    if spec.optimize.quantize is None:
+        return
+    scheme, target, path = spec.optimize.quantize.scheme, spec.target, ("optimize", "quantize", "scheme")
+    fitting = SCHEMES[target.engine]
+    if scheme not in fitting:
+        others = [name for name, known in SCHEMES.items() if scheme in known]
+        mend = f"use {' or '.join(fitting)}, or the engine {' or '.join(others)}"
+        yield Problem("E0310", path, f"the engine `{target.engine}` does not run {scheme}", help=mend)
+        return
+    if target.precision not in fitting[scheme]:
+        message = f"{scheme} on `{target.engine}` does not go with the precision {target.precision}"
+        mend = f"set `target.precision` to {' or '.join(fitting[scheme])}"
+        where: tuple[tuple[PathKey, str], ...] = ((("target",), f"{target.precision} here"),)
+        yield Problem("E0310", path, message, labels=where if spec.span("target") else (), help=mend)
+    for i, capability in enumerate(target.capabilities):
+        if scheme == "fp8" and int(capability.removeprefix("sm")) < LEAST_FP8:
+            message = f"{capability} has no fp8 arithmetic"
+            mend = f"GPUs from sm{LEAST_FP8} on have it; `scheme: int8` runs on all"
+            yield Problem("E0310", ("target", "capabilities", i), message, help=mend)
+    if scheme == "int4_weights" and target.engine != "onnxruntime" and target.opset < 21:
+        yield Problem(
+            "E0310", ("target", "opset"), f"opset {target.opset} has no 4-bit integers", help="use 21 or more"
+        )
+    if spec.optimize.quantize.smooth is not None and scheme.endswith("_weights"):
+        message = f"{scheme} leaves the activations alone: there is nothing to smooth"
+        yield Problem("E0310", ("optimize", "quantize", "smooth"), message, help="leave `smooth` out")
+
+
 def plans_of_the_engine(spec: Spec) -> Iterator[Problem]:
     """What plans are made for is asked of an engine that has plans, and holds together."""
     target = spec.target
@@ -239,5 +269,6 @@ RULES: tuple[Rule, ...] = (
     components_fit,
     stitched_network_is_another,
     precision_of_the_engine,
+    scheme_of_the_engine,
     plans_of_the_engine,
 )

@@ -123,6 +123,17 @@ PRECISIONS: dict[str, tuple[str, ...]] = {
 }
 
 
+# What an engine can quantise, beside which precision of all else.
+SCHEMES: dict[str, dict[str, tuple[str, ...]]] = {
+    "onnxruntime": dict.fromkeys(("int8", "int8_dynamic", "int8_weights", "int4_weights"), ("fp32",)),
+    "openvino": dict.fromkeys(("int8", "int8_weights", "int4_weights"), ("fp32", "bf16")),
+    "tensorrt": dict.fromkeys(("int8", "fp8", "int4_weights"), ("fp16", "bf16")),
+    "tensorrt-rtx": dict.fromkeys(("int8", "fp8", "int4_weights"), ("fp16", "bf16")),
+}
+LEAST_FP8 = 89
+"""The least compute capability that multiplies fp8."""
+
+
 class Profile(Closed):
     """The samples of one run that a TensorRT plan is made for; the compiler doubles them for guidance."""
 

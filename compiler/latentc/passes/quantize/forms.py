@@ -34,10 +34,19 @@ Form = Callable[[Builder, Operands], Var]
 
 
 def fits(layer: Layer, scheme: Scheme, engine: str) -> bool:
-    """Whether an engine can run a layer quantised so: convolutions only with both operands in 8 bits."""
+    """Whether an engine can run a layer quantised so, and has anything to gain.
+
+    Convolutions have both operands quantised or none. Layers that see one row a sample (embeddings of times, adaptive
+    norms) are little work, computed before the loop where they can be, and all else depends on them: only their weights
+    are worth it, and TensorRT, which computes what is constant while it builds, does not survive that of 4 bits.
+    """
     if layer.op != "linear":
         return scheme in LARGEST
-    return form_of("linear", scheme, engine) is not _blocks[4] or block_of(layer.shape[1]) > 0
+    rows = all(site.value.type.rank > 2 for site in layer.sites)
+    weights = scheme.endswith("_weights")
+    if not rows and (not weights or engine.startswith("tensorrt")):
+        return False
+    return not weights or (scheme == "int8_weights" and engine != "onnxruntime") or block_of(layer.shape[1]) > 0
 
 
 def block_of(inputs: int) -> int:
