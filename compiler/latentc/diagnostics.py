@@ -50,6 +50,7 @@ CODES: dict[str, str] = {
     "E0308": "plans are asked of an engine that makes none, or do not hold together",
     "E0309": "the networks or the sampler do not fit a stitched trajectory",
     "E0310": "the engine does not run layers quantised so",
+    "E0311": "block caching does not fit the network or the sampler",
     "E0401": "a file was not found",
     "E0402": "a file cannot be read",
     "E0403": "not a weights file that latentc reads",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from latentc.components.contract import Lowered, Network
 from latentc.components.parts import Backbone, Objective, Sampler
+from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.ir.builder import ModuleBuilder
+from latentc.ir.core import Module
 from latentc.ir.verify import verify
+from latentc.passes.cache import CACHED, CACHING, cache
 from latentc.spec.schema import Spec
 
 
@@ -23,7 +27,25 @@ def lower(spec: Spec, steps: Sequence[int] = ()) -> Lowered:
     if isinstance(spec.sampler, Sampler):
         samplers = [spec.sampler.with_steps(n) for n in steps] or [spec.sampler]
         programs = [sampler.build(mb, networks, spec) for sampler in samplers]
-    return Lowered(verify(mb.finish(), "train"), networks, updates, tuple(programs))
+    module, networks = _cached(verify(mb.finish(), "train"), networks, spec)
+    return Lowered(module, networks, updates, tuple(programs))
+
+
+def _cached(module: Module, networks: dict[str, Network], spec: Spec) -> tuple[Module, dict[str, Network]]:
+    """The module with `optimize.cache` done, and the networks with their further methods. DiagnosticError E0311."""
+    asked = spec.optimize.cache
+    if asked is None:
+        return module, networks
+    every, steps = asked.every, asked.steps
+    try:
+        made = cache(module, "main", asked.blocks, lambda step, k: k % every == 0 if steps is None else step in steps)
+    except ValueError as error:
+        raise DiagnosticError(Diagnostic("E0311", str(error), spec.span("optimize", "cache"))) from None
+    if made is module:
+        return module, networks
+    methods = {method: made.entries[f"main.{method}"] for method in (CACHING, CACHED)}
+    main = replace(networks["main"], methods={**networks["main"].methods, **methods})
+    return verify(made, "train"), {**networks, "main": main}
 
 
 def build_networks(mb: ModuleBuilder, spec: Spec) -> dict[str, Network]:

@@ -219,7 +219,7 @@ class _ClassPrinter:
             lambda v: Text(self.access[params[v].name]),
             lambda node, body: self._leaf(node, body, params),
             self._call,
-            lambda base: self.access[base],
+            self._modules,
             helpers=self.owner.helpers,
         )
         body = Body(fn, context)
@@ -229,6 +229,12 @@ class _ClassPrinter:
         result = "Tensor" if len(fn.outputs) == 1 else "tuple[Tensor, ...]"
         lines = docstring(fn.doc, "", 8) if with_doc and fn.doc and fn is not self.functions[0] else []
         return f"({commas(['self', *inputs])}) -> {result}", [*lines, *body.lines]
+
+    def _modules(self, base: str, first: int, stop: int) -> str:
+        """Modules `first` to `stop - 1` of a list."""
+        count = sum(name.rpartition(".")[0] == base for name in self.children)
+        part = f"[{first or ''}:{stop if stop < count else ''}]"
+        return self.access[base] + ("" if part == "[:]" else part)
 
     def _leaf(self, node: Node, body: Expressions, params: dict[Value, Param]) -> Text | None:
         if node.outputs and node.outputs[0] in self.norms and len(node.inputs) == 1:

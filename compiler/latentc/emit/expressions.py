@@ -20,8 +20,8 @@ class Context:
     """What a body needs to know of where it is printed.
 
     `sizes` are the static arguments by name, `spelled` how one is written here; `param` is the text of a weight, `leaf`
-    of a node that a leaf module (nn.Linear …) stands for, `call` of a call, `modules` of a module list. `indent` is the
-    width that the lines will be moved to the right.
+    of a node that a leaf module (nn.Linear …) stands for, `call` of a call, `modules` of a module list from a module
+    to before another. `indent` is the width that the lines will be moved to the right.
     """
 
     module: Module
@@ -30,7 +30,7 @@ class Context:
     param: Callable[[Value], Text]
     leaf: Callable[[Node, Expressions], Text | None]
     call: Callable[[Node, list[Text], str], Text]
-    modules: Callable[[str], str]
+    modules: Callable[[str, int, int], str]
     table: Callable[[Value, np.ndarray[Any, Any], str], Text] | None = None
     reserved: frozenset[str] = frozenset()
     indent: int = 8

@@ -122,7 +122,7 @@ def tables_as_lists(tables: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any
     return {name: array.tolist() for name, array in tables.items()}
 
 
-def _no_list(base: str) -> str:
+def _no_list(base: str, first: int, stop: int) -> str:
     raise EmitError(f"free functions have no modules, but one calls {base}.0")
 
 

@@ -79,7 +79,7 @@ class Loops(Statements):
             columns.append(self._column(values))
             heads.append(formal)
         lists = self._lists(run, hold, targets, i)
-        modules = self.context.modules(run.base)
+        modules = self.context.modules(run.base, run.first, run.first + run.count)
         if heads:
             header = f"for {element}, {commas(heads)} in zip({modules}, {commas(columns)}):"
         else:

@@ -29,9 +29,10 @@ class Carried:
 
 @dataclass(frozen=True)
 class Repeat:
-    """`count` segments like `nodes` (the second one), over the modules `base.0` … `base.{count - 1}`."""
+    """`count` segments like `nodes` (the second one), over the modules `base.{first}` and on."""
 
     base: str
+    first: int
     count: int
     nodes: tuple[Node, ...]
     carried: tuple[Carried, ...]
@@ -72,10 +73,11 @@ def fold_repeats(nodes: Sequence[Node], outputs: Sequence[Value]) -> list[Node |
     """The nodes, with each run of two or more segments replaced by a Repeat."""
     items: list[Node | Repeat] = list(nodes)
     for base in _bases(nodes):
-        found = _find(items, base, outputs)
-        if found is not None:
-            start, stop, repeat = found
-            items[start:stop] = [repeat]
+        for numbers in _runs(nodes, base, outputs):
+            found = _find(items, base, numbers, outputs)
+            if found is not None:
+                start, stop, repeat = found
+                items[start:stop] = [repeat]
     return items
 
 
@@ -88,17 +90,39 @@ def _bases(nodes: Sequence[Node]) -> list[str]:
     return list(bases)
 
 
-def _find(items: list[Node | Repeat], base: str, outputs: Sequence[Value]) -> tuple[int, int, Repeat] | None:
-    at = {
-        i: int(m[1])
-        for i, item in enumerate(items)
-        if isinstance(item, Node)
-        and item.op == "call"
-        and (m := re.fullmatch(re.escape(base) + r"\.(\d+)", item.attrs["name"]))
-    }
-    places = sorted(at)
+def _number(item: Node | Repeat, base: str) -> int | None:
+    """Which module of a list an item calls."""
+    if isinstance(item, Repeat) or item.op != "call":
+        return None
+    found = re.fullmatch(re.escape(base) + r"\.(\d+)", item.attrs["name"])
+    return int(found[1]) if found else None
+
+
+def _runs(nodes: Sequence[Node], base: str, outputs: Sequence[Value]) -> list[range]:
+    """The modules of a list that may be one loop: in order, none left out, cut where a result is wanted later too.
+
+    Where every result is (the skips of a U-Net), the loop keeps them all in a list.
+    """
+    places = [(i, number) for i, node in enumerate(nodes) if (number := _number(node, base)) is not None]
+    last = {v: i for i, node in enumerate(nodes) for v in node.inputs} | dict.fromkeys(outputs, len(nodes))
+    cuts = {number for (i, number), (j, _) in pairwise(places) if last.get(nodes[i].outputs[0], 0) > j}
+    if len(cuts) == len(places) - 1:
+        cuts = set()
+    runs: list[range] = []
+    for _, number in places:
+        if runs and number == runs[-1].stop and number - 1 not in cuts:
+            runs[-1] = range(runs[-1].start, number + 1)
+        else:
+            runs.append(range(number, number + 1))
+    return runs
+
+
+def _find(
+    items: list[Node | Repeat], base: str, numbers: range, outputs: Sequence[Value]
+) -> tuple[int, int, Repeat] | None:
+    places = [i for i, item in enumerate(items) if _number(item, base) in numbers]
     count = len(places)
-    if count < 2 or [at[p] for p in places] != list(range(count)):
+    if count < 2 or count != len(numbers):
         return None
     length = places[1] - places[0]
     if any(b - a != length for a, b in pairwise(places)):
@@ -113,7 +137,7 @@ def _find(items: list[Node | Repeat], base: str, outputs: Sequence[Value]) -> tu
             continue
         segments = [run[k * length : (k + 1) * length] for k in range(count)]
         outside = [*items[:start], *items[stop:]]
-        repeat = _repeat(base, segments, outside, outputs)  # type: ignore[arg-type]
+        repeat = _repeat(base, numbers.start, segments, outside, outputs)  # type: ignore[arg-type]
         if repeat is not None:
             return start, stop, repeat
     return None
@@ -127,7 +151,7 @@ def _signature(node: Node, base: str) -> Any:
 
 
 def _repeat(
-    base: str, segments: list[list[Node]], outside: Sequence[Node | Repeat], outputs: Sequence[Value]
+    base: str, first: int, segments: list[list[Node]], outside: Sequence[Node | Repeat], outputs: Sequence[Value]
 ) -> Repeat | None:
     template = segments[1]
     signature = [_signature(n, base) for n in template]
@@ -138,7 +162,7 @@ def _repeat(
     slots = [[v for n in segment for v in n.inputs] for segment in segments]
     if len({len(s) for s in slots}) != 1:
         return None
-    carried: dict[int, tuple[Value, Value]] = {}  # output number: (given in the template, first)
+    carried: dict[int, tuple[Value, Value]] = {}  # output number: (given in the template, before the first)
     indexed: dict[Value, tuple[Value, ...]] = {}
     invariants: dict[Value, None] = {}
     for j, value in enumerate(slots[1]):
@@ -168,9 +192,10 @@ def _repeat(
             escapes.append((value, values))
     return Repeat(
         base,
+        first,
         len(segments),
         tuple(template),
-        tuple(Carried(given, made[1][j], first, made[-1][j]) for j, (given, first) in carried.items()),
+        tuple(Carried(given, made[1][j], before, made[-1][j]) for j, (given, before) in carried.items()),
         tuple(indexed.items()),
         tuple((v, tuple(row[j] for row in made)) for j, v in enumerate(made[1])),
         tuple(invariants),

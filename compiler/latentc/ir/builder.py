@@ -225,6 +225,13 @@ class Builder:
         outs = self._append(op, ins, attrs, out or _HINTS.get(op, op))
         return outs[0] if len(outs) == 1 and op not in ("split", "unbind") else outs
 
+    def copied(self, node: Node, operands: Sequence[Var]) -> tuple[Var, ...]:
+        """Appends another function's node, applied to operands of the types it had there."""
+        if node.op == "constant":
+            return (self.constant(node.attrs["value"], node.attrs["dtype"], out=node.outputs[0].name),)
+        hint = " ".join(o.name for o in node.outputs)
+        return self._append(node.op, operands, node.attrs, hint, [o.type for o in node.outputs])
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_") or name not in OPS:
             raise AttributeError(name)

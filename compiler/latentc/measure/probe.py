@@ -48,12 +48,14 @@ class Evaluations:
     loops: int
 
 
-def network_inputs_shown(module: Module, entry: str, methods: Collection[str]) -> tuple[Module, list[Evaluations]]:
-    """A sampler with every operand it gives the functions `methods` behind its own outputs, in order of the calls."""
+def network_inputs_shown(
+    module: Module, entry: str, methods: Collection[str], operands: int
+) -> tuple[Module, list[Evaluations]]:
+    """A sampler with the first `operands` of each call of `methods` behind its own outputs, in order of the calls."""
 
     def shown(fn: Function, node: Node, inner: list[_Extra]) -> Iterator[_Extra]:
         if node.op == "call" and node.attrs["fn"] in methods:
-            for part, value in enumerate(node.inputs):
+            for part, value in enumerate(node.inputs[:operands]):
                 yield _Extra("", part, 0, value)
         elif node.op == "loop":
             yield from inner

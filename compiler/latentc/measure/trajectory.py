@@ -5,7 +5,6 @@ Symbols: B batch; rows: B, or 2B where guidance is batched.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -30,7 +29,8 @@ Call = tuple[Array, ...]  # the operands of one evaluation, [rows, ...] each
 def shown(subject: Subject, program: SampleProgram, network: Network) -> tuple[Module, list[Evaluations]]:
     """The sampler with what it gives the network's methods as further outputs, ready for export."""
     module = alone(subject.expanded.module, program.entry)
-    return network_inputs_shown(module, program.entry, {network.methods["forward"]})
+    methods, operands = set(network.methods.values()), len(subject.forward_inputs(network))
+    return network_inputs_shown(module, program.entry, methods, operands)
 
 
 def engine_calls(
@@ -79,10 +79,10 @@ def calls(evaluations: Sequence[Evaluations], arrays: Sequence[Array]) -> list[C
         for evaluation, array in column:
             if evaluation.part == 0:
                 sites.append([])
-            trips = functools.reduce(lambda n, size: n * size, array.shape[: evaluation.loops], 1)
-            sites[-1].append(array.reshape(trips, *array.shape[evaluation.loops :]))
+            outer = array.shape[0] if evaluation.loops else 1
+            sites[-1].append(array.reshape(outer, -1, *array.shape[evaluation.loops :]))
         for trip in range(len(sites[0][0])):
-            found += [tuple(operand[trip] for operand in site) for site in sites]
+            found += [tuple(part[trip, k] for part in site) for site in sites for k in range(site[0].shape[1])]
     return found
 
 

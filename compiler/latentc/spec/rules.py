@@ -186,6 +186,30 @@ def stitched_network_is_another(spec: Spec) -> Iterator[Problem]:
         yield Problem("E0309", ("optimize", "stitch"), message, help="leave `stitch` out")
 
 
+def cached_blocks_are_there(spec: Spec) -> Iterator[Problem]:
+    """Blocks and steps of the cache are those of the network and the sampler, which takes steps from noise to data."""
+    cache = spec.optimize.cache
+    if cache is None:
+        return
+    path: PathKey = ("optimize", "cache")
+    depth = getattr(spec.networks.get("main"), "depth", None)
+    if depth is None:
+        yield Problem("E0311", path, "the network `main` has no list of blocks", help="leave `cache` out")
+    elif not 0 <= cache.blocks[0] < cache.blocks[1] <= depth:
+        message = f"`blocks` [{cache.blocks[0]}, {cache.blocks[1]}) is no range of the {depth} blocks of `main`"
+        mend = f"[1, {depth - 1}] leaves out the first and the last" if depth > 2 else f"[0, {depth}] are all"
+        labels: tuple[tuple[PathKey, str], ...] = ((("networks", "main", "depth"), f"blocks 0 to {depth - 1}"),)
+        yield Problem("E0311", (*path, "blocks"), message, labels=labels, help=mend)
+    sampler = spec.sampler
+    if isinstance(sampler, Sampler) and "denoiser" not in sampler.families:
+        message = f"the sampler `{sampler.kind}` takes no steps from noise to data"
+        yield Problem("E0311", path, message, help="leave `cache` out: tokens keep keys and values already")
+    for i, step in enumerate(cache.steps or ()):
+        if not 0 <= step < (count := getattr(sampler, "steps", step + 1)):
+            message = f"the sampler has no step {step}: they are 0 to {count - 1}"
+            yield Problem("E0311", (*path, "steps", i), message)
+
+
 def precision_of_the_engine(spec: Spec) -> Iterator[Problem]:
     """The engine has the arithmetic that is asked for."""
     engine, precision = spec.target.engine, spec.target.precision
@@ -268,6 +292,7 @@ RULES: tuple[Rule, ...] = (
     families_meet,
     components_fit,
     stitched_network_is_another,
+    cached_blocks_are_there,
     precision_of_the_engine,
     scheme_of_the_engine,
     plans_of_the_engine,

@@ -104,6 +104,14 @@ class Stitch(Closed):
     until: float = Field(gt=0, lt=1, description="part of the way from noise (0) to data (1) at which main takes over")
 
 
+class Cache(Closed):
+    """Block caching: what a range of main's blocks adds is computed at some steps, used again at the others."""
+
+    blocks: tuple[int, int] = Field(description="[first, last + 1] of the blocks, counted from 0")
+    every: int = Field(2, gt=0, description="every so many steps compute, and the first of each loop; 1: no caching")
+    steps: tuple[int, ...] | None = Field(None, description="the steps that compute instead, counted from 0")
+
+
 class Optimize(Closed):
     """What the passes may do beyond what keeps every number the same."""
 
@@ -111,6 +119,7 @@ class Optimize(Closed):
         "batched", description="both branches of guidance in one call of twice the batch, or one by one"
     )
     quantize: Quantize | None = Field(None, description="fewer bits for linear layers; null for none")
+    cache: Cache | None = Field(None, description="blocks whose work is used for several steps; null for none")
     stitch: Stitch | None = Field(None, description="a smaller network for the first steps; null for none")
 
 

@@ -1,0 +1,292 @@
+"""Block caching: at some steps of a sampler a range of blocks is computed, at the others what it added is used again.
+
+What a run of blocks adds to its input changes little between neighbouring steps (DeepCache, Ma et al. 2023; Delta-DiT,
+Chen et al. 2024). The network gets two more methods: `forward_caching` gives that sum beside its result, and
+`forward_cached` takes it in place of the blocks, of which it reads no weight. Loops over steps become loops over
+groups: a step that computes, and those that use its sum. Which is which is known when compiling.
+
+Symbols: B batch, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby, pairwise
+
+import numpy as np
+
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.core import CALLS, Function, Module, Node, Value, reachable
+from latentc.passes.rewrite import rewrite_function
+
+WRITTEN_OUT = 4
+"""Groups of up to so many steps are written out in a loop's body; longer ones loop over the steps that reuse."""
+
+CACHING, CACHED = "forward_caching", "forward_cached"
+
+Computes = Callable[[int, int], bool]
+"""Whether a step computes: its number in the sampler and its number in its loop, both counted from 0."""
+
+
+def cache(module: Module, network: str, blocks: tuple[int, int], computes: Computes) -> Module:
+    """The module with blocks `blocks[0]` to `blocks[1] - 1` of `network` cached in its sampling programs.
+
+    The first step of a loop always computes: nothing cached passes from loop to loop. The same module where every step
+    computes. The new methods are entries `NETWORK.forward_caching` and `NETWORK.forward_cached`.
+
+    ValueError: blocks that the network does not have, or programs without loops that evaluate it.
+    """
+    owner = ModuleBuilder()
+    owner.adopt(module)
+    methods = _methods(owner, network, module.entries[f"{network}.forward"], blocks)
+    names = [fn for name, fn in module.entries.items() if name.split(".")[0] == "sample"]
+    loops = [_Loops(owner, module.functions[name], methods, computes) for name in names]
+    changed = [each.changed() for each in loops]
+    if not any(each.found for each in loops):
+        raise ValueError(f"no sampling program evaluates network {network} in a loop over steps")
+    if all(owner.functions[name] is module.functions[name] for name in names):
+        return module
+    entries = {**module.entries, f"{network}.{CACHING}": methods.caching, f"{network}.{CACHED}": methods.cached}
+    whole = Module({**owner.functions, **{fn.name: fn for fn in changed}}, entries)
+    return whole.with_(functions={name: whole.functions[name] for name in reachable(whole)})
+
+
+# ---- the network's methods
+
+
+@dataclass(frozen=True)
+class _Methods:
+    """Names of the function that calls of `network` are of, and of those that stand in for it."""
+
+    network: str
+    forward: str
+    caching: str
+    cached: str
+
+    def replace(self, node: Node) -> bool:
+        return node.op in CALLS and node.attrs["fn"] == self.forward and node.attrs["name"] == self.network
+
+
+def _methods(owner: ModuleBuilder, network: str, forward: str, blocks: tuple[int, int]) -> _Methods:
+    """Adds the two methods of a network to the module."""
+    fn, (first, last) = owner.functions[forward], blocks
+    calls = _longest_list(fn)
+    if not 0 <= first < last <= len(calls):
+        raise ValueError(f"network {network} has {len(calls)} blocks, of which [{first}, {last}) is no range")
+    out = calls[last - 1].outputs[0]
+    into = next((v for v in calls[first].inputs if v.type == out.type), None)
+    if into is None:
+        raise ValueError(f"block {first} of network {network} takes nothing like what block {last - 1} gives")
+    what = f"blocks {first} to {last - 1}" if last - first > 1 else f"block {first}"
+    names = {v.name for v in (*fn.inputs, *(o for n in fn.nodes for o in n.outputs))} | {p.name for p in fn.params}
+    added = Value(
+        next(name for name in ("added", *(f"added_{i}" for i in range(2, 99))) if name not in names), out.type
+    )
+    at = fn.nodes.index(calls[last - 1]) + 1
+    sum_ = Node("sub", (out, into), (added,))
+    caching = _variant(owner, fn, CACHING, f"As forward; and what {what} add to their input.").with_(
+        nodes=(*fn.nodes, sum_), outputs=(*fn.outputs, added)
+    )
+    again = Value(out.name, out.type)
+    after = [replace(n, inputs=tuple(again if v is out else v for v in n.inputs)) for n in fn.nodes[at:]]
+    nodes = _needed((*fn.nodes[: at - 1], Node("add", (into, added), (again,)), *after), fn.outputs)
+    read = {v for n in nodes for v in n.inputs}
+    cached = _variant(owner, fn, CACHED, f"As forward, with what {what} added before in their place.").with_(
+        inputs=(*fn.inputs, added), params=tuple(p for p in fn.params if p.value in read), nodes=nodes
+    )
+    for made in (caching, cached):
+        owner.functions[made.name] = made
+    return _Methods(network, forward, caching.name, cached.name)
+
+
+def _variant(owner: ModuleBuilder, fn: Function, method: str, doc: str) -> Function:
+    assert fn.origin is not None  # networks are classes
+    name = owner.unique(f"{fn.origin.cls}.{method}")
+    return fn.with_(name=name, origin=replace(fn.origin, method=method), doc=doc)
+
+
+def _longest_list(fn: Function) -> list[Node]:
+    """The calls `NAME.0`, `NAME.1`, … of the longest such list, in order."""
+    lists: dict[str, list[Node]] = {}
+    for node in fn.nodes:
+        if node.op == "call" and (found := re.fullmatch(r"(.+)\.\d+", node.attrs["name"])):
+            lists.setdefault(found[1], []).append(node)
+    return max(lists.values(), key=len, default=[])
+
+
+def _needed(nodes: Sequence[Node], outputs: Sequence[Value]) -> tuple[Node, ...]:
+    wanted, kept = set(outputs), []
+    for node in reversed(nodes):
+        if any(o in wanted for o in node.outputs):
+            wanted.update(node.inputs)
+            kept.append(node)
+    return tuple(reversed(kept))
+
+
+# ---- the sampler's loops
+
+
+@dataclass
+class _Loops:
+    """Rewrites the loops of one sampling program."""
+
+    owner: ModuleBuilder
+    fn: Function
+    methods: _Methods
+    computes: Computes
+    found: bool = False
+    step: int = 0
+    literals: dict[Value, Node] = field(default_factory=dict)
+
+    def changed(self) -> Function:
+        self.literals = {node.outputs[0]: node for node in self.fn.nodes if node.op == "constant"}
+        return rewrite_function(self.owner, self.fn, self._replaced)
+
+    def _replaced(self, b: Builder, node: Node, operands: list[Var]) -> Sequence[Var] | None:
+        if node.op != "loop":
+            return None
+        first, trip = self.step, int(node.attrs["trip"])
+        self.step += trip
+        body = self.owner.functions[node.attrs["body"]]
+        if not any(map(self.methods.replace, body.nodes)):
+            return None
+        self.found = True
+        starts = [k for k in range(trip) if k == 0 or self.computes(first + k, k)]
+        sizes = [b - a for a, b in pairwise([*starts, trip])]
+        if len(sizes) == trip:
+            return None
+        keep, carry = node.attrs["invariants"], node.attrs["carried"]
+        if len(node.outputs) > carry:
+            raise ValueError(f"{body.name} stacks values, and caching knows none")
+        kept, tables = operands[:keep], operands[keep + carry :]
+        state: Sequence[Var] = operands[keep : keep + carry]
+        at = 0
+        for size, run in groupby(sizes):
+            count = len(list(run))
+            groups = _Groups(self.methods, body, at, count, size)
+            columns = [self._columns(b, table, at, count, groups.parts) for table in tables]
+            state = groups.loop(
+                b, kept, state, [column[part] for part in range(len(groups.parts)) for column in columns]
+            )
+            at += count * size
+        return state
+
+    def _columns(self, b: Builder, table: Var, at: int, count: int, parts: Sequence[slice]) -> list[Var]:
+        """Rows of a table from `at` on for `count` groups, a part of a group each: [count, …] or [count, steps, …]."""
+        size, (total, *rest) = parts[-1].stop, table.shape
+        literal = self.literals.get(table.value)
+        if literal is not None:
+            value = np.asarray(literal.attrs["value"])[at : at + count * size].reshape(count, size, *map(int, rest))
+            picked = [value[:, p] if p.step else value[:, p.start] for p in parts]
+            return [b.constant(v, literal.attrs["dtype"], out=table.value.name) for v in picked]
+        if count * size < int(total):
+            table = b.slice(table, axis=0, start=at, stop=at + count * size)
+        if size == 1:
+            return [table]
+        grouped = b.reshape(table, shape=(count, size, *rest))
+        rows = [b.slice(grouped, axis=1, start=p.start, stop=p.stop) for p in parts]
+        return [row if p.step else b.reshape(row, shape=(count, *rest)) for row, p in zip(rows, parts, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """`count` groups of `size` steps of a loop over `body`, from step `at` on; the first step of a group computes."""
+
+    methods: _Methods
+    body: Function
+    at: int
+    count: int
+    size: int
+
+    @property
+    def parts(self) -> list[slice]:
+        """The steps of a group as its body has them: one by one, or (with a step width) those of an inner loop."""
+        if self.size <= WRITTEN_OUT:
+            return [slice(k, k + 1) for k in range(self.size)]
+        return [slice(0, 1), slice(1, self.size, 1)]
+
+    @property
+    def counts(self) -> bool:
+        """Whether the body reads the number of its step."""
+        index = self.body.inputs[0]
+        return index in self.body.outputs or any(index in node.inputs for node in self.body.nodes)
+
+    def loop(self, b: Builder, kept: Sequence[Var], state: Sequence[Var], rows: Sequence[Var]) -> Sequence[Var]:
+        """Appends the loop; `rows` are its tables, part by part. Returns what it carried."""
+        name = f"{self.body.name}.{'computed' if self.size == 1 else 'cached'}"
+        return b.loop(name, self.count, self._group, invariants=kept, carried=state, tables=rows)
+
+    def _group(
+        self, b: Builder, i: Var, kept: tuple[Var, ...], state: tuple[Var, ...], rows: tuple[Var, ...]
+    ) -> tuple[Sequence[Var], Sequence[Var]]:
+        tables = len(rows) // len(self.parts)
+        first = [b.add(b.mul(i, self.size), self.at)] if self.counts else []
+        if self.size == 1:
+            return self._step(b, first, kept, state, rows, None)[0], ()
+        new, added = self._step(b, first, kept, state, rows[:tables], [])
+        if self.size > WRITTEN_OUT:
+            extra, width = (*kept, *added, *first), len(kept)
+
+            def reuse(
+                inner: Builder, k: Var, around: tuple[Var, ...], carried: tuple[Var, ...], row: tuple[Var, ...]
+            ) -> tuple[Sequence[Var], Sequence[Var]]:
+                held = around[width : width + len(added)]
+                number = [inner.add(inner.add(v, k), 1) for v in around[width + len(added) :]]
+                return self._step(inner, number, around[:width], carried, row, held)[0], ()
+
+            name = f"{self.body.name}.reused"
+            return b.loop(name, self.size - 1, reuse, invariants=extra, carried=new, tables=rows[tables:]), ()
+        for k in range(1, self.size):
+            number = [b.add(v, k) for v in first]
+            new, _ = self._step(b, number, kept, new, rows[k * tables : (k + 1) * tables], added)
+        return new, ()
+
+    def _step(
+        self,
+        b: Builder,
+        number: Sequence[Var],
+        kept: Sequence[Var],
+        state: Sequence[Var],
+        rows: Sequence[Var],
+        held: Sequence[Var] | None,
+    ) -> tuple[list[Var], list[Var]]:
+        """Appends a step: as it was where `held` is None, else with what the blocks added: made where it is empty.
+
+        Returns the new state and what each of the step's evaluations added.
+        """
+        given = iter(held or ())
+        added: list[Var] = []
+        env = dict(zip(self.body.inputs[1:], (*kept, *state, *rows), strict=True))
+        env.update(zip(self.body.inputs[:1], number, strict=False))
+        for node in self.body.nodes:
+            operands = [env[v] for v in node.inputs]
+            if held is None or not self.methods.replace(node):
+                outs: Sequence[Var] = b.copied(node, operands)
+            elif held:
+                outs = _call(b, node, self.methods.cached, operands, next(given))
+            else:
+                *outs, sum_ = _call(b, node, self.methods.caching, operands)
+                added.append(sum_)
+            env.update(zip(node.outputs, outs, strict=True))
+        return [env[v] for v in self.body.outputs], added
+
+
+def _call(b: Builder, node: Node, fn: str, operands: Sequence[Var], *held: Var) -> tuple[Var, ...]:
+    """A call as `node`, of another method: with `held` as a further operand, or else a further result."""
+    attrs, out = node.attrs, node.outputs[0].name
+    out = out if held else f"{out} added"
+    if node.op == "call":
+        outs = b.call(fn, attrs["name"], *operands, *held, args=attrs["args"], out=out)
+    else:
+        count = len(attrs["kinds"])
+        kinds = (*attrs["kinds"], *["carried"] * len(held))
+        guides = (*attrs["guides"], *["carried"] * (not held))
+        nulls, scale = operands[count:-1], operands[-1]
+        ops = (*operands[:count], *held)
+        outs = b.guided(fn, attrs["name"], ops, kinds, nulls, scale, guides, attrs["channels"], out)
+    return outs if isinstance(outs, tuple) else (outs,)
+
+
+__all__ = ["CACHED", "CACHING", "WRITTEN_OUT", "Computes", "cache"]
