@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format clean rtx
 
 demo: .venv/ready  ## train two generators on digits, compile both, sample from the engines (out/demo)
 	$(BIN)/python examples/digits/demo.py
@@ -24,7 +24,14 @@ format: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@$(MAKE) --no-print-directory rtx || echo "without TensorRT-RTX: tests that build its plans are skipped"
 	touch $@
+
+# Its package is built where it is installed, with what is there, so it cannot be one of the extras above.
+rtx:
+	[ "$$(uname -sm)" = "Linux x86_64" ]
+	$(BIN)/python -m pip install --quiet setuptools wheel
+	$(BIN)/python -m pip install --quiet --no-build-isolation tensorrt-rtx==1.7.1.116
 
 clean:
 	rm -rf .venv out

@@ -89,13 +89,28 @@ def test_llamagen(tmp_path: Path, form: str) -> None:
     assert main.profiles == ((1, 8, 64),)
 
 
+CAPABILITIES = ("sm80", "sm89", "sm120")
+
+
 @pytest.mark.usefixtures("rtx")
-def test_a_plan_for_each_capability(tmp_path: Path) -> None:
-    manifest = compiled(tmp_path, DIT, "target.capabilities=[sm80, sm89, sm120]", "target.precision=fp16")
-    assert [p.plan for p in manifest.plans] == ["sample.sm80.plan", "sample.sm89.plan", "sample.sm120.plan"]
-    # Without a GPU of these, the graphs still run.
+@pytest.mark.parametrize(("system", "form"), [(DIT, "loop"), (DIT, "host"), (TOKENS, "loop"), (TOKENS, "host")])
+def test_a_plan_for_each_capability(tmp_path: Path, system: tuple[str, ...], form: str) -> None:
+    """Each with two profiles of dynamic batch, its attentions fused; elsewhere the graphs still run."""
+    profiles = "target.profiles=[{min: 1, opt: 2, max: 4}, {min: 5, opt: 8, max: 64}]"
+    given = (f"target.capabilities=[{', '.join(CAPABILITIES)}]", "target.precision=fp16", profiles)
+    manifest = compiled(tmp_path, system, *given, form=form)
+    files = {name for name in manifest.files if name.endswith(".onnx")}
+    made = {(p.file, p.capability): p for p in manifest.plans}
+    assert set(made) == {(file, capability) for file in files for capability in CAPABILITIES}
+    main = max(files, key=lambda file: manifest.files[made[file, "sm89"].plan].size)
+    for capability in CAPABILITIES:
+        plan = made[main, capability]
+        assert plan.plan == f"{main.removesuffix('.onnx')}.{capability}.plan"
+        assert plan.profiles == ((1, 2, 4), (5, 8, 64)) and plan.fused_attentions >= 2
+        code = (tmp_path / "bundle" / plan.plan).read_bytes()
+        assert [c for c in CAPABILITIES if c.encode() in code] == [capability], "it says what it is for"
     pipe = latentc_runtime.load(tmp_path / "bundle", device="cpu")
-    assert pipe.sample([1, 2], seeds=3).shape == (2, 1, 8, 8)
+    assert len(pipe.sample([1, 2], seeds=3)) == 2
 
 
 @pytest.mark.usefixtures("rtx")

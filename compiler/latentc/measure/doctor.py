@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 import platform
 import shutil
@@ -11,36 +10,24 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
 from latentc import resources
 from latentc.diagnostics import DiagnosticError
+from latentc.measure.engines import engines
+from latentc.measure.findings import Finding, installed, package
 from latentc.measure.forward import BACKENDS, run_network
 from latentc.measure.memory import available_memory
 from latentc.measure.tolerances import TOLERANCES, relative_error
 
-# module -> (distributions that have it, what for, how to get it)
+# module -> (distribution that has it, what for, how to get it); the engines have a page of their own
 _OPTIONAL = {
-    "onnxruntime": (("onnxruntime", "onnxruntime-gpu"), "sample, verify, bench", 'pip install "latentc[cpu]"'),
-    "openvino": (("openvino",), "bundles for the engine openvino", 'pip install "latentc[openvino]"'),
-    "torch": (("torch",), "train, forward --backend torch, verify", 'pip install "latentc[torch]"'),
-    "polygraphy": (("polygraphy",), "verify", 'pip install "latentc[verify]"'),
-    "tensorboard": (("tensorboard",), "curves of a training", 'pip install "latentc[torch]"'),
-    "sklearn": (("scikit-learn",), "the digits data set", 'pip install "latentc[demo]"'),
+    "torch": ("torch", "train, forward --backend torch, verify", 'pip install "latentc[torch]"'),
+    "tensorboard": ("tensorboard", "curves of a training", 'pip install "latentc[torch]"'),
+    "sklearn": ("scikit-learn", "the digits data set", 'pip install "latentc[demo]"'),
 }
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at; `state` is ok, missing (something optional) or fault."""
-
-    name: str
-    state: str
-    detail: str
-    help: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +57,7 @@ class Health:
 
 def diagnose() -> Health:
     """Look at everything; takes a few seconds where torch is installed. Raises nothing."""
-    return Health((*_system(), *_packages(), *_engines(), *_folders(), *_backends()))
+    return Health((*_system(), *_packages(), *engines(), *_folders(), *_backends()))
 
 
 def _system() -> Iterator[Finding]:
@@ -88,30 +75,13 @@ def _system() -> Iterator[Finding]:
 
 def _packages() -> Iterator[Finding]:
     for name in ("latentc", "numpy", "onnx", "pydantic", "safetensors"):
-        yield Finding(name, "ok", _version(name) or "runs from its source folder")
-    for module, (distributions, use, mend) in _OPTIONAL.items():
-        found = [f"{name} {_version(name)}" for name in distributions if _version(name)]
-        if len(found) > 1:
-            clash = f"{' and '.join(found)} are the same module: one hides the other"
-            yield Finding(module, "fault", clash, f"pip uninstall {' '.join(distributions)}, then install one")
-            continue
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            # A package that is there and cannot be imported is broken, one that is not there was not wanted.
-            yield Finding(module, "fault" if found else "missing", f"for {use}: {error}", f"run `{mend}`")
-        else:
-            yield Finding(module, "ok", found[0] if found else "installed")
-
-
-def _engines() -> Iterator[Finding]:
-    ort, torch = sys.modules.get("onnxruntime"), sys.modules.get("torch")
-    if ort is not None:
-        providers = [name.removesuffix("ExecutionProvider") for name in ort.get_available_providers()]
-        yield Finding("engine providers", "ok", ", ".join(providers))
+        yield Finding(name, "ok", installed(name) or "runs from its source folder")
+    for module, (distribution, use, command) in _OPTIONAL.items():
+        yield package(module, module, (distribution,), use, command)
+    torch = sys.modules.get("torch")
     if torch is not None:
         devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        detail = ", ".join(devices) or "no CUDA device: training and sampling use the CPU"
+        detail = ", ".join(devices) or "no CUDA device: training uses the CPU"
         yield Finding("torch devices", "ok", detail)
 
 
@@ -183,11 +153,4 @@ def _compared(backend: str, run: Callable[[], np.ndarray], reference: np.ndarray
     return Finding(name, "ok", f"a tiny network agrees with the oracle to {error:.1e}")
 
 
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
-
-
-__all__ = ["Finding", "Health", "diagnose"]
+__all__ = ["Health", "diagnose"]
