@@ -24,7 +24,8 @@ def run(table: Table, network: Network, x: Array, noise: Array | None = None) ->
         need = part.rows if part.stochastic else 0
         if need and (noise is None or len(noise) < taken + need):
             raise ValueError(f"{part.solver} takes noise for {need} steps")
-        z = noise[taken : taken + need] if need and noise is not None else np.zeros((part.rows, *x.shape))
+        absent = np.broadcast_to(np.zeros((), x.dtype), (part.rows, *x.shape))  # no memory, and no other dtype
+        z = noise[taken : taken + need] if need and noise is not None else absent
         x = _BODIES[part.body](part, network, x, z)
         taken += need
     return x

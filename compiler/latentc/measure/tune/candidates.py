@@ -1,0 +1,145 @@
+"""What is tried: samplers of few steps, and settings of the passes that cost less than the whole network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from latentc.components import load
+from latentc.components.process import Process
+from latentc.components.samplers.base import ArraySampler
+from latentc.components.samplers.tables import Table
+
+COUNTS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50)
+"""Network evaluations of a sample that are tried, as far as they are fewer than the spec's own."""
+
+SOLVERS: dict[str, tuple[dict[str, Any], ...]] = {
+    "diffusion": (
+        {"kind": "ddim", "spacing": "even"},
+        {"kind": "ddim", "spacing": "trailing"},
+        {"kind": "dpm_solver_pp", "order": 2},
+        {"kind": "dpm_solver_pp", "order": 2, "karras": True},
+        {"kind": "dpm_solver_pp", "order": 3},
+        {"kind": "unipc", "order": 2},
+        {"kind": "unipc", "order": 2, "karras": True},
+        {"kind": "unipc", "order": 3},
+        {"kind": "heun"},
+        {"kind": "heun", "karras": True},
+    ),
+    "flow": (
+        {"kind": "euler"},
+        {"kind": "heun"},
+        {"kind": "dpm_solver_pp", "order": 2},
+        {"kind": "dpm_solver_pp", "order": 3},
+        {"kind": "unipc", "order": 2},
+        {"kind": "unipc", "order": 3},
+    ),
+}
+"""The deterministic samplers: each can be held against the one exact solution from the same noise."""
+
+INTERVALS = ((0.0, 0.8), (0.0, 0.6), (0.1, 1.0), (0.2, 1.0), (0.2, 0.8), (0.4, 1.0))
+"""Parts of the way from noise (0) to data (1) in which alone a candidate guides."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A sampler and what it changes in the spec's `optimize`; `found` says how it came about.
+
+    found: spec (the spec's own), grid, timesteps (searched), interval (of guidance), cache or stitch.
+    """
+
+    sampler: ArraySampler
+    found: str = "grid"
+    optimize: Mapping[str, Any] = field(default_factory=dict)
+
+    def name(self) -> str:
+        """Solver, order and where it evaluates, in a few words."""
+        s = self.sampler
+        order = getattr(s, "order", None)
+        where = "searched" if s.timesteps else "karras" if getattr(s, "karras", False) else getattr(s, "spacing", "")
+        parts = [s.kind, str(order) if order else "", where]
+        if s.guidance is not None and s.guidance.interval != (0.0, 1.0):
+            parts.append("guided {:g}-{:g}".format(*s.guidance.interval))
+        return " ".join(filter(None, [*parts, *(f"{key} {_short(value)}" for key, value in self.optimize.items())]))
+
+
+def _short(value: Any) -> str:
+    """A setting in a word: of a mapping the values alone."""
+    return " ".join(map(_short, value.values())) if isinstance(value, Mapping) else str(value)
+
+
+def solvers(own: ArraySampler, process: Process) -> Iterator[ArraySampler]:
+    """The samplers to try, each with the guidance and the clipping of the spec's own."""
+    kinds = load("samplers")
+    for fields in SOLVERS[process.family]:
+        cls = cast(type[ArraySampler], kinds[fields["kind"]])
+        clip = getattr(own, "clip", None)
+        if clip is not None and "clip" not in cls.model_fields:
+            continue  # another process: its estimates would not be bounded
+        yield cls(**fields, guidance=own.guidance, **({"clip": clip} if clip is not None else {}))
+
+
+def grid(own: ArraySampler, process: Process, counts: Sequence[int]) -> list[Candidate]:
+    """Every solver at every number of evaluations that it can make."""
+    found = []
+    for count in counts:
+        for sampler in solvers(own, process):
+            resized = at_evaluations(sampler, process, count)
+            if resized is not None:
+                found.append(Candidate(resized))
+    return found
+
+
+def at_evaluations(sampler: ArraySampler, process: Process, count: int) -> ArraySampler | None:
+    """The sampler with as many steps as make `count` evaluations, or None where no number of steps does."""
+    for steps in (count, (count + 1) // 2):
+        resized = sampler.with_steps(steps)
+        table = table_of(resized, process)
+        if table is not None and evaluations(table) == count:
+            return resized
+    return None
+
+
+def table_of(sampler: ArraySampler, process: Process) -> Table | None:
+    """Its table, or None where it has none: more steps than a schedule has, timesteps that fall together."""
+    try:
+        return sampler.table(process)
+    except ValueError:
+        return None
+
+
+def evaluations(table: Table) -> int:
+    """Network evaluations of a sample; a guided one counts one."""
+    return sum(part.rows * part.evaluations for part in table.parts())
+
+
+def passes(sampler: ArraySampler, process: Process) -> int:
+    """How often the network runs for a sample: twice for a guided evaluation."""
+    total = 0
+    for part in sampler.table(process).parts():
+        for name in ("t", "t_2")[: part.evaluations]:
+            total += sum(2 if guided(sampler, process, float(t)) else 1 for t in part.columns[name])
+    return total
+
+
+def guided(sampler: ArraySampler, process: Process, t: float) -> bool:
+    """Whether the evaluation at time t is guided."""
+    if sampler.guidance is None:
+        return False
+    low, high = sampler.guidance.interval
+    return low <= float(process.progress(t)) <= high
+
+
+def with_timesteps(sampler: ArraySampler, timesteps: Sequence[float]) -> ArraySampler:
+    """The sampler at timesteps of its own; what chose them before goes back to its default."""
+    fields = type(sampler).model_fields
+    cleared = {name: fields[name].default for name in type(sampler).REPLACES.get("timesteps", ()) if name in fields}
+    times = tuple(float(t) for t in timesteps)
+    return sampler.model_copy(update={**cleared, "timesteps": times, "steps": len(times)})
+
+
+def with_interval(sampler: ArraySampler, interval: tuple[float, float]) -> ArraySampler:
+    """The sampler guided in a part of the way alone."""
+    assert sampler.guidance is not None
+    return sampler.model_copy(update={"guidance": sampler.guidance.model_copy(update={"interval": interval})})

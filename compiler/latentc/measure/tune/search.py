@@ -1,0 +1,144 @@
+"""The search for timesteps, on functions alone: a fine trajectory, dynamic programming over it, then pattern search.
+
+The dynamic programme is that of Watson et al. 2021 (arXiv:2106.03802) with the cost of Chen et al. 2024 (GITS,
+arXiv:2405.11326): how far one step of first order along the fine trajectory ends from that trajectory. It costs no
+evaluation, and knows nothing of the solver; so its result is only where the pattern search starts, which runs the
+solver itself and looks at its samples alone.
+
+Symbols: M evaluations of the fine trajectory, N steps searched for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentc.components.prediction import Prediction, conversion
+from latentc.components.samplers.tables import Grid, Table
+from latentc.components.samplers.tables.reference import Network, run
+
+Array = NDArray[np.floating]
+Error = Callable[[Sequence[float]], float]  # of the samples that a solver makes at these timesteps
+
+FRACTIONS = (0.5, 0.25, 0.1)
+"""Of the gap to its neighbour by which the pattern search moves a timestep, one after the other."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """A fine solution: `t` f64[M] the network's times, `alpha` and `sigma` f64[M + 1], `states` [M + 1, B, …] and
+    the `estimates` of the data [M, B, …] at the first M of them. The last state is the sample."""
+
+    t: Array
+    alpha: Array
+    sigma: Array
+    states: Array
+    estimates: Array
+
+    @property
+    def samples(self) -> Array:
+        """[B, …]."""
+        last: Array = self.states[-1]
+        return last
+
+
+def trajectory(table: Table, grid: Grid, predicts: Prediction, network: Network, x: Array) -> Trajectory:
+    """The states and estimates of a `table` of one evaluation a step on `grid`, from noise x [B, …]."""
+    a, b = conversion(predicts, "x0", grid.evaluated)
+    states, estimates = [], []
+
+    def watched(state: Array, t: float) -> Array:
+        output = network(state, t)
+        i = len(states)
+        states.append(state)
+        estimates.append(float(a[i]) * state + float(b[i]) * output)
+        return output
+
+    states.append(run(table, watched, x))
+    return Trajectory(grid.t, grid.alpha, grid.sigma, np.stack(states), np.stack(estimates))
+
+
+def step_costs(fine: Trajectory) -> Array:
+    """f64[M, M + 1]: the mean square by which one step of first order from point i ends beside point j.
+
+    The step keeps the estimates of data and noise at i. Infinite where j is not after i.
+    """
+    count = len(fine.t)
+    costs = np.full((count, count + 1), np.inf)
+    flat = fine.states.reshape(count + 1, -1)
+    for i, (x, x0) in enumerate(zip(flat[:-1], fine.estimates.reshape(count, -1), strict=True)):
+        noise = (x - fine.alpha[i] * x0) / fine.sigma[i]
+        for j in range(i + 1, count + 1):
+            costs[i, j] = np.mean((fine.alpha[j] * x0 + fine.sigma[j] * noise - flat[j]) ** 2)
+    return costs
+
+
+def cheapest_path(costs: Array, steps: int) -> list[int]:
+    """The points 0 = i_1 < … < i_N of the path from point 0 to point M in `steps` whose summed costs are least.
+
+    ValueError: fewer points than steps.
+    """
+    count = len(costs)
+    if not 1 <= steps <= count:
+        raise ValueError(f"{steps} steps over {count} points: between 1 and {count} are possible")
+    best = np.concatenate([[0.0], np.full(count, np.inf)])  # to reach each point in so many steps
+    before = np.zeros((steps, count + 1), np.int64)
+    for step in range(steps):
+        reached = best[:-1, None] + costs
+        before[step] = np.argmin(reached, axis=0)
+        best = np.min(reached, axis=0)
+    path = [count]
+    for step in reversed(range(steps)):
+        path.append(int(before[step][path[-1]]))
+    return path[:0:-1]
+
+
+def refined(
+    timesteps: Sequence[float], error: Error, end: float, whole: bool, sweeps: int = 2, stop: Callable[[], bool] = bool
+) -> tuple[list[float], float]:
+    """Timesteps with a smaller `error`, and that error, by moving one after the other towards its neighbours.
+
+    The first timestep stays. `end` lies behind the last, in the same unit: where its step ends. `whole` rounds to
+    whole numbers, else to 4 decimals. Stops where a sweep improves nothing, or where `stop()`.
+    """
+    best, least = list(timesteps), error(timesteps)
+    for _ in range(sweeps):
+        start = least
+        for fraction in FRACTIONS:
+            for i in range(1, len(best)):
+                for neighbour in (i - 1, i + 1):
+                    if stop():
+                        return best, least
+                    towards = best[neighbour] if neighbour < len(best) else end
+                    moved = _rounded(best[i] + fraction * (towards - best[i]), whole)
+                    tried = [*best[:i], moved, *best[i + 1 :]]
+                    if moved == best[i] or not _ordered([*tried, end]):
+                        continue
+                    found = error(tried)
+                    if found < least:
+                        best, least = tried, found
+        if least > 0.999 * start:
+            break
+    return best, least
+
+
+def searched(
+    starts: Iterable[Sequence[float]], error: Error, end: float, whole: bool, stop: Callable[[], bool] = bool
+) -> tuple[list[float], float]:
+    """The best of `starts`, refined: timesteps and their error. ValueError where there is no start."""
+    rounded = [[_rounded(t, whole) for t in start] for start in starts]
+    first = min((start for start in rounded if _ordered([*start, end])), key=error)
+    return refined(first, error, end, whole, stop=stop)
+
+
+def _rounded(t: float, whole: bool) -> float:
+    return float(round(t)) if whole else round(float(t), 4)
+
+
+def _ordered(times: Sequence[float]) -> bool:
+    """Whether times fall, or rise, all the way."""
+    steps = np.diff(times)
+    return bool(np.all(steps < 0) or np.all(steps > 0))
