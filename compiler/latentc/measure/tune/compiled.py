@@ -1,0 +1,66 @@
+"""A candidate as its user will have it: compiled by the compiler, run by the runtime, on the target's engine."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from latentc.components.samplers.base import ArraySampler
+from latentc.ir.report import flops
+from latentc.lower import lower
+from latentc.measure.tune.budget import Measured
+from latentc.measure.tune.candidates import Candidate
+from latentc.measure.tune.quality import Qualities
+from latentc.measure.tune.write import candidate_yaml, check_written
+from latentc.pipeline import optimised
+from latentc_runtime import Pipeline, load
+
+Array = np.ndarray
+Compile = Callable[[Path, Path], object]  # spec file, bundle
+FEWEST, MOST, SECONDS = 5, 25, 1.0  # repetitions that are timed, and for how long at most
+
+
+def measured(
+    candidate: Candidate,
+    base: Path,
+    own: ArraySampler,
+    compile: Compile,
+    judge: Callable[[Array, Array], Qualities],
+    seeds: Array,
+    labels: Array,
+    batch: int,
+    device: str,
+) -> Measured:
+    """Compiles a candidate of the spec in the file `base`, times `batch` samples, judges those of all seeds.
+
+    Raises DiagnosticError and BundleError as compiling and sampling do.
+    """
+    with tempfile.TemporaryDirectory(prefix="latentc-") as name:
+        folder = Path(name)
+        file = folder / "candidate.yaml"
+        file.write_text(candidate_yaml(candidate, str(base), own), encoding="utf-8")
+        spec = check_written(file, candidate)
+        lowered = optimised(lower(spec), spec)
+        (program,) = lowered.programs
+        compile(file, folder / "bundle")
+        pipe = load(folder / "bundle", device, verify=False)
+        seconds = _seconds(pipe, seeds[:1].repeat(batch), labels[:1].repeat(batch))
+        samples = pipe.sample(labels, seeds)
+    work = flops(lowered.module, program.entry) / 1e9
+    return Measured(candidate, program.evaluations, work, seconds, judge(samples, labels))
+
+
+def _seconds(pipe: Pipeline, seeds: Array, labels: Array) -> float:
+    """Wall-clock seconds of one batch, noise included: the median of several, after one that is not counted."""
+    pipe.sample(labels, seeds)
+    times: list[float] = []
+    end = time.perf_counter() + SECONDS
+    while len(times) < FEWEST or (len(times) < MOST and time.perf_counter() < end):
+        begin = time.perf_counter()
+        pipe.sample(labels, seeds)
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times))
