@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from latentc.measure.bench import Bench
     from latentc.measure.doctor import Health
     from latentc.measure.report import Report
+    from latentc.measure.tune.report import Tuned
     from latentc.spec import Spec
     from latentc.weights.files import Files
     from latentc_runtime.manifest import Manifest
@@ -415,6 +416,52 @@ def bench(
         )
 
 
+def tune(
+    source: Source,
+    weights: Path | str,
+    folder: Path | str,
+    budget: Sequence[str] = (),
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    names: str | None = None,
+    key: str | None = None,
+    evaluations: Sequence[int] = (),
+    samples: int = 256,
+    batch: int = 1,
+    seed: int = 0,
+    seconds: float | None = None,
+    metric: str | None = None,
+    device: str = "cpu",
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Tuned:
+    """Search for the fewest steps at a quality; see `latentc.measure.tune`. Writes tuned.yaml, a table and plots.
+
+    `budget`: texts such as "error=0.05", "frechet=1.1x" (times the spec's own), "evaluations=10", "seconds=0.2"; by
+    default as good as the spec's own sampler. `evaluations`: which numbers of network evaluations to try. `samples`:
+    how many candidates are judged on. `batch`: samples that are timed at once. `seconds`: after which the search ends.
+    `metric`: FILE.py:FUNCTION that judges samples. DiagnosticError: E0501, E0502, E0706, E0708, E0714 to E0716, and
+    those of `compile`.
+    """
+    from latentc.checkpoint import network_weights
+    from latentc.export.plans import ENGINES
+    from latentc.measure.tune.budget import bound_from_text
+    from latentc.measure.tune.run import Options
+    from latentc.measure.tune.run import tune as run
+
+    bounds = tuple(map(bound_from_text, budget))
+    spec, lowered = _lowered(source, variant, overrides)
+    tensors = network_weights(spec, lowered, weights, names, key)
+    by_reference = spec.target.engine not in ENGINES  # plans hold their weights
+
+    def compiled(file: Path, bundle: Path) -> None:
+        compile(file, weights, bundle, names=names, key=key, by_reference=by_reference)
+
+    options = Options(bounds, tuple(evaluations), samples, batch, seed, seconds, metric, device)
+    plain = None if variant is not None or overrides else source
+    with runtime_errors():
+        return run(spec, plain, tensors, compiled, Path(folder), options, progress)
+
+
 def deploy_triton(
     bundle: Path | str,
     repository: Path | str,
@@ -472,5 +519,6 @@ __all__ = [
     "show",
     "specs",
     "train",
+    "tune",
     "verify",
 ]

@@ -352,6 +352,55 @@ def triton(
 
 
 @app.command()
+def tune(
+    spec: Spec,
+    weights: Weights,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder of results to write.")],
+    budget: Annotated[
+        list[str] | None,
+        typer.Option("--budget", metavar="NAME=VALUE", help="error=0.05, frechet=1.1x, evaluations=10; repeatable."),
+    ] = None,
+    names: Names = None,
+    key: Key = None,
+    variant: Variant = None,
+    overrides: Sets = None,
+    evaluations: Annotated[str, typer.Option("--evaluations", metavar="N,N", help="What to try; else 2 to 50.")] = "",
+    samples: Annotated[int, typer.Option("--samples", min=16, metavar="N", help="Samples that are judged.")] = 256,
+    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Samples that are timed at once.")] = 1,
+    seed: Seed = 0,
+    seconds: Annotated[float | None, typer.Option("--seconds", min=0, help="Time for the search.")] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", metavar="FILE.py:FUNCTION", help="Judges samples and their classes.")
+    ] = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Tune the sampler: the fewest steps at a quality, as a spec that extends this one, with a plot."""
+    with _bar("tuning") as bar:
+        found = api.tune(
+            spec,
+            weights,
+            output,
+            budget or (),
+            variant,
+            overrides or (),
+            names,
+            key,
+            numbers_from_text(evaluations),
+            samples,
+            batch,
+            seed,
+            seconds,
+            metric,
+            device,
+            _progress(bar),
+        )
+    _print(found.data() if as_json else found.text(), end="")
+    if not as_json:
+        _print(f"{output}: tuned.yaml candidates.csv pareto.svg pareto.png")
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what of latentc works on this machine, and how to mend what does not."""
     with _bar("looking"):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from latentc.components import load
 from latentc.components.process import Process
 from latentc.components.samplers.base import ArraySampler
+from latentc.components.samplers.ddim import Ddim
+from latentc.components.samplers.dpm_solver_pp import Multistep
+from latentc.components.samplers.euler import Integrator
 from latentc.components.samplers.tables import Table
+
+Gridded = Ddim | Integrator | Multistep  # the samplers that are tried: each has a grid of timesteps
 
 COUNTS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50)
 """Network evaluations of a sample that are tried, as far as they are fewer than the spec's own."""
@@ -40,6 +45,9 @@ SOLVERS: dict[str, tuple[dict[str, Any], ...]] = {
 
 INTERVALS = ((0.0, 0.8), (0.0, 0.6), (0.1, 1.0), (0.2, 1.0), (0.2, 0.8), (0.4, 1.0))
 """Parts of the way from noise (0) to data (1) in which alone a candidate guides."""
+
+
+S = TypeVar("S", bound=ArraySampler)
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,7 @@ def guided(sampler: ArraySampler, process: Process, t: float) -> bool:
     return low <= float(process.progress(t)) <= high
 
 
-def with_timesteps(sampler: ArraySampler, timesteps: Sequence[float]) -> ArraySampler:
+def with_timesteps(sampler: S, timesteps: Iterable[float]) -> S:
     """The sampler at timesteps of its own; what chose them before goes back to its default."""
     fields = type(sampler).model_fields
     cleared = {name: fields[name].default for name in type(sampler).REPLACES.get("timesteps", ()) if name in fields}
@@ -139,7 +147,7 @@ def with_timesteps(sampler: ArraySampler, timesteps: Sequence[float]) -> ArraySa
     return sampler.model_copy(update={**cleared, "timesteps": times, "steps": len(times)})
 
 
-def with_interval(sampler: ArraySampler, interval: tuple[float, float]) -> ArraySampler:
+def with_interval(sampler: S, interval: tuple[float, float]) -> S:
     """The sampler guided in a part of the way alone."""
     assert sampler.guidance is not None
     return sampler.model_copy(update={"guidance": sampler.guidance.model_copy(update={"interval": interval})})

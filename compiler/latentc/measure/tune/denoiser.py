@@ -97,10 +97,10 @@ def open_denoiser(
     values = lowered.module.functions[network.methods["forward"]].inputs
     names = [value.name for value in values]
     with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
-        path, external = onnx_from_network(
-            lowered, "main", "forward", weights["main"], Path(folder), spec.target.opset
+        path, external = onnx_from_network(lowered, "main", "forward", weights["main"], Path(folder), spec.target.opset)
+        backend = open_backend(
+            device, engine=_HERE.get(spec.target.engine, "onnxruntime"), precision=spec.target.precision
         )
-        backend = open_backend(device, engine=_HERE.get(spec.target.engine, "onnxruntime"), precision=spec.target.precision)
         engine = backend.engine(path, external)
 
         def forward(x: Array, t: Array, y: Array) -> Array:

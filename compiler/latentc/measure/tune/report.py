@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latentc.components.process import Process
 from latentc.measure.tune.budget import Bound, Measured
-from latentc.measure.tune.candidates import Candidate, evaluations
+from latentc.measure.tune.candidates import Candidate
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,9 @@ class Tuned:
             rows.append([mark, m.candidate.name(), *costs, *(f"{m.quality[name]:.4g}" for name in qualities)])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
-            "  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+            "  ".join(
+                cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
             for row in rows
         ]
         head = f"{self.name} on {self.device}: {len(self.screened)} tried, {len(self.measured)} compiled and measured"
@@ -152,11 +153,4 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def screened(
-    candidate: Candidate, process: Process, error: float, passes: int
-) -> Screened:
-    """A candidate with what it costs."""
-    return Screened(candidate, evaluations(candidate.sampler.table(process)), passes, error)
-
-
-__all__ = ["Screened", "Tuned", "candidates_csv", "screened"]
+__all__ = ["Screened", "Tuned", "candidates_csv"]

@@ -48,7 +48,8 @@ class Trajectory:
 def trajectory(table: Table, grid: Grid, predicts: Prediction, network: Network, x: Array) -> Trajectory:
     """The states and estimates of a `table` of one evaluation a step on `grid`, from noise x [B, …]."""
     a, b = conversion(predicts, "x0", grid.evaluated)
-    states, estimates = [], []
+    states: list[Array] = []
+    estimates: list[Array] = []
 
     def watched(state: Array, t: float) -> Array:
         output = network(state, t)
@@ -126,12 +127,23 @@ def refined(
 
 
 def searched(
-    starts: Iterable[Sequence[float]], error: Error, end: float, whole: bool, stop: Callable[[], bool] = bool
+    starts: Iterable[Sequence[float]],
+    error: Error,
+    end: float,
+    whole: bool,
+    sweeps: int = 2,
+    stop: Callable[[], bool] = bool,
 ) -> tuple[list[float], float]:
-    """The best of `starts`, refined: timesteps and their error. ValueError where there is no start."""
+    """The best of `starts`, refined: timesteps and their error. ValueError where there is no start in order."""
     rounded = [[_rounded(t, whole) for t in start] for start in starts]
     first = min((start for start in rounded if _ordered([*start, end])), key=error)
-    return refined(first, error, end, whole, stop=stop)
+    return refined(first, error, end, whole, sweeps, stop)
+
+
+def stretched(timesteps: Sequence[float], steps: int, end: float) -> list[float]:
+    """Timesteps of another number, spread as `timesteps` are: interpolated over their place in the sequence."""
+    places = np.linspace(0, 1, len(timesteps) + 1)
+    return [float(t) for t in np.interp(np.linspace(0, 1, steps + 1)[:-1], places, [*timesteps, end])]
 
 
 def _rounded(t: float, whole: bool) -> float:

@@ -33,6 +33,8 @@ def _changes(sampler: ArraySampler, own: ArraySampler) -> dict[str, Any]:
     changed = {key: value for key, value in wanted.items() if key == "kind" or value != before.get(key)}
     if wanted.get("timesteps") is not None and sampler.kind != own.kind:
         changed.pop("steps", None)  # the timesteps are their own number
+    if changed.get("timesteps"):
+        changed["timesteps"] = [int(t) if t == int(t) else t for t in changed["timesteps"]]
     return changed
 
 

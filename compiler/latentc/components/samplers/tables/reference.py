@@ -1,4 +1,5 @@
-"""What a table means, in numpy: the reference that the IR's step bodies are compared with."""
+"""What a table means, in numpy: the reference that the IR's step bodies are compared with, and what
+tuning samples with."""
 
 from __future__ import annotations
 
@@ -9,12 +10,12 @@ from numpy.typing import NDArray
 
 from latentc.components.samplers.tables.core import Table
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 Network = Callable[[Array, float], Array]
 
 
 def run(table: Table, network: Network, x: Array, noise: Array | None = None) -> Array:
-    """The result of `table` and its tails, starting at `x` f64[B, C, …].
+    """The result of `table` and its tails, starting at `x` [B, C, …], in its dtype.
 
     `network(x, t)` returns what the network predicts (twice the channels, the variance's v second, for
     learned_variance). `noise`: f64[rows, *x.shape], the stochastic rows' normals in order, over all parts.

@@ -1,0 +1,252 @@
+"""`tune`: the search for the fewest steps at a quality budget, from a spec and its weights to a folder.
+
+The network is compiled once as an engine of its own; samplers run over it in numpy, so that trying one costs its
+evaluations (screen.py). What is worth it is compiled as its user would, timed, and judged on samples that the search
+never saw (compiled.py); the budget chooses among those (budget.py).
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from latentc.components.process import process_of
+from latentc.components.samplers.base import ArraySampler
+from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.export.folder import new_folder
+from latentc.lower import lower
+from latentc.measure.tune.budget import COSTS, Bound, Measured, check_bounds, chosen, none_fits
+from latentc.measure.tune.candidates import COUNTS, Candidate, evaluations
+from latentc.measure.tune.compiled import Compile, measured
+from latentc.measure.tune.denoiser import Array, Denoiser, open_denoiser
+from latentc.measure.tune.plot import need_matplotlib, write_plot
+from latentc.measure.tune.quality import Judge, Qualities, UserJudge, error, psnr
+from latentc.measure.tune.real import frechet_to, real_images
+from latentc.measure.tune.report import Tuned, candidates_csv
+from latentc.measure.tune.screen import fine_sampler, open_screen, screen_all, shortlist
+from latentc.measure.tune.write import base_name, candidate_yaml, check_written
+from latentc.pipeline import optimised
+from latentc.spec import resolved_yaml
+from latentc.spec.schema import Spec
+from latentc.spec.sections import Optimize
+from latentc.weights import Expr
+
+MARK = "candidates.csv"  # the file that a folder of results is known by
+_JUDGED = 1 << 32  # seeds of the samples that candidates are judged on, beyond those of the search
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to search.
+
+    `bounds`: what is asked for. `counts`: network evaluations to try. `samples`: those that compiled candidates are
+    judged on; the search has a sixteenth of them, 16 at least. `batch`: samples that are timed at once. `seconds`: after
+    which the search ends. `metric`: FILE.py:FUNCTION of the user's.
+    """
+
+    bounds: tuple[Bound, ...] = ()
+    counts: tuple[int, ...] = ()
+    samples: int = 256
+    batch: int = 1
+    seed: int = 0
+    seconds: float | None = None
+    metric: str | None = None
+    device: str = "cpu"
+
+
+def tune(
+    spec: Spec,
+    source: str | Path | None,
+    weights: Mapping[str, Mapping[str, Expr]],
+    compile: Compile,
+    folder: Path,
+    options: Options,
+    progress: Progress | None = None,
+) -> Tuned:
+    """Searches the samplers of `spec` and writes `folder`: tuned.yaml, candidates.csv, pareto.svg and pareto.png.
+
+    `source` is what tuned.yaml extends; None for a spec that is no file as it stands, which is then written beside it.
+    `compile(file, bundle)` compiles a spec file with the spec's weights. The folder appears whole or not at all. Raises
+    DiagnosticError: E0501, E0502, E0706, E0708, E0714 to E0716, and what compiling raises.
+    """
+    need_matplotlib()
+    own = _own_sampler(spec)
+    tell = progress or (lambda done, total, what: None)
+    end = None if options.seconds is None else time.monotonic() + options.seconds
+    stopped = False
+
+    def stop() -> bool:
+        nonlocal stopped
+        stopped = stopped or (end is not None and time.monotonic() > end)
+        return stopped
+
+    with new_folder(folder, "folder of tuning results", MARK) as target:
+        plain = spec.model_copy(update={"optimize": Optimize(guidance=spec.optimize.guidance)})
+        lowered = optimised(lower(plain), plain)
+        with open_denoiser(lowered, plain, weights, options.device) as denoiser:
+            judging = _judging(spec, own, denoiser, options)
+            tell(0, 1, "the fine solution")
+            few = max(16, options.samples // 16)
+            screen = open_screen(own, denoiser, options.seed + np.arange(few), stop)
+            coarse = denoiser.samples(
+                fine_sampler(own, denoiser.process, len(screen.fine.t) // 2), screen.seeds, screen.labels
+            )
+            found = screen_all(screen, _counts(own, denoiser, options), tell)
+            judge, seeds, labels = judging.finish(denoiser, own, tell)
+        results = _measured_all(spec, own, shortlist(found), compile, judge, seeds, labels, options, tell)
+        first = results[0]
+        picked = chosen(results, first, judging.bounds, judging.primary, judging.higher)
+        tuned = Tuned(
+            name=spec.name,
+            device=f"{options.device} ({spec.target.engine}, {spec.target.precision})",
+            folder=folder,
+            batch=options.batch,
+            samples=options.samples,
+            screened=tuple(found),
+            measured=tuple(sorted(results, key=lambda m: (m.gflop, m.evaluations))),
+            own=first,
+            chosen=picked,
+            bounds=judging.bounds,
+            primary=judging.primary,
+            higher=frozenset(judging.higher),
+            reference_error=error(coarse, screen.fine.samples),
+            stopped=stopped,
+        )
+        _write(tuned, spec, own, source, target)
+    if picked is None:
+        raise none_fits(results, first, judging.bounds, judging.higher, folder)
+    return tuned
+
+
+def _own_sampler(spec: Spec) -> ArraySampler:
+    """The spec's sampler. DiagnosticError E0708 where it is none whose steps can be searched."""
+    if isinstance(spec.sampler, ArraySampler) and process_of(spec.objective) is not None:
+        return spec.sampler
+    message = f"the spec `{spec.name}` has no sampler whose steps can be fewer"
+    mend = "tuning is for diffusion and flow: `sampler: {kind: ddim, steps: 50}`; tokens are drawn one by one"
+    raise DiagnosticError(Diagnostic("E0708", message, spec.span("sampler"), help=mend))
+
+
+def _counts(own: ArraySampler, denoiser: Denoiser, options: Options) -> tuple[int, ...]:
+    """Evaluations to try: those asked for, else fewer than the spec's own and within the budget."""
+    if options.counts:
+        return options.counts
+    most = float(evaluations(own.table(denoiser.process)) - 1)
+    limits = [bound.value for bound in options.bounds if bound.name == "evaluations" and not bound.relative]
+    return tuple(count for count in COUNTS if count <= min([most, *limits]))
+
+
+# ---- judging
+
+
+@dataclass(frozen=True)
+class _Judging:
+    """What candidates are judged by: the bounds, the quality that ranks them, and those of which more is better."""
+
+    bounds: tuple[Bound, ...]
+    primary: str
+    higher: set[str]
+    judges: tuple[Judge, ...]
+    options: Options
+
+    def finish(self, denoiser: Denoiser, own: ArraySampler, tell: Progress) -> tuple[Judge, Array, Array]:
+        """The judge, and the seeds and classes it judges: none of the search's, solved exactly as well."""
+        seeds = self.options.seed + _JUDGED + np.arange(self.options.samples)
+        labels = denoiser.labels(len(seeds))
+        tell(0, 1, "the fine solution of the samples to judge")
+        exact = denoiser.samples(fine_sampler(own, denoiser.process), seeds, labels)
+
+        def judge(samples: Array, classes: Array) -> Qualities:
+            found = {"error": error(samples, exact), "psnr": psnr(samples, exact)}
+            for other in self.judges:
+                found.update(other(samples, classes))
+            return found
+
+        return judge, seeds, labels
+
+
+def _judging(spec: Spec, own: ArraySampler, denoiser: Denoiser, options: Options) -> _Judging:
+    """The judges, tried out on noise before the search begins. DiagnosticError E0714, E0715."""
+    judges: list[Judge] = []
+    real = real_images(spec.data)
+    if real is not None and len(real) > 1:
+        distance = frechet_to(real)
+        judges.append(lambda samples, classes: {"frechet": distance(samples)})
+    names = ["error", "psnr", *(["frechet"] if judges else [])]
+    higher, primary = {"psnr"}, "error"
+    if options.metric is not None:
+        user = UserJudge(options.metric)
+        judges.append(user)
+        seeds = options.seed + np.arange(max(64, min(options.samples, 256)))
+        figures = list(user(denoiser.noise(seeds), denoiser.labels(len(seeds))))
+        names, primary = list(dict.fromkeys([*names, *figures])), figures[0]
+        higher |= user.higher
+    bounds = options.bounds or (_default_bound(own, denoiser, primary),)
+    check_bounds(bounds, names)
+    return _Judging(
+        bounds,
+        next((bound.name for bound in bounds if bound.name not in COSTS), primary),
+        higher,
+        tuple(judges),
+        options,
+    )
+
+
+def _default_bound(own: ArraySampler, denoiser: Denoiser, primary: str) -> Bound:
+    """As good as the spec's own sampler; one with noise in its steps has no error that says anything."""
+    noisy = any(part.stochastic for part in own.table(denoiser.process).parts())
+    return Bound("error", 0.05) if primary == "error" and noisy else Bound(primary, 1.0, relative=True)
+
+
+# ---- measuring and writing
+
+
+def _measured_all(
+    spec: Spec,
+    own: ArraySampler,
+    candidates: Sequence[Candidate],
+    compile: Compile,
+    judge: Judge,
+    seeds: Array,
+    labels: Array,
+    options: Options,
+    tell: Progress,
+) -> list[Measured]:
+    """The spec's own sampler, then the candidates, compiled and measured one after the other."""
+    every = [Candidate(own, "spec"), *candidates]
+    results = []
+    with tempfile.TemporaryDirectory(prefix="latentc-") as name:
+        base = Path(name, "base.yaml")
+        base.write_text(resolved_yaml(spec), encoding="utf-8")
+        for i, candidate in enumerate(every):
+            tell(i, len(every), f"compiling and measuring {candidate.name()}, {candidate.sampler.steps} steps")
+            results.append(measured(candidate, base, own, compile, judge, seeds, labels, options.batch, options.device))
+        tell(len(every), len(every), "done")
+    return results
+
+
+def _write(tuned: Tuned, spec: Spec, own: ArraySampler, source: str | Path | None, target: Path) -> None:
+    (target / MARK).write_text(candidates_csv(tuned), encoding="utf-8")
+    write_plot(tuned, target)
+    if tuned.chosen is None:
+        return
+    # The relative way from the folder is that from `target`, which stands beside it.
+    base = None if source is None else base_name(source, target)
+    if base is None:
+        base = "base.yaml"
+        (target / base).write_text(resolved_yaml(spec), encoding="utf-8")
+    candidate = tuned.chosen.candidate
+    asked = ", ".join(map(str, tuned.bounds))
+    said = f"# Chosen by `latentc tune` for {asked}: {candidate.name()}, {tuned.chosen.evaluations} evaluations.\n"
+    (target / "tuned.yaml").write_text(said + candidate_yaml(candidate, base, own), encoding="utf-8")
+    check_written(target / "tuned.yaml", candidate)
+
+
+__all__ = ["MARK", "Options", "tune"]

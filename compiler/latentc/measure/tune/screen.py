@@ -1,0 +1,188 @@
+"""Trying candidates on the network's engine, cheapest information first: solvers, then timesteps, then guidance.
+
+All of it on the same few samples, whose exact solutions are known; what is compiled later is judged on others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from latentc.components.process import Process
+from latentc.components.samplers.base import ArraySampler
+from latentc.components.samplers.unipc import Unipc
+from latentc.measure.tune.budget import front
+from latentc.measure.tune.candidates import (
+    INTERVALS,
+    Candidate,
+    Gridded,
+    evaluations,
+    grid,
+    passes,
+    with_interval,
+    with_timesteps,
+)
+from latentc.measure.tune.denoiser import Array, Denoiser
+from latentc.measure.tune.quality import error
+from latentc.measure.tune.report import Screened
+from latentc.measure.tune.search import Trajectory, cheapest_path, searched, step_costs, stretched, trajectory
+
+FINE = 100  # steps of the solution that candidates are held against
+GRADING = 1.5  # power by which its steps shorten: the last, of first order, would else err most
+LONGEST = 12  # evaluations up to which timesteps are searched for; for more those of the longest are stretched
+SWEEPS = 2  # through the timesteps of one candidate, at most
+RIVALS = 2  # solvers whose timesteps are searched for, at each number of evaluations
+MOST = 24  # candidates that are compiled
+
+Tell = Callable[[int, int, str], None]  # done, of how many, what
+
+
+def fine_sampler(own: ArraySampler, process: Process, steps: int = FINE) -> Unipc:
+    """The sampler whose solution stands for the exact one: many steps, closer together towards the data.
+
+    It has the spec's own guidance and clipping.
+    """
+    sampler = Unipc(kind="unipc", steps=steps, clip=getattr(own, "clip", None), guidance=own.guidance)
+    left = (1 - np.arange(steps) / steps) ** GRADING
+    if process.schedule is not None:
+        return with_timesteps(sampler, (process.schedule.steps - 1) * left)
+    start, stop = float(sampler.grid(process).t[0]), sampler.stop(process)
+    return with_timesteps(sampler, stop - (stop - start) * left)
+
+
+@dataclass(frozen=True)
+class Screen:
+    """The samples of the search: their seeds, classes and exact solutions; `stop()` ends it early."""
+
+    own: ArraySampler
+    denoiser: Denoiser
+    seeds: Array
+    labels: Array
+    fine: Trajectory
+    stop: Callable[[], bool]
+
+    def error(self, sampler: ArraySampler) -> float:
+        """Of a sampler's samples, against the exact solutions."""
+        return error(self.denoiser.samples(sampler, self.seeds, self.labels), self.fine.samples)
+
+    def screened(self, candidate: Candidate) -> Screened:
+        """A candidate with what it costs and its error."""
+        process, sampler = self.denoiser.process, candidate.sampler
+        count = evaluations(sampler.table(process))
+        return Screened(candidate, count, passes(sampler, process), self.error(sampler))
+
+
+def open_screen(own: ArraySampler, denoiser: Denoiser, seeds: Array, stop: Callable[[], bool]) -> Screen:
+    """Solves the samples of the search exactly."""
+    labels, process = denoiser.labels(len(seeds)), denoiser.process
+    sampler = fine_sampler(own, process)
+    table, points = sampler.table(process), sampler.grid(process)
+    found = [
+        trajectory(
+            table, points, process.predicts, denoiser.network(sampler, labels[rows]), denoiser.noise(seeds[rows])
+        )
+        for rows in (slice(i, i + denoiser.most) for i in range(0, len(seeds), denoiser.most))
+    ]
+    states = np.concatenate([part.states for part in found], axis=1)
+    estimates = np.concatenate([part.estimates for part in found], axis=1)
+    fine = Trajectory(points.t, points.alpha, points.sigma, states, estimates)
+    return Screen(own, denoiser, seeds, labels, fine, stop)
+
+
+def screen_all(screen: Screen, counts: Sequence[int], tell: Tell) -> list[Screened]:
+    """Everything that is tried, in the order in which it is."""
+    found = _solvers(screen, counts, tell)
+    found += _timesteps(screen, found, tell)
+    return found + _intervals(screen, found, tell)
+
+
+def _solvers(screen: Screen, counts: Sequence[int], tell: Tell) -> list[Screened]:
+    tried = grid(screen.own, screen.denoiser.process, counts)
+    found: list[Screened] = []
+    for i, candidate in enumerate(tried):
+        if screen.stop():
+            break
+        tell(i, len(tried), "solvers")
+        found.append(screen.screened(candidate))
+    return found
+
+
+def _timesteps(screen: Screen, found: Sequence[Screened], tell: Tell) -> list[Screened]:
+    """Timesteps for the best solvers of every count, each begun at what the next smaller count has found."""
+    process = screen.denoiser.process
+    rivals = [s for s in _rivals(found) if s.candidate.sampler.steps > 1]
+    costs = step_costs(screen.fine) if rivals else np.zeros((0, 1))
+    shorter: list[float] = []
+    searches: list[Screened] = []
+    for i, rival in enumerate(rivals):
+        if screen.stop():
+            break
+        tell(i, len(rivals), f"timesteps of {rival.candidate.sampler.kind}, {rival.evaluations} evaluations")
+        sampler = cast(Gridded, rival.candidate.sampler)
+        end = -1.0 if process.schedule is not None else sampler.stop(process)
+        starts = [[float(t) for t in sampler.grid(process).t]]
+        starts.append([starts[0][0], *(float(screen.fine.t[j]) for j in cheapest_path(costs, sampler.steps)[1:])])
+        if shorter:
+            starts.append(stretched(shorter, sampler.steps, end))
+
+        def tried(timesteps: Sequence[float], sampler: Gridded = sampler) -> float:
+            return screen.error(with_timesteps(sampler, timesteps))
+
+        sweeps = SWEEPS if rival.evaluations <= LONGEST else 0
+        times, _ = searched(starts, tried, end, process.schedule is not None, sweeps, screen.stop)
+        searches.append(screen.screened(Candidate(with_timesteps(sampler, times), "timesteps")))
+        shorter = times
+    return searches
+
+
+def _rivals(found: Sequence[Screened]) -> list[Screened]:
+    """The best of every count, no two of one kind with the same error (short multistep solvers of two orders are)."""
+    rivals: list[Screened] = []
+    for count in sorted({s.evaluations for s in found}):
+        kept: list[Screened] = []
+        for s in sorted((s for s in found if s.evaluations == count), key=lambda s: s.error):
+            same = any(s.candidate.sampler.kind == k.candidate.sampler.kind and s.error == k.error for k in kept)
+            if not same and len(kept) < RIVALS:
+                kept.append(s)
+        rivals += kept
+    return rivals
+
+
+def _intervals(screen: Screen, found: Sequence[Screened], tell: Tell) -> list[Screened]:
+    """The best of every count, guided in a part of the way alone."""
+    guidance = screen.own.guidance
+    if guidance is None or guidance.interval != (0.0, 1.0) or guidance.scale == 1.0:
+        return []
+    process = screen.denoiser.process
+    tried = []
+    for best in best_of_counts(found):
+        for part in INTERVALS:
+            sampler = with_interval(best.candidate.sampler, part)
+            if passes(sampler, process) < best.passes:
+                tried.append(Candidate(sampler, "interval"))
+    limited: list[Screened] = []
+    for i, candidate in enumerate(tried):
+        if screen.stop():
+            break
+        tell(i, len(tried), "guidance intervals")
+        limited.append(screen.screened(candidate))
+    return limited
+
+
+def best_of_counts(found: Sequence[Screened]) -> list[Screened]:
+    """For every number of evaluations the candidate of least error."""
+    counts = sorted({s.evaluations for s in found})
+    return [min((s for s in found if s.evaluations == count), key=lambda s: s.error) for count in counts]
+
+
+def shortlist(found: Sequence[Screened]) -> list[Candidate]:
+    """What is worth compiling: the best of every count, and what no other beats in runs of the network and error."""
+    best = best_of_counts(found)
+    paretos = [found[i] for i in front([(float(s.passes), s.error) for s in found])]
+    left = [s for s in paretos if all(s is not b for b in best)]
+    room = max(0, MOST - len(best))
+    chosen = [*best, *left[:room]]
+    return [s.candidate for s in sorted(chosen, key=lambda s: (s.passes, s.error))]
