@@ -19,11 +19,15 @@ Judge = Callable[[Array, Array], Qualities]  # samples f32[N, C, H, W], classes 
 
 
 def error(samples: Array, reference: Array) -> float:
-    """The root mean square of samples − reference over that of the reference."""
-    difference = samples.astype(np.float64) - reference
+    """The samples' mean distance (root mean square of each) from the reference, over the reference's root mean square.
+
+    A mean of distances, not of their squares: a few samples that become another picture would outweigh all others.
+    """
+    difference = (samples.astype(np.float64) - reference).reshape(len(samples), -1)
     if not np.all(np.isfinite(difference)):
         return math.inf
-    return float(np.sqrt(np.mean(difference**2) / np.mean(reference.astype(np.float64) ** 2)))
+    distances = np.sqrt(np.mean(difference**2, axis=1))
+    return float(np.mean(distances) / np.sqrt(np.mean(reference.astype(np.float64) ** 2)))
 
 
 def psnr(samples: Array, reference: Array) -> float:

@@ -34,7 +34,6 @@ FINE = 100  # steps of the solution that candidates are held against
 GRADING = 1.5  # power by which its steps shorten: the last, of first order, would else err most
 LONGEST = 12  # evaluations up to which timesteps are searched for; for more those of the longest are stretched
 SWEEPS = 2  # through the timesteps of one candidate, at most
-RIVALS = 2  # solvers whose timesteps are searched for, at each number of evaluations
 MOST = 24  # candidates that are compiled
 
 Tell = Callable[[int, int, str], None]  # done, of how many, what
@@ -111,9 +110,9 @@ def _solvers(screen: Screen, counts: Sequence[int], tell: Tell) -> list[Screened
 
 
 def _timesteps(screen: Screen, found: Sequence[Screened], tell: Tell) -> list[Screened]:
-    """Timesteps for the best solvers of every count, each begun at what the next smaller count has found."""
+    """Timesteps for the best solver of every count, each begun at what the next smaller count has found."""
     process = screen.denoiser.process
-    rivals = [s for s in _rivals(found) if s.candidate.sampler.steps > 1]
+    rivals = [s for s in best_of_counts(found) if s.candidate.sampler.steps > 1]
     costs = step_costs(screen.fine) if rivals else np.zeros((0, 1))
     shorter: list[float] = []
     searches: list[Screened] = []
@@ -136,19 +135,6 @@ def _timesteps(screen: Screen, found: Sequence[Screened], tell: Tell) -> list[Sc
         searches.append(screen.screened(Candidate(with_timesteps(sampler, times), "timesteps")))
         shorter = times
     return searches
-
-
-def _rivals(found: Sequence[Screened]) -> list[Screened]:
-    """The best of every count, no two of one kind with the same error (short multistep solvers of two orders are)."""
-    rivals: list[Screened] = []
-    for count in sorted({s.evaluations for s in found}):
-        kept: list[Screened] = []
-        for s in sorted((s for s in found if s.evaluations == count), key=lambda s: s.error):
-            same = any(s.candidate.sampler.kind == k.candidate.sampler.kind and s.error == k.error for k in kept)
-            if not same and len(kept) < RIVALS:
-                kept.append(s)
-        rivals += kept
-    return rivals
 
 
 def _intervals(screen: Screen, found: Sequence[Screened], tell: Tell) -> list[Screened]:

@@ -23,7 +23,7 @@ from latentc.components.samplers.tables.reference import Network, run
 Array = NDArray[np.floating]
 Error = Callable[[Sequence[float]], float]  # of the samples that a solver makes at these timesteps
 
-FRACTIONS = (0.5, 0.25, 0.1)
+FRACTIONS = (0.4, 0.15)
 """Of the gap to its neighbour by which the pattern search moves a timestep, one after the other."""
 
 
