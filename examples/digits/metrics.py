@@ -16,6 +16,7 @@ Symbols: N images, F features.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -150,6 +151,23 @@ class Judge:
             frechet_real=self.frechet_real,
             nearest_ratio=nearest / self._heldout_nearest,
         )
+
+
+@functools.cache
+def _judge() -> Judge:
+    """The judge, trained at its first use."""
+    return Judge.fit()
+
+
+def judged(samples: NDArray[np.floating], classes: NDArray[np.integer]) -> dict[str, float | tuple[float, str]]:
+    """Accuracy (higher is better) and Fréchet distance of samples f32[N, 1, 8, 8] in -1…1, for `latentc tune`.
+
+    latentc tune digits_dit -w weights.safetensors --metric examples/digits/metrics.py:judged -o tuned
+    """
+    judge, levels = _judge(), np.clip((samples[:, 0] + 1) * (LEVELS / 2), 0, LEVELS)
+    heldout = judge.features(judge.heldout.images)
+    accuracy = float(np.mean(judge.classify(levels) == classes))
+    return {"frechet": frechet_distance(judge.features(levels), heldout), "accuracy": (accuracy, "higher")}
 
 
 def _rows(images: Levels) -> NDArray[np.float64]:

@@ -47,7 +47,7 @@ class Options:
     """How to search.
 
     `bounds`: what is asked for. `counts`: network evaluations to try. `samples`: those that compiled candidates are
-    judged on; the search has a quarter of them, 16 at least. `batch`: samples that are timed at once. `seconds`: after
+    judged on; the search has a quarter of them, 16 to 64. `batch`: samples that are timed at once. `seconds`: after
     which the search ends. `metric`: FILE.py:FUNCTION of the user's.
     """
 
@@ -93,7 +93,7 @@ def tune(
         with open_denoiser(lowered, plain, weights, options.device) as denoiser:
             judging = _judging(spec, own, denoiser, options)
             tell(0, 1, "the fine solution")
-            few = max(16, options.samples // 4)
+            few = max(16, min(64, options.samples // 4))
             screen = open_screen(own, denoiser, options.seed + np.arange(few), stop)
             coarse = denoiser.samples(
                 fine_sampler(own, denoiser.process, len(screen.fine.t) // 2), screen.seeds, screen.labels
