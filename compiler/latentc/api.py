@@ -418,7 +418,7 @@ def bench(
 
 def tune(
     source: Source,
-    weights: Path | str,
+    weights: Files,
     folder: Path | str,
     budget: Sequence[str] = (),
     variant: str | None = None,

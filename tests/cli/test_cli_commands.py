@@ -213,6 +213,16 @@ def test_verify_and_bench(latentc: Run, tiny: Any) -> None:
     assert [case["batch"] for case in json.loads(timed.out)["cases"]] == [1]
 
 
+def test_tune(latentc: Run, tiny: Any) -> None:
+    line = ("tune", tiny.spec, "-w", tiny.weights, "--evaluations", "2", "--samples", "16", "--budget", "evaluations=2")
+    done = latentc(*line, "-o", "tuned")
+    assert done.status == 0, done.err
+    assert "chosen for evaluations=2" in done.out and "tuned: tuned.yaml candidates.csv" in done.out
+    assert latentc("compile", "tuned/tuned.yaml", "-w", tiny.weights, "-o", "few").status == 0
+    found = json.loads(latentc(*line, "-o", "tuned", "--json").out)
+    assert [row["evaluations"] for row in found["candidates"] if row["chosen"]] == [2]
+
+
 def test_deploy(latentc: Run, tiny: Any) -> None:
     text = latentc("deploy", "triton", tiny.bundle, "-o", "repo").out
     assert text.startswith("repo: model tiny, ensemble (") and "tritonserver --model-repository /" in text

@@ -55,10 +55,16 @@ def bound_from_text(text: str) -> Bound:
     return Bound(name, number, relative)
 
 
-def check_bounds(bounds: Sequence[Bound], qualities: Collection[str]) -> None:
-    """DiagnosticError E0715 where a bound is of a figure that is not measured."""
+def check_bounds(bounds: Sequence[Bound], qualities: Collection[str], noisy: bool) -> None:
+    """DiagnosticError E0715 where a bound is of a figure that is not measured, or says nothing.
+
+    `noisy`: the spec's own sampler takes noise in its steps, so that its error is no measure.
+    """
     known = [*COSTS, *qualities]
     for bound in bounds:
+        if bound.relative and noisy and bound.name in ("error", "psnr"):
+            message = f"the spec's own sampler takes noise in its steps, so `{bound}` has nothing to compare with"
+            raise DiagnosticError(Diagnostic("E0715", message, help=f"give a number: `--budget {bound.name}=…`"))
         if bound.name not in known:
             close = nearest(bound.name, known)
             mend = f"did you mean `{close}`?" if close else f"measured are {', '.join(known)}"

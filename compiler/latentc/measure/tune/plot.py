@@ -60,9 +60,9 @@ def _panel(axes: Any, tuned: Tuned, name: str) -> None:
             limit = bound.value * (tuned.own.quality[name] if bound.relative else 1.0)
             axes.axhline(limit, color=_CHOSEN, lw=0.8, ls=(0, (4, 3)), label=f"budget {bound}")
     positive = [y for _, y in points if y > 0]
-    axes.set_xscale("log")
+    _logarithmic(axes.set_xscale, axes.xaxis)
     if len(positive) == len(points) and max(positive) > 8 * min(positive):
-        axes.set_yscale("log")
+        _logarithmic(axes.set_yscale, axes.yaxis)
     _label_counts(axes, tuned, points, best)
     axes.set_xlabel(f"milliseconds for {tuned.batch} sample{'s' if tuned.batch > 1 else ''}")
     axes.set_ylabel(f"{name} ({'higher' if name in tuned.higher else 'lower'} is better)")
@@ -70,11 +70,21 @@ def _panel(axes: Any, tuned: Tuned, name: str) -> None:
     axes.legend(fontsize=7.5, frameon=False)
 
 
+def _logarithmic(set_scale: Any, axis: Any) -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    set_scale("log")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=30))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _label_counts(axes: Any, tuned: Tuned, points: list[tuple[float, float]], best: list[int]) -> None:
-    """The evaluations of each point of the front, beside it."""
-    for i in best:
-        text = str(tuned.measured[i].evaluations)
-        axes.annotate(text, points[i], xytext=(5, 5), textcoords="offset points", fontsize=8, color=_FRONT)
+    """The evaluations of the front's points, once each, at the best of them."""
+    last = {tuned.measured[i].evaluations: i for i in best}
+    for evaluations, i in last.items():
+        axes.annotate(str(evaluations), points[i], xytext=(5, 5), textcoords="offset points", fontsize=8, color=_FRONT)
 
 
 def _words(m: Measured) -> str:

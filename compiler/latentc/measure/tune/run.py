@@ -188,8 +188,11 @@ def _judging(spec: Spec, own: ArraySampler, denoiser: Denoiser, options: Options
         figures = list(user(denoiser.noise(seeds), denoiser.labels(len(seeds))))
         names, primary = list(dict.fromkeys([*names, *figures])), figures[0]
         higher |= user.higher
-    bounds = options.bounds or (_default_bound(own, denoiser, primary),)
-    check_bounds(bounds, names)
+    noisy = any(part.stochastic for part in own.table(denoiser.process).parts())
+    # As good as the spec's own sampler; one with noise in its steps has no error that says anything.
+    usual = Bound("error", 0.05) if primary == "error" and noisy else Bound(primary, 1.0, relative=True)
+    bounds = options.bounds or (usual,)
+    check_bounds(bounds, names, noisy)
     return _Judging(
         bounds,
         next((bound.name for bound in bounds if bound.name not in COSTS), primary),
@@ -197,12 +200,6 @@ def _judging(spec: Spec, own: ArraySampler, denoiser: Denoiser, options: Options
         tuple(judges),
         options,
     )
-
-
-def _default_bound(own: ArraySampler, denoiser: Denoiser, primary: str) -> Bound:
-    """As good as the spec's own sampler; one with noise in its steps has no error that says anything."""
-    noisy = any(part.stochastic for part in own.table(denoiser.process).parts())
-    return Bound("error", 0.05) if primary == "error" and noisy else Bound(primary, 1.0, relative=True)
 
 
 # ---- measuring and writing

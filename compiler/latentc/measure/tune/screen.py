@@ -122,10 +122,11 @@ def _timesteps(screen: Screen, found: Sequence[Screened], tell: Tell) -> list[Sc
         tell(i, len(rivals), f"timesteps of {rival.candidate.sampler.kind}, {rival.evaluations} evaluations")
         sampler = cast(Gridded, rival.candidate.sampler)
         end = -1.0 if process.schedule is not None else sampler.stop(process)
-        starts = [[float(t) for t in sampler.grid(process).t]]
-        starts.append([starts[0][0], *(float(screen.fine.t[j]) for j in cheapest_path(costs, sampler.steps)[1:])])
-        if shorter:
-            starts.append(stretched(shorter, sampler.steps, end))
+        usual = [float(t) for t in sampler.grid(process).t]
+        bends = [float(screen.fine.t[j]) for j in cheapest_path(costs, sampler.steps)]
+        longer = stretched(shorter, sampler.steps, end) if shorter else usual
+        # All begin where this solver does: some cannot begin at pure noise.
+        starts = [[usual[0], *start[1:]] for start in (usual, bends, longer)]
 
         def tried(timesteps: Sequence[float], sampler: Gridded = sampler) -> float:
             return screen.error(with_timesteps(sampler, timesteps))

@@ -10,7 +10,8 @@ Symbols: M evaluations of the fine trajectory, N steps searched for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,9 +115,9 @@ def refined(
                     if stop():
                         return best, least
                     towards = best[neighbour] if neighbour < len(best) else end
-                    moved = _rounded(best[i] + fraction * (towards - best[i]), whole)
+                    moved = _moved(best[i], towards, fraction, whole)
                     tried = [*best[:i], moved, *best[i + 1 :]]
-                    if moved == best[i] or not _ordered([*tried, end]):
+                    if not _ordered([*tried, end]):
                         continue
                     found = error(tried)
                     if found < least:
@@ -127,7 +128,7 @@ def refined(
 
 
 def searched(
-    starts: Iterable[Sequence[float]],
+    starts: Sequence[Sequence[float]],
     error: Error,
     end: float,
     whole: bool,
@@ -135,8 +136,10 @@ def searched(
     stop: Callable[[], bool] = bool,
 ) -> tuple[list[float], float]:
     """The best of `starts`, refined: timesteps and their error. ValueError where there is no start in order."""
-    rounded = [[_rounded(t, whole) for t in start] for start in starts]
-    first = min((start for start in rounded if _ordered([*start, end])), key=error)
+    legible = [[start[0], *(_rounded(t, whole) for t in start[1:])] for start in starts]
+    # Many timesteps may lie closer together than rounding leaves them.
+    kept = [r if _ordered([*r, end]) else list(start) for r, start in zip(legible, starts, strict=True)]
+    first = min((start for start in kept if _ordered([*start, end])), key=error)
     return refined(first, error, end, whole, sweeps, stop)
 
 
@@ -144,6 +147,12 @@ def stretched(timesteps: Sequence[float], steps: int, end: float) -> list[float]
     """Timesteps of another number, spread as `timesteps` are: interpolated over their place in the sequence."""
     places = np.linspace(0, 1, len(timesteps) + 1)
     return [float(t) for t in np.interp(np.linspace(0, 1, steps + 1)[:-1], places, [*timesteps, end])]
+
+
+def _moved(t: float, towards: float, fraction: float, whole: bool) -> float:
+    """t and a fraction of the way to another time; of whole numbers at least to the next."""
+    moved = _rounded(t + fraction * (towards - t), whole)
+    return t + math.copysign(1.0, towards - t) if whole and moved == t else moved
 
 
 def _rounded(t: float, whole: bool) -> float:

@@ -1,0 +1,342 @@
+"""Tuning from the spec to the folder: what it writes compiles as is, and what was searched is what the engine does."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentc import api
+from latentc.checkpoint import computed, network_params, network_weights
+from latentc.components.samplers.base import ArraySampler
+from latentc.diagnostics import DiagnosticError
+from latentc.lower import lower
+from latentc.measure.tune import run as tune_run
+from latentc.measure.tune.budget import Bound, Measured, bound_from_text, chosen, front
+from latentc.measure.tune.candidates import Candidate, grid, passes, with_interval, with_timesteps
+from latentc.measure.tune.denoiser import open_denoiser
+from latentc.measure.tune.quality import UserJudge, psnr
+from latentc.measure.tune.real import frechet_distance, frechet_to, real_images
+from latentc.measure.tune.write import candidate_yaml
+from latentc.pipeline import optimised
+from latentc.spec import load_spec, spec_from_text
+from latentc.weights import Array, write_safetensors
+from latentc_runtime import load
+
+pytest.importorskip("matplotlib")
+
+SPEC = """\
+latentc: 1
+name: tiny
+data: {{kind: digits}}
+backbone:
+  kind: patch_transformer
+  width: 16
+  depth: 1
+  patch: 4
+  positions: {{kind: sincos_2d}}
+  block:
+    mixer: {{kind: attention, heads: 2}}
+    feed_forward: {{kind: gelu_mlp, ratio: 2}}
+    norm: {{kind: layer_norm}}
+    condition: {{kind: adaln_zero}}
+conditioning: {{class: {{kind: label}}, time: {{kind: timestep, frequencies: 16}}}}
+objective: {objective}
+sampler: {sampler}
+target: {{max_batch: 8}}
+variants: {{short: {{sampler: {{steps: 6}}}}}}
+"""
+OBJECTIVES = {
+    "diffusion": ("{kind: diffusion, schedule: cosine, predicts: velocity}", "ddim"),
+    "learned variance": ("{kind: diffusion, predicts: noise, variance: learned_range}", "ddim"),
+    "flow": ("{kind: flow}", "euler"),
+}
+
+
+def made(folder: Path, objective: str = "diffusion", sampler: str = "") -> tuple[Path, Path]:
+    """A spec and its weights."""
+    written, kind = OBJECTIVES[objective]
+    own = sampler or f"{{kind: {kind}, steps: 12, guidance: {{scale: 1.5}}}}"
+    spec, weights = folder / "tiny.yaml", folder / "tiny.safetensors"
+    spec.write_text(SPEC.format(objective=written, sampler=own))
+    lowered = lower(load_spec(spec))
+    rng = np.random.default_rng(0)
+    params = network_params(lowered, lowered.networks["main"]).items()
+    shapes = {name: [int(d) for d in p.type.shape] for name, p in params if not computed(p)}
+    tensors = {name: Array((0.2 * rng.standard_normal(shape)).astype(np.float32)) for name, shape in shapes.items()}
+    write_safetensors(weights, tensors)
+    return spec, weights
+
+
+def tuned(spec: Path, weights: Path, folder: Path, **options: Any) -> Any:
+    given = {"budget": ["error=0.5"], "evaluations": (2, 3, 4), "samples": 16, **options}
+    return api.tune(spec, weights, folder, **given)
+
+
+@pytest.fixture(autouse=True)
+def short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentc.measure.tune.compiled.SECONDS", 0.0)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_samplers_over_the_network_are_what_the_compiled_sampler_does(tmp_path: Path, objective: str) -> None:
+    """Every kind of candidate: the numpy sampler over the step engine against the whole sampler in one engine."""
+    file, weights = made(tmp_path, objective)
+    spec = load_spec(file)
+    lowered = lower(spec)
+    own = spec.sampler
+    assert isinstance(own, ArraySampler)
+    tensors = network_weights(spec, lowered, weights)
+    seeds, labels = np.arange(100, 110), np.arange(10)  # more than one batch
+    with open_denoiser(optimised(lowered, spec), spec, tensors) as denoiser:
+        tried = [candidate.sampler for candidate in grid(own, denoiser.process, [5])]
+        times = tried[-1].grid(denoiser.process).t  # type: ignore[attr-defined]
+        tried.append(with_timesteps(tried[-1], np.linspace(times[0], 0.9 * times[-1], 5)))
+        tried.append(with_interval(tried[1], (0.3, 0.7)))
+        assert passes(tried[-1], denoiser.process) < passes(tried[1], denoiser.process) == 10
+        for i, sampler in enumerate(tried):
+            candidate, bundle = tmp_path / f"{i}.yaml", tmp_path / f"{i}"
+            candidate.write_text(candidate_yaml(Candidate(sampler), "tiny.yaml", own))
+            assert load_spec(candidate).sampler == sampler
+            api.compile(candidate, weights, bundle)
+            whole = load(bundle, "cpu").sample(labels, seeds)
+            ours = denoiser.samples(sampler, seeds, labels)
+            assert np.max(np.abs(ours - whole)) < 2e-4 * np.max(np.abs(whole)), sampler
+        # control: a sampler of another kind is another thing
+        assert np.max(np.abs(denoiser.samples(tried[0], seeds, labels) - whole)) > 1e-2 * np.max(np.abs(whole))
+
+
+def test_the_folder(tmp_path: Path) -> None:
+    spec, weights = made(tmp_path)
+    told: list[tuple[int, int, str]] = []
+    found = tuned(spec, weights, tmp_path / "out" / "tuned", progress=lambda *step: told.append(step))
+    folder = tmp_path / "out" / "tuned"
+    assert {p.name for p in folder.iterdir()} == {"tuned.yaml", "candidates.csv", "pareto.svg", "pareto.png"}
+    assert [p.name for p in folder.parent.iterdir()] == ["tuned"]
+    assert "extends: ../../tiny.yaml\n" in (folder / "tuned.yaml").read_text()
+    assert told[-1][0] == told[-1][1] and told[-1][2] == "done"
+    api.compile(folder / "tuned.yaml", weights, tmp_path / "bundle")
+    assert load(tmp_path / "bundle", "cpu").manifest.samplers[0].steps == found.chosen.candidate.sampler.steps
+    rows = list(csv.DictReader((folder / "candidates.csv").open()))
+    assert [row["chosen"] for row in rows].count("yes") == 1
+    assert {"spec", "grid", "timesteps"} <= {row["found"] for row in rows}
+    assert all(float(row["error"]) >= 0 for row in rows if row["gflop"])
+    assert (folder / "pareto.svg").read_text().startswith("<?xml")
+    assert found.text().count("→") == 1 and "chosen for error=0.5" in found.text()
+    assert sum(row["chosen"] for row in found.data()["candidates"]) == 1
+
+
+def test_runs_are_equal_but_for_times(tmp_path: Path) -> None:
+    spec, weights = made(tmp_path)
+    for name in ("a", "b"):
+        tuned(spec, weights, tmp_path / name)
+    first, second = ((tmp_path / name / "tuned.yaml").read_text() for name in ("a", "b"))
+    assert first == second
+    tables = [list(csv.DictReader((tmp_path / name / "candidates.csv").open())) for name in ("a", "b")]
+    for rows in tables:
+        for row in rows:
+            del row["seconds"]
+    assert tables[0] == tables[1]
+    tuned(spec, weights, tmp_path / "a", seed=5)  # an older folder of results is replaced
+    third = list(csv.DictReader((tmp_path / "a" / "candidates.csv").open()))
+    assert third[0]["error"] != tables[0][0]["error"]
+
+
+def test_what_is_no_file_as_it_stands_is_written_beside(tmp_path: Path) -> None:
+    spec, weights = made(tmp_path)
+    found = tuned(spec, weights, tmp_path / "tuned", variant="short", overrides=["sampler.guidance.scale=2.5"])
+    assert found.own.evaluations == 6
+    written = load_spec(tmp_path / "tuned" / "tuned.yaml")
+    assert written.sampler == found.chosen.candidate.sampler
+    assert written.sampler.guidance is not None and written.sampler.guidance.scale == 2.5  # type: ignore[attr-defined]
+    assert (tmp_path / "tuned" / "base.yaml").is_file()
+
+
+def test_no_candidate_fits(tmp_path: Path) -> None:
+    spec, weights = made(tmp_path)
+    with pytest.raises(DiagnosticError) as caught:
+        tuned(spec, weights, tmp_path / "tuned", budget=["error=1e-9", "evaluations=3"])
+    (diagnostic,) = caught.value.diagnostics
+    assert diagnostic.code == "E0716" and "error=1e-09, evaluations=3" in diagnostic.message
+    assert any("the best error is" in note for note in diagnostic.notes)
+    assert {p.name for p in (tmp_path / "tuned").iterdir()} == {"candidates.csv", "pareto.svg", "pareto.png"}
+
+
+@pytest.mark.parametrize("where", ["screen_all", "write_plot"])
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    spec, weights = made(tmp_path)
+    before = set(tmp_path.iterdir())
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune_run, where, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(spec, weights, tmp_path / "tuned")
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_search_that_has_no_time_says_so(tmp_path: Path) -> None:
+    spec, weights = made(tmp_path)
+    found = tuned(spec, weights, tmp_path / "tuned", seconds=0.0)
+    assert found.stopped and found.screened == () and found.chosen is found.own
+    assert "stopped at its time" in found.text()
+
+
+@pytest.mark.parametrize(
+    ("budget", "code", "said"),
+    [
+        ("error", "E0715", "is no budget"),
+        ("error=x", "E0715", "is no budget"),
+        ("error=-1", "E0715", "is no budget"),
+        ("eror=1", "E0715", "did you mean `error`"),
+        ("accuracy=0.9", "E0715", "measured are evaluations, seconds, error, psnr"),
+    ],
+)
+def test_budgets_that_make_no_sense(tmp_path: Path, budget: str, code: str, said: str) -> None:
+    spec, weights = made(tmp_path)
+    with pytest.raises(DiagnosticError, match=said) as caught:
+        tuned(spec, weights, tmp_path / "tuned", budget=[budget])
+    assert caught.value.diagnostics[0].code == code
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_samplers_with_noise_have_no_error_of_their_own(tmp_path: Path) -> None:
+    spec, weights = made(tmp_path, sampler="{kind: ddpm, steps: 9}")
+    with pytest.raises(DiagnosticError, match="takes noise in its steps"):
+        tuned(spec, weights, tmp_path / "tuned", budget=["error=1x"])
+    found = tuned(spec, weights, tmp_path / "tuned", budget=[], evaluations=(8,))
+    assert found.bounds == (Bound("error", 0.05),)
+    assert found.own.candidate.sampler.kind == "ddpm"
+
+
+def test_token_samplers_have_no_steps_to_search() -> None:
+    with pytest.raises(DiagnosticError) as caught:
+        api.tune("digits_llamagen", "missing.safetensors", "nowhere")
+    assert caught.value.diagnostics[0].code in ("E0708", "E0401")
+
+
+def test_a_folder_of_something_else_stays(tmp_path: Path) -> None:
+    spec, weights = made(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(DiagnosticError) as caught:
+        tuned(spec, weights, tmp_path / "mine")
+    assert caught.value.diagnostics[0].code == "E0502"
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+
+
+# ---- metrics
+
+METRIC = """\
+import beside
+
+def judge(samples, classes):
+    return {"darkness": -float(samples.mean()), "spread": (float(samples.std()), "higher")}
+
+def bare(samples, classes):
+    return 0.5
+
+def taken(samples, classes):
+    return {"error": 1.0}
+
+def broken(samples, classes):
+    return 1 / 0
+"""
+
+
+def test_a_metric_of_the_users(tmp_path: Path) -> None:
+    (tmp_path / "metric.py").write_text(METRIC)
+    (tmp_path / "beside.py").write_text("")
+    spec, weights = made(tmp_path)
+    file = tmp_path / "metric.py"
+    found = tuned(spec, weights, tmp_path / "tuned", budget=["spread=0.1x"], metric=f"{file}:judge")
+    assert found.primary == "spread" and {"spread", "psnr"} == found.higher
+    assert found.chosen.quality["spread"] >= 0.1 * found.own.quality["spread"]
+    for name, said in {"bare": "returned float", "taken": "returned error", "broken": "ZeroDivisionError"}.items():
+        with pytest.raises(DiagnosticError, match=said) as caught:
+            tuned(spec, weights, tmp_path / "other", metric=f"{file}:{name}")
+        assert caught.value.diagnostics[0].code == "E0714"
+
+
+def test_metrics_that_cannot_be_found(tmp_path: Path) -> None:
+    (tmp_path / "metric.py").write_text("def judge(samples, classes): ...\n")
+    (tmp_path / "bad.py").write_text("1 / 0\n")
+    for place, code in {
+        "metric.py": "E0714",
+        "missing.py:judge": "E0401",
+        "metric.py:jugde": "E0714",
+        "bad.py:judge": "E0714",
+    }.items():
+        with pytest.raises(DiagnosticError) as caught:
+            UserJudge(str(tmp_path / place))
+        assert caught.value.diagnostics[0].code == code
+    with pytest.raises(DiagnosticError, match="did you mean `judge`"):
+        UserJudge(str(tmp_path / "metric.py:jugde"))
+
+
+def test_real_images_and_their_distance(tmp_path: Path) -> None:
+    data = load_spec("digits_dit").data
+    real = real_images(data)
+    assert real is not None and real.shape == (899, 1, 8, 8) and -1 <= real.min() < real.max() <= 1
+    distance = frechet_to(real)
+    half = distance(real[:400])
+    assert half < 0.5 < distance(np.clip(real[:400] + 0.5, -1, 1)) and distance(real) < 1e-6
+    rng = np.random.default_rng(0)
+    assert distance(real[:400] + 0.3 * rng.standard_normal((400, 1, 8, 8))) > 3 * half
+    np.savez(tmp_path / "x.npz", x=rng.integers(0, 255, (9, 16, 16, 3), np.uint8), y=np.zeros(9, int))
+    text = SPEC.format(objective="{kind: flow}", sampler="{kind: euler}")
+    npz = f"{{kind: npz, path: {tmp_path / 'x.npz'}, classes: 1, shape: [3, 16, 16]}}"
+    found = real_images(spec_from_text(text.replace("{kind: digits}", npz)).data)
+    assert found is not None and found.shape == (9, 3, 16, 16) and found.max() <= 1
+    missing = npz.replace("x.npz", "none.npz")
+    assert real_images(spec_from_text(text.replace("{kind: digits}", missing)).data) is None
+
+
+def test_the_distance_of_gaussians_is_known() -> None:
+    white = np.random.default_rng(0).standard_normal((4000, 2))
+    white = (white - white.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(white.T))).T
+    assert frechet_distance(white, white * [3.0, 1.0] + [0.0, 2.0]) == pytest.approx(4.0 + 4.0)
+
+
+def test_psnr() -> None:
+    reference = np.array([0.0, 2.0])
+    assert psnr(reference + 0.2, reference) == pytest.approx(20.0)
+    assert psnr(reference, reference) == math.inf
+
+
+# ---- choosing
+
+
+def row(gflop: float, error: float, evaluations: int, seconds: float = 1.0, score: float = 0.0) -> Measured:
+    sampler = load_spec("digits_dit").sampler
+    assert isinstance(sampler, ArraySampler)
+    return Measured(Candidate(sampler), evaluations, gflop, seconds, {"error": error, "score": score})
+
+
+def test_choosing() -> None:
+    rows = [row(1, 0.5, 2, 0.1, 10), row(2, 0.1, 4, 0.2, 30), row(4, 0.05, 8, 0.4, 20), row(9, 0.2, 50, 2.0, 25)]
+    own = rows[-1]
+
+    def pick(*texts: str, primary: str = "error") -> Measured | None:
+        return chosen(rows, own, [bound_from_text(text) for text in texts], primary, {"score"})
+
+    assert pick("error=0.1") is rows[1]
+    assert pick("error=1x") is rows[1]
+    assert pick("error=0.06") is rows[2]
+    assert pick("evaluations=8") is rows[2]
+    assert pick("evaluations=8", primary="score") is rows[1]
+    assert pick("evaluations=0.1x") is rows[1]
+    assert pick("seconds=0.15") is rows[0]
+    assert pick("score=1x", primary="score") is rows[1]
+    assert pick("score=15", "error=0.08") is rows[2]
+    assert pick("score=100") is None
+
+
+def test_the_front() -> None:
+    assert front([(3, 1.0), (1, 5.0), (2, 6.0), (2, 2.0), (3, 1.0), (4, 1.5)]) == [1, 3, 0]
+    assert front([]) == []

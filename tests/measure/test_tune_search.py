@@ -1,0 +1,176 @@
+"""The search for timesteps, on denoisers whose exact score is known: optima found by trying everything, and a control.
+
+The data is a mixture of Gaussians of one deviation; its expected data given a noisy state has a closed form.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from latentc.components.process import Process
+from latentc.components.samplers.ddim import Ddim
+from latentc.components.samplers.dpm_solver_pp import DpmSolverPp
+from latentc.components.samplers.tables.reference import run
+from latentc.components.samplers.unipc import Unipc
+from latentc.components.schedules import path, schedule
+from latentc.measure.tune.candidates import with_timesteps
+from latentc.measure.tune.quality import error
+from latentc.measure.tune.screen import fine_sampler
+from latentc.measure.tune.search import cheapest_path, refined, searched, step_costs, stretched, trajectory
+
+CENTRES = np.array([[-1.0, -0.5], [0.2, 1.1], [0.9, -0.7]])
+DEVIATION = 0.15
+DIFFUSION = Process("x0", schedule=schedule("cosine"))
+FLOW = Process("x0", path=path("linear"))
+
+
+def mixture(alpha, sigma, x):
+    """E[x0 | x] for x = alpha x0 + sigma noise, x [B, 2, 1, 1]."""
+    flat = x.reshape(len(x), 2)
+    spread = alpha**2 * DEVIATION**2 + sigma**2
+    apart = flat[:, None] - alpha * CENTRES
+    weights = -np.sum(apart**2, axis=2) / (2 * spread)
+    weights = np.exp(weights - weights.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    means = CENTRES + alpha * DEVIATION**2 / spread * apart
+    return np.sum(weights[:, :, None] * means, axis=1).reshape(x.shape)
+
+
+def diffusion_network(x, t):
+    alpha, sigma = DIFFUSION.schedule.levels(np.array([t]))
+    return mixture(alpha[0], sigma[0], x)
+
+
+def flow_network(x, t):
+    return mixture(t, 1 - t, x)
+
+
+NETWORKS = {"diffusion": (DIFFUSION, diffusion_network), "flow": (FLOW, flow_network)}
+
+
+def noise(seed, count=64):
+    return np.random.default_rng(seed).standard_normal((count, 2, 1, 1))
+
+
+def solved(family, x):
+    process, network = NETWORKS[family]
+    sampler = fine_sampler(Ddim(kind="ddim"), process)
+    return trajectory(sampler.table(process), sampler.grid(process), process.predicts, network, x)
+
+
+def errors_of(family, sampler, x, exact):
+    process, network = NETWORKS[family]
+    return lambda times: error(run(with_timesteps(sampler, times).table(process), network, x), exact)
+
+
+def found(family, sampler, x, exact, fine):
+    process, _ = NETWORKS[family]
+    end = -1.0 if process.schedule else 1.0
+    usual = [float(t) for t in sampler.grid(process).t]
+    bends = [float(fine.t[i]) for i in cheapest_path(step_costs(fine), sampler.steps)]
+    starts = [usual, [usual[0], *bends[1:]]]
+    return searched(starts, errors_of(family, sampler, x, exact), end, process.schedule is not None)[0]
+
+
+def test_the_fine_solution_of_one_gaussian_is_exact():
+    """x / sqrt(alpha² s² + sigma²) stays the same along the way."""
+    process = Process("x0", schedule=schedule("cosine"))
+
+    def network(x, t):
+        alpha, sigma = process.schedule.levels(np.array([t]))
+        return x * (alpha * 0.6**2 / (alpha**2 * 0.6**2 + sigma**2))[0]
+
+    sampler = fine_sampler(Ddim(kind="ddim"), process)
+    x = noise(0)
+    alpha, sigma = process.schedule.levels(np.array([999.0]))
+    exact = x * 0.6 / np.sqrt(alpha**2 * 0.6**2 + sigma**2)
+    fine = trajectory(sampler.table(process), sampler.grid(process), "x0", network, x)
+    assert error(fine.samples, exact) < 1e-3
+    coarse = fine_sampler(Ddim(kind="ddim"), process, 10)
+    assert error(run(coarse.table(process), network, x), exact) > 5 * error(fine.samples, exact)
+    # a step of first order from one point of the fine solution to the next ends almost there, a long one does not
+    costs = step_costs(fine)
+    assert np.all(np.isinf(costs[np.tril_indices(100, 0, 101)]))
+    assert np.diag(costs, 1).max() < 1e-3 * costs[0, 100]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_the_cheapest_path_is_that_of_trying_all(steps):
+    costs = np.full((7, 8), np.inf)
+    costs[np.triu_indices(7, 1, 8)] = np.random.default_rng(steps).uniform(size=28)
+
+    def cost(points):
+        return sum(costs[i, j] for i, j in itertools.pairwise([*points, 7]))
+
+    best = min(((0, *rest) for rest in itertools.combinations(range(1, 7), steps - 1)), key=cost)
+    assert cheapest_path(costs, steps) == list(best)
+    with pytest.raises(ValueError, match="between 1 and 7"):
+        cheapest_path(costs, 8)
+
+
+@pytest.mark.parametrize("kind", [Ddim, DpmSolverPp, Unipc])
+def test_one_free_timestep_is_the_best_of_all(kind):
+    """Two steps leave one timestep to choose: every one of them is tried."""
+    x = noise(1)
+    fine = solved("diffusion", x)
+    sampler = kind(kind=kind.model_fields["kind"].annotation.__args__[0], steps=2)
+    objective = errors_of("diffusion", sampler, x, fine.samples)
+    best = min(objective([999.0, float(t)]) for t in range(0, 999, 3))
+    times = found("diffusion", sampler, x, fine.samples, fine)
+    assert objective(times) <= 1.03 * best
+    assert objective([float(t) for t in sampler.grid(DIFFUSION).t]) > 1.1 * best
+
+
+@pytest.mark.parametrize("family", NETWORKS)
+@pytest.mark.parametrize("steps", [4, 6])
+def test_searched_timesteps_are_better_on_noise_that_the_search_never_saw(family, steps):
+    x, other = noise(2), noise(3, 512)
+    fine, exact = solved(family, x), solved(family, other).samples
+    sampler = DpmSolverPp(kind="dpm_solver_pp", steps=steps)
+    usual = [float(t) for t in sampler.grid(NETWORKS[family][0]).t]
+    judge = errors_of(family, sampler, other, exact)
+    assert judge(found(family, sampler, x, fine.samples, fine)) < 0.8 * judge(usual)
+    # control: against the solutions of other noise there is nothing to learn
+    wrong = solved(family, noise(4)).samples
+    assert judge(found(family, sampler, x, wrong, fine)) > 0.9 * judge(usual)
+
+
+def test_refining_keeps_order_ends_and_whole_numbers():
+    tried = []
+
+    def objective(times):
+        tried.append(list(times))
+        return abs(times[1] - 3) + abs(times[2] - 2.4)
+
+    times, least = refined([10.0, 8.0, 6.0], objective, -1.0, whole=True, sweeps=20)
+    assert times == [10.0, 3.0, 2.0] and least == pytest.approx(0.4)
+    for t in tried:
+        assert t[0] == 10.0 and t[0] > t[1] > t[2] > -1 and all(v == int(v) for v in t)
+    rising, _ = refined([0.0, 0.2, 0.4], lambda t: abs(t[1] - 0.5) + abs(t[2] - 0.98), 1.0, whole=False, sweeps=20)
+    assert rising == pytest.approx([0.0, 0.5, 0.98], abs=0.03)
+
+
+def test_refining_stops_where_it_is_told():
+    calls = []
+    times, _ = refined(
+        [10.0, 5.0], lambda t: len(calls), 0.0, whole=True, stop=lambda: calls.append(1) or len(calls) > 2
+    )
+    assert len(calls) == 3 and times == [10.0, 5.0]
+
+
+def test_stretching_keeps_the_spread():
+    assert stretched([8.0, 4.0, 2.0], 6, 0.0) == pytest.approx([8, 6, 4, 3, 2, 1])
+    assert stretched([8.0, 4.0, 2.0], 3, 0.0) == [8.0, 4.0, 2.0]
+
+
+def test_error_is_a_mean_of_distances():
+    reference = np.ones((4, 2))
+    assert error(reference * 1.1, reference) == pytest.approx(0.1)
+    outlier = reference.copy()
+    outlier[0] += 4
+    assert error(outlier, reference) == pytest.approx(1.0)
+    assert error(reference * np.nan, reference) == math.inf
