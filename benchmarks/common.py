@@ -1,4 +1,4 @@
-"""What the benchmarks share: children whose memory is watched, and weight files without weights."""
+"""What the benchmarks share: children whose memory is watched, weights without training, turns, the machine's rate."""
 
 from __future__ import annotations
 
@@ -10,9 +10,20 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from latentc.checkpoint import buffer, computed, network_params
+from latentc.export.bundle import bundle_from_lowered
+from latentc.lower import lower
+from latentc.pipeline import optimised
+from latentc.spec import load_spec, resolved_yaml
+from latentc.weights import Array, Expr
+
+if TYPE_CHECKING:
+    from latentc.components.contract import Lowered
+    from latentc_runtime.manifest import Manifest
 
 
 def watched(command: Sequence[str]) -> tuple[dict[str, Any], float]:
@@ -62,6 +73,47 @@ def made_up_weights(path: Path, shapes: Mapping[str, Sequence[int]], filled: boo
             file.write(piece[: end - start])
         file.truncate(8 + len(text) + end)
     return path
+
+
+def random_weights(lowered: Lowered, std: float = 0.02) -> dict[str, dict[str, Expr]]:
+    """Normal numbers for every weight, computed buffers as they are: {network: {path: tensor}}."""
+    rng = np.random.default_rng(0)
+    weights: dict[str, dict[str, Expr]] = {}
+    for name, network in lowered.networks.items():
+        weights[name] = {}
+        for path, param in network_params(lowered, network).items():
+            shape = [int(d) for d in param.type.shape]  # type: ignore[arg-type]
+            random = Array(rng.standard_normal(shape, np.float32) * np.float32(std))
+            weights[name][path] = buffer(param) if computed(param) else random
+    return weights
+
+
+def random_bundle(
+    folder: Path, name: str, variant: str | None = None, overrides: Sequence[str] = (), std: float = 0.02
+) -> Manifest:
+    """`latentc compile` of a shipped spec with random weights of its real sizes."""
+    spec = load_spec(name, variant, list(overrides))
+    lowered = lower(spec)
+    return bundle_from_lowered(
+        optimised(lowered, spec),
+        spec,
+        random_weights(lowered, std),
+        folder,
+        spec_text=resolved_yaml(spec),
+        form=spec.target.form,
+        max_batch=spec.target.max_batch,
+    )
+
+
+def turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every call, `rounds` times in turn. Call each once before: what opens and compiles is not in it."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - begin)
+    return times
 
 
 def cpu_seconds(call: Callable[[], object], repetitions: int = 9) -> float:

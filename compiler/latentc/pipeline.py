@@ -21,7 +21,7 @@ from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.fuse import COMPOSITES, FusionReport, fuse, fused
 from latentc.passes.hoist import hoist
 from latentc.passes.openvino import write_out_masked_attention
-from latentc.passes.precision import precision
+from latentc.passes.precision import caches_in_half, precision
 from latentc.passes.quantize import Quantization, quantize
 from latentc.passes.to_inference import to_inference
 from latentc.spec.schema import Spec
@@ -71,8 +71,9 @@ _TYPED = (
 PASSES: dict[str, tuple[Pass, ...]] = {
     "onnxruntime": _TYPED,
     "openvino": (
-        # Its bf16 is a hint to the engine: no graph changes for it.
+        # Its bf16 is a hint to the engine: the graph changes for it only where loops carry caches.
         *_ONNX,
+        Pass("caches", lambda module, spec: caches_in_half(module, spec.target.precision), "expanded"),
         # Last, so that everything before sees attentions as what they are.
         Pass("attention", lambda module, spec: write_out_masked_attention(module), "expanded"),
     ),

@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from latentc.ir.builder import ModuleBuilder
-from latentc.ir.core import Function, Module, Node, Value, callees, frozen
+from latentc.ir.core import Function, Module, Node, Value, callees, frozen, walk
 from latentc.ir.types import FLOATS
 from latentc.passes.rewrite import Rewriter
 
@@ -53,9 +53,19 @@ def precision(module: Module, arithmetic: Precision) -> Module:
     return module if arithmetic == "fp32" else _Narrowing(module, HALF[arithmetic]).run()
 
 
+def caches_in_half(module: Module, arithmetic: Precision) -> Module:
+    """The module with its key-value caches kept in half and all else as it is; the same object where it has none.
+
+    For an engine that chooses its arithmetic itself: what a loop carries it would keep in f32, and narrow every step.
+    """
+    if arithmetic == "fp32" or not any(node.op == "update_slice" for _, node in walk(module)):
+        return module
+    return _Narrowing(module, HALF[arithmetic], frozenset(["update_slice"])).run()
+
+
 class _Narrowing:
-    def __init__(self, module: Module, dtype: str) -> None:
-        self.module, self.dtype = module, dtype
+    def __init__(self, module: Module, dtype: str, computes: frozenset[str] = _COMPUTES) -> None:
+        self.module, self.dtype, self.computes = module, dtype, computes
         self.owner = ModuleBuilder()
         self.owner.adopt(module)
         self.networks = _networks(module)
@@ -106,12 +116,12 @@ class _Narrowing:
                     narrow = _is_half(done[callee.name].get(formal, _NONE), callee.name in self.networks)
                     known = done[callee.name].get(formal, _NONE)
                     add(actual, frozenset(["half" if narrow else "wide"]) if known else _NONE)
-            elif node.op in _MOVES:
+            elif node.op in _MOVES - self.computes:
                 reached = _NONE.union(*(flags.get(o, _NONE) for o in node.outputs))
                 for value in node.inputs:
                     add(value, reached)
             elif node.op != "full":  # which asks its operand for nothing but its size
-                kind = "half" if inside and node.op in _COMPUTES else "wide"
+                kind = "half" if inside and node.op in self.computes else "wide"
                 for value in node.inputs:
                     add(value, frozenset([kind]))
         return flags
@@ -234,11 +244,11 @@ class _Body:
             return wanted
         if node.op == "cast":  # of numbers that were no floats
             return out.type.dtype if node.inputs[0].type.is_float else wanted
-        if node.op in _MOVES:
+        if node.op in _MOVES - self.work.computes:
             # Constants have no dtype of their own; where others differ, the result has the one that is wanted.
             found = {self.env[v].type.dtype for v in node.inputs if v.type.is_float and v not in self.made}
             return found.pop() if len(found) == 1 else wanted
-        return half if self.inside and node.op in _COMPUTES else "f32"
+        return half if self.inside and node.op in self.work.computes else "f32"
 
     def wanted(self, node: Node, outs: Iterable[Value]) -> list[str]:
         """Dtypes a node takes its operands in."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,12 @@ import numpy as np
 
 from latentc_runtime.backends import Array, Value, cast
 from latentc_runtime.errors import BundleError
+
+KEPT = 2
+"""Shapes that an engine is kept compiled for; each holds its own copy of the weights."""
+
+UNHELD = 3
+"""References to a tensor that no one has but the list of those written: its place, the loop's, the argument's."""
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 
@@ -36,6 +44,7 @@ class OpenVino:
             ) from None
         self.ov: Any = openvino
         self.device = "cpu"
+        self.spent = 0.0
         self.core = openvino.Core()
         self.settings = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
@@ -49,10 +58,7 @@ class OpenVino:
     def engine(self, path: Path, external: Mapping[str, Path]) -> OvEngine:
         try:
             with _in_one_folder(path, external) as file:
-                model = self.core.read_model(str(file))
-                # By the graph's names: compiling may add others.
-                dtypes = {port.any_name: np.dtype(port.element_type.to_dtype()) for port in model.inputs}
-                return OvEngine(self, path.name, dtypes, self.core.compile_model(model, "CPU", self.settings))
+                return OvEngine(self, path.name, self.core.read_model(str(file)))
         except (RuntimeError, OSError) as error:
             raise self.failure(f"{path.name} cannot be opened", error) from None
 
@@ -77,40 +83,77 @@ class OpenVino:
 
 
 class OvEngine:
-    """One compiled model."""
+    """One model, compiled for the shapes it is run with.
 
-    def __init__(self, backend: OpenVino, name: str, dtypes: Mapping[str, np.dtype[Any]], compiled: Any) -> None:
-        self.backend, self.name, self.dtypes, self.compiled = backend, name, dtypes, compiled
-        # By output: its type, and its shape with sizes of 0 where it depends on the batch.
-        self.empty = {
-            name: (port.element_type, [d.get_length() if d.is_static else 0 for d in port.partial_shape])
-            for port in compiled.outputs
-            for name in port.names
-        }
+    With sizes that are known its kernels are about a quarter faster than with those that a run may change, so each set
+    of shapes is compiled when it first comes; those used last are kept.
+    """
+
+    def __init__(self, backend: OpenVino, name: str, model: Any) -> None:
+        self.backend, self.name, self.model = backend, name, model
+        # By the graph's names: compiling may add others.
+        self.dtypes = {port.any_name: np.dtype(port.element_type.to_dtype()) for port in model.inputs}
+        self.outputs = {name for port in model.outputs for name in port.names}
+        self.compiled: dict[tuple[tuple[int, ...], ...], _Compiled] = {}
 
     def run(self, inputs: Mapping[str, Value | Array], outputs: Sequence[str]) -> dict[str, Value]:
-        if inputs.keys() != self.dtypes.keys() or not self.empty.keys() >= set(outputs):
+        if inputs.keys() != self.dtypes.keys() or not self.outputs >= set(outputs):
             raise BundleError(
                 "E0607",
-                f"{self.name} takes {sorted(self.dtypes)} and gives {sorted(self.empty)}, but the manifest has "
+                f"{self.name} takes {sorted(self.dtypes)} and gives {sorted(self.outputs)}, but the manifest has "
                 f"it take {sorted(inputs)} and give {sorted(outputs)}",
                 "compile the bundle again with `latentc compile`",
             )
         try:
-            request = self.compiled.create_infer_request()
-            # Into tensors of this run: those of the engine itself are written again by the next. They grow as needed.
-            values = {name: self.backend.ov.Tensor(*self.empty[name]) for name in outputs}
-            for name, value in values.items():
-                request.set_tensor(name, value)
             # The request does not hold the arrays behind its tensors: they are held here until it has run.
             arrays = {n: cast(v, self.dtypes[n], n) for n, v in inputs.items() if isinstance(v, np.ndarray)}
-            given = {**inputs, **{name: self.backend.value(array) for name, array in arrays.items()}}
-            for name, value in given.items():
-                request.set_tensor(name, value)
-            request.infer()
-            return values
+            tensors = {**inputs, **{name: self.backend.value(array) for name, array in arrays.items()}}
+            return self._for({name: tuple(t.shape) for name, t in tensors.items()}).run(tensors, outputs)
         except (RuntimeError, ValueError) as error:
             raise self.backend.failure(f"{self.name} failed", error) from None
+
+    def _for(self, shapes: Mapping[str, tuple[int, ...]]) -> _Compiled:
+        """The model for these shapes, in the place of the one that was used last."""
+        key = tuple(shapes[name] for name in self.dtypes)
+        found = self.compiled.pop(key, None)
+        if found is None:
+            while len(self.compiled) >= KEPT:
+                del self.compiled[next(iter(self.compiled))]
+            model = self.model.clone()
+            model.reshape({name: list(shape) for name, shape in shapes.items()})
+            found = _Compiled(self.backend, self.backend.core.compile_model(model, "CPU", self.backend.settings))
+        self.compiled[key] = found
+        return found
+
+
+class _Compiled:
+    """A model compiled for one set of shapes, and the tensors that it has written."""
+
+    def __init__(self, backend: OpenVino, compiled: Any) -> None:
+        self.backend = backend
+        self.request = compiled.create_infer_request()
+        self.ports = {name: port for port in compiled.outputs for name in port.names}
+        self.written: dict[str, list[Any]] = {}
+
+    def run(self, tensors: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+        values = {name: self._tensor(name) for name in outputs}
+        for name, value in (*tensors.items(), *values.items()):
+            self.request.set_tensor(name, value)
+        begin = time.perf_counter()
+        self.request.infer()
+        self.backend.spent += time.perf_counter() - begin
+        return values
+
+    def _tensor(self, name: str) -> Any:
+        """One that nobody else holds, so that a state and the next take turns in two tensors and none is made anew."""
+        kept = self.written.setdefault(name, [])
+        for tensor in kept:
+            if sys.getrefcount(tensor) == UNHELD:
+                return tensor
+        port = self.ports[name]
+        made = self.backend.ov.Tensor(port.element_type, port.shape)
+        kept.append(made)
+        return made
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from latentc.export.graph import ELEMENT
 from latentc.export.lowerings.table import Context, lower
 from latentc.ir.ops.row import axis_of
 from latentc.ir.types import Dim, Sym
@@ -22,8 +23,12 @@ def constant(c: Context) -> None:
 
 @lower("full")
 def full(c: Context) -> None:
-    value = c.g.literal(c.attrs["value"], c.attrs["dtype"], "scalar")
-    c.final("Expand", [value, c.g.dims(c.out_type.shape)])
+    dtype = c.attrs["dtype"]
+    if dtype == "bf16":  # which ONNX Runtime has no Expand for on a CPU
+        wide = c.tmp("Expand", [c.g.literal(c.attrs["value"], "f32", "scalar"), c.g.dims(c.out_type.shape)])
+        c.final("Cast", [wide], to=ELEMENT[dtype])
+        return
+    c.final("Expand", [c.g.literal(c.attrs["value"], dtype, "scalar"), c.g.dims(c.out_type.shape)])
 
 
 @lower("reshape")
