@@ -3,9 +3,9 @@
     python benchmarks/llamagen.py [--rounds N] [--threads N] [--paths eager,compiled,bf16,…]
 
 Random weights of the real sizes (how fast it is does not depend on them). Every path draws all 256 tokens from the
-same class and the same uniform numbers; they take turns in one run, so the ratios hold where the seconds do not. Figures
-are medians. `compiled` is torch.compile of the decoding step, fp32. The floor is the time that reading the weights a
-token takes at this machine's rate, which a large sum measures in the same run.
+same class and the same uniform numbers; they take turns in one run, so the ratios hold where the seconds do not.
+Figures are medians. `compiled` is torch.compile of the decoding step, fp32. The share is of the time that reading the
+weights a token takes at this machine's rate, which a large sum measures in the same run.
 """
 
 from __future__ import annotations
@@ -61,10 +61,13 @@ def main() -> None:
             print(f"{name}: {time.perf_counter() - begin:.1f} s until the first sample is done", flush=True)
         rate = _bytes_per_second()
         seconds = {name: statistics.median(taken) for name, taken in turns(calls, args.rounds).items()}
-    print(f"LlamaGen-B, {TOKENS} tokens, batch 1; weights read a token: {read / 1e6:.1f} M; memory {rate / 1e9:.1f} GB/s")
+    print(
+        f"LlamaGen-B, {TOKENS} tokens, batch 1; weights read a token: {read / 1e6:.1f} M; memory {rate / 1e9:.1f} GB/s"
+    )
     for name, taken in seconds.items():
         floor = read * BYTES[name] / rate
-        print(f"  {name:12} {taken:.3f} s, {1e3 * taken / TOKENS:.2f} ms a token ({floor / (taken / TOKENS):.0%} of it reading)")
+        share = floor * TOKENS / taken
+        print(f"  {name:12} {taken:.3f} s, {1e3 * taken / TOKENS:.2f} ms a token, {share:.0%} of it reading weights")
     for base in ("eager", "compiled"):
         for name, goal in (("bf16", 2.0), ("int8", 3.0)):
             if base in seconds and name in seconds:

@@ -11,7 +11,7 @@ from test_cleanup import HEADER, section
 from latentc.export.graph import InlineTensors
 from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.ir.builder import ModuleBuilder, module_class
-from latentc.ir.core import parameters
+from latentc.ir.core import parameters, walk
 from latentc.ir.interpret import Interpreter
 from latentc.ir.text import module_from_text, text_from_module
 from latentc.ir.types import B, Sym, f32
@@ -20,7 +20,7 @@ from latentc.lower import lower
 from latentc.measure.ranges import check_ranges
 from latentc.measure.tolerances import TOLERANCES, relative_error
 from latentc.passes.cleanup import cleanup
-from latentc.passes.precision import precision
+from latentc.passes.precision import caches_in_half, precision
 from latentc.pipeline import optimised
 from latentc.spec import load_spec
 
@@ -195,9 +195,28 @@ def test_islands_caches_and_state():
     assert {p.type.dtype for path, p in stored.items() if "norm" in path} == {"f32"}
 
 
+def test_caches_alone_in_half():
+    lowered, weights = system("tokens")
+    kept = caches_in_half(lowered.module, "bf16")
+    entry = lowered.programs[0].entry
+    for _, node in walk(verify(kept, "expanded")):
+        if node.op in ("linear", "attention"):
+            assert {v.type.dtype for v in node.inputs if v.type.is_float} == {"f32"}, node.op
+    (loop,) = (n for n in kept.entry(entry).nodes if n.op == "loop")
+    assert [v.type.dtype for v in loop.outputs].count("bf16") == 4
+    assert {p.type.dtype for p in parameters(kept, kept.entries[entry]).values() if p.type.is_float} == {"f32"}
+    inputs = inputs_of(lowered.module.entry("main.decode"))
+    inputs[:2] = [np.asarray([3, 5]), np.asarray(2)]  # tokens and their position
+    want = Interpreter(lowered.module, weights).run("main.decode", *inputs)[0]
+    got = Interpreter(kept, weights, "declared").run("main.decode", *inputs)[0]
+    assert 0 < relative_error(got, want) < TOLERANCES["bf16"].forward
+    assert caches_in_half(lowered.module, "fp32") is lowered.module
+
+
 def test_single_precision_is_no_work():
     lowered, _ = system("ddim")
     assert precision(lowered.module, "fp32") is lowered.module
+    assert caches_in_half(lowered.module, "bf16") is lowered.module
 
 
 @module_class("Block")

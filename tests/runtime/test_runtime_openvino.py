@@ -78,6 +78,33 @@ def test_values_outlive_the_next_run(tmp_path):
     np.testing.assert_allclose(backend.array(second), 2 * kept + tiny.BIAS + 1, rtol=1e-6)
 
 
+def test_engines_are_compiled_for_the_shapes_of_a_run(tmp_path):
+    """Once for each batch; the two used last are kept, and what they wrote is theirs until nobody holds it."""
+    tiny.host_bundle(tmp_path / "bundle")
+    backend = open_backend("cpu", 1, "openvino")
+    engine = backend.engine(tmp_path / "bundle" / "step.onnx", {})
+
+    def step(batch, x):
+        noise = np.zeros((batch, *tiny.SHAPE))
+        feed = {"x": x, "y": np.zeros(batch), "w": np.zeros(batch), "a": np.asarray(2.0), "noise": noise}
+        return engine.run(feed, ["next"])["next"]
+
+    made = {}
+    for batch in (1, 2, 1, 3, 1):
+        step(batch, np.ones((batch, *tiny.SHAPE)))
+        made.setdefault(batch, list(engine.compiled.values())[-1])
+        assert list(engine.compiled.values())[-1] is made[batch]
+    assert len(engine.compiled) == 2 and made[2] not in engine.compiled.values()
+    state = np.ones((1, *tiny.SHAPE), np.float32)
+    expected, places = state, set()
+    for _ in range(4):  # a state and the next take turns in two tensors
+        state, expected = step(1, state), 2 * expected + tiny.BIAS
+        np.testing.assert_allclose(backend.array(state), expected, rtol=1e-6)
+        places.add(backend.array(state).ctypes.data)
+    assert len(places) == 2
+    assert backend.spent > 0
+
+
 def test_bfloat16_is_asked_for_and_is_coarser(tmp_path):
     """The hint arrives: a product of matrices is no longer exact, unless the CPU has no bfloat16."""
     onnx = pytest.importorskip("onnx")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 
 from latentc.measure.subject import Subject, open_subject
 from latentc_runtime import Pipeline
-from latentc_runtime.backends import Backend, Engine
+from latentc_runtime.backends import Backend
 from latentc_runtime.bundle import open_bundle
 from latentc_runtime.pipeline import backend_of
 
@@ -38,7 +38,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Case:
-    """One sampler at one batch. `outside` is the share of the time that is not spent in the engine.
+    """One sampler at one batch. `outside` is the share of the time that the engine's own calls did not take.
 
     `pytorch` is the emitted sampler in eager mode, `ratio` how many times as long as the engine it took.
     """
@@ -105,8 +105,7 @@ def bench(
     bundle does not open, DiagnosticError E0706 without torch.
     """
     bundle = open_bundle(path)
-    timed = _TimedBackend(backend_of(bundle, device, threads))
-    pipeline = Pipeline(bundle, timed)
+    pipeline = Pipeline(bundle, backend_of(bundle, device, threads))
     subject = open_subject(path, device) if compare else None
     counts = steps or pipeline.steps
     plan = [(n, batch) for n in counts for batch in batches if batch <= (pipeline.sampler(n).max_batch or batch)]
@@ -114,7 +113,7 @@ def bench(
     cases = []
     for done, (n, batch) in enumerate(plan):
         tell(done, len(plan), f"{n} steps at batch {batch}")
-        cases.append(_case(pipeline, timed, subject, n, batch, seconds, threads))
+        cases.append(_case(pipeline, subject, n, batch, seconds, threads))
     tell(len(plan), len(plan), "done")
     folder = str(Path(path).resolve())
     device = f"{pipeline.device} ({bundle.manifest.engine}, {bundle.manifest.precision})"
@@ -123,7 +122,6 @@ def bench(
 
 def _case(
     pipeline: Pipeline,
-    timed: _TimedBackend,
     subject: Subject | None,
     steps: int,
     batch: int,
@@ -147,7 +145,7 @@ def _case(
         calls.append(pytorch_sample)
     for call in calls:
         call()  # opens engines, fills caches
-    times, inside = _turns(calls, timed, seconds)
+    times, inside = _turns(calls, pipeline.backend, seconds)
     engine = timing(times[0])
     pytorch = timing(times[1]) if len(times) > 1 else None
     return Case(
@@ -164,55 +162,23 @@ def _case(
     )
 
 
-def _turns(
-    calls: Sequence[Callable[[], object]], timed: _TimedBackend, seconds: float
-) -> tuple[list[list[float]], float]:
+def _turns(calls: Sequence[Callable[[], object]], backend: Backend, seconds: float) -> tuple[list[list[float]], float]:
     """Seconds of every call, taking turns, and those that the engine took in all."""
     times: list[list[float]] = [[] for _ in calls]
-    timed.spent = 0.0
+    before = backend.spent
     end = time.perf_counter() + seconds
     while len(times[0]) < FEWEST or (len(times[0]) < MOST and time.perf_counter() < end):
         for call, taken in zip(calls, times, strict=True):
             begin = time.perf_counter()
             call()
             taken.append(time.perf_counter() - begin)
-    return times, timed.spent
+    return times, backend.spent - before
 
 
 def timing(times: Sequence[float]) -> Timing:
     """Median and quartiles."""
     low, median, high = (float(q) for q in np.quantile(times, [0.25, 0.5, 0.75]))
     return Timing(median, low, high, len(times))
-
-
-class _TimedBackend:
-    """A backend that adds up the seconds its engines run."""
-
-    def __init__(self, inner: Backend) -> None:
-        self.inner, self.device, self.spent = inner, inner.device, 0.0
-
-    def engine(self, path: Path, external: Mapping[str, Path]) -> Engine:
-        engine = self.inner.engine(path, external)
-        self.device = self.inner.device  # opening one settles what "auto" is
-        return _TimedEngine(self, engine)
-
-    def value(self, array: np.ndarray) -> Any:
-        return self.inner.value(array)
-
-    def array(self, value: Any) -> np.ndarray:
-        return self.inner.array(value)
-
-
-class _TimedEngine:
-    def __init__(self, backend: _TimedBackend, inner: Engine) -> None:
-        self.backend, self.inner = backend, inner
-
-    def run(self, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-        begin = time.perf_counter()
-        try:
-            return self.inner.run(inputs, outputs)
-        finally:
-            self.backend.spent += time.perf_counter() - begin
 
 
 __all__ = ["Bench", "Case", "Timing", "bench", "timing"]

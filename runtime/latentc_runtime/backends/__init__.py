@@ -37,6 +37,8 @@ class Backend(Protocol):
     """An engine library on one device ("cpu", "cuda", "tensorrt")."""
 
     device: str
+    spent: float
+    """Seconds that engines have run so far: their library's own calls, without what brings values to them."""
 
     def engine(self, path: Path, external: Mapping[str, Path]) -> Engine:
         """Open an engine file; `external`: weight files by the name it calls them, where they lie elsewhere.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class OnnxRuntime:
             raise BundleError("E0606", f"ONNX Runtime is missing: {error}", _INSTALL["cpu"]) from None
         self.ort: Any = onnxruntime
         self.threads = threads
+        self.spent = 0.0
         self.asked = device
         available = onnxruntime.get_available_providers()
         if device == "auto":
@@ -151,7 +153,9 @@ class OrtEngine:
             for name in outputs:
                 # By device and not by buffer: the engine allocates it, and it stays there for the next run.
                 binding.bind_output(name, self.backend.memory)
+            begin = time.perf_counter()
             self.session.run_with_iobinding(binding)
+            self.backend.spent += time.perf_counter() - begin
         except BundleError:
             raise
         except Exception as error:  # as above

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,9 @@ class PlanEngine:
             name: DeviceArray(self.backend.cuda, shape, *kind)
             for (name, kind), shape in zip(self.outputs.items(), results, strict=True)
         }
+        begin = time.perf_counter()
         self._execute(context, shapes, {**given, **made}, given)
+        self.backend.spent += time.perf_counter() - begin
         return {name: made[name] for name in outputs}
 
     def _execute(

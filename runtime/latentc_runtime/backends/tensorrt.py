@@ -39,6 +39,7 @@ class TensorRt:
             mend = f'pip install "latentc[{engine}]", or engine="onnxruntime"'
             raise BundleError("E0606", f"{package} is missing: {error}", mend) from None
         self.name = engine
+        self.spent = 0.0
         self.cuda = Cuda()
         self.plans = {plan.file: plan for plan in plans if not self.misfits(plan)}
         if missing := sorted({plan.file for plan in plans} - self.plans.keys()):
