@@ -27,8 +27,15 @@ _TOKENS = [
     "backbone.block.mixer.heads=4",
     "backbone.block.feed_forward.multiple_of=32",
 ]
+_EXPERTS = [*_PATCHES, "backbone.block.feed_forward.experts=4"]
 _SMALL = ["networks.small.width=32", "networks.small.depth=1", "networks.small.block.mixer.heads=2"]
-SIZES = {"dit": _PATCHES, "sit": _PATCHES, "t_stitch": [*_PATCHES, *_SMALL], "llamagen": _TOKENS}
+SIZES = {
+    "dit": _PATCHES,
+    "dit_moe": _EXPERTS,
+    "sit": _PATCHES,
+    "t_stitch": [*_PATCHES, *_SMALL],
+    "llamagen": _TOKENS,
+}
 """What makes a shipped spec the network of the numbers, as `--set` takes it."""
 
 

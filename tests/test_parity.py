@@ -77,9 +77,9 @@ def tensors(given: list[Any]) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["safetensors", "pt"])
-@pytest.mark.parametrize("system", ["dit", "sit", "llamagen"])
+@pytest.mark.parametrize("system", ["dit", "dit_moe", "sit", "llamagen"])
 def test_forward(system: str, kind: str, backend: str, tmp_path: Path) -> None:
-    numbers = load("llamagen.gpt.train" if system == "llamagen" else system)
+    numbers = load({"llamagen": "llamagen.gpt.train", "dit_moe": "dit_moe.eval"}.get(system, system))
     inputs, out = dict(numbers.inputs), numbers.outputs.get("out")
     if system == "llamagen":
         inputs, out = {"idx": inputs["idx"], "y": inputs["cond_idx"]}, numbers.outputs["out.0"]
@@ -352,6 +352,14 @@ OPTIONS = {
     "one key head": ("llamagen", ["backbone.block.mixer.kv_heads=1"]),
     "tokens without class dropout": ("llamagen", ["conditioning.class.dropout=0", "sampler.guidance=null"]),
     "tokens with QK norm": ("llamagen", ["backbone.block.mixer.qk_norm={kind: rms_norm}", "sampler.top_k=9"]),
+    "one expert a token": ("dit_moe", ["backbone.block.feed_forward.per_token=1"]),
+    "every expert, none shared, gates of sum one": (
+        "dit_moe",
+        [
+            "backbone.block.feed_forward={kind: mixture_of_experts, experts: 3, per_token: 3, normalise: true}",
+            "backbone.block.feed_forward.shared=0",
+        ],
+    ),
     "SiT on a vp path": ("sit", ["objective.path=vp", "objective.predicts=noise", "backbone.unused_channels=0"]),
 }
 

@@ -18,6 +18,7 @@ from latentc.ir.core import Module, prune
 from latentc.ir.verify import VerifyError, verify
 from latentc.passes.cleanup import cleanup
 from latentc.passes.expand_guidance import expand_guidance
+from latentc.passes.experts import experts
 from latentc.passes.fuse import COMPOSITES, FusionReport, fuse, fused
 from latentc.passes.hoist import hoist
 from latentc.passes.openvino import write_out_masked_attention
@@ -44,6 +45,8 @@ _ONNX = (
     Pass("cleanup", lambda module, spec: cleanup(module), "inference"),
     # After cleanup, before anything that reasons about batch sizes: from here on a guided call is an ordinary one.
     Pass("expand_guidance", lambda module, spec: expand_guidance(module, spec.optimize.guidance), "expanded"),
+    # Before fusing: an expert is a feed-forward like any other, and its layers can be merged and quantised.
+    Pass("experts", lambda module, spec: experts(module), "expanded"),
     # Before hoisting, whose cuts through a function would go through what belongs together.
     Pass("fuse", lambda module, spec: fuse(module, COMPOSITES), "expanded"),
     # After guidance: its null branch is the same for every sample, so the rows are steps × (batch + one).

@@ -29,6 +29,7 @@ LLAMAGEN = [
     "data={kind: npz, classes: 5, tokens: {vocabulary: 11, grid: [4, 4]}}",
     "sampler.top_k=5",
 ]
+EXPERTS = "backbone.block.feed_forward={kind: mixture_of_experts, experts: 3, ratio: 1, shared: 1}"
 CASES: dict[str, tuple[str, list[str]]] = {
     "dit": ("dit", [*DIT, "sampler.steps=4", "objective.steps=100"]),
     "dit-interval": ("dit", [*DIT, "sampler.steps=6", "sampler.guidance.interval=[0.2, 0.8]"]),
@@ -40,6 +41,8 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "dit-affine": ("dit", [*DIT, "backbone.block.norm={kind: layer_norm, affine: true}", "sampler.steps=2"]),
     "dit-unipc": ("dit", [*DIT, "sampler={kind: unipc, steps: 5, guidance: {scale: 2}}"]),
     "dit-dpm": ("dit", [*DIT, "sampler={kind: dpm_solver_pp, steps: 5, guidance: {scale: 2}}"]),
+    "dit-moe": ("dit_moe", [*DIT, "sampler.steps=2"]),
+    "dit-moe-normal": ("dit_moe", [*DIT, EXPERTS, "backbone.weights=normal", "sampler.steps=2"]),
     "sit": ("sit", [*DIT, "sampler.steps=3"]),
     "sit-vp": ("sit", [*DIT, "objective={kind: flow, path: vp, predicts: score, weighting: likelihood}"]),
     "sit-sde": ("sit", [*DIT, "sampler={kind: euler_maruyama, steps: 5, guidance: {scale: 2}}"]),

@@ -435,6 +435,24 @@ def attention(d: Draw) -> Case:
     return Case(operands, reference, {"causal": causal, "scale": scale})
 
 
+@case("experts")
+def experts(d: Draw) -> Case:
+    lead, count, width, hidden = d.lead(), d.int(1, 4), d.int(1, 3), d.int(1, 3)
+    per_token = d.int(1, count)
+
+    def reference(x: Any, gates: Any, w1: Any, w3: Any, w2: Any) -> Any:
+        h = F.silu(torch.einsum("btd,efd->btef", x, w1)) * torch.einsum("btd,efd->btef", x, w3)
+        return torch.einsum("btef,edf,bte->btd", h, w2, gates)
+
+    shapes = [(lead, 2, width), (lead, 2, count), *[(count, hidden, width)] * 2, (count, width, hidden)]
+    return Case([d.floats(*shape) for shape in shapes], reference, {"per_token": per_token})
+
+
+@case("auxiliary_loss")
+def auxiliary_loss(d: Draw) -> Case:
+    return Case([d.floats(*d.shape()), d.floats()], lambda x, loss: x)
+
+
 @case("rotary")
 def rotary(d: Draw) -> Case:
     t, half, interleaved = d.int(1, 3), d.int(1, 3), d.flag()

@@ -94,6 +94,14 @@ fn "Net.forward" = Net.forward {} (%x: f32[B, 4]) {
 SPECS = {
     "ddim": ("digits_dit", "backbone.width=64", "backbone.depth=2", "sampler.steps=3"),
     "unipc": ("digits_dit", "backbone.width=64", "backbone.depth=2", "sampler={kind: unipc, steps: 3}"),
+    "experts": (
+        "digits_dit",
+        "backbone.width=64",
+        "backbone.depth=2",
+        "sampler.steps=3",
+        # Every expert: rounding that sends a token to another one is no error that a tolerance could bound.
+        "backbone.block.feed_forward={kind: mixture_of_experts, experts: 4, per_token: 4, ratio: 2}",
+    ),
     "flow": ("sit", "backbone.width=64", "backbone.depth=2", "backbone.block.mixer.heads=2", "sampler.steps=2"),
     "tokens": ("digits_llamagen", "backbone.depth=2"),
 }
@@ -154,6 +162,13 @@ def test_half_stays_within_its_tolerance(name, arithmetic):
     got = Interpreter(half, weights, "declared").run(program, *inputs)[0]
     assert got.dtype == np.float32
     assert 0 < relative_error(got, want) < TOLERANCES[arithmetic].sampler
+
+
+def test_what_decides_between_experts_is_wide():
+    half = precision(system("experts")[0].module, "bf16")
+    (gate,) = {p for fn in half.functions.values() for p in fn.params if p.name == "gate.weight"}
+    (up,) = {p for fn in half.functions.values() for p in fn.params if p.name == "w1.0"}
+    assert (gate.type.dtype, up.type.dtype) == ("f32", "bf16")
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -142,6 +142,7 @@ OPERATIONS = """
 - {from: 'blocks.{i}.qkv.*', op: split, into: ['blocks.{i}.q.*', 'blocks.{i}.k.*', 'blocks.{i}.v.*'],
    sizes: [8, width, 4]}
 - {from: ['mlp.gate', 'mlp.up'], to: mlp.both, op: concatenate, axis: 1}
+- {from: 'layers.{i}.expert.{e}.w', to: 'layers.{i}.experts', op: stack, over: e, count: 3}
 - {from: rot, to: rotary, op: permute_heads, head_size: head, heads: 1, order: half}
 - {from: cache, op: ignore}
 - {to: table, op: ignore}
@@ -154,6 +155,7 @@ OFFICIAL: Types = {
     "blocks.0.qkv.bias": ([16], "f32"),
     "mlp.gate": ([3, 2], "f32"),
     "mlp.up": ([3, 2], "f32"),
+    **{f"layers.5.expert.{e}.w": ([2, 3], "f32") for e in (2, 0, 1)},
     "rot": ([8, 3], "f32"),
     "cache": ([9], "f32"),
 }
@@ -169,6 +171,7 @@ OURS: Types = {
     "blocks.0.k.bias": ([4], "f32"),
     "blocks.0.v.bias": ([4], "f32"),
     "mlp.both": ([3, 4], "f32"),
+    "layers.5.experts": ([3, 2, 3], "f32"),
     "rotary": ([8, 3], "f32"),
 }
 SYMBOLS = {"width": 4, "head": 4}
@@ -183,6 +186,7 @@ def test_every_operation_both_ways() -> None:
     np.testing.assert_array_equal(ours["embed.a.w"], raw["conv.a.w"].reshape(4, 6))
     np.testing.assert_array_equal(ours["blocks.0.k.weight"], raw["blocks.0.qkv.weight"][8:12])
     np.testing.assert_array_equal(ours["mlp.both"], np.concatenate([raw["mlp.gate"], raw["mlp.up"]], 1))
+    np.testing.assert_array_equal(ours["layers.5.experts"][2], raw["layers.5.expert.2.w"])
     np.testing.assert_array_equal(ours["rotary"], raw["rot"][[0, 2, 1, 3, 4, 5, 6, 7]])
     assert "table" not in ours
     back = export_weights({n: Array(a) for n, a in ours.items()}, rules, OFFICIAL, SYMBOLS)
@@ -301,6 +305,11 @@ def test_a_map_that_loses_something_is_no_bijection() -> None:
         ({"from": ["a"], "to": "b"}, "lists of names"),
         ({"from": "a", "to": "b", "op": "permute_heads", "order": "half", "head_size": "hed"}, "did you mean 'head'"),
         ({"from": "a", "to": "b", "op": "permute_heads", "order": "full", "head_size": 4}, "half or interleaved"),
+        ({"from": "a.{e}", "to": "b", "op": "stack", "over": "e", "count": 0}, "1..4096"),
+        ({"from": "a.{e}", "to": "b", "op": "stack", "over": "e", "count": "hed"}, "did you mean 'head'"),
+        ({"from": "a.{e}", "to": "b", "op": "stack", "over": "i", "count": 2}, "must hold {i}"),
+        ({"from": ["a.{e}"], "to": "b", "op": "stack", "over": "e", "count": 2}, "must hold {e}"),
+        ({"from": "a.{e}", "to": "b.{e}", "op": "stack", "over": "e", "count": 2}, "same placeholders"),
         ({"from": "a", "to": "b", "op": "ignore"}, "either"),
         ({"op": "ignore"}, "either"),
         ({"from": "a.{i}", "to": "b"}, "same placeholders"),

@@ -56,6 +56,32 @@ def rope_2d(head_dim: int, grid: int, prefix: int, base: float) -> tuple[Tensor,
     empty = angles.new_zeros(prefix, half)
     return torch.cat([empty, angles.cos()]).float(), torch.cat([empty, angles.sin()]).float()
 ''',
+    "routed_experts": '''
+def routed_experts(x: Tensor, gates: Tensor, w1: Tensor, w3: Tensor, w2: Tensor) -> Tensor:
+    """Each token of x [..., D] through the experts whose gate [..., E] is not zero, weighted by it.
+
+    Expert e is w2[e](silu(w1[e] x) * w3[e] x).
+    """
+    tokens, gates = x.flatten(0, -2), gates.flatten(0, -2)
+    out = torch.zeros_like(tokens)
+    for e in range(len(w1)):
+        rows = gates[:, e].nonzero().squeeze(1)
+        h = F.silu(F.linear(tokens[rows], w1[e])) * F.linear(tokens[rows], w3[e])
+        out.index_add_(0, rows, (gates[rows, e, None] * F.linear(h, w2[e])).type_as(out))
+    return out.view_as(x)
+''',
+    "AuxiliaryLoss": '''
+class AuxiliaryLoss(torch.autograd.Function):
+    """x itself, which has a further scalar loss minimised as well: its gradient is one, whatever x's is."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, loss: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, gradient.new_ones(())
+''',
     "under": '''
 def under(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The weights of a submodule, by their names in it."""

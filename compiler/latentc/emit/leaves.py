@@ -98,8 +98,8 @@ def init_call(param: Param, target: str) -> str:
         case "xavier_uniform":
             # A kernel's fans are those of its flat matrix, as of a linear layer on patches.
             return f"nn.init.xavier_uniform_({target if param.type.rank == 2 else f'{target}.flatten(1)'})"
-        case "linear_default":
-            bound = repr(int(args["fan_in"]) ** -0.5)
+        case "linear_default" | "uniform" as kind:
+            bound = repr(float(args["bound"]) if kind == "uniform" else int(args["fan_in"]) ** -0.5)
             return f"nn.init.uniform_({target}, -{bound}, {bound})"
     raise ValueError(f"no torch text for initialiser {param.init.kind}")
 

@@ -9,7 +9,7 @@ from latentc.ir.core import Param, Recipe
 from latentc.ir.recipes import RECIPES, recipe_type
 from latentc.ir.text import recipe_text
 from latentc.ir.types import TensorType
-from latentc.weights import Computed, Expr, concatenate, dtype_from_name, slice_axis
+from latentc.weights import Computed, Expr, concatenate, dtype_from_name, reshape, slice_axis
 
 
 def expr_from_recipe(made: Recipe | Param, weight: Callable[[Param], Expr]) -> Expr:
@@ -19,6 +19,9 @@ def expr_from_recipe(made: Recipe | Param, weight: Callable[[Param], Expr]) -> E
     parts = [expr_from_recipe(arg, weight) for arg in made.args]
     if made.op == "concat":  # parts that lie side by side in a file stay one range of it
         return concatenate(parts, made.attrs["axis"])
+    if made.op == "pick":  # a range of the file as well
+        index = made.attrs["index"]
+        return reshape(slice_axis(parts[0], 0, index, index + 1), parts[0].shape[1:])
     type = recipe_type(made)
     row, attrs = RECIPES[made.op], made.attrs
     return Computed(tuple(parts), lambda xs: row.evaluate(xs, attrs), dtype_from_name(type.dtype), _shape(type))
@@ -30,6 +33,7 @@ def recovered(params: Mapping[str, Param], held: Mapping[str, Expr]) -> dict[str
     Of a weight that was rounded it is the nearest that is known: a quantised one comes back as it dequantises.
     """
     found = {path: held[path] for path, param in params.items() if param.recipe is None and path in held}
+    picked: dict[tuple[str, int], dict[int, Expr]] = {}  # (path of a stack, its length) -> parts
     made: dict[tuple[str, str], Expr] = {}  # value of a recipe, by the prefix of its function and its text
     for path, param in params.items():
         if param.recipe is not None and path in held:
@@ -38,8 +42,15 @@ def recovered(params: Mapping[str, Param], held: Mapping[str, Expr]) -> dict[str
         if param.recipe is not None and path in held:
             prefix = path.removesuffix(param.name)
             known = functools.partial(_known, prefix, found, made)
-            for leaf, expr in _undone(param.recipe, held[path], known):
-                found.setdefault(prefix + leaf.name, expr)
+            for leaf, expr, index in _undone(param.recipe, held[path], known):
+                if index is None:
+                    found.setdefault(prefix + leaf.name, expr)
+                else:
+                    picked.setdefault((prefix + leaf.name, _shape(leaf.type)[0]), {})[index] = expr
+    for (path, count), parts in picked.items():
+        if len(parts) == count:
+            rows = [reshape(parts[i], (1, *parts[i].shape)) for i in range(count)]
+            found.setdefault(path, concatenate(rows, 0))
     return found
 
 
@@ -53,8 +64,11 @@ def _known(
 
 def _undone(
     recipe: Recipe, value: Expr, known: Callable[[Recipe | Param], Expr | None]
-) -> Iterator[tuple[Param, Expr]]:
-    """The model's weights that a recipe's value gives back."""
+) -> Iterator[tuple[Param, Expr, int | None]]:
+    """The model's weights that a recipe's value gives back, whole or the part of this index."""
+    if recipe.op == "pick" and isinstance(recipe.args[0], Param) and recipe.args[0].recipe is None:
+        yield recipe.args[0], value, recipe.attrs["index"]
+        return
     start = 0
     for i, arg in enumerate(recipe.args):
         shape = _shape(recipe_type(arg))
@@ -67,7 +81,7 @@ def _undone(
         if result is None:
             continue
         if isinstance(arg, Param) and arg.recipe is None:
-            yield arg, result
+            yield arg, result, None
         else:
             yield from _undone(_recipe(arg), result, known)
 

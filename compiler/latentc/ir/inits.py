@@ -25,6 +25,11 @@ def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float = 1.0) -
     return rng.standard_normal(shape) * std
 
 
+def uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float) -> Array:
+    """U(-bound, bound)."""
+    return rng.uniform(-bound, bound, shape)
+
+
 def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     """Glorot & Bengio 2010: U(-a, a), a = sqrt(6 / (fan_in + fan_out)); of a kernel, as of its flat matrix."""
     fan_out, fan_in = shape[0], int(np.prod(shape[1:]))
@@ -73,6 +78,6 @@ def rope_2d(
 
 
 INITS: dict[str, Callable[..., Array]] = {
-    f.__name__: f for f in (zeros, ones, normal, xavier_uniform, linear_default, sincos_2d, rope_2d)
+    f.__name__: f for f in (zeros, ones, normal, uniform, xavier_uniform, linear_default, sincos_2d, rope_2d)
 }
 DETERMINISTIC = {"zeros", "ones", "sincos_2d", "rope_2d"}

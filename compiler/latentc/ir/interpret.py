@@ -87,8 +87,8 @@ class Interpreter:
                 return self._guided(node, xs, prefix)
             case "loop":
                 return self._loop(node, xs, prefix)
-            case "dropout":
-                return xs  # the oracle is inference; training's randomness lives in the emitted code
+            case "dropout" | "auxiliary_loss":
+                return xs[:1]  # the oracle is inference; training's randomness lives in the emitted code
         row = OPS[node.op]
         assert row.evaluate is not None, node.op
         if self.float_dtype != "declared":

@@ -123,9 +123,18 @@ def _pack(xs: Sequence[Array], attrs: Attrs) -> Array:
     return packed_blocks(np.clip(np.rint(blocks) + zero, 0, 2 * zero - 1).astype(np.uint8), attrs["bits"])
 
 
+def _pick_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
+    (stack,) = types
+    if stack.rank < 1 or not 0 <= attrs["index"] < _size(stack, 0):
+        raise OpError(f"{stack} has no part {attrs['index']}")
+    return stack.with_shape(stack.shape[1:])
+
+
 RECIPES: dict[str, RecipeRow] = {
     # Parts one after the other along `axis`. Slices undo it: the exporter's affair, for they need not be read.
     "concat": RecipeRow(_concat_type, lambda xs, a: np.concatenate(xs, a["axis"])),
+    # Part `index` of axis 0. All parts together undo it: the exporter's affair again.
+    "pick": RecipeRow(_pick_type, lambda xs, a: xs[0][a["index"]]),
     # A weight times factors that broadcast to it, none of them zero.
     "mul": RecipeRow(_mul_type, lambda xs, a: xs[0] * xs[1], {0: lambda y, xs, a: y / xs[0]}),
     # Every element times `mul`, which is not zero, plus `add`.

@@ -6,8 +6,9 @@ f32 too, and so do the inputs and outputs of entries; only what networks alone h
 kept in half. Casts are ordinary nodes, so any backend can run the result.
 
 The rule, callees before callers. Every op is of one of three kinds: half, wide, or one that only moves values and keeps
-their dtype. A function's input or param is half if anything that its value reaches computes in half; a param is so for
-all methods of its class. In a sampler a carried value is half only if nothing computes with it there.
+their dtype; what decides between experts is wide. A function's input or param is half if anything that its value
+reaches computes in half; a param is so for all methods of its class. In a sampler a carried value is half only if
+nothing computes with it there.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class _Narrowing:
         self.owner.adopt(module)
         self.networks = _networks(module)
         self.keys = _param_owners(module)
+        self.routers = {n for name in self.networks for n in _routers(module.functions[name])}
         self.reached = self._reached()
 
     def run(self) -> Module:
@@ -121,10 +123,14 @@ class _Narrowing:
                 for value in node.inputs:
                     add(value, reached)
             elif node.op != "full":  # which asks its operand for nothing but its size
-                kind = "half" if inside and node.op in self.computes else "wide"
+                kind = "half" if inside and self.narrows(node) else "wide"
                 for value in node.inputs:
                     add(value, frozenset([kind]))
         return flags
+
+    def narrows(self, node: Node) -> bool:
+        """Whether a node computes in half where it is inside of a network."""
+        return node.op in self.computes and node not in self.routers
 
     # ---- rewriting
 
@@ -248,7 +254,7 @@ class _Body:
             # Constants have no dtype of their own; where others differ, the result has the one that is wanted.
             found = {self.env[v].type.dtype for v in node.inputs if v.type.is_float and v not in self.made}
             return found.pop() if len(found) == 1 else wanted
-        return half if self.inside and node.op in self.work.computes else "f32"
+        return half if self.inside and self.work.narrows(node) else "f32"
 
     def wanted(self, node: Node, outs: Iterable[Value]) -> list[str]:
         """Dtypes a node takes its operands in."""
@@ -296,6 +302,19 @@ def _networks(module: Module) -> set[str]:
     seen: set[tuple[str, bool]] = set()
     for root in module.entries.values():
         visit(root, False)
+    return found
+
+
+def _routers(fn: Function) -> set[Node]:
+    """The nodes whose numbers decide which experts a token goes through: rounded, they would send it elsewhere."""
+    made = {o: n for n in fn.nodes for o in n.outputs}
+    found: set[Node] = set()
+    left = [v for n in fn.nodes if n.op == "top_k" for v in n.inputs]
+    while left:
+        node = made.get(left.pop())
+        if node is not None and node not in found and node.op in ("softmax", "sigmoid", "add", "linear"):
+            found.add(node)
+            left += node.inputs
     return found
 
 

@@ -14,6 +14,7 @@ A rule is a mapping with `from` (official), `to` (ours) and `op`:
     reshape        shape, official_shape: taken from the expected shapes where they are left out
     split          into: [ours, …] in the place of `to`, axis, sizes (equal if left out)
     concatenate    from: [official, …], axis, sizes (of the official parts; equal if left out)
+    stack          over: a placeholder of `from` alone, count: official tensors 0 to count - 1 along a new axis 0
     permute_heads  head_size, heads (the first ones of axis 0; all if left out), order: our rotary layout,
                    half or interleaved (the official one is the other)
     ignore         `from` alone: an official buffer that we compute; `to` alone: one of ours that they do
@@ -37,6 +38,7 @@ OPTIONS: dict[str, frozenset[str]] = {
     "reshape": frozenset({"from", "to", "shape", "official_shape"}),
     "split": frozenset({"from", "into", "axis", "sizes"}),
     "concatenate": frozenset({"from", "to", "axis", "sizes"}),
+    "stack": frozenset({"from", "to", "over", "count"}),
     "permute_heads": frozenset({"from", "to", "head_size", "heads", "order"}),
     "ignore": frozenset({"from", "to"}),
 }
@@ -46,10 +48,13 @@ _REQUIRED: dict[str, frozenset[str]] = {
     "transpose": frozenset({"perm"}),
     "split": frozenset({"from", "into"}),
     "concatenate": frozenset({"from", "to"}),
+    "stack": frozenset({"over", "count"}),
     "permute_heads": frozenset({"head_size", "order"}),
     "ignore": frozenset(),
 }
+_MOST_STACKED = 4096
 _FIELD = re.compile(r"\{([A-Za-z_]\w*)\}|(\*)")
+_NAMES = ("from", "to", "into", "over", "count")  # what a rule's names are made of
 _OPPOSITE = {"half": "interleaved", "interleaved": "half"}
 
 Shape = tuple[int, ...]
@@ -99,6 +104,8 @@ class Rule:
                 return _split(parts[0], options, len(self.ours), shapes)
             case "concatenate":
                 return [concatenate(parts, options.get("axis", 0))]
+            case "stack":
+                return [concatenate([reshape(part, (1, *part.shape)) for part in parts], 0)]
             case "permute_heads":
                 return [permute_heads(parts[0], options["head_size"], options.get("heads"), options["order"])]
         return list(parts)
@@ -116,6 +123,9 @@ class Rule:
                 return [concatenate(parts, options.get("axis", 0))]
             case "concatenate":
                 return _split(parts[0], options, len(self.official), shapes)
+            case "stack":
+                each = split(parts[0], [1] * len(self.official), 0)
+                return [reshape(part, part.shape[1:]) for part in each]
             case "permute_heads":
                 order = _OPPOSITE[options["order"]]
                 return [permute_heads(parts[0], options["head_size"], options.get("heads"), order)]
@@ -142,7 +152,7 @@ def parse_rules(
             parsed.append(raw)
             continue
         try:
-            parsed.append(_rule(number, raw, symbols or {}))
+            parsed.append(_rule(number, raw, {} if symbols is None else symbols))
         except ValueError as error:
             faults.append(Diagnostic("E0411", f"rule {number} of the name map: {error}"))
     if faults:
@@ -167,12 +177,14 @@ def _rule(number: int, raw: Any, symbols: Mapping[str, int]) -> Rule:
         raise ValueError(f"{op} needs {', '.join(sorted(missing - set(given)))}")
     if op == "ignore" and len(given) != 1:
         raise ValueError("ignore takes either `from` (an official name) or `to` (one of ours)")
-    official = _templates(given.get("from"), several=op == "concatenate")
+    if op == "stack":
+        given["from"] = _each(given, symbols)
+    official = _templates(given.get("from"), several=op in ("concatenate", "stack"))
     ours = _templates(given.get("into" if op == "split" else "to"), several=op == "split")
     fields = {frozenset(template.fields) for template in (*official, *ours)}
     if len(fields) != 1:
         raise ValueError("every name in it must have the same placeholders, or it could not be turned round")
-    options = {key: _option(key, value, symbols) for key, value in given.items() if key not in ("from", "to", "into")}
+    options = {key: _option(key, value, symbols) for key, value in given.items() if key not in _NAMES}
     if op == "transpose" and sorted(options["perm"]) != list(range(len(options["perm"]))):
         raise ValueError(f"perm {options['perm']} is not a permutation")
     if len(options.get("sizes", ours)) != len(ours) and op == "split":
@@ -180,6 +192,17 @@ def _rule(number: int, raw: Any, symbols: Mapping[str, int]) -> Rule:
     if len(options.get("sizes", official)) != len(official) and op == "concatenate":
         raise ValueError("sizes and from must have the same length")
     return Rule(number, op, official, ours, options)
+
+
+def _each(given: Mapping[str, Any], symbols: Mapping[str, int]) -> list[str]:
+    """The names that a stack's `from` stands for."""
+    name, field = given["from"], f"{{{given['over']}}}"
+    count = _number("count", given["count"], symbols)
+    if not isinstance(name, str) or name.count(field) != 1:
+        raise ValueError(f"`from` must hold {field}, which the tensors are stacked over, once")
+    if not 0 < count <= _MOST_STACKED:
+        raise ValueError(f"count must lie in 1..{_MOST_STACKED}, not be {count}")
+    return [name.replace(field, str(i)) for i in range(count)]
 
 
 def _option(key: str, value: Any, symbols: Mapping[str, int]) -> Any:

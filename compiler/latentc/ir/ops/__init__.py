@@ -1,6 +1,6 @@
 """The op table: every op the IR knows, one row each. Calls and loops (`control`) are typed by what they name."""
 
-from latentc.ir.ops import attention, elementwise, linear, norm, quantize, reduce, shape
+from latentc.ir.ops import attention, elementwise, experts, linear, norm, quantize, reduce, shape
 from latentc.ir.ops.row import Op, OpError
 
 OPS: dict[str, Op] = {
@@ -11,6 +11,7 @@ OPS: dict[str, Op] = {
     **norm.OPS,
     **attention.OPS,
     **quantize.OPS,
+    **experts.OPS,
 }
 CONTROL = ("call", "guided", "loop")
 

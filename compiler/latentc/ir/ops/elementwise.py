@@ -142,6 +142,11 @@ def _dropout_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorTy
     return _float(ins, attrs)
 
 
+def _auxiliary_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(ins[1].rank == 0 and ins[1].is_float, f"the loss is {ins[1]}; wants a scalar")
+    return _float(ins[:1], attrs)
+
+
 def _logical(name: str, fn: Any, doc: str) -> Op:
     def infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
         need(all(t.dtype == "bool" for t in ins), f"takes bool operands, got {', '.join(t.dtype for t in ins)}")
@@ -262,6 +267,17 @@ _ROWS = [
         train_only=True,
         differentiable=False,
         attrs="p",
+    ),
+    Op(
+        "auxiliary_loss",
+        "x; in training the scalar loss is minimised as well, with weight one",
+        _auxiliary_infer,
+        None,
+        None,
+        free,
+        train_only=True,
+        differentiable=False,
+        operands=(2, 2),
     ),
 ]
 OPS = {row.name: row for row in _ROWS}

@@ -1,0 +1,88 @@
+"""Feed-forwards of which a router picks a few for each token, beside one that all tokens share.
+
+Symbols: B batch, T tokens, D (`dim`) width, E experts, F (`hidden`) their hidden width, K experts of a token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.blocks.feed_forwards.swiglu import Swiglu
+from latentc.components.parts import FeedForward, Problem
+from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class MixtureOfExperts(FeedForward):
+    """Top-k routed SwiGLU experts with a shared one (DeepSeekMoE, Dai et al. 2024; DiT-MoE, arXiv:2407.11633)."""
+
+    kind: Literal["mixture_of_experts"]
+    experts: int = Field(8, gt=1, description="number of routed experts (E)")
+    per_token: int = Field(2, gt=0, description="experts that a token goes through (K)")
+    ratio: float = Field(4.0, gt=0, description="hidden width of an expert, in units of the width")
+    shared: float = Field(2.0, ge=0, description="hidden width of the shared expert, in units of the width; 0: none")
+    normalise: bool = Field(False, description="gates of a token are divided by their sum")
+    balance: float = Field(
+        0.01,
+        ge=0,
+        description="weight of the loss that spreads tokens evenly over experts, added for every block and micro-batch",
+    )
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "mixture_of_experts", "experts": 4}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.per_token > self.experts:
+            message = f"{self.per_token} experts a token are more than the {self.experts} there are"
+            yield Problem(("per_token",), message, f"choose 1 to {self.experts}")
+
+    def static(self, dim: int) -> dict[str, Any]:
+        sizes = {"hidden": int(dim * self.ratio), "experts": self.experts, "per_token": self.per_token}
+        return {**sizes, **({"shared": int(dim * self.shared)} if self.shared else {})}
+
+    def apply(self, b: Builder, name: str, x: Var, init: str, **static: Any) -> Var:
+        return b.sub(name, _forward(self, init), x, **static)  # type: ignore[no-any-return]
+
+
+@cache
+def _forward(config: MixtureOfExperts, init: str) -> BlockBody:
+    shared_expert = Swiglu(kind="swiglu")
+
+    @module_class("MixtureOfExperts")
+    def mixture(b: Builder, x: Var, *, dim: int, hidden: int, experts: int, per_token: int, shared: int = 0) -> Var:
+        """Each token through its best experts, weighted by their scores, and through the shared expert."""
+        scores = b.softmax(b.dense("gate", x, experts, bias=False), axis=-1, out="scores")
+        best, chosen = b.top_k(scores, k=per_token, out="best chosen")
+        if config.normalise:
+            best = b.op("div", best, b.sum(best, axes=(2,), keepdims=True), out="best")
+        column = (*best.shape, 1)
+        picked = b.equal(b.reshape(chosen, shape=column), b.constant(np.arange(int(experts))), out="picked")
+        gates = b.sum(b.where(picked, b.reshape(best, shape=column), 0.0), axes=(2,), keepdims=False, out="gates")
+        up = {w: _stack(b, w, (experts, hidden, dim), init) for w in ("w1", "w3")}
+        y = b.experts(
+            x, gates, up["w1"], up["w3"], _stack(b, "w2", (experts, dim, hidden), init), per_token=per_token, out="y"
+        )
+        if config.balance:
+            # The share of choices that falls on an expert, times its mean score (Fedus et al. 2021, equation 4).
+            share = b.mean(b.cast(picked, to="f32"), axes=(0, 1, 2), keepdims=False, out="share")
+            unevenness = b.sum(share * b.mean(scores, axes=(0, 1), keepdims=False), axes=(0,), keepdims=False)
+            y = b.auxiliary_loss(y, b.op("mul", unevenness, config.balance * int(experts), out="balance"), out="y")
+        if not config.shared:
+            return y  # type: ignore[no-any-return]
+        return y + shared_expert.apply(b, "shared", x, init, dim=dim, hidden=shared)
+
+    return mixture
+
+
+def _stack(b: Builder, name: str, shape: tuple[int, int, int], init: str) -> Var:
+    """The weights of all experts; each starts as a linear layer of its own would."""
+    _, rows, columns = shape
+    if init == "normal":
+        return b.param(name, f32(*shape), "normal", std=0.02)
+    return b.param(name, f32(*shape), "uniform", bound=math.sqrt(6 / (int(rows) + int(columns))))

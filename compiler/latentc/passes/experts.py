@@ -1,0 +1,45 @@
+"""Routed experts in forms whose shapes are known when an engine is built.
+
+`dense`: every expert for every token, with gate zero for those it was not routed to. Exact, E / K times the arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from latentc.ir.builder import Builder, Var
+from latentc.ir.core import Module, Node, Recipe
+from latentc.ir.ops import OPS
+from latentc.ir.ops.experts import dense_experts
+from latentc.passes.rewrite import has_op, rewrite
+
+
+def experts(module: Module) -> Module:
+    """The module with its routed experts dense, each a few linear layers; the same object where it has none.
+
+    An expert's weights become params of their own, made of the stacks that files hold: no engine has to slice them.
+    """
+    if not has_op(module, ("experts",)):
+        return module
+    made = rewrite(module, _replace)
+    functions = dict(made.functions)
+    for name, fn in made.functions.items():
+        if fn is not module.functions[name]:
+            used = {v for node in fn.nodes for v in node.inputs} | set(fn.outputs)
+            functions[name] = fn.with_(params=tuple(p for p in fn.params if p.value in used))
+    return made.with_(functions=functions)
+
+
+def _replace(b: Builder, node: Node, operands: list[Var]) -> Sequence[Var] | None:
+    if node.op != "experts":
+        return None
+    x, gates, *stacks = operands
+    params = {p.value: p for p in b._params.values()}
+    if any(w.value not in params or params[w.value].recipe for w in stacks):
+        return list(OPS["experts"].decompose(b, operands, node.attrs))  # type: ignore[misc]
+    count = int(gates.shape[-1])  # type: ignore[arg-type]
+    each = [
+        [b.made(f"{w.value.name}.{e}", Recipe("pick", (params[w.value],), {"index": e})) for w in stacks]
+        for e in range(count)
+    ]
+    return [dense_experts(b, x, gates, each)]

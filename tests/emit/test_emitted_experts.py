@@ -1,0 +1,73 @@
+"""The emitted mixture of experts in training: sparse, and its gradients those of the dense formula and the balance."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from parity_data import SIZES, error, load
+from torch_module import loaded, model_text
+
+from latentc.checkpoint import arrays, network_weights
+from latentc.lower import lower
+from latentc.spec import load_spec
+from latentc.weights import Array, write_safetensors
+
+
+def mixture(**sizes: int) -> torch.nn.Module:
+    text = model_text(lower(load_spec("dit_moe", None, SIZES["dit_moe"])))
+    torch.manual_seed(0)
+    return loaded(text)["MixtureOfExperts"](**sizes).double()
+
+
+def dense(moe: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(what the mixture gives, its balance loss), every expert for every token."""
+    scores = F.softmax(moe.gate(x), -1)
+    best, chosen = scores.topk(2)
+    hot = F.one_hot(chosen, 4).double()
+    gates = (hot * best[..., None]).sum(2)
+    h = F.silu(torch.einsum("btd,efd->btef", x, moe.w1)) * torch.einsum("btd,efd->btef", x, moe.w3)
+    y = torch.einsum("btef,edf,bte->btd", h, moe.w2, gates) + moe.shared(x)
+    return y, 0.01 * 4 * (hot.mean((0, 1, 2)) * scores.mean((0, 1))).sum()
+
+
+def test_gradients_are_those_of_the_loss_and_the_balance() -> None:
+    moe = mixture(dim=8, hidden=16, experts=4, per_token=2, shared=12)
+    x = torch.randn(3, 7, 8, dtype=torch.float64, requires_grad=True)
+    direction = torch.randn(3, 7, 8, dtype=torch.float64)
+    wrt = [x, *moe.parameters()]
+    y = moe(x)
+    found = torch.autograd.grad((y * direction).sum(), wrt)
+    want, balance = dense(moe, x)
+    assert torch.allclose(y, want, atol=1e-12)
+    for got, wanted in zip(found, torch.autograd.grad((want * direction).sum() + balance, wrt), strict=True):
+        assert torch.allclose(got, wanted, atol=1e-12)
+    without = torch.autograd.grad((dense(moe, x)[0] * direction).sum(), moe.gate.weight)[0]
+    assert not torch.allclose(
+        found[1 + [n for n, _ in moe.named_parameters()].index("gate.weight")], without, atol=1e-5
+    )
+
+
+def test_an_expert_that_nobody_wants_is_no_trouble() -> None:
+    moe = mixture(dim=8, hidden=16, experts=4, per_token=2, shared=12)
+    with torch.no_grad():
+        moe.gate.weight.zero_()  # all scores equal: the first two experts have every token
+    x = torch.randn(2, 3, 8, dtype=torch.float64)
+    moe(x).sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in moe.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(moe.float()(x.float()), dense(moe.double(), x)[0].float(), atol=0.05)
+
+
+def test_training_forward_is_the_authors(tmp_path: object) -> None:
+    numbers = load("dit_moe.train")
+    spec = load_spec("dit_moe", None, SIZES["dit_moe"])
+    lowered = lower(spec)
+    file = f"{tmp_path}/w.safetensors"
+    write_safetensors(file, {name: Array(a) for name, a in numbers.weights.items()})
+    own = arrays(network_weights(spec, lowered, file, "official")["main"])
+    model = loaded(model_text(lowered))["build"]().train()
+    kept = model.state_dict()
+    model.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in own.items() if name in kept})
+    x, t, y = (torch.from_numpy(numbers.inputs[name]) for name in ("x", "t", "y"))
+    assert error(model(x, t.float(), y).detach().numpy(), numbers.outputs["out"]) < 1e-5
