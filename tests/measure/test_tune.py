@@ -57,16 +57,37 @@ OBJECTIVES = {
 }
 
 
-def made(folder: Path, objective: str = "diffusion", sampler: str = "") -> tuple[Path, Path]:
+SMALL = """\
+networks:
+  small:
+    kind: patch_transformer
+    width: 8
+    depth: 1
+    patch: 4
+    positions: {kind: sincos_2d}
+    block:
+      mixer: {kind: attention, heads: 2}
+      feed_forward: {kind: gelu_mlp, ratio: 2}
+      norm: {kind: layer_norm}
+      condition: {kind: adaln_zero}
+"""
+
+
+def made(
+    folder: Path, objective: str = "diffusion", sampler: str = "", depth: int = 1, further: str = ""
+) -> tuple[Path, Path]:
     """A spec and its weights."""
     written, kind = OBJECTIVES[objective]
     own = sampler or f"{{kind: {kind}, steps: 12, guidance: {{scale: 1.5}}}}"
     spec, weights = folder / "tiny.yaml", folder / "tiny.safetensors"
-    spec.write_text(SPEC.format(objective=written, sampler=own))
+    spec.write_text(SPEC.format(objective=written, sampler=own).replace("depth: 1", f"depth: {depth}") + further)
     lowered = lower(load_spec(spec))
     rng = np.random.default_rng(0)
-    params = network_params(lowered, lowered.networks["main"]).items()
-    shapes = {name: [int(d) for d in p.type.shape] for name, p in params if not computed(p)}
+    shapes = {}
+    for network in lowered.networks.values():
+        prefix = f"{network.name}." if len(lowered.networks) > 1 else ""
+        params = network_params(lowered, network).items()
+        shapes.update({prefix + name: [int(d) for d in p.type.shape] for name, p in params if not computed(p)})
     tensors = {name: Array((0.2 * rng.standard_normal(shape)).astype(np.float32)) for name, shape in shapes.items()}
     write_safetensors(weights, tensors)
     return spec, weights
@@ -154,6 +175,22 @@ def test_what_is_no_file_as_it_stands_is_written_beside(tmp_path: Path) -> None:
     assert written.sampler == found.chosen.candidate.sampler
     assert written.sampler.guidance is not None and written.sampler.guidance.scale == 2.5  # type: ignore[attr-defined]
     assert (tmp_path / "tuned" / "base.yaml").is_file()
+
+
+def test_cached_blocks_and_small_networks_are_tried(tmp_path: Path) -> None:
+    spec, weights = made(tmp_path, depth=3, further=SMALL)
+    found = tuned(spec, weights, tmp_path / "tuned", evaluations=(6,))
+    whole = {m.candidate.found: m for m in found.measured if not m.candidate.optimize}["timesteps"]
+    reused = [m for m in found.measured if m.candidate.optimize]
+    assert {m.candidate.found for m in reused} == {"cache", "stitch"}
+    assert {"blocks 1-2 every 2", "small until 0.5"} <= {m.candidate.name().partition("searched ")[2] for m in reused}
+    for m in reused:
+        assert m.gflop < whole.gflop and m.quality["error"] != whole.quality["error"]
+    best = min(reused, key=lambda m: m.gflop)
+    found = tuned(spec, weights, tmp_path / "tuned", evaluations=(6,), budget=[f"error={best.quality['error'] * 1.01}"])
+    written = load_spec(tmp_path / "tuned" / "tuned.yaml")
+    assert found.chosen.candidate.optimize and (written.optimize.cache or written.optimize.stitch)
+    api.compile(tmp_path / "tuned" / "tuned.yaml", weights, tmp_path / "bundle")
 
 
 def test_no_candidate_fits(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
 
 from latentc.components import load
 from latentc.components.process import Process
@@ -13,6 +15,9 @@ from latentc.components.samplers.ddim import Ddim
 from latentc.components.samplers.dpm_solver_pp import Multistep
 from latentc.components.samplers.euler import Integrator
 from latentc.components.samplers.tables import Table
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
 
 Gridded = Ddim | Integrator | Multistep  # the samplers that are tried: each has a grid of timesteps
 
@@ -50,6 +55,16 @@ INTERVALS = ((0.0, 0.8), (0.0, 0.6), (0.1, 1.0), (0.2, 1.0), (0.2, 0.8), (0.4, 1
 S = TypeVar("S", bound=ArraySampler)
 
 
+EVERY = (2, 3)
+"""Steps of which one computes the cached blocks."""
+
+UNTIL = (0.25, 0.5, 0.75)
+"""Parts of the way from noise (0) to data (1) that a small network takes."""
+
+REUSED = 3  # candidates that are tried with cached blocks and with a small network
+SHORTEST = 6  # steps that such a candidate has at least
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A sampler and what it changes in the spec's `optimize`; `found` says how it came about.
@@ -69,12 +84,11 @@ class Candidate:
         parts = [s.kind, str(order) if order else "", where]
         if s.guidance is not None and s.guidance.interval != (0.0, 1.0):
             parts.append("guided {:g}-{:g}".format(*s.guidance.interval))
-        return " ".join(filter(None, [*parts, *(f"{key} {_short(value)}" for key, value in self.optimize.items())]))
-
-
-def _short(value: Any) -> str:
-    """A setting in a word: of a mapping the values alone."""
-    return " ".join(map(_short, value.values())) if isinstance(value, Mapping) else str(value)
+        if (cache := self.optimize.get("cache")) is not None:
+            parts.append("blocks {}-{} every {}".format(*cache["blocks"], cache["every"]))
+        if (stitch := self.optimize.get("stitch")) is not None:
+            parts.append("{network} until {until:g}".format(**stitch))
+        return " ".join(filter(None, parts))
 
 
 def solvers(own: ArraySampler, process: Process) -> Iterator[ArraySampler]:
@@ -151,3 +165,20 @@ def with_interval(sampler: S, interval: tuple[float, float]) -> S:
     """The sampler guided in a part of the way alone."""
     assert sampler.guidance is not None
     return sampler.model_copy(update={"guidance": sampler.guidance.model_copy(update={"interval": interval})})
+
+
+def reusing(found: Sequence[Candidate], spec: Spec, small: Sequence[str]) -> list[Candidate]:
+    """Some of those `found`, of all lengths, with what lets a step do less than the whole network.
+
+    Cached are the blocks but the first and the last, or the middle half of them. `small` are networks that can take the
+    first steps.
+    """
+    longer = [c for c in found if c.sampler.steps >= SHORTEST and c.found != "interval"]
+    places = np.linspace(0, len(longer) - 1, min(REUSED, len(longer))).round().astype(int)
+    tried: list[tuple[str, dict[str, Any]]] = []
+    depth = getattr(spec.networks.get("main"), "depth", 0)
+    if spec.optimize.cache is None and depth >= 3:
+        ranges = dict.fromkeys([(1, depth - 1), (depth // 4, depth - depth // 4)])
+        tried += [("cache", {"blocks": list(blocks), "every": every}) for blocks in ranges for every in EVERY]
+    tried += [("stitch", {"network": name, "until": until}) for name in small for until in UNTIL]
+    return [Candidate(longer[i].sampler, name, {name: value}) for i in places for name, value in tried]

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
+from latentc.components.contract import Lowered
 from latentc.components.process import process_of
 from latentc.components.samplers.base import ArraySampler
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.export.folder import new_folder
 from latentc.lower import lower
 from latentc.measure.tune.budget import COSTS, Bound, Measured, check_bounds, chosen, none_fits
-from latentc.measure.tune.candidates import COUNTS, Candidate, evaluations
+from latentc.measure.tune.candidates import COUNTS, Candidate, evaluations, reusing
 from latentc.measure.tune.compiled import Compile, measured
 from latentc.measure.tune.denoiser import Array, Denoiser, open_denoiser
 from latentc.measure.tune.plot import need_matplotlib, write_plot
@@ -100,7 +101,9 @@ def tune(
             )
             found = screen_all(screen, _counts(own, denoiser, options), tell)
             judge, seeds, labels = judging.finish(denoiser, own, tell)
-        results = _measured_all(spec, own, shortlist(found), compile, judge, seeds, labels, options, tell)
+        listed = shortlist(found)
+        listed += reusing(listed, spec, _small_networks(lowered))
+        results = _measured_all(spec, own, listed, compile, judge, seeds, labels, options, tell)
         first = results[0]
         picked = chosen(results, first, judging.bounds, judging.primary, judging.higher)
         tuned = Tuned(
@@ -132,6 +135,17 @@ def _own_sampler(spec: Spec) -> ArraySampler:
     message = f"the spec `{spec.name}` has no sampler whose steps can be fewer"
     mend = "tuning is for diffusion and flow: `sampler: {kind: ddim, steps: 50}`; tokens are drawn one by one"
     raise DiagnosticError(Diagnostic("E0708", message, spec.span("sampler"), help=mend))
+
+
+def _small_networks(lowered: Lowered) -> list[str]:
+    """Networks that can take steps in the place of `main`."""
+    main = lowered.networks["main"]
+    return [
+        name
+        for name, network in lowered.networks.items()
+        if name != "main"
+        and (network.family, network.shape, network.classes) == (main.family, main.shape, main.classes)
+    ]
 
 
 def _counts(own: ArraySampler, denoiser: Denoiser, options: Options) -> tuple[int, ...]:
