@@ -5,7 +5,7 @@ Symbols: N evaluations of a network, B batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from latentc.ir.core import Function, Module, Node, Value, callees, join
@@ -64,6 +64,27 @@ def network_inputs_shown(
     return extended, [Evaluations(extra.path, extra.part, extra.loops) for extra in extras]
 
 
+def values_shown(module: Module, entry: str, wanted: Mapping[str, Mapping[Value, str]]) -> tuple[Module, list[str]]:
+    """`entry` with values inside it behind its own outputs; `wanted` names those of each function, {value: name}.
+
+    Returns the module and the call path of each added output with the value's name (`blocks.3.attn.qkv`). Values that
+    no node takes, or that are made in loops, are not shown.
+    """
+    done: set[tuple[str, Value]] = set()
+
+    def shown(fn: Function, node: Node, inner: list[_Extra]) -> Iterator[_Extra]:
+        for value in node.inputs:
+            name = wanted.get(fn.name, {}).get(value)
+            if name is not None and (fn.name, value) not in done:
+                done.add((fn.name, value))
+                yield _Extra(name, 0, 0, value)
+        if node.op == "call":
+            yield from inner
+
+    extended, extras = _extended(module, module.entries[entry], shown)
+    return extended, [extra.path for extra in extras]
+
+
 _Shown = Callable[[Function, Node, list[_Extra]], Iterator[_Extra]]
 
 
@@ -108,4 +129,4 @@ def _through(node: Node, extra: _Extra, name: str) -> _Extra:
     return _Extra(path, extra.part, loops, Value(name, type))
 
 
-__all__ = ["Evaluations", "calls_shown", "network_inputs_shown"]
+__all__ = ["Evaluations", "calls_shown", "network_inputs_shown", "values_shown"]

@@ -17,6 +17,7 @@ from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.export.store import FileTensors
 from latentc.ir.core import Module, alone
 from latentc.ir.interpret import Interpreter
+from latentc.measure.execute import written
 from latentc.measure.probe import Evaluations, network_inputs_shown
 from latentc.measure.subject import Subject
 
@@ -43,7 +44,7 @@ def engine_calls(
     tensors = FileTensors(subject.weights)
     model = onnx_from_module(flat, program.entry, tensors, subject.spec.target.opset, names)
     with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
-        path, external = _written(model, tensors, Path(folder))
+        path, external = written(model, tensors, Path(folder))
         engine = subject.engine(path, external)
         values = engine.run(inputs, names)
         arrays = [np.array(subject.backend.array(values[name])) for name in names]
@@ -58,16 +59,6 @@ def oracle_calls(
     order = [v.name for v in module.entry(program.entry).inputs]
     out, *arrays = Interpreter(module, subject.arrays).run(program.entry, *(inputs[name] for name in order))
     return out, calls(evaluations, arrays)
-
-
-def _written(model: object, tensors: FileTensors, folder: Path) -> tuple[Path, dict[str, Path]]:
-    """A model in `folder` with its weights by reference: the file, and weight files by the name it calls them."""
-    external = dict(tensors.write(folder, by_reference=True))
-    if (folder / "weights").exists():
-        external.update({f"weights/{path.name}": path for path in (folder / "weights").iterdir()})
-    path = folder / "model.onnx"
-    path.write_bytes(model.SerializeToString())  # type: ignore[attr-defined]
-    return path, external
 
 
 def calls(evaluations: Sequence[Evaluations], arrays: Sequence[Array]) -> list[Call]:

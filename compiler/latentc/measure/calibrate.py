@@ -1,0 +1,365 @@
+"""Calibration: an unquantised network watched along real trajectories of its sampler, and the file that is kept of it.
+
+The sampler runs in float32 from seeded noise, both branches of guidance with it. A few of its evaluations, spread
+evenly, are then run again one by one, and the inputs of every layer that can be quantised are looked at. For token
+models an evaluation is the whole of sampled sequences: what a prefill and the decoding of every token see.
+
+Symbols: B batch, C channels, E evaluations seen, T tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentc import pipeline
+from latentc.components.contract import Lowered, Network, SampleProgram
+from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.export.bundle import prepared
+from latentc.files import read_arrays, write_arrays
+from latentc.ir.core import Module
+from latentc.measure.execute import Array, Feed, executable, sampler_inputs
+from latentc.measure.observe import Observed, observed
+from latentc.measure.probe import network_inputs_shown
+from latentc.measure.trajectory import calls
+from latentc.passes.quantize import Layer, quantizable
+from latentc.spec import Spec
+from latentc.spec.sections import Quantize
+from latentc.weights import Expr, blocks, materialise
+
+FORMAT = 1
+AT_ONCE = 16
+"""Samples of one run of the sampler."""
+
+Tell = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What calibration saw.
+
+    `about`: of which spec, weights, seed and steps it is. `inputs`: each input of layers by the path its measured
+    tensors stand under (`main.blocks.0.attn.qkv`). `feeds`: by network the evaluations seen, inputs by name; `points`
+    says where each is (`t=981`). `samples`: what the trajectories end in, f32[B, C, H, W] or i64[B, T].
+    """
+
+    about: Mapping[str, Any]
+    inputs: Mapping[str, Observed]
+    feeds: Mapping[str, tuple[Feed, ...]]
+    points: Mapping[str, tuple[str, ...]]
+    samples: Array
+
+
+def unquantised(lowered: Lowered, spec: Spec) -> Lowered:
+    """The lowered spec as the pass `quantize` of the target finds it."""
+    names = [p.name for p in pipeline.PASSES[spec.target.engine]]
+    return pipeline.optimised(lowered, spec, names[names.index("quantize") - 1])
+
+
+def calibrate(
+    lowered: Lowered, spec: Spec, weights: Mapping[str, Expr], asked: Quantize, tell: Tell | None = None
+) -> Calibration:
+    """Watch the networks of `lowered`, as the spec was lowered, along the trajectories of its first sampler.
+
+    `weights` are by whole path (`main.blocks.0.…`). Raises DiagnosticError: E0410, E0801 where a layer saw nothing.
+    """
+    tell = tell or (lambda done, total, what: None)
+    tell(0, 1, "sampling trajectories")
+    feeds, points, samples = _trajectories(lowered, spec, weights, asked)
+    optimised = unquantised(lowered, spec)
+    layers = chosen(quantizable(optimised.module), asked)
+    reach = _weight_reach(layers, weights) if asked.smooth is not None else {}
+
+    def smoothing(path: str, channels: Array) -> Array:
+        return smoothed(channels, reach[path], asked.smooth or 0.0) if path in reach else np.ones_like(channels)
+
+    inputs: dict[str, Observed] = {}
+    for name in feeds:
+        inputs.update(
+            observed(
+                optimised.module,
+                f"{name}.forward",
+                weights,
+                feeds[name],
+                smoothing,
+                spec.target.opset,
+                lambda done, total, name=name: tell(done, total, f"watching the network {name}"),  # type: ignore[misc]
+            )
+        )
+    about = {"format": FORMAT, "name": spec.name, **_identity(spec, asked), "weights": weights_hash(weights)}
+    found = Calibration(about, inputs, feeds, points, samples)
+    check_complete(found, layers)
+    return found
+
+
+def check_complete(calibration: Calibration, layers: Mapping[str, Layer]) -> None:
+    """DiagnosticError E0801 where layers that are to be quantised saw nothing, or nothing but zeros."""
+    unseen = [path for path, layer in layers.items() if layer.group not in calibration.inputs]
+    silent = [
+        path
+        for path, layer in layers.items()
+        if layer.group in calibration.inputs and calibration.inputs[layer.group].limit == 0.0
+    ]
+    problems = []
+    for paths, what in ((unseen, "saw no finite values"), (silent, "saw nothing but zeros")):
+        if paths:
+            others = f" (and {len(paths) - 1} more layers)" if len(paths) > 1 else ""
+            message = f"the layer {paths[0]}{others} {what} in calibration, so its scale is unknown"
+            mend = f"leave it out with `optimize.quantize.exclude: ['{paths[0].removesuffix('.weight')}']`"
+            problems.append(Diagnostic("E0801", message, help=f"are the weights those of a trained model? Else {mend}"))
+    if problems:
+        raise DiagnosticError(*problems)
+
+
+def chosen(layers: Mapping[str, Layer], asked: Quantize) -> dict[str, Layer]:
+    """The layers that the spec does not exclude. DiagnosticError E0802 for a pattern that no layer has."""
+    patterns = {pattern: _matching(pattern, layers) for pattern in asked.exclude}
+    idle = [pattern for pattern, found in patterns.items() if not found]
+    if idle:
+        known = ", ".join(path.removesuffix(".weight") for path in list(layers)[:4])
+        mend = f"a pattern is a path or its last parts, with * for any: `*.adaLN`; paths are such as {known}"
+        raise DiagnosticError(*(Diagnostic("E0802", f"no layer is called `{p}`", help=mend) for p in idle))
+    excluded = {path for found in patterns.values() for path in found}
+    return {path: layer for path, layer in layers.items() if path not in excluded}
+
+
+def _matching(pattern: str, layers: Mapping[str, Layer]) -> list[str]:
+    from fnmatch import fnmatchcase
+
+    def fits(path: str) -> bool:
+        stem = path.removesuffix(".weight")
+        own = stem.split(".", 1)[-1]  # without the network's name
+        return any(fnmatchcase(name, pattern) for name in (stem, own))
+
+    return [path for path in layers if fits(path)]
+
+
+# ---- SmoothQuant
+
+
+def smoothed(channels: Array, weights: Array, alpha: float) -> Array:
+    """What each input channel is divided by: max|x|^alpha / max|w|^(1 - alpha), 1 for a channel without either.
+
+    `channels`, `weights` f32[C]: the largest magnitudes. Xiao et al. 2023, arXiv:2211.10438, equation 4.
+    """
+    live = (channels > 0) & (weights > 0)
+    ratio = np.where(live, channels, 1.0) ** alpha / np.where(live, weights, 1.0) ** (1.0 - alpha)
+    return np.clip(np.where(live, ratio, 1.0), 1e-5, 1e5).astype(np.float32)
+
+
+def _weight_reach(layers: Mapping[str, Layer], weights: Mapping[str, Expr]) -> dict[str, Array]:
+    """{path of measured tensors: max|w| of each input channel over the linear layers that read it}, f32[C]."""
+    found: dict[str, Array] = {}
+    for path, layer in layers.items():
+        if layer.op == "linear":
+            reach = np.max(np.abs(materialise(weights[path])), axis=0)
+            found[layer.group] = np.maximum(found.get(layer.group, 0.0), reach)
+    return found
+
+
+# ---- trajectories
+
+
+def _trajectories(
+    lowered: Lowered, spec: Spec, weights: Mapping[str, Expr], asked: Quantize
+) -> tuple[dict[str, tuple[Feed, ...]], dict[str, tuple[str, ...]], Array]:
+    """Feeds of each network, where they are on the trajectory, and the final samples."""
+    program, wanted = lowered.programs[0], asked.calibration
+    classes = classes_for(spec, asked)
+    seeds = range(0, len(classes), min(AT_ONCE, spec.target.max_batch))
+    requests = [
+        sampler_inputs(lowered.module, program, classes[i : i + seeds.step], wanted.seed + i) for i in seeds
+    ]
+    feeds: dict[str, tuple[Feed, ...]] = {}
+    points: dict[str, tuple[str, ...]] = {}
+    samples: list[Array] = []
+    for name, network in lowered.networks.items():
+        if network.family == "tokens":
+            samples, feeds[name] = _sequences(lowered, program, network, spec, weights, requests)
+        else:
+            samples, feeds[name] = _evaluations(lowered, program, network, spec, weights, requests, wanted.steps)
+        points[name] = tuple(_point(feed) for feed in feeds[name])
+    used = {name for name in feeds if feeds[name]}
+    return (
+        {name: feeds[name] for name in used},
+        {name: points[name] for name in used},
+        np.concatenate(samples),
+    )
+
+
+def classes_for(spec: Spec, asked: Quantize) -> list[int]:
+    """The class of each calibration sample: some, spread evenly over those there are, in turn."""
+    known, wanted = max(spec.data.classes, 1), asked.calibration
+    picked = sorted({round(c) for c in np.linspace(0, known - 1, min(wanted.classes, known))})
+    return [picked[i % len(picked)] for i in range(wanted.samples)]
+
+
+def _evaluations(
+    lowered: Lowered,
+    program: SampleProgram,
+    network: Network,
+    spec: Spec,
+    weights: Mapping[str, Expr],
+    requests: Sequence[Feed],
+    steps: int,
+) -> tuple[list[Array], tuple[Feed, ...]]:
+    """Final samples of each request, and evaluations of a denoiser spread evenly over the sampler's."""
+    module = prepared(lowered.module, program.entry, spec.optimize.guidance)
+    method = network.methods["forward"]
+    shown, evaluations = network_inputs_shown(module, program.entry, {method})
+    call = executable(shown, program.entry, weights, spec.target.opset)
+    names = [value.name for value in lowered.module.functions[method].inputs]
+    samples, found = [], []
+    for request in requests:
+        out, *arrays = call(request)
+        samples.append(out)
+        made = calls(evaluations, arrays) if evaluations else []
+        for i in sorted({round(i) for i in np.linspace(0, len(made) - 1, min(steps, len(made)))}):
+            found.append({n: np.ascontiguousarray(a) for n, a in zip(names, made[i], strict=True)})
+    return samples, tuple(found)
+
+
+def _sequences(
+    lowered: Lowered,
+    program: SampleProgram,
+    network: Network,
+    spec: Spec,
+    weights: Mapping[str, Expr],
+    requests: Sequence[Feed],
+) -> tuple[list[Array], tuple[Feed, ...]]:
+    """Sampled sequences i64[B, T] of each request, and as a forward takes them, with their class and without."""
+    module = _alone(lowered, spec, program)
+    call = executable(module, program.entry, weights, spec.target.opset)
+    names = [value.name for value in lowered.module.functions[network.methods["forward"]].inputs]
+    classes = next(name for name, source in program.sources.items() if source.kind == "classes")
+    samples, found = [], []
+    for request in requests:
+        tokens, y = call(request)[0], request[classes]
+        samples.append(tokens)
+        both = [y] if network.null_class is None else [y, np.full_like(y, network.null_class)]
+        found += [dict(zip(names, (np.ascontiguousarray(tokens[:, :-1]), kind), strict=True)) for kind in both]
+    return samples, tuple(found)
+
+
+def _alone(lowered: Lowered, spec: Spec, program: SampleProgram) -> Module:
+    return prepared(lowered.module, program.entry, spec.optimize.guidance)
+
+
+def _point(feed: Feed) -> str:
+    return f"t={float(feed['t'].reshape(-1)[0]):.4g}" if "t" in feed else "sampled"
+
+
+# ---- the file
+
+
+def weights_hash(weights: Mapping[str, Expr]) -> str:
+    """The sha256 of all tensors with their names, dtypes and shapes, in hex."""
+    digest = hashlib.sha256()
+    for path in sorted(weights):
+        expr = weights[path]
+        digest.update(f"{path} {expr.dtype} {list(expr.shape)}\n".encode())
+        for block in blocks(expr):
+            digest.update(block.view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _identity(spec: Spec, asked: Quantize) -> dict[str, Any]:
+    """What a calibration depends on of a spec: all of the model and its sampler, and what was asked to be seen."""
+    data = spec.model_dump(mode="json", by_alias=True, exclude={"train", "target", "optimize", "weights", "name"})
+    seen = asked.calibration.model_dump(exclude={"range"})
+    text = json.dumps(data, sort_keys=True)
+    return {"spec": hashlib.sha256(text.encode()).hexdigest(), "smooth": asked.smooth, **seen}
+
+
+def write_calibration(path: Path | str, calibration: Calibration) -> None:
+    """Write a calibration as an .npz file that says what it belongs to. DiagnosticError E0412."""
+    arrays: dict[str, Array] = {"samples": calibration.samples}
+    for name, seen in calibration.inputs.items():
+        arrays |= {f"inputs/{name}/{field}": np.asarray(getattr(seen, field)) for field in Observed.__annotations__}
+    for name, feeds in calibration.feeds.items():
+        arrays |= {f"feeds/{name}/{i}/{key}": array for i, feed in enumerate(feeds) for key, array in feed.items()}
+    about = {**calibration.about, "points": calibration.points, "sha256": _content_hash(arrays)}
+    write_arrays(path, {"about": np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8), **arrays})
+
+
+def read_calibration(path: Path | str) -> Calibration:
+    """Read a calibration. DiagnosticError: E0401 to E0403, E0408 where it is damaged."""
+    arrays = read_arrays(path)
+    try:
+        about = json.loads(arrays.pop("about").tobytes())
+        points = {name: tuple(found) for name, found in about.pop("points").items()}
+        if about["format"] != FORMAT:
+            raise _damaged(path, f"it has format {about['format']}, this latentc reads {FORMAT}")
+        if about.pop("sha256") != _content_hash(arrays):
+            raise _damaged(path, "its arrays do not have the hash that it says")
+        inputs: dict[str, dict[str, Any]] = {}
+        feeds: dict[str, dict[int, dict[str, Array]]] = {name: {} for name in points}
+        for key, array in arrays.items():
+            kind, *rest = key.split("/")
+            if kind == "inputs":
+                inputs.setdefault(rest[0], {})[rest[1]] = array.item() if array.ndim == 0 else array
+            elif kind == "feeds":
+                feeds[rest[0]].setdefault(int(rest[1]), {})[rest[2]] = array
+        return Calibration(
+            about,
+            {name: Observed(**fields) for name, fields in inputs.items()},
+            {name: tuple(found[i] for i in sorted(found)) for name, found in feeds.items()},
+            points,
+            arrays["samples"],
+        )
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise _damaged(path, f"it lacks what a calibration has ({type(error).__name__}: {error})") from None
+
+
+def check_fits(calibration: Calibration, path: Path | str, spec: Spec, asked: Quantize, weights: str) -> None:
+    """DiagnosticError E0803 where a calibration is of another spec, other weights or other settings.
+
+    `weights`: their `weights_hash`.
+    """
+    about, wanted = calibration.about, _identity(spec, asked)
+    problems = [f"it is of another model or sampler (`{about.get('name')}`)"] if about["spec"] != wanted["spec"] else []
+    problems += ["it is of other weights"] if about["weights"] != weights else []
+    problems += [
+        f"it was made with `{key}: {about.get(key)}`; the spec says {value}"
+        for key, value in wanted.items()
+        if key != "spec" and about.get(key) != value
+    ]
+    if problems:
+        mend = "make one with `latentc calibrate SPEC --weights FILE -o calibration.npz`, or leave `--calibration` out"
+        raise DiagnosticError(*(Diagnostic("E0803", f"{path} does not fit: {p}", help=mend) for p in problems))
+
+
+def _content_hash(arrays: Mapping[str, Array]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {list(arrays[name].shape)}\n".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _damaged(path: Path | str, why: str) -> DiagnosticError:
+    return DiagnosticError(
+        Diagnostic("E0408", f"{path} is no sound calibration: {why}", help="make it again with `latentc calibrate`")
+    )
+
+
+__all__ = [
+    "Calibration",
+    "calibrate",
+    "check_complete",
+    "check_fits",
+    "chosen",
+    "classes_for",
+    "read_calibration",
+    "smoothed",
+    "unquantised",
+    "weights_hash",
+    "write_calibration",
+]

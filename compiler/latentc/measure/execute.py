@@ -1,0 +1,102 @@
+"""Running an entry of a module here: by ONNX Runtime on the CPU, by the interpreter where that is not installed.
+
+Symbols: B batch, N rows of a per-step input.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from latentc.checkpoint import arrays
+from latentc.components.contract import SampleProgram
+from latentc.export.onnx import OPSET, flat_module, onnx_from_module
+from latentc.export.store import FileTensors
+from latentc.ir.core import Module
+from latentc.ir.interpret import Interpreter
+from latentc.ir.types import Sym
+from latentc.ir.verify import verify
+from latentc.passes.quantize import prefix_of
+from latentc.weights import Expr
+
+Array = np.ndarray
+Feed = Mapping[str, Array]
+Call = Callable[..., list[Array]]
+
+
+def executable(module: Module, entry: str, weights: Mapping[str, Expr], opset: int = OPSET) -> Call:
+    """An entry at stage `expanded` as a function `call(feed, which=None)` of its inputs by name.
+
+    It gives the outputs numbered in `which`, all by default. `weights` are by whole path (`main.blocks.0.…`). Raises
+    DiagnosticError E0410 for weights that are missing, BundleError E0607 where the engine fails.
+    """
+    prefix = prefix_of(module, entry)
+    prefix = f"{prefix}." if prefix else ""
+    own = {path.removeprefix(prefix): expr for path, expr in weights.items() if path.startswith(prefix)}
+    if importlib.util.find_spec("onnxruntime") is None:
+        return _interpreted(module, entry, own)
+    from latentc_runtime.backends import open_backend
+
+    flat = verify(flat_module(module, entry, opset=opset), "inlined")
+    names = [f"out.{i}" for i in range(len(flat.entry(entry).outputs))]
+    tensors = FileTensors(own)
+    model = onnx_from_module(flat, entry, tensors, opset, names)
+    backend = open_backend("cpu")
+    with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
+        engine = backend.engine(*written(model, tensors, Path(folder)))
+
+    def call(feed: Feed, which: Sequence[int] | None = None) -> list[Array]:
+        wanted = names if which is None else [names[i] for i in which]
+        values = engine.run(feed, wanted)
+        return [np.array(backend.array(values[name])) for name in wanted]
+
+    return call
+
+
+def _interpreted(module: Module, entry: str, weights: Mapping[str, Expr]) -> Call:
+    interpreter = Interpreter(module, arrays(weights), "f32")
+    order = [value.name for value in module.entry(entry).inputs]
+
+    def call(feed: Feed, which: Sequence[int] | None = None) -> list[Array]:
+        outs = interpreter.run(entry, *(feed[name] for name in order))
+        return [np.asarray(outs[i]) for i in (range(len(outs)) if which is None else which)]
+
+    return call
+
+
+def written(model: object, tensors: FileTensors, folder: Path) -> tuple[Path, dict[str, Path]]:
+    """A model in `folder` with its weights by reference: the file, and weight files by the name it calls them."""
+    external = dict(tensors.write(folder, by_reference=True))
+    if (folder / "weights").exists():
+        external.update({f"weights/{path.name}": path for path in (folder / "weights").iterdir()})
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())  # type: ignore[attr-defined]
+    return path, external
+
+
+def sampler_inputs(module: Module, program: SampleProgram, classes: Sequence[int], seed: int) -> dict[str, Array]:
+    """The inputs of a whole sampler by name as the runtime makes them: sample i has seed `seed` + i, default scale."""
+    from latentc_runtime.noise import normals, seed_words, uniforms
+
+    seeds, found = seed_words(range(seed, seed + len(classes))), {}
+    for value in module.entry(program.entry).inputs:
+        source = program.sources[value.name]
+        if source.kind == "classes":
+            found[value.name] = np.asarray(classes, np.int64)
+        elif source.kind == "guidance":
+            found[value.name] = np.full(len(classes), source.default, np.float32)
+        else:
+            draw = normals if source.kind == "normal" else uniforms
+            # The batch is the only run-time size; rows of a per-step input stand before it.
+            sizes = value.type.shape[1:] if source.per_step is None else value.type.shape[2:]
+            shape = [int(d) for d in sizes if not isinstance(d, Sym)]
+            index = 0 if source.per_step is None else range(source.per_step)
+            found[value.name] = np.ascontiguousarray(draw(seeds, source.stream, shape, index), np.float32)
+    return found
+
+
+__all__ = ["Array", "Call", "Feed", "executable", "sampler_inputs", "written"]
