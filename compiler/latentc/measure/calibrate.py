@@ -1,4 +1,4 @@
-"""Calibration: an unquantised network watched along real trajectories of its sampler, and the file that is kept of it.
+"""Calibration: an unquantised network watched along real trajectories of its sampler.
 
 The sampler runs in float32 from seeded noise, both branches of guidance with it. A few of its evaluations, spread
 evenly, are then run again one by one, and the inputs of every layer that can be quantised are looked at. For token
@@ -9,12 +9,7 @@ Symbols: B batch, C channels, E evaluations seen, T tokens.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,38 +17,22 @@ from latentc import pipeline
 from latentc.components.contract import Lowered, Network, SampleProgram
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.export.bundle import prepared
-from latentc.files import read_arrays, write_arrays
-from latentc.ir.core import Module
+from latentc.export.store import expression
+from latentc.ir.core import Module, Param, parameters
+from latentc.measure.calibration import FORMAT, Calibration, identity, weights_hash
 from latentc.measure.execute import Array, Feed, executable, sampler_inputs
 from latentc.measure.observe import Observed, observed
 from latentc.measure.probe import network_inputs_shown
 from latentc.measure.trajectory import calls
-from latentc.passes.quantize import Layer, quantizable
+from latentc.passes.quantize import Layer, prefix_of, quantizable
 from latentc.spec import Spec
 from latentc.spec.sections import Quantize
-from latentc.weights import Expr, blocks, materialise
+from latentc.weights import Expr, materialise
 
-FORMAT = 1
 AT_ONCE = 16
 """Samples of one run of the sampler."""
 
 Tell = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What calibration saw.
-
-    `about`: of which spec, weights, seed and steps it is. `inputs`: each input of layers by the path its measured
-    tensors stand under (`main.blocks.0.attn.qkv`). `feeds`: by network the evaluations seen, inputs by name; `points`
-    says where each is (`t=981`). `samples`: what the trajectories end in, f32[B, C, H, W] or i64[B, T].
-    """
-
-    about: Mapping[str, Any]
-    inputs: Mapping[str, Observed]
-    feeds: Mapping[str, tuple[Feed, ...]]
-    points: Mapping[str, tuple[str, ...]]
-    samples: Array
 
 
 def unquantised(lowered: Lowered, spec: Spec) -> Lowered:
@@ -71,10 +50,11 @@ def calibrate(
     """
     tell = tell or (lambda done, total, what: None)
     tell(0, 1, "sampling trajectories")
-    feeds, points, samples = _trajectories(lowered, spec, weights, asked)
+    wanted = asked.calibration
+    feeds, points, samples = trajectories(lowered, spec, weights, classes_for(spec, asked), wanted.seed, wanted.steps)
     optimised = unquantised(lowered, spec)
     layers = chosen(quantizable(optimised.module), asked)
-    reach = _weight_reach(layers, weights) if asked.smooth is not None else {}
+    reach = _weight_reach(layers, optimised.module, weights) if asked.smooth is not None else {}
 
     def smoothing(path: str, channels: Array) -> Array:
         return smoothed(channels, reach[path], asked.smooth or 0.0) if path in reach else np.ones_like(channels)
@@ -92,7 +72,7 @@ def calibrate(
                 lambda done, total, name=name: tell(done, total, f"watching the network {name}"),  # type: ignore[misc]
             )
         )
-    about = {"format": FORMAT, "name": spec.name, **_identity(spec, asked), "weights": weights_hash(weights)}
+    about = {"format": FORMAT, "name": spec.name, **identity(spec, asked), "weights": weights_hash(weights)}
     found = Calibration(about, inputs, feeds, points, samples)
     check_complete(found, layers)
     return found
@@ -153,12 +133,20 @@ def smoothed(channels: Array, weights: Array, alpha: float) -> Array:
     return np.clip(np.where(live, ratio, 1.0), 1e-5, 1e5).astype(np.float32)
 
 
-def _weight_reach(layers: Mapping[str, Layer], weights: Mapping[str, Expr]) -> dict[str, Array]:
+def layer_weight(module: Module, weights: Mapping[str, Expr]) -> Callable[[str], Array]:
+    """The weight of a layer by its whole path, made where a pass has merged it of others."""
+    params: dict[str, Param] = {}
+    for entry, function in module.entries.items():
+        params |= parameters(module, function, prefix_of(module, entry))
+    return lambda path: materialise(expression(weights, path, params[path]))
+
+
+def _weight_reach(layers: Mapping[str, Layer], module: Module, weights: Mapping[str, Expr]) -> dict[str, Array]:
     """{path of measured tensors: max|w| of each input channel over the linear layers that read it}, f32[C]."""
-    found: dict[str, Array] = {}
+    weight, found = layer_weight(module, weights), dict[str, Array]()
     for path, layer in layers.items():
         if layer.op == "linear":
-            reach = np.max(np.abs(materialise(weights[path])), axis=0)
+            reach = np.max(np.abs(weight(path)), axis=0)
             found[layer.group] = np.maximum(found.get(layer.group, 0.0), reach)
     return found
 
@@ -166,16 +154,17 @@ def _weight_reach(layers: Mapping[str, Layer], weights: Mapping[str, Expr]) -> d
 # ---- trajectories
 
 
-def _trajectories(
-    lowered: Lowered, spec: Spec, weights: Mapping[str, Expr], asked: Quantize
+def trajectories(
+    lowered: Lowered, spec: Spec, weights: Mapping[str, Expr], classes: Sequence[int], seed: int, steps: int
 ) -> tuple[dict[str, tuple[Feed, ...]], dict[str, tuple[str, ...]], Array]:
-    """Feeds of each network, where they are on the trajectory, and the final samples."""
-    program, wanted = lowered.programs[0], asked.calibration
-    classes = classes_for(spec, asked)
-    seeds = range(0, len(classes), min(AT_ONCE, spec.target.max_batch))
-    requests = [
-        sampler_inputs(lowered.module, program, classes[i : i + seeds.step], wanted.seed + i) for i in seeds
-    ]
+    """What each network is given along the first sampler, for samples of `classes`, of seeds `seed` and up.
+
+    Gives feeds of `steps` evaluations of each network, spread evenly, where each is, and the final samples.
+    """
+    program = lowered.programs[0]
+    starts = range(0, len(classes), min(AT_ONCE, spec.target.max_batch))
+    parts = [(classes[i : i + starts.step], seed + i) for i in starts]
+    requests = [sampler_inputs(lowered.module, program, part, first) for part, first in parts]
     feeds: dict[str, tuple[Feed, ...]] = {}
     points: dict[str, tuple[str, ...]] = {}
     samples: list[Array] = []
@@ -183,7 +172,7 @@ def _trajectories(
         if network.family == "tokens":
             samples, feeds[name] = _sequences(lowered, program, network, spec, weights, requests)
         else:
-            samples, feeds[name] = _evaluations(lowered, program, network, spec, weights, requests, wanted.steps)
+            samples, feeds[name] = _evaluations(lowered, program, network, spec, weights, requests, steps)
         points[name] = tuple(_point(feed) for feed in feeds[name])
     used = {name for name in feeds if feeds[name]}
     return (
@@ -255,111 +244,13 @@ def _point(feed: Feed) -> str:
     return f"t={float(feed['t'].reshape(-1)[0]):.4g}" if "t" in feed else "sampled"
 
 
-# ---- the file
-
-
-def weights_hash(weights: Mapping[str, Expr]) -> str:
-    """The sha256 of all tensors with their names, dtypes and shapes, in hex."""
-    digest = hashlib.sha256()
-    for path in sorted(weights):
-        expr = weights[path]
-        digest.update(f"{path} {expr.dtype} {list(expr.shape)}\n".encode())
-        for block in blocks(expr):
-            digest.update(block.view(np.uint8).data)
-    return digest.hexdigest()
-
-
-def _identity(spec: Spec, asked: Quantize) -> dict[str, Any]:
-    """What a calibration depends on of a spec: all of the model and its sampler, and what was asked to be seen."""
-    data = spec.model_dump(mode="json", by_alias=True, exclude={"train", "target", "optimize", "weights", "name"})
-    seen = asked.calibration.model_dump(exclude={"range"})
-    text = json.dumps(data, sort_keys=True)
-    return {"spec": hashlib.sha256(text.encode()).hexdigest(), "smooth": asked.smooth, **seen}
-
-
-def write_calibration(path: Path | str, calibration: Calibration) -> None:
-    """Write a calibration as an .npz file that says what it belongs to. DiagnosticError E0412."""
-    arrays: dict[str, Array] = {"samples": calibration.samples}
-    for name, seen in calibration.inputs.items():
-        arrays |= {f"inputs/{name}/{field}": np.asarray(getattr(seen, field)) for field in Observed.__annotations__}
-    for name, feeds in calibration.feeds.items():
-        arrays |= {f"feeds/{name}/{i}/{key}": array for i, feed in enumerate(feeds) for key, array in feed.items()}
-    about = {**calibration.about, "points": calibration.points, "sha256": _content_hash(arrays)}
-    write_arrays(path, {"about": np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8), **arrays})
-
-
-def read_calibration(path: Path | str) -> Calibration:
-    """Read a calibration. DiagnosticError: E0401 to E0403, E0408 where it is damaged."""
-    arrays = read_arrays(path)
-    try:
-        about = json.loads(arrays.pop("about").tobytes())
-        points = {name: tuple(found) for name, found in about.pop("points").items()}
-        if about["format"] != FORMAT:
-            raise _damaged(path, f"it has format {about['format']}, this latentc reads {FORMAT}")
-        if about.pop("sha256") != _content_hash(arrays):
-            raise _damaged(path, "its arrays do not have the hash that it says")
-        inputs: dict[str, dict[str, Any]] = {}
-        feeds: dict[str, dict[int, dict[str, Array]]] = {name: {} for name in points}
-        for key, array in arrays.items():
-            kind, *rest = key.split("/")
-            if kind == "inputs":
-                inputs.setdefault(rest[0], {})[rest[1]] = array.item() if array.ndim == 0 else array
-            elif kind == "feeds":
-                feeds[rest[0]].setdefault(int(rest[1]), {})[rest[2]] = array
-        return Calibration(
-            about,
-            {name: Observed(**fields) for name, fields in inputs.items()},
-            {name: tuple(found[i] for i in sorted(found)) for name, found in feeds.items()},
-            points,
-            arrays["samples"],
-        )
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
-        raise _damaged(path, f"it lacks what a calibration has ({type(error).__name__}: {error})") from None
-
-
-def check_fits(calibration: Calibration, path: Path | str, spec: Spec, asked: Quantize, weights: str) -> None:
-    """DiagnosticError E0803 where a calibration is of another spec, other weights or other settings.
-
-    `weights`: their `weights_hash`.
-    """
-    about, wanted = calibration.about, _identity(spec, asked)
-    problems = [f"it is of another model or sampler (`{about.get('name')}`)"] if about["spec"] != wanted["spec"] else []
-    problems += ["it is of other weights"] if about["weights"] != weights else []
-    problems += [
-        f"it was made with `{key}: {about.get(key)}`; the spec says {value}"
-        for key, value in wanted.items()
-        if key != "spec" and about.get(key) != value
-    ]
-    if problems:
-        mend = "make one with `latentc calibrate SPEC --weights FILE -o calibration.npz`, or leave `--calibration` out"
-        raise DiagnosticError(*(Diagnostic("E0803", f"{path} does not fit: {p}", help=mend) for p in problems))
-
-
-def _content_hash(arrays: Mapping[str, Array]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype.str} {list(arrays[name].shape)}\n".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
-def _damaged(path: Path | str, why: str) -> DiagnosticError:
-    return DiagnosticError(
-        Diagnostic("E0408", f"{path} is no sound calibration: {why}", help="make it again with `latentc calibrate`")
-    )
-
-
 __all__ = [
-    "Calibration",
     "calibrate",
     "check_complete",
-    "check_fits",
     "chosen",
     "classes_for",
-    "read_calibration",
+    "layer_weight",
     "smoothed",
+    "trajectories",
     "unquantised",
-    "weights_hash",
-    "write_calibration",
 ]

@@ -1,0 +1,68 @@
+"""From what calibration saw to scales: where a range ends, and the measured tensors of a plan.
+
+A scale is positive and reaches all that is not saturated: x is stored as round(x / scale), at most `LARGEST`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+
+from latentc.measure.execute import Array
+from latentc.measure.observe import BINS, Observed
+from latentc.passes.quantize import LARGEST, Layer, LayerQuant
+
+Range = Literal["max", "percentile", "mse"]
+PERCENTILE = 0.9999
+CANDIDATES = 100
+"""Reaches that `mse` tries, evenly from a hundredth of the largest value up to it."""
+
+
+def reach(seen: Observed, scheme: str, range: Range) -> float:
+    """The magnitude that a scale of `scheme` reaches on an input, of its channels once smoothed."""
+    if range == "max":
+        return seen.limit
+    edges = np.arange(1, BINS + 1) * (seen.limit / BINS)
+    if range == "percentile":
+        share = np.cumsum(seen.histogram) / max(int(seen.histogram.sum()), 1)
+        return float(edges[int(np.searchsorted(share, PERCENTILE))])
+    middles = edges - seen.limit / (2 * BINS)
+    tried = seen.limit * np.arange(1, CANDIDATES + 1) / CANDIDATES
+    errors = [float(np.sum(seen.histogram * (rounded(middles, end, scheme) - middles) ** 2)) for end in tried]
+    return float(tried[int(np.argmin(errors))])
+
+
+def rounded(x: Array, reach: float, scheme: str) -> Array:
+    """Values as a scheme with static scales gives them back, f64; beyond `reach` they are saturated."""
+    scale = reach / LARGEST[scheme]
+    held = np.clip(np.asarray(x, np.float64) / scale, -LARGEST[scheme], LARGEST[scheme])
+    whole = held.astype(ml_dtypes.float8_e4m3fn).astype(np.float64) if scheme == "fp8" else np.round(held)
+    return whole * scale
+
+
+def saturated(seen: Observed, reach: float) -> float:
+    """The share of values beyond `reach`, to a bin of the histogram."""
+    first = int(np.ceil(reach / seen.limit * BINS - 1e-6)) if seen.limit else BINS
+    return float(seen.histogram[first:].sum() / max(int(seen.histogram.sum()), 1))
+
+
+def measured_tensors(
+    plan: Mapping[str, LayerQuant], layers: Mapping[str, Layer], inputs: Mapping[str, Observed], range: Range
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The scales and smoothing vectors that a plan takes, by path; `inputs` by the path of their measured tensors."""
+    found: dict[str, np.ndarray[Any, Any]] = {}
+    for path, quant in plan.items():
+        group = layers[path].group
+        if quant.scheme in LARGEST:
+            found[f"{group}.input_scale"] = np.float32(
+                reach(inputs[group], quant.scheme, range) / LARGEST[quant.scheme]
+            )
+        if quant.smooth:
+            found[f"{group}.smooth"] = inputs[group].smooth
+    return found
+
+
+__all__ = ["Range", "measured_tensors", "reach", "rounded", "saturated"]
