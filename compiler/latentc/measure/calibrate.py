@@ -16,9 +16,8 @@ import numpy as np
 from latentc import pipeline
 from latentc.components.contract import Lowered, Network, SampleProgram
 from latentc.diagnostics import Diagnostic, DiagnosticError
-from latentc.export.bundle import prepared
 from latentc.export.store import expression
-from latentc.ir.core import Module, Param, parameters
+from latentc.ir.core import Module, Param, alone, parameters
 from latentc.measure.calibration import FORMAT, Calibration, identity, weights_hash
 from latentc.measure.execute import Array, Feed, executable, sampler_inputs
 from latentc.measure.observe import Observed, observed
@@ -199,7 +198,7 @@ def _evaluations(
     steps: int,
 ) -> tuple[list[Array], tuple[Feed, ...]]:
     """Final samples of each request, and evaluations of a denoiser spread evenly over the sampler's."""
-    module = prepared(lowered.module, program.entry, spec.optimize.guidance)
+    module = _sampler(lowered, spec, program)
     method = network.methods["forward"]
     shown, evaluations = network_inputs_shown(module, program.entry, {method})
     call = executable(shown, program.entry, weights, spec.target.opset)
@@ -223,7 +222,7 @@ def _sequences(
     requests: Sequence[Feed],
 ) -> tuple[list[Array], tuple[Feed, ...]]:
     """Sampled sequences i64[B, T] of each request, and as a forward takes them, with their class and without."""
-    module = _alone(lowered, spec, program)
+    module = _sampler(lowered, spec, program)
     call = executable(module, program.entry, weights, spec.target.opset)
     names = [value.name for value in lowered.module.functions[network.methods["forward"]].inputs]
     classes = next(name for name, source in program.sources.items() if source.kind == "classes")
@@ -236,8 +235,9 @@ def _sequences(
     return samples, tuple(found)
 
 
-def _alone(lowered: Lowered, spec: Spec, program: SampleProgram) -> Module:
-    return prepared(lowered.module, program.entry, spec.optimize.guidance)
+def _sampler(lowered: Lowered, spec: Spec, program: SampleProgram) -> Module:
+    """The sampler as engines take it, before any pass that changes what a function computes."""
+    return alone(pipeline.optimised(lowered, spec, "expand_guidance").module, program.entry)
 
 
 def _point(feed: Feed) -> str:
