@@ -205,6 +205,30 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """How layers of the networks were quantised, and what was measured of it when the bundle was made.
+
+    `layers` of `of` are quantised, by `scheme`; samples are within `psnr` dB of float32 (of tokens: `perplexity` is
+    higher by this share, `agreement` is the share of likeliest tokens that stay), as `judged` by an engine. `speedup`:
+    times as fast as unquantised at batch `batch`, null where that was not measured. `forced`: beyond its budget, and
+    built all the same; `notes` say what was not as asked. `plan` is the file with the scheme of each layer.
+    """
+
+    scheme: str
+    layers: int
+    of: int
+    plan: str
+    psnr: float | None = None
+    perplexity: float | None = None
+    agreement: float | None = None
+    judged: str = ""
+    speedup: float | None = None
+    batch: int | None = None
+    forced: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The whole of manifest.json. `files` and `references` are by path within the bundle.
 
@@ -229,7 +253,11 @@ class Manifest:
     engine: EngineName = "onnxruntime"  # of bundles that do not say
     precision: Precision = "fp32"
     plans: tuple[Plan, ...] = ()
+<<<<<<< HEAD
     made_from: str = ""
+=======
+    quantization: Quantization | None = None
+>>>>>>> 59c394f (wip: bundle hook, preflight)
 
 
 _CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"\n\}\n\Z')
@@ -323,6 +351,11 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield f"plans[{i}].profiles", "expected at least one [least, best, most] of 1 and more, in this order"
         if not re.fullmatch(r"sm\d{2,3}", plan.capability):
             yield f"plans[{i}].capability", "expected the name of a compute capability, such as sm89"
+    if (made := manifest.quantization) is not None:
+        if made.plan not in manifest.files:
+            yield "quantization.plan", f"`{made.plan}` is not in `files`"
+        if not 0 < made.layers <= made.of:
+            yield "quantization.layers", f"expected 1 to {made.of}"
     if not manifest.samplers:
         yield "samplers", "expected at least one"
     if len({s.steps for s in manifest.samplers}) < len(manifest.samplers):

@@ -28,8 +28,8 @@ from latentc.ir.core import Module, alone
 from latentc.ir.types import Sym
 from latentc.ir.verify import verify
 from latentc.passes.attention import looped_attentions, write_out_attention
-from latentc.weights import Expr
-from latentc_runtime.bundle import write_manifest
+from latentc.weights import Array, Expr
+from latentc_runtime.bundle import MANIFEST, write_manifest
 from latentc_runtime.hashes import HashCache
 from latentc_runtime.manifest import (
     FORMAT,
@@ -135,12 +135,16 @@ def bundle_from_lowered(
     provenance: Mapping[str, Any] | None = None,
     made_from: str = "",
     progress: Callable[[str], None] | None = None,
+    measured: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    finish: Callable[[Path, Manifest], Manifest] | None = None,
 ) -> Manifest:
     """Compiles every sampling program of `lowered` into the bundle `folder`; the programs share the weights.
 
     `lowered` has been through the target's passes (`latentc.pipeline.optimised`). `weights` are by network and the
     network's own paths; `spec_text` is the resolved YAML that the bundle keeps; `made_from` is for the manifest;
-    `progress` is told each stage. The folder appears when it is whole and not before.
+    `progress` is told each stage. `measured` are tensors that calibration found, by whole path. `finish` gets the folder
+    that is all but done, in which it may run what is there and put files, and gives the manifest back. The folder
+    appears when it is whole and not before.
 
     Raises DiagnosticError: E0410 (weights that do not fit), E0412, E0413 (reading and writing weights), E0501 (the
     bundle cannot be written), E0502 (the folder holds something else), E0503 (a form the sampler cannot take), E0504 to
@@ -150,6 +154,7 @@ def bundle_from_lowered(
     options = plan_options(spec.target, max_batch, by_reference)
     max_batch = max_batch if options is None else max(most for _, _, most in options.profiles)
     everything = {f"{net}.{path}": e for net, paths in weights.items() for path, e in paths.items()}
+    everything |= {path: Array(array) for path, array in (measured or {}).items()}
     tensors = FileTensors(everything)
     engines = _Engines(tensors, opset)
     tell("writing the graph")
@@ -188,6 +193,12 @@ def bundle_from_lowered(
             plans=plans,
             made_from=made_from,
         )
+        if finish is not None:
+            write_manifest(target, manifest)
+            manifest = finish(target, manifest)
+            made = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+            added = cache.hashes({name: target / name for name in sorted(made - {MANIFEST, *manifest.files})})
+            manifest = replace(manifest, files=manifest.files | added)
         cache.save()
         write_manifest(target, manifest)
     return manifest
