@@ -253,11 +253,8 @@ class Manifest:
     engine: EngineName = "onnxruntime"  # of bundles that do not say
     precision: Precision = "fp32"
     plans: tuple[Plan, ...] = ()
-<<<<<<< HEAD
     made_from: str = ""
-=======
     quantization: Quantization | None = None
->>>>>>> 59c394f (wip: bundle hook, preflight)
 
 
 _CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"\n\}\n\Z')
