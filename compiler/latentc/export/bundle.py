@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import onnx
 from onnx import ModelProto
 
@@ -142,8 +143,8 @@ def bundle_from_lowered(
 
     `lowered` has been through the target's passes (`latentc.pipeline.optimised`). `weights` are by network and the
     network's own paths; `spec_text` is the resolved YAML that the bundle keeps; `made_from` is for the manifest;
-    `progress` is told each stage. `measured` are tensors that calibration found, by whole path. `finish` gets the folder
-    that is all but done, in which it may run what is there and put files, and gives the manifest back. The folder
+    `progress` is told each stage. `measured` are tensors that calibration found, by whole path. `finish` gets the
+    folder when it is all but done, may run what is in it and put files there, and gives the manifest back. The folder
     appears when it is whole and not before.
 
     Raises DiagnosticError: E0410 (weights that do not fit), E0412, E0413 (reading and writing weights), E0501 (the
