@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from latentc.export.triton import Deployment
     from latentc.ir.report import FunctionReport
     from latentc.measure.bench import Bench
+    from latentc.measure.calibration import Calibration
     from latentc.measure.doctor import Health
     from latentc.measure.report import Report
     from latentc.measure.tune.report import Tuned
     from latentc.spec import Spec
+    from latentc.spec.sections import Quantize
+    from latentc.weights import Expr
     from latentc.weights.files import Files
     from latentc_runtime.manifest import Manifest
 
@@ -274,18 +277,24 @@ def compile(
     by_reference: bool = False,
     progress: Callable[[str], None] | None = None,
     rebuild: bool = False,
+    calibration: Path | str | None = None,
+    force: bool = False,
+    warn: Callable[[str], None] | None = None,
 ) -> Manifest:
     """Compile a spec and its weights into the folder `bundle`, which appears whole or not at all.
 
     A bundle there that is what would be written stays as it is, unless `rebuild`; then `progress` is told nothing.
 
     `steps`: the step counts it can sample in, the first is the default (else the spec's). `form` and `max_batch` stand
-    for the spec's `target`. `by_reference` leaves the weights where they are. `progress` is told each stage. Raises
-    DiagnosticError: E0401 to E0413 (weights), E0501 to E0503, E0703, E0708.
+    for the spec's `target`. `by_reference` leaves the weights where they are. `progress` is told each stage.
+    With `optimize.quantize`: `calibration` is a file of `calibrate`, else one is made; a quantised engine that is too
+    slow or too far off is refused, unless `force`. `warn` is told what was not as asked. Raises DiagnosticError: E0401
+    to E0413 (weights), E0501 to E0503, E0703, E0708, E0801 to E0806.
     """
     from latentc.spec import load_spec, resolved_yaml
     from latentc.unchanged import compile_key, unchanged
     from latentc.weights.files import named_files
+    from latentc_runtime.hashes import hash_file
 
     # The passes read the largest batch from the spec, so there it is said.
     overrides = [*overrides, *([f"target.max_batch={max_batch}"] if max_batch else [])]
@@ -299,7 +308,10 @@ def compile(
     text = resolved_yaml(spec)
     files = named_files(weights, list(spec.networks))
     given = {"file": ", ".join(path.name for path in files.values()), "names": names, "key": key}
-    options = {**given, "form": form, "steps": list(steps), "by_reference": by_reference}
+    options = {**given, "form": form, "steps": list(steps), "by_reference": by_reference, "force": force}
+    if calibration is not None:
+        # One that is missing is told later, by who reads it.
+        options["calibration"] = hash_file(calibration).sha256 if Path(calibration).is_file() else ""
     made_from = compile_key(spec, text, files, options)
     if not rebuild and (manifest := unchanged(Path(bundle), made_from)) is not None:
         return manifest
@@ -307,8 +319,11 @@ def compile(
     from latentc.checkpoint import network_weights
     from latentc.export.bundle import bundle_from_lowered
     from latentc.lower import lower
+    from latentc.measure.quantize import check_range, quantised_bundle
     from latentc.pipeline import optimised
 
+    if calibration is not None:
+        _quantize_section(spec)
     for changed in counts[1:]:
         check(source, variant, changed)
     lowered = lower(spec, steps)
@@ -316,20 +331,67 @@ def compile(
         mend = "add `sampler:`, for example `{kind: ddim, steps: 50}`"
         raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` has no sampler to compile", help=mend))
     tensors = network_weights(spec, lowered, weights, names, key)
-    return bundle_from_lowered(
-        optimised(lowered, spec),
-        spec,
-        tensors,
-        bundle,
-        spec_text=text,
-        form=form or spec.target.form,
-        by_reference=by_reference,
-        max_batch=spec.target.max_batch,
-        opset=spec.target.opset,
-        provenance={name: value for name, value in given.items() if value is not None},
-        made_from=made_from,
-        progress=progress,
-    )
+    tell, say = progress or (lambda stage: None), warn or (lambda text: None)
+    how = {
+        "spec_text": text,
+        "form": form or spec.target.form,
+        "by_reference": by_reference,
+        "max_batch": spec.target.max_batch,
+        "opset": spec.target.opset,
+        "provenance": {name: value for name, value in given.items() if value is not None},
+        "made_from": made_from,
+    }
+    if spec.optimize.quantize is not None:
+        file = None if calibration is None else Path(calibration)
+        with runtime_errors():
+            return quantised_bundle(
+                lowered, spec, tensors, Path(bundle), calibration=file, force=force, tell=tell, warn=say, **how
+            )
+    final = optimised(lowered, spec)
+    check_range(lowered, final, spec, _flat(tensors), tell, say)
+    return bundle_from_lowered(final, spec, tensors, bundle, progress=progress, **how)
+
+
+def calibrate(
+    source: Source,
+    weights: Path | str,
+    output: Path | str,
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    names: str | None = None,
+    key: str | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Calibration:
+    """Watch the unquantised networks along their sampler's trajectories, as `optimize.quantize.calibration` says.
+
+    `output` is the .npz file to write, for `compile`. Raises DiagnosticError: E0401 to E0413, E0703, E0708, E0801.
+    """
+    from latentc.checkpoint import network_weights
+    from latentc.measure.calibrate import calibrate as watch
+    from latentc.measure.calibration import write_calibration
+
+    spec, lowered = _lowered(source, variant, overrides)
+    asked = _quantize_section(spec)
+    if not lowered.programs:
+        mend = "add `sampler:`, for example `{kind: ddim, steps: 50}`"
+        raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` has no sampler to watch", help=mend))
+    tensors = _flat(network_weights(spec, lowered, weights, names, key))
+    with runtime_errors():
+        found = watch(lowered, spec, tensors, asked, progress)
+    write_calibration(output, found)
+    return found
+
+
+def _quantize_section(spec: Spec) -> Quantize:
+    if spec.optimize.quantize is None:
+        mend = "add `optimize: {quantize: {scheme: int8}}`, or `--set optimize.quantize.scheme=int8`"
+        raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` is not quantised", help=mend))
+    return spec.optimize.quantize
+
+
+def _flat(weights: Mapping[str, Mapping[str, Expr]]) -> dict[str, Expr]:
+    """Weights of networks by their whole paths, `main.blocks.0.…`."""
+    return {f"{network}.{path}": expr for network, own in weights.items() for path, expr in own.items()}
 
 
 def sample(
@@ -502,6 +564,7 @@ def _lowered(
 
 __all__ = [
     "bench",
+    "calibrate",
     "check",
     "compile",
     "convert_weights",

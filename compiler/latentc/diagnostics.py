@@ -103,6 +103,12 @@ CODES: dict[str, str] = {
     "E0714": "a metric cannot be used",
     "E0715": "a budget was not understood",
     "E0716": "no candidate keeps the budget",
+    "E0801": "a layer saw nothing in calibration",
+    "E0802": "a pattern names no layer",
+    "E0803": "the calibration is of something else",
+    "E0804": "quantising is not worth it",
+    "E0805": "there is nothing to quantise",
+    "E0806": "values do not fit float16",
     "E0901": "an internal error of latentc",
 }
 

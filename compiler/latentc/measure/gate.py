@@ -1,0 +1,133 @@
+"""Is a quantised bundle worth it? Its samples against float32, and its time against that of the unquantised engine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.measure.calibrate import classes_for
+from latentc.measure.calibration import Calibration
+from latentc.measure.plan import Choice, span
+from latentc.measure.quality import Quality, allowed, psnr
+from latentc.spec import Spec
+from latentc.spec.sections import Quantize
+from latentc_runtime import BundleError, Pipeline, load
+
+FEWEST, MOST = 3, 30  # pairs of runs that are timed
+SECONDS = 10.0
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was measured: the quality of results as `judged` by an engine, and the speedup at a batch, if at all."""
+
+    quality: Quality
+    judged: str
+    speedup: float | None = None
+    batch: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def text(self, asked: Quantize) -> str:
+        """One line: each figure with what is wanted of it."""
+        fast = "speed not measured"
+        if self.speedup is not None:
+            fast = (
+                f"{self.speedup:.2f} × as fast as unquantised at batch {self.batch} (at least {asked.min_speedup:g} ×)"
+            )
+        return f"{self.quality.text()} ({allowed(asked.budget, self.quality)}, by {self.judged}); {fast}"
+
+    def holds(self, asked: Quantize) -> bool:
+        fast = self.speedup is None or self.speedup >= asked.min_speedup
+        return fast and self.quality.within(asked.budget)
+
+
+def measured(
+    folder: Path,
+    spec: Spec,
+    asked: Quantize,
+    calibration: Calibration,
+    choice: Choice,
+    baseline: Callable[[], Path],
+    tell: Callable[[str], None],
+) -> Verdict:
+    """Measure the bundle in `folder` on this machine; `baseline` makes the same bundle unquantised.
+
+    Where its engine does not run here, the quality is that of the plan, and speed is left out with a note.
+    """
+    device = "tensorrt" if spec.target.engine.startswith("tensorrt") else "auto"
+    try:
+        pipe = load(folder, device, verify=False)
+    except BundleError as error:
+        why = f"speed was not measured: {spec.target.engine} does not run on this machine ({error.message})"
+        return Verdict(choice.quality, "ONNX Runtime on the CPU", notes=(why,))
+    classes = classes_for(spec, asked)
+    quality, judged = choice.quality, "ONNX Runtime on the CPU"
+    if choice.quality.psnr is not None:
+        tell("sampling with the quantised engine")
+        samples = pipe.sample(classes, seeds=asked.calibration.seed)
+        quality = Quality(psnr=psnr(samples, calibration.samples, span(spec)))
+        judged = f"{pipe.manifest.engine} on {pipe.device}"
+    tell("timing against the unquantised engine")
+    plain = load(baseline(), device, verify=False)
+    batch = min(BATCH, pipe.sampler().max_batch or BATCH)
+    return Verdict(quality, judged, speedup([pipe, plain], [classes[i % len(classes)] for i in range(batch)]), batch)
+
+
+def speedup(pipes: Sequence[Pipeline], classes: Sequence[int], seconds: float = SECONDS) -> float:
+    """How many times as long the second takes as the first: the median over pairs of whole samplers, taking turns."""
+    for pipe in pipes:
+        pipe.sample(classes, seeds=0)  # opens engines, fills caches
+    ratios: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(ratios) < FEWEST or (len(ratios) < MOST and time.perf_counter() < end):
+        taken = []
+        for pipe in pipes if len(ratios) % 2 else pipes[::-1]:
+            begin = time.perf_counter()
+            pipe.sample(classes, seeds=0)
+            taken.append(time.perf_counter() - begin)
+        first, second = taken if len(ratios) % 2 else taken[::-1]
+        ratios.append(second / first)
+    return statistics.median(ratios)
+
+
+def refusal(verdict: Verdict, asked: Quantize, spec: Spec, choice: Choice) -> DiagnosticError:
+    """What to tell a user whose quantised engine is too slow or too far off: the figures, and what may help."""
+    slow = verdict.speedup is not None and verdict.speedup < asked.min_speedup
+    bad = not verdict.quality.within(asked.budget)
+    notes = [verdict.text(asked)]
+    mends = []
+    if bad:
+        worst = list(choice.sensitivity)[:3]
+        notes.append(f"the most sensitive layers are {', '.join(worst)}")
+        if len(choice.quantization.plan) == len(choice.losses):
+            notes.append("no part of the layers that was tried keeps the budget")
+        mends.append(
+            "exclude these, set `smooth: 0.5`, take another scheme, or allow more in `optimize.quantize.budget`"
+        )
+    if slow:
+        mends.append("take another scheme or engine, or leave `optimize.quantize` out; small layers gain nothing")
+    what = " and ".join([*(["worse than its budget"] if bad else []), *(["not fast enough"] if slow else [])])
+    return DiagnosticError(
+        Diagnostic(
+            "E0804",
+            f"the {asked.scheme} engine is {what}",
+            spec.span("optimize", "quantize"),
+            notes=tuple(notes),
+            help=f"{'; '.join(mends)}; `--force` builds it all the same, with the report of its layers",
+        )
+    )
+
+
+def finite(value: float | None) -> float | None:
+    """A figure as JSON holds it."""
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
+__all__ = ["Verdict", "finite", "measured", "refusal", "speedup"]
