@@ -332,7 +332,7 @@ def compile(
         raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` has no sampler to compile", help=mend))
     tensors = network_weights(spec, lowered, weights, names, key)
     tell, say = progress or (lambda stage: None), warn or (lambda text: None)
-    how = {
+    how: dict[str, Any] = {
         "spec_text": text,
         "form": form or spec.target.form,
         "by_reference": by_reference,
@@ -354,7 +354,7 @@ def compile(
 
 def calibrate(
     source: Source,
-    weights: Path | str,
+    weights: Files,
     output: Path | str,
     variant: str | None = None,
     overrides: Sequence[str] = (),

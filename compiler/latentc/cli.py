@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import sys
@@ -228,10 +229,15 @@ def compile(
     ] = None,
     by_reference: Annotated[bool, typer.Option("--by-reference", help="Leave the weights where they are.")] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Also what is up to date.")] = False,
+    calibration: Annotated[
+        Path | None, typer.Option("--calibration", metavar="FILE", help="What `latentc calibrate` wrote.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Keep a quantised engine that is not worth it.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compile a spec and its weights into a bundle: an engine that holds the whole sampler."""
     stages: list[str] = []
+    warnings: list[str] = []
     with _bar("compiling") as bar:
 
         def progress(stage: str) -> None:
@@ -252,11 +258,44 @@ def compile(
             by_reference,
             progress,
             rebuild,
+            calibration,
+            force,
+            warnings.append,
         )
+    sys.stderr.write("".join(f"warning: {text}\n" for text in warnings))
     state = "" if stages else "up to date: "
     made = [{"steps": s.steps, "solver": s.solver, "form": s.form, "why": s.why} for s in manifest.samplers]
     lines = [f"{output}: {state}{m['solver']}, {m['steps']} steps, form {m['form']} ({m['why']})" for m in made]
-    _print({"bundle": str(output), "rebuilt": bool(stages), "samplers": made} if as_json else "\n".join(lines))
+    found: dict[str, Any] = {"bundle": str(output), "rebuilt": bool(stages), "samplers": made, "warnings": warnings}
+    if (quantised := manifest.quantization) is not None:
+        lines.append(f"{output}: {_quantised(quantised)}")
+        found["quantization"] = dataclasses.asdict(quantised)
+    _print(found if as_json else "\n".join(lines))
+
+
+def _quantised(made: Any) -> str:
+    """The figures of a quantised bundle in a line."""
+    quality = f"PSNR {made.psnr:.1f} dB" if made.psnr is not None else f"perplexity {made.perplexity or 0.0:+.2%}"
+    speed = "speed not measured" if made.speedup is None else f"{made.speedup:.2f} × as fast at batch {made.batch}"
+    return f"{made.scheme}, {made.layers} of {made.of} layers; {quality}; {speed}"
+
+
+@app.command()
+def calibrate(
+    spec: Spec,
+    weights: Weights,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz to write.")],
+    names: Names = None,
+    key: Key = None,
+    variant: Variant = None,
+    overrides: Sets = None,
+) -> None:
+    """Watch the networks along their sampler's trajectories, for `compile --calibration`."""
+    with _bar("calibrating") as bar:
+        found = api.calibrate(spec, weights, output, variant, overrides or (), names, key, _progress(bar))
+    about = found.about
+    seen = f"{len(found.inputs)} inputs of layers on {sum(map(len, found.feeds.values()))} evaluations"
+    _print(f"{output}: {seen}, {about['samples']} samples from seed {about['seed']}")
 
 
 @app.command()

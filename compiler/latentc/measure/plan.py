@@ -195,7 +195,7 @@ def sequences(lowered: Lowered, network: str, samples: Array, classes: Sequence[
     starts = range(0, len(samples), AT_ONCE)
     ids = [np.ascontiguousarray(samples[i : i + AT_ONCE]) for i in starts]
     y = [np.asarray(classes[i : i + AT_ONCE], np.int64) for i in starts]
-    feeds = [
+    feeds: list[Feed] = [
         dict(zip(names, (np.ascontiguousarray(tokens[:, :-1]), labels), strict=True))
         for tokens, labels in zip(ids, y, strict=True)
     ]

@@ -63,11 +63,8 @@ def _own(weights: Mapping[str, Expr], network: str) -> dict[str, Array]:
 
 def _short(lowered: Lowered, spec: Spec) -> Lowered:
     """The spec with a sampler of few steps, where its steps are a number that can be changed."""
-    fields = type(spec.sampler).model_fields
-    changeable = "steps" in fields and getattr(spec.sampler, "timesteps", None) is None
-    if not changeable or spec.sampler.steps <= STEPS:  # type: ignore[union-attr]
-        return lowered
-    return lower(spec, (STEPS,))
+    steps = getattr(spec.sampler, "steps", 0)
+    return lower(spec, (STEPS,)) if steps > STEPS else lowered
 
 
 def _overflow(network: str, fault: str, spec: Spec) -> DiagnosticError:

@@ -57,9 +57,8 @@ def measured_tensors(
     for path, quant in plan.items():
         group = layers[path].group
         if quant.scheme in LARGEST:
-            found[f"{group}.input_scale"] = np.float32(
-                reach(inputs[group], quant.scheme, range) / LARGEST[quant.scheme]
-            )
+            end = reach(inputs[group], quant.scheme, range)
+            found[f"{group}.input_scale"] = np.asarray(end / LARGEST[quant.scheme], np.float32)
         if quant.smooth:
             found[f"{group}.smooth"] = inputs[group].smooth
     return found

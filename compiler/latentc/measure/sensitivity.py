@@ -78,7 +78,9 @@ def losses(
         seen = calibration.inputs[layer.group]
         w, w_rough = np.asarray(exact(path), np.float32), np.asarray(rough(path), np.float32)
         x, x_rough = seen.rows, _input(seen, quant, range)
-        y, y_rough = (OPS[layer.op].evaluate([a, b], nodes[path].attrs)[0] for a, b in ((x, w), (x_rough, w_rough)))
+        apply = OPS[layer.op].evaluate
+        assert apply is not None
+        y, y_rough = (apply([a, b], nodes[path].attrs)[0] for a, b in ((x, w), (x_rough, w_rough)))
         found[path] = Losses(sqnr(w_rough, w), sqnr(y_rough, y))
     return found
 
