@@ -65,6 +65,8 @@ def measured(
     try:
         pipe = load(folder, device, verify=False)
     except BundleError as error:
+        if error.code != "E0606" and device == "auto":
+            raise  # the engine is here, and does not take what was made
         why = f"speed was not measured: {spec.target.engine} does not run on this machine ({error.message})"
         return Verdict(choice.quality, "ONNX Runtime on the CPU", notes=(why,))
     classes = classes_for(spec, asked)

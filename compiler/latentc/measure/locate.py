@@ -31,14 +31,13 @@ def diverging_call(
     else of the engine, for which the network is compiled with the results of its calls as outputs.
     """
     entry = f"{network.name}.forward"
-    module, paths = calls_shown(subject.expanded.module, entry)
-    _, *exact = Interpreter(module, subject.arrays).run(entry, *feed.values(), prefix=network.name)
+    module, paths = calls_shown((subject.expanded if torch else subject.exported).module, entry)
+    _, *exact = Interpreter(module, subject.measured).run(entry, *feed.values(), prefix=network.name)
     if torch:
         results = subject.emitted.inner_results(network.name, list(feed.values()))
     else:
-        results = dict(
-            zip(paths, _engine_results(subject, network, feed, replace(subject.lowered, module=module)), strict=True)
-        )
+        made = _engine_results(subject, network, feed, replace(subject.exported, module=module))
+        results = dict(zip(paths, made, strict=True))
     errors = [(path, relative_error(results[path], e)) for path, e in zip(paths, exact, strict=True) if path in results]
     before = 0.0
     for path, error in errors:

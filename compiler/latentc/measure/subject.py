@@ -6,6 +6,7 @@ Symbols: B batch.
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ from latentc.checkpoint import buffer, computed
 from latentc.components.contract import Lowered, Network, SampleProgram
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.export.recipes import recovered
-from latentc.ir.core import Param, Value, parameters
+from latentc.ir.core import Param, Value, own_parameters, parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.measure.emitted import Emitted
 from latentc.measure.forward import needed
+from latentc.measure.tolerances import Tolerance, tolerance_of
+from latentc.passes.quantize import LayerQuant, Quantization
 from latentc.pipeline import optimised
 from latentc.spec import Spec, load_spec
 from latentc.weights import Array as InMemory
@@ -36,18 +39,22 @@ Array = np.ndarray
 
 @dataclass
 class Subject:
-    """A bundle and what its spec and weights say it should compute; `weights` by path (`main.blocks.0.…`)."""
+    """A bundle and what its spec and weights say it should compute; `weights` by path (`main.blocks.0.…`).
+
+    Of a quantised bundle these are what its numbers stand for; `quantization` is its plan, with the measured tensors.
+    """
 
     path: Path
     pipeline: Pipeline
     spec: Spec
     lowered: Lowered
     weights: Mapping[str, Expr]
+    quantization: Quantization | None = None
 
-    @property
-    def precision(self) -> str:
-        """The arithmetic of the engines, a key of the tolerances."""
-        return self.spec.target.precision
+    def tolerance(self, rounded: bool) -> Tolerance:
+        """How far the engines may be off; `rounded`: from a reference that rounds as quantised layers do."""
+        made = self.pipeline.manifest.quantization
+        return tolerance_of(self.spec.target.precision, None if made is None else made.scheme, rounded)
 
     @functools.cached_property
     def arrays(self) -> dict[str, Array]:
@@ -55,9 +62,19 @@ class Subject:
         return {path: materialise(expr) for path, expr in self.weights.items()}
 
     @functools.cached_property
+    def measured(self) -> dict[str, Array]:
+        """`arrays`, and what was measured for the quantisation."""
+        return {**self.arrays, **(self.quantization.tensors if self.quantization else {})}
+
+    @functools.cached_property
     def oracle(self) -> Interpreter:
-        """The float64 interpreter with the bundle's weights."""
-        return Interpreter(self.lowered.module, self.arrays)
+        """The float64 interpreter with the bundle's weights; of a quantised bundle, with its layers rounded."""
+        return self.oracle_with({})
+
+    def oracle_with(self, changed: Mapping[str, Array]) -> Interpreter:
+        """The oracle with some of its weights changed."""
+        lowered = self.lowered if self.quantization is None else self.exported
+        return Interpreter(lowered.module, {**self.measured, **changed})
 
     @functools.cached_property
     def expanded(self) -> Lowered:
@@ -65,14 +82,23 @@ class Subject:
         return optimised(self.lowered, self.spec, "expand_guidance")
 
     @functools.cached_property
+    def exported(self) -> Lowered:
+        """The networks as engines compute them, calls under their own names: `expanded`, with layers quantised."""
+        if self.quantization is None:
+            return self.expanded
+        return optimised(self.lowered, self.spec, "quantize", self.quantization)
+
+    @functools.cached_property
     def emitted(self) -> Emitted:
         """The emitted PyTorch with the bundle's weights. DiagnosticError E0706 without torch."""
         return Emitted(self.lowered, self.spec, self.arrays)
 
     def own(self, network: Network) -> dict[str, Expr]:
-        """A network's weights by its own paths."""
-        prefix = f"{network.name}."
-        return {path.removeprefix(prefix): expr for path, expr in self.weights.items() if path.startswith(prefix)}
+        """A network's weights by its own paths, what was measured for its quantisation among them."""
+        prefix, held = f"{network.name}.", dict(self.weights)
+        if self.quantization is not None:
+            held |= {path: InMemory(array) for path, array in self.quantization.tensors.items()}
+        return {path.removeprefix(prefix): expr for path, expr in held.items() if path.startswith(prefix)}
 
     def forward_inputs(self, network: Network) -> tuple[Value, ...]:
         return self.lowered.module.functions[network.methods["forward"]].inputs
@@ -120,20 +146,44 @@ def open_subject(path: str | os.PathLike[str], device: str = "cpu") -> Subject:
     folder = pipeline.bundle.folder
     spec = load_spec(folder / "spec.yaml")
     lowered = lower(spec, pipeline.steps)
-    return Subject(folder, pipeline, spec, lowered, weights_of(pipeline, spec, lowered))
+    plan = plan_of(pipeline)
+    weights, tensors = weights_of(pipeline, spec, lowered, plan)
+    return Subject(folder, pipeline, spec, lowered, weights, None if plan is None else Quantization(plan.plan, tensors))
 
 
-def weights_of(pipeline: Pipeline, spec: Spec, lowered: Lowered) -> dict[str, Expr]:
-    """{path: tensor} of a bundle's samplers: what its ONNX files refer to, computed buffers where they hold none.
+def plan_of(pipeline: Pipeline) -> Quantization | None:
+    """The layers that a bundle has quantised, without the measured tensors; None where it has none.
 
-    DiagnosticError E0410 for a weight of the spec that no file of the bundle has.
+    DiagnosticError E0602 where its plan cannot be understood.
+    """
+    made = pipeline.manifest.quantization
+    if made is None:
+        return None
+    try:
+        layers = json.loads(pipeline.bundle.path(made.plan).read_bytes())["layers"]
+        return Quantization({path: LayerQuant(how["scheme"], how["smooth"]) for path, how in layers.items()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        mend = "compile the bundle again with `latentc compile`"
+        message = f"{made.plan} is no plan of a quantisation: {error}"
+        raise DiagnosticError(Diagnostic("E0602", message, help=mend)) from None
+
+
+def weights_of(
+    pipeline: Pipeline, spec: Spec, lowered: Lowered, plan: Quantization | None = None
+) -> tuple[dict[str, Expr], dict[str, Array]]:
+    """{path: tensor} of a bundle's samplers, and the tensors that were measured for its quantisation.
+
+    The former are what its ONNX files refer to, computed buffers where they hold none, what quantised numbers stand
+    for where there is a `plan`. DiagnosticError E0410 for a weight of the spec that no file of the bundle has.
     """
     params: dict[str, Param] = {}
     exported: dict[str, Param] = {}
-    module = optimised(lowered, spec).module
+    own: dict[str, Param] = {}
+    module = optimised(lowered, spec, quantization=plan).module
     for program in lowered.programs:
         params.update(parameters(lowered.module, lowered.module.entries[program.entry]))
         exported.update(parameters(module, module.entries[program.entry]))
+        own.update(own_parameters(module, module.entries[program.entry]))
     held = recovered(exported, _initialisers(pipeline))
     missing = [name for name, param in params.items() if name not in held and not computed(param)]
     if missing:
@@ -144,7 +194,11 @@ def weights_of(pipeline: Pipeline, spec: Spec, lowered: Lowered) -> dict[str, Ex
                 help="the bundle was made by another version of latentc: compile it again",
             )
         )
-    return {name: held[name] if name in held else buffer(param) for name, param in params.items()}
+    measured = [name for name, param in own.items() if param.kind == "calibrated" and name in held]
+    return (
+        {name: held[name] if name in held else buffer(param) for name, param in params.items()},
+        {name: materialise(held[name]) for name in measured},
+    )
 
 
 def _initialisers(pipeline: Pipeline) -> dict[str, Expr]:
@@ -176,4 +230,4 @@ def _unpacked(file: Path, offset: int, nbytes: int, shape: tuple[int, ...]) -> E
     return Computed((stored,), lambda xs: unpacked(xs[0], shape), dtype_from_name("i4"), shape)
 
 
-__all__ = ["Subject", "open_subject", "weights_of"]
+__all__ = ["Subject", "open_subject", "plan_of", "weights_of"]
