@@ -1,0 +1,71 @@
+"""Small networks of random weights to quantise: every shipped spec shrunk, lowered, with weights by whole path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from latentc.checkpoint import buffer, computed, network_params
+from latentc.components.contract import Lowered
+from latentc.ir.core import parameters
+from latentc.ir.inits import INITS
+from latentc.lower import lower
+from latentc.spec import Spec, load_spec
+from latentc.weights import Array, Expr, write_safetensors
+
+_SMALL = ("backbone.width=32", "backbone.depth=2", "backbone.block.mixer.heads=2")
+_IMAGES = "data={kind: npz, classes: 5, shape: [4, 8, 8]}"
+_TOKENS = "data={kind: npz, classes: 5, tokens: {vocabulary: 11, grid: [4, 4]}}"
+
+SHRUNK: dict[str, tuple[str, ...]] = {
+    "digits_dit": (*_SMALL, "sampler.steps=5"),
+    "dit": (*_SMALL, _IMAGES, "sampler.steps=5"),
+    "sit": (*_SMALL, _IMAGES, "sampler.steps=5"),
+    "digits_llamagen": _SMALL,
+    "llamagen": (*_SMALL, _TOKENS),
+}
+QUICK = "calibration: {samples: 3, steps: 3, classes: 2}"
+
+
+@dataclass(frozen=True)
+class Small:
+    """A shrunk spec: its name, `--set` texts, and weights {network: {own path: array}}."""
+
+    name: str
+    overrides: tuple[str, ...]
+    spec: Spec
+    lowered: Lowered
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def weights(self) -> dict[str, Expr]:
+        params = network_params(self.lowered, self.lowered.networks["main"])
+        made = {path: buffer(param) for path, param in params.items() if computed(param)}
+        return {f"main.{path}": e for path, e in {**made, **{n: Array(a) for n, a in self.arrays.items()}}.items()}
+
+    def file(self, folder: Path) -> Path:
+        """The weights as a file that commands take."""
+        path = folder / f"{self.name}.safetensors"
+        write_safetensors(path, {name: Array(array) for name, array in self.arrays.items()})
+        return path
+
+
+@cache
+def small(name: str, quantize: str = "{scheme: int8}", more: Sequence[str] = ()) -> Small:
+    """A shipped spec shrunk, with `optimize.quantize`; weights are their initial values with noise on top."""
+    asked = quantize.replace("}", f", {QUICK}}}", 1) if "calibration" not in quantize else quantize
+    overrides = (*SHRUNK[name], f"optimize.quantize={asked}", *more)
+    spec = load_spec(name, None, overrides)
+    lowered = lower(spec)
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for path, param in parameters(lowered.module, lowered.networks["main"].methods["forward"]).items():
+        shape = tuple(int(d) for d in param.type.shape)
+        if param.kind == "weight":
+            value = INITS[param.init.kind](rng, shape, **param.init.args) + 0.05 * rng.standard_normal(shape)
+            arrays[path] = value.astype(np.float32)
+    return Small(name, overrides, spec, lowered, arrays)

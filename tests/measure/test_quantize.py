@@ -1,0 +1,287 @@
+"""A quantised spec compiled: layers left alone until the budget holds, refused or forced, reported, and verified."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from quantised import SHRUNK, Small, small
+
+from latentc import api
+from latentc.diagnostics import DiagnosticError
+from latentc.export.lowerings import TABLE
+from latentc.export.lowerings.table import Context, Lowering
+from latentc.measure import preflight
+from latentc.measure.calibrate import calibrate
+from latentc.measure.gate import speedup
+from latentc.measure.plan import choice
+from latentc.measure.quality import BEST, psnr, sqnr
+from latentc.measure.report import ENGINE, ORACLE, TORCH
+from latentc.weights import Array, write_safetensors
+from latentc_runtime import load
+
+
+def chosen_of(made: Small):
+    asked = made.spec.optimize.quantize
+    assert asked is not None
+    seen = calibrate(made.lowered, made.spec, made.weights, asked)
+    return choice(made.lowered, made.spec, made.weights, seen, asked)
+
+
+def compiled(made: Small, folder: Path, *overrides: str, **options: Any):
+    return api.compile(
+        made.name, made.file(folder), folder / "bundle", None, [*made.overrides, *overrides], max_batch=4, **options
+    )
+
+
+SLOW = "optimize.quantize.min_speedup=0"
+
+
+# ---- the choice
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int8_dynamic", "int8_weights"])
+@pytest.mark.parametrize("name", SHRUNK)
+def test_shipped_specs_quantise_within_the_budget(name: str, scheme: str) -> None:
+    made = small(name, f"{{scheme: {scheme}}}")
+    found = chosen_of(made)
+    assert found.quality.within(made.spec.optimize.quantize.budget), found.quality.text()  # type: ignore[union-attr]
+    layers = set(found.layers)
+    assert set(found.quantization.plan) | set(found.kept) == layers, "each is quantised, or there is a reason"
+    assert len(found.quantization.plan) >= len(layers) // 2
+    for path, loss in found.losses.items():
+        assert 20 < loss.weight <= BEST and 10 < loss.output <= BEST, path
+    errors = [s.error for s in found.sensitivity.values()]
+    assert errors == sorted(errors, reverse=True) and not any(s.estimated for s in found.sensitivity.values())
+
+
+def test_the_most_sensitive_layers_are_left_alone_until_the_budget_holds() -> None:
+    loose = chosen_of(small("digits_dit"))
+    wanted = loose.everything.psnr + 3.0  # type: ignore[operator]
+    tight = chosen_of(small("digits_dit", f"{{scheme: int8, budget: {{psnr: {wanted}}}}}"))
+    assert loose.everything == tight.everything
+    left = {tight.layers[path].group for path in tight.kept}
+    assert left and tight.quantization.plan
+    assert left == set(list(tight.sensitivity)[: len(left)]), "the first of the list, and no others"
+    assert tight.quality.psnr is not None and tight.quality.psnr >= wanted
+    assert set(tight.kept.values()) == {"so sensitive that the budget would not hold"}
+
+
+def test_time_that_does_not_reach_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = small("digits_dit")
+    asked = made.spec.optimize.quantize
+    assert asked is not None
+    seen = calibrate(made.lowered, made.spec, made.weights, asked)
+    found = choice(made.lowered, made.spec, made.weights, seen, asked, seconds=0.0)
+    estimated = [unit for unit, s in found.sensitivity.items() if s.estimated]
+    assert len(estimated) == len(found.sensitivity) - 1
+    assert all(s.error > 0 for s in found.sensitivity.values())
+
+
+def test_nothing_left_to_quantise() -> None:
+    with pytest.raises(DiagnosticError) as error:
+        chosen_of(small("digits_dit", "{scheme: int8, exclude: ['*']}"))
+    assert error.value.diagnostics[0].code == "E0805"
+
+
+def test_figures_of_quality() -> None:
+    exact = np.linspace(-1, 1, 1000)
+    assert psnr(exact, exact) == BEST == sqnr(exact, exact)
+    assert psnr(exact + 0.02, exact, 2.0) == pytest.approx(40.0)
+    assert sqnr(exact * 1.01, exact) == pytest.approx(40.0)
+    assert psnr(np.full(1000, np.nan), exact) == -BEST
+
+
+# ---- the bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quantised")
+    compiled(small("digits_dit", "{scheme: int8, smooth: 0.5, exclude: ['final_layer.*']}"), folder, SLOW)
+    return folder / "bundle"
+
+
+def test_the_manifest_keeps_the_figures(bundle: Path) -> None:
+    pipe = load(bundle)
+    made = pipe.manifest.quantization
+    assert made is not None
+    assert (made.scheme, made.layers, made.of, made.forced) == ("int8", 13, 15, False)
+    assert made.psnr is not None and made.psnr > 30
+    assert made.judged == "onnxruntime on cpu"
+    assert made.speedup is not None and made.speedup > 0 and made.batch == 4
+    assert {made.plan, "quantization/calibration.npz", "quantization/report.html"} <= set(pipe.manifest.files)
+    plan = json.loads((bundle / made.plan).read_text())["layers"]
+    assert len(plan) == 13 and all(how["scheme"] == "int8" for how in plan.values())
+    assert np.isfinite(pipe.sample([1, 2], seeds=3)).all()
+
+
+def test_the_report_has_every_layer(bundle: Path) -> None:
+    with (bundle / "quantization/report.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 15
+    by_path = {row["path"]: row for row in rows}
+    kept = by_path["main.final_layer.linear"]
+    assert (kept["quantised"], kept["scheme"], kept["why"]) == ("False", "", "excluded by the spec")
+    row = by_path["main.blocks.0.mlp.fc2"]
+    assert row["shape"] == "32 × 128" and row["op"] == "linear" and row["unit"] == "main.blocks.0.mlp.fc2"
+    assert float(row["scale"]) == pytest.approx(float(row["reach"]) / 127)
+    assert 0 < float(row["reach"]) <= float(row["range"]) and 0 <= float(row["saturated"]) < 0.01
+    assert float(row["weight_sqnr"]) > 25 and float(row["output_sqnr"]) > 20 and 0 < float(row["error"]) < 0.5
+    page = (bundle / "quantization/report.html").read_text(encoding="utf-8")
+    assert all(path in page for path in by_path)
+    assert page.count("<svg") == 2, "sensitivities, and ranges over the evaluations"
+    assert not re.search(r"<script|src=|<link|@import|url\(http", page), "it loads nothing"
+    assert "PSNR" in page and "excluded by the spec" in page
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_verification_rounds_as_the_engine_does(tmp_path: Path, engine: str) -> None:
+    pytest.importorskip("polygraphy")
+    pytest.importorskip(engine)
+    compiled(small("digits_dit"), tmp_path, SLOW, f"target.engine={engine}")
+    report = api.verify(tmp_path / "bundle")
+    assert report.ok, report.text()
+    errors = {(c.reference, c.candidate): c.error for c in report.comparisons if c.what == "forward"}
+    assert errors[ORACLE, ENGINE] < 0.05 and errors[TORCH, ENGINE] > 1e-4
+    assert all(control.ok for control in report.controls)
+
+
+def test_a_wrong_engine_of_a_quantised_bundle_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("polygraphy")
+
+    def wrong(c: Context) -> None:
+        c.final("Relu", [c.ins[0]])
+
+    compiled(small("digits_dit"), tmp_path, SLOW)
+    monkeypatch.setitem(TABLE, "gelu", Lowering(wrong, TABLE["gelu"].opset))
+    report = api.verify(tmp_path / "bundle")
+    assert not report.ok
+    assert any(d.candidate == ENGINE and d.path.endswith("mlp") for d in report.divergences), report.text()
+
+
+def test_quantised_tokens(tmp_path: Path) -> None:
+    pytest.importorskip("polygraphy")
+    compiled(small("digits_llamagen"), tmp_path, SLOW)
+    made = load(tmp_path / "bundle").manifest.quantization
+    assert made is not None and made.psnr is None
+    assert made.perplexity is not None and abs(made.perplexity) < 0.01
+    assert made.agreement is not None and made.agreement > 0.8
+    report = api.verify(tmp_path / "bundle")
+    assert report.ok, report.text()
+
+
+# ---- refused
+
+
+def refused(made: Small, folder: Path, *overrides: str, **options: Any) -> DiagnosticError:
+    with pytest.raises(DiagnosticError) as error:
+        compiled(made, folder, *overrides, **options)
+    assert not (folder / "bundle").exists() and not list(folder.glob(".*")), "nothing is left behind"
+    return error.value
+
+
+def test_worse_than_the_budget_is_refused(tmp_path: Path) -> None:
+    made = small("digits_dit", "{scheme: int8, budget: {psnr: 190}}")
+    (found,) = refused(made, tmp_path).diagnostics
+    assert found.code == "E0804" and "worse than its budget" in found.message
+    assert "at least 190 dB" in found.notes[0] and "--force" in (found.help or "")
+    assert "the most sensitive layers are main." in found.notes[1]
+
+
+def test_not_fast_enough_is_refused(tmp_path: Path) -> None:
+    (found,) = refused(small("digits_dit"), tmp_path, "optimize.quantize.min_speedup=1000").diagnostics
+    assert found.code == "E0804" and "not fast enough" in found.message
+    assert "× as fast as unquantised at batch 4 (at least 1000 ×)" in found.notes[0]
+
+
+def test_force_keeps_it_and_says_so(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    made = small("digits_dit", "{scheme: int8, budget: {psnr: 190}, min_speedup: 1000}")
+    manifest = compiled(made, tmp_path, force=True, warn=warnings.append)
+    assert manifest.quantization is not None and manifest.quantization.forced
+    assert load(tmp_path / "bundle").manifest.quantization == manifest.quantization
+    assert len(warnings) == 1 and "worse than its budget and not fast enough" in warnings[0]
+
+
+def test_an_engine_that_is_not_here_is_judged_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from latentc.measure import gate
+    from latentc_runtime import BundleError
+
+    def absent(*args: object, **options: object) -> None:
+        raise BundleError("E0606", "no such GPU")
+
+    monkeypatch.setattr(gate, "load", absent)
+    warnings: list[str] = []
+    made = compiled(small("digits_dit"), tmp_path, warn=warnings.append).quantization
+    assert made is not None and made.speedup is None and made.judged == "ONNX Runtime on the CPU"
+    assert warnings == list(made.notes) and "speed was not measured" in warnings[0]
+
+
+def test_the_same_engine_is_as_fast_as_itself(bundle: Path) -> None:
+    pipe = load(bundle)
+    assert 0.5 < speedup([pipe, pipe], [0, 1], seconds=0.5) < 2.0
+
+
+# ---- a calibration that is there
+
+
+def test_compile_with_a_calibration(tmp_path: Path) -> None:
+    made = small("digits_dit")
+    weights, file = made.file(tmp_path), tmp_path / "calibration.npz"
+    api.calibrate(made.name, weights, file, None, made.overrides)
+    told: list[str] = []
+    first = compiled(made, tmp_path, SLOW, calibration=file, progress=told.append)
+    assert "reading the calibration" in told and not any("trajectories" in stage for stage in told)
+    kept = tmp_path / "bundle/quantization/calibration.npz"
+    again = compiled(made, tmp_path, SLOW, calibration=kept, rebuild=True)
+    assert first.quantization is not None and again.quantization is not None
+    assert first.quantization.psnr == again.quantization.psnr, "the bundle's own calibration serves again"
+    other = small("digits_dit", more=("sampler.steps=4",))
+    with pytest.raises(DiagnosticError) as error:
+        compiled(other, tmp_path, SLOW, calibration=file)
+    assert error.value.diagnostics[0].code == "E0803"
+
+
+def test_a_calibration_for_a_spec_that_is_not_quantised(tmp_path: Path) -> None:
+    made = small("digits_dit")
+    weights = made.file(tmp_path)
+    for call in (
+        lambda: api.compile(made.name, weights, tmp_path / "b", None, made.overrides[:4], calibration=tmp_path / "c"),
+        lambda: api.calibrate(made.name, weights, tmp_path / "c", None, made.overrides[:4]),
+    ):
+        with pytest.raises(DiagnosticError) as error:
+            call()
+        assert error.value.diagnostics[0].code == "E0708"
+
+
+# ---- half precision
+
+
+def test_overflow_is_found_before_the_build(tmp_path: Path) -> None:
+    made = small("digits_dit")
+    large = {
+        path: Array(array * (3e5 if path == "blocks.1.mlp.fc1.weight" else 1)) for path, array in made.arrays.items()
+    }
+    write_safetensors(tmp_path / "large.safetensors", large)
+    line = [*made.overrides[:4], "target.precision=fp16"]
+    with pytest.raises(DiagnosticError, match=r"blocks\.1\.mlp\.\w+, the result of linear in f16") as error:
+        api.compile(made.name, tmp_path / "large.safetensors", tmp_path / "bundle", None, line)
+    assert error.value.diagnostics[0].code == "E0806"
+    assert not (tmp_path / "bundle").exists()
+    told: list[str] = []
+    api.compile(made.name, made.file(tmp_path), tmp_path / "bundle", None, line, progress=told.append)
+    assert "checking ranges" in told
+
+
+def test_a_large_network_is_not_looked_at_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "LARGEST", 1.0)
+    made, warnings = small("digits_dit"), list[str]()
+    line = [*made.overrides[:4], "target.precision=fp16"]
+    api.compile(made.name, made.file(tmp_path), tmp_path / "bundle", None, line, warn=warnings.append)
+    assert len(warnings) == 1 and "whether values fit fp16 was not checked" in warnings[0]
