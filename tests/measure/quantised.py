@@ -18,13 +18,13 @@ from latentc.spec import Spec, load_spec
 from latentc.weights import Array, Expr, write_safetensors
 
 _SMALL = ("backbone.width=32", "backbone.depth=2", "backbone.block.mixer.heads=2")
-_IMAGES = "data={kind: npz, classes: 5, shape: [4, 8, 8]}"
+_IMAGES = ("data.shape=[4, 8, 8]", "data.classes=5", "sampler.steps=5")
 _TOKENS = "data={kind: npz, classes: 5, tokens: {vocabulary: 11, grid: [4, 4]}}"
 
 SHRUNK: dict[str, tuple[str, ...]] = {
     "digits_dit": (*_SMALL, "sampler.steps=5"),
-    "dit": (*_SMALL, _IMAGES, "sampler.steps=5"),
-    "sit": (*_SMALL, _IMAGES, "sampler.steps=5"),
+    "dit": (*_SMALL, *_IMAGES),
+    "sit": (*_SMALL, *_IMAGES),
     "digits_llamagen": _SMALL,
     "llamagen": (*_SMALL, _TOKENS),
 }
@@ -57,7 +57,7 @@ class Small:
 @cache
 def small(name: str, quantize: str = "{scheme: int8}", more: Sequence[str] = ()) -> Small:
     """A shipped spec shrunk, with `optimize.quantize`; weights are their initial values with noise on top."""
-    asked = quantize.replace("}", f", {QUICK}}}", 1) if "calibration" not in quantize else quantize
+    asked = quantize if "calibration" in quantize else f"{quantize[:-1]}, {QUICK}}}"
     overrides = (*SHRUNK[name], f"optimize.quantize={asked}", *more)
     spec = load_spec(name, None, overrides)
     lowered = lower(spec)

@@ -65,11 +65,11 @@ def test_the_most_sensitive_layers_are_left_alone_until_the_budget_holds() -> No
     wanted = loose.everything.psnr + 3.0  # type: ignore[operator]
     tight = chosen_of(small("digits_dit", f"{{scheme: int8, budget: {{psnr: {wanted}}}}}"))
     assert loose.everything == tight.everything
-    left = {tight.layers[path].group for path in tight.kept}
+    sensitive = [path for path, why in tight.kept.items() if why.startswith("so sensitive")]
+    left = {tight.layers[path].group for path in sensitive}
     assert left and tight.quantization.plan
     assert left == set(list(tight.sensitivity)[: len(left)]), "the first of the list, and no others"
     assert tight.quality.psnr is not None and tight.quality.psnr >= wanted
-    assert set(tight.kept.values()) == {"so sensitive that the budget would not hold"}
 
 
 def test_time_that_does_not_reach_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,13 +111,13 @@ def test_the_manifest_keeps_the_figures(bundle: Path) -> None:
     pipe = load(bundle)
     made = pipe.manifest.quantization
     assert made is not None
-    assert (made.scheme, made.layers, made.of, made.forced) == ("int8", 13, 15, False)
+    assert (made.scheme, made.layers, made.of, made.forced) == ("int8", 9, 15, False)
     assert made.psnr is not None and made.psnr > 30
     assert made.judged == "onnxruntime on cpu"
     assert made.speedup is not None and made.speedup > 0 and made.batch == 4
     assert {made.plan, "quantization/calibration.npz", "quantization/report.html"} <= set(pipe.manifest.files)
     plan = json.loads((bundle / made.plan).read_text())["layers"]
-    assert len(plan) == 13 and all(how["scheme"] == "int8" for how in plan.values())
+    assert len(plan) == 9 and all(how["scheme"] == "int8" for how in plan.values())
     assert np.isfinite(pipe.sample([1, 2], seeds=3)).all()
 
 
@@ -156,13 +156,13 @@ def test_a_wrong_engine_of_a_quantised_bundle_is_found(tmp_path: Path, monkeypat
     pytest.importorskip("polygraphy")
 
     def wrong(c: Context) -> None:
-        c.final("Relu", [c.ins[0]])
+        c.final("Neg", [c.ins[0]])
 
     compiled(small("digits_dit"), tmp_path, SLOW)
     monkeypatch.setitem(TABLE, "gelu", Lowering(wrong, TABLE["gelu"].opset))
     report = api.verify(tmp_path / "bundle")
     assert not report.ok
-    assert any(d.candidate == ENGINE and d.path.endswith("mlp") for d in report.divergences), report.text()
+    assert [(d.candidate, d.path) for d in report.divergences] == [(ENGINE, "blocks.0.mlp")], report.text()
 
 
 def test_quantised_tokens(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def smoothed(channels: Array, weights: Array, alpha: float) -> Array:
 
     `channels`, `weights` f32[C]: the largest magnitudes. Xiao et al. 2023, arXiv:2211.10438, equation 4.
     """
-    live = (channels > 0) & (weights > 0)
+    live = (channels > 1e-30) & (weights > 1e-30)
     ratio = np.where(live, channels, 1.0) ** alpha / np.where(live, weights, 1.0) ** (1.0 - alpha)
     return np.clip(np.where(live, ratio, 1.0), 1e-5, 1e5).astype(np.float32)
 

@@ -72,7 +72,9 @@ def choice(
     allowed = chosen(layers, asked)
     wanted = {path: layer for path, layer in allowed.items() if fits(layer, asked.scheme, spec.target.engine)}
     kept = dict.fromkeys(layers.keys() - allowed.keys(), "excluded by the spec")
-    kept |= dict.fromkeys(allowed.keys() - wanted.keys(), f"{asked.scheme} has no form for it on this engine")
+    kept |= dict.fromkeys(
+        allowed.keys() - wanted.keys(), f"{asked.scheme} gains nothing there, or this engine lacks it"
+    )
     if not wanted:
         mend = "exclude fewer layers, or take another scheme"
         raise DiagnosticError(Diagnostic("E0805", f"no layer is left to quantise as {asked.scheme}", help=mend))
