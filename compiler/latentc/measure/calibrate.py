@@ -199,10 +199,9 @@ def _evaluations(
 ) -> tuple[list[Array], tuple[Feed, ...]]:
     """Final samples of each request, and evaluations of a denoiser spread evenly over the sampler's."""
     module = _sampler(lowered, spec, program)
-    method = network.methods["forward"]
-    shown, evaluations = network_inputs_shown(module, program.entry, {method})
+    names = [value.name for value in lowered.module.functions[network.methods["forward"]].inputs]
+    shown, evaluations = network_inputs_shown(module, program.entry, set(network.methods.values()), len(names))
     call = executable(shown, program.entry, weights, spec.target.opset)
-    names = [value.name for value in lowered.module.functions[method].inputs]
     samples, found = [], []
     for request in requests:
         out, *arrays = call(request)
