@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import struct
 import subprocess
 import sys
@@ -56,23 +58,54 @@ def _anonymous(pid: int) -> int:
 
 def made_up_weights(path: Path, shapes: Mapping[str, Sequence[int]], filled: bool = False) -> Path:
     """A safetensors file of float32: zeros that take no space on a disk that keeps holes, or random numbers."""
-    header: dict[str, Any] = {}
-    end = 0
-    for name, shape in shapes.items():
-        size = 4
-        for n in shape:
-            size *= int(n)
-        header[name] = {"dtype": "F32", "shape": [int(n) for n in shape], "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    text, end = _header(shapes, "F32")
     with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(text)
         piece = np.random.default_rng(0).standard_normal(1 << 22, dtype=np.float32).tobytes()
         for start in range(0, end if filled else 0, len(piece)):
             file.write(piece[: end - start])
-        file.truncate(8 + len(text) + end)
+        file.truncate(len(text) + end)
     return path
+
+
+def made_up_shards(folder: Path, shapes: Mapping[str, Sequence[int]], dtype: str, most: int) -> Path:
+    """Sparse safetensors files of zeros of at most `most` bytes each, and their index, which is returned."""
+    folder.mkdir()
+    shards: list[dict[str, Sequence[int]]] = [{}]
+    size = 0
+    for name, shape in shapes.items():
+        nbytes = _size(shape, dtype)
+        if size + nbytes > most and shards[-1]:
+            shards.append({})
+            size = 0
+        shards[-1][name] = shape
+        size += nbytes
+    where = {}
+    for i, part in enumerate(shards, 1):
+        file = folder / f"model-{i:05}-of-{len(shards):05}.safetensors"
+        text, end = _header(part, dtype)
+        file.write_bytes(text)
+        os.truncate(file, len(text) + end)
+        where.update(dict.fromkeys(part, file.name))
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return index
+
+
+def _size(shape: Sequence[int], dtype: str) -> int:
+    return {"F32": 4, "BF16": 2}[dtype] * math.prod(int(n) for n in shape)
+
+
+def _header(shapes: Mapping[str, Sequence[int]], dtype: str) -> tuple[bytes, int]:
+    """(the header of a safetensors file, bytes of data behind it)."""
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + _size(shape, dtype)
+        header[name] = {"dtype": dtype, "shape": [int(n) for n in shape], "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text, end
 
 
 def random_weights(lowered: Lowered, std: float = 0.02) -> dict[str, dict[str, Expr]]:

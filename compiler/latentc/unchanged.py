@@ -29,14 +29,15 @@ def compile_key(spec: Spec, spec_text: str, weights: Mapping[str, Path], options
     them; `options` are plain data.
     """
     states = [(name, path, path.stat()) for name, given in weights.items() for path in files_of(given)]
-    plans_for_here = spec.target.engine.startswith("tensorrt") and not spec.target.capabilities
+    target = spec.target
+    plans_for_here = target.engine.startswith("tensorrt") and target.plans and not target.capabilities
     if plans_for_here or not all(settled(status) for *_, status in states):
         return ""
     made_of = {
         "spec": spec_text,
         "weights": [(name, str(path.resolve()), identity(status)) for name, path, status in states],
         "options": options,
-        "versions": versions(spec.target.engine),
+        "versions": versions(target.engine),
         "code": _code(),
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()

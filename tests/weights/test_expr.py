@@ -192,6 +192,23 @@ def test_casts_round_as_ml_dtypes_does(tmp_path: Path, name: str) -> None:
     check(cast(stored(tmp_path, array), name), array.astype(dtype_from_name(name)))
 
 
+@pytest.mark.parametrize("narrow", ["bf16", "f16"])
+def test_a_widened_tensor_is_still_the_range_it_was(tmp_path: Path, narrow: str) -> None:
+    """Half-precision weights of a model declared in f32, used in the same half: nothing is to be written."""
+    half = stored(tmp_path, np.ones((4, 3), dtype_from_name(narrow)))
+    wide = cast(half, "f32")
+    assert cast(wide, narrow) is half
+    assert cast(cast(slice_axis(wide, 0, 1, 3), "f64"), narrow) == slice_axis(half, 0, 1, 3)
+    other = "f16" if narrow == "bf16" else "bf16"
+    assert cast(wide, other) == Cast(half, dtype_from_name(other))
+
+
+@pytest.mark.parametrize("narrow", ["bf16", "f16", "i32"])
+def test_what_was_rounded_stays_rounded(tmp_path: Path, narrow: str) -> None:
+    array = (np.random.default_rng(0).standard_normal((9, 7)) * 100).astype(np.float32)
+    check(cast(cast(stored(tmp_path, array), narrow), "f32"), array.astype(dtype_from_name(narrow)).astype(np.float32))
+
+
 @pytest.mark.parametrize(
     "call",
     [

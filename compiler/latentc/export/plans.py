@@ -53,15 +53,16 @@ class PlanOptions:
 
 
 def plan_options(target: Any, max_batch: int | None, by_reference: bool) -> PlanOptions | None:
-    """What the section `target` of a spec asks for; None where its engine has no plans.
+    """What the section `target` of a spec asks for; None where its engine has no plans, or none are to be built.
 
     Without profiles it is one up to `max_batch`. Raises DiagnosticError E0504 for weights by reference.
     """
-    if target.engine not in ENGINES:
+    if target.engine not in ENGINES or not target.plans:
         return None
     if by_reference:
         message = f"plans of {target.engine} hold their weights, so these cannot stay where they are"
-        raise DiagnosticError(Diagnostic("E0504", message, help="compile without `--by-reference`"))
+        mend = "compile without `--by-reference`, or without plans (`--set target.plans=false`)"
+        raise DiagnosticError(Diagnostic("E0504", message, help=mend))
     most = max_batch or target.max_batch
     profiles = tuple((p.min, p.opt, p.max) for p in target.profiles) or ((1, min(8, most), most),)
     return PlanOptions(

@@ -164,6 +164,9 @@ class Target(Closed):
     opset: int = Field(23, ge=20, le=25, description="ONNX operator set")
     max_batch: int = Field(64, gt=0, description="largest batch of one engine call")
     precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="arithmetic of the engine")
+    plans: bool = Field(
+        True, description="whether TensorRT plans are built; else the bundle holds their ONNX files, to build them from"
+    )
     capabilities: tuple[Capability, ...] = Field(
         (), description="GPUs that TensorRT plans are made for, as sm89; none: the GPU of this machine"
     )

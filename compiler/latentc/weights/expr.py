@@ -41,6 +41,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
         "c64": np.complex64,
     }.items()
 }
+_EXACT = {("f16", "f32"), ("bf16", "f32"), ("f16", "f64"), ("bf16", "f64"), ("f32", "f64")}  # wider: all values kept
 _FLOATS = frozenset(DTYPES[name] for name in ("f16", "bf16", "f32", "f64", "f8e4m3", "f8e5m2"))
 
 
@@ -266,8 +267,10 @@ def concatenate(parts: Sequence[Expr], axis: int) -> Expr:
 
 
 def cast(expr: Expr, dtype: Any) -> Expr:
-    """Convert to another dtype (round to nearest even)."""
+    """Convert to another dtype (round to nearest even); from a wider one that loses nothing, of what lies under it."""
     dtype = dtype_from_name(dtype)
+    if isinstance(expr, Cast) and (dtype_name(expr.inner.dtype), dtype_name(expr.dtype)) in _EXACT:
+        return cast(expr.inner, dtype)
     return expr if dtype == expr.dtype else Cast(expr, dtype)
 
 
