@@ -131,8 +131,9 @@ def test_samplers_over_the_network_are_what_the_compiled_sampler_does(tmp_path: 
         assert np.max(np.abs(denoiser.samples(tried[0], seeds, labels) - whole)) > 1e-2 * np.max(np.abs(whole))
 
 
-def test_the_folder(tmp_path: Path) -> None:
-    spec, weights = made(tmp_path)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_folder(tmp_path: Path, objective: str) -> None:
+    spec, weights = made(tmp_path, objective)
     told: list[tuple[int, int, str]] = []
     found = tuned(spec, weights, tmp_path / "out" / "tuned", progress=lambda *step: told.append(step))
     folder = tmp_path / "out" / "tuned"
@@ -255,6 +256,15 @@ def test_token_samplers_have_no_steps_to_search() -> None:
     with pytest.raises(DiagnosticError) as caught:
         api.tune("digits_llamagen", "missing.safetensors", "nowhere")
     assert caught.value.diagnostics[0].code in ("E0708", "E0401")
+
+
+def test_seeds_at_the_end_of_their_range(tmp_path: Path) -> None:
+    spec, weights = made(tmp_path)
+    tuned(spec, weights, tmp_path / "tuned", seed=(1 << 64) - 1, evaluations=(2,))
+    for seed in (-1, 1 << 64):
+        with pytest.raises(DiagnosticError) as caught:
+            tuned(spec, weights, tmp_path / "tuned", seed=seed)
+        assert caught.value.diagnostics[0].code == "E0608"
 
 
 def test_a_folder_of_something_else_stays(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ never saw (compiled.py); the budget chooses among those (budget.py).
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ from latentc.measure.tune.plot import need_matplotlib, write_plot
 from latentc.measure.tune.quality import Judge, Qualities, UserJudge, error, psnr
 from latentc.measure.tune.real import frechet_to, real_images
 from latentc.measure.tune.report import Tuned, candidates_csv
-from latentc.measure.tune.screen import fine_sampler, open_screen, screen_all, shortlist
+from latentc.measure.tune.screen import FINE, fine_sampler, open_screen, screen_all, shortlist
 from latentc.measure.tune.write import base_name, candidate_yaml, check_written
 from latentc.pipeline import optimised
 from latentc.spec import resolved_yaml
@@ -38,6 +39,7 @@ from latentc.spec.sections import Optimize
 from latentc.weights import Expr
 
 MARK = "candidates.csv"  # the file that a folder of results is known by
+TRAJECTORY_BYTES = 1 << 29  # of the search's fine solution, at most
 _JUDGED = 1 << 32  # seeds of the samples that candidates are judged on, beyond those of the search
 
 Progress = Callable[[int, int, str], None]
@@ -48,8 +50,8 @@ class Options:
     """How to search.
 
     `bounds`: what is asked for. `counts`: network evaluations to try. `samples`: those that compiled candidates are
-    judged on; the search has a quarter of them, 16 to 64. `batch`: samples that are timed at once. `seconds`: after
-    which the search ends. `metric`: FILE.py:FUNCTION of the user's.
+    judged on; the search has a quarter of them, 16 to 64 (fewer of large data). `batch`: samples timed at once.
+    `seconds`: after which the search ends. `metric`: FILE.py:FUNCTION of the user's.
     """
 
     bounds: tuple[Bound, ...] = ()
@@ -94,8 +96,7 @@ def tune(
         with open_denoiser(lowered, plain, weights, options.device) as denoiser:
             judging = _judging(spec, own, denoiser, options)
             tell(0, 1, "the fine solution")
-            few = max(16, min(64, options.samples // 4))
-            screen = open_screen(own, denoiser, options.seed + np.arange(few), stop)
+            screen = open_screen(own, denoiser, _seeds(options, _few(options, denoiser)), stop)
             coarse = denoiser.samples(
                 fine_sampler(own, denoiser.process, len(screen.fine.t) // 2), screen.seeds, screen.labels
             )
@@ -137,6 +138,20 @@ def _own_sampler(spec: Spec) -> ArraySampler:
     raise DiagnosticError(Diagnostic("E0708", message, spec.span("sampler"), help=mend))
 
 
+def _seeds(options: Options, count: int, first: int = 0) -> Array:
+    """u64[count]: seeds from `first` after the user's on, around the end of their range. DiagnosticError E0608."""
+    if not 0 <= options.seed < 1 << 64:
+        mend = "seeds are whole numbers from 0 to 2^64 - 1"
+        raise DiagnosticError(Diagnostic("E0608", f"there is no seed {options.seed}", help=mend))
+    return np.arange(count, dtype=np.uint64) + np.uint64((options.seed + first) % (1 << 64))
+
+
+def _few(options: Options, denoiser: Denoiser) -> int:
+    """Samples of the search: fewer where a whole trajectory of them, states and estimates, would be large."""
+    room = TRAJECTORY_BYTES // (2 * FINE * 4 * math.prod(denoiser.shape))
+    return int(min(max(16, min(64, options.samples // 4)), max(1, room)))
+
+
 def _small_networks(lowered: Lowered) -> list[str]:
     """Networks that can take steps in the place of `main`."""
     main = lowered.networks["main"]
@@ -172,7 +187,7 @@ class _Judging:
 
     def finish(self, denoiser: Denoiser, own: ArraySampler, tell: Progress) -> tuple[Judge, Array, Array]:
         """The judge, and the seeds and classes it judges: none of the search's, solved exactly as well."""
-        seeds = self.options.seed + _JUDGED + np.arange(self.options.samples)
+        seeds = _seeds(self.options, self.options.samples, _JUDGED)
         labels = denoiser.labels(len(seeds))
         tell(0, 1, "the fine solution of the samples to judge")
         exact = denoiser.samples(fine_sampler(own, denoiser.process), seeds, labels)
@@ -198,7 +213,7 @@ def _judging(spec: Spec, own: ArraySampler, denoiser: Denoiser, options: Options
     if options.metric is not None:
         user = UserJudge(options.metric)
         judges.append(user)
-        seeds = options.seed + np.arange(max(64, min(options.samples, 256)))
+        seeds = _seeds(options, max(64, min(options.samples, 256)))
         figures = list(user(denoiser.noise(seeds), denoiser.labels(len(seeds))))
         names, primary = list(dict.fromkeys([*names, *figures])), figures[0]
         higher |= user.higher
