@@ -516,7 +516,8 @@ def tune(
     by_reference = spec.target.engine not in ENGINES  # plans hold their weights
 
     def compiled(file: Path, bundle: Path) -> None:
-        compile(file, weights, bundle, names=names, key=key, by_reference=by_reference)
+        # Forced: whether a quantised candidate is good and fast enough is what tuning finds out.
+        compile(file, weights, bundle, names=names, key=key, by_reference=by_reference, force=True)
 
     options = Options(bounds, tuple(evaluations), samples, batch, seed, seconds, metric, device)
     plain = None if variant is not None or overrides else source
