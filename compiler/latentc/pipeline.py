@@ -19,9 +19,9 @@ from latentc.ir.verify import VerifyError, verify
 from latentc.passes.cleanup import cleanup
 from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.experts import experts
-from latentc.passes.fuse import COMPOSITES, FusionReport, fuse, fused
+from latentc.passes.fuse import RULES, FusionReport, fuse, fused
 from latentc.passes.hoist import hoist
-from latentc.passes.openvino import write_out_masked_attention
+from latentc.passes.openvino import write_out_attention
 from latentc.passes.precision import caches_in_half, precision
 from latentc.passes.quantize import Quantization, quantize
 from latentc.passes.to_inference import to_inference
@@ -48,7 +48,7 @@ _ONNX = (
     # Before fusing: an expert is a feed-forward like any other, and its layers can be merged and quantised.
     Pass("experts", lambda module, spec: experts(module), "expanded"),
     # Before hoisting, whose cuts through a function would go through what belongs together.
-    Pass("fuse", lambda module, spec: fuse(module, COMPOSITES), "expanded"),
+    Pass("fuse", lambda module, spec: fuse(module, RULES[spec.target.engine]), "expanded"),
     # After guidance: its null branch is the same for every sample, so the rows are steps × (batch + one).
     Pass("hoist", lambda module, spec: hoist(module, spec.target.max_batch), "expanded"),
     # Guidance and hoisting leave constants and copies behind.
@@ -78,7 +78,7 @@ PASSES: dict[str, tuple[Pass, ...]] = {
         *_ONNX,
         Pass("caches", lambda module, spec: caches_in_half(module, spec.target.precision), "expanded"),
         # Last, so that everything before sees attentions as what they are.
-        Pass("attention", lambda module, spec: write_out_masked_attention(module), "expanded"),
+        Pass("attention", lambda module, spec: write_out_attention(module), "expanded"),
     ),
     # What of attention they take depends on the form of the loop, so the exporter sees to it.
     "tensorrt": _TYPED,
@@ -122,7 +122,7 @@ def optimised(
 
 def fusion_report(lowered: Lowered, spec: Spec) -> FusionReport:
     """What the fusion rules find in a lowered spec: how often each fits, and its nearest miss."""
-    return fused(optimised(lowered, spec, "expand_guidance").module, COMPOSITES)[1]
+    return fused(optimised(lowered, spec, "experts").module, RULES[spec.target.engine])[1]
 
 
 def _for_inference(lowered: Lowered) -> Module:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 
 from latentc.ir.core import Param, Recipe
-from latentc.ir.recipes import RECIPES, recipe_type
+from latentc.ir.recipes import RECIPES, Attrs, recipe_type
 from latentc.ir.text import recipe_text
 from latentc.ir.types import TensorType
 from latentc.weights import Computed, Expr, concatenate, dtype_from_name, reshape, slice_axis
@@ -22,6 +22,8 @@ def expr_from_recipe(made: Recipe | Param, weight: Callable[[Param], Expr]) -> E
     if made.op == "pick":  # a range of the file as well
         index = made.attrs["index"]
         return reshape(slice_axis(parts[0], 0, index, index + 1), parts[0].shape[1:])
+    if made.op == "slice":  # so is a part of such a range
+        return slice_axis(parts[0], made.attrs["axis"], made.attrs["start"], made.attrs["stop"])
     type = recipe_type(made)
     row, attrs = RECIPES[made.op], made.attrs
     return Computed(tuple(parts), lambda xs: row.evaluate(xs, attrs), dtype_from_name(type.dtype), _shape(type))
@@ -38,19 +40,25 @@ def recovered(params: Mapping[str, Param], held: Mapping[str, Expr]) -> dict[str
     for path, param in params.items():
         if param.recipe is not None and path in held:
             made[path.removesuffix(param.name), recipe_text(param.recipe)] = held[path]
+    pieces: dict[str, dict[tuple[int, int], Expr]] = {}  # of a weight that was cut, by where they begin and end
+    axes: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for path, param in params.items():
         if param.recipe is not None and path in held:
             prefix = path.removesuffix(param.name)
             known = functools.partial(_known, prefix, found, made)
-            for leaf, expr, index in _undone(param.recipe, held[path], known):
-                if index is None:
-                    found.setdefault(prefix + leaf.name, expr)
-                else:
-                    picked.setdefault((prefix + leaf.name, _shape(leaf.type)[0]), {})[index] = expr
-    for (path, count), parts in picked.items():
-        if len(parts) == count:
-            rows = [reshape(parts[i], (1, *parts[i].shape)) for i in range(count)]
-            found.setdefault(path, concatenate(rows, 0))
+            for leaf, cut, expr in _undone(param.recipe, held[path], known):
+                name = prefix + leaf.name
+                if cut is None:
+                    found.setdefault(name, expr)
+                    continue
+                axes[name], sizes[name] = cut["axis"], _shape(leaf.type)[cut["axis"]]
+                pieces.setdefault(name, {})[cut["start"], cut["stop"]] = expr
+    for name, parts in pieces.items():
+        bounds = sorted(parts)
+        ends = [0, *(stop for _, stop in bounds)]
+        if name not in found and ends[:-1] == [start for start, _ in bounds] and ends[-1] == sizes[name]:
+            found[name] = concatenate([parts[bound] for bound in bounds], axes[name])
     return found
 
 
@@ -64,10 +72,16 @@ def _known(
 
 def _undone(
     recipe: Recipe, value: Expr, known: Callable[[Recipe | Param], Expr | None]
-) -> Iterator[tuple[Param, Expr, int | None]]:
-    """The model's weights that a recipe's value gives back, whole or the part of this index."""
-    if recipe.op == "pick" and isinstance(recipe.args[0], Param) and recipe.args[0].recipe is None:
-        yield recipe.args[0], value, recipe.attrs["index"]
+) -> Iterator[tuple[Param, Attrs | None, Expr]]:
+    """The model's weights that a recipe's value gives back; with the attributes of a slice where it is a part."""
+    if recipe.op == "slice":
+        if isinstance(recipe.args[0], Param) and recipe.args[0].recipe is None:
+            yield recipe.args[0], recipe.attrs, value
+        return
+    if recipe.op == "pick":  # a slice without its axis
+        if isinstance(recipe.args[0], Param) and recipe.args[0].recipe is None:
+            cut = {"axis": 0, "start": recipe.attrs["index"], "stop": recipe.attrs["index"] + 1}
+            yield recipe.args[0], cut, reshape(value, (1, *value.shape))
         return
     start = 0
     for i, arg in enumerate(recipe.args):
@@ -81,7 +95,7 @@ def _undone(
         if result is None:
             continue
         if isinstance(arg, Param) and arg.recipe is None:
-            yield arg, result, None
+            yield arg, None, result
         else:
             yield from _undone(_recipe(arg), result, known)
 

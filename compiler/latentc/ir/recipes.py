@@ -130,11 +130,25 @@ def _pick_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
     return stack.with_shape(stack.shape[1:])
 
 
+def _slice_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
+    shape = list(types[0].shape)
+    if not 0 <= attrs["start"] < attrs["stop"] <= _size(types[0], attrs["axis"]):
+        raise OpError(f"{attrs['start']} to {attrs['stop']} is no part of axis {attrs['axis']} of {types[0]}")
+    shape[attrs["axis"]] = attrs["stop"] - attrs["start"]
+    return types[0].with_shape(shape)
+
+
+def _slice(xs: Sequence[Array], attrs: Attrs) -> Array:
+    return np.take(xs[0], np.arange(attrs["start"], attrs["stop"]), attrs["axis"])
+
+
 RECIPES: dict[str, RecipeRow] = {
     # Parts one after the other along `axis`. Slices undo it: the exporter's affair, for they need not be read.
     "concat": RecipeRow(_concat_type, lambda xs, a: np.concatenate(xs, a["axis"])),
     # Part `index` of axis 0. All parts together undo it: the exporter's affair again.
     "pick": RecipeRow(_pick_type, lambda xs, a: xs[0][a["index"]]),
+    # `start` to `stop` of an axis. Slices that cover it give it back: the exporter's affair too.
+    "slice": RecipeRow(_slice_type, _slice),
     # A weight times factors that broadcast to it, none of them zero.
     "mul": RecipeRow(_mul_type, lambda xs, a: xs[0] * xs[1], {0: lambda y, xs, a: y / xs[0]}),
     # Every element times `mul`, which is not zero, plus `add`.

@@ -247,6 +247,8 @@ def _values(fn: Function) -> list[Value]:
 
 def _adopted(b: Builder, param: Param) -> Var:
     """A param of a loop's body as one of the function around it, which has the same place in the state dict."""
+    if param.recipe is not None:
+        return b.made(param.name, param.recipe)
     return b.param(param.name, param.type, param.init.kind, param.kind, **param.init.args)
 
 

@@ -32,7 +32,8 @@ def _attention_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[Tensor
     return [q.with_shape([*q.shape[:3], v.shape[3]])]
 
 
-def _scale(q: Any, attrs: Attrs) -> float:
+def attention_scale(q: Any, attrs: Attrs) -> float:
+    """What an attention multiplies the scores with; `q` is its queries, or their type."""
     return attrs["scale"] if attrs.get("scale") is not None else 1 / math.sqrt(int(q.shape[-1]))
 
 
@@ -40,7 +41,7 @@ def _attention(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     q, k, v = xs[:3]
     group = q.shape[1] // k.shape[1]
     k, v = (np.repeat(t, group, axis=1) if group > 1 else t for t in (k, v))
-    scores = (q @ k.swapaxes(-1, -2)) * q.dtype.type(_scale(q, attrs))
+    scores = (q @ k.swapaxes(-1, -2)) * q.dtype.type(attention_scale(q, attrs))
     if attrs["causal"]:
         scores = np.where(np.tri(q.shape[2], dtype=bool), scores, -np.inf)
     if len(xs) > 3:
@@ -64,7 +65,8 @@ def _attention_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
             )
             for t in (k, v)
         )
-    scores = b.matmul(q * _scale(q, attrs), swap(b, k))
+    scale = attention_scale(q, attrs)
+    scores = b.matmul(q if scale == 1.0 else q * scale, swap(b, k))
     dtype = q.type.dtype
     if dtype in ("f16", "bf16"):  # the statistics of the softmax want more digits and a wider range
         scores = b.cast(scores, to="f32")

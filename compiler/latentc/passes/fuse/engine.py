@@ -6,7 +6,7 @@ type of what it replaces, and that nothing outside the pattern uses what the pat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -26,12 +26,13 @@ class Rule:
     """Where one of `patterns` fits and `check` has nothing against it, its root becomes what `replace` builds.
 
     `check(match)` gives the reason why not, or None. `replace(b, v)` gets the named values as handles of the new
-    function, and the named numbers, as attributes: `v.x`, `v.EPS`; `v.match` is the match.
+    function, and the named numbers, as attributes: `v.x`, `v.EPS`; `v.match` is the match, `v.env` what stands for each
+    value that is known at the root. Instead of what stands for the root it may give that for several values.
     """
 
     name: str
     patterns: tuple[str, ...]
-    replace: Callable[[Rewriter, SimpleNamespace], Var]
+    replace: Callable[[Rewriter, SimpleNamespace], Var | Mapping[Value, Var]]
     check: Callable[[Match], str | None] = lambda match: None
 
 
@@ -110,11 +111,11 @@ def _once(owner: ModuleBuilder, fn: Function, rule: Rule, report: FusionReport) 
     env: dict[Value, Var] = {v: Var(v, b) for v in (*fn.inputs, *(p.value for p in fn.params))}
     changed = 0
     for node in fn.nodes:
-        made = _replaced(b, rule, fn, found[node], env, report) if node in found else None
-        if made is not None:
+        made = _replaced(b, rule, fn, found[node], env, report) if node in found else {}
+        if made:
             changed += 1
-            env[node.outputs[0]] = made
-        else:
+            env.update(made)
+        elif not all(v in env for v in node.outputs):  # else a replacement before it stands for them
             env.update(zip(node.outputs, b.keep(node, [env[v] for v in node.inputs]), strict=True))
     if not changed:
         return fn
@@ -122,24 +123,27 @@ def _once(owner: ModuleBuilder, fn: Function, rule: Rule, report: FusionReport) 
     b.output([env[v] for v in fn.outputs])
     b.finish(fn.doc)
     new = owner.functions[fn.name]
-    return new.with_(nodes=live(new.nodes, new.outputs))
+    nodes = live(new.nodes, new.outputs)
+    used = {v for node in nodes for v in node.inputs} | set(new.outputs)
+    return new.with_(nodes=nodes, params=tuple(p for p in new.params if p.recipe is None or p.value in used))
 
 
 def _replaced(
     b: Rewriter, rule: Rule, fn: Function, match: Match, env: dict[Value, Var], report: FusionReport
-) -> Var | None:
-    """What stands for the match's root, or None where an op does not take it; what was built is dead then."""
+) -> Mapping[Value, Var]:
+    """What stands for the match's root, and for what else; nothing where an op does not take it."""
     handles = {name: env[v] for name, v in match.values.items() if v in env}
     try:
-        made = rule.replace(b, SimpleNamespace(match=match, **match.numbers, **handles))
+        made = rule.replace(b, SimpleNamespace(match=match, env=env, **match.numbers, **handles))
     except OpError as error:
         report.missed(rule.name, fn, match.root, str(error), _FULL)
-        return None
-    if made.type != match.root.outputs[0].type:
-        reason = f"it would be {made.type}, not {match.root.outputs[0].type}"
-        report.missed(rule.name, fn, match.root, reason, _FULL)
-        return None
-    return made
+        return {}
+    new = {match.root.outputs[0]: made} if isinstance(made, Var) else made
+    for old, var in new.items():
+        if var.type != old.type:
+            report.missed(rule.name, fn, match.root, f"it would be {var.type}, not {old.type}", _FULL)
+            return {}
+    return new
 
 
 def _matches(rule: Rule, uses: Uses, report: FusionReport) -> Iterator[Match]:

@@ -96,6 +96,7 @@ class Uses:
             for value in dict.fromkeys(node.inputs):
                 self.users.setdefault(value, []).append(node)
         self.given = set(fn.outputs)
+        self.params = {p.value: p for p in fn.params}
 
     def number(self, value: Value) -> float | None:
         """The one element of a constant, or None."""
@@ -176,7 +177,8 @@ class Matcher:
 
     def _apply(self, pattern: Apply, node: Node, found: Match) -> Iterator[Match]:
         depth = len(found.nodes)
-        if len(node.outputs) != 1 or len(node.inputs) != len(pattern.operands):
+        several = len(node.outputs) != 1 and bool(found.nodes)  # the root alone may have more results
+        if several or len(node.inputs) != len(pattern.operands):
             self.miss(depth, f"{node.op} has {len(node.inputs)} operands, not {len(pattern.operands)}")
             return
         for key, wanted in pattern.attrs.items():

@@ -1,0 +1,248 @@
+"""Linear layers merged, cut apart and rescaled, their weights made of the model's by recipes.
+
+Symbols: T rows of a sample, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, groupby, pairwise
+from types import SimpleNamespace
+
+from latentc.ir.builder import Builder, Var
+from latentc.ir.core import Node, Param, Recipe, Value
+from latentc.ir.ops.attention import attention_scale
+from latentc.passes.fuse.engine import Rule
+from latentc.passes.fuse.pattern import Match, Uses
+
+SEPARATE_ROWS = 64
+"""From so many rows a sample on, several products cost no more than one; below, each must read its weights first."""
+
+
+def _shared(uses: Uses, linear: Node) -> str | None:
+    """Why the weight and bias of a linear layer are not its own, if they are not."""
+    for value in linear.inputs[1:]:
+        if value not in uses.params:
+            return f"%{value.name} is no weight"
+        if len(uses.users[value]) > 1 or value in uses.given:
+            return f"%{value.name} is also used elsewhere"
+    return None
+
+
+def _weights(uses: Uses, linear: Node) -> list[Param]:
+    """Weight and bias of a linear layer that has its own."""
+    return [uses.params[value] for value in linear.inputs[1:]]
+
+
+def _made(b: Builder, name: str, recipe: Recipe | Param) -> Var:
+    """A param; named by what is done to the weights, so that one path means one thing in all methods of a class."""
+    return b.made(name, recipe) if isinstance(recipe, Recipe) else Var(recipe.value, b)
+
+
+def _source(param: Param) -> Recipe | Param:
+    return param if param.recipe is None else param.recipe
+
+
+def _part(param: Param, start: int, stop: int) -> Recipe:
+    return Recipe("slice", (_source(param),), {"axis": 0, "start": start, "stop": stop})
+
+
+# ---- several of one input as one
+
+
+def _together(uses: Uses, linear: Node) -> list[Node]:
+    """The linear layers that can be one with `linear`, itself among them, in order."""
+
+    def alike(node: Node) -> bool:
+        return (
+            node.op == "linear"
+            and node.inputs[0] is linear.inputs[0]
+            and len(node.inputs) == len(linear.inputs)
+            and _shared(uses, node) is None
+        )
+
+    return [node for node in uses.users[linear.inputs[0]] if alike(node)]
+
+
+def _merge_check(match: Match) -> str | None:
+    if reason := _shared(match.uses, match.root):
+        return reason
+    nodes = _together(match.uses, match.root)
+    if len(nodes) == 1:
+        return f"no other linear layer takes %{match.values['x'].name}"
+    return None if nodes[0] is match.root else f"it is one with that of %{nodes[0].outputs[0].name}"
+
+
+def _merge(b: Builder, v: SimpleNamespace) -> Mapping[Value, Var]:
+    nodes = _together(v.match.uses, v.match.root)
+    params = [_weights(v.match.uses, node) for node in nodes]
+    merged = []
+    for column in zip(*params, strict=True):
+        name = "-".join(param.name for param in column)
+        merged.append(_made(b, name, Recipe("concat", tuple(map(_source, column)), {"axis": 0})))
+    h: Var = b.linear(v.x, *merged)
+    sizes = tuple(node.outputs[0].type.shape[-1] for node in nodes)
+    names = " ".join(node.outputs[0].name for node in nodes)
+    parts = b.split(h, axis=h.type.rank - 1, sizes=sizes, out=names)
+    return {node.outputs[0]: part for node, part in zip(nodes, parts, strict=True)}
+
+
+MERGE_LINEARS = Rule("merge_linears", ("linear(x, w, b)", "linear(x, w)"), _merge, _merge_check)
+
+# ---- one whose result is split as several
+
+
+def _separate_check(match: Match) -> str | None:
+    h = match.values["h"]
+    if match.root.attrs["axis"] % h.type.rank != h.type.rank - 1:
+        return "the split is not of its features"
+    rows = h.type.with_shape(h.type.shape[1:-1]).count()
+    if rows < SEPARATE_ROWS:
+        return f"{rows} rows a sample are few: takes {SEPARATE_ROWS}"
+    return _shared(match.uses, match.node("h"))
+
+
+def _separate(b: Builder, v: SimpleNamespace) -> Mapping[Value, Var]:
+    params = _weights(v.match.uses, v.match.node("h"))
+    results = v.match.root.outputs
+    ends = [0, *accumulate(int(size) for size in v.match.root.attrs["sizes"])]
+    made = {}
+    for result, (start, stop) in zip(results, pairwise(ends), strict=True):
+        cut = [_made(b, f"{param.name}.{start}-{stop}", _part(param, start, stop)) for param in params]
+        h: Var = b.linear(v.x, *cut, out=result.name)
+        made[result] = Var(h.value, b)
+    return made
+
+
+SEPARATE_LINEARS = Rule(
+    "separate_linears", ("split((h := linear(x, w, b)))", "split((h := linear(x, w)))"), _separate, _separate_check
+)
+
+# ---- a bias that is added
+
+
+def _bias_check(match: Match) -> str | None:
+    width = match.shape("w")[0]
+    bias = match.values["bias"]
+    return None if bias.type.shape == (width,) else f"%{bias.name} is {bias.type}, not one value for each of {width}"
+
+
+LINEAR_BIAS = Rule(
+    "linear_bias",
+    ("linear(x, w) + bias",),
+    lambda b, v: b.linear(v.x, v.w, v.bias),
+    _bias_check,
+)
+
+# ---- attention's scale in the weights of the queries
+
+_LINEAR_MOVES = ("transpose", "reshape", "rotary")  # what comes out of them is scaled as what goes in
+
+
+def _way(match: Match) -> tuple[list[Node], str | None]:
+    """The nodes from the linear layer that makes the queries to the attention, and what stands in between, if any."""
+    way: list[Node] = []
+    user, value = match.root, match.values["q"]
+    while True:
+        node = match.uses.made.get(value)
+        if node is None or node.op not in (*_LINEAR_MOVES, "linear"):
+            return way, f"%{value.name} is {'an input' if node is None else node.op}, not made by a linear layer"
+        if match.uses.users[value] != [user] or value in match.uses.given or user.inputs.count(value) > 1:
+            return way, f"%{value.name} is also used elsewhere"
+        way.insert(0, node)
+        if node.op == "linear":
+            return way, _shared(match.uses, node)
+        user, value = node, node.inputs[0]
+
+
+def _query_check(match: Match) -> str | None:
+    if attention_scale(match.values["q"].type, match.root.attrs) == 1.0:
+        return "its scale is 1"
+    return _way(match)[1]
+
+
+def _query(b: Builder, v: SimpleNamespace) -> Var:
+    linear, *moves = _way(v.match)[0]
+    params = _weights(v.match.uses, linear)
+    scale = attention_scale(v.match.values["q"].type, v.match.root.attrs)
+    scaled = [
+        _made(b, f"{p.name}.times{scale:.6g}", Recipe("affine", (_source(p),), {"mul": scale, "add": 0.0}))
+        for p in params
+    ]
+    q: Var = b.linear(v.env[linear.inputs[0]], *scaled, out=linear.outputs[0].name)
+    for node in moves:
+        q = b.op(node.op, q, *(v.env[x] for x in node.inputs[1:]), out=node.outputs[0].name, **node.attrs)
+    rest = [v.env[x] for x in v.match.root.inputs[1:]]
+    out: Var = b.attention(q, *rest, out=v.match.root.outputs[0].name, **{**v.match.root.attrs, "scale": 1.0})
+    return out
+
+
+QUERY_SCALE = Rule("query_scale", ("attention(q, k, v)", "attention(q, k, v, mask)"), _query, _query_check)
+
+# ---- the one of `1 + scale` in the bias of what makes the scale
+
+
+def _increments(uses: Uses, linear: Node) -> tuple[list[Node], dict[int, Node]]:
+    """The nodes from a linear layer to its parts, and which of the parts are only used one larger: {part: addition}."""
+    chain, node = [], linear
+    while len(users := uses.users.get(node.outputs[0], [])) == 1 and node.outputs[0] not in uses.given:
+        node = users[0]
+        if node.op not in ("reshape", "split"):
+            break
+        chain.append(node)
+        if node.op == "split":
+            break
+    if not chain or chain[-1].op != "split":
+        return [], {}
+    split = chain[-1]
+    rank = split.inputs[0].type.rank
+    whole = split.inputs[0].type.shape[-1] == linear.outputs[0].type.shape[-1]
+    if split.attrs["axis"] % rank != rank - 1 or not whole:
+        return [], {}
+    larger: dict[int, Node] = {}
+    for number, part in enumerate(split.outputs):
+        users = uses.users.get(part, [])
+        if len(users) == 1 and part not in uses.given and users[0].op == "add":
+            others = [uses.number(x) for x in users[0].inputs if x is not part]
+            if others == [1.0] and users[0].outputs[0].type == part.type:
+                larger[number] = users[0]
+    return chain, larger
+
+
+def _one_check(match: Match) -> str | None:
+    if not _increments(match.uses, match.root)[1]:
+        return "no part of it is only used one larger"
+    return _shared(match.uses, match.root)
+
+
+def _runs(sizes: Sequence[int], larger: Mapping[int, Node]) -> Iterator[tuple[int, int, bool]]:
+    """(start, stop, whether one is added) of neighbours that are treated alike."""
+    ends = list(accumulate(sizes))
+    for one, group in groupby(range(len(sizes)), lambda number: number in larger):
+        numbers = list(group)
+        yield ends[numbers[0]] - sizes[numbers[0]], ends[numbers[-1]], one
+
+
+def _one(b: Builder, v: SimpleNamespace) -> Mapping[Value, Var]:
+    chain, larger = _increments(v.match.uses, v.match.root)
+    bias = v.match.uses.params[v.match.values["b"]]
+    parts = []
+    for start, stop, one in _runs([int(size) for size in chain[-1].attrs["sizes"]], larger):
+        part = _part(bias, start, stop)
+        parts.append(Recipe("affine", (part,), {"mul": 1.0, "add": 1.0}) if one else part)
+    where = "-".join(map(str, larger))
+    h: Var = b.linear(v.x, v.w, _made(b, f"{bias.name}.one{where}", Recipe("concat", tuple(parts), {"axis": 0})))
+    made = {v.match.root.outputs[0]: h}
+    results: tuple[Var, ...] = (h,)
+    for node in chain:
+        names = " ".join(o.name for o in node.outputs)
+        outs = b.op(node.op, results[0], out=names, **node.attrs)
+        results = outs if isinstance(outs, tuple) else (outs,)
+        made.update(zip(node.outputs, results, strict=True))
+    made.update((node.outputs[0], results[number]) for number, node in larger.items())
+    return made
+
+
+MODULATION_ONE = Rule("modulation_one", ("linear(x, w, b)",), _one, _one_check)
+
+__all__ = ["LINEAR_BIAS", "MERGE_LINEARS", "MODULATION_ONE", "QUERY_SCALE", "SEPARATE_LINEARS"]
