@@ -9,7 +9,7 @@ from latentc.ir.core import Param, Recipe
 from latentc.ir.recipes import RECIPES, Attrs, recipe_type
 from latentc.ir.text import recipe_text
 from latentc.ir.types import TensorType
-from latentc.weights import Computed, Expr, concatenate, dtype_from_name, reshape, slice_axis
+from latentc.weights import Computed, Expr, cast, concatenate, dtype_from_name, reshape, slice_axis
 
 
 def expr_from_recipe(made: Recipe | Param, weight: Callable[[Param], Expr]) -> Expr:
@@ -35,7 +35,6 @@ def recovered(params: Mapping[str, Param], held: Mapping[str, Expr]) -> dict[str
     Of a weight that was rounded it is the nearest that is known: a quantised one comes back as it dequantises.
     """
     found = {path: held[path] for path, param in params.items() if param.recipe is None and path in held}
-    picked: dict[tuple[str, int], dict[int, Expr]] = {}  # (path of a stack, its length) -> parts
     made: dict[tuple[str, str], Expr] = {}  # value of a recipe, by the prefix of its function and its text
     for path, param in params.items():
         if param.recipe is not None and path in held:
@@ -53,7 +52,8 @@ def recovered(params: Mapping[str, Param], held: Mapping[str, Expr]) -> dict[str
                     found.setdefault(name, expr)
                     continue
                 axes[name], sizes[name] = cut["axis"], _shape(leaf.type)[cut["axis"]]
-                pieces.setdefault(name, {})[cut["start"], cut["stop"]] = expr
+                # What was computed comes in the weight's own dtype, what was only moved in the engine's.
+                pieces.setdefault(name, {})[cut["start"], cut["stop"]] = cast(expr, leaf.type.dtype)
     for name, parts in pieces.items():
         bounds = sorted(parts)
         ends = [0, *(stop for _, stop in bounds)]
