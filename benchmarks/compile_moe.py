@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import made_up_shards, verdict, watched
 
 SHARD = 10_000_000_000  # bytes
 
@@ -40,6 +39,7 @@ def compiled(folder: Path, depth: int, by_reference: bool) -> dict[str, Any]:
     from latentc.checkpoint import network_weights  # noqa: F401
     from latentc.export.bundle import bundle_from_lowered  # noqa: F401
     from latentc.pipeline import optimised  # noqa: F401
+    from latentc.unchanged import unchanged  # noqa: F401
 
     imported = time.perf_counter()
     stages: dict[str, float] = {}
@@ -94,6 +94,8 @@ def shapes_of(depth: int) -> dict[str, tuple[int, ...]]:
 
 
 def run(folder: Path, depth: int, case: str, what: str) -> tuple[dict[str, Any], float]:
+    from common import watched
+
     found, memory = watched([__file__, "--side", case, "--folder", str(folder), "--depth", str(depth)])
     stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in found["stages"].items()) or "up to date"
     print(
@@ -115,6 +117,9 @@ def main() -> None:
     if flags.side:
         print(json.dumps(compiled(flags.folder, flags.depth, flags.side == "reference")))
         return
+    # Here, because it imports what the sides are to import themselves.
+    from common import made_up_shards, verdict
+
     shapes = shapes_of(flags.depth)
     print(f"{len(shapes)} tensors, {sum(int(np.prod(s)) for s in shapes.values()) / 1e9:.2f} billion parameters")
     peak = 0.0
