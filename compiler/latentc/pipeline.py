@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from latentc.components.contract import Lowered
 from latentc.diagnostics import nearest
@@ -46,7 +47,7 @@ _ONNX = (
     # After cleanup, before anything that reasons about batch sizes: from here on a guided call is an ordinary one.
     Pass("expand_guidance", lambda module, spec: expand_guidance(module, spec.optimize.guidance), "expanded"),
     # Before fusing: an expert is a feed-forward like any other, and its layers can be merged and quantised.
-    Pass("experts", lambda module, spec: experts(module), "expanded"),
+    Pass("experts", lambda module, spec: experts(module, _experts_form(spec)), "expanded"),
     # Before hoisting, whose cuts through a function would go through what belongs together.
     Pass("fuse", lambda module, spec: fuse(module, RULES[spec.target.engine]), "expanded"),
     # After guidance: its null branch is the same for every sample, so the rows are steps × (batch + one).
@@ -118,6 +119,15 @@ def optimised(
         if current.name == after:
             break
     return replace(lowered, module=module, updates=())
+
+
+def _experts_form(spec: Spec) -> Literal["dense", "sparse"]:
+    """`sparse` where the engine takes shapes that depend on data; quantised layers are those of the dense form."""
+    if spec.optimize.experts != "auto":
+        return spec.optimize.experts
+    target = spec.target
+    fits = target.engine == "onnxruntime" and target.precision == "fp32" and spec.optimize.quantize is None
+    return "sparse" if fits else "dense"
 
 
 def fusion_report(lowered: Lowered, spec: Spec) -> FusionReport:

@@ -77,12 +77,16 @@ SYSTEMS = {
     "ddim": ("digits_dit", *TINY_DIT, "sampler.steps=4"),
     "ddpm": ("digits_dit", *TINY_DIT, "sampler={kind: ddpm, steps: 4, guidance: {scale: 2.0, interval: [0.3, 0.8]}}"),
     "dpm_solver": ("digits_dit", *TINY_DIT, "sampler={kind: dpm_solver_pp, steps: 4}"),
-    "experts": (
-        "digits_dit",
-        *TINY_DIT,
-        "sampler.steps=4",
-        "backbone.block.feed_forward={kind: mixture_of_experts, experts: 4, ratio: 2}",
-    ),
+    **{
+        f"{form} experts": (
+            "digits_dit",
+            *TINY_DIT,
+            "sampler.steps=4",
+            "backbone.block.feed_forward={kind: mixture_of_experts, experts: 4, ratio: 2}",
+            f"optimize.experts={form}",
+        )
+        for form in ("dense", "sparse")
+    },
     "unipc": ("digits_dit", *TINY_DIT, "sampler={kind: unipc, steps: 5}"),
     "tokens": ("digits_llamagen", "backbone.depth=2"),
 }

@@ -152,6 +152,15 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
             2,
         )
     ],
+    "expert": [
+        ((X, X, f32(B, 4, 1), f32(5, 6), f32(5, 6), f32(6, 5)), op("expert"), -1, 1),
+        (
+            (X, X, f32(B, 4, 1), f32(5, 6), f32(5, 6), f32(6, 5)),
+            lambda b, y, x, g, *w: b.expert(b.expert(y, x, b.relu(g), *w), x, b.relu(-b.relu(g)), *w),  # none at all
+            -1,
+            1,
+        ),
+    ],
     "experts": [
         ((f32(B, 4, 6), f32(B, 4, 3), f32(3, 5, 6), f32(3, 5, 6), f32(3, 6, 5)), op("experts", per_token=3), -1, 1)
     ],

@@ -448,6 +448,17 @@ def experts(d: Draw) -> Case:
     return Case([d.floats(*shape) for shape in shapes], reference, {"per_token": per_token})
 
 
+@case("expert")
+def expert(d: Draw) -> Case:
+    lead, width, hidden = d.lead(), d.int(1, 3), d.int(1, 3)
+
+    def reference(onto: Any, x: Any, gate: Any, w1: Any, w3: Any, w2: Any) -> Any:
+        return onto + gate * F.linear(F.silu(F.linear(x, w1)) * F.linear(x, w3), w2)
+
+    shapes = [(lead, 2, width), (lead, 2, width), (lead, 2, 1), *[(hidden, width)] * 2, (width, hidden)]
+    return Case([d.floats(*shape) for shape in shapes], reference)
+
+
 @case("auxiliary_loss")
 def auxiliary_loss(d: Draw) -> Case:
     return Case([d.floats(*d.shape()), d.floats()], lambda x, loss: x)

@@ -1,7 +1,9 @@
 """Routed experts made dense: golden text, the same numbers, weights that stay ranges of their stacks and come back."""
 
 import numpy as np
+import pytest
 
+from latentc.diagnostics import DiagnosticError
 from latentc.export.recipes import expr_from_recipe, recovered
 from latentc.ir.builder import ModuleBuilder, module_class
 from latentc.ir.core import parameters, walk
@@ -9,7 +11,10 @@ from latentc.ir.interpret import Interpreter
 from latentc.ir.text import module_from_text, text_from_module
 from latentc.ir.types import B, f32
 from latentc.ir.verify import verify
+from latentc.lower import lower
 from latentc.passes.experts import experts
+from latentc.pipeline import optimised
+from latentc.spec import load_spec
 from latentc.weights import Array, Stored, materialise, read_safetensors, write_safetensors
 
 SHAPES = {"w1": (3, 4, 2), "w3": (3, 4, 2), "w2": (3, 2, 4)}
@@ -42,23 +47,41 @@ def arrays(seed=1):
     return rng.standard_normal((2, 5, 2)), gates
 
 
+FORMS = ("dense", "sparse")
+
+
 def test_golden(golden):
     before = module_of()
-    after = verify(experts(before))
-    sections = ["# The pass `experts`", "## Before", text_from_module(before), "## After", text_from_module(after)]
+    sections = ["# The pass `experts`", "## Before", text_from_module(before)]
+    for form in FORMS:
+        sections += [f"## {form.capitalize()}", text_from_module(verify(experts(before, form)))]
     golden("passes/experts.md", "\n\n".join(s if s.startswith("#") else f"```\n{s}```" for s in sections) + "\n")
 
 
-def test_it_is_exact_and_comes_back_from_text():
+@pytest.mark.parametrize("form", FORMS)
+def test_it_is_exact_and_comes_back_from_text(form):
     before = module_of()
-    after = verify(experts(before))
+    after = verify(experts(before, form))
     assert not [node for _, node in walk(after) if node.op == "experts"]
-    assert experts(after) is after
+    assert experts(after, form) is after
     again = module_from_text(text_from_module(after))
     assert text_from_module(again) == text_from_module(after)
     (want,) = Interpreter(before, weights()).run("main", *arrays())
     for module in (after, again):
         np.testing.assert_allclose(Interpreter(module, weights()).run("main", *arrays())[0], want, rtol=1e-12)
+
+
+def test_which_form_an_engine_gets():
+    def ops(*overrides):
+        spec = load_spec("dit_moe", "S/2-8E2A", ["backbone.depth=1", "sampler.steps=2", *overrides])
+        return {node.op for _, node in walk(optimised(lower(spec), spec, "experts").module)}
+
+    assert "expert" in ops()
+    dense = (["target.engine=openvino"], ["target.precision=fp16"], ["optimize.experts=dense"])
+    assert not any({"expert", "experts"} & ops(*overrides) for overrides in dense)
+    assert "expert" not in ops("optimize.quantize={scheme: int8_weights}")
+    with pytest.raises(DiagnosticError, match=r"E0305.*does not take sparse experts"):
+        ops("target.engine=openvino", "optimize.experts=sparse")
 
 
 def test_control_a_token_in_the_wrong_expert_shows():

@@ -1,27 +1,33 @@
-"""Routed experts in forms whose shapes are known when an engine is built.
+"""Routed experts in the forms that engines take; both are exact.
 
-`dense`: every expert for every token, with gate zero for those it was not routed to. Exact, E / K times the arithmetic.
+dense   every expert for every token, with gate zero for those it was not routed to: shapes that are known when an
+        engine is built, and E / K times the arithmetic
+sparse  an op an expert, which an engine may run for the tokens routed to it alone
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import Literal
 
 from latentc.ir.builder import Builder, Var
 from latentc.ir.core import Module, Node, Recipe
 from latentc.ir.ops import OPS
-from latentc.ir.ops.experts import dense_experts
+from latentc.ir.ops.experts import dense_experts, sparse_experts
 from latentc.passes.rewrite import has_op, rewrite
 
+Form = Literal["dense", "sparse"]
 
-def experts(module: Module) -> Module:
-    """The module with its routed experts dense, each a few linear layers; the same object where it has none.
+
+def experts(module: Module, form: Form = "dense") -> Module:
+    """The module with its routed experts apart; the same object where it has none.
 
     An expert's weights become params of their own, made of the stacks that files hold: no engine has to slice them.
     """
     if not has_op(module, ("experts",)):
         return module
-    made = rewrite(module, _replace)
+    made = rewrite(module, functools.partial(_replace, form))
     functions = dict(made.functions)
     for name, fn in made.functions.items():
         if fn is not module.functions[name]:
@@ -30,7 +36,7 @@ def experts(module: Module) -> Module:
     return made.with_(functions=functions)
 
 
-def _replace(b: Builder, node: Node, operands: list[Var]) -> Sequence[Var] | None:
+def _replace(form: Form, b: Builder, node: Node, operands: list[Var]) -> Sequence[Var] | None:
     if node.op != "experts":
         return None
     x, gates, *stacks = operands
@@ -42,4 +48,4 @@ def _replace(b: Builder, node: Node, operands: list[Var]) -> Sequence[Var] | Non
         [b.made(f"{w.value.name}.{e}", Recipe("pick", (params[w.value],), {"index": e})) for w in stacks]
         for e in range(count)
     ]
-    return [dense_experts(b, x, gates, each)]
+    return [(dense_experts if form == "dense" else sparse_experts)(b, x, gates, each)]

@@ -220,6 +220,14 @@ def precision_of_the_engine(spec: Spec) -> Iterator[Problem]:
         yield Problem("E0307", ("target", "precision"), message, help=mend)
 
 
+def experts_of_the_engine(spec: Spec) -> Iterator[Problem]:
+    """Sparse experts have shapes that depend on data, which only ONNX Runtime takes everywhere."""
+    target = spec.target
+    if spec.optimize.experts == "sparse" and (target.engine, target.precision) != ("onnxruntime", "fp32"):
+        message = f"`{target.engine}` in {target.precision} does not take sparse experts"
+        yield Problem("E0305", ("optimize", "experts"), message, help="use `auto`, or `dense`, which is exact as well")
+
+
 def scheme_of_the_engine(spec: Spec) -> Iterator[Problem]:
     """The engine can run the layers as they are to be quantised."""
     if spec.optimize.quantize is None:
@@ -294,6 +302,7 @@ RULES: tuple[Rule, ...] = (
     stitched_network_is_another,
     cached_blocks_are_there,
     precision_of_the_engine,
+    experts_of_the_engine,
     scheme_of_the_engine,
     plans_of_the_engine,
 )

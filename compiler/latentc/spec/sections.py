@@ -118,6 +118,10 @@ class Optimize(Closed):
     guidance: Literal["batched", "sequential"] = Field(
         "batched", description="both branches of guidance in one call of twice the batch, or one by one"
     )
+    experts: Literal["auto", "dense", "sparse"] = Field(
+        "auto",
+        description="every expert for every token, or (`onnxruntime` in fp32) only those it is routed to; both exact",
+    )
     quantize: Quantize | None = Field(None, description="fewer bits for linear layers; null for none")
     cache: Cache | None = Field(None, description="blocks whose work is used for several steps; null for none")
     stitch: Stitch | None = Field(None, description="a smaller network for the first steps; null for none")

@@ -31,6 +31,24 @@ def linear(c: Context) -> None:
     c.g.view(c.node.outputs[0], product, int(c.out_type.shape[-1]))  # type: ignore[arg-type]
 
 
+@lower("expert")
+def expert(c: Context) -> None:
+    """The rows with a gate are gathered, go through the expert, and are added where they came from."""
+    onto, x, gate = (c.g.rows(v) for v in c.node.inputs[:3])
+    w1, w3, w2 = (c.g.name(v) for v in c.node.inputs[3:])
+    flat = c.tmp("Reshape", [gate, c.g.ints([-1])])
+    places = c.tmp("Transpose", [c.tmp("NonZero", [flat])], perm=(1, 0))  # [rows, 1]
+    taken = c.tmp("GatherND", [x, places])
+    up = c.tmp("Gemm", [taken, w1], transB=1)
+    h = c.tmp("Mul", [c.tmp("Mul", [up, c.tmp("Sigmoid", [up])]), c.tmp("Gemm", [taken, w3], transB=1)])
+    y = c.tmp("Mul", [c.tmp("GatherND", [gate, places]), c.tmp("Gemm", [h, w2], transB=1)])
+    made = c.tmp("ScatterND", [onto, places, y], reduction="add")
+    if c.is_result:
+        c.final("Reshape", [made, c.g.dims(c.out_type.shape)])
+        return
+    c.g.view(c.node.outputs[0], made, int(c.out_type.shape[-1]))  # type: ignore[arg-type]
+
+
 @lower("conv2d")
 def conv2d(c: Context) -> None:
     a = c.attrs

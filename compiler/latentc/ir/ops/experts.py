@@ -27,15 +27,41 @@ def _infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
 
 
 def _evaluate(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
-    x, gates, w1, w3, w2 = xs
-    tokens, shares = x.reshape(-1, x.shape[-1]), gates.reshape(-1, gates.shape[-1])
-    out = np.zeros_like(tokens)
-    for e in range(len(w1)):
-        (rows,) = np.nonzero(shares[:, e])
-        h = tokens[rows] @ w1[e].T
-        h = h / (1 + np.exp(-h)) * (tokens[rows] @ w3[e].T)
-        out[rows] += shares[rows, e, None] * (h @ w2[e].T)
+    x, gates, *stacks = xs
+    out = np.zeros_like(x)
+    for e, weights in enumerate(zip(*stacks, strict=True)):
+        (out,) = _expert((out, x, gates[..., e : e + 1], *weights), {})
+    return [out]
+
+
+def _expert_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    onto, x, gate, w1, w3, w2 = ins
+    need(x.rank >= 2 and onto.shape == x.shape, f"{onto} and {x} differ")
+    need(gate.shape == (*x.shape[:-1], 1), f"gate is {gate}; wants one for each token of {x}")
+    need(w1.rank == 2 and w1.shape[1] == x.shape[-1] and w3.shape == w1.shape, f"w1 {w1}, w3 {w3} do not take {x}")
+    need(w2.shape == (x.shape[-1], w1.shape[0]), f"w2 is {w2}; wants [{x.shape[-1]}, {w1.shape[0]}]")
+    same_dtype(ins)
+    return [x]
+
+
+def _expert(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    onto, x, gate, w1, w3, w2 = xs
+    tokens, share = x.reshape(-1, x.shape[-1]), gate.reshape(-1, 1)
+    rows = np.flatnonzero(share)
+    h = tokens[rows] @ w1.T
+    h = h / (1 + np.exp(-h)) * (tokens[rows] @ w3.T)
+    out = onto.reshape(tokens.shape).copy()
+    out[rows] += share[rows] * (h @ w2.T)
     return [out.reshape(x.shape).astype(x.dtype, copy=False)]
+
+
+def _expert_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    onto, x, gate, w1, w3, w2 = ins
+    return [onto + gate * b.linear(b.silu(b.linear(x, w1)) * b.linear(x, w3), w2)]
+
+
+def _expert_flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
+    return 6 * ins[1].count() * int(ins[3].shape[0])  # type: ignore[arg-type]
 
 
 def dense_experts(b: Any, x: Any, gates: Any, weights: Sequence[Sequence[Any]]) -> Any:
@@ -45,6 +71,14 @@ def dense_experts(b: Any, x: Any, gates: Any, weights: Sequence[Sequence[Any]]) 
         y = b.linear(b.silu(b.linear(x, w1)) * b.linear(x, w3), w2)
         y = b.slice(gates, axis=gates.type.rank - 1, start=e, stop=e + 1) * y
         out = y if out is None else out + y
+    return out
+
+
+def sparse_experts(b: Any, x: Any, gates: Any, weights: Sequence[Sequence[Any]]) -> Any:
+    """Every expert for those tokens whose gate is not zero, one after the other; `weights` (w1, w3, w2) an expert."""
+    out = b.fill_like(x, 0.0)
+    for e, each in enumerate(weights):
+        out = b.expert(out, x, b.slice(gates, axis=gates.type.rank - 1, start=e, stop=e + 1), *each)
     return out
 
 
@@ -70,6 +104,16 @@ _ROWS = [
         source="Shazeer et al. 2017, arXiv:1701.06538; Dai et al. 2024, arXiv:2401.06066",
         operands=(5, 5),
         attrs="per_token",
+    ),
+    Op(
+        "expert",
+        "onto + gate * w2(silu(w1 x) * w3 x), of which only tokens with a gate need computing; flops are of all",
+        _expert_infer,
+        _expert,
+        None,
+        _expert_flops,
+        _expert_decompose,
+        operands=(6, 6),
     ),
 ]
 OPS = {row.name: row for row in _ROWS}
