@@ -70,11 +70,6 @@ def routed_experts(x: Tensor, gates: Tensor, w1: Tensor, w3: Tensor, w2: Tensor)
         out.index_add_(0, rows, (gates[rows, e, None] * F.linear(h, w2[e])).type_as(out))
     return out.view_as(x)
 ''',
-    "expert_onto": '''
-def expert_onto(onto: Tensor, x: Tensor, gate: Tensor, w1: Tensor, w3: Tensor, w2: Tensor) -> Tensor:
-    """onto + gate * w2(silu(w1 x) * w3 x), tokens x [..., D] and their gates [..., 1]."""
-    return onto + gate * F.linear(F.silu(F.linear(x, w1)) * F.linear(x, w3), w2)
-''',
     "AuxiliaryLoss": '''
 class AuxiliaryLoss(torch.autograd.Function):
     """x itself, which has a further scalar loss minimised as well: its gradient is one, whatever x's is."""

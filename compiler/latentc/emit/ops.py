@@ -226,7 +226,6 @@ TORCH: dict[str, Row] = {
     "timestep_embedding": _timestep,
     "dropout": _dropout,
     "auxiliary_loss": lambda p, n: call(f"{p.helper('AuxiliaryLoss')}.apply", [p.arg(v) for v in n.inputs]),
-    "expert": lambda p, n: call(p.helper("expert_onto"), [p.arg(v) for v in n.inputs]),
     "experts": lambda p, n: call(p.helper("routed_experts"), [p.arg(v) for v in n.inputs]),
     "stop_gradient": lambda p, n: Text(f"{p.arg(n.inputs[0]).atom}.detach()"),
     "cross_entropy": lambda p, n: call("F.cross_entropy", [p.arg(v) for v in n.inputs], reduction="none"),

@@ -114,6 +114,7 @@ _ROWS = [
         _expert_flops,
         _expert_decompose,
         operands=(6, 6),
+        engine_only=True,
     ),
 ]
 OPS = {row.name: row for row in _ROWS}
