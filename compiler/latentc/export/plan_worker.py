@@ -14,12 +14,15 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 # Names of kernels that hold a whole attention: matrix-matrix, matrix-vector, and the precompiled ones.
 _FUSED_SOURCE = re.compile(rb"__global__ void(?:\s+__launch_bounds__\([^)]*\))?\s+_\w*mha\w*\(")
+_TENSOR = re.compile(rb'tensor=\{[^\n]*? name="([^"]+)"[^\n]*? type=(\w+) \}')
+_PRODUCT = re.compile(rb'fully_connected=\{[^\n]*? input=\{"([^"]+)" "([^"]+)"')
 _FUSED_LAYER = re.compile(r"mha", re.IGNORECASE)
 
 
@@ -45,8 +48,8 @@ def build(request: Mapping[str, Any]) -> dict[str, Any]:
     """Builds `request["model"]` into `request["plan"]`.
 
     Gives the version of the library, the capability, the driver where this machine's GPU built it, the layers of the
-    network, its attention operators, and the kernels of the plan that hold a whole attention. Raises LookupError for a
-    capability that the library or this machine lacks.
+    network, its attention operators, and the kernels of the plan that hold a whole attention; of TensorRT-RTX also its
+    products with weights by dtype. Raises LookupError for a capability that the library or this machine lacks.
     """
     from polygraphy.logger import G_LOGGER
 
@@ -67,6 +70,7 @@ def build(request: Mapping[str, Any]) -> dict[str, Any]:
         "layers": len(kinds),
         "attentions": sum(kind.name == "ATTENTION_INPUT" for kind in kinds),
         "fused": fused_attentions(trt, plan),
+        "products": products(plan) if request["engine"] == "tensorrt-rtx" else None,
         "bytes": len(plan),
     }
 
@@ -82,6 +86,18 @@ def fused_attentions(trt: Any, plan: bytes) -> int:
     engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(plan)
     layers = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     return sum(bool(_FUSED_LAYER.search(json.dumps(layer))) for layer in json.loads(layers)["Layers"])
+
+
+def products(plan: bytes) -> dict[str, int]:
+    """{dtype: products with weights of a plan of TensorRT-RTX that multiply in it}: `half`, `int8`, `fp8_e4m3`, …
+
+    A plan lists its tensors and operations as text.
+    """
+    types = dict(_TENSOR.findall(plan))
+    counts: Counter[str] = Counter()
+    for operands in _PRODUCT.findall(plan):
+        counts[types.get(operands[1], b"unknown").decode()] += 1
+    return dict(counts)
 
 
 def _library(engine: str) -> Any:

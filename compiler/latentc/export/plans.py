@@ -11,14 +11,14 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import onnx
-from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.export import plan_cache
@@ -84,7 +84,7 @@ def write_plans(
     Attentions that are operators in a file must be fused in any case. A plan lies beside its file, `sample.sm89.plan`.
     A plan of an earlier build with the same graph, weights, options, library and machine is taken from the cache.
     Raises DiagnosticError: E0504 (the library refuses the graph or does not survive it), E0505 (it is not there, or
-    lacks the capability), E0506 (an attention was not fused).
+    lacks the capability), E0506 (an attention was not fused), E0508 (a quantised layer was not).
     """
     machine = _machine(options)
     plans = []
@@ -106,7 +106,8 @@ def write_plans(
                 "strip_weights": options.strip_weights,
                 "timing_cache": _timing_cache(options, machine),
             }
-            plans.append(_plan(name, request, _key(folder, model, request, machine), expected, operators, options))
+            key = _key(folder, model, request, machine)
+            plans.append(_plan(name, request, key, expected, operators, quantised_dtypes(model), options))
     return tuple(plans)
 
 
@@ -170,7 +171,13 @@ def _key(folder: Path, model: ModelProto, request: Mapping[str, Any], machine: _
 
 
 def _plan(
-    name: str, request: Mapping[str, Any], key: str | None, expected: int, operators: int, options: PlanOptions
+    name: str,
+    request: Mapping[str, Any],
+    key: str | None,
+    expected: int,
+    operators: int,
+    quantised: Collection[str],
+    options: PlanOptions,
 ) -> Plan:
     target = Path(request["plan"])
     answer = plan_cache.take(key, target) if key else None
@@ -184,6 +191,7 @@ def _plan(
         message = f"{name}: {expected or operators} attentions should be one kernel each; {answer['fused']} are"
         mend = "use `form: host`, in which the engine takes attention as one operator, or `precision: fp32`"
         raise DiagnosticError(Diagnostic("E0506", message, help=mend))
+    _refuse_unquantised(name, quantised, answer.get("products"))
     return Plan(
         file=name,
         plan=target.name,
@@ -198,6 +206,40 @@ def _plan(
         stripped=options.strip_weights,
         driver=answer["driver"],
     )
+
+
+# What a plan calls the dtypes that layers with both operands quantised multiply in.
+_MULTIPLIES = {TensorProto.INT8: "int8", TensorProto.FLOAT8E4M3FN: "fp8_e4m3"}
+
+
+def quantised_dtypes(model: ModelProto) -> set[str]:
+    """In which dtypes the products and convolutions of a model with both operands quantised multiply."""
+    stored = {t.name: t.data_type for graph in _graphs(model.graph) for t in graph.initializer}
+    found = set()
+    for graph in _graphs(model.graph):
+        made = {name: node for node in graph.node for name in node.output}
+
+        def dequantises(name: str, made: Mapping[str, NodeProto] = made) -> bool:
+            node = made.get(name)
+            while node is not None and node.op_type == "Reshape":
+                node = made.get(node.input[0])
+            return node is not None and node.op_type == "DequantizeLinear"
+
+        for node in graph.node:
+            if node.op_type in ("Gemm", "Conv") and all(dequantises(name) for name in node.input[:2]):
+                found.add(_MULTIPLIES[stored[made[node.input[1]].input[0]]])
+    return found
+
+
+def _refuse_unquantised(name: str, wanted: Collection[str], products: Mapping[str, int] | None) -> None:
+    """A plan none of whose products is in the dtype of the quantised layers is worse than one that is not quantised."""
+    if missing := set(wanted) - set(products if products is not None else wanted):
+        counts = ", ".join(f"{count} in {dtype}" for dtype, count in (products or {}).items())
+        message = (
+            f"{name}: no layer of the plan multiplies in {sorted(missing)[0]}; there are {counts or 'no products'}"
+        )
+        mend = "compile without `optimize.quantize`, or with another scheme"
+        raise DiagnosticError(Diagnostic("E0508", message, help=mend))
 
 
 def _built(name: str, request: Mapping[str, Any], options: PlanOptions) -> dict[str, Any]:
