@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from latentc.ir.builder import Builder, Var
-from latentc.ir.core import Node, Param, Recipe
+from latentc.ir.core import Node, Param, Recipe, Value
 from latentc.ir.types import f32
 from latentc.passes.quantize.plan import LARGEST, Layer, Scheme
 
@@ -20,7 +20,10 @@ _TO = {"int8": "i8", "fp8": "f8e4m3"}
 
 @dataclass(frozen=True)
 class Operands:
-    """A layer being written: its node, operands, weight, and where the measured scale of its input stands."""
+    """A layer being written: its node, operands, weight, and where the measured scale of its input stands.
+
+    `rounded` keeps what values were quantised to in this function, for all layers that read them.
+    """
 
     node: Node
     x: Var
@@ -28,6 +31,7 @@ class Operands:
     weight: Param
     value: Recipe | Param  # of the weight, smoothed where it is
     group: str
+    rounded: dict[tuple[Value, str], tuple[Var, Var]]
 
 
 Form = Callable[[Builder, Operands], Var]
@@ -84,9 +88,13 @@ def _weight(b: Builder, o: Operands, to: str, most: float, block: int = 0) -> Va
     return weight
 
 
-def input_scale(b: Builder, group: str) -> Var:
-    """The measured scale of the value that the layers of a group read."""
-    return b.param(f"{group}.input_scale", f32(), "ones", kind="calibrated")
+def _rounded(b: Builder, o: Operands, to: str) -> tuple[Var, Var]:
+    """The layer's input as numbers of dtype `to`, and their measured scale."""
+    key = (o.x.value, to)
+    if key not in o.rounded:
+        scale = b.param(f"{o.group}.input_scale", f32(), "ones", kind="calibrated")
+        o.rounded[key] = (b.op("quantize", o.x, scale, to=to), scale)
+    return o.rounded[key]
 
 
 def _quantised(scheme: Scheme) -> Form:
@@ -94,8 +102,7 @@ def _quantised(scheme: Scheme) -> Form:
 
     def form(b: Builder, o: Operands) -> Var:
         to = _TO[scheme]
-        scale = input_scale(b, o.group)
-        x = b.op("dequantize", b.op("quantize", o.x, scale, to=to), scale)
+        x = b.op("dequantize", *_rounded(b, o, to))
         y: Var = b.op(o.node.op, x, _weight(b, o, to, LARGEST[scheme]), *o.bias, **o.node.attrs)
         return y
 
@@ -112,9 +119,9 @@ def _turned(b: Builder, o: Operands) -> tuple[Var, Var]:
 
 def _runtime_int8(b: Builder, o: Operands) -> Var:
     """x86 multiplies u8 by i8; ONNX Runtime finds no such product in Q/DQ around a Gemm."""
-    scale = input_scale(b, o.group)
+    numbers, scale = _rounded(b, o, "u8")
     weight, weight_scale = _turned(b, o)
-    y: Var = b.op("linear_int8", b.op("quantize", o.x, scale, to="u8"), weight, scale, weight_scale, *o.bias)
+    y: Var = b.op("linear_int8", numbers, weight, scale, weight_scale, *o.bias)
     return y
 
 

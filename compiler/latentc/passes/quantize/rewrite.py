@@ -130,6 +130,7 @@ class _Body:
         self.ready: dict[Value, str] = {}  # values that come divided, and by which vector
         self.divided = self._divided()
         self.shared: dict[tuple[Value, str], Var] = {}
+        self.rounded: dict[tuple[Value, str], tuple[Var, Var]] = {}
 
     def _divided(self) -> dict[int, str]:
         """Decides where smoothed values are divided; gives the inputs that the callers are to divide."""
@@ -195,7 +196,7 @@ class _Body:
                     self.shared[key] = b.op("mul", x, _divisor(b, group, size))
                 x = self.shared[key]
         form = form_of(node.op, self.plan[weight.name].scheme, self.work.engine)
-        return form(b, Operands(node, x, tuple(bias), weight, value, group))
+        return form(b, Operands(node, x, tuple(bias), weight, value, group, self.rounded))
 
     def _norm(self, b: Builder, node: Node, operands: list[Var]) -> Var:
         divisor = _divisor(b, self.folds.norms[node], _size(node))
