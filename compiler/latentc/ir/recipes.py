@@ -78,7 +78,7 @@ def channel_scale(xs: Sequence[Array], attrs: Attrs) -> Array:
     """The scale under which the largest magnitude of each index of `axis`, or each block along it, is `most`.
 
     Where all are zero it is 1: a scale is positive. It is rounded up to 8 significant bits, so that it is the same
-    number in f32, f16 and bf16, and nothing is beyond `most`.
+    number in f32 and bf16, and in f16 from 2^-17 on, and nothing is beyond `most`; the least is 2^-24, f16's.
     """
     weight, axis, block = xs[0], attrs["axis"], attrs.get("block")
     if block:
@@ -87,7 +87,7 @@ def channel_scale(xs: Sequence[Array], attrs: Attrs) -> Array:
         largest = np.abs(split).max(axis + 1)
     else:
         largest = np.abs(weight).max(tuple(i for i in range(weight.ndim) if i != axis))
-    fraction, exponent = np.frexp(np.where(largest > 0, largest / attrs["most"], 1.0))
+    fraction, exponent = np.frexp(np.where(largest > 0, np.maximum(largest / attrs["most"], 2.0**-24), 1.0))
     return np.asarray(np.ldexp(np.ceil(fraction * 256) / 256, exponent).astype(weight.dtype))
 
 
