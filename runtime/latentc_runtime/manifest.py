@@ -18,7 +18,7 @@ import numpy as np
 from latentc_runtime import codec
 from latentc_runtime.errors import BundleError
 
-FORMAT = 1
+FORMAT = 2
 RESULT = "out"  # the variable that holds the samples when a program has run
 
 Dtype = Literal["f32", "f16", "f64", "i32", "i64", "bool"]
@@ -139,12 +139,20 @@ class EngineCall:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Rows of the per-step input `input`: row `first` plus step x stride of each loop around, the outermost first."""
+
+    input: str
+    first: int
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Loop:
     """Run `body` `trip` times.
 
     `tables` {variable: rows}: row i at step i, a number or nested lists of numbers.
-    `noise` {variable: per-step input}: row i, made only at step i. In a loop within a loop the rows count on:
-    i is outer step x trip + step, and the input has as many rows as the body runs in all.
+    `noise` {variable: rows of a per-step input}, each made only at its step.
     `carried` [variable, new variable]: after each step the variable takes the new one's value, all at once;
     the variable exists before the loop and keeps its last value after it. Other variables of the body do not
     outlive the step. `index`: a variable that holds the step, i64[].
@@ -154,7 +162,7 @@ class Loop:
     trip: int
     body: tuple[EngineCall | Loop, ...]
     tables: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    noise: dict[str, str] = field(default_factory=dict)
+    noise: dict[str, Rows] = field(default_factory=dict)
     carried: tuple[tuple[str, str], ...] = ()
     index: str | None = None
 
@@ -384,7 +392,7 @@ def _sampler_contradictions(s: SamplerEntry, place: str, manifest: Manifest) -> 
     if takes_guidance != (s.guidance is not None):
         yield f"{place}.guidance", "a guidance input and a default go together"
     known = set(inputs)
-    yield from _program_contradictions(s.program, f"{place}.program", known, inputs, 1, manifest)
+    yield from _program_contradictions(s.program, f"{place}.program", known, inputs, (), manifest)
     if RESULT not in known:
         yield f"{place}.program", f"nothing sets `{RESULT}`"
 
@@ -394,10 +402,10 @@ def _program_contradictions(
     place: str,
     known: set[str],
     inputs: dict[str, Input],
-    runs: int,
+    around: tuple[int, ...],
     manifest: Manifest,
 ) -> Iterator[tuple[str, str]]:
-    """Contradictions of statements that run `runs` times in all; adds what they define to `known`."""
+    """Contradictions of statements in loops of `around` steps; adds what they define to `known`."""
     for i, s in enumerate(program):
         where = f"{place}[{i}]"
         if isinstance(s, EngineCall):
@@ -410,14 +418,20 @@ def _program_contradictions(
             continue
         if s.trip < 1:
             yield f"{where}.trip", "expected 1 or more"
-        for variable, rows in s.tables.items():
-            if len(rows) != s.trip or not _is_table(rows):
+        for variable, table in s.tables.items():
+            if len(table) != s.trip or not _is_table(table):
                 yield f"{where}.tables.{variable}", f"expected {s.trip} rows of numbers, all of one shape"
-        for variable, name in s.noise.items():
-            if name not in inputs or inputs[name].per_step != runs * s.trip:
-                yield f"{where}.noise.{variable}", f"expected the name of an input with {runs * s.trip} rows"
+        trips = (*around, s.trip)
+        for variable, rows in s.noise.items():
+            total = inputs[rows.input].per_step if rows.input in inputs else None
+            if total is None:
+                yield f"{where}.noise.{variable}.input", "expected the name of an input with a row a step"
+            elif len(rows.strides) != len(trips) or min(rows.first, *rows.strides) < 0:
+                yield f"{where}.noise.{variable}", f"expected a first row and {len(trips)} strides, none negative"
+            elif (last := rows.first + sum((n - 1) * k for n, k in zip(trips, rows.strides, strict=True))) >= total:
+                yield f"{where}.noise.{variable}", f"row {last} of an input that has {total}"
         inner = known | s.tables.keys() | s.noise.keys() | ({s.index} if s.index else set())
-        yield from _program_contradictions(s.body, f"{where}.body", inner, inputs, runs * s.trip, manifest)
+        yield from _program_contradictions(s.body, f"{where}.body", inner, inputs, trips, manifest)
         for variable, new in s.carried:
             if variable not in known:
                 yield f"{where}.carried", f"`{variable}` is not set before the loop"

@@ -5,6 +5,7 @@ Variables hold engine values or arrays and are never looked into, so state stays
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -28,7 +29,7 @@ def run_program(
     `tick` is called `ticks(program)` times: after each step of an innermost loop, or at the end without loops.
     """
     variables = dict(variables)
-    _run(program, variables, 0, engine, row, tick)
+    _run(program, variables, (), engine, row, tick)
     if not _has_loop(program):
         tick()
     return variables[RESULT]
@@ -54,12 +55,12 @@ def variables_read(program: Sequence[Statement]) -> set[str]:
 def _run(
     program: Sequence[Statement],
     variables: Variables,
-    outer: int,
+    outer: tuple[int, ...],
     engine: Callable[[str], Engine],
     row: Callable[[str, int], Array],
     tick: Callable[[], None],
 ) -> None:
-    """Run statements in place on `variables`; `outer` counts the steps of the loops around them."""
+    """Run statements in place on `variables`; `outer` are the steps that the loops around them are at."""
     for s in program:
         if isinstance(s, EngineCall):
             feeds = {name: variables[variable] for name, variable in s.inputs.items()}
@@ -68,13 +69,14 @@ def _run(
             continue
         innermost = not _has_loop(s.body)
         for step in range(s.trip):
-            count = outer * s.trip + step
+            at = (*outer, step)
             scope = dict(variables)
             scope.update({variable: np.asarray(rows[step]) for variable, rows in s.tables.items()})
-            scope.update({variable: row(name, count) for variable, name in s.noise.items()})
+            for variable, rows in s.noise.items():
+                scope[variable] = row(rows.input, rows.first + sum(map(operator.mul, at, rows.strides)))
             if s.index is not None:
                 scope[s.index] = np.asarray(step, np.int64)
-            _run(s.body, scope, count, engine, row, tick)
+            _run(s.body, scope, at, engine, row, tick)
             variables.update({variable: scope[new] for variable, new in s.carried})
             del scope  # what is not carried is freed before the next step allocates its own
             if innermost:

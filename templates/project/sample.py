@@ -24,19 +24,37 @@ from sampler import SAMPLERS
 
 
 class Steps:
-    """Noise of every step, [N, B, ...], of which a row is made only when it is read."""
+    """Noise of every step, [N, B, ...], of which a row is made only when it is read.
+
+    `rows` numbers them; grouped and picked from like the tensor's leading axes.
+    """
 
     def __init__(
-        self, seeds: Sequence[int], stream: str, shape: Sequence[int], rows: range, device: torch.device
+        self, seeds: Sequence[int], stream: str, shape: Sequence[int], rows: np.ndarray, device: torch.device
     ):
         self.arguments, self.rows, self.device = (seeds, stream, shape), rows, device
 
-    def __getitem__(self, rows: slice) -> "Steps":
-        return Steps(*self.arguments, self.rows[rows], self.device)
+    def _of(self, rows: np.ndarray) -> "Steps":
+        return Steps(*self.arguments, rows, self.device)
 
-    def __iter__(self) -> Iterator[Tensor]:
-        for index in self.rows:
-            yield torch.from_numpy(noise.normals(*self.arguments, index)).to(self.device)
+    def __getitem__(self, index: Any) -> "Steps":
+        return self._of(self.rows[index])
+
+    def unflatten(self, axis: int, sizes: tuple[int, ...]) -> "Steps":
+        return self._of(self.rows.reshape(*self.rows.shape[:axis], *sizes, *self.rows.shape[axis + 1 :]))
+
+    def unsqueeze(self, axis: int) -> "Steps":
+        return self._of(np.expand_dims(self.rows, axis))
+
+    def squeeze(self, axis: int) -> "Steps":
+        return self._of(np.squeeze(self.rows, axis))
+
+    def __iter__(self) -> Iterator[Any]:
+        for rows in self.rows:
+            if rows.ndim:
+                yield self._of(rows)
+            else:
+                yield torch.from_numpy(noise.normals(*self.arguments, int(rows))).to(self.device)
 
 
 def inputs_of(sampler: Any, classes: Tensor, seeds: Sequence[int], guidance: float | None) -> dict[str, Any]:
@@ -51,7 +69,7 @@ def inputs_of(sampler: Any, classes: Tensor, seeds: Sequence[int], guidance: flo
                 scale = source["default"] if guidance is None else guidance
                 found[name] = torch.full((len(classes),), float(scale), device=device)
             case "normal" if count is not None:
-                found[name] = Steps(seeds, stream, shape, range(count), device)
+                found[name] = Steps(seeds, stream, shape, np.arange(count), device)
             case "normal":
                 found[name] = torch.from_numpy(noise.normals(seeds, stream, shape)).to(device)
             case "uniform":

@@ -27,7 +27,7 @@ from latentc.pipeline import optimised
 from latentc.spec import load_spec, resolved_yaml
 from latentc.weights import Array, Expr, cast, concatenate, read_safetensors, split, write_safetensors
 from latentc_runtime.backends import open_backend
-from latentc_runtime.manifest import EngineCall, Loop
+from latentc_runtime.manifest import EngineCall, Loop, Rows
 from latentc_runtime.request import check_request
 
 CLASSES = [1, 0, 7]
@@ -109,7 +109,27 @@ def test_host_program_makes_noise_a_step_at_a_time(tmp_path: Path) -> None:
     spec, lowered = lowered_of("digits_dit", *TINY_DIT, "sampler={kind: ddpm, steps: 6}")
     manifest = make(lowered, spec, stored_weights(lowered, tmp_path), tmp_path / "b", form="host")
     (loop,) = [s for s in manifest.samplers[0].program if isinstance(s, Loop)]
-    assert list(loop.noise.values()) == ["noise"]
+    assert list(loop.noise.values()) == [Rows("noise", 0, (1,))]
+
+
+def test_noise_of_a_part_of_the_steps_is_made_a_step_at_a_time(tmp_path: Path) -> None:
+    """Guidance for a while, and steps that reuse: the loops of the program take rows where they stand."""
+    sampler = "sampler={kind: ddpm, steps: 12, guidance: {scale: 2.0, interval: [0.3, 0.6]}}"
+    spec, lowered = lowered_of("digits_dit", *TINY_DIT, sampler, "optimize.cache={blocks: [0, 1], every: 2}")
+    manifest = make(lowered, spec, stored_weights(lowered, tmp_path), tmp_path / "b", form="host")
+    loops = [s for s in manifest.samplers[0].program if isinstance(s, Loop)]
+    taken = [
+        rows.first + k * step
+        for loop in loops
+        for step in range(loop.trip)
+        for rows in loop.noise.values()
+        for k in rows.strides
+    ]
+    assert sorted(taken) == list(range(12))
+    read = {v for s in manifest.samplers[0].program if isinstance(s, EngineCall) for v in s.inputs.values()}
+    assert "noise" not in read, "no engine gets the noise of all steps"
+    pipe = latentc_runtime.load(tmp_path / "b", device="cpu", threads=1)
+    assert_same(pipe.sample(CLASSES, seeds=5), oracle(lowered, pipe))
 
 
 def test_step_counts_share_the_weights_and_what_engines_they_can(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32, i64
 from latentc.ir.verify import verify
 from latentc.passes.expand_guidance import expand_guidance
-from latentc_runtime.manifest import EngineCall, Loop
+from latentc_runtime.manifest import EngineCall, Loop, Rows
 
 
 @module_class("Net")
@@ -147,7 +147,7 @@ def test_nested_noise_is_made_a_step_at_a_time() -> None:
     program, _ = host_program(nested(), {"x2": 6})
     (outer,) = [s for s in program if isinstance(s, Loop)]
     (inner,) = [s for s in outer.body if isinstance(s, Loop)]
-    assert not outer.noise and list(inner.noise.values()) == ["x2"]
+    assert not outer.noise and list(inner.noise.values()) == [Rows("x2", 0, (3, 1))]
     read = {v for s in (*program, *outer.body, *inner.body) if isinstance(s, EngineCall) for v in s.inputs.values()}
     assert "x2" not in read
 
@@ -172,7 +172,44 @@ def test_loops_in_a_row_share_and_keep_their_inputs() -> None:
     assert_close(run_host(module, inputs, {"x1": 3}), want)
 
 
-def test_a_part_of_the_noise_and_a_large_table_reach_the_step_whole() -> None:
+def grouped() -> Module:
+    """Noise of 9 rows: one left out, three groups of a row and another, two rows of a loop on its own, one over."""
+
+    def build(b: Builder, x: Var, noise: Var) -> Any:
+        def step(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> Any:
+            (x,) = state
+            for k, z in enumerate(rows, start=1):
+                x = b.sin(x * 0.5 + z * (0.3 * k))
+            return [x], []
+
+        pairs = b.reshape(b.slice(noise, axis=0, start=1, stop=7), shape=(3, 2, B, 4))
+        tables = [b.reshape(b.slice(pairs, axis=1, start=k, stop=k + 1), shape=(3, B, 4)) for k in (0, 1)]
+        (x,) = b.loop("pairs", 3, step, carried=[x], tables=tables)
+
+        def outer(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> Any:
+            return b.loop("inner", 2, step, carried=state, tables=rows), []
+
+        last = b.reshape(b.slice(noise, axis=0, start=6, stop=8), shape=(1, 2, B, 4))
+        return b.loop("outer", 1, outer, carried=[x], tables=[last])[0]
+
+    return module_of((f32(B, 4), f32(9, B, 4)), build)
+
+
+def test_parts_of_noise_are_made_a_step_at_a_time() -> None:
+    module = grouped()
+    program, _ = host_program(module, {"x1": 9})
+    pairs, outer = [s for s in program if isinstance(s, Loop)]
+    assert list(pairs.noise.values()) == [Rows("x1", 1, (2,)), Rows("x1", 2, (2,))]
+    (inner,) = [s for s in outer.body if isinstance(s, Loop)]
+    assert not outer.noise and list(inner.noise.values()) == [Rows("x1", 6, (0, 1))]
+    inputs = inputs_of(module)
+    (want,) = Interpreter(module).run("main", *inputs)
+    assert_close(run_host(module, inputs, {"x1": 9}), want)
+    inputs[1][2] += 1  # a control: the rows matter
+    assert np.abs(run_host(module, inputs, {"x1": 9}) - want).max() > 1e-3
+
+
+def test_a_part_of_the_noise_and_a_large_table() -> None:
     big = np.random.default_rng(0).standard_normal((3, 100, 64))
 
     def build(b: Builder, x: Var, noise: Var) -> Any:

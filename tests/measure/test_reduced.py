@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("polygraphy")
@@ -11,6 +14,8 @@ pytest.importorskip("torch")
 
 from bundles import tiny_bundle
 
+import latentc_runtime
+from latentc.emit import project_from_lowered
 from latentc.lower import lower
 from latentc.measure.verify import verify
 from latentc.pipeline import optimised
@@ -82,3 +87,21 @@ def test_what_is_cached_may_be_half(precision: str, tmp_path: Path) -> None:
     spec = load_spec("digits_dit", None, overrides)
     module = optimised(lower(spec), spec).module
     assert any(v.name.startswith("added") for fn in module.functions.values() for n in fn.nodes for v in n.outputs)
+
+
+def test_the_emitted_project_draws_the_samples_of_the_engine(tmp_path: Path) -> None:
+    """Noise of groups of steps, made row by row from the seeds: in sample.py, and in the runtime by the host."""
+    name, changes = REDUCED["cached with noise, irregularly"]
+    overrides = [*DIGITS, *LATENTS, *changes]
+    folder = tiny_bundle(name, tmp_path / "bundle", overrides, form="host")
+    spec = load_spec(name, None, overrides)
+    project = tmp_path / "project"
+    project_from_lowered(lower(spec), spec, project)
+    arguments = ["--weights", str(tmp_path / "bundle.main.safetensors"), "--classes", "3,7", "--per-class", "2"]
+    command = [sys.executable, "sample.py", *arguments, "--seed", "5", "--raw", str(tmp_path / "raw.npz")]
+    subprocess.run(command, cwd=project, check=True, timeout=120)
+    drawn = np.load(tmp_path / "raw.npz")["samples"]
+    ours = latentc_runtime.load(folder, device="cpu").sample([3, 3, 7, 7], [5, 6, 7, 8])
+    assert np.abs(drawn - ours).max() < 1e-4 * np.abs(ours).max()
+    other = latentc_runtime.load(folder, device="cpu").sample([3, 3, 7, 7], [6, 6, 7, 8])
+    assert np.abs(drawn - other).max() > 1e-2 * np.abs(ours).max()

@@ -19,6 +19,7 @@ from latentc_runtime.manifest import (
     Input,
     Loop,
     Reference,
+    Rows,
     UniformSource,
     bytes_from_manifest,
     manifest_from_bytes,
@@ -98,12 +99,12 @@ def test_what_is_no_bundle(path, tmp_path):
         refused(foreign, "E0602")
 
 
-@pytest.mark.parametrize("format", [2, 0, -1, "1", 1.0, True, None, [1]])
+@pytest.mark.parametrize("format", [3, 1, 0, -1, "2", 2.0, True, None, [2]])
 def test_other_formats_are_refused(path, format):
     document = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps({**document, "format": format}))
-    error = refused(path, "E0603", "this runtime reads format 1")
-    assert ("pip install -U" in error.help) == (format == 2)
+    error = refused(path, "E0603", "this runtime reads format 2")
+    assert ("pip install -U" in error.help) == (format == 3)
 
 
 def with_document(path, change):
@@ -190,11 +191,14 @@ def test_programs_that_contradict_themselves(tmp_path):
         ((replace(loop, tables={"a": (1, 2)}),), "tables.a: expected 3 rows"),
         ((replace(loop, tables={"a": (1, [2], 3)}),), "tables.a"),
         ((replace(loop, tables={"a": ("1", "2", "3")}),), "tables.a"),
-        ((replace(loop, noise={"row": "out"}),), "noise.row"),
-        ((replace(loop, noise={"row": "u"}),), "noise.row"),
+        ((replace(loop, noise={"row": Rows("out", 0, (1,))}),), "noise.row.input"),
+        ((replace(loop, noise={"row": Rows("u", 0, (1,))}),), "row 2 of an input that has 2"),
+        ((replace(loop, noise={"row": Rows("n", 1, (1,))}),), "row 3 of an input that has 3"),
+        ((replace(loop, noise={"row": Rows("n", 2, (-1,))}),), "none negative"),
+        ((replace(loop, noise={"row": Rows("n", 0, (1, 1))}),), "1 strides"),
         ((replace(loop, carried=(("new", "x_next"),)),), "`new` is not set before the loop"),
         ((replace(loop, carried=(("out", "gone"),)),), "`gone` is not set in the loop"),
-        ((Loop("loop", 2, (loop,)),), "6 rows"),
+        ((Loop("loop", 2, (loop,)),), "2 strides"),
         ((loop, late), "`row` is not set"),
     ]
     for program, message in cases:

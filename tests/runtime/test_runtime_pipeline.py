@@ -13,7 +13,7 @@ import latentc_runtime
 from latentc_runtime import BundleError, load, noise, request
 from latentc_runtime.bundle import write_manifest
 from latentc_runtime.hashes import hash_file
-from latentc_runtime.manifest import EngineCall, Loop, NormalSource, Reference
+from latentc_runtime.manifest import EngineCall, Loop, NormalSource, Reference, Rows
 
 CLASSES, SEEDS = [3, 1, 9, 0, 3], [7, 2**63, 7, 0, 2**64 - 1]
 
@@ -141,6 +141,7 @@ def test_loops_nest_and_variables_keep_their_scope(tmp_path):
     manifest = open_(path).manifest
     entry = manifest.samplers[0]
     inner = entry.program[0]
+    inner = replace(inner, noise={"row": Rows("n", 0, (3, 1))})
     outer = Loop("loop", 2, (inner,), carried=(("out", "out"),), index="outer_step")
     inputs = (*entry.inputs[:3], replace(entry.inputs[3], shape=(6, "B", 1, 2, 2)))
     inputs = (*inputs[:3], replace(inputs[3], source=NormalSource("normal", "step", 6)))
@@ -159,7 +160,7 @@ def test_several_step_counts_share_an_engine(tmp_path):
     path = tiny.host_bundle(tmp_path / "bundle")
     manifest = open_(path).manifest
     entry = manifest.samplers[0]
-    one = replace(entry.program[0], trip=1, tables={"a": (0.5,)}, noise={"row": "first"})
+    one = replace(entry.program[0], trip=1, tables={"a": (0.5,)}, noise={"row": Rows("first", 0, (1,))})
     first = replace(entry.inputs[3], name="first", shape=(1, "B", 1, 2, 2), source=NormalSource("normal", "step", 1))
     short = replace(entry, steps=1, inputs=(*entry.inputs[:3], first), program=(one,))
     write_manifest(path, replace(manifest, samplers=(entry, short)))
@@ -302,7 +303,7 @@ def test_what_a_program_reads_and_reports():
 
     assert ticks((call, call)) == 1
     rows = EngineCall("engine", "a.onnx", {"x": "x", "n": "n"}, {"out": "y"})
-    assert variables_read((Loop("loop", 2, (rows,), noise={"n": "n"}),)) == {"x"}
+    assert variables_read((Loop("loop", 2, (rows,), noise={"n": Rows("n", 0, (1,))}),)) == {"x"}
     assert variables_read((Loop("loop", 2, (rows,)),)) == {"x", "n"}
     nest = Loop("loop", 4, (call, Loop("loop", 3, (call,)), Loop("loop", 2, (call,))))
     assert ticks((call, nest)) == 20

@@ -13,6 +13,7 @@ from latentc_runtime import noise
 from latentc_runtime.bundle import write_manifest
 from latentc_runtime.hashes import hash_files
 from latentc_runtime.manifest import (
+    FORMAT,
     ClassesSource,
     EngineCall,
     Guidance,
@@ -22,6 +23,7 @@ from latentc_runtime.manifest import (
     Manifest,
     NormalSource,
     Output,
+    Rows,
     SamplerEntry,
     Tokens,
     UniformSource,
@@ -99,7 +101,7 @@ INPUTS = (
 
 def write(folder, samplers, output, names, references=None, family="diffusion"):
     manifest = Manifest(
-        format=1,
+        format=FORMAT,
         name="tiny",
         tool="latentc 0",
         versions={"onnx": onnx.__version__},
@@ -188,7 +190,7 @@ def host_bundle(folder, **changes):
         {"x": "out", "y": "y", "w": "w", "a": "a", "noise": "row"},
         {"x_next": "next"},
     )
-    loop = Loop("loop", STEPS, (step,), {"a": TABLE}, {"row": "n"}, (("out", "x_next"),))
+    loop = Loop("loop", STEPS, (step,), {"a": TABLE}, {"row": Rows("n", 0, (1,))}, (("out", "x_next"),))
     entry = SamplerEntry(
         steps=STEPS,
         solver="toy",

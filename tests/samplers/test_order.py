@@ -52,6 +52,15 @@ def test_order_of_convergence(name):
     assert np.log2(coarse / fine) > order - 0.1
 
 
+@pytest.mark.parametrize("make", [tables.deis, lambda *a: tables.deis(*a, variable="rho")])
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_deis_converges_at_its_order(make, order):
+    coarse, fine = (error(lambda g, p: make(g, p, order), steps) for steps in (80, 160))
+    assert np.log2(coarse / fine) > min(order, 2) - 0.15, "of second order at least: the first steps are lower"
+    if order > 1:
+        assert fine < error(lambda g, p: make(g, p, order - 1), 160)
+
+
 @pytest.mark.parametrize("make", [tables.dpm_solver_pp, tables.unipc])
 def test_third_order_is_better_than_second(make):
     second, third = (error(lambda g, p, o=o: make(g, p, o, lower_order_final=False), 80) for o in (2, 3))

@@ -8,6 +8,7 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
+    DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -304,7 +305,36 @@ def test_stochastic_samplers_are_sits(form, last, heun, kind):
     assert table.steps == steps
 
 
-@pytest.mark.parametrize("make", [tables.ddim, tables.dpm_solver_pp, tables.unipc, tables.heun])
+def test_ipndm_is_adams_bashforth_on_the_noise():
+    """The authors' formulas over DDIM's transfer, the first steps of lower order."""
+    steps = grid(8, "trailing")
+    weights = [[1], [1.5, -0.5], [23 / 12, -16 / 12, 5 / 12], [55 / 24, -59 / 24, 37 / 24, -9 / 24]]
+    x, past = X, []
+    for i in range(8):
+        past.insert(0, network(x, steps.t[i]))
+        noise = sum(w * e for w, e in zip(weights[min(i, 3)], past, strict=False))
+        data = (x - steps.sigma[i] * noise) / steps.alpha[i]
+        x = steps.alpha[i + 1] * data + steps.sigma[i + 1] * noise
+    close(run(tables.ipndm(steps, "noise"), network, X), x, 1e-9)
+
+
+@pytest.mark.parametrize("variable", ["rho", "log_rho"])
+@pytest.mark.parametrize("make", [tables.deis, tables.ipndm])
+def test_adams_of_first_order_is_ddim(make, variable):
+    steps = grid(7, "linspace", destination=True)
+    given = (1, variable) if make is tables.deis else (1,)
+    close(run(make(steps, "velocity", *given), network, X), run(tables.ddim(steps, "velocity"), network, X), 1e-9)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_deis(order):
+    theirs = exact(DEISMultistepScheduler(1000, solver_order=order, lower_order_final=False))
+    theirs.set_timesteps(10)
+    levels = tables.discrete_grid(schedule("linear", 1000), theirs.timesteps.numpy(), "sigma_min")
+    close(run(tables.deis(levels, "noise", order), network, X), follow(theirs, network))
+
+
+@pytest.mark.parametrize("make", [tables.ddim, tables.dpm_solver_pp, tables.unipc, tables.heun, tables.deis])
 def test_every_solver_finds_the_data_of_a_perfect_network(make):
     """With the exact noise of one data point as the prediction, any solver ends at that point."""
     target = RNG.standard_normal(SHAPE)
@@ -333,6 +363,8 @@ def test_what_cannot_be_is_refused():
         tables.euler_maruyama(tables.flow_grid(path("linear"), 4, 0.0, 0.96), path("linear"), "flow_velocity", "sbdm")
     with pytest.raises(ValueError, match="start the path later"):
         tables.unipc(tables.flow_grid(path("linear"), 5), "flow_velocity")
+    with pytest.raises(ValueError, match="start later"):
+        tables.deis(tables.flow_grid(path("linear"), 5), "flow_velocity")
 
 
 def test_control_the_comparison_can_fail():

@@ -241,7 +241,11 @@ def _sampler(
         per_step = {name: s.per_step for name, s in program.sources.items() if s.per_step is not None}
         try:
             statements = program_from_module(
-                flat, program.entry, per_step, lambda role, part: engines.add(role + suffix, part, "main")
+                flat,
+                program.entry,
+                per_step,
+                lambda role, part: engines.add(role + suffix, part, "main"),
+                any_trip=engine not in PLAN_ENGINES,  # plans are made for known sizes
             )
         except ValueError as error:
             raise DiagnosticError(

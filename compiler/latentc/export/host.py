@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from latentc.ir.core import Function, Module, Node, Value
 from latentc.ir.types import Sym
-from latentc_runtime.manifest import RESULT, EngineCall, Loop, Statement
+from latentc_runtime.manifest import RESULT, EngineCall, Loop, Rows, Statement
 
 TABLE_BYTES = 64 << 10
 """Constant tables up to this size stand in the manifest; larger ones in the step engine."""
@@ -24,19 +24,31 @@ TABLE_BYTES = 64 << 10
 AddEngine = Callable[[str, Module], str]
 
 
+@dataclass(frozen=True)
+class _View:
+    """Rows of a per-step input that are not made yet: row `first`, and strides of the loops passed and the axes left.
+
+    `axes` are the strides of the leading axes that index rows; the axes behind them are the row's own.
+    """
+
+    input: str
+    first: int
+    passed: tuple[int, ...]
+    axes: tuple[int, ...]
+
+
 @dataclass
 class _Scope:
-    """A function being cut: its values' variables, its literals, and how often each variable is still to be read."""
+    """A function being cut: its values' variables, its literals, and the rows of per-step inputs among its values."""
 
     variables: dict[Value, str]
     literals: dict[Value, Node]
-    noise: dict[Value, tuple[str, int]]  # per-step rows not made yet: (sampler input, loops until a row is a sample's)
-    uses: Counter[str]
+    noise: dict[Value, _View]
 
 
 class _Cutter:
-    def __init__(self, module: Module, per_step: Mapping[str, int], add: AddEngine) -> None:
-        self.module, self.per_step, self.add = module, per_step, add
+    def __init__(self, module: Module, per_step: Mapping[str, int], add: AddEngine, any_trip: bool) -> None:
+        self.module, self.per_step, self.add, self.any_trip = module, per_step, add, any_trip
         self._taken: dict[str, int] = {}
 
     def fresh(self, name: str) -> str:
@@ -46,21 +58,19 @@ class _Cutter:
 
     def entry(self, fn: Function) -> list[Statement]:
         self._taken[RESULT] = 1
-        scope = _Scope({v: self.fresh(v.name) for v in fn.inputs}, {}, {}, Counter())
-        scope.noise = {v: (v.name, 1) for v in fn.inputs if v.name in self.per_step}
+        views = {v: _View(v.name, 0, (), (1,)) for v in fn.inputs if v.name in self.per_step}
+        scope = _Scope({v: self.fresh(v.name) for v in fn.inputs}, {}, views)
         (result,) = fn.outputs
         program: list[Statement] = []
-        self.function(fn, scope, program, ("prologue", "epilogue"), runs=1)
+        self.function(fn, scope, program, ("prologue", "epilogue"))
         # A loop's result, or an input, is given its name by an engine that copies it.
         if scope.variables[result] != RESULT:
             copied = Value(RESULT, result.type)
             self.engine(fn, [_copy(result, copied)], scope, program, "epilogue", {copied}, {copied: RESULT})
         return program
 
-    def function(
-        self, fn: Function, scope: _Scope, program: list[Statement], roles: tuple[str, str], runs: int
-    ) -> None:
-        """Appends the statements of `fn`, which runs `runs` times in all."""
+    def function(self, fn: Function, scope: _Scope, program: list[Statement], roles: tuple[str, str]) -> None:
+        """Appends the statements of `fn`."""
         pending: list[Node] = []
         role = roles[0]
         for position, node in enumerate(fn.nodes):
@@ -68,30 +78,20 @@ class _Cutter:
                 scope.literals[node.outputs[0]] = node
                 continue
             if node.op != "loop":
-                if not self.rows_of_rows(fn, node, scope):
+                view = _viewed(fn, node, scope.noise)
+                if view is None:
                     pending.append(node)
+                else:
+                    scope.noise[node.outputs[0]] = view
                 continue
             after = fn.nodes[position + 1 :]
-            self.loop(fn, node, after, pending, scope, program, role, runs)
+            self.loop(fn, node, after, pending, scope, program, role)
             pending, role = [], roles[1]
         wanted = {v for v in fn.outputs if v not in scope.variables}
         literals = [scope.literals[v] for v in wanted if v in scope.literals]
         if pending or literals:
             named = {fn.outputs[0]: RESULT} if roles[1] == "epilogue" else {}
             self.engine(fn, [*literals, *pending], scope, program, role, wanted, named)
-
-    def rows_of_rows(self, fn: Function, node: Node, scope: _Scope) -> bool:
-        """Whether a node only groups the rows of a per-step input by the steps of an outer loop."""
-        source = node.inputs[0] if node.op == "reshape" else None
-        if source is None or scope.noise.get(source) != (source.name, 1):
-            return False
-        (grouped,) = node.outputs
-        lead = grouped.type.rank - source.type.rank
-        tables = [n.op == "loop" and grouped not in _operands(n) for n in fn.nodes if grouped in n.inputs]
-        if lead < 1 or grouped.type.shape[lead + 1 :] != source.type.shape[1:] or not all(tables):
-            return False
-        scope.noise[grouped] = (source.name, 1 + lead)
-        return True
 
     def loop(
         self,
@@ -102,7 +102,6 @@ class _Cutter:
         scope: _Scope,
         program: list[Statement],
         role: str,
-        runs: int,
     ) -> None:
         keep, carry, trip = node.attrs["invariants"], node.attrs["carried"], node.attrs["trip"]
         body = self.module.functions[node.attrs["body"]]
@@ -114,22 +113,26 @@ class _Cutter:
         extra: list[Node] = []  # what the body computes besides: rows of tables it gets whole
         whole: list[tuple[Value, Value]] = []
         small: dict[str, Any] = {}
-        noise: dict[str, str] = {}
-        body_scope = _Scope({}, {}, {}, Counter())
+        noise: dict[str, Rows] = {}
+        body_scope = _Scope({}, {}, {})
         for table, row in zip(tables, rows, strict=True):
             literal = scope.literals.get(table)
             if literal is not None and np.asarray(literal.attrs["value"]).nbytes <= TABLE_BYTES:
                 body_scope.variables[row] = self.fresh(row.name)
                 small[body_scope.variables[row]] = tuple(np.asarray(literal.attrs["value"]).tolist())
-            elif table in scope.noise and self.fits(table, scope, runs * trip):
-                name, depth = scope.noise[table]
-                if depth > 1:
-                    body_scope.noise[row] = (name, depth - 1)
+            elif table in scope.noise:
+                view = scope.noise[table]
+                strides = (*view.passed, view.axes[0])
+                if len(view.axes) > 1:
+                    body_scope.noise[row] = replace(view, passed=strides, axes=view.axes[1:])
                 else:
                     body_scope.variables[row] = self.fresh(row.name)
-                    noise[body_scope.variables[row]] = name
+                    noise[body_scope.variables[row]] = Rows(view.input, view.first, strides)
             else:
-                inside = Value(f"{row.name}.table", table.type)
+                type = table.type
+                if self.any_trip and literal is None:  # the engine is that of another number of steps too
+                    type = type.with_shape([Sym("N"), *type.shape[1:]])
+                inside = Value(f"{row.name}.table", type)
                 extra.append(Node("take", (inside, index), (row,), {"axis": 0}))
                 whole.append((table, inside))
         # The engine before the loop gives what the loop and all behind it read of its nodes.
@@ -152,7 +155,7 @@ class _Cutter:
             body_scope.variables[index] = self.fresh("step")
         statements: list[Statement] = []
         changed = body.with_(nodes=nodes) if extra else body
-        self.function(changed, body_scope, statements, ("step", "step"), runs * trip)
+        self.function(changed, body_scope, statements, ("step", "step"))
         carried = tuple((name, body_scope.variables[v]) for name, v in zip(state, body.outputs, strict=True))
         program.append(
             Loop(
@@ -166,11 +169,6 @@ class _Cutter:
             )
         )
         scope.variables.update(zip(node.outputs, state, strict=True))
-
-    def fits(self, table: Value, scope: _Scope, rows: int) -> bool:
-        """Whether the loop at hand makes the rows of a per-step input one after the other."""
-        name, depth = scope.noise[table]
-        return depth > 1 or self.per_step[name] == rows
 
     def copies(
         self,
@@ -240,13 +238,62 @@ def _copy(value: Value, copy: Value) -> Node:
     return Node("reshape", (value,), (copy,), {"shape": value.type.shape})
 
 
-def program_from_module(module: Module, entry: str, per_step: Mapping[str, int], add: AddEngine) -> list[Statement]:
+def _viewed(fn: Function, node: Node, views: Mapping[Value, _View]) -> _View | None:
+    """What a node picks of rows that are not made yet, if it and all behind it only hand rows to loops."""
+    view = views.get(node.inputs[0]) if node.op in ("slice", "reshape") else None
+    if view is None or not _only_rows(fn, node.outputs[0], len(view.axes)):
+        return None
+    shape, out = node.inputs[0].type.shape, node.outputs[0].type.shape
+    if node.op == "slice":
+        axis = node.attrs["axis"] % len(shape)
+        if axis >= len(view.axes):
+            return None
+        return replace(view, first=view.first + node.attrs["start"] * view.axes[axis])
+    own = shape[len(view.axes) :]
+    axes = _strides([int(d) for d in shape[: len(view.axes)]], view.axes, out[: len(out) - len(own)])  # type: ignore[arg-type]
+    return replace(view, axes=axes) if axes and out[len(out) - len(own) :] == own else None
+
+
+def _only_rows(fn: Function, value: Value, depth: int) -> bool:
+    """Whether a value is used as the table of loops alone, perhaps by way of slices and reshapes."""
+    for node in fn.nodes:
+        if value not in node.inputs:
+            continue
+        if node.op == "loop":
+            if value in _operands(node):
+                return False
+        elif node.op not in ("slice", "reshape") or not _only_rows(fn, node.outputs[0], depth):
+            return False
+    return value not in fn.outputs
+
+
+def _strides(sizes: Sequence[int], strides: Sequence[int], wanted: Sequence[Any]) -> tuple[int, ...]:
+    """Strides of the axes that a reshape splits leading axes into; empty where it does something else."""
+    rest = [(n, k) for n, k in zip(sizes, strides, strict=True) if n != 1]
+    found: list[int] = []
+    for size in reversed([int(d) for d in wanted]):
+        if size == 1:
+            found.append(0)
+            continue
+        if not rest or rest[-1][0] % size:
+            return ()
+        n, k = rest.pop()
+        found.append(k)
+        if n != size:
+            rest.append((n // size, k * size))
+    return () if rest else tuple(reversed(found))
+
+
+def program_from_module(
+    module: Module, entry: str, per_step: Mapping[str, int], add: AddEngine, any_trip: bool = False
+) -> list[Statement]:
     """The host program of a flat module's entry with one result, which it leaves in variable `out`.
 
     `per_step` {input: rows} says which inputs hold a row a step; `add` takes each engine's module and gives its file.
+    With `any_trip`, engines take tables of any number of steps, so that samplers of several counts share them.
     Raises ValueError for an entry that stacks values: see `carry_stacks`.
     """
-    return _Cutter(module, per_step, add).entry(module.entry(entry))
+    return _Cutter(module, per_step, add, any_trip).entry(module.entry(entry))
 
 
 # ---- stacked results as carried values

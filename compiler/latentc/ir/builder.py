@@ -331,17 +331,23 @@ class Builder:
         invariants: Sequence[Var] = (),
         carried: Sequence[Var] = (),
         tables: Sequence[Var] = (),
+        names: Sequence[str] = (),
     ) -> tuple[Var, ...]:
         """Runs `body(b, i, invariants, carried, rows)` trip times; it returns (new carried, values to stack).
 
         The result holds the last carried values, then the stacks. The body is a function of its own: what it needs
-        from outside is passed as `invariants`. Input names are those of the values passed in.
+        from outside is passed as `invariants`. Input names are those of the values passed in, or (of carried values,
+        then tables) `names`.
         """
         inner = Builder(self.module, self.module.unique(name), None)
         i = inner.input("i", i64())
         kept = tuple(inner.input(x.value.name, x.type) for x in invariants)
-        state = tuple(inner.input(x.value.name, x.type) for x in carried)
-        rows = tuple(inner.input(x.value.name, x.type.with_shape(x.type.shape[1:])) for x in tables)
+        named = names or [x.value.name for x in (*carried, *tables)]
+        state = tuple(inner.input(name, x.type) for name, x in zip(named, carried, strict=False))
+        rows = tuple(
+            inner.input(name, x.type.with_shape(x.type.shape[1:]))
+            for name, x in zip(named[len(carried) :], tables, strict=True)
+        )
         new, stacked = body(inner, i, kept, state, rows)
         inner.output(*new, *stacked)
         fn = inner.finish()

@@ -175,19 +175,19 @@ class _Loops:
 
     def _columns(self, b: Builder, table: Var, at: int, count: int, parts: Sequence[slice]) -> list[Var]:
         """Rows of a table from `at` on for `count` groups, a part of a group each: [count, …] or [count, steps, …]."""
-        size, (total, *rest) = parts[-1].stop, table.shape
+        size, name, (total, *rest) = parts[-1].stop, table.value.name, table.shape
         literal = self.literals.get(table.value)
         if literal is not None:
             value = np.asarray(literal.attrs["value"])[at : at + count * size].reshape(count, size, *map(int, rest))
             picked = [value[:, p] if p.step else value[:, p.start] for p in parts]
-            return [b.constant(v, literal.attrs["dtype"], out=table.value.name) for v in picked]
+            return [b.constant(v, literal.attrs["dtype"], out=name) for v in picked]
         if count * size < int(total):
-            table = b.slice(table, axis=0, start=at, stop=at + count * size)
+            table = b.slice(table, axis=0, start=at, stop=at + count * size, out=name)
         if size == 1:
             return [table]
-        grouped = b.reshape(table, shape=(count, size, *rest))
-        rows = [b.slice(grouped, axis=1, start=p.start, stop=p.stop) for p in parts]
-        return [row if p.step else b.reshape(row, shape=(count, *rest)) for row, p in zip(rows, parts, strict=True)]
+        grouped = b.reshape(table, shape=(count, size, *rest), out=name)
+        rows = [(p, b.slice(grouped, axis=1, start=p.start, stop=p.stop, out=name)) for p in parts]
+        return [row if p.step else b.reshape(row, shape=(count, *rest), out=name) for p, row in rows]
 
 
 @dataclass(frozen=True)

@@ -13,21 +13,17 @@ from latentc.components.samplers.tables import Grid, Table
 from latentc.components.samplers.tables.grids import Spacing
 
 
-class Multistep(ArraySampler):
-    """A sampler in log signal-to-noise that reuses the estimates of earlier steps; one evaluation a step."""
+class Gridded(ArraySampler):
+    """A sampler that reuses the estimates of earlier steps, one evaluation a step, on a grid of spaced timesteps,
+    Karras noise levels or even times."""
 
     OF_PROCESS: ClassVar[dict[str, Family]] = {"spacing": "diffusion", "karras": "diffusion", "eps": "flow"}
     REPLACES: ClassVar[dict[str, tuple[str, ...]]] = {"karras": ("spacing",), "timesteps": ("spacing", "karras")}
 
     steps: int = Field(20, gt=0, le=100_000, description="steps, each one network evaluation")
-    order: Literal[1, 2, 3] = Field(2, description="of the solver: how many estimates a step uses")
     spacing: Spacing = Field("linspace", description="a schedule's timesteps, spaced as diffusers does")
     karras: bool = Field(False, description="Karras noise levels instead of spaced timesteps (rho 7)")
     final: Final = Field("zero", description="where the last step ends: at the data, or at the lowest noise level")
-    lower_order_final: bool = Field(True, description="end with steps of lower order, which is steadier")
-    clip: float | None = Field(
-        None, gt=0, description="bound of the estimated data, in its units (1 for pixels in -1…1); null: none"
-    )
     eps: float = Field(
         1e-3, gt=0, lt=0.5, description="time kept from a path's noise end (and with sigma_min, from the data)"
     )
@@ -49,6 +45,16 @@ class Multistep(ArraySampler):
             return tables.karras_grid(schedule, self.steps, self.final)
         chosen = tables.spaced(schedule.steps, self.steps, self.spacing, destination=True)
         return tables.discrete_grid(schedule, chosen, self.final)
+
+
+class Multistep(Gridded):
+    """A `Gridded` sampler in log signal-to-noise."""
+
+    order: Literal[1, 2, 3] = Field(2, description="of the solver: how many estimates a step uses")
+    lower_order_final: bool = Field(True, description="end with steps of lower order, which is steadier")
+    clip: float | None = Field(
+        None, gt=0, description="bound of the estimated data, in its units (1 for pixels in -1…1); null: none"
+    )
 
 
 class DpmSolverPp(Multistep):

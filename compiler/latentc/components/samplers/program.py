@@ -1,7 +1,7 @@
 """From a table to IR: the step bodies, and the program that loops them over a network.
 
-A coefficient that is the same in all rows of a loop is a constant there, and a term with coefficient 0 is
-absent; the others are per-step tables of the loop.
+A coefficient that is 0 or 1 in all rows of a loop leaves out its term or its product; the others are per-step
+tables of the loop, so that loops of other steps have the same body.
 """
 
 from __future__ import annotations
@@ -171,15 +171,15 @@ def _loop(
         return BODIES[table.body](inner, Step(table, row, carried, z, evaluate, calls[0].network.shape[0])), ()
 
     tables = columns if noise is None else [*columns, noise]
-    return b.loop(name, table.rows, body, invariants=invariants, carried=state, tables=tables)
+    # One body has one text, wherever its state comes from: then the host drives one engine.
+    names = ["x", *["last"] * (table.body == "predictor_corrector"), *["h"] * table.history]
+    names += [*map(_coefficient_name, varying), *["noise"] * (noise is not None)]
+    return b.loop(name, table.rows, body, invariants=invariants, carried=state, tables=tables, names=names)
 
 
 def _constant(column: np.ndarray) -> float | None:
-    """The one value of a column, to the last bits of float64 (steps of an even grid differ there), or
-    None."""
-    if np.ptp(column) <= 1e-12 * np.max(np.abs(column)):
-        return float(column[0])
-    return None
+    """0 or 1 where a column is nothing else, to the last bits of float64; or None."""
+    return next((value for value in (0.0, 1.0) if np.all(np.abs(column - value) <= 1e-12)), None)
 
 
 def _coefficient_name(column: str) -> str:

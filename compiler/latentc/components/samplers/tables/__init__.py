@@ -1,10 +1,12 @@
 """Samplers as tables: per-step coefficients, computed once on the host in float64.
 
 Read core.py (what a table is), grids.py (where a sampler evaluates), then a family: diffusion.py (DDPM,
-DDIM), ode.py (Euler, Heun), sde.py (Euler-Maruyama, stochastic Heun), multistep.py (DPM-Solver++, UniPC).
+DDIM), ode.py (Euler, Heun), sde.py (Euler-Maruyama, stochastic Heun), multistep.py (DPM-Solver++, UniPC), adams.py
+(DEIS, iPNDM).
 reference.py says in numpy what a table means.
 """
 
+from latentc.components.samplers.tables.adams import deis, ipndm
 from latentc.components.samplers.tables.core import Table
 from latentc.components.samplers.tables.diffusion import ddim, ddpm
 from latentc.components.samplers.tables.grids import (
@@ -25,6 +27,7 @@ __all__ = [
     "Table",
     "ddim",
     "ddpm",
+    "deis",
     "diffusion_coefficient",
     "discrete_grid",
     "dpm_solver_pp",
@@ -32,6 +35,7 @@ __all__ = [
     "euler_maruyama",
     "flow_grid",
     "heun",
+    "ipndm",
     "karras_grid",
     "path_grid",
     "respaced",

@@ -1,0 +1,75 @@
+"""Tables of the Adams-Bashforth solvers of the probability-flow equation in the noise: DEIS and iPNDM.
+
+With y = x / alpha and rho = sigma / alpha the equation is dy / d rho = noise, for schedules and paths alike. A step
+integrates a polynomial through the newest estimates of the noise; its weights depend on the grid alone.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from latentc.components.prediction import Prediction, conversion
+from latentc.components.samplers.tables.core import Array, Table
+from latentc.components.samplers.tables.grids import Grid
+
+Variable = Literal["rho", "log_rho"]
+
+# Adams-Bashforth of order 1 to 4 on an even grid, newest first (Hairer, Norsett and Wanner 1993, III.1, table 1.1).
+_EVEN = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+
+
+def deis(grid: Grid, predicts: Prediction, order: int = 3, variable: Variable = "log_rho") -> Table:
+    """DEIS (Zhang and Chen 2023, equation 15): the polynomial of degree `order` - 1 is in rho, or in log(rho).
+
+    The order is at most the number of estimates there are; in log(rho) a step to sigma = 0 is of first order.
+    """
+    rho = grid.sigma / grid.alpha
+    with np.errstate(divide="ignore"):
+        nodes = rho if variable == "rho" else np.log(rho)
+    weights = []
+    for step in range(grid.steps):
+        now = 1 if not np.isfinite(nodes[step + 1]) else min(order, step + 1)
+        newest = nodes[step - now + 1 : step + 1][::-1]
+        ends = (rho[step], rho[step + 1]) if now == 1 else (nodes[step], nodes[step + 1])
+        weights.append(_integrals(newest, ends, variable) if now > 1 else np.array([ends[1] - ends[0]]))
+    return _table("deis", grid, predicts, order, weights)
+
+
+def ipndm(grid: Grid, predicts: Prediction, order: int = 4) -> Table:
+    """iPNDM: PLMS (Liu et al. 2022, equation 12) whose first steps are of lower order (Zhang and Chen 2023, C.3).
+
+    The weights are those of an even grid, whatever the grid is.
+    """
+    steps = np.diff(grid.sigma / grid.alpha)
+    weights = [steps[i] * np.array(_EVEN[min(order, i + 1) - 1]) for i in range(grid.steps)]
+    return _table("ipndm", grid, predicts, order, weights)
+
+
+def _integrals(nodes: Array, ends: tuple[float, float], variable: Variable) -> Array:
+    """The integral over rho of each Lagrange polynomial through `nodes`, from one end to the other in the variable."""
+    points, weights = np.polynomial.legendre.leggauss(32)
+    half = (ends[1] - ends[0]) / 2
+    at = ends[0] + half * (points + 1)
+    density = half * weights * (1.0 if variable == "rho" else np.exp(at))
+    result = []
+    for j, node in enumerate(nodes):
+        others = np.delete(nodes, j)
+        result.append(np.sum(density * np.prod((at[:, None] - others) / (node - others), axis=1)))
+    return np.array(result)
+
+
+def _table(solver: str, grid: Grid, predicts: Prediction, order: int, weights: list[Array]) -> Table:
+    """x' = alpha' (x / alpha + weights · estimates), newest first."""
+    if not np.all(grid.alpha > 0.0):
+        raise ValueError("a solver in sigma / alpha needs 0 < alpha: start later")
+    d_x, d_output = conversion(predicts, "noise", grid.evaluated)
+    names = ("d", *(f"h{i}" for i in range(1, order)))
+    columns = {name: np.zeros(grid.steps) for name in names}
+    for step, row in enumerate(weights):
+        for name, weight in zip(names, row, strict=False):
+            columns[name][step] = grid.alpha[step + 1] * weight
+    ratio = grid.alpha[1:] / grid.alpha[:-1]
+    columns = {"t": grid.t, "d_x": d_x, "d_output": d_output, "x": ratio, **columns}
+    return Table(solver, "linear", columns, history=order - 1)
