@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -129,14 +130,22 @@ def show(
     `svg`: a file to draw the first network into. DiagnosticError E0412.
     """
     from latentc.files import write_text
-    from latentc.ir.report import graph_svg, report
+    from latentc.ir.reads import weights_read
+    from latentc.ir.report import flops, graph_svg, report
+    from latentc.lower import lower
 
-    _, lowered = _lowered(source, variant, overrides)
+    spec, lowered = _lowered(source, variant, overrides)
     networks = [net.methods["forward"] for net in lowered.networks.values()]
     if svg is not None:
         write_text(svg, graph_svg(lowered.module, networks[0]))
-    entries = [f"{name}.forward" for name in lowered.networks] + [program.entry for program in lowered.programs]
-    return {entry: report(lowered.module, entry) for entry in entries}
+    found = {entry: report(lowered.module, entry) for entry in [f"{name}.forward" for name in lowered.networks]}
+    optimize = spec.optimize.model_copy(update={"cache": None})
+    plain = lower(spec.model_copy(update={"optimize": optimize})).module if spec.optimize.cache else None
+    for entry in [program.entry for program in lowered.programs]:
+        before = None if plain is None else (flops(plain, entry), weights_read(plain, entry).total)
+        costs = {"read_bytes": weights_read(lowered.module, entry).total, "uncached": before}
+        found[entry] = replace(report(lowered.module, entry), **costs)
+    return found
 
 
 def doctor() -> Health:

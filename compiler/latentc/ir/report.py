@@ -145,10 +145,21 @@ class FunctionReport:
     peak_bytes: int
     kept_bytes: int
     parts: tuple[Part, ...]
+    read_bytes: int = 0  # of weights, in one run of a sampler
+    uncached: tuple[int, int] | None = None  # flops and read_bytes of the sampler without block caching
 
     def data(self) -> dict[str, Any]:
         """As plain data, for JSON."""
         return asdict(self)
+
+    def _savings(self) -> list[str]:
+        lines = [f"  reads    {short(self.read_bytes, 'B')} of weights a run"] if self.read_bytes else []
+        if self.uncached is not None:
+            flops, read = self.uncached
+            lines.append(
+                f"  without caching  {short(flops, '')} flops a sample, {short(read, 'B')} of weights read a run"
+            )
+        return lines
 
     def text(self) -> str:
         """As a table for a terminal."""
@@ -159,6 +170,7 @@ class FunctionReport:
             f"  weights  {self.parameters:,} ({short(self.weight_bytes, 'B')})"
             + (f", and {self.buffers:,} in buffers" if self.buffers else ""),
             f"  flops    {short(self.flops, '')} a sample",
+            *self._savings(),
             f"  memory   {short(self.peak_bytes, 'B')} a sample at once; "
             f"{short(self.kept_bytes, 'B')} if all of it is kept for a backward pass",
             "",
