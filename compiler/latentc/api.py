@@ -143,8 +143,8 @@ def show(
     plain = lower(spec.model_copy(update={"optimize": optimize})).module if spec.optimize.cache else None
     for entry in [program.entry for program in lowered.programs]:
         before = None if plain is None else (flops(plain, entry), weights_read(plain, entry).total)
-        costs = {"read_bytes": weights_read(lowered.module, entry).total, "uncached": before}
-        found[entry] = replace(report(lowered.module, entry), **costs)
+        reads = weights_read(lowered.module, entry).total
+        found[entry] = replace(report(lowered.module, entry), read_bytes=reads, uncached=before)
     return found
 
 

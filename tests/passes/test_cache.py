@@ -11,6 +11,7 @@ import pytest
 import torch
 from emitted import emitted
 
+from latentc import api
 from latentc.checkpoint import buffer, computed, network_params
 from latentc.components.process import process_of
 from latentc.components.samplers.tables.reference import run
@@ -278,6 +279,10 @@ def test_what_it_saves() -> None:
         p.type.count() for n, p in network_params(plain, plain.networks["main"]).items() if n.startswith("blocks.1.")
     )
     assert reads[0] - reads[1] == 4 * 2 * blocks
+    # `show` says both
+    told = api.show("digits_dit", None, [*TINY, "sampler.steps=8", CACHE.format("1, 3", 2)])["sample.8"]
+    assert (told.flops, told.read_bytes, told.uncached) == (new, reads[1], (old, reads[0]))
+    assert "uncached" in told.text()
     # after every pass of the target too
     done = [optimised(each, load_spec("digits_dit", None, TINY)) for each in (plain, cached)]
     assert flops(done[1].module, "sample.8") < 0.8 * flops(done[0].module, "sample.8")

@@ -156,9 +156,7 @@ class FunctionReport:
         lines = [f"  reads    {short(self.read_bytes, 'B')} of weights a run"] if self.read_bytes else []
         if self.uncached is not None:
             flops, read = self.uncached
-            lines.append(
-                f"  without caching  {short(flops, '')} flops a sample, {short(read, 'B')} of weights read a run"
-            )
+            lines.append(f"  uncached {short(flops, '')} flops a sample, {short(read, 'B')} of weights read")
         return lines
 
     def text(self) -> str:
