@@ -41,6 +41,8 @@ SPECS: dict[str, list[str]] = {
     "llamagen": TOKENS,
     "digits_dit": ["backbone.width=32", "backbone.depth=2", "sampler.steps=4"],
     "digits_llamagen": ["backbone.depth=2"],
+    # groups of six steps: a loop in a loop
+    "dit cached": [*DENOISER, "sampler.steps=12", "optimize.cache={blocks: [0, 2], every: 6}"],
 }
 
 
@@ -67,7 +69,7 @@ def _no_weight(path: str, param: Any) -> Any:
 
 @functools.cache
 def lowered_of(name: str, precision: str = "fp32") -> Any:
-    spec = load_spec(name, None, [*SPECS[name], f"target={{engine: openvino, precision: {precision}}}"])
+    spec = load_spec(name.split()[0], None, [*SPECS[name], f"target={{engine: openvino, precision: {precision}}}"])
     return spec, lower(spec)
 
 

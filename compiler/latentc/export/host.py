@@ -241,7 +241,7 @@ def _copy(value: Value, copy: Value) -> Node:
 def _viewed(fn: Function, node: Node, views: Mapping[Value, _View]) -> _View | None:
     """What a node picks of rows that are not made yet, if it and all behind it only hand rows to loops."""
     view = views.get(node.inputs[0]) if node.op in ("slice", "reshape") else None
-    if view is None or not _only_rows(fn, node.outputs[0], len(view.axes)):
+    if view is None or not _only_rows(fn, node.outputs[0]):
         return None
     shape, out = node.inputs[0].type.shape, node.outputs[0].type.shape
     if node.op == "slice":
@@ -254,7 +254,7 @@ def _viewed(fn: Function, node: Node, views: Mapping[Value, _View]) -> _View | N
     return replace(view, axes=axes) if axes and out[len(out) - len(own) :] == own else None
 
 
-def _only_rows(fn: Function, value: Value, depth: int) -> bool:
+def _only_rows(fn: Function, value: Value) -> bool:
     """Whether a value is used as the table of loops alone, perhaps by way of slices and reshapes."""
     for node in fn.nodes:
         if value not in node.inputs:
@@ -262,7 +262,7 @@ def _only_rows(fn: Function, value: Value, depth: int) -> bool:
         if node.op == "loop":
             if value in _operands(node):
                 return False
-        elif node.op not in ("slice", "reshape") or not _only_rows(fn, node.outputs[0], depth):
+        elif node.op not in ("slice", "reshape") or not _only_rows(fn, node.outputs[0]):
             return False
     return value not in fn.outputs
 
