@@ -25,7 +25,7 @@ def deis(grid: Grid, predicts: Prediction, order: int = 3, variable: Variable = 
 
     The order is at most the number of estimates there are; in log(rho) a step to sigma = 0 is of first order.
     """
-    rho = grid.sigma / grid.alpha
+    rho = _rho(grid)
     with np.errstate(divide="ignore"):
         nodes = rho if variable == "rho" else np.log(rho)
     weights = []
@@ -42,9 +42,16 @@ def ipndm(grid: Grid, predicts: Prediction, order: int = 4) -> Table:
 
     The weights are those of an even grid, whatever the grid is.
     """
-    steps = np.diff(grid.sigma / grid.alpha)
+    steps = np.diff(_rho(grid))
     weights = [steps[i] * np.array(_EVEN[min(order, i + 1) - 1]) for i in range(grid.steps)]
     return _table("ipndm", grid, predicts, order, weights)
+
+
+def _rho(grid: Grid) -> Array:
+    """f64[N + 1]: sigma / alpha. ValueError where alpha is 0."""
+    if not np.all(grid.alpha > 0.0):
+        raise ValueError("a solver in sigma / alpha needs 0 < alpha: start later")
+    return grid.sigma / grid.alpha
 
 
 def _integrals(nodes: Array, ends: tuple[float, float], variable: Variable) -> Array:
@@ -62,8 +69,6 @@ def _integrals(nodes: Array, ends: tuple[float, float], variable: Variable) -> A
 
 def _table(solver: str, grid: Grid, predicts: Prediction, order: int, weights: list[Array]) -> Table:
     """x' = alpha' (x / alpha + weights · estimates), newest first."""
-    if not np.all(grid.alpha > 0.0):
-        raise ValueError("a solver in sigma / alpha needs 0 < alpha: start later")
     d_x, d_output = conversion(predicts, "noise", grid.evaluated)
     names = ("d", *(f"h{i}" for i in range(1, order)))
     columns = {name: np.zeros(grid.steps) for name in names}
