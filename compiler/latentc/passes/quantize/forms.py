@@ -40,12 +40,13 @@ Form = Callable[[Builder, Operands], Var]
 def fits(layer: Layer, scheme: Scheme, engine: str) -> bool:
     """Whether an engine can run a layer quantised so, and has anything to gain.
 
-    Convolutions have both operands quantised or none. Layers that see one row a sample (embeddings of times, adaptive
-    norms) are little work, computed before the loop where they can be, and all else depends on them: only their weights
-    are worth it, and TensorRT, which computes what is constant while it builds, does not survive that of 4 bits.
+    Convolutions have both operands quantised or none, and on ONNX Runtime gain nothing. Layers that see one row a
+    sample (embeddings of times, adaptive norms) are little work, computed before the loop where they can be, and all
+    else depends on them: only their weights are worth it, and TensorRT, which computes what is constant while it
+    builds, does not survive that in 4 bits.
     """
     if layer.op != "linear":
-        return scheme in LARGEST
+        return scheme in LARGEST and engine != "onnxruntime"
     rows = all(site.value.type.rank > 2 for site in layer.sites)
     weights = scheme.endswith("_weights")
     if not rows and (not weights or engine.startswith("tensorrt")):
