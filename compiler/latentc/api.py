@@ -328,7 +328,6 @@ def compile(
     from latentc.checkpoint import network_weights
     from latentc.export.bundle import bundle_from_lowered
     from latentc.lower import lower
-    from latentc.measure.quantize import check_range, quantised_bundle
     from latentc.pipeline import optimised
 
     if calibration is not None:
@@ -351,13 +350,18 @@ def compile(
         "made_from": made_from,
     }
     if spec.optimize.quantize is not None:
+        from latentc.measure.quantize import quantised_bundle
+
         file = None if calibration is None else Path(calibration)
         with runtime_errors():
             return quantised_bundle(
                 lowered, spec, tensors, Path(bundle), calibration=file, force=force, tell=tell, warn=say, **how
             )
     final = optimised(lowered, spec)
-    check_range(lowered, final, spec, _flat(tensors), tell, say)
+    if spec.target.precision == "fp16":
+        from latentc.measure.quantize import check_range
+
+        check_range(lowered, final, spec, _flat(tensors), tell, say)
     return bundle_from_lowered(final, spec, tensors, bundle, progress=progress, **how)
 
 
