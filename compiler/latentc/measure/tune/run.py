@@ -77,7 +77,7 @@ def tune(
 
     `source` is what tuned.yaml extends; None for a spec that is no file as it stands, which is then written beside it.
     `compile(file, bundle)` compiles a spec file with the spec's weights. The folder appears whole or not at all. Raises
-    DiagnosticError: E0501, E0502, E0706, E0708, E0714 to E0716, and what compiling raises.
+    DiagnosticError: E0501, E0502, E0608, E0706, E0708, E0714 to E0716, and what compiling raises.
     """
     need_matplotlib()
     own = _own_sampler(spec)
