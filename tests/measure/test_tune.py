@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,14 @@ def test_token_samplers_have_no_steps_to_search() -> None:
     with pytest.raises(DiagnosticError) as caught:
         api.tune("digits_llamagen", "missing.safetensors", "nowhere")
     assert caught.value.diagnostics[0].code in ("E0708", "E0401")
+
+
+def test_without_matplotlib_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, weights = made(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(DiagnosticError) as caught:
+        tuned(spec, weights, tmp_path / "tuned")
+    assert caught.value.diagnostics[0].code == "E0706" and "latentc[plots]" in str(caught.value)
 
 
 def test_seeds_at_the_end_of_their_range(tmp_path: Path) -> None:
