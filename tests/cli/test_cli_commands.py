@@ -199,6 +199,38 @@ def test_compile_and_sample(latentc: Run, tiny: Any) -> None:
     assert latentc(*line).status == 0
 
 
+def test_calibrate_and_compile_quantised(latentc: Run, tiny: Any) -> None:
+    sets = [
+        "--set",
+        "optimize.quantize={scheme: int8, calibration: {samples: 2, steps: 2}, budget: {psnr: 1}, min_speedup: 0}",
+    ]
+    line = [tiny.spec, "-w", tiny.weights, *sets]
+    done = latentc("calibrate", *line, "-o", "calibration.npz")
+    assert done.status == 0, done.err
+    assert done.out.startswith("calibration.npz: ") and "2 samples from seed 0" in done.out
+    made = json.loads(latentc("compile", *line, "--calibration", "calibration.npz", "-o", "bundle", "--json").out)
+    assert made["quantization"]["scheme"] == "int8" and made["quantization"]["psnr"] > 1
+    assert made["warnings"] == []
+    text = latentc("compile", *line, "--calibration", "calibration.npz", "-o", "again").out
+    assert "again: int8, " in text and "PSNR" in text and "as fast at batch" in text
+
+
+def test_a_quantised_engine_that_is_not_worth_it(latentc: Run, tiny: Any) -> None:
+    sets = [
+        "--set",
+        "optimize.quantize={scheme: int8, calibration: {samples: 2, steps: 2}, budget: {psnr: 1}, min_speedup: 1000}",
+    ]
+    line = ["compile", tiny.spec, "-w", tiny.weights, *sets, "-o", "bundle"]
+    refused = latentc(*line)
+    assert refused.status == 1
+    assert "error[E0804]: the int8 engine is not fast enough" in refused.err and "(at least 1000 ×)" in refused.err
+    assert not Path("bundle").exists()
+    kept = latentc(*line, "--force")
+    assert kept.status == 0 and "warning: the int8 engine is not fast enough" in kept.err
+    assert json.loads(Path("bundle/manifest.json").read_text())["quantization"]["forced"] is True
+    assert latentc("sample", "bundle", "--class", "3", "-o", "three.png").status == 0
+
+
 def test_by_reference(latentc: Run, tiny: Any) -> None:
     assert latentc("compile", tiny.spec, "-w", tiny.weights, "-o", "light", "--by-reference").status == 0
     assert latentc("sample", "light", "--class", "3", "-o", "three.png").status == 0
