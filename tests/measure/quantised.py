@@ -27,13 +27,19 @@ SHRUNK: dict[str, tuple[str, ...]] = {
     "sit": (*_SMALL, *_IMAGES),
     "digits_llamagen": _SMALL,
     "llamagen": (*_SMALL, _TOKENS),
+    "dit_moe": (*_SMALL, *_IMAGES),
+    "t_stitch": (
+        *_IMAGES,
+        *(f"networks.main.{text.removeprefix('backbone.')}" for text in _SMALL),
+        *("networks.small.width=16", "networks.small.depth=1", "networks.small.block.mixer.heads=2"),
+    ),
 }
 QUICK = "calibration: {samples: 3, steps: 3, classes: 2}"
 
 
 @dataclass(frozen=True)
 class Small:
-    """A shrunk spec: its name, `--set` texts, and weights {network: {own path: array}}."""
+    """A shrunk spec: its name, `--set` texts, and its weights by whole path, buffers aside."""
 
     name: str
     overrides: tuple[str, ...]
@@ -43,14 +49,16 @@ class Small:
 
     @property
     def weights(self) -> dict[str, Expr]:
-        params = network_params(self.lowered, self.lowered.networks["main"])
-        made = {path: buffer(param) for path, param in params.items() if computed(param)}
-        return {f"main.{path}": e for path, e in {**made, **{n: Array(a) for n, a in self.arrays.items()}}.items()}
+        made: dict[str, Expr] = {path: Array(array) for path, array in self.arrays.items()}
+        for name, network in self.lowered.networks.items():
+            params = network_params(self.lowered, network)
+            made |= {f"{name}.{path}": buffer(param) for path, param in params.items() if computed(param)}
+        return made
 
     def file(self, folder: Path) -> Path:
-        """The weights as a file that commands take."""
+        """The weights of its one network as a file that commands take."""
         path = folder / f"{self.name}.safetensors"
-        write_safetensors(path, {name: Array(array) for name, array in self.arrays.items()})
+        write_safetensors(path, {name.removeprefix("main."): Array(array) for name, array in self.arrays.items()})
         return path
 
 
@@ -63,9 +71,10 @@ def small(name: str, quantize: str = "{scheme: int8}", more: Sequence[str] = ())
     lowered = lower(spec)
     rng = np.random.default_rng(0)
     arrays = {}
-    for path, param in parameters(lowered.module, lowered.networks["main"].methods["forward"]).items():
-        shape = tuple(int(d) for d in param.type.shape)
-        if param.kind == "weight":
-            value = INITS[param.init.kind](rng, shape, **param.init.args) + 0.05 * rng.standard_normal(shape)
-            arrays[path] = value.astype(np.float32)
+    for network in lowered.networks.values():
+        for path, param in parameters(lowered.module, network.methods["forward"]).items():
+            shape = tuple(int(d) for d in param.type.shape)
+            if param.kind == "weight":
+                value = INITS[param.init.kind](rng, shape, **param.init.args) + 0.05 * rng.standard_normal(shape)
+                arrays[f"{network.name}.{path}"] = value.astype(np.float32)
     return Small(name, overrides, spec, lowered, arrays)
