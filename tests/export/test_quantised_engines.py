@@ -133,7 +133,7 @@ def test_openvino_multiplies_integers(tmp_path: Path) -> None:
 def test_plans_hold_quantised_kernels(
     name: str, scheme: Any, capabilities: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Built ahead of time, for a dynamic batch: at least three products a block multiply in 8 bits."""
+    """Built ahead of time, for a dynamic batch: every layer of the blocks multiplies in 8 bits, none in half."""
     pytest.importorskip("tensorrt_rtx")
     pytest.importorskip("polygraphy")
     monkeypatch.setenv("LATENTC_CACHE", str(tmp_path / "cache"))
@@ -153,7 +153,7 @@ def test_plans_hold_quantised_kernels(
     assert len(steps) == capabilities.count("sm")
     for plan in steps:
         counts = products((tmp_path / "bundle" / plan.plan).read_bytes())
-        assert counts.get(dtype, 0) >= 6, counts
+        assert counts.get(dtype, 0) >= 8, counts  # four layers in each of two blocks
         assert plan.fused_attentions >= 2
     # The engine files beside the plans run anywhere that knows ONNX.
     assert json.loads((tmp_path / "bundle" / "manifest.json").read_text())["precision"] == "fp16"

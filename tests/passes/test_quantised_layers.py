@@ -107,6 +107,18 @@ def test_unknown_layers_are_refused() -> None:
         quantize(made.before, {"main.blocks.9.mlp.fc1.weight": LayerQuant("int8")}, "openvino")
 
 
+def test_heads_are_cut_apart_behind_their_transposition() -> None:
+    """For TensorRT; also where attention grows a cache and positions turn what was cut."""
+    for name, function in (("digits_dit", "Attention.forward"), ("digits_llamagen", "Attention.decode")):
+        made = system(name, "tensorrt-rtx", "int8")
+        nodes = made.after.functions[function].nodes
+        (cut,) = (n for n in nodes if n.op == "split")
+        assert cut.attrs["axis"] == 1 and cut.attrs["sizes"] == (4, 4, 4)
+        assert sum(n.op == "transpose" for n in nodes) == 2  # of all heads, and back
+    before = system("digits_dit", "openvino", "int8").after.functions["Attention.forward"].nodes
+    assert sum(n.op == "transpose" for n in before) == 4
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_around_quantised_layers(precision: str) -> None:
     """Numbers go in and out in half; nothing is cast between a rounding and its product."""

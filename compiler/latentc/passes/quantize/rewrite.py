@@ -9,6 +9,7 @@ from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.core import Function, Init, Module, Node, Param, Recipe, Value, callees, join
 from latentc.ir.types import f32
 from latentc.passes.quantize.forms import Operands, form_of
+from latentc.passes.quantize.heads import cut_behind_heads
 from latentc.passes.quantize.plan import LayerQuant, layers_of, prefix_of
 from latentc.passes.quantize.smooth import Folds, Uses, fold, foldable_inputs
 from latentc.passes.rewrite import Rewriter
@@ -27,7 +28,8 @@ def quantize(module: Module, plan: Mapping[str, LayerQuant], engine: str) -> Mod
     entries = {e: work.function(fn, prefix_of(module, e)) for e, fn in module.entries.items()}
     if unknown := set(plan) - work.found:
         raise ValueError(f"no layer that can be quantised is called {sorted(unknown)[0]}")
-    return Module(dict(work.owner.functions), entries)
+    made = Module(dict(work.owner.functions), entries)
+    return cut_behind_heads(made) if engine.startswith("tensorrt") else made
 
 
 @dataclass(frozen=True)
