@@ -106,6 +106,7 @@ def page_of(
         facts=facts,
         rows=rows,
         static=asked.scheme in LARGEST,
+        smooth=asked.smooth is not None,
         plots=_plots(rows, choice, calibration),
         name=calibration.about["name"],
         scheme=asked.scheme,
