@@ -425,7 +425,7 @@ def sample(
 
     `classes`: numbers, or a text such as "0-9" or "all". `noise`: arrays, or an .npz file of them, in place of what the
     seeds give. `grid` is a PNG file to write, a row a class; `raw` an .npz file for the samples as they are, array
-    `out`. Raises DiagnosticError: E0601 to E0612, E0704, and E0412 where a file cannot be written.
+    `out`. Raises DiagnosticError: E0601 to E0613, E0704, and E0412 where a file cannot be written.
     """
     from latentc.files import read_arrays, write_arrays, write_picture
     from latentc.measure.memory import available_memory
@@ -461,7 +461,7 @@ def verify(
 ) -> Report:
     """Compare a bundle's engines with its spec, by the oracle and the emitted PyTorch; see `latentc.measure.verify`.
 
-    `budget`: seconds that it may take. Raises DiagnosticError: E0601 to E0611, E0706.
+    `budget`: seconds that it may take. Raises DiagnosticError: E0601 to E0613, E0706.
     """
     from latentc.measure.verify import BUDGET
     from latentc.measure.verify import verify as run
@@ -481,7 +481,7 @@ def bench(
 ) -> Bench:
     """Time a bundle's samplers; see `latentc.measure.bench`. `compare`: beside the emitted PyTorch.
 
-    `seconds` for each case. Raises DiagnosticError: E0601 to E0611, E0706.
+    `seconds` for each case. Raises DiagnosticError: E0601 to E0613, E0706.
     """
     from latentc.measure.bench import bench as run
 

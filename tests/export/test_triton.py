@@ -305,6 +305,9 @@ def test_plans_by_capability(bundles: Any, tmp_path: Path) -> None:
     config = text_format.Parse((engine / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
     assert dict(config.cc_model_filenames) == {"8.9": "sample.sm89.plan", "10.0": "sample.sm100.plan"}
     assert sorted(p.name for p in (engine / "1").iterdir()) == ["sample.sm100.plan", "sample.sm89.plan"]
+    stripped = [replace(plan, stripped=True) for plan in plans]
+    bare = replace(bundle, manifest=replace(bundle.manifest, plans=tuple(stripped)))
+    assert "no weights" in repository_from_bundle(bare, bare.manifest.samplers[0], tmp_path / "t").why
     rtx = replace(bundle, manifest=replace(bundle.manifest, engine="tensorrt-rtx"))
     assert "no backend" in repository_from_bundle(rtx, rtx.manifest.samplers[0], tmp_path / "s").why
 

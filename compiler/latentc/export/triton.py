@@ -172,10 +172,14 @@ def _hindrance(manifest: Manifest, entry: SamplerEntry) -> str | None:
     """Why Triton cannot run the engine itself."""
     if entry.form == "host":
         return "its loop is driven by the host"
+    if len(entry.program) != 1:
+        return "its engine is several files"
     if manifest.engine == "tensorrt-rtx":
         return "Triton has no backend for TensorRT-RTX"
     if manifest.engine == "openvino" and manifest.precision != "bf16":
         return "Triton's OpenVINO backend cannot be told to compute in fp32"
+    if any(plan.stripped for plan in manifest.plans):
+        return "its plans hold no weights"
     if manifest.engine == "tensorrt" and any(i.per_step is not None for i in entry.inputs):
         return "its plan takes noise by step and then by sample, and Triton batches by sample first"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ class Cuda:
         except ImportError as error:
             raise BundleError("E0606", f"cuda-python is missing: {error}", _INSTALL) from None
         self.api: Any = runtime
-        self.free: dict[int, list[int]] = {}  # bytes: memory that was given back, for the next of this size
+        self.free: dict[int, list[int]] = {}  # bytes: a heap of memory of this size that was given back
         try:
             self.driver, wanted = (_release(self.call(f"cuda{x}GetVersion")) for x in ("Driver", "Runtime"))
             if self.driver != "0.0" and _major(self.driver) < _major(wanted):
@@ -55,13 +56,13 @@ class Cuda:
         return results[0] if results else None
 
     def allocate(self, size: int) -> int:
-        """Memory of so many bytes, the last of this size that was given back first.
+        """Memory of so many bytes, of what was given back that with the lowest address.
 
-        One stream orders everything, so memory may be used again at once; and a loop sees the same addresses again and
-        again, for which graphs are captured.
+        One stream orders everything, so memory may be used again at once. As the choice depends on what is free and not
+        on the order in which it became so, a loop soon sees the same addresses again, for which graphs are captured.
         """
         if held := self.free.get(size):
-            return held.pop()
+            return heapq.heappop(held)
         try:
             return int(self.call("cudaMallocAsync", size, self.stream))
         except BundleError:
@@ -144,7 +145,7 @@ class DeviceArray:
     def __del__(self) -> None:
         pointer = getattr(self, "pointer", None)
         if pointer is not None:
-            self.cuda.free.setdefault(max(self.bytes, 1), []).append(pointer)
+            heapq.heappush(self.cuda.free.setdefault(max(self.bytes, 1), []), pointer)
 
 
 def _release(number: int) -> str:
