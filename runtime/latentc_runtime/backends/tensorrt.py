@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib
 import os
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -146,7 +147,12 @@ class TensorRt:
         return self.cuda.upload(array)
 
     def array(self, value: Value) -> Array:
-        return value if isinstance(value, np.ndarray) else self.cuda.download(value)
+        if isinstance(value, np.ndarray):
+            return value
+        begin = time.perf_counter()
+        array = self.cuda.download(value)
+        self.spent += time.perf_counter() - begin  # runs are put on a stream: here they are waited for
+        return array
 
     def dtype(self, kind: Any) -> tuple[np.dtype[Any] | None, int]:
         """(numpy's dtype or None, bytes of an element) of a type of the library."""
