@@ -11,7 +11,8 @@ from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Module
 from latentc.ir.verify import verify
-from latentc.passes.cache import CACHED, CACHING, cache
+from latentc.passes.cache import cache
+from latentc.passes.cached_methods import CACHED, CACHING
 from latentc.spec.schema import Spec
 
 
@@ -38,7 +39,13 @@ def _cached(module: Module, networks: dict[str, Network], spec: Spec) -> tuple[M
         return module, networks
     every, steps = asked.every, asked.steps
     try:
-        made = cache(module, "main", asked.blocks, lambda step, k: k % every == 0 if steps is None else step in steps)
+        made = cache(
+            module,
+            "main",
+            asked.blocks,
+            lambda step, k: k % every == 0 if steps is None else step in steps,
+            asked.parts,
+        )
     except ValueError as error:
         raise DiagnosticError(Diagnostic("E0311", str(error), spec.span("optimize", "cache"))) from None
     if made is module:

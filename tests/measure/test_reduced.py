@@ -49,6 +49,17 @@ REDUCED = {
             "optimize.cache={blocks: [0, 4], every: 7}",
         ],
     ),
+    "attention and feed-forward cached": (
+        "digits_dit",
+        [
+            "sampler={kind: ddim, steps: 7, guidance: {scale: 2.0}}",
+            "optimize.cache={blocks: [1, 4], every: 3, parts: [attn, mlp]}",
+        ],
+    ),
+    "guided for a while, with noise": (
+        "sit",
+        ["sampler={kind: heun_sde, steps: 6, guidance: {scale: 2.0, interval: [0.3, 0.8]}}"],
+    ),
     "cached with noise, irregularly": (
         "dit",
         [

@@ -167,6 +167,10 @@ def test_what_cannot_be() -> None:
     for blocks in ((0, 4), (-1, 2), (2, 2), (3, 3)):
         with pytest.raises(ValueError, match="has 3 blocks"):
             cache(sampler(), "main", blocks, every(2))
+    with pytest.raises(ValueError, match="no part 'attn': it has none"):
+        cache(sampler(), "main", (0, 2), every(2), ["attn"])
+    with pytest.raises(DiagnosticError, match=r"E0311.*no part 'mixer': it has attn, mlp"):
+        api.check("digits_dit", None, [CACHE.format("0, 2", 2), "optimize.cache.parts=[mixer]"])
     module = sampler()
     alone = module.with_(entries={"main.forward": module.entries["main.forward"]})
     with pytest.raises(ValueError, match="no sampling program"):
@@ -200,10 +204,11 @@ SAMPLERS = [
 
 
 @pytest.mark.parametrize("chosen", SAMPLERS)
-@pytest.mark.parametrize("n", [2, 6])
-def test_every_solver_against_a_cache_in_pytorch(chosen: str, n: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("n", "parts"), [(2, []), (6, []), (3, ["attn", "mlp"]), (2, ["mlp"])])
+def test_every_solver_against_a_cache_in_pytorch(chosen: str, n: int, parts: list[str], tmp_path: Path) -> None:
     """The emitted blocks, called by hand, what blocks 1 and 2 add kept in a variable for each evaluation of a step."""
-    spec = load_spec("digits_dit", None, [*TINY, f"sampler={chosen}", CACHE.format("1, 3", n)])
+    overrides = [*TINY, f"sampler={chosen}", CACHE.format("1, 3", n), f"optimize.cache.parts=[{', '.join(parts)}]"]
+    spec = load_spec("digits_dit", None, overrides)
     lowered = lower(spec)
     (program,) = lowered.programs
     arrays, rng = weights_of(lowered), np.random.default_rng(2)
@@ -231,6 +236,10 @@ def test_every_solver_against_a_cache_in_pytorch(chosen: str, n: int, tmp_path: 
             h = model.pos_embed + model.x_embedder(x).flatten(2).transpose(1, 2)
             c = model.t_embedder(torch.full((2,), t, dtype=torch.float64)) + model.y_embedder(y)
             h = model.blocks[0](h, c)
+            if parts:
+                for i in (1, 2):
+                    h = block_by_hand(model.blocks[i], h, c, held, (key, i), compute, parts)
+                return model.final_layer(model.blocks[3](h, c), c)
             if compute:
                 held[key] = model.blocks[2](model.blocks[1](h, c), c) - h
             return model.final_layer(model.blocks[3](h + held[key], c), c)
@@ -250,6 +259,17 @@ def test_every_solver_against_a_cache_in_pytorch(chosen: str, n: int, tmp_path: 
     off = load_spec("digits_dit", None, [*TINY, f"sampler={chosen}"])
     (plain,) = Interpreter(lower(off).module, arrays).run(program.entry, *(given[name] for name in program.sources))
     assert np.abs(ours - plain).max() / np.abs(plain).max() > 1e-4
+
+
+def block_by_hand(block: Any, h: Any, c: Any, held: Any, key: Any, compute: bool, parts: list[str]) -> Any:
+    """adaLN-Zero with the results of attention and feed-forward out of `held` where they are not computed."""
+    modulation = block.adaLN(torch.nn.functional.silu(c)).unsqueeze(1).chunk(6, dim=2)
+    for part, (shift, scale, gate) in (("attn", modulation[:3]), ("mlp", modulation[3:])):
+        if compute or part not in parts:
+            normal = torch.nn.functional.layer_norm(h, h.shape[-1:], eps=1e-6)
+            held[key, part] = getattr(block, part)(normal * (1 + scale) + shift)
+        h = h + gate * held[key, part]
+    return h
 
 
 def segments(table: Any, process: Any, guidance: Any) -> list[int]:

@@ -108,6 +108,7 @@ def _runs(nodes: Sequence[Node], base: str, outputs: Sequence[Value]) -> list[ra
     cuts = {number for (i, number), (j, _) in pairwise(places) if last.get(nodes[i].outputs[0], 0) > j}
     if len(cuts) == len(places) - 1:
         cuts = set()
+    cuts |= {number for (i, number), (j, _) in pairwise(places) if nodes[i].attrs["fn"] != nodes[j].attrs["fn"]}
     runs: list[range] = []
     for _, number in places:
         if runs and number == runs[-1].stop and number - 1 not in cuts:

@@ -1,46 +1,47 @@
 """Block caching: at some steps of a sampler a range of blocks is computed, at the others what it added is used again.
 
 What a run of blocks adds to its input changes little between neighbouring steps (DeepCache, Ma et al. 2023; Delta-DiT,
-Chen et al. 2024). The network gets two more methods: `forward_caching` gives that sum beside its result, and
-`forward_cached` takes it in place of the blocks, of which it reads no weight. Loops over steps become loops over
-groups: a step that computes, and those that use its sum. Which is which is known when compiling.
+Chen et al. 2024). The network gets two more methods (`cached_methods`): `forward_caching` gives that sum beside its
+result, and `forward_cached` takes it in place of the blocks, of which it reads no weight. Loops over steps become loops
+over groups: a step that computes, and those that use its sum. Which is which is known when compiling.
 
 Symbols: B batch, T tokens, D width.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import groupby, pairwise
+from dataclasses import dataclass, field
+from itertools import groupby, islice, pairwise
 
 import numpy as np
 
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-from latentc.ir.core import CALLS, Function, Module, Node, Value, reachable
+from latentc.ir.core import Function, Module, Node, Value, reachable
+from latentc.passes.cached_methods import CACHED, CACHING, Methods, cached_methods
 from latentc.passes.rewrite import rewrite_function
 
 WRITTEN_OUT = 4
 """Groups of up to so many steps are written out in a loop's body; longer ones loop over the steps that reuse."""
 
-CACHING, CACHED = "forward_caching", "forward_cached"
-
 Computes = Callable[[int, int], bool]
 """Whether a step computes: its number in the sampler and its number in its loop, both counted from 0."""
 
 
-def cache(module: Module, network: str, blocks: tuple[int, int], computes: Computes) -> Module:
+def cache(
+    module: Module, network: str, blocks: tuple[int, int], computes: Computes, parts: Sequence[str] = ()
+) -> Module:
     """The module with blocks `blocks[0]` to `blocks[1] - 1` of `network` cached in its sampling programs.
 
+    With `parts`, the calls of these names in each of the blocks are cached, and not what all of the blocks add.
     The first step of a loop always computes: nothing cached passes from loop to loop. The same module where every step
     computes. The new methods are entries `NETWORK.forward_caching` and `NETWORK.forward_cached`.
 
-    ValueError: blocks that the network does not have, or programs without loops that evaluate it.
+    ValueError: blocks or parts that the network does not have, or programs without loops that evaluate it.
     """
     owner = ModuleBuilder()
     owner.adopt(module)
-    methods = _methods(owner, network, module.entries[f"{network}.forward"], blocks)
+    methods = cached_methods(owner, network, module.entries[f"{network}.forward"], blocks, parts)
     names = [fn for name, fn in module.entries.items() if name.split(".")[0] == "sample"]
     loops = [_Loops(owner, module.functions[name], methods, computes) for name in names]
     changed = [each.changed() for each in loops]
@@ -53,78 +54,6 @@ def cache(module: Module, network: str, blocks: tuple[int, int], computes: Compu
     return whole.with_(functions={name: whole.functions[name] for name in reachable(whole)})
 
 
-# ---- the network's methods
-
-
-@dataclass(frozen=True)
-class _Methods:
-    """Names of the function that calls of `network` are of, and of those that stand in for it."""
-
-    network: str
-    forward: str
-    caching: str
-    cached: str
-
-    def replace(self, node: Node) -> bool:
-        return node.op in CALLS and node.attrs["fn"] == self.forward and node.attrs["name"] == self.network
-
-
-def _methods(owner: ModuleBuilder, network: str, forward: str, blocks: tuple[int, int]) -> _Methods:
-    """Adds the two methods of a network to the module."""
-    fn, (first, last) = owner.functions[forward], blocks
-    calls = _longest_list(fn)
-    if not 0 <= first < last <= len(calls):
-        raise ValueError(f"network {network} has {len(calls)} blocks, of which [{first}, {last}) is no range")
-    out = calls[last - 1].outputs[0]
-    into = next((v for v in calls[first].inputs if v.type == out.type), None)
-    if into is None:
-        raise ValueError(f"block {first} of network {network} takes nothing like what block {last - 1} gives")
-    what = f"blocks {first} to {last - 1}" if last - first > 1 else f"block {first}"
-    names = {v.name for v in (*fn.inputs, *(o for n in fn.nodes for o in n.outputs))} | {p.name for p in fn.params}
-    added = Value(
-        next(name for name in ("added", *(f"added_{i}" for i in range(2, 99))) if name not in names), out.type
-    )
-    at = fn.nodes.index(calls[last - 1]) + 1
-    sum_ = Node("sub", (out, into), (added,))
-    caching = _variant(owner, fn, CACHING, f"As forward; and what {what} add to their input.").with_(
-        nodes=(*fn.nodes, sum_), outputs=(*fn.outputs, added)
-    )
-    again = Value(out.name, out.type)
-    after = [replace(n, inputs=tuple(again if v is out else v for v in n.inputs)) for n in fn.nodes[at:]]
-    nodes = _needed((*fn.nodes[: at - 1], Node("add", (into, added), (again,)), *after), fn.outputs)
-    read = {v for n in nodes for v in n.inputs}
-    cached = _variant(owner, fn, CACHED, f"As forward, with what {what} added before in their place.").with_(
-        inputs=(*fn.inputs, added), params=tuple(p for p in fn.params if p.value in read), nodes=nodes
-    )
-    for made in (caching, cached):
-        owner.functions[made.name] = made
-    return _Methods(network, forward, caching.name, cached.name)
-
-
-def _variant(owner: ModuleBuilder, fn: Function, method: str, doc: str) -> Function:
-    assert fn.origin is not None  # networks are classes
-    name = owner.unique(f"{fn.origin.cls}.{method}")
-    return fn.with_(name=name, origin=replace(fn.origin, method=method), doc=doc)
-
-
-def _longest_list(fn: Function) -> list[Node]:
-    """The calls `NAME.0`, `NAME.1`, … of the longest such list, in order."""
-    lists: dict[str, list[Node]] = {}
-    for node in fn.nodes:
-        if node.op == "call" and (found := re.fullmatch(r"(.+)\.\d+", node.attrs["name"])):
-            lists.setdefault(found[1], []).append(node)
-    return max(lists.values(), key=len, default=[])
-
-
-def _needed(nodes: Sequence[Node], outputs: Sequence[Value]) -> tuple[Node, ...]:
-    wanted, kept = set(outputs), []
-    for node in reversed(nodes):
-        if any(o in wanted for o in node.outputs):
-            wanted.update(node.inputs)
-            kept.append(node)
-    return tuple(reversed(kept))
-
-
 # ---- the sampler's loops
 
 
@@ -134,7 +63,7 @@ class _Loops:
 
     owner: ModuleBuilder
     fn: Function
-    methods: _Methods
+    methods: Methods
     computes: Computes
     found: bool = False
     step: int = 0
@@ -194,7 +123,7 @@ class _Loops:
 class _Groups:
     """`count` groups of `size` steps of a loop over `body`, from step `at` on; the first step of a group computes."""
 
-    methods: _Methods
+    methods: Methods
     body: Function
     at: int
     count: int
@@ -265,28 +194,30 @@ class _Groups:
             if held is None or not self.methods.replace(node):
                 outs: Sequence[Var] = b.copied(node, operands)
             elif held:
-                outs = _call(b, node, self.methods.cached, operands, next(given))
+                outs = _call(b, node, self.methods.cached, operands, list(islice(given, self.methods.kept)))
             else:
-                *outs, sum_ = _call(b, node, self.methods.caching, operands)
-                added.append(sum_)
+                outs = _call(b, node, self.methods.caching, operands, [], self.methods.kept)
+                added += outs[len(node.outputs) :]
+                outs = outs[: len(node.outputs)]
             env.update(zip(node.outputs, outs, strict=True))
         return [env[v] for v in self.body.outputs], added
 
 
-def _call(b: Builder, node: Node, fn: str, operands: Sequence[Var], *held: Var) -> tuple[Var, ...]:
-    """A call as `node`, of another method: with `held` as a further operand, or else a further result."""
-    attrs, out = node.attrs, node.outputs[0].name
-    out = out if held else f"{out} added"
+def _call(
+    b: Builder, node: Node, fn: str, operands: Sequence[Var], held: Sequence[Var], kept: int = 0
+) -> tuple[Var, ...]:
+    """A call as `node`, of another method that takes `held` too, or gives `kept` results more."""
+    attrs, out = node.attrs, " ".join([node.outputs[0].name, *["added"] * kept])
     if node.op == "call":
         outs = b.call(fn, attrs["name"], *operands, *held, args=attrs["args"], out=out)
     else:
         count = len(attrs["kinds"])
         kinds = (*attrs["kinds"], *["carried"] * len(held))
-        guides = (*attrs["guides"], *["carried"] * (not held))
+        guides = (*attrs["guides"], *["carried"] * kept)
         nulls, scale = operands[count:-1], operands[-1]
         ops = (*operands[:count], *held)
         outs = b.guided(fn, attrs["name"], ops, kinds, nulls, scale, guides, attrs["channels"], out)
     return outs if isinstance(outs, tuple) else (outs,)
 
 
-__all__ = ["CACHED", "CACHING", "WRITTEN_OUT", "Computes", "cache"]
+__all__ = ["WRITTEN_OUT", "Computes", "cache"]

@@ -108,6 +108,10 @@ class Cache(Closed):
     """Block caching: what a range of main's blocks adds is computed at some steps, used again at the others."""
 
     blocks: tuple[int, int] = Field(description="[first, last + 1] of the blocks, counted from 0")
+    parts: tuple[str, ...] = Field(
+        (),
+        description="calls in a block, as attn and mlp, each kept by itself; none: what all of the blocks add, as one",
+    )
     every: int = Field(2, gt=0, description="every so many steps compute, and the first of each loop; 1: no caching")
     steps: tuple[int, ...] | None = Field(None, description="the steps that compute instead, counted from 0")
 
