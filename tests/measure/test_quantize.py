@@ -111,13 +111,14 @@ def test_the_manifest_keeps_the_figures(bundle: Path) -> None:
     pipe = load(bundle)
     made = pipe.manifest.quantization
     assert made is not None
-    assert (made.scheme, made.layers, made.of, made.forced) == ("int8", 9, 15, False)
+    assert (made.scheme, made.of, made.forced) == ("int8", 15, False)
     assert made.psnr is not None and made.psnr > 30
     assert made.judged == "onnxruntime on cpu"
     assert made.speedup is not None and made.speedup > 0 and made.batch == 4
     assert {made.plan, "quantization/calibration.npz", "quantization/report.html"} <= set(pipe.manifest.files)
     plan = json.loads((bundle / made.plan).read_text())["layers"]
-    assert len(plan) == 9 and all(how["scheme"] == "int8" for how in plan.values())
+    assert made.layers == len(plan) > 7, "products of the blocks at least"
+    assert not any("final_layer" in path for path in plan) and all(how["scheme"] == "int8" for how in plan.values())
     assert np.isfinite(pipe.sample([1, 2], seeds=3)).all()
 
 
