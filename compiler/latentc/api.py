@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from latentc.measure.doctor import Health
     from latentc.measure.report import Report
     from latentc.measure.tune.report import Tuned
+    from latentc.pipeline import HoistReport
     from latentc.spec import Spec
     from latentc.spec.sections import Quantize
     from latentc.weights import Expr
@@ -146,6 +147,14 @@ def show(
         reads = weights_read(lowered.module, entry).total
         found[entry] = replace(report(lowered.module, entry), read_bytes=reads, uncached=before)
     return found
+
+
+def hoisting(source: Source, variant: str | None = None, overrides: Sequence[str] = ()) -> dict[str, HoistReport]:
+    """The weights that each sampler of a spec reads a step, before and after hoisting, by its entry."""
+    from latentc.pipeline import hoist_reports
+
+    spec, lowered = _lowered(source, variant, overrides)
+    return hoist_reports(lowered, spec)
 
 
 def doctor() -> Health:
@@ -405,6 +414,16 @@ def _quantize_section(spec: Spec) -> Quantize:
 def _flat(weights: Mapping[str, Mapping[str, Expr]]) -> dict[str, Expr]:
     """Weights of networks by their whole paths, `main.blocks.0.…`."""
     return {f"{network}.{path}": expr for network, own in weights.items() for path, expr in own.items()}
+
+
+def fused(manifest: Manifest) -> str:
+    """How many attentions, norms and activations of a bundle's default sampler became one operator each, in a line."""
+    from latentc.export.fusion import fusion_text
+
+    plans = {plan.capability: 0 for plan in manifest.plans}
+    for plan in manifest.plans:
+        plans[plan.capability] += plan.fused_attentions
+    return fusion_text(manifest.fusion, plans) if manifest.fusion is not None else "nothing is known of its operators"
 
 
 def sample(

@@ -108,8 +108,13 @@ def show(
         _print(api.ir(spec, variant, overrides or (), after, full), end="")
         return
     found = api.show(spec, variant, overrides or (), svg)
+    reads = api.hoisting(spec, variant, overrides or ())
     texts = [f"{entry}: {report.text()}" for entry, report in found.items()]
-    _print({entry: report.data() for entry, report in found.items()} if as_json else "\n".join(texts), end="")
+    texts += [f"{entry}, {report.text()}" for entry, report in reads.items()]
+    data = {entry: report.data() for entry, report in found.items()}
+    for entry, report in reads.items():
+        data[entry]["weights_read"] = report.data()
+    _print(data if as_json else "\n".join(texts), end="")
 
 
 @app.command()
@@ -267,6 +272,9 @@ def compile(
     made = [{"steps": s.steps, "solver": s.solver, "form": s.form, "why": s.why} for s in manifest.samplers]
     lines = [f"{output}: {state}{m['solver']}, {m['steps']} steps, form {m['form']} ({m['why']})" for m in made]
     found: dict[str, Any] = {"bundle": str(output), "rebuilt": bool(stages), "samplers": made, "warnings": warnings}
+    if (fusion := manifest.fusion) is not None:
+        lines.append(f"{output}: {api.fused(manifest)}")
+        found["fusion"] = dataclasses.asdict(fusion)
     if (quantised := manifest.quantization) is not None:
         lines.append(f"{output}: {_quantised(quantised)}")
         found["quantization"] = dataclasses.asdict(quantised)

@@ -74,6 +74,7 @@ CODES: dict[str, str] = {
     "E0506": "an attention was not fused",
     "E0507": "the bundle cannot be deployed in this way",
     "E0508": "a quantised layer was not built as one",
+    "E0509": "an attention is not one operator",
     "E0510": "the project's folder holds other files",
     "E0511": "the project cannot be written",
     "E0601": "not a bundle",

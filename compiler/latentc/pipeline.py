@@ -10,18 +10,19 @@ every pass, always.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from latentc.components.contract import Lowered
 from latentc.diagnostics import nearest
-from latentc.ir.core import Module, prune
+from latentc.ir.core import Module, alone, count, prune
+from latentc.ir.reads import SamplerReads, weights_read
 from latentc.ir.verify import VerifyError, verify
 from latentc.passes.cleanup import cleanup
 from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.experts import experts
 from latentc.passes.fuse import RULES, FusionReport, fuse, fused
-from latentc.passes.hoist import hoist
+from latentc.passes.hoist import Hoisted, hoist, hoist_report
 from latentc.passes.openvino import write_out_attention
 from latentc.passes.precision import caches_in_half, precision
 from latentc.passes.quantize import Quantization, quantize
@@ -110,7 +111,13 @@ def optimised(
         hint = f"; did you mean {guess!r}?" if guess else ""
         raise ValueError(f"no pass is called {after!r}: they are {', '.join(names)}{hint}")
     module, given = prune(_for_inference(lowered)), {"quantization": quantization}
+    facts = dict(lowered.facts)
     for i, current in enumerate(passes):
+        if current.name == "hoist":  # what is an attention by now should be one in the engine
+            facts |= {
+                f"attentions of {p.entry}": count(module, module.entries[p.entry], "attention")
+                for p in lowered.programs
+            }
         module = current.run(module, spec, *(given[name] for name in current.given))
         try:
             verify(module, current.stage)
@@ -118,7 +125,7 @@ def optimised(
             raise PassError(current.name, names[:i], error) from error
         if current.name == after:
             break
-    return replace(lowered, module=module, updates=())
+    return replace(lowered, module=module, updates=(), facts=facts)
 
 
 def _experts_form(spec: Spec) -> Literal["dense", "sparse"]:
@@ -133,6 +140,37 @@ def _experts_form(spec: Spec) -> Literal["dense", "sparse"]:
 def fusion_report(lowered: Lowered, spec: Spec) -> FusionReport:
     """What the fusion rules find in a lowered spec: how often each fits, and its nearest miss."""
     return fused(optimised(lowered, spec, "experts").module, RULES[spec.target.engine])[1]
+
+
+@dataclass(frozen=True)
+class HoistReport:
+    """The weights a sampler reads before and after hoisting, and what was decided about each of its loops."""
+
+    before: SamplerReads
+    after: SamplerReads
+    loops: tuple[Hoisted, ...]
+
+    def data(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        loops = [asdict(loop) for loop in self.loops]
+        return {"before": self.before.data(), "after": self.after.data(), "loops": loops}
+
+    def text(self) -> str:
+        """As lines for a terminal."""
+        kept = [f"  {loop.body}: {loop.tensors} values, {loop.kind}: {loop.why}" for loop in self.loops]
+        parts = [f"before hoisting, {self.before.text()}", f"after hoisting, {self.after.text()}"]
+        return "".join(parts) + "".join(f"{line}\n" for line in kept)
+
+
+def hoist_reports(lowered: Lowered, spec: Spec) -> dict[str, HoistReport]:
+    """{sampler's entry: what hoisting does to it}."""
+    before = optimised(lowered, spec, "fuse").module
+    reports = {}
+    for entry in (program.entry for program in lowered.programs):
+        module = alone(before, entry)
+        after, loops = hoist_report(module, spec.target.max_batch)
+        reports[entry] = HoistReport(weights_read(module, entry), weights_read(after, entry), loops)
+    return reports
 
 
 def _for_inference(lowered: Lowered) -> Module:

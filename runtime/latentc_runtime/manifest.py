@@ -213,6 +213,20 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Fusion:
+    """What of the default sampler became one operator each, counted in its ONNX files, a loop's body once.
+
+    `attentions` is how many the model has; `merged` counts linear layers that are computed as one with others.
+    """
+
+    attentions: int
+    operators: int
+    norms: int
+    activations: int
+    merged: int
+
+
+@dataclass(frozen=True)
 class Quantization:
     """How layers of the networks were quantised, and what was measured of it when the bundle was made.
 
@@ -263,6 +277,7 @@ class Manifest:
     plans: tuple[Plan, ...] = ()
     made_from: str = ""
     quantization: Quantization | None = None
+    fusion: Fusion | None = None
 
 
 _CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"\n\}\n\Z')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from latentc.components.process import process_of
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.export.folder import new_folder
 from latentc.export.forms import Form, choose_form
+from latentc.export.fusion import fusion_of, require_fused
 from latentc.export.host import carry_stacks, program_from_module
 from latentc.export.onnx import OPSET, flat_module, onnx_from_module
 from latentc.export.plans import ENGINES as PLAN_ENGINES
@@ -83,6 +84,7 @@ class _Engines:
     def __init__(self, tensors: FileTensors, opset: int) -> None:
         self.tensors, self.opset = tensors, opset
         self.models: dict[str, ModelProto] = {}
+        self.modules: dict[str, Module] = {}  # what they were written from
         self.written_out: dict[str, int] = {}  # by file: attentions that are no operators and yet are to be fused
 
     def add(self, role: str, module: Module, entry: str, outputs: Sequence[str] = ()) -> str:
@@ -90,6 +92,7 @@ class _Engines:
         while name in self.models:
             n += 1
             name = f"{role}-{n}.onnx"
+        self.modules[name] = module
         self.models[name] = onnx_from_module(module, entry, self.tensors, self.opset, outputs, name="latentc")
         return name
 
@@ -149,7 +152,7 @@ def bundle_from_lowered(
 
     Raises DiagnosticError: E0410 (weights that do not fit), E0412, E0413 (reading and writing weights), E0501 (the
     bundle cannot be written), E0502 (the folder holds something else), E0503 (a form the sampler cannot take), E0504 to
-    E0506 (plans).
+    E0506 (plans), E0509 (an attention that is not one operator).
     """
     tell = progress or (lambda stage: None)
     options = plan_options(spec.target, max_batch, by_reference)
@@ -163,6 +166,10 @@ def bundle_from_lowered(
         _sampler(lowered, program, engines, form, max_batch, len(lowered.programs) > 1, spec.target.engine)
         for program in lowered.programs
     ]
+    files = set(_files(samplers[0].program)) if samplers else set()
+    attentions = lowered.facts.get(f"attentions of {lowered.programs[0].entry}", 0) if samplers else 0
+    fusion = fusion_of([engines.models[f] for f in files], [engines.modules[f] for f in files], attentions)
+    require_fused(fusion, spec.target.engine, opset)
     with new_folder(Path(folder)) as target:
         tell("writing the weights")
         left = tensors.write(target, by_reference)
@@ -171,7 +178,7 @@ def bundle_from_lowered(
         plans = _plans(target, engines, names, options, tell)
         (target / "spec.yaml").write_text(spec_text, encoding="utf-8")
         tell("hashing")
-        files = sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
+        held = sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
         cache = HashCache()
         entries = cache.hashes(left)
         references = {n: Reference(e.sha256, e.size, str(left[n])) for n, e in entries.items()}
@@ -187,12 +194,13 @@ def bundle_from_lowered(
             output=_output(lowered, spec),
             samplers=tuple(replace(s, program=_renamed(s.program, names)) for s in samplers),
             weights=dict(provenance or {}),
-            files=cache.hashes({name: target / name for name in files}),
+            files=cache.hashes({name: target / name for name in held}),
             references=references,
             engine=spec.target.engine,
             precision=spec.target.precision,
             plans=plans,
             made_from=made_from,
+            fusion=fusion,
         )
         if finish is not None:
             write_manifest(target, manifest)
@@ -290,6 +298,15 @@ def _renamed(program: Sequence[Statement], names: Mapping[str, str]) -> tuple[St
         for s in program
         if isinstance(s, EngineCall | Loop)
     )
+
+
+def _files(program: Sequence[Statement]) -> Iterator[str]:
+    """The engines that a program calls."""
+    for statement in program:
+        if isinstance(statement, EngineCall):
+            yield statement.file
+        elif isinstance(statement, Loop):
+            yield from _files(statement.body)
 
 
 def _family(lowered: Lowered, spec: Spec) -> Literal["diffusion", "flow", "tokens", "generator"]:

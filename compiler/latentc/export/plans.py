@@ -22,6 +22,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.export import plan_cache
+from latentc.export.fusion import graphs
 from latentc_runtime.errors import BundleError
 from latentc_runtime.hashes import HashCache
 from latentc_runtime.manifest import Plan
@@ -92,7 +93,7 @@ def write_plans(
         model = onnx.load(str(folder / name), load_external_data=False)
         _refuse_unsupported(name, model)
         profiles = [profile_shapes(model, sizes) for sizes in options.profiles]
-        operators = sum(node.op_type == "Attention" for graph in _graphs(model.graph) for node in graph.node)
+        operators = sum(node.op_type == "Attention" for graph in graphs(model.graph) for node in graph.node)
         for capability in options.capabilities or (None,):
             tell(f"building the plan of {name}" + (f" for {capability}" if capability else ""))
             request = {
@@ -292,7 +293,7 @@ def _errors(log: str) -> Iterator[str]:
 
 def _refuse_unsupported(name: str, model: ModelProto) -> None:
     """What the library is known to refuse, said in the user's terms before a long build."""
-    for graph in _graphs(model.graph):
+    for graph in graphs(model.graph):
         known = {t.name: t for t in (*model.graph.initializer, *graph.initializer)}
         for node in graph.node:
             if node.op_type == "TopK" and node.input[1] in known:
@@ -309,16 +310,8 @@ def _refuse_unsupported(name: str, model: ModelProto) -> None:
 
 def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
     """The initialisers of a graph and of those in it."""
-    for inner in _graphs(graph):
+    for inner in graphs(graph):
         yield from inner.initializer
-
-
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
 
 
 __all__ = ["ENGINES", "LARGEST_TOP_K", "PACKAGES", "PlanOptions", "profile_shapes", "write_plans"]

@@ -220,6 +220,13 @@ def alone(module: Module, entry: str) -> Module:
     return prune(module.with_(entries={entry: module.entries[entry]}))
 
 
+def count(module: Module, function: str, op: str) -> int:
+    """How many nodes of an op a function reaches, at each of its calls, a loop's body once."""
+    fn = module.functions[function]
+    inner = sum(count(module, callee, op) for node in fn.nodes for callee in callees(node))
+    return inner + sum(node.op == op for node in fn.nodes)
+
+
 def walk(module: Module) -> Iterator[tuple[Function, Node]]:
     for fn in module.functions.values():
         for node in fn.nodes:

@@ -1,0 +1,70 @@
+"""How much of a model became single operators of its engine, read off the ONNX files themselves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+from onnx import GraphProto, ModelProto
+
+from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.export.lowerings import TABLE
+from latentc.ir.core import Module, ingredients, parameters
+from latentc_runtime.manifest import Fusion
+
+NORMS = ("LayerNormalization", "RMSNormalization", "GroupNormalization")
+ACTIVATIONS = ("Gelu", "Swish", "Sigmoid")  # the last with a product, which engines take as one
+
+
+def fusion_of(models: Iterable[ModelProto], modules: Iterable[Module], attentions: int) -> Fusion:
+    """What the files hold; `attentions` is how many the model has, `modules` what the files were written from."""
+    found = Counter(node.op_type for model in models for graph in graphs(model.graph) for node in graph.node)
+    merged: dict[str, int] = {}
+    for module in modules:
+        for entry in module.entries.values():
+            for path, param in parameters(module, entry).items():
+                if param.recipe is not None and param.recipe.op == "concat" and param.type.rank == 2:
+                    merged[path] = len(ingredients(param))
+    return Fusion(
+        attentions=attentions,
+        operators=found["Attention"],
+        norms=sum(found[op] for op in NORMS),
+        activations=sum(found[op] for op in ACTIVATIONS),
+        merged=sum(merged.values()),
+    )
+
+
+def require_fused(fusion: Fusion, engine: str, opset: int) -> None:
+    """DiagnosticError E0509 where the engine takes attention as one operator and its files hold fewer than they should.
+
+    OpenVINO gets attention written out and fuses it again; plans are looked into when they are built.
+    """
+    if engine != "onnxruntime" or opset < TABLE["attention"].opset or fusion.operators >= fusion.attentions:
+        return
+    message = f"the model has {fusion.attentions} attentions, the engine's files {fusion.operators} as one operator"
+    mend = "`latentc show SPEC --why attention` says what kept them apart"
+    raise DiagnosticError(Diagnostic("E0509", message, help=mend))
+
+
+def graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """A graph and those inside its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from graphs(attribute.g)
+
+
+def fusion_text(fusion: Fusion, plans: Mapping[str, int]) -> str:
+    """A line for a terminal; `plans` {capability: attentions that its plans hold as one kernel}."""
+    if plans:
+        attention = f"{min(plans.values())} attentions are one kernel each"
+    elif fusion.attentions and not fusion.operators:
+        attention = f"{fusion.attentions} attentions are written out for the engine to fuse"
+    else:
+        attention = f"{fusion.operators} attentions are one operator each"
+    parts = [attention, f"{fusion.norms} norms and {fusion.activations} activations too"]
+    return ", ".join(parts) + f"; {fusion.merged} linear layers were merged"
+
+
+__all__ = ["fusion_of", "fusion_text", "graphs", "require_fused"]
