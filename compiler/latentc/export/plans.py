@@ -215,9 +215,9 @@ _MULTIPLIES = {TensorProto.INT8: "int8", TensorProto.FLOAT8E4M3FN: "fp8_e4m3"}
 
 def quantised_dtypes(model: ModelProto) -> set[str]:
     """In which dtypes the products and convolutions of a model with both operands quantised multiply."""
-    stored = {t.name: t.data_type for graph in _graphs(model.graph) for t in graph.initializer}
+    stored = {t.name: t.data_type for graph in graphs(model.graph) for t in graph.initializer}
     found = set()
-    for graph in _graphs(model.graph):
+    for graph in graphs(model.graph):
         made = {name: node for node in graph.node for name in node.output}
 
         def dequantises(name: str, made: Mapping[str, NodeProto] = made) -> bool:
