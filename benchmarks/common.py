@@ -149,6 +149,14 @@ def turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, l
     return times
 
 
+def product_rate(dtype: Any, size: int = 2048, rounds: int = 7) -> float:
+    """Operations a second of PyTorch's square matrix product, its best of several; a multiply-add counts as 2."""
+    import torch
+
+    a = torch.randn(size, size).to(dtype)
+    return 2.0 * size**3 / min(turns({"product": lambda: a @ a}, rounds + 1)["product"][1:])
+
+
 def cpu_seconds(call: Callable[[], object], repetitions: int = 9) -> float:
     """The least CPU time of several runs: what other programs do at the time is not in it."""
     times = []

@@ -130,12 +130,17 @@ class Input:
 
 @dataclass(frozen=True)
 class EngineCall:
-    """Run an engine file: `inputs` {engine input: variable}, `outputs` {variable: engine output}."""
+    """Run an engine file: `inputs` {engine input: variable}, `outputs` {variable: engine output}.
+
+    `shared` {engine output: engine input}: that input is read by nothing else, so the engine may write the output in
+    its place where it updates it in part (a key-value cache that grows).
+    """
 
     op: Literal["engine"]
     file: str
     inputs: dict[str, str]
     outputs: dict[str, str]
+    shared: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -429,6 +434,9 @@ def _program_contradictions(
             for variable in s.inputs.values():
                 if variable not in known:
                     yield f"{where}.inputs", f"`{variable}` is not set before"
+            for output, name in s.shared.items():
+                if output not in s.outputs.values() or name not in s.inputs:
+                    yield f"{where}.shared.{output}", "expected an output of the call, and one of its inputs"
             known.update(s.outputs)
             continue
         if s.trip < 1:

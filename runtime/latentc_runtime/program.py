@@ -64,7 +64,7 @@ def _run(
     for s in program:
         if isinstance(s, EngineCall):
             feeds = {name: variables[variable] for name, variable in s.inputs.items()}
-            results = engine(s.file).run(feeds, list(dict.fromkeys(s.outputs.values())))
+            results = engine(s.file).run(feeds, list(dict.fromkeys(s.outputs.values())), s.shared)
             variables.update({variable: results[name] for variable, name in s.outputs.items()})
             continue
         innermost = not _has_loop(s.body)

@@ -14,7 +14,9 @@ from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32, i64
 from latentc.ir.verify import verify
 from latentc.passes.expand_guidance import expand_guidance
+from latentc_runtime.backends.onnxruntime import OnnxRuntime, OrtEngine
 from latentc_runtime.manifest import EngineCall, Loop, Rows
+from latentc_runtime.program import run_program
 
 
 @module_class("Net")
@@ -251,3 +253,42 @@ def test_a_constant_result_and_no_loop_by_the_host() -> None:
         module = module_of((f32(B, 4),), build)
         inputs = inputs_of(module)
         assert_close(run_host(module, inputs), Interpreter(module).run("main", *inputs)[0])
+
+
+@pytest.mark.parametrize("read", ["grown", "before", "carried on"])
+def test_a_cache_is_written_in_place_where_only_its_growth_is_read(read: str) -> None:
+    def build(b: Builder, x: Var) -> Any:
+        def body(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> Any:
+            x, cache, last = state
+            grown = b.update_slice(cache, b.reshape(x, shape=(B, 1, 8)), i, axis=1)
+            seen = b.sum(cache if read == "before" else grown, axes=(1,), keepdims=False)
+            return [x * 0.5 + seen * 0.1, grown, cache if read == "carried on" else last], []
+
+        zeros = b.full(x, shape=(4, 8), value=0.0, dtype="f32")
+        outs = b.loop("step", 4, body, carried=[x, zeros, zeros])
+        return b.concat(outs[0], b.reshape(outs[1] + outs[2], shape=(B, 32)), axis=1)
+
+    module = module_of((f32(B, 8),), build)
+    program, models = host_program(module, {})
+    (loop,) = (s for s in program if isinstance(s, Loop))
+    (call,) = loop.body
+    assert isinstance(call, EngineCall) and bool(call.shared) == (read == "grown")
+    (x,) = inputs_of(module)
+    want = Interpreter(module).run("main", x)[0]
+    backend, places = OnnxRuntime("cpu", 1), set()
+
+    class Spy:
+        def __init__(self, session: Any) -> None:
+            self.engine = OrtEngine(backend, "step", session)
+
+        def run(self, inputs: Any, outputs: Any, shared: Any) -> Any:
+            made = self.engine.run(inputs, outputs, shared)
+            places.update((made[o].data_ptr(), inputs[i].data_ptr()) for o, i in shared.items())
+            return made
+
+    engines = {name: Spy(model.session) for name, model in models.items()}
+    (name,) = (v.name for v in module.entry("main").inputs)
+    feeds = {name: backend.value(np.asarray(x, np.float32))}
+    got = backend.array(run_program(program, feeds, engines.__getitem__, lambda name, i: feeds[name], lambda: None))
+    assert_close(got, np.asarray(want))
+    assert all(after == before for after, before in places) and len(places) == (read == "grown")

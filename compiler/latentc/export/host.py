@@ -16,6 +16,7 @@ import numpy as np
 from latentc.ir.core import Function, Module, Node, Value
 from latentc.ir.types import Sym
 from latentc_runtime.manifest import RESULT, EngineCall, Loop, Rows, Statement
+from latentc_runtime.program import variables_read
 
 TABLE_BYTES = 64 << 10
 """Constant tables up to this size stand in the manifest; larger ones in the step engine."""
@@ -161,7 +162,8 @@ class _Cutter:
             Loop(
                 "loop",
                 trip,
-                tuple(statements),
+                # A loop that runs again starts from the same values again: those must be left as they are.
+                _shared(statements, carried if runs == 1 else ()),
                 small,
                 noise,
                 carried,
@@ -225,8 +227,35 @@ class _Cutter:
                 file,
                 {v.name: scope.variables[v] for v in inputs},
                 {scope.variables[o]: o.name for o in outputs},
+                _grown(nodes, inputs, outputs),
             )
         )
+
+
+def _grown(nodes: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[Value]) -> dict[str, str]:
+    """{output: input} of an engine that only writes some rows of an input which it does not read otherwise."""
+    uses = Counter(v for n in nodes for v in n.inputs)
+    grown = {n.outputs[0]: n.inputs[0] for n in nodes if n.op == "update_slice"}
+    return {o.name: grown[o].name for o in outputs if o in grown and grown[o] in inputs and uses[grown[o]] == 1}
+
+
+def _shared(body: Sequence[Statement], carried: Sequence[tuple[str, str]]) -> tuple[Statement, ...]:
+    """A loop's body whose calls share an input with an output only where the loop carries the one into the other."""
+    read = Counter(v for s in body if isinstance(s, EngineCall) for v in s.inputs.values())
+    read.update(v for s in body if isinstance(s, Loop) for v in variables_read([s]))
+    read.update(new for _, new in carried)
+    following = dict(carried)
+
+    def kept(call: EngineCall) -> EngineCall:
+        variable = {name: v for v, name in call.outputs.items()}
+        pairs = {
+            o: i
+            for o, i in call.shared.items()
+            if read[call.inputs[i]] == 1 and following.get(call.inputs[i]) == variable[o]
+        }
+        return replace(call, shared=pairs)
+
+    return tuple(kept(s) if isinstance(s, EngineCall) else s for s in body)
 
 
 def _operands(loop: Node) -> tuple[Value, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -21,14 +22,18 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Value = Any  # opaque outside of its backend
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Engine(Protocol):
     """One engine file, ready to run."""
 
-    def run(self, inputs: Mapping[str, Value | Array], outputs: Sequence[str]) -> dict[str, Value]:
+    def run(
+        self, inputs: Mapping[str, Value | Array], outputs: Sequence[str], shared: Mapping[str, str] = NOTHING
+    ) -> dict[str, Value]:
         """Run once on all inputs, values or arrays (cast to the input's type), and give the named outputs.
 
+        `shared` {output: input}: an engine that can may write the output in the place of that input's value.
         Raises BundleError E0607 where the engine fails.
         """
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc_runtime.backends import Array, Value, cast
+from latentc_runtime.backends import NOTHING, Array, Value, cast
 from latentc_runtime.errors import BundleError
 from latentc_runtime.hashes import cache_folder
 
@@ -135,7 +135,9 @@ class OrtEngine:
         self.dtypes = {i.name: np.dtype(DTYPES[i.type]) for i in session.get_inputs()}
         self.outputs = {o.name for o in session.get_outputs()}
 
-    def run(self, inputs: Mapping[str, Value | Array], outputs: Sequence[str]) -> dict[str, Value]:
+    def run(
+        self, inputs: Mapping[str, Value | Array], outputs: Sequence[str], shared: Mapping[str, str] = NOTHING
+    ) -> dict[str, Value]:
         if inputs.keys() != self.dtypes.keys() or not self.outputs.issuperset(outputs):
             raise BundleError(
                 "E0607",
@@ -151,8 +153,12 @@ class OrtEngine:
                 else:
                     binding.bind_ortvalue_input(name, value)
             for name in outputs:
-                # By device and not by buffer: the engine allocates it, and it stays there for the next run.
-                binding.bind_output(name, self.backend.memory)
+                place = inputs.get(shared.get(name, ""))
+                if place is not None and not isinstance(place, np.ndarray):
+                    binding.bind_ortvalue_output(name, place)  # ScatterElements then writes its rows and copies nothing
+                else:
+                    # By device and not by buffer: the engine allocates it, and it stays there for the next run.
+                    binding.bind_output(name, self.backend.memory)
             begin = time.perf_counter()
             self.session.run_with_iobinding(binding)
             self.backend.spent += time.perf_counter() - begin

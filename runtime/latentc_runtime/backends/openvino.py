@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc_runtime.backends import Array, Value, cast
+from latentc_runtime.backends import NOTHING, Array, Value, cast
 from latentc_runtime.errors import BundleError
 
 KEPT = 2
@@ -96,7 +96,9 @@ class OvEngine:
         self.outputs = {name for port in model.outputs for name in port.names}
         self.compiled: dict[tuple[tuple[int, ...], ...], _Compiled] = {}
 
-    def run(self, inputs: Mapping[str, Value | Array], outputs: Sequence[str]) -> dict[str, Value]:
+    def run(
+        self, inputs: Mapping[str, Value | Array], outputs: Sequence[str], shared: Mapping[str, str] = NOTHING
+    ) -> dict[str, Value]:
         if inputs.keys() != self.dtypes.keys() or not self.outputs >= set(outputs):
             raise BundleError(
                 "E0607",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from latentc_runtime.backends import Array, Value, cast
+from latentc_runtime.backends import NOTHING, Array, Value, cast
 from latentc_runtime.backends.cuda import DeviceArray, Graph
 from latentc_runtime.errors import BundleError
 
@@ -43,7 +43,9 @@ class PlanEngine:
         self.inputs = {n: types[n] for n in names if n in taken}
         self.outputs = {n: types[n] for n in names if n not in taken}
 
-    def run(self, inputs: Mapping[str, Value | Array], outputs: Sequence[str]) -> dict[str, Value]:
+    def run(
+        self, inputs: Mapping[str, Value | Array], outputs: Sequence[str], shared: Mapping[str, str] = NOTHING
+    ) -> dict[str, Value]:
         if inputs.keys() != self.inputs.keys() or not self.outputs.keys() >= set(outputs):
             raise BundleError(
                 "E0607",
