@@ -163,7 +163,7 @@ class _Cutter:
                 "loop",
                 trip,
                 # A loop that runs again starts from the same values again: those must be left as they are.
-                _shared(statements, carried if runs == 1 else ()),
+                _shared(statements, () if role == "step" else carried),
                 small,
                 noise,
                 carried,
