@@ -17,6 +17,7 @@ from latentc.components.contract import Lowered
 from latentc.diagnostics import nearest
 from latentc.ir.core import Module, alone, count, prune
 from latentc.ir.reads import SamplerReads, weights_read
+from latentc.ir.report import short
 from latentc.ir.verify import VerifyError, verify
 from latentc.passes.cleanup import cleanup
 from latentc.passes.expand_guidance import expand_guidance
@@ -146,6 +147,7 @@ def fusion_report(lowered: Lowered, spec: Spec) -> FusionReport:
 class HoistReport:
     """The weights a sampler reads before and after hoisting, and what was decided about each of its loops."""
 
+    steps: int
     before: SamplerReads
     after: SamplerReads
     loops: tuple[Hoisted, ...]
@@ -157,19 +159,22 @@ class HoistReport:
 
     def text(self) -> str:
         """As lines for a terminal."""
-        kept = [f"  {loop.body}: {loop.tensors} values, {loop.kind}: {loop.why}" for loop in self.loops]
-        parts = [f"before hoisting, {self.before.text()}", f"after hoisting, {self.after.text()}"]
-        return "".join(parts) + "".join(f"{line}\n" for line in kept)
+        reads = [
+            f"{short(r.total, 'B')} {when} hoisting ({short(r.total // self.steps, 'B')} a step)"
+            for r, when in ((self.before, "before"), (self.after, "after"))
+        ]
+        kept = [f"  {loop.body}: {loop.tensors} values leave it, {loop.why}" for loop in self.loops]
+        return "\n".join([f"weights read: {', '.join(reads)}", *kept]) + "\n"
 
 
 def hoist_reports(lowered: Lowered, spec: Spec) -> dict[str, HoistReport]:
     """{sampler's entry: what hoisting does to it}."""
     before = optimised(lowered, spec, "fuse").module
     reports = {}
-    for entry in (program.entry for program in lowered.programs):
-        module = alone(before, entry)
+    for program in lowered.programs:
+        entry, module = program.entry, alone(before, program.entry)
         after, loops = hoist_report(module, spec.target.max_batch)
-        reports[entry] = HoistReport(weights_read(module, entry), weights_read(after, entry), loops)
+        reports[entry] = HoistReport(program.steps, weights_read(module, entry), weights_read(after, entry), loops)
     return reports
 
 
