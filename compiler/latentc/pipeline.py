@@ -23,6 +23,7 @@ from latentc.passes.cleanup import cleanup
 from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.experts import experts
 from latentc.passes.fuse import RULES, FusionReport, fuse, fused
+from latentc.passes.heads import cut_behind_heads
 from latentc.passes.hoist import Hoisted, hoist, hoist_report
 from latentc.passes.openvino import write_out_attention
 from latentc.passes.precision import caches_in_half, precision
@@ -80,6 +81,8 @@ PASSES: dict[str, tuple[Pass, ...]] = {
         # Its bf16 is a hint to the engine: the graph changes for it only where loops carry caches.
         *_ONNX,
         Pass("caches", lambda module, spec: caches_in_half(module, spec.target.precision), "expanded"),
+        # One transposition in place of three.
+        Pass("heads", lambda module, spec: cut_behind_heads(module), "expanded"),
         # Last, so that everything before sees attentions as what they are.
         Pass("attention", lambda module, spec: write_out_attention(module), "expanded"),
     ),
