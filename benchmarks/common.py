@@ -38,7 +38,7 @@ def watched(command: Sequence[str]) -> tuple[dict[str, Any], float]:
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen([sys.executable, *command], stdout=out)
         while process.poll() is None:
-            peak = max(peak, _anonymous(process.pid))
+            peak = max(peak, anonymous_memory(process.pid))
             time.sleep(0.005)
         if process.returncode:
             raise SystemExit(f"{' '.join(command)} failed with {process.returncode}")
@@ -46,7 +46,8 @@ def watched(command: Sequence[str]) -> tuple[dict[str, Any], float]:
         return json.loads(out.read().strip().splitlines()[-1]), float(peak)
 
 
-def _anonymous(pid: int) -> int:
+def anonymous_memory(pid: int) -> int:
+    """Bytes of anonymous memory that a process holds now; 0 where the system does not say."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("RssAnon:"):
