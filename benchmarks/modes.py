@@ -61,7 +61,7 @@ def main() -> None:
                         mark = "*" if form == auto.form else " "
                         against = case["step"] / found["loop"]["step"]
                         print(
-                            f"{system:9} {engine:12} {form + mark:7} {batch:>5} {case['open']:7.2f} {case['step']:10.2f}"
+                            f"{system:9} {engine:12} {form + mark:7} {batch:>5}{case['open']:8.2f}{case['step']:11.2f}"
                             f" {against:12.2f} × {case['memory']:10.0f} {case['outside']:14.1%}",
                             flush=True,
                         )

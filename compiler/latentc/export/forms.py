@@ -8,17 +8,35 @@ host    an engine for a step, driven by the program in the manifest: noise is ma
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from latentc.components.contract import SampleProgram
-from latentc.ir.core import Module, walk
+from latentc.ir.core import Module, parameters, walk
 from latentc.ir.types import TensorType
 
 Form = Literal["unroll", "loop", "host"]
 
-UNROLL_EVALUATIONS = {"onnxruntime": 4, "openvino": 1, "tensorrt": 4, "tensorrt-rtx": 4}
-"""Up to so many network evaluations are written out. On ONNX Runtime this is about 4 % faster and the graph still
-small; OpenVINO gains nothing by it and holds a copy of the weights for each evaluation."""
+
+@dataclass(frozen=True)
+class Costs:
+    """What an engine makes of a sampler whose steps are written out, as `benchmarks/modes.py` measures it.
+
+    `evaluations`: up to so many network evaluations are written out. `copies`: whether each holds its own copy of the
+    weights. `gain`: what it is worth, in words.
+    """
+
+    evaluations: int
+    copies: bool
+    gain: str
+
+
+COSTS = {
+    "onnxruntime": Costs(4, False, "written out, a step is about 4 % faster and the graph grows by a network"),
+    "openvino": Costs(1, True, "written out, a step is no faster"),
+    "tensorrt": Costs(4, False, "written out, a plan takes longer to build with each"),
+    "tensorrt-rtx": Costs(4, False, "written out, a plan takes longer to build with each"),
+}
 
 HOST_NOISE_BYTES = 64 << 20
 """More noise than this, for all steps of the largest batch, is made a step at a time by the host."""
@@ -39,9 +57,14 @@ def choose_form(
         return "host", f"the noise of {program.steps} steps at batch {max_batch or 1} is {total / 1e6:.0f} MB"
     if not any(node.op == "loop" for _, node in walk(module)):
         return "unroll", "the sampler has no loop"
-    if program.evaluations <= UNROLL_EVALUATIONS[engine]:
-        return "unroll", f"{program.evaluations} evaluations of the network are few"
-    return "loop", f"one engine for {program.evaluations} evaluations, {total / 1e6:.3g} MB of noise"
+    costs, count = COSTS[engine], program.evaluations
+    if count <= costs.evaluations:
+        return "unroll", f"{count} evaluations of the network are few"
+    if costs.copies:
+        weights = sum(p.type.count() for p in parameters(module, module.entries[program.entry]).values())
+        held = f"each of {count} evaluations would hold its own copy of {weights / 1e6:.3g} M weights"
+        return "loop", f"{costs.gain}, and {held}"
+    return "loop", f"{count} evaluations are many: {costs.gain}"
 
 
-__all__ = ["HOST_NOISE_BYTES", "UNROLL_EVALUATIONS", "Form", "choose_form", "noise_bytes"]
+__all__ = ["COSTS", "HOST_NOISE_BYTES", "Costs", "Form", "choose_form", "noise_bytes"]
