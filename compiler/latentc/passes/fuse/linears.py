@@ -59,14 +59,22 @@ def _together(uses: Uses, linear: Node) -> list[Node]:
             and node.inputs[0] is linear.inputs[0]
             and len(node.inputs) == len(linear.inputs)
             and _shared(uses, node) is None
+            and not _expert(uses, node)
         )
 
     return [node for node in uses.users[linear.inputs[0]] if alike(node)]
 
 
+def _expert(uses: Uses, linear: Node) -> bool:
+    """Whether a linear layer is one of a stack of experts: all take the same tokens, and are too many to be one."""
+    return any(param.recipe is not None and param.recipe.op == "pick" for param in _weights(uses, linear))
+
+
 def _merge_check(match: Match) -> str | None:
     if reason := _shared(match.uses, match.root):
         return reason
+    if _expert(match.uses, match.root):
+        return f"%{match.root.inputs[1].name} is an expert's"
     nodes = _together(match.uses, match.root)
     if len(nodes) == 1:
         return f"no other linear layer takes %{match.values['x'].name}"
