@@ -249,6 +249,11 @@ def test_full_disk(tiny: Any, tmp_path: Path, case: str) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def interruptible(line: list[str], **options: Any) -> Any:
+    """A process that Ctrl-C reaches also where the tests run in the background of a shell, which ignores it for them."""
+    return subprocess.Popen(line, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **options)
+
+
 STOPPED = """
 import sys, time
 import latentc.export.bundle as bundle
@@ -268,7 +273,7 @@ def test_stopped_compile(tiny: Any, tmp_path: Path, number: signal.Signals, olde
     if older:
         shutil.copytree(tiny.bundle, tmp_path / "out")
     line = ["compile", str(tiny.spec), "-w", str(tiny.weights), "-o", "out", "--rebuild"]
-    process = subprocess.Popen(
+    process = interruptible(
         [sys.executable, "-c", STOPPED, *line], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
@@ -334,7 +339,7 @@ def test_ctrl_c_while_training(tiny: Any, tmp_path: Path) -> None:
     """train.py is told, saves a checkpoint and ends before the command does."""
     line = [sys.executable, "-m", "latentc.cli", "train", str(tiny.spec), "-o", "project", "--steps", "1000000"]
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen([*line, "--log-every", "1"], cwd=tmp_path, stdout=log, stderr=log)
+        process = interruptible([*line, "--log-every", "1"], cwd=tmp_path, stdout=log, stderr=log)
     run = tmp_path / "project" / "runs" / "train"
     for _ in range(600):
         if "training: " in (tmp_path / "log").read_text() and any(run.glob("**/*tfevents*")):
