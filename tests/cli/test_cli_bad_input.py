@@ -250,8 +250,8 @@ def test_full_disk(tiny: Any, tmp_path: Path, case: str) -> None:
 
 
 def interruptible(line: list[str], **options: Any) -> Any:
-    """A process that Ctrl-C reaches also where the tests run in the background of a shell, which ignores it for them."""
-    return subprocess.Popen(line, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **options)
+    """A process that Ctrl-C reaches, also where the tests run in a shell's background, which has it ignored."""
+    return subprocess.Popen(line, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options)
 
 
 STOPPED = """

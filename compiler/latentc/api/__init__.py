@@ -1,0 +1,41 @@
+"""The verbs of latentc as functions: what the command line does, without the printing.
+
+A spec is named as everywhere: a path, a shipped spec's name, or `-` for standard input; `variant` is one of its
+variants and `overrides` are texts as `--set` takes them. All raise DiagnosticError for what a caller can mend.
+Heavy packages are imported by the functions that need them, so that `check` does not wait for an engine.
+"""
+
+from latentc.api._common import Backend, Source
+from latentc.api.compiling import calibrate, compile, fused
+from latentc.api.networks import convert_weights, emit, forward, forward_file, train
+from latentc.api.reading import check, doctor, explain, hoisting, init, ir, resolved, schema, show, specs, why
+from latentc.api.running import bench, deploy_triton, sample, tune, verify
+
+__all__ = [
+    "Backend",
+    "Source",
+    "bench",
+    "calibrate",
+    "check",
+    "compile",
+    "convert_weights",
+    "deploy_triton",
+    "doctor",
+    "emit",
+    "explain",
+    "forward",
+    "forward_file",
+    "fused",
+    "hoisting",
+    "init",
+    "ir",
+    "resolved",
+    "sample",
+    "schema",
+    "show",
+    "specs",
+    "train",
+    "tune",
+    "verify",
+    "why",
+]

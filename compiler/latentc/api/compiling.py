@@ -1,0 +1,164 @@
+"""From a spec and weights to a bundle, with the calibration of quantised ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from latentc.api._common import Source, lowered_spec
+from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.faults import runtime_errors
+
+if TYPE_CHECKING:
+    from latentc.measure.calibration import Calibration
+    from latentc.spec import Spec
+    from latentc.spec.sections import Quantize
+    from latentc.weights import Expr
+    from latentc.weights.files import Files
+    from latentc_runtime.manifest import Manifest
+
+
+def compile(
+    source: Source,
+    weights: Files,
+    bundle: Path | str,
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    names: str | None = None,
+    key: str | None = None,
+    form: Literal["auto", "unroll", "loop", "host"] | None = None,
+    steps: Sequence[int] = (),
+    max_batch: int | None = None,
+    by_reference: bool = False,
+    progress: Callable[[str], None] | None = None,
+    rebuild: bool = False,
+    calibration: Path | str | None = None,
+    force: bool = False,
+    warn: Callable[[str], None] | None = None,
+) -> Manifest:
+    """Compile a spec and its weights into the folder `bundle`, which appears whole or not at all.
+
+    A bundle there that is what would be written stays as it is, unless `rebuild`; then `progress` is told nothing.
+
+    `steps`: the step counts it can sample in, the first is the default (else the spec's). `form` and `max_batch` stand
+    for the spec's `target`. `by_reference` leaves the weights where they are. `progress` is told each stage.
+    With `optimize.quantize`: `calibration` is a file of `calibrate`, else one is made; a quantised engine that is too
+    slow or too far off is refused, unless `force`. `warn` is told what was not as asked. Raises DiagnosticError: E0401
+    to E0413 (weights), E0501 to E0503, E0703, E0708, E0801 to E0806.
+    """
+    from latentc.spec import load_spec, resolved_yaml
+    from latentc.unchanged import compile_key, unchanged
+    from latentc.weights.files import named_files
+    from latentc_runtime.hashes import hash_file
+
+    # The passes read the largest batch from the spec, so there it is said.
+    overrides = [*overrides, *([f"target.max_batch={max_batch}"] if max_batch else [])]
+    sampler = load_spec(source, variant, overrides).sampler if steps else None
+    if sampler is not None and "steps" not in type(sampler).model_fields:
+        mend = "leave the steps out: this sampler makes as many as a sample has tokens"
+        raise DiagnosticError(Diagnostic("E0708", "the sampler of this spec has no number of steps", help=mend))
+    # Each count is checked as if the spec said it; the bundle's spec says the first, which is the default.
+    counts = [[*overrides, f"sampler.steps={count}"] for count in steps] or [overrides]
+    spec = load_spec(source, variant, counts[0])
+    text = resolved_yaml(spec)
+    files = named_files(weights, list(spec.networks))
+    given = {"file": ", ".join(path.name for path in files.values()), "names": names, "key": key}
+    options = {**given, "form": form, "steps": list(steps), "by_reference": by_reference, "force": force}
+    if calibration is not None:
+        # One that is missing is told later, by who reads it.
+        options["calibration"] = hash_file(calibration).sha256 if Path(calibration).is_file() else ""
+    made_from = compile_key(spec, text, files, options)
+    if not rebuild and (manifest := unchanged(Path(bundle), made_from)) is not None:
+        return manifest
+
+    from latentc.checkpoint import network_weights
+    from latentc.export.bundle import bundle_from_lowered
+    from latentc.lower import lower
+    from latentc.pipeline import optimised
+
+    if calibration is not None:
+        _quantize_section(spec)
+    for changed in counts[1:]:
+        lowered_spec(source, variant, changed)
+    lowered = lower(spec, steps)
+    if not lowered.programs:
+        mend = "add `sampler:`, for example `{kind: ddim, steps: 50}`"
+        raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` has no sampler to compile", help=mend))
+    tensors = network_weights(spec, lowered, weights, names, key)
+    tell, say = progress or (lambda stage: None), warn or (lambda text: None)
+    how: dict[str, Any] = {
+        "spec_text": text,
+        "form": form or spec.target.form,
+        "by_reference": by_reference,
+        "max_batch": spec.target.max_batch,
+        "opset": spec.target.opset,
+        "provenance": {name: value for name, value in given.items() if value is not None},
+        "made_from": made_from,
+    }
+    if spec.optimize.quantize is not None:
+        from latentc.measure.quantize import quantised_bundle
+
+        file = None if calibration is None else Path(calibration)
+        with runtime_errors():
+            return quantised_bundle(
+                lowered, spec, tensors, Path(bundle), calibration=file, force=force, tell=tell, warn=say, **how
+            )
+    final = optimised(lowered, spec)
+    if spec.target.precision == "fp16":
+        from latentc.measure.quantize import check_range
+
+        check_range(lowered, final, spec, _flat(tensors), tell, say)
+    return bundle_from_lowered(final, spec, tensors, bundle, progress=progress, **how)
+
+
+def calibrate(
+    source: Source,
+    weights: Files,
+    output: Path | str,
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    names: str | None = None,
+    key: str | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Calibration:
+    """Watch the unquantised networks along their sampler's trajectories, as `optimize.quantize.calibration` says.
+
+    `output` is the .npz file to write, for `compile`. Raises DiagnosticError: E0401 to E0413, E0703, E0708, E0801.
+    """
+    from latentc.checkpoint import network_weights
+    from latentc.measure.calibrate import calibrate as watch
+    from latentc.measure.calibration import write_calibration
+
+    spec, lowered = lowered_spec(source, variant, overrides)
+    asked = _quantize_section(spec)
+    if not lowered.programs:
+        mend = "add `sampler:`, for example `{kind: ddim, steps: 50}`"
+        raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` has no sampler to watch", help=mend))
+    tensors = _flat(network_weights(spec, lowered, weights, names, key))
+    with runtime_errors():
+        found = watch(lowered, spec, tensors, asked, progress)
+    write_calibration(output, found)
+    return found
+
+
+def _quantize_section(spec: Spec) -> Quantize:
+    if spec.optimize.quantize is None:
+        mend = "add `optimize: {quantize: {scheme: int8}}`, or `--set optimize.quantize.scheme=int8`"
+        raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` is not quantised", help=mend))
+    return spec.optimize.quantize
+
+
+def _flat(weights: Mapping[str, Mapping[str, Expr]]) -> dict[str, Expr]:
+    """Weights of networks by their whole paths, `main.blocks.0.…`."""
+    return {f"{network}.{path}": expr for network, own in weights.items() for path, expr in own.items()}
+
+
+def fused(manifest: Manifest) -> str:
+    """How many attentions, norms and activations of a bundle's default sampler became one operator each, in a line."""
+    from latentc.export.fusion import fusion_text
+
+    plans = {plan.capability: 0 for plan in manifest.plans}
+    for plan in manifest.plans:
+        plans[plan.capability] += plan.fused_attentions
+    return fusion_text(manifest.fusion, plans) if manifest.fusion is not None else "nothing is known of its operators"

@@ -1,0 +1,114 @@
+"""A spec's networks: run on arrays, their weights under other names, trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latentc.api._common import Backend, Source, lowered_spec
+from latentc.faults import needed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike
+
+    from latentc.weights.files import Files
+
+
+def forward(
+    source: Source,
+    weights: Files,
+    inputs: Mapping[str, ArrayLike],
+    backend: Backend = "oracle",
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    names: str | None = None,
+    key: str | None = None,
+) -> np.ndarray:
+    """One run of the spec's main network on `inputs`, arrays by the names of its inputs (`x`, `t`, `y`).
+
+    `backend`: "oracle" (numpy, f64), "torch" (the emitted model), "onnx" (ONNX Runtime) or "openvino", all f32.
+    `names` is a name map of the spec (`official`), `key` picks one state dict of a checkpoint (`ema`).
+    """
+    from latentc.checkpoint import network_weights
+    from latentc.measure.forward import run_network
+
+    spec, lowered = lowered_spec(source, variant, overrides)
+    main = "main" if "main" in lowered.networks else next(iter(lowered.networks))
+    tensors = network_weights(spec, lowered, weights, names, key)[main]
+    return run_network(spec, lowered, tensors, inputs, backend, main)
+
+
+def forward_file(source: Source, weights: Files, inputs: Path | str, output: Path | str, *args: Any) -> None:
+    """`forward` from an .npz file to an .npz file with the array `out`; further arguments as `forward` takes them."""
+    from latentc.files import read_arrays, write_arrays
+
+    write_arrays(output, {"out": forward(source, weights, read_arrays(inputs), *args)})
+
+
+def convert_weights(
+    source: Source,
+    weights: Files,
+    to: Path | str,
+    names: str | None = None,
+    to_names: str | None = None,
+    key: str | None = None,
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+) -> int:
+    """Write a checkpoint as one safetensors file under other names; returns the number of tensors.
+
+    `names` is the name map the file follows, `to_names` the one to write by; None is latentc's own names, which the
+    emitted project loads.
+    """
+    from latentc.checkpoint import network_weights, write_weights
+
+    spec, lowered = lowered_spec(source, variant, overrides)
+    tensors = network_weights(spec, lowered, weights, names, key)
+    return write_weights(spec, lowered, tensors, to, to_names, {"format": "pt", "spec": spec.name})
+
+
+def emit(
+    source: Source,
+    folder: Path | str,
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    force: bool = False,
+) -> list[Path]:
+    """Write the PyTorch training project of a spec into `folder`; returns its files.
+
+    An earlier project there is replaced file by file, what else lies in it (runs) stays. `force`: also where the folder
+    holds files that latentc did not write.
+    """
+    from latentc.emit import project_from_lowered
+
+    spec, lowered = lowered_spec(source, variant, overrides)
+    return project_from_lowered(lowered, spec, folder, force)
+
+
+def train(
+    source: Source,
+    folder: Path | str | None = None,
+    arguments: Sequence[str] = (),
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    processes: int = 1,
+) -> Path:
+    """Train in a project's folder, which is returned.
+
+    `source` is such a folder, or a spec, whose project is emitted into `folder` (by default named like the spec) where
+    it is not there yet. `arguments` go to the project's train.py (`--steps 1000`), which runs in the folder with this
+    Python and its torch, in `processes` processes. Raises DiagnosticError: E0705 where it stops with an error, E0706
+    without torch, E0708 for a spec without objective, E0709 where the folder holds another project.
+    """
+    from latentc.training import emitted_project, paths_from_here, run_training
+
+    project, flags = Path(source), list(arguments)
+    if not (project / "train.py").is_file():
+        spec, lowered = lowered_spec(source, variant, overrides)
+        project = emitted_project(lowered, spec, Path(spec.name if folder is None else folder))
+        flags = [*paths_from_here(spec, project), *flags]
+    needed("torch", "training", 'pip install "latentc[torch]"')
+    run_training(project, flags, processes)
+    return project

@@ -1,0 +1,149 @@
+"""What a spec says and comes to, and what latentc itself has to say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from latentc import resources
+from latentc.api._common import Source, lowered_spec
+from latentc.diagnostics import CODES, Diagnostic, DiagnosticError, nearest
+
+if TYPE_CHECKING:
+    from latentc.ir.report import FunctionReport
+    from latentc.measure.doctor import Health
+    from latentc.pipeline import HoistReport
+    from latentc.spec import Spec
+
+
+def specs() -> dict[str, tuple[str, ...]]:
+    """The specs that ship with latentc, each with the names of its variants."""
+    from latentc.spec import variant_names
+
+    return {name: variant_names(name) for name in resources.shipped_specs()}
+
+
+def check(source: Source, variant: str | None = None, overrides: Sequence[str] = ()) -> Spec:
+    """The spec, read, resolved, checked and lowered once; DiagnosticError with everything that is wrong with it."""
+    return lowered_spec(source, variant, overrides)[0]
+
+
+def resolved(source: Source, variant: str | None = None, overrides: Sequence[str] = ()) -> str:
+    """The spec as YAML with every default written out."""
+    from latentc.spec import resolved_yaml
+
+    return resolved_yaml(check(source, variant, overrides))
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a spec file, for editors and validators."""
+    from latentc.spec import json_schema
+
+    return json_schema()
+
+
+def init(name: str, kind: Literal["diffusion", "flow", "tokens"] = "diffusion", path: Path | str | None = None) -> Path:
+    """Write a commented first spec called `name` to `path` (NAME.yaml); returns where. DiagnosticError E0209, E0412."""
+    from latentc.files import write_text
+    from latentc.spec import spec_from_text
+
+    file = Path(f"{name}.yaml" if path is None else path)
+    text = (resources.folder("templates") / "init" / f"{kind}.yaml").read_text(encoding="utf-8").replace("@NAME@", name)
+    spec_from_text(text, str(file))  # a name that a spec cannot have
+    if file.exists():
+        raise DiagnosticError(Diagnostic("E0412", f"{file} exists already", help="name another file with -o"))
+    write_text(file, text)
+    return file
+
+
+def ir(
+    source: Source,
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    after: str | None = None,
+    full: bool = False,
+) -> str:
+    """The spec in the IR's text form, as lowered or after the target's pass called `after`.
+
+    With `full`, large constants are written out, so that the text parses back. DiagnosticError E0711.
+    """
+    from latentc.ir.text import text_from_module
+    from latentc.pipeline import optimised
+
+    spec, lowered = lowered_spec(source, variant, overrides)
+    if after is not None:
+        try:
+            lowered = optimised(lowered, spec, after)
+        except ValueError as error:
+            raise DiagnosticError(Diagnostic("E0711", str(error))) from None
+    return text_from_module(lowered.module, full)
+
+
+def why(source: Source, rule: str, variant: str | None = None, overrides: Sequence[str] = ()) -> str:
+    """How often a fusion rule (`attention`; `all` for every one) was applied, and where it nearly was but was not.
+
+    Counts are of distinct functions, whatever the depth. DiagnosticError E0712.
+    """
+    from latentc.pipeline import fusion_report
+
+    spec, lowered = lowered_spec(source, variant, overrides)
+    report = fusion_report(lowered, spec)
+    rules = list(report.applied)
+    if rule not in (*rules, "all"):
+        close = nearest(rule, rules)
+        mend = f"did you mean `{close}`?" if close else f"the rules are {', '.join(rules)}; `all` is every one"
+        raise DiagnosticError(Diagnostic("E0712", f"no fusion rule is called {rule!r}", help=mend))
+    return "".join(report.why(name) for name in (rules if rule == "all" else [rule]))
+
+
+def show(
+    source: Source, variant: str | None = None, overrides: Sequence[str] = (), svg: Path | str | None = None
+) -> dict[str, FunctionReport]:
+    """What each network and each sampler of a spec comes to, by entry: weights, flops, memory, part by part.
+
+    `svg`: a file to draw the first network into. DiagnosticError E0412.
+    """
+    from latentc.files import write_text
+    from latentc.ir.reads import weights_read
+    from latentc.ir.report import flops, graph_svg, report
+    from latentc.lower import lower
+
+    spec, lowered = lowered_spec(source, variant, overrides)
+    networks = [net.methods["forward"] for net in lowered.networks.values()]
+    if svg is not None:
+        write_text(svg, graph_svg(lowered.module, networks[0]))
+    found = {entry: report(lowered.module, entry) for entry in [f"{name}.forward" for name in lowered.networks]}
+    optimize = spec.optimize.model_copy(update={"cache": None})
+    plain = lower(spec.model_copy(update={"optimize": optimize})).module if spec.optimize.cache else None
+    for entry in [program.entry for program in lowered.programs]:
+        before = None if plain is None else (flops(plain, entry), weights_read(plain, entry).total)
+        reads = weights_read(lowered.module, entry).total
+        found[entry] = replace(report(lowered.module, entry), read_bytes=reads, uncached=before)
+    return found
+
+
+def hoisting(source: Source, variant: str | None = None, overrides: Sequence[str] = ()) -> dict[str, HoistReport]:
+    """The weights that each sampler of a spec reads a step, before and after hoisting, by its entry."""
+    from latentc.pipeline import hoist_reports
+
+    spec, lowered = lowered_spec(source, variant, overrides)
+    return hoist_reports(lowered, spec)
+
+
+def doctor() -> Health:
+    """What works on this machine."""
+    from latentc.measure.doctor import diagnose
+
+    return diagnose()
+
+
+def explain(code: str) -> str:
+    """The page of a diagnostic's code (`E0204`), in Markdown. DiagnosticError E0707."""
+    page = resources.explain_page(code.upper())
+    if page is None:
+        close = nearest(code.upper(), CODES)
+        mend = f"did you mean {close}?" if close else "codes stand in brackets: error[E0204]"
+        raise DiagnosticError(Diagnostic("E0707", f"there is no code `{code}`", help=mend))
+    return page

@@ -1,0 +1,181 @@
+"""A bundle at work: sampled, verified, timed, served; and the search for the fewest steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from latentc.api._common import Source, lowered_spec
+from latentc.api.compiling import compile
+from latentc.faults import runtime_errors
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike
+
+    from latentc.export.triton import Deployment
+    from latentc.measure.bench import Bench
+    from latentc.measure.report import Report
+    from latentc.measure.tune.report import Tuned
+    from latentc.weights.files import Files
+
+
+def sample(
+    bundle: Path | str,
+    classes: Sequence[int] | str = "all",
+    per_class: int = 1,
+    seed: int = 0,
+    guidance: float | None = None,
+    steps: int | None = None,
+    noise: Mapping[str, ArrayLike] | Path | str | None = None,
+    batch: int | None = None,
+    device: str = "auto",
+    grid: Path | str | None = None,
+    raw: Path | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Samples of a bundle, f32[B, C, H, W] or i64[B, T]: `per_class` of each class in turn, of seeds `seed` and up.
+
+    `classes`: numbers, or a text such as "0-9" or "all". `noise`: arrays, or an .npz file of them, in place of what the
+    seeds give. `grid` is a PNG file to write, a row a class; `raw` an .npz file for the samples as they are, array
+    `out`. Raises DiagnosticError: E0601 to E0613, E0704, and E0412 where a file cannot be written.
+    """
+    from latentc.files import read_arrays, write_arrays, write_picture
+    from latentc.measure.memory import available_memory
+    from latentc.ranges import classes_from_text
+    from latentc_runtime import grid as side_by_side
+    from latentc_runtime import load
+
+    given = read_arrays(noise) if isinstance(noise, str | Path) else noise
+    with runtime_errors():
+        pipe = load(bundle, device)
+        known = classes_from_text(classes, pipe.manifest.classes) if isinstance(classes, str) else list(classes)
+        output = pipe.manifest.output
+        # Beside each sample as it is, its picture and what the runtime keeps of it; before the system has to kill us.
+        if len(known) * per_class * (math.prod(output.shape) * 16 + 256) > available_memory():
+            raise MemoryError
+        wanted = [number for number in known for _ in range(per_class)]
+        samples = pipe.sample(wanted, seed, guidance, steps, given, progress, batch)
+        # Made before anything is written, so that a mistake leaves no file behind.
+        sheet = None if grid is None else side_by_side(pipe.images(samples), per_class, gap=2)
+    if raw is not None:
+        write_arrays(raw, {"out": samples})
+    if grid is not None and sheet is not None:
+        write_picture(grid, sheet)
+    return samples
+
+
+def verify(
+    bundle: Path | str,
+    budget: float | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Report:
+    """Compare a bundle's engines with its spec, by the oracle and the emitted PyTorch; see `latentc.measure.verify`.
+
+    `budget`: seconds that it may take. Raises DiagnosticError: E0601 to E0613, E0706.
+    """
+    from latentc.measure.verify import BUDGET
+    from latentc.measure.verify import verify as run
+
+    with runtime_errors():
+        return run(bundle, budget=BUDGET if budget is None else budget, device=device, seed=seed, progress=progress)
+
+
+def bench(
+    bundle: Path | str,
+    batches: Sequence[int] = (1, 8),
+    steps: Sequence[int] = (),
+    compare: bool = False,
+    seconds: float = 5.0,
+    device: str = "cpu",
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Bench:
+    """Time a bundle's samplers; see `latentc.measure.bench`. `compare`: beside the emitted PyTorch.
+
+    `seconds` for each case. Raises DiagnosticError: E0601 to E0613, E0706.
+    """
+    from latentc.measure.bench import bench as run
+
+    with runtime_errors():
+        return run(
+            bundle, batches=batches, steps=steps, compare=compare, seconds=seconds, device=device, progress=progress
+        )
+
+
+def tune(
+    source: Source,
+    weights: Files,
+    folder: Path | str,
+    budget: Sequence[str] = (),
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    names: str | None = None,
+    key: str | None = None,
+    evaluations: Sequence[int] = (),
+    samples: int = 256,
+    batch: int = 1,
+    seed: int = 0,
+    seconds: float | None = None,
+    metric: str | None = None,
+    device: str = "cpu",
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Tuned:
+    """Search for the fewest steps at a quality; see `latentc.measure.tune`. Writes tuned.yaml, a table and plots.
+
+    `budget`: texts such as "error=0.05", "frechet=1.1x" (times the spec's own), "evaluations=10", "seconds=0.2"; by
+    default as good as the spec's own sampler. `evaluations`: which numbers of network evaluations to try. `samples`:
+    how many candidates are judged on. `batch`: samples that are timed at once. `seconds`: after which the search ends.
+    `metric`: FILE.py:FUNCTION that judges samples. DiagnosticError: E0501, E0502, E0706, E0708, E0714 to E0716, and
+    those of `compile`.
+    """
+    from latentc.checkpoint import network_weights
+    from latentc.export.plans import ENGINES
+    from latentc.measure.tune.budget import bound_from_text
+    from latentc.measure.tune.run import Options
+    from latentc.measure.tune.run import tune as run
+
+    bounds = tuple(map(bound_from_text, budget))
+    spec, lowered = lowered_spec(source, variant, overrides)
+    tensors = network_weights(spec, lowered, weights, names, key)
+    by_reference = spec.target.engine not in ENGINES  # plans hold their weights
+
+    def compiled(file: Path, bundle: Path) -> None:
+        # Forced: whether a quantised candidate is good and fast enough is what tuning finds out.
+        compile(file, weights, bundle, names=names, key=key, by_reference=by_reference, force=True)
+
+    options = Options(bounds, tuple(evaluations), samples, batch, seed, seconds, metric, device)
+    plain = None if variant is not None or overrides else source
+    with runtime_errors():
+        return run(spec, plain, tensors, compiled, Path(folder), options, progress)
+
+
+def deploy_triton(
+    bundle: Path | str,
+    repository: Path | str,
+    kind: Literal["auto", "ensemble", "sampler"] = "auto",
+    name: str | None = None,
+    steps: int | None = None,
+    instances: int = 1,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    delay: int = 1000,
+    threads: int | None = None,
+) -> Deployment:
+    """Write a bundle as a model repository of NVIDIA Triton; see `latentc.export.triton`.
+
+    `steps`: which of its samplers (the default one). `instances` and `device` are those of the model that computes,
+    `delay` the microseconds that a request may wait for others to share its batch, `threads` an instance's on a CPU.
+    Raises DiagnosticError: E0501, E0502, E0507, E0601 to E0605, E0609, E0611.
+    """
+    from latentc.export.triton import Serving, repository_from_bundle
+    from latentc_runtime.bundle import open_bundle
+    from latentc_runtime.request import sampler_entry
+
+    with runtime_errors():
+        opened = open_bundle(bundle)
+        entry = sampler_entry(opened.manifest, steps)
+    serving = Serving(instances, device, delay, threads)
+    return repository_from_bundle(opened, entry, Path(repository), kind, name, serving)
