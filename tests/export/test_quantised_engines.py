@@ -19,6 +19,7 @@ from latentc.pipeline import optimised
 from latentc.spec import resolved_yaml
 from latentc.spec.sections import SCHEMES
 from latentc.weights import Array
+from latentc_runtime import load
 from latentc_runtime.backends import open_backend
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "passes"))
@@ -73,6 +74,24 @@ def test_engines_agree_with_the_oracle(engine: str, scheme: Any, name: str, smoo
     error, rounding = (float(np.abs(got - y).max() / np.abs(plain).max()) for y in (want, plain))
     assert error < TOLERANCE, (error, rounding)
     assert rounding > 1e-4
+
+
+@pytest.mark.parametrize("scheme", ["int8_weights", "int4_weights"])
+def test_openvino_samples_where_times_are_constants(scheme: Any, tmp_path: Path) -> None:
+    """In a sampler the embedding of times has constant operands, which OpenVINO computes as it opens the file."""
+    pytest.importorskip("openvino")
+    given = made("digits_dit", "openvino", scheme)
+    lowered = optimised(given.lowered, given.spec, None, given.quantization)
+    bundle_from_lowered(
+        lowered, given.spec, {"main": expressions(given)}, tmp_path / "bundle", spec_text=resolved_yaml(given.spec)
+    )
+    plain = optimised(given.lowered, given.spec)
+    bundle_from_lowered(
+        plain, given.spec, {"main": expressions(given)}, tmp_path / "plain", spec_text=resolved_yaml(given.spec)
+    )
+    got, want = (load(tmp_path / name, threads=1).sample([1, 2], guidance=2.0) for name in ("bundle", "plain"))
+    error = float(np.abs(got - want).max() / np.abs(want).max())
+    assert 1e-5 < error < 0.3, error
 
 
 def test_control_another_scale(tmp_path: Path) -> None:

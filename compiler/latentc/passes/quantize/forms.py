@@ -42,14 +42,14 @@ def fits(layer: Layer, scheme: Scheme, engine: str) -> bool:
 
     Convolutions have both operands quantised or none, and on ONNX Runtime gain nothing. Layers that see one row a
     sample (embeddings of times, adaptive norms) are little work, computed before the loop where they can be, and all
-    else depends on them: only their weights are worth it, and TensorRT, which computes what is constant while it
-    builds, does not survive that in 4 bits.
+    else depends on them: only their weights are worth it, and TensorRT and OpenVINO, which compute what is
+    constant while they build, do not survive that.
     """
     if layer.op != "linear":
         return scheme in LARGEST and engine != "onnxruntime"
     rows = all(site.value.type.rank > 2 for site in layer.sites)
     weights = scheme.endswith("_weights")
-    if not rows and (not weights or engine.startswith("tensorrt")):
+    if not rows and (not weights or engine != "onnxruntime"):
         return False
     return not weights or (scheme == "int8_weights" and engine != "onnxruntime") or block_of(layer.shape[1]) > 0
 
