@@ -19,6 +19,7 @@ import numpy as np
 from latentc.checkpoint import buffer, computed, network_params
 from latentc.export.bundle import bundle_from_lowered
 from latentc.lower import lower
+from latentc.passes.quantize import LayerQuant, Quantization, fits, quantizable
 from latentc.pipeline import optimised
 from latentc.spec import load_spec, resolved_yaml
 from latentc.weights import Array, Expr
@@ -125,11 +126,20 @@ def random_weights(lowered: Lowered, std: float = 0.02) -> dict[str, dict[str, E
 def random_bundle(
     folder: Path, name: str, variant: str | None = None, overrides: Sequence[str] = (), std: float = 0.02
 ) -> Manifest:
-    """`latentc compile` of a shipped spec with random weights of its real sizes."""
+    """`latentc compile` of a shipped spec with random weights of its real sizes.
+
+    Where it is to be quantised, every layer that can be is, unmeasured: by schemes that need no scales.
+    """
     spec = load_spec(name, variant, list(overrides))
     lowered = lower(spec)
+    quantization = None
+    if spec.optimize.quantize is not None:
+        scheme = spec.optimize.quantize.scheme
+        layers = quantizable(optimised(lowered, spec, "tidy").module)
+        chosen = [path for path, layer in layers.items() if fits(layer, scheme, spec.target.engine)]
+        quantization = Quantization({path: LayerQuant(scheme) for path in chosen})
     return bundle_from_lowered(
-        optimised(lowered, spec),
+        optimised(lowered, spec, None, quantization),
         spec,
         random_weights(lowered, std),
         folder,

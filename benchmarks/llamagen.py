@@ -34,9 +34,15 @@ TOKENS = 256
 ENGINES = {
     "fp32": ["target.engine=openvino"],
     "bf16": ["target.engine=openvino", "target.precision=bf16"],
+    "int8": ["target.engine=openvino", "target.precision=bf16", "optimize.quantize.scheme=int8_weights"],
+    "int4": ["target.engine=openvino", "target.precision=bf16", "optimize.quantize.scheme=int4_weights"],
     "onnxruntime": ["target.engine=onnxruntime"],
+    "onnxruntime-int8": ["target.engine=onnxruntime", "optimize.quantize.scheme=int8_weights"],
+    "onnxruntime-dynamic": ["target.engine=onnxruntime", "optimize.quantize.scheme=int8_dynamic"],
 }
-BYTES = {"eager": 4, "compiled": 4, "fp32": 4, "bf16": 2, "onnxruntime": 4}
+BYTES = {"eager": 4, "compiled": 4, "fp32": 4, "bf16": 2, "int8": 1, "int4": 0.5, "onnxruntime": 4}
+BYTES |= {"onnxruntime-int8": 1, "onnxruntime-dynamic": 1}
+GOALS = {"bf16": 2.0, "int8": 3.0, "onnxruntime-int8": 3.0, "onnxruntime-dynamic": 3.0}
 
 
 def main() -> None:
@@ -69,8 +75,9 @@ def main() -> None:
         share = floor * TOKENS / taken
         print(f"  {name:12} {taken:.3f} s, {1e3 * taken / TOKENS:.2f} ms a token, {share:.0%} of it reading weights")
     for base in ("eager", "compiled"):
-        if base in seconds and "bf16" in seconds:
-            print(verdict(f"bf16 against the emitted loop, {base} fp32", seconds[base] / seconds["bf16"], 2.0))
+        for name, goal in GOALS.items():
+            if base in seconds and name in seconds:
+                print(verdict(f"{name} against the emitted loop, {base} fp32", seconds[base] / seconds[name], goal))
 
 
 def _pytorch(name: str, lowered: Any, weights: Any, u: np.ndarray, folder: Path, args: Any) -> Callable[[], Any]:

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from latentc import unchanged
 from latentc_runtime.bundle import open_bundle
+from latentc_runtime.hashes import identity
 
 Run = Callable[..., Any]
 
@@ -40,12 +41,15 @@ def rebuilt(result: Any) -> bool:
 
 
 def test_nothing_is_built_again(latentc: Run, line: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {path: path.stat() for path in Path("out").rglob("*")}
+    def state() -> dict[Path, str]:
+        return {path: identity(path.stat()) for path in Path("out").rglob("*")}
+
+    before = state()
     with monkeypatch.context() as patch:
         patch.setattr("latentc.lower.lower", lambda *args: pytest.fail("it was lowered"))
         assert not rebuilt(latentc(*line))
         assert latentc(*line[:-1]).out.startswith("out: up to date: ddim, 3 steps, form unroll (")
-    assert {path: path.stat() for path in Path("out").rglob("*")} == before
+    assert state() == before
     assert rebuilt(latentc(*line, "--rebuild"))
     assert not rebuilt(latentc(*line))
 

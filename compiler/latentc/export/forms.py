@@ -32,8 +32,8 @@ class Costs:
 
 
 COSTS = {
-    "onnxruntime": Costs(4, False, "written out, a step is about 4 % faster and the graph grows by a network"),
-    "openvino": Costs(1, True, "written out, a step is no faster"),
+    "onnxruntime": Costs(4, False, "written out, a step is hardly faster and the graph grows by a network"),
+    "openvino": Costs(1, True, "written out, a step is hardly faster"),
     "tensorrt": Costs(4, False, "written out, a plan takes longer to build with each"),
     "tensorrt-rtx": Costs(4, False, "written out, a plan takes longer to build with each"),
 }
