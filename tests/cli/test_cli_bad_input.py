@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import command
 
-from latentc import api, cli
+from latentc import api
 from latentc.diagnostics import CODES
 
 Run = Callable[..., Any]
@@ -366,7 +366,7 @@ def test_internal_error(latentc: Run, tiny: Any, monkeypatch: pytest.MonkeyPatch
     def broken(*args: Any, **keywords: Any) -> None:
         raise AssertionError("impossible")
 
-    monkeypatch.setattr(cli.api, "check", broken)
+    monkeypatch.setattr(api, "check", broken)
     result = latentc("check", tiny.spec)
     assert result.status == 2
     assert result.err.startswith("error[E0901]: AssertionError: impossible\n")

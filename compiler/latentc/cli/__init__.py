@@ -1,0 +1,88 @@
+"""The command line: one thin function a verb. What a verb does stands in `latentc.api`; here it is printed."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from latentc import __version__
+from latentc.cli import bundles, models
+from latentc.cli._shared import echo
+from latentc.diagnostics import Diagnostic, render
+from latentc.faults import INTERRUPTED, TERMINATED, exit_status
+
+app = typer.Typer(
+    name="latentc",
+    help="Compile a YAML spec of a generative model into a PyTorch training project and an inference engine.",
+    epilog="`latentc explain CODE` tells more of an error. Progress and errors go to stderr.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+deploy = typer.Typer(help="Write a bundle as what a server serves.", rich_markup_mode=None)
+
+VERBS: tuple[Callable[..., None], ...] = (
+    *(models.specs, models.check, models.show, models.schema, models.init, models.explain, models.emit, models.train),
+    *(models.forward, models.weights),
+    *(bundles.compile, bundles.calibrate, bundles.sample, bundles.verify, bundles.bench, bundles.tune),
+    models.doctor,
+)
+for verb in VERBS:
+    further = {"allow_extra_args": True, "ignore_unknown_options": True} if verb is models.train else None
+    app.command(context_settings=further)(verb)
+app.add_typer(deploy, name="deploy")
+deploy.command()(bundles.triton)
+
+
+@deploy.callback()
+def _deploy() -> None:
+    pass  # so that `triton` stays a verb of its own
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        echo(f"latentc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of internal errors.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script. Exit 0, or 1 for what the user can mend, 2 for a fault of latentc, 130 for Ctrl-C."""
+    # As an exception, so that what is half-written is removed on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(args: list[str]) -> int:
+    """Run one command line; returns the exit status."""
+    debug = "--debug" in args
+    diagnostics: Sequence[Diagnostic]
+    try:
+        # --debug is taken out here, so that it may stand behind the verb as well.
+        args = [arg for arg in args if arg != "--debug"] or ["--help"]
+        given = app(args, prog_name="latentc", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        status, diagnostics = given if isinstance(given, int) else 0, ()
+    except (Exception, KeyboardInterrupt) as error:
+        status, diagnostics = exit_status(error, debug)
+        if debug and status == 2:
+            traceback.print_exc()
+        if isinstance(error, BrokenPipeError):
+            sys.stdout = None  # Python would flush it once more
+    if status == INTERRUPTED:
+        sys.stderr.write("interrupted\n")
+    sys.stderr.write(render(diagnostics, color=sys.stderr.isatty()))
+    return status

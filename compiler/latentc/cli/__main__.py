@@ -1,0 +1,5 @@
+"""`python -m latentc.cli`: as the console script."""
+
+from latentc.cli import main
+
+main()

@@ -1,0 +1,73 @@
+"""What the verbs share: their arguments, and how they print."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A YAML file, the name of a shipped spec, or - for stdin.")]
+Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `latentc compile` wrote.")]
+Variant = Annotated[str | None, typer.Option("--variant", "-v", metavar="NAME", help="A variant of the spec.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change one value; repeatable.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Weights = Annotated[
+    list[str],
+    typer.Option(
+        "--weights",
+        "-w",
+        metavar="FILE",
+        help="A .safetensors, .pt or .npz file; NETWORK=FILE once for each of several.",
+    ),
+]
+Names = Annotated[str | None, typer.Option("--names", metavar="MAP", help="The spec's name map the file follows.")]
+Key = Annotated[str | None, typer.Option("--key", metavar="KEY", help="Which state dict of a checkpoint: ema.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Sample i has seed N + i.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, tensorrt or auto.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files that latentc did not write.")]
+
+
+def echo(value: Any, end: str = "\n") -> None:
+    """Text as it is, anything else as JSON."""
+    text = value + end if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    if sys.stdout is not None:  # closed by who started us
+        sys.stdout.write(text)
+
+
+@contextmanager
+def bar_for(what: str) -> Iterator[Any]:
+    """A progress bar on stderr, of what takes over two seconds. Without a total it shows the time."""
+    from tqdm import tqdm
+
+    done = threading.Event()
+    with tqdm(desc=what, delay=2, leave=False, file=sys.stderr, bar_format="{desc}: {elapsed}") as bar:
+
+        def tick() -> None:
+            while not done.wait(2 if bar.n == 0 else 0.5):
+                bar.refresh()
+
+        ticker = threading.Thread(target=tick, daemon=True)
+        ticker.start()
+        try:
+            yield bar
+        finally:
+            done.set()
+            ticker.join()
+
+
+def advancing(bar: Any) -> Callable[..., None]:
+    """What moves a bar: `(done, total, what)`."""
+
+    def progress(done: int, total: int, what: str | None = None) -> None:
+        bar.total, bar.bar_format = total, None
+        if what is not None:
+            bar.set_description(what, refresh=False)
+        bar.update(done - bar.n)
+
+    return progress

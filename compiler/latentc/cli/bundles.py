@@ -1,0 +1,249 @@
+"""The verbs that make bundles and use them."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from latentc import api
+from latentc.cli._shared import (
+    Bundle,
+    Device,
+    Json,
+    Key,
+    Names,
+    Seed,
+    Sets,
+    Spec,
+    Variant,
+    Weights,
+    advancing,
+    bar_for,
+    echo,
+)
+from latentc.ranges import numbers_from_text
+
+
+def compile(
+    spec: Spec,
+    weights: Weights,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="The folder to write.")],
+    names: Names = None,
+    key: Key = None,
+    variant: Variant = None,
+    overrides: Sets = None,
+    form: Annotated[
+        Literal["auto", "unroll", "loop", "host"] | None, typer.Option("--form", help="Where the loop is.")
+    ] = None,
+    steps: Annotated[
+        str | None, typer.Option("--steps", metavar="N,N", help="Step counts it holds, default first.")
+    ] = None,
+    max_batch: Annotated[
+        int | None, typer.Option("--max-batch", min=1, help="Largest batch of one engine call.")
+    ] = None,
+    by_reference: Annotated[bool, typer.Option("--by-reference", help="Leave the weights where they are.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Also what is up to date.")] = False,
+    calibration: Annotated[
+        Path | None, typer.Option("--calibration", metavar="FILE", help="What `latentc calibrate` wrote.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Keep a quantised engine that is not worth it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compile a spec and its weights into a bundle: an engine that holds the whole sampler."""
+    stages: list[str] = []
+    warnings: list[str] = []
+    with bar_for("compiling") as bar:
+
+        def progress(stage: str) -> None:
+            stages.append(stage)
+            bar.set_description(stage, refresh=False)
+
+        manifest = api.compile(
+            spec,
+            weights,
+            output,
+            variant,
+            overrides or (),
+            names,
+            key,
+            form,
+            numbers_from_text(steps or ""),
+            max_batch,
+            by_reference,
+            progress,
+            rebuild,
+            calibration,
+            force,
+            warnings.append,
+        )
+    sys.stderr.write("".join(f"warning: {text}\n" for text in warnings))
+    state = "" if stages else "up to date: "
+    made = [{"steps": s.steps, "solver": s.solver, "form": s.form, "why": s.why} for s in manifest.samplers]
+    lines = [f"{output}: {state}{m['solver']}, {m['steps']} steps, form {m['form']} ({m['why']})" for m in made]
+    found: dict[str, Any] = {"bundle": str(output), "rebuilt": bool(stages), "samplers": made, "warnings": warnings}
+    if (fusion := manifest.fusion) is not None:
+        lines.append(f"{output}: {api.fused(manifest)}")
+        found["fusion"] = dataclasses.asdict(fusion)
+    if (quantised := manifest.quantization) is not None:
+        lines.append(f"{output}: {_quantised(quantised)}")
+        found["quantization"] = dataclasses.asdict(quantised)
+    echo(found if as_json else "\n".join(lines))
+
+
+def _quantised(made: Any) -> str:
+    """The figures of a quantised bundle in a line."""
+    quality = f"PSNR {made.psnr:.1f} dB" if made.psnr is not None else f"perplexity {made.perplexity or 0.0:+.2%}"
+    speed = "speed not measured" if made.speedup is None else f"{made.speedup:.2f} × as fast at batch {made.batch}"
+    return f"{made.scheme}, {made.layers} of {made.of} layers; {quality}; {speed}"
+
+
+def calibrate(
+    spec: Spec,
+    weights: Weights,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz to write.")],
+    names: Names = None,
+    key: Key = None,
+    variant: Variant = None,
+    overrides: Sets = None,
+) -> None:
+    """Watch the networks along their sampler's trajectories, for `compile --calibration`."""
+    with bar_for("calibrating") as bar:
+        found = api.calibrate(spec, weights, output, variant, overrides or (), names, key, advancing(bar))
+    about = found.about
+    seen = f"{len(found.inputs)} inputs of layers on {sum(map(len, found.feeds.values()))} evaluations"
+    echo(f"{output}: {seen}, {about['samples']} samples from seed {about['seed']}")
+
+
+def sample(
+    bundle: Bundle,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="A PNG, a row a class.")] = None,
+    classes: Annotated[str, typer.Option("--class", metavar="CLASSES", help="0-9, 1,4,7 or all.")] = "all",
+    per_class: Annotated[int, typer.Option("--per-class", min=1, metavar="N", help="Samples of each class.")] = 1,
+    seed: Seed = 0,
+    guidance: Annotated[float | None, typer.Option("--guidance", metavar="SCALE", help="Else the spec's.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="One of the bundle's step counts.")] = None,
+    noise: Annotated[Path | None, typer.Option("--noise", metavar="FILE", help="An .npz of the noise itself.")] = None,
+    raw: Annotated[
+        Path | None, typer.Option("--raw", metavar="FILE", help="An .npz for the samples as they are.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, metavar="N", help="Samples at once.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Sample from a bundle."""
+    if output is None and raw is None:
+        raise typer.BadParameter("nothing to write: give -o FILE.png, --raw FILE.npz or both")
+    with bar_for("sampling") as bar:
+        api.sample(bundle, classes, per_class, seed, guidance, steps, noise, batch, device, output, raw, advancing(bar))
+    echo("\n".join(str(path) for path in (output, raw) if path is not None))
+
+
+def verify(
+    bundle: Bundle,
+    budget: Annotated[float | None, typer.Option("--budget", metavar="SECONDS", help="Time it may take.")] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Verify a bundle: the oracle, the emitted PyTorch and the engine agree, and a control does not."""
+    with bar_for("verifying") as bar:
+        report = api.verify(bundle, budget, device, seed, advancing(bar))
+    echo(report.data() if as_json else report.text(), end="")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def bench(
+    bundle: Bundle,
+    batch: Annotated[str, typer.Option("--batch", metavar="N,N", help="Batch sizes.")] = "1,8",
+    steps: Annotated[str, typer.Option("--steps", metavar="N,N", help="Step counts; else all.")] = "",
+    compare: Annotated[bool, typer.Option("--compare", help="Beside the emitted PyTorch.")] = False,
+    seconds: Annotated[float, typer.Option("--seconds", min=0, help="Time for each case.")] = 5.0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Measure a bundle: samples a second, time a step, and against the emitted PyTorch."""
+    batches, counts = numbers_from_text(batch), numbers_from_text(steps)
+    with bar_for("measuring") as bar:
+        report = api.bench(bundle, batches, counts, compare, seconds, device, advancing(bar))
+    echo(report.data() if as_json else report.text(), end="")
+
+
+def triton(
+    bundle: Bundle,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="REPO", help="The model repository to write.")],
+    kind: Annotated[
+        Literal["auto", "ensemble", "sampler"],
+        typer.Option("--kind", help="Triton runs the engine, or latentc's runtime does."),
+    ] = "auto",
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="The model's name; else the spec's.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="One of the bundle's step counts.")] = None,
+    instances: Annotated[int, typer.Option("--instances", min=1, metavar="N", help="Engines side by side.")] = 1,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where they run.")] = "auto",
+    delay: Annotated[
+        int, typer.Option("--delay", min=0, metavar="US", help="Wait of a request for others, µs.")
+    ] = 1000,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads of one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a bundle as a model repository of NVIDIA Triton."""
+    with bar_for("deploying"):
+        made = api.deploy_triton(bundle, output, kind, name, steps, instances, device, delay, threads)
+    if as_json:
+        echo({"repository": str(output), **vars(made)})
+        return
+    echo(f"{output}: model {made.model}, {made.kind} ({made.why})")
+    echo(f"tritonserver --model-repository {output.resolve()}")
+
+
+def tune(
+    spec: Spec,
+    weights: Weights,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder of results to write.")],
+    budget: Annotated[
+        list[str] | None,
+        typer.Option("--budget", metavar="NAME=VALUE", help="error=0.05, frechet=1.1x, evaluations=10; repeatable."),
+    ] = None,
+    names: Names = None,
+    key: Key = None,
+    variant: Variant = None,
+    overrides: Sets = None,
+    evaluations: Annotated[str, typer.Option("--evaluations", metavar="N,N", help="What to try; else 2 to 50.")] = "",
+    samples: Annotated[int, typer.Option("--samples", min=16, metavar="N", help="Samples that are judged.")] = 256,
+    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Samples that are timed at once.")] = 1,
+    seed: Seed = 0,
+    seconds: Annotated[float | None, typer.Option("--seconds", min=0, help="Time for the search.")] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", metavar="FILE.py:FUNCTION", help="Judges samples and their classes.")
+    ] = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Tune the sampler: the fewest steps at a quality, as a spec that extends this one, with a plot."""
+    with bar_for("tuning") as bar:
+        found = api.tune(
+            spec,
+            weights,
+            output,
+            budget or (),
+            variant,
+            overrides or (),
+            names,
+            key,
+            numbers_from_text(evaluations),
+            samples,
+            batch,
+            seed,
+            seconds,
+            metric,
+            device,
+            advancing(bar),
+        )
+    echo(found.data() if as_json else found.text(), end="")
+    if not as_json:
+        echo(f"{output}: tuned.yaml candidates.csv pareto.svg pareto.png")

@@ -1,0 +1,161 @@
+"""The verbs about specs, their networks and this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from latentc import api
+from latentc.cli._shared import Force, Json, Key, Names, Sets, Spec, Variant, Weights, bar_for, echo
+from latentc.diagnostics import DiagnosticError
+from latentc.faults import data_from_diagnostics
+
+
+def specs(as_json: Json = False) -> None:
+    """List the specs that ship with latentc, and their variants."""
+    found = api.specs()
+    width = max(map(len, found))
+    echo(found if as_json else "\n".join(f"{name:{width}}  {' '.join(v)}".rstrip() for name, v in found.items()))
+
+
+def check(
+    spec: Spec,
+    variant: Variant = None,
+    overrides: Sets = None,
+    resolved: Annotated[bool, typer.Option("--resolved", help="Print the spec with every default.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check a spec: every mistake with its file, line and column."""
+    if resolved:
+        echo(api.resolved(spec, variant, overrides or ()), end="")
+        return
+    try:
+        name = api.check(spec, variant, overrides or ()).name
+    except DiagnosticError as error:
+        if not as_json:
+            raise
+        echo({"ok": False, "diagnostics": data_from_diagnostics(error.diagnostics)})
+        raise typer.Exit(1) from None
+    echo({"ok": True, "name": name, "variant": variant} if as_json else f"{name}: the spec is sound")
+
+
+def show(
+    spec: Spec,
+    variant: Variant = None,
+    overrides: Sets = None,
+    ir: Annotated[bool, typer.Option("--ir", help="Print the IR.")] = False,
+    after: Annotated[str | None, typer.Option("--after", metavar="PASS", help="The IR after a pass.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="IR that parses back: every constant whole.")] = False,
+    why: Annotated[
+        str | None, typer.Option("--why", metavar="RULE", help="What a fusion rule found; `all` for every rule.")
+    ] = None,
+    svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Draw the network.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a spec comes to: parameters, flops, memory; its IR; a picture."""
+    if why is not None:
+        echo(api.why(spec, why, variant, overrides or ()), end="")
+        return
+    if ir or full or after is not None:
+        echo(api.ir(spec, variant, overrides or (), after, full), end="")
+        return
+    found = api.show(spec, variant, overrides or (), svg)
+    reads = api.hoisting(spec, variant, overrides or ())
+    texts = [f"{entry}: {report.text()}" for entry, report in found.items()]
+    texts += [f"{entry}, {report.text()}" for entry, report in reads.items()]
+    data = {entry: report.data() for entry, report in found.items()}
+    for entry, report in reads.items():
+        data[entry]["weights_read"] = report.data()
+    echo(data if as_json else "\n".join(texts), end="")
+
+
+def schema() -> None:
+    """Print the JSON Schema of specs, for completion in editors."""
+    echo(api.schema())
+
+
+def init(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the model and of its file.")] = "my-model",
+    kind: Annotated[
+        Literal["diffusion", "flow", "tokens"], typer.Option("--kind", help="What to begin with.")
+    ] = "diffusion",
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: NAME.yaml.")] = None,
+) -> None:
+    """Write a first spec, commented, that trains on handwritten digits."""
+    path = api.init(name, kind, output)
+    echo(f"{path}: edit it, then `latentc check {path}` and `latentc train {path}`")
+
+
+def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="As in error[E0204].")]) -> None:
+    """Explain the code of an error: what happened, an example, how to mend it."""
+    echo(api.explain(code), end="")
+
+
+def emit(
+    spec: Spec,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The project's folder.")],
+    variant: Variant = None,
+    overrides: Sets = None,
+    force: Force = False,
+) -> None:
+    """Write the PyTorch training project of a spec."""
+    files = api.emit(spec, output, variant, overrides or (), force)
+    echo(f"{output}: {' '.join(sorted(file.name for file in files if not file.name.startswith('.')))}")
+
+
+def train(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="SPEC|DIR", help="A spec, or a folder that `emit` wrote.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where to emit.")] = None,
+    variant: Variant = None,
+    overrides: Sets = None,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes of torchrun.")] = 1,
+) -> None:
+    """Train: emits the project if need be and runs its train.py. Further flags (--steps 10) go to train.py."""
+    folder = api.train(source, output, context.args, variant, overrides or (), processes)
+    echo(f"trained in {folder}")
+
+
+def forward(
+    spec: Spec,
+    weights: Weights,
+    inputs: Annotated[Path, typer.Option("--inputs", "-i", metavar="FILE", help="An .npz of the network's inputs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz to write, array `out`.")],
+    backend: Annotated[
+        Literal["oracle", "torch", "onnx", "openvino"], typer.Option("--backend", help="What runs it.")
+    ] = "oracle",
+    variant: Variant = None,
+    overrides: Sets = None,
+    names: Names = None,
+    key: Key = None,
+) -> None:
+    """Run the network once."""
+    with bar_for("running"):
+        api.forward_file(spec, weights, inputs, output, backend, variant, overrides or (), names, key)
+
+
+def weights(
+    spec: Spec,
+    source: Weights,
+    to: Annotated[Path, typer.Option("--to", "-o", metavar="FILE", help="The .safetensors file to write.")],
+    names: Names = None,
+    to_names: Annotated[str | None, typer.Option("--to-names", metavar="MAP", help="The name map to write by.")] = None,
+    key: Key = None,
+    variant: Variant = None,
+    overrides: Sets = None,
+) -> None:
+    """Write a checkpoint under other names: import with --names, export with --to-names."""
+    with bar_for("writing"):
+        count = api.convert_weights(spec, source, to, names, to_names, key, variant, overrides or ())
+    echo(f"{to}: {count} tensors")
+
+
+def doctor(as_json: Json = False) -> None:
+    """Say what of latentc works on this machine, and how to mend what does not."""
+    with bar_for("looking"):
+        report = api.doctor()
+    echo(report.data() if as_json else report.text(), end="")
+    if not report.ok:
+        raise typer.Exit(1)
