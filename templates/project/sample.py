@@ -145,32 +145,47 @@ def load_networks(file: Path, device: torch.device) -> dict[str, nn.Module]:
 
 
 def numbers(text: str) -> list[int]:
-    """`0-3,7` as [0, 1, 2, 3, 7]."""
-    found = []
+    """`0-3,7` as [0, 1, 2, 3, 7]. ValueError where it is no such text."""
+    found: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
+        if int(last or first) < int(first):
+            raise ValueError(f"{part} is empty")
         found += range(int(first), int(last or first) + 1)
     return found
+
+
+def natural(text: str, least: int = 0) -> int:
+    """A whole number from `least` up. ValueError where it is none."""
+    if int(text) < least:
+        raise ValueError(f"{text} is less than {least}")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 up. ValueError where it is none."""
+    return natural(text, 1)
 
 
 def main() -> None:
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("--weights", type=Path, required=True, help=".safetensors file, or a checkpoint")
-    parser.add_argument("--classes", type=numbers, default=numbers("0-9"), help="such as 0-9 or 3,7")
-    parser.add_argument("--per-class", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--classes", type=numbers, help="such as 0-9 or 3,7; else the first ten")
+    parser.add_argument("--per-class", type=positive, default=10)
+    parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--guidance", type=float, help="scale of classifier-free guidance")
     parser.add_argument("--steps", type=int, help="one of the step counts that sampler.py holds")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=positive, default=64)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--raw", type=Path, help=".npz file for the arrays (samples, classes, seeds)")
     parser.add_argument("-o", "--output", type=Path, help="PNG of a grid, a row a class")
     flags = parser.parse_args()
     config = load_config([])
-    classes = np.repeat(flags.classes, flags.per_class)
-    if classes.min() < 0 or classes.max() >= config["data"]["classes"]:
-        raise SystemExit(f"--classes: the model has classes 0 to {config['data']['classes'] - 1}")
+    known = config["data"]["classes"]
+    classes = np.repeat(flags.classes or range(min(10, known)), flags.per_class)
+    if classes.max() >= known:
+        raise SystemExit(f"--classes: the model has classes 0 to {known - 1}")
     seeds = range(flags.seed, flags.seed + len(classes))
     networks = load_networks(flags.weights, torch.device(flags.device))
     samples = draw(networks, classes, seeds, config, flags.guidance, flags.steps, flags.batch)

@@ -17,6 +17,7 @@ from test_specs import CASES, lowered
 
 from latentc.diagnostics import DiagnosticError
 from latentc.emit import model_source, project_files, project_from_lowered
+from latentc.emit.project import config_of
 from latentc.emit.text import identifier, literal
 from latentc.lower import lower
 from latentc.spec import load_spec
@@ -107,6 +108,27 @@ def template(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_every_setting_of_training_is_checked() -> None:
+    config = template("config")
+    train = config_of(load_spec("dit"))["train"]
+    config.check(train)
+    flat = {k for key, v in train.items() for k in ([f"{key}.{k}" for k in v] if isinstance(v, dict) else [key])}
+    assert flat == set(config.TRAIN)
+    for wrong in ({"ema": "none"}, {"clip": float("nan")}, {"keep": 0}, {"resume": 1}, {"seed": True}, {"stepz": 3}):
+        with pytest.raises(SystemExit, match=f"train.{next(iter(wrong))}"):
+            config.check({**train, **wrong})
+    with pytest.raises(SystemExit, match="is missing"):
+        config.check({k: v for k, v in train.items() if k != "log_every"})
+
+
+def test_the_readme_counts_weights_as_training_does() -> None:
+    readme = files_of("digits-dit")["README.md"]
+    scope: dict[str, object] = {"__name__": "model"}
+    exec(files_of("digits-dit")["model.py"], scope)
+    weights = sum(p.numel() for p in scope["build"]().parameters())
+    assert f"{weights:,} weights" in readme
 
 
 def test_noise_is_the_runtimes() -> None:

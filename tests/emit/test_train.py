@@ -159,7 +159,18 @@ def test_samples_and_refusals(project: Path) -> None:
         ("train.py", ["--out", "runs/short"], "holds checkpoints"),
         ("train.py", ["--stepz", "3"], "no such setting"),
         ("train.py", ["--batch_size", "15", "--accumulate", "2"], "does not divide"),
+        ("train.py", ["--steps", "ten"], "a whole number from 1"),
+        ("train.py", ["--steps", "{"], "no YAML value"),
+        ("train.py", ["--parallel", "DDP"], "one of none, ddp, fsdp"),  # else each process would train alone
+        ("train.py", ["--precision", "bf61"], "one of fp32, bf16"),
+        ("train.py", ["--optimizer", "{kind: adamw}"], "optimizer.lr is missing"),
+        ("train.py", ["--config"], "wants a value"),
+        ("train.py", ["--config", "nowhere.yaml"], "there is no file"),
         ("sample.py", [*weights, "--steps", "7"], "emit it again"),
+        ("sample.py", [*weights, "--classes", "10"], "classes 0 to 9"),
+        ("sample.py", [*weights, "--classes", "9-0"], "invalid"),
+        ("sample.py", [*weights, "--per-class", "0"], "invalid"),
+        ("sample.py", [*weights, "--seed", "-1"], "invalid"),
         ("sample.py", ["--weights", "nowhere.safetensors"], "there is no file"),
     ):
         done = subprocess.run(
@@ -170,4 +181,4 @@ def test_samples_and_refusals(project: Path) -> None:
             text=True,
             check=False,
         )
-        assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+        assert done.returncode in (1, 2) and said in done.stderr and "Traceback" not in done.stderr

@@ -112,17 +112,15 @@ def config_of(spec: Spec) -> dict[str, Any]:
 
 
 def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str, Any]:
-    weights = {
-        name: sum(p.type.count() for p in parameters(lowered.module, next(iter(net.methods.values()))).values())
-        for name, net in lowered.networks.items()
-    }
+    methods = [next(iter(net.methods.values())) for net in lowered.networks.values()]
+    weights = [p for method in methods for p in parameters(lowered.module, method).values() if p.kind == "weight"]
     data = config["data"]
     return {
         "name": spec.name,
         "source": spec.source,
         "version": _version(),
-        "networks": list(weights),
-        "parameters": f"{sum(weights.values()):,}",
+        "networks": list(lowered.networks),
+        "parameters": f"{sum(p.type.count() for p in weights):,}",
         "has_sampler": bool(lowered.programs),
         "first_stage": data.get("first_stage"),
         "digits": data["kind"] == "digits",
