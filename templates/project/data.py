@@ -5,6 +5,7 @@
 Samples come as f32 [C, H, W] in [-1, 1] (or scaled latents), or as tokens i64 [T], with a label.
 """
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -216,18 +217,28 @@ class Order:
 
 
 def first_stage_data(data: dict[str, Any], stage: dict[str, Any]) -> Any:
-    """Latents or tokens of an image folder, encoded once into a cache beside it."""
+    """Latents or tokens of an image folder, encoded once into a cache beside it.
+
+    The cache is named by what it was made of: other images, or another first stage, are encoded anew.
+    """
     folder = Path(data["path"])
     if data.get("tokens"):
         side = data["tokens"]["grid"][0] * stage["factor"]
     else:
         side = data["shape"][1] * stage["factor"]
     images = ImageFolder(data["path"], side, False, 3, data["classes"])
-    cache = folder.parent / f"{folder.name}.{stage['kind']}.{side}.npy"
+    flip = bool(data.get("horizontal_flip", True))
+    made_of = [
+        str(Path(stage["path"]).resolve()),
+        str(flip),
+        *(str(f.relative_to(folder)) for f, _ in images.files),
+    ]
+    digest = hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:12]
+    cache = folder.parent / f"{folder.name}.{stage['kind']}.{side}.{digest}.npy"
     if not cache.is_file():
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             raise SystemExit(f"{cache} is missing: run `python data.py` once, before torchrun")
-        encode(images, stage, cache, bool(data.get("horizontal_flip", True)))
+        encode(images, stage, cache, flip)
     if data.get("tokens"):
         tokens = np.load(cache, mmap_mode="r")
         return Arrays(tokens, images.y, "tokens", False)

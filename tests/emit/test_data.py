@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,7 @@ def test_latents_are_cached_once(images: Path, monkeypatch: pytest.MonkeyPatch) 
     (cache,) = images.parent.glob("*.npy")
     moments = np.load(cache)
     assert moments.shape == (10, 2, 2, 4, 4, 4)
+    encode = data.encode
     monkeypatch.setattr(data, "encode", lambda *_: pytest.fail("encoded twice"))
     assert data.open_data(settings).size == 10
     batch = first(found, settings, 1)[0]
@@ -127,3 +129,9 @@ def test_latents_are_cached_once(images: Path, monkeypatch: pytest.MonkeyPatch) 
         for view, picture in enumerate((x, x.flip(-1))):
             mean = vae.encode(picture).latent_dist.mean[0].numpy()
             assert np.allclose(moments[0, view, 0], mean, atol=2e-2)
+    # Other images, which would get the latents and labels of the first ones, are encoded anew.
+    shutil.copy(images / "dog" / "0.png", images / "cat" / "5.png")
+    monkeypatch.setattr(data, "encode", encode)
+    assert len(data.open_data(settings).moments) == 11
+    settings["data"]["horizontal_flip"] = False
+    assert not data.open_data(settings).flip
