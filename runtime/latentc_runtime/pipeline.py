@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -45,12 +47,14 @@ def backend_of(bundle: Bundle, device: str = "auto", threads: int | None = None,
 
 
 class Pipeline:
-    """A bundle and the backend that runs it. Get one with `load`."""
+    """A bundle and the backend that runs it, for any number of threads. Get one with `load`."""
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.bundle = bundle
         self.backend = backend
         self._engines: dict[str, Engine] = {}
+        # Again by the thread that has it: `progress` may sample as well.
+        self._turn = nullcontext() if backend.concurrent else threading.RLock()
 
     @property
     def manifest(self) -> Manifest:
@@ -109,7 +113,8 @@ class Pipeline:
         samples = np.empty((count, *output.shape), NUMPY[output.dtype])
         for start in starts:
             part = request.part(start, min(count, start + size))
-            samples[start : start + size] = self._run(part, tick)
+            with self._turn:  # what a run gives may be written again by the next
+                samples[start : start + size] = self._run(part, tick)
         return samples
 
     def noise(self, seeds: ArrayLike, count: int, steps: int | None = None) -> dict[str, Array]:

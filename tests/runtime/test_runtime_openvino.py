@@ -2,6 +2,7 @@
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -31,6 +32,21 @@ def test_samples_are_what_numpy_gives(form, batch, tmp_path):
         samples = pipe.sample(CLASSES, SEEDS, guidance=SCALES, batch=batch)
         np.testing.assert_allclose(samples, expected, rtol=1e-5, atol=1e-6)
     assert pipe.device == "cpu"
+
+
+@pytest.mark.parametrize("form", MAKE)
+def test_threads_share_a_pipeline(form, tmp_path):
+    pipe = open_(MAKE[form](tmp_path / "bundle"))
+
+    def sampled(seed):
+        return pipe.sample([3, 1], seed, guidance=2.0)
+
+    with ThreadPoolExecutor(4) as pool:
+        for seed, samples in enumerate(pool.map(sampled, range(40))):
+            expected = tiny.expected([3, 1], [seed, seed + 1], [2.0, 2.0])
+            np.testing.assert_allclose(samples, expected, rtol=1e-5, atol=1e-6)
+    # A callback may sample from the pipeline that calls it.
+    pipe.sample([3], 0, progress=lambda done, total: sampled(1))
 
 
 def test_tokens(tmp_path):

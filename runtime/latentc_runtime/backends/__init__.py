@@ -42,6 +42,8 @@ class Backend(Protocol):
     """An engine library on one device ("cpu", "cuda", "tensorrt")."""
 
     device: str
+    concurrent: bool
+    """Whether several threads may run its engines at once."""
     spent: float
     """Seconds that engines have run so far: their library's own calls, without what brings values to them."""
 

@@ -36,6 +36,8 @@ _INSTALL = {
 class OnnxRuntime:
     """The Backend of ONNX Runtime."""
 
+    concurrent = True
+
     def __init__(self, device: str, threads: int | None, precision: str = "fp32") -> None:
         if device not in ("auto", *PROVIDERS):
             raise BundleError("E0606", f"unknown device {device!r}", f"use auto, {', '.join(PROVIDERS)}")

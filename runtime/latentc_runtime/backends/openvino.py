@@ -29,6 +29,8 @@ HINTS = {"fp32": "f32", "bf16": "bf16"}
 class OpenVino:
     """The Backend of OpenVINO. `precision` "bf16" runs in float32 where the CPU has no bfloat16 arithmetic."""
 
+    concurrent = False  # an engine is one inference request
+
     def __init__(self, device: str, threads: int | None, precision: str) -> None:
         if device not in ("auto", "cpu"):
             raise BundleError(
