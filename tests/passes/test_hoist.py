@@ -221,6 +221,28 @@ def test_rows_that_see_each_other_stay(mixed: bool) -> None:
     assert_same(module, hoist(module, 8), "f")
 
 
+def test_a_call_with_rows_of_two_sizes_stays() -> None:
+    """Rows of B and of 2 * B samples are no rows of one batch."""
+
+    @module_class("Pair")
+    def pair(b, x, both):
+        return b.tanh(b.dense("fc", x, 64)), b.tanh(both)
+
+    mb = ModuleBuilder()
+    b = mb.function("f")
+    x, y, both = b.input("x", f32(B, 64)), b.input("y", f32(B, 64)), b.input("both", f32(2 * B, 64))
+
+    def body(b, i, kept, state, rows):
+        h, doubled = b.sub("pair", pair, kept[0] * rows[0], kept[1] * rows[0])
+        return [state[0] * b.dense("fc", h, 64)], [doubled]
+
+    tables = [b.constant(np.arange(5.0))]
+    b.output(*b.loop("step", 5, body, invariants=[y, both], carried=[x], tables=tables))
+    mb.entries["f"] = b.finish()
+    module = verify(mb.finish(), "expanded")
+    assert_same(module, hoist(module, 8, 1 << 40), "f")
+
+
 def test_an_inner_loop_is_relieved_too() -> None:
     module = sampler(1, trip=4)
     mb = ModuleBuilder()

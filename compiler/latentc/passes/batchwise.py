@@ -39,7 +39,8 @@ class Batchwise:
         if node.op == "call":
             callee = self.functions[node.attrs["fn"]]
             same = all(batched(f) == batched(a) for f, a in zip(callee.inputs, node.inputs, strict=True))
-            return same and self.function(callee)
+            sizes = {v.type.shape[0] for v in (*node.inputs, *node.outputs) if batched(v)}
+            return same and len(sizes) <= 1 and self.function(callee)
         if not any(map(batched, node.inputs)):
             return node.op not in ("guided", "loop") and all(map(fixed, node.outputs))
         rule = _RULES.get(node.op)
@@ -95,7 +96,7 @@ _RULES: dict[str, Callable[[Node], bool]] = {
     **dict.fromkeys(ELEMENTWISE, aligned),
     **dict.fromkeys(("layer_norm", "rms_norm", "group_norm", "linear", "conv2d", "conv_transpose2d"), _weighted),
     **dict.fromkeys(("concat", "split", "slice", "unbind", "pad", "softmax", "log_softmax", "cumsum"), _inner),
-    **dict.fromkeys(("sum", "mean", "max", "min"), _inner_axes),
+    **dict.fromkeys(("sum", "mean", "max"), _inner_axes),
     "matmul": lambda node: aligned(node) and (node.outputs[0].type.rank > 2 or not batched(node.inputs[1])),
     "attention": aligned,
     "rotary": lambda node: batched(node.inputs[0]) and not any(map(batched, node.inputs[1:])),
