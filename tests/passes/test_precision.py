@@ -229,6 +229,36 @@ def test_caches_alone_in_half():
     assert caches_in_half(lowered.module, "fp32") is lowered.module
 
 
+@pytest.mark.parametrize("where", ["one function", "two entries", "calls within calls"])
+def test_a_weight_has_one_dtype_wherever_it_is_bound(where):
+    """As when hoisting has cut a method in two halves, of which one computes in half with what the other keeps wide."""
+    mb = ModuleBuilder()
+    for name, op in (("early", "mul"), ("late", "layer_norm")):
+        b = mb.function(name)
+        weight = b.param("w", f32(4), "ones")
+        b.output(
+            b.mul(b.input("x", f32(B, 4)), weight)
+            if op == "mul"
+            else b.layer_norm(b.input("x", f32(B, 4)), weight, eps=1e-5)
+        )
+        b.finish()
+        b = mb.function(f"around.{name}")
+        b.output(b.call(name, "inner", b.input("x", f32(B, 4))))
+        b.finish()
+    called = "around." if where == "calls within calls" else ""
+    if where == "two entries":
+        for name in ("early", "late"):
+            b = mb.function(f"sample.{name}")
+            b.output(b.call(name, "main", b.input("x", f32(B, 4))))
+            mb.entries[name] = b.finish()
+    else:
+        b = mb.function("sample")
+        b.output(b.call(f"{called}late", "main", b.call(f"{called}early", "main", b.input("x", f32(B, 4)))))
+        mb.entries["sample"] = b.finish()
+    after = verify(precision(verify(mb.finish(), "expanded"), "fp16"), "expanded")
+    assert {p.type.dtype for fn in after.functions.values() for p in fn.params} == {"f16"}
+
+
 def test_single_precision_is_no_work():
     lowered, _ = system("ddim")
     assert precision(lowered.module, "fp32") is lowered.module

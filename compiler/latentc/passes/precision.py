@@ -7,7 +7,7 @@ kept in half. Casts are ordinary nodes, so any backend can run the result.
 
 The rule, callees before callers. Every op is of one of three kinds: half, wide, or one that only moves values and keeps
 their dtype; what decides between experts is wide. A function's input or param is half if anything that its value
-reaches computes in half; a param is so for all methods of its class. In a sampler a carried value is half only if
+reaches computes in half; a param is so wherever its weight is bound. In a sampler a carried value is half only if
 nothing computes with it there.
 """
 
@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import ml_dtypes
+import networkx as nx
 import numpy as np
 
 from latentc.ir.builder import ModuleBuilder
@@ -70,7 +71,7 @@ class _Narrowing:
         self.owner = ModuleBuilder()
         self.owner.adopt(module)
         self.networks = _networks(module)
-        self.keys = _param_owners(module)
+        self.owners = _owners(module)
         self.routers = {n for name in self.networks for n in _routers(module.functions[name])}
         self.reached = self._reached()
 
@@ -85,18 +86,18 @@ class _Narrowing:
     # ---- what values reach
 
     def _reached(self) -> dict[str, dict[Value, _Flags]]:
-        """For each function what the values in it reach, params by what they reach in any method of their class."""
+        """For each function what the values in it reach, params by what they reach wherever they are bound."""
         found: dict[str, dict[Value, _Flags]] = {}
         for name, fn in self.module.functions.items():
             found[name] = self._flags(fn, found)
-        shared: dict[tuple[Hashable, str], _Flags] = {}
+        shared: dict[tuple[str, str], _Flags] = {}
         for name, fn in self.module.functions.items():
             for p in fn.params:
-                for key in self.keys[name]:
-                    shared[key, p.name] = shared.get((key, p.name), _NONE) | found[name].get(p.value, _NONE)
+                key = (self.owners[name], p.name)
+                shared[key] = shared.get(key, _NONE) | found[name].get(p.value, _NONE)
         for name, fn in self.module.functions.items():
             for p in fn.params:
-                found[name][p.value] = _NONE.union(*(shared[key, p.name] for key in self.keys[name]))
+                found[name][p.value] = shared[self.owners[name], p.name]
         return found
 
     def _flags(self, fn: Function, done: Mapping[str, Mapping[Value, _Flags]]) -> dict[Value, _Flags]:
@@ -318,17 +319,31 @@ def _routers(fn: Function) -> set[Node]:
     return found
 
 
-def _param_owners(module: Module) -> dict[str, set[Hashable]]:
-    """For each function what its params belong to: its class with its arguments; a loop's body, to what loops it."""
-    owners: dict[str, set[Hashable]] = {
-        name: {(fn.origin.cls, frozen(fn.origin.args)) if fn.origin else name} for name, fn in module.functions.items()
-    }
-    for name in reversed(list(module.functions)):  # callers before callees
-        for node in module.functions[name].nodes:
+def _owners(module: Module) -> dict[str, str]:
+    """For each function the one that stands for all that bind the same weights.
+
+    These are the methods of a class, what is called under one name by such functions (the halves of a split method),
+    what is called without a name and its caller, and the entries that are no methods.
+    """
+    same = nx.utils.UnionFind(module.functions)
+    first: dict[Hashable, str] = {}
+    entries = set(module.entries.values())
+    for name, fn in module.functions.items():
+        if fn.origin:
+            same.union(name, first.setdefault((fn.origin.cls, frozen(fn.origin.args)), name))
+        elif name in entries:
+            same.union(name, first.setdefault("entries", name))
+    while True:  # what is called by functions found to be one may be one too
+        under: dict[tuple[str, str], str] = {}
+        joined = False
+        for caller, node in walk(module):
             for callee in callees(node):
-                if not node.attrs.get("name") and module.functions[callee].origin is None:
-                    owners[callee] = owners[callee] | owners[name]
-    return owners
+                prefix = node.attrs.get("name", "")
+                other = under.setdefault((same[caller.name], prefix), callee) if prefix else caller.name
+                joined |= same[other] != same[callee]
+                same.union(other, callee)
+        if not joined:
+            return {name: same[name] for name in module.functions}
 
 
 __all__ = ["HALF", "Precision", "precision"]
