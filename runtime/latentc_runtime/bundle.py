@@ -27,14 +27,25 @@ _NO_LINKS = "copy the bundle with its files in place of links (cp -rL)"
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: its folder (resolved) and its manifest."""
+    """An opened bundle: its folder (resolved), its manifest, and which file that was read from."""
 
     folder: Path
     manifest: Manifest
+    origin: tuple[int, int, int]
 
     def path(self, name: str) -> Path:
         """Where a file of `manifest.files` lies."""
         return self.folder / name
+
+    def check_same(self) -> None:
+        """BundleError E0604 where the folder holds another bundle by now, compiled in the place of this one."""
+        try:
+            same = _origin(self.folder) == self.origin
+        except OSError:
+            same = False
+        if not same:
+            message = f"the bundle {self.folder} has been replaced or removed since it was opened"
+            raise BundleError("E0604", message, "load it again")
 
     def external_files(self) -> dict[str, Path]:
         """Weight files by the name that ONNX files call them, the referenced ones where they lie.
@@ -67,7 +78,8 @@ def _open(folder: Path, verify: bool) -> Bundle:
     if not folder.is_dir() or not (folder / MANIFEST).is_file():
         raise BundleError("E0601", f"{folder} is not a bundle: no {MANIFEST} in it", "give the bundle's folder")
     folder = folder.resolve()
-    bundle = Bundle(folder, manifest_from_bytes(_manifest_text(folder)))
+    origin = _origin(folder)
+    bundle = Bundle(folder, manifest_from_bytes(_manifest_text(folder)), origin)
     manifest = bundle.manifest
     for name in (*manifest.files, *manifest.references):
         check_name(name)
@@ -102,6 +114,11 @@ def check_name(name: str) -> None:
     plain = all(part not in ("", ".", "..") for part in parts) and name.isprintable()
     if not plain or "\\" in name or ":" in name or name == MANIFEST:
         raise BundleError("E0605", f"manifest.json: {json.dumps(name)} is not the name of a file in the bundle", _AGAIN)
+
+
+def _origin(folder: Path) -> tuple[int, int, int]:
+    status = (folder / MANIFEST).stat()
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def _manifest_text(folder: Path) -> bytes:

@@ -136,7 +136,9 @@ class Pipeline:
     def _engine(self, file: str) -> Engine:
         if file not in self._engines:
             path, external = self.bundle.path(file), self.bundle.external_files()
-            self._engines[file] = self.backend.engine(path, external)
+            engine = self.backend.engine(path, external)
+            self.bundle.check_same()  # after: else another bundle's engine could be opened in between
+            self._engines[file] = engine
         return self._engines[file]
 
     def _run(self, request: Request, tick: Callable[[], None]) -> Array:

@@ -1,5 +1,6 @@
 """Sampling from whole bundles: the three forms, batches, seeds, noise, guidance, progress, refusals."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -88,6 +89,23 @@ def test_progress(tmp_path):
         calls = []
         open_(make(tmp_path / make.__name__)).sample(CLASSES, batch=2, progress=lambda *c: calls.append(c))  # noqa: B023
         assert calls == [(i, 3 * each) for i in range(3 * each + 1)]
+
+
+def test_a_bundle_that_was_replaced_is_not_mixed_with_the_new_one(tmp_path):
+    path = tiny.loop_bundle(tmp_path / "bundle")
+    manifest = open_(path).manifest
+    shutil.copy(path / "sample.onnx", path / "short.onnx")
+    (entry,) = manifest.samplers
+    (call,) = entry.program
+    short = replace(entry, steps=1, program=(replace(call, file="short.onnx"),))
+    tiny.write(path, (entry, short), manifest.output, [*manifest.files, "short.onnx"])
+    pipe, other = open_(path), open_(path)
+    before = other.sample([1], steps=1)  # opened in time
+    (path / "manifest.json").rename(tmp_path / "old.json")
+    tiny.write(path, (entry, short), manifest.output, [*manifest.files, "short.onnx"])
+    with pytest.raises(BundleError, match=r"E0604.*replaced[\s\S]*load it again"):
+        pipe.sample([1], steps=1)
+    np.testing.assert_array_equal(other.sample([1], steps=1), before)
 
 
 def test_progress_can_stop_sampling(bundle):
