@@ -21,13 +21,16 @@ def new_folder(target: Path, what: str = "bundle", marker: str = "manifest.json"
     there of theirs is removed. Raises DiagnosticError E0501 where the system refuses (disk full, no permission), E0502
     where `target` is something else than a `what` or an empty folder.
     """
-    _refuse_foreign(target, what, marker)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(target)
+        with _locked(target.parent):
+            _refuse_foreign(target, what, marker)
+            _sweep(target)
         with _claimed(target) as temporary:
             yield temporary
-            _replace(temporary, target)
+            with _locked(target.parent):
+                _refuse_foreign(target, what, marker)  # it may have come in the meantime
+                _replace(temporary, target)
     except OSError as error:
         raise DiagnosticError(
             Diagnostic(
@@ -82,6 +85,17 @@ def _claimed(target: Path) -> Iterator[Path]:
             os.close(lock)
 
 
+@contextlib.contextmanager
+def _locked(parent: Path) -> Iterator[None]:
+    """While it lasts no other process looks at what lies in `parent`, or replaces it."""
+    lock = _lock(parent, wait=True)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
 def _sweep(target: Path) -> None:
     """Removes the temporary folders of processes that were killed: nobody holds their locks."""
     hidden = glob.escape(f".{target.name}.")
@@ -94,7 +108,7 @@ def _sweep(target: Path) -> None:
             os.close(lock)
 
 
-def _lock(folder: Path) -> int | None:
+def _lock(folder: Path, wait: bool = False) -> int | None:
     """A descriptor that holds the lock of a folder; None where another process has it, or the system has no such."""
     try:
         import fcntl
@@ -105,7 +119,7 @@ def _lock(folder: Path) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         os.close(descriptor)
         return None

@@ -1,0 +1,33 @@
+"""Folders that appear whole: several makers of one at once, and what comes in the way while one is being made."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from latentc.diagnostics import DiagnosticError
+from latentc.export.folder import new_folder
+
+
+def test_makers_of_one_folder_replace_each_other(tmp_path: Path) -> None:
+    target = tmp_path / "b"
+
+    def make(number: int) -> None:
+        with new_folder(target) as folder:
+            for name in ("manifest.json", "weights"):
+                (folder / name).write_text(str(number))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(make, range(200)))
+    assert (target / "manifest.json").read_text() == (target / "weights").read_text()
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_what_has_come_in_the_meantime_stays(tmp_path: Path) -> None:
+    target = tmp_path / "b"
+    with pytest.raises(DiagnosticError, match="E0502"), new_folder(target) as folder:
+        (folder / "manifest.json").touch()
+        target.mkdir()
+        (target / "thesis.txt").write_text("years of work")
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+    assert (target / "thesis.txt").read_text() == "years of work"
