@@ -96,6 +96,13 @@ def test_folders_that_are_not_ours_stay(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ours", "theirs"]  # nothing half written
 
 
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("words")
+    spec, overrides = CASES["digits-dit"]
+    with pytest.raises(DiagnosticError, match="E0511"):
+        project_from_lowered(lowered("digits-dit"), load_spec(spec, overrides=overrides), tmp_path / "file" / "p")
+
+
 def test_emitting_imports_no_torch() -> None:
     code = "import sys, latentc.emit, latentc.emit.project; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

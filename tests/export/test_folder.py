@@ -1,5 +1,6 @@
 """Folders that appear whole: several makers of one at once, and what comes in the way while one is being made."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,3 +32,10 @@ def test_what_has_come_in_the_meantime_stays(tmp_path: Path) -> None:
         (target / "thesis.txt").write_text("years of work")
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
     assert (target / "thesis.txt").read_text() == "years of work"
+
+
+def test_many_files_that_cannot_be_copied_are_told_as_one(tmp_path: Path) -> None:
+    failed = [(f"{i}.py", f"b/{i}.py", "[Errno 28] No space left on device") for i in range(9)]
+    with pytest.raises(DiagnosticError) as told, new_folder(tmp_path / "b"):
+        raise shutil.Error(failed)
+    assert str(told.value).count("No space left") == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -34,30 +33,29 @@ _COPIED = ("train.py", "checkpoint.py", "config.py", "data.py", "sample.py", "no
 def project_from_lowered(lowered: Lowered, spec: Spec, folder: str | Path, force: bool = False) -> list[Path]:
     """Writes the project into `folder` and returns its files.
 
-    All files are made first in a folder beside it: a crash leaves the old folder or the new one. Raises DiagnosticError
-    (E0510) where `folder` holds files that are not a project of ours, unless `force`; only the project's own files are
-    replaced, so runs in it stay.
+    All files are made first in a folder beside it, so a new project appears whole; of an older one file by file is
+    replaced, and what else lies there (runs) stays. Raises DiagnosticError: E0510 where `folder` holds files that are
+    not a project of ours, unless `force`; E0511 where the system refuses.
     """
     target = Path(folder)
     _refuse_foreign(target, force)
     files = project_files(lowered, spec)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        for name, text in files.items():
-            (staged / name).write_text(text, encoding="utf-8")
-        staged.chmod(0o755)
-        if not target.exists():
-            staged.replace(target)
-        else:
-            for name in files:
-                (staged / name).replace(target / name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
+            staged = Path(beside, "project")
+            staged.mkdir()
+            for name, text in files.items():
+                (staged / name).write_text(text, encoding="utf-8")
+            if not target.exists():
+                staged.replace(target)
+            else:
+                for name in files:
+                    (staged / name).replace(target / name)
     except OSError as error:
-        raise DiagnosticError(
-            Diagnostic("E0511", f"the project cannot be written to {target}: {error.strerror or error}")
-        ) from None
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        message = f"the project cannot be written to {target}: {error.strerror or error}"
+        mend = "free some space or choose another place, then run again"
+        raise DiagnosticError(Diagnostic("E0511", message, help=mend)) from None
     return [target / name for name in files]
 
 

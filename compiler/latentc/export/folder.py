@@ -32,10 +32,12 @@ def new_folder(target: Path, what: str = "bundle", marker: str = "manifest.json"
                 _refuse_foreign(target, what, marker)  # it may have come in the meantime
                 _replace(temporary, target)
     except OSError as error:
+        # shutil collects what it could not copy, a file an entry: the first says why.
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or error
         raise DiagnosticError(
             Diagnostic(
                 "E0501",
-                f"cannot write the {what} {target}: {error.strerror or error}",
+                f"cannot write the {what} {target}: {reason}",
                 help="nothing was left behind; free some space or choose another place, then run again",
             )
         ) from error
