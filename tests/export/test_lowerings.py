@@ -170,6 +170,17 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
     "group_norm": [
         ((f32(B, 4, 3, 3), f32(4), f32(4))[:n], op("group_norm", groups=2, eps=1e-5), -2, 2) for n in (1, 2, 3)
     ],
+    "batch_norm": [
+        ((f32(B, 4, *space), *[f32(4)] * n), op("batch_norm", eps=1e-5, momentum=0.1), 0.1, 2)
+        for n in (2, 3, 4)
+        for space in ((), (3, 3))
+    ],
+    "spectral_norm": [
+        ((f32(5, *shape), f32(5)), op("spectral_norm", eps=1e-12), 0.1, 2) for shape in ((4,), (2, 3, 3))
+    ],
+    "upsample_nearest": [((f32(B, 2, 3, 4),), op("upsample_nearest", factor=n), -2, 2) for n in (2, 3)],
+    "avg_pool2d": [((f32(B, 2, 6, 4),), op("avg_pool2d", size=2), -2, 2)],
+    "max_pool2d": [((f32(B, 2, 6, 4),), op("max_pool2d", size=2), -2, 2)],
     "attention": [
         ((Q, Q, Q), op("attention", causal=False, scale=None), -2, 2),
         ((Q, Q, Q), op("attention", causal=True, scale=None), -2, 2),
@@ -229,7 +240,7 @@ def test_older_opsets_get_the_decomposition(name: str, opset: int) -> None:
 def test_every_op_has_a_case_and_every_gap_is_listed() -> None:
     assert set(CASES) == set(OPS) - {"dropout", "auxiliary_loss"}
     # Ops without a lowering at the default opset; each has a decomposition.
-    assert missing_lowerings() == {"cross_entropy", "experts"}
+    assert missing_lowerings() == {"cross_entropy", "experts", "spectral_norm"}
     older = {"attention", "rotary", "rms_norm", "group_norm", "gelu"}
     assert missing_lowerings(18) == missing_lowerings() | older
     assert all(OPS[name].decompose is not None for name in missing_lowerings(18))

@@ -413,6 +413,51 @@ def group_norm(d: Draw) -> Case:
     )
 
 
+@case("batch_norm")
+def batch_norm(d: Draw) -> Case:
+    channels = d.int(1, 4)
+    space = [d.int(1, 3) for _ in range(d.int(0, 2))]
+    affine = [d.floats(channels) for _ in range(d.int(0, 2))]
+
+    def reference(x: Any, mean: Any, var: Any, *affine: Any) -> Any:
+        """Written out, for PyTorch's has no derivative by the statistics."""
+        mean, var, *affine = (v.reshape(-1, *(1 for _ in space)) for v in (mean, var, *affine))
+        y = (x - mean) / (var + 1e-3).sqrt()
+        y = y * affine[0] if affine else y
+        return y + affine[1] if len(affine) > 1 else y
+
+    operands = [d.floats(d.lead(), channels, *space), d.floats(channels), d.floats(channels, low=0.1), *affine]
+    return Case(operands, reference, {"eps": 1e-3, "momentum": 0.1})
+
+
+@case("spectral_norm")
+def spectral_norm(d: Draw) -> Case:
+    shape = [d.int(1, 4), *(d.int(1, 3) for _ in range(d.int(1, 3)))]
+
+    def reference(weight: Any, u: Any) -> Any:
+        matrix = weight.flatten(1)
+        with torch.no_grad():
+            v = F.normalize(u @ matrix, dim=0)
+            u = F.normalize(matrix @ v, dim=0)
+        return weight / (u @ matrix @ v)
+
+    return Case([d.floats(*shape, low=0.1), d.floats(shape[0], low=0.1)], reference, {"eps": 1e-12})
+
+
+@case("upsample_nearest")
+def upsample_nearest(d: Draw) -> Case:
+    factor = d.int(1, 3)
+    image = d.floats(d.lead(), d.int(1, 2), d.int(1, 3), d.int(1, 3))
+    return Case([image], lambda x: F.interpolate(x, scale_factor=factor), {"factor": factor})
+
+
+@case("avg_pool2d", "max_pool2d")
+def pool(d: Draw, name: str) -> Case:
+    size = d.int(1, 3)
+    image = d.floats(d.lead(), d.int(1, 2), size * d.int(1, 2), size * d.int(1, 2))
+    return Case([image], lambda x: getattr(F, name)(x, size), {"size": size})
+
+
 @case("attention")
 def attention(d: Draw) -> Case:
     lead, kv, t = d.lead(), d.int(1, 2), d.int(1, 4)

@@ -17,6 +17,7 @@ from latentc.emit.leaves import (
     initialisation,
     leaf_of,
     same_leaf,
+    spectral_layers,
 )
 from latentc.emit.text import Text, call, commas, docstring, identifier, layout, literal, size_text
 from latentc.ir.core import Function, Module, Node, Origin, Param, Value
@@ -44,7 +45,7 @@ class Classes:
     """Prints the classes that functions belong to; `texts` are the definitions so far, callees before callers."""
 
     def __init__(self, module: Module) -> None:
-        self.module = module
+        self.module = module = module.with_(functions={n: spectral_layers(f) for n, f in module.functions.items()})
         self.texts: list[str] = []
         self.helpers: dict[str, None] = {}
         self._printed: dict[Any, Printed] = {}
@@ -275,7 +276,7 @@ class _ClassPrinter:
     def _submodules(self) -> list[str]:
         tree: dict[str, Any] = {}
         for path, leaf in self.leaves.items():
-            _insert(tree, path.split("."), constructor(leaf, self._size))
+            _insert(tree, path.split("."), constructor(leaf, self._size, self._helper))
         for path, node in self.children.items():
             _insert(tree, path.split("."), self._child(node))
         lines = []

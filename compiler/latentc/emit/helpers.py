@@ -82,6 +82,53 @@ class AuxiliaryLoss(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
         return gradient, gradient.new_ones(())
 ''',
+    "spectral_norm": '''
+def spectral_norm(weight: Tensor, u: Tensor, training: bool, eps: float = 1e-12) -> Tensor:
+    """weight [out, ...] over its largest singular value, by one power iteration from u [out]; in training u follows."""
+    matrix = weight.flatten(1)
+    with torch.no_grad():
+        v = F.normalize(u @ matrix, dim=0, eps=eps)
+        left = F.normalize(matrix @ v, dim=0, eps=eps)
+        if training:
+            u.copy_(left)
+    return weight / (left @ matrix @ v)
+''',
+    "SNConv2d": '''
+class SNConv2d(nn.Conv2d):
+    """A convolution whose weight is spectrally normalised (Miyato et al. 2018)."""
+
+    def __init__(self, in_channels: int, out_channels: int, eps: float = 1e-12, **options):
+        super().__init__(in_channels, out_channels, **options)
+        self.eps = eps
+        self.register_buffer("u", torch.randn(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, spectral_norm(self.weight, self.u, self.training, self.eps), self.bias)
+''',
+    "SNLinear": '''
+class SNLinear(nn.Linear):
+    """A linear layer whose weight is spectrally normalised (Miyato et al. 2018)."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, eps: float = 1e-12):
+        super().__init__(in_features, out_features, bias)
+        self.eps = eps
+        self.register_buffer("u", torch.randn(out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, spectral_norm(self.weight, self.u, self.training, self.eps), self.bias)
+''',
+    "SNEmbedding": '''
+class SNEmbedding(nn.Embedding):
+    """An embedding whose table is spectrally normalised (Miyato et al. 2018)."""
+
+    def __init__(self, rows: int, features: int, eps: float = 1e-12):
+        super().__init__(rows, features)
+        self.eps = eps
+        self.register_buffer("u", torch.randn(rows))
+
+    def forward(self, index: Tensor) -> Tensor:
+        return F.embedding(index, spectral_norm(self.weight, self.u, self.training, self.eps))
+''',
     "under": '''
 def under(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The weights of a submodule, by their names in it."""

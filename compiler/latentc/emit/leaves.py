@@ -1,9 +1,12 @@
-"""Leaf modules: which params of a class are an nn.Linear, nn.Embedding …, how that is constructed and initialised."""
+"""Leaf modules: which params of a class are an nn.Linear, nn.Embedding …, how that is constructed and initialised.
+
+Layers whose weight is spectrally normalised are leaves as well: `spectral_layers` makes one node of the two.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from latentc.emit.ops import conv_keywords
@@ -11,7 +14,11 @@ from latentc.emit.text import Text, call, commas, literal
 from latentc.ir.core import Function, Node, Param, Value
 
 # op -> position of the weight; the params after it are the bias.
-WEIGHT_AT = {"linear": 1, "conv2d": 1, "embedding": 0, "layer_norm": 1, "rms_norm": 1, "group_norm": 1}
+WEIGHT_AT = {"linear": 1, "conv2d": 1, "embedding": 0}
+WEIGHT_AT |= {"layer_norm": 1, "rms_norm": 1, "group_norm": 1, "batch_norm": 1}
+# What the params of a leaf are called, in the order in which its op takes them.
+_NAMES = ["weight", "bias"]
+_BATCH_NORM = ["running_mean", "running_var", *_NAMES]
 NORMS = {"layer_norm": "nn.LayerNorm", "rms_norm": "nn.RMSNorm"}
 Size = Callable[[Any], Text]
 
@@ -43,13 +50,50 @@ def leaf_of(node: Node, params: dict[Value, Param]) -> Leaf | None:
     at = WEIGHT_AT.get(node.op)
     if at is None or len(node.inputs) <= at:
         return None
-    taken = [node.inputs[0]] if at == 0 else list(node.inputs[at:])
+    taken = list(node.inputs[at:])
+    if node.op == "embedding":
+        taken = [node.inputs[0], *node.inputs[2:]]
     if any(v not in params for v in taken):
         return None
-    path, _, last = params[taken[0]].name.rpartition(".")
-    if last != "weight" or not path or [params[v].name for v in taken[1:]] not in ([], [f"{path}.bias"]):
+    names = [params[v].name for v in taken]
+    path = names[0].rpartition(".")[0]
+    wanted = _BATCH_NORM if node.op == "batch_norm" else _NAMES
+    if node.op == "batch_norm" and (node.inputs[0].type.rank != 4 or len(names) == 3):
+        return None
+    if SPECTRAL in node.attrs:
+        wanted = [*_NAMES[: len(names) - 1], "u"]
+    if not path or names != [f"{path}.{name}" for name in wanted[: len(names)]]:
         return None
     return Leaf(path, node.op, tuple(sorted(node.attrs.items())), tuple(params[v] for v in taken))
+
+
+SPECTRAL = "spectral_eps"
+"""The attribute of a node that normalises its weight itself, by the vector that is its last operand."""
+
+
+def spectral_layers(fn: Function) -> Function:
+    """The function with a spectral norm and the layer that alone uses its result as one node, where that is a leaf."""
+    params = {p.value: p for p in fn.params}
+    users: dict[Value, list[Node]] = {}
+    for node in fn.nodes:
+        for value in node.inputs:
+            users.setdefault(value, []).append(node)
+    layers: dict[Node, Node] = {}
+    for norm in fn.nodes:
+        made = norm.outputs[0] if norm.op == "spectral_norm" else None
+        if made is None or len(users.get(made, [])) != 1 or made in fn.outputs:
+            continue
+        (user,) = users[made]
+        if user.op not in ("linear", "conv2d", "embedding") or user.inputs[WEIGHT_AT[user.op]] is not made:
+            continue
+        weight, u = norm.inputs
+        ins = (*(weight if v is made else v for v in user.inputs), u)
+        layer = replace(user, inputs=ins, attrs={**user.attrs, SPECTRAL: norm.attrs["eps"]})
+        if leaf_of(layer, params) is not None:
+            layers |= {norm: layer, user: layer}
+    if not layers:
+        return fn
+    return fn.with_(nodes=tuple(layers.get(n, n) for n in fn.nodes if n.op != "spectral_norm" or n not in layers))
 
 
 def same_leaf(a: Leaf, b: Leaf) -> bool:
@@ -57,15 +101,25 @@ def same_leaf(a: Leaf, b: Leaf) -> bool:
     return a.op == b.op and a.attrs == b.attrs and names
 
 
-def constructor(leaf: Leaf, size: Size) -> str:
-    """`nn.Linear(dim, 3 * dim)`."""
-    weight, bias = leaf.params[0].type.shape, len(leaf.params) > 1
+def constructor(leaf: Leaf, size: Size, helper: Callable[[str], str]) -> str:
+    """`nn.Linear(dim, 3 * dim)`. `helper` takes note of a class that the emitted file defines."""
     attrs = dict(leaf.attrs)
+    spectral = attrs.pop(SPECTRAL, None)
+    weight, bias = leaf.params[0].type.shape, len(leaf.params) > (1 if spectral is None else 2)
+    library, eps = "nn.", {}
+    if spectral is not None:
+        helper("spectral_norm")
+        library, eps = "SN", {} if spectral == 1e-12 else {"eps": spectral}
+        helper({"linear": "SNLinear", "conv2d": "SNConv2d", "embedding": "SNEmbedding"}[leaf.op])
     match leaf.op:
         case "linear":
-            text = call("nn.Linear", [size(weight[1]), size(weight[0])], bias=None if bias else False)
+            text = call(f"{library}Linear", [size(weight[1]), size(weight[0])], bias=None if bias else False, **eps)
         case "embedding":
-            text = call("nn.Embedding", [size(weight[0]), size(weight[1])])
+            text = call(f"{library}Embedding", [size(weight[0]), size(weight[1])], **eps)
+        case "batch_norm":
+            momentum = None if attrs["momentum"] == 0.1 else attrs["momentum"]
+            affine = None if len(leaf.params) > 2 else False
+            text = call("nn.BatchNorm2d", [size(weight[0])], eps=attrs["eps"], momentum=momentum, affine=affine)
         case "layer_norm":
             text = call("nn.LayerNorm", [size(weight[0])], eps=attrs["eps"], bias=None if bias else False)
         case "rms_norm":
@@ -82,7 +136,7 @@ def constructor(leaf: Leaf, size: Size) -> str:
             channels = attrs["groups"]
             ins = size(weight[1]) if channels == 1 else literal(int(weight[1]) * int(channels))  # type: ignore[arg-type]
             keywords["bias"] = None if bias else False
-            text = call("nn.Conv2d", [ins, size(weight[0])], kernel_size=Text(kernel), **keywords)
+            text = call(f"{library}Conv2d", [ins, size(weight[0])], kernel_size=Text(kernel), **keywords, **eps)
     return text.code
 
 
@@ -98,6 +152,8 @@ def init_call(param: Param, target: str) -> str:
         case "xavier_uniform":
             # A kernel's fans are those of its flat matrix, as of a linear layer on patches.
             return f"nn.init.xavier_uniform_({target if param.type.rank == 2 else f'{target}.flatten(1)'})"
+        case "orthogonal":
+            return f"nn.init.orthogonal_({target})"
         case "linear_default" | "uniform" as kind:
             bound = repr(float(args["bound"]) if kind == "uniform" else int(args["fan_in"]) ** -0.5)
             return f"nn.init.uniform_({target}, -{bound}, {bound})"
@@ -106,7 +162,9 @@ def init_call(param: Param, target: str) -> str:
 
 def default_init(leaf: Leaf, param: Param) -> bool:
     """Whether torch.nn's own first value is already what `param` wants."""
-    init, is_bias = param.init, param is not leaf.params[0]
+    init, is_bias = param.init, param.name.endswith(".bias")
+    if param.kind == "state":
+        return True
     match leaf.op:
         case "linear" | "conv2d":
             fan_in = leaf.params[0].type.with_shape(leaf.params[0].type.shape[1:]).count()

@@ -135,6 +135,18 @@ def _group_norm(p: Printer, n: Node) -> Text:
     return call("F.group_norm", [x, p.size(n.attrs["groups"]), *params], eps=n.attrs["eps"])
 
 
+def _batch_norm(p: Printer, n: Node) -> Text:
+    return call("F.batch_norm", [p.arg(v) for v in n.inputs], eps=n.attrs["eps"])
+
+
+def _upsample(p: Printer, n: Node) -> Text:
+    return call("F.interpolate", [p.arg(n.inputs[0])], scale_factor=p.size(n.attrs["factor"]))
+
+
+def _pool(function: str) -> Row:
+    return lambda p, n: call(function, [p.arg(n.inputs[0]), p.size(n.attrs["size"])])
+
+
 def conv_keywords(attrs: Any) -> dict[str, Any]:
     """stride, padding, dilation, groups where they are not PyTorch's defaults."""
     defaults = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "groups": 1}
@@ -221,6 +233,13 @@ TORCH: dict[str, Row] = {
     "layer_norm": lambda p, n: _norm("F.layer_norm")(p, n),
     "rms_norm": _norm("F.rms_norm"),
     "group_norm": _group_norm,
+    "batch_norm": _batch_norm,
+    "spectral_norm": lambda p, n: call(
+        p.helper("spectral_norm"), [p.arg(v) for v in n.inputs], training=False, eps=n.attrs["eps"]
+    ),
+    "upsample_nearest": _upsample,
+    "avg_pool2d": _pool("F.avg_pool2d"),
+    "max_pool2d": _pool("F.max_pool2d"),
     "attention": _attention,
     "rotary": _rotary,
     "timestep_embedding": _timestep,

@@ -374,7 +374,7 @@ class Builder:
 
 # Names of outputs that nobody named.
 _HINTS = {"linear": "h", "reshape": "x", "transpose": "x", "add": "x", "mul": "x", "sub": "x", "div": "x"}
-_HINTS |= {"layer_norm": "h", "rms_norm": "h", "group_norm": "h"}
+_HINTS |= {"layer_norm": "h", "rms_norm": "h", "group_norm": "h", "batch_norm": "h"}
 
 __all__ = [
     "B",

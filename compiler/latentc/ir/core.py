@@ -50,8 +50,9 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Param:
-    """A weight (learned, in every weights file), a buffer (state; computed from `init` where a file lacks it), or
-    `calibrated` (measured: what calibration gives under this path).
+    """A weight (learned, in every weights file), a buffer (computed from `init` where a file lacks it), `state` (what
+    training moves by itself, in every weights file: running statistics, the vectors of spectral norms), or `calibrated`
+    (measured: what calibration gives under this path).
 
     With a `recipe` no file holds it: it is made of weights that one does.
     """

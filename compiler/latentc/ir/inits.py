@@ -36,6 +36,14 @@ def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return np.asarray(rng.uniform(-1, 1, shape) * np.sqrt(6 / (fan_in + fan_out)))
 
 
+def orthogonal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Saxe et al. 2014: orthonormal rows or columns, whichever are fewer; of a kernel, those of its flat matrix."""
+    rows, columns = shape[0], int(np.prod(shape[1:]))
+    q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+    q *= np.sign(np.diag(r))
+    return np.asarray((q if rows >= columns else q.T).reshape(shape))
+
+
 def linear_default(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> Array:
     """PyTorch's default of Linear and Conv: U(-a, a), a = 1 / sqrt(fan_in)."""
     return np.asarray(rng.uniform(-1, 1, shape) / np.sqrt(fan_in))
@@ -78,6 +86,7 @@ def rope_2d(
 
 
 INITS: dict[str, Callable[..., Array]] = {
-    f.__name__: f for f in (zeros, ones, normal, uniform, xavier_uniform, linear_default, sincos_2d, rope_2d)
+    f.__name__: f
+    for f in (zeros, ones, normal, uniform, xavier_uniform, orthogonal, linear_default, sincos_2d, rope_2d)
 }
 DETERMINISTIC = {"zeros", "ones", "sincos_2d", "rope_2d"}

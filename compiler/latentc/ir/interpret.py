@@ -21,12 +21,22 @@ class Interpreter:
     """Runs functions of a module with weights `params` {state-dict path: array}.
 
     `float_dtype` is what every float becomes ("f64": the oracle; "f32" to see rounding); with "declared" every value is
-    rounded to the dtype its type declares, each op on half-precision operands computing in f32 as engines do. Raises
-    ValueError where an input or weight has another shape than declared.
+    rounded to the dtype its type declares, each op on half-precision operands computing in f32 as engines do.
+
+    With `training`, ops that do something else in training do that, and `written` {state-dict path: array} is what
+    state becomes; what is random there (dropout) stays as in inference. Raises ValueError where an input or weight has
+    another shape than declared.
     """
 
-    def __init__(self, module: Module, params: Mapping[str, Array] | None = None, float_dtype: str = "f64") -> None:
-        self.module, self.params, self.float_dtype = module, params or {}, float_dtype
+    def __init__(
+        self,
+        module: Module,
+        params: Mapping[str, Array] | None = None,
+        float_dtype: str = "f64",
+        training: bool = False,
+    ) -> None:
+        self.module, self.params, self.float_dtype, self.training = module, params or {}, float_dtype, training
+        self.written: dict[str, Array] = {}
         self._weights: dict[str, Array] = {}
 
     def run(self, function: str, *inputs: Any, prefix: str = "") -> tuple[Array, ...]:
@@ -66,8 +76,14 @@ class Interpreter:
         env: dict[Value, Array] = dict(zip(fn.inputs, inputs, strict=True))
         for param in fn.params:
             env[param.value] = self._weight(prefix, param)
+        state = {p.value: join(prefix, p.name) for p in fn.params if p.kind == "state"}
         for node in fn.nodes:
-            outs = self.node(node, [env[v] for v in node.inputs], prefix)
+            xs = [env[v] for v in node.inputs]
+            if self.training and node.op in OPS and (train := OPS[node.op].train) is not None:
+                outs, moved = train(xs, node.attrs)
+                self.written |= {state[node.inputs[i]]: new for i, new in moved.items() if node.inputs[i] in state}
+            else:
+                outs = self.node(node, xs, prefix)
             env.update(zip(node.outputs, outs, strict=True))
         return [env[v] for v in fn.outputs]
 

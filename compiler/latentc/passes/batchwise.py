@@ -94,11 +94,13 @@ def _picked(node: Node) -> bool:
 
 _RULES: dict[str, Callable[[Node], bool]] = {
     **dict.fromkeys(ELEMENTWISE, aligned),
-    **dict.fromkeys(("layer_norm", "rms_norm", "group_norm", "linear", "conv2d", "conv_transpose2d"), _weighted),
+    **dict.fromkeys(("layer_norm", "rms_norm", "group_norm", "batch_norm"), _weighted),
+    **dict.fromkeys(("linear", "conv2d", "conv_transpose2d"), _weighted),
     **dict.fromkeys(("concat", "split", "slice", "unbind", "pad", "softmax", "log_softmax", "cumsum"), _inner),
     **dict.fromkeys(("sum", "mean", "max"), _inner_axes),
     "matmul": lambda node: aligned(node) and (node.outputs[0].type.rank > 2 or not batched(node.inputs[1])),
     "attention": aligned,
+    **dict.fromkeys(("upsample_nearest", "avg_pool2d", "max_pool2d"), aligned),
     "rotary": lambda node: batched(node.inputs[0]) and not any(map(batched, node.inputs[1:])),
     "timestep_embedding": _same_batch,
     "embedding": lambda node: not batched(node.inputs[0]),

@@ -33,13 +33,13 @@ _HALVES = frozenset(HALF.values())
 # fmt: off
 _COMPUTES = frozenset((
     "linear", "matmul", "conv2d", "conv_transpose2d", "attention", "rotary", "add", "sub", "mul", "silu", "gelu",
-    "tanh", "sigmoid", "quantize", "dequantize",
+    "tanh", "sigmoid", "quantize", "dequantize", "avg_pool2d",
 ))
 # These give back values they were given (or their negatives), so they are exact in any dtype.
 _MOVES = frozenset((
     "reshape", "transpose", "broadcast_to", "concat", "split", "unbind", "slice", "pad", "take", "take_along",
     "update_slice", "embedding", "where", "stop_gradient", "dropout", "max", "maximum", "minimum", "relu", "neg", "abs",
-    "clamp",
+    "clamp", "upsample_nearest", "max_pool2d",
 ))
 # fmt: on
 _MADE = frozenset(("constant", "full"))  # made in the dtype that is wanted

@@ -105,6 +105,38 @@ def group_norm(c: Context) -> None:
     c.final("GroupNormalization", [x, *affine], num_groups=int(c.attrs["groups"]), epsilon=float(c.attrs["eps"]))
 
 
+@lower("batch_norm")
+def batch_norm(c: Context) -> None:
+    x, mean, var, *affine = c.ins
+    channels = c.type().shape[1]
+    if not affine:
+        affine = [_ones(c, channels)]
+    if len(affine) == 1:
+        affine.append(c.g.literal(np.zeros(int(channels)), c.type().dtype, "zeros"))  # type: ignore[arg-type]
+    c.final("BatchNormalization", [x, *affine, mean, var], epsilon=float(c.attrs["eps"]))
+
+
+@lower("upsample_nearest")
+def upsample_nearest(c: Context) -> None:
+    """`asymmetric` and `floor` repeat pixels; other modes agree for whole factors, but not every engine knows them."""
+    factor = float(c.attrs["factor"])
+    scales = c.g.literal(np.asarray([1.0, 1.0, factor, factor]), "f32", "scales")
+    mode = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    c.final("Resize", [c.ins[0], "", scales], **mode)
+
+
+@lower("avg_pool2d")
+def avg_pool2d(c: Context) -> None:
+    size = int(c.attrs["size"])
+    c.final("AveragePool", c.ins, kernel_shape=[size, size], strides=[size, size])
+
+
+@lower("max_pool2d")
+def max_pool2d(c: Context) -> None:
+    size = int(c.attrs["size"])
+    c.final("MaxPool", c.ins, kernel_shape=[size, size], strides=[size, size])
+
+
 @lower("attention", opset=23)
 def attention(c: Context) -> None:
     scale = c.attrs.get("scale")

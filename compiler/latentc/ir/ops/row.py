@@ -23,6 +23,8 @@ Vjp = Callable[..., Sequence[Any]]
 Flops = Callable[[Sequence[TensorType], Sequence[TensorType], Attrs], int]
 # (builder, inputs, attrs) -> outputs
 Decompose = Callable[..., Sequence[Any]]
+# (inputs, attrs) -> outputs, and what the buffers among the inputs become: {number of the input: its new value}
+Train = Callable[[Sequence[Array], Attrs], tuple[Sequence[Array], Mapping[int, Array]]]
 
 
 class OpError(TypeError):
@@ -44,6 +46,7 @@ class Op:
 
     `operands` is how many it takes, (least, most or None for any number); `attrs` names its attributes, those that may
     be left out with a question mark. An op that is not `differentiable` has derivative zero wherever it has one.
+    `train` is what an op does in training that does something else there; all other fields mean inference.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Op:
     flops: Flops = _one_flop_an_element
     decompose: Decompose | None = None
     source: str = ""
+    train: Train | None = None
     train_only: bool = False
     engine_only: bool = False  # made by passes, for engines: no emitted code has it
     differentiable: bool = True

@@ -1,0 +1,78 @@
+"""Layers of convolutional networks: an op and its params under one name, as torch.nn has them.
+
+With `spectral`, a layer's weight is divided by its largest singular value (Miyato et al. 2018, arXiv:1802.05957), which
+one power iteration finds from the vector `NAME.u` that training keeps. Symbols: B batch, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from latentc.ir.builder import Builder, Var, f32
+
+EPS = 1e-12
+"""Least length that spectral normalisation divides a vector by."""
+
+
+def _weight(b: Builder, name: str, shape: tuple[Any, ...], init: str, spectral: bool) -> Var:
+    args: dict[str, Any] = {"std": 0.02} if init == "normal" else {}
+    weight = b.param(f"{name}.weight", f32(*shape), init, **args)
+    if not spectral:
+        return weight
+    u = b.param(f"{name}.u", f32(shape[0]), "normal", "state")
+    return b.spectral_norm(weight, u, eps=EPS, out="w")  # type: ignore[no-any-return]
+
+
+def _bias(b: Builder, name: str, size: Any, bias: bool) -> list[Var]:
+    return [b.param(f"{name}.bias", f32(size), "zeros")] if bias else []
+
+
+def linear(
+    b: Builder, name: str, x: Var, features: Any, init: str, bias: bool = True, spectral: bool = False, out: str = ""
+) -> Var:
+    """x [..., in] -> [..., features]; the weight starts as `init` ("normal" or "orthogonal"), the bias at zero."""
+    weight = _weight(b, name, (features, x.shape[-1]), init, spectral)
+    return b.linear(x, weight, *_bias(b, name, features, bias), out=out)  # type: ignore[no-any-return]
+
+
+def conv(
+    b: Builder,
+    name: str,
+    x: Var,
+    channels: Any,
+    kernel: int,
+    init: str,
+    bias: bool = True,
+    spectral: bool = False,
+    out: str = "",
+) -> Var:
+    """A convolution of x [B, C, H, W] by squares of an odd `kernel` that keeps H and W: [B, channels, H, W]."""
+    weight = _weight(b, name, (channels, x.shape[1], kernel, kernel), init, spectral)
+    ins = [x, weight, *_bias(b, name, channels, bias)]
+    return b.conv2d(*ins, stride=1, padding=kernel // 2, groups=1, out=out)  # type: ignore[no-any-return]
+
+
+def embedding(
+    b: Builder, name: str, index: Var, rows: Any, features: Any, init: str, spectral: bool = False, out: str = ""
+) -> Var:
+    """Row `index` i64[B] of a table of `rows`: f32[B, features]."""
+    return b.embedding(_weight(b, name, (rows, features), init, spectral), index, out=out)  # type: ignore[no-any-return]
+
+
+def batch_norm(b: Builder, name: str, x: Var, affine: bool, eps: float, momentum: float = 0.1, out: str = "") -> Var:
+    """x [B, C, H, W] normalised by channel: running statistics, in training the batch's own (Ioffe and Szegedy 2015).
+
+    `affine` scales and shifts each channel by learned values.
+    """
+    size = f32(x.shape[1])
+    ins = [
+        x,
+        b.param(f"{name}.running_mean", size, "zeros", "state"),
+        b.param(f"{name}.running_var", size, "ones", "state"),
+    ]
+    if affine:
+        ins += [b.param(f"{name}.weight", size, "ones"), b.param(f"{name}.bias", size, "zeros")]
+    return b.batch_norm(*ins, eps=eps, momentum=momentum, out=out)  # type: ignore[no-any-return]
+
+
+__all__ = ["EPS", "batch_norm", "conv", "embedding", "linear"]

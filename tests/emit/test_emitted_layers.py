@@ -1,0 +1,81 @@
+"""Batch norms and spectrally normalised layers as torch modules, in inference and in training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch_module import error, loaded
+
+from latentc.components import layers
+from latentc.emit.model import networks_source
+from latentc.ir.builder import ModuleBuilder, f32, i64, module_class
+from latentc.ir.core import parameters
+from latentc.ir.inits import INITS
+from latentc.ir.interpret import Interpreter
+from latentc.ir.types import B
+
+
+@module_class("Layers")
+def forward(b: Any, x: Any, y: Any, *, channels: int, rows: int) -> Any:
+    """One layer of each kind."""
+    h = layers.conv(b, "conv", x, channels, 3, "orthogonal", spectral=True)
+    h = b.upsample_nearest(b.relu(layers.batch_norm(b, "norm", h, affine=True, eps=1e-4, momentum=0.2)), factor=2)
+    h = layers.batch_norm(b, "bare", h, affine=False, eps=1e-5)
+    h = b.max_pool2d(layers.conv(b, "out", b.avg_pool2d(h, size=2), channels, 1, "normal", bias=False), size=2)
+    h = b.sum(h, axes=(2, 3), keepdims=False)
+    h = layers.linear(b, "linear", h, channels, "normal", spectral=True)
+    return b.tanh(h + layers.embedding(b, "table", y, rows, channels, "normal", spectral=True))
+
+
+def systems() -> tuple[Any, dict[str, np.ndarray], str, list[np.ndarray]]:
+    mb = ModuleBuilder()
+    fn = mb.define(forward, [f32(B, 3, 4, 4), i64(B)], {"channels": 4, "rows": 5})
+    mb.entries["main"] = fn
+    module = mb.finish()
+    rng = np.random.default_rng(0)
+    weights = {}
+    for path, param in parameters(module, fn).items():
+        shape = tuple(map(int, param.type.shape))
+        weights[path] = INITS[param.init.kind](rng, shape, **param.init.args) + rng.uniform(0, 0.5, shape)
+    inputs = [rng.standard_normal((6, 3, 4, 4)), rng.integers(0, 5, 6)]
+    return module, weights, networks_source(module, {"main": [fn]}), inputs
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_layers_and_their_state(training: bool) -> None:
+    """Outputs, and the running statistics and vectors after two passes, are those of the oracle."""
+    module, weights, source, inputs = systems()
+    model = loaded(source, torch.float64)["build"]().double().train(training)
+    model.load_state_dict({path: torch.as_tensor(value) for path, value in weights.items()})
+    for _ in range(2):
+        oracle = Interpreter(module, weights, training=training)
+        (expected,) = oracle.run("main", *inputs)
+        assert error(model(*map(torch.as_tensor, inputs)), expected) < 1e-12
+        state = {path for path in weights if path.split(".")[-1] in ("running_mean", "running_var", "u")}
+        assert set(oracle.written) == (state if training else set())
+        weights = {**weights, **oracle.written}
+        for path, value in weights.items():
+            assert error(model.state_dict()[path], value) < 1e-12, path
+
+
+def test_control_training_is_not_inference() -> None:
+    module, weights, _, inputs = systems()
+    one, other = (Interpreter(module, weights, training=t).run("main", *inputs)[0] for t in (False, True))
+    assert np.abs(one - other).max() > 1e-2
+
+
+def test_the_text_reads_as_torch() -> None:
+    source = systems()[2]
+    for line in (
+        "self.conv = SNConv2d(3, channels, kernel_size=3, padding=1)",
+        "self.norm = nn.BatchNorm2d(channels, eps=0.0001, momentum=0.2)",
+        "self.bare = nn.BatchNorm2d(channels, eps=1e-05, affine=False)",
+        "self.out = nn.Conv2d(channels, channels, kernel_size=1, bias=False)",
+        "self.linear = SNLinear(channels, channels)",
+        "self.table = SNEmbedding(rows, channels)",
+        "nn.init.orthogonal_(self.conv.weight)",
+    ):
+        assert line in source, source
