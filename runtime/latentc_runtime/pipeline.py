@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,7 +16,7 @@ from latentc_runtime.bundle import Bundle, open_bundle
 from latentc_runtime.errors import BundleError
 from latentc_runtime.images import Bytes, images_from_samples
 from latentc_runtime.manifest import NUMPY, EngineCall, Manifest, NormalSource, SamplerEntry, Statement, UniformSource
-from latentc_runtime.program import run_program, ticks
+from latentc_runtime.program import first_steps, run_program, ticks
 from latentc_runtime.request import Request, check_request, sampler_entry
 
 Progress = Callable[[int, int], None]
@@ -27,16 +28,20 @@ def load(
     verify: bool = True,
     threads: int | None = None,
     engine: str | None = None,
+    batch: int | None = None,
 ) -> Pipeline:
     """Open the bundle in the folder `path` and the engine of its default sampler.
 
     `device`: "cpu", "cuda", "tensorrt", or "auto" for a GPU that works, else the CPU. `verify`: compare the
     sha256 of every file. `threads`: CPU threads of one engine run. `engine`: "onnxruntime", "openvino", … in place
-    of the one that the bundle was compiled for. Raises BundleError (E0601 to E0607, E0611).
+    of the one that the bundle was compiled for. `batch`: warm up for requests of that many samples, see
+    `Pipeline.warm_up`. Raises BundleError (E0601 to E0608, E0611).
     """
     bundle = open_bundle(path, verify)
     pipeline = Pipeline(bundle, backend_of(bundle, device, threads, engine))
     pipeline.open_engines()
+    if batch is not None:
+        pipeline.warm_up(batch)
     return pipeline
 
 
@@ -132,6 +137,19 @@ class Pipeline:
         """Open the engines of a sampler now rather than at its first use. BundleError E0606 or E0607."""
         for file in _files(self.sampler(steps).program):
             self._engine(file)
+
+    def warm_up(self, batch: int = 1, steps: int | None = None) -> None:
+        """Do now what the first request of `batch` samples would wait for, such as compiling for that batch.
+
+        Runs a sampler on class 0 and seed 0 and drops what it gives; where the host drives the loop, one step.
+        Raises BundleError E0606 to E0609.
+        """
+        entry = self.sampler(steps)
+        size = _batch_size(batch, entry, batch)
+        entry = replace(entry, program=first_steps(entry.program))
+        request = check_request(self.manifest, entry, np.zeros(size, np.int64), 0, None, None)
+        with self._turn:
+            self._run(request, lambda: None)
 
     def _engine(self, file: str) -> Engine:
         if file not in self._engines:

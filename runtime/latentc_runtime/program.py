@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -40,6 +41,11 @@ def ticks(program: Sequence[Statement]) -> int:
     return _loop_ticks(program) or 1
 
 
+def first_steps(program: Sequence[Statement]) -> tuple[Statement, ...]:
+    """The program with one step of each loop: it runs every engine, and its result is of no use."""
+    return tuple(s if isinstance(s, EngineCall) else replace(s, trip=1, body=first_steps(s.body)) for s in program)
+
+
 def variables_read(program: Sequence[Statement]) -> set[str]:
     """Variables a program takes from outside. A per-step input among them is needed whole, with all its rows."""
     read: set[str] = set()
@@ -68,10 +74,11 @@ def _run(
             variables.update({variable: results[name] for variable, name in s.outputs.items()})
             continue
         innermost = not _has_loop(s.body)
+        tables = {variable: np.asarray(rows) for variable, rows in s.tables.items()}
         for step in range(s.trip):
             at = (*outer, step)
             scope = dict(variables)
-            scope.update({variable: np.asarray(rows[step]) for variable, rows in s.tables.items()})
+            scope.update({variable: rows[step, ...] for variable, rows in tables.items()})
             for variable, rows in s.noise.items():
                 scope[variable] = row(rows.input, rows.first + sum(map(operator.mul, at, rows.strides)))
             if s.index is not None:

@@ -24,7 +24,7 @@ def test_bench(tmp_path: Path, form: str) -> None:
         assert case.engine.low <= case.engine.median <= case.engine.high
         assert case.samples_per_second == pytest.approx(case.batch / case.engine.median)
         assert case.ms_per_step == pytest.approx(1e3 * case.engine.median / case.steps)
-        assert 0 <= case.outside < 1
+        assert 0 <= case.outside < 1 and case.first > 0
         assert case.pytorch is not None and case.ratio == pytest.approx(case.pytorch.median / case.engine.median)
     assert told[-1][0] == told[-1][1] == 4
     assert len(json.loads(json.dumps(found.data()))["cases"]) == 4

@@ -108,9 +108,9 @@ def test_engines_are_compiled_for_the_shapes_of_a_run(tmp_path):
     made = {}
     for batch in (1, 2, 1, 3, 1):
         step(batch, np.ones((batch, *tiny.SHAPE)))
-        made.setdefault(batch, list(engine.compiled.values())[-1])
-        assert list(engine.compiled.values())[-1] is made[batch]
-    assert len(engine.compiled) == 2 and made[2] not in engine.compiled.values()
+        made.setdefault(batch, engine.compiled[-1])
+        assert engine.compiled[-1] is made[batch]
+    assert len(engine.compiled) == 2 and made[2] not in engine.compiled
     state = np.ones((1, *tiny.SHAPE), np.float32)
     expected, places = state, set()
     for _ in range(4):  # a state and the next take turns in two tensors
@@ -119,6 +119,46 @@ def test_engines_are_compiled_for_the_shapes_of_a_run(tmp_path):
         places.add(backend.array(state).ctypes.data)
     assert len(places) == 2
     assert backend.spent > 0
+
+
+def test_what_an_engine_already_has_is_not_given_again(tmp_path, monkeypatch):
+    tiny.host_bundle(tmp_path / "bundle")
+    backend = open_backend("cpu", 1, "openvino")
+    engine = backend.engine(tmp_path / "bundle" / "step.onnx", {})
+    noise = backend.value(np.zeros((1, *tiny.SHAPE), np.float32))
+    fixed = {"y": np.zeros(1), "w": np.zeros(1), "noise": noise}
+    state = engine.run({**fixed, "x": np.ones((1, *tiny.SHAPE)), "a": np.asarray(2.0)}, ["next"])["next"]
+    request, given = engine.compiled[-1].request, []
+
+    class Spy:
+        def set_tensor(self, name, tensor):
+            given.append(name)
+            request.set_tensor(name, tensor)
+
+        def infer(self, **options):
+            return request.infer(**options)
+
+    monkeypatch.setattr(engine.compiled[-1], "request", Spy())
+    expected = backend.array(state).copy()
+    for scale in (3.0, 0.5):  # arrays are copied to where the engine looks, states take turns
+        given.clear()
+        state = engine.run({**fixed, "x": state, "a": np.asarray(scale)}, ["next"])["next"]
+        expected = scale * expected + tiny.BIAS
+        np.testing.assert_allclose(backend.array(state), expected, rtol=1e-6)
+        assert given == ["x", "next"]
+    for value in (1.0, 2.0, 3.0):  # another tensor in the place of one that is gone, perhaps at its very address
+        x = backend.value(np.full((1, *tiny.SHAPE), value, np.float32))
+        made = engine.run({**fixed, "x": x, "a": np.asarray(1.0)}, ["next"])["next"]
+        np.testing.assert_allclose(backend.array(made), (value + tiny.BIAS)[None], rtol=1e-6)
+        del x
+
+
+def test_a_fraction_for_a_whole_number_is_refused(tmp_path):
+    tiny.token_bundle(tmp_path / "bundle")
+    engine = open_backend("cpu", 1, "openvino").engine(tmp_path / "bundle" / "sample.onnx", {})
+    feed = {"y": np.asarray([0.5]), "u": np.zeros((tiny.TOKENS, 1))}
+    with pytest.raises(BundleError, match=r"E0607.*got float64 values"):
+        engine.run(feed, ["tokens"])
 
 
 def test_bfloat16_is_asked_for_and_is_coarser(tmp_path):

@@ -12,6 +12,7 @@ import tiny_bundles as tiny
 
 import latentc_runtime
 from latentc_runtime import BundleError, load, noise, request
+from latentc_runtime.backends.onnxruntime import OrtEngine
 from latentc_runtime.bundle import write_manifest
 from latentc_runtime.hashes import hash_file
 from latentc_runtime.manifest import EngineCall, Loop, NormalSource, Reference, Rows
@@ -291,6 +292,32 @@ def test_fractions_do_not_become_whole_numbers(tmp_path):
     write_manifest(path, replace(manifest, samplers=(replace(entry, program=(loop,)),)))
     with pytest.raises(BundleError, match="takes int64 and got float64"):
         open_(path).sample([0])
+
+
+@pytest.mark.parametrize("form", ["loop", "host"])
+def test_warming_up_runs_every_engine_once_for_a_batch(form, tmp_path, monkeypatch):
+    path = {"loop": tiny.loop_bundle, "host": tiny.host_bundle}[form](tmp_path / "bundle")
+    pipe, runs = open_(path), []
+    name = "sample.onnx" if form == "loop" else "step.onnx"
+    monkeypatch.setattr(OrtEngine, "run", recorded(OrtEngine.run, runs))
+    pipe.warm_up(4)
+    assert runs == [(name, 4)]
+    runs.clear()
+    load(path, device="cpu", threads=1, batch=2)
+    assert runs == [(name, 2)]
+    for batch in (0, "2", True):
+        with pytest.raises(BundleError, match=r"E0608.*a batch has 1 or more samples"):
+            pipe.warm_up(batch)
+    with pytest.raises(BundleError, match="E0609"):
+        pipe.warm_up(1, steps=77)
+
+
+def recorded(run, runs):
+    def run_recorded(self, inputs, *rest):
+        runs.append((self.name, len(self.backend.array(inputs["x"]))))
+        return run(self, inputs, *rest)
+
+    return run_recorded
 
 
 def test_only_numpy_and_the_engine_are_imported(tmp_path):

@@ -7,6 +7,7 @@ what is compared takes turns.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -40,6 +41,8 @@ class Timing:
 class Case:
     """One sampler at one batch. `outside` is the share of the time that the engine's own calls did not take.
 
+    `first` is the seconds of the first sample, not counted elsewhere: it opens what no case before it has, and
+    OpenVINO compiles for the batch. `Pipeline.warm_up` takes it from a request.
     `pytorch` is the emitted sampler in eager mode, `ratio` how many times as long as the engine it took.
     """
 
@@ -51,6 +54,7 @@ class Case:
     samples_per_second: float
     ms_per_step: float
     outside: float
+    first: float
     pytorch: Timing | None = None
     ratio: float | None = None
 
@@ -71,13 +75,24 @@ class Bench:
 
     def text(self) -> str:
         """As a table."""
-        head = ["steps", "solver", "form", "batch", "seconds", "quartiles", "samples/s", "ms/step", "outside engine"]
+        head = [
+            "steps",
+            "solver",
+            "form",
+            "batch",
+            "seconds",
+            "quartiles",
+            "samples/s",
+            "ms/step",
+            "outside",
+            "first s",
+        ]
         compared = any(case.pytorch for case in self.cases)
         rows = [[*head, *(["PyTorch eager", "ratio"] if compared else [])]]
         for c in self.cases:
             spread = f"{c.engine.low:.3g}-{c.engine.high:.3g}"
             row = [str(c.steps), c.solver, c.form, str(c.batch), f"{c.engine.median:.4g}", spread]
-            row += [f"{c.samples_per_second:.4g}", f"{c.ms_per_step:.3g}", f"{c.outside:.1%}"]
+            row += [f"{c.samples_per_second:.4g}", f"{c.ms_per_step:.3g}", f"{c.outside:.1%}", f"{c.first:.3g}"]
             if compared:
                 row += [f"{c.pytorch.median:.4g}", f"{c.ratio:.2f}"] if c.pytorch and c.ratio else ["", ""]
             rows.append(row)
@@ -143,8 +158,7 @@ def _case(
                 emitted(*inputs.values())
 
         calls.append(pytorch_sample)
-    for call in calls:
-        call()  # opens engines, fills caches
+    first = _each(calls)[0]  # opens engines, fills caches
     times, inside = _turns(calls, pipeline.backend, seconds)
     engine = timing(times[0])
     pytorch = timing(times[1]) if len(times) > 1 else None
@@ -157,6 +171,7 @@ def _case(
         samples_per_second=batch / engine.median,
         ms_per_step=1e3 * engine.median / steps,
         outside=max(0.0, 1.0 - inside / sum(times[0])),
+        first=first,
         pytorch=pytorch,
         ratio=pytorch.median / engine.median if pytorch else None,
     )
@@ -168,11 +183,18 @@ def _turns(calls: Sequence[Callable[[], object]], backend: Backend, seconds: flo
     before = backend.spent
     end = time.perf_counter() + seconds
     while len(times[0]) < FEWEST or (len(times[0]) < MOST and time.perf_counter() < end):
-        for call, taken in zip(calls, times, strict=True):
-            begin = time.perf_counter()
-            call()
-            taken.append(time.perf_counter() - begin)
+        for taken, last in zip(times, _each(calls), strict=True):
+            taken.append(last)
     return times, backend.spent - before
+
+
+def _each(calls: Sequence[Callable[[], object]]) -> list[float]:
+    """Seconds of every call, once."""
+    ends = [time.perf_counter()]
+    for call in calls:
+        call()
+        ends.append(time.perf_counter())
+    return [end - begin for begin, end in itertools.pairwise(ends)]
 
 
 def timing(times: Sequence[float]) -> Timing:

@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,70 +95,100 @@ class OvEngine:
     def __init__(self, backend: OpenVino, name: str, model: Any) -> None:
         self.backend, self.name, self.model = backend, name, model
         # By the graph's names: compiling may add others.
-        self.dtypes = {port.any_name: np.dtype(port.element_type.to_dtype()) for port in model.inputs}
+        self.inputs = {port.any_name for port in model.inputs}
         self.outputs = {name for port in model.outputs for name in port.names}
-        self.compiled: dict[tuple[tuple[int, ...], ...], _Compiled] = {}
+        self.compiled: list[_Compiled] = []
+        """The one used last is the last."""
 
     def run(
         self, inputs: Mapping[str, Value | Array], outputs: Sequence[str], shared: Mapping[str, str] = NOTHING
     ) -> dict[str, Value]:
-        if inputs.keys() != self.dtypes.keys() or not self.outputs >= set(outputs):
+        if inputs.keys() != self.inputs or not self.outputs.issuperset(outputs):
             raise BundleError(
                 "E0607",
-                f"{self.name} takes {sorted(self.dtypes)} and gives {sorted(self.outputs)}, but the manifest has "
+                f"{self.name} takes {sorted(self.inputs)} and gives {sorted(self.outputs)}, but the manifest has "
                 f"it take {sorted(inputs)} and give {sorted(outputs)}",
                 "compile the bundle again with `latentc compile`",
             )
         try:
-            # The request does not hold the arrays behind its tensors: they are held here until it has run.
-            arrays = {n: cast(v, self.dtypes[n], n) for n, v in inputs.items() if isinstance(v, np.ndarray)}
-            tensors = {**inputs, **{name: self.backend.value(array) for name, array in arrays.items()}}
-            return self._for({name: tuple(t.shape) for name, t in tensors.items()}).run(tensors, outputs)
+            return self._for(inputs).run(inputs, outputs)
         except (RuntimeError, ValueError) as error:
             raise self.backend.failure(f"{self.name} failed", error) from None
 
-    def _for(self, shapes: Mapping[str, tuple[int, ...]]) -> _Compiled:
-        """The model for these shapes, in the place of the one that was used last."""
-        key = tuple(shapes[name] for name in self.dtypes)
-        found = self.compiled.pop(key, None)
-        if found is None:
-            while len(self.compiled) >= KEPT:
-                del self.compiled[next(iter(self.compiled))]
+    def _for(self, inputs: Mapping[str, Value | Array]) -> _Compiled:
+        """The model for the shapes of these inputs; if there is none, in the place of the one not used for longest."""
+        place = next((i for i, compiled in enumerate(self.compiled) if compiled.fits(inputs)), None)
+        if place is not None:
+            found = self.compiled.pop(place)
+        else:
+            del self.compiled[: len(self.compiled) - KEPT + 1]
             model = self.model.clone()
-            model.reshape({name: list(shape) for name, shape in shapes.items()})
+            model.reshape({name: list(value.shape) for name, value in inputs.items()})
             found = _Compiled(self.backend, self.backend.core.compile_model(model, "CPU", self.backend.settings))
-        self.compiled[key] = found
+        self.compiled.append(found)
         return found
 
 
 class _Compiled:
-    """A model compiled for one set of shapes, and the tensors that it has written."""
+    """A model compiled for one set of shapes, and its tensors.
+
+    Reading a tensor's shape and giving a tensor to the model cost about ten microseconds each, and a step engine has
+    dozens of inputs of which few change from step to step: so what the model already has is recognised and left.
+    """
 
     def __init__(self, backend: OpenVino, compiled: Any) -> None:
         self.backend = backend
         self.request = compiled.create_infer_request()
-        self.ports = {name: port for port in compiled.outputs for name in port.names}
+        self.shapes = {name: tuple(port.shape) for port in compiled.inputs for name in port.names}
+        self.ports = {name: port for port in (*compiled.inputs, *compiled.outputs) for name in port.names}
+        # What was given last. Weakly: a tensor that only the model has is free to be written again.
+        self.bound: dict[str, weakref.ref[Any]] = {}
+        self.places: dict[str, tuple[Any, Array]] = {}  # where arrays are copied to: a tensor and its memory
         self.written: dict[str, list[Any]] = {}
 
-    def run(self, tensors: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-        values = {name: self._tensor(name) for name in outputs}
-        for name, value in (*tensors.items(), *values.items()):
-            self.request.set_tensor(name, value)
+    def fits(self, inputs: Mapping[str, Value | Array]) -> bool:
+        return all(self._has(name, v) or tuple(v.shape) == self.shapes[name] for name, v in inputs.items())
+
+    def run(self, inputs: Mapping[str, Value | Array], outputs: Sequence[str]) -> dict[str, Any]:
+        for name, value in inputs.items():
+            self._bind(name, self._copied(name, value) if isinstance(value, np.ndarray) else value)
+        values = {name: self._free(name) for name in outputs}
+        for name, value in values.items():
+            self._bind(name, value)
         begin = time.perf_counter()
-        self.request.infer()
+        self.request.infer(share_outputs=True)  # the results it returns are not used: at least it copies none
         self.backend.spent += time.perf_counter() - begin
         return values
 
-    def _tensor(self, name: str) -> Any:
+    def _has(self, name: str, value: Any) -> bool:
+        return name in self.bound and self.bound[name]() is value
+
+    def _bind(self, name: str, tensor: Any) -> None:
+        if not self._has(name, tensor):
+            self.request.set_tensor(name, tensor)
+            self.bound[name] = weakref.ref(tensor)
+
+    def _copied(self, name: str, array: Array) -> Any:
+        """The array's values in this input's own tensor, which stays bound."""
+        if name not in self.places:
+            tensor = self._made(name)
+            self.places[name] = tensor, tensor.data
+        tensor, memory = self.places[name]
+        np.copyto(memory, array if array.dtype.kind == memory.dtype.kind else cast(array, memory.dtype, name))
+        return tensor
+
+    def _free(self, name: str) -> Any:
         """One that nobody else holds, so that a state and the next take turns in two tensors and none is made anew."""
         kept = self.written.setdefault(name, [])
         for tensor in kept:
             if sys.getrefcount(tensor) == UNHELD:
                 return tensor
+        kept.append(self._made(name))
+        return kept[-1]
+
+    def _made(self, name: str) -> Any:
         port = self.ports[name]
-        made = self.backend.ov.Tensor(port.element_type, port.shape)
-        kept.append(made)
-        return made
+        return self.backend.ov.Tensor(port.element_type, port.shape)
 
 
 @contextlib.contextmanager
