@@ -12,7 +12,7 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -104,11 +104,3 @@ class HashCache:
         if not isinstance(entries, dict):
             return {}
         return {k: v for k, v in entries.items() if isinstance(v, str) and len(v) == 64}
-
-
-def hash_files(folder: str | os.PathLike[str], names: Iterable[str]) -> dict[str, FileEntry]:
-    """Sha256 and size of files in `folder` by their names ("weights/model.safetensors"), by way of the cache."""
-    cache = HashCache()
-    entries = cache.hashes({name: Path(folder) / name for name in names})
-    cache.save()
-    return entries

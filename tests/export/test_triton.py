@@ -32,7 +32,7 @@ from latentc import api
 from latentc.diagnostics import DiagnosticError
 from latentc.export.triton import repository_from_bundle
 from latentc_runtime.bundle import open_bundle
-from latentc_runtime.hashes import hash_files
+from latentc_runtime.hashes import hash_file
 from latentc_runtime.manifest import Plan
 
 Arrays = dict[str, np.ndarray]
@@ -298,7 +298,7 @@ def test_plans_by_capability(bundles: Any, tmp_path: Path) -> None:
         Plan("sample.onnx", f"sample.{cc}.plan", "tensorrt", "11.4.0", cc, "fp16", ((1, 2, 8),))
         for cc in ("sm89", "sm100")
     ]
-    files = {**opened.manifest.files, **hash_files(opened.folder, [plan.plan for plan in plans])}
+    files = {**opened.manifest.files, **{plan.plan: hash_file(opened.path(plan.plan)) for plan in plans}}
     bundle = replace(opened, manifest=replace(opened.manifest, engine="tensorrt", plans=tuple(plans), files=files))
     made = repository_from_bundle(bundle, bundle.manifest.samplers[0], tmp_path / "r")
     engine = tmp_path / "r" / f"{made.model}_engine"

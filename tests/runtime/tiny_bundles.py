@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from latentc_runtime import noise
 from latentc_runtime.bundle import write_manifest
-from latentc_runtime.hashes import hash_files
+from latentc_runtime.hashes import HashCache
 from latentc_runtime.manifest import (
     FORMAT,
     ClassesSource,
@@ -112,7 +112,7 @@ def write(folder, samplers, output, names, references=None, family="diffusion"):
         output=output,
         samplers=tuple(samplers),
         weights={"source": "none"},
-        files=hash_files(folder, names),
+        files=HashCache().hashes({name: folder / name for name in names}),
         references=references or {},
     )
     write_manifest(folder, manifest)

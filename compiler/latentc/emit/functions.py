@@ -124,19 +124,3 @@ def tables_as_lists(tables: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any
 
 def _no_list(base: str, first: int, stop: int) -> str:
     raise EmitError(f"free functions have no modules, but one calls {base}.0")
-
-
-TABLE_READER = '''
-TABLES = json.loads(Path(__file__).with_name("tables.json").read_text())
-
-
-@cache
-def _table(name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
-    values = torch.tensor(TABLES[name], dtype=torch.float64)
-    return values.to(device, dtype)
-
-
-def table(name: str, like: Tensor) -> Tensor:
-    """A table of tables.json on like's device, in its dtype (float32 where that is not a float)."""
-    return _table(name, like.dtype if like.is_floating_point() else torch.float32, like.device)
-'''.strip("\n")
