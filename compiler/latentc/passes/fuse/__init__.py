@@ -1,7 +1,9 @@
 """Fusion: rules that rewrite patterns of ops, and which of them each target gets.
 
 A rule is in a target's list where it was measured to win, or where it leaves an engine one op fewer. DiT-S/2, batch 8,
-two cores with AMX; what was not measured says so.
+two cores with AMX; what was not measured says so. A residual's gate, x + gate * branch, has no rule: OpenVINO and
+TensorRT-RTX fuse it by themselves, and ONNX Runtime's SkipLayerNormalization is slower than what it would replace
+(docs/optimisation.md).
 """
 
 from latentc.passes.fuse.composites import (
