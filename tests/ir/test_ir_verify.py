@@ -6,6 +6,7 @@ from modules import sampler
 
 from latentc.ir.builder import ModuleBuilder, module_class
 from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Value, parameters
+from latentc.ir.ops import OpError
 from latentc.ir.text import HEADER, module_from_text, text_from_module
 from latentc.ir.types import B, f32, i64
 from latentc.ir.verify import VerifyError, verify
@@ -160,6 +161,40 @@ def test_weights_shared_by_calls_must_agree():
         verify(deep)
     with pytest.raises(VerifyError, match=r"weight w is"):
         verify(module_of(a, b, calls("f", ("a", ""), ("b", ""))))
+
+
+@pytest.mark.parametrize(("own", "outer", "name"), [(True, "", "a"), (False, "a.b", "a")])
+def test_dotted_names_that_meet_must_agree(own, outer, name):
+    """`a.w` may be a function's own weight, or weight `w` of what it calls as `a`."""
+    mb = ModuleBuilder()
+    for fn, path, size in (("g", "w" if own else "b.w", 4), ("h", "w", 1)):
+        b = mb.function(fn)
+        b.output(b.input("x", f32(B, 4)) * b.param(path, f32(size), "ones"))
+        b.finish()
+    b = mb.function("f")
+    x = b.input("x", f32(B, 4))
+    x = x * b.param("a.w", f32(1), "ones") if own else b.call("h", outer, x)
+    b.output(b.call("g", name, x))
+    mb.entries["f"] = b.finish()
+    with pytest.raises(VerifyError, match=r"weight a\.(b\.)?w is f32\[1\] and f32\[4\] in g"):
+        verify(mb.finish())
+
+
+def test_a_scale_is_of_the_batch_that_it_guides():
+    mb = ModuleBuilder()
+    b = mb.function("g")
+    b.output(b.tanh(b.input("x", f32(B, 4))))
+    b.finish()
+    b = mb.function("f")
+    with pytest.raises(OpError, match=r"the scale is f32\[B\], but f32\[4\*B, 4\] is of another batch"):
+        b.guided("g", "g", [b.input("x", f32(2 * B, 4))], ["shared"], [], b.input("scale", f32(B)))
+
+
+def test_a_loop_returns_something():
+    mb = ModuleBuilder()
+    b = mb.function("f")
+    with pytest.raises(OpError, match="returns nothing"):
+        b.loop("step", 3, lambda b, i, kept, state, rows: ([], []), invariants=[b.input("x", f32(B))])
 
 
 def test_weights_of_a_loop_body_are_those_of_its_place():

@@ -178,6 +178,14 @@ def _verify_sharing(module: Module) -> None:
             for name, functions in calls.items():
                 functions.extend(known_calls.get(name, ()))
                 known_calls[name] = functions
+        # A dotted name may stand for what a call binds: `attn.qkv.weight` for `qkv.weight` of the call `attn`.
+        dotted = {path[:i] for path in (*own, *calls) for i, c in enumerate(path) if c == "."}
+        if not dotted.isdisjoint(calls):
+            paths = dict(own)
+            for name, callee in ((name, f) for name, functions in calls.items() for f in functions):
+                found = {path: p.type for path, p in parameters(module, callee.name, name).items()}
+                _agree(fn.name, paths, found, f"in {callee.name}")
+                paths |= found
         for name, functions in calls.items():
             if len({owner[f] for f in functions}) == 1:
                 continue  # methods of one class, compared above

@@ -68,6 +68,7 @@ def guided_types(fn: Any, actuals: Sequence[TensorType], attrs: Mapping[str, Any
             halves.append(t)
             continue
         need(t.rank > 0 and t.is_float and _even(t.shape[0]), f"cannot guide {t}")
+        need(t.shape[0] // 2 == scale.shape[0], f"the scale is {scale}, but {t} is of another batch")
         if channels is not None:
             size = t.shape[1] if t.rank > 1 else 0
             need(not isinstance(size, Sym) and 0 < channels <= size, f"cannot guide {channels} channels of {t}")
@@ -95,4 +96,5 @@ def loop_types(body: Any, actuals: Sequence[TensorType], attrs: Mapping[str, Any
         len(types) >= carried,
         f"{body.name} returns {len(types)} values; wants at least the {carried} carried",
     )
+    need(len(types) > 0, f"{body.name} returns nothing")
     return types[:carried] + [t.with_shape([trip, *t.shape]) for t in types[carried:]]
