@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Recipe, Value, frozen
+from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Recipe, Value, frozen, same
 from latentc.ir.ops import OPS, OpError
 from latentc.ir.ops.control import call_types, guided_types, loop_types
 from latentc.ir.recipes import MADE, recipe_type
@@ -159,10 +159,17 @@ class Builder:
         return Var(self._params[name].value, self)
 
     def made(self, name: str, recipe: Recipe) -> Var:
-        """A param `name` made of the model's weights; asked for twice, it is the same one. OpError: ill-typed."""
+        """A param `name` made of the model's weights; asked for twice, it is the same one.
+
+        OpError where it is ill-typed, or where the name means something else.
+        """
         if name not in self._params:
+            if name in self._names:
+                raise OpError(f"{name} is a value of {self.name} already")
             self._names.add(name)
             self._params[name] = Param(Value(name, recipe_type(recipe)), MADE, "weight", recipe)
+        elif not same(self._params[name].recipe, recipe):
+            raise OpError(f"param {name} of {self.name} is another already")
         return Var(self._params[name].value, self)
 
     def constant(self, value: Any, dtype: str | None = None, out: str = "c") -> Var:

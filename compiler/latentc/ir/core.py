@@ -153,6 +153,16 @@ def ingredients(made: Recipe | Param) -> list[Param]:
     return [param for arg in made.args for param in ingredients(arg)]
 
 
+def same(a: Recipe | Param | None, b: Recipe | Param | None) -> bool:
+    """Whether two recipes make the same of the same weights of a function."""
+    if isinstance(a, Param) and isinstance(b, Param):
+        return a.name == b.name
+    if not isinstance(a, Recipe) or not isinstance(b, Recipe):
+        return a is b
+    alike = (a.op, frozen(a.attrs), len(a.args)) == (b.op, frozen(b.attrs), len(b.args))
+    return alike and all(map(same, a.args, b.args))
+
+
 def moved(recipe: Recipe | None, prefix: str) -> Recipe | None:
     """The recipe as seen from outside a call under `prefix`."""
     if recipe is None or not prefix:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from latentc.ir.builder import Builder, Var
 from latentc.ir.core import Module, Node, Recipe
-from latentc.ir.ops import OPS
+from latentc.ir.ops import OPS, OpError
 from latentc.ir.ops.experts import dense_experts, sparse_experts
 from latentc.passes.rewrite import has_op, rewrite
 
@@ -44,8 +44,11 @@ def _replace(form: Form, b: Builder, node: Node, operands: list[Var]) -> Sequenc
     if any(w.value not in params or params[w.value].recipe for w in stacks):
         return list(OPS["experts"].decompose(b, operands, node.attrs))  # type: ignore[misc]
     count = int(gates.shape[-1])  # type: ignore[arg-type]
-    each = [
-        [b.made(f"{w.value.name}.{e}", Recipe("pick", (params[w.value],), {"index": e})) for w in stacks]
-        for e in range(count)
-    ]
+    try:
+        each = [
+            [b.made(f"{w.value.name}.{e}", Recipe("pick", (params[w.value],), {"index": e})) for w in stacks]
+            for e in range(count)
+        ]
+    except OpError:  # a name is taken
+        return list(OPS["experts"].decompose(b, operands, node.attrs))  # type: ignore[misc]
     return [(dense_experts if form == "dense" else sparse_experts)(b, x, gates, each)]

@@ -92,7 +92,13 @@ class _Hoist:
             b.finish(fn.doc)
 
     def loop(self, b: Builder, node: Node, operands: Sequence[Var]) -> Sequence[Var]:
-        """Appends a loop to `b`, relieved, and what has left it before it."""
+        """Appends a loop to `b`, relieved, and what has left it before it.
+
+        Weights that leave it keep their names, so it stays as it is where one of these means something else outside.
+        """
+        others = (b._names - b._params.keys()) | {x.value.name for x in operands}
+        if any(p.name in others for p in self.owner.functions[node.attrs["body"]].params):
+            return _appended(b, node, operands)
         node, operands = self.invariant(b, node, operands)
         return self.stepwise(b, node, operands)
 

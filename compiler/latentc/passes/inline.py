@@ -6,26 +6,29 @@ The last pass before a backend. Bodies of loops stay functions, one for each pla
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from latentc.ir.core import Function, Module, Node, Param, Value, join, moved
+from latentc.ir.core import Function, Module, Node, Param, Value, join, moved, parameters
 from latentc.ir.types import Dim, Sym, TensorType, i64, substitute, unify
 
 Sizes = Mapping[str, Dim]
 
 
 class _Scope:
-    """A function being written: the entry, or the body of a loop."""
+    """A function being written: the entry, or the body of a loop; `paths` are those of the weights it may bind.
 
-    def __init__(self) -> None:
+    A weight is called by its path, so no other value may be.
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
         self.nodes: list[Node] = []
         self.params: dict[str, Param] = {}
         self.literals: dict[Value, Node] = {}
-        self._taken: dict[str, int] = {}
+        self._taken = dict.fromkeys(paths, 1)
 
     def fresh(self, name: str) -> str:
         count = self._taken.get(name)
@@ -43,7 +46,7 @@ class _Scope:
     def param(self, prefix: str, param: Param) -> Value:
         path = join(prefix, param.name)
         if path not in self.params:
-            value = Value(self.fresh(path), param.type)
+            value = Value(path, param.type)
             self.params[path] = replace(param, value=value, recipe=moved(param.recipe, prefix))
         return self.params[path].value
 
@@ -66,13 +69,13 @@ class _Scope:
 
 
 class _Inliner:
-    def __init__(self, module: Module, unroll: bool) -> None:
-        self.module, self.unroll = module, unroll
+    def __init__(self, module: Module, entry: str, unroll: bool) -> None:
+        self.module, self.entry, self.unroll = module, entry, unroll
         self.functions: dict[str, Function] = {}
         self._bodies: dict[Any, str] = {}
 
     def function(self, source: Function, name: str, prefix: str, sizes: Sizes) -> Function:
-        scope = _Scope()
+        scope = _Scope(parameters(self.module, source.name, prefix))
         inputs = [Value(scope.fresh(v.name), substitute(v.type, sizes)) for v in source.inputs]
         outputs = self.emit(scope, source, inputs, prefix, sizes)
         return scope.function(name, inputs, outputs, source.doc)
@@ -108,7 +111,7 @@ class _Inliner:
         key = (source.name, prefix, tuple(sizes.items()))
         if key not in self._bodies:
             name, n = source.name, 1
-            while name in self._bodies.values():
+            while name == self.entry or name in self._bodies.values():
                 n += 1
                 name = f"{source.name}#{n}"
             self._bodies[key] = name
@@ -179,6 +182,6 @@ def _row(scope: _Scope, table: Value, i: int) -> Value:
 def inline(module: Module, entry: str, unroll: bool = False) -> Module:
     """A module whose one entry `entry` is flat; with `unroll`, without loops. Wants `expand_guidance` before it."""
     source = module.functions[module.entries.get(entry, entry)]
-    inliner = _Inliner(module, unroll)
+    inliner = _Inliner(module, source.name, unroll)
     flat = inliner.function(source, source.name, "", {})
     return Module({**inliner.functions, flat.name: flat}, {entry: flat.name})
