@@ -49,7 +49,9 @@ def _function(owner: ModuleBuilder, fn: Function) -> Function:
         turned = [only(n.outputs[0], "transpose") if n else None for n in shaped]
         last = [n for n in turned if n is not None and tuple(n.attrs["perm"]) == _LAYOUT]
         shapes = [n.inputs[0].type.shape for n in last]
-        if len(last) < len(turned) or len({(s[:2], s[3]) for s in shapes}) != 1:
+        if len(last) < len(turned) or len({s[3] for s in shapes}) != 1:
+            return None
+        if any(s[:2] != node.inputs[0].type.shape[:2] for s in shapes):  # tokens are laid out anew with the heads
             return None
         heads = [int(s[2]) for s in shapes]  # type: ignore[arg-type]
         x = b.op("reshape", operands[0], shape=(*shapes[0][:2], sum(heads), shapes[0][3]))
