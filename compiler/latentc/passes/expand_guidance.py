@@ -3,6 +3,8 @@
 batched     one call with a batch of 2B, the conditional half first: reads the weights once
 sequential  two calls with a batch of B: half the activations
 off         the conditional call alone, as at scale 1
+
+They are the same where a network treats each row of a batch by itself.
 """
 
 from __future__ import annotations
