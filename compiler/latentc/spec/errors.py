@@ -146,6 +146,8 @@ def _wrong_type(fault: _Fault, expected: str) -> Diagnostic:
         elif expected == "true or false" and data.lower() in ("yes", "no", "on", "off", "y", "n"):
             value = "true" if data.lower() in ("yes", "on", "y") else "false"
             help_text = f"write `{value}`: in YAML 1.2 `{data}` is text"
+    elif "whole number" in expected and isinstance(data, float) and data.is_integer() and abs(data) < 2**53:
+        help_text = f"write `{int(data)}`"
     elif expected == "text" and isinstance(data, bool | int | float):
         help_text = "put quotes around it"
     elif expected == "a mapping" and data is None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
+from latentc.components import load
 from latentc.components.parts import Objective, Part, Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label
 from latentc.spec.data import AutoencoderKl, VqModel
@@ -160,13 +161,17 @@ def families_meet(spec: Spec) -> Iterator[Problem]:
     """The objective and the sampler work with the kind of network there is: arrays or tokens."""
     family = "tokens" if spec.data.tokens is not None else "denoiser"
     words = {"tokens": "tokens", "denoiser": "arrays"}
-    data: tuple[tuple[PathKey, str], ...] = ((("data",), f"{words[family]} here"),)
+    here, data = words[family], ((("data",), f"{words[family]} here"),)
     if isinstance(spec.objective, Objective) and spec.objective.family != family:
-        message = f"the objective `{spec.objective.kind}` is for {words[spec.objective.family]}"
-        yield Problem("E0306", ("objective",), message, f"wants {words[spec.objective.family]}", data)
+        wanted = words[spec.objective.family]
+        kinds = [kind for kind, cls in load("objectives").items() if getattr(cls, "family", "") == family]
+        message, fitting = f"the objective `{spec.objective.kind}` is for {wanted}", f"for {here}: {', '.join(kinds)}"
+        yield Problem("E0306", ("objective",), message, f"wants {wanted}", data, fitting)
     if isinstance(spec.sampler, Sampler) and family not in spec.sampler.families:
         wanted = " or ".join(words[f] for f in spec.sampler.families)
-        yield Problem("E0306", ("sampler",), f"the sampler `{spec.sampler.kind}` draws {wanted}", labels=data)
+        kinds = [kind for kind, cls in load("samplers").items() if family in getattr(cls, "families", ())]
+        message, fitting = f"the sampler `{spec.sampler.kind}` draws {wanted}", f"for {here}: {', '.join(kinds)}"
+        yield Problem("E0306", ("sampler",), message, labels=data, help=fitting)
 
 
 def stitched_network_is_another(spec: Spec) -> Iterator[Problem]:

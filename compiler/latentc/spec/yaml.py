@@ -361,6 +361,7 @@ _MENDS = (
     ("expected ',' or", "close the bracket, or put a comma between the items"),
     ("expected <block end>", "the indentation does not fit the lines above"),
     ("found unexpected end of stream", "close the quotes"),
+    ("expected the node content", "a value is missing here, or a bracket is open"),
     ("found unknown escape character", "use single quotes, or write the backslash twice"),
     ("undefined tag handle", "tags are not allowed; quote the text"),
 )
