@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import latentc
 import latentc_runtime
+from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.export.versions import versions
 from latentc.weights.files import files_of
 from latentc_runtime import BundleError
@@ -28,7 +30,7 @@ def compile_key(spec: Spec, spec_text: str, weights: Mapping[str, Path], options
     that was written a moment ago, or plans for whatever GPU is there. `weights` as `weights.files.named_files` gives
     them; `options` are plain data.
     """
-    states = [(name, path, path.stat()) for name, given in weights.items() for path in files_of(given)]
+    states = _states(weights)
     target = spec.target
     plans_for_here = target.engine.startswith("tensorrt") and target.plans and not target.capabilities
     if plans_for_here or not all(settled(status) for *_, status in states):
@@ -43,6 +45,28 @@ def compile_key(spec: Spec, spec_text: str, weights: Mapping[str, Path], options
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
+def weights_as_they_are(weights: Mapping[str, Path]) -> Callable[[], None]:
+    """What raises DiagnosticError E0413 once a weights file is not the one that it is now.
+
+    Weights are read where they lie, a range at a time: of a file that training replaces meanwhile they would be a
+    mixture of the older and the newer ones.
+    """
+    before = {path: identity(status) for _, path, status in _states(weights)}
+
+    def check() -> None:
+        for path, known in before.items():
+            try:
+                changed = identity(path.stat()) != known
+            except OSError:
+                changed = True
+            if changed:
+                message = f"{path} was written or moved while it was compiled"
+                mend = "run it again once the file is finished; copy a checkpoint that training may still replace"
+                raise DiagnosticError(Diagnostic("E0413", message, help=mend))
+
+    return check
+
+
 def unchanged(folder: Path, key: str) -> Manifest | None:
     """The manifest of the bundle in `folder` if it was made with this key and all its files are as they were."""
     if not key or not (folder / "manifest.json").is_file():
@@ -55,6 +79,10 @@ def unchanged(folder: Path, key: str) -> Manifest | None:
         return None  # damaged: it is built again
 
 
+def _states(weights: Mapping[str, Path]) -> list[tuple[str, Path, os.stat_result]]:
+    return [(name, path, path.stat()) for name, given in weights.items() for path in files_of(given)]
+
+
 def _code() -> str:
     """Sha256 of the sources of the compiler and the runtime."""
     digest = hashlib.sha256()
@@ -65,4 +93,4 @@ def _code() -> str:
     return digest.hexdigest()
 
 
-__all__ = ["compile_key", "unchanged"]
+__all__ = ["compile_key", "unchanged", "weights_as_they_are"]

@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from latentc import unchanged
+from latentc.export.store import FileTensors
 from latentc_runtime.bundle import open_bundle
 from latentc_runtime.hashes import identity
 
@@ -78,6 +79,23 @@ def test_changed_weights_are(latentc: Run, line: list[str]) -> None:
     first = {name: entry.sha256 for name, entry in open_bundle("out").manifest.files.items()}
     assert rebuilt(latentc(*line))
     assert {name: entry.sha256 for name, entry in open_bundle("out").manifest.files.items()} != first
+
+
+@pytest.mark.parametrize("by_reference", [[], ["--by-reference"]])
+def test_weights_that_are_replaced_meanwhile_are_refused(
+    latentc: Run, line: list[str], by_reference: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replaced(*arguments: Any) -> Any:
+        shutil.copy("w.safetensors", "newer")
+        Path("newer").rename("w.safetensors")  # as training writes it
+        return store_write(*arguments)
+
+    store_write = FileTensors.write
+    monkeypatch.setattr(FileTensors, "write", replaced)
+    before = Path("out/manifest.json").read_bytes()
+    result = latentc(*line, *by_reference, "--rebuild")
+    assert result.status == 1 and "E0413" in result.err and "w.safetensors" in result.err
+    assert Path("out/manifest.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("damage", ["spec.yaml", "weights/w.safetensors", "manifest.json"])

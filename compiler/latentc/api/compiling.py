@@ -48,7 +48,7 @@ def compile(
     to E0413 (weights), E0501 to E0503, E0703, E0708, E0801 to E0806.
     """
     from latentc.spec import load_spec, resolved_yaml
-    from latentc.unchanged import compile_key, unchanged
+    from latentc.unchanged import compile_key, unchanged, weights_as_they_are
     from latentc.weights.files import named_files
     from latentc_runtime.hashes import hash_file
 
@@ -63,6 +63,7 @@ def compile(
     spec = load_spec(source, variant, counts[0])
     text = resolved_yaml(spec)
     files = named_files(weights, list(spec.networks))
+    same_weights = weights_as_they_are(files)
     given = {"file": ", ".join(path.name for path in files.values()), "names": names, "key": key}
     options = {**given, "form": form, "steps": list(steps), "by_reference": by_reference, "force": force}
     if calibration is not None:
@@ -95,6 +96,7 @@ def compile(
         "opset": spec.target.opset,
         "provenance": {name: value for name, value in given.items() if value is not None},
         "made_from": made_from,
+        "check": same_weights,
     }
     if spec.optimize.quantize is not None:
         from latentc.measure.quantize import quantised_bundle

@@ -139,6 +139,7 @@ def bundle_from_lowered(
     provenance: Mapping[str, Any] | None = None,
     made_from: str = "",
     progress: Callable[[str], None] | None = None,
+    check: Callable[[], None] | None = None,
     measured: Mapping[str, np.ndarray[Any, Any]] | None = None,
     finish: Callable[[Path, Manifest], Manifest] | None = None,
 ) -> Manifest:
@@ -146,9 +147,10 @@ def bundle_from_lowered(
 
     `lowered` has been through the target's passes (`latentc.pipeline.optimised`). `weights` are by network and the
     network's own paths; `spec_text` is the resolved YAML that the bundle keeps; `made_from` is for the manifest;
-    `progress` is told each stage. `measured` are tensors that calibration found, by whole path. `finish` gets the
-    folder when it is all but done, may run what is in it and put files there, and gives the manifest back. The folder
-    appears when it is whole and not before.
+    `progress` is told each stage. `check` is called when all weights have been read, and raises where that is not to be
+    trusted. `measured` are tensors that calibration found, by whole path. `finish` gets the folder when it is all but
+    done, may run what is in it and put files there, and gives the manifest back. The folder appears when it is whole
+    and not before.
 
     Raises DiagnosticError: E0410 (weights that do not fit), E0412, E0413 (reading and writing weights), E0501 (the
     bundle cannot be written), E0502 (the folder holds something else), E0503 (a form the sampler cannot take), E0504 to
@@ -181,6 +183,8 @@ def bundle_from_lowered(
         held = sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
         cache = HashCache()
         entries = cache.hashes(left)
+        if check is not None:
+            check()
         references = {n: Reference(e.sha256, e.size, str(left[n])) for n, e in entries.items()}
         manifest = Manifest(
             format=FORMAT,
