@@ -126,6 +126,12 @@ def test_blind_comparison_is_reported_as_broken(dit: Path, monkeypatch: pytest.M
     assert "must fail did not" in report.text()
 
 
+def test_network_after_a_few_steps(tmp_path: Path) -> None:
+    # Gates and the last layer are all but zero, and the norm before that hides what adds to all its inputs alike.
+    report = verify(tiny_bundle("digits_dit", tmp_path / "b", TINY_DIT, std=1e-6))
+    assert report.ok and not report.broken, report.text()
+
+
 def test_untrained_network(tmp_path: Path) -> None:
     """Its last layer is zero, and so is all it puts out: the control changes what still matters."""
     report = verify(tiny_bundle("digits_dit", tmp_path / "bundle", TINY_DIT, std=0.0))

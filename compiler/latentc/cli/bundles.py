@@ -143,7 +143,9 @@ def sample(
 
 def verify(
     bundle: Bundle,
-    budget: Annotated[float | None, typer.Option("--budget", metavar="SECONDS", help="Time it may take.")] = None,
+    budget: Annotated[
+        float | None, typer.Option("--budget", min=0, metavar="SECONDS", help="Time it may take.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: Json = False,

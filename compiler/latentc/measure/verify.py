@@ -413,8 +413,12 @@ def _changeable(arrays: Mapping[str, Array], network: str) -> list[str]:
 
 
 def _changed(array: Array, share: float) -> Array:
-    """A weight with a share of its largest value added to each element, or that share itself where all are zero."""
-    return array + np.float32(share) * (np.max(np.abs(array)) or np.float32(1))
+    """A weight with a share of its largest value (of 1 where all are zero) added to and taken from its elements in turn.
+
+    Not added to all: what a norm gives has a mean of zero, so its sum with equal weights is zero as well.
+    """
+    signs = 1 - 2 * (np.arange(array.size) % 2).reshape(array.shape)
+    return array + (signs * share * (np.max(np.abs(array)) or 1)).astype(array.dtype)
 
 
 __all__ = ["BUDGET", "verify"]
