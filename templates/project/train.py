@@ -291,7 +291,8 @@ def main() -> None:
             update_averages(averages, networks, train["ema"])
         step += 1
         bar.update()
-        if step % train["log_every"] == 0 or step == train["steps"]:
+        # Before a checkpoint too: those of a run that has failed would push out the good ones.
+        if step % train["log_every"] == 0 or step % train["checkpoint_every"] == 0 or step == train["steps"]:
             values = dict(zip([*UPDATES[-1].metrics, "gradient_norm"], averaged(metrics, run), strict=True))
             rate = (step - logged) * train["batch_size"] / (time.perf_counter() - since)
             since, logged = time.perf_counter(), step

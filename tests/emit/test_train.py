@@ -41,6 +41,8 @@ TINY = {
 }
 SHORT = ["--batch_size", "16", "--log_every", "10", "--schedule.warmup", "2"]
 
+DIVERGES = ["--optimizer.lr", "1e30", "--schedule.warmup", "0", "--steps", "8", "--checkpoint_every", "4"]
+
 
 @pytest.fixture(scope="module", params=TINY)
 def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -158,6 +160,7 @@ def test_samples_and_refusals(project: Path) -> None:
     for script, flags, said in (
         ("train.py", ["--out", "runs/short"], "holds checkpoints"),
         ("train.py", ["--stepz", "3"], "no such setting"),
+        ("train.py", [*DIVERGES, "--out", "runs/nan"], "the loss is nan at step 4"),
         ("train.py", ["--batch_size", "15", "--accumulate", "2"], "does not divide"),
         ("train.py", ["--steps", "ten"], "a whole number from 1"),
         ("train.py", ["--steps", "{"], "no YAML value"),
@@ -182,3 +185,4 @@ def test_samples_and_refusals(project: Path) -> None:
             check=False,
         )
         assert done.returncode in (1, 2) and said in done.stderr and "Traceback" not in done.stderr
+    assert not (project / "runs/nan/checkpoints").exists()
