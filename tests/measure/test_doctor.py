@@ -33,7 +33,8 @@ def test_every_engine_is_named_with_what_mends_it(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = dict.fromkeys(("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "polygraphy", "cuda"))
+    # Submodules too: a torch built for CUDA has imported those of cuda-python.
+    gone = dict.fromkeys(("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "polygraphy", "cuda", "cuda.bindings"))
     monkeypatch.setattr("latentc.measure.findings.installed", lambda name: None)
     rows = found(monkeypatch, **gone, **{"tritonclient": None, "tritonclient.grpc": None})
     assert {row.state for row in rows.values()} == {"missing"}
