@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from latentc.lower import lower
 from latentc.measure.tune import run as tune_run
 from latentc.measure.tune.budget import Bound, Measured, bound_from_text, chosen, front
 from latentc.measure.tune.candidates import Candidate, grid, passes, with_interval, with_timesteps
+from latentc.measure.tune.compiled import measured
 from latentc.measure.tune.denoiser import open_denoiser
 from latentc.measure.tune.quality import UserJudge, psnr
 from latentc.measure.tune.real import frechet_distance, frechet_to, real_images
@@ -224,6 +226,24 @@ def test_a_search_that_has_no_time_says_so(tmp_path: Path) -> None:
     found = tuned(spec, weights, tmp_path / "tuned", seconds=0.0)
     assert found.stopped and found.screened == () and found.chosen is found.own
     assert "stopped at its time" in found.text()
+
+
+def test_time_bounds_compiling_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that compiling alone moves: of 15 seconds the second candidate ends at 20, and is the last."""
+    spec, weights = made(tmp_path)
+    clock = [0.0]
+
+    def slow(*args: Any) -> Measured:
+        clock[0] += 10.0
+        return measured(*args)
+
+    monkeypatch.setattr(tune_run, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(tune_run, "measured", slow)
+    found = tuned(spec, weights, tmp_path / "tuned", seconds=15.0, budget=["evaluations=12"])
+    assert len(found.measured) == 2 and found.own in found.measured
+    assert not found.stopped and found.left == found.data()["left"] > 0
+    assert f"before {found.left} more" in found.text()
+    assert "could be compiled" not in tuned(spec, weights, tmp_path / "all", budget=["evaluations=12"]).text()
 
 
 @pytest.mark.parametrize(

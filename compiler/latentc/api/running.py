@@ -128,9 +128,9 @@ def tune(
 
     `budget`: texts such as "error=0.05", "frechet=1.1x" (times the spec's own), "evaluations=10", "seconds=0.2"; by
     default as good as the spec's own sampler. `evaluations`: which numbers of network evaluations to try. `samples`:
-    how many candidates are judged on. `batch`: samples that are timed at once. `seconds`: after which the search ends.
-    `metric`: FILE.py:FUNCTION that judges samples. DiagnosticError: E0501, E0502, E0706, E0708, E0714 to E0716, and
-    those of `compile`.
+    how many candidates are judged on. `batch`: samples that are timed at once. `seconds`: after which nothing more is
+    tried, half of it for the search. `metric`: FILE.py:FUNCTION that judges samples. DiagnosticError: E0501, E0502,
+    E0706, E0708, E0714 to E0716, and those of `compile`.
     """
     from latentc.checkpoint import network_weights
     from latentc.export.plans import ENGINES

@@ -219,7 +219,9 @@ def tune(
     samples: Annotated[int, typer.Option("--samples", min=16, metavar="N", help="Samples that are judged.")] = 256,
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Samples that are timed at once.")] = 1,
     seed: Seed = 0,
-    seconds: Annotated[float | None, typer.Option("--seconds", min=0, help="Time for the search.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=0, help="After which nothing more is tried.")
+    ] = None,
     metric: Annotated[
         str | None, typer.Option("--metric", metavar="FILE.py:FUNCTION", help="Judges samples and their classes.")
     ] = None,

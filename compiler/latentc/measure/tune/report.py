@@ -46,6 +46,7 @@ class Tuned:
     higher: frozenset[str]
     reference_error: float
     stopped: bool  # the search, by its time
+    left: int = 0  # candidates worth compiling that time did not reach
 
     def text(self) -> str:
         """As a table of what was compiled and measured, and a line on what was chosen."""
@@ -67,6 +68,8 @@ class Tuned:
         notes = [f"the fine reference's own error: {self.reference_error:.2g}"]
         if self.stopped:
             notes.append("the search stopped at its time: not everything was tried")
+        if self.left:
+            notes.append(f"time was up before {self.left} more of what was tried could be compiled")
         return "\n".join([head, "", *(line.rstrip() for line in lines), "", *notes, *self._choice()]) + "\n"
 
     def _choice(self) -> list[str]:
@@ -90,6 +93,7 @@ class Tuned:
             "budget": [str(bound) for bound in self.bounds],
             "reference_error": self.reference_error,
             "stopped": self.stopped,
+            "left": self.left,
             "candidates": [_row(m, m is self.chosen) for m in self.measured],
         }
 

@@ -40,6 +40,7 @@ from latentc.weights import Expr
 
 MARK = "candidates.csv"  # the file that a folder of results is known by
 TRAJECTORY_BYTES = 1 << 29  # of the search's fine solution, at most
+SEARCH = 0.5  # of the time that is allowed, at most; the rest is for compiling and measuring
 _JUDGED = 1 << 32  # seeds of the samples that candidates are judged on, beyond those of the search
 
 Progress = Callable[[int, int, str], None]
@@ -51,7 +52,7 @@ class Options:
 
     `bounds`: what is asked for. `counts`: network evaluations to try. `samples`: those that compiled candidates are
     judged on; the search has a quarter of them, 16 to 64 (fewer of large data). `batch`: samples timed at once.
-    `seconds`: after which the search ends. `metric`: FILE.py:FUNCTION of the user's.
+    `seconds`: after which nothing more is begun; the search has half of them. `metric`: FILE.py:FUNCTION of the user's.
     """
 
     bounds: tuple[Bound, ...] = ()
@@ -82,13 +83,16 @@ def tune(
     need_matplotlib()
     own = _own_sampler(spec)
     tell = progress or (lambda done, total, what: None)
-    end = None if options.seconds is None else time.monotonic() + options.seconds
+    begun, allowed = time.monotonic(), math.inf if options.seconds is None else options.seconds
     stopped = False
 
     def stop() -> bool:
         nonlocal stopped
-        stopped = stopped or (end is not None and time.monotonic() > end)
+        stopped = stopped or time.monotonic() - begun > SEARCH * allowed
         return stopped
+
+    def late() -> bool:
+        return time.monotonic() - begun > allowed
 
     with new_folder(folder, "folder of tuning results", MARK) as target:
         plain = spec.model_copy(update={"optimize": Optimize(guidance=spec.optimize.guidance)})
@@ -104,7 +108,7 @@ def tune(
             judge, seeds, labels = judging.finish(denoiser, own, tell)
         listed = shortlist(found)
         listed += reusing(listed, spec, _small_networks(lowered))
-        results = _measured_all(spec, own, listed, compile, judge, seeds, labels, options, tell)
+        results = _measured_all(spec, own, listed, compile, judge, seeds, labels, options, tell, late)
         first = results[0]
         picked = chosen(results, first, judging.bounds, judging.primary, judging.higher)
         tuned = Tuned(
@@ -122,6 +126,7 @@ def tune(
             higher=frozenset(judging.higher),
             reference_error=error(coarse, screen.fine.samples),
             stopped=stopped,
+            left=1 + len(listed) - len(results),
         )
         _write(tuned, spec, own, source, target)
     if picked is None:
@@ -244,14 +249,20 @@ def _measured_all(
     labels: Array,
     options: Options,
     tell: Progress,
+    late: Callable[[], bool],
 ) -> list[Measured]:
-    """The spec's own sampler, then the candidates, compiled and measured one after the other."""
+    """The spec's own sampler, then the candidates, compiled and measured one after the other until it is `late`.
+
+    They come cheapest first, those that reuse work last; and the cheapest that keeps the budget is what is chosen.
+    """
     every = [Candidate(own, "spec"), *candidates]
-    results = []
+    results: list[Measured] = []
     with tempfile.TemporaryDirectory(prefix="latentc-") as name:
         base = Path(name, "base.yaml")
         base.write_text(resolved_yaml(spec), encoding="utf-8")
         for i, candidate in enumerate(every):
+            if results and late():
+                break
             tell(i, len(every), f"compiling and measuring {candidate.name()}, {candidate.sampler.steps} steps")
             results.append(measured(candidate, base, own, compile, judge, seeds, labels, options.batch, options.device))
         tell(len(every), len(every), "done")
