@@ -348,6 +348,45 @@ def test_every_solver_finds_the_data_of_a_perfect_network(make):
     close(run(make(steps, "noise"), perfect, X), target, 1e-9)
 
 
+SOLVERS = {
+    "heun": tables.heun,
+    "ipndm": tables.ipndm,
+    "deis": tables.deis,
+    "deis rho": lambda g, p: tables.deis(g, p, 3, "rho"),
+    "deis 4": lambda g, p: tables.deis(g, p, 4),
+}
+
+
+def of_velocity(x, t):
+    """A smooth network, in the dtype of x."""
+    return (np.sin(1.3 * x + 0.002 * t) - 0.3 * x).astype(x.dtype)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("make", SOLVERS.values(), ids=list(SOLVERS))
+def test_a_prediction_of_velocity_is_one_of_the_noise(make, steps):
+    """Estimates of the data and of the noise are the same solver, in float64."""
+    points = grid(steps, "leading")
+    at = dict(zip(points.t.tolist(), zip(points.alpha, points.sigma, strict=True), strict=False))
+
+    def of_noise(x, t):
+        alpha, sigma = at[t]
+        return sigma * x + alpha * of_velocity(x, t)
+
+    close(run(make(points, "velocity"), of_velocity, X), run(make(points, "noise"), of_noise, X), 1e-11)
+
+
+@pytest.mark.parametrize("make", SOLVERS.values(), ids=list(SOLVERS))
+def test_half_the_digits_are_enough_from_pure_noise(make):
+    """At t = 999 of a cosine schedule alpha is 5e-5: what is small must not be a difference of what is large."""
+    points = tables.discrete_grid(schedule("cosine", 1000), tables.spaced(1000, 12, "trailing"))
+    assert points.alpha[0] < 1e-4
+    table = make(points, "velocity")
+    exact, rounded = (run(table, of_velocity, X.astype(dtype)) for dtype in (np.float64, np.float32))
+    assert rounded.dtype == np.float32
+    close(rounded, exact, 3e-6)
+
+
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="sigma must be 0"):
         tables.ddpm(grid(final="sigma_min"), "noise")

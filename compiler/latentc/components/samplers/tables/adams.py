@@ -70,11 +70,40 @@ def _integrals(nodes: Array, ends: tuple[float, float], variable: Variable) -> A
 def _table(solver: str, grid: Grid, predicts: Prediction, order: int, weights: list[Array]) -> Table:
     """x' = alpha' (x / alpha + weights · estimates), newest first."""
     d_x, d_output = conversion(predicts, "noise", grid.evaluated)
-    names = ("d", *(f"h{i}" for i in range(1, order)))
-    columns = {name: np.zeros(grid.steps) for name in names}
+    columns = {name: np.zeros(grid.steps) for name in ("d", *(f"h{i}" for i in range(1, order)))}
     for step, row in enumerate(weights):
-        for name, weight in zip(names, row, strict=False):
+        for name, weight in zip(columns, row, strict=False):
             columns[name][step] = grid.alpha[step + 1] * weight
-    ratio = grid.alpha[1:] / grid.alpha[:-1]
-    columns = {"t": grid.t, "d_x": d_x, "d_output": d_output, "x": ratio, **columns}
+    columns = {"t": grid.t, "d_x": d_x, "d_output": d_output, "x": grid.alpha[1:] / grid.alpha[:-1], **columns}
+    if predicts not in ("noise", "score"):
+        _first_of_data(grid, predicts, order, columns)
     return Table(solver, "linear", columns, history=order - 1)
+
+
+def _first_of_data(grid: Grid, predicts: Prediction, order: int, columns: dict[str, Array]) -> None:
+    """Rewrites the columns for a first estimate of the data.
+
+    Where the first alpha is nearly 0, x and the noise are all but equal: the little that the network says of the data
+    would be lost in their difference. Later steps have that first noise from the state, which is linear in it:
+    ``noise = u * x + v · (h1, h2, …)``, the last of these the data.
+    """
+    d_x, d_output = conversion(predicts, "x0", grid.evaluated)
+    columns["d_x"][0], columns["d_output"][0] = d_x[0], d_output[0]
+    ratio = grid.sigma[1] / grid.sigma[0]
+    columns["x"][0], columns["d"][0] = ratio, grid.alpha[1] - ratio * grid.alpha[0]
+    if grid.steps == 1:
+        return
+    u, v = 1.0 / grid.sigma[1], np.array([-grid.alpha[1] / grid.sigma[1]])
+    for step in range(1, min(order, grid.steps)):
+        weight = columns[f"h{step}"][step]  # of the first noise, the oldest estimate yet
+        columns[f"h{step}"][step] = 0.0
+        columns["x"][step] += weight * u
+        for age, part in enumerate(v, 1):
+            columns[f"h{age}"][step] += weight * part
+        # The state before, from the one that this step makes.
+        x = columns["x"][step]
+        past = np.array([columns["d"][step], *(columns[f"h{age}"][step] for age in range(1, step + 1))])
+        u, v = u / x, np.array([0.0, *v]) - u / x * past
+
+
+__all__ = ["deis", "ipndm"]

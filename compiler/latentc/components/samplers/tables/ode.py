@@ -96,23 +96,26 @@ def _heun_noise(grid: Grid, predicts: Prediction, rows: int, tail: Table | None 
     t_next = grid.t[1 : rows + 1]
     if len(t_next) < rows:
         raise ValueError("Heun's last step to sigma > 0 needs the network's time there: end at sigma 0")
-    d_x, d_output = conversion(predicts, "noise", Point(alpha[:-1], sigma[:-1]))
-    e_x, e_output = conversion(predicts, "noise", Point(alpha[1:], sigma[1:]))
-    # x' / alpha' = x / alpha + (s' - s) * noise with s = sigma / alpha, written for x itself
-    ratio = alpha[1:] / alpha[:-1]
-    step = alpha[1:] * np.diff(sigma / alpha)
+    d_x, d_output = conversion(predicts, "x0", Point(alpha[:-1], sigma[:-1]))
+    e_x, e_output = conversion(predicts, "x0", Point(alpha[1:], sigma[1:]))
+    # x' / alpha' = x / alpha + (s' - s) * noise, s = sigma / alpha. Where alpha is nearly 0 both terms are huge and
+    # cancel; so the estimates are of the data: the first stage is DDIM's step, and the noise at its end differs by
+    # alpha' / sigma' * (d - e).
+    ratio = sigma[1:] / sigma[:-1]
+    first = alpha[1:] - ratio * alpha[:-1]
+    half = alpha[1:] ** 2 * np.diff(sigma / alpha) / (2 * sigma[1:])
     columns = {
         "t": grid.t[:rows],
         "d_x": d_x,
         "d_output": d_output,
         "x": ratio,
-        "d": step,
+        "d": first,
         "t_2": t_next,
         "e_x": e_x,
         "e_output": e_output,
         "x_2": ratio,
-        "d_2": step / 2,
-        "e_2": step / 2,
+        "d_2": first + half,
+        "e_2": -half,
     }
     return Table("heun", "two_stage", columns, tail=tail)
 
