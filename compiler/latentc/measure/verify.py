@@ -413,7 +413,7 @@ def _changeable(arrays: Mapping[str, Array], network: str) -> list[str]:
 
 
 def _changed(array: Array, share: float) -> Array:
-    """A weight with a share of its largest value (of 1 where all are zero) added to and taken from its elements in turn.
+    """A weight with a share of its largest value (of 1 if all are zero) added to every other element, else taken off.
 
     Not added to all: what a norm gives has a mean of zero, so its sum with equal weights is zero as well.
     """
