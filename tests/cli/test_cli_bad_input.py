@@ -380,3 +380,15 @@ def test_not_enough_memory(latentc: Run, tiny: Any, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(api, "specs", broken)
     refused(latentc("specs"), "E0710")
+
+
+def test_variants_are_checked_with_the_spec(latentc: Run, tmp_path: Path) -> None:
+    """A spec is not sound whose variants are not; with a variant chosen, the others do not matter."""
+    path = tmp_path / "family.yaml"
+    variants = "  big: {backbone: {widht: 512}}\n  small: 3\n  deep: {backbone: {depth: 4}}\n"
+    path.write_text(f"latentc: 1\nextends: digits_dit\nname: family\nvariants:\n{variants}")
+    result = latentc("check", path)
+    refused(result, "E0201")
+    assert "`widht`" in result.err and "a variant must be a mapping" in result.err
+    assert latentc("check", path, "--variant", "deep").status == 0
+    refused(latentc("check", path, "--variant", "big"), "E0201")

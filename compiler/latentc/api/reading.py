@@ -26,15 +26,34 @@ def specs() -> dict[str, tuple[str, ...]]:
 
 
 def check(source: Source, variant: str | None = None, overrides: Sequence[str] = ()) -> Spec:
-    """The spec, read, resolved, checked and lowered once; DiagnosticError with everything that is wrong with it."""
-    return lowered_spec(source, variant, overrides)[0]
+    """The spec, read, resolved, checked and lowered once; DiagnosticError with everything that is wrong with it.
+
+    Of a file as it stands, without a variant and overrides, the variants are checked as well (but not lowered).
+    """
+    spec = lowered_spec(source, variant, overrides)[0]
+    if variant is None and not overrides and str(source) != "-":
+        _check_variants(source)
+    return spec
+
+
+def _check_variants(source: Source) -> None:
+    from latentc.spec import load_spec, variant_names
+
+    faults: dict[Diagnostic, None] = {}  # variants that share a base share its faults
+    for name in variant_names(source):
+        try:
+            load_spec(source, name)
+        except DiagnosticError as error:
+            faults.update(dict.fromkeys(error.diagnostics))
+    if faults:
+        raise DiagnosticError(*faults)
 
 
 def resolved(source: Source, variant: str | None = None, overrides: Sequence[str] = ()) -> str:
     """The spec as YAML with every default written out."""
     from latentc.spec import resolved_yaml
 
-    return resolved_yaml(check(source, variant, overrides))
+    return resolved_yaml(lowered_spec(source, variant, overrides)[0])
 
 
 def schema() -> dict[str, Any]:
