@@ -11,34 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_model import HEAD, write_random_weights
 
 from latentc import api
-from latentc.checkpoint import computed, network_params
 from latentc.cli import run
-from latentc.lower import lower
-from latentc.spec import load_spec
-from latentc.weights import Array, write_safetensors
 
-SPEC = """\
-latentc: 1
-name: tiny
-data: {kind: digits}
-backbone:
-  kind: patch_transformer
-  width: 16
-  depth: 1
-  patch: 4
-  positions: {kind: sincos_2d}
-  block:
-    mixer: {kind: attention, heads: 2}
-    feed_forward: {kind: gelu_mlp, ratio: 2}
-    norm: {kind: layer_norm}
-    condition: {kind: adaln_zero}
-conditioning: {class: {kind: label}, time: {kind: timestep, frequencies: 16}}
+SPEC = (
+    HEAD
+    + """\
 objective: {kind: diffusion, schedule: cosine}
 sampler: {kind: ddim, steps: 3, guidance: {scale: 1.5}}
 train: {steps: 3, batch_size: 8, parallel: none, workers: 0}
 """
+)
 
 
 @dataclass(frozen=True)
@@ -56,16 +41,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Files:
     folder = tmp_path_factory.mktemp("tiny")
     files = Files(folder / "tiny.yaml", folder / "tiny.safetensors", folder / "in.npz", folder / "bundle")
     files.spec.write_text(SPEC)
-    lowered = lower(load_spec(files.spec))
-    rng = np.random.default_rng(0)
-    params = network_params(lowered, lowered.networks["main"])
-    weights = {
-        name: Array((rng.standard_normal([int(d) for d in p.type.shape]) * 0.1).astype(np.float32))
-        for name, p in params.items()
-        if not computed(p)
-    }
-    write_safetensors(files.weights, weights)
-    x = rng.standard_normal((2, 1, 8, 8)).astype(np.float32)
+    write_random_weights(files.spec, files.weights, 0.1)
+    x = np.random.default_rng(0).standard_normal((2, 1, 8, 8)).astype(np.float32)
     np.savez(files.inputs, x=x, t=np.array([3.0, 500.0], np.float32), y=np.array([1, 10]))
     api.compile(files.spec, files.weights, files.bundle)
     return files

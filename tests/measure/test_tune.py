@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_model import HEAD, write_random_weights
 
 from latentc import api
-from latentc.checkpoint import computed, network_params, network_weights
+from latentc.checkpoint import network_weights
 from latentc.components.samplers.base import ArraySampler
 from latentc.diagnostics import DiagnosticError
 from latentc.lower import lower
@@ -27,31 +28,13 @@ from latentc.measure.tune.real import frechet_distance, frechet_to, real_images
 from latentc.measure.tune.write import candidate_yaml
 from latentc.pipeline import optimised
 from latentc.spec import load_spec, spec_from_text
-from latentc.weights import Array, write_safetensors
 from latentc_runtime import load
 
 pytest.importorskip("matplotlib")
 
-SPEC = """\
-latentc: 1
-name: tiny
-data: {{kind: digits}}
-backbone:
-  kind: patch_transformer
-  width: 16
-  depth: 1
-  patch: 4
-  positions: {{kind: sincos_2d}}
-  block:
-    mixer: {{kind: attention, heads: 2}}
-    feed_forward: {{kind: gelu_mlp, ratio: 2}}
-    norm: {{kind: layer_norm}}
-    condition: {{kind: adaln_zero}}
-conditioning: {{class: {{kind: label}}, time: {{kind: timestep, frequencies: 16}}}}
-objective: {objective}
-sampler: {sampler}
-target: {{max_batch: 8}}
-variants: {{short: {{sampler: {{steps: 6}}}}}}
+REST = """\
+target: {max_batch: 8}
+variants: {short: {sampler: {steps: 6}}}
 """
 OBJECTIVES = {
     "diffusion": ("{kind: diffusion, schedule: cosine, predicts: velocity}", "ddim"),
@@ -83,16 +66,9 @@ def made(
     written, kind = OBJECTIVES[objective]
     own = sampler or f"{{kind: {kind}, steps: 12, guidance: {{scale: 1.5}}}}"
     spec, weights = folder / "tiny.yaml", folder / "tiny.safetensors"
-    spec.write_text(SPEC.format(objective=written, sampler=own).replace("depth: 1", f"depth: {depth}") + further)
-    lowered = lower(load_spec(spec))
-    rng = np.random.default_rng(0)
-    shapes = {}
-    for network in lowered.networks.values():
-        prefix = f"{network.name}." if len(lowered.networks) > 1 else ""
-        params = network_params(lowered, network).items()
-        shapes.update({prefix + name: [int(d) for d in p.type.shape] for name, p in params if not computed(p)})
-    tensors = {name: Array((0.2 * rng.standard_normal(shape)).astype(np.float32)) for name, shape in shapes.items()}
-    write_safetensors(weights, tensors)
+    head = HEAD.replace("depth: 1", f"depth: {depth}")
+    spec.write_text(f"{head}objective: {written}\nsampler: {own}\n{REST}{further}")
+    write_random_weights(spec, weights, 0.2)
     return spec, weights
 
 
@@ -365,7 +341,7 @@ def test_real_images_and_their_distance(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     assert distance(real[:400] + 0.3 * rng.standard_normal((400, 1, 8, 8))) > 3 * half
     np.savez(tmp_path / "x.npz", x=rng.integers(0, 255, (9, 16, 16, 3), np.uint8), y=np.zeros(9, int))
-    text = SPEC.format(objective="{kind: flow}", sampler="{kind: euler}")
+    text = HEAD + "objective: {kind: flow}\nsampler: {kind: euler}\n"
     npz = f"{{kind: npz, path: {tmp_path / 'x.npz'}, classes: 1, shape: [3, 16, 16]}}"
     found = real_images(spec_from_text(text.replace("{kind: digits}", npz)).data)
     assert found is not None and found.shape == (9, 3, 16, 16) and found.max() <= 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from latentc.emit.expressions import Expressions, Scope
+from latentc.emit.expressions import Expressions
 from latentc.emit.repeats import Repeat, operands
 from latentc.emit.text import WIDTH, Text, base_name, commas, identifier
 from latentc.ir.core import Node, Value
@@ -17,58 +17,7 @@ _NEVER_FOLDED = ("attention", "guided", "loop")
 
 
 class Statements(Expressions):
-    """Prints blocks of statements."""
-
-    def _run(self, run: Repeat, i: int, depth: int) -> list[str]:
-        raise NotImplementedError
-
-    def _loop(self, node: Node, i: int, depth: int) -> list[str]:
-        raise NotImplementedError
-
-    def _block(
-        self,
-        items: Sequence[Node | Repeat],
-        env: dict[Value, Text],
-        hold: dict[str, int],
-        wanted: Sequence[Value],
-        targets: Mapping[Value, str],
-        depth: int,
-        final: bool = False,
-    ) -> tuple[list[str], Scope]:
-        """Statements of `items`. `wanted` values are kept to the end, under the name `targets` gives where it can be.
-
-        `depth` is the indentation that the block will have, for line lengths; the lines come without it.
-        """
-        outer = self._scope
-        self._reserve = self.context.indent + 4 * (depth - 1)
-        scope = self._scope = Scope(dict(env), dict(hold))
-        self._fold(items, wanted if final else (), wanted)
-        readers = [*([self._leaves(item) for item in items])]
-        for i, leaves in enumerate(readers):
-            for v in leaves:
-                scope.last[v] = i
-        for v in wanted:
-            for leaf in self._leaves_of(v):
-                scope.last[leaf] = FOREVER
-        for value, text in scope.env.items():
-            if text.code.isidentifier() and scope.hold.get(text.code, -1) < FOREVER:
-                scope.hold[text.code] = max(scope.last.get(value, -1), scope.hold.get(text.code, -1))
-        lines: list[str] = []
-        for i, item in enumerate(items):
-            if isinstance(item, Node) and len(item.outputs) == 1 and item.outputs[0] in scope.folded:
-                continue
-            if isinstance(item, Repeat):
-                lines += self._run(item, i, depth)
-            elif item.op == "loop":
-                lines += self._loop(item, i, depth)
-            elif item.op == "guided" and len(item.outputs) > 1:
-                lines += self._guided(item, i, targets)
-            else:
-                lines += self._statement(item, i, targets)
-        self._reserve = self.context.indent + 4 * (depth - 2 if depth > 1 else 0)
-        if not final:
-            self._scope = outer
-        return lines, scope
+    """Prints statements, one node each."""
 
     def _fold(self, items: Sequence[Node | Repeat], returned: Sequence[Value], wanted: Sequence[Value]) -> None:
         """Chooses which values are folded into their only user."""

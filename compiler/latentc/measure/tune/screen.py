@@ -100,13 +100,7 @@ def screen_all(screen: Screen, counts: Sequence[int], tell: Tell) -> list[Screen
 
 def _solvers(screen: Screen, counts: Sequence[int], tell: Tell) -> list[Screened]:
     tried = grid(screen.own, screen.denoiser.process, counts)
-    found: list[Screened] = []
-    for i, candidate in enumerate(tried):
-        if screen.stop():
-            break
-        tell(i, len(tried), "solvers")
-        found.append(screen.screened(candidate))
-    return found
+    return _each(screen, tried, "solvers", tell)
 
 
 def _timesteps(screen: Screen, found: Sequence[Screened], tell: Tell) -> list[Screened]:
@@ -150,13 +144,18 @@ def _intervals(screen: Screen, found: Sequence[Screened], tell: Tell) -> list[Sc
             sampler = with_interval(best.candidate.sampler, part)
             if passes(sampler, process) < best.passes:
                 tried.append(Candidate(sampler, "interval"))
-    limited: list[Screened] = []
+    return _each(screen, tried, "guidance intervals", tell)
+
+
+def _each(screen: Screen, tried: Sequence[Candidate], what: str, tell: Tell) -> list[Screened]:
+    """Every candidate screened, or as many as there is time for."""
+    found: list[Screened] = []
     for i, candidate in enumerate(tried):
         if screen.stop():
             break
-        tell(i, len(tried), "guidance intervals")
-        limited.append(screen.screened(candidate))
-    return limited
+        tell(i, len(tried), what)
+        found.append(screen.screened(candidate))
+    return found
 
 
 def best_of_counts(found: Sequence[Screened]) -> list[Screened]:
