@@ -10,13 +10,8 @@ from pathlib import Path
 
 from latentc_runtime.errors import BundleError
 from latentc_runtime.hashes import HashCache
-from latentc_runtime.manifest import (
-    FileEntry,
-    Manifest,
-    Reference,
-    bytes_from_manifest,
-    manifest_from_bytes,
-)
+from latentc_runtime.manifest import FileEntry, Manifest, Reference
+from latentc_runtime.manifest_json import bytes_from_manifest, manifest_from_bytes
 
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 1 << 28  # bytes; a larger file is no manifest

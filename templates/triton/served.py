@@ -10,7 +10,8 @@ import numpy as np
 import triton_python_backend_utils as triton  # the server's own
 
 from latentc_runtime import BundleError
-from latentc_runtime.manifest import Manifest, SamplerEntry, manifest_from_bytes
+from latentc_runtime.manifest import Manifest, SamplerEntry
+from latentc_runtime.manifest_json import manifest_from_bytes
 from latentc_runtime.request import Request, check_request, sampler_entry
 
 

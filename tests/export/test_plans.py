@@ -28,7 +28,7 @@ from latentc.spec import load_spec, resolved_yaml
 from latentc_runtime.backends import open_backend
 from latentc_runtime.backends.cuda import Cuda
 from latentc_runtime.errors import BundleError
-from latentc_runtime.manifest import manifest_from_bytes
+from latentc_runtime.manifest_json import manifest_from_bytes
 
 DIT = ("digits_dit", "backbone.width=64", "backbone.depth=2", "sampler.steps=6")
 TOKENS = ("digits_llamagen", "backbone.depth=2")

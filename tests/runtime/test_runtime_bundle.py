@@ -13,17 +13,8 @@ from latentc_runtime import BundleError, bundle, load
 from latentc_runtime.bundle import open_bundle, write_manifest
 from latentc_runtime.errors import CODES
 from latentc_runtime.hashes import hash_file
-from latentc_runtime.manifest import (
-    EngineCall,
-    FileEntry,
-    Input,
-    Loop,
-    Reference,
-    Rows,
-    UniformSource,
-    bytes_from_manifest,
-    manifest_from_bytes,
-)
+from latentc_runtime.manifest import EngineCall, FileEntry, Input, Loop, Reference, Rows, UniformSource
+from latentc_runtime.manifest_json import bytes_from_manifest, manifest_from_bytes
 
 
 @pytest.fixture

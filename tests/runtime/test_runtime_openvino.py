@@ -11,7 +11,8 @@ import tiny_bundles as tiny
 from latentc_runtime import BundleError, load, noise
 from latentc_runtime.backends import open_backend
 from latentc_runtime.hashes import hash_file
-from latentc_runtime.manifest import Reference, bytes_from_manifest, manifest_from_bytes
+from latentc_runtime.manifest import Reference
+from latentc_runtime.manifest_json import bytes_from_manifest, manifest_from_bytes
 
 pytest.importorskip("openvino")
 

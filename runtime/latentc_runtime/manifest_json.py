@@ -1,0 +1,211 @@
+"""manifest.json written, read, and checked for what contradicts itself; `manifest` says what it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from latentc_runtime import codec
+from latentc_runtime.errors import BundleError
+from latentc_runtime.manifest import (
+    FORMAT,
+    RESULT,
+    EngineCall,
+    GuidanceSource,
+    Input,
+    Manifest,
+    NormalSource,
+    SamplerEntry,
+    Statement,
+    UniformSource,
+)
+
+_CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"\n\}\n\Z')
+
+
+def bytes_from_manifest(manifest: Manifest) -> bytes:
+    """manifest.json: JSON whose last field is the sha256 of the text with 64 zeros in that field's place.
+
+    Raises BundleError where the manifest contradicts itself.
+    """
+    check(manifest)
+    document = {**codec.encode(manifest), "checksum": "0" * 64}
+    text = (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
+    return _with_checksum(text, hashlib.sha256(text).hexdigest().encode())
+
+
+def manifest_from_bytes(text: bytes) -> Manifest:
+    """Read manifest.json; BundleError names what is unknown, damaged or contradictory."""
+    try:
+        document = codec.parse(text)
+    except codec.CodecError as error:
+        raise BundleError("E0602", f"manifest.json cannot be read: {error}", _AGAIN) from None
+    if not isinstance(document, dict) or "format" not in document:
+        raise BundleError(
+            "E0601", "manifest.json is not the manifest of a bundle: it has no `format`", "give a bundle's folder"
+        )
+    _check_format(document.pop("format"), document.get("tool"))
+    found = _CHECKSUM.search(text)
+    if not found or hashlib.sha256(_with_checksum(text, b"0" * 64)).hexdigest().encode() != found[1]:
+        raise BundleError("E0602", "manifest.json does not match its checksum: it was changed or damaged", _AGAIN)
+    del document["checksum"]
+    try:
+        manifest = codec.decode(Manifest, {"format": FORMAT, **document})
+    except codec.CodecError as error:
+        raise BundleError("E0602", f"manifest.json: {error}", _AGAIN) from None
+    check(manifest)
+    return manifest
+
+
+_AGAIN = "copy the bundle again from where it was made, or compile it again with `latentc compile`"
+
+
+def _with_checksum(text: bytes, checksum: bytes) -> bytes:
+    end = len(text) - len(b'"\n}\n')
+    return text[: end - 64] + checksum + text[end:]
+
+
+def _check_format(format: object, tool: object) -> None:
+    if format == FORMAT and isinstance(format, int) and not isinstance(format, bool):
+        return
+    by = f", written by {tool}" if isinstance(tool, str) else ""
+    newer = isinstance(format, int) and format > FORMAT
+    shown = json.dumps(format)[:40]
+    raise BundleError(
+        "E0603",
+        f"the bundle has format {shown}{by}; this runtime reads format {FORMAT}",
+        "update the runtime: pip install -U latentc" if newer else _AGAIN,
+    )
+
+
+def check(manifest: Manifest) -> None:
+    """Raise BundleError where the manifest contradicts itself: unknown files, undefined variables, odd sizes."""
+    for place, message in _contradictions(manifest):
+        raise BundleError("E0602", f"manifest.json: {place}: {message}", _AGAIN)
+
+
+def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    output = manifest.output
+    if manifest.classes < 0:
+        yield "classes", "expected 0 or more"
+    if not output.shape or min(output.shape) < 1:
+        yield "output.shape", "expected sizes of 1 and more"
+    if output.range is not None and not output.range[0] < output.range[1]:
+        yield "output.range", "expected [low, high]"
+    if tokens := output.tokens:
+        if tokens.levels < 2 or min(tokens.image) < 1:
+            yield "output.tokens", "expected 2 levels or more and sizes of 1 and more"
+        if math.prod(tokens.image) != math.prod(output.shape):
+            yield "output.tokens.image", f"{list(tokens.image)} does not hold {list(output.shape)} tokens"
+    for kind, entries in (("files", manifest.files), ("references", manifest.references)):
+        for path, entry in entries.items():
+            if not re.fullmatch("[0-9a-f]{64}", entry.sha256) or entry.size < 0:
+                yield f"{kind}.{path}", "expected a sha256 of 64 hex digits and a size of 0 or more"
+    for path in manifest.references.keys() & manifest.files.keys():
+        yield f"references.{path}", "the path is also in `files`"
+    for i, plan in enumerate(manifest.plans):
+        for name, file in (("file", plan.file), ("plan", plan.plan)):
+            if file not in manifest.files:
+                yield f"plans[{i}].{name}", f"`{file}` is not in `files`"
+        if not plan.profiles or any(not 1 <= least <= best <= most for least, best, most in plan.profiles):
+            yield f"plans[{i}].profiles", "expected at least one [least, best, most] of 1 and more, in this order"
+        if not re.fullmatch(r"sm\d{2,3}", plan.capability):
+            yield f"plans[{i}].capability", "expected the name of a compute capability, such as sm89"
+    if (made := manifest.quantization) is not None:
+        if made.plan not in manifest.files:
+            yield "quantization.plan", f"`{made.plan}` is not in `files`"
+        if not 0 < made.layers <= made.of:
+            yield "quantization.layers", f"expected 1 to {made.of}"
+    if not manifest.samplers:
+        yield "samplers", "expected at least one"
+    if len({s.steps for s in manifest.samplers}) < len(manifest.samplers):
+        yield "samplers", "two samplers have the same number of steps"
+    for i, sampler in enumerate(manifest.samplers):
+        yield from _sampler_contradictions(sampler, f"samplers[{i}]", manifest)
+
+
+def _sampler_contradictions(s: SamplerEntry, place: str, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    if s.steps < 1:
+        yield f"{place}.steps", "expected 1 or more"
+    if s.max_batch is not None and s.max_batch < 1:
+        yield f"{place}.max_batch", "expected 1 or more"
+    inputs: dict[str, Input] = {}
+    for i, entry in enumerate(s.inputs):
+        where = f"{place}.inputs[{i}]"
+        if entry.name in inputs:
+            yield f"{where}.name", f"a second input `{entry.name}`"
+        inputs[entry.name] = entry
+        lead = ("B",) if entry.per_step is None else (entry.per_step, "B")
+        rest = entry.shape[len(lead) :]
+        if entry.shape[: len(lead)] != lead or not all(isinstance(d, int) and d >= 1 for d in rest):
+            yield f"{where}.shape", f"expected {json.dumps(list(lead))} and sizes"
+        if entry.per_step is not None and entry.per_step < 1:
+            yield f"{where}.source.per_step", "expected 1 or more"
+        if rest and not isinstance(entry.source, NormalSource | UniformSource):
+            yield f"{where}.shape", 'expected ["B"]'
+    takes_guidance = any(isinstance(entry.source, GuidanceSource) for entry in s.inputs)
+    if takes_guidance != (s.guidance is not None):
+        yield f"{place}.guidance", "a guidance input and a default go together"
+    known = set(inputs)
+    yield from _program_contradictions(s.program, f"{place}.program", known, inputs, (), manifest)
+    if RESULT not in known:
+        yield f"{place}.program", f"nothing sets `{RESULT}`"
+
+
+def _program_contradictions(
+    program: Sequence[Statement],
+    place: str,
+    known: set[str],
+    inputs: dict[str, Input],
+    around: tuple[int, ...],
+    manifest: Manifest,
+) -> Iterator[tuple[str, str]]:
+    """Contradictions of statements in loops of `around` steps; adds what they define to `known`."""
+    for i, s in enumerate(program):
+        where = f"{place}[{i}]"
+        if isinstance(s, EngineCall):
+            if s.file not in manifest.files:
+                yield f"{where}.file", f"`{s.file}` is not in `files`"
+            for variable in s.inputs.values():
+                if variable not in known:
+                    yield f"{where}.inputs", f"`{variable}` is not set before"
+            for output, name in s.shared.items():
+                if output not in s.outputs.values() or name not in s.inputs:
+                    yield f"{where}.shared.{output}", "expected an output of the call, and one of its inputs"
+            known.update(s.outputs)
+            continue
+        if s.trip < 1:
+            yield f"{where}.trip", "expected 1 or more"
+        for variable, table in s.tables.items():
+            if len(table) != s.trip or not _is_table(table):
+                yield f"{where}.tables.{variable}", f"expected {s.trip} rows of numbers, all of one shape"
+        trips = (*around, s.trip)
+        for variable, rows in s.noise.items():
+            total = inputs[rows.input].per_step if rows.input in inputs else None
+            if total is None:
+                yield f"{where}.noise.{variable}.input", "expected the name of an input with a row a step"
+            elif len(rows.strides) != len(trips) or min(rows.first, *rows.strides) < 0:
+                yield f"{where}.noise.{variable}", f"expected a first row and {len(trips)} strides, none negative"
+            elif (last := rows.first + sum((n - 1) * k for n, k in zip(trips, rows.strides, strict=True))) >= total:
+                yield f"{where}.noise.{variable}", f"row {last} of an input that has {total}"
+        inner = known | s.tables.keys() | s.noise.keys() | ({s.index} if s.index else set())
+        yield from _program_contradictions(s.body, f"{where}.body", inner, inputs, trips, manifest)
+        for variable, new in s.carried:
+            if variable not in known:
+                yield f"{where}.carried", f"`{variable}` is not set before the loop"
+            if new not in inner:
+                yield f"{where}.carried", f"`{new}` is not set in the loop"
+
+
+def _is_table(rows: Sequence[Any]) -> bool:
+    try:
+        table = np.array(rows)
+    except ValueError:  # rows of unequal shapes
+        return False
+    return table.dtype.kind in "iuf" and bool(np.isfinite(table).all())
