@@ -100,7 +100,7 @@ def test_other_formats_are_refused(path, format):
 
 def with_document(path, change):
     """Change the JSON of a manifest and give it a true checksum."""
-    from latentc_runtime import manifest as m
+    from latentc_runtime import manifest_json as m
 
     document = json.loads((path / "manifest.json").read_text())
     del document["checksum"]

@@ -1,0 +1,205 @@
+"""Cases of what layers are made of: products, convolutions, norms, attention, experts, embeddings."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from op_draws import Case, Draw, case
+
+
+@case("matmul")
+def matmul(d: Draw) -> Case:
+    a, b = d.pair()
+    m, k, n = d.int(1, 3), d.int(1, 3), d.int(1, 3)
+    return Case([d.floats(*a, m, k), d.floats(*b, k, n)], torch.matmul)
+
+
+@case("linear")
+def linear(d: Draw) -> Case:
+    n, m = d.int(1, 4), d.int(1, 4)
+    bias = [d.floats(m)] if d.flag() else []
+    return Case([d.floats(*d.shape(0, 3), n), d.floats(m, n), *bias], F.linear)
+
+
+def _convolution(d: Draw) -> tuple[dict[str, int], tuple[int, int], tuple[int, int]]:
+    attrs = {"stride": d.int(1, 3), "padding": d.int(0, 2), "groups": d.int(1, 2)}
+    if d.flag():
+        attrs["dilation"] = d.int(1, 2)
+    return attrs, (d.int(1, 3), d.int(1, 3)), (d.int(5, 7), d.int(5, 7))
+
+
+@case("conv2d")
+def conv2d(d: Draw) -> Case:
+    attrs, kernel, size = _convolution(d)
+    g, lead = attrs["groups"], d.lead()
+    c, o = g * d.int(1, 2), g * d.int(1, 2)
+    bias = [d.floats(o)] if d.flag() else []
+    return Case(
+        [d.floats(lead, c, *size), d.floats(o, c // g, *kernel), *bias], lambda *x: F.conv2d(*x, **attrs), attrs
+    )
+
+
+@case("conv_transpose2d")
+def conv_transpose2d(d: Draw) -> Case:
+    attrs, kernel, size = _convolution(d)
+    g, lead = attrs["groups"], d.lead()
+    room = max(attrs["stride"], attrs.get("dilation", 1)) - 1
+    extra = (d.int(0, room), d.int(0, room))
+    c, o = g * d.int(1, 2), d.int(1, 2)
+    return Case(
+        [d.floats(lead, c, *size), d.floats(c, o, *kernel)],
+        lambda *x: F.conv_transpose2d(*x, output_padding=extra, **attrs),
+        {**attrs, "output_padding": extra},
+    )
+
+
+@case("embedding")
+def embedding(d: Draw) -> Case:
+    n = d.int(1, 4)
+    return Case([d.floats(n, d.int(1, 3)), d.ints(*d.shape(0, 2), high=n)], lambda w, i: w[i])
+
+
+@case("layer_norm", "rms_norm")
+def norm(d: Draw, name: str) -> Case:
+    n = d.int(2, 5)
+    most = 2 if name == "layer_norm" else 1
+    affine = [d.floats(n) for _ in range(d.int(0, most))]
+    fn = F.layer_norm if name == "layer_norm" else F.rms_norm
+    return Case([d.floats(*d.shape(0, 3), n), *affine], lambda x, *a: fn(x, (n,), *a, eps=1e-3), {"eps": 1e-3})
+
+
+@case("group_norm")
+def group_norm(d: Draw) -> Case:
+    groups = d.int(1, 3)
+    channels = groups * d.int(1, 2)
+    space = [d.int(2, 3) for _ in range(d.int(1, 2))]
+    affine = [d.floats(channels) for _ in range(d.int(0, 2))]
+    return Case(
+        [d.floats(d.lead(), channels, *space), *affine],
+        lambda x, *a: F.group_norm(x, groups, *a, eps=1e-3),
+        {"groups": groups, "eps": 1e-3},
+    )
+
+
+@case("batch_norm")
+def batch_norm(d: Draw) -> Case:
+    channels = d.int(1, 4)
+    space = [d.int(1, 3) for _ in range(d.int(0, 2))]
+    affine = [d.floats(channels) for _ in range(d.int(0, 2))]
+
+    def reference(x: Any, mean: Any, var: Any, *affine: Any) -> Any:
+        """Written out, for PyTorch's has no derivative by the statistics."""
+        mean, var, *affine = (v.reshape(-1, *(1 for _ in space)) for v in (mean, var, *affine))
+        y = (x - mean) / (var + 1e-3).sqrt()
+        y = y * affine[0] if affine else y
+        return y + affine[1] if len(affine) > 1 else y
+
+    operands = [d.floats(d.lead(), channels, *space), d.floats(channels), d.floats(channels, low=0.1), *affine]
+    return Case(operands, reference, {"eps": 1e-3, "momentum": 0.1})
+
+
+@case("spectral_norm")
+def spectral_norm(d: Draw) -> Case:
+    shape = [d.int(1, 4), *(d.int(1, 3) for _ in range(d.int(1, 3)))]
+
+    def reference(weight: Any, u: Any) -> Any:
+        matrix = weight.flatten(1)
+        with torch.no_grad():
+            v = F.normalize(u @ matrix, dim=0)
+            u = F.normalize(matrix @ v, dim=0)
+        return weight / (u @ matrix @ v)
+
+    return Case([d.floats(*shape, low=0.1), d.floats(shape[0], low=0.1)], reference, {"eps": 1e-12})
+
+
+@case("upsample_nearest")
+def upsample_nearest(d: Draw) -> Case:
+    factor = d.int(1, 3)
+    image = d.floats(d.lead(), d.int(1, 2), d.int(1, 3), d.int(1, 3))
+    return Case([image], lambda x: F.interpolate(x, scale_factor=factor), {"factor": factor})
+
+
+@case("avg_pool2d", "max_pool2d")
+def pool(d: Draw, name: str) -> Case:
+    size = d.int(1, 3)
+    image = d.floats(d.lead(), d.int(1, 2), size * d.int(1, 2), size * d.int(1, 2))
+    return Case([image], lambda x: getattr(F, name)(x, size), {"size": size})
+
+
+@case("attention")
+def attention(d: Draw) -> Case:
+    lead, kv, t = d.lead(), d.int(1, 2), d.int(1, 4)
+    heads, width, value = kv * d.int(1, 3), d.int(1, 4), d.int(1, 4)
+    causal = d.flag()
+    s = t if causal else d.int(1, 4)
+    scale = d.choose([None, 0.3])
+    mask = []
+    if not causal and d.flag():
+        shape = d.choose([[t, s], [1, 1, 1, s], [lead, heads, t, s]])
+        mask = [d.choose([d.bools, d.floats])(*shape)]
+        if mask[0].type.dtype == "bool":
+            mask[0].array[..., 0] = True  # a query that sees nothing has no softmax
+
+    def reference(q: Any, k: Any, v: Any, *m: Any) -> Any:
+        k, v = (x.repeat_interleave(heads // kv, 1) for x in (k, v))
+        return F.scaled_dot_product_attention(q, k, v, *m, is_causal=causal, scale=scale)
+
+    operands = [d.floats(lead, heads, t, width), d.floats(lead, kv, s, width), d.floats(lead, kv, s, value), *mask]
+    return Case(operands, reference, {"causal": causal, "scale": scale})
+
+
+@case("experts")
+def experts(d: Draw) -> Case:
+    lead, count, width, hidden = d.lead(), d.int(1, 4), d.int(1, 3), d.int(1, 3)
+    per_token = d.int(1, count)
+
+    def reference(x: Any, gates: Any, w1: Any, w3: Any, w2: Any) -> Any:
+        h = F.silu(torch.einsum("btd,efd->btef", x, w1)) * torch.einsum("btd,efd->btef", x, w3)
+        return torch.einsum("btef,edf,bte->btd", h, w2, gates)
+
+    shapes = [(lead, 2, width), (lead, 2, count), *[(count, hidden, width)] * 2, (count, width, hidden)]
+    return Case([d.floats(*shape) for shape in shapes], reference, {"per_token": per_token})
+
+
+@case("expert")
+def expert(d: Draw) -> Case:
+    lead, width, hidden = d.lead(), d.int(1, 3), d.int(1, 3)
+
+    def reference(onto: Any, x: Any, gate: Any, w1: Any, w3: Any, w2: Any) -> Any:
+        return onto + gate * F.linear(F.silu(F.linear(x, w1)) * F.linear(x, w3), w2)
+
+    shapes = [(lead, 2, width), (lead, 2, width), (lead, 2, 1), *[(hidden, width)] * 2, (width, hidden)]
+    return Case([d.floats(*shape) for shape in shapes], reference)
+
+
+@case("auxiliary_loss")
+def auxiliary_loss(d: Draw) -> Case:
+    return Case([d.floats(*d.shape()), d.floats()], lambda x, loss: x)
+
+
+@case("rotary")
+def rotary(d: Draw) -> Case:
+    t, half, interleaved = d.int(1, 3), d.int(1, 3), d.flag()
+
+    def reference(x: Any, cos: Any, sin: Any) -> Any:
+        """Multiplication of complex numbers, which is what a rotation is."""
+        pairs = x.unflatten(-1, (half, 2)) if interleaved else x.unflatten(-1, (2, half)).transpose(-1, -2)
+        turned = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * torch.complex(cos, sin))
+        return turned.flatten(-2) if interleaved else turned.transpose(-1, -2).flatten(-2)
+
+    tables = [d.floats(t, half), d.floats(t, half)]
+    return Case([d.floats(d.lead(), d.int(1, 2), t, 2 * half), *tables], reference, {"interleaved": interleaved})
+
+
+@case("timestep_embedding")
+def timestep_embedding(d: Draw) -> Case:
+    dim = 2 * d.int(1, 3)
+
+    def reference(t: Any) -> Any:
+        rates = torch.exp(-math.log(100.0) / (dim // 2) * torch.arange(dim // 2, dtype=torch.float64))
+        return torch.cat([torch.cos(torch.outer(t, rates)), torch.sin(torch.outer(t, rates))], 1)
+
+    return Case([d.floats(d.lead(), low=0, high=5)], reference, {"dim": dim, "max_period": 100.0})
