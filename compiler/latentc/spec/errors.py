@@ -152,9 +152,20 @@ def _wrong_type(fault: _Fault, expected: str) -> Diagnostic:
         help_text = "put quotes around it"
     elif expected == "a mapping" and data is None:
         help_text = "write the keys below it, indented; or remove the line to take the defaults"
+    if expected == "a mapping" and data is not None and fault.place is not None:
+        help_text = _mapping_instead(fault.place, data)
     labels = (Label(span, f"expected {expected}"),)
     message = f"{fault.shown} is {described(data)}, not {expected}"
     return Diagnostic("E0203", message, span, labels, _about(fault.place), help_text)
+
+
+def _mapping_instead(place: Place, data: Any) -> str | None:
+    """What to write where a mapping belongs and a plain value, often the name of a kind, was given."""
+    if kinds := place.kinds():
+        kind = data if data in kinds else nearest(str(data), kinds) or (kinds[0] if len(kinds) == 1 else None)
+        return f"write `{{kind: {kind}, …}}`" if kind else f"write `{{kind: …}}` with one of {', '.join(kinds)}"
+    keys = list(place.keys(None))
+    return f"its keys are {', '.join(keys)}" if keys else None
 
 
 def _is_number(text: str) -> bool:
