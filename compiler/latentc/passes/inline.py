@@ -14,6 +14,7 @@ import numpy as np
 
 from latentc.ir.core import Function, Module, Node, Param, Value, join, moved, parameters
 from latentc.ir.types import Dim, Sym, TensorType, i64, substitute, unify
+from latentc.passes.cleanup import live
 
 Sizes = Mapping[str, Dim]
 
@@ -59,13 +60,10 @@ class _Scope:
 
     def function(self, name: str, inputs: Sequence[Value], outputs: Sequence[Value], doc: str) -> Function:
         """The function, without nodes that nothing uses."""
-        used, kept = set(outputs), []
-        for node in reversed(self.nodes):
-            if any(o in used for o in node.outputs):
-                kept.append(node)
-                used.update(node.inputs)
+        nodes = live(self.nodes, outputs)
+        used = {v for node in nodes for v in node.inputs} | set(outputs)
         params = tuple(p for p in self.params.values() if p.value in used)
-        return Function(name, tuple(inputs), params, tuple(reversed(kept)), tuple(outputs), None, doc)
+        return Function(name, tuple(inputs), params, nodes, tuple(outputs), None, doc)
 
 
 class _Inliner:
