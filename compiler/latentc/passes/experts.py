@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from latentc.ir.builder import Builder, Var
-from latentc.ir.core import Module, Node, Recipe
+from latentc.ir.core import Module, Node, Recipe, walk
 from latentc.ir.ops import OPS, OpError
 from latentc.ir.ops.experts import dense_experts, sparse_experts
-from latentc.passes.rewrite import has_op, rewrite
+from latentc.passes.rewrite import rewrite
 
 Form = Literal["dense", "sparse"]
 
@@ -25,7 +25,7 @@ def experts(module: Module, form: Form = "dense") -> Module:
 
     An expert's weights become params of their own, made of the stacks that files hold: no engine has to slice them.
     """
-    if not has_op(module, ("experts",)):
+    if not any(node.op == "experts" for _, node in walk(module)):
         return module
     made = rewrite(module, functools.partial(_replace, form))
     functions = dict(made.functions)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.core import Function, Module, Node, Value
@@ -59,8 +58,3 @@ def rewrite(module: Module, replace: Replace) -> Module:
     if all(functions[name] is fn for name, fn in module.functions.items()):
         return module
     return module.with_(functions=functions)
-
-
-def has_op(module: Module, ops: Any) -> bool:
-    """Whether any function applies one of `ops`."""
-    return any(node.op in ops for fn in module.functions.values() for node in fn.nodes)

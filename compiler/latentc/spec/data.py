@@ -56,14 +56,6 @@ class Data(Component):
     tokens: Tokens | None = Field(None, description="the tokens the network sees, instead of `shape`")
     first_stage: FirstStage = Field(None, description="what turns images into latents or tokens, and back")
 
-    @property
-    def image_shape(self) -> tuple[int, int, int] | None:
-        """[C, H, W] of the pictures themselves, where it is known."""
-        if isinstance(self.first_stage, AutoencoderKl | VqModel):
-            height, width = self.shape[1:] if self.shape else self.tokens.grid if self.tokens else (0, 0)
-            return 3, height * self.first_stage.factor, width * self.first_stage.factor
-        return self.shape or ((1, *self.tokens.grid) if self.tokens else None)
-
 
 class Digits(Data):
     """scikit-learn's handwritten digits: 1,797 images of 8 × 8 pixels with 17 grey levels.
