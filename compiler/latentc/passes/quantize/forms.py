@@ -69,10 +69,8 @@ def form_of(op: str, scheme: Scheme, engine: str) -> Form:
             return _quantised(scheme)
         case "int8_dynamic":
             return _dynamic
-        case "int8_weights" if not runtime:
-            return _int8_weights
-        case "int4_weights" if not runtime:
-            return _int4_weights
+        case "int8_weights" | "int4_weights" if not runtime:
+            return _few_bits("i8" if scheme == "int8_weights" else "i4", engine)
     return _blocks[8 if scheme == "int8_weights" else 4]
 
 
@@ -131,15 +129,26 @@ def _dynamic(b: Builder, o: Operands) -> Var:
     return y
 
 
-def _int8_weights(b: Builder, o: Operands) -> Var:
-    y: Var = b.op("linear", o.x, _weight(b, o, "i8", LARGEST["int8"]), *o.bias)
-    return y
+def _few_bits(to: str, engine: str) -> Form:
+    """Weights as what their bits stand for.
 
+    OpenVINO 2026.4 puts a Gemm between Reshapes into another shape while it reads a graph, and its weight with it into
+    full width: a product of [B, T, K] keeps it packed. Worth it where reading weights is the time, for one token a run.
+    """
 
-def _int4_weights(b: Builder, o: Operands) -> Var:
-    block = block_of(int(o.weight.type.shape[1]))  # type: ignore[arg-type]
-    y: Var = b.op("linear", o.x, _weight(b, o, "i4", 7.0, block), *o.bias)
-    return y
+    def form(b: Builder, o: Operands) -> Var:
+        if to == "i8":
+            weight = _weight(b, o, to, LARGEST["int8"])
+        else:
+            weight = _weight(b, o, to, 7.0, block_of(int(o.weight.type.shape[1])))  # type: ignore[arg-type]
+        y: Var
+        if engine == "openvino" and o.x.type.rank == 3 and o.x.shape[1] == 1:
+            y = b.matmul(o.x, b.transpose(weight, perm=(1, 0)))
+            return b.add(y, *o.bias) if o.bias else y  # type: ignore[no-any-return]
+        y = b.op("linear", o.x, weight, *o.bias)
+        return y
+
+    return form
 
 
 def _in_blocks(bits: int) -> Form:
