@@ -19,6 +19,7 @@ from latentc.ir.core import Module, alone, count, prune
 from latentc.ir.reads import SamplerReads, weights_read
 from latentc.ir.report import short
 from latentc.ir.verify import VerifyError, verify
+from latentc.passes.cache_blocks import block_caches
 from latentc.passes.cleanup import cleanup
 from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.experts import experts
@@ -80,6 +81,9 @@ PASSES: dict[str, tuple[Pass, ...]] = {
     "openvino": (
         # Its bf16 is a hint to the engine: the graph changes for it only where loops carry caches.
         *_ONNX,
+        # Before dtypes are chosen for what loops carry, and while attention is one node. Decided by the form wanted: only
+        # a loop inside the engine copies what it carries.
+        Pass("cache_blocks", lambda module, spec: block_caches(module, _cache_block(spec)), "expanded"),
         Pass("caches", lambda module, spec: caches_in_half(module, spec.target.precision), "expanded"),
         # One transposition in place of three.
         Pass("heads", lambda module, spec: cut_behind_heads(module), "expanded"),
@@ -139,6 +143,11 @@ def _experts_form(spec: Spec) -> Literal["dense", "sparse"]:
     target = spec.target
     fits = target.engine == "onnxruntime" and target.precision == "fp32" and spec.optimize.quantize is None
     return "sparse" if fits else "dense"
+
+
+def _cache_block(spec: Spec) -> int | None:
+    """Tokens that caches grow by at once; None: as many as suit the loop."""
+    return spec.optimize.cache_block if spec.target.form in ("auto", "loop") else 1
 
 
 def fusion_report(lowered: Lowered, spec: Spec) -> FusionReport:

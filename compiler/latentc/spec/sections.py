@@ -126,6 +126,12 @@ class Optimize(Closed):
         "auto",
         description="every expert for every token, or (`onnxruntime` in fp32) only those it is routed to; both exact",
     )
+    cache_block: int | None = Field(
+        None,
+        gt=0,
+        description="tokens whose keys and values go into their caches at once, where the loop is inside the engine; "
+        "1: each by itself; null: about the root of the tokens on `openvino`, elsewhere each by itself",
+    )
     quantize: Quantize | None = Field(None, description="fewer bits for linear layers; null for none")
     cache: Cache | None = Field(None, description="blocks whose work is used for several steps; null for none")
     stitch: Stitch | None = Field(None, description="a smaller network for the first steps; null for none")
