@@ -34,15 +34,16 @@ TOKENS = 256
 ENGINES = {
     "fp32": ["target.engine=openvino"],
     "bf16": ["target.engine=openvino", "target.precision=bf16"],
-    "int8": ["target.engine=openvino", "target.precision=bf16", "optimize.quantize.scheme=int8_weights"],
-    "int4": ["target.engine=openvino", "target.precision=bf16", "optimize.quantize.scheme=int4_weights"],
+    "int8": ["target.engine=openvino", "optimize.quantize.scheme=int8_weights"],
+    "int8-bf16": ["target.engine=openvino", "target.precision=bf16", "optimize.quantize.scheme=int8_weights"],
+    "int4": ["target.engine=openvino", "optimize.quantize.scheme=int4_weights"],
     "onnxruntime": ["target.engine=onnxruntime"],
     "onnxruntime-int8": ["target.engine=onnxruntime", "optimize.quantize.scheme=int8_weights"],
     "onnxruntime-dynamic": ["target.engine=onnxruntime", "optimize.quantize.scheme=int8_dynamic"],
 }
-BYTES = {"eager": 4, "compiled": 4, "fp32": 4, "bf16": 2, "int8": 1, "int4": 0.5, "onnxruntime": 4}
+BYTES = {"eager": 4, "compiled": 4, "fp32": 4, "bf16": 2, "int8": 1, "int8-bf16": 1, "int4": 0.5, "onnxruntime": 4}
 BYTES |= {"onnxruntime-int8": 1, "onnxruntime-dynamic": 1}
-GOALS = {"bf16": 2.0, "int8": 3.0, "onnxruntime-int8": 3.0, "onnxruntime-dynamic": 3.0}
+GOALS = {"bf16": 2.0, "int8": 3.0, "int8-bf16": 3.0, "int4": 3.0, "onnxruntime-int8": 3.0, "onnxruntime-dynamic": 3.0}
 
 
 def main() -> None:

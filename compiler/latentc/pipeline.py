@@ -81,10 +81,9 @@ PASSES: dict[str, tuple[Pass, ...]] = {
     "openvino": (
         # Its bf16 is a hint to the engine: the graph changes for it only where loops carry caches.
         *_ONNX,
-        # Before dtypes are chosen for what loops carry, and while attention is one node. Decided by the form wanted: only
-        # a loop inside the engine copies what it carries.
-        Pass("cache_blocks", lambda module, spec: block_caches(module, _cache_block(spec)), "expanded"),
         Pass("caches", lambda module, spec: caches_in_half(module, spec.target.precision), "expanded"),
+        # When caches have their dtype, and attention is one node still.
+        Pass("cache_blocks", lambda module, spec: block_caches(module, _cache_block(spec)), "expanded"),
         # One transposition in place of three.
         Pass("heads", lambda module, spec: cut_behind_heads(module), "expanded"),
         # Last, so that everything before sees attentions as what they are.
@@ -146,7 +145,7 @@ def _experts_form(spec: Spec) -> Literal["dense", "sparse"]:
 
 
 def _cache_block(spec: Spec) -> int | None:
-    """Tokens that caches grow by at once; None: as many as suit the loop."""
+    """Tokens that caches grow by at once: one where the loop will not be in the engine, so that nothing is copied."""
     return spec.optimize.cache_block if spec.target.form in ("auto", "loop") else 1
 
 

@@ -11,7 +11,7 @@ Symbols: B batch, H query heads, G key heads, T rows of a cache, n rows of a blo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,11 +19,14 @@ import numpy as np
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.core import Function, Module, Node, Value, reachable
 from latentc.ir.ops.attention import attention_scale
-from latentc.ir.types import i64
+from latentc.ir.types import TensorType, i64
 from latentc.passes.rewrite import Rewriter, rewrite_function
 
 SIZES = range(8, 33)
-"""Blocks of so many tokens are tried where nobody says; all tokens but a few more than the largest stay as they are."""
+"""Tokens of a block that are tried where nobody says; loops of fewer steps than the most of them stay as they are."""
+
+_Keep = Callable[[Node, Sequence[Var]], Sequence[Var]]
+_Step = Callable[..., tuple[list[Var], list[Var]]]
 
 
 def block_caches(module: Module, size: int | None = None) -> Module:
@@ -67,10 +70,12 @@ def blocks_of(trip: int, size: int | None = None) -> list[tuple[int, int, int]]:
 class _Use:
     """What a function does with the caches among its values: nothing but grow them and attend to them.
 
-    `grown` {grown cache: the cache}; `masks` of those attentions; `position`, the row that is written.
+    `grown` {grown cache: the cache}; `widened` {a grown cache in another dtype: the grown cache}; `masks` of the
+    attentions; `position`, the row that is written.
     """
 
     grown: dict[Value, Value] = field(default_factory=dict)
+    widened: dict[Value, Value] = field(default_factory=dict)
     masks: set[Value] = field(default_factory=set)
     position: Value | None = None
 
@@ -85,14 +90,16 @@ class _Work:
         found = _Use()
         positions: set[Value] = set()
         for node in fn.nodes:
-            held = [v for v in node.inputs if v in caches or v in found.grown]
+            held = [v for v in node.inputs if v in caches or v in found.grown or v in found.widened]
             if node.op == "update_slice" and held == [node.inputs[0]] and held[0] in caches:
                 if node.attrs["axis"] % 4 != 2 or node.inputs[1].type.shape[2] != 1:
                     return None
                 positions.add(node.inputs[2])
                 found.grown[node.outputs[0]] = held[0]
+            elif node.op == "cast" and held and held[0] in found.grown:
+                found.widened[node.outputs[0]] = held[0]
             elif node.op == "attention" and held:
-                if tuple(held) != node.inputs[1:3] or not all(v in found.grown for v in held) or not _one_query(node):
+                if tuple(held) != node.inputs[1:3] or any(v in caches for v in held) or not _one_query(node):
                     return None
                 found.masks.add(node.inputs[3])
             elif node.op == "call" and held:
@@ -109,7 +116,7 @@ class _Work:
                 found.grown.update((o, actual[inner.grown[f]]) for o, f in given if f in inner.grown)
             elif held:
                 return None
-        if len(positions) != 1 or set(found.grown.values()) != set(caches):
+        if len(positions) != 1 or not found.widened.keys().isdisjoint(fn.outputs) or set(found.grown.values()) != set(caches):
             return None
         (found.position,) = positions
         return found if self._masks_only(fn, found.masks & set(fn.inputs)) else None
@@ -120,9 +127,10 @@ class _Work:
         return all(n.op == "call" for n in reads) and not masks & set(fn.outputs)
 
     def variant(self, name: str, caches: tuple[int, ...], size: int) -> tuple[str, frozenset[int]]:
-        """A function's name, and which of its inputs are masks of both parts. It takes, behind its inputs, the block's rows of its caches, the row's number, the first row.
+        """A function's name, and which of its inputs are masks of both parts.
 
-        It gives the block's rows where it gave grown caches.
+        It takes, behind its inputs, the block's rows of its caches, the number of the row in them, and the first row of
+        the block; it gives the block's rows where it gave grown caches.
         """
         key = (name, caches, size)
         if key not in self.variants:
@@ -142,7 +150,7 @@ class _Work:
             body = _Body(self, b, fn, use, env, dict(zip(held, (Var(v, b) for v in recent), strict=True)), size)
             body.joint = {v: Var(new, b) for v, new in given.items()}
             body.slot, body.begin = Var(slot, b), Var(begin, b)
-            b.output([body.result(v) for v in body.run(lambda node, ins: b.keep(node, ins))])
+            b.output(body.run(b.keep))
             masks = frozenset(i for i, v in enumerate(fn.inputs) if v in given)
             self.variants[key] = b.finish(fn.doc), masks
         return self.variants[key]
@@ -156,12 +164,12 @@ def _one_query(node: Node) -> bool:
     return mask.dtype == "bool" and mask.rank == 4 and mask.shape[:3] == (1, 1, 1)
 
 
-def _rows(cache: Value, size: int):  # type: ignore[no-untyped-def]
+def _rows(cache: Value, size: int) -> TensorType:
     shape = cache.type.shape
     return cache.type.with_shape([*shape[:2], size, shape[3]])
 
 
-def _joined(mask: Value, size: int):  # type: ignore[no-untyped-def]
+def _joined(mask: Value, size: int) -> TensorType:
     return mask.type.with_shape([1, 1, 1, int(mask.type.shape[3]) + size])  # type: ignore[arg-type]
 
 
@@ -183,7 +191,8 @@ class _Body:
     begin: Var = field(init=False)
     joint: dict[Value, Var] = field(default_factory=dict)
 
-    def run(self, keep):  # type: ignore[no-untyped-def]
+    def run(self, keep: _Keep) -> list[Var]:
+        """Appends the nodes, `keep` those that have nothing to do with caches; the function's results."""
         for node in self.fn.nodes:
             outs = self._node(node)
             if outs is None:
@@ -194,15 +203,16 @@ class _Body:
                     self.env[old] = self.env[self.use.grown[old]]
                 else:
                     self.env[old] = new
-        return self.fn.outputs
-
-    def result(self, value: Value) -> Var:
-        return self.recent[value] if value in self.use.grown else self.env[value]
+        return [self.recent[v] if v in self.use.grown else self.env[v] for v in self.fn.outputs]
 
     def _node(self, node: Node) -> Sequence[Var] | None:
         if node.op == "update_slice" and node.outputs[0] in self.use.grown:
             return [self.b.update_slice(self.recent[node.inputs[0]], self.env[node.inputs[1]], self.slot, axis=2)]
-        if node.op == "attention" and node.inputs[1] in self.use.grown:
+        if node.outputs[0] in self.use.widened:
+            (grown,), (out,) = node.inputs, node.outputs
+            self.recent[out] = self.b.cast(self.recent[grown], to=node.attrs["to"])
+            return [self.b.cast(self.env[grown], to=node.attrs["to"])]
+        if node.op == "attention" and node.inputs[1] in self.recent:
             return [self._attention(node)]
         caches = tuple(i for i, v in enumerate(node.inputs) if v in self.recent)
         if node.op != "call" or not caches:
@@ -218,7 +228,7 @@ class _Body:
         """The mask [1, 1, 1, T + n] of the caches' rows before the block, then of the block's."""
         if value not in self.joint:
             b, mask = self.b, self.env[value]
-            before = b.less(b.constant(np.arange(int(value.type.shape[3]))), self.begin)
+            before = b.less(b.constant(np.arange(int(value.type.shape[3]))), self.begin)  # type: ignore[arg-type]
             before = b.reshape(before, shape=value.type.shape)
             nothing = b.constant(np.zeros([1, 1, 1, 1], bool), "bool")
             past = b.where(before, mask, nothing, out="past")
@@ -231,7 +241,7 @@ class _Body:
         batch, heads, _, channels = q.shape
         parts = [(self.env[v], self.recent[v]) for v in node.inputs[1:3]]
         groups = int(parts[0][0].shape[1])
-        q = b.reshape(q, shape=(batch, groups, int(heads) // groups, channels))
+        q = b.reshape(q, shape=(batch, groups, int(heads) // groups, channels))  # type: ignore[arg-type]
         scale = attention_scale(q, node.attrs)
         q = q if scale == 1.0 else q * scale
         scores = b.concat(*(b.matmul(q, b.transpose(k, perm=(0, 1, 3, 2))) for k in parts[0]), axis=3, out="scores")
@@ -259,7 +269,7 @@ def _program(work: _Work, fn: Function, size: int | None) -> Function:
 
 @dataclass
 class _Loop:
-    """A loop over tokens: `caches` are the places of its caches among what it carries, `offset` the first row written."""
+    """A loop over tokens: `caches`, their places among what it carries; `offset`, the first row that it writes."""
 
     work: _Work
     node: Node
@@ -307,8 +317,10 @@ class _Loop:
         joined = [c[0] if len(c) == 1 else b.concat(*c, axis=0) for c in columns]
         return [*state, *joined]
 
-    def _outer(self, first: int, size: int):  # type: ignore[no-untyped-def]
-        def blocks(b: Builder, i: Var, kept: Sequence[Var], state: Sequence[Var], rows: Sequence[Var]):  # type: ignore[no-untyped-def]
+    def _outer(self, first: int, size: int) -> _Step:
+        def blocks(
+            b: Builder, i: Var, kept: Sequence[Var], state: Sequence[Var], rows: Sequence[Var]
+        ) -> tuple[list[Var], list[Var]]:
             start = b.add(b.mul(i, size), first, out="first")
             return self._block(b, start, kept, state, rows, size)
 
@@ -326,8 +338,15 @@ class _Loop:
         for i, rows_ in zip(self.caches, recent, strict=True):
             carried[i] = rows_
 
-        def step(inner: Builder, k: Var, around: Sequence[Var], now: Sequence[Var], row: Sequence[Var]):  # type: ignore[no-untyped-def]
-            held, begins, first, past = around[: len(kept)], around[len(kept)], around[len(kept) + 1], around[-len(caches) :]
+        def step(
+            inner: Builder, k: Var, around: Sequence[Var], now: Sequence[Var], row: Sequence[Var]
+        ) -> tuple[list[Var], list[Var]]:
+            held, begins, first, past = (
+                around[: len(kept)],
+                around[len(kept)],
+                around[len(kept) + 1],
+                around[-len(caches) :],
+            )
             values = list(now)
             for i, cache in zip(self.caches, past, strict=True):
                 values[i] = cache
@@ -337,7 +356,7 @@ class _Loop:
             block = {carry[i]: now[i] for i in self.caches}
             body = _Body(self.work, inner, self.body, self.use, env, block, size)
             body.slot, body.begin = k, begins
-            outs = [body.result(v) for v in body.run(lambda node, ins: inner.copied(node, ins))]
+            outs = body.run(inner.copied)
             return outs[: len(state)], outs[len(state) :]
 
         outs = b.loop(
@@ -355,7 +374,7 @@ class _Loop:
 
 
 def _offset(body: Function, position: Value | None) -> int | None:
-    """The row that step 0 writes, where every step writes the one behind the last; None where it does something else."""
+    """The row that step 0 writes, where every step writes the one behind the last; else None."""
     index = body.inputs[0]
     if position is index:
         return 0

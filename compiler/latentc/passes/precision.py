@@ -119,7 +119,7 @@ class _Narrowing:
                     narrow = _is_half(done[callee.name].get(formal, _NONE), callee.name in self.networks)
                     known = done[callee.name].get(formal, _NONE)
                     add(actual, frozenset(["half" if narrow else "wide"]) if known else _NONE)
-            elif self.moves(node, inside):
+            elif node.op in _MOVES - self.computes:
                 reached = _NONE.union(*(flags.get(o, _NONE) for o in node.outputs))
                 for value in node.inputs:
                     add(value, reached)
@@ -128,10 +128,6 @@ class _Narrowing:
                 for value in node.inputs:
                     add(value, frozenset([kind]))
         return flags
-
-    def moves(self, node: Node, inside: bool) -> bool:
-        """Whether a node keeps the dtype of what it is given: around networks also what computes inside of them."""
-        return node.op in _MOVES and not (inside and node.op in self.computes)
 
     def narrows(self, node: Node) -> bool:
         """Whether a node computes in half where it is inside of a network."""
@@ -255,7 +251,7 @@ class _Body:
             return wanted
         if node.op == "cast":  # of numbers that were no floats
             return out.type.dtype if node.inputs[0].type.is_float else wanted
-        if self.work.moves(node, self.inside):
+        if node.op in _MOVES - self.work.computes:
             # Constants have no dtype of their own; where others differ, the result has the one that is wanted.
             found = {self.env[v].type.dtype for v in node.inputs if v.type.is_float and v not in self.made}
             return found.pop() if len(found) == 1 else wanted
