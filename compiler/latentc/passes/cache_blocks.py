@@ -116,7 +116,9 @@ class _Work:
                 found.grown.update((o, actual[inner.grown[f]]) for o, f in given if f in inner.grown)
             elif held:
                 return None
-        if len(positions) != 1 or not found.widened.keys().isdisjoint(fn.outputs) or set(found.grown.values()) != set(caches):
+        if not found.widened.keys().isdisjoint(fn.outputs):
+            return None
+        if len(positions) != 1 or set(found.grown.values()) != set(caches):
             return None
         (found.position,) = positions
         return found if self._masks_only(fn, found.masks & set(fn.inputs)) else None
