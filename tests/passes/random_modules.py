@@ -107,7 +107,7 @@ class Generator:
         name = f"{name}.{fn.name}" if name else fn.name
         operands = [self.typed(b, values, t) for t in kinds]
         guidable = all(o.type.rank and o.type.shape[0] == B and o.type.is_float for o in fn.outputs)
-        fixed = any(t.rank and not isinstance(t.shape[0], Sym) for t in kinds)
+        fixed = any(t.rank and t.shape[0] != B for t in kinds)  # what is no row of a sample cannot be doubled
         if self.guided and guidable and not double and not fixed and self.random.random() < 0.6:
             kinds_ = [self.random.choice(["shared", "conditional"]) if x.type.rank else "shared" for x in operands]
             nulls = [self.typed(b, values, x.type) for x, k in zip(operands, kinds_, strict=True) if k == "conditional"]
