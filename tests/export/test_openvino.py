@@ -19,9 +19,12 @@ from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.ir.core import parameters, reachable, walk
 from latentc.ir.interpret import Interpreter
 from latentc.ir.ops import OPS
+from latentc.ir.ops.elementwise import gelu
 from latentc.ir.verify import verify
 from latentc.lower import lower
 from latentc.measure.tolerances import TOLERANCES, relative_error
+from latentc.passes.fuse import linears
+from latentc.passes.openvino import GELU_FORMS
 from latentc.pipeline import optimised
 from latentc.spec import load_spec, resolved_yaml
 from latentc.weights import Array
@@ -147,3 +150,29 @@ def test_loop_is_chosen_where_onnx_runtime_would_unroll(tmp_path: Path) -> None:
     assert entry.form == "loop"
     ops = {node.op_type for node in onnx.load(str(tmp_path / "b/sample.onnx"), load_external_data=False).graph.node}
     assert "Loop" in ops
+
+
+def test_gelu_in_bfloat16_and_its_tanh_form_lie_close() -> None:
+    x = np.linspace(-10, 10, 200001)
+    apart = np.abs(gelu(x, "tanh") - gelu(x, "none")).max()
+    assert 0.99 * GELU_FORMS < apart < GELU_FORMS
+
+
+@pytest.mark.parametrize(("precision", "form"), [("fp32", "tanh"), ("bf16", "none")])
+def test_gelu_is_by_the_error_function_in_bfloat16_alone(precision: str, form: str) -> None:
+    spec, lowered = lowered_of("dit", precision)
+    module = optimised(lowered, spec).module
+    assert {node.attrs["approximate"] for _, node in walk(module) if node.op == "gelu"} == {form}
+
+
+@pytest.mark.parametrize("name", ["dit", "digits_llamagen"])
+def test_feed_forwards_in_parts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As wide ones are: the same samples as whole, by weights that are cut."""
+    monkeypatch.setattr(linears, "INNER_WIDTH", 32)
+    monkeypatch.setattr(linears, "SEPARATE_ROWS", 16)
+    pipe = compiled(name, tmp_path / "b", "bf16")
+    spec, lowered = lowered_of(name, "bf16")
+    paths = parameters(module := optimised(lowered, spec).module, module.entries["main.forward"])
+    assert any(".columns32-64" in path for path in paths) == (name == "dit")  # tokens come one by one
+    if name == "dit":
+        assert relative_error(pipe.sample(CLASSES, seeds=5), oracle(name, pipe)) <= TOLERANCES["bf16"].sampler

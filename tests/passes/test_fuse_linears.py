@@ -8,7 +8,7 @@ from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.export.recipes import recovered
 from latentc.export.store import expression
 from latentc.ir.builder import ModuleBuilder
-from latentc.ir.core import own_parameters, parameters, walk
+from latentc.ir.core import Recipe, own_parameters, parameters, walk
 from latentc.ir.interpret import Interpreter
 from latentc.ir.text import module_from_text, text_from_module
 from latentc.ir.types import B, f32
@@ -16,7 +16,14 @@ from latentc.ir.verify import verify
 from latentc.lower import lower
 from latentc.passes.cleanup import cleanup
 from latentc.passes.fuse import RULES, fuse, fused
-from latentc.passes.fuse.linears import LINEAR_BIAS, MERGE_LINEARS, MODULATION_ONE, QUERY_SCALE, SEPARATE_LINEARS
+from latentc.passes.fuse.linears import (
+    INNER_PARTS,
+    LINEAR_BIAS,
+    MERGE_LINEARS,
+    MODULATION_ONE,
+    QUERY_SCALE,
+    SEPARATE_LINEARS,
+)
 from latentc.passes.fuse.moves import TRANSPOSES
 from latentc.pipeline import optimised
 from latentc.spec import load_spec
@@ -76,6 +83,15 @@ def biased(b, x):
     return b.gelu(b.dense("fc", x, 12, bias=False) + b.param("bias", f32(12), "normal"), approximate="tanh")
 
 
+def feed_forward(b, x, width=1536):
+    return b.dense("fc2", b.gelu(b.dense("fc1", x, width), approximate="tanh"), 8)
+
+
+def gated_feed_forward(b, x):
+    h = b.silu(b.dense("w1", x, 1600, bias=False)) * b.dense("w3", x, 1600, bias=False)
+    return b.dense("w2", h, 8, bias=False)
+
+
 def turned(b, x):
     t = b.transpose(x, perm=(1, 2, 0))
     return b.transpose(b.silu(t), perm=(2, 0, 1))
@@ -90,6 +106,8 @@ CASES = {
     "attention": (QUERY_SCALE, attention, {"x": X}),
     "turned attention": (QUERY_SCALE, lambda b, x: attention(b, x, True), {"x": X}),
     "modulation": (MODULATION_ONE, modulated, MODULATED),
+    "feed-forward": (INNER_PARTS, feed_forward, {"x": X}),
+    "gated feed-forward": (INNER_PARTS, gated_feed_forward, {"x": X}),
     "bias": (LINEAR_BIAS, biased, {"x": X}),
     "transposes": (TRANSPOSES, turned, {"x": X}),
 }
@@ -165,6 +183,13 @@ def reused(b, x):
     return b.attention(heads, heads, heads, causal=False)
 
 
+def halved(b, x):
+    """A feed-forward whose second layer has a part of a weight."""
+    b.param("w", f32(16, 1536), "normal")
+    half = Recipe("slice", (b._params["w"],), {"axis": 0, "start": 0, "stop": 8})
+    return b.linear(b.silu(b.dense("fc1", x, 1536)), b.made("half", half))
+
+
 # title -> (rule, how it is written, its operands, what the report says of it)
 CONTROLS = {
     "a bias and none": (
@@ -207,6 +232,26 @@ CONTROLS = {
         MODULATED,
         "no part of it",
     ),
+    "a width that is not cut": (
+        INNER_PARTS,
+        lambda b, x: feed_forward(b, x, 1504),
+        {"x": X},
+        "1504 inner channels are not cut: takes 1536",
+    ),
+    "a width without equal parts": (
+        INNER_PARTS,
+        lambda b, x: feed_forward(b, x, 1544),
+        {"x": X},
+        "1544 inner channels are not cut",
+    ),
+    "inner channels that something else takes": (
+        INNER_PARTS,
+        lambda b, x: (lambda h: b.dense("fc2", h, 8) + b.dense("other", h, 8))(b.silu(b.dense("fc1", x, 1536))),
+        {"x": X},
+        "%silu is also used by",
+    ),
+    "a feed-forward of few rows": (INNER_PARTS, feed_forward, {"x": f32(B, 1, 8)}, "1 rows a sample are few"),
+    "a feed-forward of a weight that is made of another": (INNER_PARTS, halved, {"x": X}, "is made of others"),
     "a bias of each row": (
         LINEAR_BIAS,
         lambda b, x: b.dense("a", x, 8, bias=False) + x,

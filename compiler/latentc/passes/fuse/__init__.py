@@ -17,7 +17,14 @@ from latentc.passes.fuse.composites import (
     SOFTMAX,
 )
 from latentc.passes.fuse.engine import FusionReport, Rule, fuse, fused
-from latentc.passes.fuse.linears import LINEAR_BIAS, MERGE_LINEARS, MODULATION_ONE, QUERY_SCALE, SEPARATE_LINEARS
+from latentc.passes.fuse.linears import (
+    INNER_PARTS,
+    LINEAR_BIAS,
+    MERGE_LINEARS,
+    MODULATION_ONE,
+    QUERY_SCALE,
+    SEPARATE_LINEARS,
+)
 from latentc.passes.fuse.moves import TRANSPOSES
 
 # Operators written out become the operator. A rule stands after those whose operators its pattern is made of.
@@ -48,4 +55,4 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "tensorrt-rtx": (*_EVERYWHERE, MERGE_LINEARS),
 }
 
-__all__ = ["COMPOSITES", "RULES", "FusionReport", "Rule", "fuse", "fused"]
+__all__ = ["COMPOSITES", "INNER_PARTS", "RULES", "FusionReport", "Rule", "fuse", "fused"]

@@ -6,7 +6,7 @@ Symbols: T rows of a sample, D width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate, groupby, pairwise
+from itertools import accumulate, groupby, pairwise, product
 from types import SimpleNamespace
 
 from latentc.ir.builder import Builder, Var
@@ -17,6 +17,9 @@ from latentc.passes.fuse.pattern import Match, Uses
 
 SEPARATE_ROWS = 64
 """From so many rows a sample on, several products cost no more than one; below, each must read its weights first."""
+
+INNER_WIDTH = 768
+"""Channels that a product of `inner_parts` sums over."""
 
 
 def _shared(uses: Uses, linear: Node) -> str | None:
@@ -43,8 +46,8 @@ def _source(param: Param) -> Recipe | Param:
     return param if param.recipe is None else param.recipe
 
 
-def _part(param: Param, start: int, stop: int) -> Recipe:
-    return Recipe("slice", (_source(param),), {"axis": 0, "start": start, "stop": stop})
+def _part(param: Param, start: int, stop: int, axis: int = 0) -> Recipe:
+    return Recipe("slice", (_source(param),), {"axis": axis, "start": start, "stop": stop})
 
 
 # ---- several of one input as one
@@ -100,14 +103,17 @@ MERGE_LINEARS = Rule("merge_linears", ("linear(x, w, b)", "linear(x, w)"), _merg
 # ---- one whose result is split as several
 
 
+def _few(h: Value) -> str | None:
+    """Why the rows of a layer's result are too few for several products, if they are."""
+    rows = h.type.with_shape(h.type.shape[1:-1]).count()
+    return f"{rows} rows a sample are few: takes {SEPARATE_ROWS}" if rows < SEPARATE_ROWS else None
+
+
 def _separate_check(match: Match) -> str | None:
     h = match.values["h"]
     if match.root.attrs["axis"] % h.type.rank != h.type.rank - 1:
         return "the split is not of its features"
-    rows = h.type.with_shape(h.type.shape[1:-1]).count()
-    if rows < SEPARATE_ROWS:
-        return f"{rows} rows a sample are few: takes {SEPARATE_ROWS}"
-    return _shared(match.uses, match.node("h"))
+    return _few(h) or _shared(match.uses, match.node("h"))
 
 
 def _separate(b: Builder, v: SimpleNamespace) -> Mapping[Value, Var]:
@@ -125,6 +131,63 @@ def _separate(b: Builder, v: SimpleNamespace) -> Mapping[Value, Var]:
 SEPARATE_LINEARS = Rule(
     "separate_linears", ("split((h := linear(x, w, b)))", "split((h := linear(x, w)))"), _separate, _separate_check
 )
+
+# ---- a feed-forward as the sum of several of fewer inner channels
+
+_UP = ("linear(x, {0}, {0}_bias)", "linear(x, {0})")
+_INNER = (
+    *(f"(a := {op}((h := {up.format('w1')})))" for op, up in product(("gelu", "silu", "relu"), _UP)),
+    *(f"(a := silu((h := {up.format('w1')}))) * (g := {up.format('w3')})" for up in _UP),
+)
+_FEED_FORWARDS = tuple(f"(y := linear({inner}, w2{bias}))" for inner, bias in product(_INNER, (", w2_bias", "")))
+
+
+def _inner_parts(width: int) -> int:
+    """Into how many equal parts of about INNER_WIDTH channels, a multiple of 32, a width is cut."""
+    parts = max(1, width // INNER_WIDTH)
+    while width % (32 * parts) and parts > 1:
+        parts -= 1
+    return parts
+
+
+def _layers(match: Match) -> list[Node]:
+    """The layers that make the inner channels."""
+    return [match.node(name) for name in ("h", "g") if name in match.values]
+
+
+def _inner_check(match: Match) -> str | None:
+    width = int(match.shape("w2")[-1])
+    if _inner_parts(width) == 1:
+        return f"{width} inner channels are not cut: takes {2 * INNER_WIDTH}, and equal parts that are multiples of 32"
+    for node in (*_layers(match), match.root):
+        if reason := _shared(match.uses, node):
+            return reason
+        if made := [p.name for p in _weights(match.uses, node) if p.recipe is not None]:
+            return f"%{made[0]} is made of others"  # from parts of which those could not be told
+    return _few(match.root.outputs[0])
+
+
+def _inner(b: Builder, v: SimpleNamespace) -> Var:
+    width = int(v.match.shape("w2")[-1])
+    size = width // _inner_parts(width)
+    act = v.match.node("a")
+    down, *bias = _weights(v.match.uses, v.match.root)
+    total: Var | None = None
+    for start in range(0, width, size):
+        stop = start + size
+        ups = [
+            b.linear(v.x, *(_made(b, f"{p.name}.{start}-{stop}", _part(p, start, stop)) for p in params))
+            for params in (_weights(v.match.uses, node) for node in _layers(v.match))
+        ]
+        h = b.op(act.op, ups[0], **act.attrs)
+        columns = _made(b, f"{down.name}.columns{start}-{stop}", _part(down, start, stop, axis=1))
+        part = b.linear(h * ups[1] if len(ups) > 1 else h, columns, *(_made(b, p.name, p) for p in bias))
+        bias, total = [], part if total is None else total + part
+    assert total is not None, "a width that is cut has parts"
+    return total
+
+
+INNER_PARTS = Rule("inner_parts", _FEED_FORWARDS, _inner, _inner_check)
 
 # ---- a bias that is added
 
@@ -253,4 +316,4 @@ def _one(b: Builder, v: SimpleNamespace) -> Mapping[Value, Var]:
 
 MODULATION_ONE = Rule("modulation_one", ("linear(x, w, b)",), _one, _one_check)
 
-__all__ = ["LINEAR_BIAS", "MERGE_LINEARS", "MODULATION_ONE", "QUERY_SCALE", "SEPARATE_LINEARS"]
+__all__ = ["INNER_PARTS", "LINEAR_BIAS", "MERGE_LINEARS", "MODULATION_ONE", "QUERY_SCALE", "SEPARATE_LINEARS"]
