@@ -165,14 +165,13 @@ def test_gelu_is_by_the_error_function_in_bfloat16_alone(precision: str, form: s
     assert {node.attrs["approximate"] for _, node in walk(module) if node.op == "gelu"} == {form}
 
 
-@pytest.mark.parametrize("name", ["dit", "digits_llamagen"])
-def test_feed_forwards_in_parts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_feed_forwards_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As wide ones are: the same samples as whole, by weights that are cut."""
     monkeypatch.setattr(linears, "INNER_WIDTH", 32)
     monkeypatch.setattr(linears, "SEPARATE_ROWS", 16)
-    pipe = compiled(name, tmp_path / "b", "bf16")
-    spec, lowered = lowered_of(name, "bf16")
-    paths = parameters(module := optimised(lowered, spec).module, module.entries["main.forward"])
-    assert any(".columns32-64" in path for path in paths) == (name == "dit")  # tokens come one by one
-    if name == "dit":
-        assert relative_error(pipe.sample(CLASSES, seeds=5), oracle(name, pipe)) <= TOLERANCES["bf16"].sampler
+    for precision, cut in (("fp32", False), ("bf16", True)):
+        spec, lowered = lowered_of("dit", precision)
+        module = optimised(lowered, spec).module
+        assert any(".columns32-64" in path for path in parameters(module, module.entries["main.forward"])) == cut
+    pipe = compiled("dit", tmp_path / "b", "bf16")
+    assert relative_error(pipe.sample(CLASSES, seeds=5), oracle("dit", pipe)) <= TOLERANCES["bf16"].sampler
