@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gradients import weights_of
 
+from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import Module, Node, walk
 from latentc.ir.interpret import Interpreter
 from latentc.ir.verify import verify
@@ -133,3 +134,13 @@ def test_where_it_runs() -> None:
         module = optimised(lower(spec), spec).module
         least = min(int(t.shape[2]) for node in loops(module).values() for t in carried(node))
         assert (least == 64) == (size == 64), (options, least)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [(("target.engine=onnxruntime",), "onnxruntime"), (("target={engine: openvino, form: host}",), "host")],
+)
+def test_a_block_that_cannot_be_is_refused(options: tuple[str, ...], why: str) -> None:
+    with pytest.raises(DiagnosticError, match=why) as caught:
+        load_spec("digits_llamagen", None, [*options, "optimize.cache_block=9"])
+    assert [d.code for d in caught.value.diagnostics] == ["E0305"]

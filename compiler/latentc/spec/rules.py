@@ -233,6 +233,22 @@ def experts_of_the_engine(spec: Spec) -> Iterator[Problem]:
         yield Problem("E0305", ("optimize", "experts"), message, help="use `auto`, or `dense`, which is exact as well")
 
 
+def cache_block_of_the_engine(spec: Spec) -> Iterator[Problem]:
+    """Caches in blocks are of token samplers, and only OpenVINO's graphs are made so."""
+    block, target = spec.optimize.cache_block, spec.target
+    if block is None or block == 1:
+        return
+    if spec.data.tokens is None:
+        message = "only samplers of tokens have key-value caches"
+    elif target.engine != "openvino":
+        message = f"caches are not written in blocks for `{target.engine}`"
+    elif target.form not in ("auto", "loop"):
+        message = f"in form `{target.form}` no loop of the engine copies its caches, and blocks gain nothing"
+    else:
+        return
+    yield Problem("E0305", ("optimize", "cache_block"), message, help="leave `cache_block` out")
+
+
 def scheme_of_the_engine(spec: Spec) -> Iterator[Problem]:
     """The engine can run the layers as they are to be quantised."""
     if spec.optimize.quantize is None:
@@ -308,6 +324,7 @@ RULES: tuple[Rule, ...] = (
     cached_blocks_are_there,
     precision_of_the_engine,
     experts_of_the_engine,
+    cache_block_of_the_engine,
     scheme_of_the_engine,
     plans_of_the_engine,
 )
