@@ -69,6 +69,13 @@ class Guidance:
 
 
 @dataclass(frozen=True)
+class Truncation:
+    """The bound of the noise's magnitude where a request gives none; null: no bound."""
+
+    default: float | None
+
+
+@dataclass(frozen=True)
 class ClassesSource:
     """The requested classes, [B]."""
 
@@ -84,11 +91,15 @@ class GuidanceSource:
 
 @dataclass(frozen=True)
 class NormalSource:
-    """Standard normals of a stream, [B, ...]; with `per_step` N rows [N, B, ...], row i at index i."""
+    """Standard normals of a stream, [B, ...]; with `per_step` N rows [N, B, ...], row i at index i.
+
+    Where they are `truncated`, they lie within the truncation of the request.
+    """
 
     kind: Literal["normal"]
     stream: str
     per_step: int | None = None
+    truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,7 +182,7 @@ Statement = EngineCall | Loop
 class SamplerEntry:
     """One sampler of the bundle. Its program starts with the inputs as variables and ends with `out`.
 
-    `max_batch` is the largest batch of one run, null for any. `why` says why the form was chosen.
+    `max_batch` is the largest batch of one run, null for any. With `truncation` a request may bound its noise. `why` says why the form was chosen.
     """
 
     steps: int
@@ -182,6 +193,7 @@ class SamplerEntry:
     why: str
     inputs: tuple[Input, ...]
     program: tuple[EngineCall | Loop, ...]
+    truncation: Truncation | None = None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from statistics import NormalDist
 from typing import Any
 from zlib import crc32
 
@@ -60,6 +61,27 @@ def uniforms(seeds: Seeds, stream: str, shape: Sequence[int], index: int | Seque
     Arguments and errors as `normals`.
     """
     return _draw(seeds, stream, shape, index, _uniforms_from_words)
+
+
+def truncated_normals(seeds: Seeds, stream: str, shape: Sequence[int], bounds: NDArray[np.float64]) -> Floats:
+    """Standard normals of which none is beyond `bounds` f64[B] in magnitude, f32[B, *shape].
+
+    With u the stream's uniforms and P the cumulative normal distribution: the inverse of P at P(-t) + u (P(t) - P(-t)),
+    in float64. A bound of infinity gives `normals`. ValueError as `normals`.
+    """
+    free = np.isinf(bounds)
+    made = np.empty((len(bounds), *shape), np.float32)
+    words = seed_words(seeds)
+    if free.any():
+        made[free] = normals(words[free], stream, shape)
+    uniform = uniforms(words[~free], stream, shape).astype(np.float64)
+    curve = NormalDist()
+    for row, part, bound in zip(np.flatnonzero(~free), uniform, bounds[~free].tolist(), strict=True):
+        low = curve.cdf(-bound)
+        places = low + part * (1.0 - 2.0 * low)
+        values = np.fromiter(map(curve.inv_cdf, places.ravel().tolist()), np.float64, part.size)
+        made[row] = np.clip(values, -bound, bound).reshape(shape)
+    return made
 
 
 def seed_words(seeds: Seeds) -> Words:

@@ -89,6 +89,7 @@ class Pipeline:
         noise: Mapping[str, ArrayLike] | None = None,
         progress: Progress | None = None,
         batch: int | None = None,
+        truncation: ArrayLike | None = None,
     ) -> Array:
         """Samples of the given classes: f32[B, C, H, W] or i64[B, T], as `manifest.output` says.
 
@@ -96,11 +97,12 @@ class Pipeline:
         seed, class and scale alone. `guidance`: the scale, one or f32[B]. `noise`: arrays in place of what the
         seeds give, by input name ("x": f32[B, ...]; per step f32[N, B, ...]). `batch`: the most samples to run
         at once; more are split. `progress(done, total)` is called from (0, total) to (total, total), per step
-        where the host drives the loop, else per batch; an exception it raises ends sampling.
+        where the host drives the loop, else per batch; an exception it raises ends sampling. `truncation`: of a
+        generator, the bound of its noise's magnitude, one or f64[B]; inf for none.
         Raises BundleError E0607 to E0610.
         """
         entry = self.sampler(steps)
-        request = check_request(self.manifest, entry, classes, seeds, guidance, noise)
+        request = check_request(self.manifest, entry, classes, seeds, guidance, noise, truncation)
         count = len(request.classes)
         size = _batch_size(count, entry, batch)
         starts = range(0, count, size)

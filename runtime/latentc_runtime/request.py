@@ -32,13 +32,17 @@ AHEAD = 1 << 18
 
 @dataclass(frozen=True)
 class Request:
-    """A checked request: classes i64[B], seeds u64[B], guidance f32[B] or None, given noise by input name."""
+    """A checked request: classes i64[B], seeds u64[B], guidance f32[B] or None, given noise by input name.
+
+    `truncation`: bounds of the noise f64[B], where the sampler takes them.
+    """
 
     entry: SamplerEntry
     classes: NDArray[np.int64]
     seeds: NDArray[np.uint64]
     guidance: NDArray[np.float32] | None
     noise: dict[str, Array]
+    truncation: NDArray[np.float64] | None = None
     _ahead: dict[str, tuple[int, Array]] = field(default_factory=dict, init=False)  # rows made: the first's index
 
     def part(self, start: int, stop: int) -> Request:
@@ -50,6 +54,7 @@ class Request:
             classes=self.classes[rows],
             seeds=self.seeds[rows],
             guidance=None if self.guidance is None else self.guidance[rows],
+            truncation=None if self.truncation is None else self.truncation[rows],
             noise={name: a[:, rows] if name in per_step else a[rows] for name, a in self.noise.items()},
         )
 
@@ -88,6 +93,9 @@ class Request:
             case GuidanceSource():
                 assert self.guidance is not None, "the manifest was checked: this input comes with a default"
                 made = self.guidance
+            case NormalSource(stream=stream, truncated=True):
+                assert self.truncation is not None, "the manifest was checked: a truncation comes with truncated noise"
+                made = streams.truncated_normals(self.seeds, stream, entry.sample_shape, self.truncation)
             case NormalSource(stream=stream):
                 made = streams.normals(self.seeds, stream, entry.sample_shape, index)
             case UniformSource(stream=stream):
@@ -115,6 +123,7 @@ def check_request(
     seeds: ArrayLike,
     guidance: ArrayLike | None,
     noise: Mapping[str, ArrayLike] | None,
+    truncation: ArrayLike | None = None,
 ) -> Request:
     """A Request from what a caller gave. BundleError E0608 or E0610 says what does not fit."""
     checked = _checked_classes(classes, manifest)
@@ -125,6 +134,7 @@ def check_request(
         _checked_seeds(seeds, count),
         _checked_guidance(guidance, count, entry),
         {name: _checked_noise(name, array, count, entry) for name, array in (noise or {}).items()},
+        _checked_truncation(truncation, count, entry),
     )
 
 
@@ -177,6 +187,25 @@ def _checked_guidance(guidance: ArrayLike | None, count: int, entry: SamplerEntr
     if not np.isfinite(scale).all():
         raise BundleError("E0608", "a guidance scale is not a finite float32 number", mend)
     return np.broadcast_to(scale, (count,))
+
+
+def _checked_truncation(truncation: ArrayLike | None, count: int, entry: SamplerEntry) -> NDArray[np.float64] | None:
+    if entry.truncation is None:
+        if truncation is not None:
+            mend = "leave `truncation` out: it is for generators"
+            raise BundleError("E0608", "the noise of this bundle's sampler is not truncated", mend)
+        return None
+    default = math.inf if entry.truncation.default is None else entry.truncation.default
+    bounds = _array(default if truncation is None else truncation, "truncation")
+    mend = f"give one number above 0 for all, or one a sample; inf is no bound, and the default is {default:g}"
+    if bounds.dtype.kind not in "iuf" or bounds.ndim > 1:
+        raise BundleError("E0608", f"truncation is a number or a list of them, not {_kind(bounds)}", mend)
+    if bounds.ndim == 1 and len(bounds) != count:
+        raise BundleError("E0608", f"there are {len(bounds)} truncations for {count} samples", mend)
+    bounds = bounds.astype(np.float64)
+    if not (bounds > 0).all():
+        raise BundleError("E0608", "a truncation is above 0", mend)
+    return np.broadcast_to(bounds, (count,))
 
 
 def _checked_noise(name: str, given: ArrayLike, count: int, entry: SamplerEntry) -> Array:

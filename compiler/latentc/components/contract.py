@@ -25,12 +25,13 @@ class Network:
     """
 
     name: str
-    family: str  # "denoiser" or "tokens"
+    family: str  # "denoiser", "tokens", "generator" or "discriminator"
     methods: Mapping[str, str]
     classes: int
     null_class: int | None
     shape: tuple[int, ...] = ()  # denoiser: [C, H, W] of x
     out_channels: int = 0
+    latent: int = 0  # generator: numbers of its noise z
     vocabulary: int = 0  # tokens
     length: int = 0
     cache: tuple[TensorType, ...] = ()
@@ -65,12 +66,14 @@ class Source:
     """Where an input of a sampling program comes from; mirrors `source` in a bundle's manifest.
 
     kind: classes, guidance (`default`), normal or uniform (`stream`; `per_step` rows where it has a leading step axis).
+    Normals that are `truncated` lie within the request's truncation, `default` (None: any) where it gives none.
     """
 
     kind: str
     stream: str = ""
     per_step: int | None = None
     default: float | None = None
+    truncated: bool = False
 
 
 @dataclass(frozen=True)

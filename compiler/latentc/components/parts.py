@@ -131,6 +131,8 @@ class BlockCondition(Part):
 class Backbone(Part):
     """A network architecture. `build` adds its functions to a module; `out_channels` is what the objective predicts."""
 
+    family: ClassVar[str] = ""  # "generator" or "discriminator"; of others what the data has
+
     @abstractmethod
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network: ...
 

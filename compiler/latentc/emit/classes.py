@@ -339,7 +339,7 @@ class _ClassPrinter:
     def _plain(self, name: str, param: Param) -> str:
         """A parameter or buffer that no leaf module holds."""
         if param.kind == "weight":
-            dims = commas(self._size(d).code for d in param.type.shape)
+            dims = commas(self._size(d).code for d in param.type.shape) or "()"
             return f"self.{name} = nn.Parameter(torch.empty({dims}))"
         value = buffer_value(param, self._size, self._helper)
         persistent = None if param.init.kind not in DETERMINISTIC else False

@@ -238,6 +238,8 @@ def _inputs(program: SampleProgram, functions: Functions, entry: str) -> str:
             row |= {"stream": source.stream, "shape": tuple(int(d) for d in value.type.shape[lead:])}  # type: ignore[arg-type]
         if source.per_step is not None:
             row["per_step"] = int(source.per_step)
+        if source.truncated:
+            row["truncated"] = True
         if source.default is not None:
             row["default"] = float(source.default)
         found[identifier(value.name)] = row

@@ -26,7 +26,7 @@ from latentc.export.plans import ENGINES as PLAN_ENGINES
 from latentc.export.plans import PlanOptions, plan_options, write_plans
 from latentc.export.store import FileTensors
 from latentc.export.versions import versions
-from latentc.ir.core import Module, alone
+from latentc.ir.core import Module, Param, alone, parameters
 from latentc.ir.types import Sym
 from latentc.ir.verify import verify
 from latentc.passes.attention import looped_attentions, write_out_attention
@@ -50,6 +50,7 @@ from latentc_runtime.manifest import (
     SamplerEntry,
     Statement,
     Tokens,
+    Truncation,
     UniformSource,
 )
 
@@ -175,6 +176,10 @@ def bundle_from_lowered(
     with new_folder(Path(folder)) as target:
         tell("writing the weights")
         left = tensors.write(target, by_reference)
+        made: dict[str, Param] = {}
+        for program in lowered.programs:
+            made |= parameters(lowered.module, lowered.module.entries[program.entry])
+        tensors.write_kept(target, made)
         tell("checking the graph")
         names = engines.write(target, by_reference)
         plans = _plans(target, engines, names, options, tell)
@@ -209,8 +214,8 @@ def bundle_from_lowered(
         if finish is not None:
             write_manifest(target, manifest)
             manifest = finish(target, manifest)
-            made = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
-            added = cache.hashes({name: target / name for name in sorted(made - {MANIFEST, *manifest.files})})
+            there = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+            added = cache.hashes({name: target / name for name in sorted(there - {MANIFEST, *manifest.files})})
             manifest = replace(manifest, files=manifest.files | added)
         cache.save()
         write_manifest(target, manifest)
@@ -269,6 +274,7 @@ def _sampler(
         engines.written_out[file] = written_out
         statements = [EngineCall("engine", file, {v.name: v.name for v in fn.inputs}, {RESULT: RESULT})]
     default = next((s.default for s in program.sources.values() if s.kind == "guidance"), None)
+    truncation = next((Truncation(s.default) for s in program.sources.values() if s.truncated), None)
     return SamplerEntry(
         steps=program.steps,
         solver=program.solver,
@@ -278,6 +284,7 @@ def _sampler(
         why=why,
         inputs=tuple(_input(v.name, v.type, program) for v in fn.inputs),
         program=tuple(statements),
+        truncation=truncation,
     )
 
 
@@ -290,7 +297,7 @@ def _input(name: str, type: Any, program: SampleProgram) -> Input:
         case "guidance":
             made = GuidanceSource()
         case "normal":
-            made = NormalSource("normal", source.stream, source.per_step)
+            made = NormalSource("normal", source.stream, source.per_step, source.truncated)
         case _:
             made = UniformSource("uniform", source.stream, source.per_step)
     return Input(name, type.dtype, tuple(str(d) if isinstance(d, Sym) else int(d) for d in type.shape), made)

@@ -29,16 +29,48 @@ def expr_from_recipe(made: Recipe | Param, weight: Callable[[Param], Expr]) -> E
     return Computed(tuple(parts), lambda xs: row.evaluate(xs, attrs), dtype_from_name(type.dtype), _shape(type))
 
 
-def recovered(params: Mapping[str, Param], held: Mapping[str, Expr]) -> dict[str, Expr]:
-    """The model's weights by path, from the values `held` of params by path; those that cannot be found are left out.
+def kept(params: Mapping[str, Param], weight: Callable[[str, Param], Expr]) -> dict[str, Expr]:
+    """What recipes of `params`, by path, need to be undone and what no engine holds: values of one axis or none.
+
+    Weights of the model by their path, what is made of them by its function's prefix and its text; `weight` gives the
+    model's weights. `recovered` takes them.
+    """
+    found: dict[str, Expr] = {}
+
+    def visit(prefix: str, made: Recipe | Param, beside: bool) -> None:
+        small = recipe_type(made).rank < 2
+        if isinstance(made, Param) and made.recipe is not None:
+            made = made.recipe
+        if isinstance(made, Param):
+            if beside and small:
+                found[prefix + made.name] = weight(prefix + made.name, made)
+            return
+        if beside and small:
+            found[prefix + recipe_text(made)] = expr_from_recipe(made, lambda own: weight(prefix + own.name, own))
+        for i, arg in enumerate(made.args):
+            visit(prefix, arg, beside or (RECIPES[made.op].folds and (i > 0 or not made.args[1:])))
+
+    for path, param in params.items():
+        if param.recipe is not None:
+            visit(path.removesuffix(param.name), param.recipe, False)
+    return found
+
+
+def recovered(
+    params: Mapping[str, Param], held: Mapping[str, Expr], beside: Mapping[str, Expr] | None = None
+) -> dict[str, Expr]:
+    """The model's weights by path, from the values `held` of params by path and from what was `kept` beside them.
+
+    Those that cannot be found are left out.
 
     Of a weight that was rounded it is the nearest that is known: a quantised one comes back as it dequantises.
     """
     found = {path: held[path] for path, param in params.items() if param.recipe is None and path in held}
-    made: dict[tuple[str, str], Expr] = {}  # value of a recipe, by the prefix of its function and its text
+    made: dict[str, Expr] = dict(beside or {})  # value of a recipe, by the prefix of its function and its text
+    found = {**made, **found}
     for path, param in params.items():
         if param.recipe is not None and path in held:
-            made[path.removesuffix(param.name), recipe_text(param.recipe)] = held[path]
+            made[path.removesuffix(param.name) + recipe_text(param.recipe)] = held[path]
     pieces: dict[str, dict[tuple[int, int], Expr]] = {}  # of a weight that was cut, by where they begin and end
     axes: dict[str, int] = {}
     sizes: dict[str, int] = {}
@@ -62,12 +94,10 @@ def recovered(params: Mapping[str, Param], held: Mapping[str, Expr]) -> dict[str
     return found
 
 
-def _known(
-    prefix: str, found: Mapping[str, Expr], made: Mapping[tuple[str, str], Expr], arg: Recipe | Param
-) -> Expr | None:
+def _known(prefix: str, found: Mapping[str, Expr], made: Mapping[str, Expr], arg: Recipe | Param) -> Expr | None:
     if isinstance(arg, Param) and arg.recipe is None:
         return found.get(prefix + arg.name)
-    return made.get((prefix, recipe_text(_recipe(arg))))
+    return made.get(prefix + recipe_text(_recipe(arg)))
 
 
 def _undone(
@@ -126,4 +156,4 @@ def _shape(type: TensorType) -> tuple[int, ...]:
     return tuple(int(d) for d in type.shape)  # type: ignore[arg-type]
 
 
-__all__ = ["expr_from_recipe", "recovered"]
+__all__ = ["expr_from_recipe", "kept", "recovered"]

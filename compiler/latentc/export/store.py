@@ -19,7 +19,7 @@ from onnx import TensorProto
 
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.export.graph import stored
-from latentc.export.recipes import expr_from_recipe
+from latentc.export.recipes import expr_from_recipe, kept
 from latentc.ir.core import Param
 from latentc.ir.inits import DETERMINISTIC, INITS
 from latentc.weights import Array, Computed, Expr, Stored, cast, is_identity, packed, write_safetensors
@@ -28,6 +28,8 @@ INLINE_BYTES = 1 << 10
 """Constants up to this size stand in the ONNX file itself."""
 
 DERIVED = "weights/derived.safetensors"
+FOLDED = "weights/folded.safetensors"
+"""What was folded into weights and is in no engine; verification finds the weights by it."""
 _COPY = 64 << 20  # bytes copied at a time
 
 
@@ -103,6 +105,13 @@ class FileTensors:
         else:
             self._pending.append((proto, key))
 
+    def write_kept(self, folder: Path, params: Mapping[str, Param]) -> None:
+        """Makes `FOLDED` under `folder` where recipes of `params`, by path, are undone by what no engine holds."""
+        beside = kept(params, lambda path, param: expression(self._weights, path, param))
+        if beside:
+            (folder / "weights").mkdir(exist_ok=True)
+            write_safetensors(folder / FOLDED, beside)
+
     def write(self, folder: Path, by_reference: bool = False) -> dict[str, Path]:
         """Makes the files under `folder`/weights and fills in every initialiser.
 
@@ -142,7 +151,7 @@ class FileTensors:
 def _free_name(file: Path, taken: Mapping[Path, str]) -> str:
     stem, n = f"weights/{_plain(file.stem)}", 1
     name = f"{stem}{_plain(file.suffix)}"
-    while name in taken.values() or name == DERIVED:
+    while name in taken.values() or name in (DERIVED, FOLDED):
         n += 1
         name = f"{stem}-{n}{_plain(file.suffix)}"
     return name
@@ -168,4 +177,4 @@ def copy_file(source: Path, target: Path) -> None:
             dst.write(block)
 
 
-__all__ = ["DERIVED", "INLINE_BYTES", "FileTensors", "copy_file", "expression", "initial_value"]
+__all__ = ["DERIVED", "FOLDED", "INLINE_BYTES", "FileTensors", "copy_file", "expression", "initial_value"]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from latentc.ir.core import Init, Param, Recipe
+from latentc.ir.ops.norm import singular_value
 from latentc.ir.ops.quantize import (
     RANGES,
     blocks_type,
@@ -40,12 +41,14 @@ class RecipeRow:
     """`type` of the result (OpError for operands that do not fit), `evaluate` it, and `undo` it.
 
     `undo[i](result, others, attrs)` is operand i, from the result and the other operands in their order; operands
-    without an entry are lost. What rounds is undone but for the rounding.
+    without an entry are lost. What rounds is undone but for the rounding. Of a row that `folds`, the operands after the
+    first are in no engine: a bundle keeps those of one axis or none beside it.
     """
 
     type: Callable[[Sequence[TensorType], Attrs], TensorType]
     evaluate: Callable[[Sequence[Array], Attrs], Array]
     undo: Mapping[int, Undo] = field(default_factory=dict)
+    folds: bool = False
 
 
 def _size(type: TensorType, axis: int) -> int:
@@ -68,6 +71,23 @@ def _mul_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
     if factor.rank > weight.rank or any(f not in (1, w) for f, w in fits):
         raise OpError(f"{factor} does not scale {weight}")
     return weight
+
+
+def _same_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
+    if types[0] != types[1]:
+        raise OpError(f"{types[0]} and {types[1]} differ")
+    return types[0]
+
+
+def _scale_axis_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
+    weight, vector = types
+    if vector.shape != (weight.shape[attrs["axis"]],):
+        raise OpError(f"{vector} does not scale axis {attrs['axis']} of {weight}")
+    return weight
+
+
+def _along(vector: Array, weight: Array, attrs: Attrs) -> Array:
+    return vector.reshape([-1 if i == attrs["axis"] else 1 for i in range(weight.ndim)])
 
 
 def _scale_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
@@ -156,6 +176,34 @@ RECIPES: dict[str, RecipeRow] = {
         lambda types, a: types[0],
         lambda xs, a: xs[0] * a["mul"] + a["add"],
         {0: lambda y, xs, a: (y - a["add"]) / a["mul"]},
+    ),
+    # A weight times a vector along `axis`, none of it zero.
+    "scale_axis": RecipeRow(
+        _scale_axis_type,
+        lambda xs, a: xs[0] * _along(xs[1], xs[0], a),
+        {0: lambda y, xs, a: y / _along(xs[0], y, a)},
+        folds=True,
+    ),
+    "sub": RecipeRow(_same_type, lambda xs, a: xs[0] - xs[1], {0: lambda y, xs, a: y + xs[0]}, folds=True),
+    "add": RecipeRow(_same_type, lambda xs, a: xs[0] + xs[1], {0: lambda y, xs, a: y - xs[0]}, folds=True),
+    # A weight over a number.
+    "div": RecipeRow(_mul_type, lambda xs, a: xs[0] / xs[1], {0: lambda y, xs, a: y * xs[0]}, folds=True),
+    # 1 / sqrt(variance + eps).
+    "inverse_std": RecipeRow(
+        lambda types, a: types[0],
+        lambda xs, a: 1 / np.sqrt(xs[0] + a["eps"]),
+        {0: lambda y, xs, a: 1 / (y * y) - a["eps"]},
+        folds=True,
+    ),
+    # The largest singular value of a weight, as `ops.norm` finds it from u.
+    "singular_value": RecipeRow(
+        lambda types, a: types[1].with_shape(()), lambda xs, a: singular_value(xs[0], xs[1], a["eps"])[0], folds=True
+    ),
+    # A weight [O, C, ...] times a vector [C], summed over all but the first axis.
+    "channel_sum": RecipeRow(
+        lambda types, a: types[0].with_shape(types[0].shape[:1]),
+        lambda xs, a: np.einsum("ock,c->o", xs[0].reshape(*xs[0].shape[:2], -1), xs[1]),
+        folds=True,
     ),
     "reciprocal": RecipeRow(lambda types, a: types[0], lambda xs, a: 1 / xs[0], {0: lambda y, xs, a: 1 / y}),
     "transpose": RecipeRow(

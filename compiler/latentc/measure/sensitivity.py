@@ -14,7 +14,7 @@ import numpy as np
 
 from latentc import pipeline
 from latentc.components.contract import Lowered
-from latentc.export.recipes import recovered
+from latentc.export.recipes import kept, recovered
 from latentc.export.store import expression
 from latentc.ir.core import Module, Node, parameters
 from latentc.ir.ops import OPS
@@ -69,7 +69,8 @@ def losses(
         for entry, function in quantised.entries.items()
         for path, param in parameters(quantised, function, prefix_of(quantised, entry)).items()
     }
-    back = recovered(params, {path: expression(own, path, param) for path, param in params.items()})
+    beside = kept(params, lambda path, param: expression(own, path, param))
+    back = recovered(params, {path: expression(own, path, param) for path, param in params.items()}, beside)
     exact, rough = layer_weight(module, weights), layer_weight(module, {**weights, **back})
     nodes = _nodes(module, layers)
     found = {}

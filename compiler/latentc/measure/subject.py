@@ -18,6 +18,7 @@ from latentc.checkpoint import buffer, computed
 from latentc.components.contract import Lowered, Network, SampleProgram
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.export.recipes import recovered
+from latentc.export.store import FOLDED
 from latentc.ir.core import Param, Value, own_parameters, parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
@@ -28,7 +29,7 @@ from latentc.passes.quantize import LayerQuant, Quantization
 from latentc.pipeline import optimised
 from latentc.spec import Spec, load_spec
 from latentc.weights import Array as InMemory
-from latentc.weights import Computed, Expr, Stored, dtype_from_name, materialise, unpacked
+from latentc.weights import Computed, Expr, Stored, dtype_from_name, materialise, open_weights, unpacked
 from latentc_runtime import Pipeline, load
 from latentc_runtime.backends import Backend, Engine, open_backend
 from latentc_runtime.backends.tensorrt import TensorRt
@@ -184,7 +185,8 @@ def weights_of(
         params.update(parameters(lowered.module, lowered.module.entries[program.entry]))
         exported.update(parameters(module, module.entries[program.entry]))
         own.update(own_parameters(module, module.entries[program.entry]))
-    held = recovered(exported, _initialisers(pipeline))
+    folded = pipeline.bundle.folder / FOLDED
+    held = recovered(exported, _initialisers(pipeline), open_weights(folded) if folded.is_file() else None)
     missing = [name for name, param in params.items() if name not in held and not computed(param)]
     if missing:
         raise DiagnosticError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from latentc.components import load
-from latentc.components.parts import Objective, Part, Sampler
+from latentc.components.parts import Backbone, Objective, Part, Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label
 from latentc.spec.data import AutoencoderKl, VqModel
 from latentc.spec.schema import Spec
@@ -158,20 +158,25 @@ def components_fit(spec: Spec) -> Iterator[Problem]:
 
 
 def families_meet(spec: Spec) -> Iterator[Problem]:
-    """The objective and the sampler work with the kind of network there is: arrays or tokens."""
+    """The objective and the sampler work with the kind of network there is: for arrays, tokens, or from noise alone."""
+    main = spec.networks.get("main")
     family = "tokens" if spec.data.tokens is not None else "denoiser"
-    words = {"tokens": "tokens", "denoiser": "arrays"}
-    here, data = words[family], ((("data",), f"{words[family]} here"),)
+    words = {"tokens": "tokens", "denoiser": "arrays", "generator": "a generator"}
+    labels: tuple[tuple[PathKey, str], ...] = ((("data",), f"{words[family]} here"),)
+    if isinstance(main, Backbone) and main.family == "generator":
+        family, labels = "generator", ((("networks", "main"), "a generator here"),)
+    here = words[family]
     if isinstance(spec.objective, Objective) and spec.objective.family != family:
         wanted = words[spec.objective.family]
         kinds = [kind for kind, cls in load("objectives").items() if getattr(cls, "family", "") == family]
-        message, fitting = f"the objective `{spec.objective.kind}` is for {wanted}", f"for {here}: {', '.join(kinds)}"
-        yield Problem("E0306", ("objective",), message, f"wants {wanted}", data, fitting)
+        message = f"the objective `{spec.objective.kind}` is for {wanted}"
+        fitting = f"for {here}: {', '.join(kinds)}" if kinds else "leave it out: `objective: null`"
+        yield Problem("E0306", ("objective",), message, f"wants {wanted}", labels, fitting)
     if isinstance(spec.sampler, Sampler) and family not in spec.sampler.families:
         wanted = " or ".join(words[f] for f in spec.sampler.families)
         kinds = [kind for kind, cls in load("samplers").items() if family in getattr(cls, "families", ())]
         message, fitting = f"the sampler `{spec.sampler.kind}` draws {wanted}", f"for {here}: {', '.join(kinds)}"
-        yield Problem("E0306", ("sampler",), message, labels=data, help=fitting)
+        yield Problem("E0306", ("sampler",), message, labels=labels, help=fitting)
 
 
 def stitched_network_is_another(spec: Spec) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ from latentc.passes.fuse.composites import (
     SOFTMAX,
 )
 from latentc.passes.fuse.engine import FusionReport, Rule, fuse, fused
+from latentc.passes.fuse.folding import FOLDING
 from latentc.passes.fuse.linears import (
     INNER_PARTS,
     LINEAR_BIAS,
@@ -31,6 +32,8 @@ from latentc.passes.fuse.moves import TRANSPOSES
 COMPOSITES = (SOFTMAX, ATTENTION, LAYER_NORM, RMS_NORM, NORM_AFFINE, GELU, GELU_TANH, SILU)
 
 _EVERYWHERE = (
+    # Before anything reads weights: what is constant in inference goes into them.
+    *FOLDING,
     *COMPOSITES,
     # Fewer ops, the same products.
     TRANSPOSES,
@@ -55,4 +58,4 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "tensorrt-rtx": (*_EVERYWHERE, MERGE_LINEARS),
 }
 
-__all__ = ["COMPOSITES", "INNER_PARTS", "RULES", "FusionReport", "Rule", "fuse", "fused"]
+__all__ = ["COMPOSITES", "FOLDING", "INNER_PARTS", "RULES", "FusionReport", "Rule", "fuse", "fused"]

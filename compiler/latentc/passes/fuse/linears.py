@@ -22,8 +22,8 @@ INNER_WIDTH = 768
 """Channels that a product of `inner_parts` sums over."""
 
 
-def _shared(uses: Uses, linear: Node) -> str | None:
-    """Why the weight and bias of a linear layer are not its own, if they are not."""
+def shared(uses: Uses, linear: Node) -> str | None:
+    """Why the weight and bias of a linear layer or convolution are not its own, if they are not."""
     for value in linear.inputs[1:]:
         if value not in uses.params:
             return f"%{value.name} is no weight"
@@ -42,12 +42,13 @@ def _made(b: Builder, name: str, recipe: Recipe | Param) -> Var:
     return b.made(name, recipe) if isinstance(recipe, Recipe) else Var(recipe.value, b)
 
 
-def _source(param: Param) -> Recipe | Param:
+def source(param: Param) -> Recipe | Param:
+    """What a param is made of: its recipe, or the model's weight that it is."""
     return param if param.recipe is None else param.recipe
 
 
 def _part(param: Param, start: int, stop: int, axis: int = 0) -> Recipe:
-    return Recipe("slice", (_source(param),), {"axis": axis, "start": start, "stop": stop})
+    return Recipe("slice", (source(param),), {"axis": axis, "start": start, "stop": stop})
 
 
 # ---- several of one input as one
@@ -61,7 +62,7 @@ def _together(uses: Uses, linear: Node) -> list[Node]:
             node.op == "linear"
             and node.inputs[0] is linear.inputs[0]
             and len(node.inputs) == len(linear.inputs)
-            and _shared(uses, node) is None
+            and shared(uses, node) is None
             and not _expert(uses, node)
         )
 
@@ -74,7 +75,7 @@ def _expert(uses: Uses, linear: Node) -> bool:
 
 
 def _merge_check(match: Match) -> str | None:
-    if reason := _shared(match.uses, match.root):
+    if reason := shared(match.uses, match.root):
         return reason
     if _expert(match.uses, match.root):
         return f"%{match.root.inputs[1].name} is an expert's"
@@ -90,7 +91,7 @@ def _merge(b: Builder, v: SimpleNamespace) -> Mapping[Value, Var]:
     merged = []
     for column in zip(*params, strict=True):
         name = "-".join(param.name for param in column)
-        merged.append(_made(b, name, Recipe("concat", tuple(map(_source, column)), {"axis": 0})))
+        merged.append(_made(b, name, Recipe("concat", tuple(map(source, column)), {"axis": 0})))
     h: Var = b.linear(v.x, *merged)
     sizes = tuple(node.outputs[0].type.shape[-1] for node in nodes)
     names = " ".join(node.outputs[0].name for node in nodes)
@@ -113,7 +114,7 @@ def _separate_check(match: Match) -> str | None:
     h = match.values["h"]
     if match.root.attrs["axis"] % h.type.rank != h.type.rank - 1:
         return "the split is not of its features"
-    return _few(h) or _shared(match.uses, match.node("h"))
+    return _few(h) or shared(match.uses, match.node("h"))
 
 
 def _separate(b: Builder, v: SimpleNamespace) -> Mapping[Value, Var]:
@@ -160,7 +161,7 @@ def _inner_check(match: Match) -> str | None:
     if _inner_parts(width) == 1:
         return f"{width} inner channels are not cut: takes {2 * INNER_WIDTH}, and equal parts that are multiples of 32"
     for node in (*_layers(match), match.root):
-        if reason := _shared(match.uses, node):
+        if reason := shared(match.uses, node):
             return reason
         if made := [p.name for p in _weights(match.uses, node) if p.recipe is not None]:
             return f"%{made[0]} is made of others"  # from parts of which those could not be told
@@ -222,7 +223,7 @@ def _way(match: Match) -> tuple[list[Node], str | None]:
             return way, f"%{value.name} is also used elsewhere"
         way.insert(0, node)
         if node.op == "linear":
-            return way, _shared(match.uses, node)
+            return way, shared(match.uses, node)
         user, value = node, node.inputs[0]
 
 
@@ -237,7 +238,7 @@ def _query(b: Builder, v: SimpleNamespace) -> Var:
     params = _weights(v.match.uses, linear)
     scale = attention_scale(v.match.values["q"].type, v.match.root.attrs)
     scaled = [
-        _made(b, f"{p.name}.times{scale:.6g}", Recipe("affine", (_source(p),), {"mul": scale, "add": 0.0}))
+        _made(b, f"{p.name}.times{scale:.6g}", Recipe("affine", (source(p),), {"mul": scale, "add": 0.0}))
         for p in params
     ]
     q: Var = b.linear(v.env[linear.inputs[0]], *scaled, out=linear.outputs[0].name)
@@ -283,7 +284,7 @@ def _increments(uses: Uses, linear: Node) -> tuple[list[Node], dict[int, Node]]:
 def _one_check(match: Match) -> str | None:
     if not _increments(match.uses, match.root)[1]:
         return "no part of it is only used one larger"
-    return _shared(match.uses, match.root)
+    return shared(match.uses, match.root)
 
 
 def _runs(sizes: Sequence[int], larger: Mapping[int, Node]) -> Iterator[tuple[int, int, bool]]:
@@ -316,4 +317,13 @@ def _one(b: Builder, v: SimpleNamespace) -> Mapping[Value, Var]:
 
 MODULATION_ONE = Rule("modulation_one", ("linear(x, w, b)",), _one, _one_check)
 
-__all__ = ["INNER_PARTS", "LINEAR_BIAS", "MERGE_LINEARS", "MODULATION_ONE", "QUERY_SCALE", "SEPARATE_LINEARS"]
+__all__ = [
+    "INNER_PARTS",
+    "LINEAR_BIAS",
+    "MERGE_LINEARS",
+    "MODULATION_ONE",
+    "QUERY_SCALE",
+    "SEPARATE_LINEARS",
+    "shared",
+    "source",
+]
