@@ -48,7 +48,12 @@ def network_weights(
         params, own = network_params(lowered, network), tensors[name]
         if names is None:
             # An emitted project keeps computed buffers out of its files; a file that has them says nothing new.
-            own = {n: e for n, e in own.items() if n not in params or not computed(params[n])}
+            # PyTorch's batch norms count their batches; nothing reads that.
+            own = {
+                n: e
+                for n, e in own.items()
+                if not (n in params and computed(params[n])) and not n.endswith(".num_batches_tracked")
+            }
         wanted = {n: (_shape(p), p.type.dtype) for n, p in params.items() if not computed(p)}
         made = import_weights(own, name_map(spec, name, names), wanted, symbols(lowered, network))
         found[name] = {n: made[n] if n in made else buffer(p) for n, p in params.items() if n in made or computed(p)}

@@ -26,6 +26,7 @@ from latentc.passes.experts import experts
 from latentc.passes.fuse import INNER_PARTS, RULES, FusionReport, fuse, fused
 from latentc.passes.heads import cut_behind_heads
 from latentc.passes.hoist import Hoisted, hoist, hoist_report
+from latentc.passes.open_norms import open_norms
 from latentc.passes.openvino import gelu_by_error_function, write_out_attention
 from latentc.passes.precision import caches_in_half, precision
 from latentc.passes.quantize import Quantization, quantize
@@ -50,6 +51,8 @@ _ONNX = (
     Pass("cleanup", lambda module, spec: cleanup(module), "inference"),
     # After cleanup, before anything that reasons about batch sizes: from here on a guided call is an ordinary one.
     Pass("expand_guidance", lambda module, spec: expand_guidance(module, spec.optimize.guidance), "expanded"),
+    # Before fusing, whose rules see one function at a time.
+    Pass("open_norms", lambda module, spec: open_norms(module), "expanded"),
     # Before fusing: an expert is a feed-forward like any other, and its layers can be merged and quantised.
     Pass("experts", lambda module, spec: experts(module, _experts_form(spec)), "expanded"),
     # Before hoisting, whose cuts through a function would go through what belongs together.

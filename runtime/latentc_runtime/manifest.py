@@ -182,7 +182,8 @@ Statement = EngineCall | Loop
 class SamplerEntry:
     """One sampler of the bundle. Its program starts with the inputs as variables and ends with `out`.
 
-    `max_batch` is the largest batch of one run, null for any. With `truncation` a request may bound its noise. `why` says why the form was chosen.
+    `max_batch` is the largest batch of one run, null for any. With `truncation` a request may
+    bound its noise. `why` says why the form was chosen.
     """
 
     steps: int

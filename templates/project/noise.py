@@ -6,6 +6,7 @@ Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011.
 """
 
 import math
+from statistics import NormalDist
 from zlib import crc32
 
 import numpy as np
@@ -39,6 +40,19 @@ def normals(seeds, stream: str, shape, index: int = 0) -> np.ndarray:
     values = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=2)  # [B, pair, 2, block]
     values = values.transpose(0, 3, 1, 2).reshape(len(uniform), -1)[:, :count]
     return values.astype(np.float32).reshape(-1, *shape)
+
+
+def truncated_normals(seeds, stream: str, shape, bound: float) -> np.ndarray:
+    """Standard normals between -bound and bound, f32 [len(seeds), *shape]: the inverse of their cumulative distribution
+    at a uniform number each. A bound of infinity gives `normals`.
+    """
+    if math.isinf(bound):
+        return normals(seeds, stream, shape)
+    curve, uniform = NormalDist(), uniforms(seeds, stream, shape).astype(np.float64)
+    low = curve.cdf(-bound)
+    places = low + uniform * (1.0 - 2.0 * low)
+    values = np.array([curve.inv_cdf(p) for p in places.ravel().tolist()]).reshape(uniform.shape)
+    return np.clip(values, -bound, bound).astype(np.float32)
 
 
 def uniforms(seeds, stream: str, shape, index: int = 0) -> np.ndarray:

@@ -6,6 +6,7 @@ Sample i has seed `seed + i`; it depends on its own seed and class alone. `--raw
 """
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,9 @@ class Steps:
                 yield torch.from_numpy(noise.normals(*self.arguments, int(rows))).to(self.device)
 
 
-def inputs_of(sampler: Any, classes: Tensor, seeds: Sequence[int], guidance: float | None) -> dict[str, Any]:
+def inputs_of(
+    sampler: Any, classes: Tensor, seeds: Sequence[int], guidance: float | None, truncation: float | None = None
+) -> dict[str, Any]:
     """What a sampler takes, by name."""
     device, found = classes.device, {}
     for name, source in sampler.inputs.items():
@@ -70,6 +73,9 @@ def inputs_of(sampler: Any, classes: Tensor, seeds: Sequence[int], guidance: flo
                 found[name] = torch.full((len(classes),), float(scale), device=device)
             case "normal" if count is not None:
                 found[name] = Steps(seeds, stream, shape, np.arange(count), device)
+            case "normal" if source.get("truncated"):
+                bound = source.get("default", math.inf) if truncation is None else truncation
+                found[name] = torch.from_numpy(noise.truncated_normals(seeds, stream, shape, bound)).to(device)
             case "normal":
                 found[name] = torch.from_numpy(noise.normals(seeds, stream, shape)).to(device)
             case "uniform":
@@ -87,6 +93,7 @@ def draw(
     guidance: float | None = None,
     steps: int | None = None,
     batch: int = 64,
+    truncation: float | None = None,
 ) -> Tensor:
     """Samples f32 [B, C, H, W] or tokens i64 [B, T] on the CPU, one a class and seed."""
     if not SAMPLERS:
@@ -101,7 +108,7 @@ def draw(
     parts = []
     for at in tqdm(range(0, len(classes), batch), desc="sampling", leave=False, disable=None):
         labels = torch.tensor(np.asarray(classes[at : at + batch]), dtype=torch.int64, device=device)
-        inputs = inputs_of(sampler, labels, list(seeds[at : at + batch]), guidance)
+        inputs = inputs_of(sampler, labels, list(seeds[at : at + batch]), guidance, truncation)
         parts.append(sampler.sample(*models, **inputs).cpu())
     return torch.cat(parts)
 
@@ -175,6 +182,7 @@ def main() -> None:
     parser.add_argument("--per-class", type=positive, default=10)
     parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--guidance", type=float, help="scale of classifier-free guidance")
+    parser.add_argument("--truncation", type=float, help="bound of a generator's noise; inf for none")
     parser.add_argument("--steps", type=int, help="one of the step counts that sampler.py holds")
     parser.add_argument("--batch", type=positive, default=64)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -183,12 +191,14 @@ def main() -> None:
     flags = parser.parse_args()
     config = load_config([])
     known = config["data"]["classes"]
+    if flags.truncation is not None and not flags.truncation > 0:
+        raise SystemExit("--truncation: a bound is above 0")
     classes = np.repeat(flags.classes or range(min(10, known)), flags.per_class)
     if classes.max() >= known:
         raise SystemExit(f"--classes: the model has classes 0 to {known - 1}")
     seeds = range(flags.seed, flags.seed + len(classes))
     networks = load_networks(flags.weights, torch.device(flags.device))
-    samples = draw(networks, classes, seeds, config, flags.guidance, flags.steps, flags.batch)
+    samples = draw(networks, classes, seeds, config, flags.guidance, flags.steps, flags.batch, flags.truncation)
     if flags.raw:
         np.savez(flags.raw, samples=samples.numpy(), classes=classes, seeds=np.array(seeds))
     if flags.output:

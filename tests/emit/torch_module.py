@@ -62,7 +62,7 @@ def tensors(arrays: Sequence[np.ndarray[Any, Any]], dtype: torch.dtype) -> list[
 def network(text: str, weights: Mapping[str, np.ndarray[Any, Any]], dtype: torch.dtype) -> torch.nn.Module:
     """The emitted network `main` with these weights; the names must be those of the state dict."""
     model = loaded(text, dtype)["build"]().to(dtype)
-    own = model.state_dict()
+    own = [name for name in model.state_dict() if not name.endswith(".num_batches_tracked")]
     model.load_state_dict({k: torch.from_numpy(v).to(dtype) for k, v in weights.items() if k in own})
     assert set(own) <= set(weights)
     buffers = dict(model.named_buffers())

@@ -35,11 +35,12 @@ def sample(
     grid: Path | str | None = None,
     raw: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    truncation: float | None = None,
 ) -> np.ndarray:
     """Samples of a bundle, f32[B, C, H, W] or i64[B, T]: `per_class` of each class in turn, of seeds `seed` and up.
 
     `classes`: numbers, or a text such as "0-9" or "all". `noise`: arrays, or an .npz file of them, in place of what the
-    seeds give. `grid` is a PNG file to write, a row a class; `raw` an .npz file for the samples as they are, array
+    seeds give. `truncation` bounds a generator's noise. `grid` is a PNG file to write, a row a class; `raw` an .npz file for the samples as they are, array
     `out`. Raises DiagnosticError: E0601 to E0613, E0704, and E0412 where a file cannot be written.
     """
     from latentc.files import read_arrays, write_arrays, write_picture
@@ -57,7 +58,7 @@ def sample(
         if len(known) * per_class * (math.prod(output.shape) * 16 + 256) > available_memory():
             raise MemoryError
         wanted = [number for number in known for _ in range(per_class)]
-        samples = pipe.sample(wanted, seed, guidance, steps, given, progress, batch)
+        samples = pipe.sample(wanted, seed, guidance, steps, given, progress, batch, truncation)
         # Made before anything is written, so that a mistake leaves no file behind.
         sheet = None if grid is None else side_by_side(pipe.images(samples), per_class, gap=2)
     if raw is not None:

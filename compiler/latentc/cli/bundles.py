@@ -131,13 +131,18 @@ def sample(
         Path | None, typer.Option("--raw", metavar="FILE", help="An .npz for the samples as they are.")
     ] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, metavar="N", help="Samples at once.")] = None,
+    truncation: Annotated[
+        float | None, typer.Option("--truncation", metavar="BOUND", help="Of a generator's noise; inf: none.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Sample from a bundle."""
     if output is None and raw is None:
         raise typer.BadParameter("nothing to write: give -o FILE.png, --raw FILE.npz or both")
     with bar_for("sampling") as bar:
-        api.sample(bundle, classes, per_class, seed, guidance, steps, noise, batch, device, output, raw, advancing(bar))
+        done = advancing(bar)
+        given = (classes, per_class, seed, guidance, steps, noise, batch, device, output, raw, done, truncation)
+        api.sample(bundle, *given)
     echo("\n".join(str(path) for path in (output, raw) if path is not None))
 
 

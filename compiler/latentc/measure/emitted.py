@@ -33,7 +33,8 @@ class Emitted:
         self.networks: dict[str, Any] = {}
         for name, build in model.NETWORKS.items():
             net = build().eval()
-            kept = {path: arrays[f"{name}.{path}"] for path in net.state_dict()}
+            # Batch norms also count their batches, which nothing reads: PyTorch fills in what a file lacks of that.
+            kept = {p: arrays[f"{name}.{p}"] for p in net.state_dict() if not p.endswith(".num_batches_tracked")}
             # Copies: a mapped file is read-only, which torch warns about.
             net.load_state_dict({path: self.torch.from_numpy(np.array(a, np.float32)) for path, a in kept.items()})
             self.networks[name] = net

@@ -62,8 +62,8 @@ class BigganGenerator(Backbone):
             _, height, width = spec.data.shape
             blocks = len(self.multipliers) - 1
             if height != width or height != BOTTOM << blocks:
-                side = BOTTOM << blocks
-                message = f"{blocks} blocks make images of {side} by {side} out of {BOTTOM} by {BOTTOM}, not {height} by {width}"
+                message = f"{blocks} blocks make {BOTTOM} by {BOTTOM} pixels {BOTTOM << blocks} by {BOTTOM << blocks}"
+                message += f", not {height} by {width}"
                 yield Problem(("multipliers",), message, "give the first feature map's and one for each doubling")
         sides = [BOTTOM << (i + 1) for i in range(len(self.multipliers) - 1)]
         for i, side in enumerate(self.attention):
