@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,15 @@ _TOKENS = [
     "backbone.block.feed_forward.multiple_of=32",
 ]
 _EXPERTS = [*_PATCHES, "backbone.block.feed_forward.experts=4"]
+_IMAGES = [
+    "data.shape=[3, 32, 32]",
+    "data.classes=10",
+    "backbone.width=8",
+    "backbone.multipliers=[4, 4, 4, 4]",
+    "backbone.attention=[16]",
+    "backbone.latent=20",
+    "backbone.embedding=16",
+]
 _SMALL = ["networks.small.width=32", "networks.small.depth=1", "networks.small.block.mixer.heads=2"]
 SIZES = {
     "dit": _PATCHES,
@@ -35,6 +44,7 @@ SIZES = {
     "sit": _PATCHES,
     "t_stitch": [*_PATCHES, *_SMALL],
     "llamagen": _TOKENS,
+    "biggan": _IMAGES,
 }
 """What makes a shipped spec the network of the numbers, as `--set` takes it."""
 
@@ -48,6 +58,7 @@ class Numbers:
     inputs: dict[str, np.ndarray]
     noise: list[np.ndarray]
     outputs: dict[str, np.ndarray]
+    after: dict[str, np.ndarray] = field(default_factory=dict)  # buffers that a call changes, by official name
 
 
 def load(name: str) -> Numbers:
@@ -61,7 +72,9 @@ def load(name: str) -> Numbers:
     weights |= {key[7:]: a for key, a in arrays.items() if key.startswith("buffer:")}
     inputs = {key[3:]: a for key, a in arrays.items() if key.startswith("in:")}
     noise = list(arrays["noise"]) if "noise" in arrays else [arrays[key] for key in sorted(arrays) if "noise." in key]
-    return Numbers(meta, weights, inputs, noise, {key: a for key, a in arrays.items() if key.startswith("out")})
+    outputs = {key: a for key, a in arrays.items() if key.startswith("out")}
+    after = {key[6:]: a for key, a in arrays.items() if key.startswith("after:")}
+    return Numbers(meta, weights, inputs, noise, outputs, after)
 
 
 def _draw(name: str, shape: list[int], std: float) -> np.ndarray:

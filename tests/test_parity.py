@@ -386,3 +386,61 @@ def test_options(case: str, batch: int, tmp_path: Path) -> None:
     weights = checkpoint(tmp_path, own)
     reference, *others = (api.forward(system, weights, inputs, backend, overrides=overrides) for backend in BACKENDS)
     assert all(error(other, reference) < FORWARD for other in others)
+
+
+# ---- generators
+
+
+WITHOUT_PARTS = ["backbone.attention=[]", "backbone.latent=16", "backbone.hierarchical=false"]  # as ADC-GAN has it
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "openvino"])
+@pytest.mark.parametrize("name", ["biggan.G", "biggan.G_truncated", "adcgan.G"])
+def test_generator(name: str, backend: str, tmp_path: Path) -> None:
+    """Running statistics that are not at their start, spectral norms by one iteration from stored vectors."""
+    numbers = load(name)
+    overrides = SIZES["biggan"] + (WITHOUT_PARTS if name == "adcgan.G" else [])
+    weights = checkpoint(tmp_path, numbers.weights)
+    result = api.forward("biggan", weights, numbers.inputs, backend, overrides=overrides, names="official")
+    assert error(result, numbers.outputs["out.x"]) < FORWARD
+
+
+@pytest.mark.parametrize("backend", ["oracle", "torch"])
+def test_generator_in_training(backend: str, tmp_path: Path) -> None:
+    """The batch's statistics in the norms; running ones and vectors become what the authors' become."""
+    numbers = load("biggan.G_train")
+    spec, lowered, weights = official(tmp_path, numbers, "biggan")
+    given = [numbers.inputs["z"], numbers.inputs["y"]]
+    if backend == "oracle":
+        oracle = Interpreter(lowered.module, weights, training=True)
+        (out,) = oracle.run("main.forward", *given)
+        state = {**weights, **oracle.written}
+    else:
+        with emitted(lowered, spec, tmp_path / "project") as project:
+            model = built(project, weights).train()
+            out = model(*tensors(given)).detach().numpy()
+        state = {path: value.numpy() for path, value in model.state_dict().items()}
+    assert error(out, numbers.outputs["out.x"]) < FORWARD
+    after = {**numbers.weights, **numbers.after}
+    path = checkpoint(tmp_path / "after", after)
+    expected = arrays(network_weights(spec, lowered, path, "official")["main"])
+    moved = [name for name in expected if not np.array_equal(expected[name], weights[name])]
+    assert len(moved) > 20
+    for name in moved:
+        assert error(state[name], expected[name]) < FORWARD, name
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "control"])
+def test_generator_bundle(engine: str, tmp_path: Path) -> None:
+    """The folded engine gives the authors' images; of other statistics it does not."""
+    numbers = load("biggan.G_truncated")
+    weights = dict(numbers.weights)
+    if engine == "control":
+        weights["blocks.1.0.bn2.stored_var"] = weights["blocks.1.0.bn2.stored_var"] * 1.1
+    overrides = [*SIZES["biggan"], f"target.engine={'openvino' if engine == 'openvino' else 'onnxruntime'}"]
+    bundle = tmp_path / "biggan.latentc"
+    api.compile("biggan", checkpoint(tmp_path, weights), bundle, overrides=overrides, names="official")
+    pipe = latentc_runtime.load(bundle, device="cpu")
+    images = pipe.sample(numbers.inputs["y"], noise={"z": numbers.inputs["z"]})
+    found = error(images, numbers.outputs["out.x"])
+    assert found > 10 * FORWARD if engine == "control" else found < FORWARD

@@ -43,8 +43,9 @@ def normals(seeds, stream: str, shape, index: int = 0) -> np.ndarray:
 
 
 def truncated_normals(seeds, stream: str, shape, bound: float) -> np.ndarray:
-    """Standard normals between -bound and bound, f32 [len(seeds), *shape]: the inverse of their cumulative distribution
-    at a uniform number each. A bound of infinity gives `normals`.
+    """Standard normals between -bound and bound, f32 [len(seeds), *shape]; of no bound, `normals`.
+
+    Each is the inverse of the cumulative distribution at one uniform number.
     """
     if math.isinf(bound):
         return normals(seeds, stream, shape)

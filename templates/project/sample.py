@@ -59,7 +59,11 @@ class Steps:
 
 
 def inputs_of(
-    sampler: Any, classes: Tensor, seeds: Sequence[int], guidance: float | None, truncation: float | None = None
+    sampler: Any,
+    classes: Tensor,
+    seeds: Sequence[int],
+    guidance: float | None,
+    truncation: float | None = None,
 ) -> dict[str, Any]:
     """What a sampler takes, by name."""
     device, found = classes.device, {}
@@ -75,7 +79,9 @@ def inputs_of(
                 found[name] = Steps(seeds, stream, shape, np.arange(count), device)
             case "normal" if source.get("truncated"):
                 bound = source.get("default", math.inf) if truncation is None else truncation
-                found[name] = torch.from_numpy(noise.truncated_normals(seeds, stream, shape, bound)).to(device)
+                found[name] = torch.from_numpy(noise.truncated_normals(seeds, stream, shape, bound)).to(
+                    device
+                )
             case "normal":
                 found[name] = torch.from_numpy(noise.normals(seeds, stream, shape)).to(device)
             case "uniform":
@@ -198,7 +204,9 @@ def main() -> None:
         raise SystemExit(f"--classes: the model has classes 0 to {known - 1}")
     seeds = range(flags.seed, flags.seed + len(classes))
     networks = load_networks(flags.weights, torch.device(flags.device))
-    samples = draw(networks, classes, seeds, config, flags.guidance, flags.steps, flags.batch, flags.truncation)
+    samples = draw(
+        networks, classes, seeds, config, flags.guidance, flags.steps, flags.batch, flags.truncation
+    )
     if flags.raw:
         np.savez(flags.raw, samples=samples.numpy(), classes=classes, seeds=np.array(seeds))
     if flags.output:

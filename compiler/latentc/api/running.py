@@ -39,9 +39,10 @@ def sample(
 ) -> np.ndarray:
     """Samples of a bundle, f32[B, C, H, W] or i64[B, T]: `per_class` of each class in turn, of seeds `seed` and up.
 
-    `classes`: numbers, or a text such as "0-9" or "all". `noise`: arrays, or an .npz file of them, in place of what the
-    seeds give. `truncation` bounds a generator's noise. `grid` is a PNG file to write, a row a class; `raw` an .npz file for the samples as they are, array
-    `out`. Raises DiagnosticError: E0601 to E0613, E0704, and E0412 where a file cannot be written.
+    `classes`: numbers, or a text such as "0-9" or "all". `noise`: arrays, or an .npz file of them, in place of what
+    the seeds give. `truncation` bounds a generator's noise. `grid` is a PNG file to write, a row a class; `raw` an
+    .npz file for the samples as they are, array `out`. Raises DiagnosticError: E0601 to E0613, E0704, and E0412
+    where a file cannot be written.
     """
     from latentc.files import read_arrays, write_arrays, write_picture
     from latentc.measure.memory import available_memory

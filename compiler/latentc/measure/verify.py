@@ -404,12 +404,13 @@ def _point(feed: Feed) -> str:
 
 
 def _changeable(arrays: Mapping[str, Array], network: str) -> list[str]:
-    """Weights to change for the control: a matrix in the middle, then the last ones.
+    """Weights to change for the control: a matrix in the middle, then the last ones, and the last outside of blocks.
 
     A fresh network has gates of zero, behind which a block's weights do nothing; the last layer's always do.
     """
     matrices = [p for p, a in arrays.items() if p.startswith(f"{network}.") and a.ndim >= 2 and p.endswith("weight")]
-    return list(dict.fromkeys([*matrices[len(matrices) // 2 :][:1], *matrices[:-5:-1]]))
+    outside = [path for path in matrices if path.count(".") == 2]
+    return list(dict.fromkeys([*matrices[len(matrices) // 2 :][:1], *matrices[:-5:-1], *outside[-1:]]))
 
 
 def _changed(array: Array, share: float) -> Array:

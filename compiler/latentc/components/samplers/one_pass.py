@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.contract import Network, SampleProgram, Source
-from latentc.components.parts import Guidance, Sampler
+from latentc.components.parts import Guidance, Problem, Sampler
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B
 
@@ -27,9 +27,13 @@ class OnePass(Sampler):
     truncation: float | None = Field(
         None, gt=0, description="default bound of the noise's magnitude; null: none. A request may give another"
     )
-    guidance: ClassVar[Guidance | None] = None
+    guidance: Guidance | None = Field(None, description="none: a generator is not guided")
     families: ClassVar[tuple[str, ...]] = ("generator",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "one_pass", "truncation": 0.5}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.guidance is not None:
+            yield Problem(("guidance",), "a generator is not guided", "leave it out; `truncation` trades variety")
 
     def with_steps(self, steps: int) -> OnePass:
         return self
