@@ -91,6 +91,15 @@ def test_llamagen(tmp_path: Path, form: str) -> None:
     assert main.profiles == ((1, 8, 64),)
 
 
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_generator(tmp_path: Path, precision: str) -> None:
+    """Its norms folded, one in each block into a convolution; what no engine holds is beside it."""
+    manifest = compiled(tmp_path, GENERATOR, f"target.precision={precision}", form="auto")
+    assert [p.capability for p in manifest.plans] == ["sm89"] and manifest.samplers[0].form == "unroll"
+    assert "weights/folded.safetensors" in manifest.files
+
+
 CAPABILITIES = ("sm80", "sm89", "sm120")
 
 
