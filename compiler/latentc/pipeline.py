@@ -23,7 +23,7 @@ from latentc.passes.cache_blocks import block_caches
 from latentc.passes.cleanup import cleanup
 from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.experts import experts
-from latentc.passes.fuse import INNER_PARTS, RULES, FusionReport, fuse, fused
+from latentc.passes.fuse import INNER_PARTS, RULES, FusionReport, Rule, fuse, fused
 from latentc.passes.heads import cut_behind_heads
 from latentc.passes.hoist import Hoisted, hoist, hoist_report
 from latentc.passes.open_norms import open_norms
@@ -90,11 +90,7 @@ PASSES: dict[str, tuple[Pass, ...]] = {
         # Where bf16 rounds off more than the two forms differ by.
         Pass("gelu", lambda module, spec: gelu_by_error_function(module, spec.target.precision), "expanded"),
         # After quantising, whose products these are not. Measured in bf16 alone.
-        Pass(
-            "inner_parts",
-            lambda module, spec: module if spec.target.precision == "fp32" else fuse(module, (INNER_PARTS,)),
-            "expanded",
-        ),
+        Pass("inner_parts", lambda module, spec: fuse(module, _late_rules(spec)), "expanded"),
         # One transposition in place of three.
         Pass("heads", lambda module, spec: cut_behind_heads(module), "expanded"),
         # Last, so that everything before sees attentions as what they are.
@@ -146,6 +142,11 @@ def optimised(
     return replace(lowered, module=module, updates=(), facts=facts)
 
 
+def _late_rules(spec: Spec) -> tuple[Rule, ...]:
+    """Rules for what quantising left."""
+    return (INNER_PARTS,) if (spec.target.engine, spec.target.precision) == ("openvino", "bf16") else ()
+
+
 def _experts_form(spec: Spec) -> Literal["dense", "sparse"]:
     """`sparse` where the engine takes shapes that depend on data; quantised layers are those of the dense form."""
     if spec.optimize.experts != "auto":
@@ -162,7 +163,7 @@ def _cache_block(spec: Spec) -> int | None:
 
 def fusion_report(lowered: Lowered, spec: Spec) -> FusionReport:
     """What the fusion rules find in a lowered spec: how often each fits, and its nearest miss."""
-    return fused(optimised(lowered, spec, "experts").module, RULES[spec.target.engine])[1]
+    return fused(optimised(lowered, spec, "experts").module, (*RULES[spec.target.engine], *_late_rules(spec)))[1]
 
 
 @dataclass(frozen=True)
