@@ -38,6 +38,11 @@ _IMAGES = [
     "backbone.embedding=16",
 ]
 _SMALL = ["networks.small.width=32", "networks.small.depth=1", "networks.small.block.mixer.heads=2"]
+_PLAYERS = [
+    *_IMAGES,
+    "networks.discriminator={kind: biggan_discriminator, width: 8, multipliers: [4, 4, 4, 4], halvings: 2}",
+    "networks.discriminator.attention=[8, 16]",
+]
 SIZES = {
     "dit": _PATCHES,
     "dit_moe": _EXPERTS,
@@ -45,6 +50,7 @@ SIZES = {
     "t_stitch": [*_PATCHES, *_SMALL],
     "llamagen": _TOKENS,
     "biggan": _IMAGES,
+    "biggan_train": _PLAYERS,
 }
 """What makes a shipped spec the network of the numbers, as `--set` takes it."""
 

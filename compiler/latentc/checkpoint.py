@@ -34,17 +34,25 @@ def computed(param: Param) -> bool:
 
 
 def network_weights(
-    spec: Spec, lowered: Lowered, files: Files, names: str | None = None, key: str | None = None
+    spec: Spec,
+    lowered: Lowered,
+    files: Files,
+    names: str | None = None,
+    key: str | None = None,
+    networks: Sequence[str] | None = None,
 ) -> dict[str, dict[str, Expr]]:
     """{network: {state-dict path: tensor}} of weights files, computed buffers included; nothing is read yet.
 
     `names` is a name map of the spec (`official`), or None for the names of the emitted project. Where a spec has
     several networks their names in a common file begin with the network's (`refiner.blocks.0…`). `key` picks a state
-    dict of the checkpoint (`ema`). Raises DiagnosticError: E0401 to E0411, E0415, E0703.
+    dict of the checkpoint (`ema`). `networks` are those that are wanted, all by default: a file may hold more, and if
+    one alone is wanted, nothing else under its plain names. Raises DiagnosticError: E0401 to E0411, E0415, E0703.
     """
-    tensors = _tensors(files, list(lowered.networks), key)
+    wanted_networks = list(lowered.networks if networks is None else networks)
+    tensors = _tensors(files, list(lowered.networks), wanted_networks, key)
     found = {}
-    for name, network in lowered.networks.items():
+    for name in wanted_networks:
+        network = lowered.networks[name]
         params, own = network_params(lowered, network), tensors[name]
         if names is None:
             # An emitted project keeps computed buffers out of its files; a file that has them says nothing new.
@@ -60,16 +68,18 @@ def network_weights(
     return found
 
 
-def _tensors(files: Files, networks: Sequence[str], key: str | None) -> dict[str, dict[str, Expr]]:
-    """{network: its tensors by their names in its file}."""
-    found = {name: open_weights(path, key) for name, path in named_files(files, networks).items()}
-    if "" not in found:
-        return found
-    several = len(networks) > 1
-    return {
-        name: {n.removeprefix(f"{name}."): e for n, e in found[""].items() if n.startswith(f"{name}.") or not several}
-        for name in networks
+def _tensors(
+    files: Files, networks: Sequence[str], wanted: Sequence[str], key: str | None
+) -> dict[str, dict[str, Expr]]:
+    """{wanted network: its tensors by their names in its file}."""
+    opened = named_files(files, networks, wanted)
+    if "" not in opened:
+        return {name: open_weights(opened[name], key) for name in wanted}
+    whole = open_weights(opened[""], key)
+    own = {
+        name: {n.removeprefix(f"{name}."): e for n, e in whole.items() if n.startswith(f"{name}.")} for name in wanted
     }
+    return own if any(own.values()) or len(wanted) > 1 else {wanted[0]: whole}
 
 
 def write_weights(

@@ -45,7 +45,7 @@ CODES: dict[str, str] = {
     "E0303": "the warm-up is longer than the training",
     "E0304": "the batch does not divide into accumulation steps",
     "E0305": "a component does not fit the rest of the spec",
-    "E0306": "arrays and tokens do not mix",
+    "E0306": "networks, objective and sampler are of different kinds",
     "E0307": "the engine does not compute in this precision",
     "E0308": "plans are asked of an engine that makes none, or do not hold together",
     "E0309": "the networks or the sampler do not fit a stitched trajectory",

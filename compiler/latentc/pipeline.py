@@ -202,6 +202,7 @@ def hoist_reports(lowered: Lowered, spec: Spec) -> dict[str, HoistReport]:
 
 
 def _for_inference(lowered: Lowered) -> Module:
-    """The module without its losses: engines have none."""
-    entries = {k: v for k, v in lowered.module.entries.items() if k.split(".")[0] != "loss"}
+    """The module without losses and the networks that only they call: engines have none."""
+    dropped = {"loss", *lowered.networks} - set(lowered.sampled)
+    entries = {k: v for k, v in lowered.module.entries.items() if k.split(".")[0] not in dropped}
     return lowered.module.with_(entries=entries)

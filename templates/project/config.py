@@ -61,17 +61,28 @@ TRAIN: dict[str, Rule] = {
 }
 
 
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """{path: value} of nested settings."""
+    found = {}
+    for key, value in settings.items():
+        inner = flat(value) if isinstance(value, dict) else {"": value}
+        found |= {f"{key}.{path}" if path else key: v for path, v in inner.items()}
+    return found
+
+
 def check(train: dict[str, Any]) -> None:
     """SystemExit where a setting of `train` is unknown, missing, or not what it should be."""
-    found = {}
-    for key, value in train.items():
-        found |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
-    for path in [*found, *TRAIN]:
-        if path not in TRAIN:
+    found = flat(train)
+    rules = dict(TRAIN)
+    for network in flat({"optimizers": train.get("optimizers", {})}):  # as `optimizer`, of one network
+        name = network.split(".")[1]
+        rules |= {f"optimizers.{name}.{p[10:]}": r for p, r in TRAIN.items() if p.startswith("optimizer.")}
+    for path in [*found, *rules]:
+        if path not in rules:
             raise SystemExit(f"train.{path}: there is no such setting")
         if path not in found:
             raise SystemExit(f"train.{path} is missing")
-        words, fits = TRAIN[path]
+        words, fits = rules[path]
         if not fits(found[path]):
             raise SystemExit(f"train.{path}: expected {words}, not {found[path]!r}")
 

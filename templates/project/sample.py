@@ -23,6 +23,9 @@ from data import pictures
 from model import NETWORKS
 from sampler import SAMPLERS
 
+# The networks that samples are drawn with; all where there is no sampler.
+SAMPLED = [n for n in NETWORKS if not SAMPLERS or any(n in s.networks for s in SAMPLERS.values())]
+
 
 class Steps:
     """Noise of every step, [N, B, ...], of which a row is made only when it is read.
@@ -135,20 +138,21 @@ def grid(samples: Tensor, config: dict[str, Any], columns: int, gap: int = 0) ->
 
 
 def load_networks(file: Path, device: torch.device) -> dict[str, nn.Module]:
-    """The networks with the weights of a .safetensors file or a checkpoint (the averaged ones, if any)."""
+    """What samples are drawn with, by a .safetensors file or a checkpoint (the averaged weights, if any)."""
     if not file.is_file():
         raise SystemExit(f"--weights: there is no file {file}")
-    networks = {name: build() for name, build in NETWORKS.items()}
+    networks = {name: NETWORKS[name]() for name in SAMPLED}
     if file.suffix == ".pt":
         content = torch.load(file, map_location="cpu", weights_only=True)
         states = content["averages"] or content["networks"]
     else:
         tensors = load_file(file)
-        states = {"main": tensors} if list(networks) == ["main"] else {name: {} for name in networks}
-        if list(networks) != ["main"]:
-            for key, tensor in tensors.items():
-                name, _, rest = key.partition(".")
-                states[name][rest] = tensor
+        states = {
+            name: {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+            for name in networks
+        }
+        if not any(states.values()):  # of a lone network
+            states = {"main": tensors}
     for name, network in networks.items():
         try:
             network.load_state_dict(states[name])

@@ -15,7 +15,7 @@ import random
 import signal
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from config import load_config
 from data import batches, generator, open_data
 from model import NETWORKS
 from objective import UPDATES, Update
+from sample import SAMPLED, draw, grid
 
 
 class Run:
@@ -82,9 +83,14 @@ class Run:
         dist.destroy_process_group()
 
 
-def learning_rate(train: dict[str, Any], step: int) -> float:
-    """The rate of optimiser step `step` (from 0): a linear warm-up, then constant, cosine or linear."""
-    rate, schedule = train["optimizer"]["lr"], train["schedule"]
+def settings_of(update: Update, train: dict[str, Any]) -> dict[str, Any]:
+    """The optimiser's settings: those of the trained network, if it has its own."""
+    return train.get("optimizers", {}).get(update.trained[0], train["optimizer"])
+
+
+def learning_rate(update: Update, train: dict[str, Any], step: int) -> float:
+    """The rate at step `step` (from 0): a linear warm-up, then constant, cosine or linear."""
+    rate, schedule = settings_of(update, train)["lr"], train["schedule"]
     warmup, final = schedule["warmup"], schedule["final"]
     if step < warmup:
         return rate * (step + 1) / warmup
@@ -144,11 +150,11 @@ def wrap(network: nn.Module, run: Run, compiled: bool) -> nn.Module:
 
 @torch.no_grad()
 def update_averages(averages: dict[str, nn.Module], networks: dict[str, nn.Module], decay: float) -> None:
-    """ema = decay * ema + (1 - decay) * weight; buffers are copied."""
+    """ema = decay * ema + (1 - decay) * weight; running statistics alike."""
     for name, average in averages.items():
         torch._foreach_lerp_(list(average.parameters()), list(networks[name].parameters()), 1 - decay)
         for kept, buffer in zip(average.buffers(), networks[name].buffers(), strict=True):
-            kept.copy_(buffer)
+            kept.lerp_(buffer, 1 - decay) if kept.is_floating_point() else kept.copy_(buffer)
 
 
 def sliced(batch: dict[str, Tensor], part: int, parts: int) -> dict[str, Tensor]:
@@ -158,28 +164,40 @@ def sliced(batch: dict[str, Tensor], part: int, parts: int) -> dict[str, Tensor]
 
 def train_step(
     update: Update,
+    networks: dict[str, nn.Module],
     wrapped: dict[str, nn.Module],
     optimizer: torch.optim.Optimizer,
     batch: dict[str, Tensor],
     train: dict[str, Any],
     step: int,
+    turn: int,
     run: Run,
 ) -> list[Tensor]:
-    """One optimiser step; returns the metrics (over this process's samples) and the norm of the gradient."""
+    """One optimiser step, the `turn`-th of step `step`.
+
+    Returns the metrics (over this process's samples) and the norm of the gradient. Gradients are for the
+    trained networks alone: only their processes wait for each other, the others are called as they are.
+    """
     parts = train["accumulate"]
-    models = [wrapped[name] for name in update.networks]
+    size = train["batch_size"] // (run.world * parts)
+    for name in update.networks:
+        networks[name].requires_grad_(name in update.trained)
+    trained = [wrapped[name] for name in update.trained]
+    models = [(wrapped if name in update.trained else networks)[name] for name in update.networks]
     totals: list[Tensor] = []
     for part in range(parts):
         piece = sliced(batch, part, parts)
-        size = len(piece[update.batch[0]])
-        noise = update.draws(size, generator(train["seed"], 4, step, run.rank, part))
-        inputs = {k: v.to(run.device, non_blocking=True) for k, v in {**piece, **noise}.items()}
+        key = (train["seed"], 4, step * len(UPDATES) + turn, run.rank, part)
+        inputs = {**piece, **update.draws(size, generator(*key))}
+        inputs = {k: v.to(run.device, non_blocking=True) for k, v in inputs.items()}
         last = part == parts - 1
-        quiet = [m.no_sync() for m in models if isinstance(m, DistributedDataParallel)] if not last else []
         if run.parallel == "fsdp":
-            for model in models:
+            for model in trained:
                 model.set_requires_gradient_sync(last)
-        with quiet[0] if quiet else nullcontext():
+        with ExitStack() as quiet:
+            if run.parallel == "ddp" and not last:
+                for model in trained:
+                    quiet.enter_context(model.no_sync())
             with torch.autocast(run.device.type, torch.bfloat16, enabled=train["precision"] == "bf16"):
                 outputs = update.loss(*models, **inputs)
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -189,7 +207,7 @@ def train_step(
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(weights, train["clip"] or math.inf)
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(train, step)
+        group["lr"] = learning_rate(update, train, step)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return [*totals, norm.full_tensor() if hasattr(norm, "full_tensor") else norm]
@@ -215,17 +233,15 @@ def tensorboard(folder: Path, step: int) -> Any:
 
 def preview(config: dict[str, Any], networks: dict[str, nn.Module], step: int, run: Run) -> None:
     """Writes a grid of samples, a row a class. Takes no random numbers from training."""
-    import sample
-
     classes = np.repeat(np.arange(min(10, config["data"]["classes"])), 8)
     modes = {name: network.training for name, network in networks.items()}
-    samples = sample.draw(networks, classes, range(len(classes)), config)
+    samples = draw(networks, classes, range(len(classes)), config)
     for name, network in networks.items():
         network.train(modes[name])
     if run.main:
         folder = Path(config["train"]["out"]) / "samples"
         folder.mkdir(exist_ok=True)
-        sample.grid(samples, config, columns=8).save(folder / f"{step:08d}.png")
+        grid(samples, config, columns=8).save(folder / f"{step:08d}.png")
 
 
 def check(config: dict[str, Any], run: Run) -> None:
@@ -256,11 +272,11 @@ def main() -> None:
     networks = {name: build().to(run.device) for name, build in NETWORKS.items()}
     averages = {}
     if train["ema"]:
-        averages = {n: copy.deepcopy(m).requires_grad_(False).eval() for n, m in networks.items()}
+        averages = {n: copy.deepcopy(networks[n]).requires_grad_(False).eval() for n in SAMPLED}
     if run.parallel == "fsdp":
         for network in [*networks.values(), *averages.values()]:
             shard(network, run)
-    optimizers = [make_optimizer([networks[n] for n in u.trained], train["optimizer"]) for u in UPDATES]
+    optimizers = {u: make_optimizer([networks[n] for n in u.trained], settings_of(u, train)) for u in UPDATES}
     wrapped = {name: wrap(network, run, train["compile"]) for name, network in networks.items()}
     # From here on, processes draw different numbers (dropout).
     seed = int(np.random.SeedSequence([train["seed"], 5, run.rank]).generate_state(1)[0])
@@ -268,7 +284,7 @@ def main() -> None:
 
     step = 0
     if found:
-        step = load_everything(found, networks, averages, optimizers, run)
+        step = load_everything(found, networks, averages, list(optimizers.values()), run)
         if run.main:
             print(f"resumed from {found}")
     elif run.main:
@@ -279,21 +295,29 @@ def main() -> None:
         print(f"{count:,} parameters, {dataset.size:,} samples, {run.world} process(es) on {run.device.type}")
 
     writer = tensorboard(out, step) if run.main else None
-    feed = batches(dataset, config, step, run.rank, run.world)
+    fed = sum(bool(update.batch) for update in UPDATES)  # batches of data a step
+    feed = batches(dataset, config, step * fed, run.rank, run.world)
     hidden = None if run.main else True
     bar = tqdm(total=train["steps"], initial=step, desc="training", unit="step", disable=hidden)
     since, logged, saved = time.perf_counter(), step, step if found else -1
     while step < train["steps"]:
-        batch = next(feed)
-        for index, update in enumerate(UPDATES):
-            metrics = train_step(update, wrapped, optimizers[index], batch, train, step, run)
+        metrics = {}
+        for turn, update in enumerate(UPDATES):
+            batch = next(feed) if update.batch else {}
+            metrics[update] = train_step(
+                update, networks, wrapped, optimizers[update], batch, train, step, turn, run
+            )
         if averages:
             update_averages(averages, networks, train["ema"])
         step += 1
         bar.update()
         # Before a checkpoint too: those of a run that has failed would push out the good ones.
         if step % train["log_every"] == 0 or step % train["checkpoint_every"] == 0 or step == train["steps"]:
-            values = dict(zip([*UPDATES[-1].metrics, "gradient_norm"], averaged(metrics, run), strict=True))
+            values = {}
+            for update, numbers in metrics.items():
+                # `loss`, or `generator/loss` where there are several
+                words = [*update.metrics, update.metrics[0].replace("loss", "gradient_norm")]
+                values |= dict(zip(words, averaged(numbers, run), strict=True))
             rate = (step - logged) * train["batch_size"] / (time.perf_counter() - since)
             since, logged = time.perf_counter(), step
             bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()}, refresh=False)
@@ -301,14 +325,18 @@ def main() -> None:
                 shown = ", ".join(f"{k} {v:.4g}" for k, v in values.items())
                 print(f"step {step}: {shown}, {rate:.0f} samples/s", flush=True)
             if writer:
-                values |= {"learning_rate": learning_rate(train, step - 1), "samples_a_second": rate}
-                for name, value in values.items():
+                for update in optimizers:
+                    name = update.metrics[0].replace("loss", "learning_rate")
+                    writer.add_scalar(name, learning_rate(update, train, step - 1), step)
+                for name, value in {**values, "samples_a_second": rate}.items():
                     writer.add_scalar(name, value, step)
-            if not math.isfinite(values["loss"]):
-                raise SystemExit(f"the loss is {values['loss']} at step {step}; {out} holds what was before")
+            for name in (update.metrics[0] for update in optimizers):
+                value = values[name]
+                if not math.isfinite(value):
+                    raise SystemExit(f"the {name} is {value} at step {step}; {out} holds what was before")
         stop = run.should_stop(step)
         if step % train["checkpoint_every"] == 0 or step == train["steps"] or stop:
-            checkpoints.save(step, networks, averages, optimizers, config, run)
+            checkpoints.save(step, networks, averages, list(optimizers.values()), config, run)
             saved = step
         # Sharded weights are gathered by all processes together.
         sampling = train["sample_every"] and step % train["sample_every"] == 0
@@ -322,7 +350,7 @@ def main() -> None:
     if writer:
         writer.close()
     if saved == step and step == train["steps"]:
-        holders_of = {"weights": averages or networks, "weights_raw": networks}
+        holders_of = {"weights": averages or {n: networks[n] for n in SAMPLED}, "weights_raw": networks}
         for name, holders in holders_of.items():
             state = {n: network_state(network, run) for n, network in holders.items()}
             if run.main:

@@ -38,6 +38,8 @@ TINY = {
         "backbone.dropout=0.2",
         "backbone.block.mixer.dropout=0.2",
     ],
+    # Two players, running statistics, vectors of spectral norms.
+    "digits_gan": ["networks.main.width=8", "networks.discriminator.width=8"],
 }
 SHORT = ["--batch_size", "16", "--log_every", "10", "--schedule.warmup", "2"]
 

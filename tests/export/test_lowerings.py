@@ -60,7 +60,7 @@ def u8(*shape: int) -> TensorType:
 # op -> [(operand types, what is built, lowest and highest operand value)]
 CASES: dict[str, list[tuple[Any, ...]]] = {
     **{name: [((X,), op(name), -2, 2)] for name in ("neg", "exp", "sin", "cos", "tanh", "sigmoid", "relu")},
-    **{name: [((X,), op(name), -2, 2)] for name in ("silu", "erf", "abs", "floor", "stop_gradient")},
+    **{name: [((X,), op(name), -2, 2)] for name in ("silu", "softplus", "erf", "abs", "floor", "stop_gradient")},
     **{name: [((X,), op(name), 0.1, 3)] for name in ("log", "sqrt", "rsqrt")},
     **{
         name: [((X, f32(4, 1)), op(name), 0.5, 2), ((IDX, i64(4)), op(name), 1, 5)]

@@ -16,6 +16,7 @@ from latentc.ir.types import TensorType
 UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     **{n: getattr(torch, n) for n in ("neg", "exp", "sin", "cos", "tanh", "sigmoid", "erf", "abs", "floor", "relu")},
     "silu": F.silu,
+    "softplus": F.softplus,
     "stop_gradient": torch.detach,
     "dropout": lambda x: x,
 }

@@ -62,7 +62,7 @@ def compile(
     counts = [[*overrides, f"sampler.steps={count}"] for count in steps] or [overrides]
     spec = load_spec(source, variant, counts[0])
     text = resolved_yaml(spec)
-    files = named_files(weights, list(spec.networks))
+    files = named_files(weights, list(spec.networks), ())
     same_weights = weights_as_they_are(files)
     given = {"file": ", ".join(path.name for path in files.values()), "names": names, "key": key}
     options = {**given, "form": form, "steps": list(steps), "by_reference": by_reference, "force": force}
@@ -86,7 +86,7 @@ def compile(
     if not lowered.programs:
         mend = "add `sampler:`, for example `{kind: ddim, steps: 50}`"
         raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` has no sampler to compile", help=mend))
-    tensors = network_weights(spec, lowered, weights, names, key)
+    tensors = network_weights(spec, lowered, weights, names, key, lowered.sampled)
     tell, say = progress or (lambda stage: None), warn or (lambda text: None)
     how: dict[str, Any] = {
         "spec_text": text,
@@ -137,7 +137,7 @@ def calibrate(
     if not lowered.programs:
         mend = "add `sampler:`, for example `{kind: ddim, steps: 50}`"
         raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` has no sampler to watch", help=mend))
-    tensors = _flat(network_weights(spec, lowered, weights, names, key))
+    tensors = _flat(network_weights(spec, lowered, weights, names, key, lowered.sampled))
     with runtime_errors():
         found = watch(lowered, spec, tensors, asked, progress)
     write_calibration(output, found)

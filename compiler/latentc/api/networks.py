@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentc.api._common import Backend, Source, lowered_spec
+from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.faults import needed
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ def forward(
     overrides: Sequence[str] = (),
     names: str | None = None,
     key: str | None = None,
+    network: str = "main",
 ) -> np.ndarray:
-    """One run of the spec's main network on `inputs`, arrays by the names of its inputs (`x`, `t`, `y`).
+    """One run of one of the spec's networks on `inputs`, arrays by the names of its inputs (`x`, `t`, `y`).
 
     `backend`: "oracle" (numpy, f64), "torch" (the emitted model), "onnx" (ONNX Runtime) or "openvino", all f32.
     `names` is a name map of the spec (`official`), `key` picks one state dict of a checkpoint (`ema`).
@@ -35,9 +37,11 @@ def forward(
     from latentc.measure.forward import run_network
 
     spec, lowered = lowered_spec(source, variant, overrides)
-    main = "main" if "main" in lowered.networks else next(iter(lowered.networks))
-    tensors = network_weights(spec, lowered, weights, names, key)[main]
-    return run_network(spec, lowered, tensors, inputs, backend, main)
+    if network not in lowered.networks:
+        known = ", ".join(lowered.networks)
+        raise DiagnosticError(Diagnostic("E0702", f"no network `{network}`", help=f"networks of this spec: {known}"))
+    tensors = network_weights(spec, lowered, weights, names, key, [network])[network]
+    return run_network(spec, lowered, tensors, inputs, backend, network)
 
 
 def forward_file(source: Source, weights: Files, inputs: Path | str, output: Path | str, *args: Any) -> None:

@@ -142,7 +142,7 @@ def tune(
 
     bounds = tuple(map(bound_from_text, budget))
     spec, lowered = lowered_spec(source, variant, overrides)
-    tensors = network_weights(spec, lowered, weights, names, key)
+    tensors = network_weights(spec, lowered, weights, names, key, lowered.sampled)
     by_reference = spec.target.engine not in ENGINES  # plans hold their weights
 
     def compiled(file: Path, bundle: Path) -> None:

@@ -130,10 +130,11 @@ def forward(
     overrides: Sets = None,
     names: Names = None,
     key: Key = None,
+    network: Annotated[str, typer.Option("--network", metavar="NAME", help="Which of the spec's networks.")] = "main",
 ) -> None:
-    """Run the network once."""
+    """Run a network once."""
     with bar_for("running"):
-        api.forward_file(spec, weights, inputs, output, backend, variant, overrides or (), names, key)
+        api.forward_file(spec, weights, inputs, output, backend, variant, overrides or (), names, key, network)
 
 
 def weights(

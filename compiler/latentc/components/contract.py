@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from latentc.ir.core import Module
+from latentc.ir.core import Module, networks_called
 from latentc.ir.types import TensorType
 
 
@@ -48,10 +48,13 @@ class Draw:
 
 @dataclass(frozen=True)
 class Update:
-    """One optimiser step of training: minimise output 0 of entry `loss` over the weights of `networks`.
+    """One optimiser's part in a step of training: minimise output 0 of entry `loss` over the weights of `networks`.
 
-    The loss takes the batch (`x` f32[B, C, H, W] or `tokens` i64[B, T]; `y` i64[B]), then the draws. All its
-    outputs are scalars to log, named by `metrics`.
+    The loss takes the batch (`x` f32[B, C, H, W] or `tokens` i64[B, T]; `y` i64[B]; no data where it is empty), then
+    the draws. All its outputs are scalars to log, named by `metrics`. Weights of other networks that it calls stay;
+    what a forward pass in training writes (running statistics, spectral vectors) is written in every network it calls.
+    `name`, an identifier, tells several updates apart, and their metrics begin with it (`generator/loss`). `repeats`
+    are the optimiser steps, each on samples of its own.
     """
 
     loss: str
@@ -59,6 +62,8 @@ class Update:
     batch: tuple[str, ...]
     draws: tuple[Draw, ...]
     metrics: tuple[str, ...] = ()
+    name: str = ""
+    repeats: int = 1
 
 
 @dataclass(frozen=True)
@@ -99,3 +104,13 @@ class Lowered:
     updates: tuple[Update, ...]
     programs: tuple[SampleProgram, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)  # schedule facts that reports and emitted comments print
+
+    @property
+    def sampled(self) -> tuple[str, ...]:
+        """The networks that samples are drawn with, in the spec's order; all where there is no sampler."""
+        called = {
+            call
+            for program in self.programs
+            for call in networks_called(self.module, self.module.entries[program.entry])
+        }
+        return tuple(name for name in self.networks if name in called or not self.programs)

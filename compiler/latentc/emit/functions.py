@@ -10,7 +10,7 @@ import numpy as np
 from latentc.emit.body import Body, Context
 from latentc.emit.classes import Classes, EmitError
 from latentc.emit.text import Text, call, commas, docstring, identifier, layout, literal
-from latentc.ir.core import Module, Node, Value, callees
+from latentc.ir.core import Module, Node, Value, callees, networks_called
 
 _RESERVED = frozenset({"model", "weights", "table", "guide", "tqdm"})
 
@@ -27,14 +27,7 @@ class Functions:
 
     def networks(self, function: str) -> list[str]:
         """Names of the networks that a function calls, itself or through others."""
-        found: dict[str, None] = {}
-        for node in self.module.functions[function].nodes:
-            for callee in callees(node):
-                if self.module.functions[callee].origin is not None:
-                    found[node.attrs["name"]] = None
-                else:
-                    found.update(dict.fromkeys(self.networks(callee)))
-        return list(found)
+        return networks_called(self.module, function)
 
     def weighs(self, function: str) -> bool:
         """Whether a function, or a free function it calls, has weights of its own; it then takes them by name."""

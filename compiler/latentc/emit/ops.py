@@ -198,6 +198,7 @@ TORCH: dict[str, Row] = {
     **{f: _function(f"torch.{f}") for f in ("abs", "floor")},
     "relu": _function("F.relu"),
     "silu": _function("F.silu"),
+    "softplus": _function("F.softplus"),
     "gelu": lambda p, n: call(
         "F.gelu", [p.tensor(n.inputs[0])], approximate="tanh" if n.attrs["approximate"] == "tanh" else None
     ),

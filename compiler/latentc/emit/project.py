@@ -102,6 +102,8 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str]:
 def config_of(spec: Spec) -> dict[str, Any]:
     """The settings of training and data, as config.yaml holds them."""
     train = spec.train.model_dump(mode="json", by_alias=True)
+    if not train["optimizers"]:
+        del train["optimizers"]
     return {
         "name": spec.name,
         "train": {"out": "runs/train", "resume": False, "deterministic": False, **train},
@@ -155,17 +157,23 @@ class Update:
 
 
 def objective_source(lowered: Lowered, functions: Functions) -> str:
-    """Text of `objective.py`: each loss, its random inputs, and the list of updates."""
-    first, parts, rows = len(functions.texts), [], []
-    for i, update in enumerate(lowered.updates):
-        suffix = "" if i == 0 else f"_{i + 1}"
+    """Text of `objective.py`: each loss, its random inputs, and the updates that a step of training makes, in order."""
+    first = len(functions.texts)
+    parts: list[str] = []
+    listing: list[str] = []
+    steps: list[str] = []
+    for update in lowered.updates:
+        prefix = f"{update.name}_" if update.name else ""
         entry = lowered.module.entries[update.loss]
-        loss = functions.add(entry, f"loss{suffix}")
-        parts.append(_draws(update, lowered.module.functions[entry], f"draws{suffix}"))
+        loss = functions.add(entry, f"{prefix}loss")
+        parts.append(_draws(update, lowered.module.functions[entry], f"{prefix}draws"))
         words = [loss, *(literal(v).code for v in (tuple(functions.networks(entry)), update.networks, update.batch))]
-        rows.append(call("Update", [*words, f"draws{suffix}", literal(_metrics(update))]).code)
-    updates = f"UPDATES = ({commas(rows)}{',' if len(rows) == 1 else ''})"
-    body = "\n\n".join([_UPDATE + "\n", *functions.texts[first:], *parts, "\n".join(layout("", updates)) + "\n"])
+        made = call("Update", [*words, f"{prefix}draws", literal(_metrics(update))]).code
+        if update.name:
+            listing += layout("", f"{update.name.upper()} = {made}")
+        steps += [update.name.upper() or made] * update.repeats
+    listing += layout("", f"UPDATES = ({commas(steps)}{',' if len(steps) == 1 else ''})")
+    body = "\n\n".join([_UPDATE + "\n", *functions.texts[first:], *parts, "\n".join(listing) + "\n"])
     head = docstring("The losses, their random inputs, and what each update trains.", "")
     return _assembled(head, ["from collections.abc import Callable", "from dataclasses import dataclass"], body)
 

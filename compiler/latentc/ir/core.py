@@ -238,6 +238,18 @@ def count(module: Module, function: str, op: str) -> int:
     return inner + sum(node.op == op for node in fn.nodes)
 
 
+def networks_called(module: Module, function: str) -> list[str]:
+    """Names under which a free function calls methods of classes, itself or through other free functions."""
+    found: dict[str, None] = {}
+    for node in module.functions[function].nodes:
+        for callee in callees(node):
+            if module.functions[callee].origin is not None:
+                found[node.attrs["name"]] = None
+            else:
+                found.update(dict.fromkeys(networks_called(module, callee)))
+    return list(found)
+
+
 def walk(module: Module) -> Iterator[tuple[Function, Node]]:
     for fn in module.functions.values():
         for node in fn.nodes:

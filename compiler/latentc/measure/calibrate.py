@@ -167,7 +167,8 @@ def trajectories(
     feeds: dict[str, tuple[Feed, ...]] = {}
     points: dict[str, tuple[str, ...]] = {}
     samples: list[Array] = []
-    for name, network in lowered.networks.items():
+    for name in lowered.sampled:
+        network = lowered.networks[name]
         if network.family == "tokens":
             samples, feeds[name] = _sequences(lowered, program, network, spec, weights, requests)
         else:

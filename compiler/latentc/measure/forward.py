@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -47,7 +48,7 @@ def run_network(
     net = lowered.networks[network]
     values = lowered.module.functions[net.methods["forward"]].inputs
     if backend not in ("oracle", "torch"):  # after which a function still is what it is called
-        lowered = optimised(lowered, spec, "expand_guidance")
+        lowered = optimised(replace(lowered, programs=()), spec, "expand_guidance")
     return BACKENDS[backend](lowered, net, weights, checked_inputs(net, values, inputs))
 
 

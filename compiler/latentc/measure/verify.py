@@ -90,7 +90,7 @@ class _Verification:
             return self._report()
 
     def _networks(self) -> list[Network]:
-        return list(self.subject.lowered.networks.values())
+        return [self.subject.lowered.networks[name] for name in self.subject.lowered.sampled]
 
     def _report(self) -> Report:
         subject = self.subject

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from latentc.components import load
+from latentc.components.objectives.adversarial import PLAYER, Adversarial
 from latentc.components.parts import Backbone, Objective, Part, Sampler
-from latentc.diagnostics import Diagnostic, DiagnosticError, Label
+from latentc.diagnostics import Diagnostic, DiagnosticError, Label, nearest
 from latentc.spec.data import AutoencoderKl, VqModel
 from latentc.spec.schema import Spec
 from latentc.spec.sections import LEAST_FP8, PRECISIONS, SCHEMES
@@ -179,6 +180,38 @@ def families_meet(spec: Spec) -> Iterator[Problem]:
         yield Problem("E0306", ("sampler",), message, labels=labels, help=fitting)
 
 
+def players_meet(spec: Spec) -> Iterator[Problem]:
+    """A discriminator stands where adversarial training looks for it, and is trained by nothing else."""
+    player = spec.networks.get(PLAYER)
+    others = [name for name, n in spec.networks.items() if isinstance(n, Backbone) and n.family == "discriminator"]
+    if not isinstance(spec.objective, Adversarial):
+        for name in others if spec.objective is not None else ():
+            message = f"the objective `{spec.objective.kind}` trains no discriminator"  # type: ignore[union-attr]
+            labels: tuple[tuple[PathKey, str], ...] = ((("networks", name), "a discriminator here"),)
+            yield Problem("E0306", ("objective",), message, labels=labels, help="use `{kind: adversarial}`")
+    elif player is None:
+        message = f"adversarial training plays `main` against a network `{PLAYER}`, and there is none"
+        added = f"add `{PLAYER}: {{kind: biggan_discriminator}}` to `networks`"
+        near = f"call `{others[0]}` `{PLAYER}`" if others else added
+        yield Problem("E0306", ("objective",), message, labels=((("networks",), "the networks"),), help=near)
+    elif PLAYER not in others:
+        message = f"the network `{PLAYER}` is no discriminator but a {player.kind}"
+        labels = ((("objective",), "wants a discriminator"),)
+        yield Problem("E0306", ("networks", PLAYER), message, labels=labels)
+
+
+def optimizers_of_networks(spec: Spec) -> Iterator[Problem]:
+    """An optimiser of its own is for a network that is trained."""
+    players = ("main", PLAYER) if isinstance(spec.objective, Adversarial) else ("main",)
+    trained = [name for name in players if name in spec.networks]
+    for name in spec.train.optimizers:
+        if name not in trained:
+            close = nearest(name, trained)
+            mend = f"did you mean `{close}`?" if close else f"trained networks: {', '.join(trained) or 'none'}"
+            message = f"nothing trains a network `{name}`"
+            yield Problem("E0306", ("train", "optimizers", name), message, help=mend)
+
+
 def stitched_network_is_another(spec: Spec) -> Iterator[Problem]:
     """The network of the first steps is one of the spec's, and the sampler evaluates step after step."""
     stitch = spec.optimize.stitch
@@ -324,6 +357,8 @@ RULES: tuple[Rule, ...] = (
     accumulation_divides_batch,
     name_maps_are_sound,
     families_meet,
+    players_meet,
+    optimizers_of_networks,
     components_fit,
     stitched_network_is_another,
     cached_blocks_are_there,

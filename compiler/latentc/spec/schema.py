@@ -14,11 +14,10 @@ from pydantic.fields import FieldInfo
 from latentc.components import Closed, Component, OneOf
 from latentc.diagnostics import Span
 from latentc.spec.data import DATA, Data
-from latentc.spec.sections import Conditioning, Optimize, Target, Train
+from latentc.spec.sections import Conditioning, Identifier, Optimize, Target, Train
 from latentc.spec.yaml import Document, PathKey
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
-Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
 
 class Spec(Closed):

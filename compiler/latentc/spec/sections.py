@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 
 from latentc.components import Closed, Component, OneOf
 
+Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Unit = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -49,6 +50,9 @@ class Train(Closed):
     batch_size: int = Field(256, gt=0, description="samples an optimiser step, over all processes")
     accumulate: int = Field(1, gt=0, description="forward passes an optimiser step; must divide the batch")
     optimizer: Adamw = Field(Adamw(), description="the optimiser")
+    optimizers: dict[Identifier, Adamw] = Field(
+        default_factory=dict, description="of networks that have one of their own, by the network's name"
+    )
     schedule: Schedule = Field(Schedule(), description="the learning rate's course")
     ema: Unit | None = Field(0.9999, description="decay of the averaged weights, a step; null for none")
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null for no limit")

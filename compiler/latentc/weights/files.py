@@ -114,11 +114,15 @@ Files = Path | str | Sequence[Path | str]
 """Where weights are: one file of all networks, or texts `NETWORK=FILE`, one a network."""
 
 
-def named_files(given: Files, networks: Sequence[str]) -> dict[str, Path]:
-    """{network: its file}, or {"": the file of all networks}. DiagnosticError E0415."""
+def named_files(given: Files, networks: Sequence[str], needed: Sequence[str] | None = None) -> dict[str, Path]:
+    """{network: its file}, or {"": the file of all networks}. DiagnosticError E0415.
+
+    `needed` are the networks that must have a file, all of them by default.
+    """
     found = [_named(text, networks) for text in ([given] if isinstance(given, Path | str) else given)]
     named = [name for name, _ in found]
-    if named != [""] and sorted(named) != sorted(networks):
+    missing = set(networks if needed is None else needed) - set(named)
+    if named != [""] and ("" in named or missing or len(set(named)) < len(named)):
         for_whom = ", ".join(name or "all of them" for name in named) or "none"
         message = f"the networks are {', '.join(networks)}, and weights are named for {for_whom}"
         raise DiagnosticError(Diagnostic("E0415", message, help="give one FILE of all, or NETWORK=FILE once for each"))

@@ -15,6 +15,7 @@ _SAME = {
     "cos": "Cos",
     "tanh": "Tanh",
     "sigmoid": "Sigmoid",
+    "softplus": "Softplus",
     "relu": "Relu",
     "erf": "Erf",
     "abs": "Abs",
@@ -33,7 +34,22 @@ _SAME = {
     "logical_and": "And",
     "logical_or": "Or",
 }
-_UNARY = {"Neg", "Exp", "Log", "Sqrt", "Sin", "Cos", "Tanh", "Sigmoid", "Relu", "Erf", "Abs", "Floor", "Identity"}
+_UNARY = {
+    "Neg",
+    "Exp",
+    "Log",
+    "Sqrt",
+    "Sin",
+    "Cos",
+    "Tanh",
+    "Sigmoid",
+    "Softplus",
+    "Relu",
+    "Erf",
+    "Abs",
+    "Floor",
+    "Identity",
+}
 
 
 def _same(op: str) -> Lowering:

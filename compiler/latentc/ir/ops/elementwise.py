@@ -166,6 +166,7 @@ _ROWS = [
     unary("tanh", np.tanh, lambda b, x, y, g: g * (1.0 - y * y), "hyperbolic tangent"),
     unary("sigmoid", sigmoid, lambda b, x, y, g: g * y * (1.0 - y), "1 / (1 + e^-x)"),
     unary("relu", lambda x: np.maximum(x, 0), lambda b, x, y, g: b.where(x > 0.0, g, 0.0), "max(x, 0)"),
+    unary("softplus", lambda x: np.logaddexp(x, 0), lambda b, x, y, g: g * b.sigmoid(x), "log(1 + e^x)"),
     unary(
         "silu",
         lambda x: x * sigmoid(x),
