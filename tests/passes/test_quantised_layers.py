@@ -15,10 +15,9 @@ from quantised_systems import ENTRY, system
 
 from latentc.export.recipes import recovered
 from latentc.export.store import expression
-from latentc.ir.core import Init, Module, Param, Recipe, Value, own_parameters, parameters, walk
+from latentc.ir.core import Init, Param, Recipe, Value, own_parameters, parameters, walk
 from latentc.ir.interpret import Interpreter
 from latentc.ir.ops import OpError
-from latentc.ir.ops.elementwise import gelu
 from latentc.ir.recipes import RECIPES
 from latentc.ir.text import equal, module_from_text, text_from_module
 from latentc.ir.types import f32
@@ -263,37 +262,3 @@ def test_a_module_with_a_wrong_recipe_does_not_verify() -> None:
     )
     with pytest.raises(Exception, match=r"fc1\.weight\.i8"):
         verify(made.after.with_(functions={**made.after.functions, fn.name: fn.with_(params=wrong)}), "expanded")
-
-
-TANH = ("backbone.block.feed_forward.approximate=tanh",)
-
-
-def gelus(made: Module) -> list[str]:
-    return [n.attrs["approximate"] for fn in made.functions.values() for n in fn.nodes if n.op == "gelu"]
-
-
-@pytest.mark.parametrize(
-    ("engine", "scheme", "form"),
-    [
-        ("openvino", "int8", "none"),
-        ("openvino", "int8_weights", "tanh"),  # which round no activation
-        ("onnxruntime", "int8", "tanh"),
-        ("tensorrt-rtx", "int8", "tanh"),
-    ],
-)
-def test_a_gelu_before_8_bits_is_exact(engine: str, scheme: Any, form: str) -> None:
-    made = system("digits_dit", engine, scheme, overrides=TANH)
-    assert gelus(made.before) == ["tanh"]
-    assert gelus(made.after) == [form]
-    assert made.error() < ERRORS[scheme]
-
-
-def test_a_gelu_that_is_not_rounded_stays() -> None:
-    made = system("digits_dit", "openvino", "int8", overrides=TANH)
-    plan = {p: how for p, how in made.quantization.plan.items() if not p.endswith("fc2.weight")}
-    assert gelus(optimised(made.lowered, made.spec, "quantize", Quantization(plan)).module) == ["tanh"]
-
-
-def test_the_forms_of_gelu_differ_by_less_than_rounding() -> None:
-    x = np.linspace(-8, 8, 4001)
-    assert np.abs(gelu(x, "tanh") - gelu(x, "none")).max() < 4.8e-4 < 3 / 127 / 40

@@ -10,7 +10,6 @@ from latentc.ir.core import Function, Init, Module, Node, Param, Recipe, Value, 
 from latentc.ir.types import f32
 from latentc.passes.heads import cut_behind_heads
 from latentc.passes.quantize.forms import Operands, form_of
-from latentc.passes.quantize.gelu import exact_before_rounding
 from latentc.passes.quantize.plan import LayerQuant, layers_of, prefix_of
 from latentc.passes.quantize.smooth import Folds, Uses, fold, foldable_inputs
 from latentc.passes.rewrite import Rewriter
@@ -129,7 +128,6 @@ class _Body:
         self.groups = {n: group for n, group in layers_of(fn).items() if n.inputs[1].name in plan}
         self.smooth = {n: g for n, g in self.groups.items() if plan[n.inputs[1].name].smooth and n.op == "linear"}
         self.uses = Uses.of(fn)
-        self.gelus = exact_before_rounding(self.uses, self.groups, plan, work.engine)
         self.folds = Folds()
         self.ready: dict[Value, str] = {}  # values that come divided, and by which vector
         self.divided = self._divided()
@@ -174,8 +172,6 @@ class _Body:
             return [self._layer(b, node, operands)]
         if node in self.called:
             return b.keep(self._call(node), operands)
-        if node in self.gelus:
-            return [b.gelu(operands[0], approximate="none")]
         if node in self.folds.norms:
             return [self._norm(b, node, operands)]
         if node in self.folds.sums:
