@@ -125,8 +125,13 @@ class Pipeline:
         return samples
 
     def noise(self, seeds: ArrayLike, count: int, steps: int | None = None) -> dict[str, Array]:
-        """All noise of `count` samples, as `sample` makes it from the seeds and takes it as `noise`."""
+        """All noise of `count` samples, as `sample` makes it from the seeds and takes it as `noise`.
+
+        Raises BundleError E0608 or E0609.
+        """
         entry = self.sampler(steps)
+        if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 0:
+            raise BundleError("E0608", f"`count` is a number of samples, not {count!r}", "give 0 or more")
         request = check_request(self.manifest, entry, np.zeros(count, np.int64), seeds, None, None)
         made = (i for i in entry.inputs if isinstance(i.source, NormalSource | UniformSource))
         return {i.name: request.array(i) for i in made}

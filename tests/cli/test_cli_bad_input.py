@@ -85,6 +85,9 @@ LINES = {
     "a device in place of a file": ("sample BUNDLE --class 1 -o DEVICE", "E0412"),
     "verify of nothing": ("verify nothing", "E0601"),
     "bench of nothing": ("bench nothing", "E0601"),
+    "verify in no time that is": ("verify BUNDLE --budget nan", "E0701"),
+    "bench in no time that is": ("bench BUNDLE --seconds nan", "E0701"),
+    "tuning in no time that is": ("tune SPEC -w WEIGHTS -o tuned --seconds nan", "E0701"),
     "name that is none": ("init ../evil", "E0209"),
     "out where a file is": ("weights SPEC -w WEIGHTS -o SPEC/out.safetensors", "E0412"),
 }

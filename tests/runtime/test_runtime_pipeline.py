@@ -235,6 +235,14 @@ def test_requests_that_do_not_fit_are_refused_with_a_mend(tmp_path, change, code
     assert raised.value.code == code and raised.value.help
 
 
+@pytest.mark.parametrize("count", [-1, 1.5, True, "2"])
+def test_noise_of_no_number_of_samples_is_refused_with_a_mend(tmp_path, count):
+    pipe = open_(tiny.loop_bundle(tmp_path / "bundle"))
+    with pytest.raises(BundleError, match="number of samples") as raised:
+        pipe.noise(0, count)
+    assert raised.value.code == "E0608" and raised.value.help
+
+
 def test_refusals_of_a_bundle_without_guidance(tmp_path):
     pipe = open_(tiny.token_bundle(tmp_path / "bundle"))
     with pytest.raises(BundleError, match="without guidance"):

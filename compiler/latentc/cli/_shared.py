@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -38,6 +39,13 @@ def echo(value: Any, end: str = "\n") -> None:
     text = value + end if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     if sys.stdout is not None:  # closed by who started us
         sys.stdout.write(text)
+
+
+def a_time(value: float | None) -> float | None:
+    """Refuses nan, which `min=0` of an option lets through."""
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter("nan is no time: give seconds from 0 on, inf for no limit")
+    return value
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from latentc.cli._shared import (
     Spec,
     Variant,
     Weights,
+    a_time,
     advancing,
     bar_for,
     echo,
@@ -149,7 +150,7 @@ def sample(
 def verify(
     bundle: Bundle,
     budget: Annotated[
-        float | None, typer.Option("--budget", min=0, metavar="SECONDS", help="Time it may take.")
+        float | None, typer.Option("--budget", min=0, callback=a_time, metavar="SECONDS", help="Time it may take.")
     ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -168,7 +169,7 @@ def bench(
     batch: Annotated[str, typer.Option("--batch", metavar="N,N", help="Batch sizes.")] = "1,8",
     steps: Annotated[str, typer.Option("--steps", metavar="N,N", help="Step counts; else all.")] = "",
     compare: Annotated[bool, typer.Option("--compare", help="Beside the emitted PyTorch.")] = False,
-    seconds: Annotated[float, typer.Option("--seconds", min=0, help="Time for each case.")] = 5.0,
+    seconds: Annotated[float, typer.Option("--seconds", min=0, callback=a_time, help="Time for each case.")] = 5.0,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -225,7 +226,7 @@ def tune(
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Samples that are timed at once.")] = 1,
     seed: Seed = 0,
     seconds: Annotated[
-        float | None, typer.Option("--seconds", min=0, help="After which nothing more is tried.")
+        float | None, typer.Option("--seconds", min=0, callback=a_time, help="After which nothing more is tried.")
     ] = None,
     metric: Annotated[
         str | None, typer.Option("--metric", metavar="FILE.py:FUNCTION", help="Judges samples and their classes.")
