@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from inline_tensors import InlineTensors
 
-from latentc.export.graph import InlineTensors
 from latentc.export.host import carry_stacks, program_from_module
 from latentc.export.onnx import OPSET, flat_module, onnx_from_module
 from latentc.ir.builder import ModuleBuilder

@@ -10,9 +10,9 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inline_tensors import InlineTensors
 from onnx_runs import TOLERANCE, array, compare, module_of, run_onnx
 
-from latentc.export.graph import InlineTensors
 from latentc.export.lowerings import TABLE
 from latentc.export.onnx import flat_module, missing_lowerings, onnx_from_module
 from latentc.ir.builder import Builder, Var

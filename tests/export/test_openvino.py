@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from inline_tensors import InlineTensors
 from onnx_runs import array, assert_close, module_of, weights_of
 from test_lowerings import CASES
 
 import latentc_runtime
 from latentc.export.bundle import bundle_from_lowered
-from latentc.export.graph import InlineTensors
 from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.ir.core import parameters, reachable, walk
 from latentc.ir.interpret import Interpreter

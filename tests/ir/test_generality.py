@@ -6,9 +6,9 @@ Every test builds a whole sampler by hand and gives a second, independent meanin
 import numpy as np
 import onnxruntime
 import pytest
+from inline_tensors import InlineTensors
 from modules import attention
 
-from latentc.export.graph import InlineTensors
 from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.ir.builder import ModuleBuilder, module_class
 from latentc.ir.core import parameters

@@ -105,7 +105,8 @@ ALL = [(rule, title) for rule, cases in CASES.items() for title in cases]
 
 @pytest.mark.parametrize(("rule", "title"), ALL)
 def test_a_rule_keeps_the_meaning(rule, title):
-    from latentc.export.graph import InlineTensors
+    from inline_tensors import InlineTensors
+
     from latentc.export.onnx import flat_module, onnx_from_module
 
     build, types = CASES[rule][title]

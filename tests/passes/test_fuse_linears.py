@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from inline_tensors import InlineTensors
 
-from latentc.export.graph import InlineTensors
 from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.export.recipes import recovered
 from latentc.export.store import expression

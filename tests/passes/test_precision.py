@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 from gradients import weights_of
+from inline_tensors import InlineTensors
 from test_cleanup import HEADER, section
 
-from latentc.export.graph import InlineTensors
 from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.ir.builder import ModuleBuilder, module_class
 from latentc.ir.core import parameters, walk

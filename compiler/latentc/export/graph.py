@@ -5,17 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto
 
-from latentc.ir.core import Param, Value, moved
-from latentc.ir.recipes import evaluate
+from latentc.ir.core import Param, Value
 from latentc.ir.types import Dim, Sym, TensorType
-from latentc.weights import packed
 
 Array = np.ndarray[Any, Any]
 
@@ -60,25 +57,6 @@ class Tensors(Protocol):
 
     def literal(self, proto: TensorProto, array: Array) -> None:
         """Fills in the data of a constant; name, dtype and dims are set."""
-
-
-class InlineTensors:
-    """Everything inside the protobuf (limit 2 GB): for small models and tests."""
-
-    def __init__(self, weights: Callable[[str, Param], Array]) -> None:
-        """`weights(path, param)` gives the model's own weights."""
-        self._weights = weights
-
-    def weight(self, proto: TensorProto, path: str, param: Param) -> None:
-        prefix = path.removesuffix(param.name)
-        value = evaluate(replace(param, value=Value(path, param.type), recipe=moved(param.recipe, prefix)), self._own)
-        proto.raw_data = packed(stored(value, param.type.dtype)).tobytes()
-
-    def _own(self, param: Param) -> Array:
-        return self._weights(param.name, param)
-
-    def literal(self, proto: TensorProto, array: Array) -> None:
-        proto.raw_data = packed(array).tobytes()
 
 
 def set_attribute(node: NodeProto, name: str, value: Any) -> None:

@@ -62,17 +62,6 @@ def read_safetensors(path: Path | str) -> dict[str, Stored]:
     return _without_gaps(path, tensors, start, size)
 
 
-def read_metadata(path: Path | str) -> dict[str, str]:
-    """The `__metadata__` of a safetensors file; raises like `read_safetensors`."""
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            _, header = _header(path, file, path.stat().st_size)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    return {str(key): str(value) for key, value in header.get("__metadata__", {}).items()}
-
-
 def write_safetensors(
     path: Path | str, tensors: Mapping[str, Expr], metadata: Mapping[str, str] | None = None
 ) -> dict[str, tuple[int, int]]:
