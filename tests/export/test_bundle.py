@@ -45,9 +45,9 @@ def arrays_of(lowered: Any) -> dict[str, Any]:
 
 
 def stored_weights(lowered: Any, folder: Path) -> dict[str, Expr]:
-    """The learned weights in a file; buffers are for the exporter to compute."""
+    """What training makes in a file; buffers are for the exporter to compute."""
     params = parameters(lowered.module, lowered.networks["main"].methods["forward"])
-    learned = {k: Array(v) for k, v in arrays_of(lowered).items() if params[k].kind == "weight"}
+    learned = {k: Array(v) for k, v in arrays_of(lowered).items() if params[k].kind in ("weight", "state")}
     write_safetensors(folder / "w.safetensors", learned)
     return dict(read_safetensors(folder / "w.safetensors"))
 

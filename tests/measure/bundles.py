@@ -43,7 +43,7 @@ def tiny_bundle(
         arrays = {}
         for path, param in parameters(lowered.module, network.methods["forward"]).items():
             shape = tuple(int(d) for d in param.type.shape)
-            if param.kind == "weight":
+            if param.kind in ("weight", "state"):
                 value = INITS[param.init.kind](rng, shape, **param.init.args) + std * rng.standard_normal(shape)
                 arrays[path] = Array(value.astype(np.float32))
         file = folder.with_suffix(f".{name}.safetensors")

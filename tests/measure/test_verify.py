@@ -71,6 +71,20 @@ def test_other_samplers(tmp_path: Path, sampler: str) -> None:
     assert report.ok, report.text()
 
 
+PRECISIONS = [("onnxruntime", "fp32"), ("onnxruntime", "fp16"), ("openvino", "fp32"), ("openvino", "bf16")]
+
+
+@pytest.mark.parametrize(("engine", "precision"), PRECISIONS)
+def test_right_generator_bundle(tmp_path: Path, engine: str, precision: str) -> None:
+    """A discriminator stays out; the control changes weights enough to be seen behind spectral norms."""
+    pytest.importorskip(engine)
+    target = [f"target.engine={engine}", f"target.precision={precision}"]
+    report = verify(tiny_bundle("digits_gan", tmp_path / "bundle", target))
+    assert report.ok, report.text()
+    assert {c.what for c in report.comparisons} == {"forward", "sampler"}
+    assert [c.ok for c in report.controls] == [True]
+
+
 def _wrong_gelu(c: Context) -> None:
     """ReLU for GELU: a mistake that keeps all shapes."""
     c.final("Relu", [c.ins[0]])

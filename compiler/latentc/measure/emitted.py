@@ -31,8 +31,8 @@ class Emitted:
         needed("tqdm", "running the emitted PyTorch", "pip install tqdm")
         model, sampler = _project_modules(lowered, spec)
         self.networks: dict[str, Any] = {}
-        for name, build in model.NETWORKS.items():
-            net = build().eval()
+        for name in lowered.sampled:  # no sampler calls a discriminator, and no bundle has its weights
+            net = model.NETWORKS[name]().eval()
             # Batch norms also count their batches, which nothing reads: PyTorch fills in what a file lacks of that.
             kept = {p: arrays[f"{name}.{p}"] for p in net.state_dict() if not p.endswith(".num_batches_tracked")}
             # Copies: a mapped file is read-only, which torch warns about.
