@@ -296,3 +296,15 @@ def test_the_first_value_that_is_lost_is_named():
     assert found.fault.dtype == "f16"
     assert "blocks.2" in str(found.fault)
     assert check_ranges(verify(precision(module, "bf16"), "expanded"), "f", weights, [x]).ok
+
+
+@pytest.mark.parametrize("narrowed", [precision, caches_in_half])
+def test_where_nothing_narrows_the_module_is_the_same_object(narrowed):
+    """A sampler without a network: its state, and a cache in it, stay f32."""
+    mb = ModuleBuilder()
+    b = mb.function("sample")
+    x, cache = b.input("x", f32(B, 1)), b.input("cache", f32(B, 4))
+    b.output(b.update_slice(cache, x * 2.0, b.constant(np.int64(1)), axis=1))
+    mb.entries["sample"] = b.finish()
+    module = verify(mb.finish())
+    assert narrowed(module, "fp16") is module

@@ -48,7 +48,7 @@ _NONE: _Flags = frozenset()
 
 
 def precision(module: Module, arithmetic: Precision) -> Module:
-    """The module, its networks computing in `arithmetic`; the same object for fp32.
+    """The module, its networks computing in `arithmetic`; the same object for fp32, and where nothing narrows.
 
     Takes a module at stage `expanded` with floats in f32; entries keep their signature.
     """
@@ -56,7 +56,7 @@ def precision(module: Module, arithmetic: Precision) -> Module:
 
 
 def caches_in_half(module: Module, arithmetic: Precision) -> Module:
-    """The module with its key-value caches kept in half and all else as it is; the same object where it has none.
+    """The module with its key-value caches kept in half and all else as it is; the same object where nothing narrows.
 
     For an engine that chooses its arithmetic itself: what a loop carries it would keep in f32, and narrow every step.
     """
@@ -81,7 +81,10 @@ class _Narrowing:
         for name, fn in self.module.functions.items():
             self._function(fn, name in roots, bodies.get(name))
         entries = {entry: self._entry(name) for entry, name in self.module.entries.items()}
-        return Module(dict(self.owner.functions), entries)
+        functions = self.owner.functions
+        if entries == self.module.entries and all(functions[n] is fn for n, fn in self.module.functions.items()):
+            return self.module
+        return Module(dict(functions), entries)
 
     # ---- what values reach
 
@@ -175,7 +178,10 @@ class _Narrowing:
             results.append(body.at(v, dtype) if dtype and v.type.is_float else body.env[v])
         b._outputs = results
         b.finish(fn.doc)
-        return self.owner.functions[fn.name]
+        made = self.owner.functions[fn.name]
+        if _values(made) == _values(fn):
+            self.owner.functions[fn.name] = made = fn
+        return made
 
     def _entry(self, name: str) -> str:
         """The function of an entry: one that takes and gives f32, as the function did before."""
@@ -279,6 +285,11 @@ class _Body:
             attrs["value"] = np.asarray(clipped) if node.op == "constant" else float(clipped)
         ins = tuple(self.env[v] for v in node.inputs)
         self.b._nodes.append(Node(node.op, ins, (out,), attrs, node.loc))
+
+
+def _values(fn: Function) -> tuple[object, ...]:
+    """Every value of a function, where it stands: what is rewritten keeps those whose dtype it keeps."""
+    return fn.inputs, [p.value for p in fn.params], [(n.inputs, n.outputs) for n in fn.nodes], fn.outputs
 
 
 def _is_half(reached: _Flags, network: bool) -> bool:
