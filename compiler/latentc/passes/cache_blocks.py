@@ -11,7 +11,7 @@ Symbols: B batch, H query heads, G key heads, T rows of a cache, n rows of a blo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -68,10 +68,10 @@ def blocks_of(trip: int, size: int | None = None) -> list[tuple[int, int, int]]:
 
 @dataclass
 class _Use:
-    """What a function does with the caches among its values: nothing but grow them and attend to them.
+    """What a function does with the caches among its values: nothing but grow them by a row and attend up to it.
 
     `grown` {grown cache: the cache}; `widened` {a grown cache in another dtype: the grown cache}; `masks` of the
-    attentions; `position`, the row that is written.
+    attentions, made here or given; `position`, the row that is written.
     """
 
     grown: dict[Value, Value] = field(default_factory=dict)
@@ -83,12 +83,13 @@ class _Use:
 @dataclass
 class _Work:
     owner: ModuleBuilder
-    variants: dict[tuple[str, tuple[int, ...], int], tuple[str, frozenset[int]]] = field(default_factory=dict)
+    variants: dict[tuple[str, tuple[int, ...], int], str] = field(default_factory=dict)
 
     def use(self, fn: Function, caches: Sequence[Value]) -> _Use | None:
-        """What `fn` does with `caches`; None where it does anything else with them."""
+        """What `fn` does with `caches`; None where it does anything else with them, or with a mask."""
         found = _Use()
         positions: set[Value] = set()
+        masked: set[tuple[Node, int]] = set()  # the operands that are masks
         for node in fn.nodes:
             held = [v for v in node.inputs if v in caches or v in found.grown or v in found.widened]
             if node.op == "update_slice" and held == [node.inputs[0]] and held[0] in caches:
@@ -101,7 +102,7 @@ class _Work:
             elif node.op == "attention" and held:
                 if tuple(held) != node.inputs[1:3] or any(v in caches for v in held) or not _one_query(node):
                     return None
-                found.masks.add(node.inputs[3])
+                masked.add((node, 3))
             elif node.op == "call" and held:
                 callee = self.owner.functions[node.attrs["fn"]]
                 inner = self.use(callee, [f for f, v in zip(callee.inputs, node.inputs, strict=True) if v in caches])
@@ -111,28 +112,28 @@ class _Work:
                 if inner.position not in actual:  # a mask may be made inside, but the row comes from the loop
                     return None
                 positions.add(actual[inner.position])
-                found.masks.update(actual[m] for m in inner.masks if m in actual)
+                masked.update((node, i) for i, f in enumerate(callee.inputs) if f in inner.masks)
                 given = zip(node.outputs, callee.outputs, strict=True)
                 found.grown.update((o, actual[inner.grown[f]]) for o, f in given if f in inner.grown)
             elif held:
                 return None
-        if not found.widened.keys().isdisjoint(fn.outputs):
-            return None
         if len(positions) != 1 or set(found.grown.values()) != set(caches):
             return None
         (found.position,) = positions
-        return found if self._masks_only(fn, found.masks & set(fn.inputs)) else None
+        found.masks = {node.inputs[i] for node, i in masked}
+        if not found.masks.union(caches, found.widened).isdisjoint(fn.outputs):
+            return None
+        if masked != {(n, i) for n in fn.nodes for i, v in enumerate(n.inputs) if v in found.masks}:
+            return None
+        made = {o: n for n in fn.nodes for o in n.outputs}
+        up_to = (_shows_rows_up_to(m, found.position, made) for m in found.masks.difference(fn.inputs))
+        return found if all(up_to) else None
 
-    def _masks_only(self, fn: Function, masks: set[Value]) -> bool:
-        """Whether masks that come from outside are read as nothing else."""
-        reads = [n for n in fn.nodes for i, v in enumerate(n.inputs) if v in masks and (n.op, i) != ("attention", 3)]
-        return all(n.op == "call" for n in reads) and not masks & set(fn.outputs)
+    def variant(self, name: str, caches: tuple[int, ...], size: int) -> str:
+        """The name of a function's form inside a block, `caches` being their places among its inputs.
 
-    def variant(self, name: str, caches: tuple[int, ...], size: int) -> tuple[str, frozenset[int]]:
-        """A function's name, and which of its inputs are masks of both parts.
-
-        It takes, behind its inputs, the block's rows of its caches, the number of the row in them, and the first row of
-        the block; it gives the block's rows where it gave grown caches.
+        It takes masks of both parts, and behind its inputs the block's rows of its caches, the number of the row in
+        them, and the first row of the block; it gives the block's rows where it gave grown caches.
         """
         key = (name, caches, size)
         if key not in self.variants:
@@ -142,28 +143,36 @@ class _Work:
             assert use is not None  # its caller's use has been looked at
             recent = [Value(f"{v.name}.recent", _rows(v, size)) for v in held]
             slot, begin = Value("slot", i64()), Value("begin", i64())
-            given = {v: Value(v.name, _joined(v, size)) for v in use.masks if v in fn.inputs}
-            inputs = tuple(given.get(v, v) for v in fn.inputs)
-            assert fn.origin is not None  # networks are classes
-            origin = replace(fn.origin, method=f"{fn.origin.method}_in_block")
+            inputs = [Value(v.name, _joined(v, size)) if v in use.masks else v for v in fn.inputs]
+            origin = fn.origin and replace(fn.origin, method=f"{fn.origin.method}_in_block")
             made = fn.with_(name=self.owner.unique(f"{name}_in_block"), origin=origin)
             b = Rewriter(self.owner, made.with_(inputs=(*inputs, *recent, slot, begin)))
-            env = {v: Var(given.get(v, v), b) for v in (*fn.inputs, *(p.value for p in fn.params))}
-            body = _Body(self, b, fn, use, env, dict(zip(held, (Var(v, b) for v in recent), strict=True)), size)
-            body.joint = {v: Var(new, b) for v, new in given.items()}
-            body.slot, body.begin = Var(slot, b), Var(begin, b)
-            b.output(body.run(b.keep))
-            masks = frozenset(i for i, v in enumerate(fn.inputs) if v in given)
-            self.variants[key] = b.finish(fn.doc), masks
+            env = {v: Var(new, b) for v, new in zip(fn.inputs, inputs, strict=True)}
+            env.update((p.value, Var(p.value, b)) for p in fn.params)
+            block = dict(zip(held, (Var(v, b) for v in recent), strict=True))
+            b.output(_Body(self, b, fn, use, env, block, size, Var(slot, b), Var(begin, b)).run(b.keep))
+            self.variants[key] = b.finish(fn.doc)
         return self.variants[key]
 
 
 def _one_query(node: Node) -> bool:
-    """Whether an attention is that of one token, under a mask that is the same for all samples and heads."""
-    if len(node.inputs) < 4 or node.attrs["causal"] or node.inputs[0].type.shape[2] != 1:
+    """Whether an attention is that of one token in f32, under a mask that is the same for all samples and heads."""
+    if len(node.inputs) < 4 or node.attrs["causal"]:
         return False
-    mask = node.inputs[3].type
-    return mask.dtype == "bool" and mask.rank == 4 and mask.shape[:3] == (1, 1, 1)
+    q, k, _, mask = (v.type for v in node.inputs)
+    return q.shape[2] == 1 and q.dtype == "f32" and mask.dtype == "bool" and mask.shape == (1, 1, 1, k.shape[2])
+
+
+def _shows_rows_up_to(mask: Value, position: Value, made: Mapping[Value, Node]) -> bool:
+    """Whether a mask [1, 1, 1, T] is written as `0 … T - 1 <= position`."""
+    node = made.get(mask)
+    if node is not None and node.op == "reshape":
+        node = made.get(node.inputs[0])
+    if node is None or node.op != "less_equal" or node.inputs[1] is not position:
+        return False
+    rows = made.get(node.inputs[0])
+    counted = np.arange(int(mask.type.shape[3]))  # type: ignore[arg-type]
+    return rows is not None and rows.op == "constant" and np.array_equal(np.ravel(rows.attrs["value"]), counted)
 
 
 def _rows(cache: Value, size: int) -> TensorType:
@@ -180,7 +189,11 @@ def _joined(mask: Value, size: int) -> TensorType:
 
 @dataclass
 class _Body:
-    """A function's nodes written again, with the block's rows of each cache beside it."""
+    """A function's nodes written again, with the block's rows of each cache beside it.
+
+    `env` and `recent` {a value of `fn`: what stands for it, and the block's rows of it}; `slot`, the row of the block
+    that is written; `begin`, the row of the caches that the block begins with.
+    """
 
     work: _Work
     b: Builder
@@ -189,9 +202,8 @@ class _Body:
     env: dict[Value, Var]
     recent: dict[Value, Var]
     size: int
-    slot: Var = field(init=False)
-    begin: Var = field(init=False)
-    joint: dict[Value, Var] = field(default_factory=dict)
+    slot: Var
+    begin: Var
 
     def run(self, keep: _Keep) -> list[Var]:
         """Appends the nodes, `keep` those that have nothing to do with caches; the function's results."""
@@ -214,29 +226,27 @@ class _Body:
             (grown,), (out,) = node.inputs, node.outputs
             self.recent[out] = self.b.cast(self.recent[grown], to=node.attrs["to"])
             return [self.b.cast(self.env[grown], to=node.attrs["to"])]
+        if node.outputs[0] in self.use.masks:
+            return [self.mask(node.outputs[0])]
         if node.op == "attention" and node.inputs[1] in self.recent:
             return [self._attention(node)]
         caches = tuple(i for i, v in enumerate(node.inputs) if v in self.recent)
         if node.op != "call" or not caches:
             return None
-        variant, masks = self.work.variant(node.attrs["fn"], caches, self.size)
-        ins = [self.mask(v) if i in masks else self.env[v] for i, v in enumerate(node.inputs)]
-        extra = (*(self.recent[node.inputs[i]] for i in caches), self.slot, self.begin)
+        variant = self.work.variant(node.attrs["fn"], caches, self.size)
+        ins = [self.env[v] for v in node.inputs] + [self.recent[node.inputs[i]] for i in caches]
         names = " ".join(o.name for o in node.outputs)
-        outs = self.b.call(variant, node.attrs["name"], *ins, *extra, args=node.attrs["args"], out=names)
+        args = node.attrs["args"]
+        outs = self.b.call(variant, node.attrs["name"], *ins, self.slot, self.begin, args=args, out=names)
         return outs if isinstance(outs, tuple) else (outs,)
 
     def mask(self, value: Value) -> Var:
-        """The mask [1, 1, 1, T + n] of the caches' rows before the block, then of the block's."""
-        if value not in self.joint:
-            b, mask = self.b, self.env[value]
-            before = b.less(b.constant(np.arange(int(value.type.shape[3]))), self.begin)  # type: ignore[arg-type]
-            before = b.reshape(before, shape=value.type.shape)
-            nothing = b.constant(np.zeros([1, 1, 1, 1], bool), "bool")
-            past = b.where(before, mask, nothing, out="past")
-            rows = b.add(b.constant(np.arange(self.size)), self.begin, out="rows")
-            self.joint[value] = b.concat(past, b.take(mask, rows, axis=3), axis=3, out="mask")
-        return self.joint[value]
+        """The mask [1, 1, 1, T + n] of the caches' rows before the block, then of the block's up to this token's."""
+        b, rows = self.b, int(value.type.shape[3])  # type: ignore[arg-type]
+        before = b.less(b.constant(np.arange(rows)), self.begin, out="before")
+        own = b.less_equal(b.constant(np.arange(self.size)), self.slot, out="own")
+        made: Var = b.reshape(b.concat(before, own, axis=0), shape=_joined(value, self.size).shape, out="mask")
+        return made
 
     def _attention(self, node: Node) -> Var:
         b, q = self.b, self.env[node.inputs[0]]
@@ -247,7 +257,7 @@ class _Body:
         scale = attention_scale(q, node.attrs)
         q = q if scale == 1.0 else q * scale
         scores = b.concat(*(b.matmul(q, b.transpose(k, perm=(0, 1, 3, 2))) for k in parts[0]), axis=3, out="scores")
-        scores = b.where(self.mask(node.inputs[3]), scores, b.scalar(-1e30, scores))
+        scores = b.where(self.env[node.inputs[3]], scores, b.scalar(-1e30, scores))
         p = b.softmax(scores, axis=-1)
         weights = b.split(p, axis=3, sizes=tuple(int(v.shape[2]) for v in parts[1]))
         seen = [b.matmul(w, v) for w, v in zip(weights, parts[1], strict=True)]
@@ -290,8 +300,12 @@ class _Loop:
             return None
         if any(v in use.grown for i, v in enumerate(body.outputs) if i not in places):
             return None
-        offset = _offset(body, use.position)
-        return None if offset is None else cls(work, node, body, places, use, offset)
+        if not use.masks.isdisjoint(body.inputs):
+            return None
+        offset, least = _offset(body, use.position), min(int(carried[i].type.shape[2]) for i in places)  # type: ignore
+        if offset is None or not 0 <= offset <= least - int(node.attrs["trip"]):
+            return None
+        return cls(work, node, body, places, use, offset)
 
     def write(self, b: Builder, operands: Sequence[Var], pieces: Sequence[tuple[int, int, int]]) -> list[Var]:
         keep, carry = self.node.attrs["invariants"], self.node.attrs["carried"]
@@ -334,7 +348,7 @@ class _Loop:
         """Appends a block of steps from step `start` on: (what it carried, what it stacked)."""
         begin = b.add(start, self.offset, out="begin")
         caches = [state[i] for i in self.caches]
-        # What they start with is masked: any rows will do.
+        # Until a row of theirs is written it is masked: any rows will do.
         recent = [b.slice(c, axis=2, start=0, stop=size, out=f"{c.value.name}_recent") for c in caches]
         carried = list(state)
         for i, rows_ in zip(self.caches, recent, strict=True):
@@ -343,12 +357,7 @@ class _Loop:
         def step(
             inner: Builder, k: Var, around: Sequence[Var], now: Sequence[Var], row: Sequence[Var]
         ) -> tuple[list[Var], list[Var]]:
-            held, begins, first, past = (
-                around[: len(kept)],
-                around[len(kept)],
-                around[len(kept) + 1],
-                around[-len(caches) :],
-            )
+            held, (begins, first, *past) = around[: len(kept)], around[len(kept) :]
             values = list(now)
             for i, cache in zip(self.caches, past, strict=True):
                 values[i] = cache
@@ -356,8 +365,7 @@ class _Loop:
             env[self.body.inputs[0]] = inner.add(first, k, out="i")
             carry = self.body.inputs[1 + len(kept) :]
             block = {carry[i]: now[i] for i in self.caches}
-            body = _Body(self.work, inner, self.body, self.use, env, block, size)
-            body.slot, body.begin = k, begins
+            body = _Body(self.work, inner, self.body, self.use, env, block, size, k, begins)
             outs = body.run(inner.copied)
             return outs[: len(state)], outs[len(state) :]
 
