@@ -1,4 +1,4 @@
-"""The engine's inputs from classes, seeds and guidance: all noise is made here, by the seed of each sample alone."""
+"""The engine's inputs from a request: all noise is made here, by the seed of each sample alone."""
 
 from __future__ import annotations
 

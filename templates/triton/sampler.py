@@ -52,9 +52,10 @@ class TritonPythonModel:
         """An iterator over each request's samples, drawn in one run: a sample does not depend on its neighbours."""
         if not asked:
             return iter(())
-        classes, seeds = (np.concatenate([getattr(one, name) for one in asked]) for name in ("classes", "seeds"))
-        guidance = None if self.entry.guidance is None else np.concatenate([one.guidance for one in asked])
-        samples = self.pipe.sample(classes, seeds, guidance, self.entry.steps)
+        names = ["classes", "seeds"]
+        names += [name for name in ("guidance", "truncation") if getattr(self.entry, name) is not None]
+        given = {name: np.concatenate([getattr(one, name) for one in asked]) for name in names}
+        samples = self.pipe.sample(**given, steps=self.entry.steps)
         ends = np.cumsum([len(one.classes) for one in asked])
         return iter(np.split(samples, ends[:-1]))
 

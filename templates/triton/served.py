@@ -32,11 +32,12 @@ def array_of(request: Any, name: str) -> np.ndarray | None:
 
 
 def asked(request: Any, manifest: Manifest, entry: SamplerEntry) -> Request:
-    """Classes, seeds and guidance of a request, each [B, 1], checked. BundleError E0608."""
+    """Classes, seeds, guidance and truncation of a request, each [B, 1], checked. BundleError E0608."""
     classes, seeds = (array_of(request, name).reshape(-1) for name in ("classes", "seeds"))
-    guidance = array_of(request, "guidance") if entry.guidance is not None else None
-    scale = None if guidance is None else guidance.reshape(-1)
-    return check_request(manifest, entry, classes, seeds, scale, None)
+    known = {"guidance": entry.guidance, "truncation": entry.truncation}
+    scales = {name: array_of(request, name) for name, setting in known.items() if setting is not None}
+    flat = {name: array.reshape(-1) for name, array in scales.items() if array is not None}
+    return check_request(manifest, entry, classes, seeds, flat.get("guidance"), None, flat.get("truncation"))
 
 
 def response(arrays: dict[str, np.ndarray]) -> Any:

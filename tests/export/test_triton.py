@@ -157,8 +157,10 @@ class Server:
         return [dict(zip(names, row, strict=True)) for row in zip(*parts, strict=True)]
 
 
-def ask(classes: Sequence[int], seeds: Sequence[int], guidance: Sequence[float] | None = None) -> Arrays:
-    scale = {} if guidance is None else {"guidance": np.array(guidance, np.float32)[:, None]}
+def ask(
+    classes: Sequence[int], seeds: Sequence[int], values: Sequence[float] | None = None, name: str = "guidance"
+) -> Arrays:
+    scale = {} if values is None else {name: np.array(values, np.float32)[:, None]}
     return {"classes": np.array(classes, np.int64)[:, None], "seeds": np.array(seeds, np.uint64)[:, None], **scale}
 
 
@@ -174,7 +176,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         if key not in made:
             place = folder / str(len(made))
             place.mkdir()
-            spec, lowered = lowered_of(*SYSTEMS[system], *overrides)
+            spec, lowered = lowered_of(*(SYSTEMS | GENERATOR)[system], *overrides)
             make(lowered, spec, stored_weights(lowered, place), place / "b", form=form, max_batch=8)
             made[key] = place / "b"
         return made[key]
@@ -182,12 +184,16 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     yield bundle
 
 
+GENERATOR = {"generator": ("digits_gan", "sampler.truncation=2.0")}
+
 CASES = [
     ("ddim", "unroll", "ensemble"),
     ("ddpm", "loop", "ensemble"),  # noise a step
     ("tokens", "loop", "ensemble"),  # a uniform a token
     ("ddpm", "loop", "sampler"),
     ("ddim", "host", "sampler"),
+    ("generator", "unroll", "ensemble"),
+    ("generator", "unroll", "sampler"),
 ]
 
 
@@ -199,27 +205,28 @@ def test_a_batch_of_requests_gives_what_the_runtime_gives_each(
     made = api.deploy_triton(bundle, tmp_path / "repo", kind=kind)  # type: ignore[arg-type]
     server = Server(tmp_path / "repo", monkeypatch)
     assert set(server.configs) == set(made.models) and made.kind == kind
-    guided = latentc_runtime.load(bundle, device="cpu").sampler().guidance is not None
-    scales = [[0.5], [3.0, 4.5], None] if guided else [None] * 3
-    requests = [ask([3], [7], scales[0]), ask([1, 0], [2**64 - 1, 7], scales[1]), ask([5], [11], scales[2])]
+    pipe = latentc_runtime.load(bundle, device="cpu")
+    known = [name for name in ("guidance", "truncation") if getattr(pipe.sampler(), name) is not None]
+    name = known[0] if known else ""
+    scales = [[0.5], [3.0, 4.5], None] if known else [None] * 3
+    asked = zip([[3], [1, 0], [5]], [[7], [2**64 - 1, 7], [11]], scales, strict=True)
+    requests = [ask(classes, seeds, values, name) for classes, seeds, values in asked]
     wrong = ask([99], [0])
     answers = server.infer(made.model, [*requests[:2], wrong, *requests[2:]])
     # One request in the batch is refused in words; the others do not notice.
     assert isinstance(answers[2], RuntimeError) and "there is no class 99" in str(answers[2])
-    pipe = latentc_runtime.load(bundle, device="cpu")
     for request, answer in zip(requests, [a for a in answers if not isinstance(a, Exception)], strict=True):
-        scale = request["guidance"][:, 0] if "guidance" in request else None
-        alone = pipe.sample(request["classes"][:, 0], request["seeds"][:, 0], scale)
+        alone = pipe.sample(**{name: array[:, 0] for name, array in request.items()})
         if alone.dtype.kind == "i":
             np.testing.assert_array_equal(answer["samples"], alone)
         else:
             assert np.abs(answer["samples"] - alone).max() <= 1e-5 * np.abs(alone).max()
         np.testing.assert_array_equal(answer["images"], pipe.images(answer["samples"]))
     # Control: neither seed nor scale is lost on the way.
-    other = server.infer(made.model, [ask([3], [8], scales[0])])[0]
+    other = server.infer(made.model, [ask([3], [8], scales[0], name)])[0]
     assert not np.array_equal(other["samples"], answers[0]["samples"])
-    if guided:
-        other = server.infer(made.model, [ask([3], [7], [3.5])])[0]
+    if known:
+        other = server.infer(made.model, [ask([3], [7], [3.5], name)])[0]
         assert not np.array_equal(other["samples"], answers[0]["samples"])
 
 

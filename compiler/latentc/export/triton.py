@@ -3,8 +3,8 @@
 sampler   one model of the Python backend that runs the bundle with latentc_runtime
 ensemble  NAME joins NAME_noise (seeds to noise), NAME_engine (the bundle's one engine) and NAME_images
 
-Both take `classes`, `seeds` and `guidance`, one value a sample, so that requests can share a batch, and give `samples`
-and, where these are pictures, `images`. What is served carries its own copy of latentc_runtime.
+Both take `classes`, `seeds` and what else the sampler knows of `guidance` and `truncation`, one value a sample, so that
+requests can share a batch, and give `samples` and, where these are pictures, `images`. What is served carries its own copy of latentc_runtime.
 
 Sources: Triton's documentation of model repositories and configurations, and its `model_config.proto`. Symbols: B
 batch, N rows of noise.
@@ -189,8 +189,9 @@ def _hindrance(manifest: Manifest, entry: SamplerEntry) -> str | None:
 
 
 def _asked(entry: SamplerEntry) -> list[Tensor]:
-    guidance = [Tensor("guidance", "TYPE_FP32", optional=True)] if entry.guidance else []
-    return [Tensor("classes", "TYPE_INT64"), Tensor("seeds", "TYPE_UINT64"), *guidance]
+    known = {"guidance": entry.guidance, "truncation": entry.truncation}
+    scales = [Tensor(name, "TYPE_FP32", optional=True) for name, setting in known.items() if setting is not None]
+    return [Tensor("classes", "TYPE_INT64"), Tensor("seeds", "TYPE_UINT64"), *scales]
 
 
 def _samples(manifest: Manifest) -> Tensor:
@@ -233,7 +234,7 @@ def _ensemble(bundle: Bundle, entry: SamplerEntry, name: str, serving: Serving) 
     made = {i.name: _engine_tensor(i) for i in entry.inputs}
     noise = Model(
         f"{name}_noise",
-        f"Inputs of {name}_engine from classes, seeds and guidance.",
+        f"Inputs of {name}_engine from {', '.join(t.name for t in _asked(entry))}.",
         most,
         _asked(entry),
         [replace(t, scalar=False) for t in made.values()],
