@@ -219,6 +219,9 @@ def test_the_discriminator_is_not_needed_to_compile(tmp_path: Path) -> None:
         api.compile("digits_gan", given, tmp_path / "bundle", overrides=SMALL, rebuild=True)
         samples.append(latentc_runtime.load(tmp_path / "bundle", device="cpu").sample([1, 2], seeds=[0, 1]))
     assert all(np.array_equal(other, samples[0]) for other in samples)
+    quantised = [*SMALL, "optimize.quantize.scheme=int8_weights"]
+    manifest = api.compile("digits_gan", given, tmp_path / "quantised", overrides=quantised, force=True)
+    assert manifest.quantization is not None and manifest.quantization.layers > 0
     with pytest.raises(DiagnosticError, match="E0415"):
         api.compile("digits_gan", [f"discriminator={tmp_path}/both.safetensors"], tmp_path / "b", overrides=SMALL)
 

@@ -82,6 +82,7 @@ def test_right_generator_bundle(tmp_path: Path, engine: str, precision: str) -> 
     report = verify(tiny_bundle("digits_gan", tmp_path / "bundle", target))
     assert report.ok, report.text()
     assert {c.what for c in report.comparisons} == {"forward", "sampler"}
+    assert {c.tolerance for c in report.comparisons} == {TOLERANCES[precision].forward}, "one forward is all there is"
     assert [c.ok for c in report.controls] == [True]
 
 

@@ -159,8 +159,8 @@ def sensitivities(
 
 
 def only_networks(lowered: Lowered) -> Lowered:
-    """The networks' forwards alone."""
-    entries = {f"{name}.forward": network.methods["forward"] for name, network in lowered.networks.items()}
+    """The forwards of the sampled networks alone."""
+    entries = {f"{name}.forward": lowered.networks[name].methods["forward"] for name in lowered.sampled}
     return replace(lowered, module=lowered.module.with_(entries=entries), programs=())
 
 
