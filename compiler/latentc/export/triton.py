@@ -3,8 +3,9 @@
 sampler   one model of the Python backend that runs the bundle with latentc_runtime
 ensemble  NAME joins NAME_noise (seeds to noise), NAME_engine (the bundle's one engine) and NAME_images
 
-Both take `classes`, `seeds` and what else the sampler knows of `guidance` and `truncation`, one value a sample, so that
-requests can share a batch, and give `samples` and, where these are pictures, `images`. What is served carries its own copy of latentc_runtime.
+Both take `classes`, `seeds` and what the sampler knows of `guidance` and `truncation`, one value a sample, so that
+requests can share a batch, and give `samples` and, where these are pictures, `images`. What is served carries its own
+copy of latentc_runtime.
 
 Sources: Triton's documentation of model repositories and configurations, and its `model_config.proto`. Symbols: B
 batch, N rows of noise.
