@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
@@ -12,17 +12,17 @@ from latentc.diagnostics import Diagnostic, Label, nearest
 from latentc.spec.schema import Place, place_at, shown_path
 from latentc.spec.yaml import Document, PathKey
 
+_Variants = Callable[[PathKey], Mapping[str, Set[str]]]
 
-def diagnostics_from_validation(
-    error: ValidationError, document: Document, variants: Iterable[str] = ()
-) -> list[Diagnostic]:
+
+def diagnostics_from_validation(error: ValidationError, document: Document, giving: _Variants) -> list[Diagnostic]:
     """One diagnostic for each place that is wrong, in the order of the files.
 
-    `variants` are the names a user could still choose from: a missing key may be in one of them.
+    `giving(path)`: the keys that each variant a user could still choose has there. One may give what is missing.
     """
     faults: dict[PathKey, list[_Fault]] = {}
     for item in error.errors(include_url=False):
-        fault = _fault(item, document, tuple(variants))
+        fault = _fault(item, document, giving)
         faults.setdefault(fault.path, []).append(fault)
     for path in _misspelt(faults):
         faults.pop(path, None)
@@ -54,7 +54,7 @@ class _Fault:
     kind: str
     context: Mapping[str, Any]
     text: str
-    variants: tuple[str, ...]
+    giving: _Variants
 
     @property
     def data(self) -> Any:
@@ -65,7 +65,7 @@ class _Fault:
         return f"`{shown_path(self.path)}`" if self.path else "the spec"
 
 
-def _fault(item: Mapping[str, Any], document: Document, variants: tuple[str, ...]) -> _Fault:
+def _fault(item: Mapping[str, Any], document: Document, giving: _Variants) -> _Fault:
     """The error with its place: pydantic's location without the parts that are no keys of the file."""
     kind, location = item["type"], list(item["loc"])
     absent = location.pop() if kind == "missing" else None
@@ -86,7 +86,7 @@ def _fault(item: Mapping[str, Any], document: Document, variants: tuple[str, ...
         if isinstance(absent, str):
             path = (*path, absent)  # so that several missing keys stay apart
     place = place_at(path, document.data)
-    return _Fault(path, place, document, kind, context, item["msg"], variants)
+    return _Fault(path, place, document, kind, context, item["msg"], giving)
 
 
 def _diagnostic(faults: list[_Fault]) -> Diagnostic:
@@ -212,8 +212,10 @@ def _missing(fault: _Fault) -> Diagnostic:
     where = f"`{shown_path(path)}`" if path else "the spec"
     key = "backbone" if fault.path == ("networks",) else absent
     help_text = f"add `{key}: …`"
-    if fault.variants:
-        help_text += f", or choose a variant: {', '.join(fault.variants)}"
+    # One with keys of another kind's was written for a base's component, and does not fit this one.
+    legal = set(_legal_keys(fault))
+    if variants := [name for name, keys in fault.giving(path).items() if absent in keys and keys <= legal]:
+        help_text += f", or choose a variant: {', '.join(variants)}"
     message = f"{where} needs the key `{key}`"
     span = fault.document.span(path)
     labels = (Label(span, f"`{key}` is missing"),)

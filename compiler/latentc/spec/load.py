@@ -42,8 +42,7 @@ def spec_from_resolved(resolved: Resolved) -> Spec:
         # Strict: "3" is no number and 1 is no boolean. Then a list is no tuple either, and specs are immutable.
         spec = Spec.model_validate(_immutable(document.data), strict=True)
     except ValidationError as error:
-        unchosen = resolved.variants if resolved.variant is None else ()
-        raise DiagnosticError(*diagnostics_from_validation(error, document, unchosen)) from None
+        raise DiagnosticError(*diagnostics_from_validation(error, document, resolved.giving)) from None
     spec._document = document
     if problems := check_rules(spec, document):
         raise DiagnosticError(*problems)
@@ -59,7 +58,7 @@ def _immutable(data: Any) -> Any:
 
 def variant_names(source: str | Path) -> tuple[str, ...]:
     """The variants of the spec `source` names, its bases' included; the spec itself is not checked."""
-    return resolve_file(str(source)).variants
+    return tuple(resolve_file(str(source)).variants)
 
 
 def data_from_spec(spec: Spec) -> dict[str, Any]:

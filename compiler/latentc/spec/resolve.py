@@ -7,25 +7,33 @@ replaces the old one whole, because the keys of one kind mean nothing to another
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import latentc.resources as resources
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label, Span, add_source, nearest
 from latentc.spec.files import read_text
-from latentc.spec.yaml import MAX_DEPTH, Document, Node, load_yaml
+from latentc.spec.yaml import MAX_DEPTH, Document, Node, PathKey, load_yaml
 
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """One spec with nothing left to look up: no `extends`, no `variants`, no `backbone`."""
+    """One spec with nothing left to look up: no `extends`, no `variants`, no `backbone`.
+
+    `variants` {name: what it changes}; `variant`, the one that was chosen.
+    """
 
     document: Document
-    variants: tuple[str, ...]
+    variants: Mapping[str, Node]
     variant: str | None = None
+
+    def giving(self, path: PathKey) -> dict[str, Set[str]]:
+        """Of each variant still to choose, the keys that it has at `path`."""
+        unchosen = self.variants if self.variant is None else {}
+        return {name: _keys(node, path) for name, node in unchosen.items()}
 
 
 def find_spec(source: str, folder: Path = Path()) -> Path | None:
@@ -58,16 +66,15 @@ def resolve_text(
     root = _with_base(text, file, path or Path(file), ())
     fields = dict(root.fields)
     variants = fields.pop("variants", None)
-    names = tuple(variants.fields) if variants and isinstance(variants.value, dict) else ()
     if variants and variants.value is not None and not isinstance(variants.value, dict):
         raise _wrong_type("`variants` must be a mapping from a name to what it changes", variants)
     fields.pop("extends", None)
     root = replace(root, value=fields)
     if variant is not None:
-        root = merge(root, _variant(variants, names, variant))
+        root = merge(root, _variant(variants, variant))
     for number, text in enumerate(overrides, start=1):
         root = _set(root, text, f"--set #{number}")
-    return Resolved(Document(root), names, variant)
+    return Resolved(Document(root), variants.fields if variants else {}, variant)
 
 
 def merge(base: Node, over: Node) -> Node:
@@ -154,8 +161,16 @@ def _without_backbone(root: Node) -> Node:
     return replace(root, value=fields)
 
 
-def _variant(variants: Node | None, names: tuple[str, ...], wanted: str) -> Node:
-    node = variants.fields.get(wanted) if variants else None
+def _keys(node: Node, path: PathKey) -> Set[str]:
+    """The keys of the mapping at `path`; none where there is none."""
+    for key in path:
+        node = node.fields.get(str(key), Node(None, node.span))
+    return node.fields.keys()
+
+
+def _variant(variants: Node | None, wanted: str) -> Node:
+    names = variants.fields if variants else {}
+    node = names.get(wanted)
     if node is None:
         close = nearest(wanted, names)
         known = f"variants of this spec: {', '.join(names)}" if names else "this spec has no variants"

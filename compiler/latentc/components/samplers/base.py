@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from latentc.components import load
 from latentc.components.contract import Network, SampleProgram
 from latentc.components.parts import ClassCondition, Guidance, Problem, Sampler
 from latentc.components.process import Family, Process, process_of
@@ -74,7 +75,8 @@ class ArraySampler(Sampler):
         if process is None or process.family not in self.PROCESSES:
             what = "nothing" if spec.objective is None else f"`{spec.objective.kind}`"
             wanted = " or ".join(f"`{family}`" for family in self.PROCESSES)
-            yield Problem(("kind",), f"`{self.kind}` samples {wanted} objectives; this one is {what}")
+            message = f"`{self.kind}` samples {wanted} objectives; this one is {what}"
+            yield Problem(("kind",), message, _samplers_of(process) or f"use an objective that is {wanted}")
             return
         for name, family in self.OF_PROCESS.items():
             if family != process.family and self.changed(name):
@@ -115,6 +117,13 @@ class ArraySampler(Sampler):
 
     def with_steps(self, steps: int) -> ArraySampler:
         return self if steps == self.steps else self.model_copy(update={"steps": steps, "timesteps": None})
+
+
+def _samplers_of(process: Process | None) -> str:
+    """Which samplers take what an objective trains; empty where none does."""
+    family = process.family if process else None
+    kinds = [kind for kind, cls in load("samplers").items() if family in getattr(cls, "PROCESSES", ())]
+    return f"samplers of {family} objectives: {', '.join(kinds)}" if kinds else ""
 
 
 def _misplaced(timesteps: tuple[float, ...], process: Process, stop: float) -> Iterator[Problem]:
