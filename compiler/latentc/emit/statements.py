@@ -11,7 +11,7 @@ from latentc.ir.core import Node, Value
 
 FOREVER = 1 << 30
 # Names a builder gives when it has none; their values may be folded into their user.
-_ANONYMOUS = {"h", "x", "c", "d", "y"}
+_ANONYMOUS = {"h", "x", "c", "term", "y"}
 # Worth a line of their own.
 _NEVER_FOLDED = ("attention", "guided", "loop")
 
