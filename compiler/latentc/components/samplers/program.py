@@ -219,8 +219,10 @@ def combination(b: Builder, out: str, *terms: tuple[Coefficient, Var]) -> Var:
     if not kept:
         zero: Var = b.mul(terms[0][1], 0.0, out=out)
         return zero
-    products = [v if isinstance(k, float) and k == 1.0 else b.mul(k, v, out="term") for k, v in kept]
-    return reduce(lambda total, term: b.add(total, term, out=out), products)
+    name = "term" if len(kept) > 1 else out
+    *products, last = (v if isinstance(k, float) and k == 1.0 else b.mul(k, v, out=name) for k, v in kept)
+    total: Var = b.add(reduce(partial(b.add, out="term"), products), last, out=out) if products else last
+    return total
 
 
 def _estimate(b: Builder, step: Step, x: Var, output: Var, prefix: str = "d") -> Var:
