@@ -72,7 +72,7 @@ def test_the_text_reads_as_torch() -> None:
     for line in (
         "self.conv = SNConv2d(3, channels, kernel_size=3, padding=1)",
         "self.norm = nn.BatchNorm2d(channels, eps=0.0001, momentum=0.2)",
-        "self.bare = nn.BatchNorm2d(channels, eps=1e-05, affine=False)",
+        "self.bare = nn.BatchNorm2d(channels, eps=1e-5, affine=False)",
         "self.out = nn.Conv2d(channels, channels, kernel_size=1, bias=False)",
         "self.linear = SNLinear(channels, channels)",
         "self.table = SNEmbedding(rows, channels)",

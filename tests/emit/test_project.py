@@ -147,6 +147,16 @@ def test_noise_is_the_runtimes() -> None:
         assert np.allclose(a, b, rtol=0, atol=5e-7) and np.mean(a == b) > 0.99
 
 
+def test_equal_sizes_keep_their_names() -> None:
+    """Where width and condition are equal (32), the classes are those of a model where they are not."""
+    texts = []
+    for embedding in (16, 20):
+        spec = load_spec("digits_gan", None, [f"networks.main.embedding={embedding}"])
+        texts.append(model_source(lower(spec)).split("def build()")[0])
+    assert texts[0] == texts[1]
+    assert "self.conv2 = SNConv2d(features, features, kernel_size=3, padding=1)" in texts[0]
+
+
 def test_depth_costs_no_text() -> None:
     shallow, deep = (lower(load_spec("dit", "S/2", overrides=[f"backbone.depth={n}"])) for n in (4, 40))
     assert model_source(shallow).replace("depth=4", "depth=40") == model_source(deep)

@@ -72,7 +72,9 @@ class ModuleBuilder:
             own = code.co_varnames[1 : code.co_argcount]
             star = code.co_varnames[code.co_argcount + code.co_kwonlyargcount] if code.co_flags & 4 else "x"
             rest = [names[i] if i < len(names) else star for i in range(len(own), len(types))]
-            operands = [b.input(n, rescope(t, traced)) for n, t in zip([*own[: len(types)], *rest], types, strict=True)]
+            operands = [
+                b.input(n, rescope(t, traced, static)) for n, t in zip([*own[: len(types)], *rest], types, strict=True)
+            ]
             b.output(block.body(b, *operands, **traced))
             self._built[key] = b.finish(doc=(block.body.__doc__ or "").strip())
         return self._built[key]
@@ -101,23 +103,35 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def rescope(type: TensorType, static: Mapping[str, Any]) -> TensorType:
-    """A type rewritten in a callee's own names: run-time and capitalised names stay, sizes take an argument's name."""
+def rescope(type: TensorType, static: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> TensorType:
+    """A type rewritten in a callee's own names: run-time and capitalised names stay, sizes take an argument's name.
+
+    Of arguments of one size, that which was `given` as the very expression of the size.
+    """
     by_size = {int(v): v for v in reversed(list(static.values())) if isinstance(v, Named)}
+    by_expression = {v.expr: static[k] for k, v in reversed(list((given or {}).items())) if isinstance(v, Named)}
 
     def rename(dim: Dim) -> Dim:
         if isinstance(dim, Sym) or (isinstance(dim, Named) and dim.expr.isidentifier() and dim.expr.isupper()):
             return dim
-        return by_size.get(int(dim), int(dim))
+        same = by_expression.get(dim.expr) if isinstance(dim, Named) else None
+        return by_size.get(int(dim), int(dim)) if same is None else same
 
     return type.with_shape(rename(d) for d in type.shape)
 
 
 def _in_terms_of(types: Sequence[TensorType], operands: Sequence[Var], args: Iterable[Any] = ()) -> list[TensorType]:
-    """A callee's output types in the caller's names: those of its arguments, then of the operands' sizes."""
+    """A callee's output types in the caller's names: of the same axis of an operand, else of any axis or argument."""
     names = {int(v): v for v in args if isinstance(v, Named)}
     names |= {int(d): d for x in operands for d in reversed(x.shape) if isinstance(d, Named)}
-    return [t.with_shape(d if isinstance(d, Sym) else names.get(int(d), int(d)) for d in t.shape) for t in types]
+
+    def rename(dim: Dim, axis: int, rank: int) -> Dim:
+        if isinstance(dim, Sym):
+            return dim
+        beside = (x.shape[axis] for x in operands if len(x.shape) == rank)
+        return next((d for d in beside if isinstance(d, Named) and d == dim), names.get(int(dim), int(dim)))
+
+    return [t.with_shape(rename(d, axis, t.rank) for axis, d in enumerate(t.shape)) for t in types]
 
 
 class Builder:
