@@ -15,6 +15,9 @@ from latentc.passes.cache import cache
 from latentc.passes.cached_methods import CACHED, CACHING
 from latentc.spec.schema import Spec
 
+LARGEST = 1 << 40
+"""Numbers of one weight; 4 TiB in float32, far more than any published model has."""
+
 
 def lower(spec: Spec, steps: Sequence[int] = ()) -> Lowered:
     """The module of a checked spec: its networks, its loss, and a sampling program for each count of `steps`.
@@ -64,4 +67,17 @@ def build_networks(mb: ModuleBuilder, spec: Spec) -> dict[str, Network]:
     for name, backbone in spec.networks.items():
         assert isinstance(backbone, Backbone)
         networks[name] = backbone.build(mb, name, spec, out_channels)
+        _check_sizes(mb, name, spec)
     return networks
+
+
+def _check_sizes(mb: ModuleBuilder, network: str, spec: Spec) -> None:
+    """DiagnosticError E0204 where a tensor of the network is larger than any that is stored."""
+    for fn in mb.functions.values():
+        for param in fn.params:
+            if param.type.count() > LARGEST:
+                shape = [int(d) for d in param.type.shape]  # type: ignore[arg-type]
+                where = f"`{param.name}` of {fn.origin.cls if fn.origin else fn.name}"
+                message = f"network `{network}` would hold a tensor of {shape}: {where}"
+                mend = f"make its sizes smaller: one of more than 2^{LARGEST.bit_length() - 1} numbers is not stored"
+                raise DiagnosticError(Diagnostic("E0204", message, spec.span("networks", network), help=mend))

@@ -48,6 +48,8 @@ LINES = {
     "weights as spec": ("check WEIGHTS", "E0101"),
     "unknown variant": ("check dit -v S/3", "E0212"),
     "unknown key in --set": ("check SPEC --set backbone.wdith=3", "E0201"),
+    "a width that nothing holds": ("check SPEC --set backbone.width=1000000000000", "E0204"),
+    "a depth that nothing holds": ("check SPEC --set backbone.depth=1000000000", "E0204"),
     "malformed --set": ("check SPEC --set backbone", "E0214"),
     "unknown pass": ("show SPEC --after fuze", "E0711"),
     "unknown rule": ("show SPEC --why atention", "E0712"),

@@ -31,7 +31,7 @@ class PatchTransformer(Backbone):
 
     kind: Literal["patch_transformer"]
     width: int = Field(gt=0, description="channels of a token (D)")
-    depth: int = Field(gt=0, description="number of blocks")
+    depth: int = Field(gt=0, le=10_000, description="number of blocks")
     patch: int = Field(gt=0, description="side of a patch, in pixels of the network's input (P)")
     positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="how tokens know their place")
     block: Block = Field(description="the block that is repeated")

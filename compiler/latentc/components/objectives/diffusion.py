@@ -28,7 +28,7 @@ class Diffusion(Objective):
 
     kind: Literal["diffusion"]
     schedule: ScheduleKind = Field("linear", description="how the noise grows with the level")
-    steps: int = Field(1000, gt=1, description="number of noise levels (T)")
+    steps: int = Field(1000, gt=1, le=100_000, description="number of noise levels (T)")
     beta_start: float | None = Field(None, gt=0, lt=1, description="first beta; null: the schedule's own")
     beta_end: float | None = Field(None, gt=0, lt=1, description="last beta; null: the schedule's own")
     predicts: Literal["noise", "x0", "velocity"] = Field("noise", description="what the network's output means")
