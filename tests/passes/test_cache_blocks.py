@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,16 @@ def test_other_uses_of_a_cache_stay_as_they_are(case: str) -> None:
     assert old in text and block_caches(same, 5) is not same
     module = verify(module_from_text(text.replace(old, new)), "expanded")
     assert block_caches(module, 5) is module
+
+
+def test_a_cache_that_is_handed_back_stays_as_it_is() -> None:
+    """A network that gives the cache as it was beside the grown one: inside a block that would lack rows."""
+    text = text_from_module(before("guided")[1])
+    text = text.replace("  return %x_8, %keys_2, %values_2", "  return %x_8, %keys_2, %values_2, %keys")
+    taken = r", %was: f32[B, heads=4, T=16, 8]\1"
+    text, calls = re.subn(r'( = call\(.*fn="Attention.decode")', lambda m: m.expand(taken), text)
+    module = verify(module_from_text(text), "expanded")
+    assert calls and block_caches(module, 5) is module
 
 
 def test_where_it_runs() -> None:
