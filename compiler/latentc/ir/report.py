@@ -26,12 +26,6 @@ def bytes_of(type: TensorType) -> int:
     return type.count() * int(NUMPY[type.dtype]().itemsize)
 
 
-def parameter_count(module: Module, function: str, kind: str = "weight") -> int:
-    """Number of elements of the weights (or, by `kind`, buffers) a function reaches; what is shared counts once."""
-    found = parameters(module, module.entries.get(function, function)).values()
-    return sum(p.type.count() for p in found if p.kind == kind)
-
-
 def flops(module: Module, function: str) -> int:
     """Floating-point operations of one sample, a multiply-add as two; guidance counts both branches."""
     return _Costs(module).flops(module.entries.get(function, function))
@@ -250,7 +244,6 @@ __all__ = [
     "bytes_of",
     "flops",
     "graph_svg",
-    "parameter_count",
     "report",
     "short",
 ]
