@@ -222,8 +222,15 @@ def test_the_discriminator_is_not_needed_to_compile(tmp_path: Path) -> None:
     quantised = [*SMALL, "optimize.quantize.scheme=int8_weights"]
     manifest = api.compile("digits_gan", given, tmp_path / "quantised", overrides=quantised, force=True)
     assert manifest.quantization is not None and manifest.quantization.layers > 0
+    with pytest.raises(DiagnosticError, match="a generator runs once"):
+        api.compile("digits_gan", given, tmp_path / "steps", overrides=SMALL, steps=(4,))
     with pytest.raises(DiagnosticError, match="E0415"):
         api.compile("digits_gan", [f"discriminator={tmp_path}/both.safetensors"], tmp_path / "b", overrides=SMALL)
+
+
+def test_a_generator_drops_no_class() -> None:
+    with pytest.raises(DiagnosticError, match="never without a class"):
+        load_spec("digits_gan", None, ["conditioning.class.dropout=0.1"])
 
 
 def test_a_network_that_is_not_there(tmp_path: Path) -> None:

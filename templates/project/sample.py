@@ -201,6 +201,11 @@ def main() -> None:
     flags = parser.parse_args()
     config = load_config([])
     known = config["data"]["classes"]
+    sources = [source for sampler in SAMPLERS.values() for source in sampler.inputs.values()]
+    if flags.guidance is not None and not any(source["kind"] == "guidance" for source in sources):
+        raise SystemExit("--guidance: this sampler takes no scale")
+    if flags.truncation is not None and not any(source.get("truncated") for source in sources):
+        raise SystemExit("--truncation: the noise of this sampler is not truncated")
     if flags.truncation is not None and not flags.truncation > 0:
         raise SystemExit("--truncation: a bound is above 0")
     classes = np.repeat(flags.classes or range(min(10, known)), flags.per_class)

@@ -157,8 +157,11 @@ def test_samples_and_refusals(project: Path) -> None:
     assert np.allclose(whole, parts, atol=1e-5) and len(whole) == 4
     assert (project / "grid.png").read_bytes().startswith(b"\x89PNG")
     assert list((project / "runs/short/samples").glob("*.png"))
+    if project.name == "digits_gan":
+        refused(project, "sample.py", [*weights, "--guidance", "2"], "takes no scale")
+        refused(project, "sample.py", [*weights, "--truncation", "0"], "a bound is above 0")
     if project.name != "digits_dit":
-        return  # the refusals are the same code
+        return  # the other refusals are the same code
     for script, flags, said in (
         ("train.py", ["--out", "runs/short"], "holds checkpoints"),
         ("train.py", ["--stepz", "3"], "no such setting"),
@@ -177,14 +180,14 @@ def test_samples_and_refusals(project: Path) -> None:
         ("sample.py", [*weights, "--per-class", "0"], "invalid"),
         ("sample.py", [*weights, "--seed", "-1"], "invalid"),
         ("sample.py", ["--weights", "nowhere.safetensors"], "there is no file"),
+        ("sample.py", [*weights, "--truncation", "1"], "is not truncated"),
     ):
-        done = subprocess.run(
-            [sys.executable, script, *flags],
-            cwd=project,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode in (1, 2) and said in done.stderr and "Traceback" not in done.stderr
+        refused(project, script, flags, said)
     assert not (project / "runs/nan/checkpoints").exists()
+
+
+def refused(project: Path, script: str, flags: list[str], said: str) -> None:
+    """Runs a script of a project that must say so and stop."""
+    command, how = [sys.executable, script, *flags], {"capture_output": True, "text": True, "check": False}
+    done = subprocess.run(command, cwd=project, env=environment(), **how)  # type: ignore[call-overload]
+    assert done.returncode in (1, 2) and said in done.stderr and "Traceback" not in done.stderr

@@ -56,7 +56,7 @@ def compile(
     overrides = [*overrides, *([f"target.max_batch={max_batch}"] if max_batch else [])]
     sampler = load_spec(source, variant, overrides).sampler if steps else None
     if sampler is not None and "steps" not in type(sampler).model_fields:
-        mend = "leave the steps out: this sampler makes as many as a sample has tokens"
+        mend = "leave the steps out: a generator runs once, and tokens are drawn one by one"
         raise DiagnosticError(Diagnostic("E0708", "the sampler of this spec has no number of steps", help=mend))
     # Each count is checked as if the spec said it; the bundle's spec says the first, which is the default.
     counts = [[*overrides, f"sampler.steps={count}"] for count in steps] or [overrides]

@@ -79,6 +79,9 @@ class BigganGenerator(Backbone):
         if spec.conditioning.class_ is None:
             message = "a biggan_generator needs to know the class"
             yield Problem((), message, "add `conditioning.class: {kind: label, dropout: 0}`")
+        elif spec.conditioning.class_.dropout > 0:
+            message = "a biggan_generator is never without a class, but `conditioning.class` drops some"
+            yield Problem((), message, "write `conditioning.class: {kind: label, dropout: 0}`")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
