@@ -50,11 +50,12 @@ def a_time(value: float | None) -> float | None:
 
 @contextmanager
 def bar_for(what: str) -> Iterator[Any]:
-    """A progress bar on stderr, of what takes over two seconds. Without a total it shows the time."""
+    """A progress bar on stderr, where that is a terminal, of what takes over two seconds; without a total, the time."""
     from tqdm import tqdm
 
     done = threading.Event()
-    with tqdm(desc=what, delay=2, leave=False, file=sys.stderr, bar_format="{desc}: {elapsed}") as bar:
+    shown = {"delay": 2, "leave": False, "file": sys.stderr, "disable": None}
+    with tqdm(desc=what, bar_format="{desc}: {elapsed}", **shown) as bar:
 
         def tick() -> None:
             while not done.wait(2 if bar.n == 0 else 0.5):
@@ -67,6 +68,7 @@ def bar_for(what: str) -> Iterator[Any]:
         finally:
             done.set()
             ticker.join()
+            bar.clear()  # tqdm takes what was only refreshed for never shown, and would leave it
 
 
 def advancing(bar: Any) -> Callable[..., None]:
