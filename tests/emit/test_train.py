@@ -189,5 +189,5 @@ def test_samples_and_refusals(project: Path) -> None:
 def refused(project: Path, script: str, flags: list[str], said: str) -> None:
     """Runs a script of a project that must say so and stop."""
     command, how = [sys.executable, script, *flags], {"capture_output": True, "text": True, "check": False}
-    done = subprocess.run(command, cwd=project, env=environment(), **how)  # type: ignore[call-overload]
+    done = subprocess.run(command, cwd=project, env=environment(), **how)
     assert done.returncode in (1, 2) and said in done.stderr and "Traceback" not in done.stderr

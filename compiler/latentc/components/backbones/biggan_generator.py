@@ -14,7 +14,7 @@ from pydantic import Field
 from latentc.components import layers
 from latentc.components.blocks.self_attention_2d import self_attention_2d
 from latentc.components.contract import Network
-from latentc.components.parts import Backbone, Problem
+from latentc.components.parts import Backbone, ClassCondition, Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B, Named
 
@@ -79,7 +79,7 @@ class BigganGenerator(Backbone):
         if spec.conditioning.class_ is None:
             message = "a biggan_generator needs to know the class"
             yield Problem((), message, "add `conditioning.class: {kind: label, dropout: 0}`")
-        elif spec.conditioning.class_.dropout > 0:
+        elif isinstance(spec.conditioning.class_, ClassCondition) and spec.conditioning.class_.dropout > 0:
             message = "a biggan_generator is never without a class, but `conditioning.class` drops some"
             yield Problem((), message, "write `conditioning.class: {kind: label, dropout: 0}`")
 
