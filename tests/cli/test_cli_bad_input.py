@@ -26,8 +26,7 @@ Run = Callable[..., Any]
 def refused(result: Any, code: str) -> None:
     """The command ended as a user's mistake must."""
     assert result.status == 1, result
-    shown = result.err.rpartition("\r")[2]  # behind a progress bar, wiped again, where the machine is slow
-    assert shown.startswith(f"error[{code}]: ") and code in CODES, result.err
+    assert result.err.startswith(f"error[{code}]: ") and code in CODES, result.err
     assert "Traceback" not in result.err
     assert result.out == ""
 
