@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,6 +26,13 @@ def test_every_variant_loads_and_comes_back_from_its_text(name: str) -> None:
     for variant in (None, *variant_names(name)):
         spec = load_spec(name, variant)
         assert spec_from_text(resolved_yaml(spec)) == spec
+
+
+@pytest.mark.parametrize(("variant", "latent", "attention"), [("128", 120, 64), ("256", 140, 128), ("512", 128, 64)])
+def test_biggan_has_the_released_sizes(variant: str, latent: int, attention: int) -> None:
+    """Those of the released generators; attention also as in the paper's tables 4 to 6."""
+    generator: Any = load_spec("biggan", variant).networks["main"]
+    assert (generator.latent, generator.attention) == (latent, (attention,))
 
 
 @given(st.sampled_from(NAMES), st.randoms(use_true_random=False), st.integers(1, 3))
