@@ -54,6 +54,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as name:
         folder = args.cache or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
         for batch in (int(text) for text in args.batches.split(",")):
             _measure(args, folder, Path(name), batch)
 
