@@ -149,11 +149,16 @@ def random_bundle(
     )
 
 
-def turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every call, `rounds` times in turn. Call each once before: what opens and compiles is not in it."""
+def turns(calls: Mapping[str, Callable[[], object]], rounds: int, settled: bool = False) -> dict[str, list[float]]:
+    """Seconds of every call, `rounds` times in turn. Call each once before: what opens and compiles is not in it.
+
+    `settled`: each begins with a call that is not timed, for beside it the threads of the one before may still spin.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
+            if settled:
+                call()
             begin = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - begin)

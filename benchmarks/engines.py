@@ -15,14 +15,13 @@ from __future__ import annotations
 import argparse
 import copy
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import verdict
+from common import turns, verdict
 
 from latentc.checkpoint import buffer, computed, network_params
 from latentc.emit.model import model_source
@@ -53,13 +52,7 @@ def main() -> None:
         calls, work = _paths(Path(folder), args.threads, args.export)
         calls = {n: c for n, c in calls.items() if args.only in n or n == REFERENCE or n.startswith("matrix")}
         results = {name: call() for name, call in calls.items()}  # opens, allocates, warms up
-        times: dict[str, list[float]] = {name: [] for name in calls}
-        for _ in range(args.rounds):
-            for name, call in calls.items():
-                call()  # not timed: beside it the threads of the path before may still spin
-                begin = time.perf_counter()
-                call()
-                times[name].append(time.perf_counter() - begin)
+        times = turns(calls, args.rounds, settled=True)
     _report(results, {name: min(taken) for name, taken in times.items()}, work)
 
 

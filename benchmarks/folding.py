@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import verdict
+from common import turns, verdict
 
 from latentc.checkpoint import network_params
 from latentc.emit.model import model_source
@@ -47,13 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         calls = _paths(Path(folder), args.batch, args.threads)
         results = {name: call() for name, call in calls.items()}
-        times: dict[str, list[float]] = {name: [] for name in calls}
-        for _ in range(args.rounds):
-            for name, call in calls.items():
-                call()  # not timed: beside it the threads of the path before may still spin
-                begin = time.perf_counter()
-                call()
-                times[name].append(time.perf_counter() - begin)
+        times = turns(calls, args.rounds, settled=True)
     least = {name: min(taken) for name, taken in times.items()}
     for name, seconds in least.items():
         error = relative_error(results[name], results["PyTorch, eager"])
