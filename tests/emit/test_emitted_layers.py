@@ -24,7 +24,7 @@ def forward(b: Any, x: Any, y: Any, *, channels: int, rows: int) -> Any:
     h = layers.conv(b, "conv", x, channels, 3, "orthogonal", spectral=True)
     h = b.upsample_nearest(b.relu(layers.batch_norm(b, "norm", h, affine=True, eps=1e-4, momentum=0.2)), factor=2)
     h = layers.batch_norm(b, "bare", h, affine=False, eps=1e-5)
-    h = b.max_pool2d(layers.conv(b, "out", b.avg_pool2d(h, size=2), channels, 1, "normal", bias=False), size=2)
+    h = b.max_pool(layers.conv(b, "out", b.avg_pool(h, size=2), channels, 1, "normal", bias=False), size=2)
     h = b.sum(h, axes=(2, 3), keepdims=False)
     h = layers.linear(b, "linear", h, channels, "normal", spectral=True)
     return b.tanh(h + layers.embedding(b, "table", y, rows, channels, "normal", spectral=True))
@@ -79,3 +79,39 @@ def test_the_text_reads_as_torch() -> None:
         "nn.init.orthogonal_(self.conv.weight)",
     ):
         assert line in source, source
+
+
+@module_class("Convolutions")
+def convolutions(b: Any, x: Any, mel: Any, *, channels: int, dilation: int) -> Any:
+    """As in a vocoder: a dilated convolution over samples, and a mel spectrogram upsampled along time alone."""
+
+    def layer(op: str, name: str, v: Any, shape: Any, features: Any, **attrs: Any) -> Any:
+        weight = b.param(f"{name}.weight", f32(*shape), "normal", std=0.3)
+        return b.op(op, v, weight, b.param(f"{name}.bias", f32(features), "zeros"), **attrs)
+
+    h = layer("conv", "dilated", x, (2 * channels, channels, 3), 2 * channels, padding=dilation, dilation=dilation)
+    h = layer("conv", "depthwise", h, (2 * channels, 1, 3), 2 * channels, padding=1, groups=2 * channels)
+    up = layer("conv_transpose", "up", mel, (1, 2, 3, 8), 2, stride=(1, 4), padding=(1, 2))
+    return b.tanh(h), up
+
+
+def test_convolutions_of_any_rank() -> None:
+    mb = ModuleBuilder()
+    fn = mb.define(convolutions, [f32(B, 4, 9), f32(B, 1, 5, 6)], {"channels": 4, "dilation": 2})
+    mb.entries["main"] = fn
+    module = mb.finish()
+    rng = np.random.default_rng(0)
+    weights = {path: rng.standard_normal(tuple(map(int, p.type.shape))) for path, p in parameters(module, fn).items()}
+    source = networks_source(module, {"main": [fn]})
+    for line in (
+        "self.dilated = nn.Conv1d(channels, 2 * channels, kernel_size=3, padding=dilation, dilation=dilation)",
+        "self.up = nn.ConvTranspose2d(1, 2, kernel_size=(3, 8), stride=(1, 4), padding=(1, 2))",
+    ):
+        assert line in source, source
+    model = loaded(source, torch.float64)["build"]().double()
+    model.load_state_dict({path: torch.as_tensor(value) for path, value in weights.items()})
+    inputs = [rng.standard_normal((2, 4, 9)), rng.standard_normal((2, 1, 5, 6))]
+    for found, expected in zip(
+        model(*map(torch.as_tensor, inputs)), Interpreter(module, weights).run("main", *inputs), strict=True
+    ):
+        assert error(found, expected) < 1e-12

@@ -140,17 +140,23 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
         ((X, W), op("linear"), -2, 2),
         ((f32(B, 6), W), op("linear"), -2, 2),
     ],
-    "conv2d": [
-        ((f32(B, 3, 8, 8), f32(5, 3, 2, 2), f32(5)), op("conv2d", stride=2, padding=0, groups=1), -2, 2),
-        ((f32(B, 4, 8, 8), f32(6, 2, 3, 3)), op("conv2d", stride=1, padding=2, groups=2, dilation=2), -2, 2),
+    "conv": [
+        ((f32(B, 3, 8, 8), f32(5, 3, 2, 2), f32(5)), op("conv", stride=2), -2, 2),
+        ((f32(B, 4, 8, 8), f32(6, 2, 3, 3)), op("conv", padding=2, groups=2, dilation=2), -2, 2),
+        ((f32(B, 4, 8, 9), f32(6, 4, 3, 2)), op("conv", stride=(1, 2), padding=(1, 0), dilation=(2, 1)), -2, 2),
+        ((f32(B, 4, 9), f32(6, 2, 3), f32(6)), op("conv", stride=2, padding=2, groups=2, dilation=2), -2, 2),
+        ((f32(B, 2, 4, 5, 6), f32(3, 2, 2, 3, 1), f32(3)), op("conv", stride=(1, 2, 3), padding=(1, 1, 0)), -2, 2),
     ],
-    "conv_transpose2d": [
+    "conv_transpose": [
         (
             (f32(B, 3, 4, 4), f32(3, 5, 3, 3)),
-            op("conv_transpose2d", stride=2, padding=1, output_padding=(1, 0), groups=1),
+            op("conv_transpose", stride=2, padding=1, output_padding=(1, 0)),
             -2,
             2,
-        )
+        ),
+        ((f32(B, 1, 4, 3), f32(1, 1, 3, 8), f32(1)), op("conv_transpose", stride=(1, 4), padding=(1, 2)), -2, 2),
+        ((f32(B, 4, 5), f32(4, 3, 4), f32(6)), op("conv_transpose", stride=2, padding=1, groups=2), -2, 2),
+        ((f32(B, 2, 2, 3, 4), f32(2, 3, 2, 2, 1)), op("conv_transpose", stride=(2, 1, 3)), -2, 2),
     ],
     "expert": [
         ((X, X, f32(B, 4, 1), f32(5, 6), f32(5, 6), f32(6, 5)), op("expert"), -1, 1),
@@ -179,8 +185,14 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
         ((f32(5, *shape), f32(5)), op("spectral_norm", eps=1e-12), 0.1, 2) for shape in ((4,), (2, 3, 3))
     ],
     "upsample_nearest": [((f32(B, 2, 3, 4),), op("upsample_nearest", factor=n), -2, 2) for n in (2, 3)],
-    "avg_pool2d": [((f32(B, 2, 6, 4),), op("avg_pool2d", size=2), -2, 2)],
-    "max_pool2d": [((f32(B, 2, 6, 4),), op("max_pool2d", size=2), -2, 2)],
+    **{
+        name: [
+            ((f32(B, 2, 6, 4),), op(name, size=2), -2, 2),
+            ((f32(B, 2, 6),), op(name, size=3), -2, 2),
+            ((f32(B, 2, 4, 6, 4),), op(name, size=(1, 3, 2)), -2, 2),
+        ]
+        for name in ("avg_pool", "max_pool")
+    },
     "attention": [
         ((Q, Q, Q), op("attention", causal=False, scale=None), -2, 2),
         ((Q, Q, Q), op("attention", causal=True, scale=None), -2, 2),

@@ -7,7 +7,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from hypothesis import strategies as st
 from op_draws import Case, Draw, case
+
+from latentc.ir.ops.conv import geometry
 
 
 @case("matmul")
@@ -24,36 +27,41 @@ def linear(d: Draw) -> Case:
     return Case([d.floats(*d.shape(0, 3), n), d.floats(m, n), *bias], F.linear)
 
 
-def _convolution(d: Draw) -> tuple[dict[str, int], tuple[int, int], tuple[int, int]]:
-    attrs = {"stride": d.int(1, 3), "padding": d.int(0, 2), "groups": d.int(1, 2)}
-    if d.flag():
-        attrs["dilation"] = d.int(1, 2)
-    return attrs, (d.int(1, 3), d.int(1, 3)), (d.int(5, 7), d.int(5, 7))
+def _convolution(d: Draw) -> tuple[dict[str, Any], tuple[int, ...], tuple[int, ...]]:
+    """Attributes, kernel, and size of the space of a convolution over one to three axes."""
+    axes = d.int(1, 3)
+
+    def some(low: int, high: int) -> Any:
+        return tuple(d.int(low, high) for _ in range(axes)) if d.flag() else d.int(low, high)
+
+    attrs = {"stride": some(1, 3), "padding": some(0, 2), "dilation": some(1, 2), "groups": d.int(1, 2)}
+    for name in list(attrs):
+        if d.data.draw(st.integers(0, 3)) == 0:
+            del attrs[name]
+    return attrs, tuple(d.int(1, 3) for _ in range(axes)), tuple(d.int(5, 7) for _ in range(axes))
 
 
-@case("conv2d")
-def conv2d(d: Draw) -> Case:
+@case("conv")
+def conv(d: Draw) -> Case:
     attrs, kernel, size = _convolution(d)
-    g, lead = attrs["groups"], d.lead()
+    g, lead = attrs.get("groups", 1), d.lead()
     c, o = g * d.int(1, 2), g * d.int(1, 2)
     bias = [d.floats(o)] if d.flag() else []
-    return Case(
-        [d.floats(lead, c, *size), d.floats(o, c // g, *kernel), *bias], lambda *x: F.conv2d(*x, **attrs), attrs
-    )
+    call = getattr(F, f"conv{len(size)}d")
+    return Case([d.floats(lead, c, *size), d.floats(o, c // g, *kernel), *bias], lambda *x: call(*x, **attrs), attrs)
 
 
-@case("conv_transpose2d")
-def conv_transpose2d(d: Draw) -> Case:
+@case("conv_transpose")
+def conv_transpose(d: Draw) -> Case:
     attrs, kernel, size = _convolution(d)
-    g, lead = attrs["groups"], d.lead()
-    room = max(attrs["stride"], attrs.get("dilation", 1)) - 1
-    extra = (d.int(0, room), d.int(0, room))
+    g, lead = attrs.get("groups", 1), d.lead()
+    full = geometry(attrs, len(size))
+    extra = tuple(d.int(0, max(pair) - 1) for pair in zip(full.stride, full.dilation, strict=True))
     c, o = g * d.int(1, 2), d.int(1, 2)
-    return Case(
-        [d.floats(lead, c, *size), d.floats(c, o, *kernel)],
-        lambda *x: F.conv_transpose2d(*x, output_padding=extra, **attrs),
-        {**attrs, "output_padding": extra},
-    )
+    bias = [d.floats(o * g)] if d.flag() else []
+    call = getattr(F, f"conv_transpose{len(size)}d")
+    attrs |= {"output_padding": extra}
+    return Case([d.floats(lead, c, *size), d.floats(c, o, *kernel), *bias], lambda *x: call(*x, **attrs), attrs)
 
 
 @case("embedding")
@@ -117,16 +125,19 @@ def spectral_norm(d: Draw) -> Case:
 
 @case("upsample_nearest")
 def upsample_nearest(d: Draw) -> Case:
-    factor = d.int(1, 3)
-    image = d.floats(d.lead(), d.int(1, 2), d.int(1, 3), d.int(1, 3))
+    axes = d.int(1, 3)
+    factor = tuple(d.int(1, 3) for _ in range(axes)) if d.flag() else d.int(1, 3)
+    image = d.floats(d.lead(), d.int(1, 2), *(d.int(1, 3) for _ in range(axes)))
     return Case([image], lambda x: F.interpolate(x, scale_factor=factor), {"factor": factor})
 
 
-@case("avg_pool2d", "max_pool2d")
+@case("avg_pool", "max_pool")
 def pool(d: Draw, name: str) -> Case:
-    size = d.int(1, 3)
-    image = d.floats(d.lead(), d.int(1, 2), size * d.int(1, 2), size * d.int(1, 2))
-    return Case([image], lambda x: getattr(F, name)(x, size), {"size": size})
+    axes = d.int(1, 3)
+    size = tuple(d.int(1, 3) for _ in range(axes))
+    image = d.floats(d.lead(), d.int(1, 2), *(n * d.int(1, 2) for n in size))
+    call = getattr(F, f"{name}{axes}d")
+    return Case([image], lambda x: call(x, size), {"size": size if len(set(size)) > 1 or d.flag() else size[0]})
 
 
 @case("attention")

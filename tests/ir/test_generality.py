@@ -301,7 +301,7 @@ def synthesis(b, x, style, noise, *, features):
         b.reshape(x, shape=(batch, channels, height, 1, width, 1)), x, shape=(batch, channels, height, 2, width, 2)
     )
     x = b.reshape(tall, shape=(batch, channels, 2 * height, 2 * width))
-    x = b.conv2d(x, b.param("conv.weight", f32(features, channels, 3, 3), "normal"), stride=1, padding=1, groups=1)
+    x = b.conv(x, b.param("conv.weight", f32(features, channels, 3, 3), "normal"), padding=1)
     x = x + noise * b.reshape(b.param("strength", f32(features), "zeros"), shape=(features, 1, 1))
     return b.maximum(x, x * 0.2)
 

@@ -127,13 +127,13 @@ def test_training_ops_have_no_derivative():
         ("matmul", [f32(3, 4, 5), f32(3, 5, 6)], {}, torch.matmul),
         ("linear", [f32(7, 4), f32(5, 4)], {}, torch.nn.functional.linear),
         (
-            "conv2d",
+            "conv",
             [f32(2, 4, 8, 8), f32(6, 2, 3, 3)],
             {"stride": 2, "padding": 1, "groups": 2},
             lambda x, w: torch.nn.functional.conv2d(x, w, stride=2, padding=1, groups=2),
         ),
         (
-            "conv_transpose2d",
+            "conv_transpose",
             [f32(2, 4, 8, 8), f32(4, 6, 3, 3)],
             {"stride": 2, "padding": 1, "groups": 1, "output_padding": (1, 1)},
             lambda x, w: torch.nn.functional.conv_transpose2d(x, w, stride=2, padding=1, output_padding=1),
@@ -178,7 +178,11 @@ def test_integers_divide_towards_minus_infinity():
         ("concat", [], {"axis": 0}, "1 or more operands"),
         ("layer_norm", [f32(2)] * 4, {"eps": 1e-5}, "takes 1 to 3 operands"),
         ("reshape", [f32(2, 3)], {"shape": (7,)}, "another number of elements"),
-        ("conv2d", [f32(1, 3, 2, 2), f32(4, 3, 3, 3)], {"stride": 1, "padding": 0, "groups": 1}, "does not fit"),
+        ("conv", [f32(1, 3, 2, 2), f32(4, 3, 3, 3)], {}, "kernel 3x3 does not fit"),
+        ("conv", [f32(1, 3, 9), f32(4, 3, 3)], {"stride": (1, 1)}, "one for each of 1 spatial axes"),
+        ("conv", [f32(1, 3, 9), f32(4, 3, 3)], {"dilation": 0}, "dilation and groups are positive"),
+        ("conv", [f32(1, 3), f32(4, 3)], {}, "1 to 3 spatial axes"),
+        ("conv_transpose", [f32(1, 3, 9), f32(3, 4, 3)], {"output_padding": 1}, "less than the stride"),
         ("attention", [f32(1, 3, 4, 8), f32(1, 2, 4, 8), f32(1, 2, 4, 8)], {"causal": True}, "do not divide"),
     ],
 )

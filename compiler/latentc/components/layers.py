@@ -49,7 +49,7 @@ def conv(
     """A convolution of x [B, C, H, W] by squares of an odd `kernel` that keeps H and W: [B, channels, H, W]."""
     weight = _weight(b, name, (channels, x.shape[1], kernel, kernel), init, spectral)
     ins = [x, weight, *_bias(b, name, channels, bias)]
-    return b.conv2d(*ins, stride=1, padding=kernel // 2, groups=1, out=out)  # type: ignore[no-any-return]
+    return b.conv(*ins, padding=kernel // 2, out=out)  # type: ignore[no-any-return]
 
 
 def embedding(

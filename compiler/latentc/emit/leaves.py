@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from latentc.emit.ops import conv_keywords
+from latentc.emit.ops import conv_keywords, per_axis
 from latentc.emit.text import Text, call, commas, literal
 from latentc.ir.core import Function, Node, Param, Value
 
 # op -> position of the weight; the params after it are the bias.
-WEIGHT_AT = {"linear": 1, "conv2d": 1, "embedding": 0}
+WEIGHT_AT = {"linear": 1, "conv": 1, "conv_transpose": 1, "embedding": 0}
 WEIGHT_AT |= {"layer_norm": 1, "rms_norm": 1, "group_norm": 1, "batch_norm": 1}
 # What the params of a leaf are called, in the order in which its op takes them.
 _NAMES = ["weight", "bias"]
@@ -71,6 +71,10 @@ SPECTRAL = "spectral_eps"
 """The attribute of a node that normalises its weight itself, by the vector that is its last operand."""
 
 
+# op -> the emitted class of a layer that normalises its weight itself
+_SPECTRAL = {"linear": "SNLinear", "conv": "SNConv2d", "embedding": "SNEmbedding"}
+
+
 def spectral_layers(fn: Function) -> Function:
     """The function with a spectral norm and the layer that alone uses its result as one node, where that is a leaf."""
     params = {p.value: p for p in fn.params}
@@ -84,7 +88,9 @@ def spectral_layers(fn: Function) -> Function:
         if made is None or len(users.get(made, [])) != 1 or made in fn.outputs:
             continue
         (user,) = users[made]
-        if user.op not in ("linear", "conv2d", "embedding") or user.inputs[WEIGHT_AT[user.op]] is not made:
+        if user.op not in _SPECTRAL or user.inputs[WEIGHT_AT[user.op]] is not made:
+            continue
+        if user.op == "conv" and made.type.rank != 4:
             continue
         weight, u = norm.inputs
         ins = (*(weight if v is made else v for v in user.inputs), u)
@@ -110,7 +116,7 @@ def constructor(leaf: Leaf, size: Size, helper: Callable[[str], str]) -> str:
     if spectral is not None:
         helper("spectral_norm")
         library, eps = "SN", {} if spectral == 1e-12 else {"eps": spectral}
-        helper({"linear": "SNLinear", "conv2d": "SNConv2d", "embedding": "SNEmbedding"}[leaf.op])
+        helper(_SPECTRAL[leaf.op])
     match leaf.op:
         case "linear":
             text = call(f"{library}Linear", [size(weight[1]), size(weight[0])], bias=None if bias else False, **eps)
@@ -127,16 +133,13 @@ def constructor(leaf: Leaf, size: Size, helper: Callable[[str], str]) -> str:
         case "group_norm":
             text = call("nn.GroupNorm", [size(attrs["groups"]), size(weight[0])], eps=attrs["eps"])
         case _:
-            keywords: dict[str, Any] = {k: v for k, v in conv_keywords(attrs).items() if v is not None}
-            keywords.pop("output_padding", None)
-            if "stride" in keywords:
-                keywords["stride"] = size(attrs["stride"])
-            square = weight[2] == weight[3]
-            kernel = size(weight[2]).code if square else f"({size(weight[2]).code}, {size(weight[3]).code})"
-            channels = attrs["groups"]
-            ins = size(weight[1]) if channels == 1 else literal(int(weight[1]) * int(channels))  # type: ignore[arg-type]
-            keywords["bias"] = None if bias else False
-            text = call(f"{library}Conv2d", [ins, size(weight[0])], kernel_size=Text(kernel), **keywords, **eps)
+            groups = attrs.get("groups", 1)
+            whole, grouped = size(weight[0]), size(weight[1] if groups == 1 else weight[1] * groups)
+            channels = [whole, grouped] if leaf.op == "conv_transpose" else [grouped, whole]
+            kernel = per_axis(size, weight[2:])
+            keywords = conv_keywords(attrs, size) | {"bias": None if bias else False}
+            name = f"{'Conv' if leaf.op == 'conv' else 'ConvTranspose'}{len(weight) - 2}d"
+            text = call(f"{library}{name}", channels, kernel_size=kernel, **keywords, **eps)
     return text.code
 
 
@@ -166,7 +169,7 @@ def default_init(leaf: Leaf, param: Param) -> bool:
     if param.kind == "state":
         return True
     match leaf.op:
-        case "linear" | "conv2d":
+        case "linear" | "conv" | "conv_transpose":
             fan_in = leaf.params[0].type.with_shape(leaf.params[0].type.shape[1:]).count()
             return init.kind == "linear_default" and int(init.args["fan_in"]) == fan_in
         case "embedding":

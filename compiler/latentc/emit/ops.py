@@ -6,6 +6,7 @@ an operand is a Python number (`number`), and takes note of a helper function th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from latentc.emit.rows import TORCH_DTYPE, Printer, Row
@@ -140,25 +141,36 @@ def _batch_norm(p: Printer, n: Node) -> Text:
 
 
 def _upsample(p: Printer, n: Node) -> Text:
-    return call("F.interpolate", [p.arg(n.inputs[0])], scale_factor=p.size(n.attrs["factor"]))
+    return call("F.interpolate", [p.arg(n.inputs[0])], scale_factor=per_axis(p.size, n.attrs["factor"]))
 
 
 def _pool(function: str) -> Row:
-    return lambda p, n: call(function, [p.arg(n.inputs[0]), p.size(n.attrs["size"])])
+    def row(p: Printer, n: Node) -> Text:
+        return call(f"{function}{n.inputs[0].type.rank - 2}d", [p.arg(n.inputs[0]), per_axis(p.size, n.attrs["size"])])
+
+    return row
 
 
-def conv_keywords(attrs: Any) -> dict[str, Any]:
-    """stride, padding, dilation, groups where they are not PyTorch's defaults."""
+def per_axis(size: Callable[[Any], Text], value: Any) -> Text:
+    """One size per spatial axis: `3` if all are equal, else `(1, 3)`."""
+    values = tuple(value) if isinstance(value, tuple | list) else (value,)
+    texts = [size(v).code for v in values]
+    return size(values[0]) if all(v == values[0] for v in values) else Text(f"({', '.join(texts)})")
+
+
+def conv_keywords(attrs: Any, size: Callable[[Any], Text]) -> dict[str, Any]:
+    """Keyword arguments of a convolution that differ from PyTorch's defaults."""
     defaults = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "groups": 1}
-    return {k: None if attrs.get(k, d) in (d, (d, d)) else _plain(attrs[k]) for k, d in defaults.items()}
-
-
-def _plain(value: Any) -> Any:
-    return tuple(int(v) for v in value) if isinstance(value, tuple) else int(value)
+    texts = {k: per_axis(size, attrs[k]) for k in defaults if k in attrs}
+    return {k: text for k, text in texts.items() if text.code != str(defaults[k])}
 
 
 def _conv(function: str) -> Row:
-    return lambda p, n: call(function, [p.arg(v) for v in n.inputs], **conv_keywords(n.attrs))
+    def row(p: Printer, n: Node) -> Text:
+        axes = n.inputs[0].type.rank - 2
+        return call(f"{function}{axes}d", [p.arg(v) for v in n.inputs], **conv_keywords(n.attrs, p.size))
+
+    return row
 
 
 def _attention(p: Printer, n: Node) -> Text:
@@ -228,8 +240,8 @@ TORCH: dict[str, Row] = {
     "cumsum": lambda p, n: call(f"{p.arg(n.inputs[0]).atom}.cumsum", [], dim=n.attrs["axis"]),
     "matmul": _infix("@", PRODUCT),
     "linear": _function("F.linear"),
-    "conv2d": _conv("F.conv2d"),
-    "conv_transpose2d": _conv("F.conv_transpose2d"),
+    "conv": _conv("F.conv"),
+    "conv_transpose": _conv("F.conv_transpose"),
     "embedding": lambda p, n: call("F.embedding", [p.arg(n.inputs[1]), p.arg(n.inputs[0])]),
     "layer_norm": lambda p, n: _norm("F.layer_norm")(p, n),
     "rms_norm": _norm("F.rms_norm"),
@@ -239,8 +251,8 @@ TORCH: dict[str, Row] = {
         p.helper("spectral_norm"), [p.arg(v) for v in n.inputs], training=False, eps=n.attrs["eps"]
     ),
     "upsample_nearest": _upsample,
-    "avg_pool2d": _pool("F.avg_pool2d"),
-    "max_pool2d": _pool("F.max_pool2d"),
+    "avg_pool": _pool("F.avg_pool"),
+    "max_pool": _pool("F.max_pool"),
     "attention": _attention,
     "rotary": _rotary,
     "timestep_embedding": _timestep,

@@ -67,7 +67,7 @@ def observed(
     shown, paths = values_shown(module, entry, _wanted(layers))
     prefix = prefix_of(module, entry)
     names = [f"{prefix}.{path}" if prefix else path for path in paths]
-    convolutions = {layer.group for layer in layers.values() if layer.op == "conv2d"}
+    convolutions = {layer.group for layer in layers.values() if layer.op == "conv"}
     call = executable(shown, entry, weights, opset)
     extras = shown.entry(entry).outputs[-len(paths) :] if paths else ()
     first = len(shown.entry(entry).outputs) - len(paths)

@@ -20,7 +20,7 @@ def open_norms(module: Module) -> Module:
         if callee is None or callee.name in module.entries.values() or any(map(callees, callee.nodes)):
             return None
         ops = {inner.op for inner in callee.nodes}
-        if "batch_norm" not in ops or "conv2d" in ops:
+        if "batch_norm" not in ops or "conv" in ops:
             return None
         env = dict(zip(callee.inputs, operands, strict=True))
         for p in callee.params:

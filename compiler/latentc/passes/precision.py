@@ -32,14 +32,14 @@ HALF: dict[str, str] = {"fp16": "f16", "bf16": "bf16"}
 _HALVES = frozenset(HALF.values())
 # fmt: off
 _COMPUTES = frozenset((
-    "linear", "matmul", "conv2d", "conv_transpose2d", "attention", "rotary", "add", "sub", "mul", "silu", "gelu",
-    "tanh", "sigmoid", "quantize", "dequantize", "avg_pool2d",
+    "linear", "matmul", "conv", "conv_transpose", "attention", "rotary", "add", "sub", "mul", "silu", "gelu",
+    "tanh", "sigmoid", "quantize", "dequantize", "avg_pool",
 ))
 # These give back values they were given (or their negatives), so they are exact in any dtype.
 _MOVES = frozenset((
     "reshape", "transpose", "broadcast_to", "concat", "split", "unbind", "slice", "pad", "take", "take_along",
     "update_slice", "embedding", "where", "stop_gradient", "dropout", "max", "maximum", "minimum", "relu", "neg", "abs",
-    "clamp", "upsample_nearest", "max_pool2d",
+    "clamp", "upsample_nearest", "max_pool",
 ))
 # fmt: on
 _MADE = frozenset(("constant", "full"))  # made in the dtype that is wanted

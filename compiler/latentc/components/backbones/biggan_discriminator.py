@@ -118,13 +118,13 @@ def _block(activates: bool, halves: bool, init: str) -> BlockBody:
         h = layers.conv(b, "conv1", h, features, 3, init, spectral=True, out="h")
         h = layers.conv(b, "conv2", b.relu(h), features, 3, init, spectral=True, out="h")
         if halves:
-            h = b.avg_pool2d(h, size=2, out="h")
+            h = b.avg_pool(h, size=2, out="h")
         if halves and not activates:
-            x = b.avg_pool2d(x, size=2, out="x")
+            x = b.avg_pool(x, size=2, out="x")
         if halves or int(channels) != int(features):
             x = layers.conv(b, "conv_sc", x, features, 1, init, spectral=True, out="x")
         if halves and activates:
-            x = b.avg_pool2d(x, size=2, out="x")
+            x = b.avg_pool(x, size=2, out="x")
         return h + x  # type: ignore[no-any-return]
 
     return forward

@@ -124,7 +124,7 @@ def _network(config: PatchTransformer, time: Timestep) -> BlockBody:
         tokens = Named(int(grid * grid), "T")
         kernel = b.param("x_embedder.weight", f32(width, channels, patch, patch), "xavier_uniform")
         shift = b.param("x_embedder.bias", f32(width), "zeros")
-        x = b.conv2d(x, kernel, shift, stride=patch, padding=0, groups=1, out="x")
+        x = b.conv(x, kernel, shift, stride=patch, out="x")
         x = b.transpose(b.reshape(x, shape=(batch, width, tokens)), perm=(0, 2, 1), out="x")
         x = positions.add(b, x, width, grid)
         rotary = positions.rotary(b, width // static["heads"], grid, 0)

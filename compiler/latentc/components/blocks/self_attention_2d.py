@@ -23,8 +23,8 @@ def self_attention_2d(init: str, spectral: bool) -> BlockBody:
             return layers.conv(b, name, h, features, 1, init, bias=False, spectral=spectral, out=name)
 
         theta = b.reshape(conv("theta", x, narrow), shape=(batch, narrow, pixels), out="theta")
-        phi = b.reshape(b.max_pool2d(conv("phi", x, narrow), size=2), shape=(batch, narrow, keys), out="phi")
-        g = b.reshape(b.max_pool2d(conv("g", x, half), size=2), shape=(batch, half, keys), out="g")
+        phi = b.reshape(b.max_pool(conv("phi", x, narrow), size=2), shape=(batch, narrow, keys), out="phi")
+        g = b.reshape(b.max_pool(conv("g", x, half), size=2), shape=(batch, half, keys), out="g")
         beta = b.softmax(b.matmul(b.transpose(theta, perm=(0, 2, 1)), phi), axis=2, out="beta")  # [B, pixels, keys]
         h = b.reshape(b.matmul(g, b.transpose(beta, perm=(0, 2, 1))), shape=(batch, half, rows, columns))
         gamma = b.param("gamma", f32(), "zeros")

@@ -10,6 +10,8 @@ import numpy as np
 from latentc.export.lowerings.shape import static_target
 from latentc.export.lowerings.table import Context, lower
 from latentc.ir.ops.attention import timestep_frequencies
+from latentc.ir.ops.conv import geometry
+from latentc.ir.ops.image import factors_of
 
 
 @lower("matmul")
@@ -49,26 +51,21 @@ def expert(c: Context) -> None:
     c.g.view(c.node.outputs[0], made, int(c.out_type.shape[-1]))  # type: ignore[arg-type]
 
 
-@lower("conv2d")
-def conv2d(c: Context) -> None:
-    a = c.attrs
-    p, s, d = int(a["padding"]), int(a["stride"]), int(a.get("dilation", 1))
-    c.final("Conv", c.ins, pads=[p] * 4, strides=[s, s], dilations=[d, d], group=int(a["groups"]))
+def _conv_attrs(c: Context) -> dict[str, Any]:
+    g = geometry(c.attrs, c.type().rank - 2)
+    lists = {"pads": [*g.padding, *g.padding], "strides": g.stride, "dilations": g.dilation}
+    return {name: list(map(int, values)) for name, values in lists.items()} | {"group": int(g.groups)}
 
 
-@lower("conv_transpose2d")
-def conv_transpose2d(c: Context) -> None:
-    a = c.attrs
-    p, s, d = int(a["padding"]), int(a["stride"]), int(a.get("dilation", 1))
-    c.final(
-        "ConvTranspose",
-        c.ins,
-        pads=[p] * 4,
-        strides=[s, s],
-        dilations=[d, d],
-        output_padding=a["output_padding"],
-        group=int(a["groups"]),
-    )
+@lower("conv")
+def conv(c: Context) -> None:
+    c.final("Conv", c.ins, **_conv_attrs(c))
+
+
+@lower("conv_transpose")
+def conv_transpose(c: Context) -> None:
+    extra = geometry(c.attrs, c.type().rank - 2).output_padding
+    c.final("ConvTranspose", c.ins, **_conv_attrs(c), output_padding=list(map(int, extra)))
 
 
 @lower("embedding")
@@ -119,22 +116,24 @@ def batch_norm(c: Context) -> None:
 @lower("upsample_nearest")
 def upsample_nearest(c: Context) -> None:
     """`asymmetric` and `floor` repeat pixels; other modes agree for whole factors, but not every engine knows them."""
-    factor = float(c.attrs["factor"])
-    scales = c.g.literal(np.asarray([1.0, 1.0, factor, factor]), "f32", "scales")
+    scales = c.g.literal(np.asarray([1, 1, *factors_of("factor", c.attrs, c.type().rank - 2)], float), "f32", "scales")
     mode = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     c.final("Resize", [c.ins[0], "", scales], **mode)
 
 
-@lower("avg_pool2d")
-def avg_pool2d(c: Context) -> None:
-    size = int(c.attrs["size"])
-    c.final("AveragePool", c.ins, kernel_shape=[size, size], strides=[size, size])
+def _pool(c: Context, op: str) -> None:
+    size = list(map(int, factors_of("size", c.attrs, c.type().rank - 2)))
+    c.final(op, c.ins, kernel_shape=size, strides=size)
 
 
-@lower("max_pool2d")
-def max_pool2d(c: Context) -> None:
-    size = int(c.attrs["size"])
-    c.final("MaxPool", c.ins, kernel_shape=[size, size], strides=[size, size])
+@lower("avg_pool")
+def avg_pool(c: Context) -> None:
+    _pool(c, "AveragePool")
+
+
+@lower("max_pool")
+def max_pool(c: Context) -> None:
+    _pool(c, "MaxPool")
 
 
 @lower("attention", opset=23)

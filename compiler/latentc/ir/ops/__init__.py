@@ -1,6 +1,6 @@
 """The op table: every op the IR knows, one row each. Calls and loops (`control`) are typed by what they name."""
 
-from latentc.ir.ops import attention, elementwise, experts, image, linear, norm, quantize, reduce, shape
+from latentc.ir.ops import attention, conv, elementwise, experts, image, linear, norm, quantize, reduce, shape
 from latentc.ir.ops.row import Op, OpError
 
 OPS: dict[str, Op] = {
@@ -8,6 +8,7 @@ OPS: dict[str, Op] = {
     **shape.OPS,
     **reduce.OPS,
     **linear.OPS,
+    **conv.OPS,
     **norm.OPS,
     **attention.OPS,
     **quantize.OPS,

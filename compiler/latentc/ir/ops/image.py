@@ -1,4 +1,4 @@
-"""Ops of images [B, C, H, W]: larger by repetition, smaller by the mean or maximum of squares."""
+"""Resampling of [B, C, *space] by whole factors; one factor for all spatial axes, or a tuple with one per axis."""
 
 from __future__ import annotations
 
@@ -7,61 +7,94 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.ops.row import Array, Attrs, Op, free, need
+from latentc.ir.ops.row import Array, Attrs, Op, free, need, per_axis
 from latentc.ir.types import TensorType
+
+
+def factors_of(name: str, attrs: Attrs, axes: int) -> tuple[int, ...]:
+    """Attribute `name` (`factor` or `size`) per spatial axis. Raises OpError unless all are positive."""
+    values = per_axis(name, attrs[name], axes)
+    need(min(values) > 0, f"{name} is {attrs[name]}; wants positive numbers")
+    return values
+
+
+def _space(x: TensorType) -> int:
+    need(3 <= x.rank <= 5, f"takes [B, C, *space] with 1 to 3 spatial axes, got {x}")
+    return x.rank - 2
 
 
 def _upsample_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     (x,) = ins
-    factor = attrs["factor"]
-    need(x.rank == 4 and x.dtype != "bool", f"takes numbers [B, C, H, W], got {x}")
-    need(isinstance(factor, int) and factor > 0, f"factor is a positive whole number, not {factor}")
-    return [x.with_shape([*x.shape[:2], x.shape[2] * factor, x.shape[3] * factor])]
+    need(x.dtype != "bool", f"takes numbers, got {x}")
+    factors = factors_of("factor", attrs, _space(x))
+    return [x.with_shape([*x.shape[:2], *(n * f for n, f in zip(x.shape[2:], factors, strict=True))])]
 
 
 def _upsample(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
-    return [xs[0].repeat(attrs["factor"], axis=2).repeat(attrs["factor"], axis=3)]
+    (x,) = xs
+    for axis, factor in enumerate(factors_of("factor", attrs, x.ndim - 2), 2):
+        x = x.repeat(factor, axis=axis)
+    return [x]
 
 
 def _upsample_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
-    (x,), factor = ins, attrs["factor"]
-    batch, channels, rows, columns = x.shape
-    spread = b.broadcast_to(
-        b.reshape(x, shape=(batch, channels, rows, 1, columns, 1)),
-        shape=(batch, channels, rows, factor, columns, factor),
-    )
-    return [b.reshape(spread, shape=(batch, channels, rows * factor, columns * factor))]
+    (x,) = ins
+    lead, space = x.shape[:2], x.shape[2:]
+    factors = factors_of("factor", attrs, len(space))
+    split = b.reshape(x, shape=(*lead, *(d for n in space for d in (n, 1))))
+    spread = b.broadcast_to(split, shape=(*lead, *(d for pair in zip(space, factors, strict=True) for d in pair)))
+    return [b.reshape(spread, shape=(*lead, *(n * f for n, f in zip(space, factors, strict=True))))]
 
 
 def _pool_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     (x,) = ins
-    size = attrs["size"]
-    need(x.rank == 4 and x.is_float, f"takes floats [B, C, H, W], got {x}")
-    need(isinstance(size, int) and size > 0, f"size is a positive whole number, not {size}")
-    need(x.shape[2] % size == 0 and x.shape[3] % size == 0, f"squares of {size} do not tile {x}")
-    return [x.with_shape([*x.shape[:2], x.shape[2] // size, x.shape[3] // size])]
+    need(x.is_float, f"takes floats, got {x}")
+    sizes = factors_of("size", attrs, _space(x))
+    for n, size in zip(x.shape[2:], sizes, strict=True):
+        need(n % size == 0, f"windows of {size} do not tile {x}")  # type: ignore[operator]
+    return [x.with_shape([*x.shape[:2], *(n // size for n, size in zip(x.shape[2:], sizes, strict=True))])]
 
 
-def _squares(x: Array, size: int) -> Array:
-    """[B, C, H', size, W', size] view of an image."""
-    batch, channels, rows, columns = x.shape
-    return x.reshape(batch, channels, rows // size, size, columns // size, size)
+def _windows(shape: Sequence[Any], attrs: Attrs) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+    """Shape with each spatial axis split into (windows, size), and the axes of the sizes."""
+    sizes = factors_of("size", attrs, len(shape) - 2)
+    split = (d for n, size in zip(shape[2:], sizes, strict=True) for d in (n // size, size))
+    return (*shape[:2], *split), tuple(range(3, 2 * len(shape) - 2, 2))
+
+
+def _pool(reduction: str) -> Any:
+    def evaluate(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+        shape, axes = _windows(xs[0].shape, attrs)
+        return [np.asarray(getattr(xs[0].reshape(shape), reduction)(axis=axes))]
+
+    return evaluate
 
 
 def _pool_decompose(reduction: str) -> Any:
     def decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
-        (x,), size = ins, attrs["size"]
-        batch, channels, rows, columns = x.shape
-        squares = b.reshape(x, shape=(batch, channels, rows // size, size, columns // size, size))
-        return [b.op(reduction, squares, axes=(3, 5), keepdims=False)]
+        shape, axes = _windows(ins[0].shape, attrs)
+        return [b.op(reduction, b.reshape(ins[0], shape=shape), axes=axes, keepdims=False)]
 
     return decompose
+
+
+def _pool_row(name: str, reduction: str, doc: str) -> Op:
+    return Op(
+        name,
+        doc,
+        _pool_infer,
+        _pool(reduction),
+        None,
+        lambda ins, outs, attrs: ins[0].count(),
+        _pool_decompose(reduction),
+        attrs="size",
+    )
 
 
 _ROWS = [
     Op(
         "upsample_nearest",
-        "each pixel as a square of `factor` by `factor`",
+        "x with each element repeated `factor` times along every spatial axis",
         _upsample_infer,
         _upsample,
         None,
@@ -69,25 +102,7 @@ _ROWS = [
         _upsample_decompose,
         attrs="factor",
     ),
-    Op(
-        "avg_pool2d",
-        "the mean of each square of `size` by `size`",
-        _pool_infer,
-        lambda xs, a: [np.asarray(_squares(xs[0], a["size"]).mean(axis=(3, 5)))],
-        None,
-        lambda ins, outs, attrs: ins[0].count(),
-        _pool_decompose("mean"),
-        attrs="size",
-    ),
-    Op(
-        "max_pool2d",
-        "the maximum of each square of `size` by `size`",
-        _pool_infer,
-        lambda xs, a: [np.asarray(_squares(xs[0], a["size"]).max(axis=(3, 5)))],
-        None,
-        lambda ins, outs, attrs: ins[0].count(),
-        _pool_decompose("max"),
-        attrs="size",
-    ),
+    _pool_row("avg_pool", "mean", "mean of each window of `size` elements along every spatial axis; windows tile x"),
+    _pool_row("max_pool", "max", "maximum of each window of `size` elements along every spatial axis; windows tile x"),
 ]
 OPS = {row.name: row for row in _ROWS}

@@ -98,6 +98,14 @@ def axis_of(axis: int, rank: int) -> int:
     return axis % rank
 
 
+def per_axis(name: str, value: Any, axes: int) -> tuple[int, ...]:
+    """An attribute as one whole number for each of `axes` spatial axes; a single number stands for all of them."""
+    values = tuple(value) if isinstance(value, tuple | list) else (value,) * axes
+    need(all(isinstance(v, int) for v in values), f"{name} is {value!r}; wants whole numbers")
+    need(len(values) == axes, f"{name} is {value}; wants one number, or one for each of {axes} spatial axes")
+    return values
+
+
 def broadcast(a: Sequence[Dim], b: Sequence[Dim]) -> tuple[Dim, ...]:
     """Numpy's broadcasting over int and run-time sizes; the named one of two equal sizes is kept."""
     longer, shorter = (tuple(a), tuple(b)) if len(a) >= len(b) else (tuple(b), tuple(a))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
+
 from latentc.ir.builder import Builder, Var
 from latentc.ir.core import Node, Param, Recipe
 from latentc.passes.fuse.engine import Rule
@@ -33,7 +35,7 @@ SPECTRAL_NORM = Rule("spectral_norm", ("spectral_norm(w, u)",), _spectral, _spec
 # ---- a batch norm and the product before or behind it
 
 _NORMS = ("batch_norm({0}, mean, var)", "batch_norm({0}, mean, var, scale, shift)")
-_PRODUCTS = ("conv2d({0}, w, b)", "conv2d({0}, w)", "linear({0}, w, b)", "linear({0}, w)")
+_PRODUCTS = ("conv({0}, w, b)", "conv({0}, w)", "linear({0}, w, b)", "linear({0}, w)")
 
 
 def _statistics(match: Match, norm: Node) -> str | None:
@@ -98,9 +100,9 @@ NORM_INTO_PRODUCT_BEFORE = Rule(
 
 def _behind_check(match: Match) -> str | None:
     product = match.root
-    if product.op == "conv2d" and product.attrs["padding"]:
+    if product.op == "conv" and np.any(product.attrs.get("padding", 0)):
         return "its padding is zeros behind the norm, which no weights make of what is before it"
-    if product.op == "conv2d" and product.attrs["groups"] != 1:
+    if product.op == "conv" and product.attrs.get("groups", 1) != 1:
         return "the convolution is in groups"
     return _rows(product) or shared(match.uses, product) or _statistics(match, match.node("n"))
 

@@ -21,7 +21,7 @@ Scheme = Literal["int8", "int8_dynamic", "int8_weights", "int4_weights", "fp8"]
 LARGEST: dict[str, float] = {"int8": 127.0, "fp8": 448.0}
 """Schemes whose activations have measured scales: the largest magnitude of their numbers, so scale = max|x| / it."""
 
-_LAYERS = ("linear", "conv2d")
+_LAYERS = ("linear", "conv")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Layer:
 
 
 def quantizable(module: Module, entries: Iterable[str] | None = None) -> dict[str, Layer]:
-    """{path of the weight: layer} of the linear and conv2d layers that entries (default: all) reach, in order.
+    """{path of the weight: layer} of the linear and convolution layers that entries (default: all) reach, in order.
 
     Entries that are a network's own methods count under the network's name, as its calls in a sampler do.
     """

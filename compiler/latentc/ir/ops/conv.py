@@ -1,0 +1,243 @@
+"""Convolutions over any number of spatial axes, and their transposes.
+
+x is [B, C, *space]; `stride`, `padding` and `dilation` are one number for all spatial axes, or a tuple with one per
+axis. Padding is with zeros, equal on both sides of an axis; use `pad` for anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from string import ascii_lowercase
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from latentc.ir.ops.linear import same_dtype
+from latentc.ir.ops.row import Array, Attrs, Op, need, per_axis
+from latentc.ir.types import Dim, Sym, TensorType, source_of
+
+_DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
+
+
+class Geometry(NamedTuple):
+    """The attributes of a convolution, one value per spatial axis."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    output_padding: tuple[int, ...]
+    groups: int
+
+
+def geometry(attrs: Attrs, axes: int) -> Geometry:
+    """Attributes of a convolution over `axes` spatial axes, defaults filled in. Raises OpError if they are invalid."""
+
+    def values(name: str) -> tuple[int, ...]:
+        return per_axis(name, attrs.get(name, _DEFAULTS[name]), axes)
+
+    groups = attrs.get("groups", 1)
+    need(isinstance(groups, int), f"groups is {groups!r}; wants a whole number")
+    g = Geometry(values("stride"), values("padding"), values("dilation"), values("output_padding"), groups)
+    need(
+        min(*g.stride, *g.dilation, groups) > 0 and min(*g.padding, *g.output_padding) >= 0,
+        "stride, dilation and groups are positive, padding is not negative",
+    )
+    return g
+
+
+def _axes_of(x: TensorType, w: TensorType, weight: str) -> int:
+    need(
+        x.rank == w.rank and 3 <= x.rank <= 5,
+        f"takes x [B, C, *space] and a weight [{weight}, *kernel] with 1 to 3 spatial axes, got {x} and {w}",
+    )
+    return x.rank - 2
+
+
+def _bias(ins: Sequence[TensorType], channels: Dim) -> None:
+    need(len(ins) < 3 or ins[2].shape == (channels,), f"bias is {ins[-1]}; wants [{channels}]")
+
+
+def _plus(size: Any, offset: int) -> Any:
+    return size if offset == 0 else size + offset if offset > 0 else size - -offset
+
+
+def _conv_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, w = ins[:2]
+    g = geometry(attrs, _axes_of(x, w, "out, in / groups"))
+    need(
+        x.shape[1] == w.shape[1] * g.groups and w.shape[0] % g.groups == 0,  # type: ignore[operator]
+        f"weight {w} does not take {x.shape[1]} channels in {g.groups} groups",
+    )
+    _bias(ins, w.shape[0])
+    same_dtype(ins)
+    space = [_conv_size(*sizes) for sizes in zip(x.shape[2:], w.shape[2:], *g[:3], strict=True)]
+    need(min(space) > 0, f"kernel {'x'.join(map(str, map(int, w.shape[2:])))} does not fit {x}")  # type: ignore[arg-type]
+    return [x.with_shape([x.shape[0], w.shape[0], *space])]
+
+
+def _conv_size(size: Any, kernel: Any, stride: Any, padding: int, dilation: int) -> Any:
+    """Output size along one axis, written in terms of the input's."""
+    if source_of(kernel) == source_of(stride) and padding == 0 and dilation == 1:
+        return size // stride  # patches
+    size = _plus(size, 2 * int(padding) - int(dilation) * (int(kernel) - 1) - 1 + int(stride))
+    return size if stride == 1 else size // stride
+
+
+def _letters(axes: int) -> tuple[str, str]:
+    """einsum subscripts of the spatial axes and of the kernel's axes."""
+    return ascii_lowercase[8 : 8 + axes], ascii_lowercase[16 : 16 + axes]
+
+
+def _windows(x: Array, kernel: Sequence[int], g: Geometry) -> Array:
+    """[B, C, *out, *kernel] strided view of the padded input."""
+    axes = tuple(range(2, x.ndim))
+    x = np.pad(x, [(0, 0), (0, 0), *((p, p) for p in g.padding)])
+    spans = tuple(d * (k - 1) + 1 for d, k in zip(g.dilation, kernel, strict=True))
+    view = np.lib.stride_tricks.sliding_window_view(x, spans, axis=axes)
+    steps = [slice(None, None, s) for s in (*g.stride, *g.dilation)]
+    return view[(slice(None), slice(None), *steps)]
+
+
+def conv(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    x, w = xs[:2]
+    axes = x.ndim - 2
+    g = geometry(attrs, axes)
+    view = _windows(x, w.shape[2:], g)
+    batch, channels, *rest = view.shape
+    view = view.reshape(batch, g.groups, channels // g.groups, *rest)
+    kernel = w.reshape(g.groups, w.shape[0] // g.groups, *w.shape[1:])
+    space, taps = _letters(axes)
+    y = np.einsum(f"bgc{space}{taps},goc{taps}->bgo{space}", view, kernel, optimize=True)
+    return [_with_bias(y.reshape(batch, w.shape[0], *rest[:axes]), xs)]
+
+
+def _with_bias(y: Array, xs: Sequence[Array]) -> Array:
+    return y + xs[2].reshape(-1, *[1] * (y.ndim - 2)) if len(xs) > 2 else y
+
+
+def _kernel_gradient(b: Any, image: Any, signal: Any, kernel: TensorType, g: Geometry) -> Any:
+    """Gradient of a convolution's kernel, as a convolution of the image with the output's gradient `signal`.
+
+    Stride and dilation change places; the batch becomes the channels that are summed over, group by group.
+    """
+    batch, channels, *space = image.shape
+    inner, rest = channels // g.groups, range(2, kernel.rank)
+    swapped = (1, 0, *rest)
+    turned = b.transpose(
+        b.reshape(image, shape=(batch, g.groups, inner, *space)), perm=(2, 1, 0, *(axis + 1 for axis in rest))
+    )
+    found = b.conv(
+        b.reshape(turned, shape=(inner, batch * g.groups, *space)),
+        b.transpose(signal, perm=swapped),
+        stride=g.dilation,
+        padding=g.padding,
+        dilation=g.stride,
+        groups=g.groups,
+    )
+    return _cropped(b, b.transpose(found, perm=swapped), kernel.shape)
+
+
+def _cropped(b: Any, x: Any, shape: Sequence[Any]) -> Any:
+    """x without the trailing rows beyond `shape`, which the forward stride never reached."""
+    for axis in range(2, len(shape)):
+        if x.shape[axis] != shape[axis]:
+            x = b.slice(x, axis=axis, start=0, stop=int(shape[axis]))
+    return x
+
+
+def _bias_gradient(b: Any, ins: Any, g: Any) -> list[Any]:
+    return [b.sum(g, axes=(0, *range(2, g.type.rank)), keepdims=False)] if len(ins) > 2 else []
+
+
+def _conv_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    x, w = ins[:2]
+    g = geometry(attrs, x.type.rank - 2)
+    rest = tuple(
+        int((size + 2 * p - d * (k - 1) - 1) % s)
+        for size, k, s, p, d in zip(x.shape[2:], w.shape[2:], *g[:3], strict=True)
+    )
+    gx = b.conv_transpose(grads[0], w, **g._replace(output_padding=rest)._asdict())
+    gw = _kernel_gradient(b, x, grads[0], w.type, g)
+    return [gx, gw, *_bias_gradient(b, ins, grads[0])]
+
+
+def _conv_flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
+    return 2 * outs[0].count() * ins[1].with_shape(ins[1].shape[1:]).count()
+
+
+def _conv_transpose_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, w = ins[:2]
+    g = geometry(attrs, _axes_of(x, w, "in, out / groups"))
+    need(x.shape[1] == w.shape[0], f"weight {w} does not take {x}")
+    need(not isinstance(w.shape[0], Sym) and w.shape[0] % g.groups == 0, f"{w} does not split into {g.groups} groups")
+    same_dtype(ins)
+    _bias(ins, w.shape[1] * g.groups)
+    need(
+        all(e < max(s, d) for e, s, d in zip(g.output_padding, g.stride, g.dilation, strict=True)),
+        f"output_padding is {g.output_padding}; wants less than the stride or the dilation",
+    )
+    space = [
+        _plus(size if s == 1 else size * s, int(d * (k - 1) + 1 + e - 2 * p - s))
+        for size, k, s, p, d, e in zip(x.shape[2:], w.shape[2:], *g[:4], strict=True)
+    ]
+    need(min(space) > 0, f"nothing is left of {x} after the padding")
+    return [x.with_shape([x.shape[0], w.shape[1] * g.groups, *space])]
+
+
+def _conv_transpose(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    x, w = xs[:2]
+    axes = x.ndim - 2
+    g = geometry(attrs, axes)
+    batch, channels, *size = x.shape
+    inner, kernel = w.shape[1], w.shape[2:]
+    reach = [(n - 1) * s + 1 for n, s in zip(size, g.stride, strict=True)]
+    whole = [r + d * (k - 1) + e for r, k, d, e in zip(reach, kernel, g.dilation, g.output_padding, strict=True)]
+    full = np.zeros((batch, g.groups, inner, *whole), x.dtype)
+    grouped = x.reshape(batch, g.groups, channels // g.groups, *size)
+    weight = w.reshape(g.groups, channels // g.groups, inner, *kernel)
+    space, taps = _letters(axes)
+    parts = np.einsum(f"bgc{space},gco{taps}->bgo{space}{taps}", grouped, weight, optimize=True)
+    for tap in np.ndindex(*kernel):
+        starts = [i * d for i, d in zip(tap, g.dilation, strict=True)]
+        where: tuple[Any, ...] = tuple(slice(i, i + r, s) for i, r, s in zip(starts, reach, g.stride, strict=True))
+        full[(..., *where)] += parts[(..., *tap)]
+    full = full.reshape(batch, g.groups * inner, *whole)
+    inside: tuple[Any, ...] = tuple(slice(p, n - p) for p, n in zip(g.padding, whole, strict=True))
+    return [_with_bias(full[(..., *inside)], xs)]
+
+
+def _conv_transpose_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    x, w = ins[:2]
+    g = geometry(attrs, x.type.rank - 2)
+    forward = {k: v for k, v in g._asdict().items() if k != "output_padding"}
+    gx = _cropped(b, b.conv(grads[0], w, **forward), x.shape)
+    return [gx, _kernel_gradient(b, grads[0], x, w.type, g), *_bias_gradient(b, ins, grads[0])]
+
+
+def _conv_transpose_flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
+    return 2 * ins[0].count() * ins[1].with_shape(ins[1].shape[1:]).count()
+
+
+_ROWS = [
+    Op(
+        "conv",
+        "1-D, 2-D or 3-D cross-correlation of x [B, C, *space] with W [out, in / groups, *kernel], and a bias [out]",
+        _conv_infer,
+        conv,
+        _conv_vjp,
+        _conv_flops,
+        operands=(2, 3),
+        attrs="stride? padding? dilation? groups?",
+    ),
+    Op(
+        "conv_transpose",
+        "the transpose of conv, with W [in, out / groups, *kernel]; output_padding is added at the end of each axis",
+        _conv_transpose_infer,
+        _conv_transpose,
+        _conv_transpose_vjp,
+        _conv_transpose_flops,
+        operands=(2, 3),
+        attrs="stride? padding? output_padding? dilation? groups?",
+    ),
+]
+OPS = {row.name: row for row in _ROWS}
