@@ -104,10 +104,11 @@ variants:
 
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The registry holds the components of this file only."""
+    """The registry holds the components of this file, the kinds of data and the first stages."""
     classes = {
         name: {kind: cls for cls in folder if (kind := components.kind_of(cls))} for name, folder in FOLDERS.items()
     }
+    classes |= {name: components.load(name) for name in ("data", "first_stages")}
     models = (Transformer, Conditioning, Spec)
     monkeypatch.setattr(components, "load", lambda name: classes.get(name, {}))
     for model in models:

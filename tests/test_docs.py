@@ -11,12 +11,12 @@ import pytest
 from latentc import components
 from latentc.components import OneOf
 from latentc.passes import cleanup, decompose, expand_guidance, grad, inline, to_inference
-from latentc.spec.data import DATA
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 FOLDERS = {
     "data": "Data",
+    "first_stages": "First stages",
     "backbones": "Backbones",
     "blocks/mixers": "Mixers",
     "blocks/feed_forwards": "Feed-forwards",
@@ -52,7 +52,7 @@ def vocabulary() -> str:
     lines = ["# Vocabulary", "", "Every component a spec can name, by the section it stands in.", ""]
     for folder, title in FOLDERS.items():
         lines += [f"## {title}", ""]
-        for kind, cls in (DATA.choices() if folder == "data" else components.load(folder)).items():
+        for kind, cls in components.load(folder).items():
             lines += _component(kind, cls)
     return "\n".join(lines)
 

@@ -127,11 +127,11 @@ def npz(data: dict[str, Any]) -> Arrays:
     if not file.is_file():
         raise SystemExit(f"data.path: there is no file {file}")
     with np.load(file) as arrays:
-        keys = data["keys"]
-        for key in keys.values():
+        keys = [data["keys"].get(name, name) for name in ("x", "y")]
+        for key in keys:
             if key not in arrays:
                 raise SystemExit(f"data.keys: {file} has no array {key!r}; it has {', '.join(arrays.files)}")
-        x, y = arrays[keys["x"]], arrays[keys["y"]]
+        x, y = (arrays[key] for key in keys)
     if len(x) != len(y):
         raise SystemExit(f"{file}: {len(x)} samples but {len(y)} labels")
     if len(y) and not 0 <= int(y.min()) <= int(y.max()) < data["classes"]:

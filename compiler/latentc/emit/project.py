@@ -104,10 +104,11 @@ def config_of(spec: Spec) -> dict[str, Any]:
     train = spec.train.model_dump(mode="json", by_alias=True)
     if not train["optimizers"]:
         del train["optimizers"]
+    fields = {name: f.model_dump(mode="json", exclude_none=True) for name, f in spec.data.fields.items()}
     return {
         "name": spec.name,
         "train": {"out": "runs/train", "resume": False, "deterministic": False, **train},
-        "data": spec.data.model_dump(mode="json", by_alias=True),
+        "data": {**spec.data.model_dump(mode="json", by_alias=True), "fields": fields},
     }
 
 

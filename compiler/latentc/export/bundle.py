@@ -334,7 +334,8 @@ def _output(lowered: Lowered, spec: Spec) -> Output:
     image = spec.data.first_stage is None
     if spec.data.tokens is None:
         return Output(shape, result.dtype, (-1.0, 1.0) if image else None)  # type: ignore[arg-type]
-    tokens = Tokens(spec.data.tokens.vocabulary, (1, *spec.data.tokens.grid)) if image else None
+    height, width = spec.data.tokens.grid[-2:] if len(spec.data.tokens.grid) == 2 else (1, spec.data.tokens.length)
+    tokens = Tokens(spec.data.tokens.vocabulary, (1, height, width)) if image else None
     return Output(shape, result.dtype, None, tokens)  # type: ignore[arg-type]
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from latentc.components import load
+from latentc.components.dataset import Data
 from latentc.components.objectives.adversarial import PLAYER, Adversarial
 from latentc.components.parts import Backbone, Objective, Part, Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label, nearest
-from latentc.spec.data import AutoencoderKl, VqModel
 from latentc.spec.schema import Spec
 from latentc.spec.sections import LEAST_FP8, PRECISIONS, SCHEMES
 from latentc.spec.yaml import Document, PathKey
@@ -52,35 +52,48 @@ def _diagnostic(problem: Problem, document: Document) -> Diagnostic:
 
 
 def shape_or_tokens(spec: Spec) -> Iterator[Problem]:
-    """A network sees arrays or tokens, never both, never neither."""
-    data = spec.data
-    if data.shape is None and data.tokens is None:
+    """A network models either the field `x` or the field `tokens`."""
+    data, fields = spec.data, spec.data.fields
+    if "x" not in fields and "tokens" not in fields:
         message = "the data says neither `shape` nor `tokens`"
         yield Problem("E0301", ("data",), message, help="add `shape: [C, H, W]`, or `tokens:` for token data")
-    if data.shape is not None and data.tokens is not None:
-        yield Problem(
-            "E0301",
-            ("data", "shape"),
-            "the data says both `shape` and `tokens`",
-            "arrays here",
-            ((("data", "tokens"), "tokens here"),),
-            "keep the one that the network sees",
-        )
+    if "x" in fields and "tokens" in fields:
+        arrays, tokens = (_data_place(data, name) for name in ("x", "tokens"))
+        message = "the data says both `shape` and `tokens`"
+        help_text = "keep the one that the network sees"
+        yield Problem("E0301", arrays, message, "arrays here", ((tokens, "tokens here"),), help_text)
+
+
+def _data_place(data: Data, name: str) -> PathKey:
+    """Where the field `x` or `tokens` is declared."""
+    short = {"x": "shape", "tokens": "tokens"}[name]
+    return ("data", "fields", name) if name in data.fields_ else ("data", short)
 
 
 def first_stage_fits(spec: Spec) -> Iterator[Problem]:
-    """An autoencoder makes arrays, a tokenizer makes tokens."""
-    path = ("data", "first_stage")
-    if isinstance(spec.data.first_stage, VqModel) and spec.data.tokens is None:
-        message = "a vq_model makes tokens, but the data has `shape`"
-        labels: tuple[tuple[PathKey, str], ...] = ((("data", "shape"), "arrays here"),)
-        help_text = "say `tokens: {vocabulary: …, grid: [h, w]}` instead of `shape`"
-        yield Problem("E0302", path, message, "makes tokens", labels, help_text)
-    if isinstance(spec.data.first_stage, AutoencoderKl) and spec.data.shape is None:
-        message = "an autoencoder_kl makes arrays, but the data has `tokens`"
-        labels = ((("data", "tokens"), "tokens here"),)
-        help_text = "say `shape: [C, H, W]` of the latents instead of `tokens`"
-        yield Problem("E0302", path, message, "makes arrays", labels, help_text)
+    """The first stage encodes to the field that the network models: `x` (latents) or `tokens`."""
+    stage = spec.data.first_stage
+    if stage is None or stage.encodes_to in spec.data.fields:
+        return
+    words = {"x": "arrays", "tokens": "tokens"}
+    mends = {
+        "x": "say `shape: [C, H, W]` of the latents instead of `tokens`",
+        "tokens": "say `tokens: {vocabulary: …, grid: [h, w]}` instead of `shape`",
+    }
+    made, other = stage.encodes_to, "x" if stage.encodes_to == "tokens" else "tokens"
+    key = {"x": "shape", "tokens": "tokens"}[other]
+    article = "an" if stage.kind[0] in "aeiou" else "a"
+    message = f"{article} {stage.kind} makes {words[made]}, but the data has `{key}`"
+    labels = ((_data_place(spec.data, other), f"{words[other]} here"),) if other in spec.data.fields else ()
+    yield Problem("E0302", ("data", "first_stage"), message, f"makes {words[made]}", labels, mends[made])
+
+
+def classes_for_labels(spec: Spec) -> Iterator[Problem]:
+    """A class condition needs labelled data."""
+    if spec.conditioning.class_ is not None and not spec.data.classes:
+        message, mend = "there is a class condition, but the data has no label", "add `classes:`, the number of classes"
+        labels: tuple[tuple[PathKey, str], ...] = ((("conditioning", "class"), "takes a label"),)
+        yield Problem("E0305", ("data",), message, labels=labels, help=mend)
 
 
 # ---- train
@@ -353,6 +366,7 @@ def _parts(value: object, path: PathKey) -> Iterator[tuple[PathKey, Part]]:
 RULES: tuple[Rule, ...] = (
     shape_or_tokens,
     first_stage_fits,
+    classes_for_labels,
     warmup_within_training,
     accumulation_divides_batch,
     name_maps_are_sound,

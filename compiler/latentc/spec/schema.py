@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from pydantic.fields import FieldInfo
 
 from latentc.components import Closed, Component, OneOf
+from latentc.components.dataset import Data
 from latentc.diagnostics import Span
-from latentc.spec.data import DATA, Data
 from latentc.spec.sections import Conditioning, Identifier, Optimize, Target, Train
 from latentc.spec.yaml import Document, PathKey
 
@@ -30,7 +30,7 @@ class Spec(Closed):
     name: Name = Field(description="short name: letters, digits and . _ + -")
     source: str | None = Field(None, description="where the system is published")
     extends: str | None = Field(None, description="one base: a path relative to this file, or a shipped spec")
-    data: Annotated[Data, DATA] = Field(description="the training samples, and what a network sees of them")
+    data: Annotated[Data, OneOf("data")] = Field(description="the training samples, and what a network sees of them")
     networks: dict[Identifier, Annotated[Component, OneOf("backbones")]] = Field(
         min_length=1, description="the networks by name; `backbone: x` is short for `networks: {main: x}`"
     )

@@ -45,8 +45,8 @@ class BigganDiscriminator(Backbone):
     }
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if spec.data.shape is None:
-            yield Problem((), "a biggan_discriminator takes arrays, but the data has tokens")
+        if spec.data.shape is None or len(spec.data.shape) != 3:
+            yield Problem((), f"a biggan_discriminator takes arrays [C, H, W], but the data has {spec.data.words}")
             return
         _, side, columns = spec.data.shape
         if side != columns:

@@ -56,8 +56,8 @@ class BigganGenerator(Backbone):
     }
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if spec.data.shape is None:
-            yield Problem((), "a biggan_generator makes arrays, but the data has tokens")
+        if spec.data.shape is None or len(spec.data.shape) != 3:
+            yield Problem((), f"a biggan_generator makes arrays [C, H, W], but the data has {spec.data.words}")
         else:
             _, height, width = spec.data.shape
             blocks = len(self.multipliers) - 1

@@ -54,8 +54,12 @@ class PatchTransformer(Backbone):
     }
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if spec.data.shape is None:
-            yield Problem((), "a patch_transformer takes arrays, but the data has tokens", "use a token_transformer")
+        if spec.data.shape is None or len(spec.data.shape) != 3:
+            yield Problem(
+                (),
+                f"a patch_transformer takes arrays [C, H, W], but the data has {spec.data.words}",
+                "use a token_transformer",
+            )
         else:
             _, height, width = spec.data.shape
             if height != width:

@@ -64,10 +64,12 @@ class TokenTransformer(Backbone):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.tokens is None:
-            yield Problem((), "a token_transformer takes tokens, but the data has arrays", "use a patch_transformer")
-        elif spec.data.tokens.grid[0] != spec.data.tokens.grid[1]:
-            rows, columns = spec.data.tokens.grid
-            yield Problem((), f"a token_transformer takes square grids of tokens, not {rows} by {columns}")
+            yield Problem(
+                (), f"a token_transformer takes tokens, but the data has {spec.data.words}", "use a patch_transformer"
+            )
+        elif len(grid := spec.data.tokens.grid) != 2 or grid[0] != grid[1]:
+            sides = " by ".join(map(str, grid))
+            yield Problem((), f"a token_transformer takes square grids of tokens, not {sides}")
         yield from self.block.problems_of_width(self.width)
         if not getattr(self.block.mixer, "causal", False):
             message = "a token_transformer predicts the next token, so its mixer must be causal"

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from latentc.spec.data import Data, Digits, ImageFolder, Npz
+from latentc.components.data.digits import Digits
+from latentc.components.data.image_folder import ImageFolder
+from latentc.components.data.npz import Npz
+from latentc.components.dataset import Data
 from latentc.weights import materialise
 from latentc.weights.npz import read_npz
 
@@ -51,9 +54,10 @@ def _digits(data: Digits) -> Array | None:
 
 def _npz(data: Npz) -> Array | None:
     arrays = read_npz(Path(data.path))
-    if data.keys.x not in arrays:
+    key = data.keys.get("x", "x")
+    if key not in arrays:
         return None
-    x = materialise(arrays[data.keys.x])
+    x = materialise(arrays[key])
     x = x[_spread(len(x))]
     if x.dtype == np.uint8:
         x = x.transpose(0, 3, 1, 2) / 127.5 - 1
@@ -65,7 +69,7 @@ def _folder(data: ImageFolder) -> Array | None:
     from PIL import Image
 
     assert data.shape is not None
-    channels, side, _ = data.shape
+    channels, side = data.shape[:2]
     files = [file for file in sorted(Path(data.path).rglob("*")) if file.suffix.lower() in _IMAGES]
     pictures = []
     for file in [files[i] for i in _spread(len(files))]:

@@ -1,0 +1,36 @@
+"""scikit-learn's handwritten digits."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.dataset import Data
+from latentc.components.fields import Tokens
+
+
+class Digits(Data):
+    """scikit-learn's handwritten digits: 1,797 images of 8 × 8 pixels with 17 grey levels.
+
+    As images they are scaled to [-1, 1]; as tokens each pixel is one token, its grey level.
+    """
+
+    kind: Literal["digits"]
+    classes: Literal[10] = Field(10, description="the ten digits")
+    as_: Literal["images", "tokens"] = Field("images", alias="as", description="what the network sees")
+    shape: tuple[Literal[1], Literal[8], Literal[8]] | None = Field(None, description="[1, 8, 8], set by `as`")
+    tokens: Tokens | None = Field(None, description="17 levels on an 8 × 8 grid, set by `as`")
+    part: Literal["train", "all"] = Field(
+        "train", description="the training half (898 images of a fixed permutation; the rest is held out), or all"
+    )
+    first_stage: None = Field(None, description="always null: digits need none")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "digits"}
+
+    def model_post_init(self, context: Any) -> None:
+        """Fill in whichever of `shape` and `tokens` the key `as` asks for."""
+        if self.as_ == "images" and self.shape is None:
+            self.__dict__["shape"] = (1, 8, 8)
+        if self.as_ == "tokens" and self.tokens is None:
+            self.__dict__["tokens"] = Tokens(vocabulary=17, grid=(8, 8))
+        super().model_post_init(context)

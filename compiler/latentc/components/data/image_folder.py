@@ -1,0 +1,18 @@
+"""A folder of images."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.dataset import Data
+
+
+class ImageFolder(Data):
+    """Images in one sub-folder per class, as torchvision's ImageFolder reads them; classes in sorted order."""
+
+    kind: Literal["image_folder"]
+    path: str = Field("data/train", description="folder that holds one folder per class; any images if `classes` is 0")
+    horizontal_flip: bool = Field(True, description="mirror half of the training images")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "image_folder", "classes": 4, "shape": [3, 16, 16]}

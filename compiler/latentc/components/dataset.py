@@ -1,0 +1,89 @@
+"""What every kind of data has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field as Option
+
+from latentc.components import OneOf
+from latentc.components.fields import AxisName, Field, Medium, Size, Tokens
+from latentc.components.first_stage import FirstStage
+from latentc.components.parts import Part, Problem
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Data(Part):
+    """A data set. `fields` are all arrays of a sample by name: `x` or `tokens` is modelled, `y` is the label.
+
+    `shape`, `tokens` and `classes` are short for those three; if `fields` declares them instead, they say the same.
+    """
+
+    classes: int = Option(0, ge=0, description="number of classes, labelled from 0; 0: samples have no label")
+    shape: tuple[Size, ...] | None = Option(
+        None, description="short for `fields: {x: {shape: …}}`; [C, H, W] with 1 or 3 channels is an image"
+    )
+    tokens: Tokens | None = Option(None, description="short for `fields: {tokens: …}`, instead of `shape`")
+    # A property `fields` adds those that the short forms declare.
+    fields_: dict[AxisName, Field] = Option(
+        default_factory=dict, alias="fields", description="arrays of a sample, by name"
+    )
+    first_stage: Annotated[FirstStage | None, OneOf("first_stages")] = Option(
+        None, description="encodes images as the latents or tokens that the network models"
+    )
+
+    def model_post_init(self, context: Any) -> None:
+        """Fill in the short forms from `fields`."""
+        declared, filled = self.fields_, self.__dict__  # the one place that changes a frozen model
+        if "x" in declared and self.shape is None:
+            filled["shape"] = declared["x"].shape
+        if (codes := declared.get("tokens")) and self.tokens is None and codes.classes and codes.classes > 1:
+            filled["tokens"] = Tokens(vocabulary=codes.classes, grid=codes.grid or codes.shape or (1,))
+        if "y" in declared and not self.classes and declared["y"].shape == ():
+            filled["classes"] = declared["y"].classes or 0
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """All fields of a sample by name, those of the short forms included."""
+        found: dict[str, Field] = {}
+        if self.shape is not None:
+            found["x"] = self._array(self.shape)
+        if self.tokens is not None:
+            grid, pixels = self.tokens.grid, self.first_stage is None and len(self.tokens.grid) == 2
+            medium: Medium = "image" if pixels else "array"
+            shape = (self.tokens.length,)
+            found["tokens"] = Field(shape=shape, classes=self.tokens.vocabulary, grid=grid, medium=medium)
+        if self.classes:
+            found["y"] = Field(classes=self.classes)
+        return found | self.fields_
+
+    @property
+    def words(self) -> str:
+        """What the network models, for messages."""
+        if self.shape is not None:
+            return f"arrays {list(self.shape)}"
+        return "tokens" if self.tokens is not None else "neither `x` nor `tokens`"
+
+    def _array(self, shape: tuple[int, ...]) -> Field:
+        """The field `x` of the short form: an image if it has the shape of one and no first stage made it."""
+        pixels = self.first_stage is None and len(shape) == 3 and shape[0] in (1, 3)
+        return Field(shape=shape, medium="image" if pixels else "array")
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        for name, field in self.fields_.items():
+            for key, message, mend in field.faults():
+                yield Problem(("fields", name, key), message, mend)
+        tokens = (self.tokens.length,) if self.tokens is not None else None
+        short = {"x": self.shape, "tokens": tokens}
+        for name, shape in short.items():
+            declared = self.fields_[name].shape if name in self.fields_ else None
+            if shape is not None and declared is not None and declared != shape:
+                key = "shape" if name == "x" else name
+                message = f"`{key}` says {list(shape)}, but `fields.{name}` says {list(declared)}"
+                yield Problem(("fields", name, "shape"), message, "keep one of them")
+        if (label := self.fields_.get("y")) and self.classes and label.classes not in (None, self.classes):
+            message = f"`classes` is {self.classes}, but `fields.y` has {label.classes} classes"
+            yield Problem(("fields", "y", "classes"), message, "keep one of them")

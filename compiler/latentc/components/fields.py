@@ -1,0 +1,140 @@
+"""The fields of a data set: named arrays with a shape of any rank, named axes and a medium."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from latentc.components import Closed
+
+Size = Annotated[int, pydantic.Field(gt=0)]
+AxisName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+Medium = Literal["image", "video", "audio", "points", "text", "array"]
+
+# Per medium: axes a field must have, axes it may also have, and the axes of a field that names none, by rank.
+_AXES: dict[str, tuple[tuple[str, ...], tuple[str, ...], dict[int, tuple[str, ...]]]] = {
+    "image": (("height", "width"), ("channel",), {2: ("height", "width"), 3: ("channel", "height", "width")}),
+    "video": (
+        ("frame", "height", "width"),
+        ("channel",),
+        {3: ("frame", "height", "width"), 4: ("frame", "channel", "height", "width")},
+    ),
+    "audio": (("time",), ("channel",), {1: ("time",), 2: ("channel", "time")}),
+    "points": (("point", "coordinate"), (), {2: ("point", "coordinate")}),
+    "text": (("token",), (), {1: ("token",)}),
+}
+_RANGES = {"image": (-1.0, 1.0), "video": (-1.0, 1.0), "audio": (-1.0, 1.0)}
+_GRIDS = {"image": 2, "video": 3}  # rank of the grid that the tokens of a medium fill
+
+
+class Field(Closed):
+    """One named array of a data set; shapes are per sample.
+
+    A field with `classes` holds integers in [0, classes): labels, tokens or grey levels. Any other holds numbers.
+    """
+
+    shape: tuple[Size, ...] = pydantic.Field((), description="shape of one sample; [] for a single number")
+    dtype: Literal["f32", "i64", "bool"] = pydantic.Field(
+        "f32", description="element type; i64 if `classes` is given, else f32"
+    )
+    axes: tuple[AxisName, ...] = pydantic.Field(
+        (), description="names of the axes of `shape`; by default those usual for the medium, or axis_0, axis_1, …"
+    )
+    medium: Medium = pydantic.Field("array", description="how samples are written and shown")
+    range: tuple[float, float] | None = pydantic.Field(
+        None,
+        description="values shown as black and white, or at full scale; [-1, 1] for image, video and audio",
+    )
+    classes: int | None = pydantic.Field(
+        None, gt=0, description="number of integer values: classes, or vocabulary size"
+    )
+    rate: float | None = pydantic.Field(
+        None, gt=0, description="samples per second (audio) or frames per second (video)"
+    )
+    grid: tuple[Size, ...] | None = pydantic.Field(
+        None, description="tokens that fill a grid row by row: [rows, columns], or [frames, rows, columns]"
+    )
+    alphabet: str | None = pydantic.Field(
+        None, min_length=2, description="text: the character of each token; null: tokens are bytes of UTF-8"
+    )
+
+    def model_post_init(self, context: Any) -> None:
+        """Fill in the defaults that depend on the rest."""
+        given, filled = self.model_fields_set, self.__dict__  # the one place that changes a frozen model
+        if "dtype" not in given and self.classes is not None:
+            filled["dtype"] = "i64"
+        if "axes" not in given:
+            usual = _AXES[self.medium][2] if self.medium in _AXES else {}
+            if self.grid is not None:
+                usual = {1: ("token",)}
+            rank = len(self.shape)
+            filled["axes"] = usual.get(rank, tuple(f"axis_{i}" for i in range(rank)))
+        if "range" not in given and self.classes is None:
+            filled["range"] = _RANGES.get(self.medium)
+
+    def size(self, axis: str) -> int:
+        """Length of the axis of that name; 1 if there is none."""
+        return self.shape[self.axes.index(axis)] if axis in self.axes else 1
+
+    def faults(self) -> Iterator[tuple[str, str, str | None]]:
+        """What contradicts itself: (key, message, help)."""
+        if len(self.axes) != len(self.shape):
+            yield "axes", f"{len(self.axes)} axes are named for a shape of rank {len(self.shape)}", None
+        elif len(set(self.axes)) < len(self.axes):
+            yield "axes", "two axes have the same name", None
+        elif self.grid is None and self.medium in _AXES:
+            yield from self._medium_faults()
+        if self.grid is not None:
+            yield from self._grid_faults()
+        if self.classes is not None and self.dtype != "i64":
+            yield "dtype", "a field with `classes` holds integers", "leave `dtype` out"
+        if self.range is not None and not self.range[0] < self.range[1]:
+            yield "range", f"range {list(self.range)} is empty", "give [low, high]"
+        if self.medium == "audio" and self.rate is None:
+            yield "medium", "audio needs a sampling rate", "add `rate: 22050` (samples per second)"
+        if self.rate is not None and self.medium not in ("audio", "video"):
+            yield "rate", f"a field of medium `{self.medium}` has no rate", "leave `rate` out"
+        if self.medium == "text" and self.classes is None:
+            yield "medium", "text is made of tokens", "add `classes:`, the vocabulary size"
+        if self.alphabet is not None and (self.medium != "text" or len(self.alphabet) != self.classes):
+            count = len(self.alphabet)
+            yield "alphabet", f"an alphabet of {count} characters is for text of {count} classes", None
+
+    def _medium_faults(self) -> Iterator[tuple[str, str, str | None]]:
+        needed, optional, usual = _AXES[self.medium]
+        missing = [axis for axis in needed if axis not in self.axes]
+        extra = [axis for axis in self.axes if axis not in (*needed, *optional)]
+        if missing or extra:
+            what = f"no axis `{missing[0]}`" if missing else f"an axis `{extra[0]}`"
+            fitting = " or ".join(f"[{', '.join(axes)}]" for axes in usual.values())
+            yield "axes", f"{self.medium} with {what}", f"axes are {fitting}, in any order, or use `medium: array`"
+        elif self.medium in ("image", "video") and self.size("channel") not in (1, 3):
+            message = f"{self.medium} of {self.size('channel')} channels: only 1 (grey) and 3 (RGB) can be shown"
+            yield "medium", message, "use `medium: array`"
+
+    def _grid_faults(self) -> Iterator[tuple[str, str, str | None]]:
+        assert self.grid is not None
+        count = 1
+        for size in self.grid:
+            count *= size
+        if self.classes is None or self.shape != (count,):
+            yield "grid", f"a grid {list(self.grid)} is filled by {count} tokens: shape [{count}], with `classes`", None
+        elif self.medium in _GRIDS and len(self.grid) != _GRIDS[self.medium]:
+            yield "grid", f"tokens of medium `{self.medium}` fill a grid of rank {_GRIDS[self.medium]}", None
+
+
+class Tokens(Closed):
+    """Short form of the field `tokens`: a sample is a grid of tokens, read row by row."""
+
+    vocabulary: int = pydantic.Field(gt=1, description="number of different tokens")
+    grid: tuple[Size, ...] = pydantic.Field(min_length=1, description="size of the token grid: [rows, columns]")
+
+    @property
+    def length(self) -> int:
+        """Number of tokens per sample."""
+        count = 1
+        for size in self.grid:
+            count *= size
+        return count
