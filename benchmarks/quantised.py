@@ -20,13 +20,13 @@ import onnx
 from common import verdict
 
 from latentc.checkpoint import buffer, computed, network_params
+from latentc.engines import ENGINES
 from latentc.export.bundle import onnx_from_network
 from latentc.ir.core import own_parameters
 from latentc.lower import lower
 from latentc.passes.quantize import LARGEST, LayerQuant, Quantization, fits, quantizable
 from latentc.pipeline import optimised
 from latentc.spec import load_spec
-from latentc.spec.sections import SCHEMES
 from latentc.weights import Array, Expr
 from latentc_runtime.backends import open_backend
 
@@ -53,7 +53,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             calls = {
                 scheme: _call(engine, precision, scheme, Path(folder) / scheme, feed, args.threads)
-                for scheme in (precision, *SCHEMES[engine])
+                for scheme in (precision, *ENGINES[engine].quantised.schemes)
             }
             times: dict[str, list[float]] = {name: [] for name in calls}
             for round_ in range(args.rounds + 1):  # the first opens, allocates, warms up
@@ -73,7 +73,7 @@ def _call(
 ) -> Callable[[], Any]:
     spec = load_spec("dit", "S/2", [f"target={{engine: {engine}, precision: {precision}}}"])
     lowered = lower(spec)
-    layers = quantizable(optimised(lowered, spec, "tidy").module) if scheme in SCHEMES[engine] else {}
+    layers = quantizable(optimised(lowered, spec, "tidy").module) if scheme in ENGINES[engine].quantised.schemes else {}
     chosen = [path for path, layer in layers.items() if ".blocks." in path and fits(layer, scheme, engine)]
     chosen = [path for path in chosen if ".adaLN" not in path]
     quantization = Quantization({path: LayerQuant(scheme) for path in chosen})

@@ -1,10 +1,10 @@
-"""How a spec becomes what comes out: the stages, and the ordered passes of each target.
+"""How a spec becomes what comes out: the stages, and every pass in order, with the engines it is for.
 
     spec.yaml ─ load_spec ─▶ Spec ─ lower ─▶ Lowered ─ optimised ─▶ Lowered ─┬─ emit   ─▶ PyTorch project
                                                                              └─ export ─▶ bundle
 
-Training code is emitted from what `lower` made; engines from what the passes made of it. A module is verified after
-every pass, always.
+Training code is emitted from what `lower` returns, engine files from what the passes make of it. A module is verified
+after every pass, always.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from typing import Any, Literal
 
 from latentc.components.contract import Lowered
 from latentc.diagnostics import nearest
+from latentc.engines import ENGINES, Engine
 from latentc.ir.core import Module, alone, count, prune
 from latentc.ir.reads import SamplerReads, weights_read
 from latentc.ir.report import short
 from latentc.ir.verify import VerifyError, verify
+from latentc.passes.attention import write_out_attention
 from latentc.passes.cache_blocks import block_caches
 from latentc.passes.cleanup import cleanup
 from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.experts import experts
-from latentc.passes.fuse import INNER_PARTS, RULES, FusionReport, Rule, fuse, fused
+from latentc.passes.fuse import RULES, FusionReport, fuse, fused, rules_after_quantising
+from latentc.passes.gelu import gelu_by_error_function
 from latentc.passes.heads import cut_behind_heads
 from latentc.passes.hoist import Hoisted, hoist, hoist_report
 from latentc.passes.open_norms import open_norms
-from latentc.passes.openvino import gelu_by_error_function, write_out_attention
 from latentc.passes.precision import caches_in_half, precision
 from latentc.passes.quantize import Quantization, quantize
 from latentc.passes.to_inference import to_inference
@@ -40,66 +42,78 @@ class Pass:
 
     name: str
     run: Callable[..., Module]  # takes the module, the spec, and the measurements that `given` names
-    stage: str
+    stage: str = "expanded"
     given: tuple[str, ...] = ()
+    when: Callable[[Engine], bool] = lambda engine: True  # the engines that it is for
 
 
-_ONNX = (
+# Every pass, in order. Ops that an engine lacks in some form of the loop are written out by the exporter, which chooses
+# the form; flattening the calls is its last step.
+_ORDER = (
     # First, so that no later pass has to know ops that only training has.
     Pass("to_inference", lambda module, spec: to_inference(module), "inference"),
     # Before guidance doubles the calls: what is folded here is folded once.
     Pass("cleanup", lambda module, spec: cleanup(module), "inference"),
     # After cleanup, before anything that reasons about batch sizes: from here on a guided call is an ordinary one.
-    Pass("expand_guidance", lambda module, spec: expand_guidance(module, spec.optimize.guidance), "expanded"),
+    Pass("expand_guidance", lambda module, spec: expand_guidance(module, spec.optimize.guidance)),
     # Before fusing, whose rules see one function at a time.
-    Pass("open_norms", lambda module, spec: open_norms(module), "expanded"),
+    Pass("open_norms", lambda module, spec: open_norms(module)),
     # Before fusing: an expert is a feed-forward like any other, and its layers can be merged and quantised.
-    Pass("experts", lambda module, spec: experts(module, _experts_form(spec)), "expanded"),
-    # Before hoisting, whose cuts through a function would go through what belongs together.
-    Pass("fuse", lambda module, spec: fuse(module, RULES[spec.target.engine]), "expanded"),
+    Pass("experts", lambda module, spec: experts(module, _experts_form(spec))),
+    # Before hoisting, which would cut through functions whose ops belong together.
+    Pass("fuse", lambda module, spec: fuse(module, RULES[spec.target.engine])),
     # After guidance: its null branch is the same for every sample, so the rows are steps × (batch + one).
-    Pass("hoist", lambda module, spec: hoist(module, spec.target.max_batch), "expanded"),
+    Pass("hoist", lambda module, spec: hoist(module, spec.target.max_batch)),
     # Guidance and hoisting leave constants and copies behind.
-    Pass("tidy", lambda module, spec: cleanup(module), "expanded"),
-    # When layers are what will run, and run where they will; before dtypes are chosen around them.
+    Pass("tidy", lambda module, spec: cleanup(module)),
+    # When the layers that will run are there, and in their place; before dtypes are chosen around them.
     Pass(
         "quantize",
         lambda module, spec, quantization: (
             module if quantization is None else quantize(module, quantization.plan, spec.target.engine)
         ),
-        "expanded",
-        ("quantization",),
+        given=("quantization",),
+    ),
+    # Last for these engines, when every value is there: they compute in the dtypes of the graph.
+    Pass("precision", lambda module, spec: precision(module, spec.target.precision), when=lambda engine: engine.typed),
+    # The others choose their precision themselves, but would leave what a loop carries in float32.
+    Pass(
+        "caches",
+        lambda module, spec: caches_in_half(module, spec.target.precision),
+        when=lambda engine: not engine.typed,
+    ),
+    # When caches have their dtype, and attention is one node still.
+    Pass(
+        "cache_blocks",
+        lambda module, spec: block_caches(module, _cache_block(spec)),
+        when=lambda engine: engine.cache_blocks,
+    ),
+    # In half precision the two forms differ by less than rounding does.
+    Pass(
+        "gelu",
+        lambda module, spec: gelu_by_error_function(module, spec.target.precision),
+        when=lambda engine: engine.gelu == "erf",
+    ),
+    # After quantising, which takes its own layers first.
+    Pass(
+        "inner_parts",
+        lambda module, spec: fuse(module, rules_after_quantising(spec.target.engine, spec.target.precision)),
+        when=lambda engine: bool(engine.fusions_after_quantising),
+    ),
+    # One transposition in place of three, before attention is products.
+    Pass("heads", lambda module, spec: cut_behind_heads(module), when=lambda engine: engine.attention == "written_out"),
+    # Last, so that every pass before it sees attention as one node.
+    Pass(
+        "attention",
+        lambda module, spec: write_out_attention(module),
+        when=lambda engine: engine.attention == "written_out",
     ),
 )
 
-_TYPED = (
-    *_ONNX,
-    # Last, when every value is there that will be: these engines compute in the dtypes of the graph.
-    Pass("precision", lambda module, spec: precision(module, spec.target.precision), "expanded"),
-)
-
-# target engine -> its passes, in order. Flattening the calls is the exporter's last step.
 PASSES: dict[str, tuple[Pass, ...]] = {
-    "onnxruntime": _TYPED,
-    "openvino": (
-        # Its bf16 is a hint to the engine: the graph changes for it only where loops carry caches.
-        *_ONNX,
-        Pass("caches", lambda module, spec: caches_in_half(module, spec.target.precision), "expanded"),
-        # When caches have their dtype, and attention is one node still.
-        Pass("cache_blocks", lambda module, spec: block_caches(module, _cache_block(spec)), "expanded"),
-        # Where bf16 rounds off more than the two forms differ by.
-        Pass("gelu", lambda module, spec: gelu_by_error_function(module, spec.target.precision), "expanded"),
-        # After quantising, whose products these are not. Measured in bf16 alone.
-        Pass("inner_parts", lambda module, spec: fuse(module, _late_rules(spec)), "expanded"),
-        # One transposition in place of three.
-        Pass("heads", lambda module, spec: cut_behind_heads(module), "expanded"),
-        # Last, so that everything before sees attentions as what they are.
-        Pass("attention", lambda module, spec: write_out_attention(module), "expanded"),
-    ),
-    # What of attention they take depends on the form of the loop, so the exporter sees to it.
-    "tensorrt": _TYPED,
-    "tensorrt-rtx": _TYPED,
+    name: tuple(p for p in _ORDER if p.when(engine)) for name, engine in ENGINES.items()
 }
+"""{engine: its passes, in order}"""
 
 
 class PassError(Exception):
@@ -142,28 +156,25 @@ def optimised(
     return replace(lowered, module=module, updates=(), facts=facts)
 
 
-def _late_rules(spec: Spec) -> tuple[Rule, ...]:
-    """Rules for what quantising left."""
-    return (INNER_PARTS,) if (spec.target.engine, spec.target.precision) == ("openvino", "bf16") else ()
-
-
 def _experts_form(spec: Spec) -> Literal["dense", "sparse"]:
-    """`sparse` where the engine takes shapes that depend on data; quantised layers are those of the dense form."""
+    """`sparse` if the engine takes data-dependent shapes; quantisation needs the layers of the dense form."""
     if spec.optimize.experts != "auto":
         return spec.optimize.experts
     target = spec.target
-    fits = target.engine == "onnxruntime" and target.precision == "fp32" and spec.optimize.quantize is None
+    fits = target.precision in ENGINES[target.engine].sparse_experts and spec.optimize.quantize is None
     return "sparse" if fits else "dense"
 
 
 def _cache_block(spec: Spec) -> int | None:
-    """Tokens that caches grow by at once: one where the loop will not be in the engine, so that nothing is copied."""
+    """Tokens by which caches grow at once; 1 if the loop is not inside the engine, which then copies no cache."""
     return spec.optimize.cache_block if spec.target.form in ("auto", "loop") else 1
 
 
 def fusion_report(lowered: Lowered, spec: Spec) -> FusionReport:
     """What the fusion rules find in a lowered spec: how often each fits, and its nearest miss."""
-    return fused(optimised(lowered, spec, "experts").module, (*RULES[spec.target.engine], *_late_rules(spec)))[1]
+    engine = spec.target.engine
+    rules = (*RULES[engine], *rules_after_quantising(engine, spec.target.precision))
+    return fused(optimised(lowered, spec, "experts").module, rules)[1]
 
 
 @dataclass(frozen=True)

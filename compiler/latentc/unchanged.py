@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import latentc
 import latentc_runtime
 from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.engines import ENGINES
 from latentc.export.versions import versions
 from latentc.weights.files import files_of
 from latentc_runtime import BundleError
@@ -32,7 +33,7 @@ def compile_key(spec: Spec, spec_text: str, weights: Mapping[str, Path], options
     """
     states = _states(weights)
     target = spec.target
-    plans_for_here = target.engine.startswith("tensorrt") and target.plans and not target.capabilities
+    plans_for_here = ENGINES[target.engine].plans is not None and target.plans and not target.capabilities
     if plans_for_here or not all(settled(status) for *_, status in states):
         return ""
     made_of = {

@@ -24,7 +24,7 @@ from latentc.ir.verify import verify
 from latentc.lower import lower
 from latentc.measure.tolerances import TOLERANCES, relative_error
 from latentc.passes.fuse import linears
-from latentc.passes.openvino import GELU_FORMS
+from latentc.passes.gelu import GELU_FORMS
 from latentc.pipeline import optimised
 from latentc.spec import load_spec, resolved_yaml
 from latentc.weights import Array

@@ -13,11 +13,11 @@ import onnx
 import onnxruntime
 import pytest
 
+from latentc.engines import ENGINES
 from latentc.export.bundle import bundle_from_lowered, onnx_from_network
 from latentc.ir.interpret import Interpreter
 from latentc.pipeline import optimised
 from latentc.spec import resolved_yaml
-from latentc.spec.sections import SCHEMES
 from latentc.weights import Array
 from latentc_runtime import load
 from latentc_runtime.backends import open_backend
@@ -30,7 +30,7 @@ SYSTEMS = {
     "digits_dit": ("backbone.width=64", "sampler.steps=2"),
     "digits_llamagen": (),
 }
-CASES = [(e, s, n) for e in ("onnxruntime", "openvino") for s in SCHEMES[e] for n in SYSTEMS]
+CASES = [(e, s, n) for e in ("onnxruntime", "openvino") for s in ENGINES[e].quantised.schemes for n in SYSTEMS]
 TOLERANCE = 0.04
 """Of the largest output. Numbers on the edge between two may fall on either side, and layers after them differ; with
 weights alone quantised both engines round activations in their kernels, which the graph does not say."""

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from latentc.engines.contract import Finding, package
 from latentc.measure import engines as module
 from latentc.measure.doctor import diagnose
 from latentc.measure.engines import engines
-from latentc.measure.findings import Finding, package
 
 NAMES = {"cuda-python", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "polygraphy", "triton client"}
 NAMES |= {"triton server", "onnxruntime CUDA", "onnxruntime Tensorrt"}
@@ -35,7 +35,7 @@ def test_every_engine_is_named_with_what_mends_it(monkeypatch: pytest.MonkeyPatc
 def test_what_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
     # Submodules too: a torch built for CUDA has imported those of cuda-python.
     gone = dict.fromkeys(("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "polygraphy", "cuda", "cuda.bindings"))
-    monkeypatch.setattr("latentc.measure.findings.installed", lambda name: None)
+    monkeypatch.setattr("latentc.engines.contract.installed", lambda name: None)
     rows = found(monkeypatch, **gone, **{"tritonclient": None, "tritonclient.grpc": None})
     assert {row.state for row in rows.values()} == {"missing"}
     commands = {
@@ -72,7 +72,7 @@ def test_a_gpu_and_its_engines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_of_one_module_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentc.measure.findings.installed", lambda name: "1.30")
+    monkeypatch.setattr("latentc.engines.contract.installed", lambda name: "1.30")
     row = package("onnxruntime", "onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "x", "y")
     assert row.state == "fault" and "one hides the other" in row.detail
 

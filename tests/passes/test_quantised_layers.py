@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from quantised_systems import ENTRY, system
 
+from latentc.engines import ENGINES
 from latentc.export.recipes import recovered
 from latentc.export.store import expression
 from latentc.ir.core import Init, Param, Recipe, Value, own_parameters, parameters, walk
@@ -24,12 +25,13 @@ from latentc.ir.types import f32
 from latentc.ir.verify import verify
 from latentc.passes.quantize import LayerQuant, Quantization, quantizable, quantize
 from latentc.pipeline import optimised
-from latentc.spec.sections import SCHEMES
 from latentc.weights import Array, materialise, packed, unpacked
 
 # Relative to the largest output, with random weights of two blocks; measured, and half as much again.
 ERRORS = {"int8": 0.1, "int8_dynamic": 0.1, "int8_weights": 0.03, "int4_weights": 0.45, "fp8": 0.2}
-CASES = [(engine, scheme) for engine, schemes in SCHEMES.items() if engine != "tensorrt" for scheme in schemes]
+CASES = [
+    (engine, scheme) for engine, row in ENGINES.items() if engine != "tensorrt" for scheme in row.quantised.schemes
+]
 
 
 @pytest.mark.parametrize("name", ["digits_dit", "digits_llamagen"])

@@ -15,6 +15,7 @@ from latentc.ir.ops import OPS
 from latentc.ir.text import module_from_text, text_from_module
 from latentc.ir.verify import verify
 from latentc.passes import split
+from latentc.passes.attention import write_out_attention
 from latentc.passes.cleanup import cleanup
 from latentc.passes.decompose import decompose
 from latentc.passes.expand_guidance import expand_guidance
@@ -23,7 +24,6 @@ from latentc.passes.fuse import RULES, fuse
 from latentc.passes.heads import cut_behind_heads
 from latentc.passes.hoist import hoist
 from latentc.passes.inline import inline
-from latentc.passes.openvino import write_out_attention
 from latentc.passes.precision import caches_in_half, precision
 from latentc.passes.to_inference import to_inference
 

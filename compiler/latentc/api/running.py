@@ -135,7 +135,7 @@ def tune(
     E0706, E0708, E0714 to E0716, and those of `compile`.
     """
     from latentc.checkpoint import network_weights
-    from latentc.export.plans import ENGINES
+    from latentc.engines import ENGINES
     from latentc.measure.tune.budget import bound_from_text
     from latentc.measure.tune.run import Options
     from latentc.measure.tune.run import tune as run
@@ -143,7 +143,7 @@ def tune(
     bounds = tuple(map(bound_from_text, budget))
     spec, lowered = lowered_spec(source, variant, overrides)
     tensors = network_weights(spec, lowered, weights, names, key, lowered.sampled)
-    by_reference = spec.target.engine not in ENGINES  # plans hold their weights
+    by_reference = ENGINES[spec.target.engine].plans is None  # plans hold their weights
 
     def compiled(file: Path, bundle: Path) -> None:
         # Forced: whether a quantised candidate is good and fast enough is what tuning finds out.

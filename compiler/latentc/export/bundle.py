@@ -17,19 +17,19 @@ from latentc import __version__
 from latentc.components.contract import Lowered, SampleProgram
 from latentc.components.process import process_of
 from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.engines import ENGINES
 from latentc.export.folder import new_folder
-from latentc.export.forms import Form, choose_form
+from latentc.export.forms import Form, choose_form, for_form
 from latentc.export.fusion import fusion_of, require_fused
 from latentc.export.host import carry_stacks, program_from_module
 from latentc.export.onnx import OPSET, flat_module, onnx_from_module
-from latentc.export.plans import ENGINES as PLAN_ENGINES
 from latentc.export.plans import PlanOptions, plan_options, write_plans
 from latentc.export.store import FileTensors
 from latentc.export.versions import versions
 from latentc.ir.core import Module, Param, alone, parameters
 from latentc.ir.types import Sym
 from latentc.ir.verify import verify
-from latentc.passes.attention import looped_attentions, write_out_attention
+from latentc.passes.attention import looped_attentions
 from latentc.weights import Array, Expr
 from latentc_runtime.bundle import MANIFEST, write_manifest
 from latentc_runtime.hashes import HashCache
@@ -248,10 +248,10 @@ def _sampler(
     chosen, why = choose_form(module, program, max_batch, engine) if form == "auto" else (form, "asked for")
     fn = module.entry(program.entry)
     suffix = f"-{program.steps}" if several else ""
-    written_out = 0
-    if engine in PLAN_ENGINES:
-        written_out = looped_attentions(module, program.entry) if chosen == "loop" else 0
-        module = verify(write_out_attention(module, keep_loops=chosen == "loop"), "expanded")
+    row = ENGINES[engine]
+    kernels = row.attention == "kernel" and chosen == "loop"
+    written_out = looped_attentions(module, program.entry) if kernels else 0
+    module = verify(for_form(module, chosen, row), "expanded")
     statements: list[Statement]
     if chosen == "host":
         flat = verify(carry_stacks(flat_module(module, program.entry, opset=engines.opset)), "inlined")
@@ -262,7 +262,7 @@ def _sampler(
                 program.entry,
                 per_step,
                 lambda role, part: engines.add(role + suffix, part, "main"),
-                any_trip=engine not in PLAN_ENGINES,  # plans are made for known sizes
+                any_trip=row.any_trip,
             )
         except ValueError as error:
             raise DiagnosticError(

@@ -1,63 +1,45 @@
-"""The three forms of a sampler's loop, and which of them is chosen where nobody says.
+"""The three forms of a sampler's loop, how `auto` chooses among them, and what an engine needs rewritten in each.
 
-unroll  one engine, the steps written out: the fewest copies, but a graph that grows with the steps
-loop    one engine with ONNX loops
-host    an engine for a step, driven by the program in the manifest: noise is made a step at a time
+unroll  one engine file, the steps written out: the fewest copies, but a graph that grows with the steps
+loop    one engine file with ONNX loops
+host    an engine file per step, driven by the program in the manifest: noise is drawn one step at a time
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from latentc.components.contract import SampleProgram
+from latentc.engines import DEFAULT, ENGINES, Engine
 from latentc.ir.core import Module, parameters, walk
 from latentc.ir.types import TensorType
+from latentc.passes.attention import write_out_attention_without_kernel
+from latentc.passes.decompose import decompose_in_loops
 
 Form = Literal["unroll", "loop", "host"]
 
 
-@dataclass(frozen=True)
-class Costs:
-    """What an engine makes of a sampler whose steps are written out, as `benchmarks/modes.py` measures it.
-
-    `evaluations`: up to so many network evaluations are written out. `copies`: whether each holds its own copy of the
-    weights. `gain`: what it is worth, in words.
-    """
-
-    evaluations: int
-    copies: bool
-    gain: str
-
-
-COSTS = {
-    "onnxruntime": Costs(4, False, "written out, a step is hardly faster and the graph grows by a network"),
-    "openvino": Costs(1, True, "written out, a step is hardly faster"),
-    "tensorrt": Costs(4, False, "written out, a plan takes longer to build with each"),
-    "tensorrt-rtx": Costs(4, False, "written out, a plan takes longer to build with each"),
-}
-
 HOST_NOISE_BYTES = 64 << 20
-"""More noise than this, for all steps of the largest batch, is made a step at a time by the host."""
+"""If the noise of all steps at the largest batch exceeds this, the host draws it one step at a time."""
 
 
 def noise_bytes(inputs: Mapping[str, TensorType], program: SampleProgram) -> int:
-    """Bytes of the per-step inputs of one sample, all steps."""
+    """Bytes of the per-step inputs of one sample, over all steps."""
     return sum(4 * inputs[name].count() for name, source in program.sources.items() if source.per_step is not None)
 
 
 def choose_form(
-    module: Module, program: SampleProgram, max_batch: int | None, engine: str = "onnxruntime"
+    module: Module, program: SampleProgram, max_batch: int | None, engine: str = DEFAULT
 ) -> tuple[Form, str]:
-    """The form for a program and the reason, as the manifest gives it; `module` holds the program's functions alone."""
+    """The form of a program's loop and the reason for the manifest; `module` holds only the program's functions."""
     inputs = {v.name: v.type for v in module.entry(program.entry).inputs}
     total = noise_bytes(inputs, program) * (max_batch or 1)
     if total > HOST_NOISE_BYTES:
         return "host", f"the noise of {program.steps} steps at batch {max_batch or 1} is {total / 1e6:.0f} MB"
     if not any(node.op == "loop" for _, node in walk(module)):
         return "unroll", "the sampler has no loop"
-    costs, count = COSTS[engine], program.evaluations
+    costs, count = ENGINES[engine].unrolling, program.evaluations
     if count <= costs.evaluations:
         return "unroll", f"{count} evaluations of the network are few"
     if costs.copies:
@@ -67,4 +49,11 @@ def choose_form(
     return "loop", f"{count} evaluations are many: {costs.gain}"
 
 
-__all__ = ["COSTS", "HOST_NOISE_BYTES", "Costs", "Form", "choose_form", "noise_bytes"]
+def for_form(module: Module, form: str, engine: Engine) -> Module:
+    """Writes out the ops that `engine` cannot run in this form of the loop; `module` is at stage `expanded`."""
+    if form == "loop":
+        module = decompose_in_loops(module, engine.missing_in_loops)
+    return write_out_attention_without_kernel(module) if engine.attention == "kernel" else module
+
+
+__all__ = ["HOST_NOISE_BYTES", "Form", "choose_form", "for_form", "noise_bytes"]

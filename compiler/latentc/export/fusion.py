@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from onnx import GraphProto, ModelProto
 
 from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.engines import ENGINES
 from latentc.export.lowerings import TABLE
 from latentc.ir.core import Module, ingredients, parameters
 from latentc_runtime.manifest import Fusion
@@ -35,11 +36,12 @@ def fusion_of(models: Iterable[ModelProto], modules: Iterable[Module], attention
 
 
 def require_fused(fusion: Fusion, engine: str, opset: int) -> None:
-    """DiagnosticError E0509 where the engine takes attention as one operator and its files hold fewer than they should.
+    """DiagnosticError E0509 if the engine takes attention as one operator and its files hold too few of them.
 
-    OpenVINO gets attention written out and fuses it again; plans are looked into when they are built.
+    Other engines fuse written-out attention themselves; plans are inspected when they are built.
     """
-    if engine != "onnxruntime" or opset < TABLE["attention"].opset or fusion.operators >= fusion.attentions:
+    taken = ENGINES[engine].attention == "operator" and opset >= TABLE["attention"].opset
+    if not taken or fusion.operators >= fusion.attentions:
         return
     message = f"the model has {fusion.attentions} attentions, the engine's files {fusion.operators} as one operator"
     mend = "`latentc show SPEC --why attention` says what kept them apart"

@@ -10,6 +10,7 @@ libraries print goes to standard error.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -31,7 +32,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     request = json.load(sys.stdin)
-    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if request["engine"] == "tensorrt-rtx" else "0"
+    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if request["package"] == "tensorrt_rtx" else "0"
     try:
         answer = build(request)
     except ImportError as error:
@@ -54,7 +55,7 @@ def build(request: Mapping[str, Any]) -> dict[str, Any]:
     from polygraphy.logger import G_LOGGER
 
     G_LOGGER.module_severity = {"": G_LOGGER.WARNING}
-    trt = _library(request["engine"])
+    trt = importlib.import_module(request["package"])
     from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxPath
 
     name, driver, config = _config(trt, request)
@@ -70,7 +71,7 @@ def build(request: Mapping[str, Any]) -> dict[str, Any]:
         "layers": len(kinds),
         "attentions": sum(kind.name == "ATTENTION_INPUT" for kind in kinds),
         "fused": fused_attentions(trt, plan),
-        "products": products(plan) if request["engine"] == "tensorrt-rtx" else None,
+        "products": products(plan) if request["ahead_of_time"] else None,
         "bytes": len(plan),
     }
 
@@ -100,14 +101,6 @@ def products(plan: bytes) -> dict[str, int]:
     return dict(counts)
 
 
-def _library(engine: str) -> Any:
-    if engine == "tensorrt-rtx":
-        import tensorrt_rtx as trt
-    else:
-        import tensorrt as trt
-    return trt
-
-
 def _usable_timings(builder: Any, path: str | None) -> str | None:
     """The file of a timing cache, its folder made; what TensorRT cannot read is dropped."""
     if path is None:
@@ -132,7 +125,7 @@ def _config(trt: Any, request: Mapping[str, Any]) -> tuple[str, str | None, Any]
         profiles.append(profile)
     options: dict[str, Any] = {"profiles": profiles, "profiling_verbosity": trt.ProfilingVerbosity.DETAILED}
     wanted = request["capability"]
-    if request["engine"] == "tensorrt-rtx":
+    if request["ahead_of_time"]:
         from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
 
         if wanted is None:

@@ -15,24 +15,19 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.engines import ENGINES
+from latentc.engines.contract import Plans
 from latentc.export import plan_cache
 from latentc.export.fusion import graphs
 from latentc_runtime.errors import BundleError
 from latentc_runtime.hashes import HashCache
 from latentc_runtime.manifest import Plan
-
-EngineName = Literal["tensorrt", "tensorrt-rtx"]
-PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-ENGINES = tuple(PACKAGES)
-
-LARGEST_TOP_K = 3840
-"""More than so many largest elements TensorRT does not give."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class PlanOptions:
     without weights, which the runtime fills in from the bundle's.
     """
 
-    engine: EngineName
+    engine: str
     precision: str
     profiles: tuple[tuple[int, int, int], ...]
     capabilities: tuple[str, ...] = ()
@@ -52,13 +47,20 @@ class PlanOptions:
     hardware_compatible: bool = False
     strip_weights: bool = False
 
+    @property
+    def builder(self) -> Plans:
+        """What the engine's builder can do."""
+        plans = ENGINES[self.engine].plans
+        assert plans is not None  # see `plan_options`
+        return plans
+
 
 def plan_options(target: Any, max_batch: int | None, by_reference: bool) -> PlanOptions | None:
     """What the section `target` of a spec asks for; None where its engine has no plans, or none are to be built.
 
     Without profiles it is one up to `max_batch`. Raises DiagnosticError E0504 for weights by reference.
     """
-    if target.engine not in ENGINES or not target.plans:
+    if ENGINES[target.engine].plans is None or not target.plans:
         return None
     if by_reference:
         message = f"plans of {target.engine} hold their weights, so these cannot stay where they are"
@@ -91,13 +93,14 @@ def write_plans(
     plans = []
     for name, expected in models.items():
         model = onnx.load(str(folder / name), load_external_data=False)
-        _refuse_unsupported(name, model)
+        _refuse_unsupported(name, model, options.builder.largest_top_k)
         profiles = [profile_shapes(model, sizes) for sizes in options.profiles]
         operators = sum(node.op_type == "Attention" for graph in graphs(model.graph) for node in graph.node)
         for capability in options.capabilities or (None,):
             tell(f"building the plan of {name}" + (f" for {capability}" if capability else ""))
             request = {
-                "engine": options.engine,
+                "package": options.builder.package,
+                "ahead_of_time": options.builder.ahead_of_time,
                 "model": str(folder / name),
                 "plan": str(folder / f"{name.removesuffix('.onnx')}.{capability or 'local'}.plan"),
                 "profiles": profiles,
@@ -139,8 +142,8 @@ class _Machine:
 def _machine(options: PlanOptions) -> _Machine | None:
     """None where something is missing, which the worker then says."""
     try:
-        library = version(PACKAGES[options.engine])
-        if options.engine == "tensorrt-rtx" and options.capabilities:
+        library = version(options.builder.package)
+        if options.builder.ahead_of_time and options.capabilities:
             return _Machine(library)
         from latentc_runtime.backends.cuda import Cuda
 
@@ -153,9 +156,9 @@ def _machine(options: PlanOptions) -> _Machine | None:
 def _timing_cache(options: PlanOptions, machine: _Machine | None) -> str | None:
     """The file with TensorRT's timings of kernels on this machine; TensorRT-RTX has none."""
     folder = plan_cache.folder_of("timing")
-    if options.engine != "tensorrt" or machine is None or folder is None:
+    if not options.builder.timing_cache or machine is None or folder is None:
         return None
-    return str(folder / f"tensorrt-{machine.version}-{machine.capability}.cache")
+    return str(folder / f"{options.engine}-{machine.version}-{machine.capability}.cache")
 
 
 def _key(folder: Path, model: ModelProto, request: Mapping[str, Any], machine: _Machine | None) -> str | None:
@@ -196,7 +199,7 @@ def _plan(
     return Plan(
         file=name,
         plan=target.name,
-        engine=options.engine,
+        engine=options.engine,  # type: ignore[arg-type]
         version=answer["version"],
         capability=answer["capability"],
         precision=options.precision,  # type: ignore[arg-type]
@@ -261,12 +264,12 @@ def _built(name: str, request: Mapping[str, Any], options: PlanOptions) -> dict[
     answer: dict[str, Any] = json.loads(text)
     match answer.get("error"):
         case "missing":
-            package = PACKAGES[options.engine]
+            package = options.builder.package
             raise DiagnosticError(
                 Diagnostic(
                     "E0505",
                     f"building plans needs {package} and polygraphy: {answer['message']}",
-                    help=f'run `pip install "latentc[{options.engine}]"`',
+                    help=f"run `{ENGINES[options.engine].install}`",
                 )
             )
         case "capability":
@@ -291,19 +294,19 @@ def _errors(log: str) -> Iterator[str]:
     yield from (line[:500] for line in dict.fromkeys(lines[:4]))
 
 
-def _refuse_unsupported(name: str, model: ModelProto) -> None:
-    """What the library is known to refuse, said in the user's terms before a long build."""
+def _refuse_unsupported(name: str, model: ModelProto, largest_top_k: int) -> None:
+    """DiagnosticError E0504 for what the library is known to refuse, before a long build."""
     for graph in graphs(model.graph):
         known = {t.name: t for t in (*model.graph.initializer, *graph.initializer)}
         for node in graph.node:
             if node.op_type == "TopK" and node.input[1] in known:
                 k = int(numpy_helper.to_array(known[node.input[1]]).max())
-                if k > LARGEST_TOP_K:
+                if k > largest_top_k:
                     raise DiagnosticError(
                         Diagnostic(
                             "E0504",
-                            f"{name}: the sampler sorts {k} tokens, TensorRT at most {LARGEST_TOP_K}",
-                            help=f"set `sampler.top_k` to {LARGEST_TOP_K} or less",
+                            f"{name}: the sampler sorts {k} tokens, TensorRT at most {largest_top_k}",
+                            help=f"set `sampler.top_k` to {largest_top_k} or less",
                         )
                     )
 
@@ -314,4 +317,4 @@ def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
         yield from inner.initializer
 
 
-__all__ = ["ENGINES", "LARGEST_TOP_K", "PACKAGES", "PlanOptions", "profile_shapes", "write_plans"]
+__all__ = ["PlanOptions", "plan_options", "profile_shapes", "quantised_dtypes", "write_plans"]

@@ -28,6 +28,7 @@ from onnx import helper
 import latentc_runtime
 from latentc import resources
 from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.engines import ENGINES
 from latentc.export.folder import new_folder
 from latentc.export.store import copy_file
 from latentc_runtime.bundle import Bundle, write_manifest
@@ -162,8 +163,8 @@ def _chosen(manifest: Manifest, entry: SamplerEntry, kind: Kind) -> tuple[Litera
         raise DiagnosticError(Diagnostic("E0507", message, help="use `--kind sampler`"))
     if kind == "ensemble":
         return "ensemble", "asked for"
-    if hindrance is None and manifest.engine == "openvino":
-        hindrance = "Triton's OpenVINO backend fills every batch up to the largest"
+    if hindrance is None and (triton := ENGINES[manifest.engine].triton) is not None:
+        hindrance = triton.why_not_ensemble
     if hindrance is not None:
         return "sampler", hindrance
     return "ensemble", f"the engine is one file, which Triton runs itself ({entry.form})"
@@ -175,13 +176,14 @@ def _hindrance(manifest: Manifest, entry: SamplerEntry) -> str | None:
         return "its loop is driven by the host"
     if len(entry.program) != 1:
         return "its engine is several files"
-    if manifest.engine == "tensorrt-rtx":
-        return "Triton has no backend for TensorRT-RTX"
-    if manifest.engine == "openvino" and manifest.precision != "bf16":
-        return "Triton's OpenVINO backend cannot be told to compute in fp32"
+    engine = ENGINES[manifest.engine]
+    if engine.triton is None:
+        return f"Triton has no backend for {engine.title}"
+    if engine.triton.precisions is not None and manifest.precision not in engine.triton.precisions:
+        return f"Triton's {engine.title} backend cannot be told to compute in {manifest.precision}"
     if any(plan.stripped for plan in manifest.plans):
         return "its plans hold no weights"
-    if manifest.engine == "tensorrt" and any(i.per_step is not None for i in entry.inputs):
+    if engine.triton.samples_first and any(i.per_step is not None for i in entry.inputs):
         return "its plan takes noise by step and then by sample, and Triton batches by sample first"
     return None
 
@@ -213,7 +215,7 @@ def _images(manifest: Manifest) -> list[Tensor]:
 
 def _sampler(bundle: Bundle, entry: SamplerEntry, name: str, serving: Serving) -> Model:
     manifest = bundle.manifest
-    device: Device = "cpu" if manifest.engine == "openvino" else serving.device
+    device: Device = "cpu" if ENGINES[manifest.engine].cpu_only else serving.device
     threads = {} if serving.threads is None else {"threads": str(serving.threads)}
     return Model(
         name,
@@ -273,19 +275,15 @@ def _engine(bundle: Bundle, entry: SamplerEntry, name: str, inputs: Sequence[Ten
         kind=_KINDS[serving.device],
         delay=serving.delay,
     )
-    match manifest.engine:
-        case "tensorrt":
-            plans = _plans(manifest, entry)
-            numbers = {f"{cc[:-1]}.{cc[-1]}": plan.plan for cc, plan in plans.items()}
-            file = next(iter(plans.values())).plan
-            return replace(common, backend="tensorrt", kind="KIND_GPU", file=file, plans=numbers)
-        case "openvino":
-            settings = {"HINT_BF16": "YES", "NUM_STREAMS": "1", "PERFORMANCE_HINT": "LATENCY"}
-            threads = {} if serving.threads is None else {"INFERENCE_NUM_THREADS": str(serving.threads)}
-            settings |= {"ENABLE_BATCH_PADDING": "YES", **threads}
-            return replace(common, backend="openvino", kind="KIND_CPU", file="model.onnx", parameters=settings)
-    threads = {} if serving.threads is None else {"intra_op_thread_count": str(serving.threads)}
-    return replace(common, backend="onnxruntime", file="model.onnx", parameters=threads)
+    triton = ENGINES[manifest.engine].triton
+    assert triton is not None  # see `_hindrance`
+    common = replace(common, backend=triton.backend, kind=triton.kind or common.kind)
+    if ENGINES[manifest.engine].plans is not None:
+        plans = _plans(manifest, entry)
+        numbers = {f"{cc[:-1]}.{cc[-1]}": plan.plan for cc, plan in plans.items()}
+        return replace(common, file=next(iter(plans.values())).plan, plans=numbers)
+    threads = {} if serving.threads is None or triton.threads is None else {triton.threads: str(serving.threads)}
+    return replace(common, file="model.onnx", parameters={**triton.parameters, **threads})
 
 
 def _engine_tensor(i: Input) -> Tensor:
@@ -340,8 +338,8 @@ def _write_engine(version: Path, bundle: Bundle, entry: SamplerEntry, model: Mod
         for plan in model.plans.values():
             copy_file(bundle.path(plan), version / plan)
         return
-    # ONNX Runtime's backend takes a folder with what a graph needs beside it; OpenVINO's a file.
-    place = version / "model.onnx" if model.backend == "onnxruntime" else version
+    triton = ENGINES[bundle.manifest.engine].triton
+    place = version / "model.onnx" if triton is not None and triton.folder else version
     place.mkdir(exist_ok=True)
     graph = onnx.load(str(bundle.path(_call(entry).file)), load_external_data=False)
     _batch_first(graph.graph, [i for i in entry.inputs if i.per_step is not None], entry)

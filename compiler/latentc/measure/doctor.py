@@ -16,8 +16,8 @@ import numpy as np
 
 from latentc import resources
 from latentc.diagnostics import DiagnosticError
+from latentc.engines.contract import Finding, installed, package
 from latentc.measure.engines import engines
-from latentc.measure.findings import Finding, installed, package
 from latentc.measure.forward import BACKENDS, run_network
 from latentc.measure.memory import available_memory
 from latentc.measure.tolerances import TOLERANCES, relative_error

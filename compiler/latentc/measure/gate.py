@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.engines import ENGINES
 from latentc.measure.calibrate import classes_for
 from latentc.measure.calibration import Calibration
 from latentc.measure.plan import Choice, span
@@ -61,7 +62,7 @@ def measured(
 
     Where its engine does not run here, the quality is that of the plan, and speed is left out with a note.
     """
-    device = "tensorrt" if spec.target.engine.startswith("tensorrt") else "auto"
+    device = ENGINES[spec.target.engine].device
     try:
         pipe = load(folder, device, verify=False)
     except BundleError as error:

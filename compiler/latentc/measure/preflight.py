@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from latentc.components.contract import Lowered
 from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.engines import ENGINES
 from latentc.ir.report import flops
 from latentc.lower import lower
 from latentc.measure.calibrate import trajectories
@@ -68,14 +69,14 @@ def _short(lowered: Lowered, spec: Spec) -> Lowered:
 
 
 def _overflow(network: str, fault: str, spec: Spec) -> DiagnosticError:
-    wide = "`target.precision: fp32`" if spec.target.engine == "onnxruntime" else "`target.precision: bf16`"
+    wide = "bf16" if "bf16" in ENGINES[spec.target.engine].precisions else "fp32"
     return DiagnosticError(
         Diagnostic(
             "E0806",
             f"the network `{network}` does not fit float16: {fault}",
             spec.span("target", "precision"),
             notes=("found by running it in numpy, rounded as the engine rounds, along a trajectory of its sampler",),
-            help=f"use {wide}, which reaches further",
+            help=f"use `target.precision: {wide}`, which has a larger range",
         )
     )
 

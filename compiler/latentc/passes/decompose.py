@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from latentc.ir.builder import Builder, Var
-from latentc.ir.core import Module, Node
+from latentc.ir.core import Module, Node, reachable, walk
 from latentc.ir.ops import OPS, OpError
 from latentc.passes.rewrite import rewrite
 
@@ -28,3 +28,10 @@ def decompose(module: Module, ops: Collection[str], which: Callable[[Node], bool
     while (made := rewrite(module, replace)) is not module:
         module = made
     return module
+
+
+def decompose_in_loops(module: Module, ops: Collection[str]) -> Module:
+    """The module without `ops` in the bodies of its loops and in the functions that these call."""
+    bodies = tuple(node.attrs["body"] for _, node in walk(module) if node.op == "loop")
+    looped = {node for name in reachable(module, bodies) for node in module.functions[name].nodes if node.op in ops}
+    return decompose(module, ops, lambda node: node in looped) if looped else module

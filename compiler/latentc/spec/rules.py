@@ -15,8 +15,8 @@ from latentc.components.dataset import Data
 from latentc.components.objectives.adversarial import PLAYER, Adversarial
 from latentc.components.parts import Backbone, Objective, Part, Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label, nearest
+from latentc.engines import ENGINES
 from latentc.spec.schema import Spec
-from latentc.spec.sections import LEAST_FP8, PRECISIONS, SCHEMES
 from latentc.spec.yaml import Document, PathKey
 from latentc.weights.rules import parse_rules
 
@@ -267,31 +267,32 @@ def cached_blocks_are_there(spec: Spec) -> Iterator[Problem]:
 
 
 def precision_of_the_engine(spec: Spec) -> Iterator[Problem]:
-    """The engine has the arithmetic that is asked for."""
+    """The engine supports the precision."""
     engine, precision = spec.target.engine, spec.target.precision
-    if precision not in PRECISIONS[engine]:
-        others = [name for name, known in PRECISIONS.items() if precision in known]
-        mend = f"use {' or '.join(PRECISIONS[engine])}, or the engine {' or '.join(others)}"
-        message = f"the engine `{engine}` does not compute in {precision}"
+    known = ENGINES[engine].precisions
+    if precision not in known:
+        others = [name for name, row in ENGINES.items() if precision in row.precisions]
+        mend = f"use {' or '.join(known)}, or the engine {' or '.join(others)}"
+        message = f"the engine `{engine}` does not support precision {precision}"
         yield Problem("E0307", ("target", "precision"), message, help=mend)
 
 
 def experts_of_the_engine(spec: Spec) -> Iterator[Problem]:
-    """Sparse experts have shapes that depend on data, which only ONNX Runtime takes everywhere."""
+    """Sparse experts have data-dependent shapes, which few engines take."""
     target = spec.target
-    if spec.optimize.experts == "sparse" and (target.engine, target.precision) != ("onnxruntime", "fp32"):
+    if spec.optimize.experts == "sparse" and target.precision not in ENGINES[target.engine].sparse_experts:
         message = f"`{target.engine}` in {target.precision} does not take sparse experts"
         yield Problem("E0305", ("optimize", "experts"), message, help="use `auto`, or `dense`, which is exact as well")
 
 
 def cache_block_of_the_engine(spec: Spec) -> Iterator[Problem]:
-    """Caches in blocks are of token samplers, and only OpenVINO's graphs are made so."""
+    """Only token samplers have caches, and only some engines gain from growing them in blocks."""
     block, target = spec.optimize.cache_block, spec.target
     if block is None or block == 1:
         return
     if spec.data.tokens is None:
         message = "only samplers of tokens have key-value caches"
-    elif target.engine != "openvino":
+    elif not ENGINES[target.engine].cache_blocks:
         message = f"caches are not written in blocks for `{target.engine}`"
     elif target.form not in ("auto", "loop"):
         message = f"in form `{target.form}` no loop of the engine copies its caches, and blocks gain nothing"
@@ -301,13 +302,14 @@ def cache_block_of_the_engine(spec: Spec) -> Iterator[Problem]:
 
 
 def scheme_of_the_engine(spec: Spec) -> Iterator[Problem]:
-    """The engine can run the layers as they are to be quantised."""
+    """The engine can run layers quantised by this scheme."""
     if spec.optimize.quantize is None:
         return
     scheme, target, path = spec.optimize.quantize.scheme, spec.target, ("optimize", "quantize", "scheme")
-    fitting = SCHEMES[target.engine]
+    engine = ENGINES[target.engine]
+    fitting = engine.quantised.schemes
     if scheme not in fitting:
-        others = [name for name, known in SCHEMES.items() if scheme in known]
+        others = [name for name, row in ENGINES.items() if scheme in row.quantised.schemes]
         mend = f"use {' or '.join(fitting)}, or the engine {' or '.join(others)}"
         yield Problem("E0310", path, f"the engine `{target.engine}` does not run {scheme}", help=mend)
         return
@@ -317,11 +319,11 @@ def scheme_of_the_engine(spec: Spec) -> Iterator[Problem]:
         where: tuple[tuple[PathKey, str], ...] = ((("target",), f"{target.precision} here"),)
         yield Problem("E0310", path, message, labels=where if spec.span("target") else (), help=mend)
     for i, capability in enumerate(target.capabilities):
-        if scheme == "fp8" and int(capability.removeprefix("sm")) < LEAST_FP8:
+        if scheme == "fp8" and engine.plans and int(capability.removeprefix("sm")) < engine.plans.least_fp8:
             message = f"{capability} has no fp8 arithmetic"
-            mend = f"GPUs from sm{LEAST_FP8} on have it; `scheme: int8` runs on all"
+            mend = f"GPUs from sm{engine.plans.least_fp8} on have it; `scheme: int8` runs on all"
             yield Problem("E0310", ("target", "capabilities", i), message, help=mend)
-    if scheme == "int4_weights" and target.engine != "onnxruntime" and target.opset < 21:
+    if scheme == "int4_weights" and not engine.quantised.operators and target.opset < 21:
         yield Problem(
             "E0310", ("target", "opset"), f"opset {target.opset} has no 4-bit integers", help="use 21 or more"
         )
@@ -331,20 +333,19 @@ def scheme_of_the_engine(spec: Spec) -> Iterator[Problem]:
 
 
 def plans_of_the_engine(spec: Spec) -> Iterator[Problem]:
-    """What plans are made for is asked of an engine that has plans, and holds together."""
+    """Plan options are given only for engines that take them, and are consistent."""
     target = spec.target
     given = {name: getattr(target, name) for name in ("capabilities", "profiles")}
     given |= {name: getattr(target, name) for name in ("version_compatible", "hardware_compatible", "strip_weights")}
-    plans = target.engine in ("tensorrt", "tensorrt-rtx")
-    for name, value in given.items():
-        if value and not plans:
-            mend = "leave it out, or set `engine: tensorrt` or `tensorrt-rtx`"
+    plans = ENGINES[target.engine].plans
+    for name in (name for name, value in given.items() if value):
+        fitting = [n for n, row in ENGINES.items() if row.plans is not None and name not in row.plans.refused]
+        mend = f"leave it out, or set `engine: {'` or `'.join(fitting)}`"
+        if plans is None:
             yield Problem("E0308", ("target", name), f"the engine `{target.engine}` makes no plans", help=mend)
-        elif value and name == "strip_weights" and target.engine != "tensorrt":
-            message = "TensorRT-RTX wants a GPU while it compiles a plan without weights"
-            yield Problem("E0308", ("target", name), message, help="leave it out, or set `engine: tensorrt`")
-        elif value and name.endswith("_compatible") and target.engine != "tensorrt":
-            yield Problem("E0308", ("target", name), f"`{name}` is an option of the engine `tensorrt`")
+        elif name in plans.refused:
+            message = f"`{target.engine}` does not take `{name}`: {plans.refused[name]}"
+            yield Problem("E0308", ("target", name), message, help=mend)
     for i, profile in enumerate(target.profiles):
         if not profile.min <= profile.opt <= profile.max:
             message = f"the profile's batches {profile.min}, {profile.opt}, {profile.max} do not rise"

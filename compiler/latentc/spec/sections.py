@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
 from latentc.components import Closed, Component, OneOf
+from latentc.engines import DEFAULT, ENGINES, PRECISIONS, SCHEMES
+
+if TYPE_CHECKING:
+    from latentc_runtime.manifest import EngineName
+
+    PrecisionName = Literal["fp32", "fp16", "bf16"]
+    SchemeName = Literal["int8", "int8_dynamic", "int8_weights", "int4_weights", "fp8"]
+else:  # what some engine has, so that adding an engine is adding a file
+    EngineName, PrecisionName, SchemeName = (Literal[tuple(names)] for names in (ENGINES, PRECISIONS, SCHEMES))
 
 Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Unit = Annotated[float, Field(ge=0, lt=1)]
@@ -89,9 +98,7 @@ class Budget(Closed):
 class Quantize(Closed):
     """Linear layers in 8 or 4 bits."""
 
-    scheme: Literal["int8", "int8_dynamic", "int8_weights", "int4_weights", "fp8"] = Field(
-        description="static or dynamic int8, weights alone in int8 or int4, or fp8"
-    )
+    scheme: SchemeName = Field(description="static or dynamic int8, weights alone in int8 or int4, or fp8")
     smooth: float | None = Field(
         None, ge=0, le=1, description="SmoothQuant's alpha, the share of outliers moved to the weights; null for none"
     )
@@ -141,26 +148,6 @@ class Optimize(Closed):
     stitch: Stitch | None = Field(None, description="a smaller network for the first steps; null for none")
 
 
-# What an engine computes in. ONNX Runtime has no bf16 products on a CPU.
-PRECISIONS: dict[str, tuple[str, ...]] = {
-    "onnxruntime": ("fp32", "fp16"),
-    "openvino": ("fp32", "bf16"),
-    "tensorrt": ("fp32", "fp16", "bf16"),
-    "tensorrt-rtx": ("fp32", "fp16", "bf16"),
-}
-
-
-# What an engine can quantise, beside which precision of all else.
-SCHEMES: dict[str, dict[str, tuple[str, ...]]] = {
-    "onnxruntime": dict.fromkeys(("int8", "int8_dynamic", "int8_weights", "int4_weights"), ("fp32",)),
-    "openvino": dict.fromkeys(("int8", "int8_weights", "int4_weights"), ("fp32", "bf16")),
-    "tensorrt": dict.fromkeys(("int8", "fp8", "int4_weights"), ("fp16", "bf16")),
-    "tensorrt-rtx": dict.fromkeys(("int8", "fp8", "int4_weights"), ("fp16", "bf16")),
-}
-LEAST_FP8 = 89
-"""The least compute capability that multiplies fp8."""
-
-
 class Profile(Closed):
     """The samples of one run that a TensorRT plan is made for; the compiler doubles them for guidance."""
 
@@ -175,13 +162,11 @@ Capability = Annotated[str, Field(pattern=r"^sm\d{2,3}$")]
 class Target(Closed):
     """The engine a spec is compiled for."""
 
-    engine: Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"] = Field(
-        "onnxruntime", description="what runs the bundle"
-    )
+    engine: EngineName = Field(DEFAULT, description="what runs the bundle")
     form: Literal["auto", "unroll", "loop", "host"] = Field("auto", description="where the sampler's loop is")
     opset: int = Field(23, ge=20, le=25, description="ONNX operator set")
     max_batch: int = Field(64, gt=0, description="largest batch of one engine call")
-    precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="arithmetic of the engine")
+    precision: PrecisionName = Field("fp32", description="numeric precision of the engine")
     plans: bool = Field(
         True, description="whether TensorRT plans are built; else the bundle holds their ONNX files, to build them from"
     )

@@ -17,6 +17,7 @@ from latentc.components.contract import Lowered
 from latentc.components.process import Process, process_of
 from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.tables.reference import run
+from latentc.engines import ENGINES
 from latentc.export.bundle import onnx_from_network
 from latentc.measure.tune.candidates import guided
 from latentc.spec.schema import Spec
@@ -27,9 +28,6 @@ from latentc_runtime.noise import normals
 
 Array = np.ndarray
 Forward = Callable[[Array, Array, Array], Array]  # x [B, C, H, W], t [B], y [B] -> [B, C_out, H, W]
-
-# Engines that compute in another machine's plans: their graphs run here in ONNX Runtime.
-_HERE = {"openvino": "openvino"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def open_denoiser(
 ) -> Iterator[Denoiser]:
     """The network `main` of a spec whose passes have run, on the target's engine, for the time of a `with` block.
 
-    A target that runs plans is stood in for by ONNX Runtime. Raises DiagnosticError and BundleError as compiling and
+    ONNX Runtime stands in for engines that run plans. Raises DiagnosticError and BundleError as compiling and
     opening engines do.
     """
     process, network = process_of(spec.objective), lowered.networks["main"]
@@ -98,9 +96,7 @@ def open_denoiser(
     names = [value.name for value in values]
     with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
         path, external = onnx_from_network(lowered, "main", "forward", weights["main"], Path(folder), spec.target.opset)
-        backend = open_backend(
-            device, engine=_HERE.get(spec.target.engine, "onnxruntime"), precision=spec.target.precision
-        )
+        backend = open_backend(device, engine=ENGINES[spec.target.engine].graph_engine, precision=spec.target.precision)
         engine = backend.engine(path, external)
 
         def forward(x: Array, t: Array, y: Array) -> Array:

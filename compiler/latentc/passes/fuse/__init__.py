@@ -1,11 +1,11 @@
-"""Fusion: rules that rewrite patterns of ops, and which of them each target gets.
+"""Fusion: rules that rewrite patterns of ops, and the rules that every engine gets.
 
-A rule is in a target's list where it was measured to win, or where it leaves an engine one op fewer. DiT-S/2, batch 8,
-two cores with AMX; what was not measured says so. A residual's gate, x + gate * branch, has no rule: OpenVINO and
-TensorRT-RTX fuse it by themselves, and ONNX Runtime's SkipLayerNormalization is slower than what it would replace
-(docs/optimisation.md).
+An engine names the further rules that it gains from (`Engine.fusions`), with what was measured. A residual's gate,
+x + gate * branch, has no rule: OpenVINO and TensorRT-RTX fuse it themselves, and ONNX Runtime's SkipLayerNormalization
+is slower than what it would replace (docs/optimisation.md).
 """
 
+from latentc.engines import ENGINES
 from latentc.passes.fuse.composites import (
     ATTENTION,
     GELU,
@@ -42,20 +42,18 @@ _EVERYWHERE = (
     MODULATION_ONE,
 )
 
-# target engine -> its rules, in order
-RULES: dict[str, tuple[Rule, ...]] = {
-    # Not MERGE_LINEARS: queries, keys and values or w1 and w3 as one ran at 0.91 to 1.07 times the speed.
-    "onnxruntime": _EVERYWHERE,
-    "openvino": (
-        *_EVERYWHERE,
-        # A split is a copy: three products for queries, keys and values are 2 to 3 % of a step faster than one.
-        SEPARATE_LINEARS,
-        # After it, when the queries have weights of their own: saves a pass over them, 2 %.
-        QUERY_SCALE,
-    ),
-    # One large product fills a GPU better than several small ones. Not measured.
-    "tensorrt": (*_EVERYWHERE, MERGE_LINEARS),
-    "tensorrt-rtx": (*_EVERYWHERE, MERGE_LINEARS),
-}
+# Rules that an engine asks for by name.
+_CHOSEN = {rule.name: rule for rule in (MERGE_LINEARS, SEPARATE_LINEARS, QUERY_SCALE, INNER_PARTS)}
 
-__all__ = ["COMPOSITES", "FOLDING", "INNER_PARTS", "RULES", "FusionReport", "Rule", "fuse", "fused"]
+RULES: dict[str, tuple[Rule, ...]] = {
+    name: (*_EVERYWHERE, *(_CHOSEN[rule] for rule in engine.fusions)) for name, engine in ENGINES.items()
+}
+"""{engine: its rules, in order}"""
+
+
+def rules_after_quantising(engine: str, precision: str) -> tuple[Rule, ...]:
+    """The rules for what quantisation left unquantised."""
+    return tuple(_CHOSEN[rule] for rule in ENGINES[engine].fusions_after_quantising.get(precision, ()))
+
+
+__all__ = ["COMPOSITES", "FOLDING", "RULES", "FusionReport", "Rule", "fuse", "fused", "rules_after_quantising"]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from latentc.engines import ENGINES
 from latentc.ir.builder import Builder, Var
 from latentc.ir.core import Node, Param, Recipe, Value
 from latentc.ir.types import f32
@@ -38,20 +39,20 @@ Form = Callable[[Builder, Operands], Var]
 
 
 def fits(layer: Layer, scheme: Scheme, engine: str) -> bool:
-    """Whether an engine can run a layer quantised so, and has anything to gain.
+    """Whether an engine can run a layer under this scheme and gains from it.
 
-    Convolutions have both operands quantised or none, and on ONNX Runtime gain nothing. Layers that see one row a
-    sample (embeddings of times, adaptive norms) are little work, computed before the loop where they can be, and all
-    else depends on them: only their weights are worth it, and TensorRT and OpenVINO, which compute what is
-    constant while they build, do not survive that.
+    Convolutions have both operands quantised or none. Layers that see one row per sample (time embeddings, adaptive
+    norms) are little work, are computed before the loop if possible, and everything else depends on them: only their
+    weights are worth quantising, and engines that fold constants while they build undo that.
     """
+    how = ENGINES[engine].quantised
     if layer.op != "linear":
-        return scheme in LARGEST and engine != "onnxruntime"
+        return scheme in LARGEST and how.convolutions
     rows = all(site.value.type.rank > 2 for site in layer.sites)
     weights = scheme.endswith("_weights")
-    if not rows and (not weights or engine != "onnxruntime"):
+    if not rows and not (weights and how.single_rows):
         return False
-    return not weights or (scheme == "int8_weights" and engine != "onnxruntime") or block_of(layer.shape[1]) > 0
+    return not weights or (scheme == "int8_weights" and not how.operators) or block_of(layer.shape[1]) > 0
 
 
 def block_of(inputs: int) -> int:
@@ -61,16 +62,16 @@ def block_of(inputs: int) -> int:
 
 def form_of(op: str, scheme: Scheme, engine: str) -> Form:
     """What a layer becomes."""
-    runtime = engine == "onnxruntime"
+    how = ENGINES[engine].quantised
     match scheme:
-        case "int8" if runtime and op == "linear":
+        case "int8" if how.operators and op == "linear":
             return _runtime_int8
         case "int8" | "fp8":
             return _quantised(scheme)
         case "int8_dynamic":
             return _dynamic
-        case "int8_weights" | "int4_weights" if not runtime:
-            return _few_bits("i8" if scheme == "int8_weights" else "i4", engine)
+        case "int8_weights" | "int4_weights" if not how.operators:
+            return _few_bits("i8" if scheme == "int8_weights" else "i4", how.gemm_unpacks)
     return _blocks[8 if scheme == "int8_weights" else 4]
 
 
@@ -129,12 +130,8 @@ def _dynamic(b: Builder, o: Operands) -> Var:
     return y
 
 
-def _few_bits(to: str, engine: str) -> Form:
-    """Weights as what their bits stand for.
-
-    OpenVINO 2026.4 puts a Gemm between Reshapes into another shape while it reads a graph, and its weight with it into
-    full width: a product of [B, T, K] keeps it packed. Worth it where reading weights is the time, for one token a run.
-    """
+def _few_bits(to: str, gemm_unpacks: bool) -> Form:
+    """Weights dequantised from 8 or 4 bits; for one token per run as a MatMul if the engine would unpack a Gemm."""
 
     def form(b: Builder, o: Operands) -> Var:
         if to == "i8":
@@ -142,7 +139,7 @@ def _few_bits(to: str, engine: str) -> Form:
         else:
             weight = _weight(b, o, to, 7.0, block_of(int(o.weight.type.shape[1])))  # type: ignore[arg-type]
         y: Var
-        if engine == "openvino" and o.x.type.rank == 3 and o.x.shape[1] == 1:
+        if gemm_unpacks and o.x.type.rank == 3 and o.x.shape[1] == 1:
             y = b.matmul(o.x, b.transpose(weight, perm=(1, 0)))
             return b.add(y, *o.bias) if o.bias else y  # type: ignore[no-any-return]
         y = b.op("linear", o.x, weight, *o.bias)

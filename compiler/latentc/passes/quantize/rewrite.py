@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from latentc.engines import ENGINES
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.core import Function, Init, Module, Node, Param, Recipe, Value, callees, join
 from latentc.ir.types import f32
@@ -29,7 +30,7 @@ def quantize(module: Module, plan: Mapping[str, LayerQuant], engine: str) -> Mod
     if unknown := set(plan) - work.found:
         raise ValueError(f"no layer that can be quantised is called {sorted(unknown)[0]}")
     made = Module(dict(work.owner.functions), entries)
-    return cut_behind_heads(made) if engine.startswith("tensorrt") else made
+    return cut_behind_heads(made) if ENGINES[engine].quantised.split_heads_late else made
 
 
 @dataclass(frozen=True)

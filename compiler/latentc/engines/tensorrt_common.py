@@ -1,0 +1,28 @@
+"""What TensorRT and TensorRT-RTX share: one API, one parser, the same kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from latentc.engines.contract import Quantised, Unrolling
+
+COMMON: dict[str, Any] = {
+    "device": "tensorrt",
+    "graph_engine": "onnxruntime",
+    "precisions": ("fp32", "fp16", "bf16"),
+    # Its networks are strongly typed: casts and Q/DQ must be in the graph.
+    "typed": True,
+    "quantised": Quantised(
+        schemes=dict.fromkeys(("int8", "fp8", "int4_weights"), ("fp16", "bf16")),
+        split_heads_late=True,
+    ),
+    "unrolling": Unrolling(4, False, "written out, a plan takes longer to build with each"),
+    # One large product fills a GPU better than several small ones. Not measured.
+    "fusions": ("merge_linears",),
+    # Its operator is one kernel or nothing.
+    "attention": "kernel",
+    # Attention in a loop does not build and the shapes of rotary embedding are not inferred there; written out in half
+    # precision, TensorRT fuses the attention into the same kernels itself.
+    "missing_in_loops": ("attention", "rotary"),
+    "any_trip": False,
+}
