@@ -14,12 +14,15 @@ from onnx_runs import array, assert_close, module_of, weights_of
 from test_lowerings import CASES
 
 import latentc_runtime
+from latentc.engines import ENGINES
 from latentc.export.bundle import bundle_from_lowered
+from latentc.export.forms import for_form
 from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.ir.core import parameters, reachable, walk
 from latentc.ir.interpret import Interpreter
 from latentc.ir.ops import OPS
 from latentc.ir.ops.elementwise import gelu
+from latentc.ir.types import Sym, f32
 from latentc.ir.verify import verify
 from latentc.lower import lower
 from latentc.measure.tolerances import TOLERANCES, relative_error
@@ -175,3 +178,41 @@ def test_feed_forwards_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert any(".columns32-64" in path for path in parameters(module, module.entries["main.forward"])) == cut
     pipe = compiled("dit", tmp_path / "b", "bf16")
     assert relative_error(pipe.sample(CLASSES, seeds=5), oracle("dit", pipe)) <= TOLERANCES["bf16"].sampler
+
+
+def looped_group_norms() -> Any:
+    """Group norms, with and without scale and shift, in a loop and once behind it."""
+
+    def block(b: Any, x: Any, affine: Any) -> Any:
+        y = b.silu(b.group_norm(x, *affine, groups=4, eps=1e-5))
+        return b.group_norm(x + y, groups=2, eps=1e-5)
+
+    def build(b: Any, x: Any) -> Any:
+        affine = [b.param("scale", f32(8), "ones"), b.param("shift", f32(8), "zeros")]
+
+        def step(b: Any, i: Any, kept: Any, state: Any, rows: Any) -> Any:
+            return [block(b, state[0], kept)], []
+
+        (x,) = b.loop("step", 3, step, invariants=affine, carried=[x])
+        return block(b, x, affine)
+
+    return module_of([f32(Sym("B"), 8, 6, 6)], build)
+
+
+@pytest.mark.parametrize("precision", ENGINES["openvino"].precisions)
+def test_group_norms_in_a_loop(precision: str, tmp_path: Path) -> None:
+    before = looped_group_norms()
+    module = for_form(before, "loop", ENGINES["openvino"])
+    counts = [sum(n.op == "group_norm" for n in fn.nodes) for _, fn in sorted(module.functions.items())]
+    assert sorted(counts) == [0, 2]  # outside of loops it stays an operator
+    weights = weights_of(parameters(before, "main"))
+    model = onnx_from_module(
+        verify(flat_module(module, "main"), "inlined"), "main", InlineTensors(lambda path, _: weights[path])
+    )
+    (tmp_path / "op.onnx").write_bytes(model.SerializeToString())
+    x = np.random.default_rng(0).standard_normal((3, 8, 6, 6)).astype(np.float32)
+    name = model.graph.output[0].name
+    backend = open_backend("cpu", 1, "openvino", precision)
+    got = backend.array(backend.engine(tmp_path / "op.onnx", {}).run({"x0": x}, [name])[name])
+    (want,) = Interpreter(before, weights).run("main", x)
+    assert relative_error(got, np.asarray(want)) < TOLERANCES[precision].forward
