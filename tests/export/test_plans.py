@@ -143,7 +143,7 @@ def test_refusals_leave_nothing(tmp_path: Path, overrides: Any, options: Any, co
 @pytest.mark.usefixtures("rtx")
 def test_a_refused_graph_gives_the_librarys_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention as an operator inside a loop, which TensorRT-RTX does not build."""
-    monkeypatch.setattr("latentc.export.bundle.write_out_attention", lambda module, keep_loops: module)
+    monkeypatch.setattr("latentc.export.bundle.for_form", lambda module, form, engine: module)
     with pytest.raises(DiagnosticError) as caught:
         compiled(tmp_path, DIT, "target.precision=fp16", form="loop")
     found = caught.value.diagnostics[0]
