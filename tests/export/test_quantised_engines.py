@@ -12,10 +12,17 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx_runs import module_of
 
 from latentc.engines import ENGINES
 from latentc.export.bundle import bundle_from_lowered, onnx_from_network
+from latentc.export.onnx import flat_module, onnx_from_module
+from latentc.export.store import FileTensors
+from latentc.ir.builder import Builder, Var
 from latentc.ir.interpret import Interpreter
+from latentc.ir.types import Sym, f32
+from latentc.measure.execute import written
+from latentc.passes.quantize import LayerQuant, quantize
 from latentc.pipeline import optimised
 from latentc.spec import resolved_yaml
 from latentc.weights import Array
@@ -92,6 +99,28 @@ def test_openvino_samples_where_times_are_constants(scheme: Any, tmp_path: Path)
     got, want = (load(tmp_path / name, threads=1).sample([1, 2], guidance=2.0) for name in ("bundle", "plain"))
     error = float(np.abs(got - want).max() / np.abs(want).max())
     assert 1e-5 < error < 0.3, error
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_openvino_quantises_behind_a_concatenation(axis: int, tmp_path: Path) -> None:
+    """A convolution that only selects channels gives the rounded input, on every CPU (no sum can saturate)."""
+    pytest.importorskip("openvino")
+    channels = 4 * (axis + 1)
+
+    def build(b: Builder, x: Var, y: Var) -> Var:
+        weight = b.param("conv.weight", f32(channels, channels, 1, 1), "zeros")
+        return b.conv2d(b.concat(x, y, axis=axis), weight, stride=1, padding=0, groups=1)
+
+    module = module_of([f32(Sym("B"), 4, 2, 2)] * 2, build)
+    quantised = quantize(module, {"conv.weight": LayerQuant("int8")}, "openvino")
+    scale = np.float32(4 / 127)
+    weight = np.eye(channels, dtype=np.float32).reshape(channels, channels, 1, 1)
+    held = FileTensors({"conv.weight": Array(weight), "conv.input_scale": Array(scale)})
+    model = onnx_from_module(flat_module(quantised, "main"), "main", held, outputs=["out"])
+    x, y = np.random.default_rng(0).uniform(-4, 4, (2, 3, 4, 2, 2)).astype(np.float32)
+    backend = open_backend("cpu", 1, "openvino")
+    got = backend.array(backend.engine(*written(model, held, tmp_path)).run({"x0": x, "x1": y}, ["out"])["out"])
+    np.testing.assert_allclose(got, np.round(np.concatenate([x, y], axis) / scale) * scale, atol=2e-3)
 
 
 def test_control_another_scale(tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ def compiled(made: Small, folder: Path, *overrides: str, **options: Any):
     )
 
 
-SLOW = "optimize.quantize.min_speedup=0"
+LENIENT = ("optimize.quantize.min_speedup=0", "optimize.quantize.budget={psnr: 0.1, perplexity: 1000}")
+"""For tests of anything but the gate: speed and error of an engine depend on the CPU."""
 
 
 # ---- the choice
@@ -103,7 +104,7 @@ def test_figures_of_quality() -> None:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quantised")
-    compiled(small("digits_dit", "{scheme: int8, smooth: 0.5, exclude: ['final_layer.*']}"), folder, SLOW)
+    compiled(small("digits_dit", "{scheme: int8, smooth: 0.5, exclude: ['final_layer.*']}"), folder, *LENIENT)
     return folder / "bundle"
 
 
@@ -145,7 +146,7 @@ def test_the_report_has_every_layer(bundle: Path) -> None:
 def test_verification_rounds_as_the_engine_does(tmp_path: Path, engine: str) -> None:
     pytest.importorskip("polygraphy")
     pytest.importorskip(engine)
-    compiled(small("digits_dit"), tmp_path, SLOW, f"target.engine={engine}")
+    compiled(small("digits_dit"), tmp_path, *LENIENT, f"target.engine={engine}")
     report = api.verify(tmp_path / "bundle")
     assert report.ok, report.text()
     errors = {(c.reference, c.candidate): c.error for c in report.comparisons if c.what == "forward"}
@@ -159,7 +160,7 @@ def test_a_wrong_engine_of_a_quantised_bundle_is_found(tmp_path: Path, monkeypat
     def wrong(c: Context) -> None:
         c.final("Neg", [c.ins[0]])
 
-    compiled(small("digits_dit"), tmp_path, SLOW)
+    compiled(small("digits_dit"), tmp_path, *LENIENT)
     monkeypatch.setitem(TABLE, "gelu", Lowering(wrong, TABLE["gelu"].opset))
     report = api.verify(tmp_path / "bundle")
     assert not report.ok
@@ -168,7 +169,7 @@ def test_a_wrong_engine_of_a_quantised_bundle_is_found(tmp_path: Path, monkeypat
 
 def test_quantised_tokens(tmp_path: Path) -> None:
     pytest.importorskip("polygraphy")
-    compiled(small("digits_llamagen"), tmp_path, SLOW)
+    compiled(small("digits_llamagen"), tmp_path, *LENIENT)
     made = load(tmp_path / "bundle").manifest.quantization
     assert made is not None and made.psnr is None
     assert made.perplexity is not None and abs(made.perplexity) < 0.01
@@ -237,15 +238,15 @@ def test_compile_with_a_calibration(tmp_path: Path) -> None:
     weights, file = made.file(tmp_path), tmp_path / "calibration.npz"
     api.calibrate(made.name, weights, file, None, made.overrides)
     told: list[str] = []
-    first = compiled(made, tmp_path, SLOW, calibration=file, progress=told.append)
+    first = compiled(made, tmp_path, *LENIENT, calibration=file, progress=told.append)
     assert "reading the calibration" in told and not any("trajectories" in stage for stage in told)
     kept = tmp_path / "bundle/quantization/calibration.npz"
-    again = compiled(made, tmp_path, SLOW, calibration=kept, rebuild=True)
+    again = compiled(made, tmp_path, *LENIENT, calibration=kept, rebuild=True)
     assert first.quantization is not None and again.quantization is not None
     assert first.quantization.psnr == again.quantization.psnr, "the bundle's own calibration serves again"
     other = small("digits_dit", more=("sampler.steps=4",))
     with pytest.raises(DiagnosticError) as error:
-        compiled(other, tmp_path, SLOW, calibration=file)
+        compiled(other, tmp_path, *LENIENT, calibration=file)
     assert error.value.diagnostics[0].code == "E0803"
 
 

@@ -32,7 +32,7 @@ class Operands:
     weight: Param
     value: Recipe | Param  # of the weight, smoothed where it is
     group: str
-    rounded: dict[tuple[Value, str], tuple[Var, Var]]
+    rounded: dict[tuple[Value, str, bool], tuple[Var, Var]]
 
 
 Form = Callable[[Builder, Operands], Var]
@@ -67,7 +67,7 @@ def form_of(op: str, scheme: Scheme, engine: str) -> Form:
         case "int8" if how.operators and op == "linear":
             return _runtime_int8
         case "int8" | "fp8":
-            return _quantised(scheme)
+            return _quantised(scheme, held=engine == "openvino" and op == "conv2d")
         case "int8_dynamic":
             return _dynamic
         case "int8_weights" | "int4_weights" if not how.operators:
@@ -88,21 +88,28 @@ def _weight(b: Builder, o: Operands, to: str, most: float, block: int = 0) -> Va
     return weight
 
 
-def _rounded(b: Builder, o: Operands, to: str) -> tuple[Var, Var]:
-    """The layer's input as numbers of dtype `to`, and their measured scale."""
-    key = (o.x.value, to)
+def _rounded(b: Builder, o: Operands, to: str, held: bool = False) -> tuple[Var, Var]:
+    """The layer's input as numbers of dtype `to`, and their measured scale.
+
+    `held`: behind a maximum that changes nothing. On x86 CPUs without AMX, OpenVINO 2026.4 moves the quantisation of a
+    convolution's input in front of a concatenation (batched guidance makes one, skip connections do) and then rounds
+    to whole numbers instead of multiples of the scale. It moves it past products and ReLU as well, but not past a
+    maximum, which it fuses with the quantisation.
+    """
+    key = (o.x.value, to, held)
     if key not in o.rounded:
         scale = b.param(f"{o.group}.input_scale", f32(), "ones", kind="calibrated")
-        o.rounded[key] = (b.op("quantize", o.x, scale, to=to), scale)
+        x = b.maximum(o.x, -3e38) if held else o.x
+        o.rounded[key] = (b.op("quantize", x, scale, to=to), scale)
     return o.rounded[key]
 
 
-def _quantised(scheme: Scheme) -> Form:
+def _quantised(scheme: Scheme, held: bool) -> Form:
     """Q/DQ: both operands as what their 8 bits stand for, which engines multiply without making it."""
 
     def form(b: Builder, o: Operands) -> Var:
         to = _TO[scheme]
-        x = b.op("dequantize", *_rounded(b, o, to))
+        x = b.op("dequantize", *_rounded(b, o, to, held))
         y: Var = b.op(o.node.op, x, _weight(b, o, to, LARGEST[scheme]), *o.bias, **o.node.attrs)
         return y
 

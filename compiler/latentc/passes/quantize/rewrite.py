@@ -133,7 +133,7 @@ class _Body:
         self.ready: dict[Value, str] = {}  # values that come divided, and by which vector
         self.divided = self._divided()
         self.shared: dict[tuple[Value, str], Var] = {}
-        self.rounded: dict[tuple[Value, str], tuple[Var, Var]] = {}
+        self.rounded: dict[tuple[Value, str, bool], tuple[Var, Var]] = {}
 
     def _divided(self) -> dict[int, str]:
         """Decides where smoothed values are divided; gives the inputs that the callers are to divide."""
