@@ -109,7 +109,7 @@ def test_openvino_quantises_behind_a_concatenation(axis: int, tmp_path: Path) ->
 
     def build(b: Builder, x: Var, y: Var) -> Var:
         weight = b.param("conv.weight", f32(channels, channels, 1, 1), "zeros")
-        return b.conv2d(b.concat(x, y, axis=axis), weight, stride=1, padding=0, groups=1)
+        return b.conv(b.concat(x, y, axis=axis), weight)
 
     module = module_of([f32(Sym("B"), 4, 2, 2)] * 2, build)
     quantised = quantize(module, {"conv.weight": LayerQuant("int8")}, "openvino")

@@ -46,7 +46,8 @@ class Quantised:
     `schemes` {scheme: precisions of everything else that it goes with}. `operators`: it has operators for quantised
     products (linear_int8, linear_blocks); otherwise layers are written as Q/DQ around the ordinary product.
     `convolutions`: it gains from quantised convolutions. `single_rows`: quantising the weights of layers that see one
-    row per sample pays. `gemm_unpacks`: it expands a packed Gemm weight, so that one-token products must be a MatMul.
+    row per sample pays. `moves_rounding`: it moves the rounding of a convolution's input to another place, and there
+    rounds wrongly. `gemm_unpacks`: it expands a packed Gemm weight, so that one-token products must be a MatMul.
     `split_heads_late`: heads are split after quantising.
     """
 
@@ -54,6 +55,7 @@ class Quantised:
     operators: bool = False
     convolutions: bool = True
     single_rows: bool = False
+    moves_rounding: bool = False
     gemm_unpacks: bool = False
     split_heads_late: bool = False
 

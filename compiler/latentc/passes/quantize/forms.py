@@ -67,7 +67,7 @@ def form_of(op: str, scheme: Scheme, engine: str) -> Form:
         case "int8" if how.operators and op == "linear":
             return _runtime_int8
         case "int8" | "fp8":
-            return _quantised(scheme, held=engine == "openvino" and op == "conv2d")
+            return _quantised(scheme, held=how.moves_rounding and op != "linear")
         case "int8_dynamic":
             return _dynamic
         case "int8_weights" | "int4_weights" if not how.operators:
@@ -91,10 +91,7 @@ def _weight(b: Builder, o: Operands, to: str, most: float, block: int = 0) -> Va
 def _rounded(b: Builder, o: Operands, to: str, held: bool = False) -> tuple[Var, Var]:
     """The layer's input as numbers of dtype `to`, and their measured scale.
 
-    `held`: behind a maximum that changes nothing. On x86 CPUs without AMX, OpenVINO 2026.4 moves the quantisation of a
-    convolution's input in front of a concatenation (batched guidance makes one, skip connections do) and then rounds
-    to whole numbers instead of multiples of the scale. It moves it past products and ReLU as well, but not past a
-    maximum, which it fuses with the quantisation.
+    `held`: behind a maximum that changes nothing, in front of which no engine moves the rounding.
     """
     key = (o.x.value, to, held)
     if key not in o.rounded:
