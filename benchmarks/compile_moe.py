@@ -90,7 +90,7 @@ def shapes_of(depth: int) -> dict[str, tuple[int, ...]]:
         if not computed(param)
     }
     rules = name_map(spec, "main", "official")
-    return {name: e.shape for name, e in export_weights(own, rules, symbols=symbols(lowered, network)).items()}
+    return {name: e.shape for name, e in export_weights(own, rules, sizes=symbols(lowered, network)).items()}
 
 
 def run(folder: Path, depth: int, case: str, what: str) -> tuple[dict[str, Any], float]:

@@ -200,7 +200,7 @@ def test_resolved_text_of_several_networks_and_tokens() -> None:
     text = (
         "latentc: 1\nname: two\ndata: {kind: digits, as: tokens}\n"
         "networks:\n  small: {kind: convolution}\n  main: {kind: transformer, width: 2, depth: 1}\n"
-        'weights: {official: {main: [{from: "a.{i}.*", to: "b.{i}.*", op: transpose, perm: [1, 0]}]}}\n'
+        'weights: {official: {main: [{from: "a.{i}.*", to: "b.{i}.*", ops: [{transpose: [1, 0]}]}]}}\n'
     )
     spec = spec_from_text(text)
     assert spec_from_text(resolved_yaml(spec)) == spec

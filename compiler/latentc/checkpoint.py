@@ -14,8 +14,19 @@ from latentc.ir.core import Param, parameters
 from latentc.ir.inits import DETERMINISTIC, INITS
 from latentc.ir.types import NUMPY, Sym
 from latentc.spec.schema import Spec
-from latentc.weights import Array, Expr, export_weights, import_weights, materialise, open_weights, write_safetensors
+from latentc.weights import (
+    Array,
+    Expr,
+    check_inverse,
+    export_weights,
+    ignores,
+    import_weights,
+    materialise,
+    open_weights,
+    write_safetensors,
+)
 from latentc.weights.files import Files, named_files
+from latentc.weights.names import Types
 
 OWN_NAMES: tuple[Mapping[str, Any], ...] = ({"from": "*", "to": "*"},)
 
@@ -26,6 +37,12 @@ def network_params(lowered: Lowered, network: Network) -> dict[str, Param]:
     for function in network.methods.values():
         found.update(parameters(lowered.module, function))
     return found
+
+
+def network_types(lowered: Lowered, network: str) -> Types:
+    """{state-dict path: (shape, dtype)} of the tensors that a weights file of a network holds."""
+    params = network_params(lowered, lowered.networks[network])
+    return {name: (_shape(p), p.type.dtype) for name, p in params.items() if not computed(p)}
 
 
 def computed(param: Param) -> bool:
@@ -62,8 +79,10 @@ def network_weights(
                 for n, e in own.items()
                 if not (n in params and computed(params[n])) and not n.endswith(".num_batches_tracked")
             }
-        wanted = {n: (_shape(p), p.type.dtype) for n, p in params.items() if not computed(p)}
-        made = import_weights(own, name_map(spec, name, names), wanted, symbols(lowered, network))
+        wanted = network_types(lowered, name)
+        rules, sizes = name_map(spec, name, names), symbols(lowered, network)
+        check_inverse(rules, wanted, sizes)
+        made = import_weights(own, rules, wanted, sizes)
         found[name] = {n: made[n] if n in made else buffer(p) for n, p in params.items() if n in made or computed(p)}
     return found
 
@@ -100,11 +119,11 @@ def write_weights(
     for name, network in lowered.networks.items():
         params = network_params(lowered, network)
         own = {n: e for n, e in weights[name].items() if not computed(params[n])}
-        rules = name_map(spec, name, names)
+        rules, sizes = name_map(spec, name, names), symbols(lowered, network)
+        check_inverse(rules, {n: (e.shape, e.dtype) for n, e in own.items()}, sizes)
         # What an official file holds and we compute, under the same name (`pos_embed`): its readers may insist on it.
-        ignored = [rule.get("from") for rule in rules if rule.get("op") == "ignore"]
-        constants = {n: e for n, e in weights[name].items() if computed(params[n]) and n in ignored}
-        made = export_weights(own, rules, symbols=symbols(lowered, network), constants=constants)
+        constants = {n: e for n, e in weights[name].items() if computed(params[n]) and ignores(rules, n, sizes)}
+        made = export_weights(own, rules, sizes=sizes, constants=constants)
         tensors.update({f"{name}.{n}" if several else n: e for n, e in made.items()})
     write_safetensors(path, tensors, metadata)
     return len(tensors)

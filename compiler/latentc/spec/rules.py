@@ -18,7 +18,7 @@ from latentc.diagnostics import Diagnostic, DiagnosticError, Label, nearest
 from latentc.engines import ENGINES
 from latentc.spec.schema import Spec
 from latentc.spec.yaml import Document, PathKey
-from latentc.weights.rules import parse_rules
+from latentc.weights.rules import parse_map
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class _AnyNumber(Mapping[str, int]):
     """Stands for the numbers that a rule refers to by name, which are known only with the network."""
 
     def __getitem__(self, name: str) -> int:
-        return 1
+        return 720  # many divisors, so that quotients are whole
 
     def __iter__(self) -> Iterator[str]:
         return iter(())
@@ -155,7 +155,7 @@ def name_maps_are_sound(spec: Spec) -> Iterator[Problem]:
                 yield Problem("E0411", path, f"no network `{network}`", help=f"networks of this spec: {known}")
             for index, rule in enumerate(rules):
                 try:
-                    parse_rules([rule], _AnyNumber())
+                    parse_map([rule], _AnyNumber())
                 except DiagnosticError as error:
                     text = error.diagnostics[0].message.removeprefix("rule 1 of the name map: ")
                     yield Problem("E0411", (*path, index), f"a faulty rule of a name map: {text}")

@@ -23,9 +23,9 @@ from latentc.weights.expr import (
 )
 from latentc.weights.files import open_weights
 from latentc.weights.int4 import packed, unpacked
-from latentc.weights.names import check_bijection, export_weights, import_weights
+from latentc.weights.names import check_inverse, export_weights, ignores, import_weights
 from latentc.weights.read import blocks, materialise, stream
-from latentc.weights.rules import Rule, parse_rules
+from latentc.weights.rules import Rule, parse_map
 from latentc.weights.safetensors import read_safetensors, write_safetensors
 
 __all__ = [
@@ -41,17 +41,18 @@ __all__ = [
     "Transpose",
     "blocks",
     "cast",
-    "check_bijection",
+    "check_inverse",
     "concatenate",
     "dtype_from_name",
     "dtype_name",
     "export_weights",
+    "ignores",
     "import_weights",
     "is_identity",
     "materialise",
     "open_weights",
     "packed",
-    "parse_rules",
+    "parse_map",
     "permute_heads",
     "read_safetensors",
     "reshape",

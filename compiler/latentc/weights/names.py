@@ -1,7 +1,7 @@
-"""Name maps: an official checkpoint's tensors under our names and back, by the rules of rules.py.
+"""Name maps: the tensors of another checkpoint under our names and back, by the rules of rules.py.
 
-An official name belongs to the first rule that matches it; a name of ours to the first rule that leads to an official
-name which belongs to that rule. So a general rule (`*` to `*`) may stand last, and the map stays exact both ways.
+A name of theirs belongs to the first rule that matches it; a name of ours to the first rule that leads to names of
+theirs which belong to that rule. So a general rule (`*` to `*`) may stand last, and the map works in both directions.
 """
 
 from __future__ import annotations
@@ -15,101 +15,132 @@ import numpy as np
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.weights.expr import Array, Expr, cast, dtype_from_name, dtype_name, is_float
 from latentc.weights.read import materialise
-from latentc.weights.rules import Rule, parse_rules
+from latentc.weights.rules import Bindings, RawRule, Rule, parse_map
 
 Types = Mapping[str, tuple[Sequence[int], Any]]
-"""Name to (shape, dtype); a dtype is an IR name (`f32`) or what `np.dtype` takes."""
-
-Rules = Sequence[Mapping[str, Any] | Rule]
+"""{name: (shape, dtype)}; a dtype is an IR name (`f32`) or what `np.dtype` takes."""
 
 _SHOWN = 4  # names of each kind that a diagnostic lists
-_CHECKED = 1 << 24  # elements up to which check_bijection follows every single one
 
 
 def import_weights(
-    official: Mapping[str, Expr], rules: Rules, expected: Types, symbols: Mapping[str, int] | None = None
+    theirs: Mapping[str, Expr], rules: Sequence[RawRule], expected: Types, sizes: Mapping[str, int] | None = None
 ) -> dict[str, Expr]:
-    """Our tensors, in the order and with the shapes and dtypes of `expected`, from official ones.
+    """Our tensors, in the order and with the shapes and dtypes of `expected`, from theirs.
 
-    Names of ours that an `ignore` rule lists are neither wanted nor given.
-    Floating-point dtypes are converted, others must agree. Raises DiagnosticError E0411 for faulty rules and one
-    E0410 that lists what does not fit: unmatched, missing, doubly mapped names, wrong shapes.
+    Of several alternatives of a map the first that fits is used. Tensors that an `extra` rule names are neither
+    wanted nor given. Floating-point dtypes are converted, others must agree. Raises DiagnosticError E0411 for faulty
+    rules and one E0410 that lists what does not fit: unmatched, missing, doubly mapped names, wrong shapes.
     """
-    parsed = parse_rules(rules, symbols)
-    problems = _Problems()
-    computed = [template for rule in parsed if rule.op == "ignore" for template in rule.ours]
-    expected = {n: kind for n, kind in expected.items() if all(t.match(n) is None for t in computed)}
-    shapes = {name: tuple(int(n) for n in shape) for name, (shape, _) in expected.items()}
-    made = _mapped(parsed, official, shapes, _owner_of_official(parsed), Rule.forward, problems, "official")
-    unused = [name for name in made if name not in expected]
-    missing = [name for name in expected if name not in made]
-    problems.add("tensors that this model does not have", unused, missing)
-    problems.add("tensors of this model that the checkpoint does not give", missing, unused or official)
-    typed = {name: _typed(name, made[name], *expected[name], problems) for name in expected if name in made}
-    problems.raise_if_any("the checkpoint's tensors do not fit this model")
-    return typed
+    closest = None
+    for parsed in parse_map(rules, sizes):
+        made, problems = _import(theirs, parsed, expected)
+        if not problems.count():
+            return made
+        closest = problems if closest is None or problems.count() < closest.count() else closest
+    assert closest is not None
+    raise closest.error("the checkpoint's tensors do not fit this model")
 
 
 def export_weights(
     ours: Mapping[str, Expr],
-    rules: Rules,
-    expected_official: Types | None = None,
-    symbols: Mapping[str, int] | None = None,
+    rules: Sequence[RawRule],
+    expected: Types | None = None,
+    sizes: Mapping[str, int] | None = None,
     constants: Mapping[str, Expr] | None = None,
 ) -> dict[str, Expr]:
-    """Official tensors from ours, by the same rules turned round.
+    """Their tensors from ours, by the first alternative of the map.
 
-    `constants` adds official tensors that no weight of ours gives (an ignored buffer). Raises as `import_weights`.
+    `constants` adds tensors of theirs that no weight of ours gives (an ignored buffer). `expected`, if given, are
+    the types of theirs. Raises as `import_weights`.
     """
-    parsed = parse_rules(rules, symbols)
-    problems = _Problems()
-    types = expected_official or {}
-    shapes = {name: tuple(int(n) for n in shape) for name, (shape, _) in types.items()}
-    made = _mapped(parsed, ours, shapes, _owner_of_ours(parsed), Rule.inverse, problems, "our")
-    problems.add("constants that a weight of ours gives already", [n for n in constants or {} if n in made])
-    made.update(constants or {})
-    if expected_official is not None:
-        owner = _owner_of_official(parsed)
-        needed = [name for name in types if name in made or not _ignored(owner(name))]
-        missing = [name for name in needed if name not in made]
-        problems.add("tensors that the official model does not have", [n for n in made if n not in types], missing)
-        problems.add("official tensors that this model does not give", missing, made)
-        made = {name: _typed(name, made[name], *types[name], problems) for name in needed if name in made}
-    problems.raise_if_any("this model's tensors do not fit the official one")
+    made, problems = _export(ours, parse_map(rules, sizes)[0], expected, constants or {})
+    if problems.count():
+        raise problems.error("this model's tensors do not fit the other names")
     return made
 
 
-def check_bijection(official: Types, ours: Types, rules: Rules, symbols: Mapping[str, int] | None = None) -> None:
-    """Check that the rules carry every element of each side to exactly one place on the other.
+def check_inverse(
+    rules: Sequence[RawRule], ours: Types, sizes: Mapping[str, int] | None = None, elements: bool = False
+) -> None:
+    """Check that every alternative of a map carries a network's tensors to other names and exactly back.
 
-    Every official tensor that no `ignore` rule names must come back as it was, element by element in models of
-    up to 16 million elements, in shape and name in larger ones. Raises DiagnosticError E0410 or E0411.
+    Names and shapes are compared; with `elements` every number is followed too. Raises DiagnosticError E0411.
     """
-    parsed = parse_rules(rules, symbols)
-    owner = _owner_of_official(parsed)
-    kept = {name: kind for name, kind in official.items() if not _ignored(owner(name))}
-    small = sum(math.prod(shape) for shape, _ in kept.values()) <= _CHECKED
-    probes = {name: _probe(number, shape, small) for number, (name, (shape, _)) in enumerate(kept.items())}
-    by_ours = {name: (shape, np.int32) for name, (shape, _) in ours.items()}
-    imported = import_weights(probes, parsed, by_ours)
-    exported = export_weights(imported, parsed, {name: (shape, np.int32) for name, (shape, _) in kept.items()})
-    changed = [n for n, probe in probes.items() if not _same(probe, exported[n])]
+    kinds = {name: (shape, np.float64 if elements else kind) for name, (shape, kind) in ours.items()}
+    probes = {name: _probe(place, *kind, elements) for place, (name, kind) in enumerate(kinds.items())}
+    for parsed in parse_map(rules, sizes):
+        made, problems = _export(probes, parsed, None, {})
+        if not problems.count():
+            back, problems = _import(made, parsed, kinds)
+            if elements:
+                problems.add("tensors that come back changed", [n for n in back if not _same(probes[n], back[n])])
+        if problems.count():
+            error = problems.error("the name map cannot be inverted: written with it, these weights do not come back")
+            first = error.diagnostics[0]
+            mend = "check the rules of the names listed: both sides need names of their own, and reshape its `from`"
+            raise DiagnosticError(Diagnostic("E0411", first.message, notes=first.notes, help=mend))
+
+
+def ignores(rules: Sequence[RawRule], name: str, sizes: Mapping[str, int] | None = None) -> bool:
+    """Whether a map ignores this name of theirs when it reads a file."""
+    owned = _owner_of_theirs(parse_map(rules, sizes)[0])(name)
+    return owned is not None and not owned[0].ours
+
+
+def _import(theirs: Mapping[str, Expr], rules: Sequence[Rule], expected: Types) -> tuple[dict[str, Expr], _Problems]:
     problems = _Problems()
-    problems.add("tensors that come back changed", changed)
-    problems.raise_if_any("the name map is not a bijection")
+    extra = [template for rule in rules if not rule.theirs for template in rule.ours]
+    expected = {n: kind for n, kind in expected.items() if all(t.match(n) is None for t in extra)}
+    shapes = {name: tuple(int(n) for n in shape) for name, (shape, _) in expected.items()}
+
+    def apply(rule: Rule, parts: Sequence[Expr], names: Sequence[str]) -> list[Expr]:
+        return rule.import_(parts, [shapes.get(name) for name in names])
+
+    made = _mapped(rules, theirs, expected, _owner_of_theirs(rules), apply, problems, "their")
+    unused = [name for name in made if name not in expected]
+    missing = [name for name in expected if name not in made]
+    problems.add("tensors that this model does not have", unused, missing)
+    problems.add("tensors of this model that the checkpoint does not give", missing, unused or theirs)
+    return {n: _typed(n, made[n], *expected[n], problems) for n in expected if n in made}, problems
 
 
-Owner = Callable[[str], tuple[Rule, int, dict[str, str]] | None]
+def _export(
+    ours: Mapping[str, Expr], rules: Sequence[Rule], expected: Types | None, constants: Mapping[str, Expr]
+) -> tuple[dict[str, Expr], _Problems]:
+    problems = _Problems()
+    owner = _owner_of_ours(rules)
+    made = _mapped(rules, ours, expected or {}, owner, lambda rule, parts, _: rule.export(parts), problems, "our")
+    for rule in rules:
+        if rule.written_as is not None:
+            for name in list(made):
+                bindings = rule.written_as.match(name)
+                copy = None if bindings is None else rule.theirs[0].fill(bindings)
+                if copy is not None:
+                    made.setdefault(copy, made[name])
+    problems.add("constants that a weight of ours gives already", [name for name in constants if name in made])
+    made.update(constants)
+    if expected is not None:
+        ignored = _owner_of_theirs(rules)
+        needed = [n for n in expected if n in made or (owned := ignored(n)) is None or owned[0].ours]
+        missing = [name for name in needed if name not in made]
+        problems.add("tensors that the other model does not have", [n for n in made if n not in expected], missing)
+        problems.add("tensors of the other model that this one does not give", missing, made)
+        made = {name: _typed(name, made[name], *expected[name], problems) for name in needed if name in made}
+    return made, problems
 
 
-def _owner_of_official(rules: Sequence[Rule]) -> Owner:
-    """Official name to (its rule, the place among the rule's names, the placeholders' values)."""
+Owner = Callable[[str], tuple[Rule, int, Bindings] | None]
 
-    def owner(name: str) -> tuple[Rule, int, dict[str, str]] | None:
+
+def _owner_of_theirs(rules: Sequence[Rule]) -> Owner:
+    """A name of theirs to (its rule, the place among the rule's names, the placeholders' values)."""
+
+    def owner(name: str) -> tuple[Rule, int, Bindings] | None:
         for rule in rules:
-            for place, template in enumerate(rule.official):
+            for place, template in enumerate(rule.theirs):
                 bindings = template.match(name)
-                if bindings is not None:
+                if bindings is not None and all(other.fill(bindings) is not None for other in rule.ours):
                     return rule, place, bindings
         return None
 
@@ -117,16 +148,17 @@ def _owner_of_official(rules: Sequence[Rule]) -> Owner:
 
 
 def _owner_of_ours(rules: Sequence[Rule]) -> Owner:
-    official = _owner_of_official(rules)
+    theirs = _owner_of_theirs(rules)
 
-    def owner(name: str) -> tuple[Rule, int, dict[str, str]] | None:
+    def owner(name: str) -> tuple[Rule, int, Bindings] | None:
         for rule in rules:
             for place, template in enumerate(rule.ours):
                 bindings = template.match(name)
                 if bindings is None:
                     continue
-                # The rule counts only if the way back from each official name is this one.
-                ways = [official(target.fill(bindings)) for target in rule.official]
+                # The rule counts only if the way back from each of their names is this one.
+                names = [target.fill(bindings) for target in rule.theirs]
+                ways = [None if target is None else theirs(target) for target in names]
                 if all(way is not None and way[0] is rule and way[2] == bindings for way in ways):
                     return rule, place, bindings
         return None
@@ -134,49 +166,43 @@ def _owner_of_ours(rules: Sequence[Rule]) -> Owner:
     return owner
 
 
-def _ignored(owned: tuple[Rule, int, dict[str, str]] | None) -> bool:
-    return owned is not None and owned[0].op == "ignore"
-
-
 def _mapped(
     rules: Sequence[Rule],
     given: Mapping[str, Expr],
-    shapes: Mapping[str, tuple[int, ...]],
+    wanted: Iterable[str],
     owner: Owner,
-    apply: Callable[[Rule, Sequence[Expr], Sequence[tuple[int, ...] | None]], list[Expr]],
+    apply: Callable[[Rule, Sequence[Expr], Sequence[str]], list[Expr]],
     problems: _Problems,
     side: str,
 ) -> dict[str, Expr]:
     """Every given tensor through its rule; what cannot be is added to `problems`."""
-    groups: dict[tuple[int, tuple[tuple[str, str], ...]], dict[int, str]] = {}
+    groups: dict[tuple[int, tuple[tuple[str, str], ...]], tuple[Rule, Bindings, dict[int, str]]] = {}
     unmatched: list[str] = []
-    by_number = {rule.number: rule for rule in rules}
     for name in given:
         owned = owner(name)
         if owned is None:
             unmatched.append(name)
-        elif owned[0].op != "ignore":
+        elif owned[0].theirs and owned[0].ours:
             rule, place, bindings = owned
-            groups.setdefault((rule.number, tuple(sorted(bindings.items()))), {})[place] = name
+            groups.setdefault((id(rule), tuple(sorted(bindings.items()))), (rule, bindings, {}))[2][place] = name
     made: dict[str, Expr] = {}
     doubly: list[str] = []
     missing: list[str] = []
     failed: list[str] = []
-    for (number, items), names in groups.items():
-        rule, bindings = by_number[number], dict(items)
-        sources = [t.fill(bindings) for t in (rule.official if side == "official" else rule.ours)]
-        targets = [t.fill(bindings) for t in (rule.ours if side == "official" else rule.official)]
+    for rule, bindings, names in groups.values():
+        ends = (rule.theirs, rule.ours) if side == "their" else (rule.ours, rule.theirs)
+        sources, targets = ([str(t.fill(bindings)) for t in templates] for templates in ends)
         missing += [source for place, source in enumerate(sources) if place not in names]
         doubly += [target for target in targets if target in made]
         if len(names) != len(sources):
             continue
         try:
-            parts = apply(rule, [given[source] for source in sources], [shapes.get(name) for name in targets])
+            parts = apply(rule, [given[source] for source in sources], targets)
         except ValueError as error:
             failed.append(f"{sources[0]} by {rule.describe()}: {error}")
             continue
         made.update(zip(targets, parts, strict=True))
-    problems.add(f"{side} names that no rule maps", unmatched, shapes)
+    problems.add(f"{side} names that no rule maps", unmatched, wanted)
     problems.add(f"{side} names that a rule needs and that are missing", missing, given)
     problems.add("names that two tensors are mapped to", doubly)
     problems.add("tensors that a rule cannot be applied to", failed)
@@ -212,7 +238,10 @@ class _Problems:
                     self.nearest[name] = near
             entries.append(name)
 
-    def raise_if_any(self, message: str) -> None:
+    def count(self) -> int:
+        return sum(map(len, self.kinds.values()))
+
+    def error(self, message: str) -> DiagnosticError:
         notes = []
         for kind, entries in self.kinds.items():
             if entries:
@@ -222,26 +251,17 @@ class _Problems:
                 ]
                 more = [f"  … and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else []
                 notes.append("\n".join([f"{kind} ({len(entries)}):", *shown, *more]))
-        if notes:
-            raise DiagnosticError(
-                Diagnostic(
-                    "E0410",
-                    message,
-                    notes=tuple(notes),
-                    help="check that the variant is the checkpoint's, then the spec's `weights` rules",
-                )
-            )
+        mend = "check that the variant is the checkpoint's, then the spec's `weights` rules"
+        return DiagnosticError(Diagnostic("E0410", message, notes=tuple(notes), help=mend))
 
 
-def _probe(number: int, shape: Sequence[int], distinct: bool) -> Array:
+def _probe(number: int, shape: Sequence[int], dtype: Any, distinct: bool) -> Array:
     sizes = tuple(int(n) for n in shape)
     if distinct:
-        # Distinct across tensors too, as far as 32 bits go, so that two swapped tensors of one shape show.
-        return Array((np.arange(math.prod(sizes), dtype=np.int64) * 4099 + number).astype(np.int32).reshape(sizes))
-    return Array(np.broadcast_to(np.int32(number), sizes))
+        # Distinct across tensors too, so that two swapped tensors of one shape show.
+        return Array((np.arange(math.prod(sizes), dtype=np.float64) * 4099 + number + 1).reshape(sizes))
+    return Array(np.broadcast_to(np.zeros((), dtype_from_name(dtype)), sizes))
 
 
 def _same(probe: Array, back: Expr) -> bool:
-    if back is probe:
-        return True
-    return back.shape == probe.shape and bool(np.array_equal(materialise(back), probe.array))
+    return back is probe or (back.shape == probe.shape and np.allclose(materialise(back), probe.array, rtol=1e-12))

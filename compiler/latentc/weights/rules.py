@@ -1,270 +1,217 @@
-"""One rule of a name map: how tensors of an official checkpoint become ours, and exactly back.
+"""The rules of a name map: how tensors of another checkpoint become ours, and back.
 
-Names are written as templates, not as regular expressions, because a template can be read in both directions:
+A map is a list of entries:
 
-    blocks.{i}.attn.qkv.weight      {i}: a placeholder of one letter stands for digits
-    {net}.out.weight                {net}: a longer one for one segment, which has no dot
-    t_embedder.mlp.0.*              *: the rest, one or more characters of any kind; at most once
+    {from: NAME, to: NAME, ops: [OP, …]}    their tensors (`from`), ours (`to`); both may be lists of names
+    {from: …, to: …, over: {e: experts}}    {e} in a name stands for one name each of e = 0 to experts - 1
+    {ignore: NAME}                          a tensor of theirs that this network does not need; or a list of names
+    {ignore: NAME, write: NAME}             the same, written as a copy of another tensor of theirs (tied weights)
+    {extra: NAME}                           a tensor of ours that their files do not hold; or a list of names
+    {either: [[RULE, …], [RULE, …]]}        the list that fits the file is used; the first is used to write
 
-All templates of one rule have the same placeholders, so each name on one side has exactly one on the other.
-A rule is a mapping with `from` (official), `to` (ours) and `op`:
-
-    rename (the default)
-    transpose      perm: ours.shape[i] = official.shape[perm[i]]
-    reshape        shape, official_shape: taken from the expected shapes where they are left out
-    split          into: [ours, …] in the place of `to`, axis, sizes (equal if left out)
-    concatenate    from: [official, …], axis, sizes (of the official parts; equal if left out)
-    stack          over: a placeholder of `from` alone, count: official tensors 0 to count - 1 along a new axis 0
-    permute_heads  head_size, heads (the first ones of axis 0; all if left out), order: our rotary layout,
-                   half or interleaved (the official one is the other)
-    ignore         `from` alone: an official buffer that we compute; `to` alone: one of ours that they do
-
-Where a number is asked for, a name stands for a number that the caller gives, such as `head_size` of a variant.
+Names are templates (templates.py), operations are listed in operations.py. Where a number is asked for, there may be
+an expression of the network's sizes (`heads`, `3*width`).
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
-from latentc.weights.expr import Expr, concatenate, permute_heads, reshape, split, transpose
+from latentc.weights.expr import Array, Expr
+from latentc.weights.operations import Operation, Shape, parse_operation
+from latentc.weights.templates import Template, template, whole
 
-OPTIONS: dict[str, frozenset[str]] = {
-    "rename": frozenset({"from", "to"}),
-    "transpose": frozenset({"from", "to", "perm"}),
-    "reshape": frozenset({"from", "to", "shape", "official_shape"}),
-    "split": frozenset({"from", "into", "axis", "sizes"}),
-    "concatenate": frozenset({"from", "to", "axis", "sizes"}),
-    "stack": frozenset({"from", "to", "over", "count"}),
-    "permute_heads": frozenset({"from", "to", "head_size", "heads", "order"}),
-    "ignore": frozenset({"from", "to"}),
-}
-"""The keys of each operation, beside `op`."""
+KEYS = {"from": ("to", "ops", "over"), "ignore": ("write",), "extra": (), "either": ()}
+"""The first key of each kind of rule, and the keys that may stand beside it."""
 
-_REQUIRED: dict[str, frozenset[str]] = {
-    "transpose": frozenset({"perm"}),
-    "split": frozenset({"from", "into"}),
-    "concatenate": frozenset({"from", "to"}),
-    "stack": frozenset({"over", "count"}),
-    "permute_heads": frozenset({"head_size", "order"}),
-    "ignore": frozenset(),
-}
-_MOST_STACKED = 4096
-_FIELD = re.compile(r"\{([A-Za-z_]\w*)\}|(\*)")
-_NAMES = ("from", "to", "into", "over", "count")  # what a rule's names are made of
-_OPPOSITE = {"half": "interleaved", "interleaved": "half"}
+_LIST = re.compile(r"\{(\w+):[^{}]*\}")
+_MOST_NAMES = 4096  # that `over` makes of one
+_MOST_ALTERNATIVES = 64
 
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Template:
-    """A name with placeholders; `text` as written."""
-
-    text: str
-    pattern: re.Pattern[str] = field(repr=False, compare=False)
-    fields: tuple[str, ...]
-
-    def match(self, name: str) -> dict[str, str] | None:
-        """What the placeholders stand for in `name`, or None if it has another form."""
-        found = self.pattern.fullmatch(name)
-        return None if found is None else dict(zip(self.fields, found.groups(), strict=True))
-
-    def fill(self, bindings: Mapping[str, str]) -> str:
-        """The name for these placeholders."""
-        return _FIELD.sub(lambda found: bindings[found[1] or found[2]], self.text)
+RawRule = Mapping[str, Any]
+Bindings = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A parsed rule: official templates, our templates, and the operation between the tensors."""
+    """A parsed rule. Without `ours` it ignores a tensor of theirs, without `theirs` it excuses a missing one."""
 
     number: int
-    op: str
-    official: tuple[Template, ...]
+    theirs: tuple[Template, ...]
     ours: tuple[Template, ...]
-    options: Mapping[str, Any]
+    operations: tuple[Operation, ...] = ()
+    written_as: Template | None = None
 
     def describe(self) -> str:
-        """How diagnostics name the rule: its place, counted from 1, and its first template."""
-        return f"rule {self.number} ({(self.official or self.ours)[0].text})"
+        """How diagnostics name the rule: its place, counted from 1, and its first name."""
+        return f"rule {self.number} ({(self.theirs or self.ours)[0].text})"
 
-    def forward(self, parts: Sequence[Expr], shapes: Sequence[Shape | None]) -> list[Expr]:
-        """Our tensors from the official ones; `shapes` are those expected of ours. ValueError if it cannot be."""
-        options = self.options
-        match self.op:
-            case "transpose":
-                return [transpose(parts[0], options["perm"])]
-            case "reshape":
-                return [reshape(parts[0], self._shape("shape", shapes[0]))]
-            case "split":
-                return _split(parts[0], options, len(self.ours), shapes)
-            case "concatenate":
-                return [concatenate(parts, options.get("axis", 0))]
-            case "stack":
-                return [concatenate([reshape(part, (1, *part.shape)) for part in parts], 0)]
-            case "permute_heads":
-                return [permute_heads(parts[0], options["head_size"], options.get("heads"), options["order"])]
+    def import_(self, parts: Sequence[Expr], shapes: Sequence[Shape | None]) -> list[Expr]:
+        """Our tensors from theirs; `shapes` are those expected of ours. ValueError if it cannot be."""
+        after = self._shapes([shape for shape in shapes if shape is not None])
+        for operation, known in zip(self.operations, after, strict=True):
+            parts = operation.apply(parts, known)
         return list(parts)
 
-    def inverse(self, parts: Sequence[Expr], shapes: Sequence[Shape | None]) -> list[Expr]:
-        """Official tensors from ours; `shapes` are the official ones where known. ValueError if it cannot be."""
-        options = self.options
-        match self.op:
-            case "transpose":
-                perm = options["perm"]
-                return [transpose(parts[0], [perm.index(axis) for axis in range(len(perm))])]
-            case "reshape":
-                return [reshape(parts[0], self._shape("official_shape", shapes[0]))]
-            case "split":
-                return [concatenate(parts, options.get("axis", 0))]
-            case "concatenate":
-                return _split(parts[0], options, len(self.official), shapes)
-            case "stack":
-                each = split(parts[0], [1] * len(self.official), 0)
-                return [reshape(part, part.shape[1:]) for part in each]
-            case "permute_heads":
-                order = _OPPOSITE[options["order"]]
-                return [permute_heads(parts[0], options["head_size"], options.get("heads"), order)]
+    def export(self, parts: Sequence[Expr]) -> list[Expr]:
+        """Their tensors from ours. ValueError if it cannot be."""
+        for operation in reversed(self.operations):
+            parts = operation.undo(parts)
         return list(parts)
 
-    def _shape(self, option: str, known: Shape | None) -> Shape:
-        shape = self.options.get(option, known)
-        if shape is None:
-            raise ValueError(f"give `{option}` in the rule: the shape is not known here")
-        return tuple(shape)
+    def _shapes(self, shapes: Sequence[Shape]) -> list[list[Shape] | None]:
+        """The shapes after each operation, found backwards from ours; None where they are not known."""
+        known: list[list[Shape] | None] = [None] * len(self.operations)
+        if len(shapes) < len(self.ours):
+            return known
+        parts: Sequence[Expr] = [Array(np.broadcast_to(np.float32(0), shape)) for shape in shapes]
+        for place in reversed(range(len(self.operations))):
+            known[place] = [part.shape for part in parts]
+            try:
+                parts = self.operations[place].undo(parts)
+            except ValueError:
+                break
+        return known
 
 
-def parse_rules(
-    rules: Sequence[Mapping[str, Any] | Rule], symbols: Mapping[str, int] | None = None
-) -> tuple[Rule, ...]:
-    """Check rules as they stand in a spec's YAML; rules already parsed pass through.
+def parse_map(raw: Sequence[RawRule], sizes: Mapping[str, int] | None = None) -> list[tuple[Rule, ...]]:
+    """The alternatives of a name map as it stands in a spec, the one to write by first; most maps have one.
 
-    `symbols` gives the numbers that rules may refer to by name. Raises DiagnosticError E0411 with every fault.
+    `sizes` are the numbers that rules may refer to by name. Raises DiagnosticError E0411 with every fault.
     """
-    parsed: list[Rule] = []
     faults: list[Diagnostic] = []
-    for number, raw in enumerate(rules, 1):
-        if isinstance(raw, Rule):
-            parsed.append(raw)
-            continue
+    parsed: dict[int, list[list[Rule]]] = {}
+    for place, entry in enumerate(raw):
         try:
-            parsed.append(_rule(number, raw, {} if symbols is None else symbols))
+            parsed[place] = _entry(place + 1, entry, {} if sizes is None else sizes)
         except ValueError as error:
-            faults.append(Diagnostic("E0411", f"rule {number} of the name map: {error}"))
+            faults.append(Diagnostic("E0411", f"rule {place + 1} of the name map: {error}"))
+    count = 1
+    for alternatives in parsed.values():
+        count *= len(alternatives)
+    if count > _MOST_ALTERNATIVES:
+        faults.append(Diagnostic("E0411", f"the name map has {count} alternatives, more than {_MOST_ALTERNATIVES}"))
     if faults:
         raise DiagnosticError(*faults)
-    return tuple(parsed)
+    chosen = itertools.product(*(parsed[place] for place in range(len(raw))))
+    return [tuple(itertools.chain.from_iterable(lists)) for lists in chosen]
 
 
-def _rule(number: int, raw: Any, symbols: Mapping[str, int]) -> Rule:
+def _entry(number: int, raw: Any, sizes: Mapping[str, int]) -> list[list[Rule]]:
+    """The alternatives of one entry, each a list of rules."""
+    if isinstance(raw, Mapping) and "either" in raw:
+        _check_keys(raw, "either")
+        lists = raw["either"]
+        if not _is_list(lists) or len(lists) < 2 or not all(_is_list(rules) for rules in lists):
+            raise ValueError("`either` must hold two or more lists of rules")
+        found = []
+        for rules in lists:
+            if any(isinstance(rule, Mapping) and "either" in rule for rule in rules):
+                raise ValueError("`either` must not stand in another `either`")
+            found.append([rule for one in rules for rule in _rules(number, one, sizes)])
+        return found
+    return [list(_rules(number, raw, sizes))]
+
+
+def _rules(number: int, raw: Any, sizes: Mapping[str, int]) -> Iterator[Rule]:
     if not isinstance(raw, Mapping):
-        raise ValueError("it must be a mapping with `from` and `to`")
-    op = raw.get("op", "rename")
-    if not isinstance(op, str) or op not in OPTIONS:
-        near = nearest(str(op), OPTIONS)
-        raise ValueError(f"unknown op {op!r}" + (f"; did you mean {near!r}?" if near else f": {', '.join(OPTIONS)}"))
-    given = {key: value for key, value in raw.items() if key != "op"}
-    for key in given:
-        if key not in OPTIONS[op]:
-            near = nearest(str(key), OPTIONS[op])
-            raise ValueError(f"{op} takes no {key!r}" + (f"; did you mean {near!r}?" if near else ""))
-    missing = _REQUIRED.get(op, frozenset()) | (set() if op in ("ignore", "split") else {"from", "to"})
-    if missing - set(given):
-        raise ValueError(f"{op} needs {', '.join(sorted(missing - set(given)))}")
-    if op == "ignore" and len(given) != 1:
-        raise ValueError("ignore takes either `from` (an official name) or `to` (one of ours)")
-    if op == "stack":
-        given["from"] = _each(given, symbols)
-    official = _templates(given.get("from"), several=op in ("concatenate", "stack"))
-    ours = _templates(given.get("into" if op == "split" else "to"), several=op == "split")
-    fields = {frozenset(template.fields) for template in (*official, *ours)}
-    if len(fields) != 1:
+        raise ValueError("it must be a mapping, such as {from: NAME, to: NAME}")
+    kind = next((key for key in KEYS if key in raw), "from")
+    _check_keys(raw, kind)
+    if kind == "from":
+        yield _mapping(number, raw, sizes)
+        return
+    names = [template(name, sizes) for name in _names(raw[kind])]
+    written = template(raw["write"], sizes) if "write" in raw else None
+    _check_lists([*names, *([written] if written else [])])
+    if written is not None and any(_fields(name) != _fields(written) for name in names):
+        raise ValueError("`ignore` and `write` must have the same placeholders")
+    for name in names:
+        yield Rule(number, (name,), (), (), written) if kind == "ignore" else Rule(number, (), (name,))
+
+
+def _check_keys(raw: RawRule, kind: str) -> None:
+    allowed = (kind, *KEYS[kind])
+    for key in raw:
+        if key not in allowed:
+            near = nearest(str(key), allowed)
+            mend = f"did you mean {near!r}?" if near else f"it takes {', '.join(allowed)}"
+            raise ValueError(f"a rule with `{kind}` takes no {key!r}; {mend}")
+
+
+def _mapping(number: int, raw: RawRule, sizes: Mapping[str, int]) -> Rule:
+    if "from" not in raw or "to" not in raw:
+        raise ValueError("it needs both `from` and `to`, or one of `ignore`, `extra` and `either`")
+    over = raw.get("over", {})
+    if not isinstance(over, Mapping):
+        raise ValueError("`over` must be a mapping of placeholders to counts, such as {e: experts}")
+    counts = {str(name): whole(count, sizes) for name, count in over.items()}
+    theirs, ours = _spread(_names(raw["from"]), counts), _spread(_names(raw["to"]), counts)
+    for name in counts:
+        if not any(f"{{{name}}}" in str(text) for side in (raw["from"], raw["to"]) for text in _names(side)):
+            raise ValueError(f"no name holds {{{name}}}, which `over` counts")
+    names = [template(text, sizes) for text in (*_with_lists(theirs, ours), *_with_lists(ours, theirs))]
+    if len({_fields(name) for name in names}) > 1:
         raise ValueError("every name in it must have the same placeholders, or it could not be turned round")
-    options = {key: _option(key, value, symbols) for key, value in given.items() if key not in _NAMES}
-    if op == "transpose" and sorted(options["perm"]) != list(range(len(options["perm"]))):
-        raise ValueError(f"perm {options['perm']} is not a permutation")
-    if len(options.get("sizes", ours)) != len(ours) and op == "split":
-        raise ValueError("sizes and into must have the same length")
-    if len(options.get("sizes", official)) != len(official) and op == "concatenate":
-        raise ValueError("sizes and from must have the same length")
-    return Rule(number, op, official, ours, options)
+    _check_lists(names)
+    official, own = names[: len(theirs)], names[len(theirs) :]
+    operations: list[Operation] = []
+    raw_operations = raw.get("ops", [])
+    if not _is_list(raw_operations):
+        raise ValueError("`ops` must be a list of operations, such as [{transpose: [1, 0]}]")
+    count = len(official)
+    for operation in raw_operations:
+        operations.append(parse_operation(operation, sizes, count, len(own)))
+        count = operations[-1].counts[1]
+    if count != len(own):
+        raise ValueError(f"its {len(official)} tensors in `from` become {count}, and `to` has {len(own)} names")
+    return Rule(number, tuple(official), tuple(own), tuple(operations))
 
 
-def _each(given: Mapping[str, Any], symbols: Mapping[str, int]) -> list[str]:
-    """The names that a stack's `from` stands for."""
-    name, field = given["from"], f"{{{given['over']}}}"
-    count = _number("count", given["count"], symbols)
-    if not isinstance(name, str) or name.count(field) != 1:
-        raise ValueError(f"`from` must hold {field}, which the tensors are stacked over, once")
-    if not 0 < count <= _MOST_STACKED:
-        raise ValueError(f"count must lie in 1..{_MOST_STACKED}, not be {count}")
-    return [name.replace(field, str(i)) for i in range(count)]
+def _spread(names: Sequence[Any], counts: Mapping[str, int]) -> list[Any]:
+    """`names` with every counted placeholder replaced by its numbers, the first of `over` slowest."""
+    for name, count in reversed(list(counts.items())):
+        if not 0 < count <= _MOST_NAMES // max(1, len(names)):
+            raise ValueError(f"`over` must count 1 to {_MOST_NAMES} names, not {count} times {len(names)}")
+        field = f"{{{name}}}"
+        if any(field in str(text) for text in names):
+            names = [str(text).replace(field, str(i)) for i in range(count) for text in names]
+    return list(names)
 
 
-def _option(key: str, value: Any, symbols: Mapping[str, int]) -> Any:
-    if key == "order":
-        if value not in _OPPOSITE:
-            raise ValueError(f"order must be half or interleaved, not {value!r}")
-        return value
-    if key in ("perm", "shape", "official_shape", "sizes"):
-        if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-            raise ValueError(f"{key} must be a list of numbers")
-        return [_number(key, item, symbols) for item in value]
-    return _number(key, value, symbols)
+def _with_lists(texts: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+    """`texts` with the words of a `|` list, theirs or of the other side, wherever its placeholder stands alone."""
+    made = list(texts)
+    for found in (found for text in (*texts, *others) for found in _LIST.finditer(str(text))):
+        made = [text.replace(f"{{{found[1]}}}", found[0]) if isinstance(text, str) else text for text in made]
+    return made
 
 
-def _number(key: str, value: Any, symbols: Mapping[str, int]) -> int:
-    if isinstance(value, str):
-        if value not in symbols:
-            near = nearest(value, symbols)
-            raise ValueError(f"{key}: no number is named {value!r}" + (f"; did you mean {near!r}?" if near else ""))
-        value = symbols[value]
-    if not isinstance(value, int) or isinstance(value, bool) or value < -1:
-        raise ValueError(f"{key} must be a whole number, not {value!r}")
-    return int(value)
+def _check_lists(names: Sequence[Template]) -> None:
+    lengths: dict[str, int] = {}
+    for field in (field for name in names for field in name.fields):
+        if lengths.setdefault(field.name, len(field.words)) != len(field.words):
+            raise ValueError(f"the lists of {{{field.name}}} must have the same length")
 
 
-def _templates(value: Any, several: bool) -> tuple[Template, ...]:
-    if value is None:
-        return ()
-    if several != isinstance(value, list | tuple) or (several and not value):
-        raise ValueError("concatenate's `from` and split's `into` are lists of names, the others are one name")
-    return tuple(map(_template, value if several else [value]))
+def _fields(name: Template) -> frozenset[str]:
+    return frozenset(field.name for field in name.fields)
 
 
-def _template(text: Any) -> Template:
-    if not isinstance(text, str) or not text:
-        raise ValueError(f"a name must be text, not {text!r}")
-    pattern, fields, position = "", [], 0
-    for found in _FIELD.finditer(text):
-        literal = text[position : found.start()]
-        if position and not literal:
-            raise ValueError(f"{text!r}: two placeholders need some text between them")
-        name = found[1] or found[2]
-        if name in fields:
-            raise ValueError(f"{text!r}: {found[0]} occurs twice")
-        fields.append(name)
-        pattern += re.escape(literal) + ("(.+)" if name == "*" else "([0-9]+)" if len(name) == 1 else "([^.]+)")
-        position = found.end()
-    literal = text[position:]
-    if "{" in _FIELD.sub("", text) or "}" in _FIELD.sub("", text):
-        raise ValueError(f"{text!r}: a brace that belongs to no placeholder")
-    return Template(text, re.compile(pattern + re.escape(literal)), tuple(fields))
+def _names(value: Any) -> list[Any]:
+    if _is_list(value):
+        if not value:
+            raise ValueError("a list of names must not be empty")
+        return list(value)
+    return [value]
 
 
-def _split(expr: Expr, options: Mapping[str, Any], parts: int, shapes: Sequence[Shape | None]) -> list[Expr]:
-    axis = options.get("axis", 0)
-    if not -len(expr.shape) <= axis < len(expr.shape):
-        raise ValueError(f"axis {axis} is outside {list(expr.shape)}")
-    axis %= len(expr.shape)
-    known = [shape[axis] for shape in shapes if shape is not None and len(shape) > axis]
-    sizes = options.get("sizes") or (known if len(known) == parts else None)
-    if sizes is None:
-        if expr.shape[axis] % parts:
-            raise ValueError(f"axis {axis} of {list(expr.shape)} does not divide into {parts}: give `sizes`")
-        sizes = [expr.shape[axis] // parts] * parts
-    return split(expr, sizes, axis)
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)

@@ -1,0 +1,221 @@
+"""Tensor names with placeholders, matched in linear time and readable in both directions.
+
+    blocks.{i}.attn.weight        {i}        one letter: a number without leading zeros
+    layers.{2*i+1}.weight         {2*i+1}    a linear function of such a number; sizes of the network may occur in it
+    {net}.out.weight              {net}      a longer word: one whole path component, without dots
+    {part:enc|dec}_{i}.weight     {part:…}   one of these words; the words of both sides correspond by position
+    t_embedder.mlp.0.*            *          the rest, one or more characters of any kind; at most once
+
+Every placeholder matches in one way only, so that a name has one reading: a number or a `|` list ends where it must,
+a path component ends at a dot or at the end of the name. A name on one side gives exactly one on the other.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from latentc.diagnostics import nearest
+
+_FIELD = re.compile(r"\{([^{}]*)\}|(\*)")
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_LONGEST_NAME = 1000  # characters; a longer name matches nothing, which bounds the time that `*` takes
+_LONGEST_EXPRESSION = 100  # characters
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """One placeholder of a template. `words` of a list; `step` and `start` of a number: written = step * i + start."""
+
+    name: str
+    words: tuple[str, ...] = ()
+    step: int = 1
+    start: int = 0
+
+    def read(self, text: str) -> str | None:
+        """The value of the matched text: the number i, the place in `words`, or the text itself."""
+        if self.words:
+            return str(self.words.index(text))
+        if (self.step, self.start) == (1, 0):
+            return text
+        value, rest = divmod(int(text) - self.start, self.step)
+        return str(value) if not rest and value >= 0 else None
+
+    def write(self, value: str) -> str | None:
+        """The text for a value; None for a negative number, which no name has."""
+        if self.words:
+            return self.words[int(value)]
+        if (self.step, self.start) == (1, 0):
+            return value
+        number = self.step * int(value) + self.start
+        return str(number) if number >= 0 else None
+
+
+@dataclass(frozen=True)
+class Template:
+    """A parsed name: literal texts around and between its placeholders."""
+
+    text: str
+    literals: tuple[str, ...]
+    fields: tuple[Placeholder, ...]
+    pattern: re.Pattern[str]
+
+    def match(self, name: str) -> dict[str, str] | None:
+        """{placeholder: value} if the name has this form, else None."""
+        found = self.pattern.fullmatch(name) if len(name) <= _LONGEST_NAME else None
+        if found is None:
+            return None
+        values = {f.name: f.read(text) for f, text in zip(self.fields, found.groups(), strict=True)}
+        known = {key: value for key, value in values.items() if value is not None}
+        return known if len(known) == len(values) else None
+
+    def fill(self, bindings: Mapping[str, str]) -> str | None:
+        """The name for these values; None if a number would be negative."""
+        words = [field.write(bindings[field.name]) for field in self.fields]
+        if any(word is None for word in words):
+            return None
+        return self.literals[0] + "".join(f"{w}{text}" for w, text in zip(words, self.literals[1:], strict=True))
+
+
+def template(text: Any, sizes: Mapping[str, int]) -> Template:
+    """Parse a name. `sizes` are the numbers its expressions may use. ValueError says what is wrong."""
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"a name must be text, not {text!r}")
+    found = list(_FIELD.finditer(text))
+    literals = _FIELD.split(text)[::3]
+    if any("{" in literal or "}" in literal for literal in literals):
+        raise ValueError(f"{text!r}: a brace that belongs to no placeholder")
+    if not all(literals[1:-1]):
+        raise ValueError(f"{text!r}: two placeholders need some text between them")
+    fields = tuple(Placeholder("*") if one[2] else _placeholder(one[1], sizes) for one in found)
+    names = [field.name for field in fields]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{text!r}: {name if name == '*' else f'{{{name}}}'} occurs twice")
+    pattern = re.escape(literals[0])
+    for place, (field, after) in enumerate(zip(fields, literals[1:], strict=True)):
+        pattern += _pattern(text, field, literals[place], after, "*" in names[:place]) + re.escape(after)
+    return Template(text, tuple(literals), fields, re.compile(pattern, re.DOTALL))
+
+
+def _pattern(text: str, field: Placeholder, before: str, after: str, after_star: bool) -> str:
+    """The group that matches a placeholder without ever backtracking into it (`*` alone may)."""
+    if field.name == "*":
+        return "(.+)"
+    if field.words:
+        return f"((?>{'|'.join(re.escape(word) for word in sorted(field.words, key=len, reverse=True))}))"
+    if len(field.name) == 1:
+        if after[:1].isdigit() or before[-1:].isdigit():
+            raise ValueError(f"{text!r}: a digit next to the number {{{field.name}}}")
+        return "(0|[1-9][0-9]*+)"
+    if after[:1] not in ("", ".") or (after_star and before[-1:] != "."):
+        raise ValueError(
+            f"{text!r}: {{{field.name}}} stands for a whole path component, so a dot must follow it; "
+            f"write {{i}} for a number, or list the words: {{{field.name}:first|second}}"
+        )
+    return "([^.]++)"
+
+
+def _placeholder(text: str, sizes: Mapping[str, int]) -> Placeholder:
+    name, colon, words = text.partition(":")
+    if _WORD.fullmatch(name) and (colon or text == name):
+        choices = tuple(words.split("|")) if colon else ()
+        if colon and (not all(choices) or len(set(choices)) < len(choices)):
+            raise ValueError(f"{{{text}}} must list different words: {{{name}:first|second}}")
+        return Placeholder(name, choices)
+    letters = {word for word in _WORD.findall(text) if len(word) == 1}
+    if len(letters) != 1:
+        raise ValueError(f"{{{text}}} is neither a word nor a function of one letter, such as {{i+1}}")
+    (letter,) = letters
+    at = [number(text, _With(letter, i, sizes)) for i in (0, 1, 7)]
+    step, start = at[1] - at[0], at[0]
+    if at[2] != start + 7 * step or not step or int(step) != step or int(start) != start:
+        raise ValueError(f"{{{text}}} is not a linear function of {letter} with whole coefficients")
+    return Placeholder(letter, (), int(step), int(start))
+
+
+class _With(Mapping[str, int]):
+    """`sizes` and one letter more; a copy would lose what a mapping without end holds."""
+
+    def __init__(self, letter: str, value: int, sizes: Mapping[str, int]) -> None:
+        self.letter, self.value, self.sizes = letter, value, sizes
+
+    def __getitem__(self, name: str) -> int:
+        return self.value if name == self.letter else self.sizes[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name == self.letter or name in self.sizes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sizes)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+
+_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.USub: operator.neg,
+}
+
+
+def number(text: Any, sizes: Mapping[str, int]) -> int | float:
+    """A number, or the value of an expression of sizes such as `3*width` or `1/sqrt(head_size)`. ValueError."""
+    if isinstance(text, bool) or not isinstance(text, int | float | str):
+        raise ValueError(f"{text!r} is not a number")
+    if isinstance(text, str):
+        if len(text) > _LONGEST_EXPRESSION:
+            raise ValueError(f"an expression of {len(text)} characters; at most {_LONGEST_EXPRESSION} are allowed")
+        try:
+            text = _value(ast.parse(text.strip(), mode="eval").body, sizes)
+        except (SyntaxError, ZeroDivisionError, OverflowError, RecursionError, MemoryError) as error:
+            raise ValueError(f"{text!r} cannot be evaluated") from error
+    if not math.isfinite(text):
+        raise ValueError(f"{text!r} is not a finite number")
+    return text
+
+
+def whole(text: Any, sizes: Mapping[str, int]) -> int:
+    """`number`, which must be a whole one. ValueError."""
+    value = number(text, sizes)
+    if value != int(value):
+        raise ValueError(f"{text!r} must be a whole number")
+    return int(value)
+
+
+def whole_list(text: Any, sizes: Mapping[str, int]) -> list[int]:
+    """A list of whole numbers, or one alone. ValueError."""
+    if isinstance(text, Sequence) and not isinstance(text, str):
+        return [whole(item, sizes) for item in text]
+    return [whole(text, sizes)]
+
+
+def _value(node: ast.AST, sizes: Mapping[str, int]) -> int | float:
+    match node:
+        case ast.Constant(value=value) if isinstance(value, int | float) and not isinstance(value, bool):
+            return value
+        case ast.Name(id=name):
+            if name not in sizes:
+                near = nearest(name, sizes)
+                raise ValueError(f"no number is named {name!r}" + (f"; did you mean {near!r}?" if near else ""))
+            return sizes[name]
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            result: int | float = _OPERATORS[type(op)](_value(left, sizes), _value(right, sizes))
+            return result
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand, sizes)
+        case ast.Call(func=ast.Name(id="sqrt"), args=[argument], keywords=[]):
+            value = _value(argument, sizes)
+            if value < 0:
+                raise ValueError("the square root of a negative number")
+            return math.sqrt(value)
+    raise ValueError("only numbers, sizes, + - * / // and sqrt(…) are allowed")

@@ -1,0 +1,45 @@
+"""The name maps of the shipped specs, against the parameters of every variant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from latentc import api
+from latentc.checkpoint import name_map, network_types, symbols
+from latentc.lower import lower
+from latentc.spec import load_spec
+from latentc.weights import check_inverse
+from latentc.weights.rules import parse_map
+
+MAPPED = [name for name in api.specs() if load_spec(name).weights]
+
+
+def maps_of(system: str) -> Iterator[tuple[Any, Any, dict[str, int]]]:
+    """(rules, types, sizes) of every map, variant and network."""
+    for variant in (None, *api.specs()[system]):
+        spec = load_spec(system, variant)
+        lowered = lower(spec)
+        for names, networks in spec.weights.items():
+            for network in networks:
+                sizes = symbols(lowered, lowered.networks[network])
+                yield name_map(spec, network, names), network_types(lowered, network), sizes
+
+
+@pytest.mark.parametrize("system", MAPPED)
+def test_maps_can_be_inverted_in_every_variant(system: str) -> None:
+    for rules, types, sizes in maps_of(system):
+        check_inverse(rules, types, sizes)
+
+
+@pytest.mark.parametrize("system", MAPPED)
+def test_every_rule_is_for_a_tensor_of_some_variant(system: str) -> None:
+    """A rule for a name that no variant has is misspelt: its tensors would go by a later, more general rule."""
+    unused: set[str] | None = None
+    for rules, types, sizes in maps_of(system):
+        mapping = [rule for alternative in parse_map(rules, sizes) for rule in alternative if rule.theirs and rule.ours]
+        idle = {r.describe() for r in mapping if not any(t.match(n) is not None for t in r.ours for n in types)}
+        unused = idle if unused is None else unused & idle
+    assert not unused
