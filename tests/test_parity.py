@@ -21,6 +21,7 @@ from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
 from latentc.weights import Array, write_safetensors
+from latentc_runtime.sources import ConditionSource, RandomSource, SettingSource
 
 FORWARD, SAMPLER = 1e-5, 1e-4
 BACKENDS = ("oracle", "torch", "onnx")
@@ -268,18 +269,19 @@ def request(numbers: Numbers, lowered: Lowered) -> dict[str, np.ndarray]:
     given: dict[str, np.ndarray] = {}
     for value in entry.inputs:
         source = program.sources[value.name]
-        if source.kind == "classes":
+        if isinstance(source, ConditionSource):
             # The authors double the batch: rows 1: of arrays are the branch without a class.
             given[value.name] = numbers.inputs["cond"] if "cond" in numbers.inputs else numbers.inputs["y"][:1]
-        elif source.kind == "normal" and source.per_step is None:
-            given[value.name] = numbers.inputs["x_T"][:1]
-        elif source.kind == "normal":
-            given[value.name] = np.stack(numbers.noise)[: source.per_step, :1]
-        elif source.kind == "uniform":
+        elif isinstance(source, SettingSource):
+            continue
+        elif source.distribution == "uniform":
             given[value.name] = uniforms_of_draws(numbers)
-    for value in entry.inputs:
-        if program.sources[value.name].kind == "guidance":
-            given[value.name] = np.full(len(given["y"]), program.sources[value.name].default, np.float32)
+        elif source.rows is None:
+            given[value.name] = numbers.inputs["x_T"][:1]
+        else:
+            given[value.name] = np.stack(numbers.noise)[: source.rows, :1]
+    for setting in program.settings:  # guidance
+        given["scale"] = np.full(len(given["y"]), setting.default, np.float32)
     return {value.name: given[value.name] for value in entry.inputs}
 
 
@@ -330,7 +332,7 @@ def test_sampler(case: str, backend: str, tmp_path: Path) -> None:
             names="official",
         )
         pipe = latentc_runtime.load(tmp_path / "bundle", device="cpu")
-        noise = {name: given[name] for name in given if program.sources[name].kind in ("normal", "uniform")}
+        noise = {name: given[name] for name in given if isinstance(program.sources[name], RandomSource)}
         out = pipe.sample(given["y"], noise=noise)
     wanted = numbers.outputs["out"]
     if system == "llamagen":

@@ -3,7 +3,7 @@
 One Philox 4x32-10 block turns a key and a counter into four 32-bit words, with no state in between:
 
     key      (seed mod 2^32, seed >> 32)                 the seed of one sample, 0 <= seed < 2^64
-    counter  (block, index, crc32(stream), 0)            block b holds the values 4b .. 4b+3 of a sample
+    counter  (block, index, crc32(stream), attempt)      block b holds the values 4b .. 4b+3 of a sample
     uniform  (w >> 9 + 1/2) 2^-23                        one word each; exact in float32, never 0 nor 1
     normal   u = (w + 1/2) 2^-32 in float64, then Box-Muller on the pairs (w0, w1) and (w2, w3):
              sqrt(-2 ln u0) cos(2 pi u1), sqrt(-2 ln u0) sin(2 pi u1), rounded to float32
@@ -13,7 +13,8 @@ and one of the ten rounds, with 64-bit products and the key raised by (W0, W1) b
     (c0, c1, c2, c3) -> (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0))
 
 Streams name what the noise is for ("x" the initial state, "step" the noise of a step, "token" the uniform of
-a token); `index` is the step or position. That is all a copy in another language needs.
+a token); `index` is the step or position; `attempt` is 0 unless a distribution needs more than one word per value.
+Everything drawn from these words is in distributions.py.
 
 Sources: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011; Box and Muller, 1958.
 """
@@ -24,7 +25,6 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from statistics import NormalDist
 from typing import Any
 from zlib import crc32
 
@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 Words = NDArray[np.uint64]
 Floats = NDArray[np.float32]
+Block = tuple[Words, Words, Words, Words]
 Seeds = Sequence[int] | NDArray[np.integer[Any]]
 
 M0, M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -63,25 +64,9 @@ def uniforms(seeds: Seeds, stream: str, shape: Sequence[int], index: int | Seque
     return _draw(seeds, stream, shape, index, _uniforms_from_words)
 
 
-def truncated_normals(seeds: Seeds, stream: str, shape: Sequence[int], bounds: NDArray[np.float64]) -> Floats:
-    """Standard normals of which none is beyond `bounds` f64[B] in magnitude, f32[B, *shape].
-
-    With u the stream's uniforms and P the cumulative normal distribution: the inverse of P at P(-t) + u (P(t) - P(-t)),
-    in float64. A bound of infinity gives `normals`. ValueError as `normals`.
-    """
-    free = np.isinf(bounds)
-    made = np.empty((len(bounds), *shape), np.float32)
-    words = seed_words(seeds)
-    if free.any():
-        made[free] = normals(words[free], stream, shape)
-    uniform = uniforms(words[~free], stream, shape).astype(np.float64)
-    curve = NormalDist()
-    for row, part, bound in zip(np.flatnonzero(~free), uniform, bounds[~free].tolist(), strict=True):
-        low = curve.cdf(-bound)
-        places = low + part * (1.0 - 2.0 * low)
-        values = np.fromiter(map(curve.inv_cdf, places.ravel().tolist()), np.float64, part.size)
-        made[row] = np.clip(values, -bound, bound).reshape(shape)
-    return made
+def words(seeds: Seeds, stream: str, shape: Sequence[int], index: int | Sequence[int] = 0, attempt: int = 0) -> Words:
+    """Random 32-bit words, u64[B, *shape], or u64[N, B, *shape] for N indices. Arguments and errors as `normals`."""
+    return _draw(seeds, stream, shape, index, _words_as_they_are, np.uint64, attempt)
 
 
 def seed_words(seeds: Seeds) -> Words:
@@ -98,7 +83,7 @@ def seed_words(seeds: Seeds) -> Words:
     return words
 
 
-def philox(counter: Sequence[Words], key: Sequence[Words]) -> tuple[Words, Words, Words, Words]:
+def philox(counter: Sequence[Words], key: Sequence[Words]) -> Block:
     """Philox 4x32-10: four counter and two key words (values < 2^32 held in u64, broadcast) to four words."""
     c0, c1, c2, c3 = (np.array(c, dtype=np.uint64) for c in np.broadcast_arrays(*counter))
     k0, k1 = (np.asarray(k, dtype=np.uint64) for k in key)
@@ -120,8 +105,10 @@ def _draw(
     stream: str,
     shape: Sequence[int],
     index: int | Sequence[int],
-    values_from_words: Callable[[tuple[Words, Words, Words, Words], Floats], None],
-) -> Floats:
+    values_from_words: Callable[[Block, Any], None],
+    dtype: type[np.generic] = np.float32,
+    attempt: int = 0,
+) -> NDArray[Any]:
     keys = seed_words(seeds)
     indices = np.atleast_1d(np.asarray(index, dtype=np.int64)).astype(np.uint64)
     if indices.size and int(indices.max()) > int(LOW):
@@ -130,16 +117,16 @@ def _draw(
     # A row is one sample at one index.
     rows = indices.size * keys.size
     row_index, row_key = np.repeat(indices, keys.size), np.tile(keys, indices.size)
-    out = np.empty((rows, size), np.float32)
-    name, zero = np.array(crc32(stream.encode()), np.uint64), np.array(0, np.uint64)
+    out = np.empty((rows, size), dtype)
+    name, last_word = np.array(crc32(stream.encode()), np.uint64), np.array(attempt, np.uint64)
 
     def fill(piece: tuple[int, int, int, int]) -> None:
         top, bottom, first, last = piece
         key = row_key[top:bottom, None]
         block = np.arange(first, last, dtype=np.uint64)[None, :]
-        counter = (block, row_index[top:bottom, None], name, zero)
-        words = philox(counter, (key & LOW, key >> HALF))
-        values_from_words(words, out[top:bottom, 4 * first : 4 * last])
+        counter = (block, row_index[top:bottom, None], name, last_word)
+        block_words = philox(counter, (key & LOW, key >> HALF))
+        values_from_words(block_words, out[top:bottom, 4 * first : 4 * last])
 
     _for_each(fill, list(_pieces(rows, -(-size // 4))))
     many = (indices.size,) if np.ndim(index) else ()
@@ -167,7 +154,7 @@ def _for_each(work: Callable[[Any], None], pieces: list[tuple[int, int, int, int
             pass
 
 
-def _normals_from_words(words: tuple[Words, Words, Words, Words], out: Floats) -> None:
+def _normals_from_words(words: Block, out: Floats) -> None:
     for pair in (0, 2):
         radius = words[pair].view(np.int64) + 0.5
         radius *= 2.0**-32
@@ -209,7 +196,13 @@ def _cos_sin(word: Words) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return middle_cos * cos - middle_sin * sin, middle_sin * cos + middle_cos * sin
 
 
-def _uniforms_from_words(words: tuple[Words, Words, Words, Words], out: Floats) -> None:
+def _uniforms_from_words(words: Block, out: Floats) -> None:
     for place, word in enumerate(words):
         target = out[:, place::4]
         target[...] = ((word[:, : target.shape[1]] >> np.uint64(9)).astype(np.float64) + 0.5) * 2.0**-23
+
+
+def _words_as_they_are(words: Block, out: Words) -> None:
+    for place, word in enumerate(words):
+        target = out[:, place::4]
+        target[...] = word[:, : target.shape[1]]

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from latentc_runtime import noise as streams
 from latentc_runtime.backends import Array
+from latentc_runtime.distributions import draw
 from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import (
     NUMPY,
@@ -95,7 +96,7 @@ class Request:
                 made = self.guidance
             case NormalSource(stream=stream, truncated=True):
                 assert self.truncation is not None, "the manifest was checked: a truncation comes with truncated noise"
-                made = streams.truncated_normals(self.seeds, stream, entry.sample_shape, self.truncation)
+                made = draw("truncated_normal", self.seeds, stream, entry.sample_shape, bound=self.truncation)
             case NormalSource(stream=stream):
                 made = streams.normals(self.seeds, stream, entry.sample_shape, index)
             case UniformSource(stream=stream):

@@ -6,7 +6,6 @@ Sample i has seed `seed + i`; it depends on its own seed and class alone. `--raw
 """
 
 import argparse
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,26 +16,24 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import noise
 from config import load_config
 from data import pictures
 from model import NETWORKS
-from sampler import SAMPLERS
+from sampler import SAMPLERS, SETTINGS
+from sources import Given, Input, input_array
 
 # The networks that samples are drawn with; all where there is no sampler.
 SAMPLED = [n for n in NETWORKS if not SAMPLERS or any(n in s.networks for s in SAMPLERS.values())]
 
 
 class Steps:
-    """Noise of every step, [N, B, ...], of which a row is made only when it is read.
+    """A per-step input [N, B, ...], of which a row is made only when it is read.
 
     `rows` numbers them; grouped and picked from like the tensor's leading axes.
     """
 
-    def __init__(
-        self, seeds: Sequence[int], stream: str, shape: Sequence[int], rows: np.ndarray, device: torch.device
-    ):
-        self.arguments, self.rows, self.device = (seeds, stream, shape), rows, device
+    def __init__(self, entry: Input, given: Given, rows: np.ndarray, device: torch.device):
+        self.arguments, self.rows, self.device = (entry, given), rows, device
 
     def _of(self, rows: np.ndarray) -> "Steps":
         return Steps(*self.arguments, rows, self.device)
@@ -58,38 +55,17 @@ class Steps:
             if rows.ndim:
                 yield self._of(rows)
             else:
-                yield torch.from_numpy(noise.normals(*self.arguments, int(rows))).to(self.device)
+                yield torch.from_numpy(input_array(*self.arguments, int(rows))).to(self.device)
 
 
-def inputs_of(
-    sampler: Any,
-    classes: Tensor,
-    seeds: Sequence[int],
-    guidance: float | None,
-    truncation: float | None = None,
-) -> dict[str, Any]:
+def inputs_of(sampler: Any, given: Given, device: torch.device) -> dict[str, Any]:
     """What a sampler takes, by name."""
-    device, found = classes.device, {}
-    for name, source in sampler.inputs.items():
-        shape, stream, count = source.get("shape", ()), source.get("stream", ""), source.get("per_step")
-        match source["kind"]:
-            case "classes":
-                found[name] = classes
-            case "guidance":
-                scale = source["default"] if guidance is None else guidance
-                found[name] = torch.full((len(classes),), float(scale), device=device)
-            case "normal" if count is not None:
-                found[name] = Steps(seeds, stream, shape, np.arange(count), device)
-            case "normal" if source.get("truncated"):
-                bound = source.get("default", math.inf) if truncation is None else truncation
-                found[name] = torch.from_numpy(noise.truncated_normals(seeds, stream, shape, bound)).to(
-                    device
-                )
-            case "normal":
-                found[name] = torch.from_numpy(noise.normals(seeds, stream, shape)).to(device)
-            case "uniform":
-                rows = [noise.uniforms(seeds, stream, shape, i) for i in range(count)]
-                found[name] = torch.from_numpy(np.stack(rows)).to(device)
+    found: dict[str, Any] = {}
+    for name, entry in sampler.inputs.items():
+        if entry.rows is not None and entry.source.distribution == "normal":
+            found[name] = Steps(entry, given, np.arange(entry.rows), device)
+        else:
+            found[name] = torch.from_numpy(input_array(entry, given)).to(device)
     return found
 
 
@@ -114,11 +90,13 @@ def draw(
     sampler = SAMPLERS[steps]
     models = [networks[name].eval() for name in sampler.networks]
     device = next(models[0].parameters()).device
+    scales = {"guidance": guidance, "truncation": truncation}
+    values = {s.name: s.value if scales.get(s.name) is None else scales[s.name] for s in SETTINGS}
+    settings = {name: np.full(len(classes), value, np.float64) for name, value in values.items()}
+    given = Given(np.array(seeds, np.uint64), {"class": np.asarray(classes)}, {}, settings)
     parts = []
     for at in tqdm(range(0, len(classes), batch), desc="sampling", leave=False, disable=None):
-        labels = torch.tensor(np.asarray(classes[at : at + batch]), dtype=torch.int64, device=device)
-        inputs = inputs_of(sampler, labels, list(seeds[at : at + batch]), guidance, truncation)
-        parts.append(sampler.sample(*models, **inputs).cpu())
+        parts.append(sampler.sample(*models, **inputs_of(sampler, given.part(at, at + batch), device)).cpu())
     return torch.cat(parts)
 
 
@@ -201,10 +179,10 @@ def main() -> None:
     flags = parser.parse_args()
     config = load_config([])
     known = config["data"]["classes"]
-    sources = [source for sampler in SAMPLERS.values() for source in sampler.inputs.values()]
-    if flags.guidance is not None and not any(source["kind"] == "guidance" for source in sources):
+    settings = {setting.name for setting in SETTINGS}
+    if flags.guidance is not None and "guidance" not in settings:
         raise SystemExit("--guidance: this sampler takes no scale")
-    if flags.truncation is not None and not any(source.get("truncated") for source in sources):
+    if flags.truncation is not None and "truncation" not in settings:
         raise SystemExit("--truncation: the noise of this sampler is not truncated")
     if flags.truncation is not None and not flags.truncation > 0:
         raise SystemExit("--truncation: a bound is above 0")

@@ -10,14 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 import yaml
 from test_specs import CASES, lowered
 
 from latentc.diagnostics import DiagnosticError
 from latentc.emit import model_source, project_files, project_from_lowered
-from latentc.emit.project import config_of
+from latentc.emit.project import SHARED, config_of
 from latentc.emit.text import identifier, literal
 from latentc.lower import lower
 from latentc.spec import load_spec
@@ -139,12 +138,14 @@ def test_the_readme_counts_weights_as_training_does() -> None:
 
 
 def test_noise_is_the_runtimes() -> None:
-    ours, seeds = template("noise"), [0, 7, 2**40 + 3, 2**64 - 1]
-    for shape, stream, index in (((1, 8, 8), "x", 0), ((3, 5), "step", 9), ((), "token", 63)):
-        assert np.array_equal(ours.uniforms(seeds, stream, shape, index), noise.uniforms(seeds, stream, shape, index))
-        a, b = ours.normals(seeds, stream, shape, index), noise.normals(seeds, stream, shape, index)
-        # The runtime has its own cosine: equal to the last bit of float64, so almost always of float32.
-        assert np.allclose(a, b, rtol=0, atol=5e-7) and np.mean(a == b) > 0.99
+    files = files_of("digits-dit")
+    for name in SHARED:
+        beside = files[f"{name}.py"]
+        assert "latentc_runtime" not in beside
+        for other in SHARED:
+            beside = beside.replace(f"\nfrom {other} import", f"\nfrom latentc_runtime.{other} import")
+            beside = beside.replace(f"\nimport {other}\n", f"\nfrom latentc_runtime import {other}\n")
+        assert beside == Path(noise.__file__).with_name(f"{name}.py").read_text()
 
 
 def test_equal_sizes_keep_their_names() -> None:

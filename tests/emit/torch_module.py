@@ -77,7 +77,10 @@ def objective_and_sampler(lowered: Lowered, dtype: torch.dtype) -> tuple[dict[st
     tables = json.dumps({k: v.tolist() for k, v in functions.tables.items()})
     reader = reader.replace('Path(__file__).with_name("tables.json").read_text()', repr(tables))
     table = loaded(reader)["table"]
-    bare = [t.replace("from tables import table\n", "") for t in texts]
+    bare = [
+        t.replace("from tables import table\n", "").replace("from sources", "from latentc_runtime.sources")
+        for t in texts
+    ]
     return loaded(bare[0], dtype, table=table), loaded(bare[1], dtype, table=table), "\n".join(texts)
 
 

@@ -75,7 +75,7 @@ def test_what_is_seen_is_what_the_network_computes() -> None:
     x = np.concatenate([feed["x"] for feed in found.feeds["main"]])
     assert found.inputs["main.x_embedder"].limit == pytest.approx(np.abs(x).max())
     program = made.lowered.programs[0]
-    inputs = sampler_inputs(made.lowered.module, program, classes_for(made.spec, asked_of(made)), 0)
+    inputs = sampler_inputs(made.lowered, program, classes_for(made.spec, asked_of(made)), 0)
     weights = arrays(made.weights)
     order = [value.name for value in made.lowered.module.entry(program.entry).inputs]
     exact = Interpreter(made.lowered.module, weights).run(program.entry, *(inputs[name] for name in order))[0]

@@ -218,7 +218,7 @@ def test_every_solver_against_a_cache_in_pytorch(chosen: str, n: int, parts: lis
         "x": x,
         "y": y,
         "scale": scale,
-        "noise": noise[: program.sources["noise"].per_step or 0] if "noise" in program.sources else None,
+        "noise": noise[: program.sources["noise"].rows or 0] if "noise" in program.sources else None,
     }
     (ours,) = Interpreter(lowered.module, arrays).run(program.entry, *(given[name] for name in program.sources))
     process, guidance = process_of(spec.objective), spec.sampler.guidance

@@ -1,6 +1,5 @@
 """Truncated noise: within its bound, of the right distribution, the same in projects, and refused where it is none."""
 
-import importlib.util
 import math
 from statistics import NormalDist
 
@@ -8,25 +7,18 @@ import numpy as np
 import pytest
 
 from latentc import api
-from latentc.resources import folder
 from latentc_runtime import load, noise
+from latentc_runtime.distributions import draw
 from latentc_runtime.errors import BundleError
 
 OVERRIDES = ["data.shape=[3, 8, 8]", "data.classes=3", "backbone.width=8", "backbone.multipliers=[1, 1]"]
 OVERRIDES += ["backbone.attention=[]", "backbone.latent=4", "backbone.embedding=4"]
 
 
-def project_noise():
-    found = importlib.util.spec_from_file_location("project_noise", folder("templates") / "project" / "noise.py")
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("bound", [0.04, 0.5, 2.0, 30.0])
 def test_distribution(bound):
     """That of normals of which those beyond the bound were drawn again (Kolmogorov-Smirnov, far from its 1 % point)."""
-    values = np.sort(noise.truncated_normals([3], "z", (20_000,), np.array([bound]))[0].astype(np.float64))
+    values = np.sort(draw("truncated_normal", [3], "z", (20_000,), bound=np.array([bound]))[0].astype(np.float64))
     assert np.abs(values).max() <= bound
     curve = NormalDist()
     low = curve.cdf(-bound)
@@ -35,16 +27,12 @@ def test_distribution(bound):
 
 
 def test_seeds_and_bounds_are_each_samples_own():
-    together = noise.truncated_normals([1, 2, 3], "z", (8,), np.array([0.5, math.inf, 1.0]))
+    together = draw("truncated_normal", [1, 2, 3], "z", (8,), bound=np.array([0.5, math.inf, 1.0]))
     for i, bound in enumerate([0.5, math.inf, 1.0]):
-        assert np.array_equal(together[i : i + 1], noise.truncated_normals([i + 1], "z", (8,), np.array([bound])))
+        assert np.array_equal(
+            together[i : i + 1], draw("truncated_normal", [i + 1], "z", (8,), bound=np.array([bound]))
+        )
     assert np.array_equal(together[1:2], noise.normals([2], "z", (8,)))
-
-
-@pytest.mark.parametrize("bound", [0.5, math.inf])
-def test_projects_make_the_same(bound):
-    theirs = project_noise().truncated_normals([1, 2], "z", (3, 5), bound)
-    assert np.allclose(theirs, noise.truncated_normals([1, 2], "z", (3, 5), np.array([bound] * 2)), atol=1e-6)
 
 
 @pytest.fixture(scope="module")

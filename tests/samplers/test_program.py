@@ -20,6 +20,7 @@ from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32, i64
 from latentc.ir.verify import verify
 from latentc.spec.sections import Stitch
+from latentc_runtime.sources import Setting
 
 SHAPE, CLASSES = (2, 3, 3), 4
 RNG = np.random.default_rng(3)
@@ -107,8 +108,8 @@ def arrays(program, noise):
 
 def differ(sampler, objective):
     module, program, channels = built(sampler, objective)
-    per_step = program.sources["noise"].per_step if "noise" in program.sources else 0
-    noise = np.random.default_rng(1).standard_normal((per_step, *X.shape))
+    rows = program.sources["noise"].rows if "noise" in program.sources else 0
+    noise = np.random.default_rng(1).standard_normal((rows, *X.shape))
     (ours,) = Interpreter(module, {"main.embedding": TABLE}).run(program.entry, *arrays(program, noise))
     theirs = oracle(sampler, process_of(OBJECTIVES[objective]), channels, noise)
     return np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs))
@@ -204,9 +205,9 @@ def test_what_a_program_says_of_itself():
     module, program, _ = built(make("ddpm", steps=5), "diffusion learned")
     assert (program.solver, program.steps, program.evaluations) == ("ddpm", 5, 5)
     assert list(program.sources) == [v.name for v in module.entry(program.entry).inputs]
-    assert program.sources["noise"].per_step == 5 and program.sources["scale"].default == 2.0
+    assert program.sources["noise"].rows == 5 and program.settings == (Setting("guidance", 2.0),)
     _, program, _ = built(make("heun_sde", steps=4), "linear velocity")
-    assert (program.steps, program.evaluations, program.sources["noise"].per_step) == (4, 7, 3)
+    assert (program.steps, program.evaluations, program.sources["noise"].rows) == (4, 7, 3)
 
 
 POINTS = {"diffusion": (999.0, 640.5, 333.0, 40.0), "flow": (0.002, 0.3, 0.55, 0.9)}

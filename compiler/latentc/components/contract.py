@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from latentc.ir.core import Module, networks_called
-from latentc.ir.types import TensorType
+from latentc.ir.types import Sym, TensorType
+from latentc_runtime.sources import Condition, Input, Setting, Source
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class Network:
 
 @dataclass(frozen=True)
 class Draw:
-    """A random input of a loss: `kind` is normal, uniform (open 0..1) or integers (0..high-1)."""
+    """A random input of a loss: a row of `latentc_runtime.distributions.DISTRIBUTIONS` and its parameters."""
 
     name: str
-    kind: str
-    high: int = 0
+    distribution: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,25 +68,11 @@ class Update:
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where an input of a sampling program comes from; mirrors `source` in a bundle's manifest.
-
-    kind: classes, guidance (`default`), normal or uniform (`stream`; `per_step` rows where it has a leading step axis).
-    Normals that are `truncated` lie within the request's truncation, `default` (None: any) where it gives none.
-    """
-
-    kind: str
-    stream: str = ""
-    per_step: int | None = None
-    default: float | None = None
-    truncated: bool = False
-
-
-@dataclass(frozen=True)
 class SampleProgram:
     """A whole sampler: entry `entry` of the module, its inputs' sources in order; gives f32[B, C, H, W] or i64[B, T].
 
     `steps` counts what the user counts (network evaluation points, tokens); `evaluations` the network calls.
+    `settings` are those that its sources name.
     """
 
     entry: str
@@ -93,6 +80,15 @@ class SampleProgram:
     steps: int
     evaluations: int
     sources: Mapping[str, Source]
+    settings: tuple[Setting, ...] = ()
+
+    def inputs(self, module: Module) -> tuple[Input, ...]:
+        """The inputs of the program's entry in order, as `latentc_runtime.sources` makes them."""
+        return tuple(
+            Input(v.name, v.type.dtype, tuple("B" if isinstance(d, Sym) else int(d) for d in v.type.shape), source)  # type: ignore[arg-type]
+            for v in module.entry(self.entry).inputs
+            for source in (self.sources[v.name],)
+        )
 
 
 @dataclass(frozen=True)
@@ -103,6 +99,7 @@ class Lowered:
     networks: Mapping[str, Network]
     updates: tuple[Update, ...]
     programs: tuple[SampleProgram, ...]
+    conditions: tuple[Condition, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)  # schedule facts that reports and emitted comments print
 
     @property

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+import latentc_runtime
 from latentc.components.contract import Lowered, SampleProgram, Update
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.emit.classes import Classes
@@ -22,12 +25,16 @@ from latentc.emit.text import call, commas, docstring, identifier, layout, liter
 from latentc.ir.core import Function, parameters
 from latentc.ir.types import Sym, TensorType
 from latentc.resources import folder as resource_folder
+from latentc_runtime import sources as sources_module
+from latentc_runtime.distributions import DISTRIBUTIONS
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 MARK = ".latentc-project"  # says that a folder is ours to overwrite
-_COPIED = ("train.py", "checkpoint.py", "config.py", "data.py", "sample.py", "noise.py", "ruff.toml")
+_COPIED = ("train.py", "checkpoint.py", "config.py", "data.py", "sample.py", "ruff.toml")
+SHARED = ("noise", "distributions", "sources")
+"""Modules of the runtime that a project has copies of: they make a sampler's inputs."""
 
 
 def project_from_lowered(lowered: Lowered, spec: Spec, folder: str | Path, force: bool = False) -> list[Path]:
@@ -59,6 +66,16 @@ def project_from_lowered(lowered: Lowered, spec: Spec, folder: str | Path, force
     return [target / name for name in files]
 
 
+def shared_source(name: str) -> str:
+    """Text of a module of the runtime as a project holds it: beside the modules that it imports."""
+    text = Path(latentc_runtime.__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    return re.sub(r"^from latentc_runtime(?:\.(\w+))? import", _import_beside, text, flags=re.MULTILINE)
+
+
+def _import_beside(found: re.Match[str]) -> str:
+    return f"from {found[1]} import" if found[1] else "import"
+
+
 def _refuse_foreign(target: Path, force: bool) -> None:
     if target.is_file():
         raise DiagnosticError(Diagnostic("E0510", f"{target} is a file", help="name a folder"))
@@ -85,6 +102,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str]:
         files["tables.py"] = (templates / "tables.py").read_text(encoding="utf-8")
     for name in _COPIED:
         files[name] = (templates / name).read_text(encoding="utf-8")
+    files |= {f"{name}.py": shared_source(name) for name in SHARED}
     config = config_of(spec)
     files["config.yaml"] = yaml.safe_dump(
         config, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
@@ -192,14 +210,8 @@ def _draws(update: Update, loss: Function, name: str) -> str:
     ]
     for d in update.draws:
         shape = _drawn_shape(types[d.name])
-        match d.kind:
-            case "normal":
-                text = f"torch.randn({shape}, generator=generator)"
-            case "integers":
-                text = f"torch.randint({int(d.high)}, ({shape},), generator=generator)"
-            case _:
-                # The open interval: torch.rand may give 0.
-                text = f"torch.rand({shape}, generator=generator).clamp(min=2**-25)"
+        parameters = {name: literal(value).code for name, value in d.parameters.items()}
+        text = DISTRIBUTIONS[d.distribution].torch.format(shape=shape, **parameters)
         lines.append(f"        {literal(d.name).code}: {text},")
     return "\n".join([*lines, "    }"]) + "\n"
 
@@ -217,7 +229,7 @@ class Sampler:
 
     sample: Callable[..., Tensor]
     networks: tuple[str, ...]
-    inputs: dict[str, dict[str, Any]]
+    inputs: dict[str, Input]
 '''.strip("\n")
 
 
@@ -229,30 +241,36 @@ def sampler_source(lowered: Lowered, functions: Functions) -> str:
         name = functions.add(entry, f"sample_{program.steps}", progress=True)
         networks = literal(tuple(functions.networks(entry))).code
         rows.append(f"{int(program.steps)}: Sampler({name}, {networks}, {_inputs(program, functions, entry)})")
-    listing = layout("", f"SAMPLERS: dict[int, Sampler] = {{{commas(rows)}}}")
+    settings = {s.name: s for program in lowered.programs for s in program.settings}
+    listing = layout("", f"CONDITIONS: tuple[Condition, ...] = {_code(lowered.conditions)}")
+    listing += layout("", f"SETTINGS: tuple[Setting, ...] = {_code(tuple(settings.values()))}")
+    listing += layout("", f"SAMPLERS: dict[int, Sampler] = {{{commas(rows)}}}")
     helpers = [helper_source(list(functions.helpers))] if functions.helpers else []
     body = "\n\n".join([_SAMPLER + "\n", *helpers, *functions.texts[first:], "\n".join(listing) + "\n"])
     head = docstring("The sampler: from noise to samples, guidance included.", "")
-    before = ["from collections.abc import Callable", "from dataclasses import dataclass", "from typing import Any"]
+    before = ["from collections.abc import Callable", "from dataclasses import dataclass"]
     return _assembled(head, before, body)
 
 
 def _inputs(program: SampleProgram, functions: Functions, entry: str) -> str:
-    found = {}
-    for value in functions.module.functions[entry].inputs:
-        source = program.sources[value.name]
-        row: dict[str, Any] = {"kind": source.kind}
-        if source.kind in ("normal", "uniform"):
-            lead = 2 if source.per_step is not None else 1
-            row |= {"stream": source.stream, "shape": tuple(int(d) for d in value.type.shape[lead:])}  # type: ignore[arg-type]
-        if source.per_step is not None:
-            row["per_step"] = int(source.per_step)
-        if source.truncated:
-            row["truncated"] = True
-        if source.default is not None:
-            row["default"] = float(source.default)
-        found[identifier(value.name)] = row
-    return literal(found).code
+    rows = [f"{literal(identifier(i.name)).code}: {_code(i)}" for i in program.inputs(functions.module)]
+    return f"{{{commas(rows)}}}"
+
+
+def _code(value: Any) -> str:
+    """The call that makes a dataclass of the runtime, without what is default."""
+    if isinstance(value, tuple):
+        return f"({commas(map(_code, value))}{',' if len(value) == 1 else ''})"
+    if not is_dataclass(value):
+        return literal(value).code
+    words = []
+    for one in fields(value):
+        own = getattr(value, one.name)
+        if one.default is MISSING and one.default_factory is MISSING:
+            words.append(_code(own))
+        elif own != (one.default if one.default_factory is MISSING else one.default_factory()):
+            words.append(f"{one.name}={_code(own)}")
+    return f"{type(value).__name__}({commas(words)})"
 
 
 def _assembled(head: list[str], standard: list[str], body: str) -> str:
@@ -261,7 +279,10 @@ def _assembled(head: list[str], standard: list[str], body: str) -> str:
         standard, needed = ["import math", *standard], needed[2:]
     if "tqdm(" in body:
         needed.append("from tqdm import tqdm")
-    local = ["", "from tables import table"] if "table(" in body else []
+    sources = sorted(set(re.findall(rf"\b({'|'.join(sources_module.__all__)})\b", body)))
+    local = [f"from sources import {commas(sources)}"] if sources else []
+    local += ["from tables import table"] if "table(" in body else []
+    local = ["", *local] if local else []
     return "\n".join([*head, "", *standard, "", *needed, *local, "", "", body.rstrip()]) + "\n"
 
 

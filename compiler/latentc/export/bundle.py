@@ -53,6 +53,7 @@ from latentc_runtime.manifest import (
     Truncation,
     UniformSource,
 )
+from latentc_runtime.sources import ConditionSource, RandomSource, SettingSource
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -255,7 +256,7 @@ def _sampler(
     statements: list[Statement]
     if chosen == "host":
         flat = verify(carry_stacks(flat_module(module, program.entry, opset=engines.opset)), "inlined")
-        per_step = {name: s.per_step for name, s in program.sources.items() if s.per_step is not None}
+        per_step = {i.name: i.rows for i in program.inputs(module) if i.rows is not None}
         try:
             statements = program_from_module(
                 flat,
@@ -273,8 +274,9 @@ def _sampler(
         file = engines.add("sample" + suffix, flat, program.entry, [RESULT])
         engines.written_out[file] = written_out
         statements = [EngineCall("engine", file, {v.name: v.name for v in fn.inputs}, {RESULT: RESULT})]
-    default = next((s.default for s in program.sources.values() if s.kind == "guidance"), None)
-    truncation = next((Truncation(s.default) for s in program.sources.values() if s.truncated), None)
+    settings = {s.name: s.default for s in program.settings}
+    default = settings.get("guidance")
+    truncation = Truncation(settings["truncation"]) if "truncation" in settings else None
     return SamplerEntry(
         steps=program.steps,
         solver=program.solver,
@@ -291,15 +293,15 @@ def _sampler(
 def _input(name: str, type: Any, program: SampleProgram) -> Input:
     source = program.sources[name]
     made: ClassesSource | GuidanceSource | NormalSource | UniformSource
-    match source.kind:
-        case "classes":
+    match source:
+        case ConditionSource():
             made = ClassesSource()
-        case "guidance":
+        case SettingSource():
             made = GuidanceSource()
-        case "normal":
-            made = NormalSource("normal", source.stream, source.per_step, source.truncated)
-        case _:
-            made = UniformSource("uniform", source.stream, source.per_step)
+        case RandomSource("uniform"):
+            made = UniformSource("uniform", source.stream, source.rows)
+        case RandomSource():
+            made = NormalSource("normal", source.stream, source.rows, source.distribution == "truncated_normal")
     return Input(name, type.dtype, tuple(str(d) if isinstance(d, Sym) else int(d) for d in type.shape), made)
 
 

@@ -7,13 +7,12 @@ host    an engine file per step, driven by the program in the manifest: noise is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from typing import Literal
 
 from latentc.components.contract import SampleProgram
 from latentc.engines import DEFAULT, ENGINES, Engine
 from latentc.ir.core import Module, parameters, walk
-from latentc.ir.types import TensorType
 from latentc.passes.attention import write_out_attention_without_kernel
 from latentc.passes.decompose import decompose_in_loops
 
@@ -24,17 +23,16 @@ HOST_NOISE_BYTES = 64 << 20
 """If the noise of all steps at the largest batch exceeds this, the host draws it one step at a time."""
 
 
-def noise_bytes(inputs: Mapping[str, TensorType], program: SampleProgram) -> int:
+def noise_bytes(module: Module, program: SampleProgram) -> int:
     """Bytes of the per-step inputs of one sample, over all steps."""
-    return sum(4 * inputs[name].count() for name, source in program.sources.items() if source.per_step is not None)
+    return sum(4 * (i.rows or 0) * math.prod(i.sample_shape) for i in program.inputs(module))
 
 
 def choose_form(
     module: Module, program: SampleProgram, max_batch: int | None, engine: str = DEFAULT
 ) -> tuple[Form, str]:
     """The form of a program's loop and the reason for the manifest; `module` holds only the program's functions."""
-    inputs = {v.name: v.type for v in module.entry(program.entry).inputs}
-    total = noise_bytes(inputs, program) * (max_batch or 1)
+    total = noise_bytes(module, program) * (max_batch or 1)
     if total > HOST_NOISE_BYTES:
         return "host", f"the noise of {program.steps} steps at batch {max_batch or 1} is {total / 1e6:.0f} MB"
     if not any(node.op == "loop" for _, node in walk(module)):

@@ -27,6 +27,7 @@ from latentc.passes.quantize import Layer, prefix_of, quantizable
 from latentc.spec import Spec
 from latentc.spec.sections import Quantize
 from latentc.weights import Expr, materialise
+from latentc_runtime.sources import ConditionSource
 
 AT_ONCE = 16
 """Samples of one run of the sampler."""
@@ -163,7 +164,7 @@ def trajectories(
     program = lowered.programs[0]
     starts = range(0, len(classes), min(AT_ONCE, spec.target.max_batch))
     parts = [(classes[i : i + starts.step], seed + i) for i in starts]
-    requests = [sampler_inputs(lowered.module, program, part, first) for part, first in parts]
+    requests = [sampler_inputs(lowered, program, part, first) for part, first in parts]
     feeds: dict[str, tuple[Feed, ...]] = {}
     points: dict[str, tuple[str, ...]] = {}
     samples: list[Array] = []
@@ -225,7 +226,7 @@ def _sequences(
     module = _sampler(lowered, spec, program)
     call = executable(module, program.entry, weights, spec.target.opset)
     names = [value.name for value in lowered.module.functions[network.methods["forward"]].inputs]
-    classes = next(name for name, source in program.sources.items() if source.kind == "classes")
+    classes = next(name for name, source in program.sources.items() if isinstance(source, ConditionSource))
     samples, found = [], []
     for request in requests:
         tokens, y = call(request)[0], request[classes]

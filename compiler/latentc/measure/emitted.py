@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from latentc.components.contract import Lowered
-from latentc.emit import project_files
+from latentc.emit.project import SHARED, project_files
 from latentc.measure.forward import needed
 from latentc.spec import Spec
 
 Array = np.ndarray
-_MODULES = ("model", "sampler", "tables")
+_MODULES = ("model", "sampler", "tables", *SHARED)
 
 
 class Emitted:

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from latentc.checkpoint import arrays
-from latentc.components.contract import SampleProgram
+from latentc.components.contract import Lowered, SampleProgram
 from latentc.export.onnx import OPSET, flat_module, onnx_from_module
 from latentc.export.store import FileTensors
 from latentc.ir.core import Module
 from latentc.ir.interpret import Interpreter
-from latentc.ir.types import Sym
 from latentc.ir.verify import verify
 from latentc.passes.quantize import prefix_of
 from latentc.weights import Expr
+from latentc_runtime.sources import default_given, input_array
 
 Array = np.ndarray
 Feed = Mapping[str, Array]
@@ -78,25 +78,10 @@ def written(model: object, tensors: FileTensors, folder: Path) -> tuple[Path, di
     return path, external
 
 
-def sampler_inputs(module: Module, program: SampleProgram, classes: Sequence[int], seed: int) -> dict[str, Array]:
-    """The inputs of a whole sampler by name as the runtime makes them: sample i has seed `seed` + i, default scale."""
-    from latentc_runtime.noise import normals, seed_words, uniforms
-
-    seeds, found = seed_words(range(seed, seed + len(classes))), {}
-    for value in module.entry(program.entry).inputs:
-        source = program.sources[value.name]
-        if source.kind == "classes":
-            found[value.name] = np.asarray(classes, np.int64)
-        elif source.kind == "guidance":
-            found[value.name] = np.full(len(classes), source.default, np.float32)
-        else:
-            draw = normals if source.kind == "normal" else uniforms
-            # The batch is the only run-time size; rows of a per-step input stand before it.
-            sizes = value.type.shape[1:] if source.per_step is None else value.type.shape[2:]
-            shape = [int(d) for d in sizes if not isinstance(d, Sym)]
-            index = 0 if source.per_step is None else range(source.per_step)
-            found[value.name] = np.ascontiguousarray(draw(seeds, source.stream, shape, index), np.float32)
-    return found
+def sampler_inputs(lowered: Lowered, program: SampleProgram, classes: Sequence[int], seed: int) -> dict[str, Array]:
+    """Inputs of a program by name, as the runtime makes them: sample i has seed `seed` + i, settings their defaults."""
+    given = default_given(len(classes), seed, lowered.conditions, program.settings, classes)
+    return {entry.name: input_array(entry, given) for entry in program.inputs(lowered.module)}
 
 
 __all__ = ["Array", "Call", "Feed", "executable", "sampler_inputs", "written"]

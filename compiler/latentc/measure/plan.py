@@ -168,8 +168,7 @@ class _Judge:
             return
         size = min(AT_ONCE, spec.target.max_batch)
         self.requests = [
-            sampler_inputs(lowered.module, self.program, classes[i : i + size], seed + i)
-            for i in range(0, len(classes), size)
+            sampler_inputs(lowered, self.program, classes[i : i + size], seed + i) for i in range(0, len(classes), size)
         ]
 
     def quality(self, plan: Mapping[str, LayerQuant]) -> Quality:

@@ -30,6 +30,7 @@ from latentc.measure.subject import Subject, open_subject
 from latentc.measure.ties import reconciled
 from latentc.measure.tolerances import Tolerance, relative_error
 from latentc.measure.trajectory import Feed, denoiser_feeds, engine_calls, token_feed
+from latentc_runtime.sources import RandomSource
 
 Array = np.ndarray
 Progress = Callable[[int, int, str], None]
@@ -332,7 +333,8 @@ class _Verification:
         # A generator's sampler is one forward: it has no steps whose errors add up.
         kind = "tokens" if tokens else "forward" if program.solver == "one_pass" else "sampler"
         self._compare(found, "sampler", [f"{program.steps} steps"] * len(feeds), sizes, kind)
-        uniforms = next((name for name, source in program.sources.items() if source.kind == "uniform"), None)
+        random = {name: s for name, s in program.sources.items() if isinstance(s, RandomSource)}
+        uniforms = next((name for name, source in random.items() if source.distribution == "uniform"), None)
         if tokens and uniforms is not None:
             made = self.comparisons[before:]
             self.comparisons[before:] = [self._with_ties(c, found, samplers, feeds, uniforms) for c in made]

@@ -38,7 +38,7 @@ class Adversarial(Objective):
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         generator, discriminator = networks["main"], networks[PLAYER]
-        draws = (Draw("z", "normal"), Draw("labels", "integers", spec.data.classes))
+        draws = (Draw("z", "normal"), Draw("labels", "integers", {"high": spec.data.classes}))
 
         b = mb.function("loss.discriminator")
         x, y = b.input("x", f32(B, *generator.shape)), b.input("y", i64(B))

@@ -85,7 +85,7 @@ class Diffusion(Objective):
             b.output(mse + vb, mse, vb)
             b.finish("Improved DDPM's hybrid loss: mean squared error plus variational bound, a value a sample each.")
             names = ("loss", "mse", "vb")
-        draws = (Draw("t", "integers", self.steps), Draw("noise", "normal"), Draw("drop", "uniform"))
+        draws = (Draw("t", "integers", {"high": self.steps}), Draw("noise", "normal"), Draw("drop", "uniform"))
         return publish(mb, names, ("x", "y"), draws)
 
     def _variational_bound(

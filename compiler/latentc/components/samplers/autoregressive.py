@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from latentc.components.contract import Network, SampleProgram, Source
+from latentc.components.contract import Network, SampleProgram
 from latentc.components.parts import Guidance, Problem, Sampler
 from latentc.components.samplers.base import guidance_problems
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32, i64
+from latentc_runtime.sources import ConditionSource, RandomSource, Setting, SettingSource, Source
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -80,12 +81,13 @@ class Autoregressive(Sampler):
             tokens.append(b.transpose(outs[-1], perm=(1, 0), out="tokens"))
         b.output(b.concat(*tokens, axis=1, out="tokens") if len(tokens) > 1 else tokens[0])
         mb.entries[entry] = b.finish(doc=f"Draws {length} tokens one after the other.")
-        sources = {"y": Source("classes")}
+        sources: dict[str, Source] = {"y": ConditionSource("class")}
         if self.guidance:
-            sources["scale"] = Source("guidance", default=self.guidance.scale)
+            sources["scale"] = SettingSource("guidance")
         if u:
-            sources["u"] = Source("uniform", stream="token", per_step=length)
-        return SampleProgram(entry, self.kind, length, length, sources)
+            sources["u"] = RandomSource("uniform", "token", length)
+        settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
+        return SampleProgram(entry, self.kind, length, length, sources, settings)
 
     def _prefill(self, b: Builder, network: Network, y: Var, scale: Var | None) -> tuple[Var, ...]:
         fn = network.methods["prefill"]

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import Network, SampleProgram, Source
+from latentc.components.contract import Network, SampleProgram
 from latentc.components.parts import Guidance, Problem, Sampler
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B
+from latentc_runtime.sources import ConditionSource, RandomSource, Setting, Source
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -45,5 +46,7 @@ class OnePass(Sampler):
         z, y = b.input("z", f32(B, network.latent)), b.input("y", i64(B))
         b.output(b.call(network.methods["forward"], "main", z, y, out="x"))
         mb.entries["sample.1"] = b.finish(doc="Runs the generator once.")
-        sources = {"z": Source("normal", stream="z", truncated=True, default=self.truncation), "y": Source("classes")}
-        return SampleProgram("sample.1", self.kind, 1, 1, sources)
+        z_source = RandomSource("truncated_normal", "z", settings={"bound": "truncation"})
+        sources: dict[str, Source] = {"z": z_source, "y": ConditionSource("class")}
+        truncation = Setting("truncation", self.truncation, low=0.0, closed=False, unlimited=True)
+        return SampleProgram("sample.1", self.kind, 1, 1, sources, (truncation,))

@@ -13,10 +13,11 @@ from itertools import groupby
 
 import numpy as np
 
-from latentc.components.contract import Network, SampleProgram, Source
+from latentc.components.contract import Network, SampleProgram
 from latentc.components.samplers.tables import Table
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32, i64
+from latentc_runtime.sources import ConditionSource, RandomSource, Setting, SettingSource, Source
 
 Coefficient = float | Var
 Row = Mapping[str, Coefficient]
@@ -81,13 +82,14 @@ def sample_program(
         x = state[0]
     b.output(x)
     module.entries[entry] = b.finish(doc=f"{table.solver}, {table.steps} steps")
-    sources = {"x": Source("normal", stream="x"), "y": Source("classes")}
+    sources: dict[str, Source] = {"x": RandomSource("normal", "x"), "y": ConditionSource("class")}
     if guided:
-        sources["scale"] = Source("guidance", default=scale)
+        sources["scale"] = SettingSource("guidance")
     if total:
-        sources["noise"] = Source("normal", stream="step", per_step=total)
+        sources["noise"] = RandomSource("normal", "step", total)
     evaluations = sum(part.rows * part.evaluations for part in table.parts())
-    return SampleProgram(entry, table.solver, table.steps, evaluations, sources)
+    settings = (Setting("guidance", scale),) if guided else ()
+    return SampleProgram(entry, table.solver, table.steps, evaluations, sources, settings)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,285 @@
+"""Where the inputs of a program come from, and the one function that makes them.
+
+A program's inputs are a request's conditions, its settings, and random numbers that follow from its seeds. The
+compiler declares them with these classes, the manifest holds them, and the runtime, verification, calibration, emitted
+projects and Triton make the arrays with `input_array`.
+
+Symbols: B batch, N rows of a per-step input, flattened over nested loops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentc_runtime.distributions import DISTRIBUTIONS, draw
+
+Array = NDArray[Any]
+Dtype = Literal["f32", "f16", "f64", "i32", "i64", "bool"]
+NUMPY: dict[str, type[np.generic]] = {
+    "f32": np.float32,
+    "f16": np.float16,
+    "f64": np.float64,
+    "i32": np.int32,
+    "i64": np.int64,
+    "bool": np.bool_,
+}
+
+
+@dataclass(frozen=True)
+class ConditionSource:
+    """The value of a condition, [B, *shape], or its mask, [B, length]."""
+
+    kind: Literal["condition"] = field(default="condition", kw_only=True)
+    condition: str
+    part: Literal["value", "mask"] = "value"
+
+
+@dataclass(frozen=True)
+class SettingSource:
+    """A number that a request may give, [B]: the guidance scale, truncation, temperature."""
+
+    kind: Literal["setting"] = field(default="setting", kw_only=True)
+    setting: str
+
+
+@dataclass(frozen=True)
+class RandomSource:
+    """Random numbers of a stream, [B, ...]; with `rows` N of them [N, B, ...], row i drawn at index i.
+
+    `distribution` is a row of `distributions.DISTRIBUTIONS`. Its parameters are numbers (`parameters`), or settings of
+    the request by name (`settings`: {parameter: setting}).
+    """
+
+    kind: Literal["random"] = field(default="random", kw_only=True)
+    distribution: str
+    stream: str
+    rows: int | None = None
+    parameters: dict[str, float | tuple[float, ...]] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        wanted = DISTRIBUTIONS[self.distribution].parameters if self.distribution in DISTRIBUTIONS else ()
+        if self.distribution not in DISTRIBUTIONS or {*self.parameters, *self.settings} != set(wanted):
+            given = ", ".join((*self.parameters, *self.settings)) or "nothing"
+            raise ValueError(f"distribution `{self.distribution}` takes {', '.join(wanted) or 'nothing'}, not {given}")
+
+
+Source = ConditionSource | SettingSource | RandomSource
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of a program; "B" in `shape` is the batch: ["B", ...], or [N, "B", ...] per step."""
+
+    name: str
+    dtype: Dtype
+    shape: tuple[int | str, ...]
+    source: Source
+
+    @property
+    def rows(self) -> int | None:
+        """N for an input of N rows, None for one that is the same at all steps."""
+        return self.source.rows if isinstance(self.source, RandomSource) else None
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one sample's part (of one row)."""
+        return tuple(int(d) for d in self.shape[1 if self.rows is None else 2 :])
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a request says of each sample, and how.
+
+    `label`: a class of `classes`; the program takes an index i64[B], or with `encoding` one_hot a row f32[B, classes],
+    which may be soft. `tokens`: whole numbers below `vocabulary`, i64[B, L]. `array`: numbers [B, *shape]. With `mask`,
+    samples may be shorter than `shape[0]`: they are padded, with `pad` for tokens, else zeros, and the program takes a
+    mask [B, L] of what is real. `axes` names the axes of `shape`. A condition with a `default` (a number, or nested
+    lists of `shape`) may be left out.
+    """
+
+    name: str
+    form: Literal["label", "array", "tokens"]
+    shape: tuple[int, ...] = ()
+    dtype: Dtype = "i64"
+    axes: tuple[str, ...] = ()
+    classes: int | None = None
+    vocabulary: int | None = None
+    encoding: Literal["index", "one_hot"] = "index"
+    mask: bool = False
+    pad: int = 0
+    default: Any = None
+
+    @property
+    def required(self) -> bool:
+        return self.default is None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A number that a request may give, one for all samples or one per sample; `default` if it does not.
+
+    It lies between `low` and `high` (null: no bound), at the bounds only if these are `closed`. If `unlimited`,
+    infinity is allowed, and a null default stands for it.
+    """
+
+    name: str
+    default: float | None
+    low: float | None = None
+    high: float | None = None
+    closed: bool = True
+    unlimited: bool = False
+
+    @property
+    def value(self) -> float:
+        """The default as a number."""
+        return math.inf if self.default is None else self.default
+
+
+@dataclass(frozen=True)
+class Given:
+    """A checked request, one row per sample: seeds u64[B], values and masks by condition, settings f64[B] by name."""
+
+    seeds: NDArray[np.uint64]
+    conditions: Mapping[str, Array] = field(default_factory=dict)
+    masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    settings: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def part(self, start: int, stop: int) -> Given:
+        """Samples start..stop alone."""
+        rows = slice(start, stop)
+        return Given(self.seeds[rows], *({n: a[rows] for n, a in group.items()} for group in self._groups()))
+
+    def arguments(self) -> dict[str, Any]:
+        """The request again, as keywords of `Pipeline.sample`."""
+        return {"seeds": self.seeds, **_arguments(self.conditions, self.masks), "settings": dict(self.settings)}
+
+    def _groups(self) -> tuple[Mapping[str, Array], ...]:
+        return self.conditions, self.masks, self.settings
+
+
+def joined(parts: Sequence[Given]) -> Given:
+    """The samples of several requests to one program, in one."""
+    groups = zip(*(part._groups() for part in parts), strict=True)
+    columns = ({name: np.concatenate([group[name] for group in same]) for name in same[0]} for same in groups)
+    return Given(np.concatenate([part.seeds for part in parts]), *columns)
+
+
+def input_array(entry: Input, given: Given, index: int | Sequence[int] | None = None) -> Array:
+    """One input of a program: [B, ...]; of a per-step input the rows `index`, by default all, [N, B, ...]."""
+    made: Array
+    match entry.source:
+        case ConditionSource(condition, "value"):
+            made = given.conditions[condition]
+        case ConditionSource(condition):
+            made = given.masks[condition]
+        case SettingSource(setting):
+            made = given.settings[setting]
+        case RandomSource(distribution, stream, rows, parameters, settings):
+            if index is None:
+                index = 0 if rows is None else range(rows)
+            all_parameters = {**parameters, **{name: given.settings[setting] for name, setting in settings.items()}}
+            made = draw(distribution, given.seeds, stream, entry.sample_shape, index, **all_parameters)
+    return np.ascontiguousarray(made, NUMPY[entry.dtype])
+
+
+def needed(inputs: Iterable[Input]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the conditions and of the settings that a program's inputs come from, each once."""
+    conditions: dict[str, None] = {}
+    settings: dict[str, None] = {}
+    for source in (entry.source for entry in inputs):
+        match source:
+            case ConditionSource(condition):
+                conditions[condition] = None
+            case SettingSource(setting):
+                settings[setting] = None
+            case RandomSource():
+                settings |= dict.fromkeys(source.settings.values())
+    return tuple(conditions), tuple(settings)
+
+
+def arguments_from_inputs(inputs: Iterable[Input], arrays: Mapping[str, Array]) -> dict[str, Any]:
+    """A program's inputs by name as keywords of `Pipeline.sample`: the inverse of `input_array`."""
+    values: dict[str, Array] = {}
+    masks: dict[str, Array] = {}
+    settings: dict[str, Array] = {}
+    random: dict[str, Array] = {}
+    for entry in inputs:
+        match entry.source:
+            case ConditionSource(condition, part):
+                (values if part == "value" else masks)[condition] = arrays[entry.name]
+            case SettingSource(setting):
+                settings[setting] = arrays[entry.name]
+            case RandomSource():
+                random[entry.name] = arrays[entry.name]
+    return {**_arguments(values, masks), "settings": settings, "noise": random}
+
+
+def _arguments(values: Mapping[str, Array], masks: Mapping[str, Array]) -> dict[str, Any]:
+    pairs = {name: {"value": value, "mask": masks[name]} if name in masks else value for name, value in values.items()}
+    return {"conditions": pairs}
+
+
+def default_given(
+    count: int,
+    seed: int,
+    conditions: Sequence[Condition],
+    settings: Sequence[Setting],
+    classes: Sequence[int] | None = None,
+) -> Given:
+    """A request that needs nothing from anybody: sample i has seed `seed` + i, and settings have their defaults.
+
+    Labels are `classes`, by default all classes in turn. Tokens and arrays without a default are random, by the seed.
+    For calibration, verification, timing and warming up.
+    """
+    seeds = np.arange(count, dtype=np.uint64) + np.uint64(seed)
+    values = {c.name: _usual(c, seeds, classes) for c in conditions}
+    masks = {c.name: np.ones((count, c.shape[0]), np.bool_) for c in conditions if c.mask}
+    return Given(seeds, values, masks, {s.name: np.full(count, s.value) for s in settings})
+
+
+def _usual(condition: Condition, seeds: NDArray[np.uint64], classes: Sequence[int] | None) -> Array:
+    shape, stream = condition.shape, f"condition {condition.name}"
+    if condition.form == "label":
+        count = condition.classes or 1
+        labels = np.arange(len(seeds)) % count if classes is None else np.asarray(classes, np.int64)
+        return labels if condition.encoding == "index" else one_hot(labels, count)
+    if condition.default is not None:
+        return np.broadcast_to(np.asarray(condition.default, NUMPY[condition.dtype]), (len(seeds), *shape))
+    if condition.form == "tokens":
+        return draw("integers", seeds, stream, shape, high=condition.vocabulary or 1)
+    return draw("normal", seeds, stream, shape).astype(NUMPY[condition.dtype])
+
+
+def one_hot(classes: Array, count: int) -> Array:
+    """Rows f32[B, count] with 1 at each class."""
+    return np.eye(count, dtype=np.float32)[classes]
+
+
+__all__ = [
+    "NUMPY",
+    "Condition",
+    "ConditionSource",
+    "Dtype",
+    "Given",
+    "Input",
+    "RandomSource",
+    "Setting",
+    "SettingSource",
+    "Source",
+    "arguments_from_inputs",
+    "default_given",
+    "input_array",
+    "joined",
+    "needed",
+    "one_hot",
+]
