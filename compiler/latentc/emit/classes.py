@@ -168,8 +168,9 @@ class _ClassPrinter:
         init = initialisation(
             [(self.access[path], leaf) for path, leaf in self.leaves.items()],
             [(self.access[n], p) for n, p in self.plain.items() if p.kind == "weight"],
+            lambda size: size_text(size, self.sizes, self._attribute),
         )
-        written = "\n".join(line for body in bodies for line in body)
+        written = "\n".join([*init, *(line for body in bodies for line in body)])
         self.attributes = {a: None for a in self.attributes if re.search(rf"self\.{a}_?\b", written)}
         arguments = tuple(a for a in self.args if a in self.in_constructor or a in self.attributes)
         doc = next((fn.doc for fn in self.functions if fn.doc), "")

@@ -5,6 +5,7 @@ Layers whose weight is spectrally normalised are leaves as well: `spectral_layer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -143,24 +144,32 @@ def constructor(leaf: Leaf, size: Size, helper: Callable[[str], str]) -> str:
     return text.code
 
 
-def init_call(param: Param, target: str) -> str:
-    """A statement that gives a weight its first value."""
-    args = param.init.args
-    match param.init.kind:
-        case "zeros" | "ones" as kind:
-            return f"nn.init.{kind}_({target})"
+def init_calls(param: Param, target: str, size: Size) -> list[str]:
+    """Statements that initialise a weight; `size` writes sizes where they stand."""
+    kind, args = param.init.kind, param.init.args
+    gain = args.get("gain", math.sqrt(2) if kind.startswith("kaiming") else 1.0)
+    match kind:
+        case "zeros" | "ones" | "orthogonal":
+            return [f"nn.init.{kind}_({target})"]
         case "normal":
             std = args.get("std", 1.0)
-            return call("nn.init.normal_", [target], std=None if std == 1.0 else std).code
-        case "xavier_uniform":
-            # A kernel's fans are those of its flat matrix, as of a linear layer on patches.
-            return f"nn.init.xavier_uniform_({target if param.type.rank == 2 else f'{target}.flatten(1)'})"
-        case "orthogonal":
-            return f"nn.init.orthogonal_({target})"
-        case "linear_default" | "uniform" as kind:
-            bound = repr(float(args["bound"]) if kind == "uniform" else int(args["fan_in"]) ** -0.5)
-            return f"nn.init.uniform_({target}, -{bound}, {bound})"
-    raise ValueError(f"no torch text for initialiser {param.init.kind}")
+            return [call("nn.init.normal_", [target], std=None if std == 1.0 else std).code]
+        case "xavier_uniform" | "xavier_normal":
+            of, rank = args.get("of", "kernel"), param.type.rank
+            gain = None if gain == 1.0 else gain
+            if of == "each":
+                return [f"for weight in {target}:", f"    {call(f'nn.init.{kind}_', ['weight'], gain=gain).code}"]
+            matrix = of == "matrix" and rank != 2
+            return [call(f"nn.init.{kind}_", [f"{target}.flatten(1)" if matrix else target], gain=gain).code]
+        case "kaiming_uniform" | "kaiming_normal":
+            mode = None if args.get("mode", "fan_in") == "fan_in" else args["mode"]
+            linear = None if gain == math.sqrt(2) else "linear"
+            text = call(f"nn.init.{kind}_", [target], mode=mode, nonlinearity=linear).code
+            return [text if linear is None or gain == 1.0 else f"{text}.data.mul_({literal(float(gain)).code})"]
+        case "uniform" | "linear_default":
+            bound = literal(float(args["bound"])) if kind == "uniform" else Text(f"{size(args['fan_in']).atom} ** -0.5")
+            return [f"nn.init.uniform_({target}, -{bound.code}, {bound.code})"]
+    raise ValueError(f"no torch text for initialiser {kind}")
 
 
 def default_init(leaf: Leaf, param: Param) -> bool:
@@ -177,13 +186,13 @@ def default_init(leaf: Leaf, param: Param) -> bool:
     return init.kind == ("zeros" if is_bias else "ones")
 
 
-def initialisation(leaves: Sequence[tuple[str, Leaf]], plain: Sequence[tuple[str, Param]]) -> list[str]:
-    """Statements of `reset_parameters`: leaves of one kind of start share a loop. Pairs are (text of access, what)."""
+def initialisation(leaves: Sequence[tuple[str, Leaf]], plain: Sequence[tuple[str, Param]], size: Size) -> list[str]:
+    """Statements of `reset_parameters`; leaves initialised alike share a loop. Pairs are (text of access, what)."""
     groups: dict[tuple[str, ...], list[tuple[str, Leaf]]] = {}
     for access, leaf in leaves:
         custom = [p for p in leaf.params if not default_init(leaf, p)]
         if custom:
-            key = tuple(init_call(p, f"@.{p.name.rpartition('.')[2]}") for p in custom)
+            key = tuple(line for p in custom for line in init_calls(p, f"@.{p.name.rpartition('.')[2]}", size))
             groups.setdefault(key, []).append((access, leaf))
     lines = []
     for statements, members in groups.items():
@@ -192,8 +201,7 @@ def initialisation(leaves: Sequence[tuple[str, Leaf]], plain: Sequence[tuple[str
         else:
             lines.append(f"for layer in ({commas(access for access, _ in members)}):")
             lines += [f"    {s.replace('@', 'layer')}" for s in statements]
-    lines += [init_call(param, access) for access, param in plain]
-    return lines
+    return lines + [line for access, param in plain for line in init_calls(param, access, size)]
 
 
 def buffer_value(param: Param, size: Size, helper: Callable[[str], str]) -> str:

@@ -11,7 +11,7 @@ was written `3 * dim`; that is what the emitter prints.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Recipe,
 from latentc.ir.ops import OPS, OpError
 from latentc.ir.ops.control import call_types, guided_types, loop_types
 from latentc.ir.recipes import MADE, recipe_type
-from latentc.ir.types import B, Dim, Named, Sym, TensorType, f32, i64, product, source_of
+from latentc.ir.sizes import in_callee, in_caller, is_size, signature
+from latentc.ir.types import B, Named, Sym, TensorType, f32, i64, product, source_of
 from latentc.ir.var import Var
 
 Array = np.ndarray[Any, Any]
@@ -29,14 +30,42 @@ Array = np.ndarray[Any, Any]
 class BlockBody:
     """A Python function that builds a method of an emitted class; see `module_class`."""
 
-    def __init__(self, body: Callable[..., Any], cls: str, method: str) -> None:
-        self.body, self.cls, self.method = body, cls, method
+    def __init__(self, body: Callable[..., Any], cls: str, method: str, shapes: Mapping[str, str]) -> None:
+        self.body, self.cls, self.method, self.shapes = body, cls, method, shapes
         self.__doc__ = body.__doc__
 
+    def operands(self, count: int, names: Sequence[str]) -> list[str]:
+        """Names of `count` operands: the body's own, then `names` for those that its `*` takes."""
+        code = self.body.__code__
+        own = code.co_varnames[1 : code.co_argcount][:count]
+        star = code.co_varnames[code.co_argcount + code.co_kwonlyargcount] if code.co_flags & 4 else "x"
+        return [*own, *(names[i] if i < len(names) else star for i in range(len(own), count))]
 
-def module_class(cls: str, method: str = "forward") -> Callable[[Callable[..., Any]], BlockBody]:
-    """Marks `body(b, *operands, **static)` as the `method` of class `cls` in the emitted code."""
-    return lambda body: BlockBody(body, cls, method)
+
+def module_class(cls: str, method: str = "forward", **shapes: str) -> Callable[[Callable[..., Any]], BlockBody]:
+    """Marks `body(b, *operands, **static)` as the `method` of class `cls` in the emitted code.
+
+    `shapes` declare operands: `x="B channels H W"` names static arguments, expressions of them without blanks
+    (`width//heads`), and labels of other sizes, with a meaning if they have one (`T=grid**2`). What is not declared is
+    named by the expression the caller gives, which is ambiguous where it gives one for two arguments.
+    """
+    return lambda body: BlockBody(body, cls, method, shapes)
+
+
+class Item(str):
+    """The name of module `i` of a list, such as `blocks.3`; `count` is the size that says how many there are."""
+
+    count: int
+
+    def __new__(cls, base: str, i: int, count: int) -> Item:
+        self = super().__new__(cls, f"{base}.{i}")
+        self.count = count
+        return self
+
+
+def items(base: str, count: int) -> list[Item]:
+    """Names of `count` modules in a list: `for name in items("blocks", depth): x = b.sub(name, block, x, …)`."""
+    return [Item(base, i, count) for i in range(count)]
 
 
 class ModuleBuilder:
@@ -61,21 +90,19 @@ class ModuleBuilder:
     ) -> str:
         """Name of the function of a block for these operand types and static arguments, built at first use.
 
-        Operands are called as the body calls them; those its `*` takes are called by `names`, the caller's.
+        Operands are called as the body calls them; those its `*` takes are called by `names`, the caller's. OpError
+        where an operand is not of the shape that the block declares.
         """
-        key = (block.body, block.method, tuple(types), frozen(static))
+        traced = {k: Named(int(v), k) if is_size(v) else v for k, v in static.items()}
+        words = block.operands(len(types), names)
+        try:
+            own = in_callee(types, traced, static, [block.shapes.get(w) for w in words])
+        except ValueError as error:
+            raise OpError(f"{block.cls}.{block.method}: {error}") from None
+        key = (block.body, block.method, signature(own), tuple(own), frozen(static))
         if key not in self._built:
-            traced = {k: Named(v, k) if _is_size(v) else v for k, v in static.items()}
-            origin = Origin(block.cls, traced, block.method)
-            b = Builder(self, self.unique(f"{block.cls}.{block.method}"), origin)
-            code = block.body.__code__
-            own = code.co_varnames[1 : code.co_argcount]
-            star = code.co_varnames[code.co_argcount + code.co_kwonlyargcount] if code.co_flags & 4 else "x"
-            rest = [names[i] if i < len(names) else star for i in range(len(own), len(types))]
-            operands = [
-                b.input(n, rescope(t, traced, static)) for n, t in zip([*own[: len(types)], *rest], types, strict=True)
-            ]
-            b.output(block.body(b, *operands, **traced))
+            b = Builder(self, self.unique(f"{block.cls}.{block.method}"), Origin(block.cls, traced, block.method))
+            b.output(block.body(b, *(b.input(w, t) for w, t in zip(words, own, strict=True)), **traced))
             self._built[key] = b.finish(doc=(block.body.__doc__ or "").strip())
         return self._built[key]
 
@@ -97,41 +124,6 @@ class ModuleBuilder:
                 raise ValueError(f"both modules have a function {name}")
         self.functions.update(module.functions)
         self.entries.update(module.entries)
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def rescope(type: TensorType, static: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> TensorType:
-    """A type rewritten in a callee's own names: run-time and capitalised names stay, sizes take an argument's name.
-
-    Of arguments of one size, that which was `given` as the very expression of the size.
-    """
-    by_size = {int(v): v for v in reversed(list(static.values())) if isinstance(v, Named)}
-    by_expression = {v.expr: static[k] for k, v in reversed(list((given or {}).items())) if isinstance(v, Named)}
-
-    def rename(dim: Dim) -> Dim:
-        if isinstance(dim, Sym) or (isinstance(dim, Named) and dim.expr.isidentifier() and dim.expr.isupper()):
-            return dim
-        same = by_expression.get(dim.expr) if isinstance(dim, Named) else None
-        return by_size.get(int(dim), int(dim)) if same is None else same
-
-    return type.with_shape(rename(d) for d in type.shape)
-
-
-def _in_terms_of(types: Sequence[TensorType], operands: Sequence[Var], args: Iterable[Any] = ()) -> list[TensorType]:
-    """A callee's output types in the caller's names: of the same axis of an operand, else of any axis or argument."""
-    names = {int(v): v for v in args if isinstance(v, Named)}
-    names |= {int(d): d for x in operands for d in reversed(x.shape) if isinstance(d, Named)}
-
-    def rename(dim: Dim, axis: int, rank: int) -> Dim:
-        if isinstance(dim, Sym):
-            return dim
-        beside = (x.shape[axis] for x in operands if len(x.shape) == rank)
-        return next((d for d in beside if isinstance(d, Named) and d == dim), names.get(int(dim), int(dim)))
-
-    return [t.with_shape(rename(d, axis, t.rank) for axis, d in enumerate(t.shape)) for t in types]
 
 
 class Builder:
@@ -200,8 +192,17 @@ class Builder:
             self._constants[key] = made
         return made
 
+    def arange(self, count: int, out: str = "index") -> Var:
+        """0 … count - 1 as i64[count]; the emitted code computes it from the size."""
+        array = np.arange(int(count))
+        return self._append("constant", [], {"value": array, "dtype": "i64"}, out, [i64(count)])[0]
+
     def scalar(self, value: float, like: Var) -> Var:
-        """A rank-0 constant of `like`'s dtype."""
+        """A rank-0 constant of `like`'s dtype; of a size, the emitted code has its expression."""
+        if isinstance(value, Named):
+            number = np.float64(value) if like.type.is_float else np.int64(value)
+            attrs = {"value": np.asarray(number), "dtype": like.type.dtype, "size": value}
+            return self._append("constant", [], attrs, "c")[0]
         return self.constant(np.float64(value) if like.type.is_float else np.int64(value), like.type.dtype)
 
     def output(self, *outputs: Any) -> None:
@@ -273,7 +274,7 @@ class Builder:
         """A Linear `name` from x's last axis to `features`: params `name.weight` [features, in], `name.bias`."""
         width = x.shape[-1]
         if init == "linear_default":
-            args = {"fan_in": int(width)}
+            args = {"fan_in": width}
         ins = [x, self.param(f"{name}.weight", TensorType(x.type.dtype, (features, width)), init, **args)]
         if bias:
             bias_init: tuple[str, dict[str, Any]] = ("zeros", {}) if init != "linear_default" else (init, args)
@@ -319,9 +320,13 @@ class Builder:
             types = call_types(fn, callee.inputs, callee.outputs, [x.type for x in operands])
         except OpError as error:
             raise OpError(f"call of {fn} as {name!r} in {self.name}: {error}") from None
-        attrs: dict[str, Any] = {"fn": fn, "name": name, "args": dict(args or {})}
+        attrs: dict[str, Any] = {"fn": fn, "name": str(name), "args": dict(args or {})}
+        if isinstance(name, Item):
+            attrs["count"] = name.count
         hint = out or (operands[0].value.name.split("_")[0] if operands and len(types) == 1 else "y")
-        outs = self._append("call", operands, attrs, hint, _in_terms_of(types, operands, attrs["args"].values()))
+        outs = self._append(
+            "call", operands, attrs, hint, in_caller(types, callee, [x.value for x in operands], attrs["args"])
+        )
         return outs[0] if len(outs) == 1 else outs
 
     def guided(
@@ -339,8 +344,10 @@ class Builder:
         """A call under classifier-free guidance; see `ops.control`."""
         attrs = {"fn": fn, "name": name, "kinds": tuple(kinds), "guides": tuple(guides), "channels": channels}
         ins = [*operands, *nulls, scale]
-        types = guided_types(self.module.functions[fn], [x.type for x in ins], attrs)
-        outs = self._append("guided", ins, attrs, out or "guided", _in_terms_of(types, operands))
+        callee = self.module.functions[fn]
+        types = guided_types(callee, [x.type for x in ins], attrs)
+        types = in_caller(types, callee, [x.value for x in operands], {})
+        outs = self._append("guided", ins, attrs, out or "guided", types)
         return outs[0] if len(outs) == 1 else outs
 
     def loop(
@@ -405,7 +412,7 @@ __all__ = [
     "Var",
     "f32",
     "i64",
+    "items",
     "module_class",
-    "rescope",
     "source_of",
 ]

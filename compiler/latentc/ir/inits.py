@@ -1,10 +1,13 @@
-"""Initial values of params: one numpy function a kind, `(rng, shape, **args) -> float64 array`.
+"""How parameters are initialised: one numpy function per kind, `(rng, shape, **args) -> float64 array`.
 
-Buffers use the deterministic kinds (they ignore `rng`), so a compiled bundle can compute what a checkpoint lacks.
+Arguments are numbers that no size enters (a gain, a standard deviation) or sizes by name, so that blocks that differ
+only in size have one initialiser. Buffers use the deterministic kinds (they ignore `rng`), so a compiled bundle can
+compute what a checkpoint lacks.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,10 +33,40 @@ def uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float) -> A
     return rng.uniform(-bound, bound, shape)
 
 
-def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Glorot & Bengio 2010: U(-a, a), a = sqrt(6 / (fan_in + fan_out)); of a kernel, as of its flat matrix."""
-    fan_out, fan_in = shape[0], int(np.prod(shape[1:]))
-    return np.asarray(rng.uniform(-1, 1, shape) * np.sqrt(6 / (fan_in + fan_out)))
+def fans(shape: tuple[int, ...], of: str) -> tuple[int, int]:
+    """(fan_in, fan_out) of a weight [out, in, *kernel].
+
+    `of`: "kernel" counts the receptive field in both, as torch.nn.init does; "matrix" takes the weight as the matrix
+    [out, in * kernel]; "each" is for stacks of weights: fans of one of them.
+    """
+    if of == "each":
+        return fans(shape[1:], "kernel")
+    fan_in = math.prod(shape[1:])
+    return fan_in, shape[0] if of == "matrix" else shape[0] * math.prod(shape[2:])
+
+
+def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...], gain: float = 1.0, of: str = "kernel") -> Array:
+    """Glorot and Bengio 2010: U(-a, a), a = gain * sqrt(6 / (fan_in + fan_out))."""
+    return rng.uniform(-1, 1, shape) * gain * math.sqrt(6 / sum(fans(shape, of)))
+
+
+def xavier_normal(rng: np.random.Generator, shape: tuple[int, ...], gain: float = 1.0, of: str = "kernel") -> Array:
+    """Glorot and Bengio 2010: N(0, s^2), s = gain * sqrt(2 / (fan_in + fan_out))."""
+    return rng.standard_normal(shape) * gain * math.sqrt(2 / sum(fans(shape, of)))
+
+
+def kaiming_uniform(
+    rng: np.random.Generator, shape: tuple[int, ...], gain: float = math.sqrt(2), mode: str = "fan_in"
+) -> Array:
+    """He et al. 2015: U(-a, a), a = gain * sqrt(3 / fan)."""
+    return rng.uniform(-1, 1, shape) * gain * math.sqrt(3 / fans(shape, "kernel")[mode == "fan_out"])
+
+
+def kaiming_normal(
+    rng: np.random.Generator, shape: tuple[int, ...], gain: float = math.sqrt(2), mode: str = "fan_in"
+) -> Array:
+    """He et al. 2015: N(0, s^2), s = gain / sqrt(fan)."""
+    return rng.standard_normal(shape) * gain / math.sqrt(fans(shape, "kernel")[mode == "fan_out"])
 
 
 def orthogonal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
@@ -87,6 +120,9 @@ def rope_2d(
 
 INITS: dict[str, Callable[..., Array]] = {
     f.__name__: f
-    for f in (zeros, ones, normal, uniform, xavier_uniform, orthogonal, linear_default, sincos_2d, rope_2d)
+    for f in (
+        *(zeros, ones, normal, uniform, orthogonal, linear_default, sincos_2d, rope_2d),
+        *(xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal),
+    )
 }
 DETERMINISTIC = {"zeros", "ones", "sincos_2d", "rope_2d"}

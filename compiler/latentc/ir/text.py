@@ -198,7 +198,8 @@ def _size(text: str) -> Any:
     expr, _, value = text.rpartition("=")
     if not expr or not _NUMBER.match(value):
         raise TextError(f"not a size: {text!r}")
-    return Named(int(value), expr)
+    name, _, meaning = expr.partition(":")
+    return Named(int(value), name, meaning)
 
 
 def _type(text: str) -> TensorType:

@@ -24,66 +24,112 @@ NUMPY: dict[str, Any] = {**FLOATS, **INTEGERS, **QUANTISED, "bool": np.bool_}
 
 
 _EXPRESSION = re.compile(r"[\w.()+*/% -]+")  # what the text form can hold
+_PLUS = re.compile(r"(.+) ([+-]) (\d+)")
+_TIMES = re.compile(r"(\d+) \* (\w+)|(\w+) \* (\d+)")
+_OVER = re.compile(r"(\w+) // (\d+)")
 
 
 class Named(int):
-    """An int that carries the expression it was computed with; equal to and hashed as its value."""
+    """An int that carries the expression it was computed with; equal to and hashed as its value.
+
+    `Named(grid * grid, "T")` of a size that is Named itself is an abbreviation: `meaning` keeps what it stands for.
+    Arithmetic folds constants, so that `(H + 2 - 3) + 1` is `H`.
+    """
 
     expr: str
+    meaning: str
 
-    def __new__(cls, value: int, expr: str) -> Named:
+    def __new__(cls, value: int, expr: str, meaning: str = "") -> Named:
         if not _EXPRESSION.fullmatch(expr):
             raise ValueError(f"{expr!r} is not an expression of sizes")
         self = super().__new__(cls, value)
         self.expr = expr
+        self.meaning = meaning or (value.meaning or value.expr if isinstance(value, Named) else "")
         return self
 
     def __reduce__(self) -> Any:
-        return Named, (int(self), self.expr)
+        return Named, (int(self), self.expr, self.meaning)
 
     def __repr__(self) -> str:
-        return f"{self.expr}={int(self)}"
+        return f"{self.expr}{f':{self.meaning}' if self.meaning else ''}={int(self)}"
 
     def __add__(self, other: Any) -> Any:
-        return _named(int(self) + int(other), f"{self.expr} + {source_of(other)}") if _whole(other) else NotImplemented
+        return _sum(self, other, 1) if _whole(other) else NotImplemented
 
     def __radd__(self, other: Any) -> Any:
-        return _named(int(other) + int(self), f"{source_of(other)} + {self.expr}") if _whole(other) else NotImplemented
+        if not _whole(other):
+            return NotImplemented
+        if _PLUS.fullmatch(self.expr):
+            return self + other
+        return self if other == 0 else Named(int(other) + int(self), f"{int(other)} + {self.expr}")
 
     def __sub__(self, other: Any) -> Any:
-        if _whole(other) and other == 0:
-            return self
-        return _named(int(self) - int(other), f"{self.expr} - {_atom(other)}") if _whole(other) else NotImplemented
+        return _sum(self, other, -1) if _whole(other) else NotImplemented
+
+    def __rsub__(self, other: Any) -> Any:
+        return Named(int(other) - int(self), f"{int(other)} - {_atom(self)}") if _whole(other) else NotImplemented
 
     def __mul__(self, other: Any) -> Any:
         if isinstance(other, Sym):
             return other * self
-        return _named(int(self) * int(other), f"{_atom(self)} * {_atom(other)}") if _whole(other) else NotImplemented
+        return _product(self, other) if _whole(other) else NotImplemented
 
     def __rmul__(self, other: Any) -> Any:
-        return _named(int(other) * int(self), f"{_atom(other)} * {_atom(self)}") if _whole(other) else NotImplemented
+        return _product(other, self) if _whole(other) else NotImplemented
 
     def __floordiv__(self, other: Any) -> Any:
-        return _named(int(self) // int(other), f"{_atom(self)} // {_atom(other)}") if _whole(other) else NotImplemented
+        if not _whole(other):
+            return NotImplemented
+        if not isinstance(other, Named):
+            if other == 1:
+                return self
+            if before := _OVER.fullmatch(self.expr):
+                return Named(int(self) // other, f"{before[1]} // {int(before[2]) * other}")
+        return Named(int(self) // int(other), f"{_atom(self)} // {_atom(other)}")
 
     def __rfloordiv__(self, other: Any) -> Any:
-        return _named(int(other) // int(self), f"{_atom(other)} // {_atom(self)}") if _whole(other) else NotImplemented
+        return Named(int(other) // int(self), f"{int(other)} // {_atom(self)}") if _whole(other) else NotImplemented
 
     def __pow__(self, other: Any, mod: Any = None) -> Any:
         if not _whole(other) or mod is not None:
             return NotImplemented
-        return _named(int(self) ** int(other), f"{_atom(self)} ** {_atom(other)}")
+        return Named(int(self) ** int(other), f"{_atom(self)} ** {_atom(other)}")
 
     def __neg__(self) -> Any:
-        return _named(-int(self), f"-{_atom(self)}")
+        return Named(-int(self), f"-{_atom(self)}")
+
+
+def _sum(a: Named, b: int, sign: int) -> Named:
+    value = int(a) + sign * int(b)
+    if isinstance(b, Named):
+        return Named(value, f"{a.expr} {'+' if sign > 0 else '-'} {b.expr if sign > 0 else _atom(b)}")
+    before = _PLUS.fullmatch(a.expr)
+    head, constant = (before[1], int(before[2] + before[3])) if before and _closed(before[1]) else (a.expr, 0)
+    constant += sign * int(b)
+    if constant == 0:
+        return Named(value, head, a.meaning if head == a.expr else "")
+    return Named(value, f"{head} {'+' if constant > 0 else '-'} {abs(constant)}")
+
+
+def _product(a: int, b: int) -> Named:
+    value = int(a) * int(b)
+    for one, factor, first in ((a, b, False), (b, a, True)):
+        if isinstance(one, Named) and not isinstance(factor, Named):
+            if factor == 1:
+                return one
+            if before := _TIMES.fullmatch(one.expr):
+                total, name = int(before[1] or before[4]) * int(factor), before[2] or before[3]
+                return Named(value, f"{total} * {name}" if before[1] or first else f"{name} * {total}")
+    return Named(value, f"{_atom(a)} * {_atom(b)}")
+
+
+def _closed(text: str) -> bool:
+    """Whether every bracket that a text opens is closed in it."""
+    return text.count("(") == text.count(")")
 
 
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _named(value: int, expr: str) -> Named:
-    return Named(value, expr)
 
 
 def source_of(value: int) -> str:

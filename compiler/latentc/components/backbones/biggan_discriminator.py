@@ -88,12 +88,12 @@ class BigganDiscriminator(Backbone):
 def _network(config: BigganDiscriminator, side: int) -> BlockBody:
     attention, sides = self_attention_2d(config.weights, True), config.sides(side)
 
-    @module_class("Discriminator")
+    @module_class("Discriminator", x="B channels H W")
     def forward(b: Builder, x: Var, y: Var, *, channels: int, width: int, classes: int) -> Var:
         """Scores how far images x are data of class y."""
         for i, multiplier in enumerate(config.multipliers):
             block = _block(i > 0, i < config.halvings, config.weights)
-            features = multiplier * width if multiplier > 1 else width
+            features = multiplier * width
             x = b.sub(f"blocks.{i}", block, x, channels=x.shape[1], features=features)
             if sides[i] in config.attention:
                 x = b.sub(f"attention.{i}", attention, x, channels=features)
@@ -111,7 +111,7 @@ def _network(config: BigganDiscriminator, side: int) -> BlockBody:
 def _block(activates: bool, halves: bool, init: str) -> BlockBody:
     """A residual block; the first of a network (`activates` false) starts without a ReLU."""
 
-    @module_class("FirstBlock" if not activates else "DownBlock" if halves else "FlatBlock")
+    @module_class("FirstBlock" if not activates else "DownBlock" if halves else "FlatBlock", x="B channels H W")
     def forward(b: Builder, x: Var, *, channels: int, features: int) -> Var:
         """Two convolutions beside a shortcut; down blocks, and most first ones, halve the side."""
         h = b.relu(x, out="h") if activates else x

@@ -16,7 +16,7 @@ from latentc.components.blocks.self_attention_2d import self_attention_2d
 from latentc.components.contract import Network
 from latentc.components.parts import Backbone, ClassCondition, Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
-from latentc.ir.types import B, Named
+from latentc.ir.types import B
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -105,7 +105,7 @@ def _network(config: BigganGenerator) -> BlockBody:
     init, parts = config.weights, len(config.multipliers)
     block, attention = _block(init, config.eps), self_attention_2d(init, True)
 
-    @module_class("Generator")
+    @module_class("Generator", z="B latent")
     def forward(
         b: Builder, z: Var, y: Var, *, latent: int, classes: int, embedding: int, width: int, channels: int
     ) -> Var:
@@ -115,7 +115,7 @@ def _network(config: BigganGenerator) -> BlockBody:
         if config.hierarchical:
             first, *rest = b.split(z, axis=1, sizes=(latent // parts,) * parts, out=_numbered("z", parts))
             conditions = [b.concat(c, part, axis=1, out="c") for part in rest]
-        inside, *outside = (Named(int(width * m), f"{m} * width") if m != 1 else width for m in config.multipliers)
+        inside, *outside = (m * width for m in config.multipliers)
         x = layers.linear(b, "linear", first, inside * BOTTOM**2, init, spectral=True)
         x = b.reshape(x, shape=(z.shape[0], inside, BOTTOM, BOTTOM), out="x")
         for i, (features, condition) in enumerate(zip(outside, conditions, strict=True)):
@@ -137,7 +137,7 @@ def _numbered(name: str, count: int) -> str:
 def _block(init: str, eps: float) -> BlockBody:
     norm = _norm(init, eps)
 
-    @module_class("GeneratorBlock")
+    @module_class("GeneratorBlock", x="B channels H W", c="B condition")
     def block(b: Builder, x: Var, c: Var, *, channels: int, features: int, condition: int) -> Var:
         """A residual block that doubles the size of x [B, channels, H, W], its norms conditioned by c."""
         h = b.relu(b.sub("bn1", norm, x, c, out="h", channels=channels, condition=condition))
@@ -151,7 +151,7 @@ def _block(init: str, eps: float) -> BlockBody:
 
 @cache
 def _norm(init: str, eps: float) -> BlockBody:
-    @module_class("ConditionalBatchNorm2d")
+    @module_class("ConditionalBatchNorm2d", x="B channels H W", c="B condition")
     def norm(b: Builder, x: Var, c: Var, *, channels: int, condition: int) -> Var:
         """Batch norm of x [B, C, H, W] whose scale and shift are linear in the condition c."""
 

@@ -16,7 +16,7 @@ from latentc.components.blocks.block import Block
 from latentc.components.conditioning.timestep import Timestep
 from latentc.components.contract import Network
 from latentc.components.parts import Backbone, ClassCondition, Norm, Positions, Problem, Weights, dense
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _network(config: PatchTransformer, time: Timestep) -> BlockBody:
     positions = config.positions
     block = condition.block(mixer, feed_forward, norm, config.weights)
 
-    @module_class("DiT")
+    @module_class("DiT", x="B channels size size")
     def forward(
         b: Builder,
         x: Var,
@@ -125,8 +125,8 @@ def _network(config: PatchTransformer, time: Timestep) -> BlockBody:
         """Predicts from noisy x at time t for class y."""
         batch = x.shape[0]
         grid = size // patch
-        tokens = Named(int(grid * grid), "T")
-        kernel = b.param("x_embedder.weight", f32(width, channels, patch, patch), "xavier_uniform")
+        tokens = Named(grid**2, "T")
+        kernel = b.param("x_embedder.weight", f32(width, channels, patch, patch), "xavier_uniform", of="matrix")
         shift = b.param("x_embedder.bias", f32(width), "zeros")
         x = b.conv(x, kernel, shift, stride=patch, out="x")
         x = b.transpose(b.reshape(x, shape=(batch, width, tokens)), perm=(0, 2, 1), out="x")
@@ -134,8 +134,8 @@ def _network(config: PatchTransformer, time: Timestep) -> BlockBody:
         rotary = positions.rotary(b, width // static["heads"], grid, 0)
         table = b.param("y_embedder.weight", f32(classes, width), "normal", std=0.02)
         c = b.op("add", time.apply(b, "t_embedder", t, width), b.embedding(table, y, out="y"), out="c")
-        for i in range(int(depth)):
-            x = b.sub(f"blocks.{i}", block, x, c, *rotary, dim=width, **static)
+        for name in items("blocks", depth):
+            x = b.sub(name, block, x, c, *rotary, dim=width, **static)
         return b.sub(
             "final_layer",
             _final_layer(config, norm),

@@ -27,7 +27,7 @@ from latentc.components.parts import (
     Weights,
     dense,
 )
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
 
 if TYPE_CHECKING:
@@ -153,12 +153,12 @@ def _forward(config: TokenTransformer) -> BlockBody:
     mixer, feed_forward, norm, condition, positions = _parts(config)
     block = condition.block(mixer, feed_forward, norm, config.weights)
 
-    @module_class("Transformer")
+    @module_class("Transformer", idx="B grid**2-1")
     def forward(
         b: Builder, idx: Var, y: Var, *, vocabulary: int, grid: int, width: int, depth: int, classes: int, **static: Any
     ) -> Var:
         """Logits of every token given the class y and the tokens before it."""
-        tokens = Named(int(grid * grid), "T")
+        tokens = Named(grid**2, "T")
         x = _embed(b, idx, vocabulary, width)
         x = b.concat(_class_token(b, y, classes, width), x, axis=1, out="x")
         x = b.reshape(x, shape=(x.shape[0], tokens, width), out="x")
@@ -169,8 +169,8 @@ def _forward(config: TokenTransformer) -> BlockBody:
             b.slice(table, axis=0, start=0, stop=tokens, out=part)
             for table, part in zip(positions.rotary(b, width // static["heads"], grid, 1), ("cos", "sin"), strict=False)
         )
-        for i in range(int(depth)):
-            x = b.sub(f"blocks.{i}", block, x, *rotary, dim=width, **static)
+        for name in items("blocks", depth):
+            x = b.sub(name, block, x, *rotary, dim=width, **static)
         return _logits(b, x, norm, vocabulary)
 
     return forward
@@ -182,14 +182,14 @@ def _step(
     """One token x [B, 1, D] at `position` through all blocks: its features and the grown caches."""
     mixer, feed_forward, norm, condition, positions = _parts(config)
     block = condition.decode_block(mixer, feed_forward, norm, config.weights)
-    length = Named(int(grid * grid), "T")
+    length = Named(grid**2, "T")
     if config.positions.kind == "learned":
         table = b.param("pos_embed", f32(1, length, width), "normal", std=0.02)
         x = x + b.reshape(b.take(table, position, axis=1), shape=(1, 1, width))
     row = []
     for table, part in zip(positions.rotary(b, width // static["heads"], grid, 1), ("cos", "sin"), strict=False):
         row.append(b.reshape(b.take(table, position, axis=0), shape=(1, table.shape[1]), out=part))
-    seen = b.less_equal(b.constant(np.arange(int(length))), position)
+    seen = b.less_equal(b.arange(length), position)
     mask = b.reshape(seen, shape=(1, 1, 1, length), out="mask")
     grown: list[Var] = []
     for i in range(len(caches) // 2):
@@ -210,7 +210,7 @@ def _prefill(config: TokenTransformer) -> BlockBody:
     ) -> tuple[Var, ...]:
         """Starts a sequence with its class: logits of token 0, and the caches with the class token in them."""
         heads = static.get("kv_heads", static["heads"])
-        shape = (heads, Named(int(grid * grid), "T"), width // static["heads"])
+        shape = (heads, Named(grid**2, "T"), width // static["heads"])
         caches = [b.full(y, shape=shape, value=0.0, dtype="f32", out="cache") for _ in range(2 * int(depth))]
         x = _class_token(b, y, classes, width)
         x, caches = _step(config, b, x, b.constant(np.int64(0)), caches, grid, width, static)
@@ -221,9 +221,10 @@ def _prefill(config: TokenTransformer) -> BlockBody:
 
 
 def _decode(config: TokenTransformer) -> BlockBody:
-    norm = _parts(config)[2]
+    mixer, _, norm, _, _ = _parts(config)
+    kv = "kv_heads" if "kv_heads" in mixer.static(config.width) else "heads"
 
-    @module_class("Transformer", "decode")
+    @module_class("Transformer", "decode", caches=f"B {kv} T=grid**2 width//heads")
     def decode(
         b: Builder,
         token: Var,

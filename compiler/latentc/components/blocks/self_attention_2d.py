@@ -12,7 +12,7 @@ from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 def self_attention_2d(init: str, spectral: bool) -> BlockBody:
     """The block of SAGAN (Zhang et al. 2018, arXiv:1805.08318) with BigGAN's pooled keys and values."""
 
-    @module_class("SelfAttention2d")
+    @module_class("SelfAttention2d", x="B channels H W")
     def attention(b: Builder, x: Var, *, channels: int) -> Var:
         """Each pixel of x [B, C, H, W] attends to the maxima of squares of two; added by a gate that starts at 0."""
         batch, _, rows, columns = x.shape

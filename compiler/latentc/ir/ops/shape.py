@@ -265,7 +265,7 @@ _ROWS = [
         lambda b, ins, outs, grads, attrs: [],
         free,
         operands=(0, 0),
-        attrs="value dtype",
+        attrs="value dtype size?",
     ),
     Op(
         "full",

@@ -5,12 +5,10 @@ Symbols: B batch, T tokens, D (`dim`) width, E experts, F (`hidden`) their hidde
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from latentc.components.blocks.feed_forwards.swiglu import Swiglu
@@ -62,7 +60,7 @@ def _forward(config: MixtureOfExperts, init: str) -> BlockBody:
         if config.normalise:
             best = b.op("div", best, b.sum(best, axes=(2,), keepdims=True), out="best")
         column = (*best.shape, 1)
-        picked = b.equal(b.reshape(chosen, shape=column), b.constant(np.arange(int(experts))), out="picked")
+        picked = b.equal(b.reshape(chosen, shape=column), b.arange(experts), out="picked")
         gates = b.sum(b.where(picked, b.reshape(best, shape=column), 0.0), axes=(2,), keepdims=False, out="gates")
         up = {w: _stack(b, w, (experts, hidden, dim), init) for w in ("w1", "w3")}
         y = b.experts(
@@ -72,7 +70,7 @@ def _forward(config: MixtureOfExperts, init: str) -> BlockBody:
             # The share of choices that falls on an expert, times its mean score (Fedus et al. 2021, equation 4).
             share = b.mean(b.cast(picked, to="f32"), axes=(0, 1, 2), keepdims=False, out="share")
             unevenness = b.sum(share * b.mean(scores, axes=(0, 1), keepdims=False), axes=(0,), keepdims=False)
-            y = b.auxiliary_loss(y, b.op("mul", unevenness, config.balance * int(experts), out="balance"), out="y")
+            y = b.auxiliary_loss(y, b.op("mul", unevenness * experts, config.balance, out="balance"), out="y")
         if not config.shared:
             return y  # type: ignore[no-any-return]
         return y + shared_expert.apply(b, "shared", x, init, dim=dim, hidden=shared)
@@ -81,8 +79,7 @@ def _forward(config: MixtureOfExperts, init: str) -> BlockBody:
 
 
 def _stack(b: Builder, name: str, shape: tuple[int, int, int], init: str) -> Var:
-    """The weights of all experts; each starts as a linear layer of its own would."""
-    _, rows, columns = shape
+    """The weights of all experts, each initialised as a linear layer of its own."""
     if init == "normal":
         return b.param(name, f32(*shape), "normal", std=0.02)
-    return b.param(name, f32(*shape), "uniform", bound=math.sqrt(6 / (int(rows) + int(columns))))
+    return b.param(name, f32(*shape), "xavier_uniform", of="each")

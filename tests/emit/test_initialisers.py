@@ -1,0 +1,55 @@
+"""Initialisers are formulas: the emitted text has no number that a size gave, and starts weights as numpy does."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch_module import loaded
+
+from latentc.emit.model import networks_source
+from latentc.ir.builder import ModuleBuilder, f32, module_class
+from latentc.ir.inits import INITS
+from latentc.ir.types import B
+
+INITIALISERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "xavier": ("xavier_uniform", {"gain": 0.5}),
+    "matrix": ("xavier_uniform", {"of": "matrix"}),
+    "xavier_normal": ("xavier_normal", {"gain": math.sqrt(0.2)}),
+    "he": ("kaiming_normal", {}),
+    "he_out": ("kaiming_uniform", {"mode": "fan_out", "gain": 1.0}),
+    "scaled": ("kaiming_normal", {"gain": 1e-3}),
+}
+
+
+def source(name: str, rows: int, columns: int) -> str:
+    kind, args = INITIALISERS[name]
+
+    @module_class("Layer", x="B columns 8 8", stack="B columns")
+    def layer(b: Any, x: Any, *, rows: int, columns: int) -> Any:
+        bias = b.param("shift", f32(rows), "linear_default", fan_in=columns)
+        stack = b.param("stack", f32(3, columns, columns), "xavier_uniform", of="each")
+        x = x + b.sum(stack, axes=(0, 1, 2), keepdims=False)
+        return b.conv2d(x, b.param("w", f32(rows, columns, 3, 3), kind, **args), bias, stride=1, padding=0, groups=1)
+
+    mb = ModuleBuilder()
+    fn = mb.define(layer, [f32(B, columns, 8, 8)], {"rows": rows, "columns": columns})
+    mb.entries["main"] = fn
+    return networks_source(mb.finish(), {"main": [fn]})
+
+
+@pytest.mark.parametrize("name", INITIALISERS)
+def test_weights_start_as_numpys(name: str) -> None:
+    text = source(name, 48, 40)
+    assert text.split("def build")[0] == source(name, 6, 5).split("def build")[0]
+    torch.manual_seed(0)
+    model = loaded(text)["build"]()
+    kind, args = INITIALISERS[name]
+    expected = INITS[kind](np.random.default_rng(0), (48, 40, 3, 3), **args)
+    for mine, theirs in ((model.w, expected), (model.shift, np.array([40**-0.5 / math.sqrt(3)]))):
+        std = theirs.std() if theirs.size > 1 else theirs[0]
+        assert math.isclose(float(mine.std()), std, rel_tol=0.15 if theirs.size == 1 else 0.02)
+    assert math.isclose(float(model.stack.std()), math.sqrt(2 / 80), rel_tol=0.05)
