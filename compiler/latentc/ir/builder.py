@@ -53,13 +53,13 @@ def module_class(cls: str, method: str = "forward", **shapes: str) -> Callable[[
 
 
 class Item(str):
-    """The name of module `i` of a list, such as `blocks.3`; `count` is the size that says how many there are."""
+    """The name of module `i` of a list, such as `blocks.3`; `length` is the size that says how many there are."""
 
-    count: int
+    length: int
 
     def __new__(cls, base: str, i: int, count: int) -> Item:
         self = super().__new__(cls, f"{base}.{i}")
-        self.count = count
+        self.length = count
         return self
 
 
@@ -322,7 +322,7 @@ class Builder:
             raise OpError(f"call of {fn} as {name!r} in {self.name}: {error}") from None
         attrs: dict[str, Any] = {"fn": fn, "name": str(name), "args": dict(args or {})}
         if isinstance(name, Item):
-            attrs["count"] = name.count
+            attrs["count"] = name.length
         hint = out or (operands[0].value.name.split("_")[0] if operands and len(types) == 1 else "y")
         outs = self._append(
             "call", operands, attrs, hint, in_caller(types, callee, [x.value for x in operands], attrs["args"])

@@ -89,7 +89,7 @@ def in_callee(
             size = evaluate(expr, static)
             if size != dim:
                 raise ValueError(f"an axis of {int(dim)} is declared {expr} = {int(size)}")
-            return Named(size, name) if name else size  # type: ignore[no-any-return]
+            return Named(size, name) if name else size
         if word:
             return label(word, int(dim), None)
         if isinstance(dim, Named):
