@@ -35,7 +35,7 @@ def test_arithmetic_folds_constants(size: int, expr: str) -> None:
 def leaf(b: Any, x: Any, c: Any, *, channels: int, condition: int, features: int) -> Any:
     c = b.reshape(b.dense("fc", c, channels), shape=(B, channels, 1, 1))
     w = b.param("w", f32(features, x.shape[1], 3, 3), "zeros")
-    return b.conv2d(x + c, w, stride=1, padding=1, groups=1)
+    return b.conv(x + c, w, stride=1, padding=1, groups=1)
 
 
 @module_class("Net", x="B 3 side side")
