@@ -149,13 +149,18 @@ def test_noise_is_the_runtimes() -> None:
 
 
 def test_equal_sizes_keep_their_names() -> None:
-    """Where width and condition are equal (32), the classes are those of a model where they are not."""
-    texts = []
-    for embedding in (16, 20):
-        spec = load_spec("digits_gan", None, [f"networks.main.embedding={embedding}"])
-        texts.append(model_source(lower(spec)).split("def build()")[0])
-    assert texts[0] == texts[1]
-    assert "self.conv2 = SNConv2d(features, features, kernel_size=3, padding=1)" in texts[0]
+    """The classes are the same whichever of their sizes happen to be equal."""
+    digits, classes = [], []
+    for embedding in (16, 20):  # at 16, width and condition are both 32
+        digits.append(model_source(lower(load_spec("digits_gan", None, [f"networks.main.embedding={embedding}"]))))
+    assert digits[0].split("def build()")[0] == digits[1].split("def build()")[0]
+    assert "self.conv2 = SNConv2d(features, features, kernel_size=3, padding=1)" in digits[0]
+    for width, embedding in ((64, 108), (64, 128), (32, 16)):  # at 64 and 108, 2 * width is the condition's size
+        sizes = [f"networks.main.width={width}", f"networks.main.embedding={embedding}"]
+        classes.append(model_source(lower(load_spec("biggan", None, sizes))).split("def build()")[0])
+    assert len(set(classes)) == 1
+    assert "channels=16 * width, features=16 * width, condition=embedding + latent // 6" in classes[0]
+    assert "channels=embedding" not in classes[0]
 
 
 def test_depth_costs_no_text() -> None:

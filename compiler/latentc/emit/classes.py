@@ -25,7 +25,6 @@ from latentc.ir.inits import DETERMINISTIC
 from latentc.ir.types import Named
 
 _SELF = "@CLASS@"  # a class's own name while its text is compared with others'
-_DEPTH_NAMES = ("depth", "layers", "num_layers", "n_layer", "blocks", "num_blocks")
 
 
 class EmitError(Exception):
@@ -325,17 +324,15 @@ class _ClassPrinter:
                 way = f"{access}.{key}" if key.isidentifier() else f"{access}[{literal(key).code}]"
             parts.append(self._entry(entry[key], way, f"{path}.{key}"))
         if numbered and len(parts) > 1 and len(set(parts)) == 1:
-            return f"nn.ModuleList([{parts[0]} for _ in range({self._count(len(parts))})])"
+            return f"nn.ModuleList([{parts[0]} for _ in range({self._count(path, len(parts))})])"
         if numbered:
             return f"nn.ModuleList([{commas(parts)}])"
         return f"nn.ModuleDict({{{commas(f'{literal(k).code}: {p}' for k, p in zip(keys, parts, strict=True))}}})"
 
-    def _count(self, count: int) -> str:
-        """The argument that says how many blocks there are, or the number."""
-        for name in _DEPTH_NAMES:
-            if self.sizes.get(name) == count:
-                return self._size(Named(count, name)).code
-        return str(count)
+    def _count(self, path: str, count: int) -> str:
+        """How many modules a list has, as the size that its calls give."""
+        sizes = (n.attrs["count"] for name, n in self.children.items() if name == f"{path}.0" and "count" in n.attrs)
+        return self._size(next((size for size in sizes if size == count), count)).code
 
     def _plain(self, name: str, param: Param) -> str:
         """A parameter or buffer that no leaf module holds."""

@@ -96,8 +96,6 @@ class Expressions:
             self.used_sizes.add(dim.name)
             return Text(dim.name if dim.factor == 1 else f"{dim.factor} * {dim.name}", 7 if dim.factor == 1 else 4)
         known = {**self.unpackable_sizes(), **self.context.sizes}
-        if isinstance(dim, Named) and dim.expr == "T" and "T" not in known and known.get("grid", 0) ** 2 == dim:
-            dim = Named(dim, "grid ** 2")  # tokens of a square grid, where no operand has them as an axis
 
         def spelled(name: str) -> str:
             if name in self.context.sizes:
@@ -127,6 +125,8 @@ class Expressions:
         array = np.asarray(self.constants[value].attrs["value"])
         dtype = value.type.dtype
         if array.ndim == 0:
+            if "size" in self.constants[value].attrs:
+                return self.size(self.constants[value].attrs["size"])
             number = array.item()
             whole = isinstance(number, float) and number.is_integer() and abs(number) < 1e6
             return literal(int(number) if whole else number)
@@ -134,7 +134,7 @@ class Expressions:
         if array.ndim == 1 and array.size > 2 and np.array_equal(array, np.arange(array.size)):
             return call(
                 "torch.arange",
-                [self.size(Named(array.size, "T"))],
+                [self.size(value.type.shape[0])],
                 device=device,
                 dtype=None if dtype == "i64" else Text(TORCH_DTYPE[dtype]),
             )

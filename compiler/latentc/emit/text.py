@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from latentc.emit.helpers import HELPERS
+from latentc.ir.sizes import evaluate
 from latentc.ir.types import Named
 
 WIDTH = 100  # a statement is folded into one line up to this
@@ -69,41 +70,20 @@ def _quoted(value: str) -> str:
     return f'"{text[1:-1]}"' if text[0] == "'" and '"' not in text and "\\" not in text else text
 
 
-_OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
-    ast.Add: lambda a, b: a + b,
-    ast.Sub: lambda a, b: a - b,
-    ast.Mult: lambda a, b: a * b,
-    ast.FloorDiv: lambda a, b: a // b,
-    ast.Pow: lambda a, b: a**b,
-}
-
-
-def _evaluate(node: ast.expr, names: Mapping[str, int]) -> int:
-    match node:
-        case ast.Constant(value=int() as value):
-            return value
-        case ast.Name(id=name):
-            return names[name]
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_evaluate(operand, names)
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-            return _OPERATORS[type(op)](_evaluate(left, names), _evaluate(right, names))
-    raise KeyError("not arithmetic over known names")
-
-
 def size_text(value: int, names: Mapping[str, int], spelled: Callable[[str], str]) -> Text:
-    """A size as it was computed (`4 * dim`) if that is arithmetic over `names` giving the same value; else its digits.
+    """A size as it was computed (`4 * dim`) if that is arithmetic over `names`, or what it abbreviates is; else digits.
 
     `spelled(name)` says how a name is written in this place (`dim`, `self.dim`).
     """
     if isinstance(value, Named):
-        try:
-            tree = ast.parse(value.expr, mode="eval").body
-            if _evaluate(tree, names) == int(value):
-                code = re.sub(r"[A-Za-z_]\w*", lambda m: spelled(m[0]), value.expr)
-                return Text(code, _level(tree))
-        except (SyntaxError, KeyError, ZeroDivisionError, ValueError, RecursionError):
-            pass
+        for expr in filter(None, (value.expr, value.meaning)):
+            try:
+                same = evaluate(expr, names) == value
+            except KeyError:
+                continue
+            if same:
+                code = re.sub(r"[A-Za-z_]\w*", lambda m: spelled(m[0]), expr)
+                return Text(code, _level(ast.parse(expr, mode="eval").body))
     return literal(int(value))
 
 
