@@ -61,9 +61,9 @@ def write_arrays(path: Path | str, arrays: Mapping[str, Any]) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def write_picture(path: Path | str, pixels: np.ndarray) -> None:
-    """Write a picture u8[H, W, C], C = 1 grey or 3 RGB, as PNG. DiagnosticError E0412."""
-    from PIL import Image
-
-    with new_file(path) as file:
-        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
+def write_files(files: Mapping[Path, bytes]) -> None:
+    """Write each file, and the folders they are in. DiagnosticError E0412."""
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(path) as file:
+            file.write(content)

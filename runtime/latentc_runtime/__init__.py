@@ -7,7 +7,7 @@ open("two.png", "wb").write(latentc_runtime.png(latentc_runtime.grid(pipe.images
 """
 
 from latentc_runtime.errors import BundleError
-from latentc_runtime.images import grid, png
+from latentc_runtime.media import grid, png
 from latentc_runtime.pipeline import Pipeline, load
 
 __all__ = ["BundleError", "Pipeline", "grid", "load", "png"]

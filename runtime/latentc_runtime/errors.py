@@ -15,7 +15,7 @@ CODES: dict[str, str] = {
     "E0609": "the bundle does not hold this number of steps",
     "E0610": "the given noise does not fit",
     "E0611": "a referenced weight file is missing or changed",
-    "E0612": "the arrays are not images",
+    "E0612": "samples of this medium have no such format",
     "E0613": "the bundle's plans do not fit this machine",
 }
 

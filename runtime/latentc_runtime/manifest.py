@@ -16,6 +16,7 @@ RESULT = "out"  # the variable that holds the samples when a program has run
 Dtype = Literal["f32", "f16", "f64", "i32", "i64", "bool"]
 EngineName = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 Precision = Literal["fp32", "fp16", "bf16"]
+Medium = Literal["image", "video", "audio", "points", "text", "array"]
 NUMPY: dict[str, type[np.generic]] = {
     "f32": np.float32,
     "f16": np.float16,
@@ -44,21 +45,23 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """How tokens are pixels: token v is v / (levels - 1); T = C H W tokens in the order of `image` [C, H, W]."""
-
-    levels: int
-    image: tuple[int, int, int]
-
-
-@dataclass(frozen=True)
 class Output:
-    """One sample: [C, H, W] or [T]; `range` are the values shown black and white, null for what is no image."""
+    """One sample: an array of any rank, and how its medium is written and shown.
+
+    `axes` are the names of its axes (none: an array of no medium). `range`: the values shown as black and white, or at
+    full scale. `classes`: samples are integers from 0 to classes - 1. `rate`: samples or frames per second. `grid`:
+    what a sequence of tokens fills, row by row. `alphabet`: the characters of text tokens.
+    """
 
     shape: tuple[int, ...]
     dtype: Dtype
+    medium: Medium = "array"
+    axes: tuple[str, ...] = ()
     range: tuple[float, float] | None = None
-    tokens: Tokens | None = None
+    classes: int | None = None
+    rate: float | None = None
+    grid: tuple[int, ...] | None = None
+    alphabet: str | None = None
 
 
 @dataclass(frozen=True)

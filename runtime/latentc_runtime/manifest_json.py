@@ -98,11 +98,14 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "output.shape", "expected sizes of 1 and more"
     if output.range is not None and not output.range[0] < output.range[1]:
         yield "output.range", "expected [low, high]"
-    if tokens := output.tokens:
-        if tokens.levels < 2 or min(tokens.image) < 1:
-            yield "output.tokens", "expected 2 levels or more and sizes of 1 and more"
-        if math.prod(tokens.image) != math.prod(output.shape):
-            yield "output.tokens.image", f"{list(tokens.image)} does not hold {list(output.shape)} tokens"
+    if output.medium != "array" and len(output.axes) != len(output.shape):
+        yield "output.axes", f"expected the name of each axis of {list(output.shape)}"
+    if output.medium in ("image", "video", "audio") and output.range is None and output.classes is None:
+        yield "output.range", f"expected the range of {output.medium} samples"
+    if output.medium == "audio" and output.rate is None:
+        yield "output.rate", "expected the sampling rate"
+    if output.grid is not None and (min(output.grid) < 1 or math.prod(output.grid) != math.prod(output.shape)):
+        yield "output.grid", f"{list(output.grid)} does not hold {list(output.shape)} tokens"
     for kind, entries in (("files", manifest.files), ("references", manifest.references)):
         for path, entry in entries.items():
             if not re.fullmatch("[0-9a-f]{64}", entry.sha256) or entry.size < 0:

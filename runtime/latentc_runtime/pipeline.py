@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,8 +15,9 @@ from numpy.typing import ArrayLike
 from latentc_runtime.backends import Array, Backend, Engine, open_backend
 from latentc_runtime.bundle import Bundle, open_bundle
 from latentc_runtime.errors import BundleError
-from latentc_runtime.images import Bytes, images_from_samples
 from latentc_runtime.manifest import NUMPY, EngineCall, Manifest, NormalSource, SamplerEntry, Statement, UniformSource
+from latentc_runtime.media import encoded, images
+from latentc_runtime.media.pixels import Pixels
 from latentc_runtime.program import first_steps, run_program, ticks
 from latentc_runtime.request import Request, check_request, sampler_entry
 
@@ -136,9 +138,16 @@ class Pipeline:
         made = (i for i in entry.inputs if isinstance(i.source, NormalSource | UniformSource))
         return {i.name: request.array(i) for i in made}
 
-    def images(self, samples: Array) -> Bytes:
-        """Samples as pictures u8[B, H, W, C]. BundleError E0612 where they are none."""
-        return images_from_samples(samples, self.manifest.output)
+    def images(self, samples: Array) -> Pixels:
+        """Samples as pictures u8[B, H, W, C]. BundleError E0612 if they are not images."""
+        return images(samples, self.manifest.output)
+
+    def files(self, samples: Array, path: str | os.PathLike[str], columns: int = 8) -> dict[Path, bytes]:
+        """{file: content} of samples in the format that `path` names: .png, .wav, .gif, .txt, .npz, or a folder.
+
+        Raises BundleError E0612 if samples of this medium have no such format.
+        """
+        return encoded(samples, self.manifest.output, path, columns)
 
     def open_engines(self, steps: int | None = None) -> None:
         """Open the engines of a sampler now rather than at its first use. BundleError E0606 or E0607."""

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # latentc_runtime and served.py 
 import numpy as np
 import served
 
-from latentc_runtime.images import images_from_samples
+from latentc_runtime.media import images
 
 
 class TritonPythonModel:
@@ -24,4 +24,4 @@ class TritonPythonModel:
         return served.each(requests, self.answer)
 
     def answer(self, request: Any) -> dict[str, np.ndarray]:
-        return {"images": images_from_samples(served.array_of(request, "samples"), self.manifest.output)}
+        return {"images": images(served.array_of(request, "samples"), self.manifest.output)}

@@ -188,12 +188,12 @@ def test_compile_and_sample(latentc: Run, tiny: Any) -> None:
     assert done.status == 0, done.err
     assert Image.open("grid.png").size == (5 * 8 + 4 * 2, 4 * 8 + 3 * 2)
     with np.load("raw.npz") as file:
-        raw = file["out"]
+        raw = file["samples"]
     assert raw.shape == (20, 1, 8, 8)
     assert latentc("sample", "bundle", "--class", "7", "--seed", "15", "--raw", "one.npz").status == 0
     with np.load("one.npz") as file:
         # A sample depends on its seed and class alone, whatever else is in the batch.
-        np.testing.assert_allclose(file["out"][0], raw[15], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(file["samples"][0], raw[15], rtol=0, atol=1e-5)
     np.savez("noise.npz", x=np.zeros((1, 1, 8, 8), np.float32))
     line = ["sample", "bundle", "--class", "7", "--steps", "2", "--noise", "noise.npz", "--raw", "zero.npz"]
     assert latentc(*line).status == 0

@@ -25,13 +25,13 @@ from latentc_runtime.manifest import (
     Output,
     Rows,
     SamplerEntry,
-    Tokens,
     UniformSource,
 )
 
 F, INT = TensorProto.FLOAT, TensorProto.INT64
 STEPS = 3
 SHAPE = (1, 2, 2)
+PICTURE = Output(SHAPE, "f32", "image", ("channel", "height", "width"), (-1.0, 1.0))
 BIAS = np.arange(4, dtype=np.float32).reshape(SHAPE) / 8
 TABLE = (0.5, 0.25, 0.125)
 
@@ -165,7 +165,7 @@ def loop_bundle(folder, references=None, **changes):
         program=(EngineCall("engine", "sample.onnx", {i.name: i.name for i in INPUTS}, {"out": "samples"}),),
     )
     names = ["sample.onnx"] + ([] if references else ["weights/tiny.bin"])
-    return write(folder, [replace(entry, **changes)], Output(SHAPE, "f32", (-1.0, 1.0)), names, references)
+    return write(folder, [replace(entry, **changes)], PICTURE, names, references)
 
 
 def host_bundle(folder, **changes):
@@ -201,7 +201,7 @@ def host_bundle(folder, **changes):
         inputs=(replace(INPUTS[0], name="out"), *INPUTS[1:]),
         program=(loop,),
     )
-    return write(folder, [replace(entry, **changes)], Output(SHAPE, "f32", (-1.0, 1.0)), ["step.onnx"])
+    return write(folder, [replace(entry, **changes)], PICTURE, ["step.onnx"])
 
 
 LEVELS, TOKENS = 5, 4
@@ -238,5 +238,5 @@ def token_bundle(folder):
         ),
         program=(EngineCall("engine", "sample.onnx", {"u": "u", "y": "y"}, {"out": "tokens"}),),
     )
-    output = Output((TOKENS,), "i64", None, Tokens(LEVELS, (1, 2, 2)))
+    output = Output((TOKENS,), "i64", "image", ("token",), classes=LEVELS, grid=(2, 2))
     return write(folder, [entry], output, ["sample.onnx"], family="tokens")

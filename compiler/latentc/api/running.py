@@ -32,7 +32,7 @@ def sample(
     noise: Mapping[str, ArrayLike] | Path | str | None = None,
     batch: int | None = None,
     device: str = "auto",
-    grid: Path | str | None = None,
+    output: Path | str | None = None,
     raw: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
     truncation: float | None = None,
@@ -40,32 +40,31 @@ def sample(
     """Samples of a bundle, f32[B, C, H, W] or i64[B, T]: `per_class` of each class in turn, of seeds `seed` and up.
 
     `classes`: numbers, or a text such as "0-9" or "all". `noise`: arrays, or an .npz file of them, in place of what
-    the seeds give. `truncation` bounds a generator's noise. `grid` is a PNG file to write, a row a class; `raw` an
-    .npz file for the samples as they are, array `out`. Raises DiagnosticError: E0601 to E0613, E0704, and E0412
-    where a file cannot be written.
+    the seeds give. `truncation` bounds a generator's noise. `output` is what to write: a file whose suffix
+    names a format of the samples' medium (a grid has a row per class), or a folder. `raw` is an .npz file for the
+    samples as they are, array `samples`. Raises DiagnosticError: E0601 to E0613, E0704, and E0412 if a file cannot be
+    written.
     """
-    from latentc.files import read_arrays, write_arrays, write_picture
+    from latentc.files import read_arrays, write_arrays, write_files
     from latentc.measure.memory import available_memory
     from latentc.ranges import classes_from_text
-    from latentc_runtime import grid as side_by_side
     from latentc_runtime import load
 
     given = read_arrays(noise) if isinstance(noise, str | Path) else noise
     with runtime_errors():
         pipe = load(bundle, device)
         known = classes_from_text(classes, pipe.manifest.classes) if isinstance(classes, str) else list(classes)
-        output = pipe.manifest.output
+        shape = pipe.manifest.output.shape
         # Beside each sample as it is, its picture and what the runtime keeps of it; before the system has to kill us.
-        if len(known) * per_class * (math.prod(output.shape) * 16 + 256) > available_memory():
+        if len(known) * per_class * (math.prod(shape) * 16 + 256) > available_memory():
             raise MemoryError
         wanted = [number for number in known for _ in range(per_class)]
         samples = pipe.sample(wanted, seed, guidance, steps, given, progress, batch, truncation)
         # Made before anything is written, so that a mistake leaves no file behind.
-        sheet = None if grid is None else side_by_side(pipe.images(samples), per_class, gap=2)
+        files = {} if output is None else pipe.files(samples, output, per_class)
     if raw is not None:
-        write_arrays(raw, {"out": samples})
-    if grid is not None and sheet is not None:
-        write_picture(grid, sheet)
+        write_arrays(raw, {"samples": samples})
+    write_files(files)
     return samples
 
 

@@ -121,7 +121,10 @@ def calibrate(
 
 def sample(
     bundle: Bundle,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="A PNG, a row a class.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="PATH", help="A .png, .wav, .gif, .txt, .npz; or a folder."),
+    ] = None,
     classes: Annotated[str, typer.Option("--class", metavar="CLASSES", help="0-9, 1,4,7 or all.")] = "all",
     per_class: Annotated[int, typer.Option("--per-class", min=1, metavar="N", help="Samples of each class.")] = 1,
     seed: Seed = 0,
@@ -139,7 +142,7 @@ def sample(
 ) -> None:
     """Sample from a bundle."""
     if output is None and raw is None:
-        raise typer.BadParameter("nothing to write: give -o FILE.png, --raw FILE.npz or both")
+        raise typer.BadParameter("nothing to write: give -o FILE, --raw FILE.npz or both")
     with bar_for("sampling") as bar:
         done = advancing(bar)
         given = (classes, per_class, seed, guidance, steps, noise, batch, device, output, raw, done, truncation)

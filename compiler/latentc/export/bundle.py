@@ -49,7 +49,6 @@ from latentc_runtime.manifest import (
     Reference,
     SamplerEntry,
     Statement,
-    Tokens,
     Truncation,
     UniformSource,
 )
@@ -330,15 +329,13 @@ def _family(lowered: Lowered, spec: Spec) -> Literal["diffusion", "flow", "token
 
 
 def _output(lowered: Lowered, spec: Spec) -> Output:
-    """What one sample is. Latents and codes of a first stage are no image yet, so they have no range."""
+    """What one sample is: the field that the network models, as it comes out of the sampler."""
     result = lowered.module.entry(lowered.programs[0].entry).outputs[0].type
     shape = tuple(int(d) for d in result.shape[1:])  # type: ignore[arg-type]
-    image = spec.data.first_stage is None
-    if spec.data.tokens is None:
-        return Output(shape, result.dtype, (-1.0, 1.0) if image else None)  # type: ignore[arg-type]
-    height, width = spec.data.tokens.grid[-2:] if len(spec.data.tokens.grid) == 2 else (1, spec.data.tokens.length)
-    tokens = Tokens(spec.data.tokens.vocabulary, (1, height, width)) if image else None
-    return Output(shape, result.dtype, None, tokens)  # type: ignore[arg-type]
+    fields = spec.data.fields
+    field = fields["x"] if "x" in fields else fields["tokens"]
+    about = {name: getattr(field, name) for name in ("medium", "axes", "range", "classes", "rate", "grid", "alphabet")}
+    return Output(shape, result.dtype, **about)  # type: ignore[arg-type]
 
 
 __all__ = ["bundle_from_lowered", "onnx_from_network"]

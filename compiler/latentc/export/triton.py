@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import onnx
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from onnx import helper
@@ -32,7 +33,8 @@ from latentc.engines import ENGINES
 from latentc.export.folder import new_folder
 from latentc.export.store import copy_file
 from latentc_runtime.bundle import Bundle, write_manifest
-from latentc_runtime.manifest import EngineCall, FileEntry, Input, Manifest, Plan, SamplerEntry
+from latentc_runtime.manifest import NUMPY, EngineCall, FileEntry, Input, Manifest, Plan, SamplerEntry
+from latentc_runtime.media import images
 
 Kind = Literal["auto", "ensemble", "sampler"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -202,15 +204,12 @@ def _samples(manifest: Manifest) -> Tensor:
 
 
 def _images(manifest: Manifest) -> list[Tensor]:
-    """The output `images`; none of latents and codes, which are no pictures yet."""
+    """The output `images`, if samples are images."""
     output = manifest.output
-    if output.tokens is not None:
-        channels, height, width = output.tokens.image
-    elif output.range is not None and len(output.shape) == 3:
-        channels, height, width = output.shape
-    else:
+    if output.medium != "image":
         return []
-    return [Tensor("images", "TYPE_UINT8", (height, width, channels))]
+    shape = images(np.zeros((1, *output.shape), NUMPY[output.dtype]), output).shape[1:]
+    return [Tensor("images", "TYPE_UINT8", shape)]
 
 
 def _sampler(bundle: Bundle, entry: SamplerEntry, name: str, serving: Serving) -> Model:
