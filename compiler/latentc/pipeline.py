@@ -17,12 +17,13 @@ from latentc.components.contract import Lowered
 from latentc.diagnostics import nearest
 from latentc.engines import ENGINES, Engine
 from latentc.ir.core import Module, alone, count, prune
+from latentc.ir.derivatives import expand_derivatives
 from latentc.ir.reads import SamplerReads, weights_read
 from latentc.ir.report import short
 from latentc.ir.verify import VerifyError, verify
 from latentc.passes.attention import write_out_attention
 from latentc.passes.cache_blocks import block_caches
-from latentc.passes.cleanup import cleanup
+from latentc.passes.cleanup import cleaned, cleanup
 from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.experts import experts
 from latentc.passes.fuse import RULES, FusionReport, fuse, fused, rules_after_quantising
@@ -50,7 +51,9 @@ class Pass:
 # Every pass, in order. Ops that an engine lacks in some form of the loop are written out by the exporter, which chooses
 # the form; flattening the calls is its last step.
 _ORDER = (
-    # First, so that no later pass has to know ops that only training has.
+    # First: `stop_gradient` still stops gradients, and every later pass sees ordinary nodes alone.
+    Pass("grad", lambda module, spec: expand_derivatives(module, cleaned), "train"),
+    # So that no later pass has to know ops that only training has.
     Pass("to_inference", lambda module, spec: to_inference(module), "inference"),
     # Before guidance doubles the calls: what is folded here is folded once.
     Pass("cleanup", lambda module, spec: cleanup(module), "inference"),

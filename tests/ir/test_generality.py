@@ -12,13 +12,13 @@ from modules import attention
 from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.ir.builder import ModuleBuilder, module_class
 from latentc.ir.core import parameters
+from latentc.ir.derivatives import expand_derivatives
 from latentc.ir.interpret import Interpreter
 from latentc.ir.text import equal, module_from_text, text_from_module
 from latentc.ir.types import B, f32, i64
 from latentc.ir.verify import verify
 from latentc.passes.cleanup import cleanup
 from latentc.passes.expand_guidance import expand_guidance
-from latentc.passes.grad import grad
 
 
 def uniform(rng, *shape):
@@ -53,7 +53,7 @@ def check(module, inputs, reference):
         assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
 
     agree(Interpreter(again, weights).run("sample", *inputs)[0], 1e-10)
-    plain = verify(cleanup(expand_guidance(module)), "expanded")
+    plain = verify(cleanup(expand_guidance(expand_derivatives(module))), "expanded")
     agree(Interpreter(plain, weights).run("sample", *inputs)[0], 1e-10)
     for unroll in (False, True):
         flat = verify(flat_module(plain, "sample", unroll), "inlined")
@@ -208,18 +208,15 @@ def energy_of(b, x, y, *, width):
 
 def test_langevin_steps_with_a_gradient():
     width, steps, size = 5, 6, 0.1
-    base = ModuleBuilder()
-    energy = base.define(energy_of, [f32(B, 3), i64(B)], {"width": width})
-    module, gradient = grad(base.finish(), energy, [0])
     mb = ModuleBuilder()
-    mb.adopt(module)
+    energy = mb.define(energy_of, [f32(B, 3), i64(B)], {"width": width})
     b = mb.function("sample")
     x, y, noise = b.input("x", f32(B, 3)), b.input("y", i64(B)), b.input("noise", f32(steps, B, 3))
 
     def step(b, i, invariants, carried, rows):
         (y,), (x,), (kick,) = invariants, carried, rows
-        drift = b.call(gradient, "energy", x, y)
-        return [x - drift * size + kick * np.sqrt(2 * size)], [b.call(energy, "energy", x, y)]
+        level, drift = b.gradient(energy, "energy", [x, y], out="level drift")
+        return [x - drift * size + kick * np.sqrt(2 * size)], [level]
 
     x, _ = b.loop("langevin", steps, step, invariants=[y], carried=[x], tables=[noise])
     b.output(x)

@@ -194,3 +194,17 @@ def test_a_function_of_layout_only_and_an_empty_one():
     assert "reshape" in texts
     empty = Module({"e": Function("e", (), (), (), ())}, {})
     assert not parameters(empty, "e") and "<svg" in graph_svg(empty, "e")
+
+
+def test_a_derivative_costs_what_it_expands_to():
+    """By the input alone: forwards a product, backwards another with the same weight."""
+    mb = ModuleBuilder()
+    f = mb.function("f")
+    f.output(f.linear(f.input("x", f32(B, 4)), f.param("w", f32(8, 4), "normal")))
+    f.finish()
+    b = mb.function("g")
+    b.output(b.gradient("f", "net", [b.input("x", f32(B, 4))]))
+    b.finish()
+    module = mb.finish()
+    assert flops(module, "f") == 64 and 128 <= flops(module, "g") <= 128 + 8 + 8
+    assert activation_bytes(module, "g")[0] >= activation_bytes(module, "f")[0]

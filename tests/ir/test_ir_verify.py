@@ -50,6 +50,16 @@ def broken(body, signature="%x: f32[B, 2], %n: i64[]", result="%x"):
             '%y: f32[B, 2] = guided(%x) {fn="g", name="g", kinds=("odd"), guides=("guided"), channels=none}',
             "guided: operand kinds are ('odd',)",
         ),
+        ('%y: f32[B, 2] = gradient(%x) {fn="g", name="g", wrt=(0)}', "gradient: attribute of is 'missing'"),
+        ('%y: f32[B, 2] = gradient(%x) {fn="g", name="g", of=1, wrt=(0)}', "gradient: g has no output 1; it has 1"),
+        ('%y: f32[B, 2] = gradient(%x) {fn="g", name="g", of=0, wrt=(1)}', "gradient: g has no input 1; it has 1"),
+        ('%y: f32[B, 2] = gradient(%x) {fn="g", name="g", of=0, wrt=()}', "wants different inputs, at least one"),
+        (
+            '%y: f32[B, 2] = gradient(%x) {fn="g", name="g", of=0, wrt=(0)}',
+            "gradient gives f32[B, 2], f32[B, 2], not f32[B, 2]",
+        ),
+        ('%y: f32[B, 2] = jvp(%x) {fn="g", name="g", of=0, wrt=(0)}', "jvp: takes 1 operands and a tangent for each"),
+        ('%y: f32[B, 2] = jvp(%x, %n) {fn="g", name="g", of=0, wrt=(0)}', "jvp: tangent of input 0 is i64[]"),
     ],
 )
 def test_faults_of_a_node(body, message):

@@ -1,7 +1,7 @@
 """Cleanup: golden before and after, no change of meaning, and a cost that depth does not enter."""
 
 import numpy as np
-from gradients import weights_of
+from gradients import grad, weights_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +11,6 @@ from latentc.ir.text import module_from_text, text_from_module
 from latentc.ir.types import B, f32
 from latentc.ir.verify import verify
 from latentc.passes.cleanup import cleanup
-from latentc.passes.grad import grad
 
 HEADER = "latentc-ir 1\n"
 # title -> a module before the pass

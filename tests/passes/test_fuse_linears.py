@@ -186,7 +186,7 @@ def reused(b, x):
 def halved(b, x):
     """A feed-forward whose second layer has a part of a weight."""
     b.param("w", f32(16, 1536), "normal")
-    half = Recipe("slice", (b._params["w"],), {"axis": 0, "start": 0, "stop": 8})
+    half = Recipe("slice", (b.params["w"],), {"axis": 0, "start": 0, "stop": 8})
     return b.linear(b.silu(b.dense("fc1", x, 1536)), b.made("half", half))
 
 

@@ -1,8 +1,8 @@
-"""The grad pass through calls, weights shared by them, and loops, against central differences."""
+"""`gradient` and `jvp` through calls, weights shared by them, and loops, against central differences."""
 
 import numpy as np
 import pytest
-from gradients import numeric, weights_of
+from gradients import directional, grad, numeric, pushed, weights_of
 
 from latentc.ir.builder import ModuleBuilder, module_class
 from latentc.ir.core import parameters
@@ -11,7 +11,6 @@ from latentc.ir.ops import OpError
 from latentc.ir.text import module_from_text, text_from_module
 from latentc.ir.types import B, f32, i64
 from latentc.ir.verify import verify
-from latentc.passes.grad import grad
 
 RNG = np.random.default_rng(5)
 
@@ -48,12 +47,21 @@ INPUTS = (RNG.standard_normal((3, 4)), RNG.standard_normal((3, 4)), np.array([0,
 
 
 def check(module, function, inputs, wrt, of=0, params=None):
-    """Returns the module with the derivative, which agrees with central differences and survives the text form."""
+    """Returns the module with the derivative, which agrees with central differences and survives the text form.
+
+    So does the derivative in forward mode, along random tangents.
+    """
     derived, name = grad(module, function, wrt, of)
     again = module_from_text(text_from_module(verify(derived)))
     found = Interpreter(again, params).run(name, *inputs)
     for i, g in zip(wrt, found, strict=True):
         assert np.allclose(g, numeric(module, function, inputs, i, of, params), rtol=1e-6, atol=1e-7)
+    forward, forward_name = pushed(module, function, wrt, of)
+    tangents = [RNG.standard_normal(inputs[i].shape) for i in wrt]
+    (tangent,) = Interpreter(verify(forward), params).run(forward_name, *inputs, *tangents)
+    assert np.allclose(
+        tangent, directional(module, function, inputs, dict(zip(wrt, tangents, strict=True)), of, params)
+    )
     return derived, name
 
 
@@ -148,24 +156,25 @@ def test_batch_mean_and_unused_inputs():
     b.finish()
     module = mb.finish()
     inputs = [RNG.standard_normal((3, 2)) for _ in range(3)]
-    x_grad, y_grad, z_grad = Interpreter(*_derived(module, [0, 1, 2], 0)).run("f.grad", *inputs)
+    x_grad, y_grad, z_grad = _values(module, [0, 1, 2], 0, inputs)
     assert np.allclose(x_grad, 2 * inputs[0] * inputs[1] / 6)
     assert not y_grad.any() and not z_grad.any()
-    (ones,) = Interpreter(*_derived(module, [0], 1)).run("f.grad", *inputs)
+    (ones,) = _values(module, [0], 1, inputs)
     assert np.array_equal(ones, np.ones((3, 2)))
-    (flat,) = Interpreter(*_derived(module, [2], 2)).run("f.grad", *inputs)
+    (flat,) = _values(module, [2], 2, inputs)
     assert not flat.any()
 
 
-def _derived(module, wrt, of):
-    return (verify(grad(module, "f", wrt, of)[0]),)
+def _values(module, wrt, of, inputs):
+    derived, name = grad(module, "f", wrt, of)
+    return Interpreter(verify(derived)).run(name, *inputs)
 
 
 def test_what_has_no_derivative_says_so():
     module = network()
-    with pytest.raises(OpError, match=r"input y of Net\.forward is i64"):
+    with pytest.raises(OpError, match=r"input 2 of Net\.forward is i64"):
         grad(module, "main", [2])
-    with pytest.raises(OpError, match="no output number 2"):
+    with pytest.raises(OpError, match="no output 2; it has 2"):
         grad(module, "main", [0], of=2)
     mb = ModuleBuilder()
     mb.adopt(module)

@@ -135,7 +135,7 @@ def test_a_made_weight_has_a_name_of_its_own() -> None:
     mb = ModuleBuilder()
     b = mb.function("f")
     w = b.param("w", f32(4, 4), "ones")
-    param = b._params["w"]
+    param = b.params["w"]
     b.input("x", f32(B, 4))
     half = Recipe("affine", (param,), {"mul": 0.5, "add": 0.0})
     assert b.made("half", half).value is b.made("half", Recipe("affine", (param,), dict(half.attrs))).value

@@ -20,7 +20,7 @@ from latentc.emit.leaves import (
     spectral_layers,
 )
 from latentc.emit.text import Text, call, commas, docstring, identifier, layout, literal, size_text
-from latentc.ir.core import Function, Module, Node, Origin, Param, Value
+from latentc.ir.core import CALLS, Function, Module, Node, Origin, Param, Value
 from latentc.ir.inits import DETERMINISTIC
 from latentc.ir.types import Named
 
@@ -114,7 +114,7 @@ class _ClassPrinter:
         found: dict[str, Node] = {}
         for fn in self.parts:
             for node in fn.nodes:
-                if node.op in ("call", "guided") and not self._is_own(node):
+                if node.op in CALLS and not self._is_own(node):
                     if not node.attrs["name"]:
                         raise EmitError(f"{fn.name} calls {node.attrs['fn']} without a name")
                     found.setdefault(node.attrs["name"], node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -150,6 +151,8 @@ class Expressions:
             return leaf
         if node.op == "call":
             return self.context.call(node, [self._operand(v) for v in node.inputs], self._element)
+        if node.op in ("gradient", "jvp"):
+            return self._derivative(node)
         if node.op == "each":
             return self._each(node)
         if node.op == "guided":
@@ -168,6 +171,29 @@ class Expressions:
         self._scope.env[inner.inputs[0]] = Text(element)
         text = TORCH[inner.op](self, inner).code + ("[0]" if len(inner.outputs) > 1 else "")
         return Text(f"[{text} for {element} in {self.arg(node.inputs[0]).code}]")
+
+    def _derivative(self, node: Node) -> Text:
+        """`value_and_gradient(lambda x: net(x, y), x)`; `jvp(lambda z, t: net(z, y, t), (z, t), (v, dt))`."""
+        wrt, of = node.attrs["wrt"], node.attrs["of"]
+        fn = self.context.module.functions[node.attrs["fn"]]
+        count = len(fn.inputs)
+        args = [self._operand(v) for v in node.inputs[:count]]
+        given = [args[i] for i in wrt]
+        taken = {word for i, a in enumerate(args) if i not in wrt for word in re.findall(r"\w+", a.code)}
+        for i in wrt:
+            name = args[i].code if args[i].code.isidentifier() else base_name(fn.inputs[i].name)
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            args[i] = Text(name)
+        called = self.context.call(node, args, self._element)
+        body = called.code if len(fn.outputs) == 1 else f"{called.atom}[{of}]"
+        function = Text(f"lambda {commas(args[i].code for i in wrt)}: {body}")
+        if node.op == "gradient":
+            return call(self.helper("value_and_gradient"), [function, *given])
+        tangents = [self.tensor(v) for v in node.inputs[count:]]
+        tuples = [f"({commas(t.code for t in texts)}{',' * (len(texts) == 1)})" for texts in (given, tangents)]
+        return call(self.helper("jvp"), [function, *map(Text, tuples)])
 
     def _starred(self, name: str, value: Value) -> str:
         return f"*{name}" if value in self.bundles else name

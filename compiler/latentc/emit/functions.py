@@ -10,7 +10,7 @@ import numpy as np
 from latentc.emit.body import Body, Context
 from latentc.emit.classes import Classes, EmitError
 from latentc.emit.text import Text, call, commas, docstring, identifier, layout, literal
-from latentc.ir.core import Module, Node, Value, callees, networks_called
+from latentc.ir.core import CALLS, Module, Node, Value, callees, networks_called
 
 _RESERVED = frozenset({"model", "weights", "table", "guide", "tqdm"})
 
@@ -46,7 +46,7 @@ class Functions:
             python += "_"
         self._names[function] = python
         models = [variable_of(n) for n in self.networks(function)]
-        called = {self.add(c) for node in fn.nodes for c in callees(node) if node.op == "call" and self._is_free(c)}
+        called = {self.add(c) for node in fn.nodes for c in callees(node) if node.op in CALLS and self._is_free(c)}
         context = Context(
             self.module,
             {},

@@ -134,6 +134,22 @@ def under(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The weights of a submodule, by their names in it."""
     return {key.removeprefix(f"{name}."): w for key, w in weights.items() if key.startswith(f"{name}.")}
 ''',
+    "value_and_gradient": '''
+def value_and_gradient(fn: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
+    """fn(*inputs), then the gradient of its sum with respect to each input. They can be differentiated again."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = [x if x.requires_grad else x.detach().requires_grad_() for x in inputs]
+        value = fn(*inputs)
+        gradients = torch.autograd.grad(value.sum(), inputs, create_graph=create_graph, materialize_grads=True)
+    return value if create_graph else value.detach(), *gradients
+''',
+    "jvp": '''
+def jvp(fn: Callable[..., Tensor], inputs: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """fn(*inputs), and its derivative along the tangents. Fused attention has no forward mode, so it is not used."""
+    with sdpa_kernel(SDPBackend.MATH):
+        return torch.func.jvp(fn, inputs, tangents)
+''',
     "guide": '''
 def guide(both: Tensor, scale: Tensor, channels: int | None = None) -> Tensor:
     """Classifier-free guidance of a doubled batch, conditional half first: u + scale * (c - u), scale [B].

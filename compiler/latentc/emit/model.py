@@ -48,11 +48,15 @@ def _heading(title: str) -> str:
 
 def imports(code: str) -> list[str]:
     """The import lines that a text needs."""
-    lines = ["from collections.abc import Mapping"] if re.search(r"\bMapping\[", code) else []
+    abstract = [name for name in ("Callable", "Mapping") if re.search(rf"\b{name}\[", code)]
+    lines = [f"from collections.abc import {', '.join(abstract)}"] if abstract else []
     lines += ["import math"] if re.search(r"\bmath\.", code) else []
     lines += [""] if lines else []
     lines.append("import torch")
     if re.search(r"\bF\.", code):
         lines.append("import torch.nn.functional as F")
     names = [n for n, mark in (("Tensor", r"\bTensor\b"), ("nn", r"\bnn\.")) if re.search(mark, code)]
-    return [*lines, f"from torch import {', '.join(names)}"] if names else lines
+    lines += [f"from torch import {', '.join(names)}"] if names else []
+    if "sdpa_kernel" in code:
+        lines.append("from torch.nn.attention import SDPBackend, sdpa_kernel")
+    return lines

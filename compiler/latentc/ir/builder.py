@@ -11,14 +11,14 @@ was written `3 * dim`; that is what the emitter prints.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 
 from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Recipe, Value, frozen, same
 from latentc.ir.ops import OPS, OpError
-from latentc.ir.ops.control import call_types, guided_types, loop_types
+from latentc.ir.ops.control import call_types, gradient_types, guided_types, jvp_types, loop_types
 from latentc.ir.recipes import MADE, recipe_type
 from latentc.ir.sizes import in_callee, in_caller, is_size, signature
 from latentc.ir.types import B, Named, Sym, TensorType, f32, i64, product, source_of
@@ -141,6 +141,20 @@ class Builder:
 
     # ---- values
 
+    @property
+    def params(self) -> Mapping[str, Param]:
+        """The params so far, by name."""
+        return self._params
+
+    @property
+    def names(self) -> Set[str]:
+        """Names that are taken."""
+        return self._names
+
+    def fresh(self, name: str, type: TensorType) -> Value:
+        """A value under `name`, numbered if that is taken: an output for a node to `append`."""
+        return Value(self._fresh(name), type)
+
     def _fresh(self, name: str) -> str:
         candidate, n = name, self._counts.get(name, 1)
         while candidate in self._names:
@@ -225,9 +239,13 @@ class Builder:
                 raise OpError(f"{op}({operands}) in {self.name}: {error}") from None
         words = hint.split()
         hints = words if len(words) == len(types) else words[:1] * len(types)
-        outputs = tuple(Value(self._fresh(h), t) for h, t in zip(hints, types, strict=True))
-        self._nodes.append(Node(op, tuple(x.value for x in ins), outputs, dict(attrs)))
-        return tuple(Var(o, self) for o in outputs)
+        outputs = tuple(self.fresh(h, t) for h, t in zip(hints, types, strict=True))
+        return self.append(Node(op, tuple(x.value for x in ins), outputs, dict(attrs)))
+
+    def append(self, node: Node) -> tuple[Var, ...]:
+        """Appends a node as it is and returns its outputs; `verify` checks what nobody checks here."""
+        self._nodes.append(node)
+        return tuple(Var(o, self) for o in node.outputs)
 
     def op(self, op: str, *operands: Any, out: str = "", **attrs: Any) -> Any:
         """Appends op; Python numbers among the operands become constants of the other operands' dtype.
@@ -349,6 +367,56 @@ class Builder:
         types = in_caller(types, callee, [x.value for x in operands], {})
         outs = self._append("guided", ins, attrs, out or "guided", types)
         return outs[0] if len(outs) == 1 else outs
+
+    def gradient(
+        self,
+        fn: str,
+        name: str,
+        operands: Sequence[Var],
+        *,
+        of: int = 0,
+        wrt: Sequence[int] = (0,),
+        args: Mapping[str, Any] | None = None,
+        out: str = "",
+    ) -> tuple[Var, ...]:
+        """Calls `fn` and returns its output number `of`, then the gradient of that output's sum by each input in `wrt`.
+
+        `name` is the state-dict prefix and `args` are static arguments, as for `call`. The gradients can be
+        differentiated again.
+        """
+        attrs = {"fn": fn, "name": name, "args": dict(args or {}), "of": of, "wrt": tuple(wrt)}
+        hint = " ".join(["y", *(f"d_{operands[i].value.name}" for i in wrt)])
+        return self._derivative("gradient", gradient_types, operands, operands, attrs, out or hint)
+
+    def jvp(
+        self,
+        fn: str,
+        name: str,
+        operands: Sequence[Var],
+        tangents: Sequence[Var],
+        *,
+        of: int = 0,
+        wrt: Sequence[int] = (0,),
+        args: Mapping[str, Any] | None = None,
+        out: str = "",
+    ) -> tuple[Var, ...]:
+        """Calls `fn` and returns its output number `of`, and that output's derivative along `tangents`.
+
+        There is one tangent for each input in `wrt`, of that input's type; the other inputs are constant.
+        """
+        attrs = {"fn": fn, "name": name, "args": dict(args or {}), "of": of, "wrt": tuple(wrt)}
+        return self._derivative("jvp", jvp_types, operands, [*operands, *tangents], attrs, out or "y tangent")
+
+    def _derivative(
+        self, op: str, rule: Any, operands: Sequence[Var], ins: Sequence[Var], attrs: Mapping[str, Any], out: str
+    ) -> tuple[Var, ...]:
+        callee = self.module.functions[attrs["fn"]]
+        try:
+            types = rule(callee, [x.type for x in ins], attrs)
+        except (OpError, TypeError) as error:
+            raise OpError(f"{op} of {attrs['fn']} in {self.name}: {error}") from None
+        (output,) = in_caller(types[:1], callee, [x.value for x in operands], attrs["args"])
+        return self._append(op, ins, attrs, out, [output if t is types[0] else t for t in types])
 
     def loop(
         self,

@@ -8,7 +8,7 @@ function called as `attn` by the function called as `blocks.3`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from latentc.ir.types import TensorType
 
 # Ops whose attribute `fn` (and for a loop, `body`) names another function of the module.
-CALLS = ("call", "guided")
+CALLS = ("call", "guided", "gradient", "jvp")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -248,6 +248,16 @@ def networks_called(module: Module, function: str) -> list[str]:
             else:
                 found.update(dict.fromkeys(networks_called(module, callee)))
     return list(found)
+
+
+def live(nodes: Sequence[Node], outputs: Iterable[Value]) -> tuple[Node, ...]:
+    """The nodes that the outputs depend on, in order."""
+    used, kept = set(outputs), []
+    for node in reversed(nodes):
+        if any(o in used for o in node.outputs):
+            kept.append(node)
+            used.update(node.inputs)
+    return tuple(reversed(kept))
 
 
 def walk(module: Module) -> Iterator[tuple[Function, Node]]:

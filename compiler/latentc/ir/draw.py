@@ -152,8 +152,8 @@ def _box(module: Module, fn: Function, group: Group) -> _Box:
         lines = [f"{body.name} ×{node.attrs['trip']}", *(text.removeprefix(": ") for text in list(inside)[:4])]
         return _Box("loop", [*lines, _types(node.outputs)])
     if node.op in CONTROL:
-        guided = " (guided)" if node.op == "guided" else ""
-        return _Box("call", [f"{group.name}{guided}", _class(module, node), _types(node.outputs)])
+        how = "" if node.op == "call" else f" ({node.op})"
+        return _Box("call", [f"{group.name}{how}", _class(module, node), _types(node.outputs)])
     kind = next((name for name, ops in _KINDS if node.op in ops), "layout")
     weights = [p.name for p in fn.params if p.value in node.inputs]
     title = node.op.replace("_", " ") + (f" · {weights[0].rpartition('.')[0] or weights[0]}" if weights else "")

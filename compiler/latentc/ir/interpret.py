@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from latentc.ir.core import Function, Module, Node, Param, Value, join
+from latentc.ir.derivatives import expand_derivatives
 from latentc.ir.ops import OPS
 from latentc.ir.recipes import evaluate
 from latentc.ir.types import FLOATS, NUMPY, TensorType, unify
@@ -35,7 +36,8 @@ class Interpreter:
         float_dtype: str = "f64",
         training: bool = False,
     ) -> None:
-        self.module, self.params, self.float_dtype, self.training = module, params or {}, float_dtype, training
+        self.params, self.float_dtype, self.training = params or {}, float_dtype, training
+        self.module = expand_derivatives(module)
         self.written: dict[str, Array] = {}
         self._weights: dict[str, Array] = {}
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from latentc.ir.core import Function, Module, Node, Value, callees, parameters
+from latentc.ir.derivatives import DERIVATIVES, expand_derivatives
 from latentc.ir.draw import graph_svg
 from latentc.ir.groups import groups_of
 from latentc.ir.ops import CONTROL, OPS
@@ -41,6 +42,9 @@ def activation_bytes(module: Module, function: str) -> tuple[int, int]:
     return costs.peak(name), costs.kept(name)
 
 
+_WRITTEN_OUT = "written out"
+
+
 class _Costs:
     """Costs of functions, each computed once."""
 
@@ -59,13 +63,23 @@ class _Costs:
     def node_flops(self, node: Node) -> int:
         if node.op not in CONTROL:
             return OPS[node.op].flops([v.type for v in node.inputs], [v.type for v in node.outputs], node.attrs)
+        if node.op in DERIVATIVES:
+            costs = self._written_out(node)
+            return costs.flops(_WRITTEN_OUT)
         combine = 3 * sum(o.type.count() for o in node.outputs) if node.op == "guided" else 0
         return combine + self._times(node) * self.flops(callees(node)[0])
+
+    def _written_out(self, node: Node) -> _Costs:
+        """Costs of a module whose function `_WRITTEN_OUT` is the node alone, as ordinary nodes."""
+        fn = Function(_WRITTEN_OUT, node.inputs, (), (node,), node.outputs)
+        return _Costs(expand_derivatives(self.module.with_(functions={**self.module.functions, _WRITTEN_OUT: fn})))
 
     def kept(self, name: str) -> int:
         return self._once("kept", name, lambda fn: sum(map(self._node_kept, fn.nodes)))
 
     def _node_kept(self, node: Node) -> int:
+        if node.op in DERIVATIVES:
+            return self._written_out(node).kept(_WRITTEN_OUT)
         if node.op in CONTROL:
             return self._times(node) * self.kept(callees(node)[0])
         return 0 if node.op in VIEWS else sum(bytes_of(o.type) for o in node.outputs)
@@ -86,7 +100,9 @@ class _Costs:
         most = total = sum(alive.values())
         for index, node in enumerate(fn.nodes):
             inner = 0
-            if node.op in CONTROL:
+            if node.op in DERIVATIVES:
+                inner = self._written_out(node).peak(_WRITTEN_OUT) - sum(bytes_of(v.type) for v in node.inputs)
+            elif node.op in CONTROL:
                 callee = self.module.functions[callees(node)[0]]
                 given = sum(bytes_of(v.type) for v in callee.inputs)
                 # Its operands are alive here already, except under guidance, which doubles them.

@@ -14,7 +14,7 @@ import networkx as nx
 
 from latentc.ir.core import Function, Module, Node, Param, Value, callees, frozen, parameters
 from latentc.ir.ops import CONTROL, OPS, OpError
-from latentc.ir.ops.control import call_types, guided_types, loop_types
+from latentc.ir.ops.control import call_types, gradient_types, guided_types, jvp_types, loop_types
 from latentc.ir.recipes import recipe_type
 from latentc.ir.text import node_text
 from latentc.ir.types import NUMPY, TensorType
@@ -23,17 +23,22 @@ _TRAIN_ONLY = frozenset(name for name, row in OPS.items() if row.train_only)
 # stage -> ops that may not appear in it
 FORBIDDEN: dict[str, frozenset[str]] = {
     "train": frozenset(),
-    "inference": _TRAIN_ONLY,
-    "expanded": _TRAIN_ONLY | {"guided"},
-    "inlined": _TRAIN_ONLY | {"guided", "call"},
+    "inference": _TRAIN_ONLY | {"gradient", "jvp"},
+    "expanded": _TRAIN_ONLY | {"gradient", "jvp", "guided"},
+    "inlined": _TRAIN_ONLY | {"gradient", "jvp", "guided", "call"},
 }
 _NAME = re.compile(r"[\w.#\-]+")
 # op that names a function -> its attributes and their types; `args` alone may be left out
 _CONTROL_ATTRS: dict[str, dict[str, Any]] = {
     "call": {"fn": str, "name": str},
     "guided": {"fn": str, "name": str, "kinds": tuple, "guides": tuple, "channels": int | None},
+    "gradient": {"fn": str, "name": str, "of": int, "wrt": tuple},
+    "jvp": {"fn": str, "name": str, "of": int, "wrt": tuple},
     "loop": {"body": str, "trip": int, "invariants": int, "carried": int},
 }
+
+
+_TYPES = {"guided": guided_types, "gradient": gradient_types, "jvp": jvp_types, "loop": loop_types}
 
 
 class VerifyError(Exception):
@@ -65,7 +70,7 @@ def _node_types(module: Module, node: Node, calls: _Calls) -> Sequence[TensorTyp
         if key not in calls:
             calls[key] = call_types(callee.name, callee.inputs, callee.outputs, actuals)
         return calls[key]
-    return (guided_types if node.op == "guided" else loop_types)(callee, actuals, node.attrs)
+    return _TYPES[node.op](callee, actuals, node.attrs)
 
 
 def _node_fault(module: Module, node: Node, stage: str, calls: _Calls) -> str | None:

@@ -19,8 +19,9 @@ import numpy as np
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.core import Function, Module, Node, Value, reachable
 from latentc.ir.ops.attention import attention_scale
+from latentc.ir.rewriter import Rewriter
 from latentc.ir.types import TensorType, i64
-from latentc.passes.rewrite import Rewriter, rewrite_function
+from latentc.passes.rewrite import rewrite_function
 
 SIZES = range(8, 33)
 """Tokens of a block that are tried where nobody says; loops of fewer steps than the most of them stay as they are."""

@@ -6,12 +6,11 @@ no call changes; functions that no entry reaches are dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from latentc.ir.core import Function, Module, Node, Value, frozen, prune
+from latentc.ir.core import Function, Module, Node, Value, frozen, live, prune
 from latentc.ir.interpret import Interpreter
 from latentc.ir.ops import CONTROL, OPS
 from latentc.ir.types import FLOATS
@@ -41,16 +40,6 @@ def cleaned(fn: Function, limit: int = 4096) -> Function:
     if len(nodes) == len(fn.nodes) and all(a is b for a, b in zip(nodes, fn.nodes, strict=True)):
         return fn
     return fn.with_(nodes=nodes, outputs=outputs)
-
-
-def live(nodes: Sequence[Node], outputs: Iterable[Value]) -> tuple[Node, ...]:
-    """The nodes that the outputs depend on, in order."""
-    used, kept = set(outputs), []
-    for node in reversed(nodes):
-        if any(o in used for o in node.outputs):
-            kept.append(node)
-            used.update(node.inputs)
-    return tuple(reversed(kept))
 
 
 class _Walk:

@@ -40,7 +40,7 @@ def _replace(form: Form, b: Builder, node: Node, operands: list[Var]) -> Sequenc
     if node.op != "experts":
         return None
     x, gates, *stacks = operands
-    params = {p.value: p for p in b._params.values()}
+    params = {p.value: p for p in b.params.values()}
     if any(w.value not in params or params[w.value].recipe for w in stacks):
         return list(OPS["experts"].decompose(b, operands, node.attrs))  # type: ignore[misc]
     count = int(gates.shape[-1])  # type: ignore[arg-type]

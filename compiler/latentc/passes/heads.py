@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-from latentc.ir.core import Function, Module, Node, Value
-from latentc.passes.cleanup import live
+from latentc.ir.core import Function, Module, Node, Value, live
 from latentc.passes.rewrite import rewrite_function
 
 _LAYOUT = (0, 2, 1, 3)

@@ -17,9 +17,9 @@ import numpy as np
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.core import Function, Module, Node, Param, Value, reachable
 from latentc.ir.report import activation_bytes, short
+from latentc.ir.rewriter import Rewriter
 from latentc.ir.types import Sym, i64
 from latentc.passes.batchwise import batched, fixed
-from latentc.passes.rewrite import Rewriter
 from latentc.passes.split import Cut, Splitter, fresh
 from latentc.passes.steps import Steps, stackable
 
@@ -96,7 +96,7 @@ class _Hoist:
 
         Weights that leave it keep their names, so it stays as it is where one of these means something else outside.
         """
-        others = (b._names - b._params.keys()) | {x.value.name for x in operands}
+        others = (b.names - b.params.keys()) | {x.value.name for x in operands}
         if any(p.name in others for p in self.owner.functions[node.attrs["body"]].params):
             return _appended(b, node, operands)
         node, operands = self.invariant(b, node, operands)
@@ -214,7 +214,7 @@ class _Hoist:
         def around(
             inner: Builder, i: Var, kept: tuple[Var, ...], state: tuple[Var, ...], rows: tuple[Var, ...]
         ) -> tuple[Sequence[Var], Sequence[Var]]:
-            made = tuple(Value(inner._fresh(v.name), v.type) for v in node.outputs)
+            made = tuple(inner.fresh(v.name, v.type) for v in node.outputs)
             made = tuple(v if n < carry else Value(v.name, v.type.with_shape([chunk, *v.type.shape[1:]]))
                          for n, v in enumerate(made))  # fmt: skip
             lender = _lender([*kept, *state])
@@ -260,14 +260,13 @@ def _adopted(b: Builder, param: Param) -> Var:
 
 def _copied(b: Builder, node: Node, operands: Sequence[Var]) -> Sequence[Var]:
     """Appends a node of another function, its outputs renamed where the names are taken."""
-    outs = tuple(Value(b._fresh(o.name), o.type) for o in node.outputs)
+    outs = tuple(b.fresh(o.name, o.type) for o in node.outputs)
     return _appended(b, Node(node.op, (), outs, node.attrs, node.loc), operands)
 
 
 def _appended(b: Builder, node: Node, operands: Sequence[Var]) -> Sequence[Var]:
     """Appends a node applied to operands, its outputs as they are."""
-    b._nodes.append(Node(node.op, tuple(x.value for x in operands), node.outputs, node.attrs, node.loc))
-    return tuple(Var(o, b) for o in node.outputs)
+    return b.append(Node(node.op, tuple(x.value for x in operands), node.outputs, node.attrs, node.loc))
 
 
 __all__ = ["TABLE_BYTES", "Hoisted", "hoist", "hoist_report"]

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.core import Function, Module, Node, Param, Value, join, moved, parameters
+from latentc.ir.core import Function, Module, Node, Param, Value, join, live, moved, parameters
 from latentc.ir.types import Dim, Sym, TensorType, i64, substitute, unify
-from latentc.passes.cleanup import live
 
 Sizes = Mapping[str, Dim]
 

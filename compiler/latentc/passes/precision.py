@@ -21,10 +21,10 @@ import ml_dtypes
 import networkx as nx
 import numpy as np
 
-from latentc.ir.builder import ModuleBuilder
+from latentc.ir.builder import ModuleBuilder, Var
 from latentc.ir.core import Function, Module, Node, Value, callees, frozen, walk
+from latentc.ir.rewriter import Rewriter
 from latentc.ir.types import FLOATS
-from latentc.passes.rewrite import Rewriter
 
 Precision = Literal["fp32", "fp16", "bf16"]
 HALF: dict[str, str] = {"fp16": "f16", "bf16": "bf16"}
@@ -176,7 +176,7 @@ class _Narrowing:
         for number, v in enumerate(fn.outputs):
             dtype = outputs.get(v, outputs.get(number))
             results.append(body.at(v, dtype) if dtype and v.type.is_float else body.env[v])
-        b._outputs = results
+        b.output([Var(v, b) for v in results])
         b.finish(fn.doc)
         made = self.owner.functions[fn.name]
         if _values(made) == _values(fn):
@@ -224,11 +224,11 @@ class _Body:
         key = (value, dtype)
         if key not in self.casts:
             maker = self.made.get(value)
-            out = Value(self.b._fresh(f"{value.name}_{dtype}"), value.type.with_dtype(dtype))
+            out = self.b.fresh(f"{value.name}_{dtype}", value.type.with_dtype(dtype))
             if maker is not None:
                 self._make(maker, out)
             else:
-                self.b._nodes.append(Node("cast", (now,), (out,), {"to": dtype}))
+                self.b.append(Node("cast", (now,), (out,), {"to": dtype}))
             self.casts[key] = out
         return self.casts[key]
 
@@ -241,7 +241,7 @@ class _Body:
             return
         ins = tuple(self.at(v, d) for v, d in zip(node.inputs, self.wanted(node, outs), strict=True))
         attrs = {**node.attrs, "to": outs[0].type.dtype} if node.op == "cast" else node.attrs
-        self.b._nodes.append(Node(node.op, ins, outs, attrs, node.loc))
+        self.b.append(Node(node.op, ins, outs, attrs, node.loc))
 
     def dtypes(self, node: Node) -> list[str]:
         """Dtypes of a node's outputs."""
@@ -284,7 +284,7 @@ class _Body:
             clipped = np.clip(np.asarray(node.attrs["value"]), -most, most)
             attrs["value"] = np.asarray(clipped) if node.op == "constant" else float(clipped)
         ins = tuple(self.env[v] for v in node.inputs)
-        self.b._nodes.append(Node(node.op, ins, (out,), attrs, node.loc))
+        self.b.append(Node(node.op, ins, (out,), attrs, node.loc))
 
 
 def _values(fn: Function) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""What rewriting passes share: a builder that continues a function, keeping most nodes and replacing some."""
+"""What rewriting passes share: a function rewritten node by node."""
 
 from __future__ import annotations
 
@@ -6,29 +6,10 @@ from collections.abc import Callable, Sequence
 
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.core import Function, Module, Node, Value
+from latentc.ir.rewriter import Rewriter
 
 # (builder, node, its operands as the new function has them) -> replacement outputs, or None to keep the node
 Replace = Callable[[Builder, Node, list[Var]], Sequence[Var] | None]
-
-
-class Rewriter(Builder):
-    """Builds a function that has another's signature; `keep` takes over a node as it is."""
-
-    def __init__(self, owner: ModuleBuilder, fn: Function) -> None:
-        super().__init__(owner, fn.name, fn.origin)
-        self._inputs = list(fn.inputs)
-        self._params = {p.name: p for p in fn.params}
-        # Names of the old nodes stay taken, so that a golden text shows only what a pass changed.
-        self._names = {v.name for v in (*fn.inputs, *(p.value for p in fn.params))}
-        self._names |= {o.name for n in fn.nodes for o in n.outputs}
-
-    def keep(self, node: Node, operands: Sequence[Var]) -> tuple[Var, ...]:
-        """Appends `node` applied to `operands`; the very node where they are its own."""
-        ins = tuple(x.value for x in operands)
-        if ins != node.inputs:
-            node = Node(node.op, ins, node.outputs, node.attrs, node.loc)
-        self._nodes.append(node)
-        return tuple(Var(o, self) for o in node.outputs)
 
 
 def rewrite_function(owner: ModuleBuilder, fn: Function, replace: Replace) -> Function:

@@ -1,4 +1,4 @@
-"""The op table: every op the IR knows, one row each. Calls and loops (`control`) are typed by what they name."""
+"""The op table: every op the IR knows, one row each. The ops of `control` are typed by the functions they name."""
 
 from latentc.ir.ops import attention, conv, elementwise, experts, image, linear, norm, quantize, reduce, shape
 from latentc.ir.ops.row import Op, OpError
@@ -15,6 +15,6 @@ OPS: dict[str, Op] = {
     **experts.OPS,
     **image.OPS,
 }
-CONTROL = ("call", "guided", "loop")
+CONTROL = ("call", "guided", "gradient", "jvp", "loop")
 
 __all__ = ["CONTROL", "OPS", "Op", "OpError"]

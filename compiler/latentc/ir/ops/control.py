@@ -1,4 +1,4 @@
-"""Ops that refer to other functions: call, guided, loop. Their types come from the functions they name.
+"""Ops that refer to other functions: call, guided, gradient, jvp, loop. Their types come from the functions they name.
 
 `call`    attrs fn, name, args: applies a function; `name` is the state-dict prefix, `args` the static arguments as
           written by the caller (for the emitted constructor).
@@ -7,6 +7,11 @@
           axis 1, or None). Inputs: the operands, then one null alternative for each conditional operand, then the
           scale [B]. A guided output is u + scale (c - u) with c, u the two branches; a carried tensor holds both
           branches, [2*B, ...], the conditional one first.
+`gradient` reverse-mode derivative of a call: attrs fn, name, args, of (number of an output), wrt (numbers of inputs).
+          Inputs: the operands of the call. Outputs: output `of` of the call, then for each input in `wrt` the gradient
+          of that output's sum. The output of a network is one value per sample, so the gradient is per sample as well.
+`jvp`     forward-mode derivative of a call: attrs as of gradient. Inputs: the operands, then a tangent for each input
+          in `wrt`. Outputs: output `of`, and its directional derivative (the Jacobian-vector product).
 `loop`    attrs body, trip, invariants, carried (counts): runs `body(i, *invariants, *carried, *rows)` trip times;
           the rest of the inputs are tables whose row i the body gets. The body's outputs are the new carried values,
           then values stacked over the steps. Loops nest.
@@ -74,6 +79,35 @@ def guided_types(fn: Any, actuals: Sequence[TensorType], attrs: Mapping[str, Any
             need(not isinstance(size, Sym) and 0 < channels <= size, f"cannot guide {channels} channels of {t}")
         halves.append(t.with_shape([t.shape[0] // 2, *t.shape[1:]]))
     return halves
+
+
+def _differentiated(fn: Any, actuals: Sequence[TensorType], attrs: Mapping[str, Any]) -> TensorType:
+    """Type of the output that a gradient or jvp node differentiates."""
+    of, wrt = attrs["of"], attrs["wrt"]
+    types = call_types(fn.name, fn.inputs, fn.outputs, actuals)
+    need(0 <= of < len(types), f"{fn.name} has no output {of}; it has {len(types)}")
+    need(types[of].is_float, f"output {of} of {fn.name} is {types[of]}; a derivative needs floats")
+    need(len(wrt) > 0 and len(set(wrt)) == len(wrt), f"wrt is {wrt}; wants different inputs, at least one")
+    for i in wrt:
+        need(0 <= i < len(actuals), f"{fn.name} has no input {i}; it has {len(actuals)}")
+        need(actuals[i].is_float, f"input {i} of {fn.name} is {actuals[i]}; a derivative needs floats")
+    out: TensorType = types[of]
+    return out
+
+
+def gradient_types(fn: Any, actuals: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[TensorType]:
+    """Output types of a gradient: the differentiated output, then one gradient per input in `wrt`."""
+    return [_differentiated(fn, actuals, attrs), *(actuals[i] for i in attrs["wrt"])]
+
+
+def jvp_types(fn: Any, actuals: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[TensorType]:
+    """Output types of a jvp: the differentiated output, and its tangent."""
+    count = len(fn.inputs)
+    need(len(actuals) == count + len(attrs["wrt"]), f"takes {count} operands and a tangent for each input in wrt")
+    out = _differentiated(fn, actuals[:count], attrs)
+    for i, tangent in zip(attrs["wrt"], actuals[count:], strict=True):
+        need(tangent == actuals[i], f"tangent of input {i} is {tangent}; wants {actuals[i]}")
+    return [out, out]
 
 
 def loop_types(body: Any, actuals: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[TensorType]:

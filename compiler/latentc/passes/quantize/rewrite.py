@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from latentc.engines import ENGINES
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.core import Function, Init, Module, Node, Param, Recipe, Value, callees, join
+from latentc.ir.rewriter import Rewriter
 from latentc.ir.types import f32
 from latentc.passes.heads import cut_behind_heads
 from latentc.passes.quantize.forms import Operands, form_of
 from latentc.passes.quantize.plan import LayerQuant, layers_of, prefix_of
 from latentc.passes.quantize.smooth import Folds, Uses, fold, foldable_inputs
-from latentc.passes.rewrite import Rewriter
 
 _Plan = tuple[tuple[str, LayerQuant], ...]  # of a function: by the paths of weights from there
 

@@ -1,10 +1,12 @@
-"""Reverse-mode differentiation of a function, from the op rows; before fusion, after guidance is expanded.
+"""Reverse-mode differentiation of functions, from the op rows.
 
 A function that is called gets two companions: one that runs it and also returns what its derivative will need (the
 residuals), and its vector-Jacobian product, which turns the residuals and the outputs' gradients into the inputs'. Both
 are called under the name of the original call, so they use the same weights. They are built once for each distinct
 function and each choice of inputs, so the cost does not depend on depth. A loop runs its body's companion and stacks
 the residuals, then loops backwards over the stacks.
+
+Functions are differentiated as they compute in inference: dropout and other ops of training alone are the identity.
 """
 
 from __future__ import annotations
@@ -16,46 +18,19 @@ from typing import Any
 import numpy as np
 
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-from latentc.ir.core import Function, Module, Node, Value
+from latentc.ir.core import Function, Module, Node, Value, live
 from latentc.ir.ops import OPS, OpError
 from latentc.ir.ops.control import call_types, loop_types
-from latentc.passes.cleanup import cleaned, live
-from latentc.passes.rewrite import Rewriter
+from latentc.ir.rewriter import Rewriter
 
 Flags = tuple[bool, ...]
 # gradients of a step's outputs (None where there is none) -> gradients of its inputs (None where none is wanted)
 Backward = Callable[[list[Var | None]], Sequence[Var | None]]
-
-
-def grad(module: Module, function: str, wrt: Sequence[int], of: int = 0) -> tuple[Module, str]:
-    """Adds the derivative of `function` and returns the module with it, and its name.
-
-    The derivative takes the same inputs and returns, for each input number in `wrt`, the gradient of the sum of output
-    number `of`, in that input's type; weights are constants. An entry's name does for `function`. Raises OpError where
-    the output or an input is not of floats, and for an op that has no derivative: `guided` before it is expanded, and
-    what only training does.
-    """
-    fn = module.functions[module.entries.get(function, function)]
-    for what, values, index in (("output", fn.outputs, of), *(("input", fn.inputs, i) for i in wrt)):
-        if not 0 <= index < len(values):
-            raise OpError(f"{fn.name} has no {what} number {index}")
-        if not values[index].type.is_float:
-            raise OpError(
-                f"{what} {values[index].name} of {fn.name} is {values[index].type}; a derivative wants floats"
-            )
-    work = _Differentiation(module)
-    name = work.owner.unique(f"{fn.name}.grad")
-    tape = _Tape(work, fn, name, tuple(i in wrt for i in range(len(fn.inputs))))
-    target = tape.outputs[of]
-    tape.sweep({target.value: tape.b.fill_like(target, 1.0)})
-    tape.b.output([tape.gradient(i) for i in wrt])
-    tape.b.finish(f"Gradient of the sum of output {of} of {fn.name} with respect to {', '.join(map(str, wrt))}.")
-    work.owner.functions[name] = cleaned(work.owner.functions[name])
-    return work.owner.finish(), name
+Tidy = Callable[[Function], Function]
 
 
 @dataclass(frozen=True)
-class _Companions:
+class Companions:
     """The two functions that stand for a call when it is differentiated.
 
     `saving` returns the outputs, then the residuals. `vjp` takes the inputs numbered in `inputs`, the residuals, then
@@ -67,31 +42,33 @@ class _Companions:
     inputs: tuple[int, ...]
 
 
-class _Differentiation:
-    """What the functions being differentiated share."""
+class Differentiation:
+    """What the functions being differentiated share. `tidy` simplifies each function that is made."""
 
-    def __init__(self, module: Module) -> None:
-        self.owner = ModuleBuilder()
+    def __init__(self, module: Module, tidy: Tidy = lambda fn: fn) -> None:
+        self.owner, self.tidy = ModuleBuilder(), tidy
         self.owner.adopt(module)
-        self._companions: dict[Any, _Companions] = {}
+        self._companions: dict[Any, Companions] = {}
         self._reached: dict[Any, Flags] = {}
 
     def function(self, name: str) -> Function:
         return self.owner.functions[name]
 
-    def companions(self, fn: Function, of: Flags, wrt: Flags, stacked: Flags) -> _Companions:
+    def companions(self, fn: Function, of: Flags, wrt: Flags, stacked: Flags) -> Companions:
         """For outputs `of` and inputs `wrt`; inputs marked in `stacked` are returned as residuals where needed."""
         key = (fn.name, of, wrt, stacked)
         if key in self._companions:
             return self._companions[key]
         saving, vjp = self.owner.unique(f"{fn.name}.saving"), self.owner.unique(f"{fn.name}.vjp")
-        tape = _Tape(self, fn, saving, wrt)
-        b, mark = tape.b, len(tape.b._nodes)
+        b = Transcript(self.owner, fn, saving)
+        tape = Tape(self, b, {v for v, on in zip(fn.inputs, wrt, strict=True) if on and v.type.is_float})
+        ys = tape.run(fn.nodes, fn.outputs, {v: Var(v, b) for v in (*fn.inputs, *(p.value for p in fn.params))})
+        mark = b.mark()
         seeds = [b.variable(f"d_{v.name}", v.type) for v, wanted in zip(fn.outputs, of, strict=True) if wanted]
-        outs = [y for y, wanted in zip(tape.outputs, of, strict=True) if wanted]
-        tape.sweep_from(list(zip(outs, seeds, strict=True)))
-        results = [tape.gradient(i).value for i, wanted in enumerate(wrt) if wanted]
-        forward, backward = b._nodes[:mark], live(b._nodes[mark:], results)
+        outs = [y for y, wanted in zip(ys, of, strict=True) if wanted]
+        tape.sweep(list(zip(outs, seeds, strict=True)))
+        results = [tape.gradient(Var(v, b)).value for v, wanted in zip(fn.inputs, wrt, strict=True) if wanted]
+        backward, forward = live(b.take_back(mark), results), b.take_back(0)
         used = dict.fromkeys([*(v for n in backward for v in n.inputs), *results])
         literals = [n for n in forward if n.op == "constant" and n.outputs[0] in used]
         params = [p for p in fn.params if p.value in used]
@@ -103,15 +80,15 @@ class _Differentiation:
         if not residuals and tuple(forward) == fn.nodes:
             saving = fn.name  # nothing to save: the function as it is
         else:
-            self._add(fn, saving, fn.inputs, fn.params, forward, [*(y.value for y in tape.outputs), *residuals])
-        self._add(fn, vjp, [*direct, *residuals, *(s.value for s in seeds)], params, [*literals, *backward], results)
-        self._companions[key] = _Companions(saving, vjp, inputs)
+            self.add(fn, saving, fn.inputs, fn.params, forward, [*(y.value for y in ys), *residuals])
+        self.add(fn, vjp, [*direct, *residuals, *(s.value for s in seeds)], params, [*literals, *backward], results)
+        self._companions[key] = Companions(saving, vjp, inputs)
         return self._companions[key]
 
-    def _add(self, fn: Function, name: str, ins: Any, params: Any, nodes: Any, outs: Any) -> None:
+    def add(self, fn: Function, name: str, ins: Any, params: Any, nodes: Any, outs: Any) -> None:
         origin = fn.origin and replace(fn.origin, method=fn.origin.method + _suffix(name))
         made = Function(name, tuple(ins), tuple(params), tuple(nodes), tuple(outs), origin)
-        self.owner.functions[name] = cleaned(made)
+        self.owner.functions[name] = self.tidy(made)
 
     def reached(self, fn: Function, active: Flags) -> Flags:
         """Which outputs of `fn` vary smoothly with the inputs marked `active`."""
@@ -132,6 +109,8 @@ class _Differentiation:
             flags = self.reached(self.function(node.attrs["fn"]), tuple(active))
         elif node.op == "loop":
             flags = self.reached(self.function(node.attrs["body"]), self.body_flags(node, active))
+        elif node.op in OPS and OPS[node.op].train_only:
+            flags = active[:1]
         elif node.op in OPS and not OPS[node.op].differentiable:
             flags = [False] * len(node.outputs)
         return [o for o, on in zip(node.outputs, flags, strict=True) if on and o.type.is_float]
@@ -153,7 +132,7 @@ def _suffix(name: str) -> str:
     return "_" + name.rpartition(".")[2].replace("#", "")
 
 
-class _Builder(Rewriter):
+class Transcript(Rewriter):
     """A rewriter of a function under another name, with values that come from outside of it."""
 
     def __init__(self, owner: ModuleBuilder, fn: Function, name: str) -> None:
@@ -162,7 +141,11 @@ class _Builder(Rewriter):
 
     def variable(self, name: str, type: Any) -> Var:
         """A value of this type that some other function's signature will define."""
-        return Var(Value(self._fresh(name), type), self)
+        return Var(self.fresh(name, type), self)
+
+    def mark(self) -> int:
+        """How many nodes there are; see `take_back`."""
+        return len(self._nodes)
 
     def take_back(self, mark: int) -> list[Node]:
         """Removes and returns the nodes appended since there were `mark` of them."""
@@ -172,35 +155,37 @@ class _Builder(Rewriter):
 
     def replaced(self, node: Node, operands: Sequence[Var], types: Sequence[Any], **attrs: Any) -> list[Var]:
         """Appends a call or loop in place of another: its outputs, then those of the `types` that follow them."""
-        more = tuple(Value(self._fresh("saved"), t) for t in types[len(node.outputs) :])
-        outs = (*node.outputs, *more)
-        self._nodes.append(Node(node.op, tuple(x.value for x in operands), outs, {**node.attrs, **attrs}, node.loc))
-        return [Var(o, self) for o in outs]
+        more = tuple(self.fresh("saved", t) for t in types[len(node.outputs) :])
+        ins = tuple(x.value for x in operands)
+        return list(self.append(Node(node.op, ins, (*node.outputs, *more), {**node.attrs, **attrs}, node.loc)))
 
 
-class _Tape:
-    """A function run forward in a builder, and what it takes to go back."""
+class Tape:
+    """Nodes run forward in a builder, and what it takes to go back to the values that are `active`."""
 
-    def __init__(self, work: _Differentiation, fn: Function, name: str, wrt: Flags) -> None:
-        self.work, self.fn = work, fn
-        self.b = _Builder(work.owner, fn, name)
-        self._active = {v for v, on in zip(fn.inputs, wrt, strict=True) if on and v.type.is_float}
+    def __init__(self, work: Differentiation, b: Transcript, active: set[Value]) -> None:
+        self.work, self.b = work, b
+        self._active = set(active)
         self._steps: list[tuple[list[Value], list[Value], Backward]] = []
         self._grads: dict[Value, Var] = {}
-        env = {v: Var(v, self.b) for v in (*fn.inputs, *(p.value for p in fn.params))}
-        for node in fn.nodes:
-            outs = self._forward(node, [env[v] for v in node.inputs])
-            env.update(zip(node.outputs, outs, strict=True))
-        self.outputs = [env[v] for v in fn.outputs]
 
     # ---- forward
+
+    def run(self, nodes: Sequence[Node], outputs: Sequence[Value], env: dict[Value, Var]) -> list[Var]:
+        """Appends the nodes, and returns what stands for `outputs`; `env` gives the values from before."""
+        now = dict(env)
+        for node in nodes:
+            outs = self._forward(node, [now.get(v, Var(v, self.b)) for v in node.inputs])
+            now.update(zip(node.outputs, outs, strict=True))
+        return [now.get(v, Var(v, self.b)) for v in outputs]
 
     def _forward(self, node: Node, operands: list[Var]) -> Sequence[Var]:
         active = [x.value in self._active for x in operands]
         varying = self.work.varying(node, active)
-        if any(active) and (node.op == "guided" or (node.op in OPS and OPS[node.op].train_only)):
-            mend = "expand_guidance" if node.op == "guided" else "to_inference"
-            raise OpError(f"{node.op} in {self.fn.name} has no derivative; run {mend} first")
+        if node.op in OPS and OPS[node.op].train_only:
+            return operands[:1]
+        if any(active) and node.op == "guided":
+            raise OpError(f"{self.b.name} differentiates a guided call; run expand_guidance first")
         if not varying:
             return self.b.keep(node, operands)
         if node.op == "call":
@@ -210,7 +195,7 @@ class _Tape:
         row = OPS[node.op]
         if row.vjp is None:
             if row.decompose is None:
-                raise OpError(f"{node.op} in {self.fn.name} has no derivative")
+                raise OpError(f"{node.op} has no derivative, which {self.b.name} wants")
             return self._decomposed(row.decompose, node, operands)
         outs = self.b.keep(node, operands)
         self._record(varying, operands, outs, lambda grads: row.vjp(self.b, operands, outs, grads, node.attrs))  # type: ignore
@@ -224,13 +209,9 @@ class _Tape:
         self._steps.append(([x.value for x in operands], [y.value for y in outs], backward))
 
     def _decomposed(self, decompose: Any, node: Node, operands: list[Var]) -> Sequence[Var]:
-        mark = len(self.b._nodes)
+        mark = self.b.mark()
         outs = [x.value for x in decompose(self.b, operands, node.attrs)]
-        now: dict[Value, Var] = {}
-        for part in self.b.take_back(mark):
-            done = self._forward(part, [now.get(v, Var(v, self.b)) for v in part.inputs])
-            now.update(zip(part.outputs, done, strict=True))
-        return [now.get(v, Var(v, self.b)) for v in outs]
+        return self.run(self.b.take_back(mark), outs, {})
 
     def _call(self, node: Node, operands: list[Var], active: list[bool], varying: list[Value]) -> Sequence[Var]:
         callee = self.work.function(node.attrs["fn"])
@@ -308,25 +289,19 @@ class _Tape:
 
     # ---- backward
 
-    def sweep(self, seeds: dict[Value, Var]) -> None:
-        """Goes back through the steps from the gradients of some values."""
-        self._grads = dict(seeds)
+    def sweep(self, pairs: Sequence[tuple[Var, Var]]) -> None:
+        """Goes back through the steps, from (output, its gradient); one value may be several outputs."""
+        self._grads = {}
+        for y, g in pairs:
+            self._grads[y.value] = self._grads[y.value] + g if y.value in self._grads else g
         for operands, outs, backward in reversed(self._steps):
             grads = [self._grads.get(y) for y in outs]
             if all(g is None for g in grads):
                 continue
-            for value, g in zip(operands, backward(grads), strict=True):
-                if g is not None and value in self._active:
-                    self._grads[value] = self._grads[value] + g if value in self._grads else g
+            for value, back in zip(operands, backward(grads), strict=True):
+                if back is not None and value in self._active:
+                    self._grads[value] = self._grads[value] + back if value in self._grads else back
 
-    def sweep_from(self, pairs: Sequence[tuple[Var, Var]]) -> None:
-        """As `sweep`, from (output, its gradient); one value may be several outputs."""
-        seeds: dict[Value, Var] = {}
-        for y, g in pairs:
-            seeds[y.value] = seeds[y.value] + g if y.value in seeds else g
-        self.sweep(seeds)
-
-    def gradient(self, index: int) -> Var:
-        """The gradient found for an input: zeros where none came back."""
-        value = self.fn.inputs[index]
-        return self._or_zeros(self._grads.get(value), Var(value, self.b))
+    def gradient(self, x: Var) -> Var:
+        """The gradient found for an active value: zeros if none came back."""
+        return self._or_zeros(self._grads.get(x.value), x)
