@@ -77,6 +77,7 @@ CODES: dict[str, str] = {
     "E0509": "an attention is not one operator",
     "E0510": "the project's folder holds other files",
     "E0511": "the project cannot be written",
+    "E0512": "the engine cannot run the finished bundle",
     "E0601": "not a bundle",
     "E0602": "the manifest is damaged",
     "E0603": "the bundle's format is unknown to this runtime",

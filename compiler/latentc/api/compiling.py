@@ -76,6 +76,7 @@ def compile(
     from latentc.checkpoint import network_weights
     from latentc.export.bundle import bundle_from_lowered
     from latentc.lower import lower
+    from latentc.measure.first_run import check_runs
     from latentc.pipeline import optimised
 
     if calibration is not None:
@@ -111,7 +112,16 @@ def compile(
         from latentc.measure.quantize import check_range
 
         check_range(lowered, final, spec, _flat(tensors), tell, say)
-    return bundle_from_lowered(final, spec, tensors, bundle, progress=progress, **how)
+
+    def finish(folder: Path, manifest: Manifest) -> Manifest:
+        def in_form(other: str, path: Path) -> Manifest:
+            changed = {"form": other, "by_reference": not manifest.plans, "made_from": ""}
+            return bundle_from_lowered(final, spec, tensors, path, **{**how, **changed})
+
+        check_runs(folder, manifest, final, in_form, tell, say)
+        return manifest
+
+    return bundle_from_lowered(final, spec, tensors, bundle, progress=progress, finish=finish, **how)
 
 
 def calibrate(

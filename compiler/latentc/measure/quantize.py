@@ -14,6 +14,7 @@ from latentc.export.bundle import bundle_from_lowered
 from latentc.files import write_text
 from latentc.measure.calibrate import calibrate
 from latentc.measure.calibration import Calibration, check_fits, read_calibration, weights_hash, write_calibration
+from latentc.measure.first_run import check_runs
 from latentc.measure.gate import Verdict, finite, measured, refusal
 from latentc.measure.plan import Choice, choice
 from latentc.measure.preflight import check_precision
@@ -63,6 +64,11 @@ def quantised_bundle(
         raise refusal(Verdict(found.quality, "ONNX Runtime on the CPU"), asked, spec, found)
 
     def finish(target: Path, manifest: Manifest) -> Manifest:
+        def in_form(form: str, path: Path) -> Manifest:
+            own = options | {"form": form, "by_reference": not manifest.plans, "made_from": "", "progress": None}
+            return bundle_from_lowered(final, spec, weights, path, measured=found.quantization.tensors, **own)
+
+        check_runs(target, manifest, final, in_form, tell, warn)
         with tempfile.TemporaryDirectory(prefix="latentc-") as beside:
 
             def baseline() -> Path:

@@ -1,0 +1,166 @@
+"""Runs a finished bundle once, so that `compile` reports success only for a bundle that samples here."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+from onnx import GraphProto, helper, numpy_helper
+
+from latentc.components.contract import Lowered
+from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.engines import ENGINES
+from latentc.export.fusion import graphs
+from latentc.ir.report import flops
+from latentc.measure.memory import available_memory
+from latentc_runtime import BundleError, load
+from latentc_runtime.bundle import write_manifest
+from latentc_runtime.hashes import hash_file
+from latentc_runtime.manifest import FileEntry, Manifest, Reference, SamplerEntry
+
+WHOLE = 1e11
+"""FLOPs of one sample up to which the loops inside an engine run to their end; otherwise they run one step."""
+
+LARGEST = 2e12
+"""FLOPs of the run beyond which the bundle is not run: about ten seconds of two cores."""
+
+COPIES = 3
+"""Free memory that a run needs, in sizes of the weights."""
+
+ABSENT = ("E0606", "E0613")
+"""Codes of the runtime's errors that say that an engine does not run on this machine."""
+
+UNROLLED = 8
+"""Network evaluations up to which form `unroll` is tried in place of another form."""
+
+
+def check_runs(
+    folder: Path,
+    manifest: Manifest,
+    lowered: Lowered,
+    build: Callable[[str, Path], object],
+    tell: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> None:
+    """Opens the bundle in `folder` and runs each of its samplers for one sample; long loops run one step.
+
+    `lowered` has been through the passes; `build(form, path)` compiles the same bundle in another form. `warn` is told
+    if the engine does not run here, or why the bundle was not run. DiagnosticError E0512 if the engine fails, with its
+    message and a form that works.
+    """
+    engine = ENGINES[manifest.engine]
+    held = sum(entry.size for name, entry in manifest.files.items() if name.startswith("weights/"))
+    needed = COPIES * (held + sum(reference.size for reference in manifest.references.values()))
+    costs = {entry.steps: _cost(lowered, entry, engine.device) for entry in manifest.samplers}
+    if needed > available_memory():
+        warn(f"the bundle was not run: that may need {needed / 1e9:.0f} GB of memory")
+        return
+    tell("running it once")
+    for entry in manifest.samplers:
+        cost, whole = costs[entry.steps]
+        if cost > LARGEST:
+            warn(f"the sampler of {entry.steps} steps was not run: one run is {cost / 1e12:.0f} TFLOP")
+            continue
+        try:
+            _run(folder, manifest, entry, whole, engine.device)
+        except BundleError as error:
+            if error.code in ABSENT:
+                warn(f"the bundle was not run: {engine.title} does not run on this machine ({error.message})")
+                return
+            tell("looking for a form that runs")
+            form = _other_form(lowered, manifest, entry, build, engine.device)
+            found = f"use `target.form: {form}`, in which it runs" if form else "no other form runs; try another engine"
+            message = f"{engine.title} cannot run the finished bundle in form `{entry.form}`"
+            raise DiagnosticError(Diagnostic("E0512", message, notes=(error.message,), help=found)) from error
+
+
+def _cost(lowered: Lowered, entry: SamplerEntry, device: str) -> tuple[float, bool]:
+    """FLOPs of the run of one sample, and whether it is a whole one."""
+    program = next(p for p in lowered.programs if p.steps == entry.steps)
+    total = float(flops(lowered.module, program.entry))
+    step = total / max(program.evaluations, 1)
+    if entry.form == "host":
+        return step, True  # the runtime runs one step
+    if entry.form == "loop" and total > WHOLE and device == "auto":
+        return step, False
+    return total, True
+
+
+def _run(folder: Path, manifest: Manifest, entry: SamplerEntry, whole: bool, device: str) -> None:
+    """One sample of class 0. BundleError as the runtime raises it."""
+    if whole:
+        load(folder, device, verify=False).warm_up(1, entry.steps)
+        return
+    with _shortened(folder, manifest) as short:
+        load(short, device, verify=False).warm_up(1, entry.steps)
+
+
+def _other_form(
+    lowered: Lowered, manifest: Manifest, entry: SamplerEntry, build: Callable[[str, Path], object], device: str
+) -> str | None:
+    """The first form, other than the entry's, in which the bundle runs."""
+    evaluations = next(p.evaluations for p in lowered.programs if p.steps == entry.steps)
+    forms = ["host", "loop", *(["unroll"] if evaluations <= UNROLLED else [])]
+    for form in (form for form in forms if form != entry.form):
+        with tempfile.TemporaryDirectory(prefix="latentc-") as beside:
+            path = Path(beside) / "bundle"
+            try:
+                build(form, path)
+                load(path, device, verify=False).warm_up(1, entry.steps)
+            except (BundleError, DiagnosticError):
+                continue
+            return form
+    return None
+
+
+@contextlib.contextmanager
+def _shortened(folder: Path, manifest: Manifest) -> Iterator[Path]:
+    """A copy of the bundle whose graphs run one step of each loop; its weights are those of the bundle.
+
+    Inside `folder`, so that a compile that is killed leaves nothing else behind.
+    """
+    with tempfile.TemporaryDirectory(prefix=".one-step-", dir=folder) as place:
+        files, references = {}, dict(manifest.references)
+        for name, entry in manifest.files.items():
+            if name.endswith(".onnx"):
+                model = onnx.load(str(folder / name), load_external_data=False)
+                one_step(model.graph)
+                path = Path(place, name)
+                path.write_bytes(model.SerializeToString(deterministic=True))
+                files[name] = FileEntry(hash_file(path).sha256, path.stat().st_size)
+            elif name.startswith("weights/"):
+                references[name] = Reference(entry.sha256, entry.size, str((folder / name).resolve()))
+        write_manifest(place, replace(manifest, files=files, references=references))
+        yield Path(place)
+
+
+def one_step(graph: GraphProto) -> None:
+    """Makes every Loop of a graph run once; its stacked outputs are repeated to keep their shape."""
+    for inner in list(graphs(graph)):
+        trips = {t.name: t for g in graphs(graph) for t in g.initializer}
+        nodes = []
+        for node in inner.node:
+            nodes.append(node)
+            if node.op_type != "Loop":
+                continue
+            trip = int(numpy_helper.to_array(trips[node.input[0]]).item())
+            once = helper.make_tensor(f"{node.output[0]}/once/trip", onnx.TensorProto.INT64, [], [1])
+            graph.initializer.append(once)
+            node.input[0] = once.name
+            body = next(a.g for a in node.attribute if a.name == "body")
+            carried = len(node.input) - 2
+            stacked = zip(list(node.output)[carried:], body.output[1 + carried :], strict=True)
+            for i, (name, value) in enumerate(stacked, carried):
+                node.output[i] = f"{name}/once"
+                repeats = [trip, *(1 for _ in value.type.tensor_type.shape.dim)]
+                graph.initializer.append(helper.make_tensor(f"{name}/repeats", 7, [len(repeats)], repeats))
+                nodes.append(helper.make_node("Tile", [node.output[i], f"{name}/repeats"], [name]))
+        del inner.node[:]
+        inner.node.extend(nodes)
+
+
+__all__ = ["check_runs", "one_step"]
