@@ -34,7 +34,7 @@ OWN_NAMES: tuple[Mapping[str, Any], ...] = ({"from": "*", "to": "*"},)
 def network_params(lowered: Lowered, network: Network) -> dict[str, Param]:
     """{state-dict path: Param} of a network, all its methods together."""
     found: dict[str, Param] = {}
-    for function in network.methods.values():
+    for function in network.functions:
         found.update(parameters(lowered.module, function))
     return found
 
@@ -167,7 +167,7 @@ def name_map(spec: Spec, network: str, names: str | None) -> Sequence[Mapping[st
 def symbols(lowered: Lowered, network: Network) -> dict[str, int]:
     """The sizes that a name map may refer to: the network's constructor arguments (`heads`, `width`)."""
     found: dict[str, int] = {}
-    for function in network.methods.values():
+    for function in network.functions:
         origin = lowered.module.functions[function].origin
         for name, value in (origin.args if origin else {}).items():
             if isinstance(value, int) and not isinstance(value, bool):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from latentc.components.contract import Lowered, Network
+from latentc.components.contract import Lowered, Method, Network, Port
 from latentc.components.parts import Backbone, Objective, Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.ir.builder import ModuleBuilder
-from latentc.ir.core import Module
+from latentc.ir.core import Module, Value
 from latentc.ir.verify import verify
 from latentc.passes.cache import cache
 from latentc.passes.cached_methods import CACHED, CACHING
@@ -55,9 +55,19 @@ def _cached(module: Module, networks: dict[str, Network], spec: Spec) -> tuple[M
         raise DiagnosticError(Diagnostic("E0311", str(error), spec.span("optimize", "cache"))) from None
     if made is module:
         return module, networks
-    methods = {method: made.entries[f"main.{method}"] for method in (CACHING, CACHED)}
-    main = replace(networks["main"], methods={**networks["main"].methods, **methods})
+    methods, forward = dict(networks["main"].methods), networks["main"].methods["forward"]
+    for method in (CACHING, CACHED):
+        fn = made.functions[made.entries[f"main.{method}"]]
+        methods[method] = Method(
+            fn.name, _with_kept(forward.inputs, fn.inputs), _with_kept(forward.outputs, fn.outputs)
+        )
+    main = replace(networks["main"], methods=methods)
     return verify(made, "train"), {**networks, "main": main}
+
+
+def _with_kept(ports: tuple[Port, ...], values: tuple[Value, ...]) -> tuple[Port, ...]:
+    """The ports of a method that keeps what blocks computed, or takes it: those of `forward`, then what is kept."""
+    return *ports, *(Port(v.name, v.type, "cache") for v in values[len(ports) :])
 
 
 def build_networks(mb: ModuleBuilder, spec: Spec) -> dict[str, Network]:

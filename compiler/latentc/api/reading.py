@@ -130,7 +130,7 @@ def show(
     from latentc.lower import lower
 
     spec, lowered = lowered_spec(source, variant, overrides)
-    networks = [net.methods["forward"] for net in lowered.networks.values()]
+    networks = [net.methods["forward"].function for net in lowered.networks.values()]
     if svg is not None:
         write_text(svg, graph_svg(lowered.module, networks[0]))
     found = {entry: report(lowered.module, entry) for entry in [f"{name}.forward" for name in lowered.networks]}

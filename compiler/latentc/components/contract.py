@@ -1,41 +1,110 @@
-"""What the parts of a lowered spec promise each other: networks, losses with their draws, sampling programs.
+"""What the parts of a lowered spec promise each other: networks with typed ports, losses with their draws, programs.
 
-`lower` makes a `Lowered`; the emitter writes a training project from it, the exporter a bundle.
+`lower` makes a `Lowered`; the emitter writes a training project from it, the exporter a bundle. Nothing outside the
+components knows a kind: what fits together is decided by capabilities (`Need`) and by the roles and types of ports.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from latentc.ir.core import Module, networks_called
 from latentc.ir.types import Sym, TensorType
 from latentc_runtime.sources import Condition, Input, Setting, Source
 
+Role = Literal["state", "time", "condition", "noise", "token", "position", "cache", "output", "logits"]
+
+Capability = Literal["denoise", "next_token", "generate", "discriminate"]
+CAPABILITIES: dict[Capability, str] = {
+    "denoise": "predicts noise, data or a velocity from a noisy sample and its time",
+    "next_token": "predicts each token from those before it",
+    "generate": "turns noise into a sample",
+    "discriminate": "scores how much a sample looks like data",
+}
+"""What a network can do, as diagnostics say it. A capability fixes the methods and the roles of their ports:
+
+denoise       `forward` (state, time, conditions) -> output
+next_token    `forward` (tokens as state, conditions) -> logits; `prefill` (conditions) -> logits, caches;
+              `decode` (token, position, caches) -> logits, caches
+generate      `forward` (noise, conditions) -> output
+discriminate  `forward` (state, conditions) -> output
+"""
+
 
 @dataclass(frozen=True)
-class Network:
-    """A named network: the functions of its methods, and what it takes and gives.
+class Need:
+    """What an objective or sampler asks of the network called `network`."""
 
-    `methods` maps `forward` (and for tokens `prefill`, `decode`) to a function of the module. Weights of network `main`
-    live under state-dict prefix `main.` in programs that call it, without prefix in its own file.
-    `null_class` is the class index that stands for no class, or None where the network was built without one.
-    `out_channels` is what a denoiser returns on axis 1 (twice the data's where it also predicts a variance).
-    `cache` is, for tokens, the type of each carried key or value cache.
+    network: str
+    capability: Capability
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a method. `state` is the sample itself; `logits` are scores of a discrete output.
+
+    Integers are 0 to `values` - 1; `null` is the one that stands for none.
     """
 
     name: str
-    family: str  # "denoiser", "tokens", "generator" or "discriminator"
-    methods: Mapping[str, str]
-    classes: int
-    null_class: int | None
-    shape: tuple[int, ...] = ()  # denoiser: [C, H, W] of x
-    out_channels: int = 0
-    latent: int = 0  # generator: numbers of its noise z
-    vocabulary: int = 0  # tokens
-    length: int = 0
-    cache: tuple[TensorType, ...] = ()
+    type: TensorType
+    role: Role
+    values: int | None = None
+    null: int | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of a network: its function in the module, and what its operands and results are."""
+
+    function: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+    def input(self, role: Role) -> Port:
+        """The only input of this role; KeyError unless there is exactly one."""
+        return _only(self.inputs, role)
+
+    def output(self, role: Role = "output") -> Port:
+        """The only output of this role; KeyError unless there is exactly one."""
+        return _only(self.outputs, role)
+
+    def inputs_of(self, role: Role) -> tuple[Port, ...]:
+        """The inputs of a role, in order."""
+        return tuple(port for port in self.inputs if port.role == role)
+
+
+def _only(ports: tuple[Port, ...], role: Role) -> Port:
+    found = [port for port in ports if port.role == role]
+    if len(found) != 1:
+        raise KeyError(f"{len(found)} ports have the role {role}, not one")
+    return found[0]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of a spec: its methods by name, and what it can do.
+
+    Weights of network `main` live under state-dict prefix `main.` in programs that call it, without prefix in its own
+    file. `blocks` is how many times its repeated block is called, 0 if it has none.
+    """
+
+    name: str
+    methods: Mapping[str, Method]
+    provides: frozenset[Capability]
+    blocks: int = 0
+
+    @property
+    def discrete(self) -> bool:
+        """Whether its `forward` scores tokens, so that it is judged by agreement and perplexity."""
+        return any(port.role == "logits" for port in self.methods["forward"].outputs)
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The functions of its methods."""
+        return tuple(method.function for method in self.methods.values())
 
 
 @dataclass(frozen=True)

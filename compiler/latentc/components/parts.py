@@ -6,15 +6,16 @@ Symbols: B batch, T tokens, D (`dim`) width, H heads.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import Closed, Component
-from latentc.components.contract import Network, SampleProgram, Update
+from latentc.components.contract import Capability, Method, Need, Network, Port, Role, SampleProgram, Update
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var
+from latentc.ir.types import TensorType
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -111,14 +112,157 @@ class Positions(Part):
         return ()
 
 
-class ClassCondition(Part):
-    """How a class label is made known."""
+class TimeEmbedding(Part):
+    """How networks are told the time of a noisy sample; stands under `conditioning.time`."""
 
-    dropout: float
+    ROLE: ClassVar[Role] = "time"
 
-    def rows(self, classes: int) -> int:
-        """Rows of the class table: one more, for no class, where labels are dropped in training."""
-        return classes + (1 if self.dropout > 0 else 0)
+    @abstractmethod
+    def vector(self, b: Builder, name: str, t: Var, width: Any) -> Var:
+        """Embeds t f32[B]: f32[B, width], its params under `name`."""
+
+
+Form = Literal["vector", "tokens", "map", "array"]
+"""How a condition can enter a network: one vector, a sequence of embedded tokens, channels beside the state, or the
+array itself."""
+
+
+class Condition(Part):
+    """What networks are told beside the sample and its time; stands under `conditioning.NAME`.
+
+    Its operands go by name: that of the condition, but `y` for the class, as papers write it.
+    """
+
+    ROLE: ClassVar[Role] = "condition"
+    FORMS: ClassVar[tuple[Form, ...]]
+
+    field: str | None = Field(None, description="field of the data it comes from; null: the one of its own name")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="probability of training without it; 0: always given, so no guidance"
+    )
+
+    @property
+    def nullable(self) -> bool:
+        """Whether networks are trained to do without it."""
+        return self.dropout > 0
+
+    @abstractmethod
+    def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
+        """What a network that is told it takes."""
+
+    @abstractmethod
+    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
+        """The operands that stand for none, of the types of `operands`."""
+
+    def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
+        """What a loss reads from the data and a request supplies; by default the operands themselves."""
+        field, (first, *_) = self.field or operand_name(name), self.ports(name, spec)
+        return tuple(
+            GivenInput(port.name, port.type, field + port.name.removeprefix(first.name))
+            for port in self.ports(name, spec)
+        )
+
+    def operands(
+        self, b: Builder, name: str, given: tuple[Var, ...], networks: Mapping[str, Network]
+    ) -> tuple[Var, ...]:
+        """The operands of networks, made of the inputs."""
+        return given
+
+    def sizes(self, name: str, spec: Spec) -> dict[str, int]:
+        """The sizes its embedding is built from, by the names of the emitted class's arguments."""
+        return {}
+
+    def vector(
+        self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
+    ) -> Var:
+        """Its embedding f32[B, width], params under `prefix`. For conditions whose FORMS have "vector"."""
+        raise NotImplementedError
+
+    def tokens(
+        self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
+    ) -> tuple[Var, Var | None]:
+        """Its embedded tokens f32[B, L, width], and which of them count: bool[B, L], or None for all.
+
+        For conditions whose FORMS have "tokens"; by default the vector as one token.
+        """
+        vector = self.vector(b, prefix, name, operands, width, sizes)
+        return b.reshape(vector, shape=(vector.shape[0], 1, width), out="tokens"), None
+
+    def map(self, b: Builder, operands: tuple[Var, ...]) -> Var:
+        """It as channels beside the state: f32[B, C, ...]. For conditions whose FORMS have "map"."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class GivenInput:
+    """An input of losses and programs that data and requests supply: its name and type, and the data field.
+
+    `part` says which part of the condition it is, of one that comes with a mask.
+    """
+
+    name: str
+    type: TensorType
+    field: str
+    part: Literal["value", "mask"] = "value"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How one condition enters a network: in which form, by which operands."""
+
+    name: str
+    condition: Condition
+    form: Form
+    ports: tuple[Port, ...]
+
+    def vector(self, b: Builder, prefix: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]) -> Var:
+        """Its embedding f32[B, width], params under `prefix`."""
+        return self.condition.vector(b, prefix, self.name, operands, width, sizes)
+
+    def tokens(
+        self, b: Builder, prefix: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
+    ) -> tuple[Var, Var | None]:
+        """Its embedded tokens f32[B, L, width], and which of them count; see `Condition.tokens`."""
+        return self.condition.tokens(b, prefix, self.name, operands, width, sizes)
+
+    def map(self, b: Builder, operands: tuple[Var, ...]) -> Var:
+        """It as channels beside the state."""
+        return self.condition.map(b, operands)
+
+
+def ports_of(entries: tuple[Entry, ...]) -> tuple[Port, ...]:
+    """The operands of all entries, in order."""
+    return tuple(port for entry in entries for port in entry.ports)
+
+
+def with_operands(entries: tuple[Entry, ...], operands: Sequence[Var]) -> Iterator[tuple[Entry, tuple[Var, ...]]]:
+    """Each entry with its part of the operands, which come in the order of `ports_of`."""
+    rest = list(operands)
+    for entry in entries:
+        count = len(entry.ports)
+        yield entry, tuple(rest[:count])
+        rest = rest[count:]
+
+
+def add_method(
+    mb: ModuleBuilder,
+    network: str,
+    method: str,
+    body: BlockBody,
+    ports: Sequence[Port],
+    static: Mapping[str, Any],
+    outputs: Sequence[Role] = ("output",),
+) -> Method:
+    """Builds a method of a network as entry `NETWORK.METHOD`: its inputs are `ports`, its outputs have these roles."""
+    fn = mb.functions[mb.define(body, [p.type for p in ports], static, [p.name for p in ports])]
+    mb.entries[f"{network}.{method}"] = fn.name
+    given = tuple(replace(port, type=v.type) for port, v in zip(ports, fn.inputs, strict=True))
+    return Method(fn.name, given, tuple(Port(v.name, v.type, r) for v, r in zip(fn.outputs, outputs, strict=True)))
+
+
+def operand_name(condition: str) -> str:
+    """What papers call the operand of a condition: `y` for the class."""
+    return "y" if condition == "class" else condition
 
 
 class BlockCondition(Part):
@@ -131,16 +275,76 @@ class BlockCondition(Part):
 class Backbone(Part):
     """A network architecture. `build` adds its functions to a module; `out_channels` is what the objective predicts."""
 
-    family: ClassVar[str] = ""  # "generator" or "discriminator"; of others what the data has
+    PROVIDES: ClassVar[frozenset[Capability]]
+    TAKES: ClassVar[tuple[Form, ...]] = ()
+    """How conditions can enter it, the preferred form first; none: it is told nothing."""
+    TIME: ClassVar[bool] = False
+    """Whether it is told the time."""
+    CLASS: ClassVar[bool] = False
+    """Whether it cannot do without the class."""
+    TRAINING_ONLY: ClassVar[bool] = False
+    """Whether only training has a use for it."""
+
+    conditions: tuple[str, ...] | None = Field(
+        None, description="names of the conditions it is told; null: all that it has a place for"
+    )
+
+    def told(self, spec: Spec) -> dict[str, Condition]:
+        """The conditions it is told, by name, in the spec's order."""
+        named = self.conditions
+        return {
+            name: condition
+            for name, condition in spec.conditions.items()
+            if (self.TAKES if named is None else name in named)
+        }
+
+    def entries(self, spec: Spec) -> tuple[Entry, ...]:
+        """How each condition that it is told enters it."""
+        return tuple(
+            Entry(name, condition, self.form_of(condition) or self.TAKES[0], condition.ports(name, spec))
+            for name, condition in self.told(spec).items()
+        )
+
+    def condition_sizes(self, spec: Spec) -> dict[str, int]:
+        """The static arguments of the conditions' embeddings."""
+        return {k: v for name, condition in self.told(spec).items() for k, v in condition.sizes(name, spec).items()}
+
+    def form_of(self, condition: Condition) -> Form | None:
+        """The form in which a condition enters, or None if there is none that both know."""
+        return next((form for form in self.TAKES if form in condition.FORMS), None)
+
+    def problems_of_conditions(self, spec: Spec) -> Iterator[Problem]:
+        """What it is not told and must be, and what it is told and has no place for."""
+        if self.TIME and spec.time is None:
+            yield Problem((), f"a {self.kind} needs the time", "add `conditioning.time: {kind: timestep}`")
+        if self.CLASS and "class" not in spec.conditions:
+            yield Problem((), f"a {self.kind} needs the class", "add `conditioning.class: {kind: label}`")
+        for i, name in enumerate(self.conditions or ()):
+            if name not in spec.conditions:
+                known = ", ".join(spec.conditions) or "none"
+                yield Problem(("conditions", i), f"no condition `{name}`", f"conditions of this spec: {known}")
+        for name, condition in self.told(spec).items():
+            if self.form_of(condition) is None:
+                taken = " or ".join(self.TAKES) or "no conditions"
+                message = (
+                    f"a {self.kind} takes {taken}, and condition `{name}` enters as {' or '.join(condition.FORMS)}"
+                )
+                yield Problem((), message, "list the conditions it is told in `conditions`")
 
     @abstractmethod
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network: ...
 
 
 class Objective(Part):
-    """What a network predicts and how it is trained. `prediction` is a kind of `latentc.components.prediction`."""
+    """What is learned, and by which losses."""
 
-    family: ClassVar[str]  # of the networks it trains: "denoiser" or "tokens"
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        """The networks it trains or reads, and what they must be able to do."""
+        return ()
+
+    def trained(self, spec: Spec) -> tuple[str, ...]:
+        """The names of the networks it trains."""
+        return ("main",)
 
     def out_channels(self, channels: int) -> int:
         """Channels a network returns for data of `channels`."""
@@ -148,7 +352,7 @@ class Objective(Part):
 
     @abstractmethod
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
-        """Adds the losses to the module as entries `loss` (and `loss.terms`, a value a sample)."""
+        """Adds the losses to the module as entries `loss` (and `loss.terms`, one value per sample)."""
 
 
 class Guidance(Closed):
@@ -167,8 +371,11 @@ class Guidance(Closed):
 class Sampler(Part):
     """How samples are drawn: adds a whole sampling program to the module."""
 
-    families: ClassVar[tuple[str, ...]]
     guidance: Guidance | None
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        """The networks it calls, and what they must be able to do."""
+        return ()
 
     @abstractmethod
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> SampleProgram:

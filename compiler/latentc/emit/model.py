@@ -16,9 +16,7 @@ LEGEND = "Shapes: B batch, T tokens, D width, H heads."
 
 def model_source(lowered: Lowered, title: str = "") -> str:
     """Text of `model.py`: a class per network and its parts, and `build()` that makes each as specified."""
-    return networks_source(
-        lowered.module, {name: list(net.methods.values()) for name, net in lowered.networks.items()}, title
-    )
+    return networks_source(lowered.module, {name: list(net.functions) for name, net in lowered.networks.items()}, title)
 
 
 def networks_source(module: Module, networks: Mapping[str, Iterable[str]], title: str = "") -> str:

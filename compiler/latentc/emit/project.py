@@ -131,7 +131,7 @@ def config_of(spec: Spec) -> dict[str, Any]:
 
 
 def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str, Any]:
-    methods = [next(iter(net.methods.values())) for net in lowered.networks.values()]
+    methods = [net.functions[0] for net in lowered.networks.values()]
     weights = [p for method in methods for p in parameters(lowered.module, method).values() if p.kind == "weight"]
     data = config["data"]
     return {

@@ -325,7 +325,7 @@ def _family(lowered: Lowered, spec: Spec) -> Literal["diffusion", "flow", "token
     process = process_of(spec.objective)
     if process is not None:
         return process.family
-    return "tokens" if any(n.family == "tokens" for n in lowered.networks.values()) else "generator"
+    return "tokens" if any(n.discrete for n in lowered.networks.values()) else "generator"
 
 
 def _output(lowered: Lowered, spec: Spec) -> Output:

@@ -170,7 +170,7 @@ def trajectories(
     samples: list[Array] = []
     for name in lowered.sampled:
         network = lowered.networks[name]
-        if network.family == "tokens":
+        if network.discrete:
             samples, feeds[name] = _sequences(lowered, program, network, spec, weights, requests)
         else:
             samples, feeds[name] = _evaluations(lowered, program, network, spec, weights, requests, steps)
@@ -201,8 +201,8 @@ def _evaluations(
 ) -> tuple[list[Array], tuple[Feed, ...]]:
     """Final samples of each request, and evaluations of a denoiser spread evenly over the sampler's."""
     module = _sampler(lowered, spec, program)
-    names = [value.name for value in lowered.module.functions[network.methods["forward"]].inputs]
-    shown, evaluations = network_inputs_shown(module, program.entry, set(network.methods.values()), len(names))
+    names = [value.name for value in lowered.module.functions[network.methods["forward"].function].inputs]
+    shown, evaluations = network_inputs_shown(module, program.entry, set(network.functions), len(names))
     call = executable(shown, program.entry, weights, spec.target.opset)
     samples, found = [], []
     for request in requests:
@@ -225,13 +225,14 @@ def _sequences(
     """Sampled sequences i64[B, T] of each request, and as a forward takes them, with their class and without."""
     module = _sampler(lowered, spec, program)
     call = executable(module, program.entry, weights, spec.target.opset)
-    names = [value.name for value in lowered.module.functions[network.methods["forward"]].inputs]
+    names = [value.name for value in lowered.module.functions[network.methods["forward"].function].inputs]
     classes = next(name for name, source in program.sources.items() if isinstance(source, ConditionSource))
     samples, found = [], []
     for request in requests:
         tokens, y = call(request)[0], request[classes]
         samples.append(tokens)
-        both = [y] if network.null_class is None else [y, np.full_like(y, network.null_class)]
+        null = network.methods["forward"].input("condition").null
+        both = [y] if null is None else [y, np.full_like(y, null)]
         found += [dict(zip(names, (np.ascontiguousarray(tokens[:, :-1]), kind), strict=True)) for kind in both]
     return samples, tuple(found)
 

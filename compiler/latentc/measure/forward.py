@@ -46,7 +46,7 @@ def run_network(
     Raises DiagnosticError: E0702 where they do not fit, E0706 where the backend's package is missing.
     """
     net = lowered.networks[network]
-    values = lowered.module.functions[net.methods["forward"]].inputs
+    values = lowered.module.functions[net.methods["forward"].function].inputs
     if backend not in ("oracle", "torch"):  # after which a function still is what it is called
         lowered = optimised(replace(lowered, programs=()), spec, "expand_guidance")
     return BACKENDS[backend](lowered, net, weights, checked_inputs(net, values, inputs))
@@ -56,7 +56,7 @@ def run_network(
 
 
 def _oracle(lowered: Lowered, network: Network, weights: Weights, inputs: Sequence[Array]) -> Array:
-    return Interpreter(lowered.module, arrays(weights)).run(network.methods["forward"], *inputs)[0]
+    return Interpreter(lowered.module, arrays(weights)).run(network.methods["forward"].function, *inputs)[0]
 
 
 def _torch(lowered: Lowered, network: Network, weights: Weights, inputs: Sequence[Array]) -> Array:
@@ -82,7 +82,7 @@ def _engine(
     from latentc.export.bundle import onnx_from_network
     from latentc_runtime.backends import open_backend
 
-    names = [value.name for value in lowered.module.functions[network.methods["forward"]].inputs]
+    names = [value.name for value in lowered.module.functions[network.methods["forward"].function].inputs]
     with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
         path, external = onnx_from_network(lowered, network.name, "forward", weights, Path(folder))
         backend = open_backend("cpu", engine=engine)
@@ -167,10 +167,10 @@ def _dtype_problem(value: Value, array: Array) -> str | None:
 def _range_problem(network: Network, value: Value, array: Array) -> str | None:
     if value.type.dtype in FLOATS or array.size == 0:
         return None
-    last = network.vocabulary - 1
-    what = f"tokens are 0 to {last}"
-    if value.name == "y":
-        last = network.classes if network.null_class is not None else network.classes - 1
-        what = f"classes are 0 to {network.classes - 1}" + (f", {last} for none" if network.null_class else "")
+    port = next(port for port in network.methods["forward"].inputs if port.name == value.name)
+    if port.values is None:
+        return None
+    last = port.values - 1
     outside = array[(array < 0) | (array > last)]
+    what = f"`{value.name}` is 0 to {last}" + (f", {port.null} for none" if port.null is not None else "")
     return f"holds {outside[0]}, but {what}" if outside.size else None

@@ -64,7 +64,7 @@ def _engine_results(subject: Subject, network: Network, feed: Mapping[str, Array
 
 def _class_of(subject: Subject, network: Network, path: str) -> str:
     """The class of the function that is called at a path of a network, as the emitted code names it."""
-    fn = subject.lowered.module.functions[network.methods["forward"]]
+    fn = subject.lowered.module.functions[network.methods["forward"].function]
     rest = path
     while rest:
         node = next(
@@ -91,7 +91,7 @@ def diverging_step(
     """
     candidate = TORCH if torch else ENGINE
     main = subject.lowered.networks.get("main") or next(iter(subject.lowered.networks.values()))
-    if main.family == "tokens":
+    if main.discrete:
         return _diverging_token(subject, program, inputs, torch)
     expected, exact = oracle_calls(subject, program, main, inputs)
     if torch:

@@ -159,7 +159,7 @@ class _Judge:
     ) -> None:
         self.spec, self.weights, self.calibration, self.tensors = spec, weights, calibration, tensors
         self.program = lowered.programs[0]
-        self.tokens = [name for name, network in lowered.networks.items() if network.family == "tokens"]
+        self.tokens = [name for name, network in lowered.networks.items() if network.discrete]
         self.lowered = only_networks(lowered) if self.tokens else lowered
         classes, seed = classes_for(spec, asked), asked.calibration.seed
         if self.tokens:
@@ -192,7 +192,7 @@ class _Judge:
 
 def sequences(lowered: Lowered, network: str, samples: Array, classes: Sequence[int]) -> tuple[list[Feed], list[Array]]:
     """Sampled sequences i64[B, T] as a token network's forward takes them with their classes, and the tokens."""
-    names = [v.name for v in lowered.module.functions[lowered.networks[network].methods["forward"]].inputs]
+    names = [v.name for v in lowered.module.functions[lowered.networks[network].methods["forward"].function].inputs]
     starts = range(0, len(samples), AT_ONCE)
     ids = [np.ascontiguousarray(samples[i : i + AT_ONCE]) for i in starts]
     y = [np.asarray(classes[i : i + AT_ONCE], np.int64) for i in starts]

@@ -36,7 +36,7 @@ def check_precision(
     """
     if spec.target.precision != "fp16":
         return None  # bfloat16 reaches as far as float32
-    work = sum(flops(lowered.module, lowered.networks[name].methods["forward"]) for name in lowered.sampled)
+    work = sum(flops(lowered.module, lowered.networks[name].methods["forward"].function) for name in lowered.sampled)
     if 2 * POINTS * work > LARGEST:
         return f"one run of its networks is {work / 1e9:.0f} GFLOP, which numpy is too slow for"
     if feeds is None:

@@ -160,7 +160,7 @@ def sensitivities(
 
 def only_networks(lowered: Lowered) -> Lowered:
     """The forwards of the sampled networks alone."""
-    entries = {f"{name}.forward": lowered.networks[name].methods["forward"] for name in lowered.sampled}
+    entries = {f"{name}.forward": lowered.networks[name].methods["forward"].function for name in lowered.sampled}
     return replace(lowered, module=lowered.module.with_(entries=entries), programs=())
 
 

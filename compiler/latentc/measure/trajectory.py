@@ -30,7 +30,7 @@ Call = tuple[Array, ...]  # the operands of one evaluation, [rows, ...] each
 def shown(subject: Subject, program: SampleProgram, network: Network) -> tuple[Module, list[Evaluations]]:
     """The sampler with what it gives the network's methods as further outputs, ready for export."""
     module = alone(subject.expanded.module, program.entry)
-    methods, operands = set(network.methods.values()), len(subject.forward_inputs(network))
+    methods, operands = set(network.functions), len(subject.forward_inputs(network))
     return network_inputs_shown(module, program.entry, methods, operands)
 
 
@@ -103,8 +103,9 @@ def _both_branches(rows: int, count: int) -> np.ndarray:
 def token_feed(network: Network, names: Sequence[str], tokens: Array, classes: Array, size: int) -> Feed:
     """Sampled sequences i64[B, T] as a forward takes them (idx, y), the last of several without its class."""
     y = classes[:size].copy()
-    if size > 1 and network.null_class is not None:
-        y[-1] = network.null_class
+    null = network.methods["forward"].input("condition").null
+    if size > 1 and null is not None:
+        y[-1] = null
     return dict(zip(names, (np.ascontiguousarray(tokens[:size, :-1]), y), strict=True))
 
 

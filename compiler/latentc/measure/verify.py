@@ -86,7 +86,7 @@ class _Verification:
 
     def report(self) -> Report:
         """Everything compared. Small networks on one thread of PyTorch: more would wait for each other."""
-        small = max(flops(self.subject.lowered.module, n.methods["forward"]) for n in self._networks()) < SMALL
+        small = max(flops(self.subject.lowered.module, n.methods["forward"].function) for n in self._networks()) < SMALL
         with self.subject.emitted.threads(1) if self.torch and small else contextlib.nullcontext():
             return self._report()
 
@@ -150,7 +150,7 @@ class _Verification:
     def _feeds(self, network: Network, program: SampleProgram) -> list[Feed]:
         """Inputs of a network as a sampler gives them."""
         inputs, names = self._request(program, max(SIZES)), [v.name for v in self.subject.forward_inputs(network)]
-        if network.family == "tokens":
+        if network.discrete:
             return [token_feed(network, names, self._engine(program)(*inputs.values()), inputs["y"], n) for n in SIZES]
         _, calls = engine_calls(self.subject, program, network, inputs)
         if not calls:
@@ -195,7 +195,7 @@ class _Verification:
             if small:
                 oracle = FunctionRunner(ORACLE, inputs, self._oracle_forward(network, subject.oracle))
                 found = joined(found, run([oracle], small))
-                work = flops(subject.lowered.module, network.methods["forward"]) * sum(map(_size, small))
+                work = flops(subject.lowered.module, network.methods["forward"].function) * sum(map(_size, small))
                 self.oracle_speed = work / max(sum(found.seconds(ORACLE)), 1e-9)
             else:
                 self._skip(f"runs of network {network.name} by the oracle", self._too_long(network, feeds[0]))
@@ -220,7 +220,7 @@ class _Verification:
         return lambda *arrays: interpreter.run(f"{network.name}.forward", *arrays, prefix=network.name)[0]
 
     def _oracle_seconds(self, network: Network, feeds: Sequence[Feed]) -> float:
-        work = flops(self.subject.lowered.module, network.methods["forward"]) * sum(map(_size, feeds))
+        work = flops(self.subject.lowered.module, network.methods["forward"].function) * sum(map(_size, feeds))
         return work / (self.oracle_speed or ORACLE_RATE)
 
     def _too_long(self, network: Network, feed: Feed) -> str:

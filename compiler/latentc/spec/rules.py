@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from latentc.components import load
+from latentc.components import Component, load
+from latentc.components.contract import CAPABILITIES, Capability, Need
 from latentc.components.dataset import Data
-from latentc.components.objectives.adversarial import PLAYER, Adversarial
 from latentc.components.parts import Backbone, Objective, Part, Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label, nearest
 from latentc.engines import ENGINES
@@ -171,58 +171,102 @@ def components_fit(spec: Spec) -> Iterator[Problem]:
             yield Problem("E0305", (*path, *found.path), found.message, help=found.help)
 
 
-def families_meet(spec: Spec) -> Iterator[Problem]:
-    """The objective and the sampler work with the kind of network there is: for arrays, tokens, or from noise alone."""
-    main = spec.networks.get("main")
-    family = "tokens" if spec.data.tokens is not None else "denoiser"
-    words = {"tokens": "tokens", "denoiser": "arrays", "generator": "a generator"}
-    labels: tuple[tuple[PathKey, str], ...] = ((("data",), f"{words[family]} here"),)
-    if isinstance(main, Backbone) and main.family == "generator":
-        family, labels = "generator", ((("networks", "main"), "a generator here"),)
-    here = words[family]
-    if isinstance(spec.objective, Objective) and spec.objective.family != family:
-        wanted = words[spec.objective.family]
-        kinds = [kind for kind, cls in load("objectives").items() if getattr(cls, "family", "") == family]
-        message = f"the objective `{spec.objective.kind}` is for {wanted}"
-        fitting = f"for {here}: {', '.join(kinds)}" if kinds else "leave it out: `objective: null`"
-        yield Problem("E0306", ("objective",), message, f"wants {wanted}", labels, fitting)
-    if isinstance(spec.sampler, Sampler) and family not in spec.sampler.families:
-        wanted = " or ".join(words[f] for f in spec.sampler.families)
-        kinds = [kind for kind, cls in load("samplers").items() if family in getattr(cls, "families", ())]
-        message, fitting = f"the sampler `{spec.sampler.kind}` draws {wanted}", f"for {here}: {', '.join(kinds)}"
-        yield Problem("E0306", ("sampler",), message, labels=labels, help=fitting)
+def needs_are_met(spec: Spec) -> Iterator[Problem]:
+    """The networks that the objective and the sampler use are there, and can do what is asked of them."""
+    for section in ("objective", "sampler"):
+        part = getattr(spec, section)
+        for need in part.needs(spec) if isinstance(part, Objective | Sampler) else ():
+            yield from _unmet(spec, section, part, need)
 
 
-def players_meet(spec: Spec) -> Iterator[Problem]:
-    """A discriminator stands where adversarial training looks for it, and is trained by nothing else."""
-    player = spec.networks.get(PLAYER)
-    others = [name for name, n in spec.networks.items() if isinstance(n, Backbone) and n.family == "discriminator"]
-    if not isinstance(spec.objective, Adversarial):
-        for name in others if spec.objective is not None else ():
-            message = f"the objective `{spec.objective.kind}` trains no discriminator"  # type: ignore[union-attr]
-            labels: tuple[tuple[PathKey, str], ...] = ((("networks", name), "a discriminator here"),)
-            yield Problem("E0306", ("objective",), message, labels=labels, help="use `{kind: adversarial}`")
-    elif player is None:
-        message = f"adversarial training plays `main` against a network `{PLAYER}`, and there is none"
-        added = f"add `{PLAYER}: {{kind: biggan_discriminator}}` to `networks`"
-        near = f"call `{others[0]}` `{PLAYER}`" if others else added
-        yield Problem("E0306", ("objective",), message, labels=((("networks",), "the networks"),), help=near)
-    elif PLAYER not in others:
-        message = f"the network `{PLAYER}` is no discriminator but a {player.kind}"
-        labels = ((("objective",), "wants a discriminator"),)
-        yield Problem("E0306", ("networks", PLAYER), message, labels=labels)
+def _unmet(spec: Spec, section: str, part: Objective | Sampler, need: Need) -> Iterator[Problem]:
+    path: PathKey = (section,)
+    what = CAPABILITIES[need.capability]
+    wanted = f"the {section} `{part.kind}` needs a network `{need.network}` that {what}"
+    network = spec.networks.get(need.network)
+    if isinstance(network, Backbone) and need.capability in network.PROVIDES:
+        return
+    able = [n for n, other in spec.networks.items() if isinstance(other, Backbone) and _can(other, need.capability)]
+    kinds = [kind for kind, cls in load("networks").items() if need.capability in getattr(cls, "PROVIDES", ())]
+    if network is None:
+        near = f"call `{able[0]}` `{need.network}`" if able else f"add one to `networks`, of kind {' or '.join(kinds)}"
+        yield Problem("E0306", path, wanted, labels=((("networks",), "the networks"),), help=near)
+        return
+    provided = network.PROVIDES if isinstance(network, Backbone) else frozenset()
+    does = " and ".join(CAPABILITIES[c] for c in sorted(provided)) or "does none of what objectives and samplers need"
+    labels: tuple[tuple[PathKey, str], ...] = ((("networks", need.network), does),)
+    fitting = _kinds_for(section, need.network, provided)
+    mend = f"{section}s for this network: {', '.join(fitting)}" if fitting else f"use a network {' or '.join(kinds)}"
+    yield Problem("E0306", path, wanted, labels=labels, help=mend)
+
+
+def _can(network: Backbone, capability: Capability) -> bool:
+    return capability in network.PROVIDES
+
+
+def _kinds_for(section: str, network: str, provided: frozenset[Capability]) -> list[str]:
+    """The kinds of objectives or samplers that need of `network` what it provides."""
+    return [
+        kind
+        for kind, cls in load(f"{section}s").items()
+        if any(need.network == network and need.capability in provided for need in _needs_of(cls))
+    ]
+
+
+def _needs_of(cls: type[Component]) -> tuple[Need, ...]:
+    """What a kind of objective or sampler needs, as its example says."""
+    part = cls.model_validate(cls.EXAMPLE)
+    return part.needs(None) if isinstance(part, Objective | Sampler) else ()  # type: ignore[arg-type]
+
+
+def conditions_are_in_place(spec: Spec) -> Iterator[Problem]:
+    """The time stands under `time`, and nothing else does."""
+    for name, part in spec.conditioning.items():
+        role = getattr(part, "ROLE", None)
+        if role is not None and (role == "time") != (name == "time"):
+            fitting = ", ".join(kind for kind, cls in load("conditions").items() if _fits(cls, name))
+            message = f"`{part.kind}` cannot stand under `conditioning.{name}`"
+            yield Problem("E0306", ("conditioning", name), message, help=f"use one of {fitting}")
+
+
+def _fits(cls: type, name: str) -> bool:
+    return (getattr(cls, "ROLE", None) == "time") == (name == "time")
+
+
+def networks_are_used(spec: Spec) -> Iterator[Problem]:
+    """An objective trains networks of every capability in the spec that only training needs."""
+    if not isinstance(spec.objective, Objective):
+        return
+    needed = {need.network for need in spec.objective.needs(spec)}
+    for name, network in spec.networks.items():
+        if isinstance(network, Backbone) and network.TRAINING_ONLY and name not in needed:
+            message = f"the objective `{spec.objective.kind}` has no use for network `{name}`"
+            labels: tuple[tuple[PathKey, str], ...] = ((("networks", name), f"a {network.kind} here"),)
+            fitting = [
+                kind
+                for kind, cls in load("objectives").items()
+                if any(n.capability in network.PROVIDES for n in _needs_of(cls))
+            ]
+            mend = f"use an objective {' or '.join(fitting)}" if fitting else "leave the network out"
+            yield Problem("E0306", ("objective",), message, labels=labels, help=mend)
 
 
 def optimizers_of_networks(spec: Spec) -> Iterator[Problem]:
     """An optimiser of its own is for a network that is trained."""
-    players = ("main", PLAYER) if isinstance(spec.objective, Adversarial) else ("main",)
-    trained = [name for name in players if name in spec.networks]
+    named = spec.objective.trained(spec) if isinstance(spec.objective, Objective) else ("main",)
+    trained = [name for name in named if name in spec.networks]
     for name in spec.train.optimizers:
         if name not in trained:
             close = nearest(name, trained)
             mend = f"did you mean `{close}`?" if close else f"trained networks: {', '.join(trained) or 'none'}"
             message = f"nothing trains a network `{name}`"
             yield Problem("E0306", ("train", "optimizers", name), message, help=mend)
+
+
+def _evaluates_steps(spec: Spec) -> bool:
+    """Whether the sampler, if there is one, goes from noise to data step by step."""
+    sampler = spec.sampler
+    return not isinstance(sampler, Sampler) or any(need.capability == "denoise" for need in sampler.needs(spec))
 
 
 def stitched_network_is_another(spec: Spec) -> Iterator[Problem]:
@@ -237,7 +281,7 @@ def stitched_network_is_another(spec: Spec) -> Iterator[Problem]:
         yield Problem("E0309", ("optimize", "stitch", "network"), what, help=mend)
     if "main" not in spec.networks:
         yield Problem("E0309", ("optimize", "stitch"), "there is no network `main` to take over")
-    if isinstance(spec.sampler, Sampler) and "denoiser" not in spec.sampler.families:
+    if isinstance(spec.sampler, Sampler) and not _evaluates_steps(spec):
         message = f"the sampler `{spec.sampler.kind}` takes no steps from noise to data"
         yield Problem("E0309", ("optimize", "stitch"), message, help="leave `stitch` out")
 
@@ -257,7 +301,7 @@ def cached_blocks_are_there(spec: Spec) -> Iterator[Problem]:
         labels: tuple[tuple[PathKey, str], ...] = ((("networks", "main", "depth"), f"blocks 0 to {depth - 1}"),)
         yield Problem("E0311", (*path, "blocks"), message, labels=labels, help=mend)
     sampler = spec.sampler
-    if isinstance(sampler, Sampler) and "denoiser" not in sampler.families:
+    if isinstance(sampler, Sampler) and not _evaluates_steps(spec):
         message = f"the sampler `{sampler.kind}` takes no steps from noise to data"
         yield Problem("E0311", path, message, help="leave `cache` out: tokens keep keys and values already")
     for i, step in enumerate(cache.steps or ()):
@@ -371,8 +415,9 @@ RULES: tuple[Rule, ...] = (
     warmup_within_training,
     accumulation_divides_batch,
     name_maps_are_sound,
-    families_meet,
-    players_meet,
+    conditions_are_in_place,
+    needs_are_met,
+    networks_are_used,
     optimizers_of_networks,
     components_fit,
     stitched_network_is_another,

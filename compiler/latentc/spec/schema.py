@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from latentc.components import Closed, Component, OneOf
 from latentc.components.dataset import Data
 from latentc.diagnostics import Span
-from latentc.spec.sections import Conditioning, Identifier, Optimize, Target, Train
+from latentc.spec.sections import Identifier, Optimize, Target, Train
 from latentc.spec.yaml import Document, PathKey
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
@@ -31,10 +31,12 @@ class Spec(Closed):
     source: str | None = Field(None, description="where the system is published")
     extends: str | None = Field(None, description="one base: a path relative to this file, or a shipped spec")
     data: Annotated[Data, OneOf("data")] = Field(description="the training samples, and what a network sees of them")
-    networks: dict[Identifier, Annotated[Component, OneOf("backbones")]] = Field(
+    networks: dict[Identifier, Annotated[Component, OneOf("networks")]] = Field(
         min_length=1, description="the networks by name; `backbone: x` is short for `networks: {main: x}`"
     )
-    conditioning: Conditioning = Field(default_factory=lambda: Conditioning(), description="what a network is told")
+    conditioning: dict[Identifier, Annotated[Component, OneOf("conditions")]] = Field(
+        default_factory=dict, description="what networks are told beside a sample, by name: the class, the time, ..."
+    )
     objective: Annotated[Component | None, OneOf("objectives")] = Field(
         None, description="what the network predicts and the loss; null: cannot be trained"
     )
@@ -58,6 +60,16 @@ class Spec(Closed):
     def backbone(self) -> Component:
         """The network called `main`; KeyError where a spec of several networks has none."""
         return self.networks["main"]
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """The conditions by name (`latentc.components.parts.Condition`), in the order written; the time is none."""
+        return {name: c for name, c in self.conditioning.items() if getattr(c, "ROLE", "condition") == "condition"}
+
+    @property
+    def time(self) -> Component | None:
+        """How networks are told the time (`latentc.components.parts.TimeEmbedding`), if they are."""
+        return self.conditioning.get("time")
 
     def span(self, *path: str | int) -> Span | None:
         """Where the value at `path` was written ("networks", "main", "width"), or None if nowhere."""

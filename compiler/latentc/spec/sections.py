@@ -1,12 +1,12 @@
-"""The sections of a spec that are no components: conditioning, train, optimize, target."""
+"""The sections of a spec that are no components: train, optimize, target."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from latentc.components import Closed, Component, OneOf
+from latentc.components import Closed, Component
 from latentc.engines import DEFAULT, ENGINES, PRECISIONS, SCHEMES
 
 if TYPE_CHECKING:
@@ -19,19 +19,6 @@ else:  # what some engine has, so that adding an engine is adding a file
 
 Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Unit = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Conditioning(Closed):
-    """What the networks are told beside their input, by role."""
-
-    model_config = ConfigDict(defer_build=True)  # the component folder is imported on first use
-
-    class_: Annotated[Component | None, OneOf("conditioning")] = Field(
-        None, alias="class", description="the class label"
-    )
-    time: Annotated[Component | None, OneOf("conditioning")] = Field(
-        None, description="the diffusion step or the flow's time"
-    )
 
 
 class Adamw(Component):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -30,6 +30,10 @@ class Block(Closed):
         """The sizes that emitted blocks are constructed with, beside the width."""
         mixer, feed_forward, _, _ = self.parts()
         return {**mixer.static(width), **feed_forward.static(width)}
+
+    def own(self, width: int, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of a network's static arguments that its blocks take."""
+        return {name: sizes[name] for name in self.static(int(width))}
 
     def problems_of_width(self, width: int) -> Iterator[Problem]:
         """What is wrong with a network of this width."""

@@ -1,28 +1,9 @@
-"""What objectives share: dropped labels, means a sample, and how a loss becomes entries of the module."""
+"""How a loss becomes entries of the module."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from latentc.components.contract import Draw, Network, Update
-from latentc.components.parts import ClassCondition
-from latentc.ir.builder import Builder, ModuleBuilder, Var
-
-if TYPE_CHECKING:
-    from latentc.spec.schema import Spec
-
-
-def drop_labels(b: Builder, y: Var, drop: Var, network: Network, spec: Spec) -> Var:
-    """y i64[B] with the null class where drop f32[B] (uniform) falls below the dropout probability."""
-    label = spec.conditioning.class_
-    if not isinstance(label, ClassCondition) or network.null_class is None:
-        return y
-    return b.where(b.less(drop, label.dropout), b.scalar(network.null_class, y), y, out="y")  # type: ignore[no-any-return]
-
-
-def per_sample_mean(b: Builder, x: Var, out: str = "") -> Var:
-    """f32[B]: the mean over everything but the batch."""
-    return b.mean(x, axes=tuple(range(1, x.type.rank)), keepdims=False, out=out)  # type: ignore[no-any-return]
+from latentc.components.contract import Draw, Update
+from latentc.ir.builder import ModuleBuilder
 
 
 def publish(

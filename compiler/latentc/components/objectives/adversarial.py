@@ -7,23 +7,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import Draw, Network, Update
+from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.kit import Conditions, call
 from latentc.components.parts import Objective
-from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
+from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
-PLAYER = "discriminator"
+DISCRIMINATOR = "discriminator"
 """Name of the network that plays against `main`."""
 
 
 class Adversarial(Objective):
     """A generative adversarial network (Goodfellow et al. 2014, arXiv:1406.2661): `main` against `discriminator`.
 
-    The discriminator's score D(x, y) is high where it takes x for data of class y. Classes of generated samples are
-    drawn uniformly.
+    The discriminator's score D(x, y) is high if it takes x for data of class y. Classes of generated samples are drawn
+    uniformly.
     """
 
     kind: Literal["adversarial"]
@@ -33,21 +34,26 @@ class Adversarial(Objective):
     discriminator_steps: int = Field(
         1, gt=0, description="optimiser steps of the discriminator for each of the generator"
     )
-    family: ClassVar[str] = "generator"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adversarial"}
 
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return Need("main", "generate"), Need(DISCRIMINATOR, "discriminate")
+
+    def trained(self, spec: Spec) -> tuple[str, ...]:
+        return "main", DISCRIMINATOR
+
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
-        generator, discriminator = networks["main"], networks[PLAYER]
+        discriminator, conditions = networks[DISCRIMINATOR], Conditions(spec, networks)
         draws = (Draw("z", "normal"), Draw("labels", "integers", {"high": spec.data.classes}))
 
         b = mb.function("loss.discriminator")
-        x, y = b.input("x", f32(B, *generator.shape)), b.input("y", i64(B))
-        fake, labels = self._generated(b, generator)
+        x = b.input("x", discriminator.methods["forward"].input("state").type)
+        told = conditions.operands(b, conditions.inputs(b, by_field=True))
+        fake, drawn = self._generated(b, networks["main"])
         # One call, so that spectral norms take one step; no gradient reaches the generator.
         both = b.concat(x, b.stop_gradient(fake), axis=0, out="images")
-        scores = b.call(
-            discriminator.methods["forward"], PLAYER, both, b.concat(y, labels, axis=0, out="classes"), out="scores"
-        )
+        classes = {name: b.concat(y, drawn[name], axis=0, out="classes") for name, y in told.items()}
+        scores = call(b, discriminator, "forward", classes, state=both, out="scores")
         of_data, of_samples = b.split(scores, axis=0, sizes=(B, B), out="of_data of_samples")
         pays_data, pays_samples, _ = _LOSSES[self.loss]
         loss = b.add(_mean(b, pays_data(b, of_data)), _mean(b, pays_samples(b, of_samples)), out="loss")
@@ -56,25 +62,34 @@ class Adversarial(Objective):
         b.finish("What the discriminator minimises, then how often it is right about data and about samples.")
 
         b = mb.function("loss.generator")
-        fake, labels = self._generated(b, generator)
-        scores = b.call(discriminator.methods["forward"], PLAYER, fake, labels, out="scores")
+        fake, drawn = self._generated(b, networks["main"])
+        scores = call(b, discriminator, "forward", drawn, state=fake, out="scores")
         b.output(_mean(b, _LOSSES[self.loss][2](b, scores), "loss"))
         b.finish("What the generator minimises.")
 
         mb.entries |= {name: name for name in ("loss.discriminator", "loss.generator")}
         metrics = ("discriminator/loss", "discriminator/accuracy_real", "discriminator/accuracy_fake")
+        fields = ("x", *conditions.fields)
         return (
             Update(
-                "loss.discriminator", (PLAYER,), ("x", "y"), draws, metrics, "discriminator", self.discriminator_steps
+                "loss.discriminator",
+                (DISCRIMINATOR,),
+                fields,
+                draws,
+                metrics,
+                "discriminator",
+                self.discriminator_steps,
             ),
             Update("loss.generator", ("main",), (), draws, ("generator/loss",), "generator"),
         )
 
-    def _generated(self, b: Builder, generator: Network) -> tuple[Var, Var]:
-        """Samples f32[B, C, H, W] of drawn noise z and classes, and the classes."""
-        z = b.input("z", f32(B, generator.latent))
-        labels = b.input("labels", i64(B))
-        return b.call(generator.methods["forward"], "main", z, labels, out="fake"), labels
+    def _generated(self, b: Builder, generator: Network) -> tuple[Var, dict[str, Var]]:
+        """Samples of drawn noise z and classes, and the classes as operands."""
+        forward = generator.methods["forward"]
+        z = b.input("z", forward.input("noise").type)
+        labels = b.input("labels", forward.input("condition").type)
+        told = {forward.input("condition").name: labels}
+        return call(b, generator, "forward", told, noise=z, out="fake"), told
 
     def _right(self, b: Builder, real: Var, fake: Var) -> tuple[Var, Var]:
         """Which samples the discriminator is right about: by the sign, or where it aims at 0 and 1 by the half."""

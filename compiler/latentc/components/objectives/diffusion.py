@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from latentc.components.contract import Draw, Network, Update
-from latentc.components.objectives._common import drop_labels, per_sample_mean, publish
+from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.kit import Conditions, call, per_sample_mean
+from latentc.components.objectives._common import publish
 from latentc.components.parts import Objective, Problem
 from latentc.components.schedules import Schedule, ScheduleKind, schedule
-from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
+from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 from latentc.ir.types import B
 
 if TYPE_CHECKING:
@@ -35,8 +36,10 @@ class Diffusion(Objective):
     variance: Literal["learned_range", "fixed_small", "fixed_large"] = Field(
         "fixed_small", description="of the reverse steps; learned_range doubles the network's output channels"
     )
-    family: ClassVar[str] = "denoiser"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "diffusion", "steps": 100}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "denoise"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.schedule == "linear" and self.beta_end is None and self.steps < 21:
@@ -55,18 +58,17 @@ class Diffusion(Objective):
         return 2 * channels if self.learns_variance else channels
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
-        network = networks["main"]
+        network, conditions = networks["main"], Conditions(spec, networks)
         b = mb.function("loss.terms")
-        x0 = b.input("x", f32(B, *network.shape))
-        y = b.input("y", i64(B))
+        x0 = b.input("x", network.methods["forward"].input("state").type)
+        given = conditions.inputs(b, by_field=True)
         t = b.input("t", i64(B))
         noise = b.input("noise", x0.type)
-        drop = b.input("drop", f32(B))
         levels = self.levels()
         alpha, sigma = _at(b, levels.alpha, t, "alpha"), _at(b, levels.sigma, t, "sigma")
         x_t = b.op("add", alpha * x0, sigma * noise, out="x_t")
-        y = drop_labels(b, y, drop, network, spec)
-        out = b.call(network.methods["forward"], "main", x_t, b.cast(t, to="f32", out="time"), y, out="prediction")
+        told = conditions.dropped(b, conditions.operands(b, given))
+        out = call(b, network, "forward", told, state=x_t, time=b.cast(t, to="f32", out="time"), out="prediction")
         target = {"noise": noise, "x0": x0}.get(self.predicts)
         if target is None:
             target = b.op("sub", alpha * noise, sigma * x0, out="target")
@@ -77,7 +79,7 @@ class Diffusion(Objective):
             b.finish("The mean squared error of the prediction, a value a sample.")
             names: tuple[str, ...] = ("loss",)
         else:
-            channels = network.shape[0]
+            channels = x0.shape[1]
             out, fraction = b.split(out, axis=1, sizes=(channels, channels), out="prediction fraction")
             error = b.op("sub", target, out, out="error")
             mse = per_sample_mean(b, error * error, out="mse")
@@ -85,8 +87,8 @@ class Diffusion(Objective):
             b.output(mse + vb, mse, vb)
             b.finish("Improved DDPM's hybrid loss: mean squared error plus variational bound, a value a sample each.")
             names = ("loss", "mse", "vb")
-        draws = (Draw("t", "integers", {"high": self.steps}), Draw("noise", "normal"), Draw("drop", "uniform"))
-        return publish(mb, names, ("x", "y"), draws)
+        draws = (Draw("t", "integers", {"high": self.steps}), Draw("noise", "normal"), *conditions.draws())
+        return publish(mb, names, ("x", *conditions.fields), draws)
 
     def _variational_bound(
         self,

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import Draw, Network, Update
-from latentc.components.objectives._common import drop_labels, per_sample_mean, publish
+from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.kit import Conditions, call, per_sample_mean
+from latentc.components.objectives._common import publish
 from latentc.components.parts import Objective
 from latentc.components.schedules import Path, PathKind, path
-from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
+from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B
 
 if TYPE_CHECKING:
@@ -37,8 +38,10 @@ class Flow(Objective):
     train_eps: float | None = Field(
         None, ge=0, lt=0.5, description="distance kept from the ends of time in training; null: SiT's own"
     )
-    family: ClassVar[str] = "denoiser"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "flow"}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "denoise"),)
 
     def interpolant(self) -> Path:
         """The path's functions of time."""
@@ -55,20 +58,19 @@ class Flow(Objective):
         return eps, 1.0 - eps
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
-        network = networks["main"]
+        network, conditions = networks["main"], Conditions(spec, networks)
         b = mb.function("loss.terms")
-        x1 = b.input("x", f32(B, *network.shape))
-        y = b.input("y", i64(B))
+        x1 = b.input("x", network.methods["forward"].input("state").type)
+        given = conditions.inputs(b, by_field=True)
         u = b.input("u", f32(B))
         noise = b.input("noise", x1.type)
-        drop = b.input("drop", f32(B))
         start, stop = self.time_range()
         t = b.op("add", u * (stop - start), start, out="t") if (start, stop) != (0.0, 1.0) else u
         column = b.reshape(t, shape=(t.shape[0], 1, 1, 1), out="time")
         at = _interpolate(b, self, column)
         x_t = b.op("add", at.alpha * x1, at.sigma * noise, out="x_t")
-        y = drop_labels(b, y, drop, network, spec)
-        out = b.call(network.methods["forward"], "main", x_t, t, y, out="prediction")
+        told = conditions.dropped(b, conditions.operands(b, given))
+        out = call(b, network, "forward", told, state=x_t, time=t, out="prediction")
         if self.predicts == "velocity":
             error = b.op("sub", out, at.d_alpha * x1 + at.d_sigma * noise, out="error")
         elif self.predicts == "noise":
@@ -84,8 +86,8 @@ class Flow(Objective):
             squared = squared * weight
         b.output(per_sample_mean(b, squared, out="loss"))
         b.finish("The weighted squared error of the prediction, a value a sample.")
-        draws = (Draw("u", "uniform"), Draw("noise", "normal"), Draw("drop", "uniform"))
-        return publish(mb, ("loss",), ("x", "y"), draws)
+        draws = (Draw("u", "uniform"), Draw("noise", "normal"), *conditions.draws())
+        return publish(mb, ("loss",), ("x", *conditions.fields), draws)
 
 
 @dataclass(frozen=True)

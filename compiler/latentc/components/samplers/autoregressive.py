@@ -9,15 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
-from latentc.components.contract import Network, SampleProgram
+from latentc.components.contract import Need, Network, SampleProgram
+from latentc.components.kit import Conditions, Operands, call, guided_call
 from latentc.components.parts import Guidance, Problem, Sampler
 from latentc.components.samplers.base import guidance_problems
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-from latentc.ir.types import B, f32, i64
-from latentc_runtime.sources import ConditionSource, RandomSource, Setting, SettingSource, Source
+from latentc.ir.types import B, f32
+from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -35,8 +35,10 @@ class Autoregressive(Sampler):
         1.0, gt=0, le=1, description="draws among the likeliest tokens that together reach this probability"
     )
     guidance: Guidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
-    families: ClassVar[tuple[str, ...]] = ("tokens",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "autoregressive", "top_k": 8, "guidance": {"scale": 2.0}}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "next_token"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.guidance is None:
@@ -53,13 +55,14 @@ class Autoregressive(Sampler):
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> SampleProgram:
         """Adds entry `sample.T`: y i64[B], scale f32[B] with guidance, u f32[T, B] unless greedy -> i64[B, T]."""
-        network = networks["main"]
-        length, entry = network.length, f"sample.{network.length}"
+        network, conditions = networks["main"], Conditions(spec, networks)
+        length = int(network.methods["forward"].output("logits").type.shape[1])  # type: ignore[arg-type]
+        entry = f"sample.{length}"
         b = mb.function(entry)
-        y = b.input("y", i64(B))
+        told = conditions.operands(b, conditions.inputs(b))
         scale = b.input("scale", f32(B)) if self.guidance else None
         u = b.input("u", f32(length, B)) if self.temperature else None
-        logits, *caches = self._prefill(b, network, y, scale)
+        logits, *caches = self._prefill(b, network, conditions, told, scale)
         first = b.reshape(b.slice(u, axis=0, start=0, stop=1), shape=(B,), out="u_0") if u else None
         token = self.pick(b, logits, first)
         tokens = [b.reshape(token, shape=(B, 1), out="tokens")]
@@ -81,7 +84,7 @@ class Autoregressive(Sampler):
             tokens.append(b.transpose(outs[-1], perm=(1, 0), out="tokens"))
         b.output(b.concat(*tokens, axis=1, out="tokens") if len(tokens) > 1 else tokens[0])
         mb.entries[entry] = b.finish(doc=f"Draws {length} tokens one after the other.")
-        sources: dict[str, Source] = {"y": ConditionSource("class")}
+        sources: dict[str, Source] = conditions.sources()
         if self.guidance:
             sources["scale"] = SettingSource("guidance")
         if u:
@@ -89,14 +92,13 @@ class Autoregressive(Sampler):
         settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         return SampleProgram(entry, self.kind, length, length, sources, settings)
 
-    def _prefill(self, b: Builder, network: Network, y: Var, scale: Var | None) -> tuple[Var, ...]:
-        fn = network.methods["prefill"]
-        names = " ".join(["logits", *["cache"] * len(network.cache)])
+    def _prefill(
+        self, b: Builder, network: Network, conditions: Conditions, told: Operands, scale: Var | None
+    ) -> tuple[Var, ...]:
+        names = " ".join(port.role if port.role == "cache" else "logits" for port in network.methods["prefill"].outputs)
         if scale is None:
-            return b.call(fn, network.name, y, out=names)  # type: ignore[no-any-return]
-        null = b.broadcast_to(b.constant(np.int64(network.null_class or 0)), y, shape=(B,), out="null")
-        guides = ("guided", *["carried"] * len(network.cache))
-        return b.guided(fn, network.name, (y,), ("conditional",), (null,), scale, guides, out=names)  # type: ignore[no-any-return]
+            return call(b, network, "prefill", told, out=names)  # type: ignore[no-any-return]
+        return guided_call(b, network, "prefill", told, conditions.null(b, told), scale, out=names)  # type: ignore[no-any-return]
 
     def _step(
         self,
@@ -110,15 +112,13 @@ class Autoregressive(Sampler):
     ) -> tuple[Sequence[Var], Sequence[Var]]:
         """One token: (token, caches) -> (next token, grown caches), and the token to keep."""
         token, *caches = state
-        fn, position = network.methods["decode"], b.op("add", i, start, out="position")
+        position = b.op("add", i, start, out="position")
         names = " ".join(["logits", *["cache"] * len(caches)])
+        operands: dict[str, Any] = {"token": token, "position": position, "cache": caches}
         if kept:
-            kinds = ("shared", "shared", *["carried"] * len(caches))
-            guides = ("guided", *["carried"] * len(caches))
-            operands = (token, position, *caches)
-            logits, *caches = b.guided(fn, network.name, operands, kinds, (), kept[0], guides, out=names)
+            logits, *caches = guided_call(b, network, "decode", {}, {}, kept[0], out=names, **operands)
         else:
-            logits, *caches = b.call(fn, network.name, token, position, *caches, out=names)
+            logits, *caches = call(b, network, "decode", {}, out=names, **operands)
         token = self.pick(b, logits, rows[0] if rows else None)
         return (token, *caches), (token,)
 

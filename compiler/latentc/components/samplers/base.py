@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from latentc.components import load
-from latentc.components.contract import Network, SampleProgram
-from latentc.components.parts import ClassCondition, Guidance, Problem, Sampler
+from latentc.components.contract import Need, Network, SampleProgram
+from latentc.components.kit import Conditions
+from latentc.components.parts import Guidance, Problem, Sampler
 from latentc.components.process import Family, Process, process_of
 from latentc.components.samplers import tables
 from latentc.components.samplers.program import sample_program
@@ -28,7 +29,6 @@ Final = Literal["zero", "sigma_min"]
 class ArraySampler(Sampler):
     """A sampler of arrays: its table of coefficients, and from that its program over network `main`."""
 
-    families = ("denoiser",)
     # the processes it samples, and the fields that mean something for one of them alone
     PROCESSES: ClassVar[tuple[Family, ...]] = ("diffusion", "flow")
     OF_PROCESS: ClassVar[dict[str, Family]] = {}
@@ -49,6 +49,9 @@ class ArraySampler(Sampler):
 
         ValueError: steps, times or conversions that do not exist.
         """
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "denoise"),)
 
     @model_validator(mode="before")
     @classmethod
@@ -113,7 +116,14 @@ class ArraySampler(Sampler):
         if stitch is not None:
             early = networks[stitch.network]
             given["instead"] = lambda t: early if float(process.progress(t)) < stitch.until else None
-        return sample_program(mb, networks["main"], self.table(process), entry=f"sample.{self.steps}", **given)
+        return sample_program(
+            mb,
+            networks["main"],
+            Conditions(spec, networks),
+            self.table(process),
+            entry=f"sample.{self.steps}",
+            **given,
+        )
 
     def with_steps(self, steps: int) -> ArraySampler:
         return self if steps == self.steps else self.model_copy(update={"steps": steps, "timesteps": None})
@@ -141,10 +151,11 @@ def _misplaced(timesteps: tuple[float, ...], process: Process, stop: float) -> I
 
 
 def guidance_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
-    label = spec.conditioning.class_
-    if isinstance(label, ClassCondition) and label.dropout == 0:
-        message = "guidance needs a network that knows `no class`, and this one never drops the class in training"
-        yield Problem(("guidance",), message, "give `conditioning.class.dropout` a share such as 0.1, or no guidance")
+    if not any(condition.nullable for condition in spec.conditions.values()):
+        name = next(iter(spec.conditions), "class")
+        message = f"guidance needs a network trained without its condition now and then, but `{name}` is never dropped"
+        help_text = f"set `conditioning.{name}.dropout` to 0.1, or leave `guidance` out"
+        yield Problem(("guidance",), message, help_text)
     if guidance.interval[0] > guidance.interval[1]:
         yield Problem(("guidance", "interval"), "the interval ends before it starts", "from noise (0) to data (1)")
     if guidance.channels is not None and spec.data.shape is not None and guidance.channels > spec.data.shape[0]:

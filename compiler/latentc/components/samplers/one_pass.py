@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import Network, SampleProgram
-from latentc.components.parts import Guidance, Problem, Sampler
-from latentc.ir.builder import ModuleBuilder, f32, i64
-from latentc.ir.types import B
-from latentc_runtime.sources import ConditionSource, RandomSource, Setting, Source
+from latentc.components.contract import Need, Network, SampleProgram
+from latentc.components.kit import Conditions, call
+from latentc.components.parts import Sampler
+from latentc.ir.builder import ModuleBuilder
+from latentc_runtime.sources import RandomSource, Setting
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -28,25 +28,23 @@ class OnePass(Sampler):
     truncation: float | None = Field(
         None, gt=0, description="default bound of the noise's magnitude; null: none. A request may give another"
     )
-    guidance: Guidance | None = Field(None, description="none: a generator is not guided")
-    families: ClassVar[tuple[str, ...]] = ("generator",)
+    guidance: None = Field(None, description="a generator is not guided; `truncation` trades variety for quality")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "one_pass", "truncation": 0.5}
 
-    def problems(self, spec: Spec) -> Iterator[Problem]:
-        if self.guidance is not None:
-            yield Problem(("guidance",), "a generator is not guided", "leave it out; `truncation` trades variety")
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "generate"),)
 
     def with_steps(self, steps: int) -> OnePass:
         return self
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> SampleProgram:
-        """Adds entry `sample.1`: z f32[B, Z], y i64[B] -> f32[B, C, H, W]."""
-        network = networks["main"]
+        """Adds entry `sample.1`: z f32[B, Z] and the conditions -> one sample each."""
+        network, conditions = networks["main"], Conditions(spec, networks)
         b = mb.function("sample.1")
-        z, y = b.input("z", f32(B, network.latent)), b.input("y", i64(B))
-        b.output(b.call(network.methods["forward"], "main", z, y, out="x"))
+        z = b.input("z", network.methods["forward"].input("noise").type)
+        told = conditions.operands(b, conditions.inputs(b))
+        b.output(call(b, network, "forward", told, noise=z, out="x"))
         mb.entries["sample.1"] = b.finish(doc="Runs the generator once.")
-        z_source = RandomSource("truncated_normal", "z", settings={"bound": "truncation"})
-        sources: dict[str, Source] = {"z": z_source, "y": ConditionSource("class")}
+        noise = RandomSource("truncated_normal", "z", settings={"bound": "truncation"})
         truncation = Setting("truncation", self.truncation, low=0.0, closed=False, unlimited=True)
-        return SampleProgram("sample.1", self.kind, 1, 1, sources, (truncation,))
+        return SampleProgram("sample.1", self.kind, 1, 1, {"z": noise, **conditions.sources()}, (truncation,))

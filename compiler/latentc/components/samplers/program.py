@@ -14,10 +14,11 @@ from itertools import groupby
 import numpy as np
 
 from latentc.components.contract import Network, SampleProgram
+from latentc.components.kit import Conditions, Operands, call, guided_call
 from latentc.components.samplers.tables import Table
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-from latentc.ir.types import B, f32, i64
-from latentc_runtime.sources import ConditionSource, RandomSource, Setting, SettingSource, Source
+from latentc.ir.types import B, f32
+from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
 
 Coefficient = float | Var
 Row = Mapping[str, Coefficient]
@@ -41,6 +42,7 @@ class Step:
 def sample_program(
     module: ModuleBuilder,
     network: Network,
+    conditions: Conditions,
     table: Table,
     *,
     guided: Callable[[float], bool] | None = None,
@@ -49,21 +51,23 @@ def sample_program(
     instead: Callable[[float], Network | None] | None = None,
     entry: str = "sample",
 ) -> SampleProgram:
-    """Adds entry `entry`: x f32[B, C, H, W] of normals, y i64[B], scale f32[B] with guidance, noise f32[N, B,
-    C, H, W] if any of the table's N stochastic steps takes it -> x f32[B, C, H, W].
+    """Adds entry `entry`: x f32[B, C, ...] of normals, the conditions, scale f32[B] with guidance, noise f32[N, B,
+    C, ...] if any of the table's N stochastic steps takes it -> x f32[B, C, ...].
 
     `guided(t)` says whether the evaluation at time t is guided (None: no guidance at all); consecutive steps
     of one answer are one loop. `channels` guides only the first so many; by default those of the data.
     `instead(t)` is the network that evaluates at time t in place of `network`, or None.
 
-    ValueError: guidance of a network without a null class, or of more channels than it has; a learned
+    ValueError: guidance without a condition that may be left out, or of more channels than the data has; a learned
     variance of a network without the channels for it.
     """
-    _check(network, table, guided is not None, channels)
+    _check(network, conditions, table, guided is not None, channels)
     asked = _Asked(network, instead or (lambda t: None), guided or (lambda t: False))
-    data = f32(B, *network.shape)
+    data = network.methods["forward"].input("state").type
     b = module.function(entry)
-    x, y = b.input("x", data), b.input("y", i64(B))
+    x = b.input("x", data)
+    told = conditions.operands(b, conditions.inputs(b))
+    like = next(iter(told.values())) if told else b.full(x, shape=(), value=0.0, dtype="f32", out="batch")
     strength = b.input("scale", f32(B)) if guided else None
     total = sum(part.rows for part in table.parts() if part.stochastic)
     noise = b.input("noise", f32(total, *data.shape)) if total else None
@@ -78,11 +82,13 @@ def sample_program(
             if part.stochastic and noise is not None:
                 z = noise if rows.rows == total else b.slice(noise, axis=0, start=taken, stop=taken + rows.rows)
                 taken += rows.rows
-            state = _loop(b, f"{entry}.{part.solver}", rows, calls, (y, strength), state, z, guide)
+            state = _loop(
+                b, f"{entry}.{part.solver}", rows, calls, _Request(conditions, told, strength, like), state, z, guide
+            )
         x = state[0]
     b.output(x)
     module.entries[entry] = b.finish(doc=f"{table.solver}, {table.steps} steps")
-    sources: dict[str, Source] = {"x": RandomSource("normal", "x"), "y": ConditionSource("class")}
+    sources: dict[str, Source] = {"x": RandomSource("normal", "x"), **conditions.sources()}
     if guided:
         sources["scale"] = SettingSource("guidance")
     if total:
@@ -112,21 +118,40 @@ class _Asked:
         return _Call(self.instead(t) or self.network, self.guided(t))
 
 
-def _check(network: Network, table: Table, guided: bool, channels: int | None) -> None:
-    if guided and network.null_class is None:
-        raise ValueError(f"guidance needs a null class, and network {network.name} was built without one")
-    if channels is not None and channels > network.shape[0]:
-        raise ValueError(f"{channels} guided channels of data that has {network.shape[0]}")
-    if table.body == "learned_variance" and network.out_channels != 2 * network.shape[0]:
-        raise ValueError(
-            f"a learned variance needs {2 * network.shape[0]} channels out of the network, not {network.out_channels}"
-        )
+@dataclass(frozen=True)
+class _Request:
+    """What a sampler is asked for: the operands of the conditions, and the guidance scale f32[B] if there is one.
+
+    `like` [B, ...] gives the size of the batch; it does not change over the steps, so neither does what only it sizes.
+    """
+
+    conditions: Conditions
+    operands: Operands
+    scale: Var | None
+    like: Var
+
+
+def _channels(network: Network) -> tuple[int, int]:
+    """Channels of the state and of the output."""
+    forward = network.methods["forward"]
+    return int(forward.input("state").type.shape[1]), int(forward.output().type.shape[1])  # type: ignore[arg-type]
+
+
+def _check(network: Network, conditions: Conditions, table: Table, guided: bool, channels: int | None) -> None:
+    of_state, of_output = _channels(network)
+    if guided and not any(condition.nullable for _, condition in conditions.items()):
+        raise ValueError(f"guidance needs a condition that may be left out, and network {network.name} has none")
+    if channels is not None and channels > of_state:
+        raise ValueError(f"{channels} guided channels of data that has {of_state}")
+    if table.body == "learned_variance" and of_output != 2 * of_state:
+        raise ValueError(f"a learned variance needs {2 * of_state} channels out of the network, not {of_output}")
 
 
 def _guided_channels(network: Network, channels: int | None) -> int | None:
     """The `channels` of a guided call: a variance beside the prediction is never guided."""
-    guide = network.shape[0] if channels is None else channels
-    return None if guide == network.out_channels else guide
+    of_state, of_output = _channels(network)
+    guide = of_state if channels is None else channels
+    return None if guide == of_output else guide
 
 
 def _segments(table: Table, asked: _Asked) -> list[tuple[int, int, tuple[_Call, ...]]]:
@@ -152,25 +177,28 @@ def _loop(
     name: str,
     table: Table,
     calls: tuple[_Call, ...],
-    request: tuple[Var, Var | None],
+    request: _Request,
     state: tuple[Var, ...],
     noise: Var | None,
     channels: int | None,
 ) -> tuple[Var, ...]:
-    """One loop over the rows of a table; `request` is the classes and the guidance scale."""
+    """One loop over the rows of a table."""
     constants = {name: value for name, column in table.columns.items() if (value := _constant(column)) is not None}
     varying = [name for name in table.columns if name not in constants]
     columns = [b.constant(table.columns[name], out=_coefficient_name(name)) for name in varying]
-    y, scale = request
-    invariants = [y] if scale is None or not any(call.guided for call in calls) else [y, scale]
+    guided = request.scale is not None and any(call.guided for call in calls)
+    invariants = [*request.operands.values()] or [request.like]
+    invariants += [request.scale] if guided and request.scale is not None else []
 
     def body(
         inner: Builder, i: Var, kept: tuple[Var, ...], carried: tuple[Var, ...], rows: tuple[Var, ...]
     ) -> tuple[Sequence[Var], Sequence[Var]]:
         row: dict[str, Coefficient] = {**constants, **dict(zip(varying, rows, strict=False))}
-        evaluate = partial(_evaluate, inner, calls, channels, kept)
+        operands = dict(zip(request.operands, kept, strict=False))
+        told = _Request(request.conditions, operands, kept[-1] if guided else None, kept[0])
+        evaluate = partial(_evaluate, inner, calls, channels, told)
         z = rows[-1] if noise is not None else None
-        return BODIES[table.body](inner, Step(table, row, carried, z, evaluate, calls[0].network.shape[0])), ()
+        return BODIES[table.body](inner, Step(table, row, carried, z, evaluate, _channels(calls[0].network)[0])), ()
 
     tables = columns if noise is None else [*columns, noise]
     # One body has one text, wherever its state comes from: then the host drives one engine.
@@ -193,23 +221,20 @@ def _evaluate(
     b: Builder,
     calls: tuple[_Call, ...],
     channels: int | None,
-    kept: tuple[Var, ...],
+    request: _Request,
     x: Var,
     t: Coefficient,
     which: int,
 ) -> Var:
-    """The network at (x, t, y), guided or not."""
-    network = calls[which].network
-    y, fn = kept[0], network.methods["forward"]
+    """The network at (x, t) under the conditions, guided or not."""
+    network, told = calls[which].network, request.operands
     one = b.constant(t, "f32") if isinstance(t, float) else t
-    time = b.broadcast_to(one, y, shape=y.shape, out="time")
+    time = b.broadcast_to(one, request.like, shape=(request.like.shape[0],), out="time")
     if not calls[which].guided:
-        output: Var = b.call(fn, network.name, x, time, y, out="output")
-        return output
-    null = b.broadcast_to(b.constant(network.null_class), y, shape=y.shape, out="null")
-    kinds = ("shared", "shared", "conditional")
-    output = b.guided(fn, network.name, (x, time, y), kinds, (null,), kept[1], channels=channels)
-    return output
+        return call(b, network, "forward", told, state=x, time=time, out="output")  # type: ignore[no-any-return]
+    assert request.scale is not None
+    null = request.conditions.null(b, told)
+    return guided_call(b, network, "forward", told, null, request.scale, channels, state=x, time=time)  # type: ignore[no-any-return]
 
 
 # ---- the step bodies; tables/core.py says what they compute

@@ -92,7 +92,7 @@ def open_denoiser(
     """
     process, network = process_of(spec.objective), lowered.networks["main"]
     assert process is not None  # the caller has looked
-    values = lowered.module.functions[network.methods["forward"]].inputs
+    values = lowered.module.functions[network.methods["forward"].function].inputs
     names = [value.name for value in values]
     with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
         path, external = onnx_from_network(lowered, "main", "forward", weights["main"], Path(folder), spec.target.opset)
@@ -105,4 +105,10 @@ def open_denoiser(
             return np.array(backend.array(out))
 
         most = max(1, spec.target.max_batch)
-        yield Denoiser(forward, process, network.shape, network.classes, network.null_class, most)
+        state, (condition,) = (
+            network.methods["forward"].input("state"),
+            network.methods["forward"].inputs_of("condition"),
+        )
+        classes = (condition.values or 1) - (condition.null is not None)
+        shape = tuple(int(d) for d in state.type.shape[1:])  # type: ignore[arg-type]
+        yield Denoiser(forward, process, shape, classes, condition.null, most)

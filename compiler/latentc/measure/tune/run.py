@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from latentc.components.contract import Lowered
+from latentc.components.contract import Lowered, Network, Port
 from latentc.components.process import process_of
 from latentc.components.samplers.base import ArraySampler
 from latentc.diagnostics import Diagnostic, DiagnosticError
@@ -163,9 +163,12 @@ def _small_networks(lowered: Lowered) -> list[str]:
     return [
         name
         for name, network in lowered.networks.items()
-        if name != "main"
-        and (network.family, network.shape, network.classes) == (main.family, main.shape, main.classes)
+        if name != "main" and network.provides == main.provides and _inputs(network) == _inputs(main)
     ]
+
+
+def _inputs(network: Network) -> tuple[Port, ...]:
+    return network.methods["forward"].inputs
 
 
 def _counts(own: ArraySampler, denoiser: Denoiser, options: Options) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
-"""The generator of BigGAN: residual blocks that double the size, batch norms that a class and noise scale and shift.
+"""The generator of BigGAN: upsampling residual blocks, batch norms whose scale and shift come from class and noise.
 
-Symbols: B batch, C channels, Z numbers of the noise.
+Symbols: B batch, C channels, Z dimension of the latent z.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pydantic import Field
 
 from latentc.components import layers
 from latentc.components.blocks.self_attention_2d import self_attention_2d
-from latentc.components.contract import Network
-from latentc.components.parts import Backbone, ClassCondition, Problem
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
+from latentc.components.contract import Capability, Network, Port
+from latentc.components.parts import Backbone, Form, Problem, add_method, ports_of
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
 
 if TYPE_CHECKING:
@@ -38,14 +38,16 @@ class BigganGenerator(Backbone):
         min_length=2, description="channels of the first feature map, then of each block's output, over `width`"
     )
     attention: tuple[int, ...] = Field((), description="sides of feature maps that self-attention follows")
-    latent: int = Field(gt=0, description="numbers of the noise z (Z)")
+    latent: int = Field(gt=0, description="dimension of the latent z (Z)")
     hierarchical: bool = Field(
-        True, description="z is cut into parts: one for the first layer, one for the norms of each block"
+        True, description="split z: one part for the first layer, one for the norms of each block"
     )
     embedding: int = Field(128, gt=0, description="size of the class embedding that all norms share")
     eps: float = Field(1e-5, gt=0, description="added to the variance in batch norms")
     weights: Literal["orthogonal", "normal"] = Field("orthogonal", description="how weights start")
-    family: ClassVar[str] = "generator"
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"generate"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+    CLASS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "biggan_generator",
         "width": 8,
@@ -75,29 +77,26 @@ class BigganGenerator(Backbone):
         parts = len(self.multipliers)
         if self.hierarchical and self.latent % parts:
             near = " or ".join(str(n) for n in (self.latent // parts * parts, -(-self.latent // parts) * parts) if n)
-            yield Problem(("latent",), f"{self.latent} numbers are not cut into {parts} equal parts", f"{near} are")
-        if spec.conditioning.class_ is None:
-            message = "a biggan_generator needs to know the class"
-            yield Problem((), message, "add `conditioning.class: {kind: label, dropout: 0}`")
-        elif isinstance(spec.conditioning.class_, ClassCondition) and spec.conditioning.class_.dropout > 0:
-            message = "a biggan_generator is never without a class, but `conditioning.class` drops some"
+            yield Problem(
+                ("latent",), f"z of dimension {self.latent} does not split into {parts} equal parts", f"use {near}"
+            )
+        yield from self.problems_of_conditions(spec)
+        if any(condition.nullable for condition in self.told(spec).values()):
+            message = "a biggan_generator always knows the class, but `conditioning.class` is dropped in training"
             yield Problem((), message, "write `conditioning.class: {kind: label, dropout: 0}`")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
         static: dict[str, Any] = {
             "latent": self.latent,
-            "classes": spec.data.classes,
+            **self.condition_sizes(spec),
             "embedding": self.embedding,
             "width": self.width,
             "channels": spec.data.shape[0],
         }
-        fn = mb.define(_network(self), [f32(B, self.latent), i64(B)], static)
-        mb.entries[f"{name}.forward"] = fn
-        methods = {"forward": fn}
-        return Network(
-            name, "generator", methods, spec.data.classes, None, spec.data.shape, spec.data.shape[0], self.latent
-        )
+        ports = (Port("z", f32(B, self.latent), "noise"), *ports_of(self.entries(spec)))
+        forward = add_method(mb, name, "forward", _network(self), ports, static)
+        return Network(name, {"forward": forward}, self.PROVIDES)
 
 
 @cache

@@ -5,7 +5,7 @@ Symbols: B batch, T tokens of a sample, V vocabulary, D width, H_kv key heads, d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -15,17 +15,21 @@ from pydantic import Field
 from latentc.components import Component, OneOf
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
-from latentc.components.contract import Network
+from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.parts import (
     Backbone,
-    ClassCondition,
+    Entry,
     FeedForward,
+    Form,
     Mixer,
     Norm,
     Positions,
     Problem,
     Weights,
+    add_method,
     dense,
+    ports_of,
+    with_operands,
 )
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
@@ -62,6 +66,10 @@ class TokenTransformer(Backbone):
         },
     }
 
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_token"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("tokens",)
+    CLASS: ClassVar[bool] = True
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.tokens is None:
             yield Problem(
@@ -80,51 +88,37 @@ class TokenTransformer(Backbone):
         if self.positions.kind == "sincos_2d":
             message = "sincos_2d has no place for the class token"
             yield Problem(("positions",), message, "use `{kind: rope_2d}` or `{kind: learned}`")
-        if spec.conditioning.class_ is None:
-            message = "a token_transformer needs to know the class"
-            yield Problem((), message, "add `conditioning.class: {kind: label}`")
+        yield from self.problems_of_conditions(spec)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
-        tokens, label = spec.data.tokens, spec.conditioning.class_
-        assert tokens is not None and isinstance(label, ClassCondition)
-        rows = label.rows(spec.data.classes)
+        tokens = spec.data.tokens
+        assert tokens is not None
         static: dict[str, Any] = {
             "vocabulary": tokens.vocabulary,
             "grid": tokens.grid[0],
             "width": self.width,
             "depth": self.depth,
             **self.block.static(self.width),
-            "classes": rows,
+            **self.condition_sizes(spec),
         }
-        length = Named(tokens.length, "T")
         kv_heads = static.get("kv_heads", static["heads"])
-        cache_type = f32(B, kv_heads, length, self.width // static["heads"])
-        caches = (cache_type,) * (2 * self.depth)
-        signatures = {
-            "forward": [i64(B, tokens.length - 1), i64(B)],
-            "prefill": [i64(B)],
-            "decode": [i64(B), i64(), *caches],
+        cache_type = f32(B, kv_heads, Named(tokens.length, "T"), self.width // static["heads"])
+        caches = tuple(Port(f"cache{i}", cache_type, "cache") for i in range(2 * self.depth))
+        entries = self.entries(spec)
+        told = ports_of(entries)
+        signatures: dict[str, tuple[tuple[Port, ...], tuple[Role, ...]]] = {
+            "forward": ((Port("idx", i64(B, tokens.length - 1), "state", tokens.vocabulary), *told), ("logits",)),
+            "prefill": (told, ("logits", *["cache"] * len(caches))),
+            "decode": (
+                (Port("token", i64(B), "token", tokens.vocabulary), Port("position", i64(), "position"), *caches),
+                ("logits", *["cache"] * len(caches)),
+            ),
         }
-        methods = {}
-        for method, types in signatures.items():
-            methods[method] = mb.define(_method(self, method), types, static)
-            mb.entries[f"{name}.{method}"] = methods[method]
-        null = spec.data.classes if rows > spec.data.classes else None
-        return Network(
-            name,
-            "tokens",
-            methods,
-            spec.data.classes,
-            null,
-            vocabulary=tokens.vocabulary,
-            length=tokens.length,
-            cache=caches,
-        )
-
-
-@cache
-def _method(config: TokenTransformer, method: str) -> BlockBody:
-    return {"forward": _forward, "prefill": _prefill, "decode": _decode}[method](config)
+        methods = {
+            method: add_method(mb, name, method, _METHODS[method](self, entries), ports, static, outputs)
+            for method, (ports, outputs) in signatures.items()
+        }
+        return Network(name, methods, self.PROVIDES, blocks=self.depth)
 
 
 def _parts(config: TokenTransformer) -> tuple[Mixer, FeedForward, Norm, InContext, Positions]:
@@ -134,10 +128,12 @@ def _parts(config: TokenTransformer) -> tuple[Mixer, FeedForward, Norm, InContex
     return mixer, feed_forward, norm, condition, positions
 
 
-def _class_token(b: Builder, y: Var, classes: int, width: int) -> Var:
-    """f32[B, 1, D]: the class as a token."""
-    table = b.param("cls_embedding.weight", f32(classes, width), "normal", std=0.02)
-    return b.reshape(b.embedding(table, y, out="c"), shape=(y.shape[0], 1, width), out="c")  # type: ignore[no-any-return]
+def _condition_tokens(
+    b: Builder, entries: tuple[Entry, ...], conditions: Sequence[Var], width: Any, sizes: Mapping[str, Any]
+) -> Var:
+    """f32[B, 1, D]: the class as the first token."""
+    ((entry, operands),) = with_operands(entries, conditions)
+    return entry.tokens(b, "cls_embedding", operands, width, sizes)[0]
 
 
 def _embed(b: Builder, idx: Var, vocabulary: int, width: int) -> Var:
@@ -149,18 +145,19 @@ def _logits(b: Builder, x: Var, norm: Norm, vocabulary: int) -> Var:
     return dense(b, "output", norm.apply(b, "norm", x), vocabulary, False, "zeros")
 
 
-def _forward(config: TokenTransformer) -> BlockBody:
+@cache
+def _forward(config: TokenTransformer, entries: tuple[Entry, ...]) -> BlockBody:
     mixer, feed_forward, norm, condition, positions = _parts(config)
     block = condition.block(mixer, feed_forward, norm, config.weights)
 
     @module_class("Transformer", idx="B grid**2-1")
     def forward(
-        b: Builder, idx: Var, y: Var, *, vocabulary: int, grid: int, width: int, depth: int, classes: int, **static: Any
+        b: Builder, idx: Var, *conditions: Var, vocabulary: int, grid: int, width: int, depth: int, **static: Any
     ) -> Var:
         """Logits of every token given the class y and the tokens before it."""
         tokens = Named(grid**2, "T")
         x = _embed(b, idx, vocabulary, width)
-        x = b.concat(_class_token(b, y, classes, width), x, axis=1, out="x")
+        x = b.concat(_condition_tokens(b, entries, conditions, width, static), x, axis=1, out="x")
         x = b.reshape(x, shape=(x.shape[0], tokens, width), out="x")
         x = positions.add(b, x, width, grid)
         if config.dropout:
@@ -170,7 +167,7 @@ def _forward(config: TokenTransformer) -> BlockBody:
             for table, part in zip(positions.rotary(b, width // static["heads"], grid, 1), ("cos", "sin"), strict=False)
         )
         for name in items("blocks", depth):
-            x = b.sub(name, block, x, *rotary, dim=width, **static)
+            x = b.sub(name, block, x, *rotary, dim=width, **config.block.own(width, static))
         return _logits(b, x, norm, vocabulary)
 
     return forward
@@ -192,35 +189,38 @@ def _step(
     seen = b.less_equal(b.arange(length), position)
     mask = b.reshape(seen, shape=(1, 1, 1, length), out="mask")
     grown: list[Var] = []
+    sizes = config.block.own(width, static)
     for i in range(len(caches) // 2):
         keys, values = caches[2 * i : 2 * i + 2]
         x, keys, values = b.sub(
-            f"blocks.{i}", block, x, position, mask, keys, values, *row, out="x keys values", dim=width, **static
+            f"blocks.{i}", block, x, position, mask, keys, values, *row, out="x keys values", dim=width, **sizes
         )
         grown += [keys, values]
     return x, grown
 
 
-def _prefill(config: TokenTransformer) -> BlockBody:
+@cache
+def _prefill(config: TokenTransformer, entries: tuple[Entry, ...]) -> BlockBody:
     norm = _parts(config)[2]
 
     @module_class("Transformer", "prefill")
     def prefill(
-        b: Builder, y: Var, *, vocabulary: int, grid: int, width: int, depth: int, classes: int, **static: Any
+        b: Builder, *conditions: Var, vocabulary: int, grid: int, width: int, depth: int, **static: Any
     ) -> tuple[Var, ...]:
         """Starts a sequence with its class: logits of token 0, and the caches with the class token in them."""
         heads = static.get("kv_heads", static["heads"])
         shape = (heads, Named(grid**2, "T"), width // static["heads"])
-        caches = [b.full(y, shape=shape, value=0.0, dtype="f32", out="cache") for _ in range(2 * int(depth))]
-        x = _class_token(b, y, classes, width)
+        x = _condition_tokens(b, entries, conditions, width, static)
+        caches = [b.full(x, shape=shape, value=0.0, dtype="f32", out="cache") for _ in range(2 * int(depth))]
         x, caches = _step(config, b, x, b.constant(np.int64(0)), caches, grid, width, static)
-        logits = b.reshape(_logits(b, x, norm, vocabulary), shape=(y.shape[0], vocabulary), out="logits")
+        logits = b.reshape(_logits(b, x, norm, vocabulary), shape=(x.shape[0], vocabulary), out="logits")
         return logits, *caches
 
     return prefill
 
 
-def _decode(config: TokenTransformer) -> BlockBody:
+@cache
+def _decode(config: TokenTransformer, entries: tuple[Entry, ...]) -> BlockBody:
     mixer, _, norm, _, _ = _parts(config)
     kv = "kv_heads" if "kv_heads" in mixer.static(config.width) else "heads"
 
@@ -234,7 +234,6 @@ def _decode(config: TokenTransformer) -> BlockBody:
         grid: int,
         width: int,
         depth: int,
-        classes: int,
         **static: Any,
     ) -> tuple[Var, ...]:
         """Takes token `position - 1` and gives the logits of token `position`, and the grown caches."""
@@ -244,3 +243,10 @@ def _decode(config: TokenTransformer) -> BlockBody:
         return logits, *grown
 
     return decode
+
+
+_METHODS: dict[str, Callable[[TokenTransformer, tuple[Entry, ...]], BlockBody]] = {
+    "forward": _forward,
+    "prefill": _prefill,
+    "decode": _decode,
+}

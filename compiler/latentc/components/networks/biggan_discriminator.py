@@ -13,9 +13,9 @@ from pydantic import Field
 
 from latentc.components import layers
 from latentc.components.blocks.self_attention_2d import self_attention_2d
-from latentc.components.contract import Network
-from latentc.components.parts import Backbone, Problem
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
+from latentc.components.contract import Capability, Network, Port
+from latentc.components.parts import Backbone, Form, Problem, add_method, ports_of
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
 
 if TYPE_CHECKING:
@@ -35,7 +35,10 @@ class BigganDiscriminator(Backbone):
     halvings: int = Field(ge=0, description="how many blocks, from the first on, halve the side of their feature map")
     attention: tuple[int, ...] = Field((), description="sides of feature maps that self-attention follows")
     weights: Literal["orthogonal", "normal"] = Field("orthogonal", description="how weights start")
-    family: ClassVar[str] = "discriminator"
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+    CLASS: ClassVar[bool] = True
+    TRAINING_ONLY: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "biggan_discriminator",
         "width": 16,
@@ -48,6 +51,7 @@ class BigganDiscriminator(Backbone):
         if spec.data.shape is None or len(spec.data.shape) != 3:
             yield Problem((), f"a biggan_discriminator takes arrays [C, H, W], but the data has {spec.data.words}")
             return
+        yield from self.problems_of_conditions(spec)
         _, side, columns = spec.data.shape
         if side != columns:
             yield Problem((), f"a biggan_discriminator takes square inputs, not {side} by {columns}")
@@ -78,10 +82,10 @@ class BigganDiscriminator(Backbone):
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
         channels, side, _ = spec.data.shape
-        static = {"channels": channels, "width": self.width, "classes": spec.data.classes}
-        fn = mb.define(_network(self, side), [f32(B, channels, side, side), i64(B)], static)
-        mb.entries[f"{name}.forward"] = fn
-        return Network(name, "discriminator", {"forward": fn}, spec.data.classes, None, spec.data.shape)
+        static = {"channels": channels, "width": self.width, **self.condition_sizes(spec)}
+        ports = (Port("x", f32(B, channels, side, side), "state"), *ports_of(self.entries(spec)))
+        forward = add_method(mb, name, "forward", _network(self, side), ports, static)
+        return Network(name, {"forward": forward}, self.PROVIDES)
 
 
 @cache

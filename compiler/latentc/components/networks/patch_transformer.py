@@ -6,17 +6,29 @@ Symbols: B batch, C channels, T tokens (patches), P patch side, D width.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, reduce
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import Component, OneOf
 from latentc.components.blocks.block import Block
-from latentc.components.conditioning.timestep import Timestep
-from latentc.components.contract import Network
-from latentc.components.parts import Backbone, ClassCondition, Norm, Positions, Problem, Weights, dense
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
+from latentc.components.contract import Capability, Network, Port
+from latentc.components.parts import (
+    Backbone,
+    Entry,
+    Form,
+    Norm,
+    Positions,
+    Problem,
+    TimeEmbedding,
+    Weights,
+    add_method,
+    dense,
+    ports_of,
+    with_operands,
+)
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 
 if TYPE_CHECKING:
@@ -26,7 +38,8 @@ if TYPE_CHECKING:
 class PatchTransformer(Backbone):
     """Transformer over patches of an image or latent (DiT, Peebles and Xie 2022, arXiv:2212.09748).
 
-    Takes x f32[B, C, H, W], t f32[B], y i64[B]; returns f32[B, C_out, H, W].
+    Takes x f32[B, C, H, W], t f32[B] and its conditions; returns f32[B, C_out, H, W]. Vectors are added to the
+    embedded time; maps are concatenated to x.
     """
 
     kind: Literal["patch_transformer"]
@@ -53,6 +66,10 @@ class PatchTransformer(Backbone):
         },
     }
 
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector", "map")
+    TIME: ClassVar[bool] = True
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 3:
             yield Problem(
@@ -69,19 +86,14 @@ class PatchTransformer(Backbone):
                 message = f"patches of {self.patch} do not tile a side of {height}"
                 yield Problem(("patch",), message, f"choose one of {', '.join(map(str, fits))}")
         yield from self.block.problems_of_width(self.width)
-        if spec.conditioning.time is None:
-            yield Problem((), "a patch_transformer needs to know the time", "add `conditioning.time: {kind: timestep}`")
-        if spec.conditioning.class_ is None:
-            message = "a patch_transformer needs to know the class"
-            yield Problem((), message, "add `conditioning.class: {kind: label}`")
+        yield from self.problems_of_conditions(spec)
         if self.block.condition.kind == "in_context":
             message = "a patch_transformer has no place for the condition in its sequence"
             yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
-        assert spec.data.shape is not None and isinstance(spec.conditioning.class_, ClassCondition)
+        assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)
         channels, size, _ = spec.data.shape
-        rows = spec.conditioning.class_.rows(spec.data.classes)
         static: dict[str, Any] = {
             "size": size,
             "patch": self.patch,
@@ -89,18 +101,21 @@ class PatchTransformer(Backbone):
             "width": self.width,
             "depth": self.depth,
             **self.block.static(self.width),
-            "classes": rows,
+            **self.condition_sizes(spec),
             "out_channels": out_channels + self.unused_channels,
         }
-        types = [f32(B, channels, size, size), f32(B), i64(B)]
-        fn = mb.define(_network(self, spec.conditioning.time), types, static)  # type: ignore[arg-type]
-        mb.entries[f"{name}.forward"] = fn
-        null = spec.data.classes if rows > spec.data.classes else None
-        return Network(name, "denoiser", {"forward": fn}, spec.data.classes, null, spec.data.shape, out_channels)
+        entries = self.entries(spec)
+        ports = (
+            Port("x", f32(B, channels, size, size), "state"),
+            Port("t", f32(B), "time"),
+            *ports_of(entries),
+        )
+        forward = add_method(mb, name, "forward", _network(self, spec.time, entries), ports, static)
+        return Network(name, {"forward": forward}, self.PROVIDES, blocks=self.depth)
 
 
 @cache
-def _network(config: PatchTransformer, time: Timestep) -> BlockBody:
+def _network(config: PatchTransformer, time: TimeEmbedding, entries: tuple[Entry, ...]) -> BlockBody:
     mixer, feed_forward, norm, condition = config.block.parts()
     assert isinstance(config.positions, Positions)
     positions = config.positions
@@ -111,31 +126,35 @@ def _network(config: PatchTransformer, time: Timestep) -> BlockBody:
         b: Builder,
         x: Var,
         t: Var,
-        y: Var,
-        *,
+        *conditions: Var,
         size: int,
         patch: int,
         channels: int,
         width: int,
         depth: int,
-        classes: int,
         out_channels: int,
         **static: Any,
     ) -> Var:
-        """Predicts from noisy x at time t for class y."""
+        """Predicts from noisy x at time t under the conditions."""
         batch = x.shape[0]
         grid = size // patch
         tokens = Named(grid**2, "T")
-        kernel = b.param("x_embedder.weight", f32(width, channels, patch, patch), "xavier_uniform", of="matrix")
+        embedded = [time.vector(b, "t_embedder", t, width)]
+        for entry, operands in with_operands(entries, conditions):
+            if entry.form == "vector":
+                embedded.append(entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static))
+            else:
+                x = b.concat(x, entry.map(b, operands), axis=1, out="x")
+        kernel = b.param("x_embedder.weight", f32(width, x.shape[1], patch, patch), "xavier_uniform", of="matrix")
         shift = b.param("x_embedder.bias", f32(width), "zeros")
         x = b.conv(x, kernel, shift, stride=patch, out="x")
         x = b.transpose(b.reshape(x, shape=(batch, width, tokens)), perm=(0, 2, 1), out="x")
         x = positions.add(b, x, width, grid)
         rotary = positions.rotary(b, width // static["heads"], grid, 0)
-        table = b.param("y_embedder.weight", f32(classes, width), "normal", std=0.02)
-        c = b.op("add", time.apply(b, "t_embedder", t, width), b.embedding(table, y, out="y"), out="c")
+        c = reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
+        sizes = config.block.own(width, static)
         for name in items("blocks", depth):
-            x = b.sub(name, block, x, c, *rotary, dim=width, **static)
+            x = b.sub(name, block, x, c, *rotary, dim=width, **sizes)
         return b.sub(
             "final_layer",
             _final_layer(config, norm),

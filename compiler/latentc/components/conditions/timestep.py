@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.parts import Part
+from latentc.components.parts import TimeEmbedding
 from latentc.ir.builder import Builder, Var, module_class
 
 
-class Timestep(Part):
+class Timestep(TimeEmbedding):
     """Sinusoids of t through two linear layers with SiLU between them (DDPM, ADM, DiT)."""
 
     kind: Literal["timestep"]
@@ -18,12 +18,10 @@ class Timestep(Part):
     max_period: float = Field(10000.0, gt=1, description="longest period, in units of t")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "timestep"}
 
-    def apply(self, b: Builder, name: str, t: Var, dim: int) -> Var:
-        """t f32[B] -> f32[B, dim]."""
-        max_period = self.max_period
-
-        embedder = b.sub(name, timestep_embedder, t, dim=dim, frequencies=self.frequencies, max_period=max_period)
-        return embedder  # type: ignore[no-any-return]
+    def vector(self, b: Builder, name: str, t: Var, width: Any) -> Var:
+        return b.sub(  # type: ignore[no-any-return]
+            name, timestep_embedder, t, dim=width, frequencies=self.frequencies, max_period=self.max_period
+        )
 
 
 @module_class("TimestepEmbedder")

@@ -1,0 +1,78 @@
+"""A class label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Port
+from latentc.components.parts import Condition, Form, operand_name
+from latentc.ir.builder import Builder, Var, f32, i64
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Label(Condition):
+    """One of K classes, embedded by a table with a vector per class.
+
+    As an index it is i64[B] with index K for none; one-hot (or soft, a distribution over classes) it is f32[B, K] with
+    zeros for none.
+    """
+
+    kind: Literal["label"]
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="probability of training without the label; 0: no null class, so no guidance"
+    )
+    encoding: Literal["index", "one_hot"] = Field("index", description="how networks are given it")
+    null: Literal["learned", "zeros", "mean"] = Field(
+        "learned", description="embedding that stands for no class: a row of the table, zeros or the mean of all rows"
+    )
+    FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "label"}
+
+    def rows(self, name: str, spec: Spec) -> int:
+        """Rows of the table: one per class, and one for none if that is learned."""
+        learned = self.encoding == "index" and self.null == "learned" and self.nullable
+        return classes_of(name, self, spec) + learned
+
+    def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
+        classes = classes_of(name, self, spec)
+        if self.encoding == "one_hot":
+            return (Port(operand_name(name), f32(B, classes), "condition"),)
+        null = classes if self.nullable else None
+        return (Port(operand_name(name), i64(B), "condition", classes + self.nullable, null),)
+
+    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
+        (y,) = operands
+        classes = classes_of(name, self, spec)
+        if self.encoding == "index":
+            return (b.broadcast_to(b.constant(classes), y, shape=y.shape, out="null"),)
+        return (b.fill_like(y, 1 / classes if self.null == "mean" else 0.0),)
+
+    def sizes(self, name: str, spec: Spec) -> dict[str, int]:
+        return {_argument(name): self.rows(name, spec)}
+
+    def vector(
+        self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
+    ) -> Var:
+        (y,) = operands
+        table = b.param(f"{prefix}.weight", f32(sizes[_argument(name)], width), "normal", std=0.02)
+        if self.encoding == "one_hot":
+            return b.matmul(y, table, out=y.value.name)  # type: ignore[no-any-return]
+        if self.nullable and self.null != "learned":
+            mean = b.mean(table, axes=(0,), keepdims=True, out="none")
+            table = b.concat(table, mean if self.null == "mean" else mean * 0.0, axis=0, out="table")
+        return b.embedding(table, y, out=y.value.name)  # type: ignore[no-any-return]
+
+
+def classes_of(name: str, label: Label, spec: Spec) -> int:
+    """K, from the data field of the label."""
+    return spec.data.classes
+
+
+def _argument(condition: str) -> str:
+    return "classes" if condition == "class" else f"{condition}_classes"

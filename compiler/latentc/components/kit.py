@@ -1,0 +1,147 @@
+"""What losses and sampling programs share: their conditions, and calls of networks by the roles of their ports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from latentc.components.contract import Draw, Method, Network
+from latentc.components.parts import Condition
+from latentc.ir.builder import Builder, Var, f32
+from latentc.ir.types import B
+from latentc_runtime.sources import ConditionSource, Source
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+Operands = Mapping[str, Var]
+"""Operands of conditions by the names of their ports."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The conditions of a spec, as a loss or a program of it reads, drops and leaves them out.
+
+    `names`: those that matter here, all by default.
+    """
+
+    spec: Spec
+    networks: Mapping[str, Network]
+    names: tuple[str, ...] | None = None
+
+    def items(self) -> list[tuple[str, Condition]]:
+        """The conditions with their names, in the spec's order."""
+        return [(n, c) for n, c in self.spec.conditions.items() if self.names is None or n in self.names]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The data fields that training reads for them."""
+        return tuple(dict.fromkeys(given.field for n, c in self.items() for given in c.inputs(n, self.spec)))
+
+    def inputs(self, b: Builder, by_field: bool = False) -> dict[str, Var]:
+        """Adds the inputs that data or a request supplies to a function, and returns them by name.
+
+        A loss takes them `by_field`: under the name of the data field.
+        """
+        found: dict[str, Var] = {}
+        made: dict[str, Var] = {}
+        for name, condition in self.items():
+            for given in condition.inputs(name, self.spec):
+                key = given.field if by_field else given.name
+                if key not in made:
+                    made[key] = b.input(key, given.type)
+                found[given.name] = made[key]
+        return found
+
+    def operands(self, b: Builder, inputs: Operands) -> dict[str, Var]:
+        """What networks are given, made of the inputs."""
+        found = {}
+        for name, condition in self.items():
+            given = tuple(inputs[i.name] for i in condition.inputs(name, self.spec))
+            made = condition.operands(b, name, given, self.networks)
+            found |= {port.name: x for port, x in zip(condition.ports(name, self.spec), made, strict=True)}
+        return found
+
+    def draws(self) -> tuple[Draw, ...]:
+        """The uniform number per sample that decides whether a condition is dropped, one for each that may be."""
+        nullable = [name for name, condition in self.items() if condition.nullable]
+        return tuple(Draw("drop" if name == "class" else f"drop_{name}", "uniform") for name in nullable)
+
+    def dropped(self, b: Builder, operands: Operands) -> dict[str, Var]:
+        """The operands in training: each condition is dropped with its own probability. Adds the draws as inputs."""
+        found = dict(operands)
+        for name, condition in self.items():
+            if not condition.nullable:
+                continue
+            drop = b.input("drop" if name == "class" else f"drop_{name}", f32(B))
+            gone = b.less(drop, condition.dropout, out="dropped")
+            for key, null in self._null_of(b, name, condition, operands).items():
+                x = operands[key]
+                column = b.reshape(gone, shape=(gone.shape[0], *(1 for _ in x.shape[1:]))) if x.type.rank > 1 else gone
+                found[key] = b.where(column, null, x, out=key)
+        return found
+
+    def null(self, b: Builder, operands: Operands, without: Iterable[str] | None = None) -> dict[str, Var]:
+        """The operands with the conditions `without` (default: all that may be) left out."""
+        names = [n for n, c in self.items() if c.nullable] if without is None else list(without)
+        found = dict(operands)
+        for name, condition in self.items():
+            if name in names:
+                found |= self._null_of(b, name, condition, operands)
+        return found
+
+    def _null_of(self, b: Builder, name: str, condition: Condition, operands: Operands) -> dict[str, Var]:
+        ports = [port.name for port in condition.ports(name, self.spec)]
+        nulls = condition.null_operands(b, name, tuple(operands[p] for p in ports), self.spec)
+        return dict(zip(ports, nulls, strict=True))
+
+    def sources(self) -> dict[str, Source]:
+        """Where a program's inputs come from."""
+        return {
+            given.name: ConditionSource(n, given.part) for n, c in self.items() for given in c.inputs(n, self.spec)
+        }
+
+
+def call(b: Builder, network: Network, method: str, conditions: Operands, out: str = "", **by_role: Any) -> Any:
+    """Calls a method, its operands by role: `state=x, time=t`, `cache=[...]`; conditions by the names of ports."""
+    operands = _arranged(network.methods[method], conditions, by_role)
+    return b.call(network.methods[method].function, network.name, *operands, out=out)
+
+
+def guided_call(
+    b: Builder,
+    network: Network,
+    method: str,
+    conditions: Operands,
+    null: Operands,
+    scale: Var,
+    channels: int | None = None,
+    out: str = "",
+    **by_role: Any,
+) -> Any:
+    """A call under classifier-free guidance: u + scale (c - u), c with `conditions` and u with `null` in their place.
+
+    `channels` guides only the first so many. Caches hold both branches.
+    """
+    of = network.methods[method]
+    operands, others = _arranged(of, conditions, by_role), _arranged(of, null, by_role)
+    kinds, nulls = [], []
+    for port, x, other in zip(of.inputs, operands, others, strict=True):
+        differs = port.role == "condition" and other is not x
+        kinds.append("carried" if port.role == "cache" else "conditional" if differs else "shared")
+        nulls += [other] if differs else []
+    guides = ["carried" if port.role == "cache" else "guided" for port in of.outputs]
+    args = (of.function, network.name, operands, tuple(kinds), tuple(nulls), scale, tuple(guides), channels)
+    return b.guided(*args, out=out) if out else b.guided(*args)
+
+
+def _arranged(method: Method, conditions: Operands, by_role: Mapping[str, Any]) -> list[Var]:
+    """The operands of a method in the order of its ports."""
+    queues = {role: list(value) if isinstance(value, list | tuple) else [value] for role, value in by_role.items()}
+    return [conditions[port.name] if port.role == "condition" else queues[port.role].pop(0) for port in method.inputs]
+
+
+def per_sample_mean(b: Builder, x: Var, out: str = "") -> Var:
+    """f32[B]: the mean over everything but the batch."""
+    return b.mean(x, axes=tuple(range(1, x.type.rank)), keepdims=False, out=out)  # type: ignore[no-any-return]
