@@ -114,7 +114,7 @@ def _paths(folder: Path, threads: int, export: bool) -> tuple[dict[str, Callable
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         a = torch.randn(GEMM, GEMM).to(dtype)
         calls[f"matrix product {name}"] = lambda a=a: a @ a  # type: ignore[misc]
-    return calls, float(flops(lowered.module, network.methods["forward"])) * BATCH
+    return calls, float(flops(lowered.module, network.methods["forward"].function)) * BATCH
 
 
 def _engine_call(

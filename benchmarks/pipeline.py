@@ -82,7 +82,7 @@ def _measure(args: Any, cache: Path, folder: Path, batch: int) -> None:
 
     taken = turns({name: kept(name, call) for name, call in calls.items()}, args.rounds)
     seconds = {name: statistics.median(times) for name, times in taken.items()}
-    work = 2.0 * batch * args.steps * flops(lowered.module, lowered.networks["main"].methods["forward"])
+    work = 2.0 * batch * args.steps * flops(lowered.module, lowered.networks["main"].methods["forward"].function)
     rates = {"fp32": product_rate(torch.float32), "bf16": product_rate(torch.bfloat16)}
     print(
         f"DiT-{args.variant}, {args.steps} steps with guidance, batch {batch}, form {manifest.samplers[0].form};",

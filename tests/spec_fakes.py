@@ -11,7 +11,6 @@ from pydantic import Field, field_validator
 import latentc.components as components
 from latentc.components import Component, OneOf
 from latentc.spec.schema import Spec
-from latentc.spec.sections import Conditioning
 
 
 class Attention(Component):
@@ -69,9 +68,9 @@ class Euler(Component):
 
 
 FOLDERS: dict[str, tuple[type[Component], ...]] = {
-    "backbones": (Transformer, Convolution),
+    "networks": (Transformer, Convolution),
     "mixers": (Attention, Scan),
-    "conditioning": (Label,),
+    "conditions": (Label,),
     "objectives": (Diffusion,),
     "samplers": (Ddim, Euler),
 }
@@ -109,7 +108,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         name: {kind: cls for cls in folder if (kind := components.kind_of(cls))} for name, folder in FOLDERS.items()
     }
     classes |= {name: components.load(name) for name in ("data", "first_stages")}
-    models = (Transformer, Conditioning, Spec)
+    models = (Transformer, Spec)
     monkeypatch.setattr(components, "load", lambda name: classes.get(name, {}))
     for model in models:
         model.model_rebuild(force=True)

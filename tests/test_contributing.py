@@ -22,7 +22,7 @@ from latentc.spec import load_spec
 spec = load_spec("spec.yaml")
 lowered = lower(spec)
 rng = np.random.default_rng(0)
-params = parameters(lowered.module, lowered.networks["main"].methods["forward"])
+params = parameters(lowered.module, lowered.networks["main"].methods["forward"].function)
 weights = {n: INITS[p.init.kind](rng, p.type.shape, **p.init.args).astype("f4") for n, p in params.items()}
 np.savez("weights.npz", **weights)
 x = rng.standard_normal((3, 1, 8, 8), "f4")

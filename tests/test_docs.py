@@ -17,13 +17,13 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 FOLDERS = {
     "data": "Data",
     "first_stages": "First stages",
-    "backbones": "Backbones",
+    "networks": "Networks",
     "blocks/mixers": "Mixers",
     "blocks/feed_forwards": "Feed-forwards",
     "blocks/norms": "Norms",
     "blocks/conditions": "How the condition enters a block",
     "blocks/positions": "Positions",
-    "conditioning": "Conditioning",
+    "conditions": "Conditions",
     "objectives": "Objectives",
     "samplers": "Samplers",
 }

@@ -95,15 +95,15 @@ def test_guided_forward(system: str, tmp_path: Path) -> None:
     numbers = load(f"{system}.cfg")
     _, lowered, weights = official(tmp_path, numbers, system)
     net = lowered.networks["main"]
-    inputs = lowered.module.functions[net.methods["forward"]].inputs
+    inputs = lowered.module.functions[net.methods["forward"].function].inputs
     mb = ModuleBuilder()
     mb.functions.update(lowered.module.functions)
     b = mb.function("guided")
     x, t, y = (b.input(value.name, value.type) for value in inputs)
     scale = b.input("scale", t.type)
-    null = b.full(y, shape=(), value=net.null_class, dtype="i64")
+    null = b.full(y, shape=(), value=net.methods["forward"].input("condition").null, dtype="i64")
     kinds = ("shared", "shared", "conditional")
-    b.output(b.guided(net.methods["forward"], "main", [x, t, y], kinds, [null], scale, channels=3))
+    b.output(b.guided(net.methods["forward"].function, "main", [x, t, y], kinds, [null], scale, channels=3))
     mb.entries["guided"] = b.finish()
     given = [numbers.inputs[name][:1] for name in ("x", "t", "y")]
     (out,) = Interpreter(mb.finish(), in_main(weights)).run("guided", *given, np.array([4.0]))

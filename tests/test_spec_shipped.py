@@ -54,7 +54,7 @@ def test_a_spoilt_spec_gives_a_spec_or_a_diagnostic(name: str, chance: random.Ra
 
 def test_components_take_tuples_never_lists() -> None:
     """Specs are validated strictly, with tuples for YAML's lists: a list field could never be given."""
-    folders = ["backbones", "objectives", "samplers", "conditioning"]
+    folders = ["networks", "objectives", "samplers", "conditions"]
     for component in [component for folder in folders for component in OneOf(folder).choices().values()]:
         for name, field in component.model_fields.items():
             assert "list[" not in str(field.annotation), f"{component.__name__}.{name}"

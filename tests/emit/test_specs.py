@@ -89,9 +89,9 @@ def inputs_of(low: Lowered, function: str) -> list[np.ndarray[Any, Any]]:
 def test_network_is_the_interpreters(case: str, dtype: torch.dtype) -> None:
     low = lowered(case)
     methods = low.networks["main"].methods
-    weights = random_weights(low.module, list(methods.values()))
+    weights = random_weights(low.module, [method.function for method in methods.values()])
     model = network(model_text(low), weights, dtype)
-    for method, function in methods.items():
+    for method, function in ((name, method.function) for name, method in methods.items()):
         arrays = inputs_of(low, function)
         expected = Interpreter(low.module, weights).run(function, *arrays)
         with torch.no_grad():
@@ -104,7 +104,7 @@ def test_network_is_the_interpreters(case: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_loss_and_sampler_are_the_interpreters(case: str) -> None:
     low = lowered(case)
-    methods = list(low.networks["main"].methods.values())
+    methods = list(low.networks["main"].functions)
     plain = random_weights(low.module, methods)
     model = network(model_text(low), plain, torch.float64)
     weights = {f"main.{k}": v for k, v in plain.items()}

@@ -41,12 +41,12 @@ def lowered_of(name: str, *overrides: str, steps: tuple[int, ...] = ()) -> Any:
 
 
 def arrays_of(lowered: Any) -> dict[str, Any]:
-    return weights_of(parameters(lowered.module, lowered.networks["main"].methods["forward"]))
+    return weights_of(parameters(lowered.module, lowered.networks["main"].methods["forward"].function))
 
 
 def stored_weights(lowered: Any, folder: Path) -> dict[str, Expr]:
     """What training makes in a file; buffers are for the exporter to compute."""
-    params = parameters(lowered.module, lowered.networks["main"].methods["forward"])
+    params = parameters(lowered.module, lowered.networks["main"].methods["forward"].function)
     learned = {k: Array(v) for k, v in arrays_of(lowered).items() if params[k].kind in ("weight", "state")}
     write_safetensors(folder / "w.safetensors", learned)
     return dict(read_safetensors(folder / "w.safetensors"))
@@ -263,7 +263,7 @@ def test_auto_says_why() -> None:
     form, why = choose_form(many.module, many.programs[0], 64)
     assert form == "loop" and "250 evaluations" in why
     form, why = choose_form(few.module, few.programs[0], 64, "openvino")
-    count = sum(p.type.count() for p in parameters(few.module, few.networks["main"].methods["forward"]).values())
+    count = sum(p.type.count() for p in parameters(few.module, few.networks["main"].methods["forward"].function).values())
     assert form == "loop" and f"4 evaluations would hold its own copy of {count / 1e6:.3g} M weights" in why
     form, why = choose_form(many.module, many.programs[0], 4096)
     assert form == "host" and "262 MB" in why

@@ -27,7 +27,7 @@ def compiled(folder: Path, name, *overrides, change=lambda module: module, **opt
     lowered = lower(spec)
     ready = optimised(lowered, spec)
     ready = replace(ready, module=change(ready.module))
-    params = own_parameters(lowered.module, lowered.networks["main"].methods["forward"])
+    params = own_parameters(lowered.module, lowered.networks["main"].methods["forward"].function)
     weights = {
         path: Array(np.full([int(d) for d in p.type.shape], 0.01, np.float32))
         for path, p in params.items()

@@ -80,7 +80,7 @@ def lowered_of(name: str, precision: str = "fp32") -> Any:
 
 
 def arrays_of(lowered: Any) -> dict[str, Any]:
-    return weights_of(parameters(lowered.module, lowered.networks["main"].methods["forward"]))
+    return weights_of(parameters(lowered.module, lowered.networks["main"].methods["forward"].function))
 
 
 def compiled(name: str, folder: Path, precision: str = "fp32", weights: Any = None, **options: Any) -> Any:

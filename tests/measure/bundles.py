@@ -41,7 +41,7 @@ def tiny_bundle(
     weights: dict[str, dict[str, Expr]] = {}
     for name, network in lowered.networks.items():
         arrays = {}
-        for path, param in parameters(lowered.module, network.methods["forward"]).items():
+        for path, param in parameters(lowered.module, network.methods["forward"].function).items():
             shape = tuple(int(d) for d in param.type.shape)
             if param.kind in ("weight", "state"):
                 value = INITS[param.init.kind](rng, shape, **param.init.args) + std * rng.standard_normal(shape)

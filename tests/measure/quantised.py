@@ -72,7 +72,7 @@ def small(name: str, quantize: str = "{scheme: int8}", more: Sequence[str] = ())
     rng = np.random.default_rng(0)
     arrays = {}
     for network in lowered.networks.values():
-        for path, param in parameters(lowered.module, network.methods["forward"]).items():
+        for path, param in parameters(lowered.module, network.methods["forward"].function).items():
             shape = tuple(int(d) for d in param.type.shape)
             if param.kind == "weight":
                 value = INITS[param.init.kind](rng, shape, **param.init.args) + 0.05 * rng.standard_normal(shape)

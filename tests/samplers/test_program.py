@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from latentc.components import load
-from latentc.components.contract import Network
+from latentc.components.contract import Method, Network, Port
 from latentc.components.objectives.diffusion import Diffusion
 from latentc.components.objectives.flow import Flow
 from latentc.components.process import process_of
@@ -48,11 +48,11 @@ def make(kind, **values):
 
 def spec(objective, dropout=0.1, stitch=None):
     """As much of a spec as a sampler looks at."""
-    label = load("conditioning")["label"].model_validate({"kind": "label", "dropout": dropout})
+    label = load("conditions")["label"].model_validate({"kind": "label", "dropout": dropout})
     return SimpleNamespace(
         objective=OBJECTIVES.get(objective),
-        conditioning=SimpleNamespace(class_=label),
-        data=SimpleNamespace(shape=SHAPE),
+        conditions={"class": label},
+        data=SimpleNamespace(shape=SHAPE, classes=CLASSES),
         optimize=SimpleNamespace(stitch=stitch),
     )
 
@@ -65,8 +65,10 @@ def network(module, out_channels):
     shift = b.reshape(embedded, shape=(B, 2, 1, 1)) + b.reshape(t * 0.001, shape=(B, 1, 1, 1))
     out = b.tanh(x + shift)
     b.output(out if out_channels == SHAPE[0] else b.concat(out, b.sin(x * 3.0), axis=1))
-    methods = {"forward": b.finish()}
-    return Network("main", "denoiser", methods, CLASSES, CLASSES, SHAPE, out_channels)
+    fn = module.functions[b.finish()]
+    ports = (Port("x", x.type, "state"), Port("t", t.type, "time"), Port("y", y.type, "condition"))
+    forward = Method(fn.name, ports, (Port("out", fn.outputs[0].type, "output"),))
+    return Network("main", {"forward": forward}, frozenset({"denoise"}))
 
 
 def forward(x, t, y, out_channels):

@@ -56,7 +56,7 @@ class Conditions:
 
     def operands(self, b: Builder, inputs: Operands) -> dict[str, Var]:
         """What networks are given, made of the inputs."""
-        found = {}
+        found: dict[str, Var] = {}
         for name, condition in self.items():
             given = tuple(inputs[i.name] for i in condition.inputs(name, self.spec))
             made = condition.operands(b, name, given, self.networks)

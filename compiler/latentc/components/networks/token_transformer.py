@@ -106,12 +106,13 @@ class TokenTransformer(Backbone):
         caches = tuple(Port(f"cache{i}", cache_type, "cache") for i in range(2 * self.depth))
         entries = self.entries(spec)
         told = ports_of(entries)
+        grown: tuple[Role, ...] = ("logits", *(port.role for port in caches))
         signatures: dict[str, tuple[tuple[Port, ...], tuple[Role, ...]]] = {
             "forward": ((Port("idx", i64(B, tokens.length - 1), "state", tokens.vocabulary), *told), ("logits",)),
-            "prefill": (told, ("logits", *["cache"] * len(caches))),
+            "prefill": (told, grown),
             "decode": (
                 (Port("token", i64(B), "token", tokens.vocabulary), Port("position", i64(), "position"), *caches),
-                ("logits", *["cache"] * len(caches)),
+                grown,
             ),
         }
         methods = {
