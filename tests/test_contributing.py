@@ -40,7 +40,7 @@ def test_the_backbone_of_the_page_works_on_every_backend(tmp_path):
     shutil.copytree(ROOT / "compiler", tmp_path / "compiler", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "specs").symlink_to(ROOT / "specs")
     (tmp_path / "templates").symlink_to(ROOT / "templates")
-    backbone = tmp_path / "compiler/latentc/components/backbones/pixel_mlp.py"
+    backbone = tmp_path / "compiler/latentc/components/networks/pixel_mlp.py"
     backbone.write_text(blocks["python"], encoding="utf-8")
     (tmp_path / "spec.yaml").write_text(blocks["yaml"], encoding="utf-8")
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "compiler")}

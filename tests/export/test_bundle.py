@@ -263,7 +263,9 @@ def test_auto_says_why() -> None:
     form, why = choose_form(many.module, many.programs[0], 64)
     assert form == "loop" and "250 evaluations" in why
     form, why = choose_form(few.module, few.programs[0], 64, "openvino")
-    count = sum(p.type.count() for p in parameters(few.module, few.networks["main"].methods["forward"].function).values())
+    count = sum(
+        p.type.count() for p in parameters(few.module, few.networks["main"].methods["forward"].function).values()
+    )
     assert form == "loop" and f"4 evaluations would hold its own copy of {count / 1e6:.3g} M weights" in why
     form, why = choose_form(many.module, many.programs[0], 4096)
     assert form == "host" and "262 MB" in why

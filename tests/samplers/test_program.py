@@ -52,7 +52,7 @@ def spec(objective, dropout=0.1, stitch=None):
     return SimpleNamespace(
         objective=OBJECTIVES.get(objective),
         conditions={"class": label},
-        data=SimpleNamespace(shape=SHAPE, classes=CLASSES),
+        data=SimpleNamespace(shape=SHAPE, fields={"y": SimpleNamespace(classes=CLASSES)}),
         optimize=SimpleNamespace(stitch=stitch),
     )
 

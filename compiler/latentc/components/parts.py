@@ -15,7 +15,7 @@ from pydantic import Field
 from latentc.components import Closed, Component
 from latentc.components.contract import Capability, Method, Need, Network, Port, Role, SampleProgram, Update
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var
-from latentc.ir.types import TensorType
+from latentc.ir.types import Named, TensorType
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -141,6 +141,14 @@ class Condition(Part):
         0.0, ge=0, lt=1, description="probability of training without it; 0: always given, so no guidance"
     )
 
+    def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
+        """What does not fit if it is the condition called `name`."""
+        for given in self.inputs(name, spec):
+            if given.field not in spec.data.fields:
+                known = ", ".join(spec.data.fields) or "none"
+                message = f"condition `{name}` comes from field `{given.field}`, which the data does not have"
+                yield Problem((), message, f"fields of the data: {known}; name one in `conditioning.{name}.field`")
+
     @property
     def nullable(self) -> bool:
         """Whether networks are trained to do without it."""
@@ -256,8 +264,13 @@ def add_method(
     """Builds a method of a network as entry `NETWORK.METHOD`: its inputs are `ports`, its outputs have these roles."""
     fn = mb.functions[mb.define(body, [p.type for p in ports], static, [p.name for p in ports])]
     mb.entries[f"{network}.{method}"] = fn.name
-    given = tuple(replace(port, type=v.type) for port, v in zip(ports, fn.inputs, strict=True))
-    return Method(fn.name, given, tuple(Port(v.name, v.type, r) for v, r in zip(fn.outputs, outputs, strict=True)))
+    results = tuple(Port(v.name, _public(v.type), role) for v, role in zip(fn.outputs, outputs, strict=True))
+    return Method(fn.name, tuple(replace(port, type=_public(port.type)) for port in ports), results)
+
+
+def _public(type: TensorType) -> TensorType:
+    """The type without the names that sizes have inside a network; capitalised ones (`T`) mean the same everywhere."""
+    return type.with_shape(int(d) if isinstance(d, Named) and not d.expr.isupper() else d for d in type.shape)
 
 
 def operand_name(condition: str) -> str:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from latentc.components import Component, load
 from latentc.components.contract import CAPABILITIES, Capability, Need
 from latentc.components.dataset import Data
-from latentc.components.parts import Backbone, Objective, Part, Sampler
+from latentc.components.parts import Backbone, Condition, Objective, Part, Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label, nearest
 from latentc.engines import ENGINES
 from latentc.spec.schema import Spec
@@ -86,14 +86,6 @@ def first_stage_fits(spec: Spec) -> Iterator[Problem]:
     message = f"{article} {stage.kind} makes {words[made]}, but the data has `{key}`"
     labels = ((_data_place(spec.data, other), f"{words[other]} here"),) if other in spec.data.fields else ()
     yield Problem("E0302", ("data", "first_stage"), message, f"makes {words[made]}", labels, mends[made])
-
-
-def classes_for_labels(spec: Spec) -> Iterator[Problem]:
-    """A class condition needs labelled data."""
-    if spec.conditioning.class_ is not None and not spec.data.classes:
-        message, mend = "there is a class condition, but the data has no label", "add `classes:`, the number of classes"
-        labels: tuple[tuple[PathKey, str], ...] = ((("conditioning", "class"), "takes a label"),)
-        yield Problem("E0305", ("data",), message, labels=labels, help=mend)
 
 
 # ---- train
@@ -227,6 +219,10 @@ def conditions_are_in_place(spec: Spec) -> Iterator[Problem]:
             fitting = ", ".join(kind for kind, cls in load("conditions").items() if _fits(cls, name))
             message = f"`{part.kind}` cannot stand under `conditioning.{name}`"
             yield Problem("E0306", ("conditioning", name), message, help=f"use one of {fitting}")
+    for name, condition in spec.conditions.items():
+        if isinstance(condition, Condition):
+            for found in condition.problems_as(name, spec):
+                yield Problem("E0305", ("conditioning", name, *found.path), found.message, help=found.help)
 
 
 def _fits(cls: type, name: str) -> bool:
@@ -247,7 +243,7 @@ def networks_are_used(spec: Spec) -> Iterator[Problem]:
                 for kind, cls in load("objectives").items()
                 if any(n.capability in network.PROVIDES for n in _needs_of(cls))
             ]
-            mend = f"use an objective {' or '.join(fitting)}" if fitting else "leave the network out"
+            mend = f"use the objective {' or '.join(fitting)}" if fitting else "leave the network out"
             yield Problem("E0306", ("objective",), message, labels=labels, help=mend)
 
 
@@ -411,7 +407,6 @@ def _parts(value: object, path: PathKey) -> Iterator[tuple[PathKey, Part]]:
 RULES: tuple[Rule, ...] = (
     shape_or_tokens,
     first_stage_fits,
-    classes_for_labels,
     warmup_within_training,
     accumulation_divides_batch,
     name_maps_are_sound,

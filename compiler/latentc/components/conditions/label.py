@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.contract import Port
-from latentc.components.parts import Condition, Form, operand_name
+from latentc.components.parts import Condition, Form, Problem, operand_name
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B
 
@@ -33,6 +33,17 @@ class Label(Condition):
     )
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "label"}
+
+    def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
+        field = self.field or operand_name(name)
+        if field == "y" and field not in spec.data.fields:
+            message = f"condition `{name}` is a label, but the data has none"
+            yield Problem((), message, "add `data.classes`, the number of classes")
+            return
+        yield from super().problems_as(name, spec)
+        if field in spec.data.fields and not spec.data.fields[field].classes:
+            message = f"field `{field}` of the data is no label: its number of classes is not given"
+            yield Problem((), message, f"set `data.fields.{field}.classes`")
 
     def rows(self, name: str, spec: Spec) -> int:
         """Rows of the table: one per class, and one for none if that is learned."""
@@ -70,8 +81,9 @@ class Label(Condition):
 
 
 def classes_of(name: str, label: Label, spec: Spec) -> int:
-    """K, from the data field of the label."""
-    return spec.data.classes
+    """K, as the data field of the label says; 0 if it does not."""
+    field = spec.data.fields.get(label.field or operand_name(name))
+    return (field.classes or 0) if field is not None else 0
 
 
 def _argument(condition: str) -> str:
