@@ -43,7 +43,7 @@ def test_the_backbone_of_the_page_works_on_every_backend(tmp_path):
     backbone = tmp_path / "compiler/latentc/components/networks/pixel_mlp.py"
     backbone.write_text(blocks["python"], encoding="utf-8")
     (tmp_path / "spec.yaml").write_text(blocks["yaml"], encoding="utf-8")
-    env = {**os.environ, "PYTHONPATH": str(tmp_path / "compiler")}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "compiler"), str(ROOT / "runtime")])}
     run = subprocess.run(
         [sys.executable, "-c", FOLLOWED], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
     )

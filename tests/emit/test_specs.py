@@ -65,11 +65,12 @@ def lowered(case: str) -> Lowered:
 
 def inputs_of(low: Lowered, function: str) -> list[np.ndarray[Any, Any]]:
     rng = np.random.default_rng(1)
-    net = low.networks["main"]
+    forward = low.networks["main"].methods["forward"]
+    limits = {p.role: (p.values or 1) - (p.null is not None) for p in forward.inputs}
     arrays = []
     for value in low.module.functions[function].inputs:
-        high = net.vocabulary if value.name in ("idx", "tokens", "token") else net.classes
-        array = random_input(value.type, rng, max(1, high))
+        high = limits["state"] if value.name in ("idx", "tokens", "token") else limits["condition"]
+        array = random_input(value.type, rng, high)
         if value.name == "t":
             array = np.abs(array * 10) if value.type.is_float else np.array([0, 7])
         if value.name in ("drop", "u"):

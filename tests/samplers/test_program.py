@@ -308,9 +308,8 @@ def test_a_program_that_cannot_be_is_refused():
         make("ddpm").build(module, {"main": net}, spec("diffusion learned"))
     with pytest.raises(ValueError, match="3 guided channels"):
         make("ddim", guidance={"channels": 3}).build(module, {"main": net}, spec("diffusion noise"))
-    with pytest.raises(ValueError, match="null class"):
-        bare = Network("main", "denoiser", net.methods, CLASSES, None, SHAPE, SHAPE[0])
-        make("ddim").build(module, {"main": bare}, spec("diffusion noise"))
+    with pytest.raises(ValueError, match="may be left out"):
+        make("ddim").build(module, {"main": net}, spec("diffusion noise", dropout=0.0))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ A component is one file with one class:
 A field that takes any component of a folder says so by an annotation that type checkers read as well:
 
     norm: Annotated[Component, OneOf("blocks/norms")]
-    refiner: Annotated[Component | None, OneOf("backbones")] = None
+    refiner: Annotated[Component | None, OneOf("networks")] = None
 
 Specs are immutable and validated strictly: a YAML list arrives as a tuple, so fields are tuples, never lists.
 """
@@ -55,7 +55,7 @@ class Component(Closed):
 
 @cache
 def load(folder: str) -> dict[str, type[Component]]:
-    """Every component of a folder of this package ("backbones", "blocks/mixers"), by its kind, sorted.
+    """Every component of a folder of this package ("networks", "blocks/mixers"), by its kind, sorted.
 
     Imports the folder's modules; names with a leading underscore are helpers. An absent folder is empty.
     Raises ValueError where two classes claim one kind.
