@@ -10,7 +10,7 @@ import pytest
 
 from latentc import components
 from latentc.components import OneOf
-from latentc.passes import cleanup, decompose, expand_guidance, grad, inline, to_inference
+from latentc.passes import cleanup, decompose, expand_guidance, inline, to_inference
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -70,5 +70,5 @@ def test_links_of_the_pages_lead_somewhere(page):
 
 def test_the_ir_page_names_every_pass():
     page = (ROOT / "docs/ir.md").read_text(encoding="utf-8")
-    for module in (cleanup, decompose, expand_guidance, grad, inline, to_inference):
+    for module in (cleanup, decompose, expand_guidance, inline, to_inference):
         assert f"`{module.__name__.rsplit('.', 1)[-1]}`" in page
