@@ -116,7 +116,7 @@ def test_loss_and_sampler_are_the_interpreters(case: str) -> None:
         actual = update.loss(model, *tensors(arrays, torch.float64))
     expected = Interpreter(low.module, weights).run("loss", *arrays)
     for a, e in zip(actual if isinstance(actual, tuple) else (actual,), expected, strict=True):
-        assert error(a, e) < 1e-8  # the bound takes logarithms of small differences
+        assert error(a, e) < 1e-7  # the bound takes logarithms of small differences
     for program in low.programs:
         arrays = inputs_of(low, low.module.entries[program.entry])
         with torch.no_grad():
