@@ -75,7 +75,7 @@ class Conditions:
             if not condition.nullable:
                 continue
             drop = b.input("drop" if name == "class" else f"drop_{name}", f32(B))
-            gone = b.less(drop, condition.dropout, out="dropped")
+            gone = b.less(drop, condition.dropout)
             for key, null in self._null_of(b, name, condition, operands).items():
                 x = operands[key]
                 column = b.reshape(gone, shape=(gone.shape[0], *(1 for _ in x.shape[1:]))) if x.type.rank > 1 else gone
@@ -83,12 +83,14 @@ class Conditions:
         return found
 
     def null(self, b: Builder, operands: Operands, without: Iterable[str] | None = None) -> dict[str, Var]:
-        """The operands with the conditions `without` (default: all that may be) left out."""
+        """The operands with the conditions `without` (default: all that training drops) left out."""
         names = [n for n, c in self.items() if c.nullable] if without is None else list(without)
         found = dict(operands)
         for name, condition in self.items():
             if name in names:
-                found |= self._null_of(b, name, condition, operands)
+                for key, null in self._null_of(b, name, condition, operands).items():
+                    like = operands[key]
+                    found[key] = b.broadcast_to(null, like, shape=like.shape, out="null")
         return found
 
     def _null_of(self, b: Builder, name: str, condition: Condition, operands: Operands) -> dict[str, Var]:

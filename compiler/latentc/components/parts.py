@@ -160,7 +160,7 @@ class Condition(Part):
 
     @abstractmethod
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
-        """The operands that stand for none, of the types of `operands`."""
+        """What stands for none in the place of each operand: of its type, or of one that broadcasts to it."""
 
     def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
         """What a loss reads from the data and a request supplies; by default the operands themselves."""

@@ -274,9 +274,11 @@ def _code(value: Any) -> str:
 
 
 def _assembled(head: list[str], standard: list[str], body: str) -> str:
-    needed = imports(body)
-    if needed[:1] == ["import math"]:
-        standard, needed = ["import math", *standard], needed[2:]
+    found = imports(body)
+    at = found.index("import torch")
+    plain = ["import math"] if "import math" in found else []
+    standard = plain + sorted({line for line in (*found[:at], *standard) if line.startswith("from")})
+    needed = found[at:]
     if "tqdm(" in body:
         needed.append("from tqdm import tqdm")
     sources = sorted(set(re.findall(rf"\b({'|'.join(sources_module.__all__)})\b", body)))

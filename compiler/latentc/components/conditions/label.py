@@ -61,8 +61,8 @@ class Label(Condition):
         (y,) = operands
         classes = classes_of(name, self, spec)
         if self.encoding == "index":
-            return (b.broadcast_to(b.constant(classes), y, shape=y.shape, out="null"),)
-        return (b.fill_like(y, 1 / classes if self.null == "mean" else 0.0),)
+            return (b.scalar(classes, y),)
+        return (b.scalar(1 / classes if self.null == "mean" else 0.0, y),)
 
     def sizes(self, name: str, spec: Spec) -> dict[str, int]:
         return {_argument(name): self.rows(name, spec)}

@@ -103,7 +103,7 @@ class TokenTransformer(Backbone):
         }
         kv_heads = static.get("kv_heads", static["heads"])
         cache_type = f32(B, kv_heads, Named(tokens.length, "T"), self.width // static["heads"])
-        caches = tuple(Port(f"cache{i}", cache_type, "cache") for i in range(2 * self.depth))
+        caches = (Port("caches", cache_type, "cache"),) * (2 * self.depth)
         entries = self.entries(spec)
         told = ports_of(entries)
         grown: tuple[Role, ...] = ("logits", *(port.role for port in caches))
