@@ -199,7 +199,16 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
         ((Q, K, K), op("attention", causal=False, scale=0.3), -2, 2),
         ((f32(B, 4, 7, 8), K, K), op("attention", causal=True, scale=None), -2, 2),
         ((Q, K, K, f32(5, 7)), op("attention", causal=False, scale=None), -2, 2),
-        ((Q, K, K, f32(B, 1, 5, 7)), op("attention", causal=False, scale=None), -2, 2),
+        *(
+            ((Q, K, K, f32(*mask)), op("attention", causal=False, scale=None), -2, 2)
+            for mask in [(B, 1, 5, 7), (B, 1, 1, 7), (1, 1, 1, 7), (B, 4, 1, 1), (1, 7), (4, 5, 7), (5, 1), (7,)]
+        ),
+        (
+            (Q, K, K, i64(B, 1, 1, 7)),  # which keys are padding, per sample
+            lambda b, q, k, v, m: b.attention(q, k, v, b.less(m, b.constant(2)), causal=False, scale=None),
+            0,
+            2,
+        ),
         (
             (f32(B, 4, 1, 8), K, K, i64()),
             lambda b, q, k, v, i: b.attention(

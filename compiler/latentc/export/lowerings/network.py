@@ -140,8 +140,10 @@ def max_pool(c: Context) -> None:
 def attention(c: Context) -> None:
     scale = c.attrs.get("scale")
     mask = list(c.ins[3:])
-    if mask and c.type(3).rank == 1:  # the op wants [queries, keys] at least
-        mask = [c.tmp("Unsqueeze", [mask[0], c.g.ints([0])])]
+    if mask:  # the op broadcasts batch and heads of a mask, but not queries and keys
+        scores = (c.type().shape[2], c.type(1).shape[2])
+        if c.type(3).shape[-2:] != scores:
+            mask = [c.tmp("Expand", [mask[0], c.g.dims([1, 1, *scores])])]
     c.final(
         "Attention",
         [*c.ins[:3], *mask],
