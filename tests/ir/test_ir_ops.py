@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.ir.ops import OPS, OpError
+from latentc.ir.stubs import STUB, stub_text
 from latentc.ir.text import module_from_text, text_from_module
 from latentc.ir.types import NUMPY, TensorType, f32, i64, unify
 from latentc.ir.verify import verify
@@ -120,6 +121,13 @@ def test_derivative(op, data):
     (tangent,) = Interpreter(verify(module)).run(name, *(o.array for o in case.operands), weights, *tangents)
     along = [np.sum(g * t) for g, t in zip(gradients, tangents, strict=True)]
     assert abs(np.sum(tangent) - sum(along)) <= 1e-7 * max(1.0, *np.abs(along))
+
+
+def test_stubs_are_current(request):
+    """Editors and mypy read the signatures of `b.NAME(...)` from a file that the op rows determine."""
+    if request.config.getoption("--bless"):
+        STUB.write_text(stub_text(), encoding="utf-8")
+    assert STUB.read_text(encoding="utf-8") == stub_text(), "run python -m latentc.ir.stubs"
 
 
 def test_training_ops_are_differentiated_as_in_inference():

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from latentc.ir.appending import Appending
 from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Recipe, Value, frozen, same
 from latentc.ir.ops import OPS, OpError
 from latentc.ir.ops.control import call_types, gradient_types, guided_types, jvp_types, loop_types
@@ -126,7 +127,7 @@ class ModuleBuilder:
         self.entries.update(module.entries)
 
 
-class Builder:
+class Builder(Appending):
     """Builds one function. Every method that appends a node returns its output `Var` (a tuple where it has several)."""
 
     def __init__(self, owner: ModuleBuilder, name: str, origin: Origin | None) -> None:
@@ -271,11 +272,6 @@ class Builder:
             return (self.constant(node.attrs["value"], node.attrs["dtype"], out=node.outputs[0].name),)
         hint = " ".join(o.name for o in node.outputs)
         return self._append(node.op, operands, node.attrs, hint, [o.type for o in node.outputs])
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name.startswith("_") or name not in OPS:
-            raise AttributeError(name)
-        return lambda *operands, **attrs: self.op(name, *operands, **attrs)
 
     # ---- leaves: an op and its params under one name, as torch.nn has them
 

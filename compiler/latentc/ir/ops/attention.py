@@ -152,7 +152,7 @@ _ROWS = [
         _attention_flops,
         _attention_decompose,
         "Vaswani et al. 2017; grouped queries: Ainslie et al. 2023",
-        operands=(3, 4),
+        operands="q k v mask?",
         attrs="causal scale?",
     ),
     Op(
@@ -164,7 +164,7 @@ _ROWS = [
         lambda ins, outs, attrs: 3 * ins[0].count(),
         _rotary_decompose,
         "Su et al. 2021",
-        operands=(3, 3),
+        operands="x cos sin",
         attrs="interleaved",
     ),
     Op(

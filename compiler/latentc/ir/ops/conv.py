@@ -226,7 +226,7 @@ _ROWS = [
         conv,
         _conv_vjp,
         _conv_flops,
-        operands=(2, 3),
+        operands="x weight bias?",
         attrs="stride? padding? dilation? groups?",
     ),
     Op(
@@ -236,7 +236,7 @@ _ROWS = [
         _conv_transpose,
         _conv_transpose_vjp,
         _conv_transpose_flops,
-        operands=(2, 3),
+        operands="x weight bias?",
         attrs="stride? padding? output_padding? dilation? groups?",
     ),
 ]

@@ -60,7 +60,7 @@ def binary(name: str, fn: Callable[[Array, Array], Array], vjp: Any, doc: str, i
         pair = vjp(b, ins[0], ins[1], outs[0], grads[0])
         return [b.sum_to(g, x.type) for g, x in zip(pair, ins, strict=True)]
 
-    return Op(name, doc, infer, evaluate, gradient if vjp else None, differentiable=vjp is not None, operands=(2, 2))
+    return Op(name, doc, infer, evaluate, gradient if vjp else None, differentiable=vjp is not None, operands="x y")
 
 
 def sigmoid(x: Array) -> Array:
@@ -256,7 +256,7 @@ _ROWS = [
         _where_infer,
         lambda xs, a: [np.where(xs[0], xs[1], xs[2])],
         _where_vjp,
-        operands=(3, 3),
+        operands="condition x y",
     ),
     Op(
         "dropout",
@@ -278,7 +278,7 @@ _ROWS = [
         free,
         train_only=True,
         differentiable=False,
-        operands=(2, 2),
+        operands="x loss",
     ),
 ]
 OPS = {row.name: row for row in _ROWS}

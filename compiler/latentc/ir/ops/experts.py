@@ -102,7 +102,7 @@ _ROWS = [
         _flops,
         _decompose,
         source="Shazeer et al. 2017, arXiv:1701.06538; Dai et al. 2024, arXiv:2401.06066",
-        operands=(5, 5),
+        operands="x gates w1 w3 w2",
         attrs="per_token",
     ),
     Op(
@@ -113,7 +113,7 @@ _ROWS = [
         None,
         _expert_flops,
         _expert_decompose,
-        operands=(6, 6),
+        operands="onto x gate w1 w3 w2",
         engine_only=True,
     ),
 ]

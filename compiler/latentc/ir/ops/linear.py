@@ -94,7 +94,7 @@ _ROWS = [
         lambda xs, a: [xs[0] @ xs[1]],
         _matmul_vjp,
         _matmul_flops,
-        operands=(2, 2),
+        operands="x y",
     ),
     Op(
         "linear",
@@ -104,7 +104,7 @@ _ROWS = [
         _linear_vjp,
         _linear_flops,
         _linear_decompose,
-        operands=(2, 3),
+        operands="x weight bias?",
     ),
     Op(
         "embedding",
@@ -113,7 +113,7 @@ _ROWS = [
         lambda xs, a: [xs[0][xs[1]]],
         _embedding_vjp,
         free,
-        operands=(2, 2),
+        operands="table index",
     ),
 ]
 OPS = {row.name: row for row in _ROWS}

@@ -197,7 +197,7 @@ _ROWS = [
         lambda ins, outs, attrs: 8 * ins[0].count(),
         _layer_norm_decompose,
         "Ba et al. 2016",
-        operands=(1, 3),
+        operands="x scale? shift?",
         attrs="eps",
     ),
     Op(
@@ -209,7 +209,7 @@ _ROWS = [
         lambda ins, outs, attrs: 5 * ins[0].count(),
         _rms_norm_decompose,
         "Zhang & Sennrich 2019",
-        operands=(1, 2),
+        operands="x scale?",
         attrs="eps",
     ),
     Op(
@@ -221,7 +221,7 @@ _ROWS = [
         lambda ins, outs, attrs: 8 * ins[0].count(),
         _group_norm_decompose,
         "Wu & He 2018",
-        operands=(1, 3),
+        operands="x scale? shift?",
         attrs="groups eps",
     ),
     Op(
@@ -235,7 +235,7 @@ _ROWS = [
         _batch_norm_decompose,
         "Ioffe & Szegedy 2015",
         _batch_norm_train,
-        operands=(3, 5),
+        operands="x mean variance scale? shift?",
         attrs="eps momentum",
     ),
     Op(
@@ -249,7 +249,7 @@ _ROWS = [
         _spectral_norm_decompose,
         "Miyato et al. 2018, algorithm 1",
         _spectral_norm_train,
-        operands=(2, 2),
+        operands="weight u",
         attrs="eps",
     ),
 ]

@@ -216,7 +216,7 @@ _ROWS = [
         _cross_entropy_vjp,
         _cost(4),
         _cross_entropy_decompose,
-        operands=(2, 2),
+        operands="logits target",
     ),
     Op(
         "argmax",

@@ -44,8 +44,8 @@ def free(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) ->
 class Op:
     """A row. `infer` raises OpError on operands it does not take; `flops` counts a multiply-add as two, per sample.
 
-    `operands` is how many it takes, (least, most or None for any number); `attrs` names its attributes, those that may
-    be left out with a question mark. An op that is not `differentiable` has derivative zero wherever it has one.
+    `operands` names what it takes, in order, and `attrs` its attributes; `name?` may be left out, `*more` is any number
+    of further operands. An op that is not `differentiable` has derivative zero wherever it has one.
     `train` is what an op does in training that does something else there; all other fields mean inference.
     """
 
@@ -61,12 +61,19 @@ class Op:
     train_only: bool = False
     engine_only: bool = False  # made by passes, for engines: no emitted code has it
     differentiable: bool = True
-    operands: tuple[int, int | None] = (1, 1)
+    operands: str = "x"
     attrs: str = ""
+
+    @property
+    def arity(self) -> tuple[int, int | None]:
+        """Least and most operands; None if any number."""
+        words = self.operands.split()
+        least = sum(not word.startswith("*") and not word.endswith("?") for word in words)
+        return least, None if any(word.startswith("*") for word in words) else len(words)
 
     def types(self, ins: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
         """Output types for these operands and attributes. Raises OpError, and nothing else, where they do not fit."""
-        least, most = self.operands
+        least, most = self.arity
         if len(ins) < least or (most is not None and len(ins) > most):
             raise OpError(f"takes {_counted(least, most)}, got {len(ins)}")
         known = {word.rstrip("?"): word.endswith("?") for word in self.attrs.split()}

@@ -264,7 +264,7 @@ _ROWS = [
         lambda xs, a: [np.asarray(a["value"]).astype(NUMPY[a["dtype"]])],
         lambda b, ins, outs, grads, attrs: [],
         free,
-        operands=(0, 0),
+        operands="",
         attrs="value dtype size?",
     ),
     Op(
@@ -301,7 +301,7 @@ _ROWS = [
         _expand,
         lambda b, ins, outs, grads, attrs: [b.sum_to(grads[0], ins[0].type)] + [None] * (len(ins) - 1),
         free,
-        operands=(1, 2),
+        operands="x like?",
         attrs="shape",
     ),
     Op(
@@ -311,7 +311,7 @@ _ROWS = [
         lambda xs, a: [np.concatenate(xs, axis=a["axis"])],
         _concat_vjp,
         free,
-        operands=(1, None),
+        operands="x *more",
         attrs="axis",
     ),
     Op(
@@ -349,7 +349,7 @@ _ROWS = [
         lambda xs, a: [np.take(xs[0], xs[1], axis=a["axis"])],
         _take_vjp,
         free,
-        operands=(2, 2),
+        operands="x index",
         attrs="axis",
     ),
     Op(
@@ -359,7 +359,7 @@ _ROWS = [
         lambda xs, a: [np.take_along_axis(xs[0], xs[1], axis=a["axis"])],
         _take_along_vjp,
         free,
-        operands=(2, 2),
+        operands="x index",
         attrs="axis",
     ),
     Op(
@@ -368,7 +368,7 @@ _ROWS = [
         _scatter_add_infer,
         _scatter_add,
         _scatter_add_vjp,
-        operands=(3, 3),
+        operands="x index update",
         attrs="axis",
     ),
     Op(
@@ -378,7 +378,7 @@ _ROWS = [
         _update,
         _update_vjp,
         free,
-        operands=(3, 3),
+        operands="x update start",
         attrs="axis",
     ),
 ]

@@ -1,0 +1,385 @@
+"""Written by `python -m latentc.ir.stubs`; do not edit."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+from latentc.ir.types import Dim
+from latentc.ir.var import Var
+
+Operand: TypeAlias = Var | float
+
+class Appending:
+    def op(self, op: str, *operands: Any, out: str = "", **attrs: Any) -> Any: ...
+    def neg(self, x: Operand, /, *, out: str = ...) -> Var:
+        """-x."""
+        ...
+    def exp(self, x: Operand, /, *, out: str = ...) -> Var:
+        """e to the x."""
+        ...
+    def log(self, x: Operand, /, *, out: str = ...) -> Var:
+        """natural logarithm."""
+        ...
+    def sqrt(self, x: Operand, /, *, out: str = ...) -> Var:
+        """square root."""
+        ...
+    def rsqrt(self, x: Operand, /, *, out: str = ...) -> Var:
+        """1 / sqrt(x)."""
+        ...
+    def sin(self, x: Operand, /, *, out: str = ...) -> Var:
+        """sine."""
+        ...
+    def cos(self, x: Operand, /, *, out: str = ...) -> Var:
+        """cosine."""
+        ...
+    def tanh(self, x: Operand, /, *, out: str = ...) -> Var:
+        """hyperbolic tangent."""
+        ...
+    def sigmoid(self, x: Operand, /, *, out: str = ...) -> Var:
+        """1 / (1 + e^-x)."""
+        ...
+    def relu(self, x: Operand, /, *, out: str = ...) -> Var:
+        """max(x, 0)."""
+        ...
+    def softplus(self, x: Operand, /, *, out: str = ...) -> Var:
+        """log(1 + e^x)."""
+        ...
+    def silu(self, x: Operand, /, *, out: str = ...) -> Var:
+        """x * sigmoid(x)."""
+        ...
+    def erf(self, x: Operand, /, *, out: str = ...) -> Var:
+        """Gauss error function."""
+        ...
+    def abs(self, x: Operand, /, *, out: str = ...) -> Var:
+        """absolute value."""
+        ...
+    def floor(self, x: Operand, /, *, out: str = ...) -> Var:
+        """largest whole number not above x."""
+        ...
+    def add(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
+        """x + y."""
+        ...
+    def mul(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
+        """x * y."""
+        ...
+    def div(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
+        """x / y; of integers, rounded towards minus infinity."""
+        ...
+    def pow(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
+        """x to the y, x > 0 where the exponent's gradient is wanted."""
+        ...
+    def maximum(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
+        """the larger of two."""
+        ...
+    def minimum(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
+        """the smaller of two."""
+        ...
+    def equal(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
+        """x == y."""
+        ...
+    def less(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
+        """x < y."""
+        ...
+    def less_equal(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
+        """x <= y."""
+        ...
+    def greater(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
+        """x > y."""
+        ...
+    def logical_and(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
+        """both."""
+        ...
+    def logical_or(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
+        """either."""
+        ...
+    def gelu(self, x: Operand, /, *, approximate: Literal["none", "tanh"], out: str = ...) -> Var:
+        """x * Phi(x), by erf (approximate='none') or by tanh."""
+        ...
+    def stop_gradient(self, x: Operand, /, *, out: str = ...) -> Var:
+        """x, through which no gradient flows."""
+        ...
+    def clamp(self, x: Operand, /, *, low: float, high: float, out: str = ...) -> Var:
+        """x bounded to [low, high]."""
+        ...
+    def cast(self, x: Operand, /, *, to: str, out: str = ...) -> Var:
+        """x with another dtype; floats to integers truncate."""
+        ...
+    def where(self, condition: Operand, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
+        """a where the condition holds, b elsewhere."""
+        ...
+    def dropout(self, x: Operand, /, *, p: float, out: str = ...) -> Var:
+        """in training, zeroes elements with probability p and scales the rest by 1 / (1 - p)."""
+        ...
+    def auxiliary_loss(self, x: Operand, loss: Operand, /, *, out: str = ...) -> Var:
+        """x; in training the scalar loss is minimised as well, with weight one."""
+        ...
+    def full(
+        self,
+        x: Operand,
+        /,
+        *,
+        shape: Sequence[Dim],
+        value: float,
+        dtype: str,
+        factor: int | Sequence[int] = ...,
+        out: str = ...,
+    ) -> Var:
+        """[batch of the operand (times factor), *shape] filled with a value."""
+        ...
+    def reshape(self, x: Operand, /, *, shape: Sequence[Dim], out: str = ...) -> Var:
+        """the same elements, row-major, in another shape."""
+        ...
+    def transpose(self, x: Operand, /, *, perm: Sequence[int], out: str = ...) -> Var:
+        """axes reordered by perm."""
+        ...
+    def broadcast_to(self, x: Operand, like: Operand = ..., /, *, shape: Sequence[Dim], out: str = ...) -> Var:
+        """x repeated to a shape; where that has a run-time batch, a second operand lends it its first dimension."""
+        ...
+    def concat(self, x: Operand, *more: Operand, axis: int, out: str = ...) -> Var:
+        """operands joined along an axis."""
+        ...
+    def split(self, x: Operand, /, *, axis: int, sizes: Sequence[Dim], out: str = ...) -> tuple[Var, ...]:
+        """consecutive parts of the given sizes along an axis."""
+        ...
+    def unbind(self, x: Operand, /, *, axis: int, out: str = ...) -> tuple[Var, ...]:
+        """the slices along an axis, without that axis."""
+        ...
+    def slice(self, x: Operand, /, *, axis: int, start: int, stop: int, out: str = ...) -> Var:
+        """start:stop along an axis."""
+        ...
+    def pad(self, x: Operand, /, *, axis: int, before: int, after: int, value: float, out: str = ...) -> Var:
+        """a constant before and after, along an axis."""
+        ...
+    def take(self, x: Operand, index: Operand, /, *, axis: int, out: str = ...) -> Var:
+        """rows picked by integer index along an axis: index's shape replaces the axis."""
+        ...
+    def take_along(self, x: Operand, index: Operand, /, *, axis: int, out: str = ...) -> Var:
+        """elements picked by an index of the same rank (numpy's take_along_axis)."""
+        ...
+    def scatter_add(self, x: Operand, index: Operand, update: Operand, /, *, axis: int, out: str = ...) -> Var:
+        """x with update added at the rows that index picks (the transpose of take)."""
+        ...
+    def update_slice(self, x: Operand, update: Operand, start: Operand, /, *, axis: int, out: str = ...) -> Var:
+        """x with update written from row start (i64[]) on, along an axis; how a key-value cache grows."""
+        ...
+    def sum(self, x: Operand, /, *, axes: Sequence[int], keepdims: bool, out: str = ...) -> Var:
+        """sum over axes."""
+        ...
+    def mean(self, x: Operand, /, *, axes: Sequence[int], keepdims: bool, out: str = ...) -> Var:
+        """mean over axes."""
+        ...
+    def max(self, x: Operand, /, *, axes: Sequence[int], keepdims: bool, out: str = ...) -> Var:
+        """largest over axes; ties share the gradient."""
+        ...
+    def softmax(self, x: Operand, /, *, axis: int, out: str = ...) -> Var:
+        """exp(x) / sum exp(x) along an axis."""
+        ...
+    def log_softmax(self, x: Operand, /, *, axis: int, out: str = ...) -> Var:
+        """x - log sum exp(x) along an axis."""
+        ...
+    def cross_entropy(self, logits: Operand, target: Operand, /, *, out: str = ...) -> Var:
+        """-log softmax(logits)[target], a value a row."""
+        ...
+    def argmax(self, x: Operand, /, *, axis: int, out: str = ...) -> Var:
+        """index of the (first) largest along an axis, i64."""
+        ...
+    def top_k(self, x: Operand, /, *, k: int, out: str = ...) -> tuple[Var, Var]:
+        """the k largest along the last axis, in descending order, and their indices; of equals the first comes
+        first."""
+        ...
+    def cumsum(self, x: Operand, /, *, axis: int, out: str = ...) -> Var:
+        """running sum along an axis."""
+        ...
+    def matmul(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
+        """matrix product of the last two axes, the others broadcast."""
+        ...
+    def linear(self, x: Operand, weight: Operand, bias: Operand = ..., /, *, out: str = ...) -> Var:
+        """x W^T + b with W [out, in]."""
+        ...
+    def embedding(self, table: Operand, index: Operand, /, *, out: str = ...) -> Var:
+        """rows of a table picked by integers."""
+        ...
+    def conv(
+        self,
+        x: Operand,
+        weight: Operand,
+        bias: Operand = ...,
+        /,
+        *,
+        stride: int | Sequence[int] = ...,
+        padding: int | Sequence[int] = ...,
+        dilation: int | Sequence[int] = ...,
+        groups: int = ...,
+        out: str = ...,
+    ) -> Var:
+        """1-D, 2-D or 3-D cross-correlation of x [B, C, *space] with W [out, in / groups, *kernel], and a bias
+        [out]."""
+        ...
+    def conv_transpose(
+        self,
+        x: Operand,
+        weight: Operand,
+        bias: Operand = ...,
+        /,
+        *,
+        stride: int | Sequence[int] = ...,
+        padding: int | Sequence[int] = ...,
+        output_padding: int | Sequence[int] = ...,
+        dilation: int | Sequence[int] = ...,
+        groups: int = ...,
+        out: str = ...,
+    ) -> Var:
+        """the transpose of conv, with W [in, out / groups, *kernel]; output_padding is added at the end of each
+        axis."""
+        ...
+    def layer_norm(
+        self,
+        x: Operand,
+        scale: Operand = ...,
+        shift: Operand = ...,
+        /,
+        *,
+        eps: float,
+        out: str = ...,
+    ) -> Var:
+        """(x - mean) / sqrt(var + eps) over the last axis, scaled and shifted where given."""
+        ...
+    def rms_norm(self, x: Operand, scale: Operand = ..., /, *, eps: float, out: str = ...) -> Var:
+        """x / sqrt(mean(x^2) + eps) over the last axis, scaled where given."""
+        ...
+    def group_norm(
+        self,
+        x: Operand,
+        scale: Operand = ...,
+        shift: Operand = ...,
+        /,
+        *,
+        groups: int,
+        eps: float,
+        out: str = ...,
+    ) -> Var:
+        """layer norm over groups of channels (axis 1) and space, scaled and shifted by channel where given."""
+        ...
+    def batch_norm(
+        self,
+        x: Operand,
+        mean: Operand,
+        variance: Operand,
+        scale: Operand = ...,
+        shift: Operand = ...,
+        /,
+        *,
+        eps: float,
+        momentum: float,
+        out: str = ...,
+    ) -> Var:
+        """(x - mean) / sqrt(var + eps) by channel (axis 1), scaled and shifted where given; in training mean and
+        variance are the batch's, and the running ones given move towards them by the share `momentum`."""
+        ...
+    def spectral_norm(self, weight: Operand, u: Operand, /, *, eps: float, out: str = ...) -> Var:
+        """a weight [out, ...] over its largest singular value as one power iteration from u [out] finds it; in training
+        u becomes what it finds."""
+        ...
+    def attention(
+        self,
+        q: Operand,
+        k: Operand,
+        v: Operand,
+        mask: Operand = ...,
+        /,
+        *,
+        causal: bool,
+        scale: float | None = ...,
+        out: str = ...,
+    ) -> Var:
+        """softmax(scale q k^T + mask) v; each key head serves H / H_kv query heads; a bool mask keeps where true."""
+        ...
+    def rotary(self, x: Operand, cos: Operand, sin: Operand, /, *, interleaved: bool, out: str = ...) -> Var:
+        """pairs of channels turned by the angle of their position; pairs are neighbours (interleaved) or halves."""
+        ...
+    def timestep_embedding(self, x: Operand, /, *, dim: int, max_period: float, out: str = ...) -> Var:
+        """cos and sin of t times frequencies falling geometrically from 1 to 1 / max_period."""
+        ...
+    def quantize(self, x: Operand, scale: Operand, /, *, to: str, axis: int = ..., out: str = ...) -> Var:
+        """x / scale as the nearest numbers of dtype `to`; one scale, or one for each index of `axis`."""
+        ...
+    def dequantize(self, x: Operand, scale: Operand, /, *, axis: int = ..., block: int = ..., out: str = ...) -> Var:
+        """what quantised numbers stand for; one scale, one for each index of `axis`, or one for each `block` along
+        it."""
+        ...
+    def linear_int8(
+        self,
+        x: Operand,
+        weight: Operand,
+        x_scale: Operand,
+        weight_scale: Operand,
+        bias: Operand = ...,
+        /,
+        *,
+        out: str = ...,
+    ) -> Var:
+        """linear of quantised numbers: x, W i8[in, out], the scale of x, the scales of W [out], bias."""
+        ...
+    def linear_int8_dynamic(
+        self,
+        x: Operand,
+        weight: Operand,
+        scale: Operand,
+        bias: Operand = ...,
+        /,
+        *,
+        out: str = ...,
+    ) -> Var:
+        """linear of x, quantised over its whole range as it comes, with W i8[in, out]; the scales of W [out], bias."""
+        ...
+    def linear_blocks(
+        self,
+        x: Operand,
+        weight: Operand,
+        scale: Operand,
+        bias: Operand = ...,
+        /,
+        *,
+        bits: int,
+        block: int,
+        out: str = ...,
+    ) -> Var:
+        """linear with W in packed blocks of `bits` bits, u8[out, in / block, bytes]; scales [out, in / block], bias."""
+        ...
+    def experts(
+        self,
+        x: Operand,
+        gates: Operand,
+        w1: Operand,
+        w3: Operand,
+        w2: Operand,
+        /,
+        *,
+        per_token: int,
+        out: str = ...,
+    ) -> Var:
+        """sum over experts e of gates[..., e] * w2[e](silu(w1[e] x) * w3[e] x), w1 and w3 [E, F, D], w2 [E, D, F];
+        `per_token` gates of a token are not zero."""
+        ...
+    def expert(
+        self,
+        onto: Operand,
+        x: Operand,
+        gate: Operand,
+        w1: Operand,
+        w3: Operand,
+        w2: Operand,
+        /,
+        *,
+        out: str = ...,
+    ) -> Var:
+        """onto + gate * w2(silu(w1 x) * w3 x), of which only tokens with a gate need computing; flops are of all."""
+        ...
+    def upsample_nearest(self, x: Operand, /, *, factor: int | Sequence[int], out: str = ...) -> Var:
+        """x with each element repeated `factor` times along every spatial axis."""
+        ...
+    def avg_pool(self, x: Operand, /, *, size: int | Sequence[int], out: str = ...) -> Var:
+        """mean of each window of `size` elements along every spatial axis; windows tile x."""
+        ...
+    def max_pool(self, x: Operand, /, *, size: int | Sequence[int], out: str = ...) -> Var:
+        """maximum of each window of `size` elements along every spatial axis; windows tile x."""
+        ...
