@@ -20,7 +20,7 @@ from latentc.emit.helpers import helper_source
 from latentc.emit.model import imports, networks_source
 from latentc.emit.ops import TORCH
 from latentc.ir.builder import ModuleBuilder
-from latentc.ir.core import Module, parameters
+from latentc.ir.core import CALLS, Module, parameters
 from latentc.ir.interpret import Interpreter
 from latentc.ir.ops import OPS
 from latentc.resources import folder
@@ -109,7 +109,7 @@ def methods_of(module: Module, network: str) -> list[str]:
     found: dict[str, None] = {}
     for fn in module.functions.values():
         for node in fn.nodes if fn.origin is None else ():
-            origin = module.functions[node.attrs["fn"]].origin if node.op in ("call", "guided") else None
+            origin = module.functions[node.attrs["fn"]].origin if node.op in CALLS else None
             if origin is not None and node.attrs["name"] == network:
                 found[node.attrs["fn"]] = None
     return list(found)
