@@ -10,6 +10,7 @@ import numpy as np
 
 from latentc.components.contract import Lowered, Network
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
+from latentc.fitting import with_suggestion
 from latentc.ir.core import Param, parameters
 from latentc.ir.inits import DETERMINISTIC, INITS
 from latentc.ir.types import NUMPY, Sym
@@ -22,11 +23,11 @@ from latentc.weights import (
     ignores,
     import_weights,
     materialise,
-    open_weights,
     write_safetensors,
 )
-from latentc.weights.files import Files, named_files
+from latentc.weights.files import Files, file_readings, named_files, open_state_dicts
 from latentc.weights.names import Types
+from latentc.weights.state_dicts import Reading, chosen, several_fit
 
 OWN_NAMES: tuple[Mapping[str, Any], ...] = ({"from": "*", "to": "*"},)
 
@@ -57,76 +58,121 @@ def network_weights(
     names: str | None = None,
     key: str | None = None,
     networks: Sequence[str] | None = None,
+    taken: list[str] | None = None,
 ) -> dict[str, dict[str, Expr]]:
     """{network: {state-dict path: tensor}} of weights files, computed buffers included; nothing is read yet.
 
     `names` is a name map of the spec (`official`), or None for the names of the emitted project. Where a spec has
-    several networks their names in a common file begin with the network's (`refiner.blocks.0…`). `key` picks a state
-    dict of the checkpoint (`ema`). `networks` are those that are wanted, all by default: a file may hold more, and if
-    one alone is wanted, nothing else under its plain names. Raises DiagnosticError: E0401 to E0411, E0415, E0703.
+    several networks their names in a common file begin with the network's (`refiner.blocks.0…`), or the name map says
+    which are whose. `key` picks a state dict of the checkpoint (`ema`); without it the one that fits the network is
+    taken, and if that is not the whole file, a line about it is added to `taken`. `networks` are those that are
+    wanted, all by default. Raises DiagnosticError: E0401 to E0411, E0415, E0703.
     """
-    wanted_networks = list(lowered.networks if networks is None else networks)
-    tensors = _tensors(files, list(lowered.networks), wanted_networks, key)
+    wanted = list(lowered.networks if networks is None else networks)
+    paths = named_files(files, list(lowered.networks), wanted)
     found = {}
-    for name in wanted_networks:
-        network = lowered.networks[name]
-        params, own = network_params(lowered, network), tensors[name]
-        if names is None:
-            # An emitted project keeps computed buffers out of its files; a file that has them says nothing new.
-            # PyTorch's batch norms count their batches; nothing reads that.
-            own = {
-                n: e
-                for n, e in own.items()
-                if not (n in params and computed(params[n])) and not n.endswith(".num_batches_tracked")
-            }
-        wanted = network_types(lowered, name)
-        rules, sizes = name_map(spec, name, names), symbols(lowered, network)
-        check_inverse(rules, wanted, sizes)
-        made = import_weights(own, rules, wanted, sizes)
-        found[name] = {n: made[n] if n in made else buffer(p) for n, p in params.items() if n in made or computed(p)}
+    for name in wanted:
+        check_inverse(
+            name_map(spec, name, names), network_types(lowered, name), symbols(lowered, lowered.networks[name])
+        )
+        path = paths[name if "" not in paths else ""]
+        found[name], reading = _read(spec, lowered, name, path, names, key, len(wanted) if "" in paths else 0)
+        if taken is not None and reading.describe():
+            taken.append(f"{name}: {reading.describe()} of {path}")
     return found
 
 
-def _tensors(
-    files: Files, networks: Sequence[str], wanted: Sequence[str], key: str | None
-) -> dict[str, dict[str, Expr]]:
-    """{wanted network: its tensors by their names in its file}."""
-    opened = named_files(files, networks, wanted)
-    if "" not in opened:
-        return {name: open_weights(opened[name], key) for name in wanted}
-    whole = open_weights(opened[""], key)
-    own = {
-        name: {n.removeprefix(f"{name}."): e for n, e in whole.items() if n.startswith(f"{name}.")} for name in wanted
-    }
-    return own if any(own.values()) or len(wanted) > 1 else {wanted[0]: whole}
+def _read(
+    spec: Spec, lowered: Lowered, network: str, path: Path, names: str | None, key: str | None, sharing: int
+) -> tuple[dict[str, Expr], Reading]:
+    """A network's tensors and the reading of the file that gave them; `sharing` networks take theirs from the file."""
+    every = list(file_readings(path, key))
+    own = [part for reading in every if sharing and (part := reading.under(f"{network}.")) is not None]
+    if sharing > 1 and names is None:
+        every = []  # files of several networks in latentc's own names always have the networks' names
+    fitting: dict[tuple[str, str], tuple[dict[str, Expr], Reading]] = {}
+    first: DiagnosticError | None = None
+    for reading in [*own, *every] or [Reading("", "", {})]:
+        try:
+            made = fitted(spec, lowered, network, reading.tensors, names)
+        except DiagnosticError as error:
+            first = first or error
+            continue
+        if reading.sure or reading in own:
+            return made, reading
+        fitting.setdefault((reading.place, reading.prefix), (made, reading))
+    if len(fitting) > 1:
+        raise several_fit(path, [reading for _, reading in fitting.values()])
+    if fitting:
+        return next(iter(fitting.values()))
+    assert first is not None
+    if key is None and not own:
+        chosen(path, open_state_dicts(path), None)  # raises if it is not clear which state dict was meant
+    raise with_suggestion(first, spec, network, names, [*own, *every], fitted)
+
+
+def fitted(
+    spec: Spec, lowered: Lowered, network: str, tensors: Mapping[str, Expr], names: str | None
+) -> dict[str, Expr]:
+    """A network's tensors from a file's, computed buffers included. Raises DiagnosticError E0410, E0703."""
+    params = network_params(lowered, lowered.networks[network])
+    if names is None:
+        # An emitted project keeps computed buffers out of its files; a file that has them says nothing new.
+        # PyTorch's batch norms count their batches; nothing reads that.
+        tensors = {
+            n: e
+            for n, e in tensors.items()
+            if not (n in params and computed(params[n])) and not n.endswith(".num_batches_tracked")
+        }
+    rules, sizes = name_map(spec, network, names), symbols(lowered, lowered.networks[network])
+    made = import_weights(tensors, rules, network_types(lowered, network), sizes)
+    return {n: made[n] if n in made else buffer(p) for n, p in params.items() if n in made or computed(p)}
 
 
 def write_weights(
     spec: Spec,
     lowered: Lowered,
     weights: Mapping[str, Mapping[str, Expr]],
-    path: Path | str,
+    to: Files,
     names: str | None = None,
     metadata: Mapping[str, str] | None = None,
-) -> int:
-    """Write networks' weights as one safetensors file under the names of `names`; returns the number of tensors.
+) -> dict[Path, int]:
+    """Write networks' weights as safetensors under the names of `names`; {file: its number of tensors}.
 
-    Computed buffers are left out, unless the name map says that official files hold them. Raises DiagnosticError:
-    E0405, E0410 to E0412, E0703.
+    `to` is one file, or NETWORK=FILE for each network of `weights`. In one file the names of a spec's several
+    networks begin with the network's, unless the name map tells apart whose they are (each network's rules ignore the
+    names of the others). Computed buffers are left out, unless the name map says that official files hold them.
+    Raises DiagnosticError: E0405, E0410 to E0412, E0415, E0703.
     """
-    several = len(lowered.networks) > 1
-    tensors: dict[str, Expr] = {}
-    for name, network in lowered.networks.items():
-        params = network_params(lowered, network)
-        own = {n: e for n, e in weights[name].items() if not computed(params[n])}
-        rules, sizes = name_map(spec, name, names), symbols(lowered, network)
+    paths = named_files(to, list(lowered.networks), list(weights))
+    made: dict[str, dict[str, Expr]] = {}
+    for name, tensors in weights.items():
+        network = lowered.networks[name]
+        params, rules, sizes = network_params(lowered, network), name_map(spec, name, names), symbols(lowered, network)
+        own = {n: e for n, e in tensors.items() if not computed(params[n])}
         check_inverse(rules, {n: (e.shape, e.dtype) for n, e in own.items()}, sizes)
         # What an official file holds and we compute, under the same name (`pos_embed`): its readers may insist on it.
-        constants = {n: e for n, e in weights[name].items() if computed(params[n]) and ignores(rules, n, sizes)}
-        made = export_weights(own, rules, sizes=sizes, constants=constants)
-        tensors.update({f"{name}.{n}" if several else n: e for n, e in made.items()})
-    write_safetensors(path, tensors, metadata)
-    return len(tensors)
+        constants = {n: e for n, e in tensors.items() if computed(params[n]) and ignores(rules, n, sizes)}
+        made[name] = export_weights(own, rules, sizes=sizes, constants=constants)
+    if "" in paths:
+        prefixed = len(made) > 1 and not _told_apart(spec, lowered, made, names)
+        whole = {f"{name}.{n}" if prefixed else n: e for name, own in made.items() for n, e in own.items()}
+        write_safetensors(paths[""], whole, metadata)
+        return {paths[""]: len(whole)}
+    for name, own in made.items():
+        write_safetensors(paths[name], own, metadata)
+    return {paths[name]: len(own) for name, own in made.items()}
+
+
+def _told_apart(spec: Spec, lowered: Lowered, made: Mapping[str, Mapping[str, Expr]], names: str | None) -> bool:
+    """Whether each network's rules ignore every name of the other networks."""
+    return all(
+        ignores(name_map(spec, name, names), other, symbols(lowered, lowered.networks[name]))
+        for name in made
+        for others in made
+        if others != name
+        for other in made[others]
+    )
 
 
 def arrays(weights: Mapping[str, Expr]) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike
 
+    from latentc.components.contract import Lowered
     from latentc.weights.files import Files
 
 
@@ -37,9 +38,7 @@ def forward(
     from latentc.measure.forward import run_network
 
     spec, lowered = lowered_spec(source, variant, overrides)
-    if network not in lowered.networks:
-        known = ", ".join(lowered.networks)
-        raise DiagnosticError(Diagnostic("E0702", f"no network `{network}`", help=f"networks of this spec: {known}"))
+    _check_network(lowered, network)
     tensors = network_weights(spec, lowered, weights, names, key, [network])[network]
     return run_network(spec, lowered, tensors, inputs, backend, network)
 
@@ -54,23 +53,33 @@ def forward_file(source: Source, weights: Files, inputs: Path | str, output: Pat
 def convert_weights(
     source: Source,
     weights: Files,
-    to: Path | str,
+    to: Files,
     names: str | None = None,
     to_names: str | None = None,
     key: str | None = None,
     variant: str | None = None,
     overrides: Sequence[str] = (),
-) -> int:
-    """Write a checkpoint as one safetensors file under other names; returns the number of tensors.
+    network: str | None = None,
+    taken: list[str] | None = None,
+) -> dict[Path, int]:
+    """Write a checkpoint as safetensors under other names; returns {file: its number of tensors}.
 
     `names` is the name map the file follows, `to_names` the one to write by; None is latentc's own names, which the
-    emitted project loads.
+    emitted project loads. `network` converts one of several networks alone. `to` may be NETWORK=FILE for each
+    network, which splits a file. `taken` collects lines about state dicts and prefixes that were chosen.
     """
     from latentc.checkpoint import network_weights, write_weights
 
     spec, lowered = lowered_spec(source, variant, overrides)
-    tensors = network_weights(spec, lowered, weights, names, key)
+    _check_network(lowered, network)
+    tensors = network_weights(spec, lowered, weights, names, key, None if network is None else [network], taken)
     return write_weights(spec, lowered, tensors, to, to_names, {"format": "pt", "spec": spec.name})
+
+
+def _check_network(lowered: Lowered, network: str | None) -> None:
+    if network is not None and network not in lowered.networks:
+        known = ", ".join(lowered.networks)
+        raise DiagnosticError(Diagnostic("E0702", f"no network `{network}`", help=f"networks of this spec: {known}"))
 
 
 def emit(

@@ -140,17 +140,24 @@ def forward(
 def weights(
     spec: Spec,
     source: Weights,
-    to: Annotated[Path, typer.Option("--to", "-o", metavar="FILE", help="The .safetensors file to write.")],
+    to: Annotated[
+        list[str],
+        typer.Option("--to", "-o", metavar="FILE", help="The .safetensors to write; NETWORK=FILE once for each."),
+    ],
     names: Names = None,
     to_names: Annotated[str | None, typer.Option("--to-names", metavar="MAP", help="The name map to write by.")] = None,
     key: Key = None,
     variant: Variant = None,
     overrides: Sets = None,
+    network: Annotated[
+        str | None, typer.Option("--network", metavar="NAME", help="Convert one of several networks alone.")
+    ] = None,
 ) -> None:
     """Write a checkpoint under other names: import with --names, export with --to-names."""
+    taken: list[str] = []
     with bar_for("writing"):
-        count = api.convert_weights(spec, source, to, names, to_names, key, variant, overrides or ())
-    echo(f"{to}: {count} tensors")
+        written = api.convert_weights(spec, source, to, names, to_names, key, variant, overrides or (), network, taken)
+    echo("\n".join([*taken, *(f"{path}: {count} tensors" for path, count in written.items())]))
 
 
 def doctor(as_json: Json = False) -> None:

@@ -27,7 +27,9 @@ def load_spec(source: str | Path, variant: str | None = None, overrides: Sequenc
     if str(source) == "-":
         text = text_from_bytes(sys.stdin.buffer.read(MAX_BYTES + 1), "<stdin>")
         return spec_from_text(text, "<stdin>", variant, overrides)
-    return spec_from_resolved(resolve_file(str(source), variant, overrides))
+    spec = spec_from_resolved(resolve_file(str(source), variant, overrides))
+    spec._origin = (str(source), variant, tuple(overrides))
+    return spec
 
 
 def spec_from_text(text: str, file: str = "<text>", variant: str | None = None, overrides: Sequence[str] = ()) -> Spec:

@@ -55,6 +55,8 @@ class Spec(Closed):
 
     # Where the values were written: for diagnostics of later stages. No part of what the spec says.
     _document: Document | None = PrivateAttr(None)
+    # (source, variant, overrides) as `load_spec` was given them; None if the spec was not read from a file.
+    _origin: tuple[str, str | None, tuple[str, ...]] | None = PrivateAttr(None)
 
     @property
     def backbone(self) -> Component:

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
-from latentc.weights.expr import Array, Cast, Concatenate, Expr, Reshape, Slice, Stored, Transpose
+from latentc.weights.expr import Expr
 from latentc.weights.npz import DAMAGE, read_npz, unread
 from latentc.weights.safetensors import read_safetensors, unreadable
+from latentc.weights.state_dicts import Reading, chosen, readings, state_dicts
 from latentc.weights.torch_pt import read_torch
-
-WRAPPERS = ("module.", "_orig_mod.")
-"""Prefixes that DistributedDataParallel and torch.compile put before every name; taken off."""
-
-MODELS = frozenset({"model", "state_dict", "module", "net", "network", "params", "weights", "generator"})
-"""Keys under which training scripts save the trained model; never moving averages, which must be asked for."""
 
 _FOREIGN = {
     b"\x89HDF": "an HDF5 file",
     b"GGUF": "a GGUF file",
     b"\x93NUM": "a single .npy array, which has no names",
 }
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".npz")
-_DEEPEST = 16  # dicts within dicts that are looked into for state dicts
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".npz")
+_KNOWN = (
+    "diffusion_pytorch_model.safetensors",
+    "model.safetensors",
+    "diffusion_pytorch_model.bin",
+    "pytorch_model.bin",
+)
 _LARGEST_INDEX = 1 << 28  # bytes
 
 
@@ -37,13 +39,25 @@ def open_weights(path: Path | str, key: str | None = None) -> dict[str, Expr]:
     a flat file it picks the names under `key.`. Without it a model saved beside other things is found where there
     is only one. Nothing but headers is read. Raises DiagnosticError: E0401 to E0409, E0414.
     """
+    return chosen(Path(path), open_state_dicts(path), key).unwrapped().tensors
+
+
+def open_state_dicts(path: Path | str) -> dict[str, dict[str, Expr]]:
+    """{dotted place: tensors} of every state dict in a file or folder. Raises as `open_weights`, without E0409."""
     path = Path(path)
-    groups = _groups(_folder(path) if path.is_dir() else _tree(path))
-    tensors = _selected(path, groups, key)
-    for prefix in WRAPPERS * 2:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): expr for name, expr in tensors.items()}
-    return tensors
+    return state_dicts(_folder(path) if path.is_dir() else _tree(path))
+
+
+def file_readings(path: Path | str, key: str | None = None) -> list[Reading]:
+    """Every way to read the names of a file; only that of `key` if it is given. Raises as `open_weights`."""
+    groups = open_state_dicts(path)
+    if key is not None:
+        return [replace(chosen(Path(path), groups, key).unwrapped(), sure=True)]
+    found = list(readings(groups))
+    with contextlib.suppress(DiagnosticError):
+        sure = replace(chosen(Path(path), groups, None).unwrapped(), sure=True)
+        found = [sure, *(reading for reading in found if (reading.place, reading.prefix) != (sure.place, sure.prefix))]
+    return found
 
 
 def _tree(path: Path) -> Mapping[Any, Any]:
@@ -62,7 +76,9 @@ def _tree(path: Path) -> Mapping[Any, Any]:
         if any(name.endswith("data.pkl") for name in names):
             return _mapping(path, read_torch(path))
         if names and all(name.endswith(".npy") for name in names):
-            return read_npz(path)
+            arrays = read_npz(path)  # jax writes nested names with slashes
+            dotted = {name.replace("/", "."): expr for name, expr in arrays.items()}
+            return dotted if len(dotted) == len(arrays) else arrays
     elif head[:1] == b"\x80" and head[1:2] in b"\x01\x02\x03\x04\x05" and len(head) > 1:
         return _mapping(path, read_torch(path))
     elif head[8:9] == b"{" or path.suffix == ".safetensors":
@@ -86,17 +102,21 @@ def _mapping(path: Path, tree: Any) -> Mapping[Any, Any]:
 
 def _folder(path: Path) -> Mapping[Any, Any]:
     indices = sorted(path.glob("*.index.json"))
+    files = sorted(f for f in path.iterdir() if f.name.endswith(_SUFFIXES))
+    known = [f for name in _KNOWN for f in (*indices, *files) if f.name in (name, f"{name}.index.json")]
+    if known:  # of diffusers and transformers; other files are copies (fp16, .bin) or other things
+        return _sharded(known[0]) if known[0] in indices else _tree(known[0])
     if len(indices) == 1:
         return _sharded(indices[0])
-    files = sorted(f for f in path.iterdir() if f.name.endswith(_SUFFIXES))
     if indices or not files or (len(files) > 1 and any(f.suffix != ".safetensors" for f in files)):
         found = ", ".join(f.name for f in [*indices, *files]) or "none"
+        inner = [folder.name for folder in sorted(path.iterdir()) if any((folder / name).is_file() for name in _KNOWN)]
         raise DiagnosticError(
             Diagnostic(
                 "E0403",
                 f"{path} is a folder in which the weights are not clear",
                 notes=(f"weights files there: {found}",),
-                help="name the file itself",
+                help=f"name one of the folders in it: {', '.join(inner)}" if inner else "name the file itself",
             )
         )
     if len(files) == 1:
@@ -159,8 +179,8 @@ def _sharded(index: Path) -> dict[str, Expr]:
     where = _weight_map(index)
     shards: dict[str, Mapping[Any, Any]] = {}
     for file in sorted(set(where.values())):
-        groups = _groups({} if (index.parent / file) == index else _tree(index.parent / file))
-        shards[file] = _selected(index.parent / file, groups, None)
+        groups = state_dicts({} if (index.parent / file) == index else _tree(index.parent / file))
+        shards[file] = chosen(index.parent / file, groups, None).tensors
     for name, file in where.items():
         if name not in shards[file]:
             raise _shards(index, f"{file} does not hold {name!r}")
@@ -185,70 +205,6 @@ def _weight_map(index: Path) -> dict[str, str]:
         if Path(file).name != file or not (index.parent / file).is_file():
             raise _shards(index, f"its file {file!r} is not beside it")
     return where
-
-
-def _groups(tree: Mapping[Any, Any]) -> dict[str, dict[str, Expr]]:
-    """Every dict that holds tensors and no dict that does, by its dotted place ("" is the top)."""
-    found: dict[str, dict[str, Expr]] = {}
-    seen: set[int] = set()
-
-    def walk(node: Mapping[Any, Any], place: str, depth: int) -> bool:
-        # Pickles can share dicts, contain themselves, and be nested without end.
-        if id(node) in seen or depth > _DEEPEST:
-            return False
-        seen.add(id(node))
-        inner = [
-            walk(value, f"{place}.{key}" if place else key, depth + 1)
-            for key, value in node.items()
-            if isinstance(value, Mapping) and isinstance(key, str)
-        ]
-        tensors = {key: value for key, value in node.items() if isinstance(key, str) and _is_expr(value)}
-        if tensors and not any(inner):
-            found[place] = tensors
-        return bool(tensors) or any(inner)
-
-    walk(tree, "", 0)
-    return found
-
-
-def _is_expr(value: Any) -> bool:
-    return isinstance(value, Stored | Array | Transpose | Reshape | Slice | Concatenate | Cast)
-
-
-def _selected(path: Path, groups: dict[str, dict[str, Expr]], key: str | None) -> dict[str, Expr]:
-    places = list(groups)
-    if key is not None:
-        matches = [place for place in places if place == key] or [
-            place for place in places if place.rpartition(".")[2] == key
-        ]
-        if not matches and places == [""]:
-            under = {n.removeprefix(f"{key}."): e for n, e in groups[""].items() if n.startswith(f"{key}.")}
-            if under:
-                return under
-    else:
-        matches = places
-        if len(places) > 1:
-            matches = [place for place in places if place.rpartition(".")[2] in MODELS]
-    if len(matches) == 1 and (key is not None or not _averages(places)):
-        return groups[matches[0]]
-    if not places:
-        raise DiagnosticError(Diagnostic("E0409", f"{path} holds no tensors"))
-    shown = ", ".join(place or "(the top)" for place in places[:8]) + (" …" if len(places) > 8 else "")
-    near = nearest(key, [place for place in places if place]) if key else None
-    what = "holds several state dicts" if key is None else f"holds no state dict {key!r}"
-    raise DiagnosticError(
-        Diagnostic(
-            "E0409",
-            f"{path} {what}",
-            notes=(f"state dicts there: {shown}",),
-            help=f"did you mean {near!r}?" if near else f"choose one with the key, such as {places[0]!r}",
-        )
-    )
-
-
-def _averages(places: list[str]) -> bool:
-    """Whether there is a moving average beside the model, so that taking either would be a guess."""
-    return len(places) > 1 and any("ema" in place.rpartition(".")[2].lower() for place in places)
 
 
 def _shards(path: Path, why: str) -> DiagnosticError:

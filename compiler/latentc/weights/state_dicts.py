@@ -1,0 +1,143 @@
+"""The state dicts of a file, and the readings of their names: which tensors a network could be made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
+from latentc.weights.expr import Array, Cast, Concatenate, Expr, Reshape, Slice, Stored, Transpose
+
+WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes that DistributedDataParallel and torch.compile put before every name; taken off."""
+
+MODELS = frozenset({"model", "state_dict", "module", "net", "network", "params", "weights", "generator"})
+"""Keys under which training scripts save the trained model; never moving averages."""
+
+_DEEPEST = 16  # dicts within dicts that are looked into for state dicts
+_MOST_PREFIXES = 32  # first components of names that are tried as a prefix
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Tensors of one state dict: all, or those under `prefix`, which is taken off their names.
+
+    `sure` is set for the one that was asked for or can only be meant.
+    """
+
+    place: str
+    prefix: str
+    tensors: dict[str, Expr]
+    sure: bool = False
+
+    def describe(self) -> str:
+        """What was taken of a file; empty if it is the whole file."""
+        parts = [f"state dict `{self.place}`"] if self.place else []
+        return ", ".join([*parts, f"names under `{self.prefix}`"] if self.prefix else parts)
+
+    def under(self, prefix: str) -> Reading | None:
+        """The tensors below one more prefix, if there are any."""
+        found = {name.removeprefix(prefix): e for name, e in self.tensors.items() if name.startswith(prefix)}
+        return Reading(self.place, self.prefix + prefix, found, self.sure) if found else None
+
+    def unwrapped(self) -> Reading:
+        """Without the prefixes that PyTorch's wrappers put before every name."""
+        for prefix in WRAPPERS:
+            inner = self.under(prefix)
+            if inner is not None and len(inner.tensors) == len(self.tensors):
+                return inner.unwrapped()
+        return self
+
+
+def readings(groups: Mapping[str, dict[str, Expr]]) -> Iterator[Reading]:
+    """Every way to read a file: each state dict whole, then each part of it whose names share a first component."""
+    for place, tensors in groups.items():
+        reading = Reading(place, "", tensors).unwrapped()
+        yield reading
+        for _ in range(2):
+            firsts = {name.partition(".")[0] for name in reading.tensors if "." in name}
+            parts = [reading.under(f"{first}.") for first in sorted(firsts)[:_MOST_PREFIXES] if not first.isdigit()]
+            yield from (part for part in parts if part is not None)
+            if len(parts) != 1 or parts[0] is None:
+                break
+            reading = parts[0]  # one prefix, as in `model.net.…`: look below it as well
+
+
+def state_dicts(tree: Mapping[Any, Any]) -> dict[str, dict[str, Expr]]:
+    """{dotted place: tensors} of every dict that holds tensors and no dict that does; "" is the top."""
+    found: dict[str, dict[str, Expr]] = {}
+    seen: set[int] = set()
+
+    def walk(node: Mapping[Any, Any], place: str, depth: int) -> bool:
+        # Pickles can share dicts, contain themselves, and be nested without end.
+        if id(node) in seen or depth > _DEEPEST:
+            return False
+        seen.add(id(node))
+        inner = [
+            walk(value, f"{place}.{key}" if place else key, depth + 1)
+            for key, value in node.items()
+            if isinstance(value, Mapping) and isinstance(key, str)
+        ]
+        tensors = {key: value for key, value in node.items() if isinstance(key, str) and _is_expr(value)}
+        if tensors and not any(inner):
+            found[place] = tensors
+        return bool(tensors) or any(inner)
+
+    walk(tree, "", 0)
+    return found
+
+
+def _is_expr(value: Any) -> bool:
+    return isinstance(value, Stored | Array | Transpose | Reshape | Slice | Concatenate | Cast)
+
+
+def chosen(path: Path, groups: Mapping[str, dict[str, Expr]], key: str | None) -> Reading:
+    """The state dict that `key` names, or the model if it is clear which one that is. DiagnosticError E0409."""
+    places = list(groups)
+    if key is not None:
+        matches = [place for place in places if place == key] or [
+            place for place in places if place.rpartition(".")[2] == key
+        ]
+        if not matches and places == [""]:
+            under = {n.removeprefix(f"{key}."): e for n, e in groups[""].items() if n.startswith(f"{key}.")}
+            if under:
+                return Reading("", f"{key}.", under)
+    else:
+        matches = places
+        if len(places) > 1:
+            matches = [place for place in places if place.rpartition(".")[2] in MODELS]
+    if len(matches) == 1 and (key is not None or not _averages(places)):
+        return Reading(matches[0], "", groups[matches[0]])
+    if not places:
+        raise DiagnosticError(Diagnostic("E0409", f"{path} holds no tensors"))
+    shown = ", ".join(place or "(the top)" for place in places[:8]) + (" …" if len(places) > 8 else "")
+    near = nearest(key, [place for place in places if place]) if key else None
+    what = "holds several state dicts" if key is None else f"holds no state dict {key!r}"
+    raise DiagnosticError(
+        Diagnostic(
+            "E0409",
+            f"{path} {what}",
+            notes=(f"state dicts there: {shown}",),
+            help=f"did you mean {near!r}?" if near else f"choose one with the key, such as {places[0]!r}",
+        )
+    )
+
+
+def several_fit(path: Path, fitting: Sequence[Reading]) -> DiagnosticError:
+    """What to tell a user whose file holds the network more than once."""
+    keys = [(reading.place or reading.prefix).rstrip(".") for reading in fitting]
+    return DiagnosticError(
+        Diagnostic(
+            "E0409",
+            f"{path} holds several state dicts that fit this network",
+            notes=(f"they are: {', '.join(keys)}",),
+            help=f"choose one: --key {keys[0]}",
+        )
+    )
+
+
+def _averages(places: list[str]) -> bool:
+    """Whether there is a moving average beside the model, so that taking either would be a guess."""
+    return len(places) > 1 and any("ema" in place.rpartition(".")[2].lower() for place in places)
