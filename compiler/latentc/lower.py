@@ -14,7 +14,6 @@ from latentc.ir.verify import verify
 from latentc.passes.cache import cache
 from latentc.passes.cached_methods import CACHED, CACHING
 from latentc.spec.schema import Spec
-from latentc_runtime.sources import Condition
 
 LARGEST = 1 << 40
 """Numbers of one weight; 4 TiB in float32, far more than any published model has."""
@@ -33,8 +32,8 @@ def lower(spec: Spec, steps: Sequence[int] = ()) -> Lowered:
         samplers = [spec.sampler.with_steps(n) for n in steps] or [spec.sampler]
         programs = [sampler.build(mb, networks, spec) for sampler in samplers]
     module, networks = _cached(verify(mb.finish(), "train"), networks, spec)
-    conditions = (Condition("class", "label", classes=spec.data.classes),)
-    return Lowered(module, networks, updates, tuple(programs), conditions)
+    conditions = {r.name: r for name, part in spec.conditions.items() for r in part.requests(name, spec)}
+    return Lowered(module, networks, updates, tuple(programs), tuple(conditions.values()))
 
 
 def _cached(module: Module, networks: dict[str, Network], spec: Spec) -> tuple[Module, dict[str, Network]]:

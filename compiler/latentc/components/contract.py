@@ -16,12 +16,13 @@ from latentc_runtime.sources import Condition, Input, Setting, Source
 
 Role = Literal["state", "time", "condition", "noise", "token", "position", "cache", "output", "logits"]
 
-Capability = Literal["denoise", "next_token", "generate", "discriminate"]
+Capability = Literal["denoise", "next_token", "generate", "discriminate", "encode"]
 CAPABILITIES: dict[Capability, str] = {
     "denoise": "predicts noise, data or a velocity from a noisy sample and its time",
     "next_token": "predicts each token from those before it",
     "generate": "turns noise into a sample",
     "discriminate": "scores how much a sample looks like data",
+    "encode": "encodes its input for other networks",
 }
 """What a network can do, as diagnostics say it. A capability fixes the methods and the roles of their ports:
 
@@ -30,6 +31,7 @@ next_token    `forward` (tokens as state, conditions) -> logits; `prefill` (cond
               `decode` (token, position, caches) -> logits, caches
 generate      `forward` (noise, conditions) -> output
 discriminate  `forward` (state, conditions) -> output
+encode        `encode` (states, conditions) -> output
 """
 
 

@@ -100,7 +100,11 @@ class Conditions:
 
     def sources(self) -> dict[str, Source]:
         """Where a program's inputs come from."""
-        return {given.name: ConditionSource(n, given.part) for n, c in self.items() for given in c.inputs(n, self.spec)}
+        return {
+            given.name: ConditionSource(given.request, given.part)
+            for n, c in self.items()
+            for given in c.inputs(n, self.spec)
+        }
 
 
 def call(b: Builder, network: Network, method: str, conditions: Operands, out: str = "", **by_role: Any) -> Any:

@@ -16,6 +16,7 @@ from latentc.components import Closed, Component
 from latentc.components.contract import Capability, Method, Need, Network, Port, Role, SampleProgram, Update
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var
 from latentc.ir.types import Named, TensorType
+from latentc_runtime.sources import Condition as Requested
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -150,6 +151,11 @@ class Condition(Part):
                 yield Problem((), message, f"fields of the data: {known}; name one in `conditioning.{name}.field`")
 
     @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks that compute its operands."""
+        return ()
+
+    @property
     def nullable(self) -> bool:
         """Whether networks are trained to do without it."""
         return self.dropout > 0
@@ -163,12 +169,13 @@ class Condition(Part):
         """What stands for none in the place of each operand: of its type, or of one that broadcasts to it."""
 
     def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
-        """What a loss reads from the data and a request supplies; by default the operands themselves."""
-        field, (first, *_) = self.field or operand_name(name), self.ports(name, spec)
-        return tuple(
-            GivenInput(port.name, port.type, field + port.name.removeprefix(first.name))
-            for port in self.ports(name, spec)
-        )
+        """What a loss reads from the data and a request supplies; by default the first operand."""
+        port = self.ports(name, spec)[0]
+        return (GivenInput(port.name, port.type, self.field or operand_name(name), name),)
+
+    @abstractmethod
+    def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
+        """What a request says of it."""
 
     def operands(
         self, b: Builder, name: str, given: tuple[Var, ...], networks: Mapping[str, Network]
@@ -196,8 +203,11 @@ class Condition(Part):
         vector = self.vector(b, prefix, name, operands, width, sizes)
         return b.reshape(vector, shape=(vector.shape[0], 1, width), out="tokens"), None
 
-    def map(self, b: Builder, operands: tuple[Var, ...]) -> Var:
-        """It as channels beside the state: f32[B, C, ...]. For conditions whose FORMS have "map"."""
+    def map(self, b: Builder, name: str, operands: tuple[Var, ...], sizes: Mapping[str, Any], side: Any) -> Var:
+        """It as channels beside a state of `side` by `side`: f32[B, C, side, side].
+
+        For conditions whose FORMS have "map".
+        """
         raise NotImplementedError
 
 
@@ -205,12 +215,13 @@ class Condition(Part):
 class GivenInput:
     """An input of losses and programs that data and requests supply: its name and type, and the data field.
 
-    `part` says which part of the condition it is, of one that comes with a mask.
+    A request gives it as `request`, of which it is the value or the mask.
     """
 
     name: str
     type: TensorType
     field: str
+    request: str
     part: Literal["value", "mask"] = "value"
 
 
@@ -233,9 +244,9 @@ class Entry:
         """Its embedded tokens f32[B, L, width], and which of them count; see `Condition.tokens`."""
         return self.condition.tokens(b, prefix, self.name, operands, width, sizes)
 
-    def map(self, b: Builder, operands: tuple[Var, ...]) -> Var:
-        """It as channels beside the state."""
-        return self.condition.map(b, operands)
+    def map(self, b: Builder, operands: tuple[Var, ...], sizes: Mapping[str, Any], side: Any) -> Var:
+        """It as channels beside the state; see `Condition.map`."""
+        return self.condition.map(b, self.name, operands, sizes, side)
 
 
 def ports_of(entries: tuple[Entry, ...]) -> tuple[Port, ...]:
@@ -322,6 +333,10 @@ class Backbone(Part):
         """The static arguments of the conditions' embeddings."""
         return {k: v for name, condition in self.told(spec).items() for k, v in condition.sizes(name, spec).items()}
 
+    def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
+        """What its method `encode` takes, fields of the data by name, and what it gives. For those that provide it."""
+        raise NotImplementedError
+
     def form_of(self, condition: Condition) -> Form | None:
         """The form in which a condition enters, or None if there is none that both know."""
         return next((form for form in self.TAKES if form in condition.FORMS), None)
@@ -356,8 +371,9 @@ class Objective(Part):
         return ()
 
     def trained(self, spec: Spec) -> tuple[str, ...]:
-        """The names of the networks it trains."""
-        return ("main",)
+        """The names of the networks it trains: `main`, and those that encode its conditions."""
+        encoders = (name for condition in spec.conditions.values() for name in condition.networks)
+        return ("main", *dict.fromkeys(encoders))
 
     def out_channels(self, channels: int) -> int:
         """Channels a network returns for data of `channels`."""

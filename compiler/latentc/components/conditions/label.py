@@ -11,6 +11,7 @@ from latentc.components.contract import Port
 from latentc.components.parts import Condition, Form, Problem, operand_name
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B
+from latentc_runtime.sources import Condition as Requested
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -28,7 +29,7 @@ class Label(Condition):
         0.1, ge=0, lt=1, description="probability of training without the label; 0: no null class, so no guidance"
     )
     encoding: Literal["index", "one_hot"] = Field("index", description="how networks are given it")
-    null: Literal["learned", "zeros", "mean"] = Field(
+    null_embedding: Literal["learned", "zeros", "mean"] = Field(
         "learned", description="embedding that stands for no class: a row of the table, zeros or the mean of all rows"
     )
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
@@ -47,7 +48,7 @@ class Label(Condition):
 
     def rows(self, name: str, spec: Spec) -> int:
         """Rows of the table: one per class, and one for none if that is learned."""
-        learned = self.encoding == "index" and self.null == "learned" and self.nullable
+        learned = self.encoding == "index" and self.null_embedding == "learned" and self.nullable
         return classes_of(name, self, spec) + learned
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
@@ -57,12 +58,15 @@ class Label(Condition):
         null = classes if self.nullable else None
         return (Port(operand_name(name), i64(B), "condition", classes + self.nullable, null),)
 
+    def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
+        return (Requested(name, "label", classes=classes_of(name, self, spec), encoding=self.encoding),)
+
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
         (y,) = operands
         classes = classes_of(name, self, spec)
         if self.encoding == "index":
             return (b.scalar(classes, y),)
-        return (b.scalar(1 / classes if self.null == "mean" else 0.0, y),)
+        return (b.scalar(1 / classes if self.null_embedding == "mean" else 0.0, y),)
 
     def sizes(self, name: str, spec: Spec) -> dict[str, int]:
         return {_argument(name): self.rows(name, spec)}
@@ -74,9 +78,9 @@ class Label(Condition):
         table = b.param(f"{prefix}.weight", f32(sizes[_argument(name)], width), "normal", std=0.02)
         if self.encoding == "one_hot":
             return b.matmul(y, table, out=y.value.name)  # type: ignore[no-any-return]
-        if self.nullable and self.null != "learned":
+        if self.nullable and self.null_embedding != "learned":
             mean = b.mean(table, axes=(0,), keepdims=True, out="none")
-            table = b.concat(table, mean if self.null == "mean" else mean * 0.0, axis=0, out="table")
+            table = b.concat(table, mean if self.null_embedding == "mean" else mean * 0.0, axis=0, out="table")
         return b.embedding(table, y, out=y.value.name)  # type: ignore[no-any-return]
 
 

@@ -144,7 +144,7 @@ def _network(config: PatchTransformer, time: TimeEmbedding, entries: tuple[Entry
             if entry.form == "vector":
                 embedded.append(entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static))
             else:
-                x = b.concat(x, entry.map(b, operands), axis=1, out="x")
+                x = b.concat(x, entry.map(b, operands, static, size), axis=1, out="x")
         kernel = b.param("x_embedder.weight", f32(width, x.shape[1], patch, patch), "xavier_uniform", of="matrix")
         shift = b.param("x_embedder.bias", f32(width), "zeros")
         x = b.conv(x, kernel, shift, stride=patch, out="x")

@@ -1,0 +1,16 @@
+"""An array that a network takes as it is: a spectrogram, a low-resolution signal."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from latentc.components.conditions._arrays import ArrayCondition
+from latentc.components.parts import Form
+
+
+class ArrayGiven(ArrayCondition):
+    """An array of any rank (a mel spectrogram, say), which the network itself knows how to take."""
+
+    kind: Literal["array"]
+    FORMS: ClassVar[tuple[Form, ...]] = ("array",)
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "array"}

@@ -1,0 +1,88 @@
+"""The output of another network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Network, Port
+from latentc.components.kit import call
+from latentc.components.parts import Backbone, Condition, Form, GivenInput, Problem
+from latentc.ir.builder import Builder, Var
+from latentc_runtime.sources import Condition as Requested
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Encoded(Condition):
+    """What a network of the spec makes of fields of the data: an observation, a low-resolution sample.
+
+    The network is trained with those it conditions, unless it is frozen. A request gives the fields.
+    """
+
+    kind: Literal["encoded"]
+    network: str = Field(description="one of `networks`, which provides `encode`")
+    field: None = Field(None, description="the fields are those that the network encodes")
+    FORMS: ClassVar[tuple[Form, ...]] = ("array", "vector", "tokens")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "encoded", "network": "encoder"}
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        return (self.network,)
+
+    def _encoding(self, spec: Spec) -> tuple[tuple[Port, ...], Any] | None:
+        encoder = spec.networks.get(self.network)
+        provides = isinstance(encoder, Backbone) and "encode" in encoder.PROVIDES
+        return encoder.encoding(spec) if provides else None  # type: ignore[union-attr]
+
+    def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
+        if self._encoding(spec) is None:
+            able = [n for n, other in spec.networks.items() if "encode" in getattr(other, "PROVIDES", ())]
+            what = "encodes nothing" if self.network in spec.networks else "does not exist"
+            mend = f"networks that encode: {', '.join(able) or 'none'}"
+            yield Problem(("network",), f"network `{self.network}` {what}", mend)
+            return
+        yield from super().problems_as(name, spec)
+
+    def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
+        encoding = self._encoding(spec)
+        return () if encoding is None else (Port(name, encoding[1], "condition"),)
+
+    def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
+        ports, _ = self._encoding(spec) or ((), None)
+        return tuple(GivenInput(port.name, port.type, port.name, port.name) for port in ports)
+
+    def operands(
+        self, b: Builder, name: str, given: tuple[Var, ...], networks: Mapping[str, Network]
+    ) -> tuple[Var, ...]:
+        return (call(b, networks[self.network], "encode", {}, out=name, state=list(given)),)
+
+    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
+        return (b.scalar(0.0, operands[0]),)
+
+    def vector(
+        self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
+    ) -> Var:
+        return b.dense(prefix, operands[0], width, init="normal", std=0.02, out=name)
+
+    def tokens(
+        self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
+    ) -> tuple[Var, Var | None]:
+        embedded = b.dense(prefix, operands[0], width, init="normal", std=0.02, out=name)
+        if embedded.type.rank == 2:
+            embedded = b.reshape(embedded, shape=(embedded.shape[0], 1, width), out=name)
+        return embedded, None
+
+    def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
+        found = []
+        for given in self.inputs(name, spec):
+            field = spec.data.fields[given.field]
+            shape = tuple(int(d) for d in given.type.shape[1:])  # type: ignore[arg-type]
+            if field.classes:
+                found.append(Requested(given.request, "tokens", shape, "i64", field.axes, vocabulary=field.classes))
+            else:
+                found.append(Requested(given.request, "array", shape, "f32", field.axes))
+        return tuple(found)

@@ -1,0 +1,76 @@
+"""An image or a segmentation map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from latentc.components.conditions._arrays import ArrayCondition
+from latentc.components.contract import Port
+from latentc.components.parts import Form, Problem
+from latentc.ir.builder import Builder, Var, f32, i64
+from latentc.ir.types import B
+from latentc_runtime.sources import Condition as Requested
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Map(ArrayCondition):
+    """An image [C, H, W], or a map of labels [H, W] that enters one-hot, as channels beside the state.
+
+    It has the height and width of the state, or divides them: then each of its pixels is repeated.
+    """
+
+    kind: Literal["map"]
+    FORMS: ClassVar[tuple[Form, ...]] = ("map", "array")
+    RANKS: ClassVar[tuple[int, ...]] = (2, 3)
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "map"}
+
+    def classes(self, name: str, spec: Spec) -> int:
+        """How many labels a map of labels has; 0 for an image."""
+        field = spec.data.fields.get(self.field or name)
+        return (field.classes or 0) if field is not None else 0
+
+    def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems_as(name, spec)
+        shape, state = self.shape(name, spec), spec.data.shape or ()
+        if len(shape) not in self.RANKS or len(state) != 3:
+            return
+        if state[1] % shape[-2] or state[2] % shape[-1] or state[1] // shape[-2] != state[2] // shape[-1]:
+            message = f"a map of {shape[-2]} by {shape[-1]} does not divide a state of {state[1]} by {state[2]}"
+            yield Problem((), message, "resize the field, or choose another kind")
+        if len(shape) == 2 and not self.classes(name, spec):
+            field = self.field or name
+            yield Problem(
+                (), f"field `{field}` is a map of labels without `classes`", f"set `data.fields.{field}.classes`"
+            )
+
+    def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
+        shape, classes = self.shape(name, spec), self.classes(name, spec)
+        if len(shape) == 3:
+            return (Port(name, f32(B, *shape), "condition"),)
+        return (Port(name, i64(B, *shape), "condition", classes + self.nullable, classes if self.nullable else None),)
+
+    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
+        return (b.scalar(self.classes(name, spec) if operands[0].type.dtype == "i64" else 0.0, operands[0]),)
+
+    def sizes(self, name: str, spec: Spec) -> dict[str, int]:
+        classes = self.classes(name, spec)
+        return {f"{name}_classes": classes} if classes else {}
+
+    def map(self, b: Builder, name: str, operands: tuple[Var, ...], sizes: Any, side: Any) -> Var:
+        (x,) = operands
+        if x.type.dtype == "i64":
+            labels = b.constant(list(range(int(sizes[f"{name}_classes"]))), out="labels")
+            column = b.reshape(labels, shape=(labels.shape[0], 1, 1))
+            hot = b.equal(b.reshape(x, shape=(x.shape[0], 1, *x.shape[1:])), column)
+            x = b.cast(hot, to="f32", out=name)
+        factor = int(side) // int(x.shape[2])
+        return b.upsample_nearest(x, factor=factor, out=name) if factor > 1 else x  # type: ignore[no-any-return]
+
+    def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
+        if not (classes := self.classes(name, spec)):
+            return super().requests(name, spec)
+        axes = spec.data.fields[self.field or name].axes
+        return (Requested(name, "tokens", self.shape(name, spec), "i64", axes, vocabulary=classes),)

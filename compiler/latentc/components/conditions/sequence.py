@@ -1,0 +1,106 @@
+"""A sequence of tokens or features, with a mask of those that count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.conditions._arrays import ArrayCondition, or_learned, present
+from latentc.components.contract import Network, Port
+from latentc.components.parts import Form, GivenInput, Problem
+from latentc.ir.builder import Builder, Var, f32, i64
+from latentc.ir.types import B, TensorType
+from latentc_runtime.sources import Condition as Requested
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Sequence(ArrayCondition):
+    """Tokens i64[B, L], or features f32[B, L, D] of a text encoder, and a mask of those that count.
+
+    The data has the mask in the field `NAME_mask`. None is a sequence of which only the first token counts: `pad`, or
+    for features zeros or a learned vector.
+    """
+
+    kind: Literal["sequence"]
+    pad: int = Field(0, ge=0, description="token that fills up shorter sequences, and stands for none")
+    null_embedding: Literal["zeros", "learned"] = Field("zeros", description="features that stand for none")
+    FORMS: ClassVar[tuple[Form, ...]] = ("tokens",)
+    RANKS: ClassVar[tuple[int, ...]] = (1, 2)
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sequence"}
+
+    def vocabulary(self, name: str, spec: Spec) -> int:
+        """How many tokens there are; 0 for features."""
+        field = spec.data.fields.get(self.field or name)
+        return (field.classes or 0) if field is not None and len(field.shape) == 1 else 0
+
+    def learned(self, name: str, spec: Spec) -> bool:
+        """Whether networks hold a vector that stands for none."""
+        return self.nullable and self.null_embedding == "learned" and not self.vocabulary(name, spec)
+
+    def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems_as(name, spec)
+        field, vocabulary = self.field or name, self.vocabulary(name, spec)
+        if len(self.shape(name, spec)) == 1 and not vocabulary:
+            yield Problem((), f"field `{field}` holds tokens without `classes`", f"set `data.fields.{field}.classes`")
+        elif vocabulary and self.pad >= vocabulary:
+            yield Problem(("pad",), f"token {self.pad} is out of range: there are {vocabulary}", "use one below")
+
+    def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
+        shape, vocabulary = self.shape(name, spec), self.vocabulary(name, spec)
+        length = shape[0] if shape else 1
+        value = Port(name, i64(B, length) if vocabulary else f32(B, *shape), "condition", vocabulary or None)
+        mask = Port(f"{name}_mask", TensorType("bool", (B, length)), "condition")
+        given = (Port(f"{name}_given", f32(B), "condition"),) if self.learned(name, spec) else ()
+        return (value, mask, *given)
+
+    def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
+        value, mask, *_ = self.ports(name, spec)
+        field = self.field or name
+        return (
+            GivenInput(value.name, value.type, field, name),
+            GivenInput(mask.name, mask.type, f"{field}_mask", name, "mask"),
+        )
+
+    def operands(
+        self, b: Builder, name: str, given: tuple[Var, ...], networks: Mapping[str, Network]
+    ) -> tuple[Var, ...]:
+        features = given[0].type.rank == 3
+        return (
+            (*given, present(b, given[0])) if features and self.nullable and self.null_embedding == "learned" else given
+        )
+
+    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
+        value, mask, *given = operands
+        length = int(mask.shape[1])
+        first = b.constant([[i == 0 for i in range(length)]], out="first")
+        return (
+            b.scalar(self.pad if value.type.dtype == "i64" else 0.0, value),
+            first,
+            *(b.scalar(0.0, g) for g in given),
+        )
+
+    def sizes(self, name: str, spec: Spec) -> dict[str, int]:
+        vocabulary = self.vocabulary(name, spec)
+        return {f"{name}_vocabulary": vocabulary} if vocabulary else {}
+
+    def tokens(
+        self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
+    ) -> tuple[Var, Var | None]:
+        x, mask, *given = operands
+        if x.type.dtype == "i64":
+            table = b.param(f"{prefix}.weight", f32(sizes[f"{name}_vocabulary"], width), "normal", std=0.02)
+            return b.embedding(table, x, out=name), mask
+        embedded = b.dense(prefix, x, width, init="normal", std=0.02, out=name)
+        return (or_learned(b, f"{prefix}.null", embedded, *given) if given else embedded), mask
+
+    def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
+        shape, vocabulary = self.shape(name, spec), self.vocabulary(name, spec)
+        field = spec.data.fields.get(self.field or name)
+        axes = field.axes if field is not None else ()
+        if not vocabulary:
+            return (Requested(name, "array", shape, "f32", axes, mask=True, default=self.default),)
+        return (Requested(name, "tokens", shape, "i64", axes, vocabulary=vocabulary, mask=True, pad=self.pad),)

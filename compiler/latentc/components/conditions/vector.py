@@ -1,0 +1,50 @@
+"""A vector of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.conditions._arrays import ArrayCondition, or_learned, present
+from latentc.components.contract import Network, Port
+from latentc.components.parts import Form
+from latentc.ir.builder import Builder, Var, f32
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Vector(ArrayCondition):
+    """A vector per sample, embedded by a linear layer: features of another model, augmentation parameters, a score."""
+
+    kind: Literal["vector"]
+    null_embedding: Literal["zeros", "learned"] = Field(
+        "zeros", description="what stands for none: the vector 0, or a learned one"
+    )
+    FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens", "array")
+    RANKS: ClassVar[tuple[int, ...]] = (1,)
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "vector"}
+
+    @property
+    def learned(self) -> bool:
+        """Whether networks hold a vector that stands for none."""
+        return self.nullable and self.null_embedding == "learned"
+
+    def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
+        given = (Port(f"{name}_given", f32(B), "condition"),) if self.learned else ()
+        return (*super().ports(name, spec), *given)
+
+    def operands(
+        self, b: Builder, name: str, given: tuple[Var, ...], networks: Mapping[str, Network]
+    ) -> tuple[Var, ...]:
+        return (*given, present(b, given[0])) if self.learned else given
+
+    def vector(
+        self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
+    ) -> Var:
+        x, *given = operands
+        embedded = b.dense(prefix, x, width, init="normal", std=0.02, out=name)
+        return or_learned(b, f"{prefix}.null", embedded, *given) if given else embedded

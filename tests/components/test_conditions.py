@@ -1,0 +1,157 @@
+"""Every kind of condition, from the data to the request: in a loss, in a network, left out, and in a sampler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latentc.components.contract import Lowered
+from latentc.diagnostics import DiagnosticError
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.spec import load_spec
+from latentc_runtime.sources import ConditionSource
+
+SPEC = """\
+latentc: 1
+name: told
+data:
+  kind: npz
+  path: data.npz
+  fields:
+    x: {{shape: [1, 8, 8]}}
+    y: {{classes: 5}}
+    style: {{shape: [6]}}
+    sketch: {{shape: [2, 8, 8]}}
+    labels: {{shape: [4, 4], classes: 3}}
+    text: {{shape: [7], classes: 11}}
+    text_mask: {{shape: [7], dtype: bool}}
+    features: {{shape: [7, 4]}}
+    features_mask: {{shape: [7], dtype: bool}}
+backbone:
+  kind: patch_transformer
+  width: 16
+  depth: 1
+  patch: 4
+  positions: {{kind: sincos_2d}}
+  block:
+    mixer: {{kind: attention, heads: 2}}
+    feed_forward: {{kind: gelu_mlp, ratio: 2}}
+    norm: {{kind: layer_norm}}
+    condition: {{kind: adaln_zero}}
+conditioning: {{{conditioning}, time: {{kind: timestep, frequencies: 16}}}}
+objective: {{kind: diffusion}}
+sampler: {{kind: ddim, steps: 2, guidance: {{scale: 2.0}}}}
+"""
+RNG = np.random.default_rng(0)
+VALUES = {
+    "y": RNG.integers(0, 5, 3),
+    "style": RNG.standard_normal((3, 6)),
+    "sketch": RNG.standard_normal((3, 2, 8, 8)),
+    "labels": RNG.integers(0, 3, (3, 4, 4)),
+}
+CASES = {
+    "index": ("class: {kind: label}", "y"),
+    "zeros": ("class: {kind: label, null_embedding: zeros}", "y"),
+    "mean": ("class: {kind: label, null_embedding: mean}", "y"),
+    "one-hot": ("class: {kind: label, encoding: one_hot, null_embedding: zeros}", "y"),
+    "one-hot mean": ("class: {kind: label, encoding: one_hot, null_embedding: mean}", "y"),
+    "vector": ("style: {kind: vector, dropout: 0.2}", "style"),
+    "learned vector": ("style: {kind: vector, dropout: 0.2, null_embedding: learned}", "style"),
+    "image": ("sketch: {kind: map, dropout: 0.2}", "sketch"),
+    "labels": ("labels: {kind: map, dropout: 0.2}", "labels"),
+}
+
+
+def lowered(tmp_path: Path, conditioning: str) -> Lowered:
+    file = tmp_path / "spec.yaml"
+    file.write_text(SPEC.format(conditioning=conditioning), encoding="utf-8")
+    return lower(load_spec(file))
+
+
+def weights_of(low: Lowered) -> dict[str, np.ndarray]:
+    from latentc.ir.core import parameters
+
+    rng, found = np.random.default_rng(1), {}
+    for path, param in parameters(low.module, low.networks["main"].methods["forward"].function).items():
+        shape = tuple(int(d) for d in param.type.shape)
+        found[f"main.{path}"] = 0.3 * rng.standard_normal(shape)
+    return found
+
+
+def value_of(low: Lowered, field: str) -> np.ndarray:
+    port = low.networks["main"].methods["forward"].input("condition") if field == "y" else None
+    value = VALUES[field]
+    return np.eye(5)[value] if port is not None and port.type.dtype == "f32" else value
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_condition_changes_the_output_and_its_null_is_the_dropped_one(case: str, tmp_path: Path) -> None:
+    conditioning, field = CASES[case]
+    low = lowered(tmp_path, conditioning)
+    oracle = Interpreter(low.module, weights_of(low))
+    forward = low.networks["main"].methods["forward"]
+    batch = dict.fromkeys(low.updates[0].batch)
+    assert list(batch) == ["x", field]
+    x, t, noise = RNG.standard_normal((3, 1, 8, 8)), np.array([5, 500, 900]), RNG.standard_normal((3, 1, 8, 8))
+    value = value_of(low, field)
+
+    def loss(value: np.ndarray, drop: float) -> np.ndarray:
+        (terms,) = oracle.run("loss.terms", x, value, t, noise, np.full(3, drop))
+        return terms
+
+    other = np.roll(value, 1, axis=0)
+    assert np.all(
+        np.abs(loss(value, 0.9) - loss(other, 0.9))[np.any(value != other, axis=tuple(range(1, value.ndim)))] > 0
+    )
+    # Dropped, its value is of no account; and it is not the same as given.
+    np.testing.assert_array_equal(loss(value, 0.0), loss(other, 0.0))
+    assert np.abs(loss(value, 0.0) - loss(value, 0.9)).max() > 1e-6
+    assert {port.role for port in forward.inputs} == {"state", "time", "condition"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_guidance_of_a_sampler_leaves_it_out(case: str, tmp_path: Path) -> None:
+    """With scale 0 the condition has no effect, with scale 1 it is as without guidance."""
+    conditioning, field = CASES[case]
+    low = lowered(tmp_path, conditioning)
+    program = low.programs[0]
+    source = program.sources[low.module.entry(program.entry).inputs[1].name]
+    assert isinstance(source, ConditionSource) and source.condition == ("class" if field == "y" else field)
+    oracle, value, x = Interpreter(low.module, weights_of(low)), value_of(low, field), RNG.standard_normal((3, 1, 8, 8))
+
+    def sample(value: np.ndarray, scale: float) -> np.ndarray:
+        (out,) = oracle.run(program.entry, x, value, np.full(3, scale))
+        return out
+
+    other = np.roll(value, 1, axis=0)
+    np.testing.assert_allclose(sample(value, 0.0), sample(other, 0.0), rtol=1e-9, atol=1e-12)
+    assert np.abs(sample(value, 1.0) - sample(other, 1.0)).max() > 1e-6
+
+
+def test_several_conditions_are_told_together(tmp_path: Path) -> None:
+    conditioning = "class: {kind: label}, style: {kind: vector, dropout: 0.1}, sketch: {kind: map}"
+    low = lowered(tmp_path, conditioning)
+    (update,) = low.updates
+    assert update.batch == ("x", "y", "style", "sketch")
+    assert [draw.name for draw in update.draws] == ["t", "noise", "drop", "drop_style"]
+    assert [c.name for c in low.conditions] == ["class", "style", "sketch"]
+    assert [c.form for c in low.conditions] == ["label", "array", "array"]
+
+
+@pytest.mark.parametrize(
+    ("conditioning", "message"),
+    [
+        ("mel: {kind: array}", "which the data does not have"),
+        ("text: {kind: sequence}", "condition `text` enters as tokens"),
+        ("style: {kind: map}", "has 2 or 3 axes per sample"),
+        ("style: {kind: timestep}", "cannot stand under `conditioning.style`"),
+        ("style: {kind: label}", "is no label"),
+        ("seen: {kind: encoded, network: eye}", "network `eye` does not exist"),
+    ],
+)
+def test_what_does_not_fit_is_said(conditioning: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DiagnosticError, match=message):
+        lowered(tmp_path, conditioning)
