@@ -60,7 +60,9 @@ def u8(*shape: int) -> TensorType:
 # op -> [(operand types, what is built, lowest and highest operand value)]
 CASES: dict[str, list[tuple[Any, ...]]] = {
     **{name: [((X,), op(name), -2, 2)] for name in ("neg", "exp", "sin", "cos", "tanh", "sigmoid", "relu")},
-    **{name: [((X,), op(name), -2, 2)] for name in ("silu", "softplus", "erf", "abs", "floor", "stop_gradient")},
+    **{
+        name: [((X,), op(name), -2, 2)] for name in ("silu", "softplus", "mish", "erf", "abs", "floor", "stop_gradient")
+    },
     **{name: [((X,), op(name), 0.1, 3)] for name in ("log", "sqrt", "rsqrt")},
     **{
         name: [((X, f32(4, 1)), op(name), 0.5, 2), ((IDX, i64(4)), op(name), 1, 5)]
@@ -132,6 +134,9 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
     "log_softmax": [((X,), op("log_softmax", axis=-1), -2, 2)],
     "cross_entropy": [((f32(B, 5), i64(B)), op("cross_entropy"), 0, 4)],
     "argmax": [((X,), op("argmax", axis=1), -2, 2), ((i64(B, 9),), lambda b, x: b.argmax(x * 1.0, axis=1), 0, 2)],
+    "logsumexp": [((X,), op("logsumexp", axis=1), -2, 2), ((X,), op("logsumexp", axis=-1), 50, 200)],
+    "argsort": [((X,), op("argsort"), -2, 2), ((X,), lambda b, x: b.argsort(b.argsort(x)), -2, 2)],
+    "leaky_relu": [((X,), op("leaky_relu", slope=0.2), -2, 2)],
     "top_k": [((X,), op("top_k", k=3), -2, 2)],
     "cumsum": [((X,), op("cumsum", axis=1), -2, 2)],
     "matmul": [((X, f32(6, 5)), op("matmul"), -2, 2), ((Q, f32(B, 4, 8, 3)), op("matmul"), -2, 2)],
@@ -261,7 +266,7 @@ def test_older_opsets_get_the_decomposition(name: str, opset: int) -> None:
 def test_every_op_has_a_case_and_every_gap_is_listed() -> None:
     assert set(CASES) == set(OPS) - {"dropout", "auxiliary_loss"}
     # Ops without a lowering at the default opset; each has a decomposition.
-    assert missing_lowerings() == {"cross_entropy", "experts", "spectral_norm"}
+    assert missing_lowerings() == {"cross_entropy", "experts", "logsumexp", "spectral_norm"}
     older = {"attention", "rotary", "rms_norm", "group_norm", "gelu"}
     assert missing_lowerings(18) == missing_lowerings() | older
     assert all(OPS[name].decompose is not None for name in missing_lowerings(18))

@@ -17,6 +17,7 @@ UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     **{n: getattr(torch, n) for n in ("neg", "exp", "sin", "cos", "tanh", "sigmoid", "erf", "abs", "floor", "relu")},
     "silu": F.silu,
     "softplus": F.softplus,
+    "mish": F.mish,
     "stop_gradient": torch.detach,
     "dropout": lambda x: x,
 }
@@ -89,6 +90,24 @@ def along_axis(d: Draw, name: str) -> Case:
     shape = d.shape(1)
     axis = d.int(-len(shape), len(shape) - 1)
     return Case([d.floats(*shape)], lambda x: getattr(torch, name)(x, dim=axis), {"axis": axis})
+
+
+@case("logsumexp")
+def logsumexp(d: Draw) -> Case:
+    shape = d.shape(1)
+    axis = d.int(-len(shape), len(shape) - 1)
+    return Case([d.floats(*shape)], lambda x: torch.logsumexp(x, axis), {"axis": axis})
+
+
+@case("argsort")
+def argsort(d: Draw) -> Case:
+    operand = d.choose([d.floats(*d.shape(0, 2), d.int(1, 5)), d.ints(*d.shape(0, 2), d.int(1, 5), high=3)])
+    return Case([operand], lambda x: torch.argsort(x, stable=True))
+
+
+@case("leaky_relu")
+def leaky_relu(d: Draw) -> Case:
+    return Case([d.floats(*d.shape())], lambda x: F.leaky_relu(x, 0.2), {"slope": 0.2})
 
 
 @case("top_k")

@@ -211,6 +211,8 @@ TORCH: dict[str, Row] = {
     "relu": _function("F.relu"),
     "silu": _function("F.silu"),
     "softplus": _function("F.softplus"),
+    "mish": _function("F.mish"),
+    "leaky_relu": lambda p, n: call("F.leaky_relu", [p.tensor(n.inputs[0]), literal(n.attrs["slope"])]),
     "gelu": lambda p, n: call(
         "F.gelu", [p.tensor(n.inputs[0])], approximate="tanh" if n.attrs["approximate"] == "tanh" else None
     ),
@@ -235,6 +237,8 @@ TORCH: dict[str, Row] = {
     "max": _reduce("amax"),
     "softmax": lambda p, n: call("F.softmax", [p.arg(n.inputs[0])], dim=n.attrs["axis"]),
     "log_softmax": lambda p, n: call("F.log_softmax", [p.arg(n.inputs[0])], dim=n.attrs["axis"]),
+    "logsumexp": lambda p, n: call("torch.logsumexp", [p.arg(n.inputs[0])], dim=n.attrs["axis"]),
+    "argsort": lambda p, n: call(f"{p.arg(n.inputs[0]).atom}.argsort", [], stable=True),
     "argmax": lambda p, n: call(f"{p.arg(n.inputs[0]).atom}.argmax", [], dim=n.attrs["axis"]),
     "top_k": lambda p, n: call(f"{p.arg(n.inputs[0]).atom}.topk", [p.size(n.attrs["k"])]),
     "cumsum": lambda p, n: call(f"{p.arg(n.inputs[0]).atom}.cumsum", [], dim=n.attrs["axis"]),

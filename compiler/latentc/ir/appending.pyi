@@ -91,6 +91,12 @@ class Appending:
     def logical_or(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
         """either."""
         ...
+    def mish(self, x: Operand, /, *, out: str = ...) -> Var:
+        """x * tanh(softplus(x))."""
+        ...
+    def leaky_relu(self, x: Operand, /, *, slope: float, out: str = ...) -> Var:
+        """x if it is positive, else x * slope."""
+        ...
     def gelu(self, x: Operand, /, *, approximate: Literal["none", "tanh"], out: str = ...) -> Var:
         """x * Phi(x), by erf (approximate='none') or by tanh."""
         ...
@@ -176,6 +182,9 @@ class Appending:
     def log_softmax(self, x: Operand, /, *, axis: int, out: str = ...) -> Var:
         """x - log sum exp(x) along an axis."""
         ...
+    def logsumexp(self, x: Operand, /, *, axis: int, out: str = ...) -> Var:
+        """log sum exp(x) over an axis, which is dropped."""
+        ...
     def cross_entropy(self, logits: Operand, target: Operand, /, *, out: str = ...) -> Var:
         """-log softmax(logits)[target], a value a row."""
         ...
@@ -185,6 +194,10 @@ class Appending:
     def top_k(self, x: Operand, /, *, k: int, out: str = ...) -> tuple[Var, Var]:
         """the k largest along the last axis, in descending order, and their indices; of equals the first comes
         first."""
+        ...
+    def argsort(self, x: Operand, /, *, out: str = ...) -> Var:
+        """indices that sort the last axis in ascending order, i64; equal elements keep their order. Applied twice, it
+        gives each element's rank."""
         ...
     def cumsum(self, x: Operand, /, *, axis: int, out: str = ...) -> Var:
         """running sum along an axis."""

@@ -96,7 +96,9 @@ _RULES: dict[str, Callable[[Node], bool]] = {
     **dict.fromkeys(ELEMENTWISE, aligned),
     **dict.fromkeys(("layer_norm", "rms_norm", "group_norm", "batch_norm"), _weighted),
     **dict.fromkeys(("linear", "conv", "conv_transpose"), _weighted),
-    **dict.fromkeys(("concat", "split", "slice", "unbind", "pad", "softmax", "log_softmax", "cumsum"), _inner),
+    **dict.fromkeys(
+        ("concat", "split", "slice", "unbind", "pad", "softmax", "log_softmax", "logsumexp", "cumsum"), _inner
+    ),
     **dict.fromkeys(("sum", "mean", "max"), _inner_axes),
     "matmul": lambda node: aligned(node) and (node.outputs[0].type.rank > 2 or not batched(node.inputs[1])),
     "attention": aligned,

@@ -16,6 +16,7 @@ _SAME = {
     "tanh": "Tanh",
     "sigmoid": "Sigmoid",
     "softplus": "Softplus",
+    "mish": "Mish",
     "relu": "Relu",
     "erf": "Erf",
     "abs": "Abs",
@@ -44,6 +45,7 @@ _UNARY = {
     "Tanh",
     "Sigmoid",
     "Softplus",
+    "Mish",
     "Relu",
     "Erf",
     "Abs",
@@ -81,6 +83,11 @@ def div(c: Context) -> None:
 @lower("gelu", opset=20, unary=True)
 def gelu(c: Context) -> None:
     c.final("Gelu", c.ins, approximate=c.attrs["approximate"])
+
+
+@lower("leaky_relu", unary=True)
+def leaky_relu(c: Context) -> None:
+    c.final("LeakyRelu", c.ins, alpha=float(c.attrs["slope"]))
 
 
 @lower("clamp", unary=True)

@@ -40,6 +40,13 @@ def top_k(c: Context) -> None:
     c.g.add("TopK", [c.ins[0], c.g.ints([int(c.attrs["k"])])], c.outs, axis=c.type().rank - 1)
 
 
+@lower("argsort")
+def argsort(c: Context) -> None:
+    outs = [c.g.fresh(f"{c.out}/sorted"), c.out]
+    size = c.type().shape[-1]
+    c.g.add("TopK", [c.ins[0], c.g.ints([int(size)])], outs, axis=c.type().rank - 1, largest=0)  # type: ignore[arg-type]
+
+
 @lower("cumsum")
 def cumsum(c: Context) -> None:
     c.final("CumSum", [c.ins[0], c.g.ints(axis_of(c.attrs["axis"], c.type().rank))])

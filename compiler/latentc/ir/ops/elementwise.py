@@ -101,6 +101,11 @@ def _gelu_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence
     return [g * ((b.erf(x * (1 / math.sqrt(2))) + 1.0) * 0.5 + x * density)]
 
 
+def _mish_vjp(b: Any, x: Any, g: Any) -> Any:
+    t = b.tanh(b.softplus(x))
+    return g * (t + x * (1.0 - t * t) * b.sigmoid(x))
+
+
 def _cast_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     need(attrs["to"] in NUMPY, f"unknown dtype {attrs['to']!r}")
     return [ins[0].with_dtype(attrs["to"])]
@@ -215,6 +220,22 @@ _ROWS = [
     binary("greater", np.greater, None, "x > y", _compare),
     _logical("logical_and", np.logical_and, "both"),
     _logical("logical_or", np.logical_or, "either"),
+    unary(
+        "mish",
+        lambda x: x * np.tanh(np.logaddexp(x, 0)),
+        lambda b, x, y, g: _mish_vjp(b, x, g),
+        "x * tanh(softplus(x))",
+        "Misra 2019",
+    ),
+    Op(
+        "leaky_relu",
+        "x if it is positive, else x * slope",
+        _float,
+        lambda xs, a: [np.where(xs[0] > 0, xs[0], xs[0] * xs[0].dtype.type(a["slope"]))],
+        lambda b, ins, outs, grads, attrs: [b.where(ins[0] > 0.0, grads[0], grads[0] * attrs["slope"])],
+        source="Maas et al. 2013",
+        attrs="slope",
+    ),
     Op(
         "gelu",
         "x * Phi(x), by erf (approximate='none') or by tanh",

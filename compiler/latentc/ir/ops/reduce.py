@@ -115,6 +115,35 @@ def _log_softmax_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     return [shifted - b.log(b.sum(b.exp(shifted), axes=axes, keepdims=True))]
 
 
+def _logsumexp_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(ins[0].is_float, f"takes floats, got {ins[0]}")
+    return [ins[0].with_shape(reduced(ins[0].shape, [attrs["axis"]], False))]
+
+
+def _logsumexp(x: Array, axis: int) -> Array:
+    most = x.max(axis=axis, keepdims=True)
+    return np.asarray(np.squeeze(most, axis) + np.log(np.exp(x - most).sum(axis=axis)), dtype=x.dtype)
+
+
+def _logsumexp_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    (x,), axes = ins, (attrs["axis"],)
+    most = b.max(x, axes=axes, keepdims=True)
+    total = most + b.log(b.sum(b.exp(x - most), axes=axes, keepdims=True))
+    return [b.reshape(total, shape=reduced(x.shape, axes, False))]
+
+
+def _logsumexp_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    kept = reduced(ins[0].shape, (attrs["axis"],), True)
+    return [b.softmax(ins[0], axis=attrs["axis"]) * b.reshape(grads[0], shape=kept)]
+
+
+def _argsort_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    (x,) = ins
+    known = x.rank > 0 and not isinstance(x.shape[-1], Sym)
+    need(known and x.dtype != "bool", f"takes numbers along a known size, got {x}")
+    return [x.with_dtype("i64")]
+
+
 def _cross_entropy_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     logits, target = ins
     need(logits.rank == 2 and target.dtype == "i64", f"takes logits [N, V] and i64 [N], got {logits} and {target}")
@@ -209,6 +238,16 @@ _ROWS = [
         attrs="axis",
     ),
     Op(
+        "logsumexp",
+        "log sum exp(x) over an axis, which is dropped",
+        _logsumexp_infer,
+        lambda xs, a: [_logsumexp(xs[0], a["axis"])],
+        _logsumexp_vjp,
+        _cost(4),
+        _logsumexp_decompose,
+        attrs="axis",
+    ),
+    Op(
         "cross_entropy",
         "-log softmax(logits)[target], a value a row",
         _cross_entropy_infer,
@@ -236,6 +275,16 @@ _ROWS = [
         _top_k_vjp,
         _cost(4),
         attrs="k",
+    ),
+    Op(
+        "argsort",
+        "indices that sort the last axis in ascending order, i64; equal elements keep their order. Applied twice, it "
+        "gives each element's rank",
+        _argsort_infer,
+        lambda xs, a: [np.argsort(xs[0], axis=-1, kind="stable").astype(np.int64)],
+        None,
+        _cost(4),
+        differentiable=False,
     ),
     Op(
         "cumsum",
