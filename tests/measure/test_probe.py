@@ -48,7 +48,7 @@ def test_results_of_calls_in_the_order_they_end() -> None:
 
 def test_evaluations_take_turns_within_a_step() -> None:
     """Two calls a trip of a loop, then one behind it."""
-    shown = [Evaluations("body", 0, 1), Evaluations("body", 0, 1), Evaluations("", 0, 0)]
+    shown = [Evaluations("f", "body", 0, 1), Evaluations("f", "body", 0, 1), Evaluations("f", "", 0, 0)]
     arrays = [np.array([[0.0], [2.0]]), np.array([[1.0], [3.0]]), np.array([4.0])]
     assert [float(x[0]) for (x,) in calls(shown, arrays)] == [0, 1, 2, 3, 4]
 

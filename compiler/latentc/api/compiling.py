@@ -11,7 +11,7 @@ from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.faults import runtime_errors
 
 if TYPE_CHECKING:
-    from latentc.measure.calibration import Calibration
+    from latentc.quantize.calibration import Calibration
     from latentc.spec import Spec
     from latentc.spec.sections import Quantize
     from latentc.weights import Expr
@@ -100,7 +100,7 @@ def compile(
         "check": same_weights,
     }
     if spec.optimize.quantize is not None:
-        from latentc.measure.quantize import quantised_bundle
+        from latentc.quantize.compile import quantised_bundle
 
         file = None if calibration is None else Path(calibration)
         with runtime_errors():
@@ -109,7 +109,7 @@ def compile(
             )
     final = optimised(lowered, spec)
     if spec.target.precision == "fp16":
-        from latentc.measure.quantize import check_range
+        from latentc.quantize.compile import check_range
 
         check_range(lowered, final, spec, _flat(tensors), tell, say)
 
@@ -139,8 +139,8 @@ def calibrate(
     `output` is the .npz file to write, for `compile`. Raises DiagnosticError: E0401 to E0413, E0703, E0708, E0801.
     """
     from latentc.checkpoint import network_weights
-    from latentc.measure.calibrate import calibrate as watch
-    from latentc.measure.calibration import write_calibration
+    from latentc.quantize.calibrate import calibrate as watch
+    from latentc.quantize.calibration import write_calibration
 
     spec, lowered = lowered_spec(source, variant, overrides)
     asked = _quantize_section(spec)

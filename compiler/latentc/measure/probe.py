@@ -19,6 +19,7 @@ class _Extra:
     part: int
     loops: int
     value: Value
+    function: str = ""
 
 
 def calls_shown(module: Module, entry: str) -> tuple[Module, list[str]]:
@@ -41,8 +42,10 @@ class Evaluations:
     """An added output of a sampler: operand `part` of one call.
 
     It has `loops` leading axes, the trips of the loops around the call; `place` is the body of the outermost of them.
+    `function` is what is called.
     """
 
+    function: str
     place: str
     part: int
     loops: int
@@ -56,12 +59,12 @@ def network_inputs_shown(
     def shown(fn: Function, node: Node, inner: list[_Extra]) -> Iterator[_Extra]:
         if node.op == "call" and node.attrs["fn"] in methods:
             for part, value in enumerate(node.inputs[:operands]):
-                yield _Extra("", part, 0, value)
+                yield _Extra("", part, 0, value, node.attrs["fn"])
         elif node.op == "loop":
             yield from inner
 
     extended, extras = _extended(module, module.entries[entry], shown)
-    return extended, [Evaluations(extra.path, extra.part, extra.loops) for extra in extras]
+    return extended, [Evaluations(extra.function, extra.path, extra.part, extra.loops) for extra in extras]
 
 
 def values_shown(module: Module, entry: str, wanted: Mapping[str, Mapping[Value, str]]) -> tuple[Module, list[str]]:
@@ -126,7 +129,7 @@ def _through(node: Node, extra: _Extra, name: str) -> _Extra:
         path = node.attrs["body"]
     else:
         path = join(node.attrs["name"], path)
-    return _Extra(path, extra.part, loops, Value(name, type))
+    return _Extra(path, extra.part, loops, Value(name, type), extra.function)
 
 
 __all__ = ["Evaluations", "calls_shown", "network_inputs_shown", "values_shown"]

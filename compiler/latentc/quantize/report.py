@@ -1,4 +1,4 @@
-"""The report of a quantisation: a row a layer, as CSV and as a self-contained page with plots."""
+"""The quantisation report: one row per layer, as CSV and as a self-contained HTML page with plots."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from latentc import resources
-from latentc.measure.calibration import Calibration
-from latentc.measure.plan import Choice
-from latentc.measure.scales import reach, saturated
 from latentc.passes.quantize import LARGEST
+from latentc.quantize.calibration import Calibration
+from latentc.quantize.plan import Choice
+from latentc.quantize.scales import reach, saturated
 from latentc.spec.sections import Quantize
 
-SHOWN = 40  # bars of the plot
+SHOWN = 40  # bars in the plot of sensitivities
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer. `range` is the largest input, `reach` where its scale ends, `saturated` the share beyond.
+    """One layer; a figure that does not apply is None.
 
-    `weight_sqnr` and `output_sqnr` in dB are the layer's own; `error` is ‖Δ‖ / ‖y‖ of its network's output when the
-    layers of `unit`, which share an input, alone are quantised. None for what a layer does not have.
+    `range`: largest magnitude of the input. `reach`: the largest that its scale represents; `saturated`: the share of
+    values beyond. `weight_sqnr` and `output_sqnr` in dB are the layer's own. `error`: ‖Δ‖ / ‖y‖ of its network's output
+    when only the layers of `unit`, which share an input, are quantised.
     """
 
     path: str
@@ -49,7 +50,7 @@ class Row:
 
 
 def rows_of(choice: Choice, calibration: Calibration, asked: Quantize) -> list[Row]:
-    """A row for every layer there is, in the order of the network."""
+    """A row for every layer that can be quantised, in network order."""
     rows = []
     for path, layer in choice.layers.items():
         seen, loss = calibration.inputs.get(layer.group), choice.losses.get(path)
@@ -81,7 +82,7 @@ def rows_of(choice: Choice, calibration: Calibration, asked: Quantize) -> list[R
 
 
 def csv_of(rows: Sequence[Row]) -> str:
-    """The rows as CSV with a head."""
+    """The rows as CSV with a header line."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [field.name for field in dataclasses.fields(Row)]
@@ -93,7 +94,7 @@ def csv_of(rows: Sequence[Row]) -> str:
 def page_of(
     rows: Sequence[Row], choice: Choice, calibration: Calibration, asked: Quantize, facts: Mapping[str, str]
 ) -> str:
-    """The rows as one HTML page that loads nothing; `facts` stand at its head."""
+    """The rows as one HTML page that loads no other file; `facts` are listed at the top."""
     environment = Environment(
         loader=FileSystemLoader(resources.folder("templates") / "quantization"),
         autoescape=True,
@@ -130,10 +131,12 @@ def _plots(rows: Sequence[Row], choice: Choice, calibration: Calibration) -> lis
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "latentc", "font.size": 8}):
         if choice.sensitivity:
             made.append(("Error of the network when one unit alone is quantised", _sensitivity(rows, choice)))
-        for network, points in calibration.points.items():
-            seen = {n: s.peaks for n, s in calibration.inputs.items() if n.startswith(f"{network}.")}
+        first = 0
+        for method, points in calibration.points.items():
+            own = slice(first, first := first + len(points))
+            seen = {n: s.peaks[own] for n, s in calibration.inputs.items() if s.peaks[own].any()}
             if seen and len(set(points)) > 1:
-                made.append((f"Largest input of each layer of {network} over the evaluations", _ranges(seen, points)))
+                made.append((f"Largest input of each layer over the calls of {method}", _ranges(seen, points)))
     return made
 
 
@@ -160,7 +163,7 @@ def _sensitivity(rows: Sequence[Row], choice: Choice) -> str:
 
 
 def _ranges(seen: Mapping[str, Any], points: Sequence[str]) -> str:
-    """A map: layers down, evaluations across, each layer's peak relative to its largest."""
+    """A heat map of layers (rows) and calls (columns): each layer's peak relative to its largest."""
     from matplotlib.figure import Figure
 
     columns = list(dict.fromkeys(points))

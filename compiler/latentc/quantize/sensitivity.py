@@ -1,13 +1,13 @@
-"""What each layer loses when it alone is quantised: its weight, its output, and the output of the whole network.
+"""The error of quantising one layer alone: of its weight, of its output, and of its network's outputs.
 
-Layers that read the same value share a scale and are one unit (`main.blocks.0.attn.qkv`): they are quantised together.
+Layers that read the same value share a scale. They form one unit (`main.blocks.0.attn.qkv`) and are quantised together.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,24 +18,24 @@ from latentc.export.recipes import kept, recovered
 from latentc.export.store import expression
 from latentc.ir.core import Module, Node, parameters
 from latentc.ir.ops import OPS
-from latentc.measure.calibrate import layer_weight
-from latentc.measure.calibration import Calibration
 from latentc.measure.execute import Array, Feed, executable
-from latentc.measure.observe import Observed
-from latentc.measure.quality import sqnr
-from latentc.measure.scales import reach, rounded
 from latentc.passes.quantize import LARGEST, Layer, LayerQuant, Quantization, prefix_of
+from latentc.quantize.calibrate import layer_weight
+from latentc.quantize.calibration import Calibration
+from latentc.quantize.observe import Observed
+from latentc.quantize.quality import sqnr
+from latentc.quantize.scales import reach, rounded
 from latentc.spec import Spec
 from latentc.weights import Array as InMemory
 from latentc.weights import Expr
 
 POINTS = 3
-"""Evaluations of each network that a unit is tried on."""
+"""Calls of each method that a unit is tried on."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Signal over quantisation noise in dB: of a layer's weight and of its output, on what it saw in calibration."""
+    """Signal to quantisation noise in dB of a layer's weight, and of its output on inputs seen in calibration."""
 
     weight: float
     output: float
@@ -43,9 +43,9 @@ class Losses:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """The relative error ‖Δ‖ / ‖y‖ of a network's output when one unit alone is quantised.
+    """The relative error ‖Δ‖ / ‖y‖ of a network's outputs when one unit alone is quantised, the worst of them.
 
-    Where time did not reach, it is `estimated` from the unit's own output.
+    If there was no time to run it, it is `estimated` from the error of the unit's own output.
     """
 
     error: float
@@ -62,8 +62,11 @@ def losses(
     tensors: Mapping[str, Array],
     range: str,
 ) -> dict[str, Losses]:
-    """{path of a layer's weight: its losses} of every layer of a plan; `module` before the pass, `quantised` after."""
-    own = {**weights, **{path: InMemory(array) for path, array in tensors.items()}}
+    """{path of a layer's weight: its losses} for every layer of a plan.
+
+    `module` is the module before the pass `quantize`, `quantised` after it.
+    """
+    own = with_tensors(weights, Quantization(plan, tensors))
     params = {
         path: param
         for entry, function in quantised.entries.items()
@@ -98,8 +101,8 @@ def _nodes(module: Module, layers: Mapping[str, Layer]) -> dict[str, Node]:
 
 
 def _input(seen: Observed, quant: LayerQuant, range: str) -> Array:
-    """The kept rows of an input as the scheme gives them back."""
-    divided = seen.smooth if seen.rows.ndim == 2 else seen.smooth[:, None, None]
+    """The kept rows of an input after quantising and dequantising."""
+    divided = seen.smooth.reshape(-1, *[1] * (seen.rows.ndim - 2))
     if quant.scheme in LARGEST:
         end = reach(seen, quant.scheme, range)  # type: ignore[arg-type]
         return np.asarray(rounded(seen.rows / divided, end, quant.scheme) * divided, np.float32)
@@ -111,7 +114,7 @@ def _input(seen: Observed, quant: LayerQuant, range: str) -> Array:
 
 
 def units(plan: Mapping[str, LayerQuant], layers: Mapping[str, Layer]) -> dict[str, tuple[str, ...]]:
-    """{unit: the layers of the plan that it consists of}, in order."""
+    """{unit: its layers in the plan}, in order."""
     found: dict[str, list[str]] = {}
     for path in plan:
         found.setdefault(layers[path].group, []).append(path)
@@ -130,16 +133,16 @@ def sensitivities(
     seconds: float,
     tell: Callable[[int, int], None],
 ) -> dict[str, Sensitivity]:
-    """{unit: what it does to its network} of every unit, the most sensitive first.
+    """{unit: its sensitivity}, the most sensitive first.
 
-    Each unit that `seconds` allow, those with the worst outputs first, is quantised alone and its network run on
-    evaluations along the trajectory. `tell(done, total)`. Raises as `executable`.
+    Each unit is quantised alone and its network run on a few calls, those with the worst outputs first, for as long as
+    `seconds` allow. `tell(done, total)`. Raises as `executable`.
     """
     parts = units(plan, layers)
     loss = {unit: min(own[path].output for path in paths) for unit, paths in parts.items()}
     order = sorted(parts, key=lambda unit: loss[unit])
-    networks = only_networks(lowered)
-    exact = _outputs(networks, spec, weights, calibration, None)
+    outputs = Outputs(lowered, spec, weights, {entry: few(feeds) for entry, feeds in calibration.feeds.items()})
+    exact = outputs.of(None)
     found: dict[str, Sensitivity] = {}
     begin = time.perf_counter()
     for done, unit in enumerate(order):
@@ -148,49 +151,63 @@ def sensitivities(
             break
         tell(done, len(order))
         alone = Quantization({path: plan[path] for path in parts[unit]}, tensors)
-        rough = _outputs(networks, spec, weights, calibration, alone, unit.split(".")[0])
-        found[unit] = Sensitivity(max(_error(rough[name], exact[name]) for name in rough))
+        rough = outputs.of(alone, unit.split(".")[0])
+        found[unit] = Sensitivity(max(_error(rough[entry], exact[entry]) for entry in rough))
     tell(len(order), len(order))
-    # An output's own error passes on to the network's about as that of the units that were tried.
+    # The error of the network is roughly proportional to that of the unit's own output.
     ratio = statistics.median(s.error / 10 ** (-loss[unit] / 20) for unit, s in found.items()) if found else 1.0
     for unit in order[len(found) :]:
         found[unit] = Sensitivity(ratio * 10 ** (-loss[unit] / 20), estimated=True)
     return dict(sorted(found.items(), key=lambda item: -item[1].error))
 
 
-def only_networks(lowered: Lowered) -> Lowered:
-    """The forwards of the sampled networks alone."""
-    entries = {f"{name}.forward": lowered.networks[name].methods["forward"].function for name in lowered.sampled}
-    return replace(lowered, module=lowered.module.with_(entries=entries), programs=())
+def only_methods(lowered: Lowered, entries: Collection[str]) -> Lowered:
+    """The lowered spec with these methods of networks as its only entries."""
+    kept = {entry: fn for entry, fn in lowered.module.entries.items() if entry in entries}
+    return replace(lowered, module=lowered.module.with_(entries=kept), programs=())
 
 
-def _outputs(
-    networks: Lowered,
-    spec: Spec,
-    weights: Mapping[str, Expr],
-    calibration: Calibration,
-    quantization: Quantization | None,
-    network: str | None = None,
-) -> dict[str, list[Array]]:
-    """What each network (or one) gives on a few evaluations."""
-    module = pipeline.optimised(networks, spec, "quantize", quantization).module
-    own = dict(weights)
-    if quantization is not None:
-        own |= {path: InMemory(array) for path, array in quantization.tensors.items()}
-    found = {}
-    for name in calibration.feeds:
-        if network in (None, name):
-            call = executable(module, f"{name}.forward", own, spec.target.opset)
-            found[name] = [call(feed)[0] for feed in _few(calibration.feeds[name])]
-    return found
+class Outputs:
+    """Runs methods of networks on given calls, quantised or not."""
+
+    def __init__(
+        self, lowered: Lowered, spec: Spec, weights: Mapping[str, Expr], feeds: Mapping[str, Sequence[Feed]]
+    ) -> None:
+        self.lowered, self.spec, self.weights, self.feeds = only_methods(lowered, feeds), spec, weights, feeds
+
+    def of(self, quantization: Quantization | None, network: str | None = None) -> dict[str, list[list[Array]]]:
+        """{method: all its outputs for each call}, of all networks or one. Raises as `executable`."""
+        module = pipeline.optimised(self.lowered, self.spec, "quantize", quantization).module
+        own = with_tensors(self.weights, quantization)
+        found = {}
+        for entry, feeds in self.feeds.items():
+            if network in (None, entry.split(".")[0]):
+                call = executable(module, entry, own, self.spec.target.opset)
+                found[entry] = [call(feed) for feed in feeds]
+        return found
 
 
-def _few(feeds: Sequence[Feed]) -> list[Feed]:
+def with_tensors(weights: Mapping[str, Expr], quantization: Quantization | None) -> dict[str, Expr]:
+    """The weights and the measured tensors of a quantisation, by whole path."""
+    tensors = quantization.tensors if quantization is not None else {}
+    return {**weights, **{path: InMemory(array) for path, array in tensors.items()}}
+
+
+def few(feeds: Sequence[Feed]) -> list[Feed]:
+    """`POINTS` of the calls, evenly spaced."""
     return [feeds[i] for i in sorted({round(i) for i in np.linspace(0, len(feeds) - 1, min(POINTS, len(feeds)))})]
 
 
-def _error(rough: Sequence[Array], exact: Sequence[Array]) -> float:
-    """‖Δ‖ / ‖y‖ over all; infinite where it is no number."""
+def _error(rough: Sequence[Sequence[Array]], exact: Sequence[Sequence[Array]]) -> float:
+    """‖Δ‖ / ‖y‖ over all calls, the worst of the outputs; infinite if it is not a number."""
+    return max(
+        _relative(ours, theirs)
+        for ours, theirs in zip(zip(*rough, strict=True), zip(*exact, strict=True), strict=True)
+        if theirs[0].dtype.kind == "f"
+    )
+
+
+def _relative(rough: Sequence[Array], exact: Sequence[Array]) -> float:
     noise = sum(float(np.sum((a.astype(np.float64) - b) ** 2)) for a, b in zip(rough, exact, strict=True))
     signal = sum(float(np.sum(b.astype(np.float64) ** 2)) for b in exact)
     if not np.isfinite(noise):
@@ -198,4 +215,4 @@ def _error(rough: Sequence[Array], exact: Sequence[Array]) -> float:
     return float(np.sqrt(noise / signal)) if signal else float(noise > 0)
 
 
-__all__ = ["Losses", "Sensitivity", "losses", "only_networks", "sensitivities", "units"]
+__all__ = ["Losses", "Outputs", "Sensitivity", "losses", "only_methods", "sensitivities", "units", "with_tensors"]

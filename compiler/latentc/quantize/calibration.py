@@ -1,7 +1,4 @@
-"""What calibration saw, as data and as the file that is kept of it.
-
-Symbols: B batch, C channels, E evaluations seen, T tokens.
-"""
+"""A calibration as data, and as the .npz file that `latentc calibrate` writes and a bundle keeps."""
 
 from __future__ import annotations
 
@@ -17,21 +14,21 @@ import numpy as np
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.files import read_arrays, write_arrays
 from latentc.measure.execute import Array, Feed
-from latentc.measure.observe import Observed
+from latentc.quantize.observe import Observed
 from latentc.spec import Spec
 from latentc.spec.sections import Quantize
 from latentc.weights import Expr, blocks
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What calibration saw.
+    """Layer inputs measured along trajectories, and the trajectories.
 
-    `about`: of which spec, weights, seed and steps it is. `inputs`: each input of layers by the path its measured
-    tensors stand under (`main.blocks.0.attn.qkv`). `feeds`: by network the evaluations seen, inputs by name; `points`
-    says where each is (`t=981`). `samples`: what the trajectories end in, f32[B, C, H, W] or i64[B, T].
+    `about`: the spec, weights, seed and settings it was made with. `inputs`: each layer input by the path of its
+    measured tensors (`main.blocks.0.attn.qkv`). `feeds`: inputs by name of the recorded calls, by method
+    (`main.forward`), and `points` where each call is (`t=981`). `samples`: the first output of the program.
     """
 
     about: Mapping[str, Any]
@@ -42,7 +39,7 @@ class Calibration:
 
 
 def weights_hash(weights: Mapping[str, Expr]) -> str:
-    """The sha256 of all tensors with their names, dtypes and shapes, in hex."""
+    """The sha256 in hex of all tensors, their names, dtypes and shapes."""
     digest = hashlib.sha256()
     for path in sorted(weights):
         expr = weights[path]
@@ -53,7 +50,7 @@ def weights_hash(weights: Mapping[str, Expr]) -> str:
 
 
 def identity(spec: Spec, asked: Quantize) -> dict[str, Any]:
-    """What a calibration depends on of a spec: all of the model and its sampler, and what was asked to be seen."""
+    """What a calibration depends on: the model and its sampler, and the calibration settings."""
     data = spec.model_dump(mode="json", by_alias=True, exclude={"train", "target", "optimize", "weights", "name"})
     seen = asked.calibration.model_dump(exclude={"range"})
     text = json.dumps(data, sort_keys=True)
@@ -61,7 +58,7 @@ def identity(spec: Spec, asked: Quantize) -> dict[str, Any]:
 
 
 def write_calibration(path: Path | str, calibration: Calibration) -> None:
-    """Write a calibration as an .npz file that says what it belongs to. DiagnosticError E0412."""
+    """Write a calibration as an .npz file. DiagnosticError E0412."""
     arrays: dict[str, Array] = {"samples": calibration.samples}
     for name, seen in calibration.inputs.items():
         arrays |= {f"inputs/{name}/{field}": np.asarray(getattr(seen, field)) for field in Observed.__annotations__}
@@ -72,7 +69,7 @@ def write_calibration(path: Path | str, calibration: Calibration) -> None:
 
 
 def read_calibration(path: Path | str) -> Calibration:
-    """Read a calibration. DiagnosticError: E0401 to E0403, E0408 where it is damaged."""
+    """Read a calibration. DiagnosticError: E0401 to E0403, E0408 if it is damaged."""
     arrays = read_arrays(path)
     try:
         about = json.loads(arrays.pop("about").tobytes())
@@ -80,7 +77,7 @@ def read_calibration(path: Path | str) -> Calibration:
         if about["format"] != FORMAT:
             raise _damaged(path, f"it has format {about['format']}, this latentc reads {FORMAT}")
         if about.pop("sha256") != _content_hash(arrays):
-            raise _damaged(path, "its arrays do not have the hash that it says")
+            raise _damaged(path, "the hash of its arrays is not the one it records")
         inputs: dict[str, dict[str, Any]] = {}
         feeds: dict[str, dict[int, dict[str, Array]]] = {name: {} for name in points}
         for key, array in arrays.items():
@@ -97,17 +94,21 @@ def read_calibration(path: Path | str) -> Calibration:
             arrays["samples"],
         )
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
-        raise _damaged(path, f"it lacks what a calibration has ({type(error).__name__}: {error})") from None
+        raise _damaged(path, f"arrays of a calibration are missing ({type(error).__name__}: {error})") from None
 
 
 def check_fits(calibration: Calibration, path: Path | str, spec: Spec, asked: Quantize, weights: str) -> None:
-    """DiagnosticError E0803 where a calibration is of another spec, other weights or other settings.
+    """DiagnosticError E0803 if a calibration was made from another spec, other weights or other settings.
 
-    `weights`: their `weights_hash`.
+    `weights`: the `weights_hash` of those to quantise.
     """
     about, wanted = calibration.about, identity(spec, asked)
-    problems = [f"it is of another model or sampler (`{about.get('name')}`)"] if about["spec"] != wanted["spec"] else []
-    problems += ["it is of other weights"] if about["weights"] != weights else []
+    problems = (
+        [f"it was made from another model or sampler (`{about.get('name')}`)"]
+        if about["spec"] != wanted["spec"]
+        else []
+    )
+    problems += ["it was made from other weights"] if about["weights"] != weights else []
     problems += [
         f"it was made with `{key}: {about.get(key)}`; the spec says {value}"
         for key, value in wanted.items()
@@ -129,7 +130,7 @@ def _content_hash(arrays: Mapping[str, Array]) -> str:
 
 def _damaged(path: Path | str, why: str) -> DiagnosticError:
     return DiagnosticError(
-        Diagnostic("E0408", f"{path} is no sound calibration: {why}", help="make it again with `latentc calibrate`")
+        Diagnostic("E0408", f"{path} is not a valid calibration: {why}", help="make it again with `latentc calibrate`")
     )
 
 

@@ -16,12 +16,12 @@ from latentc import api
 from latentc.diagnostics import DiagnosticError
 from latentc.export.lowerings import TABLE
 from latentc.export.lowerings.table import Context, Lowering
-from latentc.measure import preflight
-from latentc.measure.calibrate import calibrate
-from latentc.measure.gate import speedup
-from latentc.measure.plan import choice
-from latentc.measure.quality import BEST, psnr, sqnr
 from latentc.measure.report import ENGINE, ORACLE, TORCH
+from latentc.quantize import precision
+from latentc.quantize.calibrate import calibrate
+from latentc.quantize.gate import speedup
+from latentc.quantize.plan import choice
+from latentc.quantize.quality import BEST, psnr, sqnr
 from latentc.weights import Array, write_safetensors
 from latentc_runtime import load
 
@@ -212,7 +212,7 @@ def test_force_keeps_it_and_says_so(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_is_not_here_is_judged_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from latentc.measure import gate
+    from latentc.quantize import gate
     from latentc_runtime import BundleError
 
     def absent(*args: object, **options: object) -> None:
@@ -281,7 +281,7 @@ def test_overflow_is_found_before_the_build(tmp_path: Path) -> None:
 
 
 def test_a_large_network_is_not_looked_at_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "LARGEST", 1.0)
+    monkeypatch.setattr(precision, "LARGEST", 1.0)
     made, warnings = small("digits_dit"), list[str]()
     line = [*made.overrides[:4], "target.precision=fp16"]
     api.compile(made.name, made.file(tmp_path), tmp_path / "bundle", None, line, warn=warnings.append)

@@ -1,6 +1,7 @@
-"""Which layers are quantised: all that the spec asks for, less the most sensitive ones, until the budget holds.
+"""The choice of layers: all that the spec asks for, minus the most sensitive ones until the budget holds.
 
-The error is that of final results: whole samplers are run with the plan, from the noise that calibration began with.
+Plans are judged by final samples, from the same noise as the calibration. If a network scores tokens, a sampler draws
+other tokens as soon as one differs, so plans are then judged by the outputs of each network on the recorded calls.
 """
 
 from __future__ import annotations
@@ -12,33 +13,42 @@ from dataclasses import dataclass
 import numpy as np
 
 from latentc import pipeline
-from latentc.components.contract import Lowered
+from latentc.components.contract import Lowered, Method
 from latentc.diagnostics import Diagnostic, DiagnosticError
-from latentc.measure.calibrate import AT_ONCE, Tell, check_complete, chosen, classes_for, unquantised
-from latentc.measure.calibration import Calibration
-from latentc.measure.execute import Array, Feed, executable, sampler_inputs
-from latentc.measure.quality import Quality, of_tokens, psnr
-from latentc.measure.scales import measured_tensors
-from latentc.measure.sensitivity import Losses, Sensitivity, losses, only_networks, sensitivities, units
+from latentc.measure.execute import Array, executable
 from latentc.passes.quantize import Layer, LayerQuant, Quantization, fits, quantizable
+from latentc.quantize.calibrate import Tell, check_complete, chosen, unquantised
+from latentc.quantize.calibration import Calibration
+from latentc.quantize.quality import Quality, psnr, quality_of_logits
+from latentc.quantize.scales import measured_tensors
+from latentc.quantize.sensitivity import (
+    Losses,
+    Outputs,
+    Sensitivity,
+    losses,
+    only_methods,
+    sensitivities,
+    units,
+    with_tensors,
+)
+from latentc.quantize.trajectories import classes_for, requests
 from latentc.spec import Spec
 from latentc.spec.sections import Quantize
-from latentc.weights import Array as InMemory
 from latentc.weights import Expr
 
 SECONDS = 300.0
-"""Seconds that the search may take: half for sensitivities, half for whole samplers. A run once begun is finished."""
+"""Time limit of the search: half for sensitivities, half for judging plans. A run that has begun is finished."""
 
 SMOOTHED = ("int8", "int8_dynamic", "fp8")
-"""Schemes that round activations, from which SmoothQuant moves outliers."""
+"""Schemes that round activations, whose outliers SmoothQuant can move to the weights."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A plan and what led to it.
+    """A plan, and the measurements behind it.
 
-    `quality` of the plan, and of `everything` quantised; `kept` {path of a layer left alone: why}; `losses` by path and
-    `sensitivity` by unit, of all layers that were to be quantised. `layers` are those there are.
+    `quality` of the plan, and of `everything` quantised. `layers`: all that can be quantised; `kept` {path of a layer
+    left unquantised: why}. `losses` by path and `sensitivity` by unit, of the layers that the spec asks for.
     """
 
     quantization: Quantization
@@ -61,11 +71,11 @@ def choice(
 ) -> Choice:
     """The layers to quantise; `lowered` as the spec was lowered, `weights` by whole path.
 
-    Where the budget does not hold even with one unit quantised, the plan is of all of them: the caller refuses it, or
-    not. Raises DiagnosticError: E0410, E0801, E0802, E0805 where there is nothing to quantise.
+    If the budget does not hold even with one unit quantised, the plan has all of them, and the caller decides whether
+    to refuse. Raises DiagnosticError: E0410, E0801, E0802, E0805 if there is nothing to quantise.
     """
     tell = tell or (lambda done, total, what: None)
-    # What is not quantised is left in float32 here: its own rounding is not what is asked for.
+    # Layers that are not quantised run in float32 here: the budget is for quantisation alone.
     spec = spec.model_copy(update={"target": spec.target.model_copy(update={"precision": "fp32"})})
     module = unquantised(lowered, spec).module
     layers = quantizable(module)
@@ -73,7 +83,7 @@ def choice(
     wanted = {path: layer for path, layer in allowed.items() if fits(layer, asked.scheme, spec.target.engine)}
     kept = dict.fromkeys(layers.keys() - allowed.keys(), "excluded by the spec")
     kept |= dict.fromkeys(
-        allowed.keys() - wanted.keys(), f"{asked.scheme} gains nothing there, or this engine lacks it"
+        allowed.keys() - wanted.keys(), f"{asked.scheme} gains nothing there, or the engine does not support it"
     )
     if not wanted:
         mend = "exclude fewer layers, or take another scheme"
@@ -85,7 +95,8 @@ def choice(
     judge = _Judge(lowered, spec, weights, calibration, asked, tensors)
     tell(0, 1, "sampling with every layer quantised")
     everything = judge.quality(plan)
-    quantised = pipeline.optimised(only_networks(lowered), spec, "quantize", Quantization(plan, tensors)).module
+    methods = only_methods(lowered, calibration.feeds)
+    quantised = pipeline.optimised(methods, spec, "quantize", Quantization(plan, tensors)).module
     own = losses(module, quantised, layers, plan, calibration, weights, tensors, asked.calibration.range)
     sensitive = sensitivities(
         lowered,
@@ -116,17 +127,17 @@ def _within_budget(
     tell: Tell,
     seconds: float,
 ) -> tuple[dict[str, LayerQuant], Quality]:
-    """The plan without the fewest of the most sensitive units, by bisection; the whole plan where none holds.
+    """The plan without as few as possible of the most sensitive units, by bisection; the whole plan if none holds.
 
-    `order`: units, the most sensitive first. It takes about log2 of their number samplings, and ends with the best that
-    is known once `seconds` are over.
+    `order`: units, the most sensitive first. Judges about log2 of their number plans, and takes the best one known
+    when `seconds` are over.
     """
 
     def without(count: int) -> dict[str, LayerQuant]:
         left = {path for unit in order[:count] for path in parts[unit]}
         return {path: quant for path, quant in plan.items() if path not in left}
 
-    least, most = 0, len(order)  # `least` units left alone are too few; with `most`, nothing is quantised
+    least, most = 0, len(order)  # leaving out `least` units is too few; leaving out `most` is enough
     best: tuple[dict[str, LayerQuant], Quality] | None = None
     begin = time.perf_counter()
     total = max(1, int(np.ceil(np.log2(len(order)))))
@@ -134,7 +145,7 @@ def _within_budget(
         if most - least < 2 or (done and (time.perf_counter() - begin) * (done + 1) / done > seconds):
             break
         middle = (least + most) // 2
-        tell(done, total, f"sampling with {middle} of {len(order)} units left alone")
+        tell(done, total, f"sampling with {middle} of {len(order)} units unquantised")
         tried = without(middle)
         quality = judge.quality(tried)
         if quality.within(asked.budget):
@@ -146,7 +157,7 @@ def _within_budget(
 
 
 class _Judge:
-    """Says how good a plan's results are, against the float32 results that calibration ended in."""
+    """Measures the quality of plans against float32."""
 
     def __init__(
         self,
@@ -157,55 +168,55 @@ class _Judge:
         asked: Quantize,
         tensors: Mapping[str, Array],
     ) -> None:
-        self.spec, self.weights, self.calibration, self.tensors = spec, weights, calibration, tensors
-        self.program = lowered.programs[0]
-        self.tokens = [name for name, network in lowered.networks.items() if network.discrete]
-        self.lowered = only_networks(lowered) if self.tokens else lowered
-        classes, seed = classes_for(spec, asked), asked.calibration.seed
-        if self.tokens:
-            self.feeds, self.ids = sequences(lowered, self.tokens[0], calibration.samples, classes)
-            self.exact = self._logits(None)
-            return
-        size = min(AT_ONCE, spec.target.max_batch)
-        self.requests = [
-            sampler_inputs(lowered, self.program, classes[i : i + size], seed + i) for i in range(0, len(classes), size)
-        ]
+        self.lowered, self.spec, self.weights, self.tensors = lowered, spec, weights, tensors
+        self.program, self.samples = lowered.programs[0], calibration.samples
+        self.logits = {
+            entry: roles.index("logits")
+            for entry in calibration.feeds
+            if "logits" in (roles := [port.role for port in _method(lowered, entry).outputs])
+        }
+        if self.logits:
+            self.outputs = Outputs(lowered, spec, weights, calibration.feeds)
+            self.exact = self.outputs.of(None)
+        else:
+            seed = asked.calibration.seed
+            self.requests = requests(lowered, spec, self.program, classes_for(spec, asked), seed)
 
     def quality(self, plan: Mapping[str, LayerQuant]) -> Quality:
         made = Quantization(plan, self.tensors)
-        if self.tokens:
-            ours, theirs = iter(self._logits(made)), iter(self.exact)
-            return of_tokens(lambda feed: next(theirs), lambda feed: next(ours), self.feeds, self.ids)
+        if self.logits:
+            return self._of_calls(self.outputs.of(made))
         module = pipeline.optimised(self.lowered, self.spec, "quantize", made).module
-        call = executable(module, self.program.entry, self._own(), self.spec.target.opset)
+        call = executable(module, self.program.entry, with_tensors(self.weights, made), self.spec.target.opset)
         samples = np.concatenate([call(request)[0] for request in self.requests])
-        return Quality(psnr=psnr(samples, self.calibration.samples, span(self.spec)))
+        return Quality(psnr=psnr(samples, self.samples, span(self.spec)))
 
-    def _own(self) -> dict[str, Expr]:
-        return {**self.weights, **{path: InMemory(array) for path, array in self.tensors.items()}}
+    def _of_calls(self, results: Mapping[str, Sequence[Sequence[Array]]]) -> Quality:
+        """The worst perplexity and agreement of the methods that score tokens, and the worst PSNR of the others."""
+        scored: list[Quality] = []
+        levels: list[float] = []
+        for entry, exact in self.exact.items():
+            which = self.logits.get(entry, 0)
+            ours, theirs = ([outs[which] for outs in calls] for calls in (results[entry], exact))
+            if entry in self.logits:
+                scored.append(quality_of_logits(ours, theirs))
+            else:
+                levels.append(psnr(*(np.concatenate([y.ravel() for y in ys]) for ys in (ours, theirs))))
+        return Quality(
+            min(levels, default=None),
+            max(q.perplexity or 0.0 for q in scored),
+            min(q.agreement or 0.0 for q in scored),
+        )
 
-    def _logits(self, quantization: Quantization | None) -> list[Array]:
-        module = pipeline.optimised(self.lowered, self.spec, "quantize", quantization).module
-        call = executable(module, f"{self.tokens[0]}.forward", self._own(), self.spec.target.opset)
-        return [call(feed)[0] for feed in self.feeds]
 
-
-def sequences(lowered: Lowered, network: str, samples: Array, classes: Sequence[int]) -> tuple[list[Feed], list[Array]]:
-    """Sampled sequences i64[B, T] as a token network's forward takes them with their classes, and the tokens."""
-    names = [v.name for v in lowered.module.functions[lowered.networks[network].methods["forward"].function].inputs]
-    starts = range(0, len(samples), AT_ONCE)
-    ids = [np.ascontiguousarray(samples[i : i + AT_ONCE]) for i in starts]
-    y = [np.asarray(classes[i : i + AT_ONCE], np.int64) for i in starts]
-    feeds: list[Feed] = [
-        dict(zip(names, (np.ascontiguousarray(tokens[:, :-1]), labels), strict=True))
-        for tokens, labels in zip(ids, y, strict=True)
-    ]
-    return feeds, ids
+def _method(lowered: Lowered, entry: str) -> Method:
+    network, method = entry.split(".")
+    return lowered.networks[network].methods[method]
 
 
 def span(spec: Spec) -> float | None:
-    """What PSNR is relative to: the two units between black and white of images, None for latents."""
+    """Width of the value range that PSNR refers to: 2 for images in [-1, 1], None (that of the samples) for latents."""
     return 2.0 if spec.data.first_stage is None else None
 
 
-__all__ = ["SECONDS", "Choice", "choice", "sequences", "span"]
+__all__ = ["SECONDS", "Choice", "choice", "span"]

@@ -1,6 +1,6 @@
-"""From what calibration saw to scales: where a range ends, and the measured tensors of a plan.
+"""Scales from calibration: where the range of a layer's input is cut off, and the measured tensors of a plan.
 
-A scale is positive and reaches all that is not saturated: x is stored as round(x / scale), at most `LARGEST`.
+x is stored as round(x / scale), clipped to ±`LARGEST`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import ml_dtypes
 import numpy as np
 
 from latentc.measure.execute import Array
-from latentc.measure.observe import BINS, Observed
 from latentc.passes.quantize import LARGEST, Layer, LayerQuant
+from latentc.quantize.observe import BINS, Observed
 
 Range = Literal["max", "percentile", "mse"]
 PERCENTILE = 0.9999
 CANDIDATES = 100
-"""Reaches that `mse` tries, evenly from a hundredth of the largest value up to it."""
+"""Cut-offs that `mse` tries, evenly spaced up to the largest value."""
 
 
 def reach(seen: Observed, scheme: str, range: Range) -> float:
-    """The magnitude that a scale of `scheme` reaches on an input, of its channels once smoothed."""
+    """The largest magnitude of an input (after smoothing) that a scale represents; larger ones saturate."""
     if range == "max":
         return seen.limit
     edges = np.arange(1, BINS + 1) * (seen.limit / BINS)
@@ -36,7 +36,7 @@ def reach(seen: Observed, scheme: str, range: Range) -> float:
 
 
 def rounded(x: Array, reach: float, scheme: str) -> Array:
-    """Values as a scheme with static scales gives them back, f64; beyond `reach` they are saturated."""
+    """Values f64 after quantising and dequantising; those beyond `reach` saturate."""
     scale = reach / LARGEST[scheme]
     held = np.clip(np.asarray(x, np.float64) / scale, -LARGEST[scheme], LARGEST[scheme])
     whole = held.astype(ml_dtypes.float8_e4m3fn).astype(np.float64) if scheme == "fp8" else np.round(held)
@@ -44,7 +44,7 @@ def rounded(x: Array, reach: float, scheme: str) -> Array:
 
 
 def saturated(seen: Observed, reach: float) -> float:
-    """The share of values beyond `reach`, to a bin of the histogram."""
+    """The share of values beyond `reach`, to the resolution of the histogram."""
     first = int(np.ceil(reach / seen.limit * BINS - 1e-6)) if seen.limit else BINS
     return float(seen.histogram[first:].sum() / max(int(seen.histogram.sum()), 1))
 
@@ -52,7 +52,7 @@ def saturated(seen: Observed, reach: float) -> float:
 def measured_tensors(
     plan: Mapping[str, LayerQuant], layers: Mapping[str, Layer], inputs: Mapping[str, Observed], range: Range
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """The scales and smoothing vectors that a plan takes, by path; `inputs` by the path of their measured tensors."""
+    """The scales and smoothing vectors of a plan by path; `inputs` by the path of their measured tensors."""
     found: dict[str, np.ndarray[Any, Any]] = {}
     for path, quant in plan.items():
         group = layers[path].group

@@ -1,4 +1,4 @@
-"""Is a quantised bundle worth it? Its samples against float32, and its time against that of the unquantised engine."""
+"""Measures a quantised bundle: its samples against float32, and its time against the unquantised engine."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.engines import ENGINES
-from latentc.measure.calibrate import classes_for
-from latentc.measure.calibration import Calibration
-from latentc.measure.plan import Choice, span
-from latentc.measure.quality import Quality, allowed, psnr
+from latentc.quantize.calibration import Calibration
+from latentc.quantize.plan import Choice, span
+from latentc.quantize.quality import Quality, allowed, psnr
+from latentc.quantize.trajectories import classes_for
 from latentc.spec import Spec
 from latentc.spec.sections import Quantize
 from latentc_runtime import BundleError, Pipeline, load
@@ -27,7 +27,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was measured: the quality of results as `judged` by an engine, and the speedup at a batch, if at all."""
+    """The quality as measured by the engine `judged`, and the speedup at `batch` if it was measured."""
 
     quality: Quality
     judged: str
@@ -36,7 +36,7 @@ class Verdict:
     notes: tuple[str, ...] = ()
 
     def text(self, asked: Quantize) -> str:
-        """One line: each figure with what is wanted of it."""
+        """One line: each figure with its limit."""
         fast = "speed not measured"
         if self.speedup is not None:
             fast = (
@@ -58,21 +58,21 @@ def measured(
     baseline: Callable[[], Path],
     tell: Callable[[str], None],
 ) -> Verdict:
-    """Measure the bundle in `folder` on this machine; `baseline` makes the same bundle unquantised.
+    """Measure the bundle in `folder` on this machine; `baseline` builds the same bundle unquantised.
 
-    Where its engine does not run here, the quality is that of the plan, and speed is left out with a note.
+    If its engine does not run here, the quality is that of the plan, and the speed is not measured; a note says so.
     """
     device = ENGINES[spec.target.engine].device
     try:
         pipe = load(folder, device, verify=False)
     except BundleError as error:
         if error.code != "E0606" and device == "auto":
-            raise  # the engine is here, and does not take what was made
+            raise  # the engine runs here, but not this bundle
         why = f"speed was not measured: {spec.target.engine} does not run on this machine ({error.message})"
         return Verdict(choice.quality, "ONNX Runtime on the CPU", notes=(why,))
     classes = classes_for(spec, asked)
     quality, judged = choice.quality, "ONNX Runtime on the CPU"
-    if choice.quality.psnr is not None:
+    if choice.quality.perplexity is None:  # else samples differ as soon as one token does
         tell("sampling with the quantised engine")
         samples = pipe.sample(classes, seeds=asked.calibration.seed)
         quality = Quality(psnr=psnr(samples, calibration.samples, span(spec)))
@@ -84,7 +84,7 @@ def measured(
 
 
 def speedup(pipes: Sequence[Pipeline], classes: Sequence[int], seconds: float = SECONDS) -> float:
-    """How many times as long the second takes as the first: the median over pairs of whole samplers, taking turns."""
+    """The time of the second over that of the first: median over pairs of whole samplers, run alternately."""
     for pipe in pipes:
         pipe.sample(classes, seeds=0)  # opens engines, fills caches
     ratios: list[float] = []
@@ -101,7 +101,7 @@ def speedup(pipes: Sequence[Pipeline], classes: Sequence[int], seconds: float = 
 
 
 def refusal(verdict: Verdict, asked: Quantize, spec: Spec, choice: Choice) -> DiagnosticError:
-    """What to tell a user whose quantised engine is too slow or too far off: the figures, and what may help."""
+    """The error for a quantised engine that is too slow or too inaccurate: its figures, and what may help."""
     slow = verdict.speedup is not None and verdict.speedup < asked.min_speedup
     bad = not verdict.quality.within(asked.budget)
     notes = [verdict.text(asked)]
@@ -110,7 +110,7 @@ def refusal(verdict: Verdict, asked: Quantize, spec: Spec, choice: Choice) -> Di
         worst = list(choice.sensitivity)[:3]
         notes.append(f"the most sensitive layers are {', '.join(worst)}")
         if len(choice.quantization.plan) == len(choice.losses):
-            notes.append("no part of the layers that was tried keeps the budget")
+            notes.append("no subset of the layers that was tried keeps the budget")
         mends.append(
             "exclude these, set `smooth: 0.5`, take another scheme, or allow more in `optimize.quantize.budget`"
         )
@@ -123,13 +123,13 @@ def refusal(verdict: Verdict, asked: Quantize, spec: Spec, choice: Choice) -> Di
             f"the {asked.scheme} engine is {what}",
             spec.span("optimize", "quantize"),
             notes=tuple(notes),
-            help=f"{'; '.join(mends)}; `--force` builds it all the same, with the report of its layers",
+            help=f"{'; '.join(mends)}; `--force` builds it anyway, with the report of its layers",
         )
     )
 
 
 def finite(value: float | None) -> float | None:
-    """A figure as JSON holds it."""
+    """A figure as JSON can hold it: None if it is not finite."""
     return None if value is None or not np.isfinite(value) else float(value)
 
 

@@ -1,4 +1,4 @@
-"""Compiling a quantised spec: calibrate, choose the layers, build, measure, and refuse or keep."""
+"""Compiles a quantised spec: calibrate, choose the layers, build, measure, and keep or refuse the bundle."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 from latentc.components.contract import Lowered
 from latentc.export.bundle import bundle_from_lowered
 from latentc.files import write_text
-from latentc.measure.calibrate import calibrate
-from latentc.measure.calibration import Calibration, check_fits, read_calibration, weights_hash, write_calibration
 from latentc.measure.first_run import check_runs
-from latentc.measure.gate import Verdict, finite, measured, refusal
-from latentc.measure.plan import Choice, choice
-from latentc.measure.preflight import check_precision
-from latentc.measure.quality import allowed
-from latentc.measure.quantization_report import csv_of, page_of, rows_of
 from latentc.pipeline import optimised
+from latentc.quantize.calibrate import calibrate
+from latentc.quantize.calibration import Calibration, check_fits, read_calibration, weights_hash, write_calibration
+from latentc.quantize.gate import Verdict, finite, measured, refusal
+from latentc.quantize.plan import Choice, choice
+from latentc.quantize.precision import check_precision
+from latentc.quantize.quality import allowed
+from latentc.quantize.report import csv_of, page_of, rows_of
 from latentc.spec import Spec
 from latentc.spec.sections import Quantize
 from latentc.weights import Array, Expr
@@ -46,11 +46,11 @@ def quantised_bundle(
     warn: Warn = lambda text: None,
     **options: Any,
 ) -> Manifest:
-    """Compile a spec that has `optimize.quantize` into the bundle `folder`, `lowered` as the spec was lowered.
+    """Compile a spec with `optimize.quantize` into the bundle `folder`; `lowered` as the spec was lowered.
 
-    `calibration`: a file of `latentc calibrate` in place of a calibration now. `force`: keep what is worse than the
-    spec allows, and `warn` of it. `options` are those of `bundle_from_lowered`. Raises DiagnosticError: E0801 to E0806,
-    and what reading a calibration and writing a bundle raise.
+    `calibration`: a file written by `latentc calibrate`; by default the networks are calibrated here. `force`: keep a
+    bundle that exceeds the spec's limits, and `warn` about it. `options`: those of `bundle_from_lowered`. Raises
+    DiagnosticError: E0801 to E0806, and those of reading a calibration and writing a bundle.
     """
     asked = spec.optimize.quantize
     assert asked is not None
@@ -102,7 +102,7 @@ def check_range(
     warn: Warn,
     seen: Calibration | None = None,
 ) -> None:
-    """`check_precision`, with a word where it was left out."""
+    """`check_precision`, with a warning if it was skipped."""
     if spec.target.precision == "fp16":
         tell("checking ranges")
     if skipped := check_precision(lowered, final, spec, weights, seen.feeds if seen else None):
@@ -130,7 +130,7 @@ def _stages(tell: Stage) -> Callable[[int, int, str], None]:
 
 
 def _write_files(target: Path, seen: Calibration, found: Choice, verdict: Verdict, asked: Quantize) -> None:
-    """What the bundle keeps beside its engines: the plan, the calibration, the report."""
+    """Write the files a bundle keeps beside its engines: plan, calibration and report."""
     layers = {path: {"scheme": q.scheme, "smooth": q.smooth} for path, q in found.quantization.plan.items()}
     write_text(target / PLAN, json.dumps({"layers": layers}, indent=1) + "\n")
     write_calibration(target / CALIBRATION, seen)
@@ -152,7 +152,7 @@ def _facts(seen: Calibration, found: Choice, verdict: Verdict, asked: Quantize) 
         else f"{verdict.speedup:.2f} × as fast as unquantised at batch {verdict.batch}"
         f" (at least {asked.min_speedup:g} ×)",
         "calibration": f"{about['samples']} samples of up to {about['classes']} classes from seed {about['seed']}, "
-        f"{about['steps']} evaluations of each; scales by {wanted.range}",
+        f"{about['steps']} calls of each method; scales by {wanted.range}",
         "weights": f"sha256 {about['weights']}",
     }
     return facts | ({"notes": "; ".join(verdict.notes)} if verdict.notes else {})

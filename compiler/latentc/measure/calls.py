@@ -1,0 +1,173 @@
+"""What a program gives its networks: the operands of chosen calls, wherever loops and helper functions hold them.
+
+A call that is looked at is taken out of the loops around it: the trips before it, the trip itself and those after it
+run one after another, so that nothing but the chosen operands is kept, however long and deeply nested the loops are.
+
+Symbols: B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from latentc.ir.builder import ModuleBuilder, Var
+from latentc.ir.core import Function, Module, Node, Value, callees
+from latentc.ir.types import i64
+from latentc.passes.rewrite import Rewriter
+
+Path = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a network's method while a program runs.
+
+    `path` orders calls in time: the place of a node in its function, then for each function inside it the trip (0
+    outside of loops) and the place there.
+    """
+
+    network: str
+    method: str
+    path: Path
+
+    @property
+    def entry(self) -> str:
+        """The method as an entry of the module."""
+        return f"{self.network}.{self.method}"
+
+
+def calls_of(module: Module, entry: str, methods: Mapping[str, str]) -> list[Call]:
+    """Every call that an entry makes of `methods` {function: method}, in the order they happen.
+
+    `module` is at stage `expanded`, its networks' functions under their own names.
+    """
+    known: dict[str, list[Call]] = {}
+
+    def inside(name: str) -> list[Call]:
+        if name not in known:
+            found = []
+            for at, node in enumerate(module.functions[name].nodes):
+                if node.op == "call" and node.attrs["fn"] in methods:
+                    found.append(Call(node.attrs["name"], methods[node.attrs["fn"]], (at,)))
+                    continue
+                inner = [call for callee in callees(node) for call in inside(callee)]
+                for trip in range(node.attrs.get("trip", 1) if inner else 0):
+                    found += [replace(call, path=(at, trip, *call.path)) for call in inner]
+            known[name] = found
+        return known[name]
+
+    return inside(module.entries[entry])
+
+
+def spread(calls: Sequence[Call], count: int) -> list[Call]:
+    """`count` of the calls of each method, the first and the last among them, spread evenly; in order."""
+    by_entry: dict[str, list[Call]] = {}
+    for call in calls:
+        by_entry.setdefault(call.entry, []).append(call)
+    chosen = {
+        found[round(i)].path
+        for found in by_entry.values()
+        for i in np.linspace(0, len(found) - 1, min(count, len(found)))
+    }
+    return [call for call in calls if call.path in chosen]
+
+
+def operands_shown(module: Module, entry: str, calls: Sequence[Call]) -> Module:
+    """`entry` with all operands of `calls`, in their order, behind its own outputs."""
+    work = _Showing(module)
+    name = work.function(module.entries[entry], [call.path for call in calls])
+    return Module(dict(work.owner.functions), {**module.entries, entry: name})
+
+
+class _Showing:
+    def __init__(self, module: Module) -> None:
+        self.owner = ModuleBuilder()
+        self.owner.adopt(module)
+
+    def function(self, name: str, paths: Sequence[Path]) -> str:
+        """A copy of a function that returns the operands of the calls at `paths` behind its own outputs."""
+        fn = self.owner.functions[name]
+        copy = self.owner.unique(f"{name}.shown")
+        b = Rewriter(self.owner, fn.with_(name=copy, origin=None))
+        env = {v: Var(v, b) for v in (*fn.inputs, *(p.value for p in fn.params))}
+        extras: list[Var] = []
+        for at, node in enumerate(fn.nodes):
+            operands = [env[v] for v in node.inputs]
+            below = [path for path in paths if path[0] == at]
+            if not below or below == [(at,)]:
+                outs: Sequence[Var] = b.keep(node, operands)
+                extras += operands if below else []
+            elif node.op == "loop":
+                outs, shown = self._loop(b, node, operands, below)
+                extras += shown
+            else:
+                inner = self.function(node.attrs["fn"], [path[2:] for path in below])
+                outs = _called(b, inner, node.attrs["name"], operands)
+                extras += outs[len(node.outputs) :]
+            env.update(zip(node.outputs, outs, strict=False))
+        b.output([env[v] for v in fn.outputs], extras)
+        return b.finish(fn.doc)
+
+    def _loop(
+        self, b: Rewriter, node: Node, operands: Sequence[Var], paths: Sequence[Path]
+    ) -> tuple[list[Var], list[Var]]:
+        """The loop in parts around the trips that are looked at: its results, and the operands shown."""
+        body, attrs = self.owner.functions[node.attrs["body"]], node.attrs
+        fixed, first_table = attrs["invariants"], attrs["invariants"] + attrs["carried"]
+        invariants, tables = operands[:fixed], operands[first_table:]
+        state, stacked, shown = list(operands[fixed:first_table]), list[list[Var]](), list[Var]()
+        done = 0
+
+        def kept(outs: Sequence[Var], rows: Sequence[Var]) -> None:
+            state[:] = outs[: len(state)]
+            stacked.append(list(rows))
+
+        for trip in [*sorted({path[1] for path in paths}), attrs["trip"]]:
+            if trip > done:
+                parts = [b.slice(table, axis=0, start=done, stop=trip) for table in tables]
+                outs = self._part(b, node, body, done, trip, [*invariants, *state, *parts])
+                kept(outs, outs[len(state) :])
+            if trip == attrs["trip"]:
+                break
+            inner = self.function(body.name, [path[2:] for path in paths if path[1] == trip])
+            row = [
+                b.reshape(b.slice(table, axis=0, start=trip, stop=trip + 1), shape=table.shape[1:]) for table in tables
+            ]
+            outs = _called(b, inner, "", [b.constant(np.int64(trip)), *invariants, *state, *row])
+            own = outs[: len(body.outputs)]
+            shown += outs[len(own) :]
+            kept(own, [b.reshape(x, shape=(1, *x.shape)) for x in own[len(state) :]])
+            done = trip + 1
+        joined = [parts[0] if len(parts) == 1 else b.concat(*parts, axis=0) for parts in zip(*stacked, strict=True)]
+        return [*state, *joined], shown
+
+    def _part(
+        self, b: Rewriter, node: Node, body: Function, start: int, stop: int, operands: Sequence[Var]
+    ) -> tuple[Var, ...]:
+        """Trips `start` to `stop` of a loop as a loop of their own."""
+        carried = node.attrs["carried"]
+        types = [o.type for o in node.outputs]
+        types[carried:] = [t.with_shape([stop - start, *t.shape[1:]]) for t in types[carried:]]
+        outs = tuple(Value(f"{o.name}.{start}", t) for o, t in zip(node.outputs, types, strict=True))
+        attrs = {**node.attrs, "body": self._counting_from(body, start), "trip": stop - start}
+        return b.keep(Node("loop", (), outs, attrs, node.loc), operands)
+
+    def _counting_from(self, body: Function, start: int) -> str:
+        """A body that is told trip `i + start` in trip i."""
+        if start == 0:
+            return body.name
+        b = self.owner.function(f"{body.name}.from")
+        i, *rest = (b.input(v.name, v.type if n else i64()) for n, v in enumerate(body.inputs))
+        b.output(_called(b, body.name, "", [b.op("add", i, start), *rest]))
+        return b.finish()
+
+
+def _called(b: object, fn: str, name: str, operands: Sequence[Var]) -> tuple[Var, ...]:
+    outs = b.call(fn, name, *operands)  # type: ignore[attr-defined]
+    return outs if isinstance(outs, tuple) else (outs,)
+
+
+__all__ = ["Call", "calls_of", "operands_shown", "spread"]
