@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -225,9 +226,23 @@ def test_an_engine_that_is_not_here_is_judged_by_another(tmp_path: Path, monkeyp
     assert warnings == list(made.notes) and "speed was not measured" in warnings[0]
 
 
-def test_the_same_engine_is_as_fast_as_itself(bundle: Path) -> None:
-    pipe = load(bundle)
-    assert 0.5 < speedup([pipe, pipe], [0, 1], seconds=0.5) < 2.0
+def test_the_speedup_is_the_median_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a clock of its own: two pipelines of which the second takes three times as long, one run far longer."""
+    now = 0.0
+
+    class Timed:
+        def __init__(self, *seconds: float) -> None:
+            self.seconds = cycle(seconds)
+
+        def sample(self, classes: list[int], seeds: int) -> None:
+            nonlocal now
+            now += next(self.seconds)
+
+    monkeypatch.setattr("latentc.quantize.gate.time.perf_counter", lambda: now)
+    fast: Any = Timed(1.0)
+    slow: Any = Timed(3.0, 3.0, 3.0, 50.0)
+    assert speedup([fast, slow], [0]) == pytest.approx(3.0)
+    assert speedup([fast, Timed(1.0)], [0]) == pytest.approx(1.0)  # type: ignore[list-item]
 
 
 # ---- a calibration that is there

@@ -201,7 +201,8 @@ class _Judge:
             if entry in self.logits:
                 scored.append(quality_of_logits(ours, theirs))
             else:
-                levels.append(psnr(*(np.concatenate([y.ravel() for y in ys]) for ys in (ours, theirs))))
+                flat = [np.concatenate([y.ravel() for y in outs]) for outs in (ours, theirs)]
+                levels.append(psnr(flat[0], flat[1]))
         return Quality(
             min(levels, default=None),
             max(q.perplexity or 0.0 for q in scored),
@@ -215,8 +216,9 @@ def _method(lowered: Lowered, entry: str) -> Method:
 
 
 def span(spec: Spec) -> float | None:
-    """Width of the value range that PSNR refers to: 2 for images in [-1, 1], None (that of the samples) for latents."""
-    return 2.0 if spec.data.first_stage is None else None
+    """Width of the data's value range, to which PSNR refers; None (that of the samples) if the data have no range."""
+    field = spec.data.fields.get("x")
+    return None if field is None or field.range is None else field.range[1] - field.range[0]
 
 
 __all__ = ["SECONDS", "Choice", "choice", "span"]

@@ -115,9 +115,7 @@ def _place(call: Call, all_calls: Sequence[Call]) -> str:
     return f"call {same.index(call.path) + 1} of {len(same)}"
 
 
-def _sequences(
-    network: Network, prefills: Sequence[Feed], decoded: Sequence[tuple[Evaluations, Array]]
-) -> list[Feed]:
+def _sequences(network: Network, prefills: Sequence[Feed], decoded: Sequence[tuple[Evaluations, Array]]) -> list[Feed]:
     """Finished sequences as inputs of `forward`, one feed for each call of `prefill` and each of its branches.
 
     `decoded`: the token operand of each call of `decode`, stacked over the loops around it. Batched guidance prefills
