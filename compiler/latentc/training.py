@@ -11,6 +11,7 @@ from pathlib import Path
 from latentc.components.contract import Lowered
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.emit import project_files, project_from_lowered
+from latentc.emit.project import as_bytes
 from latentc.spec import Spec
 
 
@@ -26,9 +27,9 @@ def emitted_project(lowered: Lowered, spec: Spec, folder: Path) -> Path:
     if not (folder / "train.py").is_file():
         project_from_lowered(lowered, spec, folder)
         return folder
-    for name, text in project_files(lowered, spec).items():
+    for name, content in project_files(lowered, spec).items():
         file = folder / name
-        if not file.is_file() or file.read_text(encoding="utf-8", errors="replace") != text:
+        if not file.is_file() or file.read_bytes() != as_bytes(content):
             message = f"{file} is not what this spec gives: the folder holds another project, or a changed one"
             mend = f"train what is there with `latentc train {folder}`, or name another folder with -o"
             raise DiagnosticError(Diagnostic("E0709", message, help=mend))

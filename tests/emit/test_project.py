@@ -39,7 +39,7 @@ def test_golden(case: str, name: str, golden: Callable[[str, str], None]) -> Non
 @pytest.mark.parametrize("case", CASES)
 def test_ruff_has_nothing_to_say(case: str, tmp_path: Path) -> None:
     for name, text in files_of(case).items():
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
     checked = subprocess.run(
         [sys.executable, "-m", "ruff", "check", "--no-cache", "."],
         cwd=tmp_path,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -13,9 +12,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch_module import REPOSITORY, error, loaded, tensors
+from torch_module import REPOSITORY, error, loaded, side_file, tensors
 
-from latentc.emit.functions import Functions, tables_as_lists
+from latentc.emit.functions import Functions
 from latentc.emit.helpers import helper_source
 from latentc.emit.model import imports, networks_source
 from latentc.emit.ops import TORCH
@@ -23,7 +22,6 @@ from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import CALLS, Module, parameters
 from latentc.ir.interpret import Interpreter
 from latentc.ir.ops import OPS
-from latentc.resources import folder
 
 sys.path.insert(0, str(REPOSITORY / "tests" / "ir"))
 
@@ -38,15 +36,6 @@ FREE = sorted(EMITTED - {"dropout", "constant"})
 def functions_text(functions: Functions) -> str:
     body = "\n\n".join([helper_source(list(functions.helpers)), *functions.texts])
     return "\n".join([*imports(body), body])
-
-
-def reader(functions: Functions) -> Any:
-    """`table` of a project with these tables."""
-    text = (folder("templates") / "project" / "tables.py").read_text()
-    tables = json.dumps(tables_as_lists(functions.tables))
-    return loaded(text.replace('Path(__file__).with_name("tables.json").read_text()', repr(tables)), torch.float64)[
-        "table"
-    ]
 
 
 def test_every_op_has_a_row() -> None:
@@ -65,7 +54,7 @@ def test_row(op: str, data: st.DataObject) -> None:
     module = mb.finish()
     functions = Functions(module)
     functions.add("f")
-    f = loaded(functions_text(functions), torch.float64, table=reader(functions))["f"]
+    f = loaded(functions_text(functions), torch.float64, **side_file(functions.constants))["f"]
     arrays = [o.array for o in case.operands]
     actual = f(*tensors(arrays, torch.float64))
     expected = Interpreter(module).run("f", *arrays)
@@ -93,7 +82,9 @@ def emitted_is_interpreted(module: Module, inputs: Any, reference: Any) -> None:
         own = {path: torch.tensor(weights[f"{name}.{path}"]) for path in model.state_dict()}
         model.load_state_dict(own)
         models.append(model)
-    sample = loaded(functions_text(functions), torch.float64, table=reader(functions), tqdm=lambda x, **_: x)["sample"]
+    sample = loaded(functions_text(functions), torch.float64, **side_file(functions.constants), tqdm=lambda x, **_: x)[
+        "sample"
+    ]
     if functions.weighs(module.entries["sample"]):
         models.append({path: torch.tensor(w) for path, w in weights.items()})
     arrays = [np.asarray(x) for x in inputs]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import types
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,14 @@ def loaded(text: str, dtype: torch.dtype = torch.float32, **names: Any) -> dict[
     module.__dict__.update(names)
     exec(compile(text, name, "exec"), module.__dict__)
     return module.__dict__
+
+
+def side_file(constants: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
+    """What model.py, objective.py and sampler.py import from a project's constants.py."""
+    text = (folder("templates") / "project" / "constants.py").read_text()
+    held = {name: torch.tensor(array) for name, array in constants.items()}
+    scope = loaded(text.replace('load_file(Path(__file__).with_name("constants.safetensors"))', "HELD"), HELD=held)
+    return {"table": scope["table"], "CONSTANTS": scope["CONSTANTS"]}
 
 
 def random_weights(module: Module, functions: Sequence[str], prefix: str = "") -> dict[str, np.ndarray[Any, Any]]:
@@ -73,12 +80,9 @@ def network(text: str, weights: Mapping[str, np.ndarray[Any, Any]], dtype: torch
 def objective_and_sampler(lowered: Lowered, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Any], str]:
     functions = Functions(lowered.module)
     texts = [objective_source(lowered, functions), sampler_source(lowered, functions)]
-    reader = (folder("templates") / "project" / "tables.py").read_text()
-    tables = json.dumps({k: v.tolist() for k, v in functions.tables.items()})
-    reader = reader.replace('Path(__file__).with_name("tables.json").read_text()', repr(tables))
-    table = loaded(reader)["table"]
+    table = side_file(functions.constants)["table"]
     bare = [
-        t.replace("from tables import table\n", "").replace("from sources", "from latentc_runtime.sources")
+        t.replace("from constants import table\n", "").replace("from sources", "from latentc_runtime.sources")
         for t in texts
     ]
     return loaded(bare[0], dtype, table=table), loaded(bare[1], dtype, table=table), "\n".join(texts)

@@ -21,8 +21,9 @@ _SHAPES: tuple[tuple[Any, ...], ...] = ((B, 4), (B, 2, 4), (B,), (4,), (1, 4), (
 class Generator:
     """Draws one module with `random`; each function has at most `size` nodes drawn."""
 
-    def __init__(self, random: Random, size: int = 8, guided: bool = True) -> None:
+    def __init__(self, random: Random, size: int = 8, guided: bool = True, varied: bool = False) -> None:
         self.random, self.size, self.guided = random, size, guided
+        self.kinds = _KINDS + _VARIED * varied
         self.mb = ModuleBuilder()
         self.leaves: list[str] = []
 
@@ -163,7 +164,7 @@ class Generator:
         if any(isinstance(d, Sym) for d in x.shape[1:]):
             return b.tanh(x) if floats else None
         plain = rank and not isinstance(width, Sym)
-        kind = r.choice(_KINDS)
+        kind = r.choice(self.kinds)
         if kind == "binary":
             other = self.pick(values, lambda v: v.type.dtype == x.type.dtype and _broadcasts(v, x))
             other = r.choice([other, 0, 1, 2]) if other is not None else 1
@@ -232,8 +233,30 @@ class Generator:
             if index is None:
                 return None
             return b.embedding(b.param("table.weight", f32(4, 4), "normal", std=0.5), b.clamp(index, low=0, high=3))
+        if kind == "literal":
+            literal = b.constant(
+                np.array(r.choice([[0, 1, 3, 2], [[1], [0]], 2])), r.choice(["i32", "i8", "u8", "i64"])
+            )
+            return b.cast(b.equal(literal, literal) if r.random() < 0.3 else literal, to="f32")
+        if kind == "choice":
+            return b.where(b.equal(x, x), b.constant(1.0), b.constant(0.0)) if x.type.dtype != "bool" else None
         if not floats:
             return None
+        if kind == "dotted" and plain and width == 4:
+            name = r.choice(["fc.scale", "deep.er.scale", "fc.inner.scale", "0.scale", "class.in"])
+            return x * b.param(name, f32(4), "normal")
+        if kind == "tied" and plain and width == 4 and rank > 1:  # the table of the embedding, or a Linear without bias
+            return b.linear(x, b.param(r.choice(["table.weight", "fc.weight"]), f32(4, 4), "normal", std=0.5))
+        if kind == "shared" and plain and width == 4:  # a weight of what is called as `net` or `other`
+            return x + b.param(r.choice(["net.leaf0.norm.weight", "other.leaf0.norm.weight"]), f32(4), "ones")
+        if kind == "large" and plain and width == 4:
+            return x + b.mean(b.constant(np.sin(np.arange(400.0)).reshape(100, 4)), axes=(0,), keepdims=False)
+        if kind == "masked" and rank == 3 and width == 4:
+            q = b.reshape(x, shape=(x.shape[0], 1, *x.shape[1:]))
+            rows = r.choice([(1, 1, 1), (1, 1, int(x.shape[1])), (1, int(x.shape[1])), ()])
+            values = np.arange(int(np.prod(rows, dtype=int)) * int(x.shape[1])).reshape(*rows, int(x.shape[1])) % 2
+            mask = b.constant(values == 0 if r.random() < 0.5 else values * -1.0)
+            return b.reshape(b.attention(q, q, q, mask, causal=False, scale=None), shape=x.shape)
         if kind == "unary":
             return b.op(r.choice(["tanh", "sigmoid", "silu", "neg", "abs", "relu", "sin"]), x)
         if kind == "dropout":
@@ -282,6 +305,10 @@ _KINDS = (
     "embedding", "embedding", "dropout", "embed_time", "gated", "norm", "softmax", "softmax", "reduce", "reduce",
     "matmul", "attention", "update",
 )  # fmt: skip
+
+
+# What only emission is tried with.
+_VARIED = ("literal", "choice", "dotted", "tied", "shared", "large", "masked")
 
 
 def _lends(v: Var) -> bool:

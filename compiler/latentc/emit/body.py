@@ -20,7 +20,7 @@ class Body(Loops):
 
     def __init__(self, fn: Function, context: Context) -> None:
         bundles: set[Value] = set()
-        if context.table is not None:
+        if context.free:
             whole = bundled(context.module, fn)
             fn, bundles = whole.function, whole.bundles
         super().__init__(fn, context)
@@ -66,7 +66,7 @@ class Body(Loops):
                 texts.append(f"*{name}")
                 position += count
             else:
-                texts.append(self.arg(self.outputs[position]).code)
+                texts.append(self.tensor(self.outputs[position]).code)
                 position += 1
         statements = [*lines, *self._layout(f"return {commas(texts)}")]
         return [*self._unpacking(statements), *statements]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from latentc.emit.text import base_name
+from latentc.emit.text import base_name, plural
 from latentc.ir.core import Function, Module, Node, Value
 
 _LEAST = 3
@@ -64,7 +64,7 @@ class _Bundler:
 
     def _join(self, values: Sequence[Value], name: str = "") -> Value:
         name = name or base_name(values[0].name)
-        one = Value(name if name.endswith("s") else f"{name}s", values[0].type)
+        one = Value(plural(name), values[0].type)
         self._whole[values[0]], self._one[values[0]] = tuple(values), one
         self._members.update(values)
         self.bundles.add(one)

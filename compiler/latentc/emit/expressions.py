@@ -11,7 +11,7 @@ import numpy as np
 
 from latentc.emit.ops import TORCH
 from latentc.emit.rows import TORCH_DTYPE
-from latentc.emit.text import Text, base_name, call, commas, layout, literal, singular, size_text
+from latentc.emit.text import Text, base_name, call, commas, identifier, layout, literal, singular, size_text
 from latentc.ir.core import Function, Module, Node, Value
 from latentc.ir.types import Dim, Named, Sym
 
@@ -22,7 +22,9 @@ class Context:
 
     `sizes` are the static arguments by name, `spelled` how one is written here; `param` is the text of a weight, `leaf`
     of a node that a leaf module (nn.Linear …) stands for, `call` of a call, `modules` of a module list from a module
-    to before another. `indent` is the width that the lines will be moved to the right.
+    to before another, `constant` of a constant array, given its name and what has its device. `dtype` is the text of
+    the weights' dtype, `training` of whether the model is in training, `free` is true outside of classes. `indent` is
+    the width that the lines are later moved right.
     """
 
     module: Module
@@ -32,7 +34,10 @@ class Context:
     leaf: Callable[[Node, Expressions], Text | None]
     call: Callable[[Node, list[Text], str], Text]
     modules: Callable[[str, int, int], str]
-    table: Callable[[Value, np.ndarray[Any, Any], str], Text] | None = None
+    constant: Callable[[str, np.ndarray[Any, Any], str], Text]
+    dtype: str = ""
+    training: str = "False"
+    free: bool = False
     reserved: frozenset[str] = frozenset()
     indent: int = 8
     progress: bool = False
@@ -54,6 +59,7 @@ class Expressions:
 
     def __init__(self, fn: Function, context: Context) -> None:
         self.fn, self.context = fn, context
+        self.training = context.training
         self.params = {p.value for p in fn.params}
         self.constants: dict[Value, Node] = {}
         self.bundles: set[Value] = set()
@@ -83,9 +89,17 @@ class Expressions:
 
     def tensor(self, value: Value, like: Value | None = None) -> Text:
         """As `arg`, but never a Python number."""
-        if self.number(value):
-            return call("torch.tensor", [self.arg(value)], device=Text(self._device()))
-        return self.arg(value)
+        if not self.number(value):
+            return self.arg(value)
+        text, kind = self.arg(value), value.type.dtype
+        if value.type.is_float and text.code.lstrip("-").isdigit():
+            text = literal(float(text.code))
+        dtype = None if kind in ("i64", "bool") or (kind == "f32" and not self.context.dtype) else self.dtype(kind)
+        return call("torch.tensor", [text], dtype=dtype, device=Text(self._device()))
+
+    def dtype(self, name: str) -> Text:
+        """A dtype; that of the weights where the IR has f32."""
+        return Text(self.context.dtype if name == "f32" and self.context.dtype else TORCH_DTYPE[name])
 
     def number(self, value: Value) -> bool:
         return value in self.constants and value.type.rank == 0
@@ -137,12 +151,10 @@ class Expressions:
                 "torch.arange",
                 [self.size(value.type.shape[0])],
                 device=device,
-                dtype=None if dtype == "i64" else Text(TORCH_DTYPE[dtype]),
+                dtype=None if dtype == "i64" else self.dtype(dtype),
             )
-        if self.context.table is not None and dtype not in ("i64", "bool"):
-            return self.context.table(value, array, self.inputs[0])
-        dtype_text = None if dtype in ("i64", "f32", "bool") else Text(TORCH_DTYPE[dtype])
-        return call("torch.tensor", [literal(array.tolist())], dtype=dtype_text, device=device)
+        text = self.context.constant(identifier(value.name), array, self.inputs[0] if self.inputs else "")
+        return text if dtype in ("i64", "f32", "bool") else Text(f"{text.code}.to({TORCH_DTYPE[dtype]})")
 
     def expression(self, node: Node) -> Text:
         """The right-hand side of a node."""
@@ -157,7 +169,7 @@ class Expressions:
             return self._each(node)
         if node.op == "guided":
             both = self._both_branches(node)
-            return self._combined(both, node)
+            return self._combined(both, node) if node.attrs["guides"][0] == "guided" else both
         return TORCH[node.op](self, node)
 
     def _operand(self, value: Value) -> Text:

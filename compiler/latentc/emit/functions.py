@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from latentc.emit.body import Body, Context
-from latentc.emit.classes import Classes, EmitError
+from latentc.emit.classes import Classes
+from latentc.emit.members import LARGE, EmitError
 from latentc.emit.text import Text, call, commas, docstring, identifier, layout, literal
-from latentc.ir.core import CALLS, Module, Node, Value, callees, networks_called
+from latentc.ir.core import CALLS, Module, Node, callees, networks_called
 
 _RESERVED = frozenset({"model", "weights", "table", "guide", "tqdm"})
 
 
 class Functions:
-    """Prints free functions; `texts` are the definitions so far, `tables` the large constants they read by name."""
+    """Prints free functions; `texts` are the definitions so far, `constants` the arrays of the side file."""
 
     def __init__(self, module: Module, classes: Classes | None = None) -> None:
         self.module, self.classes = module, classes or Classes(module)
         self.texts: list[str] = []
-        self.tables: dict[str, np.ndarray[Any, Any]] = {}
+        self.constants: dict[str, np.ndarray[Any, Any]] = {}
         self.helpers: dict[str, None] = {}
         self._names: dict[str, str] = {}
 
@@ -55,7 +55,9 @@ class Functions:
             lambda node, body: None,
             self._call,
             _no_list,
-            table=self._table,
+            constant=self._table,
+            free=True,
+            training=f"{models[0]}.training" if models else "False",
             reserved=_RESERVED | frozenset(models) | frozenset(called),
             indent=4,
             helpers=self.helpers,
@@ -91,28 +93,26 @@ class Functions:
         method = self.classes.of(fn).methods[fn]
         return call(variable_of(name) if method == "forward" else f"{variable_of(name)}.{method}", args)
 
-    def _table(self, value: Value, array: np.ndarray[Any, Any], like: str) -> Text:
-        name = self._table_name(value.name, array)
-        return call("table", [literal(name), like])
+    def _table(self, name: str, array: np.ndarray[Any, Any], like: str) -> Text:
+        if array.dtype.kind != "f" and array.size <= LARGE:
+            return call("torch.tensor", [literal(array.tolist())], device=Text(f"{like}.device") if like else None)
+        return call("table", [literal(self._table_name(name, array)), *([like] if like else [])])
 
     def _table_name(self, wanted: str, array: np.ndarray[Any, Any]) -> str:
         base = identifier(wanted.removesuffix("_table"))
         name, n = base, 1
-        while name in self.tables and not np.array_equal(self.tables[name], array, equal_nan=array.dtype.kind == "f"):
+        while name in self.constants and not np.array_equal(
+            self.constants[name], array, equal_nan=array.dtype.kind == "f"
+        ):
             n += 1
             name = f"{base}_{n}"
-        self.tables[name] = array
+        self.constants[name] = array
         return name
 
 
 def variable_of(network: str) -> str:
     """The argument that holds a network: `model` for the main one."""
     return "model" if network == "main" else identifier(network)
-
-
-def tables_as_lists(tables: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
-    """Tables as JSON holds them: float64 round-trips through repr."""
-    return {name: array.tolist() for name, array in tables.items()}
 
 
 def _no_list(base: str, first: int, stop: int) -> str:

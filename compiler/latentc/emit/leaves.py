@@ -42,7 +42,9 @@ def find_leaves(functions: Sequence[Function]) -> dict[str, Leaf]:
         for node in fn.nodes:
             leaf = leaf_of(node, params)
             if leaf is not None:
-                leaves.setdefault(leaf.path, leaf)
+                known = leaves.setdefault(leaf.path, leaf)
+                if len(leaf.params) > len(known.params):
+                    leaves[leaf.path] = leaf
     return leaves
 
 
@@ -54,7 +56,7 @@ def leaf_of(node: Node, params: dict[Value, Param]) -> Leaf | None:
     taken = list(node.inputs[at:])
     if node.op == "embedding":
         taken = [node.inputs[0], *node.inputs[2:]]
-    if any(v not in params for v in taken):
+    if any(v not in params or params[v].kind not in ("weight", "state") for v in taken):
         return None
     names = [params[v].name for v in taken]
     path = names[0].rpartition(".")[0]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from latentc.emit.expressions import Scope
 from latentc.emit.repeats import Carried, Repeat, fold_repeats, operands, without_duplicates
 from latentc.emit.statements import FOREVER, Statements, alive
-from latentc.emit.text import Text, base_name, commas, identifier, singular
+from latentc.emit.text import Text, base_name, commas, identifier, plural, singular
 from latentc.ir.core import Function, Node, Value
 
 
@@ -60,22 +60,31 @@ class Loops(Statements):
         return lines, scope
 
     def _enter(
-        self, carried: Sequence[Carried], i: int
+        self, carried: Sequence[Carried], i: int, kept: Sequence[Value]
     ) -> tuple[list[str], dict[Value, Text], dict[str, int], dict[Value, str]]:
-        """Before a loop: gives each carried value its name. Returns (lines, what the body sees, names, targets)."""
+        """Before a loop: gives each carried value its name. Returns (lines, what the body sees, names, targets).
+
+        The name of a value that the body also reads as it was, one of `kept`, stays that value's.
+        """
         scope, lines = self._scope, []
         targets: dict[Value, str] = {}
         given: dict[Value, str] = {}
         taken: set[str] = set()
+        read = {self.arg(v).code for v in kept}
         for c in carried:
-            text = self.arg(c.first).code
-            reuse = text.isidentifier() and scope.last.get(c.first, i) <= i and text not in taken
+            text = self.tensor(c.first).code
+            reuse = (
+                text not in read
+                and text.isidentifier()
+                and max(scope.last.get(c.first, i), scope.hold.get(text, i)) <= i
+                and text not in taken
+            )
             if reuse and c.first in scope.env:
                 name = text
             else:
                 name, n = base_name(c.given.name), 1
                 base = name
-                while scope.hold.get(name, -1) > i or name in taken or self._read_by(carried, name, c, i):
+                while scope.hold.get(name, -1) > i or name in taken | read or self._read_by(carried, name, c, i):
                     n += 1
                     name = f"{base}_{n}"
                 lines.append(f"{name} = {text}")
@@ -95,7 +104,7 @@ class Loops(Statements):
     def _leave(self, inner: Scope, carried: Sequence[Carried], env: Mapping[Value, Text]) -> list[str]:
         """At the end of a loop's body: moves what was made to the name it is carried under."""
         outer, self._scope = self._scope, inner
-        pairs = [(env[c.given].code, self.arg(c.made).code) for c in carried]
+        pairs = [(env[c.given].code, self.tensor(c.made).code) for c in carried]
         self._scope = outer
         moves = [(a, b) for a, b in pairs if a != b]
         return [f"{commas(a for a, _ in moves)} = {commas(b for _, b in moves)}"] if moves else []
@@ -110,7 +119,7 @@ class Loops(Statements):
     def _run(self, run: Repeat, i: int, depth: int) -> list[str]:
         """A run of modules as a for loop over their list."""
         scope = self._scope
-        lines, env, hold, targets = self._enter(run.carried, i)
+        lines, env, hold, targets = self._enter(run.carried, i, run.invariants)
         element = singular(run.base.rpartition(".")[2])
         while element in hold or element in targets.values():
             element += "_"
@@ -172,7 +181,7 @@ class Loops(Statements):
             base = f"new_{self.star_name}" if self.star_name else base_name(members[0].name)
             if len(members) > 1 and not self.star_name:
                 base = "caches"
-            name = base if base.endswith("s") else f"{base}s"
+            name = plural(base)
             while scope.hold.get(name, -1) > i or name in hold or name in targets.values():
                 name += "_"
             scope.hold[name] = hold[name] = FOREVER
@@ -202,7 +211,7 @@ class Loops(Statements):
         inputs = body_fn.inputs
         carried = [Carried(inputs[1 + keep + j], made[j], node.inputs[keep + j], node.outputs[j]) for j in range(carry)]
         tables = [self.arg(v).code for v in node.inputs[keep + carry :]]
-        lines, env, hold, targets = self._enter(carried, i)
+        lines, env, hold, targets = self._enter(carried, i, node.inputs[:keep])
         for value, outside in zip(inputs[1 : 1 + keep], node.inputs[:keep], strict=True):
             env[value] = self.arg(outside)
         read = {v for item in items for v in operands(item)} | set(made)
@@ -233,15 +242,16 @@ class Loops(Statements):
         stacks = []
         for value, out in zip(made[carry:], node.outputs[carry:], strict=True):
             if out in scope.last:
-                stacks.append((self._name(out, i, prefer=f"{base_name(value.name)}s"), value))
+                stacks.append((self._name(out, i - 1, prefer=plural(base_name(value.name))), value))
                 hold[stacks[-1][0]] = FOREVER
         wanted = [*made[:carry], *(v for _, v in stacks)]
         body, inner = self._block(items, env, hold, wanted, targets, depth + 1)
         for name, value in stacks:
             lines.append(f"{name} = []")
-            text = inner.env[value].code if value in inner.env else self.arg(value).code
+            text = inner.env[value].code if value in inner.env else self.tensor(value).code
             body.append(f"{name}.append({text})")
         body += self._leave(inner, carried, env)
         self._after(carried, env, i)
+        body = body or ["pass"]
         after = [f"{name} = torch.stack({name})" for name, _ in stacks]
         return [*lines, *self._layout(header), *(f"    {line}" for line in body), *after]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
 
 from latentc.components.contract import Lowered
 from latentc.emit.classes import Classes
@@ -14,21 +17,28 @@ from latentc.ir.core import Module
 LEGEND = "Shapes: B batch, T tokens, D width, H heads."
 
 
-def model_source(lowered: Lowered, title: str = "") -> str:
-    """Text of `model.py`: a class per network and its parts, and `build()` that makes each as specified."""
-    return networks_source(lowered.module, {name: list(net.functions) for name, net in lowered.networks.items()}, title)
+Constants = dict[str, np.ndarray[Any, Any]]
 
 
-def networks_source(module: Module, networks: Mapping[str, Iterable[str]], title: str = "") -> str:
+def model_source(lowered: Lowered, title: str = "", constants: Constants | None = None) -> str:
+    """Text of `model.py`: a class per network and its parts, and `build()` that makes each as specified.
+
+    `constants` is given the large ones, which model.py reads from constants.safetensors.
+    """
+    networks = {name: list(net.functions) for name, net in lowered.networks.items()}
+    return networks_source(lowered.module, networks, title, constants)
+
+
+def networks_source(
+    module: Module, networks: Mapping[str, Iterable[str]], title: str = "", constants: Constants | None = None
+) -> str:
     """As `model_source`, of any module: {network: names of the functions that are its methods}."""
-    classes = Classes(module)
+    methods = {name: list(functions) for name, functions in networks.items()}
+    classes = Classes(module, methods)
     builders = []
-    for network, functions in networks.items():
-        names = list(functions)
+    for network, names in methods.items():
         printed = classes.of(names[0])
-        origin = module.functions[names[0]].origin
-        assert origin is not None
-        args = [f"{identifier(a)}={literal(int(origin.args[a])).code}" for a in printed.arguments]
+        args = [f"{identifier(a)}={literal(printed.values[a]).code}" for a in printed.arguments]
         name = "build" if network == "main" else f"build_{identifier(network)}"
         builders += ["", "", f"def {name}() -> {printed.name}:"]
         builders.append('    """The network as the spec has it."""')
@@ -36,6 +46,8 @@ def networks_source(module: Module, networks: Mapping[str, Iterable[str]], title
     rows = [f"{literal(n).code}: {'build' if n == 'main' else f'build_{identifier(n)}'}" for n in networks]
     builders += ["", "", f"NETWORKS = {{{', '.join(rows)}}}"]
     bodies = "\n\n".join([helper_source(list(classes.helpers)), *classes.texts] if classes.helpers else classes.texts)
+    if constants is not None:
+        constants |= classes.constants
     code = bodies + "\n".join(builders) + "\n"
     return "\n".join([*docstring(_heading(title), ""), "", *imports(code), "", ""]) + "\n" + code.rstrip() + "\n"
 

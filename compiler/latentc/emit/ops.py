@@ -95,6 +95,8 @@ def _cast(p: Printer, n: Node) -> Text:
     to = n.attrs["to"]
     x = p.tensor(n.inputs[0]).atom
     short = {"f32": "float", "i64": "long", "bool": "bool"}.get(to)
+    if to == "f32" and not n.inputs[0].type.is_float and p.dtype(to).code != TORCH_DTYPE[to]:
+        return call(f"{x}.to", [p.dtype(to)])
     return Text(f"{x}.{short}()" if short else f"{x}.to({TORCH_DTYPE[to]})")
 
 
@@ -175,10 +177,13 @@ def _conv(function: str) -> Row:
 
 def _attention(p: Printer, n: Node) -> Text:
     q, k = n.inputs[:2]
+    mask = p.tensor(n.inputs[3]) if len(n.inputs) > 3 else None
+    if mask and n.inputs[3].type.rank < 2:
+        mask = Text(f"{mask.atom}[{', '.join(['None'] * (2 - n.inputs[3].type.rank))}]")
     return call(
         "F.scaled_dot_product_attention",
         [p.arg(v) for v in n.inputs[:3]],
-        attn_mask=p.arg(n.inputs[3]) if len(n.inputs) > 3 else None,
+        attn_mask=mask,
         is_causal=True if n.attrs["causal"] else None,
         scale=n.attrs.get("scale"),
         enable_gqa=True if q.type.shape[1] != k.type.shape[1] else None,
@@ -200,7 +205,7 @@ def _timestep(p: Printer, n: Node) -> Text:
 
 
 def _dropout(p: Printer, n: Node) -> Text:
-    return call("F.dropout", [p.arg(n.inputs[0]), literal(n.attrs["p"]), "self.training"])
+    return call("F.dropout", [p.arg(n.inputs[0]), literal(n.attrs["p"]), p.training])
 
 
 TORCH: dict[str, Row] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -18,13 +18,14 @@ import latentc_runtime
 from latentc.components.contract import Lowered, SampleProgram, Update
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.emit.classes import Classes
-from latentc.emit.functions import Functions, tables_as_lists
+from latentc.emit.functions import Functions
 from latentc.emit.helpers import helper_source
 from latentc.emit.model import imports, model_source
 from latentc.emit.text import call, commas, docstring, identifier, layout, literal
 from latentc.ir.core import Function, parameters
 from latentc.ir.types import Sym, TensorType
 from latentc.resources import folder as resource_folder
+from latentc.weights.safetensors import safetensors_from_arrays
 from latentc_runtime import sources as sources_module
 from latentc_runtime.distributions import DISTRIBUTIONS
 
@@ -52,8 +53,8 @@ def project_from_lowered(lowered: Lowered, spec: Spec, folder: str | Path, force
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
             staged = Path(beside, "project")
             staged.mkdir()
-            for name, text in files.items():
-                (staged / name).write_text(text, encoding="utf-8")
+            for name, content in files.items():
+                (staged / name).write_bytes(as_bytes(content))
             if not target.exists():
                 staged.replace(target)
             else:
@@ -76,6 +77,10 @@ def _import_beside(found: re.Match[str]) -> str:
     return f"from {found[1]} import" if found[1] else "import"
 
 
+def as_bytes(content: str | bytes) -> bytes:
+    return content.encode() if isinstance(content, str) else content
+
+
 def _refuse_foreign(target: Path, force: bool) -> None:
     if target.is_file():
         raise DiagnosticError(Diagnostic("E0510", f"{target} is a file", help="name a folder"))
@@ -90,16 +95,19 @@ def _refuse_foreign(target: Path, force: bool) -> None:
     )
 
 
-def project_files(lowered: Lowered, spec: Spec) -> dict[str, str]:
-    """{file name: text} of the project."""
+def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
+    """{file name: content} of the project."""
     templates = resource_folder("templates") / "project"
     functions = Functions(lowered.module, Classes(lowered.module))
     title = f"{spec.name}{f': {spec.source}' if spec.source else ''}"
-    files = {"model.py": model_source(lowered, title), "objective.py": objective_source(lowered, functions)}
+    constants: dict[str, np.ndarray[Any, Any]] = {}
+    files: dict[str, str | bytes] = {"model.py": model_source(lowered, title, constants)}
+    files["objective.py"] = objective_source(lowered, functions)
     files["sampler.py"] = sampler_source(lowered, functions)
-    if functions.tables:
-        files["tables.json"] = json.dumps(tables_as_lists(functions.tables), indent=0).replace("\n", " ") + "\n"
-        files["tables.py"] = (templates / "tables.py").read_text(encoding="utf-8")
+    constants |= functions.constants
+    if constants:
+        files["constants.safetensors"] = safetensors_from_arrays(constants)
+        files["constants.py"] = (templates / "constants.py").read_text(encoding="utf-8")
     for name in _COPIED:
         files[name] = (templates / name).read_text(encoding="utf-8")
     files |= {f"{name}.py": shared_source(name) for name in SHARED}
@@ -283,7 +291,7 @@ def _assembled(head: list[str], standard: list[str], body: str) -> str:
         needed.append("from tqdm import tqdm")
     sources = sorted(set(re.findall(rf"\b({'|'.join(sources_module.__all__)})\b", body)))
     local = [f"from sources import {commas(sources)}"] if sources else []
-    local += ["from tables import table"] if "table(" in body else []
+    local += ["from constants import table"] if "table(" in body else []
     local = ["", *local] if local else []
     return "\n".join([*head, "", *standard, "", *needed, *local, "", "", body.rstrip()]) + "\n"
 

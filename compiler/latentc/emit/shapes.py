@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from latentc.emit.rows import TORCH_DTYPE, Printer, Row
+from latentc.emit.rows import Printer, Row
 from latentc.emit.text import SUM, Text, call, commas, literal
 from latentc.ir.core import Node
 from latentc.ir.types import Dim, Sym
@@ -89,7 +89,7 @@ def _broadcast(p: Printer, n: Node) -> Text:
     shape, old = n.attrs["shape"], n.inputs[0].type.shape
     if p.number(n.inputs[0]) and len(n.inputs) > 1:
         other = n.inputs[1]
-        dtype = None if other.type.dtype == n.outputs[0].type.dtype else Text(TORCH_DTYPE[n.outputs[0].type.dtype])
+        dtype = None if other.type.dtype == n.outputs[0].type.dtype else p.dtype(n.outputs[0].type.dtype)
         if tuple(other.type.shape) == tuple(shape):
             return call("torch.full_like", [p.arg(other), p.arg(n.inputs[0])], dtype=dtype)
     lead = len(shape) - len(old)
@@ -178,7 +178,7 @@ def _full(p: Printer, n: Node) -> Text:
     factor = n.attrs.get("factor", 1)
     batch = f"{x.atom}.shape[0]" if factor == 1 else f"{int(factor)} * {x.atom}.shape[0]"
     sizes = [batch, *(p.size(d).code for d in n.attrs["shape"])]
-    dtype = None if out.dtype == like.type.dtype else Text(TORCH_DTYPE[out.dtype])
+    dtype = None if out.dtype == like.type.dtype else p.dtype(out.dtype)
     if not n.attrs["value"]:
         return call(f"{x.atom}.new_zeros", sizes, dtype=dtype)
     shape = f"({sizes[0]},)" if len(sizes) == 1 else f"({commas(sizes)})"

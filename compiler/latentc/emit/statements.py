@@ -13,7 +13,7 @@ FOREVER = 1 << 30
 # Names a builder gives when it has none; their values may be folded into their user.
 _ANONYMOUS = {"h", "x", "c", "term", "y"}
 # Worth a line of their own.
-_NEVER_FOLDED = ("attention", "guided", "loop")
+_NEVER_FOLDED = ("attention", "guided", "loop", "split", "unbind")
 
 
 class Statements(Expressions):
@@ -109,7 +109,12 @@ class Statements(Expressions):
     def _guided(self, node: Node, i: int, targets: Mapping[Value, str]) -> list[str]:
         """A guided call of several outputs: both branches, then each output that is guided."""
         both = self._both_branches(node).code
+        # The scale is read after the outputs have their names, which must not be its own.
+        read = {self.arg(v).code for v in self._leaves_of(node.inputs[-1])}
+        held = {name: self._scope.hold.get(name, -1) for name in read}
+        self._scope.hold |= dict.fromkeys(held, FOREVER)
         names = [self._name(o, i, targets.get(o)) if o in self._scope.last else "_" for o in node.outputs]
+        self._scope.hold |= held
         left = commas(self._starred(n, o) if n != "_" else n for n, o in zip(names, node.outputs, strict=True))
         lines = self._layout(f"{left} = {both}")
         for name, kind in zip(names, node.attrs["guides"], strict=True):

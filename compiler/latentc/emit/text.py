@@ -128,6 +128,10 @@ def base_name(name: str) -> str:
     return identifier(re.sub(r"_\d+$", "", name) or "x")
 
 
+def plural(name: str) -> str:
+    return name if name.endswith("s") else identifier(f"{name}s")
+
+
 def singular(name: str) -> str:
     return name[:-1] if name.endswith("s") and len(name) > 2 else f"{name}_item"
 

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from latentc.components.contract import Lowered
-from latentc.emit.project import SHARED, project_files
+from latentc.emit.project import SHARED, as_bytes, project_files
 from latentc.measure.forward import needed
 from latentc.spec import Spec
 
 Array = np.ndarray
-_MODULES = ("model", "sampler", "tables", *SHARED)
+_MODULES = ("model", "sampler", "constants", *SHARED)
 
 
 class Emitted:
@@ -114,9 +114,9 @@ def _project_modules(lowered: Lowered, spec: Spec) -> tuple[ModuleType, ModuleTy
     texts = project_files(lowered, spec)
     before = {name: sys.modules.pop(name) for name in _MODULES if name in sys.modules}
     with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
-        for name in ("tables.json", *(f"{module}.py" for module in _MODULES)):
+        for name in ("constants.safetensors", *(f"{module}.py" for module in _MODULES)):
             if name in texts:
-                Path(folder, name).write_text(texts[name], encoding="utf-8")
+                Path(folder, name).write_bytes(as_bytes(texts[name]))
         sys.path.insert(0, folder)
         try:
             importlib.invalidate_caches()

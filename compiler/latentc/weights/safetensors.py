@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.weights.expr import DTYPES, Expr, Stored, dtype_name
 from latentc.weights.read import stream
@@ -89,6 +91,18 @@ def write_safetensors(
             if stream(tensors[name], file) != spans[name][1]:
                 raise ValueError(f"{name}: streamed another number of bytes than its shape has")
     return {name: (len(header) + offset, nbytes) for name, (offset, nbytes) in spans.items()}
+
+
+def safetensors_from_arrays(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
+    """A few small arrays as the content of a safetensors file."""
+    kinds = {np.dtype(DTYPES[ours]): theirs for theirs, ours in NAMES.items()}
+    header: dict[str, Any] = {}
+    data = b""
+    for name, array in sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize):
+        offsets = [len(data), len(data) + array.nbytes]
+        header[name] = {"dtype": kinds[array.dtype], "shape": list(array.shape), "data_offsets": offsets}
+        data += np.ascontiguousarray(array).tobytes()
+    return _header_text(header) + data
 
 
 @contextlib.contextmanager
@@ -200,6 +214,10 @@ def _header_bytes(
         low, nbytes = spans[name]
         shape = [int(n) for n in expr.shape]
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [low, low + nbytes]}
+    return _header_text(header)
+
+
+def _header_text(header: Mapping[str, Any]) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)  # the format allows trailing spaces
     return len(text).to_bytes(8, "little") + text

@@ -1,0 +1,136 @@
+"""Which functions are methods of one class: those called at one place of the tree of modules.
+
+Functions of one origin that no instance shares are one class too, unless they differ in what they do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from latentc.ir.core import Function, Module, Node, Origin, callees, frozen
+
+
+def with_origins(module: Module, roots: Iterable[str] = ()) -> Module:
+    """Gives functions that methods call, and `roots`, a class of their own if they have none."""
+    functions = dict(module.functions)
+    found = [*roots, *(name for name, fn in functions.items() if fn.origin)]
+    while found:
+        name = found.pop()
+        if functions[name].origin is None:
+            cls = "".join(word[:1].upper() + word[1:] for word in re.findall(r"[A-Za-z0-9]+", name))
+            functions[name] = functions[name].with_(origin=Origin(cls if cls[:1].isalpha() else f"Module{cls}", {}))
+        for part in with_loops(module, module.functions[name]):
+            found += [n.attrs["fn"] for n in part.nodes if n.op != "loop" and callees(n) and not _known(functions, n)]
+    return module.with_(functions=functions)
+
+
+def _known(functions: Mapping[str, Function], node: Node) -> bool:
+    return functions[node.attrs["fn"]].origin is not None
+
+
+def with_loops(module: Module, fn: Function) -> list[Function]:
+    """A function and the bodies of its loops, which share its weights."""
+    bodies = [module.functions[n.attrs["body"]] for n in fn.nodes if n.op == "loop"]
+    return [fn, *(part for body in bodies for part in with_loops(module, body))]
+
+
+def calls_of(module: Module, fn: Function) -> list[Node]:
+    return [n for part in with_loops(module, fn) for n in part.nodes if n.op in ("call", "guided")]
+
+
+class Groups:
+    """Functions by class; `of(function)` lists the methods of its class, in the module's order."""
+
+    def __init__(self, module: Module, networks: Mapping[str, Iterable[str]]) -> None:
+        self.module = module
+        self._parent = {name: name for name, fn in module.functions.items() if fn.origin}
+        self._seen: set[Any] = set()
+        roots: dict[str, set[str]] = {name: set(functions) for name, functions in networks.items()}
+        for fn in module.functions.values():
+            for node in calls_of(module, fn) if fn.origin is None else ():
+                if node.attrs["fn"] in self._parent:
+                    roots.setdefault(node.attrs["name"], set()).add(node.attrs["fn"])
+        for functions in roots.values():
+            self._visit(frozenset(functions), {})
+        self.components: dict[str, list[str]] = {}
+        for name in self._parent:
+            self.components.setdefault(self._root(name), []).append(name)
+        self._classes: dict[str, list[str]] = {}
+        self._merge()
+
+    def of(self, function: str) -> list[str]:
+        return self._classes[function]
+
+    def component(self, function: str) -> list[str]:
+        """The functions that share an instance with one."""
+        return self.components[self._root(function)]
+
+    def _root(self, name: str) -> str:
+        while self._parent[name] != name:
+            name = self._parent[name]
+        return name
+
+    def _visit(self, functions: frozenset[str], extra: Mapping[str, frozenset[str]]) -> None:
+        """Joins functions of one instance, and what they call at each place in it; `extra` is called from outside."""
+        own, children = set(functions), {path: set(found) for path, found in extra.items()}
+        todo = list(functions)
+        while todo:
+            for node in calls_of(self.module, self.module.functions[todo.pop()]):
+                callee = node.attrs["fn"]
+                if node.attrs["name"]:
+                    children.setdefault(node.attrs["name"], set()).add(callee)
+                elif callee not in own:
+                    own.add(callee)
+                    todo.append(callee)
+        key = (frozenset(own), frozenset((path, frozenset(found)) for path, found in children.items()))
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        first, *rest = sorted(own)
+        for name in rest:
+            self._parent[self._root(name)] = self._root(first)
+        for path, found in children.items():
+            inside = {q: fs for q, fs in children.items() if q.startswith(f"{path}.")}
+            below = {q[len(path) + 1 :]: frozenset(fs) for q, fs in inside.items()}
+            self._visit(frozenset(found), below)
+
+    def _merge(self) -> None:
+        """Components of one origin that do the same, or have different methods, are one class."""
+        order = {name: i for i, name in enumerate(self.module.functions)}
+        merged: dict[Any, list[list[str]]] = {}
+        for names in self.components.values():
+            origin = self.module.functions[names[0]].origin
+            assert origin is not None
+            classes = merged.setdefault((origin.cls, frozen(origin.args)), [])
+            fitting = next((found for found in classes if self._fits(found, names)), None)
+            if fitting is None:
+                classes.append(list(names))
+            else:
+                fitting += names
+        for names in (names for classes in merged.values() for names in classes):
+            names.sort(key=order.__getitem__)
+            self._classes |= dict.fromkeys(names, names)
+
+    def _fits(self, one: list[str], other: list[str]) -> bool:
+        by_method = {_method(self.module, name): _skeleton(self.module, name) for name in one}
+        return all(
+            by_method.get(_method(self.module, name), found) == found
+            for name, found in ((name, _skeleton(self.module, name)) for name in other)
+        )
+
+
+def _method(module: Module, name: str) -> str:
+    origin = module.functions[name].origin
+    return origin.method if origin else ""
+
+
+def _skeleton(module: Module, name: str) -> Any:
+    """What a function does, apart from sizes."""
+    parts = with_loops(module, module.functions[name])
+    params = tuple((p.name, p.kind) for part in parts for p in part.params)
+    return params, tuple((n.op, n.attrs.get("name")) for part in parts for n in part.nodes if n.op != "constant")
+
+
+__all__ = ["Groups", "calls_of", "with_loops", "with_origins"]

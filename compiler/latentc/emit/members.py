@@ -1,0 +1,227 @@
+"""The members of a class: its tree of submodules, parameters and buffers, and how each is reached."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from latentc.emit.leaves import Leaf, buffer_value, constructor
+from latentc.emit.text import Text, call, commas, layout, literal
+from latentc.ir.core import Node, Param
+from latentc.ir.inits import DETERMINISTIC
+
+if TYPE_CHECKING:
+    from latentc.emit.classes import Classes, Printed
+
+LARGE = 256
+"""A constant of more elements is in constants.safetensors."""
+
+
+class EmitError(Exception):
+    """A module that has no text as PyTorch classes; a fault of ours, not of a spec."""
+
+
+class Members:
+    """Statements of a constructor, and in `access` the text by which a module, parameter or buffer is reached."""
+
+    def __init__(
+        self,
+        owner: Classes,
+        leaves: Mapping[str, Leaf],
+        children: Mapping[str, Node],
+        params: Mapping[str, Param],
+        norms: Mapping[str, str],
+        size: Callable[[Any], Text],
+    ) -> None:
+        self.owner, self.size, self.norms = owner, size, norms
+        self.children = children
+        self.access: dict[str, str] = {}
+        self.constants: dict[str, np.ndarray[Any, Any]] = {}
+        self.leaves = {path: leaf for path, leaf in leaves.items() if self._child_above(path) is None}
+        owned = {p.name: leaf.path for leaf in self.leaves.values() for p in leaf.params}
+        self.plain = {name: p for name, p in params.items() if name not in owned}
+        self.heads = {path.split(".")[0] for path in [*self.leaves, *self.children, *self.plain, *norms]}
+        self._owned = owned
+
+    def _child_above(self, path: str) -> str | None:
+        """The child that a dotted path leads into, if it does."""
+        return next((c for c in sorted(self.children, key=len) if path == c or path.startswith(f"{c}.")), None)
+
+    def printed(self, path: str) -> Printed:
+        return self.owner.of(self.children[path].attrs["fn"])
+
+    def lines(self, order: Mapping[str, int]) -> list[str]:
+        """Statements that make all members; `order` is that of the first uses of names."""
+        modules = {path: constructor(leaf, self.size, self._helper) for path, leaf in self.leaves.items()}
+        modules |= {path: self._child(path, node) for path, node in self.children.items()} | dict(self.norms)
+        for name in self.plain:
+            holder = name.rpartition(".")[0]
+            if (
+                holder
+                and self._child_above(holder) is None
+                and not any(f"{m}.".startswith(f"{holder}.") for m in modules)
+            ):
+                modules[holder] = "nn.Module()"
+        tree: dict[str, Any] = {}
+        late: dict[str, str] = {}  # members of a module that is made by one call
+        for path, text in sorted(modules.items(), key=lambda item: item[0].count(".")):
+            if not _insert(tree, path.split("."), text):
+                late[path] = text
+        tops = [*tree.items(), *((name, p) for name, p in self.plain.items() if "." not in name)]
+        lines: list[str] = []
+        for name, entry in sorted(tops, key=lambda item: order.get(item[0], len(order))):
+            if isinstance(entry, Param):
+                lines += self._plain(name, entry)
+            else:
+                self.access[name] = _attribute("self", name)
+                lines += self._assigned("self", name, self._entry(entry, self.access[name], name))
+        for path, text in late.items():
+            known = self._inside(path)
+            if known is None:
+                holder, _, last = path.rpartition(".")
+                base = self._base(holder, lines)
+                lines += self._assigned(base, last, text)
+                known = _attribute(base, last)
+            self.access[path] = known
+        for path, leaf in self.leaves.items():
+            self.access |= {p.name: f"{self.access[path]}.{p.name.rpartition('.')[2]}" for p in leaf.params}
+        for name, param in self.plain.items():
+            if "." in name:
+                known = self._inside(name)
+                if known is None:
+                    self._base(name.rpartition(".")[0], lines)
+                    lines += self._plain(name, param)
+                else:
+                    self.access[name] = known
+        return lines
+
+    def _base(self, path: str, lines: list[str]) -> str:
+        """How a module is reached; one that nothing else makes is made to hold what is under its name."""
+        known = self.access.get(path) or self._inside(path)
+        if known is None:
+            above, _, last = path.rpartition(".")
+            base = self._base(above, lines)
+            lines += self._assigned(base, last, "nn.Module()")
+            known = _attribute(base, last)
+        self.access[path] = known
+        return known
+
+    def _inside(self, path: str) -> str | None:
+        """How a member of a child is reached, if the child's class has it."""
+        child = self._child_above(path)
+        if child is None or child == path or child not in self.access:
+            return None
+        inner = self.printed(child).reach(path[len(child) + 1 :], self.owner)
+        return None if inner is None else self.access[child] + inner
+
+    def _helper(self, name: str) -> str:
+        self.owner.helpers[name] = None
+        return name
+
+    def _child(self, path: str, node: Node) -> str:
+        """`Attention(dim=width, heads=heads)`."""
+        printed, written = self.printed(path), node.attrs.get("args") or {}
+        values = {a: self.size(written.get(a, printed.values[a])) for a in printed.arguments}
+        if len(values) == 1:
+            return call(printed.name, [v.code for v in values.values()]).code
+        return call(printed.name, [f"{k}={v.code}" for k, v in values.items()]).code
+
+    def _entry(self, entry: Any, access: str, path: str) -> str:
+        """Text of a subtree; notes how each module in it is reached."""
+        self.access[path] = access
+        if isinstance(entry, str):
+            return entry
+        keys = list(entry)
+        numbered = sorted(keys) == sorted(str(i) for i in range(len(keys)))
+        keys = [str(i) for i in range(len(keys))] if numbered else keys
+        parts = []
+        for key in keys:
+            way = f"{access}[{key}]" if numbered else f"{access}[{literal(key).code}]"
+            if not numbered and _plain_name(key):
+                way = f"{access}.{key}"
+            parts.append(self._entry(entry[key], way, f"{path}.{key}"))
+        if numbered and len(parts) > 1 and len(set(parts)) == 1:
+            return f"nn.ModuleList([{parts[0]} for _ in range({self._count(path, len(parts))})])"
+        if numbered:
+            return f"nn.ModuleList([{commas(parts)}])"
+        return f"nn.ModuleDict({{{commas(f'{literal(k).code}: {p}' for k, p in zip(keys, parts, strict=True))}}})"
+
+    def _count(self, path: str, count: int) -> str:
+        """How many modules a list has, as the size that its calls give."""
+        sizes = (n.attrs["count"] for name, n in self.children.items() if name == f"{path}.0" and "count" in n.attrs)
+        return self.size(next((size for size in sizes if size == count), count)).code
+
+    def _assigned(self, base: str, name: str, value: str) -> list[str]:
+        if _plain_name(name):
+            return layout("", f"{base}.{name} = {value}", reserve=8)
+        return layout("", call(f"{base}.add_module", [literal(name), value]).code, reserve=8)
+
+    def _plain(self, path: str, param: Param) -> list[str]:
+        """A parameter or buffer that no leaf module holds."""
+        holder, _, name = path.rpartition(".")
+        base = self.access[holder] if holder else "self"
+        if any(m.startswith(f"{path}.") for m in (*self.leaves, *self.children)):
+            name += "_"  # PyTorch has no place for a weight and a module of one name
+        self.access[path] = _attribute(base, name)
+        if param.kind != "weight":
+            value = buffer_value(param, self.size, self._helper)
+            persistent = None if param.init.kind not in DETERMINISTIC else False
+            return layout(
+                "", call(f"{base}.register_buffer", [literal(name), value], persistent=persistent).code, reserve=8
+            )
+        dims = commas(self.size(d).code for d in param.type.shape) or "()"
+        value = f"nn.Parameter(torch.empty({dims}))"
+        if _plain_name(name):
+            return layout("", f"{base}.{name} = {value}", reserve=8)
+        return layout("", call(f"{base}.register_parameter", [literal(name), value]).code, reserve=8)
+
+    # ---- constants
+
+    def constant(self, name: str, array: np.ndarray[Any, Any]) -> str:
+        """How a constant array is reached: a buffer of that name."""
+        base, n = name, 1
+        while name in self.heads or (name in self.constants and not _equal(self.constants[name], array)):
+            n += 1
+            name = f"{base}_{n}"
+        self.constants[name] = array
+        return f"self.{name}"
+
+    def constant_lines(self) -> list[str]:
+        lines: list[str] = []
+        for name, array in self.constants.items():
+            value = f"torch.tensor({literal(array.tolist()).code})"
+            if array.size > LARGE:
+                value = f"CONSTANTS[{literal(self.owner.stored(name, array)).code}]"
+                value += ".float()" if array.dtype.kind == "f" else ""
+            lines += layout("", call("self.register_buffer", [literal(name), value], persistent=False).code, reserve=8)
+        return lines
+
+
+def _equal(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
+    return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+
+
+def _plain_name(name: str) -> bool:
+    return name.isidentifier() and not keyword.iskeyword(name)
+
+
+def _attribute(base: str, name: str) -> str:
+    return f"{base}.{name}" if _plain_name(name) else f"getattr({base}, {literal(name).code})"
+
+
+def _insert(tree: dict[str, Any], path: list[str], text: str) -> bool:
+    """Puts a module into the tree; False where one of its parents is made by a call."""
+    *heads, last = path
+    for part in heads:
+        inner = tree.setdefault(part, {})
+        if isinstance(inner, str):
+            return False
+        tree = inner
+    tree[last] = text
+    return True
+
+
+__all__ = ["LARGE", "EmitError", "Members"]
