@@ -15,7 +15,7 @@ from latentc.emit.groups import Groups, with_loops, with_origins
 from latentc.emit.leaves import NORMS, find_leaves, initialisation, leaf_of, same_leaf, spectral_layers
 from latentc.emit.members import EmitError, Members
 from latentc.emit.text import Text, call, commas, docstring, identifier, layout, size_text
-from latentc.ir.core import Function, Module, Node, Param, Value
+from latentc.ir.core import CALLS, Function, Module, Node, Param, Value
 
 _SELF = "@CLASS@"  # a class's own name while its text is compared with others'
 # Names of nn.Module that a method of ours may not take.
@@ -125,7 +125,7 @@ class _ClassPrinter:
         self.parts = [part for fn in functions for part in with_loops(owner.module, fn)]
         params = {p.name: p for fn in self.parts for p in fn.params}
         children: dict[str, Node] = {}
-        for node in (n for fn in self.parts for n in fn.nodes if n.op in ("call", "guided") and n.attrs["name"]):
+        for node in (n for fn in self.parts for n in fn.nodes if n.op in CALLS and n.attrs["name"]):
             children.setdefault(node.attrs["name"], node)
         leaves = find_leaves(self.parts)
         self.norms = self._free_norms({p.split(".")[0] for p in [*leaves, *params, *children]})

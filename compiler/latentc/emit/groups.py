@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from latentc.ir.core import Function, Module, Node, Origin, callees, frozen
+from latentc.ir.core import CALLS, Function, Module, Node, Origin, callees, frozen
 
 
 def with_origins(module: Module, roots: Iterable[str] = ()) -> Module:
@@ -37,7 +37,7 @@ def with_loops(module: Module, fn: Function) -> list[Function]:
 
 
 def calls_of(module: Module, fn: Function) -> list[Node]:
-    return [n for part in with_loops(module, fn) for n in part.nodes if n.op in ("call", "guided")]
+    return [n for part in with_loops(module, fn) for n in part.nodes if n.op in CALLS]
 
 
 class Groups:
