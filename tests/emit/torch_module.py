@@ -36,7 +36,11 @@ def side_file(constants: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
     """What model.py, objective.py and sampler.py import from a project's constants.py."""
     text = (folder("templates") / "project" / "constants.py").read_text()
     held = {name: torch.tensor(array) for name, array in constants.items()}
-    scope = loaded(text.replace('load_file(Path(__file__).with_name("constants.safetensors"))', "HELD"), HELD=held)
+    scope = loaded(
+        text.replace('load_file(Path(__file__).with_name("constants.safetensors"))', "HELD"),
+        torch.get_default_dtype(),
+        HELD=held,
+    )
     return {"table": scope["table"], "CONSTANTS": scope["CONSTANTS"]}
 
 
