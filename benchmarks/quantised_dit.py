@@ -29,7 +29,7 @@ from latentc.spec import load_spec
 SIDE, CHANNELS = 32, 4
 # Prediction of velocities, as those of the digit DiT: a network trained for minutes does not go astray with it.
 MODEL = (
-    "objective={kind: diffusion, schedule: cosine, predicts: velocity}",
+    "objective={kind: diffusion, process: {kind: discrete, schedule: cosine}, predicts: velocity}",
     "sampler={kind: ddim, steps: 50, spacing: trailing, guidance: {scale: 2.0}}",
 )
 PSNR, SPEEDUP = 30.0, 1.25

@@ -196,7 +196,7 @@ def sit_loss(path: str, predicts: str, weighting: str) -> tuple[Numbers, list[st
     """(numbers, overrides, what the loss takes, what its terms are)."""
     name = {"linear": "Linear", "vp": "VP"}[path] + f"_{predicts}" + ("" if weighting == "none" else f"_{weighting}")
     numbers = load(f"sit.loss_{name}")
-    overrides = [f"objective.path={path}", f"objective.predicts={predicts}", f"objective.weighting={weighting}"]
+    overrides = [f"objective.process.path={path}", f"objective.predicts={predicts}", f"objective.weighting={weighting}"]
     noise, u = numbers.noise
     return numbers, overrides, [numbers.inputs["x1"], numbers.inputs["y"], u, noise], [numbers.outputs["out.loss"]]
 
@@ -362,7 +362,10 @@ OPTIONS = {
             "backbone.block.feed_forward.shared=0",
         ],
     ),
-    "SiT on a vp path": ("sit", ["objective.path=vp", "objective.predicts=noise", "backbone.unused_channels=0"]),
+    "SiT on a vp path": (
+        "sit",
+        ["objective.process.path=vp", "objective.predicts=noise", "backbone.unused_channels=0"],
+    ),
 }
 
 

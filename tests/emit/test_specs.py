@@ -31,7 +31,7 @@ LLAMAGEN = [
 ]
 EXPERTS = "backbone.block.feed_forward={kind: mixture_of_experts, experts: 3, ratio: 1, shared: 1}"
 CASES: dict[str, tuple[str, list[str]]] = {
-    "dit": ("dit", [*DIT, "sampler.steps=4", "objective.steps=100"]),
+    "dit": ("dit", [*DIT, "sampler.steps=4", "objective.process.steps=100"]),
     "dit-interval": ("dit", [*DIT, "sampler.steps=6", "sampler.guidance.interval=[0.2, 0.8]"]),
     "dit-qk-norm": ("dit", [*DIT, "backbone.block.mixer.qk_norm={kind: rms_norm}", "sampler.steps=2"]),
     "dit-grouped": ("dit", [*DIT, "backbone.block.mixer.kv_heads=2", "sampler.steps=2"]),
@@ -44,7 +44,13 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "dit-moe": ("dit_moe", [*DIT, "sampler.steps=2"]),
     "dit-moe-normal": ("dit_moe", [*DIT, EXPERTS, "backbone.weights=normal", "sampler.steps=2"]),
     "sit": ("sit", [*DIT, "sampler.steps=3"]),
-    "sit-vp": ("sit", [*DIT, "objective={kind: flow, path: vp, predicts: score, weighting: likelihood}"]),
+    "sit-vp": (
+        "sit",
+        [
+            *DIT,
+            "objective={kind: flow, process: {kind: interpolant, path: vp}, predicts: score, weighting: likelihood}",
+        ],
+    ),
     "sit-sde": ("sit", [*DIT, "sampler={kind: euler_maruyama, steps: 5, guidance: {scale: 2}}"]),
     "llamagen": ("llamagen", LLAMAGEN),
     "llamagen-grouped": ("llamagen", [*LLAMAGEN, "backbone.block.mixer.kv_heads=2"]),

@@ -38,7 +38,7 @@ pytest.importorskip("openvino")
 
 CLASSES = [1, 0, 4]
 TINY = ["backbone.width=32", "backbone.depth=2", "backbone.block.mixer.heads=4"]
-DENOISER = [*TINY, "data={kind: npz, classes: 5, shape: [4, 8, 8]}", "objective.steps=100"]
+DENOISER = [*TINY, "data={kind: npz, classes: 5, shape: [4, 8, 8]}", "objective.process.steps=100"]
 TOKENS = [*TINY, "data={kind: npz, classes: 5, tokens: {vocabulary: 11, grid: [4, 4]}}",
           "backbone.block.feed_forward.multiple_of=8", "sampler.top_k=5"]  # fmt: skip
 SPECS: dict[str, list[str]] = {

@@ -37,7 +37,7 @@ target: {max_batch: 8}
 variants: {short: {sampler: {steps: 6}}}
 """
 OBJECTIVES = {
-    "diffusion": ("{kind: diffusion, schedule: cosine, predicts: velocity}", "ddim"),
+    "diffusion": ("{kind: diffusion, process: {kind: discrete, schedule: cosine}, predicts: velocity}", "ddim"),
     "learned variance": ("{kind: diffusion, predicts: noise, variance: learned_range}", "ddim"),
     "flow": ("{kind: flow}", "euler"),
 }
@@ -93,11 +93,11 @@ def test_samplers_over_the_network_are_what_the_compiled_sampler_does(tmp_path: 
     tensors = network_weights(spec, lowered, weights)
     seeds, labels = np.arange(100, 110), np.arange(10)  # more than one batch
     with open_denoiser(optimised(lowered, spec), spec, tensors) as denoiser:
-        tried = [candidate.sampler for candidate in grid(own, denoiser.process, [5])]
-        times = tried[-1].grid(denoiser.process).t  # type: ignore[attr-defined]
+        tried = [candidate.sampler for candidate in grid(own, denoiser.target, [5])]
+        times = tried[-1].grid(denoiser.target).times[:-1]  # type: ignore[attr-defined]
         tried.append(with_timesteps(tried[-1], np.linspace(times[0], 0.9 * times[-1], 5)))
         tried.append(with_interval(tried[1], (0.3, 0.7)))
-        assert passes(tried[-1], denoiser.process) < passes(tried[1], denoiser.process) == 10
+        assert passes(tried[-1], denoiser.target) < passes(tried[1], denoiser.target) == 10
         for i, sampler in enumerate(tried):
             candidate, bundle = tmp_path / f"{i}.yaml", tmp_path / f"{i}"
             candidate.write_text(candidate_yaml(Candidate(sampler), "tiny.yaml", own))

@@ -11,12 +11,14 @@ import math
 import numpy as np
 import pytest
 
-from latentc.components.process import Process
+from latentc.components.processes.discrete import Discrete
+from latentc.components.processes.edm import Edm
+from latentc.components.processes.interpolant import Interpolant
+from latentc.components.processes.process import Parameterization
 from latentc.components.samplers.ddim import Ddim
 from latentc.components.samplers.dpm_solver_pp import DpmSolverPp
-from latentc.components.samplers.tables.reference import run
+from latentc.components.samplers.table import run
 from latentc.components.samplers.unipc import Unipc
-from latentc.components.schedules import path, schedule
 from latentc.measure.tune.candidates import with_timesteps
 from latentc.measure.tune.quality import error
 from latentc.measure.tune.screen import fine_sampler
@@ -24,8 +26,9 @@ from latentc.measure.tune.search import cheapest_path, refined, searched, step_c
 
 CENTRES = np.array([[-1.0, -0.5], [0.2, 1.1], [0.9, -0.7]])
 DEVIATION = 0.15
-DIFFUSION = Process("x0", schedule=schedule("cosine"))
-FLOW = Process("x0", path=path("linear"))
+DIFFUSION = Parameterization(Discrete(kind="discrete", schedule="cosine"), "x0")
+FLOW = Parameterization(Interpolant(kind="interpolant"), "x0")
+EDM = Parameterization(Edm(kind="edm"), "x0")
 
 
 def mixture(alpha, sigma, x):
@@ -41,15 +44,21 @@ def mixture(alpha, sigma, x):
 
 
 def diffusion_network(x, t):
-    alpha, sigma = DIFFUSION.schedule.levels(np.array([t]))
-    return mixture(alpha[0], sigma[0], x)
+    at = DIFFUSION.process.point(t)
+    return mixture(at.alpha, at.sigma, x)
 
 
 def flow_network(x, t):
     return mixture(t, 1 - t, x)
 
 
-NETWORKS = {"diffusion": (DIFFUSION, diffusion_network), "flow": (FLOW, flow_network)}
+def edm_network(x, t):
+    """EDM's network sees c_in x and is told log(sigma) / 4."""
+    sigma = np.exp(4 * t)
+    return mixture(1.0, sigma, x * np.sqrt(sigma**2 + 0.5**2))
+
+
+NETWORKS = {"diffusion": (DIFFUSION, diffusion_network), "flow": (FLOW, flow_network), "edm": (EDM, edm_network)}
 
 
 def noise(seed, count=64):
@@ -69,25 +78,24 @@ def errors_of(family, sampler, x, exact):
 
 def found(family, sampler, x, exact, fine):
     process, _ = NETWORKS[family]
-    end = -1.0 if process.schedule else 1.0
-    usual = [float(t) for t in sampler.grid(process).t]
+    *usual, end = (float(t) for t in sampler.grid(process).times)
     bends = [float(fine.t[i]) for i in cheapest_path(step_costs(fine), sampler.steps)]
     starts = [usual, [usual[0], *bends[1:]]]
-    return searched(starts, errors_of(family, sampler, x, exact), end, process.schedule is not None)[0]
+    return searched(starts, errors_of(family, sampler, x, exact), end, process.process.WHOLE)[0]
 
 
 def test_the_fine_solution_of_one_gaussian_is_exact():
     """x / sqrt(alpha² s² + sigma²) stays the same along the way."""
-    process = Process("x0", schedule=schedule("cosine"))
+    process = DIFFUSION
 
     def network(x, t):
-        alpha, sigma = process.schedule.levels(np.array([t]))
-        return x * (alpha * 0.6**2 / (alpha**2 * 0.6**2 + sigma**2))[0]
+        at = process.process.point(t)
+        return x * float(at.alpha * 0.6**2 / (at.alpha**2 * 0.6**2 + at.sigma**2))
 
     sampler = fine_sampler(Ddim(kind="ddim"), process)
     x = noise(0)
-    alpha, sigma = process.schedule.levels(np.array([999.0]))
-    exact = x * 0.6 / np.sqrt(alpha**2 * 0.6**2 + sigma**2)
+    first = process.process.point(999.0)
+    exact = x * 0.6 / np.sqrt(first.alpha**2 * 0.6**2 + first.sigma**2)
     fine = trajectory(sampler.table(process), sampler.grid(process), "x0", network, x)
     assert error(fine.samples, exact) < 1e-3
     coarse = fine_sampler(Ddim(kind="ddim"), process, 10)
@@ -122,7 +130,7 @@ def test_one_free_timestep_is_the_best_of_all(kind):
     best = min(objective([999.0, float(t)]) for t in range(0, 999, 3))
     times = found("diffusion", sampler, x, fine.samples, fine)
     assert objective(times) <= 1.03 * best
-    assert objective([float(t) for t in sampler.grid(DIFFUSION).t]) > 1.1 * best
+    assert objective([float(t) for t in sampler.grid(DIFFUSION).times[:-1]]) > 1.1 * best
 
 
 @pytest.mark.parametrize("family", NETWORKS)
@@ -131,7 +139,7 @@ def test_searched_timesteps_are_better_on_noise_that_the_search_never_saw(family
     x, other = noise(2), noise(3, 512)
     fine, exact = solved(family, x), solved(family, other).samples
     sampler = DpmSolverPp(kind="dpm_solver_pp", steps=steps)
-    usual = [float(t) for t in sampler.grid(NETWORKS[family][0]).t]
+    usual = [float(t) for t in sampler.grid(NETWORKS[family][0]).times[:-1]]
     judge = errors_of(family, sampler, other, exact)
     assert judge(found(family, sampler, x, fine.samples, fine)) < 0.8 * judge(usual)
     # control: against the solutions of other noise there is nothing to learn

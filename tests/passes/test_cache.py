@@ -13,8 +13,7 @@ from emitted import emitted
 
 from latentc import api
 from latentc.checkpoint import buffer, computed, network_params
-from latentc.components.process import process_of
-from latentc.components.samplers.tables.reference import run
+from latentc.components.samplers.table import run
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import B, ModuleBuilder, f32, i64, module_class
 from latentc.ir.interpret import Interpreter
@@ -221,9 +220,10 @@ def test_every_solver_against_a_cache_in_pytorch(chosen: str, n: int, parts: lis
         "noise": noise[: program.sources["noise"].rows or 0] if "noise" in program.sources else None,
     }
     (ours,) = Interpreter(lowered.module, arrays).run(program.entry, *(given[name] for name in program.sources))
-    process, guidance = process_of(spec.objective), spec.sampler.guidance
-    table = spec.sampler.table(process)
-    sizes = segments(table, process, guidance)
+    guidance = spec.sampler.guidance
+    table = spec.sampler.table(spec.objective.parameterization())
+    progress = np.concatenate([part.progress.ravel() for part in table.parts()])
+    sizes = segments(table, guidance)
     computes = [k % n == 0 for size in sizes for k in range(size)]
     with emitted(lowered, spec, tmp_path / "project") as project, torch.no_grad():
         model = project.model.build().double().eval()
@@ -249,7 +249,7 @@ def test_every_solver_against_a_cache_in_pytorch(chosen: str, n: int, parts: lis
             step, which = divmod(turn, 2) if table.evaluations == 2 else (turn, 0)
             x, labels = torch.from_numpy(x), torch.from_numpy(y)
             out = forward(x, t, labels, ("c", which), computes[step])
-            if guidance is not None and guidance.interval[0] <= process.progress(t) <= guidance.interval[1]:
+            if guidance is not None and guidance.acts(float(progress[turn])):
                 null = forward(x, t, torch.full_like(labels, 10), ("u", which), computes[step])
                 out = null + torch.from_numpy(scale)[:, None, None, None] * (out - null)
             return out.numpy()
@@ -272,13 +272,11 @@ def block_by_hand(block: Any, h: Any, c: Any, held: Any, key: Any, compute: bool
     return h
 
 
-def segments(table: Any, process: Any, guidance: Any) -> list[int]:
+def segments(table: Any, guidance: Any) -> list[int]:
     """Steps in a row whose evaluations are guided alike, part by part of the table: where a cache begins anew."""
     sizes: list[int] = []
     for part in table.parts():
-        names = ("t", "t_2")[: part.evaluations]
-        low, high = guidance.interval if guidance else (2.0, 2.0)
-        flags = [tuple(low <= process.progress(part.columns[n][i]) <= high for n in names) for i in range(part.rows)]
+        flags = [tuple(guidance is not None and guidance.acts(float(p)) for p in row) for row in part.progress]
         sizes += [len(list(run)) for _, run in itertools.groupby(flags)]
     return sizes
 

@@ -1,18 +1,14 @@
 """Schedules, paths, conversions and grids against closed forms and against diffusers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from processes import discrete_grid, flow_grid, karras_grid, path, schedule, spaced
 
-from latentc.components.prediction import KINDS, Point, conversion
-from latentc.components.samplers.tables import (
-    discrete_grid,
-    flow_grid,
-    karras_grid,
-    respaced,
-    spaced,
-)
-from latentc.components.schedules import path, schedule
+from latentc.components.processes.prediction import KINDS, Point, conversion
+from latentc.components.samplers.spacings.timesteps import respaced
 
 NAMES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 
@@ -24,30 +20,32 @@ def test_schedule_is_diffusers(kind):
     # their cumulative product is float32
     np.testing.assert_allclose(ours.alphas_cumprod, theirs.alphas_cumprod.numpy(), rtol=2e-4)
     np.testing.assert_allclose(ours.betas, theirs.betas.numpy(), rtol=1e-4)
-    np.testing.assert_allclose(ours.alpha**2 + ours.sigma**2, 1.0)
+    point = ours.point(np.arange(1000))
+    np.testing.assert_allclose(point.alpha**2 + point.sigma**2, 1.0)
 
 
 def test_linear_schedule_is_scaled_with_its_length():
     assert schedule("linear", 1000).betas[[0, -1]] == pytest.approx([1e-4, 0.02])
     assert schedule("linear", 100).betas[[0, -1]] == pytest.approx([1e-3, 0.2])
     with pytest.raises(ValueError, match="between 0 and 1"):
-        schedule("linear", 10)
+        _ = schedule("linear", 10).betas
 
 
 @pytest.mark.parametrize("kind", ["linear", "gvp", "vp"])
 def test_path_runs_from_noise_to_data_and_has_its_derivatives(kind):
     ours, t, step = path(kind), np.linspace(0.05, 0.95, 19), 1e-6
-    np.testing.assert_allclose((ours.alpha(t + step) - ours.alpha(t - step)) / (2 * step), ours.d_alpha(t), rtol=1e-6)
-    np.testing.assert_allclose((ours.sigma(t + step) - ours.sigma(t - step)) / (2 * step), ours.d_sigma(t), rtol=1e-6)
-    assert ours.alpha(1.0) == pytest.approx(1) and ours.sigma(1.0) == pytest.approx(0)
-    assert ours.alpha(0.0) < 0.01 and ours.sigma(0.0) > 0.99
+    after, before, here = ours.point(t + step), ours.point(t - step), ours.point(t)
+    np.testing.assert_allclose((after.alpha - before.alpha) / (2 * step), here.d_alpha, rtol=1e-6)
+    np.testing.assert_allclose((after.sigma - before.sigma) / (2 * step), here.d_sigma, rtol=1e-6)
+    ends = ours.point([0.0, 1.0])
+    assert ends.alpha[1] == pytest.approx(1) and ends.sigma[1] == pytest.approx(0)
+    assert ends.alpha[0] < 0.01 and ends.sigma[0] > 0.99
 
 
 @pytest.mark.parametrize("source", KINDS)
 @pytest.mark.parametrize("target", KINDS)
 def test_conversion_recovers_the_target(source, target):
-    at, t = path("gvp"), np.linspace(0.1, 0.9, 5)
-    point = Point(at.alpha(t), at.sigma(t), at.d_alpha(t), at.d_sigma(t))
+    point = replace(path("gvp").point(np.linspace(0.1, 0.9, 5)), preconditioned=(0.7, -0.4))
     x0, noise = np.random.default_rng(0).standard_normal((2, 5))
     values = {
         "noise": noise,
@@ -55,6 +53,8 @@ def test_conversion_recovers_the_target(source, target):
         "velocity": point.alpha * noise - point.sigma * x0,
         "flow_velocity": point.d_alpha * x0 + point.d_sigma * noise,
         "score": -noise / point.sigma,
+        "scaled_score": -noise,
+        "preconditioned": 0.7 * x0 - 0.4 * noise,
     }
     a, b = conversion(source, target, point)
     np.testing.assert_allclose(a * (point.alpha * x0 + point.sigma * noise) + b * values[source], values[target])
@@ -109,31 +109,30 @@ def test_karras_grid_is_diffusers(final, scheduler):
     grid = karras_grid(schedule("linear"), 12, final)
     np.testing.assert_allclose(grid.sigma / grid.alpha, theirs.sigmas.numpy(), rtol=2e-4)  # float32 betas there
     # theirs are rounded, or cut, to whole timesteps
-    assert np.max(np.abs(grid.t - theirs.timesteps.numpy())) <= 1.0
-    assert grid.t[0] == 999 and grid.t[-1] == pytest.approx(0, abs=1e-9)
+    assert np.max(np.abs(grid.times[:-1] - theirs.timesteps.numpy())) <= 1.0
+    assert grid.times[0] == 999 and grid.times[-2] == pytest.approx(0, abs=1e-9)
 
 
 def test_discrete_grid_ends_where_asked():
     levels = schedule("cosine", 100)
     zero, floor = (discrete_grid(levels, spaced(100, 5), final) for final in ("zero", "sigma_min"))
     assert (zero.alpha[-1], zero.sigma[-1]) == (1, 0)
-    assert (floor.alpha[-1], floor.sigma[-1]) == (levels.alpha[0], levels.sigma[0])
+    assert (floor.alpha[-1], floor.sigma[-1]) == (levels.point(0.0).alpha, levels.point(0.0).sigma)
 
 
 def test_flow_grid_has_one_point_more_than_steps():
     grid = flow_grid(path("linear"), 9)
     np.testing.assert_allclose(grid.times, np.linspace(0, 1, 10))
-    assert len(grid.t) == 9 and len(grid.alpha) == 10
-    with pytest.raises(ValueError, match="later"):
-        flow_grid(path("linear"), 9, 0.5, 0.5)
+    assert grid.steps == 9 and len(grid.alpha) == 10
 
 
 def test_timesteps_between_whole_ones():
     levels = schedule("linear", 1000)
     grid = discrete_grid(levels, [999, 500.5, 500, 0])
-    assert grid.alpha[[0, 2, 3]].tolist() == levels.alpha[[999, 500, 0]].tolist()
-    assert levels.alpha[501] < grid.alpha[1] < levels.alpha[500]
+    alpha = levels.point(np.arange(1000)).alpha
+    assert grid.alpha[[0, 2, 3]].tolist() == alpha[[999, 500, 0]].tolist()
+    assert alpha[501] < grid.alpha[1] < alpha[500]
     np.testing.assert_allclose(grid.alpha**2 + grid.sigma**2, 1.0)
     # the level a Karras grid asks for is the level of the time it finds
     karras = karras_grid(levels, 7)
-    np.testing.assert_allclose(discrete_grid(levels, karras.t).sigma, karras.sigma, rtol=1e-9)
+    np.testing.assert_allclose(discrete_grid(levels, karras.times[:-1]).sigma, karras.sigma, rtol=1e-9)

@@ -5,10 +5,15 @@ There x_t / sqrt(alpha^2 s^2 + sigma^2) is constant along the probability flow, 
 
 import numpy as np
 import pytest
+from processes import flow_grid, path
 
-from latentc.components.samplers import tables
-from latentc.components.samplers.tables.reference import run
-from latentc.components.schedules import path
+from latentc.components.samplers import ode
+from latentc.components.samplers.adams import deis
+from latentc.components.samplers.ddim import ddim
+from latentc.components.samplers.dpm_solver_pp import dpm_solver_pp
+from latentc.components.samplers.sde import stochastic
+from latentc.components.samplers.table import run
+from latentc.components.samplers.unipc import unipc
 
 DEVIATION = 0.6
 START, STOP = 0.05, 0.9
@@ -17,29 +22,34 @@ X = np.array([[[[1.3]]]])
 
 
 def spread(t):
-    return np.sqrt(PATH.alpha(t) ** 2 * DEVIATION**2 + PATH.sigma(t) ** 2)
+    at = PATH.point(t)
+    return np.sqrt(at.alpha**2 * DEVIATION**2 + at.sigma**2)
 
 
 def noise(x, t):
     """The expected noise of a state."""
-    return PATH.sigma(t) * x / spread(t) ** 2
+    return PATH.point(t).sigma * x / spread(t) ** 2
 
 
 def error(make, steps):
     exact = X * spread(STOP) / spread(START)
-    grid = tables.flow_grid(PATH, steps, START, STOP)
+    grid = flow_grid(PATH, steps, START, STOP)
     return float(np.max(np.abs(run(make(grid, "noise"), noise, X) - exact)))
 
 
 SOLVERS = {
-    "euler": (tables.euler, 1),
-    "ddim": (tables.ddim, 1),
-    "heun": (tables.heun, 2),
-    "dpm_solver_pp 2": (lambda g, p: tables.dpm_solver_pp(g, p, 2, lower_order_final=False), 2),
-    "dpm_solver_pp 2 heun": (lambda g, p: tables.dpm_solver_pp(g, p, 2, "heun", lower_order_final=False), 2),
-    "unipc 1": (lambda g, p: tables.unipc(g, p, 1, lower_order_final=False), 1),
-    "unipc 2": (lambda g, p: tables.unipc(g, p, 2, lower_order_final=False), 2),
-    "unipc 2 noise": (lambda g, p: tables.unipc(g, p, 2, predict_x0=False, lower_order_final=False), 2),
+    "euler": (lambda g, p: ode.euler(g, p, ode.TIME), 1),
+    "ddim": (ddim, 1),
+    "heun": (lambda g, p: ode.heun(g, p, ode.TIME), 2),
+    "euler level": (ode.euler, 1),
+    "heun level": (ode.heun, 2),
+    "heun variance": (lambda g, p: ode.heun(g, p, ode.Variable("variance")), 2),
+    "heun vp": (lambda g, p: ode.heun(g, p, ode.Variable("vp_time", "vp")), 2),
+    "dpm_solver_pp 2": (lambda g, p: dpm_solver_pp(g, p, 2, lower_order_final=False), 2),
+    "dpm_solver_pp 2 heun": (lambda g, p: dpm_solver_pp(g, p, 2, "heun", lower_order_final=False), 2),
+    "unipc 1": (lambda g, p: unipc(g, p, 1, lower_order_final=False), 1),
+    "unipc 2": (lambda g, p: unipc(g, p, 2, lower_order_final=False), 2),
+    "unipc 2 noise": (lambda g, p: unipc(g, p, 2, predict_x0=False, lower_order_final=False), 2),
 }
 
 
@@ -52,7 +62,7 @@ def test_order_of_convergence(name):
     assert np.log2(coarse / fine) > order - 0.1
 
 
-@pytest.mark.parametrize("make", [tables.deis, lambda *a: tables.deis(*a, variable="rho")])
+@pytest.mark.parametrize("make", [deis, lambda *a: deis(*a, variable="rho")])
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_deis_converges_at_its_order(make, order):
     coarse, fine = (error(lambda g, p: make(g, p, order), steps) for steps in (80, 160))
@@ -61,7 +71,7 @@ def test_deis_converges_at_its_order(make, order):
         assert fine < error(lambda g, p: make(g, p, order - 1), 160)
 
 
-@pytest.mark.parametrize("make", [tables.dpm_solver_pp, tables.unipc])
+@pytest.mark.parametrize("make", [dpm_solver_pp, unipc])
 def test_third_order_is_better_than_second(make):
     second, third = (error(lambda g, p, o=o: make(g, p, o, lower_order_final=False), 80) for o in (2, 3))
     assert third < second / 3
@@ -73,6 +83,6 @@ def test_stochastic_samplers_keep_the_marginal(heun):
     x = np.random.default_rng(0).standard_normal((20_000, 1, 1, 1))
     z = np.random.default_rng(1).standard_normal((100, *x.shape))
     for form in ("constant", "sigma", "decreasing", "increasing_decreasing"):
-        grid = tables.flow_grid(PATH, 100, 0.01, STOP)
-        table = tables.euler_maruyama(grid, PATH, "noise", form, last="none", heun=heun)
+        grid = flow_grid(PATH, 100, 0.01, STOP)
+        table = stochastic(grid, "noise", form, last="none", heun=heun)
         assert np.std(run(table, noise, x, z)) == pytest.approx(spread(STOP), rel=0.03)

@@ -12,9 +12,8 @@ from latentc.components import load
 from latentc.components.contract import Method, Network, Port
 from latentc.components.objectives.diffusion import Diffusion
 from latentc.components.objectives.flow import Flow
-from latentc.components.process import process_of
 from latentc.components.samplers.base import ArraySampler
-from latentc.components.samplers.tables.reference import run
+from latentc.components.samplers.table import run
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, f32, i64
@@ -28,16 +27,30 @@ X = RNG.standard_normal((3, *SHAPE))
 Y = np.array([0, 3, 1])
 SCALE = np.array([1.0, 2.5, 4.0])
 TABLE = RNG.standard_normal((CLASSES + 1, 2)) * 0.3
+
+
+def diffusion(**values):
+    return Diffusion.model_validate({"kind": "diffusion", **values})
+
+
+def flow(**values):
+    return Flow.model_validate({"kind": "flow", **values})
+
+
 OBJECTIVES = {
-    "diffusion noise": Diffusion(kind="diffusion"),
-    "diffusion x0": Diffusion(kind="diffusion", predicts="x0", schedule="cosine", steps=200),
-    "diffusion velocity": Diffusion(
-        kind="diffusion", predicts="velocity", schedule="scaled_linear", variance="fixed_large"
+    "diffusion noise": diffusion(),
+    "diffusion x0": diffusion(predicts="x0", process={"kind": "discrete", "schedule": "cosine", "steps": 200}),
+    "diffusion velocity": diffusion(
+        predicts="velocity", process={"kind": "discrete", "schedule": "scaled_linear"}, variance="fixed_large"
     ),
-    "diffusion learned": Diffusion(kind="diffusion", variance="learned_range"),
-    "linear velocity": Flow(kind="flow"),
-    "gvp score": Flow(kind="flow", path="gvp", predicts="score"),
-    "vp noise": Flow(kind="flow", path="vp", predicts="noise"),
+    "diffusion learned": diffusion(variance="learned_range"),
+    "linear velocity": flow(),
+    "gvp score": flow(process={"kind": "interpolant", "path": "gvp"}, predicts="score"),
+    "vp noise": flow(process={"kind": "interpolant", "path": "vp"}, predicts="noise"),
+    "edm": diffusion(process={"kind": "edm"}, predicts="preconditioned"),
+    "vp sde": diffusion(process={"kind": "vp", "prior": "marginal"}),
+    "ve sde": diffusion(process={"kind": "ve"}, predicts="scaled_score"),
+    "sub-vp sde": diffusion(process={"kind": "sub_vp"}, predicts="score"),
 }
 SAMPLERS = {kind: cls for kind, cls in load("samplers").items() if issubclass(cls, ArraySampler)}
 
@@ -76,20 +89,20 @@ def forward(x, t, y, out_channels):
     return out if out_channels == SHAPE[0] else np.concatenate([out, np.sin(3 * x)], axis=1)
 
 
-def oracle(sampler, process, out_channels, noise):
+def oracle(sampler, target, out_channels, noise):
     """The table's numpy meaning over the numpy network, guidance written out."""
-    guidance = sampler.guidance
+    guidance, table = sampler.guidance, sampler.table(target)
+    progress = itertools.chain.from_iterable(part.progress.ravel() for part in table.parts())
 
     def guided(x, t):
         out = forward(x, t, Y, out_channels)
-        if guidance is not None and guidance.interval[0] <= process.progress(t) <= guidance.interval[1]:
+        if guidance is not None and guidance.interval[0] <= next(progress) <= guidance.interval[1]:
             null = forward(x, t, np.full(3, CLASSES), out_channels)
             c = guidance.channels or SHAPE[0]
             out[:, :c] = (null + SCALE[:, None, None, None] * (out - null))[:, :c]
         return out
 
-    table = sampler.table(process)
-    if table.body != "learned_variance":
+    if not table.body.variance:
         return run(table, lambda x, t: guided(x, t)[:, : SHAPE[0]], X, noise)
     return run(table, guided, X, noise)
 
@@ -113,7 +126,7 @@ def differ(sampler, objective):
     rows = program.sources["noise"].rows if "noise" in program.sources else 0
     noise = np.random.default_rng(1).standard_normal((rows, *X.shape))
     (ours,) = Interpreter(module, {"main.embedding": TABLE}).run(program.entry, *arrays(program, noise))
-    theirs = oracle(sampler, process_of(OBJECTIVES[objective]), channels, noise)
+    theirs = oracle(sampler, OBJECTIVES[objective].parameterization(), channels, noise)
     return np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs))
 
 
@@ -121,11 +134,20 @@ def paths(sampler, given):
     return [problem.path for problem in sampler.problems(given)]
 
 
+# An SDE over time needs a process in continuous time that reaches the data.
+IMPOSSIBLE = {
+    (kind, objective)
+    for kind in ("euler_maruyama", "heun_sde")
+    for objective in OBJECTIVES
+    if objective.startswith("diffusion") or objective == "ve sde"
+}
+
+
 @pytest.mark.parametrize("kind", SAMPLERS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_program_is_the_table(kind, objective):
     sampler = make(kind)
-    if process_of(OBJECTIVES[objective]).family not in sampler.PROCESSES:
+    if (kind, objective) in IMPOSSIBLE:
         assert paths(sampler, spec(objective)) == [("kind",)]
         return
     assert paths(sampler, spec(objective)) == []
@@ -140,10 +162,10 @@ def test_program_is_the_table(kind, objective):
         ("ddpm", {"respacing": "3,2", "steps": 5}),
         ("ddim", {"eta": 0.5, "guidance": None}),
         ("ddim", {"guidance": {"scale": 1.0, "interval": [0.5, 0.6]}}),
-        ("euler", {"karras": True}),
-        ("heun", {"karras": True, "guidance": {"scale": 3.0, "interval": [0.0, 0.9]}}),
+        ("euler", {"spacing": "karras"}),
+        ("heun", {"spacing": {"kind": "karras", "rho": 5}, "guidance": {"scale": 3.0, "interval": [0.0, 0.9]}}),
         ("heun", {"spacing": "trailing", "steps": 1}),
-        ("dpm_solver_pp", {"order": 3, "steps": 16, "karras": True, "clip": 1.0}),
+        ("dpm_solver_pp", {"order": 3, "steps": 16, "spacing": "karras", "clip": 1.0}),
         ("dpm_solver_pp", {"order": 1, "final": "sigma_min", "spacing": "leading"}),
         ("unipc", {"order": 2, "corrector": False}),
         ("unipc", {"predict_x0": False, "final": "sigma_min", "b_function": "bh1"}),
@@ -212,35 +234,41 @@ def test_what_a_program_says_of_itself():
     assert (program.steps, program.evaluations, program.sources["noise"].rows) == (4, 7, 3)
 
 
-POINTS = {"diffusion": (999.0, 640.5, 333.0, 40.0), "flow": (0.002, 0.3, 0.55, 0.9)}
+POINTS = {
+    "discrete": (999.0, 640.5, 333.0, 40.0),
+    "interpolant": (0.002, 0.3, 0.55, 0.9),
+    "edm": (70.0, 9.0, 0.5, 0.01),
+}
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)
-@pytest.mark.parametrize("objective", ["diffusion noise", "diffusion learned", "linear velocity", "vp noise"])
+@pytest.mark.parametrize("objective", ["diffusion noise", "diffusion learned", "linear velocity", "vp noise", "edm"])
 def test_timesteps_are_where_the_network_is_evaluated(kind, objective):
-    process = process_of(OBJECTIVES[objective])
-    if process.family not in SAMPLERS[kind].PROCESSES:
+    if (kind, objective) in IMPOSSIBLE:
         return
-    plain = {"kind": kind, "guidance": SAMPLERS[kind].EXAMPLE.get("guidance"), "timesteps": POINTS[process.family]}
+    target = OBJECTIVES[objective].parameterization()
+    times = POINTS[target.process.kind]
+    plain = {"kind": kind, "guidance": SAMPLERS[kind].EXAMPLE.get("guidance"), "timesteps": times}
     sampler = SAMPLERS[kind].model_validate(plain)
     assert sampler.steps == 4 and paths(sampler, spec(objective)) == []
-    evaluated = np.concatenate([part.columns["t"] for part in sampler.table(process).parts()])
-    np.testing.assert_array_equal(evaluated, POINTS[process.family])
+    evaluated = np.concatenate([part.columns["t"] for part in sampler.table(target).parts()])
+    np.testing.assert_array_equal(evaluated, target.process.told(times))
     assert differ(sampler, objective) < 1e-9
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)
-@pytest.mark.parametrize("objective", ["diffusion noise", "gvp score"])
+@pytest.mark.parametrize("objective", ["diffusion noise", "gvp score", "edm"])
 def test_the_timesteps_of_a_spacing_are_the_spacing(kind, objective):
-    process = process_of(OBJECTIVES[objective])
-    if process.family not in SAMPLERS[kind].PROCESSES:
+    if (kind, objective) in IMPOSSIBLE:
         return
+    target = OBJECTIVES[objective].parameterization()
     spaced = make(kind, steps=5)
-    parts = spaced.table(process).parts()
-    times = tuple(np.concatenate([part.columns["t"] for part in parts]).tolist())
+    parts = spaced.table(target).parts()
+    times = np.concatenate([part.columns["t"] for part in parts])
+    times = tuple((np.exp(4 * times) if objective == "edm" else times).tolist())
     given = make(kind, **{"steps": 5, "timesteps": times})
     assert paths(given, spec(objective)) == []
-    for a, b in zip(parts, given.table(process).parts(), strict=True):
+    for a, b in zip(parts, given.table(target).parts(), strict=True):
         for name in a.columns:
             np.testing.assert_allclose(b.columns[name], a.columns[name], rtol=1e-6, atol=1e-9)
 
@@ -279,14 +307,14 @@ def test_problems_stand_at_their_field():
     guided = {"scale": 2.0, "interval": (0.8, 0.2), "channels": 3}
     assert paths(make("ddim"), spec(None)) == [("kind",)]
     assert paths(make("ddpm", steps=1001), spec("diffusion noise")) == [("steps",)]
-    assert paths(make("euler", karras=True, eps=0.1), spec("linear velocity")) == [("karras",)]
-    assert paths(make("euler", karras=True, eps=0.1), spec("diffusion noise")) == [("eps",)]
+    assert paths(make("euler", spacing="trailing"), spec("linear velocity")) == [("steps",)]
+    assert paths(make("ddim", steps=5, respacing="5"), spec("edm")) == [("steps",)]
     assert paths(make("ddim"), spec("diffusion noise", dropout=0.0)) == [("guidance",)]
     assert paths(make("ddim", guidance=guided), spec("diffusion noise")) == [
         ("guidance", "interval"),
         ("guidance", "channels"),
     ]
-    assert paths(make("heun", karras=True, spacing="trailing"), spec("diffusion noise")) == [("spacing",)]
+    assert paths(make("euler_maruyama"), spec("diffusion noise")) == [("kind",)]
     assert paths(make("ddpm", respacing="5", spacing="trailing"), spec("diffusion noise")) == [("spacing",)]
     (problem,) = make("ddpm", variance="learned_range").problems(spec("diffusion noise"))
     assert "learns no variance" in problem.message

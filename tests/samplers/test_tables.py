@@ -15,10 +15,17 @@ from diffusers import (
     HeunDiscreteScheduler,
     UniPCMultistepScheduler,
 )
+from processes import discrete_grid, flow_grid, karras_grid, path, schedule, spaced
 
-from latentc.components.samplers import tables
-from latentc.components.samplers.tables.reference import run
-from latentc.components.schedules import path, schedule
+from latentc.components.samplers import ode
+from latentc.components.samplers.adams import deis, ipndm
+from latentc.components.samplers.ddim import ddim
+from latentc.components.samplers.ddpm import ddpm
+from latentc.components.samplers.dpm_solver_pp import dpm_solver_pp
+from latentc.components.samplers.ode import euler, heun
+from latentc.components.samplers.sde import stochastic
+from latentc.components.samplers.table import run
+from latentc.components.samplers.unipc import unipc
 
 SHAPE = (2, 3, 4, 4)
 RNG = np.random.default_rng(7)
@@ -61,9 +68,9 @@ def exact(scheduler):
         "betas": ours.betas,
         "alphas": 1 - ours.betas,
         "alphas_cumprod": ours.alphas_cumprod,
-        "alpha_t": ours.alpha,
-        "sigma_t": ours.sigma,
-        "lambda_t": np.log(ours.alpha / ours.sigma),
+        "alpha_t": np.sqrt(ours.alphas_cumprod),
+        "sigma_t": np.sqrt(1 - ours.alphas_cumprod),
+        "lambda_t": -np.log(ours.levels),
     }.items():
         if hasattr(scheduler, name):
             setattr(scheduler, name, torch.from_numpy(value))
@@ -71,8 +78,8 @@ def exact(scheduler):
 
 
 def grid(steps=10, spacing="leading", final="zero", destination=False):
-    timesteps = tables.spaced(1000, steps, spacing, destination=destination)
-    return tables.discrete_grid(schedule("linear", 1000), timesteps, final)
+    timesteps = spaced(1000, steps, spacing, destination=destination)
+    return discrete_grid(schedule("linear", 1000), timesteps, final)
 
 
 DIFFUSERS = {"noise": "epsilon", "x0": "sample", "velocity": "v_prediction"}
@@ -92,7 +99,7 @@ def test_ddpm(predicts, variance, clip, monkeypatch):
     )
     theirs.set_timesteps(10)
     function = twice if variance == "learned_range" else network
-    table = tables.ddpm(grid(), predicts, variance, clip)
+    table = ddpm(grid(), predicts, variance, clip)
     close(run(table, function, X, NOISE), follow(theirs, function, monkeypatch))
     assert table.stochastic and table.steps == 10
 
@@ -112,7 +119,7 @@ def test_ddim(predicts, eta, spacing, clip, monkeypatch):
     )
     theirs.set_timesteps(10)
     theirs.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
-    table = tables.ddim(grid(10, spacing), predicts, eta, clip)
+    table = ddim(grid(10, spacing), predicts, eta, clip)
     close(
         run(table, network, X, NOISE),
         follow(theirs, network, monkeypatch, eta=eta, use_clipped_model_output=True),
@@ -123,8 +130,8 @@ def test_ddim(predicts, eta, spacing, clip, monkeypatch):
 def test_ddim_at_eta_one_has_ddpms_noise():
     # the same posterior, so the same sample for the same noise
     close(
-        run(tables.ddim(grid(), "noise", 1.0), network, X, NOISE),
-        run(tables.ddpm(grid(), "noise"), network, X, NOISE),
+        run(ddim(grid(), "noise", 1.0), network, X, NOISE),
+        run(ddpm(grid(), "noise"), network, X, NOISE),
         1e-10,
     )
 
@@ -136,7 +143,7 @@ def test_euler_and_heun_of_diffusion(scheduler, predicts):
     theirs.set_timesteps(10)
     # theirs integrate x / alpha; the first state is ours divided by its alpha
     first = 1.0 / grid(10, "trailing").alpha[0]
-    make = tables.euler if scheduler is EulerDiscreteScheduler else tables.heun
+    make = euler if scheduler is EulerDiscreteScheduler else heun
     table = make(grid(10, "trailing"), predicts)
     close(run(table, network, X), follow(theirs, network, scale=first), 1e-5)
     assert table.steps == 10
@@ -157,7 +164,7 @@ def test_dpm_solver_pp(order, solver_type, final, steps):
         )
     )
     theirs.set_timesteps(steps)
-    table = tables.dpm_solver_pp(grid(steps, "linspace", final, True), "noise", order, solver_type)
+    table = dpm_solver_pp(grid(steps, "linspace", final, True), "noise", order, solver_type)
     close(run(table, network, X), follow(theirs, network), 1e-5)
 
 
@@ -177,7 +184,7 @@ def test_unipc(order, b_function, predict_x0, lower):
         )
     )
     theirs.set_timesteps(8)
-    table = tables.unipc(grid(8, "linspace", "sigma_min", True), "noise", order, b_function, predict_x0, lower)
+    table = unipc(grid(8, "linspace", "sigma_min", True), "noise", order, b_function, predict_x0, lower)
     close(run(table, network, X), follow(theirs, network), 1e-5)
 
 
@@ -188,35 +195,35 @@ def test_unipc_to_sigma_zero_and_without_corrector(order):
             UniPCMultistepScheduler(1000, solver_order=order, disable_corrector=[] if corrector else list(range(8)))
         )
         theirs.set_timesteps(8)
-        table = tables.unipc(grid(8, "linspace", "zero", True), "noise", order, corrector=corrector)
+        table = unipc(grid(8, "linspace", "zero", True), "noise", order, corrector=corrector)
         close(run(table, network, X), follow(theirs, network), 1e-5)
 
 
-@pytest.mark.parametrize("make", [tables.dpm_solver_pp, tables.unipc])
+@pytest.mark.parametrize("make", [dpm_solver_pp, unipc])
 def test_karras_sigmas(make):
-    kind = DPMSolverMultistepScheduler if make is tables.dpm_solver_pp else UniPCMultistepScheduler
+    kind = DPMSolverMultistepScheduler if make is dpm_solver_pp else UniPCMultistepScheduler
     theirs = exact(kind(1000, use_karras_sigmas=True))
     theirs.set_timesteps(10)
 
     def timeless(x, t):
         return network(x, 0.0)  # theirs round the timesteps
 
-    close(run(make(tables.karras_grid(schedule("linear"), 10), "noise"), timeless, X), follow(theirs, timeless))
+    close(run(make(karras_grid(schedule("linear"), 10), "noise"), timeless, X), follow(theirs, timeless))
 
 
 def test_flow_euler():
     theirs = FlowMatchEulerDiscreteScheduler(1000)
     theirs.set_timesteps(sigmas=np.linspace(1, 0, 11)[:-1].tolist())
-    ours = run(tables.euler(tables.flow_grid(path("linear"), 10), "flow_velocity"), network, X)
+    ours = run(euler(flow_grid(path("linear"), 10), "flow_velocity", ode.TIME), network, X)
     # their velocity points to the noise and their timestep is 1000 * (1 - t)
     close(ours, follow(theirs, lambda x, t: -network(x, 1 - t / 1000)))
 
 
 def test_flow_dpm_solver_pp_and_unipc():
-    grid = tables.flow_grid(path("linear"), 10, 1e-3)
+    grid = flow_grid(path("linear"), 10, 1e-3)
     for make, kind in (
-        (tables.dpm_solver_pp, DPMSolverMultistepScheduler),
-        (tables.unipc, UniPCMultistepScheduler),
+        (dpm_solver_pp, DPMSolverMultistepScheduler),
+        (unipc, UniPCMultistepScheduler),
     ):
         theirs = kind(1000, use_flow_sigmas=True, prediction_type="flow_prediction")
         theirs.set_timesteps(10)
@@ -242,16 +249,17 @@ def test_flow_heun_is_the_trapezoid(kind, predicts):
         out = network(x, t)
         if predicts == "flow_velocity":
             return out
-        score = out if predicts == "score" else -out / at.sigma(t)
-        ratio = at.d_alpha(t) / at.alpha(t)  # SiT's change of variables
-        return ratio * x + (ratio * at.sigma(t) ** 2 - at.sigma(t) * at.d_sigma(t)) * score
+        p = at.point(t)
+        score = out if predicts == "score" else -out / p.sigma
+        ratio = p.d_alpha / p.alpha  # SiT's change of variables
+        return ratio * x + (ratio * p.sigma**2 - p.sigma * p.d_sigma) * score
 
     x = X
     for t, following in itertools.pairwise(times):
         slope = velocity(x, t)
         guess = x + (following - t) * slope
         x = x + (following - t) / 2 * (slope + velocity(guess, following))
-    close(run(tables.heun(tables.flow_grid(at, 9, start, stop), predicts), network, X), x, 1e-9)
+    close(run(heun(flow_grid(at, 9, start, stop), predicts, ode.TIME), network, X), x, 1e-9)
 
 
 FORMS = ["constant", "sbdm", "sigma", "linear", "decreasing", "increasing_decreasing"]
@@ -265,7 +273,8 @@ def test_stochastic_samplers_are_sits(form, last, heun, kind):
     at, norm, size, start, stop, steps = path(kind), 0.8, 0.04, 1e-3, 0.96, 6
 
     def coefficient(t):
-        alpha, sigma, d_alpha, d_sigma = at.alpha(t), at.sigma(t), at.d_alpha(t), at.d_sigma(t)
+        p = at.point(t)
+        alpha, sigma, d_alpha, d_sigma = p.alpha, p.sigma, p.d_alpha, p.d_sigma
         return {
             "constant": norm,
             "sbdm": norm * (d_alpha / alpha * sigma**2 - sigma * d_sigma),
@@ -276,8 +285,9 @@ def test_stochastic_samplers_are_sits(form, last, heun, kind):
         }[form]
 
     def score(x, t):  # from a velocity, as SiT writes it
-        ratio = at.alpha(t) / at.d_alpha(t)
-        return (ratio * network(x, t) - x) / (at.sigma(t) ** 2 - ratio * at.d_sigma(t) * at.sigma(t))
+        p = at.point(t)
+        ratio = p.alpha / p.d_alpha
+        return (ratio * network(x, t) - x) / (p.sigma**2 - ratio * p.d_sigma * p.sigma)
 
     def drift(x, t):
         return network(x, t) + coefficient(t) * score(x, t)
@@ -297,10 +307,10 @@ def test_stochastic_samplers_are_sits(form, last, heun, kind):
     elif last == "euler":
         x = x + network(x, stop) * size
     elif last == "tweedie":
-        x = x / at.alpha(stop) + at.sigma(stop) ** 2 / at.alpha(stop) * score(x, stop)
+        x = (x + at.point(stop).sigma ** 2 * score(x, stop)) / at.point(stop).alpha
 
-    noisy = tables.flow_grid(at, len(times) - 1, start, stop)
-    table = tables.euler_maruyama(noisy, at, "flow_velocity", form, norm, last, size, heun)
+    noisy = flow_grid(at, len(times) - 1, start, stop)
+    table = stochastic(noisy, "flow_velocity", form, norm, last, size, heun)
     close(run(table, network, X, NOISE), x, 1e-9)
     assert table.steps == steps
 
@@ -311,35 +321,35 @@ def test_ipndm_is_adams_bashforth_on_the_noise():
     weights = [[1], [1.5, -0.5], [23 / 12, -16 / 12, 5 / 12], [55 / 24, -59 / 24, 37 / 24, -9 / 24]]
     x, past = X, []
     for i in range(8):
-        past.insert(0, network(x, steps.t[i]))
+        past.insert(0, network(x, steps.times[i]))
         noise = sum(w * e for w, e in zip(weights[min(i, 3)], past, strict=False))
         data = (x - steps.sigma[i] * noise) / steps.alpha[i]
         x = steps.alpha[i + 1] * data + steps.sigma[i + 1] * noise
-    close(run(tables.ipndm(steps, "noise"), network, X), x, 1e-9)
+    close(run(ipndm(steps, "noise"), network, X), x, 1e-9)
 
 
 @pytest.mark.parametrize("variable", ["rho", "log_rho"])
-@pytest.mark.parametrize("make", [tables.deis, tables.ipndm])
+@pytest.mark.parametrize("make", [deis, ipndm])
 def test_adams_of_first_order_is_ddim(make, variable):
     steps = grid(7, "linspace", destination=True)
-    given = (1, variable) if make is tables.deis else (1,)
-    close(run(make(steps, "velocity", *given), network, X), run(tables.ddim(steps, "velocity"), network, X), 1e-9)
+    given = (1, variable) if make is deis else (1,)
+    close(run(make(steps, "velocity", *given), network, X), run(ddim(steps, "velocity"), network, X), 1e-9)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_deis(order):
     theirs = exact(DEISMultistepScheduler(1000, solver_order=order, lower_order_final=False))
     theirs.set_timesteps(10)
-    levels = tables.discrete_grid(schedule("linear", 1000), theirs.timesteps.numpy(), "sigma_min")
-    close(run(tables.deis(levels, "noise", order), network, X), follow(theirs, network))
+    levels = discrete_grid(schedule("linear", 1000), theirs.timesteps.numpy(), "sigma_min")
+    close(run(deis(levels, "noise", order), network, X), follow(theirs, network))
 
 
-@pytest.mark.parametrize("make", [tables.ddim, tables.dpm_solver_pp, tables.unipc, tables.heun, tables.deis])
+@pytest.mark.parametrize("make", [ddim, dpm_solver_pp, unipc, heun, deis])
 def test_every_solver_finds_the_data_of_a_perfect_network(make):
     """With the exact noise of one data point as the prediction, any solver ends at that point."""
     target = RNG.standard_normal(SHAPE)
     steps = grid(12, "trailing")
-    at = dict(zip(steps.t.tolist(), zip(steps.alpha, steps.sigma, strict=True), strict=False))
+    at = dict(zip(steps.times[:-1].tolist(), zip(steps.alpha, steps.sigma, strict=True), strict=False))
 
     def perfect(x, t):
         alpha, sigma = at[t]
@@ -349,11 +359,11 @@ def test_every_solver_finds_the_data_of_a_perfect_network(make):
 
 
 SOLVERS = {
-    "heun": tables.heun,
-    "ipndm": tables.ipndm,
-    "deis": tables.deis,
-    "deis rho": lambda g, p: tables.deis(g, p, 3, "rho"),
-    "deis 4": lambda g, p: tables.deis(g, p, 4),
+    "heun": heun,
+    "ipndm": ipndm,
+    "deis": deis,
+    "deis rho": lambda g, p: deis(g, p, 3, "rho"),
+    "deis 4": lambda g, p: deis(g, p, 4),
 }
 
 
@@ -367,7 +377,7 @@ def of_velocity(x, t):
 def test_a_prediction_of_velocity_is_one_of_the_noise(make, steps):
     """Estimates of the data and of the noise are the same solver, in float64."""
     points = grid(steps, "leading")
-    at = dict(zip(points.t.tolist(), zip(points.alpha, points.sigma, strict=True), strict=False))
+    at = dict(zip(points.times[:-1].tolist(), zip(points.alpha, points.sigma, strict=True), strict=False))
 
     def of_noise(x, t):
         alpha, sigma = at[t]
@@ -379,7 +389,7 @@ def test_a_prediction_of_velocity_is_one_of_the_noise(make, steps):
 @pytest.mark.parametrize("make", SOLVERS.values(), ids=list(SOLVERS))
 def test_half_the_digits_are_enough_from_pure_noise(make):
     """At t = 999 of a cosine schedule alpha is 5e-5: what is small must not be a difference of what is large."""
-    points = tables.discrete_grid(schedule("cosine", 1000), tables.spaced(1000, 12, "trailing"))
+    points = discrete_grid(schedule("cosine", 1000), spaced(1000, 12, "trailing"))
     assert points.alpha[0] < 1e-4
     table = make(points, "velocity")
     exact, rounded = (run(table, of_velocity, X.astype(dtype)) for dtype in (np.float64, np.float32))
@@ -389,26 +399,26 @@ def test_half_the_digits_are_enough_from_pure_noise(make):
 
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="sigma must be 0"):
-        tables.ddpm(grid(final="sigma_min"), "noise")
+        ddpm(grid(final="sigma_min"), "noise")
     with pytest.raises(ValueError, match="orders"):
-        tables.dpm_solver_pp(grid(), "noise", 4)
+        dpm_solver_pp(grid(), "noise", 4)
     with pytest.raises(ValueError, match="orders"):
-        tables.unipc(grid(), "noise", 0)
+        unipc(grid(), "noise", 0)
     with pytest.raises(ValueError, match="end at sigma_min"):
-        tables.unipc(grid(), "noise", predict_x0=False)
+        unipc(grid(), "noise", predict_x0=False)
     with pytest.raises(ValueError, match="does not follow"):
-        tables.euler(tables.flow_grid(path("linear"), 5), "noise")
+        euler(flow_grid(path("linear"), 5), "noise", ode.TIME)
     with pytest.raises(ValueError, match="start later"):
-        tables.euler_maruyama(tables.flow_grid(path("linear"), 4, 0.0, 0.96), path("linear"), "flow_velocity", "sbdm")
+        stochastic(flow_grid(path("linear"), 4, 0.0, 0.96), "flow_velocity", "sbdm")
     with pytest.raises(ValueError, match="start the path later"):
-        tables.unipc(tables.flow_grid(path("linear"), 5), "flow_velocity")
+        unipc(flow_grid(path("linear"), 5), "flow_velocity")
     with pytest.raises(ValueError, match="start later"):
-        tables.deis(tables.flow_grid(path("linear"), 5), "flow_velocity")
+        deis(flow_grid(path("linear"), 5), "flow_velocity")
 
 
 def test_control_the_comparison_can_fail():
     theirs = exact(DDIMScheduler(1000, clip_sample=False))
     theirs.set_timesteps(10)
-    ours = run(tables.ddim(grid(10, "trailing"), "noise"), network, X)
+    ours = run(ddim(grid(10, "trailing"), "noise"), network, X)
     with pytest.raises(AssertionError):
         close(ours, follow(theirs, network))

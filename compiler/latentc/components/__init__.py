@@ -23,12 +23,12 @@ import importlib
 import pkgutil
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 
@@ -92,13 +92,21 @@ class OneOf:
     """
 
     folder: str
+    # a spec may write a component by its kind alone
+    named: bool = field(default=False, kw_only=True)
 
     def choices(self) -> dict[str, type[Component]]:
         """The component classes a spec can choose from, by kind."""
         return load(self.folder)
 
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        made = handler(schema)
+        return {"anyOf": [{"enum": list(self.choices()), "type": "string"}, made]} if self.named else made
+
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = _tagged_schema(self.choices(), handler)
+        if self.named:
+            schema = core_schema.no_info_before_validator_function(_of_name, schema)
         return core_schema.nullable_schema(schema) if _is_optional(source) else schema
 
 
@@ -118,6 +126,10 @@ def _tagged_schema(classes: Mapping[str, type[Component]], handler: GetCoreSchem
         return core_schema.no_info_after_validator_function(_refuse, core_schema.any_schema())
     choices = {kind: handler.generate_schema(component) for kind, component in classes.items()}
     return core_schema.tagged_union_schema(choices, discriminator="kind")
+
+
+def _of_name(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
 
 
 def _refuse(value: Any) -> Any:

@@ -19,6 +19,7 @@ from latentc.ir.types import Named, TensorType
 from latentc_runtime.sources import Condition as Requested
 
 if TYPE_CHECKING:
+    from latentc.components.processes.process import Parameterization
     from latentc.spec.schema import Spec
 
 # How the weights of a network's linear layers start; biases start at zero.
@@ -375,6 +376,12 @@ class Objective(Part):
         encoders = (name for condition in spec.conditions.values() for name in condition.networks)
         return ("main", *dict.fromkeys(encoders))
 
+    DENOISES: ClassVar[bool] = False  # whether it has a parameterization
+
+    def parameterization(self) -> Parameterization | None:
+        """The forward process and what the network predicts of it; None if it trains no denoiser."""
+        return None
+
     def out_channels(self, channels: int) -> int:
         """Channels a network returns for data of `channels`."""
         return channels
@@ -395,6 +402,11 @@ class Guidance(Closed):
     channels: int | None = Field(
         None, gt=0, description="guides only the first so many channels (3 in the DiT paper's code); null: all"
     )
+
+    def acts(self, progress: float) -> bool:
+        """Whether it guides an evaluation that far from noise (0) to data (1)."""
+        low, high = self.interval
+        return low <= progress <= high
 
 
 class Sampler(Part):

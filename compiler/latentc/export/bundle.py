@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from latentc import __version__
 from latentc.components.contract import Lowered, SampleProgram
-from latentc.components.process import process_of
+from latentc.components.objectives.denoising import DenoisingObjective
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.engines import ENGINES
 from latentc.export.folder import new_folder
@@ -322,9 +322,8 @@ def _files(program: Sequence[Statement]) -> Iterator[str]:
 
 
 def _family(lowered: Lowered, spec: Spec) -> Literal["diffusion", "flow", "tokens", "generator"]:
-    process = process_of(spec.objective)
-    if process is not None:
-        return process.family
+    if isinstance(spec.objective, DenoisingObjective):
+        return "flow" if spec.objective.kind == "flow" else "diffusion"
     return "tokens" if any(n.discrete for n in lowered.networks.values()) else "generator"
 
 

@@ -1,54 +1,60 @@
-"""Denoising diffusion: DDPM's simple loss, and improved DDPM's hybrid loss where the variance is learned.
+"""Denoising diffusion: DDPM's simple loss, and improved DDPM's hybrid loss if the variance is learned.
 
-Symbols: B batch, C channels; x0 the data, x_t the data noised to level t.
+Symbols: B batch, C channels; x0 the data, x_t the data noised to time t.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from latentc.components.contract import Draw, Need, Network, Update
-from latentc.components.kit import Conditions, call, per_sample_mean
-from latentc.components.objectives._common import publish
-from latentc.components.parts import Objective, Problem
-from latentc.components.schedules import Schedule, ScheduleKind, schedule
-from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
-from latentc.ir.types import B
+from latentc.components import OneOf
+from latentc.components.kit import per_sample_mean
+from latentc.components.objectives.denoising import DenoisingObjective
+from latentc.components.parts import Problem
+from latentc.components.processes.discrete import Discrete
+from latentc.components.processes.formulas import Symbolic
+from latentc.components.processes.posterior import posterior
+from latentc.components.processes.prediction import Point, conversion
+from latentc.components.processes.process import Parameterization, Process, Variance
+from latentc.components.sums import weighted_sum
+from latentc.ir.builder import Builder, Var
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class Diffusion(Objective):
-    """Ho et al. 2020 (arXiv:2006.11239); learned variance after Nichol and Dhariwal 2021 (arXiv:2102.09672)."""
+class Diffusion(DenoisingObjective):
+    """Ho et al. 2020 (arXiv:2006.11239); learned variance after Nichol and Dhariwal 2021 (arXiv:2102.09672).
+
+    On the process `edm` with `predicts: preconditioned` it is the loss of Karras et al. 2022 (arXiv:2206.00364); on
+    `vp` (noise) and `ve` (scaled_score) that of Song et al. 2021 (arXiv:2011.13456).
+    """
 
     kind: Literal["diffusion"]
-    schedule: ScheduleKind = Field("linear", description="how the noise grows with the level")
-    steps: int = Field(1000, gt=1, le=100_000, description="number of noise levels (T)")
-    beta_start: float | None = Field(None, gt=0, lt=1, description="first beta; null: the schedule's own")
-    beta_end: float | None = Field(None, gt=0, lt=1, description="last beta; null: the schedule's own")
-    predicts: Literal["noise", "x0", "velocity"] = Field("noise", description="what the network's output means")
-    variance: Literal["learned_range", "fixed_small", "fixed_large"] = Field(
+    process: Annotated[Process, OneOf("processes")] = Field(
+        Discrete(kind="discrete"), description="the forward process, from data to noise"
+    )
+    predicts: Literal["noise", "x0", "velocity", "score", "scaled_score", "preconditioned"] = Field(
+        "noise", description="what the network's output means"
+    )
+    variance: Variance = Field(
         "fixed_small", description="of the reverse steps; learned_range doubles the network's output channels"
     )
-    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "diffusion", "steps": 100}
-
-    def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "denoise"),)
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "diffusion", "process": {"kind": "discrete", "steps": 100}}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if self.schedule == "linear" and self.beta_end is None and self.steps < 21:
-            message = f"the linear schedule's betas exceed 1 with {self.steps} levels"
-            yield Problem(("steps",), message, "use 21 levels or more, or give `beta_start` and `beta_end`")
+        yield from super().problems(spec)
+        if self.variance == "learned_range" and not isinstance(self.process, Discrete):
+            message = f"a learned variance is of the steps of a discrete schedule, and `{self.process.kind}` has none"
+            yield Problem(("variance",), message, "use fixed_small or fixed_large")
 
-    def levels(self) -> Schedule:
-        """The schedule's numbers."""
-        return schedule(self.schedule, self.steps, self.beta_start, self.beta_end)
+    def parameterization(self) -> Parameterization:
+        return Parameterization(self.process, self.predicts, self.variance)
 
     @property
     def learns_variance(self) -> bool:
@@ -57,85 +63,57 @@ class Diffusion(Objective):
     def out_channels(self, channels: int) -> int:
         return 2 * channels if self.learns_variance else channels
 
-    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
-        network, conditions = networks["main"], Conditions(spec, networks)
-        b = mb.function("loss.terms")
-        x0 = b.input("x", network.methods["forward"].input("state").type)
-        given = conditions.inputs(b, by_field=True)
-        t = b.input("t", i64(B))
-        noise = b.input("noise", x0.type)
-        levels = self.levels()
-        alpha, sigma = _at(b, levels.alpha, t, "alpha"), _at(b, levels.sigma, t, "sigma")
-        x_t = b.op("add", alpha * x0, sigma * noise, out="x_t")
-        told = conditions.dropped(b, conditions.operands(b, given))
-        out = call(b, network, "forward", told, state=x_t, time=b.cast(t, to="f32", out="time"), out="prediction")
-        target = {"noise": noise, "x0": x0}.get(self.predicts)
-        if target is None:
-            target = b.op("sub", alpha * noise, sigma * x0, out="target")
+    def says(self) -> str:
         if not self.learns_variance:
-            error = b.op("sub", target, out, out="error")
-            mse = per_sample_mean(b, error * error, out="mse")
-            b.output(mse)
-            b.finish("The mean squared error of the prediction, a value a sample.")
-            names: tuple[str, ...] = ("loss",)
-        else:
-            channels = x0.shape[1]
-            out, fraction = b.split(out, axis=1, sizes=(channels, channels), out="prediction fraction")
-            error = b.op("sub", target, out, out="error")
-            mse = per_sample_mean(b, error * error, out="mse")
-            vb = self._variational_bound(b, levels, x0, x_t, b.stop_gradient(out), fraction, t, alpha, sigma)
-            b.output(mse + vb, mse, vb)
-            b.finish("Improved DDPM's hybrid loss: mean squared error plus variational bound, a value a sample each.")
-            names = ("loss", "mse", "vb")
-        draws = (Draw("t", "integers", {"high": self.steps}), Draw("noise", "normal"), *conditions.draws())
-        return publish(mb, names, ("x", *conditions.fields), draws)
+            return "The mean squared error of the prediction, one value per sample."
+        return "Improved DDPM's hybrid loss: mean squared error plus variational bound, one value per sample each."
 
-    def _variational_bound(
+    def terms(
         self,
         b: Builder,
-        levels: Schedule,
+        target: Parameterization,
+        point: Point,
         x0: Var,
         x_t: Var,
-        prediction: Var,
-        fraction: Var,
+        noise: Var,
+        out: Var,
         t: Var,
-        alpha: Var,
-        sigma: Var,
-    ) -> Var:
-        """Bits a dimension between the true and the predicted reverse step, or at t = 0 of the data (f32[B])."""
-        betas, bar = levels.betas, levels.alphas_cumprod
-        before = np.append(1.0, bar[:-1])
-        posterior_variance = betas * (1 - before) / (1 - bar)
-        log_small = np.log(np.append(posterior_variance[1], posterior_variance[1:]))
-        of_x0 = _at(b, betas * np.sqrt(before) / (1 - bar), t, "of_x0")
-        of_x_t = _at(b, (1 - before) * np.sqrt(1 - betas) / (1 - bar), t, "of_x_t")
-        true_log_variance = _at(b, log_small, t, "true_log_variance")
-        log_large = _at(b, np.log(betas), t, "log_large")
-        share = b.op("mul", fraction + 1.0, 0.5, out="share")
-        log_variance = b.op("add", share * log_large, (1.0 - share) * true_log_variance, out="log_variance")
-        if self.predicts == "noise":
-            x0_hat = (x_t - sigma * prediction) / alpha
-        elif self.predicts == "x0":
-            x0_hat = prediction
-        else:
-            x0_hat = alpha * x_t - sigma * prediction
-        share_of_x_t = b.op("mul", of_x_t, x_t, out="share_of_x_t")
-        true_mean = b.op("add", of_x0 * x0, share_of_x_t, out="true_mean")
-        mean = b.op("add", of_x0 * x0_hat, share_of_x_t, out="mean")
-        gap = b.op("sub", true_mean, mean, out="gap")
+    ) -> tuple[Var, ...]:
+        if not self.learns_variance:
+            return super().terms(b, target, point, x0, x_t, noise, out, t)
+        out, fraction = b.split(out, axis=1, sizes=(x0.shape[1], x0.shape[1]), out="prediction fraction")
+        error = self.error(b, target, point, x0, noise, out)
+        mse = per_sample_mean(b, error * error, out="mse")
+        vb = self._variational_bound(b, x0, x_t, b.stop_gradient(out), fraction, t)
+        return mse + vb, mse, vb
+
+    def _variational_bound(self, b: Builder, x0: Var, x_t: Var, prediction: Var, fraction: Var, t: Var) -> Var:
+        """Bits per dimension between the true and the predicted reverse step, or at t = 0 of the data (f32[B])."""
+        m = Symbolic(b, x0.type.rank)
+        times = np.arange(self.process.first + 1)
+        point = self.process.point(times)
+        step = posterior(point, self.process.point(times - 1))
+        log_small = np.log(np.append(step.variance[1], step.variance[1:]))
+        coef1 = m.row(step.coef1, t, "posterior_mean_coef1")
+        coef2 = m.row(step.coef2, t, "posterior_mean_coef2")
+        true_log_variance = m.row(log_small, t, "posterior_log_variance")
+        log_beta = m.row(np.log(step.added), t, "log_beta")
+        weight = b.op("mul", fraction + 1.0, 0.5, out="weight")
+        log_variance = b.op("add", weight * log_beta, (1.0 - weight) * true_log_variance, out="log_variance")
+        a, c = conversion(self.predicts, "x0", point)
+        terms = [(m.row(column, t, name), v) for column, name, v in ((a, "c_skip", x_t), (c, "c_out", prediction))]
+        x0_hat = prediction if self.predicts == "x0" else weighted_sum(b, "x0_hat", *terms)
+        from_x_t = b.op("mul", coef2, x_t, out="from_x_t")
+        true_mean = b.op("add", coef1 * x0, from_x_t, out="true_mean")
+        mean = b.op("add", coef1 * x0_hat, from_x_t, out="mean")
+        difference = b.op("sub", true_mean, mean, out="difference")
         ratio = b.exp(true_log_variance - log_variance, out="ratio")
-        twice = log_variance - true_log_variance - 1.0 + ratio + gap * gap * b.exp(-log_variance)
+        twice = log_variance - true_log_variance - 1.0 + ratio + difference * difference * b.exp(-log_variance)
         kl = b.op("mul", 0.5, twice, out="divergence")
         nll = -_discretised_log_likelihood(b, x0, mean, 0.5 * log_variance)
         bits = 1 / math.log(2)
         kl, nll = (per_sample_mean(b, term, out=label) * bits for term, label in ((kl, "kl"), (nll, "nll")))
         return b.where(b.equal(t, 0), nll, kl, out="vb")  # type: ignore[no-any-return]
-
-
-def _at(b: Builder, table: np.ndarray[Any, Any], t: Var, name: str) -> Var:
-    """Row t of a table over the levels, as f32[B, 1, 1, 1]."""
-    row = b.take(b.constant(table, out=f"{name}_table"), t, axis=0)
-    return b.reshape(row, shape=(t.shape[0], 1, 1, 1), out=name)  # type: ignore[no-any-return]
 
 
 def _normal_cdf(b: Builder, x: Var, out: str) -> Var:

@@ -1,51 +1,54 @@
-"""What all samplers of arrays share: steps, guidance, where they evaluate, and how their program is built."""
+"""What all denoising samplers share: steps, spacing, guidance, and how their program is built."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
-from latentc.components import load
+from latentc.components import Component, OneOf, load
 from latentc.components.contract import Need, Network, SampleProgram
 from latentc.components.kit import Conditions
-from latentc.components.parts import Guidance, Problem, Sampler
-from latentc.components.process import Family, Process, process_of
-from latentc.components.samplers import tables
+from latentc.components.parts import Guidance, Objective, Problem, Sampler
+from latentc.components.processes.process import Parameterization, Process
+from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.program import sample_program
-from latentc.components.samplers.tables import Grid, Table
-from latentc.components.schedules import Path, Schedule
+from latentc.components.samplers.spacings.spacing import Interval, Spacing
+from latentc.components.samplers.spacings.timesteps import respaced
+from latentc.components.samplers.table import Table
 from latentc.ir.builder import ModuleBuilder
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
-Spacing = Literal["even", "leading", "trailing", "linspace"]
 Final = Literal["zero", "sigma_min"]
 
 
 class ArraySampler(Sampler):
-    """A sampler of arrays: its table of coefficients, and from that its program over network `main`."""
+    """A sampler that denoises step by step: a table of coefficients, and from it a program over network `main`."""
 
-    # the processes it samples, and the fields that mean something for one of them alone
-    PROCESSES: ClassVar[tuple[Family, ...]] = ("diffusion", "flow")
-    OF_PROCESS: ClassVar[dict[str, Family]] = {}
-    # fields that decide alone what others would
-    REPLACES: ClassVar[dict[str, tuple[str, ...]]] = {}
+    # fields that have no effect if another is given
+    REPLACES: ClassVar[dict[str, tuple[str, ...]]] = {"timesteps": ("spacing",)}
+    SPACING: ClassVar[str] = "even"
+    BEYOND: ClassVar[bool] = False
 
     steps: int = Field(50, gt=0, le=100_000, description="how often the state is updated")
+    spacing: Annotated[Component | None, OneOf("samplers/spacings", named=True)] = Field(
+        None, description="how the steps are spread, a name or a component; null: as usual for the process and solver"
+    )
     timesteps: tuple[float, ...] | None = Field(
         None,
-        description="where the network is evaluated instead, in its own times from noise to data: a schedule's "
-        "timesteps fall (also between whole ones), a flow's times rise; sets steps",
+        description="where the network is evaluated instead, in the process's time from noise to data (also between "
+        "the whole timesteps of a schedule); sets steps",
     )
     guidance: Guidance | None = Field(None, description="classifier-free guidance; null: the network as it is")
 
     @abstractmethod
-    def table(self, process: Process) -> Table:
-        """The coefficients of a run on `process`.
+    def table(self, target: Parameterization) -> Table:
+        """The coefficients of a run over a network that is parameterized like `target`.
 
         ValueError: steps, times or conversions that do not exist.
         """
@@ -65,35 +68,58 @@ class ArraySampler(Sampler):
             raise ValueError(f"there are {len(given)} timesteps: `steps: {values['steps']}` is not their number")
         return {**values, "steps": len(given)}
 
-    def stop(self, process: Process) -> float:
-        """The flow's time at which the last step ends; that of a schedule is the data."""
-        return 1.0
+    def interval(self, target: Parameterization) -> Interval:
+        """The part of the process that the steps cover."""
+        process = target.process
+        return Interval(process.first, process.last, process.data, self.BEYOND)
+
+    def end(self, target: Parameterization) -> float:
+        """Time at which the last step ends."""
+        interval = self.interval(target)
+        return interval.stop if interval.closing is None else interval.closing
+
+    def grid(self, target: Parameterization) -> Grid:
+        """Where the solver evaluates, and where it ends. ValueError: there is no such grid."""
+        if self.timesteps is not None:
+            return Grid(target.process, np.array([*self.timesteps, self.end(target)], np.float64))
+        return self.spacing_of(target.process).grid(target.process, self.steps, self.interval(target))
+
+    def spacing_of(self, process: Process) -> Spacing:
+        """The spacing given, or the usual one."""
+        if isinstance(self.spacing, Spacing):
+            return self.spacing
+        kind = process.SPACING or self.SPACING
+        usual = load("samplers/spacings")[kind](kind=kind)
+        assert isinstance(usual, Spacing)
+        return usual
 
     def changed(self, name: str) -> bool:
         """Whether a field differs from its default (a resolved spec writes every default out)."""
         return bool(getattr(self, name) != type(self).model_fields[name].default)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        process = process_of(spec.objective)
-        if process is None or process.family not in self.PROCESSES:
+        target = parameterization_of(spec.objective)
+        if target is None:
             what = "nothing" if spec.objective is None else f"`{spec.objective.kind}`"
-            wanted = " or ".join(f"`{family}`" for family in self.PROCESSES)
-            message = f"`{self.kind}` samples {wanted} objectives; this one is {what}"
-            yield Problem(("kind",), message, _samplers_of(process) or f"use an objective that is {wanted}")
+            kinds = [kind for kind, cls in load("objectives").items() if getattr(cls, "DENOISES", False)]
+            message = f"`{self.kind}` denoises step by step, and the objective {what} trains no network for that"
+            yield Problem(("kind",), message, f"objectives that do: {', '.join(kinds)}")
             return
-        for name, family in self.OF_PROCESS.items():
-            if family != process.family and self.changed(name):
-                yield Problem((name,), f"`{name}` has no meaning for a {process.family} objective", "leave it out")
         for name, others in self.REPLACES.items():
             for other in others:
                 if self.changed(name) and self.changed(other):
                     message = f"`{name}` already chooses where to evaluate"
                     yield Problem((other,), message, f"keep one of `{name}`, `{other}`")
-        misplaced = [] if self.timesteps is None else list(_misplaced(self.timesteps, process, self.stop(process)))
+        try:
+            end = self.end(target)
+        except ValueError as error:
+            yield Problem(("kind",), str(error), "use a sampler such as `ddim`, `heun` or `dpm_solver_pp`")
+            return
+        misplaced = [] if self.timesteps is None else list(_misplaced(self.timesteps, target.process, end))
         yield from misplaced
         if not misplaced:
             try:
-                self.table(process)
+                self.table(target)
             except ValueError as error:
                 yield Problem(("steps" if self.timesteps is None else "timesteps",), str(error))
         if self.guidance is not None:
@@ -104,48 +130,41 @@ class ArraySampler(Sampler):
 
         ValueError: what `problems` would have said.
         """
-        process = process_of(spec.objective)
-        if process is None:
-            raise ValueError(f"`{self.kind}` needs a diffusion or flow objective")
+        target = parameterization_of(spec.objective)
+        if target is None:
+            raise ValueError(f"`{self.kind}` needs an objective that trains a denoiser")
         guidance, stitch = self.guidance, spec.optimize.stitch
         given: dict[str, Any] = {}
         if guidance is not None:
-            low, high = guidance.interval
-            given["guided"] = lambda t: low <= float(process.progress(t)) <= high
+            given["guided"] = guidance.acts
             given |= {"scale": guidance.scale, "channels": guidance.channels}
         if stitch is not None:
             early = networks[stitch.network]
-            given["instead"] = lambda t: early if float(process.progress(t)) < stitch.until else None
-        return sample_program(
-            mb,
-            networks["main"],
-            Conditions(spec, networks),
-            self.table(process),
-            entry=f"sample.{self.steps}",
-            **given,
-        )
+            given["instead"] = lambda progress: early if progress < stitch.until else None
+        conditions = Conditions(spec, networks)
+        entry = f"sample.{self.steps}"
+        return sample_program(mb, networks["main"], conditions, self.table(target), entry=entry, **given)
 
     def with_steps(self, steps: int) -> ArraySampler:
         return self if steps == self.steps else self.model_copy(update={"steps": steps, "timesteps": None})
 
 
-def _samplers_of(process: Process | None) -> str:
-    """Which samplers take what an objective trains; empty where none does."""
-    family = process.family if process else None
-    kinds = [kind for kind, cls in load("samplers").items() if family in getattr(cls, "PROCESSES", ())]
-    return f"samplers of {family} objectives: {', '.join(kinds)}" if kinds else ""
+def parameterization_of(objective: object) -> Parameterization | None:
+    """What the network of an objective predicts, None for one that trains no denoiser (or none at all)."""
+    return objective.parameterization() if isinstance(objective, Objective) else None
 
 
-def _misplaced(timesteps: tuple[float, ...], process: Process, stop: float) -> Iterator[Problem]:
-    """Timesteps that the process does not have, or that do not go from noise to data."""
-    flow = process.schedule is None
-    end = stop if process.schedule is None else float(process.schedule.steps - 1)
+def _misplaced(timesteps: tuple[float, ...], process: Process, end: float) -> Iterator[Problem]:
+    """Timesteps outside the process, or that do not run from noise to data."""
+    rising = process.last > process.first
+    low, high = sorted((process.first, process.last))
     for i, t in enumerate(timesteps):
-        if not 0.0 <= t <= end or (flow and t == end):
-            has = f"a flow's steps start at times from 0 to below {end:g}" if flow else f"the schedule has 0 to {end:g}"
-            yield Problem(("timesteps", i), f"there is no timestep {t:g} here: {has}")
-        elif i and (t <= timesteps[i - 1] if flow else t >= timesteps[i - 1]):
-            way = "rise from noise (0) to data (1)" if flow else f"fall from noise ({end:g}) to data (0)"
+        if not low <= t <= high or (t >= end if rising else t <= end):
+            before = f", before {end:g}" if low <= end <= high else ""
+            message = f"there is no timestep {t:g} here: they run from {process.first:g} to {process.last:g}{before}"
+            yield Problem(("timesteps", i), message)
+        elif i and (t <= timesteps[i - 1] if rising else t >= timesteps[i - 1]):
+            way = f"{'rise' if rising else 'fall'} from noise ({process.first:g}) to data ({process.last:g})"
             message = f"timestep {t:g} comes after {timesteps[i - 1]:g}"
             yield Problem(("timesteps", i), message, f"timesteps {way}, each once")
 
@@ -163,21 +182,16 @@ def guidance_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
         yield Problem(("guidance", "channels"), message)
 
 
-class Respaced(ArraySampler):
-    """A sampler on whole timesteps of a schedule, chosen as improved DDPM and DiT do, or as diffusers
-    does."""
+class Ancestral(ArraySampler):
+    """A sampler whose timesteps improved DDPM's respacing text may choose, down to the data."""
 
     REPLACES: ClassVar[dict[str, tuple[str, ...]]] = {
         "respacing": ("spacing",),
-        "timesteps": ("spacing", "offset", "respacing"),
+        "timesteps": ("spacing", "respacing"),
     }
 
-    spacing: Spacing = Field(
-        "even", description="timesteps: even (first to last, as DiT), or diffusers' leading, trailing, linspace"
-    )
-    offset: int = Field(0, ge=0, description="added to the timesteps of leading spacing")
     respacing: str | None = Field(
-        None, description="improved DDPM's text instead: '10', '10,20' (a count a section) or 'ddim25'; sets steps"
+        None, description="improved DDPM's text instead: '10', '10,20' (a count per section) or 'ddim25'; sets steps"
     )
     clip: float | None = Field(
         None, gt=0, description="bound of the estimated data, in its units (1 for pixels in -1…1); null: none"
@@ -197,47 +211,32 @@ class Respaced(ArraySampler):
             raise ValueError(f"respacing {text!r} is {count} steps, not {values['steps']}: leave `steps` out")
         return {**values, "respacing": text, "steps": count}
 
-    def with_steps(self, steps: int) -> Respaced:
+    def with_steps(self, steps: int) -> Ancestral:
         changes = {"steps": steps, "respacing": None, "timesteps": None}
         return self if steps == self.steps else self.model_copy(update=changes)
 
-    def grid(self, process: Process) -> Grid:
-        """The chosen timesteps, down to the data."""
-        schedule = schedule_of(process)
-        if self.timesteps is not None:
-            return tables.discrete_grid(schedule, self.timesteps)
-        if self.respacing is not None:
-            return tables.discrete_grid(schedule, tables.respaced(schedule.steps, self.respacing))
-        return spaced_grid(schedule, self.steps, self.spacing, self.offset)
+    def interval(self, target: Parameterization) -> Interval:
+        # A path's data end is reached by a step of its own: its last evaluation is before it.
+        process = target.process
+        if process.data != process.last:
+            return super().interval(target)
+        return path_interval(target, 1e-3)
+
+    def grid(self, target: Parameterization) -> Grid:
+        if self.respacing is None or self.timesteps is not None:
+            return super().grid(target)
+        process = target.process
+        if process.SPACING is not None:
+            raise ValueError("`respacing` chooses timesteps of a discrete schedule")
+        times = respaced(round(process.first) + 1, self.respacing).astype(np.float64)
+        return Grid(process, np.append(times, process.data))
 
 
-def schedule_of(process: Process) -> Schedule:
-    """The process's schedule; ValueError for a flow."""
-    if process.schedule is None:
-        raise ValueError("a flow has no discrete schedule")
-    return process.schedule
+def path_interval(target: Parameterization, eps: float, data: bool = True) -> Interval:
+    """The times of a path on which a solver in noise levels is finite: from `eps` if alpha is 0 at the noise.
 
-
-def path_of(process: Process) -> Path:
-    """The process's path; ValueError for a diffusion."""
-    if process.path is None:
-        raise ValueError("a diffusion has no path")
-    return process.path
-
-
-def spaced_grid(schedule: Schedule, steps: int, spacing: Spacing, offset: int = 0) -> Grid:
-    """The grid of evenly chosen timesteps, down to the data."""
-    if spacing == "even":
-        return tables.discrete_grid(schedule, tables.respaced(schedule.steps, str(steps)))
-    return tables.discrete_grid(schedule, tables.spaced(schedule.steps, steps, spacing, offset))
-
-
-def ode_interval(process: Process, path: Path, eps: float) -> tuple[float, float]:
-    """Times (start, stop) of a flow's ordinary differential equation (SiT's `check_interval`).
-
-    `eps` is kept from the ends where the velocity is singular there: from the data on vp, from both ends
-    where a linear or gvp path's velocity comes out of another prediction.
+    With `data` the last step ends at the data, else `eps` before.
     """
-    if path.kind == "vp":
-        return 0.0, 1.0 - eps
-    return (0.0, 1.0) if process.predicts == "flow_velocity" else (eps, 1.0 - eps)
+    process = target.process
+    start = eps if process.point(process.first).alpha == 0.0 else process.first
+    return Interval(start, process.last if data else process.last - eps)

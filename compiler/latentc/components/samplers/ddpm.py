@@ -1,21 +1,25 @@
-"""DDPM."""
+"""DDPM's ancestral sampling."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
-from latentc.components.process import Process, Variance
-from latentc.components.samplers import tables
-from latentc.components.samplers.base import Respaced
-from latentc.components.samplers.tables import Table
+from latentc.components.processes.posterior import posterior
+from latentc.components.processes.prediction import Prediction
+from latentc.components.processes.process import Parameterization, Variance
+from latentc.components.samplers.base import Ancestral
+from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.table import LINEAR, Body, Step, Table
+from latentc.components.sums import weighted_sum
+from latentc.ir.builder import Builder, Var
 
 
-class Ddpm(Respaced):
+class Ddpm(Ancestral):
     """Ancestral sampling (Ho et al. 2020), on fewer timesteps as improved DDPM (Nichol and Dhariwal 2021)."""
 
-    PROCESSES = ("diffusion",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "ddpm", "steps": 5, "guidance": {"scale": 2.0}}
 
     kind: Literal["ddpm"]
@@ -26,8 +30,51 @@ class Ddpm(Respaced):
         "objective's",
     )
 
-    def table(self, process: Process) -> Table:
-        variance = self.variance or process.variance
-        if variance == "learned_range" and process.variance != "learned_range":
+    def table(self, target: Parameterization) -> Table:
+        variance = self.variance or target.variance
+        if variance == "learned_range" and target.variance != "learned_range":
             raise ValueError("the objective learns no variance: choose fixed_small or fixed_large")
-        return tables.ddpm(self.grid(process), process.predicts, variance, self.clip)
+        return ddpm(self.grid(target), target.predicts, variance, self.clip)
+
+
+def ddpm(grid: Grid, predicts: Prediction, variance: Variance = "fixed_small", clip: float | None = None) -> Table:
+    """Ancestral sampling (Ho et al. 2020, equations 6 and 7, on the grid's own coarser chain).
+
+    The estimate is x0. `variance` of a step: the posterior's (`fixed_small`), that of the coarse chain's forward step
+    (`fixed_large`, beta), or between the two by the network's second half of channels, interpolated in the logarithm
+    (`learned_range`; improved DDPM, Nichol and Dhariwal 2021, equation 15). The last step takes no noise.
+
+    ValueError: a grid that ends at sigma > 0, or a conversion that does not exist.
+    """
+    if grid.sigma[-1] != 0.0:
+        raise ValueError("DDPM ends at the data: the grid's last sigma must be 0")
+    step = posterior(grid.starts, grid.ends)
+    columns = {**grid.evaluation(predicts, "x0"), "x": step.coef2, "d": step.coef1}
+    noisy = np.ones(grid.steps)
+    noisy[-1] = 0.0
+    if variance == "learned_range":
+        # The last posterior variance is 0: its logarithm is that of the step before (improved DDPM); no noise
+        # is added there, so a single-step chain may take anything finite.
+        floor = step.variance[-2] if grid.steps > 1 else step.added[-1]
+        columns["noise"] = noisy
+        low, high = np.log(np.append(step.variance[:-1], floor)), np.log(step.added)
+        columns["log_center"] = (high + low) / 4  # halves of the log variance: of the log deviation
+        columns["log_span"] = (high - low) / 4
+        return Table("ddpm", LEARNED_VARIANCE, columns, clip=clip, prior=grid.prior)
+    columns["noise"] = noisy * np.sqrt(step.variance if variance == "fixed_small" else step.added)
+    return Table("ddpm", LINEAR, columns, clip=clip, prior=grid.prior)
+
+
+def _learned_variance(b: Builder, step: Step) -> tuple[Var, ...]:
+    (x,), row, c = step.state, step.row, step.channels
+    output, v = b.split(step.evaluate(x, 0), axis=1, sizes=(c, c), out="output v")
+    d = step.estimate(b, x, output)
+    log_deviation = b.add(row["log_center"], b.mul(row["log_span"], v, out="term"), out="log_deviation")
+    z = b.mul(b.exp(log_deviation, out="deviation"), step.z, out="z")
+    return (weighted_sum(b, "x", (row["x"], x), (row["d"], d), (row["noise"], z)),)
+
+
+LEARNED_VARIANCE = Body(_learned_variance, variance=True)
+"""``x' = x * x + d * d + noise * exp(log_center + log_span * v) * z``: v = -1 and 1 are the variance's bounds."""
+
+__all__ = ["LEARNED_VARIANCE", "Ddpm", "ddpm"]

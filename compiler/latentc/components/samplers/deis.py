@@ -6,11 +6,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.process import Process
-from latentc.components.samplers import tables
-from latentc.components.samplers.dpm_solver_pp import Gridded
-from latentc.components.samplers.tables import Table
-from latentc.components.samplers.tables.adams import Variable
+from latentc.components.processes.process import Parameterization
+from latentc.components.samplers import adams
+from latentc.components.samplers.multistep import Gridded
+from latentc.components.samplers.table import Table
 
 
 class Deis(Gridded):
@@ -20,7 +19,7 @@ class Deis(Gridded):
 
     kind: Literal["deis"]
     order: Literal[1, 2, 3, 4] = Field(3, description="of the solver: how many estimates a step uses")
-    polynomial: Variable = Field("log_rho", description="in sigma / alpha (rho), or in its logarithm")
+    polynomial: adams.Variable = Field("log_rho", description="in sigma / alpha (rho), or in its logarithm")
 
-    def table(self, process: Process) -> Table:
-        return tables.deis(self.grid(process), process.predicts, self.order, self.polynomial)
+    def table(self, target: Parameterization) -> Table:
+        return adams.deis(self.grid(target), target.predicts, self.order, self.polynomial)

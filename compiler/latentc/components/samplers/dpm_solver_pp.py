@@ -1,60 +1,20 @@
-"""DPM-Solver++."""
+"""DPM-Solver++ multistep."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
-from latentc.components.process import Family, Process
-from latentc.components.samplers import tables
-from latentc.components.samplers.base import ArraySampler, Final, schedule_of
-from latentc.components.samplers.tables import Grid, Table
-from latentc.components.samplers.tables.grids import Spacing
+from latentc.components.processes.prediction import Prediction
+from latentc.components.processes.process import Parameterization
+from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.multistep import Multistep, history_names, log_steps
+from latentc.components.samplers.table import LINEAR, Table
 
-
-class Gridded(ArraySampler):
-    """A sampler that reuses the estimates of earlier steps, one evaluation a step, on a grid of spaced timesteps,
-    Karras noise levels or even times."""
-
-    OF_PROCESS: ClassVar[dict[str, Family]] = {"spacing": "diffusion", "karras": "diffusion", "eps": "flow"}
-    REPLACES: ClassVar[dict[str, tuple[str, ...]]] = {"karras": ("spacing",), "timesteps": ("spacing", "karras")}
-
-    steps: int = Field(20, gt=0, le=100_000, description="steps, each one network evaluation")
-    spacing: Spacing = Field("linspace", description="a schedule's timesteps, spaced as diffusers does")
-    karras: bool = Field(False, description="Karras noise levels instead of spaced timesteps (rho 7)")
-    final: Final = Field("zero", description="where the last step ends: at the data, or at the lowest noise level")
-    eps: float = Field(
-        1e-3, gt=0, lt=0.5, description="time kept from a path's noise end (and with sigma_min, from the data)"
-    )
-
-    def stop(self, process: Process) -> float:
-        return 1.0 if self.final == "zero" else 1.0 - self.eps
-
-    def grid(self, process: Process) -> Grid:
-        """Where the solver evaluates, and where it ends."""
-        if process.path is not None:
-            if self.timesteps is not None:
-                return tables.path_grid(process.path, (*self.timesteps, self.stop(process)))
-            start = self.eps if process.path.alpha(0.0) == 0.0 else 0.0  # log(alpha) must be finite
-            return tables.flow_grid(process.path, self.steps, start, self.stop(process))
-        schedule = schedule_of(process)
-        if self.timesteps is not None:
-            return tables.discrete_grid(schedule, self.timesteps, self.final)
-        if self.karras:
-            return tables.karras_grid(schedule, self.steps, self.final)
-        chosen = tables.spaced(schedule.steps, self.steps, self.spacing, destination=True)
-        return tables.discrete_grid(schedule, chosen, self.final)
-
-
-class Multistep(Gridded):
-    """A `Gridded` sampler in log signal-to-noise."""
-
-    order: Literal[1, 2, 3] = Field(2, description="of the solver: how many estimates a step uses")
-    lower_order_final: bool = Field(True, description="end with steps of lower order, which is steadier")
-    clip: float | None = Field(
-        None, gt=0, description="bound of the estimated data, in its units (1 for pixels in -1…1); null: none"
-    )
+SolverType = Literal["midpoint", "heun"]
 
 
 class DpmSolverPp(Multistep):
@@ -67,10 +27,67 @@ class DpmSolverPp(Multistep):
     }
 
     kind: Literal["dpm_solver_pp"]
-    solver_type: Literal["midpoint", "heun"] = Field("midpoint", description="variant of the second order")
+    solver_type: SolverType = Field("midpoint", description="variant of the second order")
 
-    def table(self, process: Process) -> Table:
-        grid = self.grid(process)
-        return tables.dpm_solver_pp(
-            grid, process.predicts, self.order, self.solver_type, self.lower_order_final, self.clip
+    def table(self, target: Parameterization) -> Table:
+        return dpm_solver_pp(
+            self.grid(target), target.predicts, self.order, self.solver_type, self.lower_order_final, self.clip
         )
+
+
+def dpm_solver_pp(
+    grid: Grid,
+    predicts: Prediction,
+    order: int = 2,
+    solver_type: SolverType = "midpoint",
+    lower_order_final: bool = True,
+    clip: float | None = None,
+) -> Table:
+    """DPM-Solver++ multistep, `order` 1 to 3 (Lu et al. 2022, algorithm 2 and appendix; data prediction).
+
+    `solver_type` is the second order's variant. The order is at most the number of estimates there are; with
+    `lower_order_final` the last steps of fewer than 15 go down to 1, and a step to sigma = 0, where h is
+    infinite, is always of first order (it is the estimate itself).
+    """
+    if order not in (1, 2, 3):
+        raise ValueError(f"DPM-Solver++ has orders 1, 2 and 3, not {order}")
+    columns = {name: np.zeros(grid.steps) for name in ("x", "d", *history_names(order))}
+    for step in range(grid.steps):
+        left = grid.steps - step
+        now = min(order, step + 1)
+        if lower_order_final and grid.steps < 15:
+            now = min(now, left)
+        now = 1 if grid.sigma[step + 1] == 0.0 else now
+        columns["x"][step] = grid.sigma[step + 1] / grid.sigma[step]
+        weights = _dpm_weights(grid, step, now, solver_type)
+        for name, weight in zip(("d", *history_names(order)), weights, strict=False):
+            columns[name][step] = weight
+    columns = {**grid.evaluation(predicts, "x0"), **columns}
+    return Table("dpm_solver_pp", LINEAR, columns, history=order - 1, clip=clip, prior=grid.prior)
+
+
+def _dpm_weights(grid: Grid, step: int, order: int, solver_type: SolverType) -> list[float]:
+    """Coefficients of the current estimate and of the earlier ones, newest first."""
+    alpha_next = grid.alpha[step + 1]
+    if order == 1:
+        # alpha' (1 - e^-h), in a form that is finite at sigma' = 0 (h infinite) and at alpha = 0
+        return [alpha_next - grid.alpha[step] * grid.sigma[step + 1] / grid.sigma[step]]
+    h = log_steps(grid, step, order)
+    phi_1 = -math.expm1(-h[0])  # 1 - e^-h
+    phi_2 = 1.0 - phi_1 / h[0]
+    r0 = h[1] / h[0]
+    # first divided difference (m0 - m1) / r0, as coefficients of (m0, m1, m2)
+    first = np.array([1.0, -1.0, 0.0]) / r0
+    if order == 2:
+        second_term = phi_1 / 2 if solver_type == "midpoint" else phi_2
+        weights = np.array([phi_1, 0.0, 0.0]) + second_term * first
+        return list(alpha_next * weights[:2])
+    r1 = h[2] / h[0]
+    earlier = np.array([0.0, 1.0, -1.0]) / r1
+    slope = first + r0 / (r0 + r1) * (first - earlier)
+    curve = (first - earlier) / (r0 + r1)
+    phi_3 = 0.5 - (h[0] - phi_1) / h[0] ** 2
+    return list(alpha_next * (np.array([phi_1, 0.0, 0.0]) + phi_2 * slope + phi_3 * curve))
+
+
+__all__ = ["DpmSolverPp", "dpm_solver_pp"]

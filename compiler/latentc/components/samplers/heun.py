@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from latentc.components.process import Process
-from latentc.components.samplers import tables
-from latentc.components.samplers.euler import Integrator
-from latentc.components.samplers.tables import Table
+from latentc.components.processes.process import Parameterization
+from latentc.components.samplers import ode
+from latentc.components.samplers.table import Table
 
 
-class Heun(Integrator):
-    """Heun's method, the explicit trapezoid: two network evaluations a step (SiT's heun; EDM, Karras et al.
-    2022)."""
+class Heun(ode.Integrator):
+    """Heun's method, the explicit trapezoid, with two network evaluations per step: SiT's heun; with `churn` EDM's
+    stochastic sampler (Karras et al. 2022, algorithm 2)."""
 
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "heun",
@@ -22,5 +21,5 @@ class Heun(Integrator):
 
     kind: Literal["heun"]
 
-    def table(self, process: Process) -> Table:
-        return tables.heun(self.grid(process), process.predicts)
+    def table(self, target: Parameterization) -> Table:
+        return ode.heun(self.grid(target), target.predicts, self.variable(target), self.churn)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from latentc.components.samplers.euler_maruyama import Stochastic
+from latentc.components.samplers.sde import Stochastic
 
 
 class HeunSde(Stochastic):
-    """SiT's stochastic Heun: the noise first, then the trapezoid of the drift; two evaluations a step."""
+    """SiT's stochastic Heun: the noise first, then the trapezoid of the drift; two evaluations per step."""
 
     HEUN: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "heun_sde", "steps": 4, "last": "tweedie"}

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.process import Process
-from latentc.components.samplers import tables
-from latentc.components.samplers.dpm_solver_pp import Gridded
-from latentc.components.samplers.tables import Table
+from latentc.components.processes.process import Parameterization
+from latentc.components.samplers import adams
+from latentc.components.samplers.multistep import Gridded
+from latentc.components.samplers.table import Table
 
 
 class Ipndm(Gridded):
@@ -21,5 +21,5 @@ class Ipndm(Gridded):
     kind: Literal["ipndm"]
     order: Literal[1, 2, 3, 4] = Field(4, description="of the solver: how many estimates a step uses")
 
-    def table(self, process: Process) -> Table:
-        return tables.ipndm(self.grid(process), process.predicts, self.order)
+    def table(self, target: Parameterization) -> Table:
+        return adams.ipndm(self.grid(target), target.predicts, self.order)

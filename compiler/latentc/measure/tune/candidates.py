@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 
 from latentc.components import load
-from latentc.components.process import Process
+from latentc.components.processes.process import Parameterization
 from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.ddim import Ddim
-from latentc.components.samplers.dpm_solver_pp import Multistep
-from latentc.components.samplers.euler import Integrator
-from latentc.components.samplers.tables import Table
+from latentc.components.samplers.multistep import Multistep
+from latentc.components.samplers.ode import Integrator
+from latentc.components.samplers.table import Table
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -24,29 +24,17 @@ Gridded = Ddim | Integrator | Multistep  # the samplers that are tried: each has
 COUNTS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50)
 """Network evaluations of a sample that are tried, as far as they are fewer than the spec's own."""
 
-SOLVERS: dict[str, tuple[dict[str, Any], ...]] = {
-    "diffusion": (
-        {"kind": "ddim", "spacing": "even"},
-        {"kind": "ddim", "spacing": "trailing"},
-        {"kind": "dpm_solver_pp", "order": 2},
-        {"kind": "dpm_solver_pp", "order": 2, "karras": True},
-        {"kind": "dpm_solver_pp", "order": 3},
-        {"kind": "unipc", "order": 2},
-        {"kind": "unipc", "order": 2, "karras": True},
-        {"kind": "unipc", "order": 3},
-        {"kind": "heun"},
-        {"kind": "heun", "karras": True},
-    ),
-    "flow": (
-        {"kind": "euler"},
-        {"kind": "heun"},
-        {"kind": "dpm_solver_pp", "order": 2},
-        {"kind": "dpm_solver_pp", "order": 3},
-        {"kind": "unipc", "order": 2},
-        {"kind": "unipc", "order": 3},
-    ),
-}
-"""The deterministic samplers: each can be held against the one exact solution from the same noise."""
+SOLVERS: tuple[tuple[dict[str, Any], tuple[str, ...], str | None], ...] = (
+    ({"kind": "ddim"}, ("trailing",), "level"),
+    ({"kind": "euler"}, (), "time"),  # on levels it is DDIM
+    ({"kind": "dpm_solver_pp", "order": 2}, ("karras", "log_snr"), None),
+    ({"kind": "dpm_solver_pp", "order": 3}, (), None),
+    ({"kind": "unipc", "order": 2}, ("karras", "log_snr"), None),
+    ({"kind": "unipc", "order": 3}, (), None),
+    ({"kind": "heun"}, ("karras",), None),
+)
+"""The deterministic samplers, comparable with the one exact solution from the same noise; spacings tried besides the
+usual one, if they suit the process; and what the process's equation must be integrated over (None: anything)."""
 
 INTERVALS = ((0.0, 0.8), (0.0, 0.6), (0.1, 1.0), (0.2, 1.0), (0.2, 0.8), (0.4, 1.0))
 """Parts of the way from noise (0) to data (1) in which alone a candidate guides."""
@@ -80,7 +68,7 @@ class Candidate:
         """Solver, order and where it evaluates, in a few words."""
         s = self.sampler
         order = getattr(s, "order", None)
-        where = "searched" if s.timesteps else "karras" if getattr(s, "karras", False) else getattr(s, "spacing", "")
+        where = "searched" if s.timesteps else s.spacing.kind if s.spacing is not None else ""
         parts = [s.kind, str(order) if order else "", where]
         if s.guidance is not None and s.guidance.interval != (0.0, 1.0):
             parts.append("guided {:g}-{:g}".format(*s.guidance.interval))
@@ -91,42 +79,45 @@ class Candidate:
         return " ".join(filter(None, parts))
 
 
-def solvers(own: ArraySampler, process: Process) -> Iterator[ArraySampler]:
+def solvers(own: ArraySampler, target: Parameterization) -> Iterator[ArraySampler]:
     """The samplers to try, each with the guidance and the clipping of the spec's own."""
-    kinds = load("samplers")
-    for fields in SOLVERS[process.family]:
-        cls = cast(type[ArraySampler], kinds[fields["kind"]])
-        clip = getattr(own, "clip", None)
+    kinds, clip = load("samplers"), getattr(own, "clip", None)
+    for fields, spacings, over in SOLVERS:
+        if over not in (None, target.process.ODE):
+            continue
+        cls = kinds[fields["kind"]]
         if clip is not None and "clip" not in cls.model_fields:
-            continue  # another process: its estimates would not be bounded
-        yield cls(**fields, guidance=own.guidance, **({"clip": clip} if clip is not None else {}))
+            continue  # its estimates would not be bounded
+        given = {**fields, "guidance": own.guidance, **({"clip": clip} if clip is not None else {})}
+        for spacing in (None, *(name for name in spacings if name in target.process.TRIED)):
+            yield cast(ArraySampler, cls.model_validate({**given, "spacing": spacing}))
 
 
-def grid(own: ArraySampler, process: Process, counts: Sequence[int]) -> list[Candidate]:
+def grid(own: ArraySampler, target: Parameterization, counts: Sequence[int]) -> list[Candidate]:
     """Every solver at every number of evaluations that it can make."""
     found = []
     for count in counts:
-        for sampler in solvers(own, process):
-            resized = at_evaluations(sampler, process, count)
+        for sampler in solvers(own, target):
+            resized = at_evaluations(sampler, target, count)
             if resized is not None:
                 found.append(Candidate(resized))
     return found
 
 
-def at_evaluations(sampler: ArraySampler, process: Process, count: int) -> ArraySampler | None:
+def at_evaluations(sampler: ArraySampler, target: Parameterization, count: int) -> ArraySampler | None:
     """The sampler with as many steps as make `count` evaluations, or None where no number of steps does."""
     for steps in (count, (count + 1) // 2):
         resized = sampler.with_steps(steps)
-        table = table_of(resized, process)
+        table = table_of(resized, target)
         if table is not None and evaluations(table) == count:
             return resized
     return None
 
 
-def table_of(sampler: ArraySampler, process: Process) -> Table | None:
+def table_of(sampler: ArraySampler, target: Parameterization) -> Table | None:
     """Its table, or None where it has none: more steps than a schedule has, timesteps that fall together."""
     try:
-        return sampler.table(process)
+        return sampler.table(target)
     except ValueError:
         return None
 
@@ -136,21 +127,10 @@ def evaluations(table: Table) -> int:
     return sum(part.rows * part.evaluations for part in table.parts())
 
 
-def passes(sampler: ArraySampler, process: Process) -> int:
+def passes(sampler: ArraySampler, target: Parameterization) -> int:
     """How often the network runs for a sample: twice for a guided evaluation."""
-    total = 0
-    for part in sampler.table(process).parts():
-        for name in ("t", "t_2")[: part.evaluations]:
-            total += sum(2 if guided(sampler, process, float(t)) else 1 for t in part.columns[name])
-    return total
-
-
-def guided(sampler: ArraySampler, process: Process, t: float) -> bool:
-    """Whether the evaluation at time t is guided."""
-    if sampler.guidance is None:
-        return False
-    low, high = sampler.guidance.interval
-    return low <= float(process.progress(t)) <= high
+    every = [float(p) for part in sampler.table(target).parts() for p in part.progress.ravel()]
+    return sum(2 if sampler.guidance is not None and sampler.guidance.acts(p) else 1 for p in every)
 
 
 def with_timesteps(sampler: S, timesteps: Iterable[float]) -> S:

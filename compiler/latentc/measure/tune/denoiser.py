@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from latentc.components.contract import Lowered
-from latentc.components.process import Process, process_of
-from latentc.components.samplers.base import ArraySampler
-from latentc.components.samplers.tables.reference import run
+from latentc.components.processes.process import Parameterization
+from latentc.components.samplers.base import ArraySampler, parameterization_of
+from latentc.components.samplers.table import run
 from latentc.engines import ENGINES
 from latentc.export.bundle import onnx_from_network
-from latentc.measure.tune.candidates import guided
 from latentc.spec.schema import Spec
 from latentc.weights import Expr
 from latentc_runtime.backends import open_backend
@@ -34,11 +33,11 @@ Forward = Callable[[Array, Array, Array], Array]  # x [B, C, H, W], t [B], y [B]
 class Denoiser:
     """The network `main` of a spec: its engine and what a sampler has to know of it.
 
-    `process` is that of the spec's objective; `null` the class that stands for none; `most` samples run at once.
+    `target` is what it predicts of which process; `null` the class that stands for none; `most` samples run at once.
     """
 
     forward: Forward
-    process: Process
+    target: Parameterization
     shape: tuple[int, ...]
     classes: int
     null: int | None
@@ -49,11 +48,13 @@ class Denoiser:
         return np.arange(count) % max(self.classes, 1)
 
     def network(self, sampler: ArraySampler, labels: Array) -> Callable[[Array, float], Array]:
-        """What `sampler` evaluates at (x, t): the prediction, guided where it says so, without learned variances."""
+        """What `sampler` evaluates at (x, t), one evaluation after the other: the prediction, guided if the sampler
+        guides it, without learned variances."""
         guidance, channels = sampler.guidance, self.shape[0]
+        progress = iter([float(p) for part in sampler.table(self.target).parts() for p in part.progress.ravel()])
 
         def evaluate(x: Array, t: float) -> Array:
-            if guidance is None or not guided(sampler, self.process, t):
+            if guidance is None or not guidance.acts(next(progress)):
                 return self.forward(x, np.full(len(x), t), labels)[:, :channels]
             assert self.null is not None  # the spec's rules: guidance needs it
             both = np.concatenate([labels, np.full_like(labels, self.null)])
@@ -71,7 +72,7 @@ class Denoiser:
 
     def samples(self, sampler: ArraySampler, seeds: Array, labels: Array) -> Array:
         """What a sampler without noise in its steps makes of seeds and classes, f32[B, C, H, W]."""
-        table = sampler.table(self.process)
+        table = sampler.table(self.target)
         if any(part.stochastic for part in table.parts()):
             raise ValueError(f"{table.solver} takes noise in its steps")
         parts = []
@@ -90,8 +91,8 @@ def open_denoiser(
     ONNX Runtime stands in for engines that run plans. Raises DiagnosticError and BundleError as compiling and
     opening engines do.
     """
-    process, network = process_of(spec.objective), lowered.networks["main"]
-    assert process is not None  # the caller has looked
+    target, network = parameterization_of(spec.objective), lowered.networks["main"]
+    assert target is not None  # the caller has looked
     values = lowered.module.functions[network.methods["forward"].function].inputs
     names = [value.name for value in values]
     with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
@@ -111,4 +112,4 @@ def open_denoiser(
         )
         classes = (condition.values or 1) - (condition.null is not None)
         shape = tuple(int(d) for d in state.type.shape[1:])  # type: ignore[arg-type]
-        yield Denoiser(forward, process, shape, classes, condition.null, most)
+        yield Denoiser(forward, target, shape, classes, condition.null, most)

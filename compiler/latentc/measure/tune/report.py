@@ -117,7 +117,7 @@ def _named(candidate: Candidate) -> dict[str, Any]:
         "found": candidate.found,
         "kind": s.kind,
         "order": getattr(s, "order", None),
-        "spacing": None if s.timesteps else "karras" if getattr(s, "karras", False) else getattr(s, "spacing", None),
+        "spacing": None if s.timesteps or s.spacing is None else s.spacing.kind,
         "steps": s.steps,
         "timesteps": list(s.timesteps) if s.timesteps else None,
         "guidance_interval": list(interval) if interval else None,

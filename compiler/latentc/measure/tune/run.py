@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from latentc.components.contract import Lowered, Network, Port
-from latentc.components.process import process_of
-from latentc.components.samplers.base import ArraySampler
+from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.export.folder import new_folder
 from latentc.lower import lower
@@ -102,7 +101,7 @@ def tune(
             tell(0, 1, "the fine solution")
             screen = open_screen(own, denoiser, _seeds(options, _few(options, denoiser)), stop)
             coarse = denoiser.samples(
-                fine_sampler(own, denoiser.process, len(screen.fine.t) // 2), screen.seeds, screen.labels
+                fine_sampler(own, denoiser.target, len(screen.fine.t) // 2), screen.seeds, screen.labels
             )
             found = screen_all(screen, _counts(own, denoiser, options), tell)
             judge, seeds, labels = judging.finish(denoiser, own, tell)
@@ -136,7 +135,7 @@ def tune(
 
 def _own_sampler(spec: Spec) -> ArraySampler:
     """The spec's sampler. DiagnosticError E0708 where it is none whose steps can be searched."""
-    if isinstance(spec.sampler, ArraySampler) and process_of(spec.objective) is not None:
+    if isinstance(spec.sampler, ArraySampler) and parameterization_of(spec.objective) is not None:
         return spec.sampler
     message = f"the spec `{spec.name}` has no sampler whose steps can be fewer"
     mend = "tuning is for diffusion and flow: `sampler: {kind: ddim, steps: 50}`; tokens are drawn one by one"
@@ -175,7 +174,7 @@ def _counts(own: ArraySampler, denoiser: Denoiser, options: Options) -> tuple[in
     """Evaluations to try: those asked for, else fewer than the spec's own and within the budget."""
     if options.counts:
         return options.counts
-    most = float(evaluations(own.table(denoiser.process)) - 1)
+    most = float(evaluations(own.table(denoiser.target)) - 1)
     limits = [bound.value for bound in options.bounds if bound.name == "evaluations" and not bound.relative]
     return tuple(count for count in COUNTS if count <= min([most, *limits]))
 
@@ -198,7 +197,7 @@ class _Judging:
         seeds = _seeds(self.options, self.options.samples, _JUDGED)
         labels = denoiser.labels(len(seeds))
         tell(0, 1, "the fine solution of the samples to judge")
-        exact = denoiser.samples(fine_sampler(own, denoiser.process), seeds, labels)
+        exact = denoiser.samples(fine_sampler(own, denoiser.target), seeds, labels)
 
         def judge(samples: Array, classes: Array) -> Qualities:
             found = {"error": error(samples, exact), "psnr": psnr(samples, exact)}
@@ -225,7 +224,7 @@ def _judging(spec: Spec, own: ArraySampler, denoiser: Denoiser, options: Options
         figures = list(user(denoiser.noise(seeds), denoiser.labels(len(seeds))))
         names, primary = list(dict.fromkeys([*names, *figures])), figures[0]
         higher |= user.higher
-    noisy = any(part.stochastic for part in own.table(denoiser.process).parts())
+    noisy = any(part.stochastic for part in own.table(denoiser.target).parts())
     # As good as the spec's own sampler; one with noise in its steps has no error that says anything.
     usual = Bound("error", 0.05) if primary == "error" and noisy else Bound(primary, 1.0, relative=True)
     bounds = options.bounds or (usual,)

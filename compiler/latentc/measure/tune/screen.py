@@ -11,7 +11,7 @@ from typing import cast
 
 import numpy as np
 
-from latentc.components.process import Process
+from latentc.components.processes.process import Parameterization
 from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.unipc import Unipc
 from latentc.measure.tune.budget import front
@@ -39,17 +39,15 @@ MOST = 24  # candidates that are compiled
 Tell = Callable[[int, int, str], None]  # done, of how many, what
 
 
-def fine_sampler(own: ArraySampler, process: Process, steps: int = FINE) -> Unipc:
+def fine_sampler(own: ArraySampler, target: Parameterization, steps: int = FINE) -> Unipc:
     """The sampler whose solution stands for the exact one: many steps, closer together towards the data.
 
     It has the spec's own guidance and clipping.
     """
     sampler = Unipc(kind="unipc", steps=steps, clip=getattr(own, "clip", None), guidance=own.guidance)
     left = (1 - np.arange(steps) / steps) ** GRADING
-    if process.schedule is not None:
-        return with_timesteps(sampler, (process.schedule.steps - 1) * left)
-    start, stop = float(sampler.grid(process).t[0]), sampler.stop(process)
-    return with_timesteps(sampler, stop - (stop - start) * left)
+    interval = sampler.interval(target)
+    return with_timesteps(sampler, target.process.spread(interval.start, interval.stop, left))
 
 
 @dataclass(frozen=True)
@@ -69,25 +67,23 @@ class Screen:
 
     def screened(self, candidate: Candidate) -> Screened:
         """A candidate with what it costs and its error."""
-        process, sampler = self.denoiser.process, candidate.sampler
-        count = evaluations(sampler.table(process))
-        return Screened(candidate, count, passes(sampler, process), self.error(sampler))
+        target, sampler = self.denoiser.target, candidate.sampler
+        count = evaluations(sampler.table(target))
+        return Screened(candidate, count, passes(sampler, target), self.error(sampler))
 
 
 def open_screen(own: ArraySampler, denoiser: Denoiser, seeds: Array, stop: Callable[[], bool]) -> Screen:
     """Solves the samples of the search exactly."""
-    labels, process = denoiser.labels(len(seeds)), denoiser.process
-    sampler = fine_sampler(own, process)
-    table, points = sampler.table(process), sampler.grid(process)
+    labels, target = denoiser.labels(len(seeds)), denoiser.target
+    sampler = fine_sampler(own, target)
+    table, points = sampler.table(target), sampler.grid(target)
     found = [
-        trajectory(
-            table, points, process.predicts, denoiser.network(sampler, labels[rows]), denoiser.noise(seeds[rows])
-        )
+        trajectory(table, points, target.predicts, denoiser.network(sampler, labels[rows]), denoiser.noise(seeds[rows]))
         for rows in (slice(i, i + denoiser.most) for i in range(0, len(seeds), denoiser.most))
     ]
     states = np.concatenate([part.states for part in found], axis=1)
     estimates = np.concatenate([part.estimates for part in found], axis=1)
-    fine = Trajectory(points.t, points.alpha, points.sigma, states, estimates)
+    fine = Trajectory(points.times[:-1], points.alpha, points.sigma, states, estimates)
     return Screen(own, denoiser, seeds, labels, fine, stop)
 
 
@@ -99,13 +95,13 @@ def screen_all(screen: Screen, counts: Sequence[int], tell: Tell) -> list[Screen
 
 
 def _solvers(screen: Screen, counts: Sequence[int], tell: Tell) -> list[Screened]:
-    tried = grid(screen.own, screen.denoiser.process, counts)
+    tried = grid(screen.own, screen.denoiser.target, counts)
     return _each(screen, tried, "solvers", tell)
 
 
 def _timesteps(screen: Screen, found: Sequence[Screened], tell: Tell) -> list[Screened]:
     """Timesteps for the best solver of every count, each begun at what the next smaller count has found."""
-    process = screen.denoiser.process
+    target = screen.denoiser.target
     rivals = [s for s in best_of_counts(found) if s.candidate.sampler.steps > 1]
     costs = step_costs(screen.fine) if rivals else np.zeros((0, 1))
     shorter: list[float] = []
@@ -115,8 +111,7 @@ def _timesteps(screen: Screen, found: Sequence[Screened], tell: Tell) -> list[Sc
             break
         tell(i, len(rivals), f"timesteps of {rival.candidate.sampler.kind}, {rival.evaluations} evaluations")
         sampler = cast(Gridded, rival.candidate.sampler)
-        end = -1.0 if process.schedule is not None else sampler.stop(process)
-        usual = [float(t) for t in sampler.grid(process).t]
+        *usual, end = (float(t) for t in sampler.grid(target).times)
         bends = [float(screen.fine.t[j]) for j in cheapest_path(costs, sampler.steps)]
         longer = stretched(shorter, sampler.steps, end) if shorter else usual
         # All begin where this solver does: some cannot begin at pure noise.
@@ -126,7 +121,7 @@ def _timesteps(screen: Screen, found: Sequence[Screened], tell: Tell) -> list[Sc
             return screen.error(with_timesteps(sampler, timesteps))
 
         sweeps = SWEEPS if rival.evaluations <= LONGEST else 0
-        times, _ = searched(starts, tried, end, process.schedule is not None, sweeps, screen.stop)
+        times, _ = searched(starts, tried, end, target.process.WHOLE, sweeps, screen.stop)
         searches.append(screen.screened(Candidate(with_timesteps(sampler, times), "timesteps")))
         shorter = times
     return searches
@@ -137,12 +132,12 @@ def _intervals(screen: Screen, found: Sequence[Screened], tell: Tell) -> list[Sc
     guidance = screen.own.guidance
     if guidance is None or guidance.interval != (0.0, 1.0) or guidance.scale == 1.0:
         return []
-    process = screen.denoiser.process
+    target = screen.denoiser.target
     tried = []
     for best in best_of_counts(found):
         for part in INTERVALS:
             sampler = with_interval(best.candidate.sampler, part)
-            if passes(sampler, process) < best.passes:
+            if passes(sampler, target) < best.passes:
                 tried.append(Candidate(sampler, "interval"))
     return _each(screen, tried, "guidance intervals", tell)
 

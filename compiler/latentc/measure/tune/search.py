@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from latentc.components.prediction import Prediction, conversion
-from latentc.components.samplers.tables import Grid, Table
-from latentc.components.samplers.tables.reference import Network, run
+from latentc.components.processes.prediction import Prediction, conversion
+from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.table import Network, Table, run
 
 Array = NDArray[np.floating]
 Error = Callable[[Sequence[float]], float]  # of the samples that a solver makes at these timesteps
@@ -30,7 +30,7 @@ FRACTIONS = (0.4, 0.15)
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """A fine solution: `t` f64[M] the network's times, `alpha` and `sigma` f64[M + 1], `states` [M + 1, B, …] and
+    """A fine solution: `t` f64[M] the process's times, `alpha` and `sigma` f64[M + 1], `states` [M + 1, B, …] and
     the `estimates` of the data [M, B, …] at the first M of them. The last state is the sample."""
 
     t: Array
@@ -48,7 +48,7 @@ class Trajectory:
 
 def trajectory(table: Table, grid: Grid, predicts: Prediction, network: Network, x: Array) -> Trajectory:
     """The states and estimates of a `table` of one evaluation a step on `grid`, from noise x [B, …]."""
-    a, b = conversion(predicts, "x0", grid.evaluated)
+    a, b = conversion(predicts, "x0", grid.starts)
     states: list[Array] = []
     estimates: list[Array] = []
 
@@ -60,7 +60,7 @@ def trajectory(table: Table, grid: Grid, predicts: Prediction, network: Network,
         return output
 
     states.append(run(table, watched, x))
-    return Trajectory(grid.t, grid.alpha, grid.sigma, np.stack(states), np.stack(estimates))
+    return Trajectory(grid.times[:-1], grid.alpha, grid.sigma, np.stack(states), np.stack(estimates))
 
 
 def step_costs(fine: Trajectory) -> Array:

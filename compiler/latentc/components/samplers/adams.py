@@ -1,4 +1,4 @@
-"""Tables of the Adams-Bashforth solvers of the probability-flow equation in the noise: DEIS and iPNDM.
+"""The Adams-Bashforth solvers of the probability-flow equation in the noise: DEIS and iPNDM.
 
 With y = x / alpha and rho = sigma / alpha the equation is dy / d rho = noise, for schedules and paths alike. A step
 integrates a polynomial through the newest estimates of the noise; its weights depend on the grid alone.
@@ -10,9 +10,10 @@ from typing import Literal
 
 import numpy as np
 
-from latentc.components.prediction import Prediction, conversion
-from latentc.components.samplers.tables.core import Array, Table
-from latentc.components.samplers.tables.grids import Grid
+from latentc.components.processes.formulas import Array
+from latentc.components.processes.prediction import Prediction, conversion
+from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.table import LINEAR, Table
 
 Variable = Literal["rho", "log_rho"]
 
@@ -51,7 +52,7 @@ def _rho(grid: Grid) -> Array:
     """f64[N + 1]: sigma / alpha. ValueError where alpha is 0."""
     if not np.all(grid.alpha > 0.0):
         raise ValueError("a solver in sigma / alpha needs 0 < alpha: start later")
-    return grid.sigma / grid.alpha
+    return grid.ratio
 
 
 def _integrals(nodes: Array, ends: tuple[float, float], variable: Variable) -> Array:
@@ -69,15 +70,14 @@ def _integrals(nodes: Array, ends: tuple[float, float], variable: Variable) -> A
 
 def _table(solver: str, grid: Grid, predicts: Prediction, order: int, weights: list[Array]) -> Table:
     """x' = alpha' (x / alpha + weights · estimates), newest first."""
-    d_x, d_output = conversion(predicts, "noise", grid.evaluated)
     columns = {name: np.zeros(grid.steps) for name in ("d", *(f"h{i}" for i in range(1, order)))}
     for step, row in enumerate(weights):
         for name, weight in zip(columns, row, strict=False):
             columns[name][step] = grid.alpha[step + 1] * weight
-    columns = {"t": grid.t, "d_x": d_x, "d_output": d_output, "x": grid.alpha[1:] / grid.alpha[:-1], **columns}
-    if predicts not in ("noise", "score"):
+    columns = {**grid.evaluation(predicts, "noise"), "x": grid.alpha[1:] / grid.alpha[:-1], **columns}
+    if predicts not in ("noise", "score", "scaled_score"):
         _first_of_data(grid, predicts, order, columns)
-    return Table(solver, "linear", columns, history=order - 1)
+    return Table(solver, LINEAR, columns, history=order - 1, prior=grid.prior)
 
 
 def _first_of_data(grid: Grid, predicts: Prediction, order: int, columns: dict[str, Array]) -> None:
@@ -87,7 +87,7 @@ def _first_of_data(grid: Grid, predicts: Prediction, order: int, columns: dict[s
     would be lost in their difference. Later steps have that first noise from the state, which is linear in it:
     ``noise = u * x + v · (h1, h2, …)``, the last of these the data.
     """
-    d_x, d_output = conversion(predicts, "x0", grid.evaluated)
+    d_x, d_output = conversion(predicts, "x0", grid.starts)
     columns["d_x"][0], columns["d_output"][0] = d_x[0], d_output[0]
     ratio = grid.sigma[1] / grid.sigma[0]
     columns["x"][0], columns["d"][0] = ratio, grid.alpha[1] - ratio * grid.alpha[0]

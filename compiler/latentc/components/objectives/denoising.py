@@ -1,0 +1,104 @@
+"""The loss of a denoiser on any forward process.
+
+Symbols: B batch; x0 the data, x_t the state at time t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.kit import Conditions, call, per_sample_mean
+from latentc.components.objectives._common import publish
+from latentc.components.parts import Objective, Problem
+from latentc.components.processes.formulas import Symbolic
+from latentc.components.processes.prediction import Point, functional
+from latentc.components.processes.process import Parameterization
+from latentc.components.sums import weighted_sum
+from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class DenoisingObjective(Objective):
+    """Draws a time and a noise, and compares the network's prediction at x_t with the true one."""
+
+    DENOISES: ClassVar[bool] = True
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "denoise"),)
+
+    def parameterization(self) -> Parameterization:
+        raise NotImplementedError
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        target = self.parameterization()
+        try:
+            functional(target.predicts, target.process.point(target.process.first))
+        except ValueError as error:
+            yield Problem(("predicts",), str(error))
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        network, target, conditions = networks["main"], self.parameterization(), Conditions(spec, networks)
+        process = target.process
+        draw = process.draw()
+        b = mb.function("loss.terms")
+        x0 = b.input("x", network.methods["forward"].input("state").type)
+        given = conditions.inputs(b, by_field=True)
+        drawn = b.input(draw.name, i64(B) if draw.distribution == "integers" else f32(B))
+        noise = b.input("noise", x0.type)
+        m = Symbolic(b, x0.type.rank)
+        t = process.training_time(m, drawn, target.predicts)
+        at = process.at(m, t)
+        alpha, sigma = process.alpha(m, at), process.sigma(m, at)
+        needs_path = target.predicts == "flow_velocity" or self.weighs(target)
+        d_alpha, d_sigma = process.derivatives(m, at) if needs_path else (None, None)
+        own = process.preconditioned(m, at) if target.predicts == "preconditioned" else None
+        point = Point(alpha, sigma, d_alpha, d_sigma, own)
+        x_t = weighted_sum(b, "x_t", (alpha, x0), (sigma, noise))
+        told = conditions.dropped(b, conditions.operands(b, given))
+        scaled = weighted_sum(b, "scaled", (process.input_scale(m, at), x_t))
+        time = process.network_time(m, t)
+        out = call(b, network, "forward", told, state=scaled, time=time, out="prediction")
+        terms = self.terms(b, target, point, x0, x_t, noise, out, t)
+        names = ("loss", "mse", "vb")[: len(terms)]
+        b.output(*terms)
+        b.finish(self.says())
+        draws = (draw, Draw("noise", "normal"), *conditions.draws())
+        return publish(mb, names, ("x", *conditions.fields), draws)
+
+    def says(self) -> str:
+        """The docstring of the emitted loss."""
+        return "The squared error of the prediction, one value per sample."
+
+    def weighs(self, target: Parameterization) -> bool:
+        """Whether the squared error has a weight that depends on derivatives by time."""
+        return False
+
+    def terms(
+        self,
+        b: Builder,
+        target: Parameterization,
+        point: Point,
+        x0: Var,
+        x_t: Var,
+        noise: Var,
+        out: Var,
+        t: Var,
+    ) -> tuple[Var, ...]:
+        """f32[B] each: the loss, and what it is the sum of if that is several terms."""
+        error = self.error(b, target, point, x0, noise, out)
+        return (per_sample_mean(b, error * error, out="loss"),)
+
+    def error(self, b: Builder, target: Parameterization, point: Point, x0: Var, noise: Var, out: Var) -> Var:
+        """The prediction's error; of a score, times sigma."""
+        if target.predicts == "score":
+            return b.op("add", point.sigma * out, noise, out="error")  # type: ignore[no-any-return]
+        u, w = functional(target.predicts, point)
+        return b.op("sub", out, weighted_sum(b, "target", (u, x0), (w, noise)), out="error")  # type: ignore[no-any-return]
+
+
+__all__ = ["DenoisingObjective"]

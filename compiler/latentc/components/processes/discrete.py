@@ -1,0 +1,139 @@
+"""Discrete variance-preserving schedules: DDPM, improved DDPM, ADM, latent diffusion, EDM's iDDPM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import Field
+
+from latentc.components.contract import Draw
+from latentc.components.parts import Problem
+from latentc.components.processes.formulas import Array, Maths, Symbolic
+from latentc.components.processes.prediction import Prediction
+from latentc.components.processes.process import Prior, Process
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Discrete(Process):
+    """T noise levels, timestep 0 (nearly data) to T - 1 (nearly noise), given by betas (Ho et al. 2020, equation 2).
+
+    `linear`: betas evenly spaced, from 1e-4 to 0.02 at 1000 levels and scaled by 1000 / T at other counts (improved
+    DDPM, ADM, DiT). `scaled_linear`: their square roots evenly spaced, from 0.00085 to 0.012 (latent diffusion).
+    `cosine`: alphas_cumprod follows cos((t + 0.008) / 1.008 * pi / 2)^2 with betas of at most 0.999 (Nichol and
+    Dhariwal 2021, equation 17; EDM's iDDPM); it has no ends to give.
+    """
+
+    kind: Literal["discrete"]
+    schedule: Literal["linear", "scaled_linear", "cosine"] = Field(
+        "linear", description="how the noise grows with the timestep"
+    )
+    steps: int = Field(1000, gt=1, le=100_000, description="number of noise levels (T)")
+    beta_start: float | None = Field(None, gt=0, lt=1, description="first beta; null: the schedule's own")
+    beta_end: float | None = Field(None, gt=0, lt=1, description="last beta; null: the schedule's own")
+    time_offset: float = Field(0.0, description="added to the timestep that the network is told (U-ViT: 1)")
+    prior: Prior = Field(
+        "standard", description="sampling starts with deviation 1, or with that of the first level (marginal: EDM)"
+    )
+    SPACING: ClassVar[str | None] = None
+    WHOLE: ClassVar[bool] = True
+    TRIED: ClassVar[tuple[str, ...]] = ("trailing", "karras")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "discrete", "schedule": "cosine", "steps": 100}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.schedule == "linear" and self.beta_end is None and self.steps < 21:
+            message = f"the linear schedule's betas exceed 1 with {self.steps} levels"
+            yield Problem(("steps",), message, "use 21 levels or more, or give `beta_start` and `beta_end`")
+
+    @property
+    def betas(self) -> Array:
+        """f64[T]: the variance added at each level, each in (0, 1). ValueError if one is not."""
+        return _betas(self.schedule, self.steps, self.beta_start, self.beta_end)
+
+    @property
+    def alphas_cumprod(self) -> Array:
+        """f64[T]: alpha squared."""
+        return np.cumprod(1.0 - self.betas, dtype=np.float64)
+
+    @property
+    def levels(self) -> Array:
+        """f64[T]: sigma / alpha of each timestep, rising."""
+        return np.sqrt((1.0 - self.alphas_cumprod) / self.alphas_cumprod)
+
+    def alpha(self, m: Maths, t: Any) -> Any:
+        return self._between(t)[0] if _fractional(t) else m.row(np.sqrt(self.alphas_cumprod), t, "alpha")
+
+    def sigma(self, m: Maths, t: Any) -> Any:
+        return self._between(t)[1] if _fractional(t) else m.row(np.sqrt(1.0 - self.alphas_cumprod), t, "sigma")
+
+    def _between(self, t: Array) -> tuple[Array, Array]:
+        """(alpha, sigma) at times from -1, the data, to T - 1: the schedule's own at whole timesteps.
+
+        Between two of them log(sigma / alpha) is interpolated and alpha^2 + sigma^2 is 1.
+        """
+        ratio = np.exp(np.interp(t, np.arange(self.steps), np.log(self.levels)))
+        whole, data = t == np.round(t), t == self.data
+        bar = self.alphas_cumprod[np.round(t).astype(np.int64)]
+        alpha = np.where(whole, np.sqrt(bar), 1.0 / np.sqrt(1.0 + ratio**2))
+        sigma = np.where(whole, np.sqrt(1.0 - bar), ratio * alpha)
+        return np.where(data, 1.0, alpha), np.where(data, 0.0, sigma)
+
+    def network_time(self, m: Maths, t: Any) -> Any:
+        return m.affine(m.real(t, out="time"), 1.0, self.time_offset, out="time")
+
+    @property
+    def first(self) -> float:
+        return self.steps - 1.0
+
+    @property
+    def last(self) -> float:
+        return 0.0
+
+    @property
+    def data(self) -> float:
+        return -1.0
+
+    def prior_scale(self, t: float) -> float:
+        return 1.0 if self.prior == "standard" else float(self.point(t).sigma)
+
+    def time_of_level(self, level: ArrayLike) -> Array:
+        return np.interp(np.log(level), np.log(self.levels), np.arange(self.steps, dtype=np.float64))
+
+    def draw(self) -> Draw:
+        return Draw("t", "integers", {"high": self.steps})
+
+    def training_time(self, m: Maths, draw: Any, predicts: Prediction) -> Any:
+        return draw
+
+    def at(self, m: Symbolic, t: Any) -> Any:
+        return t
+
+
+@cache
+def _betas(schedule: str, steps: int, beta_start: float | None, beta_end: float | None) -> Array:
+    if schedule == "cosine":
+        bar = np.cos((np.arange(steps + 1, dtype=np.float64) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
+        return np.minimum(1.0 - bar[1:] / bar[:-1], 0.999)
+    usual = (1000 / steps * 1e-4, 1000 / steps * 0.02) if schedule == "linear" else (0.00085, 0.012)
+    start = usual[0] if beta_start is None else beta_start
+    end = usual[1] if beta_end is None else beta_end
+    if schedule == "linear":
+        betas = np.linspace(start, end, steps, dtype=np.float64)
+    else:
+        betas = np.linspace(start**0.5, end**0.5, steps, dtype=np.float64) ** 2
+    if not np.all((betas > 0) & (betas < 1)):
+        raise ValueError(f"betas must be between 0 and 1: they run from {start:g} to {end:g}")
+    return betas
+
+
+def _fractional(t: Any) -> bool:
+    """Whether t are times of the host, possibly between two timesteps."""
+    return isinstance(t, np.ndarray | float) and np.asarray(t).dtype.kind == "f"
+
+
+__all__ = ["Discrete"]

@@ -1,0 +1,35 @@
+"""The distribution of an earlier, less noisy state given a later one and the data, q(x_s | x_t, x0)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from latentc.components.processes.formulas import Array
+from latentc.components.processes.prediction import Point
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """A normal distribution with mean coef1 * x0 + coef2 * x_t (Ho et al. 2020, equations 6 and 7).
+
+    `variance` is the posterior's, `added` that of x_t given x_s (beta of a variance-preserving chain).
+    """
+
+    coef1: Array
+    coef2: Array
+    variance: Array
+    added: Array
+
+
+def posterior(later: Point, earlier: Point) -> Posterior:
+    """Of the step from `later` (alpha_t, sigma_t) to `earlier` (alpha_s, sigma_s), for any process."""
+    kept = later.alpha / earlier.alpha
+    added = later.sigma**2 - (kept * earlier.sigma) ** 2
+    share = added / later.sigma**2
+    remaining = (earlier.sigma / later.sigma) ** 2
+    return Posterior(earlier.alpha * share, kept * remaining, np.maximum(added * remaining, 0.0), added)
+
+
+__all__ = ["Posterior", "posterior"]

@@ -1,0 +1,173 @@
+"""The base class of forward processes, and what samplers and losses need of one.
+
+A state is ``x_t = alpha(t) x0 + sigma(t) noise`` with x0 the data. Three scales are separate: the process's own time t
+(`first` at the noise, `data` at the data, in either direction), the time that the network is told (`network_time`),
+and the noise level sigma / alpha, in which two processes can be compared.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from latentc.components.contract import Draw
+from latentc.components.parts import Part
+from latentc.components.processes.formulas import NUMPY, Array, Maths, Symbolic
+from latentc.components.processes.prediction import Point, Prediction
+
+Variance = Literal["fixed_small", "fixed_large", "learned_range"]
+Prior = Literal["standard", "marginal"]
+
+
+class Process(Part):
+    """A forward process. Formulas take `m`, the functions to write them over, and times t of any shape."""
+
+    ODE: ClassVar[Literal["time", "level"]] = "level"
+    """What Euler's and Heun's methods integrate over by default: the process's time, or its noise level."""
+    SPACING: ClassVar[str | None] = "even"
+    """Spacing of a sampler that names none; None: the sampler's own."""
+    TRIED: ClassVar[tuple[str, ...]] = ()
+    """Further spacings that `latentc tune` tries."""
+
+    WHOLE: ClassVar[bool] = False
+    """Whether its times are whole numbers, between which it is interpolated."""
+
+    # ---- formulas, in numpy and in the IR
+
+    @abstractmethod
+    def alpha(self, m: Maths, t: Any) -> Any:
+        """Coefficient of the data."""
+
+    @abstractmethod
+    def sigma(self, m: Maths, t: Any) -> Any:
+        """Coefficient of the noise."""
+
+    def derivatives(self, m: Maths, t: Any) -> tuple[Any, Any]:
+        """Derivatives of alpha and sigma by t; (None, None) for a process on discrete levels."""
+        return None, None
+
+    def preconditioned(self, m: Maths, t: Any) -> tuple[Any, Any] | None:
+        """(u, w) of the process's own prediction u * x0 + w * noise, or None."""
+        return None
+
+    def network_time(self, m: Maths, t: Any) -> Any:
+        """The time that the network is told (EDM's c_noise)."""
+        return t
+
+    def input_scale(self, m: Maths, t: Any) -> Any:
+        """Factor of the network's input x (EDM's c_in)."""
+        return 1.0
+
+    # ---- ends
+
+    @property
+    @abstractmethod
+    def first(self) -> float:
+        """Time of the noise, where sampling starts."""
+
+    @property
+    @abstractmethod
+    def last(self) -> float:
+        """Time of the least noise at which the network may be evaluated."""
+
+    @property
+    @abstractmethod
+    def data(self) -> float:
+        """Time of the data, where sigma is 0."""
+
+    def prior_scale(self, t: float) -> float:
+        """Standard deviation of the state that sampling starts with at time t."""
+        return 1.0
+
+    # ---- training
+
+    @abstractmethod
+    def draw(self) -> Draw:
+        """The random number of a sample's training time."""
+
+    @abstractmethod
+    def training_time(self, m: Maths, draw: Any, predicts: Prediction) -> Any:
+        """Training times from `draw`."""
+
+    def at(self, m: Symbolic, t: Any) -> Any:
+        """Training times [B] in the shape in which the formulas take them."""
+        return m.column(t, "time")
+
+    # ---- in numpy
+
+    def point(self, t: ArrayLike) -> Point:
+        """The process at times t, in float64."""
+        t = np.asarray(t, np.float64)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            d_alpha, d_sigma = self.derivatives(NUMPY, t)
+            own = self.preconditioned(NUMPY, t)
+            return Point(
+                _like(t, self.alpha(NUMPY, t)),
+                np.where(t == self.data, 0.0, _like(t, self.sigma(NUMPY, t))),  # exactly, whatever pi rounds to
+                None if d_alpha is None else _like(t, d_alpha),
+                None if d_sigma is None else _like(t, d_sigma),
+                None if own is None else (_like(t, own[0]), _like(t, own[1])),
+            )
+
+    def told(self, t: ArrayLike) -> Array:
+        """f64: the network's times at times t."""
+        t = np.asarray(t, np.float64)
+        return _like(t, self.network_time(NUMPY, t))
+
+    def scale(self, t: ArrayLike) -> Array:
+        """f64: factors of the network's input at times t."""
+        t = np.asarray(t, np.float64)
+        return _like(t, self.input_scale(NUMPY, t))
+
+    def level(self, t: ArrayLike) -> Array:
+        """f64: sigma / alpha at times t; infinite where alpha is 0."""
+        point = self.point(t)
+        with np.errstate(divide="ignore"):
+            return np.asarray(point.sigma / point.alpha)
+
+    def time_of_level(self, level: ArrayLike) -> Array:
+        """f64: the times at which sigma / alpha is `level` (within the process's ends), by bisection."""
+        level = np.asarray(level, np.float64)
+        noisy, clean = np.full_like(level, self.first), np.full_like(level, self.last)
+        for _ in range(100):
+            middle = (noisy + clean) / 2
+            above = self.level(middle) > level
+            noisy, clean = np.where(above, middle, noisy), np.where(above, clean, middle)
+        for end in (self.first, self.last):  # exactly
+            noisy = np.where(np.isclose(level, self.level(end), rtol=1e-14, atol=0), end, noisy)
+        return noisy
+
+    def level_range(self) -> tuple[float, float]:
+        """Least and greatest noise level of a grid of levels; both positive and finite."""
+        return float(self.level(self.last)), float(self.level(self.first))
+
+    def spread(self, start: float, stop: float, left: ArrayLike) -> Array:
+        """f64: times from `start` (where 1 is `left` of the way) to `stop` (0), evenly in what matters to a solver."""
+        return stop + (start - stop) * np.asarray(left, np.float64)
+
+    def progress(self, t: ArrayLike) -> Array:
+        """How far from noise (0) to data (1) times t are."""
+        return np.clip((np.asarray(t, np.float64) - self.first) / ((self.last - self.first) or 1.0), 0.0, 1.0)
+
+
+def _like(t: Array, value: Any) -> Array:
+    return np.array(np.broadcast_to(np.asarray(value, np.float64), t.shape))
+
+
+@dataclass(frozen=True)
+class Parameterization:
+    """What the network of an objective predicts of its process.
+
+    `variance`: of the reverse steps; with `learned_range` the network has twice the data's channels.
+    """
+
+    process: Process
+    predicts: Prediction
+    variance: Variance = "fixed_small"
+
+
+__all__ = ["Parameterization", "Prior", "Process", "Variance"]

@@ -1,0 +1,146 @@
+"""Song et al.'s stochastic differential equations (2021, arXiv:2011.13456): VP, sub-VP and VE; time 1 is noise."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Draw
+from latentc.components.processes.formulas import Maths
+from latentc.components.processes.prediction import Prediction
+from latentc.components.processes.process import Prior, Process
+
+
+def log_alpha(t: Any, beta_min: float, beta_max: float) -> Any:
+    """log alpha of the VP and sub-VP SDE at time t from the data (equation 29)."""
+    return -0.25 * (beta_max - beta_min) * t * t - 0.5 * beta_min * t
+
+
+def d_log_alpha(t: Any, beta_min: float, beta_max: float) -> Any:
+    """Its derivative by t."""
+    return -0.5 * (beta_max - beta_min) * t - 0.5 * beta_min
+
+
+class Sde(Process):
+    """A process of continuous time from the data (0) to the noise (1)."""
+
+    eps: float = Field(1e-3, gt=0, lt=0.5, description="least time at which sampling evaluates the network")
+    train_eps: float = Field(1e-5, gt=0, lt=0.5, description="least time drawn in training")
+
+    @property
+    def first(self) -> float:
+        return 1.0
+
+    @property
+    def last(self) -> float:
+        return self.eps
+
+    @property
+    def data(self) -> float:
+        return 0.0
+
+    def draw(self) -> Draw:
+        return Draw("u", "uniform")
+
+    def training_time(self, m: Maths, draw: Any, predicts: Prediction) -> Any:
+        return m.affine(draw, 1.0 - self.train_eps, self.train_eps, out="t")
+
+
+class Vp(Sde):
+    """The variance-preserving SDE; predicting the noise on it is EDM's VP preconditioning."""
+
+    kind: Literal["vp"]
+    beta_min: float = Field(0.1, gt=0, description="noise rate at the data")
+    beta_max: float = Field(20.0, gt=0, description="noise rate at the noise")
+    time_scale: float = Field(999.0, gt=0, description="the network is told the time times this")
+    prior: Prior = Field("standard", description="sampling starts with deviation 1, or sigma(1) (marginal: EDM)")
+    TRIED: ClassVar[tuple[str, ...]] = ("karras", "log_snr")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "vp"}
+
+    def alpha(self, m: Maths, t: Any) -> Any:
+        return m.exp(log_alpha(t, self.beta_min, self.beta_max), out="alpha")
+
+    def sigma(self, m: Maths, t: Any) -> Any:
+        return m.sqrt(1.0 - m.exp(2.0 * log_alpha(t, self.beta_min, self.beta_max)), out="sigma")
+
+    def derivatives(self, m: Maths, t: Any) -> tuple[Any, Any]:
+        alpha, rate = self.alpha(m, t), d_log_alpha(t, self.beta_min, self.beta_max)
+        return alpha * rate, -(alpha * alpha * rate / self.sigma(m, t))
+
+    def network_time(self, m: Maths, t: Any) -> Any:
+        return m.affine(t, self.time_scale, 0.0, out="time")
+
+    def prior_scale(self, t: float) -> float:
+        return 1.0 if self.prior == "standard" else float(self.point(t).sigma)
+
+
+class SubVp(Sde):
+    """The sub-VP SDE: VP's alpha with less noise, sigma = 1 - alpha^2."""
+
+    kind: Literal["sub_vp"]
+    beta_min: float = Field(0.1, gt=0, description="noise rate at the data")
+    beta_max: float = Field(20.0, gt=0, description="noise rate at the noise")
+    time_scale: float = Field(999.0, gt=0, description="the network is told the time times this")
+    TRIED: ClassVar[tuple[str, ...]] = ("karras", "log_snr")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sub_vp"}
+
+    def alpha(self, m: Maths, t: Any) -> Any:
+        return m.exp(log_alpha(t, self.beta_min, self.beta_max), out="alpha")
+
+    def sigma(self, m: Maths, t: Any) -> Any:
+        return 1.0 - m.exp(2.0 * log_alpha(t, self.beta_min, self.beta_max))
+
+    def derivatives(self, m: Maths, t: Any) -> tuple[Any, Any]:
+        alpha, rate = self.alpha(m, t), d_log_alpha(t, self.beta_min, self.beta_max)
+        return alpha * rate, -2.0 * rate * alpha * alpha
+
+    def network_time(self, m: Maths, t: Any) -> Any:
+        return m.affine(t, self.time_scale, 0.0, out="time")
+
+
+class Ve(Sde):
+    """The variance-exploding SDE: sigma grows geometrically, the data stays.
+
+    Predicting the `scaled_score` on it is EDM's VE preconditioning.
+    """
+
+    kind: Literal["ve"]
+    sigma_min: float = Field(0.02, gt=0, description="noise level at time 0 (Song et al.: 0.01)")
+    sigma_max: float = Field(100.0, gt=0, description="noise level at time 1 (Song et al.: 50)")
+    tells: Literal["log_half_sigma", "sigma"] = Field(
+        "log_half_sigma", description="what the network is told as its time: log(sigma / 2) (EDM) or sigma"
+    )
+    eps: float = Field(0.0, ge=0, lt=0.5, description="least time at which sampling evaluates the network")
+    train_eps: float = Field(0.0, ge=0, lt=0.5, description="least time drawn in training (Song et al.: 1e-5)")
+    TRIED: ClassVar[tuple[str, ...]] = ("karras",)
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "ve"}
+
+    def alpha(self, m: Maths, t: Any) -> Any:
+        return 1.0
+
+    def sigma(self, m: Maths, t: Any) -> Any:
+        return m.exp(m.affine(t, self._rate, math.log(self.sigma_min)), out="sigma")
+
+    def derivatives(self, m: Maths, t: Any) -> tuple[Any, Any]:
+        return 0.0, self._rate * self.sigma(m, t)
+
+    @property
+    def _rate(self) -> float:
+        return math.log(self.sigma_max / self.sigma_min)
+
+    @property
+    def data(self) -> float:
+        return -math.inf
+
+    def network_time(self, m: Maths, t: Any) -> Any:
+        if self.tells == "sigma":
+            return self.sigma(m, t)
+        return m.affine(t, self._rate, math.log(self.sigma_min / 2), out="time")
+
+    def prior_scale(self, t: float) -> float:
+        return float(self.point(t).sigma)
+
+
+__all__ = ["Sde", "SubVp", "Ve", "Vp", "d_log_alpha", "log_alpha"]

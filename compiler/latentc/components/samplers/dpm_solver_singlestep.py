@@ -1,0 +1,126 @@
+"""DPM-Solver and DPM-Solver++, singlestep: DPM-Solver-fast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.processes.formulas import Array
+from latentc.components.processes.prediction import Prediction
+from latentc.components.processes.process import Parameterization, Process
+from latentc.components.samplers.base import ArraySampler, path_interval
+from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.spacings.levels import OfLevels
+from latentc.components.samplers.spacings.spacing import Interval
+from latentc.components.samplers.table import LINEAR, Table
+
+
+class DpmSolverSinglestep(ArraySampler):
+    """DPM-Solver-fast (Lu et al. 2022, arXiv:2206.00927, section 3.4); with `predict_x0` DPM-Solver++ (2211.01095).
+
+    Steps of `order` evaluations each, the last of fewer if the number of evaluations requires it. It ends at the
+    process's last time, not at the data.
+    """
+
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "dpm_solver_singlestep", "steps": 7, "guidance": {"scale": 2.0}}
+    SPACING: ClassVar[str] = "uniform"
+
+    kind: Literal["dpm_solver_singlestep"]
+    steps: int = Field(10, gt=0, le=100_000, description="network evaluations")
+    order: Literal[1, 2, 3] = Field(3, description="of the solver: evaluations per step")
+    predict_x0: bool = Field(True, description="DPM-Solver++ (estimates of the data); false: DPM-Solver (of the noise)")
+    eps: float = Field(1e-3, gt=0, lt=0.5, description="time kept from the ends of a path")
+
+    def interval(self, target: Parameterization) -> Interval:
+        process = target.process
+        if process.data == process.last:
+            return path_interval(target, self.eps, data=False)
+        return Interval(process.first, process.last)
+
+    def table(self, target: Parameterization) -> Table:
+        process, orders = target.process, _orders(self.steps, self.order)
+        spacing = self.spacing_of(process)
+        if self.timesteps is None and isinstance(spacing, OfLevels):
+            outer = spacing.grid(process, len(orders), self.interval(target))
+            inner = [_even_in_log_snr(process, outer.times[i : i + 2], n) for i, n in enumerate(orders)]
+            times = np.concatenate([outer.times[:1], *(points[1:] for points in inner)])
+            grid = Grid(process, times, outer.levels)
+        else:
+            grid = self.grid(target)
+        return dpm_solver_singlestep(grid, target.predicts, orders, self.predict_x0)
+
+
+def _orders(evaluations: int, order: int) -> list[int]:
+    """Evaluations of each step (DPM-Solver's appendix: the last steps of order 3 are of lower order)."""
+    whole, rest = divmod(evaluations, order)
+    if order == 3 and rest == 0:
+        return [3] * (whole - 1) + [2, 1]
+    return [order] * whole + ([rest] if rest else [])
+
+
+def _even_in_log_snr(process: Process, ends: Array, count: int) -> Array:
+    first, last = np.log(process.level(ends))
+    levels = np.exp(np.linspace(first, last, count + 1))
+    return np.concatenate([ends[:1], process.time_of_level(levels[1:-1]), ends[1:]])
+
+
+def dpm_solver_singlestep(grid: Grid, predicts: Prediction, orders: list[int], predict_x0: bool = True) -> Table:
+    """Steps of `orders` evaluations over consecutive times of the grid; one row per evaluation.
+
+    ValueError: an infinite log signal-to-noise ratio, or a conversion that does not exist.
+    """
+    if not np.all(np.isfinite(grid.log_snr)):
+        raise ValueError("a singlestep solver needs 0 < alpha and 0 < sigma: start later and end before the data")
+    columns = {name: np.zeros(grid.steps) for name in ("x", "d", "h1", "h2")}
+    row = 0
+    for order in orders:
+        for x, weights in _step(grid.part(row, row + order), predict_x0):
+            columns["x"][row] = x
+            for name, weight in zip(("d", "h1", "h2"), weights, strict=False):
+                columns[name][row] = weight
+            row += 1
+    columns = {**grid.evaluation(predicts, "x0" if predict_x0 else "noise"), **columns}
+    return Table("dpm_solver_singlestep", LINEAR, columns, history=2, prior=grid.prior)
+
+
+def _step(grid: Grid, predict_x0: bool) -> Iterator[tuple[float, list[float]]]:
+    """For each evaluation of a step: (coefficient of the state, those of the estimates, newest first).
+
+    Each stage of the method starts from the step's first state, which is linear in the present state and the step's
+    own estimates.
+    """
+    order, lam = grid.steps, grid.log_snr
+    h = lam[-1] - lam[0]
+    r = (lam - lam[0]) / h
+    sign = -1.0 if predict_x0 else 1.0
+    keep, scale = (grid.sigma, grid.alpha) if predict_x0 else (grid.alpha, grid.sigma)
+
+    def stage(i: int) -> tuple[float, list[float]]:
+        """State i: (coefficient of the step's first state, those of the estimates 0 to i - 1)."""
+        phi_1 = math.expm1(sign * r[i] * h)
+        first = -scale[i] * phi_1
+        weights = [first] + [0.0] * (i - 1)
+        if i > 1:  # the slope is the difference of estimate `other` and estimate 0
+            other = 1 if order == 2 or i == 2 else 2
+            if order == 2:
+                slope = first / (2 * r[1])
+            else:
+                slope = -sign * scale[i] * (phi_1 / (r[i] * h) - sign) * r[i] / r[other]
+            weights[0] -= slope
+            weights[other] += slope
+        return float(keep[i] / keep[0]), weights
+
+    known, past = 1.0, np.zeros(0)  # the present state is known * first + past · estimates
+    for i in range(1, order + 1):
+        x, weights = stage(i)
+        carried = x / known
+        new = np.array(weights) - carried * np.append(past, 0.0)
+        yield carried, list(new[::-1])
+        known, past = x, np.array(weights)
+
+
+__all__ = ["DpmSolverSinglestep", "dpm_solver_singlestep"]

@@ -1,0 +1,103 @@
+"""Where a sampler evaluates the network: times of a process, and what follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from latentc.components.processes.formulas import Array
+from latentc.components.processes.prediction import Point, Prediction, conversion
+from latentc.components.processes.process import Process
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The states of a run: `times` f64[N + 1] of the process from noise to data. The network is evaluated at the first
+    N; the last is where the last step ends.
+
+    `levels`: least and greatest noise level that were asked for, if any.
+    """
+
+    process: Process
+    times: Array
+    levels: tuple[float, float] | None = None
+
+    @property
+    def steps(self) -> int:
+        return len(self.times) - 1
+
+    @cached_property
+    def point(self) -> Point:
+        """The process at the N + 1 times."""
+        return self.process.point(self.times)
+
+    @property
+    def starts(self) -> Point:
+        """The process at the start of each step."""
+        return self.process.point(self.times[:-1])
+
+    @property
+    def ends(self) -> Point:
+        """The process at the end of each step."""
+        return self.process.point(self.times[1:])
+
+    @property
+    def alpha(self) -> Array:
+        return self.point.alpha  # type: ignore[no-any-return]
+
+    @property
+    def sigma(self) -> Array:
+        return self.point.sigma  # type: ignore[no-any-return]
+
+    @property
+    def ratio(self) -> Array:
+        """f64[N + 1]: the noise level sigma / alpha; infinite where alpha is 0."""
+        with np.errstate(divide="ignore"):
+            return self.sigma / self.alpha  # type: ignore[no-any-return]
+
+    @property
+    def log_snr(self) -> Array:
+        """f64[N + 1]: lambda = log(alpha / sigma), half the log signal-to-noise ratio; infinite where sigma is 0."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.alpha) - np.log(self.sigma)  # type: ignore[no-any-return]
+
+    @property
+    def ends_at_data(self) -> bool:
+        """Whether the last step ends at the data, where the network is not evaluated."""
+        return bool(self.times[-1] == self.process.data != self.process.last)
+
+    @property
+    def prior(self) -> float:
+        """Standard deviation of the first state."""
+        return self.process.prior_scale(float(self.times[0]))
+
+    def part(self, first: int, last: int) -> Grid:
+        """Steps first to last - 1."""
+        return Grid(self.process, self.times[first : last + 1], self.levels)
+
+    def evaluation(self, predicts: Prediction, target: Prediction, second: bool = False) -> dict[str, Array]:
+        """Columns of an evaluation at the start of each step (or, `second`, at its end): see `Table`."""
+        return evaluation(self.process, self.times[1:] if second else self.times[:-1], predicts, target, second)
+
+
+def evaluation(
+    process: Process, times: Array, predicts: Prediction, target: Prediction, second: bool = False
+) -> dict[str, Array]:
+    """Columns that turn the network's output at `times` into an estimate of `target`.
+
+    ValueError: the conversion does not exist at one of the times.
+    """
+    a, b = conversion(predicts, target, process.point(times))
+    if second:
+        columns = {"t_2": process.told(times), "e_x": a, "e_output": b, "progress_2": process.progress(times)}
+    else:
+        columns = {"t": process.told(times), "d_x": a, "d_output": b, "progress": process.progress(times)}
+    scale = process.scale(times)
+    if np.any(scale != 1.0):
+        columns["c_in_2" if second else "c_in"] = scale
+    return columns
+
+
+__all__ = ["Grid", "evaluation"]

@@ -1,0 +1,65 @@
+"""What the multistep solvers share: where they evaluate, and their steps in log signal-to-noise.
+
+DPM-Solver++ and UniPC integrate the probability-flow equation exactly in its linear part over lambda =
+log(alpha / sigma) and approximate the network by a polynomial through earlier estimates. A step of size h = lambda' -
+lambda is linear in the state and those estimates, so all of it is coefficients. They hold for any process.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.processes.formulas import Array
+from latentc.components.processes.process import Parameterization
+from latentc.components.samplers.base import ArraySampler, Final, path_interval
+from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.spacings.spacing import Interval
+
+
+class Gridded(ArraySampler):
+    """A sampler that reuses the estimates of earlier steps, one evaluation per step."""
+
+    SPACING: ClassVar[str] = "linspace"
+    BEYOND: ClassVar[bool] = True
+
+    steps: int = Field(20, gt=0, le=100_000, description="steps, each one network evaluation")
+    final: Final = Field("zero", description="where the last step ends: at the data, or at the lowest noise level")
+    eps: float = Field(
+        1e-3, gt=0, lt=0.5, description="time kept from a path's noise end (and with sigma_min, from the data)"
+    )
+
+    def interval(self, target: Parameterization) -> Interval:
+        process = target.process
+        if process.data == process.last:
+            return path_interval(target, self.eps, self.final == "zero")
+        closing = process.data if self.final == "zero" else None
+        return Interval(process.first, process.last, closing, self.BEYOND)
+
+
+class Multistep(Gridded):
+    """A `Gridded` sampler in log signal-to-noise."""
+
+    order: Literal[1, 2, 3] = Field(2, description="of the solver: how many estimates a step uses")
+    lower_order_final: bool = Field(True, description="end with steps of lower order, which is steadier")
+    clip: float | None = Field(
+        None, gt=0, description="bound of the estimated data, in its units (1 for pixels in -1…1); null: none"
+    )
+
+
+def history_names(order: int) -> tuple[str, ...]:
+    """Columns of the earlier estimates of a solver of this order."""
+    return tuple(f"h{i}" for i in range(1, order))
+
+
+def log_steps(grid: Grid, step: int, count: int) -> Array:
+    """The sizes in lambda of this step and of the count - 1 before it, newest first."""
+    log_snr = grid.log_snr
+    if not np.all(np.isfinite(log_snr[step - count + 1 : step + 2])):
+        raise ValueError("a multistep solver of order 2 or more needs 0 < alpha and 0 < sigma: start the path later")
+    return np.diff(log_snr)[step - count + 1 : step + 1][::-1]
+
+
+__all__ = ["Gridded", "Multistep", "history_names", "log_steps"]

@@ -1,0 +1,114 @@
+"""Spacings of noise levels sigma / alpha (Karras et al. 2022), for every process."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.processes.discrete import Discrete
+from latentc.components.processes.formulas import Array
+from latentc.components.processes.process import Process
+from latentc.components.processes.sde import Vp
+from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.spacings.spacing import Interval, Spacing
+
+
+class OfLevels(Spacing):
+    """Falling noise levels between two ends; a last step follows from the lowest."""
+
+    sigma_min: float | None = Field(None, gt=0, description="least noise level; null: the process's own")
+    sigma_max: float | None = Field(None, gt=0, description="greatest noise level; null: the process's own")
+    rounded: bool = Field(
+        False, description="take the whole timestep nearest to each level (EDM's samplers of iDDPM networks)"
+    )
+
+    @abstractmethod
+    def chosen(self, low: float, high: float, count: int) -> Array:
+        """f64[count] falling from `high` to `low`."""
+
+    def grid(self, process: Process, steps: int, interval: Interval) -> Grid:
+        (low, high), ends = process.level_range(), process.level([interval.stop, interval.start])
+        low, high = max(low, float(ends[0]), self.sigma_min or 0.0), min(high, float(ends[1]), self.sigma_max or np.inf)
+        if not 0 < low < high < np.inf:
+            raise ValueError(f"noise levels from {high:g} to {low:g} do not fall")
+        # A flow's last step ends where its levels are 0 or nearly so: at `stop`.
+        flow = interval.closing is None and process.data == process.last
+        closing = interval.stop if flow else interval.closing
+        count = steps + (closing is None)
+        chosen = self.chosen(low, high, count)
+        if isinstance(process, Discrete) and closing is None:
+            chosen, closing = self.chosen(low, high, steps), process.last
+        times = process.time_of_level(chosen)
+        if isinstance(process, Discrete) and self.rounded:
+            times = _nearest(process, chosen)
+        return Grid(process, times if closing is None else np.append(times, closing), (low, high))
+
+
+def _nearest(process: Discrete, levels: Array) -> Array:
+    return np.argmin(np.abs(levels[:, None] - process.levels), axis=1).astype(np.float64)
+
+
+class Karras(OfLevels):
+    """Powers `rho` of evenly spaced numbers (equation 5)."""
+
+    kind: Literal["karras"]
+    rho: float = Field(7.0, gt=0, description="exponent: larger puts more steps near the data")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "karras"}
+
+    def chosen(self, low: float, high: float, count: int) -> Array:
+        ramp = np.linspace(0.0, 1.0, count)
+        top, bottom = high ** (1 / self.rho), low ** (1 / self.rho)
+        levels = (top + ramp * (bottom - top)) ** self.rho
+        if count > 1:
+            levels[0], levels[-1] = high, low  # exactly: the powers round
+        return levels
+
+
+class LogSnr(OfLevels):
+    """Evenly in log(alpha / sigma): DPM-Solver's logSNR, EDM's `ve` discretisation."""
+
+    kind: Literal["log_snr"]
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "log_snr"}
+
+    def chosen(self, low: float, high: float, count: int) -> Array:
+        levels = np.exp(np.linspace(np.log(high), np.log(low), count))
+        levels[0], levels[-1] = high, (low if count > 1 else high)
+        return levels
+
+
+class VpLevels(OfLevels):
+    """The levels at even times of a VP SDE: EDM's `vp` discretisation for any network."""
+
+    kind: Literal["vp_levels"]
+    beta_min: float = Field(0.1, gt=0, description="noise rate at the data")
+    beta_max: float = Field(20.0, gt=0, description="noise rate at the noise")
+    eps: float = Field(1e-3, gt=0, lt=1, description="time of the last level")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "vp_levels"}
+
+    def chosen(self, low: float, high: float, count: int) -> Array:
+        vp = Vp(kind="vp", beta_min=self.beta_min, beta_max=self.beta_max)
+        return np.clip(vp.level(np.linspace(1.0, self.eps, count)), low, high)
+
+
+class IddpmLevels(OfLevels):
+    """Levels of improved DDPM's cosine schedule, evenly by their index: EDM's `iddpm` discretisation."""
+
+    kind: Literal["iddpm_levels"]
+    sigma_min: float | None = Field(0.002, gt=0, description="least noise level; null: the process's own")
+    sigma_max: float | None = Field(81.0, gt=0, description="greatest noise level; null: the process's own")
+    steps: int = Field(1000, gt=1, description="timesteps of the schedule")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "iddpm_levels"}
+
+    def chosen(self, low: float, high: float, count: int) -> Array:
+        every = Discrete(kind="discrete", schedule="cosine", steps=self.steps).levels[::-1]
+        within = every[(every >= low) & (every <= high)]
+        places = np.round((len(within) - 1) / max(count - 1, 1) * np.arange(count)).astype(np.int64)
+        if len(within) < count:
+            raise ValueError(f"{count} levels of the {len(within)} between {high:g} and {low:g}")
+        return np.array(within[places])
+
+
+__all__ = ["IddpmLevels", "Karras", "LogSnr", "OfLevels", "VpLevels"]

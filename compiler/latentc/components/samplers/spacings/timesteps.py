@@ -1,0 +1,115 @@
+"""Spacings of a discrete schedule's whole timesteps, as improved DDPM and diffusers choose them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from latentc.components.processes.discrete import Discrete
+from latentc.components.processes.process import Process
+from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.spacings.spacing import Interval, Spacing
+
+Timesteps = NDArray[np.int64]
+
+
+class OfTimesteps(Spacing):
+    """A choice of whole timesteps (Lin et al. 2023, table 2)."""
+
+    @abstractmethod
+    def chosen(self, total: int, steps: int, beyond: bool) -> Timesteps:
+        """Descending timesteps of 0 to total - 1, `steps` of them or more."""
+
+    def timesteps(self, total: int, steps: int, beyond: bool = False) -> Timesteps:
+        """i64[steps], descending. ValueError: more steps than the schedule has, a repeated timestep, or one outside."""
+        if not 1 <= steps <= total:
+            raise ValueError(f"{steps} steps of a schedule of {total}: between 1 and {total} are possible")
+        chosen = self.chosen(total, steps, beyond)[:steps]
+        if chosen[0] >= total:
+            raise ValueError(f"timestep {chosen[0]} is beyond the schedule of {total}: choose a smaller offset")
+        if len(set(chosen.tolist())) < steps:
+            raise ValueError(f"{steps} steps of a schedule of {total} with {self.kind} spacing repeat a timestep")
+        return chosen
+
+    def grid(self, process: Process, steps: int, interval: Interval) -> Grid:
+        if not isinstance(process, Discrete):
+            raise ValueError(f"spacing `{self.kind}` chooses timesteps of a discrete schedule; use `even` or `karras`")
+        times = self.timesteps(process.steps, steps, interval.beyond).astype(np.float64)
+        return Grid(process, np.append(times, process.last if interval.closing is None else interval.closing))
+
+
+class Leading(OfTimesteps):
+    """Multiples of T // steps, plus an offset."""
+
+    kind: Literal["leading"]
+    offset: int = Field(0, ge=0, description="added to every timestep")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "leading"}
+
+    def chosen(self, total: int, steps: int, beyond: bool) -> Timesteps:
+        points = steps + beyond
+        return np.arange(points, dtype=np.int64)[::-1] * (total // points) + self.offset
+
+
+class Trailing(OfTimesteps):
+    """T - 1 and down by T / steps: the first step starts from pure noise."""
+
+    kind: Literal["trailing"]
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "trailing"}
+
+    def chosen(self, total: int, steps: int, beyond: bool) -> Timesteps:
+        return np.arange(total, 0, -total / steps).round().astype(np.int64)[:steps] - 1
+
+
+class Linspace(OfTimesteps):
+    """Both ends and evenly between."""
+
+    kind: Literal["linspace"]
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "linspace"}
+
+    def chosen(self, total: int, steps: int, beyond: bool) -> Timesteps:
+        return np.linspace(0, total - 1, steps + beyond).round()[::-1].astype(np.int64)
+
+
+def respaced(total: int, counts: str) -> Timesteps:
+    """Timesteps, descending, by improved DDPM's respacing text (as DiT's `--num-sampling-steps`).
+
+    `"10"`: ten, evenly from the first timestep to the last. `"10,20"`: as many from each of as many equal
+    sections. `"ddim10"`: every (total // 10)-th timestep from 0, if that gives exactly ten.
+
+    ValueError: text that is neither, or more steps than a section has.
+    """
+    if counts.startswith("ddim"):
+        wanted = _count(counts.removeprefix("ddim"), counts)
+        for every in range(1, total):
+            if len(range(0, total, every)) == wanted:
+                return np.arange(0, total, every, dtype=np.int64)[::-1]
+        raise ValueError(f"no stride through {total} timesteps gives exactly {wanted} of them")
+    sections = [_count(part, counts) for part in counts.split(",")]
+    size, extra = divmod(total, len(sections))
+    start = 0
+    chosen: list[int] = []
+    for index, count in enumerate(sections):
+        length = size + (index < extra)
+        if count > length:
+            raise ValueError(f"{count} steps out of a section of {length} timesteps ({counts!r} of {total})")
+        stride = 1.0 if count <= 1 else (length - 1) / (count - 1)
+        # Python's round (half to even) and the running sum are improved DDPM's own, kept to the last bit.
+        position = 0.0
+        for _ in range(count):
+            chosen.append(start + round(position))
+            position += stride
+        start += length
+    return np.array(sorted(set(chosen), reverse=True), dtype=np.int64)
+
+
+def _count(text: str, whole: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ValueError(f"respacing {whole!r}: a count, counts with commas, or ddim with a count")
+    return int(text)
+
+
+__all__ = ["Leading", "Linspace", "OfTimesteps", "Trailing", "respaced"]

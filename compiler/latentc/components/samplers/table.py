@@ -1,0 +1,206 @@
+"""A sampler as a table of per-step coefficients and a step body that reads them.
+
+The body is one text: over a `Builder` it becomes the loop of a sampling program, over numpy (`run`) it samples at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentc.components.sums import Coefficient, weighted_sum
+from latentc.ir.builder import Builder, Var
+from latentc.ir.ops import OPS
+
+Array = NDArray[np.float64]
+Row = Mapping[str, Coefficient]
+NOT_COEFFICIENTS = ("progress", "progress_2")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step body works on. `state` is x, then what the body carries; `z` the step's noise, if it takes any.
+
+    `evaluate(x, which)` is the network's output at x, in evaluation 0 or 1 of the step. `channels`: of x. `clip`: bound
+    of an estimate, or None.
+    """
+
+    row: Row
+    state: tuple[Var, ...]
+    z: Var | None
+    evaluate: Callable[[Var, int], Var]
+    channels: int
+    clip: float | None = None
+
+    def estimate(self, b: Builder, x: Var, output: Var, name: str = "d") -> Var:
+        """The quantity that the solver integrates, from the network's output; a variance beside it is left out."""
+        if output.shape[1] != self.channels:
+            output = b.slice(output, axis=1, start=0, stop=self.channels, out="output")
+        estimate = weighted_sum(b, name, (self.row[f"{name}_x"], x), (self.row[f"{name}_output"], output))
+        return estimate if self.clip is None else b.clamp(estimate, low=-self.clip, high=self.clip, out=name)
+
+    def history(self, past: Sequence[Var], prefix: str = "h") -> list[tuple[Coefficient, Var]]:
+        """Terms of the earlier estimates."""
+        return [(self.row[f"{prefix}{i}"], h) for i, h in enumerate(past, start=1) if f"{prefix}{i}" in self.row]
+
+    def noise(self) -> list[tuple[Coefficient, Var]]:
+        """The term of the step's noise, if it takes any."""
+        return [] if self.z is None else [(self.row["noise"], self.z)]
+
+    def churned(self, b: Builder, x: Var) -> Var:
+        """x with the step's noise added before an evaluation (y); x itself without noise."""
+        return weighted_sum(b, "y", (self.row.get("y_x", 1.0), x), *self.noise())
+
+
+@dataclass(frozen=True)
+class Body:
+    """The step of a solver: `step(b, step)` returns the new state.
+
+    `evaluations` of the network per step. `corrects`: the state has `last`, the corrected x of the step before, after
+    x. `variance`: the network returns twice the channels of x.
+    """
+
+    step: Callable[[Builder, Step], tuple[Var, ...]]
+    evaluations: int = 1
+    corrects: bool = False
+    variance: bool = False
+
+
+def _linear(b: Builder, step: Step) -> tuple[Var, ...]:
+    x, *past = step.state
+    d = step.estimate(b, x, step.evaluate(x, 0))
+    new = weighted_sum(b, "x", (step.row["x"], x), (step.row["d"], d), *step.history(past), *step.noise())
+    return (new, *[d, *past][: len(past)])
+
+
+LINEAR = Body(_linear)
+"""``x' = x * x + d * d + h1 * h1 + h2 * h2 + … + noise * z``: one evaluation, noise after it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A sampler, all its numbers known: one row per step, one f64[N] column per coefficient.
+
+    `solver`: the sampler's name, for people and manifests. `history`: how many earlier estimates a step reads. `clip`:
+    bound of an estimate of the data, or None. `prior`: standard deviation of the first state. `tail`: the table that
+    continues from this one's last state (a final step of another form), or None.
+
+    Evaluation 0 of a step takes the state x: the network is given ``c_in * x`` (x without that column) and the time
+    `t`, and its output becomes an estimate of what the solver integrates (the data, the noise, a velocity, a drift):
+    ``d = d_x * x + d_output * output``. Evaluation 1 has c_in_2, t_2, e_x and e_output. `progress` (and `progress_2`)
+    is how far from noise (0) to data (1) an evaluation is; no coefficient. A coefficient's column has the name of what
+    it multiplies: x, the estimates d and e, earlier estimates h1 (the step before), h2 …, the step's standard normal
+    noise z (`noise`; the table is then `stochastic`). Each body documents what it does with its columns.
+    """
+
+    solver: str
+    body: Body
+    columns: Mapping[str, Array]
+    history: int = 0
+    clip: float | None = None
+    prior: float = 1.0
+    tail: Table | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {len(column) for column in self.columns.values()}
+        if len(lengths) != 1 or "t" not in self.columns:
+            raise ValueError(f"{self.solver}: columns of one length with a time t are a table, not {lengths}")
+        for name, column in self.columns.items():
+            if not np.all(np.isfinite(column)):
+                row = int(np.argmax(~np.isfinite(column)))
+                raise ValueError(f"{self.solver}: column {name} is not finite at row {row}")
+
+    @property
+    def rows(self) -> int:
+        """Rows of this table alone."""
+        return len(self.columns["t"])
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations per step."""
+        return self.body.evaluations
+
+    @property
+    def steps(self) -> int:
+        """Updates of the state, the tail's steps included."""
+        return self.rows + (self.tail.steps if self.tail else 0)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether steps of this table (not of its tail) take noise."""
+        return "noise" in self.columns
+
+    @property
+    def progress(self) -> Array:
+        """f64[N, evaluations]: how far from noise (0) to data (1) each evaluation is."""
+        return np.stack([self.columns[name] for name in NOT_COEFFICIENTS[: self.evaluations]], axis=1)
+
+    @property
+    def coefficients(self) -> dict[str, Array]:
+        """The columns that the body reads."""
+        return {name: column for name, column in self.columns.items() if name not in NOT_COEFFICIENTS}
+
+    def parts(self) -> tuple[Table, ...]:
+        """This table and the tails after it, in order."""
+        return (self, *(self.tail.parts() if self.tail else ()))
+
+    def split(self, first: int, last: int) -> Table:
+        """Rows first to last - 1 as a table, without the tail."""
+        rows = {name: column[first:last] for name, column in self.columns.items()}
+        return Table(self.solver, self.body, rows, self.history, self.clip)
+
+    def row(self, i: int) -> dict[str, float]:
+        return {name: float(column[i]) for name, column in self.coefficients.items()}
+
+
+# ---- in numpy
+
+Network = Callable[[NDArray[np.floating], float], NDArray[np.floating]]
+
+
+class _Eager:
+    """Stands for a builder whose ops run at once, on arrays."""
+
+    def __getattr__(self, op: str) -> Callable[..., Any]:
+        evaluate = OPS[op].evaluate
+        assert evaluate is not None
+
+        def apply(*operands: Any, out: str = "", **attrs: Any) -> Any:
+            dtype = next(x.dtype for x in operands if isinstance(x, np.ndarray))
+            outs = evaluate([np.asarray(x, dtype) for x in operands], attrs)
+            return outs[0] if len(outs) == 1 else tuple(outs)
+
+        return apply
+
+
+def run(table: Table, network: Network, x: NDArray[Any], noise: NDArray[Any] | None = None) -> NDArray[Any]:
+    """The result of `table` and its tails from the standard normals `x` [B, C, …], in x's dtype.
+
+    `network(x, t)` returns what the network predicts (twice the channels, the variance second, if the body wants them).
+    `noise`: [rows, *x.shape], the normals of the stochastic rows in order, over all parts.
+    """
+    b: Any = _Eager()
+    x, taken = x if table.prior == 1.0 else (x * table.prior).astype(x.dtype), 0
+    for part in table.parts():
+        if part.stochastic and (noise is None or len(noise) < taken + part.rows):
+            raise ValueError(f"{part.solver} takes noise for {part.rows} steps")
+        state: tuple[Any, ...] = (x, *[x] * part.body.corrects, *[np.zeros_like(x)] * part.history)
+        for i in range(part.rows):
+            row, z = part.row(i), None
+            if part.stochastic and noise is not None:
+                z, taken = noise[taken].astype(x.dtype), taken + 1
+
+            def evaluate(x: Any, which: int, row: dict[str, float] = row) -> Any:
+                scale = row.get(("c_in", "c_in_2")[which], 1.0)
+                return network(x if scale == 1.0 else (scale * x).astype(x.dtype), row[("t", "t_2")[which]])
+
+            state = part.body.step(b, Step(row, state, z, evaluate, x.shape[1], part.clip))  # type: ignore[arg-type]
+        x = state[0]
+    return x
+
+
+__all__ = ["LINEAR", "Body", "Network", "Row", "Step", "Table", "run"]
