@@ -70,7 +70,9 @@ class Stochastic(ArraySampler):
         """
         process = target.process
         if process.point(process.first).d_alpha is None or not np.isfinite(process.data):
-            raise ValueError(f"`{self.kind}` needs a process in continuous time that reaches the data: `{process.kind}` does not")
+            raise ValueError(
+                f"`{self.kind}` needs a process in continuous time that reaches the data: `{process.kind}` does not"
+            )
         way = np.sign(process.data - process.first)
         singular = not np.all(np.isfinite(process.point(process.data).d_sigma))
         velocity = target.predicts == "flow_velocity" and not singular
