@@ -24,8 +24,10 @@ FOLDERS = {
     "blocks/conditions": "How the condition enters a block",
     "blocks/positions": "Positions",
     "conditions": "Conditions",
+    "processes": "Processes",
     "objectives": "Objectives",
     "samplers": "Samplers",
+    "samplers/spacings": "Spacings",
 }
 
 
@@ -42,7 +44,9 @@ def _component(kind: str, cls) -> list[str]:
     if fields:
         lines += ["| field | default | meaning |", "|---|---|---|"]
     for name, info in fields.items():
-        default = "required" if info.is_required() else f"`{info.get_default(call_default_factory=True)}`"
+        value = None if info.is_required() else info.get_default(call_default_factory=True)
+        value = f"{{kind: {value.kind}}}" if isinstance(value, components.Component) else value
+        default = "required" if info.is_required() else f"`{value}`"
         meaning = (info.description or "").replace("|", "\\|")
         lines.append(f"| `{name}` | {default} | {meaning}{_choices(info)} |")
     return [*lines, ""]

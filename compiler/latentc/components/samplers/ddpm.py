@@ -70,6 +70,7 @@ def _learned_variance(b: Builder, step: Step) -> tuple[Var, ...]:
     output, v = b.split(step.evaluate(x, 0), axis=1, sizes=(c, c), out="output v")
     d = step.estimate(b, x, output)
     log_deviation = b.add(row["log_center"], b.mul(row["log_span"], v, out="term"), out="log_deviation")
+    assert step.z is not None  # the table is stochastic
     z = b.mul(b.exp(log_deviation, out="deviation"), step.z, out="z")
     return (weighted_sum(b, "x", (row["x"], x), (row["d"], d), (row["noise"], z)),)
 
