@@ -20,7 +20,7 @@ from latentc.weights import (
     Expr,
     check_inverse,
     export_weights,
-    ignores,
+    ignored_names,
     import_weights,
     materialise,
     write_safetensors,
@@ -152,7 +152,8 @@ def write_weights(
         own = {n: e for n, e in tensors.items() if not computed(params[n])}
         check_inverse(rules, {n: (e.shape, e.dtype) for n, e in own.items()}, sizes)
         # What an official file holds and we compute, under the same name (`pos_embed`): its readers may insist on it.
-        constants = {n: e for n, e in tensors.items() if computed(params[n]) and ignores(rules, n, sizes)}
+        kept = ignored_names(rules, [n for n in tensors if computed(params[n])], sizes)
+        constants = {n: e for n, e in tensors.items() if n in kept}
         made[name] = export_weights(own, rules, sizes=sizes, constants=constants)
     if "" in paths:
         prefixed = len(made) > 1 and not _told_apart(spec, lowered, made, names)
@@ -166,13 +167,12 @@ def write_weights(
 
 def _told_apart(spec: Spec, lowered: Lowered, made: Mapping[str, Mapping[str, Expr]], names: str | None) -> bool:
     """Whether each network's rules ignore every name of the other networks."""
-    return all(
-        ignores(name_map(spec, name, names), other, symbols(lowered, lowered.networks[name]))
-        for name in made
-        for others in made
-        if others != name
-        for other in made[others]
-    )
+    for name in made:
+        others = {other for network in made if network != name for other in made[network]}
+        rules, sizes = name_map(spec, name, names), symbols(lowered, lowered.networks[name])
+        if ignored_names(rules, others, sizes) != others:
+            return False
+    return True
 
 
 def arrays(weights: Mapping[str, Expr]) -> dict[str, np.ndarray]:

@@ -168,6 +168,20 @@ def test_official_weights_come_back(latentc: Run, tmp_path: Path) -> None:
     assert "pos_embed" not in load_file("ours.safetensors")
 
 
+def test_one_of_several_networks_is_converted(latentc: Run, tmp_path: Path) -> None:
+    """What was taken of a file is printed, and where each network went."""
+    numbers = load("biggan.D")
+    torch.save({"model": {n: torch.from_numpy(np.asarray(a)) for n, a in numbers.weights.items()}}, tmp_path / "D.ckpt")
+    sizes = [word for text in SIZES["biggan_train"] for word in ("--set", text)]
+    line = ["weights", "biggan_train", *sizes, "-w", "D.ckpt", "--network", "discriminator", "-o", "discriminator=d.st"]
+    done = latentc(*line, "--names", "official")
+    assert done.status == 0, done.err
+    taken, written = done.out.splitlines()
+    assert taken == "discriminator: state dict `model` of D.ckpt"
+    assert written == f"d.st: {len(load_file('d.st'))} tensors"
+    assert "--names official" in latentc(*line).err
+
+
 def test_averaged_weights(latentc: Run, tiny: Any, tmp_path: Path) -> None:
     """--key picks a state dict of a checkpoint; without it, one that is not clear is refused."""
     weights = {name: torch.from_numpy(array) for name, array in load_file(tiny.weights).items()}

@@ -23,7 +23,7 @@ from latentc.weights.expr import (
 )
 from latentc.weights.files import open_weights
 from latentc.weights.int4 import packed, unpacked
-from latentc.weights.names import check_inverse, export_weights, ignores, import_weights
+from latentc.weights.names import check_inverse, export_weights, ignored_names, import_weights
 from latentc.weights.read import blocks, materialise, stream
 from latentc.weights.rules import Rule, parse_map
 from latentc.weights.safetensors import read_safetensors, write_safetensors
@@ -46,7 +46,7 @@ __all__ = [
     "dtype_from_name",
     "dtype_name",
     "export_weights",
-    "ignores",
+    "ignored_names",
     "import_weights",
     "is_identity",
     "materialise",

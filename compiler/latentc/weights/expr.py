@@ -57,18 +57,18 @@ def dtype_from_name(name: Any) -> np.dtype[Any]:
 
 
 def dtype_name(dtype: np.dtype[Any]) -> str:
-    """The short name of a dtype (`f32`), or numpy's where there is none."""
+    """The short name of a dtype (`f32`), or numpy's if it has none."""
     return next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:
-    """Whether the dtype is a real floating-point one; numpy's own test leaves out bf16 and fp8."""
+    """Whether the dtype is a real floating-point type; numpy's own test misses bf16 and fp8."""
     return dtype in _FLOATS
 
 
 @dataclass(frozen=True)
 class Stored:
-    """`shape` elements of `dtype` that lie in C order in `file` from byte `offset`."""
+    """`shape` elements of `dtype`, stored in C order in `file` from byte `offset` on."""
 
     file: Path
     offset: int
@@ -83,7 +83,7 @@ class Stored:
 
 @dataclass(frozen=True, eq=False)
 class Array:
-    """A tensor in memory; compared by identity. The array is taken as it is, not copied."""
+    """A tensor in memory, not copied; compared by identity."""
 
     array: np.ndarray
 
@@ -173,7 +173,7 @@ class Cast:
 
 @dataclass(frozen=True, eq=False)
 class Computed:
-    """What a function of arrays makes of `parts`, each of them whole in memory while it does."""
+    """The result of a function of arrays; every part is whole in memory while it runs."""
 
     parts: tuple[Expr, ...]
     compute: Callable[[list[np.ndarray]], np.ndarray]
@@ -267,7 +267,7 @@ def concatenate(parts: Sequence[Expr], axis: int) -> Expr:
 
 
 def cast(expr: Expr, dtype: Any) -> Expr:
-    """Convert to another dtype (round to nearest even); from a wider one that loses nothing, of what lies under it."""
+    """Convert to another dtype, rounding to nearest even; a lossless widening underneath is skipped."""
     dtype = dtype_from_name(dtype)
     if isinstance(expr, Cast) and (dtype_name(expr.inner.dtype), dtype_name(expr.dtype)) in _EXACT:
         return cast(expr.inner, dtype)
@@ -287,15 +287,15 @@ def permute_heads(expr: Expr, head_size: int, heads: int | None, to: str) -> Exp
     """Reorder rows within each head between the two rotary layouts.
 
     Interleaved keeps the pair of one frequency in rows (2i, 2i+1) of a head, half in (i, i + head_size/2).
-    Only the first `heads` heads of axis 0 are touched (all if None), so that the values of a fused
-    query-key-value weight can stay. `to` is "half" or "interleaved"; ValueError if sizes do not divide.
+    Only the first `heads` heads of axis 0 are permuted (all if None), so the value rows of a fused
+    query-key-value weight can stay as they are. `to` is "half" or "interleaved"; ValueError if sizes do not divide.
     Rotary embedding: Su et al., RoFormer, equation 34 (interleaved).
     """
     if not expr.shape or head_size <= 0 or head_size % 2 or expr.shape[0] % head_size:
         raise ValueError(f"head size {head_size} is not even or does not divide axis 0 of {list(expr.shape)}")
     heads = expr.shape[0] // head_size if heads is None else heads
     if not 0 <= heads * head_size <= expr.shape[0]:
-        raise ValueError(f"{heads} heads of {head_size} are more than axis 0 of {list(expr.shape)} has")
+        raise ValueError(f"{heads} heads of {head_size} are more than axis 0 of {list(expr.shape)} holds")
     head, rest = split(expr, [heads * head_size, expr.shape[0] - heads * head_size], 0)
     pairs = (head_size // 2, 2) if to == "half" else (2, head_size // 2)
     tail = expr.shape[1:]
@@ -305,7 +305,7 @@ def permute_heads(expr: Expr, head_size: int, heads: int | None, to: str) -> Exp
 
 
 def is_identity(expr: Expr) -> Stored | None:
-    """The file range that holds exactly this tensor, if there is one."""
+    """The file range that holds exactly this tensor, or None."""
     return expr if isinstance(expr, Stored) else None
 
 
@@ -320,7 +320,7 @@ def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 
 
 def _adjacent(left: Expr, right: Expr, axis: int) -> Expr | None:
-    """The one expression that two parts are together, if they lie side by side."""
+    """One expression for two parts that lie side by side, else None."""
     if isinstance(left, Slice) and isinstance(right, Slice) and left.inner == right.inner:
         if left.axis == right.axis == axis and left.stop == right.start:
             return slice_axis(left.inner, axis, left.start, right.stop)

@@ -1,4 +1,4 @@
-"""Opens a weights file or folder by what it holds, whatever it is called."""
+"""Open a weights file or folder by its content, whatever its name."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _LARGEST_INDEX = 1 << 28  # bytes
 
 
 def open_weights(path: Path | str, key: str | None = None) -> dict[str, Expr]:
-    """The tensors of a safetensors file, .pt file, .npz archive, shard index, or a folder with one of these.
+    """{name: tensor} of a safetensors file, .pt file, .npz archive, shard index, or a folder with one of these.
 
     `key` picks one of several state dicts in a checkpoint (`ema`), by its place (`a.b`) or the place's last part; in
-    a flat file it picks the names under `key.`. Without it a model saved beside other things is found where there
+    a flat file it picks the names under `key.`. Without it, a model saved beside other things is found if there
     is only one. Nothing but headers is read. Raises DiagnosticError: E0401 to E0409, E0414.
     """
     return chosen(Path(path), open_state_dicts(path), key).unwrapped().tensors
@@ -131,13 +131,13 @@ def _folder(path: Path) -> Mapping[Any, Any]:
 
 
 Files = Path | str | Sequence[Path | str]
-"""Where weights are: one file of all networks, or texts `NETWORK=FILE`, one a network."""
+"""One file for all networks, or `NETWORK=FILE` for each network."""
 
 
 def named_files(given: Files, networks: Sequence[str], needed: Sequence[str] | None = None) -> dict[str, Path]:
     """{network: its file}, or {"": the file of all networks}. DiagnosticError E0415.
 
-    `needed` are the networks that must have a file, all of them by default.
+    `needed` are the networks that must have a file, by default all.
     """
     found = [_named(text, networks) for text in ([given] if isinstance(given, Path | str) else given)]
     named = [name for name, _ in found]

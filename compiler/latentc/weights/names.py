@@ -82,10 +82,10 @@ def check_inverse(
             raise DiagnosticError(Diagnostic("E0411", first.message, notes=first.notes, help=mend))
 
 
-def ignores(rules: Sequence[RawRule], name: str, sizes: Mapping[str, int] | None = None) -> bool:
-    """Whether a map ignores this name of theirs when it reads a file."""
-    owned = _owner_of_theirs(parse_map(rules, sizes)[0])(name)
-    return owned is not None and not owned[0].ours
+def ignored_names(rules: Sequence[RawRule], names: Iterable[str], sizes: Mapping[str, int] | None = None) -> set[str]:
+    """Those of their names that a map ignores when it reads a file."""
+    owner = _owner_of_theirs(parse_map(rules, sizes)[0])
+    return {name for name in names if (owned := owner(name)) is not None and not owned[0].ours}
 
 
 def _import(theirs: Mapping[str, Expr], rules: Sequence[Rule], expected: Types) -> tuple[dict[str, Expr], _Problems]:

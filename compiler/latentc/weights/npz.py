@@ -1,4 +1,4 @@
-"""NumPy's .npz archives; entries that lie uncompressed in the archive are file ranges, others are read."""
+"""NumPy's .npz archives: uncompressed entries become file ranges, others are read into memory."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ DAMAGE = (
 
 
 def data_range(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> tuple[int, int] | None:
-    """(offset, nbytes) of an entry's bytes in the file, or None where they are compressed or encrypted.
+    """(offset, nbytes) of an entry's bytes in the file, or None if they are compressed or encrypted.
 
     Raises DiagnosticError E0408 if the archive's directory and the entry disagree.
     """
@@ -69,7 +69,7 @@ def data_range(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> tuple[int, 
 
 
 def unread(path: Path, error: Exception) -> DiagnosticError:
-    """What to tell a user when reading an archive raised `error`, one of `DAMAGE`."""
+    """The diagnostic for `error`, one of `DAMAGE`, raised while reading an archive."""
     # A damaged directory sends the reader to impossible places, which is EINVAL; other OSErrors are the system's.
     if isinstance(error, OSError) and error.errno != errno.EINVAL:
         return unreadable(path, error)
@@ -77,7 +77,7 @@ def unread(path: Path, error: Exception) -> DiagnosticError:
 
 
 def damaged(path: Path, why: str) -> DiagnosticError:
-    """What to tell a user whose archive is broken."""
+    """The diagnostic for a broken archive."""
     return DiagnosticError(
         Diagnostic(
             "E0408",

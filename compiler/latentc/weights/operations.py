@@ -33,7 +33,6 @@ from typing import Any
 
 import numpy as np
 
-from latentc.diagnostics import nearest
 from latentc.weights.expr import (
     Array,
     Computed,
@@ -51,7 +50,6 @@ from latentc.weights.templates import number, whole, whole_list
 
 Shape = tuple[int, ...]
 Options = Mapping[str, Any]
-_MOST_PARTS = 1 << 16
 _OPPOSITE = {"half": "interleaved", "interleaved": "half"}
 
 
@@ -79,95 +77,6 @@ class Several:
     gives: Callable[[Options], int | None]
     apply: Callable[[list[Expr], Options, list[Shape] | None, int], list[Expr]]
     undo: Callable[[list[Expr], Options, int], list[Expr]]
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One step of a rule with its options; `counts` are the numbers of tensors before and after it."""
-
-    name: str
-    options: Options
-    counts: tuple[int, int]
-
-    def apply(self, parts: Sequence[Expr], shapes: Sequence[Shape] | None) -> list[Expr]:
-        """Towards our tensors, whose `shapes` after this step are given if known. ValueError if it cannot be."""
-        row, options = OPERATIONS[self.name], self.options
-        if isinstance(row, Each):
-            known: Sequence[Shape | None] = shapes or [None] * len(parts)
-            return [
-                row.apply(part, options, shape) if self._acts_on(place) else part
-                for place, (part, shape) in enumerate(zip(parts, known, strict=True))
-            ]
-        size, gives = self._group()
-        made: list[Expr] = []
-        for place in range(len(parts) // size):
-            after = None if shapes is None else list(shapes[place * gives : (place + 1) * gives])
-            made += row.apply(list(parts[place * size : (place + 1) * size]), options, after, gives)
-        return made
-
-    def undo(self, parts: Sequence[Expr]) -> list[Expr]:
-        """Towards the official tensors. ValueError if it cannot be."""
-        row, options = OPERATIONS[self.name], self.options
-        if isinstance(row, Each):
-            return [row.undo(p, options) if self._acts_on(place) else p for place, p in enumerate(parts)]
-        size, gives = self._group()
-        groups = [list(parts[low : low + gives]) for low in range(0, len(parts), gives)]
-        return [part for group in groups for part in row.undo(group, options, size)]
-
-    def _acts_on(self, place: int) -> bool:
-        return place in self.options.get("only", (place,))
-
-    def _group(self) -> tuple[int, int]:
-        """(tensors a group has, tensors it gives)."""
-        row = OPERATIONS[self.name]
-        assert isinstance(row, Several)
-        size = row.size(self.options) or self.counts[0]
-        return size, self.counts[1] * size // self.counts[0]
-
-
-def parse_operation(raw: Any, sizes: Mapping[str, int], count: int, wanted: int) -> Operation:
-    """Check one entry of `ops`, which meets `count` tensors; `wanted` are the names of ours. ValueError."""
-    if not isinstance(raw, Mapping) or not raw:
-        raise ValueError(f"an operation is a mapping such as {{transpose: [1, 0]}}, not {raw!r}")
-    name = next(iter(raw))
-    if name not in OPERATIONS:
-        near = nearest(str(name), OPERATIONS)
-        mend = f"; did you mean {near!r}?" if near else f": the operations are {', '.join(OPERATIONS)}"
-        raise ValueError(f"unknown operation {name!r}{mend}")
-    row, value = OPERATIONS[name], raw[name]
-    given = dict(value) if isinstance(value, Mapping) else {next(iter(row.options)): value}
-    given |= {key: item for key, item in raw.items() if key != name}
-    readers = {**row.options, **({"only": whole_list} if isinstance(row, Each) else {})}
-    for key in given:
-        if key not in readers:
-            near = nearest(str(key), readers)
-            raise ValueError(f"{name} takes no {key!r}" + (f"; did you mean {near!r}?" if near else ""))
-    if missing := row.required - given.keys():
-        raise ValueError(f"{name} needs {', '.join(sorted(missing))}")
-    options = {}
-    for key, item in given.items():
-        try:
-            options[key] = readers[key](item, sizes)
-        except ValueError as error:
-            raise ValueError(f"{name}, {key}: {error}") from error
-    return Operation(name, options, (count, _after(name, row, options, count, wanted)))
-
-
-def _after(name: str, row: Each | Several, options: Options, count: int, wanted: int) -> int:
-    """How many tensors an operation gives for `count`. ValueError."""
-    if isinstance(row, Each):
-        if any(not 0 <= place < count for place in options.get("only", ())):
-            raise ValueError(f"{name}: `only` must list places in 0..{count - 1}")
-        return count
-    size = row.size(options)
-    size = count if size is None else size
-    if size < 1 or count % size:
-        raise ValueError(f"{name}: {count} tensors do not divide into groups of {size}")
-    gives = row.gives(options)
-    gives = max(1, wanted // (count // size)) if gives is None else gives
-    if not 0 < gives <= _MOST_PARTS:
-        raise ValueError(f"{name}: a tensor cannot be cut into {gives} parts")
-    return count // size * gives
 
 
 # ---- one tensor

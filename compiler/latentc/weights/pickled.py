@@ -1,8 +1,8 @@
 """Reads the pickle inside a .pt file as data: a small stack machine that builds containers and never calls anything.
 
-A pickle is a program that may name any function and call it. Here a name is only a name: the handful that torch.save
-writes are understood, a few harmless ones (argparse.Namespace in an official checkpoint's `args`) become `Opaque`,
-every other one is refused. Nothing is imported, so torch is not needed either.
+A pickle is a program that may name and call any function. Here names are only compared: the few that torch.save writes
+are understood, some harmless ones (argparse.Namespace in an official checkpoint's `args`) become `Opaque`, all others
+are refused. Nothing is imported, so torch is not needed either.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Global:
 
 @dataclass(frozen=True)
 class Opaque:
-    """An object of a harmless kind whose content is of no interest."""
+    """An object of a harmless class; its contents are ignored."""
 
     name: str
 
@@ -106,7 +106,7 @@ class _Machine:
     memo: dict[int, Any] = field(default_factory=dict)
 
     def pop_mark(self) -> list[Any]:
-        """What lies above the topmost mark, which goes too."""
+        """Pop everything above the topmost mark, and the mark."""
         for index in range(len(self.stack) - 1, -1, -1):
             if self.stack[index] is _MARK:
                 items = self.stack[index + 1 :]
@@ -157,7 +157,7 @@ class _Machine:
             del stack[-2:]
             stack.append(_made(stack.pop(), ()))
         elif op == "BUILD":
-            stack.pop()  # an object's state: of no interest
+            stack.pop()  # an object's state, which is ignored
         elif op not in ("PROTO", "FRAME", "STOP"):
             raise ValueError(f"the pickle instruction {op} is not one that torch.save writes")
 
@@ -190,9 +190,9 @@ def _harmless(name: str) -> bool:
 
 
 def _made(function: Any, args: Any) -> Any:
-    """What the call that the pickle describes would give; no call is made."""
+    """The result that the described call would have; nothing is called."""
     if not isinstance(args, tuple):
-        raise ValueError("call arguments that are no tuple")
+        raise ValueError("call arguments that are not a tuple")
     if isinstance(function, Opaque):
         return function
     name = function.name if isinstance(function, Global) else ""

@@ -13,11 +13,11 @@ from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.weights.expr import Array, Cast, Computed, Concatenate, Expr, Reshape, Slice, Stored, Transpose
 
 BLOCK = 4 << 20
-"""Bytes that `blocks` and `stream` hold at a time where the expression allows it."""
+"""Bytes that `blocks` and `stream` hold at a time if the expression allows it."""
 
 
 def materialise(expr: Expr) -> np.ndarray:
-    """The tensor as a numpy array: a read-only view of the mapped file where that is possible.
+    """The tensor as a numpy array, a read-only view of the mapped file if possible.
 
     Raises DiagnosticError E0413 if a file is gone or has become shorter.
     """

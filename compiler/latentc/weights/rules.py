@@ -25,7 +25,8 @@ import numpy as np
 
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.weights.expr import Array, Expr
-from latentc.weights.operations import Operation, Shape, parse_operation
+from latentc.weights.operations import Shape
+from latentc.weights.steps import Step, parse_step
 from latentc.weights.templates import Template, template, whole
 
 KEYS = {"from": ("to", "ops", "over"), "ignore": ("write",), "extra": (), "either": ()}
@@ -46,7 +47,7 @@ class Rule:
     number: int
     theirs: tuple[Template, ...]
     ours: tuple[Template, ...]
-    operations: tuple[Operation, ...] = ()
+    operations: tuple[Step, ...] = ()
     written_as: Template | None = None
 
     def describe(self) -> str:
@@ -162,13 +163,13 @@ def _mapping(number: int, raw: RawRule, sizes: Mapping[str, int]) -> Rule:
         raise ValueError("every name in it must have the same placeholders, or it could not be turned round")
     _check_lists(names)
     official, own = names[: len(theirs)], names[len(theirs) :]
-    operations: list[Operation] = []
+    operations: list[Step] = []
     raw_operations = raw.get("ops", [])
     if not _is_list(raw_operations):
         raise ValueError("`ops` must be a list of operations, such as [{transpose: [1, 0]}]")
     count = len(official)
     for operation in raw_operations:
-        operations.append(parse_operation(operation, sizes, count, len(own)))
+        operations.append(parse_step(operation, sizes, count, len(own)))
         count = operations[-1].counts[1]
     if count != len(own):
         raise ValueError(f"its {len(official)} tensors in `from` become {count}, and `to` has {len(own)} names")

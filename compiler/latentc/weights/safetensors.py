@@ -107,14 +107,14 @@ def safetensors_from_arrays(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` when the block ends well, and vanishes when it does not.
+    """A new file that replaces `path` if the block succeeds and is deleted if it fails.
 
-    Raises DiagnosticError E0412 where the system refuses (disk full, no permission).
+    Raises DiagnosticError E0412 if the system refuses (disk full, no permission).
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         if path.exists() and not path.is_file():  # a folder, or a device that the rename would put a file in place of
-            raise OSError(errno.EEXIST, "it is there and is no file")
+            raise OSError(errno.EEXIST, "it exists and is not a regular file")
         try:
             with temporary.open("xb") as file:
                 yield file
@@ -136,7 +136,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def unreadable(path: Path, error: OSError) -> DiagnosticError:
-    """What to tell a user whose file the system does not give."""
+    """The diagnostic for a file that cannot be opened."""
     if isinstance(error, FileNotFoundError):
         return DiagnosticError(Diagnostic("E0401", f"no such weights file: {path}"))
     return DiagnosticError(Diagnostic("E0402", f"cannot read {path}: {error.strerror or error}"))
@@ -239,7 +239,7 @@ def _brief(error: Exception) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put the rename itself on disk, where the system can."""
+    """Flush the rename itself to disk, if the system can."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -126,7 +126,7 @@ def chosen(path: Path, groups: Mapping[str, dict[str, Expr]], key: str | None) -
 
 
 def several_fit(path: Path, fitting: Sequence[Reading]) -> DiagnosticError:
-    """What to tell a user whose file holds the network more than once."""
+    """The diagnostic for a file that holds the network more than once."""
     keys = [(reading.place or reading.prefix).rstrip(".") for reading in fitting]
     return DiagnosticError(
         Diagnostic(
@@ -139,5 +139,5 @@ def several_fit(path: Path, fitting: Sequence[Reading]) -> DiagnosticError:
 
 
 def _averages(places: list[str]) -> bool:
-    """Whether there is a moving average beside the model, so that taking either would be a guess."""
+    """Whether a moving average is stored beside the model, so that either choice would be a guess."""
     return len(places) > 1 and any("ema" in place.rpartition(".")[2].lower() for place in places)

@@ -95,7 +95,7 @@ def _read_zip(path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> Any:
 
 
 def _replaced(tree: Any, placed: Any, done: dict[int, Any]) -> Any:
-    """`tree` with every Tensor placed; lists are of no interest and left out. Shared and cyclic parts come once."""
+    """`tree` with an expression for every Tensor; lists are dropped, shared and cyclic dicts are visited once."""
     if isinstance(tree, pickled.Tensor):
         return placed(tree)
     if not isinstance(tree, dict):
