@@ -81,7 +81,13 @@ class System:
 
 
 def system(
-    name: str, engine: str, scheme: Any, smooth: bool = False, overrides: tuple[str, ...] = (), only: str = ""
+    name: str,
+    engine: str,
+    scheme: Any,
+    smooth: bool = False,
+    overrides: tuple[str, ...] = (),
+    only: str = "",
+    narrow: bool = False,
 ) -> System:
     """A shipped spec at depth 2 and its layers that fit, quantised; of those with `only` in their path."""
     target = [f"target.engine={engine}", f"target.precision={'fp16' if engine.startswith('tensorrt') else 'fp32'}"]
@@ -89,7 +95,7 @@ def system(
     lowered = lower(spec)
     before = optimised(lowered, spec, "tidy").module
     layers = {p: x for p, x in quantizable(before).items() if fits(x, scheme, engine) and only in p}
-    plan = {path: LayerQuant(scheme, smooth) for path in layers}
+    plan = {path: LayerQuant(scheme, smooth, narrow) for path in layers}
     after = optimised(lowered, spec, "quantize", Quantization(plan)).module
     fn = before.entry(ENTRY)
     rng = np.random.default_rng(1)

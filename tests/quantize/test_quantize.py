@@ -85,6 +85,40 @@ def test_time_that_does_not_reach_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     assert all(s.error > 0 for s in found.sensitivity.values())
 
 
+def test_weights_use_seven_bits_where_products_saturate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("latentc.quantize.plan.saturates", lambda engine: True)
+    compiled(small("digits_dit"), tmp_path, *LENIENT, "target.engine=openvino")
+    layers = json.loads((tmp_path / "bundle/quantization/plan.json").read_text())["layers"]
+    assert layers and all(how["narrow"] for how in layers.values())
+    report = api.verify(tmp_path / "bundle")
+    assert report.ok, report.text()
+
+
+def test_saturation_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an engine whose sums are cut off at half of what they are; and there is nothing to find in exact ones."""
+    from latentc.quantize import saturation
+
+    class Engine:
+        def __init__(self, share: float) -> None:
+            self.share = share
+
+        def engine(self, *files: object) -> Engine:
+            return self
+
+        def run(self, feed: dict[str, np.ndarray], outputs: list[str]) -> dict[str, np.ndarray]:
+            return {"out": feed["x"] * feed["x"].shape[-1] * self.share}
+
+        def array(self, value: np.ndarray) -> np.ndarray:
+            return value
+
+    for share, found in ((1.0, False), (0.5, True)):
+        saturation.saturates.cache_clear()
+        monkeypatch.setattr(saturation, "open_backend", lambda *args, share=share: Engine(share))
+        assert saturation.saturates("onnxruntime") is found
+    saturation.saturates.cache_clear()
+    assert not saturation.saturates("tensorrt"), "not an engine of CPUs"
+
+
 def test_nothing_left_to_quantise() -> None:
     with pytest.raises(DiagnosticError) as error:
         chosen_of(small("digits_dit", "{scheme: int8, exclude: ['*']}"))

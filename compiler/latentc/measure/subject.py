@@ -162,7 +162,7 @@ def plan_of(pipeline: Pipeline) -> Quantization | None:
         return None
     try:
         layers = json.loads(pipeline.bundle.path(made.plan).read_bytes())["layers"]
-        return Quantization({path: LayerQuant(how["scheme"], how["smooth"]) for path, how in layers.items()})
+        return Quantization({path: LayerQuant(**how) for path, how in layers.items()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         mend = "compile the bundle again with `latentc compile`"
         message = f"{made.plan} is no plan of a quantisation: {error}"

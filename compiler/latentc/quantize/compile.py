@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ def _stages(tell: Stage) -> Callable[[int, int, str], None]:
 
 def _write_files(target: Path, seen: Calibration, found: Choice, verdict: Verdict, asked: Quantize) -> None:
     """Write the files a bundle keeps beside its engines: plan, calibration and report."""
-    layers = {path: {"scheme": q.scheme, "smooth": q.smooth} for path, q in found.quantization.plan.items()}
+    layers = {path: asdict(how) for path, how in found.quantization.plan.items()}
     write_text(target / PLAN, json.dumps({"layers": layers}, indent=1) + "\n")
     write_calibration(target / CALIBRATION, seen)
     rows = rows_of(found, seen, asked)

@@ -20,6 +20,7 @@ from latentc.passes.quantize import Layer, LayerQuant, Quantization, fits, quant
 from latentc.quantize.calibrate import Tell, check_complete, chosen, unquantised
 from latentc.quantize.calibration import Calibration
 from latentc.quantize.quality import Quality, psnr, quality_of_logits
+from latentc.quantize.saturation import saturates
 from latentc.quantize.scales import measured_tensors
 from latentc.quantize.sensitivity import (
     Losses,
@@ -41,6 +42,10 @@ SECONDS = 300.0
 
 SMOOTHED = ("int8", "int8_dynamic", "fp8")
 """Schemes that round activations, whose outliers SmoothQuant can move to the weights."""
+
+
+NARROWED = ("int8", "int8_dynamic")
+"""Schemes whose products saturate on some CPUs."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,8 @@ def choice(
         raise DiagnosticError(Diagnostic("E0805", f"no layer is left to quantise as {asked.scheme}", help=mend))
     check_complete(calibration, wanted)
     smooth = asked.smooth is not None and asked.scheme in SMOOTHED
-    plan = {path: LayerQuant(asked.scheme, smooth and layer.op == "linear") for path, layer in wanted.items()}
+    narrow = asked.scheme in NARROWED and saturates(spec.target.engine)
+    plan = {path: LayerQuant(asked.scheme, smooth and layer.op == "linear", narrow) for path, layer in wanted.items()}
     tensors = measured_tensors(plan, layers, calibration.inputs, asked.calibration.range)
     judge = _Judge(lowered, spec, weights, calibration, asked, tensors)
     tell(0, 1, "sampling with every layer quantised")

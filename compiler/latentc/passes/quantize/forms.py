@@ -32,6 +32,7 @@ class Operands:
     weight: Param
     value: Recipe | Param  # of the weight, smoothed where it is
     group: str
+    narrow: bool
     rounded: dict[tuple[Value, str, bool], tuple[Var, Var]]
 
 
@@ -88,6 +89,11 @@ def _weight(b: Builder, o: Operands, to: str, most: float, block: int = 0) -> Va
     return weight
 
 
+def _most(o: Operands, scheme: Scheme) -> float:
+    """The largest number of the layer's weight."""
+    return 63.0 if o.narrow and scheme.startswith("int8") else LARGEST[scheme]
+
+
 def _rounded(b: Builder, o: Operands, to: str, held: bool = False) -> tuple[Var, Var]:
     """The layer's input as numbers of dtype `to`, and their measured scale.
 
@@ -107,7 +113,7 @@ def _quantised(scheme: Scheme, held: bool) -> Form:
     def form(b: Builder, o: Operands) -> Var:
         to = _TO[scheme]
         x = b.op("dequantize", *_rounded(b, o, to, held))
-        y: Var = b.op(o.node.op, x, _weight(b, o, to, LARGEST[scheme]), *o.bias, **o.node.attrs)
+        y: Var = b.op(o.node.op, x, _weight(b, o, to, _most(o, scheme)), *o.bias, **o.node.attrs)
         return y
 
     return form
@@ -115,7 +121,7 @@ def _quantised(scheme: Scheme, held: bool) -> Form:
 
 def _turned(b: Builder, o: Operands) -> tuple[Var, Var]:
     """The weight as i8[K, N], as integer products take it, and its scales [N]."""
-    scale = _scale(LARGEST["int8"], o.value)
+    scale = _scale(_most(o, "int8"), o.value)
     numbers = Recipe("quantize", (o.value, scale), {"to": "i8", "axis": 0})
     turned = b.made(f"{o.weight.name}.i8", Recipe("transpose", (numbers,), {"perm": (1, 0)}))
     return turned, b.made(f"{o.weight.name}.scale", scale)

@@ -26,13 +26,16 @@ _LAYERS = ("linear", "conv")
 
 @dataclass(frozen=True)
 class LayerQuant:
-    """How one layer is quantised; `smooth`: with the measured vector its input is divided and its weight multiplied by.
+    """How one layer is quantised.
 
-    Smoothing: Xiao et al. 2023, arXiv:2211.10438, equation 3.
+    `smooth`: its input is divided and its weight multiplied by the measured vector (Xiao et al. 2023, arXiv:2211.10438,
+    equation 3). `narrow`: int8 weights use 7 bits, for CPUs that add pairs of products in 16 bits: two products of 255
+    and 127 saturate there, two of 255 and 63 do not.
     """
 
     scheme: Scheme
     smooth: bool = False
+    narrow: bool = False
 
 
 @dataclass(frozen=True)

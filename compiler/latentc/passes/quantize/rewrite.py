@@ -198,8 +198,9 @@ class _Body:
                 if key not in self.shared:
                     self.shared[key] = b.op("mul", x, _divisor(b, group, size))
                 x = self.shared[key]
-        form = form_of(node.op, self.plan[weight.name].scheme, self.work.engine)
-        return form(b, Operands(node, x, tuple(bias), weight, value, group, self.rounded))
+        how = self.plan[weight.name]
+        form = form_of(node.op, how.scheme, self.work.engine)
+        return form(b, Operands(node, x, tuple(bias), weight, value, group, how.narrow, self.rounded))
 
     def _norm(self, b: Builder, node: Node, operands: list[Var]) -> Var:
         divisor = _divisor(b, self.folds.norms[node], _size(node))

@@ -1,0 +1,52 @@
+"""Whether int8 products of an engine saturate on this CPU.
+
+x86 CPUs without VNNI multiply u8 by i8 and add pairs of products in 16 bits. OpenVINO's int8 products of a small
+digit DiT are then off by 55 % of the largest output; with weights in 7 bits nothing saturates.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from latentc.engines import ENGINES
+from latentc.export.onnx import flat_module, onnx_from_module
+from latentc.export.store import FileTensors
+from latentc.ir.builder import B, ModuleBuilder, f32
+from latentc.measure.execute import written
+from latentc.passes.quantize import LayerQuant, quantize
+from latentc.weights import Array
+from latentc_runtime import BundleError
+from latentc_runtime.backends import open_backend
+
+WIDTH = 64
+
+
+@functools.cache
+def saturates(engine: str) -> bool:
+    """Runs a product of the largest numbers on the CPU; False for an engine that does not run here or on CPUs."""
+    row = ENGINES[engine]
+    if row.plans is not None:
+        return False
+    mb = ModuleBuilder()
+    b = mb.function("main")
+    b.output(b.op("linear", b.input("x", f32(B, 4, WIDTH)), b.param("layer.weight", f32(WIDTH, WIDTH), "ones")))
+    mb.entries["main"] = b.finish()
+    module = flat_module(quantize(mb.finish(), {"layer.weight": LayerQuant("int8")}, engine), "main")
+    ones = np.ones((WIDTH, WIDTH), np.float32)
+    tensors = FileTensors({"layer.weight": Array(ones), "layer.input_scale": Array(np.asarray(1 / 127, np.float32))})
+    model = onnx_from_module(module, "main", tensors, outputs=["out"])
+    try:
+        backend = open_backend("cpu", 1, row.graph_engine)
+        with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
+            run = backend.engine(*written(model, tensors, Path(folder)))
+            out = backend.array(run.run({"x": np.ones((1, 4, WIDTH), np.float32)}, ["out"])["out"])
+    except BundleError:
+        return False
+    return bool(np.abs(out - WIDTH).max() > 0.01 * WIDTH)
+
+
+__all__ = ["saturates"]
