@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from latentc import api
 from latentc.checkpoint import network_params
 from latentc.diagnostics import DiagnosticError
 from latentc.engines import ENGINES, Engine
 from latentc.export.forms import for_form
+from latentc.export.fusion import graphs
 from latentc.ir.builder import Builder, Var
 from latentc.ir.core import Module, Node
 from latentc.lower import lower
@@ -32,7 +34,7 @@ SPECS = {
 
 def compiled(folder: Path, name: str, *overrides: str, **options: Any) -> tuple[Path, list[str]]:
     """A compiled bundle of random weights and the warnings of `compile`."""
-    spec = load_spec(name, None, [*SPECS[name], *overrides])
+    spec = load_spec(name.split()[0], None, [*SPECS[name], *overrides])
     lowered, rng = lower(spec), np.random.default_rng(0)
     arrays = {
         path: Array((0.1 * rng.standard_normal([int(d) for d in param.type.shape])).astype(np.float32))  # type: ignore[arg-type]
@@ -43,7 +45,7 @@ def compiled(folder: Path, name: str, *overrides: str, **options: Any) -> tuple[
     write_safetensors(weights, arrays)
     warnings: list[str] = []
     given = [*SPECS[name], *overrides]
-    api.compile(name, weights, folder / "b", overrides=given, warn=warnings.append, **options)
+    api.compile(name.split()[0], weights, folder / "b", overrides=given, warn=warnings.append, **options)
     return folder / "b", warnings
 
 
@@ -67,8 +69,19 @@ def test_long_loops_run_one_step(
     name: str, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: list[Any]
 ) -> None:
     monkeypatch.setattr(first_run, "WHOLE", 0)
+    trips: list[int] = []
+    shorten = first_run.one_step
+
+    def watched(graph: Any) -> None:
+        shorten(graph)
+        held = {t.name: t for inner in graphs(graph) for t in inner.initializer}
+        counts = [n.input[0] for inner in graphs(graph) for n in inner.node if n.op_type == "Loop"]
+        trips.extend(int(numpy_helper.to_array(held[count])) for count in counts)
+
+    monkeypatch.setattr(first_run, "one_step", watched)
     bundle, warnings = compiled(tmp_path, name, f"target={{engine: {engine}, form: loop}}")
     assert runs == [("loop", False)] and not warnings
+    assert set(trips) == {1} and len(trips) > ("cached" in name)
     assert not list(bundle.glob(".one-step*"))
     assert np.isfinite(load(bundle).sample([1])).all()  # the bundle itself keeps its steps
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import GraphProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from latentc.components.contract import Lowered
 from latentc.diagnostics import Diagnostic, DiagnosticError
@@ -140,27 +141,32 @@ def _shortened(folder: Path, manifest: Manifest) -> Iterator[Path]:
 
 def one_step(graph: GraphProto) -> None:
     """Makes every Loop of a graph run once; its stacked outputs are repeated to keep their shape."""
-    for inner in list(graphs(graph)):
-        trips = {t.name: t for g in graphs(graph) for t in g.initializer}
+    constants = {tensor.name: tensor for inner in graphs(graph) for tensor in inner.initializer}
+    for inner in reversed(list(graphs(graph))):  # bodies first: replacing a graph's nodes copies them
         nodes = []
         for node in inner.node:
             nodes.append(node)
-            if node.op_type != "Loop":
-                continue
-            trip = int(numpy_helper.to_array(trips[node.input[0]]).item())
-            once = helper.make_tensor(f"{node.output[0]}/once/trip", onnx.TensorProto.INT64, [], [1])
-            graph.initializer.append(once)
-            node.input[0] = once.name
-            body = next(a.g for a in node.attribute if a.name == "body")
-            carried = len(node.input) - 2
-            stacked = zip(list(node.output)[carried:], body.output[1 + carried :], strict=True)
-            for i, (name, value) in enumerate(stacked, carried):
-                node.output[i] = f"{name}/once"
-                repeats = [trip, *(1 for _ in value.type.tensor_type.shape.dim)]
-                graph.initializer.append(helper.make_tensor(f"{name}/repeats", 7, [len(repeats)], repeats))
-                nodes.append(helper.make_node("Tile", [node.output[i], f"{name}/repeats"], [name]))
+            if node.op_type == "Loop":
+                nodes += _once(inner, node, int(numpy_helper.to_array(constants[node.input[0]]).item()))
         del inner.node[:]
         inner.node.extend(nodes)
+
+
+def _once(graph: GraphProto, loop: NodeProto, trip: int) -> list[NodeProto]:
+    """Sets a loop's trip count to 1; returns the nodes that repeat its stacked outputs."""
+
+    def constant(name: str, value: Sequence[int] | int) -> str:
+        graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.int64), name))
+        return name
+
+    loop.input[0] = constant(f"{loop.output[0]}/trip", 1)
+    body, carried = next(a.g for a in loop.attribute if a.name == "body"), len(loop.input) - 2
+    repeated = []
+    for i, value in enumerate(body.output[1 + carried :], carried):
+        name, loop.output[i] = loop.output[i], f"{loop.output[i]}/once"
+        repeats = constant(f"{name}/repeats", [trip, *(1 for _ in value.type.tensor_type.shape.dim)])
+        repeated.append(helper.make_node("Tile", [loop.output[i], repeats], [name]))
+    return repeated
 
 
 __all__ = ["check_runs", "one_step"]
