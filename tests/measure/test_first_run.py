@@ -147,3 +147,10 @@ def test_what_is_too_large_to_run_is_said(
 
 def test_every_engine_names_itself() -> None:
     assert all(name == engine.name for name, engine in ENGINES.items())
+
+
+def test_no_run(tmp_path: Path, runs: list[Any]) -> None:
+    compiled(tmp_path, "digits_dit", run=False)
+    assert not runs
+    compiled(tmp_path, "digits_dit")  # such a bundle is not up to date
+    assert len(runs) == 1

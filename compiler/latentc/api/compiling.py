@@ -36,16 +36,18 @@ def compile(
     calibration: Path | str | None = None,
     force: bool = False,
     warn: Callable[[str], None] | None = None,
+    run: bool = True,
 ) -> Manifest:
-    """Compile a spec and its weights into the folder `bundle`, which appears whole or not at all.
+    """Compile a spec and its weights into the folder `bundle`, which is never visible half-written.
 
-    A bundle there that is what would be written stays as it is, unless `rebuild`; then `progress` is told nothing.
+    An up-to-date bundle is left untouched unless `rebuild`; then `progress` is not called.
 
-    `steps`: the step counts it can sample in, the first is the default (else the spec's). `form` and `max_batch` stand
-    for the spec's `target`. `by_reference` leaves the weights where they are. `progress` is told each stage.
+    `steps`: the step counts it can sample in, the default first; None for the spec's. `form` and `max_batch` override
+    the spec's `target`. `by_reference` leaves the weights where they are. `progress` is told each stage. `run`: sample
+    once with the finished bundle, which opens it with all its weights, and refuse one that fails.
     With `optimize.quantize`: `calibration` is a file of `calibrate`, else one is made; a quantised engine that is too
     slow or too far off is refused, unless `force`. `warn` is told what was not as asked. Raises DiagnosticError: E0401
-    to E0413 (weights), E0501 to E0503, E0703, E0708, E0801 to E0806.
+    to E0413 (weights), E0501 to E0503, E0512, E0703, E0708, E0801 to E0806.
     """
     from latentc.spec import load_spec, resolved_yaml
     from latentc.unchanged import compile_key, unchanged, weights_as_they_are
@@ -65,7 +67,7 @@ def compile(
     files = named_files(weights, list(spec.networks), ())
     same_weights = weights_as_they_are(files)
     given = {"file": ", ".join(path.name for path in files.values()), "names": names, "key": key}
-    options = {**given, "form": form, "steps": list(steps), "by_reference": by_reference, "force": force}
+    options = {**given, "form": form, "steps": list(steps), "by_reference": by_reference, "force": force, "run": run}
     if calibration is not None:
         # One that is missing is told later, by who reads it.
         options["calibration"] = hash_file(calibration).sha256 if Path(calibration).is_file() else ""
@@ -118,7 +120,8 @@ def compile(
             changed = {"form": other, "by_reference": not manifest.plans, "made_from": ""}
             return bundle_from_lowered(final, spec, tensors, path, **{**how, **changed})
 
-        check_runs(folder, manifest, final, in_form, tell, say)
+        if run:
+            check_runs(folder, manifest, final, in_form, tell, say)
         return manifest
 
     return bundle_from_lowered(final, spec, tensors, bundle, progress=progress, finish=finish, **how)

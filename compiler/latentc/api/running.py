@@ -146,7 +146,7 @@ def tune(
 
     def compiled(file: Path, bundle: Path) -> None:
         # Forced: whether a quantised candidate is good and fast enough is what tuning finds out.
-        compile(file, weights, bundle, names=names, key=key, by_reference=by_reference, force=True)
+        compile(file, weights, bundle, names=names, key=key, by_reference=by_reference, force=True, run=False)
 
     options = Options(bounds, tuple(evaluations), samples, batch, seed, seconds, metric, device)
     plain = None if variant is not None or overrides else source

@@ -52,6 +52,7 @@ def compile(
         Path | None, typer.Option("--calibration", metavar="FILE", help="What `latentc calibrate` wrote.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Keep a quantised engine that is not worth it.")] = False,
+    no_run: Annotated[bool, typer.Option("--no-run", help="Do not run the finished bundle once.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compile a spec and its weights into a bundle: an engine that holds the whole sampler."""
@@ -80,6 +81,7 @@ def compile(
             calibration,
             force,
             warnings.append,
+            not no_run,
         )
     sys.stderr.write("".join(f"warning: {text}\n" for text in warnings))
     state = "" if stages else "up to date: "
