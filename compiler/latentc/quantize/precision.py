@@ -14,6 +14,7 @@ import numpy as np
 
 from latentc.components.contract import Lowered
 from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.engines import ENGINES
 from latentc.ir.core import Module, Node, join
 from latentc.ir.interpret import Interpreter
 from latentc.ir.ops import CONTROL
@@ -72,14 +73,14 @@ def _own(weights: Mapping[str, Expr], network: str) -> dict[str, Array]:
 
 
 def _overflow(network: str, fault: str, spec: Spec) -> DiagnosticError:
-    wide = "`target.precision: fp32`" if spec.target.engine == "onnxruntime" else "`target.precision: bf16`"
+    wide = "bf16" if "bf16" in ENGINES[spec.target.engine].precisions else "fp32"
     return DiagnosticError(
         Diagnostic(
             "E0806",
             f"the network `{network}` does not fit float16: {fault}",
             spec.span("target", "precision"),
             notes=("found by running it in numpy, rounded as the engine rounds, along a trajectory of its sampler",),
-            help=f"use {wide}, which has a larger range",
+            help=f"use `target.precision: {wide}`, which has a larger range",
         )
     )
 
