@@ -105,7 +105,7 @@ def _pytorch(name: str, lowered: Any, weights: Any, u: np.ndarray, folder: Path,
 
 def _engine(name: str, lowered: Any, weights: Any, u: np.ndarray, folder: Path, args: Any) -> Callable[[], Any]:
     manifest = random_bundle(folder / name, "llamagen", "B", [*ENGINES[name], *args.set])
-    print(f"{name}: form {manifest.samplers[0].form}, {manifest.samplers[0].why}")
+    print(f"{name}: form {manifest.programs[0].form}, {manifest.programs[0].why}")
     pipe = load(folder / name, threads=args.threads, verify=False)
     return lambda: pipe.sample([1], guidance=2.0, noise={"u": u})
 

@@ -48,7 +48,7 @@ def main() -> None:
         for engine in args.engines.split(","):
             with tempfile.TemporaryDirectory() as folder:
                 settings = [*overrides, f"target.engine={engine}", *TARGETS[engine]]
-                auto = random_bundle(Path(folder, "auto"), name, variant, settings).samplers[0]
+                auto = random_bundle(Path(folder, "auto"), name, variant, settings).programs[0]
                 for form in forms:
                     random_bundle(Path(folder, form), name, variant, [*settings, f"target.form={form}"])
                 for batch in args.batches.split(","):

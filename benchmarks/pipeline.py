@@ -85,7 +85,7 @@ def _measure(args: Any, cache: Path, folder: Path, batch: int) -> None:
     work = 2.0 * batch * args.steps * flops(lowered.module, lowered.networks["main"].methods["forward"].function)
     rates = {"fp32": product_rate(torch.float32), "bf16": product_rate(torch.bfloat16)}
     print(
-        f"DiT-{args.variant}, {args.steps} steps with guidance, batch {batch}, form {manifest.samplers[0].form};",
+        f"DiT-{args.variant}, {args.steps} steps with guidance, batch {batch}, form {manifest.programs[0].form};",
         end=" ",
     )
     print(f"matrix product {', '.join(f'{p} {r / 1e12:.2f} TFLOP/s' for p, r in rates.items())}")

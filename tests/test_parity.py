@@ -150,7 +150,7 @@ def test_stitched_sampler(backend: str, tmp_path: Path) -> None:
         (out,) = Interpreter(lowered.module, weights).run(program.entry, *given.values())
     elif backend == "torch":
         with emitted(lowered, spec, tmp_path / "project") as project, torch.no_grad():
-            made = project.sampler.SAMPLERS[program.steps]
+            made = project.sampler.PROGRAMS["sample"][program.steps]
             assert made.networks == ("small", "main")
             nets = [built(project, arrays(loaded[name]), name) for name in made.networks]
             out = made.sample(*nets, *tensors(list(given.values()))).numpy()
@@ -321,7 +321,7 @@ def test_sampler(case: str, backend: str, tmp_path: Path) -> None:
         (out,) = Interpreter(lowered.module, in_main(weights)).run(program.entry, *given.values())
     elif backend == "torch":
         with emitted(lowered, spec, tmp_path / "project") as project, torch.no_grad():
-            made = project.sampler.SAMPLERS[program.steps]
+            made = project.sampler.PROGRAMS["sample"][program.steps]
             out = made.sample(built(project, weights), *tensors(list(given.values()))).numpy()
     else:
         api.compile(

@@ -55,6 +55,30 @@ def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
     return {name: materialise(expr) for name, expr in read_npz(path).items()}
 
 
+def read_condition(path: Path | str, name: str) -> Any:
+    """The value of a condition in a file: an .npy array; an .npz with one array, `value` and `mask`, or one so named.
+
+    DiagnosticError E0401 to E0403, E0408.
+    """
+    path = Path(path)
+    if path.suffix == ".npz":
+        arrays = read_arrays(path)
+        if "value" in arrays:
+            return {part: arrays[part] for part in ("value", "mask") if part in arrays}
+        if name in arrays or len(arrays) == 1:
+            return arrays.get(name, next(iter(arrays.values())))
+        held = ", ".join(arrays) or "nothing"
+        mend = f"write one with `numpy.savez(path, {name}=…)`"
+        raise DiagnosticError(Diagnostic("E0403", f"{path} holds {held}: which is `{name}`?", help=mend))
+    if not path.exists():
+        raise DiagnosticError(Diagnostic("E0401", f"no such file: {path}"))
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        mend = "write one with `numpy.save(path, array)`"
+        raise DiagnosticError(Diagnostic("E0403", f"{path} is not an .npy file: {error}", help=mend)) from None
+
+
 def write_arrays(path: Path | str, arrays: Mapping[str, Any]) -> None:
     """Write arrays by name as an .npz file. DiagnosticError E0412."""
     with new_file(path) as file:

@@ -105,7 +105,11 @@ def _decode_dataclass(kind: Any, value: object, place: str) -> Any:
         optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
         if name not in value and not optional:
             raise CodecError(f"{_join(place, name)}: the field is missing")
-    return kind(**{key: _decode(hints[key], entry, _join(place, key)) for key, entry in value.items()})
+    decoded = {key: _decode(hints[key], entry, _join(place, key)) for key, entry in value.items()}
+    try:
+        return kind(**decoded)
+    except ValueError as error:  # of values that do not fit together
+        raise CodecError(f"{place}: {error}") from None
 
 
 def _decode_union(choices: tuple[Any, ...], value: object, place: str) -> Any:
@@ -124,9 +128,12 @@ def _decode_union(choices: tuple[Any, ...], value: object, place: str) -> Any:
             raise _wrong(_join(place, tag), "one of " + ", ".join(by_tag), chosen)
         return _decode(by_tag[chosen], value, place)
     for choice in rest:
-        if isinstance(value, choice) and not isinstance(value, bool):
-            return value
-    raise _wrong(place, " or ".join(_NAMES[choice] for choice in rest), value)
+        if get_origin(choice) is tuple:
+            if isinstance(value, list):
+                return _decode(choice, value, place)
+        elif isinstance(value, (int, float) if choice is float else choice) and not isinstance(value, bool):
+            return _decode(choice, value, place)
+    raise _wrong(place, " or ".join(_NAMES.get(choice, "a list") for choice in rest), value)
 
 
 def _decode_tuple(arguments: tuple[Any, ...], value: object, place: str) -> Any:

@@ -8,23 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
+from latentc_runtime.sources import Condition, Dtype, Input, Setting, needed
 
-FORMAT = 2
-RESULT = "out"  # the variable that holds the samples when a program has run
+FORMAT = 3
+RESULT = "out"  # the variable that holds the first output when a program has run
 
-Dtype = Literal["f32", "f16", "f64", "i32", "i64", "bool"]
 EngineName = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 Precision = Literal["fp32", "fp16", "bf16"]
 Medium = Literal["image", "video", "audio", "points", "text", "array"]
-NUMPY: dict[str, type[np.generic]] = {
-    "f32": np.float32,
-    "f16": np.float16,
-    "f64": np.float64,
-    "i32": np.int32,
-    "i64": np.int64,
-    "bool": np.bool_,
-}
 
 
 @dataclass(frozen=True)
@@ -62,76 +53,6 @@ class Output:
     rate: float | None = None
     grid: tuple[int, ...] | None = None
     alphabet: str | None = None
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """The guidance scale where a request gives none."""
-
-    default: float
-
-
-@dataclass(frozen=True)
-class Truncation:
-    """The bound of the noise's magnitude where a request gives none; null: no bound."""
-
-    default: float | None
-
-
-@dataclass(frozen=True)
-class ClassesSource:
-    """The requested classes, [B]."""
-
-    kind: Literal["classes"] = "classes"
-
-
-@dataclass(frozen=True)
-class GuidanceSource:
-    """The guidance scale of each sample, [B]."""
-
-    kind: Literal["guidance"] = "guidance"
-
-
-@dataclass(frozen=True)
-class NormalSource:
-    """Standard normals of a stream, [B, ...]; with `per_step` N rows [N, B, ...], row i at index i.
-
-    Where they are `truncated`, they lie within the truncation of the request.
-    """
-
-    kind: Literal["normal"]
-    stream: str
-    per_step: int | None = None
-    truncated: bool = False
-
-
-@dataclass(frozen=True)
-class UniformSource:
-    """Uniforms in (0, 1) of a stream, shaped as NormalSource."""
-
-    kind: Literal["uniform"]
-    stream: str
-    per_step: int | None = None
-
-
-@dataclass(frozen=True)
-class Input:
-    """An input of a whole sampler; "B" in `shape` is the batch: ["B", ...], or [N, "B", ...] per step."""
-
-    name: str
-    dtype: Dtype
-    shape: tuple[int | str, ...]
-    source: ClassesSource | GuidanceSource | NormalSource | UniformSource
-
-    @property
-    def per_step(self) -> int | None:
-        """N for an input of N rows, None for one that is the same at all steps."""
-        return self.source.per_step if isinstance(self.source, NormalSource | UniformSource) else None
-
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """The shape of one sample's part (of one row)."""
-        return tuple(int(d) for d in self.shape[1 if self.per_step is None else 2 :])
 
 
 @dataclass(frozen=True)
@@ -182,22 +103,31 @@ Statement = EngineCall | Loop
 
 
 @dataclass(frozen=True)
-class SamplerEntry:
-    """One sampler of the bundle. Its program starts with the inputs as variables and ends with `out`.
+class ProgramOutput:
+    """An output of a program: its name, the variable that holds it when the program has run, and what a sample is."""
 
-    `max_batch` is the largest batch of one run, null for any. With `truncation` a request may
-    bound its noise. `why` says why the form was chosen.
+    name: str
+    variable: str
+    output: Output
+
+
+@dataclass(frozen=True)
+class ProgramEntry:
+    """A program of the bundle: `sample`, `encode`, …. Its statements start with the inputs as variables.
+
+    Several programs of one name differ in `steps`; the first is the default. `max_batch` is the largest batch of one
+    run, null for any. `why` says why the form was chosen.
     """
 
+    name: str
     steps: int
     solver: str
     form: Literal["unroll", "loop", "host"]
-    guidance: Guidance | None
     max_batch: int | None
     why: str
     inputs: tuple[Input, ...]
+    outputs: tuple[ProgramOutput, ...]
     program: tuple[EngineCall | Loop, ...]
-    truncation: Truncation | None = None
 
 
 @dataclass(frozen=True)
@@ -227,7 +157,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Fusion:
-    """What of the default sampler became one operator each, counted in its ONNX files, a loop's body once.
+    """What of the default program became one operator each, counted in its ONNX files, a loop's body once.
 
     `attentions` is how many the model has; `merged` counts linear layers that are computed as one with others.
     """
@@ -267,9 +197,10 @@ class Quantization:
 class Manifest:
     """The whole of manifest.json. `files` and `references` are by path within the bundle.
 
-    `engine` is what the bundle was compiled for, `precision` what that is told to compute in. The first sampler is the
-    default. ONNX files name a reference by its path here as external data. `made_from` is a sha256 of all that it was
-    compiled from, by which the compiler knows a bundle that it need not make again; empty where it cannot know.
+    `conditions` and `settings` are what requests may give; the inputs of a program say which it needs. The first
+    program is the default. `engine` is what the bundle was compiled for, `precision` what it is told to compute in.
+    ONNX files name a reference by its path here as external data. `made_from` is a sha256 of all that it was compiled
+    from, by which the compiler recognises a bundle that is up to date; empty if that is unknown.
     """
 
     format: int
@@ -278,10 +209,9 @@ class Manifest:
     versions: dict[str, str]
     spec_sha256: str
     created: str
-    family: Literal["diffusion", "flow", "tokens", "generator"]
-    classes: int
-    output: Output
-    samplers: tuple[SamplerEntry, ...]
+    conditions: tuple[Condition, ...]
+    settings: tuple[Setting, ...]
+    programs: tuple[ProgramEntry, ...]
     weights: dict[str, Any]
     files: dict[str, FileEntry]
     references: dict[str, Reference] = field(default_factory=dict)
@@ -291,3 +221,18 @@ class Manifest:
     made_from: str = ""
     quantization: Quantization | None = None
     fusion: Fusion | None = None
+
+    @property
+    def output(self) -> Output:
+        """What the default program makes of each sample, its first output."""
+        return self.programs[0].outputs[0].output
+
+    def conditions_of(self, program: ProgramEntry) -> tuple[Condition, ...]:
+        """The conditions that a program's inputs come from."""
+        names, _ = needed(program.inputs)
+        return tuple(c for c in self.conditions if c.name in names)
+
+    def settings_of(self, program: ProgramEntry) -> tuple[Setting, ...]:
+        """The settings that a program's inputs come from."""
+        _, names = needed(program.inputs)
+        return tuple(s for s in self.settings if s.name in names)

@@ -15,16 +15,13 @@ from latentc_runtime import codec
 from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import (
     FORMAT,
-    RESULT,
     EngineCall,
-    GuidanceSource,
-    Input,
     Manifest,
-    NormalSource,
-    SamplerEntry,
+    Output,
+    ProgramEntry,
     Statement,
-    UniformSource,
 )
+from latentc_runtime.sources import Condition, ConditionSource, Input, RandomSource, Setting, needed
 
 _CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"\n\}\n\Z')
 
@@ -50,7 +47,8 @@ def manifest_from_bytes(text: bytes) -> Manifest:
         raise BundleError(
             "E0601", "manifest.json is not the manifest of a bundle: it has no `format`", "give a bundle's folder"
         )
-    _check_format(document.pop("format"), document.get("tool"))
+    _check_format(document)
+    del document["format"]
     found = _CHECKSUM.search(text)
     if not found or hashlib.sha256(_with_checksum(text, b"0" * 64)).hexdigest().encode() != found[1]:
         raise BundleError("E0602", "manifest.json does not match its checksum: it was changed or damaged", _AGAIN)
@@ -71,7 +69,8 @@ def _with_checksum(text: bytes, checksum: bytes) -> bytes:
     return text[: end - 64] + checksum + text[end:]
 
 
-def _check_format(format: object, tool: object) -> None:
+def _check_format(document: dict[str, Any]) -> None:
+    format, tool = document["format"], document.get("tool")
     if format == FORMAT and isinstance(format, int) and not isinstance(format, bool):
         return
     by = f", written by {tool}" if isinstance(tool, str) else ""
@@ -80,8 +79,16 @@ def _check_format(format: object, tool: object) -> None:
     raise BundleError(
         "E0603",
         f"the bundle has format {shown}{by}; this runtime reads format {FORMAT}",
-        "update the runtime: pip install -U latentc" if newer else _AGAIN,
+        "update the runtime: pip install -U latentc" if newer else _recompile(document.get("weights")),
     )
+
+
+def _recompile(weights: object) -> str:
+    """The command that makes a bundle again, from what its manifest says of its weights."""
+    known = {k: v for k, v in weights.items() if isinstance(v, str)} if isinstance(weights, dict) else {}
+    flags = "".join(f" --{name} {known[name]}" for name in ("names", "key") if name in known)
+    command = f"latentc compile spec.yaml --weights {known.get('file', 'FILE')}{flags} -o BUNDLE"
+    return f"compile it again from the spec that lies in it: `{command}`"
 
 
 def check(manifest: Manifest) -> None:
@@ -91,21 +98,18 @@ def check(manifest: Manifest) -> None:
 
 
 def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    output = manifest.output
-    if manifest.classes < 0:
-        yield "classes", "expected 0 or more"
-    if not output.shape or min(output.shape) < 1:
-        yield "output.shape", "expected sizes of 1 and more"
-    if output.range is not None and not output.range[0] < output.range[1]:
-        yield "output.range", "expected [low, high]"
-    if output.medium != "array" and len(output.axes) != len(output.shape):
-        yield "output.axes", f"expected the name of each axis of {list(output.shape)}"
-    if output.medium in ("image", "video", "audio") and output.range is None and output.classes is None:
-        yield "output.range", f"expected the range of {output.medium} samples"
-    if output.medium == "audio" and output.rate is None:
-        yield "output.rate", "expected the sampling rate"
-    if output.grid is not None and (min(output.grid) < 1 or math.prod(output.grid) != math.prod(output.shape)):
-        yield "output.grid", f"{list(output.grid)} does not hold {list(output.shape)} tokens"
+    for i, condition in enumerate(manifest.conditions):
+        for message in _condition_contradictions(condition):
+            yield f"conditions[{i}]", message
+    for i, setting in enumerate(manifest.settings):
+        for message in _setting_contradictions(setting):
+            yield f"settings[{i}]", message
+    for kind, names in (
+        ("conditions", [c.name for c in manifest.conditions]),
+        ("settings", [s.name for s in manifest.settings]),
+    ):
+        if len(set(names)) < len(names):
+            yield kind, "two have the same name"
     for kind, entries in (("files", manifest.files), ("references", manifest.references)):
         for path, entry in entries.items():
             if not re.fullmatch("[0-9a-f]{64}", entry.sha256) or entry.size < 0:
@@ -125,15 +129,60 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield "quantization.plan", f"`{made.plan}` is not in `files`"
         if not 0 < made.layers <= made.of:
             yield "quantization.layers", f"expected 1 to {made.of}"
-    if not manifest.samplers:
-        yield "samplers", "expected at least one"
-    if len({s.steps for s in manifest.samplers}) < len(manifest.samplers):
-        yield "samplers", "two samplers have the same number of steps"
-    for i, sampler in enumerate(manifest.samplers):
-        yield from _sampler_contradictions(sampler, f"samplers[{i}]", manifest)
+    if not manifest.programs:
+        yield "programs", "expected at least one"
+    if len({(p.name, p.steps) for p in manifest.programs}) < len(manifest.programs):
+        yield "programs", "two programs have the same name and number of steps"
+    for i, program in enumerate(manifest.programs):
+        yield from _entry_contradictions(program, f"programs[{i}]", manifest)
 
 
-def _sampler_contradictions(s: SamplerEntry, place: str, manifest: Manifest) -> Iterator[tuple[str, str]]:
+def _condition_contradictions(c: Condition) -> Iterator[str]:
+    if any(size < 1 for size in c.shape):
+        yield "shape: expected sizes of 1 and more"
+    if c.axes and len(c.axes) != len(c.shape):
+        yield f"axes: expected {len(c.shape)} names"
+    if c.form == "label" and (c.classes is None or c.classes < 1):
+        yield "classes: expected 1 or more"
+    if c.form == "label" and c.shape != ((c.classes,) if c.encoding == "one_hot" else ()):
+        yield "shape: expected [classes] of a one-hot label, [] of an index"
+    if c.form == "tokens" and (c.vocabulary is None or c.vocabulary < 1 or len(c.shape) != 1):
+        yield "expected tokens of a vocabulary of 1 or more, of shape [length]"
+    if c.mask and not c.shape:
+        yield "mask: expected a shape with a first axis"
+    if c.default is not None:
+        try:
+            np.broadcast_to(np.asarray(c.default, np.float64), c.shape)
+        except (ValueError, TypeError):
+            yield f"default: expected a number, or numbers of shape {list(c.shape)}"
+
+
+def _setting_contradictions(s: Setting) -> Iterator[str]:
+    low, high = (-math.inf if s.low is None else s.low), (math.inf if s.high is None else s.high)
+    if not low < high:
+        yield "expected `low` below `high`"
+    if s.default is None and not s.unlimited:
+        yield "default: expected a number"
+    if not low <= s.value <= high:
+        yield f"default: expected a number from {low:g} to {high:g}"
+
+
+def _output_contradictions(output: Output, place: str) -> Iterator[tuple[str, str]]:
+    if any(size < 1 for size in output.shape):
+        yield f"{place}.shape", "expected sizes of 1 and more"
+    if output.range is not None and not output.range[0] < output.range[1]:
+        yield f"{place}.range", "expected [low, high]"
+    if output.medium != "array" and len(output.axes) != len(output.shape):
+        yield f"{place}.axes", f"expected the name of each axis of {list(output.shape)}"
+    if output.medium in ("image", "video", "audio") and output.range is None and output.classes is None:
+        yield f"{place}.range", f"expected the range of {output.medium} samples"
+    if output.medium == "audio" and output.rate is None:
+        yield f"{place}.rate", "expected the sampling rate"
+    if output.grid is not None and (min(output.grid) < 1 or math.prod(output.grid) != math.prod(output.shape)):
+        yield f"{place}.grid", f"{list(output.grid)} does not hold {list(output.shape)} tokens"
+
+
+def _entry_contradictions(s: ProgramEntry, place: str, manifest: Manifest) -> Iterator[tuple[str, str]]:
     if s.steps < 1:
         yield f"{place}.steps", "expected 1 or more"
     if s.max_batch is not None and s.max_batch < 1:
@@ -144,21 +193,43 @@ def _sampler_contradictions(s: SamplerEntry, place: str, manifest: Manifest) -> 
         if entry.name in inputs:
             yield f"{where}.name", f"a second input `{entry.name}`"
         inputs[entry.name] = entry
-        lead = ("B",) if entry.per_step is None else (entry.per_step, "B")
+        lead = ("B",) if entry.rows is None else (entry.rows, "B")
         rest = entry.shape[len(lead) :]
         if entry.shape[: len(lead)] != lead or not all(isinstance(d, int) and d >= 1 for d in rest):
             yield f"{where}.shape", f"expected {json.dumps(list(lead))} and sizes"
-        if entry.per_step is not None and entry.per_step < 1:
-            yield f"{where}.source.per_step", "expected 1 or more"
-        if rest and not isinstance(entry.source, NormalSource | UniformSource):
-            yield f"{where}.shape", 'expected ["B"]'
-    takes_guidance = any(isinstance(entry.source, GuidanceSource) for entry in s.inputs)
-    if takes_guidance != (s.guidance is not None):
-        yield f"{place}.guidance", "a guidance input and a default go together"
+        if entry.rows is not None and entry.rows < 1:
+            yield f"{where}.source.rows", "expected 1 or more"
+        yield from _source_contradictions(entry, where, manifest)
     known = set(inputs)
     yield from _program_contradictions(s.program, f"{place}.program", known, inputs, (), manifest)
-    if RESULT not in known:
-        yield f"{place}.program", f"nothing sets `{RESULT}`"
+    if not s.outputs or len({o.name for o in s.outputs}) < len(s.outputs):
+        yield f"{place}.outputs", "expected at least one, each with its own name"
+    for i, made in enumerate(s.outputs):
+        if made.variable not in known:
+            yield f"{place}.outputs[{i}].variable", f"nothing sets `{made.variable}`"
+        yield from _output_contradictions(made.output, f"{place}.outputs[{i}].output")
+
+
+def _source_contradictions(entry: Input, where: str, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    conditions = {c.name: c for c in manifest.conditions}
+    names, settings = needed([entry])
+    for kind, unknown in (
+        ("condition", set(names) - conditions.keys()),
+        ("setting", set(settings) - {s.name for s in manifest.settings}),
+    ):
+        for name in unknown:
+            yield f"{where}.source", f"there is no {kind} `{name}`"
+            return
+    if isinstance(entry.source, RandomSource):
+        return
+    shape: tuple[int, ...] = ()
+    if isinstance(entry.source, ConditionSource):
+        condition = conditions[entry.source.condition]
+        shape = condition.shape if entry.source.part == "value" else condition.shape[:1]
+        if entry.source.part == "mask" and not condition.mask:
+            yield f"{where}.source", f"the condition `{condition.name}` has no mask"
+    if entry.shape[1:] != shape:
+        yield f"{where}.shape", f"expected {json.dumps(['B', *shape])}"
 
 
 def _program_contradictions(
@@ -190,7 +261,7 @@ def _program_contradictions(
                 yield f"{where}.tables.{variable}", f"expected {s.trip} rows of numbers, all of one shape"
         trips = (*around, s.trip)
         for variable, rows in s.noise.items():
-            total = inputs[rows.input].per_step if rows.input in inputs else None
+            total = inputs[rows.input].rows if rows.input in inputs else None
             if total is None:
                 yield f"{where}.noise.{variable}.input", "expected the name of an input with a row a step"
             elif len(rows.strides) != len(trips) or min(rows.first, *rows.strides) < 0:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from latentc_runtime.backends import Array, Backend, Engine, open_backend
 from latentc_runtime.bundle import Bundle, open_bundle
+from latentc_runtime.conditions import RequestError, checked_given
 from latentc_runtime.errors import BundleError
-from latentc_runtime.manifest import NUMPY, EngineCall, Manifest, NormalSource, SamplerEntry, Statement, UniformSource
+from latentc_runtime.manifest import EngineCall, Manifest, ProgramEntry, Statement
 from latentc_runtime.media import encoded, images
 from latentc_runtime.media.pixels import Pixels
 from latentc_runtime.program import first_steps, run_program, ticks
-from latentc_runtime.request import Request, check_request, sampler_entry
+from latentc_runtime.request import Request, check_request, program_entry
+from latentc_runtime.sources import NUMPY, RandomSource, default_given, input_array
 
 Progress = Callable[[int, int], None]
 
@@ -32,7 +35,7 @@ def load(
     engine: str | None = None,
     batch: int | None = None,
 ) -> Pipeline:
-    """Open the bundle in the folder `path` and the engine of its default sampler.
+    """Open the bundle in the folder `path` and the engine of its default program.
 
     `device`: "cpu", "cuda", "tensorrt", or "auto" for a GPU that works, else the CPU. `verify`: compare the
     sha256 of every file. `threads`: CPU threads of one engine run. `engine`: "onnxruntime", "openvino", … in place
@@ -75,37 +78,53 @@ class Pipeline:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """The step counts that can be asked for, the default first."""
-        return tuple(entry.steps for entry in self.manifest.samplers)
+        """The step counts of the default program that can be asked for, the default first."""
+        default = self.manifest.programs[0].name
+        return tuple(entry.steps for entry in self.manifest.programs if entry.name == default)
 
-    def sampler(self, steps: int | None = None) -> SamplerEntry:
-        """The sampler of that many steps, or the default one. BundleError E0609 where there is none."""
-        return sampler_entry(self.manifest, steps)
+    def program(self, name: str | None = None, steps: int | None = None) -> ProgramEntry:
+        """The program of that name and that many steps, by default the bundle's default one. BundleError E0609."""
+        return program_entry(self.manifest, name, steps)
 
     def sample(
         self,
-        classes: ArrayLike,
+        classes: ArrayLike | None = None,
         seeds: ArrayLike = 0,
+        *,
+        conditions: Mapping[str, Any] | None = None,
         guidance: ArrayLike | None = None,
-        steps: int | None = None,
-        noise: Mapping[str, ArrayLike] | None = None,
-        progress: Progress | None = None,
-        batch: int | None = None,
         truncation: ArrayLike | None = None,
+        settings: Mapping[str, ArrayLike] | None = None,
+        noise: Mapping[str, ArrayLike] | None = None,
+        count: int | None = None,
+        program: str | None = None,
+        steps: int | None = None,
+        batch: int | None = None,
+        progress: Progress | None = None,
     ) -> Array:
-        """Samples of the given classes: f32[B, C, H, W] or i64[B, T], as `manifest.output` says.
+        """The first output of a program, [B, ...]; for most bundles samples, as `manifest.output` says.
 
-        `classes`: int[B]. `seeds`: int[B] in [0, 2^64), or one s for s, s + 1, ...; a sample depends on its own
-        seed, class and scale alone. `guidance`: the scale, one or f32[B]. `noise`: arrays in place of what the
-        seeds give, by input name ("x": f32[B, ...]; per step f32[N, B, ...]). `batch`: the most samples to run
-        at once; more are split. `progress(done, total)` is called from (0, total) to (total, total), per step
-        where the host drives the loop, else per batch; an exception it raises ends sampling. `truncation`: of a
-        generator, the bound of its noise's magnitude, one or f64[B]; inf for none.
-        Raises BundleError E0607 to E0610.
+        `classes`: int[B], if samples have one label. `conditions`: the others by name, as `manifest.conditions` says:
+        one value for all samples, or one per sample; sequences of different lengths are padded, and
+        {"value": …, "mask": …} gives a mask. `seeds`: int[B] in [0, 2^64), or one s for s, s + 1, ...; a sample depends
+        on its own seed, conditions and settings alone. `settings`: numbers by name, one for all or f64[B]; `guidance`
+        (the scale) and `truncation` (bound of a generator's noise, inf for none) are short for two of them.
+        `noise`: arrays in place of what the seeds give, by input name ("x": f32[B, ...]; per step f32[N, B, ...]).
+        `count`: the number of samples if nothing else tells it. `program` and `steps`: which program, by default the
+        first. `batch`: the most samples to run at once; more are split. `progress(done, total)` is called from
+        (0, total) to (total, total), per step if the host drives the loop, else per batch; an exception it raises ends
+        sampling. Raises BundleError E0607 to E0610.
         """
-        entry = self.sampler(steps)
-        request = check_request(self.manifest, entry, classes, seeds, guidance, noise, truncation)
-        count = len(request.classes)
+        entry = self.program(program, steps)
+        short = {"guidance": guidance, "truncation": truncation}
+        asked = {**(settings or {}), **{name: value for name, value in short.items() if value is not None}}
+        request = check_request(self.manifest, entry, classes, seeds, conditions, asked, noise, count)
+        return next(iter(self.run(request, batch, progress).values()))
+
+    def run(self, request: Request, batch: int | None = None, progress: Progress | None = None) -> dict[str, Array]:
+        """All outputs of a checked request by name, [B, ...]; see `sample`, and `request.check_request`."""
+        entry = request.entry
+        count = len(request)
         size = _batch_size(count, entry, batch)
         starts = range(0, count, size)
         total, done = len(starts) * ticks(entry.program), 0
@@ -118,25 +137,40 @@ class Pipeline:
 
         if progress is not None:
             progress(0, total)
-        output = self.manifest.output
-        samples = np.empty((count, *output.shape), NUMPY[output.dtype])
+        made = {o.name: np.empty((count, *o.output.shape), NUMPY[o.output.dtype]) for o in entry.outputs}
         for start in starts:
             part = request.part(start, min(count, start + size))
             with self._turn:  # what a run gives may be written again by the next
-                samples[start : start + size] = self._run(part, tick)
-        return samples
+                for name, array in self._run(part, tick).items():
+                    made[name][start : start + size] = array
+        return made
 
-    def noise(self, seeds: ArrayLike, count: int, steps: int | None = None) -> dict[str, Array]:
-        """All noise of `count` samples, as `sample` makes it from the seeds and takes it as `noise`.
+    def noise(
+        self, seeds: ArrayLike, count: int, steps: int | None = None, program: str | None = None
+    ) -> dict[str, Array]:
+        """All noise of `count` samples, as `sample` makes it from the seeds and takes it as `noise`; default settings.
 
         Raises BundleError E0608 or E0609.
         """
-        entry = self.sampler(steps)
-        if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 0:
-            raise BundleError("E0608", f"`count` is a number of samples, not {count!r}", "give 0 or more")
-        request = check_request(self.manifest, entry, np.zeros(count, np.int64), seeds, None, None)
-        made = (i for i in entry.inputs if isinstance(i.source, NormalSource | UniformSource))
-        return {i.name: request.array(i) for i in made}
+        entry = self.program(program, steps)
+        try:
+            given = checked_given((), self.manifest.settings_of(entry), seeds=seeds, count=count)
+        except RequestError as error:
+            raise BundleError("E0608", error.message, error.help) from None
+        return {i.name: input_array(i, given) for i in entry.inputs if isinstance(i.source, RandomSource)}
+
+    def usual_request(
+        self,
+        count: int,
+        seed: int = 0,
+        steps: int | None = None,
+        program: str | None = None,
+        classes: Sequence[int] | None = None,
+    ) -> Request:
+        """A request of `count` samples with usual conditions and default settings; see `sources.default_given`."""
+        entry = self.program(program, steps)
+        conditions, settings = self.manifest.conditions_of(entry), self.manifest.settings_of(entry)
+        return Request(entry, default_given(count, seed, conditions, settings, classes))
 
     def images(self, samples: Array) -> Pixels:
         """Samples as pictures u8[B, H, W, C]. BundleError E0612 if they are not images."""
@@ -149,21 +183,20 @@ class Pipeline:
         """
         return encoded(samples, self.manifest.output, path, columns)
 
-    def open_engines(self, steps: int | None = None) -> None:
-        """Open the engines of a sampler now rather than at its first use. BundleError E0606 or E0607."""
-        for file in _files(self.sampler(steps).program):
+    def open_engines(self, steps: int | None = None, program: str | None = None) -> None:
+        """Open the engines of a program now rather than at its first use. BundleError E0606 or E0607."""
+        for file in _files(self.program(program, steps).program):
             self._engine(file)
 
-    def warm_up(self, batch: int = 1, steps: int | None = None) -> None:
+    def warm_up(self, batch: int = 1, steps: int | None = None, program: str | None = None) -> None:
         """Do now what the first request of `batch` samples would wait for, such as compiling for that batch.
 
-        Runs a sampler on class 0 and seed 0 and drops what it gives; where the host drives the loop, one step.
+        Runs a program on usual conditions and drops what it gives; if the host drives the loop, one step.
         Raises BundleError E0606 to E0609.
         """
-        entry = self.sampler(steps)
-        size = _batch_size(batch, entry, batch)
-        entry = replace(entry, program=first_steps(entry.program))
-        request = check_request(self.manifest, entry, np.zeros(size, np.int64), 0, None, None)
+        size = _batch_size(batch, self.program(program, steps), batch)
+        request = self.usual_request(size, 0, steps, program)
+        request = replace(request, entry=replace(request.entry, program=first_steps(request.entry.program)))
         with self._turn:
             self._run(request, lambda: None)
 
@@ -175,20 +208,24 @@ class Pipeline:
             self._engines[file] = engine
         return self._engines[file]
 
-    def _run(self, request: Request, tick: Callable[[], None]) -> Array:
+    def _run(self, request: Request, tick: Callable[[], None]) -> dict[str, Array]:
         program = request.entry.program
         for file in _files(program):
             self._engine(file)  # before values: opening one may settle which device "auto" is
         variables = {name: self.backend.value(array) for name, array in request.variables().items()}
-        result = self.backend.array(run_program(program, variables, self._engine, request.row, tick))
-        expected = (len(request.classes), *self.manifest.output.shape)
-        if result.shape != expected:
-            raise BundleError(
-                "E0607",
-                f"the engine gave samples of shape {list(result.shape)} where the manifest says {list(expected)}",
-                "compile the bundle again with `latentc compile`",
-            )
-        return result
+        variables = run_program(program, variables, self._engine, request.row, tick)
+        made = {}
+        for one in request.entry.outputs:
+            result = self.backend.array(variables[one.variable])
+            expected = (len(request), *one.output.shape)
+            if result.shape != expected:
+                raise BundleError(
+                    "E0607",
+                    f"the engine gave {one.name} of shape {list(result.shape)}, the manifest says {list(expected)}",
+                    "compile the bundle again with `latentc compile`",
+                )
+            made[one.name] = result
+        return made
 
 
 def _files(program: tuple[Statement, ...]) -> list[str]:
@@ -199,7 +236,7 @@ def _files(program: tuple[Statement, ...]) -> list[str]:
     return list(dict.fromkeys(files))
 
 
-def _batch_size(count: int, entry: SamplerEntry, batch: int | None) -> int:
+def _batch_size(count: int, entry: ProgramEntry, batch: int | None) -> int:
     if batch is not None and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
         raise BundleError("E0608", f"a batch has 1 or more samples, not {batch!r}", "leave `batch` out")
     return min(size for size in (max(count, 1), entry.max_batch, batch) if size is not None)

@@ -1,4 +1,4 @@
-"""The interpreter of a sampler's program: loops, engine calls and table rows, run on the host.
+"""The interpreter of a bundle's programs: loops, engine calls and table rows, run on the host.
 
 Variables hold engine values or arrays and are never looked into, so state stays on the device between calls.
 """
@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from latentc_runtime.backends import Array, Engine, Value
-from latentc_runtime.manifest import RESULT, EngineCall, Statement
+from latentc_runtime.manifest import EngineCall, Statement
 
 Variables = dict[str, Value | Array]
 
@@ -23,17 +23,17 @@ def run_program(
     engine: Callable[[str], Engine],
     row: Callable[[str, int], Array],
     tick: Callable[[], None],
-) -> Value | Array:
-    """Run a program and give its result.
+) -> Variables:
+    """Run a program and give its variables as they are at the end.
 
-    `variables` are the sampler's inputs; `engine` gives the engine of a file, `row` row i of a per-step input;
+    `variables` are the program's inputs; `engine` gives the engine of a file, `row` row i of a per-step input;
     `tick` is called `ticks(program)` times: after each step of an innermost loop, or at the end without loops.
     """
     variables = dict(variables)
     _run(program, variables, (), engine, row, tick)
     if not _has_loop(program):
         tick()
-    return variables[RESULT]
+    return variables
 
 
 def ticks(program: Sequence[Statement]) -> int:

@@ -1,12 +1,13 @@
 """Samples from trained weights with PyTorch.
 
-    python sample.py --weights runs/train/weights.safetensors --classes 0-9 --per-class 10 -o grid.png
+    python sample.py --weights runs/train/weights.safetensors --class 0-9 --per-class 10 -o grid.png
 
-Sample i has seed `seed + i`; it depends on its own seed and class alone. `--raw out.npz` keeps the arrays.
+Sample i has seed `seed + i`; it depends on its own seed, conditions and settings alone. `--given NAME=FILE`
+gives a condition that is no class: one for all samples, or one per sample. `--raw out.npz` keeps the arrays.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from conditions import RequestError, checked_given
 from config import load_config
 from data import pictures
 from model import NETWORKS
-from sampler import SAMPLERS, SETTINGS
-from sources import Given, Input, input_array
+from sampler import CONDITIONS, PROGRAMS, SETTINGS
+from sources import Condition, Given, Input, Setting, default_given, input_array, needed
 
-# The networks that samples are drawn with; all where there is no sampler.
-SAMPLED = [n for n in NETWORKS if not SAMPLERS or any(n in s.networks for s in SAMPLERS.values())]
+# The networks that programs call; all where there is none.
+CALLED = {
+    name for programs in PROGRAMS.values() for program in programs.values() for name in program.networks
+}
+SAMPLED = [name for name in NETWORKS if name in CALLED or not CALLED]
 
 
 class Steps:
@@ -58,10 +63,10 @@ class Steps:
                 yield torch.from_numpy(input_array(*self.arguments, int(rows))).to(self.device)
 
 
-def inputs_of(sampler: Any, given: Given, device: torch.device) -> dict[str, Any]:
-    """What a sampler takes, by name."""
+def inputs_of(program: Any, given: Given, device: torch.device) -> dict[str, Any]:
+    """What a program takes, by name."""
     found: dict[str, Any] = {}
-    for name, entry in sampler.inputs.items():
+    for name, entry in program.inputs.items():
         if entry.rows is not None and entry.source.distribution == "normal":
             found[name] = Steps(entry, given, np.arange(entry.rows), device)
         else:
@@ -69,35 +74,50 @@ def inputs_of(sampler: Any, given: Given, device: torch.device) -> dict[str, Any
     return found
 
 
+def program_of(name: str | None = None, steps: int | None = None) -> Any:
+    """The program of that name and that many steps, by default the first. SystemExit if there is none."""
+    if not PROGRAMS:
+        raise SystemExit("the spec names no sampler")
+    name = next(iter(PROGRAMS)) if name is None else name
+    if name not in PROGRAMS:
+        raise SystemExit(f"--program: this project holds {', '.join(PROGRAMS)}")
+    held = PROGRAMS[name]
+    steps = next(iter(held)) if steps is None else steps
+    if steps not in held:
+        raise SystemExit(
+            f"--steps: this project holds {', '.join(map(str, held))}; emit it again for {steps}"
+        )
+    return held[steps]
+
+
+def declared(program: Any) -> tuple[list[Condition], list[Setting]]:
+    """The conditions and settings that a program's inputs come from."""
+    conditions, settings = needed(program.inputs.values())
+    return [c for c in CONDITIONS if c.name in conditions], [s for s in SETTINGS if s.name in settings]
+
+
 @torch.no_grad()
 def draw(
-    networks: dict[str, nn.Module],
-    classes: Sequence[int],
-    seeds: Sequence[int],
-    config: dict[str, Any],
-    guidance: float | None = None,
-    steps: int | None = None,
-    batch: int = 64,
-    truncation: float | None = None,
-) -> Tensor:
-    """Samples f32 [B, C, H, W] or tokens i64 [B, T] on the CPU, one a class and seed."""
-    if not SAMPLERS:
-        raise SystemExit("the spec names no sampler")
-    steps = next(iter(SAMPLERS)) if steps is None else steps
-    if steps not in SAMPLERS:
-        held = ", ".join(map(str, SAMPLERS))
-        raise SystemExit(f"--steps: this project holds {held}; emit it again for {steps}")
-    sampler = SAMPLERS[steps]
-    models = [networks[name].eval() for name in sampler.networks]
+    networks: dict[str, nn.Module], given: Given, program: Any = None, batch: int = 64
+) -> dict[str, Tensor]:
+    """The outputs of a program by name, [B, ...] on the CPU; the first of a sampler are the samples."""
+    program = program or program_of()
+    models = [networks[name].eval() for name in program.networks]
     device = next(models[0].parameters()).device
-    scales = {"guidance": guidance, "truncation": truncation}
-    values = {s.name: s.value if scales.get(s.name) is None else scales[s.name] for s in SETTINGS}
-    settings = {name: np.full(len(classes), value, np.float64) for name, value in values.items()}
-    given = Given(np.array(seeds, np.uint64), {"class": np.asarray(classes)}, {}, settings)
-    parts = []
-    for at in tqdm(range(0, len(classes), batch), desc="sampling", leave=False, disable=None):
-        parts.append(sampler.sample(*models, **inputs_of(sampler, given.part(at, at + batch), device)).cpu())
-    return torch.cat(parts)
+    parts: dict[str, list[Tensor]] = {name: [] for name in program.outputs}
+    for at in tqdm(range(0, len(given), batch), desc="sampling", leave=False, disable=None):
+        made = program.sample(*models, **inputs_of(program, given.part(at, at + batch), device))
+        for name, part in zip(parts, made if isinstance(made, tuple) else (made,), strict=True):
+            parts[name].append(part.cpu())
+    return {name: torch.cat(tensors) for name, tensors in parts.items()}
+
+
+def preview_given(columns: int = 8) -> Given:
+    """What training shows: rows of up to ten classes; other conditions as `default_given` makes them."""
+    conditions, settings = declared(program_of())
+    counts = [c.classes for c in conditions if c.form == "label"]
+    rows = min([10, *counts])
+    return default_given(rows * columns, 0, conditions, settings, np.repeat(np.arange(rows), columns))
 
 
 def grid(samples: Tensor, config: dict[str, Any], columns: int, gap: int = 0) -> Any:
@@ -162,42 +182,111 @@ def positive(text: str) -> int:
     return natural(text, 1)
 
 
+def pair(text: str) -> tuple[str, str]:
+    """`NAME=VALUE`. ValueError where it is no such text."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise ValueError(f"{text} is not NAME=VALUE")
+    return name, value
+
+
+def setting(text: str) -> tuple[str, float]:
+    """`NAME=NUMBER`. ValueError where it is no such text."""
+    name, value = pair(text)
+    return name, float(value)
+
+
+def condition_of(name: str, file: str) -> Any:
+    """The value of a condition: an .npy array, or of an .npz `value` and `mask`, or its one array."""
+    try:
+        content = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"--given {name}: {file} is no .npy or .npz file of arrays: {error}") from None
+    if isinstance(content, np.ndarray):
+        return content
+    if "value" in content:
+        return {part: content[part] for part in ("value", "mask") if part in content}
+    if name not in content and len(content.files) != 1:
+        raise SystemExit(f"--given {name}: {file} holds {', '.join(content.files)}; which is it?")
+    return content[name if name in content else content.files[0]]
+
+
+def given_of(flags: argparse.Namespace, program: Any) -> Given:
+    """What the flags ask of a program. SystemExit says what does not fit."""
+    conditions, settings = declared(program)
+    values = {name: condition_of(name, file) for name, file in flags.given}
+    labels = [c for c in conditions if c.form == "label" and c.name not in values]
+    classes = flags.classes
+    if classes is None and len(labels) == 1 and labels[0].required:
+        classes = range(min(10, labels[0].classes))
+    if classes is not None and flags.count is not None:
+        classes = [classes[i % len(classes)] for i in range(flags.count)]
+    elif classes is not None:
+        classes = np.repeat(classes, flags.per_class).tolist()
+    short = {"guidance": flags.guidance, "truncation": flags.truncation}
+    asked = {**dict(flags.setting), **{name: value for name, value in short.items() if value is not None}}
+    try:
+        return checked_given(
+            conditions,
+            settings,
+            classes=classes,
+            given=values,
+            asked=asked,
+            seeds=flags.seed,
+            count=flags.count,
+        )
+    except RequestError as error:
+        raise SystemExit(f"{error.message}; {error.help}") from None
+
+
 def main() -> None:
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("--weights", type=Path, required=True, help=".safetensors file, or a checkpoint")
-    parser.add_argument("--classes", type=numbers, help="such as 0-9 or 3,7; else the first ten")
-    parser.add_argument("--per-class", type=positive, default=10)
+    parser.add_argument(
+        "--class",
+        dest="classes",
+        metavar="CLASSES",
+        type=numbers,
+        help="such as 0-9 or 3,7; else the first ten",
+    )
+    parser.add_argument("--per-class", type=positive, default=10, metavar="N", help="samples of each class")
+    parser.add_argument("--count", type=natural, metavar="N", help="number of samples")
+    parser.add_argument(
+        "--given",
+        type=pair,
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="a condition as .npy or .npz",
+    )
     parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--guidance", type=float, help="scale of classifier-free guidance")
     parser.add_argument("--truncation", type=float, help="bound of a generator's noise; inf for none")
+    parser.add_argument(
+        "--setting",
+        type=setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="such as temperature=0.9",
+    )
+    parser.add_argument("--program", metavar="NAME", help="one of the programs that sampler.py holds")
     parser.add_argument("--steps", type=int, help="one of the step counts that sampler.py holds")
     parser.add_argument("--batch", type=positive, default=64)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--raw", type=Path, help=".npz file for the arrays (samples, classes, seeds)")
+    parser.add_argument("--raw", type=Path, help=".npz file for the arrays: outputs, conditions, seeds")
     parser.add_argument("-o", "--output", type=Path, help="PNG of a grid, a row a class")
     flags = parser.parse_args()
-    config = load_config([])
-    known = config["data"]["classes"]
-    settings = {setting.name for setting in SETTINGS}
-    if flags.guidance is not None and "guidance" not in settings:
-        raise SystemExit("--guidance: this sampler takes no scale")
-    if flags.truncation is not None and "truncation" not in settings:
-        raise SystemExit("--truncation: the noise of this sampler is not truncated")
-    if flags.truncation is not None and not flags.truncation > 0:
-        raise SystemExit("--truncation: a bound is above 0")
-    classes = np.repeat(flags.classes or range(min(10, known)), flags.per_class)
-    if classes.max() >= known:
-        raise SystemExit(f"--classes: the model has classes 0 to {known - 1}")
-    seeds = range(flags.seed, flags.seed + len(classes))
+    program = program_of(flags.program, flags.steps)
+    given = given_of(flags, program)
     networks = load_networks(flags.weights, torch.device(flags.device))
-    samples = draw(
-        networks, classes, seeds, config, flags.guidance, flags.steps, flags.batch, flags.truncation
-    )
+    outputs = draw(networks, given, program, flags.batch)
     if flags.raw:
-        np.savez(flags.raw, samples=samples.numpy(), classes=classes, seeds=np.array(seeds))
+        arrays = {name: tensor.numpy() for name, tensor in outputs.items()}
+        np.savez(flags.raw, **{**given.conditions, "seeds": given.seeds, **arrays})
     if flags.output:
-        grid(samples, config, flags.per_class).save(flags.output)
+        grid(next(iter(outputs.values())), load_config([]), flags.per_class).save(flags.output)
         print(flags.output)
 
 

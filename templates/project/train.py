@@ -32,7 +32,7 @@ from config import load_config
 from data import batches, generator, open_data
 from model import NETWORKS
 from objective import UPDATES, Update
-from sample import SAMPLED, draw, grid
+from sample import SAMPLED, draw, grid, preview_given
 
 
 class Run:
@@ -233,9 +233,8 @@ def tensorboard(folder: Path, step: int) -> Any:
 
 def preview(config: dict[str, Any], networks: dict[str, nn.Module], step: int, run: Run) -> None:
     """Writes a grid of samples, a row a class. Takes no random numbers from training."""
-    classes = np.repeat(np.arange(min(10, config["data"]["classes"])), 8)
     modes = {name: network.training for name, network in networks.items()}
-    samples = draw(networks, classes, range(len(classes)), config)
+    samples = next(iter(draw(networks, preview_given(columns=8)).values()))
     for name, network in networks.items():
         network.train(modes[name])
     if run.main:

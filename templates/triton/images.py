@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ class TritonPythonModel:
     """Triton's interface: one instance serves all requests of a batch."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        self.manifest = served.manifest_beside(__file__)
+        program = served.program_of(served.manifest_beside(__file__), json.loads(args["model_config"]))
+        self.output = program.outputs[0].output
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return served.each(requests, self.answer)
 
     def answer(self, request: Any) -> dict[str, np.ndarray]:
-        return {"images": images(served.array_of(request, "samples"), self.manifest.output)}
+        return {"images": images(served.array_of(request, "samples"), self.output)}

@@ -18,7 +18,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         self.manifest = served.manifest_beside(__file__)
-        self.entry = served.sampler_of(self.manifest, json.loads(args["model_config"]))
+        self.entry = served.program_of(self.manifest, json.loads(args["model_config"]))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return served.each(requests, self.answer)
@@ -29,7 +29,7 @@ class TritonPythonModel:
         for entry in self.entry.inputs:
             array = asked.array(entry)
             # Triton batches along the first axis: [B, ...], scalars [B, 1], rows of noise [N, B, ...] as [B, N, ...].
-            if entry.per_step is not None:
+            if entry.rows is not None:
                 array = np.moveaxis(array, 1, 0)
             made[entry.name] = array[:, None] if array.ndim == 1 else array
         return made

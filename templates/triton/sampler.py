@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import numpy as np
 import served
 
 import latentc_runtime
+from latentc_runtime.media import images
+from latentc_runtime.request import Request
+from latentc_runtime.sources import joined
 
 
 class TritonPythonModel:
@@ -30,8 +34,8 @@ class TritonPythonModel:
             device="auto" if on_gpu else "cpu",
             threads=int(threads["string_value"]) if threads else None,
         )
-        self.entry = served.sampler_of(self.pipe.manifest, config)
-        self.pipe.open_engines(self.entry.steps)
+        self.entry = served.program_of(self.pipe.manifest, config)
+        self.pipe.open_engines(self.entry.steps, self.entry.name)
         self.wants_images = any(output["name"] == "images" for output in config["output"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -48,23 +52,22 @@ class TritonPythonModel:
             return [served.refusal(one if isinstance(one, latentc_runtime.BundleError) else error) for one in asked]
         return [self.answer(one, samples) for one in asked]
 
-    def sample(self, asked: list[Any]) -> Any:
-        """An iterator over each request's samples, drawn in one run: a sample does not depend on its neighbours."""
+    def sample(self, asked: list[Request]) -> Iterator[dict[str, np.ndarray]]:
+        """Each request's outputs, made in one run: a sample does not depend on its neighbours."""
         if not asked:
             return iter(())
-        names = ["classes", "seeds"]
-        names += [name for name in ("guidance", "truncation") if getattr(self.entry, name) is not None]
-        given = {name: np.concatenate([getattr(one, name) for one in asked]) for name in names}
-        samples = self.pipe.sample(**given, steps=self.entry.steps)
-        ends = np.cumsum([len(one.classes) for one in asked])
-        return iter(np.split(samples, ends[:-1]))
+        outputs = self.pipe.run(Request(self.entry, joined([one.given for one in asked])))
+        ends = np.cumsum([len(one) for one in asked])[:-1]
+        parts = {name: np.split(array, ends) for name, array in outputs.items()}
+        return ({name: arrays[i] for name, arrays in parts.items()} for i in range(len(asked)))
 
     def answer(self, one: Any, samples: Any) -> Any:
         if isinstance(one, latentc_runtime.BundleError):
             return served.refusal(one)
-        part = next(samples)
+        outputs = next(samples)
+        first = outputs[self.entry.outputs[0].name]
         try:
-            pictures = {"images": self.pipe.images(part)} if self.wants_images else {}
+            pictures = {"images": images(first, self.entry.outputs[0].output)} if self.wants_images else {}
         except latentc_runtime.BundleError as error:
             return served.refusal(error)
-        return served.response({"samples": part, **pictures})
+        return served.response({**outputs, **pictures})

@@ -10,9 +10,10 @@ import numpy as np
 import triton_python_backend_utils as triton  # the server's own
 
 from latentc_runtime import BundleError
-from latentc_runtime.manifest import Manifest, SamplerEntry
+from latentc_runtime.conditions import request_name
+from latentc_runtime.manifest import Manifest, ProgramEntry
 from latentc_runtime.manifest_json import manifest_from_bytes
-from latentc_runtime.request import Request, check_request, sampler_entry
+from latentc_runtime.request import Request, check_request, program_entry
 
 
 def manifest_beside(file: str) -> Manifest:
@@ -20,9 +21,10 @@ def manifest_beside(file: str) -> Manifest:
     return manifest_from_bytes((Path(file).parent / "manifest.json").read_bytes())
 
 
-def sampler_of(manifest: Manifest, config: dict[str, Any]) -> SamplerEntry:
-    """The sampler that the model's configuration names by its steps."""
-    return sampler_entry(manifest, int(config["parameters"]["steps"]["string_value"]))
+def program_of(manifest: Manifest, config: dict[str, Any]) -> ProgramEntry:
+    """The program that the model's configuration names, by its name and steps."""
+    name, steps = (config["parameters"][key]["string_value"] for key in ("program", "steps"))
+    return program_entry(manifest, name, int(steps))
 
 
 def array_of(request: Any, name: str) -> np.ndarray | None:
@@ -31,13 +33,23 @@ def array_of(request: Any, name: str) -> np.ndarray | None:
     return None if tensor is None else tensor.as_numpy()
 
 
-def asked(request: Any, manifest: Manifest, entry: SamplerEntry) -> Request:
-    """Classes, seeds, guidance and truncation of a request, each [B, 1], checked. BundleError E0608."""
-    classes, seeds = (array_of(request, name).reshape(-1) for name in ("classes", "seeds"))
-    known = {"guidance": entry.guidance, "truncation": entry.truncation}
-    scales = {name: array_of(request, name) for name, setting in known.items() if setting is not None}
-    flat = {name: array.reshape(-1) for name, array in scales.items() if array is not None}
-    return check_request(manifest, entry, classes, seeds, flat.get("guidance"), None, flat.get("truncation"))
+def asked(request: Any, manifest: Manifest, entry: ProgramEntry) -> Request:
+    """Conditions, seeds and settings of a request, checked. BundleError E0608.
+
+    Single values come as [B, 1].
+    """
+    seeds = array_of(request, "seeds").reshape(-1)
+    conditions = manifest.conditions_of(entry)
+    given: dict[str, Any] = {}
+    for condition in conditions:
+        name = request_name(condition, conditions)
+        value, mask = array_of(request, name), array_of(request, f"{name}_mask")
+        if value is not None:
+            value = value if condition.shape else value.reshape(-1)
+            given[condition.name] = value if mask is None else {"value": value, "mask": mask}
+    arrays = {s.name: array_of(request, s.name) for s in manifest.settings_of(entry)}
+    settings = {name: array.reshape(-1) for name, array in arrays.items() if array is not None}
+    return check_request(manifest, entry, seeds=seeds, conditions=given, settings=settings, count=len(seeds))
 
 
 def response(arrays: dict[str, np.ndarray]) -> Any:

@@ -197,7 +197,7 @@ def test_averaged_weights(latentc: Run, tiny: Any, tmp_path: Path) -> None:
 def test_compile_and_sample(latentc: Run, tiny: Any) -> None:
     line = ["compile", tiny.spec, "-w", tiny.weights, "-o", "bundle", "--steps", "4,2", "--form", "host", "--json"]
     made = json.loads(latentc(*line).out)
-    assert [(s["steps"], s["form"]) for s in made["samplers"]] == [(4, "host"), (2, "host")]
+    assert [(s["steps"], s["form"]) for s in made["programs"]] == [(4, "host"), (2, "host")]
     done = latentc("sample", "bundle", "--class", "0-2,7", "--per-class", "5", "-o", "grid.png", "--raw", "raw.npz")
     assert done.status == 0, done.err
     assert Image.open("grid.png").size == (5 * 8 + 4 * 2, 4 * 8 + 3 * 2)

@@ -126,6 +126,6 @@ def test_loss_and_sampler_are_the_interpreters(case: str) -> None:
     for program in low.programs:
         arrays = inputs_of(low, low.module.entries[program.entry])
         with torch.no_grad():
-            actual = sampler["SAMPLERS"][program.steps].sample(model, *tensors(arrays, torch.float64))
+            actual = sampler["PROGRAMS"]["sample"][program.steps].sample(model, *tensors(arrays, torch.float64))
         (expected,) = Interpreter(low.module, weights).run(program.entry, *arrays)
         assert error(actual, expected) < 1e-9

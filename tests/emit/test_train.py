@@ -149,7 +149,7 @@ def test_samples_and_refusals(project: Path) -> None:
     run(
         project, "train.py", *SHORT, "--steps", "2", "--out", "runs/short", "--precision", "bf16", "--sample_every", "2"
     )
-    weights = ["--weights", "runs/short/weights.safetensors", "--classes", "0-1", "--per-class", "2"]
+    weights = ["--weights", "runs/short/weights.safetensors", "--class", "0-1", "--per-class", "2"]
     run(project, "sample.py", *weights, "-o", "grid.png", "--raw", "all.npz")
     # A sample depends on its own seed and class alone.
     run(project, "sample.py", *weights, "--batch", "3", "--raw", "parts.npz")
@@ -158,8 +158,8 @@ def test_samples_and_refusals(project: Path) -> None:
     assert (project / "grid.png").read_bytes().startswith(b"\x89PNG")
     assert list((project / "runs/short/samples").glob("*.png"))
     if project.name == "digits_gan":
-        refused(project, "sample.py", [*weights, "--guidance", "2"], "takes no scale")
-        refused(project, "sample.py", [*weights, "--truncation", "0"], "a bound is above 0")
+        refused(project, "sample.py", [*weights, "--guidance", "2"], "there is no setting `guidance`")
+        refused(project, "sample.py", [*weights, "--truncation", "0"], "`truncation` 0 is out of range")
     if project.name != "digits_dit":
         return  # the other refusals are the same code
     for script, flags, said in (
@@ -175,12 +175,12 @@ def test_samples_and_refusals(project: Path) -> None:
         ("train.py", ["--config"], "wants a value"),
         ("train.py", ["--config", "nowhere.yaml"], "there is no file"),
         ("sample.py", [*weights, "--steps", "7"], "emit it again"),
-        ("sample.py", [*weights, "--classes", "10"], "classes 0 to 9"),
-        ("sample.py", [*weights, "--classes", "9-0"], "invalid"),
+        ("sample.py", [*weights, "--class", "10"], "a class from 0 to 9"),
+        ("sample.py", [*weights, "--class", "9-0"], "invalid"),
         ("sample.py", [*weights, "--per-class", "0"], "invalid"),
         ("sample.py", [*weights, "--seed", "-1"], "invalid"),
         ("sample.py", ["--weights", "nowhere.safetensors"], "there is no file"),
-        ("sample.py", [*weights, "--truncation", "1"], "is not truncated"),
+        ("sample.py", [*weights, "--truncation", "1"], "there is no setting `truncation`"),
     ):
         refused(project, script, flags, said)
     assert not (project / "runs/nan/checkpoints").exists()

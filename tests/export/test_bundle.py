@@ -58,8 +58,8 @@ def make(lowered: Any, spec: Any, weights: Any, folder: Path, after: str | None 
 
 
 def oracle(lowered: Any, pipe: Any, steps: int | None = None) -> Any:
-    entry = pipe.sampler(steps)
-    request = check_request(pipe.manifest, entry, CLASSES, 5, None, None)
+    entry = pipe.program(steps=steps)
+    request = check_request(pipe.manifest, entry, CLASSES, 5)
     inputs = [request.array(i) for i in entry.inputs]
     weights = {f"main.{k}": v for k, v in arrays_of(lowered).items()}
     program = next(p for p in lowered.programs if p.steps == entry.steps)
@@ -100,7 +100,7 @@ SYSTEMS = {
 def test_every_form_gives_what_the_oracle_gives(system: str, form: str, tmp_path: Path) -> None:
     spec, lowered = lowered_of(*SYSTEMS[system])
     manifest = make(lowered, spec, stored_weights(lowered, tmp_path), tmp_path / "b", form=form, max_batch=8)
-    assert manifest.samplers[0].form == form
+    assert manifest.programs[0].form == form
     pipe = latentc_runtime.load(tmp_path / "b", device="cpu", threads=1)
     assert_same(pipe.sample(CLASSES, seeds=5), oracle(lowered, pipe))
 
@@ -108,7 +108,7 @@ def test_every_form_gives_what_the_oracle_gives(system: str, form: str, tmp_path
 def test_host_program_makes_noise_a_step_at_a_time(tmp_path: Path) -> None:
     spec, lowered = lowered_of("digits_dit", *TINY_DIT, "sampler={kind: ddpm, steps: 6}")
     manifest = make(lowered, spec, stored_weights(lowered, tmp_path), tmp_path / "b", form="host")
-    (loop,) = [s for s in manifest.samplers[0].program if isinstance(s, Loop)]
+    (loop,) = [s for s in manifest.programs[0].program if isinstance(s, Loop)]
     assert list(loop.noise.values()) == [Rows("noise", 0, (1,))]
 
 
@@ -117,7 +117,7 @@ def test_noise_of_a_part_of_the_steps_is_made_a_step_at_a_time(tmp_path: Path) -
     sampler = "sampler={kind: ddpm, steps: 12, guidance: {scale: 2.0, interval: [0.3, 0.6]}}"
     spec, lowered = lowered_of("digits_dit", *TINY_DIT, sampler, "optimize.cache={blocks: [0, 1], every: 2}")
     manifest = make(lowered, spec, stored_weights(lowered, tmp_path), tmp_path / "b", form="host")
-    loops = [s for s in manifest.samplers[0].program if isinstance(s, Loop)]
+    loops = [s for s in manifest.programs[0].program if isinstance(s, Loop)]
     taken = [
         rows.first + k * step
         for loop in loops
@@ -126,7 +126,7 @@ def test_noise_of_a_part_of_the_steps_is_made_a_step_at_a_time(tmp_path: Path) -
         for k in rows.strides
     ]
     assert sorted(taken) == list(range(12))
-    read = {v for s in manifest.samplers[0].program if isinstance(s, EngineCall) for v in s.inputs.values()}
+    read = {v for s in manifest.programs[0].program if isinstance(s, EngineCall) for v in s.inputs.values()}
     assert "noise" not in read, "no engine gets the noise of all steps"
     pipe = latentc_runtime.load(tmp_path / "b", device="cpu", threads=1)
     assert_same(pipe.sample(CLASSES, seeds=5), oracle(lowered, pipe))
@@ -136,8 +136,8 @@ def test_step_counts_share_the_weights_and_what_engines_they_can(tmp_path: Path)
     spec, lowered = lowered_of("digits_dit", *TINY_DIT, steps=(3, 5))
     # Before hoisting, whose tables have a row a step.
     manifest = make(lowered, spec, stored_weights(lowered, tmp_path), tmp_path / "b", "expand_guidance", form="host")
-    assert [s.steps for s in manifest.samplers] == [3, 5]
-    steps = [s.file for sampler in manifest.samplers for loop in sampler.program if isinstance(loop, Loop)
+    assert [s.steps for s in manifest.programs] == [3, 5]
+    steps = [s.file for sampler in manifest.programs for loop in sampler.program if isinstance(loop, Loop)
              for s in loop.body if isinstance(s, EngineCall)]  # fmt: skip
     assert len(steps) == 2 and len(set(steps)) == 1, "one step engine serves both tables"
     assert [name for name in manifest.files if name.startswith("weights/")].count("weights/w.safetensors") == 1
@@ -236,7 +236,7 @@ def test_a_compile_that_stops_leaves_nothing(
         assert "E0501" in str(caught.value) and "No space left" in str(caught.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == (["b"] if older else []) + ["w.safetensors"]
     if older:
-        assert latentc_runtime.load(tmp_path / "b", device="cpu").manifest.samplers[0].max_batch == 3
+        assert latentc_runtime.load(tmp_path / "b", device="cpu").manifest.programs[0].max_batch == 3
 
 
 def test_an_older_bundle_is_replaced_and_nothing_else_is(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_an_older_bundle_is_replaced_and_nothing_else_is(tmp_path: Path) -> None
     weights = stored_weights(lowered, tmp_path)
     for batch in (3, 4):
         make(lowered, spec, weights, tmp_path / "b", max_batch=batch)
-    assert json.loads((tmp_path / "b/manifest.json").read_text())["samplers"][0]["max_batch"] == 4
+    assert json.loads((tmp_path / "b/manifest.json").read_text())["programs"][0]["max_batch"] == 4
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
     for place in ("mine", "w.safetensors"):
@@ -288,6 +288,6 @@ def test_unknown_sources_do_not_pass(tmp_path: Path) -> None:
     """A manifest that contradicts itself is not written."""
     spec, lowered = lowered_of("digits_dit", *TINY_DIT, "sampler.steps=4")
     twice = replace(lowered, programs=lowered.programs * 2)
-    with pytest.raises(latentc_runtime.BundleError, match="same number of steps"):
+    with pytest.raises(latentc_runtime.BundleError, match="same name and number of steps"):
         make(twice, spec, stored_weights(lowered, tmp_path), tmp_path / "b")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["w.safetensors"]

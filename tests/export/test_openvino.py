@@ -94,8 +94,8 @@ def compiled(name: str, folder: Path, precision: str = "fp32", weights: Any = No
 
 def oracle(name: str, pipe: Any) -> Any:
     _, lowered = lowered_of(name)
-    request = check_request(pipe.manifest, pipe.sampler(), CLASSES, 5, None, None)
-    inputs = [request.array(i) for i in pipe.sampler().inputs]
+    request = check_request(pipe.manifest, pipe.program(), CLASSES, 5)
+    inputs = [request.array(i) for i in pipe.program().inputs]
     interpreter = Interpreter(lowered.module, {f"main.{k}": v for k, v in arrays_of(lowered).items()})
     return interpreter.run(lowered.programs[0].entry, *inputs)[0]
 

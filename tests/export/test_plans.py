@@ -75,7 +75,7 @@ def test_dit(tmp_path: Path, form: str, precision: str) -> None:
     main = max(manifest.plans, key=lambda p: manifest.files[p.plan].size)
     assert main.capability == "sm89" and main.precision == precision and main.profiles == ((1, 2, 4),)
     assert main.plan in manifest.files and main.version.startswith("1.")
-    assert manifest.samplers[0].max_batch == 4
+    assert manifest.programs[0].max_batch == 4
     blocks = {"loop": 2, "unroll": 4, "host": 2}[form]
     # Kernels are counted, so a step with two branches may hold more of them than the network has blocks.
     assert main.fused_attentions >= blocks if precision != "fp32" else main.fused_attentions == 0
@@ -96,7 +96,7 @@ def test_llamagen(tmp_path: Path, form: str) -> None:
 def test_generator(tmp_path: Path, precision: str) -> None:
     """Its norms folded, one in each block into a convolution; what no engine holds is beside it."""
     manifest = compiled(tmp_path, GENERATOR, f"target.precision={precision}", form="auto")
-    assert [p.capability for p in manifest.plans] == ["sm89"] and manifest.samplers[0].form == "unroll"
+    assert [p.capability for p in manifest.plans] == ["sm89"] and manifest.programs[0].form == "unroll"
     assert "weights/folded.safetensors" in manifest.files
 
 

@@ -148,7 +148,7 @@ def test_the_backend_gives_what_onnx_runtime_gives(cuda: FakeCuda, tmp_path: Pat
     engines: list[Any] = list(pipe._engines.values())
     assert all(engine.no_graph is None for engine in engines)
     # What is asked for again and again is replayed from the first engine to the last.
-    assert cuda.launches - before == _calls(pipe.sampler().program)
+    assert cuda.launches - before == _calls(pipe.program().program)
     pipe._engines.clear()
     del engines
     backend.cuda.release()

@@ -206,7 +206,7 @@ def test_a_batch_of_requests_gives_what_the_runtime_gives_each(
     server = Server(tmp_path / "repo", monkeypatch)
     assert set(server.configs) == set(made.models) and made.kind == kind
     pipe = latentc_runtime.load(bundle, device="cpu")
-    known = [name for name in ("guidance", "truncation") if getattr(pipe.sampler(), name) is not None]
+    known = [setting.name for setting in pipe.manifest.settings]
     name = known[0] if known else ""
     scales = [[0.5], [3.0, 4.5], None] if known else [None] * 3
     asked = zip([[3], [1, 0], [5]], [[7], [2**64 - 1, 7], [11]], scales, strict=True)
@@ -263,7 +263,7 @@ def test_the_client_of_the_documentation(bundles: Any, tmp_path: Path, monkeypat
     finally:
         grpc_server.stop(None).wait()
     pipe = latentc_runtime.load(bundle, device="cpu")
-    want = pipe.images(pipe.sample([3, 7], [10, 11], [2.0, 4.0]))
+    want = pipe.images(pipe.sample([3, 7], [10, 11], guidance=[2.0, 4.0]))
     assert np.abs(scope["pictures"].astype(int) - want).max() <= 1
 
 
@@ -315,16 +315,16 @@ def test_plans_by_capability(bundles: Any, tmp_path: Path) -> None:
     ]
     files = {**opened.manifest.files, **{plan.plan: hash_file(opened.path(plan.plan)) for plan in plans}}
     bundle = replace(opened, manifest=replace(opened.manifest, engine="tensorrt", plans=tuple(plans), files=files))
-    made = repository_from_bundle(bundle, bundle.manifest.samplers[0], tmp_path / "r")
+    made = repository_from_bundle(bundle, bundle.manifest.programs[0], tmp_path / "r")
     engine = tmp_path / "r" / f"{made.model}_engine"
     config = text_format.Parse((engine / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
     assert dict(config.cc_model_filenames) == {"8.9": "sample.sm89.plan", "10.0": "sample.sm100.plan"}
     assert sorted(p.name for p in (engine / "1").iterdir()) == ["sample.sm100.plan", "sample.sm89.plan"]
     stripped = [replace(plan, stripped=True) for plan in plans]
     bare = replace(bundle, manifest=replace(bundle.manifest, plans=tuple(stripped)))
-    assert "no weights" in repository_from_bundle(bare, bare.manifest.samplers[0], tmp_path / "t").why
+    assert "no weights" in repository_from_bundle(bare, bare.manifest.programs[0], tmp_path / "t").why
     rtx = replace(bundle, manifest=replace(bundle.manifest, engine="tensorrt-rtx"))
-    assert "no backend" in repository_from_bundle(rtx, rtx.manifest.samplers[0], tmp_path / "s").why
+    assert "no backend" in repository_from_bundle(rtx, rtx.manifest.programs[0], tmp_path / "s").why
 
 
 def test_what_is_served_stands_alone(bundles: Any, tmp_path: Path) -> None:
@@ -343,7 +343,8 @@ def test_what_is_served_stands_alone(bundles: Any, tmp_path: Path) -> None:
         sys.path = [p for p in sys.path if not p.endswith(("/compiler", "/runtime"))]
         sys.path.insert(0, sys.argv[1])
         model = __import__("1.model").model.TritonPythonModel()
-        config = {"parameters": {"steps": {"string_value": "4"}}, "output": [{"name": "samples"}]}
+        named = {"program": {"string_value": "sample"}, "steps": {"string_value": "4"}}
+        config = {"parameters": named, "output": [{"name": "samples"}]}
         model.initialize({"model_config": json.dumps(config), "model_instance_kind": "CPU"})
         request = [Tensor("classes", np.array([[3]])), Tensor("seeds", np.array([[7]], np.uint64))]
         (response,) = model.execute([request])

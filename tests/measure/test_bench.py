@@ -36,7 +36,7 @@ def test_one_sampler_without_comparison(tmp_path: Path) -> None:
     found = bench(folder, batches=(2,), steps=(2,), seconds=0.0)
     assert [(c.steps, c.pytorch, c.ratio) for c in found.cases] == [(2, None, None)]
     assert "ratio" not in found.text()
-    with pytest.raises(BundleError, match="samples in 2, 3 steps"):
+    with pytest.raises(BundleError, match="runs in 2, 3 steps"):
         bench(folder, steps=(7,), seconds=0.0)
 
 

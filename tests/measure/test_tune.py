@@ -121,7 +121,7 @@ def test_the_folder(tmp_path: Path, objective: str) -> None:
     assert "extends: ../../tiny.yaml\n" in (folder / "tuned.yaml").read_text()
     assert told[-1][0] == told[-1][1] and told[-1][2] == "done"
     api.compile(folder / "tuned.yaml", weights, tmp_path / "bundle")
-    assert load(tmp_path / "bundle", "cpu").manifest.samplers[0].steps == found.chosen.candidate.sampler.steps
+    assert load(tmp_path / "bundle", "cpu").manifest.programs[0].steps == found.chosen.candidate.sampler.steps
     rows = list(csv.DictReader((folder / "candidates.csv").open()))
     assert [row["chosen"] for row in rows].count("yes") == 1
     assert {"spec", "grid", "timesteps"} <= {row["found"] for row in rows}

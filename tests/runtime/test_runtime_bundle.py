@@ -13,8 +13,9 @@ from latentc_runtime import BundleError, bundle, load
 from latentc_runtime.bundle import open_bundle, write_manifest
 from latentc_runtime.errors import CODES
 from latentc_runtime.hashes import hash_file
-from latentc_runtime.manifest import EngineCall, FileEntry, Input, Loop, Reference, Rows, UniformSource
+from latentc_runtime.manifest import EngineCall, FileEntry, Loop, Reference, Rows
 from latentc_runtime.manifest_json import bytes_from_manifest, manifest_from_bytes
+from latentc_runtime.sources import Input, RandomSource
 
 
 @pytest.fixture
@@ -90,12 +91,21 @@ def test_what_is_no_bundle(path, tmp_path):
         refused(foreign, "E0602")
 
 
-@pytest.mark.parametrize("format", [3, 1, 0, -1, "2", 2.0, True, None, [2]])
+@pytest.mark.parametrize("format", [4, 2, 1, 0, -1, "3", 3.0, True, None, [3]])
 def test_other_formats_are_refused(path, format):
     document = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps({**document, "format": format}))
-    error = refused(path, "E0603", "this runtime reads format 2")
-    assert ("pip install -U" in error.help) == (format == 3)
+    error = refused(path, "E0603", "this runtime reads format 3")
+    assert ("pip install -U" in error.help) == (format == 4)
+    assert ("latentc compile spec.yaml --weights FILE" in error.help) == (format != 4)
+
+
+def test_a_bundle_of_an_older_format_says_how_to_compile_it_again(path):
+    document = json.loads((path / "manifest.json").read_text())
+    weights = {"file": "dit.pt", "names": "official", "key": "ema"}
+    (path / "manifest.json").write_text(json.dumps({**document, "format": 2, "weights": weights}))
+    error = refused(path, "E0603", "format 2")
+    assert "latentc compile spec.yaml --weights dit.pt --names official --key ema -o BUNDLE" in error.help
 
 
 def with_document(path, change):
@@ -124,42 +134,62 @@ def setter(place, value):
     return change
 
 
-S = ("samplers", 0)
+S = ("programs", 0)
+OUTPUT = (*S, "outputs", 0, "output")
+CONDITION = ("conditions", 0)
+SETTING = ("settings", 0)
 SCHEMA = [
     (("name",), 3, "name: expected text, got 3"),
     (("name",), ..., "name: the field is missing"),
     (("colour",), "red", "colour: unknown field"),
-    (("family",), "diffusions", 'family: expected one of "diffusion", '),
-    (("classes",), True, "classes: expected a whole number, got true"),
-    (("classes",), 1.0, "classes: expected a whole number"),
-    (("classes",), -1, "classes: expected 0 or more"),
+    (("family",), "diffusion", "family: unknown field"),
+    ((*CONDITION, "form"), "colour", r'conditions\[0\].form: expected one of "label", "array", "tokens"'),
+    ((*CONDITION, "classes"), True, "classes: expected a whole number, got true"),
+    ((*CONDITION, "classes"), 0, r"conditions\[0\]: classes: expected 1 or more"),
+    ((*CONDITION, "encoding"), "one_hot", r"shape: expected \[classes\]"),
+    ((*CONDITION, "mask"), True, "mask: expected a shape with a first axis"),
+    ((*CONDITION, "default"), [1, 2], r"default: expected a number, or numbers of shape \[\]"),
+    ((*CONDITION, "name"), "mel", "there is no condition `class`"),
+    (("settings",), [], "there is no setting `guidance`"),
+    ((*SETTING, "default"), None, "default: expected a number"),
+    ((*SETTING, "default"), 10**309, "finite"),
+    ((*SETTING, "low"), 5.0, "default: expected a number from 5 to inf"),
+    ((*SETTING, "high"), 3.0, "default: expected a number from -inf to 3"),
     (("versions",), [], "versions: expected an object"),
     (("versions", "onnx"), None, "versions.onnx: expected text, got null"),
-    (("output", "shape"), [1, "2"], r"output.shape\[1\]: expected a whole number"),
-    (("output", "shape"), [], "output.shape: expected sizes"),
-    (("output", "range"), [0, 1, 2], "output.range: expected a list of 2"),
-    (("output", "range"), [1, 0], "output.range"),
-    (("output", "range"), None, "expected the range of image samples"),
-    (("output", "axes"), ["height", "width"], "expected the name of each axis"),
-    (("output", "medium"), "picture", "output.medium: expected one of"),
-    (("output", "medium"), "audio", "expected the sampling rate"),
-    (("output", "grid"), [2, 3], "does not hold"),
+    ((*OUTPUT, "shape"), [1, "2"], r"output.shape\[1\]: expected a whole number"),
+    ((*OUTPUT, "shape"), [0], "output.shape: expected sizes"),
+    ((*OUTPUT, "range"), [0, 1, 2], "output.range: expected a list of 2"),
+    ((*OUTPUT, "range"), [1, 0], "output.range"),
+    ((*OUTPUT, "range"), None, "expected the range of image samples"),
+    ((*OUTPUT, "axes"), ["height", "width"], "expected the name of each axis"),
+    ((*OUTPUT, "medium"), "picture", "output.medium: expected one of"),
+    ((*OUTPUT, "medium"), "audio", "expected the sampling rate"),
+    ((*OUTPUT, "grid"), [2, 3], "does not hold"),
     (("files", "sample.onnx", "sha256"), "0", "64 hex digits"),
     (("references",), {"weights/tiny.bin": {"sha256": "0" * 64, "size": 1, "location": "/a"}}, "also in `files`"),
-    (("samplers",), [], "at least one"),
-    ((*S, "steps"), "ten", r'samplers\[0\].steps: expected a whole number, got "ten"'),
-    ((*S, "steps"), 0, r"samplers\[0\].steps: expected 1 or more"),
+    (("programs",), [], "at least one"),
+    ((*S, "steps"), "ten", r'programs\[0\].steps: expected a whole number, got "ten"'),
+    ((*S, "steps"), 0, r"programs\[0\].steps: expected 1 or more"),
     ((*S, "max_batch"), 0, "max_batch"),
-    ((*S, "guidance"), None, "guidance input and a default"),
-    ((*S, "guidance", "default"), 10**309, "finite"),
+    ((*S, "name"), 3, "name: expected text"),
+    ((*S, "outputs"), [], "outputs: expected at least one"),
+    ((*S, "outputs", 0, "variable"), "y_0", "nothing sets `y_0`"),
     ((*S, "inputs", 0, "name"), "y", "a second input `y`"),
     ((*S, "inputs", 0, "shape"), [2, 1, 2, 2], r"inputs\[0\].shape"),
     ((*S, "inputs", 1, "shape"), ["B", 1], r"inputs\[1\].shape"),
     ((*S, "inputs", 0, "shape", 0), None, "expected a whole number or text"),
     ((*S, "inputs", 0, "dtype"), "f99", "dtype"),
     ((*S, "inputs", 0, "source"), 3, "source: expected an object"),
-    ((*S, "inputs", 0, "source", "kind"), "pink", r"inputs\[0\].source.kind: expected one of classes"),
-    ((*S, "inputs", 3, "source", "per_step"), 0, "per_step|shape"),
+    (
+        (*S, "inputs", 0, "source", "kind"),
+        "pink",
+        r"inputs\[0\].source.kind: expected one of condition, setting, random",
+    ),
+    ((*S, "inputs", 3, "source", "rows"), 0, "rows|shape"),
+    ((*S, "inputs", 3, "source", "distribution"), "cauchy", "distribution `cauchy`"),
+    ((*S, "inputs", 3, "source", "parameters"), {"bound": 2}, "distribution `normal` takes nothing, not bound"),
+    ((*S, "inputs", 1, "source", "part"), "mask", "the condition `class` has no mask"),
     ((*S, "program", 0, "op"), "exec", r"program\[0\].op: expected one of engine, loop"),
     ((*S, "program", 0, "op"), [], "op"),
     ((*S, "program", 0, "file"), "other.onnx", "`other.onnx` is not in `files`"),
@@ -176,10 +206,10 @@ def test_manifests_that_are_wrong_name_the_field(path, place, value, message):
 
 def test_programs_that_contradict_themselves(tmp_path):
     manifest = open_bundle(tiny.host_bundle(tmp_path / "host")).manifest
-    entry = manifest.samplers[0]
+    entry = manifest.programs[0]
     loop = entry.program[0]
     late = EngineCall("engine", "step.onnx", {"x": "row"}, {"out": "next"})
-    rows = Input("u", "f32", (2, "B"), UniformSource("uniform", "token", 2))
+    rows = Input("u", "f32", (2, "B"), RandomSource("uniform", "token", 2))
     cases = [
         ((replace(loop, trip=0),), "trip: expected 1"),
         ((replace(loop, tables={"a": (1, 2)}),), "tables.a: expected 3 rows"),
@@ -198,9 +228,9 @@ def test_programs_that_contradict_themselves(tmp_path):
     for program, message in cases:
         bad = replace(entry, program=program, inputs=(*entry.inputs, rows))
         with pytest.raises(BundleError, match=message):
-            write_manifest(tmp_path / "host", replace(manifest, samplers=(bad,)))
-    with pytest.raises(BundleError, match="same number of steps"):
-        write_manifest(tmp_path / "host", replace(manifest, samplers=(entry, entry)))
+            write_manifest(tmp_path / "host", replace(manifest, programs=(bad,)))
+    with pytest.raises(BundleError, match="same name and number of steps"):
+        write_manifest(tmp_path / "host", replace(manifest, programs=(entry, entry)))
     open_bundle(tmp_path / "host")
 
 

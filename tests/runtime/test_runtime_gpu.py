@@ -96,7 +96,7 @@ def test_state_stays_on_the_gpu(tmp_path, gpu):
     pipe = load(tiny.host_bundle(tmp_path / "bundle"), device="cuda")
     assert gpu.providers == [("CUDAExecutionProvider", {"use_tf32": "0"}), ("CPUExecutionProvider", {})]
     np.testing.assert_allclose(pipe.sample([1, 2]), tiny.expected([1, 2], [0, 1], [4, 4]), rtol=1e-5, atol=1e-6)
-    entry = pipe.sampler()
+    entry = pipe.program()
     (loop,) = [s for s in entry.program if isinstance(s, Loop)]
     rows = {*loop.tables, *loop.noise, loop.index}
     fed = {inner for s in loop.body for inner, variable in s.inputs.items() if variable in rows}

@@ -61,7 +61,7 @@ def test_the_manifest_says_which_engine_runs_it(tmp_path, monkeypatch):
     folder = tiny.loop_bundle(tmp_path / "bundle")
     manifest = manifest_from_bytes((folder / "manifest.json").read_bytes())
     assert (manifest.engine, manifest.precision) == ("onnxruntime", "fp32")
-    tiny.write(folder, manifest.samplers, manifest.output, list(manifest.files))
+    tiny.write(folder, manifest.programs, manifest.output, list(manifest.files))
     assert type(load(folder).backend).__name__ == "OnnxRuntime"
     assert type(open_(folder).backend).__name__ == "OpenVino"
 

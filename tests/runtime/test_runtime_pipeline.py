@@ -15,7 +15,8 @@ from latentc_runtime import BundleError, load, noise, request
 from latentc_runtime.backends.onnxruntime import OrtEngine
 from latentc_runtime.bundle import write_manifest
 from latentc_runtime.hashes import hash_file
-from latentc_runtime.manifest import EngineCall, Loop, NormalSource, Reference, Rows
+from latentc_runtime.manifest import EngineCall, Loop, Reference, Rows
+from latentc_runtime.sources import RandomSource
 
 CLASSES, SEEDS = [3, 1, 9, 0, 3], [7, 2**63, 7, 0, 2**64 - 1]
 
@@ -56,7 +57,7 @@ def test_largest_batch_of_the_engine_is_kept(tmp_path):
     pipe = open_(tiny.host_bundle(tmp_path / "bundle", max_batch=2))
     sizes = []
     run = pipe._run
-    pipe._run = lambda request, tick: sizes.append(len(request.classes)) or run(request, tick)
+    pipe._run = lambda request, tick: sizes.append(len(request)) or run(request, tick)
     pipe.sample(CLASSES, SEEDS, batch=4)
     assert sizes == [2, 2, 1]
 
@@ -96,7 +97,7 @@ def test_a_bundle_that_was_replaced_is_not_mixed_with_the_new_one(tmp_path):
     path = tiny.loop_bundle(tmp_path / "bundle")
     manifest = open_(path).manifest
     shutil.copy(path / "sample.onnx", path / "short.onnx")
-    (entry,) = manifest.samplers
+    (entry,) = manifest.programs
     (call,) = entry.program
     short = replace(entry, steps=1, program=(replace(call, file="short.onnx"),))
     tiny.write(path, (entry, short), manifest.output, [*manifest.files, "short.onnx"])
@@ -158,14 +159,14 @@ def test_weights_in_the_bundle_beside_referenced_ones(tmp_path):
 def test_loops_nest_and_variables_keep_their_scope(tmp_path):
     path = tiny.host_bundle(tmp_path / "bundle")
     manifest = open_(path).manifest
-    entry = manifest.samplers[0]
+    entry = manifest.programs[0]
     inner = entry.program[0]
     inner = replace(inner, noise={"row": Rows("n", 0, (3, 1))})
     outer = Loop("loop", 2, (inner,), carried=(("out", "out"),), index="outer_step")
     inputs = (*entry.inputs[:3], replace(entry.inputs[3], shape=(6, "B", 1, 2, 2)))
-    inputs = (*inputs[:3], replace(inputs[3], source=NormalSource("normal", "step", 6)))
+    inputs = (*inputs[:3], replace(inputs[3], source=RandomSource("normal", "step", 6)))
     entry = replace(entry, inputs=inputs, program=(outer,))
-    write_manifest(path, replace(manifest, samplers=(entry,)))
+    write_manifest(path, replace(manifest, programs=(entry,)))
     calls = []
     samples = open_(path).sample([2], [5], progress=lambda *c: calls.append(c))
     x, rows = noise.normals([5], "x", tiny.SHAPE), noise.normals([5], "step", tiny.SHAPE, range(6))
@@ -178,11 +179,11 @@ def test_loops_nest_and_variables_keep_their_scope(tmp_path):
 def test_several_step_counts_share_an_engine(tmp_path):
     path = tiny.host_bundle(tmp_path / "bundle")
     manifest = open_(path).manifest
-    entry = manifest.samplers[0]
+    entry = manifest.programs[0]
     one = replace(entry.program[0], trip=1, tables={"a": (0.5,)}, noise={"row": Rows("first", 0, (1,))})
-    first = replace(entry.inputs[3], name="first", shape=(1, "B", 1, 2, 2), source=NormalSource("normal", "step", 1))
+    first = replace(entry.inputs[3], name="first", shape=(1, "B", 1, 2, 2), source=RandomSource("normal", "step", 1))
     short = replace(entry, steps=1, inputs=(*entry.inputs[:3], first), program=(one,))
-    write_manifest(path, replace(manifest, samplers=(entry, short)))
+    write_manifest(path, replace(manifest, programs=(entry, short)))
     pipe = open_(path)
     assert pipe.steps == (3, 1) and len(pipe._engines) == 1
     x, n = noise.normals([0], "x", tiny.SHAPE), noise.normals([0], "step", tiny.SHAPE)
@@ -199,7 +200,7 @@ BAD = [
     ({"classes": [0.5]}, "E0608", "whole numbers"),
     ({"classes": [True]}, "E0608", "whole numbers"),
     ({"classes": 3}, "E0608", "list of whole numbers"),
-    ({"classes": [[1]]}, "E0608", "list of whole numbers"),
+    ({"classes": [[1]]}, "E0608", "a list of whole numbers"),
     ({"classes": ["cat"]}, "E0608", "whole numbers"),
     ({"classes": [[1], [1, 2]]}, "E0608", "not an array"),
     ({"seeds": [1]}, "E0608", "1 seeds for 2 samples"),
@@ -214,7 +215,7 @@ BAD = [
     ({"guidance": float("nan")}, "E0608", "finite"),
     ({"guidance": [1, float("inf")]}, "E0608", "finite"),
     ({"guidance": 1e39}, "E0608", "finite"),
-    ({"guidance": [1, 2, 3]}, "E0608", "3 guidance scales for 2"),
+    ({"guidance": [1, 2, 3]}, "E0608", "3 values of `guidance` for 2"),
     ({"guidance": "strong"}, "E0608", "number"),
     ({"batch": 0}, "E0608", "batch"),
     ({"batch": 1.5}, "E0608", "batch"),
@@ -245,7 +246,7 @@ def test_noise_of_no_number_of_samples_is_refused_with_a_mend(tmp_path, count):
 
 def test_refusals_of_a_bundle_without_guidance(tmp_path):
     pipe = open_(tiny.token_bundle(tmp_path / "bundle"))
-    with pytest.raises(BundleError, match="without guidance"):
+    with pytest.raises(BundleError, match="no setting `guidance`"):
         pipe.sample([0], guidance=2.0)
     with pytest.raises(BundleError, match=r"\[0, 1\]"):
         pipe.sample([0], noise={"u": np.full((4, 1), 1.5, np.float32)})
@@ -266,19 +267,26 @@ def test_devices_that_are_not_there(tmp_path):
 def test_engine_failures_are_told(tmp_path):
     path = tiny.host_bundle(tmp_path / "bundle")
     manifest = open_(path).manifest
-    entry = manifest.samplers[0]
+    entry = manifest.programs[0]
     call = entry.program[0].body[0]
 
-    def with_(call=call, **changes):
+    (output,) = entry.outputs
+
+    def with_(call=call, entry=entry, **changes):
         loop = replace(entry.program[0], body=(call,))
-        write_manifest(path, replace(manifest, samplers=(replace(entry, program=(loop,)),), **changes))
+        write_manifest(path, replace(manifest, programs=(replace(entry, program=(loop,)),), **changes))
         return open_(path).sample([0])
 
     cases = [
         (lambda: with_(replace(call, inputs={"x": "out"})), "step.onnx takes"),
         (lambda: with_(replace(call, outputs={"x_next": "nothing"})), "give \\['nothing'\\]"),
         (lambda: with_(replace(call, inputs=call.inputs | {"a": "out", "x": "a"})), "step.onnx failed"),
-        (lambda: with_(output=replace(manifest.output, shape=(1, 2, 3))), "samples of shape"),
+        (
+            lambda: with_(
+                entry=replace(entry, outputs=(replace(output, output=replace(output.output, shape=(1, 2, 3))),))
+            ),
+            "samples of shape",
+        ),
     ]
     for run, message in cases:
         with pytest.raises(BundleError, match=message) as raised:
@@ -293,11 +301,11 @@ def test_engine_failures_are_told(tmp_path):
 def test_fractions_do_not_become_whole_numbers(tmp_path):
     path = tiny.host_bundle(tmp_path / "bundle")
     manifest = open_(path).manifest
-    entry = manifest.samplers[0]
+    entry = manifest.programs[0]
     call = entry.program[0].body[0]
     call = replace(call, inputs=call.inputs | {"y": "a"})
     loop = replace(entry.program[0], body=(call,))
-    write_manifest(path, replace(manifest, samplers=(replace(entry, program=(loop,)),)))
+    write_manifest(path, replace(manifest, programs=(replace(entry, program=(loop,)),)))
     with pytest.raises(BundleError, match="takes int64 and got float64"):
         open_(path).sample([0])
 

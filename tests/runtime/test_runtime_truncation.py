@@ -10,6 +10,7 @@ from latentc import api
 from latentc_runtime import load, noise
 from latentc_runtime.distributions import draw
 from latentc_runtime.errors import BundleError
+from latentc_runtime.sources import Setting
 
 OVERRIDES = ["data.shape=[3, 8, 8]", "data.classes=3", "backbone.width=8", "backbone.multipliers=[1, 1]"]
 OVERRIDES += ["backbone.attention=[]", "backbone.latent=4", "backbone.embedding=4"]
@@ -59,7 +60,7 @@ def bundle(tmp_path_factory):
 
 def test_a_request_may_give_another(bundle):
     pipe = load(bundle, device="cpu")
-    assert pipe.sampler().truncation.default == 0.5
+    assert pipe.manifest.settings == (Setting("truncation", 0.5, low=0.0, closed=False, unlimited=True),)
     default, same, other, free = (pipe.sample([1], 7, truncation=t) for t in (None, 0.5, 0.1, math.inf))
     assert np.array_equal(default, same)
     assert not np.allclose(default, other) and not np.allclose(default, free)

@@ -14,19 +14,15 @@ from latentc_runtime.bundle import write_manifest
 from latentc_runtime.hashes import HashCache
 from latentc_runtime.manifest import (
     FORMAT,
-    ClassesSource,
     EngineCall,
-    Guidance,
-    GuidanceSource,
-    Input,
     Loop,
     Manifest,
-    NormalSource,
     Output,
+    ProgramEntry,
+    ProgramOutput,
     Rows,
-    SamplerEntry,
-    UniformSource,
 )
+from latentc_runtime.sources import Condition, ConditionSource, Input, RandomSource, Setting, SettingSource
 
 F, INT = TensorProto.FLOAT, TensorProto.INT64
 STEPS = 3
@@ -92,14 +88,19 @@ def expected(classes, seeds, guidance, noises=None):
 
 
 INPUTS = (
-    Input("x", "f32", ("B", *SHAPE), NormalSource("normal", "x")),
-    Input("y", "i64", ("B",), ClassesSource()),
-    Input("w", "f32", ("B",), GuidanceSource()),
-    Input("n", "f32", (STEPS, "B", *SHAPE), NormalSource("normal", "step", STEPS)),
+    Input("x", "f32", ("B", *SHAPE), RandomSource("normal", "x")),
+    Input("y", "i64", ("B",), ConditionSource("class")),
+    Input("w", "f32", ("B",), SettingSource("guidance")),
+    Input("n", "f32", (STEPS, "B", *SHAPE), RandomSource("normal", "step", STEPS)),
 )
 
 
-def write(folder, samplers, output, names, references=None, family="diffusion"):
+CLASS = Condition("class", "label", classes=10)
+GUIDANCE = Setting("guidance", 4.0)
+
+
+def write(folder, programs, output, names, references=None, conditions=(CLASS,), settings=(GUIDANCE,)):
+    outputs = (ProgramOutput("samples", "out", output),)
     manifest = Manifest(
         format=FORMAT,
         name="tiny",
@@ -107,10 +108,9 @@ def write(folder, samplers, output, names, references=None, family="diffusion"):
         versions={"onnx": onnx.__version__},
         spec_sha256="0" * 64,
         created="2026-01-01T00:00:00Z",
-        family=family,
-        classes=10,
-        output=output,
-        samplers=tuple(samplers),
+        conditions=conditions,
+        settings=settings,
+        programs=tuple(program if program.outputs else replace(program, outputs=outputs) for program in programs),
         weights={"source": "none"},
         files=HashCache().hashes({name: folder / name for name in names}),
         references=references or {},
@@ -154,13 +154,14 @@ def loop_bundle(folder, references=None, **changes):
             constant("true", np.bool_(True)),
         ],
     )
-    entry = SamplerEntry(
+    entry = ProgramEntry(
+        name="sample",
         steps=STEPS,
         solver="toy",
         form="loop",
-        guidance=Guidance(4.0),
         max_batch=None,
         why="a test",
+        outputs=(),
         inputs=INPUTS,
         program=(EngineCall("engine", "sample.onnx", {i.name: i.name for i in INPUTS}, {"out": "samples"}),),
     )
@@ -191,17 +192,28 @@ def host_bundle(folder, **changes):
         {"x_next": "next"},
     )
     loop = Loop("loop", STEPS, (step,), {"a": TABLE}, {"row": Rows("n", 0, (1,))}, (("out", "x_next"),))
-    entry = SamplerEntry(
+    entry = ProgramEntry(
+        name="sample",
         steps=STEPS,
         solver="toy",
         form="host",
-        guidance=Guidance(4.0),
         max_batch=None,
         why="a test",
+        outputs=(),
         inputs=(replace(INPUTS[0], name="out"), *INPUTS[1:]),
         program=(loop,),
     )
     return write(folder, [replace(entry, **changes)], PICTURE, ["step.onnx"])
+
+
+def unconditional_bundle(folder):
+    """The noise itself, of a model without a class."""
+    folder.mkdir(exist_ok=True)
+    x = [value(name, F, "B", *SHAPE) for name in ("x", "y")]
+    save(folder / "sample.onnx", [helper.make_node("Identity", ["x"], ["y"])], x[:1], x[1:])
+    call = EngineCall("engine", "sample.onnx", {"x": "x"}, {"out": "y"})
+    entry = ProgramEntry("sample", 1, "toy", "unroll", None, "a test", INPUTS[:1], (), (call,))
+    return write(folder, [entry], PICTURE, ["sample.onnx"], conditions=(), settings=())
 
 
 LEVELS, TOKENS = 5, 4
@@ -225,18 +237,19 @@ def token_bundle(folder):
         [value("tokens", INT, "B", TOKENS)],
         [constant("levels_f", np.float32(LEVELS)), constant("levels", np.int64(LEVELS))],
     )
-    entry = SamplerEntry(
+    entry = ProgramEntry(
+        name="sample",
         steps=TOKENS,
         solver="autoregressive",
         form="loop",
-        guidance=None,
         max_batch=2,
         why="a test",
+        outputs=(),
         inputs=(
-            Input("u", "f32", (TOKENS, "B"), UniformSource("uniform", "token", TOKENS)),
-            Input("y", "i64", ("B",), ClassesSource()),
+            Input("u", "f32", (TOKENS, "B"), RandomSource("uniform", "token", TOKENS)),
+            Input("y", "i64", ("B",), ConditionSource("class")),
         ),
         program=(EngineCall("engine", "sample.onnx", {"u": "u", "y": "y"}, {"out": "tokens"}),),
     )
     output = Output((TOKENS,), "i64", "image", ("token",), classes=LEVELS, grid=(2, 2))
-    return write(folder, [entry], output, ["sample.onnx"], family="tokens")
+    return write(folder, [entry], output, ["sample.onnx"], settings=())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from latentc.api._common import Source, lowered_spec
 from latentc.api.compiling import compile
@@ -20,52 +20,88 @@ if TYPE_CHECKING:
     from latentc.measure.report import Report
     from latentc.measure.tune.report import Tuned
     from latentc.weights.files import Files
+    from latentc_runtime.sources import Condition
 
 
 def sample(
     bundle: Path | str,
-    classes: Sequence[int] | str = "all",
+    classes: Sequence[int] | str | None = None,
     per_class: int = 1,
     seed: int = 0,
+    *,
+    given: Mapping[str, Any] | None = None,
     guidance: float | None = None,
-    steps: int | None = None,
+    truncation: float | None = None,
+    settings: Mapping[str, ArrayLike] | None = None,
     noise: Mapping[str, ArrayLike] | Path | str | None = None,
+    count: int | None = None,
+    program: str | None = None,
+    steps: int | None = None,
     batch: int | None = None,
     device: str = "auto",
     output: Path | str | None = None,
     raw: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
-    truncation: float | None = None,
 ) -> np.ndarray:
-    """Samples of a bundle, f32[B, C, H, W] or i64[B, T]: `per_class` of each class in turn, of seeds `seed` and up.
+    """Samples of a bundle, [B, ...]: `per_class` of each class in turn, of seeds `seed` and up.
 
-    `classes`: numbers, or a text such as "0-9" or "all". `noise`: arrays, or an .npz file of them, in place of what
-    the seeds give. `truncation` bounds a generator's noise. `output` is what to write: a file whose suffix
-    names a format of the samples' medium (a grid has a row per class), or a folder. `raw` is an .npz file for the
-    samples as they are, array `samples`. Raises DiagnosticError: E0601 to E0613, E0704, and E0412 if a file cannot be
-    written.
+    `classes`: numbers, or a text such as "0-9" or "all" (the default if samples have a class). `given`: the other
+    conditions by name, arrays or files of them (.npy, or .npz with `value` and `mask`). `settings`: numbers by name;
+    `guidance` and `truncation` are short for two of them. `noise`: arrays, or an .npz file of them, in place of what
+    the seeds give. `count`: the number of samples, classes in turn. `program`: which of the bundle's programs.
+    `output` is what to write: a file whose suffix names a format of the samples' medium (a grid has a row per class),
+    or a folder. `raw` is an .npz file for the outputs as they are, by name (`samples`). Raises DiagnosticError: E0401
+    to E0403, E0601 to E0613, E0704, and E0412 if a file cannot be written.
     """
-    from latentc.files import read_arrays, write_arrays, write_files
+    from latentc.files import read_arrays, read_condition, write_arrays, write_files
     from latentc.measure.memory import available_memory
-    from latentc.ranges import classes_from_text
     from latentc_runtime import load
+    from latentc_runtime.media import encoded
+    from latentc_runtime.request import check_request
 
-    given = read_arrays(noise) if isinstance(noise, str | Path) else noise
+    noise = read_arrays(noise) if isinstance(noise, str | Path) else noise
+    values = {n: read_condition(v, n) if isinstance(v, str | Path) else v for n, v in (given or {}).items()}
+    short = {"guidance": guidance, "truncation": truncation}
+    asked = {**(settings or {}), **{name: value for name, value in short.items() if value is not None}}
     with runtime_errors():
         pipe = load(bundle, device)
-        known = classes_from_text(classes, pipe.manifest.classes) if isinstance(classes, str) else list(classes)
-        shape = pipe.manifest.output.shape
+        entry = pipe.program(program, steps)
+        wanted = _classes(pipe.manifest.conditions_of(entry), classes, per_class, count, values)
+        made = entry.outputs[0].output
         # Beside each sample as it is, its picture and what the runtime keeps of it; before the system has to kill us.
-        if len(known) * per_class * (math.prod(shape) * 16 + 256) > available_memory():
+        number = len(wanted) if wanted is not None else count or 1
+        if number * (math.prod(made.shape) * 16 + 256) > available_memory():
             raise MemoryError
-        wanted = [number for number in known for _ in range(per_class)]
-        samples = pipe.sample(wanted, seed, guidance, steps, given, progress, batch, truncation)
+        request = check_request(pipe.manifest, entry, wanted, seed, values, asked, noise, count)
+        outputs = pipe.run(request, batch, progress)
+        samples = next(iter(outputs.values()))
         # Made before anything is written, so that a mistake leaves no file behind.
-        files = {} if output is None else pipe.files(samples, output, per_class)
+        files = {} if output is None else encoded(samples, made, output, per_class)
     if raw is not None:
-        write_arrays(raw, {"samples": samples})
+        write_arrays(raw, outputs)
     write_files(files)
     return samples
+
+
+def _classes(
+    conditions: Sequence[Condition],
+    classes: Sequence[int] | str | None,
+    per_class: int,
+    count: int | None,
+    given: Mapping[str, Any],
+) -> list[int] | None:
+    """The class of each sample; None if nobody asks for one. DiagnosticError E0704."""
+    from latentc.ranges import classes_from_text
+
+    labels = [c for c in conditions if c.form == "label" and c.name not in given]
+    if classes is None and not (len(labels) == 1 and labels[0].required):
+        return None
+    known = labels[0].classes if labels else None
+    text = "all" if classes is None else classes
+    chosen = classes_from_text(text, known or 1) if isinstance(text, str) else list(text)
+    if count is not None:
+        return [chosen[i % len(chosen)] for i in range(count)] if chosen else []
+    return [number for number in chosen for _ in range(per_class)]
 
 
 def verify(
@@ -160,6 +196,7 @@ def deploy_triton(
     kind: Literal["auto", "ensemble", "sampler"] = "auto",
     name: str | None = None,
     steps: int | None = None,
+    program: str | None = None,
     instances: int = 1,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     delay: int = 1000,
@@ -167,16 +204,17 @@ def deploy_triton(
 ) -> Deployment:
     """Write a bundle as a model repository of NVIDIA Triton; see `latentc.export.triton`.
 
-    `steps`: which of its samplers (the default one). `instances` and `device` are those of the model that computes,
-    `delay` the microseconds that a request may wait for others to share its batch, `threads` an instance's on a CPU.
+    `program` and `steps`: which of its programs (the default one). `instances` and `device` are those of the model that
+    computes, `delay` the microseconds that a request may wait for others to share its batch, `threads` the CPU threads
+    of an instance.
     Raises DiagnosticError: E0501, E0502, E0507, E0601 to E0605, E0609, E0611.
     """
     from latentc.export.triton import Serving, repository_from_bundle
     from latentc_runtime.bundle import open_bundle
-    from latentc_runtime.request import sampler_entry
+    from latentc_runtime.request import program_entry
 
     with runtime_errors():
         opened = open_bundle(bundle)
-        entry = sampler_entry(opened.manifest, steps)
+        entry = program_entry(opened.manifest, program, steps)
     serving = Serving(instances, device, delay, threads)
     return repository_from_bundle(opened, entry, Path(repository), kind, name, serving)

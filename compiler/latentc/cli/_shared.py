@@ -48,6 +48,27 @@ def a_time(value: float | None) -> float | None:
     return value
 
 
+def a_number(text: str) -> float:
+    """The number that a text says. BadParameter if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"`{text}` is not a number") from None
+
+
+def pairs(texts: list[str] | None, option: str) -> dict[str, str]:
+    """`NAME=VALUE` texts of a repeatable option by name. BadParameter if one is none, or a name comes twice."""
+    found: dict[str, str] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise typer.BadParameter(f"{option} {text}: write NAME=VALUE")
+        if name in found:
+            raise typer.BadParameter(f"{option} gives `{name}` twice")
+        found[name] = value
+    return found
+
+
 @contextmanager
 def bar_for(what: str) -> Iterator[Any]:
     """A progress bar on stderr, where that is a terminal, of what takes over two seconds; without a total, the time."""

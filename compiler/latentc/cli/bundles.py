@@ -21,10 +21,12 @@ from latentc.cli._shared import (
     Spec,
     Variant,
     Weights,
+    a_number,
     a_time,
     advancing,
     bar_for,
     echo,
+    pairs,
 )
 from latentc.ranges import numbers_from_text
 
@@ -85,9 +87,11 @@ def compile(
         )
     sys.stderr.write("".join(f"warning: {text}\n" for text in warnings))
     state = "" if stages else "up to date: "
-    made = [{"steps": s.steps, "solver": s.solver, "form": s.form, "why": s.why} for s in manifest.samplers]
+    made = [
+        {"name": p.name, "steps": p.steps, "solver": p.solver, "form": p.form, "why": p.why} for p in manifest.programs
+    ]
     lines = [f"{output}: {state}{m['solver']}, {m['steps']} steps, form {m['form']} ({m['why']})" for m in made]
-    found: dict[str, Any] = {"bundle": str(output), "rebuilt": bool(stages), "samplers": made, "warnings": warnings}
+    found: dict[str, Any] = {"bundle": str(output), "rebuilt": bool(stages), "programs": made, "warnings": warnings}
     if (fusion := manifest.fusion) is not None:
         lines.append(f"{output}: {api.fused(manifest)}")
         found["fusion"] = dataclasses.asdict(fusion)
@@ -127,10 +131,21 @@ def sample(
         Path | None,
         typer.Option("--output", "-o", metavar="PATH", help="A .png, .wav, .gif, .txt, .npz; or a folder."),
     ] = None,
-    classes: Annotated[str, typer.Option("--class", metavar="CLASSES", help="0-9, 1,4,7 or all.")] = "all",
+    classes: Annotated[
+        str | None, typer.Option("--class", metavar="CLASSES", help="0-9, 1,4,7 or all, the default.")
+    ] = None,
     per_class: Annotated[int, typer.Option("--per-class", min=1, metavar="N", help="Samples of each class.")] = 1,
+    count: Annotated[int | None, typer.Option("--count", min=0, metavar="N", help="Number of samples.")] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--given", metavar="NAME=FILE", help="A condition as .npy or .npz; one sample or a batch."),
+    ] = None,
     seed: Seed = 0,
     guidance: Annotated[float | None, typer.Option("--guidance", metavar="SCALE", help="Else the spec's.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--setting", metavar="NAME=VALUE", help="Such as temperature=0.9; repeatable.")
+    ] = None,
+    program: Annotated[str | None, typer.Option("--program", metavar="NAME", help="Else the bundle's first.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="One of the bundle's step counts.")] = None,
     noise: Annotated[Path | None, typer.Option("--noise", metavar="FILE", help="An .npz of the noise itself.")] = None,
     raw: Annotated[
@@ -146,9 +161,25 @@ def sample(
     if output is None and raw is None:
         raise typer.BadParameter("nothing to write: give -o FILE, --raw FILE.npz or both")
     with bar_for("sampling") as bar:
-        done = advancing(bar)
-        given = (classes, per_class, seed, guidance, steps, noise, batch, device, output, raw, done, truncation)
-        api.sample(bundle, *given)
+        api.sample(
+            bundle,
+            classes,
+            per_class,
+            seed,
+            given=pairs(given, "--given"),
+            guidance=guidance,
+            truncation=truncation,
+            settings={name: a_number(value) for name, value in pairs(setting, "--setting").items()},
+            noise=noise,
+            count=count,
+            program=program,
+            steps=steps,
+            batch=batch,
+            device=device,
+            output=output,
+            raw=raw,
+            progress=advancing(bar),
+        )
     echo("\n".join(str(path) for path in (output, raw) if path is not None))
 
 
@@ -196,6 +227,7 @@ def triton(
         str | None, typer.Option("--name", metavar="NAME", help="The model's name; else the spec's.")
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="One of the bundle's step counts.")] = None,
+    program: Annotated[str | None, typer.Option("--program", metavar="NAME", help="Else the bundle's first.")] = None,
     instances: Annotated[int, typer.Option("--instances", min=1, metavar="N", help="Engines side by side.")] = 1,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where they run.")] = "auto",
     delay: Annotated[
@@ -206,7 +238,7 @@ def triton(
 ) -> None:
     """Write a bundle as a model repository of NVIDIA Triton."""
     with bar_for("deploying"):
-        made = api.deploy_triton(bundle, output, kind, name, steps, instances, device, delay, threads)
+        made = api.deploy_triton(bundle, output, kind, name, steps, program, instances, device, delay, threads)
     if as_json:
         echo({"repository": str(output), **vars(made)})
         return

@@ -139,11 +139,20 @@ class Update:
 
 
 @dataclass(frozen=True)
+class OutputField:
+    """An output of a program: its name, and the data field whose samples it holds; None: plain numbers."""
+
+    name: str
+    field: str | None = None
+
+
+@dataclass(frozen=True)
 class SampleProgram:
     """A whole sampler: entry `entry` of the module, its inputs' sources in order; gives f32[B, C, H, W] or i64[B, T].
 
     `steps` counts what the user counts (network evaluation points, tokens); `evaluations` the network calls.
-    `settings` are those that its sources name.
+    `settings` are those that its sources name. `outputs` say what the entry's outputs are; none: samples of the field
+    that the network models. Programs of one `name` differ in steps.
     """
 
     entry: str
@@ -152,6 +161,8 @@ class SampleProgram:
     evaluations: int
     sources: Mapping[str, Source]
     settings: tuple[Setting, ...] = ()
+    name: str = "sample"
+    outputs: tuple[OutputField, ...] = ()
 
     def inputs(self, module: Module) -> tuple[Input, ...]:
         """The inputs of the program's entry in order, as `latentc_runtime.sources` makes them."""

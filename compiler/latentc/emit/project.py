@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 MARK = ".latentc-project"  # says that a folder is ours to overwrite
 _COPIED = ("train.py", "checkpoint.py", "config.py", "data.py", "sample.py", "ruff.toml")
-SHARED = ("noise", "distributions", "sources")
+SHARED = ("noise", "distributions", "sources", "conditions")
 """Modules of the runtime that a project has copies of: they make a sampler's inputs."""
 
 
@@ -233,34 +233,39 @@ def _drawn_shape(type: TensorType) -> str:
 _SAMPLER = '''
 @dataclass(frozen=True)
 class Sampler:
-    """`sample` takes the networks, then `inputs` by name, each with where it comes from."""
+    """`sample` takes the networks, then `inputs` by name, each with its source, and returns `outputs`."""
 
-    sample: Callable[..., Tensor]
+    sample: Callable[..., Any]
     networks: tuple[str, ...]
     inputs: dict[str, Input]
+    outputs: tuple[str, ...] = ("samples",)
 '''.strip("\n")
 
 
 def sampler_source(lowered: Lowered, functions: Functions) -> str:
-    """Text of `sampler.py`: a function a sampling program, and SAMPLERS {steps: how it is called}."""
-    first, rows = len(functions.texts), []
+    """Text of `sampler.py`: a function per program, and PROGRAMS {name: {steps: how it is called}}."""
+    first, programs = len(functions.texts), dict[str, list[str]]()
     for program in lowered.programs:
         entry = lowered.module.entries[program.entry]
-        name = functions.add(entry, f"sample_{program.steps}", progress=True)
+        name = functions.add(entry, f"{identifier(program.name)}_{program.steps}", progress=True)
         networks = literal(tuple(functions.networks(entry))).code
-        rows.append(f"{int(program.steps)}: Sampler({name}, {networks}, {_inputs(program, functions, entry)})")
+        words = [name, networks, _inputs(program, functions)]
+        if program.outputs:
+            words.append(f"outputs={literal(tuple(o.name for o in program.outputs)).code}")
+        programs.setdefault(program.name, []).append(f"{int(program.steps)}: Sampler({commas(words)})")
     settings = {s.name: s for program in lowered.programs for s in program.settings}
     listing = layout("", f"CONDITIONS: tuple[Condition, ...] = {_code(lowered.conditions)}")
     listing += layout("", f"SETTINGS: tuple[Setting, ...] = {_code(tuple(settings.values()))}")
-    listing += layout("", f"SAMPLERS: dict[int, Sampler] = {{{commas(rows)}}}")
+    held = [f"{literal(name).code}: {{{commas(rows)}}}" for name, rows in programs.items()]
+    listing += layout("", f"PROGRAMS: dict[str, dict[int, Sampler]] = {{{commas(held)}}}")
     helpers = [helper_source(list(functions.helpers))] if functions.helpers else []
     body = "\n\n".join([_SAMPLER + "\n", *helpers, *functions.texts[first:], "\n".join(listing) + "\n"])
     head = docstring("The sampler: from noise to samples, guidance included.", "")
-    before = ["from collections.abc import Callable", "from dataclasses import dataclass"]
+    before = ["from collections.abc import Callable", "from dataclasses import dataclass", "from typing import Any"]
     return _assembled(head, before, body)
 
 
-def _inputs(program: SampleProgram, functions: Functions, entry: str) -> str:
+def _inputs(program: SampleProgram, functions: Functions) -> str:
     rows = [f"{literal(identifier(i.name)).code}: {_code(i)}" for i in program.inputs(functions.module)]
     return f"{{{commas(rows)}}}"
 

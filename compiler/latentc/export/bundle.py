@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from onnx import ModelProto
 
 from latentc import __version__
-from latentc.components.contract import Lowered, SampleProgram
-from latentc.components.objectives.denoising import DenoisingObjective
+from latentc.components.contract import Lowered, OutputField, SampleProgram
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.engines import ENGINES
 from latentc.export.folder import new_folder
@@ -26,8 +25,7 @@ from latentc.export.onnx import OPSET, flat_module, onnx_from_module
 from latentc.export.plans import PlanOptions, plan_options, write_plans
 from latentc.export.store import FileTensors
 from latentc.export.versions import versions
-from latentc.ir.core import Module, Param, alone, parameters
-from latentc.ir.types import Sym
+from latentc.ir.core import Function, Module, Param, alone, parameters
 from latentc.ir.verify import verify
 from latentc.passes.attention import looped_attentions
 from latentc.weights import Array, Expr
@@ -36,23 +34,17 @@ from latentc_runtime.hashes import HashCache
 from latentc_runtime.manifest import (
     FORMAT,
     RESULT,
-    ClassesSource,
     EngineCall,
-    Guidance,
-    GuidanceSource,
-    Input,
     Loop,
     Manifest,
-    NormalSource,
     Output,
     Plan,
+    ProgramEntry,
+    ProgramOutput,
     Reference,
-    SamplerEntry,
     Statement,
-    Truncation,
-    UniformSource,
 )
-from latentc_runtime.sources import ConditionSource, RandomSource, SettingSource
+from latentc_runtime.sources import Setting
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -165,12 +157,9 @@ def bundle_from_lowered(
     tensors = FileTensors(everything)
     engines = _Engines(tensors, opset)
     tell("writing the graph")
-    samplers = [
-        _sampler(lowered, program, engines, form, max_batch, len(lowered.programs) > 1, spec.target.engine)
-        for program in lowered.programs
-    ]
-    files = set(_files(samplers[0].program)) if samplers else set()
-    attentions = lowered.facts.get(f"attentions of {lowered.programs[0].entry}", 0) if samplers else 0
+    programs = [_program(lowered, program, engines, form, max_batch, spec) for program in lowered.programs]
+    files = set(_files(programs[0].program)) if programs else set()
+    attentions = lowered.facts.get(f"attentions of {lowered.programs[0].entry}", 0) if programs else 0
     fusion = fusion_of([engines.models[f] for f in files], [engines.modules[f] for f in files], attentions)
     require_fused(fusion, spec.target.engine, opset)
     with new_folder(Path(folder)) as target:
@@ -198,10 +187,9 @@ def bundle_from_lowered(
             versions={"opset": str(opset), **versions(spec.target.engine)},
             spec_sha256=hashlib.sha256(spec_text.encode()).hexdigest(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            family=_family(lowered, spec),
-            classes=spec.data.classes,
-            output=_output(lowered, spec),
-            samplers=tuple(replace(s, program=_renamed(s.program, names)) for s in samplers),
+            conditions=lowered.conditions,
+            settings=_settings(lowered),
+            programs=tuple(replace(p, program=_renamed(p.program, names)) for p in programs),
             weights=dict(provenance or {}),
             files=cache.hashes({name: target / name for name in held}),
             references=references,
@@ -235,33 +223,34 @@ def _plans(
     return write_plans(folder, {name: engines.written_out.get(name, 0) for name in names.values()}, options, tell)
 
 
-def _sampler(
+def _program(
     lowered: Lowered,
     program: SampleProgram,
     engines: _Engines,
     form: str,
     max_batch: int | None,
-    several: bool,
-    engine: str,
-) -> SamplerEntry:
+    spec: Spec,
+) -> ProgramEntry:
+    """The engines of a program, added to `engines`, and its entry of the manifest."""
     module = alone(lowered.module, program.entry)
-    chosen, why = choose_form(module, program, max_batch, engine) if form == "auto" else (form, "asked for")
-    fn = module.entry(program.entry)
+    chosen, why = choose_form(module, program, max_batch, spec.target.engine) if form == "auto" else (form, "asked for")
+    fn, inputs = module.entry(program.entry), program.inputs(module)
+    several = sum(other.name == program.name for other in lowered.programs) > 1
     suffix = f"-{program.steps}" if several else ""
-    row = ENGINES[engine]
+    prefix = "" if program.name == lowered.programs[0].name else f"{program.name}."
+    row = ENGINES[spec.target.engine]
     kernels = row.attention == "kernel" and chosen == "loop"
     written_out = looped_attentions(module, program.entry) if kernels else 0
     module = verify(for_form(module, chosen, row), "expanded")
     statements: list[Statement]
     if chosen == "host":
         flat = verify(carry_stacks(flat_module(module, program.entry, opset=engines.opset)), "inlined")
-        per_step = {i.name: i.rows for i in program.inputs(module) if i.rows is not None}
         try:
-            statements = program_from_module(
+            statements, variables = program_from_module(
                 flat,
                 program.entry,
-                per_step,
-                lambda role, part: engines.add(role + suffix, part, "main"),
+                {i.name: i.rows for i in inputs if i.rows is not None},
+                lambda role, part: engines.add(prefix + role + suffix, part, "main"),
                 any_trip=row.any_trip,
             )
         except ValueError as error:
@@ -270,38 +259,46 @@ def _sampler(
             ) from error
     else:
         flat = verify(flat_module(module, program.entry, chosen == "unroll", engines.opset), "inlined")
-        file = engines.add("sample" + suffix, flat, program.entry, [RESULT])
+        variables = [f"{RESULT}.{i}" if i else RESULT for i in range(len(fn.outputs))]
+        file = engines.add(program.name + suffix, flat, program.entry, variables)
         engines.written_out[file] = written_out
-        statements = [EngineCall("engine", file, {v.name: v.name for v in fn.inputs}, {RESULT: RESULT})]
-    settings = {s.name: s.default for s in program.settings}
-    default = settings.get("guidance")
-    truncation = Truncation(settings["truncation"]) if "truncation" in settings else None
-    return SamplerEntry(
+        calls = {v.name: v.name for v in fn.inputs}
+        statements = [EngineCall("engine", file, calls, {name: name for name in variables})]
+    return ProgramEntry(
+        name=program.name,
         steps=program.steps,
         solver=program.solver,
         form=chosen,  # type: ignore[arg-type]
-        guidance=None if default is None else Guidance(float(default)),
         max_batch=max_batch,
         why=why,
-        inputs=tuple(_input(v.name, v.type, program) for v in fn.inputs),
+        inputs=inputs,
+        outputs=_outputs(program, fn, variables, spec),
         program=tuple(statements),
-        truncation=truncation,
     )
 
 
-def _input(name: str, type: Any, program: SampleProgram) -> Input:
-    source = program.sources[name]
-    made: ClassesSource | GuidanceSource | NormalSource | UniformSource
-    match source:
-        case ConditionSource():
-            made = ClassesSource()
-        case SettingSource():
-            made = GuidanceSource()
-        case RandomSource("uniform"):
-            made = UniformSource("uniform", source.stream, source.rows)
-        case RandomSource():
-            made = NormalSource("normal", source.stream, source.rows, source.distribution == "truncated_normal")
-    return Input(name, type.dtype, tuple(str(d) if isinstance(d, Sym) else int(d) for d in type.shape), made)
+def _outputs(program: SampleProgram, fn: Function, variables: Sequence[str], spec: Spec) -> tuple[ProgramOutput, ...]:
+    """What a program's outputs are; without a declaration, samples of the field that the network models."""
+    fields = spec.data.fields
+    declared = program.outputs or (OutputField("samples", "x" if "x" in fields else "tokens"),)
+    made = []
+    for one, value, variable in zip(declared, fn.outputs, variables, strict=True):
+        shape = tuple(int(d) for d in value.type.shape[1:])  # type: ignore[arg-type]
+        about = {} if one.field is None else {name: getattr(fields[one.field], name) for name in _ABOUT}
+        made.append(ProgramOutput(one.name, variable, Output(shape, value.type.dtype, **about)))  # type: ignore[arg-type]
+    return tuple(made)
+
+
+_ABOUT = ("medium", "axes", "range", "classes", "rate", "grid", "alphabet")
+
+
+def _settings(lowered: Lowered) -> tuple[Setting, ...]:
+    """The settings of all programs, each once."""
+    found: dict[str, Setting] = {}
+    for setting in (s for program in lowered.programs for s in program.settings):
+        if found.setdefault(setting.name, setting) != setting:
+            raise ValueError(f"two programs declare the setting {setting.name} differently")
+    return tuple(found.values())
 
 
 def _renamed(program: Sequence[Statement], names: Mapping[str, str]) -> tuple[Statement, ...]:
@@ -319,22 +316,6 @@ def _files(program: Sequence[Statement]) -> Iterator[str]:
             yield statement.file
         elif isinstance(statement, Loop):
             yield from _files(statement.body)
-
-
-def _family(lowered: Lowered, spec: Spec) -> Literal["diffusion", "flow", "tokens", "generator"]:
-    if isinstance(spec.objective, DenoisingObjective):
-        return "flow" if spec.objective.kind == "flow" else "diffusion"
-    return "tokens" if any(n.discrete for n in lowered.networks.values()) else "generator"
-
-
-def _output(lowered: Lowered, spec: Spec) -> Output:
-    """What one sample is: the field that the network models, as it comes out of the sampler."""
-    result = lowered.module.entry(lowered.programs[0].entry).outputs[0].type
-    shape = tuple(int(d) for d in result.shape[1:])  # type: ignore[arg-type]
-    fields = spec.data.fields
-    field = fields["x"] if "x" in fields else fields["tokens"]
-    about = {name: getattr(field, name) for name in ("medium", "axes", "range", "classes", "rate", "grid", "alphabet")}
-    return Output(shape, result.dtype, **about)  # type: ignore[arg-type]
 
 
 __all__ = ["bundle_from_lowered", "onnx_from_network"]

@@ -57,18 +57,18 @@ class _Cutter:
         self._taken[name] = count + 1
         return self.fresh(f"{name}.{count}") if count else name
 
-    def entry(self, fn: Function) -> list[Statement]:
+    def entry(self, fn: Function) -> tuple[list[Statement], list[str]]:
         self._taken[RESULT] = 1
         views = {v: _View(v.name, 0, (), (1,)) for v in fn.inputs if v.name in self.per_step}
         scope = _Scope({v: self.fresh(v.name) for v in fn.inputs}, {}, views)
-        (result,) = fn.outputs
+        result = fn.outputs[0]
         program: list[Statement] = []
         self.function(fn, scope, program, ("prologue", "epilogue"))
         # A loop's result, or an input, is given its name by an engine that copies it.
         if scope.variables[result] != RESULT:
             copied = Value(RESULT, result.type)
             self.engine(fn, [_copy(result, copied)], scope, program, "epilogue", {copied}, {copied: RESULT})
-        return program
+        return program, [RESULT, *(scope.variables[other] for other in fn.outputs[1:])]
 
     def function(self, fn: Function, scope: _Scope, program: list[Statement], roles: tuple[str, str]) -> None:
         """Appends the statements of `fn`."""
@@ -315,8 +315,8 @@ def _strides(sizes: Sequence[int], strides: Sequence[int], wanted: Sequence[Any]
 
 def program_from_module(
     module: Module, entry: str, per_step: Mapping[str, int], add: AddEngine, any_trip: bool = False
-) -> list[Statement]:
-    """The host program of a flat module's entry with one result, which it leaves in variable `out`.
+) -> tuple[list[Statement], list[str]]:
+    """The host program of a flat module's entry, and the variables of its outputs; the first is `out`.
 
     `per_step` {input: rows} says which inputs hold a row a step; `add` takes each engine's module and gives its file.
     With `any_trip`, engines take tables of any number of steps, so that samplers of several counts share them.

@@ -3,9 +3,9 @@
 sampler   one model of the Python backend that runs the bundle with latentc_runtime
 ensemble  NAME joins NAME_noise (seeds to noise), NAME_engine (the bundle's one engine) and NAME_images
 
-Both take `classes`, `seeds` and what the sampler knows of `guidance` and `truncation`, one value a sample, so that
-requests can share a batch, and give `samples` and, where these are pictures, `images`. What is served carries its own
-copy of latentc_runtime.
+Both take `seeds`, the conditions and the settings of the program (a lone label is called `classes`), one value per
+sample, so that requests can share a batch, and give the program's outputs and, if samples are images, `images`. What
+is served carries its own copy of latentc_runtime.
 
 Sources: Triton's documentation of model repositories and configurations, and its `model_config.proto`. Symbols: B
 batch, N rows of noise.
@@ -33,8 +33,10 @@ from latentc.engines import ENGINES
 from latentc.export.folder import new_folder
 from latentc.export.store import copy_file
 from latentc_runtime.bundle import Bundle, write_manifest
-from latentc_runtime.manifest import NUMPY, EngineCall, FileEntry, Input, Manifest, Plan, SamplerEntry
+from latentc_runtime.conditions import request_name
+from latentc_runtime.manifest import EngineCall, FileEntry, Manifest, Output, Plan, ProgramEntry
 from latentc_runtime.media import images
+from latentc_runtime.sources import NUMPY, Condition, Input
 
 Kind = Literal["auto", "ensemble", "sampler"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -111,13 +113,13 @@ class Deployment:
 
 def repository_from_bundle(
     bundle: Bundle,
-    entry: SamplerEntry,
+    entry: ProgramEntry,
     folder: Path,
     kind: Kind = "auto",
     name: str | None = None,
     serving: Serving | None = None,
 ) -> Deployment:
-    """Writes the sampler `entry` of a bundle as the model repository `folder`, which appears whole or not at all.
+    """Writes the program `entry` of a bundle as the model repository `folder`, which appears whole or not at all.
 
     `name` is the model's (the bundle's), with what Triton does not take in names replaced. Raises DiagnosticError:
     E0501, E0502 (the folder), E0507 (a kind that the bundle cannot take).
@@ -156,7 +158,7 @@ def config_text(model: Model) -> str:
 # ---- which kind
 
 
-def _chosen(manifest: Manifest, entry: SamplerEntry, kind: Kind) -> tuple[Literal["ensemble", "sampler"], str]:
+def _chosen(manifest: Manifest, entry: ProgramEntry, kind: Kind) -> tuple[Literal["ensemble", "sampler"], str]:
     if kind == "sampler":
         return "sampler", "asked for"
     hindrance = _hindrance(manifest, entry)
@@ -172,7 +174,7 @@ def _chosen(manifest: Manifest, entry: SamplerEntry, kind: Kind) -> tuple[Litera
     return "ensemble", f"the engine is one file, which Triton runs itself ({entry.form})"
 
 
-def _hindrance(manifest: Manifest, entry: SamplerEntry) -> str | None:
+def _hindrance(manifest: Manifest, entry: ProgramEntry) -> str | None:
     """Why Triton cannot run the engine itself."""
     if entry.form == "host":
         return "its loop is driven by the host"
@@ -185,7 +187,7 @@ def _hindrance(manifest: Manifest, entry: SamplerEntry) -> str | None:
         return f"Triton's {engine.title} backend cannot be told to compute in {manifest.precision}"
     if any(plan.stripped for plan in manifest.plans):
         return "its plans hold no weights"
-    if engine.triton.samples_first and any(i.per_step is not None for i in entry.inputs):
+    if engine.triton.samples_first and any(i.rows is not None for i in entry.inputs):
         return "its plan takes noise by step and then by sample, and Triton batches by sample first"
     return None
 
@@ -193,26 +195,37 @@ def _hindrance(manifest: Manifest, entry: SamplerEntry) -> str | None:
 # ---- the models
 
 
-def _asked(entry: SamplerEntry) -> list[Tensor]:
-    known = {"guidance": entry.guidance, "truncation": entry.truncation}
-    scales = [Tensor(name, "TYPE_FP32", optional=True) for name, setting in known.items() if setting is not None]
-    return [Tensor("classes", "TYPE_INT64"), Tensor("seeds", "TYPE_UINT64"), *scales]
+def _asked(manifest: Manifest, entry: ProgramEntry) -> list[Tensor]:
+    conditions = manifest.conditions_of(entry)
+    given = [tensor for c in conditions for tensor in _condition(c, request_name(c, conditions))]
+    settings = [Tensor(s.name, "TYPE_FP32", optional=True) for s in manifest.settings_of(entry)]
+    return [*given, Tensor("seeds", "TYPE_UINT64"), *settings]
 
 
-def _samples(manifest: Manifest) -> Tensor:
-    return Tensor("samples", f"TYPE_{_TYPES[manifest.output.dtype]}", manifest.output.shape)
+def _condition(condition: Condition, name: str) -> list[Tensor]:
+    """A condition, and its mask; a condition with a mask may be shorter than the longest."""
+    dims = condition.shape or (1,)
+    tensor = Tensor(name, f"TYPE_{_TYPES[condition.dtype]}", dims, optional=not condition.required)
+    if not condition.mask:
+        return [tensor]
+    mask = Tensor(f"{name}_mask", "TYPE_BOOL", (-1,), optional=True)
+    return [replace(tensor, dims=(-1, *dims[1:])), mask]
 
 
-def _images(manifest: Manifest) -> list[Tensor]:
+def _outputs(entry: ProgramEntry) -> list[Tensor]:
+    made = [(o.name, o.output) for o in entry.outputs]
+    return [Tensor(name, f"TYPE_{_TYPES[output.dtype]}", output.shape or (1,)) for name, output in made]
+
+
+def _images(output: Output) -> list[Tensor]:
     """The output `images`, if samples are images."""
-    output = manifest.output
     if output.medium != "image":
         return []
     shape = images(np.zeros((1, *output.shape), NUMPY[output.dtype]), output).shape[1:]
     return [Tensor("images", "TYPE_UINT8", shape)]
 
 
-def _sampler(bundle: Bundle, entry: SamplerEntry, name: str, serving: Serving) -> Model:
+def _sampler(bundle: Bundle, entry: ProgramEntry, name: str, serving: Serving) -> Model:
     manifest = bundle.manifest
     device: Device = "cpu" if ENGINES[manifest.engine].cpu_only else serving.device
     threads = {} if serving.threads is None else {"threads": str(serving.threads)}
@@ -220,56 +233,70 @@ def _sampler(bundle: Bundle, entry: SamplerEntry, name: str, serving: Serving) -
         name,
         f"Samples of {manifest.name} in {entry.steps} steps.",
         entry.max_batch or MAX_BATCH,
-        _asked(entry),
-        [_samples(manifest), *_images(manifest)],
+        _asked(manifest, entry),
+        [*_outputs(entry), *_images(entry.outputs[0].output)],
         backend="python",
         instances=serving.instances,
         kind=_KINDS[device],
         delay=serving.delay,
-        parameters={"steps": str(entry.steps), **threads},
+        parameters={**_named(entry), **threads},
     )
 
 
-def _ensemble(bundle: Bundle, entry: SamplerEntry, name: str, serving: Serving) -> list[Model]:
+def _ensemble(bundle: Bundle, entry: ProgramEntry, name: str, serving: Serving) -> list[Model]:
     manifest, most = bundle.manifest, entry.max_batch or MAX_BATCH
-    samples, images = _samples(manifest), _images(manifest)
+    outputs, images = _outputs(entry), _images(entry.outputs[0].output)
+    asked = _asked(manifest, entry)
     made = {i.name: _engine_tensor(i) for i in entry.inputs}
     noise = Model(
         f"{name}_noise",
-        f"Inputs of {name}_engine from {', '.join(t.name for t in _asked(entry))}.",
+        f"Inputs of {name}_engine from {', '.join(t.name for t in asked)}.",
         most,
-        _asked(entry),
+        asked,
         [replace(t, scalar=False) for t in made.values()],
         backend="python",
-        parameters={"steps": str(entry.steps)},
+        parameters=_named(entry),
     )
     engine = _engine(
         bundle, entry, name, [replace(t, name=_engine_name(entry, t.name)) for t in made.values()], serving
     )
     first = {t.name: t.name for t in noise.inputs}
+    results = {made.name: own.name for made, own in zip(engine.outputs, outputs, strict=True)}
     steps = [
         Step(noise.name, first, {n: f"noise.{n}" for n in made}),
-        Step(engine.name, {_engine_name(entry, n): f"noise.{n}" for n in made}, {engine.outputs[0].name: "samples"}),
+        Step(engine.name, {_engine_name(entry, n): f"noise.{n}" for n in made}, results),
     ]
     models = [noise, engine]
     if images:
-        pictures = Model(f"{name}_images", "Samples as pictures.", most, [samples], images, backend="python")
-        steps.append(Step(pictures.name, {"samples": "samples"}, {"images": "images"}))
+        samples = replace(outputs[0], name="samples")
+        pictures = Model(
+            f"{name}_images",
+            "Samples as pictures.",
+            most,
+            [samples],
+            images,
+            backend="python",
+            parameters=_named(entry),
+        )
+        steps.append(Step(pictures.name, {"samples": outputs[0].name}, {"images": "images"}))
         models.append(pictures)
     about = f"Samples of {manifest.name} in {entry.steps} steps: {', '.join(model.name for model in models)}."
-    return [Model(name, about, most, noise.inputs, [samples, *images], steps=steps), *models]
+    return [Model(name, about, most, noise.inputs, [*outputs, *images], steps=steps), *models]
 
 
-def _engine(bundle: Bundle, entry: SamplerEntry, name: str, inputs: Sequence[Tensor], serving: Serving) -> Model:
+def _engine(bundle: Bundle, entry: ProgramEntry, name: str, inputs: Sequence[Tensor], serving: Serving) -> Model:
     manifest = bundle.manifest
-    result = replace(_samples(manifest), name=next(iter(_call(entry).outputs.values())))
+    results = [
+        replace(own, name=_call(entry).outputs[made.variable])
+        for own, made in zip(_outputs(entry), entry.outputs, strict=True)
+    ]
     made_for = " ".join(filter(None, (manifest.engine, manifest.versions.get(manifest.engine))))
     common = Model(
         f"{name}_engine",
         f"The engine of {manifest.name}, made for {made_for}.",
         entry.max_batch or MAX_BATCH,
         inputs,
-        [result],
+        results,
         instances=serving.instances,
         kind=_KINDS[serving.device],
         delay=serving.delay,
@@ -285,26 +312,31 @@ def _engine(bundle: Bundle, entry: SamplerEntry, name: str, inputs: Sequence[Ten
     return replace(common, file="model.onnx", parameters={**triton.parameters, **threads})
 
 
+def _named(entry: ProgramEntry) -> dict[str, str]:
+    """How a model's configuration names its program."""
+    return {"program": entry.name, "steps": str(entry.steps)}
+
+
 def _engine_tensor(i: Input) -> Tensor:
     """An input of the engine as Triton batches it."""
-    dims = i.sample_shape if i.per_step is None else (i.per_step, *i.sample_shape)
+    dims = i.sample_shape if i.rows is None else (i.rows, *i.sample_shape)
     return Tensor(i.name, f"TYPE_{_TYPES[i.dtype]}", dims or (1,), scalar=not dims)
 
 
-def _engine_name(entry: SamplerEntry, variable: str) -> str:
+def _engine_name(entry: ProgramEntry, variable: str) -> str:
     """The engine's name for an input of the sampler."""
     inner = next(inner for inner, outer in _call(entry).inputs.items() if outer == variable)
-    by_step = next(i for i in entry.inputs if i.name == variable).per_step is not None
+    by_step = next(i for i in entry.inputs if i.name == variable).rows is not None
     return inner + _BY_SAMPLE if by_step else inner
 
 
-def _call(entry: SamplerEntry) -> EngineCall:
+def _call(entry: ProgramEntry) -> EngineCall:
     (call,) = entry.program
     assert isinstance(call, EngineCall), "forms unroll and loop are one call"
     return call
 
 
-def _plans(manifest: Manifest, entry: SamplerEntry) -> dict[str, Plan]:
+def _plans(manifest: Manifest, entry: ProgramEntry) -> dict[str, Plan]:
     file = _call(entry).file
     return {plan.capability.removeprefix("sm"): plan for plan in manifest.plans if plan.file == file}
 
@@ -332,7 +364,7 @@ def _write_python(version: Path, bundle: Bundle, role: str) -> None:
     write_manifest(target, replace(manifest, files={**manifest.files, **own}, references={}))
 
 
-def _write_engine(version: Path, bundle: Bundle, entry: SamplerEntry, model: Model) -> None:
+def _write_engine(version: Path, bundle: Bundle, entry: ProgramEntry, model: Model) -> None:
     if model.plans:
         for plan in model.plans.values():
             copy_file(bundle.path(plan), version / plan)
@@ -341,7 +373,7 @@ def _write_engine(version: Path, bundle: Bundle, entry: SamplerEntry, model: Mod
     place = version / "model.onnx" if triton is not None and triton.folder else version
     place.mkdir(exist_ok=True)
     graph = onnx.load(str(bundle.path(_call(entry).file)), load_external_data=False)
-    _batch_first(graph.graph, [i for i in entry.inputs if i.per_step is not None], entry)
+    _batch_first(graph.graph, [i for i in entry.inputs if i.rows is not None], entry)
     (place / "model.onnx").write_bytes(graph.SerializeToString(deterministic=True))
     wanted = [n for n in (*bundle.manifest.files, *bundle.manifest.references) if n.startswith("weights/")]
     for name, source in _files(bundle, wanted).items():
@@ -354,7 +386,7 @@ def _files(bundle: Bundle, names: Sequence[str]) -> dict[str, Path]:
     return {n: Path(references[n].location) if n in references else bundle.path(n) for n in names}
 
 
-def _batch_first(graph: onnx.GraphProto, inputs: Sequence[Input], entry: SamplerEntry) -> None:
+def _batch_first(graph: onnx.GraphProto, inputs: Sequence[Input], entry: ProgramEntry) -> None:
     """Inputs [N, B, ...] become [B, N, ...], the first node of each turning it back."""
     for given in inputs:
         inner = _engine_name(entry, given.name).removesuffix(_BY_SAMPLE)

@@ -123,7 +123,7 @@ def bench(
     pipeline = Pipeline(bundle, backend_of(bundle, device, threads))
     subject = open_subject(path, device) if compare else None
     counts = steps or pipeline.steps
-    plan = [(n, batch) for n in counts for batch in batches if batch <= (pipeline.sampler(n).max_batch or batch)]
+    plan = [(n, batch) for n in counts for batch in batches if batch <= (pipeline.program(steps=n).max_batch or batch)]
     tell = progress or (lambda done, total, what: None)
     cases = []
     for done, (n, batch) in enumerate(plan):
@@ -143,13 +143,12 @@ def _case(
     seconds: float,
     threads: int | None,
 ) -> Case:
-    entry = pipeline.sampler(steps)
-    classes = np.arange(batch) % max(pipeline.manifest.classes, 1)
-    calls: list[Callable[[], object]] = [lambda: pipeline.sample(classes, seeds=0, steps=steps)]
+    request = pipeline.usual_request(batch, 0, steps)
+    entry = request.entry
+    calls: list[Callable[[], object]] = [lambda: pipeline.run(request)]
     if subject is not None:
         program = next(p for p in subject.lowered.programs if p.steps == steps)
-        scale = entry.guidance.default if entry.guidance else 0.0
-        inputs = subject.request(program, classes.tolist(), 0, [scale] * batch)
+        inputs = subject.request(program, batch, 0)
         emitted = subject.emitted.sampler(steps)
         count = threads or subject.emitted.torch.get_num_threads()
 

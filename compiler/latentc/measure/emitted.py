@@ -38,15 +38,15 @@ class Emitted:
             # Copies: a mapped file is read-only, which torch warns about.
             net.load_state_dict({path: self.torch.from_numpy(np.array(a, np.float32)) for path, a in kept.items()})
             self.networks[name] = net
-        self._samplers = sampler.SAMPLERS
+        self._programs: dict[str, dict[int, Any]] = sampler.PROGRAMS
 
     def forward(self, network: str) -> Callable[..., Array]:
         """A network as a function of its inputs."""
         return functools.partial(self._run, self.networks[network])
 
-    def sampler(self, steps: int) -> Callable[..., Array]:
-        """The whole sampler of so many steps as a function of its inputs."""
-        sampler = self._samplers[steps]
+    def sampler(self, steps: int, program: str = "sample") -> Callable[..., Array]:
+        """A whole program of so many steps as a function of its inputs."""
+        sampler = self._programs[program][steps]
         models = [self.networks[name] for name in sampler.networks]
         return functools.partial(self._run, functools.partial(sampler.sample, *models))
 

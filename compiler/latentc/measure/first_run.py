@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-from latentc.components.contract import Lowered
+from latentc.components.contract import Lowered, SampleProgram
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.engines import ENGINES
 from latentc.export.fusion import graphs
@@ -21,7 +21,7 @@ from latentc.measure.memory import available_memory
 from latentc_runtime import BundleError, load
 from latentc_runtime.bundle import write_manifest
 from latentc_runtime.hashes import hash_file
-from latentc_runtime.manifest import FileEntry, Manifest, Reference, SamplerEntry
+from latentc_runtime.manifest import FileEntry, Manifest, ProgramEntry, Reference
 
 WHOLE = 1e11
 """FLOPs of one sample up to which the loops inside an engine run to their end; otherwise they run one step."""
@@ -56,15 +56,14 @@ def check_runs(
     engine = ENGINES[manifest.engine]
     held = sum(entry.size for name, entry in manifest.files.items() if name.startswith("weights/"))
     needed = COPIES * (held + sum(reference.size for reference in manifest.references.values()))
-    costs = {entry.steps: _cost(lowered, entry, engine.device) for entry in manifest.samplers}
+    costs = [_cost(lowered, entry, engine.device) for entry in manifest.programs]
     if needed > available_memory():
         warn(f"the bundle was not run: that may need {needed / 1e9:.0f} GB of memory")
         return
     tell("running it once")
-    for entry in manifest.samplers:
-        cost, whole = costs[entry.steps]
+    for entry, (cost, whole) in zip(manifest.programs, costs, strict=True):
         if cost > LARGEST:
-            warn(f"the sampler of {entry.steps} steps was not run: one run is {cost / 1e12:.0f} TFLOP")
+            warn(f"`{entry.name}` of {entry.steps} steps was not run: one run is {cost / 1e12:.0f} TFLOP")
             continue
         try:
             _run(folder, manifest, entry, whole, engine.device)
@@ -79,9 +78,9 @@ def check_runs(
             raise DiagnosticError(Diagnostic("E0512", message, notes=(error.message,), help=found)) from error
 
 
-def _cost(lowered: Lowered, entry: SamplerEntry, device: str) -> tuple[float, bool]:
+def _cost(lowered: Lowered, entry: ProgramEntry, device: str) -> tuple[float, bool]:
     """FLOPs of the run of one sample, and whether it is a whole one."""
-    program = next(p for p in lowered.programs if p.steps == entry.steps)
+    program = _lowered(lowered, entry)
     total = float(flops(lowered.module, program.entry))
     step = total / max(program.evaluations, 1)
     if entry.form == "host":
@@ -91,27 +90,32 @@ def _cost(lowered: Lowered, entry: SamplerEntry, device: str) -> tuple[float, bo
     return total, True
 
 
-def _run(folder: Path, manifest: Manifest, entry: SamplerEntry, whole: bool, device: str) -> None:
-    """One sample of class 0. BundleError as the runtime raises it."""
+def _lowered(lowered: Lowered, entry: ProgramEntry) -> SampleProgram:
+    """The program that an entry of the manifest was made of."""
+    return next(p for p in lowered.programs if (p.name, p.steps) == (entry.name, entry.steps))
+
+
+def _run(folder: Path, manifest: Manifest, entry: ProgramEntry, whole: bool, device: str) -> None:
+    """One usual sample. BundleError as the runtime raises it."""
     if whole:
-        load(folder, device, verify=False).warm_up(1, entry.steps)
+        load(folder, device, verify=False).warm_up(1, entry.steps, entry.name)
         return
     with _shortened(folder, manifest) as short:
-        load(short, device, verify=False).warm_up(1, entry.steps)
+        load(short, device, verify=False).warm_up(1, entry.steps, entry.name)
 
 
 def _other_form(
-    lowered: Lowered, manifest: Manifest, entry: SamplerEntry, build: Callable[[str, Path], object], device: str
+    lowered: Lowered, manifest: Manifest, entry: ProgramEntry, build: Callable[[str, Path], object], device: str
 ) -> str | None:
     """The first form, other than the entry's, in which the bundle runs."""
-    evaluations = next(p.evaluations for p in lowered.programs if p.steps == entry.steps)
+    evaluations = _lowered(lowered, entry).evaluations
     forms = ["host", "loop", *(["unroll"] if evaluations <= UNROLLED else [])]
     for form in (form for form in forms if form != entry.form):
         with tempfile.TemporaryDirectory(prefix="latentc-") as beside:
             path = Path(beside) / "bundle"
             try:
                 build(form, path)
-                load(path, device, verify=False).warm_up(1, entry.steps)
+                load(path, device, verify=False).warm_up(1, entry.steps, entry.name)
             except (BundleError, DiagnosticError):
                 continue
             return form

@@ -122,12 +122,8 @@ def _call_error(ours: Sequence[Array], theirs: Sequence[Array]) -> float:
 def _diverging_token(subject: Subject, program: SampleProgram, inputs: Mapping[str, Array], torch: bool) -> Divergence:
     """The first token that differs, in order of position."""
     expected = subject.oracle.run(program.entry, *inputs.values())[0]
-    if torch:
-        got = subject.emitted.sampler(program.steps)(*inputs.values())
-    else:
-        pipeline, guidance = subject.pipeline, inputs.get("scale")
-        noise = {name: array for name, array in inputs.items() if name not in ("y", "scale")}
-        got = pipeline.sample(inputs["y"], guidance=guidance, steps=program.steps, noise=noise)
+    emitted = subject.emitted.sampler(program.steps) if torch else None
+    got = subject.sample(program, inputs) if emitted is None else emitted(*inputs.values())
     differing = np.nonzero((got != expected).any(axis=0))[0]
     candidate = TORCH if torch else ENGINE
     if not differing.size:

@@ -9,7 +9,7 @@ import functools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from latentc.weights import Computed, Expr, Stored, dtype_from_name, materialise
 from latentc_runtime import Pipeline, load
 from latentc_runtime.backends import Backend, Engine, open_backend
 from latentc_runtime.backends.tensorrt import TensorRt
-from latentc_runtime.request import check_request
+from latentc_runtime.sources import arguments_from_inputs, input_array
 
 Array = np.ndarray
 
@@ -108,13 +108,24 @@ class Subject:
         return self.lowered.module.entry(program.entry).inputs
 
     def request(
-        self, program: SampleProgram, classes: Sequence[int], seed: int, scales: Sequence[float]
+        self, program: SampleProgram, count: int, seed: int, factors: Sequence[float] = (1.0,)
     ) -> dict[str, Array]:
-        """The inputs of a whole sampler by name, noise included, as the runtime makes them for these samples."""
-        entry = self.pipeline.sampler(program.steps)
-        guidance = list(scales) if entry.guidance is not None else None
-        request = check_request(self.pipeline.manifest, entry, classes, seed, guidance, None)
-        return {i.name: request.array(i) for i in entry.inputs}
+        """The inputs of a program by name, noise included, as the runtime makes them for usual samples.
+
+        Finite settings without bounds are their defaults times the `factors` in turn.
+        """
+        entry = self.pipeline.program(program.name, program.steps)
+        given = self.pipeline.usual_request(count, seed, program.steps, program.name).given
+        free = [s.name for s in self.pipeline.manifest.settings_of(entry) if s.low is None and s.high is None]
+        scaled = {n: given.settings[n] * np.resize(factors, count) for n in free}
+        given = replace(given, settings={**given.settings, **scaled})
+        return {i.name: input_array(i, given) for i in entry.inputs}
+
+    def sample(self, program: SampleProgram, arrays: Mapping[str, Array]) -> Array:
+        """What the bundle's program makes of its inputs by name, as a request gives them."""
+        entry = self.pipeline.program(program.name, program.steps)
+        asked = arguments_from_inputs(entry.inputs, arrays)
+        return self.pipeline.sample(**asked, program=program.name, steps=program.steps)
 
     @functools.cached_property
     def backend(self) -> Backend:

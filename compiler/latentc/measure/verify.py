@@ -160,7 +160,7 @@ class _Verification:
         return denoiser_feeds(names, calls, sizes, max(SIZES))
 
     def _largest(self, program: SampleProgram) -> int:
-        return self.subject.pipeline.sampler(program.steps).max_batch or 0
+        return self.subject.pipeline.program(program.name, program.steps).max_batch or 0
 
     def _inside_profiles(self, program: SampleProgram) -> list[int]:
         """Batches at the ends of every profile of the plans, at the one it is tuned for, and between these."""
@@ -269,30 +269,12 @@ class _Verification:
 
     def _request(self, program: SampleProgram, count: int) -> Feed:
         """Inputs of a sampler for `count` samples: classes in turn, scales from the default down."""
-        manifest = self.subject.pipeline.manifest
-        guidance = self.subject.pipeline.sampler(program.steps).guidance
-        classes = [i % max(manifest.classes, 1) for i in range(count)]
-        scales = [(guidance.default if guidance else 0.0) * (1.0, 0.5, 0.0)[i % 3] for i in range(count)]
-        return self.subject.request(program, classes, self.seed, scales)
+        return self.subject.request(program, count, self.seed, (1.0, 0.5, 0.0))
 
     def _engine(self, program: SampleProgram) -> Callable[..., Array]:
         """The bundle's own sampler as a function of its inputs."""
-        pipeline = self.subject.pipeline
-        inputs = pipeline.sampler(program.steps).inputs
-
-        def sample(*arrays: Array) -> Array:
-            by_kind: dict[str, Array] = {}
-            noise: dict[str, Array] = {}
-            for entry, array in zip(inputs, arrays, strict=True):
-                if entry.source.kind in ("classes", "guidance"):
-                    by_kind[entry.source.kind] = array
-                else:
-                    noise[entry.name] = array
-            return pipeline.sample(
-                by_kind["classes"], guidance=by_kind.get("guidance"), steps=program.steps, noise=noise
-            )
-
-        return sample
+        names = [entry.name for entry in self.subject.pipeline.program(program.name, program.steps).inputs]
+        return lambda *arrays: self.subject.sample(program, dict(zip(names, arrays, strict=True)))
 
     def _sampler(self, program: SampleProgram) -> None:
         from latentc.measure.runners import FunctionRunner, joined, run

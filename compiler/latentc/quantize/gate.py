@@ -74,26 +74,29 @@ def measured(
     quality, judged = choice.quality, "ONNX Runtime on the CPU"
     if choice.quality.perplexity is None:  # else samples differ as soon as one token does
         tell("sampling with the quantised engine")
-        samples = pipe.sample(classes, seeds=asked.calibration.seed)
+        request = pipe.usual_request(len(classes), asked.calibration.seed, classes=classes)
+        samples = next(iter(pipe.run(request).values()))
         quality = Quality(psnr=psnr(samples, calibration.samples, span(spec)))
         judged = f"{pipe.manifest.engine} on {pipe.device}"
     tell("timing against the unquantised engine")
     plain = load(baseline(), device, verify=False)
-    batch = min(BATCH, pipe.sampler().max_batch or BATCH)
-    return Verdict(quality, judged, speedup([pipe, plain], [classes[i % len(classes)] for i in range(batch)]), batch)
+    batch = min(BATCH, pipe.program().max_batch or BATCH)
+    return Verdict(quality, judged, speedup([pipe, plain], batch), batch)
 
 
-def speedup(pipes: Sequence[Pipeline], classes: Sequence[int], seconds: float = SECONDS) -> float:
+def speedup(pipes: Sequence[Pipeline], batch: int, seconds: float = SECONDS) -> float:
     """The time of the second over that of the first: median over pairs of whole samplers, run alternately."""
-    for pipe in pipes:
-        pipe.sample(classes, seeds=0)  # opens engines, fills caches
+    requests = [pipe.usual_request(batch) for pipe in pipes]
+    for pipe, request in zip(pipes, requests, strict=True):
+        pipe.run(request)  # opens engines, fills caches
     ratios: list[float] = []
     end = time.perf_counter() + seconds
     while len(ratios) < FEWEST or (len(ratios) < MOST and time.perf_counter() < end):
         taken = []
-        for pipe in pipes if len(ratios) % 2 else pipes[::-1]:
+        turn = list(zip(pipes, requests, strict=True))
+        for pipe, request in turn if len(ratios) % 2 else turn[::-1]:
             begin = time.perf_counter()
-            pipe.sample(classes, seeds=0)
+            pipe.run(request)
             taken.append(time.perf_counter() - begin)
         first, second = taken if len(ratios) % 2 else taken[::-1]
         ratios.append(second / first)

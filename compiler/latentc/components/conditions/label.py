@@ -59,7 +59,9 @@ class Label(Condition):
         return (Port(operand_name(name), i64(B), "condition", classes + self.nullable, null),)
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
-        return (Requested(name, "label", classes=classes_of(name, self, spec), encoding=self.encoding),)
+        classes, soft = classes_of(name, self, spec), self.encoding == "one_hot"
+        shape = (classes,) if soft else ()
+        return (Requested(name, "label", shape, "f32" if soft else "i64", classes=classes, encoding=self.encoding),)
 
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
         (y,) = operands

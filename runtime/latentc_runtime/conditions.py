@@ -1,0 +1,314 @@
+"""Checks what a caller gives for a program: conditions, settings and seeds, and gives them one row per sample.
+
+Symbols: B batch (samples asked for), L the longest length of a condition with a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from latentc_runtime.noise import seed_words
+from latentc_runtime.sources import NUMPY, Array, Condition, Given, Setting, one_hot
+
+_VALUE, _MASK = "value", "mask"
+
+
+class RequestError(ValueError):
+    """What does not fit, and how to mend it."""
+
+    def __init__(self, message: str, help: str) -> None:
+        super().__init__(message, help)
+        self.message, self.help = message, help
+
+
+def checked_given(
+    conditions: Sequence[Condition],
+    settings: Sequence[Setting],
+    *,
+    classes: ArrayLike | None = None,
+    given: Mapping[str, Any] | None = None,
+    asked: Mapping[str, ArrayLike] | None = None,
+    seeds: ArrayLike = 0,
+    count: int | None = None,
+) -> Given:
+    """A request to a program of these conditions and settings, checked: every array has one row per sample.
+
+    `classes` is short for the only condition of form label. `given`: values by condition, one for all samples or one
+    per sample; {"value": …, "mask": …} where the mask is known. `asked`: settings by name. `count`: the number of
+    samples; by default that of the classes, of the longest condition, or of the seeds. Raises RequestError.
+    """
+    values = _with_classes(conditions, dict(given or {}), classes)
+    known = {c.name: c for c in conditions}
+    for name in values:
+        if name not in known:
+            raise RequestError(f"there is no condition `{name}`", _listed("conditions", map(described, conditions)))
+    missing = [c for c in conditions if c.required and c.name not in values]
+    if missing:
+        raise RequestError(f"the condition `{missing[0].name}` is missing", described(missing[0]))
+    read = {c.name: _read(c, values[c.name]) for c in conditions if c.name in values}
+    number = _number([len(value) for value, _, single in read.values() if not single], seeds, count)
+    rows: dict[str, Array] = {}
+    masks: dict[str, Array] = {}
+    for condition in conditions:
+        value, mask, _ = read.get(condition.name) or _default(condition)
+        rows[condition.name] = _repeated(condition, value, number)
+        if condition.mask:
+            masks[condition.name] = _repeated(condition, mask, number)
+    return Given(_seeds(seeds, number), rows, masks, _settings(settings, dict(asked or {}), number))
+
+
+def described(condition: Condition) -> str:
+    """What a condition takes, and how to give it."""
+    name, shape = condition.name, ", ".join(map(str, condition.shape))
+    axes = f" ({', '.join(condition.axes)})" if condition.axes else ""
+    match condition.form:
+        case "label":
+            soft = ", or a row of class probabilities" if condition.encoding == "one_hot" else ""
+            what = f"a class from 0 to {(condition.classes or 1) - 1}{soft}"
+        case "tokens":
+            length = f"up to {shape}" if condition.mask else shape
+            what = f"{length} tokens from 0 to {(condition.vocabulary or 1) - 1}"
+        case "array":
+            longest = ", where the first axis may be shorter" if condition.mask else ""
+            what = f"{condition.dtype}[{shape}]{axes}{longest}"
+    return f'`{name}` takes {what} per sample: `conditions={{"{name}": …}}`, `--given {name}=FILE.npy`'
+
+
+def request_name(condition: Condition, conditions: Sequence[Condition]) -> str:
+    """The name under which Triton takes a condition: `classes` for the only label."""
+    labels = [c for c in conditions if c.form == "label"]
+    return "classes" if labels == [condition] else condition.name
+
+
+def _listed(what: str, descriptions: Iterable[str]) -> str:
+    text = "; ".join(descriptions)
+    return text or f"this program takes no {what}: leave it out"
+
+
+# ---- conditions
+
+
+def _with_classes(conditions: Sequence[Condition], given: dict[str, Any], classes: ArrayLike | None) -> dict[str, Any]:
+    """`given` with `classes` under the name of its condition."""
+    if classes is None:
+        return given
+    labels = [c.name for c in conditions if c.form == "label"]
+    if not labels:
+        takes = "; ".join(map(described, conditions)) or "`count` says how many samples to make"
+        raise RequestError("samples of this program have no class", f"leave it out; {takes}")
+    if len(labels) > 1:
+        mend = f'name it: `conditions={{"{labels[0]}": …}}`'
+        raise RequestError(f"`classes` could be any of {', '.join(labels)}", mend)
+    if labels[0] in given:
+        raise RequestError(f"`classes` and the condition `{labels[0]}` are the same", "give one of them")
+    if np.ndim(_numbers("classes", classes)) == 0:
+        raise RequestError(f"classes are a list of whole numbers, not {classes!r}", "give one class per sample: [3, 3]")
+    return {**given, labels[0]: classes}
+
+
+Read = tuple[Array, Array, bool]  # values [n, *shape], masks [n, L], whether it is one value for all samples
+
+
+def _read(condition: Condition, given: Any) -> Read:
+    """The values of a condition, checked but for their number."""
+    if condition.form == "label":
+        return _labels(condition, _numbers(condition.name, given))
+    mask = None
+    if isinstance(given, Mapping):
+        if set(given) - {_VALUE, _MASK} or _VALUE not in given:
+            raise RequestError(f"condition `{condition.name}` holds {', '.join(given)}", "give `value` and `mask`")
+        given, mask = given[_VALUE], given.get(_MASK)
+    if mask is not None and not condition.mask:
+        raise RequestError(f"condition `{condition.name}` takes no mask", described(condition))
+    parts = _parts(condition, given)
+    single = isinstance(parts, np.ndarray)
+    values = np.full((1 if single else len(parts), *condition.shape), condition.pad, NUMPY[condition.dtype])
+    masks = np.zeros((len(values), *condition.shape[:1]), np.bool_)
+    for row, part in enumerate([parts] if single else parts):
+        checked = _checked(condition, part)
+        values[row, : len(checked)] = checked
+        masks[row, : len(checked)] = True
+    if mask is not None:
+        masks = _given_mask(condition, mask, masks, single)
+    return values, masks, single
+
+
+def _parts(condition: Condition, given: Any) -> Array | list[Array]:
+    """One array for all samples, or a list of one per sample; lengths may differ."""
+    rank = len(condition.shape)
+    try:
+        array = np.asarray(given)
+    except ValueError:  # of different lengths
+        return [_numbers(condition.name, one) for one in given]
+    if array.dtype.kind == "O" and isinstance(given, Sequence):
+        return [_numbers(condition.name, one) for one in given]
+    if array.ndim == rank:
+        return array
+    if array.ndim == rank + 1:
+        return list(array)
+    raise RequestError(f"condition `{condition.name}` has shape {list(array.shape)}", described(condition))
+
+
+def _checked(condition: Condition, part: Array) -> Array:
+    """One sample's value: its shape (with a mask, up to the longest length), type and range."""
+    wanted, shape = condition.shape, part.shape
+    shorter = condition.mask and len(shape) == len(wanted) and shape[1:] == wanted[1:] and 1 <= shape[0] <= wanted[0]
+    if shape != wanted and not shorter:
+        raise RequestError(f"condition `{condition.name}` has shape {list(shape)}", described(condition))
+    kinds = "iu" if condition.form == "tokens" else "iufb"
+    if part.dtype.kind not in kinds:
+        raise RequestError(f"condition `{condition.name}` has type {part.dtype}", described(condition))
+    if condition.form == "tokens":
+        outside = part[(part < 0) | (part >= (condition.vocabulary or 1))]
+        if outside.size:
+            raise RequestError(f"condition `{condition.name}`: there is no token {outside[0]}", described(condition))
+    with np.errstate(over="ignore"):
+        part = part.astype(NUMPY[condition.dtype])
+    if part.dtype.kind == "f" and not np.isfinite(part).all():
+        message = f"condition `{condition.name}` holds values that are not finite numbers"
+        raise RequestError(message, described(condition))
+    return part
+
+
+def _given_mask(condition: Condition, mask: Any, real: Array, single: bool) -> Array:
+    """The caller's mask, padded like the values."""
+    rows = np.atleast_2d(_numbers(condition.name, mask)).astype(np.bool_)
+    if len(rows) != len(real) or rows.shape[1] > real.shape[1]:
+        shown = [real.shape[1]] if single else [*real.shape]
+        raise RequestError(f"the mask of `{condition.name}` has shape {[*np.shape(mask)]}", f"give one of {shown}")
+    return real & np.pad(rows, ((0, 0), (0, real.shape[1] - rows.shape[1])))
+
+
+def _labels(condition: Condition, array: Array) -> Read:
+    count, name = condition.classes or 1, condition.name
+    mend = described(condition)
+    soft = array.dtype.kind == "f" and array.ndim in (1, 2) and array.size > 0
+    if soft and condition.encoding == "one_hot":
+        rows = np.atleast_2d(array).astype(np.float32)
+        if rows.shape[1] != count:
+            raise RequestError(f"`{name}` gives probabilities of {rows.shape[1]} classes, not {count}", mend)
+        if not (rows >= 0).all() or (rows.sum(axis=1) > 1 + 1e-3).any():  # false for nan
+            raise RequestError(f"`{name}` holds a row that is no distribution over classes", mend)
+        return rows, np.ones((len(rows), 0), np.bool_), array.ndim == 1
+    empty = array.ndim == 1 and array.size == 0
+    if array.ndim > 1 or (array.dtype.kind not in "iu" and not empty):
+        what = f"{array.dtype} of shape {list(array.shape)}"
+        raise RequestError(f"`{name}` is a list of whole numbers, one per sample, not {what}", mend)
+    labels = np.atleast_1d(array).astype(np.int64)
+    outside = labels[(labels < 0) | (labels >= count)]
+    if outside.size:
+        raise RequestError(f"there is no class {outside[0]}", mend)
+    made = labels if condition.encoding == "index" else one_hot(labels, count)
+    return made, np.ones((len(labels), 0), np.bool_), array.ndim == 0
+
+
+def _default(condition: Condition) -> Read:
+    value = np.broadcast_to(np.asarray(condition.default, NUMPY[condition.dtype]), condition.shape)
+    if condition.form == "label" and condition.encoding == "one_hot" and np.ndim(condition.default) == 0:
+        value = one_hot(np.asarray(condition.default), condition.classes or 1)
+    return value[None], np.ones((1, *condition.shape[:1]), np.bool_), True
+
+
+# ---- numbers of samples
+
+
+def _number(lengths: Sequence[int], seeds: ArrayLike, count: int | None) -> int:
+    """How many samples are asked for."""
+    if count is not None:
+        if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 0:
+            raise RequestError(f"`count` is a number of samples, not {count!r}", "give 0 or more")
+        return int(count)
+    several = [n for n in lengths if n != 1]
+    if several:
+        return several[0]
+    if np.ndim(_objects(seeds)) == 1:
+        return len(_objects(seeds))
+    return 1
+
+
+def _objects(values: Any) -> Any:
+    """Seeds as an array of Python numbers: integers of 2^63 and more beside smaller ones would become floats."""
+    return np.asarray(values, object) if isinstance(values, Sequence | np.ndarray | range) else values
+
+
+def _repeated(condition: Condition, rows: Array, count: int) -> Array:
+    if len(rows) == count:
+        return rows
+    if len(rows) == 1:
+        return np.repeat(rows, count, axis=0)
+    message = f"there are {len(rows)} values of `{condition.name}` for {count} samples"
+    raise RequestError(message, "give one for all samples, or one per sample")
+
+
+def _seeds(seeds: ArrayLike, count: int) -> NDArray[np.uint64]:
+    mend = "give one whole number from 0 to 2^64 - 1 per sample, or one number: sample i then has seed + i"
+    values: Any = seeds
+    if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
+        values = range(int(seeds), int(seeds) + count)
+    elif (
+        isinstance(seeds, str | bytes) or not isinstance(seeds, Sequence | np.ndarray) or np.ndim(_objects(seeds)) != 1
+    ):
+        raise RequestError("seeds are one whole number or a list of them", mend)
+    if len(values) != count:
+        raise RequestError(f"there are {len(values)} seeds for {count} samples", mend)
+    try:
+        return seed_words(values)
+    except ValueError as error:
+        raise RequestError(str(error), mend) from None
+
+
+# ---- settings
+
+
+def _settings(settings: Sequence[Setting], asked: dict[str, ArrayLike], count: int) -> dict[str, Array]:
+    known = {s.name for s in settings}
+    for name in asked:
+        if name not in known:
+            mend = _listed("settings", (f"`{s.name}`, {_range(s)}" for s in settings))
+            raise RequestError(f"there is no setting `{name}`", mend)
+    return {s.name: _setting(s, asked.get(s.name), count) for s in settings}
+
+
+def _setting(setting: Setting, asked: ArrayLike | None, count: int) -> Array:
+    name = setting.name
+    mend = f"give one number for all samples, or one per sample: {_range(setting)}"
+    values = _numbers(name, setting.value if asked is None else asked)
+    if values.dtype.kind not in "iuf" or values.ndim > 1:
+        what = f"{values.dtype} of shape {list(values.shape)}"
+        raise RequestError(f"`{name}` is a number or a list of them, not {what}", mend)
+    if values.ndim == 1 and len(values) != count:
+        raise RequestError(f"there are {len(values)} values of `{name}` for {count} samples", mend)
+    values = values.astype(np.float64)
+    largest = np.inf if setting.unlimited else float(np.finfo(np.float32).max)
+    if not (np.abs(values) <= largest).all():
+        raise RequestError(f"`{name}` is not a finite float32 number", mend)
+    low = -np.inf if setting.low is None else setting.low
+    high = np.inf if setting.high is None else setting.high
+    fits = (low <= values) & (values <= high)
+    if not setting.closed:
+        fits &= (values != low) & ((values != high) | np.isinf(high))
+    if not fits.all():
+        raise RequestError(f"`{name}` {float(values[~fits].flat[0]):g} is out of range", mend)
+    return np.broadcast_to(values, (count,))
+
+
+def _range(setting: Setting) -> str:
+    """The values of a setting and its default, in words."""
+    least = None if setting.low is None else f"{'from' if setting.closed else 'above'} {setting.low:g}"
+    most = None if setting.high is None else f"{'to' if setting.closed else 'below'} {setting.high:g}"
+    endless = "inf for none" if setting.unlimited else None
+    return ", ".join(filter(None, (" ".join(filter(None, (least, most))), endless, f"default {setting.value:g}")))
+
+
+def _numbers(name: str, given: Any) -> Array:
+    try:
+        return np.asarray(given)
+    except (ValueError, TypeError, OverflowError):
+        raise RequestError(f"`{name}` is not an array of numbers", "give a number, a list or an array") from None
+
+
+__all__ = ["RequestError", "checked_given", "described", "request_name"]
