@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -43,6 +43,20 @@ def save_weights(states: dict[str, dict[str, Tensor]], path: Path) -> None:
         for key, tensor in state.items()
     }
     write_whole(path, lambda file: save_file(tensors, str(file)))
+
+
+def load_weights(network: nn.Module, name: str, path: Path) -> None:
+    """Loads a network from a file that holds it alone, or under its name. SystemExit if it does not fit."""
+    if not path.is_file():
+        raise SystemExit(f"roles.{name}.pretrained: there is no file {path}")
+    tensors = load_file(path)
+    under = {
+        key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")
+    }
+    try:
+        network.load_state_dict(under or tensors)
+    except RuntimeError as error:
+        raise SystemExit(f"roles.{name}.pretrained: {path} does not fit: {error}") from None
 
 
 def network_state(network: nn.Module, run: Any) -> dict[str, Tensor]:

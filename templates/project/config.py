@@ -39,11 +39,6 @@ TRAIN: dict[str, Rule] = {
     "steps": whole(1),
     "batch_size": whole(1),
     "accumulate": whole(1),
-    "optimizer.kind": one_of("adamw"),
-    "optimizer.lr": number(0),
-    "optimizer.betas": ("two numbers", lambda v: isinstance(v, list) and len(v) == 2),
-    "optimizer.weight_decay": number(0),
-    "optimizer.eps": number(0),
     "schedule.kind": one_of("constant", "cosine", "linear"),
     "schedule.warmup": whole(0),
     "schedule.final": number(0, 1),
@@ -60,6 +55,21 @@ TRAIN: dict[str, Rule] = {
     "workers": whole(0),
 }
 
+EVERY_OPTIMIZER: dict[str, Rule] = {
+    "kind": one_of("adam", "adamw", "muon", "sgd"),
+    "lr": number(0),
+    "weight_decay": number(0),
+    "decay_embeddings": FLAG,
+    "sam": or_null(number(0)),
+}
+PAIR: Rule = ("two numbers", lambda v: isinstance(v, list) and len(v) == 2)
+OPTIMIZERS: dict[str, dict[str, Rule]] = {
+    "adam": {"betas": PAIR, "eps": number(0)},
+    "adamw": {"betas": PAIR, "eps": number(0)},
+    "muon": {"betas": PAIR, "eps": number(0), "momentum": number(0, 1), "adam_lr": number(0)},
+    "sgd": {"momentum": number(0, 1), "nesterov": FLAG},
+}
+
 
 def flat(settings: dict[str, Any]) -> dict[str, Any]:
     """{path: value} of nested settings."""
@@ -74,9 +84,10 @@ def check(train: dict[str, Any]) -> None:
     """SystemExit where a setting of `train` is unknown, missing, or not what it should be."""
     found = flat(train)
     rules = dict(TRAIN)
-    for network in flat({"optimizers": train.get("optimizers", {})}):  # as `optimizer`, of one network
-        name = network.split(".")[1]
-        rules |= {f"optimizers.{name}.{p[10:]}": r for p, r in TRAIN.items() if p.startswith("optimizer.")}
+    named = {f"optimizers.{name}": settings for name, settings in train.get("optimizers", {}).items()}
+    for place, settings in {"optimizer": train.get("optimizer", {}), **named}.items():
+        own = OPTIMIZERS.get(settings.get("kind"), {})
+        rules |= {f"{place}.{name}": rule for name, rule in (EVERY_OPTIMIZER | own).items()}
     for path in [*found, *rules]:
         if path not in rules:
             raise SystemExit(f"train.{path}: there is no such setting")

@@ -27,11 +27,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from checkpoint import Checkpoints, load_everything, network_state, save_weights
+from checkpoint import Checkpoints, load_everything, load_weights, network_state, save_weights
 from config import load_config
 from data import batches, generator, open_data
 from model import NETWORKS
 from objective import UPDATES, Update
+from optimizers import climb, make_optimizer
 from sample import SAMPLED, draw, grid, preview_given
 
 
@@ -83,45 +84,37 @@ class Run:
         dist.destroy_process_group()
 
 
-def settings_of(update: Update, train: dict[str, Any]) -> dict[str, Any]:
-    """The optimiser's settings: those of the trained network, if it has its own."""
-    return train.get("optimizers", {}).get(update.trained[0], train["optimizer"])
+def settings_of(network: str, train: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a network's optimiser: its own, if it has any."""
+    return train.get("optimizers", {}).get(network, train["optimizer"])
 
 
-def learning_rate(update: Update, train: dict[str, Any], step: int) -> float:
-    """The rate at step `step` (from 0): a linear warm-up, then constant, cosine or linear."""
-    rate, schedule = settings_of(update, train)["lr"], train["schedule"]
-    warmup, final = schedule["warmup"], schedule["final"]
+def schedule(train: dict[str, Any], step: int) -> float:
+    """The share of the learning rate at a step: a linear warm-up, then constant, cosine or linear."""
+    course = train["schedule"]
+    warmup, final = course["warmup"], course["final"]
     if step < warmup:
-        return rate * (step + 1) / warmup
+        return (step + 1) / warmup
     progress = (step - warmup) / max(1, train["steps"] - warmup)
-    match schedule["kind"]:
+    match course["kind"]:
         case "cosine":
-            return rate * (final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2)
+            return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
         case "linear":
-            return rate * (1 - (1 - final) * progress)
-    return rate
+            return 1 - (1 - final) * progress
+    return 1.0
 
 
-def make_optimizer(networks: list[nn.Module], settings: dict[str, Any]) -> torch.optim.Optimizer:
-    """AdamW; biases, norms and embeddings do not decay."""
-    decayed, others = [], []
-    for network in networks:
-        for module in network.modules():
-            for parameter in module.parameters(recurse=False):
-                decays = parameter.ndim >= 2 and not isinstance(module, nn.Embedding)
-                (decayed if decays else others).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": settings["weight_decay"]},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]],
-        lr=settings["lr"],
-        betas=tuple(settings["betas"]),
-        eps=settings["eps"],
-        fused=True,
-    )
+def start(networks: dict[str, nn.Module], roles: dict[str, Any]) -> None:
+    """Gives networks the weights they start from: a file's, or those of the network they average."""
+    for name, role in roles.items():
+        if file := role.get("pretrained"):
+            load_weights(networks[name], name, Path(file))
+    for name, role in roles.items():
+        if source := role.get("average_of"):
+            networks[name].load_state_dict(networks[source].state_dict())
+            networks[name].requires_grad_(False).eval()
+        elif role.get("frozen"):
+            networks[name].requires_grad_(False).eval()
 
 
 def shard(network: nn.Module, run: Run) -> None:
@@ -166,7 +159,7 @@ def train_step(
     update: Update,
     networks: dict[str, nn.Module],
     wrapped: dict[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
+    optimizers: dict[str, torch.optim.Optimizer],
     batch: dict[str, Tensor],
     train: dict[str, Any],
     step: int,
@@ -178,15 +171,51 @@ def train_step(
     Returns the metrics (over this process's samples) and the norm of the gradient. Gradients are for the
     trained networks alone: only their processes wait for each other, the others are called as they are.
     """
-    parts = train["accumulate"]
-    size = train["batch_size"] // (run.world * parts)
     for name in update.networks:
         networks[name].requires_grad_(name in update.trained)
+    optimizers = {name: optimizers[name] for name in update.trained}
+    groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
+    weights = [p for group in groups for p in group["params"]]
+    radii = {n: radius for n in update.trained if (radius := settings_of(n, train)["sam"])}
+    totals = gradients(update, networks, wrapped, batch, train, step, turn, run)
+    if any(radii.values()):  # the gradient where the loss is higher
+        climbers = {
+            n: [p for g in optimizers[n].param_groups for p in g["params"]] for n, r in radii.items() if r
+        }
+        moves = {name: climb(parameters, radii[name]) for name, parameters in climbers.items()}
+        for optimizer in optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        gradients(update, networks, wrapped, batch, train, step, turn, run)
+        with torch.no_grad():
+            for name, parameters in climbers.items():
+                torch._foreach_sub_(parameters, moves[name])
+    norm = nn.utils.clip_grad_norm_(weights, train["clip"] or math.inf)
+    for group in groups:
+        group["lr"] = group["base_lr"] * schedule(train, step)
+    for optimizer in optimizers.values():
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return [*totals, norm.full_tensor() if hasattr(norm, "full_tensor") else norm]
+
+
+def gradients(
+    update: Update,
+    networks: dict[str, nn.Module],
+    wrapped: dict[str, nn.Module],
+    batch: dict[str, Tensor],
+    train: dict[str, Any],
+    step: int,
+    turn: int,
+    run: Run,
+) -> list[Tensor]:
+    """Adds the gradients of one update's loss to its trained weights; returns the metrics."""
+    parts = train["accumulate"]
+    size = train["batch_size"] // (run.world * parts)
     trained = [wrapped[name] for name in update.trained]
     models = [(wrapped if name in update.trained else networks)[name] for name in update.networks]
     totals: list[Tensor] = []
     for part in range(parts):
-        piece = sliced(batch, part, parts)
+        piece = {k: v for k, v in sliced(batch, part, parts).items() if k in update.batch}
         key = (train["seed"], 4, step * len(UPDATES) + turn, run.rank, part)
         inputs = {**piece, **update.draws(size, generator(*key))}
         inputs = {k: v.to(run.device, non_blocking=True) for k, v in inputs.items()}
@@ -204,13 +233,7 @@ def train_step(
             (outputs[0] / parts).backward()
         values = [o.detach() / parts for o in outputs]
         totals = [a + b for a, b in zip(totals, values, strict=True)] if totals else values
-    weights = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(weights, train["clip"] or math.inf)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(update, train, step)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return [*totals, norm.full_tensor() if hasattr(norm, "full_tensor") else norm]
+    return totals
 
 
 def averaged(values: list[Tensor], run: Run) -> list[float]:
@@ -269,14 +292,17 @@ def main() -> None:
 
     torch.manual_seed(train["seed"])
     networks = {name: build().to(run.device) for name, build in NETWORKS.items()}
+    roles = config.get("roles", {})
+    start(networks, roles)
     averages = {}
     if train["ema"]:
         averages = {n: copy.deepcopy(networks[n]).requires_grad_(False).eval() for n in SAMPLED}
     if run.parallel == "fsdp":
         for network in [*networks.values(), *averages.values()]:
             shard(network, run)
-    optimizers = {u: make_optimizer([networks[n] for n in u.trained], settings_of(u, train)) for u in UPDATES}
-    wrapped = {name: wrap(network, run, train["compile"]) for name, network in networks.items()}
+    trained = list(dict.fromkeys(name for update in UPDATES for name in update.trained))
+    optimizers = {name: make_optimizer(networks[name], settings_of(name, train)) for name in trained}
+    wrapped = {name: wrap(networks[name], run, train["compile"]) for name in trained}
     # From here on, processes draw different numbers (dropout).
     seed = int(np.random.SeedSequence([train["seed"], 5, run.rank]).generate_state(1)[0])
     torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)
@@ -303,11 +329,12 @@ def main() -> None:
         metrics = {}
         for turn, update in enumerate(UPDATES):
             batch = next(feed) if update.batch else {}
-            metrics[update] = train_step(
-                update, networks, wrapped, optimizers[update], batch, train, step, turn, run
-            )
+            metrics[update] = train_step(update, networks, wrapped, optimizers, batch, train, step, turn, run)
         if averages:
             update_averages(averages, networks, train["ema"])
+        for name, role in roles.items():
+            if source := role.get("average_of"):
+                update_averages({name: networks[name]}, {name: networks[source]}, role["decay"])
         step += 1
         bar.update()
         # Before a checkpoint too: those of a run that has failed would push out the good ones.
@@ -324,12 +351,12 @@ def main() -> None:
                 shown = ", ".join(f"{k} {v:.4g}" for k, v in values.items())
                 print(f"step {step}: {shown}, {rate:.0f} samples/s", flush=True)
             if writer:
-                for update in optimizers:
-                    name = update.metrics[0].replace("loss", "learning_rate")
-                    writer.add_scalar(name, learning_rate(update, train, step - 1), step)
+                for name, optimizer in optimizers.items():
+                    label = "learning_rate" if len(optimizers) == 1 else f"{name}/learning_rate"
+                    writer.add_scalar(label, optimizer.param_groups[0]["lr"], step)
                 for name, value in {**values, "samples_a_second": rate}.items():
                     writer.add_scalar(name, value, step)
-            for name in (update.metrics[0] for update in optimizers):
+            for name in dict.fromkeys(update.metrics[0] for update in UPDATES):
                 value = values[name]
                 if not math.isfinite(value):
                     raise SystemExit(f"the {name} is {value} at step {step}; {out} holds what was before")

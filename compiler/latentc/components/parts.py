@@ -314,6 +314,27 @@ class Backbone(Part):
         None, description="names of the conditions it is told; null: all that it has a place for"
     )
 
+    pretrained: str | None = Field(
+        None, description="weights file (.safetensors) that training starts from; null: initialised at random"
+    )
+    frozen: bool | None = Field(
+        None, description="whether training leaves its weights as they are; null: if there are `pretrained` ones"
+    )
+
+    @property
+    def average_of(self) -> str | None:
+        """The network whose weights it averages, if it does."""
+        return None
+
+    @property
+    def trainable(self) -> bool:
+        """Whether an optimiser may move its weights."""
+        return not (self.pretrained is not None if self.frozen is None else self.frozen)
+
+    def provides(self, spec: Spec) -> frozenset[Capability]:
+        """What it can do."""
+        return self.PROVIDES
+
     def told(self, spec: Spec) -> dict[str, Condition]:
         """The conditions it is told, by name, in the spec's order."""
         named = self.conditions
@@ -372,9 +393,10 @@ class Objective(Part):
         return ()
 
     def trained(self, spec: Spec) -> tuple[str, ...]:
-        """The names of the networks it trains: `main`, and those that encode its conditions."""
+        """The names of the networks it trains: `main`, and those that encode its conditions unless they are frozen."""
         encoders = (name for condition in spec.conditions.values() for name in condition.networks)
-        return ("main", *dict.fromkeys(encoders))
+        named = ("main", *dict.fromkeys(encoders))
+        return tuple(n for n in named if getattr(spec.networks.get(n), "trainable", True))
 
     DENOISES: ClassVar[bool] = False  # whether it has a parameterization
 

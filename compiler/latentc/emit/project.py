@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 MARK = ".latentc-project"  # says that a folder is ours to overwrite
-_COPIED = ("train.py", "checkpoint.py", "config.py", "data.py", "sample.py", "ruff.toml")
+_COPIED = ("train.py", "optimizers.py", "checkpoint.py", "config.py", "data.py", "sample.py", "ruff.toml")
 SHARED = ("noise", "distributions", "sources", "conditions")
 """Modules of the runtime that a project has copies of: they make a sampler's inputs."""
 
@@ -130,12 +130,22 @@ def config_of(spec: Spec) -> dict[str, Any]:
     train = spec.train.model_dump(mode="json", by_alias=True)
     if not train["optimizers"]:
         del train["optimizers"]
+    roles = {name: role for name, network in spec.networks.items() if (role := _role(network))}
     fields = {name: f.model_dump(mode="json", exclude_none=True) for name, f in spec.data.fields.items()}
     return {
         "name": spec.name,
         "train": {"out": "runs/train", "resume": False, "deterministic": False, **train},
+        **({"roles": roles} if roles else {}),
         "data": {**spec.data.model_dump(mode="json", by_alias=True), "fields": fields},
     }
+
+
+def _role(network: Any) -> dict[str, Any]:
+    """How a network takes part in training, if not as one that starts at random and is trained."""
+    role = {"pretrained": network.pretrained} if network.pretrained else {}
+    if (source := network.average_of) is not None:
+        return {**role, "average_of": source, "decay": network.decay}
+    return role if network.trainable else {**role, "frozen": True}
 
 
 def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str, Any]:

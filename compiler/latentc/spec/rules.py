@@ -176,24 +176,21 @@ def _unmet(spec: Spec, section: str, part: Objective | Sampler, need: Need) -> I
     what = CAPABILITIES[need.capability]
     wanted = f"the {section} `{part.kind}` needs a network `{need.network}` that {what}"
     network = spec.networks.get(need.network)
-    if isinstance(network, Backbone) and need.capability in network.PROVIDES:
+    provided = network.provides(spec) if isinstance(network, Backbone) else frozenset()
+    if need.capability in provided:
         return
-    able = [n for n, other in spec.networks.items() if isinstance(other, Backbone) and _can(other, need.capability)]
+    others = {n: other for n, other in spec.networks.items() if isinstance(other, Backbone)}
+    able = [n for n, other in others.items() if need.capability in other.provides(spec)]
     kinds = [kind for kind, cls in load("networks").items() if need.capability in getattr(cls, "PROVIDES", ())]
     if network is None:
         near = f"call `{able[0]}` `{need.network}`" if able else f"add one to `networks`, of kind {' or '.join(kinds)}"
         yield Problem("E0306", path, wanted, labels=((("networks",), "the networks"),), help=near)
         return
-    provided = network.PROVIDES if isinstance(network, Backbone) else frozenset()
     does = " and ".join(CAPABILITIES[c] for c in sorted(provided)) or "does none of what objectives and samplers need"
     labels: tuple[tuple[PathKey, str], ...] = ((("networks", need.network), does),)
     fitting = _kinds_for(section, need.network, provided)
     mend = f"{section}s for this network: {', '.join(fitting)}" if fitting else f"use a network {' or '.join(kinds)}"
     yield Problem("E0306", path, wanted, labels=labels, help=mend)
-
-
-def _can(network: Backbone, capability: Capability) -> bool:
-    return capability in network.PROVIDES
 
 
 def _kinds_for(section: str, network: str, provided: frozenset[Capability]) -> list[str]:
@@ -241,7 +238,7 @@ def networks_are_used(spec: Spec) -> Iterator[Problem]:
             fitting = [
                 kind
                 for kind, cls in load("objectives").items()
-                if any(n.capability in network.PROVIDES for n in _needs_of(cls))
+                if any(n.capability in network.provides(spec) for n in _needs_of(cls))
             ]
             mend = f"use the objective {' or '.join(fitting)}" if fitting else "leave the network out"
             yield Problem("E0306", ("objective",), message, labels=labels, help=mend)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from latentc.components import Closed, Component
+from latentc.components import Closed, Component, OneOf
+from latentc.components.optimizer import default_optimizer
 from latentc.engines import DEFAULT, ENGINES, PRECISIONS, SCHEMES
 
 if TYPE_CHECKING:
@@ -19,16 +20,6 @@ else:  # what some engine has, so that adding an engine is adding a file
 
 Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Unit = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Adamw(Component):
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
-
-    kind: Literal["adamw"] = "adamw"
-    lr: float = Field(1e-4, gt=0, description="learning rate once warmed up")
-    betas: tuple[Unit, Unit] = Field((0.9, 0.999), description="decay of the two moment averages, a step")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled; not applied to biases, norms, embeddings")
-    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
 
 
 class Schedule(Closed):
@@ -45,8 +36,10 @@ class Train(Closed):
     steps: int = Field(400_000, gt=0, description="optimiser steps")
     batch_size: int = Field(256, gt=0, description="samples an optimiser step, over all processes")
     accumulate: int = Field(1, gt=0, description="forward passes an optimiser step; must divide the batch")
-    optimizer: Adamw = Field(Adamw(), description="the optimiser")
-    optimizers: dict[Identifier, Adamw] = Field(
+    optimizer: Annotated[Component, OneOf("optimizers")] = Field(
+        default_factory=default_optimizer, description="the optimiser"
+    )
+    optimizers: dict[Identifier, Annotated[Component, OneOf("optimizers")]] = Field(
         default_factory=dict, description="of networks that have one of their own, by the network's name"
     )
     schedule: Schedule = Field(Schedule(), description="the learning rate's course")

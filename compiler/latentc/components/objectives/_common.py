@@ -7,9 +7,13 @@ from latentc.ir.builder import ModuleBuilder
 
 
 def publish(
-    mb: ModuleBuilder, names: tuple[str, ...], batch: tuple[str, ...], draws: tuple[Draw, ...]
+    mb: ModuleBuilder,
+    names: tuple[str, ...],
+    batch: tuple[str, ...],
+    draws: tuple[Draw, ...],
+    trained: tuple[str, ...] = ("main",),
 ) -> tuple[Update, ...]:
-    """Entries `loss.terms` (the function of that name: a value a sample) and `loss` (their means over the batch)."""
+    """Entries `loss.terms` (the function of that name: one value per sample) and `loss` (means over the batch)."""
     terms = mb.functions["loss.terms"]
     b = mb.function("loss")
     operands = [b.input(v.name, v.type) for v in terms.inputs]
@@ -18,4 +22,4 @@ def publish(
     b.output(*(b.mean(v, axes=(0,), keepdims=False, out=n) for v, n in zip(values, names, strict=True)))
     b.finish("The loss to minimise, then what it is made of.")
     mb.entries |= {"loss.terms": "loss.terms", "loss": "loss"}
-    return (Update("loss", ("main",), batch, draws, names),)
+    return (Update("loss", trained, batch, draws, names),)

@@ -68,7 +68,7 @@ class DenoisingObjective(Objective):
         b.output(*terms)
         b.finish(self.says())
         draws = (draw, Draw("noise", "normal"), *conditions.draws())
-        return publish(mb, names, ("x", *conditions.fields), draws)
+        return publish(mb, names, ("x", *conditions.fields), draws, self.trained(spec))
 
     def says(self) -> str:
         """The docstring of the emitted loss."""

@@ -40,4 +40,4 @@ class NextToken(Objective):
         losses = b.cross_entropy(flat, b.reshape(tokens, shape=(rows,)))
         b.output(per_sample_mean(b, b.reshape(losses, shape=(B, length)), out="loss"))
         b.finish("The cross-entropy of the tokens in nats per token, one value per sample.")
-        return publish(mb, ("loss",), ("tokens", *conditions.fields), conditions.draws())
+        return publish(mb, ("loss",), ("tokens", *conditions.fields), conditions.draws(), self.trained(spec))
