@@ -14,6 +14,7 @@ import pytest
 import yaml
 from test_specs import CASES, lowered
 
+from latentc import components
 from latentc.diagnostics import DiagnosticError
 from latentc.emit import model_source, project_files, project_from_lowered
 from latentc.emit.project import SHARED, config_of
@@ -121,7 +122,13 @@ def test_every_setting_of_training_is_checked() -> None:
     train = config_of(load_spec("dit"))["train"]
     config.check(train)
     flat = {k for key, v in train.items() for k in ([f"{key}.{k}" for k in v] if isinstance(v, dict) else [key])}
-    assert flat == set(config.TRAIN)
+    optimizer = config.EVERY_OPTIMIZER | config.OPTIMIZERS["adamw"]
+    assert flat == set(config.TRAIN) | {f"optimizer.{name}" for name in optimizer}
+    for kind, cls in components.load("optimizers").items():
+        settings = cls.model_validate({"kind": kind}).model_dump(mode="json")
+        config.check({**train, "optimizer": settings})
+        with pytest.raises(SystemExit, match="optimizer.lr"):
+            config.check({**train, "optimizers": {"main": {**settings, "lr": "fast"}}})
     for wrong in ({"ema": "none"}, {"clip": float("nan")}, {"keep": 0}, {"resume": 1}, {"seed": True}, {"stepz": 3}):
         with pytest.raises(SystemExit, match=f"train.{next(iter(wrong))}"):
             config.check({**train, **wrong})
