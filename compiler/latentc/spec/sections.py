@@ -57,35 +57,35 @@ class Train(Closed):
 
 
 class Calibration(Closed):
-    """What a network is watched on before it is quantised: real trajectories of its sampler, unquantised."""
+    """The trajectories of the unquantised sampler along which layer inputs are measured."""
 
-    samples: int = Field(8, gt=0, le=4096, description="samples whose trajectories are looked at")
-    steps: int = Field(8, gt=0, description="evaluations of each that are seen, spread evenly; of tokens all are")
-    classes: int = Field(8, gt=0, description="different classes, spread evenly over those there are")
-    seed: int = Field(0, ge=0, lt=1 << 63, description="of the first sample; the others count on")
+    samples: int = Field(8, gt=0, le=4096, description="number of samples to draw")
+    steps: int = Field(8, gt=0, description="calls of each network method, evenly spaced")
+    classes: int = Field(8, gt=0, description="number of different classes, evenly spaced")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="of the first sample; the next ones follow")
     range: Literal["max", "percentile", "mse"] = Field(
-        "mse", description="a scale's reach: the largest value, 99.99 % of them, or what errs least"
+        "mse", description="what a scale covers: the largest value, 99.99 % of them, or where the error is least"
     )
 
 
 class Budget(Closed):
-    """The error that quantisation may make; beyond it layers are left unquantised, and at last compiling refused."""
+    """The error that quantisation may cause. Beyond it layers stay unquantised, or compile fails."""
 
-    psnr: float = Field(30.0, gt=0, description="dB at least, of final samples against fp32 with the same noise")
-    perplexity: float = Field(0.01, gt=0, description="of token models instead: the largest relative increase")
+    psnr: float = Field(30.0, gt=0, description="least PSNR in dB of final samples against fp32, with the same noise")
+    perplexity: float = Field(0.01, gt=0, description="largest relative increase, of networks that score tokens")
 
 
 class Quantize(Closed):
     """Linear layers in 8 or 4 bits."""
 
-    scheme: SchemeName = Field(description="static or dynamic int8, weights alone in int8 or int4, or fp8")
+    scheme: SchemeName = Field(description="static or dynamic int8, only weights in int8 or int4, or fp8")
     smooth: float | None = Field(
-        None, ge=0, le=1, description="SmoothQuant's alpha, the share of outliers moved to the weights; null for none"
+        None, ge=0, le=1, description="SmoothQuant's alpha, the share of outliers moved to the weights; null: none"
     )
-    exclude: tuple[str, ...] = Field((), description="layers that are left alone: paths, with * for any part")
-    calibration: Calibration = Field(Calibration(), description="what scales are taken from")
+    exclude: tuple[str, ...] = Field((), description="layers to leave unquantised: paths, * matches any text")
+    calibration: Calibration = Field(Calibration(), description="how scales are measured")
     budget: Budget = Field(Budget(), description="the error that is allowed")
-    min_speedup: float = Field(1.0, ge=0, description="times as fast as unquantised, or compiling is refused")
+    min_speedup: float = Field(1.0, ge=0, description="least speedup over the unquantised engine")
 
 
 class Stitch(Closed):
