@@ -12,7 +12,7 @@ CODES: dict[str, str] = {
     "E0606": "no engine for this bundle on this machine",
     "E0607": "the engine failed",
     "E0608": "the bundle cannot serve this request",
-    "E0609": "the bundle does not hold this number of steps",
+    "E0609": "the bundle does not hold this program or number of steps",
     "E0610": "the given noise does not fit",
     "E0611": "a referenced weight file is missing or changed",
     "E0612": "samples of this medium have no such format",

@@ -97,6 +97,8 @@ def check_request(
     count: int | None = None,
 ) -> Request:
     """A Request from what a caller gave. BundleError E0608 or E0610 says what does not fit."""
+    if count is None and classes is None and not conditions and isinstance(seeds, int):
+        count = _noise_count(entry, noise or {})
     try:
         given = checked_given(
             manifest.conditions_of(entry),
@@ -112,6 +114,15 @@ def check_request(
     return Request(
         entry, given, {name: _checked_noise(name, a, len(given), entry) for name, a in (noise or {}).items()}
     )
+
+
+def _noise_count(entry: ProgramEntry, noise: Mapping[str, ArrayLike]) -> int | None:
+    """The number of samples that noise is given for; None if there is none."""
+    for one in entry.inputs:
+        axis = 0 if one.rows is None else 1
+        if one.name in noise and np.ndim(_array(noise[one.name], one.name)) > axis:
+            return int(np.shape(noise[one.name])[axis])
+    return None
 
 
 def _checked_noise(name: str, given: ArrayLike, count: int, entry: ProgramEntry) -> Array:

@@ -229,6 +229,7 @@ def test_programs_without_conditions(tmp_path):
     pipe = load(tiny.unconditional_bundle(tmp_path / "bundle"), device="cpu")
     assert pipe.sample(count=3).shape == (3, *tiny.SHAPE) and pipe.sample().shape == (1, *tiny.SHAPE)
     np.testing.assert_array_equal(pipe.sample(seeds=[4, 5]), pipe.sample(seeds=4, count=2))
+    np.testing.assert_array_equal(pipe.sample(noise=pipe.noise([4, 5], 2)), pipe.sample(seeds=[4, 5]))
     with pytest.raises(BundleError, match="samples of this program have no class") as raised:
         pipe.sample([0])
     assert "count" in raised.value.help
