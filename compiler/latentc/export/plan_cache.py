@@ -1,8 +1,8 @@
-"""Plans of earlier builds, kept in the folder `plans` of the user's cache (`LATENTC_CACHE`), the least used go first.
+"""A cache of built plans in the folder `plans` of the user's cache (`LATENTC_CACHE`), trimmed by least recent use.
 
 An entry is one file named by its key: a line of JSON (sha256 and size of the plan, the builder's answer), then the
-plan. It appears by renaming, so processes that build the same plan at once do not see each other's halves; one that
-does not match its sha256 is dropped. Nothing here fails a build: a cache that cannot be read or written is none.
+plan. Entries are renamed into place, so processes that build the same plan at once never see a half-written one; an
+entry that does not match its sha256 is dropped. A cache that cannot be read or written never fails a build.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from typing import Any, BinaryIO
 from latentc_runtime.hashes import cache_folder
 
 LIMIT = "LATENTC_PLAN_CACHE"
-"""The environment variable for the largest size of the cache in GB; 0 turns it off."""
+"""Environment variable with the size limit of the cache in GB; 0 turns it off."""
 
 LIMIT_GB = 20.0
 _FORMAT = 1
-_HEADER = 1 << 16  # bytes that the first line has at most
+_HEADER = 1 << 16  # largest size of the first line, in bytes
 _PIECE = 16 << 20
-_STALE = 24 * 3600  # seconds after which a half-written file has nobody who writes it
+_STALE = 24 * 3600  # seconds after which a half-written file counts as abandoned
 
 
 def folder_of(kind: str) -> Path | None:
-    """The folder of the cache for `kind` ("plans", "timing"), which need not exist; None where there is to be none."""
+    """The folder of the cache for `kind` ("plans", "timing"), which need not exist; None if caching is off."""
     home = cache_folder()
     return home / kind if home is not None and limit() else None
 
 
 def limit() -> int:
-    """Bytes that the cache may take."""
+    """Size limit of the cache in bytes."""
     try:
         return max(0, int(float(os.environ.get(LIMIT, LIMIT_GB)) * 1e9))
     except ValueError:
@@ -44,14 +44,14 @@ def limit() -> int:
 
 
 def cache_key(parts: Mapping[str, Any]) -> str:
-    """The name of the plan that `parts`, plain data, determine."""
+    """The name of the plan that is determined by `parts`, which are plain data."""
     return hashlib.sha256(json.dumps({"format": _FORMAT, **parts}, sort_keys=True).encode()).hexdigest()
 
 
 def take(key: str, target: Path) -> dict[str, Any] | None:
-    """Writes the plan of a key to `target` and gives the builder's answer; None where it is not there or damaged.
+    """Writes the plan of a key to `target` and returns the builder's answer; None if it is missing or damaged.
 
-    Raises OSError where `target` cannot be written.
+    Raises OSError if `target` cannot be written.
     """
     folder = folder_of("plans")
     if folder is None:
@@ -81,7 +81,7 @@ def take(key: str, target: Path) -> dict[str, Any] | None:
 
 
 def keep(key: str, plan: Path, answer: Mapping[str, Any]) -> None:
-    """Adds a plan and the builder's answer, and drops the least used ones above the limit."""
+    """Adds a plan and the builder's answer; drops the least recently used entries above the limit."""
     folder, most = folder_of("plans"), limit()
     if folder is None:
         return
@@ -116,7 +116,7 @@ def _copied(source: BinaryIO, target: BinaryIO) -> tuple[str, int]:
 
 
 def _trim(folder: Path, most: int) -> None:
-    """Drops entries, the longest unused first, until `most` bytes are left, and what killed processes left behind."""
+    """Drops entries, least recently used first, down to `most` bytes, and half-written files of killed processes."""
     entries = []
     for path in folder.iterdir():
         with contextlib.suppress(OSError):  # another process may have dropped it

@@ -1,7 +1,7 @@
 """The process that builds one TensorRT plan; `latentc.export.plans` starts it.
 
-A process of its own, because the library may take the machine's memory or crash, cannot be interrupted while it builds,
-and because polygraphy chooses between tensorrt and tensorrt_rtx when it is first imported.
+It is a separate process because the library may exhaust memory or crash, cannot be interrupted while it builds, and
+because polygraphy chooses between tensorrt and tensorrt_rtx when it is first imported.
 
 Reads a request as JSON from standard input and writes an answer as JSON to standard output. Everything that the
 libraries print goes to standard error.
@@ -48,8 +48,8 @@ def main() -> None:
 def build(request: Mapping[str, Any]) -> dict[str, Any]:
     """Builds `request["model"]` into `request["plan"]`.
 
-    Gives the version of the library, the capability, the driver where this machine's GPU built it, the layers of the
-    network, its attention operators, and the kernels of the plan that hold a whole attention; of TensorRT-RTX also its
+    Returns the library's version, the capability, the driver if this machine's GPU built it, the counts of layers and
+    attention operators of the network and of kernels in the plan that hold a whole attention, and for TensorRT-RTX its
     products with weights by dtype. Raises LookupError for a capability that the library or this machine lacks.
     """
     from polygraphy.logger import G_LOGGER
@@ -77,10 +77,10 @@ def build(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fused_attentions(trt: Any, plan: bytes) -> int:
-    """How many kernels of a plan hold a whole attention.
+    """Number of kernels in a plan that hold a whole attention.
 
-    Plans of TensorRT-RTX carry the source of their kernels, so they are read as they are; those of TensorRT are
-    opened, which the GPU that just built them can do.
+    Plans of TensorRT-RTX contain the source of their kernels and are read as bytes; those of TensorRT are opened on the
+    GPU that has just built them.
     """
     if trt.__name__ == "tensorrt_rtx":
         return len(_FUSED_SOURCE.findall(plan))
@@ -90,7 +90,7 @@ def fused_attentions(trt: Any, plan: bytes) -> int:
 
 
 def products(plan: bytes) -> dict[str, int]:
-    """{dtype: products with weights of a plan of TensorRT-RTX that multiply in it}: `half`, `int8`, `fp8_e4m3`, …
+    """{dtype: number of products with weights in a TensorRT-RTX plan}; `half`, `int8`, `fp8_e4m3`, …
 
     A plan lists its tensors and operations as text.
     """
@@ -102,7 +102,7 @@ def products(plan: bytes) -> dict[str, int]:
 
 
 def _usable_timings(builder: Any, path: str | None) -> str | None:
-    """The file of a timing cache, its folder made; what TensorRT cannot read is dropped."""
+    """The file of a timing cache, its folder created; a file that TensorRT cannot read is deleted."""
     if path is None:
         return None
     file = Path(path)
@@ -114,7 +114,7 @@ def _usable_timings(builder: Any, path: str | None) -> str | None:
 
 
 def _config(trt: Any, request: Mapping[str, Any]) -> tuple[str, str | None, Any]:
-    """(capability, driver of the GPU that builds, polygraphy's loader of the builder's configuration)."""
+    """(capability, driver of the GPU that builds it, polygraphy's loader of the builder configuration)."""
     from polygraphy.backend.trt import CreateConfig, Profile
 
     profiles = []
@@ -148,7 +148,7 @@ def _config(trt: Any, request: Mapping[str, Any]) -> tuple[str, str | None, Any]
 
 
 def _here() -> tuple[str, str]:
-    """Capability ("sm89") and driver of this machine's GPU. LookupError where there is none."""
+    """Capability ("sm89") and driver of this machine's GPU. LookupError if there is none."""
     from latentc_runtime.backends.cuda import Cuda
     from latentc_runtime.errors import BundleError
 

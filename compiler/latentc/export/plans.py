@@ -1,7 +1,7 @@
-"""TensorRT and TensorRT-RTX plans from the ONNX files of a bundle, one for each file and compute capability.
+"""Plans from the ONNX files of a bundle, one per file and compute capability (`latentc.engines.contract.Plans`).
 
-TensorRT-RTX compiles ahead of time, without a GPU; TensorRT for the GPU that is there. Profiles are in samples: an
-input whose batch the compiler doubled for guidance has twice as many rows, which its ONNX dims (`2*B`) say.
+Profiles are in samples: an input whose batch the compiler doubled for guidance has twice as many rows, as its ONNX
+dimension (`2*B`) says.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from latentc_runtime.manifest import Plan
 class PlanOptions:
     """What plans are built for.
 
-    `capabilities` ("sm89", …; none for this machine's GPU), `profiles` (least, best, most samples of one run). The
-    last three are for TensorRT alone: its promises to run on later versions and on other GPUs from Ampere on, and plans
-    without weights, which the runtime fills in from the bundle's.
+    `capabilities` ("sm89", …; none for this machine's GPU), `profiles` (smallest, optimal, largest batch). Plans may
+    promise to run on later versions and on other GPUs from Ampere on, and may leave out the weights, which the runtime
+    fills in from the bundle's; not every engine takes these three options.
     """
 
     engine: str
@@ -56,9 +56,9 @@ class PlanOptions:
 
 
 def plan_options(target: Any, max_batch: int | None, by_reference: bool) -> PlanOptions | None:
-    """What the section `target` of a spec asks for; None where its engine has no plans, or none are to be built.
+    """Plan options from the spec's `target` section, or None if the engine has no plans or `target.plans` is false.
 
-    Without profiles it is one up to `max_batch`. Raises DiagnosticError E0504 for weights by reference.
+    Without profiles, one up to `max_batch`. Raises DiagnosticError E0504 for weights by reference.
     """
     if ENGINES[target.engine].plans is None or not target.plans:
         return None
@@ -82,12 +82,12 @@ def plan_options(target: Any, max_batch: int | None, by_reference: bool) -> Plan
 def write_plans(
     folder: Path, models: Mapping[str, int], options: PlanOptions, tell: Callable[[str], None] = lambda stage: None
 ) -> tuple[Plan, ...]:
-    """Builds the plans of the ONNX files `models` {name in `folder`: attentions written out that it must fuse}.
+    """Builds the plans of the ONNX files `models` {name in `folder`: written-out attentions that it must fuse}.
 
-    Attentions that are operators in a file must be fused in any case. A plan lies beside its file, `sample.sm89.plan`.
-    A plan of an earlier build with the same graph, weights, options, library and machine is taken from the cache.
-    Raises DiagnosticError: E0504 (the library refuses the graph or does not survive it), E0505 (it is not there, or
-    lacks the capability), E0506 (an attention was not fused), E0508 (a quantised layer was not).
+    Attention operators in a file must always be fused. A plan is written beside its file, as `sample.sm89.plan`; one
+    that was built before from the same graph, weights, options, library and machine is taken from the cache. Raises
+    DiagnosticError: E0504 (the library refuses the graph or crashes on it), E0505 (it is missing, or lacks the
+    capability), E0506 (an attention was not fused), E0508 (a quantised layer was not).
     """
     machine = _machine(options)
     plans = []
@@ -116,7 +116,7 @@ def write_plans(
 
 
 def profile_shapes(model: ModelProto, sizes: tuple[int, int, int]) -> dict[str, list[list[int]]]:
-    """{input: its shapes at the least, best and most samples}."""
+    """{input: its shapes at the smallest, optimal and largest batch}."""
 
     def shape(dims: Sequence[Any], samples: int) -> list[int]:
         return [_factor(d.dim_param) * samples if d.dim_param else int(d.dim_value) for d in dims]
@@ -132,7 +132,7 @@ def _factor(dim: str) -> int:
 
 @dataclass(frozen=True)
 class _Machine:
-    """What of this machine a plan depends on: the library's version; where its GPU builds, that and its driver."""
+    """What a plan depends on here: the library's version and, if a GPU builds it, that GPU and its driver."""
 
     version: str
     capability: str | None = None
@@ -140,7 +140,7 @@ class _Machine:
 
 
 def _machine(options: PlanOptions) -> _Machine | None:
-    """None where something is missing, which the worker then says."""
+    """None if something is missing, which the worker then reports."""
     try:
         library = version(options.builder.package)
         if options.builder.ahead_of_time and options.capabilities:
@@ -154,7 +154,7 @@ def _machine(options: PlanOptions) -> _Machine | None:
 
 
 def _timing_cache(options: PlanOptions, machine: _Machine | None) -> str | None:
-    """The file with TensorRT's timings of kernels on this machine; TensorRT-RTX has none."""
+    """The file with the builder's kernel timings on this machine, or None if it keeps none."""
     folder = plan_cache.folder_of("timing")
     if not options.builder.timing_cache or machine is None or folder is None:
         return None
@@ -162,7 +162,7 @@ def _timing_cache(options: PlanOptions, machine: _Machine | None) -> str | None:
 
 
 def _key(folder: Path, model: ModelProto, request: Mapping[str, Any], machine: _Machine | None) -> str | None:
-    """The plan's key in the cache: everything that it depends on. None where that is not known."""
+    """The plan's cache key: everything that it depends on. None if that is not known."""
     if machine is None:
         return None
     external = {entry.value for tensor in _tensors(model.graph) for entry in tensor.external_data[:1]}
@@ -212,12 +212,12 @@ def _plan(
     )
 
 
-# What a plan calls the dtypes that layers with both operands quantised multiply in.
+# A plan's names of the dtypes in which layers with both operands quantised multiply.
 _MULTIPLIES = {TensorProto.INT8: "int8", TensorProto.FLOAT8E4M3FN: "fp8_e4m3"}
 
 
 def quantised_dtypes(model: ModelProto) -> set[str]:
-    """In which dtypes the products and convolutions of a model with both operands quantised multiply."""
+    """The dtypes in which products and convolutions with both operands quantised should multiply."""
     stored = {t.name: t.data_type for graph in graphs(model.graph) for t in graph.initializer}
     found = set()
     for graph in graphs(model.graph):
@@ -236,7 +236,7 @@ def quantised_dtypes(model: ModelProto) -> set[str]:
 
 
 def _refuse_unquantised(name: str, wanted: Collection[str], products: Mapping[str, int] | None) -> None:
-    """A plan none of whose products is in the dtype of the quantised layers is worse than one that is not quantised."""
+    """DiagnosticError E0508 for a plan without products in a quantised dtype: slower than an unquantised one."""
     if missing := set(wanted) - set(products if products is not None else wanted):
         counts = ", ".join(f"{count} in {dtype}" for dtype, count in (products or {}).items())
         message = (
@@ -247,7 +247,7 @@ def _refuse_unquantised(name: str, wanted: Collection[str], products: Mapping[st
 
 
 def _built(name: str, request: Mapping[str, Any], options: PlanOptions) -> dict[str, Any]:
-    """The answer of the worker. An exception here, Ctrl-C among them, ends the worker first."""
+    """The worker's answer. An exception here, also Ctrl-C, ends the worker first."""
     command = [sys.executable, "-m", "latentc.export.plan_worker"]
     with tempfile.TemporaryFile() as log:
         worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
@@ -289,7 +289,7 @@ def _built(name: str, request: Mapping[str, Any], options: PlanOptions) -> dict[
 
 
 def _errors(log: str) -> Iterator[str]:
-    """The first few errors in what the library said, shortened."""
+    """The first few errors in the library's log, shortened."""
     lines = [line.split("[E]", 1)[1].strip() for line in log.splitlines() if "[E]" in line]
     yield from (line[:500] for line in dict.fromkeys(lines[:4]))
 
@@ -312,7 +312,7 @@ def _refuse_unsupported(name: str, model: ModelProto, largest_top_k: int) -> Non
 
 
 def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    """The initialisers of a graph and of those in it."""
+    """The initialisers of a graph and of the graphs inside it."""
     for inner in graphs(graph):
         yield from inner.initializer
 

@@ -1,8 +1,8 @@
-"""Where a bundle's weights lie: copied files, one file of derived tensors, or references to files elsewhere.
+"""Where a bundle stores its weights: copied files, one file of derived tensors, or references to files elsewhere.
 
-A weight that is a plain range of a safetensors file is used where it lies: that file is copied into the bundle (sharing
-its blocks where the file system can) or, by reference, stays. Everything else is streamed into `weights/derived.
-safetensors`, a tensor at a time. Models are written before that, so their initialisers are filled in at the end.
+A weight that is a plain range of a safetensors file is used as it is stored: the file is copied into the bundle
+(sharing its blocks if the file system can) or, by reference, stays in place. Everything else is streamed into
+`weights/derived.safetensors`, one tensor at a time. Models are written first, and their initialisers filled in last.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from latentc.ir.inits import DETERMINISTIC, INITS
 from latentc.weights import Array, Computed, Expr, Stored, cast, is_identity, packed, write_safetensors
 
 INLINE_BYTES = 1 << 10
-"""Constants up to this size stand in the ONNX file itself."""
+"""Constants up to this size are stored in the ONNX file itself."""
 
 DERIVED = "weights/derived.safetensors"
 FOLDED = "weights/folded.safetensors"
-"""What was folded into weights and is in no engine; verification finds the weights by it."""
+"""Values that were folded into weights and are in no engine file; verification recovers the weights with them."""
 _COPY = 64 << 20  # bytes copied at a time
 
 
 def initial_value(param: Param) -> np.ndarray[Any, Any]:
-    """The value of a param whose initialiser is deterministic, as its dtype."""
+    """The initial value of a param with a deterministic initialiser, in its dtype."""
     shape = tuple(int(d) for d in param.type.shape)  # type: ignore[arg-type]
     value = INITS[param.init.kind](np.random.default_rng(0), shape, **param.init.args)
     return stored(value, param.type.dtype)
 
 
 def expression(weights: Mapping[str, Expr], path: str, param: Param) -> Expr:
-    """The weight of `path` in the param's dtype; computed where the file lacks a buffer that can be, or by its recipe.
+    """The weight at `path` in the param's dtype: from the file, by its recipe, or as a buffer's initial value.
 
-    Raises DiagnosticError E0410 for a weight that is missing or has another shape.
+    Raises DiagnosticError E0410 for a weight that is missing or has a different shape.
     """
     if param.recipe is not None:
         prefix = path.removesuffix(param.name)
@@ -74,7 +74,7 @@ def expression(weights: Mapping[str, Expr], path: str, param: Param) -> Expr:
 
 
 class FileTensors:
-    """The `Tensors` of a bundle: keeps initialisers and where their data is, until `write` has made the files."""
+    """The `Tensors` of a bundle: collects initialisers and the sources of their data until `write` makes the files."""
 
     def __init__(self, weights: Mapping[str, Expr]) -> None:
         self._weights = weights
@@ -84,7 +84,7 @@ class FileTensors:
     def weight(self, proto: TensorProto, path: str, param: Param) -> None:
         if path not in self._sources:
             made = expression(self._weights, path, param)
-            if param.type.dtype == "i4":  # which no file format but ONNX's knows
+            if param.type.dtype == "i4":  # which only ONNX can store
                 made = Computed((made,), lambda xs: packed(xs[0]), np.dtype(np.uint8), ((param.type.count() + 1) // 2,))
             self._sources[path] = made
         self._put(proto, path)
@@ -106,16 +106,16 @@ class FileTensors:
             self._pending.append((proto, key))
 
     def write_kept(self, folder: Path, params: Mapping[str, Param]) -> None:
-        """Makes `FOLDED` under `folder` where recipes of `params`, by path, are undone by what no engine holds."""
+        """Writes `FOLDED` under `folder` if undoing the recipes of `params` needs values that no engine file holds."""
         beside = kept(params, lambda path, param: expression(self._weights, path, param))
         if beside:
             (folder / "weights").mkdir(exist_ok=True)
             write_safetensors(folder / FOLDED, beside)
 
     def write(self, folder: Path, by_reference: bool = False) -> dict[str, Path]:
-        """Makes the files under `folder`/weights and fills in every initialiser.
+        """Writes the files under `folder`/weights and fills in every initialiser.
 
-        Gives the files left where they lie, by the name the ONNX files call them. Raises OSError, and what reading and
+        Returns the files that stay in place, by their name in the ONNX files. Raises OSError, and what reading and
         writing weights raises.
         """
         ranges = {key: r for key, e in self._sources.items() if (r := is_identity(e)) is not None and r.nbytes}
@@ -130,7 +130,7 @@ class FileTensors:
                 names[file] = _free_name(file, names)
                 references[names[file]] = file.resolve()
             elif file.suffix == ".safetensors" and 2 * used >= file.stat().st_size:
-                # Of a file that holds much else (an optimiser's state), the tensors alone are worth copying.
+                # From a file that is mostly something else (an optimiser's state), only the tensors are copied.
                 names[file] = _free_name(file, names)
                 (folder / "weights").mkdir(exist_ok=True)
                 copy_file(file, folder / names[file])
@@ -158,12 +158,12 @@ def _free_name(file: Path, taken: Mapping[Path, str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """A file's name with everything but letters, digits, dot, dash and underscore replaced."""
+    """A file name with everything but letters, digits, dots, dashes and underscores replaced."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in text)
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copies a file's content, inside the kernel where it can (which shares blocks on file systems that do).
+    """Copies a file's content, inside the kernel if possible, which shares blocks on file systems that can.
 
     Not a link: engines refuse weights behind links, and a bundle must not change with its source. Raises OSError.
     """

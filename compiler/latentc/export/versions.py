@@ -1,4 +1,4 @@
-"""The versions of the packages that have a say in what a bundle holds. Imports none of them but numpy."""
+"""Versions of the packages that a bundle's content depends on. Imports none of them but numpy."""
 
 from __future__ import annotations
 
