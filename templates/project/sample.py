@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from conditions import RequestError, checked_given
 from config import load_config
-from data import pictures
+from files import write
+from media import FORMATS
 from model import NETWORKS
 from sampler import CONDITIONS, PROGRAMS, SETTINGS
 from sources import Condition, Given, Input, Setting, default_given, input_array, needed
@@ -120,19 +121,13 @@ def preview_given(columns: int = 8) -> Given:
     return default_given(rows * columns, 0, conditions, settings, np.repeat(np.arange(rows), columns))
 
 
-def grid(samples: Tensor, config: dict[str, Any], columns: int, gap: int = 0) -> Any:
-    """A picture of all samples, row after row."""
-    from PIL import Image
-
-    images = pictures(samples, config)
-    count, height, width, channels = images.shape
-    rows = -(-count // columns)
-    cells = np.full((rows * columns, height + gap, width + gap, channels), 255, np.uint8)
-    cells[:count, :height, :width] = images
-    sheet = cells.reshape(rows, columns, height + gap, width + gap, channels).swapaxes(1, 2)
-    sheet = sheet.reshape(rows * (height + gap), columns * (width + gap), channels)
-    sheet = sheet[: sheet.shape[0] - gap, : sheet.shape[1] - gap]
-    return Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
+def save(samples: Tensor, config: dict[str, Any], path: Path, columns: int) -> None:
+    """Writes samples in the format that the path's suffix names; without a suffix, a folder of files."""
+    fields = config["data"]["fields"]
+    try:
+        write(samples.numpy(), fields.get("x") or fields["tokens"], path, columns, FORMATS)
+    except ValueError as error:
+        raise SystemExit(f"{path}: {error}") from None
 
 
 def load_networks(file: Path, device: torch.device) -> dict[str, nn.Module]:
@@ -276,7 +271,7 @@ def main() -> None:
     parser.add_argument("--batch", type=positive, default=64)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--raw", type=Path, help=".npz file for the arrays: outputs, conditions, seeds")
-    parser.add_argument("-o", "--output", type=Path, help="PNG of a grid, a row a class")
+    parser.add_argument("-o", "--output", type=Path, help=f"{', '.join(FORMATS)}; or a folder")
     flags = parser.parse_args()
     program = program_of(flags.program, flags.steps)
     given = given_of(flags, program)
@@ -286,7 +281,7 @@ def main() -> None:
         arrays = {name: tensor.numpy() for name, tensor in outputs.items()}
         np.savez(flags.raw, **{**given.conditions, "seeds": given.seeds, **arrays})
     if flags.output:
-        grid(next(iter(outputs.values())), load_config([]), flags.per_class).save(flags.output)
+        save(next(iter(outputs.values())), load_config([]), flags.output, flags.per_class)
         print(flags.output)
 
 

@@ -30,10 +30,11 @@ from tqdm import tqdm
 from checkpoint import Checkpoints, load_everything, load_weights, network_state, save_weights
 from config import load_config
 from data import batches, generator, open_data
+from media import FORMATS
 from model import NETWORKS
 from objective import UPDATES, Update
 from optimizers import climb, make_optimizer
-from sample import SAMPLED, draw, grid, preview_given
+from sample import SAMPLED, draw, preview_given, save
 
 
 class Run:
@@ -255,7 +256,7 @@ def tensorboard(folder: Path, step: int) -> Any:
 
 
 def preview(config: dict[str, Any], networks: dict[str, nn.Module], step: int, run: Run) -> None:
-    """Writes a grid of samples, a row a class. Takes no random numbers from training."""
+    """Writes samples, a row per class. Takes no random numbers from training."""
     modes = {name: network.training for name, network in networks.items()}
     samples = next(iter(draw(networks, preview_given(columns=8)).values()))
     for name, network in networks.items():
@@ -263,7 +264,10 @@ def preview(config: dict[str, Any], networks: dict[str, nn.Module], step: int, r
     if run.main:
         folder = Path(config["train"]["out"]) / "samples"
         folder.mkdir(exist_ok=True)
-        grid(samples, config, columns=8).save(folder / f"{step:08d}.png")
+        suffix = next((s for s in (".png", ".txt") if s in FORMATS), ".npz")
+        save(samples, config, folder / f"{step:08d}{suffix}", columns=8)
+        if ".wav" in FORMATS:
+            save(samples, config, folder / f"{step:08d}.wav", columns=8)
 
 
 def check(config: dict[str, Any], run: Run) -> None:
@@ -329,6 +333,7 @@ def main() -> None:
         metrics = {}
         for turn, update in enumerate(UPDATES):
             batch = next(feed) if update.batch else {}
+            batch = {name: batch[name] for name in update.batch}
             metrics[update] = train_step(update, networks, wrapped, optimizers, batch, train, step, turn, run)
         if averages:
             update_averages(averages, networks, train["ema"])

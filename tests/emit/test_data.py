@@ -1,29 +1,32 @@
-"""data.py of a project: kinds of data, their order, cached latents, refusals."""
+"""Data of a project: the order of samples, codes cached by a first stage, samples written by their medium."""
 
 from __future__ import annotations
 
-import copy
+import importlib
 import shutil
+import subprocess
 import sys
+import wave
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch_module import REPOSITORY
 
-sys.path.insert(0, str(REPOSITORY / "templates" / "project"))
-
-import data
+from latentc.components.data.audio_folder import AudioFolder
+from latentc.components.dataset import Data
+from latentc.emit import project_from_lowered
+from latentc.emit.data import data_files
+from latentc.lower import lower
+from latentc.spec import load_spec
 
 TRAIN = {"batch_size": 4, "seed": 3, "workers": 0}
-
-
-def config(**settings: Any) -> dict[str, Any]:
-    base = {"classes": 2, "shape": [3, 8, 8], "tokens": None, "first_stage": None, "horizontal_flip": True}
-    return {"train": dict(TRAIN), "data": {**base, **settings}}
 
 
 @pytest.fixture
@@ -37,101 +40,194 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def first(found: Any, settings: dict[str, Any], steps: int, start: int = 0, rank: int = 0, world: int = 1) -> list[Any]:
-    feed = data.batches(found, settings, start, rank, world)
-    return [next(feed) for _ in range(steps)]
+class Modules:
+    """The modules of a project that read its data and write its samples, imported as it imports them."""
+
+    def __init__(self, data: Data, folder: Path) -> None:
+        folder.mkdir()
+        self.files = data_files(data)
+        for name in ("data.py", "config.py"):
+            self.files[name] = (REPOSITORY / "templates" / "project" / name).read_text()
+        for name, text in self.files.items():
+            (folder / name).write_text(text)
+        self.config = {"train": dict(TRAIN), "data": data.settings()}
+        (folder / "config.yaml").write_text(yaml.safe_dump(self.config))
+
+    def __getitem__(self, name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    def batches(self, steps: int, start: int = 0, rank: int = 0, world: int = 1) -> list[dict[str, torch.Tensor]]:
+        samples = self["data"].open_data(self.config)
+        feed = self["data"].batches(samples, self.config, start, rank, world)
+        return [next(feed) for _ in range(steps)]
 
 
-def test_image_folder(images: Path) -> None:
-    settings = config(kind="image_folder", path=str(images))
-    found = data.open_data(settings)
-    assert found.size == 10 and list(found.y) == [0] * 5 + [1] * 5
-    batch = first(found, settings, 1)[0]
-    assert batch["x"].shape == (4, 3, 8, 8) and batch["x"].dtype == torch.float32
-    assert batch["x"].abs().max() <= 1 and set(batch["y"].tolist()) <= {0, 1}
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Data], Modules]]:
+    """Emits what the data needs into a folder; one such project per test."""
+    known = dict(sys.modules)
+
+    def make(data: Data) -> Modules:
+        made = Modules(data, tmp_path / "project")
+        for name in made.files:
+            sys.modules.pop(name.removesuffix(".py"), None)  # of another test's project
+        monkeypatch.syspath_prepend(tmp_path / "project")
+        return made
+
+    yield make
+    for name in [name for name, module in sys.modules.items() if known.get(name) is not module]:
+        if str(tmp_path) in (getattr(sys.modules[name], "__file__", None) or ""):
+            del sys.modules[name]
 
 
-def test_order_depends_on_seed_and_step_alone(images: Path) -> None:
-    settings = config(kind="image_folder", path=str(images))
-    found = data.open_data(settings)
-    whole = first(found, settings, 6)
-    later = first(found, settings, 2, start=4)
+def data_of(text: str, spec: str = "digits_dit") -> Data:
+    return load_spec(spec, overrides=[f"data={text}"]).data
+
+
+def test_order_depends_on_seed_and_step_alone(images: Path, modules: Callable[[Data], Modules]) -> None:
+    project = modules(data_of(f"{{kind: image_folder, path: '{images}', classes: 2, shape: [3, 8, 8]}}"))
+    whole, later = project.batches(6), project.batches(2, start=4)
+    assert whole[0]["x"].shape == (4, 3, 8, 8) and whole[0]["y"].dtype == torch.int64
     for a, b in zip(whole[4:], later, strict=True):
         assert torch.equal(a["x"], b["x"]) and torch.equal(a["y"], b["y"])
-    halves = [first(found, settings, 1, rank=rank, world=2)[0]["y"] for rank in (0, 1)]
+    halves = [project.batches(1, rank=rank, world=2)[0]["y"] for rank in (0, 1)]
     assert sorted(torch.cat(halves).tolist()) == sorted(whole[0]["y"].tolist())
-    other = copy.deepcopy(settings)
-    other["train"]["seed"] = 4
-    assert any(not torch.equal(a["x"], b["x"]) for a, b in zip(whole, first(found, other, 6), strict=True))
     # An epoch shows no sample twice.
-    rows = [r for r, _, _ in zip_order(found, 2)]
-    assert len(set(np.concatenate(rows).tolist())) == 8
+    order = iter(project["data"].Order(10, 4, 3, 0, 0, 1))
+    assert len(set(np.concatenate([next(order)[0] for _ in range(2)]).tolist())) == 8
+    project.config["train"]["seed"] = 4
+    assert any(not torch.equal(a["x"], b["x"]) for a, b in zip(whole, project.batches(6), strict=True))
+    project.config["train"]["batch_size"] = 11
+    with pytest.raises(SystemExit, match="batch_size: 11 samples per step, but the data has 10"):
+        project.batches(1)
+    project.config["data"]["path"] = "nowhere"
+    with pytest.raises(SystemExit, match="data: path: nowhere is no folder"):
+        project.batches(1)
 
 
-def zip_order(found: Any, steps: int) -> list[Any]:
-    order = iter(data.Order(found, 4, 3, 0, 0, 1))
-    return [next(order) for _ in range(steps)]
-
-
-def test_npz(tmp_path: Path) -> None:
-    x, y = np.random.default_rng(0).integers(0, 255, (6, 8, 8, 3), dtype=np.uint8), np.array([0, 1, 0, 1, 0, 1])
-    np.savez(tmp_path / "a.npz", x=x, y=y)
-    settings = config(kind="npz", path=str(tmp_path / "a.npz"), keys={"x": "x", "y": "y"})
-    batch = first(data.open_data(settings), settings, 1)[0]
-    assert batch["x"].shape == (4, 3, 8, 8) and batch["x"].abs().max() <= 1
-    for change, said in (
-        ({"path": str(tmp_path / "none.npz")}, "no file"),
-        ({"keys": {"x": "pixels", "y": "y"}}, "no array 'pixels'"),
-        ({"classes": 1}, "labels"),
-        ({"shape": [3, 16, 16]}, "the model takes"),
-    ):
-        wrong = copy.deepcopy(settings)
-        wrong["data"].update(change)
-        with pytest.raises(SystemExit, match=said):
-            data.open_data(wrong)
-    settings["train"]["batch_size"] = 7
-    with pytest.raises(SystemExit, match="batch_size"):
-        data.batches(data.open_data(settings), settings, 0, 0, 1)
-
-
-def test_digits_as_tokens() -> None:
-    settings = config(kind="digits", shape=None, tokens={"vocabulary": 17, "grid": [8, 8]}, classes=10)
-    settings["data"].update({"as": "tokens", "part": "all"})
-    found = data.open_data(settings)
-    batch = first(found, settings, 1)[0]
-    assert batch["tokens"].shape == (4, 64) and batch["tokens"].dtype == torch.int64
-    assert data.pictures(batch["tokens"], settings).shape == (4, 8, 8, 1)
-    assert np.array_equal(np.unique(data.pictures(torch.tensor([[0, 16] * 32]), settings)), [0, 255])
-
-
-def test_latents_are_cached_once(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latents_are_cached_once(
+    images: Path, modules: Callable[[Data], Modules], monkeypatch: pytest.MonkeyPatch
+) -> None:
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
     vae = diffusers.AutoencoderKL(block_out_channels=[8, 8], norm_num_groups=4, latent_channels=4, **blocks)
     vae.save_pretrained(images.parent / "vae")
-    stage = {"kind": "autoencoder_kl", "path": str(images.parent / "vae"), "scale": 0.5, "factor": 2}
-    settings = config(kind="image_folder", path=str(images), shape=[4, 4, 4], first_stage=stage)
-    found = data.open_data(settings)
+    stage = f"{{kind: autoencoder_kl, path: '{images.parent / 'vae'}', scale: 0.5, factor: 2}}"
+    data = f"{{kind: image_folder, path: '{images}', classes: 2, shape: [4, 4, 4], first_stage: {stage}}}"
+    project = modules(data_of(data))
+    batch = project.batches(1)[0]
     (cache,) = images.parent.glob("*.npy")
     moments = np.load(cache)
     assert moments.shape == (10, 2, 2, 4, 4, 4)
-    encode = data.encode
-    monkeypatch.setattr(data, "encode", lambda *_: pytest.fail("encoded twice"))
-    assert data.open_data(settings).size == 10
-    batch = first(found, settings, 1)[0]
-    assert batch["x"].shape == (4, 4, 4, 4) and torch.equal(batch["x"], first(found, settings, 1)[0]["x"])
-    pictures = data.pictures(batch["x"], settings)
-    assert pictures.shape == (4, 8, 8, 3) and pictures.dtype == np.uint8
+    encode = project["dataset"].encode
+    monkeypatch.setattr(project["dataset"], "encode", lambda *_: pytest.fail("encoded twice"))
+    assert batch["x"].shape == (4, 4, 4, 4) and torch.equal(batch["x"], project.batches(1)[0]["x"])
+    decoded = project["first_stage"].decode(batch["x"].numpy(), project.config["data"])
+    assert decoded.shape == (4, 3, 8, 8)
     # The cache holds what the encoder gives, of the image and of its mirror image.
-    x = torch.from_numpy(data.ImageFolder(str(images), 8, False).image(0).copy()).permute(2, 0, 1)[None] / 127.5 - 1
+    pixels = project["image_folder"].ImageFolder(str(images), 2, 8, 3).pixels(0)
+    x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 127.5 - 1
     with torch.no_grad():
         for view, picture in enumerate((x, x.flip(-1))):
             mean = vae.encode(picture).latent_dist.mean[0].numpy()
             assert np.allclose(moments[0, view, 0], mean, atol=2e-2)
     # Other images, which would get the latents and labels of the first ones, are encoded anew.
     shutil.copy(images / "dog" / "0.png", images / "cat" / "5.png")
-    monkeypatch.setattr(data, "encode", encode)
-    assert len(data.open_data(settings).moments) == 11
-    settings["data"]["horizontal_flip"] = False
-    assert not data.open_data(settings).flip
+    monkeypatch.setattr(project["dataset"], "encode", encode)
+    assert project["dataset"].open_dataset(project.config["data"]).size == 11
+    project.config["data"]["horizontal_flip"] = False
+    assert project["dataset"].open_dataset(project.config["data"]).codes.shape[1] == 1
+
+
+@pytest.mark.parametrize(("crops", "views"), [("center", 2), ("ten", 10)])
+def test_tokens_are_of_crops_and_mirror_images(
+    crops: str, views: int, images: Path, modules: Callable[[Data], Modules]
+) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    vq = diffusers.VQModel(
+        block_out_channels=[8, 8], norm_num_groups=4, latent_channels=4, num_vq_embeddings=64, **blocks
+    )
+    vq.save_pretrained(images.parent / "vq")
+    vq.eval()
+    stage = f"{{kind: vq_model, path: '{images.parent / 'vq'}', factor: 2}}"
+    tokens = "tokens: {vocabulary: 64, grid: [8, 8]}"
+    data = f"kind: image_folder, path: '{images}', classes: 2, {tokens}, crops: {crops}, first_stage: {stage}"
+    project = modules(data_of(f"{{{data}}}", "digits_llamagen"))
+    found = project["dataset"].open_dataset(project.config["data"])
+    assert found.codes.shape == (10, views, 64)
+    drawn = np.stack([found.rows(np.arange(10), np.random.default_rng(i))["tokens"] for i in range(6)])
+    assert drawn.dtype == np.int64 and (drawn != drawn[0]).any(axis=(0, 2)).all()  # views change, for every image
+    all_views = project["dataset"].views_of(found_images(project, images), 3, True, crops)
+    assert all_views.shape == (views, 16, 16, 3)
+    np.testing.assert_array_equal(all_views[views // 2 :], all_views[: views // 2, :, ::-1])
+    x = torch.from_numpy(all_views.copy()).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        want = vq.quantize(vq.encode(x).latents)[2][2].reshape(views, 64).numpy()
+    assert (found.codes[3] == want).mean() > 0.99
+    decoded = project["first_stage"].decode(found.rows(np.arange(2))["tokens"], project.config["data"])
+    with torch.no_grad():
+        first = torch.from_numpy(found.codes[0, 0].astype(np.int64))
+        codes = vq.quantize.get_codebook_entry(first, (1, 8, 8, 4))
+        np.testing.assert_allclose(decoded[:1], vq.decode(codes, force_not_quantize=True).sample.numpy(), atol=1e-5)
+
+
+def found_images(project: Modules, images: Path) -> Any:
+    return project["image_folder"].ImageFolder(str(images), 2, 16, 3)
+
+
+CASES = {
+    "five channels": ("{kind: npz, path: FILE, classes: 3, shape: [5, 8, 8]}", [".npz"], (5, 8, 8)),
+    "two channels": ("{kind: npz, path: FILE, classes: 3, shape: [2, 8, 8]}", [".npz"], (2, 8, 8)),
+    "a picture": ("{kind: npz, path: FILE, classes: 3, shape: [3, 8, 8]}", [".png"], (3, 8, 8)),
+    "mapped files": ("{kind: npy_folder, path: FOLDER, classes: 3, shape: [1, 8, 8]}", [".png"], (1, 8, 8)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_previews_and_samples_are_of_the_medium(case: str, tmp_path: Path) -> None:
+    """The emitted project trains, writes previews and samples; what is no picture never becomes one."""
+    data, suffixes, shape = CASES[case]
+    x, y = np.random.default_rng(0).standard_normal((8, *shape)).astype(np.float32), np.arange(8) % 3
+    np.savez(tmp_path / "d.npz", x=x, y=y)
+    (tmp_path / "d").mkdir()
+    np.save(tmp_path / "d" / "x.npy", x)
+    np.save(tmp_path / "d" / "y.npy", y)
+    data = data.replace("FILE", f"'{tmp_path / 'd.npz'}'").replace("FOLDER", f"'{tmp_path / 'd'}'")
+    tiny = ["backbone.width=16", "backbone.depth=1", "backbone.block.mixer.heads=2", "sampler.steps=2"]
+    spec = load_spec("digits_dit", overrides=[f"data={data}", *tiny])
+    project = tmp_path / "project"
+    project_from_lowered(lower(spec), spec, project)
+    short = ["--steps", "1", "--batch_size", "4", "--sample_every", "1", "--schedule.warmup", "0", "--workers", "0"]
+    run(project, "train.py", *short)
+    previews = [path.suffix for path in (project / "runs" / "train" / "samples").iterdir()]
+    assert previews == suffixes
+    weights = ["--weights", "runs/train/weights.safetensors", "--per-class", "1"]
+    assert run(project, "sample.py", *weights, "-o", f"out{suffixes[0]}").strip() == f"out{suffixes[0]}"
+    assert (project / f"out{suffixes[0]}").is_file()
+    refused = run(project, "sample.py", *weights, "-o", "out.wav", status=1)
+    assert f"written as {suffixes[0]}" in refused and "not .wav" in refused and not (project / "out.wav").exists()
+
+
+def run(project: Path, *command: str, status: int = 0) -> str:
+    done = subprocess.run([sys.executable, *command], cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    return done.stdout + (done.stderr if status else "")
+
+
+def test_a_project_has_only_the_media_that_it_needs(tmp_path: Path, modules: Callable[[Data], Modules]) -> None:
+    files = data_files(load_spec("digits_dit").data)
+    assert sorted(files) == ["arrays.py", "dataset.py", "files.py", "media.py", "pixels.py"]
+    assert not any("wave" in text or "import latentc" in text or "from latentc" in text for text in files.values())
+    folder = AudioFolder(kind="audio_folder", classes=2, shape=(1, 50), rate=100.0)
+    sounds = modules(folder)
+    field = sounds.config["data"]["fields"]["x"]
+    assert (field["medium"], field["rate"]) == ("audio", 100.0)
+    sounds["files"].write(np.zeros((2, 1, 50)), field, tmp_path / "a.wav", 2, sounds["media"].FORMATS)
+    with wave.open(str(tmp_path / "a.wav")) as sound:
+        assert sound.getnframes() == 50 + 25 + 50
+    sounds["files"].write(np.zeros((2, 1, 50)), field, tmp_path / "a", 2, sounds["media"].FORMATS)
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["00000.wav", "00001.wav"]

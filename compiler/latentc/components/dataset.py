@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field as Option
 
@@ -35,6 +35,9 @@ class Data(Part):
         None, description="encodes images as the latents or tokens that the network models"
     )
 
+    requires: ClassVar[tuple[str, ...]] = ()  # packages that reading needs besides numpy
+    holds_images: ClassVar[bool] = False  # a first stage encodes them; other data holds what one encoded already
+
     def model_post_init(self, context: Any) -> None:
         """Fill in the short forms from `fields`."""
         declared, filled = self.fields_, self.__dict__  # the one place that changes a frozen model
@@ -59,6 +62,20 @@ class Data(Part):
         if self.classes:
             found["y"] = Field(classes=self.classes)
         return found | self.fields_
+
+    @property
+    def modelled(self) -> Field:
+        """The field that the network models: `x` or `tokens`."""
+        return self.fields["x"] if "x" in self.fields else self.fields["tokens"]
+
+    def settings(self) -> dict[str, Any]:
+        """What a reader in `latentc.datasets` takes, and a project's config.yaml holds."""
+        fields = {name: field.model_dump(mode="json", exclude_none=True) for name, field in self.fields.items()}
+        return {**self.model_dump(mode="json", by_alias=True), "fields": fields}
+
+    def held_out(self) -> Data:
+        """Data to judge samples by: what training does not see, if it is known; else the data themselves."""
+        return self
 
     @property
     def words(self) -> str:

@@ -14,10 +14,10 @@ import numpy as np
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-import latentc_runtime
 from latentc.components.contract import Lowered, SampleProgram, Update
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.emit.classes import Classes
+from latentc.emit.data import data_files, shared_source
 from latentc.emit.functions import Functions
 from latentc.emit.helpers import helper_source
 from latentc.emit.model import imports, model_source
@@ -67,16 +67,6 @@ def project_from_lowered(lowered: Lowered, spec: Spec, folder: str | Path, force
     return [target / name for name in files]
 
 
-def shared_source(name: str) -> str:
-    """Text of a module of the runtime as a project holds it: beside the modules that it imports."""
-    text = Path(latentc_runtime.__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
-    return re.sub(r"^from latentc_runtime(?:\.(\w+))? import", _import_beside, text, flags=re.MULTILINE)
-
-
-def _import_beside(found: re.Match[str]) -> str:
-    return f"from {found[1]} import" if found[1] else "import"
-
-
 def as_bytes(content: str | bytes) -> bytes:
     return content.encode() if isinstance(content, str) else content
 
@@ -110,7 +100,8 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
         files["constants.py"] = (templates / "constants.py").read_text(encoding="utf-8")
     for name in _COPIED:
         files[name] = (templates / name).read_text(encoding="utf-8")
-    files |= {f"{name}.py": shared_source(name) for name in SHARED}
+    files |= {f"{name}.py": shared_source(f"latentc_runtime.{name}") for name in SHARED}
+    files |= data_files(spec.data)
     config = config_of(spec)
     files["config.yaml"] = yaml.safe_dump(
         config, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
@@ -131,12 +122,11 @@ def config_of(spec: Spec) -> dict[str, Any]:
     if not train["optimizers"]:
         del train["optimizers"]
     roles = {name: role for name, network in spec.networks.items() if (role := _role(network))}
-    fields = {name: f.model_dump(mode="json", exclude_none=True) for name, f in spec.data.fields.items()}
     return {
         "name": spec.name,
         "train": {"out": "runs/train", "resume": False, "deterministic": False, **train},
         **({"roles": roles} if roles else {}),
-        "data": {**spec.data.model_dump(mode="json", by_alias=True), "fields": fields},
+        "data": spec.data.settings(),
     }
 
 
@@ -160,7 +150,7 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
         "parameters": f"{sum(p.type.count() for p in weights):,}",
         "has_sampler": bool(lowered.programs),
         "first_stage": data.get("first_stage"),
-        "digits": data["kind"] == "digits",
+        "requires": spec.data.requires,
         "classes": data["classes"],
         "out": config["train"]["out"],
     }

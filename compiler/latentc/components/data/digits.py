@@ -21,10 +21,11 @@ class Digits(Data):
     as_: Literal["images", "tokens"] = Field("images", alias="as", description="what the network sees")
     shape: tuple[Literal[1], Literal[8], Literal[8]] | None = Field(None, description="[1, 8, 8], set by `as`")
     tokens: Tokens | None = Field(None, description="17 levels on an 8 × 8 grid, set by `as`")
-    part: Literal["train", "all"] = Field(
-        "train", description="the training half (898 images of a fixed permutation; the rest is held out), or all"
+    part: Literal["train", "test", "all"] = Field(
+        "train", description="the training half (898 images of a fixed permutation), the other half, or all"
     )
     first_stage: None = Field(None, description="always null: digits need none")
+    requires: ClassVar[tuple[str, ...]] = ("scikit-learn>=1.4",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "digits"}
 
     def model_post_init(self, context: Any) -> None:
@@ -34,3 +35,7 @@ class Digits(Data):
         if self.as_ == "tokens" and self.tokens is None:
             self.__dict__["tokens"] = Tokens(vocabulary=17, grid=(8, 8))
         super().model_post_init(context)
+
+    def held_out(self) -> Digits:
+        """The half that training does not see, if it sees one half."""
+        return self.model_copy(update={"part": "test"}) if self.part == "train" else self

@@ -6,86 +6,30 @@ Symbols: N images, F features.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
-from latentc.components.data.digits import Digits
-from latentc.components.data.image_folder import ImageFolder
-from latentc.components.data.npz import Npz
 from latentc.components.dataset import Data
-from latentc.weights import materialise
-from latentc.weights.npz import read_npz
+from latentc.datasets import open_dataset
 
 Array = np.ndarray
 MOST = 2048  # real images that are looked at
 FEATURES = 64  # principal components, at most
 
-_IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-
 
 def real_images(data: Data) -> Array | None:
-    """Real samples as the network sees them, f32[N, C, H, W], at most MOST of them; None where there are none here.
+    """Real samples as the network sees them, f32[N, C, H, W], at most MOST; None if they cannot be read here.
 
-    Of digits those that training does not see, where it sees a half. Latents of a first stage have no images here.
+    Data that training does not see, if they are known. Latents of a first stage have no images here.
     """
-    if data.first_stage is not None or data.shape is None:
+    if data.first_stage is not None or "x" not in data.fields:
         return None
-    if isinstance(data, Digits):
-        return _digits(data)
-    if isinstance(data, Npz) and Path(data.path).is_file():
-        return _npz(data)
-    if isinstance(data, ImageFolder) and Path(data.path).is_dir():
-        return _folder(data)
-    return None
-
-
-def _digits(data: Digits) -> Array | None:
     try:
-        from sklearn.datasets import load_digits
-    except ImportError:
+        found = open_dataset(data.held_out().settings())
+    except (ValueError, OSError, ImportError):
         return None
-    levels, _ = load_digits(return_X_y=True)
-    # The fixed permutation of the emitted project's data.py, whose first half trains.
-    order = np.random.RandomState(0).permutation(len(levels))
-    rows = order[898:] if data.part == "train" else order
-    return (levels[rows].reshape(-1, 1, 8, 8) / 8 - 1).astype(np.float32)
-
-
-def _npz(data: Npz) -> Array | None:
-    arrays = read_npz(Path(data.path))
-    key = data.keys.get("x", "x")
-    if key not in arrays:
-        return None
-    x = materialise(arrays[key])
-    x = x[_spread(len(x))]
-    if x.dtype == np.uint8:
-        x = x.transpose(0, 3, 1, 2) / 127.5 - 1
-    return x.astype(np.float32) if x.shape[1:] == data.shape else None
-
-
-def _folder(data: ImageFolder) -> Array | None:
-    """Cropped to the middle square and resized, as the emitted project's data.py does."""
-    from PIL import Image
-
-    assert data.shape is not None
-    channels, side = data.shape[:2]
-    files = [file for file in sorted(Path(data.path).rglob("*")) if file.suffix.lower() in _IMAGES]
-    pictures = []
-    for file in [files[i] for i in _spread(len(files))]:
-        with Image.open(file) as opened:
-            picture = opened.convert("L" if channels == 1 else "RGB")
-        size = min(picture.size)
-        left, top = (picture.width - size) // 2, (picture.height - size) // 2
-        box = (left, top, left + size, top + size)
-        pixels = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC, box))
-        pictures.append(pixels.reshape(side, side, channels).transpose(2, 0, 1))
-    return np.stack(pictures).astype(np.float32) / 127.5 - 1 if pictures else None
-
-
-def _spread(count: int) -> Array:
-    """Row numbers of at most MOST of `count` rows, evenly."""
-    return np.linspace(0, count - 1, min(count, MOST)).round().astype(np.int64)
+    rows = np.linspace(0, found.size - 1, min(found.size, MOST)).round().astype(np.int64)  # evenly
+    return found.rows(rows)["x"]
 
 
 def frechet_to(real: Array) -> Callable[[Array], float]:

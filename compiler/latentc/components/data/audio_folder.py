@@ -1,0 +1,22 @@
+"""A folder of sounds."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field as Option
+
+from latentc.components.dataset import Data
+from latentc.components.fields import Field
+
+
+class AudioFolder(Data):
+    """PCM WAV files in one sub-folder per class; a random stretch of each, padded with silence if it is shorter."""
+
+    kind: Literal["audio_folder"]
+    path: str = Option("data/train", description="folder that holds one folder per class; any WAV if `classes` is 0")
+    rate: float = Option(22050, gt=0, description="samples per second of all files")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "audio_folder", "classes": 4, "shape": [1, 256]}
+
+    def _array(self, shape: tuple[int, ...]) -> Field:
+        return Field(shape=shape, medium="audio", rate=self.rate)

@@ -1,0 +1,33 @@
+"""Readers of training data, one module per kind of data; plain numpy, and copied into training projects.
+
+A module has `open_dataset(settings)`, whose result has
+
+    size        number of samples
+    in_memory   whether reading rows is cheap
+    rows(index, rng)   samples of the rows i64[n]: {field: array [n, ...]}; augmented if `rng` is given
+
+`settings` is the `data` section with all `fields`. What is missing or does not fit raises ValueError.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Dataset(Protocol):
+    """Samples by row number."""
+
+    size: int
+    in_memory: bool
+
+    def rows(self, index: NDArray[np.int64], rng: np.random.Generator | None = None) -> dict[str, NDArray[Any]]: ...
+
+
+def open_dataset(settings: dict[str, Any]) -> Dataset:
+    """The data that `settings` describe. Raises ValueError."""
+    module = importlib.import_module(f"{__name__}.{settings['kind']}")
+    return cast(Dataset, module.open_dataset(settings))

@@ -1,0 +1,80 @@
+"""Samples in arrays, in memory or mapped from files."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+DTYPES = {"f32": np.float32, "i64": np.int64, "bool": np.bool_}
+
+
+class Arrays:
+    """One array [N, ...] per field. With `flip`, half of the samples have all their images mirrored."""
+
+    def __init__(
+        self, arrays: Mapping[str, Array], fields: Mapping[str, Any], flip: bool = False, in_memory: bool = True
+    ):
+        self.arrays, self.fields, self.flip, self.in_memory = arrays, fields, flip, in_memory
+        self.size = len(next(iter(arrays.values())))
+        if not self.size:
+            raise ValueError("the data is empty")
+        for name, array in arrays.items():
+            if len(array) != self.size:
+                raise ValueError(f"field `{name}` has {len(array)} samples, and the first field has {self.size}")
+            shape = list(as_declared(array[:1], fields[name]).shape[1:])
+            if shape != list(fields[name]["shape"]):
+                raise ValueError(f"samples of `{name}` are {shape}, and the model takes {fields[name]['shape']}")
+            check_classes(name, array if in_memory or array.ndim == 1 else array[:1024], fields[name])
+
+    def rows(self, index: Array, rng: np.random.Generator | None = None) -> dict[str, Array]:
+        """Samples by field; mirrored at random if `rng` is given and `flip` is on."""
+        found = {name: as_declared(array[index], self.fields[name]) for name, array in self.arrays.items()}
+        if self.flip and rng is not None:
+            mirrored = rng.random(len(index)) < 0.5
+            for name, field in self.fields.items():
+                if field["medium"] == "image" and "width" in field["axes"]:
+                    found[name] = mirror(found[name], mirrored, 1 + field["axes"].index("width"))
+        return found
+
+
+def as_declared(x: Array, field: Mapping[str, Any]) -> Array:
+    """Rows of a field in its dtype and shape; uint8 pixels [n, ..., H, W, C] are scaled to its range."""
+    if x.dtype == np.uint8 and field["medium"] in ("image", "video") and "range" in field:
+        low, high = field["range"]
+        x = x.astype(np.float32) * np.float32((high - low) / 255) + np.float32(low)
+        if "channel" in field["axes"] and x.shape[1:] != tuple(field["shape"]) and x.ndim == 1 + len(field["axes"]):
+            x = np.moveaxis(x, -1, 1 + field["axes"].index("channel"))
+    return np.ascontiguousarray(x, DTYPES[field["dtype"]])
+
+
+def check_classes(name: str, x: Array, field: Mapping[str, Any]) -> None:
+    """Raises ValueError unless the integers of a field are in [0, classes)."""
+    count = field.get("classes")
+    if count is not None and x.size and not 0 <= int(x.min()) <= int(x.max()) < count:
+        raise ValueError(f"values of `{name}` are {x.min()} to {x.max()}; the model has {count}, from 0")
+
+
+def mirror(x: Array, chosen: Array, axis: int) -> Array:
+    """Rows of x, those that are chosen reversed along the axis."""
+    return np.where(chosen.reshape(-1, *[1] * (x.ndim - 1)), np.flip(x, axis), x)
+
+
+def class_folders(path: str, classes: int, what: str, suffixes: set[str]) -> tuple[list[Any], Array]:
+    """Files below `path` and their labels: one folder per class, in sorted order; no folders if `classes` is 0."""
+    from pathlib import Path
+
+    root = Path(path)
+    folders = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    if classes and len(folders) != classes:
+        found = f"has {len(folders)}" if folders else "is no folder with one folder per class"
+        raise ValueError(f"path: {root} {found}, and the model has {classes} classes")
+    files, labels = [], []
+    for label, folder in enumerate(folders if classes else [root]):
+        here = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in suffixes]
+        files += here
+        labels += [label] * len(here)
+    if not files:
+        raise ValueError(f"path: {root} holds no {what}")
+    return files, np.array(labels, dtype=np.int64)

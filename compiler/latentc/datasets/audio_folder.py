@@ -1,0 +1,65 @@
+"""WAV files: a stretch of each, cut at random, or padded with silence."""
+
+import wave
+from typing import Any
+
+import numpy as np
+
+from latentc.datasets.arrays import Array, class_folders
+
+
+class Sounds:
+    """The fields `x` and `y` of a folder of sounds."""
+
+    in_memory = False
+
+    def __init__(self, path: str, classes: int, fields: dict[str, Any]):
+        self.files, self.y = class_folders(path, classes, "WAV files", {".wav"})
+        self.fields, self.size = fields, len(self.files)
+
+    def rows(self, index: Array, rng: np.random.Generator | None = None) -> dict[str, Array]:
+        """Stretches as the field `x` declares them, and labels; from a random place if `rng` is given."""
+        field = self.fields["x"]
+        sizes = dict(zip(field["axes"], field["shape"], strict=True))
+        low, high = field["range"]
+        x = np.stack([self.stretch(int(i), sizes["time"], sizes.get("channel", 1), rng) for i in index])
+        x = (x + 1) * np.float32((high - low) / 2) + np.float32(low)
+        x = x if field["axes"][-1:] == ["time"] else x.swapaxes(1, 2)
+        x = x if "channel" in sizes else x[:, 0]
+        return {"x": x, "y": self.y[index]} if "y" in self.fields else {"x": x}
+
+    def stretch(self, index: int, length: int, channels: int, rng: np.random.Generator | None) -> Array:
+        """f32[C, T] in [-1, 1] of one file; several channels are averaged if the model takes one."""
+        try:
+            with wave.open(str(self.files[index])) as file:
+                if file.getframerate() != round(self.fields["x"]["rate"]):
+                    wanted = round(self.fields["x"]["rate"])
+                    raise ValueError(f"{self.files[index]} has {file.getframerate()} samples per second, not {wanted}")
+                spare = max(file.getnframes() - length, 0)
+                file.setpos(int(rng.integers(spare + 1)) if rng is not None else spare // 2)
+                count, width = file.getnchannels(), file.getsampwidth()
+                sound = pcm(file.readframes(length), width).reshape(-1, count).T
+        except (wave.Error, EOFError) as error:
+            raise ValueError(f"{self.files[index]} is no PCM WAV file: {error}") from None
+        if count != channels:
+            if channels != 1:
+                raise ValueError(f"{self.files[index]} has {count} channels, and the model takes {channels}")
+            sound = sound.mean(axis=0, keepdims=True)
+        return np.pad(sound, ((0, 0), (0, length - sound.shape[1])))
+
+
+def pcm(data: bytes, width: int) -> Array:
+    """Samples of `width` bytes as f32 in [-1, 1)."""
+    if width == 1:
+        return (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
+    if width == 3:  # as the high bytes of 32 bits
+        padded = np.zeros((len(data) // 3, 4), np.uint8)
+        padded[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
+        data, width = padded.tobytes(), 4
+    values = np.frombuffer(data, {2: "<i2", 4: "<i4"}[width])
+    return (values / float(1 << 8 * width - 1)).astype(np.float32)
+
+
+def open_dataset(settings: dict[str, Any]) -> Sounds:
+    """The sounds that `settings` describe. Raises ValueError."""
+    return Sounds(settings["path"], settings["classes"], settings["fields"])

@@ -1,0 +1,19 @@
+"""A folder with one .npy file per field, mapped into memory: for data larger than memory."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentc.datasets.arrays import Arrays
+
+
+def open_dataset(settings: dict[str, Any]) -> Arrays:
+    """The fields' arrays: x.npy [N, ...], y.npy [N], … Raises ValueError."""
+    folder, fields, arrays = Path(settings["path"]), settings["fields"], {}
+    for name in fields:
+        file = folder / f"{name}.npy"
+        if not file.is_file():
+            raise ValueError(f"path: no such file: {file}")
+        arrays[name] = np.load(file, mmap_mode="r")
+    return Arrays(arrays, fields, settings["horizontal_flip"], in_memory=False)

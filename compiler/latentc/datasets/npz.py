@@ -1,0 +1,22 @@
+"""Arrays of one .npz file."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentc.datasets.arrays import Arrays
+
+
+def open_dataset(settings: dict[str, Any]) -> Arrays:
+    """The fields' arrays, by their own names or those in `keys`. Raises ValueError."""
+    file, fields = Path(settings["path"]), settings["fields"]
+    if not file.is_file():
+        raise ValueError(f"path: no such file: {file}")
+    names = {name: settings["keys"].get(name, name) for name in fields}
+    with np.load(file) as stored:
+        for name, key in names.items():
+            if key not in stored:
+                held = ", ".join(stored.files)
+                raise ValueError(f"keys: {file} has no array `{key}` for the field `{name}`; it has {held}")
+        return Arrays({name: stored[key] for name, key in names.items()}, fields, settings["horizontal_flip"])

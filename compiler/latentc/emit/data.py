@@ -1,0 +1,48 @@
+"""The files of a training project that read its data and write its samples: only those that the data needs."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+from latentc.components.dataset import Data
+from latentc.resources import folder as resource_folder
+
+_SHARED = ("latentc_runtime", "latentc.datasets")
+_IMPORT = re.compile(rf"^from (?:{'|'.join(map(re.escape, _SHARED))})((?:\.\w+)*) import", re.MULTILINE)
+
+
+def shared_source(module: str) -> str:
+    """Text of a module that a project has a copy of, with the modules it imports beside it."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None
+    return _IMPORT.sub(_import_beside, Path(spec.origin).read_text(encoding="utf-8"))
+
+
+def _import_beside(found: re.Match[str]) -> str:
+    return f"from {found[1].rpartition('.')[2]} import" if found[1] else "import"
+
+
+def data_files(data: Data) -> dict[str, str]:
+    """{file name: text}: dataset.py reads the data, media.py writes samples, and what those two import."""
+    templates = resource_folder("templates") / "project" / "first_stage"
+    medium, stage = data.modelled.medium, data.first_stage
+    shared = {"files": "latentc_runtime.media.files"}
+    files: dict[str, str] = {}
+    if stage is None:
+        shared["media"] = f"latentc_runtime.media.{medium}"
+    else:
+        shared["image"], medium = "latentc_runtime.media.image", "image"
+        files["media.py"] = (templates / "decoded.py").read_text(encoding="utf-8")
+        files["first_stage.py"] = (templates / f"{stage.kind}.py").read_text(encoding="utf-8")
+    if medium not in ("text", "array"):
+        shared["pixels"] = "latentc_runtime.media.pixels"
+    reader = f"latentc.datasets.{data.kind}"
+    if stage is not None and data.holds_images:
+        shared[data.kind] = reader
+        files["dataset.py"] = (templates / "encoded.py").read_text(encoding="utf-8")
+    else:
+        shared["dataset"] = reader
+    shared["arrays"] = "latentc.datasets.arrays"
+    return files | {f"{name}.py": shared_source(module) for name, module in shared.items()}

@@ -1,0 +1,78 @@
+"""Images encoded by the first stage, once, into a cache beside their folder.
+
+The cache is named by what it was made of: other images, crops or another first stage are encoded anew.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import first_stage
+from image_folder import ImageFolder
+
+
+class Encoded:
+    """Codes [N, views, ...] of every image; training draws one of its crops and mirror images at random."""
+
+    in_memory = False
+
+    def __init__(self, codes: np.ndarray, labels: np.ndarray, fields: dict[str, Any], stage: dict[str, Any]):
+        self.codes, self.y, self.fields, self.stage, self.size = codes, labels, fields, stage, len(codes)
+
+    def rows(self, index: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        """Latents `x` or `tokens`, and labels; the first view if there is no `rng`."""
+        views = self.codes.shape[1]
+        view = np.zeros_like(index) if rng is None else rng.integers(views, size=len(index))
+        found = first_stage.field_from_codes(self.codes[index, view], self.stage, rng)
+        return {**found, "y": self.y[index]} if "y" in self.fields else found
+
+
+def views_of(images: ImageFolder, index: int, flip: bool, crops: str) -> np.ndarray:
+    """u8[views, H, W, C] of one image: its crops, then their mirror images if `flip`."""
+    side = images.side
+    if crops == "ten":  # the corners and the middle of a larger image
+        large = images.pixels(index, int(side * 1.1))
+        end, middle = large.shape[0] - side, (large.shape[0] - side) // 2
+        places = [(0, 0), (0, end), (end, 0), (end, end), (middle, middle)]
+        found = np.stack([large[top : top + side, left : left + side] for top, left in places])
+    else:
+        found = images.pixels(index)[None].copy()
+    return np.concatenate([found, found[:, :, ::-1]]) if flip else found
+
+
+def open_dataset(settings: dict[str, Any]) -> Encoded:
+    """The codes of an image folder, encoded now if they are not cached. Raises ValueError."""
+    stage, fields, folder = settings["first_stage"], settings["fields"], Path(settings["path"])
+    side = first_stage.codes_side(settings) * stage["factor"]
+    images = ImageFolder(settings["path"], settings["classes"], side, 3)
+    flip, crops = settings["horizontal_flip"], settings["crops"]
+    names = [str(file.relative_to(folder)) for file in images.files]
+    made_of = "\n".join([str(Path(stage["path"]).resolve()), str(flip), crops, *names])
+    digest = hashlib.sha256(made_of.encode()).hexdigest()[:12]
+    cache = folder.parent / f"{folder.name}.{stage['kind']}.{side}.{digest}.npy"
+    if not cache.is_file():
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            raise ValueError(f"{cache} is missing: run `python data.py` once, before torchrun")
+        encode(images, stage, cache, flip, crops)
+    return Encoded(np.load(cache, mmap_mode="r"), images.y, fields, stage)
+
+
+@torch.no_grad()
+def encode(images: ImageFolder, stage: dict[str, Any], cache: Path, flip: bool, crops: str) -> None:
+    """Writes the cache, codes [N, views, ...], under another name and then renames it."""
+    from tqdm import tqdm
+
+    model = first_stage.load(stage)
+    device = next(model.parameters()).device
+    unfinished, out = cache.with_suffix(".unfinished.npy"), None
+    for index in tqdm(range(images.size), desc="first stage", unit="image", disable=None):
+        x = torch.from_numpy(views_of(images, index, flip, crops)).permute(0, 3, 1, 2)
+        codes = first_stage.codes_from_images(model, x.float().to(device) / 127.5 - 1).cpu().numpy()
+        if out is None:
+            out = np.lib.format.open_memmap(unfinished, "w+", codes.dtype, (images.size, *codes.shape))
+        out[index] = codes
+    out.flush()
+    unfinished.replace(cache)

@@ -1,0 +1,197 @@
+"""Readers of training data: fields, dtypes, augmentation, refusals."""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latentc.datasets import Dataset, open_dataset
+from latentc.spec import load_spec
+
+EVERY = np.arange(6)
+AUDIO = {"shape": [1, 64], "axes": ["channel", "time"], "range": [-1, 1], "rate": 100.0, "medium": "audio"}
+
+
+def settings_of(data: str) -> dict[str, Any]:
+    return load_spec("digits_dit", overrides=[f"data={data}"]).data.settings()
+
+
+def opened(data: str) -> Dataset:
+    return open_dataset(settings_of(data))
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for label in ("cat", "dog"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for i in range(5):
+            pixels = rng(i).integers(0, 255, (10, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / label / f"{i}.png")
+    return tmp_path / "images"
+
+
+def test_digits() -> None:
+    half, rest, whole = (opened("{kind: digits" + text + "}") for text in ("", ", part: test", ", part: all"))
+    assert (half.size, rest.size, whole.size) == (898, 899, 1797)
+    rows = half.rows(EVERY)
+    assert rows["x"].shape == (6, 1, 8, 8) and rows["x"].dtype == np.float32 and np.abs(rows["x"]).max() == 1
+    assert rows["y"].dtype == np.int64
+    found = open_dataset(load_spec("digits_llamagen").data.settings()).rows(EVERY)
+    assert found["tokens"].shape == (6, 64) and found["tokens"].dtype == np.int64
+
+
+def test_npz_with_any_fields(tmp_path: Path) -> None:
+    file = tmp_path / "d.npz"
+    sound, mel, y = rng().standard_normal((6, 1, 64)), rng().standard_normal((6, 8, 4)), np.arange(6) % 3
+    np.savez(file, wave=sound, mel=mel, y=y, other=np.zeros(3))
+    settings = settings_of(f"{{kind: npz, path: '{file}', keys: {{x: wave}}, classes: 3, shape: [1, 8, 8]}}")
+    settings["fields"] |= {"x": AUDIO, "mel": {"shape": [8, 4], "dtype": "f32", "medium": "array"}}
+    settings["fields"]["x"]["dtype"] = "f32"
+    rows = open_dataset(settings).rows(np.array([4, 1]), rng())
+    assert {name: (array.shape, array.dtype.name) for name, array in rows.items()} == {
+        "x": ((2, 1, 64), "float32"),
+        "mel": ((2, 8, 4), "float32"),
+        "y": ((2,), "int64"),
+    }
+    np.testing.assert_allclose(rows["x"], sound[[4, 1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"path": "none.npz"}, "no such file"),
+        ({"keys": {"x": "pixels"}}, "no array `pixels` for the field `x`; it has x, y"),
+        ({"fields.y.classes": 1}, "values of `y` are 0 to 1; the model has 1"),
+        ({"fields.x.shape": [3, 16, 16]}, "and the model takes"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.npz"
+    np.savez(file, x=np.zeros((6, 8, 8, 3), np.uint8), y=np.array([0, 1] * 3))
+    settings = settings_of(f"{{kind: npz, path: '{file}', classes: 2, shape: [3, 8, 8]}}")
+    assert open_dataset(settings).size == 6
+    for path, value in change.items():
+        *way, last = path.split(".")
+        place = settings
+        for key in way:
+            place = place[key]
+        place[last] = value
+    with pytest.raises(ValueError, match=said):
+        open_dataset(settings)
+
+
+def test_uint8_pixels_become_numbers_in_range(tmp_path: Path) -> None:
+    pixels = rng().integers(0, 255, (6, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", x=pixels, y=np.zeros(6, int))
+    found = opened(f"{{kind: npz, path: '{tmp_path / 'a.npz'}', classes: 2, shape: [3, 8, 8]}}").rows(EVERY)["x"]
+    np.testing.assert_allclose(found, pixels.transpose(0, 3, 1, 2) / 127.5 - 1, atol=1e-6)
+
+
+def test_only_images_are_mirrored(tmp_path: Path) -> None:
+    file, every = tmp_path / "a.npz", np.arange(64)
+    x, other = rng().standard_normal((64, 1, 8, 8)), rng().standard_normal((64, 8))
+    mask = rng().integers(0, 2, (64, 8, 8))
+    np.savez(file, x=x, mask=mask, other=other, y=np.zeros(64, int))
+    fields = "{mask: {shape: [8, 8], classes: 2, medium: image}, other: {shape: [8]}}"
+    short = f"kind: npz, path: '{file}', classes: 1, horizontal_flip: true"
+    found = opened(f"{{{short}, shape: [1, 8, 8], fields: {fields}}}")
+    rows = found.rows(every, rng())
+    mirrored = (rows["mask"] != mask).any((1, 2))
+    assert 16 < mirrored.sum() < 48
+    np.testing.assert_array_equal(rows["mask"][mirrored], mask[mirrored][..., ::-1])
+    np.testing.assert_allclose(rows["x"][mirrored], x[mirrored][..., ::-1], rtol=1e-6)
+    np.testing.assert_allclose(rows["x"][~mirrored], x[~mirrored], rtol=1e-6)
+    np.testing.assert_allclose(rows["other"], other, rtol=1e-6)
+    np.testing.assert_array_equal(found.rows(every)["mask"], mask)  # never without rng
+    # Five channels are no image: a mirror image of them would be another sample.
+    np.savez(file, x=rng().standard_normal((64, 5, 8, 8)), y=np.zeros(64, int))
+    latents = opened(f"{{{short}, shape: [5, 8, 8]}}")
+    np.testing.assert_array_equal(latents.rows(every, rng())["x"], latents.rows(every)["x"])
+
+
+def test_npy_folder_is_mapped(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.arange(6 * 64, dtype=np.float16).reshape(6, 1, 8, 8))
+    data = f"kind: npy_folder, path: '{tmp_path}', shape: [1, 8, 8]"
+    with pytest.raises(ValueError, match=r"no such file: .*y\.npy"):
+        opened(f"{{{data}, classes: 2}}")
+    np.save(tmp_path / "y.npy", np.array([0, 1, 0, 1, 0, 2]))
+    with pytest.raises(ValueError, match="values of `y` are 0 to 2"):
+        opened(f"{{{data}, classes: 2}}")
+    found = opened(f"{{{data}, classes: 3}}")
+    assert not found.in_memory and isinstance(found.arrays["x"], np.memmap)  # type: ignore[attr-defined]
+    rows = found.rows(np.array([5, 0]))
+    assert rows["x"].dtype == np.float32 and rows["x"][0, 0, 0, 0] == 5 * 64 and rows["y"].tolist() == [2, 0]
+
+
+def test_image_folder(images: Path) -> None:
+    data, every = f"kind: image_folder, path: '{images}'", np.arange(10)
+    found = opened(f"{{{data}, shape: [3, 8, 8], classes: 2}}")
+    rows = found.rows(every)
+    assert found.size == 10 and rows["y"].tolist() == [0] * 5 + [1] * 5
+    assert rows["x"].shape == (10, 3, 8, 8) and rows["x"].dtype == np.float32 and np.abs(rows["x"]).max() <= 1
+    augmented = found.rows(every, rng())["x"]
+    same = (augmented == rows["x"]).all((1, 2, 3))
+    assert 0 < same.sum() < 10 and (augmented[~same] == rows["x"][~same][..., ::-1]).all()
+    with pytest.raises(ValueError, match="has 2, and the model has 3 classes"):
+        opened(f"{{{data}, shape: [3, 8, 8], classes: 3}}")
+    assert opened(f"{{{data}, shape: [1, 8, 8], classes: 2}}").rows(EVERY)["x"].shape == (6, 1, 8, 8)
+    with pytest.raises(ValueError, match="the model takes none"):
+        opened(f"{{{data}, shape: [4, 8, 8], classes: 2}}")
+
+
+def test_data_without_labels(images: Path) -> None:
+    settings = settings_of("{kind: digits}")
+    del settings["fields"]["y"]
+    free = {"kind": "image_folder", "path": str(images), "classes": 0, "horizontal_flip": False}
+    found = open_dataset(settings | free)
+    assert found.size == 10 and list(found.rows(EVERY)) == ["x"]
+
+
+def write_wav(path: Path, sound: np.ndarray, width: int, rate: int = 100) -> None:
+    """PCM of sound f64[T, C] in [-1, 1], `width` bytes per sample."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = np.round(sound * (2 ** (8 * width - 1) - 1)).astype("<i4")
+    if width == 1:
+        data = (whole + 128).astype(np.uint8).tobytes()
+    else:
+        data = np.ascontiguousarray(whole).view(np.uint8).reshape(-1, 4)[:, :width].tobytes()
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(sound.shape[1])
+        file.setsampwidth(width)
+        file.setframerate(rate)
+        file.writeframes(data)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_audio_folder(width: int, tmp_path: Path) -> None:
+    ramp = np.linspace(-1, 1, 400)[:, None]
+    write_wav(tmp_path / "a" / "long.wav", ramp, width)
+    write_wav(tmp_path / "b" / "short.wav", np.stack([np.full(40, 0.5), np.zeros(40)], 1), width)
+    settings = settings_of("{kind: digits}") | {"kind": "audio_folder", "path": str(tmp_path), "classes": 2}
+    settings["fields"]["x"] = AUDIO
+    found, least = open_dataset(settings), 2 / 2 ** (8 * width - 1) + 1e-6
+    rows = found.rows(np.array([0, 1]))
+    assert rows["x"].shape == (2, 1, 64) and rows["x"].dtype == np.float32 and rows["y"].tolist() == [0, 1]
+    np.testing.assert_allclose(rows["x"][0, 0], ramp[168 : 168 + 64, 0], atol=least)  # the middle
+    np.testing.assert_allclose(rows["x"][1, 0], np.where(np.arange(64) < 40, 0.25, 0), atol=least)
+    starts = {float(found.rows(np.array([0]), rng(i))["x"][0, 0, 0]) for i in range(8)}
+    assert len(starts) > 4
+    for change, said in (
+        ({"rate": 200.0}, "has 100 samples per second, not 200"),
+        ({"shape": [3, 64]}, "has 1 channels, and the model takes 3"),
+    ):
+        settings["fields"]["x"] = AUDIO | change
+        with pytest.raises(ValueError, match=said):
+            open_dataset(settings).rows(EVERY[:1])
+    (tmp_path / "a" / "long.wav").write_bytes(b"RIFF")
+    with pytest.raises(ValueError, match="no PCM WAV"):
+        open_dataset(settings).rows(EVERY[:1])
