@@ -15,6 +15,7 @@ import torch
 from parity_data import SIZES, load
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from tiny_model import write_random_weights
 
 from latentc import __version__, resources
 from latentc.diagnostics import CODES
@@ -192,6 +193,20 @@ def test_averaged_weights(latentc: Run, tiny: Any, tmp_path: Path) -> None:
     wrong = latentc("weights", tiny.spec, "-w", "last.pt", "--key", "emma", "-o", "x.safetensors")
     assert wrong.status == 1
     assert "error[E0409]" in wrong.err
+
+
+def test_five_channels_are_no_picture(latentc: Run, tiny: Any) -> None:
+    text = tiny.spec.read_text().replace("{kind: digits}", "{kind: npz, classes: 10, shape: [5, 8, 8]}")
+    Path("five.yaml").write_text(text)
+    write_random_weights(Path("five.yaml"), Path("five.safetensors"), 0.1)
+    assert latentc("compile", "five.yaml", "-w", "five.safetensors", "-o", "five.latentc").status == 0
+    refused = latentc("sample", "five.latentc", "--class", "0", "-o", "five.png")
+    assert refused.status == 1 and not Path("five.png").exists()
+    assert "error[E0612]: array samples are written as .npz or a folder, not .png" in refused.err
+    assert latentc("sample", "five.latentc", "--class", "0-2", "-o", "five.npz").status == 0
+    assert np.load("five.npz")["samples"].shape == (3, 5, 8, 8)
+    assert latentc("sample", "five.latentc", "--class", "0-2", "-o", "five").status == 0
+    assert sorted(path.name for path in Path("five").iterdir()) == ["00000.npz", "00001.npz", "00002.npz"]
 
 
 def test_compile_and_sample(latentc: Run, tiny: Any) -> None:
