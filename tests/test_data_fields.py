@@ -78,7 +78,7 @@ def test_faults(field: dict[str, object], said: str) -> None:
         ("{kind: npz, classes: 10}", "E0301", "neither `shape` nor `tokens`"),
         ("{kind: npz, classes: 10, shape: [1, 8, 8], tokens: {vocabulary: 3, grid: [4, 4]}}", "E0301", "both"),
         ("{kind: npz, classes: 10, shape: [8, 8]}", "E0305", "takes arrays [C, H, W], but the data has arrays [8, 8]"),
-        ("{kind: npz, shape: [1, 8, 8]}", "E0305", "the data has no label"),
+        ("{kind: npz, shape: [1, 8, 8]}", "E0305", "is a label, but the data has none"),
         ("{kind: npz, classes: 9, shape: [1, 8, 8], fields: {y: {classes: 10}}}", "E0305", "`fields.y` has 10 classes"),
         ("{kind: npz, classes: 9, shape: [1, 8, 8], fields: {x: {shape: [1, 4, 4]}}}", "E0305", "`fields.x` says"),
         ("{kind: npz, classes: 9, fields: {x: {shape: [1, 8, 8], axes: [a]}}}", "E0305", "1 axes are named"),
