@@ -134,6 +134,9 @@ def test_shipped_specs_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(resources, "shipped_specs", lambda: {"tiny": tmp_path / "tiny.yaml"})
     expected = load_spec(tmp_path / "tiny.yaml")
     assert load_spec("tiny") == load_spec("specs/tiny.yaml") == expected
+    assert load_spec(f"{tmp_path.name}/tiny") == expected
+    with pytest.raises(DiagnosticError, match="no spec"):
+        load_spec("elsewhere/tiny")
     (tmp_path / "child.yaml").write_text("latentc: 1\nextends: tiny\n")
     assert load_spec(tmp_path / "child.yaml") == expected
     with pytest.raises(DiagnosticError, match="did you mean `tiny`"):

@@ -24,8 +24,8 @@ def _is_repository(path: Path) -> bool:
 
 
 def shipped_specs() -> dict[str, Path]:
-    """Name to path of every spec that ships with latentc, sorted by name."""
-    return {path.stem: path for path in sorted(folder("specs").glob("*.yaml"))}
+    """Name to path of every spec that ships with latentc (specs/FAMILY/NAME.yaml), sorted by family and name."""
+    return {path.stem: path for path in sorted(folder("specs").rglob("*.yaml"))}
 
 
 def explain_page(code: str) -> str | None:

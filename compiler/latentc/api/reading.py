@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from latentc.spec import Spec
 
 
-def specs() -> dict[str, tuple[str, ...]]:
-    """The specs that ship with latentc, each with the names of its variants."""
+def specs() -> dict[str, dict[str, tuple[str, ...]]]:
+    """The specs that ship with latentc by family, each with the names of its variants."""
     from latentc.spec import variant_names
 
-    return {name: variant_names(name) for name in resources.shipped_specs()}
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    for name, path in resources.shipped_specs().items():
+        found.setdefault(path.parent.name, {})[name] = variant_names(name)
+    return found
 
 
 def check(source: Source, variant: str | None = None, overrides: Sequence[str] = ()) -> Spec:

@@ -14,10 +14,15 @@ from latentc.faults import data_from_diagnostics
 
 
 def specs(as_json: Json = False) -> None:
-    """List the specs that ship with latentc, and their variants."""
+    """List the specs that ship with latentc by family, with their variants."""
     found = api.specs()
-    width = max(map(len, found))
-    echo(found if as_json else "\n".join(f"{name:{width}}  {' '.join(v)}".rstrip() for name, v in found.items()))
+    if as_json:
+        echo(found)
+        return
+    width = max(len(name) for family in found.values() for name in family)
+    for family, members in found.items():
+        rows = [f"  {name:{width}}  {' '.join(variants)}".rstrip() for name, variants in members.items()]
+        echo("\n".join([family, *rows]))
 
 
 def check(

@@ -37,14 +37,16 @@ class Resolved:
 
 
 def find_spec(source: str, folder: Path = Path()) -> Path | None:
-    """The file a source names: a path relative to `folder`, or a shipped spec (`dit`, `specs/dit.yaml`)."""
+    """The file a source names: a path relative to `folder`, or a shipped spec (`dit`, `diffusion/dit`)."""
     try:
         path = folder / source
         if path.exists():
             return path
     except (OSError, ValueError):  # too long for a path, or a null byte
         return None
-    return resources.shipped_specs().get(source.removeprefix("specs/").removesuffix(".yaml"))
+    *family, name = source.removeprefix("specs/").removesuffix(".yaml").split("/")
+    found = resources.shipped_specs().get(name)
+    return found if found is None or family in ([], [found.parent.name]) else None
 
 
 def resolve_file(source: str, variant: str | None = None, overrides: Sequence[str] = ()) -> Resolved:
