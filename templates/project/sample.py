@@ -130,11 +130,11 @@ def save(samples: Tensor, config: dict[str, Any], path: Path, columns: int) -> N
         raise SystemExit(f"{path}: {error}") from None
 
 
-def load_networks(file: Path, device: torch.device) -> dict[str, nn.Module]:
-    """What samples are drawn with, by a .safetensors file or a checkpoint (the averaged weights, if any)."""
+def load_networks(file: Path, device: torch.device, config: dict[str, Any]) -> dict[str, nn.Module]:
+    """The networks that samples are drawn with, from .safetensors or a checkpoint (its averages, if any)."""
     if not file.is_file():
         raise SystemExit(f"--weights: there is no file {file}")
-    networks = {name: NETWORKS[name]() for name in SAMPLED}
+    networks = {name: NETWORKS[name](**config["model"][name]) for name in SAMPLED}
     if file.suffix == ".pt":
         content = torch.load(file, map_location="cpu", weights_only=True)
         states = content["averages"] or content["networks"]
@@ -275,13 +275,14 @@ def main() -> None:
     flags = parser.parse_args()
     program = program_of(flags.program, flags.steps)
     given = given_of(flags, program)
-    networks = load_networks(flags.weights, torch.device(flags.device))
+    config = load_config([])
+    networks = load_networks(flags.weights, torch.device(flags.device), config)
     outputs = draw(networks, given, program, flags.batch)
     if flags.raw:
         arrays = {name: tensor.numpy() for name, tensor in outputs.items()}
         np.savez(flags.raw, **{**given.conditions, "seeds": given.seeds, **arrays})
     if flags.output:
-        save(next(iter(outputs.values())), load_config([]), flags.output, flags.per_class)
+        save(next(iter(outputs.values())), config, flags.output, flags.per_class)
         print(flags.output)
 
 

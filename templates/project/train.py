@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from contextlib import ExitStack
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,12 @@ def start(networks: dict[str, nn.Module], roles: dict[str, Any]) -> None:
             networks[name].requires_grad_(False).eval()
 
 
+def methods_of(module: nn.Module) -> list[str]:
+    """Methods other than forward that read a module's weights, such as a token model's decode."""
+    own = [name for name, value in vars(type(module)).items() if isfunction(value) and name[0] != "_"]
+    return [name for name in own if name not in ("forward", "reset_parameters")]
+
+
 def shard(network: nn.Module, run: Run) -> None:
     """FSDP2: each block of a module list, then the rest, is gathered only while it works."""
     from torch.distributed.device_mesh import init_device_mesh
@@ -127,9 +134,8 @@ def shard(network: nn.Module, run: Run) -> None:
     blocks = [b for module in network.modules() if isinstance(module, nn.ModuleList) for b in module]
     for module in [*blocks, network]:
         fully_shard(module, mesh=mesh)
-        for method in ("prefill", "decode"):  # of token models, for samples while training
-            if hasattr(module, method):
-                register_fsdp_forward_method(module, method)
+        for name in methods_of(module):
+            register_fsdp_forward_method(module, name)
 
 
 def wrap(network: nn.Module, run: Run, compiled: bool) -> nn.Module:
@@ -295,7 +301,7 @@ def main() -> None:
     dataset = open_data(config)
 
     torch.manual_seed(train["seed"])
-    networks = {name: build().to(run.device) for name, build in NETWORKS.items()}
+    networks = {name: build(**config["model"][name]).to(run.device) for name, build in NETWORKS.items()}
     roles = config.get("roles", {})
     start(networks, roles)
     averages = {}

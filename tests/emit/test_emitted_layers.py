@@ -10,7 +10,7 @@ import torch
 from torch_module import error, loaded
 
 from latentc.components import layers
-from latentc.emit.model import networks_source
+from latentc.emit.model import networks_file
 from latentc.ir.builder import ModuleBuilder, f32, i64, module_class
 from latentc.ir.core import parameters
 from latentc.ir.inits import INITS
@@ -41,7 +41,7 @@ def systems() -> tuple[Any, dict[str, np.ndarray], str, list[np.ndarray]]:
         shape = tuple(map(int, param.type.shape))
         weights[path] = INITS[param.init.kind](rng, shape, **param.init.args) + rng.uniform(0, 0.5, shape)
     inputs = [rng.standard_normal((6, 3, 4, 4)), rng.integers(0, 5, 6)]
-    return module, weights, networks_source(module, {"main": [fn]}), inputs
+    return module, weights, networks_file(module, {"main": [fn]}).text, inputs
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -102,7 +102,7 @@ def test_convolutions_of_any_rank() -> None:
     module = mb.finish()
     rng = np.random.default_rng(0)
     weights = {path: rng.standard_normal(tuple(map(int, p.type.shape))) for path, p in parameters(module, fn).items()}
-    source = networks_source(module, {"main": [fn]})
+    source = networks_file(module, {"main": [fn]}).text
     for line in (
         "self.dilated = nn.Conv1d(channels, 2 * channels, kernel_size=3, padding=dilation, dilation=dilation)",
         "self.up = nn.ConvTranspose2d(1, 2, kernel_size=(3, 8), stride=(1, 4), padding=(1, 2))",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch_module import loaded
 
-from latentc.emit.model import networks_source
+from latentc.emit.model import networks_file
 from latentc.ir.builder import ModuleBuilder, f32, module_class
 from latentc.ir.inits import INITS
 from latentc.ir.types import B
@@ -38,13 +38,13 @@ def source(name: str, rows: int, columns: int) -> str:
     mb = ModuleBuilder()
     fn = mb.define(layer, [f32(B, columns, 8, 8)], {"rows": rows, "columns": columns})
     mb.entries["main"] = fn
-    return networks_source(mb.finish(), {"main": [fn]})
+    return networks_file(mb.finish(), {"main": [fn]}).text
 
 
 @pytest.mark.parametrize("name", INITIALISERS)
 def test_weights_start_as_numpys(name: str) -> None:
     text = source(name, 48, 40)
-    assert text.split("def build")[0] == source(name, 6, 5).split("def build")[0]
+    assert text.split("def build(")[0] == source(name, 6, 5).split("def build(")[0]
     torch.manual_seed(0)
     model = loaded(text)["build"]()
     kind, args = INITIALISERS[name]

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 import yaml
 from test_specs import CASES, lowered
 
@@ -160,11 +162,11 @@ def test_equal_sizes_keep_their_names() -> None:
     digits, classes = [], []
     for embedding in (16, 20):  # at 16, width and condition are both 32
         digits.append(model_source(lower(load_spec("digits_gan", None, [f"networks.main.embedding={embedding}"]))))
-    assert digits[0].split("def build()")[0] == digits[1].split("def build()")[0]
+    assert digits[0].split("def build(")[0] == digits[1].split("def build(")[0]
     assert "self.conv2 = SNConv2d(features, features, kernel_size=3, padding=1)" in digits[0]
     for width, embedding in ((64, 108), (64, 128), (32, 16)):  # at 64 and 108, 2 * width is the condition's size
         sizes = [f"networks.main.width={width}", f"networks.main.embedding={embedding}"]
-        classes.append(model_source(lower(load_spec("biggan", None, sizes))).split("def build()")[0])
+        classes.append(model_source(lower(load_spec("biggan", None, sizes))).split("def build(")[0])
     assert len(set(classes)) == 1
     assert "channels=16 * width, features=16 * width, condition=embedding + latent // 6" in classes[0]
     assert "channels=embedding" not in classes[0]
@@ -172,4 +174,36 @@ def test_equal_sizes_keep_their_names() -> None:
 
 def test_depth_costs_no_text() -> None:
     shallow, deep = (lower(load_spec("dit", "S/2", overrides=[f"backbone.depth={n}"])) for n in (4, 40))
-    assert model_source(shallow).replace("depth=4", "depth=40") == model_source(deep)
+    assert model_source(shallow).replace('"depth": 4', '"depth": 40') == model_source(deep)
+
+
+def test_sizes_of_the_model_come_from_its_config() -> None:
+    files = files_of("digits-dit")
+    sizes = yaml.safe_load(files["config.yaml"])["model"]["main"]
+    assert sizes["width"] == 64 and sizes["depth"] == 4
+    scope: dict[str, Any] = {"__name__": "model"}
+    exec(files["model.py"], scope)
+    network = scope["NETWORKS"]["main"](**{**sizes, "width": 48, "depth": 2})
+    assert len(network.blocks) == 2 and network.blocks[0].attn.qkv.weight.shape == (144, 48)
+    assert scope["build"](**sizes).state_dict().keys() == scope["build"]().state_dict().keys()
+
+
+def test_all_of_a_token_model_follows_the_dtype_of_its_weights() -> None:
+    scope: dict[str, Any] = {"__name__": "model"}
+    exec(files_of("digits-llamagen")["model.py"], scope)
+    network = scope["build"]().bfloat16()
+    y = torch.tensor([1, 2])
+    logits, *caches = network.prefill(y)
+    logits, *caches = network.decode(torch.tensor([3, 4]), torch.tensor(1), *caches)
+    assert {t.dtype for t in (logits, *caches)} == {torch.bfloat16}
+
+
+def test_fsdp_is_told_of_every_method() -> None:
+    scope: dict[str, Any] = {"__name__": "model"}
+    exec(files_of("digits-llamagen")["model.py"], scope)
+    text = (Path(__file__).resolve().parents[2] / "templates/project/train.py").read_text()
+    start = text.index("def methods_of(")
+    exec("from torch import nn\nfrom inspect import isfunction\n" + text[start : text.index("def shard(")], scope)
+    network = scope["build"]()
+    assert scope["methods_of"](network) == ["prefill", "decode"]
+    assert scope["methods_of"](network.blocks[0]) == ["decode"]

@@ -15,7 +15,7 @@ from torch_module import REPOSITORY, loaded, side_file, tensors
 
 from latentc.emit.functions import Functions
 from latentc.emit.helpers import helper_source
-from latentc.emit.model import imports, networks_source
+from latentc.emit.model import imports, networks_file
 from latentc.ir.core import Module, parameters
 
 sys.path.insert(0, str(REPOSITORY / "tests" / "passes"))
@@ -56,9 +56,9 @@ def check_classes(module: Module) -> None:
     weights = weights_of(module)
     expected = results_of(module, weights)
     for entry, fn in module.entries.items():
-        constants: dict[str, Any] = {}
-        text = networks_source(module, {"main": [fn]}, constants=constants)
-        model = loaded(text, torch.float64, **side_file(constants))["build"]().double().eval()
+        file = networks_file(module, {"main": [fn]})
+        text = file.text
+        model = loaded(text, torch.float64, **side_file(file.constants))["build"]().double().eval()
         own = model.state_dict()  # a weight that has the name of a module ends in _
         state = {k if k in own else f"{k}_": torch.tensor(weights[k]) for k in parameters(module, fn)}
         model.load_state_dict(state)

@@ -16,7 +16,7 @@ from torch_module import REPOSITORY, error, loaded, side_file, tensors
 
 from latentc.emit.functions import Functions
 from latentc.emit.helpers import helper_source
-from latentc.emit.model import imports, networks_source
+from latentc.emit.model import imports, networks_file
 from latentc.emit.ops import TORCH
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import CALLS, Module, parameters
@@ -75,7 +75,7 @@ def emitted_is_interpreted(module: Module, inputs: Any, reference: Any) -> None:
     networks: dict[str, list[str]] = {}
     for name in functions.networks(module.entries["sample"]):
         networks[name] = methods_of(module, name)
-    made = loaded(networks_source(module, networks), torch.float64)["NETWORKS"] if networks else {}
+    made = loaded(networks_file(module, networks).text, torch.float64)["NETWORKS"] if networks else {}
     models: list[Any] = []
     for name in networks:
         model = made[name]().double()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,45 +12,54 @@ import numpy as np
 from latentc.components.contract import Lowered
 from latentc.emit.classes import Classes
 from latentc.emit.helpers import helper_source
-from latentc.emit.text import call, docstring, identifier, layout, literal
+from latentc.emit.text import docstring, identifier, layout, literal
 from latentc.ir.core import Module
 
 LEGEND = "Shapes: B batch, T tokens, D width, H heads."
 
 
-Constants = dict[str, np.ndarray[Any, Any]]
+@dataclass(frozen=True)
+class ModelFile:
+    """model.py: its text, the large constants that it reads, and the sizes each network is built at."""
+
+    text: str
+    constants: dict[str, np.ndarray[Any, Any]]
+    sizes: dict[str, dict[str, int]]
 
 
-def model_source(lowered: Lowered, title: str = "", constants: Constants | None = None) -> str:
-    """Text of `model.py`: a class per network and its parts, and `build()` that makes each as specified.
-
-    `constants` is given the large ones, which model.py reads from constants.safetensors.
-    """
-    networks = {name: list(net.functions) for name, net in lowered.networks.items()}
-    return networks_source(lowered.module, networks, title, constants)
+def model_source(lowered: Lowered, title: str = "") -> str:
+    """Text of `model.py`: a class per network and its parts, and `build()` that makes each as specified."""
+    return model_file(lowered, title).text
 
 
-def networks_source(
-    module: Module, networks: Mapping[str, Iterable[str]], title: str = "", constants: Constants | None = None
-) -> str:
-    """As `model_source`, of any module: {network: names of the functions that are its methods}."""
+def model_file(lowered: Lowered, title: str = "") -> ModelFile:
+    """As `model_source`, with what belongs to it."""
+    return networks_file(lowered.module, {name: list(net.functions) for name, net in lowered.networks.items()}, title)
+
+
+def networks_file(module: Module, networks: Mapping[str, Iterable[str]], title: str = "") -> ModelFile:
+    """As `model_file`, of any module: {network: names of the functions that are its methods}."""
     methods = {name: list(functions) for name, functions in networks.items()}
     classes = Classes(module, methods)
+    sizes: dict[str, dict[str, int]] = {}
     builders = []
     for network, names in methods.items():
         printed = classes.of(names[0])
-        args = [f"{identifier(a)}={literal(printed.values[a]).code}" for a in printed.arguments]
-        name = "build" if network == "main" else f"build_{identifier(network)}"
-        builders += ["", "", f"def {name}() -> {printed.name}:"]
-        builders.append('    """The network as the spec has it."""')
-        builders += layout("    ", f"return {call(printed.name, args).code}")
-    rows = [f"{literal(n).code}: {'build' if n == 'main' else f'build_{identifier(n)}'}" for n in networks]
+        sizes[network] = {identifier(a): printed.values[a] for a in printed.arguments}
+        builders += ["", "", f"def {_builder(network)}(**sizes: int) -> {printed.name}:"]
+        builders.append('    """The network at the sizes of the spec, those given excepted."""')
+        builders += layout("    ", f"sizes = {literal(sizes[network]).code} | sizes")
+        builders.append(f"    return {printed.name}(**sizes)")
+    rows = [f"{literal(n).code}: {_builder(n)}" for n in networks]
     builders += ["", "", f"NETWORKS = {{{', '.join(rows)}}}"]
     bodies = "\n\n".join([helper_source(list(classes.helpers)), *classes.texts] if classes.helpers else classes.texts)
-    if constants is not None:
-        constants |= classes.constants
     code = bodies + "\n".join(builders) + "\n"
-    return "\n".join([*docstring(_heading(title), ""), "", *imports(code), "", ""]) + "\n" + code.rstrip() + "\n"
+    text = "\n".join([*docstring(_heading(title), ""), "", *imports(code), "", ""]) + "\n" + code.rstrip() + "\n"
+    return ModelFile(text, classes.constants, sizes)
+
+
+def _builder(network: str) -> str:
+    return "build" if network == "main" else f"build_{identifier(network)}"
 
 
 def _heading(title: str) -> str:

@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -20,7 +19,7 @@ from latentc.emit.classes import Classes
 from latentc.emit.data import data_files, shared_source
 from latentc.emit.functions import Functions
 from latentc.emit.helpers import helper_source
-from latentc.emit.model import imports, model_source
+from latentc.emit.model import imports, model_file
 from latentc.emit.text import call, commas, docstring, identifier, layout, literal
 from latentc.ir.core import Function, parameters
 from latentc.ir.types import Sym, TensorType
@@ -90,11 +89,11 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     templates = resource_folder("templates") / "project"
     functions = Functions(lowered.module, Classes(lowered.module))
     title = f"{spec.name}{f': {spec.source}' if spec.source else ''}"
-    constants: dict[str, np.ndarray[Any, Any]] = {}
-    files: dict[str, str | bytes] = {"model.py": model_source(lowered, title, constants)}
+    model = model_file(lowered, title)
+    files: dict[str, str | bytes] = {"model.py": model.text}
     files["objective.py"] = objective_source(lowered, functions)
     files["sampler.py"] = sampler_source(lowered, functions)
-    constants |= functions.constants
+    constants = model.constants | functions.constants
     if constants:
         files["constants.safetensors"] = safetensors_from_arrays(constants)
         files["constants.py"] = (templates / "constants.py").read_text(encoding="utf-8")
@@ -102,7 +101,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
         files[name] = (templates / name).read_text(encoding="utf-8")
     files |= {f"{name}.py": shared_source(f"latentc_runtime.{name}") for name in SHARED}
     files |= data_files(spec.data)
-    config = config_of(spec)
+    config = {**config_of(spec), "model": model.sizes}
     files["config.yaml"] = yaml.safe_dump(
         config, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -61,9 +63,11 @@ def _oracle(lowered: Lowered, network: Network, weights: Weights, inputs: Sequen
 
 def _torch(lowered: Lowered, network: Network, weights: Weights, inputs: Sequence[Array]) -> Array:
     torch = needed("torch", "the backend `torch`", 'pip install "latentc[torch]"')
-    from latentc.emit.model import model_source
+    from latentc.emit.model import model_file
 
-    module = module_from_source(model_source(lowered), "model")
+    file = model_file(lowered)
+    constants = {name: torch.from_numpy(array) for name, array in file.constants.items()}
+    module = module_from_source(file.text, "model", constants)
     net = getattr(module, "build" if network.name == "main" else f"build_{network.name}")()
     kept = net.state_dict()
     # Copies: a mapped file is read-only, which torch warns about.
@@ -98,15 +102,27 @@ BACKENDS: dict[str, Callable[[Lowered, Network, Weights, Sequence[Array]], Array
 }
 
 
-def module_from_source(source: str, name: str) -> ModuleType:
-    """A Python text as a module of its own, not entered in `sys.modules`; its lines show in tracebacks."""
+def module_from_source(source: str, name: str, constants: Mapping[str, Any] | None = None) -> ModuleType:
+    """A Python text as a module of its own, not entered in `sys.modules`; its lines show in tracebacks.
+
+    `constants` are what it imports from the constants.py of a project.
+    """
     with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
         path = Path(folder) / f"{name}.py"
         path.write_text(source, encoding="utf-8")
         spec = importlib.util.spec_from_file_location(f"latentc_emitted_{name}", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        held = ModuleType("constants")
+        held.__dict__["CONSTANTS"] = constants or {}
+        before = sys.modules.get("constants")
+        sys.modules["constants"] = held
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            del sys.modules["constants"]
+            if before is not None:
+                sys.modules["constants"] = before
     return module
 
 

@@ -1,0 +1,89 @@
+"""Classes of modules written by hand: what each was once emitted wrongly for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch_module import loaded, side_file
+
+from latentc.emit.functions import Functions
+from latentc.emit.helpers import helper_source
+from latentc.emit.model import ModelFile, imports, networks_file
+from latentc.ir.builder import ModuleBuilder, f32, i64, module_class
+from latentc.ir.core import parameters
+from latentc.ir.interpret import Interpreter
+from latentc.ir.types import B, Named
+
+
+def emitted(block: Any, types: Any, static: dict[str, int]) -> tuple[ModelFile, Any, str]:
+    mb = ModuleBuilder()
+    fn = mb.define(block, types, static)
+    mb.entries["main"] = fn
+    module = mb.finish()
+    return networks_file(module, {"main": [fn]}), module, fn
+
+
+def agrees(file: ModelFile, module: Any, fn: str, *inputs: Any, **sizes: int) -> Any:
+    """The emitted network, built at `sizes`, after a comparison with the oracle."""
+    model = loaded(file.text, **side_file(file.constants))["build"](**sizes).eval()
+    weights = {path: np.asarray(w.detach().double()) for path, w in model.state_dict().items()}
+    assert set(parameters(module, fn)) <= set(weights)
+    (expected,) = Interpreter(module, weights).run("main", *inputs)
+    tensors = [torch.as_tensor(x) for x in inputs]
+    actual = model(*(t.float() if t.is_floating_point() else t for t in tensors))
+    assert np.allclose(actual.detach().numpy(), expected, rtol=1e-5, atol=1e-5), file.text
+    return model
+
+
+@module_class("Numbers", x="B width")
+def numbers(b: Any, x: Any, *, width: int) -> Any:
+    positive = b.where(b.greater(x, 0.0), b.constant(1.0), b.constant(0.0))
+    table = b.constant(np.sin(np.arange(300.0)), out="sines")
+    return (
+        x * positive
+        + b.mean(table, axes=(0,), keepdims=False)
+        + b.sum(b.constant([0.5, 0.25]), axes=(0,), keepdims=False)
+    )
+
+
+def test_constants_are_buffers_and_floats_stay_floats() -> None:
+    file, module, fn = emitted(numbers, [f32(B, 3)], {"width": 3})
+    assert set(file.constants) == {"sines"} and "0.841" not in file.text
+    assert 'self.register_buffer("sines", CONSTANTS["sines"].float(), persistent=False)' in file.text
+    agrees(file, module, fn, np.random.default_rng(0).standard_normal((2, 3)))
+
+
+@module_class("Carried")
+def carrying(b: Any, x: Any) -> Any:
+    return x + 1.0
+
+
+def test_a_carried_output_is_not_guided() -> None:
+    mb = ModuleBuilder()
+    fn = mb.define(carrying, [f32(B, 2)], {})
+    b = mb.function("sample")
+    x, scale = b.input("x", f32(2 * B, 2)), b.input("scale", f32(B))
+    b.output(b.guided(fn, "main", [x], ["carried"], [], scale, ["carried"]))
+    mb.entries["sample"] = b.finish()
+    functions = Functions(mb.finish())
+    functions.add("sample")
+    text = "\n".join([helper_source(list(functions.helpers)), *functions.texts])
+    assert "guide(" not in text
+    sample = loaded("\n".join([*imports(text), text]))["sample"]
+    assert torch.equal(sample(lambda x: x + 1, torch.zeros(4, 2), torch.ones(2)), torch.ones(4, 2))
+
+
+@module_class("Tied", tokens="B T")
+def tied(b: Any, tokens: Any, *, vocabulary: int, width: int) -> Any:
+    table = b.param("tokens.weight", f32(vocabulary, width), "normal")
+    x = b.embedding(table, tokens) * b.param("out.norm.scale", f32(width), "ones")
+    return b.linear(x, table)
+
+
+def test_tied_and_dotted_weights() -> None:
+    file, module, fn = emitted(tied, [i64(B, Named(4, "T"))], {"vocabulary": 5, "width": 3})
+    for line in ("self.tokens = nn.Embedding(vocabulary, width)", "F.linear(", ", self.tokens.weight)"):
+        assert line in file.text, file.text
+    agrees(file, module, fn, np.array([[0, 1, 2, 4]]))
