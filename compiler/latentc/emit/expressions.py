@@ -69,9 +69,16 @@ class Expressions:
         self.outputs: list[Value] = []
         self.star: tuple[int, int] | None = None
         self.star_name = ""
+        self.pushed: set[Value] = set()  # values that go on the stack of skips
+        self.stack = ""
         self._scope = Scope({}, {})
         self._reserve = context.indent
         self._element = ""  # the loop's module while a run's template is printed
+
+    def _method(self, function: str) -> str:
+        """What a function is called as."""
+        origin = self.context.module.functions[function].origin
+        return function if origin is None else f".{origin.method}"
 
     # ---- what op rows ask
 

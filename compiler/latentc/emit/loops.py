@@ -54,6 +54,9 @@ class Loops(Statements):
                 lines += self._guided(item, i, targets)
             else:
                 lines += self._statement(item, i, targets)
+            if isinstance(item, Node):
+                pushed = [scope.env[v].code for v in item.outputs if v in self.pushed]
+                lines += self._push(pushed) if pushed else []
         self._reserve = self.context.indent + 4 * (depth - 2 if depth > 1 else 0)
         if not final:
             self._scope = outer
@@ -120,7 +123,8 @@ class Loops(Statements):
         """A run of modules as a for loop over their list."""
         scope = self._scope
         lines, env, hold, targets = self._enter(run.carried, i, run.invariants)
-        element = singular(run.base.rpartition(".")[2])
+        base = run.base.rpartition(".")[2]
+        element = singular(base) if base.endswith("s") else "block"
         while element in hold or element in targets.values():
             element += "_"
         hold[element] = FOREVER
@@ -132,6 +136,10 @@ class Loops(Statements):
             env[value] = Text(formal)
             columns.append(self._column(values))
             heads.append(formal)
+        if run.pushed is not None:
+            lines += self._push([])
+        if run.popped is not None:
+            env[run.popped] = Text(f"{self.stack}.pop()")
         lists = self._lists(run, hold, targets, i)
         modules = self.context.modules(run.base, run.first, run.first + run.count)
         if heads:
@@ -141,6 +149,7 @@ class Loops(Statements):
         tails = [(v, column[-1]) for v, column in run.made if column[-1] in scope.last and v not in targets]
         tails = [(v, last) for v, last in tails if v not in dict(run.escapes)]
         wanted = [*(c.made for c in run.carried), *(v for v, _ in run.escapes), *(v for v, _ in tails)]
+        wanted += [run.pushed] if run.pushed else []
         outer_element, self._element = self._element, f"{run.base} {element}"
         body, inner = self._block(run.nodes, env, hold, wanted, targets, depth + 1)
         self._element = outer_element
@@ -148,12 +157,24 @@ class Loops(Statements):
             lines.append(f"{name} = []")
             texts = [inner.env[v].code for v in members]
             body.append(f"{name}.append({texts[0]})" if len(texts) == 1 else f"{name} += [{commas(texts)}]")
+        if run.pushed is not None:
+            body.append(f"{self.stack}.append({inner.env[run.pushed].code})")
         body += self._leave(inner, run.carried, env)
         for v, last in tails:
             scope.env[last] = inner.env[v]
             scope.hold[inner.env[v].code] = scope.last.get(last, i)
         self._after(run.carried, env, i)
         return [*lines, *self._layout(header), *(f"    {line}" for line in body)]
+
+    def _push(self, names: Sequence[str]) -> list[str]:
+        """Pushes values on the stack of skips, which starts with the first."""
+        if self.stack:
+            return [f"{self.stack}.append({name})" for name in names]
+        scope, self.stack = self._scope, "skips"
+        while scope.hold.get(self.stack, -1) >= 0 or self.stack in self.inputs:
+            self.stack += "_"
+        scope.hold[self.stack] = FOREVER
+        return [f"{self.stack} = [{commas(names)}]"]
 
     def _formal_name(self, run: Repeat, value: Value) -> str:
         """The name under which a callee takes a value, or the value's own."""

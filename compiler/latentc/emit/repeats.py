@@ -7,8 +7,8 @@ same in all of them (invariant), is an output of the segment before (carried), o
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -40,6 +40,8 @@ class Repeat:
     made: tuple[tuple[Value, tuple[Value, ...]], ...]  # outputs of the template, of each segment
     invariants: tuple[Value, ...] = ()
     escapes: tuple[tuple[Value, tuple[Value, ...]], ...] = field(default=())  # of `made`, wanted from each
+    pushed: Value | None = None  # of `made`, pushed on the stack by each segment
+    popped: Value | None = None  # in the template, popped from the stack by each segment
 
 
 def without_duplicates(nodes: Sequence[Node]) -> tuple[list[Node], dict[Value, Value]]:
@@ -69,12 +71,21 @@ def _hashable(value: Any) -> Any:
     return repr(value)
 
 
-def fold_repeats(nodes: Sequence[Node], outputs: Sequence[Value]) -> list[Node | Repeat]:
-    """The nodes, with each run of two or more segments replaced by a Repeat."""
+# What is written alike whatever the sizes.
+_SIZE_FREE = frozenset(("concat", "add", "sub", "mul", "silu", "relu", "gelu", "tanh", "call"))
+
+
+def fold_repeats(
+    nodes: Sequence[Node], outputs: Sequence[Value], method: Callable[[str], str] = str
+) -> list[Node | Repeat]:
+    """The nodes, with each run of two or more segments replaced by a Repeat.
+
+    `method` is what a function is called as: modules of one list may be of several classes.
+    """
     items: list[Node | Repeat] = list(nodes)
     for base in _bases(nodes):
-        for numbers in _runs(nodes, base, outputs):
-            found = _find(items, base, numbers, outputs)
+        for numbers in _runs(nodes, base, outputs, method):
+            found = _find(items, base, numbers, outputs, method)
             if found is not None:
                 start, stop, repeat = found
                 items[start:stop] = [repeat]
@@ -98,7 +109,7 @@ def _number(item: Node | Repeat, base: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _runs(nodes: Sequence[Node], base: str, outputs: Sequence[Value]) -> list[range]:
+def _runs(nodes: Sequence[Node], base: str, outputs: Sequence[Value], method: Callable[[str], str]) -> list[range]:
     """The modules of a list that may be one loop: in order, none left out, cut where a result is wanted later too.
 
     Where every result is (the skips of a U-Net), the loop keeps them all in a list.
@@ -108,7 +119,8 @@ def _runs(nodes: Sequence[Node], base: str, outputs: Sequence[Value]) -> list[ra
     cuts = {number for (i, number), (j, _) in pairwise(places) if last.get(nodes[i].outputs[0], 0) > j}
     if len(cuts) == len(places) - 1:
         cuts = set()
-    cuts |= {number for (i, number), (j, _) in pairwise(places) if nodes[i].attrs["fn"] != nodes[j].attrs["fn"]}
+    called = {i: method(nodes[i].attrs["fn"]) for i, _ in places}
+    cuts |= {number for (i, number), (j, _) in pairwise(places) if called[i] != called[j]}
     runs: list[range] = []
     for _, number in places:
         if runs and number == runs[-1].stop and number - 1 not in cuts:
@@ -119,7 +131,7 @@ def _runs(nodes: Sequence[Node], base: str, outputs: Sequence[Value]) -> list[ra
 
 
 def _find(
-    items: list[Node | Repeat], base: str, numbers: range, outputs: Sequence[Value]
+    items: list[Node | Repeat], base: str, numbers: range, outputs: Sequence[Value], method: Callable[[str], str]
 ) -> tuple[int, int, Repeat] | None:
     places = [i for i, item in enumerate(items) if _number(item, base) in numbers]
     count = len(places)
@@ -138,25 +150,34 @@ def _find(
             continue
         segments = [run[k * length : (k + 1) * length] for k in range(count)]
         outside = [*items[:start], *items[stop:]]
-        repeat = _repeat(base, numbers.start, segments, outside, outputs)  # type: ignore[arg-type]
+        repeat = _repeat(base, numbers.start, segments, outside, outputs, method)  # type: ignore[arg-type]
         if repeat is not None:
             return start, stop, repeat
     return None
 
 
-def _signature(node: Node, base: str) -> Any:
-    attrs = {k: v for k, v in node.attrs.items() if k not in ("name", "args")}
+def _signature(node: Node, base: str, method: Callable[[str], str], free: bool) -> Any:
+    attrs = {k: v for k, v in node.attrs.items() if k not in ("name", "args", "count")}
     name = node.attrs.get("name", "")
     own = re.sub(r"^" + re.escape(base) + r"\.\d+(?=\.|$)", base + ".*", name)
-    return (node.op, own, repr(sorted((k, _hashable(v)) for k, v in attrs.items())), [v.type for v in node.outputs])
+    if node.op == "call" and free and own != name:
+        attrs["fn"] = method(attrs["fn"])
+    types = [v.type.rank if free else v.type for v in node.outputs]
+    return (node.op, own, repr(sorted((k, _hashable(v)) for k, v in attrs.items())), types)
 
 
 def _repeat(
-    base: str, first: int, segments: list[list[Node]], outside: Sequence[Node | Repeat], outputs: Sequence[Value]
+    base: str,
+    first: int,
+    segments: list[list[Node]],
+    outside: Sequence[Node | Repeat],
+    outputs: Sequence[Value],
+    method: Callable[[str], str],
 ) -> Repeat | None:
     template = segments[1]
-    signature = [_signature(n, base) for n in template]
-    if any([_signature(n, base) for n in segment] != signature for segment in segments):
+    free = all(n.op in _SIZE_FREE for n in template)
+    signature = [_signature(n, base, method, free) for n in template]
+    if any([_signature(n, base, method, free) for n in segment] != signature for segment in segments):
         return None
     made = [[v for n in segment for v in n.outputs] for segment in segments]
     where = [{v: j for j, v in enumerate(values)} for values in made]
@@ -220,3 +241,39 @@ def operands(item: Node | Repeat) -> tuple[Value, ...]:
         return item.inputs
     firsts = tuple(c.first for c in item.carried)
     return (*item.invariants, *firsts, *(v for _, column in item.indexed for v in column))
+
+
+def with_stack(items: Sequence[Node | Repeat]) -> tuple[list[Node | Repeat], set[Value]]:
+    """The items with long skips as a stack: what runs read in the reverse of the order in which it was made.
+
+    Returns the values that plain nodes push, too. Where the order is another, the items are as they were.
+    """
+    wanted = {v: r for r in items if isinstance(r, Repeat) for _, column in r.indexed for v in column}
+    taken: list[Node | Repeat] = []
+    stack: list[Value] = []
+    pushed: set[Value] = set()
+    for item in items:
+        if isinstance(item, Node):
+            made = [v for v in item.outputs if v in wanted]
+            stack += made
+            pushed.update(made)
+        else:
+            columns = [(v, column) for v, column in item.indexed if any(c in stack for c in column)]
+            lists = [(v, column) for v, column in item.escapes if any(c in wanted for c in column)]
+            last = [(v, column) for v, column in item.made if column[-1] in wanted and (v, column) not in lists]
+            if len(columns) > 1 or len(lists) > 1 or last or (columns and lists):
+                return list(items), set()
+            for value, column in columns:
+                if any(not stack or stack.pop() is not c for c in column):
+                    return list(items), set()
+                rest = tuple(pair for pair in item.indexed if pair[0] is not value)
+                item = replace(item, indexed=rest, popped=value)
+            for value, column in lists:
+                if any(c not in wanted for c in column):
+                    return list(items), set()
+                stack += column
+                rest = tuple(pair for pair in item.escapes if pair[0] is not value)
+                item = replace(item, escapes=rest, pushed=value)
+        taken.append(item)
+    pops = sum(item.count for item in taken if isinstance(item, Repeat) and item.popped is not None)
+    return (taken, pushed) if not stack and pops > 1 else (list(items), set())

@@ -35,6 +35,7 @@ class Statements(Expressions):
             uses[v] = uses.get(v, 0) + 1
             if v not in returned:
                 barred.add(v)
+        barred |= self.pushed
 
         def fit(inputs: Iterable[Value], length: Callable[[], int]) -> None:
             while length() > limit:

@@ -102,6 +102,9 @@ class Named(int):
 def _sum(a: Named, b: int, sign: int) -> Named:
     value = int(a) + sign * int(b)
     if isinstance(b, Named):
+        one, other = _multiple(a), _multiple(b)
+        if one and other and one[1] == other[1] and one[0] + sign * other[0] > 0:
+            return Named(value, f"{one[0] + sign * other[0]} * {one[1]}" if one[0] + sign * other[0] > 1 else one[1])
         return Named(value, f"{a.expr} {'+' if sign > 0 else '-'} {b.expr if sign > 0 else _atom(b)}")
     before = _PLUS.fullmatch(a.expr)
     head, constant = (before[1], int(before[2] + before[3])) if before and _closed(before[1]) else (a.expr, 0)
@@ -109,6 +112,14 @@ def _sum(a: Named, b: int, sign: int) -> Named:
     if constant == 0:
         return Named(value, head, a.meaning if head == a.expr else "")
     return Named(value, f"{head} {'+' if constant > 0 else '-'} {abs(constant)}")
+
+
+def _multiple(size: Named) -> tuple[int, str] | None:
+    """`3 * width` as (3, width)."""
+    if size.expr.isidentifier():
+        return 1, size.expr
+    found = _TIMES.fullmatch(size.expr)
+    return (int(found[1] or found[4]), found[2] or found[3]) if found else None
 
 
 def _product(a: int, b: int) -> Named:
