@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from latentc.emit.bundles import bundled
 from latentc.emit.expressions import Context, Scope
 from latentc.emit.loops import Loops
-from latentc.emit.repeats import Repeat, fold_repeats, operands, with_stack, without_duplicates
+from latentc.emit.repeats import Repeat, operands, with_stack, without_duplicates
 from latentc.emit.statements import FOREVER, alive
 from latentc.emit.text import Text, base_name, commas, identifier
 from latentc.ir.core import Function, Node, Value
@@ -29,8 +29,7 @@ class Body(Loops):
         self.outputs = [same.get(v, v) for v in fn.outputs]
         nodes = alive(nodes, self.outputs)
         self.constants = {n.outputs[0]: n for n in nodes if n.op == "constant"}
-        items = fold_repeats([n for n in nodes if n.op != "constant"], self.outputs, self._method)
-        items, self.pushed = with_stack(items)
+        items, self.pushed = with_stack(self._repeats(nodes, self.outputs))
         self.star = _starred_inputs(fn, items)
         self.unpackable = _unpackable(fn, self.star[0] if self.star else len(fn.inputs))
         self.inputs = self._input_names()

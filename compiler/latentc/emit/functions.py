@@ -8,7 +8,7 @@ import numpy as np
 
 from latentc.emit.body import Body, Context
 from latentc.emit.classes import Classes
-from latentc.emit.members import LARGE, EmitError
+from latentc.emit.members import LARGE
 from latentc.emit.text import Text, call, commas, docstring, identifier, layout, literal
 from latentc.ir.core import CALLS, Module, Node, callees, networks_called
 
@@ -54,7 +54,7 @@ class Functions:
             lambda v: Text(f"weights[{literal(v.name).code}]"),
             lambda node, body: None,
             self._call,
-            _no_list,
+            lambda base, first, stop: base,
             constant=self._table,
             free=True,
             training=f"{models[0]}.training" if models else "False",
@@ -113,7 +113,3 @@ class Functions:
 def variable_of(network: str) -> str:
     """The argument that holds a network: `model` for the main one."""
     return "model" if network == "main" else identifier(network)
-
-
-def _no_list(base: str, first: int, stop: int) -> str:
-    raise EmitError(f"free functions have no modules, but one calls {base}.0")

@@ -62,6 +62,11 @@ class Loops(Statements):
             self._scope = outer
         return lines, scope
 
+    def _repeats(self, nodes: Sequence[Node], outputs: Sequence[Value]) -> list[Node | Repeat]:
+        """The nodes, without constants, runs over module lists as one; outside of classes there are no lists."""
+        plain = [n for n in nodes if n.op != "constant"]
+        return list(plain) if self.context.free else fold_repeats(plain, outputs, self._method)
+
     def _enter(
         self, carried: Sequence[Carried], i: int, kept: Sequence[Value]
     ) -> tuple[list[str], dict[Value, Text], dict[str, int], dict[Value, str]]:
@@ -228,7 +233,7 @@ class Loops(Statements):
         made = [same.get(v, v) for v in body_fn.outputs]
         nodes = alive(nodes, made)
         self.constants.update({n.outputs[0]: n for n in nodes if n.op == "constant"})
-        items = fold_repeats([n for n in nodes if n.op != "constant"], made)
+        items = self._repeats(nodes, made)
         inputs = body_fn.inputs
         carried = [Carried(inputs[1 + keep + j], made[j], node.inputs[keep + j], node.outputs[j]) for j in range(carry)]
         tables = [self.arg(v).code for v in node.inputs[keep + carry :]]
