@@ -31,5 +31,5 @@ class TritonPythonModel:
             # Triton batches along the first axis: [B, ...], scalars [B, 1], rows of noise [N, B, ...] as [B, N, ...].
             if entry.rows is not None:
                 array = np.moveaxis(array, 1, 0)
-            made[entry.name] = array[:, None] if array.ndim == 1 else array
+            made[entry.name] = array
         return made

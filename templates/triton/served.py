@@ -53,8 +53,9 @@ def asked(request: Any, manifest: Manifest, entry: ProgramEntry) -> Request:
 
 
 def response(arrays: dict[str, np.ndarray]) -> Any:
-    """A response of these outputs."""
-    tensors = [triton.Tensor(name, np.ascontiguousarray(array)) for name, array in arrays.items()]
+    """A response of these outputs; single values [B] go as [B, 1]."""
+    columns = {name: array[:, None] if array.ndim == 1 else array for name, array in arrays.items()}
+    tensors = [triton.Tensor(name, np.ascontiguousarray(array)) for name, array in columns.items()]
     return triton.InferenceResponse(output_tensors=tensors)
 
 

@@ -153,6 +153,38 @@ def test_triton_takes_the_same_request(
     near(answers[2]["samples"], want)
 
 
+def test_triton_takes_sequences_of_any_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "runtime"))
+    import test_runtime_conditions as tiny
+
+    bundle = tiny.bundle(tmp_path / "bundle")
+    deployed = api.deploy_triton(bundle, tmp_path / "repo", program="sample", name="tiny")
+    config = text_format.Parse((tmp_path / "repo/tiny/config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    declared = {i.name: (list(i.dims), i.optional) for i in config.input}
+    assert declared["text"] == ([-1], False) and declared["text_mask"] == ([-1], True)
+    assert declared["strength"] == declared["temperature"] == ([1], True) and declared["augment"] == ([2], True)
+    assert [o.name for o in config.output] == ["samples", "lengths"]
+
+    def request(text: list[int], mask: list[bool] | None = None) -> dict[str, np.ndarray]:
+        given = {"classes": np.eye(3, dtype=np.float32)[[1]], "mel": tiny.MEL[:1], "text": np.array([text])}
+        given |= {} if mask is None else {"text_mask": np.array([mask])}
+        return {**given, "seeds": np.array([[9]], np.uint64), "temperature": np.full((1, 1), 0.9, np.float32)}
+
+    requests = [request([1, 2]), request([1, 2, 3, 4, 5], [True] * 4 + [False]), request([10]), request([3])]
+    answers = Server(tmp_path / "repo", monkeypatch).infer(deployed.model, requests)
+    pipe = latentc_runtime.load(bundle, device="cpu")
+    asked = {"classes": [1], "seeds": [9], "settings": {"temperature": 0.9}}
+    texts = ([1, 2], {"value": [1, 2, 3, 4, 5], "mask": [1, 1, 1, 1, 0]}, None, [3])
+    for answer, text in zip(answers, texts, strict=True):
+        if text is None:
+            assert "there is no token 10" in str(answer)
+            continue
+        np.testing.assert_array_equal(
+            answer["samples"], pipe.sample(**asked, conditions={"mel": tiny.MEL[0], "text": text})
+        )
+    assert [int(answers[i]["lengths"].item()) for i in (0, 1, 3)] == [2, 4, 1]
+
+
 def test_verification_draws_conditions_by_itself(told: tuple[Path, Path, Path]) -> None:
     report = api.verify(told[2])
     assert report.ok, report.text()

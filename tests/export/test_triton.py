@@ -97,7 +97,8 @@ class Server:
         assert all(t.name in arrays or getattr(t, "optional", False) for t in declared)
         for name, array in arrays.items():
             wanted = triton_to_np_dtype(model_config_pb2.DataType.Name(known[name].data_type).removeprefix("TYPE_"))
-            assert array.dtype == wanted and array.shape[1:] == tuple(known[name].dims), name
+            sizes = zip(array.shape[1:], known[name].dims, strict=True)
+            assert array.dtype == wanted and all(size == dim or dim == -1 for size, dim in sizes), name
 
     def ensemble(self, config: Any, requests: Sequence[Arrays]) -> list[Arrays | Exception]:
         scopes: list[Any] = [dict(r) for r in requests]
@@ -152,6 +153,10 @@ class Server:
             feed[i.name] = array.reshape(len(array), *i.reshape.shape) if i.HasField("reshape") else array
         names = [o.name for o in config.output]
         outputs = session.run(names, feed)
+        for place, declared in enumerate(config.output):
+            if declared.HasField("reshape"):
+                assert outputs[place].shape[1:] == tuple(declared.reshape.shape)
+                outputs[place] = outputs[place].reshape(-1, *declared.dims)
         ends = np.cumsum([len(next(iter(r.values()))) for r in requests])[:-1]
         parts = [np.split(o, ends) for o in outputs]
         return [dict(zip(names, row, strict=True)) for row in zip(*parts, strict=True)]

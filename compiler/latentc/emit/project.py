@@ -151,6 +151,7 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
         "first_stage": data.get("first_stage"),
         "requires": spec.data.requires,
         "classes": data["classes"],
+        "given": [c.name for c in lowered.conditions if c.required and c.form != "label"],
         "out": config["train"]["out"],
     }
 

@@ -287,7 +287,7 @@ def _ensemble(bundle: Bundle, entry: ProgramEntry, name: str, serving: Serving) 
 def _engine(bundle: Bundle, entry: ProgramEntry, name: str, inputs: Sequence[Tensor], serving: Serving) -> Model:
     manifest = bundle.manifest
     results = [
-        replace(own, name=_call(entry).outputs[made.variable])
+        replace(own, name=_call(entry).outputs[made.variable], scalar=not made.output.shape)
         for own, made in zip(_outputs(entry), entry.outputs, strict=True)
     ]
     made_for = " ".join(filter(None, (manifest.engine, manifest.versions.get(manifest.engine))))
