@@ -10,6 +10,7 @@ from diffusers import (
     DDPMScheduler,
     DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
@@ -22,6 +23,7 @@ from latentc.components.samplers.adams import deis, ipndm
 from latentc.components.samplers.ddim import ddim
 from latentc.components.samplers.ddpm import ddpm
 from latentc.components.samplers.dpm_solver_pp import dpm_solver_pp
+from latentc.components.samplers.dpm_solver_singlestep import _orders, dpm_solver_singlestep
 from latentc.components.samplers.ode import euler, heun
 from latentc.components.samplers.sde import stochastic
 from latentc.components.samplers.table import run
@@ -165,6 +167,26 @@ def test_dpm_solver_pp(order, solver_type, final, steps):
     )
     theirs.set_timesteps(steps)
     table = dpm_solver_pp(grid(steps, "linspace", final, True), "noise", order, solver_type)
+    close(run(table, network, X), follow(theirs, network), 1e-5)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("predict_x0", [True, False])
+@pytest.mark.parametrize("steps", [6, 7, 8])
+def test_dpm_solver_singlestep(order, predict_x0, steps):
+    """The first stages of order 3 are others in diffusers than in the authors' code, which ours follows."""
+    theirs = exact(
+        DPMSolverSinglestepScheduler(
+            1000,
+            solver_order=order,
+            final_sigmas_type="sigma_min",
+            algorithm_type="dpmsolver++" if predict_x0 else "dpmsolver",
+        )
+    )
+    theirs.set_timesteps(steps)
+    table = dpm_solver_singlestep(
+        grid(steps, "linspace", "sigma_min", True), "noise", _orders(steps, order), predict_x0
+    )
     close(run(table, network, X), follow(theirs, network), 1e-5)
 
 

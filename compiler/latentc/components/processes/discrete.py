@@ -104,6 +104,10 @@ class Discrete(Process):
     def time_of_level(self, level: ArrayLike) -> Array:
         return np.interp(np.log(level), np.log(self.levels), np.arange(self.steps, dtype=np.float64))
 
+    def nearest(self, times: Array) -> Array:
+        levels = np.exp(np.interp(times, np.arange(self.steps), np.log(self.levels)))
+        return np.argmin(np.abs(levels[:, None] - self.levels), axis=1).astype(np.float64)
+
     def draw(self) -> Draw:
         return Draw("t", "integers", {"high": self.steps})
 

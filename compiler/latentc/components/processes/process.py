@@ -145,6 +145,14 @@ class Process(Part):
         """Least and greatest noise level of a grid of levels; both positive and finite."""
         return float(self.level(self.last)), float(self.level(self.first))
 
+    def level_bounds(self) -> tuple[float, float]:
+        """Bounds of the noise levels that a sampler may ask for."""
+        return self.level_range()
+
+    def nearest(self, times: Array) -> Array:
+        """The times at which a network that knows whole timesteps only can be evaluated."""
+        return times
+
     def spread(self, start: float, stop: float, left: ArrayLike) -> Array:
         """f64: times from `start` (where 1 is `left` of the way) to `stop` (0), evenly in what matters to a solver."""
         return stop + (start - stop) * np.asarray(left, np.float64)

@@ -23,6 +23,13 @@ def d_log_alpha(t: Any, beta_min: float, beta_max: float) -> Any:
     return -0.5 * (beta_max - beta_min) * t - 0.5 * beta_min
 
 
+def vp_rates(low: float, high: float, eps: float) -> tuple[float, float]:
+    """(beta_min, beta_max) of the VP SDE whose noise levels at times `eps` and 1 are `low` and `high` (EDM's code)."""
+    spread = 2 * (math.log1p(low**2) / eps - math.log1p(high**2)) / (eps - 1)
+    least = math.log1p(high**2) - spread / 2
+    return least, least + spread
+
+
 class Sde(Process):
     """A process of continuous time from the data (0) to the noise (1)."""
 
@@ -143,4 +150,4 @@ class Ve(Sde):
         return float(self.point(t).sigma)
 
 
-__all__ = ["Sde", "SubVp", "Ve", "Vp", "d_log_alpha", "log_alpha"]
+__all__ = ["Sde", "SubVp", "Ve", "Vp", "d_log_alpha", "log_alpha", "vp_rates"]

@@ -17,12 +17,13 @@ class Grid:
     """The states of a run: `times` f64[N + 1] of the process from noise to data. The network is evaluated at the first
     N; the last is where the last step ends.
 
-    `levels`: least and greatest noise level that were asked for, if any.
+    `levels`: least and greatest noise level that were asked for, if any. `rounded`: to whole timesteps.
     """
 
     process: Process
     times: Array
     levels: tuple[float, float] | None = None
+    rounded: bool = False
 
     @property
     def steps(self) -> int:
@@ -75,7 +76,7 @@ class Grid:
 
     def part(self, first: int, last: int) -> Grid:
         """Steps first to last - 1."""
-        return Grid(self.process, self.times[first : last + 1], self.levels)
+        return Grid(self.process, self.times[first : last + 1], self.levels, self.rounded)
 
     def evaluation(self, predicts: Prediction, target: Prediction, second: bool = False) -> dict[str, Array]:
         """Columns of an evaluation at the start of each step (or, `second`, at its end): see `Table`."""

@@ -16,6 +16,7 @@ from latentc.components import Closed
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.prediction import Prediction, conversion
 from latentc.components.processes.process import Parameterization, Process
+from latentc.components.processes.sde import vp_rates
 from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.ddim import ddim
 from latentc.components.samplers.grid import Grid, evaluation
@@ -103,24 +104,19 @@ def _equation(grid: Grid, times: Array, variable: Variable) -> _Equation:
             case "variance":
                 v, d_level = level**2, 0.5 / level
             case _:
-                v, d_level = _vp_time(level, *_vp_rates(grid))
+                ends = grid.levels or (float(grid.ratio[-2]), float(grid.ratio[0]))
+                v, d_level = _vp_time(level, *vp_rates(*ends, eps=1e-3))
         s = np.ones_like(level) if variable.scaling == "none" else 1.0 / np.sqrt(1.0 + level**2)
         d_s = np.zeros_like(level) if variable.scaling == "none" else -(s**3) * level * d_level
         scale = s / grid.process.point(times).alpha
         return _Equation(v, scale, d_s / s + d_level / level, -s * d_level / level)
 
 
-def _vp_rates(grid: Grid, eps: float = 1e-3) -> tuple[float, float]:
-    """(beta_min, beta_d) of the VP SDE whose levels at times eps and 1 are the grid's ends, as in EDM's code."""
-    low, high = grid.levels or (float(grid.ratio[-2]), float(grid.ratio[0]))
-    beta_d = 2 * (np.log1p(low**2) / eps - np.log1p(high**2)) / (eps - 1)
-    return float(np.log1p(high**2) - beta_d / 2), float(beta_d)
-
-
-def _vp_time(level: Array, beta_min: float, beta_d: float) -> tuple[Array, Array]:
-    """The time of each level, and the level's derivative by it."""
-    t = (np.sqrt(beta_min**2 + 2 * beta_d * np.log1p(level**2)) - beta_min) / beta_d
-    return t, 0.5 * (beta_min + beta_d * t) * (level + 1.0 / level)
+def _vp_time(level: Array, beta_min: float, beta_max: float) -> tuple[Array, Array]:
+    """The time of each level on a VP SDE, and the level's derivative by it."""
+    spread = beta_max - beta_min
+    t = (np.sqrt(beta_min**2 + 2 * spread * np.log1p(level**2)) - beta_min) / spread
+    return t, 0.5 * (beta_min + spread * t) * (level + 1.0 / level)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +142,8 @@ def _steps(grid: Grid, churn: Churn | None) -> _Steps:
     most = np.inf if churn.max is None else churn.max
     raised = np.isfinite(level) & (churn.min <= level) & (level <= most)
     gain = 1.0 + min(churn.amount / grid.steps, np.sqrt(2.0) - 1.0)
-    hat = np.where(raised, process.time_of_level(np.where(raised, level * gain, 1.0)), starts)
+    hat = process.time_of_level(np.where(raised, level * gain, 1.0))
+    hat = np.where(raised, process.nearest(hat) if grid.rounded else hat, starts)
     before, after = process.point(starts), process.point(hat)
     with np.errstate(invalid="ignore"):
         added = np.where(raised, np.maximum(process.level(hat) ** 2 - level**2, 0.0), 0.0)

@@ -11,7 +11,7 @@ from pydantic import Field
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.process import Process
-from latentc.components.processes.sde import Vp
+from latentc.components.processes.sde import log_alpha, vp_rates
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.spacings.spacing import Interval, Spacing
 
@@ -30,25 +30,21 @@ class OfLevels(Spacing):
         """f64[count] falling from `high` to `low`."""
 
     def grid(self, process: Process, steps: int, interval: Interval) -> Grid:
-        (low, high), ends = process.level_range(), process.level([interval.stop, interval.start])
-        low, high = max(low, float(ends[0]), self.sigma_min or 0.0), min(high, float(ends[1]), self.sigma_max or np.inf)
+        (least, most), (low, high) = process.level_bounds(), process.level_range()
+        ends = process.level([interval.stop, interval.start])
+        low = max(low, float(ends[0])) if self.sigma_min is None else max(least, self.sigma_min)
+        high = min(high, float(ends[1])) if self.sigma_max is None else min(most, self.sigma_max)
         if not 0 < low < high < np.inf:
             raise ValueError(f"noise levels from {high:g} to {low:g} do not fall")
-        # A flow's last step ends where its levels are 0 or nearly so: at `stop`.
-        flow = interval.closing is None and process.data == process.last
-        closing = interval.stop if flow else interval.closing
-        count = steps + (closing is None)
-        chosen = self.chosen(low, high, count)
-        if isinstance(process, Discrete) and closing is None:
-            chosen, closing = self.chosen(low, high, steps), process.last
-        times = process.time_of_level(chosen)
-        if isinstance(process, Discrete) and self.rounded:
-            times = _nearest(process, chosen)
-        return Grid(process, times if closing is None else np.append(times, closing), (low, high))
-
-
-def _nearest(process: Discrete, levels: Array) -> Array:
-    return np.argmin(np.abs(levels[:, None] - process.levels), axis=1).astype(np.float64)
+        closing = interval.closing
+        if closing is None and process.data == process.last:
+            closing = interval.stop  # a path's last step ends where its level is 0 or nearly so
+        if closing is None and process.WHOLE:
+            times, closing = process.time_of_level(self.chosen(low, high, steps)), process.last
+        else:
+            times = process.time_of_level(self.chosen(low, high, steps + (closing is None)))
+        times = process.nearest(times) if self.rounded else times
+        return Grid(process, times if closing is None else np.append(times, closing), (low, high), self.rounded)
 
 
 class Karras(OfLevels):
@@ -80,17 +76,16 @@ class LogSnr(OfLevels):
 
 
 class VpLevels(OfLevels):
-    """The levels at even times of a VP SDE: EDM's `vp` discretisation for any network."""
+    """The levels at even times of the VP SDE that has the two ends: EDM's `vp` discretisation for any network."""
 
     kind: Literal["vp_levels"]
-    beta_min: float = Field(0.1, gt=0, description="noise rate at the data")
-    beta_max: float = Field(20.0, gt=0, description="noise rate at the noise")
     eps: float = Field(1e-3, gt=0, lt=1, description="time of the last level")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "vp_levels"}
 
     def chosen(self, low: float, high: float, count: int) -> Array:
-        vp = Vp(kind="vp", beta_min=self.beta_min, beta_max=self.beta_max)
-        return np.clip(vp.level(np.linspace(1.0, self.eps, count)), low, high)
+        beta_min, beta_max = vp_rates(low, high, self.eps)
+        log_alphas = log_alpha(np.linspace(1.0, self.eps, count), beta_min, beta_max)
+        return np.array(np.sqrt(np.expm1(-2.0 * log_alphas)))
 
 
 class IddpmLevels(OfLevels):
