@@ -35,7 +35,7 @@ def value(objective, draw):
     """The loss per sample, of these draws."""
     module = ModuleBuilder()
     net = network(module, objective.out_channels(1))
-    (update,) = objective.build(module, {"main": net}, SimpleNamespace(conditions={}))
+    (update,) = objective.build(module, {"main": net}, SimpleNamespace(conditions={}, networks={}))
     assert [d.name for d in update.draws] == [objective.process.draw().name, "noise"]
     outs = Interpreter(module.finish()).run("loss.terms", X, draw, NOISE)
     assert len(outs) == len(update.metrics)
