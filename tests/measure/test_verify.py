@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,10 +17,15 @@ from bundles import TINY_DIT, TINY_TOKENS, tiny_bundle
 from latentc.emit import ops as emit_ops
 from latentc.export.lowerings import TABLE
 from latentc.export.lowerings.table import Context, Lowering
+from latentc.ir.core import Module, alone
+from latentc.ir.text import text_from_module
+from latentc.lower import lower
 from latentc.measure import verify as verification
 from latentc.measure.report import ENGINE, ORACLE, TORCH
 from latentc.measure.tolerances import TOLERANCES, Tolerance
 from latentc.measure.verify import verify
+from latentc.pipeline import optimised
+from latentc.spec import load_spec
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +53,30 @@ def test_right_diffusion_bundle(dit: Path) -> None:
     assert len({c.point for c in report.comparisons if c.what == "forward"}) >= 4, "several places of the trajectory"
     assert told[0][0] == 0 and told[-1][0] == told[-1][1]
     assert json.loads(json.dumps(report.data(), allow_nan=False))["ok"] is True
+
+
+@pytest.mark.parametrize(("engine", "precision"), [("openvino", "bf16"), ("onnxruntime", "fp16")])
+def test_forward_runs_the_graph_that_is_deployed(
+    engine: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every pass of the target has run on it, so a half-precision bundle's forward is not the float32 graph."""
+    pytest.importorskip(engine)
+    target = f"target={{engine: {engine}, precision: {precision}}}"
+    bundle = tiny_bundle("digits_dit", tmp_path / "bundle", (*TINY_DIT, target))
+    exported: list[Module] = []
+    real = verification.onnx_from_network
+
+    def watched(lowered: Any, *args: Any) -> Any:
+        exported.append(lowered.module)
+        return real(lowered, *args)
+
+    monkeypatch.setattr(verification, "onnx_from_network", watched)
+    report = verify(bundle)
+    assert report.ok, report.text()
+    spec = load_spec(bundle / "spec.yaml")
+    deployed = optimised(lower(spec), spec).module
+    (forward,) = exported
+    assert text_from_module(alone(forward, "main.forward")) == text_from_module(alone(deployed, "main.forward"))
 
 
 def test_right_token_bundle(tokens: Path) -> None:

@@ -84,10 +84,8 @@ class Subject:
 
     @functools.cached_property
     def exported(self) -> Lowered:
-        """The networks as engines compute them, calls under their own names: `expanded`, with layers quantised."""
-        if self.quantization is None:
-            return self.expanded
-        return optimised(self.lowered, self.spec, "quantize", self.quantization)
+        """The networks as they are deployed: after all passes of the target."""
+        return optimised(self.lowered, self.spec, quantization=self.quantization)
 
     @functools.cached_property
     def emitted(self) -> Emitted:
