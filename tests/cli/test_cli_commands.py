@@ -51,7 +51,7 @@ def test_specs(latentc: Run) -> None:
     found = json.loads(latentc("specs", "--json").out)
     assert {name for family in found.values() for name in family} == set(resources.shipped_specs())
     assert "dit" in found["diffusion"]
-    assert "S/2" in found["dit"]
+    assert "S/2" in found["diffusion"]["dit"]
 
 
 def test_check(latentc: Run, tiny: Any) -> None:
