@@ -19,7 +19,7 @@ from latentc.cli import run
 SPEC = (
     HEAD
     + """\
-objective: {kind: diffusion, process: {kind: discrete, schedule: cosine}}
+objective: {kind: diffusion, predicts: velocity, process: {kind: discrete, schedule: cosine}}
 sampler: {kind: ddim, steps: 3, guidance: {scale: 1.5}}
 train: {steps: 3, batch_size: 8, parallel: none, workers: 0}
 """
