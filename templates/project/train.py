@@ -133,8 +133,9 @@ def shard(network: nn.Module, run: Run) -> None:
     mesh = init_device_mesh(run.device.type, (run.world,))
     blocks = [b for module in network.modules() if isinstance(module, nn.ModuleList) for b in module]
     for module in [*blocks, network]:
+        methods = methods_of(module)  # before sharding, which gives the module another class
         fully_shard(module, mesh=mesh)
-        for name in methods_of(module):
+        for name in methods:
             register_fsdp_forward_method(module, name)
 
 
