@@ -268,6 +268,8 @@ def preview(config: dict[str, Any], networks: dict[str, nn.Module], step: int, r
     samples = next(iter(draw(networks, preview_given(columns=8)).values()))
     for name, network in networks.items():
         network.train(modes[name])
+        if run.parallel == "fsdp":
+            network.reshard()  # without a backward pass, the root's weights stay gathered
     if run.main:
         folder = Path(config["train"]["out"]) / "samples"
         folder.mkdir(exist_ok=True)
