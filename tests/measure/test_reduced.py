@@ -108,7 +108,7 @@ def test_the_emitted_project_draws_the_samples_of_the_engine(tmp_path: Path) -> 
     spec = load_spec(name, None, overrides)
     project = tmp_path / "project"
     project_from_lowered(lower(spec), spec, project)
-    arguments = ["--weights", str(tmp_path / "bundle.main.safetensors"), "--classes", "3,7", "--per-class", "2"]
+    arguments = ["--weights", str(tmp_path / "bundle.main.safetensors"), "--class", "3,7", "--per-class", "2"]
     command = [sys.executable, "sample.py", *arguments, "--seed", "5", "--raw", str(tmp_path / "raw.npz")]
     subprocess.run(command, cwd=project, check=True, timeout=120)
     drawn = np.load(tmp_path / "raw.npz")["samples"]
