@@ -151,7 +151,7 @@ def test_image_folder(images: Path) -> None:
 def test_data_without_labels(images: Path) -> None:
     settings = settings_of("{kind: digits}")
     del settings["fields"]["y"]
-    free = {"kind": "image_folder", "path": str(images), "classes": 0, "horizontal_flip": False}
+    free = {"kind": "image_folder", "path": str(images), "classes": 0, "horizontal_flip": False, "augment": 0}
     found = open_dataset(settings | free)
     assert found.size == 10 and list(found.rows(EVERY)) == ["x"]
 

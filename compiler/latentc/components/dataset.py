@@ -104,3 +104,28 @@ class Data(Part):
         if (label := self.fields_.get("y")) and self.classes and label.classes not in (None, self.classes):
             message = f"`classes` is {self.classes}, but `fields.y` has {label.classes} classes"
             yield Problem(("fields", "y", "classes"), message, "keep one of them")
+
+
+class Images(Data):
+    """Data whose images can be mirrored or augmented in training."""
+
+    horizontal_flip: bool = Option(False, description="mirror half of the training images")
+    augment: float = Option(
+        0,
+        ge=0,
+        le=1,
+        description="probability of each geometric augmentation of EDM (0.12 there), mirroring included; what was done "
+        "is the field `augment` [9]; 0: none",
+    )
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """All fields of a sample, `augment` included."""
+        found = super().fields
+        return found | {"augment": Field(shape=(9,))} if self.augment else found
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        x = self.fields.get("x")
+        if self.augment and (x is None or x.medium != "image" or "channel" not in x.axes):
+            yield Problem(("augment",), "only images can be augmented", "leave `augment` out")

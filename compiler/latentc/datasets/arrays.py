@@ -11,12 +11,22 @@ DTYPES = {"f32": np.float32, "i64": np.int64, "bool": np.bool_}
 
 
 class Arrays:
-    """One array [N, ...] per field. With `flip`, half of the samples have all their images mirrored."""
+    """One array [N, ...] per field.
+
+    With `flip`, half of the samples have all their images mirrored; with `augment`, `x` is augmented at that
+    probability and described by the field `augment`.
+    """
 
     def __init__(
-        self, arrays: Mapping[str, Array], fields: Mapping[str, Any], flip: bool = False, in_memory: bool = True
+        self,
+        arrays: Mapping[str, Array],
+        fields: Mapping[str, Any],
+        flip: bool = False,
+        augment: float = 0,
+        in_memory: bool = True,
     ):
-        self.arrays, self.fields, self.flip, self.in_memory = arrays, fields, flip, in_memory
+        self.arrays, self.fields, self.flip, self.augment = arrays, fields, flip, augment
+        self.in_memory = in_memory
         self.size = len(next(iter(arrays.values())))
         if not self.size:
             raise ValueError("the data is empty")
@@ -31,12 +41,27 @@ class Arrays:
     def rows(self, index: Array, rng: np.random.Generator | None = None) -> dict[str, Array]:
         """Samples by field; mirrored at random if `rng` is given and `flip` is on."""
         found = {name: as_declared(array[index], self.fields[name]) for name, array in self.arrays.items()}
+        if self.augment:
+            return augmented_rows(found, self.fields["x"], self.augment, rng)
         if self.flip and rng is not None:
             mirrored = rng.random(len(index)) < 0.5
             for name, field in self.fields.items():
                 if field["medium"] == "image" and "width" in field["axes"]:
                     found[name] = mirror(found[name], mirrored, 1 + field["axes"].index("width"))
         return found
+
+
+def augmented_rows(
+    rows: dict[str, Array], field: Mapping[str, Any], p: float, rng: np.random.Generator | None
+) -> dict[str, Array]:
+    """Rows with `x` augmented and what was done in `augment` f32[n, 9]; zeros if there is no `rng`."""
+    from latentc.datasets.augment import LABELS, augmented
+
+    if rng is None:
+        return {**rows, "augment": np.zeros((len(rows["x"]), LABELS), np.float32)}
+    channel, height, width = (1 + field["axes"].index(axis) for axis in ("channel", "height", "width"))
+    x, labels = augmented(rows["x"], (channel, height, width), p, rng)
+    return {**rows, "x": np.ascontiguousarray(x), "augment": labels}
 
 
 def as_declared(x: Array, field: Mapping[str, Any]) -> Array:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentc.datasets.arrays import Array, as_declared, class_folders, mirror
+from latentc.datasets.arrays import Array, as_declared, augmented_rows, class_folders, mirror
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
@@ -34,20 +34,22 @@ class ImageFolder:
 
 
 class Images:
-    """The fields `x` and `y` of an image folder; half of the images are mirrored if `flip`."""
+    """The fields `x` and `y` of an image folder; images are mirrored or augmented as `Arrays` does."""
 
     in_memory = False
 
-    def __init__(self, folder: ImageFolder, fields: dict[str, Any], flip: bool):
-        self.folder, self.fields, self.flip, self.size = folder, fields, flip, folder.size
+    def __init__(self, folder: ImageFolder, fields: dict[str, Any], flip: bool, augment: float = 0):
+        self.folder, self.fields, self.flip, self.augment = folder, fields, flip, augment
+        self.size = folder.size
 
     def rows(self, index: Array, rng: np.random.Generator | None = None) -> dict[str, Array]:
         """Images as the field `x` declares them, and labels; mirrored at random if `rng` is given."""
         field = self.fields["x"]
         x = as_declared(np.stack([self.folder.pixels(int(i)) for i in index]), field)
-        if self.flip and rng is not None:
+        if self.flip and not self.augment and rng is not None:
             x = mirror(x, rng.random(len(index)) < 0.5, 1 + field["axes"].index("width"))
-        return {"x": x, "y": self.folder.y[index]} if "y" in self.fields else {"x": x}
+        found = {"x": x, "y": self.folder.y[index]} if "y" in self.fields else {"x": x}
+        return augmented_rows(found, field, self.augment, rng) if self.augment else found
 
 
 def open_dataset(settings: dict[str, Any]) -> Images:
@@ -57,4 +59,4 @@ def open_dataset(settings: dict[str, Any]) -> Images:
         raise ValueError("an image folder holds images, and the model takes none")
     sizes = dict(zip(field["axes"], field["shape"], strict=True))
     folder = ImageFolder(settings["path"], settings["classes"], sizes["width"], sizes.get("channel", 1))
-    return Images(folder, settings["fields"], settings["horizontal_flip"])
+    return Images(folder, settings["fields"], settings["horizontal_flip"], settings["augment"])

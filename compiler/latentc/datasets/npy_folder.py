@@ -11,9 +11,12 @@ from latentc.datasets.arrays import Arrays
 def open_dataset(settings: dict[str, Any]) -> Arrays:
     """The fields' arrays: x.npy [N, ...], y.npy [N], … Raises ValueError."""
     folder, fields, arrays = Path(settings["path"]), settings["fields"], {}
+    augment = settings["augment"]
     for name in fields:
+        if augment and name == "augment":
+            continue
         file = folder / f"{name}.npy"
         if not file.is_file():
             raise ValueError(f"path: no such file: {file}")
         arrays[name] = np.load(file, mmap_mode="r")
-    return Arrays(arrays, fields, settings["horizontal_flip"], in_memory=False)
+    return Arrays(arrays, fields, settings["horizontal_flip"], augment, in_memory=False)

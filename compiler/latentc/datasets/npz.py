@@ -13,10 +13,12 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
     file, fields = Path(settings["path"]), settings["fields"]
     if not file.is_file():
         raise ValueError(f"path: no such file: {file}")
-    names = {name: settings["keys"].get(name, name) for name in fields}
+    augment = settings["augment"]
+    names = {name: settings["keys"].get(name, name) for name in fields if not (augment and name == "augment")}
     with np.load(file) as stored:
         for name, key in names.items():
             if key not in stored:
                 held = ", ".join(stored.files)
                 raise ValueError(f"keys: {file} has no array `{key}` for the field `{name}`; it has {held}")
-        return Arrays({name: stored[key] for name, key in names.items()}, fields, settings["horizontal_flip"])
+        arrays = {name: stored[key] for name, key in names.items()}
+    return Arrays(arrays, fields, settings["horizontal_flip"], augment)

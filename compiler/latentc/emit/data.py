@@ -10,7 +10,7 @@ from latentc.components.dataset import Data
 from latentc.resources import folder as resource_folder
 
 _SHARED = ("latentc_runtime", "latentc.datasets")
-_IMPORT = re.compile(rf"^from (?:{'|'.join(map(re.escape, _SHARED))})((?:\.\w+)*) import", re.MULTILINE)
+_IMPORT = re.compile(rf"^( *)from (?:{'|'.join(map(re.escape, _SHARED))})((?:\.\w+)*) import", re.MULTILINE)
 
 
 def shared_source(module: str) -> str:
@@ -21,7 +21,8 @@ def shared_source(module: str) -> str:
 
 
 def _import_beside(found: re.Match[str]) -> str:
-    return f"from {found[1].rpartition('.')[2]} import" if found[1] else "import"
+    indent, submodules = found.groups()
+    return f"{indent}from {submodules.rpartition('.')[2]} import" if submodules else f"{indent}import"
 
 
 def data_files(data: Data) -> dict[str, str]:
@@ -45,4 +46,6 @@ def data_files(data: Data) -> dict[str, str]:
     else:
         shared["dataset"] = reader
     shared["arrays"] = "latentc.datasets.arrays"
+    if "augment" in data.fields:
+        shared["augment"] = "latentc.datasets.augment"
     return files | {f"{name}.py": shared_source(module) for name, module in shared.items()}

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.dataset import Data
+from latentc.components.dataset import Images
 
 
-class ImageFolder(Data):
+class ImageFolder(Images):
     """Images in one sub-folder per class, as torchvision's ImageFolder reads them; classes in sorted order."""
 
     kind: Literal["image_folder"]

@@ -6,13 +6,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.dataset import Data
+from latentc.components.dataset import Images
 
 
-class NpyFolder(Data):
+class NpyFolder(Images):
     """A folder with one .npy file per field (x.npy [N, …], y.npy [N]), mapped into memory: for large data."""
 
     kind: Literal["npy_folder"]
     path: str = Field("data/train", description="the folder")
-    horizontal_flip: bool = Field(False, description="mirror half of the training images")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "npy_folder", "classes": 4, "shape": [4, 8, 8]}

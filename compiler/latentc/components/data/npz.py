@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.dataset import Data
+from latentc.components.dataset import Images
 from latentc.components.fields import AxisName
 
 
-class Npz(Data):
+class Npz(Images):
     """Arrays in one .npz file, one per field, each [N, …]; images may also be uint8 pixels [N, H, W, C]."""
 
     kind: Literal["npz"]
@@ -18,5 +18,4 @@ class Npz(Data):
     keys: dict[AxisName, str] = Field(
         default_factory=dict, description="array names of fields that are called otherwise in the file, as {x: images}"
     )
-    horizontal_flip: bool = Field(False, description="mirror half of the training images")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "npz", "classes": 4, "shape": [4, 8, 8]}
