@@ -51,6 +51,27 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "objective={kind: flow, process: {kind: interpolant, path: vp}, predicts: score, weighting: likelihood}",
         ],
     ),
+    "edm": (
+        "digits_dit",
+        [
+            "objective={kind: diffusion, process: {kind: edm}, predicts: preconditioned}",
+            "sampler={kind: heun, steps: 4, churn: {amount: 2, max: 50}, guidance: {scale: 2, interval: [0.2, 0.9]}}",
+        ],
+    ),
+    **{
+        f"{process}-{sampler}": (
+            "digits_dit",
+            [
+                f"objective={{kind: diffusion, process: {{kind: {process}}}, predicts: {predicts}}}",
+                f"sampler={{kind: {sampler}, steps: 3}}",
+            ],
+        )
+        for process, predicts, sampler in (
+            ("vp", "noise", "dpm_solver_singlestep"),
+            ("ve", "scaled_score", "ddpm"),
+            ("sub_vp", "score", "euler_maruyama"),
+        )
+    },
     "sit-sde": ("sit", [*DIT, "sampler={kind: euler_maruyama, steps: 5, guidance: {scale: 2}}"]),
     "llamagen": ("llamagen", LLAMAGEN),
     "llamagen-grouped": ("llamagen", [*LLAMAGEN, "backbone.block.mixer.kv_heads=2"]),

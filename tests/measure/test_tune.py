@@ -40,6 +40,8 @@ OBJECTIVES = {
     "diffusion": ("{kind: diffusion, process: {kind: discrete, schedule: cosine}, predicts: velocity}", "ddim"),
     "learned variance": ("{kind: diffusion, predicts: noise, variance: learned_range}", "ddim"),
     "flow": ("{kind: flow}", "euler"),
+    "edm": ("{kind: diffusion, process: {kind: edm}, predicts: preconditioned}", "heun"),
+    "ve": ("{kind: diffusion, process: {kind: ve}, predicts: scaled_score}", "ddim"),
 }
 
 

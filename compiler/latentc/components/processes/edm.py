@@ -71,6 +71,9 @@ class Edm(Process):
     def time_of_level(self, level: ArrayLike) -> Array:
         return np.array(level, np.float64)
 
+    def has(self, t: float) -> bool:
+        return t > 0.0
+
     def level_bounds(self) -> tuple[float, float]:
         return 0.0, np.inf
 

@@ -149,6 +149,10 @@ class Process(Part):
         """Bounds of the noise levels that a sampler may ask for."""
         return self.level_range()
 
+    def has(self, t: float) -> bool:
+        """Whether the network may be evaluated at time t."""
+        return min(self.first, self.last) <= t <= max(self.first, self.last)
+
     def nearest(self, times: Array) -> Array:
         """The times at which a network that knows whole timesteps only can be evaluated."""
         return times

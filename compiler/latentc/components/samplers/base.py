@@ -157,10 +157,9 @@ def parameterization_of(objective: object) -> Parameterization | None:
 def _misplaced(timesteps: tuple[float, ...], process: Process, end: float) -> Iterator[Problem]:
     """Timesteps outside the process, or that do not run from noise to data."""
     rising = process.last > process.first
-    low, high = sorted((process.first, process.last))
     for i, t in enumerate(timesteps):
-        if not low <= t <= high or (t >= end if rising else t <= end):
-            before = f", before {end:g}" if low <= end <= high else ""
+        if not process.has(t) or (t >= end if rising else t <= end):
+            before = f", before {end:g}" if process.has(end) else ""
             message = f"there is no timestep {t:g} here: they run from {process.first:g} to {process.last:g}{before}"
             yield Problem(("timesteps", i), message)
         elif i and (t <= timesteps[i - 1] if rising else t >= timesteps[i - 1]):
