@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 
 from latentc.components.contract import Draw
-from latentc.components.processes.formulas import Array, Maths
+from latentc.components.processes.formulas import Array, Maths, Symbolic
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Process
 
@@ -89,7 +89,10 @@ class Edm(Process):
         return Draw("u", "normal")
 
     def training_time(self, m: Maths, draw: Any, predicts: Prediction) -> Any:
-        return m.exp(m.affine(draw, self.p_std, self.p_mean), out="sigma")
+        return m.exp(m.affine(draw, self.p_std, self.p_mean), out="t")
+
+    def at(self, m: Symbolic, t: Any) -> Any:
+        return m.column(t, "sigma")
 
 
 __all__ = ["Edm"]
