@@ -13,6 +13,7 @@ from pydantic import Field
 
 from latentc.components.contract import Need, Network, SampleProgram
 from latentc.components.kit import Conditions, Operands, call, guided_call
+from latentc.components.kit.tokens import draw, filtered
 from latentc.components.parts import Guidance, Problem, Sampler
 from latentc.components.samplers.base import guidance_problems
 from latentc.ir.builder import Builder, ModuleBuilder, Var
@@ -21,8 +22,6 @@ from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
-
-_NEVER = -1e30  # the logit of a token that is not to be drawn
 
 
 class Autoregressive(Sampler):
@@ -53,6 +52,12 @@ class Autoregressive(Sampler):
     def with_steps(self, steps: int) -> Autoregressive:
         return self
 
+    def guided_tokens(self, length: int) -> int:
+        """How many of the first tokens are guided: token i is i / (length - 1) of the way."""
+        if self.guidance is None:
+            return length
+        return sum(self.guidance.acts(i / max(length - 1, 1)) for i in range(length))
+
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> SampleProgram:
         """Adds entry `sample.T`: y i64[B], scale f32[B] with guidance, u f32[T, B] unless greedy -> i64[B, T]."""
         network, conditions = networks["main"], Conditions(spec, networks)
@@ -66,8 +71,8 @@ class Autoregressive(Sampler):
         first = b.reshape(b.slice(u, axis=0, start=0, stop=1), shape=(B,), out="u_0") if u else None
         token = self.pick(b, logits, first)
         tokens = [b.reshape(token, shape=(B, 1), out="tokens")]
-        # Guidance of the first `guided` tokens; after those the unconditional half of the caches is let go.
-        guided = length if self.guidance is None else int(self.guidance.interval[1] * (length - 1)) + 1
+        # Guidance of the first tokens; after those the unconditional half of the caches is let go.
+        guided = self.guided_tokens(length)
         for start, stop in ((1, guided), (guided, length)):
             if start >= stop:
                 continue
@@ -128,26 +133,4 @@ class Autoregressive(Sampler):
             return b.argmax(logits, axis=1, out="token")  # type: ignore[no-any-return]
         if self.temperature != 1.0:
             logits = b.op("mul", logits, 1 / self.temperature, out="logits")
-        logits = self._filter(b, logits)
-        cdf = b.cumsum(b.softmax(logits, axis=1, out="p"), axis=1, out="cdf")
-        vocabulary = int(logits.shape[1])
-        total = b.slice(cdf, axis=1, start=vocabulary - 1, stop=vocabulary, out="total")
-        below = b.less(cdf, b.reshape(u, shape=(B, 1)) * total, out="below")
-        return b.sum(b.cast(below, to="i64"), axes=(1,), keepdims=False, out="token")  # type: ignore[no-any-return]
-
-    def _filter(self, b: Builder, logits: Var) -> Var:
-        """Logits with the tokens outside top-k and top-p made impossible."""
-        vocabulary = int(logits.shape[1])
-        k = min(self.top_k or vocabulary, vocabulary)
-        if k == vocabulary and self.top_p == 1.0:
-            return logits
-        ordered, _ = b.top_k(logits, k=k, out="ordered order")
-        if self.top_p == 1.0:
-            least = b.slice(ordered, axis=1, start=k - 1, stop=k, out="least")
-        else:
-            # The likeliest tokens, up to and with the one that crosses top_p.
-            p = b.softmax(ordered, axis=1, out="p")
-            before = b.op("sub", b.cumsum(p, axis=1), p, out="before")
-            kept = b.where(b.less_equal(before, self.top_p), ordered, b.scalar(-_NEVER, ordered))
-            least = b.neg(b.max(b.neg(kept), axes=(1,), keepdims=True), out="least")
-        return b.where(b.less(logits, least), b.scalar(_NEVER, logits), logits, out="logits")  # type: ignore[no-any-return]
+        return draw(b, filtered(b, logits, self.top_k, self.top_p), u)

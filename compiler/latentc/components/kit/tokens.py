@@ -1,0 +1,90 @@
+"""Discrete tokens: draw them, rank them, reveal them by a schedule.
+
+Symbols: B batch, T tokens of a sample, V vocabulary, N steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentc.ir.builder import Builder, Var
+
+NEVER = -1e30
+"""The logit of a token that must not be drawn."""
+
+Schedule = Literal["arccos", "cosine", "linear", "root", "square"]
+_HIDDEN: dict[str, Callable[[Any], Any]] = {
+    "arccos": lambda r: np.arccos(r) / np.asarray(np.pi / 2, r.dtype),
+    "cosine": lambda r: np.cos(r * np.asarray(np.pi / 2, r.dtype)),
+    "linear": lambda r: 1 - r,
+    "root": lambda r: 1 - r**0.5,
+    "square": lambda r: 1 - r**2,
+}
+
+
+def hidden_fraction(schedule: Schedule, progress: NDArray[np.floating]) -> NDArray[Any]:
+    """Fraction of the tokens still hidden at each progress, from 0 (all hidden) to 1 (none), in its dtype."""
+    fraction: NDArray[Any] = _HIDDEN[schedule](progress)
+    return fraction
+
+
+def draw(b: Builder, logits: Var, u: Var, out: str = "token") -> Var:
+    """i64[...]: the category that u f32[...] falls on in the distribution of logits f32[..., V], by inverse CDF."""
+    last, categories = logits.type.rank - 1, int(logits.shape[-1])
+    cdf = b.cumsum(b.softmax(logits, axis=last, out="p"), axis=last, out="cdf")
+    total = b.slice(cdf, axis=last, start=categories - 1, stop=categories, out="total")
+    below = b.less(cdf, b.reshape(u, shape=(*u.shape, 1)) * total, out="below")
+    return b.sum(b.cast(below, to="i64"), axes=(last,), keepdims=False, out=out)  # type: ignore[no-any-return]
+
+
+def filtered(b: Builder, logits: Var, top_k: int, top_p: float) -> Var:
+    """logits f32[..., V] with `NEVER` for what is outside the `top_k` likeliest (0: all) or the `top_p` nucleus."""
+    last, categories = logits.type.rank - 1, int(logits.shape[-1])
+    k = min(top_k or categories, categories)
+    if k == categories and top_p == 1.0:
+        return logits
+    ordered, _ = b.top_k(logits, k=k, out="ordered order")
+    if top_p == 1.0:
+        least = b.slice(ordered, axis=last, start=k - 1, stop=k, out="least")
+    else:
+        # The likeliest tokens, up to and with the one that crosses top_p.
+        p = b.softmax(ordered, axis=last, out="p")
+        before = b.op("sub", b.cumsum(p, axis=last), p, out="before")
+        kept = b.where(b.less_equal(before, top_p), ordered, b.scalar(-NEVER, ordered))
+        least = b.neg(b.max(b.neg(kept), axes=(last,), keepdims=True), out="least")
+    return b.where(b.less(logits, least), b.scalar(NEVER, logits), logits, out="logits")  # type: ignore[no-any-return]
+
+
+def rank(b: Builder, x: Var, out: str = "rank") -> Var:
+    """i64[B, T]: the place of each element of x in ascending order along the last axis."""
+    return b.argsort(b.argsort(x, out="order"), out=out)  # type: ignore[no-any-return]
+
+
+def halton_order(rows: int, columns: int) -> NDArray[np.int64]:
+    """i64[T]: the cells of a grid, row by row, in the order in which the 2-D Halton sequence first visits them.
+
+    Bases 2 (rows) and 3 (columns), from the second point on (Besnier et al. 2025, arXiv:2503.17076).
+    """
+    found: dict[int, None] = {}
+    index = 1
+    while len(found) < rows * columns:
+        row, column = int(_radical_inverse(index, 2) * rows), int(_radical_inverse(index, 3) * columns)
+        found.setdefault(row * columns + column)
+        index += 1
+    return np.array(list(found), np.int64)
+
+
+def _radical_inverse(index: int, base: int) -> float:
+    """The digits of `index` mirrored at the point."""
+    numerator, denominator = 0, 1
+    while index:
+        index, digit = divmod(index, base)
+        numerator, denominator = numerator * base + digit, denominator * base
+    return numerator / denominator
+
+
+__all__ = ["NEVER", "Schedule", "draw", "filtered", "halton_order", "hidden_fraction", "rank"]
