@@ -2,8 +2,8 @@
 
     python benchmarks/digits_engine.py [--bundle FOLDER] [--batches 1,8] [--threads N]
 
-Goal: at least 2 × at batch 1. Without a bundle one is compiled from specs/digits/digits_dit.yaml with random weights (how fast
-it is does not depend on them). Both sides take turns in one process and make the same images.
+Goal: at least 2 × at batch 1. Without a bundle one is compiled from specs/digits/digits_dit.yaml with random
+weights (how fast it is does not depend on them). Both sides take turns in one process and make the same images.
 """
 
 from __future__ import annotations
