@@ -268,15 +268,18 @@ def test_the_speedup_is_the_median_of_pairs(monkeypatch: pytest.MonkeyPatch) -> 
         def __init__(self, *seconds: float) -> None:
             self.seconds = cycle(seconds)
 
-        def sample(self, classes: list[int], seeds: int) -> None:
+        def usual_request(self, count: int) -> int:
+            return count
+
+        def run(self, request: int) -> None:
             nonlocal now
             now += next(self.seconds)
 
     monkeypatch.setattr("latentc.quantize.gate.time.perf_counter", lambda: now)
     fast: Any = Timed(1.0)
     slow: Any = Timed(3.0, 3.0, 3.0, 50.0)
-    assert speedup([fast, slow], [0]) == pytest.approx(3.0)
-    assert speedup([fast, Timed(1.0)], [0]) == pytest.approx(1.0)  # type: ignore[list-item]
+    assert speedup([fast, slow], 1) == pytest.approx(3.0)
+    assert speedup([fast, Timed(1.0)], 1) == pytest.approx(1.0)  # type: ignore[list-item]
 
 
 # ---- a calibration that is there
