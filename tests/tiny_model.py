@@ -41,5 +41,8 @@ def write_random_weights(spec: Path, file: Path, std: float) -> None:
         for name, param in network_params(lowered, network).items():
             if not computed(param):
                 shape = [int(d) for d in param.type.shape]  # type: ignore[arg-type]
-                tensors[prefix + name] = Array((std * rng.standard_normal(shape)).astype(np.float32))
+                values = std * rng.standard_normal(shape)
+                if name.endswith("running_var"):
+                    values = np.abs(values) + 0.5
+                tensors[prefix + name] = Array(values.astype(np.float32))
     write_safetensors(file, tensors)

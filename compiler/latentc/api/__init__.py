@@ -7,7 +7,7 @@ Heavy packages are imported by the functions that need them, so that `check` doe
 
 from latentc.api._common import Backend, Source
 from latentc.api.compiling import calibrate, compile, fused
-from latentc.api.networks import convert_weights, emit, forward, forward_file, train
+from latentc.api.networks import convert_weights, emit, forward, forward_file, loss, loss_file, run_method, train
 from latentc.api.reading import check, doctor, explain, hoisting, init, ir, resolved, schema, show, specs, why
 from latentc.api.running import bench, deploy_triton, sample, tune, verify
 
@@ -29,7 +29,10 @@ __all__ = [
     "hoisting",
     "init",
     "ir",
+    "loss",
+    "loss_file",
     "resolved",
+    "run_method",
     "sample",
     "schema",
     "show",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from latentc.api._common import Backend, Source, lowered_spec
 from latentc.diagnostics import Diagnostic, DiagnosticError
@@ -28,26 +28,82 @@ def forward(
     names: str | None = None,
     key: str | None = None,
     network: str = "main",
+    method: str = "forward",
 ) -> np.ndarray:
-    """One run of one of the spec's networks on `inputs`, arrays by the names of its inputs (`x`, `t`, `y`).
+    """The first output of one run of a network's method on `inputs`; see `run_method`, which gives all of them."""
+    outs = run_method(source, weights, inputs, backend, variant, overrides, names, key, network, method)
+    return next(iter(outs.values()))
+
+
+def run_method(
+    source: Source,
+    weights: Files,
+    inputs: Mapping[str, ArrayLike],
+    backend: Backend = "oracle",
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    names: str | None = None,
+    key: str | None = None,
+    network: str = "main",
+    method: str = "forward",
+) -> dict[str, np.ndarray]:
+    """The outputs of one of a network's methods by name (`out` if it has one) on `inputs`, arrays by input name.
 
     `backend`: "oracle" (numpy, f64), "torch" (the emitted model), "onnx" (ONNX Runtime) or "openvino", all f32.
     `names` is a name map of the spec (`official`), `key` picks one state dict of a checkpoint (`ema`).
     """
     from latentc.checkpoint import network_weights
-    from latentc.measure.forward import run_network
+    from latentc.measure import forward as running
 
     spec, lowered = lowered_spec(source, variant, overrides)
     _check_network(lowered, network)
     tensors = network_weights(spec, lowered, weights, names, key, [network])[network]
-    return run_network(spec, lowered, tensors, inputs, backend, network)
+    return running.run_method(spec, lowered, tensors, inputs, backend, network, method)
 
 
 def forward_file(source: Source, weights: Files, inputs: Path | str, output: Path | str, *args: Any) -> None:
-    """`forward` from an .npz file to an .npz file with the array `out`; further arguments as `forward` takes them."""
+    """`run_method` from an .npz file to an .npz file; further arguments as `run_method` takes them."""
     from latentc.files import read_arrays, write_arrays
 
-    write_arrays(output, {"out": forward(source, weights, read_arrays(inputs), *args)})
+    write_arrays(output, run_method(source, weights, read_arrays(inputs), *args))
+
+
+def loss(
+    source: Source,
+    weights: Files,
+    inputs: Mapping[str, ArrayLike],
+    backend: Literal["oracle", "torch"] = "oracle",
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    names: str | None = None,
+    key: str | None = None,
+    update: str | None = None,
+    training: bool = False,
+) -> dict[str, np.ndarray]:
+    """A training loss and its other metrics by name, on the data's fields and random draws in `inputs`.
+
+    `update` names one of several losses (`generator`); the first by default. `training` runs the networks as train.py
+    does. Raises DiagnosticError: E0401 to E0411, E0702, E0706.
+    """
+    from latentc.checkpoint import network_weights
+    from latentc.measure.loss import loss_networks, run_loss, update_called
+
+    spec, lowered = lowered_spec(source, variant, overrides)
+    chosen = update_called(lowered, update)
+    tensors = network_weights(spec, lowered, weights, names, key, loss_networks(lowered, chosen))
+    return run_loss(spec, lowered, chosen, tensors, inputs, backend, training)
+
+
+def loss_file(
+    source: Source, weights: Files, inputs: Path | str, output: Path | str | None, *args: Any
+) -> dict[str, np.ndarray]:
+    """`loss` of an .npz file, written to an .npz file if one is named; further arguments as `loss` takes them."""
+    from latentc.files import read_arrays, write_arrays
+
+    found = loss(source, weights, read_arrays(inputs), *args)
+    if output is not None:
+        write_arrays(output, found)
+    return found
 
 
 def convert_weights(

@@ -39,6 +39,7 @@ def sample(
     steps: int | None = None,
     batch: int | None = None,
     device: str = "auto",
+    backend: Literal["engine", "oracle", "torch"] = "engine",
     output: Path | str | None = None,
     raw: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -49,9 +50,10 @@ def sample(
     conditions by name, arrays or files of them (.npy, or .npz with `value` and `mask`). `settings`: numbers by name;
     `guidance` and `truncation` are short for two of them. `noise`: arrays, or an .npz file of them, in place of what
     the seeds give. `count`: the number of samples, classes in turn. `program`: which of the bundle's programs.
-    `output` is what to write: a file whose suffix names a format of the samples' medium (a grid has a row per class),
-    or a folder. `raw` is an .npz file for the outputs as they are, by name (`samples`). Raises DiagnosticError: E0401
-    to E0403, E0601 to E0613, E0704, and E0412 if a file cannot be written.
+    `backend`: the bundle's engine, or its spec and weights by the float64 oracle or the emitted PyTorch, which take the
+    same noise. `output` is what to write: a file whose suffix names a format of the samples' medium (a grid has a row
+    per class), or a folder. `raw` is an .npz file for the outputs as they are, by name (`samples`). Raises
+    DiagnosticError: E0401 to E0403, E0601 to E0613, E0704, and E0412 if a file cannot be written.
     """
     from latentc.files import read_arrays, read_condition, write_arrays, write_files
     from latentc.measure.memory import available_memory
@@ -73,7 +75,12 @@ def sample(
         if number * (math.prod(made.shape) * 16 + 256) > available_memory():
             raise MemoryError
         request = check_request(pipe.manifest, entry, wanted, seed, values, asked, noise, count)
-        outputs = pipe.run(request, batch, progress)
+        if backend == "engine":
+            outputs = pipe.run(request, batch, progress)
+        else:
+            from latentc.measure.subject import open_subject
+
+            outputs = open_subject(bundle, device).run_request(request, backend)
         samples = next(iter(outputs.values()))
         # Made before anything is written, so that a mistake leaves no file behind.
         files = {} if output is None else encoded(samples, made, output, per_class)

@@ -28,7 +28,7 @@ deploy = typer.Typer(help="Write a bundle as what a server serves.", rich_markup
 
 VERBS: tuple[Callable[..., None], ...] = (
     *(models.specs, models.check, models.show, models.schema, models.init, models.explain, models.emit, models.train),
-    *(models.forward, models.weights),
+    *(models.forward, models.loss, models.weights),
     *(bundles.compile, bundles.calibrate, bundles.sample, bundles.verify, bundles.bench, bundles.tune),
     models.doctor,
 )

@@ -155,6 +155,10 @@ def sample(
     truncation: Annotated[
         float | None, typer.Option("--truncation", metavar="BOUND", help="Of a generator's noise; inf: none.")
     ] = None,
+    backend: Annotated[
+        Literal["engine", "oracle", "torch"],
+        typer.Option("--backend", help="The engine, or the spec by numpy in float64 or by the emitted PyTorch."),
+    ] = "engine",
     device: Device = "auto",
 ) -> None:
     """Sample from a bundle."""
@@ -176,6 +180,7 @@ def sample(
             steps=steps,
             batch=batch,
             device=device,
+            backend=backend,
             output=output,
             raw=raw,
             progress=advancing(bar),

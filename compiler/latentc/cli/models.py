@@ -127,7 +127,9 @@ def forward(
     spec: Spec,
     weights: Weights,
     inputs: Annotated[Path, typer.Option("--inputs", "-i", metavar="FILE", help="An .npz of the network's inputs.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz to write, array `out`.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz to write, an array per output.")
+    ],
     backend: Annotated[
         Literal["oracle", "torch", "onnx", "openvino"], typer.Option("--backend", help="What runs it.")
     ] = "oracle",
@@ -136,10 +138,42 @@ def forward(
     names: Names = None,
     key: Key = None,
     network: Annotated[str, typer.Option("--network", metavar="NAME", help="Which of the spec's networks.")] = "main",
+    method: Annotated[str, typer.Option("--method", metavar="NAME", help="Which of its methods.")] = "forward",
 ) -> None:
-    """Run a network once."""
+    """Run a method of a network once."""
+    given = (variant, overrides or (), names, key, network, method)
     with bar_for("running"):
-        api.forward_file(spec, weights, inputs, output, backend, variant, overrides or (), names, key, network)
+        api.forward_file(spec, weights, inputs, output, backend, *given)
+
+
+def loss(
+    spec: Spec,
+    weights: Weights,
+    inputs: Annotated[
+        Path, typer.Option("--inputs", "-i", metavar="FILE", help="An .npz of the data's fields and the random draws.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="An .npz for the loss and its parts.")
+    ] = None,
+    backend: Annotated[Literal["oracle", "torch"], typer.Option("--backend", help="What runs it.")] = "oracle",
+    update: Annotated[
+        str | None, typer.Option("--update", metavar="NAME", help="Which of several losses; the first by default.")
+    ] = None,
+    training: Annotated[
+        bool, typer.Option("--training", help="Run networks as in training: batch norms use the batch.")
+    ] = False,
+    variant: Variant = None,
+    overrides: Sets = None,
+    names: Names = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a training loss on given data and draws."""
+    given = (variant, overrides or (), names, key, update, training)
+    with bar_for("running"):
+        found = api.loss_file(spec, weights, inputs, output, backend, *given)
+    values = {name: float(value) for name, value in found.items()}
+    echo(values if as_json else "\n".join(f"{name}: {value:.9g}" for name, value in values.items()))
 
 
 def weights(

@@ -55,20 +55,26 @@ def onnx_from_network(
 ) -> tuple[Path, dict[str, Path]]:
     """One method of a network as `folder`/model.onnx, its weights by reference; `lowered` has been through passes.
 
-    `weights` are by the network's own paths. Inputs are named as the method's, a single output `out`. Returns the file
-    and the weight files by the name it calls them: what a runtime's `Backend.engine` takes. Raises DiagnosticError.
+    `weights` are by the network's own paths. Inputs are named as the method's, outputs as `result_names` says. Returns
+    the file and the weight files by the name it calls them: what a runtime's `Backend.engine` takes. Raises
+    DiagnosticError.
     """
     entry = f"{network}.{method}"
     flat = verify(flat_module(alone(lowered.module, entry), entry, opset=opset), "inlined")
     tensors = FileTensors(weights)
-    single = len(flat.entry(entry).outputs) == 1
-    model = onnx_from_module(flat, entry, tensors, opset, [RESULT] if single else (), name=entry)
+    results = result_names(len(flat.entry(entry).outputs))
+    model = onnx_from_module(flat, entry, tensors, opset, results, name=entry)
     external = tensors.write(folder, by_reference=True)
     if (folder / "weights").exists():
         external.update({f"weights/{path.name}": path for path in (folder / "weights").iterdir()})
     path = folder / "model.onnx"
     path.write_bytes(model.SerializeToString(deterministic=True))
     return path, external
+
+
+def result_names(count: int) -> list[str]:
+    """Names of the outputs of a network's engine: `out`, or `out.0`, `out.1`, ... of several."""
+    return [RESULT] if count == 1 else [f"{RESULT}.{i}" for i in range(count)]
 
 
 class _Engines:
@@ -318,4 +324,4 @@ def _files(program: Sequence[Statement]) -> Iterator[str]:
             yield from _files(statement.body)
 
 
-__all__ = ["bundle_from_lowered", "onnx_from_network"]
+__all__ = ["bundle_from_lowered", "onnx_from_network", "result_names"]

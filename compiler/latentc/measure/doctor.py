@@ -18,7 +18,7 @@ from latentc import resources
 from latentc.diagnostics import DiagnosticError
 from latentc.engines.contract import Finding, installed, package
 from latentc.measure.engines import engines
-from latentc.measure.forward import BACKENDS, run_network
+from latentc.measure.forward import BACKENDS, run_method
 from latentc.measure.memory import available_memory
 from latentc.measure.tolerances import TOLERANCES, relative_error
 
@@ -131,18 +131,18 @@ def _backends() -> Iterator[Finding]:
         for name, param in network_params(lowered, lowered.networks["main"]).items()
     }
     inputs = {"x": rng.standard_normal((2, 1, 4, 4)), "t": np.array([1.0, 500.0]), "y": np.array([0, 3])}
-    reference = run_network(spec, lowered, weights, inputs)
+    reference = run_method(spec, lowered, weights, inputs)["out"]
     for backend in BACKENDS:
         if backend == "oracle":
             continue
-        run = functools.partial(run_network, spec, lowered, weights, inputs, backend)
+        run = functools.partial(run_method, spec, lowered, weights, inputs, backend)
         yield _compared(backend, run, reference)
 
 
-def _compared(backend: str, run: Callable[[], np.ndarray], reference: np.ndarray) -> Finding:
+def _compared(backend: str, run: Callable[[], dict[str, np.ndarray]], reference: np.ndarray) -> Finding:
     name = f"backend {backend}"
     try:
-        error = relative_error(run(), reference)
+        error = relative_error(run()["out"], reference)
     except DiagnosticError as problem:
         first = problem.diagnostics[0]
         return Finding(name, "missing" if first.code == "E0706" else "fault", first.message, first.help or "")

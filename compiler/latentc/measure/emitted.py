@@ -16,11 +16,11 @@ import numpy as np
 
 from latentc.components.contract import Lowered
 from latentc.emit.project import SHARED, as_bytes, project_files
-from latentc.measure.forward import needed
+from latentc.measure.forward import load_arrays, needed
 from latentc.spec import Spec
 
 Array = np.ndarray
-_MODULES = ("model", "sampler", "constants", *SHARED)
+_MODULES = ("model", "sampler", "objective", "tables", "constants", *SHARED)
 
 
 class Emitted:
@@ -29,14 +29,12 @@ class Emitted:
     def __init__(self, lowered: Lowered, spec: Spec, arrays: Mapping[str, Array]) -> None:
         self.torch: Any = needed("torch", "running the emitted PyTorch", 'pip install "latentc[torch]"')
         needed("tqdm", "running the emitted PyTorch", "pip install tqdm")
-        model, sampler = _project_modules(lowered, spec)
+        model, sampler = project_modules(lowered, spec, ("model", "sampler"))
         self.networks: dict[str, Any] = {}
         for name in lowered.sampled:  # no sampler calls a discriminator, and no bundle has its weights
             net = model.NETWORKS[name]().eval()
-            # Batch norms also count their batches, which nothing reads: PyTorch fills in what a file lacks of that.
-            kept = {p: arrays[f"{name}.{p}"] for p in net.state_dict() if not p.endswith(".num_batches_tracked")}
-            # Copies: a mapped file is read-only, which torch warns about.
-            net.load_state_dict({path: self.torch.from_numpy(np.array(a, np.float32)) for path, a in kept.items()})
+            own = {path: array for path, array in arrays.items() if path.startswith(f"{name}.")}
+            load_arrays(net, {path.removeprefix(f"{name}."): array for path, array in own.items()})
             self.networks[name] = net
         self._programs: dict[str, dict[int, Any]] = sampler.PROGRAMS
 
@@ -49,6 +47,18 @@ class Emitted:
         sampler = self._programs[program][steps]
         models = [self.networks[name] for name in sampler.networks]
         return functools.partial(self._run, functools.partial(sampler.sample, *models))
+
+    def outputs(self, steps: int, program: str = "sample") -> Callable[..., list[Array]]:
+        """As `sampler`, with all outputs of the program."""
+        sampler = self._programs[program][steps]
+        models = [self.networks[name] for name in sampler.networks]
+
+        def run(*arrays: Array) -> list[Array]:
+            with self.torch.no_grad():
+                made = sampler.sample(*models, *(self.torch.from_numpy(np.array(a)) for a in arrays))
+            return [out.numpy() for out in (made if isinstance(made, tuple) else (made,))]
+
+        return run
 
     @contextlib.contextmanager
     def threads(self, count: int) -> Iterator[None]:
@@ -109,8 +119,8 @@ class Emitted:
         return result
 
 
-def _project_modules(lowered: Lowered, spec: Spec) -> tuple[ModuleType, ModuleType]:
-    """`model` and `sampler` as a project imports them, no longer in `sys.modules` afterwards."""
+def project_modules(lowered: Lowered, spec: Spec, wanted: Sequence[str]) -> list[ModuleType]:
+    """Modules of a spec's project as it imports them, no longer in `sys.modules` afterwards."""
     texts = project_files(lowered, spec)
     before = {name: sys.modules.pop(name) for name in _MODULES if name in sys.modules}
     with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
@@ -120,14 +130,16 @@ def _project_modules(lowered: Lowered, spec: Spec) -> tuple[ModuleType, ModuleTy
         sys.path.insert(0, folder)
         try:
             importlib.invalidate_caches()
-            model, sampler = importlib.import_module("model"), importlib.import_module("sampler")
+            modules = [importlib.import_module(name) for name in wanted]
         finally:
             sys.path.remove(folder)
             for name in _MODULES:
                 sys.modules.pop(name, None)
             sys.modules.update(before)
-    sampler.__dict__["tqdm"] = lambda rows, **options: rows  # progress is told by who verifies
-    return model, sampler
+    for module in modules:
+        if hasattr(module, "tqdm"):
+            module.__dict__["tqdm"] = lambda rows, **options: rows  # progress is told by who asked
+    return modules
 
 
-__all__ = ["Emitted"]
+__all__ = ["Emitted", "project_modules"]

@@ -1,4 +1,4 @@
-"""One run of one network, by the oracle, by the emitted PyTorch or by ONNX Runtime.
+"""One run of one method of a network, by the oracle, by the emitted PyTorch or by an engine.
 
 Symbols: B batch.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from latentc.checkpoint import arrays
-from latentc.components.contract import Lowered, Network
+from latentc.components.contract import Lowered, Method, Network, Port
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.faults import needed
 from latentc.ir.core import Value
@@ -34,34 +35,54 @@ Array = np.ndarray
 Weights = Mapping[str, Expr]
 
 
-def run_network(
+def run_method(
     spec: Spec,
     lowered: Lowered,
     weights: Weights,
     inputs: Mapping[str, ArrayLike],
     backend: str = "oracle",
     network: str = "main",
-) -> Array:
-    """The output of a network's `forward`: f64 by the oracle, f32 by the backends "torch", "onnx" and "openvino".
+    method: str = "forward",
+) -> dict[str, Array]:
+    """The outputs of a network's method by name (`out` if it has one): f64 by the oracle, f32 by other `BACKENDS`.
 
-    `weights`: {state-dict path: tensor}, buffers included. `inputs`: arrays by the names of the network's inputs.
-    Raises DiagnosticError: E0702 where they do not fit, E0706 where the backend's package is missing.
+    `weights`: {state-dict path: tensor}, buffers included. `inputs`: arrays by the names of the method's inputs.
+    Raises DiagnosticError: E0702 if they do not fit, E0706 if the backend's package is missing.
     """
     net = lowered.networks[network]
-    values = lowered.module.functions[net.methods["forward"].function].inputs
+    if method not in net.methods:
+        held = ", ".join(net.methods)
+        message = f"network `{network}` has no method `{method}`"
+        raise DiagnosticError(Diagnostic("E0702", message, help=f"its methods are {held}"))
+    values = lowered.module.functions[net.methods[method].function].inputs
     if backend not in ("oracle", "torch"):  # after which a function still is what it is called
         lowered = optimised(replace(lowered, programs=()), spec, "expand_guidance")
-    return BACKENDS[backend](lowered, net, weights, checked_inputs(net, values, inputs))
+    operands = checked_inputs(f"method `{method}` of network `{network}`", values, inputs, net.methods[method].inputs)
+    outs = BACKENDS[backend](lowered, net, method, weights, operands)
+    return dict(zip(output_names(net.methods[method]), outs, strict=True))
+
+
+def output_names(method: Method) -> list[str]:
+    """Names of a method's outputs: `out` if there is one, else those of its ports, numbered where they repeat."""
+    names = [port.name for port in method.outputs]
+    if len(names) == 1:
+        return [RESULT]
+    counts = {name: itertools.count() for name in names}
+    return [f"{name}.{next(counts[name])}" if names.count(name) > 1 else name for name in names]
 
 
 # ---- backends
 
 
-def _oracle(lowered: Lowered, network: Network, weights: Weights, inputs: Sequence[Array]) -> Array:
-    return Interpreter(lowered.module, arrays(weights)).run(network.methods["forward"].function, *inputs)[0]
+def _oracle(
+    lowered: Lowered, network: Network, method: str, weights: Weights, inputs: Sequence[Array]
+) -> Sequence[Array]:
+    return Interpreter(lowered.module, arrays(weights)).run(network.methods[method].function, *inputs)
 
 
-def _torch(lowered: Lowered, network: Network, weights: Weights, inputs: Sequence[Array]) -> Array:
+def _torch(
+    lowered: Lowered, network: Network, method: str, weights: Weights, inputs: Sequence[Array]
+) -> Sequence[Array]:
     torch = needed("torch", "the backend `torch`", 'pip install "latentc[torch]"')
     from latentc.emit.model import model_file
 
@@ -69,32 +90,46 @@ def _torch(lowered: Lowered, network: Network, weights: Weights, inputs: Sequenc
     constants = {name: torch.from_numpy(array) for name, array in file.constants.items()}
     module = module_from_source(file.text, "model", constants)
     net = getattr(module, "build" if network.name == "main" else f"build_{network.name}")()
-    kept = net.state_dict()
-    # Copies: a mapped file is read-only, which torch warns about.
-    state = {name: torch.from_numpy(np.array(materialise(expr))) for name, expr in weights.items() if name in kept}
-    net.load_state_dict(state)
+    load_arrays(net, {path: materialise(expr) for path, expr in weights.items()})
     net.eval()
-    with torch.inference_mode():
-        out: Array = net(*(torch.from_numpy(np.ascontiguousarray(x)) for x in inputs)).numpy()
-    return out
+    with torch.no_grad():
+        outs = getattr(net, method)(*(torch.from_numpy(np.ascontiguousarray(x)) for x in inputs))
+    return [out.numpy() for out in (outs if isinstance(outs, tuple) else (outs,))]
+
+
+def load_arrays(net: Any, weights: Mapping[str, Array]) -> None:
+    """Gives an emitted network its weights. PyTorch fills in how many batches its batch norms have seen."""
+    import torch
+
+    kept = [path for path in net.state_dict() if not path.endswith(".num_batches_tracked")]
+    # Copies: a mapped file is read-only, which torch warns about.
+    net.load_state_dict({path: torch.from_numpy(np.array(weights[path], np.float32)) for path in kept}, strict=True)
 
 
 def _engine(
-    engine: str, extra: str, lowered: Lowered, network: Network, weights: Weights, inputs: Sequence[Array]
-) -> Array:
+    engine: str,
+    extra: str,
+    lowered: Lowered,
+    network: Network,
+    method: str,
+    weights: Weights,
+    inputs: Sequence[Array],
+) -> Sequence[Array]:
     needed(engine, "this backend", f'pip install "latentc[{extra}]"')
-    from latentc.export.bundle import onnx_from_network
+    from latentc.export.bundle import onnx_from_network, result_names
     from latentc_runtime.backends import open_backend
 
-    names = [value.name for value in lowered.module.functions[network.methods["forward"].function].inputs]
+    fn = lowered.module.functions[network.methods[method].function]
+    results = result_names(len(fn.outputs))
     with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
-        path, external = onnx_from_network(lowered, network.name, "forward", weights, Path(folder))
+        path, external = onnx_from_network(lowered, network.name, method, weights, Path(folder))
         backend = open_backend("cpu", engine=engine)
-        feed = {name: backend.value(array) for name, array in zip(names, inputs, strict=True)}
-        return np.array(backend.array(backend.engine(path, external).run(feed, [RESULT])[RESULT]))
+        feed = {v.name: backend.value(array) for v, array in zip(fn.inputs, inputs, strict=True)}
+        made = backend.engine(path, external).run(feed, results)
+        return [np.array(backend.array(made[name])) for name in results]
 
 
-BACKENDS: dict[str, Callable[[Lowered, Network, Weights, Sequence[Array]], Array]] = {
+BACKENDS: dict[str, Callable[[Lowered, Network, str, Weights, Sequence[Array]], Sequence[Array]]] = {
     "oracle": _oracle,
     "torch": _torch,
     "onnx": functools.partial(_engine, "onnxruntime", "cpu"),
@@ -129,8 +164,13 @@ def module_from_source(source: str, name: str, constants: Mapping[str, Any] | No
 # ---- inputs
 
 
-def checked_inputs(network: Network, values: Sequence[Value], given: Mapping[str, ArrayLike]) -> list[Array]:
-    """The arrays in the order and dtype of a function's inputs. DiagnosticError E0702 lists all that does not fit."""
+def checked_inputs(
+    what: str, values: Sequence[Value], given: Mapping[str, ArrayLike], ports: Sequence[Port] = ()
+) -> list[Array]:
+    """The arrays in the order and dtype of a function's inputs. DiagnosticError E0702 lists all that does not fit.
+
+    `what` names the function in messages; `ports` say which integers may be given.
+    """
     sizes: dict[str, int] = {}
     takes = ", ".join(f"{v.name}: {v.type}" for v in values)
     problems = []
@@ -146,14 +186,14 @@ def checked_inputs(network: Network, values: Sequence[Value], given: Mapping[str
             continue
         array = np.asarray(given[value.name])
         problem = (
-            _shape_problem(value, array, sizes) or _dtype_problem(value, array) or _range_problem(network, value, array)
+            _shape_problem(value, array, sizes) or _dtype_problem(value, array) or _range_problem(ports, value, array)
         )
         if problem:
             problems.append(f"`{value.name}` {problem}")
         else:
             arrays.append(array.astype(NUMPY[value.type.dtype]))
     if problems:
-        help_text = f"the network `{network.name}` takes {takes}"
+        help_text = f"{what} takes {takes}"
         raise DiagnosticError(*(Diagnostic("E0702", p, help=help_text) for p in problems))
     return arrays
 
@@ -174,17 +214,16 @@ def _shape_problem(value: Value, array: Array, sizes: dict[str, int]) -> str | N
 
 
 def _dtype_problem(value: Value, array: Array) -> str | None:
-    kinds = "fiu" if value.type.dtype in FLOATS else "iu"
+    kinds = "fiu" if value.type.dtype in FLOATS else "b" if value.type.dtype == "bool" else "iu"
     if array.dtype.kind in kinds:
         return None
-    return f"holds {array.dtype}, not {'numbers' if 'f' in kinds else 'whole numbers'}"
+    wanted = {"f": "numbers", "i": "whole numbers", "b": "true or false"}[kinds[0]]
+    return f"holds {array.dtype}, not {wanted}"
 
 
-def _range_problem(network: Network, value: Value, array: Array) -> str | None:
-    if value.type.dtype in FLOATS or array.size == 0:
-        return None
-    port = next(port for port in network.methods["forward"].inputs if port.name == value.name)
-    if port.values is None:
+def _range_problem(ports: Sequence[Port], value: Value, array: Array) -> str | None:
+    port = next((port for port in ports if port.name == value.name), None)
+    if port is None or port.values is None or array.size == 0:
         return None
     last = port.values - 1
     outside = array[(array < 0) | (array > last)]

@@ -33,6 +33,7 @@ from latentc.weights import Computed, Expr, Stored, dtype_from_name, materialise
 from latentc_runtime import Pipeline, load
 from latentc_runtime.backends import Backend, Engine, open_backend
 from latentc_runtime.backends.tensorrt import TensorRt
+from latentc_runtime.request import Request
 from latentc_runtime.sources import arguments_from_inputs, input_array
 
 Array = np.ndarray
@@ -91,6 +92,18 @@ class Subject:
     def emitted(self) -> Emitted:
         """The emitted PyTorch with the bundle's weights. DiagnosticError E0706 without torch."""
         return Emitted(self.lowered, self.spec, self.arrays)
+
+    def run_request(self, request: Request, backend: str) -> dict[str, Array]:
+        """The outputs of a request by name, by the "oracle" or by "torch", all samples at once."""
+        entry = request.entry
+        program = next(p for p in self.lowered.programs if (p.name, p.steps) == (entry.name, entry.steps))
+        given = {i.name: request.array(i) for i in entry.inputs}
+        operands = [given[v.name] for v in self.sampler_inputs(program)]
+        if backend == "torch":
+            outs: Sequence[Array] = self.emitted.outputs(program.steps, program.name)(*operands)
+        else:
+            outs = self.oracle.run(program.entry, *operands)
+        return {made.name: np.asarray(out) for made, out in zip(entry.outputs, outs, strict=True)}
 
     def own(self, network: Network) -> dict[str, Expr]:
         """A network's weights by its own paths, what was measured for its quantisation among them."""
