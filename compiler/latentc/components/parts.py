@@ -388,6 +388,8 @@ class Backbone(Part):
 class Objective(Part):
     """What is learned, and by which losses."""
 
+    DENOISES: ClassVar[bool] = False  # whether it has a parameterization
+
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         """The networks it trains or reads, and what they must be able to do."""
         return ()
@@ -397,8 +399,6 @@ class Objective(Part):
         encoders = (name for condition in spec.conditions.values() for name in condition.networks)
         named = ("main", *dict.fromkeys(encoders))
         return tuple(n for n in named if getattr(spec.networks.get(n), "trainable", True))
-
-    DENOISES: ClassVar[bool] = False  # whether it has a parameterization
 
     def parameterization(self) -> Parameterization | None:
         """The forward process and what the network predicts of it; None if it trains no denoiser."""

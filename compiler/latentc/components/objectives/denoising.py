@@ -37,9 +37,13 @@ class DenoisingObjective(Objective):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         target = self.parameterization()
         try:
-            functional(target.predicts, target.process.point(target.process.first))
+            point = target.process.point(target.process.first)
+        except ValueError:
+            return  # the process has its own words for it
+        try:
+            functional(target.predicts, point)
         except ValueError as error:
-            yield Problem(("predicts",), str(error))
+            yield Problem(("predicts",), str(error), "predict `noise`, `x0` or `velocity`, or choose another process")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, target, conditions = networks["main"], self.parameterization(), Conditions(spec, networks)

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from latentc.components import Component, OneOf, load
 from latentc.components.contract import Need, Network, SampleProgram
 from latentc.components.kit import Conditions
-from latentc.components.parts import Guidance, Objective, Problem, Sampler
+from latentc.components.parts import Guidance, Objective, Part, Problem, Sampler
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.program import sample_program
@@ -105,6 +105,8 @@ class ArraySampler(Sampler):
             message = f"`{self.kind}` denoises step by step, and the objective {what} trains no network for that"
             yield Problem(("kind",), message, f"objectives that do: {', '.join(kinds)}")
             return
+        if isinstance(spec.objective, Part) and any(True for _ in spec.objective.problems(spec)):
+            return  # the objective says what is wrong
         for name, others in self.REPLACES.items():
             for other in others:
                 if self.changed(name) and self.changed(other):
