@@ -44,12 +44,17 @@ def conv(
     init: str,
     bias: bool = True,
     spectral: bool = False,
+    dilation: int = 1,
+    stride: int = 1,
     out: str = "",
 ) -> Var:
-    """A convolution of x [B, C, H, W] by squares of an odd `kernel` that keeps H and W: [B, channels, H, W]."""
-    weight = _weight(b, name, (channels, x.shape[1], kernel, kernel), init, spectral)
+    """A convolution of x [B, C, *space] with an odd `kernel` along each axis: [B, channels, *space] at stride 1."""
+    weight = _weight(b, name, (channels, x.shape[1], *(kernel,) * (x.type.rank - 2)), init, spectral)
     ins = [x, weight, *_bias(b, name, channels, bias)]
-    return b.conv(*ins, padding=kernel // 2, out=out)  # type: ignore[no-any-return]
+    geometry: dict[str, Any] = {"padding": dilation * (kernel // 2)}
+    geometry |= {"stride": stride} if stride > 1 else {}
+    geometry |= {"dilation": dilation} if dilation > 1 else {}
+    return b.conv(*ins, **geometry, out=out)  # type: ignore[no-any-return]
 
 
 def embedding(

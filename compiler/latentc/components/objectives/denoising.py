@@ -95,7 +95,11 @@ class DenoisingObjective(Objective):
     ) -> tuple[Var, ...]:
         """f32[B] each: the loss, and what it is the sum of if that is several terms."""
         error = self.error(b, target, point, x0, noise, out)
-        return (per_sample_mean(b, error * error, out="loss"),)
+        return (per_sample_mean(b, self.cost(b, error), out="loss"),)
+
+    def cost(self, b: Builder, error: Var) -> Var:
+        """What an error costs, element by element."""
+        return error * error
 
     def error(self, b: Builder, target: Parameterization, point: Point, x0: Var, noise: Var, out: Var) -> Var:
         """The prediction's error; of a score, times sigma."""

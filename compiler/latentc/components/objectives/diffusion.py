@@ -45,6 +45,9 @@ class Diffusion(DenoisingObjective):
     variance: Variance = Field(
         "fixed_small", description="of the reverse steps; learned_range doubles the network's output channels"
     )
+    error_norm: Literal["l2", "l1"] = Field(
+        "l2", description="squared error of the prediction, or absolute error (DiffWave)"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "diffusion", "process": {"kind": "discrete", "steps": 100}}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -52,6 +55,9 @@ class Diffusion(DenoisingObjective):
         if self.variance == "learned_range" and not isinstance(self.process, Discrete):
             message = f"a learned variance is of the steps of a discrete schedule, and `{self.process.kind}` has none"
             yield Problem(("variance",), message, "use fixed_small or fixed_large")
+        if self.variance == "learned_range" and self.error_norm == "l1":
+            message = "the hybrid loss of a learned variance adds a variational bound to the squared error"
+            yield Problem(("error_norm",), message, "use `l2`, or another `variance`")
 
     def parameterization(self) -> Parameterization:
         return Parameterization(self.process, self.predicts, self.variance)
@@ -65,8 +71,12 @@ class Diffusion(DenoisingObjective):
 
     def says(self) -> str:
         if not self.learns_variance:
-            return "The mean squared error of the prediction, one value per sample."
+            error = "squared" if self.error_norm == "l2" else "absolute"
+            return f"The mean {error} error of the prediction, one value per sample."
         return "Improved DDPM's hybrid loss: mean squared error plus variational bound, one value per sample each."
+
+    def cost(self, b: Builder, error: Var) -> Var:
+        return error * error if self.error_norm == "l2" else b.abs(error)
 
     def terms(
         self,

@@ -37,6 +37,9 @@ class Discrete(Process):
     beta_start: float | None = Field(None, gt=0, lt=1, description="first beta; null: the schedule's own")
     beta_end: float | None = Field(None, gt=0, lt=1, description="last beta; null: the schedule's own")
     time_offset: float = Field(0.0, description="added to the timestep that the network is told (U-ViT: 1)")
+    interpolation: Literal["log_level", "alpha"] = Field(
+        "log_level", description="what is linear between two timesteps: log(sigma / alpha), or alpha (DiffWave)"
+    )
     prior: Prior = Field(
         "standard", description="sampling starts with deviation 1, or with that of the first level (marginal: EDM)"
     )
@@ -74,13 +77,19 @@ class Discrete(Process):
     def _between(self, t: Array) -> tuple[Array, Array]:
         """(alpha, sigma) at times from -1, the data, to T - 1: the schedule's own at whole timesteps.
 
-        Between two of them log(sigma / alpha) is interpolated and alpha^2 + sigma^2 is 1.
+        Between two of them `interpolation` is linear and alpha^2 + sigma^2 is 1.
         """
-        ratio = np.exp(np.interp(t, np.arange(self.steps), np.log(self.levels)))
+        if self.interpolation == "alpha":
+            alpha = np.interp(t, np.arange(self.steps), np.sqrt(self.alphas_cumprod))
+            sigma = np.sqrt(1.0 - alpha**2)
+        else:
+            ratio = np.exp(np.interp(t, np.arange(self.steps), np.log(self.levels)))
+            alpha = 1.0 / np.sqrt(1.0 + ratio**2)
+            sigma = ratio * alpha
         whole, data = t == np.round(t), t == self.data
         bar = self.alphas_cumprod[np.round(t).astype(np.int64)]
-        alpha = np.where(whole, np.sqrt(bar), 1.0 / np.sqrt(1.0 + ratio**2))
-        sigma = np.where(whole, np.sqrt(1.0 - bar), ratio * alpha)
+        alpha = np.where(whole, np.sqrt(bar), alpha)
+        sigma = np.where(whole, np.sqrt(1.0 - bar), sigma)
         return np.where(data, 1.0, alpha), np.where(data, 0.0, sigma)
 
     def network_time(self, m: Maths, t: Any) -> Any:
@@ -102,7 +111,10 @@ class Discrete(Process):
         return 1.0 if self.prior == "standard" else float(self.point(t).sigma)
 
     def time_of_level(self, level: ArrayLike) -> Array:
-        return np.interp(np.log(level), np.log(self.levels), np.arange(self.steps, dtype=np.float64))
+        times = np.arange(self.steps, dtype=np.float64)
+        if self.interpolation == "alpha":
+            return np.interp(-1.0 / np.sqrt(1.0 + np.square(level)), -np.sqrt(self.alphas_cumprod), times)
+        return np.interp(np.log(level), np.log(self.levels), times)
 
     def nearest(self, times: Array) -> Array:
         levels = np.exp(np.interp(times, np.arange(self.steps), np.log(self.levels)))

@@ -46,6 +46,15 @@ class ArraySampler(Sampler):
     )
     guidance: Guidance | None = Field(None, description="classifier-free guidance; null: the network as it is")
 
+    def model_post_init(self, context: Any) -> None:
+        """Take the number of steps from a spacing that says it."""
+        count = self.spacing.count if isinstance(self.spacing, Spacing) else None
+        if count is None or count == self.steps or self.timesteps is not None:
+            return
+        if "steps" in self.model_fields_set:
+            raise ValueError(f"`spacing` is {count} steps, not {self.steps}: leave `steps` out")
+        self.__dict__["steps"] = count  # the one place that changes a frozen model
+
     @abstractmethod
     def table(self, target: Parameterization) -> Table:
         """The coefficients of a run over a network that is parameterized like `target`.
@@ -148,7 +157,12 @@ class ArraySampler(Sampler):
         return sample_program(mb, networks["main"], conditions, self.table(target), entry=entry, **given)
 
     def with_steps(self, steps: int) -> ArraySampler:
-        return self if steps == self.steps else self.model_copy(update={"steps": steps, "timesteps": None})
+        if steps == self.steps:
+            return self
+        changes: dict[str, Any] = {"steps": steps, "timesteps": None}
+        if isinstance(self.spacing, Spacing) and self.spacing.count is not None:
+            changes["spacing"] = None
+        return self.model_copy(update=changes)
 
 
 def parameterization_of(objective: object) -> Parameterization | None:
@@ -197,6 +211,9 @@ class Ancestral(ArraySampler):
     clip: float | None = Field(
         None, gt=0, description="bound of the estimated data, in its units (1 for pixels in -1…1); null: none"
     )
+    clip_state: float | None = Field(
+        None, gt=0, description="bound of the state after every step, in units of the data (DiffWave: 1); null: none"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -212,9 +229,9 @@ class Ancestral(ArraySampler):
             raise ValueError(f"respacing {text!r} is {count} steps, not {values['steps']}: leave `steps` out")
         return {**values, "respacing": text, "steps": count}
 
-    def with_steps(self, steps: int) -> Ancestral:
-        changes = {"steps": steps, "respacing": None, "timesteps": None}
-        return self if steps == self.steps else self.model_copy(update=changes)
+    def with_steps(self, steps: int) -> ArraySampler:
+        sampler = super().with_steps(steps)
+        return sampler if sampler is self else sampler.model_copy(update={"respacing": None})
 
     def interval(self, target: Parameterization) -> Interval:
         # A path's data end is reached by a step of its own: its last evaluation is before it.

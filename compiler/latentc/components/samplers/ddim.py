@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -24,7 +25,7 @@ class Ddim(Ancestral):
     eta: float = Field(0.0, ge=0, le=1, description="share of DDPM's noise: 0 none (deterministic), 1 all of it")
 
     def table(self, target: Parameterization) -> Table:
-        return ddim(self.grid(target), target.predicts, self.eta, self.clip)
+        return replace(ddim(self.grid(target), target.predicts, self.eta, self.clip), clip_state=self.clip_state)
 
 
 def ddim(grid: Grid, predicts: Prediction, eta: float = 0.0, clip: float | None = None) -> Table:

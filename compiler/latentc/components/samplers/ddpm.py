@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -34,7 +35,7 @@ class Ddpm(Ancestral):
         variance = self.variance or target.variance
         if variance == "learned_range" and target.variance != "learned_range":
             raise ValueError("the objective learns no variance: choose fixed_small or fixed_large")
-        return ddpm(self.grid(target), target.predicts, variance, self.clip)
+        return replace(ddpm(self.grid(target), target.predicts, variance, self.clip), clip_state=self.clip_state)
 
 
 def ddpm(grid: Grid, predicts: Prediction, variance: Variance = "fixed_small", clip: float | None = None) -> Table:

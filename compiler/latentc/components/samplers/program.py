@@ -182,7 +182,7 @@ def _loop(
         evaluate = partial(_evaluate, inner, calls, channels, told, row)
         z = rows[-1] if noise is not None else None
         step = Step(row, carried, z, evaluate, _channels(calls[0].network)[0], table.clip)
-        return table.body.step(inner, step), ()
+        return table.advance(inner, step), ()
 
     tables = columns if noise is None else [*columns, noise]
     # One body has one text, wherever its state comes from: then the host drives one engine.

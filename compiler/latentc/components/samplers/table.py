@@ -86,7 +86,7 @@ class Table:
     """A sampler, all its numbers known: one row per step, one f64[N] column per coefficient.
 
     `solver`: the sampler's name, for people and manifests. `history`: how many earlier estimates a step reads. `clip`:
-    bound of an estimate of the data, or None. `prior`: standard deviation of the first state. `tail`: the table that
+    bound of an estimate of the data, or None. `clip_state`: bound of x after a step, or None. `prior`: standard deviation of the first state. `tail`: the table that
     continues from this one's last state (a final step of another form), or None.
 
     Evaluation 0 of a step takes the state x: the network is given ``c_in * x`` (x without that column) and the time
@@ -102,6 +102,7 @@ class Table:
     columns: Mapping[str, Array]
     history: int = 0
     clip: float | None = None
+    clip_state: float | None = None
     prior: float = 1.0
     tail: Table | None = None
 
@@ -151,7 +152,14 @@ class Table:
     def split(self, first: int, last: int) -> Table:
         """Rows first to last - 1 as a table, without the tail."""
         rows = {name: column[first:last] for name, column in self.columns.items()}
-        return Table(self.solver, self.body, rows, self.history, self.clip)
+        return Table(self.solver, self.body, rows, self.history, self.clip, self.clip_state)
+
+    def advance(self, b: Builder, step: Step) -> tuple[Var, ...]:
+        """The state after a step."""
+        x, *rest = self.body.step(b, step)
+        if self.clip_state is not None:
+            x = b.clamp(x, low=-self.clip_state, high=self.clip_state, out="x")
+        return x, *rest
 
     def row(self, i: int) -> dict[str, float]:
         return {name: float(column[i]) for name, column in self.coefficients.items()}
@@ -198,7 +206,7 @@ def run(table: Table, network: Network, x: NDArray[Any], noise: NDArray[Any] | N
                 scale = row.get(("c_in", "c_in_2")[which], 1.0)
                 return network(x if scale == 1.0 else (scale * x).astype(x.dtype), row[("t", "t_2")[which]])
 
-            state = part.body.step(b, Step(row, state, z, evaluate, x.shape[1], part.clip))  # type: ignore[arg-type]
+            state = part.advance(b, Step(row, state, z, evaluate, x.shape[1], part.clip))  # type: ignore[arg-type]
         x = state[0]
     return x
 

@@ -39,6 +39,11 @@ class Interval:
 class Spacing(Component):
     """Where a sampler evaluates, as a function of the process and the number of steps."""
 
+    @property
+    def count(self) -> int | None:
+        """The number of steps, if the spacing itself says it."""
+        return None
+
     @abstractmethod
     def grid(self, process: Process, steps: int, interval: Interval) -> Grid:
         """ValueError: there is no such grid."""

@@ -1,0 +1,70 @@
+"""DiffWave's embedding of the noise level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.parts import Objective, Problem, TimeEmbedding
+from latentc.ir.builder import Builder, Var, module_class
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class StepTable(TimeEmbedding):
+    """A table of sinusoids with a row per timestep, then two linear layers with SiLU (DiffWave, Kong et al. 2021).
+
+    Between two timesteps rows are interpolated linearly, so that a sampler may tell fractional times.
+    """
+
+    kind: Literal["step_table"]
+    levels: int = Field(gt=1, le=100_000, description="rows: the number of timesteps of the process")
+    frequencies: int = Field(128, gt=2, multiple_of=2, description="size of the sinusoidal embedding")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "step_table", "levels": 100}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        target = spec.objective.parameterization() if isinstance(spec.objective, Objective) else None
+        if target is None:
+            return
+        ends = sorted((target.process.first, target.process.last))
+        if not target.process.WHOLE or ends[0] < 0:
+            message = "a table of timesteps needs a process of whole timesteps"
+            yield Problem(("kind",), message, "use `{kind: timestep}`")
+        elif ends[1] != self.levels - 1:
+            message = f"the table has {self.levels} rows, and the process has {ends[1] + 1:g} timesteps"
+            yield Problem(("levels",), message, f"set `levels: {ends[1] + 1:g}`")
+
+    def vector(self, b: Builder, name: str, t: Var, width: Any) -> Var:
+        return b.sub(  # type: ignore[no-any-return]
+            name, step_embedding, t, dim=width, levels=self.levels, frequencies=self.frequencies
+        )
+
+
+def step_table(levels: int, frequencies: int) -> np.ndarray[Any, Any]:
+    """f64[levels, frequencies]: sine and cosine of t * 10^0 to t * 10^4.
+
+    The arguments reach 1e4 per timestep and are rounded to float32, as in the published code: the authors' weights know
+    the table with this rounding.
+    """
+    half = frequencies // 2
+    exponents = np.arange(half, dtype=np.float32) * np.float32(4.0) / np.float32(half - 1)
+    powers = (10.0 ** exponents.astype(np.float64)).astype(np.float32)
+    angle = np.arange(levels, dtype=np.float32)[:, None] * powers
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float64)
+
+
+@module_class("StepEmbedding")
+def step_embedding(b: Builder, t: Var, *, dim: int, levels: int, frequencies: int) -> Var:
+    """Embeds timesteps, also fractional ones: rows of a table, then two linear layers."""
+    table = b.constant(step_table(int(levels), int(frequencies)), out="table")
+    low = b.cast(t, to="i64", out="low")
+    high = b.minimum(low + 1, int(levels) - 1, out="high")
+    fraction = b.reshape(t - b.cast(low, to="f32"), shape=(t.shape[0], 1), out="fraction")
+    below, above = b.take(table, low, axis=0, out="below"), b.take(table, high, axis=0, out="above")
+    x = b.add(below, (above - below) * fraction, out="x")
+    x = b.silu(b.dense("projection1", x, dim), out="x")
+    return b.silu(b.dense("projection2", x, dim))  # type: ignore[no-any-return]

@@ -1,0 +1,44 @@
+"""A chain of its own noise schedule on a network that was trained on another one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.processes.process import Process
+from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.spacings.spacing import Interval, Spacing
+
+Beta = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Betas(Spacing):
+    """The noise levels of a short schedule, given by its betas (DiffWave's fast sampling; Kong et al. 2021, appendix B).
+
+    The network is told the times at which its own process has these levels, also between its timesteps.
+    """
+
+    kind: Literal["betas"]
+    values: tuple[Beta, ...] = Field(min_length=1, description="variance added at each level, from data to noise")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "betas", "values": [0.001, 0.1]}
+
+    @property
+    def count(self) -> int | None:
+        return len(self.values)
+
+    def grid(self, process: Process, steps: int, interval: Interval) -> Grid:
+        if steps != len(self.values):
+            raise ValueError(f"there are {len(self.values)} betas: `steps: {steps}` is not their number")
+        bar = np.cumprod(1.0 - np.array(self.values))
+        levels = np.sqrt((1.0 - bar) / bar)
+        low, high = process.level_range()
+        for level in (levels[0], levels[-1]):
+            if not low * (1 - 1e-9) <= level <= high * (1 + 1e-9):
+                message = f"the betas lead to noise level {level:g}, and the process has {low:g} to {high:g}"
+                raise ValueError(f"{message}: change the first beta or use smaller ones")
+        return Grid(process, np.append(process.time_of_level(levels)[::-1], process.data))
+
+
+__all__ = ["Betas"]
