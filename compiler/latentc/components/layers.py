@@ -44,17 +44,15 @@ def conv(
     init: str,
     bias: bool = True,
     spectral: bool = False,
-    dilation: int = 1,
-    stride: int = 1,
+    dilation: int | None = None,
     out: str = "",
 ) -> Var:
-    """A convolution of x [B, C, *space] with an odd `kernel` along each axis: [B, channels, *space] at stride 1."""
+    """A convolution of x [B, C, *space] with an odd `kernel` along each axis: [B, channels, *space]."""
     weight = _weight(b, name, (channels, x.shape[1], *(kernel,) * (x.type.rank - 2)), init, spectral)
     ins = [x, weight, *_bias(b, name, channels, bias)]
-    geometry: dict[str, Any] = {"padding": dilation * (kernel // 2)}
-    geometry |= {"stride": stride} if stride > 1 else {}
-    geometry |= {"dilation": dilation} if dilation > 1 else {}
-    return b.conv(*ins, **geometry, out=out)  # type: ignore[no-any-return]
+    if dilation is None:
+        return b.conv(*ins, padding=kernel // 2, out=out)  # type: ignore[no-any-return]
+    return b.conv(*ins, padding=dilation * (kernel // 2), dilation=dilation, out=out)  # type: ignore[no-any-return]
 
 
 def embedding(

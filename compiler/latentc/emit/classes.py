@@ -152,14 +152,15 @@ class _ClassPrinter:
                     result[node.outputs[0]] = (name, text)
         return result
 
-    def _size(self, value: Any) -> Text:
-        """A size in the constructor."""
+    def _size(self, value: Any, indices: Mapping[str, int] | None = None) -> Text:
+        """A size in the constructor; `indices` are variables of a loop there."""
 
         def spelled(name: str) -> str:
-            self.in_constructor[name] = None
+            if name in self.values:
+                self.in_constructor[name] = None
             return identifier(name)
 
-        return size_text(value, self.values, spelled)
+        return size_text(value, {**(indices or {}), **self.values}, spelled)
 
     def _attribute(self, name: str) -> str:
         self.attributes[name] = None

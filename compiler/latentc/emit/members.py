@@ -34,7 +34,7 @@ class Members:
         children: Mapping[str, Node],
         params: Mapping[str, Param],
         norms: Mapping[str, str],
-        size: Callable[[Any], Text],
+        size: Callable[..., Text],
     ) -> None:
         self.owner, self.size, self.norms = owner, size, norms
         self.children = children
@@ -125,6 +125,10 @@ class Members:
         """`Attention(dim=width, heads=heads)`."""
         printed, written = self.printed(path), node.attrs.get("args") or {}
         values = {a: self.size(written.get(a, printed.values[a])) for a in printed.arguments}
+        return self._made(printed, values)
+
+    @staticmethod
+    def _made(printed: Printed, values: Mapping[str, Text]) -> str:
         if len(values) == 1:
             return call(printed.name, [v.code for v in values.values()]).code
         return call(printed.name, [f"{k}={v.code}" for k, v in values.items()]).code
@@ -145,9 +149,23 @@ class Members:
             parts.append(self._entry(entry[key], way, f"{path}.{key}"))
         if numbered and len(parts) > 1 and len(set(parts)) == 1:
             return f"nn.ModuleList([{parts[0]} for _ in range({self._count(path, len(parts))})])"
+        if numbered and (part := self._indexed(path, len(parts))):
+            return f"nn.ModuleList([{part} for i in range({self._count(path, len(parts))})])"
         if numbered:
             return f"nn.ModuleList([{commas(parts)}])"
         return f"nn.ModuleDict({{{commas(f'{literal(k).code}: {p}' for k, p in zip(keys, parts, strict=True))}}})"
+
+    def _indexed(self, path: str, count: int) -> str | None:
+        """Module number `i` of a list as one text in which its arguments depend on `i`, or None."""
+        texts = []
+        for i in range(count):
+            node = self.children.get(f"{path}.{i}")
+            if node is None or "count" not in node.attrs:
+                return None
+            printed, written = self.printed(f"{path}.{i}"), node.attrs.get("args") or {}
+            values = {a: self.size(written.get(a, printed.values[a]), {"i": i}) for a in printed.arguments}
+            texts.append(self._made(printed, values))
+        return texts[0] if len(set(texts)) == 1 else None
 
     def _count(self, path: str, count: int) -> str:
         """How many modules a list has, as the size that its calls give."""

@@ -79,4 +79,6 @@ def imports(code: str) -> list[str]:
     lines += [f"from torch import {', '.join(names)}"] if names else []
     if "sdpa_kernel" in code:
         lines.append("from torch.nn.attention import SDPBackend, sdpa_kernel")
+    if re.search(r"\bCONSTANTS\[", code):
+        lines += ["", "from constants import CONSTANTS"]
     return lines

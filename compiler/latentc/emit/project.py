@@ -291,7 +291,7 @@ def _assembled(head: list[str], standard: list[str], body: str) -> str:
     at = found.index("import torch")
     plain = ["import math"] if "import math" in found else []
     standard = plain + sorted({line for line in (*found[:at], *standard) if line.startswith("from")})
-    needed = found[at:]
+    needed = found[at if re.search(r"\btorch\.", body) else at + 1 :]
     if "tqdm(" in body:
         needed.append("from tqdm import tqdm")
     sources = sorted(set(re.findall(rf"\b({'|'.join(sources_module.__all__)})\b", body)))

@@ -169,7 +169,8 @@ def layout(indent: str, code: str, comment: str = "", reserve: int = 0) -> list[
     whole = inside + ", ".join(parts)
     if len(parts) == 1 or len(whole) <= width:
         # A lone argument gets no trailing comma: in plain parentheses that would make a tuple.
-        body = layout(inside, ", ".join(parts), "", reserve)
+        clauses = [", ".join(parts)] if len(whole) <= width else _clauses(parts[0])
+        body = [line for clause in clauses for line in layout(inside, clause, "", reserve)]
     else:
         body = [line for part in parts for line in layout(inside, part + ",", "", reserve)]
     return [indent + head, *body, *layout(indent, tail, "", reserve)]
@@ -194,6 +195,13 @@ def _outermost(code: str) -> tuple[int, int] | None:
                 best = (start, i)
         i += 1
     return best if best and best[1] - best[0] > 1 else None
+
+
+def _clauses(text: str) -> list[str]:
+    """The element and the `for` of a comprehension; any other text as it is."""
+    element, loop, clause = text.rpartition(" for ")
+    balanced = all(part.count(a) == part.count(b) for part in (element, clause) for a, b in ("()", "[]", "{}"))
+    return [element, f"for {clause}"] if loop and balanced and " in " in clause else [text]
 
 
 def split_commas(text: str) -> list[str]:

@@ -54,13 +54,19 @@ def module_class(cls: str, method: str = "forward", **shapes: str) -> Callable[[
 
 
 class Item(str):
-    """The name of module `i` of a list, such as `blocks.3`; `length` is the size that says how many there are."""
+    """The name of module `i` of a list, such as `blocks.3`.
+
+    `length` is the size that says how many there are. `index` is the number as a size called `i`: static arguments may
+    depend on it (`dilation=2 ** (name.index % cycle)`).
+    """
 
     length: int
+    index: Named
 
     def __new__(cls, base: str, i: int, count: int) -> Item:
         self = super().__new__(cls, f"{base}.{i}")
         self.length = count
+        self.index = Named(i, "i")
         return self
 
 

@@ -20,6 +20,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mult: operator.mul,
     ast.FloorDiv: operator.floordiv,
     ast.Pow: operator.pow,
+    ast.Mod: operator.mod,
 }
 # Labels of dimensions by rank; the batch comes first where it is a run-time size.
 _LABELS = {1: "N", 2: "ND", 3: "NTD", 4: "NCHW", 5: "NCTHW"}

@@ -95,6 +95,14 @@ class Named(int):
             return NotImplemented
         return Named(int(self) ** int(other), f"{_atom(self)} ** {_atom(other)}")
 
+    def __rpow__(self, other: Any, mod: Any = None) -> Any:
+        if not _whole(other) or mod is not None:
+            return NotImplemented
+        return Named(int(other) ** int(self), f"{int(other)} ** {_atom(self)}")
+
+    def __mod__(self, other: Any) -> Any:
+        return Named(int(self) % int(other), f"{_atom(self)} % {_atom(other)}") if _whole(other) else NotImplemented
+
     def __neg__(self) -> Any:
         return Named(-int(self), f"-{_atom(self)}")
 

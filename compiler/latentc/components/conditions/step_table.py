@@ -53,8 +53,8 @@ def step_table(levels: int, frequencies: int) -> np.ndarray[Any, Any]:
     half = frequencies // 2
     exponents = np.arange(half, dtype=np.float32) * np.float32(4.0) / np.float32(half - 1)
     powers = (10.0 ** exponents.astype(np.float64)).astype(np.float32)
-    angle = np.arange(levels, dtype=np.float32)[:, None] * powers
-    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float64)
+    angle = (np.arange(levels, dtype=np.float32)[:, None] * powers).astype(np.float64)
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
 
 
 @module_class("StepEmbedding")

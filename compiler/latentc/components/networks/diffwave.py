@@ -133,11 +133,11 @@ def _network(config: Diffwave, time: TimeEmbedding, entries: tuple[Entry, ...]) 
         layer = _layer(tuple(entry.form for entry in entries), tuple(entry.ports[0].name for entry in entries))
         sizes = {"width": width, "time_width": time_width}
         sizes |= {key: static[key] for key in ("bands", "vector_width") if key in static}
-        for i, name in enumerate(items("residual_layers", depth)):
-            dilation = 2 ** (i % int(cycle))
+        for name in items("residual_layers", depth):
+            dilation = 2 ** (name.index % cycle)
             x, skip = b.sub(name, layer, x, step, *told, out="x skip", **sizes, dilation=dilation)
             skips = b.add(skips, skip, out="skips")
-        x = layers.conv(b, "skip_projection", skips * (1 / math.sqrt(depth)), width, 1, "kaiming_normal", out="x")
+        x = layers.conv(b, "skip_projection", skips / math.sqrt(depth), width, 1, "kaiming_normal", out="x")
         return layers.conv(b, "output_projection", b.relu(x, out="x"), channels, 1, "zeros")
 
     return forward
@@ -181,6 +181,6 @@ def _layer(forms: tuple[Form, ...], names: tuple[str, ...]) -> BlockBody:
         h = b.mul(b.sigmoid(gate), b.tanh(filtered), out="h")
         h = layers.conv(b, "output_projection", h, 2 * width, 1, "kaiming_normal", out="h")
         residual, skip = b.split(h, axis=1, sizes=(width, width), out="residual skip")
-        return (x + residual) * math.sqrt(0.5), skip
+        return (x + residual) / math.sqrt(2), skip
 
     return forward
