@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from latentc.ir.builder import Builder, Var, f32
+from latentc.ir.types import product
 
 EPS = 1e-12
 """Least length that spectral normalisation divides a vector by."""
@@ -16,6 +17,7 @@ EPS = 1e-12
 
 def _weight(b: Builder, name: str, shape: tuple[Any, ...], init: str, spectral: bool) -> Var:
     args: dict[str, Any] = {"std": 0.02} if init == "normal" else {}
+    args |= {"fan_in": product(shape[1:])} if init == "linear_default" else {}
     weight = b.param(f"{name}.weight", f32(*shape), init, **args)
     if not spectral:
         return weight
@@ -23,8 +25,12 @@ def _weight(b: Builder, name: str, shape: tuple[Any, ...], init: str, spectral: 
     return b.spectral_norm(weight, u, eps=EPS, out="w")  # type: ignore[no-any-return]
 
 
-def _bias(b: Builder, name: str, size: Any, bias: bool) -> list[Var]:
-    return [b.param(f"{name}.bias", f32(size), "zeros")] if bias else []
+def _bias(b: Builder, name: str, weight: Var, init: str, bias: bool) -> list[Var]:
+    """A bias of zeros, or as torch.nn starts it if the weight is so too."""
+    if not bias:
+        return []
+    args = {"fan_in": product(weight.shape[1:])} if init == "linear_default" else {}
+    return [b.param(f"{name}.bias", f32(weight.shape[0]), init if args else "zeros", **args)]
 
 
 def linear(
@@ -32,7 +38,7 @@ def linear(
 ) -> Var:
     """x [..., in] -> [..., features]; the weight starts as `init` ("normal" or "orthogonal"), the bias at zero."""
     weight = _weight(b, name, (features, x.shape[-1]), init, spectral)
-    return b.linear(x, weight, *_bias(b, name, features, bias), out=out)  # type: ignore[no-any-return]
+    return b.linear(x, weight, *_bias(b, name, weight, init, bias), out=out)  # type: ignore[no-any-return]
 
 
 def conv(
@@ -49,7 +55,7 @@ def conv(
 ) -> Var:
     """A convolution of x [B, C, *space] with an odd `kernel` along each axis: [B, channels, *space]."""
     weight = _weight(b, name, (channels, x.shape[1], *(kernel,) * (x.type.rank - 2)), init, spectral)
-    ins = [x, weight, *_bias(b, name, channels, bias)]
+    ins = [x, weight, *_bias(b, name, weight, init, bias)]
     if dilation is None:
         return b.conv(*ins, padding=kernel // 2, out=out)  # type: ignore[no-any-return]
     return b.conv(*ins, padding=dilation * (kernel // 2), dilation=dilation, out=out)  # type: ignore[no-any-return]

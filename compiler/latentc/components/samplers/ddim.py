@@ -13,7 +13,9 @@ from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers.base import Ancestral
 from latentc.components.samplers.grid import Grid
-from latentc.components.samplers.table import LINEAR, Table
+from latentc.components.samplers.table import LINEAR, Body, Step, Table
+from latentc.components.sums import weighted_sum
+from latentc.ir.builder import Builder, Var
 
 
 class Ddim(Ancestral):
@@ -24,15 +26,27 @@ class Ddim(Ancestral):
     kind: Literal["ddim"]
     eta: float = Field(0.0, ge=0, le=1, description="share of DDPM's noise: 0 none (deterministic), 1 all of it")
 
+    noise_of_clipped: bool = Field(
+        True,
+        description="with `clip`: the noise of a step follows from the clipped estimate (ADM); false: from the "
+        "network's own (diffusers' default)",
+    )
+
     def table(self, target: Parameterization) -> Table:
-        return replace(ddim(self.grid(target), target.predicts, self.eta, self.clip), clip_state=self.clip_state)
+        return replace(ddim(self.grid(target), target.predicts, self.eta, self.clip, self.noise_of_clipped), clip_state=self.clip_state)
 
 
-def ddim(grid: Grid, predicts: Prediction, eta: float = 0.0, clip: float | None = None) -> Table:
+def ddim(
+    grid: Grid,
+    predicts: Prediction,
+    eta: float = 0.0,
+    clip: float | None = None,
+    noise_of_clipped: bool = True,
+) -> Table:
     """DDIM (Song et al. 2021, equation 12): deterministic at `eta` 0, DDPM's posterior variance at 1.
 
-    The estimate is x0; the noise follows from x and the (clipped) estimate. At eta 0 it is the first-order
-    exponential integrator.
+    The estimate is x0; the noise follows from x and the estimate, clipped if `noise_of_clipped`. At eta 0 it is the
+    first-order exponential integrator.
     """
     columns = grid.evaluation(predicts, "x0")
     alpha, sigma, alpha_next, direction = grid.alpha[:-1], grid.sigma[:-1], grid.alpha[1:], grid.sigma[1:]
@@ -42,7 +56,22 @@ def ddim(grid: Grid, predicts: Prediction, eta: float = 0.0, clip: float | None 
         columns["noise"] = added
     columns["x"] = direction / sigma
     columns["d"] = alpha_next - direction * alpha / sigma
+    if clip is not None and not noise_of_clipped:
+        columns |= {"d": alpha_next, "unclipped": -direction * alpha / sigma}
+        return Table("ddim", UNCLIPPED_NOISE, columns, clip=clip, prior=grid.prior)
     return Table("ddim", LINEAR, columns, clip=clip, prior=grid.prior)
 
 
-__all__ = ["Ddim", "ddim"]
+def _unclipped_noise(b: Builder, step: Step) -> tuple[Var, ...]:
+    (x,), row = step.state, step.row
+    assert step.clip is not None
+    d = replace(step, clip=None).estimate(b, x, step.evaluate(x, 0))
+    clipped = b.clamp(d, low=-step.clip, high=step.clip, out="clipped")
+    terms = (row["x"], x), (row["d"], clipped), (row["unclipped"], d)
+    return (weighted_sum(b, "x", *terms, *step.noise()),)
+
+
+UNCLIPPED_NOISE = Body(_unclipped_noise)
+"""``x' = x * x + d * clip(d) + unclipped * d + noise * z``."""
+
+__all__ = ["UNCLIPPED_NOISE", "Ddim", "ddim"]
