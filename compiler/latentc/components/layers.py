@@ -29,7 +29,7 @@ def _bias(b: Builder, name: str, weight: Var, init: str, bias: bool) -> list[Var
     """A bias of zeros, or as torch.nn starts it if the weight is so too."""
     if not bias:
         return []
-    args = {"fan_in": product(weight.shape[1:])} if init == "linear_default" else {}
+    args: dict[str, Any] = {"fan_in": product(weight.shape[1:])} if init == "linear_default" else {}
     return [b.param(f"{name}.bias", f32(weight.shape[0]), init if args else "zeros", **args)]
 
 

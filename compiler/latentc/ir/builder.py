@@ -56,17 +56,17 @@ def module_class(cls: str, method: str = "forward", **shapes: str) -> Callable[[
 class Item(str):
     """The name of module `i` of a list, such as `blocks.3`.
 
-    `length` is the size that says how many there are. `index` is the number as a size called `i`: static arguments may
-    depend on it (`dilation=2 ** (name.index % cycle)`).
+    `length` is the size that says how many there are. `i` is the number as a size of that name: static arguments may
+    depend on it (`dilation=2 ** (name.i % cycle)`).
     """
 
     length: int
-    index: Named
+    i: Named
 
     def __new__(cls, base: str, i: int, count: int) -> Item:
         self = super().__new__(cls, f"{base}.{i}")
         self.length = count
-        self.index = Named(i, "i")
+        self.i = Named(i, "i")
         return self
 
 

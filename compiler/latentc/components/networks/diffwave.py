@@ -45,7 +45,9 @@ class Diffwave(Backbone):
     kind: Literal["diffwave"]
     width: int = Field(64, gt=0, description="residual channels")
     depth: int = Field(30, gt=0, le=10_000, description="number of residual layers")
-    cycle: int = Field(10, gt=0, le=24, description="layers until the dilation, doubled from layer to layer, is 1 again")
+    cycle: int = Field(
+        10, gt=0, le=24, description="layers until the dilation, doubled from layer to layer, is 1 again"
+    )
     time_width: int = Field(512, gt=0, description="width of the time embedding")
     vector_width: int = Field(128, gt=0, description="width of the embeddings of vectors and classes")
     upsampling: tuple[Even, ...] = Field(
@@ -134,7 +136,7 @@ def _network(config: Diffwave, time: TimeEmbedding, entries: tuple[Entry, ...]) 
         sizes = {"width": width, "time_width": time_width}
         sizes |= {key: static[key] for key in ("bands", "vector_width") if key in static}
         for name in items("residual_layers", depth):
-            dilation = 2 ** (name.index % cycle)
+            dilation = 2 ** (name.i % cycle)
             x, skip = b.sub(name, layer, x, step, *told, out="x skip", **sizes, dilation=dilation)
             skips = b.add(skips, skip, out="skips")
         x = layers.conv(b, "skip_projection", skips / math.sqrt(depth), width, 1, "kaiming_normal", out="x")

@@ -33,7 +33,10 @@ class Ddim(Ancestral):
     )
 
     def table(self, target: Parameterization) -> Table:
-        return replace(ddim(self.grid(target), target.predicts, self.eta, self.clip, self.noise_of_clipped), clip_state=self.clip_state)
+        return replace(
+            ddim(self.grid(target), target.predicts, self.eta, self.clip, self.noise_of_clipped),
+            clip_state=self.clip_state,
+        )
 
 
 def ddim(

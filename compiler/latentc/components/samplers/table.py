@@ -86,8 +86,9 @@ class Table:
     """A sampler, all its numbers known: one row per step, one f64[N] column per coefficient.
 
     `solver`: the sampler's name, for people and manifests. `history`: how many earlier estimates a step reads. `clip`:
-    bound of an estimate of the data, or None. `clip_state`: bound of x after a step, or None. `prior`: standard deviation of the first state. `tail`: the table that
-    continues from this one's last state (a final step of another form), or None.
+    bound of an estimate of the data, or None. `clip_state`: bound of x after a step, or None. `prior`: standard
+    deviation of the first state. `tail`: the table that continues from this one's last state (a final step of another
+    form), or None.
 
     Evaluation 0 of a step takes the state x: the network is given ``c_in * x`` (x without that column) and the time
     `t`, and its output becomes an estimate of what the solver integrates (the data, the noise, a velocity, a drift):
