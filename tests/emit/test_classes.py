@@ -11,7 +11,7 @@ from torch_module import loaded, side_file
 from latentc.emit.functions import Functions
 from latentc.emit.helpers import helper_source
 from latentc.emit.model import ModelFile, imports, networks_file
-from latentc.ir.builder import ModuleBuilder, f32, i64, module_class
+from latentc.ir.builder import ModuleBuilder, f32, i64, items, module_class
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B, Named
@@ -51,8 +51,33 @@ def numbers(b: Any, x: Any, *, width: int) -> Any:
 def test_constants_are_buffers_and_floats_stay_floats() -> None:
     file, module, fn = emitted(numbers, [f32(B, 3)], {"width": 3})
     assert set(file.constants) == {"sines"} and "0.841" not in file.text
+    assert "from constants import CONSTANTS\n" in file.text
     assert 'self.register_buffer("sines", CONSTANTS["sines"].float(), persistent=False)' in file.text
     agrees(file, module, fn, np.random.default_rng(0).standard_normal((2, 3)))
+
+
+@module_class("Dilated", x="B width L")
+def dilated(b: Any, x: Any, *, width: int, dilation: int) -> Any:
+    weight = b.param("conv.weight", f32(width, width, 3), "kaiming_normal")
+    return x + b.conv(x, weight, padding=dilation, dilation=dilation)
+
+
+@module_class("Cycle", x="B width L")
+def cycle_of_dilations(b: Any, x: Any, *, width: int, depth: int, cycle: int) -> Any:
+    for name in items("layers", depth):
+        x = b.sub(name, dilated, x, width=width, dilation=2 ** (name.i % cycle))
+    return x
+
+
+def test_arguments_may_depend_on_the_place_in_a_list() -> None:
+    """As many layers as there are, each with a dilation of its own, are one class and one loop."""
+    file, module, fn = emitted(cycle_of_dilations, [f32(B, 2, 16)], {"width": 2, "depth": 5, "cycle": 3})
+    lists = "nn.ModuleList([Dilated(width=width, dilation=2 ** (i % cycle)) for i in range(depth)])"
+    assert lists in file.text and "for layer in self.layers:" in file.text
+    assert file.text.count("class ") == 2
+    agrees(file, module, fn, np.random.default_rng(0).standard_normal((2, 2, 16)))
+    deeper = emitted(cycle_of_dilations, [f32(B, 2, 16)], {"width": 2, "depth": 7, "cycle": 2})[0]
+    assert deeper.text.replace('"depth": 7, "cycle": 2', '"depth": 5, "cycle": 3') == file.text
 
 
 @module_class("Carried")

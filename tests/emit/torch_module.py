@@ -22,7 +22,11 @@ from latentc.resources import folder
 
 
 def loaded(text: str, dtype: torch.dtype = torch.float32, **names: Any) -> dict[str, Any]:
-    """The names that a text defines. In float64 the literal float32 of the text is float64 too."""
+    """The names that a text defines. In float64 the literal float32 of the text is float64 too.
+
+    `names` are those that it imports from the project's constants.py.
+    """
+    text = text.replace("from constants import CONSTANTS\n", "")
     if dtype == torch.float64:
         text = text.replace(".float()", ".double()").replace("torch.float32", "torch.float64")
     name = f"emitted_{abs(hash(text))}"
