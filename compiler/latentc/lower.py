@@ -11,8 +11,8 @@ from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Module, Value
 from latentc.ir.verify import verify
-from latentc.passes.cache import cache
-from latentc.passes.cached_methods import CACHED, CACHING
+from latentc.passes.feature_cache import cache
+from latentc.passes.feature_cache_methods import CACHED, CACHING
 from latentc.spec.schema import Spec
 
 LARGEST = 1 << 40
@@ -49,9 +49,11 @@ def _cached(module: Module, networks: dict[str, Network], spec: Spec) -> tuple[M
             asked.blocks,
             lambda step, k: k % every == 0 if steps is None else step in steps,
             asked.parts,
+            asked.among,
         )
     except ValueError as error:
-        raise DiagnosticError(Diagnostic("E0311", str(error), spec.span("optimize", "cache"))) from None
+        span = spec.span("optimize", "cache", "blocks") or spec.span("optimize", "cache")
+        raise DiagnosticError(Diagnostic("E0311", str(error), span)) from None
     if made is module:
         return module, networks
     methods, forward = dict(networks["main"].methods), networks["main"].methods["forward"]

@@ -22,7 +22,6 @@ from latentc.ir.reads import SamplerReads, weights_read
 from latentc.ir.report import short
 from latentc.ir.verify import VerifyError, verify
 from latentc.passes.attention import write_out_attention
-from latentc.passes.cache_blocks import block_caches
 from latentc.passes.cleanup import cleaned, cleanup
 from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.experts import experts
@@ -30,6 +29,7 @@ from latentc.passes.fuse import RULES, FusionReport, fuse, fused, rules_after_qu
 from latentc.passes.gelu import gelu_by_error_function
 from latentc.passes.heads import cut_behind_heads
 from latentc.passes.hoist import Hoisted, hoist, hoist_report
+from latentc.passes.kv_tiling import tile_caches
 from latentc.passes.open_norms import open_norms
 from latentc.passes.precision import caches_in_half, precision
 from latentc.passes.quantize import Quantization, quantize
@@ -87,9 +87,9 @@ _ORDER = (
     ),
     # When caches have their dtype, and attention is one node still.
     Pass(
-        "cache_blocks",
-        lambda module, spec: block_caches(module, _cache_block(spec)),
-        when=lambda engine: engine.cache_blocks,
+        "kv_tiling",
+        lambda module, spec: tile_caches(module, _cache_block(spec)),
+        when=lambda engine: engine.kv_tiling,
     ),
     # In half precision the two forms differ by less than rounding does.
     Pass(
@@ -170,7 +170,7 @@ def _experts_form(spec: Spec) -> Literal["dense", "sparse"]:
 
 def _cache_block(spec: Spec) -> int | None:
     """Tokens by which caches grow at once; 1 if the loop is not inside the engine, which then copies no cache."""
-    return spec.optimize.cache_block if spec.target.form in ("auto", "loop") else 1
+    return spec.optimize.kv_tile if spec.target.form in ("auto", "loop") else 1
 
 
 def fusion_report(lowered: Lowered, spec: Spec) -> FusionReport:

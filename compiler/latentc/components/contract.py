@@ -90,13 +90,12 @@ class Network:
     """A network of a spec: its methods by name, and what it can do.
 
     Weights of network `main` live under state-dict prefix `main.` in programs that call it, without prefix in its own
-    file. `blocks` is how many times its repeated block is called, 0 if it has none.
+    file.
     """
 
     name: str
     methods: Mapping[str, Method]
     provides: frozenset[Capability]
-    blocks: int = 0
 
     @property
     def discrete(self) -> bool:

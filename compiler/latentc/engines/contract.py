@@ -114,7 +114,7 @@ class Engine:
     attention: "operator" (one ONNX operator), "written_out" (products and a softmax, unless causal without a mask) or
         "kernel" (an operator if the engine has a kernel for it, otherwise written out).
     gelu: which form of GELU runs in half precision: "as_given", or "erf" in place of the tanh form.
-    cache_blocks: it copies the key-value caches that a loop carries, so that caches grow a block at a time.
+    kv_tiling: it copies the key-value caches that a loop carries, so that caches grow a block at a time.
     sparse_experts: precisions in which it takes the data-dependent shapes of routed experts.
     missing_in_loops: ops of the IR that it cannot run inside a loop; the exporter writes them out there.
     any_trip: its step engines take tables of any number of rows; otherwise sizes are known when it is built.
@@ -137,7 +137,7 @@ class Engine:
     fusions_after_quantising: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     attention: Literal["operator", "written_out", "kernel"] = "operator"
     gelu: Literal["as_given", "erf"] = "as_given"
-    cache_blocks: bool = False
+    kv_tiling: bool = False
     sparse_experts: tuple[str, ...] = ()
     missing_in_loops: tuple[str, ...] = ()
     any_trip: bool = True

@@ -62,7 +62,7 @@ ENGINE = Engine(
     # Behind a product the tanh form costs twice the erf form: 6 % of a step of DiT-S/2.
     gelu="erf",
     # It copies the caches that a loop carries in every iteration.
-    cache_blocks=True,
+    kv_tiling=True,
     # Compiles, and then fails at run time; outside loops it works.
     missing_in_loops=("group_norm",),
     cpu_only=True,

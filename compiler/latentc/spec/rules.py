@@ -279,20 +279,12 @@ def stitched_network_is_another(spec: Spec) -> Iterator[Problem]:
         yield Problem("E0309", ("optimize", "stitch"), message, help="leave `stitch` out")
 
 
-def cached_blocks_are_there(spec: Spec) -> Iterator[Problem]:
-    """Blocks and steps of the cache are those of the network and the sampler, which takes steps from noise to data."""
+def cached_steps_are_there(spec: Spec) -> Iterator[Problem]:
+    """The sampler takes steps from noise to data, the cached ones among them. Lowering looks for the blocks."""
     cache = spec.optimize.cache
     if cache is None:
         return
     path: PathKey = ("optimize", "cache")
-    depth = getattr(spec.networks.get("main"), "depth", None)
-    if depth is None:
-        yield Problem("E0311", path, "the network `main` has no list of blocks", help="leave `cache` out")
-    elif not 0 <= cache.blocks[0] < cache.blocks[1] <= depth:
-        message = f"`blocks` [{cache.blocks[0]}, {cache.blocks[1]}) is no range of the {depth} blocks of `main`"
-        mend = f"[1, {depth - 1}] leaves out the first and the last" if depth > 2 else f"[0, {depth}] are all"
-        labels: tuple[tuple[PathKey, str], ...] = ((("networks", "main", "depth"), f"blocks 0 to {depth - 1}"),)
-        yield Problem("E0311", (*path, "blocks"), message, labels=labels, help=mend)
     sampler = spec.sampler
     if isinstance(sampler, Sampler) and not _evaluates_steps(spec):
         message = f"the sampler `{sampler.kind}` takes no steps from noise to data"
@@ -322,20 +314,20 @@ def experts_of_the_engine(spec: Spec) -> Iterator[Problem]:
         yield Problem("E0305", ("optimize", "experts"), message, help="use `auto`, or `dense`, which is exact as well")
 
 
-def cache_block_of_the_engine(spec: Spec) -> Iterator[Problem]:
+def kv_tile_of_the_engine(spec: Spec) -> Iterator[Problem]:
     """Only token samplers have caches, and only some engines gain from growing them in blocks."""
-    block, target = spec.optimize.cache_block, spec.target
+    block, target = spec.optimize.kv_tile, spec.target
     if block is None or block == 1:
         return
     if spec.data.tokens is None:
         message = "only samplers of tokens have key-value caches"
-    elif not ENGINES[target.engine].cache_blocks:
+    elif not ENGINES[target.engine].kv_tiling:
         message = f"caches are not written in blocks for `{target.engine}`"
     elif target.form not in ("auto", "loop"):
         message = f"in form `{target.form}` no loop of the engine copies its caches, and blocks gain nothing"
     else:
         return
-    yield Problem("E0305", ("optimize", "cache_block"), message, help="leave `cache_block` out")
+    yield Problem("E0305", ("optimize", "kv_tile"), message, help="leave `kv_tile` out")
 
 
 def scheme_of_the_engine(spec: Spec) -> Iterator[Problem]:
@@ -413,10 +405,10 @@ RULES: tuple[Rule, ...] = (
     optimizers_of_networks,
     components_fit,
     stitched_network_is_another,
-    cached_blocks_are_there,
+    cached_steps_are_there,
     precision_of_the_engine,
     experts_of_the_engine,
-    cache_block_of_the_engine,
+    kv_tile_of_the_engine,
     scheme_of_the_engine,
     plans_of_the_engine,
 )

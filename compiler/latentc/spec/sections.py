@@ -99,6 +99,7 @@ class Cache(Closed):
     """Block caching: what a range of main's blocks adds is computed at some steps, used again at the others."""
 
     blocks: tuple[int, int] = Field(description="[first, last + 1] of the blocks, counted from 0")
+    among: str | None = Field(None, description="the list of blocks that is meant, if the network has several")
     parts: tuple[str, ...] = Field(
         (),
         description="calls in a block, as attn and mlp, each kept by itself; none: what all of the blocks add, as one",
@@ -117,7 +118,7 @@ class Optimize(Closed):
         "auto",
         description="every expert for every token, or (`onnxruntime` in fp32) only those it is routed to; both exact",
     )
-    cache_block: int | None = Field(
+    kv_tile: int | None = Field(
         None,
         gt=0,
         description="tokens whose keys and values go into their caches at once, where the loop is inside the engine; "

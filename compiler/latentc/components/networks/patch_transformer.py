@@ -111,7 +111,7 @@ class PatchTransformer(Backbone):
             *ports_of(entries),
         )
         forward = add_method(mb, name, "forward", _network(self, spec.time, entries), ports, static)
-        return Network(name, {"forward": forward}, self.PROVIDES, blocks=self.depth)
+        return Network(name, {"forward": forward}, self.PROVIDES)
 
 
 @cache

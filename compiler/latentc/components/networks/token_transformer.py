@@ -119,7 +119,7 @@ class TokenTransformer(Backbone):
             method: add_method(mb, name, method, _METHODS[method](self, entries), ports, static, outputs)
             for method, (ports, outputs) in signatures.items()
         }
-        return Network(name, methods, self.PROVIDES, blocks=self.depth)
+        return Network(name, methods, self.PROVIDES)
 
 
 def _parts(config: TokenTransformer) -> tuple[Mixer, FeedForward, Norm, InContext, Positions]:

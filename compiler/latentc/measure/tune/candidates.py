@@ -147,16 +147,15 @@ def with_interval(sampler: S, interval: tuple[float, float]) -> S:
     return sampler.model_copy(update={"guidance": sampler.guidance.model_copy(update={"interval": interval})})
 
 
-def reusing(found: Sequence[Candidate], spec: Spec, small: Sequence[str]) -> list[Candidate]:
+def reusing(found: Sequence[Candidate], spec: Spec, small: Sequence[str], depth: int) -> list[Candidate]:
     """Some of those `found`, of all lengths, with what lets a step do less than the whole network.
 
-    Cached are the blocks but the first and the last, or the middle half of them. `small` are networks that can take the
-    first steps.
+    Cached are all of the `depth` blocks but the first and the last, or the middle half. `small` are networks that can
+    take the first steps.
     """
     longer = [c for c in found if c.sampler.steps >= SHORTEST and c.found != "interval"]
     places = np.linspace(0, len(longer) - 1, min(REUSED, len(longer))).round().astype(int)
     tried: list[tuple[str, dict[str, Any]]] = []
-    depth = getattr(spec.networks.get("main"), "depth", 0)
     if spec.optimize.cache is None and depth >= 3:
         ranges = dict.fromkeys([(1, depth - 1), (depth // 4, depth - depth // 4)])
         tried += [("cache", {"blocks": list(blocks), "every": every}) for blocks in ranges for every in EVERY]

@@ -31,6 +31,7 @@ from latentc.measure.tune.real import frechet_to, real_images
 from latentc.measure.tune.report import Tuned, candidates_csv
 from latentc.measure.tune.screen import FINE, fine_sampler, open_screen, screen_all, shortlist
 from latentc.measure.tune.write import base_name, candidate_yaml, check_written
+from latentc.passes.feature_cache_methods import block_lists
 from latentc.pipeline import optimised
 from latentc.spec import resolved_yaml
 from latentc.spec.schema import Spec
@@ -106,7 +107,7 @@ def tune(
             found = screen_all(screen, _counts(own, denoiser, options), tell)
             judge, seeds, labels = judging.finish(denoiser, own, tell)
         listed = shortlist(found)
-        listed += reusing(listed, spec, _small_networks(lowered))
+        listed += reusing(listed, spec, _small_networks(lowered), _depth(lowered))
         results = _measured_all(spec, own, listed, compile, judge, seeds, labels, options, tell, late)
         first = results[0]
         picked = chosen(results, first, judging.bounds, judging.primary, judging.higher)
@@ -164,6 +165,12 @@ def _small_networks(lowered: Lowered) -> list[str]:
         for name, network in lowered.networks.items()
         if name != "main" and network.provides == main.provides and _inputs(network) == _inputs(main)
     ]
+
+
+def _depth(lowered: Lowered) -> int:
+    """How many blocks `main` has, if they are one list; else 0."""
+    lists = block_lists(lowered.module.functions[lowered.networks["main"].methods["forward"].function])
+    return len(next(iter(lists.values()))) if len(lists) == 1 else 0
 
 
 def _inputs(network: Network) -> tuple[Port, ...]:

@@ -33,17 +33,32 @@ class Methods:
         return node.op in CALLS and node.attrs["fn"] == self.forward and node.attrs["name"] == self.network
 
 
-def cached_methods(
-    owner: ModuleBuilder, network: str, forward: str, blocks: tuple[int, int], parts: Sequence[str] = ()
+def feature_cache_methods(
+    owner: ModuleBuilder,
+    network: str,
+    forward: str,
+    blocks: tuple[int, int],
+    parts: Sequence[str] = (),
+    among: str | None = None,
 ) -> Methods:
     """Adds the methods for blocks `blocks[0]` to `blocks[1] - 1`, or for the calls named `parts` in each of them.
 
-    ValueError: blocks or parts that the network does not have.
+    `among` names the list of blocks; null: the only one. ValueError: lists, blocks or parts that the network does not
+    have.
     """
     fn, (first, last) = owner.functions[forward], blocks
-    calls = _longest_list(fn)
+    lists = block_lists(fn)
+    if among is None and len(lists) != 1:
+        held = ", ".join(f"{name} ({len(calls)})" for name, calls in lists.items())
+        several = f"several lists of blocks, {held}: name one in `among`" if lists else "no list of blocks"
+        raise ValueError(f"network `{network}` has {several}")
+    name = next(iter(lists)) if among is None else among
+    if name not in lists:
+        raise ValueError(f"network `{network}` has no list of blocks `{name}`: it has {', '.join(lists) or 'none'}")
+    calls = lists[name]
     if not 0 <= first < last <= len(calls):
-        raise ValueError(f"network {network} has {len(calls)} blocks, of which [{first}, {last}) is no range")
+        message = f"blocks [{first}, {last}) are out of range: network `{network}` has {len(calls)} {name}"
+        raise ValueError(f"{message}, 0 to {len(calls) - 1}")
     what = f"blocks {first} to {last - 1}" if last - first > 1 else f"block {first}"
     if parts:
         caching, cached = _parts_kept(owner, fn, calls[first:last], parts, f"{' and '.join(parts)} of {what}")
@@ -52,13 +67,13 @@ def cached_methods(
     return Methods(network, forward, caching.name, cached.name, len(caching.outputs) - len(fn.outputs))
 
 
-def _longest_list(fn: Function) -> list[Node]:
-    """The calls `NAME.0`, `NAME.1`, … of the longest such list, in order."""
+def block_lists(fn: Function) -> dict[str, list[Node]]:
+    """The calls `NAME.0`, `NAME.1`, … of a function by NAME, in order."""
     lists: dict[str, list[Node]] = {}
     for node in fn.nodes:
         if node.op == "call" and (found := re.fullmatch(r"(.+)\.\d+", node.attrs["name"])):
             lists.setdefault(found[1], []).append(node)
-    return max(lists.values(), key=len, default=[])
+    return lists
 
 
 def _sum_kept(owner: ModuleBuilder, fn: Function, calls: Sequence[Node], what: str) -> tuple[Function, Function]:
@@ -160,4 +175,4 @@ def _fresh(fn: Function) -> Callable[[str], str]:
     return fresh
 
 
-__all__ = ["CACHED", "CACHING", "Methods", "cached_methods"]
+__all__ = ["CACHED", "CACHING", "Methods", "block_lists", "feature_cache_methods"]

@@ -22,7 +22,7 @@ from latentc.ir.report import flops
 from latentc.ir.text import text_from_module
 from latentc.ir.verify import verify
 from latentc.lower import lower
-from latentc.passes.cache import WRITTEN_OUT, cache
+from latentc.passes.feature_cache import WRITTEN_OUT, cache
 from latentc.pipeline import optimised
 from latentc.spec import load_spec
 from latentc.weights import materialise
@@ -43,10 +43,18 @@ def net(b: Any, x: Any, t: Any, y: Any, *, dim: int, depth: int) -> Any:
     return b.dense("out", x, dim) * b.reshape(t, shape=(x.shape[0], 1))
 
 
-def sampler(trip: int = 6, indexed: bool = False, dim: int = 4) -> Any:
+@module_class("Hourglass")
+def hourglass(b: Any, x: Any, t: Any, y: Any, *, dim: int, depth: int) -> Any:
+    c = b.embedding(b.param("y.weight", f32(4, dim), "normal", std=0.5), y)
+    for name in [f"down.{i}" for i in range(depth - 1)] + [f"up.{i}" for i in range(depth)]:
+        x = b.sub(name, layer, x, c, dim=dim)
+    return x * b.reshape(t, shape=(x.shape[0], 1))
+
+
+def sampler(trip: int = 6, indexed: bool = False, dim: int = 4, of: Any = net) -> Any:
     """Steps over a network of three layers, with guidance, noise and a carried history."""
     mb = ModuleBuilder()
-    fn = mb.define(net, [f32(B, dim), f32(B), i64(B)], {"dim": dim, "depth": 3})
+    fn = mb.define(of, [f32(B, dim), f32(B), i64(B)], {"dim": dim, "depth": 3})
     mb.entries["main.forward"] = fn
     b = mb.function(f"sample.{trip}")
     x, y, scale, noise = (
@@ -164,7 +172,7 @@ def test_every_step_computed_is_no_caching() -> None:
 
 def test_what_cannot_be() -> None:
     for blocks in ((0, 4), (-1, 2), (2, 2), (3, 3)):
-        with pytest.raises(ValueError, match="has 3 blocks"):
+        with pytest.raises(ValueError, match="has 3 layers, 0 to 2"):
             cache(sampler(), "main", blocks, every(2))
     with pytest.raises(ValueError, match="no part 'attn': it has none"):
         cache(sampler(), "main", (0, 2), every(2), ["attn"])
@@ -176,6 +184,20 @@ def test_what_cannot_be() -> None:
         cache(alone, "main", (0, 3), every(2))
     with pytest.raises(DiagnosticError, match="E0311"):
         load_spec("digits_llamagen", None, ["optimize.cache={blocks: [0, 1]}"])
+
+
+def test_one_of_several_lists_of_blocks() -> None:
+    """The caller says which list is meant; the longer one is not guessed."""
+    module = sampler(of=hourglass)
+    with pytest.raises(ValueError, match=r"several lists of blocks, down \(2\), up \(3\): name one in `among`"):
+        cache(module, "main", (0, 2), every(2))
+    with pytest.raises(ValueError, match="no list of blocks `middle`: it has down, up"):
+        cache(module, "main", (0, 2), every(2), among="middle")
+    with pytest.raises(ValueError, match="has 2 down, 0 to 1"):
+        cache(module, "main", (0, 3), every(2), among="down")
+    kept = cache(module, "main", (0, 2), every(2), among="down").entry("main.forward_cached")
+    names = [node.attrs["name"] for node in kept.nodes if node.op == "call"]
+    assert names == ["up.0", "up.1", "up.2"]
 
 
 # ---- whole specs

@@ -1,11 +1,10 @@
 """Block caching: at some steps of a sampler a range of blocks is computed, at the others what it added is used again.
 
 What a run of blocks adds to its input changes little between neighbouring steps (DeepCache, Ma et al. 2023; Delta-DiT,
-Chen et al. 2024). The network gets two more methods (`cached_methods`): `forward_caching` gives that sum beside its
-result, and `forward_cached` takes it in place of the blocks, of which it reads no weight. Loops over steps become loops
-over groups: a step that computes, and those that use its sum. Which is which is known when compiling.
-
-Symbols: B batch, T tokens, D width.
+Chen et al. 2024). The network gets two more methods (see `feature_cache_methods`): `forward_caching` returns that sum
+beside its result, and `forward_cached` takes it in place of the blocks and reads none of their weights. Loops over
+steps become loops over groups: a step that computes, and those that use its sum. Which is which is known when
+compiling.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import numpy as np
 
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.core import Function, Module, Node, Value, reachable
-from latentc.passes.cached_methods import CACHED, CACHING, Methods, cached_methods
+from latentc.passes.feature_cache_methods import CACHED, CACHING, Methods, feature_cache_methods
 from latentc.passes.rewrite import rewrite_function
 
 WRITTEN_OUT = 4
@@ -29,11 +28,17 @@ Computes = Callable[[int, int], bool]
 
 
 def cache(
-    module: Module, network: str, blocks: tuple[int, int], computes: Computes, parts: Sequence[str] = ()
+    module: Module,
+    network: str,
+    blocks: tuple[int, int],
+    computes: Computes,
+    parts: Sequence[str] = (),
+    among: str | None = None,
 ) -> Module:
     """The module with blocks `blocks[0]` to `blocks[1] - 1` of `network` cached in its sampling programs.
 
-    With `parts`, the calls of these names in each of the blocks are cached, and not what all of the blocks add.
+    `among` names the list of blocks, if the network has several. With `parts`, the calls of these names in each of the
+    blocks are cached, and not what all of the blocks add.
     The first step of a loop always computes: nothing cached passes from loop to loop. The same module where every step
     computes. The new methods are entries `NETWORK.forward_caching` and `NETWORK.forward_cached`.
 
@@ -41,7 +46,7 @@ def cache(
     """
     owner = ModuleBuilder()
     owner.adopt(module)
-    methods = cached_methods(owner, network, module.entries[f"{network}.forward"], blocks, parts)
+    methods = feature_cache_methods(owner, network, module.entries[f"{network}.forward"], blocks, parts, among)
     names = [fn for name, fn in module.entries.items() if name.split(".")[0] == "sample"]
     loops = [_Loops(owner, module.functions[name], methods, computes) for name in names]
     changed = [each.changed() for each in loops]

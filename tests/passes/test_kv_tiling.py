@@ -16,8 +16,8 @@ from latentc.ir.interpret import Interpreter
 from latentc.ir.text import module_from_text, text_from_module
 from latentc.ir.verify import verify
 from latentc.lower import lower
-from latentc.passes import cache_blocks
-from latentc.passes.cache_blocks import block_caches, blocks_of
+from latentc.passes import kv_tiling
+from latentc.passes.kv_tiling import blocks_of, tile_caches
 from latentc.passes.precision import caches_in_half
 from latentc.pipeline import optimised
 from latentc.spec import load_spec
@@ -56,7 +56,7 @@ def drawn(case: str, module: Module) -> Any:
 @pytest.mark.parametrize("case", CASES)
 def test_the_same_tokens(case: str, size: int) -> None:
     lowered, module = before(case)
-    after = verify(block_caches(module, size), "expanded")
+    after = verify(tile_caches(module, size), "expanded")
     assert after is not module
     want = drawn(case, lowered.module)
     np.testing.assert_array_equal(drawn(case, after), want)
@@ -68,11 +68,11 @@ def test_a_fault_shows(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: rows counted from the wrong place, or those of the block seen twice."""
     _, module = before("guided")
     if fault == "row":
-        right = cache_blocks._offset
-        monkeypatch.setattr(cache_blocks, "_offset", lambda body, position: (right(body, position) or 0) - 1)
+        right = kv_tiling._offset
+        monkeypatch.setattr(kv_tiling, "_offset", lambda body, position: (right(body, position) or 0) - 1)
     else:
-        monkeypatch.setattr(cache_blocks._Body, "mask", _everything)
-    assert np.any(drawn("guided", block_caches(module, 5)) != drawn("guided", module))
+        monkeypatch.setattr(kv_tiling._Body, "mask", _everything)
+    assert np.any(drawn("guided", tile_caches(module, 5)) != drawn("guided", module))
 
 
 def _everything(body: Any, value: Any) -> Any:
@@ -90,13 +90,13 @@ def carried(node: Node) -> list[Any]:
 
 def test_a_token_copies_the_rows_of_its_block() -> None:
     _, module = before("guided")
-    found = loops(block_caches(module, 5))
+    found = loops(tile_caches(module, 5))
     assert {trip: {int(t.shape[2]) for t in carried(node)} for trip, node in found.items()} == {3: {16}, 5: {5}}
 
 
 def test_caches_stay_in_half() -> None:
     _, module = before("guided")
-    after = verify(block_caches(caches_in_half(module, "bf16"), 5), "expanded")
+    after = verify(tile_caches(caches_in_half(module, "bf16"), 5), "expanded")
     assert {t.dtype for node in loops(after).values() for t in carried(node)} == {"bf16"}
 
 
@@ -120,11 +120,11 @@ def test_blocks(trip: int, size: int | None, pieces: list[tuple[int, int, int]])
 
 def test_what_stays_as_it_is() -> None:
     _, module = before("guided")
-    assert block_caches(module, 1) is module
-    assert block_caches(module) is module  # 15 tokens are one block
+    assert tile_caches(module, 1) is module
+    assert tile_caches(module) is module  # 15 tokens are one block
     spec = load_spec("digits_dit", None, ["sampler.steps=4"])
     other = optimised(lower(spec), spec, "quantize").module
-    assert block_caches(other, 4) is other
+    assert tile_caches(other, 4) is other
 
 
 # What is wrong: (text of the module, text in its place).
@@ -147,9 +147,9 @@ def test_other_uses_of_a_cache_stay_as_they_are(case: str) -> None:
     old, new = ODD[case]
     text = text_from_module(before("guided")[1])
     same = module_from_text(text)
-    assert old in text and block_caches(same, 5) is not same
+    assert old in text and tile_caches(same, 5) is not same
     module = verify(module_from_text(text.replace(old, new)), "expanded")
-    assert block_caches(module, 5) is module
+    assert tile_caches(module, 5) is module
 
 
 def test_a_cache_that_is_handed_back_stays_as_it_is() -> None:
@@ -159,11 +159,11 @@ def test_a_cache_that_is_handed_back_stays_as_it_is() -> None:
     taken = r", %was: f32[B, heads=4, T=16, 8]\1"
     text, calls = re.subn(r'( = call\(.*fn="Attention.decode")', lambda m: m.expand(taken), text)
     module = verify(module_from_text(text), "expanded")
-    assert calls and block_caches(module, 5) is module
+    assert calls and tile_caches(module, 5) is module
 
 
 def test_where_it_runs() -> None:
-    for options, size in (((), 9), (("optimize.cache_block=1",), 64), (("target.form=host",), 64)):
+    for options, size in (((), 9), (("optimize.kv_tile=1",), 64), (("target.form=host",), 64)):
         spec = load_spec("digits_llamagen", None, ["backbone.depth=2", "target.engine=openvino", *options])
         module = optimised(lower(spec), spec).module
         least = min(int(t.shape[2]) for node in loops(module).values() for t in carried(node))
@@ -176,5 +176,5 @@ def test_where_it_runs() -> None:
 )
 def test_a_block_that_cannot_be_is_refused(options: tuple[str, ...], why: str) -> None:
     with pytest.raises(DiagnosticError, match=why) as caught:
-        load_spec("digits_llamagen", None, [*options, "optimize.cache_block=9"])
+        load_spec("digits_llamagen", None, [*options, "optimize.kv_tile=9"])
     assert [d.code for d in caught.value.diagnostics] == ["E0305"]

@@ -30,7 +30,7 @@ _Keep = Callable[[Node, Sequence[Var]], Sequence[Var]]
 _Step = Callable[..., tuple[list[Var], list[Var]]]
 
 
-def block_caches(module: Module, size: int | None = None) -> Module:
+def tile_caches(module: Module, size: int | None = None) -> Module:
     """The module with the caches of its sampling programs' loops grown `size` tokens at a time; 1 leaves them.
 
     Without a size it is about the root of the loop's steps: a token copies n rows, and a block T. The same module where
@@ -397,4 +397,4 @@ def _offset(body: Function, position: Value | None) -> int | None:
     return None
 
 
-__all__ = ["SIZES", "block_caches", "blocks_of"]
+__all__ = ["SIZES", "blocks_of", "tile_caches"]
