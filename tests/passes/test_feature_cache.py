@@ -178,6 +178,8 @@ def test_what_cannot_be() -> None:
         cache(sampler(), "main", (0, 2), every(2), ["attn"])
     with pytest.raises(DiagnosticError, match=r"E0311.*no part 'mixer': it has attn, mlp"):
         api.check("digits_dit", None, [CACHE.format("0, 2", 2), "optimize.cache.parts=[mixer]"])
+    with pytest.raises(DiagnosticError, match=r"E0311.*\[1, 5\) are out of range: network `main` has 4 blocks, 0 to 3"):
+        api.check("digits_dit", None, [CACHE.format("1, 5", 2)])
     module = sampler()
     alone = module.with_(entries={"main.forward": module.entries["main.forward"]})
     with pytest.raises(ValueError, match="no sampling program"):
