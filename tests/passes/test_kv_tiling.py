@@ -129,11 +129,11 @@ def test_what_stays_as_it_is() -> None:
 
 # What is wrong: (text of the module, text in its place).
 ODD = {
-    "a mask without the token itself": ("less_equal(%c, %position)", "less(%c, %position)"),
+    "a mask without the token itself": ("less_equal(%index, %position)", "less(%index, %position)"),
     "a mask of other rows": ("value=array(i64, [16], 0, 1, 2,", "value=array(i64, [16], 0, 2, 1,"),
     "a mask that is read as a number": (
         "  return %x_8, %keys_2, %values_2",
-        '  %odd: f32[1, 1, 1, T=16] = cast(%mask) {to="f32"}\n  return %x_8, %keys_2, %values_2',
+        '  %odd: f32[1, 1, 1, T:grid ** 2=16] = cast(%mask) {to="f32"}\n  return %x_8, %keys_2, %values_2',
     ),
     "a row behind the last": ("value=array(i64, [], 1)", "value=array(i64, [], 2)"),
     "a row before the first": ("value=array(i64, [], 1)", "value=array(i64, [], -1)"),
