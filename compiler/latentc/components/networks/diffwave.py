@@ -101,7 +101,7 @@ class Diffwave(Backbone):
                 static |= {"vector_width": self.vector_width}
         ports = (Port("x", f32(B, channels, length), "state"), Port("t", f32(B), "time"), *ports_of(entries))
         forward = add_method(mb, name, "forward", _network(self, spec.time, entries), ports, static)
-        return Network(name, {"forward": forward}, self.PROVIDES, blocks=self.depth)
+        return Network(name, {"forward": forward}, self.PROVIDES)
 
 
 @cache
