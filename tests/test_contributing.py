@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's way to add a backbone, followed to the letter in a copy of the compiler."""
+"""CONTRIBUTING.md's network, condition, process and sampler, followed to the letter in a copy of the compiler."""
 
 from __future__ import annotations
 
@@ -13,37 +13,46 @@ ROOT = Path(__file__).parents[1]
 
 FOLLOWED = """
 import numpy as np
+from tiny_model import write_random_weights
+from pathlib import Path
 from latentc import api
-from latentc.ir.core import parameters
-from latentc.ir.inits import INITS
-from latentc.lower import lower
-from latentc.spec import load_spec
 
-spec = load_spec("spec.yaml")
-lowered = lower(spec)
+write_random_weights(Path("spec.yaml"), Path("weights.safetensors"), 0.2)
 rng = np.random.default_rng(0)
-params = parameters(lowered.module, lowered.networks["main"].methods["forward"].function)
-weights = {n: INITS[p.init.kind](rng, p.type.shape, **p.init.args).astype("f4") for n, p in params.items()}
-np.savez("weights.npz", **weights)
 x = rng.standard_normal((3, 1, 8, 8), "f4")
-inputs = {"x": x, "t": rng.uniform(size=3).astype("f4"), "y": np.array([1, 2, 10])}
-outs = [api.forward("spec.yaml", "weights.npz", inputs, backend) for backend in ("oracle", "torch", "onnx")]
+angle = rng.uniform(-3, 3, (3, 1)).astype("f4")
+inputs = {"x": x, "t": rng.uniform(size=3).astype("f4"), "y": np.array([1, 2, 10]), "angle": angle}
+weights = "weights.safetensors"
+outs = [api.forward("spec.yaml", weights, inputs, backend) for backend in ("oracle", "torch", "onnx")]
 for out in outs[1:]:
     assert np.abs(out - outs[0]).max() <= 1e-5 * np.abs(outs[0]).max()
 assert outs[0].shape == (3, 1, 8, 8) and np.abs(outs[0]).max() > 1e-3
+given = {"x": x, "y": np.array([1, 2, 3]), "angle": angle, "u": rng.uniform(size=3), "noise": x[::-1]}
+given |= {"drop": np.full(3, 0.9), "drop_angle": np.full(3, 0.05)}
+by_oracle, by_torch = (api.loss("spec.yaml", weights, given, backend)["loss"] for backend in ("oracle", "torch"))
+assert abs(by_torch - by_oracle) < 1e-5 * by_oracle
+api.compile("spec.yaml", weights, "bundle")
+backends = ("engine", "oracle", "torch")
+samples = [api.sample("bundle", [1, 2, 3], given={"angle": angle}, backend=backend) for backend in backends]
+for other in samples[1:]:
+    assert np.abs(other - samples[0]).max() <= 1e-4 * np.abs(samples[0]).max()
+assert np.abs(api.sample("bundle", [1, 2, 3], given={"angle": angle + 1.0}) - samples[0]).max() > 1e-3
 """
 
 
-def test_the_backbone_of_the_page_works_on_every_backend(tmp_path):
+def test_the_components_of_the_page_work_on_every_backend(tmp_path):
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    blocks = dict(re.findall(r"```(python|yaml)\n(.*?)```", page, flags=re.DOTALL))
     shutil.copytree(ROOT / "compiler", tmp_path / "compiler", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "specs").symlink_to(ROOT / "specs")
     (tmp_path / "templates").symlink_to(ROOT / "templates")
-    backbone = tmp_path / "compiler/latentc/components/networks/pixel_mlp.py"
-    backbone.write_text(blocks["python"], encoding="utf-8")
-    (tmp_path / "spec.yaml").write_text(blocks["yaml"], encoding="utf-8")
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "compiler"), str(ROOT / "runtime")])}
+    files = re.findall(r"### [^\n]*: `(components/\S+\.py)`\n.*?```python\n(.*?)```", page, flags=re.DOTALL)
+    assert [Path(file).parts[1] for file, _ in files] == ["networks", "conditions", "processes", "samplers"]
+    for file, text in files:
+        (tmp_path / "compiler/latentc" / file).write_text(text, encoding="utf-8")
+    (spec,) = re.findall(r"```yaml\n(latentc: 1\nname: turned.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "spec.yaml").write_text(spec, encoding="utf-8")
+    paths = [tmp_path / "compiler", ROOT / "runtime", ROOT / "tests"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     run = subprocess.run(
         [sys.executable, "-c", FOLLOWED], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
     )
