@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +70,12 @@ def lowered(tmp_path: Path, conditioning: str) -> Lowered:
     file = tmp_path / "spec.yaml"
     file.write_text(SPEC.format(conditioning=conditioning), encoding="utf-8")
     return lower(load_spec(file))
+
+
+def load_spec_with_text() -> Any:
+    from latentc.spec import spec_from_text
+
+    return spec_from_text(SPEC.format(conditioning="class: {kind: label}"))
 
 
 def weights_of(low: Lowered) -> dict[str, np.ndarray]:
@@ -141,6 +148,31 @@ def test_several_conditions_are_told_together(tmp_path: Path) -> None:
     assert [c.form for c in low.conditions] == ["label", "array", "array"]
 
 
+def test_a_sequence_is_masked_and_padded() -> None:
+    """Embedded tokens and their mask; none is the pad token alone."""
+    from latentc.components import load
+    from latentc.ir.builder import ModuleBuilder
+
+    spec = load_spec_with_text()
+    condition = load("conditions")["sequence"].model_validate({"kind": "sequence", "dropout": 0.1, "pad": 2})
+    tokens, mask = condition.ports("text", spec)
+    assert (tokens.values, mask.type.dtype, condition.length("text", spec)) == (11, "bool", 7)
+    b = ModuleBuilder().function("f")
+    operands = tuple(b.input(port.name, port.type) for port in (tokens, mask))
+    embedded, counts = condition.tokens(b, "text_embedder", "text", operands, 4, condition.sizes("text", spec))
+    nulls = condition.null_operands(b, "text", operands, spec)
+    b.output(embedded, counts, *nulls)
+    b.finish()
+    table, given, real = RNG.standard_normal((11, 4)), RNG.integers(0, 11, (2, 7)), RNG.random((2, 7)) < 0.5
+    oracle = Interpreter(b.module.finish(), {"text_embedder.weight": table})
+    out, counted, pad, first = oracle.run("f", given, real)
+    np.testing.assert_array_equal(out, table[given])
+    np.testing.assert_array_equal(counted, real)
+    assert pad == 2 and first.tolist() == [[True, *[False] * 6]]
+    (request,) = condition.requests("text", spec)
+    assert (request.form, request.vocabulary, request.mask, request.pad, request.shape) == ("tokens", 11, True, 2, (7,))
+
+
 @pytest.mark.parametrize(
     ("conditioning", "message"),
     [
@@ -155,3 +187,18 @@ def test_several_conditions_are_told_together(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_said(conditioning: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DiagnosticError, match=message):
         lowered(tmp_path, conditioning)
+
+
+def test_a_token_transformer_begins_with_one_token(tmp_path: Path) -> None:
+    file = tmp_path / "spec.yaml"
+    file.write_text(
+        "latentc: 1\nname: told\nextends: digits_llamagen\n"
+        "data: {kind: npz, path: d.npz, tokens: {vocabulary: 17, grid: [8, 8]}, classes: 10,\n"
+        "  fields: {text: {shape: [7], classes: 11}, text_mask: {shape: [7], dtype: bool}}}\n"
+        "conditioning: {text: {kind: sequence}}\n"
+    )
+    with pytest.raises(DiagnosticError, match=r"one token of condition, and is told `class` \(1\), `text` \(7\)"):
+        load_spec(file)
+    file.write_text(file.read_text() + "backbone: {conditions: [class]}\n")
+    (program,) = lower(load_spec(file)).programs
+    assert "text" not in program.sources  # no network is told it

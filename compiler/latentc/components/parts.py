@@ -204,6 +204,10 @@ class Condition(Part):
         vector = self.vector(b, prefix, name, operands, width, sizes)
         return b.reshape(vector, shape=(vector.shape[0], 1, width), out="tokens"), None
 
+    def length(self, name: str, spec: Spec) -> int:
+        """How many tokens it enters as. For conditions whose FORMS have "tokens"."""
+        return 1
+
     def map(self, b: Builder, name: str, operands: tuple[Var, ...], sizes: Mapping[str, Any], side: Any) -> Var:
         """It as channels beside a state of `side` by `side`: f32[B, C, side, side].
 

@@ -76,6 +76,10 @@ class Encoded(Condition):
             embedded = b.reshape(embedded, shape=(embedded.shape[0], 1, width), out=name)
         return embedded, None
 
+    def length(self, name: str, spec: Spec) -> int:
+        (port,) = self.ports(name, spec)
+        return int(port.type.shape[1]) if port.type.rank == 3 else 1  # type: ignore[arg-type]
+
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         found = []
         for given in self.inputs(name, spec):

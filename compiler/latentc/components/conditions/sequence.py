@@ -83,6 +83,10 @@ class Sequence(ArrayCondition):
             *(b.scalar(0.0, g) for g in given),
         )
 
+    def length(self, name: str, spec: Spec) -> int:
+        shape = self.shape(name, spec)
+        return shape[0] if shape else 1
+
     def sizes(self, name: str, spec: Spec) -> dict[str, int]:
         vocabulary = self.vocabulary(name, spec)
         return {f"{name}_vocabulary": vocabulary} if vocabulary else {}

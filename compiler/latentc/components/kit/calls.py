@@ -23,7 +23,7 @@ Operands = Mapping[str, Var]
 class Conditions:
     """The conditions of a spec, as a loss or a program of it reads, drops and leaves them out.
 
-    `names`: those that matter here, all by default.
+    `names`: those that matter here; by default all that a network is told.
     """
 
     spec: Spec
@@ -32,7 +32,15 @@ class Conditions:
 
     def items(self) -> list[tuple[str, Condition]]:
         """The conditions with their names, in the spec's order."""
-        return [(n, c) for n, c in self.spec.conditions.items() if self.names is None or n in self.names]
+        methods = [method for network in self.networks.values() for method in network.methods.values()]
+        taken = {port.name for method in methods for port in method.inputs_of("condition")}
+
+        def matters(name: str, condition: Condition) -> bool:
+            if self.names is not None:
+                return name in self.names
+            return any(port.name in taken for port in condition.ports(name, self.spec))
+
+        return [(name, condition) for name, condition in self.spec.conditions.items() if matters(name, condition)]
 
     @property
     def fields(self) -> tuple[str, ...]:

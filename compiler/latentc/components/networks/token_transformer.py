@@ -89,6 +89,11 @@ class TokenTransformer(Backbone):
             message = "sincos_2d has no place for the class token"
             yield Problem(("positions",), message, "use `{kind: rope_2d}` or `{kind: learned}`")
         yield from self.problems_of_conditions(spec)
+        told = [(name, c.length(name, spec)) for name, c in self.told(spec).items() if self.form_of(c) is not None]
+        if sum(length for _, length in told) > 1:
+            words = ", ".join(f"`{name}` ({length})" for name, length in told)
+            message = f"a token_transformer begins with one token of condition, and is told {words}"
+            yield Problem((), message, "name the one in `conditions`")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         tokens = spec.data.tokens
