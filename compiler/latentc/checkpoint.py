@@ -211,8 +211,8 @@ def name_map(spec: Spec, network: str, names: str | None) -> Sequence[Mapping[st
 
 
 def symbols(lowered: Lowered, network: Network) -> dict[str, int]:
-    """The sizes that a name map may refer to: the network's constructor arguments (`heads`, `width`)."""
-    found: dict[str, int] = {}
+    """The sizes that a name map may refer to: the network's constructor arguments (`heads`, `width`), and `sizes`."""
+    found = dict(network.sizes)
     for function in network.functions:
         origin = lowered.module.functions[function].origin
         for name, value in (origin.args if origin else {}).items():

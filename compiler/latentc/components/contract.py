@@ -14,15 +14,16 @@ from latentc.ir.core import Module, networks_called
 from latentc.ir.types import Sym, TensorType
 from latentc_runtime.sources import Condition, Input, Setting, Source
 
-Role = Literal["state", "time", "condition", "noise", "token", "position", "cache", "output", "logits"]
+Role = Literal["state", "time", "condition", "noise", "token", "position", "cache", "output", "logits", "penalty"]
 
-Capability = Literal["denoise", "next_token", "generate", "discriminate", "encode"]
+Capability = Literal["denoise", "next_token", "generate", "discriminate", "encode", "autoencode"]
 CAPABILITIES: dict[Capability, str] = {
     "denoise": "predicts noise, data or a velocity from a noisy sample and its time",
     "next_token": "predicts each token from those before it",
     "generate": "turns noise into a sample",
     "discriminate": "scores how much a sample looks like data",
     "encode": "encodes its input for other networks",
+    "autoencode": "encodes data as codes and decodes them",
 }
 """What a network can do, as diagnostics say it. A capability fixes the methods and the roles of their ports:
 
@@ -32,6 +33,9 @@ next_token    `forward` (tokens as state, conditions) -> logits; `prefill` (cond
 generate      `forward` (noise, conditions) -> output
 discriminate  `forward` (state, conditions) -> output
 encode        `encode` (states, conditions) -> output
+autoencode    `encode` (state) -> output, the codes: tokens, or mean and log-variance of latents;
+              `decode` (state: tokens or latents) -> output; `forward` (state) -> output, both in a row;
+              `regularized` (state, noise if it draws latents) -> output, penalty f32[B]
 """
 
 
@@ -90,12 +94,13 @@ class Network:
     """A network of a spec: its methods by name, and what it can do.
 
     Weights of network `main` live under state-dict prefix `main.` in programs that call it, without prefix in its own
-    file.
+    file. `sizes` are those that name maps may refer to beside the constructor arguments.
     """
 
     name: str
     methods: Mapping[str, Method]
     provides: frozenset[Capability]
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def discrete(self) -> bool:

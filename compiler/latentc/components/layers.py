@@ -1,5 +1,7 @@
 """Layers of convolutional networks: an op and its params under one name, as torch.nn has them.
 
+Weights start as `init` says ("normal", "orthogonal"), and biases at zero; "linear_default" is PyTorch's for both.
+
 With `spectral`, a layer's weight is divided by its largest singular value (Miyato et al. 2018, arXiv:1802.05957), which
 one power iteration finds from the vector `NAME.u` that training keeps. Symbols: B batch, C channels.
 """
@@ -36,7 +38,7 @@ def _bias(b: Builder, name: str, weight: Var, init: str, bias: bool) -> list[Var
 def linear(
     b: Builder, name: str, x: Var, features: Any, init: str, bias: bool = True, spectral: bool = False, out: str = ""
 ) -> Var:
-    """x [..., in] -> [..., features]; the weight starts as `init` ("normal" or "orthogonal"), the bias at zero."""
+    """x [..., in] -> [..., features]."""
     weight = _weight(b, name, (features, x.shape[-1]), init, spectral)
     return b.linear(x, weight, *_bias(b, name, weight, init, bias), out=out)  # type: ignore[no-any-return]
 
@@ -84,4 +86,19 @@ def batch_norm(b: Builder, name: str, x: Var, affine: bool, eps: float, momentum
     return b.batch_norm(*ins, eps=eps, momentum=momentum, out=out)  # type: ignore[no-any-return]
 
 
-__all__ = ["EPS", "batch_norm", "conv", "embedding", "linear"]
+def halving_conv(b: Builder, name: str, x: Var, channels: Any, init: str, out: str = "") -> Var:
+    """A 3 x 3 convolution of stride 2 that pads below and on the right: x [B, C, H, W] -> [B, channels, H/2, W/2]."""
+    for axis in (2, 3):
+        x = b.pad(x, axis=axis, before=0, after=1, value=0.0, out="padded")
+    weight = _weight(b, name, (channels, x.shape[1], 3, 3), init, False)
+    return b.conv(x, weight, *_bias(b, name, weight, init, True), stride=2, out=out)
+
+
+def group_norm(b: Builder, name: str, x: Var, groups: int, eps: float, out: str = "") -> Var:
+    """x [B, C, H, W] normalised over groups of channels, then scaled and shifted by channel."""
+    size = f32(x.shape[1])
+    weight, bias = b.param(f"{name}.weight", size, "ones"), b.param(f"{name}.bias", size, "zeros")
+    return b.group_norm(x, weight, bias, groups=groups, eps=eps, out=out)
+
+
+__all__ = ["EPS", "batch_norm", "conv", "embedding", "group_norm", "halving_conv", "linear"]

@@ -1,0 +1,142 @@
+"""Encoder and decoder of convolutional autoencoders: residual blocks, resampling, attention over pixels.
+
+Symbols: B batch, C channels, Z channels of the latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from latentc.components import layers
+from latentc.ir.builder import BlockBody, Builder, Var, module_class
+
+INIT = "linear_default"
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What the blocks of both halves have in common."""
+
+    groups: int
+    eps: float
+    dropout: float
+
+
+@dataclass(frozen=True)
+class Half:
+    """An encoder or a decoder: channels of its levels over `channels`, from the highest resolution down.
+
+    `count` residual blocks per level, each followed by attention in the levels of `attention`.
+    """
+
+    multipliers: tuple[int, ...]
+    count: int
+    attention: tuple[int, ...]
+    middle_attention: bool
+    blocks: Blocks
+
+
+@cache
+def encoder(half: Half) -> BlockBody:
+    """[B, C, H, W] -> [B, outputs, H / f, W / f], f halved once per level but the last."""
+    last = len(half.multipliers) - 1
+
+    @module_class("Encoder", x="B in_channels H W")
+    def forward(b: Builder, x: Var, *, in_channels: int, channels: int, outputs: int) -> Var:
+        """Encodes images x [B, in_channels, H, W] as feature maps of `outputs` channels."""
+        h = layers.conv(b, "conv_in", x, channels, 3, INIT, out="h")
+        for i, multiplier in enumerate(half.multipliers):
+            body = _level(half.blocks, half.count, i in half.attention, "" if i == last else "down")
+            h = b.sub(f"levels.{i}", body, h, channels=h.shape[1], features=multiplier * channels)
+        return _output(b, half, _middle(b, half, h), outputs)
+
+    return forward
+
+
+@cache
+def decoder(half: Half) -> BlockBody:
+    """[B, Z, h, w] -> [B, outputs, f h, f w]."""
+    levels = list(enumerate(half.multipliers))[::-1]
+
+    @module_class("Decoder", z="B latent H W")
+    def forward(b: Builder, z: Var, *, latent: int, channels: int, outputs: int) -> Var:
+        """Decodes latents z [B, latent, h, w] as images of `outputs` channels."""
+        h = layers.conv(b, "conv_in", z, half.multipliers[-1] * channels, 3, INIT, out="h")
+        h = _middle(b, half, h)
+        for place, (i, multiplier) in enumerate(levels):
+            body = _level(half.blocks, half.count, i in half.attention, "up" if i else "")
+            h = b.sub(f"levels.{place}", body, h, channels=h.shape[1], features=multiplier * channels)
+        return _output(b, half, h, outputs)
+
+    return forward
+
+
+def _middle(b: Builder, half: Half, h: Var) -> Var:
+    same = {"channels": h.shape[1], "features": h.shape[1]}
+    h = b.sub("middle1", _residual(half.blocks, False), h, **same)
+    if half.middle_attention:
+        h = b.sub("middle_attention", _attention(half.blocks), h, channels=h.shape[1])
+    return b.sub("middle2", _residual(half.blocks, False), h, **same)  # type: ignore[no-any-return]
+
+
+def _output(b: Builder, half: Half, h: Var, outputs: Any) -> Var:
+    h = b.silu(layers.group_norm(b, "norm_out", h, half.blocks.groups, half.blocks.eps))
+    return layers.conv(b, "conv_out", h, outputs, 3, INIT)
+
+
+@cache
+def _level(blocks: Blocks, count: int, attends: bool, resampling: str) -> BlockBody:
+    name = {"down": "DownLevel", "up": "UpLevel", "": "Level"}[resampling]
+
+    @module_class(f"Attention{name}" if attends else name, h="B channels H W")
+    def forward(b: Builder, h: Var, *, channels: int, features: int) -> Var:
+        """The residual blocks of one resolution, then resampling, if there is any."""
+        for j in range(count):
+            body = _residual(blocks, int(h.shape[1]) != int(features))
+            h = b.sub(f"blocks.{j}", body, h, channels=h.shape[1], features=features)
+            if attends:
+                h = b.sub(f"attention.{j}", _attention(blocks), h, channels=features)
+        if resampling == "down":
+            return layers.halving_conv(b, "down", h, features, INIT, out="h")
+        if resampling == "up":
+            return layers.conv(b, "up", b.upsample_nearest(h, factor=2, out="h"), features, 3, INIT, out="h")
+        return h
+
+    return forward
+
+
+@cache
+def _residual(blocks: Blocks, projects: bool) -> BlockBody:
+    @module_class("ProjectedResidualBlock" if projects else "ResidualBlock", x="B channels H W")
+    def forward(b: Builder, x: Var, *, channels: int, features: int) -> Var:
+        """Twice GroupNorm, SiLU and a 3 x 3 convolution, beside a shortcut."""
+        h = b.silu(layers.group_norm(b, "norm1", x, blocks.groups, blocks.eps))
+        h = layers.conv(b, "conv1", h, features, 3, INIT, out="h")
+        h = b.silu(layers.group_norm(b, "norm2", h, blocks.groups, blocks.eps))
+        h = b.dropout(h, p=blocks.dropout, out="h") if blocks.dropout else h
+        h = layers.conv(b, "conv2", h, features, 3, INIT, out="h")
+        return (layers.conv(b, "shortcut", x, features, 1, INIT, out="x") if projects else x) + h
+
+    return forward
+
+
+@cache
+def _attention(blocks: Blocks) -> BlockBody:
+    @module_class("PixelAttention", x="B channels H W")
+    def forward(b: Builder, x: Var, *, channels: int) -> Var:
+        """Each pixel of x [B, C, H, W] attends to all, with one head."""
+        batch, _, rows, columns = x.shape
+        h = layers.group_norm(b, "norm", x, blocks.groups, blocks.eps)
+        h = b.transpose(b.reshape(h, shape=(batch, channels, rows * columns)), perm=(0, 2, 1), out="h")
+        parts: Sequence[Var] = [
+            b.reshape(layers.linear(b, name, h, channels, INIT), shape=(batch, 1, rows * columns, channels), out=name)
+            for name in ("q", "k", "v")
+        ]
+        h = b.reshape(b.attention(*parts, causal=False, out="h"), shape=(batch, rows * columns, channels), out="h")
+        h = b.transpose(layers.linear(b, "proj", h, channels, INIT), perm=(0, 2, 1), out="h")
+        return x + b.reshape(h, shape=(batch, channels, rows, columns), out="h")
+
+    return forward

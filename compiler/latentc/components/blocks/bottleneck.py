@@ -1,0 +1,55 @@
+"""Base class of what stands between an encoder and a decoder."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from latentc.components.parts import Part
+from latentc.ir.builder import Builder, Var
+from latentc.ir.types import TensorType
+
+
+class Bottleneck(Part):
+    """Turns what the encoder gives into codes, and codes into what the decoder takes.
+
+    Symbols: Z `channels`; h, w rows and columns of the latents.
+    """
+
+    channels: int = Field(gt=0, description="channels of the latents (Z)")
+
+    DRAWS: ClassVar[bool] = False
+    """Whether latents are drawn at random in training."""
+    discrete: ClassVar[bool] = False
+    """Whether codes are tokens."""
+
+    @property
+    def encoded(self) -> int:
+        """Channels it takes from the encoder, over `channels`."""
+        return 1
+
+    def static(self) -> dict[str, Any]:
+        """Sizes that its emitted class is constructed with, beside `latent`."""
+        return {}
+
+    @abstractmethod
+    def codes(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
+        """The codes of what the encoder gives."""
+
+    @abstractmethod
+    def latents(self, b: Builder, codes: Var, static: dict[str, Any]) -> Var:
+        """What `decode` is given as f32[B, Z, h, w]."""
+
+    @abstractmethod
+    def mode(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
+        """The likeliest latents f32[B, Z, h, w] of what the encoder gives."""
+
+    @abstractmethod
+    def regularized(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any]) -> tuple[Var, Var]:
+        """Latents in training, through which gradients flow, and the penalty f32[B] on them."""
+
+    @abstractmethod
+    def decoded_type(self, rows: int, columns: int) -> TensorType:
+        """The type of what `decode` is given."""

@@ -1,0 +1,90 @@
+"""Latents that are rows of a learned table."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.blocks.bottleneck import Bottleneck
+from latentc.ir.builder import Builder, Var, f32, i64
+from latentc.ir.types import B, TensorType
+
+EPS = 1e-12
+"""Least length that a vector is divided by."""
+
+
+class Codebook(Bottleneck):
+    """Each position of the latents becomes the nearest row of a codebook (van den Oord et al. 2017, arXiv:1711.00937).
+
+    The penalty pulls the row to the encoder's output, and the output to the row, `commitment` times as hard.
+    """
+
+    kind: Literal["codebook"]
+    size: int = Field(gt=1, description="rows of the codebook: number of different tokens")
+    normalize: bool = Field(
+        False, description="compare directions: rows and latents have length 1 (Yu et al. 2021, arXiv:2110.04627)"
+    )
+    commitment: float = Field(0.25, ge=0, description="weight of the pull on the encoder's output")
+    discrete: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "codebook", "size": 16, "channels": 4}
+
+    def static(self) -> dict[str, Any]:
+        return {"codes": self.size}
+
+    def _table(self, b: Builder, static: dict[str, Any]) -> Var:
+        """The rows f32[codes, Z]."""
+        of = f32(static["codes"], static["latent"])
+        return self._unit(b, b.param("codebook.weight", of, "uniform", bound=1 / self.size))
+
+    def _unit(self, b: Builder, x: Var) -> Var:
+        """Rows of x divided by their length, if directions are compared."""
+        if not self.normalize:
+            return x
+        length = b.sqrt(b.sum(x * x, axes=(1,), keepdims=True))
+        return b.div(x, b.maximum(length, EPS), out="unit")
+
+    def _rows(self, b: Builder, h: Var, latent: int) -> Var:
+        """Latents [B, Z, h, w] as rows [B h w, Z]."""
+        count = h.shape[0] * h.shape[2] * h.shape[3]
+        return self._unit(b, b.reshape(b.transpose(h, perm=(0, 2, 3, 1)), shape=(count, latent), out="rows"))
+
+    def _nearest(self, b: Builder, rows: Var, table: Var) -> Var:
+        """i64[B h w]: which row of the table is nearest to each row of latents."""
+        closeness = b.linear(rows, table, out="closeness")
+        if not self.normalize:
+            closeness = closeness * 2.0 - b.sum(table * table, axes=(1,), keepdims=False)
+        return b.argmax(closeness, axis=1, out="index")  # type: ignore[no-any-return]
+
+    def codes(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
+        index = self._nearest(b, self._rows(b, h, static["latent"]), self._table(b, static))
+        return b.reshape(index, shape=(h.shape[0], h.shape[2] * h.shape[3]), out="tokens")
+
+    def latents(self, b: Builder, codes: Var, static: dict[str, Any]) -> Var:
+        batch, rows, columns = codes.shape[0], static["rows"], static["columns"]
+        z = b.embedding(self._table(b, static), codes, out="z")
+        return b.transpose(
+            b.reshape(z, shape=(batch, rows, columns, static["latent"])), perm=(0, 3, 1, 2), out="z"
+        )
+
+    def mode(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
+        table = self._table(b, static)
+        chosen = b.embedding(table, self._nearest(b, self._rows(b, h, static["latent"]), table), out="chosen")
+        return self._grid(b, chosen, h)
+
+    def _grid(self, b: Builder, rows: Var, h: Var) -> Var:
+        """Rows [B h w, Z] as latents like h."""
+        batch, latent, height, width = h.shape
+        return b.transpose(b.reshape(rows, shape=(batch, height, width, latent)), perm=(0, 3, 1, 2), out="z")
+
+    def regularized(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any]) -> tuple[Var, Var]:
+        table, rows = self._table(b, static), self._rows(b, h, static["latent"])
+        chosen = b.embedding(table, self._nearest(b, rows, table), out="chosen")
+        pull = chosen - b.stop_gradient(rows)
+        commit = rows - b.stop_gradient(chosen)
+        penalty = self._grid(b, pull * pull + commit * commit * self.commitment, h)
+        straight = rows + b.stop_gradient(chosen - rows)  # the gradient passes the choice as if it were none
+        return self._grid(b, straight, h), b.mean(penalty, axes=(1, 2, 3), keepdims=False, out="penalty")
+
+    def decoded_type(self, rows: int, columns: int) -> TensorType:
+        return i64(B, rows * columns)

@@ -1,0 +1,186 @@
+"""Convolutional autoencoders: the first stages of latent diffusion and of token models.
+
+Symbols: B batch, C channels of the image, Z channels of the latents, f pixels per latent along each side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import OneOf, layers
+from latentc.components.blocks.autoencoder import INIT, Blocks, Half, decoder, encoder
+from latentc.components.blocks.bottleneck import Bottleneck
+from latentc.components.contract import Capability, Network, Port
+from latentc.components.parts import Backbone, Problem, add_method
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
+from latentc.ir.types import B, TensorType
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Autoencoder(Backbone):
+    """Encoder and decoder of VQGAN (Esser et al. 2021, arXiv:2012.09841) and latent diffusion (arXiv:2112.10752).
+
+    Takes images x f32[B, C, H, W]. Each level but the last halves the resolution on the way in and doubles it on the
+    way out.
+    """
+
+    kind: Literal["autoencoder"]
+    width: int = Field(gt=0, description="channels that the multipliers multiply (128 as published)")
+    multipliers: tuple[int, ...] = Field(
+        min_length=1, description="channels of each level over `width`, from the highest resolution to the lowest"
+    )
+    decoder_multipliers: tuple[int, ...] | None = Field(
+        None, min_length=1, description="those of the decoder, in the same order; null: as `multipliers`"
+    )
+    blocks: int = Field(2, gt=0, description="residual blocks per level of the encoder; the decoder has one more")
+    attention: tuple[int, ...] = Field((), description="levels whose residual blocks are followed by attention, from 0")
+    middle_attention: bool = Field(True, description="attention between the two residual blocks in the middle")
+    features: int | None = Field(
+        None, gt=0, description="channels of the encoder's output, before `quant_conv`; null: those of the latents"
+    )
+    quant_conv: bool = Field(True, description="a 1 x 1 convolution between encoder and bottleneck")
+    post_quant_conv: bool = Field(True, description="a 1 x 1 convolution between bottleneck and decoder")
+    bottleneck: Annotated[Bottleneck, OneOf("blocks/bottlenecks")] = Field(description="what codes are")
+    groups: int = Field(32, gt=0, description="groups of each GroupNorm")
+    eps: float = Field(1e-6, gt=0, description="added to the variance in GroupNorm")
+    dropout: float = Field(0.0, ge=0, lt=1, description="before the second convolution of a residual block, in training")
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"autoencode", "encode"})
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "autoencoder",
+        "width": 8,
+        "multipliers": [1, 2],
+        "blocks": 1,
+        "groups": 4,
+        "bottleneck": {"kind": "gaussian", "channels": 4},
+    }
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent along each side (f)."""
+        return int(2 ** (len(self.multipliers) - 1))
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        shape = spec.data.shape
+        if shape is None or len(shape) != 3:
+            yield Problem((), f"an autoencoder takes arrays [C, H, W], but the data has {spec.data.words}")
+            return
+        if shape[1] % self.factor or shape[2] % self.factor:
+            message = f"{len(self.multipliers)} levels need sides that are multiples of {self.factor}, not {shape[1:]}"
+            yield Problem(("multipliers",), message, "change `data.shape` or the number of levels")
+        others = self.decoder_multipliers
+        if others is not None and len(others) != len(self.multipliers):
+            message = f"the encoder has {len(self.multipliers)} levels, the decoder {len(others)}"
+            yield Problem(("decoder_multipliers",), message, "give both the same number of levels")
+        for name, multipliers in (("multipliers", self.multipliers), ("decoder_multipliers", others or ())):
+            for i, multiplier in enumerate(multipliers):
+                if multiplier * self.width % self.groups:
+                    message = f"{multiplier * self.width} channels do not divide into {self.groups} groups"
+                    yield Problem((name, i), message, "change `width` or `groups`")
+        if self.width % self.groups:
+            yield Problem(("width",), f"{self.width} channels do not divide into {self.groups} groups")
+        for i, level in enumerate(self.attention):
+            if not 0 <= level < len(self.multipliers):
+                levels = len(self.multipliers)
+                yield Problem(("attention", i), f"no level {level}: there are {levels} (0 to {levels - 1})")
+        for name, there in (("quant_conv", self.quant_conv), ("post_quant_conv", self.post_quant_conv)):
+            if not there and self.features not in (None, self.bottleneck.channels):
+                message = f"{self.features} features cannot be {self.bottleneck.channels} latent channels without it"
+                yield Problem((name,), message, "leave `features` or this option out")
+        yield from self.problems_of_conditions(spec)
+
+    def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
+        channels, rows, columns = _image(spec)
+        h, w = rows // self.factor, columns // self.factor
+        of = self.bottleneck.decoded_type(h, w)
+        codes = of if self.bottleneck.discrete else f32(B, 2 * self.bottleneck.channels, h, w)
+        return (Port("x", f32(B, channels, rows, columns), "state"),), codes
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        channels, rows, columns = _image(spec)
+        h, w = rows // self.factor, columns // self.factor
+        of_grid = {"rows": h, "columns": w} if self.bottleneck.discrete else {}
+        static = {
+            "in_channels": channels,
+            "width": self.width,
+            "latent": self.bottleneck.channels,
+            **self.bottleneck.static(),
+            **of_grid,
+        }
+        x = Port("x", f32(B, channels, rows, columns), "state")
+        z = Port("z", self.bottleneck.decoded_type(h, w), "state", static.get("codes"))
+        noise = [Port("noise", f32(B, self.bottleneck.channels, h, w), "noise")] if self.bottleneck.DRAWS else []
+        bodies = _methods(self)
+        encode = add_method(mb, name, "encode", bodies["encode"], [x], static)
+        if self.bottleneck.discrete:
+            encode = replace(encode, outputs=tuple(replace(port, values=static["codes"]) for port in encode.outputs))
+        methods = {
+            "forward": add_method(mb, name, "forward", bodies["forward"], [x], static),
+            "encode": encode,
+            "decode": add_method(mb, name, "decode", bodies["decode"], [z], static),
+            "regularized": add_method(
+                mb, name, "regularized", bodies["regularized"], [x, *noise], static, ("output", "penalty")
+            ),
+        }
+        return Network(name, methods, self.PROVIDES, sizes={"levels": len(self.multipliers)})
+
+
+def _image(spec: Spec) -> tuple[int, int, int]:
+    assert spec.data.shape is not None
+    channels, rows, columns = spec.data.shape
+    return channels, rows, columns
+
+
+@cache
+def _methods(config: Autoencoder) -> dict[str, BlockBody]:
+    bottleneck = config.bottleneck
+    shared = Blocks(config.groups, config.eps, config.dropout)
+    inward = Half(config.multipliers, config.blocks, config.attention, config.middle_attention, shared)
+    outward = replace(inward, multipliers=config.decoder_multipliers or config.multipliers, count=config.blocks + 1)
+
+    def encoded(b: Builder, x: Var, static: dict[str, Any]) -> Var:
+        wanted = bottleneck.encoded * static["latent"]
+        made = wanted if config.features is None else bottleneck.encoded * config.features
+        sizes = {"in_channels": static["in_channels"], "channels": static["width"], "outputs": made}
+        h = b.sub("encoder", encoder(inward), x, out="h", **sizes)
+        return layers.conv(b, "quant_conv", h, wanted, 1, INIT, out="h") if config.quant_conv else h
+
+    def decoded(b: Builder, z: Var, static: dict[str, Any]) -> Var:
+        latent = static["latent"] if config.features is None else config.features
+        if config.post_quant_conv:
+            z = layers.conv(b, "post_quant_conv", z, latent, 1, INIT, out="z")
+        sizes = {"latent": latent, "channels": static["width"], "outputs": static["in_channels"]}
+        return b.sub("decoder", decoder(outward), z, out="x", **sizes)  # type: ignore[no-any-return]
+
+    image = "B in_channels H W"
+
+    @module_class("Autoencoder", "forward", x=image)
+    def forward(b: Builder, x: Var, **static: Any) -> Var:
+        """Images x [B, C, H, W] encoded and decoded, without randomness."""
+        return decoded(b, bottleneck.mode(b, encoded(b, x, static), static), static)
+
+    @module_class("Autoencoder", "encode", x=image)
+    def encode(b: Builder, x: Var, **static: Any) -> Var:
+        """The codes of images x [B, C, H, W]."""
+        return bottleneck.codes(b, encoded(b, x, static), static)
+
+    @module_class("Autoencoder", "decode", **({} if bottleneck.discrete else {"z": "B latent H W"}))
+    def decode(b: Builder, z: Var, **static: Any) -> Var:
+        """Images [B, C, H, W] of latents or tokens z."""
+        return decoded(b, bottleneck.latents(b, z, static), static)
+
+    @module_class("Autoencoder", "regularized", x=image)
+    def regularized(b: Builder, x: Var, *noise: Var, **static: Any) -> tuple[Var, Var]:
+        """Images x [B, C, H, W] encoded and decoded as in training, and the penalty [B] on their codes."""
+        h = encoded(b, x, static)
+        z, penalty = bottleneck.regularized(b, h, noise[0] if noise else None, static)
+        return decoded(b, z, static), penalty
+
+    bodies = (forward, encode, decode, regularized)
+    return {body.method: body for body in bodies}

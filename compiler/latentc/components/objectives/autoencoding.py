@@ -1,0 +1,49 @@
+"""Training of autoencoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.kit import call
+from latentc.components.parts import Objective
+from latentc.ir.builder import ModuleBuilder
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Autoencoding(Objective):
+    """Reconstruction error plus a penalty on the codes: KL divergence, or codebook and commitment losses.
+
+    The perceptual and adversarial terms of the published autoencoders are not part of it.
+    """
+
+    kind: Literal["autoencoding"]
+    reconstruction: Literal["l1", "l2"] = Field("l1", description="absolute or squared error")
+    reduction: Literal["mean", "sum"] = Field("mean", description="of the error over the values of a sample")
+    weight: float = Field(1.0, ge=0, description="factor on the penalty of the bottleneck")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "autoencoding"}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "autoencode"),)
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        network = networks["main"]
+        method = network.methods["regularized"]
+        b = mb.function("loss")
+        x = b.input("x", method.input("state").type)
+        noise = [b.input("noise", port.type) for port in method.inputs_of("noise")]
+        made, penalty = call(b, network, "regularized", {}, state=x, noise=noise, out="reconstruction penalty")
+        error = made - x
+        error = b.abs(error) if self.reconstruction == "l1" else error * error
+        reduce = b.mean if self.reduction == "mean" else b.sum
+        error = reduce(error, axes=(1, 2, 3), keepdims=False, out="error")
+        means = [b.mean(term, axes=(0,), keepdims=False, out=f"mean_{n}") for n, term in (("e", error), ("p", penalty))]
+        b.output(b.add(means[0], means[1] * self.weight, out="loss"), *means)
+        mb.entries["loss"] = b.finish("The loss, the reconstruction error and the penalty on the codes.")
+        draws = tuple(Draw("noise", "normal") for _ in noise)
+        return (Update("loss", ("main",), ("x",), draws, ("loss", "reconstruction", "penalty")),)

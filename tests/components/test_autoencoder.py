@@ -1,0 +1,192 @@
+"""Autoencoders agree with LlamaGen's tokenizer, diffusers' AutoencoderKL and the original names of latent diffusion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from parity_data import error, load
+
+from latentc import api
+from latentc.checkpoint import network_params, network_types
+from latentc.lower import lower
+from latentc.spec import load_spec, variant_names
+from latentc.weights import Array, materialise, open_weights, write_safetensors
+
+FORWARD = 1e-5
+BACKENDS = ("oracle", "torch", "onnx", "openvino")
+TOKENIZER = [
+    "data.shape=[3, 16, 16]",
+    "backbone.multipliers=[1, 1]",
+    "backbone.attention=[1]",
+    "backbone.features=32",
+    "backbone.bottleneck.size=32",
+]
+
+
+@pytest.mark.parametrize(("spec", "variant", "count"), [("sd_vae", None, 83_653_863), ("vq_f16", None, 71_883_403)])
+def test_parameters_of_the_published_sizes(spec: str, variant: str | None, count: int) -> None:
+    lowered = lower(load_spec(spec, variant))
+    assert sum(p.type.count() for p in network_params(lowered, lowered.networks["main"]).values()) == count
+
+
+# ---- LlamaGen's tokenizer
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_llamagen_tokenizer(backend: str, tmp_path: Path) -> None:
+    numbers = load("llamagen_vq")
+    file = saved(tmp_path, numbers.weights)
+
+    def run(method: str, **inputs: np.ndarray) -> Any:
+        return api.forward("vq_f16", file, inputs, backend, overrides=TOKENIZER, names="official", method=method)
+
+    tokens = run("encode", x=numbers.inputs["x"])
+    assert np.array_equal(tokens, numbers.outputs["out.enc.2.2"][None])
+    assert error(run("decode", z=tokens), numbers.outputs["out.dec"]) < FORWARD
+    assert error(run("forward", x=numbers.inputs["x"]), numbers.outputs["out.dec"]) < FORWARD
+    numbers = load("llamagen_vq.decode_code")
+    assert error(run("decode", z=numbers.inputs["code"]), numbers.outputs["out"]) < FORWARD
+
+
+def test_llamagen_names_both_ways(tmp_path: Path) -> None:
+    numbers = load("llamagen_vq")
+    both_ways("vq_f16", TOKENIZER, "official", numbers.weights, tmp_path, ignored={"quantize.codebook_used"})
+
+
+# ---- diffusers
+
+
+SMALL = {"down_block_types": 2, "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
+PEERS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "plain": ({}, []),
+    "three-levels": (
+        {"block_out_channels": (8, 8, 16), "layers_per_block": 2},
+        ["backbone.multipliers=[1, 1, 2]", "backbone.blocks=2"],
+    ),
+    "no-attention": ({"mid_block_add_attention": False}, ["backbone.middle_attention=false"]),
+    "no-quant-convs": (
+        {"use_quant_conv": False, "use_post_quant_conv": False, "latent_channels": 6},
+        ["backbone.quant_conv=false", "backbone.post_quant_conv=false", "backbone.bottleneck.channels=6"],
+    ),
+    "grey": ({"in_channels": 1, "out_channels": 1}, ["data.shape=[1, 8, 12]"]),
+}
+
+
+def peer(changed: dict[str, Any]) -> Any:
+    diffusers = pytest.importorskip("diffusers")
+    config = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 4}
+    config |= changed
+    levels = len(config["block_out_channels"])
+    torch.manual_seed(0)
+    model = diffusers.AutoencoderKL(
+        **config, down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels
+    )
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.2)
+    return model.eval()
+
+
+def small(*overrides: str) -> list[str]:
+    sizes = ["data.shape=[3, 8, 12]", "backbone.width=8", "backbone.multipliers=[1, 2]", "backbone.blocks=1"]
+    return [*sizes, "backbone.groups=4", *overrides]
+
+
+@pytest.mark.parametrize("case", PEERS)
+def test_autoencoder_kl_of_diffusers(case: str, tmp_path: Path) -> None:
+    model, overrides = peer(PEERS[case][0]), small(*PEERS[case][1])
+    model.save_pretrained(tmp_path / "vae")
+    channels = load_spec("sd_vae", overrides=overrides).data.shape[0]  # type: ignore[index]
+    x = np.random.default_rng(0).standard_normal((2, channels, 8, 12)).astype(np.float32)
+    for backend in BACKENDS:
+        run = {"backend": backend, "overrides": overrides, "names": "diffusers"}
+        moments = api.forward("sd_vae", tmp_path / "vae", {"x": x}, **run, method="encode")
+        with torch.no_grad():
+            posterior = model.encode(torch.from_numpy(x)).latent_dist
+            assert error(moments, posterior.parameters.numpy()) < FORWARD
+            z = posterior.mean
+            assert error(
+                api.forward("sd_vae", tmp_path / "vae", {"z": z.numpy()}, **run, method="decode"),
+                model.decode(z).sample.numpy(),
+            ) < FORWARD
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    both_ways("sd_vae", overrides, "diffusers", state, tmp_path)
+
+
+def test_names_of_old_diffusers_and_of_latent_diffusion(tmp_path: Path) -> None:
+    """Files before 2023 have `query` and `proj_attn`; the authors' have convolutions and count levels from the other end."""
+    overrides = small("backbone.multipliers=[1, 1, 2]")
+    model = peer({"block_out_channels": (8, 8, 16)})
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    x = np.random.default_rng(0).standard_normal((1, 3, 8, 12)).astype(np.float32)
+    expected = model(torch.from_numpy(x)).sample.detach().numpy()
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for names, renamed in {
+        "diffusers": {replaced(name, old): array for name, array in state.items()},
+        "original": {original(name, 3): as_kernel(name, array) for name, array in state.items()},
+    }.items():
+        file = saved(tmp_path / names, renamed)
+        made = api.forward("sd_vae", file, {"x": x}, overrides=overrides, names=names)
+        assert error(made, expected) < FORWARD
+    both_ways("sd_vae", overrides, "original", renamed, tmp_path)
+
+
+def replaced(name: str, words: dict[str, str]) -> str:
+    for old, new in words.items():
+        name = name.replace(old, new)
+    return name
+
+
+def original(name: str, levels: int) -> str:
+    """The name of latent-diffusion's code for one of diffusers'."""
+    parts = name.split(".")
+    if len(parts) > 2 and parts[1] == "up_blocks":
+        parts[2] = str(levels - 1 - int(parts[2]))
+    words = {"down_blocks": "down", "up_blocks": "up", "resnets": "block", "conv_shortcut": "nin_shortcut"}
+    words |= {"downsamplers.0": "downsample", "upsamplers.0": "upsample", "conv_norm_out": "norm_out"}
+    words |= {"mid_block.block.0": "mid.block_1", "mid_block.block.1": "mid.block_2", "mid_block.attentions.0": "mid.attn_1"}
+    words |= {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+    return replaced(".".join(parts), words)
+
+
+def as_kernel(name: str, array: np.ndarray) -> np.ndarray:
+    return array[:, :, None, None] if ".to_" in name and array.ndim == 2 else array
+
+
+# ---- helpers
+
+
+def saved(folder: Path, weights: dict[str, np.ndarray]) -> Path:
+    folder.mkdir(exist_ok=True)
+    write_safetensors(folder / "given.safetensors", {name: Array(array) for name, array in weights.items()})
+    return folder / "given.safetensors"
+
+
+def both_ways(
+    spec: str, overrides: list[str], names: str, weights: dict[str, np.ndarray], folder: Path, ignored: set[str] = set()
+) -> None:
+    """The weights in latentc's names, written again under theirs, are the same."""
+    file, own, back = saved(folder, weights), folder / "own.safetensors", folder / "back.safetensors"
+    api.convert_weights(spec, file, own, names, overrides=overrides)
+    api.convert_weights(spec, own, back, to_names=names, overrides=overrides)
+    found = {name: materialise(expr) for name, expr in open_weights(back).items()}
+    assert set(found) == set(weights) - ignored
+    assert all(np.array_equal(found[name], weights[name]) for name in found)
+
+
+@pytest.mark.parametrize("spec", ["sd_vae", "vq_f16"])
+def test_every_name_map_is_invertible_in_every_variant(spec: str) -> None:
+    from latentc.checkpoint import symbols
+    from latentc.weights import check_inverse
+
+    for variant in (None, *variant_names(spec)):
+        made = load_spec(spec, variant)
+        lowered = lower(made)
+        for names in made.weights:
+            if names == "diffusers" and made.backbone.attention:  # type: ignore[attr-defined]
+                continue  # diffusers' AutoencoderKL of these blocks has attention in the middle alone
+            rules = made.weights[names]["main"]
+            check_inverse(rules, network_types(lowered, "main"), symbols(lowered, lowered.networks["main"]))
