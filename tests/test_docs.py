@@ -23,6 +23,7 @@ FOLDERS = {
     "blocks/norms": "Norms",
     "blocks/conditions": "How the condition enters a block",
     "blocks/positions": "Positions",
+    "blocks/bottlenecks": "Bottlenecks of autoencoders",
     "conditions": "Conditions",
     "processes": "Processes",
     "objectives": "Objectives",

@@ -60,7 +60,6 @@ def test_llamagen_names_both_ways(tmp_path: Path) -> None:
 # ---- diffusers
 
 
-SMALL = {"down_block_types": 2, "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
 PEERS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "plain": ({}, []),
     "three-levels": (
@@ -72,6 +71,7 @@ PEERS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"use_quant_conv": False, "use_post_quant_conv": False, "latent_channels": 6},
         ["backbone.quant_conv=false", "backbone.post_quant_conv=false", "backbone.bottleneck.channels=6"],
     ),
+    "attention": ({"attends": (1,)}, ["backbone.attention=[1]"]),
     "grey": ({"in_channels": 1, "out_channels": 1}, ["data.shape=[1, 8, 12]"]),
 }
 
@@ -80,11 +80,11 @@ def peer(changed: dict[str, Any]) -> Any:
     diffusers = pytest.importorskip("diffusers")
     config = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 4}
     config |= changed
-    levels = len(config["block_out_channels"])
+    levels, attends = range(len(config["block_out_channels"])), config.pop("attends", ())
+    down = tuple("AttnDownEncoderBlock2D" if i in attends else "DownEncoderBlock2D" for i in levels)
+    up = tuple("AttnUpDecoderBlock2D" if i in attends else "UpDecoderBlock2D" for i in levels)[::-1]
     torch.manual_seed(0)
-    model = diffusers.AutoencoderKL(
-        **config, down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels
-    )
+    model = diffusers.AutoencoderKL(**config, down_block_types=down, up_block_types=up)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.2)
     return model.eval()
@@ -108,10 +108,13 @@ def test_autoencoder_kl_of_diffusers(case: str, tmp_path: Path) -> None:
             posterior = model.encode(torch.from_numpy(x)).latent_dist
             assert error(moments, posterior.parameters.numpy()) < FORWARD
             z = posterior.mean
-            assert error(
-                api.forward("sd_vae", tmp_path / "vae", {"z": z.numpy()}, **run, method="decode"),
-                model.decode(z).sample.numpy(),
-            ) < FORWARD
+            assert (
+                error(
+                    api.forward("sd_vae", tmp_path / "vae", {"z": z.numpy()}, **run, method="decode"),
+                    model.decode(z).sample.numpy(),
+                )
+                < FORWARD
+            )
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     both_ways("sd_vae", overrides, "diffusers", state, tmp_path)
 
@@ -147,7 +150,11 @@ def original(name: str, levels: int) -> str:
         parts[2] = str(levels - 1 - int(parts[2]))
     words = {"down_blocks": "down", "up_blocks": "up", "resnets": "block", "conv_shortcut": "nin_shortcut"}
     words |= {"downsamplers.0": "downsample", "upsamplers.0": "upsample", "conv_norm_out": "norm_out"}
-    words |= {"mid_block.block.0": "mid.block_1", "mid_block.block.1": "mid.block_2", "mid_block.attentions.0": "mid.attn_1"}
+    words |= {
+        "mid_block.block.0": "mid.block_1",
+        "mid_block.block.1": "mid.block_2",
+        "mid_block.attentions.0": "mid.attn_1",
+    }
     words |= {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
     return replaced(".".join(parts), words)
 
@@ -186,7 +193,5 @@ def test_every_name_map_is_invertible_in_every_variant(spec: str) -> None:
         made = load_spec(spec, variant)
         lowered = lower(made)
         for names in made.weights:
-            if names == "diffusers" and made.backbone.attention:  # type: ignore[attr-defined]
-                continue  # diffusers' AutoencoderKL of these blocks has attention in the middle alone
             rules = made.weights[names]["main"]
             check_inverse(rules, network_types(lowered, "main"), symbols(lowered, lowered.networks["main"]))

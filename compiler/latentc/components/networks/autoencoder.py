@@ -50,7 +50,9 @@ class Autoencoder(Backbone):
     bottleneck: Annotated[Bottleneck, OneOf("blocks/bottlenecks")] = Field(description="what codes are")
     groups: int = Field(32, gt=0, description="groups of each GroupNorm")
     eps: float = Field(1e-6, gt=0, description="added to the variance in GroupNorm")
-    dropout: float = Field(0.0, ge=0, lt=1, description="before the second convolution of a residual block, in training")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="before the second convolution of a residual block, in training"
+    )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"autoencode", "encode"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "autoencoder",

@@ -63,9 +63,7 @@ class Codebook(Bottleneck):
     def latents(self, b: Builder, codes: Var, static: dict[str, Any]) -> Var:
         batch, rows, columns = codes.shape[0], static["rows"], static["columns"]
         z = b.embedding(self._table(b, static), codes, out="z")
-        return b.transpose(
-            b.reshape(z, shape=(batch, rows, columns, static["latent"])), perm=(0, 3, 1, 2), out="z"
-        )
+        return b.transpose(b.reshape(z, shape=(batch, rows, columns, static["latent"])), perm=(0, 3, 1, 2), out="z")
 
     def mode(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
         table = self._table(b, static)

@@ -42,8 +42,8 @@ class Gaussian(Bottleneck):
         mean, log_variance = b.split(h, axis=1, sizes=(latent, latent), out="mean log_variance")
         log_variance = b.clamp(log_variance, low=LOW, high=HIGH, out="log_variance")
         z = mean + b.exp(log_variance * 0.5, out="std") * noise
-        terms = mean * mean + b.exp(log_variance) - log_variance - 1.0
-        return z, b.sum(terms, axes=(1, 2, 3), keepdims=False) * 0.5
+        terms = b.op("mul", mean * mean + b.exp(log_variance) - log_variance - 1.0, 0.5, out="kl")
+        return z, b.sum(terms, axes=(1, 2, 3), keepdims=False, out="penalty")
 
     def decoded_type(self, rows: int, columns: int) -> TensorType:
         return f32(B, self.channels, rows, columns)
