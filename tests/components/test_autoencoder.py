@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_autoencoder_kl_of_diffusers(case: str, tmp_path: Path) -> None:
 
 
 def test_names_of_old_diffusers_and_of_latent_diffusion(tmp_path: Path) -> None:
-    """Files before 2023 have `query` and `proj_attn`; the authors' have convolutions and count levels from the other end."""
+    """Files before 2023 have `query` and `proj_attn`; the authors count the levels of the decoder the other way."""
     overrides = small("backbone.multipliers=[1, 1, 2]")
     model = peer({"block_out_channels": (8, 8, 16)})
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
@@ -173,14 +174,19 @@ def saved(folder: Path, weights: dict[str, np.ndarray]) -> Path:
 
 
 def both_ways(
-    spec: str, overrides: list[str], names: str, weights: dict[str, np.ndarray], folder: Path, ignored: set[str] = set()
+    spec: str,
+    overrides: list[str],
+    names: str,
+    weights: dict[str, np.ndarray],
+    folder: Path,
+    ignored: Collection[str] = (),
 ) -> None:
     """The weights in latentc's names, written again under theirs, are the same."""
     file, own, back = saved(folder, weights), folder / "own.safetensors", folder / "back.safetensors"
     api.convert_weights(spec, file, own, names, overrides=overrides)
     api.convert_weights(spec, own, back, to_names=names, overrides=overrides)
     found = {name: materialise(expr) for name, expr in open_weights(back).items()}
-    assert set(found) == set(weights) - ignored
+    assert set(found) == set(weights) - set(ignored)
     assert all(np.array_equal(found[name], weights[name]) for name in found)
 
 
