@@ -17,7 +17,7 @@ from common import cpu_seconds, made_up_weights, verdict
 
 from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.export.store import FileTensors
-from latentc.ir.core import alone, parameters
+from latentc.ir.core import only_entry, parameters
 from latentc.lower import lower
 from latentc.pipeline import optimised
 from latentc.spec import load_spec
@@ -36,7 +36,7 @@ def stages(depth: int, folder: Path) -> dict[str, Callable[[], object]]:
         folder / f"{depth}.safetensors", {n: p.type.shape for n, p in params.items() if p.kind == "weight"}
     )
     weights = {f"main.{name}": expr for name, expr in read_safetensors(file).items()}
-    module = alone(optimised(lowered, spec).module, entry)
+    module = only_entry(optimised(lowered, spec).module, entry)
     flat = flat_module(module, entry)
 
     def serialise() -> bytes:

@@ -22,7 +22,7 @@ from common import turns, verdict
 from latentc.checkpoint import network_params
 from latentc.emit.model import model_source
 from latentc.export.bundle import onnx_from_network
-from latentc.ir.core import alone
+from latentc.ir.core import only_entry
 from latentc.ir.inits import INITS
 from latentc.lower import lower
 from latentc.measure.forward import module_from_source
@@ -72,7 +72,7 @@ def _paths(folder: Path, batch: int, threads: int) -> dict[str, Callable[[], Any
         rest = [rule for rule in RULES[engine] if rule not in FOLDING]
         for form, rules in forms.items():
             made = optimised(lowered, spec, "open_norms")
-            module = fuse(alone(made.module, "main.forward"), [*rules, *rest])
+            module = fuse(only_entry(made.module, "main.forward"), [*rules, *rest])
             place = folder / f"{engine}-{form}"
             place.mkdir()
             weights = {name: Array(value) for name, value in arrays.items()}

@@ -9,7 +9,7 @@ from typing import Any
 from onnx import TensorProto
 
 from latentc.export.graph import Array, stored
-from latentc.ir.core import Param, Value, moved
+from latentc.ir.core import Param, Value, under_prefix
 from latentc.ir.recipes import evaluate
 from latentc.weights import packed
 
@@ -23,7 +23,9 @@ class InlineTensors:
 
     def weight(self, proto: TensorProto, path: str, param: Param) -> None:
         prefix = path.removesuffix(param.name)
-        value = evaluate(replace(param, value=Value(path, param.type), recipe=moved(param.recipe, prefix)), self._own)
+        value = evaluate(
+            replace(param, value=Value(path, param.type), recipe=under_prefix(param.recipe, prefix)), self._own
+        )
         proto.raw_data = packed(stored(value, param.type.dtype)).tobytes()
 
     def _own(self, param: Param) -> Any:

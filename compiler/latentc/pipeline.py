@@ -16,7 +16,7 @@ from typing import Any, Literal
 from latentc.components.contract import Lowered
 from latentc.diagnostics import nearest
 from latentc.engines import ENGINES, Engine
-from latentc.ir.core import Module, alone, count, prune
+from latentc.ir.core import Module, count, only_entry, prune
 from latentc.ir.derivatives import expand_derivatives
 from latentc.ir.reads import SamplerReads, weights_read
 from latentc.ir.report import short
@@ -209,7 +209,7 @@ def hoist_reports(lowered: Lowered, spec: Spec) -> dict[str, HoistReport]:
     before = optimised(lowered, spec, "fuse").module
     reports = {}
     for program in lowered.programs:
-        entry, module = program.entry, alone(before, program.entry)
+        entry, module = program.entry, only_entry(before, program.entry)
         after, loops = hoist_report(module, spec.target.max_batch)
         reports[entry] = HoistReport(program.steps, weights_read(module, entry), weights_read(after, entry), loops)
     return reports

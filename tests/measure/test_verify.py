@@ -17,7 +17,7 @@ from bundles import TINY_DIT, TINY_TOKENS, tiny_bundle
 from latentc.emit import ops as emit_ops
 from latentc.export.lowerings import TABLE
 from latentc.export.lowerings.table import Context, Lowering
-from latentc.ir.core import Module, alone
+from latentc.ir.core import Module, only_entry
 from latentc.ir.text import text_from_module
 from latentc.lower import lower
 from latentc.measure import verify as verification
@@ -76,7 +76,9 @@ def test_forward_runs_the_graph_that_is_deployed(
     spec = load_spec(bundle / "spec.yaml")
     deployed = optimised(lower(spec), spec).module
     (forward,) = exported
-    assert text_from_module(alone(forward, "main.forward")) == text_from_module(alone(deployed, "main.forward"))
+    assert text_from_module(only_entry(forward, "main.forward")) == text_from_module(
+        only_entry(deployed, "main.forward")
+    )
 
 
 def test_right_token_bundle(tokens: Path) -> None:

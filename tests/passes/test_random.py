@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from random_modules import Generator, results_of, weights_of
 
-from latentc.ir.core import Module, alone, own_parameters
+from latentc.ir.core import Module, only_entry, own_parameters
 from latentc.ir.ops import OPS
 from latentc.ir.text import module_from_text, text_from_module
 from latentc.ir.verify import verify
@@ -89,7 +89,7 @@ def test_passes_in_any_order(start: int) -> None:
         for entry in module.entries:
             old, new = before.entry(entry), module.entry(entry)
             assert [v.type for v in (*old.inputs, *old.outputs)] == [v.type for v in (*new.inputs, *new.outputs)]
-            one, known = alone(module, entry), own_parameters(before, before.entries[entry])
+            one, known = only_entry(module, entry), own_parameters(before, before.entries[entry])
             for unroll in (False, True):
                 flat = assert_same(one, inline(one, entry, unroll), "inlined")
                 assert own_parameters(flat, flat.entries[entry]).keys() <= known.keys()

@@ -25,7 +25,7 @@ from latentc.export.onnx import OPSET, flat_module, onnx_from_module
 from latentc.export.plans import PlanOptions, plan_options, write_plans
 from latentc.export.store import FileTensors
 from latentc.export.versions import versions
-from latentc.ir.core import Function, Module, Param, alone, parameters
+from latentc.ir.core import Function, Module, Param, only_entry, parameters
 from latentc.ir.verify import verify
 from latentc.passes.attention import looped_attentions
 from latentc.weights import Array, Expr
@@ -60,7 +60,7 @@ def onnx_from_network(
     DiagnosticError.
     """
     entry = f"{network}.{method}"
-    flat = verify(flat_module(alone(lowered.module, entry), entry, opset=opset), "inlined")
+    flat = verify(flat_module(only_entry(lowered.module, entry), entry, opset=opset), "inlined")
     tensors = FileTensors(weights)
     results = result_names(len(flat.entry(entry).outputs))
     model = onnx_from_module(flat, entry, tensors, opset, results, name=entry)
@@ -238,7 +238,7 @@ def _program(
     spec: Spec,
 ) -> ProgramEntry:
     """The engines of a program, added to `engines`, and its entry of the manifest."""
-    module = alone(lowered.module, program.entry)
+    module = only_entry(lowered.module, program.entry)
     chosen, why = choose_form(module, program, max_batch, spec.target.engine) if form == "auto" else (form, "asked for")
     fn, inputs = module.entry(program.entry), program.inputs(module)
     several = sum(other.name == program.name for other in lowered.programs) > 1

@@ -10,7 +10,7 @@ from onnx import GraphProto, ModelProto
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.engines import ENGINES
 from latentc.export.lowerings import TABLE
-from latentc.ir.core import Module, ingredients, parameters
+from latentc.ir.core import Module, parameters, source_params
 from latentc_runtime.manifest import Fusion
 
 NORMS = ("LayerNormalization", "RMSNormalization", "GroupNormalization")
@@ -25,7 +25,7 @@ def fusion_of(models: Iterable[ModelProto], modules: Iterable[Module], attention
         for entry in module.entries.values():
             for path, param in parameters(module, entry).items():
                 if param.recipe is not None and param.recipe.op == "concat" and param.type.rank == 2:
-                    merged[path] = len(ingredients(param))
+                    merged[path] = len(source_params(param))
     return Fusion(
         attentions=attentions,
         operators=found["Attention"],

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from latentc.ir.appending import Appending
-from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Recipe, Value, frozen, same
+from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Recipe, Value, frozen, same_recipe
 from latentc.ir.ops import OPS, OpError
 from latentc.ir.ops.control import call_types, gradient_types, guided_types, jvp_types, loop_types
 from latentc.ir.recipes import MADE, recipe_type
@@ -195,7 +195,7 @@ class Builder(Appending):
                 raise OpError(f"{name} is a value of {self.name} already")
             self._names.add(name)
             self._params[name] = Param(Value(name, recipe_type(recipe)), MADE, "weight", recipe)
-        elif not same(self._params[name].recipe, recipe):
+        elif not same_recipe(self._params[name].recipe, recipe):
             raise OpError(f"param {name} of {self.name} is another already")
         return Var(self._params[name].value, self)
 

@@ -30,7 +30,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Init:
-    """How a param gets its first value: a key of `latentc.ir.inits.INITS` and its arguments."""
+    """How a parameter is initialised: a key of `latentc.ir.inits.INITS` and its arguments."""
 
     kind: str
     args: Mapping[str, Any] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Init:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Recipe:
-    """What a pass made of a model's weights: a row of `latentc.ir.recipes.RECIPES` applied to `args`.
+    """A tensor that a pass computes from weights: a row of `latentc.ir.recipes.RECIPES` applied to `args`.
 
     Params among `args` are weights of the model, by their names in the function whose param this is the recipe of.
     """
@@ -146,31 +146,33 @@ def frozen(value: Any) -> Any:
     return value
 
 
-def ingredients(made: Recipe | Param) -> list[Param]:
-    """The model's own weights that a recipe, or a param, comes from, in order of appearance."""
+def source_params(made: Recipe | Param) -> list[Param]:
+    """The model's own weights that a recipe or param is computed from, in order of appearance."""
     if isinstance(made, Param):
-        return ingredients(made.recipe) if made.recipe else [made]
-    return [param for arg in made.args for param in ingredients(arg)]
+        return source_params(made.recipe) if made.recipe else [made]
+    return [param for arg in made.args for param in source_params(arg)]
 
 
-def same(a: Recipe | Param | None, b: Recipe | Param | None) -> bool:
-    """Whether two recipes make the same of the same weights of a function."""
+def same_recipe(a: Recipe | Param | None, b: Recipe | Param | None) -> bool:
+    """True if two recipes compute the same value from the same weights of a function."""
     if isinstance(a, Param) and isinstance(b, Param):
         return a.name == b.name
     if not isinstance(a, Recipe) or not isinstance(b, Recipe):
         return a is b
     alike = (a.op, frozen(a.attrs), len(a.args)) == (b.op, frozen(b.attrs), len(b.args))
-    return alike and all(map(same, a.args, b.args))
+    return alike and all(map(same_recipe, a.args, b.args))
 
 
-def moved(recipe: Recipe | None, prefix: str) -> Recipe | None:
-    """The recipe as seen from outside a call under `prefix`."""
+def under_prefix(recipe: Recipe | None, prefix: str) -> Recipe | None:
+    """The recipe with its params named as the caller sees them, under `prefix`."""
     if recipe is None or not prefix:
         return recipe
 
     def arg(made: Recipe | Param) -> Recipe | Param:
         if isinstance(made, Param):
-            return replace(made, value=Value(join(prefix, made.name), made.type), recipe=moved(made.recipe, prefix))
+            return replace(
+                made, value=Value(join(prefix, made.name), made.type), recipe=under_prefix(made.recipe, prefix)
+            )
         return Recipe(made.op, tuple(arg(a) for a in made.args), made.attrs)
 
     return Recipe(recipe.op, tuple(arg(a) for a in recipe.args), recipe.attrs)
@@ -197,7 +199,7 @@ def own_parameters(module: Module, function: str) -> dict[str, Param]:
     return {
         path.removesuffix(param.name) + own.name: own
         for path, param in parameters(module, function).items()
-        for own in ingredients(param)
+        for own in source_params(param)
     }
 
 
@@ -219,20 +221,20 @@ def reachable(module: Module, roots: tuple[str, ...] | None = None) -> list[str]
 
 
 def prune(module: Module) -> Module:
-    """Drops the functions no entry reaches; the same object back if there are none."""
+    """Drops functions that no entry reaches; returns the module unchanged if there are none."""
     keep = reachable(module)
     if len(keep) == len(module.functions):
         return module
     return module.with_(functions={name: module.functions[name] for name in keep})
 
 
-def alone(module: Module, entry: str) -> Module:
-    """The module with no entry but this one: what it reaches."""
+def only_entry(module: Module, entry: str) -> Module:
+    """The module with only this entry, and the functions it reaches."""
     return prune(module.with_(entries={entry: module.entries[entry]}))
 
 
 def count(module: Module, function: str, op: str) -> int:
-    """How many nodes of an op a function reaches, at each of its calls, a loop's body once."""
+    """Number of nodes of an op that a function reaches, counted per call; a loop's body counts once."""
     fn = module.functions[function]
     inner = sum(count(module, callee, op) for node in fn.nodes for callee in callees(node))
     return inner + sum(node.op == op for node in fn.nodes)

@@ -15,7 +15,7 @@ import numpy as np
 from latentc.components.contract import Network, SampleProgram
 from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.export.store import FileTensors
-from latentc.ir.core import Module, alone
+from latentc.ir.core import Module, only_entry
 from latentc.ir.interpret import Interpreter
 from latentc.measure.execute import written
 from latentc.measure.probe import Evaluations, network_inputs_shown
@@ -29,7 +29,7 @@ Call = tuple[Array, ...]  # the operands of one evaluation, [rows, ...] each
 
 def shown(subject: Subject, program: SampleProgram, network: Network) -> tuple[Module, list[Evaluations]]:
     """The sampler with what it gives the network's methods as further outputs, ready for export."""
-    module = alone(subject.expanded.module, program.entry)
+    module = only_entry(subject.expanded.module, program.entry)
     methods, operands = set(network.functions), len(subject.forward_inputs(network))
     return network_inputs_shown(module, program.entry, methods, operands)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.core import Function, Module, Node, Param, Value, join, live, moved, parameters
+from latentc.ir.core import Function, Module, Node, Param, Value, join, live, parameters, under_prefix
 from latentc.ir.types import Dim, Sym, TensorType, i64, substitute, unify
 
 Sizes = Mapping[str, Dim]
@@ -47,7 +47,7 @@ class _Scope:
         path = join(prefix, param.name)
         if path not in self.params:
             value = Value(path, param.type)
-            self.params[path] = replace(param, value=value, recipe=moved(param.recipe, prefix))
+            self.params[path] = replace(param, value=value, recipe=under_prefix(param.recipe, prefix))
         return self.params[path].value
 
     def add(self, op: str, ins: Sequence[Value], name: str, type: TensorType, **attrs: Any) -> Value:

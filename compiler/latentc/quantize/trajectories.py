@@ -15,7 +15,7 @@ import numpy as np
 
 from latentc import pipeline
 from latentc.components.contract import Lowered, Network, SampleProgram
-from latentc.ir.core import alone
+from latentc.ir.core import only_entry
 from latentc.measure.calls import Call, calls_of, operands_shown, spread
 from latentc.measure.execute import Array, Feed, executable, sampler_inputs
 from latentc.measure.probe import Evaluations, network_inputs_shown
@@ -49,7 +49,7 @@ def recorded(
     `lowered` as the spec was lowered, `weights` by whole path (`main.blocks.0.…`). Raises as `executable`.
     """
     program = lowered.programs[0]
-    module = alone(pipeline.optimised(lowered, spec, "expand_guidance").module, program.entry)
+    module = only_entry(pipeline.optimised(lowered, spec, "expand_guidance").module, program.entry)
     networks = [lowered.networks[name] for name in lowered.sampled]
     drawing = [network for network in networks if "next_token" in network.provides]
     methods = {

@@ -1,6 +1,6 @@
 """Whether a residual's gate, x + gate · branch, is worth an operator of its own: DiT-S/2's sizes, batch 8.
 
-    python benchmarks/gate.py [--parts eager,compile,onnxruntime,openvino] [--depth 12] [--rounds N] [--threads N]
+    python benchmarks/residual_gate.py [--parts eager,compile,onnxruntime,openvino] [--depth 12] [--rounds N]
 
     eager         emitted PyTorch, forward and training step, as it is against `torch.addcmul(x, gate, branch)`
     compile       the same under torch.compile (a minute or two of compiling at depth 4)
