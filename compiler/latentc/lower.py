@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from latentc.components.contract import Lowered, Method, Network, Port
+from latentc.components.contract import Lowered, Method, Network, Port, Program
 from latentc.components.parts import Backbone, Objective, Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.ir.builder import ModuleBuilder
@@ -20,19 +20,20 @@ LARGEST = 1 << 40
 
 
 def lower(spec: Spec, steps: Sequence[int] = ()) -> Lowered:
-    """The module of a checked spec: its networks, its loss, and a sampling program for each count of `steps`.
+    """The module of a checked spec: its networks, its loss, and the sampler's programs for each count of `steps`.
 
-    Without `steps` there is one program, of the sampler's own number of steps.
+    Without `steps` they are of the sampler's own number of steps.
     """
     mb = ModuleBuilder()
     networks = build_networks(mb, spec)
     updates = spec.objective.build(mb, networks, spec) if isinstance(spec.objective, Objective) else ()
-    programs = []
+    programs: list[Program] = []
     if isinstance(spec.sampler, Sampler):
         samplers = [spec.sampler.with_steps(n) for n in steps] or [spec.sampler]
-        programs = [sampler.build(mb, networks, spec) for sampler in samplers]
+        programs = [program for sampler in samplers for program in sampler.programs(mb, networks, spec)]
     module, networks = _cached(verify(mb.finish(), "train"), networks, spec)
     conditions = {r.name: r for name, part in spec.conditions.items() for r in part.requests(name, spec)}
+    conditions |= {c.name: c for program in programs for c in program.conditions}
     return Lowered(module, networks, updates, tuple(programs), tuple(conditions.values()))
 
 

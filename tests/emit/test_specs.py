@@ -80,6 +80,15 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "llamagen-top-p": ("llamagen", [*LLAMAGEN, "sampler.top_p=0.8", "sampler.temperature=0.9"]),
     "llamagen-greedy": ("llamagen", [*LLAMAGEN, "sampler.temperature=0", "sampler.guidance=null"]),
     "digits-dit": ("digits_dit", ["sampler.steps=3"]),
+    "digits-maskgit": ("digits_maskgit", ["backbone.depth=2", "sampler.steps=4"]),
+    "digits-maskgit-halton": (
+        "digits_maskgit",
+        ["backbone.depth=1", "sampler={kind: halton, steps: 3, top_k: 5}", "objective.schedule=arccos"],
+    ),
+    "digits-maskgit-smoothing": (
+        "digits_maskgit",
+        ["backbone.depth=1", "sampler={kind: confidence, steps: 3, randomness: 0}", "objective.smoothing=0.1"],
+    ),
     "digits-llamagen": ("digits_llamagen", ["backbone.depth=2"]),
 }
 
@@ -96,7 +105,7 @@ def inputs_of(low: Lowered, function: str) -> list[np.ndarray[Any, Any]]:
     limits = {p.role: (p.values or 1) - (p.null is not None) for p in forward.inputs}
     arrays = []
     for value in low.module.functions[function].inputs:
-        high = limits["state"] if value.name in ("idx", "tokens", "token") else limits["condition"]
+        high = limits["state"] if value.name in ("idx", "tokens", "token", "given") else limits["condition"]
         array = random_input(value.type, rng, high)
         if value.name == "t":
             array = np.abs(array * 10) if value.type.is_float else np.array([0, 7])
@@ -108,6 +117,8 @@ def inputs_of(low: Lowered, function: str) -> list[np.ndarray[Any, Any]]:
             array = np.array([1.5, 3.0])
         if value.name == "position":
             array = np.array(3)
+        if value.name == "order":
+            array = rng.permuted(np.broadcast_to(np.arange(array.shape[1]), array.shape), axis=1)
         arrays.append(array)
     return arrays
 
@@ -147,6 +158,6 @@ def test_loss_and_sampler_are_the_interpreters(case: str) -> None:
     for program in low.programs:
         arrays = inputs_of(low, low.module.entries[program.entry])
         with torch.no_grad():
-            actual = sampler["PROGRAMS"]["sample"][program.steps].sample(model, *tensors(arrays, torch.float64))
+            actual = sampler["PROGRAMS"][program.name][program.steps].sample(model, *tensors(arrays, torch.float64))
         (expected,) = Interpreter(low.module, weights).run(program.entry, *arrays)
         assert error(actual, expected) < 1e-9

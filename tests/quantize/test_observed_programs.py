@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from quantised import QUICK, small
 
-from latentc.components.contract import Lowered, Method, Network, Port, SampleProgram
+from latentc.components.contract import Lowered, Method, Network, Port, Program
 from latentc.ir.builder import B, ModuleBuilder, f32, i64, module_class
 from latentc.ir.core import parameters
 from latentc.ir.inits import INITS
@@ -66,7 +66,7 @@ def decoded_tokens(pixels: bool) -> tuple[Lowered, dict[str, Array]]:
         ),
     }
     networks = networks if pixels else {"main": networks["main"]}
-    program = SampleProgram("sample", "masked", STEPS, STEPS * REPEATS, {"u": RandomSource("uniform", "u")})
+    program = Program("sample", "masked", STEPS, STEPS * REPEATS, {"u": RandomSource("uniform", "u")})
     rng, weights = np.random.default_rng(0), {}
     for path, param in parameters(module, "sample").items():
         weights[path] = Array(INITS[param.init.kind](rng, param.type.shape, **param.init.args).astype(np.float32))

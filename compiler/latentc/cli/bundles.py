@@ -90,7 +90,11 @@ def compile(
     made = [
         {"name": p.name, "steps": p.steps, "solver": p.solver, "form": p.form, "why": p.why} for p in manifest.programs
     ]
-    lines = [f"{output}: {state}{m['solver']}, {m['steps']} steps, form {m['form']} ({m['why']})" for m in made]
+    said = {m["name"]: "" if m["name"] == "sample" else f"{m['name']} by " for m in made}
+    lines = [
+        f"{output}: {state}{said[m['name']]}{m['solver']}, {m['steps']} steps, form {m['form']} ({m['why']})"
+        for m in made
+    ]
     found: dict[str, Any] = {"bundle": str(output), "rebuilt": bool(stages), "programs": made, "warnings": warnings}
     if (fusion := manifest.fusion) is not None:
         lines.append(f"{output}: {api.fused(manifest)}")

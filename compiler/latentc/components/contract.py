@@ -16,10 +16,11 @@ from latentc_runtime.sources import Condition, Input, Setting, Source
 
 Role = Literal["state", "time", "condition", "noise", "token", "position", "cache", "output", "logits", "penalty"]
 
-Capability = Literal["denoise", "next_token", "generate", "discriminate", "encode", "autoencode"]
+Capability = Literal["denoise", "next_token", "masked_tokens", "generate", "discriminate", "encode", "autoencode"]
 CAPABILITIES: dict[Capability, str] = {
     "denoise": "predicts noise, data or a velocity from a noisy sample and its time",
     "next_token": "predicts each token from those before it",
+    "masked_tokens": "predicts masked tokens from the others",
     "generate": "turns noise into a sample",
     "discriminate": "scores how much a sample looks like data",
     "encode": "encodes its input for other networks",
@@ -30,6 +31,7 @@ CAPABILITIES: dict[Capability, str] = {
 denoise       `forward` (state, time, conditions) -> output
 next_token    `forward` (tokens as state, conditions) -> logits; `prefill` (conditions) -> logits, caches;
               `decode` (token, position, caches) -> logits, caches
+masked_tokens `forward` (tokens as state, of which `null` is the mask; conditions) -> logits
 generate      `forward` (noise, conditions) -> output
 discriminate  `forward` (state, conditions) -> output
 encode        `encode` (states, conditions) -> output
@@ -108,6 +110,11 @@ class Network:
         return any(port.role == "logits" for port in self.methods["forward"].outputs)
 
     @property
+    def recurrent(self) -> bool:
+        """Whether a sampler steps it through caches, so that its `forward` is for whole sequences."""
+        return any(port.role == "cache" for method in self.methods.values() for port in method.inputs)
+
+    @property
     def functions(self) -> tuple[str, ...]:
         """The functions of its methods."""
         return tuple(method.function for method in self.methods.values())
@@ -151,12 +158,13 @@ class OutputField:
 
 
 @dataclass(frozen=True)
-class SampleProgram:
-    """A whole sampler: entry `entry` of the module, its inputs' sources in order; gives f32[B, C, H, W] or i64[B, T].
+class Program:
+    """A program over the networks: entry `entry` of the module, with the source of each of its inputs, in order.
 
     `steps` counts what the user counts (network evaluation points, tokens); `evaluations` the network calls.
-    `settings` are those that its sources name. `outputs` say what the entry's outputs are; none: samples of the field
-    that the network models. Programs of one `name` differ in steps.
+    `settings` are those that its sources name, `conditions` those that only this program asks a request for. `outputs`
+    say what the entry's outputs are; none: samples of the field that the network models. `name` is `sample` for what
+    draws samples, or says what else it does (`inpaint`); programs of one name differ in steps.
     """
 
     entry: str
@@ -167,6 +175,7 @@ class SampleProgram:
     settings: tuple[Setting, ...] = ()
     name: str = "sample"
     outputs: tuple[OutputField, ...] = ()
+    conditions: tuple[Condition, ...] = ()
 
     def inputs(self, module: Module) -> tuple[Input, ...]:
         """The inputs of the program's entry in order, as `latentc_runtime.sources` makes them."""
@@ -179,12 +188,15 @@ class SampleProgram:
 
 @dataclass(frozen=True)
 class Lowered:
-    """A spec as IR. `module.entries` has each network's methods as `main.forward`, the losses, the sample programs."""
+    """A spec as IR. `module.entries` has each network's methods as `main.forward`, the losses, the programs.
+
+    The first program is the sampler. `conditions` are those of the spec, then those that programs add.
+    """
 
     module: Module
     networks: Mapping[str, Network]
     updates: tuple[Update, ...]
-    programs: tuple[SampleProgram, ...]
+    programs: tuple[Program, ...]
     conditions: tuple[Condition, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)  # schedule facts that reports and emitted comments print
 

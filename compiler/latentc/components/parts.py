@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Closed, Component
-from latentc.components.contract import Capability, Method, Need, Network, Port, Role, SampleProgram, Update
+from latentc.components.contract import Capability, Method, Need, Network, Port, Program, Role, Update
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var
 from latentc.ir.types import Named, TensorType
 from latentc_runtime.sources import Condition as Requested
@@ -445,8 +445,12 @@ class Sampler(Part):
         return ()
 
     @abstractmethod
-    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> SampleProgram:
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample` (named `sample.STEPS`), which calls the networks under their names (`main`)."""
+
+    def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
+        """Adds all programs that it offers, the sampler first."""
+        return (self.build(mb, networks, spec),)
 
     @abstractmethod
     def with_steps(self, steps: int) -> Sampler:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from latentc.components.contract import Lowered, SampleProgram, Update
+from latentc.components.contract import Lowered, Program, Update
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.emit.classes import Classes
 from latentc.emit.data import data_files, shared_source
@@ -265,7 +265,7 @@ def sampler_source(lowered: Lowered, functions: Functions) -> str:
     return _assembled(head, before, body)
 
 
-def _inputs(program: SampleProgram, functions: Functions) -> str:
+def _inputs(program: Program, functions: Functions) -> str:
     rows = [f"{literal(identifier(i.name)).code}: {_code(i)}" for i in program.inputs(functions.module)]
     return f"{{{commas(rows)}}}"
 

@@ -14,7 +14,7 @@ import onnx
 from onnx import ModelProto
 
 from latentc import __version__
-from latentc.components.contract import Lowered, OutputField, SampleProgram
+from latentc.components.contract import Lowered, OutputField, Program
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.engines import ENGINES
 from latentc.export.folder import new_folder
@@ -231,7 +231,7 @@ def _plans(
 
 def _program(
     lowered: Lowered,
-    program: SampleProgram,
+    program: Program,
     engines: _Engines,
     form: str,
     max_batch: int | None,
@@ -283,7 +283,7 @@ def _program(
     )
 
 
-def _outputs(program: SampleProgram, fn: Function, variables: Sequence[str], spec: Spec) -> tuple[ProgramOutput, ...]:
+def _outputs(program: Program, fn: Function, variables: Sequence[str], spec: Spec) -> tuple[ProgramOutput, ...]:
     """What a program's outputs are; without a declaration, samples of the field that the network models."""
     fields = spec.data.fields
     declared = program.outputs or (OutputField("samples", "x" if "x" in fields else "tokens"),)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from latentc.components.contract import SampleProgram
+from latentc.components.contract import Program
 from latentc.engines import DEFAULT, ENGINES, Engine
 from latentc.ir.core import Module, parameters, walk
 from latentc.passes.attention import write_out_attention_without_kernel
@@ -23,14 +23,12 @@ HOST_NOISE_BYTES = 64 << 20
 """If the noise of all steps at the largest batch exceeds this, the host draws it one step at a time."""
 
 
-def noise_bytes(module: Module, program: SampleProgram) -> int:
+def noise_bytes(module: Module, program: Program) -> int:
     """Bytes of the per-step inputs of one sample, over all steps."""
     return sum(4 * (i.rows or 0) * math.prod(i.sample_shape) for i in program.inputs(module))
 
 
-def choose_form(
-    module: Module, program: SampleProgram, max_batch: int | None, engine: str = DEFAULT
-) -> tuple[Form, str]:
+def choose_form(module: Module, program: Program, max_batch: int | None, engine: str = DEFAULT) -> tuple[Form, str]:
     """The form of a program's loop and the reason for the manifest; `module` holds only the program's functions."""
     total = noise_bytes(module, program) * (max_batch or 1)
     if total > HOST_NOISE_BYTES:

@@ -101,14 +101,16 @@ class Emitted:
                 handle.remove()
         return found
 
-    def network_calls(self, network: str, steps: int, arrays: Sequence[Array]) -> list[tuple[Array, ...]]:
+    def network_calls(
+        self, network: str, steps: int, arrays: Sequence[Array], program: str = "sample"
+    ) -> list[tuple[Array, ...]]:
         """The operands of every forward of a network while a sampler runs."""
         found: list[tuple[Array, ...]] = []
         keep = self.networks[network].register_forward_pre_hook(
             lambda module, inputs: found.append(tuple(x.numpy().copy() for x in inputs))
         )
         try:
-            self.sampler(steps)(*arrays)
+            self.sampler(steps, program)(*arrays)
         finally:
             keep.remove()
         return found

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from latentc.checkpoint import arrays
-from latentc.components.contract import Lowered, SampleProgram
+from latentc.components.contract import Lowered, Program
 from latentc.export.onnx import OPSET, flat_module, onnx_from_module
 from latentc.export.store import FileTensors
 from latentc.ir.core import Module
@@ -78,7 +78,7 @@ def written(model: object, tensors: FileTensors, folder: Path) -> tuple[Path, di
     return path, external
 
 
-def sampler_inputs(lowered: Lowered, program: SampleProgram, classes: Sequence[int], seed: int) -> dict[str, Array]:
+def sampler_inputs(lowered: Lowered, program: Program, classes: Sequence[int], seed: int) -> dict[str, Array]:
     """Inputs of a program by name, as the runtime makes them: sample i has seed `seed` + i, settings their defaults."""
     given = default_given(len(classes), seed, lowered.conditions, program.settings, classes)
     return {entry.name: input_array(entry, given) for entry in program.inputs(lowered.module)}

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-from latentc.components.contract import Lowered, SampleProgram
+from latentc.components.contract import Lowered, Program
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.engines import ENGINES
 from latentc.export.fusion import graphs
@@ -90,7 +90,7 @@ def _cost(lowered: Lowered, entry: ProgramEntry, device: str) -> tuple[float, bo
     return total, True
 
 
-def _lowered(lowered: Lowered, entry: ProgramEntry) -> SampleProgram:
+def _lowered(lowered: Lowered, entry: ProgramEntry) -> Program:
     """The program that an entry of the manifest was made of."""
     return next(p for p in lowered.programs if (p.name, p.steps) == (entry.name, entry.steps))
 

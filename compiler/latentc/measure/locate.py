@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from latentc.components.contract import Network, SampleProgram
+from latentc.components.contract import Network, Program
 from latentc.export.bundle import onnx_from_network
 from latentc.ir.interpret import Interpreter
 from latentc.measure.probe import calls_shown
@@ -83,7 +83,7 @@ def _class_of(subject: Subject, network: Network, path: str) -> str:
 
 
 def diverging_step(
-    subject: Subject, program: SampleProgram, inputs: Mapping[str, Array], torch: bool, tolerance: Tolerance
+    subject: Subject, program: Program, inputs: Mapping[str, Array], torch: bool, tolerance: Tolerance
 ) -> Divergence:
     """The first evaluation of a sampler whose input is further from the oracle's than the sampler's tolerance.
 
@@ -91,12 +91,12 @@ def diverging_step(
     """
     candidate = TORCH if torch else ENGINE
     main = subject.lowered.networks.get("main") or next(iter(subject.lowered.networks.values()))
-    if main.discrete:
+    if main.discrete and main.recurrent:
         return _diverging_token(subject, program, inputs, torch)
     expected, exact = oracle_calls(subject, program, main, inputs)
     if torch:
-        got = subject.emitted.network_calls(main.name, program.steps, list(inputs.values()))
-        result = subject.emitted.sampler(program.steps)(*inputs.values())
+        got = subject.emitted.network_calls(main.name, program.steps, list(inputs.values()), program.name)
+        result = subject.emitted.sampler(program.steps, program.name)(*inputs.values())
     else:
         result, got = engine_calls(subject, program, main, inputs)
     before = 0.0
@@ -119,10 +119,10 @@ def _call_error(ours: Sequence[Array], theirs: Sequence[Array]) -> float:
     )
 
 
-def _diverging_token(subject: Subject, program: SampleProgram, inputs: Mapping[str, Array], torch: bool) -> Divergence:
+def _diverging_token(subject: Subject, program: Program, inputs: Mapping[str, Array], torch: bool) -> Divergence:
     """The first token that differs, in order of position."""
     expected = subject.oracle.run(program.entry, *inputs.values())[0]
-    emitted = subject.emitted.sampler(program.steps) if torch else None
+    emitted = subject.emitted.sampler(program.steps, program.name) if torch else None
     got = subject.sample(program, inputs) if emitted is None else emitted(*inputs.values())
     differing = np.nonzero((got != expected).any(axis=0))[0]
     candidate = TORCH if torch else ENGINE

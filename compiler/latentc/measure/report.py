@@ -131,7 +131,7 @@ class Report:
 def _groups(comparisons: tuple[Comparison, ...]) -> list[list[Comparison]]:
     groups: dict[Any, list[Comparison]] = {}
     for c in comparisons:
-        key = (c.what, c.reference, c.candidate, c.point if c.what == "sampler" else "")
+        key = (c.what, c.reference, c.candidate, "" if c.what.startswith("forward") else c.point)
         groups.setdefault(key, []).append(c)
     return list(groups.values())
 

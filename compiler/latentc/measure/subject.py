@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from latentc.checkpoint import buffer, computed
-from latentc.components.contract import Lowered, Network, SampleProgram
+from latentc.components.contract import Lowered, Network, Program
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.export.recipes import recovered
 from latentc.export.store import FOLDED
@@ -115,12 +115,10 @@ class Subject:
     def forward_inputs(self, network: Network) -> tuple[Value, ...]:
         return self.lowered.module.functions[network.methods["forward"].function].inputs
 
-    def sampler_inputs(self, program: SampleProgram) -> tuple[Value, ...]:
+    def sampler_inputs(self, program: Program) -> tuple[Value, ...]:
         return self.lowered.module.entry(program.entry).inputs
 
-    def request(
-        self, program: SampleProgram, count: int, seed: int, factors: Sequence[float] = (1.0,)
-    ) -> dict[str, Array]:
+    def request(self, program: Program, count: int, seed: int, factors: Sequence[float] = (1.0,)) -> dict[str, Array]:
         """The inputs of a program by name, noise included, as the runtime makes them for usual samples.
 
         Finite settings without bounds are their defaults times the `factors` in turn.
@@ -132,7 +130,7 @@ class Subject:
         given = replace(given, settings={**given.settings, **scaled})
         return {i.name: input_array(i, given) for i in entry.inputs}
 
-    def sample(self, program: SampleProgram, arrays: Mapping[str, Array]) -> Array:
+    def sample(self, program: Program, arrays: Mapping[str, Array]) -> Array:
         """What the bundle's program makes of its inputs by name, as a request gives them."""
         entry = self.pipeline.program(program.name, program.steps)
         asked = arguments_from_inputs(entry.inputs, arrays)

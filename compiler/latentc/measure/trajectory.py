@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from latentc.components.contract import Network, SampleProgram
+from latentc.components.contract import Network, Program
 from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.export.store import FileTensors
 from latentc.ir.core import Module, only_entry
@@ -27,7 +27,7 @@ Feed = dict[str, Array]  # inputs by name
 Call = tuple[Array, ...]  # the operands of one evaluation, [rows, ...] each
 
 
-def shown(subject: Subject, program: SampleProgram, network: Network) -> tuple[Module, list[Evaluations]]:
+def shown(subject: Subject, program: Program, network: Network) -> tuple[Module, list[Evaluations]]:
     """The sampler with what it gives the network's methods as further outputs, ready for export."""
     module = only_entry(subject.expanded.module, program.entry)
     methods, operands = set(network.functions), len(subject.forward_inputs(network))
@@ -35,7 +35,7 @@ def shown(subject: Subject, program: SampleProgram, network: Network) -> tuple[M
 
 
 def engine_calls(
-    subject: Subject, program: SampleProgram, network: Network, inputs: Mapping[str, Array]
+    subject: Subject, program: Program, network: Network, inputs: Mapping[str, Array]
 ) -> tuple[Array, list[Call]]:
     """The samples and every evaluation's operands, by the engine: the sampler compiled again, with more outputs."""
     module, evaluations = shown(subject, program, network)
@@ -52,7 +52,7 @@ def engine_calls(
 
 
 def oracle_calls(
-    subject: Subject, program: SampleProgram, network: Network, inputs: Mapping[str, Array]
+    subject: Subject, program: Program, network: Network, inputs: Mapping[str, Array]
 ) -> tuple[Array, list[Call]]:
     """As `engine_calls`, by the float64 interpreter."""
     module, evaluations = shown(subject, program, network)

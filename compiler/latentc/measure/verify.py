@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.components.contract import Network, SampleProgram
+from latentc.components.contract import Network, Program
 from latentc.diagnostics import DiagnosticError
 from latentc.export.bundle import onnx_from_network
 from latentc.ir.interpret import Interpreter
@@ -147,10 +147,10 @@ class _Verification:
 
     # ---- one run of a network
 
-    def _feeds(self, network: Network, program: SampleProgram) -> list[Feed]:
+    def _feeds(self, network: Network, program: Program) -> list[Feed]:
         """Inputs of a network as a sampler gives them."""
         inputs, names = self._request(program, max(SIZES)), [v.name for v in self.subject.forward_inputs(network)]
-        if network.discrete:
+        if network.discrete and network.recurrent:
             return [token_feed(network, names, self._engine(program)(*inputs.values()), inputs["y"], n) for n in SIZES]
         _, calls = engine_calls(self.subject, program, network, inputs)
         if not calls:
@@ -159,10 +159,10 @@ class _Verification:
         sizes = [*SIZES, self._largest(program)] if self._largest(program) > max(SIZES) else [*SIZES]
         return denoiser_feeds(names, calls, sizes, max(SIZES))
 
-    def _largest(self, program: SampleProgram) -> int:
+    def _largest(self, program: Program) -> int:
         return self.subject.pipeline.program(program.name, program.steps).max_batch or 0
 
-    def _inside_profiles(self, program: SampleProgram) -> list[int]:
+    def _inside_profiles(self, program: Program) -> list[int]:
         """Batches at the ends of every profile of the plans, at the one it is tuned for, and between these."""
         profiles = {profile for plan in self.subject.pipeline.manifest.plans for profile in plan.profiles}
         points = {
@@ -267,16 +267,16 @@ class _Verification:
 
     # ---- whole samplers
 
-    def _request(self, program: SampleProgram, count: int) -> Feed:
+    def _request(self, program: Program, count: int) -> Feed:
         """Inputs of a sampler for `count` samples: classes in turn, scales from the default down."""
         return self.subject.request(program, count, self.seed, (1.0, 0.5, 0.0))
 
-    def _engine(self, program: SampleProgram) -> Callable[..., Array]:
+    def _engine(self, program: Program) -> Callable[..., Array]:
         """The bundle's own sampler as a function of its inputs."""
         names = [entry.name for entry in self.subject.pipeline.program(program.name, program.steps).inputs]
         return lambda *arrays: self.subject.sample(program, dict(zip(names, arrays, strict=True)))
 
-    def _sampler(self, program: SampleProgram) -> None:
+    def _sampler(self, program: Program) -> None:
         from latentc.measure.runners import FunctionRunner, joined, run
 
         subject, inputs = self.subject, self.subject.sampler_inputs(program)
@@ -305,18 +305,22 @@ class _Verification:
         if self.torch and tokens and subject.quantization is not None:
             self._skip("samplers by PyTorch", "it does not round as quantised layers do, and draws other tokens")
         elif self.torch:
-            samplers[TORCH] = subject.emitted.sampler(program.steps)
+            samplers[TORCH] = subject.emitted.sampler(program.steps, program.name)
         found = run([FunctionRunner(name, inputs, sample) for name, sample in samplers.items()], feeds)
         small = self._oracle_feeds(program, feeds)
         if small:
             samplers[ORACLE] = lambda *arrays: subject.oracle.run(program.entry, *arrays)[0]
             found = joined(found, run([FunctionRunner(ORACLE, inputs, samplers[ORACLE])], small))
         before = len(self.comparisons)
-        # A generator's sampler is one forward: it has no steps whose errors add up.
-        kind = "tokens" if tokens else "forward" if program.solver == "one_pass" else "sampler"
-        self._compare(found, "sampler", [f"{program.steps} steps"] * len(feeds), sizes, kind)
+        # A sampler of one evaluation has no steps whose errors add up.
+        kind = "tokens" if tokens else "forward" if program.evaluations == 1 else "sampler"
+        self._compare(found, _label(program), [f"{program.steps} steps"] * len(feeds), sizes, kind)
         random = {name: s for name, s in program.sources.items() if isinstance(s, RandomSource)}
-        uniforms = next((name for name, source in random.items() if source.distribution == "uniform"), None)
+        # One number per token and sample: which token each decides is known.
+        uniforms = next(
+            (n for n, s in random.items() if s.distribution == "uniform" and feeds[0][n].ndim == 2),
+            None,
+        )
         if tokens and uniforms is not None:
             made = self.comparisons[before:]
             self.comparisons[before:] = [self._with_ties(c, found, samplers, feeds, uniforms) for c in made]
@@ -337,7 +341,7 @@ class _Verification:
         error = relative_error(got, expected)
         return replace(c, error=error, ok=error == 0.0, ties=ties)
 
-    def _oracle_feeds(self, program: SampleProgram, feeds: list[Feed]) -> list[Feed]:
+    def _oracle_feeds(self, program: Program, feeds: list[Feed]) -> list[Feed]:
         """The feeds that the oracle can sample in the time left."""
         if not self.oracle:
             return []
@@ -371,9 +375,14 @@ class _Verification:
                 self.divergences.append(Divergence(candidate, "a sampler", why, mine[0].error, float("nan")))
                 continue
             steps = int(mine[0].point.split()[0])
-            program = next(p for p in subject.lowered.programs if p.steps == steps)
+            program = next(p for p in subject.lowered.programs if (_label(p), p.steps) == (mine[0].what, steps))
             inputs = self._request(program, 1)
             self.divergences.append(diverging_step(subject, program, inputs, candidate == TORCH, self.tolerance))
+
+
+def _label(program: Program) -> str:
+    """What a program is called in the report: `sampler`, or its name if it is another."""
+    return "sampler" if program.name == "sample" else f"program {program.name}"
 
 
 def _size(feed: Feed) -> int:

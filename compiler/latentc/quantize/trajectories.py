@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from latentc import pipeline
-from latentc.components.contract import Lowered, Network, SampleProgram
+from latentc.components.contract import Lowered, Network, Program
 from latentc.ir.core import only_entry
 from latentc.measure.calls import Call, calls_of, operands_shown, spread
 from latentc.measure.execute import Array, Feed, executable, sampler_inputs
@@ -96,7 +96,7 @@ def recorded(
 
 
 def requests(
-    lowered: Lowered, spec: Spec, program: SampleProgram, classes: Sequence[int], seed: int
+    lowered: Lowered, spec: Spec, program: Program, classes: Sequence[int], seed: int
 ) -> list[dict[str, Array]]:
     """The inputs of a program for samples of `classes`, in batches."""
     size = min(AT_ONCE, spec.target.max_batch)

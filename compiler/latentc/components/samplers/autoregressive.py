@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import Need, Network, SampleProgram
+from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Conditions, Operands, call, guided_call
 from latentc.components.kit.tokens import draw, filtered
 from latentc.components.parts import Guidance, Problem, Sampler
@@ -58,7 +58,7 @@ class Autoregressive(Sampler):
             return length
         return sum(self.guidance.acts(i / max(length - 1, 1)) for i in range(length))
 
-    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> SampleProgram:
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.T`: y i64[B], scale f32[B] with guidance, u f32[T, B] unless greedy -> i64[B, T]."""
         network, conditions = networks["main"], Conditions(spec, networks)
         length = int(network.methods["forward"].output("logits").type.shape[1])  # type: ignore[arg-type]
@@ -95,7 +95,7 @@ class Autoregressive(Sampler):
         if u:
             sources["u"] = RandomSource("uniform", "token", length)
         settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
-        return SampleProgram(entry, self.kind, length, length, sources, settings)
+        return Program(entry, self.kind, length, length, sources, settings)
 
     def _prefill(
         self, b: Builder, network: Network, conditions: Conditions, told: Operands, scale: Var | None

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from latentc.components import Component, OneOf, load
-from latentc.components.contract import Need, Network, SampleProgram
+from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Conditions
 from latentc.components.parts import Guidance, Objective, Part, Problem, Sampler
 from latentc.components.processes.process import Parameterization, Process
@@ -136,7 +136,7 @@ class ArraySampler(Sampler):
         if self.guidance is not None:
             yield from guidance_problems(self.guidance, spec)
 
-    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> SampleProgram:
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.STEPS`; see `program.sample_program`.
 
         ValueError: what `problems` would have said.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.contract import Need, Network, SampleProgram
+from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Conditions, call
 from latentc.components.parts import Sampler
 from latentc.ir.builder import ModuleBuilder
@@ -37,7 +37,7 @@ class OnePass(Sampler):
     def with_steps(self, steps: int) -> OnePass:
         return self
 
-    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> SampleProgram:
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.1`: z f32[B, Z] and the conditions -> one sample each."""
         network, conditions = networks["main"], Conditions(spec, networks)
         b = mb.function("sample.1")
@@ -47,4 +47,4 @@ class OnePass(Sampler):
         mb.entries["sample.1"] = b.finish(doc="Runs the generator once.")
         noise = RandomSource("truncated_normal", "z", settings={"bound": "truncation"})
         truncation = Setting("truncation", self.truncation, low=0.0, closed=False, unlimited=True)
-        return SampleProgram("sample.1", self.kind, 1, 1, {"z": noise, **conditions.sources()}, (truncation,))
+        return Program("sample.1", self.kind, 1, 1, {"z": noise, **conditions.sources()}, (truncation,))

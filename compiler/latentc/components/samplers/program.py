@@ -13,7 +13,7 @@ from itertools import groupby
 
 import numpy as np
 
-from latentc.components.contract import Network, SampleProgram
+from latentc.components.contract import Network, Program
 from latentc.components.kit import Conditions, Operands, call, guided_call
 from latentc.components.samplers.table import Step, Table
 from latentc.components.sums import Coefficient, weighted_sum
@@ -33,7 +33,7 @@ def sample_program(
     channels: int | None = None,
     instead: Callable[[float], Network | None] | None = None,
     entry: str = "sample",
-) -> SampleProgram:
+) -> Program:
     """Adds entry `entry`: x f32[B, C, ...] of normals, the conditions, scale f32[B] with guidance, noise f32[N, B,
     C, ...] for the table's N stochastic steps, if any -> x f32[B, C, ...].
 
@@ -80,7 +80,7 @@ def sample_program(
         sources["noise"] = RandomSource("normal", "step", total)
     evaluations = sum(part.rows * part.evaluations for part in table.parts())
     settings = (Setting("guidance", scale),) if guided else ()
-    return SampleProgram(entry, table.solver, table.steps, evaluations, sources, settings)
+    return Program(entry, table.solver, table.steps, evaluations, sources, settings)
 
 
 @dataclass(frozen=True)

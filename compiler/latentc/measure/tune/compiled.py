@@ -47,7 +47,7 @@ def measured(
         # What quantising makes of it is the same work in other numbers, and needs a calibration.
         unquantised = spec.model_copy(update={"optimize": spec.optimize.model_copy(update={"quantize": None})})
         lowered = optimised(lower(unquantised), unquantised)
-        (program,) = lowered.programs
+        program = lowered.programs[0]
         compile(file, folder / "bundle")
         pipe = load(folder / "bundle", device, verify=False)
         seconds = _seconds(pipe, seeds[:1].repeat(batch), labels[:1].repeat(batch))

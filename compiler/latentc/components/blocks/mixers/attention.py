@@ -25,8 +25,9 @@ class Attention(Mixer):
     causal: bool = Field(False, description="a token sees only itself and those before it")
     bias: bool = Field(True, description="biases of the four projections")
     qk_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
-        None, description="normalises queries and keys, a head at a time (Henry et al. 2020)"
+        None, description="normalises queries and keys, each head by itself (Henry et al. 2020)"
     )
+    qk_norm_joint: bool = Field(False, description="`qk_norm` is over all heads at once (Halton-MaskGIT)")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the output, in training")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "attention", "heads": 2}
 
@@ -63,17 +64,24 @@ class Attention(Mixer):
         kv = heads if kv_heads is None else kv_heads
         kv_dim = dim if kv_heads is None else kv_heads * head_dim
         qkv = dense(b, "qkv", x, dim + 2 * kv_dim if kv_heads else 3 * dim, self.bias, init, out="qkv")
-        parts = b.split(qkv, axis=2, sizes=(dim, kv_dim, kv_dim), out="q k v")
+        q, k, v = b.split(qkv, axis=2, sizes=(dim, kv_dim, kv_dim), out="q k v")
+        if self.qk_norm_joint:
+            q, k = self._normalised(b, q, k)
         q, k, v = (
             b.transpose(b.reshape(part, shape=(batch, tokens, count, head_dim)), perm=(0, 2, 1, 3), out=label)
-            for part, count, label in zip(parts, (heads, kv, kv), "qkv", strict=True)
+            for part, count, label in zip((q, k, v), (heads, kv, kv), "qkv", strict=True)
         )
-        if isinstance(self.qk_norm, Norm):
-            q, k = self.qk_norm.apply(b, "q_norm", q), self.qk_norm.apply(b, "k_norm", k)
+        if not self.qk_norm_joint:
+            q, k = self._normalised(b, q, k)
         if rotary:
             q = b.rotary(q, *rotary, interleaved=True, out="q")
             k = b.rotary(k, *rotary, interleaved=True, out="k")
         return q, k, v
+
+    def _normalised(self, b: Builder, q: Var, k: Var) -> tuple[Var, Var]:
+        if not isinstance(self.qk_norm, Norm):
+            return q, k
+        return self.qk_norm.apply(b, "q_norm", q), self.qk_norm.apply(b, "k_norm", k)
 
     def _project(self, b: Builder, x: Var, dim: int, init: str) -> Var:
         """The heads' outputs [B, H, T, d] joined and projected: [B, T, D]."""

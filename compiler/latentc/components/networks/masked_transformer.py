@@ -1,0 +1,164 @@
+"""A bidirectional transformer over partly masked tokens: MaskGIT and its kin.
+
+Symbols: B batch, T tokens of a sample, V vocabulary (token V is the mask), D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache, reduce
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import Component, OneOf
+from latentc.components.blocks.block import Block
+from latentc.components.contract import Capability, Network, Port
+from latentc.components.parts import (
+    Backbone,
+    Entry,
+    Form,
+    Norm,
+    Positions,
+    Problem,
+    Weights,
+    add_method,
+    dense,
+    ports_of,
+    with_operands,
+)
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
+from latentc.ir.types import B, Named
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class MaskedTransformer(Backbone):
+    """Predicts every token of a partly masked grid (MaskGIT, Chang et al. 2022, arXiv:2202.04200).
+
+    `forward`: idx i64[B, T] with V for a masked token, the conditions -> logits f32[B, T, V + 1]. Blocks are modulated
+    by the conditions, and the output layer shares its weight with the token embedding, as in Halton-MaskGIT (Besnier et
+    al. 2025, arXiv:2503.17076).
+    """
+
+    kind: Literal["masked_transformer"]
+    width: int = Field(gt=0, description="channels of a token (D)")
+    depth: int = Field(gt=0, le=10_000, description="number of blocks")
+    registers: int = Field(1, ge=0, description="learned tokens appended to the sequence")
+    positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="how tokens know their place")
+    block: Block = Field(description="the block that is repeated")
+    weights: Weights = Field("xavier", description="how linear layers start")
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "masked_transformer",
+        "width": 16,
+        "depth": 2,
+        "positions": {"kind": "learned"},
+        "block": {
+            "mixer": {"kind": "attention", "heads": 2, "bias": False},
+            "feed_forward": {"kind": "swiglu", "multiple_of": 8},
+            "norm": {"kind": "rms_norm"},
+            "condition": {"kind": "adaln_zero"},
+        },
+    }
+
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"masked_tokens"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if spec.data.tokens is None:
+            message = f"a masked_transformer takes tokens, but the data has {spec.data.words}"
+            yield Problem((), message, "use a patch_transformer")
+        elif len(grid := spec.data.tokens.grid) != 2 or grid[0] != grid[1]:
+            sides = " by ".join(map(str, grid))
+            yield Problem((), f"a masked_transformer takes square grids of tokens, not {sides}")
+        yield from self.block.problems_of_width(self.width)
+        if getattr(self.block.mixer, "causal", False):
+            message = "a masked_transformer sees all tokens, so its mixer is not causal"
+            yield Problem(("block", "mixer"), message, "set `causal: false`")
+        if self.block.condition.kind == "in_context":
+            message = "a masked_transformer has no place for the condition in its sequence"
+            yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`")
+        if self.positions.kind == "rope_2d":
+            message = "rope_2d has no place for the registers"
+            yield Problem(("positions",), message, "use `{kind: learned}` or `{kind: sincos_2d}`")
+        if not self.told(spec):
+            yield Problem((), "a masked_transformer needs a condition", "add `conditioning.class: {kind: label}`")
+        yield from self.problems_of_conditions(spec)
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        tokens = spec.data.tokens
+        assert tokens is not None
+        static: dict[str, Any] = {
+            "vocabulary": tokens.vocabulary,
+            "grid": tokens.grid[0],
+            "width": self.width,
+            "depth": self.depth,
+            "registers": self.registers,
+            **self.block.static(self.width),
+            **self.condition_sizes(spec),
+        }
+        entries = self.entries(spec)
+        idx = Port("idx", i64(B, Named(tokens.length, "T")), "state", tokens.vocabulary + 1, tokens.vocabulary)
+        forward = add_method(
+            mb, name, "forward", _network(self, entries), (idx, *ports_of(entries)), static, ("logits",)
+        )
+        return Network(name, {"forward": forward}, self.PROVIDES)
+
+
+@cache
+def _network(config: MaskedTransformer, entries: tuple[Entry, ...]) -> BlockBody:
+    mixer, feed_forward, norm, condition = config.block.parts()
+    positions = config.positions
+    assert isinstance(positions, Positions)
+    block = condition.block(mixer, feed_forward, norm, config.weights)
+
+    @module_class("MaskedTransformer", idx="B T=grid**2")
+    def forward(
+        b: Builder,
+        idx: Var,
+        *conditions: Var,
+        vocabulary: int,
+        grid: int,
+        width: int,
+        depth: int,
+        registers: int,
+        **static: Any,
+    ) -> Var:
+        """Logits of every token from those that are not masked."""
+        tokens = Named(grid**2, "T")
+        table = b.param("tok_emb.weight", f32(vocabulary + 1, width), "normal", std=0.02)
+        x = positions.add(b, b.embedding(table, idx, out="x"), width, grid)
+        if registers:
+            extra = b.param("registers", f32(1, registers, width), "normal", std=0.02)
+            extra = b.broadcast_to(extra, x, shape=(x.shape[0], registers, width), out="extra")
+            x = b.concat(x, extra, axis=1, out="x")
+        embedded = [
+            entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static)
+            for entry, operands in with_operands(entries, conditions)
+        ]
+        c = reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
+        sizes = config.block.own(width, static)
+        for name in items("blocks", depth):
+            x = b.sub(name, block, x, c, dim=width, **sizes)
+        if registers:
+            x = b.slice(x, axis=1, start=0, stop=tokens, out="x")
+        x = b.sub("last_norm", _last_norm(norm, config.weights), x, c, dim=width)
+        bias = b.param("head_bias", f32(vocabulary + 1), "zeros")
+        return b.linear(x, table, bias, out="logits")
+
+    return forward
+
+
+@cache
+def _last_norm(norm: Norm, init: Weights) -> BlockBody:
+    @module_class("LastNorm")
+    def last_norm(b: Builder, x: Var, c: Var, *, dim: int) -> Var:
+        """Normalises the tokens, then scales and shifts them by the condition."""
+        modulation = dense(b, "adaLN", b.silu(c), 2 * dim, True, init, out="modulation")
+        modulation = b.reshape(modulation, shape=(c.shape[0], 1, 2 * dim), out="modulation")
+        shift, scale = b.split(modulation, axis=2, sizes=(dim, dim), out="shift scale")
+        x = norm.apply(b, "norm", x) + b.param("norm_bias", f32(dim), "zeros")
+        return x * (scale + 1.0) + shift
+
+    return last_norm

@@ -1,0 +1,201 @@
+"""What samplers of masked tokens share: the loop over the steps, guidance, and the programs `sample` and `inpaint`.
+
+Symbols: B batch, T tokens of a sample, V vocabulary (token V is the mask), N steps.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.contract import Need, Network, OutputField, Program
+from latentc.components.kit import Conditions, call, guided_call
+from latentc.components.kit.guidance import ScheduledGuidance, scale_at
+from latentc.components.kit.tokens import Schedule, draw, filtered, hidden_fraction
+from latentc.components.parts import Problem, Sampler
+from latentc.components.samplers.base import guidance_problems
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.types import B, Named, f32, i64
+from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Setting, SettingSource, Source
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step as `MaskedSampler.choose` sees it.
+
+    tokens and drawn i64[B, T], logits f32[B, T, V + 1], the rows of the tables by name, the tokens that a request gave
+    as bool[B, T] or None, and what the sampler prepared.
+    """
+
+    tokens: Var
+    drawn: Var
+    logits: Var
+    mask: int
+    row: Mapping[str, Var]
+    kept: Var | None
+    prepared: Sequence[Var]
+
+    def free(self, b: Builder) -> Var | None:
+        """bool[B, T]: the tokens that the request did not give; None: all."""
+        return None if self.kept is None else b.equal(b.cast(self.kept, to="i64"), 0, out="free")
+
+
+class MaskedSampler(Sampler):
+    """Starts from masks alone, and predicts all tokens and keeps some of them in each step."""
+
+    steps: int = Field(gt=0, description="evaluations of the network")
+    schedule: Schedule = Field("arccos", description="how the number of hidden tokens falls over the steps")
+    top_k: int = Field(0, ge=0, description="draws among the k likeliest tokens only; 0: all")
+    guidance: ScheduledGuidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
+    inpaint: bool = Field(True, description="a second program `inpaint` keeps given tokens and draws the others")
+
+    @abstractmethod
+    def progress(self) -> np.ndarray:
+        """f64[N]: how far the guidance is at each step, from 0 to 1."""
+
+    @abstractmethod
+    def counts(self, length: int) -> np.ndarray:
+        """i64[N]: tokens that are known after each step."""
+
+    @abstractmethod
+    def sharpness_of_steps(self) -> np.ndarray:
+        """f64[N]: the factor of the logits in each step."""
+
+    @abstractmethod
+    def random(self, network: Network) -> dict[str, tuple[RandomSource, tuple[int, ...]]]:
+        """Further random inputs by name, with the shape of a sample's part; those with rows are tables of the loop."""
+
+    @abstractmethod
+    def prepared(self, b: Builder, inputs: Mapping[str, Var], length: int) -> list[Var]:
+        """What `choose` is given in every step."""
+
+    @abstractmethod
+    def choose(self, b: Builder, step: Step) -> Var:
+        """bool[B, T]: the tokens that take what was drawn."""
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "masked_tokens"),)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if spec.data.tokens is not None and self.steps > spec.data.tokens.length:
+            message = f"{self.steps} steps for {spec.data.tokens.length} tokens: some would reveal none"
+            yield Problem(("steps",), message, f"use {spec.data.tokens.length} steps or fewer")
+        if self.guidance is not None:
+            yield from guidance_problems(self.guidance, spec)
+            if self.guidance.channels is not None:
+                yield Problem(("guidance", "channels"), "tokens have no channels", "leave it out")
+
+    def with_steps(self, steps: int) -> MaskedSampler:
+        return self.model_copy(update={"steps": steps})
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
+        return self._program(mb, networks, spec, "sample")
+
+    def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
+        return tuple(self._program(mb, networks, spec, name) for name in ("sample", "inpaint")[: 1 + self.inpaint])
+
+    def _program(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, name: str) -> Program:
+        """Adds entry `NAME.STEPS`: the conditions, scale f32[B] with guidance, u f32[N, B, T] … -> tokens i64[B, T].
+
+        `inpaint` takes `given` i64[B, T] and `keep` f32[B, T] too: tokens above 0.5 stay as given.
+        """
+        network, conditions, entry = networks["main"], Conditions(spec, networks), f"{name}.{self.steps}"
+        port = network.methods["forward"].input("state")
+        length, mask = int(port.type.shape[1]), int(port.null)  # type: ignore[arg-type]
+        tokens_type = i64(B, Named(length, "T"))
+        b = mb.function(entry)
+        inputs = conditions.inputs(b)
+        told = conditions.operands(b, inputs)
+        sources: dict[str, Source] = conditions.sources()
+        own: tuple[Condition, ...] = ()
+        start = b.full(next(iter(told.values())), shape=(length,), value=mask, dtype="i64", out="tokens")
+        kept: list[Var] = []
+        if name == "inpaint":
+            given, keep = b.input("given", tokens_type), b.input("keep", f32(B, Named(length, "T")))
+            kept = [b.greater(keep, 0.5, out="kept")]
+            start = b.where(kept[0], given, start, out="tokens")
+            own = inpainting_conditions((length,), mask)
+            sources |= {c.name: ConditionSource(c.name) for c in own}
+        scale = b.input("scale", f32(B)) if self.guidance else None
+        if self.guidance:
+            sources["scale"] = SettingSource("guidance")
+        rows: dict[str, Var] = {"u": b.input("u", f32(self.steps, B, length))}
+        sources["u"] = RandomSource("uniform", "token", self.steps)
+        extra: dict[str, Var] = {}
+        for key, (source, shape) in self.random(network).items():
+            lead = () if source.rows is None else (source.rows,)
+            dtype = i64 if source.distribution in ("integers", "permutation") else f32
+            (extra if source.rows is None else rows)[key] = b.input(key, dtype(*lead, B, *shape))
+            sources[key] = source
+        prepared = self.prepared(b, extra, length)
+        weights = self.guidance.weights(list(self.progress())) if self.guidance else np.ones(self.steps)
+        columns = {"count": self.counts(length), "sharpness": self.sharpness_of_steps(), "weight": weights}
+        columns = {key: column for key, column in columns.items() if key == "count" or np.any(column != 1.0)}
+        columns |= self.columns()
+        tables = {key: b.constant(column, out=key) for key, column in columns.items()} | rows
+        invariants = [*told.values(), *([scale] if scale is not None else []), *kept, *prepared]
+
+        def body(b: Builder, i: Var, fixed: tuple[Var, ...], state: tuple[Var, ...], row: tuple[Var, ...]) -> Any:
+            left = list(fixed)
+            operands = {key: left.pop(0) for key in told}
+            strength = left.pop(0) if scale is not None else None
+            stays = left.pop(0) if kept else None
+            (tokens,), at = state, dict(zip(tables, row, strict=True))
+            if strength is not None and "weight" in at:
+                strength = scale_at(b, strength, at["weight"])
+            logits = self._logits(b, network, conditions, operands, strength, tokens)
+            if "sharpness" in at:
+                logits = b.mul(logits, at["sharpness"], out="logits")
+            logits = filtered(b, logits, self.top_k, 1.0)
+            drawn = draw(b, logits, at["u"], out="drawn")
+            chosen = self.choose(b, Step(tokens, drawn, logits, mask, at, stays, left))
+            return (b.where(chosen, drawn, tokens, out="tokens"),), ()
+
+        names = ["tokens", *tables]
+        columns_ = list(tables.values())
+        (tokens,) = b.loop(
+            f"{entry}.step", self.steps, body, invariants=invariants, carried=[start], tables=columns_, names=names
+        )
+        # The mask is a token that may be drawn, and no sample has it.
+        b.output(b.minimum(tokens, mask - 1, out="tokens"))
+        what = f"Draws {length} tokens" if name == "sample" else "Keeps some of the given tokens and draws the others"
+        mb.entries[entry] = b.finish(doc=f"{what} in {self.steps} steps.")
+        settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
+        outputs = (OutputField("samples", "tokens"),)
+        return Program(entry, self.kind, self.steps, self.steps, sources, settings, name, outputs, own)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Further tables of numbers, one per step."""
+        return {}
+
+    def _logits(
+        self, b: Builder, network: Network, conditions: Conditions, told: dict[str, Var], scale: Var | None, x: Var
+    ) -> Var:
+        if scale is None:
+            return call(b, network, "forward", told, state=x, out="logits")  # type: ignore[no-any-return]
+        null = conditions.null(b, told)
+        return guided_call(b, network, "forward", told, null, scale, state=x, out="logits")  # type: ignore[no-any-return]
+
+
+def inpainting_conditions(shape: tuple[int, ...], vocabulary: int | None = None) -> tuple[Condition, ...]:
+    """What a request to inpaint says: `given`, tokens or numbers, and `keep`, above 0.5 where they stay."""
+    if vocabulary is None:
+        given = Condition("given", "array", shape, "f32")
+    else:
+        given = Condition("given", "tokens", shape, "i64", vocabulary=vocabulary)
+    return given, Condition("keep", "array", shape, "f32")
+
+
+def known_counts(schedule: Schedule, progress: np.ndarray, length: int) -> np.ndarray:
+    """i64[N]: tokens known after each step, at least one more per step; in float32, as published code truncates it."""
+    known = 1 - hidden_fraction(schedule, progress.astype(np.float32))
+    counts = np.maximum((known * np.float32(length)).astype(np.int64), np.arange(1, len(progress) + 1))
+    return np.minimum(counts, length)

@@ -1,0 +1,71 @@
+"""Masked tokens in the order of a Halton sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import isqrt
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.contract import Network
+from latentc.components.kit.tokens import halton_order
+from latentc.components.parts import Problem
+from latentc.components.samplers._masked import MaskedSampler, Step, known_counts
+from latentc.ir.builder import Builder, Var
+from latentc_runtime.sources import RandomSource
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Halton(MaskedSampler):
+    """Reveals tokens spread evenly over the grid, and draws all revealed ones anew in every step.
+
+    After Besnier et al. 2025 (arXiv:2503.17076).
+    """
+
+    kind: Literal["halton"]
+    steps: int = Field(32, gt=0, description="evaluations of the network")
+    sharpness: tuple[float, float] = Field(
+        (1.0, 1.0), description="factor of the logits in the first and in the last step, linear between them"
+    )
+    warmup: int = Field(0, ge=0, description="steps at the start whose sharpness is halved")
+    rotate: bool = Field(True, description="each sample starts at a random place of the sequence")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "halton", "steps": 4, "guidance": {"scale": 3.0}}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        if min(self.sharpness) <= 0:
+            yield Problem(("sharpness",), "factors of the logits are above 0", "1.0 leaves them as they are")
+
+    def progress(self) -> np.ndarray:
+        return np.arange(1, self.steps + 1) / self.steps
+
+    def counts(self, length: int) -> np.ndarray:
+        return known_counts(self.schedule, self.progress(), length)
+
+    def sharpness_of_steps(self) -> np.ndarray:
+        factors = np.linspace(*self.sharpness, self.steps)
+        return np.where(np.arange(self.steps) < self.warmup, factors / 2, factors)
+
+    def random(self, network: Network) -> dict[str, tuple[RandomSource, tuple[int, ...]]]:
+        length = int(network.methods["forward"].input("state").type.shape[1])  # type: ignore[arg-type]
+        rotation = RandomSource("integers", "rotation", parameters={"high": length})
+        return {"rotation": (rotation, ())} if self.rotate else {}
+
+    def prepared(self, b: Builder, inputs: Mapping[str, Var], length: int) -> list[Var]:
+        """The rank of each token: i64[T], or i64[B, T] rotated by sample."""
+        ranks = b.constant(np.argsort(halton_order(isqrt(length), isqrt(length))), out="ranks")
+        if not self.rotate:
+            return [ranks]
+        rotated = b.add(ranks, b.reshape(inputs["rotation"], shape=(inputs["rotation"].shape[0], 1)), out="rotated")
+        around = b.op("sub", rotated, b.mul(b.div(rotated, length), length), out="ranks")
+        return [around]
+
+    def choose(self, b: Builder, step: Step) -> Var:
+        (ranks,) = step.prepared
+        revealed = b.less(ranks, step.row["count"], out="revealed")
+        free = step.free(b)
+        return revealed if free is None else b.logical_and(revealed, free, out="chosen")  # type: ignore[no-any-return]

@@ -1,0 +1,51 @@
+"""What a case of official numbers says: which spec, at which sizes, and how the authors' arrays are named there.
+
+A system has a file here with a list `CASES`; test_official.py runs each by every backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from parity_data import Numbers
+
+Array = np.ndarray
+Arrays = Callable[[Numbers, Any], Mapping[str, Array]]
+"""(numbers, spec) -> arrays by the names of inputs."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One set of numbers. `sizes` are overrides of the spec; a weight's name begins with `prefixes[network]`."""
+
+    numbers: str
+    spec: str
+    sizes: tuple[str, ...]
+    inputs: Arrays
+    variant: str | None = None
+    wanted: Callable[[Numbers], Array] = lambda numbers: numbers.outputs["out"]
+    output: Callable[[Array, Numbers, Any], Array] = lambda out, numbers, spec: out
+    tolerance: float = 1e-5
+    prefixes: Mapping[str, str] = field(default_factory=lambda: {"main": ""})
+
+
+@dataclass(frozen=True)
+class Forward(Case):
+    """A call of `network`; `output` makes of its result what the authors' code returns."""
+
+    network: str = "main"
+
+
+@dataclass(frozen=True)
+class Loss(Case):
+    """The first metric of the loss (a mean over the batch), given the batch and the draws."""
+
+
+@dataclass(frozen=True)
+class Sampler(Case):
+    """A whole sampler, given its inputs: the conditions as a program takes them, and every random draw."""
+
+    tolerance: float = 1e-4

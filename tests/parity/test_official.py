@@ -1,0 +1,135 @@
+"""Weights under the authors' names give the authors' numbers by every backend, and are written back unchanged."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import Case, Forward, Loss, Sampler
+from emitted import emitted
+from parity_data import Numbers, error, load
+
+import latentc_runtime
+from latentc import api
+from latentc.checkpoint import arrays, network_weights
+from latentc.components.contract import Lowered
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.spec import load_spec
+from latentc.weights import Array, write_safetensors
+from latentc.weights.read import materialise
+from latentc_runtime.sources import ConditionSource, RandomSource
+
+HELPERS = ("cases", "test_official")
+MODULES = [p.stem for p in sorted(Path(__file__).parent.glob("*.py")) if p.stem not in HELPERS]
+CASES: list[Case] = [case for module in MODULES for case in importlib.import_module(module).CASES]
+
+
+def of(kind: type[Case]) -> Any:
+    return pytest.mark.parametrize("case", [c for c in CASES if type(c) is kind], ids=lambda case: case.numbers)
+
+
+def official(case: Case, folder: Path) -> tuple[Numbers, Any, Lowered, list[str]]:
+    """(the numbers, the spec, what it is lowered to, a weights file per network)."""
+    numbers = load(case.numbers)
+    spec = load_spec(case.spec, case.variant, list(case.sizes))
+    files = []
+    for network, prefix in case.prefixes.items():
+        own = {n.removeprefix(prefix): Array(a) for n, a in numbers.weights.items() if n.startswith(prefix)}
+        write_safetensors(folder / f"{network}.safetensors", own)
+        files.append(f"{network}={folder / network}.safetensors")
+    return numbers, spec, lower(spec), files
+
+
+def by_name(case: Case, numbers: Numbers, spec: Any, names: list[str]) -> list[np.ndarray]:
+    given = case.inputs(numbers, spec)
+    return [np.asarray(given[name]) for name in names]
+
+
+def check(case: Case, out: np.ndarray, numbers: Numbers, spec: Any) -> None:
+    found = error(case.output(np.asarray(out), numbers, spec), case.wanted(numbers))
+    assert found < case.tolerance, found
+
+
+def tensors(given: list[np.ndarray]) -> list[torch.Tensor]:
+    floats = [a.astype(np.float32) if a.dtype.kind == "f" else a for a in given]
+    return [torch.from_numpy(np.ascontiguousarray(array)) for array in floats]
+
+
+def built(project: Any, weights: dict[str, Any], name: str) -> torch.nn.Module:
+    model = project.model.NETWORKS[name]().eval()
+    kept = model.state_dict()
+    own = arrays(weights).items()
+    model.load_state_dict({n: torch.from_numpy(np.array(a)) for n, a in own if n in kept})
+    return model  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("backend", ["oracle", "torch", "onnx", "openvino"])
+@of(Forward)
+def test_forward(case: Forward, backend: str, tmp_path: Path) -> None:
+    numbers, spec, lowered, files = official(case, tmp_path)
+    names = [port.name for port in lowered.networks[case.network].methods["forward"].inputs]
+    given = dict(zip(names, by_name(case, numbers, spec, names), strict=True))
+    sizes: Any = {"variant": case.variant, "overrides": case.sizes, "names": "official", "network": case.network}
+    check(case, api.forward(case.spec, files, given, backend, **sizes), numbers, spec)  # type: ignore[arg-type]
+
+
+@of(Forward)
+def test_weights_come_back_under_the_official_names(case: Forward, tmp_path: Path) -> None:
+    _, spec, lowered, files = official(case, tmp_path)
+    own, back = tmp_path / "own.safetensors", tmp_path / "back.safetensors"
+    sizes: Any = {"variant": case.variant, "overrides": case.sizes, "network": case.network}
+    api.convert_weights(case.spec, files, own, "official", **sizes)
+    api.convert_weights(case.spec, own, back, None, "official", **sizes)
+    first = network_weights(spec, lowered, [f"{case.network}={own}"], None, None, [case.network])[case.network]
+    again = network_weights(spec, lowered, [f"{case.network}={back}"], "official", None, [case.network])[case.network]
+    for name, tensor in first.items():
+        assert np.array_equal(materialise(tensor), materialise(again[name])), name
+
+
+@pytest.mark.parametrize("backend", ["oracle", "torch"])
+@of(Loss)
+def test_loss(case: Loss, backend: str, tmp_path: Path) -> None:
+    numbers, spec, lowered, files = official(case, tmp_path)
+    (update,) = lowered.updates
+    names = [*update.batch, *(draw.name for draw in update.draws)]
+    given = dict(zip(names, by_name(case, numbers, spec, names), strict=True))
+    sizes: Any = {"variant": case.variant, "overrides": case.sizes, "names": "official"}
+    found = api.loss(case.spec, files, given, backend, **sizes)  # type: ignore[arg-type]
+    assert error(next(iter(found.values())), case.wanted(numbers).mean()) < case.tolerance
+
+
+@pytest.mark.parametrize("backend", ["oracle", "torch", "onnxruntime", "openvino"])
+@of(Sampler)
+def test_sampler(case: Sampler, backend: str, tmp_path: Path) -> None:
+    numbers, spec, lowered, files = official(case, tmp_path)
+    program = lowered.programs[0]
+    names = [value.name for value in lowered.module.entry(program.entry).inputs]
+    given = dict(zip(names, by_name(case, numbers, spec, names), strict=True))
+    if backend == "oracle":
+        loaded = network_weights(spec, lowered, files, "official")
+        own = {f"{net}.{name}": a for net, weights in loaded.items() for name, a in arrays(weights).items()}
+        (out,) = Interpreter(lowered.module, own).run(program.entry, *given.values())
+    elif backend == "torch":
+        loaded = network_weights(spec, lowered, files, "official")
+        with emitted(lowered, spec, tmp_path / "project") as project, torch.no_grad():
+            made = project.sampler.PROGRAMS["sample"][program.steps]
+            nets = [built(project, loaded[name], name) for name in made.networks]
+            out = made.sample(*nets, *tensors(list(given.values()))).numpy()
+    else:
+        sizes = [*case.sizes, f"target.engine={backend}"]
+        bundle = tmp_path / "bundle"
+        api.compile(case.spec, files, bundle, variant=case.variant, overrides=sizes, names="official")
+        pipe = latentc_runtime.load(bundle, device="cpu")
+        told = {
+            source.condition: given[name]
+            for name, source in program.sources.items()
+            if isinstance(source, ConditionSource)
+        }
+        noise = {name: given[name] for name, source in program.sources.items() if isinstance(source, RandomSource)}
+        out = pipe.sample(conditions=told, noise=noise)
+    check(case, out, numbers, spec)

@@ -1,0 +1,97 @@
+"""Samplers of masked tokens: counts, given tokens that stay, and bundles that draw what the oracle draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import latentc_runtime
+from latentc import api
+from latentc.checkpoint import network_params
+from latentc.components.samplers.confidence import Confidence
+from latentc.components.samplers.halton import Halton
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.measure.execute import sampler_inputs
+from latentc.spec import load_spec
+from latentc.weights import Array, write_safetensors
+
+SMALL = ("backbone.width=32", "backbone.depth=1", "sampler.steps=5")
+SAMPLERS = {
+    "confidence": "sampler={kind: confidence, steps: 5, guidance: {scale: 2, schedule: cosine, interval: [0.2, 1]}}",
+    "redrawn": "sampler={kind: confidence, steps: 5, redraw: true}",
+    "halton": "sampler={kind: halton, steps: 5, sharpness: [1, 1.2], guidance: {scale: 2}}",
+    "halton, not rotated": "sampler={kind: halton, steps: 5, rotate: false}",
+}
+
+
+def stored(lowered: Any, path: Path) -> dict[str, np.ndarray]:
+    """Random weights in a file; by the names that programs call them by."""
+    rng = np.random.default_rng(3)
+    params = network_params(lowered, lowered.networks["main"])
+    made = {n: rng.normal(0, 0.2, [int(d) for d in p.type.shape]).astype(np.float32) for n, p in params.items()}
+    write_safetensors(path, {name: Array(array) for name, array in made.items()})
+    return {f"main.{name}": array for name, array in made.items()}
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("case", SAMPLERS)
+def test_programs_of_a_bundle_draw_the_oracles_tokens(case: str, engine: str, tmp_path: Path) -> None:
+    overrides = [*SMALL, SAMPLERS[case], f"target.engine={engine}"]
+    spec = load_spec("digits_maskgit", overrides=overrides)
+    lowered = lower(spec)
+    weights = stored(lowered, tmp_path / "w.safetensors")
+    api.compile("digits_maskgit", tmp_path / "w.safetensors", tmp_path / "bundle", overrides=overrides)
+    pipe = latentc_runtime.load(tmp_path / "bundle", device="cpu")
+    rng = np.random.default_rng(0)
+    given, keep = rng.integers(0, 17, (3, 64)), (rng.random((3, 64)) < 0.4).astype(np.float32)
+    for program in lowered.programs:
+        own = {"given": given, "keep": keep} if program.name == "inpaint" else {}
+        inputs = sampler_inputs(lowered, program, [1, 5, 9], 7) | own
+        (expected,) = Interpreter(lowered.module, weights).run(program.entry, *inputs.values())
+        made = pipe.sample([1, 5, 9], seeds=[7, 8, 9], conditions=own, program=program.name)
+        assert made.tolist() == expected.tolist()
+        assert made.min() >= 0 and made.max() < 17
+        if own:
+            assert np.array_equal(made[keep > 0.5], given[keep > 0.5])
+            assert not np.array_equal(made, given)
+
+
+def test_inpainting_without_given_tokens_is_sampling() -> None:
+    spec = load_spec("digits_maskgit", overrides=[*SMALL])
+    lowered = lower(spec)
+    rng = np.random.default_rng(3)
+    params = network_params(lowered, lowered.networks["main"])
+    weights = {f"main.{n}": rng.normal(0, 0.2, [int(d) for d in p.type.shape]) for n, p in params.items()}
+    sample, inpaint = lowered.programs
+    inputs = sampler_inputs(lowered, inpaint, [4, 4], 0)
+    inputs["keep"] = np.zeros_like(inputs["keep"])
+    oracle = Interpreter(lowered.module, weights)
+    (other,) = oracle.run(inpaint.entry, *inputs.values())
+    (made,) = oracle.run(sample.entry, *sampler_inputs(lowered, sample, [4, 4], 0).values())
+    assert made.tolist() == other.tolist()
+
+
+@pytest.mark.parametrize("schedule", ["arccos", "cosine", "linear", "root", "square"])
+@pytest.mark.parametrize(("length", "steps"), [(16, 1), (16, 16), (64, 8), (576, 32)])
+@pytest.mark.parametrize("kind", [Confidence, Halton])
+def test_every_step_reveals_a_token_and_the_last_all(kind: Any, length: int, steps: int, schedule: str) -> None:
+    sampler = kind(kind=kind.__name__.lower(), steps=steps, schedule=schedule)
+    counts = sampler.counts(length)
+    assert counts[-1] == length and counts[0] >= 1
+    if steps < length:
+        assert np.all(np.diff(counts) >= 0) and len(counts) == steps
+
+
+def test_more_steps_than_tokens_are_refused() -> None:
+    with pytest.raises(Exception, match="100 steps for 64 tokens"):
+        load_spec("digits_maskgit", overrides=["sampler.steps=100"])
+
+
+def test_leaving_inpainting_out() -> None:
+    lowered = lower(load_spec("digits_maskgit", overrides=["sampler.inpaint=false"]))
+    assert [program.name for program in lowered.programs] == ["sample"]
+    assert [condition.name for condition in lowered.conditions] == ["class"]
