@@ -29,7 +29,7 @@ from latentc.export.bundle import onnx_from_network
 from latentc.ir.report import flops
 from latentc.lower import lower
 from latentc.measure.forward import module_from_source
-from latentc.measure.tolerances import relative_error
+from latentc.measure.metrics import relative_error
 from latentc.pipeline import optimised
 from latentc.spec import load_spec
 from latentc.weights import Array, materialise

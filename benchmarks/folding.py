@@ -26,7 +26,7 @@ from latentc.ir.core import only_entry
 from latentc.ir.inits import INITS
 from latentc.lower import lower
 from latentc.measure.forward import module_from_source
-from latentc.measure.tolerances import relative_error
+from latentc.measure.metrics import relative_error
 from latentc.passes.fuse import FOLDING, RULES, Rule, fuse
 from latentc.pipeline import optimised
 from latentc.spec import load_spec

@@ -32,7 +32,7 @@ from latentc.emit.model import model_source
 from latentc.ir.report import flops
 from latentc.lower import lower
 from latentc.measure.forward import module_from_source
-from latentc.measure.tolerances import relative_error
+from latentc.measure.metrics import relative_error
 from latentc.spec import load_spec
 from latentc.weights import materialise
 from latentc_runtime import load

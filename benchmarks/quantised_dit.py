@@ -19,10 +19,10 @@ from common import verdict
 
 import latentc_runtime
 from latentc import api
+from latentc.measure.metrics import psnr
 from latentc.quantize.calibration import read_calibration
 from latentc.quantize.gate import BATCH, speedup
 from latentc.quantize.plan import span
-from latentc.quantize.quality import psnr
 from latentc.quantize.trajectories import classes_for
 from latentc.spec import load_spec
 

@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 import latentc_runtime
 from latentc import api
-from latentc.measure.report import TORCH
-from latentc.measure.report import Report as VerifyReport
+from latentc.verify.report import TORCH
+from latentc.verify.report import Report as VerifyReport
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from latentc.ir.ops.elementwise import gelu
 from latentc.ir.types import Sym, f32
 from latentc.ir.verify import verify
 from latentc.lower import lower
-from latentc.measure.tolerances import TOLERANCES, relative_error
+from latentc.measure.metrics import relative_error
+from latentc.measure.tolerances import TOLERANCES
 from latentc.passes.fuse import linears
 from latentc.passes.gelu import GELU_FORMS
 from latentc.pipeline import optimised

@@ -17,7 +17,8 @@ from latentc.ir.text import module_from_text, text_from_module
 from latentc.ir.types import B, Sym, f32
 from latentc.ir.verify import verify
 from latentc.lower import lower
-from latentc.measure.tolerances import TOLERANCES, relative_error
+from latentc.measure.metrics import relative_error
+from latentc.measure.tolerances import TOLERANCES
 from latentc.passes.cleanup import cleanup
 from latentc.passes.precision import caches_in_half, precision
 from latentc.pipeline import optimised

@@ -17,12 +17,13 @@ from latentc import api
 from latentc.diagnostics import DiagnosticError
 from latentc.export.lowerings import TABLE
 from latentc.export.lowerings.table import Context, Lowering
-from latentc.measure.report import ENGINE, ORACLE, TORCH
+from latentc.measure.metrics import BEST, psnr
 from latentc.quantize import precision
 from latentc.quantize.calibrate import calibrate
 from latentc.quantize.gate import speedup
 from latentc.quantize.plan import choice
-from latentc.quantize.quality import BEST, psnr, sqnr
+from latentc.quantize.quality import sqnr
+from latentc.verify.report import ENGINE, ORACLE, TORCH
 from latentc.weights import Array, write_safetensors
 from latentc_runtime import load
 
@@ -275,7 +276,7 @@ def test_the_speedup_is_the_median_of_pairs(monkeypatch: pytest.MonkeyPatch) -> 
             nonlocal now
             now += next(self.seconds)
 
-    monkeypatch.setattr("latentc.quantize.gate.time.perf_counter", lambda: now)
+    monkeypatch.setattr("time.perf_counter", lambda: now)
     fast: Any = Timed(1.0)
     slow: Any = Timed(3.0, 3.0, 3.0, 50.0)
     assert speedup([fast, slow], 1) == pytest.approx(3.0)

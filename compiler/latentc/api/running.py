@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from latentc.export.triton import Deployment
     from latentc.measure.bench import Bench
-    from latentc.measure.report import Report
-    from latentc.measure.tune.report import Tuned
+    from latentc.tune.report import Tuned
+    from latentc.verify.report import Report
     from latentc.weights.files import Files
     from latentc_runtime.sources import Condition
 
@@ -118,12 +118,12 @@ def verify(
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Report:
-    """Compare a bundle's engines with its spec, by the oracle and the emitted PyTorch; see `latentc.measure.verify`.
+    """Compare a bundle's engines with its spec, by the oracle and the emitted PyTorch; see `latentc.verify.run`.
 
     `budget`: seconds that it may take. Raises DiagnosticError: E0601 to E0613, E0706.
     """
-    from latentc.measure.verify import BUDGET
-    from latentc.measure.verify import verify as run
+    from latentc.verify.run import BUDGET
+    from latentc.verify.run import verify as run
 
     with runtime_errors():
         return run(bundle, budget=BUDGET if budget is None else budget, device=device, seed=seed, progress=progress)
@@ -168,7 +168,7 @@ def tune(
     device: str = "cpu",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Tuned:
-    """Search for the fewest steps at a quality; see `latentc.measure.tune`. Writes tuned.yaml, a table and plots.
+    """Search for the fewest steps at a quality; see `latentc.tune`. Writes tuned.yaml, a table and plots.
 
     `budget`: texts such as "error=0.05", "frechet=1.1x" (times the spec's own), "evaluations=10", "seconds=0.2"; by
     default as good as the spec's own sampler. `evaluations`: which numbers of network evaluations to try. `samples`:
@@ -178,9 +178,9 @@ def tune(
     """
     from latentc.checkpoint import network_weights
     from latentc.engines import ENGINES
-    from latentc.measure.tune.budget import bound_from_text
-    from latentc.measure.tune.run import Options
-    from latentc.measure.tune.run import tune as run
+    from latentc.tune.budget import bound_from_text
+    from latentc.tune.run import Options
+    from latentc.tune.run import tune as run
 
     bounds = tuple(map(bound_from_text, budget))
     spec, lowered = lowered_spec(source, variant, overrides)

@@ -7,9 +7,7 @@ what is compared takes turns.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from latentc.measure.metrics import alternated
 from latentc.measure.subject import Subject, open_subject
 from latentc_runtime import Pipeline
-from latentc_runtime.backends import Backend
 from latentc_runtime.bundle import open_bundle
 from latentc_runtime.pipeline import backend_of
 
 Progress = Callable[[int, int, str], None]
-FEWEST, MOST = 3, 50  # repetitions that are timed
 
 
 @dataclass(frozen=True)
@@ -157,8 +154,10 @@ def _case(
                 emitted(*inputs.values())
 
         calls.append(pytorch_sample)
-    first = _each(calls)[0]  # opens engines, fills caches
-    times, inside = _turns(calls, pipeline.backend, seconds)
+    first = alternated(calls, 0.0, 1)[0][0]  # opens engines, fills caches
+    before = pipeline.backend.spent
+    times = alternated(calls, seconds)
+    inside = pipeline.backend.spent - before
     engine = timing(times[0])
     pytorch = timing(times[1]) if len(times) > 1 else None
     return Case(
@@ -174,26 +173,6 @@ def _case(
         pytorch=pytorch,
         ratio=pytorch.median / engine.median if pytorch else None,
     )
-
-
-def _turns(calls: Sequence[Callable[[], object]], backend: Backend, seconds: float) -> tuple[list[list[float]], float]:
-    """Seconds of every call, taking turns, and those that the engine took in all."""
-    times: list[list[float]] = [[] for _ in calls]
-    before = backend.spent
-    end = time.perf_counter() + seconds
-    while len(times[0]) < FEWEST or (len(times[0]) < MOST and time.perf_counter() < end):
-        for taken, last in zip(times, _each(calls), strict=True):
-            taken.append(last)
-    return times, backend.spent - before
-
-
-def _each(calls: Sequence[Callable[[], object]]) -> list[float]:
-    """Seconds of every call, once."""
-    ends = [time.perf_counter()]
-    for call in calls:
-        call()
-        ends.append(time.perf_counter())
-    return [end - begin for begin, end in itertools.pairwise(ends)]
 
 
 def timing(times: Sequence[float]) -> Timing:

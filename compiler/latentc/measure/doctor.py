@@ -20,7 +20,8 @@ from latentc.engines.contract import Finding, installed, package
 from latentc.measure.engines import engines
 from latentc.measure.forward import BACKENDS, run_method
 from latentc.measure.memory import available_memory
-from latentc.measure.tolerances import TOLERANCES, relative_error
+from latentc.measure.metrics import relative_error
+from latentc.measure.tolerances import TOLERANCES
 
 # module -> (distribution that has it, what for, how to get it); the engines have a page of their own
 _OPTIONAL = {

@@ -1,12 +1,8 @@
-"""How far results may lie apart: the one table of tolerances, and the error that they bound."""
+"""Largest allowed relative errors, by the precision of the engine and its quantisation scheme."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
-
-Array = np.ndarray
 
 
 @dataclass(frozen=True)
@@ -59,22 +55,4 @@ def tolerance_of(precision: str, scheme: str | None = None, rounded: bool = True
     return Tolerance(own.forward + more.forward, own.sampler + more.sampler)
 
 
-def relative_error(result: Array, reference: Array) -> float:
-    """max|result - reference| / max|reference|; of whole numbers the share that differs.
-
-    Infinite where a shape differs or a value is no finite number, and for any difference from a reference of zeros.
-    """
-    if result.shape != reference.shape:
-        return float("inf")
-    if result.size == 0:
-        return 0.0
-    if reference.dtype.kind not in "f":
-        return float(np.mean(result != reference))
-    worst = float(np.max(np.abs(np.asarray(result, np.float64) - reference)))
-    if worst == 0.0:
-        return 0.0
-    scale = float(np.max(np.abs(reference)))
-    return worst / scale if np.isfinite(worst) and 0 < scale < np.inf else float("inf")
-
-
-__all__ = ["ROUNDED", "TOLERANCES", "UNROUNDED", "Tolerance", "relative_error", "tolerance_of"]
+__all__ = ["ROUNDED", "TOLERANCES", "UNROUNDED", "Tolerance", "tolerance_of"]

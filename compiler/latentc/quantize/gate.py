@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +12,16 @@ import numpy as np
 
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.engines import ENGINES
+from latentc.measure.metrics import alternated, psnr
 from latentc.quantize.calibration import Calibration
 from latentc.quantize.plan import Choice, span
-from latentc.quantize.quality import Quality, allowed, psnr
+from latentc.quantize.quality import Quality, allowed
 from latentc.quantize.trajectories import classes_for
 from latentc.spec import Spec
 from latentc.spec.sections import Quantize
 from latentc_runtime import BundleError, Pipeline, load
 
-FEWEST, MOST = 3, 30  # pairs of runs that are timed
+MOST = 30  # pairs of runs that are timed
 SECONDS = 10.0
 BATCH = 8
 
@@ -86,21 +87,11 @@ def measured(
 
 def speedup(pipes: Sequence[Pipeline], batch: int, seconds: float = SECONDS) -> float:
     """The time of the second over that of the first: median over pairs of whole samplers, run alternately."""
-    requests = [pipe.usual_request(batch) for pipe in pipes]
-    for pipe, request in zip(pipes, requests, strict=True):
-        pipe.run(request)  # opens engines, fills caches
-    ratios: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(ratios) < FEWEST or (len(ratios) < MOST and time.perf_counter() < end):
-        taken = []
-        turn = list(zip(pipes, requests, strict=True))
-        for pipe, request in turn if len(ratios) % 2 else turn[::-1]:
-            begin = time.perf_counter()
-            pipe.run(request)
-            taken.append(time.perf_counter() - begin)
-        first, second = taken if len(ratios) % 2 else taken[::-1]
-        ratios.append(second / first)
-    return statistics.median(ratios)
+    calls = [functools.partial(pipe.run, pipe.usual_request(batch)) for pipe in pipes]
+    for call in calls:
+        call()  # opens engines, fills caches
+    first, second = alternated(calls, seconds, most=MOST)
+    return statistics.median(b / a for a, b in zip(first, second, strict=True))
 
 
 def refusal(verdict: Verdict, asked: Quantize, spec: Spec, choice: Choice) -> DiagnosticError:

@@ -16,10 +16,11 @@ from latentc import pipeline
 from latentc.components.contract import Lowered, Method
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.measure.execute import Array, executable
+from latentc.measure.metrics import psnr
 from latentc.passes.quantize import Layer, LayerQuant, Quantization, fits, quantizable
 from latentc.quantize.calibrate import Tell, check_complete, chosen, unquantised
 from latentc.quantize.calibration import Calibration
-from latentc.quantize.quality import Quality, psnr, quality_of_logits
+from latentc.quantize.quality import Quality, quality_of_logits
 from latentc.quantize.saturation import saturates
 from latentc.quantize.scales import measured_tensors
 from latentc.quantize.sensitivity import (

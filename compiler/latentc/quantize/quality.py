@@ -12,10 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from latentc.measure.execute import Array
+from latentc.measure.metrics import BEST
 from latentc.spec.sections import Budget
-
-BEST = 200.0
-"""dB that stand for no difference at all."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +50,6 @@ def allowed(budget: Budget, quality: Quality) -> str:
     return ", ".join(parts)
 
 
-def psnr(samples: Array, reference: Array, span: float | None = None) -> float:
-    """10 log10(span² / mean squared error) in dB; `span`: width of the value range, by default the reference's.
-
-    -`BEST` if a value is not finite, `BEST` if nothing differs.
-    """
-    exact = reference.astype(np.float64)
-    error = float(np.mean((samples.astype(np.float64) - exact) ** 2))
-    if not math.isfinite(error):
-        return -BEST
-    span = float(np.ptp(exact)) if span is None else span
-    if error == 0.0:
-        return BEST
-    return float(np.clip(20 * math.log10(span) - 10 * math.log10(error), -BEST, BEST)) if span > 0 else -BEST
-
-
 def sqnr(result: Array, exact: Array) -> float:
     """10 log10(Σ exact² / Σ (result - exact)²) in dB, within ±`BEST`."""
     wide = exact.astype(np.float64)
@@ -98,4 +81,4 @@ def _log_softmax(logits: Array) -> Array:
     return found
 
 
-__all__ = ["BEST", "Quality", "allowed", "psnr", "quality_of_logits", "sqnr"]
+__all__ = ["Quality", "allowed", "quality_of_logits", "sqnr"]

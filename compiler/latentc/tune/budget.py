@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
-from latentc.measure.tune.candidates import Candidate
+from latentc.tune.candidates import Candidate
 
 COSTS = ("evaluations", "seconds")
 

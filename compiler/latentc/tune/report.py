@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latentc.measure.tune.budget import Bound, Measured
-from latentc.measure.tune.candidates import Candidate
+from latentc.tune.budget import Bound, Measured
+from latentc.tune.candidates import Candidate
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,16 +11,17 @@ import numpy as np
 from latentc.components.samplers.base import ArraySampler
 from latentc.ir.report import flops
 from latentc.lower import lower
-from latentc.measure.tune.budget import Measured
-from latentc.measure.tune.candidates import Candidate
-from latentc.measure.tune.quality import Qualities
-from latentc.measure.tune.write import candidate_yaml, check_written
+from latentc.measure.metrics import alternated
 from latentc.pipeline import optimised
+from latentc.tune.budget import Measured
+from latentc.tune.candidates import Candidate
+from latentc.tune.quality import Qualities
+from latentc.tune.write import candidate_yaml, check_written
 from latentc_runtime import Pipeline, load
 
 Array = np.ndarray
 Compile = Callable[[Path, Path], object]  # spec file, bundle
-FEWEST, MOST, SECONDS = 5, 50, 1.0  # repetitions that are timed, and for how long at most
+FEWEST, SECONDS = 5, 1.0  # repetitions that are timed at least, and for how long
 
 
 def measured(
@@ -62,10 +62,5 @@ def _seconds(pipe: Pipeline, seeds: Array, labels: Array) -> float:
     Whatever else the machine does makes times longer, never shorter.
     """
     pipe.sample(labels, seeds)
-    times: list[float] = []
-    end = time.perf_counter() + SECONDS
-    while len(times) < FEWEST or (len(times) < MOST and time.perf_counter() < end):
-        begin = time.perf_counter()
-        pipe.sample(labels, seeds)
-        times.append(time.perf_counter() - begin)
+    (times,) = alternated([lambda: pipe.sample(labels, seeds)], SECONDS, FEWEST)
     return float(np.quantile(times, 0.25))

@@ -12,11 +12,12 @@ import numpy as np
 from latentc.components.contract import Network, Program
 from latentc.export.bundle import onnx_from_network
 from latentc.ir.interpret import Interpreter
+from latentc.measure.metrics import relative_error
 from latentc.measure.probe import calls_shown
-from latentc.measure.report import ENGINE, TORCH, Divergence
 from latentc.measure.subject import Subject
-from latentc.measure.tolerances import Tolerance, relative_error
+from latentc.measure.tolerances import Tolerance
 from latentc.measure.trajectory import engine_calls, oracle_calls
+from latentc.verify.report import ENGINE, TORCH, Divergence
 
 Array = np.ndarray
 OWN = "(outside of any call)"

@@ -8,10 +8,10 @@ from typing import Any
 
 from latentc import resources
 from latentc.components.samplers.base import ArraySampler
-from latentc.measure.tune.candidates import Candidate
 from latentc.spec import load_spec
 from latentc.spec.schema import Spec
 from latentc.spec.write import yaml_from_data
+from latentc.tune.candidates import Candidate
 
 
 def candidate_yaml(candidate: Candidate, base: str, own: ArraySampler) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from latentc.measure.ties import reconciled
+from latentc.verify.ties import reconciled
 
 LOGITS = np.random.default_rng(0).standard_normal((8, 8))  # of the next token, by the last
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import sys
 import types
 from pathlib import Path
@@ -18,16 +17,17 @@ from latentc.checkpoint import network_weights
 from latentc.components.samplers.base import ArraySampler
 from latentc.diagnostics import DiagnosticError
 from latentc.lower import lower
-from latentc.measure.tune import run as tune_run
-from latentc.measure.tune.budget import Bound, Measured, bound_from_text, chosen, front
-from latentc.measure.tune.candidates import Candidate, grid, passes, with_interval, with_timesteps
-from latentc.measure.tune.compiled import measured
-from latentc.measure.tune.denoiser import open_denoiser
-from latentc.measure.tune.quality import UserJudge, psnr
-from latentc.measure.tune.real import frechet_distance, frechet_to, real_images
-from latentc.measure.tune.write import candidate_yaml
+from latentc.measure.metrics import BEST, psnr
 from latentc.pipeline import optimised
 from latentc.spec import load_spec, spec_from_text
+from latentc.tune import run as tune_run
+from latentc.tune.budget import Bound, Measured, bound_from_text, chosen, front
+from latentc.tune.candidates import Candidate, grid, passes, with_interval, with_timesteps
+from latentc.tune.compiled import measured
+from latentc.tune.denoiser import open_denoiser
+from latentc.tune.quality import UserJudge
+from latentc.tune.real import frechet_distance, frechet_to, real_images
+from latentc.tune.write import candidate_yaml
 from latentc_runtime import load
 
 pytest.importorskip("matplotlib")
@@ -81,7 +81,7 @@ def tuned(spec: Path, weights: Path, folder: Path, **options: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentc.measure.tune.compiled.SECONDS", 0.0)
+    monkeypatch.setattr("latentc.tune.compiled.SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -360,7 +360,7 @@ def test_the_distance_of_gaussians_is_known() -> None:
 def test_psnr() -> None:
     reference = np.array([0.0, 2.0])
     assert psnr(reference + 0.2, reference) == pytest.approx(20.0)
-    assert psnr(reference, reference) == math.inf
+    assert psnr(reference, reference) == BEST
 
 
 # ---- choosing

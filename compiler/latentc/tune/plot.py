@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from latentc.faults import needed
-from latentc.measure.tune.budget import Measured, front
-from latentc.measure.tune.report import Tuned
+from latentc.tune.budget import Measured, front
+from latentc.tune.report import Tuned
 
 PANELS = 3  # qualities that are drawn, at most
 _INK, _FRONT, _CHOSEN, _OWN = "#4a5568", "#1f6feb", "#d1242f", "#1a7f37"

@@ -30,13 +30,6 @@ def error(samples: Array, reference: Array) -> float:
     return float(np.mean(distances) / np.sqrt(np.mean(reference.astype(np.float64) ** 2)))
 
 
-def psnr(samples: Array, reference: Array) -> float:
-    """The peak signal-to-noise ratio in dB; the peak is the span of the reference's values."""
-    square = float(np.mean((samples.astype(np.float64) - reference) ** 2))
-    span = float(np.ptp(reference))
-    return 10 * math.log10(span**2 / square) if square > 0 else math.inf
-
-
 class UserJudge:
     """A function of the user's, `FILE.py:FUNCTION`: called as f(samples, classes), it returns figures by name.
 

@@ -17,9 +17,9 @@ from bundles import tiny_bundle
 import latentc_runtime
 from latentc.emit import project_from_lowered
 from latentc.lower import lower
-from latentc.measure.verify import verify
 from latentc.pipeline import optimised
 from latentc.spec import load_spec
+from latentc.verify.run import verify
 
 DIGITS = ("backbone.width=32", "backbone.depth=4", "backbone.block.mixer.heads=2")
 SMALL = (

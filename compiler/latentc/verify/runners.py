@@ -21,7 +21,7 @@ from polygraphy.logger import G_LOGGER
 
 from latentc.ir.core import Value
 from latentc.ir.types import NUMPY, Sym
-from latentc.measure.tolerances import relative_error
+from latentc.measure.metrics import relative_error
 
 Array = np.ndarray
 Feed = Mapping[str, Array]

@@ -21,21 +21,22 @@ from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.export.folder import new_folder
 from latentc.lower import lower
-from latentc.measure.tune.budget import COSTS, Bound, Measured, check_bounds, chosen, none_fits
-from latentc.measure.tune.candidates import COUNTS, Candidate, evaluations, reusing
-from latentc.measure.tune.compiled import Compile, measured
-from latentc.measure.tune.denoiser import Array, Denoiser, open_denoiser
-from latentc.measure.tune.plot import need_matplotlib, write_plot
-from latentc.measure.tune.quality import Judge, Qualities, UserJudge, error, psnr
-from latentc.measure.tune.real import frechet_to, real_images
-from latentc.measure.tune.report import Tuned, candidates_csv
-from latentc.measure.tune.screen import FINE, fine_sampler, open_screen, screen_all, shortlist
-from latentc.measure.tune.write import base_name, candidate_yaml, check_written
+from latentc.measure.metrics import psnr
 from latentc.passes.feature_cache_methods import block_lists
 from latentc.pipeline import optimised
 from latentc.spec import resolved_yaml
 from latentc.spec.schema import Spec
 from latentc.spec.sections import Optimize
+from latentc.tune.budget import COSTS, Bound, Measured, check_bounds, chosen, none_fits
+from latentc.tune.candidates import COUNTS, Candidate, evaluations, reusing
+from latentc.tune.compiled import Compile, measured
+from latentc.tune.denoiser import Array, Denoiser, open_denoiser
+from latentc.tune.plot import need_matplotlib, write_plot
+from latentc.tune.quality import Judge, Qualities, UserJudge, error
+from latentc.tune.real import frechet_to, real_images
+from latentc.tune.report import Tuned, candidates_csv
+from latentc.tune.screen import FINE, fine_sampler, open_screen, screen_all, shortlist
+from latentc.tune.write import base_name, candidate_yaml, check_written
 from latentc.weights import Expr
 
 MARK = "candidates.csv"  # the file that a folder of results is known by

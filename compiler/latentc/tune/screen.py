@@ -14,8 +14,8 @@ import numpy as np
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers.base import ArraySampler
 from latentc.components.samplers.unipc import Unipc
-from latentc.measure.tune.budget import front
-from latentc.measure.tune.candidates import (
+from latentc.tune.budget import front
+from latentc.tune.candidates import (
     INTERVALS,
     Candidate,
     Gridded,
@@ -25,10 +25,10 @@ from latentc.measure.tune.candidates import (
     with_interval,
     with_timesteps,
 )
-from latentc.measure.tune.denoiser import Array, Denoiser
-from latentc.measure.tune.quality import error
-from latentc.measure.tune.report import Screened
-from latentc.measure.tune.search import Trajectory, cheapest_path, searched, step_costs, stretched, trajectory
+from latentc.tune.denoiser import Array, Denoiser
+from latentc.tune.quality import error
+from latentc.tune.report import Screened
+from latentc.tune.search import Trajectory, cheapest_path, searched, step_costs, stretched, trajectory
 
 FINE = 100  # steps of the solution that candidates are held against
 GRADING = 1.5  # power by which its steps shorten: the last, of first order, would else err most

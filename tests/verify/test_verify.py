@@ -20,12 +20,12 @@ from latentc.export.lowerings.table import Context, Lowering
 from latentc.ir.core import Module, only_entry
 from latentc.ir.text import text_from_module
 from latentc.lower import lower
-from latentc.measure import verify as verification
-from latentc.measure.report import ENGINE, ORACLE, TORCH
 from latentc.measure.tolerances import TOLERANCES, Tolerance
-from latentc.measure.verify import verify
 from latentc.pipeline import optimised
 from latentc.spec import load_spec
+from latentc.verify import run as verification
+from latentc.verify.report import ENGINE, ORACLE, TORCH
+from latentc.verify.run import verify
 
 
 @pytest.fixture(scope="module")

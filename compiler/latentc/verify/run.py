@@ -25,11 +25,12 @@ from latentc.ir.interpret import Interpreter
 from latentc.ir.report import flops
 from latentc.measure.forward import needed
 from latentc.measure.memory import available_memory
-from latentc.measure.report import ENGINE, ORACLE, TORCH, Comparison, Control, Divergence, Report, Skipped
+from latentc.measure.metrics import relative_error
 from latentc.measure.subject import Subject, open_subject
-from latentc.measure.ties import reconciled
-from latentc.measure.tolerances import Tolerance, relative_error
+from latentc.measure.tolerances import Tolerance
 from latentc.measure.trajectory import Feed, denoiser_feeds, engine_calls, token_feed
+from latentc.verify.report import ENGINE, ORACLE, TORCH, Comparison, Control, Divergence, Report, Skipped
+from latentc.verify.ties import reconciled
 from latentc_runtime.sources import RandomSource
 
 Array = np.ndarray
@@ -171,7 +172,7 @@ class _Verification:
         return sorted(n for n in points if n <= (self._largest(program) or n))
 
     def _forward(self, network: Network, feeds: list[Feed]) -> None:
-        from latentc.measure.runners import FunctionRunner, joined, run
+        from latentc.verify.runners import FunctionRunner, joined, run
 
         if not feeds:
             return
@@ -277,7 +278,7 @@ class _Verification:
         return lambda *arrays: self.subject.sample(program, dict(zip(names, arrays, strict=True)))
 
     def _sampler(self, program: Program) -> None:
-        from latentc.measure.runners import FunctionRunner, joined, run
+        from latentc.verify.runners import FunctionRunner, joined, run
 
         subject, inputs = self.subject, self.subject.sampler_inputs(program)
         call = self._engine(program)
@@ -356,7 +357,7 @@ class _Verification:
     # ---- where it went wrong
 
     def _locate(self, feeds: Mapping[str, list[Feed]]) -> None:
-        from latentc.measure.locate import diverging_call, diverging_step
+        from latentc.verify.locate import diverging_call, diverging_step
 
         subject = self.subject
         failed = [c for c in self.comparisons if not c.ok]

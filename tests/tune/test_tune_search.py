@@ -19,10 +19,10 @@ from latentc.components.samplers.ddim import Ddim
 from latentc.components.samplers.dpm_solver_pp import DpmSolverPp
 from latentc.components.samplers.table import run
 from latentc.components.samplers.unipc import Unipc
-from latentc.measure.tune.candidates import with_timesteps
-from latentc.measure.tune.quality import error
-from latentc.measure.tune.screen import fine_sampler
-from latentc.measure.tune.search import cheapest_path, refined, searched, step_costs, stretched, trajectory
+from latentc.tune.candidates import with_timesteps
+from latentc.tune.quality import error
+from latentc.tune.screen import fine_sampler
+from latentc.tune.search import cheapest_path, refined, searched, step_costs, stretched, trajectory
 
 CENTRES = np.array([[-1.0, -0.5], [0.2, 1.1], [0.9, -0.7]])
 DEVIATION = 0.15

@@ -1,0 +1,1 @@
+"""The search for the fewest steps of a sampler at a quality budget, on the target's engine."""
