@@ -87,7 +87,15 @@ def write_arrays(path: Path | str, arrays: Mapping[str, Any]) -> None:
 
 def write_files(files: Mapping[Path, bytes]) -> None:
     """Write each file, and the folders they are in. DiagnosticError E0412."""
+    for folder in {path.parent for path in files}:
+        if (folder / "manifest.json").exists():
+            message = f"{folder} holds a bundle: it is not a place for samples"
+            raise DiagnosticError(Diagnostic("E0412", message, help="name another folder or a file"))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"{folder} cannot be made: {error.strerror or error}"
+            raise DiagnosticError(Diagnostic("E0412", message, help="name another place")) from None
     for path, content in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(path) as file:
             file.write(content)

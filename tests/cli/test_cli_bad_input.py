@@ -134,7 +134,7 @@ def test_inputs_that_do_not_fit(latentc: Run, tiny: Any, case: str) -> None:
     for backend in ("oracle", "torch", "onnx"):
         result = latentc("forward", tiny.spec, "-w", tiny.weights, "-i", "in.npz", "-o", "o.npz", "--backend", backend)
         refused(result, "E0702")
-        assert "help: the network `main` takes x: f32[B, channels=1, size=8, size=8]" in result.err
+        assert "help: method `forward` of network `main` takes x: f32[B, channels=1, size=8, size=8]" in result.err
     assert not Path("o.npz").exists()
 
 
@@ -334,7 +334,7 @@ def test_ctrl_c_while_sampling(latentc: Run, tiny: Any, monkeypatch: pytest.Monk
     def interrupted(*args: Any, **keywords: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("latentc_runtime.Pipeline.sample", interrupted)
+    monkeypatch.setattr("latentc_runtime.Pipeline.run", interrupted)
     result = latentc("sample", tiny.bundle, "--class", "1", "-o", "a.png")
     assert (result.status, result.err) == (130, "interrupted\n")
     assert not Path("a.png").exists()

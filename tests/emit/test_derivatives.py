@@ -11,7 +11,7 @@ from torch_module import error, loaded
 
 from latentc.emit.functions import Functions
 from latentc.emit.helpers import helper_source
-from latentc.emit.model import imports, networks_source
+from latentc.emit.model import imports, networks_file
 from latentc.ir.builder import ModuleBuilder, f32, i64, module_class
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
@@ -80,7 +80,7 @@ def emitted(module: Any, net: str) -> tuple[Any, Any, str]:
     name = functions.add(module.entries["loss"], "loss")
     code = "\n\n".join([helper_source(list(functions.helpers)), *functions.texts])
     text = "\n".join([*imports(code), "", "", code])
-    model = loaded(networks_source(module, {"main": [net]}), torch.float64)["build"]().double()
+    model = loaded(networks_file(module, {"main": [net]}).text, torch.float64)["build"]().double()
     return model, loaded(text, torch.float64)[name], text
 
 

@@ -18,7 +18,7 @@ from latentc.ir.inits import INITS
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import NUMPY, Sym, TensorType
 from latentc.ir.verify import verify
-from latentc_runtime.manifest import Statement
+from latentc_runtime.manifest import RESULT, Statement
 from latentc_runtime.program import run_program
 
 SIZES = {"B": 3}
@@ -107,7 +107,8 @@ def run_host(
     """Entry `main` cut at its loops, run by the runtime's own interpreter of programs."""
     program, engines = host_program(module, per_step, weights)
     feeds = {v.name: np.asarray(x) for v, x in zip(module.entry("main").inputs, inputs, strict=True)}
-    return run_program(program, feeds, engines.__getitem__, lambda name, i: feeds[name][i], lambda: None)
+    run = run_program(program, feeds, engines.__getitem__, lambda name, i: feeds[name][i], lambda: None)
+    return run[RESULT]
 
 
 def assert_close(got: Any, want: Any, tolerance: float = TOLERANCE) -> None:

@@ -150,7 +150,7 @@ def test_attention_is_written_out() -> None:
 
 
 def test_loop_is_chosen_where_onnx_runtime_would_unroll(tmp_path: Path) -> None:
-    entry = compiled("digits_dit", tmp_path / "b").sampler()
+    entry = compiled("digits_dit", tmp_path / "b").program()
     assert entry.form == "loop"
     ops = {node.op_type for node in onnx.load(str(tmp_path / "b/sample.onnx"), load_external_data=False).graph.node}
     assert "Loop" in ops

@@ -15,7 +15,7 @@ from latentc.ir.types import B, f32, i64
 from latentc.ir.verify import verify
 from latentc.passes.expand_guidance import expand_guidance
 from latentc_runtime.backends.onnxruntime import OnnxRuntime, OrtEngine
-from latentc_runtime.manifest import EngineCall, Loop, Rows
+from latentc_runtime.manifest import RESULT, EngineCall, Loop, Rows
 from latentc_runtime.program import run_program
 
 
@@ -289,6 +289,6 @@ def test_a_cache_is_written_in_place_where_only_its_growth_is_read(read: str) ->
     engines = {name: Spy(model.session) for name, model in models.items()}
     (name,) = (v.name for v in module.entry("main").inputs)
     feeds = {name: backend.value(np.asarray(x, np.float32))}
-    got = backend.array(run_program(program, feeds, engines.__getitem__, lambda name, i: feeds[name], lambda: None))
-    assert_close(got, np.asarray(want))
+    run = run_program(program, feeds, engines.__getitem__, lambda name, i: feeds[name], lambda: None)
+    assert_close(backend.array(run[RESULT]), np.asarray(want))
     assert all(after == before for after, before in places) and len(places) == (read == "grown")

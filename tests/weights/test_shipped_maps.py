@@ -14,12 +14,13 @@ from latentc.spec import load_spec
 from latentc.weights import check_inverse
 from latentc.weights.rules import parse_map
 
-MAPPED = [name for name in api.specs() if load_spec(name).weights]
+VARIANTS = {name: variants for family in api.specs().values() for name, variants in family.items()}
+MAPPED = [name for name in VARIANTS if load_spec(name).weights]
 
 
 def maps_of(system: str) -> Iterator[tuple[Any, Any, dict[str, int]]]:
     """(rules, types, sizes) of every map, variant and network."""
-    for variant in (None, *api.specs()[system]):
+    for variant in (None, *VARIANTS[system]):
         spec = load_spec(system, variant)
         lowered = lower(spec)
         for names, networks in spec.weights.items():

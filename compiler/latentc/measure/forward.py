@@ -227,5 +227,5 @@ def _range_problem(ports: Sequence[Port], value: Value, array: Array) -> str | N
         return None
     last = port.values - 1
     outside = array[(array < 0) | (array > last)]
-    what = f"`{value.name}` is 0 to {last}" + (f", {port.null} for none" if port.null is not None else "")
-    return f"holds {outside[0]}, but {what}" if outside.size else None
+    null = f", where {port.null} stands for none" if port.null is not None else ""
+    return f"holds {outside[0]}, outside of 0 to {last}{null}" if outside.size else None
