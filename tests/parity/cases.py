@@ -34,9 +34,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Forward(Case):
-    """A call of `network`; `output` makes of its result what the authors' code returns."""
+    """A call of a `method` of `network`; `output` makes of its result what the authors' code returns."""
 
     network: str = "main"
+    method: str = "forward"
 
 
 @dataclass(frozen=True)

@@ -72,9 +72,10 @@ def built(project: Any, weights: dict[str, Any], name: str) -> torch.nn.Module:
 @of(Forward)
 def test_forward(case: Forward, backend: str, tmp_path: Path) -> None:
     numbers, spec, lowered, files = official(case, tmp_path)
-    names = [port.name for port in lowered.networks[case.network].methods["forward"].inputs]
+    names = [port.name for port in lowered.networks[case.network].methods[case.method].inputs]
     given = dict(zip(names, by_name(case, numbers, spec, names), strict=True))
     sizes: Any = {"variant": case.variant, "overrides": case.sizes, "names": "official", "network": case.network}
+    sizes["method"] = case.method
     check(case, api.forward(case.spec, files, given, backend, **sizes), numbers, spec)  # type: ignore[arg-type]
 
 

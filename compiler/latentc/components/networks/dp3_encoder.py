@@ -89,11 +89,12 @@ class Dp3Encoder(Backbone):
 
 @cache
 def _network(config: Dp3Encoder, steps: str) -> BlockBody:
-    state_shape = {config.state: f"B {steps}state_dim"} if config.state else {}
+    shapes = (f"B {steps}P coordinates", f"B {steps}state_dim")
 
-    @module_class("Dp3Encoder", "encode", points=f"B {steps}P coordinates", **state_shape)
-    def encode(b: Builder, points: Var, *state: Var, coordinates: int, features: int, **static: Any) -> Var:
+    @module_class("Dp3Encoder", "encode", **dict(zip(config.fields, shapes, strict=False)))
+    def encode(b: Builder, *observed: Var, coordinates: int, features: int, **static: Any) -> Var:
         """Encodes the point cloud and the robot's state of each observation step; one vector per sample."""
+        points, *state = observed
         found = [b.sub("extractor", _point_net(config, steps), points, coordinates=coordinates, features=features)]
         for h in state:
             for i, width in enumerate(config.state_widths):
