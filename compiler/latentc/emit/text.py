@@ -167,7 +167,9 @@ def layout(indent: str, code: str, comment: str = "", reserve: int = 0) -> list[
     inside = indent + "    "
     parts = split_commas(inner)
     whole = inside + ", ".join(parts)
-    if len(parts) == 1 or len(whole) <= width:
+    if len(parts) == 1 and inner.rstrip().endswith(","):  # a tuple of one
+        body = layout(inside, f"{parts[0]},", "", reserve)
+    elif len(parts) == 1 or len(whole) <= width:
         # A lone argument gets no trailing comma: in plain parentheses that would make a tuple.
         clauses = [", ".join(parts)] if len(whole) <= width else _clauses(parts[0])
         body = [line for clause in clauses for line in layout(inside, clause, "", reserve)]
