@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from contextlib import ExitStack
+from functools import partial
 from inspect import isfunction
 from pathlib import Path
 from typing import Any
@@ -131,12 +132,30 @@ def shard(network: nn.Module, run: Run) -> None:
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     mesh = init_device_mesh(run.device.type, (run.world,))
-    blocks = [b for module in network.modules() if isinstance(module, nn.ModuleList) for b in module]
+    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
+    blocks = [b for blocks in lists for b in blocks if not isinstance(b, nn.ModuleList | nn.ModuleDict)]
     for module in [*blocks, network]:
         methods = methods_of(module)  # before sharding, which gives the module another class
         fully_shard(module, mesh=mesh)
         for name in methods:
             register_fsdp_forward_method(module, name)
+
+
+class Ddp(DistributedDataParallel):
+    """DDP for networks that a loss calls by other methods than forward, such as an encoder's encode."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "module" and name in methods_of(self.module):
+            return partial(self._run, name)
+        return super().__getattr__(name)
+
+    def _run(self, name: str, *args: Any) -> Any:
+        network = self.module
+        network.forward = getattr(network, name)  # DDP averages the gradients of what its own forward calls
+        try:
+            return self(*args)
+        finally:
+            del network.forward
 
 
 def wrap(network: nn.Module, run: Run, compiled: bool) -> nn.Module:
@@ -145,7 +164,7 @@ def wrap(network: nn.Module, run: Run, compiled: bool) -> nn.Module:
         network.compile()  # in place: the names of the weights stay
     if run.parallel == "ddp":
         devices = [run.device.index] if run.device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=devices)
+        return Ddp(network, device_ids=devices)
     return network
 
 

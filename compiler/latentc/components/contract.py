@@ -105,9 +105,18 @@ class Network:
     sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
+    def main_method(self) -> str:
+        """The method that verification and costs look at: `forward`, or of a network without it the first."""
+        return "forward" if "forward" in self.methods else next(iter(self.methods))
+
+    @property
+    def main(self) -> Method:
+        return self.methods[self.main_method]
+
+    @property
     def discrete(self) -> bool:
-        """Whether its `forward` scores tokens, so that it is judged by agreement and perplexity."""
-        return any(port.role == "logits" for port in self.methods["forward"].outputs)
+        """Whether its main method scores tokens, so that it is judged by agreement and perplexity."""
+        return any(port.role == "logits" for port in self.main.outputs)
 
     @property
     def recurrent(self) -> bool:

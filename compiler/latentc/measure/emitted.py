@@ -36,11 +36,12 @@ class Emitted:
             own = {path: array for path, array in arrays.items() if path.startswith(f"{name}.")}
             load_arrays(net, {path.removeprefix(f"{name}."): array for path, array in own.items()})
             self.networks[name] = net
+        self._methods = {name: net.main_method for name, net in lowered.networks.items()}
         self._programs: dict[str, dict[int, Any]] = sampler.PROGRAMS
 
     def forward(self, network: str) -> Callable[..., Array]:
-        """A network as a function of its inputs."""
-        return functools.partial(self._run, self.networks[network])
+        """The main method of a network as a function of its inputs."""
+        return functools.partial(self._run, getattr(self.networks[network], self._methods[network]))
 
     def sampler(self, steps: int, program: str = "sample") -> Callable[..., Array]:
         """A whole program of so many steps as a function of its inputs."""

@@ -113,7 +113,7 @@ class Subject:
         return {path.removeprefix(prefix): expr for path, expr in held.items() if path.startswith(prefix)}
 
     def forward_inputs(self, network: Network) -> tuple[Value, ...]:
-        return self.lowered.module.functions[network.methods["forward"].function].inputs
+        return self.lowered.module.functions[network.main.function].inputs
 
     def sampler_inputs(self, program: Program) -> tuple[Value, ...]:
         return self.lowered.module.entry(program.entry).inputs

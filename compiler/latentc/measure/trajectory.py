@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from latentc.components.contract import Network, Program
+from latentc.engines import ENGINES
+from latentc.export.forms import for_form
 from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.export.store import FileTensors
 from latentc.ir.core import Module, only_entry
@@ -39,6 +41,7 @@ def engine_calls(
 ) -> tuple[Array, list[Call]]:
     """The samples and every evaluation's operands, by the engine: the sampler compiled again, with more outputs."""
     module, evaluations = shown(subject, program, network)
+    module = for_form(module, "loop", ENGINES[subject.spec.target.engine])
     flat = flat_module(module, program.entry, opset=subject.spec.target.opset)
     names = [f"out.{i}" for i in range(1 + len(evaluations))]
     tensors = FileTensors(subject.weights)

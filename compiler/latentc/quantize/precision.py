@@ -46,7 +46,7 @@ def check_precision(
     """
     if spec.target.precision != "fp16":
         return None  # bfloat16 has the range of float32
-    work = sum(flops(lowered.module, lowered.networks[name].methods["forward"].function) for name in lowered.sampled)
+    work = sum(flops(lowered.module, lowered.networks[name].main.function) for name in lowered.sampled)
     if 2 * POINTS * work > LARGEST:
         return f"one run of its networks is {work / 1e9:.0f} GFLOP, which is too slow in numpy"
     if feeds is None:

@@ -31,7 +31,7 @@ def diverging_call(
     Calls are taken in the order they end, so a call inside another comes before it. `torch`: of the emitted PyTorch,
     else of the engine, for which the network is compiled with the results of its calls as outputs.
     """
-    entry = f"{network.name}.forward"
+    entry = f"{network.name}.{network.main_method}"
     module, paths = calls_shown((subject.expanded if torch else subject.exported).module, entry)
     _, *exact = Interpreter(module, subject.measured).run(entry, *feed.values(), prefix=network.name)
     if torch:
@@ -55,7 +55,7 @@ def _engine_results(subject: Subject, network: Network, feed: Mapping[str, Array
         model, external = onnx_from_network(
             lowered,  # type: ignore[arg-type]
             network.name,
-            "forward",
+            network.main_method,
             subject.own(network),
             Path(folder),
             subject.spec.target.opset,
@@ -65,7 +65,7 @@ def _engine_results(subject: Subject, network: Network, feed: Mapping[str, Array
 
 def _class_of(subject: Subject, network: Network, path: str) -> str:
     """The class of the function that is called at a path of a network, as the emitted code names it."""
-    fn = subject.lowered.module.functions[network.methods["forward"].function]
+    fn = subject.lowered.module.functions[network.main.function]
     rest = path
     while rest:
         node = next(

@@ -87,7 +87,7 @@ class _Verification:
 
     def report(self) -> Report:
         """Everything compared. Small networks on one thread of PyTorch: more would wait for each other."""
-        small = max(flops(self.subject.lowered.module, n.methods["forward"].function) for n in self._networks()) < SMALL
+        small = max(flops(self.subject.lowered.module, n.main.function) for n in self._networks()) < SMALL
         with self.subject.emitted.threads(1) if self.torch and small else contextlib.nullcontext():
             return self._report()
 
@@ -181,7 +181,12 @@ class _Verification:
         subject, inputs = self.subject, self.subject.forward_inputs(network)
         with TemporaryDirectory(prefix="latentc-") as folder:
             model, external = onnx_from_network(
-                subject.exported, network.name, "forward", subject.own(network), Path(folder), subject.spec.target.opset
+                subject.exported,
+                network.name,
+                network.main_method,
+                subject.own(network),
+                Path(folder),
+                subject.spec.target.opset,
             )
             compiled, names = subject.engine_function(model, external), [value.name for value in inputs]
             runners = [
@@ -196,7 +201,7 @@ class _Verification:
             if small:
                 oracle = FunctionRunner(ORACLE, inputs, self._oracle_forward(network, subject.oracle))
                 found = joined(found, run([oracle], small))
-                work = flops(subject.lowered.module, network.methods["forward"].function) * sum(map(_size, small))
+                work = flops(subject.lowered.module, network.main.function) * sum(map(_size, small))
                 self.oracle_speed = work / max(sum(found.seconds(ORACLE)), 1e-9)
             else:
                 self._skip(f"runs of network {network.name} by the oracle", self._too_long(network, feeds[0]))
@@ -218,10 +223,10 @@ class _Verification:
         return feeds[:-1]
 
     def _oracle_forward(self, network: Network, interpreter: Interpreter) -> Callable[..., Array]:
-        return lambda *arrays: interpreter.run(f"{network.name}.forward", *arrays, prefix=network.name)[0]
+        return lambda *arrays: interpreter.run(f"{network.name}.{network.main_method}", *arrays, prefix=network.name)[0]
 
     def _oracle_seconds(self, network: Network, feeds: Sequence[Feed]) -> float:
-        work = flops(self.subject.lowered.module, network.methods["forward"].function) * sum(map(_size, feeds))
+        work = flops(self.subject.lowered.module, network.main.function) * sum(map(_size, feeds))
         return work / (self.oracle_speed or ORACLE_RATE)
 
     def _too_long(self, network: Network, feed: Feed) -> str:
