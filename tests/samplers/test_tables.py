@@ -129,6 +129,18 @@ def test_ddim(predicts, eta, spacing, clip, monkeypatch):
     assert table.stochastic == (eta > 0)
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+@pytest.mark.parametrize("predicts", ["noise", "x0"])
+def test_ddim_with_the_noise_of_the_estimate_before_clipping(predicts, eta, monkeypatch):
+    """As diffusers does by default, and DP3 with it."""
+    theirs = exact(DDIMScheduler(1000, prediction_type={"noise": "epsilon", "x0": "sample"}[predicts]))
+    theirs.set_timesteps(10)
+    table = ddim(grid(10, "leading"), predicts, eta, 1.0, noise_of_clipped=False)
+    close(run(table, network, X, NOISE), follow(theirs, network, monkeypatch, eta=eta))
+    with pytest.raises(AssertionError):
+        close(run(ddim(grid(10, "leading"), predicts, eta, 1.0), network, X, NOISE), run(table, network, X, NOISE))
+
+
 def test_ddim_at_eta_one_has_ddpms_noise():
     # the same posterior, so the same sample for the same noise
     close(

@@ -136,7 +136,10 @@ def show(
     networks = [net.main.function for net in lowered.networks.values()]
     if svg is not None:
         write_text(svg, graph_svg(lowered.module, networks[0]))
-    found = {entry: report(lowered.module, entry) for entry in [f"{name}.{net.main_method}" for name, net in lowered.networks.items()]}
+    found = {
+        entry: report(lowered.module, entry)
+        for entry in [f"{name}.{net.main_method}" for name, net in lowered.networks.items()]
+    }
     optimize = spec.optimize.model_copy(update={"cache": None})
     plain = lower(spec.model_copy(update={"optimize": optimize})).module if spec.optimize.cache else None
     for entry in [program.entry for program in lowered.programs]:
