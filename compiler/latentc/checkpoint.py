@@ -28,6 +28,7 @@ from latentc.weights import (
 from latentc.weights.files import Files, file_readings, named_files, open_state_dicts
 from latentc.weights.names import Types
 from latentc.weights.state_dicts import Reading, chosen, several_fit
+from latentc.weights.templates import Sizes
 
 OWN_NAMES: tuple[Mapping[str, Any], ...] = ({"from": "*", "to": "*"},)
 
@@ -210,9 +211,9 @@ def name_map(spec: Spec, network: str, names: str | None) -> Sequence[Mapping[st
     return rules
 
 
-def symbols(lowered: Lowered, network: Network) -> dict[str, int]:
-    """The sizes that a name map may refer to: the network's constructor arguments (`heads`, `width`), and `sizes`."""
-    found = dict(network.sizes)
+def symbols(lowered: Lowered, network: Network) -> Sizes:
+    """The sizes that a name map may refer to: the network's constructor arguments (`heads`), and its `sizes`."""
+    found: dict[str, int | tuple[int, ...]] = dict(network.sizes)
     for function in network.functions:
         origin = lowered.module.functions[function].origin
         for name, value in (origin.args if origin else {}).items():

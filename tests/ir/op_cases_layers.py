@@ -207,10 +207,11 @@ def rotary(d: Draw) -> Case:
 
 @case("timestep_embedding")
 def timestep_embedding(d: Draw) -> Case:
-    dim = 2 * d.int(1, 3)
+    endpoint = bool(d.int(0, 1))
+    dim = 2 * d.int(1 + endpoint, 3)
 
     def reference(t: Any) -> Any:
-        rates = torch.exp(-math.log(100.0) / (dim // 2) * torch.arange(dim // 2, dtype=torch.float64))
+        rates = torch.logspace(0, -2, dim // 2 + (not endpoint), dtype=torch.float64)[: dim // 2]
         return torch.cat([torch.cos(torch.outer(t, rates)), torch.sin(torch.outer(t, rates))], 1)
 
-    return Case([d.floats(d.lead(), low=0, high=5)], reference, {"dim": dim, "max_period": 100.0})
+    return Case([d.floats(d.lead(), low=0, high=5)], reference, {"dim": dim, "max_period": 100.0, "endpoint": endpoint})

@@ -16,13 +16,16 @@ from latentc_runtime.sources import Condition, Input, Setting, Source
 
 Role = Literal["state", "time", "condition", "noise", "token", "position", "cache", "output", "logits", "penalty"]
 
-Capability = Literal["denoise", "next_token", "masked_tokens", "generate", "discriminate", "encode", "autoencode"]
+Capability = Literal[
+    "denoise", "next_token", "masked_tokens", "generate", "discriminate", "classify", "encode", "autoencode"
+]
 CAPABILITIES: dict[Capability, str] = {
     "denoise": "predicts noise, data or a velocity from a noisy sample and its time",
     "next_token": "predicts each token from those before it",
     "masked_tokens": "predicts masked tokens from the others",
     "generate": "turns noise into a sample",
     "discriminate": "scores how much a sample looks like data",
+    "classify": "predicts the class of a noisy sample at its time",
     "encode": "encodes its input for other networks",
     "autoencode": "encodes data as codes and decodes them",
 }
@@ -34,6 +37,7 @@ next_token    `forward` (tokens as state, conditions) -> logits; `prefill` (cond
 masked_tokens `forward` (tokens as state, of which `null` is the mask; conditions) -> logits
 generate      `forward` (noise, conditions) -> output
 discriminate  `forward` (state, conditions) -> output
+classify      `forward` (state, time, conditions) -> logits over classes
 encode        `encode` (states, conditions) -> output
 autoencode    `encode` (state) -> output, the codes: tokens, or mean and log-variance of latents;
               `decode` (state: tokens or latents) -> output; `forward` (state) -> output, both in a row;
@@ -96,13 +100,13 @@ class Network:
     """A network of a spec: its methods by name, and what it can do.
 
     Weights of network `main` live under state-dict prefix `main.` in programs that call it, without prefix in its own
-    file. `sizes` are those that name maps may refer to beside the constructor arguments.
+    file. `sizes` are numbers, or one per level, that name maps may use beside the constructor arguments of its class.
     """
 
     name: str
     methods: Mapping[str, Method]
     provides: frozenset[Capability]
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def main_method(self) -> str:

@@ -8,14 +8,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import Closed, Component
 from latentc.components.contract import Capability, Method, Need, Network, Port, Program, Role, Update
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var
-from latentc.ir.types import Named, TensorType
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
+from latentc.ir.types import Named, TensorType, f32
 from latentc_runtime.sources import Condition as Requested
 
 if TYPE_CHECKING:
@@ -25,17 +26,25 @@ if TYPE_CHECKING:
 # How the weights of a network's linear layers start; biases start at zero.
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weights = Literal["xavier", "normal"]
+Init = Literal["xavier", "normal", "unit_normal", "zeros"]
 _INITS: dict[str, tuple[str, dict[str, Any]]] = {
     "xavier": ("xavier_uniform", {}),
     "normal": ("normal", {"std": 0.02}),
+    "unit_normal": ("normal", {}),
     "zeros": ("zeros", {}),
 }
 
 
 def dense(b: Builder, name: str, x: Var, features: int, bias: bool, init: str, out: str = "") -> Var:
-    """A Linear whose weight starts as `init` ("xavier", "normal", "zeros") says and whose bias starts at zero."""
+    """A Linear whose weight starts as `init` (an `Init`) says and whose bias starts at zero."""
     kind, args = _INITS[init]
     return b.dense(name, x, features, bias, kind, out, **args)
+
+
+def table(b: Builder, name: str, rows: Any, width: Any, init: str) -> Var:
+    """A weight f32[rows, width] that starts as `init` (an `Init`) says."""
+    kind, args = _INITS[init]
+    return b.param(name, f32(rows, width), kind, **args)
 
 
 @dataclass(frozen=True)
@@ -120,8 +129,28 @@ class TimeEmbedding(Part):
     ROLE: ClassVar[Role] = "time"
 
     @abstractmethod
+    def static(self) -> dict[str, Any]:
+        """The numbers `features` is built from, which the emitted class is constructed with; F is `frequencies`."""
+
+    @abstractmethod
+    def features(self, b: Builder, t: Var, **static: Any) -> Var:
+        """Features of t f32[B], without trained weights: f32[B, F]."""
+
     def vector(self, b: Builder, name: str, t: Var, width: Any) -> Var:
         """Embeds t f32[B]: f32[B, width], its params under `name`."""
+        return b.sub(name, _time_embedder(self), t, dim=width, **self.static())  # type: ignore[no-any-return]
+
+
+@cache
+def _time_embedder(time: TimeEmbedding) -> BlockBody:
+    @module_class("TimestepEmbedder")
+    def embedder(b: Builder, t: Var, *, dim: int, **static: Any) -> Var:
+        """Embeds times: sinusoids, then two linear layers."""
+        x = time.features(b, t, **static)
+        x = b.silu(b.dense("fc1", x, dim, init="normal", std=0.02), out="x")
+        return b.dense("fc2", x, dim, init="normal", std=0.02)
+
+    return embedder
 
 
 Form = Literal["vector", "tokens", "map", "array"]

@@ -201,6 +201,7 @@ def _timestep(p: Printer, n: Node) -> Text:
         p.helper("timestep_embedding"),
         [p.arg(n.inputs[0]), p.size(n.attrs["dim"])],
         max_period=None if period == 10000 else period,
+        endpoint=n.attrs.get("endpoint") or None,
     )
 
 

@@ -309,8 +309,18 @@ class Appending:
     def rotary(self, x: Operand, cos: Operand, sin: Operand, /, *, interleaved: bool, out: str = ...) -> Var:
         """pairs of channels turned by the angle of their position; pairs are neighbours (interleaved) or halves."""
         ...
-    def timestep_embedding(self, x: Operand, /, *, dim: int, max_period: float, out: str = ...) -> Var:
-        """cos and sin of t times frequencies falling geometrically from 1 to 1 / max_period."""
+    def timestep_embedding(
+        self,
+        x: Operand,
+        /,
+        *,
+        dim: int,
+        max_period: float,
+        endpoint: bool = ...,
+        out: str = ...,
+    ) -> Var:
+        """cos and sin of t times frequencies falling geometrically from 1 to 1 / max_period, which `endpoint`
+        includes."""
         ...
     def quantize(self, x: Operand, scale: Operand, /, *, to: str, axis: int = ..., out: str = ...) -> Var:
         """x / scale as the nearest numbers of dtype `to`; one scale, or one for each index of `axis`."""

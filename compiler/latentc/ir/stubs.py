@@ -23,6 +23,7 @@ _TYPES = {
     "dilation": "int | Sequence[int]",
     "dim": "int",
     "dtype": "str",
+    "endpoint": "bool",
     "factor": "int | Sequence[int]",
     "groups": "int",
     "interleaved": "bool",

@@ -19,6 +19,7 @@ from latentc.engines import ENGINES
 from latentc.spec.schema import Spec
 from latentc.spec.yaml import Document, PathKey
 from latentc.weights.rules import parse_map
+from latentc.weights.templates import AnySizes
 
 
 @dataclass(frozen=True)
@@ -121,22 +122,6 @@ def accumulation_divides_batch(spec: Spec) -> Iterator[Problem]:
 # ---- weights
 
 
-class _AnyNumber(Mapping[str, int]):
-    """Stands for the numbers that a rule refers to by name, which are known only with the network."""
-
-    def __getitem__(self, name: str) -> int:
-        return 720  # many divisors, so that quotients are whole
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-
 def name_maps_are_sound(spec: Spec) -> Iterator[Problem]:
     """Every rule of a name map is one that weights/ can follow, and is for a network there is."""
     for flavour, networks in spec.weights.items():
@@ -147,7 +132,7 @@ def name_maps_are_sound(spec: Spec) -> Iterator[Problem]:
                 yield Problem("E0411", path, f"no network `{network}`", help=f"networks of this spec: {known}")
             for index, rule in enumerate(rules):
                 try:
-                    parse_map([rule], _AnyNumber())
+                    parse_map([rule], AnySizes())
                 except DiagnosticError as error:
                     text = error.diagnostics[0].message.removeprefix("rule 1 of the name map: ")
                     yield Problem("E0411", (*path, index), f"a faulty rule of a name map: {text}")

@@ -16,6 +16,7 @@ from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.weights.expr import Array, Expr, cast, dtype_from_name, dtype_name, is_float
 from latentc.weights.read import materialise
 from latentc.weights.rules import Bindings, RawRule, Rule, parse_map
+from latentc.weights.templates import Sizes
 
 Types = Mapping[str, tuple[Sequence[int], Any]]
 """{name: (shape, dtype)}; a dtype is an IR name (`f32`) or what `np.dtype` takes."""
@@ -24,7 +25,7 @@ _SHOWN = 4  # names of each kind that a diagnostic lists
 
 
 def import_weights(
-    theirs: Mapping[str, Expr], rules: Sequence[RawRule], expected: Types, sizes: Mapping[str, int] | None = None
+    theirs: Mapping[str, Expr], rules: Sequence[RawRule], expected: Types, sizes: Sizes | None = None
 ) -> dict[str, Expr]:
     """Our tensors, in the order and with the shapes and dtypes of `expected`, from theirs.
 
@@ -46,7 +47,7 @@ def export_weights(
     ours: Mapping[str, Expr],
     rules: Sequence[RawRule],
     expected: Types | None = None,
-    sizes: Mapping[str, int] | None = None,
+    sizes: Sizes | None = None,
     constants: Mapping[str, Expr] | None = None,
 ) -> dict[str, Expr]:
     """Their tensors from ours, by the first alternative of the map.
@@ -61,7 +62,7 @@ def export_weights(
 
 
 def check_inverse(
-    rules: Sequence[RawRule], ours: Types, sizes: Mapping[str, int] | None = None, elements: bool = False
+    rules: Sequence[RawRule], ours: Types, sizes: Sizes | None = None, elements: bool = False
 ) -> None:
     """Check that every alternative of a map carries a network's tensors to other names and exactly back.
 
@@ -82,7 +83,7 @@ def check_inverse(
             raise DiagnosticError(Diagnostic("E0411", first.message, notes=first.notes, help=mend))
 
 
-def ignored_names(rules: Sequence[RawRule], names: Iterable[str], sizes: Mapping[str, int] | None = None) -> set[str]:
+def ignored_names(rules: Sequence[RawRule], names: Iterable[str], sizes: Sizes | None = None) -> set[str]:
     """Those of their names that a map ignores when it reads a file."""
     owner = _owner_of_theirs(parse_map(rules, sizes)[0])
     return {name for name in names if (owned := owner(name)) is not None and not owned[0].ours}

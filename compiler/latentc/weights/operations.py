@@ -46,7 +46,7 @@ from latentc.weights.expr import (
     split,
     transpose,
 )
-from latentc.weights.templates import number, whole, whole_list
+from latentc.weights.templates import Sizes, number, whole, whole_list
 
 Shape = tuple[int, ...]
 Options = Mapping[str, Any]
@@ -57,7 +57,7 @@ _OPPOSITE = {"half": "interleaved", "interleaved": "half"}
 class Each:
     """An operation on one tensor; `apply` also gets the shape that must come out, None if it is not known."""
 
-    options: Mapping[str, Callable[[Any, Mapping[str, int]], Any]]
+    options: Mapping[str, Callable[[Any, Sizes], Any]]
     required: frozenset[str]
     apply: Callable[[Expr, Options, Shape | None], Expr]
     undo: Callable[[Expr, Options], Expr]
@@ -71,7 +71,7 @@ class Several:
     the number to give; `undo` the number to give back.
     """
 
-    options: Mapping[str, Callable[[Any, Mapping[str, int]], Any]]
+    options: Mapping[str, Callable[[Any, Sizes], Any]]
     required: frozenset[str]
     size: Callable[[Options], int | None]
     gives: Callable[[Options], int | None]
@@ -229,20 +229,20 @@ def _axis(axis: int, rank: int) -> int:
 # ---- the table
 
 
-def _rotary(text: Any, _: Mapping[str, int]) -> str:
+def _rotary(text: Any, _: Sizes) -> str:
     if text not in _OPPOSITE:
         raise ValueError(f"must be half or interleaved, not {text!r}")
     return str(text)
 
 
-def _permutation(value: Any, sizes: Mapping[str, int]) -> list[int]:
+def _permutation(value: Any, sizes: Sizes) -> list[int]:
     places = whole_list(value, sizes)
     if not isinstance(value, Sequence) or sorted(places) != list(range(len(places))):
         raise ValueError(f"{value!r} is not a permutation of 0, 1, …")
     return places
 
 
-def _factor(value: Any, sizes: Mapping[str, int]) -> int | float:
+def _factor(value: Any, sizes: Sizes) -> int | float:
     if not (factor := number(value, sizes)):
         raise ValueError("0 cannot be undone")
     return factor
@@ -252,11 +252,11 @@ def _inverse(perm: Sequence[int]) -> list[int]:
     return [perm.index(place) for place in range(len(perm))]
 
 
-def _or_none(value: Any, sizes: Mapping[str, int]) -> int | None:
+def _or_none(value: Any, sizes: Sizes) -> int | None:
     return None if value is None else whole(value, sizes)
 
 
-def _dtype(value: Any, _: Mapping[str, int]) -> Any:
+def _dtype(value: Any, _: Sizes) -> Any:
     return dtype_from_name(value)
 
 

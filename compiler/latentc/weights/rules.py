@@ -4,6 +4,7 @@ A map is a list of entries:
 
     {from: NAME, to: NAME, ops: [OP, …]}    their tensors (`from`), ours (`to`); both may be lists of names
     {from: …, to: …, over: {e: experts}}    {e} in a name stands for one name each of e = 0 to experts - 1
+    {…, for: {l: levels}}                   one rule each of l = 0 to levels - 1; {l} and expressions of it are numbers
     {ignore: NAME}                          a tensor of theirs that this network does not need; or a list of names
     {ignore: NAME, write: NAME}             the same, written as a copy of another tensor of theirs (tied weights)
     {extra: NAME}                           a tensor of ours that their files do not hold; or a list of names
@@ -16,6 +17,7 @@ an expression of the network's sizes (`heads`, `3*width`).
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,14 +29,15 @@ from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.weights.expr import Array, Expr
 from latentc.weights.operations import Shape
 from latentc.weights.steps import Step, parse_step
-from latentc.weights.templates import Template, template, whole
+from latentc.weights.templates import AnySizes, Sizes, Template, filled, template, whole
 
 KEYS = {"from": ("to", "ops", "over"), "ignore": ("write",), "extra": (), "either": ()}
-"""The first key of each kind of rule, and the keys that may stand beside it."""
+"""The first key of each kind of rule, and the keys that may stand beside it; `for` may stand beside all but `either`."""
 
 _LIST = re.compile(r"\{(\w+):[^{}]*\}")
 _MOST_NAMES = 4096  # that `over` makes of one
 _MOST_ALTERNATIVES = 64
+_MOST_RULES = 4096  # that `for` makes of one
 
 RawRule = Mapping[str, Any]
 Bindings = dict[str, str]
@@ -82,7 +85,7 @@ class Rule:
         return known
 
 
-def parse_map(raw: Sequence[RawRule], sizes: Mapping[str, int] | None = None) -> list[tuple[Rule, ...]]:
+def parse_map(raw: Sequence[RawRule], sizes: Sizes | None = None) -> list[tuple[Rule, ...]]:
     """The alternatives of a name map as it stands in a spec, the one to write by first; most maps have one.
 
     `sizes` are the numbers that rules may refer to by name. Raises DiagnosticError E0411 with every fault.
@@ -105,7 +108,7 @@ def parse_map(raw: Sequence[RawRule], sizes: Mapping[str, int] | None = None) ->
     return [tuple(itertools.chain.from_iterable(lists)) for lists in chosen]
 
 
-def _entry(number: int, raw: Any, sizes: Mapping[str, int]) -> list[list[Rule]]:
+def _entry(number: int, raw: Any, sizes: Sizes) -> list[list[Rule]]:
     """The alternatives of one entry, each a list of rules."""
     if isinstance(raw, Mapping) and "either" in raw:
         _check_keys(raw, "either")
@@ -121,9 +124,13 @@ def _entry(number: int, raw: Any, sizes: Mapping[str, int]) -> list[list[Rule]]:
     return [list(_rules(number, raw, sizes))]
 
 
-def _rules(number: int, raw: Any, sizes: Mapping[str, int]) -> Iterator[Rule]:
+def _rules(number: int, raw: Any, sizes: Sizes) -> Iterator[Rule]:
     if not isinstance(raw, Mapping):
         raise ValueError("it must be a mapping, such as {from: NAME, to: NAME}")
+    if "for" in raw:
+        for one in _repeated(raw, sizes):
+            yield from _rules(number, one, sizes)
+        return
     kind = next((key for key in KEYS if key in raw), "from")
     _check_keys(raw, kind)
     if kind == "from":
@@ -138,6 +145,28 @@ def _rules(number: int, raw: Any, sizes: Mapping[str, int]) -> Iterator[Rule]:
         yield Rule(number, (name,), (), (), written) if kind == "ignore" else Rule(number, (), (name,))
 
 
+def _repeated(raw: RawRule, sizes: Sizes) -> Iterator[RawRule]:
+    """The rule once for each combination of the letters that its `for` counts."""
+    counts, rest = raw["for"], {key: value for key, value in raw.items() if key != "for"}
+    if not isinstance(counts, Mapping) or not all(len(str(letter)) == 1 for letter in counts):
+        raise ValueError("`for` must be a mapping of letters to counts, such as {l: levels}")
+    ranges = [range(whole(count, sizes)) for count in counts.values()]
+    if isinstance(sizes, AnySizes):  # a rule is checked before the network is known
+        ranges = [each[:1] for each in ranges]
+    if math.prod(map(len, ranges)) > _MOST_RULES:
+        raise ValueError(f"`for` must count at most {_MOST_RULES} rules")
+    for values in itertools.product(*ranges):
+        yield _filled(rest, dict(zip(map(str, counts), values, strict=True)), sizes)
+
+
+def _filled(value: Any, letters: Mapping[str, int], sizes: Sizes) -> Any:
+    if isinstance(value, str):
+        return filled(value, letters, sizes)
+    if isinstance(value, Mapping):
+        return {key: _filled(item, letters, sizes) for key, item in value.items()}
+    return [_filled(item, letters, sizes) for item in value] if _is_list(value) else value
+
+
 def _check_keys(raw: RawRule, kind: str) -> None:
     allowed = (kind, *KEYS[kind])
     for key in raw:
@@ -147,7 +176,7 @@ def _check_keys(raw: RawRule, kind: str) -> None:
             raise ValueError(f"a rule with `{kind}` takes no {key!r}; {mend}")
 
 
-def _mapping(number: int, raw: RawRule, sizes: Mapping[str, int]) -> Rule:
+def _mapping(number: int, raw: RawRule, sizes: Sizes) -> Rule:
     if "from" not in raw or "to" not in raw:
         raise ValueError("it needs both `from` and `to`, or one of `ignore`, `extra` and `either`")
     over = raw.get("over", {})

@@ -9,7 +9,7 @@ from typing import Any
 from latentc.diagnostics import nearest
 from latentc.weights.expr import Expr
 from latentc.weights.operations import OPERATIONS, Each, Options, Several, Shape
-from latentc.weights.templates import whole_list
+from latentc.weights.templates import Sizes, whole_list
 
 _MOST_PARTS = 1 << 16
 
@@ -58,7 +58,7 @@ class Step:
         return size, self.counts[1] * size // self.counts[0]
 
 
-def parse_step(raw: Any, sizes: Mapping[str, int], count: int, wanted: int) -> Step:
+def parse_step(raw: Any, sizes: Sizes, count: int, wanted: int) -> Step:
     """Check one entry of `ops`, which meets `count` tensors; `wanted` are the names of ours. ValueError."""
     if not isinstance(raw, Mapping) or not raw:
         raise ValueError(f"an operation is a mapping such as {{transpose: [1, 0]}}, not {raw!r}")

@@ -22,6 +22,9 @@ from typing import Any
 
 from latentc.diagnostics import nearest
 
+Sizes = Mapping[str, int | tuple[int, ...]]
+"""Sizes of a network that expressions may use: numbers, and lists of them that are read by index (`attention[0]`)."""
+
 _FIELD = re.compile(r"\{([^{}]*)\}|(\*)")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _LONGEST_NAME = 1000  # characters; a longer name matches nothing, which bounds the time that `*` takes
@@ -82,7 +85,7 @@ class Template:
         return self.literals[0] + "".join(f"{w}{text}" for w, text in zip(words, self.literals[1:], strict=True))
 
 
-def template(text: Any, sizes: Mapping[str, int]) -> Template:
+def template(text: Any, sizes: Sizes) -> Template:
     """Parse a name. `sizes` are the numbers its expressions may use. ValueError says what is wrong."""
     if not isinstance(text, str) or not text:
         raise ValueError(f"a name must be text, not {text!r}")
@@ -121,7 +124,7 @@ def _pattern(text: str, field: Placeholder, before: str, after: str, after_star:
     return "([^.]++)"
 
 
-def _placeholder(text: str, sizes: Mapping[str, int]) -> Placeholder:
+def _placeholder(text: str, sizes: Sizes) -> Placeholder:
     name, colon, words = text.partition(":")
     if _WORD.fullmatch(name) and (colon or text == name):
         choices = tuple(words.split("|")) if colon else ()
@@ -139,13 +142,48 @@ def _placeholder(text: str, sizes: Mapping[str, int]) -> Placeholder:
     return Placeholder(letter, (), int(step), int(start))
 
 
-class _With(Mapping[str, int]):
-    """`sizes` and one letter more; a copy would lose what a mapping without end holds."""
+def filled(text: str, values: Mapping[str, int], sizes: Sizes) -> str:
+    """`text` with a number for every placeholder that is an expression of `values` (single letters) and sizes."""
 
-    def __init__(self, letter: str, value: int, sizes: Mapping[str, int]) -> None:
-        self.letter, self.value, self.sizes = letter, value, sizes
+    def number_of(found: re.Match[str]) -> str:
+        letters = {word for word in _WORD.findall(found[1] or "") if len(word) == 1}
+        if not letters or not letters <= set(values) or ":" in found[1]:
+            return found[0]
+        known: Sizes = sizes
+        for letter, value in values.items():
+            known = _With(letter, value, known)
+        value = whole(found[1], known)
+        if value < 0:
+            raise ValueError(f"{{{found[1]}}} is {value} for {dict(values)}")
+        return str(value)
+
+    return _FIELD.sub(number_of, text)
+
+
+class AnySizes(Sizes):
+    """Stands for sizes that are known only with the network: every name is a number, and a list of any length."""
 
     def __getitem__(self, name: str) -> int:
+        return 720  # many divisors, so that quotients are whole
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+class _With(Sizes):
+    """`sizes` and one letter more; a copy would lose what a mapping without end holds."""
+
+    def __init__(self, letter: str, value: int, sizes: Sizes) -> None:
+        self.letter, self.value, self.sizes = letter, value, sizes
+        self.known: bool = _known(sizes)
+
+    def __getitem__(self, name: str) -> int | tuple[int, ...]:
         return self.value if name == self.letter else self.sizes[name]
 
     def __contains__(self, name: object) -> bool:
@@ -168,7 +206,7 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
 }
 
 
-def number(text: Any, sizes: Mapping[str, int]) -> int | float:
+def number(text: Any, sizes: Sizes) -> int | float:
     """A number, or the value of an expression of sizes such as `3*width` or `1/sqrt(head_size)`. ValueError."""
     if isinstance(text, bool) or not isinstance(text, int | float | str):
         raise ValueError(f"{text!r} is not a number")
@@ -184,7 +222,7 @@ def number(text: Any, sizes: Mapping[str, int]) -> int | float:
     return text
 
 
-def whole(text: Any, sizes: Mapping[str, int]) -> int:
+def whole(text: Any, sizes: Sizes) -> int:
     """`number`, which must be a whole one. ValueError."""
     value = number(text, sizes)
     if value != int(value):
@@ -192,14 +230,18 @@ def whole(text: Any, sizes: Mapping[str, int]) -> int:
     return int(value)
 
 
-def whole_list(text: Any, sizes: Mapping[str, int]) -> list[int]:
+def whole_list(text: Any, sizes: Sizes) -> list[int]:
     """A list of whole numbers, or one alone. ValueError."""
     if isinstance(text, Sequence) and not isinstance(text, str):
         return [whole(item, sizes) for item in text]
     return [whole(text, sizes)]
 
 
-def _value(node: ast.AST, sizes: Mapping[str, int]) -> int | float:
+def _known(sizes: Sizes) -> bool:
+    return sizes.known if isinstance(sizes, _With) else not isinstance(sizes, AnySizes)
+
+
+def _value(node: ast.AST, sizes: Sizes) -> int | float:
     match node:
         case ast.Constant(value=value) if isinstance(value, int | float) and not isinstance(value, bool):
             return value
@@ -207,7 +249,21 @@ def _value(node: ast.AST, sizes: Mapping[str, int]) -> int | float:
             if name not in sizes:
                 near = nearest(name, sizes)
                 raise ValueError(f"no number is named {name!r}" + (f"; did you mean {near!r}?" if near else ""))
-            return sizes[name]
+            size = sizes[name]
+            if isinstance(size, tuple):
+                raise ValueError(f"{name} is a list of {len(size)} numbers: write {name}[0]")
+            return size
+        case ast.Subscript(value=ast.Name(id=name), slice=index):
+            size, place = sizes.get(name), _value(index, sizes)
+            if not isinstance(size, tuple):
+                if size is not None and not _known(sizes):
+                    return size
+                raise ValueError(f"no list of numbers is named {name!r}")
+            if place not in range(len(size)):
+                raise ValueError(f"{name}[{place}] is out of range: {name} has {len(size)} numbers")
+            return size[int(place)]
+        case ast.BinOp(left=left, op=ast.RShift(), right=right):
+            return _value(left, sizes) // 2 ** min(max(int(_value(right, sizes)), 0), 64)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
             result: int | float = _OPERATORS[type(op)](_value(left, sizes), _value(right, sizes))
             return result
@@ -218,4 +274,4 @@ def _value(node: ast.AST, sizes: Mapping[str, int]) -> int | float:
             if value < 0:
                 raise ValueError("the square root of a negative number")
             return math.sqrt(value)
-    raise ValueError("only numbers, sizes, + - * / // and sqrt(…) are allowed")
+    raise ValueError("only numbers, sizes, + - * / // >> and sqrt(…) are allowed")

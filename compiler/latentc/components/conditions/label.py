@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.contract import Port
-from latentc.components.parts import Condition, Form, Problem, operand_name
+from latentc.components.parts import Condition, Form, Init, Problem, operand_name, table
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B
 from latentc_runtime.sources import Condition as Requested
@@ -32,6 +32,9 @@ class Label(Condition):
     null_embedding: Literal["learned", "zeros", "mean"] = Field(
         "learned", description="embedding that stands for no class: a row of the table, zeros or the mean of all rows"
     )
+    weights: Init = Field("normal", description="how the table starts: `normal` has deviation 0.02, `unit_normal` 1")
+    bias: bool = Field(False, description="adds a learned vector to every embedding; for `one_hot`")
+    unit_variance: bool = Field(False, description="multiplies `one_hot` by sqrt(K), whatever the class (EDM)")
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "label"}
 
@@ -42,6 +45,9 @@ class Label(Condition):
             yield Problem((), message, "add `data.classes`, the number of classes")
             return
         yield from super().problems_as(name, spec)
+        for given in ("bias", "unit_variance"):
+            if getattr(self, given) and self.encoding == "index":
+                yield Problem((given,), f"`{given}` is for labels given one-hot", "add `encoding: one_hot`")
         if field in spec.data.fields and not spec.data.fields[field].classes:
             message = f"field `{field}` of the data is no label: its number of classes is not given"
             yield Problem((), message, f"set `data.fields.{field}.classes`")
@@ -77,13 +83,16 @@ class Label(Condition):
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
     ) -> Var:
         (y,) = operands
-        table = b.param(f"{prefix}.weight", f32(sizes[_argument(name)], width), "normal", std=0.02)
+        classes, out = sizes[_argument(name)], y.value.name
+        rows = table(b, f"{prefix}.weight", classes, width, self.weights)
         if self.encoding == "one_hot":
-            return b.matmul(y, table, out=y.value.name)  # type: ignore[no-any-return]
+            y = b.mul(y, b.sqrt(b.scalar(classes, y)), out=out) if self.unit_variance else y
+            embedded = b.matmul(y, rows, out=out)
+            return b.add(embedded, b.param(f"{prefix}.bias", f32(width), "zeros"), out=out) if self.bias else embedded
         if self.nullable and self.null_embedding != "learned":
-            mean = b.mean(table, axes=(0,), keepdims=True, out="none")
-            table = b.concat(table, mean if self.null_embedding == "mean" else mean * 0.0, axis=0, out="table")
-        return b.embedding(table, y, out=y.value.name)  # type: ignore[no-any-return]
+            mean = b.mean(rows, axes=(0,), keepdims=True, out="none")
+            rows = b.concat(rows, mean if self.null_embedding == "mean" else mean * 0.0, axis=0, out="table")
+        return b.embedding(rows, y, out=out)
 
 
 def classes_of(name: str, label: Label, spec: Spec) -> int:

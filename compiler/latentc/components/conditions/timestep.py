@@ -1,13 +1,13 @@
-"""The time as an embedding."""
+"""The time as an embedding of sinusoids."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from latentc.components.parts import TimeEmbedding
-from latentc.ir.builder import Builder, Var, module_class
+from latentc.ir.builder import Builder, Var
 
 
 class Timestep(TimeEmbedding):
@@ -16,17 +16,25 @@ class Timestep(TimeEmbedding):
     kind: Literal["timestep"]
     frequencies: int = Field(256, gt=0, multiple_of=2, description="size of the sinusoidal embedding")
     max_period: float = Field(10000.0, gt=1, description="longest period, in units of t")
+    endpoint: bool = Field(False, description="the longest period is reached (DDPM), not only approached (ADM)")
+    sines_first: bool = Field(False, description="sines before cosines (DDPM)")
+
+    @model_validator(mode="after")
+    def _two_ends(self) -> Self:
+        if self.endpoint and self.frequencies < 4:
+            raise ValueError("an endpoint needs `frequencies` of 4 or more")
+        return self
+
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "timestep"}
 
-    def vector(self, b: Builder, name: str, t: Var, width: Any) -> Var:
-        return b.sub(  # type: ignore[no-any-return]
-            name, timestep_embedder, t, dim=width, frequencies=self.frequencies, max_period=self.max_period
-        )
+    def static(self) -> dict[str, Any]:
+        return {"frequencies": self.frequencies, "max_period": self.max_period}
 
-
-@module_class("TimestepEmbedder")
-def timestep_embedder(b: Builder, t: Var, *, dim: int, frequencies: int, max_period: float) -> Var:
-    """Embeds times: sinusoids, then two linear layers."""
-    x = b.timestep_embedding(t, dim=frequencies, max_period=max_period, out="x")
-    x = b.silu(b.dense("fc1", x, dim, init="normal", std=0.02), out="x")
-    return b.dense("fc2", x, dim, init="normal", std=0.02)
+    def features(self, b: Builder, t: Var, **static: Any) -> Var:
+        dim, endpoint = static["frequencies"], {"endpoint": True} if self.endpoint else {}
+        x = b.timestep_embedding(t, dim=dim, max_period=static["max_period"], **endpoint, out="x")
+        if not self.sines_first:
+            return x
+        half = dim // 2
+        cosines, sines = b.split(x, axis=1, sizes=(half, half), out="cosines sines")
+        return b.concat(sines, cosines, axis=1, out="x")

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from latentc.components.conditions._arrays import ArrayCondition, or_learned, present
 from latentc.components.contract import Network, Port
-from latentc.components.parts import Form
+from latentc.components.parts import Form, Init, dense
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
 
@@ -24,6 +24,8 @@ class Vector(ArrayCondition):
     null_embedding: Literal["zeros", "learned"] = Field(
         "zeros", description="what stands for none: the vector 0, or a learned one"
     )
+    bias: bool = Field(True, description="of the linear layer")
+    weights: Init = Field("normal", description="how the linear layer starts")
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens", "array")
     RANKS: ClassVar[tuple[int, ...]] = (1,)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "vector"}
@@ -46,5 +48,5 @@ class Vector(ArrayCondition):
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
     ) -> Var:
         x, *given = operands
-        embedded = b.dense(prefix, x, width, init="normal", std=0.02, out=name)
+        embedded = dense(b, prefix, x, width, self.bias, self.weights, out=name)
         return or_learned(b, f"{prefix}.null", embedded, *given) if given else embedded

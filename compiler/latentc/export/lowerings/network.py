@@ -168,7 +168,7 @@ def rotary(c: Context) -> None:
 
 @lower("timestep_embedding")
 def timestep_embedding(c: Context) -> None:
-    frequencies = timestep_frequencies(int(c.attrs["dim"]), float(c.attrs["max_period"]))
+    frequencies = timestep_frequencies(c.attrs)
     column = c.tmp("Unsqueeze", [c.ins[0], c.g.ints([1])])
     angle = c.tmp("Mul", [column, c.g.literal(frequencies[None], c.type().dtype, "frequencies")])
     c.final("Concat", [c.tmp("Cos", [angle]), c.tmp("Sin", [angle])], axis=1)

@@ -118,26 +118,28 @@ def _rotary_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     return [b.reshape(b.concat(*columns, axis=4), shape=x.shape)]
 
 
-def timestep_frequencies(dim: int, max_period: float) -> Array:
-    half = dim // 2
-    return np.asarray(np.exp(-math.log(max_period) * np.arange(half) / half))
+def timestep_frequencies(attrs: Attrs) -> Array:
+    """f64[dim / 2]: from 1 down to 1 / max_period, which `endpoint` includes."""
+    half = attrs["dim"] // 2
+    return np.asarray(np.exp(-math.log(attrs["max_period"]) * np.arange(half) / (half - attrs.get("endpoint", False))))
 
 
 def _timestep_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     need(ins[0].rank == 1 and ins[0].is_float, f"takes float [B], got {ins[0]}")
-    need(attrs["dim"] > 0 and attrs["dim"] % 2 == 0, f"dim {attrs['dim']} is not positive and even")
+    least = 4 if attrs.get("endpoint", False) else 2
+    need(attrs["dim"] >= least and attrs["dim"] % 2 == 0, f"dim {attrs['dim']} is not even and at least {least}")
     return [ins[0].with_shape([ins[0].shape[0], attrs["dim"]])]
 
 
 def _timestep(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
-    freqs = timestep_frequencies(attrs["dim"], attrs["max_period"]).astype(xs[0].dtype)
+    freqs = timestep_frequencies(attrs).astype(xs[0].dtype)
     angle = xs[0][:, None] * freqs
     return [np.concatenate([np.cos(angle), np.sin(angle)], axis=-1)]
 
 
 def _timestep_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     (t,) = ins
-    freqs = b.constant(timestep_frequencies(attrs["dim"], attrs["max_period"]), t.type.dtype)
+    freqs = b.constant(timestep_frequencies(attrs), t.type.dtype)
     angle = b.reshape(t, shape=(t.shape[0], 1)) * freqs
     return [b.concat(b.cos(angle), b.sin(angle), axis=1)]
 
@@ -169,14 +171,14 @@ _ROWS = [
     ),
     Op(
         "timestep_embedding",
-        "cos and sin of t times frequencies falling geometrically from 1 to 1 / max_period",
+        "cos and sin of t times frequencies falling geometrically from 1 to 1 / max_period, which `endpoint` includes",
         _timestep_infer,
         _timestep,
         None,
         lambda ins, outs, attrs: 3 * outs[0].count(),
         _timestep_decompose,
         "Ho et al. 2020; Dhariwal & Nichol 2021",
-        attrs="dim max_period",
+        attrs="dim max_period endpoint?",
     ),
 ]
 OPS = {row.name: row for row in _ROWS}

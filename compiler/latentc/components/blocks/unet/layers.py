@@ -1,0 +1,119 @@
+"""Layers of U-Nets over one to three spatial axes: convolutions, group norms, resampling.
+
+Symbols: B batch, C channels; `space` stands for the spatial axes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+
+from latentc.ir.builder import Builder, Var, f32
+
+Weights = Literal["xavier", "torch"]
+"""How layers start. `xavier`: Glorot uniform, last layers of a branch scaled by 1e-5 and projections to queries, keys
+and values by sqrt(0.2) (DDPM++). `torch`: PyTorch's default, last layers 0 (ADM)."""
+Place = Literal["inner", "attention", "last"]
+Filter = Literal["box", "binomial"]
+Way = Literal["same", "down", "up"]
+
+_GAINS: dict[Place, float] = {"inner": 1.0, "attention": math.sqrt(0.2), "last": 1e-5}
+_TAPS = (1.0, 3.0, 3.0, 1.0)
+SHAPES = {1: "B channels L", 2: "B channels H W", 3: "B channels D H W"}
+"""How classes declare a feature map, by the number of spatial axes."""
+
+
+def start(weights: Weights, place: Place, fan_in: Any) -> tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]]]:
+    """Initialisers (kind, arguments) of the weight and the bias of a layer."""
+    zeros: tuple[str, dict[str, Any]] = ("zeros", {})
+    if weights == "xavier":
+        return ("xavier_uniform", {} if place == "inner" else {"gain": _GAINS[place]}), zeros
+    return (zeros, zeros) if place == "last" else (("linear_default", {"fan_in": fan_in}),) * 2
+
+
+def linear(
+    b: Builder,
+    name: str,
+    x: Var,
+    features: Any,
+    weights: Weights,
+    place: Place = "inner",
+    out: str = "",
+    size: Any = None,
+) -> Var:
+    """x [..., size] -> [..., features]; `size` may give a name to the last axis of x."""
+    size = x.shape[-1] if size is None else size
+    of_weight, of_bias = start(weights, place, size)
+    weight = b.param(f"{name}.weight", f32(features, size), of_weight[0], **of_weight[1])
+    return b.linear(x, weight, b.param(f"{name}.bias", f32(features), of_bias[0], **of_bias[1]), out=out)
+
+
+def conv(
+    b: Builder,
+    name: str,
+    x: Var,
+    features: Any,
+    kernel: int,
+    weights: Weights,
+    place: Place = "inner",
+    stride: int = 1,
+    out: str = "h",
+) -> Var:
+    """A convolution of x [B, C, *space] by an odd `kernel` that keeps the space, or divides it by `stride`."""
+    weight, bias = _kernel(b, name, x, features, kernel, weights, place)
+    return b.conv(x, weight, bias, stride=stride, padding=kernel // 2, out=out)
+
+
+def _kernel(
+    b: Builder, name: str, x: Var, features: Any, kernel: int, weights: Weights, place: Place
+) -> tuple[Var, Var]:
+    channels, axes = x.shape[1], x.type.rank - 2
+    of_weight, of_bias = start(weights, place, channels * kernel**axes)
+    weight = b.param(f"{name}.weight", f32(features, channels, *(kernel,) * axes), of_weight[0], **of_weight[1])
+    return weight, b.param(f"{name}.bias", f32(features), of_bias[0], **of_bias[1])
+
+
+def group_norm(b: Builder, name: str, x: Var, groups: int, group_size: int, eps: float) -> Var:
+    """x normalised in `groups` groups of channels, or in as many as have `group_size` channels each, if that is less."""
+    channels = x.shape[1]
+    count = min(groups, channels // group_size)
+    params = [b.param(f"{name}.weight", f32(channels), "ones"), b.param(f"{name}.bias", f32(channels), "zeros")]
+    return b.group_norm(x, *params, groups=count, eps=eps)
+
+
+def resampled(b: Builder, x: Var, way: Way, by: Filter, out: str = "h") -> Var:
+    """x at half (`down`) or twice (`up`) the resolution: by means and repetition, or by the binomial filter 1 3 3 1."""
+    if way == "same":
+        return x
+    if by == "box":
+        return b.avg_pool(x, size=2, out=out) if way == "down" else b.upsample_nearest(x, factor=2, out=out)
+    kernel = _binomial(b, x, 1.0 if way == "down" else 2.0 ** (x.type.rank - 2))
+    channels = x.shape[1]
+    if way == "down":
+        return b.conv(x, kernel, stride=2, padding=1, groups=channels, out=out)
+    return b.conv_transpose(x, kernel, stride=2, padding=1, groups=channels, out=out)
+
+
+def strided_conv(b: Builder, name: str, x: Var, features: Any, by: Filter, weights: Weights, out: str = "h") -> Var:
+    """A 3-wide convolution of x, then halving by the filter, without padding between them."""
+    weight, bias = _kernel(b, name, x, features, 3, weights, "inner")
+    if by == "box":
+        return b.avg_pool(b.conv(x, weight, bias, padding=1), size=2, out=out)
+    h = b.conv(x, weight, bias, padding=2)
+    return b.conv(h, _binomial(b, h, 1.0), stride=2, groups=features, out=out)
+
+
+def _binomial(b: Builder, x: Var, gain: float) -> Var:
+    """The filter of each channel of x: f32[C, 1, 4, ...], which sums to `gain`."""
+    axes = x.type.rank - 2
+    taps = np.asarray(_TAPS) / sum(_TAPS)
+    kernel = taps
+    for _ in range(axes - 1):
+        kernel = np.multiply.outer(kernel, taps)
+    one = b.constant(gain * kernel[None, None], out="taps")
+    return b.broadcast_to(one, shape=(x.shape[1], 1, *(4,) * axes), out="taps")
+
+
+__all__ = ["SHAPES", "Filter", "Way", "Weights", "conv", "group_norm", "linear", "resampled", "strided_conv"]

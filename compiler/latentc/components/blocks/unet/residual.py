@@ -1,0 +1,131 @@
+"""The residual block of U-Nets, conditioned by an embedding, and the self-attention that may follow it.
+
+Symbols: B batch, C channels, E size of the embedding, T positions of the feature map.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any, Literal
+
+from pydantic import Field
+
+from latentc.components import Closed
+from latentc.components.blocks.unet.layers import SHAPES, Filter, Way, Weights, conv, group_norm, linear, resampled
+from latentc.ir.builder import BlockBody, Builder, Var, module_class
+from latentc.ir.types import Named, product
+
+
+class ResidualBlock(Closed):
+    """The residual block of a U-Net: twice GroupNorm, SiLU and a 3-wide convolution, beside a shortcut."""
+
+    groups: int = Field(32, gt=0, description="most groups of a GroupNorm")
+    group_size: int = Field(1, gt=0, description="least channels per group")
+    eps: float = Field(1e-5, gt=0, description="of GroupNorm")
+    embedding: Literal["add", "scale_shift"] = Field(
+        "scale_shift", description="the embedding is added before the second norm, or scales and shifts its result"
+    )
+    rescale: bool = Field(False, description="divides the sum with the shortcut by sqrt(2)")
+    project: bool = Field(False, description="blocks that resample project their shortcut, whatever the channels")
+    resample: Filter = Field("box", description="filter of resampling: means and repetition, or binomial (1 3 3 1)")
+    dropout: float = Field(0.0, ge=0, lt=1, description="before the second convolution, in training")
+    weights: Weights = Field("torch", description="how layers start")
+    heads: int | None = Field(None, gt=0, description="heads of attention; null: as `head_channels` says")
+    head_channels: int = Field(64, gt=0, description="channels per head of attention, if `heads` is null")
+    qkv: Literal["parts", "heads", "channels"] = Field(
+        "parts", description="order of the query, key and value rows: one after the other, per head, or per channel"
+    )
+
+    def head_count(self, channels: Any) -> Any:
+        """Heads of an attention over so many channels."""
+        return channels // self.head_channels if self.heads is None else self.heads
+
+    def apply(
+        self, b: Builder, name: str, x: Var, c: Var, features: Any, attends: bool = False, way: Way = "same"
+    ) -> Var:
+        """x [B, C, ...] -> [B, features, ...] under the embedding c [B, E]."""
+        static = {"channels": x.shape[1], "features": features, "embedding": c.shape[1]}
+        if attends:
+            static["heads"] = self.head_count(features)
+        shortcut = int(x.shape[1]) != int(features) or (self.project and way != "same")
+        body = _block(self, x.type.rank - 2, way, attends, shortcut)
+        return b.sub(name, body, x, c, out="x", **static)  # type: ignore[no-any-return]
+
+    def norm(self, b: Builder, name: str, x: Var) -> Var:
+        """A GroupNorm of x."""
+        return group_norm(b, name, x, self.groups, self.group_size, self.eps)
+
+
+@cache
+def _block(config: ResidualBlock, axes: int, way: Way, attends: bool, shortcut: bool) -> BlockBody:
+    name = "AttentionBlock" if attends else {"same": "ResidualBlock", "down": "DownBlock", "up": "UpBlock"}[way]
+
+    @module_class(f"Projected{name}" if shortcut and way == "same" else name, x=SHAPES[axes], c="B embedding")
+    def forward(
+        b: Builder, x: Var, c: Var, *, channels: int, features: int, embedding: int, heads: int | None = None
+    ) -> Var:
+        """A residual block of x [B, channels, ...], conditioned by c [B, embedding]."""
+        h = resampled(b, b.silu(config.norm(b, "norm0", x), out="h"), way, config.resample)
+        h = conv(b, "conv0", h, features, 3, config.weights)
+        h = _conditioned(b, config, h, c, features)
+        h = b.dropout(h, p=config.dropout, out="h") if config.dropout else h
+        h = conv(b, "conv1", h, features, 3, config.weights, "last")
+        x = resampled(b, x, way, config.resample, out="x")
+        if shortcut:
+            x = conv(b, "skip", x, features, 1, config.weights, out="x")
+        x = _joined(b, config, h, x)
+        return b.sub("attention", _attention(config, axes), x, channels=features, heads=heads) if attends else x
+
+    return forward
+
+
+def _conditioned(b: Builder, config: ResidualBlock, h: Var, c: Var, features: Any) -> Var:
+    """SiLU of the norm of h, to which the embedding c is added or which it scales and shifts."""
+    ones = (1,) * (h.type.rank - 2)
+    if config.embedding == "add":
+        shift = linear(b, "affine", c, features, config.weights)
+        h = b.add(h, b.reshape(shift, shape=(c.shape[0], features, *ones), out="shift"), out="h")
+        return b.silu(config.norm(b, "norm1", h), out="h")
+    modulation = linear(b, "affine", c, 2 * features, config.weights)
+    scale, shift = b.split(modulation, axis=1, sizes=(features, features), out="scale shift")
+    scale, shift = (b.reshape(v, shape=(c.shape[0], features, *ones), out=v.value.name) for v in (scale, shift))
+    return b.silu(config.norm(b, "norm1", h) * (scale + 1.0) + shift, out="h")
+
+
+def _joined(b: Builder, config: ResidualBlock, h: Var, x: Var) -> Var:
+    total = b.add(h, x, out="x")
+    return b.mul(total, math.sqrt(0.5), out="x") if config.rescale else total
+
+
+@cache
+def _attention(config: ResidualBlock, axes: int) -> BlockBody:
+    @module_class("SelfAttention", x=SHAPES[axes])
+    def forward(b: Builder, x: Var, *, channels: int, heads: int) -> Var:
+        """Self-attention among the positions of x [B, channels, ...], added to it."""
+        batch, _, *space = x.shape
+        positions, size = Named(int(product(space)), "T", "positions of x"), channels // heads
+        h = b.reshape(config.norm(b, "norm", x), shape=(batch, channels, positions))
+        h = b.transpose(h, perm=(0, 2, 1), out="h")
+        qkv = linear(b, "qkv", h, 3 * channels, config.weights, "attention", out="qkv")
+        q, k, v = heads_of(b, qkv, config.qkv, heads, size)
+        h = b.attention(q, k, v, causal=False, scale=None, out="h")
+        h = b.reshape(b.transpose(h, perm=(0, 2, 1, 3)), shape=(batch, positions, channels), out="h")
+        h = b.transpose(linear(b, "proj", h, channels, config.weights, "last"), perm=(0, 2, 1))
+        return _joined(b, config, b.reshape(h, shape=x.shape, out="h"), x)
+
+    return forward
+
+
+def heads_of(b: Builder, qkv: Var, order: str, heads: Any, size: Any) -> tuple[Var, Var, Var]:
+    """q, k and v [B, H, T, size] of qkv [B, T, 3 * H * size]."""
+    batch, positions, _ = qkv.shape
+    axis = {"parts": 2, "heads": 3, "channels": 4}[order]
+    shape = [heads, size]
+    shape.insert(axis - 2, 3)
+    parts = b.unbind(b.reshape(qkv, shape=(batch, positions, *shape), out="qkv"), axis=axis, out="q k v")
+    q, k, v = (b.transpose(part, perm=(0, 2, 1, 3), out=out) for part, out in zip(parts, "qkv", strict=True))
+    return q, k, v
+
+
+__all__ = ["ResidualBlock", "heads_of"]

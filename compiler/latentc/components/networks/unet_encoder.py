@@ -1,0 +1,97 @@
+"""The way down of a U-Net with a pooled output: ADM's classifier of noisy images.
+
+Symbols: B batch, C channels, K classes, T positions of the last feature map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from latentc.components.blocks.unet.layers import SHAPES, linear
+from latentc.components.blocks.unet.residual import ResidualBlock, heads_of
+from latentc.components.contract import Capability, Network
+from latentc.components.networks._unet import Parts, Unet
+from latentc.components.parts import Entry, Problem, TimeEmbedding, add_method
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
+from latentc.ir.types import Named, product
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class UnetEncoder(Unet):
+    """Classifies a noisy sample: half a U-Net, then attention pooling (Dhariwal and Nichol 2021, arXiv:2105.05233).
+
+    Takes x f32[B, C, ...] and t f32[B]; returns logits f32[B, K] over the classes of the data's labels. By default it
+    is told no conditions: the class is what it predicts.
+    """
+
+    kind: Literal["unet_encoder"]
+    conditions: tuple[str, ...] | None = ()
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"classify"})
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "unet_encoder",
+        "width": 8,
+        "multipliers": [1, 2],
+        "blocks": 1,
+        "attention": [1],
+        "block": {"groups": 4, "head_channels": 8},
+    }
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        if not _classes(spec):
+            yield Problem((), f"a {self.kind} predicts labels, and the data has none", "add `data.classes`")
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert isinstance(spec.time, TimeEmbedding)
+        ports = self.ports(spec)
+        static = {**self.static(spec), "classes": _classes(spec)}
+        body = _network(self, spec.time, self.entries(spec), ports[0].type.rank - 2)
+        forward = add_method(mb, name, "forward", body, ports, static, ("logits",))
+        return Network(name, {"forward": forward}, self.PROVIDES, sizes=self.sizes(spec))
+
+
+def _classes(spec: Spec) -> int:
+    field = spec.data.fields.get("y")
+    return (field.classes or 0) if field is not None else 0
+
+
+@cache
+def _network(config: UnetEncoder, time: TimeEmbedding, entries: tuple[Entry, ...], axes: int) -> BlockBody:
+    @module_class("UNetEncoder", x=SHAPES[axes])
+    def forward(
+        b: Builder, x: Var, t: Var, *conditions: Var, channels: int, width: int, blocks: int, classes: int, **static: Any
+    ) -> Var:
+        """Logits of the classes of noisy x at time t."""
+        parts = Parts(b, config, time, entries, x, t, conditions, width, blocks, {**static, "classes": classes})
+        x, _ = parts.down()
+        h = b.silu(config.block.norm(b, "out_norm", parts.middle(x)), out="h")
+        heads = config.block.head_count(h.shape[1])
+        return b.sub("pool", _pool(config.block, axes), h, channels=h.shape[1], heads=heads, classes=classes)  # type: ignore[no-any-return]
+
+    return forward
+
+
+@cache
+def _pool(config: ResidualBlock, axes: int) -> BlockBody:
+    @module_class("AttentionPool", x=SHAPES[axes])
+    def forward(b: Builder, x: Var, *, channels: int, heads: int, classes: int) -> Var:
+        """Attends from the mean of x [B, channels, ...] to all positions, and projects the result."""
+        batch, _, *space = x.shape
+        positions = Named(int(product(space)), "T", "positions of x")
+        h = b.transpose(b.reshape(x, shape=(batch, channels, positions)), perm=(0, 2, 1), out="h")
+        h = b.concat(b.mean(h, axes=(1,), keepdims=True, out="mean"), h, axis=1, out="h")
+        h = h + b.param("positions", f32(positions + 1, channels), "normal", std=1.0)
+        qkv = linear(b, "qkv", h, 3 * channels, config.weights, out="qkv")
+        q, k, v = heads_of(b, qkv, "parts", heads, channels // heads)
+        q = b.slice(q, axis=2, start=0, stop=1, out="q")
+        h = b.reshape(b.attention(q, k, v, causal=False, scale=None), shape=(batch, channels), out="h")
+        return linear(b, "proj", h, classes, config.weights)
+
+    return forward
+
+
+__all__ = ["UnetEncoder"]
