@@ -77,7 +77,11 @@ def load(name: str) -> Numbers:
         assert np.allclose(weights[probe].ravel()[:3], first, atol=1e-7), "another Philox stream than was recorded"
     weights |= {key[7:]: a for key, a in arrays.items() if key.startswith("buffer:")}
     inputs = {key[3:]: a for key, a in arrays.items() if key.startswith("in:")}
-    noise = list(arrays["noise"]) if "noise" in arrays else [arrays[key] for key in sorted(arrays) if "noise." in key]
+    noise = (
+        list(arrays["noise"])
+        if "noise" in arrays
+        else [arrays[key] for key in sorted(arrays) if key.startswith("noise.")]
+    )
     outputs = {key: a for key, a in arrays.items() if key.startswith("out")}
     after = {key[6:]: a for key, a in arrays.items() if key.startswith("after:")}
     return Numbers(meta, weights, inputs, noise, outputs, after)

@@ -55,6 +55,12 @@ def test_variant_merges_deeply() -> None:
     assert (spec.backbone.width, spec.backbone.depth) == (96, 2)
 
 
+def test_null_removes_a_condition_of_the_base() -> None:
+    text = TINY.replace("variants:", "variants:\n  unconditional: {conditioning: {class: null}}", 1)
+    assert "class" in spec_from_text(text).conditioning
+    assert "class" not in spec_from_text(text, variant="unconditional").conditioning
+
+
 def test_another_kind_replaces_the_whole_mapping() -> None:
     spec = spec_from_text(TINY, variant="scan")
     assert isinstance(spec.backbone, Transformer)

@@ -1,7 +1,8 @@
 """Several texts → one: `extends`, `variants` and `--set`, every value keeping the place it was written at.
 
 Merging is deep: mappings merge key by key, anything else replaces. Where a mapping changes its `kind` it
-replaces the old one whole, because the keys of one kind mean nothing to another.
+replaces the old one whole, because the keys of one kind mean nothing to another. A condition or network that is
+laid over with null is removed.
 """
 
 from __future__ import annotations
@@ -79,7 +80,10 @@ def resolve_text(
     return Resolved(Document(root), variants.fields if variants else {}, variant)
 
 
-def merge(base: Node, over: Node) -> Node:
+_NAMED = (("conditioning",), ("networks",))  # mappings of the user's own names to components
+
+
+def merge(base: Node, over: Node, path: tuple[str, ...] = ()) -> Node:
     """`over` laid on `base`, by the rule of this module."""
     if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
         return over
@@ -88,7 +92,10 @@ def merge(base: Node, over: Node) -> Node:
         return over
     fields = dict(base.fields)
     for key, node in over.fields.items():
-        fields[key] = merge(fields[key], node) if key in fields else node
+        if key in fields and node.value is None and path in _NAMED:
+            del fields[key]
+        else:
+            fields[key] = merge(fields[key], node, (*path, key)) if key in fields else node
     return replace(over, value=fields)
 
 

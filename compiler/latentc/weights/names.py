@@ -61,9 +61,7 @@ def export_weights(
     return made
 
 
-def check_inverse(
-    rules: Sequence[RawRule], ours: Types, sizes: Sizes | None = None, elements: bool = False
-) -> None:
+def check_inverse(rules: Sequence[RawRule], ours: Types, sizes: Sizes | None = None, elements: bool = False) -> None:
     """Check that every alternative of a map carries a network's tensors to other names and exactly back.
 
     Names and shapes are compared; with `elements` every number is followed too. Raises DiagnosticError E0411.

@@ -32,7 +32,7 @@ from latentc.weights.steps import Step, parse_step
 from latentc.weights.templates import AnySizes, Sizes, Template, filled, template, whole
 
 KEYS = {"from": ("to", "ops", "over"), "ignore": ("write",), "extra": (), "either": ()}
-"""The first key of each kind of rule, and the keys that may stand beside it; `for` may stand beside all but `either`."""
+"""The first key of each kind of rule, and the keys that may stand beside it (and `for`, beside all but `either`)."""
 
 _LIST = re.compile(r"\{(\w+):[^{}]*\}")
 _MOST_NAMES = 4096  # that `over` makes of one

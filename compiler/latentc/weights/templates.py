@@ -254,14 +254,14 @@ def _value(node: ast.AST, sizes: Sizes) -> int | float:
                 raise ValueError(f"{name} is a list of {len(size)} numbers: write {name}[0]")
             return size
         case ast.Subscript(value=ast.Name(id=name), slice=index):
-            size, place = sizes.get(name), _value(index, sizes)
-            if not isinstance(size, tuple):
-                if size is not None and not _known(sizes):
-                    return size
+            numbers, place = sizes.get(name), _value(index, sizes)
+            if not isinstance(numbers, tuple):
+                if numbers is not None and not _known(sizes):
+                    return numbers
                 raise ValueError(f"no list of numbers is named {name!r}")
-            if place not in range(len(size)):
-                raise ValueError(f"{name}[{place}] is out of range: {name} has {len(size)} numbers")
-            return size[int(place)]
+            if place not in range(len(numbers)):
+                raise ValueError(f"{name}[{place}] is out of range: {name} has {len(numbers)} numbers")
+            return numbers[int(place)]
         case ast.BinOp(left=left, op=ast.RShift(), right=right):
             return _value(left, sizes) // 2 ** min(max(int(_value(right, sizes)), 0), 64)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:

@@ -22,6 +22,7 @@ from latentc.ir.types import B
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
+
 class Unet(Backbone):
     """Levels of residual blocks, each at half the resolution of the one before."""
 

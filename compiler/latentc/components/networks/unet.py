@@ -113,8 +113,8 @@ class _Denoiser(Parts):
                 x = self.block(name, b.concat(x, skips.pop(), axis=1, out="x"), features, attends)
             if config.decoder == "skip" or level == 0:
                 h = b.silu(config.block.norm(b, f"out_norm_{level}" if level else "out_norm", x), out="h")
-                name = f"out_conv_{level}" if level else "out_conv"
-                own = conv(b, name, h, out_channels, 3, config.block.weights, "last", out="out")
+                suffix = f"_{level}" if level else ""
+                own = conv(b, f"out_conv{suffix}", h, out_channels, 3, config.block.weights, "last", out="out")
                 out = own if out is None else b.add(resampled(b, out, "up", config.block.resample), own, out="out")
         assert out is not None
         return out

@@ -63,7 +63,15 @@ def _classes(spec: Spec) -> int:
 def _network(config: UnetEncoder, time: TimeEmbedding, entries: tuple[Entry, ...], axes: int) -> BlockBody:
     @module_class("UNetEncoder", x=SHAPES[axes])
     def forward(
-        b: Builder, x: Var, t: Var, *conditions: Var, channels: int, width: int, blocks: int, classes: int, **static: Any
+        b: Builder,
+        x: Var,
+        t: Var,
+        *conditions: Var,
+        channels: int,
+        width: int,
+        blocks: int,
+        classes: int,
+        **static: Any,
     ) -> Var:
         """Logits of the classes of noisy x at time t."""
         parts = Parts(b, config, time, entries, x, t, conditions, width, blocks, {**static, "classes": classes})
@@ -81,7 +89,7 @@ def _pool(config: ResidualBlock, axes: int) -> BlockBody:
     def forward(b: Builder, x: Var, *, channels: int, heads: int, classes: int) -> Var:
         """Attends from the mean of x [B, channels, ...] to all positions, and projects the result."""
         batch, _, *space = x.shape
-        positions = Named(int(product(space)), "T", "positions of x")
+        positions = Named(int(product(space)), "T", "positions of x")  # type: ignore[arg-type]
         h = b.transpose(b.reshape(x, shape=(batch, channels, positions)), perm=(0, 2, 1), out="h")
         h = b.concat(b.mean(h, axes=(1,), keepdims=True, out="mean"), h, axis=1, out="h")
         h = h + b.param("positions", f32(positions + 1, channels), "normal", std=1.0)

@@ -24,6 +24,7 @@ class Attention(Mixer):
     kv_heads: int | None = Field(None, gt=0, description="key and value heads, a divisor of `heads`; null: as many")
     causal: bool = Field(False, description="a token sees only itself and those before it")
     bias: bool = Field(True, description="biases of the four projections")
+    qkv_bias: bool | None = Field(None, description="of those to queries, keys and values; null: as `bias`")
     qk_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
         None, description="normalises queries and keys, each head by itself (Henry et al. 2020)"
     )
@@ -63,7 +64,8 @@ class Attention(Mixer):
         head_dim = dim // heads
         kv = heads if kv_heads is None else kv_heads
         kv_dim = dim if kv_heads is None else kv_heads * head_dim
-        qkv = dense(b, "qkv", x, dim + 2 * kv_dim if kv_heads else 3 * dim, self.bias, init, out="qkv")
+        bias = self.bias if self.qkv_bias is None else self.qkv_bias
+        qkv = dense(b, "qkv", x, dim + 2 * kv_dim if kv_heads else 3 * dim, bias, init, out="qkv")
         q, k, v = b.split(qkv, axis=2, sizes=(dim, kv_dim, kv_dim), out="q k v")
         if self.qk_norm_joint:
             q, k = self._normalised(b, q, k)

@@ -76,7 +76,7 @@ def _kernel(
 
 
 def group_norm(b: Builder, name: str, x: Var, groups: int, group_size: int, eps: float) -> Var:
-    """x normalised in `groups` groups of channels, or in as many as have `group_size` channels each, if that is less."""
+    """x normalised in `groups` groups of channels; in fewer if they would have less than `group_size` channels each."""
     channels = x.shape[1]
     count = min(groups, channels // group_size)
     params = [b.param(f"{name}.weight", f32(channels), "ones"), b.param(f"{name}.bias", f32(channels), "zeros")]

@@ -104,7 +104,7 @@ def _attention(config: ResidualBlock, axes: int) -> BlockBody:
     def forward(b: Builder, x: Var, *, channels: int, heads: int) -> Var:
         """Self-attention among the positions of x [B, channels, ...], added to it."""
         batch, _, *space = x.shape
-        positions, size = Named(int(product(space)), "T", "positions of x"), channels // heads
+        size, positions = channels // heads, Named(int(product(space)), "T", "positions of x")  # type: ignore[arg-type]
         h = b.reshape(config.norm(b, "norm", x), shape=(batch, channels, positions))
         h = b.transpose(h, perm=(0, 2, 1), out="h")
         qkv = linear(b, "qkv", h, 3 * channels, config.weights, "attention", out="qkv")

@@ -1,0 +1,71 @@
+"""Classification of noisy samples: the network whose gradient guides a sampler.
+
+Symbols: B batch, K classes; x0 the data, x_t the state at time t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import OneOf
+from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.kit import Conditions, call
+from latentc.components.objectives._common import publish
+from latentc.components.parts import Objective, Problem
+from latentc.components.processes.discrete import Discrete
+from latentc.components.processes.formulas import Symbolic
+from latentc.components.processes.process import Process
+from latentc.components.sums import weighted_sum
+from latentc.ir.builder import ModuleBuilder, f32, i64
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class NoisyClassification(Objective):
+    """Cross-entropy of the label of a noised sample (Dhariwal and Nichol 2021, section 4)."""
+
+    kind: Literal["noisy_classification"]
+    process: Annotated[Process, OneOf("processes")] = Field(
+        Discrete(kind="discrete"), description="the forward process, from data to noise"
+    )
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "noisy_classification", "process": {"kind": "discrete", "steps": 100}}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "classify"),)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if "y" not in spec.data.fields:
+            yield Problem((), "a classifier learns labels, and the data has none", "add `data.classes`")
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        network, process = networks["main"], self.process
+        conditions = Conditions(spec, networks)
+        draw = process.draw()
+        b = mb.function("loss.terms")
+        x0 = b.input("x", network.methods["forward"].input("state").type)
+        given = conditions.inputs(b, by_field=True)
+        y = given["y"] if "y" in given else b.input("y", i64(B))
+        drawn = b.input(draw.name, i64(B) if draw.distribution == "integers" else f32(B))
+        noise = b.input("noise", x0.type)
+        m = Symbolic(b, x0.type.rank)
+        t = process.training_time(m, drawn, "noise")
+        at = process.at(m, t)
+        x_t = weighted_sum(b, "x_t", (process.alpha(m, at), x0), (process.sigma(m, at), noise))
+        scaled = weighted_sum(b, "scaled", (process.input_scale(m, at), x_t))
+        told = conditions.dropped(b, conditions.operands(b, given))
+        logits = call(b, network, "forward", told, state=scaled, time=process.network_time(m, t), out="logits")
+        loss = b.cross_entropy(logits, y, out="loss")
+        right = b.cast(b.equal(b.argmax(logits, axis=1), y), to="f32", out="accuracy")
+        b.output(loss, right)
+        b.finish("The cross-entropy of the label and whether it is right, one value per sample each.")
+        fields = dict.fromkeys(("x", *conditions.fields, "y"))
+        draws = (draw, Draw("noise", "normal"), *conditions.draws())
+        return publish(mb, ("loss", "accuracy"), tuple(fields), draws)
+
+
+__all__ = ["NoisyClassification"]
