@@ -129,6 +129,14 @@ class TimeEmbedding(Part):
     ROLE: ClassVar[Role] = "time"
 
     @abstractmethod
+    def vector(self, b: Builder, name: str, t: Var, width: Any) -> Var:
+        """Embeds t f32[B]: f32[B, width], its params under `name`."""
+
+
+class TimeFeatures(TimeEmbedding):
+    """A time embedding by fixed features, which networks may also take as they are."""
+
+    @abstractmethod
     def static(self) -> dict[str, Any]:
         """The numbers `features` is built from, which the emitted class is constructed with; F is `frequencies`."""
 
@@ -137,12 +145,11 @@ class TimeEmbedding(Part):
         """Features of t f32[B], without trained weights: f32[B, F]."""
 
     def vector(self, b: Builder, name: str, t: Var, width: Any) -> Var:
-        """Embeds t f32[B]: f32[B, width], its params under `name`."""
         return b.sub(name, _time_embedder(self), t, dim=width, **self.static())  # type: ignore[no-any-return]
 
 
 @cache
-def _time_embedder(time: TimeEmbedding) -> BlockBody:
+def _time_embedder(time: TimeFeatures) -> BlockBody:
     @module_class("TimestepEmbedder")
     def embedder(b: Builder, t: Var, *, dim: int, **static: Any) -> Var:
         """Embeds times: sinusoids, then two linear layers."""
@@ -413,6 +420,12 @@ class Backbone(Part):
                     f"a {self.kind} takes {taken}, and condition `{name}` enters as {' or '.join(condition.FORMS)}"
                 )
                 yield Problem((), message, "list the conditions it is told in `conditions`")
+
+    def problems_of_time(self, spec: Spec) -> Iterator[Problem]:
+        """A time embedding without features, for networks that take those."""
+        if spec.time is not None and not isinstance(spec.time, TimeFeatures):
+            message = f"a {self.kind} takes features of the time, and a {spec.time.kind} has none"
+            yield Problem((), message, "use `conditioning.time: {kind: timestep}` or `fourier`")
 
     @abstractmethod
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network: ...

@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.parts import TimeEmbedding
+from latentc.components.parts import TimeFeatures
 from latentc.ir.builder import Builder, Var, f32
 
 
-class Fourier(TimeEmbedding):
+class Fourier(TimeFeatures):
     """Cosines and sines of t at random frequencies, which are not trained (Tancik et al. 2020; NCSN++)."""
 
     kind: Literal["fourier"]

@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from latentc.components.parts import TimeEmbedding
+from latentc.components.parts import TimeFeatures
 from latentc.ir.builder import Builder, Var
 
 
-class Timestep(TimeEmbedding):
+class Timestep(TimeFeatures):
     """Sinusoids of t through two linear layers with SiLU between them (DDPM, ADM, DiT)."""
 
     kind: Literal["timestep"]

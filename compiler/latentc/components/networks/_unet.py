@@ -15,7 +15,7 @@ from pydantic import Field
 from latentc.components.blocks.unet.layers import SHAPES, Way, conv, linear
 from latentc.components.blocks.unet.residual import ResidualBlock
 from latentc.components.contract import Port
-from latentc.components.parts import Backbone, Entry, Form, Problem, TimeEmbedding, ports_of, with_operands
+from latentc.components.parts import Backbone, Entry, Form, Problem, TimeFeatures, ports_of, with_operands
 from latentc.ir.builder import BlockBody, Builder, Var, f32, items, module_class
 from latentc.ir.types import B
 
@@ -48,6 +48,7 @@ class Unet(Backbone):
             yield Problem((), f"a {self.kind} takes {wanted}, but the data has {spec.data.words}")
             return
         yield from self.problems_of_conditions(spec)
+        yield from self.problems_of_time(spec)
         halvings = len(self.multipliers) - 1
         for side in shape[1:]:
             if side % 2**halvings:
@@ -97,7 +98,7 @@ class Unet(Backbone):
 
     def static(self, spec: Spec) -> dict[str, Any]:
         """The sizes that the emitted class is constructed with."""
-        assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)
+        assert spec.data.shape is not None and isinstance(spec.time, TimeFeatures)
         return {
             "channels": spec.data.shape[0],
             "width": self.width,
@@ -121,7 +122,7 @@ class Parts:
         self,
         b: Builder,
         config: Unet,
-        time: TimeEmbedding,
+        time: TimeFeatures,
         entries: tuple[Entry, ...],
         x: Var,
         t: Var,
@@ -174,7 +175,7 @@ class Parts:
 
 
 @cache
-def _embedder(early: tuple[str, ...], weights: Any, time: TimeEmbedding, entries: tuple[Entry, ...]) -> BlockBody:
+def _embedder(early: tuple[str, ...], weights: Any, time: TimeFeatures, entries: tuple[Entry, ...]) -> BlockBody:
     @module_class("Embedder")
     def embedder(b: Builder, t: Var, *operands: Var, embedding: int, **static: Any) -> Var:
         """Embeds time and conditions."""

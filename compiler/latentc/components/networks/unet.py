@@ -14,7 +14,7 @@ from pydantic import Field
 from latentc.components.blocks.unet.layers import SHAPES, conv, resampled, strided_conv
 from latentc.components.contract import Capability, Network
 from latentc.components.networks._unet import Parts, Unet
-from latentc.components.parts import Entry, TimeEmbedding, add_method
+from latentc.components.parts import Entry, TimeFeatures, add_method
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, items, module_class
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class UnetDenoiser(Unet):
     }
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
-        assert isinstance(spec.time, TimeEmbedding)
+        assert isinstance(spec.time, TimeFeatures)
         static = {**self.static(spec), "out_channels": out_channels}
         ports = self.ports(spec)
         body = _network(self, spec.time, self.entries(spec), ports[0].type.rank - 2)
@@ -63,7 +63,7 @@ class UnetDenoiser(Unet):
 
 
 @cache
-def _network(config: UnetDenoiser, time: TimeEmbedding, entries: tuple[Entry, ...], axes: int) -> BlockBody:
+def _network(config: UnetDenoiser, time: TimeFeatures, entries: tuple[Entry, ...], axes: int) -> BlockBody:
     @module_class("UNet", x=SHAPES[axes])
     def forward(
         b: Builder,

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import Field
+
 from latentc.components.blocks.unet.layers import SHAPES, linear
 from latentc.components.blocks.unet.residual import ResidualBlock, heads_of
 from latentc.components.contract import Capability, Network
 from latentc.components.networks._unet import Parts, Unet
-from latentc.components.parts import Entry, Problem, TimeEmbedding, add_method
+from latentc.components.parts import Entry, Problem, TimeFeatures, add_method
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import Named, product
 
@@ -29,7 +31,9 @@ class UnetEncoder(Unet):
     """
 
     kind: Literal["unet_encoder"]
-    conditions: tuple[str, ...] | None = ()
+    conditions: tuple[str, ...] | None = Field(
+        (), description="names of the conditions it is told; the class is what it predicts"
+    )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"classify"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "unet_encoder",
@@ -46,7 +50,7 @@ class UnetEncoder(Unet):
             yield Problem((), f"a {self.kind} predicts labels, and the data has none", "add `data.classes`")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
-        assert isinstance(spec.time, TimeEmbedding)
+        assert isinstance(spec.time, TimeFeatures)
         ports = self.ports(spec)
         static = {**self.static(spec), "classes": _classes(spec)}
         body = _network(self, spec.time, self.entries(spec), ports[0].type.rank - 2)
@@ -60,7 +64,7 @@ def _classes(spec: Spec) -> int:
 
 
 @cache
-def _network(config: UnetEncoder, time: TimeEmbedding, entries: tuple[Entry, ...], axes: int) -> BlockBody:
+def _network(config: UnetEncoder, time: TimeFeatures, entries: tuple[Entry, ...], axes: int) -> BlockBody:
     @module_class("UNetEncoder", x=SHAPES[axes])
     def forward(
         b: Builder,

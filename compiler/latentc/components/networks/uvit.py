@@ -19,7 +19,7 @@ from latentc.components.parts import (
     Entry,
     Form,
     Problem,
-    TimeEmbedding,
+    TimeFeatures,
     add_method,
     dense,
     ports_of,
@@ -74,7 +74,8 @@ class Uvit(Backbone):
         if self.block.condition.kind != "in_context":
             yield Problem(("block", "condition"), "time and conditions are tokens here", "use `{kind: in_context}`")
         yield from self.problems_of_conditions(spec)
-        size = spec.time.static()["frequencies"] if isinstance(spec.time, TimeEmbedding) else self.width
+        yield from self.problems_of_time(spec)
+        size = spec.time.static()["frequencies"] if isinstance(spec.time, TimeFeatures) else self.width
         if not self.time_mlp and size != self.width:
             message = f"the time has {size} features, but a token has {self.width} channels"
             yield Problem(
@@ -82,7 +83,7 @@ class Uvit(Backbone):
             )
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
-        assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)
+        assert spec.data.shape is not None and isinstance(spec.time, TimeFeatures)
         channels, size, _ = spec.data.shape
         static = {
             "size": size,
@@ -102,7 +103,7 @@ class Uvit(Backbone):
 
 
 @cache
-def _network(config: Uvit, time: TimeEmbedding, entries: tuple[Entry, ...]) -> BlockBody:
+def _network(config: Uvit, time: TimeFeatures, entries: tuple[Entry, ...]) -> BlockBody:
     mixer, feed_forward, norm, condition = config.block.parts()
     block = condition.block(mixer, feed_forward, norm, "normal")
     skip_block = _skip_block(block)
@@ -153,7 +154,7 @@ def _network(config: Uvit, time: TimeEmbedding, entries: tuple[Entry, ...]) -> B
     return forward
 
 
-def _time_token(b: Builder, config: Uvit, time: TimeEmbedding, t: Var, width: Any, static: dict[str, Any]) -> Var:
+def _time_token(b: Builder, config: Uvit, time: TimeFeatures, t: Var, width: Any, static: dict[str, Any]) -> Var:
     c = time.features(b, t, **{k: static[k] for k in time.static()})
     if not config.time_mlp:
         return c
