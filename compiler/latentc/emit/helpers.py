@@ -7,7 +7,8 @@ HELPERS = {
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000, endpoint: bool = False) -> Tensor:
     """Sinusoids of t [B] at frequencies falling from 1 to 1 / max_period: [B, dim], cosines first."""
     half = dim // 2
-    freqs = torch.exp(-math.log(max_period) * torch.arange(half, dtype=t.dtype, device=t.device) / (half - endpoint))
+    steps = torch.arange(half, dtype=t.dtype, device=t.device)
+    freqs = torch.exp(-math.log(max_period) * steps / (half - endpoint))
     angles = t[:, None] * freqs
     return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
 ''',
