@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from latentc.emit.expressions import Scope
 from latentc.emit.repeats import Carried, Repeat, fold_repeats, operands, without_duplicates
 from latentc.emit.statements import FOREVER, Statements, alive
-from latentc.emit.text import Text, base_name, commas, identifier, plural, singular
+from latentc.emit.text import WIDTH, Text, base_name, commas, identifier, plural, singular
 from latentc.ir.core import Function, Node, Value
 
 
@@ -265,6 +265,8 @@ class Loops(Statements):
             lines += self._layout(f"rows = {over}")
             over = "rows"
         header = f"for {commas(heads) or '_'} in {over}:"
+        if over == "rows" and len(header) > WIDTH - 4 * depth:  # brackets, at whose commas it can be broken
+            header = f"for ({commas(heads)}) in {over}:"
         stacks = []
         for value, out in zip(made[carry:], node.outputs[carry:], strict=True):
             if out in scope.last:

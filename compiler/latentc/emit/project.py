@@ -294,7 +294,7 @@ def _assembled(head: list[str], standard: list[str], body: str) -> str:
     needed = found[at if re.search(r"\btorch\.", body) else at + 1 :]
     if "tqdm(" in body:
         needed.append("from tqdm import tqdm")
-    sources = sorted(set(re.findall(rf"\b({'|'.join(sources_module.__all__)})\b", body)))
+    sources = sorted(set(re.findall(rf"(?<![\"'])\b({'|'.join(sources_module.__all__)})\b", body)))
     local = ["from constants import table"] if "table(" in body else []
     local += [f"from sources import {commas(sources)}"] if sources else []
     local = ["", *local] if local else []
