@@ -32,15 +32,15 @@ _IMAGES = [
     "data.shape=[3, 32, 32]",
     "data.classes=10",
     "backbone.width=8",
-    "backbone.multipliers=[4, 4, 4, 4]",
+    "backbone.channel_multipliers=[4, 4, 4, 4]",
     "backbone.attention=[16]",
-    "backbone.latent=20",
+    "backbone.latent_dim=20",
     "backbone.embedding=16",
 ]
 _SMALL = ["networks.small.width=32", "networks.small.depth=1", "networks.small.block.mixer.heads=2"]
 _PLAYERS = [
     *_IMAGES,
-    "networks.discriminator={kind: biggan_discriminator, width: 8, multipliers: [4, 4, 4, 4], halvings: 2}",
+    "networks.discriminator={kind: resnet_discriminator, width: 8, channel_multipliers: [4, 4, 4, 4], downsample_levels: 2}",
     "networks.discriminator.attention=[8, 16]",
 ]
 SIZES = {

@@ -396,7 +396,7 @@ def test_options(case: str, batch: int, tmp_path: Path) -> None:
 # ---- generators
 
 
-WITHOUT_PARTS = ["backbone.attention=[]", "backbone.latent=16", "backbone.hierarchical=false"]  # as ADC-GAN has it
+WITHOUT_PARTS = ["backbone.attention=[]", "backbone.latent_dim=16", "backbone.latent_input=first"]  # as ADC-GAN has it
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "openvino"])

@@ -32,7 +32,7 @@ def test_every_variant_loads_and_comes_back_from_its_text(name: str) -> None:
 def test_biggan_has_the_released_sizes(variant: str, latent: int, attention: int) -> None:
     """Those of the released generators; attention also as in the paper's tables 4 to 6."""
     generator: Any = load_spec("biggan", variant).networks["main"]
-    assert (generator.latent, generator.attention) == (latent, (attention,))
+    assert (generator.latent_dim, generator.attention) == (latent, (attention,))
 
 
 @given(st.sampled_from(NAMES), st.randoms(use_true_random=False), st.integers(1, 3))

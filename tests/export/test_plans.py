@@ -32,8 +32,8 @@ from latentc_runtime.manifest_json import manifest_from_bytes
 
 DIT = ("digits_dit", "backbone.width=64", "backbone.depth=2", "sampler.steps=6")
 TOKENS = ("digits_llamagen", "backbone.depth=2")
-IMAGES = ["data.shape=[3, 16, 16]", "data.classes=3", "backbone.width=8", "backbone.multipliers=[2, 2, 1]"]
-GENERATOR = ("biggan", *IMAGES, "backbone.attention=[8]", "backbone.latent=6", "backbone.embedding=4")
+IMAGES = ["data.shape=[3, 16, 16]", "data.classes=3", "backbone.width=8", "backbone.channel_multipliers=[2, 2, 1]"]
+GENERATOR = ("biggan", *IMAGES, "backbone.attention=[8]", "backbone.latent_dim=6", "backbone.embedding=4")
 
 
 @pytest.fixture(autouse=True)

@@ -172,8 +172,8 @@ def test_golden(rule, title, golden):
 
 def test_conditional_norms_of_biggan_are_opened():
     """Each block's second norm goes into its first convolution, its first norm into the condition."""
-    overrides = ["data.shape=[3, 16, 16]", "backbone.width=8", "backbone.multipliers=[2, 2, 1]"]
-    overrides += ["backbone.attention=[]", "backbone.latent=6", "backbone.embedding=4", "data.classes=3"]
+    overrides = ["data.shape=[3, 16, 16]", "backbone.width=8", "backbone.channel_multipliers=[2, 2, 1]"]
+    overrides += ["backbone.attention=[]", "backbone.latent_dim=6", "backbone.embedding=4", "data.classes=3"]
     module = lower(load_spec("biggan", None, overrides)).module
     opened = open_norms(module)
     assert open_norms(opened) is opened

@@ -12,8 +12,8 @@ from latentc_runtime.distributions import draw
 from latentc_runtime.errors import BundleError
 from latentc_runtime.sources import Setting
 
-OVERRIDES = ["data.shape=[3, 8, 8]", "data.classes=3", "backbone.width=8", "backbone.multipliers=[1, 1]"]
-OVERRIDES += ["backbone.attention=[]", "backbone.latent=4", "backbone.embedding=4"]
+OVERRIDES = ["data.shape=[3, 8, 8]", "data.classes=3", "backbone.width=8", "backbone.channel_multipliers=[1, 1]"]
+OVERRIDES += ["backbone.attention=[]", "backbone.latent_dim=4", "backbone.embedding=4"]
 
 
 @pytest.mark.parametrize("bound", [0.04, 0.5, 2.0, 30.0])

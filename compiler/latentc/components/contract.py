@@ -47,10 +47,17 @@ autoencode    `encode` (state) -> output, the codes: tokens, or mean and log-var
 
 @dataclass(frozen=True)
 class Need:
-    """What an objective or sampler asks of the network called `network`."""
+    """What an objective or sampler asks of the network called `network`.
+
+    `outputs` are names of outputs that it reads; `place` says which part of the component asks, and `who` names that
+    part in diagnostics.
+    """
 
     network: str
     capability: Capability
+    outputs: tuple[str, ...] = ()
+    place: tuple[str | int, ...] = ()
+    who: str | None = None
 
 
 @dataclass(frozen=True)

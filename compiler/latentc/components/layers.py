@@ -8,6 +8,7 @@ one power iteration finds from the vector `NAME.u` that training keeps. Symbols:
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from latentc.ir.builder import Builder, Var, f32
@@ -16,11 +17,17 @@ from latentc.ir.types import product
 EPS = 1e-12
 """Least length that spectral normalisation divides a vector by."""
 
+_INITS: dict[str, tuple[str, dict[str, Any]]] = {
+    "normal": ("normal", {"std": 0.02}),
+    "xavier": ("xavier_uniform", {}),
+    "xavier_relu": ("xavier_uniform", {"gain": math.sqrt(2)}),
+}
+
 
 def _weight(b: Builder, name: str, shape: tuple[Any, ...], init: str, spectral: bool) -> Var:
-    args: dict[str, Any] = {"std": 0.02} if init == "normal" else {}
-    args |= {"fan_in": product(shape[1:])} if init == "linear_default" else {}
-    weight = b.param(f"{name}.weight", f32(*shape), init, **args)
+    kind, args = _INITS.get(init, (init, {}))
+    args = args | ({"fan_in": product(shape[1:])} if init == "linear_default" else {})
+    weight = b.param(f"{name}.weight", f32(*shape), kind, **args)
     if not spectral:
         return weight
     u = b.param(f"{name}.u", f32(shape[0]), "normal", "state")

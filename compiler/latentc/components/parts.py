@@ -375,6 +375,10 @@ class Backbone(Part):
         """What it can do."""
         return self.PROVIDES
 
+    def outputs(self, spec: Spec) -> tuple[str, ...]:
+        """Names of the outputs that a `Need` may ask for, in order; none if it has only the one of its capability."""
+        return ()
+
     def told(self, spec: Spec) -> dict[str, Condition]:
         """The conditions it is told, by name, in the spec's order."""
         named = self.conditions

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 from pydantic import BaseModel
 
@@ -163,6 +164,10 @@ def _unmet(spec: Spec, section: str, part: Objective | Sampler, need: Need) -> I
     network = spec.networks.get(need.network)
     provided = network.provides(spec) if isinstance(network, Backbone) else frozenset()
     if need.capability in provided:
+        assert isinstance(network, Backbone)
+        yield from _missing_outputs(spec, section, need, network)
+        return
+    if need.place:  # the component's own need is reported
         return
     others = {n: other for n, other in spec.networks.items() if isinstance(other, Backbone)}
     able = [n for n, other in others.items() if need.capability in other.provides(spec)]
@@ -176,6 +181,26 @@ def _unmet(spec: Spec, section: str, part: Objective | Sampler, need: Need) -> I
     fitting = _kinds_for(section, need.network, provided)
     mend = f"{section}s for this network: {', '.join(fitting)}" if fitting else f"use a network {' or '.join(kinds)}"
     yield Problem("E0306", path, wanted, labels=labels, help=mend)
+
+
+def _missing_outputs(spec: Spec, section: str, need: Need, network: Backbone) -> Iterator[Problem]:
+    """The outputs that are read of a network that does not have them."""
+    given = network.outputs(spec)
+    for name in need.outputs:
+        if name not in given:
+            message = f"{need.who or f'the {section}'} reads the output `{name}` of network `{need.network}`"
+            has = f"has the outputs {', '.join(given)}" if given else "has no named outputs"
+            labels: tuple[tuple[PathKey, str], ...] = ((("networks", need.network), has),)
+            mend = _key_that_offers(network, name, need.network)
+            yield Problem("E0306", (section, *need.place), message, labels=labels, help=mend)
+
+
+def _key_that_offers(network: Backbone, choice: str, name: str) -> str | None:
+    """The list in a network's section that may name `choice`, as a remedy."""
+    for key, info in type(network).model_fields.items():
+        if choice in get_args(next(iter(get_args(info.annotation)), None)):
+            return f"add `{choice}` to `networks.{name}.{key}`"
+    return None
 
 
 def _kinds_for(section: str, network: str, provided: frozenset[Capability]) -> list[str]:
@@ -373,8 +398,8 @@ def _parts(value: object, path: PathKey) -> Iterator[tuple[PathKey, Part]]:
     if isinstance(value, BaseModel):
         for name, info in type(value).model_fields.items():
             yield from _parts(getattr(value, name), (*path, info.alias or name))
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
+    elif isinstance(value, Mapping | tuple):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from _parts(item, (*path, key))
 
 

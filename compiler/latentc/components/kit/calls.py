@@ -121,6 +121,20 @@ def call(b: Builder, network: Network, method: str, conditions: Operands, out: s
     return b.call(network.methods[method].function, network.name, *operands, out=out)
 
 
+def state_gradient(
+    b: Builder, network: Network, conditions: Operands, x: Var, output: str = "score", out: str = ""
+) -> Var:
+    """The gradient of the sum of one output of `forward` by its state x, of x's type; it can be differentiated again.
+
+    `out` names that output and the gradient.
+    """
+    method = network.methods["forward"]
+    of = [port.name for port in method.outputs].index(output)
+    wrt = (method.inputs.index(method.input("state")),)
+    operands = _arranged(method, conditions, {"state": x})
+    return b.gradient(method.function, network.name, operands, of=of, wrt=wrt, out=out)[1]
+
+
 def guided_call(
     b: Builder,
     network: Network,

@@ -1,16 +1,24 @@
-"""Two players: a generator that makes samples, a discriminator that tells them from data."""
+"""A generator that makes samples against a discriminator that tells them from data.
+
+Symbols: B batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components import OneOf
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
-from latentc.components.parts import Objective
-from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.components.objectives.terms._term import Round, Side, Term
+from latentc.components.objectives.terms.hinge import Hinge
+from latentc.components.parts import Objective, Problem, operand_name
+from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 from latentc.ir.types import B
 
 if TYPE_CHECKING:
@@ -23,13 +31,14 @@ DISCRIMINATOR = "discriminator"
 class Adversarial(Objective):
     """A generative adversarial network (Goodfellow et al. 2014, arXiv:1406.2661): `main` against `discriminator`.
 
-    The discriminator's score D(x, y) is high if it takes x for data of class y. Classes of generated samples are drawn
-    uniformly.
+    Both losses are weighted sums of `terms`. Classes of generated samples are drawn uniformly.
     """
 
     kind: Literal["adversarial"]
-    loss: Literal["hinge", "non_saturating", "least_squares"] = Field(
-        "hinge", description="hinge (Lim and Ye 2017), logistic and non-saturating (2014), or least squares (Mao 2017)"
+    terms: tuple[Annotated[Term, OneOf("objectives/terms", named=True)], ...] = Field(
+        (Hinge(kind="hinge"),),
+        min_length=1,
+        description="terms of the losses: at least one of the score or of a classifier, then penalties",
     )
     discriminator_steps: int = Field(
         1, gt=0, description="optimiser steps of the discriminator for each of the generator"
@@ -37,81 +46,113 @@ class Adversarial(Objective):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adversarial"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return Need("main", "generate"), Need(DISCRIMINATOR, "discriminate")
+        of_terms = (
+            Need(DISCRIMINATOR, "discriminate", term.READS, ("terms", i), f"the term `{term.kind}`")
+            for i, term in enumerate(self.terms)
+        )
+        return Need("main", "generate"), Need(DISCRIMINATOR, "discriminate"), *of_terms
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if not any(term.REACHES_GENERATOR and term.generator_factor for term in self.terms):
+            message = "no term of `objective.terms` reaches the generator"
+            yield Problem(("terms",), message, "add one of the score, such as `hinge`")
 
     def trained(self, spec: Spec) -> tuple[str, ...]:
         return "main", DISCRIMINATOR
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
-        discriminator, conditions = networks[DISCRIMINATOR], Conditions(spec, networks)
-        draws = (Draw("z", "normal"), Draw("labels", "integers", {"high": spec.data.classes}))
+        game = _Game(self.terms, networks, spec)
+        updates = game.of_discriminator(mb, self.discriminator_steps), game.of_generator(mb)
+        mb.entries |= {update.loss: update.loss for update in updates}
+        return updates
 
-        b = mb.function("loss.discriminator")
+
+@dataclass(frozen=True)
+class _Game:
+    """The terms and players of a spec, and the losses they make."""
+
+    terms: tuple[Term, ...]
+    networks: Mapping[str, Network]
+    spec: Spec
+
+    @property
+    def told(self) -> bool:
+        """Whether the discriminator or a term reads the class of data."""
+        return _takes_class(self.networks[DISCRIMINATOR]) or any(term.CLASSIFIES for term in self.terms)
+
+    @property
+    def draws(self) -> tuple[Draw, ...]:
+        """Noise and, if anybody reads it, the class of samples."""
+        labelled = self.told or _takes_class(self.networks["main"])
+        classes = Draw("labels", "integers", {"high": self.spec.data.classes})
+        return (Draw("z", "normal"), *((classes,) if labelled else ()))
+
+    def of_discriminator(self, mb: ModuleBuilder, steps: int) -> Update:
+        b, discriminator = mb.function("loss.discriminator"), self.networks[DISCRIMINATOR]
+        conditions = Conditions(self.spec, self.networks, ("class",) if self.told else ())
         x = b.input("x", discriminator.methods["forward"].input("state").type)
         told = conditions.operands(b, conditions.inputs(b, by_field=True))
-        fake, drawn = self._generated(b, networks["main"])
-        # One call, so that spectral norms take one step; no gradient reaches the generator.
-        both = b.concat(x, b.stop_gradient(fake), axis=0, out="images")
-        classes = {name: b.concat(y, drawn[name], axis=0, out="classes") for name, y in told.items()}
-        scores = call(b, discriminator, "forward", classes, state=both, out="scores")
-        of_data, of_samples = b.split(scores, axis=0, sizes=(B, B), out="of_data of_samples")
-        pays_data, pays_samples, _ = _LOSSES[self.loss]
-        loss = b.add(_mean(b, pays_data(b, of_data)), _mean(b, pays_samples(b, of_samples)), out="loss")
-        right = self._right(b, of_data, of_samples)
-        b.output(loss, *(_mean(b, b.cast(x, to="f32"), f"accuracy_{w}") for x, w in zip(right, _SIDES, strict=True)))
-        b.finish("What the discriminator minimises, then how often it is right about data and about samples.")
-
-        b = mb.function("loss.generator")
-        fake, drawn = self._generated(b, networks["main"])
-        scores = call(b, discriminator, "forward", drawn, state=fake, out="scores")
-        b.output(_mean(b, _LOSSES[self.loss][2](b, scores), "loss"))
-        b.finish("What the generator minimises.")
-
-        mb.entries |= {name: name for name in ("loss.discriminator", "loss.generator")}
-        metrics = ("discriminator/loss", "discriminator/accuracy_real", "discriminator/accuracy_fake")
+        real, fake = Side(x, told, told.get(operand_name("class"))), self._samples(b)
+        # No gradient reaches the generator.
+        fake.images = b.stop_gradient(fake.images, out="fake")
+        # One call, so that spectral norms take one step.
+        images = b.concat(real.images, fake.images, axis=0, out="images")
+        both = {name: b.concat(y, fake.told[name], axis=0, out="classes") for name, y in told.items()}
+        for name, value in self._judged(b, images, both).items():
+            real.outputs[name], fake.outputs[name] = b.split(
+                value, axis=0, sizes=(B, B), out=f"{name}_of_data {name}_of_samples"
+            )
+        round = Round(b, discriminator, fake, real, self.spec.data.classes or 0)
+        parts = _weighted(b, [(t, t.of_discriminator(round), t.weight) for t in self.terms])
+        parts |= {name: x for term in self.terms for name, x in term.metrics(round).items()}
+        b.output(*parts.values())
+        b.finish("What the discriminator minimises, then more to log.")
+        draws = {draw.name: draw for term in self.terms for draw in term.draws()}
+        metrics = tuple(f"{DISCRIMINATOR}/{name}" for name in parts)
         fields = ("x", *conditions.fields)
-        return (
-            Update(
-                "loss.discriminator",
-                (DISCRIMINATOR,),
-                fields,
-                draws,
-                metrics,
-                "discriminator",
-                self.discriminator_steps,
-            ),
-            Update("loss.generator", ("main",), (), draws, ("generator/loss",), "generator"),
-        )
+        of_all = (*self.draws, *draws.values())
+        return Update("loss.discriminator", (DISCRIMINATOR,), fields, of_all, metrics, DISCRIMINATOR, steps)
 
-    def _generated(self, b: Builder, generator: Network) -> tuple[Var, dict[str, Var]]:
-        """Samples of drawn noise z and classes, and the classes as operands."""
-        forward = generator.methods["forward"]
-        z = b.input("z", forward.input("noise").type)
-        labels = b.input("labels", forward.input("condition").type)
-        told = {forward.input("condition").name: labels}
-        return call(b, generator, "forward", told, noise=z, out="fake"), told
+    def of_generator(self, mb: ModuleBuilder) -> Update:
+        b = mb.function("loss.generator")
+        fake = self._samples(b)
+        fake.outputs |= self._judged(b, fake.images, fake.told)
+        round = Round(b, self.networks[DISCRIMINATOR], fake, classes=self.spec.data.classes or 0)
+        parts = _weighted(b, [(t, t.of_generator(round), t.generator_factor) for t in self.terms])
+        b.output(*parts.values())
+        b.finish("What the generator minimises, then its terms." if len(parts) > 1 else "What the generator minimises.")
+        metrics = tuple(f"generator/{name}" for name in parts)
+        return Update("loss.generator", ("main",), (), self.draws, metrics, "generator")
 
-    def _right(self, b: Builder, real: Var, fake: Var) -> tuple[Var, Var]:
-        """Which samples the discriminator is right about: by the sign, or where it aims at 0 and 1 by the half."""
-        middle = 0.5 if self.loss == "least_squares" else 0.0
-        return b.greater(real, middle), b.less(fake, middle)
+    def _samples(self, b: Builder) -> Side:
+        """Samples of drawn noise z and classes."""
+        generator = self.networks["main"]
+        z = b.input("z", generator.methods["forward"].input("noise").type)
+        labels = b.input("labels", i64(B)) if len(self.draws) > 1 else None
+        told = {} if labels is None else {operand_name("class"): labels}
+        return Side(call(b, generator, "forward", told, noise=z, out="fake"), told, labels)
+
+    def _judged(self, b: Builder, images: Var, told: Mapping[str, Var]) -> dict[str, Var]:
+        """The outputs of the discriminator that terms read, by name."""
+        discriminator = self.networks[DISCRIMINATOR]
+        names = [port.name for port in discriminator.methods["forward"].outputs]
+        values = call(b, discriminator, "forward", told, state=images, out=" ".join(names))
+        outputs = dict(zip(names, values if isinstance(values, tuple) else (values,), strict=True))
+        read = {name for term in self.terms for name in term.READS}
+        return {name: value for name, value in outputs.items() if name in read}
 
 
-def _mean(b: Builder, x: Var, out: str = "") -> Var:
-    """f32[]: the mean of scores [B, 1]."""
-    return b.mean(x, axes=(0, 1), keepdims=False, out=out)  # type: ignore[no-any-return]
+def _takes_class(network: Network) -> bool:
+    return bool(network.methods["forward"].inputs_of("condition"))
 
 
-_SIDES = ("real", "fake")
-Loss = Callable[[Builder, Var], Var]
-
-# What the discriminator pays for the score of data, for that of a sample, and what the generator pays for it.
-_LOSSES: dict[str, tuple[Loss, Loss, Loss]] = {
-    "hinge": (lambda b, s: b.relu(1.0 - s), lambda b, s: b.relu(1.0 + s), lambda b, s: -s),
-    "non_saturating": (lambda b, s: b.softplus(-s), lambda b, s: b.softplus(s), lambda b, s: b.softplus(-s)),
-    "least_squares": (
-        lambda b, s: 0.5 * (s - 1.0) * (s - 1.0),
-        lambda b, s: 0.5 * s * s,
-        lambda b, s: 0.5 * (s - 1.0) * (s - 1.0),
-    ),
-}
+def _weighted(b: Builder, terms: list[tuple[Term, Var | None, float]]) -> dict[str, Var]:
+    """`loss`, the weighted sum of the terms that are there, then each term by itself if there are several."""
+    there = [(term, value, weight) for term, value, weight in terms if value is not None and weight]
+    scaled = [value if weight == 1 else value * weight for _, value, weight in there]
+    loss = reduce(lambda total, value: b.add(total, value, out="loss"), scaled)
+    found = {"loss": loss}
+    for term, value, factor in there if len(there) > 1 else ():
+        same = sum(other.kind == term.kind for other, *_ in there[: there.index((term, value, factor))])
+        found[f"{term.kind}_{same + 1}" if same else term.kind] = value
+    return found

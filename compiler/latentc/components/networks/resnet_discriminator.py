@@ -1,0 +1,170 @@
+"""Convolutional discriminators of residual blocks, as SNGAN, WGAN-GP, BigGAN, BigGAN-deep and ADC-GAN have them.
+
+Symbols: B batch, C channels of the image, K classes, S side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import layers
+from latentc.components.blocks.gan_blocks import RATIO, BlockKind, discriminator_block
+from latentc.components.blocks.self_attention_2d import self_attention_2d
+from latentc.components.contract import Capability, Network, Port
+from latentc.components.networks._gan import problems_of_class
+from latentc.components.parts import Backbone, Condition, Form, Problem, add_method, ports_of
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+Head = Literal["discriminative", "classes", "twin_classes", "classes_and_fake"]
+
+
+class ResnetDiscriminator(Backbone):
+    """Scores how much an image looks like data, and may classify it (BigGAN, Brock et al. 2019, arXiv:1809.11096).
+
+    Takes x f32[B, C, S, S] and, with `projection`, y i64[B]. Returns `score` f32[B, 1], linear in the last feature map
+    pooled over pixels, then the logits of each head, linear in the same: `discriminative` f32[B, 2 K] (ADC-GAN, Hou et
+    al. 2022, arXiv:2107.10060), `classes` and `twin_classes` f32[B, K], `classes_and_fake` f32[B, K + 1].
+    """
+
+    kind: Literal["resnet_discriminator"]
+    width: int = Field(gt=0, description="channels that `channel_multipliers` multiply (BigGAN: 96)")
+    channel_multipliers: tuple[int, ...] = Field(
+        min_length=1, description="channels of each level's output, over `width`"
+    )
+    downsample_levels: int = Field(ge=0, description="number of leading levels that downsample by 2")
+    block: BlockKind = Field("basic", description="residual blocks of 2 convolutions, or of 4 (BigGAN-deep)")
+    blocks_per_level: int = Field(1, gt=0, description="residual blocks per level; the first one downsamples")
+    attention: tuple[int, ...] = Field((), description="sides of feature maps that self-attention follows")
+    pooling: Literal["sum", "mean"] = Field("sum", description="of the last feature map over its pixels")
+    projection: bool = Field(
+        True, description="add the projection of the pooled features on the class (Miyato and Koyama 2018)"
+    )
+    heads: tuple[Head, ...] = Field((), description="further outputs: logits of auxiliary classifiers, in this order")
+    spectral_norm: bool = Field(True, description="divide the weights of all layers by their largest singular value")
+    weights: Literal["orthogonal", "normal", "xavier"] = Field(
+        "orthogonal", description="initialisation; normal: std 0.02; xavier: as WGAN-GP has it"
+    )
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+    TRAINING_ONLY: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "resnet_discriminator",
+        "width": 16,
+        "channel_multipliers": [1, 2],
+        "downsample_levels": 1,
+        "attention": [4],
+    }
+
+    def told(self, spec: Spec) -> dict[str, Condition]:
+        return super().told(spec) if self.projection else {}
+
+    def outputs(self, spec: Spec) -> tuple[str, ...]:
+        return ("score", *self.heads)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if spec.data.shape is None or len(spec.data.shape) != 3:
+            yield Problem((), f"a {self.kind} takes arrays [C, H, W], but the data has {spec.data.words}")
+            return
+        yield from self.problems_of_conditions(spec)
+        yield from problems_of_class(self, spec)
+        yield from self._problems_of_classes(spec)
+        levels = len(self.channel_multipliers)
+        if self.block == "bottleneck" and any(m * self.width % RATIO for m in self.channel_multipliers):
+            yield Problem(("width",), f"bottleneck blocks divide channels by {RATIO}", "choose another `width`")
+        if self.block == "bottleneck" and list(self.channel_multipliers) != sorted(self.channel_multipliers):
+            message = "the shortcuts of bottleneck blocks keep their channels: a level cannot have fewer than the last"
+            yield Problem(("channel_multipliers",), message)
+        _, side, columns = spec.data.shape
+        if side != columns:
+            yield Problem((), f"a {self.kind} takes square inputs, not {side} by {columns}")
+        elif self.downsample_levels > levels:
+            message = f"{self.downsample_levels} levels cannot downsample: there are {levels}"
+            yield Problem(("downsample_levels",), message)
+        elif side % 2**self.downsample_levels:
+            most = max(n for n in range(self.downsample_levels) if side % 2**n == 0)
+            message = f"a side of {side} cannot be halved {self.downsample_levels} times"
+            yield Problem(("downsample_levels",), message, f"{most} times is most")
+        else:
+            yield from self._problems_of_attention(self.sides(side))
+
+    def _problems_of_classes(self, spec: Spec) -> Iterator[Problem]:
+        if len(set(self.heads)) < len(self.heads):
+            yield Problem(("heads",), "a head is named twice")
+        if self.heads and not _classes(spec):
+            yield Problem(("heads",), "heads classify, but the data has no classes", "add `data.classes`")
+        if self.projection and not self.told(spec):
+            message = "a projection needs the class"
+            yield Problem((), message, "add `conditioning.class: {kind: label, dropout: 0}` or set `projection: false`")
+
+    def _problems_of_attention(self, sides: list[int]) -> Iterator[Problem]:
+        for i, wanted in enumerate(self.attention):
+            widths = [m * self.width for m, s in zip(self.channel_multipliers, sides, strict=True) if s == wanted]
+            if not widths:
+                message = f"no level makes feature maps of {wanted} by {wanted}"
+                yield Problem(("attention", i), message, f"their sides are {', '.join(map(str, dict.fromkeys(sides)))}")
+            elif wanted % 2:
+                yield Problem(("attention", i), f"self-attention pools squares of two, which do not tile {wanted}")
+            elif any(width % 8 for width in widths):
+                yield Problem(("attention", i), "self-attention divides its channels by 8", "choose another `width`")
+
+    def sides(self, side: int) -> list[int]:
+        """Sides of the feature maps of each level for images of this side."""
+        return [side >> min(i + 1, self.downsample_levels) for i in range(len(self.channel_multipliers))]
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert spec.data.shape is not None
+        channels, side, _ = spec.data.shape
+        static = {"channels": channels, "width": self.width, **self.condition_sizes(spec)}
+        if self.heads:
+            static["classes"] = _classes(spec)
+        ports = (Port("x", f32(B, channels, side, side), "state"), *ports_of(self.entries(spec)))
+        roles = ("output",) * (1 + len(self.heads))
+        forward = add_method(mb, name, "forward", _network(self, side), ports, static, roles)  # type: ignore[arg-type]
+        return Network(name, {"forward": forward}, self.PROVIDES)
+
+
+def _classes(spec: Spec) -> int:
+    """K of the data's label, 0 if it has none."""
+    field = spec.data.fields.get("y")
+    return (field.classes or 0) if field is not None else 0
+
+
+@cache
+def _network(config: ResnetDiscriminator, side: int) -> BlockBody:
+    init, spectral, per_level = config.weights, config.spectral_norm, config.blocks_per_level
+    attention, sides = self_attention_2d(init, spectral), config.sides(side)
+    deep = config.block == "bottleneck"
+
+    @module_class("Discriminator", x="B channels H W")
+    def forward(b: Builder, x: Var, y: Var | None = None, *, channels: int, width: int, classes: int = 0) -> Any:
+        """Scores how much images x look like data."""
+        if deep:
+            x = layers.conv(b, "input_conv", x, config.channel_multipliers[0] * width, 3, init, spectral=spectral)
+        for level, multiplier in enumerate(config.channel_multipliers):
+            features = multiplier * width
+            for place in range(per_level):
+                first, downsamples = level == place == 0, place == 0 and level < config.downsample_levels
+                block = discriminator_block(config.block, first, downsamples, init, spectral)
+                name = f"blocks.{level * per_level + place}"
+                x = b.sub(name, block, x, channels=x.shape[1], features=features)
+            if sides[level] in config.attention:
+                x = b.sub(name.replace("blocks", "attention"), attention, x, channels=features)
+        pool = b.mean if config.pooling == "mean" else b.sum
+        h = pool(b.relu(x), axes=(2, 3), keepdims=False, out="h")
+        score = layers.linear(b, "linear", h, 1, init, spectral=spectral, out="score" if y is None else "unconditional")
+        if y is not None:
+            embedded = layers.embedding(b, "embed", y, classes, h.shape[1], init, spectral=spectral, out="embedded")
+            score = b.add(score, b.sum(embedded * h, axes=(1,), keepdims=True, out="projection"), out="score")
+        sizes = {"discriminative": 2 * classes, "classes_and_fake": classes + 1}
+        heads = [layers.linear(b, n, h, sizes.get(n, classes), init, spectral=spectral, out=n) for n in config.heads]
+        return (score, *heads) if heads else score
+
+    return forward

@@ -1,0 +1,170 @@
+"""Convolutional generators of residual blocks, as SNGAN, WGAN-GP, BigGAN and BigGAN-deep have them.
+
+Symbols: B batch, C channels, Z dimension of the latent z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import layers
+from latentc.components.blocks.gan_blocks import MOMENTUM, RATIO, BlockKind, NormKind, generator_block
+from latentc.components.blocks.self_attention_2d import self_attention_2d
+from latentc.components.contract import Capability, Network, Port
+from latentc.components.networks._gan import problems_of_class
+from latentc.components.parts import Backbone, Form, Problem, add_method, ports_of
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class ResnetGenerator(Backbone):
+    """A generator of upsampling residual blocks with batch norms (BigGAN, Brock et al. 2019, arXiv:1809.11096).
+
+    Takes z f32[B, Z] and, if the spec has a class, y i64[B]; returns f32[B, C, H, W] between -1 and 1. Class and z enter
+    through the scales and shifts of the norms. Gulrajani et al. 2017 (arXiv:1704.00028) and Miyato et al. 2018
+    (arXiv:1802.05957) have `embedding: null` and `latent_input: first`.
+    """
+
+    kind: Literal["resnet_generator"]
+    width: int = Field(gt=0, description="channels that `channel_multipliers` multiply (BigGAN: 96)")
+    channel_multipliers: tuple[int, ...] = Field(
+        min_length=2, description="channels of the first feature map, then of each level's output, over `width`"
+    )
+    first_side: int = Field(4, gt=0, description="side of the first feature map; each level doubles it")
+    block: BlockKind = Field("basic", description="residual blocks of 2 convolutions, or of 4 (BigGAN-deep)")
+    blocks_per_level: int = Field(1, gt=0, description="residual blocks per level; the last one upsamples")
+    attention: tuple[int, ...] = Field((), description="sides of feature maps that self-attention follows")
+    latent_dim: int = Field(gt=0, description="dimension of the latent z (Z)")
+    latent_input: Literal["first", "split", "all"] = Field(
+        "split",
+        description="where z enters: the first layer only; split, a part there and one in the norms of each level; "
+        "or all of z in both (BigGAN-deep)",
+    )
+    embedding: int | None = Field(
+        128,
+        gt=0,
+        description="dimension of the class embedding that all norms share; null: each norm has its own scale and "
+        "shift per class",
+    )
+    eps: float = Field(1e-5, gt=0, description="added to the variance in batch norms")
+    spectral_norm: bool = Field(True, description="divide the weights of all layers by their largest singular value")
+    weights: Literal["orthogonal", "normal", "xavier"] = Field(
+        "orthogonal", description="initialisation; normal: std 0.02; xavier: as WGAN-GP has it"
+    )
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"generate"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "resnet_generator",
+        "width": 8,
+        "channel_multipliers": [2, 2, 1],
+        "attention": [8],
+        "latent_dim": 12,
+        "embedding": 6,
+    }
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        levels, first = len(self.channel_multipliers) - 1, self.first_side
+        sides = [first << (i + 1) for i in range(levels)]
+        if spec.data.shape is None or len(spec.data.shape) != 3:
+            yield Problem((), f"a {self.kind} makes arrays [C, H, W], but the data has {spec.data.words}")
+        else:
+            _, height, width = spec.data.shape
+            if height != width or height != sides[-1]:
+                made = f"{levels} levels make {first} by {first} pixels {sides[-1]} by {sides[-1]}"
+                mend = "give the channels of the first feature map and of each doubling"
+                yield Problem(("channel_multipliers",), f"{made}, not {height} by {width}", mend)
+        for i, side in enumerate(self.attention):
+            if side not in sides:
+                message = f"no level makes feature maps of {side} by {side}"
+                yield Problem(("attention", i), message, f"their sides are {', '.join(map(str, sides))}")
+            elif self.channel_multipliers[sides.index(side) + 1] * self.width % 8:
+                yield Problem(("attention", i), "self-attention divides its channels by 8", "choose another `width`")
+        if self.block == "bottleneck" and any(m * self.width % RATIO for m in self.channel_multipliers):
+            yield Problem(("width",), f"bottleneck blocks divide channels by {RATIO}", "choose another `width`")
+        parts = len(self.channel_multipliers)
+        if self.latent_input == "split" and self.latent_dim % parts:
+            down = self.latent_dim // parts * parts
+            near = " or ".join(str(n) for n in (down, down + parts) if n)
+            message = f"z of dimension {self.latent_dim} does not split into {parts} equal parts"
+            yield Problem(("latent_dim",), message, f"use {near}")
+        if self.embedding is None and self.latent_input != "first" and self.told(spec):
+            message = "norms with their own scale and shift per class do not take z"
+            yield Problem(("latent_input",), message, "write `latent_input: first`, or give `embedding`")
+        yield from self.problems_of_conditions(spec)
+        yield from problems_of_class(self, spec)
+        if any(condition.nullable for condition in self.told(spec).values()):
+            message = f"a {self.kind} always knows the class, but `conditioning.class` is dropped in training"
+            yield Problem((), message, "write `conditioning.class: {kind: label, dropout: 0}`")
+
+    def norm(self, spec: Spec) -> NormKind:
+        """Where its norms get their scale and shift from."""
+        if self.told(spec) and self.embedding is None:
+            return "table"
+        return "linear" if self.told(spec) or self.latent_input != "first" else "plain"
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert spec.data.shape is not None
+        told = bool(self.told(spec))
+        static: dict[str, Any] = {
+            "latent_dim": self.latent_dim,
+            **self.condition_sizes(spec),
+            **({"embedding": self.embedding} if told and self.embedding is not None else {}),
+            "width": self.width,
+            "channels": spec.data.shape[0],
+        }
+        ports = (Port("z", f32(B, self.latent_dim), "noise"), *ports_of(self.entries(spec)))
+        forward = add_method(mb, name, "forward", _network(self, self.norm(spec)), ports, static)
+        return Network(name, {"forward": forward}, self.PROVIDES)
+
+
+@cache
+def _network(config: ResnetGenerator, norm: NormKind) -> BlockBody:
+    init, spectral, first_side = config.weights, config.spectral_norm, config.first_side
+    multipliers, per_level = config.channel_multipliers, config.blocks_per_level
+    levels = len(multipliers) - 1
+    attention = self_attention_2d(init, spectral)
+
+    def conditions(b: Builder, z: Var, y: Var | None, sizes: dict[str, Any]) -> tuple[Var, list[Var | None]]:
+        """What the first layer takes, and what the norms of each level take."""
+        told = y
+        if y is not None and norm == "linear":
+            told = layers.embedding(b, "shared", y, sizes["classes"], sizes["embedding"], init, out="c")
+        if config.latent_input == "first":
+            return z, [told] * levels
+        if config.latent_input == "all":
+            c = z if told is None else b.concat(told, z, axis=1, out="c")
+            return c, [c] * levels
+        part = sizes["latent_dim"] // (levels + 1)
+        names = " ".join(f"z{i}" for i in range(levels + 1))
+        first, *rest = b.split(z, axis=1, sizes=(part,) * (levels + 1), out=names)
+        return first, [z if told is None else b.concat(told, z, axis=1, out="c") for z in rest]
+
+    @module_class("Generator", z="B latent_dim")
+    def forward(b: Builder, z: Var, y: Var | None = None, *, width: int, channels: int, **sizes: Any) -> Var:
+        """Makes images out of noise z."""
+        first, told = conditions(b, z, y, sizes)
+        inside, *outside = (m * width for m in multipliers)
+        x = layers.linear(b, "linear", first, inside * first_side**2, init, spectral=spectral)
+        x = b.reshape(x, shape=(z.shape[0], inside, first_side, first_side), out="x")
+        for level, (features, c) in enumerate(zip(outside, told, strict=True)):
+            for place in range(per_level):
+                last = place == per_level - 1
+                block = generator_block(config.block, norm, last, init, config.eps, spectral)
+                args = {"channels": x.shape[1], "features": features if last else x.shape[1]}
+                if norm != "plain":
+                    args |= {"classes": sizes["classes"]} if norm == "table" else {"condition": c.shape[1]}  # type: ignore[union-attr]
+                name = f"blocks.{level * per_level + place}"
+                x = b.sub(name, block, x, *([] if c is None else [c]), out="x", **args)
+            if first_side << (level + 1) in config.attention:
+                x = b.sub(name.replace("blocks", "attention"), attention, x, out="x", channels=features)
+        h = b.relu(layers.batch_norm(b, "norm", x, affine=True, eps=config.eps, momentum=MOMENTUM))
+        return b.tanh(layers.conv(b, "output", h, channels, 3, init, spectral=spectral))
+
+    return forward

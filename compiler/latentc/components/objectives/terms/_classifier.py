@@ -1,0 +1,32 @@
+"""What terms of auxiliary classifiers have in common."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from latentc.components.objectives.terms._term import Term, mean
+from latentc.ir.builder import Builder, Var
+
+
+class ClassifierTerm(Term):
+    """Cross-entropies of a head of the discriminator, in nats."""
+
+    generator_weight: float | None = Field(
+        None, ge=0, description="factor in the loss of the generator; null: `weight`, 0: the generator does not see it"
+    )
+    CLASSIFIES: ClassVar[bool] = True
+
+    @property
+    def generator_factor(self) -> float:
+        return self.weight if self.generator_weight is None else self.generator_weight
+
+
+def cross_entropy(b: Builder, logits: Var, labels: Var | None, out: str = "") -> Var:
+    """f32[]: the mean cross-entropy of logits f32[B, K] with labels i64[B]."""
+    assert labels is not None
+    return mean(b, b.cross_entropy(logits, labels), out)
+
+
+__all__ = ["ClassifierTerm", "cross_entropy"]

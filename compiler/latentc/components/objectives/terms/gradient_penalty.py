@@ -1,0 +1,60 @@
+"""Penalties on the gradient of the score by the image."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Draw
+from latentc.components.kit import state_gradient
+from latentc.components.objectives.terms._term import Round, Term, mean
+from latentc.ir.builder import Var, f32
+from latentc.ir.types import B
+
+TINY = 1e-12  # under the square root, whose slope at 0 is infinite
+
+
+class GradientPenalty(Term):
+    """(|gradient of the score by the image| - target)^2, averaged over images; in the loss of the discriminator.
+
+    WGAN-GP (Gulrajani et al. 2017, arXiv:1704.00028): the defaults. R1 and R2 (Mescheder et al. 2018,
+    arXiv:1801.04406): `target: 0` with `at: real` or `at: fake`, and a weight of gamma / 2.
+    """
+
+    kind: Literal["gradient_penalty"]
+    weight: float = Field(10.0, gt=0, description="factor of the term")
+    at: Literal["interpolated", "real", "fake"] = Field(
+        "interpolated", description="images: uniformly between data and samples, data, or samples"
+    )
+    target: float = Field(1.0, ge=0, description="norm that gradients shall have")
+    REACHES_GENERATOR: ClassVar[bool] = False
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "gradient_penalty"}
+
+    def draws(self) -> tuple[Draw, ...]:
+        return (Draw("mix", "uniform"),) if self.at == "interpolated" else ()
+
+    def of_discriminator(self, round: Round) -> Var | None:
+        b = round.b
+        gradient = state_gradient(b, round.discriminator, *self._place(round), out="score gradient")
+        axes = tuple(range(1, gradient.type.rank))
+        squared = b.sum(gradient * gradient, axes=axes, keepdims=False, out="squared_norm")
+        if self.target == 0:
+            return mean(b, squared, self.kind)
+        excess = b.op("sub", b.sqrt(squared + TINY), self.target, out="excess")
+        return mean(b, excess * excess, self.kind)
+
+    def _place(self, round: Round) -> tuple[Any, Var]:
+        """What the discriminator is told, and the images."""
+        assert round.real is not None
+        b, real, fake = round.b, round.real, round.fake
+        if self.at != "interpolated":
+            side = real if self.at == "real" else fake
+            return side.told, side.images
+        mix = round.draw("mix", f32(B))
+        mix = b.reshape(mix, shape=(mix.shape[0], *(1 for _ in real.images.shape[1:])), out="mix")
+        between = b.add(real.images, mix * (fake.images - real.images), out="between")
+        return real.told, between
+
+
+__all__ = ["GradientPenalty"]
