@@ -40,9 +40,12 @@ _IMAGES = [
 _SMALL = ["networks.small.width=32", "networks.small.depth=1", "networks.small.block.mixer.heads=2"]
 _PLAYERS = [
     *_IMAGES,
-    "networks.discriminator={kind: resnet_discriminator, width: 8, channel_multipliers: [4, 4, 4, 4], downsample_levels: 2}",
+    "networks.discriminator={kind: resnet_discriminator, width: 8, channel_multipliers: [4, 4, 4, 4]}",
+    "networks.discriminator.downsample_levels=2",
     "networks.discriminator.attention=[8, 16]",
 ]
+ADC_GAN = ["networks.main.width=8", "networks.main.latent_dim=16", "networks.main.embedding=16"]
+ADC_GAN += ["networks.discriminator.width=8"]
 SIZES = {
     "dit": _PATCHES,
     "dit_moe": _EXPERTS,

@@ -27,6 +27,7 @@ FOLDERS = {
     "conditions": "Conditions",
     "processes": "Processes",
     "objectives": "Objectives",
+    "objectives/terms": "Terms of the adversarial objective",
     "samplers": "Samplers",
     "samplers/spacings": "Spacings",
 }

@@ -27,7 +27,7 @@ class Case:
     inputs: Arrays
     variant: str | None = None
     wanted: Callable[[Numbers], Array] = lambda numbers: numbers.outputs["out"]
-    output: Callable[[Array, Numbers, Any], Array] = lambda out, numbers, spec: out
+    output: Callable[[Any, Numbers, Any], Array] = lambda out, numbers, spec: out
     tolerance: float = 1e-5
     prefixes: Mapping[str, str] = field(default_factory=lambda: {"main": ""})
 
@@ -37,6 +37,7 @@ class Forward(Case):
     """A call of a `method` of `network`; `output` makes of its result what the authors' code returns."""
 
     network: str = "main"
+    every_output: bool = False  # `output` takes all of them by name, not the first
     method: str = "forward"
 
 

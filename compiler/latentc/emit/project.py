@@ -186,6 +186,7 @@ class Update:
 def objective_source(lowered: Lowered, functions: Functions) -> str:
     """Text of `objective.py`: each loss, its random inputs, and the updates that a step of training makes, in order."""
     first = len(functions.texts)
+    functions.helpers.clear()
     parts: list[str] = []
     listing: list[str] = []
     steps: list[str] = []
@@ -200,9 +201,16 @@ def objective_source(lowered: Lowered, functions: Functions) -> str:
             listing += layout("", f"{update.name.upper()} = {made}")
         steps += [update.name.upper() or made] * update.repeats
     listing += layout("", f"UPDATES = ({commas(steps)}{',' if len(steps) == 1 else ''})")
-    body = "\n\n".join([_UPDATE + "\n", *functions.texts[first:], *parts, "\n".join(listing) + "\n"])
+    body = "\n\n".join(
+        [_UPDATE + "\n", *_helpers(functions), *functions.texts[first:], *parts, "\n".join(listing) + "\n"]
+    )
     head = docstring("The losses, their random inputs, and what each update trains.", "")
     return _assembled(head, ["from collections.abc import Callable", "from dataclasses import dataclass"], body)
+
+
+def _helpers(functions: Functions) -> list[str]:
+    """The text of the helpers that the functions of this file call."""
+    return [helper_source(list(functions.helpers))] if functions.helpers else []
 
 
 def _metrics(update: Update) -> tuple[str, ...]:
@@ -245,6 +253,7 @@ class Sampler:
 def sampler_source(lowered: Lowered, functions: Functions) -> str:
     """Text of `sampler.py`: a function per program, and PROGRAMS {name: {steps: how it is called}}."""
     first, programs = len(functions.texts), dict[str, list[str]]()
+    functions.helpers.clear()
     for program in lowered.programs:
         entry = lowered.module.entries[program.entry]
         name = functions.add(entry, f"{identifier(program.name)}_{program.steps}", progress=True)
@@ -258,8 +267,7 @@ def sampler_source(lowered: Lowered, functions: Functions) -> str:
     listing += layout("", f"SETTINGS: tuple[Setting, ...] = {_code(tuple(settings.values()))}")
     held = [f"{literal(name).code}: {{{commas(rows)}}}" for name, rows in programs.items()]
     listing += layout("", f"PROGRAMS: dict[str, dict[int, Sampler]] = {{{commas(held)}}}")
-    helpers = [helper_source(list(functions.helpers))] if functions.helpers else []
-    body = "\n\n".join([_SAMPLER + "\n", *helpers, *functions.texts[first:], "\n".join(listing) + "\n"])
+    body = "\n\n".join([_SAMPLER + "\n", *_helpers(functions), *functions.texts[first:], "\n".join(listing) + "\n"])
     head = docstring("The sampler: from noise to samples, guidance included.", "")
     before = ["from collections.abc import Callable", "from dataclasses import dataclass", "from typing import Any"]
     return _assembled(head, before, body)

@@ -27,7 +27,9 @@ def _after_relu(init: str) -> str:
 
 
 @cache
-def generator_block(kind: BlockKind, norm: NormKind, upsamples: bool, init: str, eps: float, spectral: bool) -> BlockBody:
+def generator_block(
+    kind: BlockKind, norm: NormKind, upsamples: bool, init: str, eps: float, spectral: bool
+) -> BlockBody:
     """A residual block of a generator: `block(x, c)`, c the condition vector or the class; no c for a plain norm."""
     shapes = {"x": "B channels H W"} | ({"c": "B condition"} if norm == "linear" else {})
     inside = _after_relu(init)
@@ -126,7 +128,7 @@ def discriminator_block(kind: BlockKind, first: bool, downsamples: bool, init: s
         return h + x  # type: ignore[no-any-return]
 
     def bottleneck(b: Builder, x: Var, *, channels: int, features: int) -> Var:
-        """Two 3 x 3 convolutions between 1 x 1 ones; the shortcut of x [B, channels, H, W] gains channels by a fifth."""
+        """Two 3 x 3 convolutions between 1 x 1 ones; a fifth widens the shortcut of x [B, channels, H, W]."""
         hidden = features // RATIO
         h = layers.conv(b, "conv1", b.relu(x), hidden, 1, inside, spectral=spectral, out="h")
         h = layers.conv(b, "conv2", b.relu(h), hidden, 3, inside, spectral=spectral, out="h")
@@ -145,4 +147,4 @@ def discriminator_block(kind: BlockKind, first: bool, downsamples: bool, init: s
     return module_class("FirstBlock" if first else name, x="B channels H W")(basic)
 
 
-__all__ = ["BlockKind", "MOMENTUM", "NormKind", "RATIO", "conditional_norm", "discriminator_block", "generator_block"]
+__all__ = ["MOMENTUM", "RATIO", "BlockKind", "NormKind", "conditional_norm", "discriminator_block", "generator_block"]

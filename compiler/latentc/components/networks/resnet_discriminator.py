@@ -39,6 +39,9 @@ class ResnetDiscriminator(Backbone):
     channel_multipliers: tuple[int, ...] = Field(
         min_length=1, description="channels of each level's output, over `width`"
     )
+    input_multiplier: int | None = Field(
+        None, gt=0, description="channels of a convolution before the blocks, over `width`; null: there is none"
+    )
     downsample_levels: int = Field(ge=0, description="number of leading levels that downsample by 2")
     block: BlockKind = Field("basic", description="residual blocks of 2 convolutions, or of 4 (BigGAN-deep)")
     blocks_per_level: int = Field(1, gt=0, description="residual blocks per level; the first one downsamples")
@@ -79,9 +82,13 @@ class ResnetDiscriminator(Backbone):
         levels = len(self.channel_multipliers)
         if self.block == "bottleneck" and any(m * self.width % RATIO for m in self.channel_multipliers):
             yield Problem(("width",), f"bottleneck blocks divide channels by {RATIO}", "choose another `width`")
-        if self.block == "bottleneck" and list(self.channel_multipliers) != sorted(self.channel_multipliers):
-            message = "the shortcuts of bottleneck blocks keep their channels: a level cannot have fewer than the last"
+        widths = [self.input_multiplier or 1, *self.channel_multipliers]
+        if self.block == "bottleneck" and widths != sorted(widths):
+            message = "the shortcut of a bottleneck block keeps its channels, so that no level has fewer than the last"
             yield Problem(("channel_multipliers",), message)
+        if self.block == "bottleneck" and self.input_multiplier is None:
+            message = "bottleneck blocks start with a ReLU, and need a convolution before the first"
+            yield Problem((), message, "give `input_multiplier`")
         _, side, columns = spec.data.shape
         if side != columns:
             yield Problem((), f"a {self.kind} takes square inputs, not {side} by {columns}")
@@ -141,13 +148,12 @@ def _classes(spec: Spec) -> int:
 def _network(config: ResnetDiscriminator, side: int) -> BlockBody:
     init, spectral, per_level = config.weights, config.spectral_norm, config.blocks_per_level
     attention, sides = self_attention_2d(init, spectral), config.sides(side)
-    deep = config.block == "bottleneck"
 
     @module_class("Discriminator", x="B channels H W")
     def forward(b: Builder, x: Var, y: Var | None = None, *, channels: int, width: int, classes: int = 0) -> Any:
         """Scores how much images x look like data."""
-        if deep:
-            x = layers.conv(b, "input_conv", x, config.channel_multipliers[0] * width, 3, init, spectral=spectral)
+        if config.input_multiplier is not None:
+            x = layers.conv(b, "input_conv", x, config.input_multiplier * width, 3, init, spectral=spectral)
         for level, multiplier in enumerate(config.channel_multipliers):
             features = multiplier * width
             for place in range(per_level):

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class ResnetGenerator(Backbone):
     """A generator of upsampling residual blocks with batch norms (BigGAN, Brock et al. 2019, arXiv:1809.11096).
 
-    Takes z f32[B, Z] and, if the spec has a class, y i64[B]; returns f32[B, C, H, W] between -1 and 1. Class and z enter
-    through the scales and shifts of the norms. Gulrajani et al. 2017 (arXiv:1704.00028) and Miyato et al. 2018
+    Takes z f32[B, Z] and, if the spec has a class, y i64[B]; returns f32[B, C, H, W] between -1 and 1. Class and z
+    enter through the scales and shifts of the norms. Gulrajani et al. 2017 (arXiv:1704.00028) and Miyato et al. 2018
     (arXiv:1802.05957) have `embedding: null` and `latent_input: first`.
     """
 

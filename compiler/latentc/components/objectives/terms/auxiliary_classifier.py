@@ -18,13 +18,20 @@ class AuxiliaryClassifier(ClassifierTerm):
     """
 
     kind: Literal["auxiliary_classifier"]
-    learns_from_samples: bool = Field(False, description="train the classifier on samples too, with their drawn classes")
+    learns_from_samples: bool = Field(
+        False, description="train the classifier on samples too, with their drawn classes"
+    )
     READS: ClassVar[tuple[str, ...]] = ("classes",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "auxiliary_classifier"}
 
     def of_discriminator(self, round: Round) -> Var | None:
         assert round.real is not None
-        loss = cross_entropy(round.b, round.real.outputs["classes"], round.real.labels, "of_data" if self.learns_from_samples else self.kind)
+        loss = cross_entropy(
+            round.b,
+            round.real.outputs["classes"],
+            round.real.labels,
+            "of_data" if self.learns_from_samples else self.kind,
+        )
         if not self.learns_from_samples:
             return loss
         return round.b.add(loss, self._of_samples(round, "of_samples"), out=self.kind)  # type: ignore[no-any-return]

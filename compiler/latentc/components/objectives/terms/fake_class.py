@@ -22,7 +22,7 @@ class FakeClass(ClassifierTerm):
     def of_discriminator(self, round: Round) -> Var | None:
         assert round.real is not None and round.fake.labels is not None
         b, (output,) = round.b, self.READS
-        fake = b.fill_like(round.fake.labels, round.classes, out="fake_class_index")
+        fake = b.fill_like(round.fake.labels, round.classes)
         of_data = cross_entropy(b, round.real.outputs[output], round.real.labels, "of_data")
         of_samples = cross_entropy(b, round.fake.outputs[output], fake, "of_samples")
         return b.add(of_data, of_samples, out=self.kind)  # type: ignore[no-any-return]

@@ -1,0 +1,171 @@
+"""Terms of the adversarial objective: their values by plain PyTorch, and what reaches whom."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from emitted import emitted
+
+from latentc.components.contract import Lowered
+from latentc.diagnostics import DiagnosticError
+from latentc.ir.core import parameters
+from latentc.ir.inits import INITS
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.spec import load_spec
+
+HEADS = "networks.discriminator.heads=[discriminative, classes, twin_classes, classes_and_fake]"
+SMALL = ["networks.main.width=8", "networks.discriminator.width=8", "networks.discriminator.projection=false", HEADS]
+TERMS = {
+    "auxiliary_classifier": "auxiliary_classifier",
+    "on_samples": "{kind: auxiliary_classifier, learns_from_samples: true, generator_weight: 0.1}",
+    "twin": "twin_auxiliary_classifier",
+    "discriminative": "{kind: discriminative_classifier, weight: 0.5}",
+    "fake_class": "fake_class",
+    "interpolated": "gradient_penalty",
+    "r1": "{kind: gradient_penalty, at: real, target: 0, weight: 5}",
+    "r2": "{kind: gradient_penalty, at: fake, target: 0, weight: 5}",
+}
+PROJECTED = ["networks.discriminator.projection=true"]
+
+
+@cache
+def lowered(terms: str, *more: str) -> tuple[Any, Lowered, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """(spec, what it is lowered to, weights that are nowhere zero, data and draws)."""
+    spec = load_spec("digits_gan", None, [*SMALL, f"objective.terms={terms}", *more])
+    low, rng = lower(spec), np.random.default_rng(0)
+    weights = {}
+    for name, net in low.networks.items():
+        for path, p in parameters(low.module, net.methods["forward"].function).items():
+            shape = tuple(int(d) for d in p.type.shape)
+            value = INITS[p.init.kind](rng, shape, **p.init.args)
+            weights[f"{name}.{path}"] = value if value.any() else 0.1 * rng.standard_normal(shape)
+    given = {
+        "x": rng.standard_normal((6, 1, 8, 8)),
+        "y": rng.integers(0, 10, 6),
+        "z": rng.standard_normal((6, 32)),
+        "labels": rng.integers(0, 10, 6),
+        "mix": rng.random(6),
+    }
+    return spec, low, weights, given
+
+
+def networks(project: Any, weights: dict[str, np.ndarray]) -> dict[str, torch.nn.Module]:
+    """The emitted networks in float64, in eval mode."""
+    nets = {name: build().double().eval() for name, build in project.model.NETWORKS.items()}
+    for name, net in nets.items():
+        own = {k.removeprefix(f"{name}."): torch.tensor(v) for k, v in weights.items() if k.startswith(f"{name}.")}
+        net.load_state_dict({k: own.get(k, v) for k, v in net.state_dict().items()})
+    return nets
+
+
+def plain(term: str, judge: Any, x: Any, y: Any, fake: Any, labels: Any, mix: Any) -> tuple[Any, Any]:
+    """What the term adds to the losses of discriminator and generator, by PyTorch's own functions."""
+    (_, adc, ac, _, am), (_, adc_fake, ac_fake, mi_fake, am_fake) = judge(x), judge(fake)
+    ce, zero = F.cross_entropy, torch.zeros((), dtype=torch.float64)
+    if term == "auxiliary_classifier":
+        return ce(ac, y), ce(ac_fake, labels)
+    if term == "on_samples":
+        return ce(ac, y) + ce(ac_fake, labels), 0.1 * ce(ac_fake, labels)
+    if term == "twin":
+        return ce(ac, y) + ce(mi_fake, labels), ce(ac_fake, labels) - ce(mi_fake, labels)
+    if term == "discriminative":
+        of_generator = ce(adc_fake, 2 * labels) - ce(adc_fake, 2 * labels + 1)
+        return 0.5 * (ce(adc, 2 * y) + ce(adc_fake, 2 * labels + 1)), 0.5 * of_generator
+    if term == "fake_class":
+        return ce(am, y) + ce(am_fake, torch.full_like(labels, 10)), ce(am_fake, labels)
+    place = {"interpolated": x + mix.view(-1, 1, 1, 1) * (fake - x), "r1": x, "r2": fake}[term]
+    place = place.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(judge(place)[0].sum(), place, create_graph=True)
+    norm = gradient.flatten(1).norm(dim=1)
+    return (10 * (norm - 1).square().mean() if term == "interpolated" else 5 * norm.square().mean()), zero
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_terms_are_pytorchs(term: str, tmp_path: Path) -> None:
+    """Loss, and its gradient by every weight of the discriminator; by the oracle and the emitted project."""
+    spec, low, weights, given = lowered(f"[hinge, {TERMS[term]}]")
+    updates = {update.name: update for update in low.updates}
+    with emitted(low, spec, tmp_path / "project") as project:
+        nets = networks(project, weights)
+        data = {k: torch.tensor(v) for k, v in given.items()}
+        fake = nets["main"](data["z"], data["labels"])
+        judge = nets["discriminator"]
+        of_d, of_g = plain(term, judge, data["x"], data["y"], fake.detach(), data["labels"], data["mix"])
+        of_d = of_d + F.relu(1 - judge(data["x"])[0]).mean() + F.relu(1 + judge(fake.detach())[0]).mean()
+        of_g = plain(term, judge, data["x"], data["y"], fake, data["labels"], data["mix"])[1] - judge(fake)[0].mean()
+        for name, wanted, trained in (("discriminator", of_d, judge), ("generator", of_g, nets["main"])):
+            update = updates[name]
+            names = [*update.batch, *(draw.name for draw in update.draws)]
+            oracle = Interpreter(low.module, weights).run(update.loss, *(given[n] for n in names))
+            made = next(u for u in project.objective.UPDATES if u.trained == update.networks)
+            found = made.loss(*(nets[n] for n in made.networks), **{n: data[n] for n in names})
+            found = found if isinstance(found, tuple) else (found,)
+            assert len(oracle) == len(found) == len(update.metrics)
+            assert np.allclose(oracle[0], float(wanted.detach()), rtol=1e-9)
+            assert np.allclose(float(found[0].detach()), float(wanted.detach()), rtol=1e-9)
+            parameters = [p for p in trained.parameters() if p.requires_grad]
+            gradients = [
+                torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+                for loss in (found[0], wanted)
+            ]
+            for a, e in zip(*gradients, strict=True):
+                assert (a is None) == (e is None)
+                assert a is None or torch.allclose(a, e, rtol=1e-7, atol=1e-10)
+
+
+def test_penalties_tell_the_discriminator_the_class(tmp_path: Path) -> None:
+    """Interpolated images have the class of the data that they come from."""
+    spec, low, weights, given = lowered("[wasserstein, gradient_penalty]", *PROJECTED)
+    with emitted(low, spec, tmp_path / "project") as project:
+        nets = networks(project, weights)
+        data = {k: torch.tensor(v) for k, v in given.items()}
+        fake = nets["main"](data["z"], data["labels"]).detach()
+        place = (data["x"] + data["mix"].view(-1, 1, 1, 1) * (fake - data["x"])).requires_grad_()
+        (gradient,) = torch.autograd.grad(nets["discriminator"](place, data["y"])[0].sum(), place)
+        wanted = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+        found = Interpreter(low.module, weights).run(low.updates[0].loss, *given.values())
+        assert low.updates[0].metrics[2] == "discriminator/gradient_penalty"
+        assert np.allclose(found[2], float(wanted.detach()), rtol=1e-9)
+
+
+def test_nobody_asks_for_classes_of_an_unconditional_gan() -> None:
+    low = lower(load_spec("wgan_gp"))
+    assert [update.batch for update in low.updates] == [("x",), ()]
+    assert [[draw.name for draw in update.draws] for update in low.updates] == [["z", "mix"], ["z"]]
+    assert low.conditions == ()
+
+
+def test_a_term_names_the_output_that_is_missing() -> None:
+    with pytest.raises(DiagnosticError) as refused:
+        load_spec("digits_gan", None, ["objective.terms=[hinge, discriminative_classifier]"])
+    text = str(refused.value)
+    assert "the term `discriminative_classifier` reads the output `discriminative` of network `discriminator`" in text
+    assert "has the outputs score" in text and "add `discriminative` to `networks.discriminator.heads`" in text
+
+
+def test_penalties_alone_teach_a_generator_nothing() -> None:
+    with pytest.raises(DiagnosticError, match="reaches the generator"):
+        load_spec("digits_gan", None, ["objective.terms=[gradient_penalty]"])
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "generator", "discriminator"),
+    [
+        # As the authors' code counts them: BigGAN's generator has 70,433,988 weights.
+        ("adc_gan", "cifar10", 4_304_387, 4_217_908),
+        ("adc_gan", "imagenet-128", 70_433_988, 94_132_907),
+        ("wgan_gp", None, 1_204_483, 1_053_825),
+    ],
+)
+def test_parameter_counts(name: str, variant: str | None, generator: int, discriminator: int) -> None:
+    low = lower(load_spec(name, variant))
+    for network, count in (("main", generator), ("discriminator", discriminator)):
+        params = parameters(low.module, low.networks[network].methods["forward"].function).values()
+        assert sum(int(p.type.count()) for p in params if p.kind != "state") == count

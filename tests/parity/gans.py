@@ -1,0 +1,61 @@
+"""ADC-GAN's generator and its discriminator of five outputs; BigGAN-deep, whose blocks have bottlenecks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from cases import Array, Forward
+from parity_data import ADC_GAN, Numbers
+
+DEEP = (
+    "data.shape=[3, 32, 32]",
+    "data.classes=10",
+    "networks.main.width=16",
+    "networks.main.channel_multipliers=[4, 4, 4, 4]",
+    "networks.main.attention=[16]",
+    "networks.main.latent_dim=16",
+    "networks.main.embedding=16",
+    "networks.discriminator.width=16",
+    "networks.discriminator.input_multiplier=4",
+    "networks.discriminator.channel_multipliers=[4, 4, 4]",
+    "networks.discriminator.downsample_levels=2",
+    "networks.discriminator.attention=[16, 8]",
+)
+ALL = ("score", "discriminative", "classes", "twin_classes", "classes_and_fake")
+
+
+def given(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    return numbers.inputs
+
+
+def image(numbers: Numbers) -> Array:
+    return numbers.outputs["out.x"]
+
+
+def side_by_side(numbers: Numbers) -> Array:
+    return np.concatenate([numbers.outputs[f"out.{i}"] for i in range(5)], 1)
+
+
+def joined(out: Any, numbers: Numbers, spec: Any) -> Array:
+    return np.concatenate([out[name] for name in ALL], 1)
+
+
+OF_DISCRIMINATOR = {"discriminator": ""}
+CASES = [
+    Forward("adcgan.G", "adc_gan", tuple(ADC_GAN), given, wanted=image),
+    Forward(
+        "adcgan.D",
+        "adc_gan",
+        tuple(ADC_GAN),
+        given,
+        wanted=side_by_side,
+        output=joined,
+        prefixes=OF_DISCRIMINATOR,
+        network="discriminator",
+        every_output=True,
+    ),
+    Forward("biggan_deep.G", "biggan_deep", DEEP, given, wanted=image),
+    Forward("biggan_deep.D", "biggan_deep", DEEP, given, prefixes=OF_DISCRIMINATOR, network="discriminator"),
+]
