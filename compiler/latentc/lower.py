@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from latentc.components.contract import Lowered, Method, Network, Port, Program
-from latentc.components.parts import Backbone, Objective, Sampler
+from latentc.components.parts import Backbone, DrawnInput, Objective, Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Module, Value
@@ -14,6 +14,7 @@ from latentc.ir.verify import verify
 from latentc.passes.feature_cache import cache
 from latentc.passes.feature_cache_methods import CACHED, CACHING
 from latentc.spec.schema import Spec
+from latentc_runtime.sources import SettingSource
 
 LARGEST = 1 << 40
 """Numbers of one weight; 4 TiB in float32, far more than any published model has."""
@@ -30,11 +31,22 @@ def lower(spec: Spec, steps: Sequence[int] = ()) -> Lowered:
     programs: list[Program] = []
     if isinstance(spec.sampler, Sampler):
         samplers = [spec.sampler.with_steps(n) for n in steps] or [spec.sampler]
-        programs = [program for sampler in samplers for program in sampler.programs(mb, networks, spec)]
+        made = [program for sampler in samplers for program in sampler.programs(mb, networks, spec)]
+        programs = [_with_settings(program, spec) for program in made]
     module, networks = _cached(verify(mb.finish(), "train"), networks, spec)
     conditions = {r.name: r for name, part in spec.conditions.items() for r in part.requests(name, spec)}
     conditions |= {c.name: c for program in programs for c in program.conditions}
     return Lowered(module, networks, updates, tuple(programs), tuple(conditions.values()))
+
+
+def _with_settings(program: Program, spec: Spec) -> Program:
+    """The program with the settings that its conditions come from."""
+    inputs = (given for name, condition in spec.conditions.items() for given in condition.inputs(name, spec))
+    of_conditions = {given.setting.name: given.setting for given in inputs if isinstance(given, DrawnInput)}
+    named = {source.setting for source in program.sources.values() if isinstance(source, SettingSource)}
+    found = {setting.name: setting for setting in program.settings}
+    found |= {name: setting for name, setting in of_conditions.items() if name in named and name not in found}
+    return replace(program, settings=tuple(found.values()))
 
 
 def _cached(module: Module, networks: dict[str, Network], spec: Spec) -> tuple[Module, dict[str, Network]]:

@@ -82,6 +82,14 @@ def _truncated_normal(seeds: Seeds, stream: str, shape: Sequence[int], index: In
     return made
 
 
+def _uniform_between(
+    seeds: Seeds, stream: str, shape: Sequence[int], index: Index, low: ArrayLike, high: ArrayLike
+) -> Array:
+    first, last = _column(low, shape), _column(high, shape)
+    made: Array = first + (last - first) * noise.uniforms(seeds, stream, shape, index).astype(np.float64)
+    return made
+
+
 def _integers(seeds: Seeds, stream: str, shape: Sequence[int], index: Index, high: ArrayLike) -> Array:
     """Integers 0..high-1, high up to 2^32: the upper half of word x high."""
     limit = _column(high, shape).astype(np.uint64)
@@ -182,6 +190,12 @@ DISTRIBUTIONS: Mapping[str, Distribution] = {
         ("bound",),
     ),
     "uniform": Distribution(_from_noise(noise.uniforms), _OPEN, bounds=_UNIT),
+    "uniform_between": Distribution(
+        _uniform_between,
+        f"{{low}} + ({{high}} - {{low}}) * {_OPEN}",
+        ("low", "high"),
+        bounds=lambda parameters: (parameters["low"], parameters["high"]),
+    ),
     "integers": Distribution(
         _integers,
         "torch.randint({high}, ({shape},), generator=generator)",

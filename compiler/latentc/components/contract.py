@@ -170,6 +170,20 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Rounds:
+    """Training in `count` rounds of equally many steps.
+
+    At the start of each but the first, network `teacher` takes the weights of network `student` (its moving average, if
+    there is one), the student goes on from the same weights, and optimisers and learning rates start again. Losses
+    with an input `round` i64[] are told the round, counted from 0.
+    """
+
+    count: int
+    teacher: str
+    student: str
+
+
+@dataclass(frozen=True)
 class OutputField:
     """An output of a program: its name, and the data field whose samples it holds; None: plain numbers."""
 

@@ -14,10 +14,22 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Closed, Component
-from latentc.components.contract import Capability, Method, Need, Network, Port, Program, Role, Update
+from latentc.components.contract import (
+    Capability,
+    Draw,
+    Method,
+    Need,
+    Network,
+    Port,
+    Program,
+    Role,
+    Rounds,
+    Update,
+)
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
 from latentc.ir.types import Named, TensorType, f32
 from latentc_runtime.sources import Condition as Requested
+from latentc_runtime.sources import Setting
 
 if TYPE_CHECKING:
     from latentc.components.processes.process import Parameterization
@@ -182,7 +194,7 @@ class Condition(Part):
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
         """What does not fit if it is the condition called `name`."""
         for given in self.inputs(name, spec):
-            if given.field not in spec.data.fields:
+            if isinstance(given, GivenInput) and given.field not in spec.data.fields:
                 known = ", ".join(spec.data.fields) or "none"
                 message = f"condition `{name}` comes from field `{given.field}`, which the data does not have"
                 yield Problem((), message, f"fields of the data: {known}; name one in `conditioning.{name}.field`")
@@ -205,8 +217,8 @@ class Condition(Part):
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
         """What stands for none in the place of each operand: of its type, or of one that broadcasts to it."""
 
-    def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
-        """What a loss reads from the data and a request supplies; by default the first operand."""
+    def inputs(self, name: str, spec: Spec) -> tuple[GivenInput | DrawnInput, ...]:
+        """What a loss reads from the data (or draws) and a request supplies; by default the first operand."""
         port = self.ports(name, spec)[0]
         return (GivenInput(port.name, port.type, self.field or operand_name(name), name),)
 
@@ -264,6 +276,16 @@ class GivenInput:
     field: str
     request: str
     part: Literal["value", "mask"] = "value"
+
+
+@dataclass(frozen=True)
+class DrawnInput:
+    """An input of losses and programs that training draws at random, as `draw`, and that a request sets: `setting`."""
+
+    name: str
+    type: TensorType
+    draw: Draw
+    setting: Setting
 
 
 @dataclass(frozen=True)
@@ -354,6 +376,10 @@ class Backbone(Part):
         None, description="names of the conditions it is told; null: all that it has a place for"
     )
 
+    copy_of: str | None = Field(
+        None,
+        description="network whose weights training starts from; null: none. Weights it lacks are initialised as usual",
+    )
     pretrained: str | None = Field(
         None, description="weights file (.safetensors) that training starts from; null: initialised at random"
     )
@@ -439,6 +465,8 @@ class Objective(Part):
     """What is learned, and by which losses."""
 
     DENOISES: ClassVar[bool] = False  # whether it has a parameterization
+    DISTILS: ClassVar[bool] = False
+    """Whether networks learn from a teacher. Conditions are never dropped; the guidance scale may be one of them."""
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         """The networks it trains or reads, and what they must be able to do."""
@@ -457,6 +485,11 @@ class Objective(Part):
     def out_channels(self, channels: int) -> int:
         """Channels a network returns for data of `channels`."""
         return channels
+
+    @property
+    def in_rounds(self) -> Rounds | None:
+        """The rounds in which it trains; None for one."""
+        return None
 
     @abstractmethod
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from latentc.components.contract import Draw, Method, Network
-from latentc.components.parts import Condition
+from latentc.components.parts import Condition, DrawnInput, GivenInput
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
-from latentc_runtime.sources import ConditionSource, Source
+from latentc_runtime.sources import ConditionSource, SettingSource, Source
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -45,7 +45,8 @@ class Conditions:
     @property
     def fields(self) -> tuple[str, ...]:
         """The data fields that training reads for them."""
-        return tuple(dict.fromkeys(given.field for n, c in self.items() for given in c.inputs(n, self.spec)))
+        inputs = (given for n, c in self.items() for given in c.inputs(n, self.spec))
+        return tuple(dict.fromkeys(given.field for given in inputs if isinstance(given, GivenInput)))
 
     def inputs(self, b: Builder, by_field: bool = False) -> dict[str, Var]:
         """Adds the inputs that data or a request supplies to a function, and returns them by name.
@@ -56,7 +57,7 @@ class Conditions:
         made: dict[str, Var] = {}
         for name, condition in self.items():
             for given in condition.inputs(name, self.spec):
-                key = given.field if by_field else given.name
+                key = given.field if by_field and isinstance(given, GivenInput) else given.name
                 if key not in made:
                     made[key] = b.input(key, given.type)
                 found[given.name] = made[key]
@@ -70,6 +71,11 @@ class Conditions:
             made = condition.operands(b, name, given, self.networks)
             found |= {port.name: x for port, x in zip(condition.ports(name, self.spec), made, strict=True)}
         return found
+
+    def drawn(self) -> tuple[Draw, ...]:
+        """What training draws for them instead of reading data."""
+        inputs = (given for n, c in self.items() for given in c.inputs(n, self.spec))
+        return tuple(given.draw for given in inputs if isinstance(given, DrawnInput))
 
     def draws(self) -> tuple[Draw, ...]:
         """The uniform number per sample that decides whether a condition is dropped, one for each that may be."""
@@ -110,6 +116,8 @@ class Conditions:
         """Where a program's inputs come from."""
         return {
             given.name: ConditionSource(given.request, given.part)
+            if isinstance(given, GivenInput)
+            else SettingSource(given.setting.name)
             for n, c in self.items()
             for given in c.inputs(n, self.spec)
         }

@@ -18,6 +18,8 @@ class Average(Like):
     kind: Literal["average"]  # type: ignore[assignment]
     decay: float = Field(0.999, ge=0, lt=1, description="share of the old average that stays, per step")
     frozen: Literal[True] = Field(True, description="no optimiser moves it")  # type: ignore[assignment]
+    conditions: None = Field(None, description="it is told what the other network is told")
+    copy_of: None = Field(None, description="it starts as a copy of the other network")
     pretrained: None = Field(None, description="it starts as a copy of the other network")
 
     @property

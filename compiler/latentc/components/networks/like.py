@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.contract import Capability, Network
-from latentc.components.parts import Backbone, Problem
+from latentc.components.parts import Backbone, Condition, Problem
 from latentc.ir.builder import ModuleBuilder
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ class Like(Backbone):
 
     kind: Literal["like"]
     network: str = Field("main", description="the network it is like")
+    conditions: tuple[str, ...] | None = Field(
+        None, description="names of the conditions it is told; null: those that the other network is told"
+    )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset()
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "like"}
 
@@ -38,7 +41,17 @@ class Like(Backbone):
             what = "is like another itself" if self.network in spec.networks else "does not exist"
             yield Problem(("network",), f"network `{self.network}` {what}", f"name one of {', '.join(others)}")
 
-    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        elif self.conditions is not None:
+            yield from self._built(spec).problems_of_conditions(spec)
+
+    def _built(self, spec: Spec) -> Backbone:
+        """The other network, told the conditions of this one."""
         original = self.original(spec)
         assert original is not None  # `problems` has looked
-        return original.build(mb, name, spec, out_channels)
+        return original if self.conditions is None else original.model_copy(update={"conditions": self.conditions})
+
+    def told(self, spec: Spec) -> dict[str, Condition]:
+        return {} if self.original(spec) is None else self._built(spec).told(spec)
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        return self._built(spec).build(mb, name, spec, out_channels)

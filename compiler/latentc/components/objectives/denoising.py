@@ -6,6 +6,7 @@ Symbols: B batch; x0 the data, x_t the state at time t.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from latentc.components.contract import Draw, Need, Network, Update
@@ -21,6 +22,37 @@ from latentc.ir.types import B
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
+
+
+@dataclass(frozen=True)
+class Noised:
+    """Data x0 noised to drawn times t: the state x_t, and what the network is given of both (`scaled`, `told`)."""
+
+    draws: tuple[Draw, ...]
+    noise: Var
+    t: Var
+    point: Point
+    x_t: Var
+    scaled: Var
+    told: Var
+
+
+def noised(b: Builder, target: Parameterization, x0: Var, derivatives: bool = False) -> Noised:
+    """Adds the draws of a training time and a noise as inputs. `derivatives`: of the process, at its point."""
+    process, draw = target.process, target.process.draw()
+    drawn = b.input(draw.name, i64(B) if draw.distribution == "integers" else f32(B))
+    noise = b.input("noise", x0.type)
+    m = Symbolic(b, x0.type.rank)
+    t = process.training_time(m, drawn, target.predicts)
+    at = process.at(m, t)
+    alpha, sigma = process.alpha(m, at), process.sigma(m, at)
+    d_alpha, d_sigma = process.derivatives(m, at) if derivatives else (None, None)
+    own = process.preconditioned(m, at) if target.predicts == "preconditioned" else None
+    x_t = weighted_sum(b, "x_t", (alpha, x0), (sigma, noise))
+    scaled = weighted_sum(b, "scaled", (process.input_scale(m, at), x_t))
+    draws = (draw, Draw("noise", "normal"))
+    point = Point(alpha, sigma, d_alpha, d_sigma, own)
+    return Noised(draws, noise, t, point, x_t, scaled, process.network_time(m, t))
 
 
 class DenoisingObjective(Objective):
@@ -47,31 +79,17 @@ class DenoisingObjective(Objective):
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, target, conditions = networks["main"], self.parameterization(), Conditions(spec, networks)
-        process = target.process
-        draw = process.draw()
         b = mb.function("loss.terms")
         x0 = b.input("x", network.methods["forward"].input("state").type)
         given = conditions.inputs(b, by_field=True)
-        drawn = b.input(draw.name, i64(B) if draw.distribution == "integers" else f32(B))
-        noise = b.input("noise", x0.type)
-        m = Symbolic(b, x0.type.rank)
-        t = process.training_time(m, drawn, target.predicts)
-        at = process.at(m, t)
-        alpha, sigma = process.alpha(m, at), process.sigma(m, at)
-        needs_path = target.predicts == "flow_velocity" or self.weighs(target)
-        d_alpha, d_sigma = process.derivatives(m, at) if needs_path else (None, None)
-        own = process.preconditioned(m, at) if target.predicts == "preconditioned" else None
-        point = Point(alpha, sigma, d_alpha, d_sigma, own)
-        x_t = weighted_sum(b, "x_t", (alpha, x0), (sigma, noise))
+        at = noised(b, target, x0, derivatives=target.predicts == "flow_velocity" or self.weighs(target))
         told = conditions.dropped(b, conditions.operands(b, given))
-        scaled = weighted_sum(b, "scaled", (process.input_scale(m, at), x_t))
-        time = process.network_time(m, t)
-        out = call(b, network, "forward", told, state=scaled, time=time, out="prediction")
-        terms = self.terms(b, target, point, x0, x_t, noise, out, t)
+        out = call(b, network, "forward", told, state=at.scaled, time=at.told, out="prediction")
+        terms = self.terms(b, target, at.point, x0, at.x_t, at.noise, out, at.t)
         names = ("loss", "mse", "vb")[: len(terms)]
         b.output(*terms)
         b.finish(self.says())
-        draws = (draw, Draw("noise", "normal"), *conditions.draws())
+        draws = (*at.draws, *conditions.drawn(), *conditions.draws())
         return publish(mb, names, ("x", *conditions.fields), draws, self.trained(spec))
 
     def says(self) -> str:
@@ -109,4 +127,4 @@ class DenoisingObjective(Objective):
         return b.op("sub", out, weighted_sum(b, "target", (u, x0), (w, noise)), out="error")  # type: ignore[no-any-return]
 
 
-__all__ = ["DenoisingObjective"]
+__all__ = ["DenoisingObjective", "Noised", "noised"]

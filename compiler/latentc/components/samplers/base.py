@@ -185,7 +185,10 @@ def _misplaced(timesteps: tuple[float, ...], process: Process, end: float) -> It
 
 
 def guidance_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
-    if not any(condition.nullable for condition in spec.conditions.values()):
+    if isinstance(spec.objective, Objective) and spec.objective.DISTILS:
+        message = f"`{spec.objective.kind}` trains a network that is never without its conditions"
+        yield Problem(("guidance",), message, "set `sampler.guidance: null`: the network has learned guidance")
+    elif not any(condition.nullable for condition in spec.conditions.values()):
         name = next(iter(spec.conditions), "class")
         message = f"guidance needs a network trained without its condition now and then, but `{name}` is never dropped"
         help_text = f"set `conditioning.{name}.dropout` to 0.1, or leave `guidance` out"

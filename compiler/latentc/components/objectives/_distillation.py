@@ -1,0 +1,53 @@
+"""What objectives that learn from a teacher share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from latentc.components import OneOfThese
+from latentc.components.contract import Need
+from latentc.components.objectives.denoising import DenoisingObjective
+from latentc.components.objectives.diffusion import Diffusion
+from latentc.components.objectives.flow import Flow
+from latentc.components.parts import Backbone, Objective, Problem
+from latentc.components.processes.process import Parameterization
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+TEACHER = "teacher"
+"""Name of the network that `main` learns from."""
+
+
+class Distillation(Objective):
+    """Teaches `main` what the frozen network `teacher` predicts, in the parameterization of the teacher's objective."""
+
+    base: Annotated[DenoisingObjective, OneOfThese("objectives", classes=(Diffusion, Flow))] = Field(
+        Diffusion(kind="diffusion"), description="the objective that the teacher was trained with, diffusion or flow"
+    )
+    DENOISES: ClassVar[bool] = True
+    DISTILS: ClassVar[bool] = True
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return Need("main", "denoise"), Need(TEACHER, "denoise")
+
+    def parameterization(self) -> Parameterization:
+        return self.base.parameterization()
+
+    def out_channels(self, channels: int) -> int:
+        return self.base.out_channels(channels)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        teacher = spec.networks.get(TEACHER)
+        if isinstance(teacher, Backbone) and (teacher.pretrained is None or teacher.trainable):
+            message = f"network `{TEACHER}` has no weights to teach: its `pretrained` names no file"
+            if teacher.pretrained is not None:
+                message = f"network `{TEACHER}` is not frozen"
+            mend = f"train the teacher, then name its file in `networks.{TEACHER}.pretrained`; `frozen` is then true"
+            yield Problem((), message, mend)
+
+
+__all__ = ["TEACHER", "Distillation"]

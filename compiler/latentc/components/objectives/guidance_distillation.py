@@ -1,0 +1,93 @@
+"""Guidance distillation: one evaluation of the student predicts what two of the teacher do under guidance.
+
+Symbols: B batch, C channels; x_t the data noised to time t, w the guidance scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.conditions.guidance_scale import GuidanceScale
+from latentc.components.contract import Network, Update
+from latentc.components.kit import Conditions, call, per_sample_mean
+from latentc.components.objectives._common import publish
+from latentc.components.objectives._distillation import TEACHER, Distillation
+from latentc.components.objectives.denoising import noised
+from latentc.components.parts import Problem
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class GuidanceDistillation(Distillation):
+    """The first stage of Meng et al. 2023 (arXiv:2210.03142): the student matches the teacher's guided prediction.
+
+    The target is u + w (c - u), c with the conditions and u without. The student is told w by a condition of kind
+    `guidance_scale`, drawn anew for every sample, or learns one fixed `scale`.
+    """
+
+    kind: Literal["guidance_distillation"]
+    scale: float | None = Field(
+        None, ge=0, description="fixed guidance scale; null: the one that the condition `guidance_scale` tells"
+    )
+    channels: int | None = Field(
+        None, gt=0, description="guides only the first so many channels (3 in the DiT paper's code); null: all"
+    )
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "guidance_distillation", "scale": 2.0}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        told = self._told(spec)
+        if (told is None) == (self.scale is None):
+            what = "the guidance scale is neither fixed nor a condition"
+            if told is not None:
+                what = f"`scale` is fixed, and condition `{told}` tells another"
+            mend = "set `objective.scale`, or add `conditioning.guidance: {kind: guidance_scale}`"
+            yield Problem(("scale",), what, mend if told is None else "keep one of the two")
+        if not any(condition.nullable for condition in spec.conditions.values()):
+            message = (
+                "guidance needs a teacher that was trained without its condition now and then, and none is dropped"
+            )
+            yield Problem((), message, "set the `dropout` of a condition to what the teacher was trained with")
+        if self.channels is not None and spec.data.shape is not None and self.channels > spec.data.shape[0]:
+            message = f"{self.channels} channels are guided, of data that has {spec.data.shape[0]}"
+            yield Problem(("channels",), message)
+
+    def _told(self, spec: Spec) -> str | None:
+        """The name of the condition that tells the scale."""
+        return next((name for name, c in spec.conditions.items() if isinstance(c, GuidanceScale)), None)
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        student, conditions = networks["main"], Conditions(spec, networks)
+        b = mb.function("loss.terms")
+        x0 = b.input("x", student.methods["forward"].input("state").type)
+        told = conditions.operands(b, conditions.inputs(b, by_field=True))
+        at = noised(b, self.parameterization(), x0)
+        name = self._told(spec)
+        scale: Var | float = self.scale if name is None or self.scale is not None else told[name]
+        target = b.stop_gradient(self._guided(b, networks[TEACHER], conditions, told, at.scaled, at.told, scale))
+        out = call(b, student, "forward", told, state=at.scaled, time=at.told, out="prediction")
+        error = b.op("sub", out, target, out="error")
+        b.output(per_sample_mean(b, error * error, out="loss"))
+        b.finish("The squared difference from the teacher's guided prediction, one value per sample.")
+        draws = (*at.draws, *conditions.drawn())
+        return publish(mb, ("loss",), ("x", *conditions.fields), draws, self.trained(spec))
+
+    def _guided(
+        self, b: Builder, teacher: Network, conditions: Conditions, told: Mapping[str, Var], x: Var, time: Var, w: Any
+    ) -> Var:
+        """The teacher's guided output; a variance beside the prediction is that under the conditions."""
+        given = call(b, teacher, "forward", told, state=x, time=time, out="given")
+        without = call(b, teacher, "forward", conditions.null(b, told), state=x, time=time, out="without")
+        column = b.reshape(w, shape=(w.shape[0], *[1] * (x.type.rank - 1)), out="w") if isinstance(w, Var) else w
+        count, guided = int(given.shape[1]), self.channels or int(x.shape[1])  # type: ignore[call-overload]
+        rest: tuple[Var, ...] = ()
+        if guided != count:
+            given, *rest_ = b.split(given, axis=1, sizes=(guided, count - guided), out="given rest")
+            without, rest = b.slice(without, axis=1, start=0, stop=guided, out="without"), tuple(rest_)
+        made = b.op("add", without, column * (given - without), out="guided")
+        return b.concat(made, *rest, axis=1, out="guided") if rest else made  # type: ignore[no-any-return]
