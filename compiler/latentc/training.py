@@ -58,11 +58,30 @@ def run_training(project: Path, arguments: Sequence[str], processes: int = 1) ->
         raise DiagnosticError(Diagnostic("E0705", f"{project / 'train.py'} {how}", help=mend))
 
 
+def check_pretrained(spec: Spec, project: Path, arguments: Sequence[str]) -> None:
+    """DiagnosticError E0401 for weights that networks start from, if the file is neither here nor in the project."""
+    for name, path in _pretrained(spec):
+        named = any(argument.partition("=")[0] == f"--roles.{name}.pretrained" for argument in arguments)
+        if not named and not Path(path).is_file() and not (project / path).is_file():
+            message = f"network `{name}` starts from the weights in {path}, and there is no such file"
+            mend = f"train or convert them first, or name another file: --set networks.{name}.pretrained=FILE"
+            place = spec.span("networks", name, "pretrained")
+            raise DiagnosticError(Diagnostic("E0401", message, place, help=mend))
+
+
+def _pretrained(spec: Spec) -> list[tuple[str, str]]:
+    """(network, file) of the networks that start from weights in a file."""
+    networks = [(name, getattr(network, "pretrained", None)) for name, network in spec.networks.items()]
+    return [(name, path) for name, path in networks if path is not None]
+
+
 def paths_from_here(spec: Spec, project: Path) -> list[str]:
-    """Flags of train.py for the spec's data that lie relative to the current folder, not to the project's."""
+    """Flags of train.py for data and weights that lie relative to the current folder, not to the project's."""
     flags = []
-    for flag, part in (("--data.path", spec.data), ("--data.first_stage.path", spec.data.first_stage)):
-        path = getattr(part, "path", None)
+    stage = spec.data.first_stage
+    paths = {"--data.path": getattr(spec.data, "path", None), "--data.first_stage.path": getattr(stage, "path", None)}
+    paths |= {f"--roles.{name}.pretrained": path for name, path in _pretrained(spec)}
+    for flag, path in paths.items():
         if path is not None and not (project / path).exists() and Path(path).exists():
             flags += [flag, str(Path(path).resolve())]
     return flags

@@ -36,6 +36,7 @@ from media import FORMATS
 from model import NETWORKS
 from objective import UPDATES, Update
 from optimizers import climb, make_optimizer
+from rounds import Round, rate, round_of, start_round
 from sample import SAMPLED, draw, preview_given, save
 
 
@@ -92,26 +93,17 @@ def settings_of(network: str, train: dict[str, Any]) -> dict[str, Any]:
     return train.get("optimizers", {}).get(network, train["optimizer"])
 
 
-def schedule(train: dict[str, Any], step: int) -> float:
-    """The share of the learning rate at a step: a linear warm-up, then constant, cosine or linear."""
-    course = train["schedule"]
-    warmup, final = course["warmup"], course["final"]
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, train["steps"] - warmup)
-    match course["kind"]:
-        case "cosine":
-            return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
-        case "linear":
-            return 1 - (1 - final) * progress
-    return 1.0
-
-
-def start(networks: dict[str, nn.Module], roles: dict[str, Any]) -> None:
-    """Gives networks the weights they start from: a file's, or those of the network they average."""
+def start(networks: dict[str, nn.Module], roles: dict[str, Any], resumed: bool) -> None:
+    """Gives networks the weights they start from: a file's, or those of the network they copy or average."""
     for name, role in roles.items():
-        if file := role.get("pretrained"):
+        if (file := role.get("pretrained")) and not resumed:
             load_weights(networks[name], name, Path(file))
+    for name, role in roles.items():
+        if source := role.get("copy_of"):
+            try:  # what the source lacks stays as it was initialised
+                networks[name].load_state_dict(networks[source].state_dict(), strict=False)
+            except RuntimeError as error:
+                raise SystemExit(f"roles.{name}.copy_of: {source} does not fit: {error}") from None
     for name, role in roles.items():
         if source := role.get("average_of"):
             networks[name].load_state_dict(networks[source].state_dict())
@@ -126,8 +118,11 @@ def methods_of(module: nn.Module) -> list[str]:
     return [name for name in own if name not in ("forward", "reset_parameters")]
 
 
-def shard(network: nn.Module, run: Run) -> None:
-    """FSDP2: each block of a module list, then the rest, is gathered only while it works."""
+def shard(network: nn.Module, run: Run, trained: bool) -> None:
+    """FSDP2: each block of a module list, then the rest, is gathered only while it works.
+
+    After a forward pass the rest stays gathered for the backward pass, if the network is trained.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
@@ -136,7 +131,7 @@ def shard(network: nn.Module, run: Run) -> None:
     blocks = [b for blocks in lists for b in blocks if not isinstance(b, nn.ModuleList | nn.ModuleDict)]
     for module in [*blocks, network]:
         methods = methods_of(module)  # before sharding, which gives the module another class
-        fully_shard(module, mesh=mesh)
+        fully_shard(module, mesh=mesh, reshard_after_forward=None if trained else True)
         for name in methods:
             register_fsdp_forward_method(module, name)
 
@@ -191,9 +186,10 @@ def train_step(
     train: dict[str, Any],
     step: int,
     turn: int,
+    of_round: Round,
     run: Run,
 ) -> list[Tensor]:
-    """One optimiser step, the `turn`-th of step `step`.
+    """One optimiser step, the `turn`-th of step `step`, of round `of_round`.
 
     Returns the metrics (over this process's samples) and the norm of the gradient. Gradients are for the
     trained networks alone: only their processes wait for each other, the others are called as they are.
@@ -204,7 +200,7 @@ def train_step(
     groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
     weights = [p for group in groups for p in group["params"]]
     radii = {n: radius for n in update.trained if (radius := settings_of(n, train)["sam"])}
-    totals = gradients(update, networks, wrapped, batch, train, step, turn, run)
+    totals = gradients(update, networks, wrapped, batch, train, step, turn, of_round, run)
     if any(radii.values()):  # the gradient where the loss is higher
         climbers = {
             n: [p for g in optimizers[n].param_groups for p in g["params"]] for n, r in radii.items() if r
@@ -212,13 +208,13 @@ def train_step(
         moves = {name: climb(parameters, radii[name]) for name, parameters in climbers.items()}
         for optimizer in optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        gradients(update, networks, wrapped, batch, train, step, turn, run)
+        gradients(update, networks, wrapped, batch, train, step, turn, of_round, run)
         with torch.no_grad():
             for name, parameters in climbers.items():
                 torch._foreach_sub_(parameters, moves[name])
     norm = nn.utils.clip_grad_norm_(weights, train["clip"] or math.inf)
     for group in groups:
-        group["lr"] = group["base_lr"] * schedule(train, step)
+        group["lr"] = group["base_lr"] * rate(train["schedule"], of_round, step)
     for optimizer in optimizers.values():
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -233,6 +229,7 @@ def gradients(
     train: dict[str, Any],
     step: int,
     turn: int,
+    of_round: Round,
     run: Run,
 ) -> list[Tensor]:
     """Adds the gradients of one update's loss to its trained weights; returns the metrics."""
@@ -245,6 +242,8 @@ def gradients(
         piece = {k: v for k, v in sliced(batch, part, parts).items() if k in update.batch}
         key = (train["seed"], 4, step * len(UPDATES) + turn, run.rank, part)
         inputs = {**piece, **update.draws(size, generator(*key))}
+        if update.told_round:
+            inputs["round"] = torch.tensor(of_round.number)
         inputs = {k: v.to(run.device, non_blocking=True) for k, v in inputs.items()}
         last = part == parts - 1
         if run.parallel == "fsdp":
@@ -304,6 +303,9 @@ def check(config: dict[str, Any], run: Run) -> None:
     if train["batch_size"] % share:
         size = train["batch_size"]
         raise SystemExit(f"batch_size: {size} does not divide by processes x accumulate = {share}")
+    rounds = config.get("rounds", {}).get("count", 1)
+    if train["steps"] < rounds:
+        raise SystemExit(f"steps: {train['steps']} is less than one for each of {rounds} rounds")
 
 
 def main() -> None:
@@ -324,15 +326,15 @@ def main() -> None:
 
     torch.manual_seed(train["seed"])
     networks = {name: build(**config["model"][name]).to(run.device) for name, build in NETWORKS.items()}
-    roles = config.get("roles", {})
-    start(networks, roles)
+    roles, rounds = config.get("roles", {}), config.get("rounds")
+    start(networks, roles, bool(found))
     averages = {}
     if train["ema"]:
         averages = {n: copy.deepcopy(networks[n]).requires_grad_(False).eval() for n in SAMPLED}
-    if run.parallel == "fsdp":
-        for network in [*networks.values(), *averages.values()]:
-            shard(network, run)
     trained = list(dict.fromkeys(name for update in UPDATES for name in update.trained))
+    if run.parallel == "fsdp":
+        for name, network in [*networks.items(), *averages.items()]:
+            shard(network, run, network is networks[name] and name in trained)
     optimizers = {name: make_optimizer(networks[name], settings_of(name, train)) for name in trained}
     wrapped = {name: wrap(networks[name], run, train["compile"]) for name in trained}
     # From here on, processes draw different numbers (dropout).
@@ -358,11 +360,18 @@ def main() -> None:
     bar = tqdm(total=train["steps"], initial=step, desc="training", unit="step", disable=hidden)
     since, logged, saved = time.perf_counter(), step, step if found else -1
     while step < train["steps"]:
+        of_round = round_of(step, train["steps"], rounds)
+        if step == of_round.first > 0:
+            start_round(rounds, networks, averages, optimizers)
+            if run.main:
+                tqdm.write(f"round {of_round.number + 1} of {rounds['count']}")
         metrics = {}
         for turn, update in enumerate(UPDATES):
             batch = next(feed) if update.batch else {}
             batch = {name: batch[name] for name in update.batch}
-            metrics[update] = train_step(update, networks, wrapped, optimizers, batch, train, step, turn, run)
+            metrics[update] = train_step(
+                update, networks, wrapped, optimizers, batch, train, step, turn, of_round, run
+            )
         if averages:
             update_averages(averages, networks, train["ema"])
         for name, role in roles.items():

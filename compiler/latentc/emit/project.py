@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from latentc.components.contract import Lowered, Program, Update
+from latentc.components.parts import Objective
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.emit.classes import Classes
 from latentc.emit.data import data_files, shared_source
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 MARK = ".latentc-project"  # says that a folder is ours to overwrite
-_COPIED = ("train.py", "optimizers.py", "checkpoint.py", "config.py", "data.py", "sample.py", "ruff.toml")
+_COPIED = ("train.py", "rounds.py", "optimizers.py", "checkpoint.py", "config.py", "data.py", "sample.py", "ruff.toml")
 SHARED = ("noise", "distributions", "sources", "conditions")
 """Modules of the runtime that a project has copies of: they make a sampler's inputs."""
 
@@ -121,17 +122,19 @@ def config_of(spec: Spec) -> dict[str, Any]:
     if not train["optimizers"]:
         del train["optimizers"]
     roles = {name: role for name, network in spec.networks.items() if (role := _role(network))}
+    rounds = spec.objective.in_rounds if isinstance(spec.objective, Objective) else None
     return {
         "name": spec.name,
         "train": {"out": "runs/train", "resume": False, "deterministic": False, **train},
         **({"roles": roles} if roles else {}),
+        **({"rounds": asdict(rounds)} if rounds else {}),
         "data": spec.data.settings(),
     }
 
 
 def _role(network: Any) -> dict[str, Any]:
     """How a network takes part in training, if not as one that starts at random and is trained."""
-    role = {"pretrained": network.pretrained} if network.pretrained else {}
+    role = {key: value for key in ("copy_of", "pretrained") if (value := getattr(network, key))}
     if (source := network.average_of) is not None:
         return {**role, "average_of": source, "decay": network.decay}
     return role if network.trainable else {**role, "frozen": True}
@@ -171,7 +174,7 @@ class Update:
     """One optimiser step: minimises `loss` of `networks` over the weights of those in `trained`.
 
     The loss takes the arrays `batch` of the data and what `draws(size, generator)` gives; it returns what
-    is minimised, then more to log; `metrics` names them all.
+    is minimised, then more to log; `metrics` names them all. With `told_round` it takes the round, too.
     """
 
     loss: Callable[..., Tensor | tuple[Tensor, ...]]
@@ -180,6 +183,7 @@ class Update:
     batch: tuple[str, ...]
     draws: Callable[[int, torch.Generator], dict[str, Tensor]]
     metrics: tuple[str, ...]
+    told_round: bool = False
 '''.strip("\n")
 
 
@@ -196,7 +200,10 @@ def objective_source(lowered: Lowered, functions: Functions) -> str:
         loss = functions.add(entry, f"{prefix}loss")
         parts.append(_draws(update, lowered.module.functions[entry], f"{prefix}draws"))
         words = [loss, *(literal(v).code for v in (tuple(functions.networks(entry)), update.networks, update.batch))]
-        made = call("Update", [*words, f"{prefix}draws", literal(_metrics(update))]).code
+        words += [f"{prefix}draws", literal(_metrics(update)).code]
+        if any(v.name == "round" for v in lowered.module.functions[entry].inputs):
+            words.append("told_round=True")
+        made = call("Update", words).code
         if update.name:
             listing += layout("", f"{update.name.upper()} = {made}")
         steps += [update.name.upper() or made] * update.repeats

@@ -254,6 +254,23 @@ def networks_are_used(spec: Spec) -> Iterator[Problem]:
             yield Problem("E0306", ("objective",), message, labels=labels, help=mend)
 
 
+def copies_are_of_networks(spec: Spec) -> Iterator[Problem]:
+    """A network that starts as a copy names another network, and no file."""
+    for name, network in spec.networks.items():
+        source = network.copy_of if isinstance(network, Backbone) else None
+        if source is None:
+            continue
+        path: PathKey = ("networks", name, "copy_of")
+        others = [other for other in spec.networks if other != name]
+        if source not in others:
+            what = "is this network itself" if source == name else "does not exist"
+            yield Problem(
+                "E0305", path, f"network `{source}` {what}", help=f"name one of {', '.join(others) or 'none'}"
+            )
+        elif getattr(network, "pretrained", None) is not None:
+            yield Problem("E0305", path, "`pretrained` already says what it starts from", help="keep one of the two")
+
+
 def optimizers_of_networks(spec: Spec) -> Iterator[Problem]:
     """An optimiser of its own is for a network that is trained."""
     named = spec.objective.trained(spec) if isinstance(spec.objective, Objective) else ("main",)
@@ -412,6 +429,7 @@ RULES: tuple[Rule, ...] = (
     conditions_are_in_place,
     needs_are_met,
     networks_are_used,
+    copies_are_of_networks,
     optimizers_of_networks,
     components_fit,
     stitched_network_is_another,

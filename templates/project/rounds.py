@@ -1,0 +1,59 @@
+"""Rounds: equal parts of training, each with its own course of the learning rate.
+
+In a project with `rounds` in config.yaml the student of one round is the teacher of the next.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Round:
+    """A part of training: its number, its first step, and the first step after it."""
+
+    number: int
+    first: int
+    end: int
+
+
+def round_of(step: int, steps: int, rounds: dict[str, Any] | None) -> Round:
+    """The round of a step of `steps`; without `rounds` there is one."""
+    count = rounds["count"] if rounds else 1
+    number = step * count // steps
+    return Round(number, -(-number * steps // count), -(-(number + 1) * steps // count))
+
+
+def rate(course: dict[str, Any], of_round: Round, step: int) -> float:
+    """The share of the learning rate at a step: a linear warm-up, then constant, cosine or linear."""
+    warmup, final, at = course["warmup"], course["final"], step - of_round.first
+    if at < warmup:
+        return (at + 1) / warmup
+    progress = (at - warmup) / max(1, of_round.end - of_round.first - warmup)
+    match course["kind"]:
+        case "cosine":
+            return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+        case "linear":
+            return 1 - (1 - final) * progress
+    return 1.0
+
+
+@torch.no_grad()
+def start_round(
+    rounds: dict[str, Any],
+    networks: dict[str, nn.Module],
+    averages: dict[str, nn.Module],
+    optimizers: dict[str, torch.optim.Optimizer],
+) -> None:
+    """Makes the student of the round before, or its average, the teacher; the student goes on from there."""
+    student, teacher = networks[rounds["student"]], networks[rounds["teacher"]]
+    learned = averages.get(rounds["student"], student)
+    for network in (teacher, student):
+        for tensors in (nn.Module.parameters, nn.Module.buffers):
+            for kept, new in zip(tensors(network), tensors(learned), strict=True):
+                kept.copy_(new)
+    for optimizer in optimizers.values():
+        optimizer.state.clear()

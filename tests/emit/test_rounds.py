@@ -1,0 +1,102 @@
+"""Training in rounds: who teaches whom, and that a run killed at or between rounds ends in the same bits."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_train import SHORT, TINY, refused, run, same, torchrun
+
+from latentc.emit import project_from_lowered
+from latentc.lower import lower
+from latentc.spec import load_spec
+
+pytestmark = pytest.mark.slow
+
+TEACHER = ["--roles.teacher.pretrained", "teacher.safetensors"]
+FLAGS = [*SHORT, *TEACHER, "--steps", "9", "--checkpoint_every", "3", "--schedule.warmup", "1"]
+OVERRIDES = [text.replace("backbone", "networks.main") for text in TINY["digits_dit"]]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three rounds of three steps, with a checkpoint at the end of each, taught by a guided student."""
+    folder = tmp_path_factory.mktemp("rounds")
+    for name, more in (("digits_guided", []), ("digits_distilled", ["objective.rounds=[8, 4, 2]", "sampler.steps=2"])):
+        spec = load_spec(name, overrides=[*OVERRIDES, *more])
+        project_from_lowered(lower(spec), spec, folder / name)
+    plain = load_spec("digits_dit", overrides=TINY["digits_dit"])
+    project_from_lowered(lower(plain), plain, folder / "digits_dit")
+    run(folder / "digits_dit", "train.py", *SHORT, "--steps", "4")
+    weights = "runs/train/weights.safetensors"
+    shutil.copy(folder / "digits_dit" / weights, folder / "digits_guided" / "teacher.safetensors")
+    run(folder / "digits_guided", "train.py", *SHORT, *TEACHER, "--steps", "4", "--parallel", "none")
+    shutil.copy(folder / "digits_guided" / weights, folder / "digits_distilled" / "teacher.safetensors")
+    said = run(folder / "digits_distilled", "train.py", *FLAGS)
+    assert "round 2 of 3" in said and "round 3 of 3" in said
+    return folder / "digits_distilled"
+
+
+def checkpoint(folder: Path, step: int) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(folder / f"checkpoints/step-{step:08d}.pt", weights_only=True)
+    return found
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_the_averaged_student_is_the_next_teacher(project: Path) -> None:
+    made = {step: checkpoint(project / "runs/train", step) for step in (3, 6, 9)}
+    assert equal(made[3]["networks"]["teacher"], load_file(project / "teacher.safetensors"))
+    assert equal(made[6]["networks"]["teacher"], made[3]["averages"]["main"])
+    assert equal(made[9]["networks"]["teacher"], made[6]["averages"]["main"])
+    assert not equal(made[9]["networks"]["teacher"], made[9]["averages"]["main"])
+    # Optimisers begin anew: three steps each.
+    assert {int(state["step"]) for c in made.values() for state in c["optimizers"][0]["state"].values()} == {3}
+
+
+def test_the_student_of_guidance_starts_as_its_teacher(project: Path) -> None:
+    folder = project.parent / "digits_guided"
+    run(folder, "train.py", *SHORT, *TEACHER, "--steps", "1", "--out", "runs/still", "--optimizer.lr", "0.0")
+    teacher, student = (load_file(folder / name) for name in ("teacher.safetensors", "runs/still/weights.safetensors"))
+    assert equal(teacher, {key: student[key] for key in teacher})
+    assert {key.split(".")[0] for key in student.keys() - teacher.keys()} == {"guidance_embedder"}
+
+
+@pytest.mark.parametrize("last", [3, 6])
+def test_a_run_resumed_between_rounds_is_bit_equal(project: Path, last: int) -> None:
+    out = project / f"runs/from{last}"
+    shutil.copytree(project / "runs/train", out)
+    flags = [
+        flag.replace("teacher.safetensors", "gone.safetensors") for flag in FLAGS
+    ]  # the checkpoint has the teacher
+    for name in [f"checkpoints/step-{s:08d}.pt" for s in (3, 6, 9) if s > last] + ["weights.safetensors"]:
+        (out / name).unlink()
+    assert "resumed" in run(project, "train.py", *flags, "--out", f"runs/from{last}", "--resume", "true")
+    same(project / "runs/train", out)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_teach_and_resume_bit_equal(project: Path, parallel: str) -> None:
+    out = project / f"runs/{parallel}"
+    flags = [*FLAGS, "--parallel", parallel, "--sample_every", "6"]
+    torchrun(project, *flags, "--out", f"runs/{parallel}")
+    made = {step: checkpoint(out, step) for step in (3, 6, 9)}
+    assert equal(made[3]["networks"]["teacher"], load_file(project / "teacher.safetensors"))
+    assert equal(made[6]["networks"]["teacher"], made[3]["averages"]["main"])
+    shutil.copytree(out, project / f"runs/{parallel}2")
+    for step in (6, 9):
+        (project / f"runs/{parallel}2/checkpoints/step-{step:08d}.pt").unlink()
+    torchrun(project, *flags, "--out", f"runs/{parallel}2", "--resume", "true")
+    same(out, project / f"runs/{parallel}2")
+
+
+def test_what_training_refuses(project: Path) -> None:
+    new = ["--out", "runs/refused"]
+    refused(project, "train.py", [*TEACHER, *new, "--steps", "2"], "2 is less than one for each of 3 rounds")
+    refused(project, "train.py", ["--roles.teacher.pretrained", "none", *new], "there is no file none")
