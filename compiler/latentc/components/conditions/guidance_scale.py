@@ -31,7 +31,7 @@ class GuidanceScale(Condition):
     default: float = Field(1.5, description="scale of a request that names none")
     frequencies: int = Field(256, gt=0, multiple_of=2, description="size of the sinusoidal embedding")
     field: None = Field(None, description="it is drawn, not read from the data")
-    dropout: Literal[0.0] = Field(0.0, description="it is always given")  # type: ignore[assignment]
+    dropout: float = Field(0.0, ge=0, le=0, description="it is always given")
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "guidance_scale"}
 

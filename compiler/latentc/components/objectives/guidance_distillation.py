@@ -68,7 +68,7 @@ class GuidanceDistillation(Distillation):
         told = conditions.operands(b, conditions.inputs(b, by_field=True))
         at = noised(b, self.parameterization(), x0)
         name = self._told(spec)
-        scale: Var | float = self.scale if name is None or self.scale is not None else told[name]
+        scale = self.scale if name is None else told[name]
         target = b.stop_gradient(self._guided(b, networks[TEACHER], conditions, told, at.scaled, at.told, scale))
         out = call(b, student, "forward", told, state=at.scaled, time=at.told, out="prediction")
         error = b.op("sub", out, target, out="error")
