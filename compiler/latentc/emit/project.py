@@ -28,6 +28,7 @@ from latentc.resources import folder as resource_folder
 from latentc.weights.safetensors import safetensors_from_arrays
 from latentc_runtime import sources as sources_module
 from latentc_runtime.distributions import DISTRIBUTIONS
+from latentc_runtime.media import FORMATS
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -144,6 +145,7 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
     methods = [net.functions[0] for net in lowered.networks.values()]
     weights = [p for method in methods for p in parameters(lowered.module, method).values() if p.kind == "weight"]
     data = config["data"]
+    medium = next((f.medium for name, f in spec.data.fields.items() if name in ("x", "tokens")), "array")
     return {
         "name": spec.name,
         "source": spec.source,
@@ -156,6 +158,7 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
         "classes": data["classes"],
         "given": [c.name for c in lowered.conditions if c.required and c.form != "label"],
         "out": config["train"]["out"],
+        "samples": f"samples{next(iter(FORMATS[medium]))}",
     }
 
 
