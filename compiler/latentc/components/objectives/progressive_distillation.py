@@ -135,7 +135,7 @@ class ProgressiveDistillation(Distillation):
         times, between = own.grid(target).times, finer.grid(target).times
         if len(between) != 2 * len(times) - 1 or not np.array_equal(between[::2], times):
             raise ValueError(
-                f"the times of {count} steps of `{sampler.kind}` are not every second of {2 * count} steps"
+                f"`{sampler.kind}` with {count} steps does not visit every second time of its {2 * count} steps"
             )
         (x, out), (x_half, out_half) = _affine(own.table(target)), _affine(finer.table(target))
         process, start = target.process, target.process.point(times[:-1])
