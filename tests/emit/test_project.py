@@ -168,7 +168,7 @@ def test_equal_sizes_keep_their_names() -> None:
         sizes = [f"networks.main.width={width}", f"networks.main.embedding={embedding}"]
         classes.append(model_source(lower(load_spec("biggan", None, sizes))).split("def build(")[0])
     assert len(set(classes)) == 1
-    assert "channels=16 * width, features=16 * width, condition=embedding + latent // 6" in classes[0]
+    assert "channels=16 * width, features=16 * width, condition=embedding + latent_dim // 6" in classes[0]
     assert "channels=embedding" not in classes[0]
 
 
