@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from pydantic import Field, model_validator
 
 from latentc.components import Component, OneOf, load
 from latentc.components.contract import Need, Network, Program
+from latentc.components.guidance.classifier import ClassifierGuidance, slope_of
 from latentc.components.kit import Conditions
 from latentc.components.parts import Guidance, Objective, Part, Problem, Sampler
 from latentc.components.processes.process import Parameterization, Process
@@ -45,6 +47,9 @@ class ArraySampler(Sampler):
         "the whole timesteps of a schedule); sets steps",
     )
     guidance: Guidance | None = Field(None, description="classifier-free guidance; null: the network as it is")
+    classifier: ClassifierGuidance | None = Field(
+        None, description="guidance by the gradient of a classifier, also beside the other; null: none"
+    )
 
     def model_post_init(self, context: Any) -> None:
         """Take the number of steps from a spacing that says it."""
@@ -63,7 +68,8 @@ class ArraySampler(Sampler):
         """
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "denoise"),)
+        judge = () if self.classifier is None else (Need(self.classifier.network, "classify"),)
+        return (Need("main", "denoise"), *judge)
 
     @model_validator(mode="before")
     @classmethod
@@ -135,6 +141,9 @@ class ArraySampler(Sampler):
                 yield Problem(("steps" if self.timesteps is None else "timesteps",), str(error))
         if self.guidance is not None:
             yield from guidance_problems(self.guidance, spec)
+        if self.classifier is not None:
+            for problem in self.classifier.problems(spec):
+                yield replace(problem, path=("classifier", *problem.path))
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.STEPS`; see `program.sample_program`.
@@ -149,6 +158,8 @@ class ArraySampler(Sampler):
         if guidance is not None:
             given["guided"] = guidance.acts
             given |= {"scale": guidance.scale, "channels": guidance.channels}
+        if self.classifier is not None:
+            given["classifier"] = (slope_of(mb, networks[self.classifier.network]), self.classifier.scale)
         if stitch is not None:
             early = networks[stitch.network]
             given["instead"] = lambda progress: early if progress < stitch.until else None

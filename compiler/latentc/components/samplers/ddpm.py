@@ -54,6 +54,7 @@ def ddpm(grid: Grid, predicts: Prediction, variance: Variance = "fixed_small", c
     noisy = np.ones(grid.steps)
     noisy[-1] = 0.0
     if variance == "learned_range":
+        columns.pop("d_guide", None)  # in the body: the gradient times the step's variance is added to the mean
         # The last posterior variance is 0: its logarithm is that of the step before (improved DDPM); no noise
         # is added there, so a single-step chain may take anything finite.
         floor = step.variance[-2] if grid.steps > 1 else step.added[-1]
@@ -62,7 +63,9 @@ def ddpm(grid: Grid, predicts: Prediction, variance: Variance = "fixed_small", c
         columns["log_center"] = (high + low) / 4  # halves of the log variance: of the log deviation
         columns["log_span"] = (high - low) / 4
         return Table("ddpm", LEARNED_VARIANCE, columns, clip=clip, prior=grid.prior)
-    columns["noise"] = noisy * np.sqrt(step.variance if variance == "fixed_small" else step.added)
+    spread = step.variance if variance == "fixed_small" else step.added
+    columns["noise"] = noisy * np.sqrt(spread)
+    columns["d_guide"] = spread / step.coef1  # the gradient times the variance is added to the mean
     return Table("ddpm", LINEAR, columns, clip=clip, prior=grid.prior)
 
 
@@ -72,8 +75,11 @@ def _learned_variance(b: Builder, step: Step) -> tuple[Var, ...]:
     d = step.estimate(b, x, output)
     log_deviation = b.add(row["log_center"], b.mul(row["log_span"], v, out="term"), out="log_deviation")
     assert step.z is not None  # the table is stochastic
-    z = b.mul(b.exp(log_deviation, out="deviation"), step.z, out="z")
-    return (weighted_sum(b, "x", (row["x"], x), (row["d"], d), (row["noise"], z)),)
+    deviation = b.exp(log_deviation, out="deviation")
+    terms = [(row["x"], x), (row["d"], d), (row["noise"], b.mul(deviation, step.z, out="z"))]
+    if step.slope is not None:
+        terms.append((1.0, b.mul(b.mul(deviation, deviation), step.slope(x, 0), out="guide")))
+    return (weighted_sum(b, "x", *terms),)
 
 
 LEARNED_VARIANCE = Body(_learned_variance, variance=True)

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from latentc.components.processes.formulas import Array
-from latentc.components.processes.prediction import Point, Prediction, conversion
+from latentc.components.processes.prediction import Point, Prediction, conversion, functional
 from latentc.components.processes.process import Process
 
 
@@ -98,7 +98,17 @@ def evaluation(
     scale = process.scale(times)
     if np.any(scale != 1.0):
         columns["c_in_2" if second else "c_in"] = scale
+    guide = scale * of_score(process.point(times), target)
+    if np.all(np.isfinite(guide)):
+        columns["e_guide" if second else "d_guide"] = guide
     return columns
+
+
+def of_score(point: Point, target: Prediction) -> Array:
+    """f64: how much `target` changes with the score at a fixed state; not finite where alpha is 0."""
+    u, w = functional(target, point)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(u * point.sigma**2 / point.alpha - w * point.sigma)  # of x0 and of the noise
 
 
 __all__ = ["Grid", "evaluation"]

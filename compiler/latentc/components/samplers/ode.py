@@ -242,6 +242,9 @@ def drift(
         a, b = conversion(predicts, "score", process.point(times))
         x, output = ("e_x", "e_output") if second else ("d_x", "d_output")
         columns[x], columns[output] = columns[x] + diffusion * a, columns[output] + diffusion * b
+        guide = "e_guide" if second else "d_guide"
+        if guide in columns:
+            columns[guide] = columns[guide] + diffusion * process.scale(times)
     return columns
 
 

@@ -14,6 +14,7 @@ from itertools import groupby
 import numpy as np
 
 from latentc.components.contract import Network, Program
+from latentc.components.guidance.classifier import SETTING, Slope
 from latentc.components.kit import Conditions, Operands, call, guided_call
 from latentc.components.samplers.table import Step, Table
 from latentc.components.sums import Coefficient, weighted_sum
@@ -32,6 +33,7 @@ def sample_program(
     scale: float = 1.0,
     channels: int | None = None,
     instead: Callable[[float], Network | None] | None = None,
+    classifier: tuple[Slope, float] | None = None,
     entry: str = "sample",
 ) -> Program:
     """Adds entry `entry`: x f32[B, C, ...] of normals, the conditions, scale f32[B] with guidance, noise f32[N, B,
@@ -40,6 +42,7 @@ def sample_program(
     `guided(progress)` says whether an evaluation that far from noise (0) to data (1) is guided (None: no guidance at
     all); consecutive steps of one answer are one loop. `channels` guides only the first so many; by default those of
     the data. `instead(progress)` is the network that evaluates there in place of `network`, or None.
+    `classifier`: whose gradient is added to the score, and the default scale.
 
     ValueError: guidance without a condition that may be left out, or of more channels than the data has; a learned
     variance of a network without the channels for it.
@@ -55,6 +58,7 @@ def sample_program(
     total = sum(part.rows for part in table.parts() if part.stochastic)
     noise = b.input("noise", f32(total, *data.shape)) if total else None
     guide = _guided_channels(network, channels)
+    pull = b.input("classifier_scale", f32(B)) if classifier else None
 
     taken = 0
     if table.prior != 1.0:
@@ -67,20 +71,23 @@ def sample_program(
             if part.stochastic and noise is not None:
                 z = noise if rows.rows == total else b.slice(noise, axis=0, start=taken, stop=taken + rows.rows)
                 taken += rows.rows
-            state = _loop(
-                b, f"{entry}.{part.solver}", rows, calls, _Request(conditions, told, strength, like), state, z, guide
-            )
+            request = _Request(conditions, told, strength, like, pull)
+            slope = classifier[0] if classifier else None
+            state = _loop(b, f"{entry}.{part.solver}", rows, calls, request, state, z, guide, slope)
         x = state[0]
     b.output(x)
     module.entries[entry] = b.finish(doc=f"{table.solver}, {table.steps} steps")
     sources: dict[str, Source] = {"x": RandomSource("normal", "x"), **conditions.sources()}
     if guided:
         sources["scale"] = SettingSource("guidance")
+    settings = [Setting("guidance", scale)] if guided else []
+    if classifier:
+        sources["classifier_scale"] = SettingSource(SETTING)
+        settings.append(Setting(SETTING, classifier[1]))
     if total:
         sources["noise"] = RandomSource("normal", "step", total)
     evaluations = sum(part.rows * part.evaluations for part in table.parts())
-    settings = (Setting("guidance", scale),) if guided else ()
-    return Program(entry, table.solver, table.steps, evaluations, sources, settings)
+    return Program(entry, table.solver, table.steps, evaluations, sources, tuple(settings))
 
 
 @dataclass(frozen=True)
@@ -105,15 +112,17 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Request:
-    """What a sampler is asked for: the operands of the conditions, and the guidance scale f32[B] if there is one.
+    """What a sampler is asked for: the operands of the conditions, and the scales f32[B] of guidance if there is any.
 
-    `like` [B, ...] gives the size of the batch; it does not change over the steps, so neither does what only it sizes.
+    `scale` is of classifier-free, `pull` of classifier guidance. `like` [B, ...] gives the size of the batch; it does
+    not change over the steps, so neither does what only it sizes.
     """
 
     conditions: Conditions
     operands: Operands
     scale: Var | None
     like: Var
+    pull: Var | None = None
 
 
 def _channels(network: Network) -> tuple[int, int]:
@@ -164,24 +173,30 @@ def _loop(
     state: tuple[Var, ...],
     noise: Var | None,
     channels: int | None,
+    slope: Slope | None,
 ) -> tuple[Var, ...]:
     """One loop over the rows of a table."""
-    constants = {name: value for name, column in table.coefficients.items() if (value := _constant(column)) is not None}
-    varying = [name for name in table.coefficients if name not in constants]
+    coefficients = {**table.coefficients, **(table.guides if slope else {})}
+    constants = {name: value for name, column in coefficients.items() if (value := _constant(column)) is not None}
+    varying = [name for name in coefficients if name not in constants]
     columns = [b.constant(table.columns[name], out=_coefficient_name(name)) for name in varying]
     guided = request.scale is not None and any(call.guided for call in calls)
     invariants = [*request.operands.values()] or [request.like]
-    invariants += [request.scale] if guided and request.scale is not None else []
+    scales = [s for s in (request.scale if guided else None, request.pull) if s is not None]
+    invariants += scales
 
     def body(
         inner: Builder, i: Var, kept: tuple[Var, ...], carried: tuple[Var, ...], rows: tuple[Var, ...]
     ) -> tuple[Sequence[Var], Sequence[Var]]:
         row: dict[str, Coefficient] = {**constants, **dict(zip(varying, rows, strict=False))}
         operands = dict(zip(request.operands, kept, strict=False))
-        told = _Request(request.conditions, operands, kept[-1] if guided else None, kept[0])
+        given = dict(zip(scales, kept[len(kept) - len(scales) :], strict=True))
+        scale, pull = (None if s is None else given.get(s) for s in (request.scale, request.pull))
+        told = _Request(request.conditions, operands, scale, kept[0], pull)
         evaluate = partial(_evaluate, inner, calls, channels, told, row)
+        pulled = None if slope is None else partial(_slope, inner, slope, told, row)
         z = rows[-1] if noise is not None else None
-        step = Step(row, carried, z, evaluate, _channels(calls[0].network)[0], table.clip)
+        step = Step(row, carried, z, evaluate, _channels(calls[0].network)[0], table.clip, pulled)
         return table.advance(inner, step), ()
 
     tables = columns if noise is None else [*columns, noise]
@@ -201,6 +216,20 @@ def _coefficient_name(column: str) -> str:
     return column if column in ("t", "t_2") else f"k_{column}"
 
 
+def _told(b: Builder, request: _Request, row: Mapping[str, Coefficient], x: Var, which: int) -> tuple[Var, Var]:
+    """What networks take in evaluation `which` of a step: the scaled state, and the time f32[B]."""
+    t = row[("t", "t_2")[which]]
+    x = weighted_sum(b, "scaled", (row.get(("c_in", "c_in_2")[which], 1.0), x))
+    one = b.constant(t, "f32") if isinstance(t, float) else t
+    return x, b.broadcast_to(one, request.like, shape=(request.like.shape[0],), out="time")
+
+
+def _slope(b: Builder, slope: Slope, request: _Request, row: Mapping[str, Coefficient], x: Var, which: int) -> Var:
+    """What classifier guidance adds to the score at x."""
+    assert request.pull is not None
+    return slope.at(b, *_told(b, request, row, x, which), request.operands["y"], request.pull)
+
+
 def _evaluate(
     b: Builder,
     calls: tuple[_Call, ...],
@@ -211,11 +240,8 @@ def _evaluate(
     which: int,
 ) -> Var:
     """The network at x under the conditions, guided or not, in evaluation `which` of a step with coefficients `row`."""
-    t = row[("t", "t_2")[which]]
-    x = weighted_sum(b, "scaled", (row.get(("c_in", "c_in_2")[which], 1.0), x))
+    x, time = _told(b, request, row, x, which)
     network, told = calls[which].network, request.operands
-    one = b.constant(t, "f32") if isinstance(t, float) else t
-    time = b.broadcast_to(one, request.like, shape=(request.like.shape[0],), out="time")
     if not calls[which].guided:
         return call(b, network, "forward", told, state=x, time=time, out="output")  # type: ignore[no-any-return]
     assert request.scale is not None

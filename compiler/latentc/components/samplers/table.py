@@ -19,6 +19,7 @@ from latentc.ir.ops import OPS
 Array = NDArray[np.float64]
 Row = Mapping[str, Coefficient]
 NOT_COEFFICIENTS = ("progress", "progress_2")
+GUIDES = ("d_guide", "e_guide")
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Step:
     """What a step body works on. `state` is x, then what the body carries; `z` the step's noise, if it takes any.
 
     `evaluate(x, which)` is the network's output at x, in evaluation 0 or 1 of the step. `channels`: of x. `clip`: bound
-    of an estimate, or None.
+    of an estimate, or None. `slope(x, which)`: what classifier guidance adds to the score at x, or None.
     """
 
     row: Row
@@ -35,13 +36,19 @@ class Step:
     evaluate: Callable[[Var, int], Var]
     channels: int
     clip: float | None = None
+    slope: Callable[[Var, int], Var] | None = None
 
     def estimate(self, b: Builder, x: Var, output: Var, name: str = "d") -> Var:
         """The quantity that the solver integrates, from the network's output; a variance beside it is left out."""
         if output.shape[1] != self.channels:
             output = b.slice(output, axis=1, start=0, stop=self.channels, out="output")
         estimate = weighted_sum(b, name, (self.row[f"{name}_x"], x), (self.row[f"{name}_output"], output))
-        return estimate if self.clip is None else b.clamp(estimate, low=-self.clip, high=self.clip, out=name)
+        if self.clip is not None:
+            estimate = b.clamp(estimate, low=-self.clip, high=self.clip, out=name)
+        guide = f"{name}_guide"
+        if self.slope is None or guide not in self.row:
+            return estimate
+        return weighted_sum(b, name, (1.0, estimate), (self.row[guide], self.slope(x, "de".index(name))))
 
     def history(self, past: Sequence[Var], prefix: str = "h") -> list[tuple[Coefficient, Var]]:
         """Terms of the earlier estimates."""
@@ -95,7 +102,8 @@ class Table:
     ``d = d_x * x + d_output * output``. Evaluation 1 has c_in_2, t_2, e_x and e_output. `progress` (and `progress_2`)
     is how far from noise (0) to data (1) an evaluation is; no coefficient. A coefficient's column has the name of what
     it multiplies: x, the estimates d and e, earlier estimates h1 (the step before), h2 …, the step's standard normal
-    noise z (`noise`; the table is then `stochastic`). Each body documents what it does with its columns.
+    noise z (`noise`; the table is then `stochastic`),
+    what a classifier adds to the score (`d_guide`, `e_guide`). Each body documents what it does with its columns.
     """
 
     solver: str
@@ -143,8 +151,13 @@ class Table:
 
     @property
     def coefficients(self) -> dict[str, Array]:
-        """The columns that the body reads."""
-        return {name: column for name, column in self.columns.items() if name not in NOT_COEFFICIENTS}
+        """The columns that the body reads without classifier guidance."""
+        return {name: c for name, c in self.columns.items() if name not in (*NOT_COEFFICIENTS, *GUIDES)}
+
+    @property
+    def guides(self) -> dict[str, Array]:
+        """The columns by which classifier guidance enters the estimates."""
+        return {name: column for name, column in self.columns.items() if name in GUIDES}
 
     def parts(self) -> tuple[Table, ...]:
         """This table and the tails after it, in order."""
