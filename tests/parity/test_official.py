@@ -106,8 +106,10 @@ def test_loss(case: Loss, backend: str, tmp_path: Path) -> None:
     assert error(next(iter(found.values())), case.wanted(numbers).mean()) < case.tolerance
 
 
-@pytest.mark.parametrize("backend", ["oracle", "torch", "onnxruntime", "openvino"])
-@of(Sampler)
+SAMPLED = [(case, backend) for case in CASES if isinstance(case, Sampler) for backend in case.backends]
+
+
+@pytest.mark.parametrize(("case", "backend"), SAMPLED, ids=lambda value: getattr(value, "numbers", value))
 def test_sampler(case: Sampler, backend: str, tmp_path: Path) -> None:
     numbers, spec, lowered, files = official(case, tmp_path)
     program = lowered.programs[0]
