@@ -164,6 +164,9 @@ class ArraySampler(Sampler):
             early = networks[stitch.network]
             given["instead"] = lambda progress: early if progress < stitch.until else None
         conditions = Conditions(spec, networks)
+        if self.classifier is not None:  # it is asked for the class, which no network need be told
+            told = [name for name, _ in conditions.items()]
+            conditions = Conditions(spec, networks, (*told, "class"))
         entry = f"sample.{self.steps}"
         return sample_program(mb, networks["main"], conditions, self.table(target), entry=entry, **given)
 
