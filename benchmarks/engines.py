@@ -28,7 +28,7 @@ from latentc.emit.model import model_source
 from latentc.export.bundle import onnx_from_network
 from latentc.ir.report import flops
 from latentc.lower import lower
-from latentc.measure.forward import module_from_source
+from latentc.measure.emitted import module_from_source
 from latentc.measure.metrics import relative_error
 from latentc.pipeline import optimised
 from latentc.spec import load_spec

@@ -25,7 +25,7 @@ from latentc.export.bundle import onnx_from_network
 from latentc.ir.core import only_entry
 from latentc.ir.inits import INITS
 from latentc.lower import lower
-from latentc.measure.forward import module_from_source
+from latentc.measure.emitted import module_from_source
 from latentc.measure.metrics import relative_error
 from latentc.passes.fuse import FOLDING, RULES, Rule, fuse
 from latentc.pipeline import optimised

@@ -31,7 +31,7 @@ from common import product_rate, random_bundle, random_weights, turns, verdict
 from latentc.emit.model import model_source
 from latentc.ir.report import flops
 from latentc.lower import lower
-from latentc.measure.forward import module_from_source
+from latentc.measure.emitted import module_from_source
 from latentc.measure.metrics import relative_error
 from latentc.spec import load_spec
 from latentc.weights import materialise

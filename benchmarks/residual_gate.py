@@ -55,7 +55,7 @@ def pytorch(compiled: bool, depth: int, rounds: int, threads: int) -> None:
 
     from latentc.emit import model_source
     from latentc.lower import lower
-    from latentc.measure.forward import module_from_source
+    from latentc.measure.emitted import module_from_source
     from latentc.spec import load_spec
 
     torch.set_num_threads(threads)

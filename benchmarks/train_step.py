@@ -21,7 +21,7 @@ from common import verdict
 
 from latentc.emit import model_source
 from latentc.lower import lower
-from latentc.measure.forward import module_from_source
+from latentc.measure.emitted import module_from_source
 from latentc.spec import load_spec
 
 

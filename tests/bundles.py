@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from latentc.checkpoint import network_params
 from latentc.export.bundle import bundle_from_lowered
-from latentc.ir.core import parameters
 from latentc.ir.inits import INITS
 from latentc.lower import lower
 from latentc.pipeline import optimised
@@ -41,7 +41,7 @@ def tiny_bundle(
     weights: dict[str, dict[str, Expr]] = {}
     for name, network in lowered.networks.items():
         arrays = {}
-        for path, param in parameters(lowered.module, network.methods["forward"].function).items():
+        for path, param in network_params(lowered, network).items():
             shape = tuple(int(d) for d in param.type.shape)
             if param.kind in ("weight", "state"):
                 value = INITS[param.init.kind](rng, shape, **param.init.args) + std * rng.standard_normal(shape)

@@ -13,8 +13,7 @@ from latentc.ir.report import flops
 from latentc.lower import lower
 from latentc.measure.memory import available_memory
 from latentc.measure.metrics import relative_error
-from latentc.measure.probe import Evaluations, calls_shown
-from latentc.measure.trajectory import calls
+from latentc.measure.probe import Evaluations, calls, calls_shown
 from latentc.spec import load_spec
 
 

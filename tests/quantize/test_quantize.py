@@ -180,7 +180,6 @@ def test_the_report_has_every_layer(bundle: Path) -> None:
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_verification_rounds_as_the_engine_does(tmp_path: Path, engine: str) -> None:
-    pytest.importorskip("polygraphy")
     pytest.importorskip(engine)
     compiled(small("digits_dit"), tmp_path, *LENIENT, f"target.engine={engine}")
     report = api.verify(tmp_path / "bundle")
@@ -191,7 +190,6 @@ def test_verification_rounds_as_the_engine_does(tmp_path: Path, engine: str) -> 
 
 
 def test_a_wrong_engine_of_a_quantised_bundle_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("polygraphy")
 
     def wrong(c: Context) -> None:
         c.final("Neg", [c.ins[0]])
@@ -204,7 +202,6 @@ def test_a_wrong_engine_of_a_quantised_bundle_is_found(tmp_path: Path, monkeypat
 
 
 def test_quantised_tokens(tmp_path: Path) -> None:
-    pytest.importorskip("polygraphy")
     compiled(small("digits_llamagen"), tmp_path, *LENIENT)
     made = load(tmp_path / "bundle").manifest.quantization
     assert made is not None and made.psnr is None

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("polygraphy")
 pytest.importorskip("torch")
 
 from bundles import tiny_bundle

@@ -25,7 +25,7 @@ def test_ties() -> None:
     u = np.random.default_rng(1).uniform(size=(400, 64))
     got = sample(1e-4, u)
     assert (sample(0.0, u) != got).any(axis=1).sum() > 5, "rounding parts some of the sequences"
-    expected, ties = reconciled(lambda u: sample(0.0, u), {"u": u}, "u", got, 2e-4)
+    expected, ties = reconciled(lambda u: sample(0.0, u), u, got, 2e-4)
     assert np.array_equal(expected, got)
     assert 5 < ties < 60
 
@@ -33,7 +33,7 @@ def test_ties() -> None:
 def test_no_tie() -> None:
     u = np.random.default_rng(1).uniform(size=(50, 8))
     got = sample(0.1, u)
-    expected, _ = reconciled(lambda u: sample(0.0, u), {"u": u}, "u", got, 1e-5)
+    expected, _ = reconciled(lambda u: sample(0.0, u), u, got, 1e-5)
     assert (expected != got).mean() > 0.1
 
 
@@ -45,5 +45,5 @@ def test_equal_sequences_cost_one_run() -> None:
         return sample(0.0, u)
 
     u = np.random.default_rng(1).uniform(size=(50, 8))
-    assert reconciled(counted, {"u": u}, "u", sample(0.0, u), 1e-5)[1] == 0
+    assert reconciled(counted, u, sample(0.0, u), 1e-5)[1] == 0
     assert len(runs) == 1

@@ -23,6 +23,7 @@ from latentc.lower import lower
 from latentc.measure.tolerances import TOLERANCES, Tolerance
 from latentc.pipeline import optimised
 from latentc.spec import load_spec
+from latentc.verify import methods
 from latentc.verify import run as verification
 from latentc.verify.report import ENGINE, ORACLE, TORCH
 from latentc.verify.run import verify
@@ -64,13 +65,13 @@ def test_forward_runs_the_graph_that_is_deployed(
     target = f"target={{engine: {engine}, precision: {precision}}}"
     bundle = tiny_bundle("digits_dit", tmp_path / "bundle", (*TINY_DIT, target))
     exported: list[Module] = []
-    real = verification.onnx_from_network
+    real = methods.executable
 
-    def watched(lowered: Any, *args: Any) -> Any:
-        exported.append(lowered.module)
-        return real(lowered, *args)
+    def watched(module: Module, *args: Any) -> Any:
+        exported.append(module)
+        return real(module, *args)
 
-    monkeypatch.setattr(verification, "onnx_from_network", watched)
+    monkeypatch.setattr(methods, "executable", watched)
     report = verify(bundle)
     assert report.ok, report.text()
     spec = load_spec(bundle / "spec.yaml")
@@ -192,7 +193,7 @@ def test_small_budget_leaves_the_oracle_out(dit: Path) -> None:
     assert report.ok, "PyTorch and the engine are always compared"
     assert {s.what for s in report.skipped} >= {
         "samplers of 6 steps by the oracle",
-        "runs of network main by the oracle",
+        "forward by the oracle",
     }
 
 

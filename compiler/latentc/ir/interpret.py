@@ -48,7 +48,7 @@ class Interpreter:
             raise ValueError(f"{fn.name} takes {len(fn.inputs)} inputs, got {len(inputs)}")
         sizes: dict[str, int] = {}
         arrays = [self._typed(x, v.type, v.name, sizes) for x, v in zip(inputs, fn.inputs, strict=True)]
-        return tuple(self._function(fn, arrays, prefix))
+        return tuple(self.call(fn, arrays, prefix))
 
     def _dtype(self, type: TensorType) -> Any:
         declared = self.float_dtype == "declared" or type.dtype not in FLOATS
@@ -74,7 +74,8 @@ class Interpreter:
             self._weights[path] = self._typed(value, param.type, path, {})
         return self._weights[path]
 
-    def _function(self, fn: Function, inputs: Sequence[Array], prefix: str) -> list[Array]:
+    def call(self, fn: Function, inputs: Sequence[Array], prefix: str) -> Sequence[Array]:
+        """Outputs of a function called at the path `prefix`; subclasses may watch or replace calls."""
         env: dict[Value, Array] = dict(zip(fn.inputs, inputs, strict=True))
         for param in fn.params:
             env[param.value] = self._weight(prefix, param)
@@ -100,7 +101,7 @@ class Interpreter:
                 shape = (len(xs[0]) * node.attrs.get("factor", 1), *map(int, node.attrs["shape"]))
                 return [np.full(shape, node.attrs["value"], self._dtype(node.outputs[0].type))]
             case "call":
-                return self._function(self.module.functions[node.attrs["fn"]], xs, join(prefix, node.attrs["name"]))
+                return self.call(self.module.functions[node.attrs["fn"]], xs, join(prefix, node.attrs["name"]))
             case "guided":
                 return self._guided(node, xs, prefix)
             case "loop":
@@ -123,7 +124,7 @@ class Interpreter:
         for x, kind in zip(xs[:n], kinds, strict=True):
             other = next(nulls) if kind == "conditional" else x
             both.append(x if kind == "carried" or x.ndim == 0 else np.concatenate([x, other]))
-        run = functools.partial(self._function, prefix=join(prefix, node.attrs["name"]))
+        run = functools.partial(self.call, prefix=join(prefix, node.attrs["name"]))
         outs = run(self.module.functions[node.attrs["fn"]], both)
         return [y if g == "carried" else combine(y, scale, channels) for y, g in zip(outs, guides, strict=True)]
 
@@ -133,10 +134,8 @@ class Interpreter:
         invariants, state, tables = xs[:keep], xs[keep : keep + carry], xs[keep + carry :]
         stacks: list[list[Array]] = []
         for i in range(node.attrs["trip"]):
-            outs = self._function(
-                body, [np.asarray(i), *invariants, *state, *(np.asarray(t[i]) for t in tables)], prefix
-            )
-            state, scanned = outs[:carry], outs[carry:]
+            outs = self.call(body, [np.asarray(i), *invariants, *state, *(np.asarray(t[i]) for t in tables)], prefix)
+            state, scanned = list(outs[:carry]), list(outs[carry:])
             stacks.append(scanned)
         return [*state, *(np.stack(column) for column in zip(*stacks, strict=True))]
 

@@ -144,14 +144,13 @@ def _case(
     entry = request.entry
     calls: list[Callable[[], object]] = [lambda: pipeline.run(request)]
     if subject is not None:
-        program = next(p for p in subject.lowered.programs if p.steps == steps)
-        inputs = subject.request(program, batch, 0)
-        emitted = subject.emitted.sampler(steps)
+        operands = subject.operands(request)
+        emitted = subject.emitted.program(entry)
         count = threads or subject.emitted.torch.get_num_threads()
 
         def pytorch_sample() -> None:
             with subject.emitted.threads(count):
-                emitted(*inputs.values())
+                emitted(operands)
 
         calls.append(pytorch_sample)
     first = alternated(calls, 0.0, 1)[0][0]  # opens engines, fills caches

@@ -1,23 +1,28 @@
-"""What a program gives its networks: the operands of chosen calls, wherever loops and helper functions hold them.
+"""The calls that a program makes of its networks' methods, wherever loops and helper functions hold them.
 
-A call that is looked at is taken out of the loops around it: the trips before it, the trip itself and those after it
-run one after another, so that nothing but the chosen operands is kept, however long and deeply nested the loops are.
+`Watching` runs a program in the interpreter and reports every call. `operands_shown` rewrites a program for an engine,
+so that it returns the operands of chosen calls: a chosen call is taken out of the loops around it, and the trips before
+it, the trip itself and those after it run one after another. Nothing but the chosen operands is kept, however long and
+deeply nested the loops are.
 
 Symbols: B batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from latentc.components.contract import Lowered
 from latentc.ir.builder import ModuleBuilder, Var
 from latentc.ir.core import Function, Module, Node, Value, callees
+from latentc.ir.interpret import Interpreter
 from latentc.ir.types import i64
 from latentc.passes.rewrite import Rewriter
 
+Array = np.ndarray
 Path = tuple[int, ...]
 
 
@@ -60,6 +65,49 @@ def calls_of(module: Module, entry: str, methods: Mapping[str, str]) -> list[Cal
         return known[name]
 
     return inside(module.entries[entry])
+
+
+def methods_of(lowered: Lowered) -> dict[str, str]:
+    """{function: method} of the networks that programs call."""
+    networks = [lowered.networks[name] for name in lowered.sampled]
+    return {method.function: name for network in networks for name, method in network.methods.items()}
+
+
+Seen = Callable[[str, str, Sequence[Array]], None]  # network, method, operands
+Engines = Mapping[tuple[str, str], Callable[[Sequence[Array]], Sequence[Array]]]
+
+
+class Watching(Interpreter):
+    """An interpreter that reports each call of `methods` {function: method} to `seen` before it is made.
+
+    `engines` {(network, method): function of the operands} make calls in place of the interpreter.
+    """
+
+    def __init__(
+        self,
+        module: Module,
+        params: Mapping[str, Array],
+        methods: Mapping[str, str],
+        seen: Seen,
+        engines: Engines | None = None,
+        float_dtype: str = "f64",
+    ) -> None:
+        super().__init__(module, params, float_dtype)
+        self.methods, self.seen, self.engines = methods, seen, engines or {}
+        self._inside = False  # a method: what it calls is its own matter
+
+    def call(self, fn: Function, inputs: Sequence[Array], prefix: str) -> Sequence[Array]:
+        method = self.methods.get(fn.name)
+        if method is None or self._inside:
+            return super().call(fn, inputs, prefix)
+        self.seen(prefix, method, inputs)
+        if (prefix, method) in self.engines:
+            return self.engines[prefix, method](inputs)
+        self._inside = True
+        try:
+            return super().call(fn, inputs, prefix)
+        finally:
+            self._inside = False
 
 
 def spread(calls: Sequence[Call], count: int) -> list[Call]:
@@ -170,4 +218,4 @@ def _called(b: object, fn: str, name: str, operands: Sequence[Var]) -> tuple[Var
     return outs if isinstance(outs, tuple) else (outs,)
 
 
-__all__ = ["Call", "calls_of", "operands_shown", "spread"]
+__all__ = ["Call", "Watching", "calls_of", "methods_of", "operands_shown", "spread"]

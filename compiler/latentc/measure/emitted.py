@@ -1,13 +1,14 @@
-"""The emitted training project, imported: its networks and samplers with given weights."""
+"""The emitted training project, imported: its networks and programs with given weights."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import importlib
+import importlib.util
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,50 +17,39 @@ import numpy as np
 
 from latentc.components.contract import Lowered
 from latentc.emit.project import SHARED, as_bytes, project_files
-from latentc.measure.forward import load_arrays, needed
+from latentc.faults import needed
 from latentc.spec import Spec
+from latentc_runtime.manifest import ProgramEntry
 
 Array = np.ndarray
+Run = Callable[[Sequence[Array]], list[Array]]
 _MODULES = ("model", "sampler", "objective", "tables", "constants", *SHARED)
 
 
 class Emitted:
-    """The training project of a lowered spec: its networks and samplers as functions of numpy arrays."""
+    """The training project of a lowered spec: its networks and programs as functions of numpy arrays."""
 
     def __init__(self, lowered: Lowered, spec: Spec, arrays: Mapping[str, Array]) -> None:
         self.torch: Any = needed("torch", "running the emitted PyTorch", 'pip install "latentc[torch]"')
         needed("tqdm", "running the emitted PyTorch", "pip install tqdm")
         model, sampler = project_modules(lowered, spec, ("model", "sampler"))
         self.networks: dict[str, Any] = {}
-        for name in lowered.sampled:  # no sampler calls a discriminator, and no bundle has its weights
+        for name in lowered.sampled:  # no program calls a discriminator, and no bundle has its weights
             net = model.NETWORKS[name]().eval()
             own = {path: array for path, array in arrays.items() if path.startswith(f"{name}.")}
             load_arrays(net, {path.removeprefix(f"{name}."): array for path, array in own.items()})
             self.networks[name] = net
-        self._methods = {name: net.main_method for name, net in lowered.networks.items()}
         self._programs: dict[str, dict[int, Any]] = sampler.PROGRAMS
 
-    def forward(self, network: str) -> Callable[..., Array]:
-        """The main method of a network as a function of its inputs."""
-        return functools.partial(self._run, getattr(self.networks[network], self._methods[network]))
+    def method(self, network: str, method: str) -> Run:
+        """A method of a network as a function of its operands."""
+        return functools.partial(self._run, getattr(self.networks[network], method))
 
-    def sampler(self, steps: int, program: str = "sample") -> Callable[..., Array]:
-        """A whole program of so many steps as a function of its inputs."""
-        sampler = self._programs[program][steps]
-        models = [self.networks[name] for name in sampler.networks]
-        return functools.partial(self._run, functools.partial(sampler.sample, *models))
-
-    def outputs(self, steps: int, program: str = "sample") -> Callable[..., list[Array]]:
-        """As `sampler`, with all outputs of the program."""
-        sampler = self._programs[program][steps]
-        models = [self.networks[name] for name in sampler.networks]
-
-        def run(*arrays: Array) -> list[Array]:
-            with self.torch.no_grad():
-                made = sampler.sample(*models, *(self.torch.from_numpy(np.array(a)) for a in arrays))
-            return [out.numpy() for out in (made if isinstance(made, tuple) else (made,))]
-
-        return run
+    def program(self, entry: ProgramEntry) -> Run:
+        """A program as a function of its inputs in the order of its entry in the module."""
+        program = self._programs[entry.name][entry.steps]
+        models = [self.networks[name] for name in program.networks]
+        return functools.partial(self._run, functools.partial(program.sample, *models))
 
     @contextlib.contextmanager
     def threads(self, count: int) -> Iterator[None]:
@@ -72,18 +62,18 @@ class Emitted:
             self.torch.set_num_threads(before)
 
     @contextlib.contextmanager
-    def with_weight(self, network: str, path: str, value: Array) -> Iterator[Callable[..., Array]]:
-        """The forward of a network while one of its weights is `value`."""
+    def with_weight(self, network: str, path: str, value: Array) -> Iterator[None]:
+        """While one weight of a network is `value`."""
         weight = self.networks[network].state_dict()[path]
         kept = weight.clone()
         weight.copy_(self.torch.from_numpy(np.array(value, np.float32)))
         try:
-            yield self.forward(network)
+            yield
         finally:
             weight.copy_(kept)
 
-    def inner_results(self, network: str, arrays: Sequence[Array]) -> dict[str, Array]:
-        """{call path: its result} of one forward, for each submodule that gives one tensor."""
+    def inner_results(self, network: str, method: str, operands: Sequence[Array]) -> dict[str, Array]:
+        """{call path: its result} of one run of a method, for each submodule that returns one tensor."""
         found: dict[str, Array] = {}
 
         def keep(path: str) -> Callable[..., None]:
@@ -93,33 +83,76 @@ class Emitted:
 
             return hook
 
-        net = self.networks[network]
-        handles = [module.register_forward_hook(keep(path)) for path, module in net.named_modules() if path]
+        named = [(path, module) for path, module in self.networks[network].named_modules() if path]
+        handles = [module.register_forward_hook(keep(path)) for path, module in named]
         try:
-            self.forward(network)(*arrays)
+            self.method(network, method)(operands)
         finally:
             for handle in handles:
                 handle.remove()
         return found
 
     def network_calls(
-        self, network: str, steps: int, arrays: Sequence[Array], program: str = "sample"
-    ) -> list[tuple[Array, ...]]:
-        """The operands of every forward of a network while a sampler runs."""
-        found: list[tuple[Array, ...]] = []
-        keep = self.networks[network].register_forward_pre_hook(
-            lambda module, inputs: found.append(tuple(x.numpy().copy() for x in inputs))
-        )
+        self, entry: ProgramEntry, methods: Mapping[str, Collection[str]], operands: Sequence[Array]
+    ) -> list[tuple[str, str, list[Array]]]:
+        """(network, method, operands) of each call of the `methods` {network: their names} while a program runs."""
+        found: list[tuple[str, str, list[Array]]] = []
+
+        def watched(network: str, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*tensors: Any) -> Any:
+                found.append((network, name, [x.numpy().copy() for x in tensors]))
+                return method(*tensors)
+
+            return call
+
+        places = [(network, name) for network, names in methods.items() for name in names]
+        for network, name in places:
+            net = self.networks[network]
+            setattr(net, name, watched(network, name, getattr(net, name)))
         try:
-            self.sampler(steps, program)(*arrays)
+            self.program(entry)(operands)
         finally:
-            keep.remove()
+            for network, name in places:
+                delattr(self.networks[network], name)
         return found
 
-    def _run(self, call: Callable[..., Any], *arrays: Array) -> Array:
+    def _run(self, call: Callable[..., Any], operands: Sequence[Array]) -> list[Array]:
         with self.torch.inference_mode():
-            result: Array = call(*(self.torch.from_numpy(np.array(a)) for a in arrays)).numpy()
-        return result
+            outs = call(*(self.torch.from_numpy(np.array(a)) for a in operands))
+            return [out.numpy() for out in (outs if isinstance(outs, tuple | list) else (outs,))]
+
+
+def load_arrays(net: Any, weights: Mapping[str, Array]) -> None:
+    """Gives an emitted network its weights. PyTorch fills in how many batches its batch norms have seen."""
+    import torch
+
+    kept = [path for path in net.state_dict() if not path.endswith(".num_batches_tracked")]
+    # Copies: a mapped file is read-only, which torch warns about.
+    net.load_state_dict({path: torch.from_numpy(np.array(weights[path], np.float32)) for path in kept}, strict=True)
+
+
+def module_from_source(source: str, name: str, constants: Mapping[str, Any] | None = None) -> ModuleType:
+    """A Python text as a module of its own, not entered in `sys.modules`; its lines show in tracebacks.
+
+    `constants` are what it imports from the constants.py of a project.
+    """
+    with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
+        path = Path(folder) / f"{name}.py"
+        path.write_text(source, encoding="utf-8")
+        spec = importlib.util.spec_from_file_location(f"latentc_emitted_{name}", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        held = ModuleType("constants")
+        held.__dict__["CONSTANTS"] = constants or {}
+        before = sys.modules.get("constants")
+        sys.modules["constants"] = held
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            del sys.modules["constants"]
+            if before is not None:
+                sys.modules["constants"] = before
+    return module
 
 
 def project_modules(lowered: Lowered, spec: Spec, wanted: Sequence[str]) -> list[ModuleType]:
@@ -145,4 +178,4 @@ def project_modules(lowered: Lowered, spec: Spec, wanted: Sequence[str]) -> list
     return modules
 
 
-__all__ = ["Emitted", "project_modules"]
+__all__ = ["Emitted", "load_arrays", "module_from_source", "project_modules"]

@@ -1,4 +1,4 @@
-"""Running an entry of a module here: by ONNX Runtime on the CPU, by the interpreter where that is not installed.
+"""Runs an entry of a module on an engine: a program, or a method of a network.
 
 Symbols: B batch, N rows of a per-step input.
 """
@@ -16,11 +16,11 @@ from latentc.checkpoint import arrays
 from latentc.components.contract import Lowered, Program
 from latentc.export.onnx import OPSET, flat_module, onnx_from_module
 from latentc.export.store import FileTensors
-from latentc.ir.core import Module
+from latentc.ir.core import Module, only_entry
 from latentc.ir.interpret import Interpreter
 from latentc.ir.verify import verify
-from latentc.passes.quantize import prefix_of
 from latentc.weights import Expr
+from latentc_runtime.backends import Backend, open_backend
 from latentc_runtime.sources import default_given, input_array
 
 Array = np.ndarray
@@ -28,30 +28,31 @@ Feed = Mapping[str, Array]
 Call = Callable[..., list[Array]]
 
 
-def executable(module: Module, entry: str, weights: Mapping[str, Expr], opset: int = OPSET) -> Call:
+def executable(
+    module: Module, entry: str, weights: Mapping[str, Expr], opset: int = OPSET, backend: Backend | None = None
+) -> Call:
     """An entry at stage `expanded` as a function `call(feed, which=None)` of its inputs by name.
 
-    It gives the outputs numbered in `which`, all by default. `weights` are by whole path (`main.blocks.0.…`). Raises
-    DiagnosticError E0410 for weights that are missing, BundleError E0607 where the engine fails.
+    It returns the outputs numbered in `which`, by default all. `weights` are by whole path (`main.blocks.0.…`).
+    `backend` is by default ONNX Runtime on the CPU, or the interpreter in float32 if that is not installed. Raises
+    DiagnosticError E0410 for weights that are missing, BundleError E0607 if the engine fails.
     """
-    prefix = prefix_of(module, entry)
-    prefix = f"{prefix}." if prefix else ""
-    own = {path.removeprefix(prefix): expr for path, expr in weights.items() if path.startswith(prefix)}
-    if importlib.util.find_spec("onnxruntime") is None:
+    # A method reads its network's weights by their own paths.
+    network = entry.split(".")[0] + "."
+    own = {path.removeprefix(network): expr for path, expr in weights.items() if path.startswith(network)} or weights
+    if backend is None and importlib.util.find_spec("onnxruntime") is None:
         return _interpreted(module, entry, own)
-    from latentc_runtime.backends import open_backend
-
-    flat = verify(flat_module(module, entry, opset=opset), "inlined")
+    backend = backend or open_backend("cpu")
+    flat = verify(flat_module(only_entry(module, entry), entry, opset=opset), "inlined")
     names = [f"out.{i}" for i in range(len(flat.entry(entry).outputs))]
     tensors = FileTensors(own)
     model = onnx_from_module(flat, entry, tensors, opset, names)
-    backend = open_backend("cpu")
     with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
         engine = backend.engine(*written(model, tensors, Path(folder)))
 
     def call(feed: Feed, which: Sequence[int] | None = None) -> list[Array]:
         wanted = names if which is None else [names[i] for i in which]
-        values = engine.run(feed, wanted)
+        values = engine.run({name: backend.value(array) for name, array in feed.items()}, wanted)
         return [np.array(backend.array(values[name])) for name in wanted]
 
     return call

@@ -6,15 +6,9 @@ Symbols: B batch.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import itertools
-import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -85,6 +79,7 @@ def _torch(
 ) -> Sequence[Array]:
     torch = needed("torch", "the backend `torch`", 'pip install "latentc[torch]"')
     from latentc.emit.model import model_file
+    from latentc.measure.emitted import load_arrays, module_from_source
 
     file = model_file(lowered)
     constants = {name: torch.from_numpy(array) for name, array in file.constants.items()}
@@ -97,15 +92,6 @@ def _torch(
     return [out.numpy() for out in (outs if isinstance(outs, tuple) else (outs,))]
 
 
-def load_arrays(net: Any, weights: Mapping[str, Array]) -> None:
-    """Gives an emitted network its weights. PyTorch fills in how many batches its batch norms have seen."""
-    import torch
-
-    kept = [path for path in net.state_dict() if not path.endswith(".num_batches_tracked")]
-    # Copies: a mapped file is read-only, which torch warns about.
-    net.load_state_dict({path: torch.from_numpy(np.array(weights[path], np.float32)) for path in kept}, strict=True)
-
-
 def _engine(
     engine: str,
     extra: str,
@@ -116,17 +102,13 @@ def _engine(
     inputs: Sequence[Array],
 ) -> Sequence[Array]:
     needed(engine, "this backend", f'pip install "latentc[{extra}]"')
-    from latentc.export.bundle import onnx_from_network, result_names
+    from latentc.measure.execute import executable
     from latentc_runtime.backends import open_backend
 
-    fn = lowered.module.functions[network.methods[method].function]
-    results = result_names(len(fn.outputs))
-    with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
-        path, external = onnx_from_network(lowered, network.name, method, weights, Path(folder))
-        backend = open_backend("cpu", engine=engine)
-        feed = {v.name: backend.value(array) for v, array in zip(fn.inputs, inputs, strict=True)}
-        made = backend.engine(path, external).run(feed, results)
-        return [np.array(backend.array(made[name])) for name in results]
+    entry = f"{network.name}.{method}"
+    own = {f"{network.name}.{path}": expr for path, expr in weights.items()}
+    run = executable(lowered.module, entry, own, backend=open_backend("cpu", engine=engine))
+    return run({v.name: array for v, array in zip(lowered.module.entry(entry).inputs, inputs, strict=True)})
 
 
 BACKENDS: dict[str, Callable[[Lowered, Network, str, Weights, Sequence[Array]], Sequence[Array]]] = {
@@ -135,30 +117,6 @@ BACKENDS: dict[str, Callable[[Lowered, Network, str, Weights, Sequence[Array]], 
     "onnx": functools.partial(_engine, "onnxruntime", "cpu"),
     "openvino": functools.partial(_engine, "openvino", "openvino"),
 }
-
-
-def module_from_source(source: str, name: str, constants: Mapping[str, Any] | None = None) -> ModuleType:
-    """A Python text as a module of its own, not entered in `sys.modules`; its lines show in tracebacks.
-
-    `constants` are what it imports from the constants.py of a project.
-    """
-    with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
-        path = Path(folder) / f"{name}.py"
-        path.write_text(source, encoding="utf-8")
-        spec = importlib.util.spec_from_file_location(f"latentc_emitted_{name}", path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        held = ModuleType("constants")
-        held.__dict__["CONSTANTS"] = constants or {}
-        before = sys.modules.get("constants")
-        sys.modules["constants"] = held
-        try:
-            spec.loader.exec_module(module)
-        finally:
-            del sys.modules["constants"]
-            if before is not None:
-                sys.modules["constants"] = before
-    return module
 
 
 # ---- inputs

@@ -14,8 +14,8 @@ from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.faults import needed
 from latentc.ir.core import networks_called
 from latentc.ir.interpret import Interpreter
-from latentc.measure.emitted import project_modules
-from latentc.measure.forward import Array, checked_inputs, load_arrays
+from latentc.measure.emitted import load_arrays, project_modules
+from latentc.measure.forward import Array, checked_inputs
 from latentc.spec import Spec
 from latentc.weights import Expr, materialise
 

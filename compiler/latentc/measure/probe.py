@@ -1,14 +1,19 @@
-"""Modules that show more of what they compute: results of inner calls, and what a sampler feeds its network.
+"""Modules with further outputs: results of inner calls, other inner values, and operands of a network's calls.
 
 Symbols: N evaluations of a network, B batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from latentc.ir.core import Function, Module, Node, Value, callees, join
+
+Array = np.ndarray
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,22 @@ def network_inputs_shown(
 
     extended, extras = _extended(module, module.entries[entry], shown)
     return extended, [Evaluations(extra.function, extra.path, extra.part, extra.loops) for extra in extras]
+
+
+def calls(evaluations: Sequence[Evaluations], arrays: Sequence[Array]) -> list[tuple[Array, ...]]:
+    """Added outputs of a sampler as evaluations in the order they happen."""
+    found: list[tuple[Array, ...]] = []
+    columns = zip(evaluations, arrays, strict=True)
+    for _, column in itertools.groupby(columns, key=lambda pair: pair[0].place):
+        sites: list[list[Array]] = []  # the operands of each call in this place, trips flattened
+        for evaluation, array in column:
+            if evaluation.part == 0:
+                sites.append([])
+            outer = array.shape[0] if evaluation.loops else 1
+            sites[-1].append(array.reshape(outer, -1, *array.shape[evaluation.loops :]))
+        for trip in range(len(sites[0][0])):
+            found += [tuple(part[trip, k] for part in site) for site in sites for k in range(site[0].shape[1])]
+    return found
 
 
 def values_shown(module: Module, entry: str, wanted: Mapping[str, Mapping[Value, str]]) -> tuple[Module, list[str]]:
@@ -132,4 +153,4 @@ def _through(node: Node, extra: _Extra, name: str) -> _Extra:
     return _Extra(path, extra.part, loops, Value(name, type), extra.function)
 
 
-__all__ = ["Evaluations", "calls_shown", "network_inputs_shown", "values_shown"]
+__all__ = ["Evaluations", "calls", "calls_shown", "network_inputs_shown", "values_shown"]

@@ -1,40 +1,37 @@
-"""What is verified: a bundle, and from its spec and weights the same networks and samplers again, in three forms.
-
-Symbols: B batch.
-"""
+"""A bundle opened together with its spec and weights: as the oracle, the emitted PyTorch and graphs to compile anew."""
 
 from __future__ import annotations
 
 import functools
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from latentc.checkpoint import buffer, computed
-from latentc.components.contract import Lowered, Network, Program
+from latentc.components.contract import Lowered, Program
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.export.recipes import recovered
 from latentc.export.store import FOLDED
-from latentc.ir.core import Param, Value, own_parameters, parameters
+from latentc.faults import needed
+from latentc.ir.core import Param, own_parameters, parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.measure.emitted import Emitted
-from latentc.measure.forward import needed
-from latentc.measure.tolerances import Tolerance, tolerance_of
 from latentc.passes.quantize import LayerQuant, Quantization
 from latentc.pipeline import optimised
 from latentc.spec import Spec, load_spec
 from latentc.weights import Array as InMemory
 from latentc.weights import Computed, Expr, Stored, dtype_from_name, materialise, open_weights, unpacked
 from latentc_runtime import Pipeline, load
-from latentc_runtime.backends import Backend, Engine, open_backend
+from latentc_runtime.backends import Backend, open_backend
 from latentc_runtime.backends.tensorrt import TensorRt
+from latentc_runtime.manifest import ProgramEntry
 from latentc_runtime.request import Request
-from latentc_runtime.sources import arguments_from_inputs, input_array
 
 Array = np.ndarray
 
@@ -52,11 +49,6 @@ class Subject:
     lowered: Lowered
     weights: Mapping[str, Expr]
     quantization: Quantization | None = None
-
-    def tolerance(self, rounded: bool) -> Tolerance:
-        """How far the engines may be off; `rounded`: from a reference that rounds as quantised layers do."""
-        made = self.pipeline.manifest.quantization
-        return tolerance_of(self.spec.target.precision, None if made is None else made.scheme, rounded)
 
     @functools.cached_property
     def arrays(self) -> dict[str, Array]:
@@ -93,72 +85,35 @@ class Subject:
         """The emitted PyTorch with the bundle's weights. DiagnosticError E0706 without torch."""
         return Emitted(self.lowered, self.spec, self.arrays)
 
-    def run_request(self, request: Request, backend: str) -> dict[str, Array]:
-        """The outputs of a request by name, by the "oracle" or by "torch", all samples at once."""
-        entry = request.entry
-        program = next(p for p in self.lowered.programs if (p.name, p.steps) == (entry.name, entry.steps))
-        given = {i.name: request.array(i) for i in entry.inputs}
-        operands = [given[v.name] for v in self.sampler_inputs(program)]
-        if backend == "torch":
-            outs: Sequence[Array] = self.emitted.outputs(program.steps, program.name)(*operands)
-        else:
-            outs = self.oracle.run(program.entry, *operands)
-        return {made.name: np.asarray(out) for made, out in zip(entry.outputs, outs, strict=True)}
-
-    def own(self, network: Network) -> dict[str, Expr]:
-        """A network's weights by its own paths, what was measured for its quantisation among them."""
-        prefix, held = f"{network.name}.", dict(self.weights)
-        if self.quantization is not None:
-            held |= {path: InMemory(array) for path, array in self.quantization.tensors.items()}
-        return {path.removeprefix(prefix): expr for path, expr in held.items() if path.startswith(prefix)}
-
-    def forward_inputs(self, network: Network) -> tuple[Value, ...]:
-        return self.lowered.module.functions[network.main.function].inputs
-
-    def sampler_inputs(self, program: Program) -> tuple[Value, ...]:
-        return self.lowered.module.entry(program.entry).inputs
-
-    def request(self, program: Program, count: int, seed: int, factors: Sequence[float] = (1.0,)) -> dict[str, Array]:
-        """The inputs of a program by name, noise included, as the runtime makes them for usual samples.
-
-        Finite settings without bounds are their defaults times the `factors` in turn.
-        """
-        entry = self.pipeline.program(program.name, program.steps)
-        given = self.pipeline.usual_request(count, seed, program.steps, program.name).given
-        free = [s.name for s in self.pipeline.manifest.settings_of(entry) if s.low is None and s.high is None]
-        scaled = {n: given.settings[n] * np.resize(factors, count) for n in free}
-        given = replace(given, settings={**given.settings, **scaled})
-        return {i.name: input_array(i, given) for i in entry.inputs}
-
-    def sample(self, program: Program, arrays: Mapping[str, Array]) -> Array:
-        """What the bundle's program makes of its inputs by name, as a request gives them."""
-        entry = self.pipeline.program(program.name, program.steps)
-        asked = arguments_from_inputs(entry.inputs, arrays)
-        return self.pipeline.sample(**asked, program=program.name, steps=program.steps)
+    @functools.cached_property
+    def deployed(self) -> dict[str, Expr]:
+        """The weights, and what was measured for the quantisation, as the graphs after all passes read them."""
+        measured = self.quantization.tensors if self.quantization else {}
+        return {**self.weights, **{path: InMemory(array) for path, array in measured.items()}}
 
     @functools.cached_property
     def backend(self) -> Backend:
-        """What runs ONNX files beside the bundle's own: its backend, or, as a plan is of one file, ONNX Runtime."""
+        """What runs further ONNX files: the bundle's own backend, or ONNX Runtime for a bundle of plans."""
         own = self.pipeline.backend
         return open_backend() if isinstance(own, TensorRt) else own
 
-    def engine(self, model: Path, external: Mapping[str, Path]) -> Engine:
-        """An ONNX file on the bundle's device."""
-        return self.backend.engine(model, external)
+    def program(self, entry: ProgramEntry) -> Program:
+        """The program of the spec that a program of the bundle was made from."""
+        return next(p for p in self.lowered.programs if (p.name, p.steps) == (entry.name, entry.steps))
 
-    def engine_function(
-        self, model: Path, external: Mapping[str, Path]
-    ) -> Callable[[Mapping[str, Array]], list[Array]]:
-        """An ONNX file on the bundle's device as a function: {input: array} to its outputs in their order."""
-        onnx = needed("onnx", "reading a graph", "pip install latentc")
-        names = [o.name for o in onnx.load(str(model), load_external_data=False).graph.output]
-        backend, engine = self.backend, self.engine(model, external)
+    def operands(self, request: Request) -> list[Array]:
+        """The inputs that a request gives a program, in the order of its entry in the module."""
+        given = {i.name: request.array(i) for i in request.entry.inputs}
+        return [given[v.name] for v in self.lowered.module.entry(self.program(request.entry).entry).inputs]
 
-        def run(feed: Mapping[str, Array]) -> list[Array]:
-            values = engine.run(feed, names)
-            return [np.array(backend.array(values[name])) for name in names]
-
-        return run
+    def run_request(self, request: Request, backend: Literal["oracle", "torch"]) -> dict[str, Array]:
+        """The outputs of a request by name, all samples at once."""
+        operands = self.operands(request)
+        if backend == "torch":
+            outs: Sequence[Array] = self.emitted.program(request.entry)(operands)
+        else:
+            outs = self.oracle.run(self.program(request.entry).entry, *operands)
+        return {made.name: np.asarray(out) for made, out in zip(request.entry.outputs, outs, strict=True)}
 
 
 def open_subject(path: str | os.PathLike[str], device: str = "cpu") -> Subject:

@@ -18,8 +18,7 @@ from latentc.components.contract import Lowered, Network, Program
 from latentc.ir.core import only_entry
 from latentc.measure.calls import Call, calls_of, operands_shown, spread
 from latentc.measure.execute import Array, Feed, executable, sampler_inputs
-from latentc.measure.probe import Evaluations, network_inputs_shown
-from latentc.measure.trajectory import calls
+from latentc.measure.probe import Evaluations, calls, network_inputs_shown
 from latentc.spec import Spec
 from latentc.spec.sections import Quantize
 from latentc.weights import Expr

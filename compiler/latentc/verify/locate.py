@@ -1,138 +1,186 @@
-"""Where a result first leaves the oracle: the call inside a network, or the step of a sampler."""
+"""Where a result first leaves the oracle: the call inside a method of a network, or the evaluation of a program."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from latentc.components.contract import Network, Program
-from latentc.export.bundle import onnx_from_network
+from latentc.engines import ENGINES
+from latentc.export.forms import for_form
+from latentc.ir.core import Module, only_entry
 from latentc.ir.interpret import Interpreter
+from latentc.measure.calls import Watching, calls_of, methods_of, operands_shown
+from latentc.measure.execute import executable
 from latentc.measure.metrics import relative_error
 from latentc.measure.probe import calls_shown
 from latentc.measure.subject import Subject
-from latentc.measure.tolerances import Tolerance
-from latentc.measure.trajectory import engine_calls, oracle_calls
+from latentc.verify.methods import Called, Operands
 from latentc.verify.report import ENGINE, TORCH, Divergence
+from latentc_runtime.request import Request
 
 Array = np.ndarray
 OWN = "(outside of any call)"
+AT_ONCE = 8  # calls of networks whose operands one compiled sampler returns
 
 
 def diverging_call(
-    subject: Subject, network: Network, feed: Mapping[str, Array], torch: bool, tolerance: float
+    subject: Subject, called: Called, operands: Operands, candidate: str, tolerance: float
 ) -> Divergence:
-    """The first call inside a network's forward whose result is further from the oracle's than `tolerance`.
+    """The first call inside a method whose result is further from the oracle's than `tolerance`.
 
-    Calls are taken in the order they end, so a call inside another comes before it. `torch`: of the emitted PyTorch,
-    else of the engine, for which the network is compiled with the results of its calls as outputs.
+    Calls are taken in the order they end, so a call inside another comes before it. For the engine, the method is
+    compiled with the results of its calls as outputs.
     """
-    entry = f"{network.name}.{network.main_method}"
-    module, paths = calls_shown((subject.expanded if torch else subject.exported).module, entry)
-    _, *exact = Interpreter(module, subject.measured).run(entry, *feed.values(), prefix=network.name)
-    if torch:
-        results = subject.emitted.inner_results(network.name, list(feed.values()))
+    network, entry = called.network.name, f"{called.network.name}.{called.name}"
+    lowered = subject.expanded if candidate == TORCH else subject.exported
+    own = len(lowered.module.entry(entry).outputs)
+    module, paths = calls_shown(only_entry(lowered.module, entry), entry)
+    exact = Interpreter(module, subject.measured).run(entry, *operands, prefix=network)[own:]
+    if candidate == TORCH:
+        results: Mapping[str, Array] = subject.emitted.inner_results(network, called.name, operands)
     else:
-        made = _engine_results(subject, network, feed, replace(subject.exported, module=module))
-        results = dict(zip(paths, made, strict=True))
-    errors = [(path, relative_error(results[path], e)) for path, e in zip(paths, exact, strict=True) if path in results]
+        run = executable(module, entry, subject.deployed, subject.spec.target.opset, subject.backend)
+        names = [value.name for value in module.entry(entry).inputs]
+        results = dict(zip(paths, run(dict(zip(names, operands, strict=True)))[own:], strict=True))
     before = 0.0
-    for path, error in errors:
+    for path, reference in zip(paths, exact, strict=True):
+        if path not in results:
+            continue
+        error = relative_error(results[path], reference)
         if error > tolerance:
-            cls = _class_of(subject, network, path)
-            return Divergence(TORCH if torch else ENGINE, path, f"in {cls}" if cls else "", error, before)
+            cls = _class_of(subject.lowered.module, called.method.function, path)
+            return Divergence(candidate, path, f"in {cls}" if cls else "", error, before)
         before = error
-    detail = f"every call inside {network.name} agrees: the difference is made by its own operations"
-    return Divergence(TORCH if torch else ENGINE, OWN, detail, float("nan"), before)
+    detail = f"every call inside {network} agrees: the difference is made by its own operations"
+    return Divergence(candidate, OWN, detail, float("nan"), before)
 
 
-def _engine_results(subject: Subject, network: Network, feed: Mapping[str, Array], lowered: object) -> list[Array]:
-    with TemporaryDirectory(prefix="latentc-") as folder:
-        model, external = onnx_from_network(
-            lowered,  # type: ignore[arg-type]
-            network.name,
-            network.main_method,
-            subject.own(network),
-            Path(folder),
-            subject.spec.target.opset,
-        )
-        return subject.engine_function(model, external)(feed)[1:]
-
-
-def _class_of(subject: Subject, network: Network, path: str) -> str:
-    """The class of the function that is called at a path of a network, as the emitted code names it."""
-    fn = subject.lowered.module.functions[network.main.function]
-    rest = path
-    while rest:
-        node = next(
-            (
-                n
-                for n in fn.nodes
-                if n.op == "call" and (rest == n.attrs["name"] or rest.startswith(n.attrs["name"] + "."))
-            ),
-            None,
-        )
+def _class_of(module: Module, function: str, path: str) -> str:
+    """The class of the function that is called at a path inside a function, as the emitted code names it."""
+    fn = module.functions[function]
+    while path:
+        calls = [node for node in fn.nodes if node.op == "call"]
+        node = next((n for n in calls if f"{path}.".startswith(f"{n.attrs['name']}.")), None)
         if node is None:
             return ""
-        fn = subject.lowered.module.functions[node.attrs["fn"]]
-        rest = rest[len(node.attrs["name"]) + 1 :]
+        fn = module.functions[node.attrs["fn"]]
+        path = path[len(node.attrs["name"]) + 1 :]
     return fn.origin.cls if fn.origin else ""
 
 
-def diverging_step(
-    subject: Subject, program: Program, inputs: Mapping[str, Array], torch: bool, tolerance: Tolerance
-) -> Divergence:
-    """The first evaluation of a sampler whose input is further from the oracle's than the sampler's tolerance.
+def diverging_evaluation(subject: Subject, request: Request, candidate: str, tolerance: float) -> Divergence:
+    """The first call of a network in a program whose operands are further from the oracle's than `tolerance`.
 
-    Single forwards agree where this is asked, so what differs is made between two evaluations.
+    Single methods agree where this is asked, so the difference is made between two calls.
     """
-    candidate = TORCH if torch else ENGINE
-    main = subject.lowered.networks.get("main") or next(iter(subject.lowered.networks.values()))
-    if main.discrete and main.recurrent:
-        return _diverging_token(subject, program, inputs, torch)
-    expected, exact = oracle_calls(subject, program, main, inputs)
-    if torch:
-        got = subject.emitted.network_calls(main.name, program.steps, list(inputs.values()), program.name)
-        result = subject.emitted.sampler(program.steps, program.name)(*inputs.values())
-    else:
-        result, got = engine_calls(subject, program, main, inputs)
-    before = 0.0
-    for i, (ours, theirs) in enumerate(zip(exact, got, strict=False)):
-        error = _call_error(ours, theirs)
-        if error > tolerance.sampler:
-            what = f"made after evaluation {i}" if i else "in what is prepared before the first evaluation"
-            return Divergence(candidate, f"evaluation {i + 1} of {len(exact)}", what, error, before)
-        before = error
-    error = relative_error(result, expected)
-    if error > tolerance.sampler:
-        return Divergence(candidate, "the end", "every evaluation agrees: made after the last one", error, before)
+    operands = subject.operands(request)
+    exact, expected = _oracle_calls(subject, request, operands, candidate)
+    if expected[0].dtype.kind in "iu":
+        return _diverging_token(subject, request, expected[0], candidate)
+    shown = (_torch_calls if candidate == TORCH else _engine_calls)(subject, request, operands)
+    errors: dict[int, float] = {-1: 0.0}
+    agrees, differs = -1, len(exact)
+    while differs - agrees > 1:
+        chosen = np.linspace(agrees + 1, differs - 1, min(AT_ONCE, differs - agrees - 1)).round().astype(int)
+        for i, made in shown(sorted({int(i) for i in chosen})).items():
+            errors[i] = max(map(_error, made, exact[i]), default=0.0)
+            if errors[i] > tolerance:
+                differs = i
+                break
+            agrees = i
+    if differs < len(exact):
+        what = f"made after evaluation {differs}" if differs else "in what is prepared before the first evaluation"
+        place = f"evaluation {differs + 1} of {len(exact)}"
+        return Divergence(candidate, place, what, errors[differs], errors[agrees])
+    error = max(map(_error, _results(subject, request, operands, candidate), expected))
+    if error > tolerance:
+        what = "every evaluation agrees: made after the last one"
+        return Divergence(candidate, "the end", what, error, errors[agrees])
     detail = "compiled anew from the spec it agrees: the bundle is another version's, or its engines were exchanged"
-    return Divergence(candidate, "nothing", detail, error, before)
+    return Divergence(candidate, "nothing", detail, error, errors[agrees])
 
 
-def _call_error(ours: Sequence[Array], theirs: Sequence[Array]) -> float:
-    return max(
-        relative_error(np.asarray(b, np.float64), np.asarray(a, np.float64)) for a, b in zip(ours, theirs, strict=True)
-    )
+def _error(result: Array, reference: Array) -> float:
+    return relative_error(np.asarray(result, np.float64), np.asarray(reference, np.float64))
 
 
-def _diverging_token(subject: Subject, program: Program, inputs: Mapping[str, Array], torch: bool) -> Divergence:
+Shown = Callable[[Sequence[int]], dict[int, list[Array]]]
+"""The operands of some of a program's calls by their numbers, without caches."""
+
+
+def _oracle_calls(
+    subject: Subject, request: Request, operands: Operands, candidate: str
+) -> tuple[list[list[Array]], Sequence[Array]]:
+    """The operands of all calls, and the results. The emitted sampler guides as the module before its passes does."""
+    lowered, entry = subject.lowered if candidate == TORCH else subject.expanded, subject.program(request.entry).entry
+    found: list[list[Array]] = []
+
+    def seen(network: str, method: str, given: Operands) -> None:
+        found.append(_without_caches(subject, network, method, given))
+
+    interpreter = Watching(only_entry(lowered.module, entry), subject.arrays, methods_of(lowered), seen)
+    return found, interpreter.run(entry, *operands)
+
+
+def _torch_calls(subject: Subject, request: Request, operands: Operands) -> Shown:
+    methods = {name: tuple(subject.lowered.networks[name].methods) for name in subject.lowered.sampled}
+    made = subject.emitted.network_calls(request.entry, methods, operands)
+    calls = [_without_caches(subject, *call) for call in made]
+    return lambda chosen: {i: calls[i] for i in chosen if i < len(calls)}
+
+
+def _engine_calls(subject: Subject, request: Request, operands: Operands) -> Shown:
+    """By the sampler compiled again, with the operands as further outputs."""
+    lowered, entry = subject.expanded, subject.program(request.entry).entry
+    module = only_entry(lowered.module, entry)
+    every, own = calls_of(module, entry, methods_of(lowered)), len(module.entry(entry).outputs)
+
+    def shown(chosen: Sequence[int]) -> dict[int, list[Array]]:
+        calls = [every[i] for i in chosen]
+        made = iter(_compiled(subject, operands_shown(module, entry, calls), entry, operands)[own:])
+        methods = [lowered.networks[call.network].methods[call.method] for call in calls]
+        given = [[next(made) for _ in method.inputs] for method in methods]
+        return {
+            i: _without_caches(subject, call.network, call.method, some)
+            for i, call, some in zip(chosen, calls, given, strict=True)
+        }
+
+    return shown
+
+
+def _compiled(subject: Subject, module: Module, entry: str, operands: Operands) -> list[Array]:
+    module = for_form(module, "loop", ENGINES[subject.spec.target.engine])
+    run = executable(module, entry, subject.weights, subject.spec.target.opset, subject.backend)
+    return run({v.name: x for v, x in zip(module.entry(entry).inputs, operands, strict=True)})
+
+
+def _without_caches(subject: Subject, network: str, method: str, operands: Operands) -> list[Array]:
+    ports = subject.lowered.networks[network].methods[method].inputs
+    return [x for x, port in zip(operands, ports, strict=True) if port.role != "cache"]
+
+
+def _results(subject: Subject, request: Request, operands: Operands, candidate: str) -> Sequence[Array]:
+    """What a candidate makes of a program, compiled anew."""
+    if candidate == TORCH:
+        return subject.emitted.program(request.entry)(operands)
+    entry = subject.program(request.entry).entry
+    return _compiled(subject, only_entry(subject.expanded.module, entry), entry, operands)
+
+
+def _diverging_token(subject: Subject, request: Request, expected: Array, candidate: str) -> Divergence:
     """The first token that differs, in order of position."""
-    expected = subject.oracle.run(program.entry, *inputs.values())[0]
-    emitted = subject.emitted.sampler(program.steps, program.name) if torch else None
-    got = subject.sample(program, inputs) if emitted is None else emitted(*inputs.values())
-    differing = np.nonzero((got != expected).any(axis=0))[0]
-    candidate = TORCH if torch else ENGINE
+    if candidate == ENGINE:
+        got = next(iter(subject.pipeline.run(request).values()))
+    else:
+        got = subject.emitted.program(request.entry)(subject.operands(request))[0]
+    flat, exact = got.reshape(len(got), -1), expected.reshape(len(got), -1)
+    differing = np.nonzero((flat != exact).any(axis=0))[0]
     if not differing.size:
         return Divergence(candidate, "nothing", "this sample agrees; another of the batch does not", 0.0, 0.0)
     first = int(differing[0])
-    share = float(np.mean(got != expected))
-    detail = f"token {int(got[0, first])} instead of {int(expected[0, first])}"
-    return Divergence(candidate, f"position {first} of {expected.shape[1]}", detail, share, 0.0)
+    detail = f"token {int(flat[0, first])} instead of {int(exact[0, first])}"
+    return Divergence(candidate, f"position {first} of {flat.shape[1]}", detail, relative_error(flat, exact), 0.0)
 
 
-__all__ = ["diverging_call", "diverging_step"]
+__all__ = ["diverging_call", "diverging_evaluation"]

@@ -1,4 +1,4 @@
-"""What `verify` found, as data and as a table."""
+"""The findings of `verify`, as data and as a table."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ ORACLE, TORCH, ENGINE = "oracle", "PyTorch", "engine"
 class Comparison:
     """One result of `candidate` against `reference`.
 
-    `what` is `forward` (one run of a network) or `sampler`; `point` says on what (`t=981`, `50 steps`). `error` is the
-    relative error; of token sequences, which have tolerance 0, the share of tokens that differ. `ties` counts tokens
-    between which rounding decided, after which a sequence is compared as if the reference had decided alike.
+    `what` is a method (`forward`, `decode`, `forward small` of network `small`) or, if `program`, a program (`sampler`,
+    `program inpaint`); `point` says where (`t=981`, `call 3 of 50`, `50 steps`). `error` is the relative error, or the
+    share of tokens that differ, whose tolerance is 0. `ties` counts tokens that rounding decided: the reference was
+    then made to decide alike. `agreement` of logits: the share of positions with the same likeliest token.
     """
 
     what: str
@@ -29,14 +30,13 @@ class Comparison:
     tolerance: float
     ok: bool
     ties: int = 0
+    agreement: float | None = None
+    program: bool = False
 
 
 @dataclass(frozen=True)
 class Control:
-    """The comparison of `candidate` with a reference of which one weight was changed: it must fail.
-
-    `weight` is the changed weight's path; `error` what came out of it.
-    """
+    """The comparison of `candidate` with a reference that has one weight changed (`weight`, its path): it must fail."""
 
     what: str
     candidate: str
@@ -44,14 +44,15 @@ class Control:
     error: float
     tolerance: float
     ok: bool
+    network: str = "main"
 
 
 @dataclass(frozen=True)
 class Divergence:
     """Where `candidate` first leaves the reference.
 
-    `path` is the call (`blocks.3.attn`) or evaluation (`step 7 of 50`); `error` the relative error there and `before`
-    that of the call that ended before it.
+    `path` is the call (`blocks.3.attn`) or evaluation (`evaluation 7 of 50`); `error` the relative error there and
+    `before` that of the call that ended before it.
     """
 
     candidate: str
@@ -71,7 +72,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Report:
-    """All that `verify` found; `ok` if every comparison passed and every control failed as it must."""
+    """Everything that was compared; `ok` if every comparison passed and every control failed as it must."""
 
     bundle: str
     name: str
@@ -88,7 +89,7 @@ class Report:
 
     @property
     def broken(self) -> bool:
-        """Whether a control passed that must fail, so that the comparisons mean nothing."""
+        """True if a control passed that must fail, so that the comparisons mean nothing."""
         return not self.controls or not all(c.ok for c in self.controls)
 
     def data(self) -> dict[str, Any]:
@@ -97,7 +98,7 @@ class Report:
         return {"ok": self.ok, "broken": self.broken, **document}
 
     def text(self) -> str:
-        """The report as a table, one line a kind of comparison, the worst first where several were made."""
+        """The report as a table: one line per kind of comparison, with the worst of several."""
         lines = [f"{self.name} on {self.device}: {self.bundle}", ""]
         rows = [("", "point", "batch", "against", "what ran", "error", "tolerance", "")]
         for group in _groups(self.comparisons):
@@ -105,7 +106,10 @@ class Report:
             batches = ", ".join(map(str, sorted({c.batch for c in group})))
             points = worst.point if len({c.point for c in group}) == 1 else f"{len(group)}, worst {worst.point}"
             ties = sum(c.ties for c in group)
-            mark = f"ok, {ties} tie{'s' * (ties > 1)}" if worst.ok and ties else "ok" if worst.ok else "FAILED"
+            notes = ["ok" if worst.ok else "FAILED", *[f"{ties} tie{'s' * (ties > 1)}"] * bool(worst.ok and ties)]
+            shares = [c.agreement for c in group if c.agreement is not None]
+            notes += [f"{min(shares):.1%} of likeliest tokens the same"] if shares else []
+            mark = ", ".join(notes)
             rows.append(
                 (worst.what, points, batches, worst.reference, worst.candidate, *_errors(worst), mark),
             )
@@ -131,7 +135,7 @@ class Report:
 def _groups(comparisons: tuple[Comparison, ...]) -> list[list[Comparison]]:
     groups: dict[Any, list[Comparison]] = {}
     for c in comparisons:
-        key = (c.what, c.reference, c.candidate, "" if c.what.startswith("forward") else c.point)
+        key = (c.what, c.reference, c.candidate, c.point if c.program else "")
         groups.setdefault(key, []).append(c)
     return list(groups.values())
 

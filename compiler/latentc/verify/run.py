@@ -1,8 +1,8 @@
-"""Does a bundle compute what its spec says? Oracle, emitted PyTorch and engine on the same inputs, through Polygraphy.
+"""Compares the oracle, the emitted PyTorch and the engine of a bundle on the same inputs.
 
-The forward of every network is compared on inputs taken along a sampling trajectory of the engine, and every sampler of
-the bundle as a whole, with the same noise. A reference with one changed weight must fail the same comparison. Where
-something fails, `locate` names the first call that differs.
+Every method that a program calls is compared on operands taken along a run of that program, and every program as a
+whole with the same noise. A reference with one changed weight must fail the same comparison. If something differs,
+`locate` names the first call that does.
 """
 
 from __future__ import annotations
@@ -11,39 +11,46 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from latentc.components.contract import Network, Program
+from latentc.components.contract import Program
 from latentc.diagnostics import DiagnosticError
-from latentc.export.bundle import onnx_from_network
-from latentc.ir.interpret import Interpreter
+from latentc.ir.core import networks_called, parameters
 from latentc.ir.report import flops
-from latentc.measure.forward import needed
 from latentc.measure.memory import available_memory
-from latentc.measure.metrics import relative_error
+from latentc.measure.metrics import agreement, relative_error
 from latentc.measure.subject import Subject, open_subject
-from latentc.measure.tolerances import Tolerance
-from latentc.measure.trajectory import Feed, denoiser_feeds, engine_calls, token_feed
+from latentc.measure.tolerances import Tolerance, tolerance_of
+from latentc.verify.locate import diverging_call, diverging_evaluation
+from latentc.verify.methods import Called, Operands, Runner, called_methods
 from latentc.verify.report import ENGINE, ORACLE, TORCH, Comparison, Control, Divergence, Report, Skipped
 from latentc.verify.ties import reconciled
+from latentc_runtime.manifest import ProgramEntry
+from latentc_runtime.request import Request
 from latentc_runtime.sources import RandomSource
 
 Array = np.ndarray
 Progress = Callable[[int, int, str], None]
+Results = dict[str, list[Sequence[Array]]]
+"""{runner: the outputs for each of its inputs}; a runner may have run fewer inputs than the others."""
 
 BUDGET = 120.0
-"""Seconds that a verification may take by default, beyond which the float64 oracle leaves samplers out."""
+"""Default number of seconds, after which the float64 oracle leaves programs out."""
 
 ORACLE_RATE = 2e9
-"""Floating-point operations a second that the oracle reaches at least; only decides whether to try it."""
+"""FLOP/s that the oracle reaches at least; decides whether to try it before its speed is measured."""
 
-SMALL = 1e9  # operations of one forward, below which threads do not pay
-SIZES = (1, 2, 3)  # batches; the largest of the bundle comes with them where there is time
+SMALL = 1e9
+"""FLOPs of one network evaluation below which PyTorch runs on one thread."""
+
+SIZES = (1, 2, 3)
+"""Batches; the largest of the bundle is added if there is time."""
+
+SETTINGS = (1.0, 0.5, 0.0)
+"""Factors of the defaults of unbounded settings (the guidance scale), sample by sample."""
 
 
 def verify(
@@ -56,65 +63,62 @@ def verify(
 ) -> Report:
     """Compare the engines of the bundle at `path` with its spec.
 
-    `budget`: seconds that may be spent; what the oracle cannot do in them is skipped and reported so. `seed`: of the
-    samples. `progress(done, total, what)` is told what is being run. Raises BundleError where the bundle cannot be
-    opened, DiagnosticError where its spec cannot be read or a package is missing (E0706).
+    `budget`: seconds that it may take; what the oracle cannot do in that time is skipped and reported. `seed`: of the
+    samples. `progress(done, total, what)` is called before each part. Raises BundleError if the bundle cannot be
+    opened, DiagnosticError if its spec cannot be read.
     """
-    needed("polygraphy", "verification", 'pip install "latentc[verify]"')
-    return _Verification(
-        open_subject(path, device), budget, seed, progress or (lambda done, total, what: None)
-    ).report()
+    subject = open_subject(path, device)
+    return _Verification(subject, budget, seed, progress or (lambda done, total, what: None)).report()
 
 
-@dataclass
 class _Verification:
-    subject: Subject
-    budget: float
-    seed: int
-    progress: Progress
-    comparisons: list[Comparison] = field(default_factory=list)
-    controls: list[Control] = field(default_factory=list)
-    divergences: list[Divergence] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
-    oracle_speed: float = 0.0  # operations a second, measured; 0 where the oracle did not run
-
-    def __post_init__(self) -> None:
+    def __init__(self, subject: Subject, budget: float, seed: int, progress: Progress) -> None:
+        self.subject, self.budget, self.seed, self.progress = subject, budget, seed, progress
         self.start = time.perf_counter()
-        # Of what PyTorch and the engine make of the same weights, and of what the oracle makes of them.
-        self.tolerance, self.exact = self.subject.tolerance(rounded=False), self.subject.tolerance(rounded=True)
+        self.comparisons: list[Comparison] = []
+        self.controls: list[Control] = []
+        self.divergences: list[Divergence] = []
+        self.skipped: list[Skipped] = []
+        made, precision = subject.pipeline.manifest.quantization, subject.spec.target.precision
+        # The oracle rounds as quantised layers do, PyTorch does not.
+        self.exact, self.tolerance = (
+            tolerance_of(precision, None if made is None else made.scheme, rounded) for rounded in (True, False)
+        )
+        self.oracle_speed = 0.0  # FLOP/s, measured; 0 before the oracle has run
         self.oracle = self._oracle_fits()
         self.torch = self._torch_works()
 
     def report(self) -> Report:
-        """Everything compared. Small networks on one thread of PyTorch: more would wait for each other."""
-        small = max(flops(self.subject.lowered.module, n.main.function) for n in self._networks()) < SMALL
+        """Everything compared."""
+        lowered = self.subject.lowered
+        evaluations = [m.function for name in lowered.sampled for m in lowered.networks[name].methods.values()]
+        small = max((flops(lowered.module, function) for function in evaluations), default=0) < SMALL
+        # More threads would wait for each other.
         with self.subject.emitted.threads(1) if self.torch and small else contextlib.nullcontext():
             return self._report()
 
-    def _networks(self) -> list[Network]:
-        return [self.subject.lowered.networks[name] for name in self.subject.lowered.sampled]
-
     def _report(self) -> Report:
-        subject = self.subject
-        programs, networks = subject.lowered.programs, self._networks()
-        total = len(networks) + len(programs) + 1
-        self.progress(0, total, "sampling a trajectory")
-        feeds = {network.name: self._feeds(network, programs[0]) for network in networks}
-        for done, network in enumerate(networks):
-            self.progress(done, total, f"comparing runs of network {network.name}")
-            self._forward(network, feeds[network.name])
-        for done, program in enumerate(programs):
-            self.progress(len(networks) + done, total, f"comparing samplers of {program.steps} steps")
-            self._sampler(program)
+        pipeline = self.subject.pipeline
+        manifest = pipeline.manifest
+        self.progress(0, len(manifest.programs) + 1, "sampling a trajectory")
+        first = {entry.name: entry for entry in reversed(manifest.programs)}
+        requests = [self._request(first[name], max(SIZES)) for name in dict.fromkeys(e.name for e in manifest.programs)]
+        methods = called_methods(self.subject, requests, self.budget / 10)
+        total = len(methods) + len(manifest.programs) + 1
+        for done, called in enumerate(methods):
+            self.progress(done, total, f"comparing {called.title}")
+            self._method(called)
+        for done, entry in enumerate(manifest.programs):
+            self.progress(len(methods) + done, total, f"comparing {_title(entry)} of {entry.steps} steps")
+            self._program(entry)
         if not all(c.ok for c in self.comparisons):
-            self.progress(total - 1, total, "looking for where they part")
-            self._locate(feeds)
+            self.progress(total - 1, total, "looking for the first difference")
+            self._locate(methods)
         self.progress(total, total, "done")
-        manifest = subject.pipeline.manifest
         return Report(
-            bundle=str(subject.path),
+            bundle=str(self.subject.path),
             name=manifest.name,
-            device=f"{subject.pipeline.device} ({manifest.engine}, {manifest.precision})",
+            device=f"{pipeline.device} ({manifest.engine}, {manifest.precision})",
             comparisons=tuple(self.comparisons),
             controls=tuple(self.controls),
             divergences=tuple(self.divergences),
@@ -146,277 +150,274 @@ class _Verification:
             self._skip("the emitted PyTorch", error.diagnostics[0].message)
             return False
 
-    # ---- one run of a network
+    def _oracle_seconds(self, function: str, samples: int) -> float:
+        return flops(self.subject.lowered.module, function) * samples / (self.oracle_speed or ORACLE_RATE)
 
-    def _feeds(self, network: Network, program: Program) -> list[Feed]:
-        """Inputs of a network as a sampler gives them."""
-        inputs, names = self._request(program, max(SIZES)), [v.name for v in self.subject.forward_inputs(network)]
-        if network.discrete and network.recurrent:
-            return [token_feed(network, names, self._engine(program)(*inputs.values()), inputs["y"], n) for n in SIZES]
-        _, calls = engine_calls(self.subject, program, network, inputs)
-        if not calls:
-            self._skip(f"runs of network {network.name}", "the sampler does not call it")
-            return []
-        sizes = [*SIZES, self._largest(program)] if self._largest(program) > max(SIZES) else [*SIZES]
-        return denoiser_feeds(names, calls, sizes, max(SIZES))
+    def _request(self, entry: ProgramEntry, count: int) -> Request:
+        """A usual request of a program, with a few values of each unbounded setting."""
+        pipeline = self.subject.pipeline
+        request = pipeline.usual_request(count, self.seed, entry.steps, entry.name)
+        settings = dict(request.given.settings)
+        for setting in pipeline.manifest.settings_of(entry):
+            if setting.low is None and setting.high is None:
+                settings[setting.name] = settings[setting.name] * np.resize(SETTINGS, count)
+        return Request(entry, replace(request.given, settings=settings))
 
-    def _largest(self, program: Program) -> int:
-        return self.subject.pipeline.program(program.name, program.steps).max_batch or 0
+    # ---- one call of a method
 
-    def _inside_profiles(self, program: Program) -> list[int]:
-        """Batches at the ends of every profile of the plans, at the one it is tuned for, and between these."""
-        profiles = {profile for plan in self.subject.pipeline.manifest.plans for profile in plan.profiles}
-        points = {
-            n for least, best, most in profiles for n in (least, (least + best) // 2, best, (best + most) // 2, most)
-        }
-        return sorted(n for n in points if n <= (self._largest(program) or n))
-
-    def _forward(self, network: Network, feeds: list[Feed]) -> None:
-        from latentc.verify.runners import FunctionRunner, joined, run
-
-        if not feeds:
-            return
-        if self.subject.backend is not self.subject.pipeline.backend:
-            self._skip(f"runs of network {network.name} by its plan", "plans are of samplers: ONNX Runtime ran it")
-        subject, inputs = self.subject, self.subject.forward_inputs(network)
-        with TemporaryDirectory(prefix="latentc-") as folder:
-            model, external = onnx_from_network(
-                subject.exported,
-                network.name,
-                network.main_method,
-                subject.own(network),
-                Path(folder),
-                subject.spec.target.opset,
-            )
-            compiled, names = subject.engine_function(model, external), [value.name for value in inputs]
-            runners = [
-                FunctionRunner(ENGINE, inputs, lambda *arrays: compiled(dict(zip(names, arrays, strict=True)))[0])
-            ]
-            if self.torch:
-                runners.append(FunctionRunner(TORCH, inputs, subject.emitted.forward(network.name)))
-            feeds = self._affordable(network, feeds)
-            found = run(runners, feeds)
+    def _method(self, called: Called) -> None:
+        subject, function = self.subject, called.method.function
+        largest = max(entry.max_batch or 0 for entry in subject.pipeline.manifest.programs)
+        sizes = [*SIZES, largest] if largest > max(SIZES) else [*SIZES]
+        feeds = called.feeds(sizes, max(SIZES))
+        if largest in sizes[len(SIZES) :] and self._oracle_seconds(function, largest) >= self._left() / 4:
+            self._skip(f"{called.title} at batch {largest}", "it would take too long")
+            feeds = [feed for feed in feeds if feed[1] != largest]
+        if subject.backend is not subject.pipeline.backend:
+            self._skip(f"{called.title} by its plan", "plans are of whole programs: ONNX Runtime ran it")
+        results: Results = {ENGINE: [called.engine(operands) for _, _, operands in feeds]}
+        if self.torch:
+            run = subject.emitted.method(called.network.name, called.name)
+            results[TORCH] = [run(operands) for _, _, operands in feeds]
         if self.oracle:
-            small = [feed for feed in feeds if self._oracle_seconds(network, [feed]) < self._left() / 4]
-            if small:
-                oracle = FunctionRunner(ORACLE, inputs, self._oracle_forward(network, subject.oracle))
-                found = joined(found, run([oracle], small))
-                work = flops(subject.lowered.module, network.main.function) * sum(map(_size, small))
-                self.oracle_speed = work / max(sum(found.seconds(ORACLE)), 1e-9)
-            else:
-                self._skip(f"runs of network {network.name} by the oracle", self._too_long(network, feeds[0]))
-        what = "forward" if network.name == "main" else f"forward {network.name}"
-        if not np.any(found.outputs(ENGINE)[0]):
+            self._run_oracle(called, feeds, results)
+        if not any(np.any(out) for out in results[ENGINE][0]):
             self._skip(
-                f"what is behind the last layer of network {network.name}", "its outputs are all zero: untrained?"
+                f"what is behind the last layer of network {called.network.name}",
+                "its outputs are all zero: untrained?",
             )
-        points = [_point(feed) for feed in feeds]
-        self._compare(found, what, points, [_size(feed) for feed in feeds], "forward")
-        self._control(network, feeds[0], found.outputs(ENGINE)[0], what)
+        self._compare(called.title, feeds, results, "forward", called)
+        self._control(called, feeds[0][2], results[ENGINE][0])
 
-    def _affordable(self, network: Network, feeds: list[Feed]) -> list[Feed]:
-        """Feeds without the largest batch where that would take too long."""
-        largest = max(map(_size, feeds))
-        if largest in SIZES or self._oracle_seconds(network, feeds[-1:]) < self._left() / 4:
-            return feeds
-        self._skip(f"runs of network {network.name} at batch {largest}", "they would take too long")
-        return feeds[:-1]
+    def _run_oracle(self, called: Called, feeds: Sequence[tuple[str, int, Operands]], results: Results) -> None:
+        function = called.method.function
+        small = [feed for feed in feeds if self._oracle_seconds(function, feed[1]) < self._left() / 4]
+        if not small:
+            seconds = self._oracle_seconds(function, feeds[0][1])
+            why = f"one run takes about {seconds:.0f} s of a budget of {self.budget:.0f} s"
+            self._skip(f"{called.title} by the oracle", why)
+            return
+        run, begin = self._oracle_method(called), time.perf_counter()
+        results[ORACLE] = [run(operands) for _, _, operands in small]
+        work = flops(self.subject.lowered.module, function) * sum(size for _, size, _ in small)
+        self.oracle_speed = work / max(time.perf_counter() - begin, 1e-9)
 
-    def _oracle_forward(self, network: Network, interpreter: Interpreter) -> Callable[..., Array]:
-        return lambda *arrays: interpreter.run(f"{network.name}.{network.main_method}", *arrays, prefix=network.name)[0]
+    def _oracle_method(self, called: Called, changed: Mapping[str, Array] | None = None) -> Runner:
+        oracle = self.subject.oracle if changed is None else self.subject.oracle_with(changed)
+        name = called.network.name
+        return lambda operands: list(oracle.run(f"{name}.{called.name}", *operands, prefix=name))
 
-    def _oracle_seconds(self, network: Network, feeds: Sequence[Feed]) -> float:
-        work = flops(self.subject.lowered.module, network.main.function) * sum(map(_size, feeds))
-        return work / (self.oracle_speed or ORACLE_RATE)
+    # ---- comparisons
 
-    def _too_long(self, network: Network, feed: Feed) -> str:
-        return f"one takes about {self._oracle_seconds(network, [feed]):.0f} s of a budget of {self.budget:.0f} s"
+    def _compare(
+        self,
+        what: str,
+        inputs: Sequence[tuple[str, int, Any]],
+        results: Results,
+        kind: str,
+        called: Called | None = None,
+    ) -> None:
+        """Every pair of runners on all inputs that both have run; the more exact runner is the reference.
 
-    def _compare(self, found: Any, what: str, points: Sequence[str], sizes: Sequence[int], kind: str) -> None:
-        """Every pair of runners on every feed that both have run; the more exact one is the reference.
-
-        `kind`: the tolerance, "forward", "sampler", or "tokens" for none.
+        `kind` of tolerance: "forward", "sampler", or "tokens" for none.
         """
-        present = [name for name in (ORACLE, TORCH, ENGINE) if any(name == n for n, _ in found.results)]
+        logits = [i for i, port in enumerate(called.method.outputs) if port.role == "logits"] if called else []
+        present = [name for name in (ORACLE, TORCH, ENGINE) if name in results]
         for i, reference in enumerate(present):
             for candidate in present[i + 1 :]:
-                between = self._between(reference, candidate)
-                tolerance = 0.0 if kind == "tokens" else float(getattr(between, kind))
-                errors = found.errors(reference, candidate, tolerance)
-                self.comparisons += [
-                    Comparison(what, point, size, reference, candidate, error, tolerance, ok)
-                    for (error, ok), point, size in zip(errors, points, sizes, strict=False)
-                ]
+                tolerance = 0.0 if kind == "tokens" else float(getattr(self._between(reference, candidate), kind))
+                for (point, size, _), exact, made in zip(inputs, results[reference], results[candidate], strict=False):
+                    pairs = list(zip(made, exact, strict=True))
+                    error = max(relative_error(a, b) for a, b in pairs)
+                    same = min((agreement(*pairs[k]) for k in logits), default=None)
+                    found = Comparison(what, point, size, reference, candidate, error, tolerance, error <= tolerance)
+                    self.comparisons.append(replace(found, agreement=same, program=called is None))
 
     def _between(self, reference: str, candidate: str) -> Tolerance:
         return self.tolerance if TORCH in (reference, candidate) else self.exact
 
-    # ---- the control
-
-    def _control(self, network: Network, feed: Feed, result: Array, what: str) -> None:
+    def _control(self, called: Called, operands: Operands, result: Sequence[Array]) -> None:
         """The engine's result against a reference with one changed weight."""
-        subject, tolerance = self.subject, (self.exact if self.oracle else self.tolerance).forward
+        if any(control.network == called.network.name for control in self.controls):
+            return
+        subject, name = self.subject, called.network.name
+        tolerance = (self.exact if self.oracle else self.tolerance).forward
         error, path = 0.0, ""
-        for path in _changeable(subject.arrays, network.name):
+        for path in _changeable(parameters(subject.lowered.module, called.method.function), subject.arrays, name):
             changed = _changed(subject.arrays[path], max(0.01, 10 * tolerance))
             if self.oracle:
-                reference = self._oracle_forward(network, subject.oracle_with({path: changed}))(*feed.values())
+                reference = self._oracle_method(called, {path: changed})(operands)
             elif self.torch:
-                with subject.emitted.with_weight(network.name, path.removeprefix(f"{network.name}."), changed) as call:
-                    reference = call(*feed.values())
+                with subject.emitted.with_weight(name, path.removeprefix(f"{name}."), changed):
+                    reference = subject.emitted.method(name, called.name)(operands)
             else:
                 return
-            error = relative_error(result, reference)
+            error = max(map(relative_error, result, reference))
             if error > tolerance:
                 break
-        self.controls.append(Control(what, ENGINE, path, error, tolerance, error > tolerance))
+        self.controls.append(Control(called.title, ENGINE, path, error, tolerance, error > tolerance, name))
 
-    # ---- whole samplers
+    # ---- whole programs
 
-    def _request(self, program: Program, count: int) -> Feed:
-        """Inputs of a sampler for `count` samples: classes in turn, scales from the default down."""
-        return self.subject.request(program, count, self.seed, (1.0, 0.5, 0.0))
-
-    def _engine(self, program: Program) -> Callable[..., Array]:
-        """The bundle's own sampler as a function of its inputs."""
-        names = [entry.name for entry in self.subject.pipeline.program(program.name, program.steps).inputs]
-        return lambda *arrays: self.subject.sample(program, dict(zip(names, arrays, strict=True)))
-
-    def _sampler(self, program: Program) -> None:
-        from latentc.verify.runners import FunctionRunner, joined, run
-
-        subject, inputs = self.subject, self.subject.sampler_inputs(program)
-        call = self._engine(program)
-        first = self._request(program, 1)
+    def _program(self, entry: ProgramEntry) -> None:
+        subject, program = self.subject, self.subject.program(entry)
+        title = f"{'samplers' if entry.name == 'sample' else entry.name} of {entry.steps} steps"
+        runners: dict[str, Callable[[Request], Sequence[Array]]] = {
+            ENGINE: lambda request: list(subject.pipeline.run(request).values())
+        }
         begin = time.perf_counter()
-        tokens = call(*first.values()).dtype.kind in "iu"
-        if tokens and self._rounds_unseen():
-            self._skip("samplers", "products with packed weights round more than the graph says, and draw other tokens")
+        discrete = [made.dtype.kind in "iu" for made in runners[ENGINE](self._request(entry, 1))]
+        each = 5 * (time.perf_counter() - begin)  # PyTorch is assumed to be four times as slow as the engine
+        if self._draws(program) and (why := self._other_tokens(all(discrete))):
+            self._skip(title, why)
             return
-        # PyTorch is taken to be four times as slow as the engine.
-        each = 5 * (time.perf_counter() - begin)
+        sizes = self._sizes(entry, title, each)
+        inputs = [(f"{entry.steps} steps", size, self._request(entry, size)) for size in sizes]
+        if self.torch and self._draws(program) and subject.quantization is not None:
+            self._skip(f"{title} by PyTorch", "it does not round as quantised layers do, and draws other tokens")
+        elif self.torch:
+            runners[TORCH] = lambda request: subject.emitted.program(entry)(subject.operands(request))
+        oracle_inputs = self._oracle_inputs(program, inputs, title)
+        if oracle_inputs:
+            runners[ORACLE] = lambda request: subject.oracle.run(program.entry, *subject.operands(request))
+        results: Results = {
+            name: [run(request) for _, _, request in (oracle_inputs if name == ORACLE else inputs)]
+            for name, run in runners.items()
+        }
+        for i, output in enumerate(entry.outputs):
+            # A program of one evaluation has no steps whose errors add up.
+            kind = "tokens" if discrete[i] else "forward" if program.evaluations == 1 else "sampler"
+            what = _title(entry) if len(entry.outputs) == 1 else f"{_title(entry)}: {output.name}"
+            before = len(self.comparisons)
+            own: Results = {name: [[outs[i]] for outs in made] for name, made in results.items()}
+            self._compare(what, inputs, own, kind)
+            if discrete[i]:
+                compared = self.comparisons[before:]
+                self.comparisons[before:] = [self._with_ties(c, entry, inputs, results, runners, i) for c in compared]
+
+    def _draws(self, program: Program) -> bool:
+        """Whether a program draws tokens from logits: rounding may then decide between two of them."""
+        module, networks = self.subject.lowered.module, self.subject.lowered.networks
+        called = networks_called(module, module.entries[program.entry])
+        return any(networks[name].discrete for name in called)
+
+    def _other_tokens(self, tokens: bool) -> str | None:
+        """Why a program that draws tokens is not compared; `tokens`: they are its output."""
+        manifest = self.subject.pipeline.manifest
+        if manifest.quantization is not None and manifest.quantization.scheme.endswith("_weights"):
+            return "products with packed weights round more than the graph says, and draw other tokens"
+        if not tokens and (manifest.quantization is not None or manifest.precision != "fp32"):
+            return "rounding draws other tokens, and the output does not show which"
+        return None
+
+    def _sizes(self, entry: ProgramEntry, title: str, each: float) -> list[int]:
+        """Batches of a program that there is time for, at `each` seconds per sample."""
+        largest = entry.max_batch or 0
+        profiles = {profile for plan in self.subject.pipeline.manifest.plans for profile in plan.profiles}
+        # The ends of every profile of the plans, the batch it is tuned for, and one between each two of these.
+        points = {n for low, best, high in profiles for n in (low, (low + best) // 2, best, (best + high) // 2, high)}
+        inside = sorted(n for n in points if n not in SIZES and n <= (largest or n))
         sizes = [*SIZES] if sum(SIZES) * each < self._left() / 2 else [1]
-        inside = [n for n in self._inside_profiles(program) if n not in SIZES]
         sizes += [n for n in inside if sum(inside) * each < self._left() / 4]
-        largest = self._largest(program)
         if largest in sizes:
-            pass
-        elif largest > max(SIZES) and largest * each < self._left() / 4:
+            return sizes
+        if largest > max(SIZES) and largest * each < self._left() / 4:
             sizes.append(largest)
         elif largest > max(SIZES) or sizes == [1]:
             count = max(largest, max(SIZES))
-            self._skip(f"samplers of {program.steps} steps at batch {count}", f"it takes about {count * each:.0f} s")
-        feeds = [self._request(program, size) for size in sizes]
-        samplers = {ENGINE: call}
-        if self.torch and tokens and subject.quantization is not None:
-            self._skip("samplers by PyTorch", "it does not round as quantised layers do, and draws other tokens")
-        elif self.torch:
-            samplers[TORCH] = subject.emitted.sampler(program.steps, program.name)
-        found = run([FunctionRunner(name, inputs, sample) for name, sample in samplers.items()], feeds)
-        small = self._oracle_feeds(program, feeds)
-        if small:
-            samplers[ORACLE] = lambda *arrays: subject.oracle.run(program.entry, *arrays)[0]
-            found = joined(found, run([FunctionRunner(ORACLE, inputs, samplers[ORACLE])], small))
-        before = len(self.comparisons)
-        # A sampler of one evaluation has no steps whose errors add up.
-        kind = "tokens" if tokens else "forward" if program.evaluations == 1 else "sampler"
-        self._compare(found, _label(program), [f"{program.steps} steps"] * len(feeds), sizes, kind)
-        random = {name: s for name, s in program.sources.items() if isinstance(s, RandomSource)}
-        # One number per token and sample: which token each decides is known.
-        uniforms = next(
-            (n for n, s in random.items() if s.distribution == "uniform" and feeds[0][n].ndim == 2),
-            None,
-        )
-        if tokens and uniforms is not None:
-            made = self.comparisons[before:]
-            self.comparisons[before:] = [self._with_ties(c, found, samplers, feeds, uniforms) for c in made]
+            self._skip(f"{title} at batch {count}", f"it takes about {count * each:.0f} s")
+        return sizes
 
-    def _rounds_unseen(self) -> bool:
-        made = self.subject.pipeline.manifest.quantization
-        return made is not None and made.scheme.endswith("_weights")
+    def _oracle_inputs(
+        self, program: Program, inputs: list[tuple[str, int, Request]], title: str
+    ) -> list[tuple[str, int, Request]]:
+        """The inputs that the oracle has time for."""
+        if not self.oracle:
+            return []
+        for count in (len(SIZES), 1):
+            samples = sum(size for _, size, _ in inputs[:count])
+            if self._oracle_seconds(program.entry, samples) < self._left() / 2:
+                return inputs[:count]
+        each = self._oracle_seconds(program.entry, 1)
+        self._skip(f"{title} by the oracle", f"one sample takes about {each:.0f} s of a budget of {self.budget:.0f} s")
+        return []
 
     def _with_ties(
-        self, c: Comparison, found: Any, samplers: Mapping[str, Callable[..., Array]], feeds: list[Feed], uniforms: str
+        self,
+        c: Comparison,
+        entry: ProgramEntry,
+        inputs: Sequence[tuple[str, int, Request]],
+        results: Results,
+        runners: Mapping[str, Callable[[Request], Sequence[Array]]],
+        output: int,
     ) -> Comparison:
-        """A comparison of token sequences that differ, made again with ties decided alike."""
-        if c.ok:
+        """A comparison of token sequences that differ, made again with ties decided alike.
+
+        Only if one uniform number decides each token.
+        """
+        which = next(i for i, (_, size, _) in enumerate(inputs) if size == c.batch)
+        got, request = results[c.candidate][which][output], inputs[which][2]
+        uniforms = [
+            i
+            for i in entry.inputs
+            if isinstance(i.source, RandomSource) and i.source.distribution == "uniform" and i.sample_shape == ()
+        ]
+        if c.ok or len(uniforms) != 1 or got.shape[1:] != (uniforms[0].rows,):
             return c
-        which = next(i for i, feed in enumerate(feeds) if _batch(feed) == c.batch)
-        got = found.outputs(c.candidate)[which]
-        expected, ties = reconciled(samplers[c.reference], feeds[which], uniforms, got, self.exact.forward)
+
+        def sample(u: Array) -> Array:
+            return runners[c.reference](replace(request, noise={**request.noise, uniforms[0].name: u}))[output]
+
+        expected, ties = reconciled(sample, request.array(uniforms[0]), got, self.exact.forward)
         error = relative_error(got, expected)
         return replace(c, error=error, ok=error == 0.0, ties=ties)
 
-    def _oracle_feeds(self, program: Program, feeds: list[Feed]) -> list[Feed]:
-        """The feeds that the oracle can sample in the time left."""
-        if not self.oracle:
-            return []
-        each = flops(self.subject.lowered.module, program.entry) / (self.oracle_speed or ORACLE_RATE)
-        for count in (len(SIZES), 1):
-            if each * sum(_batch(f) for f in feeds[:count]) < self._left() / 2:
-                return feeds[:count]
-        why = f"one sample takes about {each:.0f} s of a budget of {self.budget:.0f} s"
-        self._skip(f"samplers of {program.steps} steps by the oracle", why)
-        return []
-
     # ---- where it went wrong
 
-    def _locate(self, feeds: Mapping[str, list[Feed]]) -> None:
-        from latentc.verify.locate import diverging_call, diverging_step
-
+    def _locate(self, methods: Sequence[Called]) -> None:
         subject = self.subject
         failed = [c for c in self.comparisons if not c.ok]
         for candidate in dict.fromkeys(c.candidate for c in failed):
             mine = [c for c in failed if c.candidate == candidate]
-            forward = next((c for c in mine if c.what.startswith("forward")), None)
-            if forward is not None:
-                network = subject.lowered.networks[forward.what.removeprefix("forward").strip() or "main"]
-                feed = feeds[network.name][0]
-                # A call inside may be a little less exact than the whole; what went wrong is of the size of the error.
-                least = max(self._between(ORACLE, candidate).forward, forward.error / 100)
-                self.divergences.append(diverging_call(subject, network, feed, candidate == TORCH, least))
-                continue
-            if subject.quantization is not None:
-                why = "single runs agree; samplers of quantised layers are not taken apart step by step"
-                self.divergences.append(Divergence(candidate, "a sampler", why, mine[0].error, float("nan")))
-                continue
-            steps = int(mine[0].point.split()[0])
-            program = next(p for p in subject.lowered.programs if (_label(p), p.steps) == (mine[0].what, steps))
-            inputs = self._request(program, 1)
-            self.divergences.append(diverging_step(subject, program, inputs, candidate == TORCH, self.tolerance))
+            found = next((c for c in mine if not c.program), None)
+            if found is not None:
+                called = next(one for one in methods if one.title == found.what)
+                # A call inside may be a little less exact than the whole; a mistake is of the size of the error.
+                least = max(self._between(ORACLE, candidate).forward, found.error / 100)
+                operands = called.feeds(SIZES, max(SIZES))[0][2]
+                self.divergences.append(diverging_call(subject, called, operands, candidate, least))
+            elif subject.quantization is not None:
+                why = "single calls agree; programs with quantised layers are not taken apart step by step"
+                self.divergences.append(Divergence(candidate, "a program", why, mine[0].error, float("nan")))
+            else:
+                steps, title = int(mine[0].point.split()[0]), mine[0].what.split(":")[0]
+                entries = subject.pipeline.manifest.programs
+                entry = next(e for e in entries if (_title(e), e.steps) == (title, steps))
+                request, least = self._request(entry, 1), self.tolerance.sampler
+                self.divergences.append(diverging_evaluation(subject, request, candidate, least))
 
 
-def _label(program: Program) -> str:
-    """What a program is called in the report: `sampler`, or its name if it is another."""
-    return "sampler" if program.name == "sample" else f"program {program.name}"
+def _title(entry: ProgramEntry) -> str:
+    """What a program is called in the report: `sampler`, or `program NAME` of another."""
+    return "sampler" if entry.name == "sample" else f"program {entry.name}"
 
 
-def _size(feed: Feed) -> int:
-    return len(next(iter(feed.values())))
-
-
-def _batch(inputs: Feed) -> int:
-    return len(inputs["y"]) if "y" in inputs else _size(inputs)
-
-
-def _point(feed: Feed) -> str:
-    return f"t={float(feed['t'][0]):.4g}" if "t" in feed else "sampled"
-
-
-def _changeable(arrays: Mapping[str, Array], network: str) -> list[str]:
+def _changeable(read: Mapping[str, Any], arrays: Mapping[str, Array], network: str) -> list[str]:
     """Weights to change for the control: a matrix in the middle, then the last ones, and the last outside of blocks.
 
-    A fresh network has gates of zero, behind which a block's weights do nothing; the last layer's always do.
+    `read`: by own path, what the method reads. In a fresh network, gates of zero hide the weights of a block; the
+    weights of the last layer always matter.
     """
-    matrices = [p for p, a in arrays.items() if p.startswith(f"{network}.") and a.ndim >= 2 and p.endswith("weight")]
+    paths = [path for own in read if (path := f"{network}.{own}") in arrays]
+    matrices = [path for path in paths if arrays[path].ndim >= 2 and path.endswith("weight")] or paths
     outside = [path for path in matrices if path.count(".") == 2]
     return list(dict.fromkeys([*matrices[len(matrices) // 2 :][:1], *matrices[:-5:-1], *outside[-1:]]))
 
 
 def _changed(array: Array, share: float) -> Array:
-    """A weight with a share of its largest value (of 1 if all are zero) added to every other element, else taken off.
+    """A weight with a share of its largest value (of 1 if all are zero) alternately added and subtracted.
 
-    Not added to all: what a norm gives has a mean of zero, so its sum with equal weights is zero as well.
+    Adding it everywhere could change nothing: the output of a norm has mean zero.
     """
     signs = 1 - 2 * (np.arange(array.size) % 2).reshape(array.shape)
     return array + (signs * share * (np.max(np.abs(array)) or 1)).astype(array.dtype)

@@ -1,29 +1,28 @@
-"""Token sequences that part at a tie: where a uniform number lies so near the border between two tokens that rounding
-decides, both are right, and everything behind it differs.
+"""Token sequences that differ by a tie: a uniform number so near the border between two tokens that rounding decides.
+
+Both tokens are then right, and all that follow may differ.
 
 Symbols: B batch, T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
 Array = np.ndarray
-MOST = 16  # ties of one sequence
+MOST = 16  # ties of a sequence
 
 
-def reconciled(
-    sample: Callable[..., Array], inputs: Mapping[str, Array], uniforms: str, got: Array, width: float
-) -> tuple[Array, int]:
-    """What `sample` draws if its ties are decided as in `got`, i64[B, T], and how many ties there were.
+def reconciled(sample: Callable[[Array], Array], uniforms: Array, got: Array, width: float) -> tuple[Array, int]:
+    """The tokens i64[B, T] that `sample(uniforms [T, B])` draws with its ties decided as in `got`, and their number.
 
-    Where the two part, the uniform number of that token ([T, B] in `inputs[uniforms]`) is moved by `width` down or up;
-    if that gives the token of `got`, it was a tie and the next difference is looked for. Otherwise the sequence stays.
+    At the first difference, the uniform number of that token is moved by `width` down or up. If that draws the token of
+    `got`, it was a tie, and the next difference follows. Otherwise the sequence stays as it is.
     """
-    u = inputs[uniforms].copy()
-    expected = sample(*inputs.values())
+    u = uniforms.copy()
+    expected = sample(u)
     given_up = np.zeros(len(expected), bool)
     ties = 0
     for _ in range(MOST):
@@ -35,7 +34,7 @@ def reconciled(
         for step in (-width, width):
             moved = u.copy()
             moved[first[rows], rows] = np.clip(moved[first[rows], rows] + step, 0.0, 1.0)
-            other = sample(*{**inputs, uniforms: moved}.values())
+            other = sample(moved)
             for b in rows:
                 if other[b, first[b]] == got[b, first[b]]:
                     decided[b], u[first[b], b] = other[b], moved[first[b], b]
