@@ -43,7 +43,7 @@ def test_what_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
         "openvino": "latentc[openvino]",
         "tensorrt": "latentc[tensorrt]",
         "tensorrt-rtx": "--no-build-isolation",
-        "polygraphy": "latentc[verify]",
+        "polygraphy": "latentc[tensorrt]",
         "cuda-python": "latentc[tensorrt]",
         "triton client": "tritonclient[grpc]",
         "triton server": "tritonserver",

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("polygraphy")
 pytest.importorskip("torch")
 
 from bundles import TINY_DIT, TINY_TOKENS, tiny_bundle

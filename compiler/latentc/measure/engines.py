@@ -17,8 +17,8 @@ def engines() -> Iterator[Finding]:
     yield _gpu_finding(gpu, fault)
     for engine in ENGINES.values():
         yield from engine.doctor(gpu)
-    use, command = "plans of TensorRT, and verify", 'pip install "latentc[verify]"'
-    yield package("polygraphy", "polygraphy", ("polygraphy",), use, command)
+    command = 'pip install "latentc[tensorrt]"'
+    yield package("polygraphy", "polygraphy", ("polygraphy",), "building plans of TensorRT", command)
     yield from _triton()
 
 
