@@ -11,7 +11,7 @@ from latentc.ir.builder import B, ModuleBuilder, f32, i64, module_class
 from latentc.ir.core import Module
 from latentc.ir.interpret import Interpreter
 from latentc.ir.verify import verify
-from latentc.measure.calls import calls_of, operands_shown, spread
+from latentc.measure.calls import Watching, calls_of, operands_shown, spread
 
 METHODS = {"Outer.forward": "forward", "Inner.step": "step"}
 TRIPS = 5, 3
@@ -70,6 +70,26 @@ def test_calls_come_in_the_order_they_happen() -> None:
     calls = calls_of(nested(), "sample", METHODS)
     assert [call.path for call in calls] == sorted(call.path for call in calls)
     assert [call.entry for call in calls] == [*["main.forward", *["head.step"] * 3] * 5, "main.forward"]
+
+
+def test_watching_sees_the_same_calls() -> None:
+    module, x = nested(), np.array([[1.0, -2.0], [0.25, 3.0]])
+    seen: list[tuple[str, list[np.ndarray]]] = []
+    run = Watching(module, {}, METHODS, lambda network, method, xs: seen.append((f"{network}.{method}", list(xs))))
+    results, operands = expected(x)
+    for got, want in zip(run.run("sample", x), results, strict=True):
+        np.testing.assert_allclose(got, want)
+    assert [entry for entry, _ in seen] == [call.entry for call in calls_of(module, "sample", METHODS)]
+    for entry, found in operands.items():
+        for (_, got), want in zip([pair for pair in seen if pair[0] == entry], found, strict=True):
+            for a, b in zip(got, want, strict=True):
+                np.testing.assert_allclose(a, b)
+
+
+def test_engines_make_calls_in_place_of_the_interpreter() -> None:
+    engines = {("head", "step"): lambda xs: [0.0 * xs[0]]}
+    last, _ = Watching(nested(), {}, METHODS, lambda *call: None, engines).run("sample", np.ones((1, 2)))
+    np.testing.assert_allclose(last, 2.0)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 100])
