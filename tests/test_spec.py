@@ -59,6 +59,7 @@ def test_null_removes_a_condition_of_the_base() -> None:
     text = TINY.replace("variants:", "variants:\n  unconditional: {conditioning: {class: null}}", 1)
     assert "class" in spec_from_text(text).conditioning
     assert "class" not in spec_from_text(text, variant="unconditional").conditioning
+    assert "class" not in spec_from_text(TINY, overrides=["conditioning.class=null"]).conditioning
 
 
 def test_another_kind_replaces_the_whole_mapping() -> None:

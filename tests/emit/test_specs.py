@@ -72,6 +72,21 @@ CASES: dict[str, tuple[str, list[str]]] = {
             ("sub_vp", "score", "euler_maruyama"),
         )
     },
+    "unet": (
+        "edm",
+        [
+            *("data={kind: digits}", "backbone.width=16", "backbone.multipliers=[1, 2]", "backbone.blocks=2"),
+            *("backbone.early=[class]", "conditioning.augment=null", "conditioning.time.frequencies=16"),
+            "sampler.steps=2",
+        ],
+    ),
+    "uvit": (
+        "uvit",
+        [
+            *("data={kind: digits}", "backbone.width=16", "backbone.half=2", "backbone.block.mixer.heads=2"),
+            *("conditioning.time.frequencies=16", "sampler.steps=4"),
+        ],
+    ),
     "sit-sde": ("sit", [*DIT, "sampler={kind: euler_maruyama, steps: 5, guidance: {scale: 2}}"]),
     "llamagen": ("llamagen", LLAMAGEN),
     "llamagen-grouped": ("llamagen", [*LLAMAGEN, "backbone.block.mixer.kv_heads=2"]),

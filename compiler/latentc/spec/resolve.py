@@ -235,6 +235,16 @@ def _set(root: Node, text: str, file: str) -> Node:
         leaf = replace(leaf, span=Span(file, 1, len(target) + 1, 1, len(target) + 2))
     if steps[0][0] == "backbone":
         steps[:1] = [("networks", steps[0][1]), ("main", steps[0][1])]
+    section = root.fields.get(steps[0][0])
+    if (
+        leaf.value is None
+        and len(steps) == 2
+        and (steps[0][0],) in _NAMED
+        and section
+        and steps[1][0] in section.fields
+    ):
+        kept = {name: node for name, node in section.fields.items() if name != steps[1][0]}
+        return replace(root, value={**root.fields, steps[0][0]: replace(section, value=kept)})
     return _put(root, steps, leaf)
 
 
