@@ -132,7 +132,7 @@ def inputs_of(low: Lowered, function: str) -> list[np.ndarray[Any, Any]]:
             array = np.array([1.5, 3.0])
         if value.name == "position":
             array = np.array(3)
-        if value.name == "order":
+        if value.name in ("order", "rank"):
             array = rng.permuted(np.broadcast_to(np.arange(array.shape[1]), array.shape), axis=1)
         arrays.append(array)
     return arrays

@@ -14,15 +14,26 @@ from latentc.ir.core import Module, networks_called
 from latentc.ir.types import Sym, TensorType
 from latentc_runtime.sources import Condition, Input, Setting, Source
 
-Role = Literal["state", "time", "condition", "noise", "token", "position", "cache", "output", "logits", "penalty"]
+Role = Literal[
+    "state", "time", "condition", "noise", "token", "position", "cache", "mask", "output", "logits", "penalty"
+]
 
 Capability = Literal[
-    "denoise", "next_token", "masked_tokens", "generate", "discriminate", "classify", "encode", "autoencode"
+    "denoise",
+    "next_token",
+    "masked_tokens",
+    "masked_features",
+    "generate",
+    "discriminate",
+    "classify",
+    "encode",
+    "autoencode",
 ]
 CAPABILITIES: dict[Capability, str] = {
     "denoise": "predicts noise, data or a velocity from a noisy sample and its time",
     "next_token": "predicts each token from those before it",
     "masked_tokens": "predicts masked tokens from the others",
+    "masked_features": "encodes a partly hidden sample as features of each token",
     "generate": "turns noise into a sample",
     "discriminate": "scores how much a sample looks like data",
     "classify": "predicts the class of a noisy sample at its time",
@@ -35,6 +46,8 @@ denoise       `forward` (state, time, conditions) -> output
 next_token    `forward` (tokens as state, conditions) -> logits; `prefill` (conditions) -> logits, caches;
               `decode` (token, position, caches) -> logits, caches
 masked_tokens `forward` (tokens as state, of which `null` is the mask; conditions) -> logits
+masked_features `forward` (tokens [B, T, C] as state, mask f32[B, T] that is 1 where one is hidden, conditions) ->
+              output [B, T, D]
 generate      `forward` (noise, conditions) -> output
 discriminate  `forward` (state, conditions) -> output
 classify      `forward` (state, time, conditions) -> logits over classes

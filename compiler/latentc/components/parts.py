@@ -95,7 +95,17 @@ class Mixer(Part):
     def static(self, dim: int) -> dict[str, Any]: ...
 
     @abstractmethod
-    def apply(self, b: Builder, name: str, x: Var, rotary: tuple[Var, ...], init: str, **static: Any) -> Var: ...
+    def apply(
+        self,
+        b: Builder,
+        name: str,
+        x: Var,
+        rotary: tuple[Var, ...],
+        init: str,
+        mask: Var | None = None,
+        **static: Any,
+    ) -> Var:
+        """`mask` bool[B, 1, 1, T] is true for the tokens that may be seen; None: all."""
 
     @abstractmethod
     def decode(

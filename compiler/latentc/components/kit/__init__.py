@@ -5,6 +5,14 @@ discrete tokens. `guidance`: scales that change over the steps. `patches`: array
 table is run inside a program by `samplers.program.denoise`.
 """
 
-from latentc.components.kit.calls import Conditions, Operands, call, guided_call, per_sample_mean, state_gradient
+from latentc.components.kit.calls import (
+    Conditions,
+    Operands,
+    both_branches,
+    call,
+    guided_call,
+    per_sample_mean,
+    state_gradient,
+)
 
-__all__ = ["Conditions", "Operands", "call", "guided_call", "per_sample_mean", "state_gradient"]
+__all__ = ["Conditions", "Operands", "both_branches", "call", "guided_call", "per_sample_mean", "state_gradient"]

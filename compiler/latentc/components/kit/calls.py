@@ -170,6 +170,18 @@ def guided_call(
     return b.guided(*args, out=out) if out else b.guided(*args)
 
 
+def both_branches(
+    b: Builder, network: Network, method: str, conditions: Operands, null: Operands, out: str = "", **by_role: Any
+) -> tuple[Var, Var]:
+    """A method's only output with `conditions` and with `null` in their place, by one call of a doubled batch."""
+    of = network.methods[method]
+    pairs = zip(_arranged(of, conditions, by_role), _arranged(of, null, by_role), strict=True)
+    both = b.call(of.function, network.name, *(b.concat(x, other, axis=0) for x, other in pairs), out=out)
+    batch = next(iter(conditions.values())).shape[0]
+    cond, uncond = b.split(both, axis=0, sizes=(batch, batch), out=f"{out} null_{out}")
+    return cond, uncond
+
+
 def _arranged(method: Method, conditions: Operands, by_role: Mapping[str, Any]) -> list[Var]:
     """The operands of a method in the order of its ports."""
     queues = {role: list(value) if isinstance(value, list | tuple) else [value] for role, value in by_role.items()}

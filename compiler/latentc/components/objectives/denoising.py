@@ -37,11 +37,23 @@ class Noised:
     told: Var
 
 
-def noised(b: Builder, target: Parameterization, x0: Var, derivatives: bool = False) -> Noised:
-    """Adds the draws of a training time and a noise as inputs. `derivatives`: of the process, at its point."""
+def noised(
+    b: Builder,
+    target: Parameterization,
+    x0: Var,
+    derivatives: bool = False,
+    given: tuple[Var, Var] | None = None,
+) -> Noised:
+    """Adds the draws of a training time and a noise as inputs, or takes those `given`.
+
+    `derivatives`: of the process, at its point.
+    """
     process, draw = target.process, target.process.draw()
-    drawn = b.input(draw.name, i64(B) if draw.distribution == "integers" else f32(B))
-    noise = b.input("noise", x0.type)
+    if given is None:
+        drawn = b.input(draw.name, i64(B) if draw.distribution == "integers" else f32(B))
+        noise = b.input("noise", x0.type)
+    else:
+        drawn, noise = given
     m = Symbolic(b, x0.type.rank)
     t = process.training_time(m, drawn, target.predicts)
     at = process.at(m, t)
@@ -82,7 +94,7 @@ class DenoisingObjective(Objective):
         b = mb.function("loss.terms")
         x0 = b.input("x", network.methods["forward"].input("state").type)
         given = conditions.inputs(b, by_field=True)
-        at = noised(b, target, x0, derivatives=target.predicts == "flow_velocity" or self.weighs(target))
+        at = noised(b, target, x0, self.needs_derivatives(target))
         told = conditions.dropped(b, conditions.operands(b, given))
         out = call(b, network, "forward", told, state=at.scaled, time=at.told, out="prediction")
         terms = self.terms(b, target, at.point, x0, at.x_t, at.noise, out, at.t)
@@ -95,6 +107,10 @@ class DenoisingObjective(Objective):
     def says(self) -> str:
         """The docstring of the emitted loss."""
         return "The squared error of the prediction, one value per sample."
+
+    def needs_derivatives(self, target: Parameterization) -> bool:
+        """Whether the loss takes derivatives of the process by time."""
+        return target.predicts == "flow_velocity" or self.weighs(target)
 
     def weighs(self, target: Parameterization) -> bool:
         """Whether the squared error has a weight that depends on derivatives by time."""

@@ -28,14 +28,9 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class Diffusion(DenoisingObjective):
-    """Ho et al. 2020 (arXiv:2006.11239); learned variance after Nichol and Dhariwal 2021 (arXiv:2102.09672).
+class DiffusionLoss(DenoisingObjective):
+    """The loss of a denoiser on a forward process, and improved DDPM's bound if the variance is learned."""
 
-    On the process `edm` with `predicts: preconditioned` it is the loss of Karras et al. 2022 (arXiv:2206.00364); on
-    `vp` (noise) and `ve` (scaled_score) that of Song et al. 2021 (arXiv:2011.13456).
-    """
-
-    kind: Literal["diffusion"]
     process: Annotated[Process, OneOf("processes")] = Field(
         Discrete(kind="discrete"), description="the forward process, from data to noise"
     )
@@ -48,7 +43,6 @@ class Diffusion(DenoisingObjective):
     error_norm: Literal["l2", "l1"] = Field(
         "l2", description="squared error of the prediction, or absolute error (DiffWave)"
     )
-    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "diffusion", "process": {"kind": "discrete", "steps": 100}}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
@@ -124,6 +118,17 @@ class Diffusion(DenoisingObjective):
         bits = 1 / math.log(2)
         kl, nll = (per_sample_mean(b, term, out=label) * bits for term, label in ((kl, "kl"), (nll, "nll")))
         return b.where(b.equal(t, 0), nll, kl, out="vb")  # type: ignore[no-any-return]
+
+
+class Diffusion(DiffusionLoss):
+    """Ho et al. 2020 (arXiv:2006.11239); learned variance after Nichol and Dhariwal 2021 (arXiv:2102.09672).
+
+    On the process `edm` with `predicts: preconditioned` it is the loss of Karras et al. 2022 (arXiv:2206.00364); on
+    `vp` (noise) and `ve` (scaled_score) that of Song et al. 2021 (arXiv:2011.13456).
+    """
+
+    kind: Literal["diffusion"]
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "diffusion", "process": {"kind": "discrete", "steps": 100}}
 
 
 def _normal_cdf(b: Builder, x: Var, out: str) -> Var:

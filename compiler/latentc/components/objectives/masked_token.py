@@ -10,7 +10,6 @@ from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
-from latentc.components.kit.tokens import rank
 from latentc.components.objectives._common import publish
 from latentc.components.parts import Fraction, Objective
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
@@ -58,10 +57,10 @@ class MaskedToken(Objective):
         b = mb.function("loss.terms")
         tokens = b.input("tokens", i64(B, length))
         given = conditions.inputs(b, by_field=True)
-        u, order = b.input("u", f32(B)), b.input("order", i64(B, length))
+        u, rank = b.input("u", f32(B)), b.input("rank", i64(B, length))
         told = conditions.dropped(b, conditions.operands(b, given))
         count = b.maximum(self._masked(b, u) * float(length), 1.0, out="count")
-        masked = b.less(b.cast(rank(b, order), to="f32"), b.reshape(count, shape=(B, 1)), out="masked")
+        masked = b.less(b.cast(rank, to="f32"), b.reshape(count, shape=(B, 1)), out="masked")
         seen = b.where(masked, b.scalar(port.null, tokens), tokens, out="seen")  # type: ignore[arg-type]
         logits = call(b, network, "forward", told, state=seen, out="logits")
         rows = B * length
@@ -75,7 +74,7 @@ class MaskedToken(Objective):
         total = b.sum(losses * weight, axes=(1,), keepdims=False, out="total")
         b.output(b.div(total, b.sum(weight, axes=(1,), keepdims=False), out="loss"))
         b.finish("The cross-entropy of the masked tokens in nats per token, one value per sample.")
-        draws = (Draw("u", "uniform"), Draw("order", "permutation"), *conditions.draws())
+        draws = (Draw("u", "uniform"), Draw("rank", "permutation"), *conditions.draws())
         return publish(mb, ("loss",), ("tokens", *conditions.fields), draws, self.trained(spec))
 
     def _masked(self, b: Builder, u: Var) -> Var:

@@ -122,7 +122,7 @@ class MaskedSampler(Sampler):
             given, keep = b.input("given", tokens_type), b.input("keep", f32(B, Named(length, "T")))
             kept = [b.greater(keep, 0.5, out="kept")]
             start = b.where(kept[0], given, start, out="tokens")
-            own = inpainting_conditions((length,), mask)
+            own = inpainting_conditions((length,), length, mask)
             sources |= {c.name: ConditionSource(c.name) for c in own}
         scale = b.input("scale", f32(B)) if self.guidance else None
         if self.guidance:
@@ -185,13 +185,13 @@ class MaskedSampler(Sampler):
         return guided_call(b, network, "forward", told, null, scale, state=x, out="logits")  # type: ignore[no-any-return]
 
 
-def inpainting_conditions(shape: tuple[int, ...], vocabulary: int | None = None) -> tuple[Condition, ...]:
-    """What a request to inpaint says: `given`, tokens or numbers, and `keep`, above 0.5 where they stay."""
+def inpainting_conditions(shape: tuple[int, ...], length: int, vocabulary: int | None = None) -> tuple[Condition, ...]:
+    """What a request to inpaint says: `given`, tokens or numbers, and `keep` [length], above 0.5 where they stay."""
     if vocabulary is None:
         given = Condition("given", "array", shape, "f32")
     else:
         given = Condition("given", "tokens", shape, "i64", vocabulary=vocabulary)
-    return given, Condition("keep", "array", shape, "f32")
+    return given, Condition("keep", "array", (length,), "f32")
 
 
 def known_counts(schedule: Schedule, progress: np.ndarray, length: int) -> np.ndarray:

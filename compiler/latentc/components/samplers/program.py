@@ -48,34 +48,18 @@ def sample_program(
     variance of a network without the channels for it.
     """
     _check(network, conditions, table, guided is not None, channels)
-    asked = _Asked(network, instead or (lambda progress: None), guided or (lambda progress: False))
     data = network.methods["forward"].input("state").type
     b = module.function(entry)
     x = b.input("x", data)
     told = conditions.operands(b, conditions.inputs(b))
     like = next(iter(told.values())) if told else b.full(x, shape=(), value=0.0, dtype="f32", out="batch")
     strength = b.input("scale", f32(B)) if guided else None
-    total = sum(part.rows for part in table.parts() if part.stochastic)
+    total = stochastic_rows(table)
     noise = b.input("noise", f32(total, *data.shape)) if total else None
-    guide = _guided_channels(network, channels)
     pull = b.input("classifier_scale", f32(B)) if classifier else None
-
-    taken = 0
-    if table.prior != 1.0:
-        x = b.mul(x, table.prior, out="x")
-    for part in table.parts():
-        state = _first_state(b, part, x)
-        for first, last, calls in _segments(part, asked):
-            rows = part.split(first, last)
-            z = None
-            if part.stochastic and noise is not None:
-                z = noise if rows.rows == total else b.slice(noise, axis=0, start=taken, stop=taken + rows.rows)
-                taken += rows.rows
-            request = _Request(conditions, told, strength, like, pull)
-            slope = classifier[0] if classifier else None
-            state = _loop(b, f"{entry}.{part.solver}", rows, calls, request, state, z, guide, slope)
-        x = state[0]
-    b.output(x)
+    request = Request(told, conditions.null, strength, like, pull)
+    slope = classifier[0] if classifier else None
+    b.output(denoise(b, entry, table, network, request, x, noise, guided, channels, instead, slope))
     module.entries[entry] = b.finish(doc=f"{table.solver}, {table.steps} steps")
     sources: dict[str, Source] = {"x": RandomSource("normal", "x"), **conditions.sources()}
     if guided:
@@ -88,6 +72,46 @@ def sample_program(
         sources["noise"] = RandomSource("normal", "step", total)
     evaluations = sum(part.rows * part.evaluations for part in table.parts())
     return Program(entry, table.solver, table.steps, evaluations, sources, tuple(settings))
+
+
+def denoise(
+    b: Builder,
+    name: str,
+    table: Table,
+    network: Network,
+    request: Request,
+    x: Var,
+    noise: Var | None,
+    guided: Callable[[float], bool] | None = None,
+    channels: int | None = None,
+    instead: Callable[[float], Network | None] | None = None,
+    slope: Slope | None = None,
+) -> Var:
+    """Runs a table over `network` in a function, or in the body of a loop: x [rows, C, ...] of normals -> samples.
+
+    `noise` [N, rows, C, ...] is for the table's N stochastic steps, if any. The loops are called `name` with the
+    solver. `slope`: the gradient that is added to the score. For the others see `sample_program`.
+    """
+    asked = _Asked(network, instead or (lambda progress: None), guided or (lambda progress: False))
+    guide, total, taken = _guided_channels(network, channels), stochastic_rows(table), 0
+    if table.prior != 1.0:
+        x = b.mul(x, table.prior, out="x")
+    for part in table.parts():
+        state = _first_state(b, part, x)
+        for first, last, calls in _segments(part, asked):
+            rows = part.split(first, last)
+            z = None
+            if part.stochastic and noise is not None:
+                z = noise if rows.rows == total else b.slice(noise, axis=0, start=taken, stop=taken + rows.rows)
+                taken += rows.rows
+            state = _loop(b, f"{name}.{part.solver}", rows, calls, request, state, z, guide, slope)
+        x = state[0]
+    return x
+
+
+def stochastic_rows(table: Table) -> int:
+    """N, the number of steps that take noise, over all parts of a table."""
+    return sum(part.rows for part in table.parts() if part.stochastic)
 
 
 @dataclass(frozen=True)
@@ -111,15 +135,15 @@ class _Asked:
 
 
 @dataclass(frozen=True)
-class _Request:
+class Request:
     """What a sampler is asked for: the operands of the conditions, and the scales f32[B] of guidance if there is any.
 
-    `scale` is of classifier-free, `pull` of classifier guidance. `like` [B, ...] gives the size of the batch; it does
-    not change over the steps, so neither does what only it sizes.
+    `null` gives the operands without conditions; `scale` is of classifier-free, `pull` of classifier guidance. `like`
+    [B, ...] gives the size of the batch; it does not change over the steps, so neither does what only it sizes.
     """
 
-    conditions: Conditions
     operands: Operands
+    null: Callable[[Builder, Operands], Operands]
     scale: Var | None
     like: Var
     pull: Var | None = None
@@ -169,7 +193,7 @@ def _loop(
     name: str,
     table: Table,
     calls: tuple[_Call, ...],
-    request: _Request,
+    request: Request,
     state: tuple[Var, ...],
     noise: Var | None,
     channels: int | None,
@@ -192,7 +216,7 @@ def _loop(
         operands = dict(zip(request.operands, kept, strict=False))
         given = dict(zip(scales, kept[len(kept) - len(scales) :], strict=True))
         scale, pull = (None if s is None else given.get(s) for s in (request.scale, request.pull))
-        told = _Request(request.conditions, operands, scale, kept[0], pull)
+        told = Request(operands, request.null, scale, kept[0], pull)
         evaluate = partial(_evaluate, inner, calls, channels, told, row)
         pulled = None if slope is None else partial(_slope, inner, slope, told, row)
         z = rows[-1] if noise is not None else None
@@ -216,7 +240,7 @@ def _coefficient_name(column: str) -> str:
     return column if column in ("t", "t_2") else f"k_{column}"
 
 
-def _told(b: Builder, request: _Request, row: Mapping[str, Coefficient], x: Var, which: int) -> tuple[Var, Var]:
+def _told(b: Builder, request: Request, row: Mapping[str, Coefficient], x: Var, which: int) -> tuple[Var, Var]:
     """What networks take in evaluation `which` of a step: the scaled state, and the time f32[B]."""
     t = row[("t", "t_2")[which]]
     x = weighted_sum(b, "scaled", (row.get(("c_in", "c_in_2")[which], 1.0), x))
@@ -224,7 +248,7 @@ def _told(b: Builder, request: _Request, row: Mapping[str, Coefficient], x: Var,
     return x, b.broadcast_to(one, request.like, shape=(request.like.shape[0],), out="time")
 
 
-def _slope(b: Builder, slope: Slope, request: _Request, row: Mapping[str, Coefficient], x: Var, which: int) -> Var:
+def _slope(b: Builder, slope: Slope, request: Request, row: Mapping[str, Coefficient], x: Var, which: int) -> Var:
     """What classifier guidance adds to the score at x."""
     assert request.pull is not None
     return slope.at(b, *_told(b, request, row, x, which), request.operands["y"], request.pull)
@@ -234,7 +258,7 @@ def _evaluate(
     b: Builder,
     calls: tuple[_Call, ...],
     channels: int | None,
-    request: _Request,
+    request: Request,
     row: Mapping[str, Coefficient],
     x: Var,
     which: int,
@@ -245,5 +269,5 @@ def _evaluate(
     if not calls[which].guided:
         return call(b, network, "forward", told, state=x, time=time, out="output")  # type: ignore[no-any-return]
     assert request.scale is not None
-    null = request.conditions.null(b, told)
+    null = request.null(b, told)
     return guided_call(b, network, "forward", told, null, request.scale, channels, state=x, time=time)  # type: ignore[no-any-return]

@@ -6,7 +6,7 @@ The body is one text: over a `Builder` it becomes the loop of a sampling program
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -174,6 +174,13 @@ class Table:
         if self.clip_state is not None:
             x = b.clamp(x, low=-self.clip_state, high=self.clip_state, out="x")
         return x, *rest
+
+    def with_noise(self, factor: float) -> Table:
+        """The table with every step's noise times `factor`."""
+        if factor == 1.0:
+            return self
+        columns = {name: column * factor if name == "noise" else column for name, column in self.columns.items()}
+        return replace(self, columns=columns, tail=self.tail and self.tail.with_noise(factor))
 
     def row(self, i: int) -> dict[str, float]:
         return {name: float(column[i]) for name, column in self.coefficients.items()}

@@ -18,6 +18,10 @@ class InContext(BlockCondition):
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
         return _block(mixer, feed_forward, norm, init)
 
+    def masked_block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+        """The same block with a mask bool[B, 1, 1, T] of the tokens that may be seen."""
+        return _masked_block(mixer, feed_forward, norm, init)
+
     def decode_block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
         """The same block for one token against a cache: returns (x, key cache, value cache)."""
         return _decode_block(mixer, feed_forward, norm, init)
@@ -31,6 +35,19 @@ def _block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> Bl
         mixing = {k: static[k] for k in mixer.static(dim)}
         feeding = {k: static[k] for k in feed_forward.static(dim)}
         x = x + mixer.apply(b, "attn", norm.apply(b, "norm1", x), rotary, init, dim=dim, **mixing)
+        return x + feed_forward.apply(b, "mlp", norm.apply(b, "norm2", x), init, dim=dim, **feeding)
+
+    return block
+
+
+@cache
+def _masked_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+    @module_class("MaskedBlock")
+    def block(b: Builder, x: Var, mask: Var, *rotary: Var, dim: int, **static: Any) -> Var:
+        """A pre-norm transformer block that sees the tokens where `mask` is true."""
+        mixing = {k: static[k] for k in mixer.static(dim)}
+        feeding = {k: static[k] for k in feed_forward.static(dim)}
+        x = x + mixer.apply(b, "attn", norm.apply(b, "norm1", x), rotary, init, mask, dim=dim, **mixing)
         return x + feed_forward.apply(b, "mlp", norm.apply(b, "norm2", x), init, dim=dim, **feeding)
 
     return block

@@ -47,7 +47,18 @@ class Attention(Mixer):
         grouped = {} if self.kv_heads in (None, self.heads) else {"kv_heads": self.kv_heads}
         return {"heads": self.heads, **grouped}
 
-    def apply(self, b: Builder, name: str, x: Var, rotary: tuple[Var, ...], init: str, **static: Any) -> Var:
+    def apply(
+        self,
+        b: Builder,
+        name: str,
+        x: Var,
+        rotary: tuple[Var, ...],
+        init: str,
+        mask: Var | None = None,
+        **static: Any,
+    ) -> Var:
+        if mask is not None:
+            return b.sub(name, _masked(self, init), x, mask, *rotary, **static)  # type: ignore[no-any-return]
         return b.sub(name, _forward(self, init), x, *rotary, **static)  # type: ignore[no-any-return]
 
     def decode(
@@ -100,6 +111,19 @@ def _forward(config: Attention, init: str) -> BlockBody:
         """Multi-head self-attention."""
         q, k, v = config._heads(b, x, rotary, init, dim, heads, kv_heads)
         return config._project(b, b.attention(q, k, v, causal=config.causal, scale=None, out="x"), dim, init)
+
+    return attention
+
+
+@cache
+def _masked(config: Attention, init: str) -> BlockBody:
+    @module_class("MaskedAttention")
+    def attention(
+        b: Builder, x: Var, mask: Var, *rotary: Var, dim: int, heads: int, kv_heads: int | None = None
+    ) -> Var:
+        """Multi-head self-attention to the tokens where `mask` is true."""
+        q, k, v = config._heads(b, x, rotary, init, dim, heads, kv_heads)
+        return config._project(b, b.attention(q, k, v, mask, causal=config.causal, scale=None, out="x"), dim, init)
 
     return attention
 
