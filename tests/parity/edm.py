@@ -50,7 +50,7 @@ def denoised(out: Array, numbers: Numbers, spec: Any) -> Array:
 
 def loss_inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     u, noise = numbers.noise
-    given = {"x": numbers.inputs["images"], "y": numbers.inputs["labels"], "u": u.reshape(-1), "noise": noise}
+    given = {"x": numbers.inputs["images"], "y": numbers.inputs["labels"].argmax(1), "u": u.reshape(-1), "noise": noise}
     return {**given, "augment": augment(numbers, len(u))}
 
 

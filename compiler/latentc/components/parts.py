@@ -236,6 +236,14 @@ class Condition(Part):
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         """What a request says of it."""
 
+    def stored(self, type: TensorType) -> TensorType:
+        """The type that the data has for an input of this type."""
+        return type
+
+    def from_stored(self, b: Builder, value: Var, type: TensorType) -> Var:
+        """An input of this type, from what the data has."""
+        return value
+
     def operands(
         self, b: Builder, name: str, given: tuple[Var, ...], networks: Mapping[str, Network]
     ) -> tuple[Var, ...]:

@@ -92,8 +92,8 @@ def merge(base: Node, over: Node, path: tuple[str, ...] = ()) -> Node:
         return over
     fields = dict(base.fields)
     for key, node in over.fields.items():
-        if key in fields and node.value is None and path in _NAMED:
-            del fields[key]
+        if node.value is None and path in _NAMED:
+            fields.pop(key, None)
         else:
             fields[key] = merge(fields[key], node, (*path, key)) if key in fields else node
     return replace(over, value=fields)

@@ -10,7 +10,7 @@ from pydantic import Field
 from latentc.components.contract import Port
 from latentc.components.parts import Condition, Form, Init, Problem, operand_name, table
 from latentc.ir.builder import Builder, Var, f32, i64
-from latentc.ir.types import B
+from latentc.ir.types import B, TensorType
 from latentc_runtime.sources import Condition as Requested
 
 if TYPE_CHECKING:
@@ -63,6 +63,15 @@ class Label(Condition):
             return (Port(operand_name(name), f32(B, classes), "condition"),)
         null = classes if self.nullable else None
         return (Port(operand_name(name), i64(B), "condition", classes + self.nullable, null),)
+
+    def stored(self, type: TensorType) -> TensorType:
+        return i64(B) if self.encoding == "one_hot" else type  # data sets hold indices
+
+    def from_stored(self, b: Builder, value: Var, type: TensorType) -> Var:
+        if self.encoding != "one_hot":
+            return value
+        column = b.reshape(value, shape=(value.shape[0], 1))
+        return b.cast(b.equal(column, b.arange(type.shape[1])), to="f32", out=value.value.name)  # type: ignore[arg-type]
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         classes, soft = classes_of(name, self, spec), self.encoding == "one_hot"

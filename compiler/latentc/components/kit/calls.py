@@ -57,10 +57,11 @@ class Conditions:
         made: dict[str, Var] = {}
         for name, condition in self.items():
             for given in condition.inputs(name, self.spec):
-                key = given.field if by_field and isinstance(given, GivenInput) else given.name
+                stored = by_field and isinstance(given, GivenInput)
+                key = given.field if stored and isinstance(given, GivenInput) else given.name
                 if key not in made:
-                    made[key] = b.input(key, given.type)
-                found[given.name] = made[key]
+                    made[key] = b.input(key, condition.stored(given.type) if stored else given.type)
+                found[given.name] = condition.from_stored(b, made[key], given.type) if stored else made[key]
         return found
 
     def operands(self, b: Builder, inputs: Operands) -> dict[str, Var]:
