@@ -129,7 +129,7 @@ def shard(network: nn.Module, run: Run, trained: bool) -> None:
     mesh = init_device_mesh(run.device.type, (run.world,))
     lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
     blocks = [b for blocks in lists for b in blocks if not isinstance(b, nn.ModuleList | nn.ModuleDict)]
-    for module in [*blocks, network]:
+    for module in [*reversed(blocks), network]:  # a block inside a block comes first
         methods = methods_of(module)  # before sharding, which gives the module another class
         fully_shard(module, mesh=mesh, reshard_after_forward=None if trained else True)
         for name in methods:

@@ -40,6 +40,8 @@ TINY = {
     ],
     # Two players, running statistics, vectors of spectral norms.
     "digits_gan": ["networks.main.width=8", "networks.discriminator.width=8"],
+    # Blocks inside blocks; a gradient in the sampler.
+    "digits_tarflow": ["backbone.width=16", "backbone.flows=2", "backbone.block.mixer.heads=2"],
 }
 SHORT = ["--batch_size", "16", "--log_every", "10", "--schedule.warmup", "2"]
 

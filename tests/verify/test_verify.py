@@ -118,6 +118,16 @@ def test_right_generator_bundle(tmp_path: Path, engine: str, precision: str) -> 
     assert [c.ok for c in report.controls] == [True]
 
 
+def test_right_flow_bundle(tmp_path: Path) -> None:
+    """Two methods, of which each program calls another, and a program of two outputs."""
+    sizes = ("backbone.width=16", "backbone.flows=2", "backbone.block.mixer.heads=2")
+    report = verify(tiny_bundle("digits_tarflow", tmp_path / "bundle", sizes))
+    assert report.ok, report.text()
+    programs = {"sampler", "program log_likelihood: log_likelihood", "program log_likelihood: latent"}
+    assert {c.what for c in report.comparisons} == {"forward", "guided_inverse", *programs}
+    assert [c.ok for c in report.controls] == [True]
+
+
 def _wrong_gelu(c: Context) -> None:
     """ReLU for GELU: a mistake that keeps all shapes."""
     c.final("Relu", [c.ins[0]])

@@ -15,7 +15,19 @@ from latentc.ir.types import Sym, TensorType
 from latentc_runtime.sources import Condition, Input, Setting, Source
 
 Role = Literal[
-    "state", "time", "condition", "noise", "token", "position", "cache", "mask", "output", "logits", "penalty"
+    "state",
+    "time",
+    "condition",
+    "noise",
+    "token",
+    "position",
+    "cache",
+    "mask",
+    "scale",
+    "output",
+    "logits",
+    "penalty",
+    "log_det",
 ]
 
 Capability = Literal[
@@ -28,6 +40,7 @@ Capability = Literal[
     "classify",
     "encode",
     "autoencode",
+    "flow",
 ]
 CAPABILITIES: dict[Capability, str] = {
     "denoise": "predicts noise, data or a velocity from a noisy sample and its time",
@@ -39,6 +52,7 @@ CAPABILITIES: dict[Capability, str] = {
     "classify": "predicts the class of a noisy sample at its time",
     "encode": "encodes its input for other networks",
     "autoencode": "encodes data as codes and decodes them",
+    "flow": "maps data to noise with a known log-determinant, and back",
 }
 """What a network can do, as diagnostics say it. A capability fixes the methods and the roles of their ports:
 
@@ -55,6 +69,9 @@ encode        `encode` (states, conditions) -> output
 autoencode    `encode` (state) -> output, the codes: tokens, or mean and log-variance of latents;
               `decode` (state: tokens or latents) -> output; `forward` (state) -> output, both in a row;
               `regularized` (state, noise if it draws latents) -> output, penalty f32[B]
+flow          `forward` (state, conditions) -> output (the latent), log_det per dimension; `inverse` (noise, conditions)
+              -> output; `guided_inverse` (noise, conditions, the same as `null_NAME`, attention temperature of the
+              branch without conditions, scale f32[T - 1, B] per token) -> output
 """
 
 

@@ -122,6 +122,7 @@ class DecodeState:
     mask: Var  # bool[1, 1, 1, T], true where a position is visible
     keys: Var  # f32[B, H_kv, T, D / H]
     values: Var
+    temperature: Var | None = None  # f32[B], divides the scores
 
 
 class FeedForward(Part):

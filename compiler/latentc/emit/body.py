@@ -20,7 +20,7 @@ class Body(Loops):
 
     def __init__(self, fn: Function, context: Context) -> None:
         bundles: set[Value] = set()
-        if context.free:
+        if context.free or any(node.op == "loop" for node in fn.nodes):
             whole = bundled(context.module, fn)
             fn, bundles = whole.function, whole.bundles
         super().__init__(fn, context)

@@ -147,6 +147,7 @@ class Loops(Statements):
             env[run.popped] = Text(f"{self.stack}.pop()")
         lists = self._lists(run, hold, targets, i)
         modules = self.context.modules(run.base, run.first, run.first + run.count)
+        modules = f"reversed({modules})" if run.backwards else modules
         if heads:
             header = f"for {element}, {commas(heads)} in zip({modules}, {commas(columns)}):"
         else:

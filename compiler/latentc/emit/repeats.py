@@ -29,7 +29,7 @@ class Carried:
 
 @dataclass(frozen=True)
 class Repeat:
-    """`count` segments like `nodes` (the second one), over the modules `base.{first}` and on."""
+    """`count` segments like `nodes` (the second one), over the modules `base.{first}` and on, or `backwards` to it."""
 
     base: str
     first: int
@@ -42,6 +42,7 @@ class Repeat:
     escapes: tuple[tuple[Value, tuple[Value, ...]], ...] = field(default=())  # of `made`, wanted from each
     pushed: Value | None = None  # of `made`, pushed on the stack by each segment
     popped: Value | None = None  # in the template, popped from the stack by each segment
+    backwards: bool = False
 
 
 def without_duplicates(nodes: Sequence[Node]) -> tuple[list[Node], dict[Value, Value]]:
@@ -110,7 +111,8 @@ def _number(item: Node | Repeat, base: str) -> int | None:
 
 
 def _runs(nodes: Sequence[Node], base: str, outputs: Sequence[Value], method: Callable[[str], str]) -> list[range]:
-    """The modules of a list that may be one loop: in order, none left out, cut where a result is wanted later too.
+    """The modules of a list that may be one loop: in order or backwards, none left out, cut where a result is wanted
+    later too.
 
     Where every result is (the skips of a U-Net), the loop keeps them all in a list.
     """
@@ -123,8 +125,10 @@ def _runs(nodes: Sequence[Node], base: str, outputs: Sequence[Value], method: Ca
     cuts |= {number for (i, number), (j, _) in pairwise(places) if called[i] != called[j]}
     runs: list[range] = []
     for _, number in places:
-        if runs and number == runs[-1].stop and number - 1 not in cuts:
-            runs[-1] = range(runs[-1].start, number + 1)
+        before = runs[-1][-1] if runs else None
+        step = number - before if before is not None else 0
+        if before not in cuts and abs(step) == 1 and (len(runs[-1]) == 1 or runs[-1].step == step):
+            runs[-1] = range(runs[-1].start, number + step, step)
         else:
             runs.append(range(number, number + 1))
     return runs
@@ -150,9 +154,9 @@ def _find(
             continue
         segments = [run[k * length : (k + 1) * length] for k in range(count)]
         outside = [*items[:start], *items[stop:]]
-        repeat = _repeat(base, numbers.start, segments, outside, outputs, method)  # type: ignore[arg-type]
+        repeat = _repeat(base, min(numbers), segments, outside, outputs, method)  # type: ignore[arg-type]
         if repeat is not None:
-            return start, stop, repeat
+            return start, stop, replace(repeat, backwards=numbers.step < 0)
     return None
 
 

@@ -117,7 +117,7 @@ class Emitted:
         return found
 
     def _run(self, call: Callable[..., Any], operands: Sequence[Array]) -> list[Array]:
-        with self.torch.inference_mode():
+        with self.torch.no_grad():  # not inference_mode: programs may differentiate
             outs = call(*(self.torch.from_numpy(np.array(a)) for a in operands))
             return [out.numpy() for out in (outs if isinstance(outs, tuple | list) else (outs,))]
 

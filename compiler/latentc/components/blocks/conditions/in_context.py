@@ -22,9 +22,14 @@ class InContext(BlockCondition):
         """The same block with a mask bool[B, 1, 1, T] of the tokens that may be seen."""
         return _masked_block(mixer, feed_forward, norm, init)
 
-    def decode_block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
-        """The same block for one token against a cache: returns (x, key cache, value cache)."""
-        return _decode_block(mixer, feed_forward, norm, init)
+    def decode_block(
+        self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, tempered: bool = False
+    ) -> BlockBody:
+        """The same block for one token against a cache: returns (x, key cache, value cache).
+
+        A `tempered` one takes the temperature of its attention behind the caches.
+        """
+        return _decode_block(mixer, feed_forward, norm, init, tempered)
 
 
 @cache
@@ -54,15 +59,16 @@ def _masked_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str
 
 
 @cache
-def _decode_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+def _decode_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, tempered: bool) -> BlockBody:
     @module_class("TransformerBlock", "decode")
     def decode(
-        b: Builder, x: Var, position: Var, mask: Var, keys: Var, values: Var, *rotary: Var, dim: int, **static: Any
+        b: Builder, x: Var, position: Var, mask: Var, keys: Var, values: Var, *others: Var, dim: int, **static: Any
     ) -> tuple[Var, Var, Var]:
         """The block for one token against the cached keys and values."""
         mixing = {k: static[k] for k in mixer.static(dim)}
         feeding = {k: static[k] for k in feed_forward.static(dim)}
-        state = DecodeState(position, mask, keys, values)
+        temperature, rotary = (others[0], others[1:]) if tempered else (None, others)
+        state = DecodeState(position, mask, keys, values, temperature)
         h = norm.apply(b, "norm1", x)
         h, keys, values = mixer.decode(b, "attn", h, state, rotary, init, dim=dim, **mixing)
         x = x + h

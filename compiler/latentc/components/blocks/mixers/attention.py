@@ -64,8 +64,9 @@ class Attention(Mixer):
     def decode(
         self, b: Builder, name: str, x: Var, state: DecodeState, rotary: tuple[Var, ...], init: str, **static: Any
     ) -> tuple[Var, Var, Var]:
-        operands = (x, state.position, state.mask, state.keys, state.values, *rotary)
-        return b.sub(name, _decode(self, init), *operands, out=f"{x.value.name} keys values", **static)  # type: ignore[no-any-return]
+        tempered = [] if state.temperature is None else [state.temperature]
+        operands = (x, state.position, state.mask, state.keys, state.values, *tempered, *rotary)
+        return b.sub(name, _decode(self, init, bool(tempered)), *operands, out=f"{x.value.name} keys values", **static)  # type: ignore[no-any-return]
 
     def _heads(
         self, b: Builder, x: Var, rotary: tuple[Var, ...], init: str, dim: int, heads: int, kv_heads: int | None
@@ -129,7 +130,7 @@ def _masked(config: Attention, init: str) -> BlockBody:
 
 
 @cache
-def _decode(config: Attention, init: str) -> BlockBody:
+def _decode(config: Attention, init: str, tempered: bool) -> BlockBody:
     @module_class("Attention", "decode")
     def decode(
         b: Builder,
@@ -138,13 +139,16 @@ def _decode(config: Attention, init: str) -> BlockBody:
         mask: Var,
         keys: Var,
         values: Var,
-        *rotary: Var,
+        *others: Var,
         dim: int,
         heads: int,
         kv_heads: int | None = None,
     ) -> tuple[Var, Var, Var]:
         """Attention of one token to itself and the cached ones before it; returns the grown caches too."""
+        rotary = others[1:] if tempered else others
         q, k, v = config._heads(b, x, rotary, init, dim, heads, kv_heads)
+        if tempered:
+            q = b.div(q, b.reshape(others[0], shape=(x.shape[0], 1, 1, 1), out="temperature"), out="q")
         keys = b.update_slice(keys, k, position, axis=2, out="keys")
         values = b.update_slice(values, v, position, axis=2, out="values")
         x = b.attention(q, keys, values, mask, causal=False, scale=None, out="x")

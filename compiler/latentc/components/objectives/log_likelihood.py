@@ -1,0 +1,59 @@
+"""Maximum likelihood of a normalising flow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import log, log2, pi
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.kit import Conditions, call, per_sample_mean
+from latentc.components.objectives._common import publish
+from latentc.components.parts import Objective
+from latentc.ir.builder import ModuleBuilder
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class LogLikelihood(Objective):
+    """Negative log-likelihood of noisy data, in nats per dimension without the constant log(2 pi) / 2.
+
+    The metric `bits` is in bits per dimension of data with so many `levels` between -1 and 1.
+    """
+
+    kind: Literal["log_likelihood"]
+    noise: Literal["gaussian", "uniform"] = Field(
+        "gaussian",
+        description="noise added to the data: of deviation `std`, or uniform over one level (dequantisation)",
+    )
+    std: float = Field(0.05, ge=0, description="standard deviation of Gaussian noise, in units of the data")
+    levels: int = Field(256, gt=1, description="number of values that data from -1 to 1 takes")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "log_likelihood"}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "flow"),)
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        network, conditions = networks["main"], Conditions(spec, networks)
+        b = mb.function("loss.terms")
+        x = b.input("x", network.methods["forward"].input("state").type)
+        told = conditions.dropped(b, conditions.operands(b, conditions.inputs(b, by_field=True)))
+        noise = b.input("noise", x.type)
+        if self.noise == "gaussian":
+            x = b.add(x, noise * self.std, out="x")
+        else:
+            # Level k of n becomes a number in [k, k + 1) / n, from there in [-1, 1).
+            level = (x + 1.0) * ((self.levels - 1) / 2)
+            x = b.add((level + noise) * (2 / self.levels), -1.0, out="x")
+        z, log_det = call(b, network, "forward", told, state=x, out="z log_det")
+        loss = b.op("sub", per_sample_mean(b, z * z) * 0.5, log_det, out="loss")
+        bits = b.add((loss + 0.5 * log(2 * pi)) * (1 / log(2)), log2(self.levels / 2), out="bits")
+        b.output(loss, bits)
+        b.finish(
+            "The negative log-likelihood, one value per sample: nats without the constant, and bits per dimension."
+        )
+        draws = (*conditions.draws(), Draw("noise", "normal" if self.noise == "gaussian" else "uniform"))
+        return publish(mb, ("loss", "bits"), ("x", *conditions.fields), draws, self.trained(spec))

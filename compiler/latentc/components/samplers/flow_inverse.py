@@ -1,0 +1,126 @@
+"""Samples of a normalising flow by its inverse, and the log-likelihood of data.
+
+Symbols: B batch, T tokens of a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.contract import Need, Network, OutputField, Program
+from latentc.components.kit import Conditions, Operands, call
+from latentc.components.kit.flows import log_density
+from latentc.components.parts import Guidance, Problem, Sampler
+from latentc.components.samplers.base import guidance_problems
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.types import B, f32
+from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Setting, SettingSource, Source
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class FlowInverse(Sampler):
+    """Inverts a flow, token after token (TarFlow, Zhai et al. 2024, arXiv:2412.06329).
+
+    Guidance is of log scale and shift: u + scale (c - u). A flow without conditions can be guided too, away from the
+    same flow with another attention temperature. Offers the program `log_likelihood` beside `sample`.
+    """
+
+    kind: Literal["flow_inverse"]
+    guidance: Guidance | None = Field(None, description="guidance of log scale and shift; null: none")
+    annealed: bool = Field(False, description="guidance grows from none at the first token to its scale at the last")
+    attention_temperature: float = Field(
+        1.0, gt=0, description="divides the attention scores of the branch that guidance leads away from"
+    )
+    denoise: float = Field(
+        0.0,
+        ge=0,
+        description="standard deviation of the noise that one last step removes by the gradient of the log-density: "
+        "that of the training; 0: none",
+    )
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "flow_inverse", "guidance": {"scale": 2.0}, "denoise": 0.05}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "flow"),)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.guidance is None:
+            for name, usual in (("annealed", False), ("attention_temperature", 1.0)):
+                if getattr(self, name) != usual:
+                    message = f"`{name}` is of guidance, and there is none"
+                    yield Problem((name,), message, "add `guidance: {scale: 2}`, or leave it out")
+            return
+        if self.attention_temperature == 1.0:
+            yield from guidance_problems(self.guidance, spec)
+        for name, default in (("interval", (0.0, 1.0)), ("channels", None)):
+            if getattr(self.guidance, name) != default:
+                yield Problem(("guidance", name), f"the inverse of a flow is guided as a whole, without `{name}`")
+
+    def with_steps(self, steps: int) -> FlowInverse:
+        return self
+
+    def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
+        return self.build(mb, networks, spec), self._log_likelihood(mb, networks, spec)
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
+        """Adds entry `sample.T`: z f32[B, T, C], conditions, scale f32[B] with guidance -> one sample each."""
+        network, conditions = networks["main"], Conditions(spec, networks)
+        latent = network.methods["inverse"].input("noise")
+        length = int(latent.type.shape[1])  # type: ignore[arg-type]
+        entry = f"sample.{length}"
+        density = log_density(mb, network) if self.denoise else ""
+        b = mb.function(entry)
+        z = b.input(latent.name, latent.type)
+        told = conditions.operands(b, conditions.inputs(b))
+        sources: dict[str, Source] = {latent.name: RandomSource("normal", latent.name), **conditions.sources()}
+        if self.guidance is None:
+            x = call(b, network, "inverse", told, noise=z, out="x")
+        else:
+            sources["scale"] = SettingSource("guidance")
+            x = self._guided(b, network, conditions, told, z, length)
+        if self.denoise:
+            operands = {**told, network.methods["forward"].input("state").name: x}
+            given = [operands[port.name] for port in network.methods["forward"].inputs]
+            at = next(i for i, port in enumerate(network.methods["forward"].inputs) if port.role == "state")
+            _, score = b.gradient(density, "", given, wrt=(at,), out="log_p score")
+            x = b.add(x, score * float(f"{self.denoise**2:.12g}"), out="x")  # no digits of rounding in the code
+        b.output(x)
+        mb.entries[entry] = b.finish(doc="Inverts the flow" + (", then denoises by one step." if self.denoise else "."))
+        settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
+        return Program(entry, self.kind, length, length, sources, settings)
+
+    def _guided(self, b: Builder, network: Network, conditions: Conditions, told: Operands, z: Var, length: int) -> Var:
+        scale = b.reshape(b.input("scale", f32(B)), shape=(1, B), out="scale")
+        if self.annealed:
+            share = b.constant(np.arange(1, length)[:, None] / (length - 1), out="share")
+            weight = b.add((scale - 1.0) * share, 1.0, out="weight")
+        else:
+            weight = b.broadcast_to(scale, shape=(length - 1, B), out="weight")
+        temperature = b.full(z, shape=(), value=self.attention_temperature, dtype="f32", out="temperature")
+        null = {f"null_{name}": x for name, x in conditions.null(b, told).items()}
+        operands: dict[str, Any] = {"noise": z, "scale": [temperature, weight], "out": "x"}
+        return call(b, network, "guided_inverse", {**told, **null}, **operands)  # type: ignore[no-any-return]
+
+    def _log_likelihood(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
+        """Adds entry `log_likelihood`: a sample x, conditions -> log p(x) in nats f32[B], latent."""
+        network, conditions = networks["main"], Conditions(spec, networks)
+        state = network.methods["forward"].input("state")
+        density = log_density(mb, network)
+        b = mb.function("log_likelihood")
+        x = b.input(state.name, state.type)
+        operands = {**conditions.operands(b, conditions.inputs(b)), state.name: x}
+        given = [operands[port.name] for port in network.methods["forward"].inputs]
+        b.output(b.call(density, "", *given, out="log_p z"))
+        mb.entries["log_likelihood"] = b.finish(doc="Log-likelihood of x in nats, and the latent of x.")
+        field = spec.data.fields[state.name]
+        asked = (Condition(state.name, "array", field.shape, "f32", field.axes),)
+        sources: dict[str, Source] = {state.name: ConditionSource(state.name), **conditions.sources()}
+        outputs = (OutputField("log_likelihood"), OutputField("latent"))
+        return Program(
+            "log_likelihood", self.kind, 1, 1, sources, name="log_likelihood", outputs=outputs, conditions=asked
+        )

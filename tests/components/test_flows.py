@@ -1,0 +1,173 @@
+"""Normalising flows: the inverse inverts, likelihoods follow from it, and engines compute both in every form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from parity_data import error, load
+
+import latentc_runtime
+from latentc import api
+from latentc.checkpoint import network_params
+from latentc.components.contract import Lowered
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.spec import load_spec
+from latentc.weights import Array, write_safetensors
+
+TINY = ["backbone.width=8", "backbone.flows=3", "backbone.depth=1", "backbone.block.mixer.heads=2"]
+PLAIN = "sampler={kind: flow_inverse, guidance: null, annealed: false, denoise: 0}"
+
+
+def lowered_flow(*overrides: str) -> Lowered:
+    return lower(load_spec("digits_tarflow", None, [*TINY, *overrides]))
+
+
+def random_weights(lowered: Lowered, seed: int = 0, std: float = 0.1) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    params = network_params(lowered, lowered.networks["main"])
+    return {
+        name: std * rng.standard_normal([int(d) for d in p.type.shape])
+        + name.endswith(("norm1.weight", "norm2.weight"))  # type: ignore[arg-type]
+        for name, p in params.items()
+    }
+
+
+def interpreter(lowered: Lowered, weights: dict[str, np.ndarray], prefix: str = "main.") -> Interpreter:
+    return Interpreter(lowered.module, {f"{prefix}{name}": array for name, array in weights.items()})
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 1 << 16),
+    size=st.sampled_from([(4, 2), (8, 2), (6, 2), (9, 3)]),
+    flows=st.integers(1, 4),
+    depth=st.integers(1, 2),
+    conditional=st.booleans(),
+)
+def test_forward_of_inverse_is_the_identity(
+    seed: int, size: tuple[int, int], flows: int, depth: int, conditional: bool
+) -> None:
+    side, patch = size
+    overrides = [f"data={{kind: npz, path: a.npz, shape: [2, {side}, {side}], classes: 10}}", f"backbone.patch={patch}"]
+    overrides += [f"backbone.flows={flows}", f"backbone.depth={depth}", PLAIN]
+    overrides += [] if conditional else ["backbone.conditions=[]"]
+    lowered = lowered_flow(*overrides)
+    oracle = interpreter(lowered, random_weights(lowered, seed), prefix="")
+    rng = np.random.default_rng(seed)
+    z = rng.standard_normal((2, (side // patch) ** 2, 2 * patch**2))
+    told = [rng.integers(0, 11, 2)] if conditional else []
+    (x,) = oracle.run("main.inverse", z, *told)
+    again, log_det = oracle.run("main.forward", x, *told)
+    np.testing.assert_allclose(again, z, atol=1e-5 * np.abs(z).max())
+    (back,) = oracle.run("main.inverse", again, *told)
+    np.testing.assert_allclose(back, x, atol=1e-5 * np.abs(x).max())
+    assert np.abs(log_det).max() > 1e-4
+
+
+def test_log_determinant_is_that_of_the_jacobian() -> None:
+    lowered = lowered_flow("data={kind: npz, path: a.npz, shape: [1, 4, 4], classes: 10}", PLAIN)
+    oracle = interpreter(lowered, random_weights(lowered), prefix="")
+    x, y = np.random.default_rng(1).standard_normal((1, 1, 4, 4)), np.array([3])
+    _, log_det = oracle.run("main.forward", x, y)
+    step = 1e-5
+    moved = [x + step * sign * np.eye(16).reshape(16, 1, 4, 4) for sign in (1, -1)]
+    up, down = (oracle.run("main.forward", m, np.repeat(y, 16))[0].reshape(16, 16) for m in moved)
+    _, expected = np.linalg.slogdet((up - down) / (2 * step))
+    np.testing.assert_allclose(log_det * 16, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["oracle", "torch", "onnx", "openvino"])
+def test_log_determinant_of_the_authors(backend: str, tmp_path: Path) -> None:
+    numbers = load("tarflow.fwd")
+    sizes = ["data.shape=[3, 8, 8]", "data.classes=10", "backbone.width=64", "backbone.flows=2", "backbone.depth=2"]
+    sizes += ["backbone.block.mixer.heads=1"]
+    write_safetensors(tmp_path / "official.safetensors", {n: Array(a) for n, a in numbers.weights.items()})
+    outs = api.run_method(
+        "tarflow", tmp_path / "official.safetensors", numbers.inputs, backend, overrides=sizes, names="official"
+    )
+    assert error(list(outs.values())[1], numbers.outputs["out.f.2"]) < 1e-5
+
+
+def test_likelihood_of_samples() -> None:
+    """log p of a sample is the base density of its noise, and minus what the inverse stretched space by."""
+    lowered = lowered_flow(PLAIN)
+    oracle = interpreter(lowered, random_weights(lowered))
+    rng = np.random.default_rng(0)
+    z, y = rng.standard_normal((2, 16, 4)), np.array([1, 7])
+    (x,) = oracle.run("sample.16", z, y)
+    log_p, latent = oracle.run("log_likelihood", x, y)
+    _, log_det = interpreter(lowered, random_weights(lowered), prefix="").run("main.forward", x, y)
+    base = -0.5 * (z**2).sum((1, 2)) - 32 * np.log(2 * np.pi)
+    np.testing.assert_allclose(latent, z, atol=1e-8)
+    np.testing.assert_allclose(log_p, base + 64 * log_det, rtol=1e-9)
+
+
+def test_denoising_follows_the_gradient_of_the_likelihood() -> None:
+    """x + std^2 grad log p(x), the posterior mean of data under Gaussian noise (Tweedie)."""
+    rng, y, step = np.random.default_rng(0), np.array([4]), 1e-5
+    z = rng.standard_normal((1, 16, 4))
+    with_step, without = lowered_flow(PLAIN.replace("denoise: 0", "denoise: 0.3")), lowered_flow(PLAIN)
+    weights = random_weights(without)
+    (denoised,) = interpreter(with_step, weights).run("sample.16", z, y)
+    oracle = interpreter(without, weights)
+    (x,) = oracle.run("sample.16", z, y)
+    moved = [x + step * sign * np.eye(64).reshape(64, 1, 8, 8) for sign in (1, -1)]
+    up, down = (oracle.run("log_likelihood", m, np.repeat(y, 64))[0] for m in moved)
+    np.testing.assert_allclose(denoised - x, 0.09 * ((up - down) / (2 * step)).reshape(x.shape), rtol=1e-5, atol=1e-7)
+
+
+def test_guidance_of_a_flow_without_conditions() -> None:
+    """Away from the same flow at another temperature; a scale of 1 is the flow as it is."""
+    guided = (
+        "sampler={kind: flow_inverse, guidance: {scale: 2}, attention_temperature: 1.5, annealed: false, denoise: 0}"
+    )
+    lowered = lowered_flow("backbone.conditions=[]", guided)
+    weights = random_weights(lowered)
+    oracle = interpreter(lowered, weights)
+    z = np.random.default_rng(0).standard_normal((2, 16, 4))
+    (plain,) = interpreter(lowered, weights, prefix="").run("main.inverse", z)
+    (same,) = oracle.run("sample.16", z, np.array([1.0, 1.0]))
+    (other,) = oracle.run("sample.16", z, np.array([2.0, 2.0]))
+    np.testing.assert_allclose(same, plain, atol=1e-9)
+    assert np.abs(other - plain).max() > 1e-5
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_engines_in_every_form(engine: str, tmp_path: Path) -> None:
+    lowered = lowered_flow()
+    weights = {name: a.astype(np.float32) for name, a in random_weights(lowered, std=0.05).items()}
+    write_safetensors(tmp_path / "w.safetensors", {name: Array(a) for name, a in weights.items()})
+    asked: dict[str, Any] = {"classes": [3, 9], "seeds": [0, 1]}
+    found = []
+    for form in ("unroll", "loop", "host"):
+        bundle = tmp_path / form
+        api.compile(
+            "digits_tarflow",
+            tmp_path / "w.safetensors",
+            bundle,
+            overrides=[*TINY, f"target.engine={engine}"],
+            form=form,  # type: ignore[arg-type]
+        )
+        pipe = latentc_runtime.load(bundle, device="cpu")
+        found.append(pipe.sample(**asked))
+        told = {"x": found[0], "class": np.array([3, 9])}
+        log_p = pipe.sample(conditions=told, program="log_likelihood")
+        x = found[0].astype(np.float64)
+        (expected, _) = interpreter(lowered, weights).run("log_likelihood", x, np.array([3, 9]))
+        assert error(log_p, expected) < 1e-5
+    assert all(error(one, found[0]) < 1e-5 for one in found)
+
+
+def test_control_the_inverse_of_another_class_is_another() -> None:
+    lowered = lowered_flow(PLAIN)
+    oracle = interpreter(lowered, random_weights(lowered), prefix="")
+    z = np.random.default_rng(0).standard_normal((1, 16, 4))
+    (x,) = oracle.run("main.inverse", z, np.array([1]))
+    again, _ = oracle.run("main.forward", x, np.array([2]))
+    assert np.abs(again - z).max() > 1e-3

@@ -1,0 +1,80 @@
+"""Calls over a list of modules, from its end to its start, are one loop; values that travel together are one list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch_module import error, loaded, random_weights, tensors
+
+from latentc.emit.model import networks_file
+from latentc.ir.builder import ModuleBuilder, f32, items, module_class
+from latentc.ir.core import Module
+from latentc.ir.interpret import Interpreter
+from latentc.ir.types import B
+
+ORDERS = {"backwards": [3, 2, 1, 0], "there and back": [0, 1, 2, 3, 2, 1, 0], "in no order": [2, 0, 3, 1]}
+
+
+@module_class("Block", x="B width")
+def block(b: Any, x: Any, *, width: int) -> Any:
+    return x + b.tanh(b.dense("fc", x, width))
+
+
+def network(order: list[int]) -> Module:
+    @module_class("Network", x="B width")
+    def body(b: Any, x: Any, *, width: int, depth: int) -> Any:
+        names = items("blocks", depth)
+        for i in order:
+            x = b.sub(names[i], block, x, width=width)
+        return x
+
+    mb = ModuleBuilder()
+    mb.entries["main"] = mb.define(body, [f32(B, 3)], {"width": 3, "depth": 4})
+    return mb.finish()
+
+
+def run(module: Module, inputs: list[np.ndarray]) -> str:
+    """The emitted text, which computes what the oracle does."""
+    text = networks_file(module, {"main": [module.entries["main"]]}).text
+    weights = random_weights(module, [module.entries["main"]])
+    model = loaded(text, torch.float64)["build"]().double().eval()
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    with torch.no_grad():
+        actual = model(*tensors(inputs, torch.float64))
+    assert error(actual, Interpreter(module, weights).run("main", *inputs)[0]) < 1e-9
+    return text
+
+
+@pytest.mark.parametrize("case", ORDERS)
+def test_modules_in_other_orders(case: str) -> None:
+    text = run(network(ORDERS[case]), [np.random.default_rng(0).standard_normal((2, 3))])
+    assert ("for block in reversed(self.blocks):" in text) == (case == "backwards")
+
+
+@module_class("Steps", x="B width")
+def steps(b: Any, x: Any, *, width: int) -> Any:
+    """A loop inside of a class that carries four values which one call makes."""
+
+    def step(b: Any, i: Any, invariants: Any, state: Any, rows: Any) -> Any:
+        (total, *caches), (row,) = state, rows
+        grown = b.call(grow, "", *(c + row for c in caches), args={"width": width}, out="cache " * 4)
+        return [total + grown[0], *grown], []
+
+    grow = b.module.define(grown_caches, [x.type] * 4, {"width": int(width)}, ["cache"] * 4)
+    caches = b.call(grow, "", x, x, x, x, args={"width": width}, out="cache " * 4)
+    total, *_ = b.loop("steps", 3, step, carried=[x, *caches], tables=[b.constant(np.arange(3.0))])
+    return total
+
+
+@module_class("Steps", "grow")
+def grown_caches(b: Any, *cache: Any, width: int) -> Any:
+    return [b.tanh(b.dense("fc", c, width)) * float(i + 1) for i, c in enumerate(cache)]
+
+
+def test_values_that_travel_together_in_a_loop_of_a_class() -> None:
+    mb = ModuleBuilder()
+    mb.entries["main"] = mb.define(steps, [f32(B, 3)], {"width": 3})
+    run(mb.finish(), [np.random.default_rng(0).standard_normal((2, 3))])
