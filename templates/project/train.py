@@ -249,6 +249,8 @@ def gradients(
         if run.parallel == "fsdp":
             for model in trained:
                 model.set_requires_gradient_sync(last)
+                # Differentiated twice: the second backward pass needs what was gathered for the first one.
+                model.set_reshard_after_backward(not update.differentiates)
         with ExitStack() as quiet:
             if run.parallel == "ddp" and not last:
                 for model in trained:
@@ -256,7 +258,15 @@ def gradients(
             with torch.autocast(run.device.type, torch.bfloat16, enabled=train["precision"] == "bf16"):
                 outputs = update.loss(*models, **inputs)
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-            (outputs[0] / parts).backward()
+            loss = outputs[0] / parts
+            if run.parallel == "ddp" and update.partial:  # DDP waits for a gradient of every weight
+                loss = loss + 0 * sum(p.sum() for model in trained for p in model.parameters())
+            loss.backward()
+        if run.parallel == "fsdp" and update.differentiates:
+            for model in trained:
+                model.set_reshard_after_backward(True)
+                for module in [m for m in model.modules() if hasattr(m, "reshard")]:
+                    module.reshard()
         values = [o.detach() / parts for o in outputs]
         totals = [a + b for a, b in zip(totals, values, strict=True)] if totals else values
     return totals

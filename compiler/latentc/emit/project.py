@@ -22,7 +22,7 @@ from latentc.emit.functions import Functions
 from latentc.emit.helpers import helper_source
 from latentc.emit.model import imports, model_file
 from latentc.emit.text import call, commas, docstring, identifier, layout, literal
-from latentc.ir.core import Function, parameters
+from latentc.ir.core import Function, Module, callees, parameters
 from latentc.ir.types import Sym, TensorType
 from latentc.resources import folder as resource_folder
 from latentc.weights.safetensors import safetensors_from_arrays
@@ -178,6 +178,8 @@ class Update:
 
     The loss takes the arrays `batch` of the data and what `draws(size, generator)` gives; it returns what
     is minimised, then more to log; `metrics` names them all. With `told_round` it takes the round, too.
+    `differentiates`: it contains gradients of networks by their inputs. `partial`: it leaves outputs of
+    networks out, so that some weights have no gradient.
     """
 
     loss: Callable[..., Tensor | tuple[Tensor, ...]]
@@ -187,6 +189,8 @@ class Update:
     draws: Callable[[int, torch.Generator], dict[str, Tensor]]
     metrics: tuple[str, ...]
     told_round: bool = False
+    differentiates: bool = False
+    partial: bool = False
 '''.strip("\n")
 
 
@@ -206,6 +210,8 @@ def objective_source(lowered: Lowered, functions: Functions) -> str:
         words += [f"{prefix}draws", literal(_metrics(update)).code]
         if any(v.name == "round" for v in lowered.module.functions[entry].inputs):
             words.append("told_round=True")
+        words += ["differentiates=True"] if _differentiates(lowered.module, entry) else []
+        words += ["partial=True"] if _leaves_out(lowered.module, entry) else []
         made = call("Update", words).code
         if update.name:
             listing += layout("", f"{update.name.upper()} = {made}")
@@ -216,6 +222,27 @@ def objective_source(lowered: Lowered, functions: Functions) -> str:
     )
     head = docstring("The losses, their random inputs, and what each update trains.", "")
     return _assembled(head, ["from collections.abc import Callable", "from dataclasses import dataclass"], body)
+
+
+def _differentiates(module: Module, function: str) -> bool:
+    """Whether a free function differentiates a network by its inputs, itself or through other free functions."""
+    return any(
+        node.op == "gradient"
+        or any(module.functions[c].origin is None and _differentiates(module, c) for c in callees(node))
+        for node in module.functions[function].nodes
+    )
+
+
+def _leaves_out(module: Module, function: str) -> bool:
+    """Whether a free function does not use every output of a network that it calls, itself or through others."""
+    fn = module.functions[function]
+    used = {v for node in fn.nodes for v in node.inputs} | set(fn.outputs)
+    for node in fn.nodes:
+        for callee in callees(node):
+            free = module.functions[callee].origin is None
+            if _leaves_out(module, callee) if free else node.op == "call" and not used.issuperset(node.outputs):
+                return True
+    return False
 
 
 def _helpers(functions: Functions) -> list[str]:

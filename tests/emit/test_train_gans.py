@@ -1,0 +1,77 @@
+"""Adversarial losses of several terms train in emitted projects: by two processes as by one, and they learn."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from latentc.emit import project_from_lowered
+from latentc.lower import lower
+from latentc.spec import load_spec
+
+pytestmark = pytest.mark.slow
+
+BARE = ["networks.main.width=8", "networks.discriminator.width=8", "networks.discriminator.projection=false"]
+SYSTEMS = {
+    # Heads that no term reads get no gradient.
+    "adc_gan": [
+        "objective.terms=[hinge, discriminative_classifier]",
+        "networks.discriminator.heads=[discriminative, classes]",
+    ],
+    # The loss of the discriminator is differentiated twice.
+    "wgan_gp": [
+        "objective.terms=[wasserstein, gradient_penalty]",
+        "networks.main.spectral_norm=false",
+        "networks.discriminator.spectral_norm=false",
+        "objective.discriminator_steps=1",
+    ],
+}
+
+
+# Adam makes full steps of gradients that are rounding errors, as those of biases before batch norms.
+SGD = ["train.optimizer={kind: sgd, lr: 0.1}", "train.optimizers.discriminator={kind: sgd, lr: 0.1}"]
+
+
+def trained(
+    system: str, folder: Path, processes: int, *flags: str, overrides: Sequence[str] = ()
+) -> tuple[dict[str, torch.Tensor], str]:
+    """The weights and the log of a run."""
+    spec = load_spec("digits_gan", overrides=[*BARE, *SYSTEMS[system], *overrides])
+    project_from_lowered(lower(spec), spec, folder)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    done = subprocess.run(
+        [sys.executable, *(launcher if processes > 1 else []), "train.py", *flags, "--out", "run"],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return load_file(folder / "run" / "weights_raw.safetensors"), done.stdout
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_ddp_and_fsdp_make_the_same_step(system: str, tmp_path: Path) -> None:
+    flags = ["--steps", "1", "--batch_size", "16", "--schedule.warmup", "0"]
+    ddp, _ = trained(system, tmp_path / "ddp", 2, *flags, "--parallel", "ddp", overrides=SGD)
+    fsdp, _ = trained(system, tmp_path / "fsdp", 2, *flags, "--parallel", "fsdp", overrides=SGD)
+    assert ddp.keys() == fsdp.keys()
+    for name, value in ddp.items():
+        assert torch.allclose(value, fsdp[name], rtol=0, atol=1e-5), name
+
+
+def test_the_discriminative_classifier_learns(tmp_path: Path) -> None:
+    """Its cross-entropies start at 2 log 20 = 6.0."""
+    flags = ["--steps", "60", "--batch_size", "32", "--log_every", "60", "--schedule.warmup", "0"]
+    _, log = trained("adc_gan", tmp_path, 1, *flags)
+    name = "discriminator/discriminative_classifier "
+    assert float(log.split(name)[1].split(",")[0]) < 5.6
