@@ -152,7 +152,8 @@ def test_each_player_learns_from_its_own_loss(tmp_path: Path) -> None:
             optimizers = {name: train.make_optimizer(nets[name], own) for name, own in settings.items()}
             before = {n: {k: v.clone() for k, v in net.state_dict().items()} for n, net in nets.items()}
             data = batch if update.batch else {}
-            metrics = train.train_step(update, nets, nets, optimizers, data, config, 0, turn, run)
+            whole = train.round_of(0, config["steps"], None)
+            metrics = train.train_step(update, nets, nets, optimizers, data, config, 0, turn, whole, run)
             assert len(metrics) == len(update.metrics) + 1 and metrics[-1] > 0  # and the norm of the gradient
             for name, net in nets.items():
                 weights = dict(net.named_parameters())
