@@ -103,11 +103,11 @@ variants:
 
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The registry holds the components of this file, the kinds of data and the first stages."""
+    """The registry holds the components of this file, and the kinds of data."""
     classes = {
         name: {kind: cls for cls in folder if (kind := components.kind_of(cls))} for name, folder in FOLDERS.items()
     }
-    classes |= {name: components.load(name) for name in ("data", "first_stages")}
+    classes |= {"data": components.load("data")}
     models = (Transformer, Spec)
     monkeypatch.setattr(components, "load", lambda name: classes.get(name, {}))
     for model in models:

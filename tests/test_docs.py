@@ -16,7 +16,6 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 FOLDERS = {
     "data": "Data",
-    "first_stages": "First stages",
     "networks": "Networks",
     "blocks/mixers": "Mixers",
     "blocks/feed_forwards": "Feed-forwards",

@@ -225,12 +225,6 @@ def test_data_says_what_a_network_sees() -> None:
     assert (digits.classes, digits.shape, digits.tokens) == (10, (1, 8, 8), None)
     tokens = data("{kind: digits, as: tokens}")
     assert (tokens.shape, tokens.tokens.vocabulary, tokens.tokens.length) == (None, 17, 64)
-    stage = "first_stage: {kind: autoencoder_kl, path: vae}"
-    latents = data(f"{{kind: image_folder, classes: 1000, shape: [4, 32, 32], {stage}}}")
-    assert latents.first_stage.scale == 0.18215
-    stage = "first_stage: {kind: vq_model, path: vq.pt}"
-    codes = data(f"{{kind: npz, classes: 1000, tokens: {{vocabulary: 16384, grid: [16, 16]}}, {stage}}}")
-    assert codes.tokens.length == 256
 
 
 def test_json_schema() -> None:

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from latentc.components.contract import Lowered, Network
+from latentc.components.first_stage import FIRST_STAGE
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.fitting import with_suggestion
 from latentc.ir.core import Param, parameters
 from latentc.ir.inits import DETERMINISTIC, INITS
 from latentc.ir.types import NUMPY, Sym
+from latentc.lower import lower
 from latentc.spec.schema import Spec
 from latentc.weights import (
     Array,
@@ -67,11 +69,15 @@ def network_weights(
     several networks their names in a common file begin with the network's (`refiner.blocks.0…`), or the name map says
     which are whose. `key` picks a state dict of the checkpoint (`ema`); without it the one that fits the network is
     taken, and if that is not the whole file, a line about it is added to `taken`. `networks` are those that are
-    wanted, all by default. Raises DiagnosticError: E0401 to E0411, E0415, E0703.
+    wanted, all by default; the spec says where the weights of its first stage are. Raises DiagnosticError: E0401 to
+    E0411, E0415, E0703.
     """
     wanted = list(lowered.networks if networks is None else networks)
-    paths = named_files(files, list(lowered.networks), wanted)
     found = {}
+    if FIRST_STAGE in wanted:
+        found[FIRST_STAGE] = first_stage_weights(spec)
+        wanted.remove(FIRST_STAGE)
+    paths = named_files(files, [name for name in lowered.networks if name != FIRST_STAGE], wanted)
     for name in wanted:
         check_inverse(
             name_map(spec, name, names), network_types(lowered, name), symbols(lowered, lowered.networks[name])
@@ -81,6 +87,13 @@ def network_weights(
         if taken is not None and reading.describe():
             taken.append(f"{name}: {reading.describe()} of {path}")
     return found
+
+
+def first_stage_weights(spec: Spec) -> dict[str, Expr]:
+    """{state-dict path: tensor} of the data's first stage, from the file that the spec names. Raises as above."""
+    stage, given = spec.first_stage, spec.data.first_stage
+    assert stage is not None and given is not None and given.weights is not None
+    return network_weights(stage, lower(stage), given.weights, given.names, given.key)["main"]
 
 
 def _read(

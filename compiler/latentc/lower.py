@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from latentc.components.contract import Lowered, Method, Network, Port, Program
+from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.parts import Backbone, DrawnInput, Objective, Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.first_stage import add_first_stage, with_decoder
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Module, Value
 from latentc.ir.verify import verify
@@ -20,10 +22,11 @@ LARGEST = 1 << 40
 """Numbers of one weight; 4 TiB in float32, far more than any published model has."""
 
 
-def lower(spec: Spec, steps: Sequence[int] = ()) -> Lowered:
+def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lowered:
     """The module of a checked spec: its networks, its loss, and the sampler's programs for each count of `steps`.
 
-    Without `steps` they are of the sampler's own number of steps.
+    Without `steps` they are of the sampler's own number of steps. Programs end with the decoder of the data's first
+    stage if the spec names its weights, and always if it is lowered `to_emit` a project, which encodes as well.
     """
     mb = ModuleBuilder()
     networks = build_networks(mb, spec)
@@ -33,6 +36,11 @@ def lower(spec: Spec, steps: Sequence[int] = ()) -> Lowered:
         samplers = [spec.sampler.with_steps(n) for n in steps] or [spec.sampler]
         made = [program for sampler in samplers for program in sampler.programs(mb, networks, spec)]
         programs = [_with_settings(program, spec) for program in made]
+    if spec.data.first_stage is not None and (to_emit or spec.data.first_stage.weights is not None):
+        stage = add_first_stage(mb, spec, encodes=to_emit)
+        assert stage is not None
+        programs = [with_decoder(mb, program, stage, spec) for program in programs]
+        networks[FIRST_STAGE] = stage
     module, networks = _cached(verify(mb.finish(), "train"), networks, spec)
     conditions = {r.name: r for name, part in spec.conditions.items() for r in part.requests(name, spec)}
     conditions |= {c.name: c for program in programs for c in program.conditions}

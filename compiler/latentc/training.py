@@ -78,8 +78,7 @@ def _pretrained(spec: Spec) -> list[tuple[str, str]]:
 def paths_from_here(spec: Spec, project: Path) -> list[str]:
     """Flags of train.py for data and weights that lie relative to the current folder, not to the project's."""
     flags = []
-    stage = spec.data.first_stage
-    paths = {"--data.path": getattr(spec.data, "path", None), "--data.first_stage.path": getattr(stage, "path", None)}
+    paths = {"--data.path": getattr(spec.data, "path", None)}
     paths |= {f"--roles.{name}.pretrained": path for name, path in _pretrained(spec)}
     for flag, path in paths.items():
         if path is not None and not (project / path).exists() and Path(path).exists():

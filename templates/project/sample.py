@@ -123,9 +123,11 @@ def preview_given(columns: int = 8) -> Given:
 
 def save(samples: Tensor, config: dict[str, Any], path: Path, columns: int) -> None:
     """Writes samples in the format that the path's suffix names; without a suffix, a folder of files."""
-    fields = config["data"]["fields"]
+    data = config["data"]
+    fields = data["fields"]
+    field = data["first_stage"]["field"] if "first_stage" in CALLED else fields.get("x") or fields["tokens"]
     try:
-        write(samples.numpy(), fields.get("x") or fields["tokens"], path, columns, FORMATS)
+        write(samples.numpy(), field, path, columns, FORMATS)
     except ValueError as error:
         raise SystemExit(f"{path}: {error}") from None
 
@@ -151,7 +153,22 @@ def load_networks(file: Path, device: torch.device, config: dict[str, Any]) -> d
             network.load_state_dict(states[name])
         except RuntimeError as error:
             raise SystemExit(f"{file} is of another model: {error}") from None
-    return {name: network.to(device).eval() for name, network in networks.items()}
+    networks = {name: network.to(device).eval() for name, network in networks.items()}
+    return with_first_stage(networks, config, device)
+
+
+def with_first_stage(
+    networks: dict[str, nn.Module], config: dict[str, Any], device: torch.device
+) -> dict[str, nn.Module]:
+    """The networks, and what decodes samples if programs do. SystemExit if its weights are missing."""
+    if "first_stage" not in CALLED:
+        return networks
+    from first_stage import load
+
+    try:
+        return {**networks, "first_stage": load(config["data"]["first_stage"], device)}
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
 
 
 def numbers(text: str) -> list[int]:

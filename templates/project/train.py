@@ -37,7 +37,7 @@ from model import NETWORKS
 from objective import UPDATES, Update
 from optimizers import climb, make_optimizer
 from rounds import Round, rate, round_of, start_round
-from sample import SAMPLED, draw, preview_given, save
+from sample import SAMPLED, draw, preview_given, save, with_first_stage
 
 
 class Run:
@@ -293,7 +293,8 @@ def tensorboard(folder: Path, step: int) -> Any:
 def preview(config: dict[str, Any], networks: dict[str, nn.Module], step: int, run: Run) -> None:
     """Writes samples, a row per class. Takes no random numbers from training."""
     modes = {name: network.training for name, network in networks.items()}
-    samples = next(iter(draw(networks, preview_given(columns=8)).values()))
+    decoding = with_first_stage(networks, config, run.device)
+    samples = next(iter(draw(decoding, preview_given(columns=8)).values()))
     for name, network in networks.items():
         network.train(modes[name])
         if run.parallel == "fsdp":

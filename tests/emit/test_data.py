@@ -19,12 +19,16 @@ import yaml
 from PIL import Image
 from torch_module import REPOSITORY
 
+from latentc.api import forward
+from latentc.checkpoint import network_types
 from latentc.components.data.audio_folder import AudioFolder
 from latentc.components.dataset import Data
-from latentc.emit import project_from_lowered
+from latentc.emit import project_files, project_from_lowered
 from latentc.emit.data import data_files
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.weights import Array as Held
+from latentc.weights import write_safetensors
 
 TRAIN = {"batch_size": 4, "seed": 3, "workers": 0}
 
@@ -105,17 +109,45 @@ def test_order_depends_on_seed_and_step_alone(images: Path, modules: Callable[[D
         project.batches(1)
 
 
+SMALL = "width: 8, multipliers: [1, 2], blocks: 1, groups: 4"
+STAGES = {
+    "latents": f"extends: sd_vae\nbackbone: {{{SMALL}}}\n",
+    "tokens": f"extends: vq_f16\nbackbone: {{{SMALL}, attention: [1], bottleneck: {{size: 64}}}}\n",
+}
+
+
+def staged(kind: str, fields: str, images: Path, modules: Callable[[Data], Modules]) -> tuple[Modules, Path]:
+    """The modules of a project with a tiny first stage, and its spec; the weights are random."""
+    file = images.parent / "stage.yaml"
+    file.write_text(f"latentc: 1\nname: stage\n{STAGES[kind]}")
+    of = load_spec(file, overrides=["data.shape=[3, 8, 8]"])
+    rng = np.random.default_rng(0)
+    types = network_types(lower(of), "main")
+    arrays = {n: rng.standard_normal(shape) * 0.2 + (len(shape) == 1) for n, (shape, _) in types.items()}
+    stage = f"{{spec: '{file}', scale: 0.5}}"
+    data = f"data={{kind: image_folder, path: '{images}', classes: 2, {fields}, first_stage: {stage}}}"
+    spec = load_spec("dit" if kind == "latents" else "llamagen", overrides=[data, "backbone.depth=1"])
+    project = modules(spec.data)
+    made = project_files(lower(spec, to_emit=True), spec)
+    project.config["data"] = yaml.safe_load(made["config.yaml"])["data"]
+    (images.parent / "project" / "autoencoder.py").write_text(str(made["autoencoder.py"]))
+    weights = images.parent / "project" / "first_stage.safetensors"
+    write_safetensors(weights, {n: Held(a.astype(np.float32)) for n, a in arrays.items()})
+    return project, file
+
+
+def encoded(stage: Path, images: Path, pixels: np.ndarray) -> np.ndarray:
+    """Codes of images u8[N, H, W, C] by the oracle."""
+    x = pixels.transpose(0, 3, 1, 2) / np.float32(127.5) - 1
+    size = [f"data.shape={list(x.shape[1:])}"]
+    weights = images.parent / "project" / "first_stage.safetensors"
+    return forward(stage, weights, {"x": x}, overrides=size, method="encode")
+
+
 def test_latents_are_cached_once(
     images: Path, modules: Callable[[Data], Modules], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-    vae = diffusers.AutoencoderKL(block_out_channels=[8, 8], norm_num_groups=4, latent_channels=4, **blocks)
-    vae.save_pretrained(images.parent / "vae")
-    stage = f"{{kind: autoencoder_kl, path: '{images.parent / 'vae'}', scale: 0.5, factor: 2}}"
-    data = f"{{kind: image_folder, path: '{images}', classes: 2, shape: [4, 4, 4], first_stage: {stage}}}"
-    project = modules(data_of(data))
+    project, stage = staged("latents", "shape: [4, 4, 4]", images, modules)
     batch = project.batches(1)[0]
     (cache,) = images.parent.glob("*.npy")
     moments = np.load(cache)
@@ -123,15 +155,13 @@ def test_latents_are_cached_once(
     encode = project["dataset"].encode
     monkeypatch.setattr(project["dataset"], "encode", lambda *_: pytest.fail("encoded twice"))
     assert batch["x"].shape == (4, 4, 4, 4) and torch.equal(batch["x"], project.batches(1)[0]["x"])
-    decoded = project["first_stage"].decode(batch["x"].numpy(), project.config["data"])
-    assert decoded.shape == (4, 3, 8, 8)
     # The cache holds what the encoder gives, of the image and of its mirror image.
     pixels = project["image_folder"].ImageFolder(str(images), 2, 8, 3).pixels(0)
-    x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 127.5 - 1
-    with torch.no_grad():
-        for view, picture in enumerate((x, x.flip(-1))):
-            mean = vae.encode(picture).latent_dist.mean[0].numpy()
-            assert np.allclose(moments[0, view, 0], mean, atol=2e-2)
+    want = encoded(stage, images, np.stack([pixels, pixels[:, ::-1]]))
+    assert np.allclose(moments[0, :, 0], want[:, :4], atol=2e-2)
+    assert np.allclose(moments[0, :, 1], np.exp(want[:, 4:] / 2), rtol=2e-2)
+    rows = project["dataset"].open_dataset(project.config["data"]).rows(np.arange(1))
+    assert np.allclose(rows["x"], moments[0, :1, 0].astype(np.float32) * 0.5)
     # Other images, which would get the latents and labels of the first ones, are encoded anew.
     shutil.copy(images / "dog" / "0.png", images / "cat" / "5.png")
     monkeypatch.setattr(project["dataset"], "encode", encode)
@@ -144,18 +174,8 @@ def test_latents_are_cached_once(
 def test_tokens_are_of_crops_and_mirror_images(
     crops: str, views: int, images: Path, modules: Callable[[Data], Modules]
 ) -> None:
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-    vq = diffusers.VQModel(
-        block_out_channels=[8, 8], norm_num_groups=4, latent_channels=4, num_vq_embeddings=64, **blocks
-    )
-    vq.save_pretrained(images.parent / "vq")
-    vq.eval()
-    stage = f"{{kind: vq_model, path: '{images.parent / 'vq'}', factor: 2}}"
-    tokens = "tokens: {vocabulary: 64, grid: [8, 8]}"
-    data = f"kind: image_folder, path: '{images}', classes: 2, {tokens}, crops: {crops}, first_stage: {stage}"
-    project = modules(data_of(f"{{{data}}}", "digits_llamagen"))
+    fields = f"tokens: {{vocabulary: 64, grid: [8, 8]}}, crops: {crops}"
+    project, stage = staged("tokens", fields, images, modules)
     found = project["dataset"].open_dataset(project.config["data"])
     assert found.codes.shape == (10, views, 64)
     drawn = np.stack([found.rows(np.arange(10), np.random.default_rng(i))["tokens"] for i in range(6)])
@@ -163,15 +183,7 @@ def test_tokens_are_of_crops_and_mirror_images(
     all_views = project["dataset"].views_of(found_images(project, images), 3, True, crops)
     assert all_views.shape == (views, 16, 16, 3)
     np.testing.assert_array_equal(all_views[views // 2 :], all_views[: views // 2, :, ::-1])
-    x = torch.from_numpy(all_views.copy()).permute(0, 3, 1, 2) / 127.5 - 1
-    with torch.no_grad():
-        want = vq.quantize(vq.encode(x).latents)[2][2].reshape(views, 64).numpy()
-    assert (found.codes[3] == want).mean() > 0.99
-    decoded = project["first_stage"].decode(found.rows(np.arange(2))["tokens"], project.config["data"])
-    with torch.no_grad():
-        first = torch.from_numpy(found.codes[0, 0].astype(np.int64))
-        codes = vq.quantize.get_codebook_entry(first, (1, 8, 8, 4))
-        np.testing.assert_allclose(decoded[:1], vq.decode(codes, force_not_quantize=True).sample.numpy(), atol=1e-5)
+    assert (found.codes[3] == encoded(stage, images, all_views)).mean() > 0.99
 
 
 def found_images(project: Modules, images: Path) -> Any:

@@ -2,24 +2,54 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from latentc.resources import shipped_specs
+
 if TYPE_CHECKING:
     from latentc.components.contract import Lowered
     from latentc.spec import Spec
+    from latentc.weights.files import Files
 
 Source = str | Path
 Backend = Literal["oracle", "torch", "onnx", "openvino"]
 
 
+def with_first_stage(
+    source: Source, variant: str | None, overrides: Sequence[str], weights: Files
+) -> tuple[list[str], Files]:
+    """The overrides with the file of `first_stage=FILE` among the weights, and the other weights. DiagnosticError.
+
+    The name of the first stage's own spec becomes a path that does not depend on where the spec lies.
+    """
+    from latentc.components.first_stage import FIRST_STAGE
+    from latentc.spec import load_spec
+    from latentc.spec.first_stage import first_stage_path
+
+    spec = load_spec(source, variant, overrides)
+    stage = spec.data.first_stage
+    if stage is None:
+        return list(overrides), weights
+    more = []
+    if stage.spec not in shipped_specs():
+        more.append(f"data.first_stage.spec={json.dumps(str(first_stage_path(spec, stage).resolve()))}")
+    given = [weights] if isinstance(weights, Path | str) else list(weights)
+    own = [str(text) for text in given if str(text).startswith(f"{FIRST_STAGE}=")]
+    if own:
+        more.append(f"data.first_stage.weights={json.dumps(own[-1].partition('=')[2])}")
+        given = [text for text in given if str(text) not in own]
+    return [*overrides, *more], given[0] if len(given) == 1 else given
+
+
 def lowered_spec(
-    source: Source, variant: str | None, overrides: Sequence[str], steps: Sequence[int] = ()
+    source: Source, variant: str | None, overrides: Sequence[str], steps: Sequence[int] = (), to_emit: bool = False
 ) -> tuple[Spec, Lowered]:
     """The spec, read and checked, and what it lowers to, for these step counts. DiagnosticError."""
     from latentc.lower import lower
     from latentc.spec import load_spec
 
     spec = load_spec(source, variant, overrides)
-    return spec, lower(spec, steps)
+    return spec, lower(spec, steps, to_emit)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from latentc.api._common import Source, lowered_spec
+from latentc.api._common import Source, lowered_spec, with_first_stage
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.faults import runtime_errors
 
@@ -49,6 +49,7 @@ def compile(
     slow or too far off is refused, unless `force`. `warn` is told what was not as asked. Raises DiagnosticError: E0401
     to E0413 (weights), E0501 to E0503, E0512, E0703, E0708, E0801 to E0806.
     """
+    from latentc.components.first_stage import FIRST_STAGE
     from latentc.spec import load_spec, resolved_yaml
     from latentc.unchanged import compile_key, unchanged, weights_as_they_are
     from latentc.weights.files import named_files
@@ -56,6 +57,7 @@ def compile(
 
     # The passes read the largest batch from the spec, so there it is said.
     overrides = [*overrides, *([f"target.max_batch={max_batch}"] if max_batch else [])]
+    overrides, weights = with_first_stage(source, variant, overrides, weights)
     sampler = load_spec(source, variant, overrides).sampler if steps else None
     if sampler is not None and "steps" not in type(sampler).model_fields:
         mend = "leave the steps out: a generator runs once, and tokens are drawn one by one"
@@ -65,6 +67,8 @@ def compile(
     spec = load_spec(source, variant, counts[0])
     text = resolved_yaml(spec)
     files = named_files(weights, list(spec.networks), ())
+    if spec.data.first_stage is not None and spec.data.first_stage.weights is not None:
+        files[FIRST_STAGE] = Path(spec.data.first_stage.weights)
     same_weights = weights_as_they_are(files)
     given = {"file": ", ".join(path.name for path in files.values()), "names": names, "key": key}
     options = {**given, "form": form, "steps": list(steps), "by_reference": by_reference, "force": force, "run": run}
@@ -91,6 +95,9 @@ def compile(
         raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` has no sampler to compile", help=mend))
     tensors = network_weights(spec, lowered, weights, names, key, lowered.sampled)
     tell, say = progress or (lambda stage: None), warn or (lambda text: None)
+    if spec.data.first_stage is not None and spec.data.first_stage.weights is None:
+        codes = "tokens" if spec.data.tokens is not None else "latents"
+        say(f"samples stay {codes}: give `--weights first_stage=FILE` to decode them with {spec.data.first_stage.spec}")
     how: dict[str, Any] = {
         "spec_text": text,
         "form": form or spec.target.form,
@@ -145,6 +152,7 @@ def calibrate(
     from latentc.quantize.calibrate import calibrate as watch
     from latentc.quantize.calibration import write_calibration
 
+    overrides, weights = with_first_stage(source, variant, overrides, weights)
     spec, lowered = lowered_spec(source, variant, overrides)
     asked = _quantize_section(spec)
     if not lowered.programs:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from latentc.components.contract import Lowered
+    from latentc.spec import Spec
     from latentc.weights.files import Files
 
 
@@ -152,8 +153,22 @@ def emit(
     """
     from latentc.emit import project_from_lowered
 
-    spec, lowered = lowered_spec(source, variant, overrides)
-    return project_from_lowered(lowered, spec, folder, force)
+    spec, lowered = lowered_spec(source, variant, overrides, to_emit=True)
+    files = project_from_lowered(lowered, spec, folder, force)
+    return [*files, *_first_stage_file(spec, Path(folder))]
+
+
+def _first_stage_file(spec: Spec, folder: Path) -> list[Path]:
+    """Writes the weights of the first stage, if the spec names any, under the names of the emitted autoencoder."""
+    from latentc.checkpoint import first_stage_weights
+    from latentc.components.first_stage import FIRST_STAGE
+    from latentc.weights import write_safetensors
+
+    if spec.data.first_stage is None or spec.data.first_stage.weights is None:
+        return []
+    path = folder / f"{FIRST_STAGE}.safetensors"
+    write_safetensors(path, first_stage_weights(spec), {"format": "pt", "spec": spec.data.first_stage.spec})
+    return [path]
 
 
 def train(
@@ -176,10 +191,11 @@ def train(
 
     project, flags = Path(source), list(arguments)
     if not (project / "train.py").is_file():
-        spec, lowered = lowered_spec(source, variant, overrides)
+        spec, lowered = lowered_spec(source, variant, overrides, to_emit=True)
         project = Path(spec.name if folder is None else folder)
         check_pretrained(spec, project, flags)
         project = emitted_project(lowered, spec, project)
+        _first_stage_file(spec, project)
         flags = [*paths_from_here(spec, project), *flags]
     needed("torch", "training", 'pip install "latentc[torch]"')
     run_training(project, flags, processes)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from latentc.api._common import Source, lowered_spec
+from latentc.api._common import Source, lowered_spec, with_first_stage
 from latentc.api.compiling import compile
 from latentc.faults import runtime_errors
 
@@ -183,6 +183,7 @@ def tune(
     from latentc.tune.run import tune as run
 
     bounds = tuple(map(bound_from_text, budget))
+    overrides, weights = with_first_stage(source, variant, overrides, weights)
     spec, lowered = lowered_spec(source, variant, overrides)
     tensors = network_weights(spec, lowered, weights, names, key, lowered.sampled)
     by_reference = ENGINES[spec.target.engine].plans is None  # plans hold their weights

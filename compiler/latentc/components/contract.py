@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from latentc.components.fields import Field
 from latentc.ir.core import Module, networks_called
 from latentc.ir.types import Sym, TensorType
 from latentc_runtime.sources import Condition, Input, Setting, Source
@@ -215,10 +216,13 @@ class Rounds:
 
 @dataclass(frozen=True)
 class OutputField:
-    """An output of a program: its name, and the data field whose samples it holds; None: plain numbers."""
+    """An output of a program: its name, and the data field whose samples it holds, or what these are.
+
+    None: plain numbers.
+    """
 
     name: str
-    field: str | None = None
+    field: str | Field | None = None
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field as Option
 
-from latentc.components import OneOf
 from latentc.components.fields import AxisName, Field, Medium, Size, Tokens
 from latentc.components.first_stage import FirstStage
 from latentc.components.parts import Part, Problem
@@ -31,8 +30,8 @@ class Data(Part):
     fields_: dict[AxisName, Field] = Option(
         default_factory=dict, alias="fields", description="arrays of a sample, by name"
     )
-    first_stage: Annotated[FirstStage | None, OneOf("first_stages")] = Option(
-        None, description="encodes images as the latents or tokens that the network models"
+    first_stage: FirstStage | None = Option(
+        None, description="an autoencoder that encodes images as the latents or tokens that the network models"
     )
 
     requires: ClassVar[tuple[str, ...]] = ()  # packages that reading needs besides numpy

@@ -1,13 +1,33 @@
-"""Base class of first stages."""
+"""The first stage of a data set: an autoencoder with a spec of its own, which turns images into latents or tokens."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass
 
-from latentc.components import Component
+from pydantic import Field
+
+from latentc.components import Closed
+from latentc.ir.types import TensorType
+
+FIRST_STAGE = "first_stage"
+"""Name of its network in programs, weights files and projects."""
 
 
-class FirstStage(Component):
-    """Encodes images as the field `encodes_to` that a network models (`x` or `tokens`), and decodes it."""
+class FirstStage(Closed):
+    """An autoencoder: training reads the codes of images, and the samples of programs are decoded."""
 
-    encodes_to: ClassVar[str]
+    spec: str = Field(description="the autoencoder: a shipped spec (`sd_vae`), or a path relative to this file")
+    variant: str | None = Field(None, description="one of that spec's variants")
+    weights: str | None = Field(None, description="its weights: a file or folder; null: samples stay latents or tokens")
+    names: str | None = Field(None, description="name map of that spec for the weights; null: latentc's own names")
+    key: str | None = Field(None, description="state dict to take from a checkpoint (`ema`); null: the one that fits")
+    scale: float = Field(1.0, gt=0, description="factor on latents that brings them to about unit variance")
+
+
+@dataclass(frozen=True)
+class Codes:
+    """What an autoencoder's `decode` takes: its type, the number of different tokens, pixels per code along a side."""
+
+    type: TensorType
+    values: int | None
+    factor: int

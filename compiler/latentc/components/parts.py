@@ -26,6 +26,7 @@ from latentc.components.contract import (
     Rounds,
     Update,
 )
+from latentc.components.first_stage import Codes
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
 from latentc.ir.types import Named, TensorType, f32
 from latentc_runtime.sources import Condition as Requested
@@ -446,6 +447,10 @@ class Backbone(Part):
 
     def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
         """What its method `encode` takes, fields of the data by name, and what it gives. For those that provide it."""
+        raise NotImplementedError
+
+    def codes(self, spec: Spec) -> Codes:
+        """What its method `decode` takes. For those that autoencode."""
         raise NotImplementedError
 
     def form_of(self, condition: Condition) -> Form | None:

@@ -27,16 +27,14 @@ def _import_beside(found: re.Match[str]) -> str:
 
 def data_files(data: Data) -> dict[str, str]:
     """{file name: text}: dataset.py reads the data, media.py writes samples, and what those two import."""
-    templates = resource_folder("templates") / "project" / "first_stage"
+    templates = resource_folder("templates") / "project"
     medium, stage = data.modelled.medium, data.first_stage
     shared = {"files": "latentc_runtime.media.files"}
     files: dict[str, str] = {}
-    if stage is None:
-        shared["media"] = f"latentc_runtime.media.{medium}"
-    else:
-        shared["image"], medium = "latentc_runtime.media.image", "image"
-        files["media.py"] = (templates / "decoded.py").read_text(encoding="utf-8")
-        files["first_stage.py"] = (templates / f"{stage.kind}.py").read_text(encoding="utf-8")
+    if stage is not None:
+        medium = "image"
+        files["first_stage.py"] = (templates / "first_stage.py").read_text(encoding="utf-8")
+    shared["media"] = f"latentc_runtime.media.{medium}"
     if medium not in ("text", "array"):
         shared["pixels"] = "latentc_runtime.media.pixels"
     reader = f"latentc.datasets.{data.kind}"

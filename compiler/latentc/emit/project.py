@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,14 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from latentc.components.contract import Lowered, Program, Update
-from latentc.components.parts import Objective
+from latentc.components.first_stage import FIRST_STAGE
+from latentc.components.parts import Backbone, Objective
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.emit.classes import Classes
 from latentc.emit.data import data_files, shared_source
 from latentc.emit.functions import Functions
 from latentc.emit.helpers import helper_source
-from latentc.emit.model import imports, model_file
+from latentc.emit.model import imports, model_file, networks_file
 from latentc.emit.text import call, commas, docstring, identifier, layout, literal
 from latentc.ir.core import Function, Module, callees, parameters
 from latentc.ir.types import Sym, TensorType
@@ -90,12 +91,18 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     """{file name: content} of the project."""
     templates = resource_folder("templates") / "project"
     functions = Functions(lowered.module, Classes(lowered.module))
+    stage = lowered.networks.get(FIRST_STAGE)
+    lowered = replace(lowered, networks={n: net for n, net in lowered.networks.items() if n != FIRST_STAGE})
     title = f"{spec.name}{f': {spec.source}' if spec.source else ''}"
     model = model_file(lowered, title)
     files: dict[str, str | bytes] = {"model.py": model.text}
     files["objective.py"] = objective_source(lowered, functions)
     files["sampler.py"] = sampler_source(lowered, functions)
     constants = model.constants | functions.constants
+    if stage is not None:
+        decoder = networks_file(lowered.module, {FIRST_STAGE: stage.functions}, "The autoencoder of the first stage.")
+        files["autoencoder.py"] = decoder.text
+        constants |= decoder.constants
     if constants:
         files["constants.safetensors"] = safetensors_from_arrays(constants)
         files["constants.py"] = (templates / "constants.py").read_text(encoding="utf-8")
@@ -119,6 +126,15 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
 
 def config_of(spec: Spec) -> dict[str, Any]:
     """The settings of training and data, as config.yaml holds them."""
+    data, stage = spec.data.settings(), spec.first_stage
+    if stage is not None:
+        backbone = stage.networks["main"]
+        assert isinstance(backbone, Backbone)
+        data["first_stage"] |= {
+            "weights": f"{FIRST_STAGE}.safetensors",
+            "factor": backbone.codes(stage).factor,
+            "field": stage.data.settings()["fields"]["x"],
+        }
     train = spec.train.model_dump(mode="json", by_alias=True)
     if not train["optimizers"]:
         del train["optimizers"]
@@ -129,7 +145,7 @@ def config_of(spec: Spec) -> dict[str, Any]:
         "train": {"out": "runs/train", "resume": False, "deterministic": False, **train},
         **({"roles": roles} if roles else {}),
         **({"rounds": asdict(rounds)} if rounds else {}),
-        "data": spec.data.settings(),
+        "data": data,
     }
 
 

@@ -290,7 +290,8 @@ def _outputs(program: Program, fn: Function, variables: Sequence[str], spec: Spe
     made = []
     for one, value, variable in zip(declared, fn.outputs, variables, strict=True):
         shape = tuple(int(d) for d in value.type.shape[1:])  # type: ignore[arg-type]
-        about = {} if one.field is None else {name: getattr(fields[one.field], name) for name in _ABOUT}
+        field = fields[one.field] if isinstance(one.field, str) else one.field
+        about = {} if field is None else {name: getattr(field, name) for name in _ABOUT}
         made.append(ProgramOutput(one.name, variable, Output(shape, value.type.dtype, **about)))  # type: ignore[arg-type]
     return tuple(made)
 

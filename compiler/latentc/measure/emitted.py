@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from latentc.components.contract import Lowered
+from latentc.components.first_stage import FIRST_STAGE
 from latentc.emit.project import SHARED, as_bytes, project_files
 from latentc.faults import needed
 from latentc.spec import Spec
@@ -23,7 +24,7 @@ from latentc_runtime.manifest import ProgramEntry
 
 Array = np.ndarray
 Run = Callable[[Sequence[Array]], list[Array]]
-_MODULES = ("model", "sampler", "objective", "tables", "constants", *SHARED)
+_MODULES = ("model", "autoencoder", "sampler", "objective", "tables", "constants", *SHARED)
 
 
 class Emitted:
@@ -32,10 +33,13 @@ class Emitted:
     def __init__(self, lowered: Lowered, spec: Spec, arrays: Mapping[str, Array]) -> None:
         self.torch: Any = needed("torch", "running the emitted PyTorch", 'pip install "latentc[torch]"')
         needed("tqdm", "running the emitted PyTorch", "pip install tqdm")
-        model, sampler = project_modules(lowered, spec, ("model", "sampler"))
+        staged = FIRST_STAGE in lowered.networks
+        wanted = ("model", "sampler", *(("autoencoder",) if staged else ()))
+        model, sampler, *others = project_modules(lowered, spec, wanted)
+        builders = model.NETWORKS | {n: build for other in others for n, build in other.NETWORKS.items()}
         self.networks: dict[str, Any] = {}
         for name in lowered.sampled:  # no program calls a discriminator, and no bundle has its weights
-            net = model.NETWORKS[name]().eval()
+            net = builders[name]().eval()
             own = {path: array for path, array in arrays.items() if path.startswith(f"{name}.")}
             load_arrays(net, {path.removeprefix(f"{name}."): array for path, array in own.items()})
             self.networks[name] = net

@@ -73,21 +73,32 @@ def _data_place(data: Data, name: str) -> PathKey:
 
 
 def first_stage_fits(spec: Spec) -> Iterator[Problem]:
-    """The first stage encodes to the field that the network models: `x` (latents) or `tokens`."""
-    stage = spec.data.first_stage
-    if stage is None or stage.encodes_to in spec.data.fields:
+    """The codes of the first stage are what the network models: latents `x`, or `tokens`."""
+    stage, data = spec.first_stage, spec.data
+    if stage is None or data.first_stage is None:
         return
-    words = {"x": "arrays", "tokens": "tokens"}
-    mends = {
-        "x": "say `shape: [C, H, W]` of the latents instead of `tokens`",
-        "tokens": "say `tokens: {vocabulary: …, grid: [h, w]}` instead of `shape`",
-    }
-    made, other = stage.encodes_to, "x" if stage.encodes_to == "tokens" else "tokens"
-    key = {"x": "shape", "tokens": "tokens"}[other]
-    article = "an" if stage.kind[0] in "aeiou" else "a"
-    message = f"{article} {stage.kind} makes {words[made]}, but the data has `{key}`"
-    labels = ((_data_place(spec.data, other), f"{words[other]} here"),) if other in spec.data.fields else ()
-    yield Problem("E0302", ("data", "first_stage"), message, f"makes {words[made]}", labels, mends[made])
+    codes = stage.networks["main"].codes(stage)  # type: ignore[attr-defined]
+    name, made, other = ("tokens", "tokens", "x") if codes.values else ("x", "latents", "tokens")
+    place = ("data", "first_stage")
+    if name not in data.fields:
+        mends = {
+            "x": "say `shape: [C, H, W]` of the latents instead of `tokens`",
+            "tokens": "say `tokens: {vocabulary: …, grid: [h, w]}` instead of `shape`",
+        }
+        words, key = {"x": "arrays", "tokens": "tokens"}, {"x": "shape", "tokens": "tokens"}[other]
+        labels = ((_data_place(data, other), f"{words[other]} here"),) if other in data.fields else ()
+        message = f"`{data.first_stage.spec}` makes {made}, but the data has `{key}`"
+        yield Problem("E0302", place, message, f"makes {made}", labels, mends[name])
+        return
+    shape = tuple(int(d) for d in codes.type.shape[1:])  # type: ignore[arg-type]
+    field = data.fields[name]
+    if field.shape != shape or (codes.values is not None and field.classes != codes.values):
+        if name == "x":
+            said, mend = f"latents {list(shape)}, but the data says {list(field.shape)}", f"say `shape: {list(shape)}`"
+        else:
+            said = f"tokens 0 to {(codes.values or 0) - 1}, but the data has a vocabulary of {field.classes}"
+            mend = f"say `vocabulary: {codes.values}`"
+        yield Problem("E0302", _data_place(data, name), f"`{data.first_stage.spec}` makes {said}", help=mend)
 
 
 # ---- train

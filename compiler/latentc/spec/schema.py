@@ -58,6 +58,18 @@ class Spec(Closed):
     # (source, variant, overrides) as `load_spec` was given them; None if the spec was not read from a file.
     _origin: tuple[str, str | None, tuple[str, ...]] | None = PrivateAttr(None)
 
+    # The spec of the data's first stage, once it is read.
+    _first_stage: Spec | None = PrivateAttr(None)
+
+    @property
+    def first_stage(self) -> Spec | None:
+        """The spec of the autoencoder that encodes the data, if there is one. DiagnosticError if it is wrong."""
+        if self._first_stage is None and self.data.first_stage is not None:
+            from latentc.spec.first_stage import load_first_stage
+
+            self._first_stage = load_first_stage(self)
+        return self._first_stage
+
     @property
     def backbone(self) -> Component:
         """The network called `main`; KeyError where a spec of several networks has none."""

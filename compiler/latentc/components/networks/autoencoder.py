@@ -16,6 +16,7 @@ from latentc.components import OneOf, layers
 from latentc.components.blocks.autoencoder import INIT, Blocks, Half, decoder, encoder
 from latentc.components.blocks.bottleneck import Bottleneck
 from latentc.components.contract import Capability, Network, Port
+from latentc.components.first_stage import Codes
 from latentc.components.parts import Backbone, Problem, add_method
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B, TensorType
@@ -103,6 +104,11 @@ class Autoencoder(Backbone):
         of = self.bottleneck.decoded_type(h, w)
         codes = of if self.bottleneck.discrete else f32(B, 2 * self.bottleneck.channels, h, w)
         return (Port("x", f32(B, channels, rows, columns), "state"),), codes
+
+    def codes(self, spec: Spec) -> Codes:
+        _, rows, columns = _image(spec)
+        of = self.bottleneck.decoded_type(rows // self.factor, columns // self.factor)
+        return Codes(of, self.bottleneck.static().get("codes"), self.factor)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         channels, rows, columns = _image(spec)

@@ -50,9 +50,11 @@ def open_dataset(settings: dict[str, Any]) -> Encoded:
     images = ImageFolder(settings["path"], settings["classes"], side, 3)
     flip, crops = settings["horizontal_flip"], settings["crops"]
     names = [str(file.relative_to(folder)) for file in images.files]
-    made_of = "\n".join([str(Path(stage["path"]).resolve()), str(flip), crops, *names])
+    weights = first_stage.file_of(stage)
+    status = weights.stat()
+    made_of = "\n".join([f"{weights} {status.st_size} {status.st_mtime_ns}", str(flip), crops, *names])
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:12]
-    cache = folder.parent / f"{folder.name}.{stage['kind']}.{side}.{digest}.npy"
+    cache = folder.parent / f"{folder.name}.{Path(stage['spec']).stem}.{side}.{digest}.npy"
     if not cache.is_file():
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             raise ValueError(f"{cache} is missing: run `python data.py` once, before torchrun")

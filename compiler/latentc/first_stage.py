@@ -1,0 +1,64 @@
+"""A first stage as part of a lowered spec: its decoder appended to programs, its weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from latentc.components.contract import Network, OutputField, Program
+from latentc.components.first_stage import FIRST_STAGE
+from latentc.components.parts import Backbone
+from latentc.ir.builder import ModuleBuilder, Var
+from latentc.ir.core import reachable
+from latentc.ir.rewriter import Rewriter
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+def add_first_stage(mb: ModuleBuilder, spec: Spec, encodes: bool) -> Network | None:
+    """Adds the data's autoencoder as network `first_stage` with its method `decode`; None if there is none.
+
+    `encodes`: it has its method `encode` as well.
+    """
+    stage = spec.first_stage
+    if stage is None:
+        return None
+    backbone = stage.networks["main"]
+    assert isinstance(backbone, Backbone) and stage.data.shape is not None
+    before = set(mb.functions)
+    built = backbone.build(mb, FIRST_STAGE, stage, stage.data.shape[0])
+    methods = {name: built.methods[name] for name in ("decode", *(("encode",) if encodes else ()))}
+    # Its other methods are left out, so that an engine needs no weights of the encoder.
+    for name in built.methods:
+        del mb.entries[f"{FIRST_STAGE}.{name}"]
+    mb.entries |= {f"{FIRST_STAGE}.{name}": method.function for name, method in methods.items()}
+    used = before.union(reachable(mb.finish(), tuple(method.function for method in methods.values())))
+    for name in [name for name in mb.functions if name not in used]:
+        del mb.functions[name]
+    return replace(built, methods=methods)
+
+
+def with_decoder(mb: ModuleBuilder, program: Program, stage: Network, spec: Spec) -> Program:
+    """The program, its latents or tokens decoded; as it is if it gives none."""
+    modelled = "x" if "x" in spec.data.fields else "tokens"
+    outputs = program.outputs or (OutputField("samples", modelled),)
+    if not any(output.field == modelled for output in outputs):
+        return program
+    assert spec.first_stage is not None and spec.data.first_stage is not None
+    pictures, scale = spec.first_stage.data.fields["x"], spec.data.first_stage.scale
+    fn = mb.functions[mb.entries[program.entry]]
+    b = Rewriter(mb, fn)
+    for node in fn.nodes:
+        b.append(node)
+    made = []
+    for output, value in zip(outputs, fn.outputs, strict=True):
+        x = Var(value, b)
+        if output.field == modelled:
+            z = b.div(x, scale, out="latents") if scale != 1 else x
+            x = b.call(stage.methods["decode"].function, FIRST_STAGE, z, out="images")
+            output = replace(output, field=pictures)
+        b.output(x)
+        made.append(output)
+    b.finish(fn.doc)
+    return replace(program, outputs=tuple(made))

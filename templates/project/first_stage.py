@@ -1,0 +1,63 @@
+"""The first stage: an autoencoder between images and the latents or tokens that the network models."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from autoencoder import build_first_stage
+
+
+def file_of(stage: dict[str, Any]) -> Path:
+    """The weights; a relative path is one beside this file. ValueError if they are missing."""
+    file = Path(__file__).parent / stage["weights"]
+    if not file.is_file():
+        command = f"latentc weights {stage['spec']} --weights FILE -o {file}"
+        names = f" --names {stage['names']}" if stage["names"] else ""
+        raise ValueError(f"the first stage has no weights {file}: write them with `{command}{names}`")
+    return file
+
+
+def load(stage: dict[str, Any], device: torch.device | None = None) -> nn.Module:
+    """The autoencoder, frozen. ValueError if its weights are missing or of another one."""
+    return _loaded(file_of(stage), device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+@cache
+def _loaded(file: Path, device: torch.device) -> nn.Module:
+    model = build_first_stage()
+    try:
+        model.load_state_dict(load_file(file))
+    except RuntimeError as error:
+        raise ValueError(f"{file} is of another autoencoder: {error}") from None
+    return model.eval().requires_grad_(False).to(device)
+
+
+def codes_side(settings: dict[str, Any]) -> int:
+    """Rows of the latents or of the token grid."""
+    fields = settings["fields"]
+    return fields["x"]["shape"][1] if "x" in fields else fields["tokens"]["grid"][0]
+
+
+def codes_from_images(model: nn.Module, x: Tensor) -> Tensor:
+    """Images in [-1, 1] as tokens i32[B, T], or as mean and deviation of latents, f16[B, 2, C, h, w]."""
+    codes = model.encode(x)
+    if not codes.is_floating_point():
+        return codes.int()
+    mean, log_variance = codes.chunk(2, dim=1)
+    return torch.stack([mean, (log_variance.clamp(-30, 20) / 2).exp()], dim=1).half()
+
+
+def field_from_codes(
+    codes: np.ndarray, stage: dict[str, Any], rng: np.random.Generator | None
+) -> dict[str, np.ndarray]:
+    """Tokens, or scaled latents drawn from their distribution; its mean if there is no `rng`."""
+    if np.issubdtype(codes.dtype, np.integer):
+        return {"tokens": codes.astype(np.int64)}
+    mean, std = codes.astype(np.float32).swapaxes(0, 1)
+    noise = 0 if rng is None else rng.standard_normal(mean.shape, dtype=np.float32)
+    return {"x": (mean + std * noise) * np.float32(stage["scale"])}

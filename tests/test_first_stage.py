@@ -1,0 +1,165 @@
+"""A first stage is a spec: programs end with its decoder, projects encode with it, and its weights load directly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from parity_data import error
+from PIL import Image
+
+import latentc_runtime
+from latentc import api
+from latentc.checkpoint import network_types
+from latentc.diagnostics import DiagnosticError
+from latentc.lower import lower
+from latentc.spec import load_spec
+from latentc.weights import Array, write_safetensors
+
+SMALL = "width: 8, multipliers: [1, 2], blocks: 1, groups: 4, "
+STAGES = {
+    "latents": f"extends: sd_vae\nbackbone: {{{SMALL}bottleneck: {{channels: 4}}}}\n",
+    "tokens": f"extends: vq_f16\nbackbone: {{{SMALL}attention: [1], bottleneck: {{size: 11, channels: 4}}}}",
+}
+MODELS = {
+    "latents": ("dit", ["data.shape=[4, 4, 4]", "backbone.width=16", "sampler.steps=3", "data.first_stage.scale=0.5"]),
+    "tokens": (
+        "llamagen",
+        [
+            "data.tokens={vocabulary: 11, grid: [4, 4]}",
+            "backbone.width=16",
+            "backbone.block.feed_forward.multiple_of=8",
+            "sampler={kind: autoregressive, guidance: {scale: 2.0}}",
+        ],
+    ),
+}
+SHARED = ["data.classes=3", "backbone.depth=1", "backbone.block.mixer.heads=2", "data.first_stage.names=null"]
+
+
+class System:
+    """A tiny model of latents or tokens, its first stage, and weights of both."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.kind, self.folder = kind, folder
+        self.stage = folder / "stage.yaml"
+        self.stage.write_text(f"latentc: 1\nname: stage\n{STAGES[kind]}\n")
+        self.spec, own = MODELS[kind]
+        self.overrides = [*SHARED, *own, f"data.first_stage.spec={self.stage}"]
+        self.main = self.random(self.spec, self.overrides, "main.safetensors")
+        self.first_stage = self.random(self.stage, [], "stage.safetensors")
+
+    def random(self, spec: Any, overrides: list[str], name: str) -> Path:
+        rng = np.random.default_rng(0)
+        types = network_types(lower(load_spec(spec, overrides=overrides)), "main")
+        arrays = {
+            n: rng.standard_normal(shape) * 0.1 + (n.endswith("weight") and len(shape) == 1)
+            for n, (shape, _) in types.items()
+        }
+        write_safetensors(self.folder / name, {n: Array(a.astype(np.float32)) for n, a in arrays.items()})
+        return self.folder / name
+
+    def compile(self, name: str, weights: Any, *more: str, **options: Any) -> Path:
+        api.compile(self.spec, weights, self.folder / name, overrides=[*self.overrides, *more], **options)
+        return self.folder / name
+
+    @property
+    def both(self) -> list[str]:
+        return [f"main={self.main}", f"first_stage={self.first_stage}"]
+
+
+@pytest.fixture(params=MODELS)
+def system(request: pytest.FixtureRequest, tmp_path: Path) -> System:
+    return System(request.param, tmp_path)
+
+
+def test_samples_are_decoded(system: System) -> None:
+    """An engine with the decoder gives the decoded samples of one without, as pictures."""
+    said: list[str] = []
+    codes = latentc_runtime.load(system.compile("codes", system.main, warn=said.append)).sample([0, 1, 2], seeds=5)
+    assert "first_stage=FILE" in said[0] and system.kind in said[0]
+    bundle = system.compile("pixels", system.both, warn=said.append)
+    assert len(said) == 1
+    pipe = latentc_runtime.load(bundle)
+    (output,) = pipe.manifest.programs[0].outputs
+    assert (output.output.medium, output.output.shape) == ("image", (3, 8, 8))
+    images = pipe.sample([0, 1, 2], seeds=5)
+    size = "[3, 8, 8]"
+    z = codes / 0.5 if system.kind == "latents" else codes
+    overrides = [f"data.shape={size}"]
+    expected = api.forward(system.stage, system.first_stage, {"z": z}, overrides=overrides, method="decode")
+    assert error(images, expected) < 1e-4
+    for backend in ("oracle", "torch"):
+        assert error(api.sample(bundle, [0, 1, 2], seed=5, backend=backend), images) < 1e-4
+
+
+def test_pictures_and_verification(system: System) -> None:
+    from latentc.cli import run
+
+    bundle = system.compile("b", system.both)
+    grid = system.folder / "grid.png"
+    assert run(["sample", str(bundle), "--class", "0-2", "--per-class", "2", "-o", str(grid)]) == 0
+    with Image.open(grid) as picture:
+        assert picture.mode == "RGB"
+    report = api.verify(bundle)
+    assert report.ok, report.text()
+    assert any("first_stage" in comparison.what for comparison in report.comparisons)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_engines_and_precisions(engine: str, precision: str, system: System) -> None:
+    bundle = system.compile("b", system.both, f"target.engine={engine}")
+    assert latentc_runtime.load(bundle).sample([1], seeds=1).shape == (1, 3, 8, 8)
+
+
+def test_a_first_stage_that_does_not_fit(tmp_path: Path) -> None:
+    for overrides, code, word in (
+        (["data.first_stage.spec=sd_vea"], "E0210", "sd_vae"),
+        (["data.first_stage.spec=sit"], "E0302", "no autoencoder"),
+        (["data.first_stage={spec: vq_f16}"], "E0302", "makes tokens"),
+        (["data.shape=[3, 32, 32]"], "E0302", "[4, 32, 32]"),
+    ):
+        with pytest.raises(DiagnosticError, match=code) as caught:
+            load_spec("dit", overrides=overrides)
+        assert word in str(caught.value)
+    with pytest.raises(DiagnosticError, match="E0302"):
+        load_spec("llamagen", overrides=["data.tokens.vocabulary=8192"])
+
+
+# ---- the emitted project
+
+
+def test_the_project_encodes_and_decodes(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train` caches codes with the emitted autoencoder, `sample.py` writes the pictures that the engine draws."""
+    import subprocess
+    import sys
+
+    rng = np.random.default_rng(0)
+    for label in ("a", "b", "c"):
+        (system.folder / "images" / label).mkdir(parents=True)
+        for i in range(2):
+            pixels = rng.integers(0, 255, (10, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(system.folder / "images" / label / f"{i}.png")
+    monkeypatch.chdir(system.folder)
+    overrides = [*system.overrides, f"data.first_stage.weights={system.first_stage}", "data.path=images"]
+    flags = ["--steps", "2", "--batch_size", "4", "--workers", "0", "--sample_every", "1", "--parallel", "none"]
+    project = api.train(system.spec, "project", [*flags, "--log_every", "1"], overrides=overrides)
+    assert (project / "runs/train/samples/00000001.png").is_file()
+    texts = "".join(path.read_text() for path in project.glob("*.py"))
+    assert "diffusers" not in texts and "import latentc" not in texts
+    (cache,) = system.folder.glob("images.stage.8.*.npy")
+    codes = np.load(cache)
+    assert codes.shape == ((6, 2, 2, 4, 4, 4) if system.kind == "latents" else (6, 2, 16))
+    command = [sys.executable, "sample.py", "--weights", "runs/train/weights.safetensors", "--class", "0-2"]
+    command += ["--per-class", "1", "--seed", "3", "--raw", "raw.npz", "-o", "grid.png", "--device", "cpu"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    trained = project / "runs/train/weights.safetensors"
+    pipe = latentc_runtime.load(system.compile("b", [f"main={trained}", f"first_stage={system.first_stage}"]))
+    with np.load(project / "raw.npz") as raw:
+        assert error(pipe.sample([0, 1, 2], seeds=list(raw["seeds"])), raw["samples"]) < 1e-4
+    (project / "first_stage.safetensors").unlink()
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "latentc weights" in done.stderr and "Traceback" not in done.stderr
