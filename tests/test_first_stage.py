@@ -119,13 +119,17 @@ def test_a_first_stage_that_does_not_fit(tmp_path: Path) -> None:
         (["data.first_stage.spec=sd_vea"], "E0210", "sd_vae"),
         (["data.first_stage.spec=sit"], "E0302", "no autoencoder"),
         (["data.first_stage={spec: vq_f16}"], "E0302", "makes tokens"),
-        (["data.shape=[3, 32, 32]"], "E0302", "[4, 32, 32]"),
+        (["data.shape=[3, 32, 32]", "data.first_stage.weights=vae"], "E0302", "[4, 32, 32]"),
     ):
         with pytest.raises(DiagnosticError, match=code) as caught:
             load_spec("dit", overrides=overrides)
         assert word in str(caught.value)
+    small = ["data.tokens.vocabulary=8192", "backbone.depth=1"]
     with pytest.raises(DiagnosticError, match="E0302"):
-        load_spec("llamagen", overrides=["data.tokens.vocabulary=8192"])
+        load_spec("llamagen", overrides=[*small, "data.first_stage.weights=vq.pt"])
+    # Without weights nothing needs to fit: the project has no autoencoder.
+    files = api.emit("llamagen", tmp_path / "project", overrides=small)
+    assert "autoencoder.py" not in [path.name for path in files]
 
 
 # ---- the emitted project

@@ -36,7 +36,8 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
         samplers = [spec.sampler.with_steps(n) for n in steps] or [spec.sampler]
         made = [program for sampler in samplers for program in sampler.programs(mb, networks, spec)]
         programs = [_with_settings(program, spec) for program in made]
-    if spec.data.first_stage is not None and (to_emit or spec.data.first_stage.weights is not None):
+    given = spec.data.first_stage
+    if given is not None and (given.weights is not None or (to_emit and spec.first_stage_fits)):
         stage = add_first_stage(mb, spec, encodes=to_emit)
         assert stage is not None
         programs = [with_decoder(mb, program, stage, spec) for program in programs]

@@ -25,10 +25,13 @@ def _import_beside(found: re.Match[str]) -> str:
     return f"{indent}from {submodules.rpartition('.')[2]} import" if submodules else f"{indent}import"
 
 
-def data_files(data: Data) -> dict[str, str]:
-    """{file name: text}: dataset.py reads the data, media.py writes samples, and what those two import."""
+def data_files(data: Data, staged: bool = True) -> dict[str, str]:
+    """{file name: text}: dataset.py reads the data, media.py writes samples, and what those two import.
+
+    `staged`: the project has the first stage of the data, if there is one.
+    """
     templates = resource_folder("templates") / "project"
-    medium, stage = data.modelled.medium, data.first_stage
+    medium, stage = data.modelled.medium, data.first_stage if staged else None
     shared = {"files": "latentc_runtime.media.files"}
     files: dict[str, str] = {}
     if stage is not None:

@@ -109,7 +109,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     for name in _COPIED:
         files[name] = (templates / name).read_text(encoding="utf-8")
     files |= {f"{name}.py": shared_source(f"latentc_runtime.{name}") for name in SHARED}
-    files |= data_files(spec.data)
+    files |= data_files(spec.data, stage is not None)
     config = {**config_of(spec), "model": model.sizes}
     files["config.yaml"] = yaml.safe_dump(
         config, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
@@ -127,7 +127,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
 def config_of(spec: Spec) -> dict[str, Any]:
     """The settings of training and data, as config.yaml holds them."""
     data, stage = spec.data.settings(), spec.first_stage
-    if stage is not None:
+    if stage is not None and spec.first_stage_fits:
         backbone = stage.networks["main"]
         assert isinstance(backbone, Backbone)
         data["first_stage"] |= {
@@ -169,7 +169,7 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
         "networks": list(lowered.networks),
         "parameters": f"{sum(p.type.count() for p in weights):,}",
         "has_sampler": bool(lowered.programs),
-        "first_stage": data.get("first_stage"),
+        "first_stage": data.get("first_stage") if spec.first_stage_fits else None,
         "requires": spec.data.requires,
         "classes": data["classes"],
         "given": [c.name for c in lowered.conditions if c.required and c.form != "label"],

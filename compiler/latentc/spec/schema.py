@@ -71,6 +71,17 @@ class Spec(Closed):
         return self._first_stage
 
     @property
+    def first_stage_fits(self) -> bool:
+        """Whether the data is of the sizes that the first stage gives."""
+        stage = self.first_stage
+        if stage is None:
+            return False
+        codes = stage.networks["main"].codes(stage)  # type: ignore[attr-defined]
+        field = self.data.fields.get("tokens" if codes.values else "x")
+        shape = tuple(int(d) for d in codes.type.shape[1:])
+        return field is not None and field.shape == shape and codes.values in (None, field.classes)
+
+    @property
     def backbone(self) -> Component:
         """The network called `main`; KeyError where a spec of several networks has none."""
         return self.networks["main"]
