@@ -115,3 +115,16 @@ def test_convolutions_of_any_rank() -> None:
         model(*map(torch.as_tensor, inputs)), Interpreter(module, weights).run("main", *inputs), strict=True
     ):
         assert error(found, expected) < 1e-12
+
+
+@module_class("Centred", x="B width")
+def centred(b: Any, x: Any, *, width: int) -> Any:
+    return x - b.param("average", f32(width), "zeros", "state")
+
+
+def test_state_is_part_of_the_state_dict_even_if_it_starts_at_zero() -> None:
+    mb = ModuleBuilder()
+    mb.entries["main"] = mb.define(centred, [f32(B, 3)], {"width": 3})
+    model = loaded(networks_file(mb.finish(), {"main": [mb.entries["main"]]}).text)["build"]()
+    model.load_state_dict({"average": torch.tensor([1.0, 2.0, 3.0])})
+    assert model(torch.zeros(1, 3)).tolist() == [[-1.0, -2.0, -3.0]]

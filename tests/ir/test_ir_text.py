@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from modules import sampler
 
+from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Value, frozen
 from latentc.ir.text import HEADER, TextError, equal, literal, module_from_text, text_from_module
 from latentc.ir.types import Named, Sym, TensorType, f32
@@ -158,3 +159,14 @@ def test_mutated_text_raises_text_or_verify_errors_only(data):
         assert str(error).startswith("line ")
     except VerifyError:
         pass
+
+
+@pytest.mark.parametrize("kind", ["weight", "buffer", "state", "calibrated"])
+def test_params_of_every_kind_come_back(kind):
+    mb = ModuleBuilder()
+    b = mb.function("shifted")
+    x = b.input("x", f32(3))
+    b.output(x + b.param("average", f32(3), "zeros", kind))
+    mb.entries["shifted"] = b.finish()
+    module = mb.finish()
+    assert equal(module, module_from_text(text_from_module(module)))

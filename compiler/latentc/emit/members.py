@@ -186,7 +186,7 @@ class Members:
         self.access[path] = _attribute(base, name)
         if param.kind != "weight":
             value = buffer_value(param, self.size, self._helper)
-            persistent = None if param.init.kind not in DETERMINISTIC else False
+            persistent = False if param.kind == "buffer" and param.init.kind in DETERMINISTIC else None
             return layout(
                 "", call(f"{base}.register_buffer", [literal(name), value], persistent=persistent).code, reserve=8
             )

@@ -270,7 +270,7 @@ def _values(text: str) -> list[Value]:
     return result
 
 
-_PARAM = re.compile(r"(weight|buffer|calibrated) (%\S+): (.*?) = (\w+)([ (].*)$")
+_PARAM = re.compile(r"(weight|buffer|state|calibrated) (%\S+): (.*?) = (\w+)([ (].*)$")
 
 
 def _param(text: str) -> Param:
