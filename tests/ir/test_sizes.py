@@ -73,3 +73,12 @@ def test_a_shape_that_is_not_the_declared_one() -> None:
     mb = ModuleBuilder()
     with pytest.raises(OpError, match="declared side = 5"):
         mb.define(net, [f32(B, 3, 4, 4)], {"side": 5, "width": 2, "depth": 1})
+
+
+def test_a_declared_name_that_is_no_argument_is_named() -> None:
+    @module_class("Stack", x="B layers")
+    def stack(b: Any, x: Any, *, width: int) -> Any:
+        return x
+
+    with pytest.raises(OpError, match=r"`layers` is not an expression of the static arguments \(width\)"):
+        ModuleBuilder().define(stack, [f32(B, 3)], {"width": 3})

@@ -47,8 +47,8 @@ def module_class(cls: str, method: str = "forward", **shapes: str) -> Callable[[
     """Marks `body(b, *operands, **static)` as the `method` of class `cls` in the emitted code.
 
     `shapes` declare operands: `x="B channels H W"` names static arguments, expressions of them without blanks
-    (`width//heads`), and labels of other sizes, with a meaning if they have one (`T=grid**2`). What is not declared is
-    named by the expression the caller gives, which is ambiguous where it gives one for two arguments.
+    (`width//heads`), and labels of other sizes, which are in capitals, with a meaning if they have one (`T=grid**2`). A
+    dimension that is not declared is named by the caller's expression, which is ambiguous if two arguments have it.
     """
     return lambda body: BlockBody(body, cls, method, shapes)
 

@@ -87,7 +87,12 @@ def in_callee(
             return dim
         if word and not is_label(word):
             name, _, expr = word.rpartition("=")
-            size = evaluate(expr, static)
+            try:
+                size = evaluate(expr, static)
+            except KeyError:
+                known = ", ".join(static) or "none"
+                message = f"`{expr}` is not an expression of the static arguments ({known})"
+                raise ValueError(f"{message}; write labels of other sizes in capitals") from None
             if size != dim:
                 raise ValueError(f"an axis of {int(dim)} is declared {expr} = {int(size)}")
             return Named(size, name) if name else size
