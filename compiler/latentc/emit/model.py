@@ -15,7 +15,8 @@ from latentc.emit.helpers import helper_source
 from latentc.emit.text import docstring, identifier, layout, literal
 from latentc.ir.core import Module
 
-LEGEND = "Shapes: B batch, T tokens, D width, H heads."
+LABELS = {"B": "batch", "T": "tokens", "D": "width", "C": "channels", "H": "heads", "L": "length"}
+"""What the letters of shape comments mean; beside a W, H is a height."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,14 @@ def networks_file(module: Module, networks: Mapping[str, Iterable[str]], title: 
         printed = classes.of(names[0])
         sizes[network] = {identifier(a): printed.values[a] for a in printed.arguments}
         builders += ["", "", f"def {_builder(network)}(**sizes: int) -> {printed.name}:"]
-        builders.append('    """The network at the sizes of the spec, those given excepted."""')
+        builders.append('    """The network, at the sizes of the spec unless given."""')
         builders += layout("    ", f"sizes = {literal(sizes[network]).code} | sizes")
         builders.append(f"    return {printed.name}(**sizes)")
     rows = [f"{literal(n).code}: {_builder(n)}" for n in networks]
     builders += ["", "", f"NETWORKS = {{{', '.join(rows)}}}"]
     bodies = "\n\n".join([helper_source(list(classes.helpers)), *classes.texts] if classes.helpers else classes.texts)
     code = bodies + "\n".join(builders) + "\n"
-    text = "\n".join([*docstring(_heading(title), ""), "", *imports(code), "", ""]) + "\n" + code.rstrip() + "\n"
+    text = "\n".join([*docstring(_heading(title, code), ""), "", *imports(code), "", ""]) + "\n" + code.rstrip() + "\n"
     return ModelFile(text, classes.constants, sizes)
 
 
@@ -62,8 +63,16 @@ def _builder(network: str) -> str:
     return "build" if network == "main" else f"build_{identifier(network)}"
 
 
-def _heading(title: str) -> str:
-    return f"{title}\n\n{LEGEND}" if title else LEGEND
+def _heading(title: str, code: str) -> str:
+    return "\n\n".join(part for part in (title, legend(code)) if part) or "Networks."
+
+
+def legend(code: str) -> str:
+    """The letters that the shapes in `code` use, explained."""
+    letters = {letter for shape in re.findall(r"\[[^\[\]\n]*\]", code) for letter in re.findall(r"\b[A-Z]\b", shape)}
+    labels = LABELS | ({"H": "height", "W": "width", "D": "features"} if "W" in letters else {})
+    used = ", ".join(f"{letter} {meaning}" for letter, meaning in labels.items() if letter in letters)
+    return f"Shapes: {used}." if used else ""
 
 
 def imports(code: str) -> list[str]:
