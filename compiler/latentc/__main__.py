@@ -1,4 +1,4 @@
-"""`python -m latentc.cli`: as the console script."""
+"""`python -m latentc`, as the console script."""
 
 from latentc.cli import main
 

@@ -75,6 +75,6 @@ def latentc(
 
 def command(*args: object, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
     """Run a command line in a process of its own."""
-    line = [sys.executable, "-m", "latentc.cli", *map(str, args)]
+    line = [sys.executable, "-m", "latentc", *map(str, args)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload, no-any-return]

@@ -342,7 +342,7 @@ def test_ctrl_c_while_sampling(latentc: Run, tiny: Any, monkeypatch: pytest.Monk
 
 def test_ctrl_c_while_training(tiny: Any, tmp_path: Path) -> None:
     """train.py is told, saves a checkpoint and ends before the command does."""
-    line = [sys.executable, "-m", "latentc.cli", "train", str(tiny.spec), "-o", "project", "--steps", "1000000"]
+    line = [sys.executable, "-m", "latentc", "train", str(tiny.spec), "-o", "project", "--steps", "1000000"]
     with (tmp_path / "log").open("w") as log:
         process = interruptible([*line, "--log-every", "1"], cwd=tmp_path, stdout=log, stderr=log)
     run = tmp_path / "project" / "runs" / "train"
@@ -356,7 +356,7 @@ def test_ctrl_c_while_training(tiny: Any, tmp_path: Path) -> None:
 
 
 def test_output_that_nobody_takes(tiny: Any, tmp_path: Path) -> None:
-    line = f"{sys.executable} -m latentc.cli schema"
+    line = f"{sys.executable} -m latentc schema"
     full = subprocess.run(f"{line} > /dev/full", shell=True, cwd=tmp_path, capture_output=True, text=True)
     assert full.returncode == 1
     assert full.stderr.startswith("error[E0412]: cannot write: No space left on device\n")

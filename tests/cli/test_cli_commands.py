@@ -299,7 +299,7 @@ def test_doctor(latentc: Run) -> None:
 
 
 def test_a_reader_that_leaves_early(tmp_path: Path) -> None:
-    line = f"{sys.executable} -m latentc.cli show dit --ir | head -1"
+    line = f"{sys.executable} -m latentc show dit --ir | head -1"
     done = subprocess.run(line, shell=True, capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout == "latentc-ir 1\n"
     assert done.stderr == ""

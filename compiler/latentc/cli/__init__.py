@@ -1,4 +1,4 @@
-"""The command line: one thin function a verb. What a verb does stands in `latentc.api`; here it is printed."""
+"""The command line: one thin function per verb, which prints what `latentc.api` returns."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from latentc.faults import INTERRUPTED, TERMINATED, exit_status
 app = typer.Typer(
     name="latentc",
     help="Compile a YAML spec of a generative model into a PyTorch training project and an inference engine.",
-    epilog="`latentc explain CODE` tells more of an error. Progress and errors go to stderr.",
+    epilog="`latentc explain CODE` explains an error. Progress and errors go to stderr.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-deploy = typer.Typer(help="Write a bundle as what a server serves.", rich_markup_mode=None)
+deploy = typer.Typer(help="Export a bundle for an inference server.", rich_markup_mode=None)
 
 VERBS: tuple[Callable[..., None], ...] = (
     *(models.specs, models.check, models.show, models.schema, models.init, models.explain, models.emit, models.train),
@@ -52,7 +52,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of internal errors.")] = False,
 ) -> None:
     pass

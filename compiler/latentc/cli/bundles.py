@@ -1,4 +1,4 @@
-"""The verbs that make bundles and use them."""
+"""The verbs that create and use bundles."""
 
 from __future__ import annotations
 
@@ -40,20 +40,23 @@ def compile(
     variant: Variant = None,
     overrides: Sets = None,
     form: Annotated[
-        Literal["auto", "unroll", "loop", "host"] | None, typer.Option("--form", help="Where the loop is.")
+        Literal["auto", "unroll", "loop", "host"] | None,
+        typer.Option("--form", help="How the sampling loop is compiled."),
     ] = None,
     steps: Annotated[
-        str | None, typer.Option("--steps", metavar="N,N", help="Step counts it holds, default first.")
+        str | None, typer.Option("--steps", metavar="N,N", help="Step counts to include, the default first.")
     ] = None,
     max_batch: Annotated[
         int | None, typer.Option("--max-batch", min=1, help="Largest batch of one engine call.")
     ] = None,
-    by_reference: Annotated[bool, typer.Option("--by-reference", help="Leave the weights where they are.")] = False,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Also what is up to date.")] = False,
+    by_reference: Annotated[
+        bool, typer.Option("--by-reference", help="Reference the weights file, do not copy it.")
+    ] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Rebuild even if it is up to date.")] = False,
     calibration: Annotated[
         Path | None, typer.Option("--calibration", metavar="FILE", help="What `latentc calibrate` wrote.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Keep a quantised engine that is not worth it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Keep a quantised engine even if not worth it.")] = False,
     no_run: Annotated[bool, typer.Option("--no-run", help="Do not run the finished bundle once.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -106,7 +109,7 @@ def compile(
 
 
 def _quantised(made: Any) -> str:
-    """The figures of a quantised bundle in a line."""
+    """One line about a quantised bundle."""
     quality = f"PSNR {made.psnr:.1f} dB" if made.psnr is not None else f"perplexity {made.perplexity or 0.0:+.2%}"
     speed = "speed not measured" if made.speedup is None else f"{made.speedup:.2f} × as fast at batch {made.batch}"
     return f"{made.scheme}, {made.layers} of {made.of} layers; {quality}; {speed}"
@@ -121,7 +124,7 @@ def calibrate(
     variant: Variant = None,
     overrides: Sets = None,
 ) -> None:
-    """Watch the networks along their sampler's trajectories, for `compile --calibration`."""
+    """Record activation ranges while sampling, for `compile --calibration`."""
     with bar_for("calibrating") as bar:
         found = api.calibrate(spec, weights, output, variant, overrides or (), names, key, advancing(bar))
     about = found.about
@@ -138,26 +141,26 @@ def sample(
     classes: Annotated[
         str | None, typer.Option("--class", metavar="CLASSES", help="0-9, 1,4,7 or all, the default.")
     ] = None,
-    per_class: Annotated[int, typer.Option("--per-class", min=1, metavar="N", help="Samples of each class.")] = 1,
+    per_class: Annotated[int, typer.Option("--per-class", min=1, metavar="N", help="Samples per class.")] = 1,
     count: Annotated[int | None, typer.Option("--count", min=0, metavar="N", help="Number of samples.")] = None,
     given: Annotated[
         list[str] | None,
         typer.Option("--given", metavar="NAME=FILE", help="A condition as .npy or .npz; one sample or a batch."),
     ] = None,
     seed: Seed = 0,
-    guidance: Annotated[float | None, typer.Option("--guidance", metavar="SCALE", help="Else the spec's.")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", metavar="SCALE", help="Default: the spec's.")] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--setting", metavar="NAME=VALUE", help="Such as temperature=0.9; repeatable.")
     ] = None,
-    program: Annotated[str | None, typer.Option("--program", metavar="NAME", help="Else the bundle's first.")] = None,
+    program: Annotated[str | None, typer.Option("--program", metavar="NAME", help="Default: the first.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="One of the bundle's step counts.")] = None,
     noise: Annotated[Path | None, typer.Option("--noise", metavar="FILE", help="An .npz of the noise itself.")] = None,
     raw: Annotated[
-        Path | None, typer.Option("--raw", metavar="FILE", help="An .npz for the samples as they are.")
+        Path | None, typer.Option("--raw", metavar="FILE", help="Also write the raw samples to this .npz.")
     ] = None,
-    batch: Annotated[int | None, typer.Option("--batch", min=1, metavar="N", help="Samples at once.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, metavar="N", help="Batch size.")] = None,
     truncation: Annotated[
-        float | None, typer.Option("--truncation", metavar="BOUND", help="Of a generator's noise; inf: none.")
+        float | None, typer.Option("--truncation", metavar="BOUND", help="Bound of a generator's noise; inf: none.")
     ] = None,
     backend: Annotated[
         Literal["engine", "oracle", "torch"],
@@ -212,13 +215,13 @@ def verify(
 def bench(
     bundle: Bundle,
     batch: Annotated[str, typer.Option("--batch", metavar="N,N", help="Batch sizes.")] = "1,8",
-    steps: Annotated[str, typer.Option("--steps", metavar="N,N", help="Step counts; else all.")] = "",
-    compare: Annotated[bool, typer.Option("--compare", help="Beside the emitted PyTorch.")] = False,
+    steps: Annotated[str, typer.Option("--steps", metavar="N,N", help="Step counts; default: all.")] = "",
+    compare: Annotated[bool, typer.Option("--compare", help="Compare with the emitted PyTorch.")] = False,
     seconds: Annotated[float, typer.Option("--seconds", min=0, callback=a_time, help="Time for each case.")] = 5.0,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Measure a bundle: samples a second, time a step, and against the emitted PyTorch."""
+    """Benchmark a bundle: samples per second, time per step."""
     batches, counts = numbers_from_text(batch), numbers_from_text(steps)
     with bar_for("measuring") as bar:
         report = api.bench(bundle, batches, counts, compare, seconds, device, advancing(bar))
@@ -236,7 +239,7 @@ def triton(
         str | None, typer.Option("--name", metavar="NAME", help="The model's name; else the spec's.")
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="One of the bundle's step counts.")] = None,
-    program: Annotated[str | None, typer.Option("--program", metavar="NAME", help="Else the bundle's first.")] = None,
+    program: Annotated[str | None, typer.Option("--program", metavar="NAME", help="Default: the first.")] = None,
     instances: Annotated[int, typer.Option("--instances", min=1, metavar="N", help="Engines side by side.")] = 1,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where they run.")] = "auto",
     delay: Annotated[

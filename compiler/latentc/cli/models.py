@@ -51,15 +51,18 @@ def show(
     variant: Variant = None,
     overrides: Sets = None,
     ir: Annotated[bool, typer.Option("--ir", help="Print the IR.")] = False,
-    after: Annotated[str | None, typer.Option("--after", metavar="PASS", help="The IR after a pass.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="IR that parses back: every constant whole.")] = False,
+    after: Annotated[str | None, typer.Option("--after", metavar="PASS", help="Print the IR after this pass.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Print every constant in full, so that the IR parses back.")
+    ] = False,
     why: Annotated[
-        str | None, typer.Option("--why", metavar="RULE", help="What a fusion rule found; `all` for every rule.")
+        str | None,
+        typer.Option("--why", metavar="RULE", help="Explain where a fusion rule matched or failed; `all`: every rule."),
     ] = None,
     svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Draw the network.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a spec comes to: parameters, flops, memory; its IR; a picture."""
+    """Show parameter count, FLOPs and memory of a spec, its IR or a diagram."""
     if why is not None:
         echo(api.why(spec, why, variant, overrides or ()), end="")
         return
@@ -84,7 +87,7 @@ def schema() -> None:
 def init(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the model and of its file.")] = "my-model",
     kind: Annotated[
-        Literal["diffusion", "flow", "tokens"], typer.Option("--kind", help="What to begin with.")
+        Literal["diffusion", "flow", "tokens"], typer.Option("--kind", help="The kind of model.")
     ] = "diffusion",
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: NAME.yaml.")] = None,
 ) -> None:
@@ -94,7 +97,7 @@ def init(
 
 
 def explain(code: Annotated[str, typer.Argument(metavar="CODE", help="As in error[E0204].")]) -> None:
-    """Explain the code of an error: what happened, an example, how to mend it."""
+    """Explain an error code: cause, example and remedy."""
     echo(api.explain(code), end="")
 
 
@@ -118,7 +121,7 @@ def train(
     overrides: Sets = None,
     processes: Annotated[int, typer.Option("--processes", min=1, help="Processes of torchrun.")] = 1,
 ) -> None:
-    """Train: emits the project if need be and runs its train.py. Further flags (--steps 10) go to train.py."""
+    """Emit the project if necessary and run its train.py, which gets all further flags (--steps 10)."""
     folder = api.train(source, output, context.args, variant, overrides or (), processes)
     echo(f"trained in {folder}")
 
@@ -200,7 +203,7 @@ def weights(
 
 
 def doctor(as_json: Json = False) -> None:
-    """Say what of latentc works on this machine, and how to mend what does not."""
+    """Report which engines work on this machine, and how to fix the others."""
     with bar_for("looking"):
         report = api.doctor()
     echo(report.data() if as_json else report.text(), end="")
