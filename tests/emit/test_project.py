@@ -201,7 +201,7 @@ def test_all_of_a_token_model_follows_the_dtype_of_its_weights() -> None:
 def test_fsdp_is_told_of_every_method() -> None:
     scope: dict[str, Any] = {"__name__": "model"}
     exec(files_of("digits-llamagen")["model.py"], scope)
-    text = (Path(__file__).resolve().parents[2] / "templates/project/train.py").read_text()
+    text = (Path(__file__).resolve().parents[2] / "templates/project/parallel.py").read_text()
     start = text.index("def methods_of(")
     exec("from torch import nn\nfrom inspect import isfunction\n" + text[start : text.index("def shard(")], scope)
     network = scope["build"]()

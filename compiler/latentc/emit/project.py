@@ -35,7 +35,17 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 MARK = ".latentc-project"  # says that a folder is ours to overwrite
-_COPIED = ("train.py", "rounds.py", "optimizers.py", "checkpoint.py", "config.py", "data.py", "sample.py", "ruff.toml")
+_COPIED = (
+    "train.py",
+    "parallel.py",
+    "rounds.py",
+    "optimizers.py",
+    "checkpoint.py",
+    "config.py",
+    "data.py",
+    "sample.py",
+    "ruff.toml",
+)
 SHARED = ("noise", "distributions", "sources", "conditions")
 """Modules of the runtime that a project has copies of: they make a sampler's inputs."""
 

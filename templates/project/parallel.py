@@ -1,0 +1,121 @@
+"""This process among its peers, and networks spread over them: DDP, or FSDP2."""
+
+import os
+import signal
+import sys
+from functools import partial
+from inspect import isfunction
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+class Run:
+    """This process among its peers."""
+
+    def __init__(self, train: dict[str, Any]):
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        cuda = torch.cuda.is_available()
+        self.device = torch.device("cuda", local) if cuda else torch.device("cpu")
+        if cuda:
+            torch.cuda.set_device(self.device)
+        if self.world > 1:
+            dist.init_process_group("nccl" if cuda else "gloo")
+        self.parallel = train["parallel"] if self.world > 1 else "none"
+        if self.world > 1 and self.parallel == "none":
+            raise SystemExit("parallel: none, but there are several processes: choose ddp or fsdp")
+        self.main = self.rank == 0
+        self.stopped, self.flag = False, torch.zeros((), device=self.device)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: Any) -> None:
+        self.stopped = True
+
+    def should_stop(self, step: int) -> bool:
+        """Whether to save and leave: all processes must agree, so they ask each other every few steps."""
+        if self.world == 1:
+            return self.stopped
+        if step % 10:
+            return False
+        self.flag.fill_(float(self.stopped))
+        dist.all_reduce(self.flag)
+        return self.flag.item() > 0
+
+    def close(self) -> None:
+        """Leaves when all are done.
+
+        With gloo the process ends here: taking its group apart can wait for ever for gloo's own thread, which
+        waits for Python's lock to let go of a last tensor (torch 2.13).
+        """
+        if not dist.is_initialized():
+            return
+        dist.all_reduce(self.flag)
+        if dist.get_backend() == "gloo":
+            sys.stdout.flush()
+            os._exit(0)
+        dist.destroy_process_group()
+
+
+def methods_of(module: nn.Module) -> list[str]:
+    """Methods other than forward that read a module's weights, such as a token model's decode."""
+    own = [name for name, value in vars(type(module)).items() if isfunction(value) and name[0] != "_"]
+    return [name for name in own if name not in ("forward", "reset_parameters")]
+
+
+def shard(network: nn.Module, run: Run, trained: bool) -> None:
+    """FSDP2: each block of a module list, then the rest, is gathered only while it works.
+
+    After a forward pass the rest stays gathered for the backward pass, if the network is trained.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    mesh = init_device_mesh(run.device.type, (run.world,))
+    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
+    blocks = [b for blocks in lists for b in blocks if not isinstance(b, nn.ModuleList | nn.ModuleDict)]
+    for module in [*reversed(blocks), network]:  # a block inside a block comes first
+        methods = methods_of(module)  # before sharding, which gives the module another class
+        fully_shard(module, mesh=mesh, reshard_after_forward=None if trained else True)
+        for name in methods:
+            register_fsdp_forward_method(module, name)
+
+
+class Ddp(DistributedDataParallel):
+    """DDP for networks that a loss calls by other methods than forward, such as an encoder's encode."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "module" and name in methods_of(self.module):
+            return partial(self._run, name)
+        return super().__getattr__(name)
+
+    def _run(self, name: str, *args: Any) -> Any:
+        network = self.module
+        network.forward = getattr(network, name)  # DDP averages the gradients of what its own forward calls
+        try:
+            return self(*args)
+        finally:
+            del network.forward
+
+
+def wrap(network: nn.Module, run: Run, compiled: bool) -> nn.Module:
+    """The network as the loss calls it."""
+    if compiled:
+        network.compile()  # in place: the names of the weights stay
+    if run.parallel == "ddp":
+        devices = [run.device.index] if run.device.type == "cuda" else None
+        return Ddp(network, device_ids=devices)
+    return network
+
+
+def averaged(values: list[Tensor], run: Run) -> list[float]:
+    """Metrics over all processes."""
+    stacked = torch.stack([v.float() for v in values])
+    if run.world > 1:
+        dist.all_reduce(stacked)
+        stacked /= run.world
+    return stacked.tolist()
