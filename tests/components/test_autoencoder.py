@@ -11,6 +11,7 @@ import pytest
 import torch
 from parity_data import error, load
 
+import latentc_runtime
 from latentc import api
 from latentc.checkpoint import network_params, network_types
 from latentc.lower import lower
@@ -162,6 +163,18 @@ def original(name: str, levels: int) -> str:
 
 def as_kernel(name: str, array: np.ndarray) -> np.ndarray:
     return array[:, :, None, None] if ".to_" in name and array.ndim == 2 else array
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_programs_reconstruct_and_encode(engine: str, tmp_path: Path) -> None:
+    numbers = load("llamagen_vq")
+    file = saved(tmp_path, numbers.weights)
+    overrides = [*TOKENIZER, f"target.engine={engine}"]
+    api.compile("vq_f16", file, tmp_path / "b", overrides=overrides, names="official")
+    pipe = latentc_runtime.load(tmp_path / "b")
+    given = {"x": numbers.inputs["x"]}
+    assert error(pipe.sample(conditions=given), numbers.outputs["out.dec"]) < FORWARD
+    assert np.array_equal(pipe.sample(conditions=given, program="encode")[0], numbers.outputs["out.enc.2.2"])
 
 
 # ---- helpers

@@ -1,0 +1,50 @@
+"""What an autoencoder is run for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Need, Network, OutputField, Program
+from latentc.components.kit import call
+from latentc.components.parts import Sampler
+from latentc.ir.builder import ModuleBuilder
+from latentc_runtime.sources import Condition, ConditionSource
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Autoencode(Sampler):
+    """Program `reconstruct` encodes and decodes the samples that a request gives as `x`; `encode` gives their codes."""
+
+    kind: Literal["autoencode"]
+    guidance: None = Field(None, description="always null: nothing is guided")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "autoencode"}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "autoencode"),)
+
+    def with_steps(self, steps: int) -> Autoencode:
+        return self
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
+        return self.programs(mb, networks, spec)[0]
+
+    def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
+        """Adds entries `reconstruct` and `encode`."""
+        network, field, made = networks["main"], spec.data.fields["x"], []
+        given = Condition("x", "array", field.shape, "f32", field.axes)
+        for name, method, output in (
+            ("reconstruct", "forward", OutputField("reconstruction", "x")),
+            ("encode", "encode", OutputField("codes")),
+        ):
+            b = mb.function(name)
+            x = b.input("x", network.methods[method].input("state").type)
+            b.output(call(b, network, method, {}, state=x, out=output.name))
+            mb.entries[name] = b.finish(f"Runs the autoencoder's `{method}`.")
+            sources = {"x": ConditionSource("x")}
+            made.append(Program(name, self.kind, 1, 1, sources, name=name, outputs=(output,), conditions=(given,)))
+        return tuple(made)
