@@ -10,6 +10,7 @@ from latentc.ir.builder import B, ModuleBuilder, f32, module_class
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
 from latentc.ir.report import flops
+from latentc.ir.verify import verify
 from latentc.lower import lower
 from latentc.measure.memory import available_memory
 from latentc.measure.metrics import relative_error
@@ -26,6 +27,20 @@ def half(b, x):
 def twice(b, x):
     x = b.sub("first", half, x)
     return b.sub("second", half, x + 1.0)
+
+
+def test_results_of_a_call_with_twice_the_batch() -> None:
+    """What is shown of a callee has the batch of the call."""
+    mb = ModuleBuilder()
+    inner = mb.define(twice, [f32(B, 2)], {})
+    b = mb.function("main")
+    x = b.input("x", f32(B, 2))
+    b.output(b.call(inner, "net", b.concat(x, x, axis=0)))
+    mb.entries["main"] = b.finish()
+    shown, paths = calls_shown(mb.finish(), "main")
+    verify(shown)
+    assert paths == ["net.first", "net.second", "net"]
+    assert [np.shape(out) for out in Interpreter(shown, {}).run("main", np.ones((3, 2)))] == [(6, 2)] * 4
 
 
 def test_results_of_calls_in_the_order_they_end() -> None:

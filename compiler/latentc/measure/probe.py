@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from latentc.ir.core import Function, Module, Node, Value, callees, join
+from latentc.ir.types import Dim, substitute, unify
 
 Array = np.ndarray
 
@@ -127,9 +128,10 @@ def _extended(module: Module, root: str, shown: _Shown) -> tuple[Module, list[_E
         nodes, extras, count = [], [], 0
         for node in fn.nodes:
             inner: list[_Extra] = []
-            for extra in [extra for callee in callees(node) for extra in visit(callee)]:
-                inner.append(_through(node, extra, f"shown.{count}"))
-                count += 1
+            for callee in callees(node):
+                for extra in visit(callee):
+                    inner.append(_through(node, module.functions[callee], extra, f"shown.{count}"))
+                    count += 1
             if inner:
                 node = replace(node, outputs=(*node.outputs, *(extra.value for extra in inner)))
             nodes.append(node)
@@ -142,7 +144,7 @@ def _extended(module: Module, root: str, shown: _Shown) -> tuple[Module, list[_E
     return module.with_(functions=functions), extras
 
 
-def _through(node: Node, extra: _Extra, name: str) -> _Extra:
+def _through(node: Node, callee: Function, extra: _Extra, name: str) -> _Extra:
     """An added output of a callee as an output called `name` of the node that refers to it."""
     path, type, loops = extra.path, extra.value.type, extra.loops
     if node.op == "loop":
@@ -150,6 +152,10 @@ def _through(node: Node, extra: _Extra, name: str) -> _Extra:
         path = node.attrs["body"]
     else:
         path = join(node.attrs["name"], path)
+        sizes: dict[str, Dim] = {}  # of the callee's run-time sizes: a guided call has twice the batch
+        for formal, actual in zip(callee.inputs, node.inputs, strict=True):
+            unify(formal.type, actual.type, sizes)
+        type = substitute(type, sizes)
     return _Extra(path, extra.part, loops, Value(name, type), extra.function)
 
 
