@@ -10,24 +10,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bundles import tiny_bundle
 from tiny_model import HEAD, write_random_weights
 
-from latentc import api
+from latentc import api, components
 from latentc.checkpoint import network_weights
 from latentc.components.samplers.base import ArraySampler
 from latentc.diagnostics import DiagnosticError
 from latentc.lower import lower
 from latentc.measure.metrics import BEST, psnr
-from latentc.pipeline import optimised
 from latentc.spec import load_spec, spec_from_text
+from latentc.tune import plot
 from latentc.tune import run as tune_run
 from latentc.tune.budget import Bound, Measured, bound_from_text, chosen, front
 from latentc.tune.candidates import Candidate, grid, passes, with_interval, with_timesteps
-from latentc.tune.compiled import measured
+from latentc.tune.compiled import Compiling, labels_of
 from latentc.tune.denoiser import open_denoiser
 from latentc.tune.quality import UserJudge
 from latentc.tune.real import frechet_distance, frechet_to, real_images
+from latentc.tune.report import Tuned
 from latentc.tune.write import candidate_yaml
+from latentc.weights import read_safetensors
 from latentc_runtime import load
 
 pytest.importorskip("matplotlib")
@@ -94,22 +97,23 @@ def test_samplers_over_the_network_are_what_the_compiled_sampler_does(tmp_path: 
     assert isinstance(own, ArraySampler)
     tensors = network_weights(spec, lowered, weights)
     seeds, labels = np.arange(100, 110), np.arange(10)  # more than one batch
-    with open_denoiser(optimised(lowered, spec), spec, tensors) as denoiser:
-        tried = [candidate.sampler for candidate in grid(own, denoiser.target, [5])]
-        times = tried[-1].grid(denoiser.target).times[:-1]  # type: ignore[attr-defined]
-        tried.append(with_timesteps(tried[-1], np.linspace(times[0], 0.9 * times[-1], 5)))
-        tried.append(with_interval(tried[1], (0.3, 0.7)))
-        assert passes(tried[-1], denoiser.target) < passes(tried[1], denoiser.target) == 10
-        for i, sampler in enumerate(tried):
-            candidate, bundle = tmp_path / f"{i}.yaml", tmp_path / f"{i}"
-            candidate.write_text(candidate_yaml(Candidate(sampler), "tiny.yaml", own))
-            assert load_spec(candidate).sampler == sampler
-            api.compile(candidate, weights, bundle)
-            whole = load(bundle, "cpu").sample(labels, seeds)
-            ours = denoiser.samples(sampler, seeds, labels)
-            assert np.max(np.abs(ours - whole)) < 2e-4 * np.max(np.abs(whole)), sampler
-        # control: a sampler of another kind is another thing
-        assert np.max(np.abs(denoiser.samples(tried[0], seeds, labels) - whole)) > 1e-2 * np.max(np.abs(whole))
+    denoiser = open_denoiser(spec, tensors)
+    given = denoiser.given(100, 10)
+    tried = [candidate.sampler for candidate in grid(own, denoiser.target, [5])]
+    times = tried[-1].grid(denoiser.target).times[:-1]  # type: ignore[attr-defined]
+    tried.append(with_timesteps(tried[-1], np.linspace(times[0], 0.9 * times[-1], 5)))
+    tried.append(with_interval(tried[1], (0.3, 0.7)))
+    assert passes(tried[-1], denoiser.target) < passes(tried[1], denoiser.target) == 10
+    for i, sampler in enumerate(tried):
+        candidate, bundle = tmp_path / f"{i}.yaml", tmp_path / f"{i}"
+        candidate.write_text(candidate_yaml(Candidate(sampler), "tiny.yaml", own))
+        assert load_spec(candidate).sampler == sampler
+        api.compile(candidate, weights, bundle)
+        whole = load(bundle, "cpu").sample(labels, seeds)
+        ours = denoiser.samples(sampler, given)
+        assert np.max(np.abs(ours - whole)) < 2e-4 * np.max(np.abs(whole)), sampler
+    # control: a sampler of another kind is another thing
+    assert np.max(np.abs(denoiser.samples(tried[0], given) - whole)) > 1e-2 * np.max(np.abs(whole))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -211,12 +215,14 @@ def test_time_bounds_compiling_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     spec, weights = made(tmp_path)
     clock = [0.0]
 
+    measured = Compiling.measured
+
     def slow(*args: Any) -> Measured:
         clock[0] += 10.0
         return measured(*args)
 
     monkeypatch.setattr(tune_run, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr(tune_run, "measured", slow)
+    monkeypatch.setattr(Compiling, "measured", slow)
     found = tuned(spec, weights, tmp_path / "tuned", seconds=15.0, budget=["evaluations=12"])
     assert len(found.measured) == 2 and found.own in found.measured
     assert not found.stopped and found.left == found.data()["left"] > 0
@@ -394,3 +400,51 @@ def test_choosing() -> None:
 def test_the_front() -> None:
     assert front([(3, 1.0), (1, 5.0), (2, 6.0), (2, 2.0), (3, 1.0), (4, 1.5)]) == [1, 3, 0]
     assert front([]) == []
+
+
+def test_the_legend_covers_no_point(tmp_path: Path) -> None:
+    """It stands below the axes, within the picture."""
+    from matplotlib.figure import Figure
+
+    own = point("ddim", 50, 1.0, 0.0)
+    several = tuple(point("dpm_solver_pp", n, n / 50, 1 / n) for n in (2, 5, 10, 20))
+    found = Tuned("tiny", "cpu", tmp_path, 1, 16, (), (*several, own), own, several[2], (Bound("error", 0.2),), "error",
+                  frozenset({"psnr"}), 0.01, False)  # fmt: skip
+    figure = Figure(figsize=(5.6, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    plot._panel(axes, found, "error")
+    figure.draw_without_rendering()
+    legend, box = axes.get_legend().get_window_extent(), axes.get_window_extent()
+    assert legend.y1 <= box.y0 and legend.y0 >= 0 and legend.x0 >= 0 and legend.x1 <= figure.bbox.x1
+    assert box.height > 0.5 * figure.bbox.height
+
+
+def point(kind: str, steps: int, seconds: float, error: float) -> Measured:
+    sampler = components.load("samplers")[kind].model_validate({"kind": kind, "steps": steps})
+    return Measured(Candidate(sampler), steps, float(steps), seconds, {"error": error, "psnr": 30.0})  # type: ignore[arg-type]
+
+
+def test_conditions_of_any_form(tmp_path: Path) -> None:
+    """DP3: two arrays through an encoder, no label."""
+    small = ("networks.main.widths=[16,32,64]", "networks.main.groups=8", "networks.encoder.features=16")
+    bundle = tiny_bundle("dp3", tmp_path / "bundle", (*small, "sampler.steps=4"))
+    spec = load_spec(bundle / "spec.yaml")
+    weights = {name: read_safetensors(tmp_path / f"bundle.{name}.safetensors") for name in ("main", "encoder")}
+    denoiser = open_denoiser(spec, weights)
+    assert isinstance(spec.sampler, ArraySampler)
+    given = denoiser.given(5, 6)
+    ours = denoiser.samples(spec.sampler, given)
+    pipe = load(bundle, "cpu")
+    whole = next(iter(pipe.run(pipe.usual_request(6, 5)).values()))
+    assert ours.shape == whole.shape == (6, 4, 26)
+    assert np.max(np.abs(ours - whole)) < 1e-4 * np.max(np.abs(whole))
+    assert np.max(np.abs(denoiser.samples(spec.sampler, denoiser.given(6, 6)) - whole)) > 1e-2 * np.max(np.abs(whole))
+    assert labels_of(given, denoiser.conditions) is None
+
+
+def test_classifiers_are_refused() -> None:
+    """Candidates would sample without it."""
+    spec = load_spec("adm")
+    assert isinstance(spec.sampler, ArraySampler) and spec.sampler.classifier is not None
+    with pytest.raises(DiagnosticError, match="does not support guidance by a classifier"):
+        tune_run._own_sampler(spec)

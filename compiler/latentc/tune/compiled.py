@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,54 +15,81 @@ from latentc.ir.report import flops
 from latentc.lower import lower
 from latentc.measure.metrics import alternated
 from latentc.pipeline import optimised
+from latentc.spec.schema import Spec
 from latentc.tune.budget import Measured
 from latentc.tune.candidates import Candidate
-from latentc.tune.quality import Qualities
+from latentc.tune.quality import Judge
 from latentc.tune.write import candidate_yaml, check_written
 from latentc_runtime import Pipeline, load
+from latentc_runtime.sources import Condition, Given
 
 Array = np.ndarray
 Compile = Callable[[Path, Path], object]  # spec file, bundle
 FEWEST, SECONDS = 5, 1.0  # repetitions that are timed at least, and for how long
+EXACT = {"quantize": None, "cache": None, "stitch": None}  # `optimize` of the reference
 
 
-def measured(
-    candidate: Candidate,
-    base: Path,
-    own: ArraySampler,
-    compile: Compile,
-    judge: Callable[[Array, Array], Qualities],
-    seeds: Array,
-    labels: Array,
-    batch: int,
-    device: str,
-) -> Measured:
-    """Compiles a candidate of the spec in the file `base`, times `batch` samples, judges those of all seeds.
+@dataclass(frozen=True)
+class Compiling:
+    """How candidates are compiled and sampled: the spec's own sampler `own` in the file `base`.
 
-    Raises DiagnosticError and BundleError as compiling and sampling do.
+    Samples have seeds `seed` and up; `count` of them are judged, `batch` timed at once.
     """
-    with tempfile.TemporaryDirectory(prefix="latentc-") as name:
-        folder = Path(name)
-        file = folder / "candidate.yaml"
-        file.write_text(candidate_yaml(candidate, str(base), own), encoding="utf-8")
-        spec = check_written(file, candidate)
-        # What quantising makes of it is the same work in other numbers, and needs a calibration.
-        unquantised = spec.model_copy(update={"optimize": spec.optimize.model_copy(update={"quantize": None})})
-        lowered = optimised(lower(unquantised), unquantised)
-        program = lowered.programs[0]
-        compile(file, folder / "bundle")
-        pipe = load(folder / "bundle", device, verify=False)
-        seconds = _seconds(pipe, seeds[:1].repeat(batch), labels[:1].repeat(batch))
-        samples = pipe.sample(labels, seeds)
-    work = flops(lowered.module, program.entry) / 1e9
-    return Measured(candidate, program.evaluations, work, seconds, judge(samples, labels))
+
+    base: Path
+    own: ArraySampler
+    compile: Compile
+    seed: int
+    count: int
+    batch: int
+    device: str
+
+    def samples(self, sampler: ArraySampler) -> Array:
+        """What a sampler makes of the seeds to judge, without layers quantised or work reused."""
+        with self._compiled(Candidate(sampler, optimize=EXACT)) as (_, pipe):
+            return next(iter(pipe.run(pipe.usual_request(self.count, self.seed)).values()))
+
+    def measured(self, candidate: Candidate, judge: Judge) -> Measured:
+        """A candidate compiled, timed and judged. Raises DiagnosticError and BundleError as these do."""
+        with self._compiled(candidate) as (spec, pipe):
+            # What quantising makes of it is the same work in other numbers, and needs a calibration.
+            unquantised = spec.model_copy(update={"optimize": spec.optimize.model_copy(update={"quantize": None})})
+            lowered = optimised(lower(unquantised), unquantised)
+            program = lowered.programs[0]
+            seconds = _seconds(pipe, self.batch, self.seed)
+            request = pipe.usual_request(self.count, self.seed)
+            samples = next(iter(pipe.run(request).values()))
+        figures = judge(samples, labels_of(request.given, lowered.conditions))
+        return Measured(candidate, program.evaluations, flops(lowered.module, program.entry) / 1e9, seconds, figures)
+
+    @contextlib.contextmanager
+    def _compiled(self, candidate: Candidate) -> Iterator[tuple[Spec, Pipeline]]:
+        with tempfile.TemporaryDirectory(prefix="latentc-") as name:
+            file, bundle = Path(name, "candidate.yaml"), Path(name, "bundle")
+            file.write_text(candidate_yaml(candidate, str(self.base), self.own), encoding="utf-8")
+            spec = check_written(file, candidate)
+            self.compile(file, bundle)
+            yield spec, load(bundle, self.device, verify=False)
 
 
-def _seconds(pipe: Pipeline, seeds: Array, labels: Array) -> float:
+def labels_of(given: Given, conditions: Sequence[Condition]) -> Array | None:
+    """The class of each sample, i64[B]; None unless samples have one label."""
+    labels = [c for c in conditions if c.form == "label" and c.name in given.conditions]
+    if len(labels) != 1:
+        return None
+    values = given.conditions[labels[0].name]
+    return values if labels[0].encoding == "index" else values.argmax(-1)
+
+
+def _seconds(pipe: Pipeline, batch: int, seed: int) -> float:
     """Wall-clock seconds of one batch, noise included: the lower quartile of several, after one that is not counted.
 
     Whatever else the machine does makes times longer, never shorter.
     """
-    pipe.sample(labels, seeds)
-    (times,) = alternated([lambda: pipe.sample(labels, seeds)], SECONDS, FEWEST)
+    request = pipe.usual_request(batch, seed)
+    pipe.run(request)
+    (times,) = alternated([lambda: pipe.run(request)], SECONDS, FEWEST)
     return float(np.quantile(times, 0.25))
+
+
+__all__ = ["Compile", "Compiling", "labels_of"]

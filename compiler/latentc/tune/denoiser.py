@@ -5,111 +5,118 @@ Symbols: B batch.
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from latentc.components.contract import Lowered
+from latentc.components.kit import Conditions
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers.base import ArraySampler, parameterization_of
+from latentc.components.samplers.program import evaluation
 from latentc.components.samplers.table import run
 from latentc.engines import ENGINES
-from latentc.export.bundle import onnx_from_network
+from latentc.ir.builder import ModuleBuilder
+from latentc.lower import lower
+from latentc.measure.execute import executable
+from latentc.pipeline import optimised
 from latentc.spec.schema import Spec
+from latentc.spec.sections import Optimize
 from latentc.weights import Expr
 from latentc_runtime.backends import open_backend
-from latentc_runtime.manifest import RESULT
 from latentc_runtime.noise import normals
+from latentc_runtime.sources import Condition, Given, Input, Setting, default_given, input_array
 
 Array = np.ndarray
-Forward = Callable[[Array, Array, Array], Array]  # x [B, C, H, W], t [B], y [B] -> [B, C_out, H, W]
+Evaluate = Callable[[Array, float, Given], Array]  # x [B, C, ...], t -> the prediction [B, C, ...]
 
 
 @dataclass(frozen=True)
 class Denoiser:
-    """The network `main` of a spec: its engine and what a sampler has to know of it.
+    """The network `main` of a spec as its sampler evaluates it, unguided and guided, on the target's engine.
 
-    `target` is what it predicts of which process; `null` the class that stands for none; `most` samples run at once.
+    `target`: what it predicts of which process; `shape` of one sample of the state; `most`: samples run at once.
     """
 
-    forward: Forward
+    unguided: Evaluate
+    guided: Evaluate | None
     target: Parameterization
     shape: tuple[int, ...]
-    classes: int
-    null: int | None
+    conditions: tuple[Condition, ...]
+    settings: tuple[Setting, ...]
     most: int
 
-    def labels(self, count: int) -> Array:
-        """Classes i64[count], taking turns."""
-        return np.arange(count) % max(self.classes, 1)
+    def given(self, seed: int, count: int) -> Given:
+        """Usual conditions of `count` samples: labels take turns, arrays and tokens follow from the seeds."""
+        return default_given(count, seed % (1 << 64), self.conditions, self.settings)
 
-    def network(self, sampler: ArraySampler, labels: Array) -> Callable[[Array, float], Array]:
-        """What `sampler` evaluates at (x, t), one evaluation after the other: the prediction, guided if the sampler
-        guides it, without learned variances."""
-        guidance, channels = sampler.guidance, self.shape[0]
+    def noise(self, given: Given) -> Array:
+        """The noise that a bundle starts from, f32[B, *shape]."""
+        return normals(given.seeds, "x", self.shape)
+
+    def network(self, sampler: ArraySampler, given: Given) -> Callable[[Array, float], Array]:
+        """What `sampler` evaluates at (x, t), one evaluation after the other: the prediction, guided where it guides,
+        without a learned variance."""
+        guidance = sampler.guidance
         progress = iter([float(p) for part in sampler.table(self.target).parts() for p in part.progress.ravel()])
 
         def evaluate(x: Array, t: float) -> Array:
-            if guidance is None or not guidance.acts(next(progress)):
-                return self.forward(x, np.full(len(x), t), labels)[:, :channels]
-            assert self.null is not None  # the spec's rules: guidance needs it
-            both = np.concatenate([labels, np.full_like(labels, self.null)])
-            output = self.forward(np.concatenate([x, x]), np.full(2 * len(x), t), both)[:, :channels]
-            with_class, without = np.split(output, 2)
-            some = guidance.channels or channels
-            mixed = without + guidance.scale * (with_class - without)
-            return np.concatenate([mixed[:, :some], with_class[:, some:]], axis=1)
+            acts = guidance is not None and guidance.acts(next(progress))
+            at = self.guided if acts and self.guided is not None else self.unguided
+            return at(x, t, given)[:, : self.shape[0]]
 
         return evaluate
 
-    def noise(self, seeds: Array) -> Array:
-        """The noise that a bundle starts from with these seeds, f32[B, C, H, W]."""
-        return normals(seeds, "x", self.shape)
-
-    def samples(self, sampler: ArraySampler, seeds: Array, labels: Array) -> Array:
-        """What a sampler without noise in its steps makes of seeds and classes, f32[B, C, H, W]."""
+    def samples(self, sampler: ArraySampler, given: Given) -> Array:
+        """What a sampler without noise in its steps returns, f32[B, *shape]."""
         table = sampler.table(self.target)
         if any(part.stochastic for part in table.parts()):
             raise ValueError(f"{table.solver} takes noise in its steps")
-        parts = []
-        for start in range(0, len(seeds), self.most):
-            rows = slice(start, start + self.most)
-            parts.append(run(table, self.network(sampler, labels[rows]), self.noise(seeds[rows])))
-        return np.concatenate(parts)
+        return np.concatenate([run(table, self.network(sampler, p), self.noise(p)) for p in self.parts(given)])
+
+    def parts(self, given: Given) -> list[Given]:
+        """A request in batches that run at once."""
+        return [given.part(i, i + self.most) for i in range(0, len(given), self.most)]
 
 
-@contextlib.contextmanager
-def open_denoiser(
-    lowered: Lowered, spec: Spec, weights: Mapping[str, Mapping[str, Expr]], device: str = "cpu"
-) -> Iterator[Denoiser]:
-    """The network `main` of a spec whose passes have run, on the target's engine, for the time of a `with` block.
+def open_denoiser(spec: Spec, weights: Mapping[str, Mapping[str, Expr]], device: str = "cpu") -> Denoiser:
+    """The network of a spec with a denoising sampler, without what its `optimize` section reuses or quantises.
 
-    ONNX Runtime stands in for engines that run plans. Raises DiagnosticError and BundleError as compiling and
-    opening engines do.
+    ONNX Runtime stands in for engines that run plans. Raises DiagnosticError and BundleError as compiling and opening
+    engines do.
     """
-    target, network = parameterization_of(spec.objective), lowered.networks["main"]
-    assert target is not None  # the caller has looked
-    values = lowered.module.functions[network.methods["forward"].function].inputs
-    names = [value.name for value in values]
-    with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
-        path, external = onnx_from_network(lowered, "main", "forward", weights["main"], Path(folder), spec.target.opset)
-        backend = open_backend(device, engine=ENGINES[spec.target.engine].graph_engine, precision=spec.target.precision)
-        engine = backend.engine(path, external)
+    target, own = parameterization_of(spec.objective), spec.sampler
+    assert target is not None and isinstance(own, ArraySampler)  # the caller has looked
+    plain = spec.model_copy(update={"optimize": Optimize(guidance=spec.optimize.guidance)})
+    lowered = lower(plain)
+    mb = ModuleBuilder()
+    mb.adopt(lowered.module)
+    network, conditions = lowered.networks["main"], Conditions(plain, lowered.networks)
+    sources = evaluation(mb, network, conditions, "evaluate")
+    if own.guidance is not None:
+        sources = evaluation(mb, network, conditions, "evaluate.guided", guided=True, channels=own.guidance.channels)
+    module = lowered.module.with_(functions=dict(mb.functions), entries=dict(mb.entries))
+    ready = optimised(replace(lowered, module=module, programs=()), plain).module
+    precision, engine = spec.target.precision, ENGINES[spec.target.engine].graph_engine
+    backend = open_backend(device, engine=engine, precision=precision)
+    whole = {f"{name}.{path}": expr for name, tensors in weights.items() for path, expr in tensors.items()}
 
-        def forward(x: Array, t: Array, y: Array) -> Array:
-            feed = dict(zip(names, (x.astype(np.float32), t.astype(np.float32), y), strict=True))
-            out = engine.run({name: backend.value(array) for name, array in feed.items()}, [RESULT])[RESULT]
-            return np.array(backend.array(out))
+    def compiled(entry: str) -> Evaluate:
+        call = executable(ready, entry, whole, spec.target.opset, backend)
+        values = [value for value in ready.entry(entry).inputs if value.name in sources]
+        inputs = [Input(v.name, v.type.dtype, ("B", *v.type.shape[1:]), sources[v.name]) for v in values]  # type: ignore[arg-type]
 
-        most = max(1, spec.target.max_batch)
-        state, (condition,) = (
-            network.methods["forward"].input("state"),
-            network.methods["forward"].inputs_of("condition"),
-        )
-        classes = (condition.values or 1) - (condition.null is not None)
-        shape = tuple(int(d) for d in state.type.shape[1:])  # type: ignore[arg-type]
-        yield Denoiser(forward, target, shape, classes, condition.null, most)
+        def evaluate(x: Array, t: float, given: Given) -> Array:
+            feed = {i.name: input_array(i, given) for i in inputs}
+            return call({"x": x.astype(np.float32), "t": np.full(len(x), t, np.float32), **feed})[0]
+
+        return evaluate
+
+    state = network.methods["forward"].input("state")
+    shape = tuple(int(d) for d in state.type.shape[1:])  # type: ignore[arg-type]
+    guided = compiled("evaluate.guided") if own.guidance is not None else None
+    most = max(1, spec.target.max_batch)
+    return Denoiser(compiled("evaluate"), guided, target, shape, lowered.conditions, lowered.programs[0].settings, most)
+
+
+__all__ = ["Denoiser", "open_denoiser"]

@@ -1,4 +1,4 @@
-"""Quality against latency as a picture: a panel for each quality, the front marked, the chosen candidate ringed."""
+"""Plots quality against latency: a panel per quality, with the Pareto front and a ring around the chosen candidate."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from latentc.faults import needed
 from latentc.tune.budget import Measured, front
 from latentc.tune.report import Tuned
 
-PANELS = 3  # qualities that are drawn, at most
+PANELS = 3  # most qualities that are drawn
 _INK, _FRONT, _CHOSEN, _OWN = "#4a5568", "#1f6feb", "#d1242f", "#1a7f37"
 
 
 def need_matplotlib() -> Any:
-    """matplotlib, or DiagnosticError E0706: asked for before a search begins, not after it."""
+    """matplotlib, or DiagnosticError E0706; called before the search begins."""
     return needed("matplotlib", "the plot", 'pip install "latentc[plots]"')
 
 
@@ -27,7 +27,7 @@ def write_plot(tuned: Tuned, folder: Path) -> None:
 
     names = _panels(tuned)
     with rc_context({"svg.hashsalt": "latentc", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(5.2 * len(names), 4.4), layout="constrained")
+        figure = Figure(figsize=(5.6 * len(names), 4.8), layout="constrained")
         FigureCanvasAgg(figure)
         for i, name in enumerate(names):
             _panel(figure.add_subplot(1, len(names), i + 1), tuned, name)
@@ -38,7 +38,7 @@ def write_plot(tuned: Tuned, folder: Path) -> None:
 
 
 def _panels(tuned: Tuned) -> list[str]:
-    """The qualities to draw: the primary one, those with a bound, then the others; PSNR says what the error says."""
+    """The qualities to draw: the primary one, those with a bound, then the others but PSNR, which repeats the error."""
     bounded = [bound.name for bound in tuned.bounds if bound.name in tuned.own.quality]
     others = [name for name in tuned.own.quality if name != "psnr"]
     return list(dict.fromkeys([tuned.primary, *bounded, *others]))[:PANELS]
@@ -67,7 +67,8 @@ def _panel(axes: Any, tuned: Tuned, name: str) -> None:
     axes.set_xlabel(f"milliseconds for {tuned.batch} sample{'s' if tuned.batch > 1 else ''}")
     axes.set_ylabel(f"{name} ({'higher' if name in tuned.higher else 'lower'} is better)")
     axes.grid(True, which="major", color="#d0d7de", lw=0.6)
-    axes.legend(fontsize=7.5, frameon=False)
+    # Below the axes, where it covers no point.
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=7.5, frameon=False)
 
 
 def _logarithmic(set_scale: Any, axis: Any) -> None:

@@ -15,7 +15,7 @@ from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 
 Array = np.ndarray
 Qualities = dict[str, float]
-Judge = Callable[[Array, Array], Qualities]  # samples f32[N, C, H, W], classes i64[N] -> figures by name
+Judge = Callable[[Array, Array | None], Qualities]  # samples [N, ...], their classes i64[N] if any -> figures by name
 
 
 def error(samples: Array, reference: Array) -> float:
@@ -33,6 +33,8 @@ def error(samples: Array, reference: Array) -> float:
 class UserJudge:
     """A function of the user's, `FILE.py:FUNCTION`: called as f(samples, classes), it returns figures by name.
 
+    `classes` are the samples' labels i64[N], None if they have none.
+
     A figure is a number, of which less is better, or a pair (number, "higher"). `higher` collects the names of the
     latter. Raises DiagnosticError: E0401, E0714.
     """
@@ -44,7 +46,7 @@ class UserJudge:
             raise _unusable(place, "is not FILE.py:FUNCTION", "write `--metric judge.py:judge`")
         self._function = _function(Path(file), name)
 
-    def __call__(self, samples: Array, classes: Array) -> Qualities:
+    def __call__(self, samples: Array, classes: Array | None) -> Qualities:
         try:
             found = self._function(samples, classes)
         except Exception as error:  # whatever a user's code raises

@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from latentc.components.contract import Lowered, Network, Port
 from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.diagnostics import Diagnostic, DiagnosticError
@@ -23,13 +21,11 @@ from latentc.export.folder import new_folder
 from latentc.lower import lower
 from latentc.measure.metrics import psnr
 from latentc.passes.feature_cache_methods import block_lists
-from latentc.pipeline import optimised
 from latentc.spec import resolved_yaml
 from latentc.spec.schema import Spec
-from latentc.spec.sections import Optimize
 from latentc.tune.budget import COSTS, Bound, Measured, check_bounds, chosen, none_fits
 from latentc.tune.candidates import COUNTS, Candidate, evaluations, reusing
-from latentc.tune.compiled import Compile, measured
+from latentc.tune.compiled import Compile, Compiling, labels_of
 from latentc.tune.denoiser import Array, Denoiser, open_denoiser
 from latentc.tune.plot import need_matplotlib, write_plot
 from latentc.tune.quality import Judge, Qualities, UserJudge, error
@@ -38,6 +34,7 @@ from latentc.tune.report import Tuned, candidates_csv
 from latentc.tune.screen import FINE, fine_sampler, open_screen, screen_all, shortlist
 from latentc.tune.write import base_name, candidate_yaml, check_written
 from latentc.weights import Expr
+from latentc_runtime.noise import normals
 
 MARK = "candidates.csv"  # the file that a folder of results is known by
 TRAJECTORY_BYTES = 1 << 29  # of the search's fine solution, at most
@@ -83,6 +80,9 @@ def tune(
     """
     need_matplotlib()
     own = _own_sampler(spec)
+    if not 0 <= options.seed < 1 << 64:
+        mend = "seeds are whole numbers from 0 to 2^64 - 1"
+        raise DiagnosticError(Diagnostic("E0608", f"there is no seed {options.seed}", help=mend))
     tell = progress or (lambda done, total, what: None)
     begun, allowed = time.monotonic(), math.inf if options.seconds is None else options.seconds
     stopped = False
@@ -96,20 +96,18 @@ def tune(
         return time.monotonic() - begun > allowed
 
     with new_folder(folder, "folder of tuning results", MARK) as target:
-        plain = spec.model_copy(update={"optimize": Optimize(guidance=spec.optimize.guidance)})
-        lowered = optimised(lower(plain), plain)
-        with open_denoiser(lowered, plain, weights, options.device) as denoiser:
-            judging = _judging(spec, own, denoiser, options)
-            tell(0, 1, "the fine solution")
-            screen = open_screen(own, denoiser, _seeds(options, _few(options, denoiser)), stop)
-            coarse = denoiser.samples(
-                fine_sampler(own, denoiser.target, len(screen.fine.t) // 2), screen.seeds, screen.labels
-            )
-            found = screen_all(screen, _counts(own, denoiser, options), tell)
-            judge, seeds, labels = judging.finish(denoiser, own, tell)
+        lowered = lower(spec)
+        denoiser = open_denoiser(spec, weights, options.device)
+        judging = _judging(spec, own, lowered, denoiser, options)
+        tell(0, 1, "the fine solution")
+        screen = open_screen(own, denoiser, denoiser.given(options.seed, _few(options, denoiser)), stop)
+        coarse = denoiser.samples(fine_sampler(own, denoiser.target, len(screen.fine.t) // 2), screen.given)
+        found = screen_all(screen, _counts(own, denoiser, options), tell)
         listed = shortlist(found)
         listed += reusing(listed, spec, _small_networks(lowered), _depth(lowered))
-        results = _measured_all(spec, own, listed, compile, judge, seeds, labels, options, tell, late)
+        exact = fine_sampler(own, denoiser.target)
+        del denoiser
+        results = _measured_all(spec, own, listed, exact, compile, judging, options, tell, late)
         first = results[0]
         picked = chosen(results, first, judging.bounds, judging.primary, judging.higher)
         tuned = Tuned(
@@ -138,18 +136,13 @@ def tune(
 def _own_sampler(spec: Spec) -> ArraySampler:
     """The spec's sampler. DiagnosticError E0708 where it is none whose steps can be searched."""
     if isinstance(spec.sampler, ArraySampler) and parameterization_of(spec.objective) is not None:
-        return spec.sampler
+        if spec.sampler.classifier is None:
+            return spec.sampler
+        message, mend = "tuning does not support guidance by a classifier", "remove `sampler.classifier`"
+        raise DiagnosticError(Diagnostic("E0708", message, spec.span("sampler", "classifier"), help=mend))
     message = f"the spec `{spec.name}` has no sampler whose steps can be fewer"
-    mend = "tuning is for diffusion and flow: `sampler: {kind: ddim, steps: 50}`; tokens are drawn one by one"
+    mend = "tuning is for diffusion and flow, such as `sampler: {kind: ddim, steps: 50}`; tokens are drawn one by one"
     raise DiagnosticError(Diagnostic("E0708", message, spec.span("sampler"), help=mend))
-
-
-def _seeds(options: Options, count: int, first: int = 0) -> Array:
-    """u64[count]: seeds from `first` after the user's on, around the end of their range. DiagnosticError E0608."""
-    if not 0 <= options.seed < 1 << 64:
-        mend = "seeds are whole numbers from 0 to 2^64 - 1"
-        raise DiagnosticError(Diagnostic("E0608", f"there is no seed {options.seed}", help=mend))
-    return np.arange(count, dtype=np.uint64) + np.uint64((options.seed + first) % (1 << 64))
 
 
 def _few(options: Options, denoiser: Denoiser) -> int:
@@ -198,25 +191,20 @@ class _Judging:
     primary: str
     higher: set[str]
     judges: tuple[Judge, ...]
-    options: Options
 
-    def finish(self, denoiser: Denoiser, own: ArraySampler, tell: Progress) -> tuple[Judge, Array, Array]:
-        """The judge, and the seeds and classes it judges: none of the search's, solved exactly as well."""
-        seeds = _seeds(self.options, self.options.samples, _JUDGED)
-        labels = denoiser.labels(len(seeds))
-        tell(0, 1, "the fine solution of the samples to judge")
-        exact = denoiser.samples(fine_sampler(own, denoiser.target), seeds, labels)
+    def of(self, exact: Array) -> Judge:
+        """The judge of samples whose exact solutions are known."""
 
-        def judge(samples: Array, classes: Array) -> Qualities:
+        def judge(samples: Array, classes: Array | None) -> Qualities:
             found = {"error": error(samples, exact), "psnr": psnr(samples, exact)}
             for other in self.judges:
                 found.update(other(samples, classes))
             return found
 
-        return judge, seeds, labels
+        return judge
 
 
-def _judging(spec: Spec, own: ArraySampler, denoiser: Denoiser, options: Options) -> _Judging:
+def _judging(spec: Spec, own: ArraySampler, lowered: Lowered, denoiser: Denoiser, options: Options) -> _Judging:
     """The judges, tried out on noise before the search begins. DiagnosticError E0714, E0715."""
     judges: list[Judge] = []
     real = real_images(spec.data)
@@ -228,8 +216,10 @@ def _judging(spec: Spec, own: ArraySampler, denoiser: Denoiser, options: Options
     if options.metric is not None:
         user = UserJudge(options.metric)
         judges.append(user)
-        seeds = _seeds(options, max(64, min(options.samples, 256)))
-        figures = list(user(denoiser.noise(seeds), denoiser.labels(len(seeds))))
+        given = denoiser.given(options.seed, max(64, min(options.samples, 256)))
+        made = lowered.module.entry(lowered.programs[0].entry).outputs[0].type
+        noise = normals(given.seeds, "x", tuple(int(d) for d in made.shape[1:]))  # type: ignore[arg-type]
+        figures = list(user(noise, labels_of(given, lowered.conditions)))
         names, primary = list(dict.fromkeys([*names, *figures])), figures[0]
         higher |= user.higher
     noisy = any(part.stochastic for part in own.table(denoiser.target).parts())
@@ -242,7 +232,6 @@ def _judging(spec: Spec, own: ArraySampler, denoiser: Denoiser, options: Options
         next((bound.name for bound in bounds if bound.name not in COSTS), primary),
         higher,
         tuple(judges),
-        options,
     )
 
 
@@ -253,28 +242,32 @@ def _measured_all(
     spec: Spec,
     own: ArraySampler,
     candidates: Sequence[Candidate],
+    exact: ArraySampler,
     compile: Compile,
-    judge: Judge,
-    seeds: Array,
-    labels: Array,
+    judging: _Judging,
     options: Options,
     tell: Progress,
     late: Callable[[], bool],
 ) -> list[Measured]:
     """The spec's own sampler, then the candidates, compiled and measured one after the other until it is `late`.
 
-    They come cheapest first, those that reuse work last; and the cheapest that keeps the budget is what is chosen.
+    They are judged on seeds that the search never saw, by the samples of `exact` from the same noise. The order is
+    cheapest first, candidates that reuse work last.
     """
     every = [Candidate(own, "spec"), *candidates]
     results: list[Measured] = []
     with tempfile.TemporaryDirectory(prefix="latentc-") as name:
         base = Path(name, "base.yaml")
         base.write_text(resolved_yaml(spec), encoding="utf-8")
+        seed = (options.seed + _JUDGED) % (1 << 64)
+        compiling = Compiling(base, own, compile, seed, options.samples, options.batch, options.device)
+        tell(0, len(every), "the fine solution of the samples to judge")
+        judge = judging.of(compiling.samples(exact))
         for i, candidate in enumerate(every):
             if results and late():
                 break
             tell(i, len(every), f"compiling and measuring {candidate.name()}, {candidate.sampler.steps} steps")
-            results.append(measured(candidate, base, own, compile, judge, seeds, labels, options.batch, options.device))
+            results.append(compiling.measured(candidate, judge))
         tell(len(every), len(every), "done")
     return results
 

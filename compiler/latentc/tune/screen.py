@@ -25,10 +25,11 @@ from latentc.tune.candidates import (
     with_interval,
     with_timesteps,
 )
-from latentc.tune.denoiser import Array, Denoiser
+from latentc.tune.denoiser import Denoiser
 from latentc.tune.quality import error
 from latentc.tune.report import Screened
 from latentc.tune.search import Trajectory, cheapest_path, searched, step_costs, stretched, trajectory
+from latentc_runtime.sources import Given
 
 FINE = 100  # steps of the solution that candidates are held against
 GRADING = 1.5  # power by which its steps shorten: the last, of first order, would else err most
@@ -52,18 +53,17 @@ def fine_sampler(own: ArraySampler, target: Parameterization, steps: int = FINE)
 
 @dataclass(frozen=True)
 class Screen:
-    """The samples of the search: their seeds, classes and exact solutions; `stop()` ends it early."""
+    """The samples of the search: what they are asked for, and their exact solutions; `stop()` ends it early."""
 
     own: ArraySampler
     denoiser: Denoiser
-    seeds: Array
-    labels: Array
+    given: Given
     fine: Trajectory
     stop: Callable[[], bool]
 
     def error(self, sampler: ArraySampler) -> float:
         """Of a sampler's samples, against the exact solutions."""
-        return error(self.denoiser.samples(sampler, self.seeds, self.labels), self.fine.samples)
+        return error(self.denoiser.samples(sampler, self.given), self.fine.samples)
 
     def screened(self, candidate: Candidate) -> Screened:
         """A candidate with what it costs and its error."""
@@ -72,19 +72,19 @@ class Screen:
         return Screened(candidate, count, passes(sampler, target), self.error(sampler))
 
 
-def open_screen(own: ArraySampler, denoiser: Denoiser, seeds: Array, stop: Callable[[], bool]) -> Screen:
+def open_screen(own: ArraySampler, denoiser: Denoiser, given: Given, stop: Callable[[], bool]) -> Screen:
     """Solves the samples of the search exactly."""
-    labels, target = denoiser.labels(len(seeds)), denoiser.target
+    target = denoiser.target
     sampler = fine_sampler(own, target)
     table, points = sampler.table(target), sampler.grid(target)
     found = [
-        trajectory(table, points, target.predicts, denoiser.network(sampler, labels[rows]), denoiser.noise(seeds[rows]))
-        for rows in (slice(i, i + denoiser.most) for i in range(0, len(seeds), denoiser.most))
+        trajectory(table, points, target.predicts, denoiser.network(sampler, part), denoiser.noise(part))
+        for part in denoiser.parts(given)
     ]
     states = np.concatenate([part.states for part in found], axis=1)
     estimates = np.concatenate([part.estimates for part in found], axis=1)
     fine = Trajectory(points.times[:-1], points.alpha, points.sigma, states, estimates)
-    return Screen(own, denoiser, seeds, labels, fine, stop)
+    return Screen(own, denoiser, given, fine, stop)
 
 
 def screen_all(screen: Screen, counts: Sequence[int], tell: Tell) -> list[Screened]:

@@ -114,6 +114,32 @@ def stochastic_rows(table: Table) -> int:
     return sum(part.rows for part in table.parts() if part.stochastic)
 
 
+def evaluation(
+    module: ModuleBuilder,
+    network: Network,
+    conditions: Conditions,
+    entry: str,
+    guided: bool = False,
+    channels: int | None = None,
+) -> dict[str, Source]:
+    """Adds entry `entry`, one evaluation: the state x, its time t f32[B], the conditions, scale f32[B] if `guided`.
+
+    Returns the sources of all inputs but x and t. `channels` as of `sample_program`.
+    """
+    b = module.function(entry)
+    x, t = b.input("x", network.methods["forward"].input("state").type), b.input("t", f32(B))
+    told = conditions.operands(b, conditions.inputs(b))
+    if guided:
+        scale, null = b.input("scale", f32(B)), conditions.null(b, told)
+        guide = _guided_channels(network, channels)
+        b.output(guided_call(b, network, "forward", told, null, scale, guide, state=x, time=t))
+    else:
+        b.output(call(b, network, "forward", told, state=x, time=t, out="output"))
+    module.entries[entry] = b.finish()
+    sources: dict[str, Source] = {**conditions.sources()}
+    return {**sources, "scale": SettingSource("guidance")} if guided else sources
+
+
 @dataclass(frozen=True)
 class _Call:
     """How an evaluation is made."""
