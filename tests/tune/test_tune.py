@@ -444,7 +444,7 @@ def test_conditions_of_any_form(tmp_path: Path) -> None:
 
 def test_classifiers_are_refused() -> None:
     """Candidates would sample without it."""
-    spec = load_spec("adm")
+    spec = load_spec("adm_g")
     assert isinstance(spec.sampler, ArraySampler) and spec.sampler.classifier is not None
     with pytest.raises(DiagnosticError, match="does not support guidance by a classifier"):
         tune_run._own_sampler(spec)
