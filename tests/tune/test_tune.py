@@ -207,7 +207,7 @@ def test_a_search_that_has_no_time_says_so(tmp_path: Path) -> None:
     spec, weights = made(tmp_path)
     found = tuned(spec, weights, tmp_path / "tuned", seconds=0.0)
     assert found.stopped and found.screened == () and found.chosen is found.own
-    assert "stopped at its time" in found.text()
+    assert "the search ran out of time" in found.text()
 
 
 def test_time_bounds_compiling_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,8 +226,8 @@ def test_time_bounds_compiling_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     found = tuned(spec, weights, tmp_path / "tuned", seconds=15.0, budget=["evaluations=12"])
     assert len(found.measured) == 2 and found.own in found.measured
     assert not found.stopped and found.left == found.data()["left"] > 0
-    assert f"before {found.left} more" in found.text()
-    assert "could be compiled" not in tuned(spec, weights, tmp_path / "all", budget=["evaluations=12"]).text()
+    assert f"no time to compile {found.left} more" in found.text()
+    assert "no time to compile" not in tuned(spec, weights, tmp_path / "all", budget=["evaluations=12"]).text()
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_budgets_that_make_no_sense(tmp_path: Path, budget: str, code: str, said
 
 def test_samplers_with_noise_have_no_error_of_their_own(tmp_path: Path) -> None:
     spec, weights = made(tmp_path, sampler="{kind: ddpm, steps: 9}")
-    with pytest.raises(DiagnosticError, match="takes noise in its steps"):
+    with pytest.raises(DiagnosticError, match="no reference trajectory"):
         tuned(spec, weights, tmp_path / "tuned", budget=["error=1x"])
     found = tuned(spec, weights, tmp_path / "tuned", budget=[], evaluations=(8,))
     assert found.bounds == (Bound("error", 0.05),)

@@ -1,4 +1,4 @@
-"""What a user asks for, `error=0.05`, and which of the measured candidates answers it."""
+"""Budgets such as `error=0.05`, and the choice among the measured candidates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COSTS = ("evaluations", "seconds")
 
 @dataclass(frozen=True)
 class Bound:
-    """A limit of one figure; `relative` to what the spec's own sampler reaches."""
+    """A limit of one figure, if `relative` as a multiple of the figure of the spec's own sampler."""
 
     name: str
     value: float
@@ -26,7 +26,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Measured:
-    """A compiled candidate: network evaluations and GFLOP of a sample, seconds of a batch, and how good samples are."""
+    """A compiled candidate: network evaluations and GFLOP per sample, seconds per batch, and the quality of samples."""
 
     candidate: Candidate
     evaluations: int
@@ -56,14 +56,14 @@ def bound_from_text(text: str) -> Bound:
 
 
 def check_bounds(bounds: Sequence[Bound], qualities: Collection[str], noisy: bool) -> None:
-    """DiagnosticError E0715 where a bound is of a figure that is not measured, or says nothing.
+    """DiagnosticError E0715 if the figure of a bound is not measured, or means nothing.
 
-    `noisy`: the spec's own sampler takes noise in its steps, so that its error is no measure.
+    `noisy`: the spec's own sampler is stochastic, so that its error is no measure.
     """
     known = [*COSTS, *qualities]
     for bound in bounds:
         if bound.relative and noisy and bound.name in ("error", "psnr"):
-            message = f"the spec's own sampler takes noise in its steps, so `{bound}` has nothing to compare with"
+            message = f"the spec's own sampler is stochastic, so there is no reference trajectory for `{bound}`"
             raise DiagnosticError(Diagnostic("E0715", message, help=f"give a number: `--budget {bound.name}=…`"))
         if bound.name not in known:
             close = nearest(bound.name, known)
@@ -72,7 +72,7 @@ def check_bounds(bounds: Sequence[Bound], qualities: Collection[str], noisy: boo
 
 
 def excess(found: Measured, bound: Bound, own: Measured, higher: Collection[str]) -> float:
-    """By which factor a figure misses its bound: at most 1 where it keeps it."""
+    """The factor by which a figure misses its bound; 1 within the bound."""
     limit = bound.value * (own.figure(bound.name) if bound.relative else 1.0)
     figure = found.figure(bound.name)
     if math.isnan(figure):
@@ -87,9 +87,9 @@ def excess(found: Measured, bound: Bound, own: Measured, higher: Collection[str]
 def chosen(
     measured: Sequence[Measured], own: Measured, bounds: Sequence[Bound], primary: str, higher: Collection[str]
 ) -> Measured | None:
-    """The cheapest that keeps every bound, or, where only costs are bounded, the best by `primary` that does.
+    """The cheapest candidate within every bound, or the best by `primary` if only costs are bounded; None if none fits.
 
-    Cheap is few GFLOP, which unlike seconds are the same in every run. None where none fits.
+    Cost is measured in GFLOP, which unlike seconds are the same in every run.
     """
     fit = [m for m in measured if all(excess(m, bound, own, higher) == 1.0 for bound in bounds)]
     sign = -1.0 if primary in higher else 1.0
@@ -101,7 +101,7 @@ def chosen(
 def none_fits(
     measured: Sequence[Measured], own: Measured, bounds: Sequence[Bound], higher: Collection[str], folder: object
 ) -> DiagnosticError:
-    """E0716: what comes nearest, and the best figure of each bound alone."""
+    """E0716: the nearest candidate, and the best figure for each bound alone."""
     closest = min(measured, key=lambda m: max(excess(m, bound, own, higher) for bound in bounds))
     figures = ", ".join(f"{bound.name} {closest.figure(bound.name):.3g}" for bound in bounds)
     notes = [f"the nearest is {closest.candidate.name()} with {closest.evaluations} evaluations: {figures}"]
@@ -110,14 +110,14 @@ def none_fits(
         best = pick(measured, key=lambda m, name=bound.name: m.figure(name))  # type: ignore[misc]
         notes.append(f"the best {bound.name} is {best.figure(bound.name):.3g}, with {best.evaluations} evaluations")
     asked = ", ".join(map(str, bounds))
-    mend = f"ask for less; what was measured lies in {folder}"
+    mend = f"relax the budget; the measured candidates are in {folder}"
     return DiagnosticError(
         Diagnostic("E0716", f"no candidate keeps the budget {asked}", notes=tuple(dict.fromkeys(notes)), help=mend)
     )
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Which of the points (cost, badness) no other beats in both, by cost; of equal ones the first."""
+    """Indices of the Pareto front of points (cost, error), by cost; the first of equal points."""
     found: list[int] = []
     least = math.inf
     for i in sorted(range(len(points)), key=lambda i: points[i]):

@@ -1,4 +1,4 @@
-"""What is tried: samplers of few steps, and settings of the passes that cost less than the whole network."""
+"""The candidates: samplers with few steps, and settings of `optimize` that skip part of the network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Gridded = Ddim | Integrator | Multistep  # the samplers that are tried: each has a grid of timesteps
 
 COUNTS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50)
-"""Network evaluations of a sample that are tried, as far as they are fewer than the spec's own."""
+"""Numbers of network evaluations per sample that are tried, if they are fewer than the spec's own."""
 
 SOLVERS: tuple[tuple[dict[str, Any], tuple[str, ...], str | None], ...] = (
     ({"kind": "ddim"}, ("trailing",), "level"),
@@ -33,29 +33,29 @@ SOLVERS: tuple[tuple[dict[str, Any], tuple[str, ...], str | None], ...] = (
     ({"kind": "unipc", "order": 3}, (), None),
     ({"kind": "heun"}, ("karras",), None),
 )
-"""The deterministic samplers, comparable with the one exact solution from the same noise; spacings tried besides the
-usual one, if they suit the process; and what the process's equation must be integrated over (None: anything)."""
+"""Deterministic samplers, which approximate the one exact solution from the same noise; spacings tried besides the
+usual one, if they suit the process; and the variable that the process's equation is integrated over (None: any)."""
 
 INTERVALS = ((0.0, 0.8), (0.0, 0.6), (0.1, 1.0), (0.2, 1.0), (0.2, 0.8), (0.4, 1.0))
-"""Parts of the way from noise (0) to data (1) in which alone a candidate guides."""
+"""Guidance intervals to try, from noise (0) to data (1)."""
 
 
 S = TypeVar("S", bound=ArraySampler)
 
 
 EVERY = (2, 3)
-"""Steps of which one computes the cached blocks."""
+"""Periods of feature caches, in steps."""
 
 UNTIL = (0.25, 0.5, 0.75)
-"""Parts of the way from noise (0) to data (1) that a small network takes."""
+"""Where a small network hands over to `main`, from noise (0) to data (1)."""
 
-REUSED = 3  # candidates that are tried with cached blocks and with a small network
-SHORTEST = 6  # steps that such a candidate has at least
+REUSED = 3  # candidates tried with cached blocks and with a small network
+SHORTEST = 6  # fewest steps of such a candidate
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A sampler and what it changes in the spec's `optimize`; `found` says how it came about.
+    """A sampler and its changes of the spec's `optimize`; `found` says how it was found.
 
     found: spec (the spec's own), grid, timesteps (searched), interval (of guidance), cache or stitch.
     """
@@ -65,7 +65,7 @@ class Candidate:
     optimize: Mapping[str, Any] = field(default_factory=dict)
 
     def name(self) -> str:
-        """Solver, order and where it evaluates, in a few words."""
+        """Solver, order, spacing and other changes, in a few words."""
         s = self.sampler
         order = getattr(s, "order", None)
         where = "searched" if s.timesteps else s.spacing.kind if s.spacing is not None else ""
@@ -94,7 +94,7 @@ def solvers(own: ArraySampler, target: Parameterization) -> Iterator[ArraySample
 
 
 def grid(own: ArraySampler, target: Parameterization, counts: Sequence[int]) -> list[Candidate]:
-    """Every solver at every number of evaluations that it can make."""
+    """Every solver at every number of evaluations that it can have."""
     found = []
     for count in counts:
         for sampler in solvers(own, target):
@@ -105,7 +105,7 @@ def grid(own: ArraySampler, target: Parameterization, counts: Sequence[int]) -> 
 
 
 def at_evaluations(sampler: ArraySampler, target: Parameterization, count: int) -> ArraySampler | None:
-    """The sampler with as many steps as make `count` evaluations, or None where no number of steps does."""
+    """The sampler with the number of steps that makes `count` evaluations, or None if there is none."""
     for steps in (count, (count + 1) // 2):
         resized = sampler.with_steps(steps)
         table = table_of(resized, target)
@@ -115,7 +115,7 @@ def at_evaluations(sampler: ArraySampler, target: Parameterization, count: int) 
 
 
 def table_of(sampler: ArraySampler, target: Parameterization) -> Table | None:
-    """Its table, or None where it has none: more steps than a schedule has, timesteps that fall together."""
+    """Its table, or None if there is none: more steps than the schedule has, or timesteps that coincide."""
     try:
         return sampler.table(target)
     except ValueError:
@@ -123,18 +123,18 @@ def table_of(sampler: ArraySampler, target: Parameterization) -> Table | None:
 
 
 def evaluations(table: Table) -> int:
-    """Network evaluations of a sample; a guided one counts one."""
+    """Network evaluations per sample; a guided one counts once."""
     return sum(part.rows * part.evaluations for part in table.parts())
 
 
 def passes(sampler: ArraySampler, target: Parameterization) -> int:
-    """How often the network runs for a sample: twice for a guided evaluation."""
+    """Runs of the network per sample: two for a guided evaluation."""
     every = [float(p) for part in sampler.table(target).parts() for p in part.progress.ravel()]
     return sum(2 if sampler.guidance is not None and sampler.guidance.acts(p) else 1 for p in every)
 
 
 def with_timesteps(sampler: S, timesteps: Iterable[float]) -> S:
-    """The sampler at timesteps of its own; what chose them before goes back to its default."""
+    """The sampler at given timesteps; the fields that chose them before get their defaults."""
     fields = type(sampler).model_fields
     cleared = {name: fields[name].default for name in type(sampler).REPLACES.get("timesteps", ()) if name in fields}
     times = tuple(float(t) for t in timesteps)
@@ -142,15 +142,15 @@ def with_timesteps(sampler: S, timesteps: Iterable[float]) -> S:
 
 
 def with_interval(sampler: S, interval: tuple[float, float]) -> S:
-    """The sampler guided in a part of the way alone."""
+    """The sampler guided in part of the trajectory only."""
     assert sampler.guidance is not None
     return sampler.model_copy(update={"guidance": sampler.guidance.model_copy(update={"interval": interval})})
 
 
 def reusing(found: Sequence[Candidate], spec: Spec, small: Sequence[str], depth: int) -> list[Candidate]:
-    """Some of those `found`, of all lengths, with what lets a step do less than the whole network.
+    """A few of the candidates `found`, of different lengths, with steps that run less than the whole network.
 
-    Cached are all of the `depth` blocks but the first and the last, or the middle half. `small` are networks that can
+    Caches hold all of the `depth` blocks but the first and the last, or the middle half. `small`: networks that can
     take the first steps.
     """
     longer = [c for c in found if c.sampler.steps >= SHORTEST and c.found != "interval"]

@@ -1,4 +1,4 @@
-"""How good samples are: their distance to the exact solution from the same noise, and what judges of images say."""
+"""The quality of samples: their distance from the exact solution from the same noise, and metrics of the user."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Judge = Callable[[Array, Array | None], Qualities]  # samples [N, ...], their cl
 def error(samples: Array, reference: Array) -> float:
     """The samples' mean distance (root mean square of each) from the reference, over the reference's root mean square.
 
-    A mean of distances, not of their squares: a few samples that become another picture would outweigh all others.
+    A mean of distances, not of their squares, in which a few samples that become another picture would dominate.
     """
     difference = (samples.astype(np.float64) - reference).reshape(len(samples), -1)
     if not np.all(np.isfinite(difference)):
@@ -31,11 +31,11 @@ def error(samples: Array, reference: Array) -> float:
 
 
 class UserJudge:
-    """A function of the user's, `FILE.py:FUNCTION`: called as f(samples, classes), it returns figures by name.
+    """A metric of the user, `FILE.py:FUNCTION`: called as f(samples, classes), it returns figures by name.
 
     `classes` are the samples' labels i64[N], None if they have none.
 
-    A figure is a number, of which less is better, or a pair (number, "higher"). `higher` collects the names of the
+    A figure is a number where lower is better, or a pair (number, "higher"). `higher` collects the names of the
     latter. Raises DiagnosticError: E0401, E0714.
     """
 
@@ -66,7 +66,7 @@ class UserJudge:
 
 RESERVED = ("error", "psnr", "seconds", "evaluations")
 _RETURNS = (
-    'return {"name": number} where less is better, {"name": (number, "higher")} where more is; '
+    'return {"name": number} if lower is better, {"name": (number, "higher")} if higher is; '
     f"the names {', '.join(RESERVED)} are taken"
 )
 

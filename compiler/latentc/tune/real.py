@@ -1,4 +1,4 @@
-"""The real images of a spec's data, and a Fréchet distance to them in the space of their principal components.
+"""The real samples of a spec's data, and a Fréchet distance to them in the space of their principal components.
 
 Symbols: N images, F features.
 """
@@ -13,8 +13,8 @@ from latentc.components.dataset import Data
 from latentc.datasets import open_dataset
 
 Array = np.ndarray
-MOST = 2048  # real images that are looked at
-FEATURES = 64  # principal components, at most
+MOST = 2048  # most real samples that are read
+FEATURES = 64  # most principal components
 
 
 def real_images(data: Data) -> Array | None:

@@ -1,4 +1,4 @@
-"""What tuning found, as a table, as CSV and as data."""
+"""The results of tuning as a table, as CSV and as data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from latentc.tune.candidates import Candidate
 
 @dataclass(frozen=True)
 class Screened:
-    """A candidate that was tried on the engine of the network alone: its error on the samples of the search."""
+    """A candidate tried on the engine of the network alone, with its error on the samples of the search."""
 
     candidate: Candidate
     evaluations: int
@@ -26,10 +26,10 @@ class Screened:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What `tune` found. `own` is the spec's own sampler, `chosen` None where no candidate keeps the budget.
+    """The results of `tune`. `own` is the spec's own sampler; `chosen` is None if no candidate is within the budget.
 
-    `primary` is the quality that candidates are ranked by, `higher` names those of which more is better.
-    `reference_error` is that of the fine solution itself, against one of half its steps.
+    `primary` is the quality that ranks candidates, `higher` names those where higher is better. `reference_error`:
+    difference of the fine solution from one of half as many steps.
     """
 
     name: str
@@ -45,11 +45,11 @@ class Tuned:
     primary: str
     higher: frozenset[str]
     reference_error: float
-    stopped: bool  # the search, by its time
-    left: int = 0  # candidates worth compiling that time did not reach
+    stopped: bool  # the search ran out of time
+    left: int = 0  # promising candidates that there was no time to compile
 
     def text(self) -> str:
-        """As a table of what was compiled and measured, and a line on what was chosen."""
+        """A table of the compiled candidates, and a line on the choice."""
         qualities = list(self.own.quality)
         rows = [["", "sampler", "steps", "evaluations", "GFLOP", f"s at batch {self.batch}", *qualities]]
         for m in self.measured:
@@ -67,9 +67,9 @@ class Tuned:
         head += f" on {self.samples} samples"
         notes = [f"the fine reference's own error: {self.reference_error:.2g}"]
         if self.stopped:
-            notes.append("the search stopped at its time: not everything was tried")
+            notes.append("the search ran out of time: not everything was tried")
         if self.left:
-            notes.append(f"time was up before {self.left} more of what was tried could be compiled")
+            notes.append(f"there was no time to compile {self.left} more of the candidates")
         return "\n".join([head, "", *(line.rstrip() for line in lines), "", *notes, *self._choice()]) + "\n"
 
     def _choice(self) -> list[str]:
@@ -110,7 +110,7 @@ def _row(m: Measured, chosen: bool) -> dict[str, Any]:
 
 
 def _named(candidate: Candidate) -> dict[str, Any]:
-    """The columns that say what a candidate is."""
+    """The columns that identify a candidate."""
     s = candidate.sampler
     interval = s.guidance.interval if s.guidance is not None else None
     return {
@@ -126,7 +126,7 @@ def _named(candidate: Candidate) -> dict[str, Any]:
 
 
 def candidates_csv(tuned: Tuned) -> str:
-    """Every candidate a row, the measured ones first; what was not measured is empty."""
+    """One row per candidate, measured ones first; figures that were not measured are empty."""
     errors = {id(s.candidate): s.error for s in tuned.screened}
     rows: list[dict[str, Any]] = []
     for m in tuned.measured:

@@ -1,7 +1,7 @@
 """`tune`: the search for the fewest steps at a quality budget, from a spec and its weights to a folder.
 
-The network is compiled once as an engine of its own; samplers run over it in numpy, so that trying one costs its
-evaluations (screen.py). What is worth it is compiled as its user would, timed, and judged on samples that the search
+One evaluation of the network is compiled once; samplers run over it in numpy, so that trying one costs its evaluations
+(screen.py). The best candidates are compiled as `latentc compile` would, timed, and judged on samples that the search
 never saw (compiled.py); the budget chooses among those (budget.py).
 """
 
@@ -36,10 +36,10 @@ from latentc.tune.write import base_name, candidate_yaml, check_written
 from latentc.weights import Expr
 from latentc_runtime.noise import normals
 
-MARK = "candidates.csv"  # the file that a folder of results is known by
-TRAJECTORY_BYTES = 1 << 29  # of the search's fine solution, at most
-SEARCH = 0.5  # of the time that is allowed, at most; the rest is for compiling and measuring
-_JUDGED = 1 << 32  # seeds of the samples that candidates are judged on, beyond those of the search
+MARK = "candidates.csv"  # marks a folder as results of tuning, which may be replaced
+TRAJECTORY_BYTES = 1 << 29  # most memory for the fine solution of the search
+SEARCH = 0.5  # share of the allowed time for the search; the rest is for compiling and measuring
+_JUDGED = 1 << 32  # offset of the seeds on which candidates are judged from those of the search
 
 Progress = Callable[[int, int, str], None]
 
@@ -48,9 +48,9 @@ Progress = Callable[[int, int, str], None]
 class Options:
     """How to search.
 
-    `bounds`: what is asked for. `counts`: network evaluations to try. `samples`: those that compiled candidates are
-    judged on; the search has a quarter of them, 16 to 64 (fewer of large data). `batch`: samples timed at once.
-    `seconds`: after which nothing more is begun; the search has half of them. `metric`: FILE.py:FUNCTION of the user's.
+    `bounds`: the budget. `counts`: network evaluations to try. `samples`: on which compiled candidates are judged; the
+    search uses a quarter as many, 16 to 64 (fewer for large data). `batch`: samples timed at once. `seconds`: after
+    which nothing more is begun; the search gets half of them. `metric`: FILE.py:FUNCTION of the user.
     """
 
     bounds: tuple[Bound, ...] = ()
@@ -134,7 +134,7 @@ def tune(
 
 
 def _own_sampler(spec: Spec) -> ArraySampler:
-    """The spec's sampler. DiagnosticError E0708 where it is none whose steps can be searched."""
+    """The spec's sampler. DiagnosticError E0708 if its steps cannot be searched."""
     if isinstance(spec.sampler, ArraySampler) and parameterization_of(spec.objective) is not None:
         if spec.sampler.classifier is None:
             return spec.sampler
@@ -146,13 +146,13 @@ def _own_sampler(spec: Spec) -> ArraySampler:
 
 
 def _few(options: Options, denoiser: Denoiser) -> int:
-    """Samples of the search: fewer where a whole trajectory of them, states and estimates, would be large."""
+    """Number of samples of the search: fewer if their whole trajectory, states and estimates, would be large."""
     room = TRAJECTORY_BYTES // (2 * FINE * 4 * math.prod(denoiser.shape))
     return int(min(max(16, min(64, options.samples // 4)), max(1, room)))
 
 
 def _small_networks(lowered: Lowered) -> list[str]:
-    """Networks that can take steps in the place of `main`."""
+    """Networks that can replace `main` in some steps."""
     main = lowered.networks["main"]
     return [
         name
@@ -162,7 +162,7 @@ def _small_networks(lowered: Lowered) -> list[str]:
 
 
 def _depth(lowered: Lowered) -> int:
-    """How many blocks `main` has, if they are one list; else 0."""
+    """Number of blocks of `main`, if they are one list; else 0."""
     lists = block_lists(lowered.module.functions[lowered.networks["main"].methods["forward"].function])
     return len(next(iter(lists.values()))) if len(lists) == 1 else 0
 
@@ -172,7 +172,7 @@ def _inputs(network: Network) -> tuple[Port, ...]:
 
 
 def _counts(own: ArraySampler, denoiser: Denoiser, options: Options) -> tuple[int, ...]:
-    """Evaluations to try: those asked for, else fewer than the spec's own and within the budget."""
+    """Numbers of evaluations to try: those asked for, else all that are fewer than the spec's own and within budget."""
     if options.counts:
         return options.counts
     most = float(evaluations(own.table(denoiser.target)) - 1)
@@ -185,7 +185,7 @@ def _counts(own: ArraySampler, denoiser: Denoiser, options: Options) -> tuple[in
 
 @dataclass(frozen=True)
 class _Judging:
-    """What candidates are judged by: the bounds, the quality that ranks them, and those of which more is better."""
+    """How candidates are judged: the bounds, the quality that ranks them, and the qualities where higher is better."""
 
     bounds: tuple[Bound, ...]
     primary: str
@@ -223,7 +223,7 @@ def _judging(spec: Spec, own: ArraySampler, lowered: Lowered, denoiser: Denoiser
         names, primary = list(dict.fromkeys([*names, *figures])), figures[0]
         higher |= user.higher
     noisy = any(part.stochastic for part in own.table(denoiser.target).parts())
-    # As good as the spec's own sampler; one with noise in its steps has no error that says anything.
+    # As good as the spec's own sampler; the error of a stochastic one means nothing.
     usual = Bound("error", 0.05) if primary == "error" and noisy else Bound(primary, 1.0, relative=True)
     bounds = options.bounds or (usual,)
     check_bounds(bounds, names, noisy)

@@ -1,6 +1,6 @@
-"""Trying candidates on the network's engine, cheapest information first: solvers, then timesteps, then guidance.
+"""Tries candidates on the network's engine: solvers, then timesteps, then guidance intervals.
 
-All of it on the same few samples, whose exact solutions are known; what is compiled later is judged on others.
+All on the same few samples, whose exact solutions are known; compiled candidates are judged on others.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from latentc.tune.report import Screened
 from latentc.tune.search import Trajectory, cheapest_path, searched, step_costs, stretched, trajectory
 from latentc_runtime.sources import Given
 
-FINE = 100  # steps of the solution that candidates are held against
-GRADING = 1.5  # power by which its steps shorten: the last, of first order, would else err most
-LONGEST = 12  # evaluations up to which timesteps are searched for; for more those of the longest are stretched
-SWEEPS = 2  # through the timesteps of one candidate, at most
-MOST = 24  # candidates that are compiled
+FINE = 100  # steps of the reference solution
+GRADING = 1.5  # power by which its steps shorten: the last one, of first order, would otherwise dominate the error
+LONGEST = 12  # most evaluations whose timesteps are searched; for more, those of the longest are stretched
+SWEEPS = 2  # most sweeps over the timesteps of a candidate
+MOST = 24  # most candidates that are compiled
 
 Tell = Callable[[int, int, str], None]  # done, of how many, what
 
 
 def fine_sampler(own: ArraySampler, target: Parameterization, steps: int = FINE) -> Unipc:
-    """The sampler whose solution stands for the exact one: many steps, closer together towards the data.
+    """The sampler whose solution is taken as exact: many steps, shorter towards the data.
 
-    It has the spec's own guidance and clipping.
+    It has the guidance and clipping of the spec's own sampler.
     """
     sampler = Unipc(kind="unipc", steps=steps, clip=getattr(own, "clip", None), guidance=own.guidance)
     left = (1 - np.arange(steps) / steps) ** GRADING
@@ -66,7 +66,7 @@ class Screen:
         return error(self.denoiser.samples(sampler, self.given), self.fine.samples)
 
     def screened(self, candidate: Candidate) -> Screened:
-        """A candidate with what it costs and its error."""
+        """A candidate with its cost and error."""
         target, sampler = self.denoiser.target, candidate.sampler
         count = evaluations(sampler.table(target))
         return Screened(candidate, count, passes(sampler, target), self.error(sampler))
@@ -88,7 +88,7 @@ def open_screen(own: ArraySampler, denoiser: Denoiser, given: Given, stop: Calla
 
 
 def screen_all(screen: Screen, counts: Sequence[int], tell: Tell) -> list[Screened]:
-    """Everything that is tried, in the order in which it is."""
+    """Every candidate, in the order of trying."""
     found = _solvers(screen, counts, tell)
     found += _timesteps(screen, found, tell)
     return found + _intervals(screen, found, tell)
@@ -100,7 +100,7 @@ def _solvers(screen: Screen, counts: Sequence[int], tell: Tell) -> list[Screened
 
 
 def _timesteps(screen: Screen, found: Sequence[Screened], tell: Tell) -> list[Screened]:
-    """Timesteps for the best solver of every count, each begun at what the next smaller count has found."""
+    """Searched timesteps for the best solver at each count, starting from those of the next smaller count."""
     target = screen.denoiser.target
     rivals = [s for s in best_of_counts(found) if s.candidate.sampler.steps > 1]
     costs = step_costs(screen.fine) if rivals else np.zeros((0, 1))
@@ -114,7 +114,7 @@ def _timesteps(screen: Screen, found: Sequence[Screened], tell: Tell) -> list[Sc
         *usual, end = (float(t) for t in sampler.grid(target).times)
         bends = [float(screen.fine.t[j]) for j in cheapest_path(costs, sampler.steps)]
         longer = stretched(shorter, sampler.steps, end) if shorter else usual
-        # All begin where this solver does: some cannot begin at pure noise.
+        # All start where this solver does: some cannot start at pure noise.
         starts = [[usual[0], *start[1:]] for start in (usual, bends, longer)]
 
         def tried(timesteps: Sequence[float], sampler: Gridded = sampler) -> float:
@@ -128,7 +128,7 @@ def _timesteps(screen: Screen, found: Sequence[Screened], tell: Tell) -> list[Sc
 
 
 def _intervals(screen: Screen, found: Sequence[Screened], tell: Tell) -> list[Screened]:
-    """The best of every count, guided in a part of the way alone."""
+    """The best at each count, guided in part of the trajectory only."""
     guidance = screen.own.guidance
     if guidance is None or guidance.interval != (0.0, 1.0) or guidance.scale == 1.0:
         return []
@@ -143,7 +143,7 @@ def _intervals(screen: Screen, found: Sequence[Screened], tell: Tell) -> list[Sc
 
 
 def _each(screen: Screen, tried: Sequence[Candidate], what: str, tell: Tell) -> list[Screened]:
-    """Every candidate screened, or as many as there is time for."""
+    """Every candidate screened, or as many as time allows."""
     found: list[Screened] = []
     for i, candidate in enumerate(tried):
         if screen.stop():
@@ -154,13 +154,13 @@ def _each(screen: Screen, tried: Sequence[Candidate], what: str, tell: Tell) -> 
 
 
 def best_of_counts(found: Sequence[Screened]) -> list[Screened]:
-    """For every number of evaluations the candidate of least error."""
+    """The candidate of least error at each number of evaluations."""
     counts = sorted({s.evaluations for s in found})
     return [min((s for s in found if s.evaluations == count), key=lambda s: s.error) for count in counts]
 
 
 def shortlist(found: Sequence[Screened]) -> list[Candidate]:
-    """What is worth compiling: the best of every count, and what no other beats in runs of the network and error."""
+    """The candidates to compile: the best at each count, and the Pareto front of network runs and error."""
     best = best_of_counts(found)
     paretos = [found[i] for i in front([(float(s.passes), s.error) for s in found])]
     left = [s for s in paretos if all(s is not b for b in best)]

@@ -15,7 +15,7 @@ from latentc.tune.candidates import Candidate
 
 
 def candidate_yaml(candidate: Candidate, base: str, own: ArraySampler) -> str:
-    """The spec that lays a candidate's sampler and `optimize` on the spec `base`, whose sampler is `own`."""
+    """A spec that extends `base`, whose sampler is `own`, by a candidate's sampler and `optimize`."""
     data: dict[str, Any] = {"latentc": 1, "extends": base, "sampler": _changes(candidate.sampler, own)}
     if candidate.optimize:
         data["optimize"] = dict(candidate.optimize)
@@ -23,7 +23,7 @@ def candidate_yaml(candidate: Candidate, base: str, own: ArraySampler) -> str:
 
 
 def _changes(sampler: ArraySampler, own: ArraySampler) -> dict[str, Any]:
-    """What a spec has to say for `sampler`: another kind replaces the base's section, the same one merges into it."""
+    """The section for `sampler`: another kind replaces the base's section, the same kind is merged into it."""
     wanted = sampler.model_dump(mode="json", by_alias=True)
     if sampler.kind == own.kind:
         before = own.model_dump(mode="json", by_alias=True)
@@ -39,14 +39,14 @@ def _changes(sampler: ArraySampler, own: ArraySampler) -> dict[str, Any]:
 
 
 def base_name(source: str | Path, folder: Path) -> str | None:
-    """What a spec in `folder` calls the spec `source` in `extends`; None for one that is no file."""
+    """The value of `extends` for the spec `source` in a spec in `folder`; None if it is not a file."""
     if str(source) in resources.shipped_specs() and not Path(source).exists():
         return str(source)
     return Path(os.path.relpath(source, folder)).as_posix() if Path(source).is_file() else None
 
 
 def check_written(path: Path, candidate: Candidate) -> Spec:
-    """The spec in the file, which must say what the candidate is; AssertionError where it does not."""
+    """The spec in the file, whose sampler must be the candidate's; else AssertionError."""
     spec = load_spec(path)
     if spec.sampler != candidate.sampler:
         raise AssertionError(f"{path} says {spec.sampler}, not {candidate.sampler}")
