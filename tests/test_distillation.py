@@ -173,7 +173,9 @@ def in_float32(array: np.ndarray) -> torch.Tensor:
     return torch.tensor(array.astype("f4") if array.dtype.kind == "f" else array)
 
 
-@pytest.mark.parametrize("name", ["digits_guided", "digits_distilled", "dit_guidance_distillation"])
+@pytest.mark.parametrize(
+    "name", ["digits_guided", "digits_distilled", "dit_guidance_distillation", "dit_progressive_distillation"]
+)
 def test_emitted_losses_are_the_interpreters(name: str, tmp_path: Path) -> None:
     spec, low = lowered(name)
     given, weights = request(low), weights_of(low)
