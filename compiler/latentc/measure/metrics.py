@@ -15,8 +15,8 @@ BEST = 200.0
 """PSNR in dB that stands for no difference at all."""
 
 
-def relative_error(result: Array, reference: Array) -> float:
-    """max|result - reference| / max|reference|; of integers the share that differs.
+def relative_error(result: Array, reference: Array, least: float = 0.0) -> float:
+    """max|result - reference| / max|reference|, the divisor at least `least`; of integers the share that differs.
 
     Infinite if shapes differ or a value is not finite, and for any difference from a reference of zeros.
     """
@@ -29,7 +29,7 @@ def relative_error(result: Array, reference: Array) -> float:
     worst = float(np.max(np.abs(np.asarray(result, np.float64) - reference)))
     if worst == 0.0:
         return 0.0
-    scale = float(np.max(np.abs(reference)))
+    scale = max(float(np.max(np.abs(reference))), least)
     return worst / scale if math.isfinite(worst) and 0 < scale < math.inf else math.inf
 
 
