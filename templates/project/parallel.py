@@ -85,6 +85,13 @@ def shard(network: nn.Module, run: Run, trained: bool) -> None:
             register_fsdp_forward_method(module, name)
 
 
+def reshard(network: nn.Module) -> None:
+    """Frees the weights that FSDP has gathered."""
+    for module in network.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()
+
+
 class Ddp(DistributedDataParallel):
     """DDP for networks that a loss calls by other methods than forward, such as an encoder's encode."""
 

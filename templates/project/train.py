@@ -30,7 +30,7 @@ from media import FORMATS
 from model import NETWORKS
 from objective import UPDATES, Update
 from optimizers import climb, make_optimizer
-from parallel import Run, averaged, shard, wrap
+from parallel import Run, averaged, reshard, shard, wrap
 from rounds import Round, rate, round_of, start_round
 from sample import SAMPLED, draw, preview_given, save, with_first_stage
 
@@ -91,6 +91,8 @@ def train_step(
     trained networks alone: only their processes wait for each other, the others are called as they are.
     """
     for name in update.networks:
+        if run.parallel == "fsdp":  # what is still gathered is not what gradients end in
+            reshard(networks[name])
         networks[name].requires_grad_(name in update.trained)
     optimizers = {name: optimizers[name] for name in update.trained}
     groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
@@ -161,8 +163,7 @@ def gradients(
         if run.parallel == "fsdp" and update.differentiates:
             for model in trained:
                 model.set_reshard_after_backward(True)
-                for module in [m for m in model.modules() if hasattr(m, "reshard")]:
-                    module.reshard()
+                reshard(model)
         values = [o.detach() / parts for o in outputs]
         totals = [a + b for a, b in zip(totals, values, strict=True)] if totals else values
     return totals

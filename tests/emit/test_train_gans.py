@@ -61,7 +61,7 @@ def trained(
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_ddp_and_fsdp_make_the_same_step(system: str, tmp_path: Path) -> None:
-    flags = ["--steps", "1", "--batch_size", "16", "--schedule.warmup", "0"]
+    flags = ["--steps", "1", "--accumulate", "2", "--batch_size", "16", "--schedule.warmup", "0"]
     ddp, _ = trained(system, tmp_path / "ddp", 2, *flags, "--parallel", "ddp", overrides=SGD)
     fsdp, _ = trained(system, tmp_path / "fsdp", 2, *flags, "--parallel", "fsdp", overrides=SGD)
     assert ddp.keys() == fsdp.keys()
