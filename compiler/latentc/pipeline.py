@@ -33,6 +33,7 @@ from latentc.passes.kv_tiling import tile_caches
 from latentc.passes.open_norms import open_norms
 from latentc.passes.precision import caches_in_half, precision
 from latentc.passes.quantize import Quantization, quantize
+from latentc.passes.shared_weights import separate_shared_weights
 from latentc.passes.to_inference import to_inference
 from latentc.spec.schema import Spec
 
@@ -102,6 +103,12 @@ _ORDER = (
         "inner_parts",
         lambda module, spec: fuse(module, rules_after_quantising(spec.target.engine, spec.target.precision)),
         when=lambda engine: bool(engine.fusions_after_quantising),
+    ),
+    # After fusing and quantising, which make new weights of some.
+    Pass(
+        "shared_weights",
+        lambda module, spec: separate_shared_weights(module),
+        when=lambda engine: engine.mixes_shared_weights,
     ),
     # One transposition in place of three, before attention is products.
     Pass("heads", lambda module, spec: cut_behind_heads(module), when=lambda engine: engine.attention == "written_out"),

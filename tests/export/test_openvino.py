@@ -29,6 +29,7 @@ from latentc.measure.metrics import relative_error
 from latentc.measure.tolerances import TOLERANCES
 from latentc.passes.fuse import linears
 from latentc.passes.gelu import GELU_FORMS
+from latentc.passes.shared_weights import separate_shared_weights
 from latentc.pipeline import optimised
 from latentc.spec import load_spec, resolved_yaml
 from latentc.weights import Array
@@ -206,14 +207,54 @@ def test_group_norms_in_a_loop(precision: str, tmp_path: Path) -> None:
     module = for_form(before, "loop", ENGINES["openvino"])
     counts = [sum(n.op == "group_norm" for n in fn.nodes) for _, fn in sorted(module.functions.items())]
     assert sorted(counts) == [0, 2]  # outside of loops it stays an operator
+    assert openvino_error(before, module, tmp_path / "op.onnx", precision) < TOLERANCES[precision].forward
+
+
+def openvino_error(before: Any, module: Any, path: Path, precision: str = "fp32") -> float:
+    """Error of `module`, of input x0 [B, 8, 6, 6], in OpenVINO, beside `before` in the interpreter."""
     weights = weights_of(parameters(before, "main"))
-    model = onnx_from_module(
-        verify(flat_module(module, "main"), "inlined"), "main", InlineTensors(lambda path, _: weights[path])
-    )
-    (tmp_path / "op.onnx").write_bytes(model.SerializeToString())
+    tensors = InlineTensors(lambda path, _: weights[path])
+    model = onnx_from_module(verify(flat_module(module, "main"), "inlined"), "main", tensors)
+    path.write_bytes(model.SerializeToString())
     x = np.random.default_rng(0).standard_normal((3, 8, 6, 6)).astype(np.float32)
     name = model.graph.output[0].name
     backend = open_backend("cpu", 1, "openvino", precision)
-    got = backend.array(backend.engine(tmp_path / "op.onnx", {}).run({"x0": x}, [name])[name])
+    got = backend.array(backend.engine(path, {}).run({"x0": x}, [name])[name])
     (want,) = Interpreter(before, weights).run("main", x)
-    assert relative_error(got, np.asarray(want)) < TOLERANCES[precision].forward
+    return relative_error(got, np.asarray(want))
+
+
+def test_a_convolution_and_a_transposed_one_of_one_weight(tmp_path: Path) -> None:
+    """As in the gradient of a convolution, in a loop and outside; a transposed one of its own weight stays as it is."""
+
+    def build(b: Any, x: Any) -> Any:
+        shared, own = (b.param(name, f32(8, 8, 3, 3), "normal", std=0.1) for name in ("shared", "own"))
+
+        def step(b: Any, i: Any, kept: Any, state: Any, rows: Any) -> Any:
+            h = b.conv(b.conv_transpose(state[0], kept[1], padding=1), kept[0], padding=1)
+            return [b.conv_transpose(h, kept[0], padding=1)], []
+
+        (x,) = b.loop("step", 2, step, invariants=[shared, own], carried=[x])
+        h = b.conv(x, shared, stride=2, padding=1)
+        return b.conv_transpose(h, shared, stride=2, padding=1, output_padding=1)
+
+    _check_shared(build, 2, tmp_path)
+
+
+@pytest.mark.parametrize("op", ["linear", "matmul"])
+def test_a_product_and_one_by_the_transpose_of_one_weight(op: str, tmp_path: Path) -> None:
+    def build(b: Any, x: Any) -> Any:
+        weight = b.param("weight", f32(6, 6), "normal", std=0.5)
+        if op == "linear":
+            return b.matmul(b.linear(x, weight), weight)
+        return b.matmul(b.matmul(x, weight), b.transpose(weight, perm=(1, 0)))
+
+    _check_shared(build, 1, tmp_path)
+
+
+def _check_shared(build: Any, pairs: int, folder: Path) -> None:
+    before = module_of([f32(Sym("B"), 8, 6, 6)], build)
+    assert ENGINES["openvino"].mixes_shared_weights
+    module = separate_shared_weights(before)
+    assert sum(node.op == "neg" for _, node in walk(module)) == 2 * pairs
+    assert openvino_error(before, module, folder / "op.onnx") < TOLERANCES["fp32"].forward

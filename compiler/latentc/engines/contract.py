@@ -115,6 +115,7 @@ class Engine:
         "kernel" (an operator if the engine has a kernel for it, otherwise written out).
     gelu: which form of GELU runs in half precision: "as_given", or "erf" in place of the tanh form.
     kv_tiling: it copies the key-value caches that a loop carries, so that caches grow a block at a time.
+    mixes_shared_weights: its results are wrong if one weight is read both as it is and transposed.
     sparse_experts: precisions in which it takes the data-dependent shapes of routed experts.
     missing_in_loops: ops of the IR that it cannot run inside a loop; the exporter writes them out there.
     any_trip: its step engines take tables of any number of rows; otherwise sizes are known when it is built.
@@ -138,6 +139,7 @@ class Engine:
     attention: Literal["operator", "written_out", "kernel"] = "operator"
     gelu: Literal["as_given", "erf"] = "as_given"
     kv_tiling: bool = False
+    mixes_shared_weights: bool = False
     sparse_experts: tuple[str, ...] = ()
     missing_in_loops: tuple[str, ...] = ()
     any_trip: bool = True

@@ -63,6 +63,9 @@ ENGINE = Engine(
     gelu="erf",
     # It copies the caches that a loop carries in every iteration.
     kv_tiling=True,
+    # It packs a constant once. If a layer has as many inputs as outputs, a transposed convolution, or a product by the
+    # transpose, of the same constant reads that packed form. A classifier's gradient, full of such pairs, was wrong.
+    mixes_shared_weights=True,
     # Compiles, and then fails at run time; outside loops it works.
     missing_in_loops=("group_norm",),
     cpu_only=True,
