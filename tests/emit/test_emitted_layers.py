@@ -128,3 +128,17 @@ def test_state_is_part_of_the_state_dict_even_if_it_starts_at_zero() -> None:
     model = loaded(networks_file(mb.finish(), {"main": [mb.entries["main"]]}).text)["build"]()
     model.load_state_dict({"average": torch.tensor([1.0, 2.0, 3.0])})
     assert model(torch.zeros(1, 3)).tolist() == [[-1.0, -2.0, -3.0]]
+
+
+@module_class("ScaledConv", x="B channels H W")
+def scaled_conv(b: Any, x: Any, *, channels: int) -> Any:
+    h = b.conv(x, b.param("conv.weight", f32(channels, channels, 1, 1), "ones"))
+    return h * 2.0 + b.reshape(b.param("conv.bias", f32(channels), "zeros"), shape=(1, channels, 1, 1))
+
+
+def test_a_bias_that_the_convolution_does_not_take_is_added_once() -> None:
+    mb = ModuleBuilder()
+    mb.entries["main"] = mb.define(scaled_conv, [f32(B, 1, 1, 1)], {"channels": 1})
+    model = loaded(networks_file(mb.finish(), {"main": [mb.entries["main"]]}).text)["build"]()
+    model.load_state_dict({"conv.weight": torch.full((1, 1, 1, 1), 3.0), "conv.bias": torch.tensor([5.0])})
+    assert model(torch.ones(1, 1, 1, 1)).item() == 11.0

@@ -35,7 +35,10 @@ class Leaf:
 
 
 def find_leaves(functions: Sequence[Function]) -> dict[str, Leaf]:
-    """Leaves of a class by prefix: params `P.weight` [and `P.bias`] that an op takes together."""
+    """Leaves of a class by prefix: params `P.weight` [and `P.bias`] that an op takes together.
+
+    If the op does not take the `P.bias` that there is, it is no leaf: the module would add that bias.
+    """
     leaves: dict[str, Leaf] = {}
     for fn in functions:
         params = {p.value: p for p in fn.params}
@@ -45,7 +48,9 @@ def find_leaves(functions: Sequence[Function]) -> dict[str, Leaf]:
                 known = leaves.setdefault(leaf.path, leaf)
                 if len(leaf.params) > len(known.params):
                     leaves[leaf.path] = leaf
-    return leaves
+    names = {p.name for fn in functions for p in fn.params}
+    taken = {p.name for leaf in leaves.values() for p in leaf.params}
+    return {path: leaf for path, leaf in leaves.items() if f"{path}.bias" not in names - taken}
 
 
 def leaf_of(node: Node, params: dict[Value, Param]) -> Leaf | None:
