@@ -45,17 +45,17 @@ def test_counts_of_a_denoiser(form, tmp_path):
     fusion = manifest.fusion
     assert (fusion.attentions, fusion.operators, fusion.norms) == (2, 2 * times, 5 * times)
     assert fusion.merged == 0
-    assert fused(manifest).startswith(f"{2 * times} attentions are one operator each, {5 * times} norms and ")
+    assert fused(manifest).startswith(f"{2 * times} attentions fused into one operator each, {5 * times} norms and ")
 
 
 def test_counts_of_other_engines(tmp_path):
     manifest = compiled(tmp_path / "b", *DIT, "target.engine=openvino")
     assert (manifest.fusion.attentions, manifest.fusion.operators) == (2, 0)
-    assert fused(manifest).startswith("2 attentions are written out for the engine to fuse, 5 norms")
+    assert fused(manifest).startswith("2 attentions written out for the engine to fuse, 5 norms")
     plans = [
         Plan("a.onnx", f"{c}.plan", "tensorrt", "11", c, "fp16", ((1, 1, 1),), n) for c, n in (("sm80", 3), ("sm89", 2))
     ]
-    assert fused(replace(manifest, plans=tuple(plans))).startswith("2 attentions are one kernel each")
+    assert fused(replace(manifest, plans=tuple(plans))).startswith("2 attentions fused into one kernel each")
 
 
 def test_merged_layers_are_counted(tmp_path):
@@ -63,7 +63,7 @@ def test_merged_layers_are_counted(tmp_path):
     module = optimised(lower(tensorrt), tensorrt).module
     manifest = compiled(tmp_path / "b", *TOKENS, change=lambda _: module)
     assert manifest.fusion.merged >= 4  # w1 and w3 of two blocks
-    assert f"; {manifest.fusion.merged} linear layers were merged" in fused(manifest)
+    assert f", {manifest.fusion.merged} linear layers merged" in fused(manifest)
 
 
 def test_an_attention_that_was_written_out_is_refused(tmp_path):

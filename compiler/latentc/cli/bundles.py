@@ -94,9 +94,10 @@ def compile(
         {"name": p.name, "steps": p.steps, "solver": p.solver, "form": p.form, "why": p.why} for p in manifest.programs
     ]
     said = {m["name"]: "" if m["name"] == "sample" else f"{m['name']} by " for m in made}
+    counts = {p.steps: f"{p.steps} step{'s' * (p.steps != 1)}" for p in manifest.programs}
     lines = [
-        f"{output}: {state}{said[m['name']]}{m['solver']}, {m['steps']} steps, form {m['form']} ({m['why']})"
-        for m in made
+        f"{output}: {state}{said[m['name']]}{m['solver']}, {counts[p.steps]}, form {m['form']} ({m['why']})"
+        for m, p in zip(made, manifest.programs, strict=True)
     ]
     found: dict[str, Any] = {"bundle": str(output), "rebuilt": bool(stages), "programs": made, "warnings": warnings}
     if (fusion := manifest.fusion) is not None:

@@ -60,13 +60,13 @@ def graphs(graph: GraphProto) -> Iterator[GraphProto]:
 def fusion_text(fusion: Fusion, plans: Mapping[str, int]) -> str:
     """A line for a terminal; `plans` {capability: attentions that its plans hold as one kernel}."""
     if plans:
-        attention = f"{min(plans.values())} attentions are one kernel each"
+        attention = f"{min(plans.values())} attentions fused into one kernel each"
     elif fusion.attentions and not fusion.operators:
-        attention = f"{fusion.attentions} attentions are written out for the engine to fuse"
+        attention = f"{fusion.attentions} attentions written out for the engine to fuse"
     else:
-        attention = f"{fusion.operators} attentions are one operator each"
-    parts = [attention, f"{fusion.norms} norms and {fusion.activations} activations too"]
-    return ", ".join(parts) + f"; {fusion.merged} linear layers were merged"
+        attention = f"{fusion.operators} attentions fused into one operator each"
+    parts = [attention, f"{fusion.norms} norms and {fusion.activations} activations fused"]
+    return ", ".join(parts) + f", {fusion.merged} linear layers merged"
 
 
 __all__ = ["fusion_of", "fusion_text", "graphs", "require_fused"]

@@ -41,7 +41,8 @@ class Emitted:
         for name in lowered.sampled:  # no program calls a discriminator, and no bundle has its weights
             net = builders[name]().eval()
             own = {path: array for path, array in arrays.items() if path.startswith(f"{name}.")}
-            load_arrays(net, {path.removeprefix(f"{name}."): array for path, array in own.items()})
+            # Weights that no program uses are not in a bundle.
+            load_arrays(net, {path.removeprefix(f"{name}."): array for path, array in own.items()}, partial=True)
             self.networks[name] = net
         self._programs: dict[str, dict[int, Any]] = sampler.PROGRAMS
 
@@ -126,13 +127,19 @@ class Emitted:
             return [out.numpy() for out in (outs if isinstance(outs, tuple | list) else (outs,))]
 
 
-def load_arrays(net: Any, weights: Mapping[str, Array]) -> None:
-    """Gives an emitted network its weights. PyTorch fills in how many batches its batch norms have seen."""
+def load_arrays(net: Any, weights: Mapping[str, Array], partial: bool = False) -> None:
+    """Gives an emitted network its weights, if `partial` those that there are.
+
+    KeyError if one is missing. PyTorch counts the batches that its batch norms have seen.
+    """
     import torch
 
-    kept = [path for path in net.state_dict() if not path.endswith(".num_batches_tracked")]
+    names = [path for path in net.state_dict() if not path.endswith(".num_batches_tracked")]
+    kept = [path for path in names if path in weights] if partial else names
     # Copies: a mapped file is read-only, which torch warns about.
-    net.load_state_dict({path: torch.from_numpy(np.array(weights[path], np.float32)) for path in kept}, strict=True)
+    net.load_state_dict(
+        {path: torch.from_numpy(np.array(weights[path], np.float32)) for path in kept}, strict=not partial
+    )
 
 
 def module_from_source(source: str, name: str, constants: Mapping[str, Any] | None = None) -> ModuleType:
