@@ -37,6 +37,7 @@ Capability = Literal[
     "masked_tokens",
     "masked_features",
     "generate",
+    "generate_by_style",
     "discriminate",
     "classify",
     "encode",
@@ -49,6 +50,7 @@ CAPABILITIES: dict[Capability, str] = {
     "masked_tokens": "predicts masked tokens from the others",
     "masked_features": "encodes a partly hidden sample as features of each token",
     "generate": "turns noise into a sample",
+    "generate_by_style": "turns noise into a style, and styles into a sample",
     "discriminate": "scores how much a sample looks like data",
     "classify": "predicts the class of a noisy sample at its time",
     "encode": "encodes its input for other networks",
@@ -63,7 +65,11 @@ next_token    `forward` (tokens as state, conditions) -> logits; `prefill` (cond
 masked_tokens `forward` (tokens as state, of which `null` is the mask; conditions) -> logits
 masked_features `forward` (tokens [B, T, C] as state, mask f32[B, T] that is 1 where one is hidden, conditions) ->
               output [B, T, D]
-generate      `forward` (noise, conditions) -> output
+generate      `forward` (noise, conditions) -> output; one noise input, which losses draw as normals
+generate_by_style
+              `map` (noise, conditions) -> output, output: the style f32[B, W] and the average style f32[W];
+              `synthesize` (state: styles f32[B, L, W], noise, one or more) -> output;
+              `synthesize_const` (state) -> output
 discriminate  `forward` (state, conditions) -> output
 classify      `forward` (state, time, conditions) -> logits over classes
 encode        `encode` (states, conditions) -> output

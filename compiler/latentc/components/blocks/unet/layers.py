@@ -89,7 +89,7 @@ def resampled(b: Builder, x: Var, way: Way, by: Filter, out: str = "h") -> Var:
         return x
     if by == "box":
         return b.avg_pool(x, size=2, out=out) if way == "down" else b.upsample_nearest(x, factor=2, out=out)
-    kernel = _binomial(b, x, 1.0 if way == "down" else 2.0 ** (x.type.rank - 2))
+    kernel = binomial(b, x, 1.0 if way == "down" else 2.0 ** (x.type.rank - 2))
     channels = x.shape[1]
     if way == "down":
         return b.conv(x, kernel, stride=2, padding=1, groups=channels, out=out)
@@ -102,10 +102,10 @@ def strided_conv(b: Builder, name: str, x: Var, features: Any, by: Filter, weigh
     if by == "box":
         return b.avg_pool(b.conv(x, weight, bias, padding=1), size=2, out=out)
     h = b.conv(x, weight, bias, padding=2)
-    return b.conv(h, _binomial(b, h, 1.0), stride=2, groups=features, out=out)
+    return b.conv(h, binomial(b, h, 1.0), stride=2, groups=features, out=out)
 
 
-def _binomial(b: Builder, x: Var, gain: float) -> Var:
+def binomial(b: Builder, x: Var, gain: float) -> Var:
     """The filter of each channel of x: f32[C, 1, 4, ...], which sums to `gain`."""
     axes = x.type.rank - 2
     taps = np.asarray(_TAPS) / sum(_TAPS)
@@ -116,4 +116,15 @@ def _binomial(b: Builder, x: Var, gain: float) -> Var:
     return b.broadcast_to(one, shape=(x.shape[1], 1, *(4,) * axes), out="taps")
 
 
-__all__ = ["SHAPES", "Filter", "Way", "Weights", "conv", "group_norm", "linear", "resampled", "strided_conv"]
+__all__ = [
+    "SHAPES",
+    "Filter",
+    "Way",
+    "Weights",
+    "binomial",
+    "conv",
+    "group_norm",
+    "linear",
+    "resampled",
+    "strided_conv",
+]

@@ -1,0 +1,184 @@
+"""The style-based generator of StyleGAN2.
+
+Symbols: B batch, C channels, L layers with a style of their own, W dimension of styles, Z dimension of the latent z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.blocks.style_blocks import (
+    activated,
+    fan_gain,
+    first_block,
+    linear,
+    normalized,
+    synthesis_block,
+)
+from latentc.components.contract import Capability, Network, Port
+from latentc.components.networks._gan import problems_of_class
+from latentc.components.parts import Backbone, Form, Problem, add_method, ports_of
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+FIRST_SIDE = 4
+SYNTHESIS = ("ws", "noise")
+
+
+class StyleGenerator(Backbone):
+    """StyleGAN2's generator with skip connections (Karras et al. 2020, arXiv:1912.04958).
+
+    `map`: z f32[B, Z] and y i64[B] -> styles f32[B, W] and their average f32[W]; `synthesize`: styles f32[B, L, W] and
+    a noise image f32[B, 1, H, W] per convolution -> images f32[B, C, H, W]; `synthesize_const`: with the generator's
+    own noise; `forward`: both, without truncation. It samples with trained weights: training needs the moving average
+    of styles, which no objective keeps.
+    """
+
+    kind: Literal["style_generator"]
+    channel_base: int = Field(32768, gt=0, description="channels of a level times its side, if below `channel_max`")
+    channel_max: int = Field(512, gt=0, description="most channels of a level")
+    latent_dim: int = Field(512, gt=0, description="dimension of the latent z (Z)")
+    style_dim: int = Field(512, gt=0, description="dimension of styles (W)")
+    mapping_layers: int = Field(8, gt=0, description="layers of the mapping network")
+    mapping_rate: float = Field(0.01, gt=0, description="learning rate of the mapping network over that of the rest")
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"generate_by_style"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "style_generator",
+        "channel_base": 64,
+        "channel_max": 8,
+        "latent_dim": 8,
+        "style_dim": 6,
+        "mapping_layers": 2,
+    }
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if spec.data.shape is None or len(spec.data.shape) != 3:
+            yield Problem((), f"a {self.kind} makes arrays [C, H, W], but the data has {spec.data.words}")
+        else:
+            _, height, width = spec.data.shape
+            if height != width or height < FIRST_SIDE or height & (height - 1):
+                yield Problem(
+                    (),
+                    f"a {self.kind} doubles images of {FIRST_SIDE} by {FIRST_SIDE} pixels, which never makes "
+                    f"{height} by {width}",
+                    f"use square images whose side is a power of 2, at least {FIRST_SIDE}",
+                )
+            elif self.channel_base < height:
+                yield Problem(
+                    ("channel_base",),
+                    f"{self.channel_base} leaves no channels at {height} by {height}",
+                    f"use at least {height}",
+                )
+        yield from self.problems_of_conditions(spec)
+        yield from problems_of_class(self, spec)
+        if any(condition.nullable for condition in self.told(spec).values()):
+            message = f"a {self.kind} always knows the class, but `conditioning.class` is dropped in training"
+            yield Problem((), message, "write `conditioning.class: {kind: label, dropout: 0}`")
+
+    def channels(self, side: int) -> int:
+        """Channels of the feature maps of this side."""
+        return min(self.channel_base // side, self.channel_max)
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert spec.data.shape is not None
+        channels, side, _ = spec.data.shape
+        sides = tuple(FIRST_SIDE << i for i in range((side // FIRST_SIDE).bit_length()))
+        static = {
+            "latent_dim": self.latent_dim,
+            "style_dim": self.style_dim,
+            **self.condition_sizes(spec),
+            "channels": channels,
+        }
+        z = (Port("z", f32(B, self.latent_dim), "noise"), *ports_of(self.entries(spec)))
+        ws = Port("ws", f32(B, 2 * len(sides), self.style_dim), "state")
+        maps = [s for s in sides for _ in range(1 if s == FIRST_SIDE else 2)]
+        noises = tuple(Port(f"noise_{i}", f32(B, 1, s, s), "noise") for i, s in enumerate(maps))
+        bodies = _methods(self, sides)
+        methods = {
+            "forward": add_method(mb, name, "forward", bodies["forward"], z, static),
+            "map": add_method(mb, name, "map", bodies["map"], z, static, ("output", "output")),
+            "synthesize": add_method(mb, name, "synthesize", bodies["synthesize"], (ws, *noises), static),
+            "synthesize_const": add_method(mb, name, "synthesize_const", bodies["synthesize_const"], (ws,), static),
+        }
+        return Network(name, methods, self.PROVIDES, sizes={"levels": len(sides)})
+
+
+@cache
+def _mapping(layers: int, rate: float) -> BlockBody:
+    @module_class("MappingNetwork", z="B latent_dim")
+    def mapping(b: Builder, z: Var, y: Var | None = None, *, style_dim: int, **sizes: Any) -> tuple[Var, Var]:
+        """Styles of latents z and classes y, and the average style."""
+        h = normalized(b, z, "h")
+        if y is not None:
+            shape = (sizes["classes"], style_dim)
+            table = b.param("embed.weight", f32(*shape), "normal")
+            bias = b.param("embed.bias", f32(style_dim), "zeros")
+            gain = fan_gain(b, h, (style_dim, sizes["classes"]))
+            h = b.concat(h, normalized(b, b.embedding(table, y) * gain + bias, "embedded"), axis=1, out="h")
+        for name in items("layers", layers):
+            h = activated(b, linear(b, name, h, style_dim, rate))
+        return h, b.param("w_avg", f32(style_dim), "zeros", "state")
+
+    return mapping
+
+
+@cache
+def _methods(config: StyleGenerator, sides: tuple[int, ...]) -> dict[str, BlockBody]:
+    mapping = _mapping(config.mapping_layers, config.mapping_rate)
+
+    def mapped(b: Builder, z: Var, y: tuple[Var, ...], sizes: dict[str, Any]) -> tuple[Var, Var]:
+        told = {name: size for name, size in sizes.items() if name != "channels"}
+        return b.sub("mapping", mapping, z, *y, out="w w_avg", **told)  # type: ignore[no-any-return]
+
+    def synthesized(b: Builder, ws: Var, noises: tuple[Var, ...], channels: int) -> Var:
+        styles = b.unbind(ws, axis=1, out=" ".join(f"w{i}" for i in range(2 * len(sides))))
+        first = config.channels(FIRST_SIDE)
+        const = b.param("const", f32(first, FIRST_SIDE, FIRST_SIDE), "normal")
+        x = b.broadcast_to(const, ws, shape=(ws.shape[0], *const.shape), out="x")
+        sizes = {"channels": first, "features": first, "image_channels": channels, "style_dim": ws.shape[2]}
+        image: Var
+        x, image = b.sub("blocks.0", first_block, x, *styles[:2], noises[0], out="x image", **sizes)
+        for i, side in enumerate(sides[1:], 1):
+            sizes |= {"channels": x.shape[1], "features": config.channels(side)}
+            own = (*styles[2 * i - 1 : 2 * i + 2], *noises[2 * i - 1 : 2 * i + 1])
+            x, image = b.sub(f"blocks.{i}", synthesis_block, x, image, *own, out="x image", **sizes)
+        return image
+
+    def const_noise(b: Builder) -> tuple[Var, ...]:
+        maps = [s for s in sides for _ in range(1 if s == FIRST_SIDE else 2)]
+        return tuple(b.param(f"noise.{i}", f32(s, s), "zeros", "state") for i, s in enumerate(maps))
+
+    @module_class("StyleGenerator", "forward", z="B latent_dim")
+    def forward(b: Builder, z: Var, *y: Var, channels: int, **sizes: Any) -> Var:
+        """Images of latents z, without truncation, with the generator's own noise."""
+        w, _ = mapped(b, z, y, sizes)
+        ws = b.broadcast_to(
+            b.reshape(w, shape=(w.shape[0], 1, w.shape[1])), w, shape=(w.shape[0], 2 * len(sides), w.shape[1])
+        )
+        return synthesized(b, ws, const_noise(b), channels)
+
+    @module_class("StyleGenerator", "map", z="B latent_dim")
+    def map_(b: Builder, z: Var, *y: Var, channels: int, **sizes: Any) -> tuple[Var, Var]:
+        """Styles of latents z, and the average style."""
+        return mapped(b, z, y, sizes)
+
+    @module_class("StyleGenerator", "synthesize", ws="B L style_dim")
+    def synthesize(b: Builder, ws: Var, *noises: Var, channels: int, **sizes: Any) -> Var:
+        """Images of a style for each layer and a noise image for each convolution."""
+        return synthesized(b, ws, noises, channels)
+
+    @module_class("StyleGenerator", "synthesize_const", ws="B L style_dim")
+    def synthesize_const(b: Builder, ws: Var, *, channels: int, **sizes: Any) -> Var:
+        """Images of a style for each layer, with the generator's own noise."""
+        return synthesized(b, ws, const_noise(b), channels)
+
+    bodies = (forward, map_, synthesize, synthesize_const)
+    return {body.method: body for body in bodies}

@@ -1,0 +1,78 @@
+"""One run of a style-based generator, with truncated styles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.contract import Need, Network, Program
+from latentc.components.kit import Conditions, call
+from latentc.components.parts import Sampler
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.types import B, f32
+from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class StyleBased(Sampler):
+    """Runs a style-based generator once: w_avg + psi (w - w_avg) is the style (StyleGAN, Karras et al. 2019, App. B).
+
+    A smaller psi gives better samples with less variety; it is a setting of requests.
+    """
+
+    kind: Literal["style_based"]
+    psi: float = Field(1.0, description="default truncation psi; 1: styles as they are, 0: the average style")
+    cutoff: int | None = Field(None, gt=0, description="number of leading layers whose style is truncated; null: all")
+    noise: Literal["random", "const", "none"] = Field(
+        "random", description="noise images: drawn for each sample, the generator's own, or zeros"
+    )
+    guidance: None = Field(None, description="a generator is not guided; `psi` trades variety for quality")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "style_based", "psi": 0.7}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "generate_by_style"),)
+
+    def with_steps(self, steps: int) -> StyleBased:
+        return self
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
+        """Adds entry `sample.1`: z f32[B, Z], the conditions, psi f32[B] and noise images -> one sample each."""
+        network, conditions = networks["main"], Conditions(spec, networks)
+        synthesize = network.methods["synthesize"]
+        b = mb.function("sample.1")
+        z = b.input("z", network.methods["map"].input("noise").type)
+        told = conditions.operands(b, conditions.inputs(b))
+        psi = b.input("psi", f32(B))
+        w, average = call(b, network, "map", told, noise=z, out="w w_avg")
+        ws = self._truncated(b, w, average, psi, int(synthesize.input("state").type.shape[1]))  # type: ignore[arg-type]
+        sources: dict[str, Source] = {"z": RandomSource("normal", "z"), **conditions.sources()}
+        sources["psi"] = SettingSource("psi")
+        if self.noise == "const":
+            x = call(b, network, "synthesize_const", told, state=ws, out="x")
+        else:
+            noises = []
+            for port in synthesize.inputs_of("noise"):
+                if self.noise == "random":
+                    noises.append(b.input(port.name, port.type))
+                    sources[port.name] = RandomSource("normal", port.name)
+                else:
+                    noises.append(b.full(z, shape=port.type.shape[1:], value=0.0, dtype="f32", out=port.name))
+            x = call(b, network, "synthesize", told, state=ws, noise=noises, out="x")
+        b.output(x)
+        mb.entries["sample.1"] = b.finish(doc="Runs the generator once.")
+        return Program("sample.1", self.kind, 1, 1, sources, (Setting("psi", self.psi),))
+
+    def _truncated(self, b: Builder, w: Var, average: Var, psi: Var, layers: int) -> Var:
+        """A style for each layer: f32[B, L, W]."""
+        strength = b.reshape(psi, shape=(psi.shape[0], 1, 1))
+        if self.cutoff is not None and self.cutoff < layers:
+            late = b.constant(np.arange(layers)[:, None] >= self.cutoff, out="late")
+            strength = b.where(late, 1.0, strength, out="strength")
+        w = b.reshape(w, shape=(w.shape[0], 1, w.shape[1]))
+        ws = b.add(average, strength * (w - average), out="ws")
+        return ws if ws.shape[1] == layers else b.broadcast_to(ws, w, shape=(w.shape[0], layers, w.shape[2]), out="ws")
