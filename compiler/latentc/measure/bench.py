@@ -1,7 +1,7 @@
-"""How fast a bundle samples, and against the emitted PyTorch in the same run.
+"""Times the samplers of a bundle, and the emitted PyTorch in the same run.
 
-Times are wall-clock seconds of whole samplers, noise included, after warm-up. Machines vary from minute to minute:
-what is compared takes turns.
+Times are wall-clock seconds of whole samplers, noise included, after warm-up. The speed of a machine varies from minute
+to minute, so what is compared takes turns.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of `count` repetitions: the median, and the quartiles on both sides of it."""
+    """Seconds of `count` repetitions: the median and the quartiles."""
 
     median: float
     low: float
@@ -36,11 +36,11 @@ class Timing:
 
 @dataclass(frozen=True)
 class Case:
-    """One sampler at one batch. `outside` is the share of the time that the engine's own calls did not take.
+    """One sampler at one batch. `outside` is the share of the time outside of the engine's own calls.
 
-    `first` is the seconds of the first sample, not counted elsewhere: it opens what no case before it has, and
-    OpenVINO compiles for the batch. `Pipeline.warm_up` takes it from a request.
-    `pytorch` is the emitted sampler in eager mode, `ratio` how many times as long as the engine it took.
+    `first`: seconds of the first run, which opens engines and in which OpenVINO compiles for the batch; not counted
+    elsewhere. `Pipeline.warm_up` does this before the first request. `pytorch` is the emitted sampler in eager mode,
+    `ratio` its time over the engine's.
     """
 
     steps: int
@@ -58,7 +58,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Bench:
-    """What `bench` measured."""
+    """The measurements of `bench`."""
 
     bundle: str
     name: str
@@ -111,10 +111,10 @@ def bench(
 ) -> Bench:
     """Time the samplers of the bundle at `path`.
 
-    Of `batches`, those larger than the engine's largest are left out; `steps`: which samplers, all by default. With
-    `compare` the emitted PyTorch samples with the same inputs, taking turns; its noise is made beforehand. `seconds`
-    are spent on each case, `threads` is the number of CPU threads for both. Raises BundleError where the
-    bundle does not open, DiagnosticError E0706 without torch.
+    `batches` beyond the engine's largest are left out. `steps`: which samplers, by default all. With `compare`, the
+    emitted PyTorch samples from the same inputs in turns with the engine; its noise is made beforehand. `seconds`: per
+    case. `threads`: CPU threads for both. Raises BundleError if the bundle cannot be opened, DiagnosticError E0706
+    without torch.
     """
     bundle = open_bundle(path)
     pipeline = Pipeline(bundle, backend_of(bundle, device, threads))

@@ -19,7 +19,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class _Extra:
-    """An output added to a function: where it comes from, and how many loop axes stand before its own shape."""
+    """An output added to a function: its call path, and the number of loop axes before its own shape."""
 
     path: str
     part: int
@@ -29,7 +29,7 @@ class _Extra:
 
 
 def calls_shown(module: Module, entry: str) -> tuple[Module, list[str]]:
-    """`entry` with the first output of every call inside it behind its own outputs, in the order calls end.
+    """`entry` with the first output of every call inside it after its own outputs, in the order calls end.
 
     Returns the module and the call path of each added output (`blocks.3.attn` before `blocks.3`).
     """
@@ -60,7 +60,7 @@ class Evaluations:
 def network_inputs_shown(
     module: Module, entry: str, methods: Collection[str], operands: int
 ) -> tuple[Module, list[Evaluations]]:
-    """A sampler with the first `operands` of each call of `methods` behind its own outputs, in order of the calls."""
+    """A sampler with the first `operands` of each call of `methods` after its own outputs, in their order."""
 
     def shown(fn: Function, node: Node, inner: list[_Extra]) -> Iterator[_Extra]:
         if node.op == "call" and node.attrs["fn"] in methods:
@@ -90,10 +90,10 @@ def calls(evaluations: Sequence[Evaluations], arrays: Sequence[Array]) -> list[t
 
 
 def values_shown(module: Module, entry: str, wanted: Mapping[str, Mapping[Value, str]]) -> tuple[Module, list[str]]:
-    """`entry` with values inside it behind its own outputs; `wanted` names those of each function, {value: name}.
+    """`entry` with inner values after its own outputs; `wanted` {function: {value: name}} chooses them.
 
     Returns the module and the call path of each added output with the value's name (`blocks.3.attn.qkv`). Values that
-    no node takes, or that are made in loops, are not shown.
+    no node reads, or that are computed in loops, are not shown.
     """
     done: set[tuple[str, Value]] = set()
 
@@ -114,9 +114,9 @@ _Shown = Callable[[Function, Node, list[_Extra]], Iterator[_Extra]]
 
 
 def _extended(module: Module, root: str, shown: _Shown) -> tuple[Module, list[_Extra]]:
-    """Every function under `root` with what `shown` names of each node as further outputs.
+    """Every function under `root` with the further outputs that `shown` chooses for each node.
 
-    `shown` gets a node, and the outputs already added to its callee as outputs of that node.
+    `shown` gets the function, the node, and the outputs already added to its callee, as outputs of the node.
     """
     functions = dict(module.functions)
     added: dict[str, list[_Extra]] = {}

@@ -38,9 +38,9 @@ Array = np.ndarray
 
 @dataclass
 class Subject:
-    """A bundle and what its spec and weights say it should compute; `weights` by path (`main.blocks.0.…`).
+    """A bundle, its spec, lowered, and its weights by path (`main.blocks.0.…`), those of quantised layers dequantised.
 
-    Of a quantised bundle these are what its numbers stand for; `quantization` is its plan, with the measured tensors.
+    `quantization`: the plan of a quantised bundle, with the measured tensors.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class Subject:
 
     @functools.cached_property
     def arrays(self) -> dict[str, Array]:
-        """The weights as arrays, mapped from their files where they can be."""
+        """The weights as arrays, memory-mapped if possible."""
         return {path: materialise(expr) for path, expr in self.weights.items()}
 
     @functools.cached_property
@@ -62,7 +62,7 @@ class Subject:
 
     @functools.cached_property
     def oracle(self) -> Interpreter:
-        """The float64 interpreter with the bundle's weights; of a quantised bundle, with its layers rounded."""
+        """The float64 interpreter with the bundle's weights; it rounds the layers of a quantised bundle."""
         return self.oracle_with({})
 
     def oracle_with(self, changed: Mapping[str, Array]) -> Interpreter:
@@ -72,7 +72,7 @@ class Subject:
 
     @functools.cached_property
     def expanded(self) -> Lowered:
-        """The spec as engines take it, before any pass that changes what a function computes."""
+        """The spec after `expand_guidance`, before any pass that changes what a function computes."""
         return optimised(self.lowered, self.spec, "expand_guidance")
 
     @functools.cached_property
@@ -128,9 +128,9 @@ def open_subject(path: str | os.PathLike[str], device: str = "cpu") -> Subject:
 
 
 def plan_of(pipeline: Pipeline) -> Quantization | None:
-    """The layers that a bundle has quantised, without the measured tensors; None where it has none.
+    """The quantised layers of a bundle, without the measured tensors; None if it has none.
 
-    DiagnosticError E0602 where its plan cannot be understood.
+    DiagnosticError E0602 if its plan cannot be read.
     """
     made = pipeline.manifest.quantization
     if made is None:
@@ -147,10 +147,10 @@ def plan_of(pipeline: Pipeline) -> Quantization | None:
 def weights_of(
     pipeline: Pipeline, spec: Spec, lowered: Lowered, plan: Quantization | None = None
 ) -> tuple[dict[str, Expr], dict[str, Array]]:
-    """{path: tensor} of a bundle's samplers, and the tensors that were measured for its quantisation.
+    """{path: tensor} of a bundle's programs, and the tensors measured for its quantisation.
 
-    The former are what its ONNX files refer to, computed buffers where they hold none, what quantised numbers stand
-    for where there is a `plan`. DiagnosticError E0410 for a weight of the spec that no file of the bundle has.
+    The former are read from its ONNX files (dequantised, with a `plan`); buffers that no file holds are computed.
+    DiagnosticError E0410 for a weight of the spec that no file of the bundle holds.
     """
     params: dict[str, Param] = {}
     exported: dict[str, Param] = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Largest relative error of one run of a network, and of a whole sampler, which adds up the errors of its steps."""
+    """Largest relative error of one call of a network, and of a whole sampler, in which the errors of steps add up."""
 
     forward: float
     sampler: float
