@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from latentc.components.backbone import Backbone
 from latentc.components.contract import Network, OutputField, Program
 from latentc.components.first_stage import FIRST_STAGE
-from latentc.components.parts import Backbone
 from latentc.ir.builder import ModuleBuilder, Var
 from latentc.ir.core import reachable
 from latentc.ir.rewriter import Rewriter

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from latentc.components.backbone import Backbone
+from latentc.components.condition import DrawnInput
 from latentc.components.contract import Lowered, Method, Network, Port, Program
 from latentc.components.first_stage import FIRST_STAGE
-from latentc.components.parts import Backbone, DrawnInput, Objective, Sampler
+from latentc.components.objective import Objective
+from latentc.components.sampler import Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.first_stage import add_first_stage, with_decoder
 from latentc.ir.builder import ModuleBuilder

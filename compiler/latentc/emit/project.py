@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from latentc.components.backbone import Backbone
 from latentc.components.contract import Lowered, Program, Update
 from latentc.components.first_stage import FIRST_STAGE
-from latentc.components.parts import Backbone, Objective
+from latentc.components.objective import Objective
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.emit.classes import Classes
 from latentc.emit.data import data_files, shared_source

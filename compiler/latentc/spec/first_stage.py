@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import latentc.resources as resources
-from latentc.components.parts import Backbone
+from latentc.components.backbone import Backbone
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.spec.resolve import find_spec
 

@@ -88,12 +88,12 @@ class Spec(Closed):
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """The conditions by name (`latentc.components.parts.Condition`), in the order written; the time is none."""
+        """The conditions by name (`latentc.components.condition.Condition`), in the order written; the time is none."""
         return {name: c for name, c in self.conditioning.items() if getattr(c, "ROLE", "condition") == "condition"}
 
     @property
     def time(self) -> Component | None:
-        """How networks are told the time (`latentc.components.parts.TimeEmbedding`), if they are."""
+        """How networks are told the time (`latentc.components.condition.TimeEmbedding`), if they are."""
         return self.conditioning.get("time")
 
     def span(self, *path: str | int) -> Span | None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from latentc.components.condition import Condition
 from latentc.components.contract import Port
-from latentc.components.parts import Condition, Problem
+from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
 from latentc_runtime.sources import Condition as Requested

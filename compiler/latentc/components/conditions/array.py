@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+from latentc.components.condition import Form
 from latentc.components.conditions._arrays import ArrayCondition
-from latentc.components.parts import Form
 
 
 class ArrayGiven(ArrayCondition):

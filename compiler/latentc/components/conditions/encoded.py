@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.backbone import Backbone
+from latentc.components.condition import Condition, Form, GivenInput
 from latentc.components.contract import Network, Port
 from latentc.components.kit import call
-from latentc.components.parts import Backbone, Condition, Form, GivenInput, Problem
+from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var
 from latentc_runtime.sources import Condition as Requested
 

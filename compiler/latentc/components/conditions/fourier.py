@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.parts import TimeFeatures
+from latentc.components.condition import TimeFeatures
 from latentc.ir.builder import Builder, Var, f32
 
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.condition import Condition, DrawnInput, Form
 from latentc.components.contract import Draw, Port
-from latentc.components.parts import Condition, DrawnInput, Form, Objective, Problem
+from latentc.components.objective import Objective
+from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, f32, module_class
 from latentc.ir.types import B
 from latentc_runtime.sources import Condition as Requested

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.condition import Condition, Form, operand_name
 from latentc.components.contract import Port
-from latentc.components.parts import Condition, Form, Init, Problem, operand_name, table
+from latentc.components.parts import Init, Problem, table
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B, TensorType
 from latentc_runtime.sources import Condition as Requested

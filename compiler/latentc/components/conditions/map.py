@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from latentc.components.condition import Form
 from latentc.components.conditions._arrays import ArrayCondition
 from latentc.components.contract import Port
-from latentc.components.parts import Form, Problem
+from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B
 from latentc_runtime.sources import Condition as Requested

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.condition import Form, GivenInput
 from latentc.components.conditions._arrays import ArrayCondition, or_learned, present
 from latentc.components.contract import Network, Port
-from latentc.components.parts import Form, GivenInput, Problem
+from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B, TensorType
 from latentc_runtime.sources import Condition as Requested

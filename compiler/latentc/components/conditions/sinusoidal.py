@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.parts import TimeEmbedding
+from latentc.components.condition import TimeEmbedding
 from latentc.ir.builder import Builder, Var, module_class
 
 

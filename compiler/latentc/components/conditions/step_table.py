@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from latentc.components.parts import Objective, Problem, TimeEmbedding
+from latentc.components.condition import TimeEmbedding
+from latentc.components.objective import Objective
+from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, module_class
 
 if TYPE_CHECKING:

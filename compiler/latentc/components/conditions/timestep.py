@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from latentc.components.parts import TimeFeatures
+from latentc.components.condition import TimeFeatures
 from latentc.ir.builder import Builder, Var
 
 

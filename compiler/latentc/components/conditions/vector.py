@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.condition import Form
 from latentc.components.conditions._arrays import ArrayCondition, or_learned, present
 from latentc.components.contract import Network, Port
-from latentc.components.parts import Form, Init, dense
+from latentc.components.parts import Init, dense
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
 

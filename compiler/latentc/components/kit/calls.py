@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from latentc.components.condition import Condition, DrawnInput, GivenInput
 from latentc.components.contract import Draw, Method, Network
-from latentc.components.parts import Condition, DrawnInput, GivenInput
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
 from latentc_runtime.sources import ConditionSource, SettingSource, Source

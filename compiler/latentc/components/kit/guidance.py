@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from latentc.components.parts import Guidance
+from latentc.components.sampler import Guidance
 from latentc.ir.builder import Builder, Var
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
-from latentc.components.parts import Entry, Weights, dense, ports_of, with_operands
+from latentc.components.condition import Entry, ports_of, with_operands
+from latentc.components.parts import Weights, dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, items, module_class
 from latentc.ir.types import B, TensorType
 

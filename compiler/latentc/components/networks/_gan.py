@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from latentc.components.parts import Backbone, Problem
+from latentc.components.backbone import Backbone
+from latentc.components.parts import Problem
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec

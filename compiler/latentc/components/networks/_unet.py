@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.backbone import Backbone
 from latentc.components.blocks.unet.layers import SHAPES, Way, conv, linear
 from latentc.components.blocks.unet.residual import ResidualBlock
+from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.contract import Port
-from latentc.components.parts import Backbone, Entry, Form, Problem, TimeFeatures, ports_of, with_operands
+from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, Var, f32, items, module_class
 from latentc.ir.types import B
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import OneOf, layers
+from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.autoencoder import INIT, Blocks, Half, decoder, encoder
 from latentc.components.blocks.bottleneck import Bottleneck
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.first_stage import Codes
-from latentc.components.parts import Backbone, Problem, add_method
+from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B, TensorType
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.backbone import Backbone, add_method
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.fields import AxisName
-from latentc.components.parts import Backbone, Problem, add_method
+from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B, TensorType
 

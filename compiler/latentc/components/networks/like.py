@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.backbone import Backbone
+from latentc.components.condition import Condition
 from latentc.components.contract import Capability, Network
-from latentc.components.parts import Backbone, Condition, Problem
+from latentc.components.parts import Problem
 from latentc.ir.builder import ModuleBuilder
 
 if TYPE_CHECKING:

@@ -12,21 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Component, OneOf
+from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
+from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port
-from latentc.components.parts import (
-    Backbone,
-    Entry,
-    Form,
-    Norm,
-    Positions,
-    Problem,
-    Weights,
-    add_method,
-    dense,
-    ports_of,
-    with_operands,
-)
+from latentc.components.parts import Norm, Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
 

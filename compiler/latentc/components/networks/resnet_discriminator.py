@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import layers
+from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.gan_blocks import RATIO, BlockKind, discriminator_block
 from latentc.components.blocks.self_attention_2d import self_attention_2d
+from latentc.components.condition import Condition, Form, ports_of
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.networks._gan import problems_of_class
-from latentc.components.parts import Backbone, Condition, Form, Problem, add_method, ports_of
+from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.style_blocks import (
     activated,
     fan_gain,
@@ -19,9 +20,10 @@ from latentc.components.blocks.style_blocks import (
     normalized,
     synthesis_block,
 )
+from latentc.components.condition import Form, ports_of
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.networks._gan import problems_of_class
-from latentc.components.parts import Backbone, Form, Problem, add_method, ports_of
+from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
 

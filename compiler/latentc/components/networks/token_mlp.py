@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.condition import TimeEmbedding
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.networks.masked_autoencoder import MaskedAutoencoder
-from latentc.components.parts import Backbone, Problem, TimeEmbedding, add_method, dense
+from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
 

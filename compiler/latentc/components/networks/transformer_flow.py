@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
+from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.networks._flow_block import flow, flow_inverse
-from latentc.components.parts import Backbone, Entry, Form, Problem, Weights, add_method, ports_of
+from latentc.components.parts import Problem, Weights
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 

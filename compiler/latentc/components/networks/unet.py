@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.backbone import add_method
 from latentc.components.blocks.unet.layers import SHAPES, conv, resampled, strided_conv
+from latentc.components.condition import Entry, TimeFeatures
 from latentc.components.contract import Capability, Network
 from latentc.components.networks._unet import Parts, Unet
-from latentc.components.parts import Entry, TimeFeatures, add_method
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, items, module_class
 
 if TYPE_CHECKING:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.backbone import add_method
 from latentc.components.blocks.unet.layers import SHAPES, linear
 from latentc.components.blocks.unet.residual import ResidualBlock, heads_of
+from latentc.components.condition import Entry, TimeFeatures
 from latentc.components.contract import Capability, Network
 from latentc.components.networks._unet import Parts, Unet
-from latentc.components.parts import Entry, Problem, TimeFeatures, add_method
+from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import Named, product
 

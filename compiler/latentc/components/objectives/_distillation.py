@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from latentc.components import OneOfThese
+from latentc.components.backbone import Backbone
 from latentc.components.contract import Need
+from latentc.components.objective import Objective
 from latentc.components.objectives.denoising import DenoisingObjective
 from latentc.components.objectives.diffusion import Diffusion
 from latentc.components.objectives.flow import Flow
-from latentc.components.parts import Backbone, Objective, Problem
+from latentc.components.parts import Problem
 from latentc.components.processes.process import Parameterization
 
 if TYPE_CHECKING:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import OneOf
+from latentc.components.condition import operand_name
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
+from latentc.components.objective import Objective
 from latentc.components.objectives.terms._term import Round, Side, Term
 from latentc.components.objectives.terms.hinge import Hinge
-from latentc.components.parts import Objective, Problem, operand_name
+from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, i64
 from latentc.ir.types import B
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import call
-from latentc.components.parts import Objective
+from latentc.components.objective import Objective
 from latentc.ir.builder import ModuleBuilder
 
 if TYPE_CHECKING:

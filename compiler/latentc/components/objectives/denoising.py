@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
+from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
-from latentc.components.parts import Objective, Problem
+from latentc.components.parts import Problem
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.prediction import Point, functional
 from latentc.components.processes.process import Parameterization

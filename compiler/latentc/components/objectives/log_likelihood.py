@@ -10,8 +10,8 @@ from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
+from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
-from latentc.components.parts import Objective
 from latentc.ir.builder import ModuleBuilder
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
+from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
-from latentc.components.parts import Fraction, Objective
+from latentc.components.parts import Fraction
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B, Named
 

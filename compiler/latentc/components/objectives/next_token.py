@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
+from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
-from latentc.components.parts import Objective
 from latentc.ir.builder import ModuleBuilder, i64
 from latentc.ir.types import B, Named
 

@@ -13,8 +13,9 @@ from pydantic import Field
 from latentc.components import OneOf
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
+from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
-from latentc.components.parts import Objective, Problem
+from latentc.components.parts import Problem
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.process import Process

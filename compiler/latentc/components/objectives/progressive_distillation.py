@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from latentc.components.backbone import Backbone
 from latentc.components.contract import Draw, Network, Rounds, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.objectives._common import publish
 from latentc.components.objectives._distillation import TEACHER, Distillation
-from latentc.components.parts import Backbone, Problem
+from latentc.components.parts import Problem
 from latentc.components.processes.formulas import Array, Symbolic
 from latentc.components.processes.prediction import conversion
 from latentc.components.samplers.base import ArraySampler

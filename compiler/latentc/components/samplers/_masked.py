@@ -17,7 +17,8 @@ from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.kit import Conditions, call, guided_call
 from latentc.components.kit.guidance import ScheduledGuidance, scale_at
 from latentc.components.kit.tokens import Schedule, draw, filtered, hidden_fraction
-from latentc.components.parts import Problem, Sampler
+from latentc.components.parts import Problem
+from latentc.components.sampler import Sampler
 from latentc.components.samplers.base import guidance_problems
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, Named, f32, i64

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.kit import call
-from latentc.components.parts import Sampler
+from latentc.components.sampler import Sampler
 from latentc.ir.builder import ModuleBuilder
 from latentc_runtime.sources import Condition, ConditionSource
 

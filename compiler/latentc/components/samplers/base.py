@@ -14,8 +14,10 @@ from latentc.components import Component, OneOf, load
 from latentc.components.contract import Need, Network, Program
 from latentc.components.guidance.classifier import ClassifierGuidance, slope_of
 from latentc.components.kit import Conditions
-from latentc.components.parts import Guidance, Objective, Part, Problem, Sampler
+from latentc.components.objective import Objective
+from latentc.components.parts import Part, Problem
 from latentc.components.processes.process import Parameterization, Process
+from latentc.components.sampler import Guidance, Sampler
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.program import sample_program
 from latentc.components.samplers.spacings.spacing import Interval, Spacing

@@ -14,7 +14,8 @@ from pydantic import Field
 from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.kit import Conditions, Operands, call
 from latentc.components.kit.flows import log_density
-from latentc.components.parts import Guidance, Problem, Sampler
+from latentc.components.parts import Problem
+from latentc.components.sampler import Guidance, Sampler
 from latentc.components.samplers.base import guidance_problems
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32

@@ -20,7 +20,8 @@ from latentc.components.kit import Conditions, Operands, both_branches, call
 from latentc.components.kit.guidance import ScheduledGuidance, scale_at
 from latentc.components.kit.patches import patch_side, patchify, unpatchify
 from latentc.components.kit.tokens import Schedule, hidden_fraction
-from latentc.components.parts import Problem, Sampler
+from latentc.components.parts import Problem
+from latentc.components.sampler import Sampler
 from latentc.components.samplers._masked import inpainting_conditions
 from latentc.components.samplers.base import ArraySampler, guidance_problems, parameterization_of
 from latentc.components.samplers.ddim import Ddim

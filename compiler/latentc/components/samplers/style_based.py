@@ -10,7 +10,7 @@ from pydantic import Field
 
 from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Conditions, call
-from latentc.components.parts import Sampler
+from latentc.components.sampler import Sampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source

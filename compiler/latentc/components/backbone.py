@@ -1,0 +1,153 @@
+"""The base class of network architectures, and how their methods are built."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from latentc.components.condition import Condition, Entry, Form, TimeFeatures
+from latentc.components.contract import (
+    Capability,
+    Method,
+    Network,
+    Port,
+    Role,
+)
+from latentc.components.first_stage import Codes
+from latentc.components.parts import Part, Problem
+from latentc.ir.builder import BlockBody, ModuleBuilder
+from latentc.ir.types import Named, TensorType
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+def add_method(
+    mb: ModuleBuilder,
+    network: str,
+    method: str,
+    body: BlockBody,
+    ports: Sequence[Port],
+    static: Mapping[str, Any],
+    outputs: Sequence[Role] = ("output",),
+) -> Method:
+    """Builds a method of a network as entry `NETWORK.METHOD`: its inputs are `ports`, its outputs have these roles."""
+    fn = mb.functions[mb.define(body, [p.type for p in ports], static, [p.name for p in ports])]
+    mb.entries[f"{network}.{method}"] = fn.name
+    results = tuple(Port(v.name, _public(v.type), role) for v, role in zip(fn.outputs, outputs, strict=True))
+    return Method(fn.name, tuple(replace(port, type=_public(port.type)) for port in ports), results)
+
+
+def _public(type: TensorType) -> TensorType:
+    """The type without the names that sizes have inside a network; capitalised ones (`T`) mean the same everywhere."""
+    return type.with_shape(int(d) if isinstance(d, Named) and not d.expr.isupper() else d for d in type.shape)
+
+
+class Backbone(Part):
+    """A network architecture. `build` adds its functions to a module; `out_channels` is what the objective predicts."""
+
+    PROVIDES: ClassVar[frozenset[Capability]]
+    TAKES: ClassVar[tuple[Form, ...]] = ()
+    """How conditions can enter it, the preferred form first; none: it is told nothing."""
+    TIME: ClassVar[bool] = False
+    """Whether it is told the time."""
+    CLASS: ClassVar[bool] = False
+    """Whether it cannot do without the class."""
+    TRAINING_ONLY: ClassVar[bool] = False
+    """Whether only training has a use for it."""
+
+    conditions: tuple[str, ...] | None = Field(
+        None, description="names of the conditions it is told; null: all that it has a place for"
+    )
+
+    copy_of: str | None = Field(
+        None,
+        description="network whose weights training starts from; null: none. Weights it lacks are initialised as usual",
+    )
+    pretrained: str | None = Field(
+        None, description="weights file (.safetensors) that training starts from; null: initialised at random"
+    )
+    frozen: bool | None = Field(
+        None, description="whether training leaves its weights as they are; null: if there are `pretrained` ones"
+    )
+
+    @property
+    def average_of(self) -> str | None:
+        """The network whose weights it averages, if it does."""
+        return None
+
+    @property
+    def trainable(self) -> bool:
+        """Whether an optimiser may move its weights."""
+        return not (self.pretrained is not None if self.frozen is None else self.frozen)
+
+    def provides(self, spec: Spec) -> frozenset[Capability]:
+        """What it can do."""
+        return self.PROVIDES
+
+    def outputs(self, spec: Spec) -> tuple[str, ...]:
+        """Names of the outputs that a `Need` may ask for, in order; none if it has only the one of its capability."""
+        return ()
+
+    def told(self, spec: Spec) -> dict[str, Condition]:
+        """The conditions it is told, by name, in the spec's order."""
+        named = self.conditions
+        return {
+            name: condition
+            for name, condition in spec.conditions.items()
+            if (self.TAKES if named is None else name in named)
+        }
+
+    def entries(self, spec: Spec) -> tuple[Entry, ...]:
+        """How each condition that it is told enters it."""
+        return tuple(
+            Entry(name, condition, self.form_of(condition) or self.TAKES[0], condition.ports(name, spec))
+            for name, condition in self.told(spec).items()
+        )
+
+    def condition_sizes(self, spec: Spec) -> dict[str, int]:
+        """The static arguments of the conditions' embeddings."""
+        return {k: v for name, condition in self.told(spec).items() for k, v in condition.sizes(name, spec).items()}
+
+    def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
+        """What its method `encode` takes, fields of the data by name, and what it gives. For those that provide it."""
+        raise NotImplementedError
+
+    def codes(self, spec: Spec) -> Codes:
+        """What its method `decode` takes. For those that autoencode."""
+        raise NotImplementedError
+
+    def form_of(self, condition: Condition) -> Form | None:
+        """The form in which a condition enters, or None if there is none that both know."""
+        return next((form for form in self.TAKES if form in condition.FORMS), None)
+
+    def problems_of_conditions(self, spec: Spec) -> Iterator[Problem]:
+        """What it is not told and must be, and what it is told and has no place for."""
+        if self.TIME and spec.time is None:
+            yield Problem((), f"a {self.kind} needs the time", "add `conditioning.time: {kind: timestep}`")
+        if self.CLASS and "class" not in spec.conditions:
+            yield Problem((), f"a {self.kind} needs the class", "add `conditioning.class: {kind: label}`")
+        for i, name in enumerate(self.conditions or ()):
+            if name not in spec.conditions:
+                known = ", ".join(spec.conditions) or "none"
+                yield Problem(("conditions", i), f"no condition `{name}`", f"conditions of this spec: {known}")
+        for name, condition in self.told(spec).items():
+            if self.form_of(condition) is None:
+                taken = " or ".join(self.TAKES) or "no conditions"
+                message = (
+                    f"a {self.kind} takes {taken}, and condition `{name}` enters as {' or '.join(condition.FORMS)}"
+                )
+                yield Problem((), message, "list the conditions it is told in `conditions`")
+
+    def problems_of_time(self, spec: Spec) -> Iterator[Problem]:
+        """A time embedding without features, for networks that take those."""
+        if spec.time is not None and not isinstance(spec.time, TimeFeatures):
+            message = f"a {self.kind} takes features of the time, and a {spec.time.kind} has none"
+            yield Problem((), message, "use `conditioning.time: {kind: timestep}` or `fourier`")
+
+    @abstractmethod
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network: ...

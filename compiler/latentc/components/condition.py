@@ -1,0 +1,230 @@
+"""What networks are told: base classes of conditions and of time embeddings, and how they enter a network."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import (
+    Draw,
+    Network,
+    Port,
+    Role,
+)
+from latentc.components.parts import Part, Problem
+from latentc.ir.builder import BlockBody, Builder, Var, module_class
+from latentc.ir.types import TensorType
+from latentc_runtime.sources import Condition as Requested
+from latentc_runtime.sources import Setting
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class TimeEmbedding(Part):
+    """How networks are told the time of a noisy sample; stands under `conditioning.time`."""
+
+    ROLE: ClassVar[Role] = "time"
+
+    @abstractmethod
+    def vector(self, b: Builder, name: str, t: Var, width: Any) -> Var:
+        """Embeds t f32[B]: f32[B, width], its params under `name`."""
+
+
+class TimeFeatures(TimeEmbedding):
+    """A time embedding by fixed features, which networks may also take as they are."""
+
+    @abstractmethod
+    def static(self) -> dict[str, Any]:
+        """The numbers `features` is built from, which the emitted class is constructed with; F is `frequencies`."""
+
+    @abstractmethod
+    def features(self, b: Builder, t: Var, **static: Any) -> Var:
+        """Features of t f32[B], without trained weights: f32[B, F]."""
+
+    def vector(self, b: Builder, name: str, t: Var, width: Any) -> Var:
+        return b.sub(name, _time_embedder(self), t, dim=width, **self.static())  # type: ignore[no-any-return]
+
+
+@cache
+def _time_embedder(time: TimeFeatures) -> BlockBody:
+    @module_class("TimestepEmbedder")
+    def embedder(b: Builder, t: Var, *, dim: int, **static: Any) -> Var:
+        """Embeds times: sinusoids, then two linear layers."""
+        x = time.features(b, t, **static)
+        x = b.silu(b.dense("fc1", x, dim, init="normal", std=0.02), out="x")
+        return b.dense("fc2", x, dim, init="normal", std=0.02)
+
+    return embedder
+
+
+Form = Literal["vector", "tokens", "map", "array"]
+"""How a condition can enter a network: one vector, a sequence of embedded tokens, channels beside the state, or the
+array itself."""
+
+
+class Condition(Part):
+    """What networks are told beside the sample and its time; stands under `conditioning.NAME`.
+
+    Its operands go by name: that of the condition, but `y` for the class, as papers write it.
+    """
+
+    ROLE: ClassVar[Role] = "condition"
+    FORMS: ClassVar[tuple[Form, ...]]
+
+    field: str | None = Field(None, description="field of the data it comes from; null: the one of its own name")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="probability of training without it; 0: always given, so no guidance"
+    )
+
+    def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
+        """What does not fit if it is the condition called `name`."""
+        for given in self.inputs(name, spec):
+            if isinstance(given, GivenInput) and given.field not in spec.data.fields:
+                known = ", ".join(spec.data.fields) or "none"
+                message = f"condition `{name}` comes from field `{given.field}`, which the data does not have"
+                yield Problem((), message, f"fields of the data: {known}; name one in `conditioning.{name}.field`")
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks that compute its operands."""
+        return ()
+
+    @property
+    def nullable(self) -> bool:
+        """Whether networks are trained to do without it."""
+        return self.dropout > 0
+
+    @abstractmethod
+    def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
+        """What a network that is told it takes."""
+
+    @abstractmethod
+    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
+        """What stands for none in the place of each operand: of its type, or of one that broadcasts to it."""
+
+    def inputs(self, name: str, spec: Spec) -> tuple[GivenInput | DrawnInput, ...]:
+        """What a loss reads from the data (or draws) and a request supplies; by default the first operand."""
+        port = self.ports(name, spec)[0]
+        return (GivenInput(port.name, port.type, self.field or operand_name(name), name),)
+
+    @abstractmethod
+    def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
+        """What a request says of it."""
+
+    def stored(self, type: TensorType) -> TensorType:
+        """The type that the data has for an input of this type."""
+        return type
+
+    def from_stored(self, b: Builder, value: Var, type: TensorType) -> Var:
+        """An input of this type, from what the data has."""
+        return value
+
+    def operands(
+        self, b: Builder, name: str, given: tuple[Var, ...], networks: Mapping[str, Network]
+    ) -> tuple[Var, ...]:
+        """The operands of networks, made of the inputs."""
+        return given
+
+    def sizes(self, name: str, spec: Spec) -> dict[str, int]:
+        """The sizes its embedding is built from, by the names of the emitted class's arguments."""
+        return {}
+
+    def vector(
+        self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
+    ) -> Var:
+        """Its embedding f32[B, width], params under `prefix`. For conditions whose FORMS have "vector"."""
+        raise NotImplementedError
+
+    def tokens(
+        self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
+    ) -> tuple[Var, Var | None]:
+        """Its embedded tokens f32[B, L, width], and which of them count: bool[B, L], or None for all.
+
+        For conditions whose FORMS have "tokens"; by default the vector as one token.
+        """
+        vector = self.vector(b, prefix, name, operands, width, sizes)
+        return b.reshape(vector, shape=(vector.shape[0], 1, width), out="tokens"), None
+
+    def length(self, name: str, spec: Spec) -> int:
+        """How many tokens it enters as. For conditions whose FORMS have "tokens"."""
+        return 1
+
+    def map(self, b: Builder, name: str, operands: tuple[Var, ...], sizes: Mapping[str, Any], side: Any) -> Var:
+        """It as channels beside a state of `side` by `side`: f32[B, C, side, side].
+
+        For conditions whose FORMS have "map".
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class GivenInput:
+    """An input of losses and programs that data and requests supply: its name and type, and the data field.
+
+    A request gives it as `request`, of which it is the value or the mask.
+    """
+
+    name: str
+    type: TensorType
+    field: str
+    request: str
+    part: Literal["value", "mask"] = "value"
+
+
+@dataclass(frozen=True)
+class DrawnInput:
+    """An input of losses and programs that training draws at random, as `draw`, and that a request sets: `setting`."""
+
+    name: str
+    type: TensorType
+    draw: Draw
+    setting: Setting
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How one condition enters a network: in which form, by which operands."""
+
+    name: str
+    condition: Condition
+    form: Form
+    ports: tuple[Port, ...]
+
+    def vector(self, b: Builder, prefix: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]) -> Var:
+        """Its embedding f32[B, width], params under `prefix`."""
+        return self.condition.vector(b, prefix, self.name, operands, width, sizes)
+
+    def tokens(
+        self, b: Builder, prefix: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
+    ) -> tuple[Var, Var | None]:
+        """Its embedded tokens f32[B, L, width], and which of them count; see `Condition.tokens`."""
+        return self.condition.tokens(b, prefix, self.name, operands, width, sizes)
+
+    def map(self, b: Builder, operands: tuple[Var, ...], sizes: Mapping[str, Any], side: Any) -> Var:
+        """It as channels beside the state; see `Condition.map`."""
+        return self.condition.map(b, self.name, operands, sizes, side)
+
+
+def ports_of(entries: tuple[Entry, ...]) -> tuple[Port, ...]:
+    """The operands of all entries, in order."""
+    return tuple(port for entry in entries for port in entry.ports)
+
+
+def with_operands(entries: tuple[Entry, ...], operands: Sequence[Var]) -> Iterator[tuple[Entry, tuple[Var, ...]]]:
+    """Each entry with its part of the operands, which come in the order of `ports_of`."""
+    rest = list(operands)
+    for entry in entries:
+        count = len(entry.ports)
+        yield entry, tuple(rest[:count])
+        rest = rest[count:]
+
+
+def operand_name(condition: str) -> str:
+    """What papers call the operand of a condition: `y` for the class."""
+    return "y" if condition == "class" else condition

@@ -1,0 +1,55 @@
+"""The base class of objectives."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from latentc.components.contract import (
+    Need,
+    Network,
+    Rounds,
+    Update,
+)
+from latentc.components.parts import Part
+from latentc.ir.builder import ModuleBuilder
+
+if TYPE_CHECKING:
+    from latentc.components.processes.process import Parameterization
+    from latentc.spec.schema import Spec
+
+
+class Objective(Part):
+    """What is learned, and by which losses."""
+
+    DENOISES: ClassVar[bool] = False  # whether it has a parameterization
+    DISTILS: ClassVar[bool] = False
+    """Whether networks learn from a teacher. Conditions are never dropped; the guidance scale may be one of them."""
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        """The networks it trains or reads, and what they must be able to do."""
+        return ()
+
+    def trained(self, spec: Spec) -> tuple[str, ...]:
+        """The names of the networks it trains: `main`, and those that encode its conditions unless they are frozen."""
+        encoders = (name for condition in spec.conditions.values() for name in condition.networks)
+        named = ("main", *dict.fromkeys(encoders))
+        return tuple(n for n in named if getattr(spec.networks.get(n), "trainable", True))
+
+    def parameterization(self) -> Parameterization | None:
+        """The forward process and what the network predicts of it; None if it trains no denoiser."""
+        return None
+
+    def out_channels(self, channels: int) -> int:
+        """Channels a network returns for data of `channels`."""
+        return channels
+
+    @property
+    def in_rounds(self) -> Rounds | None:
+        """The rounds in which it trains; None for one."""
+        return None
+
+    @abstractmethod
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        """Adds the losses to the module as entries `loss` (and `loss.terms`, one value per sample)."""
