@@ -33,7 +33,7 @@ def flops(module: Module, function: str) -> int:
 
 
 def activation_bytes(module: Module, function: str) -> tuple[int, int]:
-    """(peak, all): memory of the values alive at once, and of all values there ever are, in bytes a sample.
+    """(peak, all): memory of the values alive at once, and of all values there ever are, in bytes per sample.
 
     The first is what inference needs beside the weights, without fusion; the second what training keeps for the
     backward pass, without recomputation. Views share memory with what they view; attention's scores are not counted.
@@ -119,7 +119,7 @@ class _Costs:
         return most
 
     def _times(self, node: Node) -> int:
-        """How often a sample runs what a node calls: trips, branches, and the rows a batch was folded from."""
+        """How often one sample runs what a node calls: trips, branches, and the rows a batch was folded from."""
         if node.op == "loop":
             return int(node.attrs["trip"])
         callee = self.module.functions[callees(node)[0]]
@@ -163,10 +163,10 @@ class FunctionReport:
         return asdict(self)
 
     def _savings(self) -> list[str]:
-        lines = [f"  reads    {short(self.read_bytes, 'B')} of weights a run"] if self.read_bytes else []
+        lines = [f"  reads    {short(self.read_bytes, 'B')} of weights per run"] if self.read_bytes else []
         if self.uncached is not None:
             flops, read = self.uncached
-            lines.append(f"  uncached {short(flops, '')} flops a sample, {short(read, 'B')} of weights read")
+            lines.append(f"  uncached {short(flops, '')} FLOPs per sample, {short(read, 'B')} of weights read")
         return lines
 
     def text(self) -> str:
@@ -177,10 +177,10 @@ class FunctionReport:
             *_listed("gives", self.outputs),
             f"  weights  {self.parameters:,} ({short(self.weight_bytes, 'B')})"
             + (f", and {self.buffers:,} in buffers" if self.buffers else ""),
-            f"  flops    {short(self.flops, '')} a sample",
+            f"  flops    {short(self.flops, '')} per sample",
             *self._savings(),
-            f"  memory   {short(self.peak_bytes, 'B')} a sample at once; "
-            f"{short(self.kept_bytes, 'B')} if all of it is kept for a backward pass",
+            f"  memory   {short(self.peak_bytes, 'B')} per sample at peak; "
+            f"{short(self.kept_bytes, 'B')} if all activations are kept for a backward pass",
             "",
         ]
         rows = [("part", "weights", "flops")]
@@ -193,7 +193,7 @@ class FunctionReport:
 
 
 def _listed(verb: str, values: dict[str, str]) -> list[str]:
-    """A line a value; one line for a row of values of one type."""
+    """One line per value; consecutive values of one type share a line."""
     lines = []
     for type, row in itertools.groupby(values.items(), key=lambda item: item[1]):
         names = [name for name, _ in row]
