@@ -20,6 +20,7 @@ from latentc.ir.core import only_entry
 from latentc.ir.types import Sym, TensorType
 from latentc.measure.calls import Watching, calls_of, methods_of, spread
 from latentc.measure.execute import executable
+from latentc.measure.metrics import relative_error
 from latentc.measure.subject import Subject
 from latentc_runtime.request import Request
 
@@ -128,6 +129,19 @@ def _engine(subject: Subject, network: str, method: str) -> Runner:
     return lambda operands: run(dict(zip(names, operands, strict=True)))
 
 
+def largest_error(result: Sequence[Array], reference: Sequence[Array], called: Called | None) -> float:
+    """The largest relative error of all outputs.
+
+    Caches are judged by the size of all outputs: a feature cache holds a small difference of large values.
+    """
+    roles = [port.role for port in called.method.outputs] if called else ["output"] * len(result)
+    size = max(float(np.max(np.abs(x), initial=0.0)) for x in reference)
+    return max(
+        relative_error(a, b, size if role == "cache" else 0.0)
+        for a, b, role in zip(result, reference, roles, strict=True)
+    )
+
+
 def _rows(array: Array, type: TensorType) -> int:
     return next(
         (size // dim.factor for size, dim in zip(array.shape, type.shape, strict=True) if isinstance(dim, Sym)), 0
@@ -143,4 +157,4 @@ def _taken(array: Array, type: TensorType, rows: Array) -> Array:
     return array
 
 
-__all__ = ["Called", "Operands", "Runner", "called_methods"]
+__all__ = ["Called", "Operands", "Runner", "called_methods", "largest_error"]

@@ -24,8 +24,9 @@ from latentc.measure.memory import available_memory
 from latentc.measure.metrics import agreement, relative_error
 from latentc.measure.subject import Subject, open_subject
 from latentc.measure.tolerances import Tolerance, tolerance_of
+from latentc.verify.control import changeable, changed_weight
 from latentc.verify.locate import diverging_call, diverging_evaluation
-from latentc.verify.methods import Called, Operands, Runner, called_methods
+from latentc.verify.methods import Called, Operands, Runner, called_methods, largest_error
 from latentc.verify.report import ENGINE, ORACLE, TORCH, Comparison, Control, Divergence, Report, Skipped
 from latentc.verify.ties import reconciled
 from latentc_runtime.manifest import ProgramEntry
@@ -227,7 +228,7 @@ class _Verification:
             for candidate in present[i + 1 :]:
                 tolerance = 0.0 if kind == "tokens" else float(getattr(self._between(reference, candidate), kind))
                 for (point, size, _), exact, made in zip(inputs, results[reference], results[candidate], strict=False):
-                    error = _error(made, exact, called)
+                    error = largest_error(made, exact, called)
                     same = min((agreement(made[k], exact[k]) for k in logits), default=None)
                     found = Comparison(what, point, size, reference, candidate, error, tolerance, error <= tolerance)
                     self.comparisons.append(replace(found, agreement=same, program=called is None))
@@ -242,8 +243,8 @@ class _Verification:
         subject, name = self.subject, called.network.name
         tolerance = (self.exact if self.oracle else self.tolerance).forward
         error, path = 0.0, ""
-        for path in _changeable(parameters(subject.lowered.module, called.method.function), subject.arrays, name):
-            changed = _changed(subject.arrays[path], max(0.01, 10 * tolerance))
+        for path in changeable(parameters(subject.lowered.module, called.method.function), subject.arrays, name):
+            changed = changed_weight(subject.arrays[path], max(0.01, 10 * tolerance))
             if self.oracle:
                 reference = self._oracle_method(called, {path: changed})(operands)
             elif self.torch:
@@ -251,7 +252,7 @@ class _Verification:
                     reference = subject.emitted.method(name, called.name)(operands)
             else:
                 return
-            error = _error(result, reference, called)
+            error = largest_error(result, reference, called)
             if error > tolerance:
                 break
         self.controls.append(Control(called.title, ENGINE, path, error, tolerance, error > tolerance, name))
@@ -396,43 +397,9 @@ class _Verification:
                 self.divergences.append(diverging_evaluation(subject, request, candidate, least))
 
 
-def _error(result: Sequence[Array], reference: Sequence[Array], called: Called | None) -> float:
-    """The largest relative error of all outputs.
-
-    Caches are judged by the size of all outputs: a feature cache holds a small difference of large values.
-    """
-    roles = [port.role for port in called.method.outputs] if called else ["output"] * len(result)
-    size = max(float(np.max(np.abs(x), initial=0.0)) for x in reference)
-    return max(
-        relative_error(a, b, size if role == "cache" else 0.0)
-        for a, b, role in zip(result, reference, roles, strict=True)
-    )
-
-
 def _title(entry: ProgramEntry) -> str:
     """What a program is called in the report: `sampler`, or `program NAME` of another."""
     return "sampler" if entry.name == "sample" else f"program {entry.name}"
-
-
-def _changeable(read: Mapping[str, Any], arrays: Mapping[str, Array], network: str) -> list[str]:
-    """Weights to change for the control: a matrix in the middle, then the last ones, and the last outside of blocks.
-
-    `read`: by own path, what the method reads. In a fresh network, gates of zero hide the weights of a block; the
-    weights of the last layer always matter.
-    """
-    paths = [path for own in read if (path := f"{network}.{own}") in arrays]
-    matrices = [path for path in paths if arrays[path].ndim >= 2 and path.endswith("weight")] or paths
-    outside = [path for path in matrices if path.count(".") == 2]
-    return list(dict.fromkeys([*matrices[len(matrices) // 2 :][:1], *matrices[:-5:-1], *outside[-1:]]))
-
-
-def _changed(array: Array, share: float) -> Array:
-    """A weight with a share of its largest value (of 1 if all are zero) alternately added and subtracted.
-
-    Adding it everywhere could change nothing: the output of a norm has mean zero.
-    """
-    signs = 1 - 2 * (np.arange(array.size) % 2).reshape(array.shape)
-    return array + (signs * share * (np.max(np.abs(array)) or 1)).astype(array.dtype)
 
 
 __all__ = ["BUDGET", "verify"]
