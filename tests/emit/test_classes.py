@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch_module import loaded, side_file
 
@@ -112,3 +113,37 @@ def test_tied_and_dotted_weights() -> None:
     for line in ("self.tokens = nn.Embedding(vocabulary, width)", "F.linear(", ", self.tokens.weight)"):
         assert line in file.text, file.text
     agrees(file, module, fn, np.array([[0, 1, 2, 4]]))
+
+
+@module_class("Attention", x="B T width")
+def attention(b: Any, x: Any, *, width: int, heads: int) -> Any:
+    batch, positions, _ = x.shape
+    qkv = b.reshape(b.dense("qkv", x, 3 * width), shape=(batch, positions, 3, heads, width // heads))
+    q, k, v = (b.transpose(part, perm=(0, 2, 1, 3)) for part in b.unbind(qkv, axis=2))
+    h = b.transpose(b.attention(q, k, v, causal=False), perm=(0, 2, 1, 3))
+    h = h * b.broadcast_to(b.param("gate", f32(1, 1), "ones"), shape=(heads, 1))
+    return b.reshape(h, shape=(batch, positions, width))
+
+
+@module_class("Parts", x="B width")
+def parts(b: Any, x: Any, *, width: int, one: int, other: int) -> Any:
+    first, second = b.split(b.dense("fc", x, one + other), axis=1, sizes=(one, other))
+    return b.concat(first * 2.0, second, axis=1)
+
+
+@pytest.mark.parametrize(
+    ("block", "few", "more"),
+    [
+        (attention, {"heads": 1}, {"heads": 2}),
+        (parts, {"one": 2, "other": 2}, {"one": 2, "other": 3}),
+    ],
+)
+def test_sizes_that_happen_to_be_equal_or_1_are_no_shorthand(
+    block: Any, few: dict[str, int], more: dict[str, int]
+) -> None:
+    """A class that was emitted where two sizes are equal is the same class where they are not."""
+    types = [f32(B, 3, 4)] if block is attention else [f32(B, 4)]
+    file, _, _ = emitted(block, types, {"width": 4, **few})
+    _, module, fn = emitted(block, types, {"width": 4, **more})
+    x = np.random.default_rng(0).standard_normal([2, *types[0].shape[1:]])
+    agrees(file, module, fn, x, **more)

@@ -8,20 +8,19 @@ from typing import Any
 from latentc.emit.rows import Printer, Row
 from latentc.emit.text import SUM, Text, call, commas, literal
 from latentc.ir.core import Node
-from latentc.ir.types import Dim, Sym
-
-
-def _product(dims: Sequence[Dim]) -> tuple[str, int]:
-    """A product's run-time name and its number."""
-    names, total = "", 1
-    for d in dims:
-        names += d.name if isinstance(d, Sym) else ""
-        total *= d.factor if isinstance(d, Sym) else int(d)
-    return names, total
+from latentc.ir.types import Dim, Named, Sym
 
 
 def _same(a: Dim, b: Dim) -> bool:
-    return a == b
+    """Whether two dimensions are equal at every size of the class, not just at the sizes it was built at."""
+    if isinstance(a, Named) and isinstance(b, Named):
+        return a == b and bool({a.expr, a.meaning} & ({b.expr, b.meaning} - {""}))
+    # A size of 1 that a static argument gives is another size elsewhere.
+    return a == b and (a != 1 or isinstance(a, Named) == isinstance(b, Named))
+
+
+def _always_1(dims: Sequence[Dim]) -> bool:
+    return bool(dims) and all(_same(d, 1) for d in dims)
 
 
 def shape_change(old: Sequence[Dim], new: Sequence[Dim]) -> tuple[str, Any] | None:
@@ -34,9 +33,9 @@ def shape_change(old: Sequence[Dim], new: Sequence[Dim]) -> tuple[str, Any] | No
     while tail < min(len(old), len(new)) - head and _same(old[-1 - tail], new[-1 - tail]):
         tail += 1
     before, after = list(old[head : len(old) - tail]), list(new[head : len(new) - tail])
-    if not before and after and set(after) == {1}:
+    if not before and _always_1(after):
         return ("unsqueeze", head) if len(after) == 1 else ("columns", (head, len(after)))
-    if not after and before == [1]:
+    if not after and len(before) == 1 and _always_1(before):
         return "squeeze", head
     if len(after) == 1 and len(before) > 1:
         return "flatten", (head, head + len(before) - 1)
@@ -60,7 +59,7 @@ def reshape(p: Printer, n: Node) -> Text:
             return call(f"{x}.flatten", [str(first)] if last == len(old) - 1 else [str(first), str(last)])
         case ("unflatten", (axis, parts)):
             return call(f"{x}.unflatten", [str(axis), f"({commas(_open(p, parts))})"])
-    if list(old) == list(new):
+    if len(old) == len(new) and all(map(_same, old, new)):
         return p.tensor(value)
     return call(f"{x}.reshape", list(_open(p, new)))
 
@@ -94,7 +93,7 @@ def _broadcast(p: Printer, n: Node) -> Text:
             return call("torch.full_like", [p.arg(other), p.arg(n.inputs[0])], dtype=dtype)
     lead = len(shape) - len(old)
     sizes = [
-        "-1" if i >= lead and not isinstance(old[i - lead], Sym) and old[i - lead] == d else p.size(d).code
+        "-1" if i >= lead and not isinstance(old[i - lead], Sym) and _same(old[i - lead], d) else p.size(d).code
         for i, d in enumerate(shape)
     ]
     if sizes[0] == "-1" and isinstance(shape[0], Sym) and len(n.inputs) > 1:
@@ -108,7 +107,7 @@ def _concat(p: Printer, n: Node) -> Text:
 
 def _split(p: Printer, n: Node) -> Text:
     x, sizes, axis = p.tensor(n.inputs[0]).atom, n.attrs["sizes"], n.attrs["axis"]
-    if len({_product([s]) for s in sizes}) == 1:
+    if all(_same(sizes[0], size) for size in sizes):
         return call(f"{x}.chunk", [str(len(sizes))], dim=axis)
     return call(f"{x}.split", [f"({commas(p.size(s).code for s in sizes)})"], dim=axis)
 
