@@ -14,6 +14,7 @@ from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers.base import ArraySampler, path_interval
 from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.multistep import history_names
 from latentc.components.samplers.spacings.levels import OfLevels
 from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import LINEAR, Table
@@ -75,16 +76,17 @@ def dpm_solver_singlestep(grid: Grid, predicts: Prediction, orders: list[int], p
     """
     if not np.all(np.isfinite(grid.log_snr)):
         raise ValueError("a singlestep solver needs 0 < alpha and 0 < sigma: start later and end before the data")
-    columns = {name: np.zeros(grid.steps) for name in ("x", "d", "h1", "h2")}
+    names = ("d", *history_names(max(orders)))
+    columns = {name: np.zeros(grid.steps) for name in ("x", *names)}
     row = 0
     for order in orders:
         for x, weights in _step(grid.part(row, row + order), predict_x0):
             columns["x"][row] = x
-            for name, weight in zip(("d", "h1", "h2"), weights, strict=False):
+            for name, weight in zip(names, weights, strict=False):
                 columns[name][row] = weight
             row += 1
     columns = {**grid.evaluation(predicts, "x0" if predict_x0 else "noise"), **columns}
-    return Table("dpm_solver_singlestep", LINEAR, columns, history=2, prior=grid.prior)
+    return Table("dpm_solver_singlestep", LINEAR, columns, history=max(orders) - 1, prior=grid.prior)
 
 
 def _step(grid: Grid, predict_x0: bool) -> Iterator[tuple[float, list[float]]]:
