@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,13 +30,13 @@ class Watching(Interpreter):
         super().__init__(module, params)
         self.watched, self.largest = watched, dict[str, Array]()
 
-    def _function(self, fn: Function, inputs: Any, prefix: str) -> list[Array]:
+    def call(self, fn: Function, inputs: Sequence[Array], prefix: str) -> Sequence[Array]:
         wanted = {name: group for (f, p, name), group in self.watched.items() if (f, p) == (fn.name, prefix)}
         for value, array in zip(fn.inputs, inputs, strict=True):
             self.see(wanted, value.name, array)
         kept = self.wanted if hasattr(self, "wanted") else {}
         self.wanted = wanted
-        outs = super()._function(fn, inputs, prefix)
+        outs = super().call(fn, inputs, prefix)
         self.wanted = kept
         return outs
 
