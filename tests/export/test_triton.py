@@ -30,7 +30,7 @@ from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 import latentc_runtime
 from latentc import api
 from latentc.diagnostics import DiagnosticError
-from latentc.export import triton
+from latentc.export import triton_models
 from latentc.export.triton import repository_from_bundle
 from latentc_runtime.bundle import open_bundle
 from latentc_runtime.hashes import hash_file
@@ -290,8 +290,8 @@ def test_the_configuration_says_what_was_asked_for(bundles: Any, tmp_path: Path)
 
 def test_names_of_a_bundle_are_no_configuration() -> None:
     evil = 'x" }\nmax_batch_size: 9'
-    model = triton.Model("m", evil, 4, [triton.Tensor(evil, "TYPE_FP32")], [], backend="python")
-    config = text_format.Parse(triton.config_text(model), model_config_pb2.ModelConfig())
+    model = triton_models.Model("m", evil, 4, [triton_models.Tensor(evil, "TYPE_FP32")], [], backend="python")
+    config = text_format.Parse(triton_models.config_text(model), model_config_pb2.ModelConfig())
     assert config.max_batch_size == 4 and config.input[0].name == evil
 
 

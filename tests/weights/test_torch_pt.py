@@ -20,6 +20,7 @@ import pytest
 
 from latentc.diagnostics import DiagnosticError
 from latentc.weights import Array, Stored, is_identity, materialise, open_weights, pickled
+from latentc.weights.expr import DTYPE_OF_TORCH
 from latentc.weights.torch_pt import read_torch
 
 torch = pytest.importorskip("torch")
@@ -32,7 +33,7 @@ def code_of(call: Any) -> str:
 
 
 def numpy_of(tensor: Any) -> np.ndarray:
-    dtype = pickled.TORCH_DTYPES[str(tensor.dtype).removeprefix("torch.")]
+    dtype = DTYPE_OF_TORCH[str(tensor.dtype).removeprefix("torch.")]
     kind = {"bf16": ml_dtypes.bfloat16, "f8e4m3": ml_dtypes.float8_e4m3fn, "f8e5m2": ml_dtypes.float8_e5m2}
     raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
     return raw.view(kind.get(dtype, str(tensor.dtype).removeprefix("torch."))).reshape(tuple(tensor.shape))

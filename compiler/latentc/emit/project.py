@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from safetensors.numpy import save
 
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Lowered, Program, Update
@@ -27,7 +28,6 @@ from latentc.emit.text import call, commas, docstring, identifier, layout, liter
 from latentc.ir.core import Function, Module, callees, parameters
 from latentc.ir.types import Sym, TensorType
 from latentc.resources import folder as resource_folder
-from latentc.weights.safetensors import safetensors_from_arrays
 from latentc_runtime import sources as sources_module
 from latentc_runtime.distributions import DISTRIBUTIONS
 from latentc_runtime.media import FORMATS
@@ -115,7 +115,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
         files["autoencoder.py"] = decoder.text
         constants |= decoder.constants
     if constants:
-        files["constants.safetensors"] = safetensors_from_arrays(constants)
+        files["constants.safetensors"] = save(constants)
         files["constants.py"] = (templates / "constants.py").read_text(encoding="utf-8")
     for name in _COPIED:
         files[name] = (templates / name).read_text(encoding="utf-8")

@@ -8,18 +8,9 @@ from typing import Protocol
 from latentc.emit.text import Text
 from latentc.ir.core import Node, Value
 from latentc.ir.types import Dim
+from latentc.weights.expr import DTYPE_OF_TORCH
 
-TORCH_DTYPE = {
-    "f64": "torch.float64",
-    "f32": "torch.float32",
-    "f16": "torch.float16",
-    "bf16": "torch.bfloat16",
-    "i64": "torch.int64",
-    "i32": "torch.int32",
-    "i8": "torch.int8",
-    "u8": "torch.uint8",
-    "bool": "torch.bool",
-}
+TORCH_DTYPE = {ours: f"torch.{theirs}" for theirs, ours in DTYPE_OF_TORCH.items()}
 
 
 class Printer(Protocol):

@@ -7,12 +7,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import ml_dtypes
 import numpy as np
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto
 
 from latentc.ir.core import Param, Value
 from latentc.ir.types import Dim, Sym, TensorType
+from latentc.weights.expr import DTYPES
 
 Array = np.ndarray[Any, Any]
 
@@ -29,24 +29,11 @@ ELEMENT = {
     "i4": TensorProto.INT4,
     "bool": TensorProto.BOOL,
 }
-_STORAGE: dict[str, Any] = {
-    "f32": np.float32,
-    "f64": np.float64,
-    "f16": np.float16,
-    "bf16": ml_dtypes.bfloat16,
-    "i64": np.int64,
-    "i32": np.int32,
-    "i8": np.int8,
-    "u8": np.uint8,
-    "f8e4m3": ml_dtypes.float8_e4m3fn,
-    "i4": ml_dtypes.int4,
-    "bool": np.bool_,
-}
 
 
 def stored(array: Any, dtype: str) -> Array:
     """The array as a backend stores it: C order, little-endian, rounded to `dtype`."""
-    return np.ascontiguousarray(np.asarray(array).astype(_STORAGE[dtype])).reshape(np.shape(array))
+    return np.ascontiguousarray(np.asarray(array).astype(DTYPES[dtype])).reshape(np.shape(array))
 
 
 class Tensors(Protocol):

@@ -1,7 +1,8 @@
-"""The safetensors format: a strict reader that maps names to file ranges, and an atomic streaming writer.
+"""The safetensors format: a reader that maps names to file ranges, and an atomic streaming writer.
 
-A file is a little-endian u64 (the header's length), a JSON object, and the tensors' bytes without gaps.
-Reading costs the header; no tensor is touched. Format: the safetensors README, "Format".
+A file is a little-endian u64 (the header's length), a JSON object, and the tensors' bytes without gaps. The safetensors
+package checks a file and gives its tensors as arrays, but neither their place in it nor a way to write one at a time.
+Format: the safetensors README, "Format".
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
+import safetensors
 
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.weights.expr import DTYPES, Expr, Stored, dtype_name
@@ -43,8 +45,7 @@ NAMES = {
 }
 """The format's dtype names to latentc's."""
 
-HEADER_LIMIT = 100_000_000  # bytes; the limit of the format's own implementation
-ALIGNMENT = 64  # bytes; where the tensors' data begins, so that a mapped float is an aligned one
+ALIGNMENT = 64  # bytes; the data begins at a multiple of it, so that mapped numbers are aligned
 
 
 def read_safetensors(path: Path | str) -> dict[str, Stored]:
@@ -54,14 +55,25 @@ def read_safetensors(path: Path | str) -> dict[str, Stored]:
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
         with path.open("rb") as file:
-            start, header = _header(path, file, size)
+            with safetensors.safe_open(path, "numpy"):  # checks header, sizes and offsets
+                pass
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
     except OSError as error:
         raise unreadable(path, error) from error
+    except safetensors.SafetensorError as error:
+        if unknown := re.search(r"unknown variant `([^`]*)`", str(error)):
+            raise _unknown_dtype(path, unknown[1]) from error
+        raise _damaged(path, str(error).removeprefix("Error while deserializing header: ")) from error
     header.pop("__metadata__", None)
-    tensors = {name: _entry(path, name, entry, start, size) for name, entry in header.items()}
-    return _without_gaps(path, tensors, start, size)
+    found = {}
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        if entry["dtype"] not in NAMES:
+            raise _unknown_dtype(path, entry["dtype"])
+        low, high = entry["data_offsets"]
+        found[name] = Stored(path, 8 + length + low, high - low, DTYPES[NAMES[entry["dtype"]]], tuple(entry["shape"]))
+    return found
 
 
 def write_safetensors(
@@ -91,18 +103,6 @@ def write_safetensors(
             if stream(tensors[name], file) != spans[name][1]:
                 raise ValueError(f"{name}: streamed another number of bytes than its shape has")
     return {name: (len(header) + offset, nbytes) for name, (offset, nbytes) in spans.items()}
-
-
-def safetensors_from_arrays(arrays: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
-    """A few small arrays as the content of a safetensors file."""
-    kinds = {np.dtype(DTYPES[ours]): theirs for theirs, ours in NAMES.items()}
-    header: dict[str, Any] = {}
-    data = b""
-    for name, array in sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize):
-        offsets = [len(data), len(data) + array.nbytes]
-        header[name] = {"dtype": kinds[array.dtype], "shape": list(array.shape), "data_offsets": offsets}
-        data += np.ascontiguousarray(array).tobytes()
-    return _header_text(header) + data
 
 
 @contextlib.contextmanager
@@ -142,61 +142,6 @@ def unreadable(path: Path, error: OSError) -> DiagnosticError:
     return DiagnosticError(Diagnostic("E0402", f"cannot read {path}: {error.strerror or error}"))
 
 
-def _header(path: Path, file: BinaryIO, size: int) -> tuple[int, dict[str, Any]]:
-    """(first byte of the data, the parsed header)."""
-    length = int.from_bytes(file.read(8), "little")
-    if size < 8:
-        raise _damaged(path, f"it has {size} bytes, too few for a header")
-    if length > HEADER_LIMIT:
-        raise _damaged(path, f"its header would have {length} bytes, more than the format allows")
-    if 8 + length > size:
-        raise _damaged(path, f"its header has {length} bytes but only {size - 8} follow")
-    try:
-        header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"its header is not valid JSON ({_brief(error)})") from error
-    if not isinstance(header, dict):
-        raise _damaged(path, "its header is not a JSON object")
-    if not isinstance(header.get("__metadata__", {}), dict):
-        raise _damaged(path, "its __metadata__ is not a JSON object")
-    return 8 + length, header
-
-
-def _entry(path: Path, name: str, entry: Any, start: int, size: int) -> Stored:
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise _damaged(path, f"the entry of {name!r} must have dtype, shape and data_offsets")
-    kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2 or not isinstance(kind, str):
-        raise _damaged(path, f"the entry of {name!r} is malformed")
-    if kind not in NAMES:
-        raise DiagnosticError(
-            Diagnostic(
-                "E0405",
-                f"{path}: tensor {name!r} has dtype {kind!r}, which latentc does not read",
-                help=f"known dtypes: {', '.join(NAMES)}",
-            )
-        )
-    dtype, (low, high) = DTYPES[NAMES[kind]], offsets
-    if low > high or start + high > size:
-        raise _damaged(path, f"{name!r} lies at bytes {low} to {high}, but {size - start} bytes of data are there")
-    if math.prod(shape) * dtype.itemsize != high - low:
-        raise _damaged(path, f"{name!r} is {kind} {shape}, which is not {high - low} bytes")
-    return Stored(path, start + low, high - low, dtype, tuple(shape))
-
-
-def _without_gaps(path: Path, tensors: dict[str, Stored], start: int, size: int) -> dict[str, Stored]:
-    ordered = dict(sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)))
-    position = start
-    for name, tensor in ordered.items():
-        if tensor.offset != position:
-            what = "overlaps the tensor before it" if tensor.offset < position else "leaves a gap before it"
-            raise _damaged(path, f"{name!r} {what}")
-        position = tensor.offset + tensor.nbytes
-    if position != size:
-        raise _damaged(path, f"{size - position} bytes after the last tensor belong to none")
-    return ordered
-
-
 def _header_bytes(
     path: Path,
     tensors: Mapping[str, Expr],
@@ -214,28 +159,14 @@ def _header_bytes(
         low, nbytes = spans[name]
         shape = [int(n) for n in expr.shape]
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [low, low + nbytes]}
-    return _header_text(header)
-
-
-def _header_text(header: Mapping[str, Any]) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)  # the format allows trailing spaces
     return len(text).to_bytes(8, "little") + text
 
 
-def _naturals(value: Any) -> bool:
-    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 62 for n in value)
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return found
-
-
-def _brief(error: Exception) -> str:
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+def _unknown_dtype(path: Path, dtype: str) -> DiagnosticError:
+    message = f"{path} holds a tensor of dtype {dtype}, which latentc does not read"
+    return DiagnosticError(Diagnostic("E0405", message, help=f"known dtypes: {', '.join(NAMES)}"))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -18,26 +18,11 @@ import numpy as np
 
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.weights import pickled
-from latentc.weights.expr import Array, Expr, Stored, dtype_from_name, transpose
+from latentc.weights.expr import DTYPE_OF_TORCH, Array, Expr, Stored, dtype_from_name, transpose
 from latentc.weights.npz import DAMAGE, damaged, data_range, unread
 from latentc.weights.read import materialise
 
 PICKLE_LIMIT = 1 << 29  # bytes; the pickle of a model with a hundred thousand tensors has about 20 MB
-
-_STORAGE_DTYPES = {
-    "Double": "f64",
-    "Float": "f32",
-    "Half": "f16",
-    "BFloat16": "bf16",
-    "Long": "i64",
-    "Int": "i32",
-    "Short": "i16",
-    "Char": "i8",
-    "Byte": "u8",
-    "Bool": "bool",
-    "ComplexFloat": "c64",
-    "Untyped": "u8",
-}
 
 
 def read_torch(path: Path | str) -> Any:
@@ -108,8 +93,8 @@ def _replaced(tree: Any, placed: Any, done: dict[int, Any]) -> Any:
 
 
 def _strided(path: Path, tensor: pickled.Tensor, start: int, nbytes: int) -> Expr:
-    kind = _STORAGE_DTYPES[tensor.storage.kind]
-    dtype = dtype_from_name(pickled.TORCH_DTYPES[tensor.dtype] if tensor.dtype else kind)
+    kind = pickled.STORAGE_DTYPES[tensor.storage.kind]
+    dtype = dtype_from_name(DTYPE_OF_TORCH[tensor.dtype] if tensor.dtype else kind)
     size, stride = tensor.size, tensor.stride
     stored_bytes = tensor.storage.numel * dtype_from_name(kind).itemsize
     if stored_bytes > nbytes:
@@ -159,7 +144,7 @@ def _read_old(path: Path) -> Any:
             return {key: array(item) for key, item in value.items()}
         if not isinstance(value, torch.Tensor):
             return None
-        dtype = dtype_from_name(pickled.TORCH_DTYPES[str(value.dtype).removeprefix("torch.")])
+        dtype = dtype_from_name(DTYPE_OF_TORCH[str(value.dtype).removeprefix("torch.")])
         raw = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
         return Array(raw.view(dtype).reshape(tuple(value.shape)))
 

@@ -1,4 +1,4 @@
-"""The table of ONNX lowerings, one function an op, by the same files as the op rows."""
+"""The table of ONNX lowerings, one per op, in files as those of `latentc.ir.ops`."""
 
 from latentc.export.lowerings import elementwise, network, quantize, reduce, shape
 from latentc.export.lowerings.table import TABLE, Context, Elements, Lowering

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from latentc.export.graph import ELEMENT
-from latentc.export.lowerings.table import TABLE, Context, Lowering, lower
+from latentc.export.lowerings.table import TABLE, Context, lower, same
 
-# IR op -> the ONNX op that means the same
-_SAME = {
+# IR op -> the ONNX op of the same meaning
+_UNARY = {
     "neg": "Neg",
     "exp": "Exp",
     "log": "Log",
@@ -22,6 +22,8 @@ _SAME = {
     "abs": "Abs",
     "floor": "Floor",
     "stop_gradient": "Identity",
+}
+_BINARY = {
     "add": "Add",
     "sub": "Sub",
     "mul": "Mul",
@@ -35,30 +37,8 @@ _SAME = {
     "logical_and": "And",
     "logical_or": "Or",
 }
-_UNARY = {
-    "Neg",
-    "Exp",
-    "Log",
-    "Sqrt",
-    "Sin",
-    "Cos",
-    "Tanh",
-    "Sigmoid",
-    "Softplus",
-    "Mish",
-    "Relu",
-    "Erf",
-    "Abs",
-    "Floor",
-    "Identity",
-}
-
-
-def _same(op: str) -> Lowering:
-    return Lowering(lambda c: c.final(op, c.ins), 18, unary=op in _UNARY)
-
-
-TABLE.update({name: _same(op) for name, op in _SAME.items()})
+TABLE.update({op: same(onnx, unary=True) for op, onnx in _UNARY.items()})
+TABLE.update({op: same(onnx) for op, onnx in _BINARY.items()})
 
 
 @lower("rsqrt", unary=True)

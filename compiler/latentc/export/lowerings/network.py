@@ -7,35 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from latentc.export.lowerings.shape import static_target
-from latentc.export.lowerings.table import Context, lower
+from latentc.export.lowerings.table import TABLE, Context, lower, same
 from latentc.ir.ops.attention import timestep_frequencies
 from latentc.ir.ops.conv import geometry
 from latentc.ir.ops.image import factors_of
 
-
-@lower("matmul")
-def matmul(c: Context) -> None:
-    c.final("MatMul", c.ins)
+TABLE["matmul"] = same("MatMul")
 
 
 @lower("linear")
 def linear(c: Context) -> None:
-    """Gemm on rows: it takes the weight as stored and adds the bias; the result is rows until a shape is needed."""
+    """Gemm on rows: it takes the weight as stored and adds the bias; the result stays rows until a shape is needed."""
     ins = [c.g.rows(c.node.inputs[0]), *(c.g.name(v) for v in c.node.inputs[1:])]
     if c.out_type.rank == 2:
         c.final("Gemm", ins, transB=1)
-        return
-    product = c.tmp("Gemm", ins, transB=1)
-    if c.is_result:
-        c.final("Reshape", [product, c.g.ints(static_target(c.out_type.shape))])
-        return
-    c.g.view(c.node.outputs[0], product, int(c.out_type.shape[-1]))  # type: ignore[arg-type]
+    else:
+        c.final_rows(c.tmp("Gemm", ins, transB=1))
 
 
 @lower("expert")
 def expert(c: Context) -> None:
-    """The rows with a gate are gathered, go through the expert, and are added where they came from."""
+    """Gathers the rows whose gate is not 0, passes them through the expert, and adds the results in place."""
     onto, x, gate = (c.g.rows(v) for v in c.node.inputs[:3])
     w1, w3, w2 = (c.g.name(v) for v in c.node.inputs[3:])
     flat = c.tmp("Reshape", [gate, c.g.ints([-1])])
@@ -44,11 +36,7 @@ def expert(c: Context) -> None:
     up = c.tmp("Gemm", [taken, w1], transB=1)
     h = c.tmp("Mul", [c.tmp("Mul", [up, c.tmp("Sigmoid", [up])]), c.tmp("Gemm", [taken, w3], transB=1)])
     y = c.tmp("Mul", [c.tmp("GatherND", [gate, places]), c.tmp("Gemm", [h, w2], transB=1)])
-    made = c.tmp("ScatterND", [onto, places, y], reduction="add")
-    if c.is_result:
-        c.final("Reshape", [made, c.g.dims(c.out_type.shape)])
-        return
-    c.g.view(c.node.outputs[0], made, int(c.out_type.shape[-1]))  # type: ignore[arg-type]
+    c.final_rows(c.tmp("ScatterND", [onto, places, y], reduction="add"))
 
 
 def _conv_attrs(c: Context) -> dict[str, Any]:
@@ -73,49 +61,46 @@ def embedding(c: Context) -> None:
     c.final("Gather", c.ins, axis=0)
 
 
-def _ones(c: Context, size: Any) -> str:
-    return c.g.literal(np.ones(int(size)), c.type().dtype, "ones")
+def _scale(c: Context, size: Any, affine: list[str]) -> list[str]:
+    """The operand `scale`, which ONNX requires."""
+    return affine or [c.g.literal(np.ones(int(size)), c.type().dtype, "ones")]
+
+
+def _scale_and_bias(c: Context, affine: list[str]) -> list[str]:
+    """The operands `scale` and `bias` per channel, which ONNX requires."""
+    channels = int(c.type().shape[1])  # type: ignore[arg-type]
+    scale, *bias = _scale(c, channels, affine)
+    return [scale, *(bias or [c.g.literal(np.zeros(channels), c.type().dtype, "zeros")])]
 
 
 @lower("layer_norm")
 def layer_norm(c: Context) -> None:
     x, *affine = c.ins
-    affine = affine or [_ones(c, c.type().shape[-1])]  # the scale is not optional
-    c.final("LayerNormalization", [x, *affine], axis=-1, epsilon=float(c.attrs["eps"]))
+    c.final("LayerNormalization", [x, *_scale(c, c.type().shape[-1], affine)], axis=-1, epsilon=float(c.attrs["eps"]))
 
 
 @lower("rms_norm", opset=23)
 def rms_norm(c: Context) -> None:
     x, *affine = c.ins
-    affine = affine or [_ones(c, c.type().shape[-1])]
-    c.final("RMSNormalization", [x, *affine], axis=-1, epsilon=float(c.attrs["eps"]))
+    c.final("RMSNormalization", [x, *_scale(c, c.type().shape[-1], affine)], axis=-1, epsilon=float(c.attrs["eps"]))
 
 
 @lower("group_norm", opset=21)
 def group_norm(c: Context) -> None:
     x, *affine = c.ins
-    channels = int(c.type().shape[1])  # type: ignore[arg-type]
-    if not affine:
-        affine = [_ones(c, channels)]
-    if len(affine) == 1:
-        affine.append(c.g.literal(np.zeros(channels), c.type().dtype, "zeros"))
-    c.final("GroupNormalization", [x, *affine], num_groups=int(c.attrs["groups"]), epsilon=float(c.attrs["eps"]))
+    ins = [x, *_scale_and_bias(c, affine)]
+    c.final("GroupNormalization", ins, num_groups=int(c.attrs["groups"]), epsilon=float(c.attrs["eps"]))
 
 
 @lower("batch_norm")
 def batch_norm(c: Context) -> None:
     x, mean, var, *affine = c.ins
-    channels = c.type().shape[1]
-    if not affine:
-        affine = [_ones(c, channels)]
-    if len(affine) == 1:
-        affine.append(c.g.literal(np.zeros(int(channels)), c.type().dtype, "zeros"))  # type: ignore[arg-type]
-    c.final("BatchNormalization", [x, *affine, mean, var], epsilon=float(c.attrs["eps"]))
+    c.final("BatchNormalization", [x, *_scale_and_bias(c, affine), mean, var], epsilon=float(c.attrs["eps"]))
 
 
 @lower("upsample_nearest")
 def upsample_nearest(c: Context) -> None:
-    """`asymmetric` and `floor` repeat pixels; other modes agree for whole factors, but not every engine knows them."""
+    """`asymmetric` with `floor` repeats pixels. Other modes agree for integer factors, but some engines lack them."""
     scales = c.g.literal(np.asarray([1, 1, *factors_of("factor", c.attrs, c.type().rank - 2)], float), "f32", "scales")
     mode = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     c.final("Resize", [c.ins[0], "", scales], **mode)
@@ -140,7 +125,7 @@ def max_pool(c: Context) -> None:
 def attention(c: Context) -> None:
     scale = c.attrs.get("scale")
     mask = list(c.ins[3:])
-    if mask:  # the op broadcasts batch and heads of a mask, but not queries and keys
+    if mask:  # the op broadcasts the batch and heads of a mask, but not its queries and keys
         scores = (c.type().shape[2], c.type(1).shape[2])
         if c.type(3).shape[-2:] != scores:
             mask = [c.tmp("Expand", [mask[0], c.g.dims([1, 1, *scores])])]
@@ -154,7 +139,7 @@ def attention(c: Context) -> None:
 
 @lower("rotary", opset=23)
 def rotary(c: Context) -> None:
-    """Tables are [T, d/2]; the op picks their rows by position_ids [B, T], here 0..T-1 for every sample."""
+    """The tables are [T, d/2]; the op selects rows by position_ids [B, T], here 0..T-1 for every sample."""
     x, cos, sin = c.ins
     batch, tokens = c.type().shape[0], int(c.type().shape[2])  # type: ignore[arg-type]
 

@@ -1,13 +1,12 @@
-"""Quantised numbers: Q/DQ as ONNX has them, and products of ONNX Runtime where it has no such pattern of its own.
+"""Quantised layers: Q/DQ as in ONNX, and ONNX Runtime's own operators for products that it does not fuse from Q/DQ.
 
-Products take rows and give rows, as `linear` does.
+Products take and return rows, as `linear` does.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from latentc.export.lowerings.shape import static_target
 from latentc.export.lowerings.table import Context, lower
 from latentc.ir.ops.quantize import RANGES
 from latentc.ir.types import TensorType
@@ -15,9 +14,12 @@ from latentc.ir.types import TensorType
 RUNTIME = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""
 
+ACCURACY = 4
+"""Activations of a block are rounded to 8 bits as well, the form in which ONNX Runtime is fastest."""
+
 
 def _zero(c: Context, dtype: str, scale: TensorType) -> str:
-    """What stands for zero, one for each scale."""
+    """Zero points, one per scale."""
     return c.g.literal(np.full([int(n) for n in scale.shape], RANGES[dtype][2]), dtype, f"zero.{dtype}")  # type: ignore[arg-type]
 
 
@@ -32,25 +34,17 @@ def dequantize(c: Context) -> None:
     c.final("DequantizeLinear", [*c.ins, *zero], axis=c.attrs.get("axis"), block_size=c.attrs.get("block"))
 
 
-def _rows(c: Context, product: str) -> None:
-    """The result of a node of which the rows are `product`."""
-    if c.is_result or c.out_type.rank == 2:
-        c.final("Reshape", [product, c.g.ints(static_target(c.out_type.shape))])
-    else:
-        c.g.view(c.node.outputs[0], product, int(c.out_type.shape[-1]))  # type: ignore[arg-type]
-
-
 @lower("linear_int8")
 def linear_int8(c: Context) -> None:
     x, w, x_scale, w_scale, *bias = c.node.inputs
     names = [c.g.name(v) for v in (w, x_scale, w_scale)]
     ins = [c.g.rows(x), *names, _zero(c, x.type.dtype, x_scale.type), "", *(c.g.name(v) for v in bias)]
-    _rows(c, c.tmp("MatMulIntegerToFloat", ins, domain=RUNTIME))
+    c.final_rows(c.tmp("MatMulIntegerToFloat", ins, domain=RUNTIME))
 
 
 @lower("linear_int8_dynamic")
 def linear_int8_dynamic(c: Context) -> None:
-    """The standard operators, which ONNX Runtime makes one of; x is quantised once for all that take it."""
+    """Standard operators, which ONNX Runtime fuses into one; x is quantised once for all its users."""
     x, w, scale, *bias = c.node.inputs
     rows = c.g.rows(x)
 
@@ -63,7 +57,7 @@ def linear_int8_dynamic(c: Context) -> None:
     sums = c.tmp("MatMulInteger", [first, c.g.name(w), parts[2]])
     scales = c.tmp("Mul", [parts[1], c.g.name(scale)])
     y = c.tmp("Mul", [c.tmp("Cast", [sums], to=1), scales])
-    _rows(c, c.tmp("Add", [y, c.g.name(bias[0])]) if bias else y)
+    c.final_rows(c.tmp("Add", [y, c.g.name(bias[0])]) if bias else y)
 
 
 @lower("linear_blocks")
@@ -80,8 +74,4 @@ def linear_blocks(c: Context) -> None:
         block_size=c.attrs["block"],
         accuracy_level=ACCURACY,
     )
-    _rows(c, product)
-
-
-ACCURACY = 4
-"""Activations of a block are rounded to 8 bits too: the form in which ONNX Runtime is fastest."""
+    c.final_rows(product)

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from latentc.export.lowerings.table import Context, lower
+from latentc.export.lowerings.table import TABLE, Context, Lowering, lower
 from latentc.ir.ops.row import axis_of
 
 
-def _reduction(name: str, op: str) -> None:
-    @lower(name)
+def _reduction(op: str) -> Lowering:
     def emit(c: Context) -> None:
-        axes = [axis_of(a, c.type().rank) for a in c.attrs["axes"]]
-        if not axes:
+        if axes := [axis_of(a, c.type().rank) for a in c.attrs["axes"]]:
+            c.final(op, [c.ins[0], c.g.ints(axes)], keepdims=bool(c.attrs["keepdims"]))
+        else:
             c.final("Identity", c.ins)
-            return
-        c.final(op, [c.ins[0], c.g.ints(axes)], keepdims=bool(c.attrs["keepdims"]))
+
+    return Lowering(emit, 18)
 
 
-for _name, _op in (("sum", "ReduceSum"), ("mean", "ReduceMean"), ("max", "ReduceMax")):
-    _reduction(_name, _op)
+TABLE.update({name: _reduction(f"Reduce{name.title()}") for name in ("sum", "mean", "max")})
 
 
 @lower("softmax")
 def softmax(c: Context) -> None:
-    c.final("Softmax", c.ins, axis=axis_of(c.attrs["axis"], c.type().rank))
+    c.final("Softmax", c.ins, axis=c.axis)
 
 
 @lower("log_softmax")
 def log_softmax(c: Context) -> None:
-    c.final("LogSoftmax", c.ins, axis=axis_of(c.attrs["axis"], c.type().rank))
+    c.final("LogSoftmax", c.ins, axis=c.axis)
 
 
 @lower("argmax")
 def argmax(c: Context) -> None:
-    c.final("ArgMax", c.ins, axis=axis_of(c.attrs["axis"], c.type().rank), keepdims=0)
+    c.final("ArgMax", c.ins, axis=c.axis, keepdims=0)
 
 
 @lower("top_k")
@@ -49,4 +48,4 @@ def argsort(c: Context) -> None:
 
 @lower("cumsum")
 def cumsum(c: Context) -> None:
-    c.final("CumSum", [c.ins[0], c.g.ints(axis_of(c.attrs["axis"], c.type().rank))])
+    c.final("CumSum", [c.ins[0], c.g.ints(c.axis)])

@@ -6,13 +6,7 @@ import numpy as np
 
 from latentc.export.graph import ELEMENT
 from latentc.export.lowerings.table import Context, lower
-from latentc.ir.ops.row import axis_of
-from latentc.ir.types import Dim, Sym
-
-
-def static_target(shape: tuple[Dim, ...]) -> list[int]:
-    """A Reshape's target: the one run-time size as -1."""
-    return [-1 if isinstance(d, Sym) else int(d) for d in shape]
+from latentc.ir.types import Sym
 
 
 @lower("constant")
@@ -23,19 +17,18 @@ def constant(c: Context) -> None:
 
 @lower("full")
 def full(c: Context) -> None:
-    dtype = c.attrs["dtype"]
-    if dtype == "bf16":  # which ONNX Runtime has no Expand for on a CPU
-        wide = c.tmp("Expand", [c.g.literal(c.attrs["value"], "f32", "scalar"), c.g.dims(c.out_type.shape)])
-        c.final("Cast", [wide], to=ELEMENT[dtype])
-        return
-    c.final("Expand", [c.g.literal(c.attrs["value"], dtype, "scalar"), c.g.dims(c.out_type.shape)])
+    dtype, shape = c.attrs["dtype"], c.g.dims(c.out_type.shape)
+    if dtype == "bf16":  # ONNX Runtime has no CPU kernel for Expand in bf16
+        c.final("Cast", [c.tmp("Expand", [c.g.literal(c.attrs["value"], "f32", "scalar"), shape])], to=ELEMENT[dtype])
+    else:
+        c.final("Expand", [c.g.literal(c.attrs["value"], dtype, "scalar"), shape])
 
 
 @lower("reshape")
 def reshape(c: Context) -> None:
     elements = c.g.elements(c.node.inputs[0])
     if c.is_result:
-        c.final("Reshape", [elements, c.g.ints(static_target(c.out_type.shape))])
+        c.final_reshape(elements)
     else:
         c.g.view(c.node.outputs[0], elements)
 
@@ -56,12 +49,12 @@ def broadcast_to(c: Context) -> None:
 
 @lower("concat")
 def concat(c: Context) -> None:
-    c.final("Concat", c.ins, axis=axis_of(c.attrs["axis"], c.type().rank))
+    c.final("Concat", c.ins, axis=c.axis)
 
 
 @lower("split")
 def split(c: Context) -> None:
-    sizes, axis = c.attrs["sizes"], axis_of(c.attrs["axis"], c.type().rank)
+    sizes, axis = c.attrs["sizes"], c.axis
     if len(sizes) == 1:
         c.final("Identity", c.ins)
     elif all(size == sizes[0] for size in sizes):
@@ -75,7 +68,7 @@ def split(c: Context) -> None:
 
 @lower("unbind")
 def unbind(c: Context) -> None:
-    axis = axis_of(c.attrs["axis"], c.type().rank)
+    axis = c.axis
     if len(c.outs) == 1:
         c.final("Squeeze", [c.ins[0], c.g.ints([axis])])
         return
@@ -87,33 +80,33 @@ def unbind(c: Context) -> None:
 
 @lower("slice")
 def slice_(c: Context) -> None:
-    axis = axis_of(c.attrs["axis"], c.type().rank)
+    axis = c.axis
     bounds = [c.g.ints([v]) for v in (c.attrs["start"], c.attrs["stop"], axis)]
     c.final("Slice", [c.ins[0], *bounds])
 
 
 @lower("pad")
 def pad(c: Context) -> None:
-    axis = axis_of(c.attrs["axis"], c.type().rank)
+    axis = c.axis
     widths = c.g.ints([c.attrs["before"], c.attrs["after"]])
     c.final("Pad", [c.ins[0], widths, c.scalar(c.attrs["value"]), c.g.ints([axis])])
 
 
 @lower("take")
 def take(c: Context) -> None:
-    c.final("Gather", c.ins, axis=axis_of(c.attrs["axis"], c.type().rank))
+    c.final("Gather", c.ins, axis=c.axis)
 
 
 @lower("take_along")
 def take_along(c: Context) -> None:
-    c.final("GatherElements", c.ins, axis=axis_of(c.attrs["axis"], c.type().rank))
+    c.final("GatherElements", c.ins, axis=c.axis)
 
 
 @lower("scatter_add")
 def scatter_add(c: Context) -> None:
     x, index, update = c.ins
-    axis, rank, many = axis_of(c.attrs["axis"], c.type().rank), c.type().rank, c.type(1).rank
-    if axis:  # ScatterND adds whole rows of axis 0
+    axis, rank, many = c.axis, c.type().rank, c.type(1).rank
+    if axis:  # ScatterND adds whole rows of axis 0, so that axis goes first
         x = c.tmp("Transpose", [x], perm=[axis, *(i for i in range(rank) if i != axis)])
         moved = range(axis, axis + many)
         update = c.tmp("Transpose", [update], perm=[*moved, *(i for i in range(rank - 1 + many) if i not in moved)])
@@ -133,7 +126,7 @@ def update_slice(c: Context) -> None:
     116; Where 12 and 104; TensorScatter (opset 24, not in OpenVINO) 4.8 and 30.
     """
     x, update, start = c.ins
-    axis, type = axis_of(c.attrs["axis"], c.type().rank), c.type(1)
+    axis, type = c.axis, c.type(1)
 
     def rows() -> str:
         count = np.arange(int(type.shape[axis]))  # type: ignore[arg-type]

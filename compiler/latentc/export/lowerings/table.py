@@ -1,4 +1,4 @@
-"""What a lowering is, and the decorator that enters one in the table."""
+"""What a lowering is, and the table of them with its decorator."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 
 from latentc.export.graph import Writer
 from latentc.ir.core import Node, Value
-from latentc.ir.types import TensorType
+from latentc.ir.ops.row import axis_of
+from latentc.ir.types import Dim, Sym, TensorType
 
 
 @dataclass(frozen=True)
 class Context:
-    """One node being lowered: its operands' and outputs' ONNX names and types.
+    """One node being lowered: ONNX names and types of its operands and outputs.
 
-    `results`: the names of values that the graph gives.
+    `results`: names of the graph's outputs.
     """
 
     g: Writer
@@ -25,17 +26,17 @@ class Context:
 
     @cached_property
     def ins(self) -> Sequence[str]:
-        """Names of the operands, each in its own shape."""
+        """Names of the operands, each in the shape of its value."""
         return [self.g.name(v) for v in self.node.inputs]
 
     @cached_property
     def outs(self) -> Sequence[str]:
-        """Names of the outputs; asking defines them."""
+        """Names of the outputs, defined at the first access."""
         return [self.g.define(v, self.results.get(v)) for v in self.node.outputs]
 
     @property
     def is_result(self) -> bool:
-        """Whether the graph gives the (first) output."""
+        """True if the (first) output is an output of the graph."""
         return self.node.outputs[0] in self.results
 
     @property
@@ -54,13 +55,29 @@ class Context:
     def out_type(self) -> TensorType:
         return self.node.outputs[0].type
 
-    def scalar(self, value: Any, dtype: str | None = None) -> str:
-        """A rank-0 constant, of operand 0's dtype unless told."""
-        return self.g.literal(value, dtype or self.type().dtype, "scalar")
+    @property
+    def axis(self) -> int:
+        """The attribute `axis`, counted from the front of operand 0."""
+        return axis_of(self.attrs["axis"], self.type().rank)
+
+    def scalar(self, value: Any) -> str:
+        """A rank-0 constant in the dtype of operand 0."""
+        return self.g.literal(value, self.type().dtype, "scalar")
 
     def final(self, op: str, ins: Sequence[str], **attrs: Any) -> None:
-        """Appends the node that gives the (first) output."""
+        """Appends the node that computes the (first) output."""
         self.g.add(op, ins, self.out, **attrs)
+
+    def final_reshape(self, source: str) -> None:
+        """The output is `source` in another shape; run-time sizes become -1."""
+        self.final("Reshape", [source, self.g.ints(static_target(self.out_type.shape))])
+
+    def final_rows(self, rows: str) -> None:
+        """The output has the elements of `rows` [N, last size]; a Reshape is written only where a node needs it."""
+        if self.is_result:
+            self.final_reshape(rows)
+        else:
+            self.g.view(self.node.outputs[0], rows, int(self.out_type.shape[-1]))  # type: ignore[arg-type]
 
     def tmp(self, op: str, ins: Sequence[str], **attrs: Any) -> str:
         return self.g.tmp(op, ins, self.node.outputs[0].name, **attrs)
@@ -68,7 +85,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Elements(Context):
-    """An elementwise node applied to a tensor that holds its first operand's elements in another shape."""
+    """An elementwise node applied to the elements of its first operand in another shape."""
 
     source: str
     target: str
@@ -88,10 +105,20 @@ class Lowering:
 
     emit: Callable[[Context], None]
     opset: int
-    unary: bool = False  # elementwise in its first operand, whose shape it does not care for unless it has an `axis`
+    unary: bool = False  # elementwise in its first operand, so that the operand's shape is irrelevant without an `axis`
 
 
 TABLE: dict[str, Lowering] = {}
+
+
+def static_target(shape: tuple[Dim, ...]) -> list[int]:
+    """A Reshape's target: the one run-time size as -1."""
+    return [-1 if isinstance(d, Sym) else int(d) for d in shape]
+
+
+def same(op: str, unary: bool = False) -> Lowering:
+    """The lowering to the ONNX operator `op` on the same operands."""
+    return Lowering(lambda c: c.final(op, c.ins), 18, unary)
 
 
 def lower(
