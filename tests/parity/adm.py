@@ -35,7 +35,13 @@ def guided(numbers: str, sampler: str) -> Sampler:
     """The authors' two networks in one file."""
     pair = {"main": "model.", "classifier": "classifier."}
     sampler = f"sampler={{{sampler}, clip: 1.0, classifier: {{network: classifier, scale: 3.0}}}}"
-    sizes = (*DATA, *network("backbone"), *network("networks.classifier"), sampler)
+    sizes = (
+        *DATA,
+        *network("backbone"),
+        *network("networks.classifier"),
+        "networks.classifier.frequencies=32",
+        sampler,
+    )
     return Sampler(numbers, "adm_g", sizes, sampler_inputs, prefixes=pair)
 
 

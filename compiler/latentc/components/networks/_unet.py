@@ -30,9 +30,13 @@ class Unet(Backbone):
 
     width: int = Field(gt=0, multiple_of=2, description="channels that the multipliers multiply")
     multipliers: tuple[float, ...] = Field(min_length=1, description="channels of each level over `width`")
+    stem: float = Field(1.0, gt=0, description="channels of the first convolution over `width`")
     blocks: int = Field(gt=0, description="residual blocks per level on the way down")
     attention: tuple[int, ...] = Field((), description="levels whose blocks end with self-attention, from 0")
     embedding: int = Field(4, gt=0, description="size of the embedding of time and conditions over `width`")
+    frequencies: int | None = Field(
+        None, gt=0, multiple_of=2, description="size of the features of the time; null: as in `conditioning.time`"
+    )
     early: tuple[str, ...] = Field(
         (), description="conditions added to the features of the time; others are added to its embedding"
     )
@@ -60,31 +64,35 @@ class Unet(Backbone):
                 yield Problem(("attention", i), f"level {level} is out of range: there are levels 0 to {halvings}")
         for i, multiplier in enumerate(self.multipliers):
             yield from self._problems_of_level(i, multiplier)
+        if not _whole(self.width, self.stem):
+            yield Problem(("stem",), f"{self.stem} * {self.width} channels is no positive whole number")
         for i, name in enumerate(self.early):
             if name not in self.told(spec):
                 known = ", ".join(self.told(spec)) or "none"
                 yield Problem(("early", i), f"no condition `{name}`", f"conditions of this network: {known}")
 
     def _problems_of_level(self, level: int, multiplier: float) -> Iterator[Problem]:
-        channels = self.width * Fraction(multiplier).limit_denominator(64)
-        if channels.denominator != 1 or channels <= 0:
+        channels = _whole(self.width, multiplier)
+        if not channels:
             yield Problem(("multipliers", level), f"{multiplier} * {self.width} channels is no positive whole number")
             return
-        groups = min(self.block.groups, int(channels) // self.block.group_size)
-        if not groups or int(channels) % groups:
+        groups = self.groups_that_do_not_fit(channels)
+        if groups is not None:
             message = f"{groups} groups do not divide the {channels} channels of level {level}"
             yield Problem(("multipliers", level), message, "choose another `width`, or `block.groups`")
-        heads = self.block.head_count(int(channels))
-        if level in self.attention and (not heads or int(channels) % heads):
+        heads = self.block.head_count(channels)
+        if level in self.attention and (not heads or channels % heads):
             message = f"{heads} heads do not divide the {channels} channels of level {level}"
             yield Problem(("attention",), message, "set `block.heads` or `block.head_channels`")
 
+    def groups_that_do_not_fit(self, channels: int) -> int | None:
+        """Groups of a norm of so many channels, if they do not divide them."""
+        groups = min(self.block.groups, channels // self.block.group_size)
+        return groups if not groups or channels % groups else None
+
     def features(self, width: Any, level: int) -> Any:
         """Channels of a level."""
-        ratio = Fraction(self.multipliers[level]).limit_denominator(64)
-        if ratio == 1:
-            return width
-        return ratio.numerator * width if ratio.denominator == 1 else ratio.numerator * width // ratio.denominator
+        return scaled(width, self.multipliers[level])
 
     def attends(self, level: int) -> bool:
         return level in self.attention
@@ -106,6 +114,7 @@ class Unet(Backbone):
             "width": self.width,
             "blocks": self.blocks,
             **spec.time.static(),
+            **({} if self.frequencies is None else {"frequencies": self.frequencies}),
             **self.condition_sizes(spec),
         }
 
@@ -115,6 +124,24 @@ class Unet(Backbone):
         levels = len(self.multipliers)
         attention = tuple(int(level in self.attention) for level in range(levels))
         return {"levels": levels, "side": spec.data.shape[-1], "attention": attention, "blocks": self.blocks}
+
+
+def _ratio(multiplier: float) -> Fraction:
+    return Fraction(multiplier).limit_denominator(64)
+
+
+def _whole(width: int, multiplier: float) -> int:
+    """`multiplier * width`, or 0 if that is no positive whole number."""
+    channels = width * _ratio(multiplier)
+    return int(channels) if channels.denominator == 1 and channels > 0 else 0
+
+
+def scaled(width: Any, multiplier: float) -> Any:
+    """`multiplier * width`, for a symbolic width too."""
+    ratio = _ratio(multiplier)
+    if ratio == 1:
+        return width
+    return ratio.numerator * width if ratio.denominator == 1 else ratio.numerator * width // ratio.denominator
 
 
 class Parts:
@@ -152,7 +179,7 @@ class Parts:
         """The way down: the feature map of the last level, and the skips, newest last."""
         b, config = self.b, self.config
         weights = config.block.weights
-        x, aux = conv(b, "in_conv", self.x, self.width, 3, weights, out="x"), self.x
+        x, aux = conv(b, "in_conv", self.x, scaled(self.width, config.stem), 3, weights, out="x"), self.x
         skips = [x]
         for level in range(len(config.multipliers)):
             if level:
@@ -199,4 +226,4 @@ def _embedder(early: tuple[str, ...], weights: Any, time: TimeFeatures, entries:
     return embedder
 
 
-__all__ = ["Parts", "Unet"]
+__all__ = ["Parts", "Unet", "scaled"]

@@ -43,6 +43,7 @@ class Autoencoder(Backbone):
     )
     blocks: int = Field(2, gt=0, description="residual blocks per level of the encoder; the decoder has one more")
     attention: tuple[int, ...] = Field((), description="levels whose residual blocks are followed by attention, from 0")
+    decoder_attention: tuple[int, ...] | None = Field(None, description="those of the decoder; null: as `attention`")
     middle_attention: bool = Field(True, description="attention between the two residual blocks in the middle")
     features: int | None = Field(
         None, gt=0, description="channels of the encoder's output, before `quant_conv`; null: those of the latents"
@@ -89,10 +90,11 @@ class Autoencoder(Backbone):
                     yield Problem((name, i), message, "change `width` or `groups`")
         if self.width % self.groups:
             yield Problem(("width",), f"{self.width} channels do not divide into {self.groups} groups")
-        for i, level in enumerate(self.attention):
-            if not 0 <= level < len(self.multipliers):
-                levels = len(self.multipliers)
-                yield Problem(("attention", i), f"no level {level}: there are {levels} (0 to {levels - 1})")
+        for name, attention in (("attention", self.attention), ("decoder_attention", self.decoder_attention or ())):
+            for i, level in enumerate(attention):
+                if not 0 <= level < len(self.multipliers):
+                    levels = len(self.multipliers)
+                    yield Problem((name, i), f"no level {level}: there are {levels} (0 to {levels - 1})")
         for name, there in (("quant_conv", self.quant_conv), ("post_quant_conv", self.post_quant_conv)):
             if not there and self.features not in (None, self.bottleneck.channels):
                 message = f"{self.features} features cannot be {self.bottleneck.channels} latent channels without it"
@@ -151,7 +153,12 @@ def _methods(config: Autoencoder) -> dict[str, BlockBody]:
     bottleneck = config.bottleneck
     shared = Blocks(config.groups, config.eps, config.dropout)
     inward = Half(config.multipliers, config.blocks, config.attention, config.middle_attention, shared)
-    outward = replace(inward, multipliers=config.decoder_multipliers or config.multipliers, count=config.blocks + 1)
+    outward = replace(
+        inward,
+        multipliers=config.decoder_multipliers or config.multipliers,
+        count=config.blocks + 1,
+        attention=config.attention if config.decoder_attention is None else config.decoder_attention,
+    )
 
     def encoded(b: Builder, x: Var, static: dict[str, Any]) -> Var:
         wanted = bottleneck.encoded * static["latent"]

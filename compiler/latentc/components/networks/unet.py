@@ -6,6 +6,7 @@ Symbols: B batch, C channels, E size of the embedding of time and conditions.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,7 +16,8 @@ from latentc.components.backbone import add_method
 from latentc.components.blocks.unet.layers import SHAPES, conv, resampled, strided_conv
 from latentc.components.condition import Entry, TimeFeatures
 from latentc.components.contract import Capability, Network
-from latentc.components.networks._unet import Parts, Unet
+from latentc.components.networks._unet import Parts, Unet, scaled
+from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, items, module_class
 
 if TYPE_CHECKING:
@@ -49,6 +51,29 @@ class UnetDenoiser(Unet):
         "attention": [1],
         "block": {"groups": 4, "head_channels": 8},
     }
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        found = list(super().problems(spec))
+        yield from found
+        if not found:
+            yield from self._problems_of_skips()
+
+    def _problems_of_skips(self) -> Iterator[Problem]:
+        """Blocks on the way up normalise their own channels together with those of a skip."""
+        features = [int(self.features(self.width, level)) for level in range(len(self.multipliers))]
+        skips = [int(scaled(self.width, self.stem))]
+        for level, channels in enumerate(features):
+            skips += [*features[level - 1 : level], *[channels] * self.blocks]
+        below = features[-1]
+        for level in range(len(features) - 1, -1, -1):
+            for _ in range(self.blocks + 1):
+                channels = below + skips.pop()
+                groups = self.groups_that_do_not_fit(channels)
+                if groups is not None:
+                    message = f"{groups} groups do not divide the {channels} channels of level {level} and a skip"
+                    yield Problem(("multipliers", level), message, "choose another `width`, or `block.groups`")
+                    return
+                below = features[level]
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert isinstance(spec.time, TimeFeatures)
