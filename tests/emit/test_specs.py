@@ -98,7 +98,12 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "digits-maskgit": ("digits_maskgit", ["backbone.depth=2", "sampler.steps=4"]),
     "digits-maskgit-halton": (
         "digits_maskgit",
-        ["backbone.depth=1", "sampler={kind: halton, steps: 3, top_k: 5}", "objective.schedule=arccos"],
+        [
+            "backbone.depth=1",
+            "sampler={kind: halton, steps: 3, top_k: 5}",
+            "objective.schedule=arccos",
+            "objective.visible=true",
+        ],
     ),
     "digits-maskgit-smoothing": (
         "digits_maskgit",

@@ -45,6 +45,7 @@ class MaskedToken(Objective):
     smoothing: Fraction = Field(
         0.0, description="label smoothing: weight of the uniform distribution in the target (MaskGIT's paper: 0.1)"
     )
+    visible: bool = Field(False, description="count the loss of tokens that the network sees as well (Halton-MaskGIT)")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "masked_token", "smoothing": 0.1}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
@@ -71,10 +72,14 @@ class MaskedToken(Objective):
             # Cross-entropy with the uniform distribution over the vocabulary.
             uniform = b.neg(b.mean(b.log_softmax(logits, axis=2), axes=(2,), keepdims=False), out="uniform")
             losses = b.add(losses * (1 - self.smoothing), uniform * self.smoothing, out="losses")
-        weight = b.cast(masked, to="f32", out="weight")
-        total = b.sum(losses * weight, axes=(1,), keepdims=False, out="total")
-        b.output(b.div(total, b.sum(weight, axes=(1,), keepdims=False), out="loss"))
-        b.finish("The cross-entropy of the masked tokens in nats per token, one value per sample.")
+        if self.visible:
+            b.output(b.mean(losses, axes=(1,), keepdims=False, out="loss"))
+        else:
+            weight = b.cast(masked, to="f32", out="weight")
+            total = b.sum(losses * weight, axes=(1,), keepdims=False, out="total")
+            b.output(b.div(total, b.sum(weight, axes=(1,), keepdims=False), out="loss"))
+        tokens_of_loss = "all" if self.visible else "masked"
+        b.finish(f"The cross-entropy of {tokens_of_loss} tokens in nats per token, one value per sample.")
         draws = (Draw("u", "uniform"), Draw("rank", "permutation"), *conditions.draws())
         return publish(mb, ("loss",), ("tokens", *conditions.fields), draws, self.trained(spec))
 
