@@ -205,23 +205,6 @@ def test_it_trains_on_several_processes(made: Made, tmp_path: Path) -> None:
     assert ddp.keys() == fsdp.keys() and all(np.allclose(ddp[name], fsdp[name], atol=1e-4) for name in ddp)
 
 
-@pytest.mark.parametrize(
-    ("spec", "variant", "network", "weights"),
-    [
-        ("diffwave", "base", "main", 2_619_971),
-        ("diffwave", "large", "main", 6_885_315),
-        ("diffwave_sc09", "unconditional", "main", 24_034_305),
-        ("dp3", None, "main", 255_153_306),
-        ("dp3", "simple", "main", 7_394_970),
-        ("dp3", None, "encoder", 64_960),
-    ],
-)
-def test_parameter_counts_of_the_published_sizes(spec: str, variant: str | None, network: str, weights: int) -> None:
-    lowered = lower(load_spec(spec, variant))
-    params = parameters(lowered.module, lowered.networks[network].main.function).values()
-    assert sum(p.type.count() for p in params if p.kind == "weight") == weights
-
-
 def test_thirty_layers_are_one_class_and_a_loop() -> None:
     source = model_source(lower(load_spec("diffwave")))
     assert source.count("class ResidualLayer") == 1 and len(source.splitlines()) < 130

@@ -153,19 +153,3 @@ def test_a_term_names_the_output_that_is_missing() -> None:
 def test_penalties_alone_teach_a_generator_nothing() -> None:
     with pytest.raises(DiagnosticError, match="reaches the generator"):
         load_spec("digits_gan", None, ["objective.terms=[gradient_penalty]"])
-
-
-@pytest.mark.parametrize(
-    ("name", "variant", "generator", "discriminator"),
-    [
-        # As the authors' code counts them: BigGAN's generator has 70,433,988 weights.
-        ("adc_gan", "cifar10", 4_304_387, 4_217_908),
-        ("adc_gan", "imagenet-128", 70_433_988, 94_132_907),
-        ("wgan_gp", None, 1_204_483, 1_053_825),
-    ],
-)
-def test_parameter_counts(name: str, variant: str | None, generator: int, discriminator: int) -> None:
-    low = lower(load_spec(name, variant))
-    for network, count in (("main", generator), ("discriminator", discriminator)):
-        params = parameters(low.module, low.networks[network].methods["forward"].function).values()
-        assert sum(int(p.type.count()) for p in params if p.kind != "state") == count

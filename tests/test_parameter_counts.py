@@ -1,0 +1,181 @@
+"""Shipped specs have exactly as many weights as the authors' own networks, at every published size.
+
+Each count is that of the class in the authors' repository, constructed with the settings of its configuration files;
+fixed sinusoidal positions are no weights. Where a paper or a README states a rounded count, it is given beside it.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from latentc.ir.builder import ModuleBuilder
+from latentc.ir.core import parameters
+from latentc.lower import build_networks
+from latentc.spec import load_spec
+
+# spec -> (source, {(variant, network): weights})
+COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
+    "dit": (
+        "facebookresearch/DiT",
+        {
+            ("S/2", "main"): 32_865_056,
+            ("B/4", "main"): 130_426_496,
+            ("L/8", "main"): 458_578_432,
+            ("XL/2", "main"): 674_834_720,
+        },
+    ),
+    "uvit": (
+        "baofff/U-ViT",
+        {
+            ("H/2-256", "main"): 500_832_016,  # paper: 501 M
+            ("H/4-512", "main"): 500_942_656,
+            ("L/2-256", "main"): 286_763_172,  # paper: 287 M
+            ("L/4-512", "main"): 286_861_524,
+            ("imagenet64-L/4", "main"): 286_827_652,
+            ("imagenet64-M/4", "main"): 130_940_292,  # paper: 131 M
+            ("cifar10-S/2", "main"): 44_255_328,  # paper: 44 M
+            ("celeba64-S/4", "main"): 44_292_228,
+        },
+    ),
+    "edm": (
+        "NVlabs/edm; the baselines are its classes with Song et al.'s multipliers",
+        {
+            ("cifar10", "main"): 55_735_299,
+            ("cifar10-uncond", "main"): 55_733_891,
+            ("cifar10-vp", "main"): 61_805_827,
+            ("cifar10-ve", "main"): 62_761_603,
+            ("cifar10-edm-ve", "main"): 56_400_643,
+            ("ffhq64", "main"): 61_805_571,
+            ("afhqv2-64", "main"): 61_805_571,
+            ("imagenet64", "main"): 295_899_267,
+        },
+    ),
+    "adm": (
+        "openai/guided-diffusion",
+        {
+            ("64", "main"): 295_904_454,  # paper: 296 M
+            ("128", "main"): 421_529_606,  # paper: 422 M
+            ("256", "main"): 553_838_086,  # paper: 554 M
+            ("256-uncond", "main"): 552_814_086,
+            ("512", "main"): 558_997_638,  # paper: 559 M
+        },
+    ),
+    "adm_classifier": (
+        "openai/guided-diffusion",
+        {
+            ("64", "main"): 65_438_568,  # paper: 65 M
+            ("128", "main"): 42_568_040,  # paper: 43 M
+            ("256", "main"): 54_096_360,  # paper: 54 M
+            ("512", "main"): 54_448_360,  # paper: 54 M
+        },
+    ),
+    "adm_g": (
+        "openai/guided-diffusion",
+        {
+            ("64", "classifier"): 65_438_568,
+            ("128", "classifier"): 42_568_040,
+            ("256", "classifier"): 54_096_360,
+            ("256-uncond", "classifier"): 54_096_360,
+            ("512", "classifier"): 54_448_360,
+        },
+    ),
+    "maskgit": (
+        "valeoai/Halton-MaskGIT",
+        {
+            ("T-256", "main"): 23_031_425,
+            ("B-256", "main"): 142_224_641,
+            ("L-256", "main"): 479_656_961,
+            ("L-384", "main"): 479_984_641,  # README: 480 M
+            ("XL-384", "main"): 692_487_041,
+            ("L-512", "main"): 480_443_393,
+        },
+    ),
+    "mar": (
+        "LTH14/mar; README: 208, 479 and 943 M for both networks",
+        {
+            ("B", "main"): 207_924_768 - 35_749_920,
+            ("B", "head"): 35_749_920,
+            ("L", "main"): 478_326_304 - 72_230_432,
+            ("L", "head"): 72_230_432,
+            ("H", "main"): 942_403_104 - 151_206_944,
+            ("H", "head"): 151_206_944,
+        },
+    ),
+    "llamagen": (
+        "FoundationVision/LlamaGen; README: 111, 343 and 775 M, 1.4 and 3.1 B",
+        {
+            ("B", "main"): 110_888_448,
+            ("L", "main"): 342_910_976,
+            ("XL", "main"): 774_699_520,
+            ("XXL", "main"): 1_410_972_672,
+            ("3B", "main"): 3_096_659_200,
+        },
+    ),
+    "tarflow": (
+        "apple/ml-tarflow",
+        {
+            ("imagenet64", "main"): 466_286_784,
+            ("imagenet64-patch4", "main"): 817_636_096,
+            ("imagenet64-unconditional", "main"): 460_142_784,
+            ("imagenet128", "main"): 823_927_552,
+            ("afhq256", "main"): 463_481_856,
+        },
+    ),
+    "diffwave": (
+        "lmnt-com/diffwave",
+        {("base", "main"): 2_619_971, ("large", "main"): 6_885_315},  # paper: 2.64 and 6.91 M
+    ),
+    "diffwave_sc09": ("lmnt-com/diffwave", {("unconditional", "main"): 24_034_305}),  # paper: 24.1 M
+    "dp3": (
+        "YanjieZe/3D-Diffusion-Policy",
+        {(None, "main"): 255_153_306, ("simple", "main"): 7_394_970, (None, "encoder"): 64_832},
+    ),
+    "adc_gan": (
+        "liang-hou/adcgan, whose discriminator has an unused projection of `classes * features` besides",
+        {
+            ("cifar10", "main"): 4_304_387,
+            ("cifar10", "discriminator"): 4_220_468 - 10 * 256,
+            ("cifar100", "main"): 4_580_867,
+            ("cifar100", "discriminator"): 4_359_158 - 100 * 256,
+            ("tiny-imagenet", "main"): 31_805_700,
+            ("tiny-imagenet", "discriminator"): 20_773_546 - 200 * 1024,
+            ("imagenet-128", "main"): 70_433_988,  # BigGAN's
+            ("imagenet-128", "discriminator"): 95_668_907 - 1000 * 1536,
+        },
+    ),
+    "wgan_gp": (
+        "igul222/improved_wgan_training, gan_cifar_resnet.py: the sizes of its layers, added up",
+        {
+            ("unconditional", "main"): 1_204_483,
+            ("unconditional", "discriminator"): 1_053_825,
+            ("conditional", "main"): 1_218_307,
+            ("conditional", "discriminator"): 1_055_115,
+        },
+    ),
+    "sd_vae": (
+        "CompVis/latent-diffusion; kl16: LTH14/mar; z16: diffusers' AutoencoderKL",
+        {
+            ("f4", "main"): 55_312_063,
+            ("f8", "main"): 83_653_863,
+            ("f16", "main"): 69_610_963,
+            ("f32", "main"): 103_880_131,
+            ("kl16", "main"): 66_456_019,
+            ("z16", "main"): 83_819_683,
+        },
+    ),
+    "vq_f16": ("FoundationVision/LlamaGen", {("f16", "main"): 71_883_403, ("f8", "main"): 70_109_835}),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_weights_are_as_many_as_the_authors(name: str) -> None:
+    _, expected = COUNTS[name]
+    found = {}
+    for variant in {variant for variant, _ in expected}:
+        builder = ModuleBuilder()
+        networks = build_networks(builder, load_spec(name, variant))
+        module = builder.finish()
+        for network in networks.values():
+            params = {path: p for function in network.functions for path, p in parameters(module, function).items()}
+            found[variant, network.name] = sum(int(p.type.count()) for p in params.values() if p.kind == "weight")
+    assert {key: found[key] for key in expected} == expected
