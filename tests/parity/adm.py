@@ -34,7 +34,7 @@ def sampler_inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
 def guided(numbers: str, sampler: str) -> Sampler:
     """The authors' two networks in one file."""
     pair = {"main": "model.", "classifier": "classifier."}
-    sampler = f"sampler={{{sampler}, clip: 1.0, classifier: {{network: classifier, scale: 3.0}}}}"
+    sampler = f"sampler={{{sampler}, clip: 1.0, guidance: {{kind: classifier, scale: 3.0}}}}"
     sizes = (
         *DATA,
         *network("backbone"),

@@ -23,10 +23,10 @@ import importlib
 import pkgutil
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, ClassVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -94,6 +94,10 @@ class OneOf:
     folder: str
     # a spec may write a component by its kind alone
     named: bool = field(default=False, kw_only=True)
+    # the kind of a mapping that does not say it
+    default: str | None = field(default=None, kw_only=True)
+    # a spec may write a list of components
+    many: bool = field(default=False, kw_only=True)
 
     def choices(self) -> dict[str, type[Component]]:
         """The component classes a spec can choose from, by kind."""
@@ -101,12 +105,25 @@ class OneOf:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         made = handler(schema)
-        return {"anyOf": [{"enum": list(self.choices()), "type": "string"}, made]} if self.named else made
+        if self.named:
+            return {"anyOf": [{"enum": list(self.choices()), "type": "string"}, made]}
+        if self.default is None or self.many:
+            return made
+        usual = handler.resolve_ref_schema({"$ref": made["discriminator"]["mapping"][self.default]})
+        usual = {**usual, "required": [key for key in usual.get("required", []) if key != "kind"]}
+        return {"anyOf": [made, usual]}
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        if self.many:
+            one = handler.generate_schema(Annotated[Component, replace(self, many=False)])
+            each = {"one": one, "list": core_schema.tuple_variable_schema(one)}
+            schema: CoreSchema = core_schema.tagged_union_schema(each, discriminator=_one_or_list)
+            return core_schema.nullable_schema(schema) if _is_optional(source) else schema
         schema = _tagged_schema(self.choices(), handler)
         if self.named:
             schema = core_schema.no_info_before_validator_function(_of_name, schema)
+        if self.default is not None:
+            schema = core_schema.no_info_before_validator_function(partial(_with_kind, self.default), schema)
         return core_schema.nullable_schema(schema) if _is_optional(source) else schema
 
 
@@ -130,6 +147,14 @@ def _tagged_schema(classes: Mapping[str, type[Component]], handler: GetCoreSchem
 
 def _of_name(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
+
+
+def _with_kind(kind: str, value: Any) -> Any:
+    return {"kind": kind, **value} if isinstance(value, Mapping) else value
+
+
+def _one_or_list(value: Any) -> str:
+    return "list" if isinstance(value, list | tuple) else "one"
 
 
 def _refuse(value: Any) -> Any:

@@ -6,8 +6,8 @@ Symbols: B batch, T tokens, D (`dim`) width, H heads.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -57,6 +57,12 @@ class Problem:
     path: tuple[str | int, ...]
     message: str
     help: str | None = None
+
+
+def under(*path: str | int, problems: Iterable[Problem]) -> Iterator[Problem]:
+    """The problems of what stands at `path` in a component."""
+    for problem in problems:
+        yield replace(problem, path=(*path, *problem.path))
 
 
 class Part(Component):

@@ -156,27 +156,32 @@ def needs_are_met(spec: Spec) -> Iterator[Problem]:
     """The networks that the objective and the sampler use are there, and can do what is asked of them."""
     for section in ("objective", "sampler"):
         part = getattr(spec, section)
-        for need in part.needs(spec) if isinstance(part, Objective | Sampler) else ():
-            yield from _unmet(spec, section, part, need)
+        needs = part.needs(spec) if isinstance(part, Objective | Sampler) else ()
+        whole = {(need.network, need.capability) for need in needs if not need.place}
+        for need in needs:
+            known = need.place and (need.network, need.capability) in whole  # the component's own need is reported
+            yield from _unmet(spec, section, part, need, bool(known))
 
 
-def _unmet(spec: Spec, section: str, part: Objective | Sampler, need: Need) -> Iterator[Problem]:
-    path: PathKey = (section,)
+def _unmet(spec: Spec, section: str, part: Objective | Sampler, need: Need, known: bool) -> Iterator[Problem]:
+    path: PathKey = (section, *need.place)
     what = CAPABILITIES[need.capability]
-    wanted = f"the {section} `{part.kind}` needs a network `{need.network}` that {what}"
+    wanted = f"{need.who or f'the {section} `{part.kind}`'} needs a network `{need.network}` that {what}"
     network = spec.networks.get(need.network)
     provided = network.provides(spec) if isinstance(network, Backbone) else frozenset()
     if need.capability in provided:
         assert isinstance(network, Backbone)
         yield from _missing_outputs(spec, section, need, network)
         return
-    if need.place:  # the component's own need is reported
+    if known:
         return
     others = {n: other for n, other in spec.networks.items() if isinstance(other, Backbone)}
     able = [n for n, other in others.items() if need.capability in other.provides(spec)]
     kinds = [kind for kind, cls in load("networks").items() if need.capability in getattr(cls, "PROVIDES", ())]
     if network is None:
         near = f"call `{able[0]}` `{need.network}`" if able else f"add one to `networks`, of kind {' or '.join(kinds)}"
+        if need.place:  # a key names it
+            near = f"name one of the networks, or add one, of kind {' or '.join(kinds)}"
         yield Problem("E0306", path, wanted, labels=((("networks",), "the networks"),), help=near)
         return
     does = " and ".join(CAPABILITIES[c] for c in sorted(provided)) or "does none of what objectives and samplers need"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
@@ -133,18 +133,23 @@ class Place:
     metadata: tuple[Any, ...] = ()
     info: FieldInfo | None = None
 
+    @property
+    def mark(self) -> OneOf | None:
+        """The folder of components that it takes, if any."""
+        return next((mark for mark in self.metadata if isinstance(mark, OneOf)), None)
+
     def types(self) -> Iterator[Any]:
         """The alternatives: model classes, generic aliases and plain types."""
-        choices = next((mark.choices() for mark in self.metadata if isinstance(mark, OneOf)), None)
-        if choices is not None:
-            yield from choices.values()
+        if self.mark is not None:
+            yield from self.mark.choices().values()
         else:
             yield from _alternatives(self.annotation)
 
     def model(self, data: Any) -> type[BaseModel] | None:
         """The class that reads `data` here: the one of its kind, or the only one."""
         models = [kind for kind in self.types() if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        tag = data.get("kind") if isinstance(data, Mapping) else None
+        default = self.mark.default if self.mark is not None else None
+        tag = data.get("kind", default) if isinstance(data, Mapping) else None
         for model in models:
             field = model.model_fields.get("kind")
             if field is not None and isinstance(tag, str) and tag in get_args(field.annotation):
@@ -163,6 +168,8 @@ class Place:
 
     def child(self, key: str | int, data: Any) -> Place | None:
         """What is allowed one step further down, or None where nothing is known."""
+        if self.mark is not None and self.mark.many and isinstance(key, int):
+            return Place(self.annotation, (replace(self.mark, many=False),), self.info)
         info = self.keys(data).get(str(key))
         if info is not None:
             return Place(info.annotation, tuple(info.metadata), info)

@@ -70,8 +70,8 @@ class Candidate:
         order = getattr(s, "order", None)
         where = "searched" if s.timesteps else s.spacing.kind if s.spacing is not None else ""
         parts = [s.kind, str(order) if order else "", where]
-        if s.guidance is not None and s.guidance.interval != (0.0, 1.0):
-            parts.append("guided {:g}-{:g}".format(*s.guidance.interval))
+        if (interval := s.guidance_interval) not in (None, (0.0, 1.0)):
+            parts.append("guided {:g}-{:g}".format(*interval))
         if (cache := self.optimize.get("cache")) is not None:
             parts.append("blocks {}-{} every {}".format(*cache["blocks"], cache["every"]))
         if (stitch := self.optimize.get("stitch")) is not None:
@@ -127,24 +127,12 @@ def evaluations(table: Table) -> int:
     return sum(part.rows * part.evaluations for part in table.parts())
 
 
-def passes(sampler: ArraySampler, target: Parameterization) -> int:
-    """Runs of the network per sample: two for a guided evaluation."""
-    every = [float(p) for part in sampler.table(target).parts() for p in part.progress.ravel()]
-    return sum(2 if sampler.guidance is not None and sampler.guidance.acts(p) else 1 for p in every)
-
-
 def with_timesteps(sampler: S, timesteps: Iterable[float]) -> S:
     """The sampler at given timesteps; the fields that chose them before get their defaults."""
     fields = type(sampler).model_fields
     cleared = {name: fields[name].default for name in type(sampler).REPLACES.get("timesteps", ()) if name in fields}
     times = tuple(float(t) for t in timesteps)
     return sampler.model_copy(update={**cleared, "timesteps": times, "steps": len(times)})
-
-
-def with_interval(sampler: S, interval: tuple[float, float]) -> S:
-    """The sampler guided in part of the trajectory only."""
-    assert sampler.guidance is not None
-    return sampler.model_copy(update={"guidance": sampler.guidance.model_copy(update={"interval": interval})})
 
 
 def reusing(found: Sequence[Candidate], spec: Spec, small: Sequence[str], depth: int) -> list[Candidate]:

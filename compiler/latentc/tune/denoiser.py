@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from latentc.components.kit import Conditions
+from latentc.components.guidance.guidance import Guide
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.components.samplers.program import evaluation
@@ -39,7 +39,8 @@ class Denoiser:
     """
 
     unguided: Evaluate
-    guided: Evaluate | None
+    guided: Evaluate
+    guides: tuple[Guide, ...]
     target: Parameterization
     shape: tuple[int, ...]
     conditions: tuple[Condition, ...]
@@ -57,13 +58,17 @@ class Denoiser:
     def network(self, sampler: ArraySampler, given: Given) -> Callable[[Array, float], Array]:
         """What `sampler` evaluates at (x, t), one evaluation after the other: the prediction, guided where it guides,
         without a learned variance."""
-        guidance = sampler.guidance
-        progress = iter([float(p) for part in sampler.table(self.target).parts() for p in part.progress.ravel()])
+        every = [float(p) for part in sampler.table(self.target).parts() for p in part.progress.ravel()]
+        settings = [guide.setting for guide in self.guides]
+        weights = iter(zip(*(term.weights(every) for _, term in sampler.terms()), strict=True))
 
         def evaluate(x: Array, t: float) -> Array:
-            acts = guidance is not None and guidance.acts(next(progress))
-            at = self.guided if acts and self.guided is not None else self.unguided
-            return at(x, t, given)[:, : self.shape[0]]
+            at = next(weights, ())
+            if not any(at):
+                return self.unguided(x, t, given)[:, : self.shape[0]]
+            scales = {name: 1 + (given.settings[name] - 1) * w for name, w in zip(settings, at, strict=True)}
+            guided = replace(given, settings={**given.settings, **scales})
+            return self.guided(x, t, guided)[:, : self.shape[0]]
 
         return evaluate
 
@@ -91,10 +96,10 @@ def open_denoiser(spec: Spec, weights: Mapping[str, Mapping[str, Expr]], device:
     lowered = lower(plain)
     mb = ModuleBuilder()
     mb.adopt(lowered.module)
-    network, conditions = lowered.networks["main"], Conditions(plain, lowered.networks)
+    network, conditions = lowered.networks["main"], own.conditions(plain, lowered.networks)
     sources = evaluation(mb, network, conditions, "evaluate")
-    if own.guidance is not None:
-        sources = evaluation(mb, network, conditions, "evaluate.guided", guided=True, channels=own.guidance.channels)
+    if guides := own.guides(mb, lowered.networks):
+        sources = evaluation(mb, network, conditions, "evaluate.guided", guides)
     module = lowered.module.with_(functions=dict(mb.functions), entries=dict(mb.entries))
     ready = optimised(replace(lowered, module=module, programs=()), plain).module
     precision, engine = spec.target.precision, ENGINES[spec.target.engine].graph_engine
@@ -114,9 +119,10 @@ def open_denoiser(spec: Spec, weights: Mapping[str, Mapping[str, Expr]], device:
 
     state = network.methods["forward"].input("state")
     shape = tuple(int(d) for d in state.type.shape[1:])  # type: ignore[arg-type]
-    guided = compiled("evaluate.guided") if own.guidance is not None else None
-    most = max(1, spec.target.max_batch)
-    return Denoiser(compiled("evaluate"), guided, target, shape, lowered.conditions, lowered.programs[0].settings, most)
+    unguided = compiled("evaluate")
+    guided = compiled("evaluate.guided") if guides else unguided
+    settings, most = lowered.programs[0].settings, max(1, spec.target.max_batch)
+    return Denoiser(unguided, guided, tuple(guides), target, shape, lowered.conditions, settings, most)
 
 
 __all__ = ["Denoiser", "open_denoiser"]

@@ -112,7 +112,7 @@ def _row(m: Measured, chosen: bool) -> dict[str, Any]:
 def _named(candidate: Candidate) -> dict[str, Any]:
     """The columns that identify a candidate."""
     s = candidate.sampler
-    interval = s.guidance.interval if s.guidance is not None else None
+    interval = s.guidance_interval
     return {
         "found": candidate.found,
         "kind": s.kind,

@@ -136,10 +136,12 @@ def tune(
 def _own_sampler(spec: Spec) -> ArraySampler:
     """The spec's sampler. DiagnosticError E0708 if its steps cannot be searched."""
     if isinstance(spec.sampler, ArraySampler) and parameterization_of(spec.objective) is not None:
-        if spec.sampler.classifier is None:
+        refused = [(path, term) for path, term in spec.sampler.terms() if term.OF_SCORE]
+        if not refused:
             return spec.sampler
-        message, mend = "tuning does not support guidance by a classifier", "remove `sampler.classifier`"
-        raise DiagnosticError(Diagnostic("E0708", message, spec.span("sampler", "classifier"), help=mend))
+        path, term = refused[0]
+        message = f"tuning does not support guidance by `{term.kind}`"
+        raise DiagnosticError(Diagnostic("E0708", message, spec.span("sampler", *path), help="remove this guidance"))
     message = f"the spec `{spec.name}` has no sampler whose steps can be fewer"
     mend = "tuning is for diffusion and flow, such as `sampler: {kind: ddim, steps: 50}`; tokens are drawn one by one"
     raise DiagnosticError(Diagnostic("E0708", message, spec.span("sampler"), help=mend))

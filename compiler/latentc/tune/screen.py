@@ -21,8 +21,6 @@ from latentc.tune.candidates import (
     Gridded,
     evaluations,
     grid,
-    passes,
-    with_interval,
     with_timesteps,
 )
 from latentc.tune.denoiser import Denoiser
@@ -69,7 +67,7 @@ class Screen:
         """A candidate with its cost and error."""
         target, sampler = self.denoiser.target, candidate.sampler
         count = evaluations(sampler.table(target))
-        return Screened(candidate, count, passes(sampler, target), self.error(sampler))
+        return Screened(candidate, count, sampler.runs(target), self.error(sampler))
 
 
 def open_screen(own: ArraySampler, denoiser: Denoiser, given: Given, stop: Callable[[], bool]) -> Screen:
@@ -129,15 +127,14 @@ def _timesteps(screen: Screen, found: Sequence[Screened], tell: Tell) -> list[Sc
 
 def _intervals(screen: Screen, found: Sequence[Screened], tell: Tell) -> list[Screened]:
     """The best at each count, guided in part of the trajectory only."""
-    guidance = screen.own.guidance
-    if guidance is None or guidance.interval != (0.0, 1.0) or guidance.scale == 1.0:
+    if screen.own.guidance_interval != (0.0, 1.0):
         return []
     target = screen.denoiser.target
     tried = []
     for best in best_of_counts(found):
         for part in INTERVALS:
-            sampler = with_interval(best.candidate.sampler, part)
-            if passes(sampler, target) < best.passes:
+            sampler = best.candidate.sampler.guided_in(part)
+            if sampler.runs(target) < best.passes:
                 tried.append(Candidate(sampler, "interval"))
     return _each(screen, tried, "guidance intervals", tell)
 

@@ -1,8 +1,8 @@
 """What losses and sampling programs are written with.
 
 `calls`: conditions, and calls of networks by the roles of their ports. `tokens`: drawing, ranking and revealing
-discrete tokens. `guidance`: scales that change over the steps. `patches`: arrays as sequences of patches. A sampler's
-table is run inside a program by `samplers.program.denoise`.
+discrete tokens. `patches`: arrays as sequences of patches. `samplers.program.denoise` runs a sampler's table inside a
+program.
 """
 
 from latentc.components.kit.calls import (

@@ -14,12 +14,11 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Need, Network, OutputField, Program
+from latentc.components.guidance.guidance import ScheduledGuidance, guidance_problems, scale_at
 from latentc.components.kit import Conditions, call, guided_call
-from latentc.components.kit.guidance import ScheduledGuidance, scale_at
 from latentc.components.kit.tokens import Schedule, draw, filtered, hidden_fraction
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, under
 from latentc.components.sampler import Sampler
-from latentc.components.samplers.base import guidance_problems
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, Named, f32, i64
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Setting, SettingSource, Source
@@ -90,7 +89,7 @@ class MaskedSampler(Sampler):
             message = f"{self.steps} steps for {spec.data.tokens.length} tokens: some would reveal none"
             yield Problem(("steps",), message, f"use {spec.data.tokens.length} steps or fewer")
         if self.guidance is not None:
-            yield from guidance_problems(self.guidance, spec)
+            yield from under("guidance", problems=guidance_problems(self.guidance, spec))
             if self.guidance.channels is not None:
                 yield Problem(("guidance", "channels"), "tokens have no channels", "leave it out")
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.contract import Need, Network, Program
+from latentc.components.guidance.guidance import Guidance, guidance_problems
 from latentc.components.kit import Conditions, Operands, call, guided_call
 from latentc.components.kit.tokens import draw, filtered
-from latentc.components.parts import Problem
-from latentc.components.sampler import Guidance, Sampler
-from latentc.components.samplers.base import guidance_problems
+from latentc.components.parts import Problem, under
+from latentc.components.sampler import Sampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
@@ -43,7 +43,7 @@ class Autoregressive(Sampler):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.guidance is None:
             return
-        yield from guidance_problems(self.guidance, spec)
+        yield from under("guidance", problems=guidance_problems(self.guidance, spec))
         if self.guidance.interval[0] > 0:
             message = "guidance of tokens starts with the first: without it there is no cache to continue from"
             yield Problem(("guidance", "interval"), message, "start the interval at 0")

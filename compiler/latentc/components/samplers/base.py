@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from latentc.components import Component, OneOf, load
 from latentc.components.contract import Need, Network, Program
-from latentc.components.guidance.classifier import ClassifierGuidance, slope_of
+from latentc.components.guidance.guidance import Guidance, GuidanceTerm, Guide
 from latentc.components.kit import Conditions
 from latentc.components.objective import Objective
 from latentc.components.parts import Part, Problem
 from latentc.components.processes.process import Parameterization, Process
-from latentc.components.sampler import Guidance, Sampler
+from latentc.components.sampler import Sampler
 from latentc.components.samplers.grid import Grid
-from latentc.components.samplers.program import sample_program
+from latentc.components.samplers.program import Early, sample_program
 from latentc.components.samplers.spacings.spacing import Interval, Spacing
 from latentc.components.samplers.spacings.timesteps import respaced
 from latentc.components.samplers.table import Table
@@ -48,10 +48,9 @@ class ArraySampler(Sampler):
         description="where the network is evaluated instead, in the process's time from noise to data (also between "
         "the whole timesteps of a schedule); sets steps",
     )
-    guidance: Guidance | None = Field(None, description="classifier-free guidance; null: the network as it is")
-    classifier: ClassifierGuidance | None = Field(
-        None, description="guidance by the gradient of a classifier, also beside the other; null: none"
-    )
+    guidance: Annotated[
+        GuidanceTerm | tuple[GuidanceTerm, ...] | None, OneOf("guidance", default="classifier_free", many=True)
+    ] = Field(None, description="a term of guidance (classifier-free by default) or a list of them; null: none")
 
     def model_post_init(self, context: Any) -> None:
         """Take the number of steps from a spacing that says it."""
@@ -70,8 +69,46 @@ class ArraySampler(Sampler):
         """
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        judge = () if self.classifier is None else (Need(self.classifier.network, "classify"),)
-        return (Need("main", "denoise"), *judge)
+        found = [Need("main", "denoise")]
+        for path, term in self.terms():
+            asks = f"guidance by `{term.kind}`"
+            found += [replace(need, place=(*path, *need.place), who=asks) for need in term.needs()]
+        return tuple(found)
+
+    def terms(self) -> list[tuple[tuple[str | int, ...], GuidanceTerm]]:
+        """The terms of guidance with their paths in the sampler."""
+        if isinstance(self.guidance, GuidanceTerm):
+            return [(("guidance",), self.guidance)]
+        return [(("guidance", i), term) for i, term in enumerate(self.guidance or ())]
+
+    def runs(self, target: Parameterization) -> int:
+        """Runs of a network per sample, those for guidance included."""
+        every = [float(p) for part in self.table(target).parts() for p in part.progress.ravel()]
+        return len(every) + sum(term.runs * int(np.count_nonzero(term.weights(every))) for _, term in self.terms())
+
+    @property
+    def guidance_interval(self) -> tuple[float, float] | None:
+        """Where guidance acts, if it is one term that an interval can restrict and its scale is not 1."""
+        term = self.guidance
+        return term.interval if isinstance(term, Guidance) and term.scale != 1.0 else None
+
+    def guided_in(self, interval: tuple[float, float]) -> Self:
+        """The sampler with its one term of guidance restricted to part of the way from noise (0) to data (1)."""
+        assert isinstance(self.guidance, GuidanceTerm)
+        return self.model_copy(update={"guidance": self.guidance.model_copy(update={"interval": interval})})
+
+    def guides(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> list[Guide]:
+        """The terms of guidance as a program has them; may add functions to the module."""
+        terms = [term for _, term in self.terms()]
+        inputs = _numbered([term.INPUT for term in terms])
+        every = zip(inputs, self.settings(), terms, strict=True)
+        return [Guide(key, name, t.scale, t.weights, t.direction(mb, networks)) for key, name, t in every]
+
+    def settings(self) -> list[str]:
+        """The names of the terms' scales in requests."""
+        terms = [term for _, term in self.terms()]
+        usual = _numbered([term.SETTING for term in terms])
+        return [term.name or name for term, name in zip(terms, usual, strict=True)]
 
     @model_validator(mode="before")
     @classmethod
@@ -141,11 +178,10 @@ class ArraySampler(Sampler):
                 self.table(target)
             except ValueError as error:
                 yield Problem(("steps" if self.timesteps is None else "timesteps",), str(error))
-        if self.guidance is not None:
-            yield from guidance_problems(self.guidance, spec)
-        if self.classifier is not None:
-            for problem in self.classifier.problems(spec):
-                yield replace(problem, path=("classifier", *problem.path))
+        settings = self.settings()
+        for (path, _), name in zip(self.terms(), settings, strict=True):
+            if settings.count(name) > 1:
+                yield Problem((*path, "name"), f"two terms of guidance are called `{name}`", "give each its own `name`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.STEPS`; see `program.sample_program`.
@@ -155,22 +191,23 @@ class ArraySampler(Sampler):
         target = parameterization_of(spec.objective)
         if target is None:
             raise ValueError(f"`{self.kind}` needs an objective that trains a denoiser")
-        guidance, stitch = self.guidance, spec.optimize.stitch
-        given: dict[str, Any] = {}
-        if guidance is not None:
-            given["guided"] = guidance.acts
-            given |= {"scale": guidance.scale, "channels": guidance.channels}
-        if self.classifier is not None:
-            given["classifier"] = (slope_of(mb, networks[self.classifier.network]), self.classifier.scale)
-        if stitch is not None:
-            early = networks[stitch.network]
-            given["instead"] = lambda progress: early if progress < stitch.until else None
-        conditions = Conditions(spec, networks)
-        if self.classifier is not None:  # it is asked for the class, which no network need be told
-            told = [name for name, _ in conditions.items()]
-            conditions = Conditions(spec, networks, (*told, "class"))
-        entry = f"sample.{self.steps}"
-        return sample_program(mb, networks["main"], conditions, self.table(target), entry=entry, **given)
+        early: Early | None = None
+        if (stitch := spec.optimize.stitch) is not None:
+            small = networks[stitch.network]
+
+            def early(progress: float) -> Network | None:
+                return small if progress < stitch.until else None
+
+        conditions = self.conditions(spec, networks)
+        guides = self.guides(mb, networks)
+        table, entry = self.table(target), f"sample.{self.steps}"
+        return sample_program(mb, networks["main"], conditions, table, guides=guides, early=early, entry=entry)
+
+    def conditions(self, spec: Spec, networks: Mapping[str, Network]) -> Conditions:
+        """What a request is asked for: the conditions that networks are told, and those that only guidance reads."""
+        told = Conditions(spec, networks)
+        also = [name for _, term in self.terms() for name in term.reads()]
+        return Conditions(spec, networks, (*(name for name, _ in told.items()), *also)) if also else told
 
     def with_steps(self, steps: int) -> ArraySampler:
         if steps == self.steps:
@@ -200,20 +237,10 @@ def _misplaced(timesteps: tuple[float, ...], process: Process, end: float) -> It
             yield Problem(("timesteps", i), message, f"timesteps {way}, each once")
 
 
-def guidance_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
-    if isinstance(spec.objective, Objective) and spec.objective.DISTILS:
-        message = f"`{spec.objective.kind}` trains a network that is never without its conditions"
-        yield Problem(("guidance",), message, "set `sampler.guidance: null`: the network has learned guidance")
-    elif not any(condition.nullable for condition in spec.conditions.values()):
-        name = next(iter(spec.conditions), "class")
-        message = f"guidance needs a network trained without its condition now and then, but `{name}` is never dropped"
-        help_text = f"set `conditioning.{name}.dropout` to 0.1, or leave `guidance` out"
-        yield Problem(("guidance",), message, help_text)
-    if guidance.interval[0] > guidance.interval[1]:
-        yield Problem(("guidance", "interval"), "the interval ends before it starts", "from noise (0) to data (1)")
-    if guidance.channels is not None and spec.data.shape is not None and guidance.channels > spec.data.shape[0]:
-        message = f"{guidance.channels} channels are guided, of data that has {spec.data.shape[0]}"
-        yield Problem(("guidance", "channels"), message)
+def _numbered(names: Sequence[str]) -> list[str]:
+    """The names, with _2, _3, … at the second, third, … of a name."""
+    counts = [names[: i + 1].count(name) for i, name in enumerate(names)]
+    return [name if count == 1 else f"{name}_{count}" for name, count in zip(names, counts, strict=True)]
 
 
 class Ancestral(ArraySampler):

@@ -12,11 +12,11 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Need, Network, OutputField, Program
+from latentc.components.guidance.guidance import Guidance, guidance_problems
 from latentc.components.kit import Conditions, Operands, call
 from latentc.components.kit.flows import log_density
-from latentc.components.parts import Problem
-from latentc.components.sampler import Guidance, Sampler
-from latentc.components.samplers.base import guidance_problems
+from latentc.components.parts import Problem, under
+from latentc.components.sampler import Sampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Setting, SettingSource, Source
@@ -57,7 +57,7 @@ class FlowInverse(Sampler):
                     yield Problem((name,), message, "add `guidance: {scale: 2}`, or leave it out")
             return
         if self.attention_temperature == 1.0:
-            yield from guidance_problems(self.guidance, spec)
+            yield from under("guidance", problems=guidance_problems(self.guidance, spec))
         for name, default in (("interval", (0.0, 1.0)), ("channels", None)):
             if getattr(self.guidance, name) != default:
                 yield Problem(("guidance", name), f"the inverse of a flow is guided as a whole, without `{name}`")

@@ -16,17 +16,24 @@ from pydantic import Field
 
 from latentc.components import OneOfThese
 from latentc.components.contract import Need, Network, OutputField, Program
+from latentc.components.guidance.guidance import (
+    Contrast,
+    Guide,
+    ScheduledGuidance,
+    guidance_problems,
+    scale_at,
+)
 from latentc.components.kit import Conditions, Operands, both_branches, call
-from latentc.components.kit.guidance import ScheduledGuidance, scale_at
 from latentc.components.kit.patches import patch_side, patchify, unpatchify
 from latentc.components.kit.tokens import Schedule, hidden_fraction
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, under
 from latentc.components.sampler import Sampler
 from latentc.components.samplers._masked import inpainting_conditions
-from latentc.components.samplers.base import ArraySampler, guidance_problems, parameterization_of
+from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.components.samplers.ddim import Ddim
 from latentc.components.samplers.ddpm import Ddpm
-from latentc.components.samplers.program import Request, denoise, stochastic_rows
+from latentc.components.samplers.guided import Request
+from latentc.components.samplers.program import denoise, stochastic_rows
 from latentc.components.samplers.table import Table
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, Named, f32, i64
@@ -65,7 +72,7 @@ class MaskedAutoregressive(Sampler):
             message = "the sampler guides the diffusion, with one scale for all of its steps"
             yield Problem(("diffusion", "guidance"), message, "leave it out, and set `sampler.guidance`")
         if self.guidance is not None:
-            yield from guidance_problems(self.guidance, spec)
+            yield from under("guidance", problems=guidance_problems(self.guidance, spec))
             if self.guidance.channels is not None:
                 message = "all channels of a token are guided"
                 yield Problem(("guidance", "channels"), message, "leave it out")
@@ -227,9 +234,10 @@ class MaskedAutoregressive(Sampler):
             kicks = b.transpose(at["noise"], perm=(0, 2, 1, 3))  # [B, T, S, C]
             kicks = b.transpose(_picked(b, kicks, places), perm=(2, 0, 1, 3))
             kicks = b.reshape(kicks, shape=(kicks.shape[0], B * count, size), out="kicks")
-        request = Request(features, lambda b, told: {"z": told["null_z"]}, scale, features["z"])
-        guided = None if scale is None else (lambda progress: True)
-        made = denoise(b, f"{entry}.token", table, head, request, start, kicks, guided)
+        scales = {} if scale is None else {"scale": scale}
+        request = Request(features, lambda b, told, names: {"z": told["null_z"]}, ("z",), features["z"], scales)
+        guides = [Guide(key, "guidance", 1.0, np.ones_like, Contrast()) for key in scales]
+        made = denoise(b, f"{entry}.token", table, head, request, start, kicks, guides)
         made = b.reshape(made, shape=(B, count, size), out="made")
         # A token of the set is at its rank's place in it.
         place = b.op("sub", at["ranks"], after, out="place")

@@ -27,7 +27,7 @@ class Step:
     """What a step body works on. `state` is x, then what the body carries; `z` the step's noise, if it takes any.
 
     `evaluate(x, which)` is the network's output at x, in evaluation 0 or 1 of the step. `channels`: of x. `clip`: bound
-    of an estimate, or None. `slope(x, which)`: what classifier guidance adds to the score at x, or None.
+    of an estimate, or None. `slope(x, which)`: what guidance adds to the score at x, or None.
     """
 
     row: Row
@@ -103,7 +103,7 @@ class Table:
     is how far from noise (0) to data (1) an evaluation is; no coefficient. A coefficient's column has the name of what
     it multiplies: x, the estimates d and e, earlier estimates h1 (the step before), h2 …, the step's standard normal
     noise z (`noise`; the table is then `stochastic`),
-    what a classifier adds to the score (`d_guide`, `e_guide`). Each body documents what it does with its columns.
+    what guidance adds to the score (`d_guide`, `e_guide`). Each body documents what it does with its columns.
     """
 
     solver: str
@@ -151,12 +151,12 @@ class Table:
 
     @property
     def coefficients(self) -> dict[str, Array]:
-        """The columns that the body reads without classifier guidance."""
+        """The columns that the body reads without guidance of the score."""
         return {name: c for name, c in self.columns.items() if name not in (*NOT_COEFFICIENTS, *GUIDES)}
 
     @property
     def guides(self) -> dict[str, Array]:
-        """The columns by which classifier guidance enters the estimates."""
+        """The columns by which what guidance adds to the score enters the estimates."""
         return {name: column for name, column in self.columns.items() if name in GUIDES}
 
     def parts(self) -> tuple[Table, ...]:

@@ -1,0 +1,52 @@
+"""Classifier-free guidance of a denoising sampler, also of some of several conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Network
+from latentc.components.guidance.guidance import (
+    Contrast,
+    GuidanceTerm,
+    ScheduledGuidance,
+    guidance_problems,
+    left_out_problems,
+)
+from latentc.components.parts import Problem
+from latentc.ir.builder import ModuleBuilder
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class ClassifierFree(ScheduledGuidance, GuidanceTerm):
+    """Adds (scale - 1) (c - u): c with the conditions, u without (Ho and Salimans 2022, arXiv:2207.12598).
+
+    Several terms give each condition a scale of its own. InstructPix2Pix (Brooks et al. 2023, arXiv:2211.09800) has
+    `{without: [text]}` and `{without: [image], absent: [text]}`.
+    """
+
+    kind: Literal["classifier_free"]
+    without: tuple[str, ...] | None = Field(
+        None, min_length=1, description="conditions left out of u; null: all that training drops"
+    )
+    absent: tuple[str, ...] = Field((), description="conditions left out of both c and u")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "classifier_free", "scale": 2.0, "schedule": "cosine"}
+
+    @property
+    def runs(self) -> int:
+        return 2 if self.absent else 1
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from guidance_problems(self, spec)
+        yield from left_out_problems(self.without or (), "without", spec)
+        yield from left_out_problems(self.absent, "absent", spec)
+        for i, name in enumerate(self.without or ()):
+            if name in self.absent:
+                yield Problem(("without", i), f"`{name}` is absent from both predictions", "leave it out of one list")
+
+    def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Contrast:
+        return Contrast(None, self.without, self.absent, self.channels)

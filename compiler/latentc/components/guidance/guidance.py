@@ -1,0 +1,172 @@
+"""Guidance: settings that all samplers share, and the terms of a denoising sampler's guidance.
+
+Symbols: B batch, p progress of an evaluation from noise (0) to data (1).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from latentc.components import Closed
+from latentc.components.contract import Need, Network
+from latentc.components.objective import Objective
+from latentc.components.parts import Fraction, Part, Problem
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+Array = NDArray[np.float64]
+
+
+class Guidance(Closed):
+    """Classifier-free guidance (Ho and Salimans 2022): u + scale (c - u), c with the class and u without."""
+
+    scale: float = Field(1.0, ge=0, description="default scale; 1 is no guidance. An input of the engine")
+    interval: tuple[Fraction, Fraction] = Field(
+        (0.0, 1.0),
+        description="part of the way from noise (0) to data (1) where it acts (Kynkäänniemi et al. 2024)",
+    )
+    channels: int | None = Field(
+        None, gt=0, description="guides only the first so many channels (3 in the DiT paper's code); null: all"
+    )
+
+    def acts(self, progress: float) -> bool:
+        """True if an evaluation at this progress is guided."""
+        low, high = self.interval
+        return low <= progress <= high
+
+
+class ScheduledGuidance(Guidance):
+    """Guidance that may grow from none (scale 1) to `scale` on the way from noise (0) to data (1)."""
+
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant",
+        description="how scale - 1 grows with the progress p: not at all, as q, or as (1 - cos(pi q)) / 2, q = p^power",
+    )
+    power: float = Field(1.0, gt=0, le=100, description="exponent of the progress in `schedule`")
+
+    def weights(self, progress: Sequence[float]) -> Array:
+        """The fraction of scale - 1 that applies at each progress; 0 outside `interval`."""
+        q = np.asarray(progress, np.float64) ** self.power
+        grown = {"constant": np.ones_like(q), "linear": q, "cosine": (1 - np.cos(np.pi * q)) / 2}[self.schedule]
+        return grown * [self.acts(float(p)) for p in progress]
+
+
+def scale_at(b: Builder, scale: Var, weight: Var) -> Var:
+    """1 + (scale - 1) * weight."""
+    return b.add((scale - 1.0) * weight, 1.0, out="scale")  # type: ignore[no-any-return]
+
+
+class Slope(Protocol):
+    """A direction that guidance adds to the score."""
+
+    def __call__(self, b: Builder, x: Var, time: Var, operands: Mapping[str, Var], scale: Var) -> Var:
+        """scale [B] times the direction at the network's input x [B, ...] and time [B]."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Guidance from a worse prediction q toward a better one p: adds (scale - 1) (p - q) to the prediction.
+
+    p is by the network that samples; q by `network`, or the same if None. Conditions `absent` are left out of both,
+    `without` (None: all that training drops) of q as well. `channels`: guides only the first so many.
+    """
+
+    network: Network | None = None
+    without: tuple[str, ...] | None = None
+    absent: tuple[str, ...] = ()
+    channels: int | None = None
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A term of guidance in a sampling program: its input f32[B] and its setting in requests, with the default.
+
+    `weights(progress)`: the fraction of the guidance that applies at each evaluation; 0 leaves it out.
+    """
+
+    input: str
+    setting: str
+    default: float
+    weights: Callable[[Sequence[float]], Array]
+    how: Contrast | Slope
+
+    def acts(self, progress: float) -> bool:
+        """True if an evaluation at this progress is guided."""
+        return bool(self.weights([progress])[0] != 0.0)
+
+
+class GuidanceTerm(Part):
+    """A term of a denoising sampler's guidance. `SETTING` names its scale in requests, `INPUT` in programs."""
+
+    SETTING: ClassVar[str] = "guidance"
+    INPUT: ClassVar[str] = "scale"
+    OF_SCORE: ClassVar[bool] = False
+    """Whether it changes the score instead of the prediction, so that no evaluation of a network alone shows it."""
+
+    scale: float
+    name: str | None = Field(
+        None, pattern="^[a-z][a-z0-9_]{0,31}$", description="name of the scale in requests; null: the usual one"
+    )
+
+    @property
+    def runs(self) -> int:
+        """Runs of a network that it adds to an evaluation; a gradient counts as three."""
+        return 1
+
+    def needs(self) -> tuple[Need, ...]:
+        """Networks that it calls beside `main`, and what they must be able to do; places relative to the term."""
+        return ()
+
+    def reads(self) -> tuple[str, ...]:
+        """Conditions that it reads although no network may be told them."""
+        return ()
+
+    @abstractmethod
+    def weights(self, progress: Sequence[float]) -> Array:
+        """The fraction of the guidance that applies at each progress; 0 leaves it out."""
+
+    @abstractmethod
+    def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Contrast | Slope:
+        """What it adds; may add functions to the module."""
+
+
+def guidance_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
+    """What keeps the conditions from being left out, or contradicts itself; paths relative to the guidance."""
+    if isinstance(spec.objective, Objective) and spec.objective.DISTILS:
+        message = f"`{spec.objective.kind}` trains a network that is never without its conditions"
+        yield Problem((), message, "set `sampler.guidance: null`: the network has learned guidance")
+    elif not any(condition.nullable for condition in spec.conditions.values()):
+        name = next(iter(spec.conditions), "class")
+        message = f"guidance needs a network trained without its condition now and then, but `{name}` is never dropped"
+        yield Problem((), message, f"set `conditioning.{name}.dropout` to 0.1, or leave `guidance` out")
+    yield from settings_problems(guidance, spec)
+
+
+def settings_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
+    """An empty interval, or more channels than the data has; paths relative to the guidance."""
+    if guidance.interval[0] > guidance.interval[1]:
+        yield Problem(("interval",), "the interval ends before it starts", "from noise (0) to data (1)")
+    if guidance.channels is not None and spec.data.shape is not None and guidance.channels > spec.data.shape[0]:
+        message = f"{guidance.channels} channels are guided, of data that has {spec.data.shape[0]}"
+        yield Problem(("channels",), message)
+
+
+def left_out_problems(names: Sequence[str], key: str, spec: Spec) -> Iterator[Problem]:
+    """Conditions named by `key` that cannot be left out; paths relative to the guidance."""
+    for i, name in enumerate(names):
+        condition = spec.conditions.get(name)
+        if condition is None:
+            others = ", ".join(spec.conditions) or "none"
+            yield Problem((key, i), f"no such condition: `{name}`", f"conditions of this spec: {others}")
+        elif not condition.nullable:
+            message = f"condition `{name}` is never dropped in training, so the network does not know its absence"
+            yield Problem((key, i), message, f"set `conditioning.{name}.dropout` to 0.1")

@@ -1,0 +1,131 @@
+"""One evaluation of a network inside a sampler's step, under guidance.
+
+Symbols: B batch, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from latentc.components.contract import Network
+from latentc.components.guidance.guidance import Contrast, Guide, scale_at
+from latentc.components.kit import Operands, call, guided_call
+from latentc.components.sums import Coefficient
+from latentc.ir.builder import Builder, Var
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a sampler is asked for: the operands of the conditions, and the scales f32[B] of guidance by input name.
+
+    `null(b, operands, names)` gives the operands without conditions `names`; `nullable` are those it can leave out.
+    `like` [B, ...] gives the size of the batch; it does not change over the steps, so neither does what only it sizes.
+    """
+
+    operands: Operands
+    null: Callable[[Builder, Operands, tuple[str, ...]], Operands]
+    nullable: tuple[str, ...]
+    like: Var
+    scales: Mapping[str, Var] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The network that evaluates, and the terms of guidance that apply."""
+
+    network: Network
+    guides: tuple[Guide, ...] = ()
+
+    @property
+    def contrasts(self) -> list[tuple[Guide, Contrast]]:
+        """The terms that change the prediction."""
+        return [(guide, guide.how) for guide in self.guides if isinstance(guide.how, Contrast)]
+
+    @property
+    def slopes(self) -> list[Guide]:
+        """The terms that change the score."""
+        return [guide for guide in self.guides if not isinstance(guide.how, Contrast)]
+
+
+def weight_column(guide: Guide, which: int) -> str:
+    """Name of the table column that holds the guide's weight in evaluation `which` of a step."""
+    return f"{guide.input}_weight" + ("", "_2")[which]
+
+
+def prediction(
+    b: Builder, how: Evaluation, request: Request, row: Mapping[str, Coefficient], x: Var, time: Var, which: int
+) -> Var:
+    """The output of `how.network` at x [B, C, ...] and time f32[B], guided; a variance beside it is not.
+
+    `row` holds the weights of the terms whose weight is not 1 (see `weight_column`).
+    """
+    told, contrasts = request.operands, how.contrasts
+    if not contrasts:
+        return call(b, how.network, "forward", told, state=x, time=time, out="output")  # type: ignore[no-any-return]
+    if len(contrasts) == 1 and contrasts[0][1].network is None and not contrasts[0][1].absent:
+        ((guide, contrast),) = contrasts
+        weight, scale = row.get(weight_column(guide, which), 1.0), request.scales[guide.input]
+        scale = scale if isinstance(weight, float) else scale_at(b, scale, weight)
+        null = request.null(b, told, tuple(sorted(_left_out(contrast, request.nullable)[1])))
+        first = contrast.channels or state_channels(how.network)
+        channels = None if first == output_channels(how.network) else first
+        return guided_call(b, how.network, "forward", told, null, scale, channels, state=x, time=time)  # type: ignore[no-any-return]
+
+    known: dict[tuple[str, frozenset[str]], Var] = {}
+
+    def predicted(network: Network, absent: frozenset[str]) -> Var:
+        key = (network.name, absent)
+        if key not in known:
+            operands = request.null(b, told, tuple(sorted(absent))) if absent else told
+            name = "_".join(["output", *(["by", network.name] * (network is not how.network))])
+            name += "".join(f"_without_{condition}" for condition in sorted(absent))
+            known[key] = call(b, network, "forward", operands, state=x, time=time, out=name)
+        return known[key]
+
+    output, channels = predicted(how.network, frozenset()), state_channels(how.network)
+    guided = _first(b, output, channels)
+    for guide, contrast in contrasts:
+        absent, without = _left_out(contrast, request.nullable)
+        better, worse = predicted(how.network, absent), predicted(contrast.network or how.network, without)
+        gain, weight = request.scales[guide.input] - 1.0, row.get(weight_column(guide, which), 1.0)
+        gain = gain if isinstance(weight, float) else b.mul(gain, weight, out="gain")
+        gain = b.reshape(gain, shape=(gain.shape[0], *(1,) * (x.type.rank - 1)), out="gain")
+        guided = _moved(b, guided, better, worse, gain, contrast.channels or channels)
+    return _with_rest(b, guided, output)
+
+
+def state_channels(network: Network) -> int:
+    """Channels of the network's state."""
+    return int(network.methods["forward"].input("state").type.shape[1])  # type: ignore[arg-type]
+
+
+def output_channels(network: Network) -> int:
+    """Channels of the network's output; a learned variance doubles those of the state."""
+    return int(network.methods["forward"].output().type.shape[1])  # type: ignore[arg-type]
+
+
+def _left_out(contrast: Contrast, nullable: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str]]:
+    """The conditions left out of the better prediction, and of the worse."""
+    without = nullable if contrast.without is None else contrast.without
+    return frozenset(contrast.absent), frozenset((*contrast.absent, *without))
+
+
+def _moved(b: Builder, x: Var, better: Var, worse: Var, gain: Var, channels: int) -> Var:
+    """x + gain * (better - worse), in the first `channels` channels."""
+    contrast = _first(b, better, channels) - _first(b, worse, channels)
+    moved = b.add(_first(b, x, channels), b.mul(gain, contrast, out="change"), out="guided")
+    return _with_rest(b, moved, x)
+
+
+def _first(b: Builder, v: Var, channels: int) -> Var:
+    """The first `channels` channels."""
+    return v if v.shape[1] == channels else b.slice(v, axis=1, start=0, stop=channels)  # type: ignore[no-any-return]
+
+
+def _with_rest(b: Builder, first: Var, v: Var) -> Var:
+    """`first`, then the channels that v has beyond it."""
+    if first.shape[1] == v.shape[1]:
+        return first
+    rest = b.slice(v, axis=1, start=first.shape[1], stop=v.shape[1])
+    return b.concat(first, rest, axis=1, out="guided")  # type: ignore[no-any-return]
