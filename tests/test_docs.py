@@ -29,6 +29,8 @@ FOLDERS = {
     "objectives/terms": "Terms of the adversarial objective",
     "samplers": "Samplers",
     "samplers/spacings": "Spacings",
+    "guidance": "Guidance",
+    "optimizers": "Optimisers",
 }
 
 
@@ -60,6 +62,12 @@ def vocabulary() -> str:
         for kind, cls in components.load(folder).items():
             lines += _component(kind, cls)
     return "\n".join(lines)
+
+
+def test_the_vocabulary_page_has_every_folder():
+    root = Path(components.__file__).parent
+    folders = [str(path.parent.relative_to(root)) for path in root.rglob("*/__init__.py")]
+    assert {folder for folder in folders if components.load(folder)} == set(FOLDERS)
 
 
 def test_the_vocabulary_page_is_made_from_the_components(golden):
