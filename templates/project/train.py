@@ -140,7 +140,7 @@ def gradients(
         piece = {k: v for k, v in sliced(batch, part, parts).items() if k in update.batch}
         key = (train["seed"], 4, step * len(UPDATES) + turn, run.rank, part)
         inputs = {**piece, **update.draws(size, generator(*key))}
-        if update.told_round:
+        if update.takes_round:
             inputs["round"] = torch.tensor(of_round.number)
         inputs = {k: v.to(run.device, non_blocking=True) for k, v in inputs.items()}
         last = part == parts - 1

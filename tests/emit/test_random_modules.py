@@ -47,7 +47,7 @@ def check_free(module: Module) -> None:
     scope = loaded("\n".join([*imports(body), body]), torch.float64, **side_file(functions.constants))
     for entry, name in names.items():
         fn = module.entry(entry)
-        held = [{k: torch.tensor(v) for k, v in weights.items()}] if functions.weighs(fn.name) else []
+        held = [{k: torch.tensor(v) for k, v in weights.items()}] if functions.has_weights(fn.name) else []
         compared(body, scope[name](*held, *tensors(inputs_of(module, entry), torch.float64)), expected[entry])
 
 

@@ -85,7 +85,7 @@ def emitted_is_interpreted(module: Module, inputs: Any, reference: Any) -> None:
     sample = loaded(functions_text(functions), torch.float64, **side_file(functions.constants), tqdm=lambda x, **_: x)[
         "sample"
     ]
-    if functions.weighs(module.entries["sample"]):
+    if functions.has_weights(module.entries["sample"]):
         models.append({path: torch.tensor(w) for path, w in weights.items()})
     arrays = [np.asarray(x) for x in inputs]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""One function as a Python body: its inputs' names, the sizes it unpacks, its statements."""
+"""One function as a Python body: names of its inputs, sizes unpacked from their shapes, and statements."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from latentc.emit.expressions import Context, Scope
 from latentc.emit.loops import Loops
 from latentc.emit.repeats import Repeat, operands, with_stack, without_duplicates
 from latentc.emit.statements import FOREVER, alive
-from latentc.emit.text import Text, base_name, commas, identifier
+from latentc.emit.text import WIDTH, Text, base_name, commas, free_name, identifier
 from latentc.ir.core import Function, Node, Value
 from latentc.ir.types import Dim, Named, Sym
 
@@ -39,11 +39,7 @@ class Body(Loops):
         names: list[str] = []
         start = self.star[0] if self.star else len(self.fn.inputs)
         for value in self.fn.inputs[:start]:
-            name, n = identifier(value.name), 1
-            while name in names or name in self.context.reserved:
-                n += 1
-                name = f"{identifier(value.name)}_{n}"
-            names.append(name)
+            names.append(free_name(identifier(value.name), {*names, *self.context.reserved}))
         if self.star:
             self.star_name = base_name(self.fn.inputs[start].name)
             if self.star_name in names:
@@ -62,17 +58,19 @@ class Body(Loops):
         while position < len(self.outputs):
             listed = self._listed(self.outputs, position, scope)
             if listed is not None:
-                name, count = listed
-                texts.append(f"*{name}")
-                position += count
+                texts.append(f"*{listed[0]}")
+                position += listed[1]
             else:
                 texts.append(self.tensor(self.outputs[position]).code)
                 position += 1
-        statements = [*lines, *self._layout(f"return {commas(texts)}")]
+        result = commas(texts)
+        if len(texts) > 1 and len(result) > WIDTH - self.context.indent:  # with parentheses it can be broken at commas
+            result = f"({result})"
+        statements = [*lines, *self._layout(f"return {result}")]
         return [*self._unpacking(statements), *statements]
 
     def _unpacking(self, statements: Sequence[str]) -> list[str]:
-        """`B, T, D = x.shape` for the sizes that the statements use."""
+        """`B, T, D = x.shape` for the sizes that the statements mention."""
         lines: list[str] = []
         wanted = {n for n in self.used_sizes if n in self.unpackable and any(_mentions(x, n) for x in statements)}
         for name, value in zip(self.inputs, self.fn.inputs, strict=False):
@@ -97,7 +95,7 @@ class Body(Loops):
         return lines
 
     def _listed(self, outputs: Sequence[Value], at: int, scope: Scope) -> tuple[str, int] | None:
-        """A whole list returned from position `at`: its name and length."""
+        """(name, length) of a list whose elements are returned one after the other from position `at` on."""
         text = scope.env.get(outputs[at])
         if text is None or not text.code.endswith("[0]"):
             return None
@@ -120,14 +118,14 @@ def _mentions(line: str, name: str) -> bool:
 
 
 def _label(dim: Dim) -> str | None:
-    """The capitalised name of a size: what it is unpacked as."""
+    """The name of a size that can be unpacked from a shape, such as `T`."""
     if isinstance(dim, Sym):
         return dim.name
     return dim.expr if isinstance(dim, Named) and dim.expr.isidentifier() and dim.expr.isupper() else None
 
 
 def _unpackable(fn: Function, count: int) -> dict[str, tuple[int, int, Dim]]:
-    """{name: (input, axis, size)}: sizes that the shapes of the first `count` inputs, or of the first starred, give."""
+    """{name: (input, axis, size)} of sizes in the shapes of the first `count` inputs and of the first starred one."""
     found: dict[str, tuple[int, int, Dim]] = {}
     for index, value in enumerate(fn.inputs[: count + 1]):
         for axis, dim in enumerate(value.type.shape):
@@ -142,7 +140,7 @@ def _factor(dim: Dim) -> int:
 
 
 def _starred_inputs(fn: Function, items: Sequence[Node | Repeat]) -> tuple[int, int] | None:
-    """(first, stride) of the inputs at the end that a run takes in turns, so that `*caches` can stand for them."""
+    """(first, stride) of the last inputs if one run reads them all in order, so that they can be `*caches`."""
     for run in items:
         if not isinstance(run, Repeat) or not run.indexed:
             continue

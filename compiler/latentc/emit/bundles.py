@@ -1,8 +1,8 @@
-"""Values that always travel together, such as the key-value caches of all blocks, as one starred variable.
+"""Values that are always used together, such as the key-value caches of all blocks, as one starred variable.
 
-A call that ends in three or more outputs of one type and name makes a bundle: `logits, *caches = model.decode(…)`. A
-bundle may be passed on whole, carried through loops, and have one op applied to each member; where a member is used
-alone, the function is left as it is.
+If the last three or more outputs of a call have the same type and name, they form a bundle: `logits, *caches =
+model.decode(…)`. A bundle can be passed on as a whole, be carried through loops, and have one op applied to every
+member. A function that uses a member by itself stays as it is.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from latentc.ir.core import Function, Module, Node, Value
 _LEAST = 3
 
 
-class _Apart(Exception):
-    """A member of a bundle is used alone."""
+class _UsedAlone(Exception):
+    """A member of a bundle is used by itself."""
 
 
 @dataclass
 class Bundled:
-    """A function with its bundles as single values; `bundles` holds those, of loop bodies too.
+    """A function with each bundle as a single value; `bundles` are those values, also of loop bodies.
 
-    A loop's rewritten body is in the node's attribute `function`; `each` applies a node (attribute `node`) to every
+    The attribute `function` of a loop node is its rewritten body. An `each` node applies its attribute `node` to every
     member of a bundle.
     """
 
@@ -34,11 +34,11 @@ class Bundled:
 
 
 def bundled(module: Module, fn: Function) -> Bundled:
-    """The function with what travels together as one value."""
+    """The function with its bundles as single values."""
     work = _Bundler(module)
     try:
         return Bundled(work.function(fn, {}), work.bundles)
-    except _Apart:
+    except _UsedAlone:
         return Bundled(fn)
 
 
@@ -46,12 +46,12 @@ class _Bundler:
     def __init__(self, module: Module) -> None:
         self.module = module
         self.bundles: set[Value] = set()
-        self._whole: dict[Value, tuple[Value, ...]] = {}  # first member -> all
-        self._one: dict[Value, Value] = {}  # first member -> what stands for all
+        self._whole: dict[Value, tuple[Value, ...]] = {}  # first member -> all members
+        self._one: dict[Value, Value] = {}  # first member -> the bundle
         self._members: set[Value] = set()
 
     def function(self, fn: Function, given: dict[int, int]) -> Function:
-        """`given` {position: count}: inputs that are bundles."""
+        """`given` {position: count} are the inputs that form bundles."""
         for start, count in given.items():
             self._join(fn.inputs[start : start + count])
         nodes: list[Node] = []
@@ -74,7 +74,7 @@ class _Bundler:
         return tuple(one for one, _ in self._runs(values))
 
     def _runs(self, values: Sequence[Value]) -> list[tuple[Value, int]]:
-        """The values with each whole bundle as one, and how many values each stands for."""
+        """(value, number of values it stands for), with each whole bundle as one."""
         found, at = [], 0
         while at < len(values):
             members = self._whole.get(values[at])
@@ -82,14 +82,14 @@ class _Bundler:
                 found.append((self._one[values[at]], len(members)))
                 at += len(members)
             elif values[at] in self._members:
-                raise _Apart
+                raise _UsedAlone
             else:
                 found.append((values[at], 1))
                 at += 1
         return found
 
     def _node(self, nodes: Sequence[Node], position: int) -> tuple[int, Node]:
-        """(how many nodes it replaces, the node)."""
+        """(number of nodes that it replaces, the new node)."""
         node = nodes[position]
         match node.op:
             case "call":
@@ -101,7 +101,7 @@ class _Bundler:
         if node.inputs and node.inputs[0] in self._whole:
             return self._each(nodes, position)
         if any(v in self._members for v in node.inputs):
-            raise _Apart
+            raise _UsedAlone
         return 1, node
 
     def _outputs(self, outputs: Sequence[Value]) -> tuple[Value, ...]:
@@ -110,7 +110,7 @@ class _Bundler:
 
     @staticmethod
     def _tail(outputs: Sequence[Value]) -> int | None:
-        """Where the equal outputs at the end begin, if there are enough."""
+        """Index of the first of the equal outputs at the end, if there are enough of them."""
         last, start = outputs[-1], len(outputs)
         while start and outputs[start - 1].type == last.type and _alike(outputs[start - 1], last):
             start -= 1
@@ -137,7 +137,7 @@ class _Bundler:
         inner = self.function(body, given)
         made = self._runs(body.outputs[:carry])
         if [count for _, count in made] != [count for _, count in state]:
-            raise _Apart
+            raise _UsedAlone
         outputs, at = [], 0
         for one, count in state:
             outputs.append(node.outputs[at] if count == 1 else self._join(node.outputs[at : at + count], one.name))
@@ -147,7 +147,7 @@ class _Bundler:
         return Node("loop", inputs, (*outputs, *node.outputs[carry:]), {**attrs, **changed}, node.loc)
 
     def _each(self, nodes: Sequence[Node], position: int) -> tuple[int, Node]:
-        """One op applied to every member in turn."""
+        """The `each` node for an op that is applied to every member in order."""
         members = self._whole[nodes[position].inputs[0]]
         run = nodes[position : position + len(members)]
         first = run[0]
@@ -156,7 +156,7 @@ class _Bundler:
             for n, m in zip(run, members, strict=True)
         )
         if not alike:
-            raise _Apart
+            raise _UsedAlone
         out = self._join([n.outputs[0] for n in run])
         return len(run), Node("each", (self._one[members[0]],), (out,), {"node": first})
 

@@ -7,18 +7,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from latentc.emit.body import Body, Context
+from latentc.emit.constants import Constants
 from latentc.emit.expressions import Expressions
 from latentc.emit.groups import Groups, with_loops, with_origins
 from latentc.emit.leaves import NORMS, find_leaves, initialisation, leaf_of, same_leaf, spectral_layers
 from latentc.emit.members import EmitError, Members
-from latentc.emit.text import Text, call, commas, docstring, identifier, layout, size_text
+from latentc.emit.text import Text, call, commas, docstring, free_name, identifier, layout, size_text
 from latentc.ir.core import CALLS, Function, Module, Node, Param, Value
 
-_SELF = "@CLASS@"  # a class's own name while its text is compared with others'
-# Names of nn.Module that a method of ours may not take.
+_SELF = "@CLASS@"  # placeholder for a class's own name while texts are compared
+# Names of nn.Module that an emitted method may not have.
 _MODULE = frozenset(
     (
         *("add_module", "apply", "buffers", "children", "compile", "cpu", "cuda", "double", "eval", "extra_repr"),
@@ -30,7 +29,7 @@ _MODULE = frozenset(
 
 @dataclass(frozen=True)
 class Printed:
-    """A class as printed: its constructor arguments with their values, its methods by function, its members."""
+    """A printed class: its constructor arguments and their values, methods {function: name}, and members."""
 
     name: str
     arguments: tuple[str, ...]
@@ -38,18 +37,19 @@ class Printed:
     values: Mapping[str, int]
     members: Members
 
-    def reach(self, path: str, owner: Classes) -> str | None:
-        """How a member at a dotted path is reached, behind the module's own text; None if it has none."""
+    def reach(self, path: str) -> str | None:
+        """The suffix (`.attn.qkv`) that reaches the member at a dotted path from the module; None if there is none."""
         found = self.members.access.get(path)
         if found is None:
-            return self.members._inside(path)
+            return self.members.inside(path)
         return found.removeprefix("self") if found.startswith("self") else None
 
 
 class Classes:
-    """Prints the classes that functions belong to; `texts` are the definitions so far, callees before callers.
+    """Prints the classes that functions belong to.
 
-    `networks` {name: functions} are methods of one network each. `constants` are the large ones, by name.
+    `networks` {name: functions that are its methods}. `texts` collects the definitions, callees before callers;
+    `constants` the arrays of the side file.
     """
 
     def __init__(self, module: Module, networks: Mapping[str, Iterable[str]] | None = None) -> None:
@@ -59,7 +59,7 @@ class Classes:
         self.groups = Groups(self.module, networks)
         self.texts: list[str] = []
         self.helpers: dict[str, None] = {}
-        self.constants: dict[str, np.ndarray[Any, Any]] = {}
+        self.constants = Constants()
         self._printed: dict[str, Printed] = {}
         self._by_text: dict[str, Printed] = {}
         self._names: set[str] = set()
@@ -77,24 +77,11 @@ class Classes:
             self._printed |= dict.fromkeys(names, self._named(printer))
         return self._printed[function]
 
-    def stored(self, name: str, array: np.ndarray[Any, Any]) -> str:
-        """The name of a large constant in the side file."""
-        base, n = name, 1
-        while name in self.constants and not np.array_equal(self.constants[name], array):
-            n += 1
-            name = f"{base}_{n}"
-        self.constants[name] = array
-        return name
-
     def _named(self, printer: _ClassPrinter) -> Printed:
         text = printer.text
         key = re.sub(r"  # .*", "", text.replace(printer.doc, "", 1) if printer.doc else text)
         if key not in self._by_text:
-            base = identifier(printer.cls)
-            name, n = base, 1
-            while name in self._names or name in _BUILTIN:
-                n += 1
-                name = f"{base}{n}"
+            name = free_name(identifier(printer.cls), self._names | _BUILTIN, "")
             self._names.add(name)
             self.texts.append(text.replace(_SELF, name))
             self._by_text[key] = Printed(name, printer.arguments, printer.methods, printer.values, printer.members)
@@ -102,12 +89,12 @@ class Classes:
         return Printed(known.name, known.arguments, printer.methods, printer.values, known.members)
 
 
-# What a class may not be called in model.py.
+# Names that a class of model.py may not have.
 _BUILTIN = frozenset({"Tensor", "Mapping", "Path", "CONSTANTS", "NETWORKS", "SNConv2d", "SNLinear", "SNEmbedding"})
 
 
 class _ClassPrinter:
-    """One class: its members, constructor, initialisation and methods. `differ`: two bodies of one method."""
+    """Prints one class. `differ`: two functions are the same method with different bodies."""
 
     def __init__(self, owner: Classes, functions: list[Function]) -> None:
         self.owner, self.functions = owner, functions
@@ -118,7 +105,7 @@ class _ClassPrinter:
             for name, value in origin.args.items():
                 if isinstance(value, int) and not isinstance(value, bool):
                     sizes.setdefault(name, set()).add(int(value))
-        # An argument that the methods of an instance were built with differently is none of the class.
+        # An argument with different values in the methods of one instance cannot be a constructor argument.
         self.values = {name: next(iter(found)) for name, found in sizes.items() if len(found) == 1}
         self.in_constructor: dict[str, None] = {}
         self.attributes: dict[str, None] = {}
@@ -136,7 +123,7 @@ class _ClassPrinter:
         self.text, self.arguments, self.methods = self._text()
 
     def _free_norms(self, heads: set[str]) -> dict[Value, tuple[str, str]]:
-        """Norms without weights as modules too: {output: (name, constructor)}."""
+        """Norms without weights, which become modules as well: {output: (name, constructor)}."""
         per_function = [[n for n in fn.nodes if n.op in NORMS and len(n.inputs) == 1] for fn in self.functions]
         most = max((len(nodes) for nodes in per_function), default=0)
         result: dict[Value, tuple[str, str]] = {}
@@ -153,7 +140,7 @@ class _ClassPrinter:
         return result
 
     def _size(self, value: Any, indices: Mapping[str, int] | None = None) -> Text:
-        """A size in the constructor; `indices` are variables of a loop there."""
+        """A size as written in the constructor; `indices` are loop variables there."""
 
         def spelled(name: str) -> str:
             if name in self.values:
@@ -169,7 +156,7 @@ class _ClassPrinter:
     # ---- text
 
     def _text(self) -> tuple[str, tuple[str, ...], dict[str, str]]:
-        """(definition with a stand-in for its own name, constructor arguments, {function: method})."""
+        """(definition with `_SELF` for its name, constructor arguments, {function: method})."""
         built = self.members.lines(self._first_uses())
         methods, bodies = self._methods()
         init = initialisation(
@@ -196,11 +183,11 @@ class _ClassPrinter:
         return "\n".join(lines) + "\n", arguments, methods
 
     def _owns(self, name: str) -> bool:
-        """Whether a plain parameter is this class's, not its child's."""
-        return self.members._inside(name) is None
+        """True if a plain parameter belongs to this class and not to a child."""
+        return self.members.inside(name) is None
 
     def _methods(self) -> tuple[dict[str, str], list[list[str]]]:
-        """Methods with different texts get different names."""
+        """({function: method}, text of each method); methods with different texts get different names."""
         methods: dict[str, str] = {}
         seen: dict[str, str] = {}
         taken = set(self.members.heads) | _MODULE
@@ -215,11 +202,9 @@ class _ClassPrinter:
             if key in seen:
                 methods[fn.name] = seen[key]
                 continue
-            name, n = identifier(fn.origin.method), 1
-            self.differ |= name in taken
-            while name in taken:
-                n += 1
-                name = f"{identifier(fn.origin.method)}_{n}"
+            wanted = identifier(fn.origin.method)
+            self.differ |= wanted in taken
+            name = free_name(wanted, taken)
             taken.add(name)
             seen[key] = methods[fn.name] = name
             texts.append([*layout("    ", f"def {name}{signature}:"), *(f"        {x}".rstrip() for x in lines)])
@@ -249,7 +234,7 @@ class _ClassPrinter:
         return f"({commas(['self', *inputs])}) -> {result}", [*lines, *body.lines]
 
     def _weight_dtype(self) -> str:
-        """What has the dtype of the weights; empty if the class itself has none."""
+        """The expression for the dtype of the weights; empty if the class itself has none."""
         floats = (p for fn in self.parts for p in fn.params if p.kind == "weight" and p.type.is_float)
         first: Param | None = next(floats, None)
         return f"{self.access[first.name]}.dtype" if first else ""
@@ -283,7 +268,7 @@ class _ClassPrinter:
         return call(callee if method == "forward" else f"{callee}.{method}", args)
 
     def _first_uses(self) -> dict[str, int]:
-        """Order in which names at the top are first used, so that the constructor reads as forward does."""
+        """{name: index of its first use}, so that the constructor lists members in the order of `forward`."""
         order: dict[str, int] = {}
         for fn in self.parts:
             names = {p.value: p.name for p in fn.params}

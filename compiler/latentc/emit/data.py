@@ -1,4 +1,4 @@
-"""The files of a training project that read its data and write its samples: only those that the data needs."""
+"""The files of a training project that read its data and write its samples: only those the data needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _IMPORT = re.compile(rf"^( *)from (?:{'|'.join(map(re.escape, _SHARED))})((?:\.\
 
 
 def shared_source(module: str) -> str:
-    """Text of a module that a project has a copy of, with the modules it imports beside it."""
+    """Text of a module that projects have a copy of; its imports name the copies beside it."""
     spec = importlib.util.find_spec(module)
     assert spec is not None and spec.origin is not None
     return _IMPORT.sub(_import_beside, Path(spec.origin).read_text(encoding="utf-8"))
@@ -26,9 +26,9 @@ def _import_beside(found: re.Match[str]) -> str:
 
 
 def data_files(data: Data, staged: bool = True) -> dict[str, str]:
-    """{file name: text}: dataset.py reads the data, media.py writes samples, and what those two import.
+    """{file name: text}: dataset.py to read the data, media.py to write samples, and what these two import.
 
-    `staged`: the project has the first stage of the data, if there is one.
+    `staged`: the project includes the data's first stage.
     """
     templates = resource_folder("templates") / "project"
     medium, stage = data.modelled.medium, data.first_stage if staged else None

@@ -1,4 +1,4 @@
-"""Values of a function as PyTorch expressions: what the op rows ask of their surroundings."""
+"""Values of a function as PyTorch expressions: the printer that the op rows call back."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ from latentc.ir.types import Dim, Named, Sym
 
 @dataclass
 class Context:
-    """What a body needs to know of where it is printed.
+    """Where a body is printed: in a class, or as a free function.
 
-    `sizes` are the static arguments by name, `spelled` how one is written here; `param` is the text of a weight, `leaf`
-    of a node that a leaf module (nn.Linear …) stands for, `call` of a call, `modules` of a module list from a module
-    to before another, `constant` of a constant array, given its name and what has its device. `dtype` is the text of
-    the weights' dtype, `training` of whether the model is in training, `free` is true outside of classes. `indent` is
-    the width that the lines are later moved right.
+    sizes: static arguments by name; `spelled(name)` is how one is written here.
+    param: text of a weight. leaf: text of a node that a leaf module (nn.Linear, …) computes, else None.
+    call: text of a call, given its node, arguments and `Expressions._element`.
+    modules: text of a list of modules, given its path and the first and last + 1 index.
+    constant: text of a constant array, given its name, value and a tensor on its device.
+    dtype: text of the weights' dtype. training: text of the condition that the model is in training mode.
+    free: True outside of classes. reserved: names that the function may not give to values.
+    indent: the indentation that the lines will get later. progress: loops show a progress bar.
+    helpers: collects the names of the helpers that the text uses.
     """
 
     module: Module
@@ -46,16 +50,24 @@ class Context:
 
 @dataclass
 class Scope:
-    """State of one block of statements: texts of values, who holds which name and until which statement."""
+    """State of one block of statements.
+
+    `env`: text of each value. `hold`: the last statement that reads the value under a name. `last`: the last statement
+    that reads a value. `folded`: the nodes of values that are printed inside their user.
+    """
 
     env: dict[Value, Text]
-    hold: dict[str, int]  # name -> last statement that reads its value
+    hold: dict[str, int]
     last: dict[Value, int] = field(default_factory=dict)
     folded: dict[Value, Node] = field(default_factory=dict)
 
+    def held_after(self, i: int) -> set[str]:
+        """Names whose values are read after statement i."""
+        return {name for name, last in self.hold.items() if last > i}
+
 
 class Expressions:
-    """Texts of the values of one function `fn`, in the current scope; answers the op rows (see `rows.Printer`)."""
+    """Texts of the values of one function in the current scope; implements `rows.Printer`."""
 
     def __init__(self, fn: Function, context: Context) -> None:
         self.fn, self.context = fn, context
@@ -69,18 +81,18 @@ class Expressions:
         self.outputs: list[Value] = []
         self.star: tuple[int, int] | None = None
         self.star_name = ""
-        self.pushed: set[Value] = set()  # values that go on the stack of skips
+        self.pushed: set[Value] = set()  # values that are pushed on the stack of skips
         self.stack = ""
         self._scope = Scope({}, {})
         self._reserve = context.indent
-        self._element = ""  # the loop's module while a run's template is printed
+        self._element = ""  # "PATH VARIABLE" of the module list that the loop being printed iterates over
 
     def _method(self, function: str) -> str:
-        """What a function is called as."""
+        """The method by which a function is called; its own name if it is a free function."""
         origin = self.context.module.functions[function].origin
         return function if origin is None else f".{origin.method}"
 
-    # ---- what op rows ask
+    # ---- rows.Printer
 
     def arg(self, value: Value) -> Text:
         scope = self._scope
@@ -94,7 +106,7 @@ class Expressions:
             return self._constant(value)
         return Text(base_name(value.name))
 
-    def tensor(self, value: Value, like: Value | None = None) -> Text:
+    def tensor(self, value: Value) -> Text:
         """As `arg`, but never a Python number."""
         if not self.number(value):
             return self.arg(value)
@@ -105,7 +117,7 @@ class Expressions:
         return call("torch.tensor", [text], dtype=dtype, device=Text(self._device()))
 
     def dtype(self, name: str) -> Text:
-        """A dtype; that of the weights where the IR has f32."""
+        """A dtype; f32 becomes that of the weights."""
         return Text(self.context.dtype if name == "f32" and self.context.dtype else TORCH_DTYPE[name])
 
     def number(self, value: Value) -> bool:
@@ -132,7 +144,7 @@ class Expressions:
         return name
 
     def folded(self, value: Value) -> Node | None:
-        """The node that a value is folded from, if it is printed in its user."""
+        """The node of a value that is printed inside its user, else None."""
         return self._scope.folded.get(value)
 
     # ---- text of values
@@ -180,13 +192,14 @@ class Expressions:
         return TORCH[node.op](self, node)
 
     def _operand(self, value: Value) -> Text:
-        """An operand of a call; of a bundle, all its members."""
+        """An operand of a call; a bundle is unpacked."""
         return Text(f"*{self.arg(value).code}") if value in self.bundles else self.tensor(value)
 
     def _each(self, node: Node) -> Text:
         """`[c[:2] for c in caches]`."""
         inner: Node = node.attrs["node"]
-        element = singular(node.inputs[0].name)
+        name = node.inputs[0].name
+        element = singular(name) if singular(name) != name else f"{name}_item"
         self._scope.env[inner.inputs[0]] = Text(element)
         text = TORCH[inner.op](self, inner).code + ("[0]" if len(inner.outputs) > 1 else "")
         return Text(f"[{text} for {element} in {self.arg(node.inputs[0]).code}]")

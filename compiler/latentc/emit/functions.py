@@ -8,36 +8,37 @@ import numpy as np
 
 from latentc.emit.body import Body, Context
 from latentc.emit.classes import Classes
-from latentc.emit.members import LARGE
+from latentc.emit.constants import Constants
 from latentc.emit.text import Text, call, commas, docstring, identifier, layout, literal
 from latentc.ir.core import CALLS, Module, Node, callees, networks_called
 
 _RESERVED = frozenset({"model", "weights", "table", "guide", "tqdm"})
+_SHORT = 8  # elements of an integer constant that is written out
 
 
 class Functions:
-    """Prints free functions; `texts` are the definitions so far, `constants` the arrays of the side file."""
+    """Prints free functions; `texts` collects the definitions, `constants` the arrays of the side file."""
 
     def __init__(self, module: Module, classes: Classes | None = None) -> None:
         self.module, self.classes = module, classes or Classes(module)
         self.texts: list[str] = []
-        self.constants: dict[str, np.ndarray[Any, Any]] = {}
+        self.constants = Constants()
         self.helpers: dict[str, None] = {}
         self._names: dict[str, str] = {}
 
     def networks(self, function: str) -> list[str]:
-        """Names of the networks that a function calls, itself or through others."""
+        """Names of the networks that a function calls, directly or through others."""
         return networks_called(self.module, function)
 
-    def weighs(self, function: str) -> bool:
-        """Whether a function, or a free function it calls, has weights of its own; it then takes them by name."""
+    def has_weights(self, function: str) -> bool:
+        """True if a function, or a free function it calls, has weights, which it then takes as `weights`."""
         fn = self.module.functions[function]
         return bool(fn.params) or any(
-            self._is_free(callee) and self.weighs(callee) for node in fn.nodes for callee in callees(node)
+            self._is_free(callee) and self.has_weights(callee) for node in fn.nodes for callee in callees(node)
         )
 
     def add(self, function: str, name: str = "", progress: bool = False) -> str:
-        """The Python name of a function, printed at first use. `progress` shows a bar on its loops."""
+        """The Python name of a function, printed at first use. `progress`: its loops show a progress bar."""
         if function in self._names:
             return self._names[function]
         fn = self.module.functions[function]
@@ -65,7 +66,7 @@ class Functions:
         )
         body = Body(fn, context)
         inputs = [*(f"{m}: nn.Module" for m in models), *(f"{n}: Tensor" for n in body.inputs)]
-        if self.weighs(function):
+        if self.has_weights(function):
             inputs.insert(len(models), "weights: Mapping[str, Tensor]")
         if body.star:
             inputs.append(f"*{body.star_name}: Tensor")
@@ -85,7 +86,7 @@ class Functions:
         fn, name = node.attrs["fn"], node.attrs["name"]
         if self._is_free(fn):
             python = self.add(fn)
-            weights = ["weights"] if self.weighs(fn) else []
+            weights = ["weights"] if self.has_weights(fn) else []
             if weights and name:
                 self.helpers["under"] = None
                 weights = [f"under(weights, {literal(name).code})"]
@@ -94,22 +95,12 @@ class Functions:
         return call(variable_of(name) if method == "forward" else f"{variable_of(name)}.{method}", args)
 
     def _table(self, name: str, array: np.ndarray[Any, Any], like: str) -> Text:
-        if array.dtype.kind != "f" and array.size <= LARGE:
+        if array.dtype.kind != "f" and array.size <= _SHORT:
             return call("torch.tensor", [literal(array.tolist())], device=Text(f"{like}.device") if like else None)
-        return call("table", [literal(self._table_name(name, array)), *([like] if like else [])])
-
-    def _table_name(self, wanted: str, array: np.ndarray[Any, Any]) -> str:
-        base = identifier(wanted.removesuffix("_table"))
-        name, n = base, 1
-        while name in self.constants and not np.array_equal(
-            self.constants[name], array, equal_nan=array.dtype.kind == "f"
-        ):
-            n += 1
-            name = f"{base}_{n}"
-        self.constants[name] = array
-        return name
+        stored = self.constants.add(identifier(name.removesuffix("_table")), array)
+        return call("table", [literal(stored), *([like] if like else [])])
 
 
 def variable_of(network: str) -> str:
-    """The argument that holds a network: `model` for the main one."""
+    """The argument name of a network: `model` for the main one."""
     return "model" if network == "main" else identifier(network)

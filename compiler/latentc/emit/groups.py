@@ -1,6 +1,6 @@
-"""Which functions are methods of one class: those called at one place of the tree of modules.
+"""Groups functions into classes: the functions called on one module of the tree are methods of its class.
 
-Functions of one origin that no instance shares are one class too, unless they differ in what they do.
+Functions with the same origin but no common instance share a class as well, unless their code differs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from latentc.ir.core import CALLS, Function, Module, Node, Origin, callees, froz
 
 
 def with_origins(module: Module, roots: Iterable[str] = ()) -> Module:
-    """Gives functions that methods call, and `roots`, a class of their own if they have none."""
+    """Gives `roots` and the functions that methods call an origin (a class of their own) if they have none."""
     functions = dict(module.functions)
     found = [*roots, *(name for name, fn in functions.items() if fn.origin)]
     while found:
@@ -73,7 +73,10 @@ class Groups:
         return name
 
     def _visit(self, functions: frozenset[str], extra: Mapping[str, frozenset[str]]) -> None:
-        """Joins functions of one instance, and what they call at each place in it; `extra` is called from outside."""
+        """Joins the functions of one instance, then those called on each of its members.
+
+        `extra` {path: functions} are calls of its members from outside.
+        """
         own, children = set(functions), {path: set(found) for path, found in extra.items()}
         todo = list(functions)
         while todo:
@@ -97,7 +100,7 @@ class Groups:
             self._visit(frozenset(found), below)
 
     def _merge(self) -> None:
-        """Components of one origin that do the same, or have different methods, are one class."""
+        """Components of one origin become one class if the methods they have in common are equal."""
         order = {name: i for i, name in enumerate(self.module.functions)}
         merged: dict[Any, list[list[str]]] = {}
         for names in self.components.values():
@@ -127,7 +130,7 @@ def _method(module: Module, name: str) -> str:
 
 
 def _skeleton(module: Module, name: str) -> Any:
-    """What a function does, apart from sizes."""
+    """Ops, calls and params of a function, without sizes."""
     parts = with_loops(module, module.functions[name])
     params = tuple((p.name, p.kind) for part in parts for p in part.params)
     return params, tuple((n.op, n.attrs.get("name")) for part in parts for n in part.nodes if n.op != "constant")

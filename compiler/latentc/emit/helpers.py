@@ -1,171 +1,27 @@
-"""Plain functions that emitted files define where they use them."""
+"""Plain functions and classes that emitted files define where they use them: those of templates/project/helpers.py."""
 
 from __future__ import annotations
 
-HELPERS = {
-    "timestep_embedding": '''
-def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000, endpoint: bool = False) -> Tensor:
-    """Sinusoids of t [B] at frequencies falling from 1 to 1 / max_period: [B, dim], cosines first."""
-    half = dim // 2
-    steps = torch.arange(half, dtype=t.dtype, device=t.device)
-    freqs = torch.exp(-math.log(max_period) * steps / (half - endpoint))
-    angles = t[:, None] * freqs
-    return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
-''',
-    "modulate": '''
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x [B, T, D] scaled and shifted, shift and scale [B, 1, D]: x * (1 + scale) + shift."""
-    return torch.addcmul(shift, x, 1 + scale)
-''',
-    "apply_rotary": '''
-def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns neighbouring channel pairs of x [B, H, T, d] by their position's angles; cos, sin [T, d / 2]."""
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
-    return turned.flatten(-2).type_as(x)
-''',
-    "apply_rotary_halves": '''
-def apply_rotary_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns channel pairs (i, i + d / 2) of x [B, H, T, d] by their position's angles; cos, sin [T, d / 2]."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).type_as(x)
-''',
-    "sincos_2d": '''
-def sincos_2d(width: int, grid: int) -> Tensor:
-    """Fixed 2-D positions [grid * grid, width]: the first half encodes the column, the second the row."""
-    omega = 1.0 / 10000 ** (torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    position = torch.arange(grid, dtype=torch.float64)
-    rows, columns = torch.meshgrid(position, position, indexing="ij")
-    halves = []
-    for place in (columns, rows):
-        angles = place.reshape(-1, 1) * omega
-        halves += [torch.sin(angles), torch.cos(angles)]
-    return torch.cat(halves, dim=1).float()
-''',
-    "rope_2d": '''
-def rope_2d(head_dim: int, grid: int, prefix: int, base: float) -> tuple[Tensor, Tensor]:
-    """Rotary tables (cos, sin) of a grid, each [prefix + grid * grid, head_dim / 2].
+import ast
+from collections.abc import Collection
 
-    Half of the pairs turn with the row, half with the column; both are 0 for the `prefix` leading tokens.
-    """
-    half = head_dim // 2
-    freqs = 1.0 / base ** (torch.arange(0, half, 2, dtype=torch.float64)[: half // 2] / half)
-    angles = torch.outer(torch.arange(grid, dtype=torch.float64), freqs)  # [grid, half / 2]
-    rows = angles[:, None].expand(grid, grid, -1)
-    columns = angles[None].expand(grid, grid, -1)
-    angles = torch.cat([rows, columns], dim=-1).flatten(0, 1)  # [grid * grid, half]
-    empty = angles.new_zeros(prefix, half)
-    return torch.cat([empty, angles.cos()]).float(), torch.cat([empty, angles.sin()]).float()
-''',
-    "routed_experts": '''
-def routed_experts(x: Tensor, gates: Tensor, w1: Tensor, w3: Tensor, w2: Tensor) -> Tensor:
-    """Each token of x [..., D] through the experts whose gate [..., E] is not zero, weighted by it.
-
-    Expert e is w2[e](silu(w1[e] x) * w3[e] x).
-    """
-    tokens, gates = x.flatten(0, -2), gates.flatten(0, -2)
-    out = torch.zeros_like(tokens)
-    for e in range(len(w1)):
-        rows = gates[:, e].nonzero().squeeze(1)
-        h = F.silu(F.linear(tokens[rows], w1[e])) * F.linear(tokens[rows], w3[e])
-        out.index_add_(0, rows, (gates[rows, e, None] * F.linear(h, w2[e])).type_as(out))
-    return out.view_as(x)
-''',
-    "AuxiliaryLoss": '''
-class AuxiliaryLoss(torch.autograd.Function):
-    """x itself, which has a further scalar loss minimised as well: its gradient is one, whatever x's is."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, loss: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        return gradient, gradient.new_ones(())
-''',
-    "spectral_norm": '''
-def spectral_norm(weight: Tensor, u: Tensor, training: bool, eps: float = 1e-12) -> Tensor:
-    """weight [out, ...] over its largest singular value, by one power iteration from u [out]; in training u follows."""
-    matrix = weight.flatten(1)
-    with torch.no_grad():
-        v = F.normalize(u @ matrix, dim=0, eps=eps)
-        left = F.normalize(matrix @ v, dim=0, eps=eps)
-        if training:
-            u.copy_(left)
-    return weight / (left @ matrix @ v)
-''',
-    "SNConv2d": '''
-class SNConv2d(nn.Conv2d):
-    """A convolution whose weight is spectrally normalised (Miyato et al. 2018)."""
-
-    def __init__(self, in_channels: int, out_channels: int, eps: float = 1e-12, **options):
-        super().__init__(in_channels, out_channels, **options)
-        self.eps = eps
-        self.register_buffer("u", torch.randn(out_channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, spectral_norm(self.weight, self.u, self.training, self.eps), self.bias)
-''',
-    "SNLinear": '''
-class SNLinear(nn.Linear):
-    """A linear layer whose weight is spectrally normalised (Miyato et al. 2018)."""
-
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, eps: float = 1e-12):
-        super().__init__(in_features, out_features, bias)
-        self.eps = eps
-        self.register_buffer("u", torch.randn(out_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, spectral_norm(self.weight, self.u, self.training, self.eps), self.bias)
-''',
-    "SNEmbedding": '''
-class SNEmbedding(nn.Embedding):
-    """An embedding whose table is spectrally normalised (Miyato et al. 2018)."""
-
-    def __init__(self, rows: int, features: int, eps: float = 1e-12):
-        super().__init__(rows, features)
-        self.eps = eps
-        self.register_buffer("u", torch.randn(rows))
-
-    def forward(self, index: Tensor) -> Tensor:
-        return F.embedding(index, spectral_norm(self.weight, self.u, self.training, self.eps))
-''',
-    "under": '''
-def under(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The weights of a submodule, by their names in it."""
-    return {key.removeprefix(f"{name}."): w for key, w in weights.items() if key.startswith(f"{name}.")}
-''',
-    "value_and_gradient": '''
-def value_and_gradient(fn: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
-    """fn(*inputs), then the gradient of its sum with respect to each input. They can be differentiated again."""
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        inputs = [x if x.requires_grad else x.detach().requires_grad_() for x in inputs]
-        value = fn(*inputs)
-        gradients = torch.autograd.grad(value.sum(), inputs, create_graph=create_graph, materialize_grads=True)
-    return value if create_graph else value.detach(), *gradients
-''',
-    "jvp": '''
-def jvp(fn: Callable[..., Tensor], inputs: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """fn(*inputs), and its derivative along the tangents. Fused attention has no forward mode, so it is not used."""
-    with sdpa_kernel(SDPBackend.MATH):
-        return torch.func.jvp(fn, inputs, tangents)
-''',
-    "guide": '''
-def guide(both: Tensor, scale: Tensor, channels: int | None = None) -> Tensor:
-    """Classifier-free guidance of a doubled batch, conditional half first: u + scale * (c - u), scale [B].
-
-    With `channels`, only the first so many of axis 1 are guided; the rest are the conditional ones.
-    """
-    cond, uncond = both.chunk(2)
-    guided = uncond + scale.view(-1, *[1] * (cond.ndim - 1)) * (cond - uncond)
-    if channels is None:
-        return guided
-    return torch.cat([guided[:, :channels], cond[:, channels:]], dim=1)
-''',
-}
+from latentc.resources import folder
 
 
-def helper_source(names: list[str]) -> str:
-    """Definitions of the helpers, in the order of this file."""
-    return "\n\n".join(text.strip("\n") + "\n" for name, text in HELPERS.items() if name in names)
+def _definitions() -> dict[str, str]:
+    """{name: text} of the definitions, in the order of the file."""
+    text = (folder("templates") / "project" / "helpers.py").read_text(encoding="utf-8")
+    lines, found = text.splitlines(), {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            found[node.name] = "\n".join(lines[first - 1 : node.end_lineno]) + "\n"
+    return found
+
+
+HELPERS = _definitions()
+
+
+def helper_source(names: Collection[str]) -> str:
+    """Definitions of the helpers, in the order of their file."""
+    return "\n\n".join(text for name, text in HELPERS.items() if name in names)

@@ -1,6 +1,6 @@
-"""Leaf modules: which params of a class are an nn.Linear, nn.Embedding …, how that is constructed and initialised.
+"""Leaf modules: which params of a class form an nn.Linear, nn.Embedding, …, its constructor and initialisation.
 
-Layers whose weight is spectrally normalised are leaves as well: `spectral_layers` makes one node of the two.
+Layers with spectrally normalised weights are leaves too: `spectral_layers` merges the norm and the layer into one node.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from latentc.emit.ops import conv_keywords, per_axis
 from latentc.emit.text import Text, call, commas, literal
 from latentc.ir.core import Function, Node, Param, Value
 
-# op -> position of the weight; the params after it are the bias.
+# op -> index of the weight among its operands; the operands after it are the bias.
 WEIGHT_AT = {"linear": 1, "conv": 1, "conv_transpose": 1, "embedding": 0}
 WEIGHT_AT |= {"layer_norm": 1, "rms_norm": 1, "group_norm": 1, "batch_norm": 1}
-# What the params of a leaf are called, in the order in which its op takes them.
+# Names of a leaf's params, in the order of its op's operands.
 _NAMES = ["weight", "bias"]
 _BATCH_NORM = ["running_mean", "running_var", *_NAMES]
 NORMS = {"layer_norm": "nn.LayerNorm", "rms_norm": "nn.RMSNorm"}
@@ -26,7 +26,7 @@ Size = Callable[[Any], Text]
 
 @dataclass(frozen=True)
 class Leaf:
-    """A module without children: state-dict prefix, op, attributes, params (weight, then bias if there is one)."""
+    """A module without children: state-dict prefix, op, attributes, params (weight, then bias if it has one)."""
 
     path: str
     op: str
@@ -35,9 +35,9 @@ class Leaf:
 
 
 def find_leaves(functions: Sequence[Function]) -> dict[str, Leaf]:
-    """Leaves of a class by prefix: params `P.weight` [and `P.bias`] that an op takes together.
+    """Leaves of a class by prefix: params `P.weight` [and `P.bias`] that one op takes together.
 
-    If the op does not take the `P.bias` that there is, it is no leaf: the module would add that bias.
+    If there is a `P.bias` that the op does not take, P is no leaf, because the module would add that bias.
     """
     leaves: dict[str, Leaf] = {}
     for fn in functions:
@@ -54,7 +54,7 @@ def find_leaves(functions: Sequence[Function]) -> dict[str, Leaf]:
 
 
 def leaf_of(node: Node, params: dict[Value, Param]) -> Leaf | None:
-    """The leaf that a node would be, if its params are named as one."""
+    """The leaf of a node, if its params are named like those of a module."""
     at = WEIGHT_AT.get(node.op)
     if at is None or len(node.inputs) <= at:
         return None
@@ -76,15 +76,15 @@ def leaf_of(node: Node, params: dict[Value, Param]) -> Leaf | None:
 
 
 SPECTRAL = "spectral_eps"
-"""The attribute of a node that normalises its weight itself, by the vector that is its last operand."""
+"""Attribute (eps) of a node that spectrally normalises its weight; its last operand is then the vector u."""
 
 
-# op -> the emitted class of a layer that normalises its weight itself
+# op -> the emitted class of a layer that normalises its weight
 _SPECTRAL = {"linear": "SNLinear", "conv": "SNConv2d", "embedding": "SNEmbedding"}
 
 
 def spectral_layers(fn: Function) -> Function:
-    """The function with a spectral norm and the layer that alone uses its result as one node, where that is a leaf."""
+    """Merges each spectral norm into the layer that uses its result, if that is its only user and a leaf."""
     params = {p.value: p for p in fn.params}
     users: dict[Value, list[Node]] = {}
     for node in fn.nodes:
@@ -116,7 +116,7 @@ def same_leaf(a: Leaf, b: Leaf) -> bool:
 
 
 def constructor(leaf: Leaf, size: Size, helper: Callable[[str], str]) -> str:
-    """`nn.Linear(dim, 3 * dim)`. `helper` takes note of a class that the emitted file defines."""
+    """`nn.Linear(dim, 3 * dim)`. `helper` records a class that the emitted file has to define."""
     attrs = dict(leaf.attrs)
     spectral = attrs.pop(SPECTRAL, None)
     weight, bias = leaf.params[0].type.shape, len(leaf.params) > (1 if spectral is None else 2)
@@ -152,7 +152,7 @@ def constructor(leaf: Leaf, size: Size, helper: Callable[[str], str]) -> str:
 
 
 def init_calls(param: Param, target: str, size: Size) -> list[str]:
-    """Statements that initialise a weight; `size` writes sizes where they stand."""
+    """Statements that initialise a weight; `size` is the text of a size there."""
     kind, args = param.init.kind, param.init.args
     gain = args.get("gain", math.sqrt(2) if kind.startswith("kaiming") else 1.0)
     match kind:
@@ -180,7 +180,7 @@ def init_calls(param: Param, target: str, size: Size) -> list[str]:
 
 
 def default_init(leaf: Leaf, param: Param) -> bool:
-    """Whether torch.nn's own first value is already what `param` wants."""
+    """True if torch.nn already initialises the param as specified."""
     init, is_bias = param.init, param.name.endswith(".bias")
     if param.kind == "state":
         return True
@@ -194,7 +194,7 @@ def default_init(leaf: Leaf, param: Param) -> bool:
 
 
 def initialisation(leaves: Sequence[tuple[str, Leaf]], plain: Sequence[tuple[str, Param]], size: Size) -> list[str]:
-    """Statements of `reset_parameters`; leaves initialised alike share a loop. Pairs are (text of access, what)."""
+    """Statements of `reset_parameters`, given (expression, leaf or param); leaves with equal ones share a loop."""
     groups: dict[tuple[str, ...], list[tuple[str, Leaf]]] = {}
     for access, leaf in leaves:
         custom = [p for p in leaf.params if not default_init(leaf, p)]
@@ -212,7 +212,7 @@ def initialisation(leaves: Sequence[tuple[str, Leaf]], plain: Sequence[tuple[str
 
 
 def buffer_value(param: Param, size: Size, helper: Callable[[str], str]) -> str:
-    """The tensor that a buffer starts as."""
+    """The initial value of a buffer."""
     shape, args = param.type.shape, param.init.args
     dims = commas(size(d).code for d in shape)
     match param.init.kind:

@@ -1,4 +1,4 @@
-"""Blocks of statements and the loops in them: runs of modules over their list, and loops of samplers, in place."""
+"""Blocks of statements with their loops: over lists of modules, and over the steps of samplers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from latentc.emit.expressions import Scope
 from latentc.emit.repeats import Carried, Repeat, fold_repeats, operands, without_duplicates
 from latentc.emit.statements import FOREVER, Statements, alive
-from latentc.emit.text import WIDTH, Text, base_name, commas, identifier, plural, singular
+from latentc.emit.text import WIDTH, Text, base_name, commas, free_name, identifier, plural, singular
 from latentc.ir.core import Function, Node, Value
 
 
@@ -24,18 +24,17 @@ class Loops(Statements):
         depth: int,
         final: bool = False,
     ) -> tuple[list[str], Scope]:
-        """Statements of `items`. `wanted` values are kept to the end, under the name `targets` gives where it can be.
+        """Statements of `items`, not indented, and their scope.
 
-        `depth` is the indentation that the block will have, for line lengths; the lines come without it.
+        `wanted` values keep their names to the end, if possible those in `targets`. `depth` is the indentation level
+        that the block will get, for line lengths.
         """
         outer = self._scope
         self._reserve = self.context.indent + 4 * (depth - 1)
         scope = self._scope = Scope(dict(env), dict(hold))
         self._fold(items, wanted if final else (), wanted)
-        readers = [*([self._leaves(item) for item in items])]
-        for i, leaves in enumerate(readers):
-            for v in leaves:
-                scope.last[v] = i
+        for i, leaves in enumerate([self._leaves(item) for item in items]):
+            scope.last |= dict.fromkeys(leaves, i)
         for v in wanted:
             for leaf in self._leaves_of(v):
                 scope.last[leaf] = FOREVER
@@ -63,16 +62,16 @@ class Loops(Statements):
         return lines, scope
 
     def _repeats(self, nodes: Sequence[Node], outputs: Sequence[Value]) -> list[Node | Repeat]:
-        """The nodes, without constants, runs over module lists as one; outside of classes there are no lists."""
+        """The nodes without constants, each run over a module list as one item; free functions have no lists."""
         plain = [n for n in nodes if n.op != "constant"]
         return list(plain) if self.context.free else fold_repeats(plain, outputs, self._method)
 
     def _enter(
         self, carried: Sequence[Carried], i: int, kept: Sequence[Value]
     ) -> tuple[list[str], dict[Value, Text], dict[str, int], dict[Value, str]]:
-        """Before a loop: gives each carried value its name. Returns (lines, what the body sees, names, targets).
+        """Before a loop: names each carried value. Returns (lines, the body's `env`, its `hold`, its targets).
 
-        The name of a value that the body also reads as it was, one of `kept`, stays that value's.
+        A carried value does not take the name of a value in `kept`, which the body reads unchanged.
         """
         scope, lines = self._scope, []
         targets: dict[Value, str] = {}
@@ -90,11 +89,8 @@ class Loops(Statements):
             if reuse and c.first in scope.env:
                 name = text
             else:
-                name, n = base_name(c.given.name), 1
-                base = name
-                while scope.hold.get(name, -1) > i or name in taken | read or self._read_by(carried, name, c, i):
-                    n += 1
-                    name = f"{base}_{n}"
+                others = {self.arg(other.first).code for other in carried if other is not c}
+                name = free_name(base_name(c.given.name), taken | read | others | scope.held_after(i))
                 lines.append(f"{name} = {text}")
             taken.add(name)
             scope.hold[name] = FOREVER
@@ -105,12 +101,8 @@ class Loops(Statements):
         env.update((v, Text(n)) for v, n in given.items())
         return lines, env, hold, targets
 
-    def _read_by(self, carried: Sequence[Carried], name: str, me: Carried, i: int) -> bool:
-        """Whether a name still holds another carried value's first value."""
-        return any(self.arg(c.first).code == name for c in carried if c is not me)
-
     def _leave(self, inner: Scope, carried: Sequence[Carried], env: Mapping[Value, Text]) -> list[str]:
-        """At the end of a loop's body: moves what was made to the name it is carried under."""
+        """At the end of a loop's body: assigns new values to the names that carry them."""
         outer, self._scope = self._scope, inner
         pairs = [(env[c.given].code, self.tensor(c.made).code) for c in carried]
         self._scope = outer
@@ -129,7 +121,7 @@ class Loops(Statements):
         scope = self._scope
         lines, env, hold, targets = self._enter(run.carried, i, run.invariants)
         base = run.base.rpartition(".")[2]
-        element = singular(base) if base.endswith("s") else "block"
+        element = singular(base) if singular(base) != base else "block"
         while element in hold or element in targets.values():
             element += "_"
         hold[element] = FOREVER
@@ -173,7 +165,7 @@ class Loops(Statements):
         return [*lines, *self._layout(header), *(f"    {line}" for line in body)]
 
     def _push(self, names: Sequence[str]) -> list[str]:
-        """Pushes values on the stack of skips, which starts with the first."""
+        """Pushes values on the stack of skips; the first push creates it."""
         if self.stack:
             return [f"{self.stack}.append({name})" for name in names]
         scope, self.stack = self._scope, "skips"
@@ -183,7 +175,7 @@ class Loops(Statements):
         return [f"{self.stack} = [{commas(names)}]"]
 
     def _formal_name(self, run: Repeat, value: Value) -> str:
-        """The name under which a callee takes a value, or the value's own."""
+        """The callee's name for the argument `value`, or the value's own name."""
         for node in run.nodes:
             if node.op == "call" and value in node.inputs:
                 callee = self.context.module.functions[node.attrs["fn"]]
@@ -191,7 +183,7 @@ class Loops(Statements):
         return base_name(value.name)
 
     def _column(self, values: tuple[Value, ...]) -> str:
-        """The values of an indexed operand: every second of the starred inputs, or a tuple."""
+        """The values of an indexed operand: a stride of the starred inputs, or a tuple."""
         if self.star and all(v in self.fn.inputs[self.star[0] :] for v in values):
             start, stride = self.star[0], self.star[1]
             first = self.fn.inputs.index(values[0]) - start
@@ -199,7 +191,7 @@ class Loops(Statements):
         return f"({commas(self.arg(v).code for v in values)})"
 
     def _lists(self, run: Repeat, hold: dict[str, int], targets: Mapping[Value, str], i: int) -> dict[str, list[Value]]:
-        """Lists of what is wanted from every segment; those that are returned in turns share one."""
+        """Lists that collect an output of every segment; outputs that are returned interleaved share one list."""
         scope, found = self._scope, {}
         columns = dict(run.escapes)
         order = list(columns)
@@ -220,7 +212,7 @@ class Loops(Statements):
         return found
 
     def _in_turns(self, columns: list[tuple[Value, ...]]) -> bool:
-        """Whether the columns are returned interleaved: a0, b0, a1, b1, …"""
+        """True if the function returns the columns interleaved: a0, b0, a1, b1, …"""
         flat = [v for row in zip(*columns, strict=True) for v in row]
         return any(self.outputs[s : s + len(flat)] == flat for s in range(len(self.outputs)))
 
@@ -247,14 +239,10 @@ class Loops(Statements):
         if inputs[0] in read:
             rows.insert(0, (inputs[0], f"torch.arange({attrs['trip']}, device={self._device()})"))
         for value, table in rows:
-            base = base_name(value.name)
-            base = base[:-1] if base.endswith("s") and len(base) > 1 else base
+            base = singular(base_name(value.name))
             if base in self.inputs or base in hold:
                 base = f"{base}_i"
-            name, n = base, 1
-            while name in hold or name in targets.values():
-                n += 1
-                name = f"{base}_{n}"
+            name = free_name(base, {*hold, *targets.values()})
             hold[name] = 0
             env[value] = Text(name)
             heads.append(name)
@@ -266,7 +254,7 @@ class Loops(Statements):
             lines += self._layout(f"rows = {over}")
             over = "rows"
         header = f"for {commas(heads) or '_'} in {over}:"
-        if over == "rows" and len(header) > WIDTH - 4 * depth:  # brackets, at whose commas it can be broken
+        if over == "rows" and len(header) > WIDTH - 4 * depth:  # with parentheses it can be broken at commas
             header = f"for ({commas(heads)}) in {over}:"
         stacks = []
         for value, out in zip(made[carry:], node.outputs[carry:], strict=True):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from latentc.emit.constants import LARGE, Constants
 from latentc.emit.leaves import Leaf, buffer_value, constructor
 from latentc.emit.text import Text, call, commas, layout, literal
 from latentc.ir.core import Node, Param
@@ -16,16 +17,13 @@ from latentc.ir.inits import DETERMINISTIC
 if TYPE_CHECKING:
     from latentc.emit.classes import Classes, Printed
 
-LARGE = 256
-"""A constant of more elements is in constants.safetensors."""
-
 
 class EmitError(Exception):
-    """A module that has no text as PyTorch classes; a fault of ours, not of a spec."""
+    """A module that cannot be written as PyTorch classes: an internal error, never the user's."""
 
 
 class Members:
-    """Statements of a constructor, and in `access` the text by which a module, parameter or buffer is reached."""
+    """Statements of a constructor; `access` {path: expression} for each module, parameter and buffer."""
 
     def __init__(
         self,
@@ -39,7 +37,7 @@ class Members:
         self.owner, self.size, self.norms = owner, size, norms
         self.children = children
         self.access: dict[str, str] = {}
-        self.constants: dict[str, np.ndarray[Any, Any]] = {}
+        self.constants = Constants()
         self.leaves = {path: leaf for path, leaf in leaves.items() if self._child_above(path) is None}
         owned = {p.name: leaf.path for leaf in self.leaves.values() for p in leaf.params}
         self.plain = {name: p for name, p in params.items() if name not in owned}
@@ -47,26 +45,23 @@ class Members:
         self._owned = owned
 
     def _child_above(self, path: str) -> str | None:
-        """The child that a dotted path leads into, if it does."""
+        """The child that a dotted path leads into, if any."""
         return next((c for c in sorted(self.children, key=len) if path == c or path.startswith(f"{c}.")), None)
 
     def printed(self, path: str) -> Printed:
         return self.owner.of(self.children[path].attrs["fn"])
 
     def lines(self, order: Mapping[str, int]) -> list[str]:
-        """Statements that make all members; `order` is that of the first uses of names."""
+        """Statements that create all members; `order` {name: index of its first use}."""
         modules = {path: constructor(leaf, self.size, self._helper) for path, leaf in self.leaves.items()}
         modules |= {path: self._child(path, node) for path, node in self.children.items()} | dict(self.norms)
         for name in self.plain:
             holder = name.rpartition(".")[0]
-            if (
-                holder
-                and self._child_above(holder) is None
-                and not any(f"{m}.".startswith(f"{holder}.") for m in modules)
-            ):
+            held = any(f"{m}.".startswith(f"{holder}.") for m in modules)
+            if holder and self._child_above(holder) is None and not held:
                 modules[holder] = "nn.Module()"
         tree: dict[str, Any] = {}
-        late: dict[str, str] = {}  # members of a module that is made by one call
+        late: dict[str, str] = {}  # members below a module that a single call creates
         for path, text in sorted(modules.items(), key=lambda item: item[0].count(".")):
             if not _insert(tree, path.split("."), text):
                 late[path] = text
@@ -79,7 +74,7 @@ class Members:
                 self.access[name] = _attribute("self", name)
                 lines += self._assigned("self", name, self._entry(entry, self.access[name], name))
         for path, text in late.items():
-            known = self._inside(path)
+            known = self.inside(path)
             if known is None:
                 holder, _, last = path.rpartition(".")
                 base = self._base(holder, lines)
@@ -90,7 +85,7 @@ class Members:
             self.access |= {p.name: f"{self.access[path]}.{p.name.rpartition('.')[2]}" for p in leaf.params}
         for name, param in self.plain.items():
             if "." in name:
-                known = self._inside(name)
+                known = self.inside(name)
                 if known is None:
                     self._base(name.rpartition(".")[0], lines)
                     lines += self._plain(name, param)
@@ -99,8 +94,8 @@ class Members:
         return lines
 
     def _base(self, path: str, lines: list[str]) -> str:
-        """How a module is reached; one that nothing else makes is made to hold what is under its name."""
-        known = self.access.get(path) or self._inside(path)
+        """The expression of a module; one that nothing else creates becomes a plain nn.Module."""
+        known = self.access.get(path) or self.inside(path)
         if known is None:
             above, _, last = path.rpartition(".")
             base = self._base(above, lines)
@@ -109,12 +104,12 @@ class Members:
         self.access[path] = known
         return known
 
-    def _inside(self, path: str) -> str | None:
-        """How a member of a child is reached, if the child's class has it."""
+    def inside(self, path: str) -> str | None:
+        """The expression of a member of a child, if the child's class has it."""
         child = self._child_above(path)
         if child is None or child == path or child not in self.access:
             return None
-        inner = self.printed(child).reach(path[len(child) + 1 :], self.owner)
+        inner = self.printed(child).reach(path[len(child) + 1 :])
         return None if inner is None else self.access[child] + inner
 
     def _helper(self, name: str) -> str:
@@ -134,7 +129,7 @@ class Members:
         return call(printed.name, [f"{k}={v.code}" for k, v in values.items()]).code
 
     def _entry(self, entry: Any, access: str, path: str) -> str:
-        """Text of a subtree; notes how each module in it is reached."""
+        """Text of a subtree; records the expression of each module in it."""
         self.access[path] = access
         if isinstance(entry, str):
             return entry
@@ -156,7 +151,7 @@ class Members:
         return f"nn.ModuleDict({{{commas(f'{literal(k).code}: {p}' for k, p in zip(keys, parts, strict=True))}}})"
 
     def _indexed(self, path: str, count: int) -> str | None:
-        """Module number `i` of a list as one text in which its arguments depend on `i`, or None."""
+        """One text for all modules of a list, with arguments that depend on the index `i`; None if there is none."""
         texts = []
         for i in range(count):
             node = self.children.get(f"{path}.{i}")
@@ -168,7 +163,7 @@ class Members:
         return texts[0] if len(set(texts)) == 1 else None
 
     def _count(self, path: str, count: int) -> str:
-        """How many modules a list has, as the size that its calls give."""
+        """The length of a list of modules, as the size that its calls declare."""
         sizes = (n.attrs["count"] for name, n in self.children.items() if name == f"{path}.0" and "count" in n.attrs)
         return self.size(next((size for size in sizes if size == count), count)).code
 
@@ -182,14 +177,13 @@ class Members:
         holder, _, name = path.rpartition(".")
         base = self.access[holder] if holder else "self"
         if any(m.startswith(f"{path}.") for m in (*self.leaves, *self.children)):
-            name += "_"  # PyTorch has no place for a weight and a module of one name
+            name += "_"  # PyTorch cannot hold a weight and a module of the same name
         self.access[path] = _attribute(base, name)
         if param.kind != "weight":
             value = buffer_value(param, self.size, self._helper)
             persistent = False if param.kind == "buffer" and param.init.kind in DETERMINISTIC else None
-            return layout(
-                "", call(f"{base}.register_buffer", [literal(name), value], persistent=persistent).code, reserve=8
-            )
+            made = call(f"{base}.register_buffer", [literal(name), value], persistent=persistent)
+            return layout("", made.code, reserve=8)
         dims = commas(self.size(d).code for d in param.type.shape) or "()"
         value = f"nn.Parameter(torch.empty({dims}))"
         if _plain_name(name):
@@ -199,27 +193,18 @@ class Members:
     # ---- constants
 
     def constant(self, name: str, array: np.ndarray[Any, Any]) -> str:
-        """How a constant array is reached: a buffer of that name."""
-        base, n = name, 1
-        while name in self.heads or (name in self.constants and not _equal(self.constants[name], array)):
-            n += 1
-            name = f"{base}_{n}"
-        self.constants[name] = array
-        return f"self.{name}"
+        """The expression of a constant array, a buffer of that name."""
+        return f"self.{self.constants.add(name, array, self.heads)}"
 
     def constant_lines(self) -> list[str]:
         lines: list[str] = []
         for name, array in self.constants.items():
             value = f"torch.tensor({literal(array.tolist()).code})"
             if array.size > LARGE:
-                value = f"CONSTANTS[{literal(self.owner.stored(name, array)).code}]"
+                value = f"CONSTANTS[{literal(self.owner.constants.add(name, array)).code}]"
                 value += ".float()" if array.dtype.kind == "f" else ""
             lines += layout("", call("self.register_buffer", [literal(name), value], persistent=False).code, reserve=8)
         return lines
-
-
-def _equal(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
-    return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
 def _plain_name(name: str) -> bool:
@@ -231,7 +216,7 @@ def _attribute(base: str, name: str) -> str:
 
 
 def _insert(tree: dict[str, Any], path: list[str], text: str) -> bool:
-    """Puts a module into the tree; False where one of its parents is made by a call."""
+    """Puts a module into the tree; False if a call creates one of its parents."""
     *heads, last = path
     for part in heads:
         inner = tree.setdefault(part, {})
@@ -242,4 +227,4 @@ def _insert(tree: dict[str, Any], path: list[str], text: str) -> bool:
     return True
 
 
-__all__ = ["LARGE", "EmitError", "Members"]
+__all__ = ["EmitError", "Members"]

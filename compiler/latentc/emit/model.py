@@ -16,12 +16,12 @@ from latentc.emit.text import docstring, identifier, layout, literal
 from latentc.ir.core import Module
 
 LABELS = {"B": "batch", "T": "tokens", "D": "width", "C": "channels", "H": "heads", "L": "length"}
-"""What the letters of shape comments mean; beside a W, H is a height."""
+"""Meaning of the letters in shape comments; if there is a W, H is a height."""
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """model.py: its text, the large constants that it reads, and the sizes each network is built at."""
+    """model.py: its text, its large constants, and the constructor arguments of each network."""
 
     text: str
     constants: dict[str, np.ndarray[Any, Any]]
@@ -29,12 +29,12 @@ class ModelFile:
 
 
 def model_source(lowered: Lowered, title: str = "") -> str:
-    """Text of `model.py`: a class per network and its parts, and `build()` that makes each as specified."""
+    """Text of `model.py`: classes of the networks and their parts, and a `build()` per network."""
     return model_file(lowered, title).text
 
 
 def model_file(lowered: Lowered, title: str = "") -> ModelFile:
-    """As `model_source`, with what belongs to it."""
+    """As `model_source`, with its constants and sizes."""
     return networks_file(lowered.module, {name: list(net.functions) for name, net in lowered.networks.items()}, title)
 
 
@@ -48,7 +48,7 @@ def networks_file(module: Module, networks: Mapping[str, Iterable[str]], title: 
         printed = classes.of(names[0])
         sizes[network] = {identifier(a): printed.values[a] for a in printed.arguments}
         builders += ["", "", f"def {_builder(network)}(**sizes: int) -> {printed.name}:"]
-        builders.append('    """The network, at the sizes of the spec unless given."""')
+        builders.append('    """The network, with the sizes of the spec unless overridden."""')
         builders += layout("    ", f"sizes = {literal(sizes[network]).code} | sizes")
         builders.append(f"    return {printed.name}(**sizes)")
     rows = [f"{literal(n).code}: {_builder(n)}" for n in networks]
@@ -68,7 +68,7 @@ def _heading(title: str, code: str) -> str:
 
 
 def legend(code: str) -> str:
-    """The letters that the shapes in `code` use, explained."""
+    """The meaning of the letters in the shapes of `code`."""
     letters = {letter for shape in re.findall(r"\[[^\[\]\n]*\]", code) for letter in re.findall(r"\b[A-Z]\b", shape)}
     labels = LABELS | ({"H": "height", "W": "width", "D": "features"} if "W" in letters else {})
     used = ", ".join(f"{letter} {meaning}" for letter, meaning in labels.items() if letter in letters)
@@ -76,7 +76,7 @@ def legend(code: str) -> str:
 
 
 def imports(code: str) -> list[str]:
-    """The import lines that a text needs."""
+    """The import lines that `code` needs."""
     abstract = [name for name in ("Callable", "Mapping") if re.search(rf"\b{name}\[", code)]
     lines = [f"from collections.abc import {', '.join(abstract)}"] if abstract else []
     lines += ["import math"] if re.search(r"\bmath\.", code) else []

@@ -1,8 +1,4 @@
-"""One row an op: how it is written in PyTorch. `TORCH[op](printer, node)` gives the right-hand side.
-
-A printer answers what a row must know of its surroundings: the text of an operand (`arg`), of a size (`size`), whether
-an operand is a Python number (`number`), and takes note of a helper function that the text calls (`helper`).
-"""
+"""One row per op: how it is written in PyTorch. `TORCH[op](printer, node)` is the right-hand side of an assignment."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ def _function(name: str, **keywords: Any) -> Row:
 
 
 def _infix(symbol: str, level: int, right: int | None = None) -> Row:
-    """A binary operator; `right` is the level its right operand needs (one more where it does not associate)."""
+    """A binary operator; `right`: precedence required of its right operand, `level + 1` if it does not associate."""
 
     def row(p: Printer, n: Node) -> Text:
         a, b = (p.arg(x) for x in n.inputs)
@@ -32,7 +28,7 @@ def _infix(symbol: str, level: int, right: int | None = None) -> Row:
 
 
 def _modulation(p: Printer, n: Node) -> Text | None:
-    """`x * (scale + 1) + shift` with one scale and shift a sample: the conditioning of adaptive norms."""
+    """`x * (scale + 1) + shift` with one scale and shift per sample, the conditioning of adaptive norms."""
     product = p.folded(n.inputs[0])
     raised = p.folded(product.inputs[1]) if product and product.op == "mul" else None
     if not product or not raised or raised.op != "add" or not p.number(raised.inputs[1]):
@@ -55,7 +51,7 @@ def _add(p: Printer, n: Node) -> Text:
 
 
 def _mul(p: Printer, n: Node) -> Text:
-    """A product; by 1 and -1 it is the operand and its negative."""
+    """A product; factors 1 and -1 are simplified."""
     texts = [p.arg(x) for x in n.inputs]
     for i, unit in enumerate(n.inputs):
         other = n.inputs[1 - i]
@@ -78,7 +74,7 @@ def _pow(p: Printer, n: Node) -> Text:
 
 
 def _extreme(name: str, bound: str) -> Row:
-    """maximum and minimum: a clamp where one operand is a number."""
+    """`maximum` or `minimum`: a clamp if one operand is a number."""
 
     def row(p: Printer, n: Node) -> Text:
         a, b = n.inputs
@@ -253,7 +249,7 @@ TORCH: dict[str, Row] = {
     "conv": _conv("F.conv"),
     "conv_transpose": _conv("F.conv_transpose"),
     "embedding": lambda p, n: call("F.embedding", [p.arg(n.inputs[1]), p.arg(n.inputs[0])]),
-    "layer_norm": lambda p, n: _norm("F.layer_norm")(p, n),
+    "layer_norm": _norm("F.layer_norm"),
     "rms_norm": _norm("F.rms_norm"),
     "group_norm": _group_norm,
     "batch_norm": _batch_norm,

@@ -6,7 +6,6 @@ import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from safetensors.numpy import save
 
+from latentc import __version__
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Lowered, Program, Update
 from latentc.components.first_stage import FIRST_STAGE
@@ -35,28 +35,21 @@ from latentc_runtime.media import FORMATS
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
-MARK = ".latentc-project"  # says that a folder is ours to overwrite
+MARK = ".latentc-project"  # the file that identifies a folder as a project of ours, which may be overwritten
 _COPIED = (
-    "train.py",
-    "parallel.py",
-    "rounds.py",
-    "optimizers.py",
-    "checkpoint.py",
-    "config.py",
-    "data.py",
-    "sample.py",
-    "ruff.toml",
+    *("train.py", "parallel.py", "rounds.py", "optimizers.py", "checkpoint.py"),
+    *("config.py", "data.py", "sample.py", "ruff.toml"),
 )
 SHARED = ("noise", "distributions", "sources", "conditions")
-"""Modules of the runtime that a project has copies of: they make a sampler's inputs."""
+"""Modules of the runtime that compute a sampler's inputs; projects have copies of them."""
 
 
 def project_from_lowered(lowered: Lowered, spec: Spec, folder: str | Path, force: bool = False) -> list[Path]:
     """Writes the project into `folder` and returns its files.
 
-    All files are made first in a folder beside it, so a new project appears whole; of an older one file by file is
-    replaced, and what else lies there (runs) stays. Raises DiagnosticError: E0510 where `folder` holds files that are
-    not a project of ours, unless `force`; E0511 where the system refuses.
+    Files are written to a temporary folder beside it first, so a new project is never visible half-written. In an
+    existing project each file is replaced, and other files (runs) stay. Raises DiagnosticError: E0510 if `folder` holds
+    files that are not a project of ours, unless `force`; E0511 if the system refuses to write.
     """
     target = Path(folder)
     _refuse_foreign(target, force)
@@ -161,7 +154,7 @@ def config_of(spec: Spec) -> dict[str, Any]:
 
 
 def _role(network: Any) -> dict[str, Any]:
-    """How a network takes part in training, if not as one that starts at random and is trained."""
+    """A network's role in training; empty for one that is initialised at random and trained."""
     role = {key: value for key in ("copy_of", "pretrained") if (value := getattr(network, key))}
     if (source := network.average_of) is not None:
         return {**role, "average_of": source, "decay": network.decay}
@@ -176,7 +169,7 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
     return {
         "name": spec.name,
         "source": spec.source,
-        "version": _version(),
+        "version": __version__,
         "networks": list(lowered.networks),
         "parameters": f"{sum(p.type.count() for p in weights):,}",
         "has_sampler": bool(lowered.programs),
@@ -189,40 +182,11 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
     }
 
 
-def _version() -> str:
-    try:
-        return version("latentc")
-    except PackageNotFoundError:
-        return "0"
-
-
 # ---- objective.py
-
-_UPDATE = '''
-@dataclass(frozen=True)
-class Update:
-    """One optimiser step: minimises `loss` of `networks` over the weights of those in `trained`.
-
-    The loss takes the arrays `batch` of the data and what `draws(size, generator)` gives; it returns what
-    is minimised, then more to log; `metrics` names them all. With `told_round` it takes the round, too.
-    `differentiates`: it contains gradients of networks by their inputs. `partial`: it leaves outputs of
-    networks out, so that some weights have no gradient.
-    """
-
-    loss: Callable[..., Tensor | tuple[Tensor, ...]]
-    networks: tuple[str, ...]
-    trained: tuple[str, ...]
-    batch: tuple[str, ...]
-    draws: Callable[[int, torch.Generator], dict[str, Tensor]]
-    metrics: tuple[str, ...]
-    told_round: bool = False
-    differentiates: bool = False
-    partial: bool = False
-'''.strip("\n")
 
 
 def objective_source(lowered: Lowered, functions: Functions) -> str:
-    """Text of `objective.py`: each loss, its random inputs, and the updates that a step of training makes, in order."""
+    """Text of `objective.py`: each loss, its random inputs, and the updates of a training step in order."""
     first = len(functions.texts)
     functions.helpers.clear()
     parts: list[str] = []
@@ -236,7 +200,7 @@ def objective_source(lowered: Lowered, functions: Functions) -> str:
         words = [loss, *(literal(v).code for v in (tuple(functions.networks(entry)), update.networks, update.batch))]
         words += [f"{prefix}draws", literal(_metrics(update)).code]
         if any(v.name == "round" for v in lowered.module.functions[entry].inputs):
-            words.append("told_round=True")
+            words.append("takes_round=True")
         words += ["differentiates=True"] if _differentiates(lowered.module, entry) else []
         words += ["partial=True"] if _leaves_out(lowered.module, entry) else []
         made = call("Update", words).code
@@ -244,15 +208,13 @@ def objective_source(lowered: Lowered, functions: Functions) -> str:
             listing += layout("", f"{update.name.upper()} = {made}")
         steps += [update.name.upper() or made] * update.repeats
     listing += layout("", f"UPDATES = ({commas(steps)}{',' if len(steps) == 1 else ''})")
-    body = "\n\n".join(
-        [_UPDATE + "\n", *_helpers(functions), *functions.texts[first:], *parts, "\n".join(listing) + "\n"]
-    )
-    head = docstring("The losses, their random inputs, and what each update trains.", "")
+    body = "\n\n".join([*_helpers(functions, "Update"), *functions.texts[first:], *parts, "\n".join(listing) + "\n"])
+    head = docstring("The losses, their random inputs, and the networks that each update trains.", "")
     return _assembled(head, ["from collections.abc import Callable", "from dataclasses import dataclass"], body)
 
 
 def _differentiates(module: Module, function: str) -> bool:
-    """Whether a free function differentiates a network by its inputs, itself or through other free functions."""
+    """True if a free function, or one it calls, differentiates a network with respect to its inputs."""
     return any(
         node.op == "gradient"
         or any(module.functions[c].origin is None and _differentiates(module, c) for c in callees(node))
@@ -261,7 +223,7 @@ def _differentiates(module: Module, function: str) -> bool:
 
 
 def _leaves_out(module: Module, function: str) -> bool:
-    """Whether a free function does not use every output of a network that it calls, itself or through others."""
+    """True if a free function, or one it calls, leaves an output of a network unused."""
     fn = module.functions[function]
     used = {v for node in fn.nodes for v in node.inputs} | set(fn.outputs)
     for node in fn.nodes:
@@ -272,9 +234,9 @@ def _leaves_out(module: Module, function: str) -> bool:
     return False
 
 
-def _helpers(functions: Functions) -> list[str]:
-    """The text of the helpers that the functions of this file call."""
-    return [helper_source(list(functions.helpers))] if functions.helpers else []
+def _helpers(functions: Functions, record: str) -> list[str]:
+    """Definitions of the dataclass `record` and of the helpers that the functions of this file call."""
+    return [helper_source([record]), *([helper_source(functions.helpers)] if functions.helpers else [])]
 
 
 def _metrics(update: Update) -> tuple[str, ...]:
@@ -302,20 +264,9 @@ def _drawn_shape(type: TensorType) -> str:
 
 # ---- sampler.py
 
-_SAMPLER = '''
-@dataclass(frozen=True)
-class Sampler:
-    """`sample` takes the networks, then `inputs` by name, each with its source, and returns `outputs`."""
-
-    sample: Callable[..., Any]
-    networks: tuple[str, ...]
-    inputs: dict[str, Input]
-    outputs: tuple[str, ...] = ("samples",)
-'''.strip("\n")
-
 
 def sampler_source(lowered: Lowered, functions: Functions) -> str:
-    """Text of `sampler.py`: a function per program, and PROGRAMS {name: {steps: how it is called}}."""
+    """Text of `sampler.py`: a function per program, and PROGRAMS {name: {steps: Sampler}}."""
     first, programs = len(functions.texts), dict[str, list[str]]()
     functions.helpers.clear()
     for program in lowered.programs:
@@ -331,7 +282,7 @@ def sampler_source(lowered: Lowered, functions: Functions) -> str:
     listing += layout("", f"SETTINGS: tuple[Setting, ...] = {_code(tuple(settings.values()))}")
     held = [f"{literal(name).code}: {{{commas(rows)}}}" for name, rows in programs.items()]
     listing += layout("", f"PROGRAMS: dict[str, dict[int, Sampler]] = {{{commas(held)}}}")
-    body = "\n\n".join([_SAMPLER + "\n", *_helpers(functions), *functions.texts[first:], "\n".join(listing) + "\n"])
+    body = "\n\n".join([*_helpers(functions, "Sampler"), *functions.texts[first:], "\n".join(listing) + "\n"])
     head = docstring("The sampler: from noise to samples, guidance included.", "")
     before = ["from collections.abc import Callable", "from dataclasses import dataclass", "from typing import Any"]
     return _assembled(head, before, body)
@@ -343,7 +294,7 @@ def _inputs(program: Program, functions: Functions) -> str:
 
 
 def _code(value: Any) -> str:
-    """The call that makes a dataclass of the runtime, without what is default."""
+    """The constructor call of a dataclass of the runtime, without arguments that have their defaults."""
     if isinstance(value, tuple):
         return f"({commas(map(_code, value))}{',' if len(value) == 1 else ''})"
     if not is_dataclass(value):

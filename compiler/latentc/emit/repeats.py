@@ -1,14 +1,14 @@
 """Runs of a repeated pattern in a function's nodes: `blocks.0`, `blocks.1`, … as one loop.
 
-The nodes of a run fall into equal segments, one a call of `blocks.i`. An operand of a segment is made inside it, is the
-same in all of them (invariant), is an output of the segment before (carried), or differs (indexed).
+A run consists of equal segments, one per call of `blocks.i`. An operand of a segment is computed inside it, is the same
+in all segments (invariant), is an output of the previous segment (carried), or differs (indexed).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +19,10 @@ PURE_EXCEPT = ("dropout", "call", "guided", "loop")
 
 @dataclass(frozen=True)
 class Carried:
-    """A value handed from segment to segment: `given` in the template, `made` by it, `first` before, `last` after."""
+    """A value handed from segment to segment.
+
+    `given` to the template and `made` by it; `first` is the value before the run, `last` the one after it.
+    """
 
     given: Value
     made: Value
@@ -29,24 +32,31 @@ class Carried:
 
 @dataclass(frozen=True)
 class Repeat:
-    """`count` segments like `nodes` (the second one), over the modules `base.{first}` and on, or `backwards` to it."""
+    """`count` segments like the template `nodes` (the second one), over the modules from `base.{first}` on.
+
+    indexed: (value in the template, its value in each segment).
+    made: (output of the template, that output of each segment); of these
+    escapes: are needed from every segment, `pushed` is put on the stack by each.
+    popped: the value in the template that each segment takes from the stack.
+    backwards: the modules are called in reverse order.
+    """
 
     base: str
     first: int
     count: int
     nodes: tuple[Node, ...]
     carried: tuple[Carried, ...]
-    indexed: tuple[tuple[Value, tuple[Value, ...]], ...]  # (value in the template, value of each segment)
-    made: tuple[tuple[Value, tuple[Value, ...]], ...]  # outputs of the template, of each segment
+    indexed: tuple[tuple[Value, tuple[Value, ...]], ...]
+    made: tuple[tuple[Value, tuple[Value, ...]], ...]
     invariants: tuple[Value, ...] = ()
-    escapes: tuple[tuple[Value, tuple[Value, ...]], ...] = field(default=())  # of `made`, wanted from each
-    pushed: Value | None = None  # of `made`, pushed on the stack by each segment
-    popped: Value | None = None  # in the template, popped from the stack by each segment
+    escapes: tuple[tuple[Value, tuple[Value, ...]], ...] = ()
+    pushed: Value | None = None
+    popped: Value | None = None
     backwards: bool = False
 
 
 def without_duplicates(nodes: Sequence[Node]) -> tuple[list[Node], dict[Value, Value]]:
-    """Nodes without repeated equal ones and reshapes to the same shape; and what each value dropped is replaced by."""
+    """Nodes without duplicates and reshapes that change nothing; and {dropped value: the one that replaces it}."""
     seen: dict[Any, tuple[Value, ...]] = {}
     same: dict[Value, Value] = {}
     kept: list[Node] = []
@@ -72,7 +82,7 @@ def _hashable(value: Any) -> Any:
     return repr(value)
 
 
-# What is written alike whatever the sizes.
+# Ops whose text does not depend on sizes.
 _SIZE_FREE = frozenset(("concat", "add", "sub", "mul", "silu", "relu", "gelu", "tanh", "call"))
 
 
@@ -81,7 +91,7 @@ def fold_repeats(
 ) -> list[Node | Repeat]:
     """The nodes, with each run of two or more segments replaced by a Repeat.
 
-    `method` is what a function is called as: modules of one list may be of several classes.
+    `method(function)` is the name it is called by; the modules of one list may have different classes.
     """
     items: list[Node | Repeat] = list(nodes)
     for base in _bases(nodes):
@@ -103,7 +113,7 @@ def _bases(nodes: Sequence[Node]) -> list[str]:
 
 
 def _number(item: Node | Repeat, base: str) -> int | None:
-    """Which module of a list an item calls."""
+    """The index in a module list of the module that an item calls."""
     if isinstance(item, Repeat) or item.op != "call":
         return None
     found = re.fullmatch(re.escape(base) + r"\.(\d+)", item.attrs["name"])
@@ -111,10 +121,10 @@ def _number(item: Node | Repeat, base: str) -> int | None:
 
 
 def _runs(nodes: Sequence[Node], base: str, outputs: Sequence[Value], method: Callable[[str], str]) -> list[range]:
-    """The modules of a list that may be one loop: in order or backwards, none left out, cut where a result is wanted
-    later too.
+    """Module indices that may form one loop: consecutive, ascending or descending.
 
-    Where every result is (the skips of a U-Net), the loop keeps them all in a list.
+    A run ends at a module whose result is also read later, unless that holds for every module (the skips of a U-Net):
+    then the loop collects all results in a list.
     """
     places = [(i, number) for i, node in enumerate(nodes) if (number := _number(node, base)) is not None]
     last = {v: i for i, node in enumerate(nodes) for v in node.inputs} | dict.fromkeys(outputs, len(nodes))
@@ -248,9 +258,9 @@ def operands(item: Node | Repeat) -> tuple[Value, ...]:
 
 
 def with_stack(items: Sequence[Node | Repeat]) -> tuple[list[Node | Repeat], set[Value]]:
-    """The items with long skips as a stack: what runs read in the reverse of the order in which it was made.
+    """The items with long skips as a stack, if runs read them in the reverse of the order they are computed in.
 
-    Returns the values that plain nodes push, too. Where the order is another, the items are as they were.
+    Also returns the values that plain nodes push. In any other order the items are returned unchanged.
     """
     wanted = {v: r for r in items if isinstance(r, Repeat) for _, column in r.indexed for v in column}
     taken: list[Node | Repeat] = []

@@ -1,4 +1,4 @@
-"""What the rows of `ops` and `shapes` have in common."""
+"""The type of the rows of `ops` and `shapes`, and what they may ask of the printer."""
 
 from __future__ import annotations
 
@@ -14,23 +14,31 @@ TORCH_DTYPE = {ours: f"torch.{theirs}" for theirs, ours in DTYPE_OF_TORCH.items(
 
 
 class Printer(Protocol):
-    """What a row may ask; see `latentc.emit.body`."""
-
-    def arg(self, value: Value) -> Text: ...
-
-    def tensor(self, value: Value, like: Value | None = None) -> Text: ...
-
-    def size(self, dim: Dim) -> Text: ...
-
-    def number(self, value: Value) -> bool: ...
+    """What a row may ask; `latentc.emit.expressions` answers."""
 
     training: str
+    """The condition that the model is in training mode."""
 
-    def dtype(self, name: str) -> Text: ...
+    def arg(self, value: Value) -> Text:
+        """An operand; a scalar constant is a Python number."""
 
-    def helper(self, name: str) -> str: ...
+    def tensor(self, value: Value) -> Text:
+        """An operand, always a tensor."""
 
-    def folded(self, value: Value) -> Node | None: ...
+    def size(self, dim: Dim) -> Text:
+        """A size, by its name if it has one."""
+
+    def number(self, value: Value) -> bool:
+        """True if `arg` gives a Python number."""
+
+    def dtype(self, name: str) -> Text:
+        """A dtype."""
+
+    def helper(self, name: str) -> str:
+        """The name of a helper, which the file then defines."""
+
+    def folded(self, value: Value) -> Node | None:
+        """The node of a value that is printed inside its user."""
 
 
 Row = Callable[[Printer, Node], Text]

@@ -1,4 +1,4 @@
-"""Ops that move, select and lay out data, in PyTorch."""
+"""Rows of the ops that move, select and lay out data."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from latentc.ir.types import Dim, Named, Sym
 
 
 def _same(a: Dim, b: Dim) -> bool:
-    """Whether two dimensions are equal at every size of the class, not just at the sizes it was built at."""
+    """True if two dimensions are equal at all sizes of the class, not only at the sizes it was built with."""
     if isinstance(a, Named) and isinstance(b, Named):
         return a == b and bool({a.expr, a.meaning} & ({b.expr, b.meaning} - {""}))
-    # A size of 1 that a static argument gives is another size elsewhere.
+    # A size of 1 that comes from a static argument may be another number elsewhere.
     return a == b and (a != 1 or isinstance(a, Named) == isinstance(b, Named))
 
 
@@ -24,8 +24,11 @@ def _always_1(dims: Sequence[Dim]) -> bool:
 
 
 def shape_change(old: Sequence[Dim], new: Sequence[Dim]) -> tuple[str, Any] | None:
-    """A reshape's plain name, if it has one: ("unsqueeze", axis), ("squeeze", axis), ("columns", (axis, count of
-    new axes)), ("flatten", (first, last)), ("unflatten", (axis, new sizes))."""
+    """A reshape that PyTorch has a method for, as (method, arguments), else None.
+
+    ("unsqueeze", axis), ("squeeze", axis), ("columns", (axis, number of new axes)), ("flatten", (first, last)),
+    ("unflatten", (axis, new sizes)).
+    """
     head = 0
     while head < min(len(old), len(new)) and _same(old[head], new[head]):
         head += 1
@@ -45,7 +48,7 @@ def shape_change(old: Sequence[Dim], new: Sequence[Dim]) -> tuple[str, Any] | No
 
 
 def reshape(p: Printer, n: Node) -> Text:
-    """`unsqueeze`, `squeeze`, `flatten` or `unflatten` where that says it, else `reshape` with one size left open."""
+    """`unsqueeze`, `squeeze`, `flatten` or `unflatten` if one of them does it, else `reshape` with one size as -1."""
     (value,), new = n.inputs, tuple(n.attrs["shape"])
     x, old = p.tensor(value).atom, value.type.shape
     match shape_change(old, new):
@@ -65,7 +68,7 @@ def reshape(p: Printer, n: Node) -> Text:
 
 
 def _open(p: Printer, shape: Sequence[Dim]) -> list[str]:
-    """Sizes as text, the one that reads worst as -1 where the others determine it."""
+    """Sizes as text, with -1 for the longest expression if the other sizes determine it."""
     texts = [p.size(d) for d in shape]
     composite = [i for i, t in enumerate(texts) if t.level < 7]
     if not composite:
@@ -76,11 +79,11 @@ def _open(p: Printer, shape: Sequence[Dim]) -> list[str]:
 
 def _transpose(p: Printer, n: Node) -> Text:
     x, perm = p.tensor(n.inputs[0]).atom, tuple(n.attrs["perm"])
-    moved = [i for i, j in enumerate(perm) if i != j]
-    if not moved:
+    changed = [i for i, j in enumerate(perm) if i != j]
+    if not changed:
         return p.tensor(n.inputs[0])
-    if len(moved) == 2:
-        return call(f"{x}.transpose", [str(moved[0]), str(moved[1])])
+    if len(changed) == 2:
+        return call(f"{x}.transpose", [str(axis) for axis in changed])
     return call(f"{x}.permute", [str(i) for i in perm])
 
 
@@ -117,7 +120,7 @@ def _unbind(p: Printer, n: Node) -> Text:
 
 
 def _at(rank: int, axis: int, index: str) -> str:
-    """Subscript that applies `index` at an axis."""
+    """The subscript that applies `index` to an axis."""
     axis %= rank
     if axis == rank - 1 and rank > 2:
         return f"[..., {index}]"
@@ -145,7 +148,7 @@ def _pad(p: Printer, n: Node) -> Text:
 def _take(p: Printer, n: Node) -> Text:
     x, index = n.inputs
     axis = n.attrs["axis"] % x.type.rank
-    return Text(f"{p.tensor(x, like=None).atom}[{':, ' * axis}{p.arg(index).code}]")
+    return Text(f"{p.tensor(x).atom}[{':, ' * axis}{p.arg(index).code}]")
 
 
 def _take_along(p: Printer, n: Node) -> Text:

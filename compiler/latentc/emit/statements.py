@@ -1,4 +1,4 @@
-"""Nodes as statements: what is used once is folded into its user, names are reused as one would by hand."""
+"""Nodes as statements: a value with one user may be printed inside it, and names are reused as by hand."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from latentc.emit.expressions import Expressions
 from latentc.emit.repeats import Repeat, operands
-from latentc.emit.text import WIDTH, Text, base_name, commas, identifier
+from latentc.emit.text import WIDTH, Text, base_name, commas, free_name, identifier
 from latentc.ir.core import Node, Value
 
 FOREVER = 1 << 30
-# Names a builder gives when it has none; their values may be folded into their user.
+# Default names of the builder; their values may be folded into their user.
 _ANONYMOUS = {"h", "x", "c", "term", "y"}
-# Worth a line of their own.
+# These always get a line of their own.
 _NEVER_FOLDED = ("attention", "guided", "loop", "split", "unbind")
 
 
@@ -20,7 +20,7 @@ class Statements(Expressions):
     """Prints statements, one node each."""
 
     def _fold(self, items: Sequence[Node | Repeat], returned: Sequence[Value], wanted: Sequence[Value]) -> None:
-        """Chooses which values are folded into their only user."""
+        """Chooses the values that are printed inside their only user."""
         scope, limit = self._scope, WIDTH - self._reserve
         uses: dict[Value, int] = {}
         barred: set[Value] = set()
@@ -70,22 +70,18 @@ class Statements(Expressions):
         return {value} if node is None else {leaf for v in node.inputs for leaf in self._leaves_of(v)}
 
     def _leaves(self, item: Node | Repeat) -> set[Value]:
-        """Values whose names an item's statement reads."""
+        """Values that the statement of an item reads by name."""
         if isinstance(item, Node) and len(item.outputs) == 1 and item.outputs[0] in self._scope.folded:
             return set()
         return {leaf for v in operands(item) for leaf in self._leaves_of(v)}
 
     def _name(self, value: Value, i: int, target: str | None = None, prefer: str = "") -> str:
-        """A name for a value made by statement i, free then; taken until the value's last use."""
+        """A name for the value of statement i that is free there; reserved until the value's last use."""
         scope = self._scope
-        base, n = prefer or base_name(value.name), 1
         if target is not None and scope.hold.get(target, -1) <= i:
             name = target
         else:
-            name = base
-            while scope.hold.get(name, -1) > i:
-                n += 1
-                name = f"{base}_{n}"
+            name = free_name(prefer or base_name(value.name), scope.held_after(i))
         scope.hold[name] = scope.last.get(value, i)
         scope.env[value] = Text(name)
         return name
@@ -108,9 +104,9 @@ class Statements(Expressions):
         return self._layout(f"{left} = {text}", comment)
 
     def _guided(self, node: Node, i: int, targets: Mapping[Value, str]) -> list[str]:
-        """A guided call of several outputs: both branches, then each output that is guided."""
+        """A guided call with several outputs: both branches, then the guidance of each guided output."""
         both = self._both_branches(node).code
-        # The scale is read after the outputs have their names, which must not be its own.
+        # The scale is read after the outputs are assigned, so they must not take its name.
         read = {self.arg(v).code for v in self._leaves_of(node.inputs[-1])}
         held = {name: self._scope.hold.get(name, -1) for name in read}
         self._scope.hold |= dict.fromkeys(held, FOREVER)
@@ -125,7 +121,7 @@ class Statements(Expressions):
 
 
 def alive(nodes: Sequence[Node], outputs: Sequence[Value]) -> list[Node]:
-    """Nodes whose outputs reach the function's."""
+    """Nodes that the outputs depend on."""
     wanted, kept = set(outputs), []
     for node in reversed(nodes):
         if any(o in wanted for o in node.outputs):

@@ -6,8 +6,9 @@ import ast
 import keyword
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ class Text:
     level: int = ATOM
 
     def at(self, level: int) -> str:
-        """The code, in parentheses where an operand of this level needs them."""
+        """The code, in parentheses if it binds less tightly than `level`."""
         return self.code if self.level >= level else f"({self.code})"
 
     @property
@@ -40,9 +41,9 @@ class Text:
 
 
 def literal(value: Any) -> Text:
-    """A Python literal of plain data; only `repr` of numbers and strings ever reaches the text.
+    """A Python literal of plain data; raises TypeError for anything else.
 
-    Raises TypeError for anything else.
+    Strings and numbers reach the text only through `repr`.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -65,15 +66,15 @@ def literal(value: Any) -> Text:
 
 
 def _quoted(value: str) -> str:
-    """repr, with double quotes where that needs no escape."""
+    """repr, with double quotes if that needs no escape."""
     text = repr(value)
     return f'"{text[1:-1]}"' if text[0] == "'" and '"' not in text and "\\" not in text else text
 
 
 def size_text(value: int, names: Mapping[str, int], spelled: Callable[[str], str]) -> Text:
-    """A size as it was computed (`4 * dim`) if that is arithmetic over `names`, or what it abbreviates is; else digits.
+    """A size as the expression that computed it (`4 * dim`) if its names are all in `names`; otherwise digits.
 
-    `spelled(name)` says how a name is written in this place (`dim`, `self.dim`).
+    `spelled(name)` is how a name is written here (`dim`, `self.dim`).
     """
     if isinstance(value, Named):
         for expr in filter(None, (value.expr, value.meaning)):
@@ -95,32 +96,28 @@ def _level(tree: ast.expr) -> int:
 
 _TAKEN = frozenset(
     (
-        "self",
-        "torch",
-        "nn",
-        "F",
-        "math",
-        "json",
-        "Tensor",
-        "range",
-        "len",
-        "zip",
-        "enumerate",
-        "tuple",
-        "list",
-        "tqdm",
-        "table",
+        *("self", "torch", "nn", "F", "math", "json", "Tensor", "tqdm", "table"),
+        *("range", "len", "zip", "enumerate", "tuple", "list"),
         *HELPERS,
     )
 )
 
 
 def identifier(name: str) -> str:
-    """A legal Python name near `name`."""
+    """`name` as a legal Python identifier that hides no name of the emitted file."""
     name = re.sub(r"\W", "_", name)
     if not name or name[0].isdigit():
         name = f"v_{name}"
     return f"{name}_" if keyword.iskeyword(name) or keyword.issoftkeyword(name) or name in _TAKEN else name
+
+
+def free_name(base: str, taken: Container[str], separator: str = "_") -> str:
+    """`base`, or the first of `base_2`, `base_3`, … that is not taken."""
+    name, n = base, 1
+    while name in taken:
+        n += 1
+        name = f"{base}{separator}{n}"
+    return name
 
 
 def base_name(name: str) -> str:
@@ -133,11 +130,12 @@ def plural(name: str) -> str:
 
 
 def singular(name: str) -> str:
-    return name[:-1] if name.endswith("s") and len(name) > 2 else f"{name}_item"
+    """`block` of `blocks`; a name that is no plural stays as it is."""
+    return re.sub(r"(?<=[^s])s$", "", name)
 
 
 def docstring(text: str, indent: str, reserve: int = 0) -> list[str]:
-    """Lines of a docstring, wrapped; `reserve` as in `layout`."""
+    """The wrapped lines of a docstring; `reserve` as in `layout`."""
     width = HARD_WIDTH - len(indent) - reserve - 6
     lines = [part for line in text.strip().splitlines() for part in textwrap.wrap(line.strip(), width) or [""]]
     if not lines:
@@ -150,9 +148,9 @@ def docstring(text: str, indent: str, reserve: int = 0) -> list[str]:
 
 
 def layout(indent: str, code: str, comment: str = "", reserve: int = 0) -> list[str]:
-    """A statement as lines: one if it fits, else broken at the commas of its outermost bracket; then a comment.
+    """A statement as one line with its comment, or broken at the commas of its longest outermost bracket.
 
-    `reserve` is the width that the lines will be moved to the right afterwards.
+    `reserve` is the indentation that the lines will get later.
     """
     line, width = indent + code, HARD_WIDTH - reserve
     if len(line) <= width:
@@ -178,9 +176,9 @@ def layout(indent: str, code: str, comment: str = "", reserve: int = 0) -> list[
     return [indent + head, *body, *layout(indent, tail, "", reserve)]
 
 
-def _outermost(code: str) -> tuple[int, int] | None:
-    """The longest bracket at depth zero, as (open, close)."""
-    best, depth, start, quote, i = None, 0, 0, "", 0
+def _outside_strings(code: str) -> Iterator[tuple[int, str, int]]:
+    """(index, character, bracket depth) of what is in no string literal; brackets have the depth around them."""
+    depth, quote, i = 0, "", 0
     while i < len(code):
         ch = code[i]
         if quote:
@@ -188,15 +186,22 @@ def _outermost(code: str) -> tuple[int, int] | None:
             quote = "" if ch == quote else quote
         elif ch in "\"'":
             quote = ch
-        elif ch in "([{":
-            start = i if depth == 0 else start
-            depth += 1
-        elif ch in ")]}":
-            depth -= 1
-            if depth == 0 and (best is None or i - start > best[1] - best[0]):
-                best = (start, i)
+        else:
+            depth -= ch in ")]}"
+            yield i, ch, depth
+            depth += ch in "([{"
         i += 1
-    return best if best and best[1] - best[0] > 1 else None
+
+
+def _outermost(code: str) -> tuple[int, int] | None:
+    """(open, close) of the longest bracket at depth 0 that is not empty."""
+    best, start = (0, 1), 0
+    for i, ch, depth in _outside_strings(code):
+        if depth == 0 and ch in "([{":
+            start = i
+        elif depth == 0 and ch in ")]}" and i - start > best[1] - best[0]:
+            best = (start, i)
+    return best if best != (0, 1) else None
 
 
 def _clauses(text: str) -> list[str]:
@@ -208,24 +213,9 @@ def _clauses(text: str) -> list[str]:
 
 def split_commas(text: str) -> list[str]:
     """Parts between top-level commas."""
-    parts, depth, start, quote, i = [], 0, 0, "", 0
-    while i < len(text):
-        ch = text[i]
-        if quote:
-            i += ch == "\\"
-            quote = "" if ch == quote else quote
-        elif ch in "\"'":
-            quote = ch
-        elif ch in "([{":
-            depth += 1
-        elif ch in ")]}":
-            depth -= 1
-        elif ch == "," and depth == 0:
-            parts.append(text[start:i].strip())
-            start = i + 1
-        i += 1
-    parts.append(text[start:].strip())
-    return [p for p in parts if p]
+    commas_at = [i for i, ch, depth in _outside_strings(text) if ch == "," and depth == 0]
+    bounds = pairwise([-1, *commas_at, len(text)])
+    return [part for low, high in bounds if (part := text[low + 1 : high].strip())]
 
 
 def call(function: str, args: Sequence[str | Text], **keywords: Any) -> Text:

@@ -98,8 +98,8 @@ class FlowInverse(Sampler):
     def _guided(self, b: Builder, network: Network, conditions: Conditions, told: Operands, z: Var, length: int) -> Var:
         scale = b.reshape(b.input("scale", f32(B)), shape=(1, B), out="scale")
         if self.annealed:
-            share = b.constant(np.arange(1, length)[:, None] / (length - 1), out="share")
-            weight = b.add((scale - 1.0) * share, 1.0, out="weight")
+            ramp = b.constant(np.arange(1, length)[:, None] / (length - 1), out="ramp")
+            weight = b.add((scale - 1.0) * ramp, 1.0, out="weight")
         else:
             weight = b.broadcast_to(scale, shape=(length - 1, B), out="weight")
         temperature = b.full(z, shape=(), value=self.attention_temperature, dtype="f32", out="temperature")

@@ -1,0 +1,213 @@
+"""Definitions that emitted files hold where they need them; `latentc.emit.helpers` copies them one by one."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from sources import Input
+
+
+def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000, endpoint: bool = False) -> Tensor:
+    """Sinusoids [B, dim] of t [B] at frequencies from 1 down to 1 / max_period, cosines first."""
+    half = dim // 2
+    steps = torch.arange(half, dtype=t.dtype, device=t.device)
+    freqs = torch.exp(-math.log(max_period) * steps / (half - endpoint))
+    angles = t[:, None] * freqs
+    return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x * (1 + scale) + shift for x [B, T, D], shift and scale [B, 1, D]."""
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates channel pairs (2i, 2i + 1) of x [B, H, T, d] by position; cos and sin are [T, d / 2]."""
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    rotated = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
+    return rotated.flatten(-2).type_as(x)
+
+
+def apply_rotary_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates channel pairs (i, i + d / 2) of x [B, H, T, d] by position; cos and sin are [T, d / 2]."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).type_as(x)
+
+
+def sincos_2d(width: int, grid: int) -> Tensor:
+    """Fixed 2-D position embedding [grid * grid, width]: first half the column, second half the row."""
+    omega = 1.0 / 10000 ** (torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    position = torch.arange(grid, dtype=torch.float64)
+    rows, columns = torch.meshgrid(position, position, indexing="ij")
+    halves = []
+    for index in (columns, rows):
+        angles = index.reshape(-1, 1) * omega
+        halves += [torch.sin(angles), torch.cos(angles)]
+    return torch.cat(halves, dim=1).float()
+
+
+def rope_2d(head_dim: int, grid: int, prefix: int, base: float) -> tuple[Tensor, Tensor]:
+    """Rotary tables (cos, sin) of a grid, each [prefix + grid * grid, head_dim / 2].
+
+    Half of the channel pairs rotate with the row, half with the column. Both tables are 0 for the `prefix`
+    leading tokens.
+    """
+    half = head_dim // 2
+    freqs = 1.0 / base ** (torch.arange(0, half, 2, dtype=torch.float64)[: half // 2] / half)
+    angles = torch.outer(torch.arange(grid, dtype=torch.float64), freqs)  # [grid, half / 2]
+    rows = angles[:, None].expand(grid, grid, -1)
+    columns = angles[None].expand(grid, grid, -1)
+    angles = torch.cat([rows, columns], dim=-1).flatten(0, 1)  # [grid * grid, half]
+    empty = angles.new_zeros(prefix, half)
+    return torch.cat([empty, angles.cos()]).float(), torch.cat([empty, angles.sin()]).float()
+
+
+def routed_experts(x: Tensor, gates: Tensor, w1: Tensor, w3: Tensor, w2: Tensor) -> Tensor:
+    """Sum of gate * expert for x [..., D] and gates [..., E]; an expert runs only on tokens with a gate.
+
+    Expert e is w2[e](silu(w1[e] x) * w3[e] x).
+    """
+    tokens, gates = x.flatten(0, -2), gates.flatten(0, -2)
+    out = torch.zeros_like(tokens)
+    for e in range(len(w1)):
+        rows = gates[:, e].nonzero().squeeze(1)
+        h = F.silu(F.linear(tokens[rows], w1[e])) * F.linear(tokens[rows], w3[e])
+        out.index_add_(0, rows, (gates[rows, e, None] * F.linear(h, w2[e])).type_as(out))
+    return out.view_as(x)
+
+
+class AuxiliaryLoss(torch.autograd.Function):
+    """The identity on x that also minimises a scalar loss: the gradient of the loss is always 1."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, loss: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, gradient.new_ones(())
+
+
+def spectral_norm(weight: Tensor, u: Tensor, training: bool, eps: float = 1e-12) -> Tensor:
+    """weight [out, ...] divided by its largest singular value, estimated by one power iteration from u [out].
+
+    In training, u is updated in place.
+    """
+    matrix = weight.flatten(1)
+    with torch.no_grad():
+        v = F.normalize(u @ matrix, dim=0, eps=eps)
+        left = F.normalize(matrix @ v, dim=0, eps=eps)
+        if training:
+            u.copy_(left)
+    return weight / (left @ matrix @ v)
+
+
+class SNConv2d(nn.Conv2d):
+    """A convolution whose weight is spectrally normalised (Miyato et al. 2018)."""
+
+    def __init__(self, in_channels: int, out_channels: int, eps: float = 1e-12, **options):
+        super().__init__(in_channels, out_channels, **options)
+        self.eps = eps
+        self.register_buffer("u", torch.randn(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, spectral_norm(self.weight, self.u, self.training, self.eps), self.bias)
+
+
+class SNLinear(nn.Linear):
+    """A linear layer whose weight is spectrally normalised (Miyato et al. 2018)."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, eps: float = 1e-12):
+        super().__init__(in_features, out_features, bias)
+        self.eps = eps
+        self.register_buffer("u", torch.randn(out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, spectral_norm(self.weight, self.u, self.training, self.eps), self.bias)
+
+
+class SNEmbedding(nn.Embedding):
+    """An embedding whose table is spectrally normalised (Miyato et al. 2018)."""
+
+    def __init__(self, rows: int, features: int, eps: float = 1e-12):
+        super().__init__(rows, features)
+        self.eps = eps
+        self.register_buffer("u", torch.randn(rows))
+
+    def forward(self, index: Tensor) -> Tensor:
+        return F.embedding(index, spectral_norm(self.weight, self.u, self.training, self.eps))
+
+
+def under(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The weights of the submodule `name`, by their names inside it."""
+    return {key.removeprefix(f"{name}."): w for key, w in weights.items() if key.startswith(f"{name}.")}
+
+
+def value_and_gradient(fn: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
+    """fn(*inputs) and the gradient of its sum with respect to each input; differentiable again."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = [x if x.requires_grad else x.detach().requires_grad_() for x in inputs]
+        value = fn(*inputs)
+        gradients = torch.autograd.grad(
+            value.sum(), inputs, create_graph=create_graph, materialize_grads=True
+        )
+    return value if create_graph else value.detach(), *gradients
+
+
+def jvp(
+    fn: Callable[..., Tensor], inputs: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """fn(*inputs) and its derivative along the tangents. Fused attention has no forward mode: not used."""
+    with sdpa_kernel(SDPBackend.MATH):
+        return torch.func.jvp(fn, inputs, tangents)
+
+
+def guide(both: Tensor, scale: Tensor, channels: int | None = None) -> Tensor:
+    """Classifier-free guidance, uncond + scale * (cond - uncond), of a doubled batch, conditional half first.
+
+    `scale` is [B]. With `channels`, only the first channels of axis 1 are guided; the others are cond.
+    """
+    cond, uncond = both.chunk(2)
+    guided = uncond + scale.view(-1, *[1] * (cond.ndim - 1)) * (cond - uncond)
+    if channels is None:
+        return guided
+    return torch.cat([guided[:, :channels], cond[:, channels:]], dim=1)
+
+
+@dataclass(frozen=True)
+class Update:
+    """One optimiser step that minimises `loss` over the weights of the networks in `trained`.
+
+    Arguments of the loss: the networks in `networks`, the data's arrays in `batch`, the random inputs from
+    `draws(size, generator)`, and with `takes_round` the number of the round. It returns the value to
+    minimise, then further metrics; `metrics` names them all. `differentiates`: the loss contains gradients
+    with respect to network inputs. `partial`: it leaves some network outputs unused, so that some weights
+    get no gradient.
+    """
+
+    loss: Callable[..., Tensor | tuple[Tensor, ...]]
+    networks: tuple[str, ...]
+    trained: tuple[str, ...]
+    batch: tuple[str, ...]
+    draws: Callable[[int, torch.Generator], dict[str, Tensor]]
+    metrics: tuple[str, ...]
+    takes_round: bool = False
+    differentiates: bool = False
+    partial: bool = False
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampling function, the networks and `inputs` (by name, with sources) it takes, and its outputs."""
+
+    sample: Callable[..., Any]
+    networks: tuple[str, ...]
+    inputs: dict[str, Input]
+    outputs: tuple[str, ...] = ("samples",)
