@@ -26,7 +26,7 @@ from common import turns, verdict
 from latentc.checkpoint import buffer, computed, network_params
 from latentc.emit.model import model_source
 from latentc.export.bundle import onnx_from_network
-from latentc.ir.report import flops
+from latentc.ir.costs import flops
 from latentc.lower import lower
 from latentc.measure.emitted import module_from_source
 from latentc.measure.metrics import relative_error

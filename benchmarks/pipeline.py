@@ -29,7 +29,7 @@ import torch
 from common import product_rate, random_bundle, random_weights, turns, verdict
 
 from latentc.emit.model import model_source
-from latentc.ir.report import flops
+from latentc.ir.costs import flops
 from latentc.lower import lower
 from latentc.measure.emitted import module_from_source
 from latentc.measure.metrics import relative_error

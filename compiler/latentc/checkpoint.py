@@ -1,4 +1,4 @@
-"""Weights files and the networks of a spec: which tensors belong where, under whose names."""
+"""Reads and writes the weights of a spec's networks, under the names of a name map."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def network_types(lowered: Lowered, network: str) -> Types:
 
 
 def computed(param: Param) -> bool:
-    """Whether a param is a buffer that follows from the spec, so that no weights file need hold it."""
+    """True if a param is a buffer that can be computed from the spec, so that weights files need not contain it."""
     return param.kind == "buffer" and param.init.kind in DETERMINISTIC
 
 
@@ -63,14 +63,13 @@ def network_weights(
     networks: Sequence[str] | None = None,
     taken: list[str] | None = None,
 ) -> dict[str, dict[str, Expr]]:
-    """{network: {state-dict path: tensor}} of weights files, computed buffers included; nothing is read yet.
+    """{network: {state-dict path: tensor}} from weights files, including computed buffers; nothing is read yet.
 
-    `names` is a name map of the spec (`official`), or None for the names of the emitted project. Where a spec has
-    several networks their names in a common file begin with the network's (`refiner.blocks.0…`), or the name map says
-    which are whose. `key` picks a state dict of the checkpoint (`ema`); without it the one that fits the network is
-    taken, and if that is not the whole file, a line about it is added to `taken`. `networks` are those that are
-    wanted, all by default; the spec says where the weights of its first stage are. Raises DiagnosticError: E0401 to
-    E0411, E0415, E0703.
+    `names` is a name map of the spec (`official`), or None for the names of the emitted project. If several networks
+    share a file, their names begin with the network's (`refiner.blocks.0…`), or the name map tells them apart. `key`
+    selects a state dict of the checkpoint (`ema`); the default is the one that fits the network, and if that is not the
+    whole file, a line about it is added to `taken`. `networks` are all by default. The weights of the first stage come
+    from the file that the spec names. Raises DiagnosticError: E0401 to E0411, E0415, E0703.
     """
     wanted = list(lowered.networks if networks is None else networks)
     found = {}
@@ -90,7 +89,7 @@ def network_weights(
 
 
 def first_stage_weights(spec: Spec) -> dict[str, Expr]:
-    """{state-dict path: tensor} of the data's first stage, from the file that the spec names. Raises as above."""
+    """{state-dict path: tensor} of the data's first stage, from the file that the spec names. Same errors."""
     stage, given = spec.first_stage, spec.data.first_stage
     assert stage is not None and given is not None and given.weights is not None
     return network_weights(stage, lower(stage), given.weights, given.names, given.key)["main"]
@@ -99,7 +98,7 @@ def first_stage_weights(spec: Spec) -> dict[str, Expr]:
 def _read(
     spec: Spec, lowered: Lowered, network: str, path: Path, names: str | None, key: str | None, sharing: int
 ) -> tuple[dict[str, Expr], Reading]:
-    """A network's tensors and the reading of the file that gave them; `sharing` networks take theirs from the file."""
+    """A network's tensors, and the reading of the file that fitted; `sharing` is the number of networks in the file."""
     every = list(file_readings(path, key))
     own = [part for reading in every if sharing and (part := reading.under(f"{network}.")) is not None]
     if sharing > 1 and names is None:
@@ -108,39 +107,39 @@ def _read(
     first: DiagnosticError | None = None
     for reading in [*own, *every] or [Reading("", "", {})]:
         try:
-            made = fitted(spec, lowered, network, reading.tensors, names)
+            tensors = fitted(spec, lowered, network, reading.tensors, names)
         except DiagnosticError as error:
             first = first or error
             continue
         if reading.sure or reading in own:
-            return made, reading
-        fitting.setdefault((reading.place, reading.prefix), (made, reading))
+            return tensors, reading
+        fitting.setdefault((reading.place, reading.prefix), (tensors, reading))
     if len(fitting) > 1:
         raise several_fit(path, [reading for _, reading in fitting.values()])
     if fitting:
         return next(iter(fitting.values()))
     assert first is not None
     if key is None and not own:
-        chosen(path, open_state_dicts(path), None)  # raises if it is not clear which state dict was meant
+        chosen(path, open_state_dicts(path), None)  # raises if there are several state dicts to choose from
     raise with_suggestion(first, spec, network, names, [*own, *every], fitted)
 
 
 def fitted(
     spec: Spec, lowered: Lowered, network: str, tensors: Mapping[str, Expr], names: str | None
 ) -> dict[str, Expr]:
-    """A network's tensors from a file's, computed buffers included. Raises DiagnosticError E0410, E0703."""
+    """A network's tensors from those of a file, including computed buffers. Raises DiagnosticError E0410, E0703."""
     params = network_params(lowered, lowered.networks[network])
     if names is None:
-        # An emitted project keeps computed buffers out of its files; a file that has them says nothing new.
-        # PyTorch's batch norms count their batches; nothing reads that.
+        # Files of an emitted project have no computed buffers, and those in other files are redundant. The number of
+        # batches that PyTorch's batch norms count is not used.
         tensors = {
             n: e
             for n, e in tensors.items()
             if not (n in params and computed(params[n])) and not n.endswith(".num_batches_tracked")
         }
     rules, sizes = name_map(spec, network, names), symbols(lowered, lowered.networks[network])
-    made = import_weights(tensors, rules, network_types(lowered, network), sizes)
-    return {n: made[n] if n in made else buffer(p) for n, p in params.items() if n in made or computed(p)}
+    own = import_weights(tensors, rules, network_types(lowered, network), sizes)
+    return {n: own[n] if n in own else buffer(p) for n, p in params.items() if n in own or computed(p)}
 
 
 def write_weights(
@@ -151,38 +150,38 @@ def write_weights(
     names: str | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> dict[Path, int]:
-    """Write networks' weights as safetensors under the names of `names`; {file: its number of tensors}.
+    """Writes networks' weights as safetensors under the names of name map `names`; returns {file: number of tensors}.
 
-    `to` is one file, or NETWORK=FILE for each network of `weights`. In one file the names of a spec's several
-    networks begin with the network's, unless the name map tells apart whose they are (each network's rules ignore the
-    names of the others). Computed buffers are left out, unless the name map says that official files hold them.
-    Raises DiagnosticError: E0405, E0410 to E0412, E0415, E0703.
+    `to` is one file, or NETWORK=FILE for each network of `weights`. If several networks share a file, their names begin
+    with the network's, unless the name map tells them apart (each network's rules ignore the names of the others).
+    Computed buffers are left out, unless the name map says that official files contain them. Raises DiagnosticError:
+    E0405, E0410 to E0412, E0415, E0703.
     """
     paths = named_files(to, list(lowered.networks), list(weights))
-    made: dict[str, dict[str, Expr]] = {}
+    named: dict[str, dict[str, Expr]] = {}
     for name, tensors in weights.items():
         network = lowered.networks[name]
         params, rules, sizes = network_params(lowered, network), name_map(spec, name, names), symbols(lowered, network)
         own = {n: e for n, e in tensors.items() if not computed(params[n])}
         check_inverse(rules, {n: (e.shape, e.dtype) for n, e in own.items()}, sizes)
-        # What an official file holds and we compute, under the same name (`pos_embed`): its readers may insist on it.
+        # Computed buffers that official files contain (`pos_embed`): readers of such files may require them.
         kept = ignored_names(rules, [n for n in tensors if computed(params[n])], sizes)
         constants = {n: e for n, e in tensors.items() if n in kept}
-        made[name] = export_weights(own, rules, sizes=sizes, constants=constants)
+        named[name] = export_weights(own, rules, sizes=sizes, constants=constants)
     if "" in paths:
-        prefixed = len(made) > 1 and not _told_apart(spec, lowered, made, names)
-        whole = {f"{name}.{n}" if prefixed else n: e for name, own in made.items() for n, e in own.items()}
+        prefixed = len(named) > 1 and not _separable(spec, lowered, named, names)
+        whole = {f"{name}.{n}" if prefixed else n: e for name, own in named.items() for n, e in own.items()}
         write_safetensors(paths[""], whole, metadata)
         return {paths[""]: len(whole)}
-    for name, own in made.items():
+    for name, own in named.items():
         write_safetensors(paths[name], own, metadata)
-    return {paths[name]: len(own) for name, own in made.items()}
+    return {paths[name]: len(own) for name, own in named.items()}
 
 
-def _told_apart(spec: Spec, lowered: Lowered, made: Mapping[str, Mapping[str, Expr]], names: str | None) -> bool:
-    """Whether each network's rules ignore every name of the other networks."""
-    for name in made:
-        others = {other for network in made if network != name for other in made[network]}
+def _separable(spec: Spec, lowered: Lowered, named: Mapping[str, Mapping[str, Expr]], names: str | None) -> bool:
+    """True if each network's rules ignore every name of the other networks."""
+    for name in named:
+        others = {other for network in named if network != name for other in named[network]}
         rules, sizes = name_map(spec, name, names), symbols(lowered, lowered.networks[name])
         if ignored_names(rules, others, sizes) != others:
             return False
@@ -211,13 +210,13 @@ def name_map(spec: Spec, network: str, names: str | None) -> Sequence[Mapping[st
     if names not in spec.weights:
         known = ", ".join(spec.weights) or "none"
         close = nearest(names, spec.weights)
-        mend = f"did you mean `{close}`?" if close else "leave `--names` out where the file has latentc's own names"
+        mend = f"did you mean `{close}`?" if close else "omit `--names` if the file has latentc's own names"
         message = f"the spec has no name map `{names}`"
         note = f"name maps of this spec (section `weights`): {known}"
         raise DiagnosticError(Diagnostic("E0703", message, spec.span("weights"), notes=(note,), help=mend))
     rules = spec.weights[names].get(network)
     if rules is None:
-        message = f"the name map `{names}` says nothing about the network `{network}`"
+        message = f"the name map `{names}` has no rules for the network `{network}`"
         raise DiagnosticError(
             Diagnostic("E0703", message, spec.span("weights", names), help=f"add `weights.{names}.{network}: [...]`")
         )

@@ -1,4 +1,4 @@
-"""From exceptions to diagnostics: what the runtime, a missing package, the command line or a fault of ours says."""
+"""Diagnostics from exceptions: of the runtime, a missing package, the command line, the system, or a bug of ours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TERMINATED = 143
 
 @contextlib.contextmanager
 def runtime_errors() -> Iterator[None]:
-    """The runtime's errors as DiagnosticErrors."""
+    """Raises errors of the runtime as DiagnosticErrors."""
     from latentc_runtime import BundleError
 
     try:
@@ -37,12 +37,12 @@ def needed(package: str, what: str, command: str) -> Any:
 
 
 def exit_status(error: BaseException, debug: bool = False) -> tuple[int, Sequence[Diagnostic]]:
-    """The exit status of a program that `error` ends, and what it should say: 1 the user's, 2 ours, 130 Ctrl-C."""
+    """Exit status and diagnostics for an exception: 1 for the user's errors, 2 for ours, 130 for Ctrl-C."""
     if isinstance(error, DiagnosticError):
         return 1, error.diagnostics
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":  # typer's name for it
         return INTERRUPTED, ()
-    if isinstance(error, BrokenPipeError):  # `latentc show … | head`: the reader has what it wanted
+    if isinstance(error, BrokenPipeError):  # `latentc show … | head`
         return 0, ()
     if isinstance(error, OSError):
         return 1, [_system_error(error)]
@@ -60,7 +60,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _system_error(error: OSError) -> Diagnostic:
-    """What the system refused and nobody nearer to it knew how to tell; temporary files among it."""
+    """The diagnostic of a system error that was not handled where it occurred."""
     reason = error.strerror or str(error)
     what = f" {error.filename}: {reason}" if error.filename is not None else f": {reason}"
     if error.errno in _NO_ROOM:
@@ -69,7 +69,7 @@ def _system_error(error: OSError) -> Diagnostic:
 
 
 def internal_error(error: BaseException, debug: bool = False) -> Diagnostic:
-    """What to tell a user of a fault of latentc."""
+    """The diagnostic of a bug of latentc."""
     first, *rest = f"{type(error).__name__}: {error}".removesuffix(": ").splitlines()
     mend = "please report it with the spec, the command and this message"
     notes = ("\n".join(rest[:12]),) if rest else ()

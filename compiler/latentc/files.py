@@ -1,4 +1,4 @@
-"""Files that users name: read with diagnostics, written whole or not at all."""
+"""Files named by users: read with diagnostics, and written completely or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from latentc.weights.safetensors import replacing
 
 @contextlib.contextmanager
 def new_file(path: Path | str) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when the block ends well; folders are made. DiagnosticError E0412."""
+    """A file that replaces `path` when the block ends without an error; creates folders. DiagnosticError E0412."""
     path = Path(path)
     make_folder(path.parent)
     with replacing(path) as file:
@@ -25,18 +25,16 @@ def new_file(path: Path | str) -> Iterator[BinaryIO]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it. DiagnosticError E0412."""
+    """Creates a folder and its parents. DiagnosticError E0412."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        help_text = "choose another place"
-        raise DiagnosticError(
-            Diagnostic("E0412", f"cannot make the folder {path}: {error.strerror or error}", help=help_text)
-        ) from error
+        message = f"cannot create the folder {path}: {error.strerror or error}"
+        raise DiagnosticError(Diagnostic("E0412", message, help="choose another place")) from error
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write a whole text file in UTF-8. DiagnosticError E0412."""
+    """Writes a text file in UTF-8. DiagnosticError E0412."""
     with new_file(path) as file:
         file.write(text.encode())
 
@@ -56,7 +54,7 @@ def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
 
 
 def read_condition(path: Path | str, name: str) -> Any:
-    """The value of a condition in a file: an .npy array; an .npz with one array, `value` and `mask`, or one so named.
+    """The value of a condition from a file: .npy, or .npz with `value` and `mask`, an array of that name, or only one.
 
     DiagnosticError E0401 to E0403, E0408.
     """
@@ -80,22 +78,18 @@ def read_condition(path: Path | str, name: str) -> Any:
 
 
 def write_arrays(path: Path | str, arrays: Mapping[str, Any]) -> None:
-    """Write arrays by name as an .npz file. DiagnosticError E0412."""
+    """Writes arrays by name as an .npz file. DiagnosticError E0412."""
     with new_file(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
-    """Write each file, and the folders they are in. DiagnosticError E0412."""
+    """Writes each file, and creates their folders. DiagnosticError E0412."""
     for folder in {path.parent for path in files}:
         if (folder / "manifest.json").exists():
-            message = f"{folder} holds a bundle: it is not a place for samples"
-            raise DiagnosticError(Diagnostic("E0412", message, help="name another folder or a file"))
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            message = f"{folder} cannot be made: {error.strerror or error}"
-            raise DiagnosticError(Diagnostic("E0412", message, help="name another place")) from None
+            message = f"{folder} contains a bundle: samples cannot be written there"
+            raise DiagnosticError(Diagnostic("E0412", message, help="choose another folder or a file"))
+        make_folder(folder)
     for path, content in files.items():
         with new_file(path) as file:
             file.write(content)

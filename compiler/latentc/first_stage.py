@@ -1,4 +1,4 @@
-"""A first stage as part of a lowered spec: its decoder appended to programs, its weights."""
+"""The first stage in a lowered spec: adds its methods, and appends its decoder to programs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def add_first_stage(mb: ModuleBuilder, spec: Spec, encodes: bool) -> Network | None:
-    """Adds the data's autoencoder as network `first_stage` with its method `decode`; None if there is none.
+    """Adds the data's autoencoder as network `first_stage`, or returns None if the data has none.
 
-    `encodes`: it has its method `encode` as well.
+    It has the method `decode`, and with `encodes` also `encode`.
     """
     stage = spec.first_stage
     if stage is None:
@@ -29,7 +29,7 @@ def add_first_stage(mb: ModuleBuilder, spec: Spec, encodes: bool) -> Network | N
     before = set(mb.functions)
     built = backbone.build(mb, FIRST_STAGE, stage, stage.data.shape[0])
     methods = {name: built.methods[name] for name in ("decode", *(("encode",) if encodes else ()))}
-    # Its other methods are left out, so that an engine needs no weights of the encoder.
+    # Other methods are left out, so that an engine needs no weights of the encoder.
     for name in built.methods:
         del mb.entries[f"{FIRST_STAGE}.{name}"]
     mb.entries |= {f"{FIRST_STAGE}.{name}": method.function for name, method in methods.items()}
@@ -40,7 +40,7 @@ def add_first_stage(mb: ModuleBuilder, spec: Spec, encodes: bool) -> Network | N
 
 
 def with_decoder(mb: ModuleBuilder, program: Program, stage: Network, spec: Spec) -> Program:
-    """The program, its latents or tokens decoded; as it is if it gives none."""
+    """The program with its latents or tokens decoded; unchanged if it returns none."""
     modelled = "x" if "x" in spec.data.fields else "tokens"
     outputs = program.outputs or (OutputField("samples", modelled),)
     if not any(output.field == modelled for output in outputs):
@@ -51,7 +51,7 @@ def with_decoder(mb: ModuleBuilder, program: Program, stage: Network, spec: Spec
     b = Rewriter(mb, fn)
     for node in fn.nodes:
         b.append(node)
-    made = []
+    fields = []
     for output, value in zip(outputs, fn.outputs, strict=True):
         x = Var(value, b)
         if output.field == modelled:
@@ -59,6 +59,6 @@ def with_decoder(mb: ModuleBuilder, program: Program, stage: Network, spec: Spec
             x = b.call(stage.methods["decode"].function, FIRST_STAGE, z, out="images")
             output = replace(output, field=pictures)
         b.output(x)
-        made.append(output)
+        fields.append(output)
     b.finish(fn.doc)
-    return replace(program, outputs=tuple(made))
+    return replace(program, outputs=tuple(fields))

@@ -1,4 +1,4 @@
-"""For weights that do not fit: which name map or variant of the spec they do fit."""
+"""Suggestions for weights that do not fit: the name map or variant of the spec that they do fit."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _MOST_SHOWN = 3
 def with_suggestion(
     error: DiagnosticError, spec: Spec, network: str, names: str | None, readings: Sequence[Reading], fitted: Fitted
 ) -> DiagnosticError:
-    """`error`, with the options under which one of these readings fits the network as help if there are such.
+    """`error` with help: the command-line options under which one of the readings fits the network, if there are any.
 
-    `fitted` makes the network's tensors of a reading's, or raises DiagnosticError.
+    `fitted` returns the network's tensors from those of a reading, or raises DiagnosticError.
     """
     found = list(_options(spec, network, names, readings, fitted))
     if not found:
@@ -36,7 +36,7 @@ def with_suggestion(
 
 
 def _options(spec: Spec, network: str, names: str | None, readings: Sequence[Reading], fitted: Fitted) -> Iterator[str]:
-    """Command-line options, those that keep the variant first; other variants only if there are none."""
+    """Command-line options that fit; those for other variants only if none fits for the chosen one."""
     if spec._origin is None:
         return
     source, variant, overrides = spec._origin

@@ -1,4 +1,4 @@
-"""Spec → IR: asks the components to build their functions, and collects what they made."""
+"""Spec → IR: the components build their functions in one module."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from latentc.spec.schema import Spec
 from latentc_runtime.sources import SettingSource
 
 LARGEST = 1 << 40
-"""Numbers of one weight; 4 TiB in float32, far more than any published model has."""
+"""Largest allowed element count of one weight (4 TiB in float32, far more than in any published model)."""
 
 
 def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lowered:
-    """The module of a checked spec: its networks, its loss, and the sampler's programs for each count of `steps`.
+    """The module of a checked spec: its networks, its loss, and the sampler's programs for each number of `steps`.
 
-    Without `steps` they are of the sampler's own number of steps. Programs end with the decoder of the data's first
-    stage if the spec names its weights, and always if it is lowered `to_emit` a project, which encodes as well.
+    The default is the sampler's own number of steps. Programs end with the decoder of the data's first stage if the
+    spec names its weights; with `to_emit`, for a training project, they always do, and the encoder is included.
     """
     mb = ModuleBuilder()
     networks = build_networks(mb, spec)
@@ -37,8 +37,8 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
     programs: list[Program] = []
     if isinstance(spec.sampler, Sampler):
         samplers = [spec.sampler.with_steps(n) for n in steps] or [spec.sampler]
-        made = [program for sampler in samplers for program in sampler.programs(mb, networks, spec)]
-        programs = [_with_settings(program, spec) for program in made]
+        built = [program for sampler in samplers for program in sampler.programs(mb, networks, spec)]
+        programs = [_with_settings(program, spec) for program in built]
     given = spec.data.first_stage
     if given is not None and (given.weights is not None or (to_emit and spec.first_stage_fits)):
         stage = add_first_stage(mb, spec, encodes=to_emit)
@@ -52,7 +52,7 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
 
 
 def _with_settings(program: Program, spec: Spec) -> Program:
-    """The program with the settings that its conditions come from."""
+    """The program with the settings from which its conditions are drawn."""
     inputs = (given for name, condition in spec.conditions.items() for given in condition.inputs(name, spec))
     of_conditions = {given.setting.name: given.setting for given in inputs if isinstance(given, DrawnInput)}
     named = {source.setting for source in program.sources.values() if isinstance(source, SettingSource)}
@@ -62,37 +62,33 @@ def _with_settings(program: Program, spec: Spec) -> Program:
 
 
 def _cached(module: Module, networks: dict[str, Network], spec: Spec) -> tuple[Module, dict[str, Network]]:
-    """The module with `optimize.cache` done, and the networks with their further methods. DiagnosticError E0311."""
-    asked = spec.optimize.cache
-    if asked is None:
+    """Applies `optimize.cache`; returns the module, and the networks with the added methods. DiagnosticError E0311."""
+    settings = spec.optimize.cache
+    if settings is None:
         return module, networks
-    every, steps = asked.every, asked.steps
+    every, steps = settings.every, settings.steps
+
+    def computes(step: int, k: int) -> bool:
+        return k % every == 0 if steps is None else step in steps
+
     try:
-        made = cache(
-            module,
-            "main",
-            asked.blocks,
-            lambda step, k: k % every == 0 if steps is None else step in steps,
-            asked.parts,
-            asked.among,
-        )
+        changed = cache(module, "main", settings.blocks, computes, settings.parts, settings.among)
     except ValueError as error:
         span = spec.span("optimize", "cache", "blocks") or spec.span("optimize", "cache")
         raise DiagnosticError(Diagnostic("E0311", str(error), span)) from None
-    if made is module:
+    if changed is module:
         return module, networks
     methods, forward = dict(networks["main"].methods), networks["main"].methods["forward"]
     for method in (CACHING, CACHED):
-        fn = made.functions[made.entries[f"main.{method}"]]
-        methods[method] = Method(
-            fn.name, _with_kept(forward.inputs, fn.inputs), _with_kept(forward.outputs, fn.outputs)
-        )
+        fn = changed.functions[changed.entries[f"main.{method}"]]
+        inputs, outputs = _with_cache(forward.inputs, fn.inputs), _with_cache(forward.outputs, fn.outputs)
+        methods[method] = Method(fn.name, inputs, outputs)
     main = replace(networks["main"], methods=methods)
-    return verify(made, "train"), {**networks, "main": main}
+    return verify(changed, "train"), {**networks, "main": main}
 
 
-def _with_kept(ports: tuple[Port, ...], values: tuple[Value, ...]) -> tuple[Port, ...]:
-    """The ports of a method that keeps what blocks computed, or takes it: those of `forward`, then what is kept."""
+def _with_cache(ports: tuple[Port, ...], values: tuple[Value, ...]) -> tuple[Port, ...]:
+    """The ports of a caching or cached method: those of `forward`, then the cached tensors."""
     return *ports, *(Port(v.name, v.type, "cache") for v in values[len(ports) :])
 
 
@@ -110,12 +106,12 @@ def build_networks(mb: ModuleBuilder, spec: Spec) -> dict[str, Network]:
 
 
 def _check_sizes(mb: ModuleBuilder, network: str, spec: Spec) -> None:
-    """DiagnosticError E0204 where a tensor of the network is larger than any that is stored."""
+    """DiagnosticError E0204 if a weight of the network has more than LARGEST elements."""
     for fn in mb.functions.values():
         for param in fn.params:
             if param.type.count() > LARGEST:
                 shape = [int(d) for d in param.type.shape]  # type: ignore[arg-type]
                 where = f"`{param.name}` of {fn.origin.cls if fn.origin else fn.name}"
-                message = f"network `{network}` would hold a tensor of {shape}: {where}"
-                mend = f"make its sizes smaller: one of more than 2^{LARGEST.bit_length() - 1} numbers is not stored"
+                message = f"network `{network}` has a weight of shape {shape}: {where}"
+                mend = f"reduce its sizes: a weight may have at most 2^{LARGEST.bit_length() - 1} elements"
                 raise DiagnosticError(Diagnostic("E0204", message, spec.span("networks", network), help=mend))

@@ -1,10 +1,10 @@
-"""How a spec becomes what comes out: the stages, and every pass in order, with the engines it is for.
+"""The stages from a spec to a project or bundle, and every pass in order, with the engines it is for.
 
     spec.yaml ─ load_spec ─▶ Spec ─ lower ─▶ Lowered ─ optimised ─▶ Lowered ─┬─ emit   ─▶ PyTorch project
                                                                              └─ export ─▶ bundle
 
-Training code is emitted from what `lower` returns, engine files from what the passes make of it. A module is verified
-after every pass, always.
+Training code is emitted from the lowered module, engine files from the module after all passes. A module is verified
+after every pass.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from latentc.diagnostics import nearest
 from latentc.engines import ENGINES, Engine
 from latentc.ir.core import Module, count, only_entry, prune
 from latentc.ir.derivatives import expand_derivatives
-from latentc.ir.reads import SamplerReads, weights_read
-from latentc.ir.report import short
+from latentc.ir.report import SamplerReads, short, weights_read
 from latentc.ir.verify import VerifyError, verify
 from latentc.passes.attention import write_out_attention
 from latentc.passes.cleanup import cleaned, cleanup
@@ -40,84 +39,65 @@ from latentc.spec.schema import Spec
 
 @dataclass(frozen=True)
 class Pass:
-    """A named rewriting of the module; after it the module is well formed at `stage` (see `latentc.ir.verify`)."""
+    """A named rewrite of the module; after it the module is well formed at `stage` (see `latentc.ir.verify`)."""
 
     name: str
-    run: Callable[..., Module]  # takes the module, the spec, and the measurements that `given` names
+    run: Callable[[Module, Spec, Quantization | None], Module]
     stage: str = "expanded"
-    given: tuple[str, ...] = ()
     when: Callable[[Engine], bool] = lambda engine: True  # the engines that it is for
 
 
-# Every pass, in order. Ops that an engine lacks in some form of the loop are written out by the exporter, which chooses
-# the form; flattening the calls is its last step.
+# Every pass, in order. Ops that an engine lacks in one of the loop forms are decomposed by the exporter, which chooses
+# the form; inlining calls is its last step.
 _ORDER = (
-    # First: `stop_gradient` still stops gradients, and every later pass sees ordinary nodes alone.
-    Pass("grad", lambda module, spec: expand_derivatives(module, cleaned), "train"),
-    # So that no later pass has to know ops that only training has.
-    Pass("to_inference", lambda module, spec: to_inference(module), "inference"),
-    # Before guidance doubles the calls: what is folded here is folded once.
-    Pass("cleanup", lambda module, spec: cleanup(module), "inference"),
-    # After cleanup, before anything that reasons about batch sizes: from here on a guided call is an ordinary one.
-    Pass("expand_guidance", lambda module, spec: expand_guidance(module, spec.optimize.guidance)),
+    # First: `stop_gradient` still stops gradients here, and later passes see only ordinary nodes.
+    Pass("grad", lambda module, spec, _: expand_derivatives(module, cleaned), "train"),
+    # So that later passes need not handle training-only ops.
+    Pass("to_inference", lambda module, spec, _: to_inference(module), "inference"),
+    # Before guidance duplicates calls, so that everything is folded once.
+    Pass("cleanup", lambda module, spec, _: cleanup(module), "inference"),
+    # After cleanup, before passes that reason about batch sizes: from here on a guided call is an ordinary one.
+    Pass("expand_guidance", lambda module, spec, _: expand_guidance(module, spec.optimize.guidance)),
     # Before fusing, whose rules see one function at a time.
-    Pass("open_norms", lambda module, spec: open_norms(module)),
+    Pass("open_norms", lambda module, spec, _: open_norms(module)),
     # Before fusing: an expert is a feed-forward like any other, and its layers can be merged and quantised.
-    Pass("experts", lambda module, spec: experts(module, _experts_form(spec))),
-    # Before hoisting, which would cut through functions whose ops belong together.
-    Pass("fuse", lambda module, spec: fuse(module, RULES[spec.target.engine])),
-    # After guidance: its null branch is the same for every sample, so the rows are steps × (batch + one).
-    Pass("hoist", lambda module, spec: hoist(module, spec.target.max_batch)),
+    Pass("experts", lambda module, spec, _: experts(module, _experts_form(spec))),
+    # Before hoisting, which would split functions whose ops could be fused.
+    Pass("fuse", lambda module, spec, _: fuse(module, RULES[spec.target.engine])),
+    # After guidance: the null branch is the same for every sample, so there are steps × (batch + 1) rows.
+    Pass("hoist", lambda module, spec, _: hoist(module, spec.target.max_batch)),
     # Guidance and hoisting leave constants and copies behind.
-    Pass("tidy", lambda module, spec: cleanup(module)),
-    # When the layers that will run are there, and in their place; before dtypes are chosen around them.
-    Pass(
-        "quantize",
-        lambda module, spec, quantization: (
-            module if quantization is None else quantize(module, quantization.plan, spec.target.engine)
-        ),
-        given=("quantization",),
-    ),
-    # Last for these engines, when every value is there: they compute in the dtypes of the graph.
-    Pass("precision", lambda module, spec: precision(module, spec.target.precision), when=lambda engine: engine.typed),
-    # The others choose their precision themselves, but would leave what a loop carries in float32.
-    Pass(
-        "caches",
-        lambda module, spec: caches_in_half(module, spec.target.precision),
-        when=lambda engine: not engine.typed,
-    ),
-    # When caches have their dtype, and attention is one node still.
-    Pass(
-        "kv_tiling",
-        lambda module, spec: tile_caches(module, _cache_block(spec)),
-        when=lambda engine: engine.kv_tiling,
-    ),
-    # In half precision the two forms differ by less than rounding does.
+    Pass("tidy", lambda module, spec, _: cleanup(module)),
+    # After the passes that create or move layers; before dtypes are chosen around them.
+    Pass("quantize", lambda module, spec, plan: quantize(module, plan.plan, spec.target.engine) if plan else module),
+    # For engines that compute in the dtypes of the graph: after the passes that create values.
+    Pass("precision", lambda module, spec, _: precision(module, spec.target.precision), when=lambda e: e.typed),
+    # The other engines choose precisions themselves, but would keep the carried values of loops in float32.
+    Pass("caches", lambda module, spec, _: caches_in_half(module, spec.target.precision), when=lambda e: not e.typed),
+    # After caches have their dtype, before attention is decomposed.
+    Pass("kv_tiling", lambda module, spec, _: tile_caches(module, _cache_block(spec)), when=lambda e: e.kv_tiling),
+    # After the precision is known: only in half precision do the two forms differ by less than rounding.
     Pass(
         "gelu",
-        lambda module, spec: gelu_by_error_function(module, spec.target.precision),
-        when=lambda engine: engine.gelu == "erf",
+        lambda module, spec, _: gelu_by_error_function(module, spec.target.precision),
+        when=lambda e: e.gelu == "erf",
     ),
-    # After quantising, which takes its own layers first.
+    # After quantising, so that it applies to the remaining layers.
     Pass(
         "inner_parts",
-        lambda module, spec: fuse(module, rules_after_quantising(spec.target.engine, spec.target.precision)),
-        when=lambda engine: bool(engine.fusions_after_quantising),
+        lambda module, spec, _: fuse(module, rules_after_quantising(spec.target.engine, spec.target.precision)),
+        when=lambda e: bool(e.fusions_after_quantising),
     ),
-    # After fusing and quantising, which make new weights of some.
+    # After fusing and quantising, which replace weights.
     Pass(
         "shared_weights",
-        lambda module, spec: separate_shared_weights(module),
-        when=lambda engine: engine.mixes_shared_weights,
+        lambda module, spec, _: separate_shared_weights(module),
+        when=lambda e: e.mixes_shared_weights,
     ),
-    # One transposition in place of three, before attention is products.
-    Pass("heads", lambda module, spec: cut_behind_heads(module), when=lambda engine: engine.attention == "written_out"),
-    # Last, so that every pass before it sees attention as one node.
-    Pass(
-        "attention",
-        lambda module, spec: write_out_attention(module),
-        when=lambda engine: engine.attention == "written_out",
-    ),
+    # One transposition instead of three; before attention is decomposed.
+    Pass("heads", lambda module, spec, _: cut_behind_heads(module), when=lambda e: e.attention == "written_out"),
+    # Last, so that all other passes see attention as one node.
+    Pass("attention", lambda module, spec, _: write_out_attention(module), when=lambda e: e.attention == "written_out"),
 )
 
 PASSES: dict[str, tuple[Pass, ...]] = {
@@ -137,10 +117,10 @@ class PassError(Exception):
 def optimised(
     lowered: Lowered, spec: Spec, after: str | None = None, quantization: Quantization | None = None
 ) -> Lowered:
-    """The lowered spec after the target's passes, or after the first pass named `after`.
+    """The lowered spec after the target's passes, or after the pass named `after`.
 
-    `quantization` says which layers are quantised; its tensors go beside the weights (`{**weights, **tensors}`).
-    Raises PassError where a pass breaks the module, ValueError where no pass is called `after`.
+    `quantization` tells which layers are quantised; its tensors are used along with the weights
+    (`{**weights, **tensors}`). Raises PassError if a pass breaks the module, ValueError for an unknown `after`.
     """
     passes = PASSES[spec.target.engine]
     names = [p.name for p in passes]
@@ -148,15 +128,15 @@ def optimised(
         guess = nearest(after, names)
         hint = f"; did you mean {guess!r}?" if guess else ""
         raise ValueError(f"no pass is called {after!r}: they are {', '.join(names)}{hint}")
-    module, given = prune(_for_inference(lowered)), {"quantization": quantization}
+    module = prune(_for_inference(lowered))
     facts = dict(lowered.facts)
     for i, current in enumerate(passes):
-        if current.name == "hoist":  # what is an attention by now should be one in the engine
+        if current.name == "hoist":  # the engine should have as many attentions as there are now
             facts |= {
                 f"attentions of {p.entry}": count(module, module.entries[p.entry], "attention")
                 for p in lowered.programs
             }
-        module = current.run(module, spec, *(given[name] for name in current.given))
+        module = current.run(module, spec, quantization)
         try:
             verify(module, current.stage)
         except VerifyError as error:
@@ -167,7 +147,7 @@ def optimised(
 
 
 def _experts_form(spec: Spec) -> Literal["dense", "sparse"]:
-    """`sparse` if the engine takes data-dependent shapes; quantisation needs the layers of the dense form."""
+    """`sparse` if the engine supports data-dependent shapes; quantisation needs the layers of the dense form."""
     if spec.optimize.experts != "auto":
         return spec.optimize.experts
     target = spec.target
@@ -176,12 +156,12 @@ def _experts_form(spec: Spec) -> Literal["dense", "sparse"]:
 
 
 def _cache_block(spec: Spec) -> int | None:
-    """Tokens by which caches grow at once; 1 if the loop is not inside the engine, which then copies no cache."""
+    """Tokens per block of caches; 1 if the loop is outside the engine, so that no cache is copied."""
     return spec.optimize.kv_tile if spec.target.form in ("auto", "loop") else 1
 
 
 def fusion_report(lowered: Lowered, spec: Spec) -> FusionReport:
-    """What the fusion rules find in a lowered spec: how often each fits, and its nearest miss."""
+    """How often each fusion rule applies to a lowered spec, and its nearest miss."""
     engine = spec.target.engine
     rules = (*RULES[engine], *rules_after_quantising(engine, spec.target.precision))
     return fused(optimised(lowered, spec, "experts").module, rules)[1]
@@ -189,7 +169,7 @@ def fusion_report(lowered: Lowered, spec: Spec) -> FusionReport:
 
 @dataclass(frozen=True)
 class HoistReport:
-    """The weights a sampler reads before and after hoisting, and what was decided about each of its loops."""
+    """The weights that a sampler reads before and after hoisting, and the decisions about its loops."""
 
     steps: int
     before: SamplerReads
@@ -204,7 +184,7 @@ class HoistReport:
     def text(self) -> str:
         """As lines for a terminal."""
         reads = [
-            f"{short(r.total, 'B')} {when} hoisting ({short(r.total // self.steps, 'B')} a step)"
+            f"{short(r.total, 'B')} {when} hoisting ({short(r.total // self.steps, 'B')} per step)"
             for r, when in ((self.before, "before"), (self.after, "after"))
         ]
         kept = [f"  {loop.body}: {loop.tensors} values leave it, {loop.why}" for loop in self.loops]
@@ -212,7 +192,7 @@ class HoistReport:
 
 
 def hoist_reports(lowered: Lowered, spec: Spec) -> dict[str, HoistReport]:
-    """{sampler's entry: what hoisting does to it}."""
+    """{entry of a sampler: what hoisting does to it}."""
     before = optimised(lowered, spec, "fuse").module
     reports = {}
     for program in lowered.programs:
@@ -223,7 +203,7 @@ def hoist_reports(lowered: Lowered, spec: Spec) -> dict[str, HoistReport]:
 
 
 def _for_inference(lowered: Lowered) -> Module:
-    """The module without losses and the networks that only they call: engines have none."""
+    """The module without losses and the networks that only they use."""
     dropped = {"loss", *lowered.networks} - set(lowered.sampled)
     entries = {k: v for k, v in lowered.module.entries.items() if k.split(".")[0] not in dropped}
     return lowered.module.with_(entries=entries)

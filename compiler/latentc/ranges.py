@@ -1,4 +1,4 @@
-"""Numbers as people write them on a command line: `50,250`, `0-9`, `all`."""
+"""Numbers on the command line: `50,250`, `0-9`, `all`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from latentc.diagnostics import Diagnostic, DiagnosticError
 
 
 def numbers_from_text(text: str) -> list[int]:
-    """Whole numbers above 0 with commas between, "50,250"; none of an empty text. DiagnosticError E0701."""
+    """Positive integers separated by commas, "50,250"; [] for an empty text. DiagnosticError E0701."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not all(_whole(part) and int(part) > 0 for part in parts):
-        raise DiagnosticError(Diagnostic("E0701", f"`{text}` is no list of numbers", help="write `50` or `50,250`"))
+        raise DiagnosticError(
+            Diagnostic("E0701", f"`{text}` is not a list of positive integers", help="write `50` or `50,250`")
+        )
     return [int(part) for part in parts]
 
 
 def classes_from_text(text: str, known: int) -> list[int]:
-    """Classes `3`, `0-9`, `1,4,7-9` or `all`, of `known` that are numbered from 0. DiagnosticError E0704."""
+    """Classes `3`, `0-9`, `1,4,7-9` or `all`, out of `known` classes numbered from 0. DiagnosticError E0704."""
     found: list[int] = []
     last = known - 1
     for part in (f"0-{last}" if text.strip() == "all" else text).split(","):
@@ -25,7 +27,7 @@ def classes_from_text(text: str, known: int) -> list[int]:
             raise DiagnosticError(Diagnostic("E0704", message, help="write `3`, `0-9`, `1,4,7-9` or `all`"))
         first, final = int(numbers[0]), int(numbers[-1])
         if final > last or final < first:
-            message = f"there is no class {final}" if final > last else f"the range `{part.strip()}` is empty"
+            message = f"class {final} is out of range" if final > last else f"the range `{part.strip()}` is empty"
             raise DiagnosticError(Diagnostic("E0704", message, help=f"classes are 0 to {last}"))
         found += range(first, final + 1)
     return found

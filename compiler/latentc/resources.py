@@ -1,4 +1,4 @@
-"""Where the specs and templates that ship with latentc are: the repository's folders, else package data."""
+"""Locates the specs and templates that ship with latentc: in the repository, else in the package data."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _PACKAGE = Path(__file__).resolve().parent
 
 @cache
 def folder(name: str) -> Path:
-    """The folder `specs` or `templates`; FileNotFoundError where an installation lacks it."""
-    # An editable install has no _data: the folders stand in the repository, beside compiler/.
+    """The folder `specs` or `templates`. Raises FileNotFoundError if the installation lacks it."""
+    # An editable install has no _data: the folders are in the repository, next to compiler/.
     for candidate in (_PACKAGE.parent.parent / name, _PACKAGE / "_data" / name):
         if candidate.is_dir() and (candidate.parent == _PACKAGE / "_data" or _is_repository(candidate.parent)):
             return candidate
@@ -19,16 +19,16 @@ def folder(name: str) -> Path:
 
 
 def _is_repository(path: Path) -> bool:
-    # site-packages/.. could hold a stranger's `specs` folder.
+    # site-packages/.. could contain an unrelated `specs` folder.
     return (path / "compiler" / "latentc").is_dir()
 
 
 def shipped_specs() -> dict[str, Path]:
-    """Name to path of every spec that ships with latentc (specs/FAMILY/NAME.yaml), sorted by family and name."""
+    """{name: path} of every spec that ships with latentc (specs/FAMILY/NAME.yaml), sorted by family and name."""
     return {path.stem: path for path in sorted(folder("specs").rglob("*.yaml"))}
 
 
 def explain_page(code: str) -> str | None:
-    """The Markdown page of a diagnostic's code, or None where the code is unknown."""
+    """The Markdown page of a diagnostic's code, or None for an unknown code."""
     path = folder("templates") / "explain" / f"{code}.md"
     return path.read_text(encoding="utf-8") if code.isalnum() and path.is_file() else None

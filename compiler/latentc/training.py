@@ -1,4 +1,4 @@
-"""Emits the project of a spec where it is not there, and runs its train.py until it has ended in order."""
+"""Emits the project of a spec if it does not exist, and runs its train.py."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from latentc.spec import Spec
 
 
 def emitted_project(lowered: Lowered, spec: Spec, folder: Path) -> Path:
-    """The folder of a spec's project, emitted if it is not there; returns it.
+    """Emits the project of a spec into `folder` if it does not exist; returns the folder.
 
-    Raises DiagnosticError: E0708 for a spec without objective, E0709 where the folder holds a project that is not the
-    spec's, E0510 and E0511 as emitting does.
+    Raises DiagnosticError: E0708 for a spec without objective, E0709 if the folder contains a different project, E0510
+    and E0511 from emitting.
     """
     if not lowered.updates:
         mend = "add `objective:`, for example `{kind: diffusion}`"
@@ -30,16 +30,16 @@ def emitted_project(lowered: Lowered, spec: Spec, folder: Path) -> Path:
     for name, content in project_files(lowered, spec).items():
         file = folder / name
         if not file.is_file() or file.read_bytes() != as_bytes(content):
-            message = f"{file} is not what this spec gives: the folder holds another project, or a changed one"
-            mend = f"train what is there with `latentc train {folder}`, or name another folder with -o"
+            message = f"{file} differs from what this spec emits: the folder contains another or a modified project"
+            mend = f"train the existing project with `latentc train {folder}`, or choose another folder with -o"
             raise DiagnosticError(Diagnostic("E0709", message, help=mend))
     return folder
 
 
 def run_training(project: Path, arguments: Sequence[str], processes: int = 1) -> None:
-    """Run train.py in its folder with this Python. DiagnosticError E0705 where it ends with an error.
+    """Runs train.py in its folder with this Python. DiagnosticError E0705 if it fails.
 
-    Ctrl-C and SIGTERM are passed on, and waited for: train.py saves a checkpoint first.
+    On Ctrl-C and SIGTERM it interrupts train.py and waits for it to save a checkpoint.
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     process = subprocess.Popen([sys.executable, *launcher, "train.py", *arguments], cwd=project)
@@ -50,7 +50,7 @@ def run_training(project: Path, arguments: Sequence[str], processes: int = 1) ->
             process.send_signal(signal.SIGINT)
             process.wait()
         finally:
-            process.kill()  # asked twice: at once
+            process.kill()  # on a second signal
         raise
     if status:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
@@ -59,12 +59,12 @@ def run_training(project: Path, arguments: Sequence[str], processes: int = 1) ->
 
 
 def check_pretrained(spec: Spec, project: Path, arguments: Sequence[str]) -> None:
-    """DiagnosticError E0401 for weights that networks start from, if the file is neither here nor in the project."""
+    """DiagnosticError E0401 if pretrained weights are neither in the current folder nor in the project."""
     for name, path in _pretrained(spec):
         named = any(argument.partition("=")[0] == f"--roles.{name}.pretrained" for argument in arguments)
         if not named and not Path(path).is_file() and not (project / path).is_file():
-            message = f"network `{name}` starts from the weights in {path}, and there is no such file"
-            mend = f"train or convert them first, or name another file: --set networks.{name}.pretrained=FILE"
+            message = f"network `{name}` starts from the weights in {path}, but there is no such file"
+            mend = f"train or convert them first, or choose another file: --set networks.{name}.pretrained=FILE"
             place = spec.span("networks", name, "pretrained")
             raise DiagnosticError(Diagnostic("E0401", message, place, help=mend))
 
@@ -76,7 +76,7 @@ def _pretrained(spec: Spec) -> list[tuple[str, str]]:
 
 
 def paths_from_here(spec: Spec, project: Path) -> list[str]:
-    """Flags of train.py for data and weights that lie relative to the current folder, not to the project's."""
+    """Flags of train.py for data and weights whose paths are relative to the current folder, not to the project."""
     flags = []
     paths = {"--data.path": getattr(spec.data, "path", None)}
     paths |= {f"--roles.{name}.pretrained": path for name, path in _pretrained(spec)}

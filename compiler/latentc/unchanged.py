@@ -1,4 +1,4 @@
-"""Whether the bundle in a folder is what compiling would write there: then nothing need be built."""
+"""Detects whether the bundle in a folder is up to date, so that compiling can leave it untouched."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ if TYPE_CHECKING:
 
 
 def compile_key(spec: Spec, spec_text: str, weights: Mapping[str, Path], options: Mapping[str, Any]) -> str:
-    """Sha256 of all that a bundle is made from: spec, identity of the weights, options, versions, our own code.
+    """Sha256 of everything that determines a bundle: spec, identity of the weights, options, versions, our code.
 
-    Files are told by inode, size and times, not read. Empty where the same key might stand for something else: a file
-    that was written a moment ago, or plans for whatever GPU is there. `weights` as `weights.files.named_files` gives
-    them; `options` are plain data.
+    Files are identified by inode, size and times, not read. The key is empty if it could be ambiguous: for a file that
+    was written a moment ago, or plans for the GPU of this machine. `weights` come from `weights.files.named_files`;
+    `options` are plain data.
     """
     states = _states(weights)
     target = spec.target
     plans_for_here = ENGINES[target.engine].plans is not None and target.plans and not target.capabilities
     if plans_for_here or not all(settled(status) for *_, status in states):
         return ""
-    made_of = {
+    inputs = {
         "spec": spec_text,
         "weights": [(name, str(path.resolve()), identity(status)) for name, path, status in states],
         "options": options,
         "versions": versions(target.engine),
         "code": _code(),
     }
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def weights_as_they_are(weights: Mapping[str, Path]) -> Callable[[], None]:
-    """What raises DiagnosticError E0413 once a weights file is not the one that it is now.
+    """A check that raises DiagnosticError E0413 if a weights file has changed since this call.
 
-    Weights are read where they lie, a range at a time: of a file that training replaces meanwhile they would be a
-    mixture of the older and the newer ones.
+    Weights are read in ranges during compilation: if training replaced the file meanwhile, old and new weights would be
+    mixed.
     """
     before = {path: identity(status) for _, path, status in _states(weights)}
 
@@ -62,14 +62,14 @@ def weights_as_they_are(weights: Mapping[str, Path]) -> Callable[[], None]:
                 changed = True
             if changed:
                 message = f"{path} was written or moved while it was compiled"
-                mend = "run it again once the file is finished; copy a checkpoint that training may still replace"
+                mend = "run it again once the file is complete; copy a checkpoint that training may still replace"
                 raise DiagnosticError(Diagnostic("E0413", message, help=mend))
 
     return check
 
 
 def unchanged(folder: Path, key: str) -> Manifest | None:
-    """The manifest of the bundle in `folder` if it was made with this key and all its files are as they were."""
+    """The manifest of the bundle in `folder` if it was built with this key and all its files are intact."""
     if not key or not (folder / "manifest.json").is_file():
         return None
     try:
@@ -77,7 +77,7 @@ def unchanged(folder: Path, key: str) -> Manifest | None:
             return None
         return open_bundle(folder).manifest
     except BundleError:
-        return None  # damaged: it is built again
+        return None  # damaged: to be built again
 
 
 def _states(weights: Mapping[str, Path]) -> list[tuple[str, Path, os.stat_result]]:
@@ -92,6 +92,3 @@ def _code() -> str:
         for path in sorted(root.rglob("*.py")):
             digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
     return digest.hexdigest()
-
-
-__all__ = ["compile_key", "unchanged", "weights_as_they_are"]

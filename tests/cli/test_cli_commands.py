@@ -19,7 +19,8 @@ from tiny_model import write_random_weights
 
 from latentc import __version__, resources
 from latentc.diagnostics import CODES
-from latentc.ir.text import module_from_text, text_from_module
+from latentc.ir.parse import module_from_text
+from latentc.ir.text import text_from_module
 
 Run = Callable[..., Any]
 
@@ -116,7 +117,7 @@ def test_show_the_ir(latentc: Run, tiny: Any) -> None:
 def test_show_why_a_rule_did_not_fire(latentc: Run, tiny: Any) -> None:
     text = latentc("show", tiny.spec, "--why", "norm_affine").out
     assert text.startswith("norm_affine: applied 0 times\nnearest miss in ")
-    assert "not one value for each of the" in text
+    assert "not one value per channel" in text
     assert "attention: applied 0 times" in latentc("show", tiny.spec, "--why", "all").out
 
 

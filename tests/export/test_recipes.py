@@ -9,7 +9,8 @@ from latentc.export.store import expression
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Init, Param, Recipe, Value, own_parameters, parameters
 from latentc.ir.interpret import Interpreter
-from latentc.ir.text import equal, module_from_text, text_from_module
+from latentc.ir.parse import module_from_text
+from latentc.ir.text import equal, text_from_module
 from latentc.ir.types import f32
 from latentc.ir.verify import VerifyError, verify
 from latentc.passes.inline import inline
@@ -34,7 +35,7 @@ def module(recipe=MERGED):
     b.output(
         b.op(
             "add",
-            b.op("linear", x, b.made("w13.weight", recipe)),
+            b.op("linear", x, b.derived("w13.weight", recipe)),
             b.op("linear", scaled, b.param("v", f32(5, 4), "normal")),
         )
     )
@@ -124,9 +125,9 @@ def test_parts_that_lie_side_by_side_are_referred_to(tmp_path, weights):
     [
         (Recipe("concat", (W1, param("w", 2, 5)), {"axis": 0}), "cannot concatenate"),
         (Recipe("mul", (W1, param("s", 3))), "does not scale"),
-        (Recipe("melt", (W1,)), "no recipe is called 'melt'"),
+        (Recipe("melt", (W1,)), "there is no recipe 'melt'"),
         (Recipe("concat", (W1, W3)), "axis"),
-        (Recipe("affine", (W1,), {"mul": 1.0, "add": 0.0}), r"f32\[5, 4\]; its recipe makes f32\[3, 4\]"),
+        (Recipe("affine", (W1,), {"mul": 1.0, "add": 0.0}), r"f32\[5, 4\]; its recipe computes f32\[3, 4\]"),
     ],
 )
 def test_what_does_not_fit_is_found(recipe, fault):

@@ -14,7 +14,8 @@ from latentc.ir.builder import ModuleBuilder, module_class
 from latentc.ir.core import parameters
 from latentc.ir.derivatives import expand_derivatives
 from latentc.ir.interpret import Interpreter
-from latentc.ir.text import equal, module_from_text, text_from_module
+from latentc.ir.parse import module_from_text
+from latentc.ir.text import equal, text_from_module
 from latentc.ir.types import B, f32, i64
 from latentc.ir.verify import verify
 from latentc.passes.cleanup import cleanup

@@ -7,8 +7,10 @@ from modules import sampler
 
 from latentc.ir.builder import ModuleBuilder, module_class
 from latentc.ir.core import Function, Module, parameters
+from latentc.ir.costs import activation_bytes, flops
+from latentc.ir.draw import graph_svg
 from latentc.ir.groups import groups_of
-from latentc.ir.report import activation_bytes, flops, graph_svg, report, short
+from latentc.ir.report import report, short
 from latentc.ir.types import B, f32, i64
 from latentc.ir.verify import verify
 

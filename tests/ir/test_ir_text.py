@@ -10,7 +10,8 @@ from modules import sampler
 
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Value, frozen
-from latentc.ir.text import HEADER, TextError, equal, literal, module_from_text, text_from_module
+from latentc.ir.parse import TextError, module_from_text
+from latentc.ir.text import HEADER, equal, literal, text_from_module
 from latentc.ir.types import Named, Sym, TensorType, f32
 from latentc.ir.verify import VerifyError, verify
 
@@ -106,18 +107,21 @@ def test_what_cannot_be_written_is_refused():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "line 1: wants"),
-        ("latentc-ir 2\n", "line 1: wants"),
+        ("", "line 1: expected"),
+        ("latentc-ir 2\n", "line 1: expected"),
         (f'{HEADER}\nfn "f" () {{\n  return %x\n}}\n', "line 3: x is used before it is defined"),
-        (f'{HEADER}\nfn "f" (%x: f31[2]) {{\n  return %x\n}}\n', "line 2: not a type: 'f31"),
-        (f'{HEADER}\nfn "f" (%x: f32[b]) {{\n  return %x\n}}\n', "line 2: not a size: 'b'"),
-        (f'{HEADER}\nfn "f" (%x: f32[2]) {{\n  return %x\n', "f does not end"),
-        (f'{HEADER}\nfn "f" (%x: f32[2]) {{\n}}\n', "line 3: f does not return"),
-        (f'{HEADER}\nfn "f" (%x: f32[2]) {{\n  return %x\n  return %x\n}}\n', "line 4: f goes on after its return"),
-        (f'{HEADER}\nfn "f" () {{\n  return \n}}\n\nfn "f" () {{\n  return \n}}\n', "line 6: a second function f"),
-        (f'{HEADER}\nfn "f" (%x: f32[2]) {{\n  %y: f32[2] = exp(%x\n  return %y\n}}\n', "line 3: no bracket closes"),
-        (f'{HEADER}\nfn "f" (%x: f32[2]) {{\n  %y: f32[2] = exp(%x) {{a=1, a=2}}\n', "line 3: not an attribute"),
-        (f"{HEADER}\nentry f = 3\n", "line 2: not a string"),
+        (f'{HEADER}\nfn "f" (%x: f31[2]) {{\n  return %x\n}}\n', "line 2: expected a type at 'f31"),
+        (f'{HEADER}\nfn "f" (%x: f32[b]) {{\n  return %x\n}}\n', "line 2: expected a size at 'b]"),
+        (f'{HEADER}\nfn "f" (%x: f32[2]) {{\n  return %x\n', "line 4: expected ',' at ''"),
+        (f'{HEADER}\nfn "f" (%x: f32[2]) {{\n}}\n', "line 3: expected a value at '}'"),
+        (f'{HEADER}\nfn "f" (%x: f32[2]) {{\n  return %x\n  return %x\n}}\n', "line 4: expected ',' at 'return %x'"),
+        (f'{HEADER}\nfn "f" () {{\n  return \n}}\n\nfn "f" () {{\n  return \n}}\n', "line 8: a second function f"),
+        (
+            f'{HEADER}\nfn "f" (%x: f32[2]) {{\n  %y: f32[2] = exp(%x\n  return %y\n}}\n',
+            "line 4: expected ',' at 'return %y'",
+        ),
+        (f'{HEADER}\nfn "f" (%x: f32[2]) {{\n  %y: f32[2] = exp(%x) {{a=1, a=2}}\n', "line 3: a second attribute a"),
+        (f"{HEADER}\nentry f = 3\n", "line 2: expected a string at '3'"),
     ],
 )
 def test_damage_is_named_with_its_line(text, message):

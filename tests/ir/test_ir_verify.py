@@ -7,7 +7,8 @@ from modules import sampler
 from latentc.ir.builder import ModuleBuilder, module_class
 from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Value, parameters
 from latentc.ir.ops import OpError
-from latentc.ir.text import HEADER, module_from_text, text_from_module
+from latentc.ir.parse import module_from_text
+from latentc.ir.text import HEADER, text_from_module
 from latentc.ir.types import B, f32, i64
 from latentc.ir.verify import VerifyError, verify
 
@@ -53,7 +54,10 @@ def broken(body, signature="%x: f32[B, 2], %n: i64[]", result="%x"):
         ('%y: f32[B, 2] = gradient(%x) {fn="g", name="g", wrt=(0)}', "gradient: attribute of is 'missing'"),
         ('%y: f32[B, 2] = gradient(%x) {fn="g", name="g", of=1, wrt=(0)}', "gradient: g has no output 1; it has 1"),
         ('%y: f32[B, 2] = gradient(%x) {fn="g", name="g", of=0, wrt=(1)}', "gradient: g has no input 1; it has 1"),
-        ('%y: f32[B, 2] = gradient(%x) {fn="g", name="g", of=0, wrt=()}', "wants different inputs, at least one"),
+        (
+            '%y: f32[B, 2] = gradient(%x) {fn="g", name="g", of=0, wrt=()}',
+            "wants at least one input, and no input twice",
+        ),
         (
             '%y: f32[B, 2] = gradient(%x) {fn="g", name="g", of=0, wrt=(0)}',
             "gradient gives f32[B, 2], f32[B, 2], not f32[B, 2]",
@@ -196,7 +200,7 @@ def test_a_scale_is_of_the_batch_that_it_guides():
     b.output(b.tanh(b.input("x", f32(B, 4))))
     b.finish()
     b = mb.function("f")
-    with pytest.raises(OpError, match=r"the scale is f32\[B\], but f32\[4\*B, 4\] is of another batch"):
+    with pytest.raises(OpError, match=r"the scale is f32\[B\], but f32\[4\*B, 4\] has another batch size"):
         b.guided("g", "g", [b.input("x", f32(2 * B, 4))], ["shared"], [], b.input("scale", f32(B)))
 
 

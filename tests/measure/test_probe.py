@@ -8,8 +8,8 @@ from bundles import TINY_DIT
 
 from latentc.ir.builder import B, ModuleBuilder, f32, module_class
 from latentc.ir.core import parameters
+from latentc.ir.costs import flops
 from latentc.ir.interpret import Interpreter
-from latentc.ir.report import flops
 from latentc.ir.verify import verify
 from latentc.lower import lower
 from latentc.measure.memory import available_memory

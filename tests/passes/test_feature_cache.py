@@ -16,9 +16,9 @@ from latentc.checkpoint import buffer, computed, network_params
 from latentc.components.samplers.table import run
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import B, ModuleBuilder, f32, i64, module_class
+from latentc.ir.costs import flops
 from latentc.ir.interpret import Interpreter
-from latentc.ir.reads import weights_read
-from latentc.ir.report import flops
+from latentc.ir.report import weights_read
 from latentc.ir.text import text_from_module
 from latentc.ir.verify import verify
 from latentc.lower import lower

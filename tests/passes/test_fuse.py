@@ -6,7 +6,8 @@ import pytest
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import walk
 from latentc.ir.interpret import Interpreter
-from latentc.ir.text import module_from_text, text_from_module
+from latentc.ir.parse import module_from_text
+from latentc.ir.text import text_from_module
 from latentc.ir.types import B, f32
 from latentc.ir.verify import verify
 from latentc.passes.cleanup import cleanup
@@ -159,7 +160,7 @@ CONTROLS = {
         "softmax",
         lambda b, x, y: b.exp(x) / b.sum(b.exp(y), axes=(-1,), keepdims=True),
         {"x": X, "y": X},
-        "again",
+        "%exp_2 is not %exp",
     ),
     "mean of another axis": (
         "rms_norm",
@@ -171,25 +172,25 @@ CONTROLS = {
         "layer_norm",
         lambda b, x: (x - mean(b, x)) * b.rsqrt(mean(b, x * x) + 1e-6),
         {"x": X},
-        "should again",
+        " is not %",
     ),
     "a scale of each sample": (
         "norm_affine",
         lambda b, x, s: b.layer_norm(x, eps=1e-6) * s,
         {"x": X, "s": f32(B, 1, 8)},
-        "not one value for each of the 8 channels",
+        "not one value per channel (8)",
     ),
     "a mask that only discourages": (
         "attention",
         lambda b, x, y, mask: attention(b, x, y, mask, False, -3.0, lambda b, s: b.softmax(s, axis=-1)),
         {"x": X, "y": X, "mask": f32(6, 6)},
-        "does not rule a key out",
+        "does not mask a key",
     ),
     "keys as they are": (
         "attention",
         lambda b, x, y: b.matmul(b.softmax(b.matmul(x, y), axis=-1), x),
         {"x": f32(B, 8, 8), "y": f32(B, 8, 8)},
-        "no transpose",
+        "not a transpose",
     ),
     "softmax over queries": (
         "attention",
@@ -216,7 +217,7 @@ def test_a_replacement_of_another_type_is_refused():
     module = module_of(lambda b, x: b.exp(b.exp(x)), {"x": X})
     after, report = fused(module, [rule])
     assert after is module
-    assert "it would be f32[B, 6, 1], not f32[B, 6, 8]" in report.why("wrong")
+    assert "the replacement is f32[B, 6, 1], not f32[B, 6, 8]" in report.why("wrong")
 
 
 def test_an_op_that_refuses_its_operands_is_a_miss():
@@ -224,12 +225,12 @@ def test_an_op_that_refuses_its_operands_is_a_miss():
     module = module_of(lambda b, x: b.exp(b.exp(x)), {"x": X})
     after, report = fused(module, [rule])
     assert after is module
-    assert "another number of elements" in report.why("wrong")
+    assert "differ in the number of elements" in report.why("wrong")
 
 
 @pytest.mark.parametrize("text", ["x", "x @ y", "exp(*x)", "(d := x) + d", "'a' + x", "f.g(x)"])
 def test_what_is_no_pattern(text):
-    with pytest.raises(ValueError, match="is no"):
+    with pytest.raises(ValueError, match=r"is not an op|cannot be part"):
         parse(text)
 
 
@@ -237,7 +238,7 @@ def test_nothing_comes_near():
     module = module_of(lambda b, x: b.tanh(x), {"x": X})
     after, report = fused(module, RULES)
     assert after is module
-    assert report.why("attention") == "attention: applied 0 times\nnothing else comes near its pattern\n"
+    assert report.why("attention") == "attention: applied 0 times\nnothing else nearly matches its pattern\n"
 
 
 def test_a_block_is_fused_once_for_all_its_calls():

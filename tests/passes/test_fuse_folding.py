@@ -144,7 +144,7 @@ def test_the_weights_come_back(title):
 @pytest.mark.parametrize(
     ("title", "rule", "reason"),
     [
-        ("before padding", "norm_into_product_behind", "its padding is zeros behind the norm"),
+        ("before padding", "norm_into_product_behind", "pads the normalised input with zeros"),
         ("used twice", "norm_into_product_before", "is also used"),
         ("by itself", "norm_into_product_before", ""),
     ],

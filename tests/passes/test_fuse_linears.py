@@ -10,7 +10,8 @@ from latentc.export.store import expression
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Recipe, own_parameters, parameters, walk
 from latentc.ir.interpret import Interpreter
-from latentc.ir.text import module_from_text, text_from_module
+from latentc.ir.parse import module_from_text
+from latentc.ir.text import text_from_module
 from latentc.ir.types import B, f32
 from latentc.ir.verify import verify
 from latentc.lower import lower
@@ -187,7 +188,7 @@ def halved(b, x):
     """A feed-forward whose second layer has a part of a weight."""
     b.param("w", f32(16, 1536), "normal")
     half = Recipe("slice", (b.params["w"],), {"axis": 0, "start": 0, "stop": 8})
-    return b.linear(b.silu(b.dense("fc1", x, 1536)), b.made("half", half))
+    return b.linear(b.silu(b.dense("fc1", x, 1536)), b.derived("half", half))
 
 
 # title -> (rule, how it is written, its operands, what the report says of it)
@@ -196,19 +197,19 @@ CONTROLS = {
         MERGE_LINEARS,
         lambda b, x: b.dense("a", x, 4) * b.dense("b", x, 4, bias=False),
         {"x": X},
-        "no other linear layer takes %x",
+        "no other linear layer reads %x",
     ),
     "few rows": (
         SEPARATE_LINEARS,
         lambda b, x: b.split(b.dense("a", x, 8), axis=2, sizes=(4, 4)),
         {"x": f32(B, 1, 8)},
-        "1 rows a sample are few",
+        "1 rows per sample are too few",
     ),
     "a split of rows": (
         SEPARATE_LINEARS,
         lambda b, x: b.split(b.dense("a", x, 8), axis=1, sizes=(32, 32)),
         {"x": X},
-        "not of its features",
+        "not along its features",
     ),
     "queries that are keys too": (QUERY_SCALE, reused, {"x": X}, "also used elsewhere"),
     "a norm of the queries": (
@@ -216,7 +217,7 @@ CONTROLS = {
         lambda b, x: b.attention(*(b.rms_norm(b.reshape(b.dense(n, x, 4), shape=(x.shape[0], 1, 64, 4)), eps=1e-6)
                                    for n in "qkv"), causal=False),
         {"x": X},
-        "is rms_norm, not made by a linear layer",
+        "is rms_norm, not the result of a linear layer",
     ),
     "a scale that is used as it is, too": (
         MODULATION_ONE,
@@ -236,13 +237,13 @@ CONTROLS = {
         INNER_PARTS,
         lambda b, x: feed_forward(b, x, 1504),
         {"x": X},
-        "1504 inner channels are not cut: takes 1536",
+        "1504 inner channels: wants 1536",
     ),
     "a width without equal parts": (
         INNER_PARTS,
         lambda b, x: feed_forward(b, x, 1544),
         {"x": X},
-        "1544 inner channels are not cut",
+        "1544 inner channels: wants",
     ),
     "inner channels that something else takes": (
         INNER_PARTS,
@@ -250,13 +251,13 @@ CONTROLS = {
         {"x": X},
         "%silu is also used by",
     ),
-    "a feed-forward of few rows": (INNER_PARTS, feed_forward, {"x": f32(B, 1, 8)}, "1 rows a sample are few"),
-    "a feed-forward of a weight that is made of another": (INNER_PARTS, halved, {"x": X}, "is made of others"),
+    "a feed-forward of few rows": (INNER_PARTS, feed_forward, {"x": f32(B, 1, 8)}, "1 rows per sample are too few"),
+    "a feed-forward of a weight that is made of another": (INNER_PARTS, halved, {"x": X}, "has a recipe already"),
     "a bias of each row": (
         LINEAR_BIAS,
         lambda b, x: b.dense("a", x, 8, bias=False) + x,
         {"x": X},
-        "not one value for each of 8",
+        "not one value per feature (8)",
     ),
     "other transposes": (
         TRANSPOSES,

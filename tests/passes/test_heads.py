@@ -5,7 +5,7 @@ import pytest
 from random_modules import results_of
 from test_cleanup import HEADER
 
-from latentc.ir.text import module_from_text
+from latentc.ir.parse import module_from_text
 from latentc.ir.verify import verify
 from latentc.passes.heads import cut_behind_heads
 

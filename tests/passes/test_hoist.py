@@ -18,8 +18,9 @@ from latentc.ir.builder import B, ModuleBuilder, f32, i64, module_class
 from latentc.ir.core import parameters
 from latentc.ir.inits import INITS
 from latentc.ir.interpret import Interpreter
-from latentc.ir.reads import weights_read
-from latentc.ir.text import module_from_text, text_from_module
+from latentc.ir.parse import module_from_text
+from latentc.ir.report import weights_read
+from latentc.ir.text import text_from_module
 from latentc.ir.types import Sym
 from latentc.ir.verify import verify
 from latentc.lower import lower
@@ -169,7 +170,7 @@ def test_weights_read_a_step() -> None:
         if "adaLN" in path or "t_embedder" in path
     )
     assert old.loops[0].bytes - new.loops[0].bytes == moved and new.once - old.once == 2 * moved
-    assert new.data()["total"] == new.once + 10 * new.loops[0].bytes and "a step × 10" in new.text()
+    assert new.data()["total"] == new.once + 10 * new.loops[0].bytes and "per step × 10" in new.text()
 
 
 def test_what_is_the_same_in_every_step_is_computed_once() -> None:
@@ -193,7 +194,7 @@ def test_what_is_the_same_in_every_step_is_computed_once() -> None:
 
 def test_a_block_is_split_once_for_all_its_calls() -> None:
     deep = sampler(depth=40)
-    splitter = Splitter(dict(deep.functions), 1, steps=True)
+    splitter = Splitter(ModuleBuilder(deep), 1, steps=True)
     split = splitter.split("Net.forward", (False, True, True))
     assert split is not None and splitter.split("Net.forward", (False, True, True)) is split
     assert len(splitter.functions) == len(deep.functions) + 4, "two halves of the net and of its layer"

@@ -13,10 +13,11 @@ from gradients import weights_of
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import Module, Node, walk
 from latentc.ir.interpret import Interpreter
-from latentc.ir.text import module_from_text, text_from_module
+from latentc.ir.parse import module_from_text
+from latentc.ir.text import text_from_module
 from latentc.ir.verify import verify
 from latentc.lower import lower
-from latentc.passes import kv_tiling
+from latentc.passes import kv_block, kv_tiling
 from latentc.passes.kv_tiling import blocks_of, tile_caches
 from latentc.passes.precision import caches_in_half
 from latentc.pipeline import optimised
@@ -71,7 +72,7 @@ def test_a_fault_shows(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
         right = kv_tiling._offset
         monkeypatch.setattr(kv_tiling, "_offset", lambda body, position: (right(body, position) or 0) - 1)
     else:
-        monkeypatch.setattr(kv_tiling._Body, "mask", _everything)
+        monkeypatch.setattr(kv_block.BodyInBlock, "_mask", _everything)
     assert np.any(drawn("guided", tile_caches(module, 5)) != drawn("guided", module))
 
 

@@ -13,7 +13,8 @@ from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.ir.builder import ModuleBuilder, module_class
 from latentc.ir.core import parameters, walk
 from latentc.ir.interpret import Interpreter
-from latentc.ir.text import module_from_text, text_from_module
+from latentc.ir.parse import module_from_text
+from latentc.ir.text import text_from_module
 from latentc.ir.types import B, Sym, f32
 from latentc.ir.verify import verify
 from latentc.lower import lower

@@ -19,8 +19,9 @@ from latentc.export.store import expression
 from latentc.ir.core import Init, Param, Recipe, Value, own_parameters, parameters, walk
 from latentc.ir.interpret import Interpreter
 from latentc.ir.ops import OpError
+from latentc.ir.parse import module_from_text
 from latentc.ir.recipes import RECIPES
-from latentc.ir.text import equal, module_from_text, text_from_module
+from latentc.ir.text import equal, text_from_module
 from latentc.ir.types import f32
 from latentc.ir.verify import verify
 from latentc.passes.quantize import LayerQuant, Quantization, quantizable, quantize

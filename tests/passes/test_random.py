@@ -12,7 +12,8 @@ from random_modules import Generator, results_of, weights_of
 
 from latentc.ir.core import Module, only_entry, own_parameters
 from latentc.ir.ops import OPS
-from latentc.ir.text import module_from_text, text_from_module
+from latentc.ir.parse import module_from_text
+from latentc.ir.text import text_from_module
 from latentc.ir.verify import verify
 from latentc.passes import split
 from latentc.passes.attention import write_out_attention

@@ -10,7 +10,7 @@ from test_cleanup import HEADER
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Recipe, parameters
 from latentc.ir.ops import OpError
-from latentc.ir.text import module_from_text
+from latentc.ir.parse import module_from_text
 from latentc.ir.types import B, f32
 from latentc.ir.verify import verify
 from latentc.passes.experts import experts
@@ -138,8 +138,8 @@ def test_a_made_weight_has_a_name_of_its_own() -> None:
     param = b.params["w"]
     b.input("x", f32(B, 4))
     half = Recipe("affine", (param,), {"mul": 0.5, "add": 0.0})
-    assert b.made("half", half).value is b.made("half", Recipe("affine", (param,), dict(half.attrs))).value
+    assert b.derived("half", half).value is b.derived("half", Recipe("affine", (param,), dict(half.attrs))).value
     for name in ("half", "w", "x"):
         with pytest.raises(OpError, match=f"{name} .*already"):
-            b.made(name, Recipe("affine", (param,), {"mul": 0.25, "add": 0.0}))
+            b.derived(name, Recipe("affine", (param,), {"mul": 0.25, "add": 0.0}))
     assert w.value is param.value

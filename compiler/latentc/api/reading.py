@@ -128,8 +128,9 @@ def show(
     `svg`: a file to draw the first network into. DiagnosticError E0412.
     """
     from latentc.files import write_text
-    from latentc.ir.reads import weights_read
-    from latentc.ir.report import flops, graph_svg, report
+    from latentc.ir.costs import flops
+    from latentc.ir.draw import graph_svg
+    from latentc.ir.report import report, weights_read
     from latentc.lower import lower
 
     spec, lowered = lowered_spec(source, variant, overrides)

@@ -53,7 +53,7 @@ class Appending:
         """absolute value."""
         ...
     def floor(self, x: Operand, /, *, out: str = ...) -> Var:
-        """largest whole number not above x."""
+        """largest integer that is at most x."""
         ...
     def add(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
         """x + y."""
@@ -65,7 +65,7 @@ class Appending:
         """x / y; of integers, rounded towards minus infinity."""
         ...
     def pow(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
-        """x to the y, x > 0 where the exponent's gradient is wanted."""
+        """x to the power y; the gradient with respect to y requires x > 0."""
         ...
     def maximum(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
         """the larger of two."""
@@ -101,7 +101,7 @@ class Appending:
         """x * Phi(x), by erf (approximate='none') or by tanh."""
         ...
     def stop_gradient(self, x: Operand, /, *, out: str = ...) -> Var:
-        """x, through which no gradient flows."""
+        """x, without passing on a gradient."""
         ...
     def clamp(self, x: Operand, /, *, low: float, high: float, out: str = ...) -> Var:
         """x bounded to [low, high]."""
@@ -116,7 +116,7 @@ class Appending:
         """in training, zeroes elements with probability p and scales the rest by 1 / (1 - p)."""
         ...
     def auxiliary_loss(self, x: Operand, loss: Operand, /, *, out: str = ...) -> Var:
-        """x; in training the scalar loss is minimised as well, with weight one."""
+        """x; in training the scalar `loss` is added to the objective with weight 1."""
         ...
     def full(
         self,
@@ -132,13 +132,13 @@ class Appending:
         """[batch of the operand (times factor), *shape] filled with a value."""
         ...
     def reshape(self, x: Operand, /, *, shape: Sequence[Dim], out: str = ...) -> Var:
-        """the same elements, row-major, in another shape."""
+        """the same elements in row-major order, in another shape."""
         ...
     def transpose(self, x: Operand, /, *, perm: Sequence[int], out: str = ...) -> Var:
         """axes reordered by perm."""
         ...
     def broadcast_to(self, x: Operand, like: Operand = ..., /, *, shape: Sequence[Dim], out: str = ...) -> Var:
-        """x repeated to a shape; where that has a run-time batch, a second operand lends it its first dimension."""
+        """x broadcast to a shape; a second operand gives the batch size if the shape has one that x has not."""
         ...
     def concat(self, x: Operand, *more: Operand, axis: int, out: str = ...) -> Var:
         """operands joined along an axis."""
@@ -156,16 +156,16 @@ class Appending:
         """a constant before and after, along an axis."""
         ...
     def take(self, x: Operand, index: Operand, /, *, axis: int, out: str = ...) -> Var:
-        """rows picked by integer index along an axis: index's shape replaces the axis."""
+        """rows selected by integer index along an axis, which the shape of the index replaces."""
         ...
     def take_along(self, x: Operand, index: Operand, /, *, axis: int, out: str = ...) -> Var:
-        """elements picked by an index of the same rank (numpy's take_along_axis)."""
+        """elements selected by an index of the same rank (numpy's take_along_axis)."""
         ...
     def scatter_add(self, x: Operand, index: Operand, update: Operand, /, *, axis: int, out: str = ...) -> Var:
-        """x with update added at the rows that index picks (the transpose of take)."""
+        """x with update added to the rows that index selects (the transpose of take)."""
         ...
     def update_slice(self, x: Operand, update: Operand, start: Operand, /, *, axis: int, out: str = ...) -> Var:
-        """x with update written from row start (i64[]) on, along an axis; how a key-value cache grows."""
+        """x with update written along an axis, beginning at row start (i64[]); appends to a key-value cache."""
         ...
     def sum(self, x: Operand, /, *, axes: Sequence[int], keepdims: bool, out: str = ...) -> Var:
         """sum over axes."""
@@ -174,7 +174,7 @@ class Appending:
         """mean over axes."""
         ...
     def max(self, x: Operand, /, *, axes: Sequence[int], keepdims: bool, out: str = ...) -> Var:
-        """largest over axes; ties share the gradient."""
+        """maximum over axes; ties share the gradient."""
         ...
     def softmax(self, x: Operand, /, *, axis: int, out: str = ...) -> Var:
         """exp(x) / sum exp(x) along an axis."""
@@ -186,14 +186,13 @@ class Appending:
         """log sum exp(x) over an axis, which is dropped."""
         ...
     def cross_entropy(self, logits: Operand, target: Operand, /, *, out: str = ...) -> Var:
-        """-log softmax(logits)[target], a value a row."""
+        """-log softmax(logits)[target], one value per row."""
         ...
     def argmax(self, x: Operand, /, *, axis: int, out: str = ...) -> Var:
-        """index of the (first) largest along an axis, i64."""
+        """index of the first maximum along an axis, i64."""
         ...
     def top_k(self, x: Operand, /, *, k: int, out: str = ...) -> tuple[Var, Var]:
-        """the k largest along the last axis, in descending order, and their indices; of equals the first comes
-        first."""
+        """the k largest elements along the last axis in descending order, and their indices; ties keep their order."""
         ...
     def argsort(self, x: Operand, /, *, out: str = ...) -> Var:
         """indices that sort the last axis in ascending order, i64; equal elements keep their order. Applied twice, it
@@ -209,7 +208,7 @@ class Appending:
         """x W^T + b with W [out, in]."""
         ...
     def embedding(self, table: Operand, index: Operand, /, *, out: str = ...) -> Var:
-        """rows of a table picked by integers."""
+        """rows of a table, selected by integers."""
         ...
     def conv(
         self,
@@ -241,8 +240,7 @@ class Appending:
         groups: int = ...,
         out: str = ...,
     ) -> Var:
-        """the transpose of conv, with W [in, out / groups, *kernel]; output_padding is added at the end of each
-        axis."""
+        """the transpose of conv, with W [in, out / groups, *kernel]; output_padding extends the end of each axis."""
         ...
     def layer_norm(
         self,
@@ -254,10 +252,10 @@ class Appending:
         eps: float,
         out: str = ...,
     ) -> Var:
-        """(x - mean) / sqrt(var + eps) over the last axis, scaled and shifted where given."""
+        """(x - mean) / sqrt(var + eps) over the last axis, with optional scale and shift."""
         ...
     def rms_norm(self, x: Operand, scale: Operand = ..., /, *, eps: float, out: str = ...) -> Var:
-        """x / sqrt(mean(x^2) + eps) over the last axis, scaled where given."""
+        """x / sqrt(mean(x^2) + eps) over the last axis, with optional scale."""
         ...
     def group_norm(
         self,
@@ -270,7 +268,7 @@ class Appending:
         eps: float,
         out: str = ...,
     ) -> Var:
-        """layer norm over groups of channels (axis 1) and space, scaled and shifted by channel where given."""
+        """layer norm over groups of channels (axis 1) and space, with optional scale and shift per channel."""
         ...
     def batch_norm(
         self,
@@ -285,12 +283,12 @@ class Appending:
         momentum: float,
         out: str = ...,
     ) -> Var:
-        """(x - mean) / sqrt(var + eps) by channel (axis 1), scaled and shifted where given; in training mean and
-        variance are the batch's, and the running ones given move towards them by the share `momentum`."""
+        """(x - mean) / sqrt(var + eps) per channel (axis 1), with optional scale and shift; training uses the batch's
+        mean and variance, and moves the given running ones towards them by the fraction `momentum`."""
         ...
     def spectral_norm(self, weight: Operand, u: Operand, /, *, eps: float, out: str = ...) -> Var:
-        """a weight [out, ...] over its largest singular value as one power iteration from u [out] finds it; in training
-        u becomes what it finds."""
+        """a weight [out, ...] divided by its largest singular value, estimated by one power iteration from u [out];
+        training updates u."""
         ...
     def attention(
         self,
@@ -304,10 +302,10 @@ class Appending:
         scale: float | None = ...,
         out: str = ...,
     ) -> Var:
-        """softmax(scale q k^T + mask) v; each key head serves H / H_kv query heads; a bool mask keeps where true."""
+        """softmax(scale q k^T + mask) v; each key head serves H / H_kv query heads; true in a bool mask means keep."""
         ...
     def rotary(self, x: Operand, cos: Operand, sin: Operand, /, *, interleaved: bool, out: str = ...) -> Var:
-        """pairs of channels turned by the angle of their position; pairs are neighbours (interleaved) or halves."""
+        """pairs of channels rotated by the angle of their position; pairs are neighbours (interleaved) or halves."""
         ...
     def timestep_embedding(
         self,
@@ -319,15 +317,14 @@ class Appending:
         endpoint: bool = ...,
         out: str = ...,
     ) -> Var:
-        """cos and sin of t times frequencies falling geometrically from 1 to 1 / max_period, which `endpoint`
-        includes."""
+        """cos and sin of t times frequencies that fall geometrically from 1 to 1 / max_period, included with
+        `endpoint`."""
         ...
     def quantize(self, x: Operand, scale: Operand, /, *, to: str, axis: int = ..., out: str = ...) -> Var:
-        """x / scale as the nearest numbers of dtype `to`; one scale, or one for each index of `axis`."""
+        """x / scale rounded to dtype `to`; one scale, or one per index of `axis`."""
         ...
     def dequantize(self, x: Operand, scale: Operand, /, *, axis: int = ..., block: int = ..., out: str = ...) -> Var:
-        """what quantised numbers stand for; one scale, one for each index of `axis`, or one for each `block` along
-        it."""
+        """quantised numbers times their scale; one scale, one per index of `axis`, or one per `block` along it."""
         ...
     def linear_int8(
         self,
@@ -340,7 +337,7 @@ class Appending:
         *,
         out: str = ...,
     ) -> Var:
-        """linear of quantised numbers: x, W i8[in, out], the scale of x, the scales of W [out], bias."""
+        """linear of quantised numbers: x, W i8[in, out], scale of x, scales of W [out], bias."""
         ...
     def linear_int8_dynamic(
         self,
@@ -352,7 +349,7 @@ class Appending:
         *,
         out: str = ...,
     ) -> Var:
-        """linear of x, quantised over its whole range as it comes, with W i8[in, out]; the scales of W [out], bias."""
+        """linear of x, quantised at run time over its whole range, and W i8[in, out]; scales of W [out], bias."""
         ...
     def linear_blocks(
         self,
@@ -366,7 +363,7 @@ class Appending:
         block: int,
         out: str = ...,
     ) -> Var:
-        """linear with W in packed blocks of `bits` bits, u8[out, in / block, bytes]; scales [out, in / block], bias."""
+        """linear with W as packed blocks of `bits` bits, u8[out, in / block, bytes]; scales [out, in / block], bias."""
         ...
     def experts(
         self,
@@ -381,7 +378,7 @@ class Appending:
         out: str = ...,
     ) -> Var:
         """sum over experts e of gates[..., e] * w2[e](silu(w1[e] x) * w3[e] x), w1 and w3 [E, F, D], w2 [E, D, F];
-        `per_token` gates of a token are not zero."""
+        `per_token` gates per token are not zero."""
         ...
     def expert(
         self,
@@ -395,7 +392,7 @@ class Appending:
         *,
         out: str = ...,
     ) -> Var:
-        """onto + gate * w2(silu(w1 x) * w3 x), of which only tokens with a gate need computing; flops are of all."""
+        """onto + gate * w2(silu(w1 x) * w3 x), to be computed only for tokens with a gate; flops count all tokens."""
         ...
     def upsample_nearest(self, x: Operand, /, *, factor: int | Sequence[int], out: str = ...) -> Var:
         """x with each element repeated `factor` times along every spatial axis."""

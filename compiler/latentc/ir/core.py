@@ -1,4 +1,4 @@
-"""The four types of the IR, and walks over them.
+"""The types of the IR, and walks over them.
 
 A `Module` holds functions; a `Function` holds an ordered list of nodes; a `Node` applies an op to values. All are
 frozen; a pass builds new ones. Values compare by identity. Weights are a function's params, bound by where it is
@@ -40,7 +40,7 @@ class Init:
 class Recipe:
     """A tensor that a pass computes from weights: a row of `latentc.ir.recipes.RECIPES` applied to `args`.
 
-    Params among `args` are weights of the model, by their names in the function whose param this is the recipe of.
+    Params among `args` are weights of the model, under their names in the function that owns the computed param.
     """
 
     op: str
@@ -50,11 +50,12 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Param:
-    """A weight (learned, in every weights file), a buffer (computed from `init` where a file lacks it), `state` (what
-    training moves by itself, in every weights file: running statistics, the vectors of spectral norms), or `calibrated`
-    (measured: what calibration gives under this path).
+    """A named tensor of a function that comes from outside: from a weights file, an initialiser or calibration.
 
-    With a `recipe` no file holds it: it is made of weights that one does.
+    `kind` is `weight` (learned, in every weights file), `buffer` (computed from `init` if a file lacks it), `state`
+    (updated by training without gradients and in every weights file: running statistics, the vectors of spectral norms)
+    or `calibrated` (measured by calibration, stored under this path). A param with a `recipe` is in no file: it is
+    computed from weights that are.
     """
 
     value: Value
@@ -82,7 +83,7 @@ class Origin:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Node:
-    """outputs = op(inputs) with static attrs; `loc` is the state-dict path or spec place it came from."""
+    """outputs = op(inputs) with static attributes; `loc` is the state-dict path or place in the spec it came from."""
 
     op: str
     inputs: tuple[Value, ...]
@@ -104,10 +105,24 @@ class Function:
     def with_(self, **changes: Any) -> Function:
         return replace(self, **changes)
 
+    def values(self) -> Iterator[Value]:
+        """Every value that the function defines: inputs, params and outputs of nodes."""
+        yield from self.inputs
+        yield from (p.value for p in self.params)
+        yield from (o for node in self.nodes for o in node.outputs)
+
+    def used(self) -> set[Value]:
+        """The values that a node reads or the function returns."""
+        return {v for node in self.nodes for v in node.inputs}.union(self.outputs)
+
+    def without_unused_params(self) -> Function:
+        used = self.used()
+        return self.with_(params=tuple(p for p in self.params if p.value in used))
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Module:
-    """`functions` by name, callees before callers; `entries` maps a public name (`main`, `sample`, `loss`) to one."""
+    """`functions` by name, callees before callers; `entries` maps public names (`main`, `sample`, `loss`) to them."""
 
     functions: Mapping[str, Function]
     entries: Mapping[str, str]
@@ -117,6 +132,29 @@ class Module:
 
     def with_(self, **changes: Any) -> Module:
         return replace(self, **changes)
+
+    def with_functions(self, functions: Mapping[str, Function]) -> Module:
+        """The module with other functions; the same object if they are all its own."""
+        same = functions.keys() == self.functions.keys() and all(functions[n] is f for n, f in self.functions.items())
+        return self if same else self.with_(functions=functions)
+
+
+class Names:
+    """Names that are taken; `fresh` adds one that is not, numbered after `mark` if it has to be: `x`, `x_2`, `x_3`."""
+
+    def __init__(self, taken: Iterable[str] = (), mark: str = "_") -> None:
+        self.taken = set(taken)
+        self.mark = mark
+        self._numbers: dict[str, int] = {}  # the last number tried for a name
+
+    def fresh(self, name: str) -> str:
+        candidate, n = name, self._numbers.get(name, 1)
+        while candidate in self.taken:
+            n += 1
+            candidate = f"{name}{self.mark}{n}"
+        self._numbers[name] = n
+        self.taken.add(candidate)
+        return candidate
 
 
 def callees(node: Node) -> tuple[str, ...]:
@@ -129,7 +167,7 @@ def callees(node: Node) -> tuple[str, ...]:
 
 
 def frozen(value: Any) -> Any:
-    """A hashable form of an attribute's value; equal where the values are, however their sizes are written."""
+    """A hashable form of an attribute's value, equal for equal values; how sizes are written makes no difference."""
     match value:
         case Mapping():
             return ("map", tuple(sorted((k, frozen(v)) for k, v in value.items())))
@@ -141,16 +179,16 @@ def frozen(value: Any) -> Any:
             return ("bool", bool(value))
         case int() | np.integer():
             return int(value)
-        case float() | np.floating():  # by its text: -0.0 is not 0.0, and nan is itself
+        case float() | np.floating():  # as text, so that -0.0 differs from 0.0 and nan equals itself
             return ("float", repr(float(value)))
     return value
 
 
-def source_params(made: Recipe | Param) -> list[Param]:
+def source_params(source: Recipe | Param) -> list[Param]:
     """The model's own weights that a recipe or param is computed from, in order of appearance."""
-    if isinstance(made, Param):
-        return source_params(made.recipe) if made.recipe else [made]
-    return [param for arg in made.args for param in source_params(arg)]
+    if isinstance(source, Param):
+        return source_params(source.recipe) if source.recipe else [source]
+    return [param for arg in source.args for param in source_params(arg)]
 
 
 def same_recipe(a: Recipe | Param | None, b: Recipe | Param | None) -> bool:
@@ -159,8 +197,8 @@ def same_recipe(a: Recipe | Param | None, b: Recipe | Param | None) -> bool:
         return a.name == b.name
     if not isinstance(a, Recipe) or not isinstance(b, Recipe):
         return a is b
-    alike = (a.op, frozen(a.attrs), len(a.args)) == (b.op, frozen(b.attrs), len(b.args))
-    return alike and all(map(same_recipe, a.args, b.args))
+    same_op = (a.op, frozen(a.attrs), len(a.args)) == (b.op, frozen(b.attrs), len(b.args))
+    return same_op and all(map(same_recipe, a.args, b.args))
 
 
 def under_prefix(recipe: Recipe | None, prefix: str) -> Recipe | None:
@@ -168,14 +206,13 @@ def under_prefix(recipe: Recipe | None, prefix: str) -> Recipe | None:
     if recipe is None or not prefix:
         return recipe
 
-    def arg(made: Recipe | Param) -> Recipe | Param:
-        if isinstance(made, Param):
-            return replace(
-                made, value=Value(join(prefix, made.name), made.type), recipe=under_prefix(made.recipe, prefix)
-            )
-        return Recipe(made.op, tuple(arg(a) for a in made.args), made.attrs)
+    def prefixed(arg: Recipe | Param) -> Recipe | Param:
+        if isinstance(arg, Recipe):
+            return replace(arg, args=tuple(map(prefixed, arg.args)))
+        value = Value(join(prefix, arg.name), arg.type)
+        return replace(arg, value=value, recipe=under_prefix(arg.recipe, prefix))
 
-    return Recipe(recipe.op, tuple(arg(a) for a in recipe.args), recipe.attrs)
+    return replace(recipe, args=tuple(map(prefixed, recipe.args)))
 
 
 def join(prefix: str, name: str) -> str:
@@ -183,7 +220,7 @@ def join(prefix: str, name: str) -> str:
 
 
 def parameters(module: Module, function: str, prefix: str = "") -> dict[str, Param]:
-    """{state-dict path: Param} of everything a function reaches, in order of first use."""
+    """{state-dict path: Param} of a function and everything it calls, in order of first use."""
     found: dict[str, Param] = {}
     fn = module.functions[function]
     for param in fn.params:
@@ -195,7 +232,7 @@ def parameters(module: Module, function: str, prefix: str = "") -> dict[str, Par
 
 
 def own_parameters(module: Module, function: str) -> dict[str, Param]:
-    """{state-dict path: Param} of the model's own weights that a function's come from: no param with a recipe."""
+    """{state-dict path: Param} of the model's own weights that a function's params are computed from."""
     return {
         path.removesuffix(param.name) + own.name: own
         for path, param in parameters(module, function).items()
@@ -222,10 +259,12 @@ def reachable(module: Module, roots: tuple[str, ...] | None = None) -> list[str]
 
 def prune(module: Module) -> Module:
     """Drops functions that no entry reaches; returns the module unchanged if there are none."""
-    keep = reachable(module)
-    if len(keep) == len(module.functions):
-        return module
-    return module.with_(functions={name: module.functions[name] for name in keep})
+    return module if len(reachable(module)) == len(module.functions) else in_order(module)
+
+
+def in_order(module: Module) -> Module:
+    """The module with only the functions that its entries reach, callees before callers."""
+    return module.with_(functions={name: module.functions[name] for name in reachable(module)})
 
 
 def only_entry(module: Module, entry: str) -> Module:
@@ -234,14 +273,14 @@ def only_entry(module: Module, entry: str) -> Module:
 
 
 def count(module: Module, function: str, op: str) -> int:
-    """Number of nodes of an op that a function reaches, counted per call; a loop's body counts once."""
+    """Number of nodes of an op in a function and what it calls, counted per call; a loop's body counts once."""
     fn = module.functions[function]
     inner = sum(count(module, callee, op) for node in fn.nodes for callee in callees(node))
     return inner + sum(node.op == op for node in fn.nodes)
 
 
 def networks_called(module: Module, function: str) -> list[str]:
-    """Names under which a free function calls methods of classes, itself or through other free functions."""
+    """Names of the networks that a free function calls, itself or through other free functions."""
     found: dict[str, None] = {}
     for node in module.functions[function].nodes:
         for callee in callees(node):
@@ -260,6 +299,11 @@ def live(nodes: Sequence[Node], outputs: Iterable[Value]) -> tuple[Node, ...]:
             kept.append(node)
             used.update(node.inputs)
     return tuple(reversed(kept))
+
+
+def makers(nodes: Iterable[Node]) -> dict[Value, Node]:
+    """{value: the node that computes it}"""
+    return {o: node for node in nodes for o in node.outputs}
 
 
 def walk(module: Module) -> Iterator[tuple[Function, Node]]:

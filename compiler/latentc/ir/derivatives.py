@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from latentc.ir.builder import Var
-from latentc.ir.core import Function, Module, Node, Value, reachable, walk
+from latentc.ir.core import Function, Module, Node, reachable, walk
 from latentc.ir.forward import Forward
 from latentc.ir.reverse import Differentiation, Tidy, Transcript
+from latentc.ir.var import as_tuple
 
 
 def expand_derivatives(module: Module, tidy: Tidy = lambda fn: fn) -> Module:
-    """The module without `gradient` and `jvp` nodes; the same object if there are none.
+    """Expands `gradient` and `jvp` nodes; returns the module unchanged if there are none.
 
-    `tidy` simplifies each function that is made. Raises OpError for an op that has no derivative.
+    `tidy` simplifies each new function. Raises OpError for an op that has no derivative.
     """
     if not any(node.op in DERIVATIVES for _, node in walk(module)):
         return module
@@ -22,13 +22,14 @@ def expand_derivatives(module: Module, tidy: Tidy = lambda fn: fn) -> Module:
     for name, fn in module.functions.items():  # callees first, so a derivative of a derivative sees ordinary nodes
         if any(node.op in DERIVATIVES for node in fn.nodes):
             work.owner.functions[name] = tidy(_expanded(work, fn))
-    whole = module.with_(functions=dict(work.owner.functions))
-    return whole.with_(functions={name: whole.functions[name] for name in reachable(whole, tuple(whole.functions))})
+    functions = work.owner.functions
+    order = reachable(module.with_(functions=functions), tuple(functions))
+    return module.with_(functions={name: functions[name] for name in order})
 
 
 def _expanded(work: Forward, fn: Function) -> Function:
     b = Transcript(work.owner, fn, fn.name)
-    env: dict[Value, Var] = {v: Var(v, b) for v in (*fn.inputs, *(p.value for p in fn.params))}
+    env = b.own_values()
     for node in fn.nodes:
         operands = [env[v] for v in node.inputs]
         expansion = DERIVATIVES.get(node.op)
@@ -42,13 +43,13 @@ def _gradient(work: Differentiation, b: Transcript, node: Node, operands: Sequen
     callee = work.function(node.attrs["fn"])
     active = tuple(i in wrt for i in range(len(operands)))
     if not work.reached(callee, active)[of]:
-        whole = _outputs(b.call(callee.name, name, *operands))
+        whole = as_tuple(b.call(callee.name, name, *operands))
         return [whole[of], *(b.fill_like(operands[i], 0.0) for i in wrt)]
     pair = work.companions(callee, tuple(i == of for i in range(len(callee.outputs))), active, (False,) * len(operands))
-    whole = _outputs(b.call(pair.saving, name, *operands))
+    whole = as_tuple(b.call(pair.saving, name, *operands))
     saved = whole[len(callee.outputs) :]
     taken = [operands[i] for i in pair.inputs]
-    found = _outputs(b.call(pair.vjp, name, *taken, *saved, b.fill_like(whole[of], 1.0)))
+    found = as_tuple(b.call(pair.vjp, name, *taken, *saved, b.fill_like(whole[of], 1.0)))
     by_input = dict(zip(sorted(wrt), found, strict=True))
     return [whole[of], *(by_input[i] for i in wrt)]
 
@@ -60,14 +61,10 @@ def _jvp(work: Forward, b: Transcript, node: Node, operands: Sequence[Var]) -> S
     tangents = dict(zip(wrt, operands[count:], strict=True))
     active = tuple(i in tangents for i in range(count))
     pushed = work.pushed(callee, active)
-    whole = _outputs(b.call(pushed.name, name, *operands[:count], *(tangents[i] for i in sorted(tangents))))
+    whole = as_tuple(b.call(pushed.name, name, *operands[:count], *(tangents[i] for i in sorted(tangents))))
     if not pushed.of[of]:
         return [whole[of], b.fill_like(whole[of], 0.0)]
     return [whole[of], whole[len(callee.outputs) + sum(pushed.of[:of])]]
-
-
-def _outputs(called: Any) -> tuple[Var, ...]:
-    return called if isinstance(called, tuple) else (called,)
 
 
 DERIVATIVES: dict[str, Callable[[Forward, Transcript, Node, Sequence[Var]], Sequence[Var]]] = {

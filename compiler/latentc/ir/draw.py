@@ -1,7 +1,8 @@
-"""A function's graph as SVG: boxes in layers from top to bottom, a row of equal blocks as one box.
+"""Draws a function as SVG: boxes in layers from top to bottom, with a run of equal blocks as one box.
 
-Layers are networkx's topological generations. Order within a layer follows the neighbours' mean places (the barycentre
-method of Sugiyama et al. 1981); an arrow over several layers passes through a slot of each, so it crosses no box.
+Layers are networkx's topological generations. The order within a layer follows the mean positions of the neighbours
+(the barycentre method of Sugiyama et al. 1981). An arrow over several layers reserves a slot in each of them, so that
+it crosses no box.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from latentc.ir.ops.norm import OPS as NORM
 from latentc.ir.ops.reduce import OPS as REDUCE
 from latentc.ir.types import TensorType
 
-# kind -> (fill, border, what the legend says)
+# kind -> (fill, border, text of the legend)
 COLOURS: dict[str, tuple[str, str, str]] = {
     "end": ("#f1f3f5", "#868e96", "input or output"),
     "call": ("#dbeafe", "#3b82f6", "another function"),
     "loop": ("#ede9fe", "#8b5cf6", "loop"),
-    "product": ("#ffedd5", "#f97316", "product with weights"),
+    "product": ("#ffedd5", "#f97316", "matmul"),
     "attention": ("#fee2e2", "#ef4444", "attention and positions"),
     "norm": ("#dcfce7", "#22c55e", "normalisation"),
-    "element": ("#fef9c3", "#ca8a04", "element by element"),
+    "element": ("#fef9c3", "#ca8a04", "elementwise"),
     "reduce": ("#cffafe", "#06b6d4", "reduction"),
     "layout": ("#ffffff", "#adb5bd", "layout"),
 }
@@ -42,12 +43,12 @@ _KINDS: list[tuple[str, Mapping[str, object]]] = [
     ("element", ELEMENTWISE),
     ("reduce", REDUCE),
 ]
-# Ops that an arrow passes through: their result's shape says enough.
+# Ops that are not drawn: arrows pass through them.
 _HIDDEN = frozenset({"constant", "reshape", "broadcast_to", "cast", "stop_gradient", "dropout"})
 _FONT = 'font-family="Inter, Helvetica, Arial, sans-serif"'
 _LINE, _PAD, _GAP_X, _GAP_Y, _MARGIN = 15, 10, 26, 38, 28
 _SLOT = 14  # width an arrow takes in a layer it passes
-_PULL = (1.0, 2.0, 16.0)  # how straight an arrow between none, one or two slots is held
+_PULL = (1.0, 2.0, 16.0)  # weight of a straight arrow between two boxes, a box and a slot, two slots
 
 
 @dataclass
@@ -73,7 +74,7 @@ class _Drawing:
 
 
 def graph_svg(module: Module, function: str) -> str:
-    """The drawing of a function (or an entry by its name) as one SVG document without outside references."""
+    """A function or entry, by name, as one SVG document without external references."""
     fn = module.functions[module.entries.get(function, function)]
     drawing = _boxes(module, fn)
     layers = _layers(drawing)
@@ -81,7 +82,7 @@ def graph_svg(module: Module, function: str) -> str:
     return _svg(fn, drawing, width, height)
 
 
-# ---- what is drawn
+# ---- boxes and arrows
 
 
 def _boxes(module: Module, fn: Function) -> _Drawing:
@@ -95,7 +96,8 @@ def _boxes(module: Module, fn: Function) -> _Drawing:
     hidden = _HIDDEN if any(n.op not in _HIDDEN for n in fn.nodes) else frozenset({"constant"})
     through = {o: n for n in fn.nodes if n.op in hidden for o in n.outputs}
 
-    def come_from(value: Value) -> set[str]:
+    def boxes_of(value: Value) -> set[str]:
+        """The box that a value comes from, through ops that are not drawn; at most one."""
         while value not in source and value in through:
             node = through[value]
             if not node.inputs:
@@ -106,27 +108,26 @@ def _boxes(module: Module, fn: Function) -> _Drawing:
     for index, group in enumerate(groups_of(module, fn, hidden)):
         key = f"{index} {group.name}"
         drawing.boxes[key] = _box(module, fn, group)
-        made = {o for n in group.nodes for o in n.outputs}
-        source.update((o, {key}) for o in made)
-        for origin in dict.fromkeys(o for n in group.nodes for v in n.inputs for o in sorted(come_from(v))):
+        source.update((o, {key}) for n in group.nodes for o in n.outputs)
+        for origin in dict.fromkeys(o for n in group.nodes for v in n.inputs for o in sorted(boxes_of(v))):
             if origin != key:
                 drawing.edges[origin, key] = None
     for i, value in enumerate(fn.outputs):
         key = f"out {i}"
         drawing.boxes[key] = _Box("end", [value.name, str(value.type)])
-        drawing.edges.update(((origin, key), None) for origin in sorted(come_from(value)))
+        drawing.edges.update(((origin, key), None) for origin in sorted(boxes_of(value)))
     _join_ends(drawing)
     return drawing
 
 
 def _join_ends(drawing: _Drawing) -> None:
-    """Puts four or more inputs of one type with the same readers into one box, and outputs of one source likewise."""
-    alike: dict[object, list[str]] = {}
+    """Joins four or more inputs of one type with the same readers into one box, and outputs of one source likewise."""
+    equal: dict[object, list[str]] = {}
     for key, box in drawing.boxes.items():
         if box.kind == "end":
             ends = frozenset(a if b == key else b for a, b in drawing.edges if key in (a, b))
-            alike.setdefault((key.partition(" ")[0], box.lines[1], ends), []).append(key)
-    for row in alike.values():
+            equal.setdefault((key.partition(" ")[0], box.lines[1], ends), []).append(key)
+    for row in equal.values():
         if len(row) < 4:
             continue
         first, last = drawing.boxes[row[0]], drawing.boxes[row[-1]]
@@ -161,7 +162,7 @@ def _box(module: Module, fn: Function, group: Group) -> _Box:
 
 
 def _class(module: Module, node: Node) -> str:
-    """What a call applies: its class and the static arguments it was built with."""
+    """The class of a called method with its static arguments, or the name of a free function."""
     fn = module.functions[callees(node)[0]]
     if fn.origin is None:
         return fn.name
@@ -183,17 +184,17 @@ def _type(type: TensorType) -> str:
     return f"{type.dtype}[{', '.join(str(int(d)) if isinstance(d, int) else str(d) for d in type.shape)}]"
 
 
-# ---- where it is drawn
+# ---- layout
 
 
 def _layers(drawing: _Drawing) -> list[list[str]]:
-    """Boxes by layer, with a slot in each layer that an edge passes; ordered to have few crossings."""
+    """Boxes by layer, with a slot in each layer that an edge passes through, ordered to have few crossings."""
     graph = nx.DiGraph()
     graph.add_nodes_from(drawing.boxes)
     graph.add_edges_from(drawing.edges)
     layers = [sorted(layer, key=list(drawing.boxes).index) for layer in nx.topological_generations(graph)]
     depth = {key: i for i, layer in enumerate(layers) for key in layer}
-    for key in list(depth):  # an input stands right above its first reader, not at the top
+    for key in list(depth):  # moves inputs from the top to the layer above their first reader
         readers = [depth[k] for k in graph.successors(key)]
         if not graph.in_degree(key) and readers and min(readers) - 1 > depth[key]:
             layers[depth[key]].remove(key)
@@ -223,7 +224,7 @@ def _layers(drawing: _Drawing) -> list[list[str]]:
 
 
 def _neighbours(drawing: _Drawing) -> dict[str, list[str]]:
-    """What each box or slot has an arrow to or from."""
+    """The boxes and slots that each one is connected to."""
     near: dict[str, list[str]] = {}
     for route in drawing.routes.values():
         for a, b in pairwise(route):
@@ -233,7 +234,7 @@ def _neighbours(drawing: _Drawing) -> dict[str, list[str]]:
 
 
 def _place(drawing: _Drawing, layers: list[list[str]]) -> tuple[float, float]:
-    """Gives every box its place; returns the size of the whole."""
+    """Sets the position of every box; returns (width, height) of the drawing."""
     for layer in layers:
         for key in layer:
             if key not in drawing.boxes:
@@ -254,7 +255,7 @@ def _place(drawing: _Drawing, layers: list[list[str]]) -> tuple[float, float]:
                 boxes[key].height = tallest
             boxes[key].y = y + (tallest - boxes[key].height) / 2
         y += tallest + _GAP_Y
-    for sweep in range(80):  # towards the neighbours, as far as the others in the layer allow
+    for sweep in range(80):
         for layer in layers if sweep % 2 == 0 else reversed(layers):
             _settle(boxes, layer, near)
     left = min((b.x - b.width / 2 for b in boxes.values()), default=0.0)
@@ -265,15 +266,15 @@ def _place(drawing: _Drawing, layers: list[list[str]]) -> tuple[float, float]:
 
 
 def _settle(boxes: Mapping[str, _Box], layer: Sequence[str], near: Mapping[str, Sequence[str]]) -> None:
-    """Moves a layer's boxes to the mean of their neighbours, keeping order and distance: pooled least squares."""
-    pools: list[tuple[float, float, list[str]]] = []  # (sum of wanted offsets, weight, members)
+    """Moves a layer's boxes towards the mean of their neighbours, keeping order and distance: pooled least squares."""
+    pools: list[tuple[float, float, list[str]]] = []  # (sum of desired offsets, weight, members)
     offset = 0.0
     offsets = {}
     for previous, key in zip([None, *layer], layer, strict=False):
         if previous is not None:
             offset += (boxes[previous].width + boxes[key].width) / 2 + _GAP_X
         offsets[key] = offset
-        # Long arrows run straight before anything else (the weights of Gansner et al. 1993): they bend at their ends.
+        # Long arrows should be straight and bend only at their ends (weights of Gansner et al. 1993).
         pulls = [
             (_PULL[(boxes[key].kind == "slot") + (boxes[k].kind == "slot")], boxes[k].x) for k in near.get(key, ())
         ]
@@ -290,12 +291,12 @@ def _settle(boxes: Mapping[str, _Box], layer: Sequence[str], near: Mapping[str, 
 
 
 def _width(text: str, bold: bool) -> float:
-    """Width of a line of text, in pixels at the size it is drawn with; of a wide font, to be safe."""
+    """Width in pixels of a line of text, for a wide font."""
     narrow = sum(text.count(c) for c in "ilj.,:;|()[] ")
     return (len(text) - 0.45 * narrow) * (8.4 if bold else 6.9)
 
 
-# ---- the text of it
+# ---- SVG
 
 
 def _svg(fn: Function, drawing: _Drawing, width: float, height: float) -> str:
@@ -354,7 +355,7 @@ def _drawn(box: _Box) -> str:
 
 
 def _arrow(route: Sequence[_Box]) -> str:
-    """A curve from the first box's foot to the last one's head, through the slots between."""
+    """A curve from the bottom of the first box to the top of the last, through the slots between them."""
     x, y = route[0].x, route[0].y + route[0].height + (6 if route[0].stack else 0)
     d = f"M{x:.1f} {y:.1f}"
     for box in route[1:]:

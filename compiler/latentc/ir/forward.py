@@ -1,8 +1,9 @@
 """Forward-mode differentiation of functions: values and tangents side by side.
 
-No op needs a rule of its own. The vector-Jacobian product of an op, g -> J^T g, is linear in g; differentiating it in
-turn with respect to g, by reverse mode, gives t -> J t. What remains of the two sweeps is what a rule by hand would be:
-for tanh, t * (1 - y * y). A function that is called gets one companion that takes its inputs and their tangents.
+No op needs a forward rule of its own. The vector-Jacobian product of an op, g -> J^T g, is linear in g; its derivative
+with respect to g, by reverse mode, is t -> J t. After dead code is removed the result is what a rule written by hand
+would give: for tanh, t * (1 - y * y). A function that is called gets one companion, which takes its inputs and their
+tangents.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any
 
 from latentc.ir.builder import Builder, Var
 from latentc.ir.core import Function, Module, Node, Value, live
-from latentc.ir.ops import OPS, OpError
-from latentc.ir.reverse import Differentiation, Flags, Tape, Tidy, Transcript
+from latentc.ir.ops import OPS
+from latentc.ir.reverse import Differentiation, Flags, Tape, Tidy, Transcript, Walk
+from latentc.ir.var import as_tuple
 
 
 @dataclass(frozen=True)
@@ -50,50 +52,28 @@ class Forward(Differentiation):
         return self._pushed[key]
 
 
-class _Push:
-    """Nodes run in a builder together with the tangents of what varies."""
+class _Push(Walk):
+    """Runs nodes together with the tangents of what varies; `tangents` are those of the inputs."""
 
     def __init__(self, work: Forward, b: Transcript, tangents: dict[Value, Var]) -> None:
-        self.work, self.b, self._tangents = work, b, tangents
+        super().__init__(work, b)
+        self.work: Forward = work
+        self._tangents = tangents
+
+    def is_active(self, value: Value) -> bool:
+        return value in self._tangents
 
     def tangent(self, x: Var) -> Var:
         """The tangent of a value; zeros if it does not vary."""
         found = self._tangents.get(x.value)
         return self.b.fill_like(x, 0.0) if found is None else found
 
-    def run(self, nodes: Sequence[Node], outputs: Sequence[Value]) -> list[Var]:
-        """Appends the nodes with their tangents, and returns what stands for `outputs`."""
-        now: dict[Value, Var] = {}
-        for node in nodes:
-            outs = self._node(node, [now.get(v, Var(v, self.b)) for v in node.inputs])
-            now.update(zip(node.outputs, outs, strict=True))
-        return [now.get(v, Var(v, self.b)) for v in outputs]
-
-    def _node(self, node: Node, operands: list[Var]) -> Sequence[Var]:
-        active = [x.value in self._tangents for x in operands]
-        if node.op in OPS and OPS[node.op].train_only:
-            return operands[:1]
-        if any(active) and node.op == "guided":
-            raise OpError(f"{self.b.name} differentiates a guided call; run expand_guidance first")
-        varying = self.work.varying(node, active)
-        if not varying:
-            return self.b.keep(node, operands)
-        if node.op == "call":
-            return self._call(node, operands, tuple(active))
-        if node.op == "loop":
-            return self._loop(node, operands, active)
-        row = OPS[node.op]
-        if row.vjp is not None:
-            outs = self.b.keep(node, operands)
-            for i, y in enumerate(node.outputs):
-                if y in varying:
-                    self._transpose(node, operands, outs, i)
-            return outs
-        if row.decompose is None:
-            raise OpError(f"{node.op} has no derivative, which {self.b.name} wants")
-        mark = self.b.mark()
-        ends = [y.value for y in row.decompose(self.b, operands, node.attrs)]
-        return self.run(self.b.take_back(mark), ends)
+    def _op(self, node: Node, operands: list[Var], varying: list[Value]) -> Sequence[Var]:
+        outs = self.b.keep(node, operands)
+        for i, y in enumerate(node.outputs):
+            if y in varying:
+                self._transpose(node, operands, outs, i)
+        return outs
 
     def _transpose(self, node: Node, operands: list[Var], outs: Sequence[Var], i: int) -> None:
         """The tangent of output i: the derivative of the vector-Jacobian product by its vector."""
@@ -104,62 +84,57 @@ class _Push:
         tape = Tape(self.work, b, {vector.value})
         pairs = [(g, self._tangents[x.value]) for g, x in zip(back, operands, strict=True)
                  if g is not None and x.value in self._tangents]  # fmt: skip
-        ends = tape.run(b.take_back(mark), [g.value for g, _ in pairs], {})
+        ends = tape.run(b.take_back(mark), [g.value for g, _ in pairs])
         tape.sweep(list(zip(ends, (t for _, t in pairs), strict=True)))
         tangent = tape.gradient(vector)
-        made = b.take_back(mark)
-        needed = set(live(made, [tangent.value]))
-        for part in made:
+        nodes = b.take_back(mark)
+        needed = set(live(nodes, [tangent.value]))
+        for part in nodes:
             if part in needed:
-                # What still reads the vector reads its shape alone, which is the output's.
+                # Nodes that still read the vector use only its shape, which is that of the output.
                 ins = tuple(outs[i].value if v is vector.value else v for v in part.inputs)
                 b.append(Node(part.op, ins, part.outputs, part.attrs, part.loc))
-            elif part.op == "constant":  # the builder hands it out again
+            elif part.op == "constant":  # the builder may reuse it
                 b.append(part)
         self._tangents[outs[i].value] = tangent
 
-    def _call(self, node: Node, operands: list[Var], active: Flags) -> Sequence[Var]:
-        pushed = self.work.pushed(self.work.function(node.attrs["fn"]), active)
+    def _call(self, node: Node, operands: list[Var], active: list[bool], varying: list[Value]) -> Sequence[Var]:
+        pushed = self.work.pushed(self.work.function(node.attrs["fn"]), tuple(active))
         ins = [*operands, *(self._tangents[x.value] for x in operands if x.value in self._tangents)]
-        return self._noted(self.b.call(pushed.name, node.attrs["name"], *ins), pushed.of)
-
-    def _noted(self, called: Any, of: Flags) -> Sequence[Var]:
-        """The outputs of a call of a companion; their tangents are kept."""
-        whole = called if isinstance(called, tuple) else (called,)
-        outs, tangents = whole[: len(of)], iter(whole[len(of) :])
-        self._tangents.update((y.value, next(tangents)) for y, on in zip(outs, of, strict=True) if on)
+        whole = as_tuple(self.b.call(pushed.name, node.attrs["name"], *ins))
+        outs, tangents = whole[: len(pushed.of)], iter(whole[len(pushed.of) :])
+        self._tangents.update((y.value, next(tangents)) for y, on in zip(outs, pushed.of, strict=True) if on)
         return outs
 
-    def _loop(self, node: Node, operands: list[Var], active: list[bool]) -> Sequence[Var]:
-        """A loop whose state and rows are followed by their tangents."""
+    def _loop(self, node: Node, operands: list[Var], active: list[bool], varying: list[Value]) -> Sequence[Var]:
+        """A loop whose carried values and rows are followed by their tangents."""
         keep, carry, trip = node.attrs["invariants"], node.attrs["carried"], node.attrs["trip"]
         head = keep + carry
         body = self.work.function(node.attrs["body"])
         flags = self.work.body_flags(node, active)
         pushed = self.work.pushed(body, flags)
-        moving = [i for i, on in enumerate(flags[1:]) if on]  # numbers of operands
+        varying_operands = [i for i, on in enumerate(flags[1:]) if on]
         parts = [(0, keep), (keep, head), (head, len(operands))]
-        tangents = {i: self.tangent(operands[i]) for i in moving}
-        groups = [[*operands[a:b], *(tangents[i] for i in moving if a <= i < b)] for a, b in parts]
+        given = {i: self.tangent(operands[i]) for i in varying_operands}
+        groups = [[*operands[a:b], *(given[i] for i in varying_operands if a <= i < b)] for a, b in parts]
         stacked = pushed.of[carry:]
-        moved = [k for k in range(carry) if flags[1 + keep + k]]
+        varying_state = [k for k in range(carry) if flags[1 + keep + k]]
 
         def step(inner: Builder, i: Var, kept: Any, state: Any, rows: Any) -> Any:
-            values, moves = [i], []
+            values, tangents = [i], []
             for part, (a, b) in zip((kept, state, rows), parts, strict=True):
                 values += part[: b - a]
-                moves += part[b - a :]
-            called = inner.call(pushed.name, "", *values, *moves)
-            whole = called if isinstance(called, tuple) else (called,)
+                tangents += part[b - a :]
+            whole = as_tuple(inner.call(pushed.name, "", *values, *tangents))
             outs = whole[: len(pushed.of)]
             found = dict(zip([k for k, on in enumerate(pushed.of) if on], whole[len(outs) :], strict=True))
-            carried = [found[k] if k in found else inner.fill_like(outs[k], 0.0) for k in moved]
+            carried = [found[k] if k in found else inner.fill_like(outs[k], 0.0) for k in varying_state]
             return [*outs[:carry], *carried], [*outs[carry:], *(found[k] for k in sorted(found) if k >= carry)]
 
         whole = self.b.loop(f"{body.name}.jvp", trip, step, invariants=groups[0], carried=groups[1], tables=groups[2])
-        state, stacks = whole[: carry + len(moved)], whole[carry + len(moved) :]
+        state, stacks = whole[: carry + len(varying_state)], whole[carry + len(varying_state) :]
         outs = [*state[:carry], *stacks[: len(stacked)]]
-        self._tangents.update((outs[k].value, t) for k, t in zip(moved, state[carry:], strict=True))
+        self._tangents.update((outs[k].value, t) for k, t in zip(varying_state, state[carry:], strict=True))
         rows = [carry + k for k, on in enumerate(stacked) if on]
         self._tangents.update((outs[k].value, t) for k, t in zip(rows, stacks[len(stacked) :], strict=True))
         return outs

@@ -1,4 +1,4 @@
-"""Rows of equal nodes: the blocks of a network that one box of a drawing, or one line of a report, stands for."""
+"""Runs of equal nodes: the repeated blocks of a network that are one box of a drawing or one line of a report."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from latentc.ir.core import Function, Module, Node, Value, callees, frozen
 
-_LONGEST = 12  # nodes of one repeated unit
-_LEAST = 3  # repetitions that are worth a group
+_LONGEST = 12  # nodes of a repeated unit, at most
+_LEAST = 3  # repetitions of a group, at least
 
 
 @dataclass(frozen=True)
 class Group:
-    """Consecutive nodes: one, or `times` repetitions of a unit of `unit` nodes, each fed by the one before."""
+    """Consecutive nodes: one, or `times` repetitions of `unit` nodes, each of which reads the one before."""
 
     nodes: tuple[Node, ...]
     unit: int
@@ -23,7 +23,7 @@ class Group:
 
 
 def groups_of(module: Module, fn: Function, hidden: frozenset[str] = frozenset({"constant"})) -> list[Group]:
-    """The nodes of a function in order, repeated units put together; ops in `hidden` are left out."""
+    """The nodes of a function in order, with repetitions grouped; ops in `hidden` are left out."""
     nodes = [n for n in fn.nodes if n.op not in hidden]
     groups, start = [], 0
     while start < len(nodes):
@@ -35,7 +35,7 @@ def groups_of(module: Module, fn: Function, hidden: frozenset[str] = frozenset({
 
 
 def _repetition(nodes: Sequence[Node], start: int) -> tuple[int, int]:
-    """The unit and how often it repeats from `start` on, where that covers most; (1, 1) for none. A unit has a call."""
+    """(nodes of the unit, repetitions) that cover most nodes from `start` on; a unit has a call. (1, 1) for none."""
     best = (1, 1)
     for unit in range(1, _LONGEST + 1):
         if start + unit * _LEAST > len(nodes):
@@ -51,7 +51,7 @@ def _repetition(nodes: Sequence[Node], start: int) -> tuple[int, int]:
 
 
 def _continues(nodes: Sequence[Node], start: int, unit: int, times: int) -> bool:
-    """Whether repetition number `times` is like the first, and wired to the one before as the second is."""
+    """True if repetition `times` matches the first and connects to its predecessor the way the second does."""
     here = start + unit * times
     if here + unit > len(nodes):
         return False
@@ -68,9 +68,9 @@ def _kind(node: Node) -> Any:
 
 
 def _wiring(nodes: Sequence[Node], at: int, unit: int) -> list[list[Any]]:
-    """Where each input comes from: (node, output) counted from the unit, or its type where from further away.
+    """Where each input comes from: (node, output) relative to the unit, or only its type if it is from further away.
 
-    So blocks that each get a cache or a skip connection of their own are equal too.
+    So blocks that each read a cache or a skip connection of their own are still equal.
     """
     places = {
         value: (i - at, k) for i in range(max(0, at - unit), at + unit) for k, value in enumerate(nodes[i].outputs)

@@ -1,8 +1,8 @@
 """How parameters are initialised: one numpy function per kind, `(rng, shape, **args) -> float64 array`.
 
-Arguments are numbers that no size enters (a gain, a standard deviation) or sizes by name, so that blocks that differ
-only in size have one initialiser. Buffers use the deterministic kinds (they ignore `rng`), so a compiled bundle can
-compute what a checkpoint lacks.
+Arguments are numbers that do not depend on sizes (a gain, a standard deviation) or sizes by name, so that blocks that
+differ only in size have the same initialiser. Buffers use the deterministic kinds, which ignore `rng`, so that they can
+be computed if a checkpoint lacks them.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float) -> A
 def fans(shape: tuple[int, ...], of: str) -> tuple[int, int]:
     """(fan_in, fan_out) of a weight [out, in, *kernel].
 
-    `of`: "kernel" counts the receptive field in both, as torch.nn.init does; "matrix" takes the weight as the matrix
-    [out, in * kernel]; "each" is for stacks of weights: fans of one of them.
+    `of`: "kernel" counts the kernel size in both, as torch.nn.init does; "matrix" treats the weight as the matrix
+    [out, in * kernel]; "each" is for stacks of weights and gives the fans of one of them.
     """
     if of == "each":
         return fans(shape[1:], "kernel")
@@ -70,7 +70,7 @@ def kaiming_normal(
 
 
 def orthogonal(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Saxe et al. 2014: orthonormal rows or columns, whichever are fewer; of a kernel, those of its flat matrix."""
+    """Saxe et al. 2014: orthonormal rows or columns, whichever are fewer, of the weight as a matrix [out, rest]."""
     rows, columns = shape[0], int(np.prod(shape[1:]))
     q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
     q *= np.sign(np.diag(r))
@@ -105,8 +105,8 @@ def rope_2d(
 ) -> Array:
     """2-D rotary table (LlamaGen): [prefix + grid*grid, head_dim / 2], cos or sin by `part`.
 
-    The first half of the pairs turns with the row, the second with the column; the `prefix` leading (class) tokens
-    have cos = sin = 0, as published: their queries and keys vanish.
+    The first half of the pairs rotates with the row, the second with the column. The `prefix` leading (class) tokens
+    have cos = sin = 0 as published, so their queries and keys are zero.
     """
     half = head_dim // 2
     freqs = 1.0 / base ** (np.arange(0, half, 2, dtype=np.float64)[: half // 2] / half)

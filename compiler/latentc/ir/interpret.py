@@ -1,4 +1,4 @@
-"""The oracle: runs a module in numpy, in float64 unless asked otherwise; what every backend is compared with."""
+"""The interpreter: runs a module in numpy, in float64 by default. Every backend is compared with it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _HALVES = ("f16", "bf16")
 class Interpreter:
     """Runs functions of a module with weights `params` {state-dict path: array}.
 
-    `float_dtype` is what every float becomes ("f64": the oracle; "f32" to see rounding); with "declared" every value is
-    rounded to the dtype its type declares, each op on half-precision operands computing in f32 as engines do.
+    `float_dtype` is the dtype of all floats: "f64" for the oracle, "f32" to see rounding errors. With "declared" every
+    value has the dtype of its type, and ops on half-precision operands compute in f32, as engines do.
 
-    With `training`, ops that do something else in training do that, and `written` {state-dict path: array} is what
-    state becomes; what is random there (dropout) stays as in inference. Raises ValueError where an input or weight has
-    another shape than declared.
+    With `training`, ops behave as in training, and `written` {state-dict path: array} holds the new values of state;
+    random ops (dropout) still behave as in inference. Raises ValueError if an input or weight has not its declared
+    shape.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Interpreter:
         self._weights: dict[str, Array] = {}
 
     def run(self, function: str, *inputs: Any, prefix: str = "") -> tuple[Array, ...]:
-        """Outputs of `function` (a function's name, or an entry's)."""
+        """Outputs of a function or entry, by name."""
         fn = self.module.functions[self.module.entries.get(function, function)]
         if len(inputs) != len(fn.inputs):
             raise ValueError(f"{fn.name} takes {len(fn.inputs)} inputs, got {len(inputs)}")
@@ -83,8 +83,8 @@ class Interpreter:
         for node in fn.nodes:
             xs = [env[v] for v in node.inputs]
             if self.training and node.op in OPS and (train := OPS[node.op].train) is not None:
-                outs, moved = train(xs, node.attrs)
-                self.written |= {state[node.inputs[i]]: new for i, new in moved.items() if node.inputs[i] in state}
+                outs, updates = train(xs, node.attrs)
+                self.written |= {state[node.inputs[i]]: new for i, new in updates.items() if node.inputs[i] in state}
             else:
                 outs = self.node(node, xs, prefix)
             env.update(zip(node.outputs, outs, strict=True))
@@ -107,7 +107,7 @@ class Interpreter:
             case "loop":
                 return self._loop(node, xs, prefix)
             case "dropout" | "auxiliary_loss":
-                return xs[:1]  # the oracle is inference; training's randomness lives in the emitted code
+                return xs[:1]  # as in inference
         row = OPS[node.op]
         assert row.evaluate is not None, node.op
         if self.float_dtype != "declared":
@@ -141,7 +141,7 @@ class Interpreter:
 
 
 def combine(both: Array, scale: Array, channels: int | None) -> Array:
-    """Guides a doubled output: u + scale (c - u), on the first `channels` of axis 1 where given, else on all."""
+    """Guidance of a doubled output: u + scale (c - u), on the first `channels` of axis 1 if given."""
     cond, null = np.split(both, 2)
     guided: Array = null + scale.reshape(-1, *[1] * (cond.ndim - 1)) * (cond - null)
     if channels is None:

@@ -1,7 +1,7 @@
-"""What passes make of a model's weights: one row an op, with its type, its numpy meaning and what can be undone of it.
+"""Recipes: how passes compute new weights from a model's weights. One row per op: type, numpy meaning, inverse.
 
-A pass that merges or rescales weights gives its function a param with a `Recipe`. Nothing is computed then: the oracle
-evaluates it, the exporter streams it, a tensor at a time, and `undo` finds the model's weights in a finished bundle.
+A pass that merges or rescales weights adds a param with a `Recipe`. Nothing is computed at that time: the interpreter
+evaluates it, the exporter streams it tensor by tensor, and `undo` recovers the model's weights from a finished bundle.
 """
 
 from __future__ import annotations
@@ -30,19 +30,18 @@ Array = np.ndarray[Any, Any]
 Attrs = Mapping[str, Any]
 
 MADE = Init("made")
-"""The initialiser of a param that has a recipe: nothing but the recipe gives its value."""
-
+"""The initialiser of a param with a recipe, which alone determines its value."""
 
 Undo = Callable[[Array, Sequence[Array], Attrs], Array]
 
 
 @dataclass(frozen=True)
 class RecipeRow:
-    """`type` of the result (OpError for operands that do not fit), `evaluate` it, and `undo` it.
+    """`type` of the result (OpError for operands that do not fit), `evaluate` and `undo`.
 
-    `undo[i](result, others, attrs)` is operand i, from the result and the other operands in their order; operands
-    without an entry are lost. What rounds is undone but for the rounding. Of a row that `folds`, the operands after the
-    first are in no engine: a bundle keeps those of one axis or none beside it.
+    `undo[i](result, others, attrs)` computes operand i from the result and the other operands in order; operands
+    without an entry are lost. The inverse of a rounding op leaves the rounding error. If a row `folds`, the operands
+    after the first are not part of the engine: a bundle stores those of rank 0 or 1 separately.
     """
 
     type: Callable[[Sequence[TensorType], Attrs], TensorType]
@@ -57,12 +56,9 @@ def _size(type: TensorType, axis: int) -> int:
 
 def _concat_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
     axis = attrs["axis"]
-    rest = [(t.dtype, *t.shape[:axis], *t.shape[axis + 1 :]) for t in types]
-    if any(r != rest[0] for r in rest):
+    if any(t.with_axis(axis) != types[0].with_axis(axis) for t in types):
         raise OpError(f"cannot concatenate {', '.join(map(str, types))} along axis {axis}")
-    shape = list(types[0].shape)
-    shape[axis] = sum(_size(t, axis) for t in types)
-    return types[0].with_shape(shape)
+    return types[0].with_axis(axis, sum(_size(t, axis) for t in types))
 
 
 def _mul_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
@@ -95,10 +91,10 @@ def _scale_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
 
 
 def channel_scale(xs: Sequence[Array], attrs: Attrs) -> Array:
-    """The scale under which the largest magnitude of each index of `axis`, or each block along it, is `most`.
+    """The scale that makes `most` the largest magnitude of each index of `axis`, or of each block along it.
 
-    Where all are zero it is 1: a scale is positive. It is rounded up to 8 significant bits, so that it is the same
-    number in f32 and bf16, and in f16 from 2^-17 on, and nothing is beyond `most`; the least is 2^-24, f16's.
+    It is 1 if all elements are zero, because scales must be positive. It is rounded up to 8 significant bits, so that
+    it is exact in f32 and bf16, and from 2^-17 on in f16, and no element exceeds `most`. The smallest is f16's, 2^-24.
     """
     weight, axis, block = xs[0], attrs["axis"], attrs.get("block")
     if block:
@@ -129,10 +125,10 @@ def _need_positive(scale: Array) -> None:
 
 
 def _pack_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
-    made = blocks_type(types[0], attrs)
-    if types[1].shape != made.shape[:2]:
-        raise OpError(f"{types[0]} has no scales {types[1]} in blocks of {attrs['block']}")
-    return made
+    packed = blocks_type(types[0], attrs)
+    if types[1].shape != packed.shape[:2]:
+        raise OpError(f"the scales are {types[1]}; {types[0]} in blocks of {attrs['block']} wants {packed.shape[:2]}")
+    return packed
 
 
 def _pack(xs: Sequence[Array], attrs: Attrs) -> Array:
@@ -146,16 +142,15 @@ def _pack(xs: Sequence[Array], attrs: Attrs) -> Array:
 def _pick_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
     (stack,) = types
     if stack.rank < 1 or not 0 <= attrs["index"] < _size(stack, 0):
-        raise OpError(f"{stack} has no part {attrs['index']}")
+        raise OpError(f"{stack} has no index {attrs['index']} along axis 0")
     return stack.with_shape(stack.shape[1:])
 
 
 def _slice_type(types: Sequence[TensorType], attrs: Attrs) -> TensorType:
-    shape = list(types[0].shape)
-    if not 0 <= attrs["start"] < attrs["stop"] <= _size(types[0], attrs["axis"]):
-        raise OpError(f"{attrs['start']} to {attrs['stop']} is no part of axis {attrs['axis']} of {types[0]}")
-    shape[attrs["axis"]] = attrs["stop"] - attrs["start"]
-    return types[0].with_shape(shape)
+    axis, start, stop = attrs["axis"], attrs["start"], attrs["stop"]
+    if not 0 <= start < stop <= _size(types[0], axis):
+        raise OpError(f"{start}:{stop} is outside axis {axis} of {types[0]}")
+    return types[0].with_axis(axis, stop - start)
 
 
 def _slice(xs: Sequence[Array], attrs: Attrs) -> Array:
@@ -163,21 +158,21 @@ def _slice(xs: Sequence[Array], attrs: Attrs) -> Array:
 
 
 RECIPES: dict[str, RecipeRow] = {
-    # Parts one after the other along `axis`. Slices undo it: the exporter's affair, for they need not be read.
+    # Joins along `axis`. The exporter inverts it by slices, without reading the whole.
     "concat": RecipeRow(_concat_type, lambda xs, a: np.concatenate(xs, a["axis"])),
-    # Part `index` of axis 0. All parts together undo it: the exporter's affair again.
+    # Index `index` of axis 0. The exporter inverts it by stacking all of them.
     "pick": RecipeRow(_pick_type, lambda xs, a: xs[0][a["index"]]),
-    # `start` to `stop` of an axis. Slices that cover it give it back: the exporter's affair too.
+    # `start` to `stop` of an axis. The exporter inverts it by joining slices that cover the axis.
     "slice": RecipeRow(_slice_type, _slice),
-    # A weight times factors that broadcast to it, none of them zero.
+    # A weight times nonzero factors that broadcast to it.
     "mul": RecipeRow(_mul_type, lambda xs, a: xs[0] * xs[1], {0: lambda y, xs, a: y / xs[0]}),
-    # Every element times `mul`, which is not zero, plus `add`.
+    # Every element times `mul` (not zero) plus `add`.
     "affine": RecipeRow(
         lambda types, a: types[0],
         lambda xs, a: xs[0] * a["mul"] + a["add"],
         {0: lambda y, xs, a: (y - a["add"]) / a["mul"]},
     ),
-    # A weight times a vector along `axis`, none of it zero.
+    # A weight times a vector without zeros along `axis`.
     "scale_axis": RecipeRow(
         _scale_axis_type,
         lambda xs, a: xs[0] * _along(xs[1], xs[0], a),
@@ -186,7 +181,7 @@ RECIPES: dict[str, RecipeRow] = {
     ),
     "sub": RecipeRow(_same_type, lambda xs, a: xs[0] - xs[1], {0: lambda y, xs, a: y + xs[0]}, folds=True),
     "add": RecipeRow(_same_type, lambda xs, a: xs[0] + xs[1], {0: lambda y, xs, a: y - xs[0]}, folds=True),
-    # A weight over a number.
+    # A weight divided by a number.
     "div": RecipeRow(_mul_type, lambda xs, a: xs[0] / xs[1], {0: lambda y, xs, a: y * xs[0]}, folds=True),
     # 1 / sqrt(variance + eps).
     "inverse_std": RecipeRow(
@@ -195,7 +190,7 @@ RECIPES: dict[str, RecipeRow] = {
         {0: lambda y, xs, a: 1 / (y * y) - a["eps"]},
         folds=True,
     ),
-    # The largest singular value of a weight, as `ops.norm` finds it from u.
+    # The largest singular value of a weight, estimated from u as in `ops.norm`.
     "singular_value": RecipeRow(
         lambda types, a: types[1].with_shape(()), lambda xs, a: singular_value(xs[0], xs[1], a["eps"])[0], folds=True
     ),
@@ -213,23 +208,23 @@ RECIPES: dict[str, RecipeRow] = {
     ),
     "channel_scale": RecipeRow(_scale_type, channel_scale),
     "quantize": RecipeRow(_quantize_type, _quantize, {0: lambda y, xs, a: dequantised(y, xs[0], a)}),
-    # A weight [N, K] by its scales [N, G]: u8 blocks of `bits` bits, as `linear_blocks` takes them.
+    # A weight [N, K] and its scales [N, G] as u8 blocks of `bits` bits for `linear_blocks`.
     "pack_blocks": RecipeRow(_pack_type, _pack, {0: lambda y, xs, a: weight_of_blocks(y, xs[0], a)}),
 }
 
 
-def recipe_type(made: Recipe | Param) -> TensorType:
-    """The type of what a recipe makes. OpError where there is no such op, or its operands do not fit."""
-    if isinstance(made, Param):
-        return made.type
-    row = RECIPES.get(made.op)
+def recipe_type(source: Recipe | Param) -> TensorType:
+    """The type of a recipe's result. Raises OpError for an unknown op, or operands that do not fit."""
+    if isinstance(source, Param):
+        return source.type
+    row = RECIPES.get(source.op)
     if row is None:
-        raise OpError(f"no recipe is called {made.op!r}")
-    return row.type([recipe_type(arg) for arg in made.args], made.attrs)
+        raise OpError(f"there is no recipe {source.op!r}")
+    return row.type([recipe_type(arg) for arg in source.args], source.attrs)
 
 
-def evaluate(made: Recipe | Param, weight: Callable[[Param], Array]) -> Array:
-    """The value of a recipe; `weight` gives those of the model's weights."""
-    if isinstance(made, Param):
-        return weight(made) if made.recipe is None else evaluate(made.recipe, weight)
-    return np.asarray(RECIPES[made.op].evaluate([evaluate(arg, weight) for arg in made.args], made.attrs))
+def evaluate(source: Recipe | Param, weight: Callable[[Param], Array]) -> Array:
+    """The value of a recipe; `weight` returns the values of the model's weights."""
+    if isinstance(source, Param):
+        return weight(source) if source.recipe is None else evaluate(source.recipe, weight)
+    return np.asarray(RECIPES[source.op].evaluate([evaluate(arg, weight) for arg in source.args], source.attrs))

@@ -1,12 +1,12 @@
-"""Reverse-mode differentiation of functions, from the op rows.
+"""Reverse-mode differentiation of functions, from the derivatives in the op table.
 
 A function that is called gets two companions: one that runs it and also returns what its derivative will need (the
-residuals), and its vector-Jacobian product, which turns the residuals and the outputs' gradients into the inputs'. Both
-are called under the name of the original call, so they use the same weights. They are built once for each distinct
-function and each choice of inputs, so the cost does not depend on depth. A loop runs its body's companion and stacks
-the residuals, then loops backwards over the stacks.
+residuals), and its vector-Jacobian product, which turns the residuals and the outputs' gradients into the inputs'
+gradients. Both are called under the name of the original call, so they use the same weights. They are built once for
+each distinct function and each choice of inputs, so the cost does not depend on depth. A loop runs its body's companion
+and stacks the residuals; a second loop goes backwards over the stacks.
 
-Functions are differentiated as they compute in inference: dropout and other ops of training alone are the identity.
+Functions are differentiated as they compute in inference: dropout and other training-only ops are the identity.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ import numpy as np
 
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.core import Function, Module, Node, Value, live
-from latentc.ir.ops import OPS, OpError
-from latentc.ir.ops.control import call_types, loop_types
+from latentc.ir.ops import CONTROL, OPS, OpError
 from latentc.ir.rewriter import Rewriter
+from latentc.ir.types import TensorType
+from latentc.ir.var import as_tuple
 
 Flags = tuple[bool, ...]
-# gradients of a step's outputs (None where there is none) -> gradients of its inputs (None where none is wanted)
+# gradients of a step's outputs (None if zero) -> gradients of its inputs (None if not needed)
 Backward = Callable[[list[Var | None]], Sequence[Var | None]]
 Tidy = Callable[[Function], Function]
 
 
 @dataclass(frozen=True)
 class Companions:
-    """The two functions that stand for a call when it is differentiated.
+    """The two functions that replace a function in a differentiated call.
 
-    `saving` returns the outputs, then the residuals. `vjp` takes the inputs numbered in `inputs`, the residuals, then
-    the gradients of the differentiated outputs; it returns the gradients of the differentiated inputs.
+    `saving` returns the outputs, then the residuals. `vjp` takes the inputs whose numbers are in `inputs`, the
+    residuals, then the gradients of the differentiated outputs; it returns the gradients of the differentiated inputs.
     """
 
     saving: str
@@ -43,11 +44,10 @@ class Companions:
 
 
 class Differentiation:
-    """What the functions being differentiated share. `tidy` simplifies each function that is made."""
+    """The functions of a module and their derivatives, each built once; `tidy` simplifies each new function."""
 
     def __init__(self, module: Module, tidy: Tidy = lambda fn: fn) -> None:
-        self.owner, self.tidy = ModuleBuilder(), tidy
-        self.owner.adopt(module)
+        self.owner, self.tidy = ModuleBuilder(module), tidy
         self._companions: dict[Any, Companions] = {}
         self._reached: dict[Any, Flags] = {}
 
@@ -55,14 +55,14 @@ class Differentiation:
         return self.owner.functions[name]
 
     def companions(self, fn: Function, of: Flags, wrt: Flags, stacked: Flags) -> Companions:
-        """For outputs `of` and inputs `wrt`; inputs marked in `stacked` are returned as residuals where needed."""
+        """Those for outputs `of` and inputs `wrt`. Inputs marked in `stacked` are returned as residuals if needed."""
         key = (fn.name, of, wrt, stacked)
         if key in self._companions:
             return self._companions[key]
         saving, vjp = self.owner.unique(f"{fn.name}.saving"), self.owner.unique(f"{fn.name}.vjp")
         b = Transcript(self.owner, fn, saving)
         tape = Tape(self, b, {v for v, on in zip(fn.inputs, wrt, strict=True) if on and v.type.is_float})
-        ys = tape.run(fn.nodes, fn.outputs, {v: Var(v, b) for v in (*fn.inputs, *(p.value for p in fn.params))})
+        ys = tape.run(fn.nodes, fn.outputs)
         mark = b.mark()
         seeds = [b.variable(f"d_{v.name}", v.type) for v, wanted in zip(fn.outputs, of, strict=True) if wanted]
         outs = [y for y, wanted in zip(ys, of, strict=True) if wanted]
@@ -78,7 +78,7 @@ class Differentiation:
         known.update([*direct, *(p.value for p in params), *(s.value for s in seeds)])
         residuals = [v for v in used if v not in known]
         if not residuals and tuple(forward) == fn.nodes:
-            saving = fn.name  # nothing to save: the function as it is
+            saving = fn.name  # nothing to save
         else:
             self.add(fn, saving, fn.inputs, fn.params, forward, [*(y.value for y in ys), *residuals])
         self.add(fn, vjp, [*direct, *residuals, *(s.value for s in seeds)], params, [*literals, *backward], results)
@@ -87,8 +87,8 @@ class Differentiation:
 
     def add(self, fn: Function, name: str, ins: Any, params: Any, nodes: Any, outs: Any) -> None:
         origin = fn.origin and replace(fn.origin, method=fn.origin.method + _suffix(name))
-        made = Function(name, tuple(ins), tuple(params), tuple(nodes), tuple(outs), origin)
-        self.owner.functions[name] = self.tidy(made)
+        new = Function(name, tuple(ins), tuple(params), tuple(nodes), tuple(outs), origin)
+        self.owner.functions[name] = self.tidy(new)
 
     def reached(self, fn: Function, active: Flags) -> Flags:
         """Which outputs of `fn` vary smoothly with the inputs marked `active`."""
@@ -116,7 +116,7 @@ class Differentiation:
         return [o for o, on in zip(node.outputs, flags, strict=True) if on and o.type.is_float]
 
     def body_flags(self, node: Node, active: Sequence[bool]) -> Flags:
-        """Which inputs of a loop's body vary: what is carried may come to vary after a few steps."""
+        """Which inputs of a loop's body vary. A carried value may begin to vary after some steps."""
         keep, carry = node.attrs["invariants"], node.attrs["carried"]
         flags = [False, *active]
         while True:
@@ -133,54 +133,56 @@ def _suffix(name: str) -> str:
 
 
 class Transcript(Rewriter):
-    """A rewriter of a function under another name, with values that come from outside of it."""
+    """A rewriter of a function under another name; nodes can be taken back, and values may come from elsewhere."""
 
     def __init__(self, owner: ModuleBuilder, fn: Function, name: str) -> None:
         super().__init__(owner, fn)
         self.name, self.origin = name, None
 
-    def variable(self, name: str, type: Any) -> Var:
-        """A value of this type that some other function's signature will define."""
+    def variable(self, name: str, type: TensorType) -> Var:
+        """A value that no node here computes: an input of the function that the nodes will go into."""
         return Var(self.fresh(name, type), self)
 
     def mark(self) -> int:
-        """How many nodes there are; see `take_back`."""
+        """Number of nodes so far; see `take_back`."""
         return len(self._nodes)
 
     def take_back(self, mark: int) -> list[Node]:
-        """Removes and returns the nodes appended since there were `mark` of them."""
+        """Removes and returns the nodes appended since `mark()` returned `mark`."""
         nodes = self._nodes[mark:]
         del self._nodes[mark:]
         return nodes
 
-    def replaced(self, node: Node, operands: Sequence[Var], types: Sequence[Any], **attrs: Any) -> list[Var]:
-        """Appends a call or loop in place of another: its outputs, then those of the `types` that follow them."""
-        more = tuple(self.fresh("saved", t) for t in types[len(node.outputs) :])
-        ins = tuple(x.value for x in operands)
-        return list(self.append(Node(node.op, ins, (*node.outputs, *more), {**node.attrs, **attrs}, node.loc)))
+    def replaced(self, node: Node, operands: Sequence[Var], callee: Function, **attrs: str) -> list[Var]:
+        """Appends a call or loop that runs `callee` instead: the outputs of `node`, then those that callee adds."""
+        types = CONTROL[node.op].types(callee, [x.type for x in operands], node.attrs)
+        saved = tuple(self.fresh("saved", t) for t in types[len(node.outputs) :])
+        changed = Node(node.op, (), (*node.outputs, *saved), {**node.attrs, **attrs}, node.loc)
+        return list(self.keep(changed, operands))
 
 
-class Tape:
-    """Nodes run forward in a builder, and what it takes to go back to the values that are `active`."""
+class Walk:
+    """Appends nodes to a builder one by one, and for what varies with the active values also what differentiates it.
 
-    def __init__(self, work: Differentiation, b: Transcript, active: set[Value]) -> None:
+    Subclasses say which values are active, and differentiate ops with a vector-Jacobian product, calls and loops.
+    """
+
+    def __init__(self, work: Differentiation, b: Transcript) -> None:
         self.work, self.b = work, b
-        self._active = set(active)
-        self._steps: list[tuple[list[Value], list[Value], Backward]] = []
-        self._grads: dict[Value, Var] = {}
 
-    # ---- forward
+    def is_active(self, value: Value) -> bool:
+        raise NotImplementedError
 
-    def run(self, nodes: Sequence[Node], outputs: Sequence[Value], env: dict[Value, Var]) -> list[Var]:
-        """Appends the nodes, and returns what stands for `outputs`; `env` gives the values from before."""
-        now = dict(env)
+    def run(self, nodes: Sequence[Node], outputs: Sequence[Value]) -> list[Var]:
+        """Appends the nodes; returns the replacements of `outputs`. Values of other nodes are used as they are."""
+        env: dict[Value, Var] = {}
         for node in nodes:
-            outs = self._forward(node, [now.get(v, Var(v, self.b)) for v in node.inputs])
-            now.update(zip(node.outputs, outs, strict=True))
-        return [now.get(v, Var(v, self.b)) for v in outputs]
+            outs = self._node(node, [env.get(v, Var(v, self.b)) for v in node.inputs])
+            env.update(zip(node.outputs, outs, strict=True))
+        return [env.get(v, Var(v, self.b)) for v in outputs]
 
-    def _forward(self, node: Node, operands: list[Var]) -> Sequence[Var]:
-        active = [x.value in self._active for x in operands]
+    def _node(self, node: Node, operands: list[Var]) -> Sequence[Var]:
+        active = [self.is_active(x.value) for x in operands]
         varying = self.work.varying(node, active)
         if node.op in OPS and OPS[node.op].train_only:
             return operands[:1]
@@ -193,39 +195,63 @@ class Tape:
         if node.op == "loop":
             return self._loop(node, operands, active, varying)
         row = OPS[node.op]
-        if row.vjp is None:
-            if row.decompose is None:
-                raise OpError(f"{node.op} has no derivative, which {self.b.name} wants")
-            return self._decomposed(row.decompose, node, operands)
+        if row.vjp is not None:
+            return self._op(node, operands, varying)
+        if row.decompose is None:
+            raise OpError(f"{node.op} has no derivative, but {self.b.name} needs one")
+        mark = self.b.mark()
+        outs = [x.value for x in row.decompose(self.b, operands, node.attrs)]
+        return self.run(self.b.take_back(mark), outs)
+
+    def _op(self, node: Node, operands: list[Var], varying: list[Value]) -> Sequence[Var]:
+        raise NotImplementedError
+
+    def _call(self, node: Node, operands: list[Var], active: list[bool], varying: list[Value]) -> Sequence[Var]:
+        raise NotImplementedError
+
+    def _loop(self, node: Node, operands: list[Var], active: list[bool], varying: list[Value]) -> Sequence[Var]:
+        raise NotImplementedError
+
+
+class Tape(Walk):
+    """Records, while nodes run forward, how to go back to the values `active`; `sweep` then goes back."""
+
+    def __init__(self, work: Differentiation, b: Transcript, active: set[Value]) -> None:
+        super().__init__(work, b)
+        self._active = set(active)
+        self._steps: list[tuple[list[Value], list[Value], Backward]] = []
+        self._grads: dict[Value, Var] = {}
+
+    # ---- forward
+
+    def is_active(self, value: Value) -> bool:
+        return value in self._active
+
+    def _op(self, node: Node, operands: list[Var], varying: list[Value]) -> Sequence[Var]:
+        vjp = OPS[node.op].vjp
+        assert vjp is not None
         outs = self.b.keep(node, operands)
-        self._record(varying, operands, outs, lambda grads: row.vjp(self.b, operands, outs, grads, node.attrs))  # type: ignore
+        self._record(varying, operands, outs, lambda grads: vjp(self.b, operands, outs, grads, node.attrs))
         return outs
 
     def _record(
         self, varying: Sequence[Value], operands: Sequence[Var], outs: Sequence[Var], backward: Backward
     ) -> None:
-        """Notes how to go back from `outs` to `operands`."""
         self._active.update(varying)
         self._steps.append(([x.value for x in operands], [y.value for y in outs], backward))
-
-    def _decomposed(self, decompose: Any, node: Node, operands: list[Var]) -> Sequence[Var]:
-        mark = self.b.mark()
-        outs = [x.value for x in decompose(self.b, operands, node.attrs)]
-        return self.run(self.b.take_back(mark), outs, {})
 
     def _call(self, node: Node, operands: list[Var], active: list[bool], varying: list[Value]) -> Sequence[Var]:
         callee = self.work.function(node.attrs["fn"])
         of = tuple(o in varying for o in node.outputs)
         pair = self.work.companions(callee, of, tuple(active), (False,) * len(operands))
         saving = self.work.function(pair.saving)
-        types = call_types(saving.name, saving.inputs, saving.outputs, [x.type for x in operands])
-        whole = self.b.replaced(node, operands, types, fn=pair.saving)
+        whole = self.b.replaced(node, operands, saving, fn=pair.saving)
         outs, saved = whole[: len(node.outputs)], whole[len(node.outputs) :]
 
         def backward(grads: list[Var | None]) -> Sequence[Var | None]:
             seeds = [self._or_zeros(g, y) for g, y, wanted in zip(grads, outs, of, strict=True) if wanted]
             back = self.b.call(pair.vjp, node.attrs["name"], *(operands[i] for i in pair.inputs), *saved, *seeds)
-            found = iter(back if isinstance(back, tuple) else (back,))
+            found = iter(as_tuple(back))
             return [next(found) if on else None for on in active]
 
         self._record(varying, operands, outs, backward)
@@ -240,8 +266,7 @@ class Tape:
         stacked = tuple(keep < i <= head for i in range(len(body.inputs)))
         pair = self.work.companions(body, of, flags, stacked)
         saving = self.work.function(pair.saving)
-        types = loop_types(saving, [x.type for x in operands], node.attrs)
-        whole = self.b.replaced(node, operands, types, body=pair.saving)
+        whole = self.b.replaced(node, operands, saving, body=pair.saving)
         outs, saved = whole[: len(node.outputs)], whole[len(node.outputs) :]
 
         def backward(grads: list[Var | None]) -> Sequence[Var | None]:
@@ -261,7 +286,7 @@ class Tape:
                 ins = [known[k] if k in known else next(values) for k in pair.inputs]
                 ins += [next(values) for _ in saved]
                 found = inner.call(pair.vjp, "", *ins, *state[: len(states)], *values)
-                each = iter(found if isinstance(found, tuple) else (found,))
+                each = iter(as_tuple(found))
                 back = [next(each) if on else None for on in flags]
                 more = [s + back[1 + k] for s, k in zip(state[len(states) :], shared, strict=True)]
                 new = [g for g in back[1 + keep : 1 + head] if g is not None]
@@ -290,7 +315,7 @@ class Tape:
     # ---- backward
 
     def sweep(self, pairs: Sequence[tuple[Var, Var]]) -> None:
-        """Goes back through the steps, from (output, its gradient); one value may be several outputs."""
+        """Goes back through the steps from pairs (output, its gradient); one value may be several outputs."""
         self._grads = {}
         for y, g in pairs:
             self._grads[y.value] = self._grads[y.value] + g if y.value in self._grads else g
@@ -303,5 +328,5 @@ class Tape:
                     self._grads[value] = self._grads[value] + back if value in self._grads else back
 
     def gradient(self, x: Var) -> Var:
-        """The gradient found for an active value: zeros if none came back."""
+        """The gradient of an active value after `sweep`; zeros if no output depends on it."""
         return self._or_zeros(self._grads.get(x.value), x)

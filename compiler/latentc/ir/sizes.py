@@ -1,7 +1,7 @@
-"""Sizes across calls: an operand's dimensions in the callee's symbols, a callee's in the caller's.
+"""Sizes across calls: translates operand dimensions into the callee's symbols, and result dimensions back.
 
-A function's symbols are its static arguments and labels such as `T` or `H` of dimensions that no argument gives. They
-are matched by the expressions that they stand for, never by value: two sizes that happen to be equal stay apart.
+The symbols of a function are its static arguments, and labels such as `T` or `H` for dimensions that no argument gives.
+They are matched by their expressions, never by value: two sizes that happen to be equal stay different.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Pow: operator.pow,
     ast.Mod: operator.mod,
 }
-# Labels of dimensions by rank; the batch comes first where it is a run-time size.
+# Default labels of dimensions by rank.
 _LABELS = {1: "N", 2: "ND", 3: "NTD", 4: "NCHW", 5: "NCTHW"}
 
 
@@ -31,7 +31,7 @@ def is_size(value: Any) -> bool:
 
 
 def evaluate(expr: str, names: Mapping[str, Any]) -> Any:
-    """The value of an expression of sizes; KeyError if it has other names, or is none."""
+    """The value of an expression of sizes. Raises KeyError for unknown names and other syntax."""
 
     def value(node: ast.expr) -> Any:
         match node:
@@ -52,7 +52,7 @@ def evaluate(expr: str, names: Mapping[str, Any]) -> Any:
 
 
 def is_label(name: str) -> bool:
-    """Whether a name is that of a dimension (`T`), not of a static argument."""
+    """True if a name is the label of a dimension (`T`), not a static argument."""
     return name.isidentifier() and name.isupper()
 
 
@@ -62,10 +62,10 @@ def in_callee(
     given: Mapping[str, Any],
     declared: Sequence[str | None],
 ) -> list[TensorType]:
-    """Operand types in a callee's symbols. Raises ValueError where a declared shape is not that of the operand.
+    """Operand types in a callee's symbols. Raises ValueError if an operand has not its declared shape.
 
-    A dimension is what its operand's declaration (`"B channels H W"`) says; else the first of the arguments `static`
-    that was `given` as the same expression; else a label. Sizes of 1 stay: they broadcast.
+    A dimension gets the name that its operand's declaration (`"B channels H W"`) says; else that of the first of the
+    arguments `static` that was `given` as the same expression; else a label. Sizes of 1 stay, as they broadcast.
     """
     arguments: dict[str, Named] = {}
     for name, value in given.items():
@@ -119,7 +119,7 @@ def in_callee(
 def in_caller(
     types: Sequence[TensorType], fn: Function, operands: Sequence[Value], args: Mapping[str, Any]
 ) -> list[TensorType]:
-    """A callee's output types in the caller's expressions; what those cannot say is a plain number."""
+    """A callee's output types in the caller's expressions; sizes without such an expression become plain numbers."""
     known: dict[str, Dim] = {}
     for value, operand in zip(fn.inputs, operands, strict=False):
         for formal, actual in zip(value.type.shape, operand.type.shape, strict=False):
@@ -143,5 +143,5 @@ def in_caller(
 
 
 def signature(types: Sequence[TensorType]) -> tuple[Any, ...]:
-    """What tells types apart that are equal but written differently."""
+    """A key that differs for types whose sizes are written differently, even if they are equal."""
     return tuple((t.dtype, *(d.expr if isinstance(d, Named) else str(d) for d in t.shape)) for t in types)

@@ -12,38 +12,18 @@ from latentc.ir.builder import Builder
 from latentc.ir.ops import OPS, Op
 
 STUB = Path(__file__).with_name("appending.pyi")
-# Attributes that mean the same in every op; the others are numbers.
-_TYPES = {
-    "approximate": 'Literal["none", "tanh"]',
-    "axes": "Sequence[int]",
-    "axis": "int",
-    "bits": "int",
-    "block": "int",
-    "causal": "bool",
-    "dilation": "int | Sequence[int]",
-    "dim": "int",
-    "dtype": "str",
-    "endpoint": "bool",
-    "factor": "int | Sequence[int]",
-    "groups": "int",
-    "interleaved": "bool",
-    "k": "int",
-    "keepdims": "bool",
-    "output_padding": "int | Sequence[int]",
-    "padding": "int | Sequence[int]",
-    "per_token": "int",
-    "perm": "Sequence[int]",
-    "shape": "Sequence[Dim]",
-    "scale": "float | None",
-    "size": "int | Sequence[int]",
-    "sizes": "Sequence[Dim]",
-    "start": "int",
-    "stop": "int",
-    "stride": "int | Sequence[int]",
-    "to": "str",
-    "before": "int",
-    "after": "int",
+# type -> attributes of that type in every op; other attributes are floats
+_ATTRIBUTES = {
+    "int": "after axis before bits block dim groups k per_token start stop",
+    "int | Sequence[int]": "dilation factor output_padding padding size stride",
+    "Sequence[int]": "axes perm",
+    "Sequence[Dim]": "shape sizes",
+    "bool": "causal endpoint interleaved keepdims",
+    "str": "dtype to",
+    "float | None": "scale",
+    'Literal["none", "tanh"]': "approximate",
 }
+_TYPES = {name: type for type, names in _ATTRIBUTES.items() for name in names.split()}
 _RESULTS = {"split": "tuple[Var, ...]", "unbind": "tuple[Var, ...]", "top_k": "tuple[Var, Var]"}
 _HEAD = '''"""Written by `python -m latentc.ir.stubs`; do not edit."""
 
@@ -68,14 +48,11 @@ def stub_text() -> str:
 
 
 def _method(row: Op) -> str:
-    words = row.operands.split()
-    optional = [f"{w.rstrip('?')}: Operand = ..." if w.endswith("?") else f"{w}: Operand" for w in words]
-    variadic = any(w.startswith("*") for w in words)
-    attrs = [f"{a.rstrip('?')}: {_TYPES.get(a.rstrip('?'), 'float')}{' = ...' if a.endswith('?') else ''}"
-             for a in sorted(row.attrs.split(), key=lambda a: a.endswith("?"))]  # fmt: skip
-    last = ["out: str = ..."]
-    marks = [] if variadic else ["/", "*"]
-    arguments = ["self", *optional, *marks, *attrs, *last]
+    operands = [f"{w.rstrip('?')}: Operand{' = ...' if w.endswith('?') else ''}" for w in row.operands]
+    required_first = sorted(row.attrs.items(), key=lambda item: item[1])
+    attrs = [f"{name}: {_TYPES.get(name, 'float')}{' = ...' if optional else ''}" for name, optional in required_first]
+    marks = [] if row.arity[1] is None else ["/", "*"]
+    arguments = ["self", *operands, *marks, *attrs, "out: str = ..."]
     result = _RESULTS.get(row.name, "Var")
     head = f"    def {row.name}({', '.join(arguments)}) -> {result}:"
     if len(head) > _WIDTH:

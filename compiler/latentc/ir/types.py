@@ -1,8 +1,8 @@
 """Tensor types: a dtype and dimensions that remember how they were written.
 
-A dimension is a plain `int`, a `Named` int (its value plus the expression it came from, such as `4 * dim`), or a
-`Sym`, a multiple of a size known only at run time (`B`, `2*B`). Names never take part in equality: they are what the
-emitted code and its shape comments are written with.
+A dimension is a plain `int`, a `Named` int (a value with the expression it came from, such as `4 * dim`), or a `Sym`, a
+multiple of a run-time size (`B`, `2*B`). Names do not matter for equality; emitted code and its shape comments are
+written with them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 FLOATS = {"f64": np.float64, "f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
 INTEGERS = {"i64": np.int64, "i32": np.int32, "i8": np.int8, "u8": np.uint8}
-# What only stands for numbers together with a scale, as i8 and u8 may.
+# Only used with a scale, as i8 and u8 may be.
 QUANTISED = {"f8e4m3": ml_dtypes.float8_e4m3fn, "i4": ml_dtypes.int4}
 NUMPY: dict[str, Any] = {**FLOATS, **INTEGERS, **QUANTISED, "bool": np.bool_}
 
@@ -32,7 +32,7 @@ _OVER = re.compile(r"(\w+) // (\d+)")
 class Named(int):
     """An int that carries the expression it was computed with; equal to and hashed as its value.
 
-    `Named(grid * grid, "T")` of a size that is Named itself is an abbreviation: `meaning` keeps what it stands for.
+    `Named(size, "T")` of a size that is Named itself is an abbreviation, and `meaning` is the expression of that size.
     Arithmetic folds constants, so that `(H + 2 - 3) + 1` is `H`.
     """
 
@@ -143,7 +143,7 @@ def _product(a: int, b: int) -> Named:
 
 
 def _closed(text: str) -> bool:
-    """Whether every bracket that a text opens is closed in it."""
+    """True if the brackets of a text balance."""
     return text.count("(") == text.count(")")
 
 
@@ -152,7 +152,7 @@ def _whole(value: Any) -> bool:
 
 
 def source_of(value: int) -> str:
-    """The expression of a dimension or static argument: its name where it has one, its digits otherwise."""
+    """The expression of a dimension or static argument; its digits if it has none."""
     return value.expr if isinstance(value, Named) else str(value)
 
 
@@ -170,7 +170,9 @@ class Sym:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Z]\w*", self.name) or self.factor < 1:
-            raise ValueError(f"{self.factor}*{self.name} is not a run-time size: wants a capital and a factor above 0")
+            raise ValueError(
+                f"{self.factor}*{self.name} is not a run-time size: wants a capital letter and a positive factor"
+            )
 
     def __mul__(self, other: int) -> Sym:
         return Sym(self.name, self.factor * int(other))
@@ -210,6 +212,10 @@ class TensorType:
     def with_shape(self, shape: Iterable[Dim]) -> TensorType:
         return TensorType(self.dtype, tuple(shape))
 
+    def with_axis(self, axis: int, *sizes: Dim) -> TensorType:
+        """The type with `sizes`, of which there may be none or several, in place of an axis, counted from 0."""
+        return self.with_shape([*self.shape[:axis], *sizes, *self.shape[axis + 1 :]])
+
     def with_dtype(self, dtype: str) -> TensorType:
         return TensorType(dtype, self.shape)
 
@@ -243,7 +249,7 @@ def product(dims: Iterable[Dim]) -> Dim:
 
 
 def substitute(type: TensorType, sizes: Mapping[str, Dim]) -> TensorType:
-    """Replaces run-time sizes by name, e.g. {B: 2*B}."""
+    """Replaces run-time sizes by name: {"B": 2*B}."""
     if not any(isinstance(d, Sym) for d in type.shape):
         return type
     return type.with_shape(
@@ -252,7 +258,7 @@ def substitute(type: TensorType, sizes: Mapping[str, Dim]) -> TensorType:
 
 
 def unify(formal: TensorType, actual: TensorType, sizes: dict[str, Dim]) -> bool:
-    """Whether `actual` fits `formal` for some run-time sizes, which are added to `sizes`."""
+    """True if `actual` equals `formal` for some values of its run-time sizes, which are added to `sizes`."""
     if formal.dtype != actual.dtype or formal.rank != actual.rank:
         return False
     for f, a in zip(formal.shape, actual.shape, strict=True):

@@ -1,4 +1,4 @@
-"""A value being built, as a handle with arithmetic."""
+"""Handles of values that are being built, with arithmetic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Var:
-    """A value being built; arithmetic on it appends nodes. Python numbers become constants of its dtype."""
+    """A value being built. Arithmetic appends nodes; Python numbers become constants of its dtype."""
 
     value: Value
     b: Builder
@@ -66,3 +66,8 @@ class Var:
 
     def __gt__(self, other: Any) -> Var:
         return self._with("greater", self, other)
+
+
+def as_tuple(outputs: Var | tuple[Var, ...]) -> tuple[Var, ...]:
+    """The outputs of an appended node as a tuple, even if there is one only."""
+    return outputs if isinstance(outputs, tuple) else (outputs,)

@@ -1,20 +1,18 @@
-"""Checks a module: SSA, types, call signatures, shared weights, and the ops that must be gone by a stage.
+"""Checks a module: SSA, types, call signatures, shared weights, and the ops that are forbidden at a stage.
 
-Run after every pass. A fault names the function and shows the nodes around it. The cost is that of the nodes there are,
-whatever the depth they unfold to.
+Runs after every pass. An error names the function and shows the nodes around the fault. Each distinct function is
+checked once, however often it is called.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
 
 import networkx as nx
 
 from latentc.ir.core import Function, Module, Node, Param, Value, callees, frozen, parameters
 from latentc.ir.ops import CONTROL, OPS, OpError
-from latentc.ir.ops.control import call_types, gradient_types, guided_types, jvp_types, loop_types
 from latentc.ir.recipes import recipe_type
 from latentc.ir.text import node_text
 from latentc.ir.types import NUMPY, TensorType
@@ -28,21 +26,10 @@ FORBIDDEN: dict[str, frozenset[str]] = {
     "inlined": _TRAIN_ONLY | {"gradient", "jvp", "guided", "call"},
 }
 _NAME = re.compile(r"[\w.#\-]+")
-# op that names a function -> its attributes and their types; `args` alone may be left out
-_CONTROL_ATTRS: dict[str, dict[str, Any]] = {
-    "call": {"fn": str, "name": str},
-    "guided": {"fn": str, "name": str, "kinds": tuple, "guides": tuple, "channels": int | None},
-    "gradient": {"fn": str, "name": str, "of": int, "wrt": tuple},
-    "jvp": {"fn": str, "name": str, "of": int, "wrt": tuple},
-    "loop": {"body": str, "trip": int, "invariants": int, "carried": int},
-}
-
-
-_TYPES = {"guided": guided_types, "gradient": gradient_types, "jvp": jvp_types, "loop": loop_types}
 
 
 class VerifyError(Exception):
-    """A module that is not well formed; `function` and `detail` say where and what."""
+    """A module that is not well formed; `function` and `detail` say where and why."""
 
     def __init__(self, function: str, detail: str, context: str = "") -> None:
         self.function, self.detail, self.context = function, detail, context
@@ -56,7 +43,7 @@ def _around(fn: Function, index: int) -> str:
     return "\n".join(lines)
 
 
-# (callee, operand types) -> output types of the calls of one function: those of a run of equal blocks are all alike
+# (callee, operand types) -> output types, for the calls of one function: equal blocks have equal calls
 _Calls = dict[tuple[str, tuple[TensorType, ...]], Sequence[TensorType]]
 
 
@@ -65,21 +52,21 @@ def _node_types(module: Module, node: Node, calls: _Calls) -> Sequence[TensorTyp
     if node.op not in CONTROL:
         return OPS[node.op].types(actuals, node.attrs)
     callee = module.functions[callees(node)[0]]
-    if node.op == "call":
-        key = (callee.name, tuple(actuals))
-        if key not in calls:
-            calls[key] = call_types(callee.name, callee.inputs, callee.outputs, actuals)
-        return calls[key]
-    return _TYPES[node.op](callee, actuals, node.attrs)
+    if node.op != "call":
+        return CONTROL[node.op].types(callee, actuals, node.attrs)
+    key = (callee.name, tuple(actuals))
+    if key not in calls:
+        calls[key] = CONTROL["call"].types(callee, actuals, node.attrs)
+    return calls[key]
 
 
 def _node_fault(module: Module, node: Node, stage: str, calls: _Calls) -> str | None:
-    """What is wrong with a node by itself, or None."""
+    """What is wrong with a node on its own, or None."""
     if node.op not in OPS and node.op not in CONTROL:
         return f"unknown op {node.op}"
     if node.op in FORBIDDEN[stage]:
         return f"{node.op} may not appear at stage {stage}"
-    for name, kind in _CONTROL_ATTRS.get(node.op, {}).items():
+    for name, kind in (CONTROL[node.op].attrs if node.op in CONTROL else {}).items():
         if not isinstance(node.attrs.get(name, ...), kind):
             return f"{node.op}: attribute {name} is {node.attrs.get(name, 'missing')!r}"
     for callee in callees(node):
@@ -106,7 +93,7 @@ def _verify_function(module: Module, fn: Function, stage: str) -> None:
             fault = f"{where} defines {value.name} a second time"
         elif not _NAME.fullmatch(value.name) or value.type.dtype not in NUMPY:
             fault = f"{where} defines {value.name!r}: {value.type}, which cannot be written"
-        if fault:  # the nodes around are only written out where they are shown
+        if fault:
             raise VerifyError(fn.name, fault, "" if index is None else _around(fn, index))
         names.add(value.name)
         known.add(value)
@@ -132,24 +119,24 @@ def _verify_function(module: Module, fn: Function, stage: str) -> None:
 
 
 def _recipe_fault(param: Param) -> str:
-    """What is wrong with a param's recipe, which may be cast to another float dtype at its end; empty if nothing."""
+    """What is wrong with a param's recipe, or ""; the param may have another float dtype than the recipe."""
     if param.recipe is None:
         return ""
     try:
-        made = recipe_type(param.recipe)
+        type = recipe_type(param.recipe)
     except (OpError, LookupError, TypeError, ValueError) as error:
         return f"the recipe of {param.name} is ill-typed: {error}"
-    same = made.shape == param.type.shape and (made == param.type or (made.is_float and param.type.is_float))
-    return "" if same else f"{param.name} is {param.type}; its recipe makes {made}"
+    same = type.shape == param.type.shape and (type == param.type or (type.is_float and param.type.is_float))
+    return "" if same else f"{param.name} is {param.type}; its recipe computes {type}"
 
 
 def _owner(fn: Function) -> Hashable:
-    """What holds a function's weights: its class with its static arguments, or the function itself."""
+    """The owner of a function's weights: its class with its static arguments, or the function itself."""
     return (fn.origin.cls, frozen(fn.origin.args)) if fn.origin else fn.name
 
 
 def _bindings(module: Module, fn: Function) -> tuple[dict[str, TensorType], dict[str, list[Function]]]:
-    """A function's own weights and its calls by name, those of its loops' bodies among them."""
+    """(types of a function's own weights, functions it calls by name), both including those of its loops' bodies."""
     own, calls = {p.name: p.type for p in fn.params}, dict[str, list[Function]]()
     for node in fn.nodes:
         for callee in map(module.functions.__getitem__, callees(node)):
@@ -171,7 +158,7 @@ def _agree(where: str, known: Mapping[str, TensorType], more: Mapping[str, Tenso
 
 
 def _verify_sharing(module: Module) -> None:
-    """One state-dict path has one type: among the methods of a class, and among the calls under one name."""
+    """Checks that a state-dict path has one type, among the methods of a class and among the calls under one name."""
     methods: dict[Hashable, tuple[dict[str, TensorType], dict[str, list[Function]]]] = {}
     owner = {fn: _owner(fn) for fn in module.functions.values()}
     for fn in module.functions.values():
@@ -183,7 +170,7 @@ def _verify_sharing(module: Module) -> None:
             for name, functions in calls.items():
                 functions.extend(known_calls.get(name, ()))
                 known_calls[name] = functions
-        # A dotted name may stand for what a call binds: `attn.qkv.weight` for `qkv.weight` of the call `attn`.
+        # A dotted name may be that of a weight of a call: `attn.qkv.weight` is `qkv.weight` of the call `attn`.
         dotted = {path[:i] for path in (*own, *calls) for i, c in enumerate(path) if c == "."}
         if not dotted.isdisjoint(calls):
             paths = dict(own)

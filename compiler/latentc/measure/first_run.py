@@ -16,7 +16,7 @@ from latentc.components.contract import Lowered, Program
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.engines import ENGINES
 from latentc.export.fusion import graphs
-from latentc.ir.report import flops
+from latentc.ir.costs import flops
 from latentc.measure.memory import available_memory
 from latentc_runtime import BundleError, load
 from latentc_runtime.bundle import write_manifest

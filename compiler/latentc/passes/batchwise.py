@@ -1,7 +1,7 @@
-"""Which nodes treat every row of a batch by itself: what a function of them gives for two batches joined is its two
-results joined, so that the steps of a loop can be rows of one batch.
+"""Which nodes treat every row of a batch independently, so that the steps of a loop can be rows of one batch.
 
-A batched tensor has one run-time size, the first. A rule says where an op keeps it so; an op without a rule does not.
+A batched tensor has one run-time size, its first. Each op has a rule that says when it treats rows independently; an op
+without a rule never does.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ ELEMENTWISE = frozenset(elementwise.OPS) - {"dropout"}
 
 
 def batched(value: Value) -> bool:
-    """Whether axis 0, and no other, is of a size known at run time."""
+    """True if axis 0, and no other, has a run-time size."""
     shape = value.type.shape
     return bool(shape) and isinstance(shape[0], Sym) and not any(isinstance(d, Sym) for d in shape[1:])
 
 
 def fixed(value: Value) -> bool:
-    """Whether no size is known only at run time."""
+    """True if there is no run-time size."""
     return not any(isinstance(d, Sym) for d in value.type.shape)
 
 
 class Batchwise:
-    """Says of nodes whether they treat each row of a batch by itself, or see no batch at all."""
+    """Tells whether nodes and functions treat each row of a batch independently, or have no batch at all."""
 
     def __init__(self, functions: Mapping[str, Function]) -> None:
         self.functions = functions
@@ -47,20 +47,20 @@ class Batchwise:
         return rule is not None and all(map(batched, node.outputs)) and rule(node)
 
     def function(self, fn: Function) -> bool:
-        """Whether a function does, and gives nothing but rows."""
+        """True if all nodes of a function do, and all its outputs are batched."""
         if fn.name not in self._known:
             self._known[fn.name] = all(map(batched, fn.outputs)) and all(map(self.node, fn.nodes))
         return self._known[fn.name]
 
 
 def aligned(node: Node) -> bool:
-    """Batched operands have the result's rank, so that broadcasting leaves their batch on axis 0."""
+    """True if batched operands have the result's rank, so that broadcasting leaves their batch on axis 0."""
     rank = node.outputs[0].type.rank
     return all(v.type.rank == rank for v in node.inputs if batched(v))
 
 
 def _inner(node: Node) -> bool:
-    """The op works along an axis that is not the batch."""
+    """The op works along an axis other than the batch."""
     return bool(node.attrs["axis"] % node.inputs[0].type.rank)
 
 
@@ -70,7 +70,7 @@ def _inner_axes(node: Node) -> bool:
 
 
 def _weighted(node: Node) -> bool:
-    """The first operand is batched, of rank 2 or more; the others, weights, are not."""
+    """The first operand is batched and of rank 2 or more; the others are weights."""
     return node.inputs[0].type.rank > 1 and batched(node.inputs[0]) and not any(map(batched, node.inputs[1:]))
 
 
@@ -79,7 +79,7 @@ def _same_batch(node: Node) -> bool:
 
 
 def _broadcast(node: Node) -> bool:
-    """The batch is the operand's own, or lent by one of the same batch."""
+    """The batch is that of the operand, or of the second operand."""
     x, out = node.inputs[0].type, node.outputs[0].type
     return node.inputs[-1].type.shape[0] == out.shape[0] and (not batched(node.inputs[0]) or x.rank == out.rank)
 

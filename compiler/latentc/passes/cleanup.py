@@ -1,7 +1,7 @@
-"""Cleanup: folds constants, drops what changes nothing, shares equal nodes, removes dead ones.
+"""Cleanup: folds constants, removes nodes without effect, shares equal nodes, removes dead ones.
 
-One walk over each distinct function, whatever the depth the calls unfold to. Functions keep their inputs and params, so
-no call changes; functions that no entry reaches are dropped.
+One walk over each distinct function, however often it is called. Functions keep their inputs and params, so no call
+changes; functions that no entry reaches are dropped.
 """
 
 from __future__ import annotations
@@ -19,19 +19,17 @@ Array = np.ndarray[Any, Any]
 
 
 def cleanup(module: Module, limit: int = 4096) -> Module:
-    """The module cleaned; the same object where there was nothing to do.
+    """Cleans every function; returns the module unchanged if there is nothing to do.
 
-    Constants fold, in float64, into results of at most `limit` elements. Adding 0.0 counts as changing nothing,
+    Constants are folded, in float64, if the result has at most `limit` elements. Adding 0.0 counts as no effect,
     although it turns -0.0 into 0.0.
     """
-    functions = {name: cleaned(fn, limit) for name, fn in module.functions.items()}
-    if any(functions[name] is not fn for name, fn in module.functions.items()):
-        module = module.with_(functions=functions)
+    module = module.with_functions({name: cleaned(fn, limit) for name, fn in module.functions.items()})
     return prune(module) if module.entries else module
 
 
 def cleaned(fn: Function, limit: int = 4096) -> Function:
-    """One function cleaned; the same object where there was nothing to do."""
+    """Cleans one function; returns it unchanged if there is nothing to do."""
     walk = _Walk(limit)
     for node in fn.nodes:
         walk.visit(node)
@@ -43,26 +41,26 @@ def cleaned(fn: Function, limit: int = 4096) -> Function:
 
 
 class _Walk:
-    """The state of one walk over a function's nodes."""
+    """One walk over a function's nodes."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.nodes: list[Node] = []
         self._replaced: dict[Value, Value] = {}
-        self._made: dict[Value, Node] = {}  # which node gives a value
+        self._makers: dict[Value, Node] = {}
         self._known: dict[Any, Node] = {}  # nodes by what they compute
         self._constants: dict[Value, Array] = {}
         self._interpreter = Interpreter(Module({}, {}))
 
     def now(self, value: Value) -> Value:
-        """The value that stands for `value` now."""
+        """The value that replaces `value`, or itself."""
         return self._replaced.get(value, value)
 
     def visit(self, node: Node) -> None:
         ins = tuple([self.now(v) for v in node.inputs])
         if ins != node.inputs:
             node = Node(node.op, ins, node.outputs, node.attrs, node.loc)
-        same = self._unchanged(node)
+        same = self._passed_on(node)
         if same is not None:
             self._replaced[node.outputs[0]] = same
             return
@@ -70,8 +68,8 @@ class _Walk:
             self._add(new)
 
     def _add(self, node: Node) -> None:
-        if not (node.op in OPS and OPS[node.op].train_only):  # two dropouts are two draws
-            # A call is known by its function and its weights' prefix; how its arguments were written adds nothing.
+        if not (node.op in OPS and OPS[node.op].train_only):  # two equal dropouts are two draws
+            # Function and prefix determine a call, however its static arguments were written.
             attrs: Any = (node.attrs["fn"], node.attrs["name"]) if node.op == "call" else frozen(node.attrs)
             key = (node.op, node.inputs, attrs, tuple(o.type for o in node.outputs))
             twin = self._known.setdefault(key, node)
@@ -79,12 +77,12 @@ class _Walk:
                 self._replaced.update(zip(node.outputs, twin.outputs, strict=True))
                 return
         self.nodes.append(node)
-        self._made.update((o, node) for o in node.outputs)
+        self._makers.update((o, node) for o in node.outputs)
         if node.op == "constant":
             self._constants[node.outputs[0]] = self._interpreter.node(node, [])[0]
 
     def _folded(self, node: Node) -> list[Node]:
-        """The node, or the constants it gives where it is applied to nothing else."""
+        """The node, or its results as constants if all its operands are constants."""
         if node.op in CONTROL or node.op == "constant" or OPS[node.op].evaluate is None:
             return [node]
         if any(v not in self._constants for v in node.inputs) or sum(o.type.count() for o in node.outputs) > self.limit:
@@ -92,7 +90,7 @@ class _Walk:
         try:
             with np.errstate(all="ignore"):
                 results = self._interpreter.node(node, [self._constants[v] for v in node.inputs])
-        except (ValueError, IndexError):  # it would fail when it runs; say so there
+        except (ValueError, IndexError):  # it will fail when it runs, with a better message
             return [node]
         return [
             Node("constant", (), (out,), {"value": _stored(array, out.type.dtype), "dtype": out.type.dtype}, node.loc)
@@ -100,10 +98,10 @@ class _Walk:
         ]
 
     def _joined(self, node: Node) -> Node:
-        """A reshape of a reshape, or a transpose of a transpose, as one."""
+        """Joins a reshape of a reshape, or a transpose of a transpose, into one."""
         if node.op not in ("reshape", "transpose"):
             return node
-        before = self._made.get(node.inputs[0])
+        before = self._makers.get(node.inputs[0])
         if before is None or before.op != node.op:
             return node
         attrs = node.attrs
@@ -111,8 +109,8 @@ class _Walk:
             attrs = {"perm": tuple(before.attrs["perm"][p] for p in attrs["perm"])}
         return Node(node.op, before.inputs, node.outputs, attrs, node.loc)
 
-    def _unchanged(self, node: Node) -> Value | None:
-        """The operand a node merely passes on, or None."""
+    def _passed_on(self, node: Node) -> Value | None:
+        """The operand that a node returns unchanged, or None."""
         if node.op not in _PASSES_ON or len(node.outputs) != 1:
             return None
         node = self._joined(node)
@@ -127,14 +125,14 @@ class _Walk:
         return None
 
     def _is_all(self, value: Value, number: int) -> bool:
-        """Whether every element of a value is known to be `number`."""
+        """True if every element of a value is known to be `number`."""
         if value in self._constants:
             return bool(np.all(self._constants[value] == number))
-        made = self._made.get(value)
-        return made is not None and made.op == "full" and made.attrs["value"] == number
+        maker = self._makers.get(value)
+        return maker is not None and maker.op == "full" and maker.attrs["value"] == number
 
 
-# op -> operands it may merely pass on, where the result has their type (and the other operand is neutral)
+# op -> numbers of the operands that it passes on if the result has their type (and the other operand is neutral)
 _PASSES_ON: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("reshape", "transpose", "broadcast_to", "cast", "slice", "pad", "split"), (0,)),
     "concat": (0,),
@@ -147,5 +145,5 @@ _NEUTRAL = {"add": 0, "sub": 0, "mul": 1, "div": 1}
 
 
 def _stored(array: Array, dtype: str) -> Array:
-    """An array as a constant keeps it: float64, int64 or bool."""
+    """An array in the dtype of constants: float64, int64 or bool."""
     return np.asarray(array).astype(np.float64 if dtype in FLOATS else np.bool_ if dtype == "bool" else np.int64)

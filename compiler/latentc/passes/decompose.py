@@ -1,4 +1,4 @@
-"""Writes ops that a backend lacks in simpler ones, by the decomposition of their row."""
+"""Decomposes ops that a backend lacks into simpler ones."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from latentc.passes.rewrite import rewrite
 
 
 def decompose(module: Module, ops: Collection[str], which: Callable[[Node], bool] = lambda node: True) -> Module:
-    """The module without `ops`, or without those nodes of them that `which` picks; the same object where it has none.
+    """Decomposes the nodes of `ops` that `which` accepts; returns the module unchanged if there are none.
 
-    OpError for an op that has no decomposition.
+    Raises OpError for an op that has no decomposition.
     """
 
     def replace(b: Builder, node: Node, operands: list[Var]) -> Sequence[Var] | None:
@@ -24,14 +24,14 @@ def decompose(module: Module, ops: Collection[str], which: Callable[[Node], bool
             raise OpError(f"{node.op} has no decomposition")
         return list(row.decompose(b, operands, node.attrs))
 
-    # A decomposition may use another op of the set: group norm is a layer norm.
-    while (made := rewrite(module, replace)) is not module:
-        module = made
+    # A decomposition may contain another op of the set: that of group norm contains a layer norm.
+    while (changed := rewrite(module, replace)) is not module:
+        module = changed
     return module
 
 
 def decompose_in_loops(module: Module, ops: Collection[str]) -> Module:
-    """The module without `ops` in the bodies of its loops and in the functions that these call."""
+    """Decomposes `ops` in the bodies of loops and in the functions that these call."""
     bodies = tuple(node.attrs["body"] for _, node in walk(module) if node.op == "loop")
     looped = {node for name in reachable(module, bodies) for node in module.functions[name].nodes if node.op in ops}
     return decompose(module, ops, lambda node: node in looped) if looped else module

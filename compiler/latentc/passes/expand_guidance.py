@@ -1,10 +1,10 @@
-"""Classifier-free guidance as ordinary calls (Ho & Salimans 2022): what `guided` means, written out.
+"""Expands `guided` nodes, classifier-free guidance (Ho & Salimans 2022), into ordinary calls.
 
 batched     one call with a batch of 2B, the conditional half first: reads the weights once
 sequential  two calls with a batch of B: half the activations
 off         the conditional call alone, as at scale 1
 
-They are the same where a network treats each row of a batch by itself.
+All give the same result if the network treats each row of a batch independently (and for `off`, at scale 1).
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 from latentc.ir.builder import Builder, Var
 from latentc.ir.core import Module, Node
+from latentc.ir.var import as_tuple
 from latentc.passes.rewrite import rewrite
 
 Mode = Literal["batched", "sequential", "off"]
 
 
 def expand_guidance(module: Module, mode: Mode = "batched") -> Module:
-    """The module without `guided`; the same object where it holds none."""
+    """Expands every `guided` node; returns the module unchanged if there are none."""
 
     def replace(b: Builder, node: Node, operands: list[Var]) -> Sequence[Var] | None:
         if node.op != "guided":
@@ -42,8 +43,7 @@ def _operands(node: Node, operands: list[Var]) -> tuple[list[tuple[Var, Var, str
 
 
 def _call(b: Builder, node: Node, operands: Sequence[Var]) -> tuple[Var, ...]:
-    outs = b.call(node.attrs["fn"], node.attrs["name"], *operands)
-    return outs if isinstance(outs, tuple) else (outs,)
+    return as_tuple(b.call(node.attrs["fn"], node.attrs["name"], *operands))
 
 
 def _batched(b: Builder, node: Node, operands: list[Var], off: bool) -> list[Var]:
@@ -82,7 +82,7 @@ def _halves(b: Builder, y: Var) -> Any:
 
 
 def _combine(b: Builder, cond: Var, null: Var, scale: Var, channels: int | None) -> Var:
-    """null + scale (cond - null), on the first `channels` of axis 1 where given (the rest stays conditional)."""
+    """null + scale (cond - null); with `channels`, only on that many of axis 1, and the rest stays conditional."""
     rest = None
     if channels is not None and channels < cond.shape[1]:
         sizes = (channels, cond.shape[1] - channels)

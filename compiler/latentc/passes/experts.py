@@ -1,8 +1,8 @@
-"""Routed experts in the forms that engines take; both are exact.
+"""Expands mixture-of-experts nodes into one of two exact forms.
 
-dense   every expert for every token, with gate zero for those it was not routed to: shapes that are known when an
-        engine is built, and E / K times the arithmetic
-sparse  an op an expert, which an engine may run for the tokens routed to it alone
+dense   every expert runs on every token, with gate 0 for tokens that are not routed to it: all shapes are static, at
+        E / K times the arithmetic
+sparse  one `expert` op per expert, which an engine may run only on the tokens routed to it
 """
 
 from __future__ import annotations
@@ -21,19 +21,16 @@ Form = Literal["dense", "sparse"]
 
 
 def experts(module: Module, form: Form = "dense") -> Module:
-    """The module with its routed experts apart; the same object where it has none.
+    """Expands each `experts` node into one part per expert; returns the module unchanged if there are none.
 
-    An expert's weights become params of their own, made of the stacks that files hold: no engine has to slice them.
+    Each expert's weights become params of their own, computed from the stacked weights in the files, so that no engine
+    has to slice them.
     """
     if not any(node.op == "experts" for _, node in walk(module)):
         return module
-    made = rewrite(module, functools.partial(_replace, form))
-    functions = dict(made.functions)
-    for name, fn in made.functions.items():
-        if fn is not module.functions[name]:
-            used = {v for node in fn.nodes for v in node.inputs} | set(fn.outputs)
-            functions[name] = fn.with_(params=tuple(p for p in fn.params if p.value in used))
-    return made.with_(functions=functions)
+    functions = rewrite(module, functools.partial(_replace, form)).functions
+    changed = {name: fn.without_unused_params() for name, fn in functions.items() if fn is not module.functions[name]}
+    return module.with_(functions={**functions, **changed})
 
 
 def _replace(form: Form, b: Builder, node: Node, operands: list[Var]) -> Sequence[Var] | None:
@@ -45,10 +42,10 @@ def _replace(form: Form, b: Builder, node: Node, operands: list[Var]) -> Sequenc
         return list(OPS["experts"].decompose(b, operands, node.attrs))  # type: ignore[misc]
     count = int(gates.shape[-1])  # type: ignore[arg-type]
     try:
-        each = [
-            [b.made(f"{w.value.name}.{e}", Recipe("pick", (params[w.value],), {"index": e})) for w in stacks]
+        weights = [
+            [b.derived(f"{w.value.name}.{e}", Recipe("pick", (params[w.value],), {"index": e})) for w in stacks]
             for e in range(count)
         ]
     except OpError:  # a name is taken
         return list(OPS["experts"].decompose(b, operands, node.attrs))  # type: ignore[misc]
-    return [(dense_experts if form == "dense" else sparse_experts)(b, x, gates, each)]
+    return [(dense_experts if form == "dense" else sparse_experts)(b, x, gates, weights)]

@@ -1,10 +1,9 @@
-"""Block caching: at some steps of a sampler a range of blocks is computed, at the others what it added is used again.
+"""Block caching: some steps of a sampler compute a range of blocks, the other steps reuse what the blocks added then.
 
 What a run of blocks adds to its input changes little between neighbouring steps (DeepCache, Ma et al. 2023; Delta-DiT,
-Chen et al. 2024). The network gets two more methods (see `feature_cache_methods`): `forward_caching` returns that sum
-beside its result, and `forward_cached` takes it in place of the blocks and reads none of their weights. Loops over
-steps become loops over groups: a step that computes, and those that use its sum. Which is which is known when
-compiling.
+Chen et al. 2024). The network gets two more methods (see `feature_cache_methods`): `forward_caching` also returns that
+sum, and `forward_cached` takes it instead of running the blocks, so it reads none of their weights. Loops over steps
+become loops over groups of one computing step and the steps that reuse its sum. The grouping is fixed at compile time.
 """
 
 from __future__ import annotations
@@ -16,15 +15,16 @@ from itertools import groupby, islice, pairwise
 import numpy as np
 
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-from latentc.ir.core import Function, Module, Node, Value, reachable
+from latentc.ir.core import Function, Module, Node, Value, in_order
+from latentc.ir.var import as_tuple
 from latentc.passes.feature_cache_methods import CACHED, CACHING, Methods, feature_cache_methods
 from latentc.passes.rewrite import rewrite_function
 
 WRITTEN_OUT = 4
-"""Groups of up to so many steps are written out in a loop's body; longer ones loop over the steps that reuse."""
+"""Longest group that is unrolled in a loop's body; longer ones have an inner loop over the steps that reuse."""
 
 Computes = Callable[[int, int], bool]
-"""Whether a step computes: its number in the sampler and its number in its loop, both counted from 0."""
+"""(number of a step in the sampler, its number in its loop), both from 0 -> whether the step computes the blocks."""
 
 
 def cache(
@@ -35,17 +35,16 @@ def cache(
     parts: Sequence[str] = (),
     among: str | None = None,
 ) -> Module:
-    """The module with blocks `blocks[0]` to `blocks[1] - 1` of `network` cached in its sampling programs.
+    """Caches blocks `blocks[0]` to `blocks[1] - 1` of `network` in the sampling programs of the module.
 
-    `among` names the list of blocks, if the network has several. With `parts`, the calls of these names in each of the
-    blocks are cached, and not what all of the blocks add.
-    The first step of a loop always computes: nothing cached passes from loop to loop. The same module where every step
-    computes. The new methods are entries `NETWORK.forward_caching` and `NETWORK.forward_cached`.
+    `among` names the list of blocks if the network has several. With `parts`, the calls of these names in each block
+    are cached instead of the sum of the blocks. The first step of a loop always computes: nothing cached passes from
+    loop to loop. The new methods become entries `NETWORK.forward_caching` and `NETWORK.forward_cached`. Returns the
+    module unchanged if every step computes.
 
-    ValueError: blocks or parts that the network does not have, or programs without loops that evaluate it.
+    Raises ValueError for blocks or parts that the network does not have, and if no program evaluates it in a loop.
     """
-    owner = ModuleBuilder()
-    owner.adopt(module)
+    owner = ModuleBuilder(module)
     methods = feature_cache_methods(owner, network, module.entries[f"{network}.forward"], blocks, parts, among)
     names = [fn for name, fn in module.entries.items() if name.split(".")[0] == "sample"]
     loops = [_Loops(owner, module.functions[name], methods, computes) for name in names]
@@ -55,8 +54,7 @@ def cache(
     if all(owner.functions[name] is module.functions[name] for name in names):
         return module
     entries = {**module.entries, f"{network}.{CACHING}": methods.caching, f"{network}.{CACHED}": methods.cached}
-    whole = Module({**owner.functions, **{fn.name: fn for fn in changed}}, entries)
-    return whole.with_(functions={name: whole.functions[name] for name in reachable(whole)})
+    return in_order(Module({**owner.functions, **{fn.name: fn for fn in changed}}, entries))
 
 
 # ---- the sampler's loops
@@ -93,7 +91,7 @@ class _Loops:
             return None
         keep, carry = node.attrs["invariants"], node.attrs["carried"]
         if len(node.outputs) > carry:
-            raise ValueError(f"{body.name} stacks values, and caching knows none")
+            raise ValueError(f"the loop over {body.name} stacks values: its steps cannot be grouped")
         kept, tables = operands[:keep], operands[keep + carry :]
         state: Sequence[Var] = operands[keep : keep + carry]
         at = 0
@@ -108,7 +106,7 @@ class _Loops:
         return state
 
     def _columns(self, b: Builder, table: Var, at: int, count: int, parts: Sequence[slice]) -> list[Var]:
-        """Rows of a table from `at` on for `count` groups, a part of a group each: [count, …] or [count, steps, …]."""
+        """Rows of a table for `count` groups, from row `at` on: [count, …] or [count, steps, …] per part of a group."""
         size, name, (total, *rest) = parts[-1].stop, table.value.name, table.shape
         literal = self.literals.get(table.value)
         if literal is not None:
@@ -126,7 +124,7 @@ class _Loops:
 
 @dataclass(frozen=True)
 class _Groups:
-    """`count` groups of `size` steps of a loop over `body`, from step `at` on; the first step of a group computes."""
+    """`count` groups of `size` steps of a loop over `body`, beginning with step `at`; a group's first step computes."""
 
     methods: Methods
     body: Function
@@ -136,19 +134,18 @@ class _Groups:
 
     @property
     def parts(self) -> list[slice]:
-        """The steps of a group as its body has them: one by one, or (with a step width) those of an inner loop."""
+        """The parts of a group in the body: single steps, or the steps of an inner loop (slices with a stride)."""
         if self.size <= WRITTEN_OUT:
             return [slice(k, k + 1) for k in range(self.size)]
         return [slice(0, 1), slice(1, self.size, 1)]
 
     @property
     def counts(self) -> bool:
-        """Whether the body reads the number of its step."""
-        index = self.body.inputs[0]
-        return index in self.body.outputs or any(index in node.inputs for node in self.body.nodes)
+        """True if the body reads the number of its step."""
+        return self.body.inputs[0] in self.body.used()
 
     def loop(self, b: Builder, kept: Sequence[Var], state: Sequence[Var], rows: Sequence[Var]) -> Sequence[Var]:
-        """Appends the loop; `rows` are its tables, part by part. Returns what it carried."""
+        """Appends the loop; `rows` are its tables, part by part. Returns the last carried values."""
         name = f"{self.body.name}.{'computed' if self.size == 1 else 'cached'}"
         return b.loop(name, self.count, self._group, invariants=kept, carried=state, tables=rows)
 
@@ -186,9 +183,9 @@ class _Groups:
         rows: Sequence[Var],
         held: Sequence[Var] | None,
     ) -> tuple[list[Var], list[Var]]:
-        """Appends a step: as it was where `held` is None, else with what the blocks added: made where it is empty.
+        """Appends a step and returns its new state and the tensors to cache of all its evaluations.
 
-        Returns the new state and what each of the step's evaluations added.
+        `held`: None for a plain step, empty for a step that computes and caches, else the cached tensors to reuse.
         """
         given = iter(held or ())
         added: list[Var] = []
@@ -211,7 +208,7 @@ class _Groups:
 def _call(
     b: Builder, node: Node, fn: str, operands: Sequence[Var], held: Sequence[Var], kept: int = 0
 ) -> tuple[Var, ...]:
-    """A call as `node`, of another method that takes `held` too, or gives `kept` results more."""
+    """A call like `node` of another method `fn`, which takes `held` too or returns `kept` more results."""
     attrs, out = node.attrs, " ".join([node.outputs[0].name, *["added"] * kept])
     if node.op == "call":
         outs = b.call(fn, attrs["name"], *operands, *held, args=attrs["args"], out=out)
@@ -220,9 +217,9 @@ def _call(
         kinds = (*attrs["kinds"], *["carried"] * len(held))
         guides = (*attrs["guides"], *["carried"] * kept)
         nulls, scale = operands[count:-1], operands[-1]
-        ops = (*operands[:count], *held)
-        outs = b.guided(fn, attrs["name"], ops, kinds, nulls, scale, guides, attrs["channels"], out)
-    return outs if isinstance(outs, tuple) else (outs,)
+        ins = (*operands[:count], *held)
+        outs = b.guided(fn, attrs["name"], ins, kinds, nulls, scale, guides, attrs["channels"], out)
+    return as_tuple(outs)
 
 
 __all__ = ["WRITTEN_OUT", "Computes", "cache"]

@@ -1,26 +1,25 @@
-"""The two methods that block caching gives a network: one that shows what is to be kept, one that takes it instead.
+"""The two methods that block caching adds to a network: one also returns what is to be cached, one takes it as input.
 
-Kept is either what a run of blocks adds to its input, one tensor, or the result of each of some parts of every block
-(attention, feed-forward; FORA, Selvaraju et al. 2024), which the block's own gates still act on.
+The cached tensors are either the sum of what a run of blocks adds to its input, or the results of named parts of each
+block (attention, feed-forward; FORA, Selvaraju et al. 2024), to which the block still applies its own gates.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from latentc.ir.builder import ModuleBuilder
-from latentc.ir.core import CALLS, Function, Node, Value
+from latentc.ir.core import CALLS, Function, Names, Node, Value, live
 from latentc.ir.ops.control import call_types
-from latentc.ir.types import TensorType
 
 CACHING, CACHED = "forward_caching", "forward_cached"
 
 
 @dataclass(frozen=True)
 class Methods:
-    """Names of the function that calls of `network` are of, and of those in its place; `kept` tensors an evaluation."""
+    """Names of a network's `forward` and of the functions that replace it; `kept` is the number of cached tensors."""
 
     network: str
     forward: str
@@ -29,7 +28,7 @@ class Methods:
     kept: int
 
     def replace(self, node: Node) -> bool:
-        """Whether a node evaluates the network."""
+        """True if a node evaluates the network."""
         return node.op in CALLS and node.attrs["fn"] == self.forward and node.attrs["name"] == self.network
 
 
@@ -41,10 +40,10 @@ def feature_cache_methods(
     parts: Sequence[str] = (),
     among: str | None = None,
 ) -> Methods:
-    """Adds the methods for blocks `blocks[0]` to `blocks[1] - 1`, or for the calls named `parts` in each of them.
+    """Adds the methods that cache blocks `blocks[0]` to `blocks[1] - 1`, or the calls named `parts` in each of them.
 
-    `among` names the list of blocks; null: the only one. ValueError: lists, blocks or parts that the network does not
-    have.
+    `among` names the list of blocks (default: the only list). Raises ValueError for lists, blocks or parts that the
+    network does not have.
     """
     fn, (first, last) = owner.functions[forward], blocks
     lists = block_lists(fn)
@@ -80,8 +79,8 @@ def _sum_kept(owner: ModuleBuilder, fn: Function, calls: Sequence[Node], what: s
     out = calls[-1].outputs[0]
     into = next((v for v in calls[0].inputs if v.type == out.type), None)
     if into is None:
-        raise ValueError(f"the first of {what} takes nothing like what the last gives")
-    added = Value(_fresh(fn)("added"), out.type)
+        raise ValueError(f"the first of {what} has no input of the type {out.type} that the last returns")
+    added = Value(_names(fn).fresh("added"), out.type)
     caching = _method(owner, fn, CACHING, f"As forward; and what {what} add to their input.")
     caching = caching.with_(nodes=(*fn.nodes, Node("sub", (out, into), (added,))), outputs=(*fn.outputs, added))
     cached = _method(owner, fn, CACHED, f"As forward, with what {what} added before in their place.")
@@ -89,21 +88,18 @@ def _sum_kept(owner: ModuleBuilder, fn: Function, calls: Sequence[Node], what: s
     at = fn.nodes.index(calls[-1])
     after = [replace(n, inputs=tuple(again if v is out else v for v in n.inputs)) for n in fn.nodes[at + 1 :]]
     nodes = (*fn.nodes[:at], Node("add", (into, added), (again,)), *after)
-    return _added(owner, caching), _added(owner, _alive(cached.with_(inputs=(*fn.inputs, added), nodes=nodes)))
+    return _added(owner, caching), _added(owner, _trimmed(cached.with_(inputs=(*fn.inputs, added), nodes=nodes)))
 
 
 def _parts_kept(
     owner: ModuleBuilder, fn: Function, calls: Sequence[Node], parts: Sequence[str], what: str
 ) -> tuple[Function, Function]:
     blocks = {name: _block_methods(owner, owner.functions[name], parts) for name in {n.attrs["fn"] for n in calls}}
-    fresh = _fresh(fn)
+    names = _names(fn)
     kept: dict[Node, tuple[Value, ...]] = {}
     for node in calls:
-        block = blocks[node.attrs["fn"]][0]
-        types: list[TensorType] = call_types(block.name, block.inputs, block.outputs, [v.type for v in node.inputs])
-        kept[node] = tuple(
-            Value(fresh(part), type) for part, type in zip(parts, types[len(node.outputs) :], strict=True)
-        )
+        types = call_types(blocks[node.attrs["fn"]][0], [v.type for v in node.inputs])[len(node.outputs) :]
+        kept[node] = tuple(Value(names.fresh(part), type) for part, type in zip(parts, types, strict=True))
     every = tuple(v for values in kept.values() for v in values)
 
     def swapped(take: bool) -> tuple[Node, ...]:
@@ -120,23 +116,23 @@ def _parts_kept(
     cached = _method(owner, fn, CACHED, f"As forward, with {what} as they were before.")
     return (
         _added(owner, caching.with_(nodes=swapped(False), outputs=(*fn.outputs, *every))),
-        _added(owner, _alive(cached.with_(nodes=swapped(True), inputs=(*fn.inputs, *every)))),
+        _added(owner, _trimmed(cached.with_(nodes=swapped(True), inputs=(*fn.inputs, *every)))),
     )
 
 
 def _block_methods(owner: ModuleBuilder, fn: Function, parts: Sequence[str]) -> tuple[Function, Function]:
-    """A block that shows the results of its parts, and one that takes them."""
+    """A block that also returns the results of its parts, and one that takes them as inputs."""
     calls = {n.attrs["name"]: n for n in fn.nodes if n.op == "call"}
     if missing := [part for part in parts if part not in calls]:
         raise ValueError(f"a block has no part {missing[0]!r}: it has {', '.join(calls) or 'none'}")
     results = [calls[part].outputs[0] for part in parts]
     caching = _method(owner, fn, CACHING, f"As forward; and {' and '.join(parts)}.")
-    fresh = _fresh(fn)
-    given = {v: Value(fresh(part), v.type) for v, part in zip(results, parts, strict=True)}
+    names = _names(fn)
+    given = {v: Value(names.fresh(part), v.type) for v, part in zip(results, parts, strict=True)}
     nodes = [replace(n, inputs=tuple(given.get(v, v) for v in n.inputs)) for n in fn.nodes if n.outputs[0] not in given]
     cached = _method(owner, fn, CACHED, f"As forward, with {' and '.join(parts)} as they were before.")
     cached = cached.with_(inputs=(*fn.inputs, *given.values()), nodes=tuple(nodes))
-    return _added(owner, caching.with_(outputs=(*fn.outputs, *results))), _added(owner, _alive(cached))
+    return _added(owner, caching.with_(outputs=(*fn.outputs, *results))), _added(owner, _trimmed(cached))
 
 
 def _method(owner: ModuleBuilder, fn: Function, method: str, doc: str) -> Function:
@@ -150,29 +146,13 @@ def _added(owner: ModuleBuilder, fn: Function) -> Function:
     return fn
 
 
-def _alive(fn: Function) -> Function:
-    """The function without nodes and weights that nothing reads."""
-    wanted, kept = set(fn.outputs), []
-    for node in reversed(fn.nodes):
-        if any(o in wanted for o in node.outputs):
-            wanted.update(node.inputs)
-            kept.append(node)
-    return fn.with_(nodes=tuple(reversed(kept)), params=tuple(p for p in fn.params if p.value in wanted))
+def _trimmed(fn: Function) -> Function:
+    """The function without nodes and params that its outputs do not depend on."""
+    return fn.with_(nodes=live(fn.nodes, fn.outputs)).without_unused_params()
 
 
-def _fresh(fn: Function) -> Callable[[str], str]:
-    """Gives names that a function has not, each once."""
-    taken = {v.name for v in (*fn.inputs, *(o for n in fn.nodes for o in n.outputs))} | {p.name for p in fn.params}
-
-    def fresh(name: str) -> str:
-        candidate, n = name, 1
-        while candidate in taken:
-            n += 1
-            candidate = f"{name}_{n}"
-        taken.add(candidate)
-        return candidate
-
-    return fresh
+def _names(fn: Function) -> Names:
+    return Names(v.name for v in fn.values())
 
 
 __all__ = ["CACHED", "CACHING", "Methods", "block_lists", "feature_cache_methods"]

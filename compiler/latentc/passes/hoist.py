@@ -1,10 +1,10 @@
-"""Hoist: what does not depend on the values a loop carries leaves the loop, across calls.
+"""Hoist: moves what does not depend on the carried values of a loop out of it, across calls.
 
-What depends on the loop's invariants alone is computed once before it. What depends on the step too is computed for
-all steps in one batch before the loop and becomes a table of it: in a DiT the modulation of every block, whose weights
-are then read once, not once a step. Under batched guidance the null branch is the same for every sample, so its rows
-are the steps, those of the other branch steps × batch. Tables that would take more memory than a step's activations do
-are made for as many steps at a time as fit, by a loop around the loop.
+What depends only on the loop's invariants is computed once before it. What also depends on the step is computed for all
+steps in one batch before the loop and becomes a table of the loop: in a DiT the modulation of every block, whose
+weights are then read once instead of once per step. Under batched guidance the null branch is the same for every
+sample, so it has one row per step, the other branch steps × batch rows. If the tables would take more memory than the
+activations of a step, an outer loop computes them for as many steps at a time as fit.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from dataclasses import dataclass
 import numpy as np
 
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-from latentc.ir.core import Function, Module, Node, Param, Value, reachable
-from latentc.ir.report import activation_bytes, short
+from latentc.ir.core import Function, Module, Names, Node, Value, in_order, reachable
+from latentc.ir.costs import activation_bytes
+from latentc.ir.report import short
 from latentc.ir.rewriter import Rewriter
 from latentc.ir.types import Sym, i64
 from latentc.passes.batchwise import batched, fixed
-from latentc.passes.split import Cut, Splitter, fresh
+from latentc.passes.split import Cut, Splitter
 from latentc.passes.steps import Steps, stackable
 
 TABLE_BYTES = 256 << 20
-"""Memory that the tables of one loop may always take; beyond, they may take as much as a step's activations."""
+"""Bytes that the tables of a loop may always take; they may take more if the activations of a step do."""
 
 LEAST_STEPS = 4
-"""Tables are for so many steps or more: making them reads the weights once for each branch of guidance."""
+"""Fewest steps worth a table: computing it reads the weights once per branch of guidance."""
 
 
 @dataclass(frozen=True)
 class Hoisted:
-    """What was done about a loop: `kind` is invariant or steps; bytes are at the largest batch.
+    """A decision about a loop; bytes are at the largest batch.
 
-    `saved_bytes` is the memory traffic a step no longer has, by the estimate of `passes.split`; `chunk` how many steps
-    the tables hold at a time, 0 where the loop was left as it is.
+    `kind` is `invariant` or `steps`. `saved_bytes` is the memory traffic saved per step, as `passes.split` estimates
+    it. `chunk` is the number of steps that the tables hold at a time, 0 if the loop was left unchanged.
     """
 
     body: str
@@ -48,15 +49,15 @@ class Hoisted:
 
 
 def hoist(module: Module, max_batch: int = 1, limit: int = TABLE_BYTES) -> Module:
-    """The module with its loops relieved; the same object where there is nothing to gain. Wants `expand_guidance`.
+    """Hoists out of every loop; returns the module unchanged if there is nothing to gain. Needs `expand_guidance`.
 
-    `limit` is the memory that tables may take at `max_batch`, in bytes, if a step's activations do not take more.
+    Tables may take `limit` bytes at `max_batch`, or as many as the activations of a step.
     """
     return hoist_report(module, max_batch, limit)[0]
 
 
 def hoist_report(module: Module, max_batch: int = 1, limit: int = TABLE_BYTES) -> tuple[Module, tuple[Hoisted, ...]]:
-    """The module after `hoist`, and what was decided about each loop."""
+    """The module after `hoist`, and the decisions about its loops."""
     pass_ = _Hoist(module, max_batch, limit)
     for name in reachable(module):  # bodies before the functions that loop over them
         fn = pass_.owner.functions[name]
@@ -65,23 +66,21 @@ def hoist_report(module: Module, max_batch: int = 1, limit: int = TABLE_BYTES) -
     report = tuple(pass_.report)
     if not any(r.chunk for r in report):
         return module, report
-    changed = module.with_(functions=dict(pass_.owner.functions))
-    return changed.with_(functions={name: changed.functions[name] for name in reachable(changed)}), report
+    return in_order(module.with_(functions=pass_.owner.functions)), report
 
 
 class _Hoist:
     def __init__(self, module: Module, max_batch: int, limit: int) -> None:
         self.batch, self.least = max_batch, limit
-        self.owner = ModuleBuilder()
-        self.owner.adopt(module)
-        self.once = Splitter(self.owner.functions, max_batch, steps=False)
-        self.steps = Splitter(self.owner.functions, max_batch, steps=True)
+        self.owner = ModuleBuilder(module)
+        self.once = Splitter(self.owner, max_batch, steps=False)
+        self.steps = Splitter(self.owner, max_batch, steps=True)
         self.report: list[Hoisted] = []
 
     def function(self, fn: Function) -> None:
-        """Relieves the loops of one function."""
+        """Hoists out of the loops of one function."""
         b = Rewriter(self.owner, fn)
-        env = {v: Var(v, b) for v in (*fn.inputs, *(p.value for p in fn.params))}
+        env = b.own_values()
         before = len(self.report)
         for node in fn.nodes:
             operands = [env[v] for v in node.inputs]
@@ -92,17 +91,18 @@ class _Hoist:
             b.finish(fn.doc)
 
     def loop(self, b: Builder, node: Node, operands: Sequence[Var]) -> Sequence[Var]:
-        """Appends a loop to `b`, relieved, and what has left it before it.
+        """Appends a loop to `b`, after what can be computed before it.
 
-        Weights that leave it keep their names, so it stays as it is where one of these means something else outside.
+        Weights that are used outside keep their names, so a loop with a weight whose name is taken outside is left
+        unchanged.
         """
         others = (b.names - b.params.keys()) | {x.value.name for x in operands}
         if any(p.name in others for p in self.owner.functions[node.attrs["body"]].params):
-            return _appended(b, node, operands)
+            return b.keep(node, operands)
         node, operands = self.invariant(b, node, operands)
         return self.stepwise(b, node, operands)
 
-    # ---- what depends on the invariants alone
+    # ---- what depends only on the invariants
 
     def invariant(self, b: Builder, node: Node, operands: Sequence[Var]) -> tuple[Node, Sequence[Var]]:
         body, keep = self.owner.functions[node.attrs["body"]], node.attrs["invariants"]
@@ -113,36 +113,33 @@ class _Hoist:
         size = sum(self.once.held(v.type) for v in cut.crossing)
         if not cut.crossing or size > self.limit(body):
             if cut.crossing:
-                self._told(body, "invariant", cut, size, 0, self._too_large(size, body))
+                self._add_decision(body, "invariant", cut, size, 0, self._too_large(size, body))
             return node, operands
         env = dict(zip(formals, operands[:keep], strict=True))
-        for param in body.params:
-            env[param.value] = _adopted(b, param)
+        env.update((p.value, b.same_param(p)) for p in body.params)
         for early in cut.early:
             env.update(zip(early.outputs, _copied(b, early, [env[v] for v in early.inputs]), strict=True))
-        self._told(body, "invariant", cut, size, node.attrs["trip"], "the same in every step")
+        self._add_decision(body, "invariant", cut, size, node.attrs["trip"], "the same in every step")
         changed = self._late(body, cut, 1 + keep)
         attrs = {**node.attrs, "body": changed.name, "invariants": keep + len(cut.crossing)}
         more = [env[v] for v in cut.crossing]
         return Node("loop", (), node.outputs, attrs, node.loc), [*operands[:keep], *more, *operands[keep:]]
 
     def _late(self, body: Function, cut: Cut, at: int) -> Function:
-        """The body without what was moved: its values come in as inputs from place `at` on."""
-        used = {v for n in cut.late for v in n.inputs} | set(body.outputs)
+        """The body without its early nodes: it takes their values as inputs, inserted at index `at`."""
         changed = body.with_(
-            name=fresh(f"{body.name}.late", set(self.owner.functions), "#"),
+            name=self.owner.unique(f"{body.name}.late"),
             inputs=(*body.inputs[:at], *cut.crossing, *body.inputs[at:]),
-            params=tuple(p for p in body.params if p.value in used),
             nodes=cut.late,
-        )
+        ).without_unused_params()
         self.owner.functions[changed.name] = changed
         return changed
 
-    def _told(self, body: Function, kind: str, cut: Cut, size: int, chunk: int, why: str) -> None:
+    def _add_decision(self, body: Function, kind: str, cut: Cut, size: int, chunk: int, why: str) -> None:
         self.report.append(Hoisted(body.name, kind, len(cut.crossing), size, round(cut.saved), chunk, why))
 
     def limit(self, body: Function) -> int:
-        """Bytes that what leaves a loop may take."""
+        """Bytes that the values computed before a loop may take."""
         return max(self.least, self.batch * activation_bytes(Module(self.owner.functions, {}), body.name)[0])
 
     def _too_large(self, size: int, body: Function) -> str:
@@ -154,73 +151,70 @@ class _Hoist:
         body, trip = self.owner.functions[node.attrs["body"]], node.attrs["trip"]
         keep, carry = node.attrs["invariants"], node.attrs["carried"]
         head = 1 + keep + carry
-        lender = _lender(operands[: keep + carry])
-        if lender is None or trip < LEAST_STEPS:
-            return _appended(b, node, operands)
-        ours = [v for v in (*body.inputs[: 1 + keep], *body.inputs[head:]) if fixed(v) or _of(v, lender.shape[0])]
+        like = _batch_of_one(operands[: keep + carry])
+        if like is None or trip < LEAST_STEPS:
+            return b.keep(node, operands)
+        early = (*body.inputs[: 1 + keep], *body.inputs[head:])
+        early = tuple(v for v in early if fixed(v) or _has_batch(v, like.shape[0]))
         varying = [v for v in (body.inputs[0], *body.inputs[head:]) if fixed(v)]
-        cut = self.steps.cut(body, ours, 1, stackable(self.steps.batchwise, varying))
+        cut = self.steps.cut(body, early, 1, stackable(self.steps.batchwise, varying))
         if not cut.crossing:
-            return _appended(b, node, operands)
+            return b.keep(node, operands)
         row = sum(self.steps.held(v.type) for v in cut.crossing)
         limit = self.limit(body)
         if trip * row > limit:
             why = self._too_large(trip * row, body)
             chunk = max((n for n in range(LEAST_STEPS, trip) if trip % n == 0 and n * row <= limit), default=0)
             if not chunk:
-                self._told(body, "steps", cut, trip * row, 0, why)
-                return _appended(b, node, operands)
-            self._told(body, "steps", cut, chunk * row, chunk, why)
+                self._add_decision(body, "steps", cut, trip * row, 0, why)
+                return b.keep(node, operands)
+            self._add_decision(body, "steps", cut, chunk * row, chunk, why)
             return self.chunked(b, node, operands, cut, chunk)
-        self._told(body, "steps", cut, trip * row, trip, "the tables of all steps fit")
-        return self.tabled(b, node, operands, cut, lender)
+        self._add_decision(body, "steps", cut, trip * row, trip, "the tables of all steps fit")
+        return self.with_tables(b, node, operands, cut, like)
 
-    def tabled(self, b: Builder, node: Node, operands: Sequence[Var], cut: Cut, lender: Var) -> Sequence[Var]:
+    def with_tables(self, b: Builder, node: Node, operands: Sequence[Var], cut: Cut, like: Var) -> Sequence[Var]:
         """Appends the tables and the loop over them."""
         body, keep = self.owner.functions[node.attrs["body"]], node.attrs["invariants"]
         head = keep + node.attrs["carried"]
-        steps = Steps(b, node.attrs["trip"], lender)
+        steps = Steps(b, node.attrs["trip"], like)
         steps.index(body.inputs[0])
         for formal, operand in zip(body.inputs[1 : 1 + keep], operands, strict=False):
             steps.invariant(formal, operand)
         for formal, operand in zip(body.inputs[1 + head :], operands[head:], strict=True):
             steps.row(formal, operand)
         for param in body.params:
-            steps.invariant(param.value, _adopted(b, param))
+            steps.invariant(param.value, b.same_param(param))
         for early in cut.early:
             steps.node(early)
         tables = [steps.table(v) for v in cut.crossing]
         changed = self._late(body, cut, len(body.inputs))
         attrs = {**node.attrs, "body": changed.name}
-        return _appended(b, Node("loop", (), node.outputs, attrs, node.loc), [*operands, *tables])
+        return b.keep(Node("loop", (), node.outputs, attrs, node.loc), [*operands, *tables])
 
     def chunked(self, b: Builder, node: Node, operands: Sequence[Var], cut: Cut, chunk: int) -> Sequence[Var]:
-        """Appends a loop of chunks, in each of which a loop goes over the tables of the chunk's steps."""
+        """Appends a loop over chunks of steps: it computes the tables of a chunk, and an inner loop uses them."""
         body, trip = self.owner.functions[node.attrs["body"]], node.attrs["trip"]
         keep, carry = node.attrs["invariants"], node.attrs["carried"]
         index = body.inputs[0]
-        counted = any(index in n.inputs for n in body.nodes) or index in body.outputs
         columns = list(operands[keep + carry :])
-        if counted:  # the number of the step is a table like another
+        if index in body.used():  # the number of the step becomes a table
             columns.append(b.constant(np.arange(trip), out="step"))
-            place = Value(fresh("i", {v.name for v in _values(body)}), i64())
-            body = body.with_(
-                name=fresh(f"{body.name}.step", set(self.owner.functions), "#"),
-                inputs=(place, *body.inputs[1:], index),
-            )
+            place = Value(Names(v.name for v in body.values()).fresh("i"), i64())
+            name = self.owner.unique(f"{body.name}.step")
+            body = body.with_(name=name, inputs=(place, *body.inputs[1:], index))
             self.owner.functions[body.name] = body
         inner_attrs = {**node.attrs, "body": body.name, "trip": chunk}
 
         def around(
             inner: Builder, i: Var, kept: tuple[Var, ...], state: tuple[Var, ...], rows: tuple[Var, ...]
         ) -> tuple[Sequence[Var], Sequence[Var]]:
-            made = tuple(inner.fresh(v.name, v.type) for v in node.outputs)
-            made = tuple(v if n < carry else Value(v.name, v.type.with_shape([chunk, *v.type.shape[1:]]))
-                         for n, v in enumerate(made))  # fmt: skip
-            lender = _lender([*kept, *state])
-            assert lender is not None
-            loop = Node("loop", (), made, inner_attrs, node.loc)
-            outs = self.tabled(inner, loop, [*kept, *state, *rows], cut, lender)
+            last = [inner.fresh(v.name, v.type) for v in node.outputs[:carry]]
+            stacks = [inner.fresh(v.name, v.type.with_shape([chunk, *v.type.shape[1:]])) for v in node.outputs[carry:]]
+            like = _batch_of_one([*kept, *state])
+            assert like is not None
+            loop = Node("loop", (), (*last, *stacks), inner_attrs, node.loc)
+            outs = self.with_tables(inner, loop, [*kept, *state, *rows], cut, like)
             return outs[:carry], outs[carry:]
 
         chunks = [b.reshape(x, shape=(trip // chunk, chunk, *x.shape[1:]), out=x.value.name) for x in columns]
@@ -236,37 +230,18 @@ class _Hoist:
         return [*outs[:carry], *stacks]
 
 
-def _lender(operands: Sequence[Var]) -> Var | None:
-    """An operand [B, ...]: what says how large the batch is."""
+def _batch_of_one(operands: Sequence[Var]) -> Var | None:
+    """An operand [B, ...] (not [2*B, ...]), from which the batch size can be read at run time."""
     return next((x for x in operands if batched(x.value) and x.shape[0].factor == 1), None)
 
 
-def _of(value: Value, batch: Sym) -> bool:
-    """Whether a value is of a multiple of the batch `batch`."""
+def _has_batch(value: Value, batch: Sym) -> bool:
+    """True if the first size of a value is a multiple of `batch`."""
     size = value.type.shape[0] if batched(value) else None
     return isinstance(size, Sym) and size.name == batch.name
 
 
-def _values(fn: Function) -> list[Value]:
-    return [*fn.inputs, *(p.value for p in fn.params), *(o for n in fn.nodes for o in n.outputs)]
-
-
-def _adopted(b: Builder, param: Param) -> Var:
-    """A param of a loop's body as one of the function around it, which has the same place in the state dict."""
-    if param.recipe is not None:
-        return b.made(param.name, param.recipe)
-    return b.param(param.name, param.type, param.init.kind, param.kind, **param.init.args)
-
-
 def _copied(b: Builder, node: Node, operands: Sequence[Var]) -> Sequence[Var]:
-    """Appends a node of another function, its outputs renamed where the names are taken."""
+    """Appends a node of another function; its outputs are renamed if their names are taken."""
     outs = tuple(b.fresh(o.name, o.type) for o in node.outputs)
-    return _appended(b, Node(node.op, (), outs, node.attrs, node.loc), operands)
-
-
-def _appended(b: Builder, node: Node, operands: Sequence[Var]) -> Sequence[Var]:
-    """Appends a node applied to operands, its outputs as they are."""
-    return b.append(Node(node.op, tuple(x.value for x in operands), node.outputs, node.attrs, node.loc))
-
-
-__all__ = ["TABLE_BYTES", "Hoisted", "hoist", "hoist_report"]
+    return b.keep(Node(node.op, (), outs, node.attrs, node.loc), operands)

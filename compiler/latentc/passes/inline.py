@@ -1,7 +1,7 @@
-"""Flattens calls: one function of plain nodes and loops, its weights named by their whole state-dict paths.
+"""Inlines calls: one function of plain nodes and loops, with weights named by their full state-dict paths.
 
-The last pass before a backend. Bodies of loops stay functions, one for each place in the state dict they run at; with
-`unroll` loops are written out as well. A weight that several calls share is one param.
+The last pass before a backend. Loop bodies stay functions, one for each state-dict prefix they run under; with `unroll`
+loops are unrolled too. A weight that several calls share becomes one param.
 """
 
 from __future__ import annotations
@@ -12,36 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.core import Function, Module, Node, Param, Value, join, live, parameters, under_prefix
+from latentc.ir.core import Function, Module, Names, Node, Param, Value, join, live, parameters, under_prefix
 from latentc.ir.types import Dim, Sym, TensorType, i64, substitute, unify
 
 Sizes = Mapping[str, Dim]
 
 
 class _Scope:
-    """A function being written: the entry, or the body of a loop; `paths` are those of the weights it may bind.
+    """A flat function being built: the entry, or the body of a loop.
 
-    A weight is called by its path, so no other value may be.
+    `paths` are those of the weights it may use. A weight is named by its path, so no other value may have that name.
     """
 
     def __init__(self, paths: Iterable[str]) -> None:
         self.nodes: list[Node] = []
         self.params: dict[str, Param] = {}
         self.literals: dict[Value, Node] = {}
-        self._taken = dict.fromkeys(paths, 1)
-
-    def fresh(self, name: str) -> str:
-        count = self._taken.get(name)
-        if count is None:
-            self._taken[name] = 1
-            return name
-        while True:
-            count += 1
-            candidate = f"{name}_{count}"
-            if candidate not in self._taken:
-                self._taken[name] = count
-                self._taken[candidate] = 1
-                return candidate
+        self.fresh = Names(paths).fresh
 
     def param(self, prefix: str, param: Param) -> Value:
         path = join(prefix, param.name)
@@ -58,16 +45,15 @@ class _Scope:
         return out
 
     def function(self, name: str, inputs: Sequence[Value], outputs: Sequence[Value], doc: str) -> Function:
-        """The function, without nodes that nothing uses."""
-        nodes = live(self.nodes, outputs)
-        used = {v for node in nodes for v in node.inputs} | set(outputs)
-        params = tuple(p for p in self.params.values() if p.value in used)
-        return Function(name, tuple(inputs), params, nodes, tuple(outputs), None, doc)
+        """The function, without unused nodes and params."""
+        params, nodes = tuple(self.params.values()), live(self.nodes, outputs)
+        return Function(name, tuple(inputs), params, nodes, tuple(outputs), None, doc).without_unused_params()
 
 
 class _Inliner:
     def __init__(self, module: Module, entry: str, unroll: bool) -> None:
-        self.module, self.entry, self.unroll = module, entry, unroll
+        self.module, self.unroll = module, unroll
+        self._names = Names([entry], "#")
         self.functions: dict[str, Function] = {}
         self._bodies: dict[Any, str] = {}
 
@@ -78,7 +64,7 @@ class _Inliner:
         return scope.function(name, inputs, outputs, source.doc)
 
     def emit(self, scope: _Scope, fn: Function, inputs: Sequence[Value], prefix: str, sizes: Sizes) -> list[Value]:
-        """Writes the nodes of `fn` applied to `inputs` at `prefix`; returns its outputs."""
+        """Appends the nodes of `fn` applied to `inputs` under `prefix`; returns its outputs."""
         env = dict(zip(fn.inputs, inputs, strict=True))
         for param in fn.params:
             env[param.value] = scope.param(prefix, param)
@@ -102,15 +88,12 @@ class _Inliner:
         return [env[v] for v in fn.outputs]
 
     def body(self, node: Node, ins: Sequence[Value], prefix: str) -> str:
-        """Name of the flat body of a loop at `prefix`."""
+        """Name of the flat body of a loop under `prefix`."""
         source = self.module.functions[node.attrs["body"]]
         sizes = _solve(source, _body_operands(node, ins))
         key = (source.name, prefix, tuple(sizes.items()))
         if key not in self._bodies:
-            name, n = source.name, 1
-            while name == self.entry or name in self._bodies.values():
-                n += 1
-                name = f"{source.name}#{n}"
+            name = self._names.fresh(source.name)
             self._bodies[key] = name
             self.functions[name] = self.function(source, name, prefix, sizes)
         return self._bodies[key]
@@ -125,13 +108,7 @@ class _Inliner:
             rows = [_row(scope, table, i) for table in ins[keep + carry :]]
             outs = self.emit(scope, body, [index, *ins[:keep], *state, *rows], prefix, sizes)
             state = outs[:carry]
-            columns.append(
-                [
-                    scope.add("reshape", (v,), f"{v.name}_row", v.type.with_shape([1, *v.type.shape]), shape=shape)
-                    for v in outs[carry:]
-                    for shape in [(1, *v.type.shape)]
-                ]
-            )
+            columns.append([_as_row(scope, v) for v in outs[carry:]])
         stacks = []
         for column, out in zip(zip(*columns, strict=True), node.outputs[carry:], strict=True):
             whole = column[0].type.with_shape([trip, *column[0].type.shape[1:]])
@@ -140,14 +117,14 @@ class _Inliner:
 
 
 def _body_operands(node: Node, ins: Sequence[Value]) -> list[Value]:
-    """Stand-ins for what a loop passes to its body."""
+    """Values of the types that a loop passes to its body."""
     head = node.attrs["invariants"] + node.attrs["carried"]
     rows = [Value(v.name, v.type.with_shape(v.type.shape[1:])) for v in ins[head:]]
     return [Value("i", i64()), *ins[:head], *rows]
 
 
 def _solve(callee: Function, actuals: Sequence[Value]) -> dict[str, Dim]:
-    """Run-time sizes of a call; empty where every one keeps its name."""
+    """{run-time size of the callee: its value in a call}; empty if all keep their names."""
     sizes: dict[str, Dim] = {}
     for formal, actual in zip(callee.inputs, actuals, strict=True):
         unify(formal.type, actual.type, sizes)
@@ -165,8 +142,14 @@ def _sized(attrs: Mapping[str, Any], sizes: Sizes) -> Mapping[str, Any]:
     return {k: tuple(map(size, v)) if isinstance(v, tuple) else v for k, v in attrs.items()}
 
 
+def _as_row(scope: _Scope, value: Value) -> Value:
+    """A value as a table of one row."""
+    shape = (1, *value.type.shape)
+    return scope.add("reshape", (value,), f"{value.name}_row", value.type.with_shape(shape), shape=shape)
+
+
 def _row(scope: _Scope, table: Value, i: int) -> Value:
-    """Row i of a table: a smaller literal where the table is one."""
+    """Row i of a table, as a literal if the table is one."""
     type = table.type.with_shape(table.type.shape[1:])
     if table in scope.literals:
         literal = scope.literals[table].attrs
@@ -177,7 +160,7 @@ def _row(scope: _Scope, table: Value, i: int) -> Value:
 
 
 def inline(module: Module, entry: str, unroll: bool = False) -> Module:
-    """A module whose one entry `entry` is flat; with `unroll`, without loops. Wants `expand_guidance` before it."""
+    """A module with only the entry `entry`, flat; with `unroll`, without loops. Needs `expand_guidance` before it."""
     source = module.functions[module.entries.get(entry, entry)]
     inliner = _Inliner(module, source.name, unroll)
     flat = inliner.function(source, source.name, "", {})

@@ -1,18 +1,18 @@
-"""Puts conditional batch norms, functions of their own, where they are called: beside the convolutions before them."""
+"""Inlines conditional batch norms, so that fusion sees them beside the convolutions before them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from latentc.ir.builder import Builder, Var
-from latentc.ir.core import Module, Node, callees, join, prune
+from latentc.ir.core import Module, Node, callees, prune
 from latentc.passes.rewrite import rewrite
 
 
 def open_norms(module: Module) -> Module:
-    """The module without calls of functions that hold a batch norm, no convolution and no call.
+    """Inlines calls of functions that contain a batch norm but no convolution and no call.
 
-    The same object where there are none.
+    Returns the module unchanged if there are none.
     """
 
     def replace(b: Builder, node: Node, operands: list[Var]) -> Sequence[Var] | None:
@@ -23,11 +23,10 @@ def open_norms(module: Module) -> Module:
         if "batch_norm" not in ops or "conv" in ops:
             return None
         env = dict(zip(callee.inputs, operands, strict=True))
-        for p in callee.params:
-            env[p.value] = b.param(join(node.attrs["name"], p.name), p.type, p.init.kind, p.kind, **p.init.args)
+        env.update((p.value, b.same_param(p, node.attrs["name"])) for p in callee.params)
         for inner in callee.nodes:
             env.update(zip(inner.outputs, b.copied(inner, [env[v] for v in inner.inputs]), strict=True))
         return [env[v] for v in callee.outputs]
 
-    made = rewrite(module, replace)
-    return module if made is module else prune(made)
+    changed = rewrite(module, replace)
+    return module if changed is module else prune(changed)

@@ -1,14 +1,14 @@
-"""Half precision as a rule of the type system: which values are f16 or bf16, with the casts between them and f32.
+"""Mixed precision: decides which values are f16 or bf16, and inserts the casts between them and f32.
 
-Networks compute in half: products, attention, elementwise work. What sums or spreads over magnitudes stays f32: norms,
-softmax and other reductions, exponentials, the embedding of a time. Everything of the sampler around the networks stays
-f32 too, and so do the inputs and outputs of entries; only what networks alone hand each other (key-value caches) is
-kept in half. Casts are ordinary nodes, so any backend can run the result.
+In networks, matmuls, attention and elementwise ops run in half precision. Norms, softmax and other reductions,
+exponentials and the timestep embedding stay in float32, and so do the sampler around the networks and the inputs and
+outputs of entries. Values that only networks exchange (key-value caches) are kept in half precision. Casts are ordinary
+nodes, so any backend can run the result.
 
-The rule, callees before callers. Every op is of one of three kinds: half, wide, or one that only moves values and keeps
-their dtype; what decides between experts is wide. A function's input or param is half if anything that its value
-reaches computes in half; a param is so wherever its weight is bound. In a sampler a carried value is half only if
-nothing computes with it there.
+The rule: every op either computes in half precision, or computes in float32 ("wide"), or only moves values and keeps
+their dtype; the ops that choose between experts are wide. An input or param of a function is half if any op that its
+value reaches computes in half; a param has one dtype wherever its weight is used. A carried value of a sampler's loop
+is half only if no op of the sampler itself computes with it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import networkx as nx
 import numpy as np
 
 from latentc.ir.builder import ModuleBuilder, Var
-from latentc.ir.core import Function, Module, Node, Value, callees, frozen, walk
+from latentc.ir.core import Function, Module, Node, Value, callees, frozen, makers, walk
 from latentc.ir.rewriter import Rewriter
 from latentc.ir.types import FLOATS
+from latentc.ir.var import as_tuple
 
 Precision = Literal["fp32", "fp16", "bf16"]
 HALF: dict[str, str] = {"fp16": "f16", "bf16": "bf16"}
@@ -36,30 +37,30 @@ _COMPUTES = frozenset((
     "mish", "leaky_relu",
     "tanh", "sigmoid", "quantize", "dequantize", "avg_pool",
 ))
-# These give back values they were given (or their negatives), so they are exact in any dtype.
+# These return values that they are given (or their negatives), so they are exact in any dtype.
 _MOVES = frozenset((
     "reshape", "transpose", "broadcast_to", "concat", "split", "unbind", "slice", "pad", "take", "take_along",
     "update_slice", "embedding", "where", "stop_gradient", "dropout", "max", "maximum", "minimum", "relu", "neg", "abs",
     "clamp", "upsample_nearest", "max_pool",
 ))
 # fmt: on
-_MADE = frozenset(("constant", "full"))  # made in the dtype that is wanted
-_Flags = frozenset[str]  # of what a value reaches: "half", "wide"
+_LITERALS = frozenset(("constant", "full"))  # created in the dtype that is needed
+_Flags = frozenset[str]  # the kinds of ops that a value reaches: "half", "wide"
 _NONE: _Flags = frozenset()
 
 
 def precision(module: Module, arithmetic: Precision) -> Module:
-    """The module, its networks computing in `arithmetic`; the same object for fp32, and where nothing narrows.
+    """Makes the networks compute in the precision `arithmetic`; returns the module unchanged if nothing narrows.
 
-    Takes a module at stage `expanded` with floats in f32; entries keep their signature.
+    The module is at stage `expanded` and its floats are f32. Entries keep their signature.
     """
     return module if arithmetic == "fp32" else _Narrowing(module, HALF[arithmetic]).run()
 
 
 def caches_in_half(module: Module, arithmetic: Precision) -> Module:
-    """The module with its key-value caches kept in half and all else as it is; the same object where nothing narrows.
+    """Keeps only the key-value caches in half precision; returns the module unchanged if nothing narrows.
 
-    For an engine that chooses its arithmetic itself: what a loop carries it would keep in f32, and narrow every step.
+    For engines that choose the precision of ops themselves: they would carry caches in f32 and cast them in each step.
     """
     if arithmetic == "fp32" or not any(node.op == "update_slice" for _, node in walk(module)):
         return module
@@ -69,8 +70,7 @@ def caches_in_half(module: Module, arithmetic: Precision) -> Module:
 class _Narrowing:
     def __init__(self, module: Module, dtype: str, computes: frozenset[str] = _COMPUTES) -> None:
         self.module, self.dtype, self.computes = module, dtype, computes
-        self.owner = ModuleBuilder()
-        self.owner.adopt(module)
+        self.owner = ModuleBuilder(module)
         self.networks = _networks(module)
         self.owners = _owners(module)
         self.routers = {n for name in self.networks for n in _routers(module.functions[name])}
@@ -87,10 +87,10 @@ class _Narrowing:
             return self.module
         return Module(dict(functions), entries)
 
-    # ---- what values reach
+    # ---- which ops values reach
 
     def _reached(self) -> dict[str, dict[Value, _Flags]]:
-        """For each function what the values in it reach, params by what they reach wherever they are bound."""
+        """{function: {value: flags}}; those of a param are the union over all uses of its weight."""
         found: dict[str, dict[Value, _Flags]] = {}
         for name, fn in self.module.functions.items():
             found[name] = self._flags(fn, found)
@@ -127,14 +127,14 @@ class _Narrowing:
                 reached = _NONE.union(*(flags.get(o, _NONE) for o in node.outputs))
                 for value in node.inputs:
                     add(value, reached)
-            elif node.op != "full":  # which asks its operand for nothing but its size
+            elif node.op != "full":  # it reads only the size of its operand
                 kind = "half" if inside and self.narrows(node) else "wide"
                 for value in node.inputs:
                     add(value, frozenset([kind]))
         return flags
 
     def narrows(self, node: Node) -> bool:
-        """Whether a node computes in half where it is inside of a network."""
+        """True if a node inside a network computes in half precision."""
         return node.op in self.computes and node not in self.routers
 
     # ---- rewriting
@@ -146,13 +146,12 @@ class _Narrowing:
         if loop is None:
             self._rewrite(fn, narrow, dict.fromkeys(fn.outputs, "f32") if root else {})
             return
-        # A carried value is half where the body takes it and makes it so; what is made wide would lose digits.
+        # A carried value can be half only if the body also computes it in half: casting it back would lose precision.
         first, count = 1 + loop.attrs["invariants"], loop.attrs["carried"]
         carried = fn.inputs[first : first + count]
         while True:
             wanted = [self.dtype if v in narrow else "f32" for v in carried]
-            made = self._rewrite(fn, narrow, {})
-            dtypes = [v.type.dtype for v in made.outputs[:count]]
+            dtypes = [v.type.dtype for v in self._rewrite(fn, narrow, {}).outputs[:count]]
             lost = {v for v, w, d in zip(carried, wanted, dtypes, strict=True) if w in _HALVES and d == "f32"}
             if not lost:
                 break
@@ -161,7 +160,7 @@ class _Narrowing:
             self._rewrite(fn, narrow, dict(enumerate(wanted)))
 
     def _rewrite(self, fn: Function, narrow: set[Value], outputs: Mapping[Any, str]) -> Function:
-        """Rewrites `fn` with inputs and params in `narrow` in half; `outputs` {value or number: its dtype}."""
+        """Rewrites `fn` with the inputs and params of `narrow` in half; `outputs` {value or its number: dtype}."""
 
         def retyped(v: Value) -> Value:
             return Value(v.name, v.type.with_dtype(self.dtype)) if v in narrow else v
@@ -179,55 +178,50 @@ class _Narrowing:
             results.append(body.at(v, dtype) if dtype and v.type.is_float else body.env[v])
         b.output([Var(v, b) for v in results])
         b.finish(fn.doc)
-        made = self.owner.functions[fn.name]
-        if _values(made) == _values(fn):
-            self.owner.functions[fn.name] = made = fn
-        return made
+        new = self.owner.functions[fn.name]
+        if _values(new) == _values(fn):
+            self.owner.functions[fn.name] = new = fn
+        return new
 
     def _entry(self, name: str) -> str:
-        """The function of an entry: one that takes and gives f32, as the function did before."""
+        """The function of an entry; if its signature changed, a new one that casts to and from the old types."""
         old, new = self.module.functions[name], self.owner.functions[name]
         same = [v.type for v in (*old.inputs, *old.outputs)] == [v.type for v in (*new.inputs, *new.outputs)]
         if same:
             return name
         b = self.owner.function(f"{name}.f32")
         given = [b.input(v.name, v.type) for v in old.inputs]
-        ins = [
-            x if x.type.dtype == v.type.dtype else b.cast(x, to=v.type.dtype)
-            for x, v in zip(given, new.inputs, strict=True)
-        ]
-        made = b.call(name, "", *ins, out=" ".join(v.name for v in new.outputs))
-        outs = made if isinstance(made, tuple) else (made,)
-        b.output(
-            [
-                y if y.type.dtype == v.type.dtype else b.cast(y, to=v.type.dtype)
-                for y, v in zip(outs, old.outputs, strict=True)
-            ]
-        )
+
+        def cast(x: Var, like: Value) -> Var:
+            return x if x.type.dtype == like.type.dtype else b.cast(x, to=like.type.dtype)
+
+        ins = map(cast, given, new.inputs)
+        outs = as_tuple(b.call(name, "", *ins, out=" ".join(v.name for v in new.outputs)))
+        b.output(list(map(cast, outs, old.outputs)))
         return b.finish(old.doc)
 
 
 class _Body:
-    """One function being rewritten: `env` {old value: the value that stands for it, in the dtype it was made in}."""
+    """One function being rewritten; `env` {old value: its replacement, in the dtype it is computed in}."""
 
     def __init__(self, work: _Narrowing, b: Rewriter, fn: Function, env: dict[Value, Value]) -> None:
         self.work, self.b, self.env = work, b, env
         self.inside = fn.name in work.networks
         self.reached = work.reached[fn.name]
-        self.made = {n.outputs[0]: n for n in fn.nodes if n.op in _MADE}
+        self.literals = {n.outputs[0]: n for n in fn.nodes if n.op in _LITERALS}
         self.casts: dict[tuple[Value, str], Value] = {}
 
     def at(self, value: Value, dtype: str) -> Value:
-        """The value in a dtype, cast or made again where it has another."""
+        """The value in a dtype; if it has another, cast to it, or for a literal created again."""
         now = self.env[value]
         if now.type.dtype == dtype or not value.type.is_float:
             return now
         key = (value, dtype)
         if key not in self.casts:
-            maker = self.made.get(value)
+            literal = self.literals.get(value)
             out = self.b.fresh(f"{value.name}_{dtype}", value.type.with_dtype(dtype))
-            if maker is not None:
-                self._make(maker, out)
+            if literal is not None:
+                self._create(literal, out)
             else:
                 self.b.append(Node("cast", (now,), (out,), {"to": dtype}))
             self.casts[key] = out
@@ -237,8 +231,8 @@ class _Body:
         outs = tuple(Value(o.name, o.type.with_dtype(d)) for o, d in zip(node.outputs, self.dtypes(node), strict=True))
         outs = tuple(o if new.type == o.type else new for o, new in zip(node.outputs, outs, strict=True))
         self.env.update(zip(node.outputs, outs, strict=True))
-        if node.op in _MADE:
-            self._make(node, outs[0])
+        if node.op in _LITERALS:
+            self._create(node, outs[0])
             return
         ins = tuple(self.at(v, d) for v, d in zip(node.inputs, self.wanted(node, outs), strict=True))
         attrs = {**node.attrs, "to": outs[0].type.dtype} if node.op == "cast" else node.attrs
@@ -254,18 +248,18 @@ class _Body:
     def _dtype(self, node: Node, out: Value) -> str:
         half = self.work.dtype
         wanted = half if _is_half(self.reached.get(out, _NONE), self.inside) else "f32"
-        if node.op in _MADE:
+        if node.op in _LITERALS:
             return wanted
-        if node.op == "cast":  # of numbers that were no floats
+        if node.op == "cast":
             return out.type.dtype if node.inputs[0].type.is_float else wanted
         if node.op in _MOVES - self.work.computes:
-            # Constants have no dtype of their own; where others differ, the result has the one that is wanted.
-            found = {self.env[v].type.dtype for v in node.inputs if v.type.is_float and v not in self.made}
+            # Literals take any dtype. If the other operands differ, the result has the dtype that its users need.
+            found = {self.env[v].type.dtype for v in node.inputs if v.type.is_float and v not in self.literals}
             return found.pop() if len(found) == 1 else wanted
         return half if self.inside and self.work.narrows(node) else "f32"
 
     def wanted(self, node: Node, outs: Iterable[Value]) -> list[str]:
-        """Dtypes a node takes its operands in."""
+        """Dtypes in which a node reads its operands."""
         own = [self.env[v].type.dtype for v in node.inputs]
         if names := callees(node):
             formals = self.work.owner.functions[names[0]].inputs
@@ -277,8 +271,8 @@ class _Body:
             dtype = o.type.dtype if o.type.is_float else dtype
         return [dtype] * len(own)
 
-    def _make(self, node: Node, out: Value) -> None:
-        """A constant or a fill in the dtype of `out`, the largest finite number standing for those beyond it."""
+    def _create(self, node: Node, out: Value) -> None:
+        """Appends a literal in the dtype of `out`, clipped to its finite range."""
         attrs = {**node.attrs, "dtype": out.type.dtype}
         if out.type.dtype in _HALVES:
             most = float(ml_dtypes.finfo(FLOATS[out.type.dtype]).max)
@@ -289,7 +283,7 @@ class _Body:
 
 
 def _values(fn: Function) -> tuple[object, ...]:
-    """Every value of a function, where it stands: what is rewritten keeps those whose dtype it keeps."""
+    """Every value of a function with its place; equal before and after rewriting if no dtype changed."""
     return fn.inputs, [p.value for p in fn.params], [(n.inputs, n.outputs) for n in fn.nodes], fn.outputs
 
 
@@ -298,7 +292,7 @@ def _is_half(reached: _Flags, network: bool) -> bool:
 
 
 def _networks(module: Module) -> set[str]:
-    """The functions that networks consist of: those reached through a call under a name, or entries of a class."""
+    """The functions of networks: those reached through a call under a name, and entries that are methods."""
     found: set[str] = set()
 
     def visit(name: str, inside: bool) -> None:
@@ -319,12 +313,12 @@ def _networks(module: Module) -> set[str]:
 
 
 def _routers(fn: Function) -> set[Node]:
-    """The nodes whose numbers decide which experts a token goes through: rounded, they would send it elsewhere."""
-    made = {o: n for n in fn.nodes for o in n.outputs}
+    """The nodes that compute the routing to experts; rounding them could send a token to other experts."""
+    made_by = makers(fn.nodes)
     found: set[Node] = set()
     left = [v for n in fn.nodes if n.op == "top_k" for v in n.inputs]
     while left:
-        node = made.get(left.pop())
+        node = made_by.get(left.pop())
         if node is not None and node not in found and node.op in ("softmax", "sigmoid", "add", "linear"):
             found.add(node)
             left += node.inputs
@@ -332,10 +326,10 @@ def _routers(fn: Function) -> set[Node]:
 
 
 def _owners(module: Module) -> dict[str, str]:
-    """For each function the one that stands for all that bind the same weights.
+    """{function: representative of all functions that use the same weights}.
 
-    These are the methods of a class, what is called under one name by such functions (the halves of a split method),
-    what is called without a name and its caller, and the entries that are no methods.
+    The following share weights: the methods of a class; functions called under one name by functions that share weights
+    (the halves of a split method); a function called without a name and its caller; entries that are not methods.
     """
     same = nx.utils.UnionFind(module.functions)
     first: dict[Hashable, str] = {}
@@ -345,7 +339,7 @@ def _owners(module: Module) -> dict[str, str]:
             same.union(name, first.setdefault((fn.origin.cls, frozen(fn.origin.args)), name))
         elif name in entries:
             same.union(name, first.setdefault("entries", name))
-    while True:  # what is called by functions found to be one may be one too
+    while True:  # joining two functions may join the functions that they call
         under: dict[tuple[str, str], str] = {}
         joined = False
         for caller, node in walk(module):
@@ -356,6 +350,3 @@ def _owners(module: Module) -> dict[str, str]:
                 same.union(other, callee)
         if not joined:
             return {name: same[name] for name in module.functions}
-
-
-__all__ = ["HALF", "Precision", "precision"]

@@ -1,11 +1,11 @@
-"""What rewriting passes share: a function rewritten node by node."""
+"""Rewriting functions node by node."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from latentc.ir.builder import Builder, ModuleBuilder, Var
-from latentc.ir.core import Function, Module, Node, Value
+from latentc.ir.core import Function, Module, Node
 from latentc.ir.rewriter import Rewriter
 
 # (builder, node, its operands as the new function has them) -> replacement outputs, or None to keep the node
@@ -13,9 +13,9 @@ Replace = Callable[[Builder, Node, list[Var]], Sequence[Var] | None]
 
 
 def rewrite_function(owner: ModuleBuilder, fn: Function, replace: Replace) -> Function:
-    """`fn` with each node that `replace` answers for replaced; `fn` itself where it answers for none."""
+    """`fn` with the replacements that `replace` returns; `fn` itself if there are none."""
     b = Rewriter(owner, fn)
-    env: dict[Value, Var] = {v: Var(v, b) for v in (*fn.inputs, *(p.value for p in fn.params))}
+    env = b.own_values()
     changed = False
     for node in fn.nodes:
         operands = [env[v] for v in node.inputs]
@@ -30,12 +30,6 @@ def rewrite_function(owner: ModuleBuilder, fn: Function, replace: Replace) -> Fu
 
 
 def rewrite(module: Module, replace: Replace) -> Module:
-    """Every function rewritten; the same module where nothing changed."""
-    owner = ModuleBuilder()
-    owner.adopt(module)
-    functions: dict[str, Function] = {}
-    for name, fn in module.functions.items():
-        functions[name] = rewrite_function(owner, fn, replace)
-    if all(functions[name] is fn for name, fn in module.functions.items()):
-        return module
-    return module.with_(functions=functions)
+    """Rewrites every function; returns the module unchanged if nothing is replaced."""
+    owner = ModuleBuilder(module)
+    return module.with_functions({name: rewrite_function(owner, fn, replace) for name, fn in module.functions.items()})

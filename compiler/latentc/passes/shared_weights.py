@@ -1,4 +1,4 @@
-"""Weights that are read both as they are and transposed, for engines that mix up the two packed forms."""
+"""Separates weights that are read both plain and transposed, for engines that confuse the two packed forms."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from latentc.ir.core import Module, Node, Value, callees, join
 from latentc.passes.rewrite import rewrite
 
 _TRANSPOSED = {"linear": False, "matmul": True, "conv": False, "conv_transpose": True}
-"""{op: whether its weight is [in, out, …] rather than [out, in, …]}; the weight is the second operand."""
+"""{op: True if its weight is [in, out, …] rather than [out, in, …]}; the weight is the second operand."""
 
 Weight = tuple[str, bool]
-"""The path of a weight, and whether a transposition was applied to it."""
+"""(path of a weight, True if it has been transposed)"""
 NONE: Mapping[Value, Weight] = MappingProxyType({})
 
 
@@ -24,7 +24,7 @@ def separate_shared_weights(module: Module) -> Module:
     two constants. Returns the module unchanged if no weight is read both ways.
     """
     shared: set[Node] = set()
-    for entry in module.entries.values():  # each entry names its weights in its own way
+    for entry in module.entries.values():  # paths are relative to the entry
         reads = list(_reads(module, entry))
         plain = {path for _, path, transposed in reads if not transposed}
         shared |= {node for node, path, transposed in reads if transposed and path in plain}
@@ -42,7 +42,7 @@ def separate_shared_weights(module: Module) -> Module:
 def _reads(
     module: Module, function: str, prefix: str = "", given: Mapping[Value, Weight] = NONE
 ) -> Iterator[tuple[Node, str, bool]]:
-    """(node, path of its weight, whether it reads it as [in, out, …]) for each call that the function reaches.
+    """(node, path of its weight, True if it reads it as [in, out, …]) for each call that the function reaches.
 
     `given` are the weights among the function's inputs.
     """
@@ -60,6 +60,3 @@ def _reads(
                 inputs = inputs[1 : 1 + node.attrs["invariants"]]  # after the index
             passed = {value: weight for value, weight in zip(inputs, known, strict=False) if weight}
             yield from _reads(module, name, join(prefix, node.attrs.get("name", "")), passed)
-
-
-__all__ = ["separate_shared_weights"]

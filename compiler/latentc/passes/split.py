@@ -1,11 +1,11 @@
-"""Splits functions by binding time: what is known early in one function, the rest in another.
+"""Splits functions by binding time: what is known early goes into one function, the rest into another.
 
-Early is what follows from operands that are known before a loop; late is what depends on a value the loop carries. A
-block of a DiT becomes its modulation (early) and its body (late). Weights keep their paths, since both halves are
-called under the name of the whole; halves are for engines only, so they have no origin.
+Early is what follows from operands that are known before a loop; late is what depends on a value that the loop carries.
+A block of a DiT becomes its modulation (early) and the rest (late). Weights keep their paths, since both halves are
+called under the name of the whole. Halves are for engines only, so they have no origin.
 
-What is early but cheap to make from what is early anyway stays late: views, constants, a few additions. The rule
-counts bytes that a step of the loop reads; arithmetic counts as the bytes that could be read meanwhile.
+Early nodes that are cheap to recompute from other early values stay late: views, constants, a few additions. The cost
+model counts the bytes that a step of the loop reads; arithmetic counts as the bytes that could be read in that time.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from latentc.ir.core import Function, Node, Value, callees, join
+from latentc.ir.builder import ModuleBuilder
+from latentc.ir.core import Function, Names, Node, Value, callees, join
+from latentc.ir.costs import VIEWS, Costs, bytes_of, weight_bytes_read
 from latentc.ir.ops import CONTROL, OPS
-from latentc.ir.reads import Reads
-from latentc.ir.report import VIEWS, bytes_of
 from latentc.ir.types import Dim, Sym, TensorType, substitute, unify
 from latentc.passes.batchwise import Batchwise, batched
 
 FLOPS_PER_BYTE = 16
-"""Arithmetic that a processor does in the time it reads a byte of memory, when a product has few rows."""
+"""FLOPs that a processor does in the time it reads a byte of memory, for products with few rows."""
 
 LEAST_GAIN = 4096
-"""Bytes a step that moving a node must save: less is not worth a tensor of its own."""
+"""Bytes per step that moving a node must save to be worth another tensor."""
 
 FREE = VIEWS | {"constant", "full"}
-"""Ops that are made again where they are wanted rather than kept."""
+"""Ops that are recomputed rather than kept."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """A function as two: `early(operands[takes])` gives what `late(operands[keeps], early's outputs)` needs.
+    """A function as two: `late(operands[keeps], *early(operands[takes]))`.
 
-    `saved` is what not running the early half in a step saves, in bytes of memory traffic.
+    `saved` is the memory traffic, in bytes, that a step saves without the early half.
     """
 
     early: str
@@ -47,7 +47,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Cut:
-    """A function's nodes, early and late, and the early values that late nodes or the outputs need."""
+    """The early and the late nodes of a function, and the early values that late nodes or the outputs use."""
 
     early: tuple[Node, ...]
     late: tuple[Node, ...]
@@ -56,22 +56,22 @@ class Cut:
 
 
 class Splitter:
-    """Splits functions of `functions`, adding the halves to it; each function and signature once.
+    """Splits functions of `owner` and adds the halves to it, once per function and choice of early operands.
 
-    `batch` is the size that run-time sizes count as. With `steps`, early halves are going to be called once with the
-    rows of all steps as one batch, so only what treats each row of a batch by itself can be early.
+    `batch` is the value assumed for run-time sizes. With `steps`, early halves will be called once with the rows of all
+    steps as one batch, so only nodes that treat each row of a batch independently can be early.
     """
 
-    def __init__(self, functions: dict[str, Function], batch: int, steps: bool) -> None:
-        self.functions, self.batch, self.steps = functions, batch, steps
-        self.batchwise = Batchwise(functions)
-        self._reads = Reads(functions)
+    def __init__(self, owner: ModuleBuilder, batch: int, steps: bool) -> None:
+        self.owner, self.functions, self.batch, self.steps = owner, owner.functions, batch, steps
+        self.batchwise = Batchwise(self.functions)
+        self._costs = Costs(self.functions)
         self._known: dict[tuple[str, tuple[bool, ...], int], Split | None] = {}
 
     def split(self, name: str, early: tuple[bool, ...], rows: int = 1) -> Split | None:
-        """The halves of a function some of whose operands are `early`; None if nothing is worth moving.
+        """The halves of a function whose operands marked in `early` are early; None if nothing is worth moving.
 
-        `rows` is how many of the caller's samples one of the function's stands for: 2 under batched guidance.
+        `rows` is the number of rows that the function computes per sample: 2 under batched guidance.
         """
         key = (name, early, rows)
         if key not in self._known:
@@ -85,45 +85,35 @@ class Splitter:
         cut = self.cut(fn, operands, rows, self.movable)
         if not cut.crossing:
             return None
-        first = self._half(fn, "early", cut.early, [], cut.crossing)
+        first = self._half(fn, "early", cut.early, (), cut.crossing)
         second = self._half(fn, "late", cut.late, cut.crossing, fn.outputs)
-        where = {v: i for i, v in enumerate(fn.inputs)}
-        keeps = second.inputs[: len(second.inputs) - len(cut.crossing)]
-        return Split(
-            first.name,
-            second.name,
-            tuple(where[v] for v in first.inputs),
-            tuple(where[v] for v in keeps),
-            cut.saved,
-        )
+        number = {v: i for i, v in enumerate(fn.inputs)}
+        takes = tuple(number[v] for v in first.inputs)
+        keeps = tuple(number[v] for v in second.inputs if v in number)
+        return Split(first.name, second.name, takes, keeps, cut.saved)
 
     def _half(
-        self, fn: Function, half: str, nodes: Sequence[Node], extra: Sequence[Value], outputs: Sequence[Value]
+        self, fn: Function, half: str, nodes: tuple[Node, ...], extra: Sequence[Value], outputs: tuple[Value, ...]
     ) -> Function:
-        used = {v for n in nodes for v in n.inputs} | set(outputs)
-        made = Function(
-            fresh(f"{fn.name}.{half}", set(self.functions), "#"),
-            (*(v for v in fn.inputs if v in used), *extra),
-            tuple(p for p in fn.params if p.value in used),
-            tuple(nodes),
-            tuple(outputs),
-        )
-        self.functions[made.name] = made
-        return made
+        whole = Function(self.owner.unique(f"{fn.name}.{half}"), (), fn.params, nodes, outputs).without_unused_params()
+        used = whole.used()
+        new = whole.with_(inputs=(*(v for v in fn.inputs if v in used), *extra))
+        self.functions[new.name] = new
+        return new
 
     def movable(self, node: Node) -> bool:
-        """Whether a node, all of whose operands are early, may be early."""
+        """True if a node may be early when all its operands are."""
         if node.op in OPS and OPS[node.op].train_only:
             return False
         return self.batchwise.node(node) if self.steps else node.op != "guided"
 
     def cut(self, fn: Function, early: Iterable[Value], rows: int, movable: Callable[[Node], bool]) -> Cut:
-        """Cuts a function whose operands `early` are known early; `movable` says which nodes may be."""
+        """Cuts a function whose operands `early` are early; `movable` tells which nodes may be."""
         params = {p.value for p in fn.params}
         known = {*early, *params}
         order: list[tuple[Node, bool]] = []
         saved: dict[Node, float] = {}
-        names = {v.name for v in (*fn.inputs, *params, *(o for n in fn.nodes for o in n.outputs))}
+        names = Names(v.name for v in fn.values())
         for node in fn.nodes:
             if all(v in known for v in node.inputs) and movable(node):
                 order.append((node, True))
@@ -140,11 +130,13 @@ class Splitter:
                 saved[first] = gain
             else:
                 order.append((node, False))
-        late = {v for node, moved in order if not moved for v in node.inputs if v in known} | (known & set(fn.outputs))
+        late = {v for node, is_early in order if not is_early for v in node.inputs if v in known} | (
+            known & set(fn.outputs)
+        )
         return self._chosen(fn, order, late - params, params, rows, saved)
 
-    def _call(self, node: Node, known: set[Value], rows: int, names: set[str]) -> tuple[Node, Node, float] | None:
-        """A call as a call of the early half and one of the late half, and what the first saves a step."""
+    def _call(self, node: Node, known: set[Value], rows: int, names: Names) -> tuple[Node, Node, float] | None:
+        """(call of the early half, call of the late half, bytes saved per step) in place of a call."""
         callee = self.functions[node.attrs["fn"]]
         mask = tuple(v in known for v in node.inputs)
         sizes: dict[str, Dim] = {}
@@ -156,13 +148,13 @@ class Splitter:
             return None
         first, second = self.functions[split.early], self.functions[split.late]
         prefix = node.attrs["name"]
-        made = tuple(Value(fresh(join(prefix, v.name), names), substitute(v.type, sizes)) for v in first.outputs)
+        early = tuple(Value(names.fresh(join(prefix, v.name)), substitute(v.type, sizes)) for v in first.outputs)
         attrs = {"name": prefix, "args": {}}
         takes = tuple(node.inputs[i] for i in split.takes)
         keeps = tuple(node.inputs[i] for i in split.keeps)
         return (
-            Node("call", takes, made, {"fn": first.name, **attrs}, node.loc),
-            Node("call", (*keeps, *made), node.outputs, {"fn": second.name, **attrs}, node.loc),
+            Node("call", takes, early, {"fn": first.name, **attrs}, node.loc),
+            Node("call", (*keeps, *early), node.outputs, {"fn": second.name, **attrs}, node.loc),
             split.saved,
         )
 
@@ -175,52 +167,53 @@ class Splitter:
         rows: int,
         saved: Mapping[Node, float],
     ) -> Cut:
-        """Decides, last node first, which early nodes are kept early; `wanted` is what is late already needs."""
+        """Decides, from the last node to the first, which early nodes stay early; `wanted` are values used late."""
         roots = _roots(order)
-        held = Counter(roots.get(v, v) for v in wanted)  # how many of `wanted` stem from each root
+        uses = Counter(roots.get(v, v) for v in wanted)  # number of values of `wanted` per root
         crossing: dict[Value, None] = {}
-        again: set[Node] = set()  # early nodes that are made (again) late
-        for node, moved in reversed(order):
+        again: set[Node] = set()  # early nodes that are recomputed late
+        for node, is_early in reversed(order):
             needed = [o for o in node.outputs if o in wanted]
-            if not moved or not needed:
+            if not is_early or not needed:
                 continue
             ins = [v for v in node.inputs if v not in params]
             if not self._free(node):
                 own = Counter(roots.get(v, v) for v in needed)
-                instead = {root for v in ins if held[root := roots.get(v, v)] == own[root]} - params
-                price = self._bytes(needed, rows) - self._bytes((v for v in instead if v is not None), rows)
-                if self._saved(node, params, rows, saved) - price > LEAST_GAIN:
+                # If the node were late, these operands would have to cross instead of its results.
+                operands = {root for v in ins if uses[root := roots.get(v, v)] == own[root]} - params
+                extra = self._bytes(needed, rows) - self._bytes((v for v in operands if v is not None), rows)
+                if self._saved(node, params, rows, saved) - extra > LEAST_GAIN:
                     crossing.update(dict.fromkeys(reversed(needed)))
                     continue
             again.add(node)
-            held.update(roots.get(v, v) for v in set(ins) - wanted)
+            uses.update(roots.get(v, v) for v in set(ins) - wanted)
             wanted.update(ins)
         needed_early = set(crossing)
         early = []
-        for node, moved in reversed(order):
-            if moved and any(o in needed_early for o in node.outputs):
+        for node, is_early in reversed(order):
+            if is_early and any(o in needed_early for o in node.outputs):
                 early.append(node)
                 needed_early.update(node.inputs)
         total = sum(self._saved(n, params, rows, saved) for n in early)
-        late = [node for node, moved in order if not moved or node in again]
+        late = [node for node, is_early in order if not is_early or node in again]
         return Cut(tuple(reversed(early)), tuple(late), tuple(reversed(crossing)), total)
 
     def _free(self, node: Node) -> bool:
-        """Whether a node costs nothing to make again, or gives what is no row of a batch, as all that crosses must."""
+        """True if a node costs nothing to recompute, or cannot cross because its results are not batched."""
         return node.op in FREE or (self.steps and not all(map(batched, node.outputs)))
 
     def _saved(self, node: Node, params: set[Value], rows: int, known: Mapping[Node, float]) -> float:
-        """Bytes of memory traffic that not running a node saves: weights it reads, and its arithmetic."""
+        """Bytes of memory traffic that not running a node saves: the weights it reads, and its arithmetic."""
         if node in known:
             return known[node]
         times = rows * self.batch
         if node.op in CONTROL:
             runs = node.attrs["trip"] if node.op == "loop" else 1
             (name,) = callees(node)
-            return float(runs * (self._reads.weights(name) + self._reads.flops(name) * times / FLOPS_PER_BYTE))
-        weights = sum(self._reads.of_param(node, v.type) for v in node.inputs if v in params)
+            return float(runs * (self._costs.weights(name) + self._costs.flops(name) * times / FLOPS_PER_BYTE))
+        weights = sum(weight_bytes_read(node, v.type) for v in node.inputs if v in params)
         types = [v.type for v in node.inputs], [v.type for v in node.outputs]
-        return float(weights + OPS[node.op].flops(*types, node.attrs) * times / FLOPS_PER_BYTE)
+        return float(weights + OPS[node.op].cost(*types, node.attrs) * times / FLOPS_PER_BYTE)
 
     def _bytes(self, values: Iterable[Value], rows: int) -> float:
         return float(sum(self.held(v.type, rows) for v in values))
@@ -231,25 +224,12 @@ class Splitter:
         return bytes_of(type) * (rows * self.batch if sized else 1)
 
 
-def fresh(name: str, taken: set[str], mark: str = "_") -> str:
-    """A name that is not taken; from now on it is."""
-    candidate, n = name, 1
-    while candidate in taken:
-        n += 1
-        candidate = f"{name}{mark}{n}"
-    taken.add(candidate)
-    return candidate
-
-
 def _roots(order: Sequence[tuple[Node, bool]]) -> dict[Value, Value | None]:
-    """What each early view is a view of; None where it is of nothing but constants."""
+    """{early view: the value it is a view of}; None if that is a constant."""
     roots: dict[Value, Value | None] = {}
-    for node, moved in order:
-        if moved and node.op in FREE:
+    for node, is_early in order:
+        if is_early and node.op in FREE:
             source = node.inputs[0] if node.op in VIEWS else None
             root = None if source is None else roots.get(source, source)
             roots.update((o, root) for o in node.outputs)
     return roots
-
-
-__all__ = ["FLOPS_PER_BYTE", "LEAST_GAIN", "Cut", "Split", "Splitter", "fresh"]

@@ -1,8 +1,8 @@
-"""Nodes of a loop's body, computed for all steps at once.
+"""Computes nodes of a loop's body for all steps at once.
 
-A value that is the same for every sample (the time, the null class) has a row a step, one that is not has steps × batch
-rows; a tensor of both branches of guidance is two such parts. What treats each row of a batch by itself is applied to
-the rows as they stand, part by part.
+A value that is the same for every sample (the time, the null class) has one row per step, another has steps × batch
+rows; a tensor of both branches of guidance consists of two such parts. Nodes that treat each row of a batch
+independently are applied to the rows, part by part.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import numpy as np
 from latentc.ir.builder import Builder, Var
 from latentc.ir.core import Node, Value
 from latentc.ir.types import Dim, Sym
+from latentc.ir.var import as_tuple
 from latentc.passes.batchwise import ELEMENTWISE, Batchwise, aligned, batched, fixed
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """`size` times the batch of rows in each step: [trip * size * B, ...]; [trip, ...] where they are `same`."""
+    """`size` * B rows per step, [trip * size * B, ...]; if all rows of a step are the `same`, one: [trip, ...]."""
 
     size: int
     same: bool
@@ -35,14 +36,14 @@ class _Row:
     rows: Var
 
 
-# What is known of a value: one tensor for all steps (it has no batch), one a step, or the parts of its batch.
+# A value in all steps: one tensor for all of them (no batch), one per step (no batch), or the parts of its batch.
 _Known = Var | _Row | list[_Part]
 
 
 def stackable(batchwise: Batchwise, varying: Iterable[Value]) -> Callable[[Node], bool]:
-    """A predicate that, asked of a body's nodes in order, says which of them `Steps` can compute.
+    """A predicate that tells, for the nodes of a body in order, which of them `Steps` can compute.
 
-    `varying` are the body's inputs without batch that differ from step to step.
+    `varying` are the inputs of the body without batch that differ from step to step.
     """
     rows = set(varying)
 
@@ -68,33 +69,33 @@ def stackable(batchwise: Batchwise, varying: Iterable[Value]) -> Callable[[Node]
 
 
 def _spreads(node: Node) -> bool:
-    """Whether a broadcast only repeats a tensor for every sample."""
+    """True if a broadcast only repeats a tensor for every sample."""
     x, out = node.inputs[0].type, node.outputs[0].type
     return x.shape in (out.shape[1:], (1, *out.shape[1:]))
 
 
 class Steps:
-    """Computes values of a loop's body for all steps, appending to `b`, where the loop's operands are.
+    """Computes values of a loop's body for all steps; appends to `b`, the function of the loop.
 
-    `trip` is the number of steps; `lender` a tensor [B, ...] that says how large the batch is.
+    `trip` is the number of steps. The batch size is read from `like`, a tensor [B, ...].
     """
 
-    def __init__(self, b: Builder, trip: int, lender: Var) -> None:
-        self.b, self.trip, self.lender = b, trip, lender
-        self.batch: Sym = lender.shape[0]
+    def __init__(self, b: Builder, trip: int, like: Var) -> None:
+        self.b, self.trip, self.like = b, trip, like
+        self.batch: Sym = like.shape[0]
         self._known: dict[Value, _Known] = {}
-        self._waiting: dict[Value, Callable[[], _Known]] = {}  # made where something needs them
+        self._waiting: dict[Value, Callable[[], _Known]] = {}  # computed at first use
         self._index: dict[int, Var] = {}
         self._spread: dict[tuple[Value, int], Var] = {}
 
-    # ---- where values come from
+    # ---- inputs of the body
 
     def index(self, formal: Value) -> None:
-        """Says that `formal` is the number of the step."""
+        """Declares that `formal` is the number of the step."""
         self._waiting[formal] = lambda: _Row(self.b.constant(np.arange(self.trip), out="step"))
 
     def invariant(self, formal: Value, operand: Var) -> None:
-        """Says that `formal` is `operand` in every step."""
+        """Declares that `formal` is `operand` in every step."""
         if fixed(formal):
             self._known[formal] = operand
             return
@@ -109,7 +110,7 @@ class Steps:
         self._waiting[formal] = tiled
 
     def row(self, formal: Value, table: Var) -> None:
-        """Says that `formal` is a row of `table`."""
+        """Declares that `formal` is a row of `table`."""
         if fixed(formal):
             self._known[formal] = _Row(table)
             return
@@ -128,7 +129,7 @@ class Steps:
     # ---- nodes
 
     def node(self, node: Node) -> None:
-        """Computes a node for all steps; its operands have been."""
+        """Computes a node for all steps, after its operands."""
         out = node.outputs[0]
         if batched(out):
             if node.op == "broadcast_to" and fixed(node.inputs[0]):
@@ -157,7 +158,7 @@ class Steps:
         return known
 
     def _repeated(self, node: Node) -> Var:
-        """The rows [trip, ...] of a tensor without batch that is repeated for every sample."""
+        """The rows [trip, ...] of a tensor without batch that the node repeats for every sample."""
         known, (_, *rest) = self._get(node.inputs[0]), node.outputs[0].type.shape
         out = node.outputs[0].name
         if isinstance(known, _Row):
@@ -168,23 +169,22 @@ class Steps:
         return spread
 
     def _shaped(self, x: Var, shape: Sequence[Dim]) -> Var:
-        made: Var = x if x.shape == tuple(shape) else self.b.reshape(x, shape=tuple(shape), out=x.value.name)
-        return made
+        return x if x.shape == tuple(shape) else self.b.reshape(x, shape=tuple(shape), out=x.value.name)
 
     def _by_parts(self, node: Node) -> list[list[_Part]]:
-        """A node that treats each row by itself, part by part; equal parts once."""
-        operands = node.inputs[:1] if node.op == "broadcast_to" else node.inputs  # rows bring their own batch
+        """Applies a node that treats each row independently to each part; equal parts are computed once."""
+        operands = node.inputs[:1] if node.op == "broadcast_to" else node.inputs  # the rows have a batch already
         lists = self._matched([self._parts(v) for v in operands if batched(v)])
-        made: dict[Any, list[Var]] = {}
+        done: dict[Any, list[Var]] = {}
         results: list[list[_Part]] = [[] for _ in node.outputs]
         for column in zip(*lists, strict=True):
             size, same = column[0].size, all(p.same for p in column)
             key = (0 if same else size, *(p.rows.value for p in column))
-            if key not in made:
+            if key not in done:
                 parts = iter(column)
                 ins = [self._operand(v, next(parts) if batched(v) else None, size, same, node) for v in operands]
-                made[key] = self._apply(node, ins, self.trip if same else self.trip * size * self.batch)
-            for result, rows in zip(results, made[key], strict=True):
+                done[key] = self._apply(node, ins, self.trip if same else self.trip * size * self.batch)
+            for result, rows in zip(results, done[key], strict=True):
                 result.append(_Part(size, same, rows))
         return results
 
@@ -200,19 +200,19 @@ class Steps:
         return self._shaped(rows, (rows.shape[0], *[1] * (node.outputs[0].type.rank - 1)))
 
     def _apply(self, node: Node, operands: Sequence[Any], lead: Dim | None) -> list[Var]:
-        """Appends a node; where it has a batch, of `lead` rows."""
+        """Appends a node; `lead` is the number of rows of its batch, if it has one."""
         names = " ".join(o.name for o in node.outputs)
         if node.op == "call":
             outs = self.b.call(node.attrs["fn"], node.attrs["name"], *operands, out=names)
         else:
-            attrs = {k: _led(v, lead) for k, v in node.attrs.items()}
+            attrs = {k: _with_lead(v, lead) for k, v in node.attrs.items()}
             outs = self.b.op(node.op, *operands, out=names, **attrs)
-        return list(outs) if isinstance(outs, tuple) else [outs]
+        return list(as_tuple(outs))
 
     # ---- parts
 
     def _matched(self, lists: Sequence[list[_Part]]) -> Sequence[list[_Part]]:
-        """Operands' parts cut alike: as they are, or what is the same throughout as the others', or all joined."""
+        """Parts of equal sizes: an operand of one `same` part is repeated to match the others, else all are joined."""
         sizes = max(([p.size for p in parts] for parts in lists), key=len)
         matched = []
         for parts in lists:
@@ -243,7 +243,7 @@ class Steps:
         if key not in self._spread:
             if size not in self._index:
                 count = self.trip * size
-                zeros = self.b.full(self.lender, shape=(), value=0, dtype="i64", factor=count)
+                zeros = self.b.full(self.like, shape=(), value=0, dtype="i64", factor=count)
                 grid = self.b.reshape(zeros, shape=(self.trip, size * self.batch))
                 steps = self.b.add(grid, self.b.constant(np.arange(self.trip)[:, None], out="step"))
                 self._index[size] = self.b.reshape(steps, shape=(count * self.batch,), out="step_of_row")
@@ -261,11 +261,8 @@ def _factor(value: Value) -> int:
     return size.factor
 
 
-def _led(attr: Any, lead: Dim | None) -> Any:
-    """An attribute with the batch in it, where there is one, of `lead` rows."""
+def _with_lead(attr: Any, lead: Dim | None) -> Any:
+    """An attribute with `lead` instead of the batch if it is a shape with a batch."""
     if lead is not None and isinstance(attr, tuple) and attr and isinstance(attr[0], Sym):
         return (lead, *attr[1:])
     return attr
-
-
-__all__ = ["Steps", "stackable"]

@@ -1,4 +1,4 @@
-"""Removes what only training does: dropout and other random ops become their operand."""
+"""Removes training-only ops: dropout and the like become their operand."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from latentc.ir.core import Module, Node
 from latentc.ir.ops import OPS
 from latentc.passes.rewrite import rewrite
 
-# Ops that are the identity once no gradient is wanted.
+# Ops that are the identity when no gradient is computed.
 _IDENTITIES = frozenset({"stop_gradient"})
 
 
 def to_inference(module: Module) -> Module:
-    """The module at stage `inference`; the same object where it holds no training op."""
+    """Brings the module to stage `inference`; returns it unchanged if it has no training-only op."""
 
     def replace(b: Builder, node: Node, operands: list[Var]) -> Sequence[Var] | None:
         row = OPS.get(node.op)

@@ -16,9 +16,9 @@ from latentc.components.contract import Lowered
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.engines import ENGINES
 from latentc.ir.core import Module, Node, join
+from latentc.ir.costs import flops
 from latentc.ir.interpret import Interpreter
 from latentc.ir.ops import CONTROL
-from latentc.ir.report import flops
 from latentc.lower import lower
 from latentc.measure.execute import Array, Feed
 from latentc.quantize.trajectories import recorded

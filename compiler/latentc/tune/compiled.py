@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from latentc.components.samplers.base import ArraySampler
-from latentc.ir.report import flops
+from latentc.ir.costs import flops
 from latentc.lower import lower
 from latentc.measure.metrics import alternated
 from latentc.pipeline import optimised

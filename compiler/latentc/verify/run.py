@@ -19,7 +19,7 @@ import numpy as np
 from latentc.components.contract import Program
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import networks_called, parameters
-from latentc.ir.report import flops
+from latentc.ir.costs import flops
 from latentc.measure.memory import available_memory
 from latentc.measure.metrics import agreement, relative_error
 from latentc.measure.subject import Subject, open_subject

@@ -1,6 +1,7 @@
-"""The op table: every op the IR knows, one row each. The ops of `control` are typed by the functions they name."""
+"""The op tables: `OPS`, one row per op, and `CONTROL`, the ops whose types come from a function that they name."""
 
 from latentc.ir.ops import attention, conv, elementwise, experts, image, linear, norm, quantize, reduce, shape
+from latentc.ir.ops.control import CONTROL
 from latentc.ir.ops.row import Op, OpError
 
 OPS: dict[str, Op] = {
@@ -15,6 +16,5 @@ OPS: dict[str, Op] = {
     **experts.OPS,
     **image.OPS,
 }
-CONTROL = ("call", "guided", "gradient", "jvp", "loop")
 
 __all__ = ["CONTROL", "OPS", "Op", "OpError"]

@@ -33,7 +33,7 @@ def _attention_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[Tensor
 
 
 def attention_scale(q: Any, attrs: Attrs) -> float:
-    """What an attention multiplies the scores with; `q` is its queries, or their type."""
+    """The factor of the scores, 1 / sqrt(d) by default; `q` are the queries or their type."""
     return attrs["scale"] if attrs.get("scale") is not None else 1 / math.sqrt(int(q.shape[-1]))
 
 
@@ -68,9 +68,9 @@ def _attention_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     scale = attention_scale(q, attrs)
     scores = b.matmul(q if scale == 1.0 else q * scale, swap(b, k))
     dtype = q.type.dtype
-    if dtype in ("f16", "bf16"):  # the statistics of the softmax want more digits and a wider range
+    if dtype in ("f16", "bf16"):  # softmax needs more precision and range
         scores = b.cast(scores, to="f32")
-    # A large negative number, not -inf: no lowering then meets inf - inf.
+    # A large negative number instead of -inf, so that no backend computes inf - inf.
     if attrs["causal"]:
         scores = scores + b.constant(np.where(np.tri(int(tokens)), 0.0, -1e30), scores.type.dtype)
     if len(ins) > 3:
@@ -111,15 +111,15 @@ def _rotary_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
         even, odd = (b.reshape(p, shape=(*lead, width // 2)) for p in b.split(pairs, axis=4, sizes=(1, 1)))
     else:
         even, odd = b.split(x, axis=3, sizes=(width // 2, width // 2))
-    turned = (even * cos - odd * sin, odd * cos + even * sin)
+    rotated = (even * cos - odd * sin, odd * cos + even * sin)
     if not attrs["interleaved"]:
-        return [b.concat(*turned, axis=3)]
-    columns = [b.reshape(t, shape=(*lead, width // 2, 1)) for t in turned]
+        return [b.concat(*rotated, axis=3)]
+    columns = [b.reshape(t, shape=(*lead, width // 2, 1)) for t in rotated]
     return [b.reshape(b.concat(*columns, axis=4), shape=x.shape)]
 
 
 def timestep_frequencies(attrs: Attrs) -> Array:
-    """f64[dim / 2]: from 1 down to 1 / max_period, which `endpoint` includes."""
+    """f64[dim / 2]: from 1 down to 1 / max_period, which is included with `endpoint`."""
     half = attrs["dim"] // 2
     return np.asarray(np.exp(-math.log(attrs["max_period"]) * np.arange(half) / (half - attrs.get("endpoint", False))))
 
@@ -146,39 +146,33 @@ def _timestep_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
 
 _ROWS = [
     Op(
-        "attention",
-        "softmax(scale q k^T + mask) v; each key head serves H / H_kv query heads; a bool mask keeps where true",
+        "attention(q, k, v, mask?; causal, scale?)",
+        "softmax(scale q k^T + mask) v; each key head serves H / H_kv query heads; true in a bool mask means keep",
         _attention_infer,
         _attention,
         None,
         _attention_flops,
         _attention_decompose,
         "Vaswani et al. 2017; grouped queries: Ainslie et al. 2023",
-        operands="q k v mask?",
-        attrs="causal scale?",
     ),
     Op(
-        "rotary",
-        "pairs of channels turned by the angle of their position; pairs are neighbours (interleaved) or halves",
+        "rotary(x, cos, sin; interleaved)",
+        "pairs of channels rotated by the angle of their position; pairs are neighbours (interleaved) or halves",
         _rotary_infer,
         _rotary,
-        None,
-        lambda ins, outs, attrs: 3 * ins[0].count(),
-        _rotary_decompose,
-        "Su et al. 2021",
-        operands="x cos sin",
-        attrs="interleaved",
+        flops=3,
+        decompose=_rotary_decompose,
+        source="Su et al. 2021",
     ),
     Op(
-        "timestep_embedding",
-        "cos and sin of t times frequencies falling geometrically from 1 to 1 / max_period, which `endpoint` includes",
+        "timestep_embedding(x; dim, max_period, endpoint?)",
+        "cos and sin of t times frequencies that fall geometrically from 1 to 1 / max_period, included with `endpoint`",
         _timestep_infer,
         _timestep,
         None,
         lambda ins, outs, attrs: 3 * outs[0].count(),
         _timestep_decompose,
         "Ho et al. 2020; Dhariwal & Nichol 2021",
-        attrs="dim max_period endpoint?",
     ),
 ]
 OPS = {row.name: row for row in _ROWS}

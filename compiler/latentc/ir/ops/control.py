@@ -1,41 +1,43 @@
-"""Ops that refer to other functions: call, guided, gradient, jvp, loop. Their types come from the functions they name.
+"""Ops that refer to other functions: call, guided, gradient, jvp, loop. Their types come from these functions.
 
 `call`    attrs fn, name, args: applies a function; `name` is the state-dict prefix, `args` the static arguments as
           written by the caller (for the emitted constructor).
-`guided`  classifier-free guidance of a call: attrs fn, name, kinds (one of 'shared', 'conditional', 'carried' an
-          operand), guides (one of 'guided', 'carried' an output), channels (guide only the first so many channels of
-          axis 1, or None). Inputs: the operands, then one null alternative for each conditional operand, then the
-          scale [B]. A guided output is u + scale (c - u) with c, u the two branches; a carried tensor holds both
-          branches, [2*B, ...], the conditional one first.
+`guided`  classifier-free guidance of a call: attrs fn, name, kinds ('shared', 'conditional' or 'carried' per operand),
+          guides ('guided' or 'carried' per output), channels (number of channels of axis 1 to guide, or None for
+          all). Inputs: the operands, then the null alternative of each conditional operand, then the scale [B]. A
+          guided output is u + scale (c - u) of the conditional branch c and the null branch u; a carried tensor holds
+          both branches, [2*B, ...], the conditional one first.
 `gradient` reverse-mode derivative of a call: attrs fn, name, args, of (number of an output), wrt (numbers of inputs).
           Inputs: the operands of the call. Outputs: output `of` of the call, then for each input in `wrt` the gradient
           of that output's sum. The output of a network is one value per sample, so the gradient is per sample as well.
 `jvp`     forward-mode derivative of a call: attrs as of gradient. Inputs: the operands, then a tangent for each input
           in `wrt`. Outputs: output `of`, and its directional derivative (the Jacobian-vector product).
 `loop`    attrs body, trip, invariants, carried (counts): runs `body(i, *invariants, *carried, *rows)` trip times;
-          the rest of the inputs are tables whose row i the body gets. The body's outputs are the new carried values,
-          then values stacked over the steps. Loops nest.
+          the remaining inputs are tables, of which the body gets row i. The body returns the new carried values, then
+          values that are stacked over the steps. Loops nest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from latentc.ir.ops.row import OpError, need
+from latentc.ir.core import Function
+from latentc.ir.ops.row import Attrs, OpError, need
 from latentc.ir.types import Dim, Sym, TensorType, i64, substitute, unify
 
+NO_ATTRS: Attrs = {}
 
-def call_types(
-    name: str, formals: Sequence[Any], outputs: Sequence[Any], actuals: Sequence[TensorType]
-) -> list[TensorType]:
-    """Output types of a function applied to `actuals`; run-time sizes are solved for."""
-    need(len(formals) == len(actuals), f"{name} takes {len(formals)} operands, got {len(actuals)}")
+
+def call_types(fn: Function, actuals: Sequence[TensorType], attrs: Attrs = NO_ATTRS) -> list[TensorType]:
+    """Output types of a function applied to operands of the types `actuals`, its run-time sizes solved for."""
+    need(len(fn.inputs) == len(actuals), f"{fn.name} takes {len(fn.inputs)} operands, got {len(actuals)}")
     sizes: dict[str, Dim] = {}
-    for formal, actual in zip(formals, actuals, strict=True):
+    for formal, actual in zip(fn.inputs, actuals, strict=True):
         if not unify(formal.type, actual, sizes):
-            raise OpError(f"{name} takes {formal.name}: {formal.type}, got {actual}")
-    return [substitute(out.type, sizes) for out in outputs]
+            raise OpError(f"{fn.name} takes {formal.name}: {formal.type}, got {actual}")
+    return [substitute(out.type, sizes) for out in fn.outputs]
 
 
 def doubled(type: TensorType) -> TensorType:
@@ -46,34 +48,28 @@ def _even(size: Dim) -> bool:
     return (size.factor if isinstance(size, Sym) else size) % 2 == 0
 
 
-def guided_types(fn: Any, actuals: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[TensorType]:
+def guided_types(fn: Function, actuals: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Output types of a guided call."""
     kinds, guides, channels = attrs["kinds"], attrs["guides"], attrs["channels"]
     need(set(kinds) <= {"shared", "conditional", "carried"}, f"operand kinds are {kinds}")
     need(set(guides) <= {"guided", "carried"}, f"output kinds are {guides}")
     conditional = [i for i, k in enumerate(kinds) if k == "conditional"]
     need(len(kinds) == len(fn.inputs), f"{len(kinds)} operand kinds for {len(fn.inputs)} operands of {fn.name}")
-    need(
-        len(guides) == len(fn.outputs),
-        f"{len(guides)} output kinds for {len(fn.outputs)} outputs of {fn.name}",
-    )
-    need(
-        len(actuals) == len(kinds) + len(conditional) + 1,
-        "takes the operands, their null alternatives, the scale",
-    )
+    need(len(guides) == len(fn.outputs), f"{len(guides)} output kinds for {len(fn.outputs)} outputs of {fn.name}")
+    need(len(actuals) == len(kinds) + len(conditional) + 1, "takes the operands, their null alternatives, the scale")
     operands, nulls, scale = actuals[: len(kinds)], actuals[len(kinds) : -1], actuals[-1]
     need(scale.rank == 1 and scale.is_float, f"scale is {scale}; wants float [B]")
     for i, null in zip(conditional, nulls, strict=True):
         need(null == operands[i], f"null alternative of operand {i} is {null}; wants {operands[i]}")
     both = [t if k == "carried" else doubled(t) if t.rank else t for t, k in zip(operands, kinds, strict=True)]
-    types = call_types(fn.name, fn.inputs, fn.outputs, both)
+    types = call_types(fn, both)
     halves = []
     for t, g in zip(types, guides, strict=True):
         if g == "carried":
             halves.append(t)
             continue
         need(t.rank > 0 and t.is_float and _even(t.shape[0]), f"cannot guide {t}")
-        need(t.shape[0] // 2 == scale.shape[0], f"the scale is {scale}, but {t} is of another batch")
+        need(t.shape[0] // 2 == scale.shape[0], f"the scale is {scale}, but {t} has another batch size")
         if channels is not None:
             size = t.shape[1] if t.rank > 1 else 0
             need(not isinstance(size, Sym) and 0 < channels <= size, f"cannot guide {channels} channels of {t}")
@@ -81,26 +77,25 @@ def guided_types(fn: Any, actuals: Sequence[TensorType], attrs: Mapping[str, Any
     return halves
 
 
-def _differentiated(fn: Any, actuals: Sequence[TensorType], attrs: Mapping[str, Any]) -> TensorType:
-    """Type of the output that a gradient or jvp node differentiates."""
+def _differentiated(fn: Function, actuals: Sequence[TensorType], attrs: Attrs) -> TensorType:
+    """Type of the output that a `gradient` or `jvp` node differentiates."""
     of, wrt = attrs["of"], attrs["wrt"]
-    types = call_types(fn.name, fn.inputs, fn.outputs, actuals)
+    types = call_types(fn, actuals)
     need(0 <= of < len(types), f"{fn.name} has no output {of}; it has {len(types)}")
     need(types[of].is_float, f"output {of} of {fn.name} is {types[of]}; a derivative needs floats")
-    need(len(wrt) > 0 and len(set(wrt)) == len(wrt), f"wrt is {wrt}; wants different inputs, at least one")
+    need(len(wrt) > 0 and len(set(wrt)) == len(wrt), f"wrt is {wrt}; wants at least one input, and no input twice")
     for i in wrt:
         need(0 <= i < len(actuals), f"{fn.name} has no input {i}; it has {len(actuals)}")
         need(actuals[i].is_float, f"input {i} of {fn.name} is {actuals[i]}; a derivative needs floats")
-    out: TensorType = types[of]
-    return out
+    return types[of]
 
 
-def gradient_types(fn: Any, actuals: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[TensorType]:
+def gradient_types(fn: Function, actuals: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Output types of a gradient: the differentiated output, then one gradient per input in `wrt`."""
     return [_differentiated(fn, actuals, attrs), *(actuals[i] for i in attrs["wrt"])]
 
 
-def jvp_types(fn: Any, actuals: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[TensorType]:
+def jvp_types(fn: Function, actuals: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Output types of a jvp: the differentiated output, and its tangent."""
     count = len(fn.inputs)
     need(len(actuals) == count + len(attrs["wrt"]), f"takes {count} operands and a tangent for each input in wrt")
@@ -110,7 +105,7 @@ def jvp_types(fn: Any, actuals: Sequence[TensorType], attrs: Mapping[str, Any]) 
     return [out, out]
 
 
-def loop_types(body: Any, actuals: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[TensorType]:
+def loop_types(body: Function, actuals: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """Output types of a loop over `body`."""
     trip, invariants, carried = attrs["trip"], attrs["invariants"], attrs["carried"]
     need(trip > 0, f"trip count {trip} is not positive")
@@ -123,12 +118,29 @@ def loop_types(body: Any, actuals: Sequence[TensorType], attrs: Mapping[str, Any
     for table in actuals[invariants + carried :]:
         need(table.rank > 0 and table.shape[0] == trip, f"table is {table}; wants {trip} rows")
         rows.append(table.with_shape(table.shape[1:]))
-    types = call_types(body.name, body.inputs, body.outputs, [i64(), *head, *rows])
+    types = call_types(body, [i64(), *head, *rows])
     for new, old in zip(types, head[invariants:], strict=False):
         need(new == old, f"{body.name} carries {old} in but {new} out")
-    need(
-        len(types) >= carried,
-        f"{body.name} returns {len(types)} values; wants at least the {carried} carried",
-    )
+    need(len(types) >= carried, f"{body.name} returns {len(types)} values; wants at least the {carried} carried")
     need(len(types) > 0, f"{body.name} returns nothing")
     return types[:carried] + [t.with_shape([trip, *t.shape]) for t in types[carried:]]
+
+
+@dataclass(frozen=True)
+class Control:
+    """A row: `types(function, operand types, attrs)` gives the output types; `attrs` names and types the attributes.
+
+    The attributes `args` and `count` may be absent and are not checked.
+    """
+
+    types: Callable[[Function, Sequence[TensorType], Attrs], list[TensorType]]
+    attrs: Mapping[str, Any]
+
+
+CONTROL: dict[str, Control] = {
+    "call": Control(call_types, {"fn": str, "name": str}),
+    "guided": Control(guided_types, {"fn": str, "name": str, "kinds": tuple, "guides": tuple, "channels": int | None}),
+    "gradient": Control(gradient_types, {"fn": str, "name": str, "of": int, "wrt": tuple}),
+    "jvp": Control(jvp_types, {"fn": str, "name": str, "of": int, "wrt": tuple}),
+    "loop": Control(loop_types, {"body": str, "trip": int, "invariants": int, "carried": int}),
+}

@@ -1,7 +1,7 @@
 """Convolutions over any number of spatial axes, and their transposes.
 
 x is [B, C, *space]; `stride`, `padding` and `dilation` are one number for all spatial axes, or a tuple with one per
-axis. Padding is with zeros, equal on both sides of an axis; use `pad` for anything else.
+axis. Padding is zeros, equally many on both sides of an axis; use `pad` for anything else.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def geometry(attrs: Attrs, axes: int) -> Geometry:
         return per_axis(name, attrs.get(name, _DEFAULTS[name]), axes)
 
     groups = attrs.get("groups", 1)
-    need(isinstance(groups, int), f"groups is {groups!r}; wants a whole number")
+    need(isinstance(groups, int), f"groups is {groups!r}; wants an integer")
     g = Geometry(values("stride"), values("padding"), values("dilation"), values("output_padding"), groups)
     need(
         min(*g.stride, *g.dilation, groups) > 0 and min(*g.padding, *g.output_padding) >= 0,
@@ -76,7 +76,7 @@ def _conv_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]
 
 
 def _conv_size(size: Any, kernel: Any, stride: Any, padding: int, dilation: int) -> Any:
-    """Output size along one axis, written in terms of the input's."""
+    """Output size along one axis, as an expression of the input size."""
     if source_of(kernel) == source_of(stride) and padding == 0 and dilation == 1:
         return size // stride  # patches
     size = _plus(size, 2 * int(padding) - int(dilation) * (int(kernel) - 1) - 1 + int(stride))
@@ -118,16 +118,16 @@ def _with_bias(y: Array, xs: Sequence[Array]) -> Array:
 def _kernel_gradient(b: Any, image: Any, signal: Any, kernel: TensorType, g: Geometry) -> Any:
     """Gradient of a convolution's kernel, as a convolution of the image with the output's gradient `signal`.
 
-    Stride and dilation change places; the batch becomes the channels that are summed over, group by group.
+    Stride and dilation swap roles; the batch takes the role of the channels that are summed over, group by group.
     """
     batch, channels, *space = image.shape
     inner, rest = channels // g.groups, range(2, kernel.rank)
     swapped = (1, 0, *rest)
-    turned = b.transpose(
+    transposed = b.transpose(
         b.reshape(image, shape=(batch, g.groups, inner, *space)), perm=(2, 1, 0, *(axis + 1 for axis in rest))
     )
     found = b.conv(
-        b.reshape(turned, shape=(inner, batch * g.groups, *space)),
+        b.reshape(transposed, shape=(inner, batch * g.groups, *space)),
         b.transpose(signal, perm=swapped),
         stride=g.dilation,
         padding=g.padding,
@@ -138,7 +138,7 @@ def _kernel_gradient(b: Any, image: Any, signal: Any, kernel: TensorType, g: Geo
 
 
 def _cropped(b: Any, x: Any, shape: Sequence[Any]) -> Any:
-    """x without the trailing rows beyond `shape`, which the forward stride never reached."""
+    """x without the trailing rows beyond `shape`, which the stride of the forward pass does not reach."""
     for axis in range(2, len(shape)):
         if x.shape[axis] != shape[axis]:
             x = b.slice(x, axis=axis, start=0, stop=int(shape[axis]))
@@ -159,10 +159,6 @@ def _conv_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence
     gx = b.conv_transpose(grads[0], w, **g._replace(output_padding=rest)._asdict())
     gw = _kernel_gradient(b, x, grads[0], w.type, g)
     return [gx, gw, *_bias_gradient(b, ins, grads[0])]
-
-
-def _conv_flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
-    return 2 * outs[0].count() * ins[1].with_shape(ins[1].shape[1:]).count()
 
 
 def _conv_transpose_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
@@ -214,30 +210,27 @@ def _conv_transpose_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -
     return [gx, _kernel_gradient(b, grads[0], x, w.type, g), *_bias_gradient(b, ins, grads[0])]
 
 
-def _conv_transpose_flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
-    return 2 * ins[0].count() * ins[1].with_shape(ins[1].shape[1:]).count()
+def _flops(x: TensorType, weight: TensorType) -> int:
+    """Two for each weight that meets an element of x: the output of conv, the input of conv_transpose."""
+    return 2 * x.count() * weight.with_axis(0).count()
 
 
 _ROWS = [
     Op(
-        "conv",
+        "conv(x, weight, bias?; stride?, padding?, dilation?, groups?)",
         "1-D, 2-D or 3-D cross-correlation of x [B, C, *space] with W [out, in / groups, *kernel], and a bias [out]",
         _conv_infer,
         conv,
         _conv_vjp,
-        _conv_flops,
-        operands="x weight bias?",
-        attrs="stride? padding? dilation? groups?",
+        lambda ins, outs, attrs: _flops(outs[0], ins[1]),
     ),
     Op(
-        "conv_transpose",
-        "the transpose of conv, with W [in, out / groups, *kernel]; output_padding is added at the end of each axis",
+        "conv_transpose(x, weight, bias?; stride?, padding?, output_padding?, dilation?, groups?)",
+        "the transpose of conv, with W [in, out / groups, *kernel]; output_padding extends the end of each axis",
         _conv_transpose_infer,
         _conv_transpose,
         _conv_transpose_vjp,
-        _conv_transpose_flops,
-        operands="x weight bias?",
-        attrs="stride? padding? output_padding? dilation? groups?",
+        lambda ins, outs, attrs: _flops(ins[0], ins[1]),
     ),
 ]
 OPS = {row.name: row for row in _ROWS}

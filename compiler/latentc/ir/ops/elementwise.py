@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.ops.row import Array, Attrs, Op, broadcast, free, need
+from latentc.ir.ops.gradients import sum_to
+from latentc.ir.ops.row import Array, Attrs, Op, broadcast, need
 from latentc.ir.types import NUMPY, TensorType
 
 
@@ -38,7 +39,7 @@ def _compare(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
 
 
 def unary(name: str, fn: Callable[[Array], Array], vjp: Any, doc: str, source: str = "", infer: Any = _float) -> Op:
-    """A function of one operand; `vjp(b, x, y, g)` gives the gradient."""
+    """A function of one operand; `vjp(b, x, y, g)` returns the gradient."""
 
     def evaluate(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
         return [np.asarray(fn(xs[0]), dtype=xs[0].dtype)]
@@ -46,11 +47,12 @@ def unary(name: str, fn: Callable[[Array], Array], vjp: Any, doc: str, source: s
     def gradient(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
         return [vjp(b, ins[0], outs[0], grads[0])]
 
-    return Op(name, doc, infer, evaluate, gradient if vjp else None, source=source, differentiable=vjp is not None)
+    rule = gradient if vjp else None
+    return Op(f"{name}(x)", doc, infer, evaluate, rule, source=source, differentiable=rule is not None)
 
 
 def binary(name: str, fn: Callable[[Array, Array], Array], vjp: Any, doc: str, infer: Any = _pair) -> Op:
-    """A broadcasting function of two operands; `vjp(b, x, y, out, g)` gives both gradients before unbroadcasting."""
+    """A broadcasting function of two operands; `vjp(b, x, y, out, g)` returns both gradients in its shape."""
 
     def evaluate(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
         out = np.asarray(fn(xs[0], xs[1]))
@@ -58,9 +60,9 @@ def binary(name: str, fn: Callable[[Array, Array], Array], vjp: Any, doc: str, i
 
     def gradient(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
         pair = vjp(b, ins[0], ins[1], outs[0], grads[0])
-        return [b.sum_to(g, x.type) for g, x in zip(pair, ins, strict=True)]
+        return [sum_to(b, g, x.type) for g, x in zip(pair, ins, strict=True)]
 
-    return Op(name, doc, infer, evaluate, gradient if vjp else None, differentiable=vjp is not None, operands="x y")
+    return Op(f"{name}(x, y)", doc, infer, evaluate, gradient if vjp else None, differentiable=vjp is not None)
 
 
 def sigmoid(x: Array) -> Array:
@@ -124,11 +126,11 @@ def _where_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType
 def _where_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
     c, x, y = ins
     g = grads[0]
-    return [None, b.sum_to(b.where(c, g, 0.0), x.type), b.sum_to(b.where(c, 0.0, g), y.type)]
+    return [None, sum_to(b, b.where(c, g, 0.0), x.type), sum_to(b, b.where(c, 0.0, g), y.type)]
 
 
 def _clamp_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(attrs["low"] <= attrs["high"], f"low <= high wanted, got {attrs['low']} and {attrs['high']}")
+    need(attrs["low"] <= attrs["high"], f"low is {attrs['low']}; wants at most high = {attrs['high']}")
     return _numeric(ins, attrs)
 
 
@@ -186,7 +188,7 @@ _ROWS = [
         "Gauss error function",
     ),
     unary("abs", np.abs, lambda b, x, y, g: b.where(x < 0.0, -g, g), "absolute value", infer=_numeric),
-    unary("floor", np.floor, None, "largest whole number not above x"),
+    unary("floor", np.floor, None, "largest integer that is at most x"),
     binary("add", np.add, lambda b, x, y, o, g: (g, g), "x + y"),
     binary("sub", np.subtract, lambda b, x, y, o, g: (g, -g), "x - y"),
     binary("mul", np.multiply, lambda b, x, y, o, g: (g * y, g * x), "x * y"),
@@ -200,7 +202,7 @@ _ROWS = [
         "pow",
         np.power,
         lambda b, x, y, o, g: (g * y * b.pow(x, y - 1.0), g * o * b.log(x)),
-        "x to the y, x > 0 where the exponent's gradient is wanted",
+        "x to the power y; the gradient with respect to y requires x > 0",
     ),
     binary(
         "maximum",
@@ -228,78 +230,67 @@ _ROWS = [
         "Misra 2019",
     ),
     Op(
-        "leaky_relu",
+        "leaky_relu(x; slope)",
         "x if it is positive, else x * slope",
         _float,
         lambda xs, a: [np.where(xs[0] > 0, xs[0], xs[0] * xs[0].dtype.type(a["slope"]))],
         lambda b, ins, outs, grads, attrs: [b.where(ins[0] > 0.0, grads[0], grads[0] * attrs["slope"])],
         source="Maas et al. 2013",
-        attrs="slope",
     ),
     Op(
-        "gelu",
+        "gelu(x; approximate)",
         "x * Phi(x), by erf (approximate='none') or by tanh",
         _gelu_infer,
         lambda xs, a: [np.asarray(gelu(xs[0], a["approximate"]), dtype=xs[0].dtype)],
         _gelu_vjp,
         decompose=_gelu_decompose,
         source="Hendrycks & Gimpel 2016",
-        attrs="approximate",
     ),
     Op(
-        "stop_gradient",
-        "x, through which no gradient flows",
+        "stop_gradient(x)",
+        "x, without passing on a gradient",
         _numeric,
         lambda xs, a: [xs[0]],
         lambda b, ins, outs, grads, attrs: [None],
-        free,
+        flops=0,
     ),
     Op(
-        "clamp",
+        "clamp(x; low, high)",
         "x bounded to [low, high]",
         _clamp_infer,
         lambda xs, a: [np.clip(xs[0], a["low"], a["high"]).astype(xs[0].dtype)],
         _clamp_vjp,
-        attrs="low high",
     ),
     Op(
-        "cast",
+        "cast(x; to)",
         "x with another dtype; floats to integers truncate",
         _cast_infer,
         lambda xs, a: [xs[0].astype(NUMPY[a["to"]])],
         _cast_vjp,
-        free,
-        attrs="to",
+        flops=0,
     ),
     Op(
-        "where",
+        "where(condition, x, y)",
         "a where the condition holds, b elsewhere",
         _where_infer,
         lambda xs, a: [np.where(xs[0], xs[1], xs[2])],
         _where_vjp,
-        operands="condition x y",
     ),
     Op(
-        "dropout",
+        "dropout(x; p)",
         "in training, zeroes elements with probability p and scales the rest by 1 / (1 - p)",
         _dropout_infer,
-        None,
-        None,
-        free,
+        flops=0,
         train_only=True,
         differentiable=False,
-        attrs="p",
     ),
     Op(
-        "auxiliary_loss",
-        "x; in training the scalar loss is minimised as well, with weight one",
+        "auxiliary_loss(x, loss)",
+        "x; in training the scalar `loss` is added to the objective with weight 1",
         _auxiliary_infer,
-        None,
-        None,
-        free,
+        flops=0,
         train_only=True,
         differentiable=False,
-        operands="x loss",
     ),
 ]
 OPS = {row.name: row for row in _ROWS}

@@ -1,4 +1,4 @@
-"""Routed experts: which feed-forwards a token goes through depends on the token.
+"""Mixture of experts: each token is routed to some of the feed-forwards.
 
 Symbols: N tokens (of whatever leading shape), D width, E experts, F hidden width of an expert.
 """
@@ -19,7 +19,7 @@ def _infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, gates, w1, w3, w2 = ins
     need(x.rank >= 2 and gates.shape[:-1] == x.shape[:-1], f"gates {gates} do not line up with tokens {x}")
     need(w1.rank == 3 and w1.shape[::2] == (gates.shape[-1], x.shape[-1]), f"w1 is {w1}; wants [E, F, {x.shape[-1]}]")
-    need(w3.shape == w1.shape, f"w3 is {w3}, w1 {w1}: they go side by side")
+    need(w3.shape == w1.shape, f"w3 is {w3}; wants the type of w1, {w1}")
     need(w2.shape == (w1.shape[0], x.shape[-1], w1.shape[1]), f"w2 is {w2}; wants [E, {x.shape[-1]}, {w1.shape[1]}]")
     need(0 < attrs["per_token"] <= int(w1.shape[0]), f"{attrs['per_token']} of {w1.shape[0]} experts")  # type: ignore
     same_dtype(ins)
@@ -65,7 +65,7 @@ def _expert_flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: 
 
 
 def dense_experts(b: Any, x: Any, gates: Any, weights: Sequence[Sequence[Any]]) -> Any:
-    """Every expert for every token, most with gate zero: exact, of a fixed shape; `weights` (w1, w3, w2) an expert."""
+    """Runs every expert on every token, with most gates zero; `weights` has (w1, w3, w2) per expert."""
     out = None
     for e, (w1, w3, w2) in enumerate(weights):
         y = b.linear(b.silu(b.linear(x, w1)) * b.linear(x, w3), w2)
@@ -75,7 +75,7 @@ def dense_experts(b: Any, x: Any, gates: Any, weights: Sequence[Sequence[Any]]) 
 
 
 def sparse_experts(b: Any, x: Any, gates: Any, weights: Sequence[Sequence[Any]]) -> Any:
-    """Every expert for those tokens whose gate is not zero, one after the other; `weights` (w1, w3, w2) an expert."""
+    """Runs each expert on the tokens whose gate is not zero; `weights` has (w1, w3, w2) per expert."""
     out = b.fill_like(x, 0.0)
     for e, each in enumerate(weights):
         out = b.expert(out, x, b.slice(gates, axis=gates.type.rank - 1, start=e, stop=e + 1), *each)
@@ -93,27 +93,24 @@ def _flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) 
 
 _ROWS = [
     Op(
-        "experts",
+        "experts(x, gates, w1, w3, w2; per_token)",
         "sum over experts e of gates[..., e] * w2[e](silu(w1[e] x) * w3[e] x), w1 and w3 [E, F, D], w2 [E, D, F]; "
-        "`per_token` gates of a token are not zero",
+        "`per_token` gates per token are not zero",
         _infer,
         _evaluate,
         None,
         _flops,
         _decompose,
         source="Shazeer et al. 2017, arXiv:1701.06538; Dai et al. 2024, arXiv:2401.06066",
-        operands="x gates w1 w3 w2",
-        attrs="per_token",
     ),
     Op(
-        "expert",
-        "onto + gate * w2(silu(w1 x) * w3 x), of which only tokens with a gate need computing; flops are of all",
+        "expert(onto, x, gate, w1, w3, w2)",
+        "onto + gate * w2(silu(w1 x) * w3 x), to be computed only for tokens with a gate; flops count all tokens",
         _expert_infer,
         _expert,
         None,
         _expert_flops,
         _expert_decompose,
-        operands="onto x gate w1 w3 w2",
         engine_only=True,
     ),
 ]

@@ -1,4 +1,4 @@
-"""Resampling of [B, C, *space] by whole factors; one factor for all spatial axes, or a tuple with one per axis."""
+"""Resampling of [B, C, *space] by integer factors: one for all spatial axes, or a tuple with one per axis."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.ops.row import Array, Attrs, Op, free, need, per_axis
+from latentc.ir.ops.row import Array, Attrs, Op, need, per_axis
 from latentc.ir.types import TensorType
 
 
@@ -79,28 +79,18 @@ def _pool_decompose(reduction: str) -> Any:
 
 
 def _pool_row(name: str, reduction: str, doc: str) -> Op:
-    return Op(
-        name,
-        doc,
-        _pool_infer,
-        _pool(reduction),
-        None,
-        lambda ins, outs, attrs: ins[0].count(),
-        _pool_decompose(reduction),
-        attrs="size",
-    )
+    evaluate, decompose = _pool(reduction), _pool_decompose(reduction)
+    return Op(f"{name}(x; size)", doc, _pool_infer, evaluate, flops=1, decompose=decompose)
 
 
 _ROWS = [
     Op(
-        "upsample_nearest",
+        "upsample_nearest(x; factor)",
         "x with each element repeated `factor` times along every spatial axis",
         _upsample_infer,
         _upsample,
-        None,
-        free,
-        _upsample_decompose,
-        attrs="factor",
+        flops=0,
+        decompose=_upsample_decompose,
     ),
     _pool_row("avg_pool", "mean", "mean of each window of `size` elements along every spatial axis; windows tile x"),
     _pool_row("max_pool", "max", "maximum of each window of `size` elements along every spatial axis; windows tile x"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from latentc.ir.ops.row import Array, Attrs, Op, broadcast, free, need
-from latentc.ir.types import Sym, TensorType
+from latentc.ir.ops.gradients import sum_to
+from latentc.ir.ops.row import Array, Attrs, Op, broadcast, need
+from latentc.ir.types import Sym, TensorType, product
 
 
 def same_dtype(ins: Sequence[TensorType]) -> None:
@@ -22,7 +23,7 @@ def _matmul_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorTyp
 
 
 def swap(b: Any, x: Any) -> Any:
-    """x with its last two axes exchanged."""
+    """x with its last two axes swapped."""
     rank = x.type.rank
     return b.transpose(x, perm=(*range(rank - 2), rank - 1, rank - 2))
 
@@ -30,7 +31,7 @@ def swap(b: Any, x: Any) -> Any:
 def _matmul_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
     x, y = ins
     g = grads[0]
-    return [b.sum_to(b.matmul(g, swap(b, y)), x.type), b.sum_to(b.matmul(swap(b, x), g), y.type)]
+    return [sum_to(b, b.matmul(g, swap(b, y)), x.type), sum_to(b, b.matmul(swap(b, x), g), y.type)]
 
 
 def _matmul_flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
@@ -52,9 +53,14 @@ def _linear(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     return [y + xs[2] if len(xs) > 2 else y]
 
 
+def _flat_rows(b: Any, x: Any) -> Any:
+    """[..., D] as [rows, D]."""
+    return x if x.type.rank == 2 else b.reshape(x, shape=(product(x.shape[:-1]), x.shape[-1]))
+
+
 def _linear_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
     x, w = ins[:2]
-    flat_g, flat_x = b.flatten_rows(grads[0]), b.flatten_rows(x)
+    flat_g, flat_x = _flat_rows(b, grads[0]), _flat_rows(b, x)
     gx = b.matmul(flat_g, w)
     result = [b.reshape(gx, shape=x.shape) if gx.type.rank != x.type.rank else gx, b.matmul(swap(b, flat_g), flat_x)]
     return result if len(ins) == 2 else [*result, b.sum(flat_g, axes=(0,), keepdims=False)]
@@ -88,32 +94,29 @@ def _embedding_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Seq
 
 _ROWS = [
     Op(
-        "matmul",
+        "matmul(x, y)",
         "matrix product of the last two axes, the others broadcast",
         _matmul_infer,
         lambda xs, a: [xs[0] @ xs[1]],
         _matmul_vjp,
         _matmul_flops,
-        operands="x y",
     ),
     Op(
-        "linear",
+        "linear(x, weight, bias?)",
         "x W^T + b with W [out, in]",
         _linear_infer,
         _linear,
         _linear_vjp,
         _linear_flops,
         _linear_decompose,
-        operands="x weight bias?",
     ),
     Op(
-        "embedding",
-        "rows of a table picked by integers",
+        "embedding(table, index)",
+        "rows of a table, selected by integers",
         _embedding_infer,
         lambda xs, a: [xs[0][xs[1]]],
         _embedding_vjp,
-        free,
-        operands="table index",
+        flops=0,
     ),
 ]
 OPS = {row.name: row for row in _ROWS}

@@ -1,8 +1,9 @@
-"""Normalisation: over the last axis, over groups of channels, over the batch; and of a weight by its spectrum."""
+"""Normalisation: over the last axis, over groups of channels, over the batch; spectral normalisation of a weight."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,33 +22,37 @@ def _norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]
     return [x]
 
 
+def _affine(y: Any, params: Iterable[Any]) -> Any:
+    """y times the first of `params` plus the second, as far as they are given; arrays or handles of a builder."""
+    for combine, param in zip((operator.mul, operator.add), params, strict=False):
+        y = combine(y, param)
+    return y
+
+
 def _layer_norm_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     x = ins[0]
     centred = x - b.mean(x, axes=(-1,), keepdims=True)
     y = centred * b.rsqrt(b.mean(centred * centred, axes=(-1,), keepdims=True) + attrs["eps"])
-    if len(ins) > 1:
-        y = y * ins[1]
-    return [y + ins[2] if len(ins) > 2 else y]
+    return [_affine(y, ins[1:])]
 
 
 def _layer_norm(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     x = xs[0]
     centred = x - x.mean(axis=-1, keepdims=True)
     y = centred / np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + attrs["eps"])
-    y = y * xs[1] if len(xs) > 1 else y
-    return [np.asarray(y + xs[2] if len(xs) > 2 else y, dtype=x.dtype)]
+    return [np.asarray(_affine(y, xs[1:]), dtype=x.dtype)]
 
 
 def _rms_norm_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     x = ins[0]
-    y = x * b.rsqrt(b.mean(x * x, axes=(-1,), keepdims=True) + attrs["eps"])
-    return [y * ins[1] if len(ins) > 1 else y]
+    return [_affine(x * b.rsqrt(b.mean(x * x, axes=(-1,), keepdims=True) + attrs["eps"]), ins[1:])]
 
 
 def _rms_norm(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     x = xs[0]
-    y = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + attrs["eps"])
-    return [np.asarray(y * xs[1] if len(xs) > 1 else y, dtype=x.dtype)]
+    return [
+        np.asarray(_affine(x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + attrs["eps"]), xs[1:]), dtype=x.dtype)
+    ]
 
 
 def _group_norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
@@ -69,9 +74,7 @@ def _group_norm_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
         shape=(batch, channels, *spatial),
     )
     column = (channels, *(1 for _ in spatial))
-    if len(ins) > 1:
-        y = y * b.reshape(ins[1], shape=column)
-    return [y + b.reshape(ins[2], shape=column) if len(ins) > 2 else y]
+    return [_affine(y, (b.reshape(p, shape=column) for p in ins[1:]))]
 
 
 def _group_norm(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
@@ -79,8 +82,7 @@ def _group_norm(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     flat = x.reshape(x.shape[0], attrs["groups"], -1)
     y = _layer_norm([flat], attrs)[0].reshape(x.shape)
     column = (-1, *(1 for _ in x.shape[2:]))
-    y = y * xs[1].reshape(column) if len(xs) > 1 else y
-    return [np.asarray(y + xs[2].reshape(column) if len(xs) > 2 else y, dtype=x.dtype)]
+    return [np.asarray(_affine(y, (p.reshape(column) for p in xs[1:])), dtype=x.dtype)]
 
 
 def _batch_norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
@@ -94,11 +96,10 @@ def _batch_norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[Tenso
 
 
 def _scaled(x: Array, mean: Array, var: Array, affine: Sequence[Array], eps: float) -> Array:
-    """x normalised by channel, then scaled and shifted by what `affine` holds."""
+    """x normalised per channel, then scaled and shifted by `affine`: (), (scale,) or (scale, shift)."""
     column = (-1, *(1 for _ in x.shape[2:]))
     y = (x - mean.reshape(column)) / np.sqrt(var.reshape(column) + eps)
-    y = y * affine[0].reshape(column) if affine else y
-    return np.asarray(y + affine[1].reshape(column) if len(affine) > 1 else y, dtype=x.dtype)
+    return np.asarray(_affine(y, (p.reshape(column) for p in affine)), dtype=x.dtype)
 
 
 def _batch_norm(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
@@ -107,24 +108,23 @@ def _batch_norm(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
 
 
 def _batch_norm_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], Mapping[int, Array]]:
-    """By the batch's own statistics; the running variance takes the unbiased one, as PyTorch's does."""
+    """Normalises by the batch statistics; the running variance is updated with the unbiased one, as in PyTorch."""
     x, *running = xs[:3]
     axes = (0, *range(2, x.ndim))
     mean, var = x.mean(axis=axes), x.var(axis=axes)
     count = x.size / x.shape[1]
     found = (mean, var * count / max(count - 1, 1))
-    share = attrs["momentum"]
-    moved = {i: (1 - share) * old + share * new for i, (old, new) in enumerate(zip(running, found, strict=True), 1)}
-    return [_scaled(x, mean, var, xs[3:], attrs["eps"])], moved
+    momentum = attrs["momentum"]
+    updates = zip(running, found, strict=True)
+    new = {i: (1 - momentum) * old + momentum * batch for i, (old, batch) in enumerate(updates, 1)}
+    return [_scaled(x, mean, var, xs[3:], attrs["eps"])], new
 
 
 def _batch_norm_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     x, mean, var, *affine = ins
     column = (x.shape[1], *(1 for _ in x.shape[2:]))
     y = (x - b.reshape(mean, shape=column)) * b.reshape(b.rsqrt(var + attrs["eps"]), shape=column)
-    if affine:
-        y = y * b.reshape(affine[0], shape=column)
-    return [y + b.reshape(affine[1], shape=column) if len(affine) > 1 else y]
+    return [_affine(y, (b.reshape(p, shape=column) for p in affine))]
 
 
 def _spectral_norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
@@ -137,7 +137,7 @@ def _spectral_norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[Te
 
 
 def singular_value(weight: Array, u: Array, eps: float) -> tuple[Array, Array]:
-    """(the estimate of the largest singular value of weight [out, ...], what u becomes): one power iteration from u."""
+    """(estimated largest singular value of weight [out, ...], new u), by one power iteration from u."""
     matrix = weight.reshape(len(weight), -1)
     v = _unit(u @ matrix, eps)
     image = matrix @ v
@@ -159,7 +159,7 @@ def _spectral_norm_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Ar
 
 
 def _spectral_parts(b: Any, ins: Any, attrs: Attrs) -> tuple[Any, Any, Any]:
-    """(u [out, 1] after the iteration, v [in, 1], the singular value []) of a weight."""
+    """(new u [out, 1], v [in, 1], singular value []) of a weight."""
     weight, u = ins
     rows = weight.shape[0]
     matrix = b.reshape(weight, shape=(rows, product(weight.shape[1:])))
@@ -179,7 +179,7 @@ def _spectral_norm_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
 
 
 def _spectral_norm_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
-    """Both vectors are constants: at the largest singular value its derivative is u v^T whatever they do."""
+    """Treats u and v as constants: by the envelope theorem the gradient of the singular value is u v^T."""
     u, v, sigma = _spectral_parts(b, ins, attrs)
     (g,), (y,) = grads, outs
     along = b.sum(g * y, axes=tuple(range(g.type.rank)), keepdims=False)
@@ -189,68 +189,54 @@ def _spectral_norm_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) ->
 
 _ROWS = [
     Op(
-        "layer_norm",
-        "(x - mean) / sqrt(var + eps) over the last axis, scaled and shifted where given",
+        "layer_norm(x, scale?, shift?; eps)",
+        "(x - mean) / sqrt(var + eps) over the last axis, with optional scale and shift",
         _norm_infer,
         _layer_norm,
-        None,
-        lambda ins, outs, attrs: 8 * ins[0].count(),
-        _layer_norm_decompose,
-        "Ba et al. 2016",
-        operands="x scale? shift?",
-        attrs="eps",
+        flops=8,
+        decompose=_layer_norm_decompose,
+        source="Ba et al. 2016",
     ),
     Op(
-        "rms_norm",
-        "x / sqrt(mean(x^2) + eps) over the last axis, scaled where given",
+        "rms_norm(x, scale?; eps)",
+        "x / sqrt(mean(x^2) + eps) over the last axis, with optional scale",
         _norm_infer,
         _rms_norm,
-        None,
-        lambda ins, outs, attrs: 5 * ins[0].count(),
-        _rms_norm_decompose,
-        "Zhang & Sennrich 2019",
-        operands="x scale?",
-        attrs="eps",
+        flops=5,
+        decompose=_rms_norm_decompose,
+        source="Zhang & Sennrich 2019",
     ),
     Op(
-        "group_norm",
-        "layer norm over groups of channels (axis 1) and space, scaled and shifted by channel where given",
+        "group_norm(x, scale?, shift?; groups, eps)",
+        "layer norm over groups of channels (axis 1) and space, with optional scale and shift per channel",
         _group_norm_infer,
         _group_norm,
-        None,
-        lambda ins, outs, attrs: 8 * ins[0].count(),
-        _group_norm_decompose,
-        "Wu & He 2018",
-        operands="x scale? shift?",
-        attrs="groups eps",
+        flops=8,
+        decompose=_group_norm_decompose,
+        source="Wu & He 2018",
     ),
     Op(
-        "batch_norm",
-        "(x - mean) / sqrt(var + eps) by channel (axis 1), scaled and shifted where given; in training mean and "
-        "variance are the batch's, and the running ones given move towards them by the share `momentum`",
+        "batch_norm(x, mean, variance, scale?, shift?; eps, momentum)",
+        "(x - mean) / sqrt(var + eps) per channel (axis 1), with optional scale and shift; training uses the batch's "
+        "mean and variance, and moves the given running ones towards them by the fraction `momentum`",
         _batch_norm_infer,
         _batch_norm,
-        None,
-        lambda ins, outs, attrs: 2 * ins[0].count(),
-        _batch_norm_decompose,
-        "Ioffe & Szegedy 2015",
-        _batch_norm_train,
-        operands="x mean variance scale? shift?",
-        attrs="eps momentum",
+        flops=2,
+        decompose=_batch_norm_decompose,
+        source="Ioffe & Szegedy 2015",
+        train=_batch_norm_train,
     ),
     Op(
-        "spectral_norm",
-        "a weight [out, ...] over its largest singular value as one power iteration from u [out] finds it; in training "
-        "u becomes what it finds",
+        "spectral_norm(weight, u; eps)",
+        "a weight [out, ...] divided by its largest singular value, estimated by one power iteration from u [out]; "
+        "training updates u",
         _spectral_norm_infer,
         _spectral_norm,
         _spectral_norm_vjp,
-        lambda ins, outs, attrs: 5 * ins[0].count(),
-        _spectral_norm_decompose,
-        "Miyato et al. 2018, algorithm 1",
-        _spectral_norm_train,
-        operands="weight u",
-        attrs="eps",
+        flops=5,
+        decompose=_spectral_norm_decompose,
+        source="Miyato et al. 2018, algorithm 1",
+        train=_spectral_norm_train,
     ),
 ]
 OPS = {row.name: row for row in _ROWS}

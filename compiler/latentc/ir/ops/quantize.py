@@ -1,7 +1,7 @@
-"""Numbers of 8 or 4 bits that stand for floats together with a scale; made by passes, for engines only.
+"""Quantised tensors: 8-bit or 4-bit numbers with a scale. Only passes create these ops, for engines.
 
-A scale is one number, one for each index of `axis`, or one for each `block` elements along `axis`. Numbers are
-symmetric around zero; u8 is i8 moved up by 128, for processors that multiply unsigned by signed.
+A scale is one number, one per index of `axis`, or one per `block` elements along `axis`. Quantisation is symmetric
+around zero; u8 is i8 shifted by 128, for processors that multiply unsigned by signed numbers.
 
 Symbols: K inputs of a layer, N outputs, G blocks of K.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from latentc.ir.ops.row import Array, Attrs, Op, axis_of, need
 from latentc.ir.types import NUMPY, TensorType
 
-# dtype -> least and most number, and which stands for zero
+# dtype -> smallest number, largest number, zero point
 RANGES: dict[str, tuple[float, float, int]] = {
     "i8": (-128, 127, 0),
     "u8": (0, 255, 128),
@@ -27,7 +27,7 @@ RANGES: dict[str, tuple[float, float, int]] = {
 
 
 def spread(scale: Array, rank: int, attrs: Attrs) -> Array:
-    """A scale in a shape that broadcasts to the tensor of that rank it belongs to."""
+    """A scale reshaped to broadcast to its tensor, which has this rank."""
     if scale.ndim == 0:
         return scale
     if attrs.get("block"):
@@ -37,33 +37,33 @@ def spread(scale: Array, rank: int, attrs: Attrs) -> Array:
 
 
 def quantised(x: Array, scale: Array, attrs: Attrs) -> Array:
-    """The nearest numbers of dtype `to` (ties to even); what is beyond them becomes the outermost."""
+    """x / scale rounded to dtype `to` (ties to even) and clipped to its range."""
     low, high, zero = RANGES[attrs["to"]]
     ratio = x / spread(scale, x.ndim, attrs)
     if attrs["to"] == "f8e4m3":
         return np.asarray(np.clip(ratio, low, high).astype(ml_dtypes.float8_e4m3fn))
     numbers = np.clip(np.rint(ratio) + zero, low, high)
-    # By way of i8, for 4-bit integers are not made of floats.
+    # Via i8, because floats do not convert to 4-bit integers.
     return np.asarray(numbers.astype(np.int8 if attrs["to"] == "i4" else np.float64).astype(NUMPY[attrs["to"]]))
 
 
 def dequantised(q: Array, scale: Array, attrs: Attrs) -> Array:
-    """What quantised numbers stand for, in the scale's dtype."""
+    """Quantised numbers times their scale, in the scale's dtype."""
     numbers = q.astype(scale.dtype) - (128 if q.dtype == np.uint8 else 0)
     return np.asarray(numbers * spread(scale, q.ndim, attrs))
 
 
 def scale_shape(x: TensorType, attrs: Attrs) -> tuple[Any, ...]:
-    """Shape of the scale that attributes ask for. OpError where they do not fit the tensor."""
+    """Shape of the scale that the attributes describe. Raises OpError if they do not fit the tensor."""
     block, axis = attrs.get("block"), attrs.get("axis")
     if axis is None:
-        need(block is None, "blocks lie along an axis: say which")
+        need(block is None, "`block` needs `axis`")
         return ()
     axis = axis_of(axis, x.rank)
     if block is None:
         return (x.shape[axis],)
     need(isinstance(x.shape[axis], int) and x.shape[axis] % block == 0, f"blocks of {block} do not divide {x}")
-    return (*x.shape[:axis], x.shape[axis] // block, *x.shape[axis + 1 :])
+    return x.with_axis(axis, x.shape[axis] // block).shape
 
 
 def _scaled(x: TensorType, scale: TensorType, attrs: Attrs) -> None:
@@ -121,7 +121,7 @@ def _dynamic_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorTy
 
 
 def _dynamic(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
-    """ONNX's DynamicQuantizeLinear: 0 has a number of its own, so that the range always holds it."""
+    """ONNX's DynamicQuantizeLinear: the range always includes 0, which is represented exactly."""
     x, w, w_scale, *bias = xs
     low, high = min(float(x.min(initial=0)), 0.0), max(float(x.max(initial=0)), 0.0)
     scale = (high - low) / 255 or 1.0
@@ -132,12 +132,12 @@ def _dynamic(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
 
 
 def packed_blocks(numbers: Array, bits: int) -> Array:
-    """u8[N, G, block * bits / 8] of numbers u8[N, G, block]; of two that share a byte the first is its low half."""
+    """Packs u8[N, G, block] into u8[N, G, block * bits / 8]; of two 4-bit numbers the first is the low half."""
     return numbers if bits == 8 else (numbers[..., ::2] | numbers[..., 1::2] << 4).astype(np.uint8)
 
 
 def weight_of_blocks(q: Array, scale: Array, attrs: Attrs) -> Array:
-    """The weight [N, K] that packed blocks and their scales [N, G] stand for."""
+    """The weight [N, K] of packed blocks and their scales [N, G]."""
     bits = attrs["bits"]
     if bits == 4:
         q = np.stack([q & 15, q >> 4], axis=-1).reshape(*q.shape[:2], -1)
@@ -149,7 +149,7 @@ def blocks_type(weight: TensorType, attrs: Attrs) -> TensorType:
     """Type of a weight [N, K] as packed blocks."""
     bits, block = attrs["bits"], attrs["block"]
     need(bits in (4, 8), f"packs 4 or 8 bits, not {bits}")
-    need(block >= 16 and block & (block - 1) == 0, f"a block of {block} is no power of two from 16 on")
+    need(block >= 16 and block & (block - 1) == 0, f"block is {block}; wants a power of two, at least 16")
     need(weight.rank == 2 and int(weight.shape[1]) % block == 0, f"blocks of {block} do not divide {weight}")  # type: ignore[arg-type]
     return TensorType("u8", (weight.shape[0], int(weight.shape[1]) // block, block * bits // 8))  # type: ignore[arg-type]
 
@@ -177,68 +177,48 @@ def _flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) 
 
 _ROWS = [
     Op(
-        "quantize",
-        "x / scale as the nearest numbers of dtype `to`; one scale, or one for each index of `axis`",
+        "quantize(x, scale; to, axis?)",
+        "x / scale rounded to dtype `to`; one scale, or one per index of `axis`",
         _quantize_infer,
         lambda xs, a: [quantised(xs[0], xs[1], a)],
         source="ONNX QuantizeLinear",
-        operands="x scale",
-        attrs="to axis?",
         engine_only=True,
     ),
     Op(
-        "dequantize",
-        "what quantised numbers stand for; one scale, one for each index of `axis`, or one for each `block` along it",
+        "dequantize(x, scale; axis?, block?)",
+        "quantised numbers times their scale; one scale, one per index of `axis`, or one per `block` along it",
         _dequantize_infer,
         lambda xs, a: [dequantised(xs[0], xs[1], a)],
         source="ONNX DequantizeLinear",
-        operands="x scale",
-        attrs="axis? block?",
         engine_only=True,
     ),
     Op(
-        "linear_int8",
-        "linear of quantised numbers: x, W i8[in, out], the scale of x, the scales of W [out], bias",
+        "linear_int8(x, weight, x_scale, weight_scale, bias?)",
+        "linear of quantised numbers: x, W i8[in, out], scale of x, scales of W [out], bias",
         _int8_infer,
         _int8,
         flops=_flops,
         decompose=_int8_decompose,
         source="ONNX Runtime MatMulIntegerToFloat",
-        operands="x weight x_scale weight_scale bias?",
         engine_only=True,
     ),
     Op(
-        "linear_int8_dynamic",
-        "linear of x, quantised over its whole range as it comes, with W i8[in, out]; the scales of W [out], bias",
+        "linear_int8_dynamic(x, weight, scale, bias?)",
+        "linear of x, quantised at run time over its whole range, and W i8[in, out]; scales of W [out], bias",
         _dynamic_infer,
         _dynamic,
         flops=_flops,
         source="ONNX DynamicQuantizeLinear",
-        operands="x weight scale bias?",
         engine_only=True,
     ),
     Op(
-        "linear_blocks",
-        "linear with W in packed blocks of `bits` bits, u8[out, in / block, bytes]; scales [out, in / block], bias",
+        "linear_blocks(x, weight, scale, bias?; bits, block)",
+        "linear with W as packed blocks of `bits` bits, u8[out, in / block, bytes]; scales [out, in / block], bias",
         _blocks_infer,
         _blocks,
         flops=_flops,
         source="ONNX Runtime MatMulNBits",
-        operands="x weight scale bias?",
-        attrs="bits block",
         engine_only=True,
     ),
 ]
 OPS = {row.name: row for row in _ROWS}
-
-__all__ = [
-    "OPS",
-    "RANGES",
-    "blocks_type",
-    "dequantised",
-    "packed_blocks",
-    "quantised",
-    "scale_shape",
-    "spread",
-    "weight_of_blocks",
-]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from latentc.ir.ops.gradients import along
 from latentc.ir.ops.row import Array, Attrs, Op, axis_of, need
 from latentc.ir.types import Dim, Sym, TensorType
 
@@ -27,13 +28,13 @@ def _mean_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]
 
 
 def _kept(b: Any, g: Any, x: Any, attrs: Attrs) -> Any:
-    """A reduction's gradient with the reduced axes back as size 1."""
+    """The gradient of a reduction's result with the reduced axes as size 1."""
     shape = reduced(x.shape, attrs["axes"], True)
     return g if g.shape == shape else b.reshape(g, shape=shape)
 
 
 def _spread(b: Any, g: Any, x: Any, attrs: Attrs) -> Any:
-    """A reduction's gradient repeated over what was reduced."""
+    """The gradient of a reduction's result, repeated along the reduced axes."""
     kept = _kept(b, g, x, attrs)
     if kept.shape == x.shape:
         return kept
@@ -49,7 +50,7 @@ def _sum_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[
 def _mean_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
     (x,), g = ins, grads[0]
     sizes = [x.shape[a] for a in attrs["axes"]]
-    if any(isinstance(s, Sym) for s in sizes):  # the count is known at run time only: the sum of ones
+    if any(isinstance(s, Sym) for s in sizes):  # a run-time count is computed as a sum of ones
         return [_spread(b, g / b.sum(b.fill_like(x, 1.0), **attrs), x, attrs)]
     return [_spread(b, g * (1.0 / int(np.prod([int(s) for s in sizes]))), x, attrs)]
 
@@ -58,10 +59,7 @@ def _reduction(name: str, fn: Any, vjp: Any, doc: str, infer: Any = _reduce_infe
     def evaluate(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
         return [np.asarray(fn(xs[0], axis=tuple(attrs["axes"]), keepdims=attrs["keepdims"]), dtype=xs[0].dtype)]
 
-    def flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
-        return ins[0].count()
-
-    return Op(name, doc, infer, evaluate, vjp, flops, attrs="axes keepdims")
+    return Op(f"{name}(x; axes, keepdims)", doc, infer, evaluate, vjp, flops=1)
 
 
 def _max_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
@@ -139,8 +137,8 @@ def _logsumexp_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Seq
 
 def _argsort_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     (x,) = ins
-    known = x.rank > 0 and not isinstance(x.shape[-1], Sym)
-    need(known and x.dtype != "bool", f"takes numbers along a known size, got {x}")
+    static = x.rank > 0 and not isinstance(x.shape[-1], Sym)
+    need(static and x.dtype != "bool", f"takes numbers with a static last size, got {x}")
     return [x.with_dtype("i64")]
 
 
@@ -177,27 +175,15 @@ def _argmax_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorTyp
 
 def _top_k_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     (x,), k = ins, attrs["k"]
-    known = x.rank > 0 and not isinstance(x.shape[-1], Sym)
-    need(known and x.dtype != "bool", f"takes numbers along a known size, got {x}")
+    (indices,) = _argsort_infer(ins, attrs)
     need(0 < k <= x.shape[-1], f"k = {k} is outside 1..{x.shape[-1]}")
-    out = x.with_shape([*x.shape[:-1], k])
-    return [out, out.with_dtype("i64")]
+    shape = (*x.shape[:-1], k)
+    return [x.with_shape(shape), indices.with_shape(shape)]
 
 
 def _top_k(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     order = np.argsort(-xs[0], axis=-1, kind="stable")[..., : attrs["k"]]
     return [np.take_along_axis(xs[0], order, axis=-1), order.astype(np.int64)]
-
-
-def along(b: Any, x: Any, index: Any, g: Any, axis: int) -> Any:
-    """Gradient of x in take_along(x, index, axis): each g goes back to the place it was picked from."""
-    axis = axis_of(axis, x.type.rank)
-    size, picked = x.shape[axis], index.shape[axis]
-    need(not isinstance(size, Sym) and not isinstance(picked, Sym), "picks along a run-time size have no derivative")
-    wide = (*index.shape[:axis], picked, 1, *index.shape[axis + 1 :])
-    places = np.arange(int(size)).reshape(-1, *[1] * (x.type.rank - axis - 1))
-    hit = b.equal(b.reshape(index, shape=wide), b.constant(places, index.type.dtype))
-    return b.sum(b.where(hit, b.reshape(g, shape=wide), 0.0), axes=(axis,), keepdims=False)
 
 
 def _top_k_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
@@ -209,91 +195,78 @@ def _cumsum_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequen
     return [b.sum(g, axes=(axis,), keepdims=True) - b.cumsum(g, axis=axis) + g]
 
 
-def _cost(per_element: int) -> Any:
-    return lambda ins, outs, attrs: per_element * ins[0].count()
-
-
 _ROWS = [
     _reduction("sum", np.sum, _sum_vjp, "sum over axes"),
     _reduction("mean", np.mean, _mean_vjp, "mean over axes", _mean_infer),
-    _reduction("max", np.max, _max_vjp, "largest over axes; ties share the gradient"),
+    _reduction("max", np.max, _max_vjp, "maximum over axes; ties share the gradient"),
     Op(
-        "softmax",
+        "softmax(x; axis)",
         "exp(x) / sum exp(x) along an axis",
         _softmax_infer,
         lambda xs, a: [softmax(xs[0], a["axis"])],
         _softmax_vjp,
-        _cost(4),
-        _softmax_decompose,
-        attrs="axis",
+        flops=4,
+        decompose=_softmax_decompose,
     ),
     Op(
-        "log_softmax",
+        "log_softmax(x; axis)",
         "x - log sum exp(x) along an axis",
         _softmax_infer,
         lambda xs, a: [log_softmax(xs[0], a["axis"])],
         _log_softmax_vjp,
-        _cost(4),
-        _log_softmax_decompose,
-        attrs="axis",
+        flops=4,
+        decompose=_log_softmax_decompose,
     ),
     Op(
-        "logsumexp",
+        "logsumexp(x; axis)",
         "log sum exp(x) over an axis, which is dropped",
         _logsumexp_infer,
         lambda xs, a: [_logsumexp(xs[0], a["axis"])],
         _logsumexp_vjp,
-        _cost(4),
-        _logsumexp_decompose,
-        attrs="axis",
+        flops=4,
+        decompose=_logsumexp_decompose,
     ),
     Op(
-        "cross_entropy",
-        "-log softmax(logits)[target], a value a row",
+        "cross_entropy(logits, target)",
+        "-log softmax(logits)[target], one value per row",
         _cross_entropy_infer,
         _cross_entropy,
         _cross_entropy_vjp,
-        _cost(4),
-        _cross_entropy_decompose,
-        operands="logits target",
+        flops=4,
+        decompose=_cross_entropy_decompose,
     ),
     Op(
-        "argmax",
-        "index of the (first) largest along an axis, i64",
+        "argmax(x; axis)",
+        "index of the first maximum along an axis, i64",
         _argmax_infer,
         lambda xs, a: [np.asarray(np.argmax(xs[0], axis=a["axis"]), dtype=np.int64)],
-        None,
-        _cost(1),
+        flops=1,
         differentiable=False,
-        attrs="axis",
     ),
     Op(
-        "top_k",
-        "the k largest along the last axis, in descending order, and their indices; of equals the first comes first",
+        "top_k(x; k)",
+        "the k largest elements along the last axis in descending order, and their indices; ties keep their order",
         _top_k_infer,
         _top_k,
         _top_k_vjp,
-        _cost(4),
-        attrs="k",
+        flops=4,
     ),
     Op(
-        "argsort",
+        "argsort(x)",
         "indices that sort the last axis in ascending order, i64; equal elements keep their order. Applied twice, it "
         "gives each element's rank",
         _argsort_infer,
         lambda xs, a: [np.argsort(xs[0], axis=-1, kind="stable").astype(np.int64)],
-        None,
-        _cost(4),
+        flops=4,
         differentiable=False,
     ),
     Op(
-        "cumsum",
+        "cumsum(x; axis)",
         "running sum along an axis",
         _axis_infer,
         lambda xs, a: [np.cumsum(xs[0], axis=a["axis"], dtype=xs[0].dtype)],
         _cumsum_vjp,
-        _cost(1),
-        attrs="axis",
+        flops=1,
     ),
 ]
 OPS = {row.name: row for row in _ROWS}

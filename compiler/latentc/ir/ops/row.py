@@ -1,13 +1,15 @@
-"""What one op is: a row of the table.
+"""A row of the op table.
 
-Everything about an op stands in its row: how its type follows from its operands', what it means in numpy, its
-derivative, its cost, and (for composites) how it is written in simpler ops. Backends keep their own tables beside.
+The row holds everything about an op: its type rule, its meaning in numpy, its derivative, its cost and, for composite
+ops, its decomposition into simpler ops. Backends have their own tables.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,75 +20,88 @@ Array = np.ndarray[Any, Any]
 Attrs = Mapping[str, Any]
 Infer = Callable[[Sequence[TensorType], Attrs], Sequence[TensorType]]
 Evaluate = Callable[[Sequence[Array], Attrs], Sequence[Array]]
-# (builder, inputs, outputs, gradients of the outputs (None where not needed), attrs) -> gradients of the inputs
+# (builder, inputs, outputs, gradients of the outputs (None if zero), attrs) -> gradients of the inputs
 Vjp = Callable[..., Sequence[Any]]
 Flops = Callable[[Sequence[TensorType], Sequence[TensorType], Attrs], int]
 # (builder, inputs, attrs) -> outputs
 Decompose = Callable[..., Sequence[Any]]
-# (inputs, attrs) -> outputs, and what the buffers among the inputs become: {number of the input: its new value}
+# (inputs, attrs) -> outputs and the new values of the buffers among the inputs: {number of the input: new value}
 Train = Callable[[Sequence[Array], Attrs], tuple[Sequence[Array], Mapping[int, Array]]]
 
 
 class OpError(TypeError):
-    """Operands or attributes an op does not take; the message says what it wanted."""
+    """Operands or attributes that an op does not accept; the message says what it expects."""
 
 
-def _one_flop_an_element(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
+def _one_flop_per_result(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
     return sum(t.count() for t in outs)
-
-
-def free(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
-    """Cost of an op that only moves or renames data."""
-    return 0
 
 
 @dataclass(frozen=True)
 class Op:
-    """A row. `infer` raises OpError on operands it does not take; `flops` counts a multiply-add as two, per sample.
+    """A row. `infer` raises OpError for operands that it does not accept.
 
-    `operands` names what it takes, in order, and `attrs` its attributes; `name?` may be left out, `*more` is any number
-    of further operands. An op that is not `differentiable` has derivative zero wherever it has one.
-    `train` is what an op does in training that does something else there; all other fields mean inference.
+    `signature` is `name(operands; attributes)`: `pad(x; axis, before, after, value)`. `x?` is optional, `*more` is any
+    number of further operands. `flops` is per sample, a multiply-add counts as two: a function, or a number of
+    operations per element of the first operand. An op that is not `differentiable` has derivative zero wherever it has
+    one. `train` is what the op does in training, if that differs; all other fields mean inference.
     """
 
-    name: str
+    signature: str
     doc: str
     infer: Infer
     evaluate: Evaluate | None = None
     vjp: Vjp | None = None
-    flops: Flops = _one_flop_an_element
+    flops: Flops | int = _one_flop_per_result
     decompose: Decompose | None = None
     source: str = ""
     train: Train | None = None
     train_only: bool = False
-    engine_only: bool = False  # made by passes, for engines: no emitted code has it
+    engine_only: bool = False  # only passes create it, for engines; no emitted code has it
     differentiable: bool = True
-    operands: str = "x"
-    attrs: str = ""
 
-    @property
+    @cached_property
+    def name(self) -> str:
+        return self.signature.partition("(")[0]
+
+    @cached_property
+    def operands(self) -> list[str]:
+        """`x`, `bias?`, `*more`"""
+        return re.split(r"[(;)]", self.signature)[1].replace(",", "").split()
+
+    @cached_property
+    def attrs(self) -> dict[str, bool]:
+        """{attribute: True if it is optional}"""
+        words = self.signature.rstrip(")").partition("; ")[2].split(", ")
+        return {word.rstrip("?"): word.endswith("?") for word in words if word}
+
+    @cached_property
     def arity(self) -> tuple[int, int | None]:
-        """Least and most operands; None if any number."""
-        words = self.operands.split()
-        least = sum(not word.startswith("*") and not word.endswith("?") for word in words)
-        return least, None if any(word.startswith("*") for word in words) else len(words)
+        """Least and largest number of operands; None for any number."""
+        least = sum(not word.startswith("*") and not word.endswith("?") for word in self.operands)
+        return least, None if any(word.startswith("*") for word in self.operands) else len(self.operands)
+
+    def cost(self, ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
+        """Operations per sample."""
+        if not isinstance(self.flops, int):
+            return self.flops(ins, outs, attrs)
+        return self.flops * ins[0].count() if self.flops else 0
 
     def types(self, ins: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
-        """Output types for these operands and attributes. Raises OpError, and nothing else, where they do not fit."""
+        """Output types for these operands and attributes. Raises only OpError, if they do not fit."""
         least, most = self.arity
         if len(ins) < least or (most is not None and len(ins) > most):
             raise OpError(f"takes {_counted(least, most)}, got {len(ins)}")
-        known = {word.rstrip("?"): word.endswith("?") for word in self.attrs.split()}
-        for name, optional in known.items():
+        for name, optional in self.attrs.items():
             need(optional or name in attrs, f"attribute {name} is missing")
         for name in attrs:
-            need(name in known, f"has no attribute {name}; knows {', '.join(known) or 'none'}")
+            need(name in self.attrs, f"has no attribute {name}; knows {', '.join(self.attrs) or 'none'}")
         try:
             return list(self.infer(ins, attrs))
         except OpError:
             raise
         except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-            # What a rule did not foresee, such as a word where an axis belongs, is still a fault of the node.
+            # What a type rule does not foresee, such as a string for an axis, is still a fault of the node.
             raise OpError(f"{type(error).__name__} in its type rule: {error}") from error
 
 
@@ -106,7 +121,7 @@ def axis_of(axis: int, rank: int) -> int:
 
 
 def per_axis(name: str, value: Any, axes: int) -> tuple[int, ...]:
-    """An attribute as one whole number for each of `axes` spatial axes; a single number stands for all of them."""
+    """An attribute as one integer for each of `axes` spatial axes; a single integer stands for all of them."""
     values = tuple(value) if isinstance(value, tuple | list) else (value,) * axes
     need(all(isinstance(v, int) for v in values), f"{name} is {value!r}; wants whole numbers")
     need(len(values) == axes, f"{name} is {value}; wants one number, or one for each of {axes} spatial axes")
@@ -114,7 +129,7 @@ def per_axis(name: str, value: Any, axes: int) -> tuple[int, ...]:
 
 
 def broadcast(a: Sequence[Dim], b: Sequence[Dim]) -> tuple[Dim, ...]:
-    """Numpy's broadcasting over int and run-time sizes; the named one of two equal sizes is kept."""
+    """Numpy's broadcasting of static and run-time sizes; of two equal sizes the named one is kept."""
     longer, shorter = (tuple(a), tuple(b)) if len(a) >= len(b) else (tuple(b), tuple(a))
     shorter = (1,) * (len(longer) - len(shorter)) + shorter
     result: list[Dim] = []

@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.ops.reduce import along
-from latentc.ir.ops.row import Array, Attrs, Op, axis_of, broadcast, free, need
+from latentc.ir.ops.gradients import along, sum_to
+from latentc.ir.ops.row import Array, Attrs, Op, axis_of, broadcast, need
 from latentc.ir.types import NUMPY, Dim, Sym, TensorType, product
 
 
 def _reshape_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     shape = tuple(attrs["shape"])
     need(all(isinstance(d, Sym) or d >= 0 for d in shape), f"shape {list(shape)} has a negative size")
-    need(product(ins[0].shape) == product(shape), f"{ins[0]} has another number of elements than {list(shape)}")
+    need(product(ins[0].shape) == product(shape), f"{ins[0]} and {list(shape)} differ in the number of elements")
     return [ins[0].with_shape(shape)]
 
 
 def _target(x: Array, shape: Sequence[Dim]) -> tuple[int, ...]:
-    """The attr's shape with its one run-time size as -1 (numpy infers it)."""
+    """The shape with its run-time size, of which there is at most one, as -1 for numpy to infer."""
     return tuple(-1 if isinstance(d, Sym) else int(d) for d in shape)
 
 
@@ -34,32 +34,33 @@ def _transpose_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Seq
     return [b.transpose(grads[0], perm=tuple(int(i) for i in np.argsort(attrs["perm"])))]
 
 
-def _expand_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+def _broadcast_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     shape = tuple(attrs["shape"])
     own: tuple[Dim, ...] = (*[1] * (len(shape) - ins[0].rank), *ins[0].shape)
     need(len(own) == len(shape) and broadcast(own, shape) == shape, f"{ins[0]} does not broadcast to {list(shape)}")
-    lenders = (*(ins[1].shape[:1] or own[:1]), *own[1:]) if len(ins) > 1 else own
-    for dim, lent in zip(shape, lenders, strict=True):
-        need(not isinstance(dim, Sym) or lent == dim, f"no operand lends size {dim}")
+    known = (*(ins[1].shape[:1] or own[:1]), *own[1:]) if len(ins) > 1 else own
+    for dim, size in zip(shape, known, strict=True):
+        need(not isinstance(dim, Sym) or size == dim, f"no operand has the run-time size {dim}")
     return [ins[0].with_shape(shape)]
 
 
-def _expand(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+def _broadcast(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     x, shape = xs[0], attrs["shape"]
     own = (1,) * (len(shape) - x.ndim) + x.shape
-    lenders = (*(xs[1].shape[:1] or own[:1]), *own[1:]) if len(xs) > 1 else own
-    return [np.broadcast_to(x, [n if isinstance(d, Sym) else int(d) for d, n in zip(shape, lenders, strict=True)])]
+    known = (*(xs[1].shape[:1] or own[:1]), *own[1:]) if len(xs) > 1 else own
+    return [np.broadcast_to(x, [n if isinstance(d, Sym) else int(d) for d, n in zip(shape, known, strict=True)])]
+
+
+def _same_but(axis: int, x: TensorType, y: TensorType) -> bool:
+    """True if two tensors have the same shape except along an axis."""
+    return x.rank == y.rank and x.with_axis(axis).shape == y.with_axis(axis).shape
 
 
 def _concat_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     axis = axis_of(attrs["axis"], ins[0].rank)
     for t in ins[1:]:
-        need(
-            t.dtype == ins[0].dtype
-            and t.rank == ins[0].rank
-            and all(p == q for i, (p, q) in enumerate(zip(t.shape, ins[0].shape, strict=True)) if i != axis),
-            f"{t} does not concatenate with {ins[0]} along axis {axis}",
-        )
+        fits = t.dtype == ins[0].dtype and _same_but(axis, t, ins[0])
+        need(fits, f"{t} does not concatenate with {ins[0]} along axis {axis}")
     dims = [t.shape[axis] for t in ins]
     total: Dim = dims[0]
     for d in dims[1:]:
@@ -69,7 +70,7 @@ def _concat_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorTyp
         else:
             need(not isinstance(d, Sym), f"cannot add sizes {total} and {d}")
             total = total + d  # type: ignore[operator]
-    return [ins[0].with_shape([*ins[0].shape[:axis], total, *ins[0].shape[axis + 1 :]])]
+    return [ins[0].with_axis(axis, total)]
 
 
 def _concat_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
@@ -80,27 +81,27 @@ def _concat_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequen
 
 def _split_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     (x,), axis = ins, axis_of(attrs["axis"], ins[0].rank)
-    outs = [x.with_shape([*x.shape[:axis], size, *x.shape[axis + 1 :]]) for size in attrs["sizes"]]
-    whole = x.shape[axis]
-    kinds = {s.name if isinstance(s, Sym) else "" for s in (whole, *attrs["sizes"])}
-    need(len(kinds) == 1 and len(attrs["sizes"]) > 0, f"sizes {attrs['sizes']} do not divide {whole}")
-    total = sum(s.factor if isinstance(s, Sym) else int(s) for s in attrs["sizes"])
-    need(
-        total == (whole.factor if isinstance(whole, Sym) else whole),
-        f"sizes {attrs['sizes']} do not sum to {whole}",
-    )
-    return outs
+    whole, sizes = x.shape[axis], attrs["sizes"]
+    kinds = {s.name if isinstance(s, Sym) else "" for s in (whole, *sizes)}
+    need(len(kinds) == 1 and len(sizes) > 0, f"sizes {sizes} do not divide {whole}")
+    need(sum(map(_count, sizes)) == _count(whole), f"sizes {sizes} do not sum to {whole}")
+    return [x.with_axis(axis, size) for size in sizes]
+
+
+def _count(size: Dim) -> int:
+    """A size, or the factor of a run-time size."""
+    return size.factor if isinstance(size, Sym) else int(size)
 
 
 def _split(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     (x,), axis = xs, attrs["axis"]
-    parts = [s.factor if isinstance(s, Sym) else int(s) for s in attrs["sizes"]]
+    parts = list(map(_count, attrs["sizes"]))
     unit = x.shape[axis] // sum(parts)
     return np.split(x, np.cumsum(parts)[:-1] * unit, axis=axis)
 
 
 def _filled(b: Any, outs: Any, grads: Any) -> list[Any]:
-    """Gradients with zeros for the outputs nothing came back from."""
+    """The gradients of all outputs, None replaced by zeros."""
     return [b.fill_like(o, 0.0) if g is None else g for g, o in zip(grads, outs, strict=True)]
 
 
@@ -111,13 +112,12 @@ def _split_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequenc
 def _unbind_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     (x,), axis = ins, axis_of(attrs["axis"], ins[0].rank)
     need(not isinstance(x.shape[axis], Sym), f"cannot unbind the run-time size {x.shape[axis]}")
-    part = x.with_shape([*x.shape[:axis], *x.shape[axis + 1 :]])
-    return [part] * int(x.shape[axis])  # type: ignore[arg-type]
+    return [x.with_axis(axis)] * int(x.shape[axis])  # type: ignore[arg-type]
 
 
 def _unbind_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
     axis = axis_of(attrs["axis"], ins[0].type.rank)
-    one = (*ins[0].shape[:axis], 1, *ins[0].shape[axis + 1 :])
+    one = ins[0].type.with_axis(axis, 1).shape
     return [b.concat(*(b.reshape(g, shape=one) for g in _filled(b, outs, grads)), axis=axis)]
 
 
@@ -126,7 +126,7 @@ def _slice_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType
     start, stop, size = attrs["start"], attrs["stop"], x.shape[axis]
     need(not isinstance(size, Sym), f"cannot slice the run-time size {size}")
     need(0 <= start < stop <= size, f"slice {start}:{stop} is outside size {size}")
-    return [x.with_shape([*x.shape[:axis], stop - start, *x.shape[axis + 1 :]])]
+    return [x.with_axis(axis, stop - start)]
 
 
 def _slice(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
@@ -143,8 +143,8 @@ def _slice_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequenc
 
 def _pad_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     (x,), axis = ins, axis_of(attrs["axis"], ins[0].rank)
-    need(attrs["before"] >= 0 and attrs["after"] >= 0, "pads by a count of zero or more")
-    return [x.with_shape([*x.shape[:axis], x.shape[axis] + attrs["before"] + attrs["after"], *x.shape[axis + 1 :]])]
+    need(attrs["before"] >= 0 and attrs["after"] >= 0, "before and after are not negative")
+    return [x.with_axis(axis, x.shape[axis] + attrs["before"] + attrs["after"])]
 
 
 def _pad(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
@@ -162,7 +162,7 @@ def _take_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]
     x, index = ins
     need(index.dtype in ("i64", "i32"), f"index has dtype {index.dtype}; wants integers")
     axis = axis_of(attrs["axis"], x.rank)
-    return [x.with_shape([*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]])]
+    return [x.with_axis(axis, *index.shape)]
 
 
 def _take_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
@@ -192,11 +192,7 @@ def _take_along_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[Tenso
     x, index = ins
     axis = axis_of(attrs["axis"], x.rank)
     need(index.dtype in ("i64", "i32"), f"index has dtype {index.dtype}; wants integers")
-    need(
-        index.rank == x.rank
-        and all(p == q for i, (p, q) in enumerate(zip(x.shape, index.shape, strict=True)) if i != axis),
-        f"index {index} does not line up with {x} along axis {axis}",
-    )
+    need(_same_but(axis, x, index), f"index {index} does not line up with {x} along axis {axis}")
     return [x.with_shape(index.shape)]
 
 
@@ -205,16 +201,9 @@ def _update_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorTyp
     axis = axis_of(attrs["axis"], x.rank)
     need(start.dtype == "i64" and start.rank == 0, f"start is {start}; wants i64[]")
     have, room = update.shape[axis], x.shape[axis]
-    need(
-        not isinstance(have, Sym) and not isinstance(room, Sym) and have <= room,
-        f"update {update} is longer than {x} along axis {axis}",
-    )
-    need(
-        update.dtype == x.dtype
-        and update.rank == x.rank
-        and all(p == q for i, (p, q) in enumerate(zip(x.shape, update.shape, strict=True)) if i != axis),
-        f"update {update} does not fit {x} along axis {axis}",
-    )
+    fits = not isinstance(have, Sym) and not isinstance(room, Sym) and have <= room
+    need(fits, f"update {update} is longer than {x} along axis {axis}")
+    need(update.dtype == x.dtype and _same_but(axis, x, update), f"update {update} does not fit {x} along axis {axis}")
     return [x]
 
 
@@ -244,142 +233,122 @@ def _constant_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorT
     return [TensorType(attrs["dtype"], tuple(value.shape))]
 
 
-def _batch_zeros_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+def _full_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     need(ins[0].rank > 0, "takes its batch size from an operand's first dimension")
     need(attrs["dtype"] in NUMPY, f"unknown dtype {attrs['dtype']!r}")
     need(not any(isinstance(d, Sym) for d in attrs["shape"]), "only its first dimension is a run-time size")
     return [TensorType(attrs["dtype"], (ins[0].shape[0] * attrs.get("factor", 1), *attrs["shape"]))]
 
 
-def _batch_full(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+def _full(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     shape = (xs[0].shape[0] * attrs.get("factor", 1), *map(int, attrs["shape"]))
     return [np.full(shape, attrs["value"], dtype=NUMPY[attrs["dtype"]])]
 
 
 _ROWS = [
     Op(
-        "constant",
-        "a literal tensor; floats are kept in float64 until a backend rounds them",
+        "constant(; value, dtype, size?)",
+        "a literal tensor; floats are stored in float64 until a backend rounds them",
         _constant_infer,
         lambda xs, a: [np.asarray(a["value"]).astype(NUMPY[a["dtype"]])],
         lambda b, ins, outs, grads, attrs: [],
-        free,
-        operands="",
-        attrs="value dtype size?",
+        flops=0,
     ),
     Op(
-        "full",
+        "full(x; shape, value, dtype, factor?)",
         "[batch of the operand (times factor), *shape] filled with a value",
-        _batch_zeros_infer,
-        _batch_full,
+        _full_infer,
+        _full,
         lambda b, ins, outs, grads, attrs: [None],
-        free,
-        attrs="shape value dtype factor?",
+        flops=0,
     ),
     Op(
-        "reshape",
-        "the same elements, row-major, in another shape",
+        "reshape(x; shape)",
+        "the same elements in row-major order, in another shape",
         _reshape_infer,
         lambda xs, a: [xs[0].reshape(_target(xs[0], a["shape"]))],
         lambda b, ins, outs, grads, attrs: [b.reshape(grads[0], shape=ins[0].shape)],
-        free,
-        attrs="shape",
+        flops=0,
     ),
     Op(
-        "transpose",
+        "transpose(x; perm)",
         "axes reordered by perm",
         _transpose_infer,
         lambda xs, a: [xs[0].transpose(a["perm"])],
         _transpose_vjp,
-        free,
-        attrs="perm",
+        flops=0,
     ),
     Op(
-        "broadcast_to",
-        "x repeated to a shape; where that has a run-time batch, a second operand lends it its first dimension",
-        _expand_infer,
-        _expand,
-        lambda b, ins, outs, grads, attrs: [b.sum_to(grads[0], ins[0].type)] + [None] * (len(ins) - 1),
-        free,
-        operands="x like?",
-        attrs="shape",
+        "broadcast_to(x, like?; shape)",
+        "x broadcast to a shape; a second operand gives the batch size if the shape has one that x has not",
+        _broadcast_infer,
+        _broadcast,
+        lambda b, ins, outs, grads, attrs: [sum_to(b, grads[0], ins[0].type)] + [None] * (len(ins) - 1),
+        flops=0,
     ),
     Op(
-        "concat",
+        "concat(x, *more; axis)",
         "operands joined along an axis",
         _concat_infer,
         lambda xs, a: [np.concatenate(xs, axis=a["axis"])],
         _concat_vjp,
-        free,
-        operands="x *more",
-        attrs="axis",
+        flops=0,
     ),
     Op(
-        "split",
+        "split(x; axis, sizes)",
         "consecutive parts of the given sizes along an axis",
         _split_infer,
         _split,
         _split_vjp,
-        free,
-        attrs="axis sizes",
+        flops=0,
     ),
     Op(
-        "unbind",
+        "unbind(x; axis)",
         "the slices along an axis, without that axis",
         _unbind_infer,
         lambda xs, a: [np.take(xs[0], i, axis=a["axis"]) for i in range(xs[0].shape[a["axis"]])],
         _unbind_vjp,
-        free,
-        attrs="axis",
+        flops=0,
     ),
-    Op("slice", "start:stop along an axis", _slice_infer, _slice, _slice_vjp, free, attrs="axis start stop"),
+    Op("slice(x; axis, start, stop)", "start:stop along an axis", _slice_infer, _slice, _slice_vjp, flops=0),
     Op(
-        "pad",
+        "pad(x; axis, before, after, value)",
         "a constant before and after, along an axis",
         _pad_infer,
         _pad,
         _pad_vjp,
-        free,
-        attrs="axis before after value",
+        flops=0,
     ),
     Op(
-        "take",
-        "rows picked by integer index along an axis: index's shape replaces the axis",
+        "take(x, index; axis)",
+        "rows selected by integer index along an axis, which the shape of the index replaces",
         _take_infer,
         lambda xs, a: [np.take(xs[0], xs[1], axis=a["axis"])],
         _take_vjp,
-        free,
-        operands="x index",
-        attrs="axis",
+        flops=0,
     ),
     Op(
-        "take_along",
-        "elements picked by an index of the same rank (numpy's take_along_axis)",
+        "take_along(x, index; axis)",
+        "elements selected by an index of the same rank (numpy's take_along_axis)",
         _take_along_infer,
         lambda xs, a: [np.take_along_axis(xs[0], xs[1], axis=a["axis"])],
         _take_along_vjp,
-        free,
-        operands="x index",
-        attrs="axis",
+        flops=0,
     ),
     Op(
-        "scatter_add",
-        "x with update added at the rows that index picks (the transpose of take)",
+        "scatter_add(x, index, update; axis)",
+        "x with update added to the rows that index selects (the transpose of take)",
         _scatter_add_infer,
         _scatter_add,
         _scatter_add_vjp,
-        operands="x index update",
-        attrs="axis",
     ),
     Op(
-        "update_slice",
-        "x with update written from row start (i64[]) on, along an axis; how a key-value cache grows",
+        "update_slice(x, update, start; axis)",
+        "x with update written along an axis, beginning at row start (i64[]); appends to a key-value cache",
         _update_infer,
         _update,
         _update_vjp,
-        free,
-        operands="x update start",
-        attrs="axis",
+        flops=0,
     ),
 ]
 OPS = {row.name: row for row in _ROWS}

@@ -1,8 +1,8 @@
-"""Fusion: rules that rewrite patterns of ops, and the rules that every engine gets.
+"""Fusion: rules that rewrite patterns of ops, and the rules of each engine.
 
-An engine names the further rules that it gains from (`Engine.fusions`), with what was measured. A residual's gate,
-x + gate * branch, has no rule: OpenVINO and TensorRT-RTX fuse it themselves, and ONNX Runtime's SkipLayerNormalization
-is slower than what it would replace (docs/optimisation.md).
+All engines share some rules; an engine lists the others that it gains from (`Engine.fusions`), with measurements. There
+is no rule for gated residuals, x + gate * branch: OpenVINO and TensorRT-RTX fuse them, and ONNX Runtime's
+SkipLayerNormalization is slower than the ops it would replace (docs/optimisation.md).
 """
 
 from latentc.engines import ENGINES
@@ -28,17 +28,17 @@ from latentc.passes.fuse.linears import (
 )
 from latentc.passes.fuse.moves import TRANSPOSES
 
-# Operators written out become the operator. A rule stands after those whose operators its pattern is made of.
+# Decomposed operators become the operator. A rule comes after the rules for the operators in its pattern.
 COMPOSITES = (SOFTMAX, ATTENTION, LAYER_NORM, RMS_NORM, NORM_AFFINE, GELU, GELU_TANH, SILU)
 
 _EVERYWHERE = (
-    # Before anything reads weights: what is constant in inference goes into them.
+    # First, because it changes weights: folds what is constant in inference into them.
     *FOLDING,
     *COMPOSITES,
     # Fewer ops, the same products.
     TRANSPOSES,
     LINEAR_BIAS,
-    # Modulation is one multiplication and one addition then, in each step of a loop two small ops less a block.
+    # Then modulation is one multiplication and one addition: two small ops fewer per block and step.
     MODULATION_ONE,
 )
 
@@ -52,7 +52,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
 
 
 def rules_after_quantising(engine: str, precision: str) -> tuple[Rule, ...]:
-    """The rules for what quantisation left unquantised."""
+    """The rules for layers that quantisation left unchanged."""
     return tuple(_CHOSEN[rule] for rule in ENGINES[engine].fusions_after_quantising.get(precision, ()))
 
 

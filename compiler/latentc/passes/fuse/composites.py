@@ -1,6 +1,6 @@
-"""Operators written out in simpler ops, as people write them by hand, become the operator.
+"""Recognises operators that are written in simpler ops, in the usual ways.
 
-Engines have kernels for these; the pieces cost a pass over memory each.
+Engines have kernels for the operators; each simpler op would cost a pass over memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from latentc.passes.fuse.pattern import Match
 
 
 def _last_axis(match: Match, names: Iterable[str]) -> str | None:
-    """Why not all of the named reductions are over the last axis, which they keep."""
+    """The reason if one of the named reductions is not over the last axis with keepdims."""
     for name in names:
         node = match.node(name)
         axes, rank = [axis % node.inputs[0].type.rank for axis in node.attrs["axes"]], node.inputs[0].type.rank
@@ -55,7 +55,7 @@ _CENTRED = "(d := x - (m := mean(x)))"
 
 
 def _norms(of: str, operand: str) -> tuple[str, ...]:
-    """`of` divided by the root of the mean square of `operand`."""
+    """Patterns of `of` divided by the root of the mean square of `operand`."""
     return tuple(
         root.format(of, f"(q := mean({square.format(operand)}))") for root, square in product(_OVER_ROOT, _SQUARE)
     )
@@ -79,9 +79,7 @@ def _affine_check(match: Match) -> str | None:
     width, added = match.shape("x")[-1], "shift" in match.values
     name = "shift" if added else "scale"
     if match.shape(name) != (width,):
-        return (
-            f"%{match.values[name].name} is {match.values[name].type}, not one value for each of the {width} channels"
-        )
+        return f"%{match.values[name].name} is {match.values[name].type}, not one value per channel ({width})"
     return None
 
 
@@ -92,7 +90,7 @@ def _affine(b: Builder, v: SimpleNamespace) -> Var:
     return result
 
 
-# After the norms themselves. Scales of adaLN are not of this kind: each sample has its own.
+# After the norms themselves. It does not apply to the scales of adaLN, which differ between samples.
 NORM_AFFINE = Rule(
     "norm_affine",
     ("(n := layer_norm(x)) * scale", "(n := layer_norm(x, scale)) + shift", "(n := rms_norm(x)) * scale"),
@@ -124,7 +122,7 @@ GELU_TANH = Rule(
 
 _SCORES = ("matmul(q, t) * SCALE", "matmul(q, t) / ROOT", "matmul(q * SCALE, t)", "matmul(q / ROOT, t)", "matmul(q, t)")
 _MASKED = ("{0} + mask", "where(mask, {0}, NEVER)", "{0}")
-_NEVER = -1e9  # what stands for minus infinity: its exponential is 0 beside any score
+_NEVER = -1e9  # replaces minus infinity: its exponential is 0 relative to any score
 
 
 def _attention_check(match: Match) -> str | None:
@@ -133,15 +131,15 @@ def _attention_check(match: Match) -> str | None:
         return f"queries are {match.values['q'].type}; takes [B, H, T, d] or [N, T, d]"
     if match.attr("p", "axis") % rank != rank - 1:
         return f"the softmax is over axis {match.attr('p', 'axis')}, not over the keys"
-    keys = match.uses.made.get(match.values["t"])
+    keys = match.uses.made_by.get(match.values["t"])
     if keys is None or keys.op != "transpose":
-        return f"%{match.values['t'].name} is no transpose: the keys would have to be transposed for it"
+        return f"%{match.values['t'].name} is not a transpose: fusing would add one of the keys"
     if match.shape("q")[:-2] != match.shape("t")[:-2] or match.shape("q")[:-2] != match.shape("v")[:-2]:
         return "queries, keys and values differ in batch or heads"
     if match.numbers.get("NEVER", _NEVER) > _NEVER:
-        return f"{match.numbers['NEVER']:g} does not rule a key out: wants {_NEVER:g} or less"
+        return f"{match.numbers['NEVER']:g} does not mask a key: wants at most {_NEVER:g}"
     if rank == 3 and "mask" in match.values and len(match.shape("mask")) > 2:
-        return "the mask differs between samples whose heads are one axis"
+        return "the mask differs between samples, and batch and heads are one axis"
     return None
 
 
@@ -152,13 +150,13 @@ def _attention(b: Builder, v: SimpleNamespace) -> Var:
     if len(shape) == 3:
         q, k, values = (b.reshape(x, shape=(x.shape[0], 1, *x.shape[1:])) for x in (q, k, values))
     masks = [v.mask] if hasattr(v, "mask") else []
-    if not math.isinf(v.match.numbers.get("NEVER", -math.inf)):  # a row without any key has a result then
+    if not math.isinf(v.match.numbers.get("NEVER", -math.inf)):  # rows without any key have a result then
         masks = [b.where(v.mask, b.scalar(0.0, q), b.scalar(v.NEVER, q))]
     out: Var = b.attention(q, k, values, *masks, causal=False, scale=scale, out="x")
     return b.reshape(out, shape=shape) if len(shape) == 3 else out  # type: ignore[no-any-return]
 
 
-# After softmax: it is what it looks for.
+# After softmax, which its pattern contains.
 ATTENTION = Rule(
     "attention",
     tuple(f"matmul((p := softmax({mask.format(f'({scores})')})), v)" for scores, mask in product(_SCORES, _MASKED)),

@@ -1,7 +1,7 @@
-"""The rewriting engine: rules applied to each distinct function, and a report of what fitted and what nearly did.
+"""The rewriting engine: applies rules to each distinct function, and reports matches and near misses.
 
-A rule that fits where it should not is a fault of its `check`; the engine itself sees to it that a replacement has the
-type of what it replaces, and that nothing outside the pattern uses what the pattern takes apart.
+The `check` of a rule must refuse matches that the rule cannot rewrite. The engine itself ensures that a replacement has
+the type of what it replaces, and that nothing outside a match uses its inner values.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 from latentc.ir.builder import ModuleBuilder, Var
-from latentc.ir.core import Function, Module, Node, Value, live, prune
+from latentc.ir.core import Function, Module, Node, Value, live
 from latentc.ir.ops import OpError
 from latentc.ir.rewriter import Rewriter
 from latentc.ir.text import node_text
 from latentc.passes.cleanup import cleanup
 from latentc.passes.fuse.pattern import Match, Matcher, Uses, parse
 
-_FULL = 1000  # depth of a miss that is a whole match refused
+_FULL = 1000  # depth of a miss whose pattern matched completely
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Where one of `patterns` fits and `check` has nothing against it, its root becomes what `replace` builds.
+    """If one of `patterns` matches and `check` accepts, `replace` builds the replacement of the root.
 
-    `check(match)` gives the reason why not, or None. `replace(b, v)` gets the named values as handles of the new
-    function, and the named numbers, as attributes: `v.x`, `v.EPS`; `v.match` is the match, `v.env` what stands for each
-    value that is known at the root. Instead of what stands for the root it may give that for several values.
+    `check(match)` returns the reason for a refusal, or None. `replace(b, v)` gets the named values (as handles of the
+    new function) and numbers as attributes: `v.x`, `v.EPS`. `v.match` is the match, and `v.env` has the handle of every
+    value that is defined before the root. It returns the replacement of the root, or {value: its replacement}.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Miss:
-    """Where a rule nearly fitted, and why it did not; `depth` is how many nodes of its pattern did."""
+    """Where a rule nearly matched, and why it did not; `depth` is the number of nodes that matched."""
 
     function: str
     node: str
@@ -51,7 +51,7 @@ class Miss:
 
 @dataclass
 class FusionReport:
-    """By rule: how often it was applied in the distinct functions, and its nearest miss."""
+    """By rule: how often it was applied, counting each distinct function once, and its nearest miss."""
 
     applied: dict[str, int] = field(default_factory=dict)
     misses: dict[str, Miss] = field(default_factory=dict)
@@ -61,33 +61,30 @@ class FusionReport:
             self.misses[rule] = Miss(fn.name, node_text(node), reason, depth)
 
     def why(self, rule: str) -> str:
-        """What became of one rule, in a few lines."""
+        """The outcome of one rule, in a few lines."""
         count = self.applied.get(rule, 0)
         text = f"{rule}: applied {count} time{'' if count == 1 else 's'}\n"
         miss = self.misses.get(rule)
-        return f"{text}nearest miss {miss.text()}\n" if miss else f"{text}nothing else comes near its pattern\n"
+        return f"{text}nearest miss {miss.text()}\n" if miss else f"{text}nothing else nearly matches its pattern\n"
 
 
 def fused(module: Module, rules: Sequence[Rule]) -> tuple[Module, FusionReport]:
-    """The module with the rules applied, in their order, and the report; the same module where none fitted."""
+    """The module after `fuse`, and the report."""
     report = FusionReport({rule.name: 0 for rule in rules})
-    owner = ModuleBuilder()
-    owner.adopt(module)
+    owner = ModuleBuilder(module)
     functions = {name: _function(owner, fn, rules, report) for name, fn in module.functions.items()}
-    if all(functions[name] is fn for name, fn in module.functions.items()):
-        return module, report
-    changed = module.with_(functions=functions)
-    return cleanup(prune(changed) if changed.entries else changed), report
+    changed = module.with_functions(functions)
+    return module if changed is module else cleanup(changed), report
 
 
 def fuse(module: Module, rules: Sequence[Rule]) -> Module:
-    """The module with the rules applied, in their order; the same object where none fitted."""
+    """Applies the rules in order; returns the module unchanged if none matches."""
     return fused(module, rules)[0]
 
 
 def _function(owner: ModuleBuilder, fn: Function, rules: Sequence[Rule], report: FusionReport) -> Function:
     for rule in rules:
-        # What one replacement builds may be part of the next; each makes the function smaller or its ops larger.
+        # A replacement may be part of the next match; each one makes the function smaller or its ops larger.
         for _ in range(len(fn.nodes) + 1):
             rewritten = _once(owner, fn, rule, report)
             if rewritten is fn:
@@ -97,7 +94,7 @@ def _function(owner: ModuleBuilder, fn: Function, rules: Sequence[Rule], report:
 
 
 def _once(owner: ModuleBuilder, fn: Function, rule: Rule, report: FusionReport) -> Function:
-    """One round of a rule: every match that shares no node with one found before it."""
+    """One round of a rule: replaces all matches that share no node with an earlier one."""
     uses = Uses(fn)
     taken: set[Node] = set()
     found: dict[Node, Match] = {}  # by root
@@ -108,14 +105,14 @@ def _once(owner: ModuleBuilder, fn: Function, rule: Rule, report: FusionReport) 
     if not found:
         return fn
     b = Rewriter(owner, fn)
-    env: dict[Value, Var] = {v: Var(v, b) for v in (*fn.inputs, *(p.value for p in fn.params))}
+    env = b.own_values()
     changed = 0
     for node in fn.nodes:
-        made = _replaced(b, rule, fn, found[node], env, report) if node in found else {}
-        if made:
+        replaced = _replaced(b, rule, fn, found[node], env, report) if node in found else {}
+        if replaced:
             changed += 1
-            env.update(made)
-        elif not all(v in env for v in node.outputs):  # else a replacement before it stands for them
+            env.update(replaced)
+        elif not all(v in env for v in node.outputs):  # else an earlier replacement covers this node
             env.update(zip(node.outputs, b.keep(node, [env[v] for v in node.inputs]), strict=True))
     if not changed:
         return fn
@@ -123,31 +120,31 @@ def _once(owner: ModuleBuilder, fn: Function, rule: Rule, report: FusionReport) 
     b.output([env[v] for v in fn.outputs])
     b.finish(fn.doc)
     new = owner.functions[fn.name]
-    nodes = live(new.nodes, new.outputs)
-    used = {v for node in nodes for v in node.inputs} | set(new.outputs)
-    return new.with_(nodes=nodes, params=tuple(p for p in new.params if p.recipe is None or p.value in used))
+    new = new.with_(nodes=live(new.nodes, new.outputs))
+    used = new.used()
+    return new.with_(params=tuple(p for p in new.params if p.recipe is None or p.value in used))
 
 
 def _replaced(
     b: Rewriter, rule: Rule, fn: Function, match: Match, env: dict[Value, Var], report: FusionReport
 ) -> Mapping[Value, Var]:
-    """What stands for the match's root, and for what else; nothing where an op does not take it."""
+    """{value: its replacement} for a match; empty if the replacement is ill-typed."""
     handles = {name: env[v] for name, v in match.values.items() if v in env}
     try:
-        made = rule.replace(b, SimpleNamespace(match=match, env=env, **match.numbers, **handles))
+        result = rule.replace(b, SimpleNamespace(match=match, env=env, **match.numbers, **handles))
     except OpError as error:
         report.missed(rule.name, fn, match.root, str(error), _FULL)
         return {}
-    new = {match.root.outputs[0]: made} if isinstance(made, Var) else made
+    new = {match.root.outputs[0]: result} if isinstance(result, Var) else result
     for old, var in new.items():
         if var.type != old.type:
-            report.missed(rule.name, fn, match.root, f"it would be {var.type}, not {old.type}", _FULL)
+            report.missed(rule.name, fn, match.root, f"the replacement is {var.type}, not {old.type}", _FULL)
             return {}
     return new
 
 
 def _matches(rule: Rule, uses: Uses, report: FusionReport) -> Iterator[Match]:
-    """The first match at each node that nothing speaks against, the last nodes first: a larger one holds smaller."""
+    """The first accepted match at each node; from the last node to the first, so that larger matches come first."""
     matchers = [Matcher(uses, parse(text)) for text in rule.patterns]
     for node in reversed(uses.fn.nodes):
         for match in (match for matcher in matchers for match in _tries(matcher, rule, node, report)):
@@ -165,15 +162,12 @@ def _tries(matcher: Matcher, rule: Rule, node: Node, report: FusionReport) -> It
 
 
 def _leaks(match: Match) -> str | None:
-    """What of the pattern's inside is used elsewhere, if anything is."""
+    """The reason if an inner value of the match is used outside of it."""
     for node in match.nodes[1:]:
         value = node.outputs[0]
-        if value in match.uses.given:
+        if value in match.uses.outputs:
             return f"%{value.name} is also a result of the function"
         for user in match.uses.users.get(value, ()):
             if user not in match.nodes:
                 return f"%{value.name} is also used by {node_text(user)}"
     return None
-
-
-__all__ = ["FusionReport", "Miss", "Rule", "fuse", "fused"]

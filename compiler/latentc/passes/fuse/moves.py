@@ -1,4 +1,4 @@
-"""Transposes that undo each other around ops that do not care for the order of axes."""
+"""Removes transposes that cancel each other around elementwise ops."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from latentc.passes.fuse.pattern import Match
 _UNARY = ("silu", "gelu", "tanh", "sigmoid", "relu", "exp", "neg", "abs", "sqrt", "rsqrt", "cast", "clamp")
 
 
-def _undone(match: Match) -> str | None:
+def _check(match: Match) -> str | None:
     first, second = match.node("t").attrs["perm"], match.root.attrs["perm"]
     order = [first[axis] for axis in second]
     return None if order == sorted(order) else f"the transposes together are {tuple(order)}"
 
 
-# Neighbouring transposes and reshapes cleanup joins by itself.
+# Adjacent transposes are joined by cleanup.
 TRANSPOSES = Rule(
     "transposes",
     tuple(f"transpose((f := {op}((t := transpose(x)))))" for op in _UNARY),
     lambda b, v: b.op(v.match.node("f").op, v.x, **v.match.node("f").attrs),
-    _undone,
+    _check,
 )

@@ -2,9 +2,9 @@
 
     (d := x - mean(x)) * rsqrt(mean(d * d) + EPS)
 
-A lower-case name is any value, the same one wherever it stands; `(d := …)` names the value that a part gives. A name in
-capitals is a constant of one element; a number is that constant. `f(x, axis=-1)` is op f with that attribute; `+` and
-`*` match in either order.
+A lower-case name is any value, the same one at each occurrence; `(d := …)` names the result of a subexpression. A name
+in capitals is a constant of one element; a number is a constant of that value. `f(x, axis=-1)` is op f with that
+attribute; `+` and `*` match in either order.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.core import Function, Node, Value, frozen
+from latentc.ir.core import Function, Node, Value, frozen, makers
 from latentc.ir.text import node_text
 
 _OPERATORS = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.Pow: "pow"}
 _COMMUTES = ("add", "mul")
-_CLOSE = 1e-6  # numbers are the same to the digits that people write
+_CLOSE = 1e-6  # relative tolerance of constants, which people write with few digits
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Apply:
-    """`op` of operands that match, with these attributes among its own; its result is called `name`."""
+    """A node of `op` whose operands match and that has these attributes among others; its result is called `name`."""
 
     op: str
     operands: tuple[Pattern, ...]
@@ -56,10 +56,10 @@ Pattern = Any_ | Number | Apply
 
 @functools.cache
 def parse(text: str) -> Apply:
-    """The pattern a text means. Raises ValueError for what is none."""
+    """Parses a pattern. Raises ValueError for other text."""
     found = _parsed(ast.parse(text, mode="eval").body)
     if not isinstance(found, Apply):
-        raise ValueError(f"{text!r} is no op")
+        raise ValueError(f"{text!r} is not an op")
     return found
 
 
@@ -82,25 +82,25 @@ def _parsed(node: ast.expr) -> Pattern:
         case ast.Call(func=ast.Name(id=op), args=args, keywords=keywords):
             attrs = {k.arg: ast.literal_eval(k.value) for k in keywords if k.arg is not None}
             return Apply(op, tuple(map(_parsed, args)), attrs)
-    raise ValueError(f"{ast.unparse(node)!r} is no part of a pattern")
+    raise ValueError(f"{ast.unparse(node)!r} cannot be part of a pattern")
 
 
 class Uses:
-    """Who makes and who uses each value of a function."""
+    """The nodes that compute and use each value of a function."""
 
     def __init__(self, fn: Function) -> None:
         self.fn = fn
-        self.made = {o: node for node in fn.nodes for o in node.outputs}
+        self.made_by = makers(fn.nodes)
         self.users: dict[Value, list[Node]] = {}
         for node in fn.nodes:
             for value in dict.fromkeys(node.inputs):
                 self.users.setdefault(value, []).append(node)
-        self.given = set(fn.outputs)
+        self.outputs = set(fn.outputs)
         self.params = {p.value: p for p in fn.params}
 
     def number(self, value: Value) -> float | None:
         """The one element of a constant, or None."""
-        node = self.made.get(value)
+        node = self.made_by.get(value)
         if node is None or node.op != "constant" or np.size(node.attrs["value"]) != 1:
             return None
         return float(np.asarray(node.attrs["value"]).reshape(()))
@@ -108,7 +108,7 @@ class Uses:
 
 @dataclass(frozen=True)
 class Match:
-    """A place where a pattern fits: its values and numbers by name, and the nodes, the root first."""
+    """A place where a pattern matches: its values and numbers by name, and its nodes, the root first."""
 
     uses: Uses
     values: Mapping[str, Value] = field(default_factory=dict)
@@ -120,26 +120,26 @@ class Match:
         return self.nodes[0]
 
     def node(self, name: str) -> Node:
-        """The node that gives a named value. Raises KeyError where an input or a param is that."""
-        return self.uses.made[self.values[name]]
+        """The node that computes a named value. Raises KeyError for an input or a param."""
+        return self.uses.made_by[self.values[name]]
 
     def shape(self, name: str) -> tuple[Any, ...]:
         return self.values[name].type.shape
 
     def attr(self, name: str, key: str) -> Any:
-        """An attribute of the node that gives a named value."""
+        """An attribute of the node that computes a named value."""
         return self.node(name).attrs[key]
 
 
 class Matcher:
-    """Matches of one pattern; `nearest` is how far the best failure came, and why it ended."""
+    """Matches of one pattern; `nearest` is (number of nodes that matched, reason) of the best failure."""
 
     def __init__(self, uses: Uses, pattern: Apply) -> None:
         self.uses, self.pattern = uses, pattern
         self.nearest: tuple[int, str] = (0, "")
 
     def at(self, node: Node) -> Iterator[Match]:
-        """Every way in which the pattern fits with `node` as its root."""
+        """Every match of the pattern with `node` as its root."""
         self.nearest = (0, "")
         if node.op == self.pattern.op:
             yield from self._apply(self.pattern, node, Match(self.uses))
@@ -155,20 +155,20 @@ class Matcher:
                 if found.values.get(name, value) is value:
                     yield Match(self.uses, {**found.values, name: value}, found.numbers, found.nodes)
                 else:
-                    self.miss(depth, f"%{value.name} stands where %{found.values[name].name} should again")
+                    self.miss(depth, f"%{value.name} is not %{found.values[name].name}")
             case Number(name, wanted):
                 number = self.uses.number(value)
                 if number is None:
-                    self.miss(depth, f"%{value.name} is no constant of one element")
+                    self.miss(depth, f"%{value.name} is not a constant of one element")
                 elif not name and not math.isclose(number, wanted, rel_tol=_CLOSE):
                     self.miss(depth, f"%{value.name} is {number:g}, not {wanted:g}")
                 elif name and found.numbers.get(name, number) != number:
-                    self.miss(depth, f"%{value.name} is {number:g}, not {found.numbers[name]:g} again")
+                    self.miss(depth, f"%{value.name} is {number:g}, not {found.numbers[name]:g} as before")
                 else:
                     numbers = {**found.numbers, name: number} if name else found.numbers
                     yield Match(self.uses, found.values, numbers, found.nodes)
             case Apply():
-                node = self.uses.made.get(value)
+                node = self.uses.made_by.get(value)
                 if node is None or node.op != pattern.op:
                     what = "an input" if node is None else node.op
                     self.miss(depth, f"%{value.name} is {what}, not {pattern.op}")
@@ -177,7 +177,7 @@ class Matcher:
 
     def _apply(self, pattern: Apply, node: Node, found: Match) -> Iterator[Match]:
         depth = len(found.nodes)
-        several = len(node.outputs) != 1 and bool(found.nodes)  # the root alone may have more results
+        several = len(node.outputs) != 1 and bool(found.nodes)  # only the root may have several outputs
         if several or len(node.inputs) != len(pattern.operands):
             self.miss(depth, f"{node.op} has {len(node.inputs)} operands, not {len(pattern.operands)}")
             return
@@ -202,6 +202,3 @@ class Matcher:
             return
         for first in self._value(patterns[0], values[0], found):
             yield from self._operands(patterns[1:], values[1:], first)
-
-
-__all__ = ["Match", "Matcher", "Uses", "parse"]

@@ -1,4 +1,4 @@
-"""Quantisation: layers in 8 or 4 bits, by a plan. `plan`: what it says; `forms`: what becomes of a layer."""
+"""Quantisation of layers to 8 or 4 bits. `plan` says which layers, `forms` how a layer is rewritten per engine."""
 
 from latentc.passes.quantize.forms import fits
 from latentc.passes.quantize.plan import (

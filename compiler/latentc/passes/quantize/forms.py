@@ -1,4 +1,4 @@
-"""What a quantised layer becomes, by scheme and engine: the form that the engine recognises and runs fastest.
+"""The form of a quantised layer by scheme and engine: the one that the engine recognises and runs fastest.
 
 Symbols: K inputs, N outputs.
 """
@@ -21,16 +21,16 @@ _TO = {"int8": "i8", "fp8": "f8e4m3"}
 
 @dataclass(frozen=True)
 class Operands:
-    """A layer being written: its node, operands, weight, and where the measured scale of its input stands.
+    """A layer being rewritten: its node, operands and weight; `group` is the path of its measured tensors.
 
-    `rounded` keeps what values were quantised to in this function, for all layers that read them.
+    `rounded` {(value, dtype, held): quantised value and scale} is shared by all layers of the function.
     """
 
     node: Node
     x: Var
     bias: tuple[Var, ...]
     weight: Param
-    value: Recipe | Param  # of the weight, smoothed where it is
+    value: Recipe | Param  # the weight, or its smoothed form
     group: str
     narrow: bool
     rounded: dict[tuple[Value, str, bool], tuple[Var, Var]]
@@ -40,11 +40,11 @@ Form = Callable[[Builder, Operands], Var]
 
 
 def fits(layer: Layer, scheme: Scheme, engine: str) -> bool:
-    """Whether an engine can run a layer under this scheme and gains from it.
+    """True if an engine can run a layer under this scheme and gains from it.
 
-    Convolutions have both operands quantised or none. Layers that see one row per sample (time embeddings, adaptive
-    norms) are little work, are computed before the loop if possible, and everything else depends on them: only their
-    weights are worth quantising, and engines that fold constants while they build undo that.
+    Convolutions have both operands quantised or none. Layers with one row per sample (time embeddings, adaptive norms)
+    are little work, run before the loop if possible, and affect everything after them: only their weights are worth
+    quantising, and engines that fold constants while they build would undo that.
     """
     how = ENGINES[engine].quantised
     if layer.op != "linear":
@@ -57,12 +57,12 @@ def fits(layer: Layer, scheme: Scheme, engine: str) -> bool:
 
 
 def block_of(inputs: int) -> int:
-    """How many inputs share a scale where weights are blocked: the most of the usual sizes; 0 where none divides."""
+    """Inputs per block of a weight: the largest usual size that divides `inputs`, 0 if there is none."""
     return next((b for b in _BLOCKS if inputs % b == 0), 0)
 
 
 def form_of(op: str, scheme: Scheme, engine: str) -> Form:
-    """What a layer becomes."""
+    """The form of a layer."""
     how = ENGINES[engine].quantised
     match scheme:
         case "int8" if how.operators and op == "linear":
@@ -81,23 +81,23 @@ def _scale(most: float, value: Recipe | Param, axis: int = 0, block: int = 0) ->
 
 
 def _weight(b: Builder, o: Operands, to: str, most: float, block: int = 0) -> Var:
-    """The weight as its stored numbers dequantise: a scale an output, or one for each block of inputs."""
+    """The weight, dequantised from its stored numbers; one scale per output, or per block of inputs."""
     scale = _scale(most, o.value, 1 if block else 0, block)
     where: dict[str, Any] = {"axis": 1, "block": block} if block else {"axis": 0}
-    numbers = b.made(f"{o.weight.name}.{to}", Recipe("quantize", (o.value, scale), {"to": to, **where}))
-    weight: Var = b.op("dequantize", numbers, b.made(f"{o.weight.name}.scale", scale), **where)
+    numbers = b.derived(f"{o.weight.name}.{to}", Recipe("quantize", (o.value, scale), {"to": to, **where}))
+    weight: Var = b.op("dequantize", numbers, b.derived(f"{o.weight.name}.scale", scale), **where)
     return weight
 
 
 def _most(o: Operands, scheme: Scheme) -> float:
-    """The largest number of the layer's weight."""
+    """The largest magnitude of the layer's quantised weight."""
     return 63.0 if o.narrow and scheme.startswith("int8") else LARGEST[scheme]
 
 
 def _rounded(b: Builder, o: Operands, to: str, held: bool = False) -> tuple[Var, Var]:
-    """The layer's input as numbers of dtype `to`, and their measured scale.
+    """The layer's input quantised to dtype `to`, and its measured scale.
 
-    `held`: behind a maximum that changes nothing, in front of which no engine moves the rounding.
+    With `held` it first passes a maximum without effect, which no engine moves the rounding across.
     """
     key = (o.x.value, to, held)
     if key not in o.rounded:
@@ -108,7 +108,7 @@ def _rounded(b: Builder, o: Operands, to: str, held: bool = False) -> tuple[Var,
 
 
 def _quantised(scheme: Scheme, held: bool) -> Form:
-    """Q/DQ: both operands as what their 8 bits stand for, which engines multiply without making it."""
+    """Q/DQ: both operands are dequantised in the graph; engines multiply the 8-bit numbers instead."""
 
     def form(b: Builder, o: Operands) -> Var:
         to = _TO[scheme]
@@ -119,29 +119,29 @@ def _quantised(scheme: Scheme, held: bool) -> Form:
     return form
 
 
-def _turned(b: Builder, o: Operands) -> tuple[Var, Var]:
-    """The weight as i8[K, N], as integer products take it, and its scales [N]."""
+def _transposed(b: Builder, o: Operands) -> tuple[Var, Var]:
+    """The weight as i8[K, N], the layout of integer matmuls, and its scales [N]."""
     scale = _scale(_most(o, "int8"), o.value)
     numbers = Recipe("quantize", (o.value, scale), {"to": "i8", "axis": 0})
-    turned = b.made(f"{o.weight.name}.i8", Recipe("transpose", (numbers,), {"perm": (1, 0)}))
-    return turned, b.made(f"{o.weight.name}.scale", scale)
+    transposed = b.derived(f"{o.weight.name}.i8", Recipe("transpose", (numbers,), {"perm": (1, 0)}))
+    return transposed, b.derived(f"{o.weight.name}.scale", scale)
 
 
 def _runtime_int8(b: Builder, o: Operands) -> Var:
-    """x86 multiplies u8 by i8; ONNX Runtime finds no such product in Q/DQ around a Gemm."""
+    """x86 multiplies u8 by i8; ONNX Runtime does not recognise such a product in Q/DQ around a Gemm."""
     numbers, scale = _rounded(b, o, "u8")
-    weight, weight_scale = _turned(b, o)
+    weight, weight_scale = _transposed(b, o)
     y: Var = b.op("linear_int8", numbers, weight, scale, weight_scale, *o.bias)
     return y
 
 
 def _dynamic(b: Builder, o: Operands) -> Var:
-    y: Var = b.op("linear_int8_dynamic", o.x, *_turned(b, o), *o.bias)
+    y: Var = b.op("linear_int8_dynamic", o.x, *_transposed(b, o), *o.bias)
     return y
 
 
 def _few_bits(to: str, gemm_unpacks: bool) -> Form:
-    """Weights dequantised from 8 or 4 bits; for one token per run as a MatMul if the engine would unpack a Gemm."""
+    """Weights dequantised from 8 or 4 bits; a MatMul for one token per run if the engine would unpack a Gemm."""
 
     def form(b: Builder, o: Operands) -> Var:
         if to == "i8":
@@ -164,7 +164,7 @@ def _in_blocks(bits: int) -> Form:
         scale = _scale(2 ** (bits - 1) - 1.0, o.value, 1, block)
         numbers = Recipe("pack_blocks", (o.value, scale), {"bits": bits, "block": block})
         name = o.weight.name
-        weight, weight_scale = b.made(f"{name}.u{bits}", numbers), b.made(f"{name}.scale", scale)
+        weight, weight_scale = b.derived(f"{name}.u{bits}", numbers), b.derived(f"{name}.scale", scale)
         y: Var = b.op("linear_blocks", o.x, weight, weight_scale, *o.bias, bits=bits, block=block)
         return y
 

@@ -1,9 +1,9 @@
-"""Quantisation: which linear and convolution layers compute, or keep their weights, in 8 or 4 bits.
+"""Quantisation plans: which linear and convolution layers compute, or only store their weights, in 8 or 4 bits.
 
-A plan names layers by the whole path of their weight, `main.blocks.3.attn.qkv.weight`, and says how each is to be
-quantised. Scales of activations and smoothing vectors are measured; they come in beside the weights, by the path of the
-layer: `main.blocks.3.attn.qkv.input_scale` f32[] and `….smooth` f32[in]. Layers that read the same value share them;
-they bear the name of the first.
+A plan maps the full path of a layer's weight, `main.blocks.3.attn.qkv.weight`, to how the layer is quantised. Scales of
+activations and smoothing vectors are measured and passed along with the weights under the path of the layer:
+`main.blocks.3.attn.qkv.input_scale` f32[] and `….smooth` f32[in]. Layers that read the same value share them under the
+path of the first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from latentc.ir.core import Function, Module, Node, Param, Value, callees, join
 Scheme = Literal["int8", "int8_dynamic", "int8_weights", "int4_weights", "fp8"]
 
 LARGEST: dict[str, float] = {"int8": 127.0, "fp8": 448.0}
-"""Schemes whose activations have measured scales: the largest magnitude of their numbers, so scale = max|x| / it."""
+"""{scheme with measured activation scales: largest quantised magnitude}; scale = max|x| / that."""
 
 _LAYERS = ("linear", "conv")
 
@@ -40,7 +40,7 @@ class LayerQuant:
 
 @dataclass(frozen=True)
 class Quantization:
-    """What quantising a model takes: the plan, {path of a layer's weight: how}, and the measured tensors by path."""
+    """The plan {path of a layer's weight: how it is quantised}, and the measured tensors by path."""
 
     plan: Mapping[str, LayerQuant]
     tensors: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Site:
-    """Where a layer runs: `value` of function `function`, called at state-dict path `prefix`, is its input."""
+    """A place where a layer runs: its input is `value` of `function`, called under the state-dict prefix `prefix`."""
 
     function: str
     prefix: str
@@ -57,10 +57,10 @@ class Site:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer that can be quantised: its op, its weight's shape [out, in, …], and every place it runs at.
+    """A layer that can be quantised: its op, the shape of its weight [out, in, …], and the places where it runs.
 
-    `group` is the path its measured tensors stand under: that of the first layer that reads the same value, without
-    `.weight`. A layer of a sampler has a site in each function that was made of its block.
+    `group` is the path of its measured tensors: that of the first layer that reads the same value, without `.weight`. A
+    layer has a site in each function that was derived from its block.
     """
 
     op: str
@@ -72,7 +72,7 @@ class Layer:
 def quantizable(module: Module, entries: Iterable[str] | None = None) -> dict[str, Layer]:
     """{path of the weight: layer} of the linear and convolution layers that entries (default: all) reach, in order.
 
-    Entries that are a network's own methods count under the network's name, as its calls in a sampler do.
+    Paths of entries that are methods of a network begin with the network's name, as in its calls from a sampler.
     """
     found: dict[str, Layer] = {}
 
@@ -100,7 +100,7 @@ def quantizable(module: Module, entries: Iterable[str] | None = None) -> dict[st
 
 
 def prefix_of(module: Module, entry: str) -> str:
-    """What stands before the weights' paths of an entry: the network's name for its own methods, else nothing."""
+    """The prefix of an entry's weights: the name of the network for its methods, else nothing."""
     return entry.split(".")[0] if module.entry(entry).origin is not None else ""
 
 
@@ -110,7 +110,7 @@ def stem(weight: str) -> str:
 
 
 def layers_of(fn: Function) -> dict[Node, str]:
-    """The layers of a function, and under which name of its own the measured tensors of each stand."""
+    """{layer of a function: name of its measured tensors in the function}"""
     params: dict[Value, Param] = {p.value: p for p in fn.params}
     first: dict[Value, str] = {}
     layers: dict[Node, str] = {}

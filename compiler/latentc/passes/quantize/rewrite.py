@@ -1,4 +1,4 @@
-"""The pass: every function with the layers of a plan quantised; a function whose calls' plans differ, once for each."""
+"""The quantisation pass. A function that is called under different plans is rewritten once for each."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from latentc.passes.quantize.forms import Operands, form_of
 from latentc.passes.quantize.plan import LayerQuant, layers_of, prefix_of
 from latentc.passes.quantize.smooth import Folds, Uses, fold, foldable_inputs
 
-_Plan = tuple[tuple[str, LayerQuant], ...]  # of a function: by the paths of weights from there
+_Plan = tuple[tuple[str, LayerQuant], ...]  # of one function, with paths relative to it
 
 
 def quantize(module: Module, plan: Mapping[str, LayerQuant], engine: str) -> Module:
-    """The module with the layers of `plan` quantised as `engine` takes them; the same object for an empty plan.
+    """Quantises the layers of `plan` in the forms of `engine`; returns the module unchanged for an empty plan.
 
-    `module` is at stage `expanded`. Raises ValueError for a path that is no quantisable layer (see `quantizable`).
+    `module` is at stage `expanded`. Raises ValueError for a path that is not a quantisable layer (see `quantizable`).
     """
     if not plan:
         return module
@@ -29,13 +29,13 @@ def quantize(module: Module, plan: Mapping[str, LayerQuant], engine: str) -> Mod
     entries = {e: work.function(fn, prefix_of(module, e)) for e, fn in module.entries.items()}
     if unknown := set(plan) - work.found:
         raise ValueError(f"no layer that can be quantised is called {sorted(unknown)[0]}")
-    made = Module(dict(work.owner.functions), entries)
-    return cut_behind_heads(made) if ENGINES[engine].quantised.split_heads_late else made
+    quantised = Module(dict(work.owner.functions), entries)
+    return cut_behind_heads(quantised) if ENGINES[engine].quantised.split_heads_late else quantised
 
 
 @dataclass(frozen=True)
 class _Version:
-    """A function under a plan: its name, and the inputs it wants divided by a smoothing vector of its own."""
+    """A function under a plan: its name, and {input that callers must divide: name of the smoothing vector in it}."""
 
     name: str
     divided: Mapping[int, str] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class _Quantisation:
         return self.version(name, prefix).name
 
     def paths(self, name: str) -> tuple[str, ...]:
-        """The layers a function reaches, by their weights' paths from there."""
+        """Paths of the weights of all layers that a function reaches, relative to it."""
         if name not in self._paths:
             fn = self.module.functions[name]
             own = dict.fromkeys(node.inputs[1].name for node in layers_of(fn))
@@ -66,12 +66,12 @@ class _Quantisation:
         return self._paths[name]
 
     def plan_of(self, name: str, prefix: str) -> _Plan:
-        """What the plan says of a function called at `prefix`."""
+        """The part of the plan for a function called under `prefix`."""
         given = ((path, self.plan.get(join(prefix, path))) for path in self.paths(name))
         return tuple((path, how) for path, how in given if how is not None)
 
     def _all_plans(self) -> dict[str, set[_Plan]]:
-        """Under which plans each function is called."""
+        """{function: the plans under which it is called}"""
         plans: dict[str, set[_Plan]] = {}
 
         def visit(name: str, prefix: str) -> None:
@@ -89,7 +89,7 @@ class _Quantisation:
         return plans
 
     def version(self, name: str, prefix: str) -> _Version:
-        """The function as it is called at `prefix`, written at first use."""
+        """The version of a function for calls under `prefix`, built at first use."""
         plan = self.plan_of(name, prefix)
         if (name, plan) not in self._versions:
             fn = self.module.functions[name]
@@ -114,7 +114,7 @@ class _Quantisation:
 
 
 class _Body:
-    """One function being written under one plan."""
+    """One function being rewritten under one plan."""
 
     def __init__(
         self,
@@ -130,22 +130,22 @@ class _Body:
         self.smooth = {n: g for n, g in self.groups.items() if plan[n.inputs[1].name].smooth and n.op == "linear"}
         self.uses = Uses.of(fn)
         self.folds = Folds()
-        self.ready: dict[Value, str] = {}  # values that come divided, and by which vector
+        self.ready: dict[Value, str] = {}  # values that are divided at their source: name of the vector
         self.divided = self._divided()
         self.shared: dict[tuple[Value, str], Var] = {}
         self.rounded: dict[tuple[Value, str, bool], tuple[Var, Var]] = {}
 
     def _divided(self) -> dict[int, str]:
-        """Decides where smoothed values are divided; gives the inputs that the callers are to divide."""
+        """Decides where smoothed values are divided; returns {input that callers must divide: name of the vector}."""
         inputs: dict[int, str] = {}
-        place = {v: i for i, v in enumerate(self.fn.inputs)}
+        number = {v: i for i, v in enumerate(self.fn.inputs)}
         for node, group in self.smooth.items():
             value = node.inputs[0]
             readers = sum(n.inputs[0] is value for n in self.smooth)
             if readers != self.uses.count[value] or value in self.ready:
                 continue
-            if place.get(value) in self.work.foldable.get(self.fn.name, ()):
-                inputs[place[value]] = group
+            if number.get(value) in self.work.foldable.get(self.fn.name, ()):
+                inputs[number[value]] = group
             elif not fold(self.uses, value, group, self.folds):
                 continue
             self.ready[value] = group
@@ -156,16 +156,15 @@ class _Body:
 
     def written(self) -> _Version:
         b = Rewriter(self.work.owner, self.fn.with_(name=self.name))
-        env: dict[Value, Var] = {v: Var(v, b) for v in (*self.fn.inputs, *self.params)}
+        env = b.own_values()
         for node in self.fn.nodes:
             env.update(zip(node.outputs, self._node(b, node, [env[v] for v in node.inputs]), strict=True))
         b.output([env[v] for v in self.fn.outputs])
         b.finish(self.fn.doc)
-        made = self.work.owner.functions[self.name]
-        used = {v for n in made.nodes for v in n.inputs} | set(made.outputs)
-        gone = {self.params[n.inputs[1]] for n in self.groups}
-        params = tuple(p for p in made.params if p.value in used or p not in gone)
-        self.work.owner.functions[self.name] = made.with_(params=params)
+        new = self.work.owner.functions[self.name]
+        used, replaced = new.used(), {self.params[n.inputs[1]] for n in self.groups}
+        params = tuple(p for p in new.params if p.value in used or p not in replaced)
+        self.work.owner.functions[self.name] = new.with_(params=params)
         return _Version(self.name, self.divided)
 
     def _node(self, b: Rewriter, node: Node, operands: list[Var]) -> Sequence[Var]:
@@ -205,24 +204,19 @@ class _Body:
     def _norm(self, b: Builder, node: Node, operands: list[Var]) -> Var:
         divisor = _divisor(b, self.folds.norms[node], _size(node))
         x, *affine = operands
-        made: Var = b.op(
-            node.op, x, *(b.op("mul", a, divisor) for a in affine), *(() if affine else (divisor,)), **node.attrs
-        )
-        return made
+        scaled = [b.op("mul", a, divisor) for a in affine] or [divisor]
+        return b.op(node.op, x, *scaled, **node.attrs)  # type: ignore[no-any-return]
 
 
 def _vector(name: str, size: object) -> Param:
-    """A measured vector as an ingredient of recipes."""
+    """A measured vector as an argument of recipes."""
     return Param(Value(name, f32(size)), Init("ones"), "calibrated")  # type: ignore[arg-type]
 
 
 def _divisor(b: Builder, group: str, size: object) -> Var:
-    """What to multiply by, to divide by the smoothing vector of a group."""
-    return b.made(f"{group}.unsmooth", Recipe("reciprocal", (_vector(f"{group}.smooth", size),)))
+    """The reciprocal of the smoothing vector of a group."""
+    return b.derived(f"{group}.unsmooth", Recipe("reciprocal", (_vector(f"{group}.smooth", size),)))
 
 
 def _size(node: Node) -> object:
     return node.outputs[0].type.shape[-1]
-
-
-__all__ = ["quantize"]

@@ -1,7 +1,7 @@
-"""Where a smoothed value is divided: in what makes it, if that costs (almost) nothing, else by a product of its own.
+"""Where a smoothed value is divided: in the nodes that compute it if that is (almost) free, else by a multiplication.
 
-A norm divides with its scale, so for nothing; a sum of a norm and something small with that and a small product. The
-modulation of adaptive norms, norm(x) * (1 + scale) + shift, is of the latter kind: only its shift, one row a sample, is
+A norm divides by its scale, which is free; a sum of a norm and a small tensor also needs a small multiplication. The
+modulation of adaptive norms, norm(x) * (1 + scale) + shift, is such a sum: only its shift, one row per sample, is
 multiplied.
 
 Smoothing: Xiao et al. 2023, arXiv:2211.10438, section 4.1.
@@ -13,35 +13,37 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from latentc.ir.core import Function, Module, Node, Value, callees
+from latentc.ir.core import Function, Module, Node, Value, callees, makers
 
 _NORMS = ("layer_norm", "rms_norm")
 
 
 @dataclass(frozen=True)
 class Uses:
-    """Who makes a function's values, and how often each is used, the function's outputs counted."""
+    """The node that computes each value of a function, and how often the value is used, also as an output."""
 
-    made: Mapping[Value, Node]
+    made_by: Mapping[Value, Node]
     count: Mapping[Value, int]
 
     @staticmethod
     def of(fn: Function) -> Uses:
-        made = {o: node for node in fn.nodes for o in node.outputs}
-        return Uses(made, Counter([*(v for n in fn.nodes for v in n.inputs), *fn.outputs]))
+        return Uses(makers(fn.nodes), Counter([*(v for n in fn.nodes for v in n.inputs), *fn.outputs]))
 
 
 @dataclass
 class Folds:
-    """Nodes that divide by a smoothing vector, by its name in the function: norms wholly, sums in one small operand."""
+    """Nodes that divide by a smoothing vector: {norm: vector}, {sum: (number of the small operand, vector)}."""
 
     norms: dict[Node, str] = field(default_factory=dict)
     sums: dict[Node, tuple[int, str]] = field(default_factory=dict)
 
 
 def fold(uses: Uses, value: Value, smooth: str, into: Folds | None = None) -> bool:
-    """Whether what makes `value` can divide it; notes where in `into`. The users of `value` must all want it so."""
-    node = uses.made.get(value)
+    """True if the nodes that compute `value` can divide it; they are added to `into`.
+
+    All users of `value` must need it divided by the vector `smooth`.
+    """
+    node = uses.made_by.get(value)
     if node is None:
         return False
     if node.op in _NORMS:
@@ -66,9 +68,10 @@ def fold(uses: Uses, value: Value, smooth: str, into: Folds | None = None) -> bo
 
 
 def foldable_inputs(module: Module) -> dict[str, frozenset[int]]:
-    """{function: its inputs that every caller can divide for nothing}; of entries, whose callers are unknown, none."""
+    """{function: inputs that every caller can divide for free}; none of entries, whose callers are unknown."""
     able: dict[str, set[int]] = {}
-    refused: dict[str, set[int]] = {name: set(range(len(module.functions[name].inputs))) for name in _roots(module)}
+    entries = set(module.entries.values())
+    refused = {name: set(range(len(module.functions[name].inputs))) for name in entries}
     for fn in module.functions.values():
         uses = Uses.of(fn)
         for node in fn.nodes:
@@ -77,7 +80,3 @@ def foldable_inputs(module: Module) -> dict[str, frozenset[int]]:
                     fits = node.op == "call" and uses.count[value] == 1 and fold(uses, value, "")
                     (able if fits else refused).setdefault(callee, set()).add(i)
     return {name: frozenset(found - refused.get(name, set())) for name, found in able.items()}
-
-
-def _roots(module: Module) -> set[str]:
-    return set(module.entries.values())
