@@ -19,11 +19,12 @@ from common import verdict
 
 import latentc_runtime
 from latentc import api
+from latentc.lower import lower
 from latentc.measure.metrics import psnr
 from latentc.quantize.calibration import read_calibration
 from latentc.quantize.gate import BATCH, speedup
+from latentc.quantize.model import Model
 from latentc.quantize.plan import span
-from latentc.quantize.trajectories import classes_for
 from latentc.spec import load_spec
 
 SIDE, CHANNELS = 32, 4
@@ -56,13 +57,12 @@ def main() -> int:
     assert found is not None
     exact = read_calibration(args.out / "int8/quantization/calibration.npz").samples
     spec = load_spec("dit", "S/2", overrides)
-    assert spec.optimize.quantize is not None
-    classes = np.array(classes_for(spec, spec.optimize.quantize))
+    classes = np.array(Model(lower(spec), spec, {}).classes())
     reached = {name: psnr(pipe.sample(classes, seeds=0), exact, span(spec)) for name, pipe in bundles.items()}
     print(f"{found.layers} of {found.of} layers in int8; bf16 itself: {reached['bf16']:.1f} dB")
     lines = [verdict("PSNR of final samples against fp32", reached["int8"], PSNR, "dB")]
     if args.seconds:
-        ratio = speedup([bundles["int8"], bundles["bf16"]], classes[:BATCH], args.seconds)
+        ratio = speedup([bundles["int8"], bundles["bf16"]], BATCH, args.seconds)
         lines.append(verdict(f"int8 against bf16, whole samplers at batch {BATCH}", ratio, SPEEDUP))
     print("\n".join(lines))
     return int(any("MISSED" in line for line in lines))

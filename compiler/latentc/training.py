@@ -22,7 +22,7 @@ def emitted_project(lowered: Lowered, spec: Spec, folder: Path) -> Path:
     and E0511 from emitting.
     """
     if not lowered.updates:
-        mend = "add `objective:`, for example `{kind: diffusion}`"
+        mend = "add an `objective:` section (docs/training.md)"
         raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` has no objective to train", help=mend))
     if not (folder / "train.py").is_file():
         project_from_lowered(lowered, spec, folder)

@@ -26,6 +26,8 @@ from scipy.spatial.distance import cdist
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
+from latentc.measure.metrics import frechet_distance
+
 Levels = NDArray[np.floating] | NDArray[np.integer]  # images of grey levels, whole or not
 
 LEVELS = 16  # the brightest grey level
@@ -64,20 +66,6 @@ def split() -> tuple[Digits, Digits]:
     order = np.random.RandomState(0).permutation(len(labels))
     images, labels = images[order].reshape(-1, 8, 8).astype(np.uint8), labels[order].astype(np.int64)
     return Digits(images[:TRAIN], labels[:TRAIN]), Digits(images[TRAIN:], labels[TRAIN:])
-
-
-def frechet_distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    """|μa − μb|² + tr(Ca + Cb − 2 (Ca Cb)^½) of two sets of features [Na, F] and [Nb, F].
-
-    The trace of the root is taken as Σ √λ of Ca^½ Cb Ca^½, which is symmetric: features that are always zero make
-    Ca Cb singular, and a general matrix root fails on it.
-    """
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    values, vectors = np.linalg.eigh(cov_a)
-    root_a = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    trace_root = np.sqrt(np.linalg.eigvalsh(root_a @ cov_b @ root_a).clip(0)).sum()
-    gap = a.mean(axis=0) - b.mean(axis=0)
-    return float(gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * trace_root)
 
 
 def nearest_distances(images: Levels, among: Levels) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from latentc.ir.builder import B, ModuleBuilder, f32, i64, module_class
 from latentc.ir.core import Module
 from latentc.ir.interpret import Interpreter
 from latentc.ir.verify import verify
-from latentc.measure.calls import Watching, calls_of, operands_shown, spread
+from latentc.measure.calls import calls_of, operands_shown, spread, watch
 
 METHODS = {"Outer.forward": "forward", "Inner.step": "step"}
 TRIPS = 5, 3
@@ -75,9 +75,9 @@ def test_calls_come_in_the_order_they_happen() -> None:
 def test_watching_sees_the_same_calls() -> None:
     module, x = nested(), np.array([[1.0, -2.0], [0.25, 3.0]])
     seen: list[tuple[str, list[np.ndarray]]] = []
-    run = Watching(module, {}, METHODS, lambda network, method, xs: seen.append((f"{network}.{method}", list(xs))))
+    outs = watch(module, "sample", METHODS, {}, [x], lambda call, xs: seen.append((call.entry, list(xs))))
     results, operands = expected(x)
-    for got, want in zip(run.run("sample", x), results, strict=True):
+    for got, want in zip(outs, results, strict=True):
         np.testing.assert_allclose(got, want)
     assert [entry for entry, _ in seen] == [call.entry for call in calls_of(module, "sample", METHODS)]
     for entry, found in operands.items():
@@ -87,8 +87,8 @@ def test_watching_sees_the_same_calls() -> None:
 
 
 def test_engines_make_calls_in_place_of_the_interpreter() -> None:
-    engines = {("head", "step"): lambda xs: [0.0 * xs[0]]}
-    last, _ = Watching(nested(), {}, METHODS, lambda *call: None, engines).run("sample", np.ones((1, 2)))
+    engines = {"head.step": lambda xs: [0.0 * xs[0]]}
+    last, _ = watch(nested(), "sample", METHODS, {}, [np.ones((1, 2))], lambda *call: None, engines)
     np.testing.assert_allclose(last, 2.0)
 
 

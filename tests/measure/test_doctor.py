@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from latentc.engines.contract import Finding, package
-from latentc.measure import engines as module
-from latentc.measure.doctor import diagnose
-from latentc.measure.engines import engines
+from latentc.measure import doctor as module
+from latentc.measure.doctor import diagnose, engines
 
 NAMES = {"cuda-python", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "polygraphy", "triton client"}
 NAMES |= {"triton server", "onnxruntime CUDA", "onnxruntime Tensorrt"}

@@ -14,7 +14,7 @@ from latentc.ir.verify import verify
 from latentc.lower import lower
 from latentc.measure.memory import available_memory
 from latentc.measure.metrics import relative_error
-from latentc.measure.probe import Evaluations, calls, calls_shown
+from latentc.measure.probe import calls_shown
 from latentc.spec import load_spec
 
 
@@ -58,13 +58,6 @@ def test_results_of_calls_in_the_order_they_end() -> None:
     out, *inner = Interpreter(module).run("main", np.full((1, 2), 4.0))
     assert [float(a[0, 0]) for a in inner] == [2, 1.5, 1.5, 0.75, 0.875, 0.875]
     assert float(out[0, 0]) == 0.875
-
-
-def test_evaluations_take_turns_within_a_step() -> None:
-    """Two calls a trip of a loop, then one behind it."""
-    shown = [Evaluations("f", "body", 0, 1), Evaluations("f", "body", 0, 1), Evaluations("f", "", 0, 0)]
-    arrays = [np.array([[0.0], [2.0]]), np.array([[1.0], [3.0]]), np.array([4.0])]
-    assert [float(x[0]) for (x,) in calls(shown, arrays)] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(("variant", "published"), [("S/2", 6.06), ("XL/2", 118.64)])

@@ -23,7 +23,7 @@ from latentc.measure.tolerances import TOLERANCES
 from latentc.passes.cleanup import cleanup
 from latentc.passes.precision import caches_in_half, precision
 from latentc.pipeline import optimised
-from latentc.quantize.precision import check_ranges
+from latentc.quantize.precision import first_overflow
 from latentc.spec import load_spec
 
 # title -> (precision, a module before the pass)
@@ -288,13 +288,13 @@ def test_the_first_value_that_is_lost_is_named():
     weights = weights_of(module, "f")
     half = verify(precision(module, "fp16"), "expanded")
     x = np.random.default_rng(0).standard_normal((2, 8))
-    assert check_ranges(half, "f", weights, [x]) is None
+    assert first_overflow(half, "f", weights, [x]) is None
     weights["main.blocks.2.up.weight"] = weights["main.blocks.2.up.weight"] * 4e5
-    found = check_ranges(half, "f", weights, [x])
+    found = first_overflow(half, "f", weights, [x])
     assert found.path.startswith("main.blocks.2.")
     assert found.dtype == "f16"
     assert "blocks.2" in str(found)
-    assert check_ranges(verify(precision(module, "bf16"), "expanded"), "f", weights, [x]) is None
+    assert first_overflow(verify(precision(module, "bf16"), "expanded"), "f", weights, [x]) is None
 
 
 @pytest.mark.parametrize("narrowed", [precision, caches_in_half])

@@ -14,6 +14,7 @@ from latentc.components.contract import Lowered
 from latentc.ir.core import parameters
 from latentc.ir.inits import INITS
 from latentc.lower import lower
+from latentc.quantize.model import Model
 from latentc.spec import Spec, load_spec
 from latentc.weights import Array, Expr, write_safetensors
 
@@ -54,6 +55,10 @@ class Small:
             params = network_params(self.lowered, network)
             made |= {f"{name}.{path}": buffer(param) for path, param in params.items() if computed(param)}
         return made
+
+    @property
+    def model(self) -> Model:
+        return Model(self.lowered, self.spec, self.weights)
 
     def file(self, folder: Path) -> Path:
         """The weights of its one network as a file that commands take."""

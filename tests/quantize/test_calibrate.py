@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,28 +16,21 @@ from latentc.checkpoint import arrays
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.measure.execute import sampler_inputs
-from latentc.passes.quantize import LARGEST, quantizable
-from latentc.quantize.calibrate import calibrate, chosen, smoothed, unquantised
+from latentc.passes.quantize import LARGEST
+from latentc.quantize.calibrate import calibrate, smoothed
 from latentc.quantize.calibration import (
     Calibration,
     check_fits,
     read_calibration,
-    weights_hash,
     write_calibration,
 )
 from latentc.quantize.observe import BINS, Observed, _histogram
 from latentc.quantize.scales import reach, rounded, saturated
-from latentc.quantize.trajectories import classes_for
 from latentc.weights import Array
 
 
-def asked_of(made: Small):
-    assert made.spec.optimize.quantize is not None
-    return made.spec.optimize.quantize
-
-
 def seen(made: Small) -> Calibration:
-    return calibrate(made.lowered, made.spec, made.weights, asked_of(made))
+    return calibrate(made.model)
 
 
 def codes(error: pytest.ExceptionInfo[DiagnosticError]) -> list[str]:
@@ -47,8 +41,7 @@ def codes(error: pytest.ExceptionInfo[DiagnosticError]) -> list[str]:
 def test_every_layer_of_the_shipped_specs_is_seen(name: str) -> None:
     made = small(name)
     found = seen(made)
-    layers = quantizable(unquantised(made.lowered, made.spec).module)
-    assert {layer.group for layer in layers.values()} == set(found.inputs)
+    assert {layer.group for layer in made.model.layers.values()} == set(found.inputs)
     calls = [entry.split(".")[0] for entry, feeds in found.feeds.items() for _ in feeds]
     for path, observed in found.inputs.items():
         assert observed.limit > 0
@@ -76,7 +69,7 @@ def test_what_is_seen_is_what_the_network_computes() -> None:
     x = np.concatenate([feed["x"] for feed in found.feeds["main.forward"]])
     assert found.inputs["main.x_embedder"].limit == pytest.approx(np.abs(x).max())
     program = made.lowered.programs[0]
-    inputs = sampler_inputs(made.lowered, program, classes_for(made.spec, asked_of(made)), 0)
+    inputs = sampler_inputs(made.lowered, program, made.model.classes(), 0)
     weights = arrays(made.weights)
     order = [value.name for value in made.lowered.module.entry(program.entry).inputs]
     exact = Interpreter(made.lowered.module, weights).run(program.entry, *(inputs[name] for name in order))[0]
@@ -101,22 +94,22 @@ def test_a_layer_that_saw_nothing_is_named() -> None:
         path = f"main.blocks.1.mlp.fc1.{name}"
         silent[path] = Array(np.zeros_like(made.arrays[path]))
     with pytest.raises(DiagnosticError, match=r"main\.blocks\.1\.mlp\.fc2\.weight saw nothing but zeros") as error:
-        calibrate(made.lowered, made.spec, silent, asked_of(made))
+        calibrate(replace(made.model, weights=silent))
     assert codes(error) == ["E0801"]
     lost = {**made.weights, "main.x_embedder.bias": Array(np.full(32, np.nan, np.float32))}
     with pytest.raises(DiagnosticError, match="saw no finite values"):
-        calibrate(made.lowered, made.spec, lost, asked_of(made))
+        calibrate(replace(made.model, weights=lost))
 
 
 def test_excluded_layers() -> None:
     made = small("digits_dit", "{scheme: int8, exclude: ['*.adaLN', blocks.1.mlp.fc1, main.x_embedder]}")
-    layers = quantizable(unquantised(made.lowered, made.spec).module)
-    left = set(layers) - set(chosen(layers, asked_of(made)))
+    layers = made.model.layers
+    left = set(layers) - set(made.model.chosen)
     assert "main.blocks.1.mlp.fc1.weight" in left and "main.x_embedder.weight" in left
     assert {path for path in layers if path.endswith("adaLN.weight")} < left and len(left) == 5
     wrong = small("digits_dit", "{scheme: int8, exclude: ['*.ada_ln']}")
     with pytest.raises(DiagnosticError) as error:
-        chosen(layers, asked_of(wrong))
+        wrong.model.chosen  # noqa: B018
     assert codes(error) == ["E0802"]
 
 
@@ -176,22 +169,21 @@ def test_arrays_that_are_no_calibration(tmp_path: Path) -> None:
 
 def test_a_calibration_of_something_else_is_refused(file: Path) -> None:
     made = small("digits_dit")
-    found, own = read_calibration(file), weights_hash(made.weights)
-    check_fits(found, file, made.spec, asked_of(made), own)
-    other_scheme = small("digits_dit", "{scheme: int8_dynamic}")
-    check_fits(found, file, other_scheme.spec, asked_of(other_scheme), own)
+    found = read_calibration(file)
+    check_fits(found, file, made.model)
+    check_fits(found, file, small("digits_dit", "{scheme: int8_dynamic}").model)
     for other, why in (
         (small("digits_dit", more=("sampler.steps=6",)), "another model or sampler"),
         (small("digits_dit", "{scheme: int8, smooth: 0.5}"), "smooth: None"),
         (small("dit"), "another model"),
     ):
         with pytest.raises(DiagnosticError, match=why) as error:
-            check_fits(found, file, other.spec, asked_of(other), own)
+            check_fits(found, file, replace(other.model, weights=made.weights))
         assert set(codes(error)) == {"E0803"}
     name = next(iter(made.arrays))
-    changed = weights_hash({**made.weights, name: Array(made.arrays[name] + np.float32(1e-6))})
+    changed = {**made.weights, name: Array(made.arrays[name] + np.float32(1e-6))}
     with pytest.raises(DiagnosticError, match="other weights"):
-        check_fits(found, file, made.spec, asked_of(made), changed)
+        check_fits(found, file, replace(made.model, weights=changed))
 
 
 # ---- scales

@@ -13,6 +13,7 @@ from latentc.ir.inits import INITS
 from latentc.ir.verify import verify
 from latentc.lower import lower
 from latentc.quantize.calibrate import calibrate
+from latentc.quantize.model import Model
 from latentc.quantize.plan import choice
 from latentc.quantize.quality import quality_of_logits
 from latentc.spec import load_spec
@@ -77,13 +78,11 @@ def decoded_tokens(pixels: bool) -> tuple[Lowered, dict[str, Array]]:
 def test_networks_that_score_tokens_are_judged_by_perplexity(pixels: bool) -> None:
     lowered, weights = decoded_tokens(pixels)
     spec = small("digits_dit").spec
-    asked = spec.optimize.quantize
-    assert asked is not None
-    seen = calibrate(lowered, spec, weights, asked)
+    seen = calibrate(Model(lowered, spec, weights))
     assert [len(feeds) for feeds in seen.feeds.values()] == [3, 1][: 1 + pixels]
     assert seen.points["main.forward"] == ("call 1 of 12", "call 7 of 12", "call 12 of 12")
     assert np.array_equal(seen.samples.shape, (3, LENGTH, 4) if pixels else (3, LENGTH))
-    found = choice(lowered, spec, weights, seen, asked)
+    found = choice(Model(lowered, spec, weights), seen)
     assert set(found.quantization.plan) == set(found.layers)
     quality = found.quality
     assert quality.perplexity is not None and 0 < quality.perplexity < 0.01
@@ -112,8 +111,6 @@ def test_calibration_takes_the_noise_of_the_runtime() -> None:
     for path, param in parameters(lowered.module, entry).items():
         value = INITS[param.init.kind](rng, tuple(int(d) for d in param.type.shape), **param.init.args)
         weights[path] = Array(np.asarray(value + 0.05 * rng.standard_normal(value.shape), np.float32))
-    asked = spec.optimize.quantize
-    assert asked is not None
-    ((feed,),) = calibrate(lowered, spec, weights, asked).feeds.values()
+    ((feed,),) = calibrate(Model(lowered, spec, weights)).feeds.values()
     noise = feed[lowered.networks["main"].methods["forward"].input("noise").name]
     assert 0.3 < np.abs(noise).max() <= 0.5

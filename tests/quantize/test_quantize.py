@@ -17,22 +17,19 @@ from latentc import api
 from latentc.diagnostics import DiagnosticError
 from latentc.export.lowerings import TABLE
 from latentc.export.lowerings.table import Context, Lowering
-from latentc.measure.metrics import BEST, psnr
+from latentc.measure.metrics import BEST, psnr, sqnr
 from latentc.quantize import precision
 from latentc.quantize.calibrate import calibrate
 from latentc.quantize.gate import speedup
 from latentc.quantize.plan import choice
-from latentc.quantize.quality import sqnr
 from latentc.verify.report import ENGINE, ORACLE, TORCH
 from latentc.weights import Array, write_safetensors
 from latentc_runtime import load
 
 
 def chosen_of(made: Small):
-    asked = made.spec.optimize.quantize
-    assert asked is not None
-    seen = calibrate(made.lowered, made.spec, made.weights, asked)
-    return choice(made.lowered, made.spec, made.weights, seen, asked)
+    seen = calibrate(made.model)
+    return choice(made.model, seen)
 
 
 def compiled(made: Small, folder: Path, *overrides: str, **options: Any):
@@ -77,10 +74,8 @@ def test_the_most_sensitive_layers_are_left_alone_until_the_budget_holds() -> No
 
 def test_time_that_does_not_reach_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     made = small("digits_dit")
-    asked = made.spec.optimize.quantize
-    assert asked is not None
-    seen = calibrate(made.lowered, made.spec, made.weights, asked)
-    found = choice(made.lowered, made.spec, made.weights, seen, asked, seconds=0.0)
+    seen = calibrate(made.model)
+    found = choice(made.model, seen, seconds=0.0)
     estimated = [unit for unit, s in found.sensitivity.items() if s.estimated]
     assert len(estimated) == len(found.sensitivity) - 1
     assert all(s.error > 0 for s in found.sensitivity.values())
@@ -107,7 +102,10 @@ def test_saturation_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
             return self
 
         def run(self, feed: dict[str, np.ndarray], outputs: list[str]) -> dict[str, np.ndarray]:
-            return {"out": feed["x"] * feed["x"].shape[-1] * self.share}
+            return {outputs[0]: feed["x"] * feed["x"].shape[-1] * self.share}
+
+        def value(self, value: np.ndarray) -> np.ndarray:
+            return value
 
         def array(self, value: np.ndarray) -> np.ndarray:
             return value
@@ -173,7 +171,8 @@ def test_the_report_has_every_layer(bundle: Path) -> None:
     assert float(row["weight_sqnr"]) > 25 and float(row["output_sqnr"]) > 20 and 0 < float(row["error"]) < 0.5
     page = (bundle / "quantization/report.html").read_text(encoding="utf-8")
     assert all(path in page for path in by_path)
-    assert page.count("<svg") == 2, "sensitivities, and ranges over the evaluations"
+    assert page.count('<div class="bar') == len({row["unit"] for row in rows if row["error"]}), "one per unit"
+    assert page.count("<th>t=") == 3 and page.count('style="background: hsl') == 3 * 15, "inputs over the calls"
     assert not re.search(r"<script|src=|<link|@import|url\(http", page), "it loads nothing"
     assert "PSNR" in page and "excluded by the spec" in page
 

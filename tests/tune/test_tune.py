@@ -18,18 +18,16 @@ from latentc.checkpoint import network_weights
 from latentc.components.samplers.base import ArraySampler
 from latentc.diagnostics import DiagnosticError
 from latentc.lower import lower
-from latentc.measure.metrics import BEST, psnr
+from latentc.measure.metrics import BEST, frechet_distance, psnr
 from latentc.spec import load_spec, spec_from_text
 from latentc.tune import plot
 from latentc.tune import run as tune_run
-from latentc.tune.budget import Bound, Measured, bound_from_text, chosen, front
-from latentc.tune.candidates import Candidate, grid, with_timesteps
+from latentc.tune.budget import Bound, Goal, Measured, bound_from_text, front
+from latentc.tune.candidates import Candidate, grid
 from latentc.tune.compiled import Compiling, labels_of
 from latentc.tune.denoiser import open_denoiser
-from latentc.tune.quality import UserJudge
-from latentc.tune.real import frechet_distance, frechet_to, real_images
+from latentc.tune.quality import UserJudge, frechet_to, real_images
 from latentc.tune.report import Tuned
-from latentc.tune.write import candidate_yaml
 from latentc.weights import read_safetensors
 from latentc_runtime import load
 
@@ -101,13 +99,12 @@ def test_samplers_over_the_network_are_what_the_compiled_sampler_does(tmp_path: 
     given = denoiser.given(100, 10)
     tried = [candidate.sampler for candidate in grid(own, denoiser.target, [5])]
     times = tried[-1].grid(denoiser.target).times[:-1]  # type: ignore[attr-defined]
-    tried.append(with_timesteps(tried[-1], np.linspace(times[0], 0.9 * times[-1], 5)))
+    tried.append(tried[-1].with_timesteps(np.linspace(times[0], 0.9 * times[-1], 5)))
     tried.append(tried[1].guided_in((0.3, 0.7)))
     assert tried[-1].runs(denoiser.target) < tried[1].runs(denoiser.target) == 10
     for i, sampler in enumerate(tried):
         candidate, bundle = tmp_path / f"{i}.yaml", tmp_path / f"{i}"
-        candidate.write_text(candidate_yaml(Candidate(sampler), "tiny.yaml", own))
-        assert load_spec(candidate).sampler == sampler
+        assert Candidate(sampler).write(candidate, "tiny.yaml", own).sampler == sampler
         api.compile(candidate, weights, bundle)
         whole = load(bundle, "cpu").sample(labels, seeds)
         ours = denoiser.samples(sampler, given)
@@ -189,7 +186,7 @@ def test_no_candidate_fits(tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "tuned").iterdir()} == {"candidates.csv", "pareto.svg", "pareto.png"}
 
 
-@pytest.mark.parametrize("where", ["screen_all", "write_plot"])
+@pytest.mark.parametrize("where", ["open_screen", "write_plot"])
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     spec, weights = made(tmp_path)
     before = set(tmp_path.iterdir())
@@ -253,7 +250,7 @@ def test_samplers_with_noise_have_no_error_of_their_own(tmp_path: Path) -> None:
     with pytest.raises(DiagnosticError, match="no reference trajectory"):
         tuned(spec, weights, tmp_path / "tuned", budget=["error=1x"])
     found = tuned(spec, weights, tmp_path / "tuned", budget=[], evaluations=(8,))
-    assert found.bounds == (Bound("error", 0.05),)
+    assert found.goal.bounds == (Bound("error", 0.05),)
     assert found.own.candidate.sampler.kind == "ddpm"
 
 
@@ -315,7 +312,7 @@ def test_a_metric_of_the_users(tmp_path: Path) -> None:
     spec, weights = made(tmp_path)
     file = tmp_path / "metric.py"
     found = tuned(spec, weights, tmp_path / "tuned", budget=["spread=0.1x"], metric=f"{file}:judge")
-    assert found.primary == "spread" and {"spread", "psnr"} == found.higher
+    assert found.goal.primary == "spread" and {"spread", "psnr"} == found.goal.higher
     assert found.chosen.quality["spread"] >= 0.1 * found.own.quality["spread"]
     for name, said in {"bare": "returned float", "taken": "returned error", "broken": "ZeroDivisionError"}.items():
         with pytest.raises(DiagnosticError, match=said) as caught:
@@ -383,7 +380,8 @@ def test_choosing() -> None:
     own = rows[-1]
 
     def pick(*texts: str, primary: str = "error") -> Measured | None:
-        return chosen(rows, own, [bound_from_text(text) for text in texts], primary, {"score"})
+        goal = Goal(tuple(map(bound_from_text, texts)), primary, frozenset({"score"}))
+        return goal.chosen(rows, own)
 
     assert pick("error=0.1") is rows[1]
     assert pick("error=1x") is rows[1]
@@ -403,20 +401,20 @@ def test_the_front() -> None:
 
 
 def test_the_legend_covers_no_point(tmp_path: Path) -> None:
-    """It stands below the axes, within the picture."""
-    from matplotlib.figure import Figure
-
+    """It stands below all panels and their labels, within the picture."""
     own = point("ddim", 50, 1.0, 0.0)
     several = tuple(point("dpm_solver_pp", n, n / 50, 1 / n) for n in (2, 5, 10, 20))
-    found = Tuned("tiny", "cpu", tmp_path, 1, 16, (), (*several, own), own, several[2], (Bound("error", 0.2),), "error",
-                  frozenset({"psnr"}), 0.01, False)  # fmt: skip
-    figure = Figure(figsize=(5.6, 4.8), layout="constrained")
-    axes = figure.add_subplot()
-    plot._panel(axes, found, "error")
-    figure.draw_without_rendering()
-    legend, box = axes.get_legend().get_window_extent(), axes.get_window_extent()
-    assert legend.y1 <= box.y0 and legend.y0 >= 0 and legend.x0 >= 0 and legend.x1 <= figure.bbox.x1
-    assert box.height > 0.5 * figure.bbox.height
+    for bounds in ((Bound("error", 0.2),), (Bound("error", 0.2), Bound("psnr", 20.0))):
+        goal = Goal(bounds, "error", frozenset({"psnr"}))
+        found = Tuned("tiny", "cpu", tmp_path, 1, 16, (), (*several, own), own, several[2], goal, 0.01, False)
+        figure = plot.drawn(found)
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+        assert len(figure.axes) == len(bounds)
+        for axes in figure.axes:
+            assert box.y1 <= axes.get_tightbbox().y0 and axes.get_window_extent().height > 0.5 * figure.bbox.height
+        assert box.y0 >= 0 and box.x0 >= 0 and box.x1 <= figure.bbox.x1
 
 
 def point(kind: str, steps: int, seconds: float, error: float) -> Measured:
@@ -439,7 +437,7 @@ def test_conditions_of_any_form(tmp_path: Path) -> None:
     assert ours.shape == whole.shape == (6, 4, 26)
     assert np.max(np.abs(ours - whole)) < 1e-4 * np.max(np.abs(whole))
     assert np.max(np.abs(denoiser.samples(spec.sampler, denoiser.given(6, 6)) - whole)) > 1e-2 * np.max(np.abs(whole))
-    assert labels_of(given, denoiser.conditions) is None
+    assert labels_of(given, denoiser.lowered.conditions) is None
 
 
 def test_classifiers_are_refused() -> None:

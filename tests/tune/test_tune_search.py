@@ -15,13 +15,13 @@ from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.edm import Edm
 from latentc.components.processes.interpolant import Interpolant
 from latentc.components.processes.process import Parameterization
+from latentc.components.samplers.alternatives import reference
 from latentc.components.samplers.ddim import Ddim
 from latentc.components.samplers.dpm_solver_pp import DpmSolverPp
 from latentc.components.samplers.table import run
 from latentc.components.samplers.unipc import Unipc
-from latentc.tune.candidates import with_timesteps
-from latentc.tune.quality import error
-from latentc.tune.screen import fine_sampler
+from latentc.measure.metrics import mean_distance
+from latentc.tune.screen import FINE
 from latentc.tune.search import cheapest_path, refined, searched, step_costs, stretched, trajectory
 
 CENTRES = np.array([[-1.0, -0.5], [0.2, 1.1], [0.9, -0.7]])
@@ -67,13 +67,13 @@ def noise(seed, count=64):
 
 def solved(family, x):
     process, network = NETWORKS[family]
-    sampler = fine_sampler(Ddim(kind="ddim"), process)
+    sampler = reference(Ddim(kind="ddim"), process, FINE)
     return trajectory(sampler.table(process), sampler.grid(process), process.predicts, network, x)
 
 
 def errors_of(family, sampler, x, exact):
     process, network = NETWORKS[family]
-    return lambda times: error(run(with_timesteps(sampler, times).table(process), network, x), exact)
+    return lambda times: mean_distance(run(sampler.with_timesteps(times).table(process), network, x), exact)
 
 
 def found(family, sampler, x, exact, fine):
@@ -92,14 +92,14 @@ def test_the_fine_solution_of_one_gaussian_is_exact():
         at = process.process.point(t)
         return x * float(at.alpha * 0.6**2 / (at.alpha**2 * 0.6**2 + at.sigma**2))
 
-    sampler = fine_sampler(Ddim(kind="ddim"), process)
+    sampler = reference(Ddim(kind="ddim"), process, FINE)
     x = noise(0)
     first = process.process.point(999.0)
     exact = x * 0.6 / np.sqrt(first.alpha**2 * 0.6**2 + first.sigma**2)
     fine = trajectory(sampler.table(process), sampler.grid(process), "x0", network, x)
-    assert error(fine.samples, exact) < 1e-3
-    coarse = fine_sampler(Ddim(kind="ddim"), process, 10)
-    assert error(run(coarse.table(process), network, x), exact) > 5 * error(fine.samples, exact)
+    assert mean_distance(fine.samples, exact) < 1e-3
+    coarse = reference(Ddim(kind="ddim"), process, 10)
+    assert mean_distance(run(coarse.table(process), network, x), exact) > 5 * mean_distance(fine.samples, exact)
     # a step of first order from one point of the fine solution to the next ends almost there, a long one does not
     costs = step_costs(fine)
     assert np.all(np.isinf(costs[np.tril_indices(100, 0, 101)]))
@@ -176,9 +176,9 @@ def test_stretching_keeps_the_spread():
 
 
 def test_error_is_a_mean_of_distances():
-    reference = np.ones((4, 2))
-    assert error(reference * 1.1, reference) == pytest.approx(0.1)
-    outlier = reference.copy()
+    exact = np.ones((4, 2))
+    assert mean_distance(exact * 1.1, exact) == pytest.approx(0.1)
+    outlier = exact.copy()
     outlier[0] += 4
-    assert error(outlier, reference) == pytest.approx(1.0)
-    assert error(reference * np.nan, reference) == math.inf
+    assert mean_distance(outlier, exact) == pytest.approx(1.0)
+    assert mean_distance(exact * np.nan, exact) == math.inf

@@ -64,13 +64,13 @@ def test_forward_runs_the_graph_that_is_deployed(
     target = f"target={{engine: {engine}, precision: {precision}}}"
     bundle = tiny_bundle("digits_dit", tmp_path / "bundle", (*TINY_DIT, target))
     exported: list[Module] = []
-    real = methods.executable
+    real = methods.runner
 
     def watched(module: Module, *args: Any) -> Any:
         exported.append(module)
         return real(module, *args)
 
-    monkeypatch.setattr(methods, "executable", watched)
+    monkeypatch.setattr(methods, "runner", watched)
     report = verify(bundle)
     assert report.ok, report.text()
     spec = load_spec(bundle / "spec.yaml")

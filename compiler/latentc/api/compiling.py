@@ -13,7 +13,6 @@ from latentc.faults import runtime_errors
 if TYPE_CHECKING:
     from latentc.quantize.calibration import Calibration
     from latentc.spec import Spec
-    from latentc.spec.sections import Quantize
     from latentc.weights import Expr
     from latentc.weights.files import Files
     from latentc_runtime.manifest import Manifest
@@ -86,12 +85,12 @@ def compile(
     from latentc.pipeline import optimised
 
     if calibration is not None:
-        _quantize_section(spec)
+        _check_quantised(spec)
     for changed in counts[1:]:
         lowered_spec(source, variant, changed)
     lowered = lower(spec, steps)
     if not lowered.programs:
-        mend = "add `sampler:`, for example `{kind: ddim, steps: 50}`"
+        mend = "add a `sampler:` section (docs/samplers.md)"
         raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` has no sampler to compile", help=mend))
     tensors = network_weights(spec, lowered, weights, names, key, lowered.sampled)
     tell, say = progress or (lambda stage: None), warn or (lambda text: None)
@@ -118,9 +117,10 @@ def compile(
             )
     final = optimised(lowered, spec)
     if spec.target.precision == "fp16":
-        from latentc.quantize.compile import check_range
+        from latentc.quantize.model import Model
+        from latentc.quantize.precision import check_range
 
-        check_range(lowered, final, spec, _flat(tensors), tell, say)
+        check_range(Model(lowered, spec, _flat(tensors)), final, tell, say)
 
     def finish(folder: Path, manifest: Manifest) -> Manifest:
         def in_form(other: str, path: Path) -> Manifest:
@@ -151,25 +151,25 @@ def calibrate(
     from latentc.checkpoint import network_weights
     from latentc.quantize.calibrate import calibrate as watch
     from latentc.quantize.calibration import write_calibration
+    from latentc.quantize.model import Model
 
     overrides, weights = with_first_stage(source, variant, overrides, weights)
     spec, lowered = lowered_spec(source, variant, overrides)
-    asked = _quantize_section(spec)
+    _check_quantised(spec)
     if not lowered.programs:
-        mend = "add `sampler:`, for example `{kind: ddim, steps: 50}`"
+        mend = "add a `sampler:` section (docs/samplers.md)"
         raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` has no sampler to watch", help=mend))
     tensors = _flat(network_weights(spec, lowered, weights, names, key, lowered.sampled))
     with runtime_errors():
-        found = watch(lowered, spec, tensors, asked, progress)
+        found = watch(Model(lowered, spec, tensors), progress or (lambda done, total, stage: None))
     write_calibration(output, found)
     return found
 
 
-def _quantize_section(spec: Spec) -> Quantize:
+def _check_quantised(spec: Spec) -> None:
     if spec.optimize.quantize is None:
         mend = "add `optimize: {quantize: {scheme: int8}}`, or `--set optimize.quantize.scheme=int8`"
         raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` is not quantised", help=mend))
-    return spec.optimize.quantize
 
 
 def _flat(weights: Mapping[str, Mapping[str, Expr]]) -> dict[str, Expr]:

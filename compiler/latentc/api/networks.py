@@ -87,11 +87,13 @@ def loss(
     does. Raises DiagnosticError: E0401 to E0411, E0702, E0706.
     """
     from latentc.checkpoint import network_weights
-    from latentc.measure.loss import loss_networks, run_loss, update_called
+    from latentc.ir.core import networks_called
+    from latentc.measure.loss import run_loss, update_called
 
     spec, lowered = lowered_spec(source, variant, overrides)
     chosen = update_called(lowered, update)
-    tensors = network_weights(spec, lowered, weights, names, key, loss_networks(lowered, chosen))
+    called = networks_called(lowered.module, lowered.module.entries[chosen.loss])
+    tensors = network_weights(spec, lowered, weights, names, key, called)
     return run_loss(spec, lowered, chosen, tensors, inputs, backend, training)
 
 

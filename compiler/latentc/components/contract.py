@@ -274,6 +274,10 @@ class Lowered:
     conditions: tuple[Condition, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)  # schedule facts that reports and emitted comments print
 
+    def program(self, name: str, steps: int) -> Program:
+        """The program of this name and number of steps."""
+        return next(p for p in self.programs if (p.name, p.steps) == (name, steps))
+
     @property
     def sampled(self) -> tuple[str, ...]:
         """The networks that samples are drawn with, in the spec's order; all where there is no sampler."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from latentc.measure.metrics import alternated
 from latentc.measure.subject import Subject, open_subject
+from latentc.measure.tables import aligned
 from latentc_runtime import Pipeline
 from latentc_runtime.bundle import open_bundle
 from latentc_runtime.pipeline import backend_of
@@ -93,9 +94,7 @@ class Bench:
             if compared:
                 row += [f"{c.pytorch.median:.4g}", f"{c.ratio:.2f}"] if c.pytorch and c.ratio else ["", ""]
             rows.append(row)
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-        return "\n".join([f"{self.name} on {self.device}: {self.bundle}", "", *lines]) + "\n"
+        return "\n".join([f"{self.name} on {self.device}: {self.bundle}", "", *aligned(rows, left=0)]) + "\n"
 
 
 def bench(
@@ -112,7 +111,7 @@ def bench(
     """Time the samplers of the bundle at `path`.
 
     `batches` beyond the engine's largest are left out. `steps`: which samplers, by default all. With `compare`, the
-    emitted PyTorch samples from the same inputs in turns with the engine; its noise is made beforehand. `seconds`: per
+    emitted PyTorch samples from the same inputs in turns with the engine; its noise is drawn beforehand. `seconds`: per
     case. `threads`: CPU threads for both. Raises BundleError if the bundle cannot be opened, DiagnosticError E0706
     without torch.
     """

@@ -1,6 +1,6 @@
-"""The calls that a program makes of its networks' methods, wherever loops and helper functions hold them.
+"""The calls of networks' methods in a program, also those inside loops and helper functions.
 
-`Watching` runs a program in the interpreter and reports every call. `operands_shown` rewrites a program for an engine,
+`watch` runs a program in the interpreter and reports every call. `operands_shown` rewrites a program for an engine,
 so that it returns the operands of chosen calls: a chosen call is taken out of the loops around it, and the trips before
 it, the trip itself and those after it run one after another. Nothing but the chosen operands is kept, however long and
 deeply nested the loops are.
@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from latentc.components.contract import Lowered
+from latentc.components.contract import Lowered, Port
 from latentc.ir.builder import ModuleBuilder, Var
 from latentc.ir.core import Function, Module, Node, Value, callees
 from latentc.ir.interpret import Interpreter
-from latentc.ir.types import i64
+from latentc.ir.types import Sym, TensorType, i64
 from latentc.passes.rewrite import Rewriter
 
 Array = np.ndarray
@@ -45,7 +45,7 @@ class Call:
 
 
 def calls_of(module: Module, entry: str, methods: Mapping[str, str]) -> list[Call]:
-    """Every call that an entry makes of `methods` {function: method}, in the order they happen.
+    """Every call of `methods` {function: method} while an entry runs, in the order they happen.
 
     `module` is at stage `expanded`, its networks' functions under their own names.
     """
@@ -73,41 +73,55 @@ def methods_of(lowered: Lowered) -> dict[str, str]:
     return {method.function: name for network in networks for name, method in network.methods.items()}
 
 
-Seen = Callable[[str, str, Sequence[Array]], None]  # network, method, operands
-Engines = Mapping[tuple[str, str], Callable[[Sequence[Array]], Sequence[Array]]]
+Seen = Callable[[Call, Sequence[Array]], None]  # a call and its operands
+Engines = Mapping[str, Callable[[Sequence[Array]], Sequence[Array]]]  # by the method's entry: function of the operands
 
 
-class Watching(Interpreter):
-    """An interpreter that reports each call of `methods` {function: method} to `seen` before it is made.
+def watch(
+    module: Module,
+    entry: str,
+    methods: Mapping[str, str],
+    params: Mapping[str, Array],
+    operands: Sequence[Array],
+    seen: Seen,
+    engines: Engines | None = None,
+    float_dtype: str = "f64",
+) -> Sequence[Array]:
+    """The results of an entry in the interpreter, reporting each call of `methods` to `seen` before it is made.
 
-    `engines` {(network, method): function of the operands} make calls in place of the interpreter.
+    `engines` make calls in place of the interpreter. For the others see `calls_of` and `Interpreter`.
     """
+    return _Watching(module, entry, methods, params, seen, engines or {}, float_dtype).run(entry, *operands)
 
+
+class _Watching(Interpreter):
     def __init__(
         self,
         module: Module,
-        params: Mapping[str, Array],
+        entry: str,
         methods: Mapping[str, str],
+        params: Mapping[str, Array],
         seen: Seen,
-        engines: Engines | None = None,
-        float_dtype: str = "f64",
+        engines: Engines,
+        float_dtype: str,
     ) -> None:
         super().__init__(module, params, float_dtype)
-        self.methods, self.seen, self.engines = methods, seen, engines or {}
-        self._inside = False  # a method: what it calls is its own matter
+        self.methods, self.seen, self.engines = methods, seen, engines
+        self.upcoming = iter(calls_of(module, entry, methods))
+        self.inside = False  # a method, whose own calls are not reported
 
     def call(self, fn: Function, inputs: Sequence[Array], prefix: str) -> Sequence[Array]:
-        method = self.methods.get(fn.name)
-        if method is None or self._inside:
+        if fn.name not in self.methods or self.inside:
             return super().call(fn, inputs, prefix)
-        self.seen(prefix, method, inputs)
-        if (prefix, method) in self.engines:
-            return self.engines[prefix, method](inputs)
-        self._inside = True
+        call = next(self.upcoming)
+        self.seen(call, inputs)
+        if call.entry in self.engines:
+            return self.engines[call.entry](inputs)
+        self.inside = True
         try:
             return super().call(fn, inputs, prefix)
         finally:
-            self._inside = False
+            self.inside = False
 
 
 def spread(calls: Sequence[Call], count: int) -> list[Call]:
@@ -115,12 +129,37 @@ def spread(calls: Sequence[Call], count: int) -> list[Call]:
     by_entry: dict[str, list[Call]] = {}
     for call in calls:
         by_entry.setdefault(call.entry, []).append(call)
-    chosen = {
-        found[round(i)].path
-        for found in by_entry.values()
-        for i in np.linspace(0, len(found) - 1, min(count, len(found)))
-    }
+    chosen = {found[i].path for found in by_entry.values() for i in evenly(len(found), count)}
     return [call for call in calls if call.path in chosen]
+
+
+def evenly(total: int, count: int) -> list[int]:
+    """`count` indices below `total`, evenly spread from the first to the last; all of them if there are fewer."""
+    return sorted({round(i) for i in np.linspace(0, total - 1, min(count, total))})
+
+
+def place_of(call: Call, every: Sequence[Call], ports: Sequence[Port], operands: Sequence[Array]) -> str:
+    """Where in a program a call is, for people: `t=981`, else `call 3 of 50` of its method, or `sampled` if alone."""
+    for port, value in zip(ports, operands, strict=True):
+        if port.role == "time":
+            return f"t={float(value.reshape(-1)[0]):.4g}"
+    same = [other.path for other in every if other.entry == call.entry]
+    return f"call {same.index(call.path) + 1} of {len(same)}" if len(same) > 1 else "sampled"
+
+
+def rows_of(array: Array, type: TensorType) -> int:
+    """Number of rows of an operand along its axis of run-time size; 0 without such an axis."""
+    sizes = zip(array.shape, type.shape, strict=True)
+    return next((size // dim.factor for size, dim in sizes if isinstance(dim, Sym)), 0)
+
+
+def with_rows(array: Array, type: TensorType, rows: Array) -> Array:
+    """Some rows of an operand along its axis of run-time size; the operand itself without such an axis."""
+    for axis, dim in enumerate(type.shape):
+        if isinstance(dim, Sym):
+            places = (rows[:, None] * dim.factor + np.arange(dim.factor)).reshape(-1)
+            array = np.take(array, places, axis)
+    return array
 
 
 def operands_shown(module: Module, entry: str, calls: Sequence[Call]) -> Module:
@@ -204,7 +243,7 @@ class _Showing:
         return b.keep(Node("loop", (), outs, attrs, node.loc), operands)
 
     def _counting_from(self, body: Function, start: int) -> str:
-        """A body that is told trip `i + start` in trip i."""
+        """A body that receives trip number `i + start` in trip i."""
         if start == 0:
             return body.name
         b = self.owner.function(f"{body.name}.from")
@@ -216,6 +255,3 @@ class _Showing:
 def _called(b: object, fn: str, name: str, operands: Sequence[Var]) -> tuple[Var, ...]:
     outs = b.call(fn, name, *operands)  # type: ignore[attr-defined]
     return outs if isinstance(outs, tuple) else (outs,)
-
-
-__all__ = ["Call", "Watching", "calls_of", "methods_of", "operands_shown", "spread"]

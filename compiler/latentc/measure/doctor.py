@@ -1,14 +1,13 @@
-"""What of latentc works on this machine: packages, devices, memory, and one tiny model all the way."""
+"""What of latentc works on this machine: packages, devices, memory, engines, and one tiny model all the way."""
 
 from __future__ import annotations
 
-import functools
 import os
 import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,19 +15,22 @@ import numpy as np
 
 from latentc import resources
 from latentc.diagnostics import DiagnosticError
+from latentc.engines import ENGINES
 from latentc.engines.contract import Finding, installed, package
-from latentc.measure.engines import engines
 from latentc.measure.forward import BACKENDS, run_method
 from latentc.measure.memory import available_memory
 from latentc.measure.metrics import relative_error
 from latentc.measure.tolerances import TOLERANCES
+from latentc_runtime.backends.cuda import Cuda
+from latentc_runtime.errors import BundleError
 
-# module -> (distribution that has it, what for, how to get it); the engines have a page of their own
+# module -> (distribution that has it, what for, how to get it)
 _OPTIONAL = {
     "torch": ("torch", "train, forward --backend torch, verify", 'pip install "latentc[torch]"'),
     "tensorboard": ("tensorboard", "curves of a training", 'pip install "latentc[torch]"'),
     "sklearn": ("scikit-learn", "the digits data set", 'pip install "latentc[demo]"'),
 }
+_TINY = ("backbone.width=16", "backbone.depth=1", "backbone.block.mixer.heads=2")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Health:
         return {"ok": self.ok, "findings": [asdict(finding) for finding in self.findings]}
 
     def text(self) -> str:
-        """A line a finding, and how to mend what is not ok."""
+        """One line per finding, and how to mend what is not ok."""
         width = max(len(finding.name) for finding in self.findings)
         lines = []
         for f in self.findings:
@@ -57,7 +59,7 @@ class Health:
 
 
 def diagnose() -> Health:
-    """Look at everything; takes a few seconds where torch is installed. Raises nothing."""
+    """Examine everything; takes a few seconds if torch is installed. Raises nothing."""
     return Health((*_system(), *_packages(), *engines(), *_folders(), *_backends()))
 
 
@@ -86,6 +88,31 @@ def _packages() -> Iterator[Finding]:
         yield Finding("torch devices", "ok", detail)
 
 
+def engines() -> Iterator[Finding]:
+    """The GPU, then engine by engine: version, devices, and the command that installs what is missing."""
+    gpu: Cuda | None = None
+    version = installed("cuda-python") or installed("cuda-bindings")
+    name = f"cuda-python {version}" if version else "cuda-python"
+    try:
+        gpu = Cuda()
+        yield Finding("cuda-python", "ok", f"{name}; GPU {gpu.capability}, driver for CUDA {gpu.driver}")
+    except BundleError as error:
+        yield Finding("cuda-python", "missing", f"for plans on a GPU: {error.message}", error.help or "")
+    for engine in ENGINES.values():
+        yield from engine.doctor(gpu)
+    command = 'pip install "latentc[tensorrt]"'
+    yield package("polygraphy", "polygraphy", ("polygraphy",), "building plans of TensorRT", command)
+    command = 'pip install "tritonclient[grpc]"'
+    yield package("triton client", "tritonclient.grpc", ("tritonclient",), "asking a Triton server", command)
+    server = shutil.which("tritonserver")
+    if server is not None:
+        yield Finding("triton server", "ok", server)
+        return
+    docker = "" if shutil.which("docker") else "; docker is not here either"
+    mend = "serve what `latentc deploy triton` writes with NVIDIA's image `tritonserver`, a version ending in -py3"
+    yield Finding("triton server", "missing", f"no `tritonserver` on the path{docker}", mend)
+
+
 def _folders() -> Iterator[Finding]:
     try:
         count = len(resources.shipped_specs())
@@ -95,34 +122,14 @@ def _folders() -> Iterator[Finding]:
         yield Finding("data files", "fault", str(error), "install latentc again")
 
 
-_TINY = """
-latentc: 1
-name: tiny
-data: {kind: npz, classes: 3, shape: [1, 4, 4]}
-backbone:
-  kind: patch_transformer
-  width: 16
-  depth: 1
-  patch: 2
-  positions: {kind: sincos_2d}
-  block:
-    mixer: {kind: attention, heads: 2}
-    feed_forward: {kind: gelu_mlp}
-    norm: {kind: layer_norm}
-    condition: {kind: adaln_zero}
-conditioning: {class: {kind: label}, time: {kind: timestep, frequencies: 16}}
-objective: {kind: diffusion}
-"""
-
-
 def _backends() -> Iterator[Finding]:
-    """A tiny network by each backend, compared with the oracle."""
+    """A tiny network on each backend, compared with the oracle."""
     from latentc.checkpoint import buffer, computed, network_params
     from latentc.lower import lower
-    from latentc.spec import spec_from_text
+    from latentc.spec import load_spec
     from latentc.weights import Array
 
-    spec = spec_from_text(_TINY)
+    spec = load_spec("digits_dit", None, _TINY)
     lowered = lower(spec)
     rng = np.random.default_rng(0)
     weights = {
@@ -131,27 +138,25 @@ def _backends() -> Iterator[Finding]:
         else Array((rng.standard_normal([int(d) for d in param.type.shape]) * 0.1).astype(np.float32))  # type: ignore[arg-type]
         for name, param in network_params(lowered, lowered.networks["main"]).items()
     }
-    inputs = {"x": rng.standard_normal((2, 1, 4, 4)), "t": np.array([1.0, 500.0]), "y": np.array([0, 3])}
+    inputs = {"x": rng.standard_normal((2, 1, 8, 8)), "t": np.array([1.0, 500.0]), "y": np.array([0, 3])}
     reference = run_method(spec, lowered, weights, inputs)["out"]
     for backend in BACKENDS:
         if backend == "oracle":
             continue
-        run = functools.partial(run_method, spec, lowered, weights, inputs, backend)
-        yield _compared(backend, run, reference)
+        name = f"backend {backend}"
+        try:
+            error = relative_error(run_method(spec, lowered, weights, inputs, backend)["out"], reference)
+        except DiagnosticError as problem:
+            first = problem.diagnostics[0]
+            state = "missing" if first.code == "E0706" else "fault"
+            yield Finding(name, state, first.message, first.help or "")
+        except Exception as problem:  # whatever an engine raises on a broken machine is what to report
+            yield Finding(name, "fault", f"{type(problem).__name__}: {problem}".splitlines()[0])
+        else:
+            if error > TOLERANCES["fp32"].forward:
+                yield Finding(name, "fault", f"a tiny network is off by {error:.1e}", "install the package again")
+            else:
+                yield Finding(name, "ok", f"a tiny network agrees with the oracle to {error:.1e}")
 
 
-def _compared(backend: str, run: Callable[[], dict[str, np.ndarray]], reference: np.ndarray) -> Finding:
-    name = f"backend {backend}"
-    try:
-        error = relative_error(run()["out"], reference)
-    except DiagnosticError as problem:
-        first = problem.diagnostics[0]
-        return Finding(name, "missing" if first.code == "E0706" else "fault", first.message, first.help or "")
-    except Exception as problem:  # whatever an engine throws on a broken machine is what is to be reported
-        return Finding(name, "fault", f"{type(problem).__name__}: {problem}".splitlines()[0])
-    if error > TOLERANCES["fp32"].forward:
-        return Finding(name, "fault", f"a tiny network is off by {error:.1e}", "install the package again")
-    return Finding(name, "ok", f"a tiny network agrees with the oracle to {error:.1e}")
-
-
-__all__ = ["Health", "diagnose"]
+__all__ = ["Health", "diagnose", "engines"]

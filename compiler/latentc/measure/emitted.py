@@ -128,7 +128,7 @@ class Emitted:
 
 
 def load_arrays(net: Any, weights: Mapping[str, Array], partial: bool = False) -> None:
-    """Gives an emitted network its weights, if `partial` those that there are.
+    """Loads weights into an emitted network; if `partial`, some may be missing.
 
     KeyError if one is missing. PyTorch counts the batches that its batch norms have seen.
     """
@@ -185,7 +185,7 @@ def project_modules(lowered: Lowered, spec: Spec, wanted: Sequence[str]) -> list
             sys.modules.update(before)
     for module in modules:
         if hasattr(module, "tqdm"):
-            module.__dict__["tqdm"] = lambda rows, **options: rows  # progress is told by who asked
+            module.__dict__["tqdm"] = lambda rows, **options: rows  # the caller reports progress
     return modules
 
 

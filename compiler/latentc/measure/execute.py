@@ -25,17 +25,18 @@ from latentc_runtime.sources import default_given, input_array
 
 Array = np.ndarray
 Feed = Mapping[str, Array]
-Call = Callable[..., list[Array]]
+Call = Callable[[Feed], list[Array]]
+Runner = Callable[[Sequence[Array]], list[Array]]
 
 
 def executable(
     module: Module, entry: str, weights: Mapping[str, Expr], opset: int = OPSET, backend: Backend | None = None
 ) -> Call:
-    """An entry at stage `expanded` as a function `call(feed, which=None)` of its inputs by name.
+    """An entry at stage `expanded` as a function of its inputs by name, which returns its outputs.
 
-    It returns the outputs numbered in `which`, by default all. `weights` are by whole path (`main.blocks.0.…`).
-    `backend` is by default ONNX Runtime on the CPU, or the interpreter in float32 if that is not installed. Raises
-    DiagnosticError E0410 for weights that are missing, BundleError E0607 if the engine fails.
+    `weights` are by whole path (`main.blocks.0.…`). `backend` is by default ONNX Runtime on the CPU, or
+    the interpreter in float32 if that is not installed. Raises DiagnosticError E0410 for weights that are missing,
+    BundleError E0607 if the engine fails.
     """
     # A method reads its network's weights by their own paths.
     network = entry.split(".")[0] + "."
@@ -50,23 +51,26 @@ def executable(
     with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
         engine = backend.engine(*written(model, tensors, Path(folder)))
 
-    def call(feed: Feed, which: Sequence[int] | None = None) -> list[Array]:
-        wanted = names if which is None else [names[i] for i in which]
-        values = engine.run({name: backend.value(array) for name, array in feed.items()}, wanted)
-        return [np.array(backend.array(values[name])) for name in wanted]
+    def call(feed: Feed) -> list[Array]:
+        values = engine.run({name: backend.value(array) for name, array in feed.items()}, names)
+        return [np.array(backend.array(values[name])) for name in names]
 
     return call
+
+
+def runner(
+    module: Module, entry: str, weights: Mapping[str, Expr], opset: int = OPSET, backend: Backend | None = None
+) -> Runner:
+    """As `executable`, a function of the operands in order."""
+    run, names = executable(module, entry, weights, opset, backend), [v.name for v in module.entry(entry).inputs]
+    return lambda operands: run(dict(zip(names, operands, strict=True)))
 
 
 def _interpreted(module: Module, entry: str, weights: Mapping[str, Expr]) -> Call:
     interpreter = Interpreter(module, arrays(weights), "f32")
     order = [value.name for value in module.entry(entry).inputs]
 
-    def call(feed: Feed, which: Sequence[int] | None = None) -> list[Array]:
-        outs = interpreter.run(entry, *(feed[name] for name in order))
-        return [np.asarray(outs[i]) for i in (range(len(outs)) if which is None else which)]
-
-    return call
+    return lambda feed: [np.asarray(out) for out in interpreter.run(entry, *(feed[name] for name in order))]
 
 
 def written(model: object, tensors: FileTensors, folder: Path) -> tuple[Path, dict[str, Path]]:
@@ -80,9 +84,9 @@ def written(model: object, tensors: FileTensors, folder: Path) -> tuple[Path, di
 
 
 def sampler_inputs(lowered: Lowered, program: Program, classes: Sequence[int], seed: int) -> dict[str, Array]:
-    """Inputs of a program by name, as the runtime makes them: sample i has seed `seed` + i, settings their defaults."""
+    """Inputs of a program by name, as in the runtime: sample i has seed `seed` + i, settings their defaults."""
     given = default_given(len(classes), seed, lowered.conditions, program.settings, classes)
     return {entry.name: input_array(entry, given) for entry in program.inputs(lowered.module)}
 
 
-__all__ = ["Array", "Call", "Feed", "executable", "sampler_inputs", "written"]
+__all__ = ["Array", "Call", "Feed", "Runner", "executable", "runner", "sampler_inputs", "written"]

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-from latentc.components.contract import Lowered, Program
+from latentc.components.contract import Lowered
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.engines import ENGINES
 from latentc.export.fusion import graphs
@@ -80,7 +80,7 @@ def check_runs(
 
 def _cost(lowered: Lowered, entry: ProgramEntry, device: str) -> tuple[float, bool]:
     """FLOPs of the run of one sample, and whether it is a whole one."""
-    program = _lowered(lowered, entry)
+    program = lowered.program(entry.name, entry.steps)
     total = float(flops(lowered.module, program.entry))
     step = total / max(program.evaluations, 1)
     if entry.form == "host":
@@ -88,11 +88,6 @@ def _cost(lowered: Lowered, entry: ProgramEntry, device: str) -> tuple[float, bo
     if entry.form == "loop" and total > WHOLE and device == "auto":
         return step, False
     return total, True
-
-
-def _lowered(lowered: Lowered, entry: ProgramEntry) -> Program:
-    """The program that an entry of the manifest was made of."""
-    return next(p for p in lowered.programs if (p.name, p.steps) == (entry.name, entry.steps))
 
 
 def _run(folder: Path, manifest: Manifest, entry: ProgramEntry, whole: bool, device: str) -> None:
@@ -108,7 +103,7 @@ def _other_form(
     lowered: Lowered, manifest: Manifest, entry: ProgramEntry, build: Callable[[str, Path], object], device: str
 ) -> str | None:
     """The first form, other than the entry's, in which the bundle runs."""
-    evaluations = _lowered(lowered, entry).evaluations
+    evaluations = lowered.program(entry.name, entry.steps).evaluations
     forms = ["host", "loop", *(["unroll"] if evaluations <= UNROLLED else [])]
     for form in (form for form in forms if form != entry.form):
         with tempfile.TemporaryDirectory(prefix="latentc-") as beside:

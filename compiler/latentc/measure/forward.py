@@ -57,7 +57,7 @@ def run_method(
 
 
 def output_names(method: Method) -> list[str]:
-    """Names of a method's outputs: `out` if there is one, else those of its ports, numbered where they repeat."""
+    """Names of a method's outputs: `out` if there is one, else those of its ports, numbered if they repeat."""
     names = [port.name for port in method.outputs]
     if len(names) == 1:
         return [RESULT]
@@ -102,13 +102,12 @@ def _engine(
     inputs: Sequence[Array],
 ) -> Sequence[Array]:
     needed(engine, "this backend", f'pip install "latentc[{extra}]"')
-    from latentc.measure.execute import executable
+    from latentc.measure.execute import runner
     from latentc_runtime.backends import open_backend
 
     entry = f"{network.name}.{method}"
     own = {f"{network.name}.{path}": expr for path, expr in weights.items()}
-    run = executable(lowered.module, entry, own, backend=open_backend("cpu", engine=engine))
-    return run({v.name: array for v, array in zip(lowered.module.entry(entry).inputs, inputs, strict=True)})
+    return runner(lowered.module, entry, own, backend=open_backend("cpu", engine=engine))(inputs)
 
 
 BACKENDS: dict[str, Callable[[Lowered, Network, str, Weights, Sequence[Array]], Sequence[Array]]] = {
@@ -136,7 +135,7 @@ def checked_inputs(
     for name in given:
         if name not in names:
             close = nearest(name, [n for n in names if n not in given])
-            problems.append(f"there is no input `{name}`" + (f" (did you mean `{close}`?)" if close else ""))
+            problems.append(f"no such input: `{name}`" + (f" (did you mean `{close}`?)" if close else ""))
     arrays = []
     for value in values:
         if value.name not in given:
@@ -163,7 +162,7 @@ def _shape_problem(value: Value, array: Array, sizes: dict[str, int]) -> str | N
         if isinstance(dim, Sym):
             known = sizes.setdefault(dim.name, size // dim.factor)
             if fits and known * dim.factor != size:
-                return f"has {size} samples where another input has {known}"
+                return f"has {size} samples, but another input has {known}"
             fits = fits and size > 0
         else:
             fits = fits and int(dim) == size
@@ -185,5 +184,5 @@ def _range_problem(ports: Sequence[Port], value: Value, array: Array) -> str | N
         return None
     last = port.values - 1
     outside = array[(array < 0) | (array > last)]
-    null = f", where {port.null} stands for none" if port.null is not None else ""
+    null = f", where {port.null} means none" if port.null is not None else ""
     return f"holds {outside[0]}, outside of 0 to {last}{null}" if outside.size else None

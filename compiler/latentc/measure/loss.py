@@ -12,7 +12,6 @@ from latentc.checkpoint import arrays
 from latentc.components.contract import Lowered, Update
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.faults import needed
-from latentc.ir.core import networks_called
 from latentc.ir.interpret import Interpreter
 from latentc.measure.emitted import load_arrays, project_modules
 from latentc.measure.forward import Array, checked_inputs
@@ -21,11 +20,6 @@ from latentc.weights import Expr, materialise
 
 Weights = Mapping[str, Mapping[str, Expr]]
 """{network: {state-dict path: tensor}}."""
-
-
-def loss_networks(lowered: Lowered, update: Update) -> list[str]:
-    """The networks that a loss calls: those whose weights it needs."""
-    return networks_called(lowered.module, lowered.module.entries[update.loss])
 
 
 def update_called(lowered: Lowered, name: str | None) -> Update:
@@ -79,4 +73,4 @@ def run_loss(
     return {name: out.numpy() for name, out in zip(names, outs, strict=True)}
 
 
-__all__ = ["loss_networks", "run_loss", "update_called"]
+__all__ = ["run_loss", "update_called"]

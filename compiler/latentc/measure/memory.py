@@ -1,4 +1,4 @@
-"""How much memory this machine still has."""
+"""The free memory of this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def available_memory() -> float:
-    """Bytes that a program may still take on this machine; infinite where the system does not say."""
+    """Bytes of memory that are free on this machine; infinite if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith("MemAvailable:"))

@@ -1,4 +1,7 @@
-"""How far results are from a reference: relative error, PSNR, agreement; and wall-clock times of alternating calls."""
+"""How far results are from a reference, in one number; and wall-clock times of alternating calls.
+
+Symbols: N samples, F features, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import numpy as np
 Array = np.ndarray
 
 BEST = 200.0
-"""PSNR in dB that stands for no difference at all."""
+"""PSNR and SQNR in dB of equal values."""
 
 
 def relative_error(result: Array, reference: Array, least: float = 0.0) -> float:
@@ -48,6 +51,48 @@ def psnr(samples: Array, reference: Array, span: float | None = None) -> float:
     return float(np.clip(20 * math.log10(span) - 10 * math.log10(error), -BEST, BEST)) if span > 0 else -BEST
 
 
+def relative_norm(result: Array, reference: Array) -> float:
+    """‖result − reference‖ / ‖reference‖; infinite if a value is not finite, and for any difference from zeros."""
+    exact = np.asarray(reference, np.float64)
+    noise, signal = float(np.linalg.norm(result - exact)), float(np.linalg.norm(exact))
+    if noise == 0.0:
+        return 0.0
+    return noise / signal if math.isfinite(noise) and signal > 0 else math.inf
+
+
+def sqnr(result: Array, reference: Array) -> float:
+    """Signal to quantisation noise, -20 log10 of the `relative_norm`, in dB within ±`BEST`."""
+    error = relative_norm(result, reference)
+    return float(np.clip(-20 * np.log10(max(error, 1e-99)), -BEST, BEST))
+
+
+def mean_distance(samples: Array, reference: Array) -> float:
+    """The mean distance of samples [N, …] from the reference, each a root mean square, over the reference's own.
+
+    The mean of distances, not of their squares, in which a few samples that become another picture would dominate.
+    Infinite if a value is not finite.
+    """
+    difference = (samples.astype(np.float64) - reference).reshape(len(samples), -1)
+    if not np.all(np.isfinite(difference)):
+        return math.inf
+    distances = np.sqrt(np.mean(difference**2, axis=1))
+    return float(np.mean(distances) / np.sqrt(np.mean(reference.astype(np.float64) ** 2)))
+
+
+def frechet_distance(a: Array, b: Array) -> float:
+    """|μa − μb|² + tr(Ca + Cb − 2 (Ca Cb)^½) of features [N, F] and [M, F] (Heusel et al. 2017, equation 6).
+
+    The trace of the root is Σ √λ of Ca^½ Cb Ca^½, which is symmetric: features that are always zero make Ca Cb
+    singular, and a general matrix root fails on it.
+    """
+    cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
+    values, vectors = np.linalg.eigh(cov_a)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    mixed = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
+    gap = a.mean(axis=0) - b.mean(axis=0)
+    return float(gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * mixed)
+
+
 def agreement(logits: Array, reference: Array) -> float:
     """The share of positions with the same likeliest token, of logits [..., V]."""
     return float(np.mean(logits.argmax(-1) == reference.argmax(-1)))
@@ -70,6 +115,3 @@ def alternated(
             calls[i]()
             times[i].append(time.perf_counter() - begin)
     raise AssertionError("unreachable")
-
-
-__all__ = ["BEST", "agreement", "alternated", "psnr", "relative_error"]

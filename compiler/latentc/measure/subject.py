@@ -98,8 +98,8 @@ class Subject:
         return open_backend() if isinstance(own, TensorRt) else own
 
     def program(self, entry: ProgramEntry) -> Program:
-        """The program of the spec that a program of the bundle was made from."""
-        return next(p for p in self.lowered.programs if (p.name, p.steps) == (entry.name, entry.steps))
+        """The program of the spec that a program of the bundle was compiled from."""
+        return self.lowered.program(entry.name, entry.steps)
 
     def operands(self, request: Request) -> list[Array]:
         """The inputs that a request gives a program, in the order of its entry in the module."""
@@ -140,7 +140,7 @@ def plan_of(pipeline: Pipeline) -> Quantization | None:
         return Quantization({path: LayerQuant(**how) for path, how in layers.items()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         mend = "compile the bundle again with `latentc compile`"
-        message = f"{made.plan} is no plan of a quantisation: {error}"
+        message = f"{made.plan} is not a valid quantisation plan: {error}"
         raise DiagnosticError(Diagnostic("E0602", message, help=mend)) from None
 
 
@@ -168,7 +168,7 @@ def weights_of(
             Diagnostic(
                 "E0410",
                 f"{len(missing)} weights of the bundle's spec are in none of its ONNX files, among them {missing[0]}",
-                help="the bundle was made by another version of latentc: compile it again",
+                help="another version of latentc wrote the bundle: compile it again",
             )
         )
     measured = [name for name, param in own.items() if param.kind == "calibrated" and name in held]

@@ -23,8 +23,8 @@ TOLERANCES: dict[str, Tolerance] = {
 }
 
 # Of quantised layers, against the oracle that rounds as they do. Where a sum lies near the border between two numbers,
-# a difference in its last digit makes it another one, which moves on through the network: digits DiT, one in four
-# forwards has any, and they come to 6e-3 with static scales and to 1.1e-2 with dynamic ones. ONNX Runtime's products
+# a difference in its last digit rounds to the other one, which spreads through the network: with the digits DiT, one
+# forward in four has any, of up to 6e-3 with static scales and to 1.1e-2 with dynamic ones. ONNX Runtime's products
 # with packed weights round their input to 8 bits as well, which is no part of the graph.
 ROUNDED: dict[str, Tolerance] = {
     "int8": Tolerance(forward=5e-2, sampler=1e-1),

@@ -1,7 +1,7 @@
 """Calibration: the inputs of every layer that can be quantised, along real trajectories of the sampler.
 
-The sampler runs in float32 from seeded noise, with both branches of guidance. `trajectories` keeps some of the calls it
-makes of each network's methods; these are run again one by one, and the inputs of their layers measured.
+The sampler runs in float32 from seeded noise, with both branches of guidance. `trajectories` keeps some of its
+calls of each network's methods; these are run again one by one, and the inputs of their layers measured.
 
 Symbols: C channels.
 """
@@ -9,63 +9,37 @@ Symbols: C channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
 
 import numpy as np
 
-from latentc import pipeline
-from latentc.components.contract import Lowered
 from latentc.diagnostics import Diagnostic, DiagnosticError
-from latentc.export.store import expression
-from latentc.ir.core import Module, Param, parameters
 from latentc.measure.execute import Array
-from latentc.passes.quantize import Layer, prefix_of, quantizable
+from latentc.passes.quantize import Layer
 from latentc.quantize.calibration import FORMAT, Calibration, identity, weights_hash
+from latentc.quantize.model import Model
 from latentc.quantize.observe import observed
-from latentc.quantize.trajectories import classes_for, recorded
-from latentc.spec import Spec
-from latentc.spec.sections import Quantize
-from latentc.weights import Expr, materialise
+from latentc.quantize.trajectories import recorded
 
-Tell = Callable[[int, int, str], None]
+Tell = Callable[[int, int, str], None]  # done, total, stage
 
 
-def unquantised(lowered: Lowered, spec: Spec) -> Lowered:
-    """The lowered spec as the target's pass `quantize` receives it."""
-    names = [p.name for p in pipeline.PASSES[spec.target.engine]]
-    return pipeline.optimised(lowered, spec, names[names.index("quantize") - 1])
+def calibrate(model: Model, tell: Tell = lambda done, total, stage: None) -> Calibration:
+    """Measure the layers of a model along trajectories of its first program.
 
-
-def calibrate(
-    lowered: Lowered, spec: Spec, weights: Mapping[str, Expr], asked: Quantize, tell: Tell | None = None
-) -> Calibration:
-    """Measure the layers of a spec along trajectories of its first sampler.
-
-    `lowered` as the spec was lowered, `weights` by whole path (`main.blocks.0.…`). Raises DiagnosticError: E0410 for a
-    missing weight, E0801 for a layer without values.
+    Raises DiagnosticError: E0410 for a missing weight, E0801 for a layer without values.
     """
-    tell = tell or (lambda done, total, what: None)
     tell(0, 1, "sampling trajectories")
-    wanted = asked.calibration
-    seen = recorded(lowered, spec, weights, classes_for(spec, asked), wanted.seed, wanted.steps)
-    module = unquantised(lowered, spec).module
-    layers = chosen(quantizable(module), asked)
-    reach = _weight_reach(layers, module, weights) if asked.smooth is not None else {}
+    settings = model.settings
+    seen = recorded(model, model.classes(), settings.calibration.seed, settings.calibration.steps)
+    largest = {} if settings.smooth is None else _largest_weights(model)
 
     def smoothing(path: str, channels: Array) -> Array:
-        return smoothed(channels, reach[path], asked.smooth or 0.0) if path in reach else np.ones_like(channels)
+        return smoothed(channels, largest[path], settings.smooth or 0.0) if path in largest else np.ones_like(channels)
 
-    inputs = observed(
-        module,
-        weights,
-        seen.feeds,
-        smoothing,
-        spec.target.opset,
-        lambda done, total: tell(done, total, "measuring layer inputs"),
-    )
-    about = {"format": FORMAT, "name": spec.name, **identity(spec, asked), "weights": weights_hash(weights)}
+    inputs = observed(model, seen.feeds, smoothing, lambda done, total: tell(done, total, "measuring layer inputs"))
+    about = {"format": FORMAT, "name": model.spec.name, **identity(model), "weights": weights_hash(model.weights)}
     found = Calibration(about, inputs, seen.feeds, seen.points, seen.samples)
-    check_complete(found, layers)
+    check_complete(found, model.chosen)
     return found
 
 
@@ -86,27 +60,6 @@ def check_complete(calibration: Calibration, layers: Mapping[str, Layer]) -> Non
         raise DiagnosticError(*problems)
 
 
-def chosen(layers: Mapping[str, Layer], asked: Quantize) -> dict[str, Layer]:
-    """The layers that the spec does not exclude. DiagnosticError E0802 for a pattern that matches no layer."""
-    patterns = {pattern: [path for path in layers if _matches(path, pattern)] for pattern in asked.exclude}
-    idle = [pattern for pattern, found in patterns.items() if not found]
-    if idle:
-        known = ", ".join(path.removesuffix(".weight") for path in list(layers)[:4])
-        mend = f"a pattern is a path or its last parts, with * for any text: `*.adaLN`; paths are such as {known}"
-        raise DiagnosticError(*(Diagnostic("E0802", f"no layer is called `{p}`", help=mend) for p in idle))
-    excluded = {path for found in patterns.values() for path in found}
-    return {path: layer for path, layer in layers.items() if path not in excluded}
-
-
-def _matches(path: str, pattern: str) -> bool:
-    """Whether a pattern fits the path of a weight, with or without the network's name."""
-    whole = path.removesuffix(".weight")
-    return any(fnmatchcase(name, pattern) for name in (whole, whole.split(".", 1)[-1]))
-
-
-# ---- SmoothQuant
-
-
 def smoothed(channels: Array, weights: Array, alpha: float) -> Array:
     """SmoothQuant scale per input channel: max|x|^alpha / max|w|^(1 - alpha); 1 if either maximum is 0.
 
@@ -117,22 +70,14 @@ def smoothed(channels: Array, weights: Array, alpha: float) -> Array:
     return np.clip(np.where(live, ratio, 1.0), 1e-5, 1e5).astype(np.float32)
 
 
-def layer_weight(module: Module, weights: Mapping[str, Expr]) -> Callable[[str], Array]:
-    """A function that gives the weight of a layer by its whole path, also if a pass merged it from others."""
-    params: dict[str, Param] = {}
-    for entry, function in module.entries.items():
-        params |= parameters(module, function, prefix_of(module, entry))
-    return lambda path: materialise(expression(weights, path, params[path]))
-
-
-def _weight_reach(layers: Mapping[str, Layer], module: Module, weights: Mapping[str, Expr]) -> dict[str, Array]:
+def _largest_weights(model: Model) -> dict[str, Array]:
     """{path of measured tensors: max|w| f32[C] per input channel, over the linear layers that read the input}."""
-    weight, found = layer_weight(module, weights), dict[str, Array]()
-    for path, layer in layers.items():
+    weight, found = model.layer_weight(), dict[str, Array]()
+    for path, layer in model.chosen.items():
         if layer.op == "linear":
-            reach = np.max(np.abs(weight(path)), axis=0)
-            found[layer.group] = np.maximum(found.get(layer.group, 0.0), reach)
+            largest = np.max(np.abs(weight(path)), axis=0)
+            found[layer.group] = np.maximum(found.get(layer.group, 0.0), largest)
     return found
 
 
-__all__ = ["Tell", "calibrate", "check_complete", "chosen", "layer_weight", "smoothed", "unquantised"]
+__all__ = ["Tell", "calibrate", "check_complete", "smoothed"]

@@ -8,22 +8,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.engines import ENGINES
 from latentc.measure.metrics import alternated, psnr
 from latentc.quantize.calibration import Calibration
+from latentc.quantize.model import Model
 from latentc.quantize.plan import Choice, span
-from latentc.quantize.quality import Quality, allowed
-from latentc.quantize.trajectories import classes_for
-from latentc.spec import Spec
+from latentc.quantize.quality import Quality
 from latentc.spec.sections import Quantize
 from latentc_runtime import BundleError, Pipeline, load
 
 MOST = 30  # pairs of runs that are timed
 SECONDS = 10.0
 BATCH = 8
+REFERENCE = "ONNX Runtime on the CPU"  # what judges plans
 
 
 @dataclass(frozen=True)
@@ -31,29 +29,34 @@ class Verdict:
     """The quality as measured by the engine `judged`, and the speedup at `batch` if it was measured."""
 
     quality: Quality
-    judged: str
+    judged: str = REFERENCE
     speedup: float | None = None
     batch: int | None = None
     notes: tuple[str, ...] = ()
 
-    def text(self, asked: Quantize) -> str:
+    def text(self, settings: Quantize) -> str:
         """One line: each figure with its limit."""
-        fast = "speed not measured"
-        if self.speedup is not None:
-            fast = (
-                f"{self.speedup:.2f} × as fast as unquantised at batch {self.batch} (at least {asked.min_speedup:g} ×)"
-            )
-        return f"{self.quality.text()} ({allowed(asked.budget, self.quality)}, by {self.judged}); {fast}"
+        return f"{self.quality_text(settings)}; {self.speed_text(settings)}"
 
-    def holds(self, asked: Quantize) -> bool:
-        fast = self.speedup is None or self.speedup >= asked.min_speedup
-        return fast and self.quality.within(asked.budget)
+    def quality_text(self, settings: Quantize) -> str:
+        return f"{self.quality.text()} ({self.quality.limits(settings.budget)}, by {self.judged})"
+
+    def speed_text(self, settings: Quantize) -> str:
+        if self.speedup is None:
+            return "speed not measured"
+        limit = f"at least {settings.min_speedup:g} ×"
+        return f"{self.speedup:.2f} × as fast as unquantised at batch {self.batch} ({limit})"
+
+    def slow(self, settings: Quantize) -> bool:
+        return self.speedup is not None and self.speedup < settings.min_speedup
+
+    def holds(self, settings: Quantize) -> bool:
+        return not self.slow(settings) and self.quality.within(settings.budget)
 
 
 def measured(
     folder: Path,
-    spec: Spec,
-    asked: Quantize,
+    model: Model,
     calibration: Calibration,
     choice: Choice,
     baseline: Callable[[], Path],
@@ -63,21 +66,22 @@ def measured(
 
     If its engine does not run here, the quality is that of the plan, and the speed is not measured; a note says so.
     """
-    device = ENGINES[spec.target.engine].device
+    engine = model.spec.target.engine
+    device = ENGINES[engine].device
     try:
         pipe = load(folder, device, verify=False)
     except BundleError as error:
         if error.code != "E0606" and device == "auto":
             raise  # the engine runs here, but not this bundle
-        why = f"speed was not measured: {spec.target.engine} does not run on this machine ({error.message})"
-        return Verdict(choice.quality, "ONNX Runtime on the CPU", notes=(why,))
-    classes = classes_for(spec, asked)
-    quality, judged = choice.quality, "ONNX Runtime on the CPU"
-    if choice.quality.perplexity is None:  # else samples differ as soon as one token does
+        why = f"speed was not measured: {engine} does not run on this machine ({error.message})"
+        return Verdict(choice.quality, notes=(why,))
+    quality, judged = choice.quality, REFERENCE
+    if quality.perplexity is None:  # else samples differ as soon as one token does
         tell("sampling with the quantised engine")
-        request = pipe.usual_request(len(classes), asked.calibration.seed, classes=classes)
+        classes = model.classes()
+        request = pipe.usual_request(len(classes), model.settings.calibration.seed, classes=classes)
         samples = next(iter(pipe.run(request).values()))
-        quality = Quality(psnr=psnr(samples, calibration.samples, span(spec)))
+        quality = Quality(psnr=psnr(samples, calibration.samples, span(model.spec)))
         judged = f"{pipe.manifest.engine} on {pipe.device}"
     tell("timing against the unquantised engine")
     plain = load(baseline(), device, verify=False)
@@ -94,37 +98,28 @@ def speedup(pipes: Sequence[Pipeline], batch: int, seconds: float = SECONDS) -> 
     return statistics.median(b / a for a, b in zip(first, second, strict=True))
 
 
-def refusal(verdict: Verdict, asked: Quantize, spec: Spec, choice: Choice) -> DiagnosticError:
-    """The error for a quantised engine that is too slow or too inaccurate: its figures, and what may help."""
-    slow = verdict.speedup is not None and verdict.speedup < asked.min_speedup
-    bad = not verdict.quality.within(asked.budget)
-    notes = [verdict.text(asked)]
-    mends = []
-    if bad:
-        worst = list(choice.sensitivity)[:3]
-        notes.append(f"the most sensitive layers are {', '.join(worst)}")
+def refusal(verdict: Verdict, model: Model, choice: Choice) -> DiagnosticError:
+    """E0804 for a quantised engine that is too slow or too inaccurate: its figures, and what may help."""
+    settings = model.settings
+    notes, faults, mends = [verdict.text(settings)], [], []
+    if not verdict.quality.within(settings.budget):
+        faults.append("worse than its budget")
+        notes.append(f"the most sensitive layers are {', '.join(list(choice.sensitivity)[:3])}")
         if len(choice.quantization.plan) == len(choice.losses):
             notes.append("no subset of the layers that was tried keeps the budget")
-        mends.append(
-            "exclude these, set `smooth: 0.5`, take another scheme, or allow more in `optimize.quantize.budget`"
-        )
-    if slow:
+        mends.append("exclude these, set `smooth: 0.5`, take another scheme, or raise `optimize.quantize.budget`")
+    if verdict.slow(settings):
+        faults.append("not fast enough")
         mends.append("take another scheme or engine, or leave `optimize.quantize` out; small layers gain nothing")
-    what = " and ".join([*(["worse than its budget"] if bad else []), *(["not fast enough"] if slow else [])])
     return DiagnosticError(
         Diagnostic(
             "E0804",
-            f"the {asked.scheme} engine is {what}",
-            spec.span("optimize", "quantize"),
+            f"the {settings.scheme} engine is {' and '.join(faults)}",
+            model.spec.span("optimize", "quantize"),
             notes=tuple(notes),
             help=f"{'; '.join(mends)}; `--force` builds it anyway, with the report of its layers",
         )
     )
 
 
-def finite(value: float | None) -> float | None:
-    """A figure as JSON can hold it: None if it is not finite."""
-    return None if value is None or not np.isfinite(value) else float(value)
-
-
-__all__ = ["Verdict", "finite", "measured", "refusal", "speedup"]
+__all__ = ["Verdict", "measured", "refusal", "speedup"]

@@ -6,8 +6,8 @@ networks are run in numpy as their types declare (see `Interpreter`), on inputs 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,9 @@ from latentc.ir.interpret import Interpreter
 from latentc.ir.ops import CONTROL
 from latentc.lower import lower
 from latentc.measure.execute import Array, Feed
+from latentc.quantize.model import Model
 from latentc.quantize.trajectories import recorded
-from latentc.spec import Spec
-from latentc.weights import Expr, materialise
+from latentc.weights import materialise
 
 LARGEST = 2e11
 """Largest number of floating-point operations to run in numpy, and to sample a trajectory for it."""
@@ -32,64 +32,56 @@ STEPS = 4  # of a shortened sampler, if its number of steps can be set
 POINTS = 3  # calls of each method
 
 
-def check_precision(
-    lowered: Lowered,
-    optimised: Lowered,
-    spec: Spec,
-    weights: Mapping[str, Expr],
+def check_range(
+    model: Model,
+    final: Lowered,
+    tell: Callable[[str], None],
+    warn: Callable[[str], None],
     feeds: Mapping[str, Sequence[Feed]] | None = None,
-) -> str | None:
-    """Look for values beyond float16 in the networks of `optimised`, the module to export.
+) -> None:
+    """Look for values beyond float16 in the networks of `final`, the module to export; warn if that takes too long.
 
-    `feeds`: recorded calls by method; by default those of a short trajectory of one sample. Returns why the check was
-    skipped, or None. DiagnosticError E0806 names the first value that overflows by its call path.
+    `feeds`: recorded calls by method; by default those of a short trajectory of one sample. DiagnosticError E0806 names
+    the first value that overflows by its call path.
     """
+    spec, lowered = model.spec, model.lowered
     if spec.target.precision != "fp16":
-        return None  # bfloat16 has the range of float32
+        return  # bfloat16 has the range of float32
+    tell("checking ranges")
+    skipped = "whether values fit fp16 was not checked:"
     work = sum(flops(lowered.module, lowered.networks[name].main.function) for name in lowered.sampled)
     if 2 * POINTS * work > LARGEST:
-        return f"one run of its networks is {work / 1e9:.0f} GFLOP, which is too slow in numpy"
+        warn(f"{skipped} one run of its networks is {work / 1e9:.0f} GFLOP, which is too slow in numpy")
+        return
     if feeds is None:
         short = lower(spec, (STEPS,)) if getattr(spec.sampler, "steps", 0) > STEPS else lowered
         cost = flops(short.module, short.programs[0].entry)
         if cost > LARGEST:
-            return f"sampling a trajectory is {cost / 1e9:.0f} GFLOP"
-        feeds = recorded(short, spec, weights, [0], 0, POINTS).feeds
-    for entry, found in feeds.items():
-        network = entry.split(".")[0]
-        own = _own(weights, network)
-        for feed in found[:: max(1, len(found) // POINTS)]:
+            warn(f"{skipped} sampling a trajectory is {cost / 1e9:.0f} GFLOP")
+            return
+        feeds = recorded(replace(model, lowered=short), [0], 0, POINTS).feeds
+    for entry, calls in feeds.items():
+        prefix = entry.split(".")[0] + "."
+        arrays = {p.removeprefix(prefix): materialise(e) for p, e in model.weights.items() if p.startswith(prefix)}
+        for feed in calls[:: max(1, len(calls) // POINTS)]:
             # Under batched guidance the first row is conditional and the last unconditional.
             inputs = [array[[0, -1]] if array.ndim else array for array in feed.values()]
-            fault = check_ranges(optimised.module, entry, own, inputs)
-            if fault is not None:
-                raise _overflow(network, str(fault), spec)
-    return None
-
-
-def _own(weights: Mapping[str, Expr], network: str) -> dict[str, Array]:
-    prefix = f"{network}."
-    return {path.removeprefix(prefix): materialise(expr) for path, expr in weights.items() if path.startswith(prefix)}
-
-
-def _overflow(network: str, fault: str, spec: Spec) -> DiagnosticError:
-    wide = "bf16" if "bf16" in ENGINES[spec.target.engine].precisions else "fp32"
-    return DiagnosticError(
-        Diagnostic(
-            "E0806",
-            f"the network `{network}` does not fit float16: {fault}",
-            spec.span("target", "precision"),
-            notes=("found by running it in numpy, rounded as the engine rounds, along a trajectory of its sampler",),
-            help=f"use `target.precision: {wide}`, which has a larger range",
-        )
-    )
-
-
-# ---- ranges
+            overflow = first_overflow(final.module, entry, arrays, inputs)
+            if overflow is not None:
+                wide = "bf16" if "bf16" in ENGINES[spec.target.engine].precisions else "fp32"
+                raise DiagnosticError(
+                    Diagnostic(
+                        "E0806",
+                        f"the network `{entry.split('.')[0]}` does not fit float16: {overflow}",
+                        spec.span("target", "precision"),
+                        notes=("found by running it in numpy, rounded as the engine rounds, along a trajectory",),
+                        help=f"use `target.precision: {wide}`, which has a larger range",
+                    )
+                )
 
 
 @dataclass(frozen=True)
-class Fault:
+class Overflow:
     """The first value that is not finite: its call path and name (`blocks.3.mlp.h`), its op and dtype.
 
     `largest_operand`: the largest magnitude among the op's operands.
@@ -101,13 +93,11 @@ class Fault:
     largest_operand: float
 
     def __str__(self) -> str:
-        return (
-            f"{self.path}, the result of {self.op} in {self.dtype}, is not finite; "
-            f"its operands are up to {self.largest_operand:.3g}"
-        )
+        operands = f"its operands are up to {self.largest_operand:.3g}"
+        return f"{self.path}, the result of {self.op} in {self.dtype}, is not finite; {operands}"
 
 
-def check_ranges(module: Module, entry: str, weights: Mapping[str, Array], inputs: Sequence[Any]) -> Fault | None:
+def first_overflow(module: Module, entry: str, weights: Mapping[str, Array], inputs: Sequence[Any]) -> Overflow | None:
     """Run an entry as its types declare; the first value that is not finite, if any. `weights` by state-dict path.
 
     Raises ValueError as the interpreter does.
@@ -116,14 +106,14 @@ def check_ranges(module: Module, entry: str, weights: Mapping[str, Array], input
         with np.errstate(all="ignore"):
             _Watching(module, weights, "declared").run(entry, *inputs)
     except _Found as found:
-        return found.fault
+        return found.overflow
     return None
 
 
 class _Found(Exception):
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(str(fault))
-        self.fault = fault
+    def __init__(self, overflow: Overflow) -> None:
+        super().__init__(str(overflow))
+        self.overflow = overflow
 
 
 class _Watching(Interpreter):
@@ -135,13 +125,10 @@ class _Watching(Interpreter):
             return outs
         for value, array in zip(node.outputs, outs, strict=True):
             if value.type.is_float and not np.isfinite(array.astype(np.float64)).all():
-                raise _Found(Fault(join(prefix, value.name), node.op, value.type.dtype, _largest(node, xs)))
+                floats = [x.astype(np.float64) for x, v in zip(xs, node.inputs, strict=True) if v.type.is_float]
+                largest = max((float(np.max(np.abs(x), initial=0.0)) for x in floats), default=0.0)
+                raise _Found(Overflow(join(prefix, value.name), node.op, value.type.dtype, largest))
         return outs
 
 
-def _largest(node: Node, xs: Sequence[Array]) -> float:
-    floats = [x for x, v in zip(xs, node.inputs, strict=True) if v.type.is_float and x.size]
-    return max((float(np.max(np.abs(x.astype(np.float64)))) for x in floats), default=0.0)
-
-
-__all__ = ["LARGEST", "Fault", "check_precision", "check_ranges"]
+__all__ = ["LARGEST", "Overflow", "check_range", "first_overflow"]

@@ -7,16 +7,12 @@ digit DiT are then off by 55 % of the largest output; with weights in 7 bits not
 from __future__ import annotations
 
 import functools
-import tempfile
-from pathlib import Path
 
 import numpy as np
 
 from latentc.engines import ENGINES
-from latentc.export.onnx import flat_module, onnx_from_module
-from latentc.export.store import FileTensors
 from latentc.ir.builder import B, ModuleBuilder, f32
-from latentc.measure.execute import written
+from latentc.measure.execute import executable
 from latentc.passes.quantize import LayerQuant, quantize
 from latentc.weights import Array
 from latentc_runtime import BundleError
@@ -35,15 +31,12 @@ def saturates(engine: str) -> bool:
     b = mb.function("main")
     b.output(b.op("linear", b.input("x", f32(B, 4, WIDTH)), b.param("layer.weight", f32(WIDTH, WIDTH), "ones")))
     mb.entries["main"] = b.finish()
-    module = flat_module(quantize(mb.finish(), {"layer.weight": LayerQuant("int8")}, engine), "main")
-    ones = np.ones((WIDTH, WIDTH), np.float32)
-    tensors = FileTensors({"layer.weight": Array(ones), "layer.input_scale": Array(np.asarray(1 / 127, np.float32))})
-    model = onnx_from_module(module, "main", tensors, outputs=["out"])
+    module = quantize(mb.finish(), {"layer.weight": LayerQuant("int8")}, engine)
+    values = {"layer.weight": np.ones((WIDTH, WIDTH), np.float32), "layer.input_scale": np.asarray(1 / 127, np.float32)}
+    weights = {path: Array(value) for path, value in values.items()}
     try:
-        backend = open_backend("cpu", 1, row.graph_engine)
-        with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
-            run = backend.engine(*written(model, tensors, Path(folder)))
-            out = backend.array(run.run({"x": np.ones((1, 4, WIDTH), np.float32)}, ["out"])["out"])
+        run = executable(module, "main", weights, backend=open_backend("cpu", 1, row.graph_engine))
+        (out,) = run({"x": np.ones((1, 4, WIDTH), np.float32)})
     except BundleError:
         return False
     return bool(np.abs(out - WIDTH).max() > 0.01 * WIDTH)

@@ -38,9 +38,24 @@ def reach(seen: Observed, scheme: str, range: Range) -> float:
 def rounded(x: Array, reach: float, scheme: str) -> Array:
     """Values f64 after quantising and dequantising; those beyond `reach` saturate."""
     scale = reach / LARGEST[scheme]
-    held = np.clip(np.asarray(x, np.float64) / scale, -LARGEST[scheme], LARGEST[scheme])
-    whole = held.astype(ml_dtypes.float8_e4m3fn).astype(np.float64) if scheme == "fp8" else np.round(held)
+    clipped = np.clip(np.asarray(x, np.float64) / scale, -LARGEST[scheme], LARGEST[scheme])
+    whole = clipped.astype(ml_dtypes.float8_e4m3fn).astype(np.float64) if scheme == "fp8" else np.round(clipped)
     return whole * scale
+
+
+def rounded_rows(seen: Observed, quant: LayerQuant, range: Range) -> Array:
+    """The kept rows of an input after quantising and dequantising it as a layer does."""
+    smooth = seen.smooth.reshape(-1, *[1] * (seen.rows.ndim - 2))
+    if quant.scheme in LARGEST:
+        return np.asarray(
+            rounded(seen.rows / smooth, reach(seen, quant.scheme, range), quant.scheme) * smooth, np.float32
+        )
+    if quant.scheme != "int8_dynamic":
+        return seen.rows
+    smooth = smooth if quant.smooth else np.ones(1, np.float32)
+    x = seen.rows / smooth
+    scale = (max(float(x.max()), 0.0) - min(float(x.min()), 0.0)) / 255 or 1.0
+    return np.asarray(np.rint(x / scale) * scale * smooth, np.float32)
 
 
 def saturated(seen: Observed, reach: float) -> float:
@@ -64,4 +79,4 @@ def measured_tensors(
     return found
 
 
-__all__ = ["Range", "measured_tensors", "reach", "rounded", "saturated"]
+__all__ = ["Range", "measured_tensors", "reach", "rounded", "rounded_rows", "saturated"]

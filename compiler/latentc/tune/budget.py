@@ -13,18 +13,6 @@ COSTS = ("evaluations", "seconds")
 
 
 @dataclass(frozen=True)
-class Bound:
-    """A limit of one figure, if `relative` as a multiple of the figure of the spec's own sampler."""
-
-    name: str
-    value: float
-    relative: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.name}={self.value:g}{'x' if self.relative else ''}"
-
-
-@dataclass(frozen=True)
 class Measured:
     """A compiled candidate: network evaluations and GFLOP per sample, seconds per batch, and the quality of samples."""
 
@@ -36,9 +24,24 @@ class Measured:
 
     def figure(self, name: str) -> float:
         """A cost or a quality by its name."""
-        if name == "evaluations":
-            return float(self.evaluations)
-        return self.seconds if name == "seconds" else self.quality[name]
+        costs = {"evaluations": float(self.evaluations), "seconds": self.seconds}
+        return costs[name] if name in costs else self.quality[name]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A limit of one figure, if `relative` as a multiple of the figure of the spec's own sampler."""
+
+    name: str
+    value: float
+    relative: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value:g}{'x' if self.relative else ''}"
+
+    def limit(self, own: Measured) -> float:
+        """The limit as a number; `own` is the spec's own sampler."""
+        return self.value * own.figure(self.name) if self.relative else self.value
 
 
 def bound_from_text(text: str) -> Bound:
@@ -55,14 +58,14 @@ def bound_from_text(text: str) -> Bound:
     return Bound(name, number, relative)
 
 
-def check_bounds(bounds: Sequence[Bound], qualities: Collection[str], noisy: bool) -> None:
+def check_bounds(bounds: Sequence[Bound], qualities: Collection[str], stochastic: bool) -> None:
     """DiagnosticError E0715 if the figure of a bound is not measured, or means nothing.
 
-    `noisy`: the spec's own sampler is stochastic, so that its error is no measure.
+    `stochastic`: the spec's own sampler is, so its distance from the exact solution says nothing.
     """
     known = [*COSTS, *qualities]
     for bound in bounds:
-        if bound.relative and noisy and bound.name in ("error", "psnr"):
+        if bound.relative and stochastic and bound.name in ("error", "psnr"):
             message = f"the spec's own sampler is stochastic, so there is no reference trajectory for `{bound}`"
             raise DiagnosticError(Diagnostic("E0715", message, help=f"give a number: `--budget {bound.name}=…`"))
         if bound.name not in known:
@@ -71,49 +74,51 @@ def check_bounds(bounds: Sequence[Bound], qualities: Collection[str], noisy: boo
             raise DiagnosticError(Diagnostic("E0715", f"nothing measured is called `{bound.name}`", help=mend))
 
 
-def excess(found: Measured, bound: Bound, own: Measured, higher: Collection[str]) -> float:
-    """The factor by which a figure misses its bound; 1 within the bound."""
-    limit = bound.value * (own.figure(bound.name) if bound.relative else 1.0)
-    figure = found.figure(bound.name)
-    if math.isnan(figure):
-        return math.inf
-    if bound.name in higher:
-        figure, limit = limit, figure
-    if figure <= limit:
-        return 1.0
-    return figure / limit if limit > 0 else math.inf
+@dataclass(frozen=True)
+class Goal:
+    """What a candidate is chosen by: the budget, the quality `primary` that ranks, and those where higher is better."""
 
+    bounds: tuple[Bound, ...]
+    primary: str
+    higher: frozenset[str]
 
-def chosen(
-    measured: Sequence[Measured], own: Measured, bounds: Sequence[Bound], primary: str, higher: Collection[str]
-) -> Measured | None:
-    """The cheapest candidate within every bound, or the best by `primary` if only costs are bounded; None if none fits.
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.bounds))
 
-    Cost is measured in GFLOP, which unlike seconds are the same in every run.
-    """
-    fit = [m for m in measured if all(excess(m, bound, own, higher) == 1.0 for bound in bounds)]
-    sign = -1.0 if primary in higher else 1.0
-    if all(bound.name in COSTS for bound in bounds):
-        return min(fit, key=lambda m: (sign * m.quality[primary], m.gflop), default=None)
-    return min(fit, key=lambda m: (m.gflop, m.evaluations, sign * m.quality[primary]), default=None)
+    def excess(self, found: Measured, bound: Bound, own: Measured) -> float:
+        """The factor by which a figure misses its bound; 1 within the bound."""
+        figure, limit = found.figure(bound.name), bound.limit(own)
+        if math.isnan(figure):
+            return math.inf
+        if bound.name in self.higher:
+            figure, limit = limit, figure
+        if figure <= limit:
+            return 1.0
+        return figure / limit if limit > 0 else math.inf
 
+    def chosen(self, measured: Sequence[Measured], own: Measured) -> Measured | None:
+        """The cheapest candidate within every bound, or the best by `primary` if only costs are bounded.
 
-def none_fits(
-    measured: Sequence[Measured], own: Measured, bounds: Sequence[Bound], higher: Collection[str], folder: object
-) -> DiagnosticError:
-    """E0716: the nearest candidate, and the best figure for each bound alone."""
-    closest = min(measured, key=lambda m: max(excess(m, bound, own, higher) for bound in bounds))
-    figures = ", ".join(f"{bound.name} {closest.figure(bound.name):.3g}" for bound in bounds)
-    notes = [f"the nearest is {closest.candidate.name()} with {closest.evaluations} evaluations: {figures}"]
-    for bound in bounds:
-        pick = max if bound.name in higher else min
-        best = pick(measured, key=lambda m, name=bound.name: m.figure(name))  # type: ignore[misc]
-        notes.append(f"the best {bound.name} is {best.figure(bound.name):.3g}, with {best.evaluations} evaluations")
-    asked = ", ".join(map(str, bounds))
-    mend = f"relax the budget; the measured candidates are in {folder}"
-    return DiagnosticError(
-        Diagnostic("E0716", f"no candidate keeps the budget {asked}", notes=tuple(dict.fromkeys(notes)), help=mend)
-    )
+        None if no candidate is. Cost is measured in GFLOP, which unlike seconds are the same in every run.
+        """
+        fit = [m for m in measured if all(self.excess(m, bound, own) == 1.0 for bound in self.bounds)]
+        sign = -1.0 if self.primary in self.higher else 1.0
+        if all(bound.name in COSTS for bound in self.bounds):
+            return min(fit, key=lambda m: (sign * m.quality[self.primary], m.gflop), default=None)
+        return min(fit, key=lambda m: (m.gflop, m.evaluations, sign * m.quality[self.primary]), default=None)
+
+    def missed(self, measured: Sequence[Measured], own: Measured, folder: object) -> DiagnosticError:
+        """E0716: the nearest candidate, and the best figure for each bound alone."""
+        closest = min(measured, key=lambda m: max(self.excess(m, bound, own) for bound in self.bounds))
+        figures = ", ".join(f"{bound.name} {closest.figure(bound.name):.3g}" for bound in self.bounds)
+        notes = [f"the nearest is {closest.candidate.name()} with {closest.evaluations} evaluations: {figures}"]
+        for name in dict.fromkeys(bound.name for bound in self.bounds):
+            best = sorted(measured, key=lambda m: m.figure(name))[-1 if name in self.higher else 0]
+            notes.append(f"the best {name} is {best.figure(name):.3g}, with {best.evaluations} evaluations")
+        mend = f"relax the budget; the measured candidates are in {folder}"
+        return DiagnosticError(
+            Diagnostic("E0716", f"no candidate keeps the budget {self}", notes=tuple(notes), help=mend)
+        )
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:

@@ -19,13 +19,12 @@ from latentc.spec.schema import Spec
 from latentc.tune.budget import Measured
 from latentc.tune.candidates import Candidate
 from latentc.tune.quality import Judge
-from latentc.tune.write import candidate_yaml, check_written
 from latentc_runtime import Pipeline, load
 from latentc_runtime.sources import Condition, Given
 
 Array = np.ndarray
 Compile = Callable[[Path, Path], object]  # spec file, bundle
-FEWEST, SECONDS = 5, 1.0  # repetitions that are timed at least, and for how long
+FEWEST, SECONDS = 5, 1.0  # timed repetitions: at least so many, for about so long
 EXACT = {"quantize": None, "cache": None, "stitch": None}  # `optimize` of the reference
 
 
@@ -33,7 +32,7 @@ EXACT = {"quantize": None, "cache": None, "stitch": None}  # `optimize` of the r
 class Compiling:
     """How candidates are compiled and sampled: the spec's own sampler `own` in the file `base`.
 
-    Samples have seeds `seed` and up; `count` of them are judged, `batch` timed at once.
+    `count` samples with seeds from `seed` on are judged; `batch` samples are timed at once.
     """
 
     base: Path
@@ -45,18 +44,18 @@ class Compiling:
     device: str
 
     def samples(self, sampler: ArraySampler) -> Array:
-        """What a sampler makes of the seeds to judge, without layers quantised or work reused."""
+        """The samples to judge, drawn by another sampler without quantised layers or reused work."""
         with self._compiled(Candidate(sampler, optimize=EXACT)) as (_, pipe):
             return next(iter(pipe.run(pipe.usual_request(self.count, self.seed)).values()))
 
     def measured(self, candidate: Candidate, judge: Judge) -> Measured:
         """A candidate compiled, timed and judged. Raises DiagnosticError and BundleError as these do."""
         with self._compiled(candidate) as (spec, pipe):
-            # What quantising makes of it is the same work in other numbers, and needs a calibration.
+            # Quantised layers do the same work in other numbers, and lowering them needs a calibration.
             unquantised = spec.model_copy(update={"optimize": spec.optimize.model_copy(update={"quantize": None})})
             lowered = optimised(lower(unquantised), unquantised)
             program = lowered.programs[0]
-            seconds = _seconds(pipe, self.batch, self.seed)
+            seconds = self._seconds(pipe)
             request = pipe.usual_request(self.count, self.seed)
             samples = next(iter(pipe.run(request).values()))
         figures = judge(samples, labels_of(request.given, lowered.conditions))
@@ -66,10 +65,19 @@ class Compiling:
     def _compiled(self, candidate: Candidate) -> Iterator[tuple[Spec, Pipeline]]:
         with tempfile.TemporaryDirectory(prefix="latentc-") as name:
             file, bundle = Path(name, "candidate.yaml"), Path(name, "bundle")
-            file.write_text(candidate_yaml(candidate, str(self.base), self.own), encoding="utf-8")
-            spec = check_written(file, candidate)
+            spec = candidate.write(file, str(self.base), self.own)
             self.compile(file, bundle)
             yield spec, load(bundle, self.device, verify=False)
+
+    def _seconds(self, pipe: Pipeline) -> float:
+        """Wall-clock seconds of one batch, noise included: the lower quartile of several runs after a warm-up.
+
+        Other load on the machine makes runs longer, never shorter.
+        """
+        request = pipe.usual_request(self.batch, self.seed)
+        pipe.run(request)
+        (times,) = alternated([lambda: pipe.run(request)], SECONDS, FEWEST)
+        return float(np.quantile(times, 0.25))
 
 
 def labels_of(given: Given, conditions: Sequence[Condition]) -> Array | None:
@@ -79,17 +87,6 @@ def labels_of(given: Given, conditions: Sequence[Condition]) -> Array | None:
         return None
     values = given.conditions[labels[0].name]
     return values if labels[0].encoding == "index" else values.argmax(-1)
-
-
-def _seconds(pipe: Pipeline, batch: int, seed: int) -> float:
-    """Wall-clock seconds of one batch, noise included: the lower quartile of several, after one that is not counted.
-
-    Whatever else the machine does makes times longer, never shorter.
-    """
-    request = pipe.usual_request(batch, seed)
-    pipe.run(request)
-    (times,) = alternated([lambda: pipe.run(request)], SECONDS, FEWEST)
-    return float(np.quantile(times, 0.25))
 
 
 __all__ = ["Compile", "Compiling", "labels_of"]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from latentc.components.contract import Lowered
 from latentc.components.guidance.guidance import Guide
 from latentc.components.processes.process import Parameterization
 from latentc.components.samplers.base import ArraySampler, parameterization_of
@@ -25,7 +26,7 @@ from latentc.spec.sections import Optimize
 from latentc.weights import Expr
 from latentc_runtime.backends import open_backend
 from latentc_runtime.noise import normals
-from latentc_runtime.sources import Condition, Given, Input, Setting, default_given, input_array
+from latentc_runtime.sources import Given, Input, default_given, input_array
 
 Array = np.ndarray
 Evaluate = Callable[[Array, float, Given], Array]  # x [B, C, ...], t -> the prediction [B, C, ...]
@@ -38,27 +39,29 @@ class Denoiser:
     `target`: what it predicts of which process; `shape` of one sample of the state; `most`: samples run at once.
     """
 
+    lowered: Lowered
     unguided: Evaluate
     guided: Evaluate
     guides: tuple[Guide, ...]
     target: Parameterization
     shape: tuple[int, ...]
-    conditions: tuple[Condition, ...]
-    settings: tuple[Setting, ...]
     most: int
 
     def given(self, seed: int, count: int) -> Given:
-        """Usual conditions of `count` samples: labels take turns, arrays and tokens follow from the seeds."""
-        return default_given(count, seed % (1 << 64), self.conditions, self.settings)
+        """Default conditions of `count` samples: the classes in turn; arrays and tokens follow from the seeds."""
+        settings = self.lowered.programs[0].settings
+        return default_given(count, seed % (1 << 64), self.lowered.conditions, settings)
 
     def noise(self, given: Given) -> Array:
         """The noise that a bundle starts from, f32[B, *shape]."""
         return normals(given.seeds, "x", self.shape)
 
     def network(self, sampler: ArraySampler, given: Given) -> Callable[[Array, float], Array]:
-        """What `sampler` evaluates at (x, t), one evaluation after the other: the prediction, guided where it guides,
-        without a learned variance."""
-        every = [float(p) for part in sampler.table(self.target).parts() for p in part.progress.ravel()]
+        """The network as `sampler` calls it, (x, t) -> the prediction without a learned variance.
+
+        Guidance has a weight at each of the sampler's evaluations, so the calls must come in the order of one run.
+        """
+        every = list(map(float, sampler.table(self.target).all_progress))
         settings = [guide.setting for guide in self.guides]
         weights = iter(zip(*(term.weights(every) for _, term in sampler.terms()), strict=True))
 
@@ -73,10 +76,8 @@ class Denoiser:
         return evaluate
 
     def samples(self, sampler: ArraySampler, given: Given) -> Array:
-        """What a sampler without noise in its steps returns, f32[B, *shape]."""
+        """The samples of a deterministic sampler, f32[B, *shape]."""
         table = sampler.table(self.target)
-        if any(part.stochastic for part in table.parts()):
-            raise ValueError(f"{table.solver} takes noise in its steps")
         return np.concatenate([run(table, self.network(sampler, p), self.noise(p)) for p in self.parts(given)])
 
     def parts(self, given: Given) -> list[Given]:
@@ -87,11 +88,11 @@ class Denoiser:
 def open_denoiser(spec: Spec, weights: Mapping[str, Mapping[str, Expr]], device: str = "cpu") -> Denoiser:
     """The network of a spec with a denoising sampler, without what its `optimize` section reuses or quantises.
 
-    ONNX Runtime stands in for engines that run plans. Raises DiagnosticError and BundleError as compiling and opening
+    ONNX Runtime replaces engines that run plans. Raises DiagnosticError and BundleError as compiling and opening
     engines do.
     """
     target, own = parameterization_of(spec.objective), spec.sampler
-    assert target is not None and isinstance(own, ArraySampler)  # the caller has looked
+    assert target is not None and isinstance(own, ArraySampler)  # the caller has checked
     plain = spec.model_copy(update={"optimize": Optimize(guidance=spec.optimize.guidance)})
     lowered = lower(plain)
     mb = ModuleBuilder()
@@ -102,8 +103,7 @@ def open_denoiser(spec: Spec, weights: Mapping[str, Mapping[str, Expr]], device:
         sources = evaluation(mb, network, conditions, "evaluate.guided", guides)
     module = lowered.module.with_(functions=dict(mb.functions), entries=dict(mb.entries))
     ready = optimised(replace(lowered, module=module, programs=()), plain).module
-    precision, engine = spec.target.precision, ENGINES[spec.target.engine].graph_engine
-    backend = open_backend(device, engine=engine, precision=precision)
+    backend = open_backend(device, engine=ENGINES[spec.target.engine].graph_engine, precision=spec.target.precision)
     whole = {f"{name}.{path}": expr for name, tensors in weights.items() for path, expr in tensors.items()}
 
     def compiled(entry: str) -> Evaluate:
@@ -117,12 +117,10 @@ def open_denoiser(spec: Spec, weights: Mapping[str, Mapping[str, Expr]], device:
 
         return evaluate
 
-    state = network.methods["forward"].input("state")
-    shape = tuple(int(d) for d in state.type.shape[1:])  # type: ignore[arg-type]
+    shape = tuple(int(d) for d in network.methods["forward"].input("state").type.shape[1:])  # type: ignore[arg-type]
     unguided = compiled("evaluate")
     guided = compiled("evaluate.guided") if guides else unguided
-    settings, most = lowered.programs[0].settings, max(1, spec.target.max_batch)
-    return Denoiser(unguided, guided, tuple(guides), target, shape, lowered.conditions, settings, most)
+    return Denoiser(lowered, unguided, guided, tuple(guides), target, shape, max(1, spec.target.max_batch))
 
 
 __all__ = ["Denoiser", "open_denoiser"]

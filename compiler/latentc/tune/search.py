@@ -2,10 +2,10 @@
 
 The dynamic programme is that of Watson et al. 2021 (arXiv:2106.03802) with the cost of Chen et al. 2024 (GITS,
 arXiv:2405.11326): how far one step of first order along the fine trajectory ends from that trajectory. It costs no
-evaluation, and knows nothing of the solver; so its result is only where the pattern search starts, which runs the
-solver itself and looks at its samples alone.
+evaluation, but does not depend on the solver, so its result is only where the pattern search starts. That runs the
+solver itself and compares samples.
 
-Symbols: M evaluations of the fine trajectory, N steps searched for.
+Symbols: B batch, M evaluations of the fine trajectory, N steps searched for.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.table import Network, Table, run
 
 Array = NDArray[np.floating]
-Error = Callable[[Sequence[float]], float]  # of the samples that a solver makes at these timesteps
+Error = Callable[[Sequence[float]], float]  # error of the samples that a solver draws at these timesteps
 
 FRACTIONS = (0.4, 0.15)
-"""Of the gap to its neighbour by which the pattern search moves a timestep, one after the other."""
+"""Fractions of the gap to its neighbour by which the pattern search moves a timestep, in turn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,24 +47,24 @@ class Trajectory:
 
 
 def trajectory(table: Table, grid: Grid, predicts: Prediction, network: Network, x: Array) -> Trajectory:
-    """The states and estimates of a `table` of one evaluation a step on `grid`, from noise x [B, …]."""
+    """The states and estimates along a `table` of one evaluation per step on `grid`, from noise x [B, …]."""
     a, b = conversion(predicts, "x0", grid.starts)
     states: list[Array] = []
     estimates: list[Array] = []
 
-    def watched(state: Array, t: float) -> Array:
+    def recorded(state: Array, t: float) -> Array:
         output = network(state, t)
         i = len(states)
         states.append(state)
         estimates.append(float(a[i]) * state + float(b[i]) * output)
         return output
 
-    states.append(run(table, watched, x))
+    states.append(run(table, recorded, x))
     return Trajectory(grid.times[:-1], grid.alpha, grid.sigma, np.stack(states), np.stack(estimates))
 
 
 def step_costs(fine: Trajectory) -> Array:
-    """f64[M, M + 1]: the mean square by which one step of first order from point i ends beside point j.
+    """f64[M, M + 1]: the mean square error at point j of one step of first order from point i.
 
     The step keeps the estimates of data and noise at i. Infinite where j is not after i.
     """
@@ -79,14 +79,14 @@ def step_costs(fine: Trajectory) -> Array:
 
 
 def cheapest_path(costs: Array, steps: int) -> list[int]:
-    """The points 0 = i_1 < … < i_N of the path from point 0 to point M in `steps` whose summed costs are least.
+    """The points 0 = i_1 < … < i_N of the path from point 0 to point M in `steps` with the least sum of costs.
 
     ValueError: fewer points than steps.
     """
     count = len(costs)
     if not 1 <= steps <= count:
         raise ValueError(f"{steps} steps over {count} points: between 1 and {count} are possible")
-    best = np.concatenate([[0.0], np.full(count, np.inf)])  # to reach each point in so many steps
+    best = np.concatenate([[0.0], np.full(count, np.inf)])  # cost of reaching each point in the steps so far
     before = np.zeros((steps, count + 1), np.int64)
     for step in range(steps):
         reached = best[:-1, None] + costs
@@ -98,35 +98,6 @@ def cheapest_path(costs: Array, steps: int) -> list[int]:
     return path[:0:-1]
 
 
-def refined(
-    timesteps: Sequence[float], error: Error, end: float, whole: bool, sweeps: int = 2, stop: Callable[[], bool] = bool
-) -> tuple[list[float], float]:
-    """Timesteps with a smaller `error`, and that error, by moving one after the other towards its neighbours.
-
-    The first timestep stays. `end` lies behind the last, in the same unit: where its step ends. `whole` rounds to
-    whole numbers, else to 4 decimals. Stops where a sweep improves nothing, or where `stop()`.
-    """
-    best, least = list(timesteps), error(timesteps)
-    for _ in range(sweeps):
-        start = least
-        for fraction in FRACTIONS:
-            for i in range(1, len(best)):
-                for neighbour in (i - 1, i + 1):
-                    if stop():
-                        return best, least
-                    towards = best[neighbour] if neighbour < len(best) else end
-                    moved = _moved(best[i], towards, fraction, whole)
-                    tried = [*best[:i], moved, *best[i + 1 :]]
-                    if not _ordered([*tried, end]):
-                        continue
-                    found = error(tried)
-                    if found < least:
-                        best, least = tried, found
-        if least > 0.999 * start:
-            break
-    return best, least
-
-
 def searched(
     starts: Sequence[Sequence[float]],
     error: Error,
@@ -135,22 +106,47 @@ def searched(
     sweeps: int = 2,
     stop: Callable[[], bool] = bool,
 ) -> tuple[list[float], float]:
-    """The best of `starts`, refined: timesteps and their error. ValueError where there is no start in order."""
-    legible = [[start[0], *(_rounded(t, whole) for t in start[1:])] for start in starts]
-    # Many timesteps may lie closer together than rounding leaves them.
-    kept = [r if _ordered([*r, end]) else list(start) for r, start in zip(legible, starts, strict=True)]
+    """The best of `starts`, refined: timesteps and their error. ValueError if no start is in order."""
+    rounded = [[start[0], *(_rounded(t, whole) for t in start[1:])] for start in starts]
+    # Rounding may make timesteps that lie close together coincide.
+    kept = [r if _ordered([*r, end]) else list(start) for r, start in zip(rounded, starts, strict=True)]
     first = min((start for start in kept if _ordered([*start, end])), key=error)
     return refined(first, error, end, whole, sweeps, stop)
 
 
+def refined(
+    timesteps: Sequence[float], error: Error, end: float, whole: bool, sweeps: int = 2, stop: Callable[[], bool] = bool
+) -> tuple[list[float], float]:
+    """Timesteps with a smaller `error`, and that error, by moving one after the other towards its neighbours.
+
+    The first timestep stays. `end`: where the step from the last one ends. `whole`: round to whole numbers, else to 4
+    decimals. Ends when a sweep improves nothing, or when `stop()`.
+    """
+    best, least = list(timesteps), error(timesteps)
+    for _ in range(sweeps):
+        before = least
+        for fraction in FRACTIONS:
+            for i in range(1, len(best)):
+                for neighbour in (i - 1, i + 1):
+                    if stop():
+                        return best, least
+                    towards = best[neighbour] if neighbour < len(best) else end
+                    tried = [*best[:i], _moved(best[i], towards, fraction, whole), *best[i + 1 :]]
+                    if _ordered([*tried, end]) and (found := error(tried)) < least:
+                        best, least = tried, found
+        if least > 0.999 * before:
+            break
+    return best, least
+
+
 def stretched(timesteps: Sequence[float], steps: int, end: float) -> list[float]:
-    """Timesteps of another number, spread as `timesteps` are: interpolated over their place in the sequence."""
+    """Another number of timesteps, spread like `timesteps`: interpolated over their place in the sequence."""
     places = np.linspace(0, 1, len(timesteps) + 1)
     return [float(t) for t in np.interp(np.linspace(0, 1, steps + 1)[:-1], places, [*timesteps, end])]
 
 
 def _moved(t: float, towards: float, fraction: float, whole: bool) -> float:
-    """t and a fraction of the way to another time; of whole numbers at least to the next."""
+    """t moved a fraction of the way to another time; a whole number at least to the next one."""
     moved = _rounded(t + fraction * (towards - t), whole)
     return t + math.copysign(1.0, towards - t) if whole and moved == t else moved
 
@@ -160,6 +156,6 @@ def _rounded(t: float, whole: bool) -> float:
 
 
 def _ordered(times: Sequence[float]) -> bool:
-    """Whether times fall, or rise, all the way."""
+    """True if times fall all the way, or rise all the way."""
     steps = np.diff(times)
     return bool(np.all(steps < 0) or np.all(steps > 0))

@@ -10,8 +10,8 @@ from latentc.engines import ENGINES
 from latentc.export.forms import for_form
 from latentc.ir.core import Module, only_entry
 from latentc.ir.interpret import Interpreter
-from latentc.measure.calls import Watching, calls_of, methods_of, operands_shown
-from latentc.measure.execute import executable
+from latentc.measure.calls import Call, calls_of, methods_of, operands_shown, watch
+from latentc.measure.execute import runner
 from latentc.measure.metrics import relative_error
 from latentc.measure.probe import calls_shown
 from latentc.measure.subject import Subject
@@ -40,9 +40,8 @@ def diverging_call(
     if candidate == TORCH:
         results: Mapping[str, Array] = subject.emitted.inner_results(network, called.name, operands)
     else:
-        run = executable(module, entry, subject.deployed, subject.spec.target.opset, subject.backend)
-        names = [value.name for value in module.entry(entry).inputs]
-        results = dict(zip(paths, run(dict(zip(names, operands, strict=True)))[own:], strict=True))
+        run = runner(module, entry, subject.deployed, subject.spec.target.opset, subject.backend)
+        results = dict(zip(paths, run(operands)[own:], strict=True))
     before = 0.0
     for path, reference in zip(paths, exact, strict=True):
         if path not in results:
@@ -52,7 +51,7 @@ def diverging_call(
             cls = _class_of(subject.lowered.module, called.method.function, path)
             return Divergence(candidate, path, f"in {cls}" if cls else "", error, before)
         before = error
-    detail = f"every call inside {network} agrees: the difference is made by its own operations"
+    detail = f"every call inside {network} agrees: the difference comes from its own operations"
     return Divergence(candidate, OWN, detail, float("nan"), before)
 
 
@@ -72,7 +71,7 @@ def _class_of(module: Module, function: str, path: str) -> str:
 def diverging_evaluation(subject: Subject, request: Request, candidate: str, tolerance: float) -> Divergence:
     """The first call of a network in a program whose operands are further from the oracle's than `tolerance`.
 
-    Single methods agree where this is asked, so the difference is made between two calls.
+    Single methods agree when this is called, so the difference arises between two calls.
     """
     operands = subject.operands(request)
     exact, expected = _oracle_calls(subject, request, operands, candidate)
@@ -83,19 +82,19 @@ def diverging_evaluation(subject: Subject, request: Request, candidate: str, tol
     agrees, differs = -1, len(exact)
     while differs - agrees > 1:
         chosen = np.linspace(agrees + 1, differs - 1, min(AT_ONCE, differs - agrees - 1)).round().astype(int)
-        for i, made in shown(sorted({int(i) for i in chosen})).items():
-            errors[i] = max(map(_error, made, exact[i]), default=0.0)
+        for i, results in shown(sorted({int(i) for i in chosen})).items():
+            errors[i] = max(map(_error, results, exact[i]), default=0.0)
             if errors[i] > tolerance:
                 differs = i
                 break
             agrees = i
     if differs < len(exact):
-        what = f"made after evaluation {differs}" if differs else "in what is prepared before the first evaluation"
+        what = f"it arises after evaluation {differs}" if differs else "it arises before the first evaluation"
         place = f"evaluation {differs + 1} of {len(exact)}"
         return Divergence(candidate, place, what, errors[differs], errors[agrees])
     error = max(map(_error, _results(subject, request, operands, candidate), expected))
     if error > tolerance:
-        what = "every evaluation agrees: made after the last one"
+        what = "every evaluation agrees: it arises after the last one"
         return Divergence(candidate, "the end", what, error, errors[agrees])
     detail = "compiled anew from the spec it agrees: the bundle is another version's, or its engines were exchanged"
     return Divergence(candidate, "nothing", detail, error, errors[agrees])
@@ -116,11 +115,11 @@ def _oracle_calls(
     lowered, entry = subject.lowered if candidate == TORCH else subject.expanded, subject.program(request.entry).entry
     found: list[list[Array]] = []
 
-    def seen(network: str, method: str, given: Operands) -> None:
-        found.append(_without_caches(subject, network, method, given))
+    def seen(call: Call, given: Operands) -> None:
+        found.append(_without_caches(subject, call.network, call.method, given))
 
-    interpreter = Watching(only_entry(lowered.module, entry), subject.arrays, methods_of(lowered), seen)
-    return found, interpreter.run(entry, *operands)
+    module = only_entry(lowered.module, entry)
+    return found, watch(module, entry, methods_of(lowered), subject.arrays, operands, seen)
 
 
 def _torch_calls(subject: Subject, request: Request, operands: Operands) -> Shown:
@@ -151,8 +150,7 @@ def _engine_calls(subject: Subject, request: Request, operands: Operands) -> Sho
 
 def _compiled(subject: Subject, module: Module, entry: str, operands: Operands) -> list[Array]:
     module = for_form(module, "loop", ENGINES[subject.spec.target.engine])
-    run = executable(module, entry, subject.weights, subject.spec.target.opset, subject.backend)
-    return run({v.name: x for v, x in zip(module.entry(entry).inputs, operands, strict=True)})
+    return runner(module, entry, subject.weights, subject.spec.target.opset, subject.backend)(operands)
 
 
 def _without_caches(subject: Subject, network: str, method: str, operands: Operands) -> list[Array]:
@@ -161,7 +159,7 @@ def _without_caches(subject: Subject, network: str, method: str, operands: Opera
 
 
 def _results(subject: Subject, request: Request, operands: Operands, candidate: str) -> Sequence[Array]:
-    """What a candidate makes of a program, compiled anew."""
+    """The results of a program that a candidate compiles anew."""
     if candidate == TORCH:
         return subject.emitted.program(request.entry)(operands)
     entry = subject.program(request.entry).entry

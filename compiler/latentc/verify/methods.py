@@ -8,25 +8,23 @@ Symbols: B batch.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
 
 from latentc.components.contract import Method, Network
 from latentc.ir.core import only_entry
-from latentc.ir.types import Sym, TensorType
-from latentc.measure.calls import Watching, calls_of, methods_of, spread
-from latentc.measure.execute import executable
+from latentc.measure.calls import Call, Path, calls_of, methods_of, place_of, rows_of, spread, watch, with_rows
+from latentc.measure.execute import Runner, runner
 from latentc.measure.metrics import relative_error
 from latentc.measure.subject import Subject
 from latentc_runtime.request import Request
 
 Array = np.ndarray
 Operands = Sequence[Array]
-Runner = Callable[[Operands], list[Array]]
 
 POINTS = 4
 """Calls of a method along a program that are compared."""
@@ -64,12 +62,12 @@ class Called:
 
     def _resized(self, operands: Operands, size: int, count: int) -> Operands:
         types = [port.type for port in self.method.inputs]
-        rows = next((n for x, type in zip(operands, types, strict=True) if (n := _rows(x, type))), 0)
+        rows = next((n for x, type in zip(operands, types, strict=True) if (n := rows_of(x, type))), 0)
         order = np.arange(rows)
         if rows % count == 0:
             order = order.reshape(-1, count).T.reshape(-1)
         chosen = np.resize(order, size)
-        return [_taken(x, type, chosen) for x, type in zip(operands, types, strict=True)]
+        return [with_rows(x, type, chosen) for x, type in zip(operands, types, strict=True)]
 
 
 def called_methods(subject: Subject, requests: Sequence[Request], seconds: float) -> list[Called]:
@@ -77,56 +75,44 @@ def called_methods(subject: Subject, requests: Sequence[Request], seconds: float
 
     A program of which every method has been called is left after `seconds`.
     """
-    found: dict[tuple[str, str], Called] = {}
+    lowered, found = subject.expanded, dict[str, Called]()
     for request in requests:
-        _add_called(found, subject, request, seconds)
+        entry, methods = subject.program(request.entry).entry, methods_of(lowered)
+        module = only_entry(lowered.module, entry)
+        every = calls_of(module, entry, methods)
+        new = {c.entry: _called(subject, c) for c in spread(every, 1) if c.entry not in found}
+        if not new:
+            continue
+        found |= new
+        wanted = {call.path for call in spread(every, POINTS) if call.entry in new}
+        engines = {name: called.engine for name, called in found.items()}
+        operands = subject.operands(request)
+        with contextlib.suppress(_OutOfTime):
+            seen = functools.partial(_keep, new, wanted, every, time.perf_counter() + seconds)
+            watch(module, entry, methods, subject.arrays, operands, seen, engines, "f32")
     return list(found.values())
 
 
-def _add_called(found: dict[tuple[str, str], Called], subject: Subject, request: Request, seconds: float) -> None:
-    """Adds the methods that one program calls to those that others have called."""
-    lowered, entry = subject.expanded, subject.program(request.entry).entry
-    module, methods = only_entry(lowered.module, entry), methods_of(lowered)
-    every = calls_of(module, entry, methods)
-    totals = Counter((call.network, call.method) for call in every)
-    new = {
-        (network, method): Called(lowered.networks[network], method, _engine(subject, network, method), [])
-        for network, method in totals
-        if (network, method) not in found
-    }
-    if not new:
-        return
-    found |= new
-    wanted = {call.path for call in spread(every, POINTS) if (call.network, call.method) in new}
-    counts: Counter[tuple[str, str]] = Counter()
-    upcoming = iter(every)
-    end = time.perf_counter() + seconds
+def _called(subject: Subject, call: Call) -> Called:
+    """A method as it is deployed, after all passes, on the bundle's engine."""
+    module, opset = subject.exported.module, subject.spec.target.opset
+    engine = runner(module, call.entry, subject.deployed, opset, subject.backend)
+    return Called(subject.expanded.networks[call.network], call.method, engine, [])
 
-    def seen(network: str, method: str, operands: Operands) -> None:
-        counts[network, method] += 1
-        if next(upcoming).path in wanted:
-            called, total = new[network, method], totals[network, method]
-            times = [x for x, port in zip(operands, called.method.inputs, strict=True) if port.role == "time"]
-            place = f"call {counts[network, method]} of {total}" if total > 1 else "sampled"
-            called.calls.append((f"t={float(times[0].reshape(-1)[0]):.4g}" if times else place, operands))
-        if time.perf_counter() > end and all(one.calls for one in new.values()):
-            raise _OutOfTime
 
-    engines = {key: called.engine for key, called in found.items()}
-    with contextlib.suppress(_OutOfTime):
-        Watching(module, subject.arrays, methods, seen, engines, "f32").run(entry, *subject.operands(request))
+def _keep(
+    new: Mapping[str, Called], wanted: Set[Path], every: Sequence[Call], end: float, call: Call, operands: Operands
+) -> None:
+    """Adds a `wanted` call to its method in `new`; ends the run if the clock is past `end` and no method is missing."""
+    if call.path in wanted:
+        called = new[call.entry]
+        called.calls.append((place_of(call, every, called.method.inputs, operands), operands))
+    if time.perf_counter() > end and all(called.calls for called in new.values()):
+        raise _OutOfTime
 
 
 class _OutOfTime(Exception):
     pass
-
-
-def _engine(subject: Subject, network: str, method: str) -> Runner:
-    """A method as it is deployed, after all passes, on the bundle's engine."""
-    entry, lowered = f"{network}.{method}", subject.exported
-    run = executable(lowered.module, entry, subject.deployed, subject.spec.target.opset, subject.backend)
-    names = [value.name for value in lowered.module.entry(entry).inputs]
-    return lambda operands: run(dict(zip(names, operands, strict=True)))
 
 
 def largest_error(result: Sequence[Array], reference: Sequence[Array], called: Called | None) -> float:
@@ -140,21 +126,6 @@ def largest_error(result: Sequence[Array], reference: Sequence[Array], called: C
         relative_error(a, b, size if role == "cache" else 0.0)
         for a, b, role in zip(result, reference, roles, strict=True)
     )
-
-
-def _rows(array: Array, type: TensorType) -> int:
-    return next(
-        (size // dim.factor for size, dim in zip(array.shape, type.shape, strict=True) if isinstance(dim, Sym)), 0
-    )
-
-
-def _taken(array: Array, type: TensorType, rows: Array) -> Array:
-    """Some rows of an operand, along its axis of run-time size."""
-    for axis, dim in enumerate(type.shape):
-        if isinstance(dim, Sym):
-            places = (rows[:, None] * dim.factor + np.arange(dim.factor)).reshape(-1)
-            array = np.take(array, places, axis)
-    return array
 
 
 __all__ = ["Called", "Operands", "Runner", "called_methods", "largest_error"]

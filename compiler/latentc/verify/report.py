@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from latentc.measure.tables import aligned, finite
 
 ORACLE, TORCH, ENGINE = "oracle", "PyTorch", "engine"
 
@@ -18,7 +18,7 @@ class Comparison:
     `what` is a method (`forward`, `decode`, `forward small` of network `small`) or, if `program`, a program (`sampler`,
     `program inpaint`); `point` says where (`t=981`, `call 3 of 50`, `50 steps`). `error` is the relative error, or the
     share of tokens that differ, whose tolerance is 0. `ties` counts tokens that rounding decided: the reference was
-    then made to decide alike. `agreement` of logits: the share of positions with the same likeliest token.
+    then drawn again, deciding alike. `agreement` of logits: the share of positions with the same likeliest token.
     """
 
     what: str
@@ -94,7 +94,7 @@ class Report:
 
     def data(self) -> dict[str, Any]:
         """The report as plain data that JSON holds; an error that is no finite number is null."""
-        document: dict[str, Any] = _finite(dataclasses.asdict(self))
+        document: dict[str, Any] = finite(dataclasses.asdict(self))
         return {"ok": self.ok, "broken": self.broken, **document}
 
     def text(self) -> str:
@@ -116,7 +116,7 @@ class Report:
         for control in self.controls:
             mark = "differs, as it must" if control.ok else "BROKEN: does not differ"
             rows.append(("control", control.weight, "1", "changed weight", control.candidate, *_errors(control), mark))
-        lines += _table(rows)
+        lines += aligned(rows, left=len(rows[0]))
         for divergence in self.divergences:
             lines += [
                 "",
@@ -144,19 +144,6 @@ def _errors(found: Comparison | Control) -> tuple[str, str]:
     if found.tolerance == 0:
         return (f"{found.error:.2%} of tokens", "identical")
     return (f"{found.error:.1e}", f"{found.tolerance:.0e}")
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 __all__ = ["ENGINE", "ORACLE", "TORCH", "Comparison", "Control", "Divergence", "Report", "Skipped"]

@@ -80,10 +80,11 @@ class _Verification:
         self.controls: list[Control] = []
         self.divergences: list[Divergence] = []
         self.skipped: list[Skipped] = []
-        made, precision = subject.pipeline.manifest.quantization, subject.spec.target.precision
+        quantization, precision = subject.pipeline.manifest.quantization, subject.spec.target.precision
         # The oracle rounds as quantised layers do, PyTorch does not.
         self.exact, self.tolerance = (
-            tolerance_of(precision, None if made is None else made.scheme, rounded) for rounded in (True, False)
+            tolerance_of(precision, None if quantization is None else quantization.scheme, rounded)
+            for rounded in (True, False)
         )
         self.oracle_speed = 0.0  # FLOP/s, measured; 0 before the oracle has run
         self.oracle = self._oracle_fits()
@@ -183,10 +184,7 @@ class _Verification:
         if self.oracle:
             self._run_oracle(called, feeds, results)
         if not any(np.any(out) for out in results[ENGINE][0]):
-            self._skip(
-                f"what is behind the last layer of network {called.network.name}",
-                "its outputs are all zero: untrained?",
-            )
+            self._skip(f"all before the last layer of {called.network.name}", "its outputs are all zero: untrained?")
         self._compare(called.title, feeds, results, "forward", called)
         self._control(called, feeds[0][2], results[ENGINE][0])
 
@@ -194,9 +192,10 @@ class _Verification:
         function = called.method.function
         small = [feed for feed in feeds if self._oracle_seconds(function, feed[1]) < self._left() / 4]
         if not small:
-            seconds = self._oracle_seconds(function, feeds[0][1])
-            why = f"one run takes about {seconds:.0f} s of a budget of {self.budget:.0f} s"
-            self._skip(f"{called.title} by the oracle", why)
+            seconds, budget = self._oracle_seconds(function, feeds[0][1]), self.budget
+            self._skip(
+                f"{called.title} by the oracle", f"one run takes about {seconds:.0f} s, the budget is {budget:.0f} s"
+            )
             return
         run, begin = self._oracle_method(called), time.perf_counter()
         results[ORACLE] = [run(operands) for _, _, operands in small]
@@ -339,7 +338,7 @@ class _Verification:
             if self._oracle_seconds(program.entry, samples) < self._left() / 2:
                 return inputs[:count]
         each = self._oracle_seconds(program.entry, 1)
-        self._skip(f"{title} by the oracle", f"one sample takes about {each:.0f} s of a budget of {self.budget:.0f} s")
+        self._skip(f"{title} by the oracle", f"one sample takes about {each:.0f} s, the budget is {self.budget:.0f} s")
         return []
 
     def _with_ties(
@@ -351,17 +350,14 @@ class _Verification:
         runners: Mapping[str, Callable[[Request], Sequence[Array]]],
         output: int,
     ) -> Comparison:
-        """A comparison of token sequences that differ, made again with ties decided alike.
+        """A comparison of token sequences that differ, repeated with ties decided alike.
 
         Only if one uniform number decides each token.
         """
         which = next(i for i, (_, size, _) in enumerate(inputs) if size == c.batch)
         got, request = results[c.candidate][which][output], inputs[which][2]
-        uniforms = [
-            i
-            for i in entry.inputs
-            if isinstance(i.source, RandomSource) and i.source.distribution == "uniform" and i.sample_shape == ()
-        ]
+        drawn = [(i, i.source) for i in entry.inputs if isinstance(i.source, RandomSource) and i.sample_shape == ()]
+        uniforms = [i for i, source in drawn if source.distribution == "uniform"]
         if c.ok or len(uniforms) != 1 or got.shape[1:] != (uniforms[0].rows,):
             return c
 
@@ -372,7 +368,7 @@ class _Verification:
         error = relative_error(got, expected)
         return replace(c, error=error, ok=error == 0.0, ties=ties)
 
-    # ---- where it went wrong
+    # ---- the first divergence
 
     def _locate(self, methods: Sequence[Called]) -> None:
         subject = self.subject
@@ -398,8 +394,5 @@ class _Verification:
 
 
 def _title(entry: ProgramEntry) -> str:
-    """What a program is called in the report: `sampler`, or `program NAME` of another."""
+    """The name of a program in the report: `sampler`, or `program NAME` for others."""
     return "sampler" if entry.name == "sample" else f"program {entry.name}"
-
-
-__all__ = ["BUDGET", "verify"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -38,6 +38,8 @@ class ArraySampler(Sampler):
     REPLACES: ClassVar[dict[str, tuple[str, ...]]] = {"timesteps": ("spacing",)}
     SPACING: ClassVar[str] = "even"
     BEYOND: ClassVar[bool] = False
+    # whether its solution in many steps stands for the exact one; true of one kind
+    REFERENCE: ClassVar[bool] = False
 
     steps: int = Field(50, gt=0, le=100_000, description="how often the state is updated")
     spacing: Annotated[Component | None, OneOf("samplers/spacings", named=True)] = Field(
@@ -83,7 +85,7 @@ class ArraySampler(Sampler):
 
     def runs(self, target: Parameterization) -> int:
         """Runs of a network per sample, those for guidance included."""
-        every = [float(p) for part in self.table(target).parts() for p in part.progress.ravel()]
+        every = list(map(float, self.table(target).all_progress))
         return len(every) + sum(term.runs * int(np.count_nonzero(term.weights(every))) for _, term in self.terms())
 
     @property
@@ -121,6 +123,11 @@ class ArraySampler(Sampler):
         if values.get("steps", len(given)) != len(given):
             raise ValueError(f"there are {len(given)} timesteps: `steps: {values['steps']}` is not their number")
         return {**values, "steps": len(given)}
+
+    @classmethod
+    def variants(cls, process: Process) -> list[dict[str, Any]]:
+        """Fields of the deterministic variants that a search for fewer steps tries on `process`; by default none."""
+        return []
 
     def interval(self, target: Parameterization) -> Interval:
         """The part of the process that the steps cover."""
@@ -216,6 +223,18 @@ class ArraySampler(Sampler):
         if isinstance(self.spacing, Spacing) and self.spacing.count is not None:
             changes["spacing"] = None
         return self.model_copy(update=changes)
+
+    def with_timesteps(self, timesteps: Iterable[float]) -> Self:
+        """The same sampler at these timesteps; fields that `timesteps` replaces get their defaults."""
+        fields = type(self).model_fields
+        cleared = {name: fields[name].default for name in self.REPLACES.get("timesteps", ()) if name in fields}
+        times = tuple(float(t) for t in timesteps)
+        return self.model_copy(update={**cleared, "timesteps": times, "steps": len(times)})
+
+
+def spaced(process: Process, *spacings: str, **fields: Any) -> list[dict[str, Any]]:
+    """Variants of a sampler: `fields` with its usual spacing, and with each of `spacings` that suits the process."""
+    return [{**fields, "spacing": name} for name in (None, *spacings) if name is None or name in process.TRIED]
 
 
 def parameterization_of(objective: object) -> Parameterization | None:

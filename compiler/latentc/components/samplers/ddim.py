@@ -10,8 +10,8 @@ from pydantic import Field
 
 from latentc.components.processes.posterior import posterior
 from latentc.components.processes.prediction import Prediction
-from latentc.components.processes.process import Parameterization
-from latentc.components.samplers.base import Ancestral
+from latentc.components.processes.process import Parameterization, Process
+from latentc.components.samplers.base import Ancestral, spaced
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.table import LINEAR, Body, Step, Table
 from latentc.components.sums import weighted_sum
@@ -31,6 +31,10 @@ class Ddim(Ancestral):
         description="with `clip`: the noise of a step follows from the clipped estimate (ADM); false: from the "
         "network's own (diffusers' default)",
     )
+
+    @classmethod
+    def variants(cls, process: Process) -> list[dict[str, Any]]:
+        return spaced(process, "trailing") if process.ODE == "level" else []
 
     def table(self, target: Parameterization) -> Table:
         return replace(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from latentc.components.processes.process import Parameterization
+from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers import ode
+from latentc.components.samplers.base import spaced
 from latentc.components.samplers.table import Table
 
 
@@ -15,6 +16,11 @@ class Euler(ode.Integrator):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "euler", "steps": 4, "guidance": {"scale": 2.0}}
 
     kind: Literal["euler"]
+
+    @classmethod
+    def variants(cls, process: Process) -> list[dict[str, Any]]:
+        # over the noise level it is DDIM
+        return spaced(process) if process.ODE == "time" else []
 
     def table(self, target: Parameterization) -> Table:
         return ode.euler(self.grid(target), target.predicts, self.variable(target), self.churn)

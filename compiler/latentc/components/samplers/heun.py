@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from latentc.components.processes.process import Parameterization
+from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers import ode
+from latentc.components.samplers.base import spaced
 from latentc.components.samplers.table import Table
 
 
@@ -20,6 +21,10 @@ class Heun(ode.Integrator):
     }
 
     kind: Literal["heun"]
+
+    @classmethod
+    def variants(cls, process: Process) -> list[dict[str, Any]]:
+        return spaced(process, "karras")
 
     def table(self, target: Parameterization) -> Table:
         return ode.heun(self.grid(target), target.predicts, self.variable(target), self.churn)

@@ -159,7 +159,7 @@ class MaskedAutoregressive(Sampler):
                 tables=tables,
                 names=["tokens", "before", "after", "weight"][: 1 + len(tables)],
             )
-            evaluations += len(rows) * (1 + sum(part.rows * part.evaluations for part in table.parts()))
+            evaluations += len(rows) * (1 + table.all_progress.size)
         b.output(unpatchify(b, tokens, shape))
         what = f"Draws {length} tokens" if name == "sample" else "Keeps some of the given tokens and draws the others"
         mb.entries[entry] = b.finish(doc=f"{what} in {self.steps} steps, each token by {table.steps} of diffusion.")

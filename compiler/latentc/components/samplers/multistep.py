@@ -7,14 +7,14 @@ lambda is linear in the state and those estimates, so all of it is coefficients.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components.processes.formulas import Array
-from latentc.components.processes.process import Parameterization
-from latentc.components.samplers.base import ArraySampler, Final, path_interval
+from latentc.components.processes.process import Parameterization, Process
+from latentc.components.samplers.base import ArraySampler, Final, path_interval, spaced
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.spacings.spacing import Interval
 
@@ -47,6 +47,10 @@ class Multistep(Gridded):
     clip: float | None = Field(
         None, gt=0, description="bound of the estimated data, in its units (1 for pixels in -1…1); null: none"
     )
+
+    @classmethod
+    def variants(cls, process: Process) -> list[dict[str, Any]]:
+        return [*spaced(process, "karras", "log_snr", order=2), *spaced(process, order=3)]
 
 
 def history_names(order: int) -> tuple[str, ...]:

@@ -64,8 +64,7 @@ def sample_program(
     if total:
         sources["noise"] = RandomSource("normal", "step", total)
     settings = tuple(Setting(guide.setting, guide.default) for guide in guides)
-    evaluations = sum(part.rows * part.evaluations for part in table.parts())
-    return Program(entry, table.solver, table.steps, evaluations, sources, settings)
+    return Program(entry, table.solver, table.steps, table.all_progress.size, sources, settings)
 
 
 def denoise(

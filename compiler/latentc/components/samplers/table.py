@@ -150,6 +150,11 @@ class Table:
         return np.stack([self.columns[name] for name in NOT_COEFFICIENTS[: self.evaluations]], axis=1)
 
     @property
+    def all_progress(self) -> Array:
+        """f64[M]: the progress of every evaluation of this table and its tails, in order; M network evaluations."""
+        return np.concatenate([part.progress.ravel() for part in self.parts()])
+
+    @property
     def coefficients(self) -> dict[str, Array]:
         """The columns that the body reads without guidance of the score."""
         return {name: c for name, c in self.columns.items() if name not in (*NOT_COEFFICIENTS, *GUIDES)}

@@ -30,6 +30,8 @@ class Unipc(Multistep):
         "guidance": {"scale": 2.0, "interval": [0.2, 0.7]},
     }
 
+    REFERENCE: ClassVar[bool] = True
+
     kind: Literal["unipc"]
     b_function: BFunction = Field("bh2", description="the paper's B(h): h (bh1) or exp(h) - 1 (bh2)")
     predict_x0: bool = Field(True, description="extrapolate the data; false: the noise, ending at sigma_min")
