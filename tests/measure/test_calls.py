@@ -75,7 +75,9 @@ def test_calls_come_in_the_order_they_happen() -> None:
 def test_watching_sees_the_same_calls() -> None:
     module, x = nested(), np.array([[1.0, -2.0], [0.25, 3.0]])
     seen: list[tuple[str, list[np.ndarray]]] = []
-    outs = watch(module, "sample", METHODS, {}, [x], lambda call, xs: seen.append((call.entry, list(xs))))
+    outs = watch(
+        module, "sample", METHODS, {}, [x], lambda network, method, xs: seen.append((f"{network}.{method}", list(xs)))
+    )
     results, operands = expected(x)
     for got, want in zip(outs, results, strict=True):
         np.testing.assert_allclose(got, want)

@@ -73,7 +73,7 @@ def methods_of(lowered: Lowered) -> dict[str, str]:
     return {method.function: name for network in networks for name, method in network.methods.items()}
 
 
-Seen = Callable[[Call, Sequence[Array]], None]  # a call and its operands
+Seen = Callable[[str, str, Sequence[Array]], None]  # network, method, operands
 Engines = Mapping[str, Callable[[Sequence[Array]], Sequence[Array]]]  # by the method's entry: function of the operands
 
 
@@ -89,16 +89,16 @@ def watch(
 ) -> Sequence[Array]:
     """The results of an entry in the interpreter, reporting each call of `methods` to `seen` before it is made.
 
-    `engines` make calls in place of the interpreter. For the others see `calls_of` and `Interpreter`.
+    `engines` make calls in place of the interpreter. `methods` as in `calls_of`, whose order
+    calls have if the module is expanded.
     """
-    return _Watching(module, entry, methods, params, seen, engines or {}, float_dtype).run(entry, *operands)
+    return _Watching(module, methods, params, seen, engines or {}, float_dtype).run(entry, *operands)
 
 
 class _Watching(Interpreter):
     def __init__(
         self,
         module: Module,
-        entry: str,
         methods: Mapping[str, str],
         params: Mapping[str, Array],
         seen: Seen,
@@ -107,16 +107,15 @@ class _Watching(Interpreter):
     ) -> None:
         super().__init__(module, params, float_dtype)
         self.methods, self.seen, self.engines = methods, seen, engines
-        self.upcoming = iter(calls_of(module, entry, methods))
         self.inside = False  # a method, whose own calls are not reported
 
     def call(self, fn: Function, inputs: Sequence[Array], prefix: str) -> Sequence[Array]:
-        if fn.name not in self.methods or self.inside:
+        method = self.methods.get(fn.name)
+        if method is None or self.inside:
             return super().call(fn, inputs, prefix)
-        call = next(self.upcoming)
-        self.seen(call, inputs)
-        if call.entry in self.engines:
-            return self.engines[call.entry](inputs)
+        self.seen(prefix, method, inputs)
+        if (engine := self.engines.get(f"{prefix}.{method}")) is not None:
+            return engine(inputs)
         self.inside = True
         try:
             return super().call(fn, inputs, prefix)

@@ -10,7 +10,7 @@ from latentc.engines import ENGINES
 from latentc.export.forms import for_form
 from latentc.ir.core import Module, only_entry
 from latentc.ir.interpret import Interpreter
-from latentc.measure.calls import Call, calls_of, methods_of, operands_shown, watch
+from latentc.measure.calls import calls_of, methods_of, operands_shown, watch
 from latentc.measure.execute import runner
 from latentc.measure.metrics import relative_error
 from latentc.measure.probe import calls_shown
@@ -115,8 +115,8 @@ def _oracle_calls(
     lowered, entry = subject.lowered if candidate == TORCH else subject.expanded, subject.program(request.entry).entry
     found: list[list[Array]] = []
 
-    def seen(call: Call, given: Operands) -> None:
-        found.append(_without_caches(subject, call.network, call.method, given))
+    def seen(network: str, method: str, given: Operands) -> None:
+        found.append(_without_caches(subject, network, method, given))
 
     module = only_entry(lowered.module, entry)
     return found, watch(module, entry, methods_of(lowered), subject.arrays, operands, seen)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,7 +88,7 @@ def called_methods(subject: Subject, requests: Sequence[Request], seconds: float
         engines = {name: called.engine for name, called in found.items()}
         operands = subject.operands(request)
         with contextlib.suppress(_OutOfTime):
-            seen = functools.partial(_keep, new, wanted, every, time.perf_counter() + seconds)
+            seen = functools.partial(_keep, new, wanted, every, iter(every), time.perf_counter() + seconds)
             watch(module, entry, methods, subject.arrays, operands, seen, engines, "f32")
     return list(found.values())
 
@@ -101,9 +101,17 @@ def _called(subject: Subject, call: Call) -> Called:
 
 
 def _keep(
-    new: Mapping[str, Called], wanted: Set[Path], every: Sequence[Call], end: float, call: Call, operands: Operands
+    new: Mapping[str, Called],
+    wanted: Set[Path],
+    every: Sequence[Call],
+    upcoming: Iterator[Call],
+    end: float,
+    network: str,
+    method: str,
+    operands: Operands,
 ) -> None:
     """Adds a `wanted` call to its method in `new`; ends the run if the clock is past `end` and no method is missing."""
+    call = next(upcoming)
     if call.path in wanted:
         called = new[call.entry]
         called.calls.append((place_of(call, every, called.method.inputs, operands), operands))
