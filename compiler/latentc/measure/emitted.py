@@ -58,7 +58,7 @@ class Emitted:
 
     @contextlib.contextmanager
     def threads(self, count: int) -> Iterator[None]:
-        """PyTorch on so many CPU threads."""
+        """PyTorch limited to `count` CPU threads."""
         before = self.torch.get_num_threads()
         self.torch.set_num_threads(count)
         try:
@@ -68,7 +68,7 @@ class Emitted:
 
     @contextlib.contextmanager
     def with_weight(self, network: str, path: str, value: Array) -> Iterator[None]:
-        """While one weight of a network is `value`."""
+        """The network with one weight set to `value`."""
         weight = self.networks[network].state_dict()[path]
         kept = weight.clone()
         weight.copy_(self.torch.from_numpy(np.array(value, np.float32)))
@@ -143,9 +143,9 @@ def load_arrays(net: Any, weights: Mapping[str, Array], partial: bool = False) -
 
 
 def module_from_source(source: str, name: str, constants: Mapping[str, Any] | None = None) -> ModuleType:
-    """A Python text as a module of its own, not entered in `sys.modules`; its lines show in tracebacks.
+    """Imports Python source as a module that is not kept in `sys.modules`; its lines show in tracebacks.
 
-    `constants` are what it imports from the constants.py of a project.
+    `constants`: the values it imports from the project's constants.py.
     """
     with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
         path = Path(folder) / f"{name}.py"

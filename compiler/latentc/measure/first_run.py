@@ -49,9 +49,9 @@ def check_runs(
 ) -> None:
     """Opens the bundle in `folder` and runs each of its samplers for one sample; long loops run one step.
 
-    `lowered` has been through the passes; `build(form, path)` compiles the same bundle in another form. `warn` is told
-    if the engine does not run here, or why the bundle was not run. DiagnosticError E0512 if the engine fails, with its
-    message and a form that works.
+    `lowered` has been through the passes; `build(form, path)` compiles the same bundle in another form. `warn` is
+    called if the engine does not run here, or if the bundle was not run. DiagnosticError E0512 if the engine fails,
+    with its message and a form that works.
     """
     engine = ENGINES[manifest.engine]
     held = sum(entry.size for name, entry in manifest.files.items() if name.startswith("weights/"))

@@ -49,7 +49,7 @@ def run_method(
         message = f"network `{network}` has no method `{method}`"
         raise DiagnosticError(Diagnostic("E0702", message, help=f"its methods are {held}"))
     values = lowered.module.functions[net.methods[method].function].inputs
-    if backend not in ("oracle", "torch"):  # after which a function still is what it is called
+    if backend not in ("oracle", "torch"):  # the last pass that keeps the names of functions
         lowered = optimised(replace(lowered, programs=()), spec, "expand_guidance")
     operands = checked_inputs(f"method `{method}` of network `{network}`", values, inputs, net.methods[method].inputs)
     outs = BACKENDS[backend](lowered, net, method, weights, operands)
@@ -124,7 +124,7 @@ BACKENDS: dict[str, Callable[[Lowered, Network, str, Weights, Sequence[Array]], 
 def checked_inputs(
     what: str, values: Sequence[Value], given: Mapping[str, ArrayLike], ports: Sequence[Port] = ()
 ) -> list[Array]:
-    """The arrays in the order and dtype of a function's inputs. DiagnosticError E0702 lists all that does not fit.
+    """The arrays in the order and dtype of a function's inputs. DiagnosticError E0702 lists every misfit.
 
     `what` names the function in messages; `ports` say which integers may be given.
     """

@@ -46,7 +46,7 @@ def run_loss(
     backend: Literal["oracle", "torch"] = "oracle",
     training: bool = False,
 ) -> dict[str, Array]:
-    """What a loss returns by the names of its metrics, each a scalar: f64 by the oracle, f32 by PyTorch.
+    """The metrics of a loss by name, each a scalar: f64 by the oracle, f32 by PyTorch.
 
     `inputs`: the data's fields and the random draws, by name. `training`: as `train.py` runs the networks (batch norms
     use the batch, dropout drops); else as for sampling. Raises DiagnosticError: E0702, E0706.

@@ -7,7 +7,7 @@ networks are run in numpy as their types declare (see `Interpreter`), on inputs 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -80,21 +80,16 @@ def check_range(
                 )
 
 
-@dataclass(frozen=True)
-class Overflow:
+class Overflow(Exception):
     """The first value that is not finite: its call path and name (`blocks.3.mlp.h`), its op and dtype.
 
-    `largest_operand`: the largest magnitude among the op's operands.
+    `largest`: the largest magnitude among the op's operands.
     """
 
-    path: str
-    op: str
-    dtype: str
-    largest_operand: float
-
-    def __str__(self) -> str:
-        operands = f"its operands are up to {self.largest_operand:.3g}"
-        return f"{self.path}, the result of {self.op} in {self.dtype}, is not finite; {operands}"
+    def __init__(self, path: str, op: str, dtype: str, largest: float) -> None:
+        self.path, self.dtype = path, dtype
+        operands = f"its operands are up to {largest:.3g}"
+        super().__init__(f"{path}, the result of {op} in {dtype}, is not finite; {operands}")
 
 
 def first_overflow(module: Module, entry: str, weights: Mapping[str, Array], inputs: Sequence[Any]) -> Overflow | None:
@@ -105,15 +100,9 @@ def first_overflow(module: Module, entry: str, weights: Mapping[str, Array], inp
     try:
         with np.errstate(all="ignore"):
             _Watching(module, weights, "declared").run(entry, *inputs)
-    except _Found as found:
-        return found.overflow
+    except Overflow as found:
+        return found
     return None
-
-
-class _Found(Exception):
-    def __init__(self, overflow: Overflow) -> None:
-        super().__init__(str(overflow))
-        self.overflow = overflow
 
 
 class _Watching(Interpreter):
@@ -127,7 +116,7 @@ class _Watching(Interpreter):
             if value.type.is_float and not np.isfinite(array.astype(np.float64)).all():
                 floats = [x.astype(np.float64) for x, v in zip(xs, node.inputs, strict=True) if v.type.is_float]
                 largest = max((float(np.max(np.abs(x), initial=0.0)) for x in floats), default=0.0)
-                raise _Found(Overflow(join(prefix, value.name), node.op, value.type.dtype, largest))
+                raise Overflow(join(prefix, value.name), node.op, value.type.dtype, largest)
         return outs
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 Array = np.ndarray
-MOST = 16  # ties of a sequence
+MOST = 16  # ties that are decided in one sequence
 
 
 def reconciled(sample: Callable[[Array], Array], uniforms: Array, got: Array, width: float) -> tuple[Array, int]:
