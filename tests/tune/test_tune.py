@@ -434,7 +434,7 @@ def test_conditions_of_any_form(tmp_path: Path) -> None:
     ours = denoiser.samples(spec.sampler, given)
     pipe = load(bundle, "cpu")
     whole = next(iter(pipe.run(pipe.usual_request(6, 5)).values()))
-    assert ours.shape == whole.shape == (6, 4, 26)
+    assert ours.shape == whole.shape == (6, 16, 26)
     assert np.max(np.abs(ours - whole)) < 1e-4 * np.max(np.abs(whole))
     assert np.max(np.abs(denoiser.samples(spec.sampler, denoiser.given(6, 6)) - whole)) > 1e-2 * np.max(np.abs(whole))
     assert labels_of(given, denoiser.lowered.conditions) is None
