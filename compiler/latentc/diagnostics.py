@@ -154,6 +154,19 @@ class DiagnosticError(Exception):
         super().__init__(*diagnostics)
         self.diagnostics: tuple[Diagnostic, ...] = diagnostics
 
+    @classmethod
+    def of(
+        cls,
+        code: str,
+        message: str,
+        span: Span | None = None,
+        labels: tuple[Label, ...] = (),
+        notes: tuple[str, ...] = (),
+        help: str | None = None,
+    ) -> DiagnosticError:
+        """The error of one diagnostic, with the fields of `Diagnostic`."""
+        return cls(Diagnostic(code, message, span, labels, notes, help))
+
     def __str__(self) -> str:
         return render(self.diagnostics)
 

@@ -14,7 +14,8 @@ from latentc.ir.text import equal, text_from_module
 from latentc.ir.types import f32
 from latentc.ir.verify import VerifyError, verify
 from latentc.passes.inline import inline
-from latentc.weights import Array, Concatenate, Stored, materialise, read_safetensors, write_safetensors
+from latentc.weights import Array, Stored, materialise, read_safetensors, write_safetensors
+from latentc.weights.expr import Concatenate
 
 
 def param(name, *shape):

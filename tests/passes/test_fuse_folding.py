@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from latentc.components import layers
-from latentc.export.recipes import kept, recovered
+from latentc.export.recipes import folded_values, recovered
 from latentc.export.store import expression
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import own_parameters, parameters, walk
@@ -132,7 +132,7 @@ def test_the_weights_come_back(title):
     params = parameters(after, "main")
     engine = {param.name for param in inline(after, "main").entry("main").params}
     held = {path: expression(exprs, path, param) for path, param in params.items() if path in engine}
-    beside = kept(params, lambda path, param: expression(exprs, path, param))
+    beside = folded_values(params, lambda path, param: expression(exprs, path, param))
     assert all(len(expr.shape) < 2 for expr in beside.values())
     found = recovered(params, held, beside)
     for path, value in weights.items():

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from latentc.api._common import Source, lowered_spec, with_first_stage
-from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.diagnostics import DiagnosticError
 from latentc.faults import runtime_errors
 
 if TYPE_CHECKING:
     from latentc.quantize.calibration import Calibration
     from latentc.spec import Spec
-    from latentc.weights import Expr
     from latentc.weights.files import Files
     from latentc_runtime.manifest import Manifest
 
@@ -60,7 +59,7 @@ def compile(
     sampler = load_spec(source, variant, overrides).sampler if steps else None
     if sampler is not None and "steps" not in type(sampler).model_fields:
         mend = "leave the steps out: a generator runs once, and tokens are drawn one by one"
-        raise DiagnosticError(Diagnostic("E0708", "the sampler of this spec has no number of steps", help=mend))
+        raise DiagnosticError.of("E0708", "the sampler of this spec has no number of steps", help=mend)
     # Each count is checked as if the spec said it; the bundle's spec says the first, which is the default.
     counts = [[*overrides, f"sampler.steps={count}"] for count in steps] or [overrides]
     spec = load_spec(source, variant, counts[0])
@@ -91,7 +90,7 @@ def compile(
     lowered = lower(spec, steps)
     if not lowered.programs:
         mend = "add a `sampler:` section (docs/samplers.md)"
-        raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` has no sampler to compile", help=mend))
+        raise DiagnosticError.of("E0708", f"the spec `{spec.name}` has no sampler to compile", help=mend)
     tensors = network_weights(spec, lowered, weights, names, key, lowered.sampled)
     tell, say = progress or (lambda stage: None), warn or (lambda text: None)
     if spec.data.first_stage is not None and spec.data.first_stage.weights is None:
@@ -119,8 +118,9 @@ def compile(
     if spec.target.precision == "fp16":
         from latentc.quantize.model import Model
         from latentc.quantize.precision import check_range
+        from latentc.weights import by_path
 
-        check_range(Model(lowered, spec, _flat(tensors)), final, tell, say)
+        check_range(Model(lowered, spec, by_path(tensors)), final, tell, say)
 
     def finish(folder: Path, manifest: Manifest) -> Manifest:
         def in_form(other: str, path: Path) -> Manifest:
@@ -152,14 +152,15 @@ def calibrate(
     from latentc.quantize.calibrate import calibrate as watch
     from latentc.quantize.calibration import write_calibration
     from latentc.quantize.model import Model
+    from latentc.weights import by_path
 
     overrides, weights = with_first_stage(source, variant, overrides, weights)
     spec, lowered = lowered_spec(source, variant, overrides)
     _check_quantised(spec)
     if not lowered.programs:
         mend = "add a `sampler:` section (docs/samplers.md)"
-        raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` has no sampler to watch", help=mend))
-    tensors = _flat(network_weights(spec, lowered, weights, names, key, lowered.sampled))
+        raise DiagnosticError.of("E0708", f"the spec `{spec.name}` has no sampler to watch", help=mend)
+    tensors = by_path(network_weights(spec, lowered, weights, names, key, lowered.sampled))
     with runtime_errors():
         found = watch(Model(lowered, spec, tensors), progress or (lambda done, total, stage: None))
     write_calibration(output, found)
@@ -169,12 +170,7 @@ def calibrate(
 def _check_quantised(spec: Spec) -> None:
     if spec.optimize.quantize is None:
         mend = "add `optimize: {quantize: {scheme: int8}}`, or `--set optimize.quantize.scheme=int8`"
-        raise DiagnosticError(Diagnostic("E0708", f"the spec `{spec.name}` is not quantised", help=mend))
-
-
-def _flat(weights: Mapping[str, Mapping[str, Expr]]) -> dict[str, Expr]:
-    """Weights of networks by their whole paths, `main.blocks.0.…`."""
-    return {f"{network}.{path}": expr for network, own in weights.items() for path, expr in own.items()}
+        raise DiagnosticError.of("E0708", f"the spec `{spec.name}` is not quantised", help=mend)
 
 
 def fused(manifest: Manifest) -> str:

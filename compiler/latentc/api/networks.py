@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from latentc.api._common import Backend, Source, lowered_spec
-from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.diagnostics import DiagnosticError
 from latentc.faults import needed
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def convert_weights(
 def _check_network(lowered: Lowered, network: str | None) -> None:
     if network is not None and network not in lowered.networks:
         known = ", ".join(lowered.networks)
-        raise DiagnosticError(Diagnostic("E0702", f"no network `{network}`", help=f"networks of this spec: {known}"))
+        raise DiagnosticError.of("E0702", f"no network `{network}`", help=f"networks of this spec: {known}")
 
 
 def emit(

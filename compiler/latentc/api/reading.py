@@ -75,7 +75,7 @@ def init(name: str, kind: Literal["diffusion", "flow", "tokens"] = "diffusion", 
     text = (resources.folder("templates") / "init" / f"{kind}.yaml").read_text(encoding="utf-8").replace("@NAME@", name)
     spec_from_text(text, str(file))  # a name that a spec cannot have
     if file.exists():
-        raise DiagnosticError(Diagnostic("E0412", f"{file} exists already", help="name another file with -o"))
+        raise DiagnosticError.of("E0412", f"{file} exists already", help="name another file with -o")
     write_text(file, text)
     return file
 
@@ -99,7 +99,7 @@ def ir(
         try:
             lowered = optimised(lowered, spec, after)
         except ValueError as error:
-            raise DiagnosticError(Diagnostic("E0711", str(error))) from None
+            raise DiagnosticError.of("E0711", str(error)) from None
     return text_from_module(lowered.module, full)
 
 
@@ -116,7 +116,7 @@ def why(source: Source, rule: str, variant: str | None = None, overrides: Sequen
     if rule not in (*rules, "all"):
         close = nearest(rule, rules)
         mend = f"did you mean `{close}`?" if close else f"the rules are {', '.join(rules)}; `all` is every one"
-        raise DiagnosticError(Diagnostic("E0712", f"no fusion rule is called {rule!r}", help=mend))
+        raise DiagnosticError.of("E0712", f"no fusion rule is called {rule!r}", help=mend)
     return "".join(report.why(name) for name in (rules if rule == "all" else [rule]))
 
 
@@ -171,5 +171,5 @@ def explain(code: str) -> str:
     if page is None:
         close = nearest(code.upper(), CODES)
         mend = f"did you mean {close}?" if close else "codes stand in brackets: error[E0204]"
-        raise DiagnosticError(Diagnostic("E0707", f"there is no code `{code}`", help=mend))
+        raise DiagnosticError.of("E0707", f"there is no code `{code}`", help=mend)
     return page

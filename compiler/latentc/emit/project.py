@@ -18,7 +18,7 @@ from latentc.components.backbone import Backbone
 from latentc.components.contract import Lowered, Program, Update
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.objective import Objective
-from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.diagnostics import DiagnosticError
 from latentc.emit.classes import Classes
 from latentc.emit.data import data_files, shared_source
 from latentc.emit.functions import Functions
@@ -69,7 +69,7 @@ def project_from_lowered(lowered: Lowered, spec: Spec, folder: str | Path, force
     except OSError as error:
         message = f"the project cannot be written to {target}: {error.strerror or error}"
         mend = "free some space or choose another place, then run again"
-        raise DiagnosticError(Diagnostic("E0511", message, help=mend)) from None
+        raise DiagnosticError.of("E0511", message, help=mend) from None
     return [target / name for name in files]
 
 
@@ -79,15 +79,13 @@ def as_bytes(content: str | bytes) -> bytes:
 
 def _refuse_foreign(target: Path, force: bool) -> None:
     if target.is_file():
-        raise DiagnosticError(Diagnostic("E0510", f"{target} is a file", help="name a folder"))
+        raise DiagnosticError.of("E0510", f"{target} is a file", help="name a folder")
     if force or not target.is_dir() or (target / MARK).is_file() or not any(target.iterdir()):
         return
-    raise DiagnosticError(
-        Diagnostic(
-            "E0510",
-            f"{target} holds files that latentc did not write",
-            help="name another folder, or overwrite with --force",
-        )
+    raise DiagnosticError.of(
+        "E0510",
+        f"{target} holds files that latentc did not write",
+        help="name another folder, or overwrite with --force",
     )
 
 

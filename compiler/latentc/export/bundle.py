@@ -1,8 +1,9 @@
-"""Lowered spec and weights to a bundle: the folder a runtime samples from; its format is the runtime's."""
+"""Compiles a lowered spec and its weights into a bundle, the folder that the runtime samples from."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from onnx import ModelProto
 
 from latentc import __version__
 from latentc.components.contract import Lowered, OutputField, Program
-from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.diagnostics import DiagnosticError
 from latentc.engines import ENGINES
 from latentc.export.folder import new_folder
 from latentc.export.forms import Form, choose_form, for_form
@@ -28,7 +29,7 @@ from latentc.export.versions import versions
 from latentc.ir.core import Function, Module, Param, only_entry, parameters
 from latentc.ir.verify import verify
 from latentc.passes.attention import looped_attentions
-from latentc.weights import Array, Expr
+from latentc.weights import Array, Expr, by_path
 from latentc_runtime.bundle import MANIFEST, write_manifest
 from latentc_runtime.hashes import HashCache
 from latentc_runtime.manifest import (
@@ -53,11 +54,10 @@ if TYPE_CHECKING:
 def onnx_from_network(
     lowered: Lowered, network: str, method: str, weights: Mapping[str, Expr], folder: Path, opset: int = OPSET
 ) -> tuple[Path, dict[str, Path]]:
-    """One method of a network as `folder`/model.onnx, its weights by reference; `lowered` has been through passes.
+    """Writes one method of a network as `folder`/model.onnx, its weights by reference; `lowered` is after all passes.
 
-    `weights` are by the network's own paths. Inputs are named as the method's, outputs as `result_names` says. Returns
-    the file and the weight files by the name it calls them: what a runtime's `Backend.engine` takes. Raises
-    DiagnosticError.
+    `weights` are by the network's own paths. Inputs have the method's names, outputs those of `result_names`. Returns
+    the file and {name in the file: weight file}, the arguments of `Backend.engine`. Raises DiagnosticError.
     """
     entry = f"{network}.{method}"
     flat = verify(flat_module(only_entry(lowered.module, entry), entry, opset=opset), "inlined")
@@ -73,30 +73,30 @@ def onnx_from_network(
 
 
 def result_names(count: int) -> list[str]:
-    """Names of the outputs of a network's engine: `out`, or `out.0`, `out.1`, ... of several."""
+    """Output names of a network's engine: `out`, or `out.0`, `out.1`, … if there are several."""
     return [RESULT] if count == 1 else [f"{RESULT}.{i}" for i in range(count)]
 
 
 class _Engines:
-    """The ONNX files of a bundle being made. Equal ones become one file once their weights are known."""
+    """The ONNX files of a bundle that is being written; files that turn out equal are written once."""
 
     def __init__(self, tensors: FileTensors, opset: int) -> None:
         self.tensors, self.opset = tensors, opset
         self.models: dict[str, ModelProto] = {}
-        self.modules: dict[str, Module] = {}  # what they were written from
-        self.written_out: dict[str, int] = {}  # by file: attentions that are no operators and yet are to be fused
+        self.modules: dict[str, Module] = {}  # the source of each model
+        self.written_out: dict[str, int] = {}  # {file: attentions written out as several ops that the engine must fuse}
 
     def add(self, role: str, module: Module, entry: str, outputs: Sequence[str] = ()) -> str:
-        name, n = f"{role}.onnx", 1
+        numbers = itertools.count(2)
+        name = f"{role}.onnx"
         while name in self.models:
-            n += 1
-            name = f"{role}-{n}.onnx"
+            name = f"{role}-{next(numbers)}.onnx"
         self.modules[name] = module
         self.models[name] = onnx_from_module(module, entry, self.tensors, self.opset, outputs, name="latentc")
         return name
 
     def write(self, folder: Path, by_reference: bool) -> dict[str, str]:
-        """Writes and checks the files; returns the file that stands for each name."""
+        """Writes and checks the files; returns {name: file}, the same file for equal models."""
         first: dict[bytes, str] = {}
         names: dict[str, str] = {}
         for name, model in self.models.items():
@@ -105,7 +105,7 @@ class _Engines:
             if names[name] != name:
                 continue
             (folder / name).write_bytes(text)
-            if by_reference:  # the checker wants external data in the folder: the same graph, weights as inputs
+            if by_reference:  # the checker requires external data in the folder, so weights become inputs for it
                 onnx.checker.check_model(_weights_as_inputs(model))
             else:
                 onnx.checker.check_model(str(folder / name))
@@ -144,22 +144,22 @@ def bundle_from_lowered(
 ) -> Manifest:
     """Compiles every sampling program of `lowered` into the bundle `folder`; the programs share the weights.
 
-    `lowered` has been through the target's passes (`latentc.pipeline.optimised`). `weights` are by network and the
-    network's own paths; `spec_text` is the resolved YAML that the bundle keeps; `made_from` is for the manifest;
-    `progress` is told each stage. `check` is called when all weights have been read, and raises where that is not to be
-    trusted. `measured` are tensors that calibration found, by whole path. `finish` gets the folder when it is all but
-    done, may run what is in it and put files there, and gives the manifest back. The folder appears when it is whole
-    and not before.
+    lowered: after the target's passes (`latentc.pipeline.optimised`).
+    weights: {network: {the network's own path: tensor}}. measured: tensors from calibration, by whole path.
+    spec_text: the resolved YAML, which the bundle keeps. made_from, provenance: for the manifest.
+    progress: called with the name of each stage.
+    check: called when all weights have been read; raises if they changed meanwhile.
+    finish: called with the complete folder and its manifest; may run the bundle, add files and change the manifest.
 
-    Raises DiagnosticError: E0410 (weights that do not fit), E0412, E0413 (reading and writing weights), E0501 (the
-    bundle cannot be written), E0502 (the folder holds something else), E0503 (a form the sampler cannot take), E0504 to
-    E0506 (plans), E0509 (an attention that is not one operator).
+    The bundle is written under a temporary name and renamed, so it is never visible half-written. Raises
+    DiagnosticError: E0410 (weights that do not fit), E0412, E0413 (reading and writing weights), E0501 (the bundle
+    cannot be written), E0502 (the folder holds something else), E0503 (a form the sampler cannot take), E0504 to E0506
+    (plans), E0509 (an attention that is not one operator).
     """
     tell = progress or (lambda stage: None)
     options = plan_options(spec.target, max_batch, by_reference)
     max_batch = max_batch if options is None else max(most for _, _, most in options.profiles)
-    everything = {f"{net}.{path}": e for net, paths in weights.items() for path, e in paths.items()}
-    everything |= {path: Array(array) for path, array in (measured or {}).items()}
+    everything = by_path(weights) | {path: Array(array) for path, array in (measured or {}).items()}
     tensors = FileTensors(everything)
     engines = _Engines(tensors, opset)
     tell("writing the graph")
@@ -223,7 +223,7 @@ def _plans(
     options: PlanOptions | None,
     tell: Callable[[str], None],
 ) -> tuple[Plan, ...]:
-    """The plans of every engine file in the folder; none where the target makes none."""
+    """Builds the plans of every engine file in the folder; none if `options` is None."""
     if options is None:
         return ()
     return write_plans(folder, {name: engines.written_out.get(name, 0) for name in names.values()}, options, tell)
@@ -237,7 +237,7 @@ def _program(
     max_batch: int | None,
     spec: Spec,
 ) -> ProgramEntry:
-    """The engines of a program, added to `engines`, and its entry of the manifest."""
+    """Adds the engines of a program to `engines`; returns the program's entry in the manifest."""
     module = only_entry(lowered.module, program.entry)
     chosen, why = choose_form(module, program, max_batch, spec.target.engine) if form == "auto" else (form, "asked for")
     fn, inputs = module.entry(program.entry), program.inputs(module)
@@ -260,8 +260,8 @@ def _program(
                 any_trip=row.any_trip,
             )
         except ValueError as error:
-            raise DiagnosticError(
-                Diagnostic("E0503", f"the sampler cannot be driven by the host: {error}", help="use form `loop`")
+            raise DiagnosticError.of(
+                "E0503", f"the sampler cannot be driven by the host: {error}", help="use form `loop`"
             ) from error
     else:
         flat = verify(flat_module(module, program.entry, chosen == "unroll", engines.opset), "inlined")
@@ -284,19 +284,20 @@ def _program(
 
 
 def _outputs(program: Program, fn: Function, variables: Sequence[str], spec: Spec) -> tuple[ProgramOutput, ...]:
-    """What a program's outputs are; without a declaration, samples of the field that the network models."""
+    """The outputs of a program; by default samples of the field that the network models."""
     fields = spec.data.fields
     declared = program.outputs or (OutputField("samples", "x" if "x" in fields else "tokens"),)
     made = []
     for one, value, variable in zip(declared, fn.outputs, variables, strict=True):
         shape = tuple(int(d) for d in value.type.shape[1:])  # type: ignore[arg-type]
         field = fields[one.field] if isinstance(one.field, str) else one.field
-        about = {} if field is None else {name: getattr(field, name) for name in _ABOUT}
-        made.append(ProgramOutput(one.name, variable, Output(shape, value.type.dtype, **about)))  # type: ignore[arg-type]
+        medium = {} if field is None else {name: getattr(field, name) for name in _MEDIUM}
+        made.append(ProgramOutput(one.name, variable, Output(shape, value.type.dtype, **medium)))  # type: ignore[arg-type]
     return tuple(made)
 
 
-_ABOUT = ("medium", "axes", "range", "classes", "rate", "grid", "alphabet")
+# Properties of a field that say how its samples are written and shown.
+_MEDIUM = ("medium", "axes", "range", "classes", "rate", "grid", "alphabet")
 
 
 def _settings(lowered: Lowered) -> tuple[Setting, ...]:
@@ -317,7 +318,7 @@ def _renamed(program: Sequence[Statement], names: Mapping[str, str]) -> tuple[St
 
 
 def _files(program: Sequence[Statement]) -> Iterator[str]:
-    """The engines that a program calls."""
+    """The engine files that a program calls."""
     for statement in program:
         if isinstance(statement, EngineCall):
             yield statement.file

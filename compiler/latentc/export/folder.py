@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all."""
+"""A folder that is never visible half-written."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.diagnostics import DiagnosticError
 
 
 @contextlib.contextmanager
 def new_folder(target: Path, what: str = "bundle", marker: str = "manifest.json") -> Iterator[Path]:
-    """A temporary folder beside `target` that takes its place when the block ends well, and vanishes when it does not.
+    """A temporary folder beside `target` that is renamed to it if the block succeeds and removed if it fails.
 
-    An older one at `target`, known by its file `marker`, is replaced in that moment; what killed processes have left
-    there of theirs is removed. Raises DiagnosticError E0501 where the system refuses (disk full, no permission), E0502
-    where `target` is something else than a `what` or an empty folder.
+    An earlier folder at `target`, recognised by its file `marker`, is replaced; temporary folders that killed processes
+    left behind are removed. Raises DiagnosticError: E0501 if the system refuses (disk full, no permission), E0502 if
+    `target` is neither a `what` nor an empty folder.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -29,17 +29,15 @@ def new_folder(target: Path, what: str = "bundle", marker: str = "manifest.json"
         with _claimed(target) as temporary:
             yield temporary
             with _locked(target.parent):
-                _refuse_foreign(target, what, marker)  # it may have come in the meantime
+                _refuse_foreign(target, what, marker)  # another process may have created it meanwhile
                 _replace(temporary, target)
     except OSError as error:
-        # shutil collects what it could not copy, a file an entry: the first says why.
+        # shutil.Error holds one entry per file; the first gives the reason.
         reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or error
-        raise DiagnosticError(
-            Diagnostic(
-                "E0501",
-                f"cannot write the {what} {target}: {reason}",
-                help="nothing was left behind; free some space or choose another place, then run again",
-            )
+        raise DiagnosticError.of(
+            "E0501",
+            f"cannot write the {what} {target}: {reason}",
+            help="nothing was left behind; free some space or choose another place, then run again",
         ) from error
 
 
@@ -47,12 +45,10 @@ def _refuse_foreign(target: Path, what: str, marker: str) -> None:
     if not target.exists() and not target.is_symlink():
         return
     if target.is_symlink() or not target.is_dir() or (any(target.iterdir()) and not (target / marker).is_file()):
-        raise DiagnosticError(
-            Diagnostic(
-                "E0502",
-                f"{target} exists and is not a {what} that latentc wrote",
-                help="choose another place, or remove what is there yourself",
-            )
+        raise DiagnosticError.of(
+            "E0502",
+            f"{target} exists and is not a {what} that latentc wrote",
+            help="choose another place, or remove what is there yourself",
         )
 
 
@@ -72,9 +68,9 @@ def _replace(temporary: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _claimed(target: Path) -> Iterator[Path]:
-    """A folder `.NAME.….tmp` that this process holds a lock on as long as it lives; gone when the block ends."""
+    """A folder `.NAME.….tmp` that this process holds a lock on; removed when the block ends."""
     name = f".{target.name}.{secrets.token_hex(6)}"
-    # Locked before it has the name that `_sweep` looks for.
+    # Locked before it gets the name that `_sweep` looks for.
     unlocked, temporary = target.parent / f"{name}.new", target.parent / f"{name}.tmp"
     unlocked.mkdir()
     lock = _lock(unlocked)
@@ -89,7 +85,7 @@ def _claimed(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(parent: Path) -> Iterator[None]:
-    """While it lasts no other process looks at what lies in `parent`, or replaces it."""
+    """Keeps other processes from examining or replacing folders in `parent`."""
     lock = _lock(parent, wait=True)
     try:
         yield
@@ -99,11 +95,11 @@ def _locked(parent: Path) -> Iterator[None]:
 
 
 def _sweep(target: Path) -> None:
-    """Removes the temporary folders of processes that were killed: nobody holds their locks."""
+    """Removes the temporary folders of killed processes, whose locks nobody holds."""
     hidden = glob.escape(f".{target.name}.")
     for left in (*target.parent.glob(f"{hidden}*.tmp"), *target.parent.glob(f"{hidden}*.old")):
         lock = None if left.is_symlink() or not left.is_dir() else _lock(left)
-        # The older bundle of a process that was killed between two renames stays, where nothing has taken its place.
+        # If a process was killed between two renames, the older bundle is all there is: keep it.
         if lock is not None and (left.suffix == ".tmp" or target.exists()):
             shutil.rmtree(left, ignore_errors=True)
         if lock is not None:
@@ -111,7 +107,7 @@ def _sweep(target: Path) -> None:
 
 
 def _lock(folder: Path, wait: bool = False) -> int | None:
-    """A descriptor that holds the lock of a folder; None where another process has it, or the system has no such."""
+    """A descriptor that holds the lock of a folder; None if another process has it or the system has no locks."""
     try:
         import fcntl
     except ImportError:

@@ -1,8 +1,8 @@
-"""The three forms of a sampler's loop, how `auto` chooses among them, and what an engine needs rewritten in each.
+"""The three forms of a sampler's loop, how `auto` chooses one, and the ops that an engine needs rewritten in each.
 
 unroll  one engine file, the steps written out: the fewest copies, but a graph that grows with the steps
 loop    one engine file with ONNX loops
-host    an engine file per step, driven by the program in the manifest: noise is drawn one step at a time
+host    an engine file for one step, driven by the program in the manifest: noise is drawn one step at a time
 """
 
 from __future__ import annotations

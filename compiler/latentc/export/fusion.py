@@ -1,4 +1,4 @@
-"""How much of a model became single operators of its engine, read off the ONNX files themselves."""
+"""How many attentions, norms and activations became single operators, counted in the ONNX files."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from onnx import GraphProto, ModelProto
 
-from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.diagnostics import DiagnosticError
 from latentc.engines import ENGINES
 from latentc.export.lowerings import TABLE
 from latentc.ir.core import Module, parameters, source_params
 from latentc_runtime.manifest import Fusion
 
 NORMS = ("LayerNormalization", "RMSNormalization", "GroupNormalization")
-ACTIVATIONS = ("Gelu", "Swish", "Sigmoid")  # the last with a product, which engines take as one
+ACTIVATIONS = ("Gelu", "Swish", "Sigmoid")  # engines fuse Sigmoid with its product
 
 
 def fusion_of(models: Iterable[ModelProto], modules: Iterable[Module], attentions: int) -> Fusion:
-    """What the files hold; `attentions` is how many the model has, `modules` what the files were written from."""
+    """Counts of the files; `attentions` is the number in the model, `modules` are the sources of the files."""
     found = Counter(node.op_type for model in models for graph in graphs(model.graph) for node in graph.node)
     merged: dict[str, int] = {}
     for module in modules:
@@ -36,16 +36,16 @@ def fusion_of(models: Iterable[ModelProto], modules: Iterable[Module], attention
 
 
 def require_fused(fusion: Fusion, engine: str, opset: int) -> None:
-    """DiagnosticError E0509 if the engine takes attention as one operator and its files hold too few of them.
+    """Raises DiagnosticError E0509 if the engine needs attention as one operator and its files hold too few of them.
 
     Other engines fuse written-out attention themselves; plans are inspected when they are built.
     """
     taken = ENGINES[engine].attention == "operator" and opset >= TABLE["attention"].opset
     if not taken or fusion.operators >= fusion.attentions:
         return
-    message = f"the model has {fusion.attentions} attentions, the engine's files {fusion.operators} as one operator"
-    mend = "`latentc show SPEC --why attention` says what kept them apart"
-    raise DiagnosticError(Diagnostic("E0509", message, help=mend))
+    message = f"of {fusion.attentions} attentions, only {fusion.operators} became one operator in the engine's files"
+    mend = "`latentc show SPEC --why attention` says why the others did not"
+    raise DiagnosticError.of("E0509", message, help=mend)
 
 
 def graphs(graph: GraphProto) -> Iterator[GraphProto]:
@@ -58,7 +58,7 @@ def graphs(graph: GraphProto) -> Iterator[GraphProto]:
 
 
 def fusion_text(fusion: Fusion, plans: Mapping[str, int]) -> str:
-    """A line for a terminal; `plans` {capability: attentions that its plans hold as one kernel}."""
+    """One line for the terminal; `plans` {capability: attentions fused into one kernel}."""
     if plans:
         attention = f"{min(plans.values())} attentions fused into one kernel each"
     elif fusion.attentions and not fusion.operators:

@@ -1,4 +1,4 @@
-"""Writing ONNX protobufs: a graph under construction, its literals and weights, and the names in it."""
+"""Writing ONNX protobufs: a graph under construction with its nodes, initialisers and names."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Tensors(Protocol):
 
 
 def set_attribute(node: NodeProto, name: str, value: Any) -> None:
-    """Adds an attribute; its kind follows from the Python type (helper.make_attribute is ten times slower)."""
+    """Adds an attribute, its kind by the Python type (helper.make_attribute is ten times slower)."""
     a = node.attribute.add()
     a.name = name
     match value:
@@ -69,11 +69,11 @@ def set_attribute(node: NodeProto, name: str, value: Any) -> None:
 
 
 def declare(info: ValueInfoProto, name: str, type: TensorType) -> None:
-    """Fills in the name, dtype and shape of a graph's input or output; run-time sizes by their name."""
+    """Fills in the name, dtype and shape of a graph's input or output; run-time sizes become named dimensions."""
     info.name = name
     tensor = info.type.tensor_type
     tensor.elem_type = ELEMENT[type.dtype]
-    tensor.shape.SetInParent()  # a scalar has a shape without dims, which is not the same as having no shape
+    tensor.shape.SetInParent()  # a scalar has an empty shape, which differs from no shape
     for dim in type.shape:
         d = tensor.shape.dim.add()
         if isinstance(dim, Sym):
@@ -83,15 +83,15 @@ def declare(info: ValueInfoProto, name: str, type: TensorType) -> None:
 
 
 class Writer:
-    """A graph being written; a loop's body is a `Writer` of its own that shares its root's initialisers and names."""
+    """A graph being written. A loop's body is a `Writer` of its own that shares its root's initialisers and names."""
 
     def __init__(self, graph: GraphProto, tensors: Tensors, root: Writer | None = None) -> None:
-        """Fills in `graph`, of which initialisers stay where they are: `tensors` may set their data later."""
+        """Fills in `graph` in place: `tensors` may set the data of its initialisers later."""
         self.graph = graph
         self.root = root or self
         self.names: dict[Value, str] = {}
-        # Values that are another tensor's elements under another shape, and the tensors that are rows of some width:
-        # a Reshape is written where a node needs it and not before, so that a run of them is one.
+        # Values that are another tensor's elements in another shape, and the tensors that are [rows, width]. A Reshape
+        # is written only when a node needs it, so that several in a row become one.
         self._views: dict[Value, str] = {}
         self._rows: dict[str, int] = {}
         self._sizes: dict[Any, str] = {}
@@ -107,7 +107,7 @@ class Writer:
     # ---- names
 
     def fresh(self, name: str) -> str:
-        """A name that no other tensor or node of the model has, those of enclosing graphs included."""
+        """A name that no other tensor or node of the model has, including enclosing graphs."""
         taken = self.root._taken
         count = taken.setdefault(name, 0)
         candidate = name
@@ -127,7 +127,7 @@ class Writer:
         return text
 
     def bind(self, value: Value, name: str) -> None:
-        """Says which tensor holds `value`."""
+        """Records the tensor that holds `value`."""
         self.names[value] = name
         for axis, dim in enumerate(value.type.shape):
             if isinstance(dim, Sym):
@@ -142,11 +142,11 @@ class Writer:
         return self.names[value]
 
     def elements(self, value: Value) -> str:
-        """A tensor that holds the elements of `value` in its order, in whatever shape."""
+        """A tensor with the elements of `value` in the same order, in any shape."""
         return self._views.get(value) or self.names[value]
 
     def view(self, value: Value, elements: str, width: int | None = None) -> None:
-        """Says that `elements` holds the elements of `value`, as [rows, width] where a width is given."""
+        """Records that `elements` holds the elements of `value`, as [rows, width] if a width is given."""
         self._views[value] = elements
         if width is not None:
             self._rows[elements] = width
@@ -166,7 +166,7 @@ class Writer:
     # ---- initialisers
 
     def weight(self, path: str, param: Param) -> str:
-        """The initialiser of a weight, one a path."""
+        """The initialiser of a weight, one per path."""
         root = self.root
         if path not in root._weights:
             root._weights[path] = self.fresh(path)
@@ -177,7 +177,7 @@ class Writer:
         return root._weights[path]
 
     def literal(self, value: Any, dtype: str, name: str = "const") -> str:
-        """The initialiser of a constant, one for each content."""
+        """The initialiser of a constant, one per content."""
         root = self.root
         known = root._by_identity.get((id(value), dtype))
         if known is not None:
@@ -190,7 +190,7 @@ class Writer:
             proto.name, proto.data_type = root._literals[key], ELEMENT[dtype]
             proto.dims.extend(array.shape)
             self.tensors.literal(proto, array)
-        if isinstance(value, np.ndarray):  # held, so that its id stays its own
+        if isinstance(value, np.ndarray):  # kept alive, so that its id is not reused
             root._by_identity[id(value), dtype] = (value, root._literals[key])
         return root._literals[key]
 
@@ -224,11 +224,11 @@ class Writer:
         return names[0]
 
     def tmp(self, op: str, ins: Sequence[str], like: str, **attrs: Any) -> str:
-        """Appends a node with one output of its own name, `like` with the op's name behind it."""
+        """Appends a node with one output, named `like`/op."""
         return self.add(op, ins, self.fresh(f"{like}/{op}"), **attrs)
 
     def shared(self, key: Any, make: Callable[[], str]) -> str:
-        """What `make` appends, once a graph for each key."""
+        """The result of `make`, called once per graph and key."""
         if key not in self._sizes:
             self._sizes[key] = make()
         return self._sizes[key]
@@ -236,7 +236,7 @@ class Writer:
     # ---- run-time sizes
 
     def dims(self, shape: Sequence[Dim]) -> str:
-        """An i64 vector holding `shape`, its run-time sizes read from some tensor of this graph that has them."""
+        """`shape` as an i64 vector; run-time sizes are read from a tensor of this graph that has them."""
         if not any(isinstance(d, Sym) for d in shape):
             return self.ints([int(d) for d in shape])  # type: ignore[arg-type]
         key = ("dims", *(str(d) if isinstance(d, Sym) else int(d) for d in shape))

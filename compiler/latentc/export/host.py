@@ -1,7 +1,7 @@
 """A sampler driven by the host: the flat IR cut at its loops into engines, and the program that runs them.
 
-What stands before a loop becomes one engine, the loop's body one (or, where loops nest, several), what stands behind it
-another. State passes between them as variables of the program; the noise of a step is made at that step.
+The nodes before a loop become one engine, the loop's body one (several if loops nest), the nodes after it another.
+State passes between them as variables of the program; the noise of a step is drawn at that step.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from latentc_runtime.manifest import RESULT, EngineCall, Loop, Rows, Statement
 from latentc_runtime.program import variables_read
 
 TABLE_BYTES = 64 << 10
-"""Constant tables up to this size stand in the manifest; larger ones in the step engine."""
+"""Constant tables up to this size are stored in the manifest; larger ones in the step engine."""
 
-# (role, one function as a module with entry "main") -> the engine's file name
+# (role, module with one function as the entry "main") -> file name of the engine
 AddEngine = Callable[[str, Module], str]
 
 
 @dataclass(frozen=True)
 class _View:
-    """Rows of a per-step input that are not made yet: row `first`, and strides of the loops passed and the axes left.
+    """Rows of a per-step input that are not drawn yet.
 
-    `axes` are the strides of the leading axes that index rows; the axes behind them are the row's own.
+    `first`: index of the first row. `passed`: row strides of the enclosing loops. `axes`: row strides of the leading
+    axes that index rows; the remaining axes belong to a row.
     """
 
     input: str
@@ -40,7 +41,10 @@ class _View:
 
 @dataclass
 class _Scope:
-    """A function being cut: its values' variables, its literals, and the rows of per-step inputs among its values."""
+    """A function that is being cut.
+
+    `variables` {value: name}, `literals` {value: constant node}, `noise` {value: the rows that it stands for}.
+    """
 
     variables: dict[Value, str]
     literals: dict[Value, Node]
@@ -53,6 +57,7 @@ class _Cutter:
         self._taken: dict[str, int] = {}
 
     def fresh(self, name: str) -> str:
+        """A variable name that is not in use."""
         count = self._taken.get(name, 0)
         self._taken[name] = count + 1
         return self.fresh(f"{name}.{count}") if count else name
@@ -64,7 +69,7 @@ class _Cutter:
         result = fn.outputs[0]
         program: list[Statement] = []
         self.function(fn, scope, program, ("prologue", "epilogue"))
-        # A loop's result, or an input, is given its name by an engine that copies it.
+        # If the result comes from a loop or is an input, an engine copies it to give it its name.
         if scope.variables[result] != RESULT:
             copied = Value(RESULT, result.type)
             self.engine(fn, [_copy(result, copied)], scope, program, "epilogue", {copied}, {copied: RESULT})
@@ -111,7 +116,7 @@ class _Cutter:
         inner = body.inputs
         index, rows = inner[0], inner[1 + keep + carry :]
         operands, tables = _operands(node), node.inputs[keep + carry :]
-        extra: list[Node] = []  # what the body computes besides: rows of tables it gets whole
+        extra: list[Node] = []  # nodes added to the body: they select rows of tables that it gets as a whole
         whole: list[tuple[Value, Value]] = []
         small: dict[str, Any] = {}
         noise: dict[str, Rows] = {}
@@ -131,12 +136,12 @@ class _Cutter:
                     noise[body_scope.variables[row]] = Rows(view.input, view.first, strides)
             else:
                 type = table.type
-                if self.any_trip and literal is None:  # the engine is that of another number of steps too
+                if self.any_trip and literal is None:  # programs with other step counts share the engine
                     type = type.with_shape([Sym("N"), *type.shape[1:]])
                 inside = Value(f"{row.name}.table", type)
                 extra.append(Node("take", (inside, index), (row,), {"axis": 0}))
                 whole.append((table, inside))
-        # The engine before the loop gives what the loop and all behind it read of its nodes.
+        # The engine before the loop returns the values that the loop and later nodes read.
         read = [*operands, *(table for table, _ in whole)]
         copies = self.copies(fn, node, after, pending, scope, read)
         later = {v for n in after for v in n.inputs} | set(fn.outputs) | set(read) | {c for c in copies if c}
@@ -162,7 +167,7 @@ class _Cutter:
             Loop(
                 "loop",
                 trip,
-                # A loop that runs again starts from the same values again: those must be left as they are.
+                # An inner loop runs again from the same initial values, so it must not overwrite them.
                 _shared(statements, () if role == "step" else carried),
                 small,
                 noise,
@@ -181,7 +186,7 @@ class _Cutter:
         scope: _Scope,
         read: Sequence[Value],
     ) -> list[Value | None]:
-        """For each carried operand the copy to carry, where its own variable is still wanted: a loop overwrites it."""
+        """For each carried operand a copy to carry if its own variable is still needed (the loop overwrites it)."""
         keep, carry = node.attrs["invariants"], node.attrs["carried"]
         uses = Counter(self.variable(v, scope) for n in after for v in n.inputs)
         uses.update(self.variable(v, scope) for v in (*fn.outputs, *read))
@@ -205,7 +210,7 @@ class _Cutter:
         wanted: set[Value],
         named: Mapping[Value, str],
     ) -> None:
-        """Appends the call of an engine that runs `nodes` and gives those of their values that are `wanted`."""
+        """Appends the call of an engine that runs `nodes` and returns those of their values that are `wanted`."""
         made = {o for n in nodes for o in n.outputs}
         literals = {v: scope.literals[v] for n in nodes for v in n.inputs if v in scope.literals and v not in made}
         outputs = [o for n in nodes for o in n.outputs if o in wanted]
@@ -233,14 +238,14 @@ class _Cutter:
 
 
 def _grown(nodes: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[Value]) -> dict[str, str]:
-    """{output: input} of an engine that only writes some rows of an input which it does not read otherwise."""
+    """{output: input} where the output is an input with some rows overwritten, and nothing else reads that input."""
     uses = Counter(v for n in nodes for v in n.inputs)
     grown = {n.outputs[0]: n.inputs[0] for n in nodes if n.op == "update_slice"}
     return {o.name: grown[o].name for o in outputs if o in grown and grown[o] in inputs and uses[grown[o]] == 1}
 
 
 def _shared(body: Sequence[Statement], carried: Sequence[tuple[str, str]]) -> tuple[Statement, ...]:
-    """A loop's body whose calls share an input with an output only where the loop carries the one into the other."""
+    """A loop's body whose calls share an input with an output only if the loop carries that output into that input."""
     read = Counter(v for s in body if isinstance(s, EngineCall) for v in s.inputs.values())
     read.update(v for s in body if isinstance(s, Loop) for v in variables_read([s]))
     read.update(new for _, new in carried)
@@ -259,7 +264,7 @@ def _shared(body: Sequence[Statement], carried: Sequence[tuple[str, str]]) -> tu
 
 
 def _operands(loop: Node) -> tuple[Value, ...]:
-    """What a loop takes besides its tables: invariants, then carried values."""
+    """Operands of a loop without its tables: invariants, then carried values."""
     return loop.inputs[: loop.attrs["invariants"] + loop.attrs["carried"]]
 
 
@@ -268,7 +273,7 @@ def _copy(value: Value, copy: Value) -> Node:
 
 
 def _viewed(fn: Function, node: Node, views: Mapping[Value, _View]) -> _View | None:
-    """What a node picks of rows that are not made yet, if it and all behind it only hand rows to loops."""
+    """The rows that a node selects from a per-step input, if all its uses are loop tables; else None."""
     view = views.get(node.inputs[0]) if node.op in ("slice", "reshape") else None
     if view is None or not _only_rows(fn, node.outputs[0]):
         return None
@@ -284,7 +289,7 @@ def _viewed(fn: Function, node: Node, views: Mapping[Value, _View]) -> _View | N
 
 
 def _only_rows(fn: Function, value: Value) -> bool:
-    """Whether a value is used as the table of loops alone, perhaps by way of slices and reshapes."""
+    """True if a value is only used as a loop table, directly or through slices and reshapes."""
     for node in fn.nodes:
         if value not in node.inputs:
             continue
@@ -297,7 +302,7 @@ def _only_rows(fn: Function, value: Value) -> bool:
 
 
 def _strides(sizes: Sequence[int], strides: Sequence[int], wanted: Sequence[Any]) -> tuple[int, ...]:
-    """Strides of the axes that a reshape splits leading axes into; empty where it does something else."""
+    """Strides of the axes into which a reshape splits leading axes; empty if it is another kind of reshape."""
     rest = [(n, k) for n, k in zip(sizes, strides, strict=True) if n != 1]
     found: list[int] = []
     for size in reversed([int(d) for d in wanted]):
@@ -318,8 +323,8 @@ def program_from_module(
 ) -> tuple[list[Statement], list[str]]:
     """The host program of a flat module's entry, and the variables of its outputs; the first is `out`.
 
-    `per_step` {input: rows} says which inputs hold a row a step; `add` takes each engine's module and gives its file.
-    With `any_trip`, engines take tables of any number of steps, so that samplers of several counts share them.
+    `per_step` {input: rows} are the inputs with one row per step; `add` takes each engine's module and returns its
+    file. With `any_trip`, engines accept tables of any length, so that programs with different step counts share them.
     Raises ValueError for an entry that stacks values: see `carry_stacks`.
     """
     return _Cutter(module, per_step, add, any_trip).entry(module.entry(entry))
@@ -329,9 +334,9 @@ def program_from_module(
 
 
 def carry_stacks(module: Module) -> Module:
-    """Loops without stacked results: each stack becomes a carried tensor in which a step writes its row.
+    """Replaces each stacked result of a loop, which host programs lack, by a carried tensor that each step writes to.
 
-    A program of the host has no stacks. The same module where there are none.
+    Returns the module unchanged if there are none.
     """
     functions = dict(module.functions)
     for name, fn in module.functions.items():  # callees first, so that a body is done before its loop
@@ -372,7 +377,7 @@ def _carried_body(body: Function, keep: int, carry: int, stacks: Sequence[Value]
 
 
 def _zeros(fn: Function, nodes: list[Node], like: Value) -> Value:
-    """Appends zeros of a type: `full` takes its run-time size from an operand, and puts it first."""
+    """Appends zeros of the type of `like`; `full` reads a run-time size from an operand and puts it first."""
     type = like.type
     where = next((i for i, d in enumerate(type.shape) if isinstance(d, Sym)), None)
     zero = Value(f"{like.name}.zeros", type)

@@ -1,6 +1,6 @@
 """Flat IR to ONNX: one model from one entry, written node by node with the table of `lowerings`.
 
-No tracing and no torch: the cost is that of writing a few protobuf messages a node.
+No tracing and no torch: the cost is a few protobuf messages per node.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _BOOL = i64().with_dtype("bool")
 
 
 def missing_lowerings(opset: int = OPSET) -> set[str]:
-    """Ops that this opset cannot hold as one lowering: they are decomposed before."""
+    """Ops without a lowering in this opset, which must be decomposed first."""
     return {op for op in OPS if op not in _UNUSED and (op not in TABLE or TABLE[op].opset > opset)}
 
 
 def flat_module(module: Module, entry: str, unroll: bool = False, opset: int = OPSET) -> Module:
-    """Entry `entry` ready to be written: ops the opset lacks decomposed (once a function), then calls flattened."""
+    """The entry ready to be written: ops that the opset lacks are decomposed, then calls are inlined."""
     return inline(decompose(module, missing_lowerings(opset)), entry, unroll)
 
 
@@ -46,8 +46,8 @@ def onnx_from_module(
 ) -> ModelProto:
     """The ONNX model of a flat module's entry.
 
-    Inputs are named as the entry's; outputs by `outputs`, or as the entry's values. Run-time sizes are symbolic dims of
-    their name. Raises KeyError for an op that `missing_lowerings(opset)` lists: decompose it before.
+    Inputs have the entry's names, outputs those in `outputs`, by default the entry's. Run-time sizes are symbolic
+    dimensions. Raises KeyError for an op in `missing_lowerings(opset)`.
     """
     fn = module.entry(entry)
     own = [helper.make_opsetid("", opset)]
@@ -71,7 +71,7 @@ def _body(g: Writer, module: Module, fn: Function, results: Sequence[str]) -> No
     own = set(fn.inputs) | {p.value for p in fn.params}
     wanted: dict[Value, str] = {}
     for value, name in zip(fn.outputs, results, strict=True):
-        # An output must come from a node of this graph, and from one of its own where a value is returned twice.
+        # Each output needs a node of this graph, also if a value is returned twice.
         if value not in own and value not in wanted:
             wanted[value] = name
     for param in fn.params:
@@ -91,7 +91,7 @@ def _body(g: Writer, module: Module, fn: Function, results: Sequence[str]) -> No
 
 
 def _lower(c: Context) -> None:
-    """Writes one node. An elementwise op of what has not yet taken its shape does not make it take it."""
+    """Writes one node. An elementwise op on a view is applied to the view's elements, without a Reshape before it."""
     lowering, out = TABLE[c.node.op], c.node.outputs[0]
     if not lowering.unary or c.is_result or c.node.inputs[0] in c.g.names or "axis" in c.attrs:
         lowering.emit(c)
@@ -103,7 +103,7 @@ def _lower(c: Context) -> None:
 
 
 def _loop(g: Writer, module: Module, node: Node, wanted: Mapping[Value, str]) -> None:
-    """ONNX Loop: constant trip count, a condition that is given and always true (TensorRT's parser wants one)."""
+    """ONNX Loop with a constant trip count, and a condition that is always true, which TensorRT's parser requires."""
     keep, carry = node.attrs["invariants"], node.attrs["carried"]
     body = module.functions[node.attrs["body"]]
     inner = Writer(GraphProto(name=g.fresh(body.name)), g.tensors, g.root)
@@ -120,7 +120,7 @@ def _loop(g: Writer, module: Module, node: Node, wanted: Mapping[Value, str]) ->
     for value in state:
         declare(inner.graph.input.add(), inner.define(value), value.type)
     for value, outer in zip(invariants, ins[:keep], strict=True):
-        inner.bind(value, outer)  # bodies see the tensors of the graphs around them
+        inner.bind(value, outer)  # a body can read tensors of enclosing graphs
     for value, table in zip(rows, ins[keep + carry :], strict=True):
         inner.bind(value, inner.add("Gather", [table, inner.names[index]], inner.fresh(value.name), axis=0))
     declare(inner.graph.output.add(), inner.tmp("Identity", [condition], "condition"), _BOOL)

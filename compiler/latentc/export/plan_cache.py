@@ -1,6 +1,6 @@
 """A cache of built plans in the folder `plans` of the user's cache (`LATENTC_CACHE`), trimmed by least recent use.
 
-An entry is one file named by its key: a line of JSON (sha256 and size of the plan, the builder's answer), then the
+An entry is one file named by its key: a line of JSON (sha256 and size of the plan, the builder's report), then the
 plan. Entries are renamed into place, so processes that build the same plan at once never see a half-written one; an
 entry that does not match its sha256 is dropped. A cache that cannot be read or written never fails a build.
 """
@@ -30,7 +30,7 @@ _STALE = 24 * 3600  # seconds after which a half-written file counts as abandone
 
 
 def folder_of(kind: str) -> Path | None:
-    """The folder of the cache for `kind` ("plans", "timing"), which need not exist; None if caching is off."""
+    """The cache folder for `kind` ("plans", "timing"), which may not exist yet; None if caching is off."""
     home = cache_folder()
     return home / kind if home is not None and limit() else None
 
@@ -44,12 +44,12 @@ def limit() -> int:
 
 
 def cache_key(parts: Mapping[str, Any]) -> str:
-    """The name of the plan that is determined by `parts`, which are plain data."""
+    """The cache key of a plan that depends on `parts` (plain data)."""
     return hashlib.sha256(json.dumps({"format": _FORMAT, **parts}, sort_keys=True).encode()).hexdigest()
 
 
 def take(key: str, target: Path) -> dict[str, Any] | None:
-    """Writes the plan of a key to `target` and returns the builder's answer; None if it is missing or damaged.
+    """Writes the plan of a key to `target` and returns the builder's report; None if it is missing or damaged.
 
     Raises OSError if `target` cannot be written.
     """
@@ -72,7 +72,7 @@ def take(key: str, target: Path) -> dict[str, Any] | None:
                 found = _copied(file, plan)
             if found == wanted:
                 with contextlib.suppress(OSError):
-                    os.utime(entry)  # the time of its last use
+                    os.utime(entry)  # records its last use
                 return answer
             target.unlink()
     with contextlib.suppress(OSError):
@@ -81,7 +81,7 @@ def take(key: str, target: Path) -> dict[str, Any] | None:
 
 
 def keep(key: str, plan: Path, answer: Mapping[str, Any]) -> None:
-    """Adds a plan and the builder's answer; drops the least recently used entries above the limit."""
+    """Adds a plan and the builder's report; drops the least recently used entries above the limit."""
     folder, most = folder_of("plans"), limit()
     if folder is None:
         return
@@ -106,7 +106,7 @@ def keep(key: str, plan: Path, answer: Mapping[str, Any]) -> None:
 
 
 def _copied(source: BinaryIO, target: BinaryIO) -> tuple[str, int]:
-    """Copies the rest of a file; its sha256 and size."""
+    """Copies the rest of a file; returns its sha256 and size."""
     digest, size = hashlib.sha256(), 0
     while piece := source.read(_PIECE):
         digest.update(piece)

@@ -3,8 +3,8 @@
 It is a separate process because the library may exhaust memory or crash, cannot be interrupted while it builds, and
 because polygraphy chooses between tensorrt and tensorrt_rtx when it is first imported.
 
-Reads a request as JSON from standard input and writes an answer as JSON to standard output. Everything that the
-libraries print goes to standard error.
+Reads a request as JSON from standard input and writes a report as JSON to standard output. The output of the libraries
+goes to standard error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# Names of kernels that hold a whole attention: matrix-matrix, matrix-vector, and the precompiled ones.
+# Kernels that compute a whole attention: matrix-matrix, matrix-vector, and precompiled ones.
 _FUSED_SOURCE = re.compile(rb"__global__ void(?:\s+__launch_bounds__\([^)]*\))?\s+_\w*mha\w*\(")
 _TENSOR = re.compile(rb'tensor=\{[^\n]*? name="([^"]+)"[^\n]*? type=(\w+) \}')
 _PRODUCT = re.compile(rb'fully_connected=\{[^\n]*? input=\{"([^"]+)" "([^"]+)"')
@@ -28,7 +28,7 @@ _FUSED_LAYER = re.compile(r"mha", re.IGNORECASE)
 
 
 def main() -> None:
-    """Build the plan that standard input asks for."""
+    """Build the plan that the request on standard input describes."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     request = json.load(sys.stdin)

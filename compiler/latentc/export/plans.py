@@ -1,7 +1,7 @@
 """Plans from the ONNX files of a bundle, one per file and compute capability (`latentc.engines.contract.Plans`).
 
-Profiles are in samples: an input whose batch the compiler doubled for guidance has twice as many rows, as its ONNX
-dimension (`2*B`) says.
+Profiles are in samples. An input whose batch is doubled for guidance has twice as many rows; its ONNX dimension is then
+`2*B`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.diagnostics import DiagnosticError
 from latentc.engines import ENGINES
-from latentc.engines.contract import Plans
+from latentc.engines.contract import Plans, installed
 from latentc.export import plan_cache
 from latentc.export.fusion import graphs
 from latentc_runtime.errors import BundleError
@@ -32,11 +31,11 @@ from latentc_runtime.manifest import Plan
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What plans are built for.
+    """Options of the plans of a bundle.
 
-    `capabilities` ("sm89", …; none for this machine's GPU), `profiles` (smallest, optimal, largest batch). Plans may
-    promise to run on later versions and on other GPUs from Ampere on, and may leave out the weights, which the runtime
-    fills in from the bundle's; not every engine takes these three options.
+    capabilities: "sm89", …; empty for this machine's GPU. profiles: (smallest, optimal, largest batch).
+    version_compatible: plans run on later library versions. hardware_compatible: plans run on all GPUs from Ampere on.
+    strip_weights: plans hold no weights; the runtime fills them in from the bundle. Some engines lack these three.
     """
 
     engine: str
@@ -65,7 +64,7 @@ def plan_options(target: Any, max_batch: int | None, by_reference: bool) -> Plan
     if by_reference:
         message = f"plans of {target.engine} hold their weights, so these cannot stay where they are"
         mend = "compile without `--by-reference`, or without plans (`--set target.plans=false`)"
-        raise DiagnosticError(Diagnostic("E0504", message, help=mend))
+        raise DiagnosticError.of("E0504", message, help=mend)
     most = max_batch or target.max_batch
     profiles = tuple((p.min, p.opt, p.max) for p in target.profiles) or ((1, min(8, most), most),)
     return PlanOptions(
@@ -82,12 +81,12 @@ def plan_options(target: Any, max_batch: int | None, by_reference: bool) -> Plan
 def write_plans(
     folder: Path, models: Mapping[str, int], options: PlanOptions, tell: Callable[[str], None] = lambda stage: None
 ) -> tuple[Plan, ...]:
-    """Builds the plans of the ONNX files `models` {name in `folder`: written-out attentions that it must fuse}.
+    """Builds the plans of the ONNX files `models` {name in `folder`: written-out attentions that must be fused}.
 
-    Attention operators in a file must always be fused. A plan is written beside its file, as `sample.sm89.plan`; one
-    that was built before from the same graph, weights, options, library and machine is taken from the cache. Raises
-    DiagnosticError: E0504 (the library refuses the graph or crashes on it), E0505 (it is missing, or lacks the
-    capability), E0506 (an attention was not fused), E0508 (a quantised layer was not).
+    Attention operators in a file must always be fused. A plan is written beside its file, as `sample.sm89.plan`; a plan
+    of the same graph, weights, options, library and machine is taken from the cache. Raises DiagnosticError: E0504 (the
+    library refuses the graph or crashes), E0505 (it is missing, or lacks the capability), E0506 (an attention was not
+    fused), E0508 (a quantised layer runs unquantised).
     """
     machine = _machine(options)
     plans = []
@@ -132,7 +131,7 @@ def _factor(dim: str) -> int:
 
 @dataclass(frozen=True)
 class _Machine:
-    """What a plan depends on here: the library's version and, if a GPU builds it, that GPU and its driver."""
+    """The library's version and, if a GPU builds the plan, its capability and driver; the plan depends on all three."""
 
     version: str
     capability: str | None = None
@@ -140,15 +139,15 @@ class _Machine:
 
 
 def _machine(options: PlanOptions) -> _Machine | None:
-    """None if something is missing, which the worker then reports."""
-    try:
-        library = version(options.builder.package)
-        if options.builder.ahead_of_time and options.capabilities:
-            return _Machine(library)
-        from latentc_runtime.backends.cuda import Cuda
+    """None if the library or a GPU is missing, which the worker then reports."""
+    library = installed(options.builder.package)
+    if library is None or (options.builder.ahead_of_time and options.capabilities):
+        return _Machine(library) if library else None
+    from latentc_runtime.backends.cuda import Cuda
 
+    try:
         cuda = Cuda()
-    except (PackageNotFoundError, BundleError):
+    except BundleError:
         return None
     return _Machine(library, cuda.capability, cuda.driver)
 
@@ -162,10 +161,11 @@ def _timing_cache(options: PlanOptions, machine: _Machine | None) -> str | None:
 
 
 def _key(folder: Path, model: ModelProto, request: Mapping[str, Any], machine: _Machine | None) -> str | None:
-    """The plan's cache key: everything that it depends on. None if that is not known."""
+    """The plan's cache key, a hash of all that it depends on; None if the machine is unknown."""
     if machine is None:
         return None
-    external = {entry.value for tensor in _tensors(model.graph) for entry in tensor.external_data[:1]}
+    initialisers = (tensor for graph in graphs(model.graph) for tensor in graph.initializer)
+    external = {entry.value for tensor in initialisers for entry in tensor.external_data[:1]}
     graph = hashlib.sha256(Path(request["model"]).read_bytes()).hexdigest()
     hashes = HashCache()
     weights = {name: hashes.hash(folder / name).sha256 for name in sorted(external)}
@@ -192,9 +192,9 @@ def _plan(
     if request["capability"] is None:
         target = target.rename(target.with_name(target.name.replace(".local.", f".{answer['capability']}.")))
     if answer["attentions"] < operators or answer["fused"] < expected:
-        message = f"{name}: {expected or operators} attentions should be one kernel each; {answer['fused']} are"
-        mend = "use `form: host`, in which the engine takes attention as one operator, or `precision: fp32`"
-        raise DiagnosticError(Diagnostic("E0506", message, help=mend))
+        message = f"{name}: only {answer['fused']} of {expected or operators} attentions became one kernel each"
+        mend = "use `form: host`, in which attention is one operator of the engine, or `precision: fp32`"
+        raise DiagnosticError.of("E0506", message, help=mend)
     _refuse_unquantised(name, quantised, answer.get("products"))
     return Plan(
         file=name,
@@ -212,12 +212,12 @@ def _plan(
     )
 
 
-# A plan's names of the dtypes in which layers with both operands quantised multiply.
+# Names in plans of the dtypes in which quantised layers multiply.
 _MULTIPLIES = {TensorProto.INT8: "int8", TensorProto.FLOAT8E4M3FN: "fp8_e4m3"}
 
 
 def quantised_dtypes(model: ModelProto) -> set[str]:
-    """The dtypes in which products and convolutions with both operands quantised should multiply."""
+    """The dtypes in which products and convolutions should multiply: those whose operands are both quantised."""
     stored = {t.name: t.data_type for graph in graphs(model.graph) for t in graph.initializer}
     found = set()
     for graph in graphs(model.graph):
@@ -236,18 +236,18 @@ def quantised_dtypes(model: ModelProto) -> set[str]:
 
 
 def _refuse_unquantised(name: str, wanted: Collection[str], products: Mapping[str, int] | None) -> None:
-    """DiagnosticError E0508 for a plan without products in a quantised dtype: slower than an unquantised one."""
+    """Raises DiagnosticError E0508 for a plan with no product in a wanted dtype, which quantising only slows down."""
     if missing := set(wanted) - set(products if products is not None else wanted):
         counts = ", ".join(f"{count} in {dtype}" for dtype, count in (products or {}).items())
         message = (
             f"{name}: no layer of the plan multiplies in {sorted(missing)[0]}; there are {counts or 'no products'}"
         )
         mend = "compile without `optimize.quantize`, or with another scheme"
-        raise DiagnosticError(Diagnostic("E0508", message, help=mend))
+        raise DiagnosticError.of("E0508", message, help=mend)
 
 
 def _built(name: str, request: Mapping[str, Any], options: PlanOptions) -> dict[str, Any]:
-    """The worker's answer. An exception here, also Ctrl-C, ends the worker first."""
+    """The report of the worker process, which is ended if an exception (also Ctrl-C) is raised here."""
     command = [sys.executable, "-m", "latentc.export.plan_worker"]
     with tempfile.TemporaryFile() as log:
         worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
@@ -260,61 +260,49 @@ def _built(name: str, request: Mapping[str, Any], options: PlanOptions) -> dict[
         said = log.read().decode(errors="replace")
     if worker.returncode != 0 or not text:
         how = "was killed: is there enough memory?" if worker.returncode == -9 else f"ended with {worker.returncode}"
-        raise DiagnosticError(Diagnostic("E0504", f"building the plan of {name} {how}", notes=tuple(_errors(said))))
+        raise DiagnosticError.of("E0504", f"building the plan of {name} {how}", notes=tuple(_errors(said)))
     answer: dict[str, Any] = json.loads(text)
     match answer.get("error"):
         case "missing":
             package = options.builder.package
-            raise DiagnosticError(
-                Diagnostic(
-                    "E0505",
-                    f"building plans needs {package} and polygraphy: {answer['message']}",
-                    help=f"run `{ENGINES[options.engine].install}`",
-                )
+            raise DiagnosticError.of(
+                "E0505",
+                f"building plans needs {package} and polygraphy: {answer['message']}",
+                help=f"run `{ENGINES[options.engine].install}`",
             )
         case "capability":
             mend = "set `target.capabilities` to GPUs that the engine knows"
-            raise DiagnosticError(Diagnostic("E0505", answer["message"], help=mend))
+            raise DiagnosticError.of("E0505", answer["message"], help=mend)
         case "refused":
             notes = tuple(_errors(said)) or (answer["message"],)
-            raise DiagnosticError(
-                Diagnostic(
-                    "E0504",
-                    f"{options.engine} cannot build a plan of {name}",
-                    notes=notes,
-                    help="another `target.form` or `target.precision` may pass; `engine: onnxruntime` takes the graph",
-                )
+            raise DiagnosticError.of(
+                "E0504",
+                f"{options.engine} cannot build a plan of {name}",
+                notes=notes,
+                help="another `target.form` or `target.precision` may pass; `engine: onnxruntime` takes the graph",
             )
     return answer
 
 
 def _errors(log: str) -> Iterator[str]:
-    """The first few errors in the library's log, shortened."""
+    """The first four errors in the library's log, shortened."""
     lines = [line.split("[E]", 1)[1].strip() for line in log.splitlines() if "[E]" in line]
     yield from (line[:500] for line in dict.fromkeys(lines[:4]))
 
 
 def _refuse_unsupported(name: str, model: ModelProto, largest_top_k: int) -> None:
-    """DiagnosticError E0504 for what the library is known to refuse, before a long build."""
+    """Raises DiagnosticError E0504 for a graph that the library is known to refuse, before a long build."""
     for graph in graphs(model.graph):
         known = {t.name: t for t in (*model.graph.initializer, *graph.initializer)}
         for node in graph.node:
             if node.op_type == "TopK" and node.input[1] in known:
                 k = int(numpy_helper.to_array(known[node.input[1]]).max())
                 if k > largest_top_k:
-                    raise DiagnosticError(
-                        Diagnostic(
-                            "E0504",
-                            f"{name}: the sampler sorts {k} tokens, TensorRT at most {largest_top_k}",
-                            help=f"set `sampler.top_k` to {largest_top_k} or less",
-                        )
+                    raise DiagnosticError.of(
+                        "E0504",
+                        f"{name}: the sampler sorts {k} tokens; TensorRT can sort at most {largest_top_k}",
+                        help=f"set `sampler.top_k` to {largest_top_k} or less",
                     )
-
-
-def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    """The initialisers of a graph and of the graphs inside it."""
-    for inner in graphs(graph):
-        yield from inner.initializer
 
 
 __all__ = ["PlanOptions", "plan_options", "profile_shapes", "quantised_dtypes", "write_plans"]

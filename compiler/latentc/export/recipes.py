@@ -1,4 +1,4 @@
-"""Recipes of params as lazy weight expressions, and back: the model's weights from what a bundle holds."""
+"""Recipes of params as lazy weight expressions, and their inverse: the model's weights from those of a bundle."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from latentc.weights import Computed, Expr, cast, concatenate, dtype_from_name, 
 
 
 def expr_from_recipe(made: Recipe | Param, weight: Callable[[Param], Expr]) -> Expr:
-    """What a recipe makes, not read yet; `weight` gives the model's weights."""
+    """The lazy expression of a recipe's value; `weight` gives the model's weights."""
     if isinstance(made, Param):
         return weight(made) if made.recipe is None else expr_from_recipe(made.recipe, weight)
     parts = [expr_from_recipe(arg, weight) for arg in made.args]
-    if made.op == "concat":  # parts that lie side by side in a file stay one range of it
+    if made.op == "concat":  # adjacent parts of a file remain one range of it
         return concatenate(parts, made.attrs["axis"])
     if made.op == "pick":  # a range of the file as well
         index = made.attrs["index"]
@@ -29,11 +29,11 @@ def expr_from_recipe(made: Recipe | Param, weight: Callable[[Param], Expr]) -> E
     return Computed(tuple(parts), lambda xs: row.evaluate(xs, attrs), dtype_from_name(type.dtype), _shape(type))
 
 
-def kept(params: Mapping[str, Param], weight: Callable[[str, Param], Expr]) -> dict[str, Expr]:
-    """What recipes of `params`, by path, need to be undone and what no engine holds: values of one axis or none.
+def folded_values(params: Mapping[str, Param], weight: Callable[[str, Param], Expr]) -> dict[str, Expr]:
+    """The vectors and scalars that `recovered` needs to undo the recipes of `params` and that no engine file holds.
 
-    Weights of the model by their path, what is made of them by its function's prefix and its text; `weight` gives the
-    model's weights. `recovered` takes them.
+    Keys: the path of a weight of the model, or for a computed value the prefix of its function and its recipe's text.
+    `weight(path, param)` gives the model's weights.
     """
     found: dict[str, Expr] = {}
 
@@ -59,11 +59,10 @@ def kept(params: Mapping[str, Param], weight: Callable[[str, Param], Expr]) -> d
 def recovered(
     params: Mapping[str, Param], held: Mapping[str, Expr], beside: Mapping[str, Expr] | None = None
 ) -> dict[str, Expr]:
-    """The model's weights by path, from the values `held` of params by path and from what was `kept` beside them.
+    """The model's weights by path, as far as they can be recovered.
 
-    Those that cannot be found are left out.
-
-    Of a weight that was rounded it is the nearest that is known: a quantised one comes back as it dequantises.
+    `held`: values of `params` by path; `beside`: the `folded_values`. A weight that was rounded stays rounded: a
+    quantised one is returned dequantised.
     """
     found = {path: held[path] for path, param in params.items() if param.recipe is None and path in held}
     made: dict[str, Expr] = dict(beside or {})  # value of a recipe, by the prefix of its function and its text
@@ -71,7 +70,7 @@ def recovered(
     for path, param in params.items():
         if param.recipe is not None and path in held:
             made[path.removesuffix(param.name) + recipe_text(param.recipe)] = held[path]
-    pieces: dict[str, dict[tuple[int, int], Expr]] = {}  # of a weight that was cut, by where they begin and end
+    pieces: dict[str, dict[tuple[int, int], Expr]] = {}  # of a weight that was cut, by (start, stop)
     axes: dict[str, int] = {}
     sizes: dict[str, int] = {}
     for path, param in params.items():
@@ -84,7 +83,7 @@ def recovered(
                     found.setdefault(name, expr)
                     continue
                 axes[name], sizes[name] = cut["axis"], _shape(leaf.type)[cut["axis"]]
-                # What was computed comes in the weight's own dtype, what was only moved in the engine's.
+                # A computed piece has the weight's own dtype, a piece that was only moved the engine's.
                 pieces.setdefault(name, {})[cut["start"], cut["stop"]] = cast(expr, leaf.type.dtype)
     for name, parts in pieces.items():
         bounds = sorted(parts)
@@ -103,7 +102,7 @@ def _known(prefix: str, found: Mapping[str, Expr], made: Mapping[str, Expr], arg
 def _undone(
     recipe: Recipe, value: Expr, known: Callable[[Recipe | Param], Expr | None]
 ) -> Iterator[tuple[Param, Attrs | None, Expr]]:
-    """The model's weights that a recipe's value gives back; with the attributes of a slice where it is a part."""
+    """(weight of the model, attributes of a slice if it is a part, value) of each weight found in a recipe's value."""
     if recipe.op == "slice":
         if isinstance(recipe.args[0], Param) and recipe.args[0].recipe is None:
             yield recipe.args[0], recipe.attrs, value
@@ -131,7 +130,7 @@ def _undone(
 
 
 def _operand(recipe: Recipe, index: int, value: Expr, known: Callable[[Recipe | Param], Expr | None]) -> Expr | None:
-    """Operand `index` from the value of a recipe; None where its op does not give it back."""
+    """Operand `index` of a recipe from its value; None if the op cannot be inverted for that operand."""
     undo = RECIPES[recipe.op].undo.get(index)
     others = [known(arg) for i, arg in enumerate(recipe.args) if i != index]
     given = [other for other in others if other is not None]
@@ -156,4 +155,4 @@ def _shape(type: TensorType) -> tuple[int, ...]:
     return tuple(int(d) for d in type.shape)  # type: ignore[arg-type]
 
 
-__all__ = ["expr_from_recipe", "kept", "recovered"]
+__all__ = ["expr_from_recipe", "folded_values", "recovered"]

@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
+from latentc.diagnostics import DiagnosticError, nearest
 from latentc.export.graph import stored
-from latentc.export.recipes import expr_from_recipe, kept
+from latentc.export.recipes import expr_from_recipe, folded_values
 from latentc.ir.core import Param
 from latentc.ir.inits import DETERMINISTIC, INITS
-from latentc.weights import Array, Computed, Expr, Stored, cast, is_identity, packed, write_safetensors
+from latentc.weights import Array, Computed, Expr, Stored, cast, packed, write_safetensors
 
 INLINE_BYTES = 1 << 10
 """Constants up to this size are stored in the ONNX file itself."""
 
 DERIVED = "weights/derived.safetensors"
 FOLDED = "weights/folded.safetensors"
-"""Values that were folded into weights and are in no engine file; verification recovers the weights with them."""
+"""Values that were folded into weights and that no engine file holds; verification needs them to undo the folding."""
 _COPY = 64 << 20  # bytes copied at a time
 
 
@@ -41,7 +41,7 @@ def initial_value(param: Param) -> np.ndarray[Any, Any]:
 
 
 def expression(weights: Mapping[str, Expr], path: str, param: Param) -> Expr:
-    """The weight at `path` in the param's dtype: from the file, by its recipe, or as a buffer's initial value.
+    """The weight at `path` in the param's dtype: from the file, from its recipe, or a buffer's initial value.
 
     Raises DiagnosticError E0410 for a weight that is missing or has a different shape.
     """
@@ -54,21 +54,17 @@ def expression(weights: Mapping[str, Expr], path: str, param: Param) -> Expr:
         if param.kind == "buffer" and param.init.kind in DETERMINISTIC:
             return Array(initial_value(param))
         near = nearest(path, weights)
-        raise DiagnosticError(
-            Diagnostic(
-                "E0410",
-                f"the weights lack {path}, {param.type}",
-                help=f"the nearest name there is {near!r}" if near else "is it a file of this model?",
-            )
+        raise DiagnosticError.of(
+            "E0410",
+            f"the weights lack {path}, {param.type}",
+            help=f"the nearest name there is {near!r}" if near else "is it a file of this model?",
         )
     shape = tuple(int(d) for d in param.type.shape)  # type: ignore[arg-type]
     if tuple(found.shape) != shape:
-        raise DiagnosticError(
-            Diagnostic(
-                "E0410",
-                f"{path} is {list(found.shape)} in the weights; the model wants {list(shape)}",
-                help="the weights belong to another size or option of the spec",
-            )
+        raise DiagnosticError.of(
+            "E0410",
+            f"{path} is {list(found.shape)} in the weights; the model wants {list(shape)}",
+            help="the weights belong to another size or option of the spec",
         )
     return cast(found, param.type.dtype)
 
@@ -84,7 +80,7 @@ class FileTensors:
     def weight(self, proto: TensorProto, path: str, param: Param) -> None:
         if path not in self._sources:
             made = expression(self._weights, path, param)
-            if param.type.dtype == "i4":  # which only ONNX can store
+            if param.type.dtype == "i4":  # safetensors has no 4-bit dtype
                 made = Computed((made,), lambda xs: packed(xs[0]), np.dtype(np.uint8), ((param.type.count() + 1) // 2,))
             self._sources[path] = made
         self._put(proto, path)
@@ -107,18 +103,18 @@ class FileTensors:
 
     def write_kept(self, folder: Path, params: Mapping[str, Param]) -> None:
         """Writes `FOLDED` under `folder` if undoing the recipes of `params` needs values that no engine file holds."""
-        beside = kept(params, lambda path, param: expression(self._weights, path, param))
-        if beside:
+        folded = folded_values(params, lambda path, param: expression(self._weights, path, param))
+        if folded:
             (folder / "weights").mkdir(exist_ok=True)
-            write_safetensors(folder / FOLDED, beside)
+            write_safetensors(folder / FOLDED, folded)
 
     def write(self, folder: Path, by_reference: bool = False) -> dict[str, Path]:
         """Writes the files under `folder`/weights and fills in every initialiser.
 
-        Returns the files that stay in place, by their name in the ONNX files. Raises OSError, and what reading and
-        writing weights raises.
+        Returns {name in the ONNX files: file} of the files that stay in place. Raises OSError, and the errors of
+        reading and writing weights.
         """
-        ranges = {key: r for key, e in self._sources.items() if (r := is_identity(e)) is not None and r.nbytes}
+        ranges = {key: e for key, e in self._sources.items() if isinstance(e, Stored) and e.nbytes}
         by_file: dict[Path, list[Stored]] = {}
         for r in {id(r): r for r in ranges.values()}.values():
             by_file.setdefault(r.file, []).append(r)
@@ -130,7 +126,7 @@ class FileTensors:
                 names[file] = _free_name(file, names)
                 references[names[file]] = file.resolve()
             elif file.suffix == ".safetensors" and 2 * used >= file.stat().st_size:
-                # From a file that is mostly something else (an optimiser's state), only the tensors are copied.
+                # A file that holds mostly other data (an optimiser's state) is not copied as a whole.
                 names[file] = _free_name(file, names)
                 (folder / "weights").mkdir(exist_ok=True)
                 copy_file(file, folder / names[file])
@@ -158,18 +154,18 @@ def _free_name(file: Path, taken: Mapping[Path, str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """A file name with everything but letters, digits, dots, dashes and underscores replaced."""
+    """`text` with all characters but letters, digits, dots, dashes and underscores replaced by underscores."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in text)
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copies a file's content, inside the kernel if possible, which shares blocks on file systems that can.
+    """Copies a file, by the kernel if possible, which shares blocks on file systems that support it.
 
-    Not a link: engines refuse weights behind links, and a bundle must not change with its source. Raises OSError.
+    A link would not do: engines refuse linked weights, and a bundle must not change with its source. Raises OSError.
     """
     with source.open("rb") as src, target.open("xb") as dst:
         left = os.fstat(src.fileno()).st_size
-        with contextlib.suppress(OSError, AttributeError):  # across file systems, or where the system lacks the call
+        with contextlib.suppress(OSError, AttributeError):  # between file systems, or if the system lacks the call
             while left and (n := os.copy_file_range(src.fileno(), dst.fileno(), min(left, _COPY))):
                 left -= n
         src.seek(dst.seek(0, os.SEEK_END))

@@ -25,7 +25,7 @@ from onnx import helper
 
 import latentc_runtime
 from latentc import resources
-from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.diagnostics import DiagnosticError
 from latentc.engines import ENGINES
 from latentc.export.folder import new_folder
 from latentc.export.store import copy_file
@@ -102,7 +102,7 @@ def _chosen(manifest: Manifest, entry: ProgramEntry, kind: Kind) -> tuple[Litera
     hindrance = _hindrance(manifest, entry)
     if kind == "ensemble" and hindrance is not None:
         message = f"this bundle cannot be an ensemble: {hindrance}"
-        raise DiagnosticError(Diagnostic("E0507", message, help="use `--kind sampler`"))
+        raise DiagnosticError.of("E0507", message, help="use `--kind sampler`")
     if kind == "ensemble":
         return "ensemble", "asked for"
     if hindrance is None and (triton := ENGINES[manifest.engine].triton) is not None:

@@ -23,7 +23,7 @@ from latentc.quantize.plan import Choice, choice
 from latentc.quantize.precision import check_range
 from latentc.quantize.report import page_of, rows_of
 from latentc.spec import Spec
-from latentc.weights import Expr
+from latentc.weights import Expr, by_path
 from latentc_runtime.manifest import Manifest, Quantization
 
 FOLDER = "quantization"
@@ -52,8 +52,7 @@ def quantised_bundle(
     bundle that exceeds the spec's limits, and `warn` about it. `options`: those of `bundle_from_lowered`. Raises
     DiagnosticError: E0801 to E0806, and those of reading a calibration and writing a bundle.
     """
-    flat = {f"{network}.{path}": expr for network, own in weights.items() for path, expr in own.items()}
-    model = Model(lowered, spec, flat)
+    model = Model(lowered, spec, by_path(weights))
 
     def stages(done: int, total: int, stage: str) -> None:
         tell(f"{stage} {done + 1}/{total}" if 1 < total > done else stage)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latentc.export.recipes import kept, recovered
+from latentc.export.recipes import folded_values, recovered
 from latentc.export.store import expression
 from latentc.ir.core import Module, Node
 from latentc.ir.ops import OPS
@@ -52,7 +52,7 @@ def losses(model: Model, calibration: Calibration, quantization: Quantization) -
     params = params_of(model.only_methods(list(calibration.feeds)).quantised(quantization))
     weights = model.with_tensors(quantization)
     held = {path: expression(weights, path, param) for path, param in params.items()}
-    dequantised = recovered(params, held, kept(params, lambda path, param: expression(weights, path, param)))
+    dequantised = recovered(params, held, folded_values(params, lambda path, param: expression(weights, path, param)))
     exact, rough = model.layer_weight(), model.layer_weight(dequantised)
     found = {}
     for path, quant in quantization.plan.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from latentc.diagnostics import Diagnostic, DiagnosticError, Span, add_source
+from latentc.diagnostics import DiagnosticError, Span, add_source
 
 MAX_BYTES = 1 << 20
 
@@ -16,12 +16,12 @@ def read_text(path: Path, file: str | None = None) -> str:
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "was not found" if not path.exists() else "is no file"
             code = "E0402" if path.exists() else "E0401"
-            raise DiagnosticError(Diagnostic(code, f"`{file}` {what}", help="give the path of a YAML file"))
+            raise DiagnosticError.of(code, f"`{file}` {what}", help="give the path of a YAML file")
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DiagnosticError(Diagnostic("E0402", f"`{file}` cannot be read: {reason}")) from None
+        raise DiagnosticError.of("E0402", f"`{file}` cannot be read: {reason}") from None
     return text_from_bytes(content, file)
 
 
@@ -29,7 +29,7 @@ def text_from_bytes(content: bytes, file: str) -> str:
     """The text of a spec read from `file`; DiagnosticError where it is huge or not UTF-8."""
     if len(content) > MAX_BYTES:
         message = f"`{file}` is larger than the {MAX_BYTES >> 10} KiB a spec may have"
-        raise DiagnosticError(Diagnostic("E0105", message))
+        raise DiagnosticError.of("E0105", message)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -38,4 +38,4 @@ def text_from_bytes(content: bytes, file: str) -> str:
         add_source(file, content.decode("utf-8", errors="replace"))
         span = Span(file, line, column, line, column + 1)
         message = f"byte 0x{content[error.start]:02x} is not valid UTF-8"
-        raise DiagnosticError(Diagnostic("E0101", message, span, help="save the file as UTF-8")) from None
+        raise DiagnosticError.of("E0101", message, span, help="save the file as UTF-8") from None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import latentc.resources as resources
 from latentc.components.backbone import Backbone
-from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
+from latentc.diagnostics import DiagnosticError, nearest
 from latentc.spec.resolve import find_spec
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def first_stage_path(spec: Spec, stage: FirstStage) -> Path:
     if path is None or not path.is_file():
         close = nearest(stage.spec, resources.shipped_specs())
         mend = f"did you mean `{close}`?" if close else "write a path relative to this file, or a shipped name"
-        raise DiagnosticError(Diagnostic("E0210", f"no spec `{stage.spec}` was found", span, help=mend))
+        raise DiagnosticError.of("E0210", f"no spec `{stage.spec}` was found", span, help=mend)
     return path
 
 
@@ -43,7 +43,7 @@ def load_first_stage(spec: Spec) -> Spec | None:
     if not isinstance(network, Backbone) or "autoencode" not in network.provides(found) or found.data.shape is None:
         message = f"`{stage.spec}` is the spec of no autoencoder"
         mend = "shipped ones: sd_vae, vq_f16"
-        raise DiagnosticError(Diagnostic("E0302", message, spec.span("data", "first_stage", "spec"), help=mend))
+        raise DiagnosticError.of("E0302", message, spec.span("data", "first_stage", "spec"), help=mend)
     grid = spec.data.shape[1:] if spec.data.shape is not None else spec.data.tokens.grid if spec.data.tokens else ()
     factor = network.codes(found).factor
     shape = [found.data.shape[0], *(size * factor for size in grid)]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import latentc.resources as resources
-from latentc.diagnostics import Diagnostic, DiagnosticError, Label, Span, add_source, nearest
+from latentc.diagnostics import DiagnosticError, Label, Span, add_source, nearest
 from latentc.spec.files import read_text
 from latentc.spec.yaml import MAX_DEPTH, Document, Node, PathKey, load_yaml
 
@@ -58,7 +58,7 @@ def resolve_file(source: str, variant: str | None = None, overrides: Sequence[st
         known = ", ".join(resources.shipped_specs()) or "none"
         help_text = f"did you mean `{close}`?" if close else "give a path, or the name of a shipped spec"
         note = f"specs that ship with latentc: {known}"
-        raise DiagnosticError(Diagnostic("E0401", f"no spec `{source}` was found", notes=(note,), help=help_text))
+        raise DiagnosticError.of("E0401", f"no spec `{source}` was found", notes=(note,), help=help_text)
     return resolve_text(read_text(path, _shown(path)), _shown(path), path, variant, overrides)
 
 
@@ -110,7 +110,7 @@ def _with_base(text: str, file: str, path: Path, chain: tuple[Path, ...]) -> Nod
     if not isinstance(root.value, dict):
         what = "is empty" if root.value is None else "is no mapping of keys to values"
         help_text = f"begin with `latentc: {FORMAT_VERSION}`, then `name:`, `data:`, `backbone:` and so on"
-        raise DiagnosticError(Diagnostic("E0106", f"the spec {what}", root.span, help=help_text))
+        raise DiagnosticError.of("E0106", f"the spec {what}", root.span, help=help_text)
     _check_version(root)
     root = _without_backbone(root)
     extends = root.fields.get("extends")
@@ -123,12 +123,12 @@ def _with_base(text: str, file: str, path: Path, chain: tuple[Path, ...]) -> Nod
         close = nearest(extends.value, resources.shipped_specs())
         mend = f"did you mean `{close}`?" if close else "write a path relative to this file, or a shipped name"
         message = f"no spec `{extends.value}` was found"
-        raise DiagnosticError(Diagnostic("E0210", message, extends.span, help=mend))
+        raise DiagnosticError.of("E0210", message, extends.span, help=mend)
     here = (*chain, path.resolve())
     if base.resolve() in here:
         way = " → ".join(link.name for link in (*here[here.index(base.resolve()) :], base))
         message = f"`extends` goes in a circle: {way}"
-        raise DiagnosticError(Diagnostic("E0211", message, extends.span, help="remove one `extends`"))
+        raise DiagnosticError.of("E0211", message, extends.span, help="remove one `extends`")
     return merge(_with_base(read_text(base, _shown(base)), _shown(base), base, here), root)
 
 
@@ -138,11 +138,11 @@ def _check_version(root: Node) -> None:
         return
     if node is None:
         message, span = "the spec does not say which format it is in", Span(root.span.file, 1, 1, 1, 2)
-        raise DiagnosticError(Diagnostic("E0208", message, span, help=f"put `latentc: {FORMAT_VERSION}` first"))
+        raise DiagnosticError.of("E0208", message, span, help=f"put `latentc: {FORMAT_VERSION}` first")
     message = "this format version is unknown"
     label = Label(node.span, f"this latentc reads version {FORMAT_VERSION}")
     help_text = f"write `latentc: {FORMAT_VERSION}`, or install the latentc this spec was written for"
-    raise DiagnosticError(Diagnostic("E0208", message, node.span, (label,), help=help_text))
+    raise DiagnosticError.of("E0208", message, node.span, (label,), help=help_text)
 
 
 def _without_backbone(root: Node) -> Node:
@@ -160,9 +160,7 @@ def _without_backbone(root: Node) -> Node:
     if main is not None:
         place, first = backbone.key or backbone.span, main.key or main.span
         labels = (Label(place, "is short for `networks: {main: …}`"), Label(first, "also given here"))
-        raise DiagnosticError(
-            Diagnostic("E0215", "the main network is described twice", place, labels, help="keep one")
-        )
+        raise DiagnosticError.of("E0215", "the main network is described twice", place, labels, help="keep one")
     if networks is not None and isinstance(networks.value, dict):
         fields["networks"] = replace(networks, value={"main": backbone, **networks.value})
     elif networks is None:
@@ -186,7 +184,7 @@ def _variant(variants: Node | None, wanted: str) -> Node:
         help_text = f"did you mean `{close}`?" if close else None
         span = variants.key if variants else None
         message = f"unknown variant `{wanted}`"
-        raise DiagnosticError(Diagnostic("E0212", message, span, notes=(known,), help=help_text))
+        raise DiagnosticError.of("E0212", message, span, notes=(known,), help=help_text)
     if node.value is None:
         return replace(node, value={})
     if not isinstance(node.value, dict):
@@ -194,12 +192,12 @@ def _variant(variants: Node | None, wanted: str) -> Node:
     if forbidden := next((key for key in ("latentc", "extends", "variants") if key in node.value), None):
         span = node.value[forbidden].key or node.span
         message = f"a variant cannot change `{forbidden}`"
-        raise DiagnosticError(Diagnostic("E0209", message, span, help="remove it from the variant"))
+        raise DiagnosticError.of("E0209", message, span, help="remove it from the variant")
     return node
 
 
 def _wrong_type(message: str, node: Node) -> DiagnosticError:
-    return DiagnosticError(Diagnostic("E0203", message, node.key or node.span))
+    return DiagnosticError.of("E0203", message, node.key or node.span)
 
 
 # ---- --set a.b=c
@@ -212,7 +210,7 @@ def _set(root: Node, text: str, file: str) -> Node:
         help_text = "write `--set train.steps=1000`; quote the whole where the shell would split it"
         span = Span(file, 1, 1, 1, max(2, len(text) + 1))
         message = "`--set` takes a path, `=` and a YAML value"
-        raise DiagnosticError(Diagnostic("E0214", message, span, help=help_text))
+        raise DiagnosticError.of("E0214", message, span, help=help_text)
     steps: list[tuple[str, Span]] = []
     column = 1
     for part in target.split("."):
@@ -220,12 +218,12 @@ def _set(root: Node, text: str, file: str) -> Node:
         column += len(part) + 1
     if empty := next((span for part, span in steps if not part), None):
         message = "an empty name in the path of `--set`"
-        raise DiagnosticError(Diagnostic("E0214", message, empty, help="write `a.b.c=value`"))
+        raise DiagnosticError.of("E0214", message, empty, help="write `a.b.c=value`")
     if len(steps) > MAX_DEPTH:
-        raise DiagnosticError(Diagnostic("E0214", "the path of `--set` is too long", steps[MAX_DEPTH][1]))
+        raise DiagnosticError.of("E0214", "the path of `--set` is too long", steps[MAX_DEPTH][1])
     if steps[0][0] in ("latentc", "extends", "variants"):
         message = f"`{steps[0][0]}` cannot be set: the file says it"
-        raise DiagnosticError(Diagnostic("E0213", message, steps[0][1]))
+        raise DiagnosticError.of("E0213", message, steps[0][1])
     # Blanks in place of the path keep the columns of the value true.
     try:
         leaf = load_yaml(" " * (len(target) + 1) + value, file).root
@@ -256,19 +254,19 @@ def _put(node: Node, steps: list[tuple[str, Span]], leaf: Node) -> Node:
     if isinstance(node.value, list):
         if not (name.isascii() and name.isdigit() and len(name) < 9 and int(name) < len(node.value)):
             label = Label(span, f"the list has {len(node.value)} items, counted from 0")
-            raise DiagnosticError(Diagnostic("E0213", f"no item `{name}` in this list", span, (label,)))
+            raise DiagnosticError.of("E0213", f"no item `{name}` in this list", span, (label,))
         items = list(node.value)
         items[int(name)] = _put(items[int(name)], rest, leaf)
         return replace(node, value=items)
     if node.value is not None and not isinstance(node.value, dict):
         message = f"there is nothing called `{name}` in a plain value"
         label = Label(node.span, "this is a single value")
-        raise DiagnosticError(Diagnostic("E0213", message, span, (label,)))
+        raise DiagnosticError.of("E0213", message, span, (label,))
     fields = dict(node.fields)
     if name not in fields and rest and rest[0][0].isdecimal():
         message = f"`{name}` is not written in the spec, so it has no items to change"
         help_text = f"set all of it: `{name}=[…]`"
-        raise DiagnosticError(Diagnostic("E0213", message, span, help=help_text))
+        raise DiagnosticError.of("E0213", message, span, help=help_text)
     child = fields.get(name, Node(None, span))
     fields[name] = _put(replace(child, key=span), rest, leaf)
     return replace(node, value=fields)

@@ -23,7 +23,7 @@ from latentc.measure.execute import executable
 from latentc.pipeline import optimised
 from latentc.spec.schema import Spec
 from latentc.spec.sections import Optimize
-from latentc.weights import Expr
+from latentc.weights import Expr, by_path
 from latentc_runtime.backends import open_backend
 from latentc_runtime.noise import normals
 from latentc_runtime.sources import Given, Input, default_given, input_array
@@ -104,7 +104,7 @@ def open_denoiser(spec: Spec, weights: Mapping[str, Mapping[str, Expr]], device:
     module = lowered.module.with_(functions=dict(mb.functions), entries=dict(mb.entries))
     ready = optimised(replace(lowered, module=module, programs=()), plain).module
     backend = open_backend(device, engine=ENGINES[spec.target.engine].graph_engine, precision=spec.target.precision)
-    whole = {f"{name}.{path}": expr for name, tensors in weights.items() for path, expr in tensors.items()}
+    whole = by_path(weights)
 
     def compiled(entry: str) -> Evaluate:
         call = executable(ready, entry, whole, spec.target.opset, backend)

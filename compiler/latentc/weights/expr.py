@@ -9,7 +9,7 @@ Elements are in C order and little-endian.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -325,9 +325,9 @@ def permute_heads(expr: Expr, head_size: int, heads: int | None, to: str) -> Exp
     return concatenate([permuted, rest], 0) if rest.shape[0] else permuted
 
 
-def is_identity(expr: Expr) -> Stored | None:
-    """The file range that holds exactly this tensor, or None."""
-    return expr if isinstance(expr, Stored) else None
+def by_path(weights: Mapping[str, Mapping[str, Expr]]) -> dict[str, Expr]:
+    """Weights of networks by whole path, `main.blocks.0.…`."""
+    return {f"{network}.{path}": expr for network, own in weights.items() for path, expr in own.items()}
 
 
 def _axis(expr: Expr, axis: int) -> int:

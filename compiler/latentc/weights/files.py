@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
+from latentc.diagnostics import DiagnosticError, nearest
 from latentc.weights.expr import Expr
 from latentc.weights.npz import DAMAGE, read_npz, unread
 from latentc.weights.safetensors import read_safetensors, unreadable
@@ -85,19 +85,17 @@ def _tree(path: Path) -> Mapping[Any, Any]:
         return read_safetensors(path)
     elif head.lstrip().startswith(b"{"):
         return _sharded(path)
-    raise DiagnosticError(
-        Diagnostic(
-            "E0403",
-            f"{path} is {_FOREIGN.get(head[:4], 'empty' if not head else 'in no known weights format')}",
-            help="latentc reads .safetensors, .pt and .npz files, and folders of shards",
-        )
+    raise DiagnosticError.of(
+        "E0403",
+        f"{path} is {_FOREIGN.get(head[:4], 'empty' if not head else 'in no known weights format')}",
+        help="latentc reads .safetensors, .pt and .npz files, and folders of shards",
     )
 
 
 def _mapping(path: Path, tree: Any) -> Mapping[Any, Any]:
     if isinstance(tree, Mapping):
         return tree
-    raise DiagnosticError(Diagnostic("E0403", f"{path} holds no state dict but a single object"))
+    raise DiagnosticError.of("E0403", f"{path} holds no state dict but a single object")
 
 
 def _folder(path: Path) -> Mapping[Any, Any]:
@@ -111,13 +109,11 @@ def _folder(path: Path) -> Mapping[Any, Any]:
     if indices or not files or (len(files) > 1 and any(f.suffix != ".safetensors" for f in files)):
         found = ", ".join(f.name for f in [*indices, *files]) or "none"
         inner = [folder.name for folder in sorted(path.iterdir()) if any((folder / name).is_file() for name in _KNOWN)]
-        raise DiagnosticError(
-            Diagnostic(
-                "E0403",
-                f"{path} is a folder in which the weights are not clear",
-                notes=(f"weights files there: {found}",),
-                help=f"name one of the folders in it: {', '.join(inner)}" if inner else "name the file itself",
-            )
+        raise DiagnosticError.of(
+            "E0403",
+            f"{path} is a folder in which the weights are not clear",
+            notes=(f"weights files there: {found}",),
+            help=f"name one of the folders in it: {', '.join(inner)}" if inner else "name the file itself",
         )
     if len(files) == 1:
         return _tree(files[0])
@@ -145,7 +141,7 @@ def named_files(given: Files, networks: Sequence[str], needed: Sequence[str] | N
     if named != [""] and ("" in named or missing or len(set(named)) < len(named)):
         for_whom = ", ".join(name or "all of them" for name in named) or "none"
         message = f"the networks are {', '.join(networks)}, and weights are named for {for_whom}"
-        raise DiagnosticError(Diagnostic("E0415", message, help="give one FILE of all, or NETWORK=FILE once for each"))
+        raise DiagnosticError.of("E0415", message, help="give one FILE of all, or NETWORK=FILE once for each")
     return dict(found)
 
 
@@ -157,7 +153,7 @@ def _named(text: Path | str, networks: Sequence[str]) -> tuple[str, Path]:
     if name not in networks:
         close = nearest(name, networks)
         mend = f"did you mean `{close}`?" if close else f"networks of this spec: {', '.join(networks)}"
-        raise DiagnosticError(Diagnostic("E0415", f"the spec has no network `{name}`", help=mend))
+        raise DiagnosticError.of("E0415", f"the spec has no network `{name}`", help=mend)
     return name, Path(file)
 
 
@@ -208,10 +204,6 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _shards(path: Path, why: str) -> DiagnosticError:
-    return DiagnosticError(
-        Diagnostic(
-            "E0406",
-            f"the shards of {path} do not fit together: {why}",
-            help="fetch all files of the model again",
-        )
+    return DiagnosticError.of(
+        "E0406", f"the shards of {path} do not fit together: {why}", help="fetch all files of the model again"
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
+from latentc.diagnostics import DiagnosticError, nearest
 from latentc.weights.expr import Array, Expr, cast, dtype_from_name, dtype_name, is_float
 from latentc.weights.read import materialise
 from latentc.weights.rules import Bindings, RawRule, Rule, parse_map
@@ -78,7 +78,7 @@ def check_inverse(rules: Sequence[RawRule], ours: Types, sizes: Sizes | None = N
             error = problems.error("the name map cannot be inverted: written with it, these weights do not come back")
             first = error.diagnostics[0]
             mend = "check the rules of the names listed: both sides need names of their own, and reshape its `from`"
-            raise DiagnosticError(Diagnostic("E0411", first.message, notes=first.notes, help=mend))
+            raise DiagnosticError.of("E0411", first.message, notes=first.notes, help=mend)
 
 
 def ignored_names(rules: Sequence[RawRule], names: Iterable[str], sizes: Sizes | None = None) -> set[str]:
@@ -251,7 +251,7 @@ class _Problems:
                 more = [f"  … and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else []
                 notes.append("\n".join([f"{kind} ({len(entries)}):", *shown, *more]))
         mend = "check that the variant is the checkpoint's, then the spec's `weights` rules"
-        return DiagnosticError(Diagnostic("E0410", message, notes=tuple(notes), help=mend))
+        return DiagnosticError.of("E0410", message, notes=tuple(notes), help=mend)
 
 
 def _probe(number: int, shape: Sequence[int], dtype: Any, distinct: bool) -> Array:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.diagnostics import DiagnosticError
 from latentc.weights.expr import DTYPES, Array, Expr, Stored, transpose
 from latentc.weights.safetensors import unreadable
 
@@ -78,12 +78,8 @@ def unread(path: Path, error: Exception) -> DiagnosticError:
 
 def damaged(path: Path, why: str) -> DiagnosticError:
     """The diagnostic for a broken archive."""
-    return DiagnosticError(
-        Diagnostic(
-            "E0408",
-            f"{path} is damaged: {why}",
-            help="the file is truncated or was altered: fetch or write it again",
-        )
+    return DiagnosticError.of(
+        "E0408", f"{path} is damaged: {why}", help="the file is truncated or was altered: fetch or write it again"
     )
 
 
@@ -94,12 +90,10 @@ def _entry(path: Path, file: BinaryIO, archive: zipfile.ZipFile, info: zipfile.Z
         shape, fortran, dtype = read(entry)
         header = entry.tell()
     if dtype.newbyteorder("=") not in DTYPES.values():
-        raise DiagnosticError(
-            Diagnostic(
-                "E0405",
-                f"{path}: array {info.filename.removesuffix('.npy')!r} has dtype {dtype}, not a number type",
-                help="save plain numeric arrays; for bfloat16 use safetensors, .npz cannot name that type",
-            )
+        raise DiagnosticError.of(
+            "E0405",
+            f"{path}: array {info.filename.removesuffix('.npy')!r} has dtype {dtype}, not a number type",
+            help="save plain numeric arrays; for bfloat16 use safetensors, .npz cannot name that type",
         )
     nbytes = math.prod(shape) * dtype.itemsize
     if header + nbytes != info.file_size or min(shape, default=0) < 0:

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.diagnostics import DiagnosticError
 from latentc.weights.expr import Array, Cast, Computed, Concatenate, Expr, Reshape, Slice, Stored, Transpose
 
 BLOCK = 4 << 20
@@ -117,10 +117,8 @@ def _rows(array: np.ndarray, limit: int) -> Iterator[np.ndarray]:
 
 
 def _changed(expr: Stored, why: str) -> DiagnosticError:
-    return DiagnosticError(
-        Diagnostic(
-            "E0413",
-            f"cannot read {expr.nbytes} bytes at {expr.offset} of {expr.file}: {why}",
-            help="the file was moved or changed after it was opened: put it back and run again",
-        )
+    return DiagnosticError.of(
+        "E0413",
+        f"cannot read {expr.nbytes} bytes at {expr.offset} of {expr.file}: {why}",
+        help="the file was moved or changed after it was opened: put it back and run again",
     )

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import safetensors
 
-from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.diagnostics import DiagnosticError
 from latentc.weights.expr import DTYPES, Expr, Stored, dtype_name
 from latentc.weights.read import stream
 
@@ -126,20 +126,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise DiagnosticError(
-            Diagnostic(
-                "E0412",
-                f"cannot write {path}: {error.strerror or error}",
-                help="nothing was left behind; free some space or choose another place, then run again",
-            )
+        raise DiagnosticError.of(
+            "E0412",
+            f"cannot write {path}: {error.strerror or error}",
+            help="nothing was left behind; free some space or choose another place, then run again",
         ) from error
 
 
 def unreadable(path: Path, error: OSError) -> DiagnosticError:
     """The diagnostic for a file that cannot be opened."""
     if isinstance(error, FileNotFoundError):
-        return DiagnosticError(Diagnostic("E0401", f"no such weights file: {path}"))
-    return DiagnosticError(Diagnostic("E0402", f"cannot read {path}: {error.strerror or error}"))
+        return DiagnosticError.of("E0401", f"no such weights file: {path}")
+    return DiagnosticError.of("E0402", f"cannot read {path}: {error.strerror or error}")
 
 
 def _header_bytes(
@@ -153,9 +151,7 @@ def _header_bytes(
     for name, expr in tensors.items():
         kind = names.get(dtype_name(expr.dtype))
         if kind is None or name == "__metadata__":
-            raise DiagnosticError(
-                Diagnostic("E0405", f"{path}: safetensors cannot hold {name!r} ({dtype_name(expr.dtype)})")
-            )
+            raise DiagnosticError.of("E0405", f"{path}: safetensors cannot hold {name!r} ({dtype_name(expr.dtype)})")
         low, nbytes = spans[name]
         shape = [int(n) for n in expr.shape]
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [low, low + nbytes]}
@@ -166,7 +162,7 @@ def _header_bytes(
 
 def _unknown_dtype(path: Path, dtype: str) -> DiagnosticError:
     message = f"{path} holds a tensor of dtype {dtype}, which latentc does not read"
-    return DiagnosticError(Diagnostic("E0405", message, help=f"known dtypes: {', '.join(NAMES)}"))
+    return DiagnosticError.of("E0405", message, help=f"known dtypes: {', '.join(NAMES)}")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -180,10 +176,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _damaged(path: Path, why: str) -> DiagnosticError:
-    return DiagnosticError(
-        Diagnostic(
-            "E0404",
-            f"{path} is not a whole safetensors file: {why}",
-            help="the file is truncated or damaged: fetch or write it again",
-        )
+    return DiagnosticError.of(
+        "E0404",
+        f"{path} is not a whole safetensors file: {why}",
+        help="the file is truncated or damaged: fetch or write it again",
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
+from latentc.diagnostics import DiagnosticError, nearest
 from latentc.weights.expr import Array, Cast, Concatenate, Expr, Reshape, Slice, Stored, Transpose
 
 WRAPPERS = ("module.", "_orig_mod.")
@@ -111,30 +111,26 @@ def chosen(path: Path, groups: Mapping[str, dict[str, Expr]], key: str | None) -
     if len(matches) == 1 and (key is not None or not _averages(places)):
         return Reading(matches[0], "", groups[matches[0]])
     if not places:
-        raise DiagnosticError(Diagnostic("E0409", f"{path} holds no tensors"))
+        raise DiagnosticError.of("E0409", f"{path} holds no tensors")
     shown = ", ".join(place or "(the top)" for place in places[:8]) + (" …" if len(places) > 8 else "")
     near = nearest(key, [place for place in places if place]) if key else None
     what = "holds several state dicts" if key is None else f"holds no state dict {key!r}"
-    raise DiagnosticError(
-        Diagnostic(
-            "E0409",
-            f"{path} {what}",
-            notes=(f"state dicts there: {shown}",),
-            help=f"did you mean {near!r}?" if near else f"choose one with the key, such as {places[0]!r}",
-        )
+    raise DiagnosticError.of(
+        "E0409",
+        f"{path} {what}",
+        notes=(f"state dicts there: {shown}",),
+        help=f"did you mean {near!r}?" if near else f"choose one with the key, such as {places[0]!r}",
     )
 
 
 def several_fit(path: Path, fitting: Sequence[Reading]) -> DiagnosticError:
     """The diagnostic for a file that holds the network more than once."""
     keys = [(reading.place or reading.prefix).rstrip(".") for reading in fitting]
-    return DiagnosticError(
-        Diagnostic(
-            "E0409",
-            f"{path} holds several state dicts that fit this network",
-            notes=(f"they are: {', '.join(keys)}",),
-            help=f"choose one: --key {keys[0]}",
-        )
+    return DiagnosticError.of(
+        "E0409",
+        f"{path} holds several state dicts that fit this network",
+        notes=(f"they are: {', '.join(keys)}",),
+        help=f"choose one: --key {keys[0]}",
     )
 
 

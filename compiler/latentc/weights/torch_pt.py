@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.diagnostics import DiagnosticError
 from latentc.weights import pickled
 from latentc.weights.expr import DTYPE_OF_TORCH, Array, Expr, Stored, dtype_from_name, transpose
 from latentc.weights.npz import DAMAGE, damaged, data_range, unread
@@ -51,12 +51,10 @@ def _read_zip(path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> Any:
         raise damaged(path, "it holds no data.pkl")
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}constants.pkl" in entries:
-        raise DiagnosticError(
-            Diagnostic(
-                "E0403",
-                f"{path} is a TorchScript program, not a state dict",
-                help="save the state dict: torch.save(torch.jit.load(path).state_dict(), …)",
-            )
+        raise DiagnosticError.of(
+            "E0403",
+            f"{path} is a TorchScript program, not a state dict",
+            help="save the state dict: torch.save(torch.jit.load(path).state_dict(), …)",
         )
     if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
         raise damaged(path, "its numbers are not little-endian")
@@ -122,12 +120,10 @@ def _read_old(path: Path) -> Any:
     try:
         import torch
     except ImportError as error:
-        raise DiagnosticError(
-            Diagnostic(
-                "E0414",
-                f"{path} is in PyTorch's format from before 1.6, which needs torch to read",
-                help='pip install "latentc[torch]", or convert the file to safetensors',
-            )
+        raise DiagnosticError.of(
+            "E0414",
+            f"{path} is in PyTorch's format from before 1.6, which needs torch to read",
+            help='pip install "latentc[torch]", or convert the file to safetensors',
         ) from error
     try:
         with warnings.catch_warnings():
@@ -152,11 +148,9 @@ def _read_old(path: Path) -> Any:
 
 
 def _refused(path: Path, why: str) -> DiagnosticError:
-    return DiagnosticError(
-        Diagnostic(
-            "E0407",
-            f"{path} was refused: {why}",
-            notes=("a pickle can run any code; only plain state dicts are read, and nothing in this one was run",),
-            help="if you trust its author, load it with torch and save model.state_dict() as safetensors",
-        )
+    return DiagnosticError.of(
+        "E0407",
+        f"{path} was refused: {why}",
+        notes=("a pickle can run any code; only plain state dicts are read, and nothing in this one was run",),
+        help="if you trust its author, load it with torch and save model.state_dict() as safetensors",
     )
