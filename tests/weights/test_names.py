@@ -412,9 +412,9 @@ def test_unmatched_missing_and_doubly_mapped_names() -> None:
     assert "permutation of the axes" in failure(lambda: import_weights({"x": one}, turned, {"y": ([2, 2], "f32")}))
     flat = [{"from": "x", "to": "y", "ops": [{"reshape": {}}]}]
     assert import_weights({"x": one}, flat, {"y": ([4], "f32")})["y"].shape == (4,)
-    assert "give `from`" in failure(lambda: export_weights({"y": one}, flat))
+    assert "needs `from`" in failure(lambda: export_weights({"y": one}, flat))
     assert "gives already" in failure(lambda: export_weights({"x": one}, rename, constants={"a": one}))
-    assert "does not give" in failure(lambda: export_weights({}, rename, {"a": ([2, 2], "f32")}))
+    assert "that this one lacks" in failure(lambda: export_weights({}, rename, {"a": ([2, 2], "f32")}))
 
 
 @pytest.mark.parametrize(
@@ -425,7 +425,7 @@ def test_unmatched_missing_and_doubly_mapped_names() -> None:
         ([{"from": "x", "to": "a"}, {"from": "x", "to": "b.0"}], "no rule maps"),  # x belongs to the first alone
         ([{"from": "b.{i}", "to": "a"}], "same placeholders"),
         ([{"ignore": "x.*"}, {"from": "x.*", "to": "*"}], "no rule maps"),
-        ([{"from": "*", "to": "*", "ops": [{"reshape": {}}]}], "give `from`"),
+        ([{"from": "*", "to": "*", "ops": [{"reshape": {}}]}], "needs `from`"),
         ([{"from": "*", "to": "*", "ops": [{"reshape": {"from": [9]}}]}], "cannot be reshaped"),
         (
             [{"from": ["a", "b.0"], "to": ["a", "b.0"], "ops": [{"concatenate": {"sizes": [1, 2]}}, {"split": 0}]}],

@@ -1,9 +1,8 @@
-"""Lazy weight expressions: what a tensor is made of, as ranges of files and exact rearrangements of them.
+"""Lazy weight expressions: tensors as ranges of files and rearrangements of them.
 
-An expression costs nothing until it is read. The lower-case constructors (`transpose`, `reshape`,
-`slice_axis`, `concatenate`, `cast`) simplify as they build, so that a rearrangement that turns out to be a
-plain file range *is* a `Stored`, and an operation followed by its inverse is the tensor it began with.
-Elements are in C order and little-endian.
+An expression costs nothing until it is read. The lower-case constructors (`transpose`, `reshape`, `slice_axis`,
+`concatenate`, `cast`) simplify: a rearrangement that is a plain file range is a `Stored`, and an operation followed by
+its inverse is the original tensor. Elements are in C order and little-endian.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ DTYPE_OF_TORCH = {
 }
 """torch's names of dtypes to latentc's."""
 
-_EXACT = {("f16", "f32"), ("bf16", "f32"), ("f16", "f64"), ("bf16", "f64"), ("f32", "f64")}  # wider: all values kept
+_EXACT = {("f16", "f32"), ("bf16", "f32"), ("f16", "f64"), ("bf16", "f64"), ("f32", "f64")}  # lossless casts
 _FLOATS = frozenset(DTYPES[name] for name in ("f16", "bf16", "f32", "f64", "f8e4m3", "f8e5m2"))
 
 
@@ -74,7 +73,7 @@ def dtype_from_name(name: Any) -> np.dtype[Any]:
         found: np.dtype[Any] = np.dtype(name)
         return found
     except TypeError as error:
-        raise ValueError(f"{name!r} is no dtype") from error
+        raise ValueError(f"{name!r} is not a dtype") from error
 
 
 def dtype_name(dtype: np.dtype[Any]) -> str:
@@ -83,7 +82,7 @@ def dtype_name(dtype: np.dtype[Any]) -> str:
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:
-    """Whether the dtype is a real floating-point type; numpy's own test misses bf16 and fp8."""
+    """True for real floating-point types; numpy's own test misses bf16 and fp8."""
     return dtype in _FLOATS
 
 
@@ -165,7 +164,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Concatenate:
-    """Parts of one dtype laid one after the other along `axis`."""
+    """Parts of one dtype joined along `axis`."""
 
     parts: tuple[Expr, ...]
     axis: int
@@ -220,7 +219,7 @@ def transpose(expr: Expr, perm: Sequence[int]) -> Expr:
 
 
 def reshape(expr: Expr, shape: Sequence[int]) -> Expr:
-    """Reshape in C order, one entry may be -1; ValueError if the number of elements differs."""
+    """Reshape in C order; one entry may be -1. ValueError if the number of elements differs."""
     shape, size = tuple(int(n) for n in shape), math.prod(expr.shape)
     if shape.count(-1) == 1 and all(n > 0 for n in shape if n != -1):
         rest = math.prod(n for n in shape if n != -1)
@@ -240,7 +239,7 @@ def reshape(expr: Expr, shape: Sequence[int]) -> Expr:
 
 
 def slice_axis(expr: Expr, axis: int, start: int, stop: int) -> Expr:
-    """`expr[..., start:stop, ...]` on one axis; ValueError if the range does not lie in it."""
+    """`expr[..., start:stop, ...]` on one axis; ValueError if the range is not inside it."""
     axis = _axis(expr, axis)
     if not 0 <= start <= stop <= expr.shape[axis]:
         raise ValueError(f"{start}:{stop} is outside axis {axis} of {list(expr.shape)}")
@@ -264,7 +263,7 @@ def slice_axis(expr: Expr, axis: int, start: int, stop: int) -> Expr:
 
 
 def concatenate(parts: Sequence[Expr], axis: int) -> Expr:
-    """Join along an axis; ValueError unless the parts agree in dtype and in every other axis."""
+    """Join along an axis; ValueError unless the parts agree in dtype and in all other axes."""
     if not parts:
         raise ValueError("nothing to concatenate")
     axis = _axis(parts[0], axis)
@@ -288,7 +287,7 @@ def concatenate(parts: Sequence[Expr], axis: int) -> Expr:
 
 
 def cast(expr: Expr, dtype: Any) -> Expr:
-    """Convert to another dtype, rounding to nearest even; a lossless widening underneath is skipped."""
+    """Convert to another dtype, rounding to nearest even; an inner lossless cast is skipped."""
     dtype = dtype_from_name(dtype)
     if isinstance(expr, Cast) and (dtype_name(expr.inner.dtype), dtype_name(expr.dtype)) in _EXACT:
         return cast(expr.inner, dtype)
@@ -341,7 +340,7 @@ def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 
 
 def _adjacent(left: Expr, right: Expr, axis: int) -> Expr | None:
-    """One expression for two parts that lie side by side, else None."""
+    """One expression for two adjacent parts, else None."""
     if isinstance(left, Slice) and isinstance(right, Slice) and left.inner == right.inner:
         if left.axis == right.axis == axis and left.stop == right.start:
             return slice_axis(left.inner, axis, left.start, right.stop)

@@ -1,4 +1,4 @@
-"""Open a weights file or folder by its content, whatever its name."""
+"""Open a weights file or folder by its content, not its name."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ _LARGEST_INDEX = 1 << 28  # bytes
 def open_weights(path: Path | str, key: str | None = None) -> dict[str, Expr]:
     """{name: tensor} of a safetensors file, .pt file, .npz archive, shard index, or a folder with one of these.
 
-    `key` picks one of several state dicts in a checkpoint (`ema`), by its place (`a.b`) or the place's last part; in
-    a flat file it picks the names under `key.`. Without it, a model saved beside other things is found if there
-    is only one. Nothing but headers is read. Raises DiagnosticError: E0401 to E0409, E0414.
+    `key` selects one of several state dicts in a checkpoint (`ema`), by its path (`a.b`) or the last part of it; in a
+    flat file it selects the names under `key.`. Without it, a model saved together with other things is found if there
+    is only one. Only headers are read. Raises DiagnosticError: E0401 to E0409, E0414.
     """
     return chosen(Path(path), open_state_dicts(path), key).unwrapped().tensors
 
 
 def open_state_dicts(path: Path | str) -> dict[str, dict[str, Expr]]:
-    """{dotted place: tensors} of every state dict in a file or folder. Raises as `open_weights`, without E0409."""
+    """{dotted path: tensors} of every state dict in a file or folder. Raises as `open_weights`, without E0409."""
     path = Path(path)
     return state_dicts(_folder(path) if path.is_dir() else _tree(path))
 
 
 def file_readings(path: Path | str, key: str | None = None) -> list[Reading]:
-    """Every way to read the names of a file; only that of `key` if it is given. Raises as `open_weights`."""
+    """Every way to read the names of a file, only that of `key` if given. Raises as `open_weights`."""
     groups = open_state_dicts(path)
     if key is not None:
         return [replace(chosen(Path(path), groups, key).unwrapped(), sure=True)]
@@ -76,7 +76,7 @@ def _tree(path: Path) -> Mapping[Any, Any]:
         if any(name.endswith("data.pkl") for name in names):
             return _mapping(path, read_torch(path))
         if names and all(name.endswith(".npy") for name in names):
-            arrays = read_npz(path)  # jax writes nested names with slashes
+            arrays = read_npz(path)  # names from JAX are nested with slashes
             dotted = {name.replace("/", "."): expr for name, expr in arrays.items()}
             return dotted if len(dotted) == len(arrays) else arrays
     elif head[:1] == b"\x80" and head[1:2] in b"\x01\x02\x03\x04\x05" and len(head) > 1:
@@ -102,7 +102,7 @@ def _folder(path: Path) -> Mapping[Any, Any]:
     indices = sorted(path.glob("*.index.json"))
     files = sorted(f for f in path.iterdir() if f.name.endswith(_SUFFIXES))
     known = [f for name in _KNOWN for f in (*indices, *files) if f.name in (name, f"{name}.index.json")]
-    if known:  # of diffusers and transformers; other files are copies (fp16, .bin) or other things
+    if known:  # diffusers and transformers; the other files are copies (fp16, .bin) or unrelated
         return _sharded(known[0]) if known[0] in indices else _tree(known[0])
     if len(indices) == 1:
         return _sharded(indices[0])
@@ -111,7 +111,7 @@ def _folder(path: Path) -> Mapping[Any, Any]:
         inner = [folder.name for folder in sorted(path.iterdir()) if any((folder / name).is_file() for name in _KNOWN)]
         raise DiagnosticError.of(
             "E0403",
-            f"{path} is a folder in which the weights are not clear",
+            f"{path} is a folder, and it is not clear which files in it are the weights",
             notes=(f"weights files there: {found}",),
             help=f"name one of the folders in it: {', '.join(inner)}" if inner else "name the file itself",
         )
@@ -131,17 +131,19 @@ Files = Path | str | Sequence[Path | str]
 
 
 def named_files(given: Files, networks: Sequence[str], needed: Sequence[str] | None = None) -> dict[str, Path]:
-    """{network: its file}, or {"": the file of all networks}. DiagnosticError E0415.
+    """{network: its file}, or {"": the file of all networks}. Raises DiagnosticError E0415.
 
-    `needed` are the networks that must have a file, by default all.
+    `needed`: networks that must have a file, by default all.
     """
     found = [_named(text, networks) for text in ([given] if isinstance(given, Path | str) else given)]
     named = [name for name, _ in found]
     missing = set(networks if needed is None else needed) - set(named)
     if named != [""] and ("" in named or missing or len(set(named)) < len(named)):
         for_whom = ", ".join(name or "all of them" for name in named) or "none"
-        message = f"the networks are {', '.join(networks)}, and weights are named for {for_whom}"
-        raise DiagnosticError.of("E0415", message, help="give one FILE of all, or NETWORK=FILE once for each")
+        message = f"the networks are {', '.join(networks)}, but weights are given for {for_whom}"
+        raise DiagnosticError.of(
+            "E0415", message, help="give one FILE for all networks, or NETWORK=FILE once per network"
+        )
     return dict(found)
 
 
@@ -197,7 +199,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not isinstance(where, dict) or not all(isinstance(file, str) for file in where.values()):
         raise _shards(index, "it has no weight_map of names to files")
     for file in sorted(set(where.values())):
-        # An index is data from elsewhere: it may name files beside itself and no others.
+        # An index is untrusted data: it may only name files beside itself.
         if Path(file).name != file or not (index.parent / file).is_file():
             raise _shards(index, f"its file {file!r} is not beside it")
     return where

@@ -1,4 +1,4 @@
-"""Integers of 4 bits, two a byte, as ONNX files hold them."""
+"""4-bit integers, two per byte, as stored in ONNX files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Array = np.ndarray[Any, Any]
 
 
 def packed(array: Array) -> Array:
-    """What files hold of an array: itself, or u8 with two 4-bit integers a byte, the first in its low half."""
+    """The stored form of an array: itself, or u8 with two 4-bit integers per byte, the first in the low half."""
     if array.dtype != ml_dtypes.int4:
         return array
     flat = array.astype(np.int8).reshape(-1).view(np.uint8) & 15
@@ -22,6 +22,6 @@ def packed(array: Array) -> Array:
 
 
 def unpacked(array: Array, shape: Sequence[int]) -> Array:
-    """The 4-bit integers that `packed` gave."""
+    """The inverse of `packed` for 4-bit integers."""
     flat = np.stack([array & 15, array >> 4], axis=-1).reshape(-1)[: math.prod(shape)]
     return ((flat ^ 8).astype(np.int8) - 8).reshape(shape).astype(ml_dtypes.int4)

@@ -1,7 +1,7 @@
-"""Name maps: the tensors of another checkpoint under our names and back, by the rules of rules.py.
+"""Name maps: tensors of another checkpoint ("theirs") under our names and back, by the rules of rules.py.
 
-A name of theirs belongs to the first rule that matches it; a name of ours to the first rule that leads to names of
-theirs which belong to that rule. So a general rule (`*` to `*`) may stand last, and the map works in both directions.
+One of their names belongs to the first rule that matches it. One of our names belongs to the first rule that maps it to
+names of theirs which belong to that rule. So a general rule (`*` to `*`) may come last, and the map is invertible.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _SHOWN = 4  # names of each kind that a diagnostic lists
 def import_weights(
     theirs: Mapping[str, Expr], rules: Sequence[RawRule], expected: Types, sizes: Sizes | None = None
 ) -> dict[str, Expr]:
-    """Our tensors, in the order and with the shapes and dtypes of `expected`, from theirs.
+    """Our tensors from theirs, in the order and with the shapes and dtypes of `expected`.
 
-    Of several alternatives of a map the first that fits is used. Tensors that an `extra` rule names are neither
-    wanted nor given. Floating-point dtypes are converted, others must agree. Raises DiagnosticError E0411 for faulty
-    rules and one E0410 that lists what does not fit: unmatched, missing, doubly mapped names, wrong shapes.
+    If the map has alternatives, the first that fits is used. Tensors named by an `extra` rule are not expected.
+    Floating-point dtypes are converted, others must agree. Raises DiagnosticError E0411 for faulty rules, or one E0410
+    that lists all unmatched, missing and doubly mapped names and wrong shapes.
     """
     closest = None
     for parsed in parse_map(rules, sizes):
@@ -52,8 +52,8 @@ def export_weights(
 ) -> dict[str, Expr]:
     """Their tensors from ours, by the first alternative of the map.
 
-    `constants` adds tensors of theirs that no weight of ours gives (an ignored buffer). `expected`, if given, are
-    the types of theirs. Raises as `import_weights`.
+    `constants`: further tensors of theirs that have no counterpart here (an ignored buffer). `expected`: the types of
+    theirs, if known. Raises as `import_weights`.
     """
     made, problems = _export(ours, parse_map(rules, sizes)[0], expected, constants or {})
     if problems.count():
@@ -62,9 +62,9 @@ def export_weights(
 
 
 def check_inverse(rules: Sequence[RawRule], ours: Types, sizes: Sizes | None = None, elements: bool = False) -> None:
-    """Check that every alternative of a map carries a network's tensors to other names and exactly back.
+    """Check that every alternative of a map is invertible on a network's tensors.
 
-    Names and shapes are compared; with `elements` every number is followed too. Raises DiagnosticError E0411.
+    Compares names and shapes, with `elements` also every element. Raises DiagnosticError E0411.
     """
     kinds = {name: (shape, np.float64 if elements else kind) for name, (shape, kind) in ours.items()}
     probes = {name: _probe(place, *kind, elements) for place, (name, kind) in enumerate(kinds.items())}
@@ -73,11 +73,11 @@ def check_inverse(rules: Sequence[RawRule], ours: Types, sizes: Sizes | None = N
         if not problems.count():
             back, problems = _import(made, parsed, kinds)
             if elements:
-                problems.add("tensors that come back changed", [n for n in back if not _same(probes[n], back[n])])
+                problems.add("tensors that change on the way back", [n for n in back if not _same(probes[n], back[n])])
         if problems.count():
-            error = problems.error("the name map cannot be inverted: written with it, these weights do not come back")
+            error = problems.error("the name map cannot be inverted: these weights change when written and read back")
             first = error.diagnostics[0]
-            mend = "check the rules of the names listed: both sides need names of their own, and reshape its `from`"
+            mend = "check the rules of these names: each side needs distinct names, and `reshape` needs `from`"
             raise DiagnosticError.of("E0411", first.message, notes=first.notes, help=mend)
 
 
@@ -100,7 +100,7 @@ def _import(theirs: Mapping[str, Expr], rules: Sequence[Rule], expected: Types) 
     unused = [name for name in made if name not in expected]
     missing = [name for name in expected if name not in made]
     problems.add("tensors that this model does not have", unused, missing)
-    problems.add("tensors of this model that the checkpoint does not give", missing, unused or theirs)
+    problems.add("tensors of this model that are missing from the checkpoint", missing, unused or theirs)
     return {n: _typed(n, made[n], *expected[n], problems) for n in expected if n in made}, problems
 
 
@@ -124,7 +124,7 @@ def _export(
         needed = [n for n in expected if n in made or (owned := ignored(n)) is None or owned[0].ours]
         missing = [name for name in needed if name not in made]
         problems.add("tensors that the other model does not have", [n for n in made if n not in expected], missing)
-        problems.add("tensors of the other model that this one does not give", missing, made)
+        problems.add("tensors of the other model that this one lacks", missing, made)
         made = {name: _typed(name, made[name], *expected[name], problems) for name in needed if name in made}
     return made, problems
 
@@ -133,7 +133,7 @@ Owner = Callable[[str], tuple[Rule, int, Bindings] | None]
 
 
 def _owner_of_theirs(rules: Sequence[Rule]) -> Owner:
-    """A name of theirs to (its rule, the place among the rule's names, the placeholders' values)."""
+    """Maps one of their names to (its rule, its index among the rule's names, the placeholders' values)."""
 
     def owner(name: str) -> tuple[Rule, int, Bindings] | None:
         for rule in rules:
@@ -155,7 +155,7 @@ def _owner_of_ours(rules: Sequence[Rule]) -> Owner:
                 bindings = template.match(name)
                 if bindings is None:
                     continue
-                # The rule counts only if the way back from each of their names is this one.
+                # The rule applies only if each of their names maps back to it.
                 names = [target.fill(bindings) for target in rule.theirs]
                 ways = [None if target is None else theirs(target) for target in names]
                 if all(way is not None and way[0] is rule and way[2] == bindings for way in ways):
@@ -174,7 +174,7 @@ def _mapped(
     problems: _Problems,
     side: str,
 ) -> dict[str, Expr]:
-    """Every given tensor through its rule; what cannot be is added to `problems`."""
+    """Applies its rule to every given tensor; failures are added to `problems`."""
     groups: dict[tuple[int, tuple[tuple[str, str], ...]], tuple[Rule, Bindings, dict[int, str]]] = {}
     unmatched: list[str] = []
     for name in given:
@@ -220,14 +220,14 @@ def _typed(name: str, expr: Expr, shape: Sequence[int], dtype: Any, problems: _P
 
 
 class _Problems:
-    """What does not fit, gathered by kind for one diagnostic."""
+    """Mismatches, collected by kind for one diagnostic."""
 
     def __init__(self) -> None:
         self.kinds: dict[str, list[str]] = {}
         self.nearest: dict[str, str] = {}
 
     def add(self, kind: str, found: Iterable[str], choices: Iterable[str] = ()) -> None:
-        """Add names of a kind; for those that will be shown, look among `choices` for what may have been meant."""
+        """Add names of a kind; for those that will be shown, look for the nearest of `choices`."""
         entries = self.kinds.setdefault(kind, [])
         pool = list(choices)
         for name in found:
@@ -257,7 +257,7 @@ class _Problems:
 def _probe(number: int, shape: Sequence[int], dtype: Any, distinct: bool) -> Array:
     sizes = tuple(int(n) for n in shape)
     if distinct:
-        # Distinct across tensors too, so that two swapped tensors of one shape show.
+        # Distinct across tensors as well, to detect two swapped tensors of one shape.
         return Array((np.arange(math.prod(sizes), dtype=np.float64) * 4099 + number + 1).reshape(sizes))
     return Array(np.broadcast_to(np.zeros((), dtype_from_name(dtype)), sizes))
 

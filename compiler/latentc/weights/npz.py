@@ -51,7 +51,7 @@ DAMAGE = (
 
 
 def data_range(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> tuple[int, int] | None:
-    """(offset, nbytes) of an entry's bytes in the file, or None if they are compressed or encrypted.
+    """(offset, nbytes) of an entry's data in the file, or None if it is compressed or encrypted.
 
     Raises DiagnosticError E0408 if the archive's directory and the entry disagree.
     """
@@ -61,16 +61,16 @@ def data_range(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> tuple[int, 
     local = file.read(30)
     if len(local) != 30 or local[:4] != b"PK\x03\x04" or info.compress_size != info.file_size:
         raise damaged(path, f"the entry {info.filename!r} has no valid header")
-    # The extra field here may be longer than the directory's: torch aligns its data with it.
+    # The local extra field may be longer than the directory's: torch pads it to align the data.
     offset = info.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
     if offset + info.file_size > file.seek(0, 2):
-        raise damaged(path, f"the entry {info.filename!r} ends behind the end of the file")
+        raise damaged(path, f"the entry {info.filename!r} ends beyond the end of the file")
     return offset, info.file_size
 
 
 def unread(path: Path, error: Exception) -> DiagnosticError:
     """The diagnostic for `error`, one of `DAMAGE`, raised while reading an archive."""
-    # A damaged directory sends the reader to impossible places, which is EINVAL; other OSErrors are the system's.
+    # A damaged directory makes the reader seek to invalid offsets (EINVAL); other OSErrors come from the system.
     if isinstance(error, OSError) and error.errno != errno.EINVAL:
         return unreadable(path, error)
     return damaged(path, str(error) or type(error).__name__)

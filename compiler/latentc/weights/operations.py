@@ -1,27 +1,27 @@
-"""The operations of a name map's rules: what each makes of official tensors, and how it is undone.
+"""The operations of a name map's rules, from official tensors to ours, and their inverses.
 
-An operation takes a list of tensors and gives a list. Some act on every tensor (or on those that `only` lists):
+An operation maps a list of tensors to a list. Some act on each tensor (or on those that `only` lists):
 
     transpose: [1, 0]           as numpy.transpose
-    reshape: {from: SHAPE, to: SHAPE}   official shape and ours; `to` may be left out, as our shape is known
-    squeeze: AXES               remove axes of size 1, numbered as before; `unsqueeze` adds them, numbered as after
+    reshape: {from: SHAPE, to: SHAPE}   official shape and ours; `to` is optional where our shape is known
+    squeeze: AXES               remove axes of size 1, numbered before removal; `unsqueeze` inserts axes, numbered after
     flip: AXES                  reverse
     scale: NUMBER               multiply; `add` adds a number
-    dtype: {from: i64, to: i32} floats of any width are converted without it
-    slice: {axis, start, stop, of}      keep start to stop - 1 of the `of` there are; written back with `fill` (0)
-    pad: {axis, before, after}  add entries of `fill` (0) at the ends of an axis; removed again when written
+    dtype: {from: i64, to: i32} not needed between floats, which are always converted
+    slice: {axis, start, stop, of}      keep start to stop - 1 of `of` entries; export restores the others as `fill` (0)
+    pad: {axis, before, after}  add entries of `fill` (0) at the ends of an axis; export removes them
     permute_heads: {to: half|interleaved, head_size, heads}   rows between the rotary layouts, of the first `heads`
 
-Others change how many there are:
+Others change the number of tensors:
 
-    concatenate: {axis, sizes}  join all tensors; `sizes` of the parts, equal if left out
+    concatenate: {axis, sizes}  join all tensors; `sizes` of the parts, by default equal
     stack: AXIS                 join along a new axis
-    split: {axis, sizes|parts}  cut each tensor; equal parts if `sizes` is left out
-    unstack: AXIS               cut each along an axis, which goes
-    order: [2, 0, 1]            tensor i is the one that was in this place
+    split: {axis, sizes|parts}  cut each tensor; by default into equal parts
+    unstack: AXIS               cut each along an axis and remove the axis
+    order: [2, 0, 1]            entry i is the previous index of tensor i
     weight_norm: AXIS           [g, v] to g v / |v|, the norm over all axes but this one (null: over all)
 
-`concatenate` and `stack` take groups of `each` tensors if that is given. A mapping's first option may stand alone:
+`concatenate` and `stack` work on groups of `each` tensors if given. A single option may be written without its name:
 `{split: 0}` is `{split: {axis: 0}}`.
 """
 
@@ -55,7 +55,7 @@ _OPPOSITE = {"half": "interleaved", "interleaved": "half"}
 
 @dataclass(frozen=True)
 class Each:
-    """An operation on one tensor; `apply` also gets the shape that must come out, None if it is not known."""
+    """An operation on one tensor. `options` {name: parser}; `apply` also gets the resulting shape, if known."""
 
     options: Mapping[str, Callable[[Any, Sizes], Any]]
     required: frozenset[str]
@@ -65,10 +65,10 @@ class Each:
 
 @dataclass(frozen=True)
 class Several:
-    """An operation on groups of `size(options)` tensors that gives `gives(options)` for each.
+    """An operation that turns each group of `size(options)` tensors into `gives(options)` tensors.
 
-    None stands for all tensors, and for as many as our names need. `apply` gets our shapes, if they are known, and
-    the number to give; `undo` the number to give back.
+    A size of None means all tensors, a result of None as many as we have names. `apply` gets our shapes, if known, and
+    the number of results; `undo` the number of tensors in the group.
     """
 
     options: Mapping[str, Callable[[Any, Sizes], Any]]
@@ -89,13 +89,13 @@ def _transposed(expr: Expr, o: Options, _: Shape | None) -> Expr:
 def _reshaped(expr: Expr, o: Options, after: Shape | None) -> Expr:
     shape = o.get("to", after)
     if shape is None:
-        raise ValueError("give `to` in reshape: the shape is not known here")
+        raise ValueError("reshape needs `to`: the shape is not known here")
     return reshape(expr, shape)
 
 
 def _unreshaped(expr: Expr, o: Options) -> Expr:
     if "from" not in o:
-        raise ValueError("give `from` in reshape: it cannot be undone without the official shape")
+        raise ValueError("reshape needs `from`: it cannot be undone without the official shape")
     return reshape(expr, o["from"])
 
 
@@ -134,7 +134,7 @@ def _sliced(expr: Expr, o: Options) -> Expr:
 def _padded(expr: Expr, axis: int, before: int, after: int, fill: float) -> Expr:
     axis = _axis(axis, len(expr.shape))
     if min(before, after) < 0:
-        raise ValueError("fewer than no entries to add")
+        raise ValueError("`before` and `after` must not be negative")
 
     def filled(size: int) -> Expr:
         shape = (*expr.shape[:axis], size, *expr.shape[axis + 1 :])

@@ -3,15 +3,15 @@
 A map is a list of entries:
 
     {from: NAME, to: NAME, ops: [OP, …]}    their tensors (`from`), ours (`to`); both may be lists of names
-    {from: …, to: …, over: {e: experts}}    {e} in a name stands for one name each of e = 0 to experts - 1
-    {…, for: {l: levels}}                   one rule each of l = 0 to levels - 1; {l} and expressions of it are numbers
+    {from: …, to: …, over: {e: experts}}    a name with {e} stands for one name per e = 0 to experts - 1
+    {…, for: {l: levels}}                   one rule per l = 0 to levels - 1; {l} and expressions of it become numbers
     {ignore: NAME}                          a tensor of theirs that this network does not need; or a list of names
-    {ignore: NAME, write: NAME}             the same, written as a copy of another tensor of theirs (tied weights)
-    {extra: NAME}                           a tensor of ours that their files do not hold; or a list of names
-    {either: [[RULE, …], [RULE, …]]}        the list that fits the file is used; the first is used to write
+    {ignore: NAME, write: NAME}             the same, but exported as a copy of another of their tensors (tied weights)
+    {extra: NAME}                           a tensor of ours that their files lack; or a list of names
+    {either: [[RULE, …], [RULE, …]]}        the list that fits the file is used; export uses the first
 
-Names are templates (templates.py), operations are listed in operations.py. Where a number is asked for, there may be
-an expression of the network's sizes (`heads`, `3*width`).
+Names are templates (templates.py), operations are listed in operations.py. A number may be an expression of the
+network's sizes (`heads`, `3*width`).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from latentc.weights.steps import Step, parse_step
 from latentc.weights.templates import AnySizes, Sizes, Template, filled, template, whole
 
 KEYS = {"from": ("to", "ops", "over"), "ignore": ("write",), "extra": (), "either": ()}
-"""The first key of each kind of rule, and the keys that may stand beside it (and `for`, beside all but `either`)."""
+"""{first key of a kind of rule: keys allowed beside it}; `for` is also allowed with all but `either`."""
 
 _LIST = re.compile(r"\{(\w+):[^{}]*\}")
-_MOST_NAMES = 4096  # that `over` makes of one
+_MOST_NAMES = 4096  # from one name by `over`
 _MOST_ALTERNATIVES = 64
-_MOST_RULES = 4096  # that `for` makes of one
+_MOST_RULES = 4096  # from one rule by `for`
 
 RawRule = Mapping[str, Any]
 Bindings = dict[str, str]
@@ -45,7 +45,7 @@ Bindings = dict[str, str]
 
 @dataclass(frozen=True)
 class Rule:
-    """A parsed rule. Without `ours` it ignores a tensor of theirs, without `theirs` it excuses a missing one."""
+    """A parsed rule. Without `ours` it ignores a tensor of theirs; without `theirs` a tensor of ours may be missing."""
 
     number: int
     theirs: tuple[Template, ...]
@@ -54,24 +54,24 @@ class Rule:
     written_as: Template | None = None
 
     def describe(self) -> str:
-        """How diagnostics name the rule: its place, counted from 1, and its first name."""
+        """The rule as diagnostics show it: its number, from 1, and its first name."""
         return f"rule {self.number} ({(self.theirs or self.ours)[0].text})"
 
     def import_(self, parts: Sequence[Expr], shapes: Sequence[Shape | None]) -> list[Expr]:
-        """Our tensors from theirs; `shapes` are those expected of ours. ValueError if it cannot be."""
+        """Our tensors from theirs; `shapes` are the expected ones of ours. Raises ValueError if they do not fit."""
         after = self._shapes([shape for shape in shapes if shape is not None])
         for operation, known in zip(self.operations, after, strict=True):
             parts = operation.apply(parts, known)
         return list(parts)
 
     def export(self, parts: Sequence[Expr]) -> list[Expr]:
-        """Their tensors from ours. ValueError if it cannot be."""
+        """Their tensors from ours. Raises ValueError if they do not fit."""
         for operation in reversed(self.operations):
             parts = operation.undo(parts)
         return list(parts)
 
     def _shapes(self, shapes: Sequence[Shape]) -> list[list[Shape] | None]:
-        """The shapes after each operation, found backwards from ours; None where they are not known."""
+        """The shapes after each operation, computed backwards from ours; None where unknown."""
         known: list[list[Shape] | None] = [None] * len(self.operations)
         if len(shapes) < len(self.ours):
             return known
@@ -86,9 +86,9 @@ class Rule:
 
 
 def parse_map(raw: Sequence[RawRule], sizes: Sizes | None = None) -> list[tuple[Rule, ...]]:
-    """The alternatives of a name map as it stands in a spec, the one to write by first; most maps have one.
+    """The alternatives of a spec's name map, first the one used for export; most maps have only one.
 
-    `sizes` are the numbers that rules may refer to by name. Raises DiagnosticError E0411 with every fault.
+    `sizes` are the numbers that rules may refer to by name. Raises DiagnosticError E0411 with all mistakes.
     """
     faults: list[Diagnostic] = []
     parsed: dict[int, list[list[Rule]]] = {}
@@ -146,7 +146,7 @@ def _rules(number: int, raw: Any, sizes: Sizes) -> Iterator[Rule]:
 
 
 def _repeated(raw: RawRule, sizes: Sizes) -> Iterator[RawRule]:
-    """The rule once for each combination of the letters that its `for` counts."""
+    """The rule for each combination of values of the letters in its `for`."""
     counts, rest = raw["for"], {key: value for key, value in raw.items() if key != "for"}
     if not isinstance(counts, Mapping) or not all(len(str(letter)) == 1 for letter in counts):
         raise ValueError("`for` must be a mapping of letters to counts, such as {l: levels}")
@@ -189,7 +189,7 @@ def _mapping(number: int, raw: RawRule, sizes: Sizes) -> Rule:
             raise ValueError(f"no name holds {{{name}}}, which `over` counts")
     names = [template(text, sizes) for text in (*_with_lists(theirs, ours), *_with_lists(ours, theirs))]
     if len({_fields(name) for name in names}) > 1:
-        raise ValueError("every name in it must have the same placeholders, or it could not be turned round")
+        raise ValueError("all names of a rule must have the same placeholders, or it cannot be inverted")
     _check_lists(names)
     official, own = names[: len(theirs)], names[len(theirs) :]
     operations: list[Step] = []
@@ -217,7 +217,7 @@ def _spread(names: Sequence[Any], counts: Mapping[str, int]) -> list[Any]:
 
 
 def _with_lists(texts: Sequence[Any], others: Sequence[Any]) -> list[Any]:
-    """`texts` with the words of a `|` list, theirs or of the other side, wherever its placeholder stands alone."""
+    """`texts` with the word list of a placeholder, given on either side, wherever the placeholder has none."""
     made = list(texts)
     for found in (found for text in (*texts, *others) for found in _LIST.finditer(str(text))):
         made = [text.replace(f"{{{found[1]}}}", found[0]) if isinstance(text, str) else text for text in made]

@@ -81,13 +81,12 @@ def write_safetensors(
 ) -> dict[str, tuple[int, int]]:
     """Write a safetensors file tensor by tensor; returns {name: (offset, nbytes)}, offsets from the file's start.
 
-    The file appears under its name only when it is whole and on disk. The data begins at a multiple of 64
-    bytes and every tensor at a multiple of its element size. Raises DiagnosticError E0412 (cannot write, disk
-    full), E0405 (a dtype that the format lacks), and what reading the expressions raises; nothing is left
-    behind then.
+    The file is never visible half-written. The data begins at a multiple of 64 bytes and each tensor at a multiple of
+    its element size. Raises DiagnosticError E0412 (cannot write, disk full), E0405 (a dtype that the format lacks), and
+    the errors of reading the expressions; nothing is left behind then.
     """
     path = Path(path)
-    # The format allows no gaps, so wider elements come first: each tensor is then aligned to its elements.
+    # The format allows no gaps. With wider elements first, each tensor is aligned to its element size.
     order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
     spans: dict[str, tuple[int, int]] = {}
     position = 0
@@ -99,7 +98,7 @@ def write_safetensors(
     with replacing(path) as file:
         file.write(header)
         for name in order:
-            # Reads raise DiagnosticErrors of their own, so an OSError here is the output's.
+            # Reading raises DiagnosticErrors of its own, so an OSError here concerns the output.
             if stream(tensors[name], file) != spans[name][1]:
                 raise ValueError(f"{name}: streamed another number of bytes than its shape has")
     return {name: (len(header) + offset, nbytes) for name, (offset, nbytes) in spans.items()}

@@ -1,4 +1,4 @@
-"""The state dicts of a file, and the readings of their names: which tensors a network could be made of."""
+"""The state dicts of a file, and the ways to read their names as those of one network."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from latentc.diagnostics import DiagnosticError, nearest
 from latentc.weights.expr import Array, Cast, Concatenate, Expr, Reshape, Slice, Stored, Transpose
 
 WRAPPERS = ("module.", "_orig_mod.")
-"""Prefixes that DistributedDataParallel and torch.compile put before every name; taken off."""
+"""Prefixes that DistributedDataParallel and torch.compile add to every name; they are removed."""
 
 MODELS = frozenset({"model", "state_dict", "module", "net", "network", "params", "weights", "generator"})
 """Keys under which training scripts save the trained model; never moving averages."""
 
-_DEEPEST = 16  # dicts within dicts that are looked into for state dicts
-_MOST_PREFIXES = 32  # first components of names that are tried as a prefix
+_DEEPEST = 16  # nesting depth to which state dicts are searched for
+_MOST_PREFIXES = 32  # first components of names that are tried as prefixes
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Tensors of one state dict: all, or those under `prefix`, which is taken off their names.
+    """Tensors of one state dict: all of them, or those under `prefix`, which is removed from their names.
 
-    `sure` is set for the one that was asked for or can only be meant.
+    `place`: its dotted path in the file. `sure`: the user asked for it, or no other can be meant.
     """
 
     place: str
@@ -33,7 +33,7 @@ class Reading:
     sure: bool = False
 
     def describe(self) -> str:
-        """What was taken of a file; empty if it is the whole file."""
+        """The part of the file that was read; empty if it is the whole file."""
         parts = [f"state dict `{self.place}`"] if self.place else []
         return ", ".join([*parts, f"names under `{self.prefix}`"] if self.prefix else parts)
 
@@ -43,7 +43,7 @@ class Reading:
         return Reading(self.place, self.prefix + prefix, found, self.sure) if found else None
 
     def unwrapped(self) -> Reading:
-        """Without the prefixes that PyTorch's wrappers put before every name."""
+        """Without the prefixes in `WRAPPERS`."""
         for prefix in WRAPPERS:
             inner = self.under(prefix)
             if inner is not None and len(inner.tensors) == len(self.tensors):
@@ -62,16 +62,16 @@ def readings(groups: Mapping[str, dict[str, Expr]]) -> Iterator[Reading]:
             yield from (part for part in parts if part is not None)
             if len(parts) != 1 or parts[0] is None:
                 break
-            reading = parts[0]  # one prefix, as in `model.net.…`: look below it as well
+            reading = parts[0]  # a single prefix, as in `model.net.…`: also try the next level
 
 
 def state_dicts(tree: Mapping[Any, Any]) -> dict[str, dict[str, Expr]]:
-    """{dotted place: tensors} of every dict that holds tensors and no dict that does; "" is the top."""
+    """{dotted path: tensors} of every innermost dict that holds tensors; "" is the top level."""
     found: dict[str, dict[str, Expr]] = {}
     seen: set[int] = set()
 
     def walk(node: Mapping[Any, Any], place: str, depth: int) -> bool:
-        # Pickles can share dicts, contain themselves, and be nested without end.
+        # Pickles can share dicts, contain themselves, and be nested very deeply.
         if id(node) in seen or depth > _DEEPEST:
             return False
         seen.add(id(node))
@@ -94,7 +94,7 @@ def _is_expr(value: Any) -> bool:
 
 
 def chosen(path: Path, groups: Mapping[str, dict[str, Expr]], key: str | None) -> Reading:
-    """The state dict that `key` names, or the model if it is clear which one that is. DiagnosticError E0409."""
+    """The state dict that `key` names, or the model if it is the only candidate. Raises DiagnosticError E0409."""
     places = list(groups)
     if key is not None:
         matches = [place for place in places if place == key] or [
@@ -124,7 +124,7 @@ def chosen(path: Path, groups: Mapping[str, dict[str, Expr]], key: str | None) -
 
 
 def several_fit(path: Path, fitting: Sequence[Reading]) -> DiagnosticError:
-    """The diagnostic for a file that holds the network more than once."""
+    """The diagnostic for a file with several state dicts that fit the network."""
     keys = [(reading.place or reading.prefix).rstrip(".") for reading in fitting]
     return DiagnosticError.of(
         "E0409",
@@ -135,5 +135,5 @@ def several_fit(path: Path, fitting: Sequence[Reading]) -> DiagnosticError:
 
 
 def _averages(places: list[str]) -> bool:
-    """Whether a moving average is stored beside the model, so that either choice would be a guess."""
+    """True if a moving average is stored beside the model, so that choosing either would be a guess."""
     return len(places) > 1 and any("ema" in place.rpartition(".")[2].lower() for place in places)

@@ -16,14 +16,14 @@ _MOST_PARTS = 1 << 16
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a rule with its options; `counts` are the numbers of tensors before and after it."""
+    """One operation of a rule with its options; `counts`: number of tensors before and after it."""
 
     name: str
     options: Options
     counts: tuple[int, int]
 
     def apply(self, parts: Sequence[Expr], shapes: Sequence[Shape] | None) -> list[Expr]:
-        """Towards our tensors, whose `shapes` after this step are given if known. ValueError if it cannot be."""
+        """Towards our tensors; `shapes` after this step, if known. Raises ValueError if they do not fit."""
         row, options = OPERATIONS[self.name], self.options
         if isinstance(row, Each):
             known: Sequence[Shape | None] = shapes or [None] * len(parts)
@@ -39,7 +39,7 @@ class Step:
         return made
 
     def undo(self, parts: Sequence[Expr]) -> list[Expr]:
-        """Towards the official tensors. ValueError if it cannot be."""
+        """Towards the official tensors. Raises ValueError if they do not fit."""
         row, options = OPERATIONS[self.name], self.options
         if isinstance(row, Each):
             return [row.undo(p, options) if self._acts_on(place) else p for place, p in enumerate(parts)]
@@ -51,7 +51,7 @@ class Step:
         return place in self.options.get("only", (place,))
 
     def _group(self) -> tuple[int, int]:
-        """(tensors a group has, tensors it gives)."""
+        """(tensors in a group, tensors that it becomes)."""
         row = OPERATIONS[self.name]
         assert isinstance(row, Several)
         size = row.size(self.options) or self.counts[0]
@@ -59,7 +59,7 @@ class Step:
 
 
 def parse_step(raw: Any, sizes: Sizes, count: int, wanted: int) -> Step:
-    """Check one entry of `ops`, which meets `count` tensors; `wanted` are the names of ours. ValueError."""
+    """Parse one entry of `ops`, applied to `count` tensors; `wanted`: number of our names. Raises ValueError."""
     if not isinstance(raw, Mapping) or not raw:
         raise ValueError(f"an operation is a mapping such as {{transpose: [1, 0]}}, not {raw!r}")
     name = next(iter(raw))
@@ -87,7 +87,7 @@ def parse_step(raw: Any, sizes: Sizes, count: int, wanted: int) -> Step:
 
 
 def _after(name: str, row: Each | Several, options: Options, count: int, wanted: int) -> int:
-    """How many tensors an operation gives for `count`. ValueError."""
+    """Number of tensors after an operation on `count`. Raises ValueError."""
     if isinstance(row, Each):
         if any(not 0 <= place < count for place in options.get("only", ())):
             raise ValueError(f"{name}: `only` must list places in 0..{count - 1}")

@@ -6,8 +6,8 @@
     {part:enc|dec}_{i}.weight     {part:…}   one of these words; the words of both sides correspond by position
     t_embedder.mlp.0.*            *          the rest, one or more characters of any kind; at most once
 
-Every placeholder matches in one way only, so that a name has one reading: a number or a `|` list ends where it must,
-a path component ends at a dot or at the end of the name. A name on one side gives exactly one on the other.
+Every placeholder matches in only one way, so that each name has exactly one reading and exactly one counterpart on the
+other side: numbers and `|` lists match greedily, a path component ends at a dot or at the end of the name.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Sizes = Mapping[str, int | tuple[int, ...]]
 
 _FIELD = re.compile(r"\{([^{}]*)\}|(\*)")
 _WORD = re.compile(r"[A-Za-z_]\w*")
-_LONGEST_NAME = 1000  # characters; a longer name matches nothing, which bounds the time that `*` takes
+_LONGEST_NAME = 1000  # characters; longer names match nothing, which bounds the time of `*`
 _LONGEST_EXPRESSION = 100  # characters
 
 
 @dataclass(frozen=True)
 class Placeholder:
-    """One placeholder of a template. `words` of a list; `step` and `start` of a number: written = step * i + start."""
+    """One placeholder of a template: a list has `words`; a number i is written as step * i + start."""
 
     name: str
     words: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class Placeholder:
     start: int = 0
 
     def read(self, text: str) -> str | None:
-        """The value of the matched text: the number i, the place in `words`, or the text itself."""
+        """The value of the matched text: the number i, the index in `words`, or the text itself."""
         if self.words:
             return str(self.words.index(text))
         if (self.step, self.start) == (1, 0):
@@ -61,7 +61,7 @@ class Placeholder:
 
 @dataclass(frozen=True)
 class Template:
-    """A parsed name: literal texts around and between its placeholders."""
+    """A parsed name: its placeholders and the literal texts around them."""
 
     text: str
     literals: tuple[str, ...]
@@ -107,7 +107,7 @@ def template(text: Any, sizes: Sizes) -> Template:
 
 
 def _pattern(text: str, field: Placeholder, before: str, after: str, after_star: bool) -> str:
-    """The group that matches a placeholder without ever backtracking into it (`*` alone may)."""
+    """The regex group of a placeholder; only `*` can backtrack."""
     if field.name == "*":
         return "(.+)"
     if field.words:
@@ -161,7 +161,7 @@ def filled(text: str, values: Mapping[str, int], sizes: Sizes) -> str:
 
 
 class AnySizes(Sizes):
-    """Stands for sizes that are known only with the network: every name is a number, and a list of any length."""
+    """Placeholder for sizes before the network is known: every name is a number, and also a list of any length."""
 
     def __getitem__(self, name: str) -> int:
         return 720  # many divisors, so that quotients are whole
@@ -177,7 +177,7 @@ class AnySizes(Sizes):
 
 
 class _With(Sizes):
-    """`sizes` and one letter more; a copy would lose what a mapping without end holds."""
+    """`sizes` and one more letter; `AnySizes` cannot be copied into a dict."""
 
     def __init__(self, letter: str, value: int, sizes: Sizes) -> None:
         self.letter, self.value, self.sizes = letter, value, sizes

@@ -1,7 +1,7 @@
 """PyTorch's .pt files: tensors of the zip format (torch ≥ 1.6) are file ranges, read without torch.
 
-The pickle inside is interpreted as data (pickled.py), so it cannot run code whatever it holds. The older format
-interleaves pickles and data; for that one alone torch is used, with weights_only=True.
+The pickle inside is read as data (pickled.py) and cannot run code. The older format interleaves pickles and data; only
+that one is read with torch, with weights_only=True.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PICKLE_LIMIT = 1 << 29  # bytes; the pickle of a model with a hundred thousand t
 
 
 def read_torch(path: Path | str) -> Any:
-    """The saved object: nested dicts, lists and plain values with an expression in the place of each tensor.
+    """The saved object: nested dicts and plain values, with an expression for each tensor.
 
     Raises DiagnosticError: E0401, E0402 (no such file, unreadable), E0403 (TorchScript), E0407 (refused pickle),
     E0408 (damaged), E0414 (the old format, and torch is not installed).
@@ -78,7 +78,7 @@ def _read_zip(path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> Any:
 
 
 def _replaced(tree: Any, placed: Any, done: dict[int, Any]) -> Any:
-    """`tree` with an expression for every Tensor; lists are dropped, shared and cyclic dicts are visited once."""
+    """`tree` with an expression for each tensor; lists are dropped, shared and cyclic dicts are visited once."""
     if isinstance(tree, pickled.Tensor):
         return placed(tree)
     if not isinstance(tree, dict):
@@ -103,7 +103,7 @@ def _strided(path: Path, tensor: pickled.Tensor, start: int, nbytes: int) -> Exp
     offset = start + tensor.offset * dtype.itemsize
     if (tensor.offset + extent) * dtype.itemsize > stored_bytes:
         raise damaged(path, f"a tensor reaches beyond its storage {tensor.storage.key}")
-    # Axes from the widest step to the narrowest: contiguous in that order is a transposed contiguous tensor.
+    # If the axes are contiguous in order of decreasing stride, this is a transposed contiguous tensor.
     order = sorted(range(len(size)), key=lambda axis: (size[axis] != 1, -stride[axis]))
     expected = 1
     for axis in reversed(order):
@@ -132,7 +132,7 @@ def _read_old(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         raise _refused(path, f"it names {named[1]}" if named else "it is no plain state dict") from error
-    except Exception as error:  # torch raises whatever the damaged bytes lead to
+    except Exception as error:  # damaged bytes make torch raise exceptions of many types
         raise damaged(path, f"torch cannot read it ({type(error).__name__})") from error
 
     def array(value: Any) -> Any:
