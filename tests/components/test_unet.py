@@ -28,6 +28,11 @@ def test_a_skip_whose_channels_do_not_fit() -> None:
     assert "32 groups do not divide the 48 channels of level 0 and a skip" in str(refused.value)
 
 
+def test_the_middle_block_attends_even_if_no_level_does() -> None:
+    with pytest.raises(DiagnosticError, match=r"E0305.*0 heads do not divide the 64 channels of level 1, where the mid"):
+        load_spec("adm", None, [*SMALL, "backbone.attention=[]", "backbone.block.head_channels=128"])
+
+
 def test_the_stem_and_the_features_of_the_time_have_sizes_of_their_own() -> None:
     low = lower(load_spec("adm", None, [*SMALL, "backbone.stem=2", "backbone.frequencies=8"]))
     params = parameters(low.module, low.networks["main"].main.function)

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from processes import flow_grid, path
 
+from latentc import components
+from latentc.components.processes.process import Parameterization
+from latentc.components.processes.sde import Ve
 from latentc.components.samplers import ode
 from latentc.components.samplers.adams import deis
 from latentc.components.samplers.ddim import ddim
@@ -86,3 +89,18 @@ def test_stochastic_samplers_keep_the_marginal(heun):
         grid = flow_grid(PATH, 100, 0.01, STOP)
         table = stochastic(grid, "noise", form, last="none", heun=heun)
         assert np.std(run(table, noise, x, z)) == pytest.approx(spread(STOP), rel=0.03)
+
+
+@pytest.mark.parametrize("kind", ["euler_maruyama", "heun_sde"])
+def test_stochastic_samplers_of_the_variance_exploding_sde_end_at_its_least_noise(kind):
+    """It never reaches the data, so there is no time of the data to step to."""
+    process = Ve(kind="ve", sigma_min=0.05, sigma_max=20.0, tells="sigma")
+    sampler = components.load("samplers")[kind](kind=kind, steps=300, diffusion="sbdm", last_size=0.003)
+    x = np.random.default_rng(0).standard_normal((10_000, 1, 1, 1))
+    z = np.random.default_rng(1).standard_normal((300, *x.shape))
+
+    def expected_noise(x, sigma):
+        return sigma * x / (DEVIATION**2 + sigma**2)
+
+    samples = run(sampler.table(Parameterization(process, "noise")), expected_noise, x, z)
+    assert np.std(samples) == pytest.approx(np.hypot(DEVIATION, process.sigma_min), rel=0.03)

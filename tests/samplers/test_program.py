@@ -134,12 +134,12 @@ def paths(sampler, given):
     return [problem.path for problem in sampler.problems(given)]
 
 
-# An SDE over time needs a process in continuous time that reaches the data.
+# An SDE over time needs a process in continuous time.
 IMPOSSIBLE = {
     (kind, objective)
     for kind in ("euler_maruyama", "heun_sde")
     for objective in OBJECTIVES
-    if objective.startswith("diffusion") or objective == "ve sde"
+    if objective.startswith("diffusion")
 }
 
 

@@ -55,13 +55,13 @@ class Unet(Backbone):
             return
         yield from self.problems_of_conditions(spec)
         yield from self.problems_of_time(spec)
-        halvings = len(self.multipliers) - 1
+        last_level = len(self.multipliers) - 1
         for side in shape[1:]:
-            if side % 2**halvings:
-                yield Problem(("multipliers",), f"a side of {side} cannot be halved {halvings} times")
+            if side % 2**last_level:
+                yield Problem(("multipliers",), f"a side of {side} cannot be halved {last_level} times")
         for i, level in enumerate(self.attention):
             if level not in range(len(self.multipliers)):
-                yield Problem(("attention", i), f"level {level} is out of range: there are levels 0 to {halvings}")
+                yield Problem(("attention", i), f"level {level} is out of range: there are levels 0 to {last_level}")
         for i, multiplier in enumerate(self.multipliers):
             yield from self._problems_of_level(i, multiplier)
         if not _whole(self.width, self.stem):
@@ -80,9 +80,12 @@ class Unet(Backbone):
         if groups is not None:
             message = f"{groups} groups do not divide the {channels} channels of level {level}"
             yield Problem(("multipliers", level), message, "choose another `width`, or `block.groups`")
+        middle = level == len(self.multipliers) - 1  # the middle block attends at the last level
         heads = self.block.head_count(channels)
-        if level in self.attention and (not heads or channels % heads):
+        if (level in self.attention or middle) and (not heads or channels % heads):
             message = f"{heads} heads do not divide the {channels} channels of level {level}"
+            if level not in self.attention:
+                message += ", where the middle block attends"
             yield Problem(("attention",), message, "set `block.heads` or `block.head_channels`")
 
     def groups_that_do_not_fit(self, channels: int) -> int | None:

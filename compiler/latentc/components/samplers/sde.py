@@ -60,7 +60,7 @@ class Stochastic(ArraySampler):
 
     def end(self, target: Parameterization) -> float:
         interval = self.interval(target)
-        return interval.stop if self.last == "none" else target.process.data
+        return interval.stop if self.last == "none" else time_of_end(target.process)
 
     def interval(self, target: Parameterization) -> Interval:
         """The times of the noisy steps (SiT's `check_interval`).
@@ -69,19 +69,23 @@ class Stochastic(ArraySampler):
         the data if no last update follows.
         """
         process = target.process
-        if process.point(process.first).d_alpha is None or not np.isfinite(process.data):
-            raise ValueError(
-                f"`{self.kind}` needs a process in continuous time that reaches the data: `{process.kind}` does not"
-            )
-        way = np.sign(process.data - process.first)
-        singular = not np.all(np.isfinite(process.point(process.data).d_sigma))
+        if process.point(process.first).d_alpha is None:
+            raise ValueError(f"`{self.kind}` needs a process in continuous time, and `{process.kind}` has time steps")
+        end = time_of_end(process)
+        way = np.sign(end - process.first)
+        singular = not np.all(np.isfinite(process.point(end).d_sigma))
         velocity = target.predicts == "flow_velocity" and not singular
         noise_end = process.point(process.first).alpha == 0.0
         early = noise_end and not (velocity and self.diffusion != "sbdm")
         start = process.first + (way * self.eps if early else 0.0)
         if self.last != "none":
-            return Interval(start, process.data - way * self.last_size)
-        return Interval(start, process.data - (0.0 if velocity and not self.HEUN else way * self.eps))
+            return Interval(start, end - way * self.last_size)
+        return Interval(start, end - (0.0 if velocity and not self.HEUN else way * self.eps))
+
+
+def time_of_end(process: Process) -> float:
+    """The time of the data; of a process that never gets there (`ve`), that of its least noise."""
+    return process.data if np.isfinite(process.data) else process.last
 
 
 def diffusion_coefficient(process: Process, t: Array, form: Form, norm: float = 1.0) -> Array:
@@ -92,8 +96,8 @@ def diffusion_coefficient(process: Process, t: Array, form: Form, norm: float = 
     cos(pi p) + 1)^2 / 4. increasing_decreasing: norm * sin(pi p)^2.
     """
     t = np.asarray(t, np.float64)
-    p = (t - process.first) / (process.data - process.first)
-    point, way = process.point(t), np.sign(process.data - process.first)
+    length = time_of_end(process) - process.first
+    p, point, way = (t - process.first) / length, process.point(t), np.sign(length)
     match form:
         case "constant":
             return np.full_like(t, norm)
@@ -153,7 +157,7 @@ def last_step(
 
     mean: a step `size` of the SDE's drift. euler: of the velocity. tweedie: the expected data, x0 itself.
     """
-    times, way = np.array([t]), float(np.sign(process.data - process.first))
+    times, way = np.array([t]), float(np.sign(time_of_end(process) - process.first))
     if kind == "tweedie":
         columns, x, d = evaluation(process, times, predicts, "x0"), 0.0, 1.0
     else:
