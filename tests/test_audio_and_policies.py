@@ -182,6 +182,30 @@ def test_conditions_matter_and_are_asked_for(made: Made, tmp_path: Path) -> None
         assert done.returncode and f"`{name}`" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_classes_of_samples_without_classes_are_refused(made: Made) -> None:
+    if made.system.label:
+        return
+    given = {name: made.arrays[name][0] for name in made.system.given}
+    for classes in ("0", "3", [1]):
+        with pytest.raises(DiagnosticError, match=r"E0704.*samples of this program have no class"):
+            api.sample(made.bundle, classes=classes, given=given)
+
+
+@pytest.mark.slow
+def test_a_second_network_of_one_loss_has_an_optimiser_of_its_own(tmp_path: Path) -> None:
+    """At a rate of almost zero the encoder stays where it started while the U-Net learns."""
+    np.savez(tmp_path / "train.npz", **actions(np.random.default_rng(0)))
+    optimizer = "train.optimizers.encoder={kind: sgd, lr: 1e-30, momentum: 0.0}"
+    sizes = [*POLICY, *TRAIN, f"data.path={tmp_path / 'train.npz'}", optimizer, "train.ema=null"]
+    api.emit("dp3", tmp_path / "project", overrides=[*sizes, "train.schedule={kind: constant, warmup: 0}"])
+    for steps in ("1", "4"):
+        python(tmp_path / "project", "train.py", "--steps", steps, "--sample_every", "9", "--out", f"run{steps}")
+    few, many = (load_file(tmp_path / f"project/run{n}/weights_raw.safetensors") for n in ("1", "4"))
+    stays = {name: np.allclose(few[name], many[name], rtol=0, atol=1e-20) for name in few}
+    assert {name.split(".")[0] for name, still in stays.items() if still} == {"encoder"}
+    assert not any(still for name, still in stays.items() if name.startswith("main."))
+
+
 def test_triton_takes_its_conditions(made: Made, tmp_path: Path) -> None:
     api.deploy_triton(made.bundle, tmp_path / "models", name="model")
     config = (tmp_path / "models/model/config.pbtxt").read_text()

@@ -29,7 +29,9 @@ def test_a_skip_whose_channels_do_not_fit() -> None:
 
 
 def test_the_middle_block_attends_even_if_no_level_does() -> None:
-    with pytest.raises(DiagnosticError, match=r"E0305.*0 heads do not divide the 64 channels of level 1, where the mid"):
+    with pytest.raises(
+        DiagnosticError, match=r"E0305.*0 heads do not divide the 64 channels of level 1, where the mid"
+    ):
         load_spec("adm", None, [*SMALL, "backbone.attention=[]", "backbone.block.head_channels=128"])
 
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from latentc.components import load
 from latentc.components.contract import Method, Network, Port
+from latentc.components.objective import Objective
 from latentc.components.objectives.diffusion import Diffusion
 from latentc.components.objectives.flow import Flow
 from latentc.components.samplers.base import ArraySampler
@@ -131,7 +132,11 @@ def differ(sampler, objective):
 
 
 def paths(sampler, given):
-    return [problem.path for problem in sampler.problems(given)]
+    """Where the sampler and its guidance, a component of its own, find problems."""
+    found = [problem.path for problem in sampler.problems(given)]
+    if sampler.guidance is not None and isinstance(given.objective, Objective):
+        found += [("guidance", *problem.path) for problem in sampler.guidance.problems(given)]
+    return found
 
 
 # An SDE over time needs a process in continuous time.

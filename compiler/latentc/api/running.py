@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from latentc.api._common import Source, lowered_spec, with_first_stage
 from latentc.api.compiling import compile
+from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.faults import runtime_errors
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ def _classes(
     labels = [c for c in conditions if c.form == "label" and c.name not in given]
     if classes is None and not (len(labels) == 1 and labels[0].required):
         return None
+    if classes is not None and not any(c.form == "label" for c in conditions):
+        raise DiagnosticError(Diagnostic("E0704", "samples of this program have no class", help="leave `classes` out"))
     known = labels[0].classes if labels else None
     text = "all" if classes is None else classes
     chosen = classes_from_text(text, known or 1) if isinstance(text, str) else list(text)
