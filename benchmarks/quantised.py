@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from common import verdict
+from common import turns, verdict
 
 from latentc.checkpoint import buffer, computed, network_params
 from latentc.engines import ENGINES
@@ -55,12 +54,9 @@ def main() -> None:
                 scheme: _call(engine, precision, scheme, Path(folder) / scheme, feed, args.threads)
                 for scheme in (precision, *ENGINES[engine].quantised.schemes)
             }
-            times: dict[str, list[float]] = {name: [] for name in calls}
-            for round_ in range(args.rounds + 1):  # the first opens, allocates, warms up
-                for name, call in calls.items():
-                    begin = time.perf_counter()
-                    call()
-                    times[name] += [time.perf_counter() - begin] if round_ else []
+            for call in calls.values():  # opens, allocates, warms up
+                call()
+            times = turns(calls, args.rounds)
         least = {name: min(taken) for name, taken in times.items()}
         print(f"DiT-S/2, batch {BATCH}, {engine}")
         for name, taken in least.items():

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import verdict
+from common import turns, verdict
 
 from latentc.emit import model_source
 from latentc.lower import lower
@@ -70,17 +69,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=5)
     flags = parser.parse_args()
-    steps, times = {}, {}
+    steps = {}
     for name, make in (("emitted", emitted), ("diffusers", diffusers)):
         net, call = make()
-        steps[name], times[name] = step_of(net, call, flags.batch), []
+        steps[name] = step_of(net, call, flags.batch)
         print(f"{name}: {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters")
         steps[name]()
-    for _ in range(flags.steps):
-        for name, step in steps.items():
-            begin = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - begin)
+    times = turns(steps, flags.steps)
     medians = {name: statistics.median(found) for name, found in times.items()}
     for name, seconds in medians.items():
         print(f"{name}: {seconds:.3f} s a step of {flags.batch}, {flags.batch / seconds:.2f} samples/s")

@@ -56,8 +56,8 @@ def run_loss(
     names = [name.rsplit("/", 1)[-1] for name in update.metrics or ("loss",)]
     if backend == "oracle":
         values = {f"{name}.{path}": array for name, own in weights.items() for path, array in arrays(own).items()}
-        made: Sequence[Array] = Interpreter(lowered.module, values, training=training).run(update.loss, *operands)
-        return dict(zip(names, made, strict=True))
+        results: Sequence[Array] = Interpreter(lowered.module, values, training=training).run(update.loss, *operands)
+        return dict(zip(names, results, strict=True))
     torch = needed("torch", "the backend `torch`", 'pip install "latentc[torch]"')
     model, objective = project_modules(lowered, spec, ("model", "objective"))
     emitted = next(u for u in objective.UPDATES if u.metrics == (update.metrics or ("loss",)))

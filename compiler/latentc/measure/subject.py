@@ -113,7 +113,7 @@ class Subject:
             outs: Sequence[Array] = self.emitted.program(request.entry)(operands)
         else:
             outs = self.oracle.run(self.program(request.entry).entry, *operands)
-        return {made.name: np.asarray(out) for made, out in zip(request.entry.outputs, outs, strict=True)}
+        return {output.name: np.asarray(out) for output, out in zip(request.entry.outputs, outs, strict=True)}
 
 
 def open_subject(path: str | os.PathLike[str], device: str = "cpu") -> Subject:
@@ -132,15 +132,15 @@ def plan_of(pipeline: Pipeline) -> Quantization | None:
 
     DiagnosticError E0602 if its plan cannot be read.
     """
-    made = pipeline.manifest.quantization
-    if made is None:
+    section = pipeline.manifest.quantization
+    if section is None:
         return None
     try:
-        layers = json.loads(pipeline.bundle.path(made.plan).read_bytes())["layers"]
+        layers = json.loads(pipeline.bundle.path(section.plan).read_bytes())["layers"]
         return Quantization({path: LayerQuant(**how) for path, how in layers.items()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         mend = "compile the bundle again with `latentc compile`"
-        message = f"{made.plan} is not a valid quantisation plan: {error}"
+        message = f"{section.plan} is not a valid quantisation plan: {error}"
         raise DiagnosticError(Diagnostic("E0602", message, help=mend)) from None
 
 

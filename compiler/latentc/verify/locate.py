@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -73,17 +74,16 @@ def diverging_evaluation(subject: Subject, request: Request, candidate: str, tol
 
     Single methods agree when this is called, so the difference arises between two calls.
     """
-    operands = subject.operands(request)
-    exact, expected = _oracle_calls(subject, request, operands, candidate)
+    run = _Run(subject, request, candidate)
+    exact, expected = run.by_oracle()
     if expected[0].dtype.kind in "iu":
-        return _diverging_token(subject, request, expected[0], candidate)
-    shown = (_torch_calls if candidate == TORCH else _engine_calls)(subject, request, operands)
+        return run.diverging_token(expected[0])
     errors: dict[int, float] = {-1: 0.0}
     agrees, differs = -1, len(exact)
     while differs - agrees > 1:
         chosen = np.linspace(agrees + 1, differs - 1, min(AT_ONCE, differs - agrees - 1)).round().astype(int)
-        for i, results in shown(sorted({int(i) for i in chosen})).items():
-            errors[i] = max(map(_error, results, exact[i]), default=0.0)
+        for i, operands in run.operands_of(sorted({int(i) for i in chosen})).items():
+            errors[i] = max(map(_error, operands, exact[i]), default=0.0)
             if errors[i] > tolerance:
                 differs = i
                 break
@@ -92,7 +92,7 @@ def diverging_evaluation(subject: Subject, request: Request, candidate: str, tol
         what = f"it arises after evaluation {differs}" if differs else "it arises before the first evaluation"
         place = f"evaluation {differs + 1} of {len(exact)}"
         return Divergence(candidate, place, what, errors[differs], errors[agrees])
-    error = max(map(_error, _results(subject, request, operands, candidate), expected))
+    error = max(map(_error, run.results(), expected))
     if error > tolerance:
         what = "every evaluation agrees: it arises after the last one"
         return Divergence(candidate, "the end", what, error, errors[agrees])
@@ -100,85 +100,80 @@ def diverging_evaluation(subject: Subject, request: Request, candidate: str, tol
     return Divergence(candidate, "nothing", detail, error, errors[agrees])
 
 
+class _Run:
+    """A run of a program by the oracle and by a candidate, which compiles it anew; operands leave out caches."""
+
+    def __init__(self, subject: Subject, request: Request, candidate: str) -> None:
+        self.subject, self.request, self.candidate = subject, request, candidate
+        self.entry, self.inputs = subject.program(request.entry).entry, subject.operands(request)
+
+    def by_oracle(self) -> tuple[list[list[Array]], Sequence[Array]]:
+        """The operands of all calls, and the results."""
+        # The emitted sampler guides as the module before its passes does.
+        lowered = self.subject.lowered if self.candidate == TORCH else self.subject.expanded
+        found: list[list[Array]] = []
+
+        def seen(network: str, method: str, operands: Operands) -> None:
+            found.append(self._without_caches(network, method, operands))
+
+        module = only_entry(lowered.module, self.entry)
+        return found, watch(module, self.entry, methods_of(lowered), self.subject.arrays, self.inputs, seen)
+
+    def operands_of(self, chosen: Sequence[int]) -> dict[int, list[Array]]:
+        """The operands of some of the candidate's calls, by their numbers."""
+        lowered = self.subject.expanded
+        if self.candidate == TORCH:
+            calls = self._torch_calls
+            return {i: self._without_caches(*calls[i]) for i in chosen if i < len(calls)}
+        module = only_entry(lowered.module, self.entry)
+        every, own = calls_of(module, self.entry, methods_of(lowered)), len(module.entry(self.entry).outputs)
+        calls_shown = [every[i] for i in chosen]
+        outputs = iter(self._compiled(operands_shown(module, self.entry, calls_shown))[own:])
+        found = {}
+        for i, call in zip(chosen, calls_shown, strict=True):
+            operands = [next(outputs) for _ in lowered.networks[call.network].methods[call.method].inputs]
+            found[i] = self._without_caches(call.network, call.method, operands)
+        return found
+
+    def results(self) -> Sequence[Array]:
+        """The results of the candidate."""
+        if self.candidate == TORCH:
+            return self.subject.emitted.program(self.request.entry)(self.inputs)
+        return self._compiled(only_entry(self.subject.expanded.module, self.entry))
+
+    def diverging_token(self, expected: Array) -> Divergence:
+        """The first token that differs, in order of position."""
+        if self.candidate == ENGINE:
+            got = next(iter(self.subject.pipeline.run(self.request).values()))
+        else:
+            got = self.results()[0]
+        flat, exact = got.reshape(len(got), -1), expected.reshape(len(got), -1)
+        differing = np.nonzero((flat != exact).any(axis=0))[0]
+        if not differing.size:
+            return Divergence(self.candidate, "nothing", "this sample agrees; another of the batch does not", 0.0, 0.0)
+        first = int(differing[0])
+        detail = f"token {int(flat[0, first])} instead of {int(exact[0, first])}"
+        place = f"position {first} of {flat.shape[1]}"
+        return Divergence(self.candidate, place, detail, relative_error(flat, exact), 0.0)
+
+    @functools.cached_property
+    def _torch_calls(self) -> list[tuple[str, str, list[Array]]]:
+        lowered = self.subject.lowered
+        methods = {name: tuple(lowered.networks[name].methods) for name in lowered.sampled}
+        return self.subject.emitted.network_calls(self.request.entry, methods, self.inputs)
+
+    def _compiled(self, module: Module) -> list[Array]:
+        spec = self.subject.spec
+        looped = for_form(module, "loop", ENGINES[spec.target.engine])
+        return runner(looped, self.entry, self.subject.weights, spec.target.opset, self.subject.backend)(self.inputs)
+
+    def _without_caches(self, network: str, method: str, operands: Operands) -> list[Array]:
+        ports = self.subject.lowered.networks[network].methods[method].inputs
+        return [x for x, port in zip(operands, ports, strict=True) if port.role != "cache"]
+
+
 def _error(result: Array, reference: Array) -> float:
     return relative_error(np.asarray(result, np.float64), np.asarray(reference, np.float64))
-
-
-Shown = Callable[[Sequence[int]], dict[int, list[Array]]]
-"""The operands of some of a program's calls by their numbers, without caches."""
-
-
-def _oracle_calls(
-    subject: Subject, request: Request, operands: Operands, candidate: str
-) -> tuple[list[list[Array]], Sequence[Array]]:
-    """The operands of all calls, and the results. The emitted sampler guides as the module before its passes does."""
-    lowered, entry = subject.lowered if candidate == TORCH else subject.expanded, subject.program(request.entry).entry
-    found: list[list[Array]] = []
-
-    def seen(network: str, method: str, given: Operands) -> None:
-        found.append(_without_caches(subject, network, method, given))
-
-    module = only_entry(lowered.module, entry)
-    return found, watch(module, entry, methods_of(lowered), subject.arrays, operands, seen)
-
-
-def _torch_calls(subject: Subject, request: Request, operands: Operands) -> Shown:
-    methods = {name: tuple(subject.lowered.networks[name].methods) for name in subject.lowered.sampled}
-    made = subject.emitted.network_calls(request.entry, methods, operands)
-    calls = [_without_caches(subject, *call) for call in made]
-    return lambda chosen: {i: calls[i] for i in chosen if i < len(calls)}
-
-
-def _engine_calls(subject: Subject, request: Request, operands: Operands) -> Shown:
-    """By the sampler compiled again, with the operands as further outputs."""
-    lowered, entry = subject.expanded, subject.program(request.entry).entry
-    module = only_entry(lowered.module, entry)
-    every, own = calls_of(module, entry, methods_of(lowered)), len(module.entry(entry).outputs)
-
-    def shown(chosen: Sequence[int]) -> dict[int, list[Array]]:
-        calls = [every[i] for i in chosen]
-        made = iter(_compiled(subject, operands_shown(module, entry, calls), entry, operands)[own:])
-        methods = [lowered.networks[call.network].methods[call.method] for call in calls]
-        given = [[next(made) for _ in method.inputs] for method in methods]
-        return {
-            i: _without_caches(subject, call.network, call.method, some)
-            for i, call, some in zip(chosen, calls, given, strict=True)
-        }
-
-    return shown
-
-
-def _compiled(subject: Subject, module: Module, entry: str, operands: Operands) -> list[Array]:
-    module = for_form(module, "loop", ENGINES[subject.spec.target.engine])
-    return runner(module, entry, subject.weights, subject.spec.target.opset, subject.backend)(operands)
-
-
-def _without_caches(subject: Subject, network: str, method: str, operands: Operands) -> list[Array]:
-    ports = subject.lowered.networks[network].methods[method].inputs
-    return [x for x, port in zip(operands, ports, strict=True) if port.role != "cache"]
-
-
-def _results(subject: Subject, request: Request, operands: Operands, candidate: str) -> Sequence[Array]:
-    """The results of a program that a candidate compiles anew."""
-    if candidate == TORCH:
-        return subject.emitted.program(request.entry)(operands)
-    entry = subject.program(request.entry).entry
-    return _compiled(subject, only_entry(subject.expanded.module, entry), entry, operands)
-
-
-def _diverging_token(subject: Subject, request: Request, expected: Array, candidate: str) -> Divergence:
-    """The first token that differs, in order of position."""
-    if candidate == ENGINE:
-        got = next(iter(subject.pipeline.run(request).values()))
-    else:
-        got = subject.emitted.program(request.entry)(subject.operands(request))[0]
-    flat, exact = got.reshape(len(got), -1), expected.reshape(len(got), -1)
-    differing = np.nonzero((flat != exact).any(axis=0))[0]
-    if not differing.size:
-        return Divergence(candidate, "nothing", "this sample agrees; another of the batch does not", 0.0, 0.0)
-    first = int(differing[0])
-    detail = f"token {int(flat[0, first])} instead of {int(exact[0, first])}"
-    return Divergence(candidate, f"position {first} of {flat.shape[1]}", detail, relative_error(flat, exact), 0.0)
 
 
 __all__ = ["diverging_call", "diverging_evaluation"]

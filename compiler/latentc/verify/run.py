@@ -137,10 +137,10 @@ class _Verification:
         self.skipped.append(Skipped(what, why))
 
     def _oracle_fits(self) -> bool:
-        wanted = sum(8 * int(np.prod(expr.shape)) for expr in self.subject.weights.values())
-        if wanted <= available_memory() / 2:
+        size = sum(8 * int(np.prod(expr.shape)) for expr in self.subject.weights.values())
+        if size <= available_memory() / 2:
             return True
-        self._skip("the oracle", f"its float64 weights take {wanted / 1e9:.1f} GB of memory")
+        self._skip("the oracle", f"its float64 weights take {size / 1e9:.1f} GB of memory")
         return False
 
     def _torch_works(self) -> bool:
@@ -226,9 +226,9 @@ class _Verification:
         for i, reference in enumerate(present):
             for candidate in present[i + 1 :]:
                 tolerance = 0.0 if kind == "tokens" else float(getattr(self._between(reference, candidate), kind))
-                for (point, size, _), exact, made in zip(inputs, results[reference], results[candidate], strict=False):
-                    error = largest_error(made, exact, called)
-                    same = min((agreement(made[k], exact[k]) for k in logits), default=None)
+                for (point, size, _), exact, got in zip(inputs, results[reference], results[candidate], strict=False):
+                    error = largest_error(got, exact, called)
+                    same = min((agreement(got[k], exact[k]) for k in logits), default=None)
                     found = Comparison(what, point, size, reference, candidate, error, tolerance, error <= tolerance)
                     self.comparisons.append(replace(found, agreement=same, program=called is None))
 
@@ -265,7 +265,7 @@ class _Verification:
             ENGINE: lambda request: list(subject.pipeline.run(request).values())
         }
         begin = time.perf_counter()
-        discrete = [made.dtype.kind in "iu" for made in runners[ENGINE](self._request(entry, 1))]
+        discrete = [output.dtype.kind in "iu" for output in runners[ENGINE](self._request(entry, 1))]
         each = 5 * (time.perf_counter() - begin)  # PyTorch is assumed to be four times as slow as the engine
         if self._draws(program) and (why := self._other_tokens(all(discrete))):
             self._skip(title, why)
