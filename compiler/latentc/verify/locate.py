@@ -123,14 +123,14 @@ class _Run:
         """The operands of some of the candidate's calls, by their numbers."""
         lowered = self.subject.expanded
         if self.candidate == TORCH:
-            calls = self._torch_calls
-            return {i: self._without_caches(*calls[i]) for i in chosen if i < len(calls)}
+            made = self._torch_calls
+            return {i: self._without_caches(*made[i]) for i in chosen if i < len(made)}
         module = only_entry(lowered.module, self.entry)
         every, own = calls_of(module, self.entry, methods_of(lowered)), len(module.entry(self.entry).outputs)
-        calls_shown = [every[i] for i in chosen]
-        outputs = iter(self._compiled(operands_shown(module, self.entry, calls_shown))[own:])
+        calls = [every[i] for i in chosen]
+        outputs = iter(self._compiled(operands_shown(module, self.entry, calls))[own:])
         found = {}
-        for i, call in zip(chosen, calls_shown, strict=True):
+        for i, call in zip(chosen, calls, strict=True):
             operands = [next(outputs) for _ in lowered.networks[call.network].methods[call.method].inputs]
             found[i] = self._without_caches(call.network, call.method, operands)
         return found
