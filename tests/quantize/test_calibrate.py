@@ -17,6 +17,7 @@ from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.measure.execute import sampler_inputs
 from latentc.passes.quantize import LARGEST
+from latentc.quantize import observe
 from latentc.quantize.calibrate import calibrate, smoothed
 from latentc.quantize.calibration import (
     Calibration,
@@ -85,6 +86,18 @@ def test_the_same_seed_gives_the_same_calibration() -> None:
         assert np.array_equal(observed.channels, two.inputs[name].channels)
     other = small("digits_dit", "{scheme: int8, calibration: {samples: 3, steps: 3, classes: 2, seed: 7}}")
     assert not np.array_equal(seen(other).samples, one.samples)
+
+
+def test_calls_that_run_in_parts_give_the_same_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = small("digits_dit")
+    whole = seen(made)
+    monkeypatch.setattr(observe, "AT_ONCE", 1)  # a byte: every row alone
+    for name, observed in seen(made).inputs.items():
+        expected = whole.inputs[name]
+        assert observed.count == expected.count and len(observed.rows) == len(expected.rows)
+        np.testing.assert_allclose(observed.channels, expected.channels, rtol=1e-4)
+        np.testing.assert_allclose(observed.peaks, expected.peaks, rtol=1e-4)
+        assert np.abs(observed.histogram - expected.histogram).sum() < 0.01 * expected.count
 
 
 def test_a_layer_that_saw_nothing_is_named() -> None:
