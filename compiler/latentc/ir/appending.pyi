@@ -110,7 +110,7 @@ class Appending:
         """x with another dtype; floats to integers truncate."""
         ...
     def where(self, condition: Operand, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
-        """a where the condition holds, b elsewhere."""
+        """x where the condition holds, y elsewhere."""
         ...
     def dropout(self, x: Operand, /, *, p: float, out: str = ...) -> Var:
         """in training, zeroes elements with probability p and scales the rest by 1 / (1 - p)."""

@@ -21,6 +21,7 @@ from latentc.ir.report import short
 from latentc.ir.rewriter import Rewriter
 from latentc.ir.types import Sym, i64
 from latentc.passes.batchwise import batched, fixed
+from latentc.passes.rewrite import loop_over_blocks
 from latentc.passes.split import Cut, Splitter
 from latentc.passes.steps import Steps, stackable
 
@@ -217,17 +218,9 @@ class _Hoist:
             outs = self.with_tables(inner, loop, [*kept, *state, *rows], cut, like)
             return outs[:carry], outs[carry:]
 
-        chunks = [b.reshape(x, shape=(trip // chunk, chunk, *x.shape[1:]), out=x.value.name) for x in columns]
-        outs = b.loop(
-            f"{body.name}.chunk",
-            trip // chunk,
-            around,
-            invariants=operands[:keep],
-            carried=operands[keep : keep + carry],
-            tables=chunks,
-        )
-        stacks = [b.reshape(x, shape=(trip, *x.shape[2:])) for x in outs[carry:]]
-        return [*outs[:carry], *stacks]
+        kept, state = operands[:keep], operands[keep : keep + carry]
+        last, stacks = loop_over_blocks(b, f"{body.name}.chunk", trip // chunk, chunk, around, kept, state, columns)
+        return [*last, *stacks]
 
 
 def _batch_of_one(operands: Sequence[Var]) -> Var | None:

@@ -18,7 +18,7 @@ from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.core import Function, Module, Node, Value, in_order, makers
 from latentc.passes.kv_block import BodyInBlock, Variants
 from latentc.passes.kv_use import CacheUse, cache_use
-from latentc.passes.rewrite import rewrite_function
+from latentc.passes.rewrite import loop_over_blocks, rewrite_function
 
 SIZES = range(8, 33)
 """Block sizes that are tried by default; loops of at most as many steps as the largest are left unchanged."""
@@ -110,11 +110,8 @@ class _Loop:
                 start = b.constant(np.int64(first), out="first")
                 state, stacked = self._block(b, start, kept, state, rows, size)
             else:
-                blocks = [b.reshape(t, shape=(count, size, *t.shape[1:])) for t in rows]
                 name, step = f"{self.body.name}.blocks", self._outer(first, size)
-                outs = b.loop(name, count, step, invariants=kept, carried=state, tables=blocks)
-                state = outs[:carry]
-                stacked = [b.reshape(y, shape=(count * size, *y.shape[2:])) for y in outs[carry:]]
+                state, stacked = loop_over_blocks(b, name, count, size, step, kept, state, rows)
             stacks.append(list(stacked))
         columns = zip(*stacks, strict=True)
         joined = [c[0] if len(c) == 1 else b.concat(*c, axis=0) for c in columns]

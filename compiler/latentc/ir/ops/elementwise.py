@@ -140,10 +140,6 @@ def _clamp_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequenc
     return [b.where(inside, g, 0.0)]
 
 
-def _div(x: Array, y: Array) -> Array:
-    return x // y if x.dtype.kind in "iu" else x / y
-
-
 def _dropout_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     need(0 <= attrs["p"] < 1, f"probability {attrs['p']} is outside [0, 1)")
     return _float(ins, attrs)
@@ -194,7 +190,7 @@ _ROWS = [
     binary("mul", np.multiply, lambda b, x, y, o, g: (g * y, g * x), "x * y"),
     binary(
         "div",
-        _div,
+        lambda x, y: x // y if x.dtype.kind in "iu" else x / y,
         lambda b, x, y, o, g: (g / y, -(g * o / y)),
         "x / y; of integers, rounded towards minus infinity",
     ),
@@ -271,7 +267,7 @@ _ROWS = [
     ),
     Op(
         "where(condition, x, y)",
-        "a where the condition holds, b elsewhere",
+        "x where the condition holds, y elsewhere",
         _where_infer,
         lambda xs, a: [np.where(xs[0], xs[1], xs[2])],
         _where_vjp,

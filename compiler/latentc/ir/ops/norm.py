@@ -149,10 +149,6 @@ def _unit(x: Array, eps: float) -> Array:
     return np.asarray(x / np.maximum(np.sqrt((x * x).sum()), eps))
 
 
-def _spectral_norm(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
-    return _spectral_norm_train(xs, attrs)[0]
-
-
 def _spectral_norm_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], Mapping[int, Array]]:
     sigma, u = singular_value(xs[0], xs[1], attrs["eps"])
     return [np.asarray(xs[0] / sigma, dtype=xs[0].dtype)], {1: u}
@@ -172,10 +168,6 @@ def _spectral_parts(b: Any, ins: Any, attrs: Attrs) -> tuple[Any, Any, Any]:
     image = b.matmul(matrix, v)
     u = unit(image)
     return u, v, b.sum(image * u, axes=(0, 1), keepdims=False)
-
-
-def _spectral_norm_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
-    return [ins[0] / _spectral_parts(b, ins, attrs)[2]]
 
 
 def _spectral_norm_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
@@ -231,10 +223,10 @@ _ROWS = [
         "a weight [out, ...] divided by its largest singular value, estimated by one power iteration from u [out]; "
         "training updates u",
         _spectral_norm_infer,
-        _spectral_norm,
+        lambda xs, attrs: _spectral_norm_train(xs, attrs)[0],
         _spectral_norm_vjp,
         flops=5,
-        decompose=_spectral_norm_decompose,
+        decompose=lambda b, ins, attrs: [ins[0] / _spectral_parts(b, ins, attrs)[2]],
         source="Miyato et al. 2018, algorithm 1",
         train=_spectral_norm_train,
     ),

@@ -149,10 +149,6 @@ def _cross_entropy_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[Te
     return [logits.with_shape(logits.shape[:1])]
 
 
-def _cross_entropy(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
-    return [-np.take_along_axis(log_softmax(xs[0], -1), xs[1][:, None], axis=-1)[:, 0]]
-
-
 def _cross_entropy_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     logits, target = ins
     rows = target.shape[0]
@@ -167,10 +163,6 @@ def _cross_entropy_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) ->
     hit = b.equal(column, b.constant(np.arange(int(classes))))
     p = b.softmax(logits, axis=-1)
     return [b.where(hit, p - 1.0, p) * b.reshape(grads[0], shape=(rows, 1)), None]
-
-
-def _argmax_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    return [TensorType("i64", reduced(ins[0].shape, [attrs["axis"]], False))]
 
 
 def _top_k_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
@@ -230,7 +222,7 @@ _ROWS = [
         "cross_entropy(logits, target)",
         "-log softmax(logits)[target], one value per row",
         _cross_entropy_infer,
-        _cross_entropy,
+        lambda xs, attrs: [-np.take_along_axis(log_softmax(xs[0], -1), xs[1][:, None], axis=-1)[:, 0]],
         _cross_entropy_vjp,
         flops=4,
         decompose=_cross_entropy_decompose,
@@ -238,7 +230,7 @@ _ROWS = [
     Op(
         "argmax(x; axis)",
         "index of the first maximum along an axis, i64",
-        _argmax_infer,
+        lambda ins, attrs: [TensorType("i64", reduced(ins[0].shape, [attrs["axis"]], False))],
         lambda xs, a: [np.asarray(np.argmax(xs[0], axis=a["axis"]), dtype=np.int64)],
         flops=1,
         differentiable=False,

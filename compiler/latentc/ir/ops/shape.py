@@ -105,10 +105,6 @@ def _filled(b: Any, outs: Any, grads: Any) -> list[Any]:
     return [b.fill_like(o, 0.0) if g is None else g for g, o in zip(grads, outs, strict=True)]
 
 
-def _split_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
-    return [b.concat(*_filled(b, outs, grads), axis=attrs["axis"])]
-
-
 def _unbind_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     (x,), axis = ins, axis_of(attrs["axis"], ins[0].rank)
     need(not isinstance(x.shape[axis], Sym), f"cannot unbind the run-time size {x.shape[axis]}")
@@ -184,10 +180,6 @@ def _scatter_add(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     return [out]
 
 
-def _scatter_add_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
-    return [grads[0], None, b.take(grads[0], ins[1], axis=attrs["axis"])]
-
-
 def _take_along_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, index = ins
     axis = axis_of(attrs["axis"], x.rank)
@@ -214,10 +206,6 @@ def _update(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     where[attrs["axis"]] = slice(int(start), int(start) + update.shape[attrs["axis"]])
     out[tuple(where)] = update
     return [out]
-
-
-def _take_along_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
-    return [along(b, ins[0], ins[1], grads[0], attrs["axis"]), None]
 
 
 def _update_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
@@ -299,7 +287,7 @@ _ROWS = [
         "consecutive parts of the given sizes along an axis",
         _split_infer,
         _split,
-        _split_vjp,
+        lambda b, ins, outs, grads, attrs: [b.concat(*_filled(b, outs, grads), axis=attrs["axis"])],
         flops=0,
     ),
     Op(
@@ -332,7 +320,7 @@ _ROWS = [
         "elements selected by an index of the same rank (numpy's take_along_axis)",
         _take_along_infer,
         lambda xs, a: [np.take_along_axis(xs[0], xs[1], axis=a["axis"])],
-        _take_along_vjp,
+        lambda b, ins, outs, grads, attrs: [along(b, ins[0], ins[1], grads[0], attrs["axis"]), None],
         flops=0,
     ),
     Op(
@@ -340,7 +328,7 @@ _ROWS = [
         "x with update added to the rows that index selects (the transpose of take)",
         _scatter_add_infer,
         _scatter_add,
-        _scatter_add_vjp,
+        lambda b, ins, outs, grads, attrs: [grads[0], None, b.take(grads[0], ins[1], axis=attrs["axis"])],
     ),
     Op(
         "update_slice(x, update, start; axis)",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from latentc.engines import ENGINES
@@ -68,12 +69,13 @@ def form_of(op: str, scheme: Scheme, engine: str) -> Form:
         case "int8" if how.operators and op == "linear":
             return _runtime_int8
         case "int8" | "fp8":
-            return _quantised(scheme, held=how.moves_rounding and op != "linear")
+            return partial(_quantised, scheme=scheme, held=how.moves_rounding and op != "linear")
         case "int8_dynamic":
             return _dynamic
         case "int8_weights" | "int4_weights" if not how.operators:
-            return _few_bits("i8" if scheme == "int8_weights" else "i4", how.gemm_unpacks)
-    return _blocks[8 if scheme == "int8_weights" else 4]
+            to = "i8" if scheme == "int8_weights" else "i4"
+            return partial(_few_bits, to=to, gemm_unpacks=how.gemm_unpacks)
+    return partial(_in_blocks, bits=8 if scheme == "int8_weights" else 4)
 
 
 def _scale(most: float, value: Recipe | Param, axis: int = 0, block: int = 0) -> Recipe:
@@ -85,8 +87,7 @@ def _weight(b: Builder, o: Operands, to: str, most: float, block: int = 0) -> Va
     scale = _scale(most, o.value, 1 if block else 0, block)
     where: dict[str, Any] = {"axis": 1, "block": block} if block else {"axis": 0}
     numbers = b.derived(f"{o.weight.name}.{to}", Recipe("quantize", (o.value, scale), {"to": to, **where}))
-    weight: Var = b.op("dequantize", numbers, b.derived(f"{o.weight.name}.scale", scale), **where)
-    return weight
+    return b.dequantize(numbers, b.derived(f"{o.weight.name}.scale", scale), **where)
 
 
 def _most(o: Operands, scheme: Scheme) -> float:
@@ -107,16 +108,12 @@ def _rounded(b: Builder, o: Operands, to: str, held: bool = False) -> tuple[Var,
     return o.rounded[key]
 
 
-def _quantised(scheme: Scheme, held: bool) -> Form:
+def _quantised(b: Builder, o: Operands, scheme: Scheme, held: bool) -> Var:
     """Q/DQ: both operands are dequantised in the graph; engines multiply the 8-bit numbers instead."""
-
-    def form(b: Builder, o: Operands) -> Var:
-        to = _TO[scheme]
-        x = b.op("dequantize", *_rounded(b, o, to, held))
-        y: Var = b.op(o.node.op, x, _weight(b, o, to, _most(o, scheme)), *o.bias, **o.node.attrs)
-        return y
-
-    return form
+    to = _TO[scheme]
+    x = b.op("dequantize", *_rounded(b, o, to, held))
+    y: Var = b.op(o.node.op, x, _weight(b, o, to, _most(o, scheme)), *o.bias, **o.node.attrs)
+    return y
 
 
 def _transposed(b: Builder, o: Operands) -> tuple[Var, Var]:
@@ -131,44 +128,29 @@ def _runtime_int8(b: Builder, o: Operands) -> Var:
     """x86 multiplies u8 by i8; ONNX Runtime does not recognise such a product in Q/DQ around a Gemm."""
     numbers, scale = _rounded(b, o, "u8")
     weight, weight_scale = _transposed(b, o)
-    y: Var = b.op("linear_int8", numbers, weight, scale, weight_scale, *o.bias)
-    return y
+    return b.linear_int8(numbers, weight, scale, weight_scale, *o.bias)
 
 
 def _dynamic(b: Builder, o: Operands) -> Var:
-    y: Var = b.op("linear_int8_dynamic", o.x, *_transposed(b, o), *o.bias)
-    return y
+    return b.linear_int8_dynamic(o.x, *_transposed(b, o), *o.bias)
 
 
-def _few_bits(to: str, gemm_unpacks: bool) -> Form:
+def _few_bits(b: Builder, o: Operands, to: str, gemm_unpacks: bool) -> Var:
     """Weights dequantised from 8 or 4 bits; a MatMul for one token per run if the engine would unpack a Gemm."""
-
-    def form(b: Builder, o: Operands) -> Var:
-        if to == "i8":
-            weight = _weight(b, o, to, LARGEST["int8"])
-        else:
-            weight = _weight(b, o, to, 7.0, block_of(int(o.weight.type.shape[1])))  # type: ignore[arg-type]
-        y: Var
-        if gemm_unpacks and o.x.type.rank == 3 and o.x.shape[1] == 1:
-            y = b.matmul(o.x, b.transpose(weight, perm=(1, 0)))
-            return b.add(y, *o.bias) if o.bias else y  # type: ignore[no-any-return]
-        y = b.op("linear", o.x, weight, *o.bias)
-        return y
-
-    return form
+    if to == "i8":
+        weight = _weight(b, o, to, LARGEST["int8"])
+    else:
+        weight = _weight(b, o, to, 7.0, block_of(int(o.weight.type.shape[1])))  # type: ignore[arg-type]
+    if gemm_unpacks and o.x.type.rank == 3 and o.x.shape[1] == 1:
+        y = b.matmul(o.x, b.transpose(weight, perm=(1, 0)))
+        return b.add(y, *o.bias) if o.bias else y
+    return b.linear(o.x, weight, *o.bias)
 
 
-def _in_blocks(bits: int) -> Form:
-    def form(b: Builder, o: Operands) -> Var:
-        block = block_of(int(o.weight.type.shape[1]))  # type: ignore[arg-type]
-        scale = _scale(2 ** (bits - 1) - 1.0, o.value, 1, block)
-        numbers = Recipe("pack_blocks", (o.value, scale), {"bits": bits, "block": block})
-        name = o.weight.name
-        weight, weight_scale = b.derived(f"{name}.u{bits}", numbers), b.derived(f"{name}.scale", scale)
-        y: Var = b.op("linear_blocks", o.x, weight, weight_scale, *o.bias, bits=bits, block=block)
-        return y
-
-    return form
-
-
-_blocks = {bits: _in_blocks(bits) for bits in (4, 8)}
+def _in_blocks(b: Builder, o: Operands, bits: int) -> Var:
+    """Weights packed in blocks of 8 or 4 bits."""
+    block = block_of(int(o.weight.type.shape[1]))  # type: ignore[arg-type]
+    scale = _scale(2 ** (bits - 1) - 1.0, o.value, 1, block)
+    numbers = Recipe("pack_blocks", (o.value, scale), {"bits": bits, "block": block})
+    weight = b.derived(f"{o.weight.name}.u{bits}", numbers)
+    return b.linear_blocks(o.x, weight, b.derived(f"{o.weight.name}.scale", scale), *o.bias, bits=bits, block=block)
