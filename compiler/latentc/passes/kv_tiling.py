@@ -105,7 +105,8 @@ class _Loop:
         kept, state, tables = operands[:keep], operands[keep : keep + carry], operands[keep + carry :]
         stacks: list[list[Var]] = []
         for first, count, size in pieces:
-            rows = [b.slice(t, axis=0, start=first, stop=first + count * size) for t in tables]
+            stop = first + count * size
+            rows = [b.slice(t, axis=0, start=first, stop=stop, out=t.value.name) for t in tables]
             if count == 1:
                 start = b.constant(np.int64(first), out="first")
                 state, stacked = self._block(b, start, kept, state, rows, size)
