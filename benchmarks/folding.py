@@ -71,7 +71,7 @@ def _paths(folder: Path, batch: int, threads: int) -> dict[str, Callable[[], Any
         forms: dict[str, Sequence[Rule]] = {"folded": FOLDING, "statistics": FOLDING[:1], "as it is": ()}
         rest = [rule for rule in RULES[engine] if rule not in FOLDING]
         for form, rules in forms.items():
-            made = optimised(lowered, spec, "open_norms")
+            made = optimised(lowered, spec, "inline_norms")
             module = fuse(only_entry(made.module, "main.forward"), [*rules, *rest])
             place = folder / f"{engine}-{form}"
             place.mkdir()

@@ -20,16 +20,16 @@ from latentc.ir.core import Module, count, only_entry, prune
 from latentc.ir.derivatives import expand_derivatives
 from latentc.ir.report import SamplerReads, short, weights_read
 from latentc.ir.verify import VerifyError, verify
-from latentc.passes.attention import write_out_attention
+from latentc.passes.attention import decompose_attention
 from latentc.passes.cleanup import cleaned, cleanup
 from latentc.passes.expand_guidance import expand_guidance
-from latentc.passes.experts import experts
+from latentc.passes.experts import expand_experts
 from latentc.passes.fuse import RULES, FusionReport, fuse, fused, rules_after_quantising
 from latentc.passes.gelu import gelu_by_error_function
-from latentc.passes.heads import cut_behind_heads
+from latentc.passes.heads import split_heads_late
 from latentc.passes.hoist import Hoisted, hoist, hoist_report
+from latentc.passes.inline_norms import inline_norms
 from latentc.passes.kv_tiling import tile_caches
-from latentc.passes.open_norms import open_norms
 from latentc.passes.precision import caches_in_half, precision
 from latentc.passes.quantize import Quantization, quantize
 from latentc.passes.shared_weights import separate_shared_weights
@@ -59,9 +59,9 @@ _ORDER = (
     # After cleanup, before passes that reason about batch sizes: from here on a guided call is an ordinary one.
     Pass("expand_guidance", lambda module, spec, _: expand_guidance(module, spec.optimize.guidance)),
     # Before fusing, whose rules see one function at a time.
-    Pass("open_norms", lambda module, spec, _: open_norms(module)),
+    Pass("inline_norms", lambda module, spec, _: inline_norms(module)),
     # Before fusing: an expert is a feed-forward like any other, and its layers can be merged and quantised.
-    Pass("experts", lambda module, spec, _: experts(module, _experts_form(spec))),
+    Pass("experts", lambda module, spec, _: expand_experts(module, _experts_form(spec))),
     # Before hoisting, which would split functions whose ops could be fused.
     Pass("fuse", lambda module, spec, _: fuse(module, RULES[spec.target.engine])),
     # After guidance: the null branch is the same for every sample, so there are steps × (batch + 1) rows.
@@ -95,9 +95,9 @@ _ORDER = (
         when=lambda e: e.mixes_shared_weights,
     ),
     # One transposition instead of three; before attention is decomposed.
-    Pass("heads", lambda module, spec, _: cut_behind_heads(module), when=lambda e: e.attention == "written_out"),
+    Pass("heads", lambda module, spec, _: split_heads_late(module), when=lambda e: e.attention == "written_out"),
     # Last, so that all other passes see attention as one node.
-    Pass("attention", lambda module, spec, _: write_out_attention(module), when=lambda e: e.attention == "written_out"),
+    Pass("attention", lambda module, spec, _: decompose_attention(module), when=lambda e: e.attention == "written_out"),
 )
 
 PASSES: dict[str, tuple[Pass, ...]] = {

@@ -13,7 +13,7 @@ from latentc.ir.text import text_from_module
 from latentc.ir.types import B, f32
 from latentc.ir.verify import verify
 from latentc.lower import lower
-from latentc.passes.experts import experts
+from latentc.passes.experts import expand_experts
 from latentc.pipeline import optimised
 from latentc.spec import load_spec
 from latentc.weights import Array, Stored, materialise, read_safetensors, write_safetensors
@@ -55,16 +55,16 @@ def test_golden(golden):
     before = module_of()
     sections = ["# The pass `experts`", "## Before", text_from_module(before)]
     for form in FORMS:
-        sections += [f"## {form.capitalize()}", text_from_module(verify(experts(before, form)))]
+        sections += [f"## {form.capitalize()}", text_from_module(verify(expand_experts(before, form)))]
     golden("passes/experts.md", "\n\n".join(s if s.startswith("#") else f"```\n{s}```" for s in sections) + "\n")
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_it_is_exact_and_comes_back_from_text(form):
     before = module_of()
-    after = verify(experts(before, form))
+    after = verify(expand_experts(before, form))
     assert not [node for _, node in walk(after) if node.op == "experts"]
-    assert experts(after, form) is after
+    assert expand_experts(after, form) is after
     again = module_from_text(text_from_module(after))
     assert text_from_module(again) == text_from_module(after)
     (want,) = Interpreter(before, weights()).run("main", *arrays())
@@ -87,7 +87,7 @@ def test_which_form_an_engine_gets():
 
 def test_control_a_token_in_the_wrong_expert_shows():
     x, gates = arrays()
-    wrong = Interpreter(experts(module_of()), weights()).run("main", x, gates[..., [1, 0, 2]])[0]
+    wrong = Interpreter(expand_experts(module_of()), weights()).run("main", x, gates[..., [1, 0, 2]])[0]
     assert np.abs(wrong - Interpreter(module_of(), weights()).run("main", x, gates)[0]).max() > 1e-2
 
 
@@ -100,14 +100,14 @@ def test_stacks_that_are_no_params_are_cut_in_the_graph():
     module = module_of(passed, [(name, f32(*shape)) for name, shape in SHAPES.items()])
     given = [*arrays(), *weights().values()]
     (want,) = Interpreter(module).run("main", *given)
-    np.testing.assert_allclose(Interpreter(verify(experts(module))).run("main", *given)[0], want, rtol=1e-12)
+    np.testing.assert_allclose(Interpreter(verify(expand_experts(module))).run("main", *given)[0], want, rtol=1e-12)
 
 
 def test_an_expert_is_a_range_of_its_stack(tmp_path):
     """Nothing is copied: by the model's own names, and by names with a tensor an expert."""
     write_safetensors(tmp_path / "w.safetensors", {name: Array(a) for name, a in weights().items()})
     held = read_safetensors(tmp_path / "w.safetensors")
-    params = parameters(experts(module_of()), "main")
+    params = parameters(expand_experts(module_of()), "main")
     made = {path: expr_from_recipe(p.recipe, lambda own: held[f"moe.{own.name}"]) for path, p in params.items()}
     assert len(made) == 9 and all(isinstance(expr, Stored) for expr in made.values())
     np.testing.assert_array_equal(materialise(made["moe.w2.1"]), weights()["moe.w2"][1])

@@ -16,7 +16,7 @@ from latentc.lower import lower
 from latentc.passes.cleanup import cleanup
 from latentc.passes.fuse import FOLDING, fuse, fused
 from latentc.passes.inline import inline
-from latentc.passes.open_norms import open_norms
+from latentc.passes.inline_norms import inline_norms
 from latentc.spec import load_spec
 from latentc.weights import Array, materialise
 
@@ -175,8 +175,8 @@ def test_conditional_norms_of_biggan_are_opened():
     overrides = ["data.shape=[3, 16, 16]", "backbone.width=8", "backbone.channel_multipliers=[2, 2, 1]"]
     overrides += ["backbone.attention=[]", "backbone.latent_dim=6", "backbone.embedding=4", "data.classes=3"]
     module = lower(load_spec("biggan", None, overrides)).module
-    opened = open_norms(module)
-    assert open_norms(opened) is opened
+    opened = inline_norms(module)
+    assert inline_norms(opened) is opened
     after, report = fused(verify(opened), FOLDING)
     assert report.applied["norm_into_product_before"] == 2 and report.applied["conditional_norm"] == 2
     rng = np.random.default_rng(0)

@@ -7,7 +7,7 @@ from test_cleanup import HEADER
 
 from latentc.ir.parse import module_from_text
 from latentc.ir.verify import verify
-from latentc.passes.heads import cut_behind_heads
+from latentc.passes.heads import split_heads_late
 
 
 @pytest.mark.parametrize(("tokens", "heads", "cut"), [(4, 4, True), (8, 2, False)])
@@ -26,7 +26,7 @@ fn "f" (%x: f32[B, 4, 16]) {{
 }}
 """
     before = verify(module_from_text(HEADER + text))
-    after = verify(cut_behind_heads(before))
+    after = verify(split_heads_late(before))
     assert (after is not before) == cut
     for p, q in zip(results_of(before, {})["f"], results_of(after, {})["f"], strict=True):
         assert np.array_equal(p, q)

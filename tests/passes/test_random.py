@@ -16,13 +16,13 @@ from latentc.ir.parse import module_from_text
 from latentc.ir.text import text_from_module
 from latentc.ir.verify import verify
 from latentc.passes import split
-from latentc.passes.attention import write_out_attention
+from latentc.passes.attention import decompose_attention
 from latentc.passes.cleanup import cleanup
 from latentc.passes.decompose import decompose
 from latentc.passes.expand_guidance import expand_guidance
-from latentc.passes.experts import experts
+from latentc.passes.experts import expand_experts
 from latentc.passes.fuse import RULES, fuse
-from latentc.passes.heads import cut_behind_heads
+from latentc.passes.heads import split_heads_late
 from latentc.passes.hoist import hoist
 from latentc.passes.inline import inline
 from latentc.passes.precision import caches_in_half, precision
@@ -36,9 +36,9 @@ PASSES: dict[str, Callable[[Module], Module]] = {
     "fuse for tensorrt": lambda module: fuse(module, RULES["tensorrt"]),
     "hoist": lambda module: hoist(module, 2),
     "hoist in chunks": lambda module: hoist(module, 2, limit=0),
-    "experts": experts,
-    "heads": cut_behind_heads,
-    "attention": write_out_attention,
+    "experts": expand_experts,
+    "heads": split_heads_late,
+    "attention": decompose_attention,
     "decompose": lambda module: decompose(module, _COMPOSITES),
 }
 LAST: dict[str, Callable[[Module], Module]] = {

@@ -13,7 +13,7 @@ from latentc.ir.ops import OpError
 from latentc.ir.parse import module_from_text
 from latentc.ir.types import B, f32
 from latentc.ir.verify import verify
-from latentc.passes.experts import experts
+from latentc.passes.experts import expand_experts
 from latentc.passes.hoist import hoist
 from latentc.passes.inline import inline
 
@@ -102,7 +102,7 @@ fn "f" (%x: f32[B, 64], %y: f32[B, 64]) {
 """,
     ),
     "experts: a weight is called like an expert's part of a stack": (
-        experts,
+        expand_experts,
         """
 entry f = "f"
 

@@ -13,7 +13,7 @@ from typing import Literal
 from latentc.components.contract import Program
 from latentc.engines import DEFAULT, ENGINES, Engine
 from latentc.ir.core import Module, parameters, walk
-from latentc.passes.attention import write_out_attention_without_kernel
+from latentc.passes.attention import decompose_attention_without_kernel
 from latentc.passes.decompose import decompose_in_loops
 
 Form = Literal["unroll", "loop", "host"]
@@ -49,7 +49,7 @@ def for_form(module: Module, form: str, engine: Engine) -> Module:
     """Writes out the ops that `engine` cannot run in this form of the loop; `module` is at stage `expanded`."""
     if form == "loop":
         module = decompose_in_loops(module, engine.missing_in_loops)
-    return write_out_attention_without_kernel(module) if engine.attention == "kernel" else module
+    return decompose_attention_without_kernel(module) if engine.attention == "kernel" else module
 
 
 __all__ = ["HOST_NOISE_BYTES", "Form", "choose_form", "for_form", "noise_bytes"]

@@ -9,7 +9,7 @@ HEAD_SIZES = (16, 256)
 """Smallest and largest head size with a TensorRT kernel; sizes are multiples of 8."""
 
 
-def write_out_attention(module: Module) -> Module:
+def decompose_attention(module: Module) -> Module:
     """Decomposes attention into products and a softmax, except causal attention without a mask.
 
     OpenVINO 2026.4 expands the operator itself and fuses the products again, but first transposes the keys of all heads
@@ -20,7 +20,7 @@ def write_out_attention(module: Module) -> Module:
     return decompose(module, ("attention",), lambda node: len(node.inputs) > 3 or not node.attrs["causal"])
 
 
-def write_out_attention_without_kernel(module: Module) -> Module:
+def decompose_attention_without_kernel(module: Module) -> Module:
     """Decomposes the attentions that TensorRT has no kernel for: its operator is one kernel or nothing."""
     return decompose(module, ("attention",), lambda node: not has_kernel(node))
 

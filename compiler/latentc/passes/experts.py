@@ -20,7 +20,7 @@ from latentc.passes.rewrite import rewrite
 Form = Literal["dense", "sparse"]
 
 
-def experts(module: Module, form: Form = "dense") -> Module:
+def expand_experts(module: Module, form: Form = "dense") -> Module:
     """Expands each `experts` node into one part per expert; returns the module unchanged if there are none.
 
     Each expert's weights become params of their own, computed from the stacked weights in the files, so that no engine

@@ -18,7 +18,7 @@ from latentc.passes.rewrite import rewrite_function
 _LAYOUT = (0, 2, 1, 3)
 
 
-def cut_behind_heads(module: Module) -> Module:
+def split_heads_late(module: Module) -> Module:
     """Moves splits of [B, T, H * D] into parts that become [B, h, T, D] behind one transposition of all heads."""
     owner = ModuleBuilder(module)
     return module.with_functions({name: _function(owner, fn) for name, fn in module.functions.items()})

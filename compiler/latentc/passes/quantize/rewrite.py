@@ -10,7 +10,7 @@ from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.core import Function, Init, Module, Node, Param, Recipe, Value, callees, join
 from latentc.ir.rewriter import Rewriter
 from latentc.ir.types import f32
-from latentc.passes.heads import cut_behind_heads
+from latentc.passes.heads import split_heads_late
 from latentc.passes.quantize.forms import Operands, form_of
 from latentc.passes.quantize.plan import LayerQuant, layers_of, prefix_of
 from latentc.passes.quantize.smooth import Folds, Uses, fold, foldable_inputs
@@ -30,7 +30,7 @@ def quantize(module: Module, plan: Mapping[str, LayerQuant], engine: str) -> Mod
     if unknown := set(plan) - work.found:
         raise ValueError(f"no layer that can be quantised is called {sorted(unknown)[0]}")
     quantised = Module(dict(work.owner.functions), entries)
-    return cut_behind_heads(quantised) if ENGINES[engine].quantised.split_heads_late else quantised
+    return split_heads_late(quantised) if ENGINES[engine].quantised.split_heads_late else quantised
 
 
 @dataclass(frozen=True)

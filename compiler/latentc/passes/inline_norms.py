@@ -9,7 +9,7 @@ from latentc.ir.core import Module, Node, callees, prune
 from latentc.passes.rewrite import rewrite
 
 
-def open_norms(module: Module) -> Module:
+def inline_norms(module: Module) -> Module:
     """Inlines calls of functions that contain a batch norm but no convolution and no call.
 
     Returns the module unchanged if there are none.
