@@ -28,8 +28,15 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+# Integers of specs: every one has a bound, so that no number of a user's makes a loop or an array that never ends.
+Size = Annotated[int, Field(gt=0, le=65_536)]  # channels, widths
+Steps = Annotated[int, Field(gt=0, le=100_000)]
+Index = Annotated[int, Field(ge=0, le=100_000)]  # of a step, a block
+Level = Annotated[int, Field(ge=0, le=63)]  # of a network that changes resolution
+Multiplier = Annotated[float, Field(gt=0, le=1_024)]
 
 
 class Closed(BaseModel):

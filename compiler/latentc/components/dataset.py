@@ -21,9 +21,13 @@ class Data(Part):
     `shape`, `tokens` and `classes` are short for those three; if `fields` declares them instead, they say the same.
     """
 
-    classes: int = Option(0, ge=0, description="number of classes, labelled from 0; 0: samples have no label")
+    classes: int = Option(
+        0, ge=0, le=16_777_216, description="number of classes, labelled from 0; 0: samples have no label"
+    )
     shape: tuple[Size, ...] | None = Option(
-        None, description="short for `fields: {x: {shape: …}}`; [C, H, W] with 1 or 3 channels is an image"
+        None,
+        max_length=8,
+        description="short for `fields: {x: {shape: …}}`; [C, H, W] with 1 or 3 channels is an image",
     )
     tokens: Tokens | None = Option(None, description="short for `fields: {tokens: …}`, instead of `shape`")
     # A property `fields` adds those that the short forms declare.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -9,8 +10,9 @@ import pydantic
 
 from latentc.components import Closed
 
-Size = Annotated[int, pydantic.Field(gt=0)]
+Size = Annotated[int, pydantic.Field(gt=0, le=16_777_216)]
 AxisName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+MOST_ELEMENTS = 2**31  # of one sample
 Medium = Literal["image", "video", "audio", "points", "text", "array"]
 
 # Per medium: axes a field must have, axes it may also have, and the axes of a field that names none, by rank.
@@ -35,7 +37,9 @@ class Field(Closed):
     A field with `classes` holds integers in [0, classes): labels, tokens or grey levels. Any other holds numbers.
     """
 
-    shape: tuple[Size, ...] = pydantic.Field((), description="shape of one sample; [] for a single number")
+    shape: tuple[Size, ...] = pydantic.Field(
+        (), max_length=8, description="shape of one sample; [] for a single number"
+    )
     dtype: Literal["f32", "i64", "bool"] = pydantic.Field(
         "f32", description="element type; i64 if `classes` is given, else f32"
     )
@@ -48,13 +52,15 @@ class Field(Closed):
         description="values shown as black and white, or at full scale; [-1, 1] for image, video and audio",
     )
     classes: int | None = pydantic.Field(
-        None, gt=0, description="number of integer values: classes, or vocabulary size"
+        None, gt=0, le=16_777_216, description="number of integer values: classes, or vocabulary size"
     )
     rate: float | None = pydantic.Field(
         None, gt=0, description="samples per second (audio) or frames per second (video)"
     )
     grid: tuple[Size, ...] | None = pydantic.Field(
-        None, description="tokens that fill a grid row by row: [rows, columns], or [frames, rows, columns]"
+        None,
+        max_length=8,
+        description="tokens that fill a grid row by row: [rows, columns], or [frames, rows, columns]",
     )
     alphabet: str | None = pydantic.Field(
         None, min_length=2, description="text: the character of each token; null: tokens are bytes of UTF-8"
@@ -82,6 +88,9 @@ class Field(Closed):
         """What contradicts itself: (key, message, help)."""
         if len(self.axes) != len(self.shape):
             yield "axes", f"{len(self.axes)} axes are named for a shape of rank {len(self.shape)}", None
+        elif math.prod(self.shape) > MOST_ELEMENTS:
+            message = f"a sample of shape {list(self.shape)} has {math.prod(self.shape)} elements, more than 2^31"
+            yield "shape", message, None
         elif len(set(self.axes)) < len(self.axes):
             yield "axes", "two axes have the same name", None
         elif self.grid is None and self.medium in _AXES:
@@ -128,8 +137,10 @@ class Field(Closed):
 class Tokens(Closed):
     """Short form of the field `tokens`: a sample is a grid of tokens, read row by row."""
 
-    vocabulary: int = pydantic.Field(gt=1, description="number of different tokens")
-    grid: tuple[Size, ...] = pydantic.Field(min_length=1, description="size of the token grid: [rows, columns]")
+    vocabulary: int = pydantic.Field(gt=1, le=16_777_216, description="number of different tokens")
+    grid: tuple[Size, ...] = pydantic.Field(
+        min_length=1, max_length=8, description="size of the token grid: [rows, columns]"
+    )
 
     @property
     def length(self) -> int:

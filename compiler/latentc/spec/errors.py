@@ -26,12 +26,13 @@ def diagnostics_from_validation(error: ValidationError, document: Document, givi
         faults.setdefault(fault.path, []).append(fault)
     for path in _misspelt(faults):
         faults.pop(path, None)
-    # Of a union's alternatives the one that got further inside says more than "this is no number".
+    # Of a union's alternatives the one that got further inside says more than "this is no number"; a list is also
+    # called too short if an item of it is wrong.
     inner = {path[:length] for path in faults for length in range(len(path))}
     found = [
         _diagnostic(here)
         for path, here in faults.items()
-        if not (path in inner and all(fault.kind in _EXPECTED for fault in here))
+        if not (path in inner and all(fault.kind in (*_EXPECTED, "too_short") for fault in here))
     ]
     return sorted(found, key=lambda d: (d.span.file, d.span.line, d.span.column) if d.span else ("", 0, 0))
 
@@ -246,13 +247,17 @@ def _fixed_length(place: Place | None) -> int | None:
     return len(items[0]) if len(items) == 1 and ... not in items[0] else None
 
 
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
 _BOUNDS = (("gt", "greater than"), ("ge", "at least"), ("lt", "less than"), ("le", "at most"))
 
 
 def _out_of_range(fault: _Fault) -> Diagnostic:
     span = fault.document.span(fault.path)
     context = fault.context
-    wanted = next((f"{words} {context[key]:g}" for key, words in _BOUNDS if key in context), "finite")
+    wanted = next((f"{words} {_number(context[key])}" for key, words in _BOUNDS if key in context), "finite")
     if "multiple_of" in context:
         wanted = f"a multiple of {context['multiple_of']:g}"
     labels = (Label(span, f"must be {wanted}"),)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import latentc.resources as resources
 from latentc.components.backbone import Backbone
 from latentc.diagnostics import DiagnosticError, nearest
-from latentc.spec.resolve import find_spec
+from latentc.spec.resolve import find_spec, resolve_file
 
 if TYPE_CHECKING:
     from latentc.components.first_stage import FirstStage
@@ -32,7 +32,7 @@ def load_first_stage(spec: Spec) -> Spec | None:
     Its images have the size that the latents or tokens of `spec` ask for. Raises DiagnosticError: E0210 if it is not
     found, E0302 if it autoencodes nothing, and what is wrong with it.
     """
-    from latentc.spec.load import load_spec
+    from latentc.spec.load import load_spec, spec_from_resolved
 
     stage = spec.data.first_stage
     if stage is None:
@@ -48,5 +48,13 @@ def load_first_stage(spec: Spec) -> Spec | None:
     factor = network.codes(found).factor
     shape = [found.data.shape[0], *(size * factor for size in grid)]
     if len(shape) == 3 and shape != list(found.data.shape):
-        found = load_spec(path, stage.variant, [f"data.shape={shape}"])
+        try:
+            overrides = (f"data.shape={shape}",)
+            found = spec_from_resolved(resolve_file(str(path), stage.variant, overrides, "size of the first stage"))
+            found._origin = (str(path), stage.variant, overrides)
+        except DiagnosticError as error:
+            message = f"`{stage.spec}` cannot take images of shape {shape}, which codes of this size are made from"
+            why = error.diagnostics[0].message
+            place = ("data", "shape") if spec.data.shape is not None else ("data", "tokens")
+            raise DiagnosticError.of("E0302", message, spec.span(*place), notes=(why,)) from None
     return found

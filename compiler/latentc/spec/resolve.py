@@ -50,8 +50,13 @@ def find_spec(source: str, folder: Path = Path()) -> Path | None:
     return found if found is None or family in ([], [found.parent.name]) else None
 
 
-def resolve_file(source: str, variant: str | None = None, overrides: Sequence[str] = ()) -> Resolved:
-    """Read and resolve the spec `source` names; DiagnosticError (E01xx, E02xx, E04xx)."""
+def resolve_file(
+    source: str, variant: str | None = None, overrides: Sequence[str] = (), option: str = "--set"
+) -> Resolved:
+    """Read and resolve the spec `source` names; DiagnosticError (E01xx, E02xx, E04xx).
+
+    `option` is what diagnostics call the overrides.
+    """
     path = find_spec(source)
     if path is None:
         close = nearest(source, resources.shipped_specs())
@@ -59,11 +64,16 @@ def resolve_file(source: str, variant: str | None = None, overrides: Sequence[st
         help_text = f"did you mean `{close}`?" if close else "give a path, or the name of a shipped spec"
         note = f"specs that ship with latentc: {known}"
         raise DiagnosticError.of("E0401", f"no spec `{source}` was found", notes=(note,), help=help_text)
-    return resolve_text(read_text(path, _shown(path)), _shown(path), path, variant, overrides)
+    return resolve_text(read_text(path, _shown(path)), _shown(path), path, variant, overrides, option)
 
 
 def resolve_text(
-    text: str, file: str, path: Path | None = None, variant: str | None = None, overrides: Sequence[str] = ()
+    text: str,
+    file: str,
+    path: Path | None = None,
+    variant: str | None = None,
+    overrides: Sequence[str] = (),
+    option: str = "--set",
 ) -> Resolved:
     """Resolve the spec in `text`, called `file` in diagnostics; `path` is what `extends` is relative to."""
     root = _with_base(text, file, path or Path(file), ())
@@ -76,7 +86,7 @@ def resolve_text(
     if variant is not None:
         root = merge(root, _variant(variants, variant))
     for number, text in enumerate(overrides, start=1):
-        root = _set(root, text, f"--set #{number}")
+        root = _set(root, text, f"{option} #{number}")
     return Resolved(Document(root), variants.fields if variants else {}, variant)
 
 

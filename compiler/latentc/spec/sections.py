@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from latentc.components import Closed, Component, OneOf
+from latentc.components import Closed, Component, Index, OneOf
 from latentc.components.optimizer import default_optimizer
 from latentc.engines import DEFAULT, ENGINES, PRECISIONS, SCHEMES
 
@@ -26,16 +26,16 @@ class Schedule(Closed):
     """How the learning rate changes: a linear warm-up, then its course to the last step."""
 
     kind: Literal["constant", "cosine", "linear"] = Field("constant", description="course after the warm-up")
-    warmup: int = Field(0, ge=0, description="optimiser steps from 0 up to the learning rate")
+    warmup: int = Field(0, ge=0, le=1_000_000_000, description="optimiser steps from 0 up to the learning rate")
     final: float = Field(0.0, ge=0, le=1, description="fraction of the rate at the end (not for constant)")
 
 
 class Train(Closed):
     """How the networks are trained."""
 
-    steps: int = Field(400_000, gt=0, description="optimiser steps")
-    batch_size: int = Field(256, gt=0, description="samples an optimiser step, over all processes")
-    accumulate: int = Field(1, gt=0, description="forward passes an optimiser step; must divide the batch")
+    steps: int = Field(400_000, gt=0, le=1_000_000_000, description="optimiser steps")
+    batch_size: int = Field(256, gt=0, le=1_048_576, description="samples an optimiser step, over all processes")
+    accumulate: int = Field(1, gt=0, le=65_536, description="forward passes an optimiser step; must divide the batch")
     optimizer: Annotated[Component, OneOf("optimizers")] = Field(
         default_factory=default_optimizer, description="the optimiser"
     )
@@ -49,19 +49,21 @@ class Train(Closed):
     compile: bool = Field(False, description="run the network through torch.compile")
     parallel: Literal["none", "ddp", "fsdp"] = Field("ddp", description="used where there are processes")
     seed: int = Field(0, ge=0, lt=1 << 63, description="of the initial weights, the noise and the order")
-    checkpoint_every: int = Field(10_000, gt=0, description="steps between checkpoints")
-    keep: int = Field(3, gt=0, description="newest checkpoints that are kept")
-    log_every: int = Field(100, gt=0, description="steps between lines of the log")
-    sample_every: int | None = Field(None, gt=0, description="steps between sample grids; null for none")
-    workers: int = Field(2, ge=0, description="processes that load data; 0 loads in the training process")
+    checkpoint_every: int = Field(10_000, gt=0, le=1_000_000_000, description="steps between checkpoints")
+    keep: int = Field(3, gt=0, le=65_536, description="newest checkpoints that are kept")
+    log_every: int = Field(100, gt=0, le=1_000_000_000, description="steps between lines of the log")
+    sample_every: int | None = Field(
+        None, gt=0, le=1_000_000_000, description="steps between sample grids; null for none"
+    )
+    workers: int = Field(2, ge=0, le=1_024, description="processes that load data; 0 loads in the training process")
 
 
 class Calibration(Closed):
     """The trajectories of the unquantised sampler along which layer inputs are measured."""
 
     samples: int = Field(8, gt=0, le=4096, description="number of samples to draw")
-    steps: int = Field(8, gt=0, description="calls of each network method, evenly spaced")
-    classes: int = Field(8, gt=0, description="number of different classes, evenly spaced")
+    steps: int = Field(8, gt=0, le=100_000, description="calls of each network method, evenly spaced")
+    classes: int = Field(8, gt=0, le=65_536, description="number of different classes, evenly spaced")
     seed: int = Field(0, ge=0, lt=1 << 63, description="of the first sample; the next ones follow")
     range: Literal["max", "percentile", "mse"] = Field(
         "mse", description="what a scale covers: the largest value, 99.99 % of them, or where the error is least"
@@ -98,14 +100,18 @@ class Stitch(Closed):
 class Cache(Closed):
     """Block caching: what a range of main's blocks adds is computed at some steps, used again at the others."""
 
-    blocks: tuple[int, int] = Field(description="[first, last + 1] of the blocks, counted from 0")
+    blocks: tuple[Index, Index] = Field(description="[first, last + 1] of the blocks, counted from 0")
     among: str | None = Field(None, description="the list of blocks that is meant, if the network has several")
     parts: tuple[str, ...] = Field(
         (),
         description="calls in a block, as attn and mlp, each kept by itself; none: what all of the blocks add, as one",
     )
-    every: int = Field(2, gt=0, description="every so many steps compute, and the first of each loop; 1: no caching")
-    steps: tuple[int, ...] | None = Field(None, description="the steps that compute instead, counted from 0")
+    every: int = Field(
+        2, gt=0, le=100_000, description="every so many steps compute, and the first of each loop; 1: no caching"
+    )
+    steps: tuple[Index, ...] | None = Field(
+        None, max_length=100_000, description="the steps that compute instead, counted from 0"
+    )
 
 
 class Optimize(Closed):
@@ -121,6 +127,7 @@ class Optimize(Closed):
     kv_tile: int | None = Field(
         None,
         gt=0,
+        le=1_048_576,
         description="tokens whose keys and values go into their caches at once, where the loop is inside the engine; "
         "1: each by itself; null: about the root of the tokens on `openvino`, elsewhere each by itself",
     )
@@ -132,9 +139,9 @@ class Optimize(Closed):
 class Profile(Closed):
     """The samples of one run that a TensorRT plan is made for; the compiler doubles them for guidance."""
 
-    min: int = Field(1, gt=0, description="least samples of a run")
-    opt: int = Field(8, gt=0, description="samples that it is tuned for")
-    max: int = Field(64, gt=0, description="most samples of a run")
+    min: int = Field(1, gt=0, le=65_536, description="least samples of a run")
+    opt: int = Field(8, gt=0, le=65_536, description="samples that it is tuned for")
+    max: int = Field(64, gt=0, le=65_536, description="most samples of a run")
 
 
 Capability = Annotated[str, Field(pattern=r"^sm\d{2,3}$")]
@@ -146,7 +153,7 @@ class Target(Closed):
     engine: EngineName = Field(DEFAULT, description="what runs the bundle")
     form: Literal["auto", "unroll", "loop", "host"] = Field("auto", description="where the sampler's loop is")
     opset: int = Field(23, ge=20, le=25, description="ONNX operator set")
-    max_batch: int = Field(64, gt=0, description="largest batch of one engine call")
+    max_batch: int = Field(64, gt=0, le=65_536, description="largest batch of one engine call")
     precision: PrecisionName = Field("fp32", description="numeric precision of the engine")
     plans: bool = Field(
         True, description="whether TensorRT plans are built; else the bundle holds their ONNX files, to build them from"

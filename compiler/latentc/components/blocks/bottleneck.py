@@ -18,7 +18,7 @@ class Bottleneck(Part):
     Symbols: Z `channels`; h, w rows and columns of the latents.
     """
 
-    channels: int = Field(gt=0, description="channels of the latents (Z)")
+    channels: int = Field(gt=0, le=65_536, description="channels of the latents (Z)")
 
     DRAWS: ClassVar[bool] = False
     """Whether latents are drawn at random in training."""

@@ -15,7 +15,9 @@ class Fourier(TimeFeatures):
     """Cosines and sines of t at random frequencies, which are not trained (Tancik et al. 2020; NCSN++)."""
 
     kind: Literal["fourier"]
-    frequencies: int = Field(256, gt=0, multiple_of=2, description="size of the embedding: two per frequency")
+    frequencies: int = Field(
+        256, gt=0, le=65_536, multiple_of=2, description="size of the embedding: two per frequency"
+    )
     scale: float = Field(16.0, gt=0, description="standard deviation of the frequencies")
     sines_first: bool = Field(False, description="sines before cosines")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "fourier"}

@@ -31,7 +31,7 @@ class GuidanceScale(Condition):
     kind: Literal["guidance_scale"]
     range: tuple[float, float] = Field((1.0, 4.0), description="least and greatest scale; 1 is no guidance")
     default: float = Field(1.5, description="scale of a request that names none")
-    frequencies: int = Field(256, gt=0, multiple_of=2, description="size of the sinusoidal embedding")
+    frequencies: int = Field(256, gt=0, le=65_536, multiple_of=2, description="size of the sinusoidal embedding")
     field: None = Field(None, description="it is drawn, not read from the data")
     dropout: float = Field(0.0, ge=0, le=0, description="it is always given")
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens")

@@ -27,7 +27,7 @@ class Sequence(ArrayCondition):
     """
 
     kind: Literal["sequence"]
-    pad: int = Field(0, ge=0, description="token that fills up shorter sequences, and stands for none")
+    pad: int = Field(0, ge=0, le=16_777_215, description="token that fills up shorter sequences, and stands for none")
     null_embedding: Literal["zeros", "learned"] = Field("zeros", description="features that stand for none")
     FORMS: ClassVar[tuple[Form, ...]] = ("tokens",)
     RANKS: ClassVar[tuple[int, ...]] = (1, 2)

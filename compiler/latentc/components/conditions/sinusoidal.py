@@ -18,7 +18,7 @@ class Sinusoidal(TimeEmbedding):
 
     kind: Literal["sinusoidal"]
     max_period: float = Field(10000.0, gt=1, description="longest period, in units of t / 2 pi")
-    ratio: int = Field(4, gt=0, description="width of the hidden layer, in multiples of the embedding's")
+    ratio: int = Field(4, gt=0, le=1_024, description="width of the hidden layer, in multiples of the embedding's")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sinusoidal"}
 
     def vector(self, b: Builder, name: str, t: Var, width: Any) -> Var:

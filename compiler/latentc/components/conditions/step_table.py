@@ -25,7 +25,7 @@ class StepTable(TimeEmbedding):
 
     kind: Literal["step_table"]
     levels: int = Field(gt=1, le=100_000, description="rows: the number of timesteps of the process")
-    frequencies: int = Field(128, gt=2, multiple_of=2, description="size of the sinusoidal embedding")
+    frequencies: int = Field(128, gt=2, le=65_536, multiple_of=2, description="size of the sinusoidal embedding")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "step_table", "levels": 100}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:

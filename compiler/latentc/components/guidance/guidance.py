@@ -35,7 +35,10 @@ class Guidance(Closed):
         description="part of the way from noise (0) to data (1) where it acts (Kynkäänniemi et al. 2024)",
     )
     channels: int | None = Field(
-        None, gt=0, description="guides only the first so many channels (3 in the DiT paper's code); null: all"
+        None,
+        gt=0,
+        le=65_536,
+        description="guides only the first so many channels (3 in the DiT paper's code); null: all",
     )
 
     def acts(self, progress: float) -> bool:

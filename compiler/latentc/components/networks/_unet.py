@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components import Level, Multiplier
 from latentc.components.backbone import Backbone
 from latentc.components.blocks.unet.layers import SHAPES, Way, conv, linear
 from latentc.components.blocks.unet.residual import ResidualBlock
@@ -28,14 +29,22 @@ if TYPE_CHECKING:
 class Unet(Backbone):
     """Levels of residual blocks, each at half the resolution of the one before."""
 
-    width: int = Field(gt=0, multiple_of=2, description="channels that the multipliers multiply")
-    multipliers: tuple[float, ...] = Field(min_length=1, description="channels of each level over `width`")
-    stem: float = Field(1.0, gt=0, description="channels of the first convolution over `width`")
-    blocks: int = Field(gt=0, description="residual blocks per level on the way down")
-    attention: tuple[int, ...] = Field((), description="levels whose blocks end with self-attention, from 0")
-    embedding: int = Field(4, gt=0, description="size of the embedding of time and conditions over `width`")
+    width: int = Field(gt=0, le=65_536, multiple_of=2, description="channels that the multipliers multiply")
+    multipliers: tuple[Multiplier, ...] = Field(
+        min_length=1, max_length=16, description="channels of each level over `width`"
+    )
+    stem: float = Field(1.0, gt=0, le=1_024, description="channels of the first convolution over `width`")
+    blocks: int = Field(gt=0, le=64, description="residual blocks per level on the way down")
+    attention: tuple[Level, ...] = Field(
+        (), max_length=64, description="levels whose blocks end with self-attention, from 0"
+    )
+    embedding: int = Field(4, gt=0, le=1_024, description="size of the embedding of time and conditions over `width`")
     frequencies: int | None = Field(
-        None, gt=0, multiple_of=2, description="size of the features of the time; null: as in `conditioning.time`"
+        None,
+        gt=0,
+        le=65_536,
+        multiple_of=2,
+        description="size of the features of the time; null: as in `conditioning.time`",
     )
     early: tuple[str, ...] = Field(
         (), description="conditions added to the features of the time; others are added to its embedding"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import OneOf, layers
+from latentc.components import Level, OneOf, Size, layers
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.autoencoder import INIT, Blocks, Half, decoder, encoder
 from latentc.components.blocks.bottleneck import Bottleneck
@@ -34,24 +34,35 @@ class Autoencoder(Backbone):
     """
 
     kind: Literal["autoencoder"]
-    width: int = Field(gt=0, description="channels that the multipliers multiply (128 as published)")
-    multipliers: tuple[int, ...] = Field(
-        min_length=1, description="channels of each level over `width`, from the highest resolution to the lowest"
+    width: int = Field(gt=0, le=65_536, description="channels that the multipliers multiply (128 as published)")
+    multipliers: tuple[Size, ...] = Field(
+        min_length=1,
+        max_length=16,
+        description="channels of each level over `width`, from the highest resolution to the lowest",
     )
-    decoder_multipliers: tuple[int, ...] | None = Field(
-        None, min_length=1, description="those of the decoder, in the same order; null: as `multipliers`"
+    decoder_multipliers: tuple[Size, ...] | None = Field(
+        None, min_length=1, max_length=16, description="those of the decoder, in the same order; null: as `multipliers`"
     )
-    blocks: int = Field(2, gt=0, description="residual blocks per level of the encoder; the decoder has one more")
-    attention: tuple[int, ...] = Field((), description="levels whose residual blocks are followed by attention, from 0")
-    decoder_attention: tuple[int, ...] | None = Field(None, description="those of the decoder; null: as `attention`")
+    blocks: int = Field(
+        2, gt=0, le=64, description="residual blocks per level of the encoder; the decoder has one more"
+    )
+    attention: tuple[Level, ...] = Field(
+        (), max_length=64, description="levels whose residual blocks are followed by attention, from 0"
+    )
+    decoder_attention: tuple[Level, ...] | None = Field(
+        None, max_length=64, description="those of the decoder; null: as `attention`"
+    )
     middle_attention: bool = Field(True, description="attention between the two residual blocks in the middle")
     features: int | None = Field(
-        None, gt=0, description="channels of the encoder's output, before `quant_conv`; null: those of the latents"
+        None,
+        gt=0,
+        le=65_536,
+        description="channels of the encoder's output, before `quant_conv`; null: those of the latents",
     )
     quant_conv: bool = Field(True, description="a 1 x 1 convolution between encoder and bottleneck")
     post_quant_conv: bool = Field(True, description="a 1 x 1 convolution between bottleneck and decoder")
     bottleneck: Annotated[Bottleneck, OneOf("blocks/bottlenecks")] = Field(description="what codes are")
-    groups: int = Field(32, gt=0, description="groups of each GroupNorm")
+    groups: int = Field(32, gt=0, le=1_024, description="groups of each GroupNorm")
     eps: float = Field(1e-6, gt=0, description="added to the variance in GroupNorm")
     dropout: float = Field(
         0.0, ge=0, lt=1, description="before the second convolution of a residual block, in training"

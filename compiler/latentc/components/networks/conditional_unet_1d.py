@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import layers
+from latentc.components import Size, layers
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port
@@ -35,10 +35,12 @@ class ConditionalUnet1d(Backbone):
     """
 
     kind: Literal["conditional_unet_1d"]
-    widths: tuple[int, ...] = Field(min_length=2, description="channels of each level; each halves the sequence")
-    time_width: int = Field(128, gt=2, multiple_of=2, description="width of the time embedding")
+    widths: tuple[Size, ...] = Field(
+        min_length=2, max_length=16, description="channels of each level; each halves the sequence"
+    )
+    time_width: int = Field(128, gt=2, le=65_536, multiple_of=2, description="width of the time embedding")
     kernel: Literal[1, 3, 5, 7, 9] = Field(5, description="size of the convolutions")
-    groups: int = Field(8, gt=0, description="groups of the group norms")
+    groups: int = Field(8, gt=0, le=1_024, description="groups of the group norms")
     blocks: int = Field(2, ge=1, le=16, description="residual blocks per level and in the middle (Simple DP3: 1)")
     modulation: Literal["film", "add", "mlp_film"] = Field(
         "film", description="scale and shift, shift alone, or scale and shift by two linear layers"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 SLOPE = 0.4  # of the leaky ReLUs in the upsampler
-Even = Annotated[int, Field(gt=0, multiple_of=2)]
+Even = Annotated[int, Field(gt=0, le=65_536, multiple_of=2)]
 
 
 class Diffwave(Backbone):
@@ -36,13 +36,13 @@ class Diffwave(Backbone):
     """
 
     kind: Literal["diffwave"]
-    width: int = Field(64, gt=0, description="residual channels")
-    depth: int = Field(30, gt=0, le=10_000, description="number of residual layers")
+    width: int = Field(64, gt=0, le=65_536, description="residual channels")
+    depth: int = Field(30, gt=0, le=512, description="number of residual layers")
     cycle: int = Field(
         10, gt=0, le=24, description="layers until the dilation, doubled from layer to layer, is 1 again"
     )
-    time_width: int = Field(512, gt=0, description="width of the time embedding")
-    vector_width: int = Field(128, gt=0, description="width of the embeddings of vectors and classes")
+    time_width: int = Field(512, gt=0, le=65_536, description="width of the time embedding")
+    vector_width: int = Field(128, gt=0, le=65_536, description="width of the embeddings of vectors and classes")
     upsampling: tuple[Even, ...] = Field(
         (16, 16), min_length=1, description="factors by which frames are upsampled; their product is the hop size"
     )

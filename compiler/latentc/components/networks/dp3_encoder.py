@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components import Size
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.fields import AxisName
@@ -32,9 +33,13 @@ class Dp3Encoder(Backbone):
     kind: Literal["dp3_encoder"]
     points: AxisName = Field("point_cloud", description="data field of the point cloud: [points, coordinates]")
     state: AxisName | None = Field("agent_pos", description="data field of the robot's state; null: none")
-    widths: tuple[int, ...] = Field((64, 128, 256), min_length=1, description="layers applied to each point")
-    features: int = Field(64, gt=0, description="features of a point cloud")
-    state_widths: tuple[int, ...] = Field((64, 64), min_length=1, description="layers applied to the robot's state")
+    widths: tuple[Size, ...] = Field(
+        (64, 128, 256), min_length=1, max_length=64, description="layers applied to each point"
+    )
+    features: int = Field(64, gt=0, le=65_536, description="features of a point cloud")
+    state_widths: tuple[Size, ...] = Field(
+        (64, 64), min_length=1, max_length=64, description="layers applied to the robot's state"
+    )
     layer_norm: bool = Field(True, description="normalise after each layer on points")
     final_norm: bool = Field(True, description="normalise the features of a point cloud")
     last_relu: bool = Field(True, description="ReLU after the last layer on points (the authors: not with colours)")

@@ -33,10 +33,10 @@ class MaskedAutoencoder(Backbone):
     """
 
     kind: Literal["masked_autoencoder"]
-    width: int = Field(gt=0, description="channels of a token inside (D)")
-    depth: int = Field(gt=0, le=10_000, description="blocks of the encoder, and of the decoder")
-    patch: int = Field(1, gt=0, description="side of the patch of the data that is one token")
-    buffer: int = Field(64, gt=0, description="tokens before the sequence that hold the condition (R)")
+    width: int = Field(gt=0, le=65_536, description="channels of a token inside (D)")
+    depth: int = Field(gt=0, le=512, description="blocks of the encoder, and of the decoder")
+    patch: int = Field(1, gt=0, le=1_024, description="side of the patch of the data that is one token")
+    buffer: int = Field(64, gt=0, le=65_536, description="tokens before the sequence that hold the condition (R)")
     block: Block = Field(description="the block of encoder and decoder")
     weights: Weights = Field("xavier", description="how linear layers start")
     EXAMPLE: ClassVar[dict[str, Any]] = {

@@ -33,9 +33,9 @@ class MaskedTransformer(Backbone):
     """
 
     kind: Literal["masked_transformer"]
-    width: int = Field(gt=0, description="channels of a token (D)")
-    depth: int = Field(gt=0, le=10_000, description="number of blocks")
-    registers: int = Field(1, ge=0, description="learned tokens appended to the sequence")
+    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
+    depth: int = Field(gt=0, le=512, description="number of blocks")
+    registers: int = Field(1, ge=0, le=65_536, description="learned tokens appended to the sequence")
     positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="how tokens know their place")
     block: Block = Field(description="the block that is repeated")
     weights: Weights = Field("xavier", description="how linear layers start")

@@ -32,14 +32,17 @@ class PatchTransformer(Backbone):
     """
 
     kind: Literal["patch_transformer"]
-    width: int = Field(gt=0, description="channels of a token (D)")
-    depth: int = Field(gt=0, le=10_000, description="number of blocks")
-    patch: int = Field(gt=0, description="side of a patch, in pixels of the network's input (P)")
+    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
+    depth: int = Field(gt=0, le=512, description="number of blocks")
+    patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels of the network's input (P)")
     positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="how tokens know their place")
     block: Block = Field(description="the block that is repeated")
     weights: Weights = Field("xavier", description="how linear layers start")
     unused_channels: int = Field(
-        0, ge=0, description="output channels that are computed and dropped (SiT keeps DiT's variance channels)"
+        0,
+        ge=0,
+        le=65_536,
+        description="output channels that are computed and dropped (SiT keeps DiT's variance channels)",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "patch_transformer",

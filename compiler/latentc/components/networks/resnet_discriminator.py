@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import layers
+from latentc.components import Size, layers
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.gan_blocks import RATIO, BlockKind, discriminator_block
 from latentc.components.blocks.self_attention_2d import self_attention_2d
@@ -37,17 +37,22 @@ class ResnetDiscriminator(Backbone):
     """
 
     kind: Literal["resnet_discriminator"]
-    width: int = Field(gt=0, description="channels that `channel_multipliers` multiply (BigGAN: 96)")
-    channel_multipliers: tuple[int, ...] = Field(
-        min_length=1, description="channels of each level's output, over `width`"
+    width: int = Field(gt=0, le=65_536, description="channels that `channel_multipliers` multiply (BigGAN: 96)")
+    channel_multipliers: tuple[Size, ...] = Field(
+        max_length=16, min_length=1, description="channels of each level's output, over `width`"
     )
     input_multiplier: int | None = Field(
-        None, gt=0, description="channels of a convolution before the blocks, over `width`; null: there is none"
+        None,
+        gt=0,
+        le=1_024,
+        description="channels of a convolution before the blocks, over `width`; null: there is none",
     )
-    downsample_levels: int = Field(ge=0, description="number of leading levels that downsample by 2")
+    downsample_levels: int = Field(ge=0, le=64, description="number of leading levels that downsample by 2")
     block: BlockKind = Field("basic", description="residual blocks of 2 convolutions, or of 4 (BigGAN-deep)")
-    blocks_per_level: int = Field(1, gt=0, description="residual blocks per level; the first one downsamples")
-    attention: tuple[int, ...] = Field((), description="sides of feature maps that self-attention follows")
+    blocks_per_level: int = Field(1, gt=0, le=64, description="residual blocks per level; the first one downsamples")
+    attention: tuple[Size, ...] = Field(
+        (), max_length=64, description="sides of feature maps that self-attention follows"
+    )
     pooling: Literal["sum", "mean"] = Field("sum", description="of the last feature map over its pixels")
     projection: bool = Field(
         True, description="add the projection of the pooled features on the class (Miyato and Koyama 2018)"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import layers
+from latentc.components import Size, layers
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.gan_blocks import MOMENTUM, RATIO, BlockKind, NormKind, generator_block
 from latentc.components.blocks.self_attention_2d import self_attention_2d
@@ -35,15 +35,19 @@ class ResnetGenerator(Backbone):
     """
 
     kind: Literal["resnet_generator"]
-    width: int = Field(gt=0, description="channels that `channel_multipliers` multiply (BigGAN: 96)")
-    channel_multipliers: tuple[int, ...] = Field(
-        min_length=2, description="channels of the first feature map, then of each level's output, over `width`"
+    width: int = Field(gt=0, le=65_536, description="channels that `channel_multipliers` multiply (BigGAN: 96)")
+    channel_multipliers: tuple[Size, ...] = Field(
+        max_length=16,
+        min_length=2,
+        description="channels of the first feature map, then of each level's output, over `width`",
     )
-    first_side: int = Field(4, gt=0, description="side of the first feature map; each level doubles it")
+    first_side: int = Field(4, gt=0, le=1_024, description="side of the first feature map; each level doubles it")
     block: BlockKind = Field("basic", description="residual blocks of 2 convolutions, or of 4 (BigGAN-deep)")
-    blocks_per_level: int = Field(1, gt=0, description="residual blocks per level; the last one upsamples")
-    attention: tuple[int, ...] = Field((), description="sides of feature maps that self-attention follows")
-    latent_dim: int = Field(gt=0, description="dimension of the latent z (Z)")
+    blocks_per_level: int = Field(1, gt=0, le=64, description="residual blocks per level; the last one upsamples")
+    attention: tuple[Size, ...] = Field(
+        (), max_length=64, description="sides of feature maps that self-attention follows"
+    )
+    latent_dim: int = Field(gt=0, le=65_536, description="dimension of the latent z (Z)")
     latent_input: Literal["first", "split", "all"] = Field(
         "split",
         description="where z enters: the first layer only; split, a part there and one in the norms of each level; "
@@ -52,6 +56,7 @@ class ResnetGenerator(Backbone):
     embedding: int | None = Field(
         128,
         gt=0,
+        le=65_536,
         description="dimension of the class embedding that all norms share; null: each norm has its own scale and "
         "shift per class",
     )

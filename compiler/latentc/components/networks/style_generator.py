@@ -44,11 +44,13 @@ class StyleGenerator(Backbone):
     """
 
     kind: Literal["style_generator"]
-    channel_base: int = Field(32768, gt=0, description="channels of a level times its side, if below `channel_max`")
-    channel_max: int = Field(512, gt=0, description="most channels of a level")
-    latent_dim: int = Field(512, gt=0, description="dimension of the latent z (Z)")
-    style_dim: int = Field(512, gt=0, description="dimension of styles (W)")
-    mapping_layers: int = Field(8, gt=0, description="layers of the mapping network")
+    channel_base: int = Field(
+        32768, gt=0, le=16_777_216, description="channels of a level times its side, if below `channel_max`"
+    )
+    channel_max: int = Field(512, gt=0, le=65_536, description="most channels of a level")
+    latent_dim: int = Field(512, gt=0, le=65_536, description="dimension of the latent z (Z)")
+    style_dim: int = Field(512, gt=0, le=65_536, description="dimension of styles (W)")
+    mapping_layers: int = Field(8, gt=0, le=64, description="layers of the mapping network")
     mapping_rate: float = Field(0.01, gt=0, description="learning rate of the mapping network over that of the rest")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"generate_by_style"})
     TAKES: ClassVar[tuple[Form, ...]] = ("vector",)

@@ -30,8 +30,8 @@ class TokenMlp(Backbone):
     """
 
     kind: Literal["token_mlp"]
-    width: int = Field(gt=0, description="channels inside (D)")
-    depth: int = Field(gt=0, le=10_000, description="number of residual blocks")
+    width: int = Field(gt=0, le=65_536, description="channels inside (D)")
+    depth: int = Field(gt=0, le=512, description="number of residual blocks")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "token_mlp", "width": 16, "depth": 1}
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})

@@ -35,8 +35,8 @@ class TokenTransformer(Backbone):
     """
 
     kind: Literal["token_transformer"]
-    width: int = Field(gt=0, description="channels of a token (D)")
-    depth: int = Field(gt=0, le=10_000, description="number of blocks")
+    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
+    depth: int = Field(gt=0, le=512, description="number of blocks")
     positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="how tokens know their place")
     block: Block = Field(description="the block that is repeated; its mixer is causal")
     weights: Weights = Field("normal", description="how linear layers start")

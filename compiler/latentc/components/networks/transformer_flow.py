@@ -34,10 +34,10 @@ class TransformerFlow(Backbone):
     """
 
     kind: Literal["transformer_flow"]
-    width: int = Field(gt=0, description="channels of a token inside a flow (D)")
-    flows: int = Field(gt=0, le=1000, description="number of autoregressive flows")
-    depth: int = Field(gt=0, le=1000, description="transformer blocks per flow")
-    patch: int = Field(gt=0, description="side of a patch in pixels")
+    width: int = Field(gt=0, le=65_536, description="channels of a token inside a flow (D)")
+    flows: int = Field(gt=0, le=64, description="number of autoregressive flows")
+    depth: int = Field(gt=0, le=64, description="transformer blocks per flow")
+    patch: int = Field(gt=0, le=1_024, description="side of a patch in pixels")
     block: Block = Field(description="the block that is repeated; its mixer is causal")
     weights: Weights = Field("xavier", description="how linear layers start; the last one of a flow starts at zero")
     EXAMPLE: ClassVar[dict[str, Any]] = {

@@ -31,9 +31,9 @@ class Uvit(Backbone):
     """
 
     kind: Literal["uvit"]
-    width: int = Field(gt=0, multiple_of=2, description="channels of a token (D)")
-    half: int = Field(gt=0, le=5_000, description="blocks before the middle one, and as many after it")
-    patch: int = Field(gt=0, description="side of a patch (P)")
+    width: int = Field(gt=0, le=65_536, multiple_of=2, description="channels of a token (D)")
+    half: int = Field(gt=0, le=256, description="blocks before the middle one, and as many after it")
+    patch: int = Field(gt=0, le=1_024, description="side of a patch (P)")
     block: Block = Field(description="the block that is repeated")
     time_mlp: bool = Field(False, description="the features of the time pass through two linear layers")
     output_conv: bool = Field(True, description="ends with a 3 x 3 convolution")

@@ -43,7 +43,7 @@ class Adversarial(Objective):
         description="terms of the losses: at least one of the score or of a classifier, then penalties",
     )
     discriminator_steps: int = Field(
-        1, gt=0, description="optimiser steps of the discriminator for each of the generator"
+        1, gt=0, le=64, description="optimiser steps of the discriminator for each of the generator"
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adversarial"}
 

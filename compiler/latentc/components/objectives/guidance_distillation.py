@@ -35,7 +35,10 @@ class GuidanceDistillation(Distillation):
         None, ge=0, description="fixed guidance scale; null: the one that the condition `guidance_scale` tells"
     )
     channels: int | None = Field(
-        None, gt=0, description="guides only the first so many channels (3 in the DiT paper's code); null: all"
+        None,
+        gt=0,
+        le=65_536,
+        description="guides only the first so many channels (3 in the DiT paper's code); null: all",
     )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "guidance_distillation", "scale": 2.0}
 

@@ -30,7 +30,7 @@ class LogLikelihood(Objective):
         description="noise added to the data: of deviation `std`, or uniform over one level (dequantisation)",
     )
     std: float = Field(0.05, ge=0, description="standard deviation of Gaussian noise, in units of the data")
-    levels: int = Field(256, gt=1, description="number of values that data from -1 to 1 takes")
+    levels: int = Field(256, gt=1, le=65_536, description="number of values that data from -1 to 1 takes")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "log_likelihood"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

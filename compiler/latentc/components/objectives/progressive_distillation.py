@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from latentc.components import Steps
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Draw, Network, Rounds, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
@@ -38,9 +39,10 @@ class ProgressiveDistillation(Distillation):
     """
 
     kind: Literal["progressive_distillation"]
-    rounds: tuple[int, ...] = Field(
+    rounds: tuple[Steps, ...] = Field(
         (32, 16, 8, 4),
         min_length=1,
+        max_length=64,
         description="the student's sampling steps in each round, each half of those before",
     )
     weighting: Literal["none", "snr_plus_one", "truncated_snr"] = Field(

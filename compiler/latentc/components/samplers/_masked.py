@@ -51,9 +51,9 @@ class Step:
 class MaskedSampler(Sampler):
     """Starts from masks alone, and predicts all tokens and keeps some of them in each step."""
 
-    steps: int = Field(gt=0, description="evaluations of the network")
+    steps: int = Field(gt=0, le=100_000, description="evaluations of the network")
     schedule: Schedule = Field("arccos", description="how the number of hidden tokens falls over the steps")
-    top_k: int = Field(0, ge=0, description="draws among the k likeliest tokens only; 0: all")
+    top_k: int = Field(0, ge=0, le=16_777_216, description="draws among the k likeliest tokens only; 0: all")
     guidance: ScheduledGuidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
     inpaint: bool = Field(True, description="a second program `inpaint` keeps given tokens and draws the others")
 

@@ -30,7 +30,7 @@ class Autoregressive(Sampler):
 
     kind: Literal["autoregressive"]
     temperature: float = Field(1.0, ge=0, description="divides the logits; 0 takes the likeliest token (greedy)")
-    top_k: int = Field(0, ge=0, description="draws among the k likeliest tokens only; 0: all")
+    top_k: int = Field(0, ge=0, le=16_777_216, description="draws among the k likeliest tokens only; 0: all")
     top_p: float = Field(
         1.0, gt=0, le=1, description="draws among the likeliest tokens that together reach this probability"
     )

@@ -47,6 +47,7 @@ class ArraySampler(Sampler):
     )
     timesteps: tuple[float, ...] | None = Field(
         None,
+        max_length=100_000,
         description="where the network is evaluated instead, in the process's time from noise to data (also between "
         "the whole timesteps of a schedule); sets steps",
     )

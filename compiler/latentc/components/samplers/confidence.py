@@ -21,7 +21,7 @@ class Confidence(MaskedSampler):
     """Keeps the tokens with the highest log probability plus Gumbel noise (MaskGIT, arXiv:2202.04200)."""
 
     kind: Literal["confidence"]
-    steps: int = Field(12, gt=0, description="evaluations of the network")
+    steps: int = Field(12, gt=0, le=100_000, description="evaluations of the network")
     temperature: float = Field(1.0, gt=0, description="divides the logits")
     randomness: float = Field(
         4.5, ge=0, description="factor of the Gumbel noise in the first step; it falls linearly to 0 in the last"

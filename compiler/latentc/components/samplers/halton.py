@@ -27,11 +27,11 @@ class Halton(MaskedSampler):
     """
 
     kind: Literal["halton"]
-    steps: int = Field(32, gt=0, description="evaluations of the network")
+    steps: int = Field(32, gt=0, le=100_000, description="evaluations of the network")
     sharpness: tuple[float, float] = Field(
         (1.0, 1.0), description="factor of the logits in the first and in the last step, linear between them"
     )
-    warmup: int = Field(0, ge=0, description="steps at the start whose sharpness is halved")
+    warmup: int = Field(0, ge=0, le=100_000, description="steps at the start whose sharpness is halved")
     rotate: bool = Field(True, description="each sample starts at a random place of the sequence")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "halton", "steps": 4, "guidance": {"scale": 3.0}}
 

@@ -47,7 +47,7 @@ class MaskedAutoregressive(Sampler):
     """In each step network `main` sees the tokens made so far, and `head` denoises the next ones (arXiv:2406.11838)."""
 
     kind: Literal["masked_autoregressive"]
-    steps: int = Field(64, gt=0, description="sets of tokens, one evaluation of `main` each")
+    steps: int = Field(64, gt=0, le=100_000, description="sets of tokens, one evaluation of `main` each")
     schedule: Schedule = Field("cosine", description="how the number of hidden tokens falls over the steps")
     diffusion: Annotated[ArraySampler, OneOfThese("samplers", classes=(Ddim, Ddpm))] = Field(
         Ddpm(kind="ddpm", steps=100, respacing="100"), description="how `head` denoises a token"

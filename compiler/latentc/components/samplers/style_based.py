@@ -27,7 +27,9 @@ class StyleBased(Sampler):
 
     kind: Literal["style_based"]
     psi: float = Field(1.0, description="default truncation psi; 1: styles as they are, 0: the average style")
-    cutoff: int | None = Field(None, gt=0, description="number of leading layers whose style is truncated; null: all")
+    cutoff: int | None = Field(
+        None, gt=0, le=64, description="number of leading layers whose style is truncated; null: all"
+    )
     noise: Literal["random", "const", "none"] = Field(
         "random", description="noise images: drawn for each sample, the generator's own, or zeros"
     )

@@ -21,7 +21,7 @@ class Codebook(Bottleneck):
     """
 
     kind: Literal["codebook"]
-    size: int = Field(gt=1, description="rows of the codebook: number of different tokens")
+    size: int = Field(gt=1, le=16_777_216, description="rows of the codebook: number of different tokens")
     normalize: bool = Field(
         False, description="compare directions: rows and latents have length 1 (Yu et al. 2021, arXiv:2110.04627)"
     )

@@ -23,8 +23,8 @@ class MixtureOfExperts(FeedForward):
     """Top-k routed SwiGLU experts with a shared one (DeepSeekMoE, Dai et al. 2024; DiT-MoE, arXiv:2407.11633)."""
 
     kind: Literal["mixture_of_experts"]
-    experts: int = Field(8, gt=1, description="number of routed experts (E)")
-    per_token: int = Field(2, gt=0, description="experts that a token goes through (K)")
+    experts: int = Field(8, gt=1, le=1_024, description="number of routed experts (E)")
+    per_token: int = Field(2, gt=0, le=1_024, description="experts that a token goes through (K)")
     ratio: float = Field(4.0, gt=0, description="hidden width of an expert, in units of the width")
     shared: float = Field(2.0, ge=0, description="hidden width of the shared expert, in units of the width; 0: none")
     normalise: bool = Field(False, description="gates of a token are divided by their sum")

@@ -15,8 +15,10 @@ class Swiglu(FeedForward):
     """w2(silu(w1 x) * w3 x) (Shazeer 2020, arXiv:2002.05202); two thirds of 4 D wide, rounded up."""
 
     kind: Literal["swiglu"]
-    hidden: int | None = Field(None, gt=0, description="hidden width; null: 8/3 of the width, rounded up")
-    multiple_of: int = Field(256, gt=0, description="what the default hidden width is rounded up to a multiple of")
+    hidden: int | None = Field(None, gt=0, le=1_048_576, description="hidden width; null: 8/3 of the width, rounded up")
+    multiple_of: int = Field(
+        256, gt=0, le=65_536, description="what the default hidden width is rounded up to a multiple of"
+    )
     bias: bool = Field(False, description="biases of the three layers")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the output, in training")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "swiglu", "multiple_of": 8}

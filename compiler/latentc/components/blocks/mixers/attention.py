@@ -20,8 +20,10 @@ class Attention(Mixer):
     """softmax(q k^T / sqrt(d)) v over H heads (Vaswani et al. 2017); fewer key heads: Ainslie et al. 2023."""
 
     kind: Literal["attention"]
-    heads: int = Field(gt=0, description="query heads; divide the width")
-    kv_heads: int | None = Field(None, gt=0, description="key and value heads, a divisor of `heads`; null: as many")
+    heads: int = Field(gt=0, le=1_024, description="query heads; divide the width")
+    kv_heads: int | None = Field(
+        None, gt=0, le=1_024, description="key and value heads, a divisor of `heads`; null: as many"
+    )
     causal: bool = Field(False, description="a token sees only itself and those before it")
     bias: bool = Field(True, description="biases of the four projections")
     qkv_bias: bool | None = Field(None, description="of those to queries, keys and values; null: as `bias`")

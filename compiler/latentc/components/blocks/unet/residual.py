@@ -20,8 +20,8 @@ from latentc.ir.types import Named, product
 class ResidualBlock(Closed):
     """The residual block of a U-Net: twice GroupNorm, SiLU and a 3-wide convolution, beside a shortcut."""
 
-    groups: int = Field(32, gt=0, description="most groups of a GroupNorm")
-    group_size: int = Field(1, gt=0, description="least channels per group")
+    groups: int = Field(32, gt=0, le=1_024, description="most groups of a GroupNorm")
+    group_size: int = Field(1, gt=0, le=65_536, description="least channels per group")
     eps: float = Field(1e-5, gt=0, description="of GroupNorm")
     embedding: Literal["add", "scale_shift"] = Field(
         "scale_shift", description="the embedding is added before the second norm, or scales and shifts its result"
@@ -31,8 +31,8 @@ class ResidualBlock(Closed):
     resample: Filter = Field("box", description="filter of resampling: means and repetition, or binomial (1 3 3 1)")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the second convolution, in training")
     weights: Weights = Field("torch", description="how layers start")
-    heads: int | None = Field(None, gt=0, description="heads of attention; null: as `head_channels` says")
-    head_channels: int = Field(64, gt=0, description="channels per head of attention, if `heads` is null")
+    heads: int | None = Field(None, gt=0, le=1_024, description="heads of attention; null: as `head_channels` says")
+    head_channels: int = Field(64, gt=0, le=65_536, description="channels per head of attention, if `heads` is null")
     qkv: Literal["parts", "heads", "channels"] = Field(
         "parts", description="order of the query, key and value rows: one after the other, per head, or per channel"
     )

@@ -21,7 +21,9 @@ class Betas(Spacing):
     """
 
     kind: Literal["betas"]
-    values: tuple[Beta, ...] = Field(min_length=1, description="variance added at each level, from data to noise")
+    values: tuple[Beta, ...] = Field(
+        min_length=1, max_length=100_000, description="variance added at each level, from data to noise"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "betas", "values": [0.001, 0.1]}
 
     @property

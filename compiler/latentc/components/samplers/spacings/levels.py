@@ -94,7 +94,7 @@ class IddpmLevels(OfLevels):
     kind: Literal["iddpm_levels"]
     sigma_min: float | None = Field(0.002, gt=0, description="least noise level; null: the process's own")
     sigma_max: float | None = Field(81.0, gt=0, description="greatest noise level; null: the process's own")
-    steps: int = Field(1000, gt=1, description="timesteps of the schedule")
+    steps: int = Field(1000, gt=1, le=100_000, description="timesteps of the schedule")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "iddpm_levels"}
 
     def chosen(self, low: float, high: float, count: int) -> Array:

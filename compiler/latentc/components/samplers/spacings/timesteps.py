@@ -46,7 +46,7 @@ class Leading(OfTimesteps):
     """Multiples of T // steps, plus an offset."""
 
     kind: Literal["leading"]
-    offset: int = Field(0, ge=0, description="added to every timestep")
+    offset: int = Field(0, ge=0, le=100_000, description="added to every timestep")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "leading"}
 
     def chosen(self, total: int, steps: int, beyond: bool) -> Timesteps:
