@@ -1,4 +1,4 @@
-"""A bundle's folder: opening it means that every byte the engine will read is the one the compiler wrote."""
+"""A bundle's folder; opening it checks that every byte the engine reads is the one that the compiler wrote."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentc_runtime.errors import BundleError
-from latentc_runtime.hashes import HashCache
+from latentc_runtime.hashes import HashCache, write_whole
 from latentc_runtime.manifest import FileEntry, Manifest, Reference
 from latentc_runtime.manifest_json import bytes_from_manifest, manifest_from_bytes
 
@@ -22,18 +22,18 @@ _NO_LINKS = "copy the bundle with its files in place of links (cp -rL)"
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: its folder (resolved), its manifest, and which file that was read from."""
+    """An opened bundle: its resolved folder, its manifest, and the identity of the manifest file."""
 
     folder: Path
     manifest: Manifest
     origin: tuple[int, int, int]
 
     def path(self, name: str) -> Path:
-        """Where a file of `manifest.files` lies."""
+        """The path of a file of `manifest.files`."""
         return self.folder / name
 
     def check_same(self) -> None:
-        """BundleError E0604 where the folder holds another bundle by now, compiled in the place of this one."""
+        """BundleError E0604 if the folder has been replaced by another bundle since it was opened."""
         try:
             same = _origin(self.folder) == self.origin
         except OSError:
@@ -43,10 +43,10 @@ class Bundle:
             raise BundleError("E0604", message, "load it again")
 
     def external_files(self) -> dict[str, Path]:
-        """Weight files by the name that ONNX files call them, the referenced ones where they lie.
+        """{name in the ONNX files: weight file}, with references at their own location.
 
-        Empty where nothing is referenced: then an engine finds them by itself. An engine that is given one
-        from elsewhere wants to be given all.
+        Empty if there are no references: then engines find the files themselves. With references an engine needs to be
+        given all files.
         """
         references = {name: Path(r.location) for name, r in self.manifest.references.items()}
         inside = {name: self.path(name) for name in self.manifest.files if name.startswith("weights/")}
@@ -56,10 +56,10 @@ class Bundle:
 def open_bundle(path: str | os.PathLike[str], verify: bool = True) -> Bundle:
     """Open the bundle in the folder `path`; with `verify`, compare the sha256 of every file.
 
-    Hashes of large files are remembered by inode, size and times in the user's cache folder, so that opening a
-    bundle again costs nothing; what a disk changes behind the file system's back shows at the first opening.
-    Raises BundleError: E0601 no bundle, E0602 damaged manifest, E0603 unknown format, E0604 missing or damaged
-    file, E0605 a name that leaves the bundle, E0611 a referenced file that is missing or has changed.
+    Hashes of large files are cached by inode, size and times in the user's cache folder, so opening a bundle again is
+    cheap; corruption below the file system is only detected at the first opening. Raises BundleError: E0601 no bundle,
+    E0602 damaged manifest, E0603 unknown format, E0604 missing or damaged file, E0605 a name that leaves the bundle,
+    E0611 a referenced file that is missing or has changed.
     """
     try:
         return _open(Path(path), verify)
@@ -69,7 +69,7 @@ def open_bundle(path: str | os.PathLike[str], verify: bool = True) -> Bundle:
 
 def _open(folder: Path, verify: bool) -> Bundle:
     if not folder.exists():
-        raise BundleError("E0601", f"there is no bundle at {folder}", "compile one with `latentc compile`")
+        raise BundleError("E0601", f"no bundle at {folder}", "compile one with `latentc compile`")
     if not folder.is_dir() or not (folder / MANIFEST).is_file():
         raise BundleError("E0601", f"{folder} is not a bundle: no {MANIFEST} in it", "give the bundle's folder")
     folder = folder.resolve()
@@ -93,14 +93,10 @@ def _open(folder: Path, verify: bool) -> Bundle:
 
 
 def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> None:
-    """Write `manifest` into `folder`, whole or not at all. BundleError where it contradicts itself."""
+    """Write `manifest` into `folder`, never visible half-written. BundleError if it contradicts itself."""
     for name in (*manifest.files, *manifest.references):
         check_name(name)
-    text = bytes_from_manifest(manifest)
-    target = Path(folder) / MANIFEST
-    partial = target.with_suffix(".partial")
-    partial.write_bytes(text)
-    partial.replace(target)
+    write_whole(Path(folder) / MANIFEST, bytes_from_manifest(manifest))
 
 
 def check_name(name: str) -> None:

@@ -1,8 +1,8 @@
-"""Dataclasses from JSON and back, strictly: an unknown key, a missing one or a wrong type names its place.
+"""Dataclasses from JSON and back. Errors for unknown keys, missing keys and wrong types name the place.
 
-The dataclasses are the schema. Understood are str, int, float, bool, Any, Literal, `X | None`, `int | str`,
-`tuple[X, ...]`, `tuple[X, Y]`, `dict[str, X]`, dataclasses, and unions of dataclasses told apart by the first
-field, a Literal (`op` or `kind`).
+The dataclasses are the schema. Supported types: str, int, float, bool, Any, Literal, `X | None`, `int | str`,
+`tuple[X, ...]`, `tuple[X, Y]`, `dict[str, X]`, dataclasses, and unions of dataclasses that are distinguished by their
+first field, a Literal (`op` or `kind`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 
 class CodecError(ValueError):
-    """What is wrong and where, such as `samplers[0].steps: expected a whole number, got "ten"`."""
+    """What is wrong and where, such as `programs[0].steps: expected a whole number, got "ten"`."""
 
 
 def parse(text: bytes) -> Any:
-    """JSON text as Python values; CodecError also for what json lets pass: double keys, NaN, bottomless lists."""
+    """JSON text as Python values; CodecError also for duplicate keys and NaN, which the json module accepts."""
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
@@ -35,13 +35,13 @@ def parse(text: bytes) -> Any:
 
 
 def decode(kind: type[T], value: object, place: str = "") -> T:
-    """`value`, as `parse` gives it, as the type `kind`."""
+    """A result of `parse` as an instance of `kind`."""
     decoded: T = _decode(kind, value, place)
     return decoded
 
 
 def encode(value: Any) -> Any:
-    """A dataclass as what `json.dumps` takes; every field is written, None included."""
+    """A dataclass as data for `json.dumps`; every field is written, including None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
@@ -54,7 +54,7 @@ def encode(value: Any) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise CodecError("a key is written twice")
+        raise CodecError("a key occurs twice")
     return found
 
 

@@ -1,6 +1,6 @@
-"""Checks what a caller gives for a program: conditions, settings and seeds, and gives them one row per sample.
+"""Checks a request's conditions, settings and seeds, and expands them to one row per sample.
 
-Symbols: B batch (samples asked for), L the longest length of a condition with a mask.
+Symbols: B batch (requested samples), L largest length of a condition with a mask.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _VALUE, _MASK = "value", "mask"
 
 
 class RequestError(ValueError):
-    """What does not fit, and how to mend it."""
+    """A request that does not fit the program: the message and the remedy."""
 
     def __init__(self, message: str, help: str) -> None:
         super().__init__(message, help)
@@ -35,17 +35,17 @@ def checked_given(
     seeds: ArrayLike = 0,
     count: int | None = None,
 ) -> Given:
-    """A request to a program of these conditions and settings, checked: every array has one row per sample.
+    """A checked request to a program with these conditions and settings; every array has one row per sample.
 
-    `classes` is short for the only condition of form label. `given`: values by condition, one for all samples or one
-    per sample; {"value": …, "mask": …} where the mask is known. `asked`: settings by name. `count`: the number of
-    samples; by default that of the classes, of the longest condition, or of the seeds. Raises RequestError.
+    `classes`: short for the only condition of form label. `given`: values by condition, one for all samples or one per
+    sample; {"value": …, "mask": …} to give a mask. `asked`: settings by name. `count`: the number of samples, by
+    default that of the conditions given per sample, otherwise that of the seeds. Raises RequestError.
     """
     values = _with_classes(conditions, dict(given or {}), classes)
     known = {c.name: c for c in conditions}
     for name in values:
         if name not in known:
-            raise RequestError(f"there is no condition `{name}`", _listed("conditions", map(described, conditions)))
+            raise RequestError(f"no condition `{name}`", _listed("conditions", map(described, conditions)))
     missing = [c for c in conditions if c.required and c.name not in values]
     if missing:
         raise RequestError(f"the condition `{missing[0].name}` is missing", described(missing[0]))
@@ -62,7 +62,7 @@ def checked_given(
 
 
 def described(condition: Condition) -> str:
-    """What a condition takes, and how to give it."""
+    """The values that a condition takes, and how to give them."""
     name, shape = condition.name, ", ".join(map(str, condition.shape))
     axes = f" ({', '.join(condition.axes)})" if condition.axes else ""
     match condition.form:
@@ -93,7 +93,7 @@ def _listed(what: str, descriptions: Iterable[str]) -> str:
 
 
 def _with_classes(conditions: Sequence[Condition], given: dict[str, Any], classes: ArrayLike | None) -> dict[str, Any]:
-    """`given` with `classes` under the name of its condition."""
+    """`given` with `classes` added under the name of its condition."""
     if classes is None:
         return given
     labels = [c.name for c in conditions if c.form == "label"]
@@ -110,11 +110,11 @@ def _with_classes(conditions: Sequence[Condition], given: dict[str, Any], classe
     return {**given, labels[0]: classes}
 
 
-Read = tuple[Array, Array, bool]  # values [n, *shape], masks [n, L], whether it is one value for all samples
+Read = tuple[Array, Array, bool]  # values [n, *shape], masks [n, L], True for one value for all samples
 
 
 def _read(condition: Condition, given: Any) -> Read:
-    """The values of a condition, checked but for their number."""
+    """The checked values of a condition; their number is checked later."""
     if condition.form == "label":
         return _labels(condition, _numbers(condition.name, given))
     mask = None
@@ -138,7 +138,7 @@ def _read(condition: Condition, given: Any) -> Read:
 
 
 def _parts(condition: Condition, given: Any) -> Array | list[Array]:
-    """One array for all samples, or a list of one per sample; lengths may differ."""
+    """One array for all samples, or a list with one array per sample, possibly of different lengths."""
     rank = len(condition.shape)
     try:
         array = np.asarray(given)
@@ -165,7 +165,7 @@ def _checked(condition: Condition, part: Array) -> Array:
     if condition.form == "tokens":
         outside = part[(part < 0) | (part >= (condition.vocabulary or 1))]
         if outside.size:
-            raise RequestError(f"condition `{condition.name}`: there is no token {outside[0]}", described(condition))
+            raise RequestError(f"condition `{condition.name}`: no token {outside[0]}", described(condition))
     with np.errstate(over="ignore"):
         part = part.astype(NUMPY[condition.dtype])
     if part.dtype.kind == "f" and not np.isfinite(part).all():
@@ -192,7 +192,7 @@ def _labels(condition: Condition, array: Array) -> Read:
         if rows.shape[1] != count:
             raise RequestError(f"`{name}` gives probabilities of {rows.shape[1]} classes, not {count}", mend)
         if not (rows >= 0).all() or (rows.sum(axis=1) > 1 + 1e-3).any():  # false for nan
-            raise RequestError(f"`{name}` holds a row that is no distribution over classes", mend)
+            raise RequestError(f"`{name}` holds a row that is not a distribution over classes", mend)
         return rows, np.ones((len(rows), 0), np.bool_), array.ndim == 1
     empty = array.ndim == 1 and array.size == 0
     if array.ndim > 1 or (array.dtype.kind not in "iu" and not empty):
@@ -201,7 +201,7 @@ def _labels(condition: Condition, array: Array) -> Read:
     labels = np.atleast_1d(array).astype(np.int64)
     outside = labels[(labels < 0) | (labels >= count)]
     if outside.size:
-        raise RequestError(f"there is no class {outside[0]}", mend)
+        raise RequestError(f"no such class: {outside[0]}", mend)
     made = labels if condition.encoding == "index" else one_hot(labels, count)
     return made, np.ones((len(labels), 0), np.bool_), array.ndim == 0
 
@@ -217,7 +217,7 @@ def _default(condition: Condition) -> Read:
 
 
 def _number(lengths: Sequence[int], seeds: ArrayLike, count: int | None) -> int:
-    """How many samples are asked for."""
+    """The number of requested samples."""
     if count is not None:
         if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 0:
             raise RequestError(f"`count` is a number of samples, not {count!r}", "give 0 or more")
@@ -231,7 +231,7 @@ def _number(lengths: Sequence[int], seeds: ArrayLike, count: int | None) -> int:
 
 
 def _objects(values: Any) -> Any:
-    """Seeds as an array of Python numbers: integers of 2^63 and more beside smaller ones would become floats."""
+    """Seeds as an array of Python integers: numpy would turn a mix with integers from 2^63 on into floats."""
     return np.asarray(values, object) if isinstance(values, Sequence | np.ndarray | range) else values
 
 
@@ -240,7 +240,7 @@ def _repeated(condition: Condition, rows: Array, count: int) -> Array:
         return rows
     if len(rows) == 1:
         return np.repeat(rows, count, axis=0)
-    message = f"there are {len(rows)} values of `{condition.name}` for {count} samples"
+    message = f"{len(rows)} values of `{condition.name}` for {count} samples"
     raise RequestError(message, "give one for all samples, or one per sample")
 
 
@@ -254,7 +254,7 @@ def _seeds(seeds: ArrayLike, count: int) -> NDArray[np.uint64]:
     ):
         raise RequestError("seeds are one whole number or a list of them", mend)
     if len(values) != count:
-        raise RequestError(f"there are {len(values)} seeds for {count} samples", mend)
+        raise RequestError(f"{len(values)} seeds for {count} samples", mend)
     try:
         return seed_words(values)
     except ValueError as error:
@@ -269,7 +269,7 @@ def _settings(settings: Sequence[Setting], asked: dict[str, ArrayLike], count: i
     for name in asked:
         if name not in known:
             mend = _listed("settings", (f"`{s.name}`, {_range(s)}" for s in settings))
-            raise RequestError(f"there is no setting `{name}`", mend)
+            raise RequestError(f"no setting `{name}`", mend)
     return {s.name: _setting(s, asked.get(s.name), count) for s in settings}
 
 
@@ -281,7 +281,7 @@ def _setting(setting: Setting, asked: ArrayLike | None, count: int) -> Array:
         what = f"{values.dtype} of shape {list(values.shape)}"
         raise RequestError(f"`{name}` is a number or a list of them, not {what}", mend)
     if values.ndim == 1 and len(values) != count:
-        raise RequestError(f"there are {len(values)} values of `{name}` for {count} samples", mend)
+        raise RequestError(f"{len(values)} values of `{name}` for {count} samples", mend)
     values = values.astype(np.float64)
     largest = np.inf if setting.unlimited else float(np.finfo(np.float32).max)
     if not (np.abs(values) <= largest).all():
@@ -297,7 +297,7 @@ def _setting(setting: Setting, asked: ArrayLike | None, count: int) -> Array:
 
 
 def _range(setting: Setting) -> str:
-    """The values of a setting and its default, in words."""
+    """The allowed values of a setting and its default, in words."""
     least = None if setting.low is None else f"{'from' if setting.closed else 'above'} {setting.low:g}"
     most = None if setting.high is None else f"{'to' if setting.closed else 'below'} {setting.high:g}"
     endless = "inf for none" if setting.unlimited else None

@@ -1,7 +1,7 @@
-"""The random distributions: what each draws in numpy from counter-based words, and in torch for a training loss.
+"""The random distributions, each in numpy from counter-based words, and in torch for training losses.
 
-A row draws `draw(seeds, stream, shape, index, **parameters)` -> [B, *shape], or [N, B, *shape] for N indices; a
-parameter is one number, or one per sample (f64[B]). `torch` is the expression that an emitted loss draws with, over
+`draw(seeds, stream, shape, index, **parameters)` of a row returns [B, *shape], or [N, B, *shape] for N indices; a
+parameter is one number, or one per sample (f64[B]). `torch` is the expression of an emitted loss, a format string with
 `{shape}`, the parameters and `generator`.
 """
 
@@ -27,7 +27,7 @@ Parameters = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Distribution:
-    """One row: how values are drawn, their dtype and the closed interval that holds them (`bounds` of parameters)."""
+    """One distribution: how values are drawn, their dtype, and their closed interval `bounds(parameters)`."""
 
     draw: Callable[..., Array]
     torch: str
@@ -41,7 +41,7 @@ def draw(
 ) -> Array:
     """Values of the distribution `name`: [B, *shape], or [N, B, *shape] for N indices.
 
-    Sample b depends on `seeds[b]`, its own parameters, the stream and the index alone. Raises KeyError for an unknown
+    Sample b depends only on `seeds[b]`, its own parameters, the stream and the index. Raises KeyError for an unknown
     distribution and ValueError for a seed or index out of range.
     """
     return DISTRIBUTIONS[name].draw(seeds, stream, shape, index, **parameters)
@@ -59,10 +59,10 @@ def _open_uniforms(seeds: Seeds, stream: str, shape: Sequence[int], index: Index
 
 
 def _truncated_normal(seeds: Seeds, stream: str, shape: Sequence[int], index: Index, bound: ArrayLike) -> Array:
-    """Standard normals within [-bound, bound]; a bound of infinity gives the values of `normal`.
+    """Standard normals within [-bound, bound]; for an infinite bound the values of `normal`.
 
-    With u the stream's uniforms and P the cumulative normal distribution: the inverse of P at P(-t) + u (P(t) - P(-t)),
-    in float64.
+    With u the stream's uniforms, P the normal CDF and t the bound: the inverse of P at P(-t) + u (P(t) - P(-t)), in
+    float64.
     """
     keys = noise.seed_words(seeds)
     bounds = np.broadcast_to(np.asarray(bound, np.float64), keys.shape)
@@ -97,7 +97,7 @@ def _integers(seeds: Seeds, stream: str, shape: Sequence[int], index: Index, hig
 
 
 def _permutation(seeds: Seeds, stream: str, shape: Sequence[int], index: Index) -> Array:
-    """The last axis holds 0..n-1 in random order: the order of its words."""
+    """The last axis holds 0..n-1 in random order, that of its words."""
     return noise.words(seeds, stream, shape, index).argsort(axis=-1, kind="stable").astype(np.int64)
 
 
@@ -129,7 +129,7 @@ def _logit_normal(
 
 
 def _beta(seeds: Seeds, stream: str, shape: Sequence[int], index: Index, a: ArrayLike, b: ArrayLike) -> Array:
-    """A / (A + B) of gamma variables; their attempts are even and odd counters."""
+    """A / (A + B) for gamma variables A and B, which use even and odd attempts."""
     first = _gamma(seeds, stream, shape, index, _column(a, shape), 0)
     second = _gamma(seeds, stream, shape, index, _column(b, shape), 1)
     made: Array = first / (first + second)
@@ -173,7 +173,7 @@ def _categorical(seeds: Seeds, stream: str, shape: Sequence[int], index: Index, 
 
 
 def _from_noise(function: Callable[..., Array]) -> Callable[..., Array]:
-    """A row whose values `noise` makes itself."""
+    """The `draw` of a distribution without parameters that is a function of `noise`."""
     return lambda seeds, stream, shape, index: function(seeds, stream, shape, index)
 
 
@@ -214,7 +214,7 @@ DISTRIBUTIONS: Mapping[str, Distribution] = {
     "logit_normal": Distribution(
         _logit_normal, f"torch.sigmoid({{mean}} + {{std}} * {_NORMAL})", ("mean", "std"), bounds=_UNIT
     ),
-    # torch's own has no generator: numpy's, seeded by it.
+    # torch's beta takes no generator, so this is numpy's, seeded by the generator.
     "beta": Distribution(
         _beta,
         "torch.from_numpy(np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))"

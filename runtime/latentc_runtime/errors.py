@@ -21,7 +21,7 @@ CODES: dict[str, str] = {
 
 
 class BundleError(Exception):
-    """A bundle that cannot be used, or a request it cannot serve: a code of `CODES`, a message and a mend."""
+    """A bundle that cannot be used, or a request it cannot serve: a code of `CODES`, a message and a remedy."""
 
     def __init__(self, code: str, message: str, help: str | None = None) -> None:
         super().__init__(code, message, help)

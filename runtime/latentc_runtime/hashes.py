@@ -1,6 +1,7 @@
-"""Sha256 of files, remembered between runs in the user's cache folder.
+"""Sha256 of files, remembered between runs in the user's cache folder, and the writing of files in it.
 
-LATENTC_CACHE names that folder in place of $XDG_CACHE_HOME/latentc; `off` or nothing keeps no cache.
+The environment variable LATENTC_CACHE replaces the folder $XDG_CACHE_HOME/latentc; `off` or an empty value disables
+the cache.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ SMALLEST = 1 << 20
 """Bytes; smaller files are always hashed."""
 
 MOST = 4096
-"""Entries kept, the latest."""
+"""Largest number of entries; the latest are kept."""
 
 
 def cache_folder() -> Path | None:
-    """Where caches are kept; None where the user wants none. It need not exist."""
+    """The folder of all caches, which may not exist yet; None if the user disabled them."""
     named = os.environ.get("LATENTC_CACHE")
     if named is not None:
         return None if named in ("", "off") else Path(named)
@@ -35,19 +36,29 @@ def cache_folder() -> Path | None:
     return (Path(base) if base else Path(home, ".cache")) / "latentc"
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name and rename it, so that it is never visible half-written. OSError."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def identity(status: os.stat_result) -> str:
-    """What is equal only for a file that has not been written since."""
+    """A text that changes whenever the file is written."""
     return ":".join(map(str, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)))
 
 
 def settled(status: os.stat_result) -> bool:
-    """Whether a change from now on would change the file's times: clocks of file systems tick, some every 2 s."""
+    """True if any later change will also change the file's times; some file systems store them in steps of 2 s."""
     tick = 0.1 if status.st_mtime_ns % 1_000_000_000 else 2.0
     return time.time() - max(status.st_mtime, status.st_ctime) > tick
 
 
 def hash_file(path: str | os.PathLike[str]) -> FileEntry:
-    """Sha256 and size of a file, for `Manifest.files`. OSError where it cannot be read."""
+    """Sha256 and size of a file, for `Manifest.files`. OSError if it cannot be read."""
     with Path(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return FileEntry(digest, os.fstat(file.fileno()).st_size)
@@ -63,14 +74,14 @@ class HashCache:
         self.new: dict[str, str] = {}
 
     def hash(self, path: str | os.PathLike[str]) -> FileEntry:
-        """`hash_file`, from the cache where the file has not been written since. OSError where it cannot be read."""
+        """`hash_file`, from the cache if the file has not been written since. OSError if it cannot be read."""
         status = Path(path).stat()
         key = identity(status)
         if status.st_size < SMALLEST or self.path is None:
             return hash_file(path)
         if key in self.known:
             return FileEntry(self.known[key], status.st_size)
-        # Before the file is read: it may be written while it is.
+        # Checked before the file is read, because it may be written meanwhile.
         sure = settled(status)
         entry = hash_file(path)
         if sure and entry.size == status.st_size:
@@ -83,18 +94,13 @@ class HashCache:
             return dict(zip(files, pool.map(self.hash, files.values()), strict=True))
 
     def save(self) -> None:
-        """Keep what is new, together with what others have stored since."""
+        """Store the new entries, together with those that other processes have stored meanwhile."""
         if self.path is None or not self.new:
             return
         entries = {**self._stored(), **self.new}
-        partial = self.path.with_suffix(f".{secrets.token_hex(6)}.partial")
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                partial.write_text(json.dumps(dict(list(entries.items())[-MOST:])))
-                partial.replace(self.path)
-            finally:
-                partial.unlink(missing_ok=True)
+            write_whole(self.path, json.dumps(dict(list(entries.items())[-MOST:])).encode())
 
     def _stored(self) -> dict[str, str]:
         try:

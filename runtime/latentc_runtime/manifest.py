@@ -1,6 +1,6 @@
-"""What manifest.json holds. The runtime owns this format; the compiler writes it with these same classes.
+"""The content of manifest.json. The runtime owns this format; the compiler writes it with the same classes.
 
-Symbols: B batch, C channels, H height, W width, T tokens, N rows of a per-step input (one a step).
+Symbols: B batch, N rows of a per-step input (one per step).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from latentc_runtime.sources import Condition, Dtype, Input, Setting, needed
 
 FORMAT = 3
-RESULT = "out"  # the variable that holds the first output when a program has run
+RESULT = "out"  # the variable that holds the first output at the end of a program
 
 EngineName = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -28,7 +28,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Reference:
-    """A weight file left where it lies (`--by-reference`): `location` is its absolute path."""
+    """A weight file outside the bundle (`--by-reference`): `location` is its absolute path."""
 
     sha256: str
     size: int
@@ -37,11 +37,11 @@ class Reference:
 
 @dataclass(frozen=True)
 class Output:
-    """One sample: an array of any rank, and how its medium is written and shown.
+    """One sample: an array of any rank, and how it is written and shown.
 
-    `axes` are the names of its axes (none: an array of no medium). `range`: the values shown as black and white, or at
-    full scale. `classes`: samples are integers from 0 to classes - 1. `rate`: samples or frames per second. `grid`:
-    what a sequence of tokens fills, row by row. `alphabet`: the characters of text tokens.
+    axes: names of its axes; empty for medium "array". range: the values of black and white, or full scale.
+    classes: samples are integers from 0 to classes - 1. rate: samples or frames per second.
+    grid: the grid that a sequence of tokens fills row by row. alphabet: the characters of text tokens.
     """
 
     shape: tuple[int, ...]
@@ -59,8 +59,8 @@ class Output:
 class EngineCall:
     """Run an engine file: `inputs` {engine input: variable}, `outputs` {variable: engine output}.
 
-    `shared` {engine output: engine input}: that input is read by nothing else, so the engine may write the output in
-    its place where it updates it in part (a key-value cache that grows).
+    `shared` {engine output: engine input}: the output is that input partly overwritten (a growing key-value cache), and
+    nothing else reads the input, so the engine may write to its memory.
     """
 
     op: Literal["engine"]
@@ -72,7 +72,7 @@ class EngineCall:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of the per-step input `input`: row `first` plus step x stride of each loop around, the outermost first."""
+    """Rows of the per-step input `input`: row `first` + step x stride of each enclosing loop, the outermost first."""
 
     input: str
     first: int
@@ -84,10 +84,10 @@ class Loop:
     """Run `body` `trip` times.
 
     `tables` {variable: rows}: row i at step i, a number or nested lists of numbers.
-    `noise` {variable: rows of a per-step input}, each made only at its step.
-    `carried` [variable, new variable]: after each step the variable takes the new one's value, all at once;
-    the variable exists before the loop and keeps its last value after it. Other variables of the body do not
-    outlive the step. `index`: a variable that holds the step, i64[].
+    `noise` {variable: rows of a per-step input}, each drawn at its step.
+    `carried` [variable, new variable]: after each step the variables are assigned the new ones' values, all at once.
+    They exist before the loop and keep their last values after it. Other variables of the body are local to a step.
+    `index`: a variable that holds the step, i64[].
     """
 
     op: Literal["loop"]
@@ -104,7 +104,7 @@ Statement = EngineCall | Loop
 
 @dataclass(frozen=True)
 class ProgramOutput:
-    """An output of a program: its name, the variable that holds it when the program has run, and what a sample is."""
+    """An output of a program: its name, the variable that holds it at the end, and the description of a sample."""
 
     name: str
     variable: str
@@ -115,8 +115,8 @@ class ProgramOutput:
 class ProgramEntry:
     """A program of the bundle: `sample`, `encode`, …. Its statements start with the inputs as variables.
 
-    Several programs of one name differ in `steps`; the first is the default. `max_batch` is the largest batch of one
-    run, null for any. `why` says why the form was chosen.
+    Programs of the same name differ in `steps`; the first is the default. `max_batch` is the largest batch of one run,
+    null for no limit. `why`: the reason for the form.
     """
 
     name: str
@@ -132,13 +132,14 @@ class ProgramEntry:
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan of TensorRT or TensorRT-RTX made from the engine file `file`, which it stands for on GPUs it fits.
+    """A plan of TensorRT or TensorRT-RTX built from the engine file `file`, which it replaces on GPUs that it fits.
 
-    `version` is that of the library that made it, `capability` that of the GPU ("sm89"). `profiles` are the least,
-    best and most samples of a run. `fused_attentions`: kernels in it that hold a whole attention. A
-    `hardware_compatible` plan runs on later GPUs too, a `version_compatible` one on later versions; one that is
-    `stripped` gets its weights from those of `file`. `driver` is the CUDA version of the driver that it was made with,
-    where a GPU made it.
+    version: of the library that built it. capability: of the GPU ("sm89").
+    profiles: (smallest, optimal, largest number of samples) of a run.
+    fused_attentions: kernels in it that compute a whole attention.
+    hardware_compatible: it also runs on later GPUs. version_compatible: it also runs on later library versions.
+    stripped: it gets its weights from those of `file`.
+    driver: CUDA version of the driver, if a GPU built it.
     """
 
     file: str
@@ -157,9 +158,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Fusion:
-    """What of the default program became one operator each, counted in its ONNX files, a loop's body once.
+    """Counts of single operators in the ONNX files of the default program; a loop's body counts once.
 
-    `attentions` is how many the model has; `merged` counts linear layers that are computed as one with others.
+    `attentions`: number in the model, of which `operators` are one operator each. `merged`: linear layers that are
+    computed together with others.
     """
 
     attentions: int
@@ -171,12 +173,13 @@ class Fusion:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How layers of the networks were quantised, and what was measured of it when the bundle was made.
+    """How the networks were quantised, and the measurements of compile.
 
-    `layers` of `of` are quantised, by `scheme`; samples are within `psnr` dB of float32 (of tokens: `perplexity` is
-    higher by this share, `agreement` is the share of likeliest tokens that stay), as `judged` by an engine. `speedup`:
-    times as fast as unquantised at batch `batch`, null where that was not measured. `forced`: beyond its budget, and
-    built all the same; `notes` say what was not as asked. `plan` is the file with the scheme of each layer.
+    layers, of: number of quantised layers, and of all layers that can be. plan: the file with the scheme of each layer.
+    psnr: dB of samples against float32. perplexity: its relative increase (tokens). agreement: fraction of most likely
+    tokens that stay the same. judged: the engine that measured these.
+    speedup: over the unquantised engine at batch size `batch`; null if it was not measured.
+    forced: the bundle was written although it exceeds its budget. notes: deviations from the request.
     """
 
     scheme: str
@@ -197,10 +200,10 @@ class Quantization:
 class Manifest:
     """The whole of manifest.json. `files` and `references` are by path within the bundle.
 
-    `conditions` and `settings` are what requests may give; the inputs of a program say which it needs. The first
-    program is the default. `engine` is what the bundle was compiled for, `precision` what it is told to compute in.
-    ONNX files name a reference by its path here as external data. `made_from` is a sha256 of all that it was compiled
-    from, by which the compiler recognises a bundle that is up to date; empty if that is unknown.
+    `conditions` and `settings` are what requests may give; a program's inputs determine which it uses. The first
+    program is the default. `engine`: the one that the bundle was compiled for, in `precision`. ONNX files refer to
+    `references` by their path here, as external data. `made_from`: sha256 of everything that the bundle was compiled
+    from, by which compile recognises an up-to-date bundle; empty if unknown.
     """
 
     format: int
@@ -215,7 +218,7 @@ class Manifest:
     weights: dict[str, Any]
     files: dict[str, FileEntry]
     references: dict[str, Reference] = field(default_factory=dict)
-    engine: EngineName = "onnxruntime"  # of bundles that do not say
+    engine: EngineName = "onnxruntime"
     precision: Precision = "fp32"
     plans: tuple[Plan, ...] = ()
     made_from: str = ""
@@ -224,7 +227,7 @@ class Manifest:
 
     @property
     def output(self) -> Output:
-        """What the default program makes of each sample, its first output."""
+        """The first output of the default program."""
         return self.programs[0].outputs[0].output
 
     def conditions_of(self, program: ProgramEntry) -> tuple[Condition, ...]:

@@ -1,4 +1,4 @@
-"""manifest.json written, read, and checked for what contradicts itself; `manifest` says what it holds."""
+"""Writing, reading and checking manifest.json; `manifest` defines its content."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"\n\}\n\Z')
 
 
 def bytes_from_manifest(manifest: Manifest) -> bytes:
-    """manifest.json: JSON whose last field is the sha256 of the text with 64 zeros in that field's place.
+    """manifest.json: JSON whose last field is the sha256 of the text with 64 zeros in that field.
 
-    Raises BundleError where the manifest contradicts itself.
+    Raises BundleError if the manifest contradicts itself.
     """
     check(manifest)
     document = {**codec.encode(manifest), "checksum": "0" * 64}
@@ -84,15 +84,15 @@ def _check_format(document: dict[str, Any]) -> None:
 
 
 def _recompile(weights: object) -> str:
-    """The command that makes a bundle again, from what its manifest says of its weights."""
+    """The command that compiles a bundle again, with the weights that its manifest names."""
     known = {k: v for k, v in weights.items() if isinstance(v, str)} if isinstance(weights, dict) else {}
     flags = "".join(f" --{name} {known[name]}" for name in ("names", "key") if name in known)
     command = f"latentc compile spec.yaml --weights {known.get('file', 'FILE')}{flags} -o BUNDLE"
-    return f"compile it again from the spec that lies in it: `{command}`"
+    return f"compile it again from the spec that it contains: `{command}`"
 
 
 def check(manifest: Manifest) -> None:
-    """Raise BundleError where the manifest contradicts itself: unknown files, undefined variables, odd sizes."""
+    """Raises BundleError if the manifest contradicts itself: unknown files, undefined variables, wrong sizes."""
     for place, message in _contradictions(manifest):
         raise BundleError("E0602", f"manifest.json: {place}: {message}", _AGAIN)
 
@@ -240,7 +240,7 @@ def _program_contradictions(
     around: tuple[int, ...],
     manifest: Manifest,
 ) -> Iterator[tuple[str, str]]:
-    """Contradictions of statements in loops of `around` steps; adds what they define to `known`."""
+    """Contradictions of statements inside loops of `around` steps; adds the variables they define to `known`."""
     for i, s in enumerate(program):
         where = f"{place}[{i}]"
         if isinstance(s, EngineCall):

@@ -12,9 +12,9 @@ and one of the ten rounds, with 64-bit products and the key raised by (W0, W1) b
 
     (c0, c1, c2, c3) -> (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0))
 
-Streams name what the noise is for ("x" the initial state, "step" the noise of a step, "token" the uniform of
-a token); `index` is the step or position; `attempt` is 0 unless a distribution needs more than one word per value.
-Everything drawn from these words is in distributions.py.
+A stream names the purpose of the noise ("x" the initial state, "step" the noise of a step, "token" the uniform of a
+token). `index` is the step or position. `attempt` is 0 unless a distribution needs more than one word per value. All
+distributions that use these words are in distributions.py.
 
 Sources: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011; Box and Muller, 1958.
 """
@@ -41,16 +41,15 @@ W0, W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 LOW = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
 
-# Blocks of one piece of work: its arrays (256 KiB) stay in a core's cache, which is where the speed comes
-# from, yet are large enough that glibc learns to keep them; smaller ones are given back to the system at each
-# free, and faulting them in again costs three times the arithmetic.
+# Blocks per piece of work: its arrays (256 KiB) fit in a core's cache, but are large enough that glibc keeps their
+# memory. It returns smaller ones to the system at each free, and page faults cost three times the arithmetic.
 PIECE = 1 << 15
 
 
 def normals(seeds: Seeds, stream: str, shape: Sequence[int], index: int | Sequence[int] = 0) -> Floats:
     """Standard normals f32[B, *shape], or f32[N, B, *shape] for N indices.
 
-    `seeds`: int[B], each in [0, 2^64); sample b depends on `seeds[b]` alone, whatever else is in the batch.
+    `seeds`: int[B], each in [0, 2^64); sample b depends only on `seeds[b]`, not on the rest of the batch.
     Raises ValueError for a seed or index outside its range.
     """
     return _draw(seeds, stream, shape, index, _normals_from_words)
@@ -71,7 +70,7 @@ def words(seeds: Seeds, stream: str, shape: Sequence[int], index: int | Sequence
 
 def seed_words(seeds: Seeds) -> Words:
     """Seeds as u64[B]; ValueError unless all are integers in [0, 2^64)."""
-    # One by one: integers of 2^63 and more beside smaller ones would become floats in numpy.
+    # One by one, because numpy turns a mix with integers from 2^63 on into floats.
     values: list[object] = list(seeds.tolist() if isinstance(seeds, np.ndarray) else seeds)
     words = np.zeros(len(values), np.uint64)
     for row, value in enumerate(values):
@@ -143,8 +142,7 @@ def _pieces(rows: int, blocks: int) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _for_each(work: Callable[[Any], None], pieces: list[tuple[int, int, int, int]]) -> None:
-    # numpy lets other threads run while it computes, so threads share large noise; small noise is sooner
-    # made than a pool is.
+    # numpy releases the GIL, so threads help with large noise; small noise is faster without a pool.
     if len(pieces) < 8:
         for piece in pieces:
             work(piece)
@@ -175,8 +173,8 @@ _COS, _SIN = np.cos(_MIDDLES), np.sin(_MIDDLES)
 def _cos_sin(word: Words) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """cos and sin of 2 pi (word + 1/2) 2^-32 in float64, six times as fast as numpy's.
 
-    The upper ten bits choose a part of the circle, the rest turn from its middle by |a| <= pi / 1024, where
-    the series are exact to 2^-53 after three terms.
+    The upper ten bits select a part of the circle, the others an angle |a| <= pi / 1024 from its middle, for which
+    three terms of the series are exact to 2^-53.
     """
     signed = word.view(np.int64)
     part = signed >> 22

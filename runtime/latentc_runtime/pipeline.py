@@ -37,10 +37,10 @@ def load(
 ) -> Pipeline:
     """Open the bundle in the folder `path` and the engine of its default program.
 
-    `device`: "cpu", "cuda", "tensorrt", or "auto" for a GPU that works, else the CPU. `verify`: compare the
-    sha256 of every file. `threads`: CPU threads of one engine run. `engine`: "onnxruntime", "openvino", … in place
-    of the one that the bundle was compiled for. `batch`: warm up for requests of that many samples, see
-    `Pipeline.warm_up`. Raises BundleError (E0601 to E0608, E0611).
+    `device`: "cpu", "cuda", "tensorrt", or "auto" for a working GPU, otherwise the CPU. `verify`: check the sha256 of
+    every file. `threads`: CPU threads per engine run. `engine`: "onnxruntime", "openvino", …, by default the one the
+    bundle was compiled for. `batch`: warm up for requests of that many samples, see `Pipeline.warm_up`. Raises
+    BundleError (E0601 to E0608, E0611).
     """
     bundle = open_bundle(path, verify)
     pipeline = Pipeline(bundle, backend_of(bundle, device, threads, engine))
@@ -51,24 +51,24 @@ def load(
 
 
 def backend_of(bundle: Bundle, device: str = "auto", threads: int | None = None, engine: str | None = None) -> Backend:
-    """The backend that a bundle was compiled for, or `engine` in its place. BundleError E0606."""
+    """The backend that a bundle was compiled for, or that of `engine`. Raises BundleError E0606."""
     manifest = bundle.manifest
     return open_backend(device, threads, engine or manifest.engine, manifest.precision, manifest.plans)
 
 
 class Pipeline:
-    """A bundle and the backend that runs it, for any number of threads. Get one with `load`."""
+    """A bundle and the backend that runs it; thread-safe. Created by `load`."""
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.bundle = bundle
         self.backend = backend
         self._engines: dict[str, Engine] = {}
-        # Again by the thread that has it: `progress` may sample as well.
+        # Reentrant, because `progress` may sample as well.
         self._turn = nullcontext() if backend.concurrent else threading.RLock()
 
     @property
     def manifest(self) -> Manifest:
-        """What the bundle says of itself."""
+        """The bundle's manifest."""
         return self.bundle.manifest
 
     @property
@@ -78,12 +78,12 @@ class Pipeline:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """The step counts of the default program that can be asked for, the default first."""
+        """The step counts in which the default program can run, the default first."""
         default = self.manifest.programs[0].name
         return tuple(entry.steps for entry in self.manifest.programs if entry.name == default)
 
     def program(self, name: str | None = None, steps: int | None = None) -> ProgramEntry:
-        """The program of that name and that many steps, by default the bundle's default one. BundleError E0609."""
+        """The program of that name and step count, by default the bundle's default. Raises BundleError E0609."""
         return program_entry(self.manifest, name, steps)
 
     def sample(
@@ -107,13 +107,13 @@ class Pipeline:
         `classes`: int[B], if samples have one label. `conditions`: the others by name, as `manifest.conditions` says:
         one value for all samples, or one per sample; sequences of different lengths are padded, and
         {"value": …, "mask": …} gives a mask. `seeds`: int[B] in [0, 2^64), or one s for s, s + 1, ...; a sample depends
-        on its own seed, conditions and settings alone. `settings`: numbers by name, one for all or f64[B]; `guidance`
+        only on its own seed, conditions and settings. `settings`: numbers by name, one for all or f64[B]; `guidance`
         (the scale) and `truncation` (bound of a generator's noise, inf for none) are short for two of them.
-        `noise`: arrays in place of what the seeds give, by input name ("x": f32[B, ...]; per step f32[N, B, ...]).
-        `count`: the number of samples if nothing else tells it. `program` and `steps`: which program, by default the
-        first. `batch`: the most samples to run at once; more are split. `progress(done, total)` is called from
-        (0, total) to (total, total), per step if the host drives the loop, else per batch; an exception it raises ends
-        sampling. Raises BundleError E0607 to E0610.
+        `noise`: arrays instead of the noise from the seeds, by input name ("x": f32[B, ...]; per step f32[N, B, ...]).
+        `count`: the number of samples, if no other argument determines it. `program` and `steps`: which program, by
+        default the first. `batch`: the largest number of samples to run at once. `progress(done, total)` is called from
+        (0, total) to (total, total), per step if the host drives the loop, otherwise per batch; an exception that it
+        raises ends sampling. Raises BundleError E0607 to E0610.
         """
         entry = self.program(program, steps)
         short = {"guidance": guidance, "truncation": truncation}
@@ -140,7 +140,7 @@ class Pipeline:
         made = {o.name: np.empty((count, *o.output.shape), NUMPY[o.output.dtype]) for o in entry.outputs}
         for start in starts:
             part = request.part(start, min(count, start + size))
-            with self._turn:  # what a run gives may be written again by the next
+            with self._turn:  # the next run may overwrite the results of this one
                 for name, array in self._run(part, tick).items():
                     made[name][start : start + size] = array
         return made
@@ -148,7 +148,7 @@ class Pipeline:
     def noise(
         self, seeds: ArrayLike, count: int, steps: int | None = None, program: str | None = None
     ) -> dict[str, Array]:
-        """All noise of `count` samples, as `sample` makes it from the seeds and takes it as `noise`; default settings.
+        """All noise of `count` samples with default settings, as `sample` draws it or takes it as `noise`.
 
         Raises BundleError E0608 or E0609.
         """
@@ -167,7 +167,7 @@ class Pipeline:
         program: str | None = None,
         classes: Sequence[int] | None = None,
     ) -> Request:
-        """A request of `count` samples with usual conditions and default settings; see `sources.default_given`."""
+        """A request of `count` samples without user input; see `sources.default_given`."""
         entry = self.program(program, steps)
         conditions, settings = self.manifest.conditions_of(entry), self.manifest.settings_of(entry)
         return Request(entry, default_given(count, seed, conditions, settings, classes))
@@ -184,14 +184,14 @@ class Pipeline:
         return encoded(samples, self.manifest.output, path, columns)
 
     def open_engines(self, steps: int | None = None, program: str | None = None) -> None:
-        """Open the engines of a program now rather than at its first use. BundleError E0606 or E0607."""
+        """Open the engines of a program now instead of at its first use. Raises BundleError E0606 or E0607."""
         for file in _files(self.program(program, steps).program):
             self._engine(file)
 
     def warm_up(self, batch: int = 1, steps: int | None = None, program: str | None = None) -> None:
-        """Do now what the first request of `batch` samples would wait for, such as compiling for that batch.
+        """Do now what the first request of `batch` samples would wait for, such as compiling for that batch size.
 
-        Runs a program on usual conditions and drops what it gives; if the host drives the loop, one step.
+        Runs the program once, or one step of it if the host drives the loop, and discards the result.
         Raises BundleError E0606 to E0609.
         """
         size = _batch_size(batch, self.program(program, steps), batch)
@@ -204,14 +204,14 @@ class Pipeline:
         if file not in self._engines:
             path, external = self.bundle.path(file), self.bundle.external_files()
             engine = self.backend.engine(path, external)
-            self.bundle.check_same()  # after: else another bundle's engine could be opened in between
+            self.bundle.check_same()  # afterwards, because the bundle could be replaced while the engine is opened
             self._engines[file] = engine
         return self._engines[file]
 
     def _run(self, request: Request, tick: Callable[[], None]) -> dict[str, Array]:
         program = request.entry.program
         for file in _files(program):
-            self._engine(file)  # before values: opening one may settle which device "auto" is
+            self._engine(file)  # before values are created: opening one may decide the device of "auto"
         variables = {name: self.backend.value(array) for name, array in request.variables().items()}
         variables = run_program(program, variables, self._engine, request.row, tick)
         made = {}

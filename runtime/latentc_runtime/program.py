@@ -1,6 +1,6 @@
 """The interpreter of a bundle's programs: loops, engine calls and table rows, run on the host.
 
-Variables hold engine values or arrays and are never looked into, so state stays on the device between calls.
+Variables hold engine values or arrays and are never inspected, so state stays on the device between calls.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def run_program(
     row: Callable[[str, int], Array],
     tick: Callable[[], None],
 ) -> Variables:
-    """Run a program and give its variables as they are at the end.
+    """Run a program; returns its variables at the end.
 
-    `variables` are the program's inputs; `engine` gives the engine of a file, `row` row i of a per-step input;
-    `tick` is called `ticks(program)` times: after each step of an innermost loop, or at the end without loops.
+    `variables`: the program's inputs. `engine(file)`: the engine of a file. `row(name, i)`: row i of a per-step input.
+    `tick` is called `ticks(program)` times: after each step of an innermost loop, or once if there are no loops.
     """
     variables = dict(variables)
     _run(program, variables, (), engine, row, tick)
@@ -42,12 +42,12 @@ def ticks(program: Sequence[Statement]) -> int:
 
 
 def first_steps(program: Sequence[Statement]) -> tuple[Statement, ...]:
-    """The program with one step of each loop: it runs every engine, and its result is of no use."""
+    """The program with one step per loop: it runs every engine, but its result is meaningless."""
     return tuple(s if isinstance(s, EngineCall) else replace(s, trip=1, body=first_steps(s.body)) for s in program)
 
 
 def variables_read(program: Sequence[Statement]) -> set[str]:
-    """Variables a program takes from outside. A per-step input among them is needed whole, with all its rows."""
+    """Variables that a program reads from outside. A per-step input among them is needed with all its rows."""
     read: set[str] = set()
     for s in program:
         if isinstance(s, EngineCall):
@@ -66,7 +66,7 @@ def _run(
     row: Callable[[str, int], Array],
     tick: Callable[[], None],
 ) -> None:
-    """Run statements in place on `variables`; `outer` are the steps that the loops around them are at."""
+    """Run statements in place on `variables`; `outer` are the current steps of the enclosing loops."""
     for s in program:
         if isinstance(s, EngineCall):
             feeds = {name: variables[variable] for name, variable in s.inputs.items()}
@@ -85,7 +85,7 @@ def _run(
                 scope[s.index] = np.asarray(step, np.int64)
             _run(s.body, scope, at, engine, row, tick)
             variables.update({variable: scope[new] for variable, new in s.carried})
-            del scope  # what is not carried is freed before the next step allocates its own
+            del scope  # frees what is not carried before the next step allocates
             if innermost:
                 tick()
 

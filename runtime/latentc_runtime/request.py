@@ -1,4 +1,4 @@
-"""What a caller asks of a program, checked against the manifest, and the inputs that follow from it."""
+"""A request to a program, checked against the manifest, and the program inputs that follow from it."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from latentc_runtime.manifest import Manifest, ProgramEntry
 from latentc_runtime.program import Variables, variables_read
 from latentc_runtime.sources import NUMPY, Given, Input, RandomSource, input_array
 
-# Values of a per-step input made at once: rows of small noise come several at a time, because a call costs more
-# than they do, and rows of large noise one by one, because all steps of it would not fit in memory.
+# Largest number of values of a per-step input that are drawn at once: small rows several at a time, because each call
+# has a fixed cost, large rows one by one, because all steps may not fit in memory.
 AHEAD = 1 << 18
 
 
 @dataclass(frozen=True)
 class Request:
-    """A checked request to a program: what was given, and `noise` by input name in place of what the seeds give."""
+    """A checked request to a program; `noise` {input: array} replaces the noise from the seeds."""
 
     entry: ProgramEntry
     given: Given
     noise: dict[str, Array] = field(default_factory=dict)
-    _ahead: dict[str, tuple[int, Array]] = field(default_factory=dict, init=False)  # rows made: the first's index
+    _ahead: dict[str, tuple[int, Array]] = field(default_factory=dict, init=False)  # drawn rows and the first's index
 
     def __len__(self) -> int:
         return len(self.given)
 
     def part(self, start: int, stop: int) -> Request:
-        """The request of samples start..stop alone."""
+        """The request for samples start to stop - 1 only."""
         rows = slice(start, stop)
         per_step = {entry.name for entry in self.entry.inputs if entry.rows is not None}
         noise = {name: a[:, rows] if name in per_step else a[rows] for name, a in self.noise.items()}
         return Request(self.entry, self.given.part(start, stop), noise)
 
     def variables(self) -> Variables:
-        """Inputs by name as the program starts; those that only loops take row by row are left to `row`."""
+        """Inputs by name at the start of the program, without those that loops only read row by row (see `row`)."""
         read = variables_read(self.entry.program)
         inputs = (i for i in self.entry.inputs if i.rows is None or i.name in read)
         return {entry.name: self.array(entry) for entry in inputs}
@@ -96,7 +96,7 @@ def check_request(
     noise: Mapping[str, ArrayLike] | None = None,
     count: int | None = None,
 ) -> Request:
-    """A Request from what a caller gave. BundleError E0608 or E0610 says what does not fit."""
+    """The checked request of a caller. Raises BundleError E0608, E0610 with what does not fit."""
     if count is None and classes is None and not conditions and isinstance(seeds, int):
         count = _noise_count(entry, noise or {})
     try:
@@ -117,7 +117,7 @@ def check_request(
 
 
 def _noise_count(entry: ProgramEntry, noise: Mapping[str, ArrayLike]) -> int | None:
-    """The number of samples that noise is given for; None if there is none."""
+    """The number of samples in the given noise; None without noise."""
     for one in entry.inputs:
         axis = 0 if one.rows is None else 1
         if one.name in noise and np.ndim(_array(noise[one.name], one.name)) > axis:

@@ -1,8 +1,8 @@
-"""Where the inputs of a program come from, and the one function that makes them.
+"""The sources of a program's inputs, and the function `input_array` that computes them.
 
-A program's inputs are a request's conditions, its settings, and random numbers that follow from its seeds. The
-compiler declares them with these classes, the manifest holds them, and the runtime, verification, calibration, emitted
-projects and Triton make the arrays with `input_array`.
+A program's inputs are a request's conditions and settings, and random numbers from its seeds. The compiler declares
+them with these classes, the manifest stores them, and the runtime, verification, calibration, emitted projects and
+Triton all call `input_array`.
 
 Symbols: B batch, N rows of a per-step input, flattened over nested loops.
 """
@@ -84,24 +84,25 @@ class Input:
 
     @property
     def rows(self) -> int | None:
-        """N for an input of N rows, None for one that is the same at all steps."""
+        """N for a per-step input of N rows, None for other inputs."""
         return self.source.rows if isinstance(self.source, RandomSource) else None
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """The shape of one sample's part (of one row)."""
+        """The shape of one sample (of one row)."""
         return tuple(int(d) for d in self.shape[1 if self.rows is None else 2 :])
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What a request says of each sample, and how.
+    """A condition that a request gives for each sample.
 
-    `label`: a class of `classes`; the program takes an index i64[B], or with `encoding` one_hot a row f32[B, classes],
-    which may be soft. `tokens`: whole numbers below `vocabulary`, i64[B, L]. `array`: numbers [B, *shape]. With `mask`,
-    samples may be shorter than `shape[0]`: they are padded, with `pad` for tokens, else zeros, and the program takes a
-    mask [B, L] of what is real. `axes` names the axes of `shape`. A condition with a `default` (a number, or nested
-    lists of `shape`) may be left out.
+    form `label`: one of `classes`, as an index i64[B], or with `encoding` one_hot as f32[B, classes], possibly class
+    probabilities. `tokens`: integers below `vocabulary`, i64[B, L]. `array`: numbers [B, *shape].
+    mask: samples may be shorter than `shape[0]`; they are padded (tokens with `pad`, arrays with 0), and the program
+    takes a mask [B, L] of the real entries.
+    axes: names of the axes of `shape`.
+    default: a number, or nested lists of `shape`; null if the condition is required.
     """
 
     name: str
@@ -123,10 +124,10 @@ class Condition:
 
 @dataclass(frozen=True)
 class Setting:
-    """A number that a request may give, one for all samples or one per sample; `default` if it does not.
+    """A number that a request may give, for all samples or per sample; otherwise it is `default`.
 
-    It lies between `low` and `high` (null: no bound), at the bounds only if these are `closed`. If `unlimited`,
-    infinity is allowed, and a null default stands for it.
+    It is between `low` and `high` (null: no bound), inclusive if `closed`. If `unlimited`, infinity is allowed, and a
+    null default means infinity.
     """
 
     name: str
@@ -155,12 +156,12 @@ class Given:
         return len(self.seeds)
 
     def part(self, start: int, stop: int) -> Given:
-        """Samples start..stop alone."""
+        """Samples start to stop - 1 only."""
         rows = slice(start, stop)
         return Given(self.seeds[rows], *({n: a[rows] for n, a in group.items()} for group in self._groups()))
 
     def arguments(self) -> dict[str, Any]:
-        """The request again, as keywords of `Pipeline.sample`."""
+        """The request as keyword arguments of `Pipeline.sample`."""
         return {"seeds": self.seeds, **_arguments(self.conditions, self.masks), "settings": dict(self.settings)}
 
     def _groups(self) -> tuple[Mapping[str, Array], ...]:
@@ -168,14 +169,14 @@ class Given:
 
 
 def joined(parts: Sequence[Given]) -> Given:
-    """The samples of several requests to one program, in one."""
+    """Several requests to one program as one request."""
     groups = zip(*(part._groups() for part in parts), strict=True)
     columns = ({name: np.concatenate([group[name] for group in same]) for name in same[0]} for same in groups)
     return Given(np.concatenate([part.seeds for part in parts]), *columns)
 
 
 def input_array(entry: Input, given: Given, index: int | Sequence[int] | None = None) -> Array:
-    """One input of a program: [B, ...]; of a per-step input the rows `index`, by default all, [N, B, ...]."""
+    """One input of a program, [B, ...]; for a per-step input its rows `index` (default: all), [N, B, ...]."""
     made: Array
     match entry.source:
         case ConditionSource(condition, "value"):
@@ -236,18 +237,18 @@ def default_given(
     settings: Sequence[Setting],
     classes: Sequence[int] | None = None,
 ) -> Given:
-    """A request that needs nothing from anybody: sample i has seed `seed` + i, and settings have their defaults.
+    """A request without user input: sample i has seed `seed` + i, and settings have their defaults.
 
-    Labels are `classes`, by default all classes in turn. Tokens and arrays without a default are random, by the seed.
-    For calibration, verification, timing and warming up.
+    Labels are `classes`, by default cycling through all classes. Tokens and arrays without a default are random. For
+    calibration, verification, timing and warm-up.
     """
     seeds = np.arange(count, dtype=np.uint64) + np.uint64(seed)
-    values = {c.name: _usual(c, seeds, classes) for c in conditions}
+    values = {c.name: _default_value(c, seeds, classes) for c in conditions}
     masks = {c.name: np.ones((count, c.shape[0]), np.bool_) for c in conditions if c.mask}
     return Given(seeds, values, masks, {s.name: np.full(count, s.value) for s in settings})
 
 
-def _usual(condition: Condition, seeds: NDArray[np.uint64], classes: Sequence[int] | None) -> Array:
+def _default_value(condition: Condition, seeds: NDArray[np.uint64], classes: Sequence[int] | None) -> Array:
     shape, stream = condition.shape, f"condition {condition.name}"
     if condition.form == "label":
         count = condition.classes or 1

@@ -160,7 +160,7 @@ def test_samples_and_refusals(project: Path) -> None:
     assert (project / "grid.png").read_bytes().startswith(b"\x89PNG")
     assert list((project / "runs/short/samples").glob("*.png"))
     if project.name == "digits_gan":
-        refused(project, "sample.py", [*weights, "--guidance", "2"], "there is no setting `guidance`")
+        refused(project, "sample.py", [*weights, "--guidance", "2"], "no setting `guidance`")
         refused(project, "sample.py", [*weights, "--truncation", "0"], "`truncation` 0 is out of range")
     if project.name != "digits_dit":
         return  # the other refusals are the same code
@@ -182,7 +182,7 @@ def test_samples_and_refusals(project: Path) -> None:
         ("sample.py", [*weights, "--per-class", "0"], "invalid"),
         ("sample.py", [*weights, "--seed", "-1"], "invalid"),
         ("sample.py", ["--weights", "nowhere.safetensors"], "there is no file"),
-        ("sample.py", [*weights, "--truncation", "1"], "there is no setting `truncation`"),
+        ("sample.py", [*weights, "--truncation", "1"], "no setting `truncation`"),
     ):
         refused(project, script, flags, said)
     assert not (project / "runs/nan/checkpoints").exists()

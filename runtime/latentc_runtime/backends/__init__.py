@@ -1,13 +1,13 @@
-"""Engines behind one protocol: a backend opens engine files on a device and knows its values.
+"""Engines behind one protocol: a backend opens engine files on a device and converts its values.
 
-A `Value` is what an engine takes and gives, kept wherever the engine wants it (device memory); the program in
-the manifest passes values on without looking at them.
+A `Value` is an input or output of an engine, stored where the engine wants it (device memory). The program in the
+manifest passes values on without inspecting them.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,10 +31,10 @@ class Engine(Protocol):
     def run(
         self, inputs: Mapping[str, Value | Array], outputs: Sequence[str], shared: Mapping[str, str] = NOTHING
     ) -> dict[str, Value]:
-        """Run once on all inputs, values or arrays (cast to the input's type), and give the named outputs.
+        """Run once on all inputs, values or arrays (cast to the input's type); returns the named outputs.
 
-        `shared` {output: input}: an engine that can may write the output in the place of that input's value.
-        Raises BundleError E0607 where the engine fails.
+        `shared` {output: input}: the engine may write the output into that input's memory.
+        Raises BundleError E0607 if the engine fails.
         """
 
 
@@ -45,10 +45,10 @@ class Backend(Protocol):
     concurrent: bool
     """Whether several threads may run its engines at once."""
     spent: float
-    """Seconds that engines have run so far: their library's own calls, without what brings values to them."""
+    """Seconds spent in the engines' own calls so far, without the transfer of values."""
 
     def engine(self, path: Path, external: Mapping[str, Path]) -> Engine:
-        """Open an engine file; `external`: weight files by the name it calls them, where they lie elsewhere.
+        """Open an engine file; `external` {name in the file: weight file} for weights outside the bundle.
 
         Raises BundleError E0606 or E0607.
         """
@@ -97,8 +97,37 @@ def open_backend(
     raise BundleError("E0606", f"unknown engine {engine!r}", "use onnxruntime, openvino, tensorrt or tensorrt-rtx")
 
 
+def check_names(
+    file: str, takes: Collection[str], gives: Collection[str], inputs: Collection[str], outputs: Collection[str]
+) -> None:
+    """BundleError E0607 unless `inputs` are exactly what an engine takes and it gives all `outputs`."""
+    if set(inputs) != set(takes) or not set(outputs) <= set(gives):
+        raise BundleError(
+            "E0607",
+            f"{file} takes {sorted(takes)} and gives {sorted(gives)}, but the manifest has it take {sorted(inputs)} "
+            f"and give {sorted(outputs)}",
+            "compile the bundle again with `latentc compile`",
+        )
+
+
+def engine_failure(what: str, error: Exception, library: str, update: str) -> BundleError:
+    """BundleError E0607 for an exception of an engine's library, with the remedy that its text suggests.
+
+    `library`: its name and version; `update`: the arguments of pip that update it.
+    """
+    text = " ".join(str(error).split())
+    if any(sign in text.lower() for sign in ("bad_alloc", "failed to allocate", "out of memory")):
+        mend = "there is not enough memory: give a smaller `batch`"
+    else:
+        mend = (
+            f"{library} is installed; compare with `versions` in manifest.json, and update it (pip {update}) or "
+            "compile the bundle again on this machine"
+        )
+    return BundleError("E0607", f"{what}: {text[:600]}", mend)
+
+
 def cast(array: Array, dtype: np.dtype[Any], name: str) -> Array:
-    """`array` as `dtype`, contiguous. BundleError where a fraction would have to become a whole number."""
+    """`array` as `dtype`, contiguous. Raises BundleError if fractions would become whole numbers."""
     result = np.ascontiguousarray(array, dtype=dtype).reshape(array.shape)  # ascontiguousarray makes [] to [1]
     if array.dtype.kind == "f" and dtype.kind != "f" and not np.array_equal(result, array):
         raise BundleError("E0607", f"engine input {name} takes {dtype} and got {array.dtype} values")

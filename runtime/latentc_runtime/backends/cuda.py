@@ -1,4 +1,4 @@
-"""Device memory, graphs and the one stream that everything runs on, through cuda-python."""
+"""Device memory, graphs and the single stream that everything runs on, through cuda-python."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UPDATE = "update the NVIDIA driver (`nvidia-smi` shows it), or install packages
 
 
 class Cuda:
-    """The current GPU; `driver` is the version of CUDA ("13.0") of its driver. BundleError E0606 where none works."""
+    """The current GPU; `driver` is the version of CUDA ("13.0") of its driver. BundleError E0606 if none works."""
 
     def __init__(self) -> None:
         try:
@@ -25,7 +25,7 @@ class Cuda:
         except ImportError as error:
             raise BundleError("E0606", f"cuda-python is missing: {error}", _INSTALL) from None
         self.api: Any = runtime
-        self.free: dict[int, list[int]] = {}  # bytes: a heap of memory of this size that was given back
+        self.free: dict[int, list[int]] = {}  # {size in bytes: heap of free addresses}
         try:
             self.driver, wanted = (_release(self.call(f"cuda{x}GetVersion")) for x in ("Driver", "Runtime"))
             if self.driver != "0.0" and _major(self.driver) < _major(wanted):
@@ -41,7 +41,7 @@ class Cuda:
             raise BundleError("E0606", f"no working GPU: {error.message}", error.help or _INSTALL) from None
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Calls a function of the CUDA runtime; gives what it returns besides its status. BundleError E0607."""
+        """Calls a function of the CUDA runtime; returns its result without the status. Raises BundleError E0607."""
         try:
             status, *results = getattr(self.api, name)(*arguments)
         except Exception as error:  # cuda-python raises where it does not find the driver's library
@@ -56,10 +56,10 @@ class Cuda:
         return results[0] if results else None
 
     def allocate(self, size: int) -> int:
-        """Memory of so many bytes, of what was given back that with the lowest address.
+        """`size` bytes of memory, the lowest free address if there is one.
 
-        One stream orders everything, so memory may be used again at once. As the choice depends on what is free and not
-        on the order in which it became so, a loop soon sees the same addresses again, for which graphs are captured.
+        One stream orders everything, so freed memory can be reused at once. Because the lowest address does not depend
+        on the order of the frees, a loop soon gets the same addresses again, for which graphs are captured.
         """
         if held := self.free.get(size):
             return heapq.heappop(held)
@@ -72,7 +72,7 @@ class Cuda:
             return int(self.call("cudaMallocAsync", size, self.stream))
 
     def release(self) -> None:
-        """Gives the memory that nobody uses to the device."""
+        """Returns unused memory to the device."""
         for pointer in (p for held in self.free.values() for p in held):
             self.api.cudaFreeAsync(pointer, self.stream)
         self.free.clear()
@@ -102,7 +102,7 @@ class Cuda:
         return result
 
     def captured(self, launch: Callable[[], bool]) -> Graph:
-        """What `launch` puts on the stream, without running it. BundleError E0607 where that cannot be captured."""
+        """The graph of what `launch` puts on the stream, not yet run. BundleError E0607 if it cannot be captured."""
         self.call("cudaStreamBeginCapture", self.stream, self.api.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed)
         done = False
         try:
@@ -118,7 +118,7 @@ class Cuda:
 
 
 class Graph:
-    """A captured piece of work that runs again with one call, on the memory it was captured with."""
+    """Captured work that one call runs again on the memory that it was captured with."""
 
     def __init__(self, cuda: Cuda, executable: Any) -> None:
         self.cuda, self.executable = cuda, executable
@@ -132,9 +132,9 @@ class Graph:
 
 
 class DeviceArray:
-    """An array on the device; its memory goes back to `Cuda` with it.
+    """An array on the device; its memory is returned to `Cuda` when it is deleted.
 
-    `dtype` is None for what numpy lacks (bf16); `itemsize` in bytes.
+    `dtype` is None for types that numpy lacks (bf16); `itemsize` is in bytes.
     """
 
     def __init__(self, cuda: Cuda, shape: Sequence[int], dtype: np.dtype[Any] | None, itemsize: int) -> None:

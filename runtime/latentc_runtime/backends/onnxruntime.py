@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc_runtime.backends import NOTHING, Array, Value, cast
+from latentc_runtime.backends import NOTHING, Array, Value, cast, check_names, engine_failure
 from latentc_runtime.errors import BundleError
 from latentc_runtime.hashes import cache_folder
 
@@ -56,7 +56,7 @@ class OnnxRuntime:
             raise BundleError("E0606", f"this ONNX Runtime has no {PROVIDERS[device][0]}", _INSTALL["gpu"])
         self.device = device
         self.options = {
-            # TF32 products have a mantissa of 10 bits, and what is called fp32 here has 23.
+            # TF32 products have a mantissa of 10 bits instead of the 23 of fp32.
             "CUDAExecutionProvider": {"use_tf32": "0"},
             "TensorrtExecutionProvider": _tensorrt_options(precision) if device == "tensorrt" else {},
         }
@@ -67,7 +67,7 @@ class OnnxRuntime:
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
         try:
-            # Read through the page cache, and only while the session is made.
+            # Read through the page cache while the session is created.
             files = {name: np.memmap(file, np.uint8, "r") for name, file in external.items() if file.stat().st_size}
             if files:
                 options.add_external_initializers_from_files_in_memory(
@@ -78,7 +78,7 @@ class OnnxRuntime:
         except Exception as error:  # ONNX Runtime's exceptions have no base of their own
             raise self.failure(f"{path.name} cannot be opened", error) from None
         if PROVIDERS[self.device][0] not in session.get_providers():
-            # ONNX Runtime goes on without a provider whose libraries or GPU it does not find.
+            # ONNX Runtime continues without a provider if it does not find its libraries or a GPU.
             if self.asked != "auto":
                 raise BundleError(
                     "E0606",
@@ -103,20 +103,12 @@ class OnnxRuntime:
         return "cpu" if self.device == "cpu" else "cuda"
 
     def failure(self, what: str, error: Exception) -> BundleError:
-        """BundleError E0607 for an exception of ONNX Runtime, with the mend its text points to."""
-        text = " ".join(str(error).split())
-        if any(sign in text.lower() for sign in ("failed to allocate", "bad_alloc", "out of memory")):
-            mend = "there is not enough memory: give a smaller `batch`"
-        else:
-            mend = (
-                f"ONNX Runtime {self.ort.__version__} is installed; compare with `versions` in manifest.json, and "
-                "update it (pip install -U) or compile the bundle again on this machine"
-            )
-        return BundleError("E0607", f"{what}: {text[:600]}", mend)
+        """BundleError E0607 for an exception of ONNX Runtime."""
+        return engine_failure(what, error, f"ONNX Runtime {self.ort.__version__}", "install -U")
 
 
 def _tensorrt_options(precision: str) -> dict[str, str]:
-    """The TensorRT provider builds when a session is made, so what it built and timed is kept."""
+    """Caches for the TensorRT provider, which builds an engine for each new session."""
     half = {"fp16": {"trt_fp16_enable": "1"}, "bf16": {"trt_bf16_enable": "1"}}.get(precision, {})
     folder = cache_folder()
     if folder is None:
@@ -140,13 +132,7 @@ class OrtEngine:
     def run(
         self, inputs: Mapping[str, Value | Array], outputs: Sequence[str], shared: Mapping[str, str] = NOTHING
     ) -> dict[str, Value]:
-        if inputs.keys() != self.dtypes.keys() or not self.outputs.issuperset(outputs):
-            raise BundleError(
-                "E0607",
-                f"{self.name} takes {sorted(self.dtypes)} and gives {sorted(self.outputs)}, but the manifest has "
-                f"it take {sorted(inputs)} and give {sorted(outputs)}",
-                "compile the bundle again with `latentc compile`",
-            )
+        check_names(self.name, self.dtypes, self.outputs, inputs, outputs)
         binding = self.session.io_binding()
         try:
             for name, value in inputs.items():

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, in float32 or, by its precision hint, in bfloat16. Values are its tensors."""
+"""OpenVINO on the CPU, in float32 or (by its precision hint) bfloat16. Values are its tensors."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from latentc_runtime.backends import NOTHING, Array, Value, cast
+from latentc_runtime.backends import NOTHING, Array, Value, cast, check_names, engine_failure
 from latentc_runtime.errors import BundleError
 
 KEPT = 2
-"""Shapes that an engine is kept compiled for; each holds its own copy of the weights."""
+"""Number of shapes for which an engine stays compiled; each holds its own copy of the weights."""
 
 UNHELD = 3
-"""References to a tensor that no one has but the list of those written: its place, the loop's, the argument's."""
+"""Reference count of a tensor that only `_Compiled.written` holds: the list, the loop variable, the argument."""
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 
@@ -73,23 +73,15 @@ class OpenVino:
         return result
 
     def failure(self, what: str, error: Exception) -> BundleError:
-        """BundleError E0607 for an exception of OpenVINO, with the mend its text points to."""
-        text = " ".join(str(error).split())
-        if any(sign in text.lower() for sign in ("bad_alloc", "failed to allocate", "out of memory")):
-            mend = "there is not enough memory: give a smaller `batch`"
-        else:
-            mend = (
-                f"OpenVINO {self.ov.__version__} is installed; compare with `versions` in manifest.json, and "
-                "update it (pip install -U openvino) or compile the bundle again on this machine"
-            )
-        return BundleError("E0607", f"{what}: {text[:600]}", mend)
+        """BundleError E0607 for an exception of OpenVINO."""
+        return engine_failure(what, error, f"OpenVINO {self.ov.__version__}", "install -U openvino")
 
 
 class OvEngine:
-    """One model, compiled for the shapes it is run with.
+    """One model, compiled for each set of input shapes.
 
-    With sizes that are known its kernels are about a quarter faster than with those that a run may change, so each set
-    of shapes is compiled when it first comes; those used last are kept.
+    Its kernels are about a quarter faster with static shapes than with dynamic ones, so each set of shapes is compiled
+    at its first use; the most recently used ones are kept.
     """
 
     def __init__(self, backend: OpenVino, name: str, model: Any) -> None:
@@ -98,25 +90,19 @@ class OvEngine:
         self.inputs = {port.any_name for port in model.inputs}
         self.outputs = {name for port in model.outputs for name in port.names}
         self.compiled: list[_Compiled] = []
-        """The one used last is the last."""
+        """In order of last use."""
 
     def run(
         self, inputs: Mapping[str, Value | Array], outputs: Sequence[str], shared: Mapping[str, str] = NOTHING
     ) -> dict[str, Value]:
-        if inputs.keys() != self.inputs or not self.outputs.issuperset(outputs):
-            raise BundleError(
-                "E0607",
-                f"{self.name} takes {sorted(self.inputs)} and gives {sorted(self.outputs)}, but the manifest has "
-                f"it take {sorted(inputs)} and give {sorted(outputs)}",
-                "compile the bundle again with `latentc compile`",
-            )
+        check_names(self.name, self.inputs, self.outputs, inputs, outputs)
         try:
             return self._for(inputs).run(inputs, outputs)
         except (RuntimeError, ValueError) as error:
             raise self.backend.failure(f"{self.name} failed", error) from None
 
     def _for(self, inputs: Mapping[str, Value | Array]) -> _Compiled:
-        """The model for the shapes of these inputs; if there is none, in the place of the one not used for longest."""
+        """The model compiled for the shapes of these inputs; a new one replaces the least recently used."""
         place = next((i for i, compiled in enumerate(self.compiled) if compiled.fits(inputs)), None)
         if place is not None:
             found = self.compiled.pop(place)
@@ -132,8 +118,8 @@ class OvEngine:
 class _Compiled:
     """A model compiled for one set of shapes, and its tensors.
 
-    Reading a tensor's shape and giving a tensor to the model cost about ten microseconds each, and a step engine has
-    dozens of inputs of which few change from step to step: so what the model already has is recognised and left.
+    Reading a tensor's shape and binding a tensor cost about ten microseconds each, and a step engine has dozens of
+    inputs of which few change between steps. So inputs that are still bound are recognised and skipped.
     """
 
     def __init__(self, backend: OpenVino, compiled: Any) -> None:
@@ -141,9 +127,9 @@ class _Compiled:
         self.request = compiled.create_infer_request()
         self.shapes = {name: tuple(port.shape) for port in compiled.inputs for name in port.names}
         self.ports = {name: port for port in (*compiled.inputs, *compiled.outputs) for name in port.names}
-        # What was given last. Weakly: a tensor that only the model has is free to be written again.
+        # Tensors bound last; weak references, so that a tensor that only the model holds can be written again.
         self.bound: dict[str, weakref.ref[Any]] = {}
-        self.places: dict[str, tuple[Any, Array]] = {}  # where arrays are copied to: a tensor and its memory
+        self.places: dict[str, tuple[Any, Array]] = {}  # input tensors that arrays are copied to, and their memory
         self.written: dict[str, list[Any]] = {}
 
     def fits(self, inputs: Mapping[str, Value | Array]) -> bool:
@@ -156,7 +142,7 @@ class _Compiled:
         for name, value in values.items():
             self._bind(name, value)
         begin = time.perf_counter()
-        self.request.infer(share_outputs=True)  # the results it returns are not used: at least it copies none
+        self.request.infer(share_outputs=True)  # avoids a copy of the returned results, which are not used
         self.backend.spent += time.perf_counter() - begin
         return values
 
@@ -169,7 +155,7 @@ class _Compiled:
             self.bound[name] = weakref.ref(tensor)
 
     def _copied(self, name: str, array: Array) -> Any:
-        """The array's values in this input's own tensor, which stays bound."""
+        """Copies the array into this input's own tensor, which stays bound."""
         if name not in self.places:
             tensor = self._made(name)
             self.places[name] = tensor, tensor.data
@@ -178,7 +164,7 @@ class _Compiled:
         return tensor
 
     def _free(self, name: str) -> Any:
-        """One that nobody else holds, so that a state and the next take turns in two tensors and none is made anew."""
+        """A tensor for an output that nobody else holds: a state and its successor alternate between two tensors."""
         kept = self.written.setdefault(name, [])
         for tensor in kept:
             if sys.getrefcount(tensor) == UNHELD:
@@ -193,9 +179,9 @@ class _Compiled:
 
 @contextlib.contextmanager
 def _in_one_folder(path: Path, external: Mapping[str, Path]) -> Iterator[Path]:
-    """The engine file with its weight files where it says: OpenVINO reads none that lie outside of its folder.
+    """The engine file with its weight files in one folder, because OpenVINO reads no weights outside of it.
 
-    Those elsewhere are linked, or copied from another disk; a model that is compiled needs them no more.
+    Weights elsewhere are linked, or copied from another disk; they are not needed once the model is compiled.
     """
     if all(path.parent / name == file for name, file in external.items()):
         yield path

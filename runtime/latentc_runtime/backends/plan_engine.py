@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from latentc_runtime.backends import NOTHING, Array, Value, cast
+from latentc_runtime.backends import NOTHING, Array, Value, cast, check_names
 from latentc_runtime.backends.cuda import DeviceArray, Graph
 from latentc_runtime.errors import BundleError
 
@@ -19,14 +19,14 @@ Shapes = tuple[tuple[int, ...], ...]
 Key = tuple[Shapes, tuple[int, ...]]  # shapes of the inputs, addresses of all tensors
 
 GRAPHS = 32
-"""Graphs held of one plan. A loop passes its values through few places, so more mean that they do not come back."""
+"""Largest number of CUDA graphs per plan. A loop reuses few addresses, so more would mean that none recur."""
 
 
 class PlanEngine:
     """One plan, and an execution context for each of its profiles that is used.
 
-    A run whose tensors lie where those of an earlier run lay is captured, and after that replayed. `no_graph` says why
-    not, where that is given up. TensorRT-RTX captures by itself.
+    A run on the same addresses as an earlier run is captured as a CUDA graph and replayed from then on. `no_graph`: the
+    reason if capturing is given up. TensorRT-RTX captures by itself.
     """
 
     def __init__(self, backend: TensorRt, name: str, engine: Any, config: Any = None) -> None:
@@ -46,13 +46,7 @@ class PlanEngine:
     def run(
         self, inputs: Mapping[str, Value | Array], outputs: Sequence[str], shared: Mapping[str, str] = NOTHING
     ) -> dict[str, Value]:
-        if inputs.keys() != self.inputs.keys() or not self.outputs.keys() >= set(outputs):
-            raise BundleError(
-                "E0607",
-                f"{self.name} takes {sorted(self.inputs)} and gives {sorted(self.outputs)}, but the manifest has it "
-                f"take {sorted(inputs)} and give {sorted(outputs)}",
-                "compile the bundle again with `latentc compile`",
-            )
+        check_names(self.name, self.inputs, self.outputs, inputs, outputs)
         given = {name: self._given(name, inputs[name]) for name in self.inputs}
         shapes = tuple(value.shape for value in given.values())
         if shapes not in self.made:
@@ -61,7 +55,7 @@ class PlanEngine:
                 context.set_input_shape(name, value.shape)
             self.made[shapes] = context, [tuple(context.get_tensor_shape(name)) for name in self.outputs]
         context, results = self.made[shapes]
-        made = {  # also those that are not asked for: the engine writes them all
+        made = {  # also those that are not wanted: the engine writes all of them
             name: DeviceArray(self.backend.cuda, shape, *kind)
             for (name, kind), shape in zip(self.outputs.items(), results, strict=True)
         }
@@ -83,7 +77,7 @@ class PlanEngine:
             context.set_input_shape(name, value.shape)
         for name, value in tensors.items():
             context.set_tensor_address(name, int(value.pointer))
-        # The first run after a change of shapes does what no graph can hold.
+        # The first run after a change of shapes does work that cannot be captured.
         warm = self.ran.get(id(context)) == shapes
         self.ran[id(context)] = shapes
         if self.no_graph is None and key in self.graphs and warm:
@@ -106,7 +100,7 @@ class PlanEngine:
     def _given(self, name: str, value: Value | Array) -> DeviceArray:
         dtype = self.inputs[name][0]
         if isinstance(value, DeviceArray):
-            # The sampler's own inputs arrive as they were given; between engines the dtypes agree by construction.
+            # Only the sampler's own inputs can have another dtype; between engines dtypes agree by construction.
             if value.dtype == dtype:
                 return value
             value = self.backend.cuda.download(value)
@@ -115,7 +109,7 @@ class PlanEngine:
         return self.backend.cuda.upload(cast(value, dtype, name))
 
     def _context(self, shapes: Mapping[str, Sequence[int]]) -> Any:
-        """The context of the tightest profile that takes the shapes. BundleError E0608 where none does."""
+        """The context of the smallest profile that allows the shapes. Raises BundleError E0608 if none does."""
         found: tuple[int, int] | None = None
         for number in range(self.engine.num_optimization_profiles):
             limits = {name: self.engine.get_tensor_profile_shape(name, number) for name in shapes}

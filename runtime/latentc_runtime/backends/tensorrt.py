@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
-import os
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from latentc_runtime.backends import Array, Value
 from latentc_runtime.backends.cuda import Cuda
 from latentc_runtime.backends.plan_engine import PlanEngine
 from latentc_runtime.errors import BundleError
-from latentc_runtime.hashes import cache_folder
+from latentc_runtime.hashes import cache_folder, write_whole
 from latentc_runtime.manifest import Plan
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -27,7 +26,7 @@ PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 class TensorRt:
     """The Backend of a bundle's plans.
 
-    Raises BundleError E0606 where the library or a GPU is missing, E0613 that names what of the plans does not fit.
+    Raises BundleError: E0606 if the library or a GPU is missing, E0613 with the property of plans that does not fit.
     """
 
     device = "tensorrt"
@@ -49,10 +48,10 @@ class TensorRt:
         self.logger = self.trt.Logger(self.trt.Logger.ERROR)
         self.runtime = self.trt.Runtime(self.logger)
         if any(plan.version_compatible for plan in plans):
-            self.runtime.engine_host_code_allowed = True  # such a plan brings the runtime it was made for
+            self.runtime.engine_host_code_allowed = True  # such a plan contains the runtime it was built for
 
     def misfits(self, plan: Plan) -> dict[str, tuple[str, str]]:
-        """What of a plan does not fit this machine, by field: (what, what to run)."""
+        """{field of the plan that does not fit this machine: (what is wrong, the remedy)}."""
         found, installed = {}, self.trt.__version__
         here, there = _number(self.cuda.capability), _number(plan.capability)
         if not (here == there or (plan.hardware_compatible and here >= max(there, 80))):
@@ -74,7 +73,7 @@ class TensorRt:
         return found
 
     def mismatch(self, plans: Sequence[Plan]) -> BundleError:
-        """What does not fit of a file's plans, told of the one that fits best."""
+        """The error for a file without a fitting plan, about the plan that comes closest."""
         nearest = min((self.misfits(plan) for plan in plans), key=lambda found: ("capability" in found, len(found)))
         if "capability" in nearest:
             names = ", ".join(sorted({plan.capability for plan in plans}))
@@ -113,7 +112,7 @@ class TensorRt:
         return made
 
     def _refit(self, engine: Any, plan: Plan, path: Path) -> None:
-        """Fills a plan without weights from those of the ONNX file, which lie in the bundle's safetensors."""
+        """Fills in the weights of a stripped plan from the ONNX file and the bundle's safetensors."""
         refitter = self.trt.Refitter(engine, self.logger)
         parser = self.trt.OnnxParserRefitter(refitter, self.logger)
         if not (parser.refit_from_file(str(path)) and refitter.refit_cuda_engine()):
@@ -124,7 +123,7 @@ class TensorRt:
             raise BundleError("E0607", message, "compile the bundle again without `target.strip_weights`")
 
     def _config(self, engine: Any) -> Any:
-        """How TensorRT-RTX runs an engine: each of its runs as one CUDA graph. None for TensorRT."""
+        """The runtime configuration of TensorRT-RTX, which makes each run one CUDA graph; None for TensorRT."""
         if self.name != "tensorrt-rtx":
             return None
         config = engine.create_runtime_config()
@@ -132,7 +131,7 @@ class TensorRt:
         return config
 
     def _remember(self, made: PlanEngine, data: bytes) -> None:
-        """Kernels that TensorRT-RTX compiled for this machine, kept between processes."""
+        """Caches the kernels that TensorRT-RTX compiles for this machine between processes."""
         folder = cache_folder()
         if folder is None:
             return
@@ -152,7 +151,7 @@ class TensorRt:
             return value
         begin = time.perf_counter()
         array = self.cuda.download(value)
-        self.spent += time.perf_counter() - begin  # runs are put on a stream: here they are waited for
+        self.spent += time.perf_counter() - begin  # runs are asynchronous: this waits for them
         return array
 
     def dtype(self, kind: Any) -> tuple[np.dtype[Any] | None, int]:
@@ -164,12 +163,10 @@ class TensorRt:
 
 
 def _save(cache: Any, file: Path) -> None:
-    """Writes a runtime cache, whole or not at all."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    """Writes a runtime cache, if that is possible."""
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(bytes(cache.serialize()))
-        partial.replace(file)
+        write_whole(file, bytes(cache.serialize()))
 
 
 def _number(capability: str) -> int:
@@ -182,5 +179,5 @@ def _release(version: str) -> tuple[int, ...]:
 
 
 def _same(version: str, other: str) -> bool:
-    """Whether plans of one version are for the other: the same 1.7.1 of 1.7.1.116."""
+    """True if plans of one version run on the other: equal in three parts, as 1.7.1 of 1.7.1.116."""
     return _release(version)[:3] == _release(other)[:3]

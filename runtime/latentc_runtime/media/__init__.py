@@ -1,7 +1,7 @@
 """How samples of each medium are written and shown.
 
-Each module of a medium has `FORMATS`, a table {suffix: writer}, and those that can be seen have `pictures`. They and
-`files` and `pixels` are plain numpy and raise ValueError: the training project has copies of those it needs.
+Each medium's module has `FORMATS` {suffix: writer}, and visual media have `pictures`. These modules, `files` and
+`pixels` use only numpy and raise ValueError; training projects contain copies of those they need.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def images(samples: Array, output: Output) -> Pixels:
     """Samples as pictures u8[B, H, W, C]. Raises BundleError E0612 if they are not images."""
     if output.medium != "image":
         formats = ", ".join(FORMATS[output.medium])
-        message = f"samples of this bundle are no images: their medium is `{output.medium}`"
+        message = f"samples of this bundle are not images: their medium is `{output.medium}`"
         raise BundleError("E0612", message, f"write them as {formats}, or compile a spec whose samples are images")
     return _checked(lambda: image.pictures(_samples(samples, output), asdict(output)))
 

@@ -1,4 +1,4 @@
-"""Arrays of no medium: written as they are, never shown as a picture."""
+"""Arrays without a medium: written unchanged, never shown as a picture."""
 
 from latentc_runtime.media.files import Writer, npz
 

@@ -1,4 +1,4 @@
-"""Audio: a WAV with all samples one after another, or a PNG with their waveforms."""
+"""Audio: a WAV with all samples in sequence, or a PNG with their waveforms."""
 
 import io
 import wave
@@ -22,7 +22,7 @@ def waves(samples: Array, field: Field) -> Array:
 
 
 def pictures(samples: Array, field: Field) -> Pixels:
-    """The waveforms u8[B, HEIGHT C, WIDTH, 3], one channel below the other: least and greatest value per column."""
+    """The waveforms u8[B, HEIGHT C, WIDTH, 3], channels stacked: smallest and largest value per column."""
     sound = waves(samples, field)
     count, channels, length = sound.shape
     edges = np.linspace(0, length, min(WIDTH, length) + 1).astype(int)
@@ -43,7 +43,7 @@ def sheet(samples: Array, field: Field, columns: int) -> bytes:
 
 
 def wav(samples: Array, field: Field, columns: int) -> bytes:
-    """16-bit PCM of all samples, one after another."""
+    """16-bit PCM of all samples in sequence."""
     sound, rate = waves(samples, field), round(field["rate"])
     pause = np.zeros((len(sound) - 1, sound.shape[1], round(PAUSE * rate)))
     parts = [part for pair in zip(sound, [*pause, None], strict=True) for part in pair if part is not None]

@@ -1,4 +1,4 @@
-"""Samples to files: every medium is written by a table {suffix: writer}, the usual format first."""
+"""Samples to files, by the medium's table {suffix: writer}, default format first."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -10,22 +10,22 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Field = Mapping[str, Any]
-"""What a field of the data declares: `medium`, `axes` and, where they apply, `range`, `classes`, `rate`, …"""
+"""The declaration of a data field: `medium`, `axes` and, if they apply, `range`, `classes`, `rate`, …"""
 Writer = Callable[[Array, Field, int], bytes]
 """(samples [B, ...], field, columns of a grid) -> the bytes of one file."""
 
 
 def npz(samples: Array, field: Field, columns: int) -> bytes:
-    """The arrays as they are, by the name `samples`."""
+    """The unchanged arrays, under the name `samples`."""
     file = io.BytesIO()
     np.savez(file, samples=samples)
     return file.getvalue()
 
 
 def encoded(samples: Array, field: Field, path: Path, columns: int, formats: Mapping[str, Writer]) -> dict[Path, bytes]:
-    """{file: content} of samples written to `path`: one file for all, or a folder with a file per sample.
+    """{file: content} of samples written to `path`: one file, or if it has no suffix a folder with a file per sample.
 
-    A path without a suffix is a folder. Raises ValueError if the medium has no such format.
+    Raises ValueError if the medium has no such format.
     """
     suffix = path.suffix.lower()
     if not suffix:

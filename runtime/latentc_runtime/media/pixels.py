@@ -1,6 +1,6 @@
 """Samples to pixels: arrange axes, scale to bytes, lay pictures out in a grid, encode PNG.
 
-What is read of a field: `axes`, names in the order of the sample's axes; `range`, the values shown as black and
+Properties of a field that are used: `axes`, names of the sample's axes in order; `range`, the values shown as black and
 white, or `classes` for tokens from 0 to classes - 1; `grid`, the grid that a sequence of tokens fills.
 """
 
@@ -21,7 +21,7 @@ class NotFinite(ValueError):
 
 
 def arranged(samples: Array, field: Field, axes: Sequence[str]) -> Array:
-    """Samples [B, ...] with their axes in the given order; an axis that the field does not have gets size 1."""
+    """Samples [B, ...] with their axes in the given order; axes that the field lacks get size 1."""
     names = list(field["axes"])
     if grid := field.get("grid"):
         samples = samples.reshape(len(samples), *grid)
@@ -58,11 +58,11 @@ def require_finite(samples: Array) -> None:
 def grid(pictures: Pixels, columns: int, gap: int = 0) -> Pixels:
     """Pictures u8[B, H, W, C] as one picture, row by row: u8[rows (H + gap) - gap, columns (W + gap) - gap, C].
 
-    `gap`: white pixels between pictures; the last row is filled up with white. Raises ValueError.
+    `gap`: white pixels between pictures; the rest of the last row is white. Raises ValueError.
     """
     pictures = np.asarray(pictures)
     if pictures.ndim != 4 or pictures.dtype != np.uint8 or len(pictures) == 0:
-        raise ValueError("a grid is made of one or more pictures, u8[B, H, W, C]")
+        raise ValueError("a grid needs one or more pictures, u8[B, H, W, C]")
     if columns < 1 or gap < 0:
         raise ValueError("a grid has 1 or more columns and a gap of 0 or more pixels")
     count, height, width, channels = pictures.shape
@@ -81,7 +81,7 @@ def png(picture: Pixels) -> bytes:
     """
     picture = np.asarray(picture)
     if picture.ndim != 3 or picture.dtype != np.uint8 or picture.shape[2] not in (1, 3) or picture.size == 0:
-        raise ValueError("a PNG is made of one picture, u8[H, W, 1] or u8[H, W, 3]")
+        raise ValueError("a PNG needs one picture, u8[H, W, 1] or u8[H, W, 3]")
     height, width, channels = picture.shape
     lines = np.zeros((height, 1 + width * channels), np.uint8)  # a filter byte (none) before each line
     lines[:, 1:] = picture.reshape(height, -1)

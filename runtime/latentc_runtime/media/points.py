@@ -10,9 +10,9 @@ AZIMUTH, ELEVATION = np.radians(30), np.radians(20)
 
 
 def project(points: Array) -> tuple[Array, Array, Array]:
-    """(right, up, nearness) of points [..., D], each [...]: the plane for D = 2, else seen from above at an angle.
+    """(right, up, nearness) of points [..., D], each [...]: the plane for D = 2, otherwise an oblique view from above.
 
-    The third coordinate is up; coordinates beyond it are not shown.
+    The third coordinate points up; further coordinates are not shown.
     """
     if points.shape[-1] < 3:
         x = points[..., 0]
@@ -25,7 +25,7 @@ def project(points: Array) -> tuple[Array, Array, Array]:
 
 
 def pictures(samples: Array, field: Field) -> Pixels:
-    """A plot of each cloud, u8[B, SIDE, SIDE, 3], to its own scale; near points are darker than far ones."""
+    """A plot of each cloud, u8[B, SIDE, SIDE, 3], scaled to fit; nearer points are darker."""
     require_finite(samples)
     clouds = arranged(samples, field, ("point", "coordinate")).astype(np.float64)
     plots = np.full((len(clouds), SIDE, SIDE, 3), 255, np.uint8)

@@ -1,10 +1,10 @@
-"""Text: a file with a line per sample."""
+"""Text: a file with one line per sample."""
 
 from latentc_runtime.media.files import Array, Field, Writer, npz
 
 
 def lines(samples: Array, field: Field) -> list[str]:
-    """Each sample as text: characters of the alphabet, else UTF-8 bytes, else the numbers of its tokens."""
+    """Each sample as text: characters of the alphabet if there is one, UTF-8 bytes up to 256 classes, else numbers."""
     if samples.size and not 0 <= samples.min() <= samples.max() < field["classes"]:
         raise ValueError(f"a token is outside 0 to {field['classes'] - 1}")
     if alphabet := field.get("alphabet"):
