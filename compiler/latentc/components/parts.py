@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -133,7 +133,12 @@ class FeedForward(Part):
 
 
 class Positions(Part):
-    """Tells tokens where they stand: added once to the input, or as rotary tables to every attention."""
+    """Tells tokens where they stand: added once to the input, or as rotary tables to every attention.
+
+    `GRIDDED`: positions are computed from rows and columns of a square grid.
+    """
+
+    GRIDDED: ClassVar[bool] = True
 
     def add(self, b: Builder, x: Var, dim: int, grid: int) -> Var:
         return x

@@ -63,9 +63,10 @@ class TokenTransformer(Backbone):
             yield Problem(
                 (), f"a token_transformer takes tokens, but the data has {spec.data.words}", "use a patch_transformer"
             )
-        elif len(grid := spec.data.tokens.grid) != 2 or grid[0] != grid[1]:
+        elif _positions(self).GRIDDED and (len(grid := spec.data.tokens.grid) != 2 or grid[0] != grid[1]):
             sides = " by ".join(map(str, grid))
-            yield Problem((), f"a token_transformer takes square grids of tokens, not {sides}")
+            message = f"`{self.positions.kind}` needs a square grid of tokens, not {sides}"
+            yield Problem(("positions",), message, "use `{kind: learned}`, which takes any sequence")
         yield from self.block.problems_of_width(self.width)
         if not getattr(self.block.mixer, "causal", False):
             message = "a token_transformer predicts the next token, so its mixer must be causal"
@@ -88,7 +89,7 @@ class TokenTransformer(Backbone):
         assert tokens is not None
         static: dict[str, Any] = {
             "vocabulary": tokens.vocabulary,
-            "grid": tokens.grid[0],
+            **({"grid": tokens.grid[0]} if _positions(self).GRIDDED else {"length": tokens.length}),
             "width": self.width,
             "depth": self.depth,
             **self.block.static(self.width),
@@ -117,9 +118,28 @@ class TokenTransformer(Backbone):
 
 def _parts(config: TokenTransformer) -> tuple[Mixer, FeedForward, Norm, InContext, Positions]:
     mixer, feed_forward, norm, condition = config.block.parts()
-    positions = config.positions
-    assert isinstance(condition, InContext) and isinstance(positions, Positions)
-    return mixer, feed_forward, norm, condition, positions
+    assert isinstance(condition, InContext)
+    return mixer, feed_forward, norm, condition, _positions(config)
+
+
+def _positions(config: TokenTransformer) -> Positions:
+    assert isinstance(config.positions, Positions)
+    return config.positions
+
+
+def _size(config: TokenTransformer) -> str:
+    """The number of tokens in terms of the class's sizes."""
+    return "grid**2" if _positions(config).GRIDDED else "length"
+
+
+def _length(static: Mapping[str, Any]) -> Named:
+    """Tokens of a sequence (T), from the side of their grid or their number."""
+    return Named(static["grid"] ** 2 if "grid" in static else static["length"], "T")
+
+
+def _rotary(positions: Positions, b: Builder, width: int, static: Mapping[str, Any]) -> tuple[Var, ...]:
+    """Tables of rotary positions, of the condition's token first, or nothing."""
+    return positions.rotary(b, width // static["heads"], static["grid"], 1) if "grid" in static else ()
 
 
 def _condition_tokens(
@@ -144,21 +164,19 @@ def _forward(config: TokenTransformer, entries: tuple[Entry, ...]) -> BlockBody:
     mixer, feed_forward, norm, condition, positions = _parts(config)
     block = condition.block(mixer, feed_forward, norm, config.weights)
 
-    @module_class("Transformer", idx="B grid**2-1")
-    def forward(
-        b: Builder, idx: Var, *conditions: Var, vocabulary: int, grid: int, width: int, depth: int, **static: Any
-    ) -> Var:
+    @module_class("Transformer", idx=f"B {_size(config)}-1")
+    def forward(b: Builder, idx: Var, *conditions: Var, vocabulary: int, width: int, depth: int, **static: Any) -> Var:
         """Logits of every token given the class y and the tokens before it."""
-        tokens = Named(grid**2, "T")
+        tokens = _length(static)
         x = _embed(b, idx, vocabulary, width)
         x = b.concat(_condition_tokens(b, entries, conditions, width, static), x, axis=1, out="x")
         x = b.reshape(x, shape=(x.shape[0], tokens, width), out="x")
-        x = positions.add(b, x, width, grid)
+        x = positions.add(b, x, width, static.get("grid", 0))
         if config.dropout:
             x = b.dropout(x, p=config.dropout, out="x")
         rotary = tuple(
             b.slice(table, axis=0, start=0, stop=tokens, out=part)
-            for table, part in zip(positions.rotary(b, width // static["heads"], grid, 1), ("cos", "sin"), strict=False)
+            for table, part in zip(_rotary(positions, b, width, static), ("cos", "sin"), strict=False)
         )
         for name in items("blocks", depth):
             x = b.sub(name, block, x, *rotary, dim=width, **config.block.own(width, static))
@@ -168,17 +186,17 @@ def _forward(config: TokenTransformer, entries: tuple[Entry, ...]) -> BlockBody:
 
 
 def _step(
-    config: TokenTransformer, b: Builder, x: Var, position: Var, caches: list[Var], grid: int, width: int, static: Any
+    config: TokenTransformer, b: Builder, x: Var, position: Var, caches: list[Var], width: int, static: Any
 ) -> tuple[Var, list[Var]]:
     """One token x [B, 1, D] at `position` through all blocks: its features and the grown caches."""
     mixer, feed_forward, norm, condition, positions = _parts(config)
     block = condition.decode_block(mixer, feed_forward, norm, config.weights)
-    length = Named(grid**2, "T")
+    length = _length(static)
     if config.positions.kind == "learned":
         table = b.param("pos_embed", f32(1, length, width), "normal", std=0.02)
         x = x + b.reshape(b.take(table, position, axis=1), shape=(1, 1, width))
     row = []
-    for table, part in zip(positions.rotary(b, width // static["heads"], grid, 1), ("cos", "sin"), strict=False):
+    for table, part in zip(_rotary(positions, b, width, static), ("cos", "sin"), strict=False):
         row.append(b.reshape(b.take(table, position, axis=0), shape=(1, table.shape[1]), out=part))
     seen = b.less_equal(b.arange(length), position)
     mask = b.reshape(seen, shape=(1, 1, 1, length), out="mask")
@@ -199,14 +217,14 @@ def _prefill(config: TokenTransformer, entries: tuple[Entry, ...]) -> BlockBody:
 
     @module_class("Transformer", "prefill")
     def prefill(
-        b: Builder, *conditions: Var, vocabulary: int, grid: int, width: int, depth: int, **static: Any
+        b: Builder, *conditions: Var, vocabulary: int, width: int, depth: int, **static: Any
     ) -> tuple[Var, ...]:
         """Starts a sequence with its class: logits of token 0, and the caches with the class token in them."""
         heads = static.get("kv_heads", static["heads"])
-        shape = (heads, Named(grid**2, "T"), width // static["heads"])
+        shape = (heads, _length(static), width // static["heads"])
         x = _condition_tokens(b, entries, conditions, width, static)
         caches = [b.full(x, shape=shape, value=0.0, dtype="f32", out="cache") for _ in range(2 * int(depth))]
-        x, caches = _step(config, b, x, b.constant(np.int64(0)), caches, grid, width, static)
+        x, caches = _step(config, b, x, b.constant(np.int64(0)), caches, width, static)
         logits = b.reshape(_logits(b, x, norm, vocabulary), shape=(x.shape[0], vocabulary), out="logits")
         return logits, *caches
 
@@ -218,21 +236,20 @@ def _decode(config: TokenTransformer, entries: tuple[Entry, ...]) -> BlockBody:
     mixer, _, norm, _, _ = _parts(config)
     kv = "kv_heads" if "kv_heads" in mixer.static(config.width) else "heads"
 
-    @module_class("Transformer", "decode", caches=f"B {kv} T=grid**2 width//heads")
+    @module_class("Transformer", "decode", caches=f"B {kv} T={_size(config)} width//heads")
     def decode(
         b: Builder,
         token: Var,
         position: Var,
         *caches: Var,
         vocabulary: int,
-        grid: int,
         width: int,
         depth: int,
         **static: Any,
     ) -> tuple[Var, ...]:
         """Takes token `position - 1` and gives the logits of token `position`, and the grown caches."""
         x = _embed(b, b.reshape(token, shape=(token.shape[0], 1)), vocabulary, width)
-        x, grown = _step(config, b, x, position, list(caches), grid, width, static)
+        x, grown = _step(config, b, x, position, list(caches), width, static)
         logits = b.reshape(_logits(b, x, norm, vocabulary), shape=(token.shape[0], vocabulary), out="logits")
         return logits, *grown
 

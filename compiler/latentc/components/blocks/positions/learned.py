@@ -12,6 +12,7 @@ class Learned(Positions):
     """A learned vector for each position, added to the input (ViT, Dosovitskiy et al. 2020)."""
 
     kind: Literal["learned"]
+    GRIDDED: ClassVar[bool] = False
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "learned"}
 
     def add(self, b: Builder, x: Var, dim: int, grid: int) -> Var:
