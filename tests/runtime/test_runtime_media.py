@@ -62,7 +62,7 @@ def test_tokens_are_grey_levels():
     ("samples", "output", "message"),
     [
         (np.zeros((1, 5, 8, 8)), ARRAY, "not images: their medium is `array`"),
-        (np.zeros((1, 2, 400)), SOUND, "no images"),
+        (np.zeros((1, 2, 400)), SOUND, "not images"),
         (np.zeros((3, 1, 2)), PICTURE, "shape"),
         (np.full((2, 3, 1, 2), [[[[0.0]]], [[[np.inf]]]]), PICTURE, "sample 1"),
     ],
