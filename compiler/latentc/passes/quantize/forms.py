@@ -87,7 +87,7 @@ def _weight(b: Builder, o: Operands, to: str, most: float, block: int = 0) -> Va
     scale = _scale(most, o.value, 1 if block else 0, block)
     where: dict[str, Any] = {"axis": 1, "block": block} if block else {"axis": 0}
     numbers = b.derived(f"{o.weight.name}.{to}", Recipe("quantize", (o.value, scale), {"to": to, **where}))
-    return b.dequantize(numbers, b.derived(f"{o.weight.name}.scale", scale), **where)
+    return b.dequantize(numbers, b.derived(f"{o.weight.name}.{to}.scale", scale), **where)
 
 
 def _most(o: Operands, scheme: Scheme) -> float:
@@ -121,7 +121,7 @@ def _transposed(b: Builder, o: Operands) -> tuple[Var, Var]:
     scale = _scale(_most(o, "int8"), o.value)
     numbers = Recipe("quantize", (o.value, scale), {"to": "i8", "axis": 0})
     transposed = b.derived(f"{o.weight.name}.i8", Recipe("transpose", (numbers,), {"perm": (1, 0)}))
-    return transposed, b.derived(f"{o.weight.name}.scale", scale)
+    return transposed, b.derived(f"{o.weight.name}.i8.scale", scale)
 
 
 def _runtime_int8(b: Builder, o: Operands) -> Var:
@@ -152,5 +152,6 @@ def _in_blocks(b: Builder, o: Operands, bits: int) -> Var:
     block = block_of(int(o.weight.type.shape[1]))  # type: ignore[arg-type]
     scale = _scale(2 ** (bits - 1) - 1.0, o.value, 1, block)
     numbers = Recipe("pack_blocks", (o.value, scale), {"bits": bits, "block": block})
-    weight = b.derived(f"{o.weight.name}.u{bits}", numbers)
-    return b.linear_blocks(o.x, weight, b.derived(f"{o.weight.name}.scale", scale), *o.bias, bits=bits, block=block)
+    name = f"{o.weight.name}.u{bits}"
+    weight, scales = b.derived(name, numbers), b.derived(f"{name}.scale", scale)
+    return b.linear_blocks(o.x, weight, scales, *o.bias, bits=bits, block=block)
