@@ -9,18 +9,8 @@ from typing import Any
 import numpy as np
 
 from latentc.ir.ops.gradients import sum_to
-from latentc.ir.ops.row import Array, Attrs, Op, broadcast, need
+from latentc.ir.ops.row import Array, Attrs, Op, broadcast, floats, need, numbers
 from latentc.ir.types import NUMPY, TensorType
-
-
-def _numeric(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[0].dtype != "bool", f"takes numbers, got {ins[0]}")
-    return [ins[0]]
-
-
-def _float(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[0].is_float, f"takes floats, got {ins[0]}")
-    return [ins[0]]
 
 
 def _broadcast_pair(ins: Sequence[TensorType]) -> TensorType:
@@ -30,7 +20,7 @@ def _broadcast_pair(ins: Sequence[TensorType]) -> TensorType:
 
 
 def _pair(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[0].dtype != "bool", f"takes numbers, got {ins[0]}")
+    numbers(ins, attrs)
     return [_broadcast_pair(ins)]
 
 
@@ -38,7 +28,7 @@ def _compare(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     return [_broadcast_pair(ins).with_dtype("bool")]
 
 
-def unary(name: str, fn: Callable[[Array], Array], vjp: Any, doc: str, source: str = "", infer: Any = _float) -> Op:
+def unary(name: str, fn: Callable[[Array], Array], vjp: Any, doc: str, source: str = "", infer: Any = floats) -> Op:
     """A function of one operand; `vjp(b, x, y, g)` returns the gradient."""
 
     def evaluate(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
@@ -82,7 +72,7 @@ def gelu(x: Array, approximate: str) -> Array:
 
 def _gelu_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     need(attrs["approximate"] in ("none", "tanh"), "approximate is 'none' or 'tanh'")
-    return _float(ins, attrs)
+    return floats(ins, attrs)
 
 
 def _gelu_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
@@ -131,7 +121,7 @@ def _where_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequenc
 
 def _clamp_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     need(attrs["low"] <= attrs["high"], f"low is {attrs['low']}; wants at most high = {attrs['high']}")
-    return _numeric(ins, attrs)
+    return numbers(ins, attrs)
 
 
 def _clamp_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
@@ -142,12 +132,12 @@ def _clamp_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequenc
 
 def _dropout_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     need(0 <= attrs["p"] < 1, f"probability {attrs['p']} is outside [0, 1)")
-    return _float(ins, attrs)
+    return floats(ins, attrs)
 
 
 def _auxiliary_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     need(ins[1].rank == 0 and ins[1].is_float, f"the loss is {ins[1]}; wants a scalar")
-    return _float(ins[:1], attrs)
+    return floats(ins[:1], attrs)
 
 
 def _logical(name: str, fn: Any, doc: str) -> Op:
@@ -159,7 +149,7 @@ def _logical(name: str, fn: Any, doc: str) -> Op:
 
 
 _ROWS = [
-    unary("neg", np.negative, lambda b, x, y, g: -g, "-x", infer=_numeric),
+    unary("neg", np.negative, lambda b, x, y, g: -g, "-x", infer=numbers),
     unary("exp", np.exp, lambda b, x, y, g: g * y, "e to the x"),
     unary("log", np.log, lambda b, x, y, g: g / x, "natural logarithm"),
     unary("sqrt", np.sqrt, lambda b, x, y, g: g * 0.5 / y, "square root"),
@@ -183,7 +173,7 @@ _ROWS = [
         lambda b, x, y, g: g * b.exp(x * x * -1.0) * (2 / math.sqrt(math.pi)),
         "Gauss error function",
     ),
-    unary("abs", np.abs, lambda b, x, y, g: b.where(x < 0.0, -g, g), "absolute value", infer=_numeric),
+    unary("abs", np.abs, lambda b, x, y, g: b.where(x < 0.0, -g, g), "absolute value", infer=numbers),
     unary("floor", np.floor, None, "largest integer that is at most x"),
     binary("add", np.add, lambda b, x, y, o, g: (g, g), "x + y"),
     binary("sub", np.subtract, lambda b, x, y, o, g: (g, -g), "x - y"),
@@ -228,7 +218,7 @@ _ROWS = [
     Op(
         "leaky_relu(x; slope)",
         "x if it is positive, else x * slope",
-        _float,
+        floats,
         lambda xs, a: [np.where(xs[0] > 0, xs[0], xs[0] * xs[0].dtype.type(a["slope"]))],
         lambda b, ins, outs, grads, attrs: [b.where(ins[0] > 0.0, grads[0], grads[0] * attrs["slope"])],
         source="Maas et al. 2013",
@@ -245,7 +235,7 @@ _ROWS = [
     Op(
         "stop_gradient(x)",
         "x, without passing on a gradient",
-        _numeric,
+        numbers,
         lambda xs, a: [xs[0]],
         lambda b, ins, outs, grads, attrs: [None],
         flops=0,

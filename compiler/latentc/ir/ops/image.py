@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.ops.row import Array, Attrs, Op, need, per_axis
+from latentc.ir.ops.row import Array, Attrs, Op, floats, need, numbers, per_axis
 from latentc.ir.types import TensorType
 
 
@@ -24,8 +24,7 @@ def _space(x: TensorType) -> int:
 
 
 def _upsample_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    (x,) = ins
-    need(x.dtype != "bool", f"takes numbers, got {x}")
+    (x,) = numbers(ins, attrs)
     factors = factors_of("factor", attrs, _space(x))
     return [x.with_shape([*x.shape[:2], *(n * f for n, f in zip(x.shape[2:], factors, strict=True))])]
 
@@ -47,8 +46,7 @@ def _upsample_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
 
 
 def _pool_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    (x,) = ins
-    need(x.is_float, f"takes floats, got {x}")
+    (x,) = floats(ins, attrs)
     sizes = factors_of("size", attrs, _space(x))
     for n, size in zip(x.shape[2:], sizes, strict=True):
         need(n % size == 0, f"windows of {size} do not tile {x}")  # type: ignore[operator]

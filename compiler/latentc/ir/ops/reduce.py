@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from latentc.ir.ops.gradients import along
-from latentc.ir.ops.row import Array, Attrs, Op, axis_of, need
+from latentc.ir.ops.row import Array, Attrs, Op, axis_of, floats, need, numbers
 from latentc.ir.types import Dim, Sym, TensorType
 
 
@@ -18,13 +18,12 @@ def reduced(shape: Sequence[Dim], axes: Sequence[int], keepdims: bool) -> tuple[
 
 
 def _reduce_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[0].dtype != "bool", f"takes numbers, got {ins[0]}")
-    return [ins[0].with_shape(reduced(ins[0].shape, attrs["axes"], attrs["keepdims"]))]
+    (x,) = numbers(ins, attrs)
+    return [x.with_shape(reduced(x.shape, attrs["axes"], attrs["keepdims"]))]
 
 
 def _mean_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[0].is_float, f"takes floats, got {ins[0]}")
-    return _reduce_infer(ins, attrs)
+    return _reduce_infer(floats(ins, attrs), attrs)
 
 
 def _kept(b: Any, g: Any, x: Any, attrs: Attrs) -> Any:
@@ -82,13 +81,11 @@ def log_softmax(x: Array, axis: int) -> Array:
 
 def _axis_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     axis_of(attrs["axis"], ins[0].rank)
-    need(ins[0].dtype != "bool", f"takes numbers, got {ins[0]}")
-    return [ins[0]]
+    return numbers(ins, attrs)
 
 
 def _softmax_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[0].is_float, f"takes floats, got {ins[0]}")
-    return _axis_infer(ins, attrs)
+    return _axis_infer(floats(ins, attrs), attrs)
 
 
 def _softmax_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
@@ -114,8 +111,8 @@ def _log_softmax_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
 
 
 def _logsumexp_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[0].is_float, f"takes floats, got {ins[0]}")
-    return [ins[0].with_shape(reduced(ins[0].shape, [attrs["axis"]], False))]
+    (x,) = floats(ins, attrs)
+    return [x.with_shape(reduced(x.shape, [attrs["axis"]], False))]
 
 
 def _logsumexp(x: Array, axis: int) -> Array:

@@ -141,3 +141,15 @@ def broadcast(a: Sequence[Dim], b: Sequence[Dim]) -> tuple[Dim, ...]:
         else:
             raise OpError(f"shapes {list(a)} and {list(b)} do not broadcast: {x} against {y}")
     return tuple(result)
+
+
+def numbers(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    """The type rule of an op whose first operand, of numbers, has the type of the result."""
+    need(ins[0].dtype != "bool", f"takes numbers, got {ins[0]}")
+    return [ins[0]]
+
+
+def floats(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    """The type rule of an op whose first operand, of floats, has the type of the result."""
+    need(ins[0].is_float, f"takes floats, got {ins[0]}")
+    return [ins[0]]
