@@ -1,4 +1,4 @@
-"""Before a build in half precision: whether the values along a real trajectory fit the dtypes of the graph.
+"""Before a build in half precision: checks that the values along a real trajectory fit the dtypes of the graph.
 
 A half-precision graph overflows silently: a sum beyond 65504 is infinite in float16, and the image is noise. So the
 networks are run in numpy as their types declare (see `Interpreter`), on inputs a sampler gives them, if that is cheap.

@@ -1,4 +1,4 @@
-"""Whether int8 products of an engine saturate on this CPU.
+"""Tests whether int8 products of an engine saturate on this CPU.
 
 x86 CPUs without VNNI multiply u8 by i8 and add pairs of products in 16 bits. OpenVINO's int8 products of a small
 digit DiT are then off by 55 % of the largest output; with weights in 7 bits nothing saturates.

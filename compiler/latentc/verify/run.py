@@ -185,7 +185,7 @@ class _Verification:
             self._run_oracle(called, feeds, results)
         if not any(np.any(out) for out in results[ENGINE][0]):
             self._skip(f"all before the last layer of {called.network.name}", "its outputs are all zero: untrained?")
-        self._compare(called.title, feeds, results, "forward", called)
+        self.comparisons += self._compared(called.title, feeds, results, "forward", called)
         self._control(called, feeds[0][2], results[ENGINE][0])
 
     def _run_oracle(self, called: Called, feeds: Sequence[tuple[str, int, Operands]], results: Results) -> None:
@@ -209,20 +209,21 @@ class _Verification:
 
     # ---- comparisons
 
-    def _compare(
+    def _compared(
         self,
         what: str,
         inputs: Sequence[tuple[str, int, Any]],
         results: Results,
         kind: str,
         called: Called | None = None,
-    ) -> None:
+    ) -> list[Comparison]:
         """Every pair of runners on all inputs that both have run; the more exact runner is the reference.
 
         `kind` of tolerance: "forward", "sampler", or "tokens" for none.
         """
         logits = [i for i, port in enumerate(called.method.outputs) if port.role == "logits"] if called else []
         present = [name for name in (ORACLE, TORCH, ENGINE) if name in results]
+        compared = []
         for i, reference in enumerate(present):
             for candidate in present[i + 1 :]:
                 tolerance = 0.0 if kind == "tokens" else float(getattr(self._between(reference, candidate), kind))
@@ -230,7 +231,8 @@ class _Verification:
                     error = largest_error(got, exact, called)
                     same = min((agreement(got[k], exact[k]) for k in logits), default=None)
                     found = Comparison(what, point, size, reference, candidate, error, tolerance, error <= tolerance)
-                    self.comparisons.append(replace(found, agreement=same, program=called is None))
+                    compared.append(replace(found, agreement=same, program=called is None))
+        return compared
 
     def _between(self, reference: str, candidate: str) -> Tolerance:
         return self.tolerance if TORCH in (reference, candidate) else self.exact
@@ -287,15 +289,14 @@ class _Verification:
             # A program of one evaluation has no steps whose errors add up.
             kind = "tokens" if discrete[i] else "forward" if program.evaluations == 1 else "sampler"
             what = _title(entry) if len(entry.outputs) == 1 else f"{_title(entry)}: {output.name}"
-            before = len(self.comparisons)
-            own: Results = {name: [[outs[i]] for outs in made] for name, made in results.items()}
-            self._compare(what, inputs, own, kind)
+            own: Results = {name: [[outputs[i]] for outputs in runs] for name, runs in results.items()}
+            compared = self._compared(what, inputs, own, kind)
             if discrete[i]:
-                compared = self.comparisons[before:]
-                self.comparisons[before:] = [self._with_ties(c, entry, inputs, results, runners, i) for c in compared]
+                compared = [self._with_ties(c, entry, inputs, results, runners, i) for c in compared]
+            self.comparisons += compared
 
     def _draws(self, program: Program) -> bool:
-        """Whether a program draws tokens from logits: rounding may then decide between two of them."""
+        """True if a program draws tokens from logits, so that rounding may decide between two of them."""
         module, networks = self.subject.lowered.module, self.subject.lowered.networks
         called = networks_called(module, module.entries[program.entry])
         return any(networks[name].discrete for name in called)
