@@ -166,7 +166,7 @@ class Builder(Appending):
         return outs[0] if len(outs) == 1 and op not in ("split", "unbind") else outs
 
     def copied(self, node: Node, operands: Sequence[Var]) -> tuple[Var, ...]:
-        """Appends a node of another function, applied to operands of the same types; its outputs get names of here."""
+        """Appends a node of another function to operands of the same types; outputs are renamed if names are taken."""
         if node.op == "constant":
             return (self.constant(node.attrs["value"], node.attrs["dtype"], out=node.outputs[0].name),)
         hint = " ".join(o.name for o in node.outputs)
