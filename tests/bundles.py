@@ -32,10 +32,11 @@ def tiny_bundle(
     steps: Sequence[int] = (),
     std: float = 0.05,
     max_batch: int | None = 4,
+    variant: str | None = None,
     **options: Any,
 ) -> Path:
     """`folder` as a bundle of a shipped spec; every weight is its initial value plus noise of `std`."""
-    spec = load_spec(spec_name, None, list(overrides))
+    spec = load_spec(spec_name, variant, list(overrides))
     lowered = lower(spec, steps)
     rng = np.random.default_rng(0)
     weights: dict[str, dict[str, Expr]] = {}

@@ -34,8 +34,8 @@ def test_a_file_is_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_facts_name_what_exists(name: str) -> None:
     engine = ENGINES[name]
     assert engine.name == name and engine.graph_engine in ENGINES and PASSES[name] and RULES[name]
-    assert set(engine.missing_in_loops) <= OPS.keys()
-    assert all(OPS[op].decompose is not None for op in engine.missing_in_loops)
+    missing = {*engine.missing, *engine.missing_in_loops}
+    assert missing <= OPS.keys() and all(OPS[op].decompose is not None for op in missing)
     assert set(engine.quantised.schemes) <= set(Scheme.__args__)  # type: ignore[attr-defined]
     given = (*engine.quantised.schemes.values(), engine.sparse_experts, engine.fusions_after_quantising)
     assert set(itertools.chain(*given)) <= set(engine.precisions)

@@ -22,6 +22,7 @@ from latentc.ir.report import SamplerReads, short, weights_read
 from latentc.ir.verify import VerifyError, verify
 from latentc.passes.attention import decompose_attention
 from latentc.passes.cleanup import cleaned, cleanup
+from latentc.passes.decompose import decompose
 from latentc.passes.expand_guidance import expand_guidance
 from latentc.passes.experts import expand_experts
 from latentc.passes.fuse import RULES, FusionReport, fuse, fused, rules_after_quantising
@@ -81,6 +82,12 @@ _ORDER = (
         "gelu",
         lambda module, spec, _: gelu_by_error_function(module, spec.target.precision),
         when=lambda e: e.gelu == "erf",
+    ),
+    # Ops that an engine lacks are decomposed.
+    Pass(
+        "missing",
+        lambda module, spec, _: decompose(module, ENGINES[spec.target.engine].missing),
+        when=lambda e: bool(e.missing),
     ),
     # After quantising, so that it applies to the remaining layers.
     Pass(

@@ -117,6 +117,7 @@ class Engine:
     kv_tiling: it copies the key-value caches that a loop carries, so that caches grow a block at a time.
     mixes_shared_weights: its results are wrong if one weight is read both as it is and transposed.
     sparse_experts: precisions in which it takes the data-dependent shapes of routed experts.
+    missing: ops of the IR that it cannot run; a pass writes them out.
     missing_in_loops: ops of the IR that it cannot run inside a loop; the exporter writes them out there.
     any_trip: its step engines take tables of any number of rows; otherwise sizes are known when it is built.
     unrolling: what form `auto` goes by.
@@ -141,6 +142,7 @@ class Engine:
     kv_tiling: bool = False
     mixes_shared_weights: bool = False
     sparse_experts: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
     missing_in_loops: tuple[str, ...] = ()
     any_trip: bool = True
     cpu_only: bool = False

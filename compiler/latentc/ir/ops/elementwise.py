@@ -28,7 +28,15 @@ def _compare(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     return [_broadcast_pair(ins).with_dtype("bool")]
 
 
-def unary(name: str, fn: Callable[[Array], Array], vjp: Any, doc: str, source: str = "", infer: Any = floats) -> Op:
+def unary(
+    name: str,
+    fn: Callable[[Array], Array],
+    vjp: Any,
+    doc: str,
+    source: str = "",
+    infer: Any = floats,
+    decompose: Any = None,
+) -> Op:
     """A function of one operand; `vjp(b, x, y, g)` returns the gradient."""
 
     def evaluate(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
@@ -38,7 +46,8 @@ def unary(name: str, fn: Callable[[Array], Array], vjp: Any, doc: str, source: s
         return [vjp(b, ins[0], outs[0], grads[0])]
 
     rule = gradient if vjp else None
-    return Op(f"{name}(x)", doc, infer, evaluate, rule, source=source, differentiable=rule is not None)
+    head, there = f"{name}(x)", rule is not None
+    return Op(head, doc, infer, evaluate, rule, decompose=decompose, source=source, differentiable=there)
 
 
 def binary(name: str, fn: Callable[[Array, Array], Array], vjp: Any, doc: str, infer: Any = _pair) -> Op:
@@ -91,6 +100,14 @@ def _gelu_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence
         return [g * ((t + 1.0) * 0.5 + x * 0.5 * (1.0 - t * t) * ((x * x * (3 * 0.044715) + 1.0) * c))]
     density = b.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
     return [g * ((b.erf(x * (1 / math.sqrt(2))) + 1.0) * 0.5 + x * density)]
+
+
+def _mish_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    """tanh(log(1 + e)) is e (e + 2) / (e (e + 2) + 2) with e = exp(x): 1 in float32 from x = 9 on."""
+    (x,) = ins
+    e = b.exp(b.minimum(x, 20.0))
+    m = e * (e + 2.0)
+    return [x * (m / (m + 2.0))]
 
 
 def _mish_vjp(b: Any, x: Any, g: Any) -> Any:
@@ -214,6 +231,7 @@ _ROWS = [
         lambda b, x, y, g: _mish_vjp(b, x, g),
         "x * tanh(softplus(x))",
         "Misra 2019",
+        decompose=_mish_decompose,
     ),
     Op(
         "leaky_relu(x; slope)",

@@ -1,0 +1,118 @@
+"""The shipped systems without dropout, at sizes that train and run in a second, on the digits or on arrays from a file.
+
+Those that do not learn the digits read `train.npz`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DIGITS = ("data={kind: digits}",)
+IMAGES = ("data={kind: npz, path: train.npz, classes: 10, shape: [3, 8, 8], augment: 0.12}",)
+UNET = ("width=16", "multipliers=[1, 2]", "blocks=1", "attention=[1]", "block.groups=4", "block.dropout=0")
+BLOCKS = ("width=16", "block.mixer.heads=2", "block.mixer.dropout=0", "block.feed_forward.dropout=0")
+
+
+FILE = ("data.path=train.npz",)
+
+
+def under(path: str, sizes: tuple[str, ...]) -> tuple[str, ...]:
+    """The overrides of one network."""
+    return tuple(f"{path}.{size}" for size in sizes)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A shipped spec, a variant of it, and overrides that make it tiny."""
+
+    spec: str
+    sizes: tuple[str, ...]
+    variant: str | None = None
+
+
+def edm(variant: str, frequencies: int = 16, data: tuple[str, ...] = DIGITS) -> Tiny:
+    time = f"conditioning.time.frequencies={frequencies}"
+    return Tiny(
+        "edm", (*data, *under("backbone", UNET), time, "backbone.block.head_channels=8", "sampler.steps=3"), variant
+    )
+
+
+UVIT = (*DIGITS, *under("backbone", (*BLOCKS, "half=1")), "conditioning.time.frequencies=16", "sampler.steps=4")
+ADM = (*DIGITS, *under("backbone", UNET), "backbone.block.head_channels=8", "conditioning.time.frequencies=16")
+CLASSIFIER = under("networks.classifier", (*UNET, "block.head_channels=8", "frequencies=16"))
+GAN = ("networks.main.channel_multipliers=[2, 2]", "networks.discriminator.channel_multipliers=[2, 2]")
+GAN = (*DIGITS, *GAN, *under("networks.main", ("width=8", "latent_dim=16")), "networks.discriminator.width=8")
+GAN = (*GAN, "networks.discriminator.downsample_levels=1")
+STAGE = (*DIGITS, *under("backbone", ("width=8", "multipliers=[1, 2]", "blocks=1", "groups=4")))
+DIT = (*DIGITS, *under("backbone", (*BLOCKS, "depth=2", "patch=2")))
+
+SYSTEMS: dict[str, Tiny] = {
+    "uvit": Tiny("uvit", UVIT),
+    "uvit-pixels": Tiny("uvit", (*UVIT, "backbone.patch=2"), "cifar10-S/2"),
+    "edm": edm("cifar10", data=IMAGES),
+    "edm-uncond": edm("cifar10-uncond", data=IMAGES),
+    "edm-vp": edm("cifar10-vp"),
+    "edm-ve": edm("cifar10-ve", 32),
+    "edm-ncsnpp": edm("cifar10-edm-ve", 32, IMAGES),
+    "edm-adm": edm("imagenet64"),
+    "adm": Tiny("adm", (*ADM, "sampler.steps=3")),
+    "adm_classifier": Tiny("adm_classifier", ADM),
+    "adm_g": Tiny("adm_g", (*ADM, *CLASSIFIER, "sampler.steps=3")),
+    "maskgit": Tiny("digits_maskgit", (*under("backbone", (*BLOCKS, "depth=1")), "sampler.steps=4")),
+    "maskgit-halton": Tiny(
+        "maskgit",
+        (
+            *under("backbone", (*BLOCKS, "depth=1", "block.feed_forward.multiple_of=8")),
+            *("data={kind: digits, as: tokens}", "sampler.steps=4"),
+        ),
+    ),
+    "mar": Tiny(
+        "mar",
+        (
+            *(*DIGITS, *under("networks.main", (*BLOCKS, "depth=1", "patch=2", "buffer=4"))),
+            *("networks.head.width=16", "networks.head.depth=1", "sampler.steps=3", "sampler.diffusion.respacing='4'"),
+        ),
+    ),
+    "tarflow": Tiny("digits_tarflow", under("backbone", (*BLOCKS, "flows=2", "depth=1"))),
+    "adc_gan": Tiny("adc_gan", GAN),
+    "wgan_gp": Tiny("wgan_gp", GAN),
+    "wgan_gp-conditional": Tiny("wgan_gp", GAN, "conditional"),
+    "sd_vae": Tiny("sd_vae", STAGE),
+    "kl16": Tiny("sd_vae", (*STAGE, "backbone.attention=[1]"), "kl16"),
+    "vq_f16": Tiny("vq_f16", (*STAGE, *under("backbone", ("attention=[1]", "features=8", "bottleneck.size=16")))),
+    "diffwave": Tiny(
+        "diffwave",
+        (
+            *(*FILE, "data.fields.x.shape=[1, 128]", "data.fields.mel.shape=[8, 2]"),
+            *under("backbone", ("width=8", "depth=4", "cycle=2", "time_width=16", "upsampling=[8, 8]")),
+        ),
+    ),
+    "diffwave-class": Tiny(
+        "diffwave_sc09",
+        (
+            *(*FILE, "data.fields.x.shape=[1, 128]", "data.fields.y.classes=3", "sampler.steps=4"),
+            *under("backbone", ("width=8", "depth=4", "cycle=2", "time_width=16")),
+        ),
+        "class",
+    ),
+    "diffwave-unconditional": Tiny(
+        "diffwave_sc09",
+        (
+            *(*FILE, "data.fields.x.shape=[1, 128]", "sampler.steps=4"),
+            *under("backbone", ("width=8", "depth=4", "cycle=2", "time_width=16")),
+        ),
+    ),
+    "dp3": Tiny(
+        "dp3",
+        (
+            *(*FILE, "data.fields.x.shape=[4, 2]", "data.fields.point_cloud.shape=[2, 16, 3]"),
+            *("data.fields.agent_pos.shape=[2, 4]", "sampler.steps=3"),
+            *under("networks.main", ("widths=[8, 16]", "time_width=8", "kernel=3", "groups=4")),
+            *under("networks.encoder", ("widths=[8, 16]", "features=8", "state_widths=[8, 8]")),
+        ),
+    ),
+    "guidance_distillation": Tiny("dit_guidance_distillation", (*DIT, "objective.channels=null", "sampler.steps=4")),
+    "progressive_distillation": Tiny(
+        "dit_progressive_distillation", (*DIT, "objective.rounds=[4, 2]", "sampler.steps=2")
+    ),
+}

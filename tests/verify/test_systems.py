@@ -1,0 +1,33 @@
+"""Bundles of the shipped systems are what their specs say, by the oracle, PyTorch and the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from bundles import tiny_bundle
+from tiny_systems import SYSTEMS
+
+from latentc.verify.run import verify
+
+# One per kind of network that no other test verifies; an engine of its own where it differs.
+CHOSEN = (
+    ("uvit", "onnxruntime"),
+    ("edm-vp", "onnxruntime"),
+    ("mar", "onnxruntime"),
+    ("diffwave", "openvino"),
+    ("dp3", "openvino"),  # which cannot compile Mish between other elementwise ops
+)
+
+
+@pytest.mark.parametrize(("name", "engine"), CHOSEN)
+def test_system(name: str, engine: str, tmp_path: Path) -> None:
+    pytest.importorskip(engine)
+    system = SYSTEMS[name]
+    sizes = (*system.sizes, f"target.engine={engine}")
+    report = verify(tiny_bundle(system.spec, tmp_path / "bundle", sizes, variant=system.variant))
+    assert report.ok, report.text()
+    assert {"forward", "sampler"} <= {c.what for c in report.comparisons} and report.controls
