@@ -1,0 +1,60 @@
+"""Two processes train as one: DDP and FSDP2 come to the weights that one process computes from the rows of both."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tiny_systems import SYSTEMS
+
+from latentc.emit import project_from_lowered
+from latentc.lower import lower
+from latentc.spec import load_spec
+
+pytestmark = pytest.mark.slow
+
+# One per kind of network; DiffWave and DP3 in test_audio_and_policies.py, adversarial players in test_train_gans.py.
+CHOSEN = ("edm-vp", "maskgit-halton", "mar", "vq_f16")
+MODES = {"none": 1, "ddp": 2, "fsdp": 2}
+# SGD, because Adam makes full steps of gradients that are rounding errors.
+TRAIN = ("train.batch_size=8", "train.workers=0", "train.schedule.warmup=0", "train.optimizers={}", "train.ema=0.9")
+TRAIN += ("train.optimizer={kind: sgd, lr: 0.1}", "train.precision=fp32")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the projects of all systems, each trained in every mode."""
+    folder, jobs = tmp_path_factory.mktemp("parallel"), []
+    for name in CHOSEN:
+        system = SYSTEMS[name]
+        spec = load_spec(system.spec, system.variant, [*system.sizes, *TRAIN])
+        project_from_lowered(lower(spec), spec, folder / name)
+        for mode, processes in MODES.items():
+            flags = ["--steps", "2", "--parallel", mode, "--accumulate", str(2 // processes), "--out", mode]
+            jobs.append({"folder": str(folder / name), "name": mode, "processes": processes, "flags": flags})
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("forked_training.py"))],
+        input=json.dumps(jobs),
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=True,
+    )
+    assert not done.stdout, done.stdout
+    return folder
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_two_processes_are_as_one(name: str, runs: Path) -> None:
+    one, ddp, fsdp = (load_file(runs / name / mode / "weights_raw.safetensors") for mode in MODES)
+    assert one.keys() == ddp.keys() == fsdp.keys()
+    for path, value in one.items():
+        for other in (ddp[path], fsdp[path]):
+            assert np.allclose(other, value, rtol=1e-5, atol=1e-6), path
