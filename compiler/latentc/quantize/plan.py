@@ -111,11 +111,16 @@ def _within_budget(
     tell: Tell,
     seconds: float,
 ) -> tuple[dict[str, LayerQuant], Quality]:
-    """The plan without as few as possible of the most sensitive units, by bisection; the whole plan if none holds.
+    """The plan without one network, or without as few as possible of the most sensitive units; else the whole plan.
 
-    `order`: units, the most sensitive first. Judges about log2 of their number plans, and takes the best one known
-    when `seconds` are over.
+    A network that runs once before the steps, such as an encoder of observations, spoils every step, although its own
+    outputs may lose less than those of others: sensitivities compare units of one network only. Therefore plans
+    without all units of one network are judged first. Otherwise it bisects `order` (units, the most sensitive first),
+    judges about log2 of their number plans, and takes the best one known when `seconds` are over.
     """
+    spared = _without_a_network(plan, judge, tell)
+    if spared is not None:
+        return spared
     least, most = 0, len(order)  # leaving out `least` units is too few; leaving out `most` is enough
     best: tuple[dict[str, LayerQuant], Quality] | None = None
     begin = time.perf_counter()
@@ -134,6 +139,21 @@ def _within_budget(
             least = middle
     tell(total, total, "sampling with a part of the layers quantised")
     return best or (dict(plan), judge.quality(plan))
+
+
+def _without_a_network(
+    plan: Mapping[str, LayerQuant], judge: _Judge, tell: Tell
+) -> tuple[dict[str, LayerQuant], Quality] | None:
+    """The largest plan without the layers of one network that is within the budget; None if none is."""
+    networks = list(dict.fromkeys(path.split(".")[0] for path in plan))
+    held = []
+    for done, network in enumerate(networks if len(networks) > 1 else ()):
+        tell(done, len(networks), f"sampling with network {network} unquantised")
+        tried = {path: quant for path, quant in plan.items() if path.split(".")[0] != network}
+        quality = judge.quality(tried)
+        if quality.within(judge.model.settings.budget):
+            held.append((tried, quality))
+    return max(held, key=lambda pair: len(pair[0]), default=None)
 
 
 class _Judge:
