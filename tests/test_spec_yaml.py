@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from latentc.diagnostics import DiagnosticError, Span
 from latentc.spec.files import read_text
 from latentc.spec.write import yaml_from_data
-from latentc.spec.yaml import MAX_DEPTH, load_yaml, plain_scalar
+from latentc.spec.yaml import HIDDEN, MAX_DEPTH, load_yaml, plain_scalar
+
+SHOWN = st.characters(exclude_categories=["Cs"]).filter(lambda character: not HIDDEN.search(character))
 
 
 @pytest.mark.parametrize(
@@ -161,15 +163,12 @@ _SCALARS = (
     | st.booleans()
     | st.integers(-(1 << 63), (1 << 63) - 1)
     | st.floats(allow_nan=False)
-    | st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-    | st.sampled_from(["1e-4", "no", "~", "- a", "a: b", "a #b", "0x1", "", " ", "---", "é", "\u2028", "...", "\ufeff"])
+    | st.text(SHOWN, max_size=12)
+    | st.sampled_from(["1e-4", "no", "~", "- a", "a: b", "a #b", "0x1", "", " ", "---", "é", "..."])
 )
 _DATA = st.recursive(
     _SCALARS,
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), inner, max_size=4)
-    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(SHOWN, max_size=8), inner, max_size=4),
     max_leaves=12,
 )
 
@@ -183,7 +182,7 @@ def test_what_is_written_reads_back(data: Any) -> None:
     assert yaml_from_data(found) == text
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+@given(st.text(SHOWN, max_size=20))
 @settings(max_examples=300, deadline=None)
 def test_plain_scalars_never_fail(text: str) -> None:
     try:

@@ -25,6 +25,7 @@ CODES: dict[str, str] = {
     "E0108": "a key must be plain text",
     "E0109": "a number does not fit",
     "E0110": "YAML merge keys are not supported",
+    "E0111": "text holds a character that is not shown",
     "E0201": "unknown key",
     "E0202": "a required key is missing",
     "E0203": "a value has the wrong type",

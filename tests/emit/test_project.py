@@ -63,9 +63,9 @@ def test_strings_of_a_spec_are_no_code(tmp_path: Path) -> None:
             ]
             assert "__import__" not in calls, name
     assert "49" not in files["README.md"]
-    path = load_spec("dit", overrides=['data={kind: npz, classes: 5, shape: [4, 8, 8], path: "a: [b\\"\'\\n- c"}'])
+    path = load_spec("dit", overrides=['data={kind: npz, classes: 5, shape: [4, 8, 8], path: "a: [b\\"\' #- c"}'])
     config = yaml.safe_load(project_files(lowered("dit"), path)["config.yaml"])
-    assert config["data"]["path"] == "a: [b\"'\n- c"
+    assert config["data"]["path"] == "a: [b\"' #- c"
 
 
 @pytest.mark.parametrize(

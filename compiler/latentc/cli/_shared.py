@@ -36,7 +36,7 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite files that laten
 
 def echo(value: Any, end: str = "\n") -> None:
     """Text as it is, anything else as JSON."""
-    text = value + end if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    text = value + end if isinstance(value, str) else json.dumps(value, indent=2) + "\n"
     if sys.stdout is not None:  # closed by who started us
         sys.stdout.write(text)
 

@@ -28,7 +28,15 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 # Integers of specs: every one has a bound, so that no number of a user's makes a loop or an array that never ends.
@@ -50,6 +58,17 @@ class Closed(BaseModel):
         validate_by_alias=True,
         protected_namespaces=(),
     )
+    # fields whose texts may hold line breaks
+    SEVERAL_LINES: ClassVar[tuple[str, ...]] = ()
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _texts_are_lines(cls, value: Any, info: ValidationInfo) -> Any:
+        texts = [value] if isinstance(value, str) else value if isinstance(value, tuple) else ()
+        broken = any("\n" in text or "\t" in text for text in texts if isinstance(text, str))
+        if broken and info.field_name not in cls.SEVERAL_LINES:
+            raise ValueError("a line break or a tab in a text of one line")
+        return value
 
 
 class Component(Closed):

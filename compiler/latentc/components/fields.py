@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 
@@ -36,6 +36,8 @@ class Field(Closed):
 
     A field with `classes` holds integers in [0, classes): labels, tokens or grey levels. Any other holds numbers.
     """
+
+    SEVERAL_LINES: ClassVar[tuple[str, ...]] = ("alphabet",)
 
     shape: tuple[Size, ...] = pydantic.Field(
         (), max_length=8, description="shape of one sample; [] for a single number"

@@ -119,11 +119,17 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     environment = Environment(
         loader=FileSystemLoader(templates), undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
     )
+    environment.filters["markdown"] = as_markdown
     facts = _facts(lowered, spec, config)
     for name in ("README.md", "requirements.txt"):
         files[name] = environment.get_template(f"{name}.j2").render(facts)
     files[MARK] = f"Written by latentc {facts['version']}; `latentc emit` replaces the files it wrote.\n"
     return files
+
+
+def as_markdown(text: str) -> str:
+    """Text that Markdown shows as it is, whatever signs it holds."""
+    return re.sub(r"([\\`*_\[\]<>&|])", r"\\\1", text)
 
 
 def config_of(spec: Spec) -> dict[str, Any]:

@@ -19,6 +19,8 @@ import yaml
 
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label, Span, add_source
 
+# Control characters, other line separators, marks of writing direction, the byte order mark.
+HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 MAX_DEPTH = 48
 MAX_NODES = 50_000  # after aliases are expanded
 
@@ -246,10 +248,12 @@ class _Composer:
         elif any("\ud800" <= character <= "\udfff" for character in event.value):
             message = "an escape that is half a character (a surrogate)"
             self.errors.append(Diagnostic("E0101", message, span, help="write the character as \\UXXXXXXXX"))
+        self.refuse_hidden(event.value, span)
         self.add(Node(value, span), 1, 0, event.anchor)
 
     def key(self, event: yaml.ScalarEvent, span: Span) -> None:
         top, name = self.stack[-1], event.value
+        self.refuse_hidden(name, span)
         if event.implicit[0] and name in ("", "~", "null", "<<"):
             if name == "<<":
                 help_text = "write the keys out, or use `extends:` or `variants:`"
@@ -263,6 +267,12 @@ class _Composer:
             self.errors.append(Diagnostic("E0103", message, span, (again, first), help="remove one of the two"))
         top.keys.setdefault(name, span)
         top.keyed = (name, span)
+
+    def refuse_hidden(self, text: str, span: Span) -> None:
+        """Text goes into code, tables and file names, where characters that nobody sees do harm."""
+        if (found := HIDDEN.search(text)) is not None:
+            message = f"the text holds a character that is not shown: U+{ord(found.group()):04X}"
+            self.errors.append(Diagnostic("E0111", message, span, help="leave it out"))
 
     def alias(self, event: Any) -> None:
         span = self.span(event)
