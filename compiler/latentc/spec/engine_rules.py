@@ -1,4 +1,4 @@
-"""Rules of the section `target`: what is asked of an engine is what its row in `latentc.engines` has."""
+"""Rules of the section `target`: the engine must support what is asked of it (`latentc.engines`)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def kv_tile_of_the_engine(spec: Spec) -> Iterator[Problem]:
     if spec.data.tokens is None:
         message = "only samplers of tokens have key-value caches"
     elif not ENGINES[target.engine].kv_tiling:
-        message = f"caches are not written in blocks for `{target.engine}`"
+        message = f"`{target.engine}` gains nothing from caches in blocks"
     elif target.form not in ("auto", "loop"):
         message = f"in form `{target.form}` no loop of the engine copies its caches, and blocks gain nothing"
     else:
@@ -58,7 +58,7 @@ def scheme_of_the_engine(spec: Spec) -> Iterator[Problem]:
         yield Problem("E0310", path, f"the engine `{target.engine}` does not run {scheme}", help=mend)
         return
     if target.precision not in fitting[scheme]:
-        message = f"{scheme} on `{target.engine}` does not go with the precision {target.precision}"
+        message = f"{scheme} on `{target.engine}` does not support precision {target.precision}"
         mend = f"set `target.precision` to {' or '.join(fitting[scheme])}"
         where: tuple[tuple[PathKey, str], ...] = ((("target",), f"{target.precision} here"),)
         yield Problem("E0310", path, message, labels=where if spec.span("target") else (), help=mend)
@@ -72,7 +72,7 @@ def scheme_of_the_engine(spec: Spec) -> Iterator[Problem]:
             "E0310", ("target", "opset"), f"opset {target.opset} has no 4-bit integers", help="use 21 or more"
         )
     if spec.optimize.quantize.smooth is not None and scheme.endswith("_weights"):
-        message = f"{scheme} leaves the activations alone: there is nothing to smooth"
+        message = f"{scheme} does not quantise activations, so there is nothing to smooth"
         yield Problem("E0310", ("optimize", "quantize", "smooth"), message, help="leave `smooth` out")
 
 
@@ -86,13 +86,13 @@ def plans_of_the_engine(spec: Spec) -> Iterator[Problem]:
         fitting = [n for n, row in ENGINES.items() if row.plans is not None and name not in row.plans.refused]
         mend = f"leave it out, or set `engine: {'` or `'.join(fitting)}`"
         if plans is None:
-            yield Problem("E0308", ("target", name), f"the engine `{target.engine}` makes no plans", help=mend)
+            yield Problem("E0308", ("target", name), f"the engine `{target.engine}` has no plans", help=mend)
         elif name in plans.refused:
             message = f"`{target.engine}` does not take `{name}`: {plans.refused[name]}"
             yield Problem("E0308", ("target", name), message, help=mend)
     for i, profile in enumerate(target.profiles):
         if not profile.min <= profile.opt <= profile.max:
-            message = f"the profile's batches {profile.min}, {profile.opt}, {profile.max} do not rise"
+            message = f"the profile's batch sizes {profile.min}, {profile.opt}, {profile.max} are not in order"
             yield Problem("E0308", ("target", "profiles", i), message, help="expected min ≤ opt ≤ max")
 
 

@@ -16,9 +16,9 @@ _Variants = Callable[[PathKey], Mapping[str, Set[str]]]
 
 
 def diagnostics_from_validation(error: ValidationError, document: Document, giving: _Variants) -> list[Diagnostic]:
-    """One diagnostic for each place that is wrong, in the order of the files.
+    """One diagnostic for each wrong place, in the order of the files.
 
-    `giving(path)`: the keys that each variant a user could still choose has there. One may give what is missing.
+    `giving(path)`: {variant that can still be chosen: its keys there}; one of them may provide a missing key.
     """
     faults: dict[PathKey, list[_Fault]] = {}
     for item in error.errors(include_url=False):
@@ -38,7 +38,7 @@ def diagnostics_from_validation(error: ValidationError, document: Document, givi
 
 
 def _misspelt(faults: Mapping[PathKey, list[_Fault]]) -> list[PathKey]:
-    """Missing keys that an unknown key beside them was meant to be: one mistake, not two."""
+    """Missing keys of which an unknown key beside them is a misspelling: one mistake, not two."""
     found: list[PathKey] = []
     for path, (fault, *_) in faults.items():
         if fault.kind == "extra_forbidden":
@@ -67,7 +67,7 @@ class _Fault:
 
 
 def _fault(item: Mapping[str, Any], document: Document, giving: _Variants) -> _Fault:
-    """The error with its place: pydantic's location without the parts that are no keys of the file."""
+    """The error and its place: pydantic's location without the parts that are not keys of the file."""
     kind, location = item["type"], list(item["loc"])
     absent = location.pop() if kind == "missing" else None
     path: PathKey = ()
@@ -94,7 +94,7 @@ def _diagnostic(faults: list[_Fault]) -> Diagnostic:
     first = faults[0]
     wanted = [_EXPECTED.get(fault.kind) or _choices(fault) for fault in faults]
     if len(faults) > 1 and all(wanted):
-        # A union of plain types: each alternative has said what it would have taken.
+        # A union of plain types: each alternative has named the type it expects.
         return _wrong_type(first, " or ".join(dict.fromkeys(wanted)))
     handler = _HANDLERS.get(first.kind)
     if handler is not None:
@@ -161,7 +161,7 @@ def _wrong_type(fault: _Fault, expected: str) -> Diagnostic:
 
 
 def _mapping_instead(place: Place, data: Any) -> str | None:
-    """What to write where a mapping belongs and a plain value, often the name of a kind, was given."""
+    """The remedy for a plain value, often the name of a kind, in place of a mapping."""
     if kinds := place.kinds():
         kind = data if data in kinds else nearest(str(data), kinds) or (kinds[0] if len(kinds) == 1 else None)
         return f"write `{{kind: {kind}, …}}`" if kind else f"write `{{kind: …}}` with one of {', '.join(kinds)}"
@@ -178,7 +178,7 @@ def _is_number(text: str) -> bool:
 
 
 def _about(place: Place | None) -> tuple[str, ...]:
-    """What the field is, from its description."""
+    """The description of the field."""
     info = place.info if place else None
     return (f"{info.description}",) if info is not None and info.description else ()
 
@@ -192,7 +192,7 @@ def _unknown_key(fault: _Fault) -> Diagnostic:
     where = f"`{shown_path(parent)}`" if parent else "a spec"
     kind = data.get("kind") if isinstance(data, dict) else None
     of_kind = f" of kind `{kind}`" if isinstance(kind, str) else ""
-    labels = (Label(span, f"did you mean `{close}`?"),) if close else (Label(span, "not known here"),)
+    labels = (Label(span, f"did you mean `{close}`?"),) if close else (Label(span, "unknown here"),)
     note = f"keys of {where}{of_kind}: {', '.join(legal) or 'none'}"
     return Diagnostic("E0201", f"unknown key `{key}` in {where}", span, labels, (note,))
 
@@ -213,7 +213,7 @@ def _missing(fault: _Fault) -> Diagnostic:
     where = f"`{shown_path(path)}`" if path else "the spec"
     key = "backbone" if fault.path == ("networks",) else absent
     help_text = f"add `{key}: …`"
-    # One with keys of another kind's was written for a base's component, and does not fit this one.
+    # A variant with keys of another kind was written for the component of a base, and does not fit this one.
     legal = set(_legal_keys(fault))
     if variants := [name for name, keys in fault.giving(path).items() if absent in keys and keys <= legal]:
         help_text += f", or choose a variant: {', '.join(variants)}"
@@ -242,7 +242,7 @@ def _wrong_length(fault: _Fault) -> Diagnostic:
 
 
 def _fixed_length(place: Place | None) -> int | None:
-    """How many items a list takes, where its type says so."""
+    """The length of a list whose type fixes it, else None."""
     items = [get_args(kind) for kind in place.types() if get_origin(kind) is tuple] if place else []
     return len(items[0]) if len(items) == 1 and ... not in items[0] else None
 
@@ -271,7 +271,7 @@ def _unknown_kind(fault: _Fault) -> Diagnostic:
     known = fault.place.kinds() if fault.place else []
     kind = fault.data.get("kind") if isinstance(fault.data, dict) else fault.data
     close = nearest(kind, known) if isinstance(kind, str) else None
-    label = Label(span, f"did you mean `{close}`?" if close else "not known here")
+    label = Label(span, f"did you mean `{close}`?" if close else "unknown here")
     note = f"known kinds: {', '.join(known) or 'none'}"
     tag = kind if isinstance(kind, str) else described(kind)
     return Diagnostic("E0205", f"unknown kind `{tag}` for {fault.shown}", span, (label,), (note,))
@@ -282,7 +282,7 @@ def _no_kind(fault: _Fault) -> Diagnostic:
     known = fault.place.kinds() if fault.place else []
     help_text = f"add `kind:` with one of: {', '.join(known)}" if known else None
     label = Label(span, "`kind` is missing")
-    return Diagnostic("E0206", f"{fault.shown} does not say its kind", span, (label,), help=help_text)
+    return Diagnostic("E0206", f"{fault.shown} has no `kind`", span, (label,), help=help_text)
 
 
 def _choices(fault: _Fault) -> str:
@@ -311,7 +311,7 @@ def _bad_pattern(fault: _Fault) -> Diagnostic:
     span = fault.document.span(fault.path)
     label = Label(span, "letters, digits and a few signs only")
     note = f"it must match the pattern {fault.context.get('pattern', '')}"
-    return Diagnostic("E0209", f"{described(fault.data)} cannot stand for {fault.shown}", span, (label,), (note,))
+    return Diagnostic("E0209", f"{described(fault.data)} is not a valid {fault.shown}", span, (label,), (note,))
 
 
 _HANDLERS: dict[str, Callable[[_Fault], Diagnostic]] = {

@@ -10,11 +10,11 @@ MAX_BYTES = 1 << 20
 
 
 def read_text(path: Path, file: str | None = None) -> str:
-    """The text of a spec file; DiagnosticError where it is missing, unreadable, huge or not UTF-8."""
+    """The text of a spec file; DiagnosticError if it is missing, unreadable, too large or not UTF-8."""
     file = file or str(path)
     try:
         if not path.is_file():
-            what = "is a folder" if path.is_dir() else "was not found" if not path.exists() else "is no file"
+            what = "is a folder" if path.is_dir() else "was not found" if not path.exists() else "is not a regular file"
             code = "E0402" if path.exists() else "E0401"
             raise DiagnosticError.of(code, f"`{file}` {what}", help="give the path of a YAML file")
         with path.open("rb") as stream:
@@ -26,7 +26,7 @@ def read_text(path: Path, file: str | None = None) -> str:
 
 
 def text_from_bytes(content: bytes, file: str) -> str:
-    """The text of a spec read from `file`; DiagnosticError where it is huge or not UTF-8."""
+    """The text of a spec read from `file`; DiagnosticError if it is too large or not UTF-8."""
     if len(content) > MAX_BYTES:
         message = f"`{file}` is larger than the {MAX_BYTES >> 10} KiB a spec may have"
         raise DiagnosticError.of("E0105", message)

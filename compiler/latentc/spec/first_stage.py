@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import latentc.resources as resources
 from latentc.components.backbone import Backbone
-from latentc.diagnostics import DiagnosticError, nearest
-from latentc.spec.resolve import find_spec, resolve_file
+from latentc.diagnostics import DiagnosticError
+from latentc.spec.resolve import named_spec, resolve_file
 
 if TYPE_CHECKING:
     from latentc.components.first_stage import FirstStage
@@ -18,19 +17,14 @@ if TYPE_CHECKING:
 def first_stage_path(spec: Spec, stage: FirstStage) -> Path:
     """The file of a first stage's spec; relative to the file that names it. DiagnosticError E0210."""
     span = spec.span("data", "first_stage", "spec")
-    path = find_spec(stage.spec, Path(span.file).parent if span else Path())
-    if path is None or not path.is_file():
-        close = nearest(stage.spec, resources.shipped_specs())
-        mend = f"did you mean `{close}`?" if close else "write a path relative to this file, or a shipped name"
-        raise DiagnosticError.of("E0210", f"no spec `{stage.spec}` was found", span, help=mend)
-    return path
+    return named_spec(stage.spec, Path(span.file).parent if span else Path(), span)
 
 
 def load_first_stage(spec: Spec) -> Spec | None:
     """The autoencoder that encodes the data of `spec`, as a spec of its own; None if there is none.
 
     Its images have the size that the latents or tokens of `spec` ask for. Raises DiagnosticError: E0210 if it is not
-    found, E0302 if it autoencodes nothing, and what is wrong with it.
+    found, E0302 if it is not an autoencoder, and its own mistakes.
     """
     from latentc.spec.load import load_spec, spec_from_resolved
 
@@ -41,7 +35,7 @@ def load_first_stage(spec: Spec) -> Spec | None:
     found = load_spec(path, stage.variant)
     network = found.networks.get("main")
     if not isinstance(network, Backbone) or "autoencode" not in network.provides(found) or found.data.shape is None:
-        message = f"`{stage.spec}` is the spec of no autoencoder"
+        message = f"`{stage.spec}` is not the spec of an autoencoder"
         mend = "shipped ones: sd_vae, vq_f16"
         raise DiagnosticError.of("E0302", message, spec.span("data", "first_stage", "spec"), help=mend)
     grid = spec.data.shape[1:] if spec.data.shape is not None else spec.data.tokens.grid if spec.data.tokens else ()

@@ -1,4 +1,4 @@
-"""The way from a source to a checked `Spec`, and back to text."""
+"""Loading: from a source to a checked `Spec`, and back to text."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def spec_from_resolved(resolved: Resolved) -> Spec:
     """Check a resolved text against the schema, then against the rules across sections."""
     document = resolved.document
     try:
-        # Strict: "3" is no number and 1 is no boolean. Then a list is no tuple either, and specs are immutable.
+        # Strict: "3" is not a number and 1 not a boolean. Lists become tuples first, as specs are immutable.
         spec = Spec.model_validate(_immutable(document.data), strict=True)
     except ValidationError as error:
         raise DiagnosticError(*diagnostics_from_validation(error, document, resolved.giving)) from None
@@ -62,7 +62,7 @@ def _immutable(data: Any) -> Any:
 
 
 def variant_names(source: str | Path) -> tuple[str, ...]:
-    """The variants of the spec `source` names, its bases' included; the spec itself is not checked."""
+    """The variants of the spec that `source` names, including its bases'; the spec is not checked."""
     return tuple(resolve_file(str(source)).variants)
 
 

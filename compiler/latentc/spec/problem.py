@@ -1,4 +1,4 @@
-"""What a rule across sections finds."""
+"""The result of a rule across sections."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from latentc.spec.yaml import PathKey
 
 @dataclass(frozen=True)
 class Problem:
-    """What does not fit: the path it is shown at, and further paths with a text each."""
+    """A mismatch between sections, shown at `path`; `labels` {further path: text}."""
 
     code: str
     path: PathKey

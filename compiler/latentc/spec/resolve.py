@@ -1,8 +1,7 @@
-"""Several texts → one: `extends`, `variants` and `--set`, every value keeping the place it was written at.
+"""Merges a spec with its base (`extends`), a variant and `--set`; every value keeps the place where it was written.
 
-Merging is deep: mappings merge key by key, anything else replaces. Where a mapping changes its `kind` it
-replaces the old one whole, because the keys of one kind mean nothing to another. A condition or network that is
-laid over with null is removed.
+Mappings merge key by key, anything else replaces. A mapping with another `kind` replaces the old one, because the keys
+of one kind mean nothing to another. A condition or network that is set to null is removed.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class Resolved:
     variant: str | None = None
 
     def giving(self, path: PathKey) -> dict[str, Set[str]]:
-        """Of each variant still to choose, the keys that it has at `path`."""
+        """{variant that can still be chosen: the keys that it has at `path`}."""
         unchosen = self.variants if self.variant is None else {}
         return {name: _keys(node, path) for name, node in unchosen.items()}
 
@@ -48,6 +47,16 @@ def find_spec(source: str, folder: Path = Path()) -> Path | None:
     *family, name = source.removeprefix("specs/").removesuffix(".yaml").split("/")
     found = resources.shipped_specs().get(name)
     return found if found is None or family in ([], [found.parent.name]) else None
+
+
+def named_spec(source: str, folder: Path, span: Span | None) -> Path:
+    """The file of a spec that another spec in `folder` names at `span`. Raises DiagnosticError E0210."""
+    path = find_spec(source, folder)
+    if path is None or not path.is_file():
+        close = nearest(source, resources.shipped_specs())
+        mend = f"did you mean `{close}`?" if close else "write a path relative to this file, or a shipped name"
+        raise DiagnosticError.of("E0210", f"no spec `{source}` was found", span, help=mend)
+    return path
 
 
 def resolve_file(
@@ -94,7 +103,7 @@ _NAMED = (("conditioning",), ("networks",))  # mappings of the user's own names 
 
 
 def merge(base: Node, over: Node, path: tuple[str, ...] = ()) -> Node:
-    """`over` laid on `base`, by the rule of this module."""
+    """`base` changed by `over`, by the rule of this module."""
     if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
         return over
     kinds = [node.fields["kind"].value for node in (base, over) if "kind" in node.fields]
@@ -110,7 +119,7 @@ def merge(base: Node, over: Node, path: tuple[str, ...] = ()) -> Node:
 
 
 def _shown(path: Path) -> str:
-    """The path as diagnostics show it: relative where it lies under the current folder."""
+    """The path as diagnostics show it: relative if it is inside the current folder."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") and path.is_absolute() else relative
 
@@ -118,7 +127,7 @@ def _shown(path: Path) -> str:
 def _with_base(text: str, file: str, path: Path, chain: tuple[Path, ...]) -> Node:
     root = load_yaml(text, file).root
     if not isinstance(root.value, dict):
-        what = "is empty" if root.value is None else "is no mapping of keys to values"
+        what = "is empty" if root.value is None else "is not a mapping of keys to values"
         help_text = f"begin with `latentc: {FORMAT_VERSION}`, then `name:`, `data:`, `backbone:` and so on"
         raise DiagnosticError.of("E0106", f"the spec {what}", root.span, help=help_text)
     _check_version(root)
@@ -128,12 +137,7 @@ def _with_base(text: str, file: str, path: Path, chain: tuple[Path, ...]) -> Nod
         return root
     if not isinstance(extends.value, str):
         raise _wrong_type("`extends` must be the path or the name of one spec", extends)
-    base = find_spec(extends.value, path.parent)
-    if base is None or not base.is_file():
-        close = nearest(extends.value, resources.shipped_specs())
-        mend = f"did you mean `{close}`?" if close else "write a path relative to this file, or a shipped name"
-        message = f"no spec `{extends.value}` was found"
-        raise DiagnosticError.of("E0210", message, extends.span, help=mend)
+    base = named_spec(extends.value, path.parent, extends.span)
     here = (*chain, path.resolve())
     if base.resolve() in here:
         way = " → ".join(link.name for link in (*here[here.index(base.resolve()) :], base))
@@ -179,7 +183,7 @@ def _without_backbone(root: Node) -> Node:
 
 
 def _keys(node: Node, path: PathKey) -> Set[str]:
-    """The keys of the mapping at `path`; none where there is none."""
+    """The keys of the mapping at `path`; empty if there is none."""
     for key in path:
         node = node.fields.get(str(key), Node(None, node.span))
     return node.fields.keys()
@@ -234,7 +238,7 @@ def _set(root: Node, text: str, file: str) -> Node:
     if steps[0][0] in ("latentc", "extends", "variants"):
         message = f"`{steps[0][0]}` cannot be set: the file says it"
         raise DiagnosticError.of("E0213", message, steps[0][1])
-    # Blanks in place of the path keep the columns of the value true.
+    # Blanks in place of the path keep the columns of the value correct.
     try:
         leaf = load_yaml(" " * (len(target) + 1) + value, file).root
     finally:
@@ -244,20 +248,15 @@ def _set(root: Node, text: str, file: str) -> Node:
     if steps[0][0] == "backbone":
         steps[:1] = [("networks", steps[0][1]), ("main", steps[0][1])]
     section = root.fields.get(steps[0][0])
-    if (
-        leaf.value is None
-        and len(steps) == 2
-        and (steps[0][0],) in _NAMED
-        and section
-        and steps[1][0] in section.fields
-    ):
+    removes = leaf.value is None and len(steps) == 2 and (steps[0][0],) in _NAMED
+    if removes and section and steps[1][0] in section.fields:
         kept = {name: node for name, node in section.fields.items() if name != steps[1][0]}
         return replace(root, value={**root.fields, steps[0][0]: replace(section, value=kept)})
     return _put(root, steps, leaf)
 
 
 def _put(node: Node, steps: list[tuple[str, Span]], leaf: Node) -> Node:
-    """`node` with `leaf` at the path `steps`; mappings on the way are made, list items must be there."""
+    """`node` with `leaf` at the path `steps`; missing mappings are created, list items must exist."""
     if not steps:
         return replace(leaf, key=node.key)
     (name, span), rest = steps[0], steps[1:]
@@ -269,7 +268,7 @@ def _put(node: Node, steps: list[tuple[str, Span]], leaf: Node) -> Node:
         items[int(name)] = _put(items[int(name)], rest, leaf)
         return replace(node, value=items)
     if node.value is not None and not isinstance(node.value, dict):
-        message = f"there is nothing called `{name}` in a plain value"
+        message = f"a plain value has no `{name}`"
         label = Label(node.span, "this is a single value")
         raise DiagnosticError.of("E0213", message, span, (label,))
     fields = dict(node.fields)

@@ -46,11 +46,11 @@ def shape_or_tokens(spec: Spec) -> Iterator[Problem]:
     """A network models either the field `x` or the field `tokens`."""
     data, fields = spec.data, spec.data.fields
     if "x" not in fields and "tokens" not in fields:
-        message = "the data says neither `shape` nor `tokens`"
+        message = "the data has neither `shape` nor `tokens`"
         yield Problem("E0301", ("data",), message, help="add `shape: [C, H, W]`, or `tokens:` for token data")
     if "x" in fields and "tokens" in fields:
         arrays, tokens = (_data_place(data, name) for name in ("x", "tokens"))
-        message = "the data says both `shape` and `tokens`"
+        message = "the data has both `shape` and `tokens`"
         help_text = "keep the one that the network sees"
         yield Problem("E0301", arrays, message, "arrays here", ((tokens, "tokens here"),), help_text)
 
@@ -64,7 +64,7 @@ def _data_place(data: Data, name: str) -> PathKey:
 def first_stage_fits(spec: Spec) -> Iterator[Problem]:
     """The codes of the first stage are what the network models: latents `x`, or `tokens`.
 
-    A spec that names no weights may be of other sizes: then it has no use for the autoencoder.
+    A spec without weights for the first stage may have other sizes; it then does not use the autoencoder.
     """
     stage, data = spec.first_stage, spec.data
     if stage is None or data.first_stage is None:
@@ -74,8 +74,8 @@ def first_stage_fits(spec: Spec) -> Iterator[Problem]:
     place = ("data", "first_stage")
     if name not in data.fields:
         mends = {
-            "x": "say `shape: [C, H, W]` of the latents instead of `tokens`",
-            "tokens": "say `tokens: {vocabulary: …, grid: [h, w]}` instead of `shape`",
+            "x": "write `shape: [C, H, W]` of the latents instead of `tokens`",
+            "tokens": "write `tokens: {vocabulary: …, grid: [h, w]}` instead of `shape`",
         }
         words, key = {"x": "arrays", "tokens": "tokens"}, {"x": "shape", "tokens": "tokens"}[other]
         labels = ((_data_place(data, other), f"{words[other]} here"),) if other in data.fields else ()
@@ -86,10 +86,11 @@ def first_stage_fits(spec: Spec) -> Iterator[Problem]:
     field = data.fields[name]
     if data.first_stage.weights is not None and not spec.first_stage_fits:
         if name == "x":
-            said, mend = f"latents {list(shape)}, but the data says {list(field.shape)}", f"say `shape: {list(shape)}`"
+            said = f"latents {list(shape)}, but the data has shape {list(field.shape)}"
+            mend = f"write `shape: {list(shape)}`"
         else:
             said = f"tokens 0 to {(codes.values or 0) - 1}, but the data has a vocabulary of {field.classes}"
-            mend = f"say `vocabulary: {codes.values}`"
+            mend = f"write `vocabulary: {codes.values}`"
         yield Problem("E0302", _data_place(data, name), f"`{data.first_stage.spec}` makes {said}", help=mend)
 
 
@@ -97,7 +98,7 @@ def first_stage_fits(spec: Spec) -> Iterator[Problem]:
 
 
 def warmup_within_training(spec: Spec) -> Iterator[Problem]:
-    """A warm-up as long as the training never reaches the learning rate."""
+    """The warm-up ends before the training does."""
     warmup, steps = spec.train.schedule.warmup, spec.train.steps
     if warmup and warmup >= steps:
         yield Problem(
@@ -118,7 +119,7 @@ def accumulation_divides_batch(spec: Spec) -> Iterator[Problem]:
             "E0304",
             ("train", "accumulate"),
             f"a batch of {batch} does not divide into {accumulate} equal parts",
-            labels=((("train", "batch_size"), f"{batch} samples a step"),),
+            labels=((("train", "batch_size"), f"{batch} samples per step"),),
             help=f"the nearest number below that divides it is {down}",
         )
 
@@ -127,7 +128,7 @@ def accumulation_divides_batch(spec: Spec) -> Iterator[Problem]:
 
 
 def name_maps_are_sound(spec: Spec) -> Iterator[Problem]:
-    """Every rule of a name map is one that weights/ can follow, and is for a network there is."""
+    """Every rule of a name map is well-formed and is for a network of the spec."""
     for flavour, networks in spec.weights.items():
         for network, rules in networks.items():
             path = ("weights", flavour, network)
@@ -146,14 +147,14 @@ def name_maps_are_sound(spec: Spec) -> Iterator[Problem]:
 
 
 def components_fit(spec: Spec) -> Iterator[Problem]:
-    """What the components themselves find wrong with the rest of the spec."""
+    """The mismatches that components report themselves."""
     for path, part in _parts(spec, ()):
         for found in part.problems(spec):
             yield Problem("E0305", (*path, *found.path), found.message, help=found.help)
 
 
 def needs_are_met(spec: Spec) -> Iterator[Problem]:
-    """The networks that the objective and the sampler use are there, and can do what is asked of them."""
+    """The networks that the objective and the sampler need exist and provide the needed capabilities."""
     for section in ("objective", "sampler"):
         part = getattr(spec, section)
         needs = part.needs(spec) if isinstance(part, Objective | Sampler) else ()
@@ -192,7 +193,7 @@ def _unmet(spec: Spec, section: str, part: Objective | Sampler, need: Need, know
 
 
 def _missing_outputs(spec: Spec, section: str, need: Need, network: Backbone) -> Iterator[Problem]:
-    """The outputs that are read of a network that does not have them."""
+    """Outputs that are read but that the network does not have."""
     given = network.outputs(spec)
     for name in need.outputs:
         if name not in given:
@@ -204,7 +205,7 @@ def _missing_outputs(spec: Spec, section: str, need: Need, network: Backbone) ->
 
 
 def _key_that_offers(network: Backbone, choice: str, name: str) -> str | None:
-    """The list in a network's section that may name `choice`, as a remedy."""
+    """The remedy: the list in a network's section to which `choice` can be added."""
     for key, info in type(network).model_fields.items():
         if choice in get_args(next(iter(get_args(info.annotation)), None)):
             return f"add `{choice}` to `networks.{name}.{key}`"
@@ -212,7 +213,7 @@ def _key_that_offers(network: Backbone, choice: str, name: str) -> str | None:
 
 
 def _kinds_for(section: str, network: str, provided: frozenset[Capability]) -> list[str]:
-    """The kinds of objectives or samplers that need of `network` what it provides."""
+    """The kinds of objectives or samplers whose needs of `network` it provides."""
     return [
         kind
         for kind, cls in load(f"{section}s").items()
@@ -221,13 +222,13 @@ def _kinds_for(section: str, network: str, provided: frozenset[Capability]) -> l
 
 
 def _needs_of(cls: type[Component]) -> tuple[Need, ...]:
-    """What a kind of objective or sampler needs, as its example says."""
+    """The needs of a kind of objective or sampler, from its example."""
     part = cls.model_validate(cls.EXAMPLE)
     return part.needs(None) if isinstance(part, Objective | Sampler) else ()  # type: ignore[arg-type]
 
 
 def conditions_are_in_place(spec: Spec) -> Iterator[Problem]:
-    """The time stands under `time`, and nothing else does."""
+    """The time embedding is under `time`, and nothing else is."""
     for name, part in spec.conditioning.items():
         role = getattr(part, "ROLE", None)
         if role is not None and (role == "time") != (name == "time"):
@@ -245,13 +246,13 @@ def _fits(cls: type, name: str) -> bool:
 
 
 def networks_are_used(spec: Spec) -> Iterator[Problem]:
-    """An objective trains networks of every capability in the spec that only training needs."""
+    """The objective uses every network that is only for training."""
     if not isinstance(spec.objective, Objective):
         return
     needed = {need.network for need in spec.objective.needs(spec)}
     for name, network in spec.networks.items():
         if isinstance(network, Backbone) and network.TRAINING_ONLY and name not in needed:
-            message = f"the objective `{spec.objective.kind}` has no use for network `{name}`"
+            message = f"the objective `{spec.objective.kind}` does not use network `{name}`"
             labels: tuple[tuple[PathKey, str], ...] = ((("networks", name), f"a {network.kind} here"),)
             fitting = [
                 kind
@@ -263,7 +264,7 @@ def networks_are_used(spec: Spec) -> Iterator[Problem]:
 
 
 def copies_are_of_networks(spec: Spec) -> Iterator[Problem]:
-    """A network that starts as a copy names another network, and no file."""
+    """A network that is initialised as a copy names another network, and no file."""
     for name, network in spec.networks.items():
         source = network.copy_of if isinstance(network, Backbone) else None
         if source is None:
@@ -280,25 +281,25 @@ def copies_are_of_networks(spec: Spec) -> Iterator[Problem]:
 
 
 def optimizers_of_networks(spec: Spec) -> Iterator[Problem]:
-    """An optimiser of its own is for a network that is trained."""
+    """Only networks that are trained have optimisers."""
     named = spec.objective.trained(spec) if isinstance(spec.objective, Objective) else ("main",)
     trained = [name for name in named if name in spec.networks]
     for name in spec.train.optimizers:
         if name not in trained:
             close = nearest(name, trained)
             mend = f"did you mean `{close}`?" if close else f"trained networks: {', '.join(trained) or 'none'}"
-            message = f"nothing trains a network `{name}`"
+            message = f"network `{name}` is not trained"
             yield Problem("E0306", ("train", "optimizers", name), message, help=mend)
 
 
 def _evaluates_steps(spec: Spec) -> bool:
-    """Whether the sampler, if there is one, goes from noise to data step by step."""
+    """True if the spec has no sampler, or one that goes from noise to data in steps."""
     sampler = spec.sampler
     return not isinstance(sampler, Sampler) or any(need.capability == "denoise" for need in sampler.needs(spec))
 
 
 def stitched_network_is_another(spec: Spec) -> Iterator[Problem]:
-    """The network of the first steps is one of the spec's, and the sampler evaluates step after step."""
+    """The network of the first steps exists, and the sampler goes from noise to data in steps."""
     stitch = spec.optimize.stitch
     if stitch is None:
         return
@@ -315,7 +316,7 @@ def stitched_network_is_another(spec: Spec) -> Iterator[Problem]:
 
 
 def cached_steps_are_there(spec: Spec) -> Iterator[Problem]:
-    """The sampler takes steps from noise to data, the cached ones among them. Lowering looks for the blocks."""
+    """The sampler goes from noise to data in steps and has the cached ones. Lowering checks the blocks."""
     cache = spec.optimize.cache
     if cache is None:
         return
@@ -326,12 +327,12 @@ def cached_steps_are_there(spec: Spec) -> Iterator[Problem]:
         yield Problem("E0311", path, message, help="leave `cache` out: tokens keep keys and values already")
     for i, step in enumerate(cache.steps or ()):
         if not 0 <= step < (count := getattr(sampler, "steps", step + 1)):
-            message = f"the sampler has no step {step}: they are 0 to {count - 1}"
+            message = f"step {step} is out of range: the sampler has steps 0 to {count - 1}"
             yield Problem("E0311", (*path, "steps", i), message)
 
 
 def _parts(value: object, path: PathKey) -> Iterator[tuple[PathKey, Part]]:
-    """Every component inside a spec that may object to the rest, with its path."""
+    """Every component of a spec, with its path."""
     if isinstance(value, Part):
         yield path, value
     if isinstance(value, BaseModel):

@@ -1,4 +1,4 @@
-"""The schema of a spec: one pydantic model whose sections are components of the vocabulary."""
+"""The schema of a spec: a pydantic model whose sections are components of the vocabulary."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Spec(Closed):
     name: Name = Field(description="short name: letters, digits and . _ + -")
     source: str | None = Field(None, description="where the system is published")
     extends: str | None = Field(None, description="one base: a path relative to this file, or a shipped spec")
-    data: Annotated[Data, OneOf("data")] = Field(description="the training samples, and what a network sees of them")
+    data: Annotated[Data, OneOf("data")] = Field(description="the training samples, and the fields that a network sees")
     networks: dict[Identifier, Annotated[Component, OneOf("networks")]] = Field(
         min_length=1, description="the networks by name; `backbone: x` is short for `networks: {main: x}`"
     )
     conditioning: dict[Identifier, Annotated[Component, OneOf("conditions")]] = Field(
-        default_factory=dict, description="what networks are told beside a sample, by name: the class, the time, ..."
+        default_factory=dict, description="inputs of the networks beside the sample, by name: the class, the time, ..."
     )
     objective: Annotated[Component | None, OneOf("objectives")] = Field(
         None, description="what the network predicts and the loss; null: cannot be trained"
@@ -53,7 +53,7 @@ class Spec(Closed):
         default_factory=dict, description="named changes to this spec, merged in by --variant"
     )
 
-    # Where the values were written: for diagnostics of later stages. No part of what the spec says.
+    # Where the values were written, for diagnostics of later stages; not part of the spec's content.
     _document: Document | None = PrivateAttr(None)
     # (source, variant, overrides) as `load_spec` was given them; None if the spec was not read from a file.
     _origin: tuple[str, str | None, tuple[str, ...]] | None = PrivateAttr(None)
@@ -72,7 +72,7 @@ class Spec(Closed):
 
     @property
     def first_stage_fits(self) -> bool:
-        """Whether the data is of the sizes that the first stage gives."""
+        """True if the data has the sizes that the first stage produces."""
         stage = self.first_stage
         if stage is None:
             return False
@@ -83,17 +83,17 @@ class Spec(Closed):
 
     @property
     def backbone(self) -> Component:
-        """The network called `main`; KeyError where a spec of several networks has none."""
+        """The network called `main`; KeyError if a spec with several networks has none."""
         return self.networks["main"]
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """The conditions by name (`latentc.components.condition.Condition`), in the order written; the time is none."""
+        """The conditions by name (`latentc.components.condition.Condition`), in the order written, without the time."""
         return {name: c for name, c in self.conditioning.items() if getattr(c, "ROLE", "condition") == "condition"}
 
     @property
     def time(self) -> Component | None:
-        """How networks are told the time (`latentc.components.condition.TimeEmbedding`), if they are."""
+        """The time embedding (`latentc.components.condition.TimeEmbedding`), if the networks have one."""
         return self.conditioning.get("time")
 
     def span(self, *path: str | int) -> Span | None:
@@ -108,7 +108,7 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of a spec file, for editors; allows `backbone` as a file does."""
     schema = Spec.model_json_schema(by_alias=True)
     networks = schema["properties"]["networks"]
-    # The kinds are told apart by `kind`, so a spec must write it although the class has a default.
+    # Components are distinguished by `kind`, so a spec must write it although the class has a default.
     for definition in schema["$defs"].values():
         kind = definition.get("properties", {}).get("kind", {})
         if "const" in kind and "kind" not in definition.get("required", []):

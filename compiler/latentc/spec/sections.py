@@ -1,4 +1,4 @@
-"""The sections of a spec that are no components: train, optimize, target."""
+"""The sections of a spec that are not components: train, optimize, target."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class Train(Closed):
     """How the networks are trained."""
 
     steps: int = Field(400_000, gt=0, le=1_000_000_000, description="optimiser steps")
-    batch_size: int = Field(256, gt=0, le=1_048_576, description="samples an optimiser step, over all processes")
-    accumulate: int = Field(1, gt=0, le=65_536, description="forward passes an optimiser step; must divide the batch")
+    batch_size: int = Field(256, gt=0, le=1_048_576, description="samples per optimiser step, over all processes")
+    accumulate: int = Field(1, gt=0, le=65_536, description="forward passes per optimiser step; must divide the batch")
     optimizer: Annotated[Component, OneOf("optimizers")] = Field(
         default_factory=default_optimizer, description="the optimiser"
     )
     optimizers: dict[Identifier, Annotated[Component, OneOf("optimizers")]] = Field(
-        default_factory=dict, description="of networks that have one of their own, by the network's name"
+        default_factory=dict, description="{network: optimiser}, for networks with their own one"
     )
-    schedule: Schedule = Field(Schedule(), description="the learning rate's course")
-    ema: Unit | None = Field(0.9999, description="decay of the averaged weights, a step; null for none")
+    schedule: Schedule = Field(Schedule(), description="course of the learning rate")
+    ema: Unit | None = Field(0.9999, description="decay per step of the averaged weights; null for none")
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null for no limit")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of the forward pass (autocast)")
     compile: bool = Field(False, description="run the network through torch.compile")
-    parallel: Literal["none", "ddp", "fsdp"] = Field("ddp", description="used where there are processes")
+    parallel: Literal["none", "ddp", "fsdp"] = Field("ddp", description="used with several processes")
     seed: int = Field(0, ge=0, lt=1 << 63, description="of the initial weights, the noise and the order")
     checkpoint_every: int = Field(10_000, gt=0, le=1_000_000_000, description="steps between checkpoints")
     keep: int = Field(3, gt=0, le=65_536, description="newest checkpoints that are kept")
@@ -66,12 +66,12 @@ class Calibration(Closed):
     classes: int = Field(8, gt=0, le=65_536, description="number of different classes, evenly spaced")
     seed: int = Field(0, ge=0, lt=1 << 63, description="of the first sample; the next ones follow")
     range: Literal["max", "percentile", "mse"] = Field(
-        "mse", description="what a scale covers: the largest value, 99.99 % of them, or where the error is least"
+        "mse", description="range of a scale: the largest value, 99.99 % of the values, or the one with the least error"
     )
 
 
 class Budget(Closed):
-    """The error that quantisation may cause. Beyond it layers stay unquantised, or compile fails."""
+    """The allowed error of quantisation. Layers stay unquantised to keep it, or compile fails."""
 
     psnr: float = Field(30.0, gt=0, description="least PSNR in dB of final samples against fp32, with the same noise")
     perplexity: float = Field(0.01, gt=0, description="largest relative increase, of networks that score tokens")
@@ -94,28 +94,30 @@ class Stitch(Closed):
     """Trajectory stitching: a small network takes the first steps, `main` the others (T-Stitch, Pan et al. 2024)."""
 
     network: str = Field(description="one of `networks`, trained for the same objective as main")
-    until: float = Field(gt=0, lt=1, description="part of the way from noise (0) to data (1) at which main takes over")
+    until: float = Field(
+        gt=0, lt=1, description="main takes over at this fraction of the way from noise (0) to data (1)"
+    )
 
 
 class Cache(Closed):
-    """Block caching: what a range of main's blocks adds is computed at some steps, used again at the others."""
+    """Block caching: the residual of a range of main's blocks is computed at some steps and reused at the others."""
 
     blocks: tuple[Index, Index] = Field(description="[first, last + 1] of the blocks, counted from 0")
-    among: str | None = Field(None, description="the list of blocks that is meant, if the network has several")
+    among: str | None = Field(None, description="the list of blocks, if the network has several")
     parts: tuple[str, ...] = Field(
         (),
-        description="calls in a block, as attn and mlp, each kept by itself; none: what all of the blocks add, as one",
+        description="calls in a block, such as attn and mlp, cached separately; none: all blocks as one",
     )
     every: int = Field(
-        2, gt=0, le=100_000, description="every so many steps compute, and the first of each loop; 1: no caching"
+        2, gt=0, le=100_000, description="compute at every n-th step and at the first of each loop; 1: no caching"
     )
     steps: tuple[Index, ...] | None = Field(
-        None, max_length=100_000, description="the steps that compute instead, counted from 0"
+        None, max_length=100_000, description="the steps that compute, counted from 0, instead of `every`"
     )
 
 
 class Optimize(Closed):
-    """What the passes may do beyond what keeps every number the same."""
+    """What the passes may do beyond exact rewriting."""
 
     guidance: Literal["batched", "sequential"] = Field(
         "batched", description="both branches of guidance in one call of twice the batch, or one by one"
@@ -128,20 +130,20 @@ class Optimize(Closed):
         None,
         gt=0,
         le=1_048_576,
-        description="tokens whose keys and values go into their caches at once, where the loop is inside the engine; "
-        "1: each by itself; null: about the root of the tokens on `openvino`, elsewhere each by itself",
+        description="tokens per write to the key-value caches, if the loop is inside the engine; null: about the "
+        "square root of the number of tokens on `openvino`, otherwise 1",
     )
-    quantize: Quantize | None = Field(None, description="fewer bits for linear layers; null for none")
-    cache: Cache | None = Field(None, description="blocks whose work is used for several steps; null for none")
+    quantize: Quantize | None = Field(None, description="quantisation of linear layers; null for none")
+    cache: Cache | None = Field(None, description="reuse of the residual of blocks at several steps; null for none")
     stitch: Stitch | None = Field(None, description="a smaller network for the first steps; null for none")
 
 
 class Profile(Closed):
-    """The samples of one run that a TensorRT plan is made for; the compiler doubles them for guidance."""
+    """The batch sizes that a TensorRT plan is built for, in samples; guidance doubles them."""
 
-    min: int = Field(1, gt=0, le=65_536, description="least samples of a run")
-    opt: int = Field(8, gt=0, le=65_536, description="samples that it is tuned for")
-    max: int = Field(64, gt=0, le=65_536, description="most samples of a run")
+    min: int = Field(1, gt=0, le=65_536, description="smallest number of samples per run")
+    opt: int = Field(8, gt=0, le=65_536, description="number of samples that it is tuned for")
+    max: int = Field(64, gt=0, le=65_536, description="largest number of samples per run")
 
 
 Capability = Annotated[str, Field(pattern=r"^sm\d{2,3}$")]
@@ -155,17 +157,15 @@ class Target(Closed):
     opset: int = Field(23, ge=20, le=25, description="ONNX operator set")
     max_batch: int = Field(64, gt=0, le=65_536, description="largest batch of one engine call")
     precision: PrecisionName = Field("fp32", description="numeric precision of the engine")
-    plans: bool = Field(
-        True, description="whether TensorRT plans are built; else the bundle holds their ONNX files, to build them from"
-    )
+    plans: bool = Field(True, description="build TensorRT plans; otherwise the bundle has only ONNX files")
     capabilities: tuple[Capability, ...] = Field(
-        (), description="GPUs that TensorRT plans are made for, as sm89; none: the GPU of this machine"
+        (), description="GPUs that TensorRT plans are built for, such as sm89; none: the GPU of this machine"
     )
     profiles: tuple[Profile, ...] = Field(
-        (), description="batches that TensorRT plans are made for; none: one up to `max_batch`"
+        (), description="batch sizes that TensorRT plans are built for; none: one profile up to `max_batch`"
     )
-    version_compatible: bool = Field(False, description="a `tensorrt` plan that later versions run too")
-    hardware_compatible: bool = Field(False, description="a `tensorrt` plan that all GPUs from Ampere on run")
+    version_compatible: bool = Field(False, description="`tensorrt` plans that also run on later versions")
+    hardware_compatible: bool = Field(False, description="`tensorrt` plans that run on all GPUs from Ampere on")
     strip_weights: bool = Field(
-        False, description="a `tensorrt` plan without weights: it is filled from the bundle's when it is opened"
+        False, description="`tensorrt` plans without weights, which are filled in from the bundle when it is opened"
     )

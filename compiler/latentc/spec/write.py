@@ -12,7 +12,7 @@ from typing import Any
 from latentc.spec.yaml import plain_scalar
 
 _WIDTH = 110
-# Texts that need no quotes: no indicator at the front, no `: ` or ` #` inside.
+# Texts that need no quotes: no indicator at the start, no `: ` or ` #` inside.
 _PLAIN = re.compile(r"[A-Za-z_/.0-9][A-Za-z0-9_/.+@%()= -]*")
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
@@ -37,7 +37,7 @@ def _block(data: Any, indent: int) -> list[str]:
         head = f"{pad}{_scalar(str(key))}:"
         line = f"{head} {_flow(value)}"
         nested = isinstance(value, dict | list) and bool(value)
-        # A section of its own at the top level; below, what fits on a line stays on it.
+        # Mappings at the top level become blocks; below, what fits on a line stays on it.
         if nested and (len(line) > _WIDTH or (indent == 0 and isinstance(value, dict))):
             lines += [head, *_block(value, indent + 2)]
         else:

@@ -1,9 +1,8 @@
 """YAML text → a tree of nodes that know where they were written.
 
-YAML 1.2's core schema: `1e-4` is a number, `no` and `on` are text. Closed to what a spec has no use for:
-tags, merge keys, duplicate keys and several documents are errors, so nothing in a file can construct an
-object; the nesting and the expansion of aliases are bounded. Built on PyYAML's event stream rather
-than on its composer, which recurses and forgets whether a tag was written.
+YAML 1.2's core schema: `1e-4` is a number, `no` and `on` are text. Tags, merge keys, duplicate keys and several
+documents are errors, so nothing in a file can construct an object; nesting and the expansion of aliases are bounded.
+Built on PyYAML's event stream instead of its composer, which recurses and drops the information on tags.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ PathKey = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Node:
-    """A value of a YAML text, where it stands, and where the key stands that it belongs to."""
+    """A value of a YAML text, with its place and that of its key."""
 
     value: Scalar | dict[str, Node] | list[Node]
     span: Span
@@ -38,7 +37,7 @@ class Node:
 
     @property
     def fields(self) -> dict[str, Node]:
-        """The children by key; empty where the value is no mapping."""
+        """The children by key; empty if the value is not a mapping."""
         return self.value if isinstance(self.value, dict) else {}
 
     def data(self) -> Any:
@@ -79,7 +78,7 @@ class Document:
         return {path: node.key for path, node in self._nodes.items() if node.key is not None}
 
     def span(self, path: PathKey) -> Span:
-        """The place of the value at `path`, of its key where it is a block; of the nearest thing above."""
+        """The place of the value at `path` (of its key if it is a block), or of the nearest value above it."""
         while path not in self._nodes:
             path = path[:-1]
         node = self._nodes[path]
@@ -120,7 +119,7 @@ _SPECIAL: dict[str, Scalar] = {
 
 
 def plain_scalar(text: str) -> Scalar:
-    """What an unquoted text means in YAML 1.2's core schema; OverflowError where no 64 bits hold it."""
+    """What an unquoted text means in YAML 1.2's core schema; OverflowError if it does not fit in 64 bits."""
     if text in _SPECIAL:
         return _SPECIAL[text]
     if _INT.fullmatch(text):
