@@ -68,12 +68,13 @@ class Candidate:
 
     def write(self, path: Path, base: str, own: ArraySampler, heading: str = "") -> Spec:
         """Write the candidate as a spec that extends `base`, whose sampler is `own`; returns the spec as read back."""
-        # Another kind replaces the sampler of the base; the same kind is merged into it.
-        before = (
-            own if self.sampler.kind == own.kind else type(self.sampler).model_validate({"kind": self.sampler.kind})
-        )
-        wanted, given = (s.model_dump(mode="json", by_alias=True) for s in (self.sampler, before))
-        changes = {key: value for key, value in wanted.items() if key == "kind" or value != given[key]}
+        wanted = self.sampler.model_dump(mode="json", by_alias=True)
+        if self.sampler.kind == own.kind:  # merged into the sampler of the base, else in place of it
+            given = own.model_dump(mode="json", by_alias=True)
+            changes = {key: value for key, value in wanted.items() if key == "kind" or value != given[key]}
+        else:
+            short = self.sampler.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+            changes = {key: short[key] for key in wanted if key in short}
         if changes.get("timesteps"):
             changes["timesteps"] = [int(t) if t == int(t) else t for t in changes["timesteps"]]
         data = {"latentc": 1, "extends": base, "sampler": changes}
