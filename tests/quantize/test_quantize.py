@@ -11,17 +11,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quantised import SHRUNK, Small, small
+from quantised import QUICK, SHRUNK, Small, small
+from tiny_systems import SYSTEMS
 
 from latentc import api
+from latentc.checkpoint import network_params
 from latentc.diagnostics import DiagnosticError
 from latentc.export.lowerings import TABLE
 from latentc.export.lowerings.table import Context, Lowering
+from latentc.ir.inits import INITS
+from latentc.lower import lower
 from latentc.measure.metrics import BEST, psnr, sqnr
 from latentc.quantize import precision
 from latentc.quantize.calibrate import calibrate
 from latentc.quantize.gate import speedup
 from latentc.quantize.plan import choice
+from latentc.spec import load_spec
 from latentc.verify.report import ENGINE, ORACLE, TORCH
 from latentc.weights import Array, write_safetensors
 from latentc_runtime import load
@@ -226,6 +231,26 @@ def test_worse_than_the_budget_is_refused(tmp_path: Path) -> None:
     assert found.code == "E0804" and "worse than its budget" in found.message
     assert "at least 190 dB" in found.notes[0] and "--force" in (found.help or "")
     assert "the most sensitive layers are main." in found.notes[1]
+
+
+def test_samples_far_outside_the_data_are_said_to_be(tmp_path: Path) -> None:
+    """An untrained MAR without clipping: its samples reach 60,000, and PSNR relative to data of range 2 is negative."""
+    mar = SYSTEMS["mar"]
+    quantize = f"optimize.quantize={{scheme: int8, min_speedup: 0.01, {QUICK}}}"
+    lowered = lower(load_spec(mar.spec, None, list(mar.sizes)))
+    files, rng = [], np.random.default_rng(0)
+    for name, network in lowered.networks.items():
+        arrays = {
+            path: INITS[p.init.kind](rng, (shape := tuple(map(int, p.type.shape))), **p.init.args)
+            + 0.05 * rng.standard_normal(shape)
+            for path, p in network_params(lowered, network).items()
+            if p.kind == "weight"
+        }
+        file = tmp_path / f"{name}.safetensors"
+        write_safetensors(file, {path: Array(array.astype(np.float32)) for path, array in arrays.items()})
+        files.append(f"{name}={file}")
+    with pytest.raises(DiagnosticError, match=r"reach \S+, but data has a range of 2: are the weights trained\?"):
+        api.compile(mar.spec, files, tmp_path / "bundle", overrides=[*mar.sizes, quantize])
 
 
 def test_not_fast_enough_is_refused(tmp_path: Path) -> None:

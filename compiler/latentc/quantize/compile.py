@@ -67,7 +67,7 @@ def quantised_bundle(
     final = optimised(lowered, spec, quantization=found.quantization)
     check_range(replace(model, weights=model.with_tensors(found.quantization)), final, tell, warn, seen.feeds)
     if not force and not found.quality.within(model.settings.budget):
-        raise refusal(Verdict(found.quality), model, found)
+        raise refusal(Verdict(found.quality), model, found, seen)
 
     def finish(target: Path, manifest: Manifest) -> Manifest:
         trial = options | {"by_reference": not manifest.plans, "made_from": "", "progress": None}
@@ -86,7 +86,7 @@ def quantised_bundle(
 
             verdict = measured(target, model, seen, found, baseline, tell)
         if not verdict.holds(model.settings):
-            error = refusal(verdict, model, found)
+            error = refusal(verdict, model, found, seen)
             if not force:
                 raise error
             warn(f"{error.diagnostics[0].message}: {verdict.text(model.settings)}")

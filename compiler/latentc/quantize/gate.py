@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.engines import ENGINES
@@ -21,6 +24,7 @@ from latentc_runtime import BundleError, Pipeline, load
 MOST = 30  # pairs of runs that are timed
 SECONDS = 10.0
 BATCH = 8
+FAR = 10.0  # ranges of data beyond which samples are not of a trained network
 REFERENCE = "ONNX Runtime on the CPU"  # what judges plans
 
 
@@ -89,6 +93,18 @@ def measured(
     return Verdict(quality, judged, speedup([pipe, plain], batch), batch)
 
 
+def _out_of_range(calibration: Calibration, width: float | None, quality: Quality) -> list[str]:
+    """A note if PSNR, which is relative to the range of data, says little because samples are far outside of it."""
+    reached = float(np.abs(calibration.samples).max())
+    if quality.psnr is None or width is None or reached <= FAR * width:
+        return []
+    wide = quality.psnr + 20 * math.log10(2 * reached / width)
+    return [
+        f"the unquantised samples reach {reached:.3g}, but data has a range of {width:g}: are the weights trained? "
+        f"Relative to the samples, PSNR is {wide:.1f} dB"
+    ]
+
+
 def speedup(pipes: Sequence[Pipeline], batch: int, seconds: float = SECONDS) -> float:
     """The time of the second over that of the first: median over pairs of whole samplers, run alternately."""
     calls = [functools.partial(pipe.run, pipe.usual_request(batch)) for pipe in pipes]
@@ -98,12 +114,13 @@ def speedup(pipes: Sequence[Pipeline], batch: int, seconds: float = SECONDS) -> 
     return statistics.median(b / a for a, b in zip(first, second, strict=True))
 
 
-def refusal(verdict: Verdict, model: Model, choice: Choice) -> DiagnosticError:
+def refusal(verdict: Verdict, model: Model, choice: Choice, calibration: Calibration) -> DiagnosticError:
     """E0804 for a quantised engine that is too slow or too inaccurate: its figures, and what may help."""
     settings = model.settings
     notes, faults, mends = [verdict.text(settings)], [], []
     if not verdict.quality.within(settings.budget):
         faults.append("worse than its budget")
+        notes += _out_of_range(calibration, span(model.spec), verdict.quality)
         notes.append(f"the most sensitive layers are {', '.join(list(choice.sensitivity)[:3])}")
         if len(choice.quantization.plan) == len(choice.losses):
             notes.append("no subset of the layers that was tried keeps the budget")
