@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from quantised import SHRUNK, Small, small
@@ -213,6 +213,7 @@ finite = st.floats(-1e4, 1e4, width=32)
 
 
 @pytest.mark.parametrize("scheme", LARGEST)
+@settings(deadline=None)  # no limit per example on a busy machine
 @given(values=hnp.arrays(np.float32, (64, 3), elements=finite).filter(lambda a: np.abs(a).max() > 1e-3))
 def test_a_range_covers_what_is_not_saturated(scheme: str, values: np.ndarray) -> None:
     made = observation(values)
@@ -241,6 +242,7 @@ def test_the_least_error_gives_an_outlier_up() -> None:
     assert made.histogram.shape == (BINS,)
 
 
+@settings(deadline=None)  # no limit per example on a busy machine
 @given(
     hnp.arrays(np.float32, 8, elements=st.floats(0, 1e4, width=32)),
     hnp.arrays(np.float32, 8, elements=st.floats(0, 1e4, width=32)),
