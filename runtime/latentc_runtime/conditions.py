@@ -201,7 +201,7 @@ def _labels(condition: Condition, array: Array) -> Read:
     labels = np.atleast_1d(array).astype(np.int64)
     outside = labels[(labels < 0) | (labels >= count)]
     if outside.size:
-        raise RequestError(f"no such class: {outside[0]}", mend)
+        raise RequestError(f"no class {outside[0]}", mend)
     made = labels if condition.encoding == "index" else one_hot(labels, count)
     return made, np.ones((len(labels), 0), np.bool_), array.ndim == 0
 

@@ -191,7 +191,7 @@ BAD = [
     ({"text": [[1], [2], [1] * 6]}, r"`text` has shape \[6\]", "up to 5"),
     ({"text": [[1], [2], []]}, r"`text` has shape \[0\]", "up to 5"),
     ({"text": {"value": PADDED, "mask": [[1]]}}, r"mask of `text` has shape \[1, 1\]", "5"),
-    ({"classes": [0, 1, 3]}, "no such class: 3", "0 to 2"),
+    ({"classes": [0, 1, 3]}, "no class 3", "0 to 2"),
     ({"classes": [[0.5, 0.5]] * 3}, "probabilities of 2 classes, not 3", "class"),
     ({"classes": [[0.5, 0.6, 0.0]] * 3}, "not a distribution", "class"),
     ({"classes": [[1.5, -0.5, 0.0]] * 3}, "not a distribution", "class"),

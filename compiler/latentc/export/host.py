@@ -135,9 +135,8 @@ class _Cutter:
                     body_scope.variables[row] = self.fresh(row.name)
                     noise[body_scope.variables[row]] = Rows(view.input, view.first, strides)
             else:
-                type = table.type
-                if self.any_trip and literal is None:  # programs with other step counts share the engine
-                    type = type.with_shape([Sym("N"), *type.shape[1:]])
+                shared = self.any_trip and literal is None  # by programs with other step counts
+                type = table.type.with_shape([Sym("N"), *table.type.shape[1:]]) if shared else table.type
                 inside = Value(f"{row.name}.table", type)
                 extra.append(Node("take", (inside, index), (row,), {"axis": 0}))
                 whole.append((table, inside))
