@@ -397,3 +397,16 @@ def test_variants_are_checked_with_the_spec(latentc: Run, tmp_path: Path) -> Non
     assert "`widht`" in result.err and "a variant must be a mapping" in result.err
     assert latentc("check", path, "--variant", "deep").status == 0
     refused(latentc("check", path, "--variant", "big"), "E0201")
+
+
+def test_inherited_variants_need_not_fit_what_a_spec_changes(latentc: Run, tmp_path: Path) -> None:
+    """Only the variants that a file declares, or changes, are its own to mend."""
+    path = tmp_path / "mine.yaml"
+    data = "{kind: npz, path: x.npz, shape: [4, 16, 16], classes: 0}"
+    path.write_text(f"latentc: 1\nextends: uvit\nname: mine\ndata: {data}\nconditioning: {{class: null}}\n")
+    assert "guidance needs a condition to leave out" in latentc("check", path).err
+    path.write_text(path.read_text() + "sampler: {guidance: null}\n")
+    assert latentc("check", path).status == 0
+    refused(latentc("check", path, "--variant", "cifar10-S/2"), "E0206")
+    path.write_text(path.read_text() + "variants: {cifar10-S/2: {train: {batch_size: 64}}}\n")
+    refused(latentc("check", path), "E0206")

@@ -31,7 +31,8 @@ def specs() -> dict[str, dict[str, tuple[str, ...]]]:
 def check(source: Source, variant: str | None = None, overrides: Sequence[str] = ()) -> Spec:
     """The spec, read, resolved, checked and lowered once; DiagnosticError with everything that is wrong with it.
 
-    Of a file as it stands, without a variant and overrides, the variants are checked as well (but not lowered).
+    Of a file as it stands, without a variant and overrides, the variants that it declares are checked as well (but not
+    lowered). Those it only inherits need not fit what it changes.
     """
     spec = lowered_spec(source, variant, overrides)[0]
     if variant is None and not overrides and str(source) != "-":
@@ -40,10 +41,10 @@ def check(source: Source, variant: str | None = None, overrides: Sequence[str] =
 
 
 def _check_variants(source: Source) -> None:
-    from latentc.spec import load_spec, variant_names
+    from latentc.spec import load_spec, own_variant_names
 
     faults: dict[Diagnostic, None] = {}  # variants that share a base share its faults
-    for name in variant_names(source):
+    for name in own_variant_names(source):
         try:
             load_spec(source, name)
         except DiagnosticError as error:

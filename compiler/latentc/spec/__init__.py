@@ -3,6 +3,7 @@
 from latentc.spec.load import (
     data_from_spec,
     load_spec,
+    own_variant_names,
     resolved_yaml,
     spec_from_text,
     variant_names,
@@ -14,6 +15,7 @@ __all__ = [
     "data_from_spec",
     "json_schema",
     "load_spec",
+    "own_variant_names",
     "resolved_yaml",
     "spec_from_text",
     "variant_names",

@@ -66,6 +66,13 @@ def variant_names(source: str | Path) -> tuple[str, ...]:
     return tuple(resolve_file(str(source)).variants)
 
 
+def own_variant_names(source: str | Path) -> tuple[str, ...]:
+    """The variants that the file of the spec declares or changes itself; the spec itself is not checked."""
+    resolved = resolve_file(str(source))
+    file = resolved.document.span(()).file
+    return tuple(name for name, node in resolved.variants.items() if node.span.file == file)
+
+
 def data_from_spec(spec: Spec) -> dict[str, Any]:
     """The spec as plain data with every default, keys in the order of the sections."""
     data = spec.model_dump(mode="json", by_alias=True, exclude={"extends", "variants"})

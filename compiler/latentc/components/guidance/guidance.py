@@ -147,8 +147,10 @@ def guidance_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
     if isinstance(spec.objective, Objective) and spec.objective.DISTILS:
         message = f"`{spec.objective.kind}` trains a network that is never without its conditions"
         yield Problem((), message, "set `sampler.guidance: null`: the network has learned guidance")
+    elif not spec.conditions:
+        yield Problem((), "guidance needs a condition to leave out, and this spec has none", "leave `guidance` out")
     elif not any(condition.nullable for condition in spec.conditions.values()):
-        name = next(iter(spec.conditions), "class")
+        name = next(iter(spec.conditions))
         message = f"guidance needs a network trained without its condition now and then, but `{name}` is never dropped"
         yield Problem((), message, f"set `conditioning.{name}.dropout` to 0.1, or leave `guidance` out")
     yield from settings_problems(guidance, spec)
