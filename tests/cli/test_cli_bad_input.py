@@ -407,6 +407,6 @@ def test_inherited_variants_need_not_fit_what_a_spec_changes(latentc: Run, tmp_p
     assert "guidance needs a condition to leave out" in latentc("check", path).err
     path.write_text(path.read_text() + "sampler: {guidance: null}\n")
     assert latentc("check", path).status == 0
-    refused(latentc("check", path, "--variant", "cifar10-S/2"), "E0206")
-    path.write_text(path.read_text() + "variants: {cifar10-S/2: {train: {batch_size: 64}}}\n")
+    refused(latentc("check", path, "--variant", "imagenet64-M/4"), "E0206")
+    path.write_text(path.read_text() + "variants: {imagenet64-M/4: {train: {batch_size: 64}}}\n")
     refused(latentc("check", path), "E0206")
