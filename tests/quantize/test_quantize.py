@@ -129,6 +129,15 @@ def test_nothing_left_to_quantise() -> None:
     assert error.value.diagnostics[0].code == "E0805"
 
 
+def test_a_network_of_which_only_the_gradient_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SHRUNK, "adm_g", SYSTEMS["adm_g"].sizes)
+    with pytest.raises(
+        DiagnosticError, match=r"(?s)no calls of network `classifier`.*exclude: \['classifier\.\*'\]"
+    ) as said:
+        chosen_of(small("adm_g"))
+    assert said.value.diagnostics[0].code == "E0801"
+
+
 def test_figures_of_quality() -> None:
     exact = np.linspace(-1, 1, 1000)
     assert psnr(exact, exact) == BEST == sqnr(exact, exact)

@@ -44,8 +44,14 @@ def calibrate(model: Model, tell: Tell = lambda done, total, stage: None) -> Cal
 
 
 def check_complete(calibration: Calibration, layers: Mapping[str, Layer]) -> None:
-    """DiagnosticError E0801 if layers to be quantised saw no finite values, or only zeros."""
+    """DiagnosticError E0801 if layers to be quantised were not called, saw no finite values, or only zeros."""
     inputs = calibration.inputs
+    called = {entry.split(".")[0] for entry in calibration.feeds}
+    for network in dict.fromkeys(path.split(".")[0] for path in layers):
+        if network not in called:
+            message = f"calibration sees no calls of network `{network}`: programs take only its gradient"
+            mend = f"leave it in full precision: `optimize.quantize.exclude: ['{network}.*']`"
+            raise DiagnosticError(Diagnostic("E0801", message, help=mend))
     unseen = [path for path, layer in layers.items() if layer.group not in inputs]
     silent = [path for path, layer in layers.items() if layer.group in inputs and inputs[layer.group].limit == 0.0]
     problems = []
