@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,7 +12,7 @@ import numpy as np
 
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.weights import materialise
-from latentc.weights.npz import read_npz
+from latentc.weights.npz import DAMAGE, npy_header, read_npz
 from latentc.weights.safetensors import replacing
 
 
@@ -71,10 +72,22 @@ def read_condition(path: Path | str, name: str) -> Any:
     if not path.exists():
         raise DiagnosticError(Diagnostic("E0401", f"no such file: {path}"))
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        with path.open("rb") as file:
+            return _npy_array(file)
+    except DAMAGE as error:
         mend = "write one with `numpy.save(path, array)`"
         raise DiagnosticError(Diagnostic("E0403", f"{path} is not an .npy file: {error}", help=mend)) from None
+
+
+def _npy_array(file: BinaryIO) -> np.ndarray:
+    """The array of an .npy file; as in `read_npz`, its size is compared before memory is taken. Raises `DAMAGE`."""
+    shape, _, dtype = npy_header(file)
+    start = file.tell()
+    held = file.seek(0, 2) - start
+    if math.prod(shape) * dtype.itemsize != held:
+        raise ValueError(f"it holds {held} bytes of an array {list(shape)} of {dtype}")
+    file.seek(0)
+    return np.load(file, allow_pickle=False)
 
 
 def write_arrays(path: Path | str, arrays: Mapping[str, Any]) -> None:

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import random
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from latentc.diagnostics import CODES, DiagnosticError
+from latentc.files import read_arrays, read_condition
 from latentc.weights import Array, Expr, Stored, materialise, open_weights, write_safetensors
 
 
@@ -169,3 +172,46 @@ def test_big_files_are_only_opened(tmp_path: Path) -> None:
         os.truncate(file.fileno(), file.tell() + size)
     expr = open_weights(tmp_path / "m")["w"]
     assert materialise(expr)[-1] == 0
+
+
+def zipped(path: Path, content: bytes) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", content)
+
+
+def test_npz_with_a_header_that_is_no_python(tmp_path: Path) -> None:
+    """NumPy's own reader ends in a TokenError here."""
+    for header in (b"(" * 3000, b"{'descr': [[[[", b"\\\n" * 50, b"1" * 5000):
+        content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1) + header + b"\n"
+        zipped(tmp_path / "m.npz", content)
+        assert code_of(lambda: open_weights(tmp_path / "m.npz")) == "E0408"
+        (tmp_path / "x.npy").write_bytes(content)
+        assert code_of(lambda: read_condition(tmp_path / "x.npy", "x")) == "E0403"
+
+
+def test_npz_that_would_fill_the_memory(tmp_path: Path) -> None:
+    """512 MB of zeros in 0.5 MB: refused by what the archive's directory says, before anything is unpacked."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 27,)})
+    path = tmp_path / "m.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as entry:
+        entry.write(header.getvalue())
+        for _ in range(32):
+            entry.write(bytes(1 << 24))
+    assert code_of(lambda: open_weights(path)) == "E0408"
+    assert code_of(lambda: read_arrays(path)) == "E0408"
+
+
+def test_compressed_arrays_of_zeros_are_read(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "m.npz", x=np.zeros((1 << 22,), np.float32))
+    assert materialise(open_weights(tmp_path / "m.npz")["x"]).shape == (1 << 22,)
+
+
+def test_npy_that_declares_more_than_it_holds(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros(4, np.float32))
+    content = (tmp_path / "x.npy").read_bytes()
+    assert b"(4,), " in content
+    (tmp_path / "x.npy").write_bytes(content.replace(b"(4,), ", b"(9999,)"))
+    assert code_of(lambda: read_condition(tmp_path / "x.npy", "x")) == "E0403"
+    (tmp_path / "y.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:20])
+    assert code_of(lambda: read_condition(tmp_path / "y.npy", "x")) == "E0403"

@@ -19,6 +19,7 @@ from latentc.weights import Array, Expr, check_inverse, export_weights, import_w
 from latentc.weights.expr import dtype_from_name
 from latentc.weights.names import Types
 from latentc.weights.operations import OPERATIONS
+from latentc.weights.templates import template
 
 DIT = """
 - {ignore: pos_embed}
@@ -562,3 +563,12 @@ def test_rules_match_whole_names_and_escape_dots() -> None:
     one = Array(np.ones(1, np.float32))
     for name in ("axb", "a.b.c", "x.y.w"):
         assert name in failure(lambda name=name: import_weights({name: one}, rules, {}))
+
+
+def test_placeholders_that_could_be_read_in_many_ways_are_refused_and_matching_takes_linear_time() -> None:
+    with pytest.raises(ValueError, match="a dot must follow"):
+        template("{aa}b{ab}b{ac}b{ad}b{ae}b{af}.x", {})
+    begun = time.process_time()
+    for text in ("{a:b|bb|bbb}b{c:b|bb}b{i}.x", "*.{a:b|bb}.{i}.x", "*b{a:b|bb}b{c:b|bb}b{d:b|bb}x"):
+        assert template(text, {}).match("b" * 900) is None
+    assert time.process_time() - begun < 1.0

@@ -270,3 +270,11 @@ def test_the_zip_format_needs_no_torch(tmp_path: Path, monkeypatch: pytest.Monke
     torch.save({"a": torch.ones(2, 3)}, tmp_path / "m.pt")
     monkeypatch.setitem(sys.modules, "torch", None)
     np.testing.assert_array_equal(materialise(open_weights(tmp_path / "m.pt")["a"]), np.ones((2, 3)))
+
+
+def test_a_compressed_pickle_is_damage(tmp_path: Path) -> None:
+    """torch.save stores its pickle; 500 MB of opcodes in 500 kB would take gigabytes to read."""
+    path = tmp_path / "m.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m/data.pkl", b"\x80\x02" + b"]" * (1 << 20) + b".")
+    assert code_of(lambda: read_torch(path)) == "E0408"

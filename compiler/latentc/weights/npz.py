@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import math
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -26,6 +27,7 @@ def read_npz(path: Path | str) -> dict[str, Expr]:
     path = Path(path)
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            refuse_bombs(path, archive)
             return {
                 info.filename.removesuffix(".npy"): _entry(path, file, archive, info)
                 for info in archive.infolist()
@@ -45,9 +47,26 @@ DAMAGE = (
     OverflowError,
     MemoryError,
     KeyError,
+    TypeError,
+    SyntaxError,
+    tokenize.TokenError,
     zlib.error,
 )
 """What the standard library's and NumPy's readers raise on damaged archives."""
+
+
+_MOST_GROWTH, _ALWAYS_ALLOWED = 200, 1 << 28  # times; bytes
+
+
+def refuse_bombs(path: Path, archive: zipfile.ZipFile) -> None:
+    """DiagnosticError E0408 if an entry would grow beyond any array of numbers when it is unpacked.
+
+    zipfile unpacks no more than the size that an entry declares.
+    """
+    for info in archive.infolist():
+        if info.file_size > _MOST_GROWTH * info.compress_size + _ALWAYS_ALLOWED:
+            grows = f"{info.compress_size} bytes would become {info.file_size}"
+            raise damaged(path, f"the entry {info.filename!r} is packed too tightly: {grows}")
 
 
 def data_range(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> tuple[int, int] | None:
@@ -85,9 +104,7 @@ def damaged(path: Path, why: str) -> DiagnosticError:
 
 def _entry(path: Path, file: BinaryIO, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Expr:
     with archive.open(info) as entry:
-        version = npy.read_magic(entry)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, dtype = read(entry)
+        shape, fortran, dtype = npy_header(entry)
         header = entry.tell()
     if dtype.newbyteorder("=") not in DTYPES.values():
         raise DiagnosticError.of(
@@ -105,6 +122,14 @@ def _entry(path: Path, file: BinaryIO, archive: zipfile.ZipFile, info: zipfile.Z
     if not fortran:
         return Stored(path, offset, nbytes, dtype, shape)
     return transpose(Stored(path, offset, nbytes, dtype, shape[::-1]), range(len(shape))[::-1])
+
+
+def npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """(shape, whether in Fortran's order, dtype) of an .npy file; leaves the stream at its data. Raises `DAMAGE`."""
+    version = npy.read_magic(stream)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    return shape, fortran, dtype
 
 
 def _loaded(archive: zipfile.ZipFile, info: zipfile.ZipInfo, dtype: np.dtype[Any]) -> np.ndarray:

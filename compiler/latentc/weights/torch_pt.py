@@ -22,7 +22,7 @@ from latentc.weights.expr import DTYPE_OF_TORCH, Array, Expr, Stored, dtype_from
 from latentc.weights.npz import DAMAGE, damaged, data_range, unread
 from latentc.weights.read import materialise
 
-PICKLE_LIMIT = 1 << 29  # bytes; the pickle of a model with a hundred thousand tensors has about 20 MB
+PICKLE_LIMIT = 1 << 26  # bytes; the pickle of a model with a hundred thousand tensors has about 20 MB
 
 
 def read_torch(path: Path | str) -> Any:
@@ -56,6 +56,9 @@ def _read_zip(path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> Any:
             f"{path} is a TorchScript program, not a state dict",
             help="save the state dict: torch.save(torch.jit.load(path).state_dict(), …)",
         )
+    for name in (pickles[0], f"{root}byteorder"):
+        if name in entries and entries[name].compress_type != zipfile.ZIP_STORED:
+            raise damaged(path, f"the entry {name!r} is compressed, which torch.save never does")
     if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
         raise damaged(path, "its numbers are not little-endian")
     if entries[pickles[0]].file_size > PICKLE_LIMIT:
