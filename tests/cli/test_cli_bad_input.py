@@ -175,7 +175,7 @@ def test_flipped_bytes(latentc: Run, tiny: Any, tmp_path: Path) -> None:
         assert not Path("a.png").exists()
 
 
-EVIL = '"""\n__import__(\'pathlib\').Path(\'pwned\').touch()\nx = """ \' {{ 7 * 7 }} {% raw %} \\'
+EVIL = '"""; __import__(\'pathlib\').Path(\'pwned\').touch(); x = """ \' {{ 7 * 7 }} {% raw %} \\'
 
 
 def test_code_in_strings(latentc: Run, tiny: Any, tmp_path: Path) -> None:
@@ -183,6 +183,9 @@ def test_code_in_strings(latentc: Run, tiny: Any, tmp_path: Path) -> None:
     import yaml
 
     refused(latentc("check", tiny.spec, "--set", "name=\"__import__('os').system('touch pwned')\""), "E0209")
+    for name, value in (("source", "a\nb"), ("data", {"kind": "npz", "path": "a\nb"})):
+        (tmp_path / "lines.yaml").write_text(yaml.safe_dump({**yaml.safe_load(tiny.spec.read_text()), name: value}))
+        refused(latentc("check", "lines.yaml"), "E0209")
     data = yaml.safe_load(tiny.spec.read_text())
     data["source"] = EVIL
     data["data"] = {"kind": "npz", "path": EVIL, "classes": 10, "shape": [1, 8, 8], "keys": {"x": EVIL, "y": EVIL}}

@@ -64,7 +64,7 @@ class Closed(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _texts_are_lines(cls, value: Any, info: ValidationInfo) -> Any:
-        texts = [value] if isinstance(value, str) else value if isinstance(value, tuple) else ()
+        texts = value if isinstance(value, tuple) else value.values() if isinstance(value, dict) else [value]
         broken = any("\n" in text or "\t" in text for text in texts if isinstance(text, str))
         if broken and info.field_name not in cls.SEVERAL_LINES:
             raise ValueError("a line break or a tab in a text of one line")
