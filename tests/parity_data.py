@@ -38,7 +38,7 @@ _IMAGES = [
     "backbone.embedding=16",
 ]
 _SMALL = ["networks.small.width=32", "networks.small.depth=1", "networks.small.block.mixer.heads=2"]
-_PLAYERS = [
+_DISCRIMINATOR = [
     *_IMAGES,
     "networks.discriminator={kind: resnet_discriminator, width: 8, channel_multipliers: [4, 4, 4, 4]}",
     "networks.discriminator.downsample_levels=2",
@@ -53,7 +53,7 @@ SIZES = {
     "t_stitch": [*_PATCHES, *_SMALL],
     "llamagen": _TOKENS,
     "biggan": _IMAGES,
-    "biggan_train": _PLAYERS,
+    "biggan_train": _DISCRIMINATOR,
 }
 """What makes a shipped spec the network of the numbers, as `--set` takes it."""
 

@@ -50,6 +50,13 @@ def test_matrices_decay_and_vectors_never(kind: str, embeddings: bool, optimizer
     }
 
 
+def test_llamagens_embeddings_decay_as_its_authors_decay_them(optimizers: ModuleType) -> None:
+    net, chosen = network(), load_spec("llamagen", "B").train.optimizer
+    made = optimizers.make_optimizer(net, chosen.model_dump(mode="json"))
+    decay = {id(p): group["weight_decay"] for group in made.param_groups for p in group["params"]}
+    assert decay[id(net[0].weight)] == decay[id(net[1].weight)] > 0  # an embedding as a linear layer
+
+
 @pytest.mark.parametrize("shape", [(6, 8), (12, 6), (4, 3, 3, 3)])
 def test_muon_moves_matrices_by_orthogonal_steps(shape: tuple[int, ...], optimizers: ModuleType) -> None:
     torch.manual_seed(0)

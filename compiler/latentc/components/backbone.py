@@ -52,13 +52,13 @@ class Backbone(Part):
 
     PROVIDES: ClassVar[frozenset[Capability]]
     TAKES: ClassVar[tuple[Form, ...]] = ()
-    """How conditions can enter it, the preferred form first; none: it is told nothing."""
+    """Forms in which conditions can enter, preferred first; empty: it takes no conditions."""
     TIME: ClassVar[bool] = False
-    """Whether it is told the time."""
+    """Whether it takes the time."""
     CLASS: ClassVar[bool] = False
-    """Whether it cannot do without the class."""
+    """Whether it requires a class."""
     TRAINING_ONLY: ClassVar[bool] = False
-    """Whether only training has a use for it."""
+    """Whether it is used in training only."""
 
     conditions: tuple[str, ...] | None = Field(
         None, description="names of the conditions it is told; null: all that it has a place for"
@@ -82,11 +82,11 @@ class Backbone(Part):
 
     @property
     def trainable(self) -> bool:
-        """Whether an optimiser may move its weights."""
+        """Whether it is trained."""
         return not (self.pretrained is not None if self.frozen is None else self.frozen)
 
     def provides(self, spec: Spec) -> frozenset[Capability]:
-        """What it can do."""
+        """Its capabilities."""
         return self.PROVIDES
 
     def outputs(self, spec: Spec) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ class Backbone(Part):
         }
 
     def entries(self, spec: Spec) -> tuple[Entry, ...]:
-        """How each condition that it is told enters it."""
+        """The form in which each of its conditions enters."""
         return tuple(
             Entry(name, condition, self.form_of(condition) or self.TAKES[0], condition.ports(name, spec))
             for name, condition in self.told(spec).items()
@@ -114,11 +114,11 @@ class Backbone(Part):
         return {k: v for name, condition in self.told(spec).items() for k, v in condition.sizes(name, spec).items()}
 
     def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
-        """What its method `encode` takes, fields of the data by name, and what it gives. For those that provide it."""
+        """Inputs of `encode`, data fields by name, and its output type. For networks that provide `encode`."""
         raise NotImplementedError
 
     def codes(self, spec: Spec) -> Codes:
-        """What its method `decode` takes. For those that autoencode."""
+        """Input type of `decode`. For autoencoders."""
         raise NotImplementedError
 
     def form_of(self, condition: Condition) -> Form | None:
@@ -126,7 +126,7 @@ class Backbone(Part):
         return next((form for form in self.TAKES if form in condition.FORMS), None)
 
     def problems_of_conditions(self, spec: Spec) -> Iterator[Problem]:
-        """What it is not told and must be, and what it is told and has no place for."""
+        """Required conditions that are missing, and conditions that it cannot take."""
         if self.TIME and spec.time is None:
             yield Problem((), f"a {self.kind} needs the time", "add `conditioning.time: {kind: timestep}`")
         if self.CLASS and "class" not in spec.conditions:

@@ -1,4 +1,4 @@
-"""What the parts of a lowered spec promise each other: networks with typed ports, losses with their draws, programs.
+"""The contract between parts of a lowered spec: networks with typed ports, losses with their draws, programs.
 
 `lower` makes a `Lowered`; the emitter writes a training project from it, the exporter a bundle. Nothing outside the
 components knows a kind: what fits together is decided by capabilities (`Need`) and by the roles and types of ports.
@@ -57,7 +57,7 @@ CAPABILITIES: dict[Capability, str] = {
     "autoencode": "encodes data as codes and decodes them",
     "flow": "maps data to noise with a known log-determinant, and back",
 }
-"""What a network can do, as diagnostics say it. A capability fixes the methods and the roles of their ports:
+"""Capabilities of networks, in the words of diagnostics. A capability fixes the methods and the roles of their ports:
 
 denoise       `forward` (state, time, conditions) -> output
 next_token    `forward` (tokens as state, conditions) -> logits; `prefill` (conditions) -> logits, caches;
@@ -84,7 +84,7 @@ flow          `forward` (state, conditions) -> output (the latent), log_det per 
 
 @dataclass(frozen=True)
 class Need:
-    """What an objective or sampler asks of the network called `network`.
+    """A capability that an objective or sampler requires of `network`.
 
     `outputs` are names of outputs that it reads; `place` says which part of the component asks, and `who` names that
     part in diagnostics.
@@ -163,12 +163,12 @@ class Network:
 
     @property
     def discrete(self) -> bool:
-        """Whether its main method scores tokens, so that it is judged by agreement and perplexity."""
+        """Whether its main method returns logits, so that agreement and perplexity measure its error."""
         return any(port.role == "logits" for port in self.main.outputs)
 
     @property
     def recurrent(self) -> bool:
-        """Whether a sampler steps it through caches, so that its `forward` is for whole sequences."""
+        """Whether samplers decode with caches, so that `forward` is for whole sequences only."""
         return any(port.role == "cache" for method in self.methods.values() for port in method.inputs)
 
     @property

@@ -1,4 +1,4 @@
-"""What every kind of data has."""
+"""Base class of data sets."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Data(Part):
         return self.fields["x"] if "x" in self.fields else self.fields["tokens"]
 
     def settings(self) -> dict[str, Any]:
-        """What a reader in `latentc.datasets` takes, and a project's config.yaml holds."""
+        """Settings of the reader in `latentc.datasets`, as config.yaml of a project holds them."""
         fields = {name: field.model_dump(mode="json", exclude_none=True) for name, field in self.fields.items()}
         return {**self.model_dump(mode="json", by_alias=True), "fields": fields}
 
@@ -82,7 +82,7 @@ class Data(Part):
 
     @property
     def words(self) -> str:
-        """What the network models, for messages."""
+        """The modelled field in words, for messages."""
         if self.shape is not None:
             return f"arrays {list(self.shape)}"
         return "tokens" if self.tokens is not None else "neither `x` nor `tokens`"

@@ -87,7 +87,7 @@ class Field(Closed):
         return self.shape[self.axes.index(axis)] if axis in self.axes else 1
 
     def faults(self) -> Iterator[tuple[str, str, str | None]]:
-        """What contradicts itself: (key, message, help)."""
+        """Contradictions between its keys, each as (key, message, help)."""
         if len(self.axes) != len(self.shape):
             yield "axes", f"{len(self.axes)} axes are named for a shape of rank {len(self.shape)}", None
         elif math.prod(self.shape) > MOST_ELEMENTS:

@@ -26,7 +26,7 @@ class FirstStage(Closed):
 
 @dataclass(frozen=True)
 class Codes:
-    """What an autoencoder's `decode` takes: its type, the number of different tokens, pixels per code along a side."""
+    """Input of an autoencoder's `decode`: its type, the size of its vocabulary, pixels per code along a side."""
 
     type: TensorType
     values: int | None

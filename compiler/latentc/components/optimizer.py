@@ -1,4 +1,4 @@
-"""What every optimiser has."""
+"""Base class of optimisers."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def table(b: Builder, name: str, rows: Any, width: Any, init: str) -> Var:
 
 @dataclass(frozen=True)
 class Problem:
-    """What a component finds wrong with the rest of the spec: `path` is relative to the component."""
+    """A mismatch between a component and the rest of the spec; `path` is relative to the component."""
 
     path: tuple[str | int, ...]
     message: str
@@ -69,7 +69,7 @@ class Part(Component):
     """A component that may object to the spec it stands in."""
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        """What does not fit, each a diagnostic at the component's place in the spec."""
+        """Mismatches with the rest of the spec, each reported at the component's place."""
         yield from ()
 
 
@@ -113,7 +113,7 @@ class Mixer(Part):
 
 @dataclass(frozen=True)
 class DecodeState:
-    """What one decoding step of a mixer gets: where the token stands, which positions it sees, its caches."""
+    """Inputs of a mixer's decoding step: the token's position, the mask of visible positions, the caches."""
 
     position: Var  # i64[]
     mask: Var  # bool[1, 1, 1, T], true where a position is visible
@@ -133,7 +133,7 @@ class FeedForward(Part):
 
 
 class Positions(Part):
-    """Tells tokens where they stand: added once to the input, or as rotary tables to every attention.
+    """Positions of tokens: an embedding added to the input, or rotary tables for every attention.
 
     `GRIDDED`: positions are computed from rows and columns of a square grid.
     """

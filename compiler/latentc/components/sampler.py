@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Sampler(Part):
-    """How samples are drawn: adds a whole sampling program to the module."""
+    """Base class of samplers: adds a sampling program to the module."""
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         """The networks it calls, and what they must be able to do."""

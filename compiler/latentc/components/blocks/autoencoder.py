@@ -18,7 +18,7 @@ INIT = "linear_default"
 
 @dataclass(frozen=True)
 class Blocks:
-    """What the blocks of both halves have in common."""
+    """Shared by the blocks of encoder and decoder."""
 
     groups: int
     eps: float

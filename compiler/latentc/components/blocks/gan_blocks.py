@@ -22,7 +22,7 @@ RATIO = 4  # channels of a bottleneck block over those of its inner convolutions
 
 
 def _after_relu(init: str) -> str:
-    """How a convolution that follows a ReLU is initialised: Xavier's scale times sqrt(2)."""
+    """Initialisation of a convolution after a ReLU: Xavier with gain sqrt(2)."""
     return "xavier_relu" if init == "xavier" else init
 
 

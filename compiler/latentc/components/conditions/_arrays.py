@@ -1,4 +1,4 @@
-"""What conditions that are arrays share: their field, what stands for none, and what a request may leave out."""
+"""Shared by conditions that are arrays: their field, their null value, and the default of a request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ArrayCondition(Condition):
         None, description="what every element is if a request does not give it; null: a request must"
     )
     RANKS: ClassVar[tuple[int, ...]] = ()
-    """How many axes its field may have; none: any number."""
+    """Allowed ranks of its field; empty: any rank."""
 
     def shape(self, name: str, spec: Spec) -> tuple[int, ...]:
         """The shape of one sample."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Encoded(Condition):
-    """What a network of the spec makes of fields of the data: an observation, a low-resolution sample.
+    """The output of another network of the spec, which encodes fields of the data.
 
     The network is trained with those it conditions, unless it is frozen. A request gives the fields.
     """

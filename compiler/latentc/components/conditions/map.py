@@ -29,7 +29,7 @@ class Map(ArrayCondition):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "map"}
 
     def classes(self, name: str, spec: Spec) -> int:
-        """How many labels a map of labels has; 0 for an image."""
+        """Number of labels of a segmentation map; 0 for an image."""
         field = spec.data.fields.get(self.field or name)
         return (field.classes or 0) if field is not None else 0
 

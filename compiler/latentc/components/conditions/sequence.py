@@ -34,12 +34,12 @@ class Sequence(ArrayCondition):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sequence"}
 
     def vocabulary(self, name: str, spec: Spec) -> int:
-        """How many tokens there are; 0 for features."""
+        """Size of the vocabulary; 0 for features."""
         field = spec.data.fields.get(self.field or name)
         return (field.classes or 0) if field is not None and len(field.shape) == 1 else 0
 
     def learned(self, name: str, spec: Spec) -> bool:
-        """Whether networks hold a vector that stands for none."""
+        """Whether networks have learned features for the absent condition."""
         return self.nullable and self.null_embedding == "learned" and not self.vocabulary(name, spec)
 
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:

@@ -33,7 +33,7 @@ class Vector(ArrayCondition):
 
     @property
     def learned(self) -> bool:
-        """Whether networks hold a vector that stands for none."""
+        """Whether networks have a learned vector for the absent condition."""
         return self.nullable and self.null_embedding == "learned"
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:

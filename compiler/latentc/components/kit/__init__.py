@@ -1,4 +1,4 @@
-"""What losses and sampling programs are written with.
+"""Building blocks of losses and sampling programs.
 
 `calls`: conditions, and calls of networks by the roles of their ports. `tokens`: drawing, ranking and revealing
 discrete tokens. `patches`: arrays as sequences of patches. `samplers.program.denoise` runs a sampler's table inside a

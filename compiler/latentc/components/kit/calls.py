@@ -1,4 +1,4 @@
-"""What losses and sampling programs share: their conditions, and calls of networks by the roles of their ports."""
+"""Shared by losses and sampling programs: conditions, and calls of networks by the roles of their ports."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Conditions:
         return found
 
     def operands(self, b: Builder, inputs: Operands) -> dict[str, Var]:
-        """What networks are given, made of the inputs."""
+        """Operands of networks, computed from the inputs."""
         found: dict[str, Var] = {}
         for name, condition in self.items():
             given = tuple(inputs[i.name] for i in condition.inputs(name, self.spec))
@@ -74,7 +74,7 @@ class Conditions:
         return found
 
     def drawn(self) -> tuple[Draw, ...]:
-        """What training draws for them instead of reading data."""
+        """Random inputs that training draws for conditions without data."""
         inputs = (given for n, c in self.items() for given in c.inputs(n, self.spec))
         return tuple(given.draw for given in inputs if isinstance(given, DrawnInput))
 
@@ -114,7 +114,7 @@ class Conditions:
         return dict(zip(ports, nulls, strict=True))
 
     def sources(self) -> dict[str, Source]:
-        """Where a program's inputs come from."""
+        """Sources of a program's inputs."""
         return {
             given.name: ConditionSource(given.request, given.part)
             if isinstance(given, GivenInput)

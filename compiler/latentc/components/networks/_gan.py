@@ -1,4 +1,4 @@
-"""What generators and discriminators of images have in common."""
+"""Fields and checks shared by generators and discriminators of images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What U-Nets and their encoders share: sizes of levels, the embedding of time and conditions, the way down.
+"""Shared by U-Nets and their encoders: sizes of levels, the embedding of time and conditions, the downsampling path.
 
 Level 0 has the resolution of the input, each further level half of it. Symbols: B batch, C channels, E embedding.
 """

@@ -111,7 +111,7 @@ class ResnetGenerator(Backbone):
             yield Problem((), message, "write `conditioning.class: {kind: label, dropout: 0}`")
 
     def norm(self, spec: Spec) -> NormKind:
-        """Where its norms get their scale and shift from."""
+        """Source of the scale and shift of its norms."""
         if self.told(spec) and self.embedding is None:
             return "table"
         return "linear" if self.told(spec) or self.latent_input != "first" else "plain"
@@ -139,7 +139,7 @@ def _network(config: ResnetGenerator, norm: NormKind) -> BlockBody:
     attention = self_attention_2d(init, spectral)
 
     def conditions(b: Builder, z: Var, y: Var | None, sizes: dict[str, Any]) -> tuple[Var, list[Var | None]]:
-        """What the first layer takes, and what the norms of each level take."""
+        """Input of the first layer, and the condition of the norms at each level."""
         told = y
         if y is not None and norm == "linear":
             told = layers.embedding(b, "shared", y, sizes["classes"], sizes["embedding"], init, out="c")

@@ -1,4 +1,4 @@
-"""How a loss becomes entries of the module."""
+"""Adds a loss to the module as entries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What objectives that learn from a teacher share."""
+"""Shared by objectives that learn from a teacher."""
 
 from __future__ import annotations
 

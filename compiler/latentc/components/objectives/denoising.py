@@ -110,11 +110,11 @@ class DenoisingObjective(Objective):
         return "The squared error of the prediction, one value per sample."
 
     def needs_derivatives(self, target: Parameterization) -> bool:
-        """Whether the loss takes derivatives of the process by time."""
-        return target.predicts == "flow_velocity" or self.weighs(target)
+        """Whether the loss needs time derivatives of the process."""
+        return target.predicts == "flow_velocity" or self.is_weighted(target)
 
-    def weighs(self, target: Parameterization) -> bool:
-        """Whether the squared error has a weight that depends on derivatives by time."""
+    def is_weighted(self, target: Parameterization) -> bool:
+        """Whether the weight of the squared error depends on time derivatives of the process."""
         return False
 
     def terms(
@@ -133,7 +133,7 @@ class DenoisingObjective(Objective):
         return (per_sample_mean(b, self.cost(b, error), out="loss"),)
 
     def cost(self, b: Builder, error: Var) -> Var:
-        """What an error costs, element by element."""
+        """Elementwise cost of an error."""
         return error * error
 
     def error(self, b: Builder, target: Parameterization, point: Point, x0: Var, noise: Var, out: Var) -> Var:

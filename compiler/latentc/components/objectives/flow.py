@@ -42,7 +42,7 @@ class Flow(DenoisingObjective):
     def says(self) -> str:
         return "The weighted squared error of the prediction, one value per sample."
 
-    def weighs(self, target: Parameterization) -> bool:
+    def is_weighted(self, target: Parameterization) -> bool:
         return target.predicts in ("score", "noise") and self.weighting != "none"
 
     def terms(
@@ -58,7 +58,7 @@ class Flow(DenoisingObjective):
     ) -> tuple[Var, ...]:
         error = self.error(b, target, point, x0, noise, out)
         squared = error * error
-        if self.weighs(target):
+        if self.is_weighted(target):
             # The diffusion that turns a score into its share of the velocity.
             growth = point.d_alpha / point.alpha
             drift = growth * point.sigma * point.sigma - point.sigma * point.d_sigma

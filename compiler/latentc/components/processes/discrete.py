@@ -148,7 +148,7 @@ def _betas(schedule: str, steps: int, beta_start: float | None, beta_end: float 
 
 
 def _fractional(t: Any) -> bool:
-    """Whether t are times of the host, possibly between two timesteps."""
+    """Whether t are numpy times, possibly between two timesteps."""
     return isinstance(t, np.ndarray | float) and np.asarray(t).dtype.kind == "f"
 
 

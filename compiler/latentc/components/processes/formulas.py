@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 
 class Maths(Protocol):
-    """What a formula may use, besides + - * / between its arguments and numbers."""
+    """Functions available to formulas, besides + - * / between arguments and numbers."""
 
     def exp(self, x: Any, out: str = "") -> Any: ...
     def log(self, x: Any, out: str = "") -> Any: ...

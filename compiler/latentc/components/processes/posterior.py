@@ -24,7 +24,7 @@ class Posterior:
 
 
 def posterior(later: Point, earlier: Point) -> Posterior:
-    """Of the step from `later` (alpha_t, sigma_t) to `earlier` (alpha_s, sigma_s), for any process."""
+    """Posterior of the step from `later` (alpha_t, sigma_t) to `earlier` (alpha_s, sigma_s), for any process."""
     kept = later.alpha / earlier.alpha
     added = later.sigma**2 - (kept * earlier.sigma) ** 2
     share = added / later.sigma**2

@@ -1,4 +1,4 @@
-"""What a network may predict, and the one place where one prediction is converted to another.
+"""Predictions of networks, and the conversions between them.
 
 A state is ``x = alpha * x0 + sigma * noise`` (x0 the data). Every prediction is a linear functional of (x0, noise):
 

@@ -27,14 +27,14 @@ class Process(Part):
     """A forward process. Formulas take `m`, the functions to write them over, and times t of any shape."""
 
     ODE: ClassVar[Literal["time", "level"]] = "level"
-    """What Euler's and Heun's methods integrate over by default: the process's time, or its noise level."""
+    """Default variable of integration of Euler's and Heun's methods: the process's time or its noise level."""
     SPACING: ClassVar[str | None] = "even"
     """Spacing of a sampler that names none; None: the sampler's own."""
     TRIED: ClassVar[tuple[str, ...]] = ()
     """Further spacings that `latentc tune` tries."""
 
     WHOLE: ClassVar[bool] = False
-    """Whether its times are whole numbers, between which it is interpolated."""
+    """Whether its times are integers, with interpolation between them."""
 
     # ---- formulas, in numpy and in the IR
 
@@ -87,7 +87,7 @@ class Process(Part):
 
     @abstractmethod
     def draw(self) -> Draw:
-        """The random number of a sample's training time."""
+        """The random draw behind a sample's training time."""
 
     @abstractmethod
     def training_time(self, m: Maths, draw: Any, predicts: Prediction) -> Any:
@@ -162,7 +162,7 @@ class Process(Part):
         return stop + (start - stop) * np.asarray(left, np.float64)
 
     def progress(self, t: ArrayLike) -> Array:
-        """How far from noise (0) to data (1) times t are."""
+        """Progress of times t from noise (0) to data (1)."""
         return np.clip((np.asarray(t, np.float64) - self.first) / ((self.last - self.first) or 1.0), 0.0, 1.0)
 
 
@@ -172,7 +172,7 @@ def _like(t: Array, value: Any) -> Array:
 
 @dataclass(frozen=True)
 class Parameterization:
-    """What the network of an objective predicts of its process.
+    """The process of an objective and what its network predicts.
 
     `variance`: of the reverse steps; with `learned_range` the network has twice the data's channels.
     """

@@ -24,7 +24,7 @@ _EVEN = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 2
 def deis(grid: Grid, predicts: Prediction, order: int = 3, variable: Variable = "log_rho") -> Table:
     """DEIS (Zhang and Chen 2023, equation 15): the polynomial of degree `order` - 1 is in rho, or in log(rho).
 
-    The order is at most the number of estimates there are; in log(rho) a step to sigma = 0 is of first order.
+    The order is at most the number of estimates so far; in log(rho) a step to sigma = 0 is of first order.
     """
     rho = _rho(grid)
     with np.errstate(divide="ignore"):

@@ -91,7 +91,7 @@ def prediction(
         gain, weight = request.scales[guide.input] - 1.0, row.get(weight_column(guide, which), 1.0)
         gain = gain if isinstance(weight, float) else b.mul(gain, weight, out="gain")
         gain = b.reshape(gain, shape=(gain.shape[0], *(1,) * (x.type.rank - 1)), out="gain")
-        guided = _moved(b, guided, better, worse, gain, contrast.channels or channels)
+        guided = _extrapolated(b, guided, better, worse, gain, contrast.channels or channels)
     return _with_rest(b, guided, output)
 
 
@@ -111,11 +111,11 @@ def _left_out(contrast: Contrast, nullable: tuple[str, ...]) -> tuple[frozenset[
     return frozenset(contrast.absent), frozenset((*contrast.absent, *without))
 
 
-def _moved(b: Builder, x: Var, better: Var, worse: Var, gain: Var, channels: int) -> Var:
+def _extrapolated(b: Builder, x: Var, better: Var, worse: Var, gain: Var, channels: int) -> Var:
     """x + gain * (better - worse), in the first `channels` channels."""
     contrast = _first(b, better, channels) - _first(b, worse, channels)
-    moved = b.add(_first(b, x, channels), b.mul(gain, contrast, out="change"), out="guided")
-    return _with_rest(b, moved, x)
+    guided = b.add(_first(b, x, channels), b.mul(gain, contrast, out="change"), out="guided")
+    return _with_rest(b, guided, x)
 
 
 def _first(b: Builder, v: Var, channels: int) -> Var:

@@ -1,4 +1,4 @@
-"""What terms of auxiliary classifiers have in common."""
+"""Base class of auxiliary-classifier terms."""
 
 from __future__ import annotations
 

@@ -17,15 +17,15 @@ class ScoreTerm(Term):
 
     @abstractmethod
     def of_real(self, b: Builder, score: Var) -> Var:
-        """What the score of data costs the discriminator."""
+        """Discriminator loss of the score of data."""
 
     @abstractmethod
     def of_fake(self, b: Builder, score: Var) -> Var:
-        """What the score of a sample costs the discriminator."""
+        """Discriminator loss of the score of a sample."""
 
     @abstractmethod
     def of_made(self, b: Builder, score: Var) -> Var:
-        """What the score of a sample costs the generator."""
+        """Generator loss of the score of a sample."""
 
     def of_discriminator(self, round: Round) -> Var | None:
         assert round.real is not None

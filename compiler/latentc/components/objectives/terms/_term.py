@@ -1,4 +1,4 @@
-"""What a term is, and what it reads of one update.
+"""Base class of adversarial terms, and the values of an update that they read.
 
 Symbols: B batch, K classes.
 """
@@ -58,7 +58,7 @@ class Term(Part):
     CLASSIFIES: ClassVar[bool] = False
     """Whether it needs the class of each image."""
     REACHES_GENERATOR: ClassVar[bool] = True
-    """Whether it has a part in the loss of the generator."""
+    """Whether it contributes to the generator's loss."""
 
     @property
     def generator_factor(self) -> float:
@@ -83,7 +83,7 @@ class Term(Part):
         return None
 
     def metrics(self, round: Round) -> dict[str, Var]:
-        """What is logged in the discriminator's update, by name: f32[] each."""
+        """Metrics of the discriminator's update by name, f32[] each."""
         return {}
 
 

@@ -45,7 +45,7 @@ class GradientPenalty(Term):
         return mean(b, excess * excess, self.kind)
 
     def _place(self, round: Round) -> tuple[Any, Var]:
-        """What the discriminator is told, and the images."""
+        """Conditions of the discriminator, and the images."""
         assert round.real is not None
         b, real, fake = round.b, round.real, round.fake
         if self.at != "interpolated":
