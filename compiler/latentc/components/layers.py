@@ -17,15 +17,17 @@ from latentc.ir.types import product
 EPS = 1e-12
 """Least length that spectral normalisation divides a vector by."""
 
-_INITS: dict[str, tuple[str, dict[str, Any]]] = {
+INITS: dict[str, tuple[str, dict[str, Any]]] = {
     "normal": ("normal", {"std": 0.02}),
+    "unit_normal": ("normal", {}),
     "xavier": ("xavier_uniform", {}),
     "xavier_relu": ("xavier_uniform", {"gain": math.sqrt(2)}),
 }
+"""Names of initialisers with arguments of their own: {name: (kind, arguments)}; other names are kinds."""
 
 
 def _weight(b: Builder, name: str, shape: tuple[Any, ...], init: str, spectral: bool) -> Var:
-    kind, args = _INITS.get(init, (init, {}))
+    kind, args = INITS.get(init, (init, {}))
     args = args | ({"fan_in": product(shape[1:])} if init == "linear_default" else {})
     weight = b.param(f"{name}.weight", f32(*shape), kind, **args)
     if not spectral:
@@ -46,6 +48,9 @@ def linear(
     b: Builder, name: str, x: Var, features: Any, init: str, bias: bool = True, spectral: bool = False, out: str = ""
 ) -> Var:
     """x [..., in] -> [..., features]."""
+    if not spectral:
+        kind, args = INITS.get(init, (init, {}))
+        return b.dense(name, x, features, bias, kind, out, **args)
     weight = _weight(b, name, (features, x.shape[-1]), init, spectral)
     return b.linear(x, weight, *_bias(b, name, weight, init, bias), out=out)  # type: ignore[no-any-return]
 

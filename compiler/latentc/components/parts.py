@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Component
+from latentc.components.layers import INITS, linear
 from latentc.ir.builder import BlockBody, Builder, Var
 from latentc.ir.types import f32
 
@@ -20,33 +21,23 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-# How the weights of a network's linear layers start; biases start at zero.
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
-
 Weights = Literal["xavier", "normal"]
-
+"""How the weights of a network's linear layers are initialised; biases start at zero."""
 
 Init = Literal["xavier", "normal", "unit_normal", "zeros"]
-
-
-_INITS: dict[str, tuple[str, dict[str, Any]]] = {
-    "xavier": ("xavier_uniform", {}),
-    "normal": ("normal", {"std": 0.02}),
-    "unit_normal": ("normal", {}),
-    "zeros": ("zeros", {}),
-}
+"""How one weight is initialised, see `latentc.components.layers.INITS`."""
 
 
 def dense(b: Builder, name: str, x: Var, features: int, bias: bool, init: str, out: str = "") -> Var:
     """A Linear whose weight starts as `init` (an `Init`) says and whose bias starts at zero."""
-    kind, args = _INITS[init]
-    return b.dense(name, x, features, bias, kind, out, **args)
+    return linear(b, name, x, features, init, bias, out=out)
 
 
 def table(b: Builder, name: str, rows: Any, width: Any, init: str) -> Var:
     """A weight f32[rows, width] that starts as `init` (an `Init`) says."""
-    kind, args = _INITS[init]
+    kind, args = INITS.get(init, (init, {}))
     return b.param(name, f32(rows, width), kind, **args)
 
 
