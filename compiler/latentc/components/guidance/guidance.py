@@ -160,7 +160,7 @@ def settings_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
     """An empty interval, or more channels than the data has; paths relative to the guidance."""
     if guidance.interval[0] > guidance.interval[1]:
         yield Problem(("interval",), "the interval ends before it starts", "from noise (0) to data (1)")
-    if guidance.channels is not None and spec.data.shape is not None and guidance.channels > spec.data.shape[0]:
+    if guidance.channels is not None and spec.data.shape and guidance.channels > spec.data.shape[0]:
         message = f"{guidance.channels} channels are guided, of data that has {spec.data.shape[0]}"
         yield Problem(("channels",), message)
 

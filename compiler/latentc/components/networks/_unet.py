@@ -41,7 +41,7 @@ class Unet(Backbone):
     embedding: int = Field(4, gt=0, le=1_024, description="size of the embedding of time and conditions over `width`")
     frequencies: int | None = Field(
         None,
-        gt=0,
+        gt=2,
         le=65_536,
         multiple_of=2,
         description="size of the features of the time; null: as in `conditioning.time`",

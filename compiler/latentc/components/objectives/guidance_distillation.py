@@ -44,7 +44,7 @@ class GuidanceDistillation(Distillation):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
-        told = self._told(spec)
+        told = self._scale_condition(spec)
         if (told is None) == (self.scale is None):
             what = "the guidance scale is neither fixed nor a condition"
             if told is not None:
@@ -56,11 +56,11 @@ class GuidanceDistillation(Distillation):
                 "guidance needs a teacher that was trained without its condition now and then, and none is dropped"
             )
             yield Problem((), message, "set the `dropout` of a condition to what the teacher was trained with")
-        if self.channels is not None and spec.data.shape is not None and self.channels > spec.data.shape[0]:
+        if self.channels is not None and spec.data.shape and self.channels > spec.data.shape[0]:
             message = f"{self.channels} channels are guided, of data that has {spec.data.shape[0]}"
             yield Problem(("channels",), message)
 
-    def _told(self, spec: Spec) -> str | None:
+    def _scale_condition(self, spec: Spec) -> str | None:
         """The name of the condition that tells the scale."""
         return next((name for name, c in spec.conditions.items() if isinstance(c, GuidanceScale)), None)
 
@@ -70,7 +70,7 @@ class GuidanceDistillation(Distillation):
         x0 = b.input("x", student.methods["forward"].input("state").type)
         told = conditions.operands(b, conditions.inputs(b, by_field=True))
         at = noised(b, self.parameterization(), x0)
-        name = self._told(spec)
+        name = self._scale_condition(spec)
         scale = self.scale if name is None else told[name]
         target = b.stop_gradient(self._guided(b, networks[TEACHER], conditions, told, at.scaled, at.told, scale))
         out = call(b, student, "forward", told, state=at.scaled, time=at.told, out="prediction")
