@@ -62,9 +62,6 @@ class ProgressiveDistillation(Distillation):
             if before != 2 * count:
                 yield Problem(("rounds", i), f"{count} steps are not half of {before}", "halve them: [32, 16, 8, 4]")
                 return
-        if self.rounds[-1] < 1:
-            yield Problem(("rounds",), "a round has no steps", "halve them: [32, 16, 8, 4]")
-            return
         if spec.train.steps < len(self.rounds):
             message = f"`train.steps: {spec.train.steps}` is less than a step for each of {len(self.rounds)} rounds"
             yield Problem(("rounds",), message)
