@@ -61,6 +61,8 @@ def open_bundle(path: str | os.PathLike[str], verify: bool = True) -> Bundle:
     E0602 damaged manifest, E0603 unknown format, E0604 missing or damaged file, E0605 a name that leaves the bundle,
     E0611 a referenced file that is missing or has changed.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise BundleError("E0601", f"a bundle is the path of a folder, not {path!r}", "give the bundle's folder")
     try:
         return _open(Path(path), verify)
     except OSError as error:

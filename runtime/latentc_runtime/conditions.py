@@ -16,6 +16,8 @@ from latentc_runtime.sources import NUMPY, Array, Condition, Given, Setting, one
 
 _VALUE, _MASK = "value", "mask"
 
+MOST_SAMPLES = 1 << 24  # of one request
+
 
 class RequestError(ValueError):
     """A request that does not fit the program: the message and the remedy."""
@@ -218,16 +220,25 @@ def _default(condition: Condition) -> Read:
 
 def _number(lengths: Sequence[int], seeds: ArrayLike, count: int | None) -> int:
     """The number of requested samples."""
+    if isinstance(seeds, Sequence):
+        _in_one_request(len(seeds))
     if count is not None:
         if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 0:
             raise RequestError(f"`count` is a number of samples, not {count!r}", "give 0 or more")
-        return int(count)
+        return _in_one_request(int(count))
     several = [n for n in lengths if n != 1]
     if several:
         return several[0]
     if np.ndim(_objects(seeds)) == 1:
         return len(_objects(seeds))
     return 1
+
+
+def _in_one_request(count: int) -> int:
+    """`count`, unless it is more than any memory holds."""
+    if count > MOST_SAMPLES:
+        raise RequestError(f"{count} samples in one request; at most {MOST_SAMPLES}", "ask for them in several")
+    return count
 
 
 def _objects(values: Any) -> Any:
@@ -305,6 +316,8 @@ def _range(setting: Setting) -> str:
 
 
 def _numbers(name: str, given: Any) -> Array:
+    if isinstance(given, Sequence):
+        _in_one_request(len(given))
     try:
         return np.asarray(given)
     except (ValueError, TypeError, OverflowError):

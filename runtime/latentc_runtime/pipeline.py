@@ -116,6 +116,9 @@ class Pipeline:
         raises ends sampling. Raises BundleError E0607 to E0610.
         """
         entry = self.program(program, steps)
+        if settings is not None and not isinstance(settings, Mapping):
+            message = f"`settings` are numbers by name, not {type(settings).__name__}"
+            raise BundleError("E0608", message, 'give a mapping: settings={"NAME": 1.0}')
         short = {"guidance": guidance, "truncation": truncation}
         asked = {**(settings or {}), **{name: value for name, value in short.items() if value is not None}}
         request = check_request(self.manifest, entry, classes, seeds, conditions, asked, noise, count)
@@ -125,6 +128,9 @@ class Pipeline:
         """All outputs of a checked request by name, [B, ...]; see `sample`, and `request.check_request`."""
         entry = request.entry
         count = len(request)
+        if progress is not None and not callable(progress):
+            message = f"`progress` is called with (done, total), and {progress!r} is not a function"
+            raise BundleError("E0608", message, "give a function, such as `print`")
         size = _batch_size(count, entry, batch)
         starts = range(0, count, size)
         total, done = len(starts) * ticks(entry.program), 0

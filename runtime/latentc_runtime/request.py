@@ -97,6 +97,10 @@ def check_request(
     count: int | None = None,
 ) -> Request:
     """The checked request of a caller. Raises BundleError E0608, E0610 with what does not fit."""
+    for what, given_values in (("conditions", conditions), ("settings", settings), ("noise", noise)):
+        if given_values is not None and not isinstance(given_values, Mapping):
+            message = f"`{what}` are values by name, not {type(given_values).__name__}"
+            raise BundleError("E0608", message, f'give a mapping: {what}={{"NAME": …}}')
     if count is None and classes is None and not conditions and isinstance(seeds, int):
         count = _noise_count(entry, noise or {})
     try:

@@ -83,7 +83,8 @@ LINES = {
     "bundle onto files": ("compile SPEC -w WEIGHTS -o FOLDER", "E0502"),
     "project onto files": ("emit SPEC -o FOLDER", "E0510"),
     "project onto a file": ("emit SPEC -o SPEC", "E0510"),
-    "more than fits": ("sample BUNDLE --per-class 100000000 --raw a.npz", "E0710"),
+    "more than one request": ("sample BUNDLE --per-class 99999999999 --raw a.npz", "E0704"),
+    "one file for two": ("sample BUNDLE -o a.png --raw a.png", "E0412"),
     "a device in place of a file": ("sample BUNDLE --class 1 -o DEVICE", "E0412"),
     "verify of nothing": ("verify nothing", "E0601"),
     "bench of nothing": ("bench nothing", "E0601"),
@@ -199,6 +200,14 @@ def test_code_in_strings(latentc: Run, tiny: Any, tmp_path: Path) -> None:
     assert latentc("compile", "evil.yaml", "-w", tiny.weights, "-o", "bundle").status == 0
     assert latentc("verify", "bundle").status == 0
     assert not list(tmp_path.rglob("pwned"))
+
+
+def test_more_samples_than_fit_in_memory(latentc: Run, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from latentc.measure import memory
+
+    monkeypatch.setattr(memory, "available_memory", lambda: 1000)
+    refused(latentc("sample", tiny.bundle, "--class", "1", "--raw", "a.npz"), "E0710")
+    assert not Path("a.npz").exists()
 
 
 def test_tags_of_yaml_make_no_objects(latentc: Run, tmp_path: Path) -> None:

@@ -217,6 +217,13 @@ BAD = [
     ({"guidance": 1e39}, "E0608", "finite"),
     ({"guidance": [1, 2, 3]}, "E0608", "3 values of `guidance` for 2"),
     ({"guidance": "strong"}, "E0608", "number"),
+    ({"classes": range(10**13)}, "E0608", "10000000000000 samples in one request"),
+    ({"seeds": range(10**13)}, "E0608", "10000000000000 samples in one request"),
+    ({"count": 10**13}, "E0608", "10000000000000 samples in one request"),
+    ({"noise": [1]}, "E0608", "`noise` are values by name"),
+    ({"settings": 3}, "E0608", "`settings` are numbers by name"),
+    ({"conditions": 3}, "E0608", "`conditions` are values by name"),
+    ({"progress": 3}, "E0608", "is not a function"),
     ({"batch": 0}, "E0608", "batch"),
     ({"batch": 1.5}, "E0608", "batch"),
     ({"steps": 50}, "E0609", "3 steps"),
@@ -242,6 +249,17 @@ def test_noise_of_no_number_of_samples_is_refused_with_a_mend(tmp_path, count):
     with pytest.raises(BundleError, match="number of samples") as raised:
         pipe.noise(0, count)
     assert raised.value.code == "E0608" and raised.value.help
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "code"),
+    [(None, {}, "E0601"), (3, {}, "E0601"), ("bundle", {"threads": -5}, "E0606"), ("bundle", {"threads": "x"}, "E0606")],
+)
+def test_loading_with_wrong_arguments(tmp_path, path, options, code):
+    tiny.loop_bundle(tmp_path / "bundle")
+    with pytest.raises(BundleError) as raised:
+        load(tmp_path / path if isinstance(path, str) else path, "cpu", **options)
+    assert raised.value.code == code and raised.value.help
 
 
 def test_refusals_of_a_bundle_without_guidance(tmp_path):

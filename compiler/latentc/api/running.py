@@ -62,6 +62,9 @@ def sample(
     from latentc_runtime.media import encoded
     from latentc_runtime.request import check_request
 
+    if output is not None and raw is not None and Path(output).absolute() == Path(raw).absolute():
+        message = f"pictures and arrays would both be written to {output}"
+        raise DiagnosticError.of("E0412", message, help="give `--raw` a file of its own, such as samples.npz")
     noise = read_arrays(noise) if isinstance(noise, str | Path) else noise
     values = {n: read_condition(v, n) if isinstance(v, str | Path) else v for n, v in (given or {}).items()}
     short = {"guidance": guidance, "truncation": truncation}
@@ -100,6 +103,7 @@ def _classes(
 ) -> list[int] | None:
     """The class of each sample; None if nobody asks for one. DiagnosticError E0704."""
     from latentc.ranges import classes_from_text
+    from latentc_runtime.conditions import MOST_SAMPLES
 
     labels = [c for c in conditions if c.form == "label" and c.name not in given]
     if classes is None and not (len(labels) == 1 and labels[0].required):
@@ -109,6 +113,9 @@ def _classes(
     known = labels[0].classes if labels else None
     text = "all" if classes is None else classes
     chosen = classes_from_text(text, known or 1) if isinstance(text, str) else list(text)
+    if (number := len(chosen) * per_class if count is None else count) > MOST_SAMPLES:
+        message = f"{number} samples in one request; at most {MOST_SAMPLES}"
+        raise DiagnosticError.of("E0704", message, help="ask for them in several")
     if count is not None:
         return [chosen[i % len(chosen)] for i in range(count)] if chosen else []
     return [number for number in chosen for _ in range(per_class)]
