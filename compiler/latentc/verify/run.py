@@ -266,6 +266,7 @@ class _Verification:
         runners: dict[str, Callable[[Request], Sequence[Array]]] = {
             ENGINE: lambda request: list(subject.pipeline.run(request).values())
         }
+        subject.pipeline.warm_up(1, entry.steps, entry.name)  # some engines compile for a batch size at its first run
         begin = time.perf_counter()
         discrete = [output.dtype.kind in "iu" for output in runners[ENGINE](self._request(entry, 1))]
         each = 5 * (time.perf_counter() - begin)  # PyTorch is assumed to be four times as slow as the engine
