@@ -97,6 +97,19 @@ def test_losses_are_pytorchs(loss: str) -> None:
     assert np.allclose(oracle.run("loss.generator", given["z"], given["labels"]), of_generator, rtol=1e-12)
 
 
+@pytest.mark.parametrize("multiple", [1, 2])
+def test_the_generator_has_a_batch_of_its_own(multiple: int, tmp_path: Path) -> None:
+    """The authors of WGAN-GP draw twice as many samples for a step of the generator as for one of the critic."""
+    spec = load_spec("digits_gan", overrides=[*SMALL, f"objective.generator_batch={multiple}"])
+    with emitted(lower(spec), spec, tmp_path / "project") as project:
+        sizes = {
+            update.trained: {name: len(value) for name, value in update.draws(6, torch.Generator()).items()}
+            for update in project.objective.UPDATES
+        }
+    assert sizes[("discriminator",)] == {"z": 6, "labels": 6}
+    assert sizes[("main",)] == {"z": 6 * multiple, "labels": 6 * multiple}
+
+
 def in_float64(project: SimpleNamespace, weights: dict[str, np.ndarray]) -> dict[str, torch.nn.Module]:
     nets = {name: build().double() for name, build in project.model.NETWORKS.items()}
     for name, net in nets.items():

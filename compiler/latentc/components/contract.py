@@ -194,7 +194,8 @@ class Update:
     the draws. All its outputs are scalars to log, named by `metrics`. Weights of other networks that it calls stay;
     what a forward pass in training writes (running statistics, spectral vectors) is written in every network it calls.
     `name`, an identifier, tells several updates apart, and their metrics begin with it (`generator/loss`). `repeats`
-    are the optimiser steps, each on samples of its own.
+    are the optimiser steps, each on samples of its own. `batch_multiple` is the batch size as a multiple of
+    `train.batch_size`; it is 1 if the loss reads data.
     """
 
     loss: str
@@ -204,6 +205,7 @@ class Update:
     metrics: tuple[str, ...] = ()
     name: str = ""
     repeats: int = 1
+    batch_multiple: int = 1
 
 
 @dataclass(frozen=True)

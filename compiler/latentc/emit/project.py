@@ -249,9 +249,12 @@ def _metrics(update: Update) -> tuple[str, ...]:
 
 def _draws(update: Update, loss: Function, name: str) -> str:
     types = {v.name: v.type for v in loss.inputs}
+    multiple = int(update.batch_multiple)
+    count = "`size`" if multiple == 1 else f"{multiple} * `size`"
     lines = [
         f"def {name}(size: int, generator: torch.Generator) -> dict[str, Tensor]:",
-        '    """The random inputs of a loss for `size` samples, on the CPU."""',
+        f'    """The random inputs of a loss for {count} samples, on the CPU."""',
+        *([f"    size *= {multiple}"] if multiple > 1 else []),
         "    return {",
     ]
     for d in update.draws:

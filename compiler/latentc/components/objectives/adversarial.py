@@ -45,6 +45,9 @@ class Adversarial(Objective):
     discriminator_steps: int = Field(
         1, gt=0, le=64, description="optimiser steps of the discriminator for each of the generator"
     )
+    generator_batch: int = Field(
+        1, gt=0, le=64, description="batch size of the generator, as a multiple of `train.batch_size`"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adversarial"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
@@ -64,7 +67,7 @@ class Adversarial(Objective):
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         game = _Game(self.terms, networks, spec)
-        updates = game.of_discriminator(mb, self.discriminator_steps), game.of_generator(mb)
+        updates = game.of_discriminator(mb, self.discriminator_steps), game.of_generator(mb, self.generator_batch)
         mb.entries |= {update.loss: update.loss for update in updates}
         return updates
 
@@ -115,7 +118,7 @@ class _Game:
         of_all = (*self.draws, *draws.values())
         return Update("loss.discriminator", (DISCRIMINATOR,), fields, of_all, metrics, DISCRIMINATOR, steps)
 
-    def of_generator(self, mb: ModuleBuilder) -> Update:
+    def of_generator(self, mb: ModuleBuilder, multiple: int) -> Update:
         b = mb.function("loss.generator")
         fake = self._samples(b)
         fake.outputs |= self._judged(b, fake.images, fake.told)
@@ -124,7 +127,7 @@ class _Game:
         b.output(*parts.values())
         b.finish("What the generator minimises, then its terms." if len(parts) > 1 else "What the generator minimises.")
         metrics = tuple(f"generator/{name}" for name in parts)
-        return Update("loss.generator", ("main",), (), self.draws, metrics, "generator")
+        return Update("loss.generator", ("main",), (), self.draws, metrics, "generator", batch_multiple=multiple)
 
     def _samples(self, b: Builder) -> Side:
         """Samples of drawn noise z and classes."""
