@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import yaml
@@ -103,7 +103,13 @@ def load_yaml(text: str, file: str) -> Document:
     """Parse one YAML document; DiagnosticError (E01xx) names the place. An empty text is a null root."""
     text = text.removeprefix("\ufeff")
     add_source(file, text)
-    return Document(_Composer(file).root(text))
+    return Document(_composed(text, file))
+
+
+@lru_cache(maxsize=64)
+def _composed(text: str, file: str) -> Node:
+    """The nodes of a text, which nobody changes: specs share bases, and a check of all variants reads them often."""
+    return _Composer(file).root(text)
 
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
