@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format clean rtx
+.PHONY: demo test fuzz lint format clean rtx
 
 demo: .venv/ready  ## train two generators on digits, compile both, sample from the engines (out/demo)
 	$(BIN)/python examples/digits/demo.py
 
 test: .venv/ready  ## every test, with coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered
+
+N ?= 2000
+fuzz: .venv/ready  ## spoilt specs and damaged files, N cases of each, from new seeds
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --count $(N)
 
 lint: .venv/ready
 	$(BIN)/ruff check .

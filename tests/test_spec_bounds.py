@@ -47,6 +47,7 @@ def test_every_integer_has_bounds() -> None:
         ("edm", ["backbone.frequencies=2"], "greater than 2"),
         ("digits_gan", ["networks.main.channel_multipliers=[2, 0]"], "greater than 0"),
         ("digits_gan", ["networks.main.channel_multipliers=[2, -1]"], "greater than 0"),
+        ("biggan_deep", ["networks.main.channel_multipliers=[16, 16, 8, 4, 2, 3]"], "drops channels"),
     ],
 )
 def test_numbers_beyond_bounds_are_refused(spec: str, overrides: list[str], words: str) -> None:

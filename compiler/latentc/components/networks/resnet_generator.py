@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -95,6 +96,9 @@ class ResnetGenerator(Backbone):
                 yield Problem(("attention", i), "self-attention divides its channels by 8", "choose another `width`")
         if self.block == "bottleneck" and any(m * self.width % RATIO for m in self.channel_multipliers):
             yield Problem(("width",), f"bottleneck blocks divide channels by {RATIO}", "choose another `width`")
+        if self.block == "bottleneck" and any(after > before for before, after in pairwise(self.channel_multipliers)):
+            message = "the skip of a bottleneck block drops channels, so no level may have more than the one before"
+            yield Problem(("channel_multipliers",), message, "let them fall, or use `block: basic`")
         parts = len(self.channel_multipliers)
         if self.latent_input == "split" and self.latent_dim % parts:
             down = self.latent_dim // parts * parts

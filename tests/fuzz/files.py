@@ -1,0 +1,150 @@
+"""Damages weight files and bundles: a diagnostic comes of it, or what an undamaged file gives.
+
+Weight files carry no checksum, so what a change inside a tensor gives is a tensor; bundles do, so a sample from a
+damaged one is the right sample or none.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import shutil
+import zipfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from bundles import TINY_DIT, tiny_bundle
+from spec_mutations import mutate
+
+from latentc.diagnostics import CODES, DiagnosticError
+from latentc.weights import Array, materialise, open_weights, write_safetensors
+from latentc_runtime import BundleError, load
+
+RNG = np.random.default_rng(0)
+ARRAYS = {"a.weight": RNG.standard_normal((16, 8)).astype(np.float32), "a.bias": np.arange(8), "s": np.array(2.0)}
+JUNK = [b"", b"\0" * 8, b"\xff" * 8, b"(" * 3000, b"[" * 3000, b"PK\x03\x04", b"9" * 40, b"-1", b'{"__metadata__":1}']
+
+
+@cache
+def originals() -> dict[str, Path]:
+    """The undamaged files of this process."""
+    folder = Path("originals").absolute() / str(random.SystemRandom().getrandbits(40))
+    folder.mkdir(parents=True)
+    write_safetensors(folder / "w.safetensors", {name: Array(a) for name, a in ARRAYS.items()})
+    np.savez(folder / "w.npz", **ARRAYS)
+    np.savez_compressed(folder / "z.npz", **ARRAYS)
+    files = {name: folder / name for name in ("w.safetensors", "w.npz", "z.npz")}
+    try:
+        import torch
+    except ImportError:
+        pass
+    else:
+        torch.save({name: torch.from_numpy(a) for name, a in ARRAYS.items()}, folder / "w.pt")
+        files["w.pt"] = folder / "w.pt"
+    bundle = tiny_bundle("digits_dit", folder / "bundle", [*TINY_DIT, "sampler.steps=2"])
+    return {**files, "bundle": bundle}
+
+
+@cache
+def right_sample() -> bytes:
+    return load(originals()["bundle"], "cpu").sample(classes=[3], seeds=[5]).tobytes()
+
+
+def run(seed: int) -> str:
+    """What became of a case: the codes of its diagnostics, `read` or `same`. Raises whatever else happens."""
+    chance = random.Random(seed)
+    kind = chance.choice(sorted(originals()))
+    return _bundle(chance) if kind == "bundle" else _weights(originals()[kind], chance)
+
+
+def _weights(original: Path, chance: random.Random) -> str:
+    damaged = Path(f"damaged-{chance.getrandbits(40)}{original.suffix}")
+    content = original.read_bytes()
+    rebuilt = (_rebuilt_header if original.suffix == ".safetensors" else _rebuilt_archive)(content, chance)
+    damaged.write_bytes(rebuilt if chance.random() < 0.5 else _spoilt(content, chance))
+    try:
+        arrays = {name: materialise(expr) for name, expr in open_weights(damaged).items()}
+    except DiagnosticError as error:
+        codes = sorted({diagnostic.code for diagnostic in error.diagnostics})
+        assert codes and set(codes) <= set(CODES)
+        return f"weights {' '.join(codes)}"
+    finally:
+        damaged.unlink()
+    assert sum(array.nbytes for array in arrays.values()) < 1 << 26
+    return "weights read"
+
+
+def _bundle(chance: random.Random) -> str:
+    copy = Path(f"bundle-{chance.getrandbits(40)}")
+    shutil.copytree(originals()["bundle"], copy)
+    right = right_sample()
+    files = sorted(path for path in copy.rglob("*") if path.is_file())
+    file = chance.choice(files)
+    exact = True
+    if file.name == "manifest.json" and chance.random() < 0.7:
+        data, exact = json.loads(file.read_text()), False  # a manifest is not hashed: what it says is what is asked
+        for _ in range(chance.choice([1, 1, 2, 3])):
+            mutate(data, chance)
+        file.write_text(json.dumps(data))
+    elif chance.random() < 0.2:
+        file.unlink()
+    else:
+        file.write_bytes(_spoilt(file.read_bytes(), chance))
+    try:
+        sample = load(copy, "cpu").sample(classes=[3], seeds=[5])
+    except BundleError as error:
+        assert error.code in CODES and error.help
+        return f"bundle {error.code}"
+    finally:
+        shutil.rmtree(copy)
+    assert not exact or sample.tobytes() == right, f"{file.name} was damaged, and the sample is another"
+    return "bundle same" if exact else "bundle sampled"
+
+
+def _spoilt(content: bytes, chance: random.Random) -> bytes:
+    """The bytes with flips, cuts and insertions."""
+    spoilt = bytearray(content)
+    for _ in range(chance.choice([1, 1, 2, 5])):
+        at = chance.randrange(len(spoilt) + 1)
+        match chance.randrange(4):
+            case 0 if spoilt:
+                spoilt[min(at, len(spoilt) - 1)] ^= 1 << chance.randrange(8)
+            case 1:
+                del spoilt[at:]
+            case 2:
+                spoilt[at : at + chance.choice([0, 1, 8, 64])] = chance.choice(JUNK)
+            case _:
+                spoilt[at : at + 4] = chance.randbytes(4)
+    return bytes(spoilt)
+
+
+def _rebuilt_header(content: bytes, chance: random.Random) -> bytes:
+    """A safetensors file whose header says something else."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    mutate(header, chance)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
+
+
+def _rebuilt_archive(content: bytes, chance: random.Random) -> bytes:
+    """An archive whose entries are valid, with one of them spoilt, renamed, doubled or compressed."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(made, "w") as new:
+        chosen = chance.choice(old.namelist())
+        for info in old.infolist():
+            data, name = old.read(info), info.filename
+            if name == chosen:
+                match chance.randrange(4):
+                    case 0:
+                        data = _spoilt(data, chance)
+                    case 1:
+                        name = chance.choice(["../x.npy", "/etc/x.npy", "a" * 300 + ".npy", "data.pkl", "/"])
+                    case 2:
+                        new.writestr(name, data)
+                    case _:
+                        info.compress_type = zipfile.ZIP_DEFLATED
+            new.writestr(name, data, info.compress_type)
+    return made.getvalue()

@@ -1,0 +1,91 @@
+"""Runs cases of a fuzzer in processes of their own, which a time and a memory limit end: `make fuzz N=20000`."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import importlib
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+SLOWEST = 20  # seconds that a case may take
+MEMORY = 6 << 30  # bytes of address space beyond what a process has once everything is imported
+
+
+def case(fuzzer: str, seed: int) -> tuple[int, str, float]:
+    """(seed, outcome, seconds); an outcome that begins with `FAILED` is a finding."""
+    begun = time.perf_counter()
+    signal.signal(signal.SIGALRM, _too_slow)
+    signal.alarm(SLOWEST)
+    try:
+        outcome = importlib.import_module(fuzzer).run(seed)
+        if Path("pwned").exists():
+            outcome = "FAILED: code of the input was executed"
+    except BaseException:
+        outcome = "FAILED: " + traceback.format_exc()
+    finally:
+        signal.alarm(0)
+    return seed, outcome, time.perf_counter() - begun
+
+
+def _too_slow(*_: Any) -> None:
+    raise TimeoutError(f"the case takes more than {SLOWEST} s")
+
+
+def _prepare(fuzzer: str, folder: str) -> None:
+    os.chdir(folder)
+    importlib.import_module(fuzzer)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+
+
+def fuzz(fuzzer: str, seeds: range, seconds: float, workers: int = 2) -> tuple[collections.Counter[str], list[str]]:
+    """Runs cases until there are no more, or the time is over: (count of each outcome, findings)."""
+    outcomes: collections.Counter[str] = collections.Counter()
+    findings: list[str] = []
+    end = time.perf_counter() + seconds
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        multiprocessing.get_context("spawn").Pool(workers, _prepare, (fuzzer, folder)) as pool,
+    ):
+        waiting = iter(seeds)
+        running = [pool.apply_async(case, (fuzzer, seed)) for _, seed in zip(range(2 * workers), waiting, strict=False)]
+        while running:
+            seed, outcome, took = running.pop(0).get(timeout=10 * SLOWEST)
+            outcomes[outcome if not outcome.startswith("FAILED") else "FAILED"] += 1
+            if outcome.startswith("FAILED"):
+                findings.append(f"{fuzzer} seed {seed} ({took:.1f} s): {outcome}")
+            if time.perf_counter() < end and (seed := next(waiting, -1)) >= 0:
+                running.append(pool.apply_async(case, (fuzzer, seed)))
+    return outcomes, findings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("fuzzers", nargs="*", default=["specs", "files"], help="specs, files")
+    parser.add_argument("--count", type=int, default=2000, help="cases of each")
+    parser.add_argument("--seed", type=int, default=int(time.time()) * 100_000, help="of the first case")
+    flags = parser.parse_args()
+    failed = False
+    for fuzzer in flags.fuzzers:
+        outcomes, findings = fuzz(fuzzer, range(flags.seed, flags.seed + flags.count), float("inf"))
+        print(f"{fuzzer}: {outcomes.total()} cases from seed {flags.seed}, {len(findings)} findings")
+        for outcome, count in outcomes.most_common(30):
+            print(f"  {count:7}  {outcome}")
+        print(*findings, sep="\n")
+        failed |= bool(findings)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
