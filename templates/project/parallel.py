@@ -112,7 +112,10 @@ class Ddp(DistributedDataParallel):
 def wrap(network: nn.Module, run: Run, compiled: bool) -> nn.Module:
     """The network as the loss calls it."""
     if compiled:
+        methods = methods_of(network)
         network.compile()  # in place: the names of the weights stay
+        for name in methods:
+            setattr(network, name, torch.compile(getattr(network, name)))
     if run.parallel == "ddp":
         devices = [run.device.index] if run.device.type == "cuda" else None
         return Ddp(network, device_ids=devices)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -207,3 +207,15 @@ def test_fsdp_is_told_of_every_method() -> None:
     network = scope["build"]()
     assert scope["methods_of"](network) == ["prefill", "decode"]
     assert scope["methods_of"](network.blocks[0]) == ["decode"]
+
+
+def test_every_method_that_a_loss_may_call_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Callable[..., Any]] = []
+    monkeypatch.setattr(torch, "compile", lambda call, **options: compiled.append(call) or call)
+    scope: dict[str, Any] = {"__name__": "model"}
+    exec(files_of("digits-llamagen")["model.py"], scope)
+    parallel: dict[str, Any] = {"__name__": "parallel"}
+    exec((Path(__file__).resolve().parents[2] / "templates/project/parallel.py").read_text(), parallel)
+    network = scope["build"]()
+    parallel["wrap"](network, SimpleNamespace(parallel="none"), True)
+    assert [call.__name__ for call in compiled] == ["_call_impl", "prefill", "decode"]

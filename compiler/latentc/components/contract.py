@@ -64,7 +64,7 @@ next_token    `forward` (tokens as state, conditions) -> logits; `prefill` (cond
               `decode` (token, position, caches) -> logits, caches
 masked_tokens `forward` (tokens as state, of which `null` is the mask; conditions) -> logits
 masked_features `forward` (tokens [B, T, C] as state, mask f32[B, T] that is 1 where one is hidden, conditions) ->
-              output [B, T, D]
+              output [B, T, D]; perhaps `forward_known`, the same for as few known tokens as the loss leaves
 generate      `forward` (noise, conditions) -> output; one noise input, which losses draw as normals
 generate_by_style
               `map` (noise, conditions) -> output, output: the style f32[B, W] and the average style f32[W];

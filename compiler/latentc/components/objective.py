@@ -45,6 +45,10 @@ class Objective(Part):
         """Channels a network returns for data of `channels`."""
         return channels
 
+    def most_known(self, tokens: int) -> int:
+        """How many of a sample's `tokens` its loss leaves visible at most to a network that predicts the others."""
+        return tokens
+
     @property
     def in_rounds(self) -> Rounds | None:
         """The rounds in which it trains; None for one."""

@@ -1,6 +1,7 @@
 """A masked autoencoder over continuous tokens: the trunk of MAR.
 
-Symbols: B batch, T tokens of a sample, C channels of a token, D width, R buffer tokens that hold the condition.
+Symbols: B batch, T tokens of a sample, C channels of a token, D width, R buffer tokens that hold the condition, K most
+known tokens of a sample in training.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port
+from latentc.components.objective import Objective
 from latentc.components.parts import Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
@@ -29,7 +31,8 @@ class MaskedAutoencoder(Backbone):
     """Encodes the known tokens and decodes features of all of them (MAR, Li et al. 2024, arXiv:2406.11838).
 
     `forward`: x f32[B, T, C], mask f32[B, T] (1 where a token is hidden), the conditions -> f32[B, T, D]. The
-    encoder's attention leaves hidden tokens out, which is what dropping them does, in shapes that never change.
+    encoder's attention leaves hidden tokens out, so that any number of them may be known. `forward_known` returns the
+    same if at most K tokens of each sample are known, and encodes only R + K tokens. Training calls it.
     """
 
     kind: Literal["masked_autoencoder"]
@@ -79,8 +82,11 @@ class MaskedAutoencoder(Backbone):
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         length, channels = self.tokens(spec)
+        most = spec.objective.most_known(length) if isinstance(spec.objective, Objective) else length
+        shortens = most < length
         static: dict[str, Any] = {
             "tokens": length,
+            **({"known": most} if shortens else {}),
             "channels": channels,
             "width": self.width,
             "depth": self.depth,
@@ -94,20 +100,23 @@ class MaskedAutoencoder(Backbone):
             Port("mask", f32(B, tokens), "mask"),
             *ports_of(entries),
         )
-        forward = add_method(mb, name, "forward", _network(self, entries), ports, static)
-        return Network(name, {"forward": forward}, self.PROVIDES)
+        forward, forward_known = _methods(self, entries)
+        methods = {"forward": add_method(mb, name, "forward", forward, ports, static)}
+        if shortens:
+            methods["forward_known"] = add_method(mb, name, "forward_known", forward_known, ports, static)
+        return Network(name, methods, self.PROVIDES)
 
 
 @cache
-def _network(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> BlockBody:
+def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[BlockBody, BlockBody]:
+    """`forward` and `forward_known`."""
     mixer, feed_forward, norm, condition = config.block.parts()
     assert isinstance(condition, InContext)
     encoder_block = condition.masked_block(mixer, feed_forward, norm, config.weights)
     decoder_block = condition.block(mixer, feed_forward, norm, config.weights)
     input_norm = LayerNorm(kind="layer_norm", eps=1e-6, affine=True)
 
-    @module_class("MaskedAutoencoder", x="B T=tokens channels", mask="B T=tokens")
-    def forward(
+    def features(
         b: Builder,
         x: Var,
         mask: Var,
@@ -117,10 +126,11 @@ def _network(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> BlockBody
         width: int,
         depth: int,
         buffer: int,
+        known: int | None = None,
         **static: Any,
     ) -> Var:
-        """Features of every token from those that are not hidden."""
         batch, total = x.shape[0], buffer + tokens
+        length = total if known is None else buffer + known
         sizes = config.block.own(width, static)
         embedded = [
             entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static)
@@ -130,13 +140,22 @@ def _network(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> BlockBody
         c = b.broadcast_to(b.reshape(c, shape=(batch, 1, width)), x, shape=(batch, buffer, width), out="c")
         x = b.concat(c, dense(b, "z_proj", x, width, True, config.weights), axis=1, out="x")
         x = x + b.param("encoder_pos", f32(1, total, width), "normal", std=0.02)
-        x = input_norm.apply(b, "z_proj_ln", x)
         front = b.full(mask, shape=(buffer,), value=0.0, dtype="f32", out="front")
-        seen = b.less(b.concat(front, mask, axis=1), 0.5, out="seen")
-        visible = b.reshape(seen, shape=(batch, 1, 1, total), out="visible")
+        hidden = b.concat(front, mask, axis=1, out="hidden")
+        seen = visible = b.less(hidden, 0.5, out="seen")
+        if known is not None:
+            order = b.argsort(hidden, out="order")  # those that are seen first, each kind in its own order
+            kept = b.slice(order, axis=1, start=0, stop=length, out="kept")
+            visible = b.take_along(seen, kept, axis=1, out="visible")
+            x = _rows(b, x, kept, "x")
+        x = input_norm.apply(b, "z_proj_ln", x)
+        visible = b.reshape(visible, shape=(batch, 1, 1, length), out="visible")
         for name in items("encoder_blocks", depth):
             x = b.sub(name, encoder_block, x, visible, dim=width, **sizes)
         x = dense(b, "decoder_embed", norm.apply(b, "encoder_norm", x), width, True, config.weights, out="x")
+        if known is not None:
+            place = b.minimum(b.argsort(order), length - 1, out="place")  # where each token went
+            x = _rows(b, x, place, "x")
         mask_token = b.param("mask_token", f32(1, 1, width), "normal", std=0.02)
         x = b.where(b.reshape(seen, shape=(batch, total, 1)), x, mask_token, out="x")
         x = x + b.param("decoder_pos", f32(1, total, width), "normal", std=0.02)
@@ -145,4 +164,23 @@ def _network(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> BlockBody
         x = b.slice(norm.apply(b, "decoder_norm", x), axis=1, start=buffer, stop=total, out="x")
         return x + b.param("diffusion_pos", f32(1, tokens, width), "normal", std=0.02)
 
-    return forward
+    shapes = {"x": "B T=tokens channels", "mask": "B T=tokens"}
+
+    @module_class("MaskedAutoencoder", **shapes)
+    def forward(b: Builder, x: Var, mask: Var, *conditions: Var, known: int | None = None, **static: Any) -> Var:
+        """Features of every token from those that are not hidden."""
+        return features(b, x, mask, *conditions, **static)
+
+    @module_class("MaskedAutoencoder", "forward_known", **shapes)
+    def forward_known(b: Builder, x: Var, mask: Var, *conditions: Var, **static: Any) -> Var:
+        """The same features if at most `known` tokens of a sample are not hidden: the encoder takes no more of them."""
+        return features(b, x, mask, *conditions, **static)
+
+    return forward, forward_known
+
+
+def _rows(b: Builder, x: Var, index: Var, out: str) -> Var:
+    """Tokens of x [B, T, D] at index [B, K]."""
+    batch, count = index.shape
+    wide = b.broadcast_to(b.reshape(index, shape=(batch, count, 1)), x, shape=(batch, count, x.shape[2]))
+    return b.take_along(x, wide, axis=1, out=out)  # type: ignore[no-any-return]

@@ -5,6 +5,7 @@ Symbols: B batch, T tokens of a sample, C channels of a token, K repeats.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -46,6 +47,9 @@ class TokenDiffusion(DiffusionLoss):
         heads = ("head",) if getattr(spec.networks.get("head"), "trainable", True) else ()
         return (*super().trained(spec), *heads)
 
+    def most_known(self, tokens: int) -> int:
+        return math.ceil((1 - self.least_hidden) * tokens)
+
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         main, head, conditions = networks["main"], networks["head"], Conditions(spec, networks)
         _, count, channels = main.methods["forward"].input("state").type.shape
@@ -65,7 +69,8 @@ class TokenDiffusion(DiffusionLoss):
         fraction = b.op("sub", 1.0, b.mul(b.abs(z), self.deviation), out="fraction")
         most = b.reshape(b.mul(fraction, float(length)), shape=(B, 1), out="most")
         hidden = b.cast(b.less(b.cast(b.argsort(order, out="rank"), to="f32"), most), to="f32", out="hidden")
-        features = call(b, main, "forward", told, state=tokens, mask=hidden, out="features")
+        method = "forward_known" if "forward_known" in main.methods else "forward"
+        features = call(b, main, method, told, state=tokens, mask=hidden, out="features")
 
         def repeated(v: Any, width: int, out: str) -> Any:
             v = b.reshape(v, shape=(B, 1, length, width))

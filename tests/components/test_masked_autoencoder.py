@@ -1,0 +1,91 @@
+"""Training encodes only the known tokens: the loss and its gradients are those of an encoder that takes all tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from emitted import emitted
+
+from latentc.components.objectives.token_diffusion import TokenDiffusion
+from latentc.ir.core import reachable
+from latentc.lower import lower
+from latentc.spec import load_spec
+
+SMALL = ("networks.main.width=16", "networks.main.depth=2", "networks.head.width=16", "networks.head.depth=1")
+FEWEST_HIDDEN = -1.2  # standard deviations from 1: 70 % hidden
+
+
+def trained(overrides: tuple[str, ...], folder: Path, fractions: list[float]) -> tuple[list[Any], dict[str, Any]]:
+    """The loss of the emitted project with its metrics, and the gradients by network and path; weights, data and draws
+    are the same in each call. `fractions`: standard deviations of the hidden fraction from 1, one per sample.
+    """
+    spec = load_spec("digits_mar", overrides=[*SMALL, *overrides])
+    with emitted(lower(spec), spec, folder) as project:
+        networks = {name: build() for name, build in project.model.NETWORKS.items()}
+        generator = torch.Generator().manual_seed(0)
+        for network in networks.values():
+            for weight in network.parameters():
+                weight.data = torch.randn(weight.shape, generator=generator) * 0.2
+        (update,) = project.objective.UPDATES
+        x = torch.randn(len(fractions), 1, 8, 8, generator=generator)
+        y = torch.randint(10, (len(fractions),), generator=generator)
+        draws = update.draws(len(fractions), generator) | {"fraction": torch.tensor(fractions)}
+        values = update.loss(*networks.values(), x, y, *draws.values())
+        values[0].backward()
+    gradients = {(n, path): p.grad for n, network in networks.items() for path, p in network.named_parameters()}
+    return [value.item() for value in values], gradients
+
+
+def encoded_lengths(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Collects the lengths of masked attention."""
+    found: set[int] = set()
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(q: Any, k: Any, v: Any, attn_mask: Any = None, **options: Any) -> Any:
+        if attn_mask is not None:
+            found.add(q.shape[2])
+        return attention(q, k, v, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    return found
+
+
+def test_dropping_hidden_tokens_changes_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples with as many known tokens as can be, some, and none. A bound of all tokens switches dropping off."""
+    fractions = [FEWEST_HIDDEN, FEWEST_HIDDEN, 0.7, -0.3, 0.0]
+    lengths = encoded_lengths(monkeypatch)
+    some, gradients = trained((), tmp_path / "some", fractions)
+    assert lengths == {4 + 5}
+    lengths.clear()
+    every, expected = trained(("objective.least_hidden=0.01",), tmp_path / "every", fractions)
+    assert lengths == {4 + 16}
+    np.testing.assert_allclose(some, every, rtol=1e-6)
+    for key, gradient in expected.items():
+        assert gradient.abs().max() > 0, key
+        assert (gradients[key] - gradient).abs().max() <= 1e-5 * gradient.abs().max(), key
+
+
+@pytest.mark.parametrize("length", [1, 10, 16, 256, 1000])
+@pytest.mark.parametrize("least", [0.1, 0.7, 0.75, 0.9])
+def test_no_draw_knows_more_than_are_encoded(length: int, least: float) -> None:
+    """Counts as the loss counts, in float32, at the bound of the draw and beyond by its rounding."""
+    objective = TokenDiffusion.model_validate(TokenDiffusion.EXAMPLE | {"least_hidden": least})
+    for beyond in (1 - 1e-6, 1, 1 + 1e-6):
+        z = np.float32((1 - least) / objective.deviation * beyond)
+        most = (1 - np.abs(z) * np.float32(objective.deviation)) * np.float32(length)
+        known = np.count_nonzero(np.arange(length, dtype=np.float32) >= most)
+        assert known <= objective.most_known(length) <= known + 2
+
+
+def test_only_training_bounds_the_known_tokens() -> None:
+    """Programs show the network up to all tokens but one."""
+    lowered = lower(load_spec("digits_mar", overrides=SMALL))
+    methods, module = lowered.networks["main"].methods, lowered.module
+    for entry in ("loss", *(program.entry for program in lowered.programs)):
+        called = reachable(module, (module.entries[entry],))
+        used = {name for name, method in methods.items() if method.function in called}
+        assert used == {"forward_known" if entry == "loss" else "forward"}, entry
