@@ -6,7 +6,7 @@ import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -69,6 +69,19 @@ class Subject:
         """The oracle with some of its weights changed."""
         lowered = self.lowered if self.quantization is None else self.exported
         return Interpreter(lowered.module, {**self.measured, **changed})
+
+    @functools.cached_property
+    def undecoded(self) -> Subject:
+        """The subject with programs that return tokens or latents, without the decoder of the data's first stage.
+
+        The subject itself if its programs have none.
+        """
+        given = self.spec.data.first_stage
+        if given is None or given.weights is None:
+            return self
+        data = self.spec.data.model_copy(update={"first_stage": given.model_copy(update={"weights": None})})
+        spec = self.spec.model_copy(update={"data": data})
+        return replace(self, spec=spec, lowered=lower(spec, self.pipeline.steps))
 
     @functools.cached_property
     def expanded(self) -> Lowered:

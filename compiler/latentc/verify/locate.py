@@ -17,7 +17,8 @@ from latentc.measure.metrics import relative_error
 from latentc.measure.probe import calls_shown
 from latentc.measure.subject import Subject
 from latentc.verify.methods import Called, Operands
-from latentc.verify.report import ENGINE, TORCH, Divergence
+from latentc.verify.report import ORACLE, TORCH, Divergence
+from latentc.verify.tokens import drawn, draws_tokens
 from latentc_runtime.request import Request
 
 Array = np.ndarray
@@ -74,10 +75,10 @@ def diverging_evaluation(subject: Subject, request: Request, candidate: str, tol
 
     Single methods agree when this is called, so the difference arises between two calls.
     """
+    if (found := _diverging_token(subject, request, candidate)) is not None:
+        return found
     run = _Run(subject, request, candidate)
     exact, expected = run.by_oracle()
-    if expected[0].dtype.kind in "iu":
-        return run.diverging_token(expected[0])
     errors: dict[int, float] = {-1: 0.0}
     agrees, differs = -1, len(exact)
     while differs - agrees > 1:
@@ -98,6 +99,23 @@ def diverging_evaluation(subject: Subject, request: Request, candidate: str, tol
         return Divergence(candidate, "the end", what, error, errors[agrees])
     detail = "compiled anew from the spec it agrees: the bundle is another version's, or its engines were exchanged"
     return Divergence(candidate, "nothing", detail, error, errors[agrees])
+
+
+def _diverging_token(subject: Subject, request: Request, candidate: str) -> Divergence | None:
+    """The first token that differs, in order of position; None without tokens, or if a decoder takes equal ones."""
+    if not draws_tokens(subject, request)[0]:
+        return None
+    expected, got = drawn(subject, ORACLE, request)[0], drawn(subject, candidate, request)[0]
+    flat, exact = got.reshape(len(got), -1), expected.reshape(len(expected), -1)
+    differing = np.nonzero((flat != exact).any(axis=0))[0]
+    if not differing.size:
+        if subject.undecoded is not subject:
+            return None
+        return Divergence(candidate, "nothing", "this sample agrees; another of the batch does not", 0.0, 0.0)
+    first = int(differing[0])
+    detail = f"token {int(flat[0, first])} instead of {int(exact[0, first])}"
+    place = f"position {first} of {flat.shape[1]}"
+    return Divergence(candidate, place, detail, relative_error(flat, exact), 0.0)
 
 
 class _Run:
@@ -140,21 +158,6 @@ class _Run:
         if self.candidate == TORCH:
             return self.subject.emitted.program(self.request.entry)(self.inputs)
         return self._compiled(only_entry(self.subject.expanded.module, self.entry))
-
-    def diverging_token(self, expected: Array) -> Divergence:
-        """The first token that differs, in order of position."""
-        if self.candidate == ENGINE:
-            got = next(iter(self.subject.pipeline.run(self.request).values()))
-        else:
-            got = self.results()[0]
-        flat, exact = got.reshape(len(got), -1), expected.reshape(len(got), -1)
-        differing = np.nonzero((flat != exact).any(axis=0))[0]
-        if not differing.size:
-            return Divergence(self.candidate, "nothing", "this sample agrees; another of the batch does not", 0.0, 0.0)
-        first = int(differing[0])
-        detail = f"token {int(flat[0, first])} instead of {int(exact[0, first])}"
-        place = f"position {first} of {flat.shape[1]}"
-        return Divergence(self.candidate, place, detail, relative_error(flat, exact), 0.0)
 
     @functools.cached_property
     def _torch_calls(self) -> list[tuple[str, str, list[Array]]]:

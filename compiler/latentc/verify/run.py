@@ -21,17 +21,16 @@ from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import networks_called, parameters
 from latentc.ir.costs import flops
 from latentc.measure.memory import available_memory
-from latentc.measure.metrics import agreement, relative_error
+from latentc.measure.metrics import agreement
 from latentc.measure.subject import Subject, open_subject
 from latentc.measure.tolerances import Tolerance, tolerance_of
 from latentc.verify.control import changeable, changed_weight
 from latentc.verify.locate import diverging_call, diverging_evaluation
 from latentc.verify.methods import Called, Operands, Runner, called_methods, largest_error
 from latentc.verify.report import ENGINE, ORACLE, TORCH, Comparison, Control, Divergence, Report, Skipped
-from latentc.verify.ties import reconciled
+from latentc.verify.tokens import with_ties
 from latentc_runtime.manifest import ProgramEntry
 from latentc_runtime.request import Request
-from latentc_runtime.sources import RandomSource
 
 Array = np.ndarray
 Progress = Callable[[int, int, str], None]
@@ -292,8 +291,13 @@ class _Verification:
             what = _title(entry) if len(entry.outputs) == 1 else f"{_title(entry)}: {output.name}"
             own: Results = {name: [[outputs[i]] for outputs in runs] for name, runs in results.items()}
             compared = self._compared(what, inputs, own, kind)
-            if discrete[i]:
-                compared = [self._with_ties(c, entry, inputs, results, runners, i) for c in compared]
+            if self._draws(program):
+                which, width = {size: n for n, size in enumerate(sizes)}, self.exact.forward
+                compared = [
+                    with_ties(c, subject, inputs[n][2], i, results[c.candidate][n][i], runners[c.reference], width)
+                    for c in compared
+                    for n in (which[c.batch],)
+                ]
             self.comparisons += compared
 
     def _draws(self, program: Program) -> bool:
@@ -342,33 +346,6 @@ class _Verification:
         each = self._oracle_seconds(program.entry, 1)
         self._skip(f"{title} by the oracle", f"one sample takes about {each:.0f} s, the budget is {self.budget:.0f} s")
         return []
-
-    def _with_ties(
-        self,
-        c: Comparison,
-        entry: ProgramEntry,
-        inputs: Sequence[tuple[str, int, Request]],
-        results: Results,
-        runners: Mapping[str, Callable[[Request], Sequence[Array]]],
-        output: int,
-    ) -> Comparison:
-        """A comparison of token sequences that differ, repeated with ties decided alike.
-
-        Only if one uniform number decides each token.
-        """
-        which = next(i for i, (_, size, _) in enumerate(inputs) if size == c.batch)
-        got, request = results[c.candidate][which][output], inputs[which][2]
-        drawn = [(i, i.source) for i in entry.inputs if isinstance(i.source, RandomSource) and i.sample_shape == ()]
-        uniforms = [i for i, source in drawn if source.distribution == "uniform"]
-        if c.ok or len(uniforms) != 1 or got.shape[1:] != (uniforms[0].rows,):
-            return c
-
-        def sample(u: Array) -> Array:
-            return runners[c.reference](replace(request, noise={**request.noise, uniforms[0].name: u}))[output]
-
-        expected, ties = reconciled(sample, request.array(uniforms[0]), got, self.exact.forward)
-        error = relative_error(got, expected)
-        return replace(c, error=error, ok=error == 0.0, ties=ties)
 
     # ---- the first divergence
 
