@@ -117,7 +117,7 @@ def test_engines_and_precisions(engine: str, precision: str, system: System) -> 
 def test_a_first_stage_that_does_not_fit(tmp_path: Path) -> None:
     for overrides, code, word in (
         (["data.first_stage.spec=sd_vea"], "E0210", "sd_vae"),
-        (["data.first_stage.spec=sit"], "E0302", "no autoencoder"),
+        (["data.first_stage.spec=sit"], "E0302", "not the spec of an autoencoder"),
         (["data.first_stage={spec: vq_f16}"], "E0302", "makes tokens"),
         (["data.shape=[3, 32, 32]", "data.first_stage.weights=vae"], "E0302", "[4, 32, 32]"),
     ):
