@@ -57,20 +57,23 @@ def with_ties(
     """A comparison of a program that draws tokens, repeated with ties decided as the candidate decided them.
 
     `got`: the candidate's output number `output`, tokens or pictures of tokens. `reference` runs the program. `width`:
-    by how much rounding may move a random number. Returns `c` if it is ok, or if the output does not come from tokens.
+    by how much rounding may move a random number. Returns `c` if it is ok, or if the output does not come from tokens
+    that random numbers decide.
     """
     if c.ok or not draws_tokens(subject, request)[output]:
         return c
-    tokens = got if got.dtype.kind in "iu" else drawn(subject, c.candidate, request)[output]
     inputs = {i.name: i for i in request.entry.inputs if isinstance(i.source, RandomSource) and i.dtype == "f32"}
+    if not inputs:  # it takes the likeliest token
+        return c
+    tokens = got if got.dtype.kind in "iu" else drawn(subject, c.candidate, request)[output]
     noise = {name: request.array(i) for name, i in inputs.items()}
 
     def sample(moved: Noise) -> Array:
         return drawn(subject, c.reference, replace(request, noise={**request.noise, **moved}))[output]
 
-    name, first = next(iter(inputs.items()), ("", None))
+    name, first = next(iter(inputs.items()))
     decided: Noise
-    if first is not None and len(inputs) == 1 and first.sample_shape == () and tokens.shape[1:] == (first.rows,):
+    if len(inputs) == 1 and first.sample_shape == () and tokens.shape[1:] == (first.rows,):
         expected, ties, u = reconciled(lambda u: sample({name: u}), noise[name], tokens, width)
         decided = {name: u}
     else:
