@@ -15,13 +15,16 @@ import numpy as np
 from latentc.checkpoint import buffer, computed
 from latentc.components.contract import Lowered, Program
 from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.engines import ENGINES
+from latentc.export.forms import for_form
 from latentc.export.recipes import recovered
 from latentc.export.store import FOLDED
 from latentc.faults import needed
-from latentc.ir.core import Param, own_parameters, parameters
+from latentc.ir.core import Param, only_entry, own_parameters, parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.measure.emitted import Emitted
+from latentc.measure.execute import Runner, runner
 from latentc.passes.quantize import LayerQuant, Quantization
 from latentc.pipeline import optimised
 from latentc.spec import Spec, load_spec
@@ -109,6 +112,18 @@ class Subject:
         """What runs further ONNX files: the bundle's own backend, or ONNX Runtime for a bundle of plans."""
         own = self.pipeline.backend
         return open_backend() if isinstance(own, TensorRt) else own
+
+    @functools.cached_property
+    def _compiled(self) -> dict[str, Runner]:
+        return {}
+
+    def compiled(self, entry: str) -> Runner:
+        """A program as it is deployed, compiled anew with its loops in the graph; compiled once per entry."""
+        if entry not in self._compiled:
+            target = self.spec.target
+            module = for_form(only_entry(self.exported.module, entry), "loop", ENGINES[target.engine])
+            self._compiled[entry] = runner(module, entry, self.deployed, target.opset, self.backend)
+        return self._compiled[entry]
 
     def program(self, entry: ProgramEntry) -> Program:
         """The program of the spec that a program of the bundle was compiled from."""

@@ -10,10 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from latentc.engines import ENGINES
-from latentc.export.forms import for_form
-from latentc.ir.core import only_entry
-from latentc.measure.execute import runner
 from latentc.measure.metrics import relative_error
 from latentc.measure.subject import Subject
 from latentc.verify.report import ENGINE, ORACLE, Comparison
@@ -40,9 +36,7 @@ def drawn(subject: Subject, by: str, request: Request) -> Sequence[Array]:
         return list(bare.run_request(request, "oracle" if by == ORACLE else "torch").values())
     if bare is subject:
         return list(subject.pipeline.run(request).values())
-    entry, target = bare.program(request.entry).entry, bare.spec.target
-    module = for_form(only_entry(bare.exported.module, entry), "loop", ENGINES[target.engine])
-    return runner(module, entry, bare.deployed, target.opset, bare.backend)(bare.operands(request))
+    return bare.compiled(bare.program(request.entry).entry)(bare.operands(request))
 
 
 def with_ties(
