@@ -6,6 +6,7 @@ damaged one is the right sample or none.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import random
@@ -13,6 +14,7 @@ import shutil
 import zipfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from bundles import TINY_DIT, tiny_bundle
@@ -84,10 +86,10 @@ def _bundle(chance: random.Random) -> str:
     file = chance.choice(files)
     exact = True
     if file.name == "manifest.json" and chance.random() < 0.7:
-        data, exact = json.loads(file.read_text()), False  # a manifest is not hashed: what it says is what is asked
+        data, exact = json.loads(file.read_text()), False  # with a right checksum, it asks for what it says
         for _ in range(chance.choice([1, 1, 2, 3])):
             mutate(data, chance)
-        file.write_text(json.dumps(data))
+        file.write_bytes(_signed(data))
     elif chance.random() < 0.2:
         file.unlink()
     else:
@@ -101,6 +103,15 @@ def _bundle(chance: random.Random) -> str:
         shutil.rmtree(copy)
     assert not exact or sample.tobytes() == right, f"{file.name} was damaged, and the sample is another"
     return "bundle same" if exact else "bundle sampled"
+
+
+def _signed(data: Any) -> bytes:
+    """manifest.json as its author would write it, with the checksum of the text."""
+    if not isinstance(data, dict):
+        return json.dumps(data).encode()
+    data.pop("checksum", None)
+    text = (json.dumps({**data, "checksum": "0" * 64}, indent=1) + "\n").encode()
+    return text.replace(b'"checksum": "' + b"0" * 64, b'"checksum": "' + hashlib.sha256(text).hexdigest().encode())
 
 
 def _spoilt(content: bytes, chance: random.Random) -> bytes:
