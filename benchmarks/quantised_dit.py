@@ -22,7 +22,7 @@ from latentc import api
 from latentc.lower import lower
 from latentc.measure.metrics import psnr
 from latentc.quantize.calibration import read_calibration
-from latentc.quantize.gate import BATCH, speedup
+from latentc.quantize.judge import BATCH, speedup
 from latentc.quantize.model import Model
 from latentc.quantize.plan import span
 from latentc.spec import load_spec

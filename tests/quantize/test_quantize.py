@@ -24,7 +24,7 @@ from latentc.lower import lower
 from latentc.measure.metrics import BEST, psnr, sqnr
 from latentc.quantize import precision
 from latentc.quantize.calibrate import calibrate
-from latentc.quantize.gate import speedup
+from latentc.quantize.judge import speedup
 from latentc.quantize.plan import choice
 from latentc.spec import load_spec
 from latentc.verify.report import ENGINE, ORACLE, TORCH
@@ -278,13 +278,13 @@ def test_force_keeps_it_and_says_so(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_is_not_here_is_judged_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from latentc.quantize import gate
+    from latentc.quantize import judge
     from latentc_runtime import BundleError
 
     def absent(*args: object, **options: object) -> None:
         raise BundleError("E0606", "no such GPU")
 
-    monkeypatch.setattr(gate, "load", absent)
+    monkeypatch.setattr(judge, "load", absent)
     warnings: list[str] = []
     made = compiled(small("digits_dit"), tmp_path, warn=warnings.append).quantization
     assert made is not None and made.speedup is None and made.judged == "ONNX Runtime on the CPU"

@@ -34,8 +34,8 @@ MARGIN = 6  # pixels beyond the outermost sampled one that the two filters reach
 
 def augmented(images: Array, axes: tuple[int, int, int], p: float, rng: np.random.Generator) -> tuple[Array, Array]:
     """Images [n, ...] transformed, and their labels f32[n, 9]; `axes` are the batch's channel, height and width."""
-    moved = np.moveaxis(images, axes, (1, 2, 3))
-    pairs = [transformed(image, *drawn(p, image.shape[1], image.shape[2], rng)) for image in moved]
+    channels_first = np.moveaxis(images, axes, (1, 2, 3))
+    pairs = [transformed(image, *drawn(p, image.shape[1], image.shape[2], rng)) for image in channels_first]
     found = np.stack([image for image, _ in pairs]).astype(np.float32)
     return np.moveaxis(found, (1, 2, 3), axes), np.stack([label for _, label in pairs]).astype(np.float32)
 

@@ -89,8 +89,8 @@ def frechet_distance(a: Array, b: Array) -> float:
     values, vectors = np.linalg.eigh(cov_a)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     mixed = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
-    gap = a.mean(axis=0) - b.mean(axis=0)
-    return float(gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * mixed)
+    difference = a.mean(axis=0) - b.mean(axis=0)
+    return float(difference @ difference + np.trace(cov_a) + np.trace(cov_b) - 2 * mixed)
 
 
 def agreement(logits: Array, reference: Array) -> float:

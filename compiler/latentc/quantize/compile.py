@@ -17,7 +17,7 @@ from latentc.measure.tables import csv_text, finite
 from latentc.pipeline import optimised
 from latentc.quantize.calibrate import calibrate
 from latentc.quantize.calibration import Calibration, check_fits, read_calibration, write_calibration
-from latentc.quantize.gate import REFERENCE, Verdict, measured, refusal
+from latentc.quantize.judge import REFERENCE, Verdict, measured, refusal
 from latentc.quantize.model import Model
 from latentc.quantize.plan import Choice, choice
 from latentc.quantize.precision import check_range

@@ -27,8 +27,8 @@ def reach(seen: Observed, scheme: str, range: Range) -> float:
         return seen.limit
     edges = np.arange(1, BINS + 1) * (seen.limit / BINS)
     if range == "percentile":
-        share = np.cumsum(seen.histogram) / max(int(seen.histogram.sum()), 1)
-        return float(edges[int(np.searchsorted(share, PERCENTILE))])
+        cumulative = np.cumsum(seen.histogram) / max(int(seen.histogram.sum()), 1)
+        return float(edges[int(np.searchsorted(cumulative, PERCENTILE))])
     middles = edges - seen.limit / (2 * BINS)
     tried = seen.limit * np.arange(1, CANDIDATES + 1) / CANDIDATES
     errors = [float(np.sum(seen.histogram * (rounded(middles, end, scheme) - middles) ** 2)) for end in tried]

@@ -110,8 +110,8 @@ def sensitivities(
         if done and spent * (done + 1) / done > seconds:
             break
         tell(done, len(order))
-        alone = Quantization({path: quantization.plan[path] for path in parts[unit]}, quantization.tensors)
-        rough = outputs.of(alone, unit.split(".")[0])
+        one_layer = Quantization({path: quantization.plan[path] for path in parts[unit]}, quantization.tensors)
+        rough = outputs.of(one_layer, unit.split(".")[0])
         found[unit] = Sensitivity(max(_error(rough[entry], exact[entry]) for entry in rough))
     tell(len(order), len(order))
     # The error of the network is roughly proportional to that of the unit's own output.

@@ -147,8 +147,8 @@ def stretched(timesteps: Sequence[float], steps: int, end: float) -> list[float]
 
 def _moved(t: float, towards: float, fraction: float, whole: bool) -> float:
     """t moved a fraction of the way to another time; a whole number at least to the next one."""
-    moved = _rounded(t + fraction * (towards - t), whole)
-    return t + math.copysign(1.0, towards - t) if whole and moved == t else moved
+    shifted = _rounded(t + fraction * (towards - t), whole)
+    return t + math.copysign(1.0, towards - t) if whole and shifted == t else shifted
 
 
 def _rounded(t: float, whole: bool) -> float:

@@ -27,9 +27,9 @@ def posterior(later: Point, earlier: Point) -> Posterior:
     """Posterior of the step from `later` (alpha_t, sigma_t) to `earlier` (alpha_s, sigma_s), for any process."""
     kept = later.alpha / earlier.alpha
     added = later.sigma**2 - (kept * earlier.sigma) ** 2
-    share = added / later.sigma**2
+    noise_fraction = added / later.sigma**2
     remaining = (earlier.sigma / later.sigma) ** 2
-    return Posterior(earlier.alpha * share, kept * remaining, np.maximum(added * remaining, 0.0), added)
+    return Posterior(earlier.alpha * noise_fraction, kept * remaining, np.maximum(added * remaining, 0.0), added)
 
 
 __all__ = ["Posterior", "posterior"]

@@ -108,8 +108,10 @@ def scatter_add(c: Context) -> None:
     axis, rank, many = c.axis, c.type().rank, c.type(1).rank
     if axis:  # ScatterND adds whole rows of axis 0, so that axis goes first
         x = c.tmp("Transpose", [x], perm=[axis, *(i for i in range(rank) if i != axis)])
-        moved = range(axis, axis + many)
-        update = c.tmp("Transpose", [update], perm=[*moved, *(i for i in range(rank - 1 + many) if i not in moved)])
+        gathered = range(axis, axis + many)
+        update = c.tmp(
+            "Transpose", [update], perm=[*gathered, *(i for i in range(rank - 1 + many) if i not in gathered)]
+        )
     column = c.tmp("Unsqueeze", [index, c.g.ints([many])])
     if not axis:
         c.final("ScatterND", [x, column, update], reduction="add")

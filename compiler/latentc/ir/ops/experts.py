@@ -46,12 +46,12 @@ def _expert_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorTyp
 
 def _expert(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     onto, x, gate, w1, w3, w2 = xs
-    tokens, share = x.reshape(-1, x.shape[-1]), gate.reshape(-1, 1)
-    rows = np.flatnonzero(share)
+    tokens, weight = x.reshape(-1, x.shape[-1]), gate.reshape(-1, 1)
+    rows = np.flatnonzero(weight)
     h = tokens[rows] @ w1.T
     h = h / (1 + np.exp(-h)) * (tokens[rows] @ w3.T)
     out = onto.reshape(tokens.shape).copy()
-    out[rows] += share[rows] * (h @ w2.T)
+    out[rows] += weight[rows] * (h @ w2.T)
     return [out.reshape(x.shape).astype(x.dtype, copy=False)]
 
 

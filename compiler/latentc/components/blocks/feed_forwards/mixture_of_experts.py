@@ -67,9 +67,9 @@ def _forward(config: MixtureOfExperts, init: str) -> BlockBody:
             x, gates, up["w1"], up["w3"], _stack(b, "w2", (experts, dim, hidden), init), per_token=per_token, out="y"
         )
         if config.balance:
-            # The share of choices that falls on an expert, times its mean score (Fedus et al. 2021, equation 4).
-            share = b.mean(b.cast(picked, to="f32"), axes=(0, 1, 2), keepdims=False, out="share")
-            unevenness = b.sum(share * b.mean(scores, axes=(0, 1), keepdims=False), axes=(0,), keepdims=False)
+            # The fraction of choices that falls on an expert, times its mean score (Fedus et al. 2021, equation 4).
+            fraction = b.mean(b.cast(picked, to="f32"), axes=(0, 1, 2), keepdims=False, out="fraction")
+            unevenness = b.sum(fraction * b.mean(scores, axes=(0, 1), keepdims=False), axes=(0,), keepdims=False)
             y = b.auxiliary_loss(y, b.op("mul", unevenness * experts, config.balance, out="balance"), out="y")
         if not config.shared:
             return y  # type: ignore[no-any-return]
