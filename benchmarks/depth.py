@@ -3,7 +3,7 @@
     python benchmarks/depth.py
 
 Goals: the passes before `inline` take a time independent of depth (they see each distinct block once); `inline` and
-serialisation at most 2 ms a block. CPU time, the least of several runs in one process.
+serialisation at most 2 ms per block. CPU time, the least of several runs in one process.
 """
 
 from __future__ import annotations

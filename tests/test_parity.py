@@ -228,7 +228,7 @@ def test_loss(case: str, backend: str, tmp_path: Path) -> None:
     kept = np.ones(len(given[0]), np.float32)  # no label is dropped
     if backend == "oracle":
         terms = Interpreter(lowered.module, in_main(weights)).run("loss.terms", *given, kept)
-        # LlamaGen gives the mean over the batch, the others a value a sample.
+        # LlamaGen gives the mean over the batch, the others a value per sample.
         terms = [term.mean() if np.ndim(want) == 0 else term for term, want in zip(terms, wanted, strict=True)]
     else:
         with emitted(lowered, spec, tmp_path / "project") as project, torch.no_grad():

@@ -263,7 +263,7 @@ def _program_contradictions(
         for variable, rows in s.noise.items():
             total = inputs[rows.input].rows if rows.input in inputs else None
             if total is None:
-                yield f"{where}.noise.{variable}.input", "expected the name of an input with a row a step"
+                yield f"{where}.noise.{variable}.input", "expected the name of an input with a row per step"
             elif len(rows.strides) != len(trips) or min(rows.first, *rows.strides) < 0:
                 yield f"{where}.noise.{variable}", f"expected a first row and {len(trips)} strides, none negative"
             elif (last := rows.first + sum((n - 1) * k for n, k in zip(trips, rows.strides, strict=True))) >= total:

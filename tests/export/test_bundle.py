@@ -134,7 +134,7 @@ def test_noise_of_a_part_of_the_steps_is_made_a_step_at_a_time(tmp_path: Path) -
 
 def test_step_counts_share_the_weights_and_what_engines_they_can(tmp_path: Path) -> None:
     spec, lowered = lowered_of("digits_dit", *TINY_DIT, steps=(3, 5))
-    # Before hoisting, whose tables have a row a step.
+    # Before hoisting, whose tables have a row per step.
     manifest = make(lowered, spec, stored_weights(lowered, tmp_path), tmp_path / "b", "expand_guidance", form="host")
     assert [s.steps for s in manifest.programs] == [3, 5]
     steps = [s.file for sampler in manifest.programs for loop in sampler.program if isinstance(loop, Loop)

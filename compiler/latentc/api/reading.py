@@ -152,7 +152,7 @@ def show(
 
 
 def hoisting(source: Source, variant: str | None = None, overrides: Sequence[str] = ()) -> dict[str, HoistReport]:
-    """The weights that each sampler of a spec reads a step, before and after hoisting, by its entry."""
+    """The weights that each sampler of a spec reads per step, before and after hoisting, by its entry."""
     from latentc.pipeline import hoist_reports
 
     spec, lowered = lowered_spec(source, variant, overrides)

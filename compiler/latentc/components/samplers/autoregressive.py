@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Autoregressive(Sampler):
-    """Draws each token from the network's distribution by inverse CDF, one uniform number a token."""
+    """Draws each token from the network's distribution by inverse CDF, one uniform number per token."""
 
     kind: Literal["autoregressive"]
     temperature: float = Field(1.0, ge=0, description="divides the logits; 0 takes the likeliest token (greedy)")
