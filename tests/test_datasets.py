@@ -195,3 +195,35 @@ def test_audio_folder(width: int, tmp_path: Path) -> None:
     (tmp_path / "a" / "long.wav").write_bytes(b"RIFF")
     with pytest.raises(ValueError, match="no PCM WAV"):
         open_dataset(settings).rows(EVERY[:1])
+
+
+def test_damaged_files_are_refused(tmp_path: Path, images: Path) -> None:
+    x, y = np.zeros((6, 1, 8, 8), np.float32), np.arange(6)
+    np.savez(tmp_path / "whole.npz", x=x, y=y)
+    whole = (tmp_path / "whole.npz").read_bytes()
+    flipped = bytearray(whole)
+    flipped[400] ^= 1
+    contents = {
+        "cut": whole[:700],
+        "flipped": bytes(flipped),
+        "empty": b"",
+        "text": b"no archive",
+        "zip": b"PK" + whole[9:],
+    }
+    for name, content in contents.items():
+        (tmp_path / f"{name}.npz").write_bytes(content)
+    np.savez(tmp_path / "objects.npz", x=np.array([{}] * 6, dtype=object), y=y)
+    for name in (*contents, "objects"):
+        with pytest.raises(ValueError, match=rf"{name}.npz cannot be read as an .npz file of numbers: "):
+            opened(f"{{kind: npz, path: '{tmp_path}/{name}.npz', classes: 10, shape: [1, 8, 8]}}")
+    for name, array in (("text", np.array(["a"] * 6)), ("single", np.float32(1)), ("complex", x + 1j)):
+        np.savez(tmp_path / f"of_{name}.npz", x=array, y=y)
+        with pytest.raises(ValueError, match="field `x` is no array of numbers"):
+            opened(f"{{kind: npz, path: '{tmp_path}/of_{name}.npz', classes: 10, shape: [1, 8, 8]}}")
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY half")
+    with pytest.raises(ValueError, match=r"x\.npy cannot be read"):
+        opened(f"{{kind: npy_folder, path: '{tmp_path}', classes: 10, shape: [1, 8, 8]}}")
+    file = sorted(images.rglob("*.png"))[0]
+    file.write_bytes(file.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"0\.png cannot be read as an image"):
+        opened(f"{{kind: image_folder, path: '{images}', classes: 2, shape: [3, 8, 8]}}").rows(EVERY)

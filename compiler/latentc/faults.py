@@ -12,7 +12,6 @@ from typing import Any
 from latentc.diagnostics import Diagnostic, DiagnosticError
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
-TERMINATED = 143
 
 
 @contextlib.contextmanager

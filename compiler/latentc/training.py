@@ -39,7 +39,7 @@ def emitted_project(lowered: Lowered, spec: Spec, folder: Path) -> Path:
 def run_training(project: Path, arguments: Sequence[str], processes: int = 1) -> None:
     """Runs train.py in its folder with this Python. DiagnosticError E0705 if it fails.
 
-    On Ctrl-C and SIGTERM it interrupts train.py and waits for it to save a checkpoint.
+    On Ctrl-C, SIGTERM and a hangup it interrupts train.py and waits for it to save a checkpoint.
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     process = subprocess.Popen([sys.executable, *launcher, "train.py", *arguments], cwd=project)

@@ -1,4 +1,7 @@
-"""Reads config.yaml. Settings are flags too: `--steps 10`, `--optimizer.lr 2e-4`, `--data.path images`."""
+"""Reads config.yaml. Settings are flags too: `--steps 10`, `--optimizer.lr 2e-4`, `--data.path images`.
+
+`--help` lists them with their values and meanings.
+"""
 
 import math
 import re
@@ -70,6 +73,67 @@ OPTIMIZERS: dict[str, dict[str, Rule]] = {
     "sgd": {"momentum": number(0, 1), "nesterov": FLAG},
 }
 
+MEANINGS = {
+    "config": "another file of settings, instead of config.yaml",
+    "train.out": "folder of checkpoints, samples, curves and weights",
+    "train.resume": "go on from the newest intact checkpoint in `out`",
+    "train.deterministic": "only deterministic algorithms of PyTorch, slower on a GPU",
+    "train.steps": "optimiser steps",
+    "train.batch_size": "samples per optimiser step, over all processes",
+    "train.accumulate": "forward passes per optimiser step",
+    "train.schedule.kind": "course of the learning rate after the warm-up",
+    "train.schedule.warmup": "steps from 0 up to the learning rate",
+    "train.schedule.final": "fraction of the learning rate at the end",
+    "train.ema": "decay per step of the averaged weights; null for none",
+    "train.clip": "largest norm of the gradient; null for no limit",
+    "train.precision": "precision of the forward pass",
+    "train.compile": "run networks through torch.compile",
+    "train.parallel": "how several processes share the work",
+    "train.seed": "seed of the initial weights, the noise and the order of the data",
+    "train.checkpoint_every": "steps between checkpoints",
+    "train.keep": "number of newest checkpoints that are kept",
+    "train.log_every": "steps between lines of the log",
+    "train.sample_every": "steps between sample grids; null for none",
+    "train.workers": "processes that load data; 0 loads in the training process",
+    "optimizer.kind": "the optimiser",
+    "optimizer.lr": "learning rate once warmed up (of muon: of matrices)",
+    "optimizer.weight_decay": "decoupled weight decay; never of biases and norms",
+    "optimizer.decay_embeddings": "whether embeddings decay too",
+    "optimizer.sam": "radius of sharpness-aware minimisation; null for none",
+    "optimizer.betas": "decay per step of the two moment averages",
+    "optimizer.eps": "added to the root of the second moment",
+    "optimizer.momentum": "decay per step of the averaged gradient",
+    "optimizer.nesterov": "Nesterov's momentum",
+    "optimizer.adam_lr": "learning rate of all weights that are no matrices",
+    "data.path": "the file or folder of the data",
+    "data.keys": "{field: name of its array in the file}, if they differ",
+    "data.part": "which part of the data",
+    "data.horizontal_flip": "mirror half of the training images",
+    "data.augment": "probability of each geometric augmentation; 0 for none",
+    "data.crops": "cached views of each image: the center, or ten crops",
+    "data.rate": "samples per second of all files",
+    "data.first_stage.weights": "weights of the first stage",
+    "data.first_stage.scale": "factor of its latents",
+    "roles.pretrained": "weights that the network starts from",
+    "roles.decay": "decay per step of the average",
+}
+
+
+def help_text(config: dict[str, Any]) -> str:
+    """A line per setting that has a meaning of its own; the others describe the model and its data."""
+    lines = []
+    for path, value in {"config": "config.yaml", **flat(config)}.items():
+        section, _, rest = path.partition(".")
+        short = re.sub(r"^(optimizer|optimizers\.\w+)\.", "optimizer.", rest)
+        short = re.sub(r"^\w+\.", "", rest) if section == "roles" else short
+        place = short if short.startswith("optimizer.") else f"{section}.{short}" if rest else section
+        if place in MEANINGS:
+            taken = f" ({TRAIN[rest][0]})" if section == "train" and rest in TRAIN else ""
+            shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+            flag = path.removeprefix("train.")
+            lines.append(f"  --{flag:26} {shown!s:14} {MEANINGS[place]}{taken}")
+    return "\n".join(lines)
+
 
 def flat(settings: dict[str, Any]) -> dict[str, Any]:
     """{path: value} of nested settings."""
@@ -132,9 +196,12 @@ def load_config(arguments: list[str] | None = None) -> dict[str, Any]:
     SystemExit where one is wrong.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    file, flags = Path(__file__).with_name("config.yaml"), []
+    file, flags, wants_help = Path(__file__).with_name("config.yaml"), [], False
     while arguments:
         flag, _, text = arguments.pop(0).partition("=")
+        if flag in ("-h", "--help"):
+            wants_help = True
+            continue
         if not flag.startswith("--"):
             raise SystemExit(f"{flag}: settings are given as --name value")
         if not text:
@@ -147,8 +214,16 @@ def load_config(arguments: list[str] | None = None) -> dict[str, Any]:
             flags.append((flag[2:], text))
     if not file.is_file():
         raise SystemExit(f"--config: there is no file {file}")
-    config = parsed(yaml.safe_load(file.read_text()))
+    try:
+        config = parsed(yaml.safe_load(file.read_text()))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SystemExit(f"--config: {file} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict) or not isinstance(config.get("train"), dict):
+        raise SystemExit(f"--config: {file} has no settings under `train`")
     for flag, text in flags:
         override(config, flag, text)
     check(config["train"])
+    if wants_help:
+        print(f"{sys.modules['__main__'].__doc__}\nSettings and their values:\n\n{help_text(config)}")
+        raise SystemExit(0)
     return config

@@ -27,9 +27,12 @@ class Samples(Dataset):
     def __init__(self, source: Any):
         self.source, self.size = source, source.size
 
-    def __getitem__(self, item: tuple[np.ndarray, int]) -> dict[str, torch.Tensor]:
+    def __getitem__(self, item: tuple[np.ndarray, int]) -> dict[str, Any]:
         rows, key = item
-        arrays = self.source.rows(rows, np.random.default_rng(key))
+        try:
+            arrays = self.source.rows(rows, np.random.default_rng(key))
+        except (OSError, ValueError) as error:
+            return {"error": str(error)}  # raised in the main process: a worker would add its traceback
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 
@@ -37,7 +40,7 @@ def open_data(config: dict[str, Any]) -> Samples:
     """The data of the settings. SystemExit if it is missing or does not fit the model."""
     try:
         return Samples(open_dataset(config["data"]))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"data: {error}") from None
 
 
@@ -60,7 +63,14 @@ def batches(
         multiprocessing_context="spawn" if workers else None,
         generator=torch.Generator(),  # else it would draw from the generator that dropout draws from
     )
-    return iter(loader)
+    return (checked(batch) for batch in loader)
+
+
+def checked(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """A batch as the loader gave it. SystemExit if its files could not be read."""
+    if "error" in batch:
+        raise SystemExit(f"data: {batch['error']}")
+    return batch
 
 
 class Order:
@@ -84,6 +94,7 @@ class Order:
 
 
 if __name__ == "__main__":
+    import plain_errors  # noqa: F401
     from config import load_config
 
     found = open_data(load_config())

@@ -12,6 +12,7 @@ import torch
 
 import first_stage
 from image_folder import ImageFolder
+from storage import write_whole
 
 
 class Encoded:
@@ -56,25 +57,27 @@ def open_dataset(settings: dict[str, Any]) -> Encoded:
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:12]
     cache = folder.parent / f"{folder.name}.{Path(stage['spec']).stem}.{side}.{digest}.npy"
     if not cache.is_file():
+        for left in cache.parent.glob(f".{cache.stem}.*.unfinished.npy"):
+            left.unlink()
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             raise ValueError(f"{cache} is missing: run `python data.py` once, before torchrun")
-        encode(images, stage, cache, flip, crops)
+        write_whole(cache, lambda file: encode(images, stage, file, flip, crops))
     return Encoded(np.load(cache, mmap_mode="r"), images.y, fields, stage)
 
 
 @torch.no_grad()
-def encode(images: ImageFolder, stage: dict[str, Any], cache: Path, flip: bool, crops: str) -> None:
-    """Writes the cache, codes [N, views, ...], under another name and then renames it."""
+def encode(images: ImageFolder, stage: dict[str, Any], path: Path, flip: bool, crops: str) -> None:
+    """Writes codes [N, views, ...] of all images as an .npy file, one image after another."""
     from tqdm import tqdm
 
     model = first_stage.load(stage)
     device = next(model.parameters()).device
-    unfinished, out = cache.with_suffix(".unfinished.npy"), None
-    for index in tqdm(range(images.size), desc="first stage", unit="image", disable=None):
-        x = torch.from_numpy(views_of(images, index, flip, crops)).permute(0, 3, 1, 2)
-        codes = first_stage.codes_from_images(model, x.float().to(device) / 127.5 - 1).cpu().numpy()
-        if out is None:
-            out = np.lib.format.open_memmap(unfinished, "w+", codes.dtype, (images.size, *codes.shape))
-        out[index] = codes
-    out.flush()
-    unfinished.replace(cache)
+    with open(path, "wb") as file:
+        for index in tqdm(range(images.size), desc="first stage", unit="image", disable=None):
+            x = torch.from_numpy(views_of(images, index, flip, crops)).permute(0, 3, 1, 2)
+            codes = first_stage.codes_from_images(model, x.float().to(device) / 127.5 - 1).cpu().numpy()
+            if index == 0:
+                described = {"descr": np.lib.format.dtype_to_descr(codes.dtype), "fortran_order": False}
+                described["shape"] = (images.size, *codes.shape)
+                np.lib.format.write_array_header_2_0(file, described)
+            file.write(codes.tobytes())

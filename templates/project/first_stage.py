@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from autoencoder import build_first_stage
+from storage import load_tensors, misfit
 
 
 def file_of(stage: dict[str, Any]) -> Path:
@@ -29,11 +29,10 @@ def load(stage: dict[str, Any], device: torch.device | None = None) -> nn.Module
 
 @cache
 def _loaded(file: Path, device: torch.device) -> nn.Module:
-    model = build_first_stage()
-    try:
-        model.load_state_dict(load_file(file))
-    except RuntimeError as error:
-        raise ValueError(f"{file} is of another autoencoder: {error}") from None
+    model, tensors = build_first_stage(), load_tensors(file)
+    if why := misfit(tensors, model):
+        raise ValueError(f"{file} is of another autoencoder: {why}")
+    model.load_state_dict(tensors)
     return model.eval().requires_grad_(False).to(device)
 
 

@@ -30,11 +30,16 @@ class Run:
             raise SystemExit("parallel: none, but there are several processes: choose ddp or fsdp")
         self.main = self.rank == 0
         self.stopped, self.flag = False, torch.zeros((), device=self.device)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
+        self.terminals = [stream for stream in (sys.stdout, sys.stderr) if stream.isatty()]
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, self._stop)
 
     def _stop(self, number: int, frame: Any) -> None:
         self.stopped = True
+        if number == signal.SIGHUP:  # the terminal is gone, and writing to it would fail
+            for stream in self.terminals:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
     def should_stop(self, step: int) -> bool:
         """Whether to save and leave: all processes must agree, so they ask each other every few steps."""

@@ -6,24 +6,29 @@ Sample i has seed `seed + i`; it depends on its own seed, conditions and setting
 gives a condition that is no class: one for all samples, or one per sample. `--raw out.npz` keeps the arrays.
 """
 
+import plain_errors  # noqa: F401
+
+# isort: split
+
 import argparse
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from conditions import RequestError, checked_given
 from config import load_config
-from files import write
+from files import encoded
 from media import FORMATS
 from model import NETWORKS
 from sampler import CONDITIONS, PROGRAMS, SETTINGS
 from sources import Condition, Given, Input, Setting, default_given, input_array, needed
+from storage import load_tensors, misfit, write_whole
 
 # The networks that programs call; all where there is none.
 CALLED = {
@@ -127,32 +132,35 @@ def save(samples: Tensor, config: dict[str, Any], path: Path, columns: int) -> N
     fields = data["fields"]
     field = data["first_stage"]["field"] if "first_stage" in CALLED else fields.get("x") or fields["tokens"]
     try:
-        write(samples.numpy(), field, path, columns, FORMATS)
+        contents = encoded(samples.numpy(), field, path, columns, FORMATS)
     except ValueError as error:
         raise SystemExit(f"{path}: {error}") from None
+    for file, content in contents.items():
+        write_whole(file, partial(Path.write_bytes, data=content))
 
 
 def load_networks(file: Path, device: torch.device, config: dict[str, Any]) -> dict[str, nn.Module]:
     """The networks that samples are drawn with, from .safetensors or a checkpoint (its averages, if any)."""
+    if file.is_dir():
+        averages = file / "averages.safetensors"
+        file = averages if averages.is_file() else file / "networks.safetensors"
     if not file.is_file():
         raise SystemExit(f"--weights: there is no file {file}")
+    try:
+        tensors = load_tensors(file)
+    except ValueError as error:
+        raise SystemExit(f"--weights: {error}") from None
     networks = {name: NETWORKS[name](**config["model"][name]) for name in SAMPLED}
-    if file.suffix == ".pt":
-        content = torch.load(file, map_location="cpu", weights_only=True)
-        states = content["averages"] or content["networks"]
-    else:
-        tensors = load_file(file)
-        states = {
-            name: {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
-            for name in networks
-        }
-        if not any(states.values()):  # of a lone network
-            states = {"main": tensors}
+    states = {
+        name: {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+        for name in networks
+    }
+    if not any(states.values()):  # of a lone network
+        states = {"main": tensors}
     for name, network in networks.items():
-        try:
-            network.load_state_dict(states[name])
-        except RuntimeError as error:
-            raise SystemExit(f"{file} is of another model: {error}") from None
+        if why := misfit(states.get(name, {}), network):
+            raise SystemExit(f"{file} is of another model: {why}")
+        network.load_state_dict(states[name])
     networks = {name: network.to(device).eval() for name, network in networks.items()}
     return with_first_stage(networks, config, device)
 
@@ -297,7 +305,9 @@ def main() -> None:
     outputs = draw(networks, given, program, flags.batch)
     if flags.raw:
         arrays = {name: tensor.numpy() for name, tensor in outputs.items()}
-        np.savez(flags.raw, **{**given.conditions, "seeds": given.seeds, **arrays})
+        arrays = {**given.conditions, "seeds": given.seeds, **arrays}
+        raw = flags.raw if flags.raw.suffix == ".npz" else flags.raw.with_name(f"{flags.raw.name}.npz")
+        write_whole(raw, lambda file: np.savez(file, **arrays))
     if flags.output:
         save(next(iter(outputs.values())), config, flags.output, flags.per_class)
         print(flags.output)

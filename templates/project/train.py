@@ -8,6 +8,10 @@
 A resumed run is bit-equal to one that never stopped. SIGTERM and Ctrl-C save a checkpoint first.
 """
 
+import plain_errors  # noqa: F401
+
+# isort: split
+
 import copy
 import math
 import os
@@ -23,7 +27,7 @@ import yaml
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from checkpoint import Checkpoints, load_everything, load_weights, network_state, save_weights
+from checkpoint import Checkpoints, load_weights, network_state, save_weights
 from config import load_config
 from data import batches, generator, open_data
 from media import FORMATS
@@ -33,6 +37,7 @@ from optimizers import climb, make_optimizer
 from parallel import Run, averaged, reshard, shard, wrap
 from rounds import Round, rate, round_of, start_round
 from sample import SAMPLED, draw, preview_given, save, with_first_stage
+from storage import sweep, write_whole
 
 
 def settings_of(network: str, train: dict[str, Any]) -> dict[str, Any]:
@@ -189,11 +194,9 @@ def preview(config: dict[str, Any], networks: dict[str, nn.Module], step: int, r
             network.reshard()  # without a backward pass, the root's weights stay gathered
     if run.main:
         folder = Path(config["train"]["out"]) / "samples"
-        folder.mkdir(exist_ok=True)
         suffix = next((s for s in (".png", ".txt") if s in FORMATS), ".npz")
-        save(samples, config, folder / f"{step:08d}{suffix}", columns=8)
-        if ".wav" in FORMATS:
-            save(samples, config, folder / f"{step:08d}.wav", columns=8)
+        for suffix in [suffix, ".wav"] if ".wav" in FORMATS else [suffix]:
+            save(samples, config, folder / f"{step:08d}{suffix}", columns=8)
 
 
 def check(config: dict[str, Any], run: Run) -> None:
@@ -217,8 +220,12 @@ def main() -> None:
         torch.use_deterministic_algorithms(True)
     torch.set_float32_matmul_precision("high")
     out = Path(train["out"])
+    if out.exists() and not out.is_dir():
+        raise SystemExit(f"--out: {out} is a file; name a folder")
+    if run.main:
+        sweep(out)
     checkpoints = Checkpoints(out, train["keep"])
-    found = checkpoints.newest()
+    found = checkpoints.all()
     if found and not train["resume"]:
         raise SystemExit(f"{out} holds checkpoints: `--resume true` goes on, `--out` starts elsewhere")
     dataset = open_data(config)
@@ -242,12 +249,10 @@ def main() -> None:
 
     step = 0
     if found:
-        step = load_everything(found, networks, averages, list(optimizers.values()), run)
-        if run.main:
-            print(f"resumed from {found}")
+        step = checkpoints.resume(networks, averages, list(optimizers.values()), run)
     elif run.main:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        text = yaml.safe_dump(config, sort_keys=False)
+        write_whole(out / "config.yaml", lambda file: file.write_text(text))
     if run.main:
         count = sum(p.numel() for n in networks.values() for p in n.parameters())
         print(f"{count:,} parameters, {dataset.size:,} samples, {run.world} process(es) on {run.device.type}")

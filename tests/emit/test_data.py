@@ -50,7 +50,7 @@ class Modules:
     def __init__(self, data: Data, folder: Path) -> None:
         folder.mkdir()
         self.files = data_files(data)
-        for name in ("data.py", "config.py"):
+        for name in ("data.py", "config.py", "storage.py", "plain_errors.py"):
             self.files[name] = (REPOSITORY / "templates" / "project" / name).read_text()
         for name, text in self.files.items():
             (folder / name).write_text(text)

@@ -15,7 +15,7 @@ from latentc import __version__
 from latentc.cli import bundles, models
 from latentc.cli._shared import echo
 from latentc.diagnostics import Diagnostic, render
-from latentc.faults import INTERRUPTED, TERMINATED, exit_status
+from latentc.faults import INTERRUPTED, exit_status
 
 app = typer.Typer(
     name="latentc",
@@ -64,10 +64,18 @@ def _options(
 def main() -> None:
     """The console script. Exit 0, or 1 for what the user can mend, 2 for a fault of latentc, 130 for Ctrl-C."""
     # As an exception, so that what is half-written is removed on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    signal.signal(signal.SIGTERM, _leave)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored by nohup
+        signal.signal(signal.SIGHUP, _leave)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal or a pipe may have no sign for an arrow
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
+
+
+def _leave(number: int, frame: object) -> None:
+    if number != signal.SIGTERM:  # a closing terminal hangs up several times
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def run(args: list[str]) -> int:

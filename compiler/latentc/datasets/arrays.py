@@ -1,6 +1,7 @@
 """Samples in arrays, in memory or mapped from files."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,9 @@ class Arrays:
     ):
         self.arrays, self.fields, self.flip, self.augment = arrays, fields, flip, augment
         self.in_memory = in_memory
+        for name, array in arrays.items():
+            if array.ndim == 0 or array.dtype.kind not in "biuf":
+                raise ValueError(f"field `{name}` is no array of numbers, one per sample: {array.dtype}{array.shape}")
         self.size = len(next(iter(arrays.values())))
         if not self.size:
             raise ValueError("the data is empty")
@@ -49,6 +53,15 @@ class Arrays:
                 if field["medium"] == "image" and "width" in field["axes"]:
                     found[name] = mirror(found[name], mirrored, 1 + field["axes"].index("width"))
         return found
+
+
+@contextlib.contextmanager
+def reading(file: Any, what: str) -> Iterator[None]:
+    """Raises ValueError in place of the many exceptions that numpy, zipfile and Pillow raise for a damaged file."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{file} cannot be read as {what}: {error}") from None
 
 
 def augmented_rows(

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentc.datasets.arrays import Array, as_declared, augmented_rows, class_folders, mirror
+from latentc.datasets.arrays import Array, as_declared, augmented_rows, class_folders, mirror, reading
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
@@ -24,7 +24,8 @@ class ImageFolder:
         from PIL import Image
 
         side = side or self.side
-        with Image.open(self.files[index]) as file:
+        path = self.files[index]
+        with reading(path, "an image"), Image.open(path) as file:
             picture = file.convert(self.mode)
         short = min(picture.size)
         left, top = (picture.width - short) // 2, (picture.height - short) // 2

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.datasets.arrays import Arrays
+from latentc.datasets.arrays import Arrays, reading
 
 
 def open_dataset(settings: dict[str, Any]) -> Arrays:
@@ -18,5 +18,6 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
         file = folder / f"{name}.npy"
         if not file.is_file():
             raise ValueError(f"path: no such file: {file}")
-        arrays[name] = np.load(file, mmap_mode="r")
+        with reading(file, "an .npy file of numbers"):
+            arrays[name] = np.load(file, mmap_mode="r")
     return Arrays(arrays, fields, settings["horizontal_flip"], augment, in_memory=False)

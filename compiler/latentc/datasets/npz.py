@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.datasets.arrays import Arrays
+from latentc.datasets.arrays import Arrays, reading
 
 
 def open_dataset(settings: dict[str, Any]) -> Arrays:
@@ -15,10 +15,13 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
         raise ValueError(f"path: no such file: {file}")
     augment = settings["augment"]
     names = {name: settings["keys"].get(name, name) for name in fields if not (augment and name == "augment")}
-    with np.load(file) as stored:
+    with reading(file, "an .npz file of numbers"):
+        stored = np.load(file)
+        held = ", ".join(stored.files)
+    with stored:
         for name, key in names.items():
             if key not in stored:
-                held = ", ".join(stored.files)
                 raise ValueError(f"keys: {file} has no array `{key}` for the field `{name}`; it has {held}")
-        arrays = {name: stored[key] for name, key in names.items()}
+        with reading(file, "an .npz file of numbers"):
+            arrays = {name: stored[key] for name, key in names.items()}
     return Arrays(arrays, fields, settings["horizontal_flip"], augment)

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 MARK = ".latentc-project"  # the file that identifies a folder as a project of ours, which may be overwritten
 _COPIED = (
-    *("train.py", "parallel.py", "rounds.py", "optimizers.py", "checkpoint.py"),
-    *("config.py", "data.py", "sample.py", "ruff.toml"),
+    *("train.py", "parallel.py", "rounds.py", "optimizers.py", "checkpoint.py", "storage.py"),
+    *("config.py", "data.py", "sample.py", "plain_errors.py", "ruff.toml"),
 )
 SHARED = ("noise", "distributions", "sources", "conditions")
 """Modules of the runtime that compute a sampler's inputs; projects have copies of them."""

@@ -28,6 +28,8 @@ _KNOWN = (
     "model.safetensors",
     "diffusion_pytorch_model.bin",
     "pytorch_model.bin",
+    "averages.safetensors",  # of a checkpoint that an emitted project writes
+    "networks.safetensors",
 )
 _LARGEST_INDEX = 1 << 28  # bytes
 

@@ -1,0 +1,113 @@
+"""Files that are whole or absent, and safetensors files with a checksum of every tensor."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Calls write(temporary path), which makes a file or a folder, and renames the result to `path`.
+
+    After a crash or on a full disk there is the old file or the new one, never a part. Raises OSError.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        for made in [*temporary.glob("*"), temporary]:
+            flush(made)
+        os.replace(temporary, path)
+        flush(path.parent)
+    except (OSError, SafetensorError) as error:
+        code = getattr(error, "errno", None) or int(re.findall(r"os error (\d+)", str(error))[0])
+        raise OSError(code, os.strerror(code), str(path)) from None
+    finally:
+        with suppress(OSError):
+            remove(temporary)
+
+
+def flush(path: Path) -> None:
+    """Returns once a file, or the list of names in a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Deletes a file or a folder, if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_whole(path: Path) -> None:
+    """Deletes a folder at once: whatever happens meanwhile, no part of it is left under its name."""
+    leaving = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    path.rename(leaving)
+    remove(leaving)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what a killed run left unfinished in a folder and the folders in it."""
+    for left in [*folder.glob(".*.unfinished*"), *folder.glob("*/.*.unfinished*")]:
+        remove(left)
+
+
+def digest(tensor: Tensor) -> str:
+    """A checksum of a tensor's dtype, shape and values."""
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    described = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)} ".encode())
+    described.update(content)
+    return described.hexdigest()
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Writes a safetensors file. Its metadata hold `sha256`: {name: digest} as JSON."""
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    sums = {name: digest(tensor) for name, tensor in tensors.items()}
+    save_file(tensors, path, {"sha256": json.dumps(sums)})
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets nobody else read it
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads a safetensors file. ValueError if it is damaged; OSError if it cannot be read.
+
+    Files of other programs, which have no checksums, are taken as they are.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            sums = json.loads((file.metadata() or {}).get("sha256", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if sums is not None:
+        for name in [*sums, *tensors]:
+            if name not in tensors or digest(tensors[name]) != sums.get(name):
+                raise ValueError(f"{path} is damaged: the checksum of {name} does not match")
+    return tensors
+
+
+def misfit(tensors: dict[str, Tensor], network: nn.Module) -> str | None:
+    """Why tensors are not those of a network; None if they are."""
+    own = network.state_dict()
+    for name in [*own, *tensors]:
+        if name not in tensors:
+            return f"it has no {name}"
+        if name not in own:
+            return f"the network has no {name}"
+        if tensors[name].shape != own[name].shape:
+            return f"its {name} is {list(tensors[name].shape)}, not {list(own[name].shape)}"
+    return None

@@ -1,0 +1,283 @@
+"""What can go wrong around a training run: damaged checkpoints, full disks, wrong files, missing packages, kills."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import resource
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.torch import load_file
+from test_train import SHORT, TINY, environment, run, same, torchrun
+
+from latentc.emit import project_from_lowered
+from latentc.lower import lower
+from latentc.spec import load_spec
+from latentc.weights import open_weights
+
+pytestmark = pytest.mark.slow
+
+FLAGS = [*SHORT, "--steps", "20", "--checkpoint_every", "10"]
+CHECKPOINT = "checkpoints/step-00000020"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("failures") / "digits_dit"
+    spec = load_spec("digits_dit", overrides=TINY["digits_dit"])
+    project_from_lowered(lower(spec), spec, folder)
+    run(folder, "train.py", *FLAGS, "--out", "whole")
+    return folder
+
+
+def again(project: Path, out: str) -> Path:
+    """A copy of the whole run, without its weights."""
+    shutil.copytree(project / "whole", project / out)
+    for file in (project / out).glob("*.safetensors"):
+        file.unlink()
+    return project / out
+
+
+def refusal(project: Path, *flags: str, script: str = "train.py", **options: object) -> str:
+    """The one line that a script ends with; its status is 1."""
+    done = subprocess.run(
+        [sys.executable, script, *flags],
+        cwd=project,
+        env={**environment(), **options.pop("env", {})},  # type: ignore[dict-item]
+        capture_output=True,
+        text=True,
+        timeout=100,
+        **options,  # type: ignore[call-overload]
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def flip(file: Path, at: float = 0.5) -> None:
+    content = bytearray(file.read_bytes())
+    content[int(len(content) * at)] ^= 1
+    file.write_bytes(content)
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "flipped-weights": ("networks.safetensors", flip),
+    "flipped-header": ("networks.safetensors", lambda file: flip(file, 0.02)),
+    "flipped-moments": ("optimizers.safetensors", flip),
+    "flipped-state": ("state.json", flip),
+    "cut": ("averages.safetensors", cut),
+    "empty": ("state.json", lambda file: os.truncate(file, 0)),
+    "missing": ("optimizers.safetensors", Path.unlink),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_skipped(project: Path, damage: str) -> None:
+    file, harm = DAMAGES[damage]
+    out = again(project, damage)
+    harm(out / CHECKPOINT / file)
+    said = run(project, "train.py", *FLAGS, "--out", damage, "--resume", "true")
+    assert "skipped step-00000020: " in said and file in said and "step-00000010" in said
+    same(project / "whole", out)
+    names = sorted(path.name for path in (out / "checkpoints").iterdir())
+    assert names == ["step-00000010", "step-00000020", "step-00000020.damaged"]
+
+
+def test_no_intact_checkpoint_is_an_error(project: Path) -> None:
+    out = again(project, "none")
+    for step in (10, 20):
+        flip(out / f"checkpoints/step-{step:08d}/networks.safetensors")
+    assert "holds no intact checkpoint" in refusal(project, *FLAGS, "--out", "none", "--resume", "true")
+    assert len(list((out / "checkpoints").glob("step-????????"))) == 2
+
+
+def test_processes_agree_on_the_intact_checkpoint(project: Path) -> None:
+    flags = [*FLAGS, "--parallel", "ddp", "--out", "ddp"]
+    torchrun(project, *flags)
+    shutil.copytree(project / "ddp", project / "ddp_whole")
+    flip(project / "ddp" / CHECKPOINT / "networks.safetensors")
+    said = torchrun(project, *flags, "--resume", "true")
+    assert said.count("skipped step-00000020") == 1
+    same(project / "ddp_whole", project / "ddp")
+
+
+def test_a_checkpoint_is_read_as_weights(project: Path) -> None:
+    averages = load_file(project / "whole" / "weights.safetensors")
+    found = open_weights(project / "whole" / CHECKPOINT)
+    assert found.keys() == averages.keys()
+    weights = ["--class", "3", "--per-class", "2"]
+    for name, file in (("folder", CHECKPOINT), ("file", "weights.safetensors")):
+        run(project, "sample.py", "--weights", f"whole/{file}", *weights, "--raw", f"{name}.npz")
+    a, b = (np.load(project / f"{name}.npz")["samples"] for name in ("folder", "file"))
+    assert np.array_equal(a, b)
+    shutil.copy(project / "whole" / "weights.safetensors", project / "bad.safetensors")
+    flip(project / "bad.safetensors")
+    assert "bad.safetensors is damaged" in refusal(project, "--weights", "bad.safetensors", script="sample.py")
+
+
+def test_a_foreign_checkpoint_is_refused(project: Path) -> None:
+    wide = project.parent / "wide"
+    spec = load_spec("digits_dit", overrides=[*TINY["digits_dit"], "backbone.width=32"])
+    project_from_lowered(lower(spec), spec, wide)
+    said = refusal(wide, *FLAGS, "--out", str(project / "whole"), "--resume", "true")
+    assert "is of another model: in main, its " in said and "[16, 256], not [32, 256]" in said
+    weights = ["--weights", str(project / "whole/weights.safetensors")]
+    assert "is of another model" in refusal(wide, *weights, script="sample.py")
+    other = "{kind: sgd, lr: 0.1, weight_decay: 0, decay_embeddings: false, sam: null, momentum: 0.9, nesterov: false}"
+    said = refusal(project, *FLAGS, "--out", "whole", "--resume", "true", "--optimizer", other)
+    assert "another kind of optimizer" in said
+
+
+def limited(size: int) -> Callable[[], None]:
+    """No file may become larger, as on a disk without space."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.parametrize(("size", "file"), [(300, "config.yaml"), (60_000, "step-00000010")])
+def test_a_full_disk_is_told_and_leaves_nothing(project: Path, size: int, file: str) -> None:
+    out = project / f"full{size}"
+    said = refusal(project, *FLAGS, "--out", out.name, preexec_fn=limited(size))
+    assert file in said and "File too large; free some space" in said
+    kept = [path.name for path in out.rglob("*") if path.is_file() and "tfevents" not in path.name]
+    assert kept == (["config.yaml"] if size > 300 else [])
+    if size > 300:
+        assert yaml.safe_load((out / "config.yaml").read_text())["name"] == "digits-dit"
+    run(project, "train.py", *FLAGS, "--out", out.name, "--resume", "true")
+    same(project / "whole", out)
+
+
+def test_a_full_disk_at_a_later_checkpoint_keeps_the_earlier(project: Path) -> None:
+    out = again(project, "later")
+    shutil.rmtree(out / CHECKPOINT)
+    said = refusal(project, *FLAGS, "--out", "later", "--resume", "true", preexec_fn=limited(60_000))
+    assert "step-00000020: File too large" in said
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000010"]
+    run(project, "train.py", *FLAGS, "--out", "later", "--resume", "true")
+    same(project / "whole", out)
+
+
+def test_a_place_that_cannot_be_written_is_told(project: Path) -> None:
+    (project / "file").write_text("words")
+    assert "--out: file is a file; name a folder" in refusal(project, "--out", "file")
+    assert "Not a directory; choose another folder with --out" in refusal(project, "--out", "file/run")
+    (project / "theirs").mkdir(mode=0o555)
+    said = refusal(project, *FLAGS, "--out", "theirs/run", preexec_fn=bound_by_permissions)
+    assert "Permission denied; change its permissions" in said
+
+
+def bound_by_permissions() -> None:
+    """Takes from root the right to write everywhere (PR_CAPBSET_DROP of CAP_DAC_OVERRIDE)."""
+    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+
+
+def test_a_missing_package_is_named(project: Path) -> None:
+    blocked = project.parent / "blocked"
+    blocked.mkdir()
+    for package in ("tqdm", "torch", "safetensors"):
+        (blocked / f"{package}.py").write_text(f"raise ModuleNotFoundError('No module', name={package!r})\n")
+        said = refusal(project, env={"PYTHONPATH": str(blocked)})
+        assert said == f"the package {package} is missing: pip install -r requirements.txt"
+        (blocked / f"{package}.py").unlink()
+
+
+def test_help_lists_every_setting(project: Path) -> None:
+    said = run(project, "train.py", "--help")
+    config = yaml.safe_load((project / "config.yaml").read_text())
+    for name, value in config["train"].items():
+        for key in [f"{name}.{inner}" for inner in value] if isinstance(value, dict) else [name]:
+            assert f"\n  --{key} " in said, key
+    assert "--optimizer.lr               0.002          learning rate" in said and "--data.part" in said
+    assert said == run(project, "train.py", "-h") and not (project / "runs/train").exists()
+
+
+def test_leftovers_of_a_kill_are_swept(project: Path) -> None:
+    out = again(project, "swept")
+    left = out / "checkpoints/.step-00000030.7.unfinished"
+    left.mkdir()
+    (left / "networks.safetensors").write_bytes(b"half")
+    (out / "samples").mkdir()
+    (out / "samples/.00000030.7.unfinished.png").write_bytes(b"half")
+    run(project, "train.py", *FLAGS, "--out", "swept", "--resume", "true")
+    assert not list(out.rglob(".*"))
+    same(project / "whole", out)
+
+
+def running(command: list[str], cwd: Path, **options: Any) -> subprocess.Popen[str]:
+    """A run that has passed its first steps."""
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=cwd, env=environment(), stdout=subprocess.PIPE, text=True, **options
+    )
+    assert process.stdout is not None
+    while "step 10:" not in process.stdout.readline():
+        assert process.poll() is None
+    return process
+
+
+LONG = [*SHORT, "--steps", "1000000", "--checkpoint_every", "1000000"]
+
+
+def test_a_hangup_saves_unless_it_is_ignored(project: Path) -> None:
+    process = running(["train.py", *LONG, "--out", "hangup"], project)
+    process.send_signal(signal.SIGHUP)
+    assert "saved" in process.communicate(timeout=60)[0] and process.returncode == 0
+    assert len(list((project / "hangup/checkpoints").iterdir())) == 1
+    ignored = running(
+        ["train.py", *LONG, "--out", "nohup"], project, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    )
+    ignored.send_signal(signal.SIGHUP)
+    assert ignored.stdout is not None and "step" in ignored.stdout.readline()
+    ignored.send_signal(signal.SIGTERM)
+    assert "saved" in ignored.communicate(timeout=60)[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_latentc_train_takes_the_run_with_it(project: Path, number: signal.Signals) -> None:
+    out = f"by{number.value}"
+    process = running(["-m", "latentc", "train", str(project), *LONG, "--out", out], project)
+    trainer = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    process.send_signal(number)
+    assert "saved" in process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + number
+    assert not Path(f"/proc/{trainer}").exists()
+    assert len(list((project / out / "checkpoints").iterdir())) == 1
+
+
+def test_a_run_survives_its_terminal(project: Path) -> None:
+    """After a hangup nothing can be written to the terminal; the checkpoint is saved all the same."""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 200))
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *LONG, "--out", "terminal"],
+        cwd=project,
+        env=environment(),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    said = b""
+    while b"loss=" not in said:
+        assert select.select([ours], [], [], 60)[0]
+        said += os.read(ours, 4096)
+    os.close(ours)  # the kernel hangs up
+    assert process.wait(60) == 0
+    assert len(list((project / "terminal/checkpoints").iterdir())) == 1
