@@ -7,6 +7,7 @@ line prints them. The layout follows rustc's: the place, the user's line, carets
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -302,3 +303,12 @@ def _expanded(text: str) -> str:
 
 def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says if a disk, a quota or a limit is full."""
+
+
+def mend_of_writing(error: OSError) -> str:
+    """What to do about an error of the system while something was written."""
+    return "free some space, then run again" if error.errno in NO_ROOM else "choose another place, or make it writable"

@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.diagnostics import NO_ROOM, Diagnostic, DiagnosticError
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
+
+
+REQUIRED = {
+    **{name: name for name in ("numpy", "pydantic", "jinja2", "networkx", "onnx", "ml_dtypes", "safetensors", "tqdm")},
+    "yaml": "pyyaml",
+    "PIL": "pillow",
+}
+"""Packages that latentc cannot do without, by the names they are imported under."""
+
+
+def missing_packages() -> dict[str, str]:
+    """{package to install: why it cannot be imported} of those that latentc cannot do without."""
+    missing = {}
+    for module, package in REQUIRED.items():
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            missing[package] = str(error)
+    return missing
 
 
 @contextlib.contextmanager
@@ -47,6 +65,9 @@ def exit_status(error: BaseException, debug: bool = False) -> tuple[int, Sequenc
         return 1, [_system_error(error)]
     if isinstance(error, MemoryError):
         return 1, [Diagnostic("E0710", "not enough memory", help="close other programs, or ask for less at once")]
+    if isinstance(error, ImportError) and (package := (error.name or "").partition(".")[0]) in REQUIRED:
+        message = f"the package {REQUIRED[package]}, which latentc needs, cannot be imported: {error}"
+        return 1, [Diagnostic("E0706", message, help=f"run `pip install {REQUIRED[package]}`")]
     if hasattr(error, "format_message"):  # typer's: a wrong option or argument
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "latentc"
@@ -55,14 +76,11 @@ def exit_status(error: BaseException, debug: bool = False) -> tuple[int, Sequenc
     return 2, [internal_error(error, debug)]
 
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 def _system_error(error: OSError) -> Diagnostic:
     """The diagnostic of a system error that was not handled where it occurred."""
     reason = error.strerror or str(error)
     what = f" {error.filename}: {reason}" if error.filename is not None else f": {reason}"
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
         return Diagnostic("E0412", f"cannot write{what}", help="free some space (`df -h`; TMPDIR is used as well)")
     return Diagnostic("E0402", f"the system refused{what}", help="check the path and its permissions")
 

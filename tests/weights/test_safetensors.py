@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -226,3 +227,12 @@ def test_streaming_needs_memory_for_blocks_not_for_the_model(tmp_path: Path) -> 
     # A cast of a transposed tensor holds that one tensor's result at most; the rest pass in blocks.
     assert peak < size
     assert read_safetensors(tmp_path / "out")["joined"].nbytes == 2 * size
+
+
+def test_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    for name, age in ((".w.safetensors.0a.tmp", 7200), (".w.safetensors.0b.tmp", 0), (".other.0c.tmp", 7200)):
+        (tmp_path / name).write_bytes(b"x")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    write_safetensors(tmp_path / "w.safetensors", {"a": Array(np.zeros(2, np.float32))})
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"w.safetensors", ".w.safetensors.0b.tmp", ".other.0c.tmp"}

@@ -67,9 +67,18 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _leave)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored by nohup
         signal.signal(signal.SIGHUP, _leave)
+    signal.signal(signal.SIGINT, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal or a pipe may have no sign for an arrow
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
+
+
+_interruptions: list[int] = []
+
+
+def _interrupt(number: int, frame: object) -> None:
+    _interruptions.append(number)  # an import that is interrupted may raise an exception of its own
+    raise KeyboardInterrupt
 
 
 def _leave(number: int, frame: object) -> None:
@@ -90,7 +99,7 @@ def run(args: list[str]) -> int:
             sys.stdout.flush()
         status, diagnostics = given if isinstance(given, int) else 0, ()
     except (Exception, KeyboardInterrupt) as error:
-        status, diagnostics = exit_status(error, debug)
+        status, diagnostics = (INTERRUPTED, ()) if _interruptions else exit_status(error, debug)
         if debug and status == 2:
             traceback.print_exc()
         if isinstance(error, BrokenPipeError):

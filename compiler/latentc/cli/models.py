@@ -10,7 +10,7 @@ import typer
 from latentc import api
 from latentc.cli._shared import Force, Json, Key, Names, Sets, Spec, Variant, Weights, bar_for, echo
 from latentc.diagnostics import DiagnosticError
-from latentc.faults import data_from_diagnostics
+from latentc.faults import data_from_diagnostics, missing_packages
 
 
 def specs(as_json: Json = False) -> None:
@@ -204,6 +204,10 @@ def weights(
 
 def doctor(as_json: Json = False) -> None:
     """Report which engines work on this machine, and how to fix the others."""
+    if missing := missing_packages():  # the rest of the report needs them
+        for package, why in missing.items():
+            echo(f"fault   package {package}: {why}\n          → pip install {package}")
+        raise typer.Exit(1)
     with bar_for("looking"):
         report = api.doctor()
     echo(report.data() if as_json else report.text(), end="")

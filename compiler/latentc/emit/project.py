@@ -18,7 +18,7 @@ from latentc.components.backbone import Backbone
 from latentc.components.contract import Lowered, Program, Update
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.objective import Objective
-from latentc.diagnostics import DiagnosticError
+from latentc.diagnostics import DiagnosticError, mend_of_writing
 from latentc.emit.classes import Classes
 from latentc.emit.data import data_files, shared_source
 from latentc.emit.functions import Functions
@@ -68,8 +68,7 @@ def project_from_lowered(lowered: Lowered, spec: Spec, folder: str | Path, force
                     (staged / name).replace(target / name)
     except OSError as error:
         message = f"the project cannot be written to {target}: {error.strerror or error}"
-        mend = "free some space or choose another place, then run again"
-        raise DiagnosticError.of("E0511", message, help=mend) from None
+        raise DiagnosticError.of("E0511", message, help=mend_of_writing(error)) from None
     return [target / name for name in files]
 
 

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from latentc.diagnostics import DiagnosticError
+from latentc.diagnostics import DiagnosticError, mend_of_writing
 
 
 @contextlib.contextmanager
@@ -37,7 +37,7 @@ def new_folder(target: Path, what: str = "bundle", marker: str = "manifest.json"
         raise DiagnosticError.of(
             "E0501",
             f"cannot write the {what} {target}: {reason}",
-            help="nothing was left behind; free some space or choose another place, then run again",
+            help=f"nothing was left behind; {mend_of_writing(error)}",
         ) from error
 
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import math
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import safetensors
 
-from latentc.diagnostics import DiagnosticError
+from latentc.diagnostics import DiagnosticError, mend_of_writing
 from latentc.weights.expr import DTYPES, Expr, Stored, dtype_name
 from latentc.weights.read import stream
 
@@ -111,6 +113,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises DiagnosticError E0412 if the system refuses (disk full, no permission).
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    _sweep(path)
     try:
         if path.exists() and not path.is_file():  # a folder, or a device that the rename would put a file in place of
             raise OSError(errno.EEXIST, "it exists and is not a regular file")
@@ -128,8 +131,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise DiagnosticError.of(
             "E0412",
             f"cannot write {path}: {error.strerror or error}",
-            help="nothing was left behind; free some space or choose another place, then run again",
+            help=f"nothing was left behind; {mend_of_writing(error)}",
         ) from error
+
+
+_ABANDONED = 3600.0  # seconds after which a temporary file that has not grown belongs to a killed process
+
+
+def _sweep(path: Path) -> None:
+    """Removes the temporary files of killed processes beside `path`."""
+    with contextlib.suppress(OSError):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                left.unlink()
 
 
 def unreadable(path: Path, error: OSError) -> DiagnosticError:
