@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test fuzz lint format clean rtx
+.PHONY: demo test chaos fuzz lint format clean rtx
 
 demo: .venv/ready  ## train two generators on digits, compile both, sample from the engines (out/demo)
 	$(BIN)/python examples/digits/demo.py
@@ -13,6 +13,9 @@ test: .venv/ready  ## every test, with coverage
 N ?= 2000
 fuzz: .venv/ready  ## spoilt specs and damaged files, N cases of each, from new seeds
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --count $(N)
+
+chaos: .venv/ready  ## break training and compiling at random moments for five minutes, and check what is left
+	$(BIN)/python tests/chaos.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .
