@@ -135,7 +135,7 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
         state = found["state"]
         if found["sha256"] != hashlib.sha256(json.dumps(state).encode()).hexdigest():
             raise ValueError("its checksum does not match")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{folder / 'state.json'} is damaged: {error}") from None
     for kind in ("networks", "averages"):
         names = state[kind]

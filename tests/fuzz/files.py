@@ -1,7 +1,7 @@
-"""Damages weight files and bundles: a diagnostic comes of it, or what an undamaged file gives.
+"""Damages weight files, checkpoints and bundles: they are refused, or give what an undamaged file gives.
 
-Weight files carry no checksum, so what a change inside a tensor gives is a tensor; bundles do, so a sample from a
-damaged one is the right sample or none.
+Weight files need no checksum, so what a change inside a tensor gives is a tensor. Checkpoints and bundles have them, so
+that a sample from a damaged bundle is the right sample or none.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import io
 import json
 import random
 import shutil
+import sys
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -21,9 +22,11 @@ from bundles import TINY_DIT, tiny_bundle
 from spec_mutations import mutate
 
 from latentc.diagnostics import CODES, DiagnosticError
+from latentc.resources import folder as resource_folder
 from latentc.weights import Array, materialise, open_weights, write_safetensors
 from latentc_runtime import BundleError, load
 
+sys.path.append(str(resource_folder("templates") / "project"))
 RNG = np.random.default_rng(0)
 ARRAYS = {"a.weight": RNG.standard_normal((16, 8)).astype(np.float32), "a.bias": np.arange(8), "s": np.array(2.0)}
 JUNK = [b"", b"\0" * 8, b"\xff" * 8, b"(" * 3000, b"[" * 3000, b"PK\x03\x04", b"9" * 40, b"-1", b'{"__metadata__":1}']
@@ -43,8 +46,13 @@ def originals() -> dict[str, Path]:
     except ImportError:
         pass
     else:
-        torch.save({name: torch.from_numpy(a) for name, a in ARRAYS.items()}, folder / "w.pt")
-        files["w.pt"] = folder / "w.pt"
+        from checkpoint import write_checkpoint  # of emitted projects
+
+        tensors = {name: torch.from_numpy(a) for name, a in ARRAYS.items()}
+        torch.save(tensors, folder / "w.pt")
+        state = {"step": 7, "networks": {"main": tensors}, "averages": {"main": tensors}}
+        write_checkpoint({**state, "optimizers": [{"state": {0: tensors}}]}, folder / "step-00000007")
+        files |= {"w.pt": folder / "w.pt", "step-00000007": folder / "step-00000007"}
     bundle = tiny_bundle("digits_dit", folder / "bundle", [*TINY_DIT, "sampler.steps=2"])
     return {**files, "bundle": bundle}
 
@@ -58,7 +66,8 @@ def run(seed: int) -> str:
     """What became of a case: the codes of its diagnostics, `read` or `same`. Raises whatever else happens."""
     chance = random.Random(seed)
     kind = chance.choice(sorted(originals()))
-    return _bundle(chance) if kind == "bundle" else _weights(originals()[kind], chance)
+    damage = {"bundle": _bundle, "step-00000007": _checkpoint}.get(kind)
+    return damage(chance) if damage is not None else _weights(originals()[kind], chance)
 
 
 def _weights(original: Path, chance: random.Random) -> str:
@@ -105,6 +114,27 @@ def _bundle(chance: random.Random) -> str:
     return "bundle same" if exact else "bundle sampled"
 
 
+def _checkpoint(chance: random.Random) -> str:
+    from checkpoint import read_checkpoint
+
+    original = originals()["step-00000007"]
+    copy = Path(f"checkpoint-{chance.getrandbits(40)}")
+    shutil.copytree(original, copy)
+    file = chance.choice(sorted(copy.iterdir()))
+    if chance.random() < 0.1:
+        file.unlink()
+    else:
+        file.write_bytes(_spoilt(file.read_bytes(), chance))
+    try:
+        found = read_checkpoint(copy)
+    except (ValueError, OSError):
+        return "checkpoint refused"
+    finally:
+        shutil.rmtree(copy)
+    assert repr(found) == repr(read_checkpoint(original)), f"{file.name} was damaged, and other values are read"
+    return "checkpoint same"
+
+
 def _signed(data: Any) -> bytes:
     """manifest.json as its author would write it, with the checksum of the text."""
     if not isinstance(data, dict):
@@ -116,6 +146,8 @@ def _signed(data: Any) -> bytes:
 
 def _spoilt(content: bytes, chance: random.Random) -> bytes:
     """The bytes with flips, cuts and insertions."""
+    if chance.random() < 0.05:
+        return chance.choice([b"", b"[" * 100_000, b'{"a":' * 100_000, b"null", b"\xff" * 100])
     spoilt = bytearray(content)
     for _ in range(chance.choice([1, 1, 2, 5])):
         at = chance.randrange(len(spoilt) + 1)
