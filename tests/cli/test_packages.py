@@ -42,3 +42,11 @@ def test_doctor_survives_a_missing_package() -> None:
 def test_an_interruption_that_an_import_hides_is_no_fault_of_ours() -> None:
     done = run(INTERRUPTED)
     assert done.returncode == 130 and done.stderr == "interrupted\n"
+
+
+def test_an_interruption_that_the_shell_ignores_stays_ignored() -> None:
+    """As in the background of a script."""
+    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    code += "import sys; sys.argv = ['latentc', '--version']; import atexit; "
+    code += "atexit.register(lambda: print(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)); "
+    assert run(code).stdout.splitlines()[-1] == "True"

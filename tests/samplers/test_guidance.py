@@ -10,6 +10,7 @@ import pytest
 from bundles import tiny_bundle
 
 from latentc.checkpoint import network_params
+from latentc.components import load
 from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.components.samplers.table import run
 from latentc.diagnostics import DiagnosticError
@@ -202,3 +203,10 @@ def test_what_is_refused(guidance: str, path: str, words: str) -> None:
 def test_settings_are_named() -> None:
     lowered = lower(spec_with("[{name: style_guidance, scale: 2, without: [style]}, {scale: 3, without: [class]}]"))
     assert [(s.name, s.default) for s in lowered.programs[0].settings] == [("style_guidance", 2.0), ("guidance_2", 3.0)]
+
+
+def test_schedules_are_finite_where_rounding_leaves_the_interval() -> None:
+    term = load("guidance")["classifier_free"].model_validate(
+        {"kind": "classifier_free", "schedule": "cosine", "power": 0.5}
+    )
+    assert np.isfinite(term.weights([-1e-17, 0.5, 1 + 1e-15])).all()

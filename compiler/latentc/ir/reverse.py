@@ -11,6 +11,7 @@ Functions are differentiated as they compute in inference: dropout and other tra
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -161,7 +162,7 @@ class Transcript(Rewriter):
         return list(self.keep(changed, operands))
 
 
-class Walk:
+class Walk(ABC):
     """Appends nodes to a builder one by one, and for what varies with the active values also what differentiates it.
 
     Subclasses say which values are active, and differentiate ops with a vector-Jacobian product, calls and loops.
@@ -170,8 +171,9 @@ class Walk:
     def __init__(self, work: Differentiation, b: Transcript) -> None:
         self.work, self.b = work, b
 
+    @abstractmethod
     def is_active(self, value: Value) -> bool:
-        raise NotImplementedError
+        """True if the derivative depends on the value."""
 
     def run(self, nodes: Sequence[Node], outputs: Sequence[Value]) -> list[Var]:
         """Appends the nodes; returns the replacements of `outputs`. Values of other nodes are used as they are."""
@@ -203,14 +205,14 @@ class Walk:
         outs = [x.value for x in row.decompose(self.b, operands, node.attrs)]
         return self.run(self.b.take_back(mark), outs)
 
-    def _op(self, node: Node, operands: list[Var], varying: list[Value]) -> Sequence[Var]:
-        raise NotImplementedError
+    @abstractmethod
+    def _op(self, node: Node, operands: list[Var], varying: list[Value]) -> Sequence[Var]: ...
 
-    def _call(self, node: Node, operands: list[Var], active: list[bool], varying: list[Value]) -> Sequence[Var]:
-        raise NotImplementedError
+    @abstractmethod
+    def _call(self, node: Node, operands: list[Var], active: list[bool], varying: list[Value]) -> Sequence[Var]: ...
 
-    def _loop(self, node: Node, operands: list[Var], active: list[bool], varying: list[Value]) -> Sequence[Var]:
-        raise NotImplementedError
+    @abstractmethod
+    def _loop(self, node: Node, operands: list[Var], active: list[bool], varying: list[Value]) -> Sequence[Var]: ...
 
 
 class Tape(Walk):

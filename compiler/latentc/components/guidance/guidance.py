@@ -58,7 +58,7 @@ class ScheduledGuidance(Guidance):
 
     def weights(self, progress: Sequence[float]) -> Array:
         """The fraction of scale - 1 that applies at each progress; 0 outside `interval`."""
-        q = np.asarray(progress, np.float64) ** self.power
+        q = np.clip(np.asarray(progress, np.float64), 0.0, 1.0) ** self.power  # rounding leaves -1e-17 at the noise
         grown = {"constant": np.ones_like(q), "linear": q, "cosine": (1 - np.cos(np.pi * q)) / 2}[self.schedule]
         return grown * [self.acts(float(p)) for p in progress]
 

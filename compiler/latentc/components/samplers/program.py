@@ -7,6 +7,7 @@ tables of the loop, so that loops of other steps have the same body.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
@@ -198,14 +199,14 @@ def _loop(
     def body(
         inner: Builder, i: Var, kept: tuple[Var, ...], carried: tuple[Var, ...], rows: tuple[Var, ...]
     ) -> tuple[Sequence[Var], Sequence[Var]]:
-        row: dict[str, Coefficient] = {**constants, **dict(zip(varying, rows, strict=False))}
+        values: dict[str, Coefficient] = {**constants, **dict(zip(varying, rows, strict=False))}
         operands = dict(zip(request.operands, kept, strict=False))
         scales = dict(zip(used, kept[len(kept) - len(used) :], strict=True))
         asked = Request(operands, request.null, request.nullable, kept[0], scales)
-        evaluate = partial(_evaluate, inner, evaluations, asked, row)
-        slope = partial(_slope, inner, evaluations, asked, row) if any(one.slopes for one in evaluations) else None
+        row = _Row(inner, evaluations, asked, values)
+        slope = row.slope if any(one.slopes for one in evaluations) else None
         z = rows[-1] if noise is not None else None
-        step = Step(row, carried, z, evaluate, state_channels(evaluations[0].network), table.clip, slope)
+        step = Step(values, carried, z, row.evaluate, state_channels(evaluations[0].network), table.clip, slope)
         return table.advance(inner, step), ()
 
     tables = columns if noise is None else [*columns, noise]
@@ -225,42 +226,34 @@ def _coefficient_name(column: str) -> str:
     return column if column in ("t", "t_2") else f"k_{column}"
 
 
-def _network_inputs(
-    b: Builder, request: Request, row: Mapping[str, Coefficient], x: Var, which: int
-) -> tuple[Var, Var]:
-    """What networks are given in evaluation `which` of a step: the scaled state, and the time f32[B]."""
-    t = row[("t", "t_2")[which]]
-    x = weighted_sum(b, "scaled", (row.get(("c_in", "c_in_2")[which], 1.0), x))
-    one = b.constant(t, "f32") if isinstance(t, float) else t
-    return x, b.broadcast_to(one, request.like, shape=(request.like.shape[0],), out="time")
+@dataclass(frozen=True)
+class _Row:
+    """One row of a loop: what evaluates in it, for which request, with which coefficients."""
 
+    b: Builder
+    evaluations: tuple[Evaluation, ...]
+    request: Request
+    coefficients: Mapping[str, Coefficient]
 
-def _evaluate(
-    b: Builder,
-    evaluations: Sequence[Evaluation],
-    request: Request,
-    row: Mapping[str, Coefficient],
-    x: Var,
-    which: int,
-) -> Var:
-    """The prediction at x in evaluation `which` of a step with coefficients `row`."""
-    return prediction(b, evaluations[which], request, row, *_network_inputs(b, request, row, x, which), which)
+    def evaluate(self, x: Var, which: int) -> Var:
+        """The prediction at x [B, C, ...] in evaluation `which` of the step."""
+        one = self.evaluations[which]
+        return prediction(self.b, one, self.request, self.coefficients, *self._network_inputs(x, which), which)
 
+    def slope(self, x: Var, which: int) -> Var:
+        """What guidance adds to the score at x [B, C, ...] in evaluation `which` of the step."""
+        x, time = self._network_inputs(x, which)
+        slopes = []
+        for guide in self.evaluations[which].slopes:
+            assert not isinstance(guide.how, Contrast)
+            scale, weight = self.request.scales[guide.input], self.coefficients[weight_column(guide, which)]
+            scale = scale if isinstance(weight, float) else self.b.mul(scale, weight, out="scale")
+            slopes.append(guide.how(self.b, x, time, self.request.operands, scale))
+        return weighted_sum(self.b, "slope", *((1.0, slope) for slope in slopes)) if len(slopes) > 1 else slopes[0]
 
-def _slope(
-    b: Builder,
-    evaluations: Sequence[Evaluation],
-    request: Request,
-    row: Mapping[str, Coefficient],
-    x: Var,
-    which: int,
-) -> Var:
-    """What guidance adds to the score at x in evaluation `which` of a step with coefficients `row`."""
-    x, time = _network_inputs(b, request, row, x, which)
-    slopes = []
-    for guide in evaluations[which].slopes:
-        assert not isinstance(guide.how, Contrast)
-        scale, weight = request.scales[guide.input], row[weight_column(guide, which)]
-        scale = scale if isinstance(weight, float) else b.mul(scale, weight, out="scale")
-        slopes.append(guide.how(b, x, time, request.operands, scale))
-    return weighted_sum(b, "slope", *((1.0, slope) for slope in slopes)) if len(slopes) > 1 else slopes[0]
+    def _network_inputs(self, x: Var, which: int) -> tuple[Var, Var]:
+        """The scaled state [B, C, ...] and the time f32[B] that networks are given."""
+        t, like = self.coefficients[("t", "t_2")[which]], self.request.like
+        x = weighted_sum(self.b, "scaled", (self.coefficients.get(("c_in", "c_in_2")[which], 1.0), x))
+        one = self.b.constant(t, "f32") if isinstance(t, float) else t
+        return x, self.b.broadcast_to(one, like, shape=(like.shape[0],), out="time")
