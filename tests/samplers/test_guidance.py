@@ -210,3 +210,12 @@ def test_schedules_are_finite_where_rounding_leaves_the_interval() -> None:
         {"kind": "classifier_free", "schedule": "cosine", "power": 0.5}
     )
     assert np.isfinite(term.weights([-1e-17, 0.5, 1 + 1e-15])).all()
+
+
+def test_a_scale_that_a_network_is_told_keeps_its_name() -> None:
+    with pytest.raises(DiagnosticError, match="`guidance` is already the setting"):
+        load_spec(
+            "digits_guided",
+            None,
+            ["networks.weak={kind: like}", "sampler.guidance={kind: autoguidance, network: weak}"],
+        )

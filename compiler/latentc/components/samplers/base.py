@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from latentc.components import Component, OneOf, load
+from latentc.components.condition import DrawnInput
 from latentc.components.contract import Need, Network, Program
 from latentc.components.guidance.guidance import Guidance, GuidanceTerm, Guide
 from latentc.components.kit import Conditions
@@ -186,10 +187,13 @@ class ArraySampler(Sampler):
                 self.table(target)
             except ValueError as error:
                 yield Problem(("steps" if self.timesteps is None else "timesteps",), str(error))
-        settings = self.settings()
+        settings, told = self.settings(), _settings_of_conditions(spec)
         for (path, _), name in zip(self.terms(), settings, strict=True):
             if settings.count(name) > 1:
                 yield Problem((*path, "name"), f"two terms of guidance are called `{name}`", "give each its own `name`")
+            elif name in told:
+                message = f"the condition `{told[name]}` is already the setting `{name}` of requests"
+                yield Problem((*path, "name"), message, "give this guidance another `name`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.STEPS`; see `program.sample_program`.
@@ -255,6 +259,12 @@ def _misplaced(timesteps: tuple[float, ...], process: Process, end: float) -> It
             way = f"{'rise' if rising else 'fall'} from noise ({process.first:g}) to data ({process.last:g})"
             message = f"timestep {t:g} comes after {timesteps[i - 1]:g}"
             yield Problem(("timesteps", i), message, f"timesteps {way}, each once")
+
+
+def _settings_of_conditions(spec: Spec) -> dict[str, str]:
+    """{setting of requests: condition that it is the value of}."""
+    inputs = ((name, given) for name, condition in spec.conditions.items() for given in condition.inputs(name, spec))
+    return {given.setting.name: name for name, given in inputs if isinstance(given, DrawnInput)}
 
 
 def _numbered(names: Sequence[str]) -> list[str]:
