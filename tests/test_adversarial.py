@@ -36,7 +36,7 @@ DISCRIMINATOR = "official.safetensors"
 
 @cache
 def lowered(loss: str = "hinge") -> tuple[Any, Lowered]:
-    spec = load_spec("digits_gan", overrides=[*SMALL, f"objective.terms=[{loss}]"])
+    spec = load_spec("digits_biggan", overrides=[*SMALL, f"objective.terms=[{loss}]"])
     return spec, lower(spec)
 
 
@@ -100,7 +100,7 @@ def test_losses_are_pytorchs(loss: str) -> None:
 @pytest.mark.parametrize("multiple", [1, 2])
 def test_the_generator_has_a_batch_of_its_own(multiple: int, tmp_path: Path) -> None:
     """The authors of WGAN-GP draw twice as many samples for a step of the generator as for one of the critic."""
-    spec = load_spec("digits_gan", overrides=[*SMALL, f"objective.generator_batch={multiple}"])
+    spec = load_spec("digits_biggan", overrides=[*SMALL, f"objective.generator_batch={multiple}"])
     with emitted(lower(spec), spec, tmp_path / "project") as project:
         sizes = {
             update.trained: {name: len(value) for name, value in update.draws(6, torch.Generator()).items()}
@@ -144,7 +144,7 @@ def test_emitted_losses_are_the_interpreters(loss: str, training: bool, tmp_path
 @pytest.mark.parametrize("name", ["model.py", "objective.py"])
 def test_golden(name: str, golden: Callable[[str, str], None]) -> None:
     spec, low = lowered()
-    golden(f"emit/digits-gan/{name}.txt", project_files(low, spec)[name])
+    golden(f"emit/digits-biggan/{name}.txt", project_files(low, spec)[name])
 
 
 def test_each_player_learns_from_its_own_loss(tmp_path: Path) -> None:
@@ -233,23 +233,23 @@ def test_the_discriminator_is_not_needed_to_compile(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "both.safetensors", {n: Array(a) for n, a in weights.items()})
     samples = []
     for given in (tmp_path / "main.safetensors", tmp_path / "both.safetensors", [f"main={tmp_path}/main.safetensors"]):
-        api.compile("digits_gan", given, tmp_path / "bundle", overrides=SMALL, rebuild=True)
+        api.compile("digits_biggan", given, tmp_path / "bundle", overrides=SMALL, rebuild=True)
         samples.append(latentc_runtime.load(tmp_path / "bundle", device="cpu").sample([1, 2], seeds=[0, 1]))
     assert all(np.array_equal(other, samples[0]) for other in samples)
     quantised = [*SMALL, "optimize.quantize.scheme=int8_weights"]
-    manifest = api.compile("digits_gan", given, tmp_path / "quantised", overrides=quantised, force=True)
+    manifest = api.compile("digits_biggan", given, tmp_path / "quantised", overrides=quantised, force=True)
     assert manifest.quantization is not None and manifest.quantization.layers > 0
     with pytest.raises(DiagnosticError, match="a generator runs once"):
-        api.compile("digits_gan", given, tmp_path / "steps", overrides=SMALL, steps=(4,))
+        api.compile("digits_biggan", given, tmp_path / "steps", overrides=SMALL, steps=(4,))
     with pytest.raises(DiagnosticError, match="E0415"):
-        api.compile("digits_gan", [f"discriminator={tmp_path}/both.safetensors"], tmp_path / "b", overrides=SMALL)
+        api.compile("digits_biggan", [f"discriminator={tmp_path}/both.safetensors"], tmp_path / "b", overrides=SMALL)
 
 
 def test_a_generator_drops_no_class() -> None:
     with pytest.raises(DiagnosticError, match="always knows the class"):
-        load_spec("digits_gan", None, ["conditioning.class.dropout=0.1"])
+        load_spec("digits_biggan", None, ["conditioning.class.dropout=0.1"])
 
 
 def test_a_network_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DiagnosticError, match="no network `critic`"):
-        api.forward("digits_gan", tmp_path / "none.safetensors", {}, network="critic")
+        api.forward("digits_biggan", tmp_path / "none.safetensors", {}, network="critic")

@@ -181,7 +181,7 @@ def test_one_network_alone_is_converted(tmp_path: Path) -> None:
 TWO = """
 latentc: 1
 name: two
-extends: digits_gan
+extends: digits_biggan
 networks: {main: {width: 8}, discriminator: {width: 8}}
 weights:
   joint:

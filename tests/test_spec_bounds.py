@@ -45,8 +45,8 @@ def test_every_integer_has_bounds() -> None:
         ("digits_llamagen", ["backbone.depth=10000"], "at most 512"),
         ("sit", ["data.shape=[]"], "takes arrays [C, H, W]"),
         ("edm", ["backbone.frequencies=2"], "greater than 2"),
-        ("digits_gan", ["networks.main.channel_multipliers=[2, 0]"], "greater than 0"),
-        ("digits_gan", ["networks.main.channel_multipliers=[2, -1]"], "greater than 0"),
+        ("digits_biggan", ["networks.main.channel_multipliers=[2, 0]"], "greater than 0"),
+        ("digits_biggan", ["networks.main.channel_multipliers=[2, -1]"], "greater than 0"),
         ("biggan_deep", ["networks.main.channel_multipliers=[16, 16, 8, 4, 2, 3]"], "drops channels"),
     ],
 )

@@ -21,6 +21,8 @@ from latentc import __version__, resources
 from latentc.diagnostics import CODES
 from latentc.ir.parse import module_from_text
 from latentc.ir.text import text_from_module
+from latentc.resources import shipped_specs
+from latentc.spec import load_spec
 
 Run = Callable[..., Any]
 
@@ -87,10 +89,26 @@ def test_explain(latentc: Run, code: str) -> None:
     assert page.out.startswith(f"# {code}")
 
 
-@pytest.mark.parametrize("kind", ["diffusion", "flow", "tokens"])
-def test_init(latentc: Run, kind: str) -> None:
-    assert latentc("init", "one", "--kind", kind).status == 0
+def test_init_asks_nothing(latentc: Run) -> None:
+    assert latentc("init").status == 0
+    assert latentc("check", "my-model.yaml").out == "my-model: the spec is sound\n"
+    spec = load_spec("my-model.yaml")
+    assert spec.data.kind == "digits" and spec.name == "my-model"
+
+
+@pytest.mark.parametrize("system", [p.stem for p in shipped_specs().values() if p.parent.name != "digits"])
+def test_init_from_any_system(latentc: Run, system: str) -> None:
+    """Its small form for digits where there is one, the system itself with its data's path elsewhere."""
+    assert latentc("init", "one", "--from", system).status == 0
     assert latentc("check", "one.yaml").out == "one: the spec is sound\n"
+    small = f"digits_{system}" in shipped_specs()
+    assert ("extends: " + system in Path("one.yaml").read_text()) != small
+    assert (load_spec("one.yaml").data.kind == "digits") == small
+
+
+def test_init_from_an_unknown_system(latentc: Run) -> None:
+    done = latentc("init", "one", "--from", "edn")
+    assert done.status == 1 and "did you mean `edm`?" in done.err and not Path("one.yaml").exists()
 
 
 def test_show(latentc: Run, tiny: Any) -> None:

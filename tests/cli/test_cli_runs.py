@@ -58,7 +58,7 @@ def test_a_loss_is_the_same_by_oracle_and_torch(latentc: Any, tiny: Any) -> None
 
 def test_one_of_several_losses(latentc: Any) -> None:
     Path("spec.yaml").write_text(
-        "latentc: 1\nname: tiny-gan\nextends: digits_gan\n"
+        "latentc: 1\nname: tiny-gan\nextends: digits_biggan\n"
         "networks: {main: {width: 8}, discriminator: {width: 8}}\ntrain: {ema: null}\n"
     )
     write_random_weights(Path("spec.yaml"), Path("weights.safetensors"), 0.2)

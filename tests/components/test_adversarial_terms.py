@@ -38,7 +38,7 @@ PROJECTED = ["networks.discriminator.projection=true"]
 @cache
 def lowered(terms: str, *more: str) -> tuple[Any, Lowered, dict[str, np.ndarray], dict[str, np.ndarray]]:
     """(spec, what it is lowered to, weights that are nowhere zero, data and draws)."""
-    spec = load_spec("digits_gan", None, [*SMALL, f"objective.terms={terms}", *more])
+    spec = load_spec("digits_biggan", None, [*SMALL, f"objective.terms={terms}", *more])
     low, rng = lower(spec), np.random.default_rng(0)
     weights = {}
     for name, net in low.networks.items():
@@ -144,7 +144,7 @@ def test_nobody_asks_for_classes_of_an_unconditional_gan() -> None:
 
 def test_a_term_names_the_output_that_is_missing() -> None:
     with pytest.raises(DiagnosticError) as refused:
-        load_spec("digits_gan", None, ["objective.terms=[hinge, discriminative_classifier]"])
+        load_spec("digits_biggan", None, ["objective.terms=[hinge, discriminative_classifier]"])
     text = str(refused.value)
     assert "the term `discriminative_classifier` reads the output `discriminative` of network `discriminator`" in text
     assert "has the outputs score" in text and "add `discriminative` to `networks.discriminator.heads`" in text
@@ -152,4 +152,4 @@ def test_a_term_names_the_output_that_is_missing() -> None:
 
 def test_penalties_alone_teach_a_generator_nothing() -> None:
     with pytest.raises(DiagnosticError, match="reaches the generator"):
-        load_spec("digits_gan", None, ["objective.terms=[gradient_penalty]"])
+        load_spec("digits_biggan", None, ["objective.terms=[gradient_penalty]"])

@@ -116,8 +116,8 @@ def test_a_resumed_run_is_bit_equal(change: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_each_network_of_an_update_has_its_own_optimiser(tmp_path: Path) -> None:
     """The discriminator's rate of zero leaves it where it started, and the generator learns."""
-    overrides = [*TINY["digits_gan"], "train.optimizers.discriminator={kind: sgd, lr: 1e-30, momentum: 0.0}"]
-    spec = load_spec("digits_gan", overrides=[*overrides, "train.ema=null"])
+    overrides = [*TINY["digits_biggan"], "train.optimizers.discriminator={kind: sgd, lr: 1e-30, momentum: 0.0}"]
+    spec = load_spec("digits_biggan", overrides=[*overrides, "train.ema=null"])
     project_from_lowered(lower(spec), spec, tmp_path)
     flags = [*SHORT, "--checkpoint_every", "4"]
     for steps in ("4", "8"):

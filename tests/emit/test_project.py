@@ -161,7 +161,7 @@ def test_equal_sizes_keep_their_names() -> None:
     """The classes are the same whichever of their sizes happen to be equal."""
     digits, classes = [], []
     for embedding in (16, 20):  # at 16, width and condition are both 32
-        digits.append(model_source(lower(load_spec("digits_gan", None, [f"networks.main.embedding={embedding}"]))))
+        digits.append(model_source(lower(load_spec("digits_biggan", None, [f"networks.main.embedding={embedding}"]))))
     assert digits[0].split("def build(")[0] == digits[1].split("def build(")[0]
     assert "self.conv2 = SNConv2d(features, features, kernel_size=3, padding=1)" in digits[0]
     for width, embedding in ((64, 108), (64, 128), (32, 16)):  # at 64 and 108, 2 * width is the condition's size

@@ -39,7 +39,7 @@ TINY = {
         "backbone.block.mixer.dropout=0.2",
     ],
     # Two players, running statistics, vectors of spectral norms.
-    "digits_gan": ["networks.main.width=8", "networks.discriminator.width=8"],
+    "digits_biggan": ["networks.main.width=8", "networks.discriminator.width=8"],
     # Blocks inside blocks; a gradient in the sampler.
     "digits_tarflow": ["backbone.width=16", "backbone.flows=2", "backbone.block.mixer.heads=2"],
 }
@@ -159,7 +159,7 @@ def test_samples_and_refusals(project: Path) -> None:
     assert np.allclose(whole, parts, atol=1e-5) and len(whole) == 4
     assert (project / "grid.png").read_bytes().startswith(b"\x89PNG")
     assert list((project / "runs/short/samples").glob("*.png"))
-    if project.name == "digits_gan":
+    if project.name == "digits_biggan":
         refused(project, "sample.py", [*weights, "--guidance", "2"], "no setting `guidance`")
         refused(project, "sample.py", [*weights, "--truncation", "0"], "`truncation` 0 is out of range")
     if project.name != "digits_dit":

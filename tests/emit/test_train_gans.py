@@ -45,7 +45,7 @@ def trained(
     system: str, folder: Path, processes: int, *flags: str, overrides: Sequence[str] = ()
 ) -> tuple[dict[str, torch.Tensor], str]:
     """The weights and the log of a run."""
-    spec = load_spec("digits_gan", overrides=[*BARE, *SYSTEMS[system], *overrides])
+    spec = load_spec("digits_biggan", overrides=[*BARE, *SYSTEMS[system], *overrides])
     project_from_lowered(lower(spec), spec, folder)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     log = run(folder, *(launcher if processes > 1 else []), "train.py", *flags, "--out", "run")

@@ -208,6 +208,6 @@ def test_a_model_without_conditions(tmp_path: Path) -> None:
 
 
 def test_calibration_draws_truncated_noise() -> None:
-    low = lower(load_spec("digits_gan", None, ["sampler.truncation=0.5"]))
+    low = lower(load_spec("digits_biggan", None, ["sampler.truncation=0.5"]))
     z = sampler_inputs(low, low.programs[0], [1, 2, 3], 0)["z"]
     assert 0.3 < np.abs(z).max() <= 0.5

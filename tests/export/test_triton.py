@@ -189,7 +189,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     yield bundle
 
 
-GENERATOR = {"generator": ("digits_gan", "sampler.truncation=2.0")}
+GENERATOR = {"generator": ("digits_biggan", "sampler.truncation=2.0")}
 
 CASES = [
     ("ddim", "unroll", "ensemble"),

@@ -104,7 +104,7 @@ def test_perplexity_is_that_of_the_exact_model() -> None:
 def test_calibration_takes_the_noise_of_the_runtime() -> None:
     """A generator's calibration sees noise within its truncation."""
     quantize = f"optimize.quantize={{scheme: int8, {QUICK}}}"
-    spec = load_spec("digits_gan", None, [quantize, "sampler.truncation=0.5"])
+    spec = load_spec("digits_biggan", None, [quantize, "sampler.truncation=0.5"])
     lowered = lower(spec)
     rng, weights = np.random.default_rng(0), {}
     entry = lowered.module.entries[lowered.programs[0].entry]

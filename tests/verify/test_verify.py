@@ -111,7 +111,7 @@ def test_right_generator_bundle(tmp_path: Path, engine: str, precision: str) -> 
     """A discriminator stays out; the control changes weights enough to be seen behind spectral norms."""
     pytest.importorskip(engine)
     target = [f"target.engine={engine}", f"target.precision={precision}"]
-    report = verify(tiny_bundle("digits_gan", tmp_path / "bundle", target))
+    report = verify(tiny_bundle("digits_biggan", tmp_path / "bundle", target))
     assert report.ok, report.text()
     assert {c.what for c in report.comparisons} == {"forward", "sampler"}
     assert {c.tolerance for c in report.comparisons} == {TOLERANCES[precision].forward}, "one forward is all there is"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from latentc import resources
 from latentc.api._common import Source, lowered_spec
@@ -67,13 +67,18 @@ def schema() -> dict[str, Any]:
     return json_schema()
 
 
-def init(name: str, kind: Literal["diffusion", "flow", "tokens"] = "diffusion", path: Path | str | None = None) -> Path:
-    """Write a commented first spec called `name` to `path` (NAME.yaml); returns where. DiagnosticError E0209, E0412."""
+def init(name: str, system: str = "dit", path: Path | str | None = None) -> Path:
+    """Write a commented first spec called `name` to `path` (NAME.yaml); returns where.
+
+    It starts from the shipped spec `system`, in its small form for handwritten digits if there is one.
+    DiagnosticError E0209, E0401, E0412.
+    """
     from latentc.files import write_text
     from latentc.spec import spec_from_text
+    from latentc.spec.first import first_spec
 
     file = Path(f"{name}.yaml" if path is None else path)
-    text = (resources.folder("templates") / "init" / f"{kind}.yaml").read_text(encoding="utf-8").replace("@NAME@", name)
+    text = first_spec(name, system)
     spec_from_text(text, str(file))  # a name that a spec cannot have
     if file.exists():
         raise DiagnosticError.of("E0412", f"{file} exists already", help="name another file with -o")

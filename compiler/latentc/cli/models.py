@@ -86,13 +86,13 @@ def schema() -> None:
 
 def init(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the model and of its file.")] = "my-model",
-    kind: Annotated[
-        Literal["diffusion", "flow", "tokens"], typer.Option("--kind", help="The kind of model.")
-    ] = "diffusion",
+    system: Annotated[
+        str, typer.Option("--from", metavar="SYSTEM", help="What it starts from: dit, edm, maskgit, …")
+    ] = "dit",
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: NAME.yaml.")] = None,
 ) -> None:
-    """Write a first spec, commented, that trains on handwritten digits."""
-    path = api.init(name, kind, output)
+    """Write a first spec, commented, that trains on handwritten digits in minutes."""
+    path = api.init(name, system, output)
     echo(f"{path}: edit it, then `latentc check {path}` and `latentc train {path}`")
 
 

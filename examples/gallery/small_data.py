@@ -1,0 +1,47 @@
+"""Small data that is made in a moment: sounds of three pitches, and an arm that reaches for a cloud of points."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+RATE = 4000  # samples per second
+PITCHES = (150.0, 300.0, 600.0)  # Hz, the mean pitch of each class
+STEPS = 8  # of a movement
+
+
+def tones(count: int, seed: int) -> dict[str, NDArray[np.generic]]:
+    """Sounds x f32[count, 1, 512] at 4 kHz whose class y says about which pitch they have (within a tenth)."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, len(PITCHES), count)
+    pitch = np.take(PITCHES, y) * rng.uniform(0.9, 1.1, count)
+    seconds = np.arange(512) / RATE
+    phase = rng.uniform(0, 2 * np.pi, count)
+    swell = 0.5 + 0.4 * np.sin(2 * np.pi * seconds / seconds[-1] * 1.5 + rng.uniform(0, 6, (count, 1)))
+    x = swell * np.sin(2 * np.pi * pitch[:, None] * seconds + phase[:, None])
+    return {"x": x[:, None].astype(np.float32), "y": y}
+
+
+def pitch_classes(sounds: Array) -> NDArray[np.int64]:
+    """The class whose pitch is nearest to the loudest frequency of sounds [N, 1, 512]."""
+    spectrum = np.abs(np.fft.rfft(sounds[:, 0] * np.hanning(512), axis=-1))
+    loudest = np.fft.rfftfreq(512, 1 / RATE)[spectrum.argmax(-1)]
+    return np.abs(np.log(loudest[:, None] + 1) - np.log(PITCHES)).argmin(-1)
+
+
+def reaches(count: int, seed: int) -> dict[str, Array]:
+    """Movements x f32[count, 8, 2] of a hand from where it is to the middle of a cloud of 32 points, in [-1, 1].
+
+    `point_cloud` f32[count, 2, 32, 3] and `agent_pos` f32[count, 2, 2] are the two last observations.
+    """
+    rng = np.random.default_rng(seed)
+    target, hand = rng.uniform(-0.8, 0.8, (2, count, 2))
+    cloud = np.concatenate([target, np.zeros((count, 1))], 1)[:, None, None] + 0.1 * rng.standard_normal(
+        (count, 2, 32, 3)
+    )
+    way = np.linspace(0, 1, STEPS)[:, None]
+    ease = way * way * (3 - 2 * way)
+    x = hand[:, None] + ease * (target - hand)[:, None]
+    seen = {"x": x, "point_cloud": cloud, "agent_pos": np.repeat(hand[:, None], 2, 1)}
+    return {name: np.clip(array, -1, 1).astype(np.float32) for name, array in seen.items()}
