@@ -1,0 +1,115 @@
+"""The commands of the documentation: found in the pages' ```sh blocks, and run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentc.cli import run
+
+ROOT = Path(__file__).parents[2]
+
+# What a test cannot run, and why.
+ELSEWHERE = {
+    "docker": "needs its images",
+    "tritonserver": "needs NVIDIA's server",
+    "kubectl": "needs a cluster",
+    "sbatch": "needs a cluster",
+    "python3": "makes a virtual environment",
+    ".": "activates it",
+}
+# Options that make a verb quick; the rest of a command line runs as it stands.
+QUICK = {
+    "tune": ["--samples", "16", "--evaluations", "48", "--seconds", "3"],
+    "train": ["--steps", "4"],
+    "verify": ["--budget", "2"],
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line of a block, without comments, with its continuation lines."""
+
+    page: str
+    line: int
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}: {shlex.join(self.words)}"
+
+
+def blocks(text: str, language: str) -> list[tuple[int, str]]:
+    """(number of the first line, text) of each block in a language."""
+    found = re.finditer(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [(text.count("\n", 0, m.start(1)) + 1, m[1]) for m in found]
+
+
+def commands(page: Path) -> list[Command]:
+    """The commands of a page, in order."""
+    found = []
+    for first, block in blocks(page.read_text(encoding="utf-8"), "sh"):
+        for match in re.finditer(r"(?:[^\n]*\\\n)*[^\n]+", block):
+            line = first + block.count("\n", 0, match.start())
+            for part in re.split(r"\s&&\s", match[0].replace("\\\n", " ")):
+                if words := shlex.split(part, comments=True):
+                    found.append(Command(str(page.relative_to(ROOT)), line, tuple(words)))
+    return found
+
+
+def execute(command: Command, folder: Path) -> str | None:
+    """Run a command in a folder, with the options of QUICK; what went wrong, or None."""
+    program, *args = command.words
+    match program:
+        case "latentc":
+            return _latentc(args)
+        case "pip":
+            return _extras(args)
+        case "make":
+            targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+            return None if args[0] in targets else f"no target {args[0]}"
+        case "python" | "torchrun":
+            return _python(program, args, folder)
+        case _ if program in ELSEWHERE:
+            return None
+    return f"`{program}` is neither run nor listed as something that tests cannot run"
+
+
+def _latentc(args: Sequence[str]) -> str | None:
+    quick = QUICK.get(args[0], [])
+    if args[0] == "compile" and any(arg.startswith("optimize.quantize") for arg in args):
+        quick = ["--force"]  # a small one gains nothing
+    status = run([*args, *quick])
+    return f"exit status {status}" if status else None
+
+
+def _extras(args: Sequence[str]) -> str | None:
+    """What pip installs of this project must be an extra of it."""
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    asked = {
+        name for arg in args for names in re.findall(r"(?:\.|latentc)\[([^]]+)]", arg) for name in names.split(",")
+    }
+    return f"no extra {sorted(asked - set(known))}" if asked - set(known) else None
+
+
+def _python(program: str, args: Sequence[str], folder: Path) -> str | None:
+    """A script of a project that an earlier command wrote, in two processes at most."""
+    script = next((i for i, arg in enumerate(args) if arg.endswith(".py")), None)
+    if script is None:
+        return "runs no file"
+    file = args[script]
+    project = next((p.parent for p in sorted(folder.rglob(file))), None)
+    if project is None:
+        return None if (ROOT / file).is_file() else f"there is no {file}"
+    start = ["-m", "torch.distributed.run", "--nproc-per-node", "2"] if program == "torchrun" else []
+    flags = [*args[script + 1 :], *(QUICK["train"] if file == "train.py" else [])]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    line = [sys.executable, *start, file, *flags]
+    done = subprocess.run(line, cwd=project, env=env, capture_output=True, text=True, timeout=300)
+    return done.stderr[-2000:] if done.returncode else None

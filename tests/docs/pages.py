@@ -1,0 +1,116 @@
+"""What the commands of each page find in their folder: small specs under the names they use, and weights."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from commands import ROOT, blocks
+from tiny_model import write_random_weights
+
+from latentc import api
+
+STAGE = "extends: first_stages/sd_vae\nbackbone: {width: 32, multipliers: [1, 2], blocks: 1}"
+DIT = "width: 32, depth: 2, block: {mixer: {heads: 2}}"
+SHORT = "train: {steps: 2, batch_size: 8, workers: 0, schedule: {warmup: 1}}"
+DIGITS = f"sampler: {{steps: 4}}\n{SHORT}"
+FIRST_STAGE = "first_stage: {spec: stage, names: diffusers}"
+
+# Files that stand for shipped specs in a page's folder: a name means a file before it means a shipped spec.
+SMALL = {
+    "stage": STAGE,
+    "dit": f"extends: diffusion/dit\ndata: {{shape: [4, 8, 8], classes: 10, {FIRST_STAGE}}}\n"
+    f"backbone: {{{DIT}}}\nsampler: {{steps: 4}}",
+    "t_stitch": "extends: diffusion/t_stitch\ndata: {shape: [4, 8, 8], classes: 10, first_stage: null}\n"
+    f"networks: {{main: {{{DIT}}}, small: {{{DIT}}}}}\nsampler: {{steps: 4}}",
+    "biggan_train": "extends: gan/biggan_train\nnetworks: {main: {width: 8}, discriminator: {width: 8}}",
+    "digits_dit": f"extends: digits/digits_dit\n{DIGITS}",
+    "digits_guided": f"extends: digits/digits_guided\nsampler: {{steps: 4}}\n{SHORT}",
+    "digits_distilled": "extends: digits/digits_distilled\nobjective: {rounds: [4, 2]}\nsampler: {steps: 2}\n"
+    + SHORT.replace("steps: 2", "steps: 4"),
+}
+
+
+def small(folder: Path, *names: str) -> None:
+    """Write small specs under shipped names."""
+    for name in names:
+        text = f"latentc: 1\nname: {name.replace('_', '-')}\n{SMALL[name]}\n"
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def weights(folder: Path, spec: str, to: dict[str, str], names: str | None = None) -> None:
+    """Random weights of a spec under a name map, {network: file} or {"": file}."""
+    write_random_weights(folder / spec, folder / "random.safetensors", 0.02)
+    files = [f"{network}={folder / file}" if network else str(folder / file) for network, file in to.items()]
+    api.convert_weights(folder / spec, folder / "random.safetensors", files, None, names)
+
+
+def readme(folder: Path) -> None:
+    """The page's own spec, trained for two steps instead of 2000."""
+    _, text = next(b for b in blocks((ROOT / "README.md").read_text(encoding="utf-8"), "yaml"))
+    (folder / "my-digits.yaml").write_text(re.sub("steps: 2000, ", "steps: 2, ", text), encoding="utf-8")
+
+
+def deployment(folder: Path) -> None:
+    small(folder, "digits_dit")
+    weights(folder, "digits_dit", {"": "digits.safetensors"})
+    api.compile(folder / "digits_dit", folder / "digits.safetensors", folder / "digits.latentc")
+
+
+def engines(folder: Path) -> None:
+    small(folder, "stage", "dit")
+    weights(folder, "dit", {"": "dit.safetensors"})
+
+
+def spec(folder: Path) -> None:
+    small(folder, "stage", "dit")
+    weights(folder, "dit", {"": "DiT-XL-2-256x256.pt"}, "official")
+    weights(folder, "stage", {"": "sd-vae-ft-ema"}, "diffusers")
+
+
+def step_reduction(folder: Path) -> None:
+    engines(folder)
+    stitched(folder, "DiT-XL-2.pt", "DiT-S-2.pt")
+    text = (folder / "dit").read_text(encoding="utf-8").replace("depth: 2,", "depth: 28,")  # it caches blocks 4 to 23
+    (folder / "dit").write_text(text, encoding="utf-8")
+    weights(folder, "dit", {"": "dit.safetensors"})
+
+
+def stitched(folder: Path, large: str, small_one: str) -> None:
+    small(folder, "t_stitch")
+    weights(folder, "t_stitch", {"main": large, "small": small_one}, "official")
+
+
+def training(folder: Path) -> None:
+    small(folder, "digits_dit", "digits_guided", "digits_distilled")
+    api.emit(folder / "digits_dit", folder / "project")
+
+
+def tuning(folder: Path) -> None:
+    text = SMALL["digits_dit"].replace("{steps: 4}", "{steps: 48}")  # good enough for the page's budgets
+    (folder / "digits_dit").write_text(f"latentc: 1\nname: digits-dit\n{text}\n", encoding="utf-8")
+    weights(folder, "digits_dit", {"": "weights.safetensors"})
+    judge = folder / "examples/digits/metrics.py"
+    judge.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "examples/digits/metrics.py", judge)
+
+
+def weights_page(folder: Path) -> None:
+    stitched(folder, "XL.pt", "S.pt")
+    small(folder, "biggan_train")
+    weights(folder, "biggan_train", {"main": "G.pth", "discriminator": "D.pth"}, "official")
+
+
+GIVEN: dict[str, Callable[[Path], None]] = {
+    "README.md": readme,
+    "docs/deployment.md": deployment,
+    "docs/engines.md": engines,
+    "docs/quantization.md": engines,
+    "docs/spec.md": spec,
+    "docs/step_reduction.md": step_reduction,
+    "docs/training.md": training,
+    "docs/tuning.md": tuning,
+    "docs/weights.md": weights_page,
+}
