@@ -26,17 +26,13 @@ from scipy.spatial.distance import cdist
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
+from latentc.evaluate.extractors.digits import classifier
 from latentc.measure.metrics import frechet_distance
 
 Levels = NDArray[np.floating] | NDArray[np.integer]  # images of grey levels, whole or not
 
 LEVELS = 16  # the brightest grey level
 TRAIN = 898  # images of the training half; the other 899 are held out
-
-_HIDDEN = (256, 64)  # the last of them are the features
-_EPOCHS = 60
-_BATCH = 64
-_WEIGHT_DECAY = 0.1  # keeps the features of seen and unseen real images alike, so the two real halves compare
 
 
 class Digits(NamedTuple):
@@ -98,14 +94,7 @@ class Judge:
         `progress` wraps the epochs, as `tqdm` does.
         """
         train, heldout = split()
-        images, labels = _with_shifts(train)
-        # A generator object and not a number: a number would start every epoch with the same shuffling.
-        classifier = MLPClassifier(
-            _HIDDEN, alpha=_WEIGHT_DECAY, batch_size=_BATCH, random_state=np.random.RandomState(0)
-        )
-        for _ in progress(range(_EPOCHS)):
-            classifier.partial_fit(_rows(images), labels, classes=np.arange(10))
-        return cls(classifier, train, heldout)
+        return cls(classifier(progress), train, heldout)
 
     def classify(self, images: Levels) -> NDArray[np.int64]:
         """The classes [N], 0 to 9, that the classifier finds in images [N, 8, 8] of grey levels."""
@@ -161,11 +150,3 @@ def judged(samples: NDArray[np.floating], classes: NDArray[np.integer]) -> dict[
 def _rows(images: Levels) -> NDArray[np.float64]:
     """Images [N, 8, 8] of grey levels as the classifier's input, f64 [N, 64] in [0, 1]."""
     return images.reshape(len(images), -1).astype(np.float64) / LEVELS
-
-
-def _with_shifts(digits: Digits) -> Digits:
-    """The digits and their copies moved by one pixel in the four directions: a better classifier of unseen ones."""
-    padded = np.pad(digits.images, ((0, 0), (1, 1), (1, 1)))
-    corners = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))
-    moved = [padded[:, top : top + 8, left : left + 8] for top, left in corners]
-    return Digits(np.concatenate(moved), np.tile(digits.labels, len(moved)))

@@ -7,6 +7,7 @@ Heavy packages are imported by the functions that need them, so that `check` doe
 
 from latentc.api._common import Backend, Source
 from latentc.api.compiling import calibrate, compile, fused
+from latentc.api.evaluating import evaluate
 from latentc.api.networks import convert_weights, emit, forward, forward_file, loss, loss_file, run_method, train
 from latentc.api.reading import check, doctor, explain, hoisting, init, ir, resolved, schema, show, specs, why
 from latentc.api.running import bench, deploy_triton, sample, tune, verify
@@ -22,6 +23,7 @@ __all__ = [
     "deploy_triton",
     "doctor",
     "emit",
+    "evaluate",
     "explain",
     "forward",
     "forward_file",

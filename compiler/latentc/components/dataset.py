@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field as Option
@@ -38,6 +39,9 @@ class Data(Part):
         None, description="an autoencoder that encodes images as the latents or tokens that the network models"
     )
 
+    judged_by: ClassVar[str] = (
+        "principal"  # features by which `latentc.evaluate` compares samples unless others are named
+    )
     requires: ClassVar[tuple[str, ...]] = ()  # packages that reading needs besides numpy
     holds_images: ClassVar[bool] = False  # a first stage encodes them; other data holds what one encoded already
 
@@ -75,6 +79,11 @@ class Data(Part):
         """Settings of the reader in `latentc.datasets`, as config.yaml of a project holds them."""
         fields = {name: field.model_dump(mode="json", exclude_none=True) for name, field in self.fields.items()}
         return {**self.model_dump(mode="json", by_alias=True), "fields": fields}
+
+    @classmethod
+    def at(cls, path: Path, field: Mapping[str, Any]) -> Data | None:
+        """Data of this kind in a folder, for samples like `field` (shape, axes, medium); None if it holds none."""
+        return None
 
     def held_out(self) -> Data:
         """Data to judge samples by: what training does not see, if it is known; else the data themselves."""

@@ -80,16 +80,21 @@ def mean_distance(samples: Array, reference: Array) -> float:
 
 
 def frechet_distance(a: Array, b: Array) -> float:
-    """|μa − μb|² + tr(Ca + Cb − 2 (Ca Cb)^½) of features [N, F] and [M, F] (Heusel et al. 2017, equation 6).
+    """`frechet_of_moments` of features [N, F] and [M, F]."""
+    cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
+    return frechet_of_moments(a.mean(axis=0), cov_a, b.mean(axis=0), cov_b)
+
+
+def frechet_of_moments(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> float:
+    """|μa − μb|² + tr(Ca + Cb − 2 (Ca Cb)^½) of means [F] and covariances [F, F] (Heusel et al. 2017, equation 6).
 
     The trace of the root is Σ √λ of Ca^½ Cb Ca^½, which is symmetric: features that are always zero make Ca Cb
     singular, and a general matrix root fails on it.
     """
-    cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
     values, vectors = np.linalg.eigh(cov_a)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     mixed = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
-    difference = a.mean(axis=0) - b.mean(axis=0)
+    difference = mean_a - mean_b
     return float(difference @ difference + np.trace(cov_a) + np.trace(cov_b) - 2 * mixed)
 
 

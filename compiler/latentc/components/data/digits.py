@@ -25,6 +25,7 @@ class Digits(Data):
         "train", description="the training half (898 images of a fixed permutation), the other half, or all"
     )
     first_stage: None = Field(None, description="always null: digits need none")
+    judged_by: ClassVar[str] = "digits"
     requires: ClassVar[tuple[str, ...]] = ("scikit-learn>=1.4",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "digits"}
 

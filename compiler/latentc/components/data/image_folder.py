@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components import fields
 from latentc.components.dataset import Images
 
 
@@ -21,3 +24,18 @@ class ImageFolder(Images):
     requires: ClassVar[tuple[str, ...]] = ("pillow>=10",)
     holds_images: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "image_folder", "classes": 4, "shape": [3, 16, 16]}
+
+    @classmethod
+    def at(cls, path: Path, field: Mapping[str, Any]) -> ImageFolder | None:
+        """Images in a folder; classes are its sub-folders, if it has some."""
+        if field["medium"] != "image" or field.get("classes"):
+            return None
+        classes = sum(child.is_dir() for child in path.iterdir())
+        own = {key: field[key] for key in ("shape", "axes", "range", "medium")}
+        return cls(
+            kind="image_folder",
+            path=str(path),
+            classes=classes,
+            fields_={"x": fields.Field(**own)},
+            horizontal_flip=False,
+        )

@@ -1,0 +1,85 @@
+"""The verb that judges samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentc import api
+from latentc.cli._shared import Device, Json, Seed, a_number, advancing, bar_for, echo, pairs
+
+
+def evaluate(
+    samples: Annotated[Path, typer.Argument(metavar="BUNDLE|SAMPLES", help="A bundle, or an .npz of pictures.")],
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference", "-r", metavar="DATA|STATS.npz", help="A folder, an .npz, a spec; default: the bundle's data."
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", metavar="NAME,NAME", help="fid,recall,…; default: all.")
+    ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option("--features", metavar="NAME[=FILE]", help="inception=FILE, digits, own.yaml; repeatable."),
+    ] = None,
+    classifier: Annotated[
+        str | None, typer.Option("--classifier", metavar="NAME=FILE", help="What tells classes: resnet50=FILE.")
+    ] = None,
+    training: Annotated[
+        str | None, typer.Option("--training", metavar="DATA", help="What may have been copied; default: the data.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", min=2, metavar="N", help="Samples; default: the reference's, ≤ 10 000.")
+    ] = None,
+    guidance: Annotated[
+        str | None, typer.Option("--guidance", metavar="S,S", help="Scales to compare, such as 1,1.5,2.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--setting", metavar="NAME=VALUE", help="Such as temperature=0.9; repeatable.")
+    ] = None,
+    seed: Seed = 0,
+    program: Annotated[str | None, typer.Option("--program", metavar="NAME", help="Default: the first.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="One of the bundle's step counts.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, metavar="N", help="Batch size.")] = None,
+    most: Annotated[
+        int | None, typer.Option("--reference-count", min=2, metavar="N", help="Real samples to read; else 50 000.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where report.html and metrics.json go.")
+    ] = None,
+    statistics: Annotated[
+        Path | None, typer.Option("--save-reference", metavar="FILE", help="Write the reference's mu and sigma (.npz).")
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Evaluate samples: FID, precision, recall, class accuracy, copies of training data; per class, with a report."""
+    scales = [a_number(text) for text in (guidance or "").split(",") if text.strip()]
+    with bar_for("evaluating") as bar:
+        found = api.evaluate(
+            samples,
+            reference,
+            metric or (),
+            features or (),
+            classifier,
+            training,
+            count,
+            scales,
+            {name: a_number(value) for name, value in pairs(setting, "--setting").items()},
+            seed,
+            program,
+            steps,
+            batch,
+            device,
+            most,
+            output,
+            statistics,
+            advancing(bar),
+        )
+    echo(found.data() if as_json else found.text(), end="")
+    if not as_json and output is not None:
+        echo(f"{output}: report.html metrics.json")

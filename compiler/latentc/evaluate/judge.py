@@ -1,0 +1,222 @@
+"""Extractors with their references, ready to judge samples: `latentc evaluate`, and the gate of tune and quantisation.
+
+Symbols: N samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from latentc.components.dataset import Data
+from latentc.diagnostics import DiagnosticError
+from latentc.evaluate.extractors import Extractor, Principal, extractor_from_text
+from latentc.evaluate.metrics import FIGURES, Compared, Figure, Figures, Reference, figures_by_class, figures_of
+from latentc.evaluate.metrics.memorisation import neighbours
+from latentc.evaluate.pictures import Samples
+from latentc.evaluate.reference import HELP, MOST, real_source, reference_of, source_of
+from latentc.evaluate.sources import Source
+from latentc.evaluate.store import Found, Tell, features_of
+from latentc_runtime.manifest import Output
+
+Array = np.ndarray
+NEAREST = {"nearest", "nearest_ratio", "copies"}
+SAMPLES, ELEMENTS = 2048, 1 << 27  # most samples and values that principal components are computed from
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to judge by.
+
+    `figures`: names of figures; none: every one. `features`: extractors as `extractor_from_text` reads them, the main
+    one first; none: the one that suits the data. `classifier`: another extractor, for class accuracy. `reference` and
+    `training`: texts as `real_source` reads them; None: the spec's data. `most`: real samples that are read.
+    """
+
+    figures: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    classifier: str | None = None
+    reference: str | None = None
+    training: str | None = None
+    most: int = MOST
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Result:
+    """Figures by name, the reasons why others are missing, the figures of each class, and what was compared."""
+
+    figures: Figures
+    missing: Mapping[str, str]
+    by_class: Mapping[int, Figures]
+    compared: Compared = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Extractors by name, the main one first, and the reference of each.
+
+    `training`: features of the training set by the main extractor, and `source`, where its samples can be read.
+    """
+
+    wanted: tuple[str, ...]
+    extractors: Mapping[str, Extractor]
+    references: Mapping[str, Reference]
+    classifier: str | None = None
+    training: Array | None = None
+    training_source: Source | None = None
+    held_out: bool = False  # the main reference is not the training set
+
+    @property
+    def main(self) -> str:
+        return next(iter(self.references))
+
+    def figure(self, name: str) -> Figure:
+        """The figure of that name as `result` names it; KeyError if there is none."""
+        for other in self.references:
+            for figure in FIGURES.values():
+                if self._named(figure.name, other) == name:
+                    return figure
+        raise KeyError(name)
+
+    def features(self, source: Source, tell: Tell) -> dict[str, Found]:
+        """Features of a source's samples by every extractor, kept between runs."""
+        return features_of(source, self.extractors, tell)
+
+    def result(self, found: Mapping[str, Found], classes: bool = False) -> Result:
+        """The figures of samples from their features. With `classes` also of each class."""
+        figures: Figures = {}
+        missing: dict[str, str] = {}
+        by_class: dict[int, Figures] = {}
+        for name in self.references:
+            compared = self._compared(name, found)
+            values, why = figures_of(compared, self.wanted)
+            figures |= {self._named(key, name): value for key, value in values.items()}
+            if name == self.main:
+                main, missing = compared, why
+                parts = figures_by_class(compared, self.wanted) if classes else {}
+                by_class = {label: {self._named(k, name): v for k, v in own.items()} for label, own in parts.items()}
+        return Result(figures, missing, by_class, main)
+
+    def __call__(self, samples: Samples, labels: Array | None) -> Figures:
+        """The figures of samples in memory; NaN for those that cannot be computed."""
+        found: dict[str, Found] = {name: (extract(samples), labels) for name, extract in self.extractors.items()}
+        result = self.result(found)
+        return {**result.figures, **dict.fromkeys(result.missing, math.nan)}
+
+    def _compared(self, name: str, found: Mapping[str, Found]) -> Compared:
+        features, labels = found[name]
+        own = self.extractors[name]
+        scores = features.logits if own.classifies else None
+        logits = features.logits
+        if self.classifier is not None:
+            scores = found[self.classifier][0].logits
+            logits = scores if logits is None else logits
+        reference, near = self.references[name], None
+        if len(reference.moments.mean) != features.features.shape[1]:
+            mine, theirs = features.features.shape[1], len(reference.moments.mean)
+            message = f"{reference.name} has statistics of {theirs} features, and `{name}` gives {mine}"
+            raise DiagnosticError.of("E0722", message, help="name the extractor they were made with: `--features`")
+        if name == self.main and self.training is not None and NEAREST & {*self.wanted}:
+            near = neighbours(features.features, self.training, reference.features if self.held_out else None)
+        return Compared(features.features, reference, logits, scores, labels, features.spatial, near)
+
+    def _named(self, figure: str, extractor: str) -> str:
+        frechet = self.extractors[extractor].frechet
+        if figure == "fid" and frechet != "fid":
+            return frechet
+        return figure if extractor == self.main else f"{figure}_{extractor}"
+
+
+def open_judge(wanted: Wanted, data: Data | None, output: Output | None, tell: Tell) -> Judge:
+    """What judges samples of `output`, which a model of `data` made.
+
+    Reads the reference and extracts its features, or finds them in the cache. DiagnosticError E0401, E0706, E0714,
+    E0720 to E0722.
+    """
+    given = _reference(wanted, data, output)
+    usual = given.source.judged_by if given.source is not None else None
+    usual = usual or (data.judged_by if data is not None else None)
+    extractors = [_opened(text, given, wanted.device) for text in wanted.features or (usual or Principal.name,)]
+    known = {extractor.name: extractor for extractor in extractors}
+    references = {name: given.reference(extractor, tell) for name, extractor in known.items()}
+    classifier = None
+    if wanted.classifier is not None:
+        extractor = _opened(wanted.classifier, given, wanted.device)
+        if not extractor.classifies:
+            mend = "name one whose logits are of the data's classes, such as resnet50=FILE, or `classifies: true`"
+            raise DiagnosticError.of("E0721", f"`{extractor.name}` is not a classifier of the data", help=mend)
+        known, classifier = {**known, extractor.name: extractor}, extractor.name
+    figures = wanted.figures or tuple(FIGURES)
+    judge = Judge(figures, known, references, classifier)
+    training = _training(wanted, data, output) if NEAREST & {*figures} else None
+    if training is None:
+        return judge
+    same = given.source is not None and given.source.identity == training.identity
+    main = known[judge.main]
+    features, _ = features_of(training, {main.name: main}, tell)[main.name]
+    return replace(judge, training=features.features, training_source=training, held_out=not same)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The reference as the user gave it: samples, statistics, or both. `text`: what named it."""
+
+    text: str
+    source: Source | None
+    statistics: Reference | None
+
+    def reference(self, extractor: Extractor, tell: Tell) -> Reference:
+        """In the space of an extractor; statistics of a file are those of the extractor with as many features."""
+        if self.source is None:
+            assert self.statistics is not None
+            return self.statistics
+        found = reference_of(self.source, extractor, tell)
+        stored = self.statistics
+        if stored is None or stored.moments.mean.shape != found.moments.mean.shape:
+            return found
+        return replace(found, moments=stored.moments, spatial=stored.spatial or found.spatial)
+
+
+def _reference(wanted: Wanted, data: Data | None, output: Output | None) -> _Given:
+    if wanted.reference is not None:
+        return _Given(wanted.reference, *real_source(wanted.reference, output, wanted.most))
+    if data is None:
+        raise DiagnosticError.of(
+            "E0722", "nothing is known to compare these samples with", help=f"`--reference`: {HELP}"
+        )
+    return _Given("data", source_of(data, output, "data", wanted.most, held_out=True), None)
+
+
+def _opened(text: str, given: _Given, device: str) -> Extractor:
+    found = extractor_from_text(text, device)
+    if not isinstance(found, str):
+        return found
+    if given.source is None:
+        mend = "name the extractor that the statistics were made with: `--features inception=FILE`"
+        raise DiagnosticError.of("E0722", f"{given.text} holds statistics, and no samples for `{text}`", help=mend)
+    first = given.source.chunk(0, 1)[0].vectors()
+    count = min(given.source.size, SAMPLES, max(64, ELEMENTS // first.size))
+    rows = np.linspace(0, given.source.size - 1, count).round().astype(int)
+    return Principal(given.source.at(rows.tolist()).vectors())
+
+
+def _training(wanted: Wanted, data: Data | None, output: Output | None) -> Source | None:
+    """The training samples; None if they are not named and cannot be read."""
+    if wanted.training is not None:
+        found, _ = real_source(wanted.training, output, wanted.most, held_out=False)
+        if found is None:
+            raise DiagnosticError.of("E0722", f"{wanted.training} holds no samples", help=HELP)
+        return found
+    if data is None:
+        return None
+    try:
+        return source_of(data, output, "training data", wanted.most, held_out=False)
+    except DiagnosticError:
+        return None
+
+
+__all__ = ["Judge", "Result", "Wanted", "open_judge"]

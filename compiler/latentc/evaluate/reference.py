@@ -1,0 +1,124 @@
+"""What samples are compared with: real data, pictures, or statistics as ADM, EDM and pytorch-fid store them.
+
+Symbols: M reference samples, F features, S spatial features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from latentc import resources
+from latentc.components import OneOf, load
+from latentc.components.dataset import Data
+from latentc.diagnostics import DiagnosticError
+from latentc.evaluate.extractors import Extractor
+from latentc.evaluate.metrics import Moments, Reference, moments
+from latentc.evaluate.sources import Real, Source, field_of, pictures_from_npz
+from latentc.evaluate.store import Tell, features_of
+from latentc.files import new_file, read_arrays
+from latentc.spec import load_spec
+from latentc_runtime.manifest import Output
+
+MOST = 50_000  # real samples that are read unless more are asked for
+_AnyData = Annotated[Data, OneOf("data")]
+HELP = "give a folder of images, an .npz of pictures (`arr_0`) or statistics (`mu`, `sigma`), a spec, or `digits`"
+
+
+def real_source(
+    text: str, output: Output | None, most: int | None = MOST, held_out: bool = True
+) -> tuple[Source | None, Reference | None]:
+    """The samples and the statistics that a text names. DiagnosticError E0401 to E0403, E0408, E0722.
+
+    `text`: a folder of images, an .npz of pictures, statistics or both, a spec (for its data), or a kind of data that
+    needs no settings. `output`: what is compared with it. `held_out`: of data with a part that training does not see,
+    that part.
+    """
+    path = Path(text)
+    if path.suffix == ".npz":
+        return _archive(path)
+    if path.is_dir():
+        return _folder(path, output, most), None
+    is_spec = path.is_file() or text in resources.shipped_specs()
+    data = load_spec(text).data if is_spec else _data_of_kind(text)
+    return source_of(data, output, text, most, held_out), None
+
+
+def source_of(data: Data, output: Output | None, name: str, most: int | None, held_out: bool) -> Real:
+    """The samples of a spec's data. DiagnosticError E0722."""
+    chosen = data.held_out() if held_out else data
+    own = "held-out " if held_out and chosen is not data else ""
+    return Real(chosen, output, f"{own}{name}", most)
+
+
+def _data_of_kind(kind: str) -> Data:
+    """Data of a kind whose settings all have defaults."""
+    if kind not in load("data"):
+        raise DiagnosticError.of("E0401", f"no such file, folder or data: {kind}", help=HELP)
+    try:
+        return TypeAdapter[Any](_AnyData).validate_python({"kind": kind})
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise DiagnosticError.of("E0722", f"data of kind `{kind}` need settings: {reason}", help=HELP) from None
+
+
+def _folder(path: Path, output: Output | None, most: int | None) -> Real:
+    """The samples in a folder, read by the kind of data that recognises it, in the form of the output."""
+    if (path / "manifest.json").is_file():
+        raise DiagnosticError.of("E0722", f"{path} is a bundle, not real data", help=HELP)
+    fields = None if output is None else field_of(output)
+    for kind in load("data").values():
+        assert issubclass(kind, Data)
+        if fields is not None and (data := kind.at(path, fields)) is not None:
+            return Real(data, None, str(path), most)
+    raise DiagnosticError.of("E0722", f"{path} holds nothing that can be compared with these samples", help=HELP)
+
+
+def _archive(path: Path) -> tuple[Source | None, Reference | None]:
+    """Pictures (`arr_0`) and statistics (`mu`, `sigma`; `mu_s`, `sigma_s` for sFID) of an .npz."""
+    arrays = read_arrays(path)
+    pictures = pictures_from_npz(path, arrays) if "arr_0" in arrays else None
+    found = _pair(arrays, "mu", "sigma")
+    if found is None and pictures is None:
+        held = ", ".join(arrays) or "nothing"
+        raise DiagnosticError.of("E0722", f"{path} holds {held}: neither pictures nor statistics", help=HELP)
+    if found is None:
+        return pictures, None
+    return pictures, Reference(path.name, found, spatial=_pair(arrays, "mu_s", "sigma_s"))
+
+
+def _pair(arrays: Mapping[str, Any], mean: str, covariance: str) -> Moments | None:
+    """The moments of these names; None if they are absent or do not fit together."""
+    if mean not in arrays or covariance not in arrays:
+        return None
+    mu, sigma = (np.asarray(arrays[name], np.float64) for name in (mean, covariance))
+    fits = mu.ndim == 1 and sigma.shape == (len(mu), len(mu)) and np.isfinite(mu).all() and np.isfinite(sigma).all()
+    return Moments(mu, sigma) if fits else None
+
+
+def reference_of(source: Source, extractor: Extractor, tell: Tell) -> Reference:
+    """The reference that a source's samples are, in the space of an extractor. DiagnosticError E0720, E0722."""
+    found, labels = features_of(source, {extractor.name: extractor}, tell)[extractor.name]
+    if len(found) < 2:
+        raise DiagnosticError.of("E0722", f"{source.name}: a reference needs two or more samples", help=HELP)
+    spatial = None if found.spatial is None else moments(found.spatial)
+    return Reference(source.name, moments(found.features), found.features, labels, spatial, len(found))
+
+
+def write_reference(path: Path, reference: Reference) -> None:
+    """Statistics as pytorch-fid, ADM and EDM read them: `mu`, `sigma`, and `mu_s`, `sigma_s` if known.
+
+    DiagnosticError E0412.
+    """
+    arrays = {"mu": reference.moments.mean, "sigma": reference.moments.covariance}
+    if reference.spatial is not None:
+        arrays |= {"mu_s": reference.spatial.mean, "sigma_s": reference.spatial.covariance}
+    with new_file(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+__all__ = ["HELP", "MOST", "real_source", "reference_of", "source_of", "write_reference"]

@@ -1,0 +1,212 @@
+"""`latentc evaluate` from a bundle or a file to figures: the same in any chunks, continued where it stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bundles import TINY_DIT, tiny_bundle
+
+from latentc import api
+from latentc.cli import run
+from latentc.diagnostics import DiagnosticError
+from latentc.evaluate.extractors.digits import Digits
+from latentc.evaluate.metrics import FIGURES
+from latentc.evaluate.sources import Generated, Real
+from latentc.evaluate.store import features_of
+from latentc.spec import load_spec
+from latentc_runtime import load
+
+pytest.importorskip("sklearn")
+
+
+def quiet(done: int, total: int, stage: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle("digits_dit", tmp_path_factory.mktemp("evaluated") / "bundle", TINY_DIT, max_batch=None)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LATENTC_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """The training half as pictures u8[898, 8, 8, 1], and its labels."""
+    data = Real(load_spec("digits_dit").data)
+    samples, labels = data.chunk(0, data.size)
+    assert labels is not None
+    return samples.pixels(), labels
+
+
+def test_a_sample_is_the_same_in_any_chunk(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTC_CACHE", "off")
+    source = Generated(load(bundle, "cpu"), 20, seed=5)
+    whole, labels = source.chunk(0, 20)
+    part, own = source.chunk(13, 17)
+    assert labels is not None and own is not None
+    assert labels.tolist() == [i % 10 for i in range(20)] and own.tolist() == labels[13:17].tolist()
+    np.testing.assert_allclose(part.array, whole.array[13:17], atol=1e-5)
+    sampled = load(bundle, "cpu").sample(classes=[3, 4], seeds=[18, 19])
+    np.testing.assert_allclose(sampled, whole.array[13:15], atol=1e-5)
+    (found, _), (again, _) = (features_of(source, {"digits": Digits()}, quiet, n)["digits"] for n in (7, 20))
+    np.testing.assert_allclose(found.features, again.features, atol=1e-3)
+
+
+def test_an_interrupted_evaluation_continues(bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted in its third chunk, it does not draw the first two again, and ends with the same features."""
+    pipe, drawn = load(bundle, "cpu"), []
+    chunk = Generated.chunk
+
+    def counted(self: Generated, start: int, stop: int) -> Any:
+        drawn.append(start)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return chunk(self, start, stop)
+
+    monkeypatch.setattr(Generated, "chunk", counted)
+    with pytest.raises(KeyboardInterrupt):
+        features_of(Generated(pipe, 40), {"digits": Digits()}, quiet, 8)
+    found, labels = features_of(Generated(pipe, 40), {"digits": Digits()}, quiet, 8)["digits"]
+    assert drawn == [0, 8, 16, 16, 24, 32]
+    assert len(found) == 40 and labels is not None and labels.tolist() == [i % 10 for i in range(40)]
+    features_of(Generated(pipe, 48), {"digits": Digits()}, quiet, 8)
+    assert drawn[6:] == [40]  # more samples need only the new ones
+    for file in cache.rglob("8-16.npz"):
+        file.write_bytes(b"PK\x03\x04 damaged")
+    again, _ = features_of(Generated(pipe, 40), {"digits": Digits()}, quiet, 8)["digits"]
+    assert drawn[7:] == [8]
+    np.testing.assert_array_equal(again.features, found.features)
+    features_of(Generated(pipe, 8, seed=1), {"digits": Digits()}, quiet, 8)
+    features_of(Generated(pipe, 8, settings={"guidance": 2.0}), {"digits": Digits()}, quiet, 8)
+    assert drawn[8:] == [0, 0]  # other samples
+
+
+def test_the_classifier_of_digits(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    held_out = Real(load_spec("digits_dit").data.held_out())
+    samples, labels = held_out.chunk(0, held_out.size)
+    found = Digits()(samples)
+    assert found.features.shape == (899, 64) and found.logits is not None
+    assert np.mean(found.logits.argmax(1) == labels) >= 0.975
+    tokens, _ = Real(load_spec("digits_llamagen").data.held_out()).chunk(0, 899)
+    np.testing.assert_allclose(Digits()(tokens).features, found.features, atol=1e-4)  # the same digits as tokens
+    pictures = samples.pixels()
+    assert pictures.dtype == np.uint8 and pictures.shape == (899, 8, 8, 1)
+
+
+def test_training_samples_are_found_to_be_copies(digits: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    pictures, labels = digits
+    np.savez(tmp_path / "copied.npz", arr_0=pictures, arr_1=labels)
+    found = api.evaluate(tmp_path / "copied.npz", "digits", training="digits")
+    figures = found.runs[0].result.figures
+    assert set(figures) == {*FIGURES} - {"sfid"}
+    assert figures["accuracy"] > 0.99 and figures["nearest_ratio"] < 0.05 and figures["copies"] > 0.99
+    assert figures["fid"] < 0.5 and figures["recall"] > 0.6 and figures["coverage"] > 0.85
+    assert set(found.runs[0].result.by_class) == set(range(10))
+    wrong = np.savez(tmp_path / "wrong.npz", arr_0=pictures, arr_1=(labels + 1) % 10)
+    found = api.evaluate(tmp_path / "wrong.npz", "digits", metrics=["accuracy"])
+    assert wrong is None and found.runs[0].result.figures == {"accuracy": pytest.approx(0, abs=0.01)}
+
+
+def test_statistics_stand_for_the_samples(digits: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    """Written, then read in place of the samples; an archive with both, as ADM's, takes FID from the statistics."""
+    pictures, labels = digits
+    np.savez(tmp_path / "s.npz", arr_0=pictures[:400], arr_1=labels[:400])
+    fid = {"metrics": ["fid"], "features": ["digits"]}
+    stats = tmp_path / "stats.npz"
+    first = api.evaluate(tmp_path / "s.npz", "digits", statistics=stats, **fid).runs[0].result.figures  # type: ignore[arg-type]
+    second = api.evaluate(tmp_path / "s.npz", stats, **fid).runs[0].result  # type: ignore[arg-type]
+    assert second.figures == {"fid": pytest.approx(first["fid"], rel=1e-9)}
+    with np.load(stats) as held:
+        np.savez(tmp_path / "both.npz", arr_0=pictures[400:], mu=held["mu"] + 1, sigma=held["sigma"])
+    both = api.evaluate(tmp_path / "s.npz", tmp_path / "both.npz", features=["digits"]).runs[0].result
+    assert both.figures["fid"] > first["fid"] + 30 and both.figures["recall"] > 0.5
+
+
+def test_the_command(bundle: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", str(bundle), "--count", "40", "--metric", "fid,accuracy", "--guidance", "1,2"]) == 0
+    out = capsys.readouterr().out
+    assert "held-out data (899 samples)" in out and "a classifier of scikit-learn's digits" in out
+    lines = [line.split() for line in out.splitlines()]
+    assert ["guidance", "fid", "↓", "accuracy", "↑"] in lines and [line[0] for line in lines if line][4:6] == ["1", "2"]
+    assert run(["evaluate", str(bundle), "--count", "40", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["runs"][0]["count"] == 40 and set(found["runs"][0]["figures"]) == {*FIGURES} - {"sfid"}
+    assert found["figures"]["recall"]["better"] == "higher" and len(found["runs"][0]["classes"]) == 10
+    assert found["runs"][0]["not_computed"].keys() == {"sfid"}
+
+
+def test_data_without_a_classifier_have_principal_components(tmp_path: Path, cache: Path) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 256, (2, 60, 6, 5, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", arr_0=a)
+    np.savez(tmp_path / "b.npz", arr_0=b)
+    found = api.evaluate(tmp_path / "a.npz", tmp_path / "b.npz")
+    assert found.facts()["features"] == "principal components of the reference"
+    assert {"fid", "recall"} <= set(found.runs[0].result.figures)
+    assert "accuracy" in found.runs[0].result.missing
+
+
+def test_a_folder_of_images_is_a_reference(tmp_path: Path, digits: tuple[np.ndarray, np.ndarray]) -> None:
+    from PIL import Image
+
+    pictures, labels = digits
+    for i in range(60):
+        folder = tmp_path / "images" / str(labels[i])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pictures[i, ..., 0]).save(folder / f"{i}.png")
+    np.savez(tmp_path / "s.npz", arr_0=pictures[:60], arr_1=labels[:60])
+    found = api.evaluate(tmp_path / "s.npz", tmp_path / "images", features=["digits"], metrics=["fid,accuracy,recall"])
+    figures = found.runs[0].result.figures
+    assert figures["fid"] == pytest.approx(0, abs=1e-3) and figures["recall"] == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, code, words",
+    [
+        (["--metric", "fdi"], "E0714", "did you mean `fid`"),
+        (["--features", "digit"], "E0721", "did you mean `digits`"),
+        (["--features", "inception"], "E0721", "need a file"),
+        (["--features", "inception=none.pth"], "E0401", "none.pth"),
+        (["--features", "own.yaml"], "E0401", "own.yaml"),
+        (["--reference", "nothing"], "E0401", "nothing"),
+        (["--reference", "image_folder"], "E0722", "image_folder"),
+        (["--reference", "empty.npz"], "E0722", "neither pictures nor statistics"),
+        (["--reference", "shape.npz"], "E0722", "pictures u8"),
+        (["--reference", "stats.npz"], "E0722", "statistics"),
+        (["--reference", "stats.npz", "--features", "digits"], "E0722", "statistics of 3 features"),
+        (["--classifier", "principal"], "E0721", "not a classifier"),
+        (["--guidance", "1,x"], "E0701", "not a number"),
+        (["--setting", "warmth=1"], "E0608", "warmth"),
+    ],
+)
+def test_mistakes_are_diagnostics(
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+    arguments: list[str],
+    code: str,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("empty.npz", other=np.zeros(3))
+    np.savez("shape.npz", arr_0=np.zeros((3, 8, 8), np.uint8))
+    np.savez("stats.npz", mu=np.zeros(3), sigma=np.eye(3))
+    assert run(["evaluate", str(bundle), "--count", "16", "--metric", "fid", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert f"error[{code}]" in error and words in error
+
+
+def test_samples_need_a_reference(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", arr_0=np.zeros((4, 8, 8, 1), np.uint8))
+    with pytest.raises(DiagnosticError, match="nothing is known to compare"):
+        api.evaluate(tmp_path / "s.npz")
