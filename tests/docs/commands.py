@@ -29,6 +29,7 @@ ELSEWHERE = {
 QUICK = {
     "tune": ["--samples", "16", "--evaluations", "48", "--seconds", "3"],
     "train": ["--steps", "4"],
+    "evaluate": ["--count", "40"],
     "verify": ["--budget", "2"],
 }
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from commands import ROOT, blocks
 from tiny_model import write_random_weights
 
@@ -64,6 +65,14 @@ def engines(folder: Path) -> None:
     weights(folder, "dit", {"": "dit.safetensors"})
 
 
+def evaluation(folder: Path) -> None:
+    deployment(folder)
+    rng = np.random.default_rng(0)
+    np.savez(
+        folder / "samples.npz", arr_0=rng.integers(0, 256, (40, 8, 8, 1), dtype=np.uint8), arr_1=np.arange(40) % 10
+    )
+
+
 def spec(folder: Path) -> None:
     small(folder, "stage", "dit")
     weights(folder, "dit", {"": "DiT-XL-2-256x256.pt"}, "official")
@@ -107,6 +116,7 @@ GIVEN: dict[str, Callable[[Path], None]] = {
     "README.md": readme,
     "docs/deployment.md": deployment,
     "docs/engines.md": engines,
+    "docs/evaluation.md": evaluation,
     "docs/quantization.md": engines,
     "docs/spec.md": spec,
     "docs/step_reduction.md": step_reduction,
