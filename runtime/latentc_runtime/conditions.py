@@ -36,12 +36,14 @@ def checked_given(
     asked: Mapping[str, ArrayLike] | None = None,
     seeds: ArrayLike = 0,
     count: int | None = None,
+    most: int = MOST_SAMPLES,
 ) -> Given:
     """A checked request to a program with these conditions and settings; every array has one row per sample.
 
     `classes`: short for the only condition of form label. `given`: values by condition, one for all samples or one per
     sample; {"value": …, "mask": …} to give a mask. `asked`: settings by name. `count`: the number of samples, by
-    default that of the conditions given per sample, otherwise that of the seeds. Raises RequestError.
+    default that of the conditions given per sample, otherwise that of the seeds. `most`: the largest number of samples;
+    a larger one is refused before memory is allocated for it. Raises RequestError.
     """
     values = _with_classes(conditions, dict(given or {}), classes)
     known = {c.name: c for c in conditions}
@@ -51,8 +53,8 @@ def checked_given(
     missing = [c for c in conditions if c.required and c.name not in values]
     if missing:
         raise RequestError(f"the condition `{missing[0].name}` is missing", described(missing[0]))
-    read = {c.name: _read(c, values[c.name]) for c in conditions if c.name in values}
-    number = _number([len(value) for value, _, single in read.values() if not single], seeds, count)
+    read = {c.name: _read(c, values[c.name], most) for c in conditions if c.name in values}
+    number = _number([len(value) for value, _, single in read.values() if not single], seeds, count, most)
     rows: dict[str, Array] = {}
     masks: dict[str, Array] = {}
     for condition in conditions:
@@ -115,10 +117,10 @@ def _with_classes(conditions: Sequence[Condition], given: dict[str, Any], classe
 Read = tuple[Array, Array, bool]  # values [n, *shape], masks [n, L], True for one value for all samples
 
 
-def _read(condition: Condition, given: Any) -> Read:
-    """The checked values of a condition; their number is checked later."""
+def _read(condition: Condition, given: Any, most: int) -> Read:
+    """The checked values of a condition, of at most `most` samples."""
     if condition.form == "label":
-        return _labels(condition, _numbers(condition.name, given))
+        return _labels(condition, _numbers(condition.name, given), most)
     mask = None
     if isinstance(given, Mapping):
         if set(given) - {_VALUE, _MASK} or _VALUE not in given:
@@ -128,6 +130,8 @@ def _read(condition: Condition, given: Any) -> Read:
         raise RequestError(f"condition `{condition.name}` takes no mask", described(condition))
     parts = _parts(condition, given)
     single = isinstance(parts, np.ndarray)
+    if not single:
+        _in_one_request(len(parts), most)
     values = np.full((1 if single else len(parts), *condition.shape), condition.pad, NUMPY[condition.dtype])
     masks = np.zeros((len(values), *condition.shape[:1]), np.bool_)
     for row, part in enumerate([parts] if single else parts):
@@ -185,12 +189,13 @@ def _given_mask(condition: Condition, mask: Any, real: Array, single: bool) -> A
     return real & np.pad(rows, ((0, 0), (0, real.shape[1] - rows.shape[1])))
 
 
-def _labels(condition: Condition, array: Array) -> Read:
+def _labels(condition: Condition, array: Array, most: int) -> Read:
     count, name = condition.classes or 1, condition.name
     mend = described(condition)
     soft = array.dtype.kind == "f" and array.ndim in (1, 2) and array.size > 0
     if soft and condition.encoding == "one_hot":
         rows = np.atleast_2d(array).astype(np.float32)
+        _in_one_request(len(rows), most)
         if rows.shape[1] != count:
             raise RequestError(f"`{name}` gives probabilities of {rows.shape[1]} classes, not {count}", mend)
         if not (rows >= 0).all() or (rows.sum(axis=1) > 1 + 1e-3).any():  # false for nan
@@ -204,6 +209,7 @@ def _labels(condition: Condition, array: Array) -> Read:
     outside = labels[(labels < 0) | (labels >= count)]
     if outside.size:
         raise RequestError(f"no class {outside[0]}", mend)
+    _in_one_request(len(labels), most)
     made = labels if condition.encoding == "index" else one_hot(labels, count)
     return made, np.ones((len(labels), 0), np.bool_), array.ndim == 0
 
@@ -218,14 +224,14 @@ def _default(condition: Condition) -> Read:
 # ---- numbers of samples
 
 
-def _number(lengths: Sequence[int], seeds: ArrayLike, count: int | None) -> int:
+def _number(lengths: Sequence[int], seeds: ArrayLike, count: int | None, most: int) -> int:
     """The number of requested samples."""
     if isinstance(seeds, Sequence):
-        _in_one_request(len(seeds))
+        _in_one_request(len(seeds), most)
     if count is not None:
         if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 0:
             raise RequestError(f"`count` is a number of samples, not {count!r}", "give 0 or more")
-        return _in_one_request(int(count))
+        return _in_one_request(int(count), most)
     several = [n for n in lengths if n != 1]
     if several:
         return several[0]
@@ -234,10 +240,10 @@ def _number(lengths: Sequence[int], seeds: ArrayLike, count: int | None) -> int:
     return 1
 
 
-def _in_one_request(count: int) -> int:
-    """`count`, unless it is more than any memory holds."""
-    if count > MOST_SAMPLES:
-        raise RequestError(f"{count} samples in one request; at most {MOST_SAMPLES}", "ask for them in several")
+def _in_one_request(count: int, most: int = MOST_SAMPLES) -> int:
+    """`count`, unless it is more than allowed."""
+    if count > most:
+        raise RequestError(f"{count} samples in one request; at most {most}", "ask for them in several")
     return count
 
 

@@ -17,6 +17,12 @@ CODES: dict[str, str] = {
     "E0611": "a referenced weight file is missing or changed",
     "E0612": "samples of this medium have no such format",
     "E0613": "the bundle's plans do not fit this machine",
+    "E0614": "the server takes no more requests now",
+    "E0615": "the request is too large for the server",
+    "E0616": "the server refuses this client",
+    "E0617": "the server has nothing at this address",
+    "E0618": "the request cannot be read",
+    "E0619": "the server cannot start",
 }
 
 

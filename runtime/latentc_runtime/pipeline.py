@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import EngineCall, Manifest, ProgramEntry, Statement
 from latentc_runtime.media import encoded, images
 from latentc_runtime.media.pixels import Pixels
-from latentc_runtime.program import first_steps, run_program, ticks
+from latentc_runtime.program import Variables, first_steps, run_program, ticks
 from latentc_runtime.request import Request, check_request, program_entry
 from latentc_runtime.sources import NUMPY, RandomSource, default_given, input_array
 
 Progress = Callable[[int, int], None]
+Watch = Callable[[int, Callable[[], dict[str, Array]]], None]
 
 
 def load(
@@ -124,8 +126,19 @@ class Pipeline:
         request = check_request(self.manifest, entry, classes, seeds, conditions, asked, noise, count)
         return next(iter(self.run(request, batch, progress).values()))
 
-    def run(self, request: Request, batch: int | None = None, progress: Progress | None = None) -> dict[str, Array]:
-        """All outputs of a checked request by name, [B, ...]; see `sample`, and `request.check_request`."""
+    def run(
+        self,
+        request: Request,
+        batch: int | None = None,
+        progress: Progress | None = None,
+        watch: Watch | None = None,
+    ) -> dict[str, Array]:
+        """All outputs of a checked request by name, [B, ...]; see `sample`, and `request.check_request`.
+
+        `watch(start, so_far)` is called after each step if the host drives the loop, for the samples from `start` on
+        that run together: `so_far()` gives the outputs as if the loop ended now, [b, ...], which are still noisy. An
+        engine that decodes them runs once more for it, and the arrays must be read before `watch` returns.
+        """
         entry = request.entry
         count = len(request)
         if progress is not None and not callable(progress):
@@ -147,7 +160,8 @@ class Pipeline:
         for start in starts:
             part = request.part(start, min(count, start + size))
             with self._turn:  # the next run may overwrite the results of this one
-                for name, array in self._run(part, tick).items():
+                seen = None if watch is None else partial(watch, start)
+                for name, array in self._run(part, tick, seen).items():
                     made[name][start : start + size] = array
         return made
 
@@ -214,12 +228,26 @@ class Pipeline:
             self._engines[file] = engine
         return self._engines[file]
 
-    def _run(self, request: Request, tick: Callable[[], None]) -> dict[str, Array]:
+    def _run(
+        self,
+        request: Request,
+        tick: Callable[[], None],
+        watch: Callable[[Callable[[], dict[str, Array]]], None] | None = None,
+    ) -> dict[str, Array]:
         program = request.entry.program
         for file in _files(program):
             self._engine(file)  # before values are created: opening one may decide the device of "auto"
         variables = {name: self.backend.value(array) for name, array in request.variables().items()}
-        variables = run_program(program, variables, self._engine, request.row, tick)
+
+        def seen(so_far: Callable[[], Variables]) -> None:
+            if watch is not None:
+                watch(lambda: self._outputs(request, so_far()))
+
+        variables = run_program(program, variables, self._engine, request.row, tick, None if watch is None else seen)
+        return self._outputs(request, variables)
+
+    def _outputs(self, request: Request, variables: Variables) -> dict[str, Array]:
+        """The outputs of a program as arrays, from its variables at the end. BundleError E0607 if one does not fit."""
         made = {}
         for one in request.entry.outputs:
             result = self.backend.array(variables[one.variable])

@@ -5,6 +5,7 @@ Variables hold engine values or arrays and are never inspected, so state stays o
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,14 +24,17 @@ def run_program(
     engine: Callable[[str], Engine],
     row: Callable[[str, int], Array],
     tick: Callable[[], None],
+    watch: Callable[[Callable[[], Variables]], None] | None = None,
 ) -> Variables:
     """Run a program; returns its variables at the end.
 
     `variables`: the program's inputs. `engine(file)`: the engine of a file. `row(name, i)`: row i of a per-step input.
     `tick` is called `ticks(program)` times: after each step of an innermost loop, or once if there are no loops.
+    `watch(so_far)` is called after each step but the last of the last outermost loop. `so_far()` is what the program
+    would return if that loop ended now: it runs the statements after the loop, such as a decoder.
     """
     variables = dict(variables)
-    _run(program, variables, (), engine, row, tick)
+    _run(program, variables, (), engine, row, tick, watch)
     if not _has_loop(program):
         tick()
     return variables
@@ -65,15 +69,18 @@ def _run(
     engine: Callable[[str], Engine],
     row: Callable[[str, int], Array],
     tick: Callable[[], None],
+    watch: Callable[[Callable[[], Variables]], None] | None = None,
 ) -> None:
     """Run statements in place on `variables`; `outer` are the current steps of the enclosing loops."""
-    for s in program:
+    for place, s in enumerate(program):
         if isinstance(s, EngineCall):
             feeds = {name: variables[variable] for name, variable in s.inputs.items()}
             results = engine(s.file).run(feeds, list(dict.fromkeys(s.outputs.values())), s.shared)
             variables.update({variable: results[name] for variable, name in s.outputs.items()})
             continue
         innermost = not _has_loop(s.body)
+        rest = program[place + 1 :]
+        watched = watch is not None and not _has_loop(rest)
         tables = {variable: np.asarray(rows) for variable, rows in s.tables.items()}
         for step in range(s.trip):
             at = (*outer, step)
@@ -88,6 +95,20 @@ def _run(
             del scope  # frees what is not carried before the next step allocates
             if innermost:
                 tick()
+            if watch is not None and watched and step < s.trip - 1:
+                watch(functools.partial(_ended, rest, variables, engine, row))
+
+
+def _ended(
+    rest: Sequence[Statement],
+    variables: Variables,
+    engine: Callable[[str], Engine],
+    row: Callable[[str, int], Array],
+) -> Variables:
+    """A copy of `variables` after the statements of `rest`, which hold no loop."""
+    variables = dict(variables)
+    _run(rest, variables, (), engine, row, lambda: None)
+    return variables
 
 
 def _has_loop(program: Sequence[Statement]) -> bool:

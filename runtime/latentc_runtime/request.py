@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from latentc_runtime.backends import Array
-from latentc_runtime.conditions import RequestError, checked_given
+from latentc_runtime.conditions import MOST_SAMPLES, RequestError, checked_given
 from latentc_runtime.distributions import DISTRIBUTIONS
 from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import Manifest, ProgramEntry
@@ -95,8 +95,9 @@ def check_request(
     settings: Mapping[str, ArrayLike] | None = None,
     noise: Mapping[str, ArrayLike] | None = None,
     count: int | None = None,
+    most: int = MOST_SAMPLES,
 ) -> Request:
-    """The checked request of a caller. Raises BundleError E0608, E0610 with what does not fit."""
+    """The checked request of a caller, for `most` samples at most. Raises BundleError E0608, E0610."""
     for what, given_values in (("conditions", conditions), ("settings", settings), ("noise", noise)):
         if given_values is not None and not isinstance(given_values, Mapping):
             message = f"`{what}` are values by name, not {type(given_values).__name__}"
@@ -112,6 +113,7 @@ def check_request(
             asked=settings,
             seeds=seeds,
             count=count,
+            most=most,
         )
     except RequestError as error:
         raise BundleError("E0608", error.message, error.help) from None

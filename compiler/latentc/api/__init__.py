@@ -11,6 +11,7 @@ from latentc.api.evaluating import evaluate
 from latentc.api.networks import convert_weights, emit, forward, forward_file, loss, loss_file, run_method, train
 from latentc.api.reading import check, doctor, explain, hoisting, init, ir, resolved, schema, show, specs, why
 from latentc.api.running import bench, deploy_triton, sample, tune, verify
+from latentc.api.serving import serve
 
 __all__ = [
     "Backend",
@@ -37,6 +38,7 @@ __all__ = [
     "run_method",
     "sample",
     "schema",
+    "serve",
     "show",
     "specs",
     "train",

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from latentc import __version__
-from latentc.cli import bundles, evaluating, models
+from latentc.cli import bundles, evaluating, models, serving
 from latentc.cli._shared import echo
 from latentc.diagnostics import Diagnostic, render
 from latentc.faults import INTERRUPTED, exit_status
@@ -31,8 +31,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     *(models.specs, models.check, models.show, models.schema, models.init, models.explain, models.emit, models.train),
     *(models.forward, models.loss, models.weights),
     *(bundles.compile, bundles.calibrate, bundles.sample, bundles.verify, bundles.bench, bundles.tune),
-    evaluating.evaluate,
-    models.doctor,
+    *(evaluating.evaluate, serving.serve, models.doctor),
 )
 for verb in VERBS:
     further = {"allow_extra_args": True, "ignore_unknown_options": True} if verb is models.train else None

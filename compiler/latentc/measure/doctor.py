@@ -28,6 +28,7 @@ from latentc_runtime.errors import BundleError
 _OPTIONAL = {
     "torch": ("torch", "train, forward --backend torch, verify", 'pip install "latentc[torch]"'),
     "tensorboard": ("tensorboard", "curves of a training", 'pip install "latentc[torch]"'),
+    "fastapi": ("fastapi", "latentc serve", 'pip install "latentc[serve]"'),
     "sklearn": ("scikit-learn", "the digits data set", 'pip install "latentc[demo]"'),
 }
 _TINY = ("backbone.width=16", "backbone.depth=1", "backbone.block.mixer.heads=2")

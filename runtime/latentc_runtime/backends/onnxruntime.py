@@ -37,6 +37,7 @@ class OnnxRuntime:
     """The Backend of ONNX Runtime."""
 
     concurrent = True
+    compiles_per_batch = False
 
     def __init__(self, device: str, threads: int | None, precision: str = "fp32") -> None:
         if device not in ("auto", *PROVIDERS):

@@ -31,6 +31,7 @@ class OpenVino:
     """The Backend of OpenVINO. `precision` "bf16" runs in float32 where the CPU has no bfloat16 arithmetic."""
 
     concurrent = False  # an engine is one inference request
+    compiles_per_batch = True
 
     def __init__(self, device: str, threads: int | None, precision: str) -> None:
         if device not in ("auto", "cpu"):

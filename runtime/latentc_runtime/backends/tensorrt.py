@@ -31,6 +31,7 @@ class TensorRt:
 
     device = "tensorrt"
     concurrent = False  # one stream, on which graphs are captured
+    compiles_per_batch = False
 
     def __init__(self, engine: str, plans: Sequence[Plan]) -> None:
         package = PACKAGES[engine]

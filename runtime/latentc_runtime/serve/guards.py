@@ -1,0 +1,138 @@
+"""What every request passes before its handler (identity, origin, key, size), and what every answer carries."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from latentc_runtime.errors import BundleError
+from latentc_runtime.serve.options import HttpError, Options, refused
+
+_log = logging.getLogger("latentc.serve")
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LOCAL = ("localhost", "127.0.0.1", "[::1]")
+_OPEN = re.compile(r"/(healthz|readyz|static/.*)?")  # what needs no key
+
+_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "media-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "content-security-policy": _CSP,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+def error_body(error: BundleError, request_id: str) -> bytes:
+    """A diagnostic as JSON."""
+    fields = {"code": error.code, "message": error.message, "help": error.help, "request_id": request_id}
+    return json.dumps(fields).encode()
+
+
+class Guard:
+    """ASGI middleware; handlers find the request's id in `scope["state"]["id"]`, and may add to `["log"]`."""
+
+    def __init__(self, app: ASGIApp, options: Options) -> None:
+        self.app, self.options = app, options
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        given = headers.get("x-request-id", "")
+        request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        state = scope.setdefault("state", {})
+        state["id"], state["log"] = request_id, {}
+        begin, status = time.monotonic(), 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *self._headers(scope["path"], request_id)]
+            await send(message)
+
+        try:
+            try:
+                self._check(scope, headers)
+                await self.app(scope, self._counted(receive), answer)
+            except HttpError as refusal:
+                await _send_error(answer, refusal, request_id)
+            except Exception:
+                _log.exception("internal error", extra={"request": request_id, "path": scope["path"]})
+                if status:
+                    raise
+                fault = BundleError("E0901", "the server failed", "report it, with the server's log")
+                await _send_error(answer, HttpError(500, fault), request_id)
+        finally:
+            if scope["path"] not in ("/healthz", "/readyz", "/metrics"):
+                seconds = round(time.monotonic() - begin, 6)
+                fields = {"request": request_id, "method": scope["method"], "path": scope["path"], "status": status}
+                _log.info("request", extra={**fields, "seconds": seconds, **state["log"]})
+
+    def _headers(self, path: str, request_id: str) -> Iterable[tuple[bytes, bytes]]:
+        fixed = {**_HEADERS, "x-request-id": request_id}
+        if not path.startswith("/static/"):
+            fixed["cache-control"] = "no-store"
+        return [(name.encode(), value.encode("latin-1")) for name, value in fixed.items()]
+
+    def _check(self, scope: Scope, headers: dict[str, str]) -> None:
+        """HttpError for a request that must not be served."""
+        host = headers.get("host", "")
+        if self.options.loopback and re.sub(r":\d*$", "", host).lower() not in _LOCAL:
+            # Otherwise a page of another site could reach this machine under a name of its own (DNS rebinding).
+            raise refused(
+                403, "E0616", "this server answers to localhost only", "use http://127.0.0.1, or start it with `--host`"
+            )
+        if _OPEN.fullmatch(scope["path"]):
+            return
+        if headers.get("sec-fetch-site") == "cross-site":
+            raise refused(403, "E0616", "a page of another site cannot use this server", "open the server's own page")
+        if self.options.key is not None:
+            scheme, _, token = headers.get("authorization", "").partition(" ")
+            given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+            if not hmac.compare_digest(given.encode(), self.options.key.encode()):
+                what = "wrong" if given else "missing"
+                mend = "send it as `Authorization: Bearer KEY`"
+                raise refused(401, "E0616", f"the API key is {what}", mend, WWW_Authenticate="Bearer")
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > self.options.max_body:
+            raise self._too_large()
+
+    def _counted(self, receive: Receive) -> Receive:
+        """`receive`, which refuses a body that is larger than it said, or did not say how large it is."""
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self.options.max_body:
+                raise self._too_large()
+            return message
+
+        return counted
+
+    def _too_large(self) -> HttpError:
+        most = self.options.max_body
+        mend = "send less, or start the server with a larger `--max-body`"
+        return refused(413, "E0615", f"the request's body has more than {most} bytes", mend, Connection="close")
+
+
+async def _send_error(send: Send, refusal: HttpError, request_id: str) -> None:
+    body = error_body(refusal.error, request_id)
+    fields: dict[str, Any] = {"content-type": "application/json", "content-length": str(len(body)), **refusal.headers}
+    headers = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
