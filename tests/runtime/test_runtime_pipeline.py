@@ -57,7 +57,7 @@ def test_largest_batch_of_the_engine_is_kept(tmp_path):
     pipe = open_(tiny.host_bundle(tmp_path / "bundle", max_batch=2))
     sizes = []
     run = pipe._run
-    pipe._run = lambda request, tick: sizes.append(len(request)) or run(request, tick)
+    pipe._run = lambda request, *rest: sizes.append(len(request)) or run(request, *rest)
     pipe.sample(CLASSES, SEEDS, batch=4)
     assert sizes == [2, 2, 1]
 

@@ -11,7 +11,7 @@ from latentc.cli._shared import Device, a_time, echo
 
 
 def serve(
-    bundles: Annotated[list[str], typer.Argument(metavar="BUNDLE…", help="Folders of bundles, or NAME=FOLDER.")],
+    bundles: Annotated[list[str], typer.Argument(metavar="BUNDLE", help="Folders of bundles, or NAME=FOLDER.")],
     host: Annotated[
         str, typer.Option("--host", metavar="ADDRESS", help="Where to listen; 0.0.0.0 for every machine.")
     ] = "127.0.0.1",

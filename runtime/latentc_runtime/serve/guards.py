@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 import json
 import logging
@@ -68,6 +70,8 @@ class Guard:
                 self._check(scope, headers)
                 await self.app(scope, self._counted(receive), answer)
             except HttpError as refusal:
+                if refusal.status == 413:
+                    await _discard(receive)
                 await _send_error(answer, refusal, request_id)
             except Exception:
                 _log.exception("internal error", extra={"request": request_id, "path": scope["path"]})
@@ -119,6 +123,8 @@ class Guard:
             message = await receive()
             size += len(message.get("body", b""))
             if size > self.options.max_body:
+                if message.get("more_body", False):
+                    await _discard(receive)
                 raise self._too_large()
             return message
 
@@ -128,6 +134,14 @@ class Guard:
         most = self.options.max_body
         mend = "send less, or start the server with a larger `--max-body`"
         return refused(413, "E0615", f"the request's body has more than {most} bytes", mend, Connection="close")
+
+
+async def _discard(receive: Receive) -> None:
+    """Read the rest of a body for up to two seconds: closing the connection on it would lose the answer."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(2):
+            while (await receive()).get("more_body", False):
+                pass
 
 
 async def _send_error(send: Send, refusal: HttpError, request_id: str) -> None:

@@ -148,7 +148,7 @@ class Scheduler:
 
     def _check_room(self, count: int) -> None:
         most = self.options.queue
-        if self.waiting + count > most and (self.waiting or count > most):
+        if self.waiting and self.waiting + count > most:  # an empty queue takes any request, or no retry would succeed
             after = self.retry_after()
             raise refused(
                 429,

@@ -1,0 +1,319 @@
+"""What the server answers: samples by the medium and the Accept header, events, errors as JSON, states."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+import zipfile
+
+import httpx
+import numpy as np
+import pytest
+from served import Gate, events, eventually, mel_bundle, served, tiny_bundles
+
+import latentc_runtime
+from latentc_runtime import BundleError
+from latentc_runtime.errors import CODES
+from latentc_runtime.serve.options import HttpError, Options
+from latentc_runtime.serve.run import create_app
+from latentc_runtime.serve.uploads import value_from_bytes
+from latentc_runtime.sources import Condition
+
+SAMPLE = "/v1/models/host/sample"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Three bundles behind one server."""
+    folder = tmp_path_factory.mktemp("bundles")
+    host, tokens = tiny_bundles.host_bundle(folder / "host"), tiny_bundles.token_bundle(folder / "tokens")
+    bundles = [f"host={host}", f"tokens={tokens}", f"mel={mel_bundle(folder / 'mel')}"]
+    with served(*bundles, preview=0.0, max_samples=16, max_body=200_000) as (web, app):
+        yield web, app
+
+
+def direct(app, name: str, **arguments) -> np.ndarray:
+    return app.models[name].pipeline.sample(**arguments)
+
+
+def test_samples_come_in_the_accepted_type(server) -> None:
+    web, app = server
+    asked = {"classes": [3, 5, 7], "seeds": 11, "guidance": 2.5}
+    expected = direct(app, "host", **asked)
+    pictures = latentc_runtime.grid(app.models["host"].pipeline.images(expected), columns=3, gap=2)
+
+    answer = web.post(SAMPLE, json=asked)
+    assert answer.headers["content-type"] == "image/png" and answer.content == latentc_runtime.png(pictures)
+    answer = web.post(SAMPLE, json=asked, headers={"accept": "text/html, image/*;q=0.8, */*;q=0.1"})
+    assert answer.content == latentc_runtime.png(pictures)
+    answer = web.post(SAMPLE, json=asked, headers={"accept": "application/x-npz"})
+    assert np.array_equal(np.load(io.BytesIO(answer.content))["samples"], expected)
+
+    answer = web.post(SAMPLE, json=asked, headers={"accept": "application/json"}).json()["samples"]
+    assert [(s["index"], s["seed"], s["labels"], s["settings"]) for s in answer] == [
+        (i, 11 + i, {"class": c}, {"guidance": 2.5}) for i, c in enumerate((3, 5, 7))
+    ]
+    single = app.models["host"].pipeline.images(expected[1:2])[0]
+    assert base64.b64decode(answer[1]["content"]["image/png"]) == latentc_runtime.png(single)
+
+
+def test_an_address_samples_as_a_body_does(server) -> None:
+    web, app = server
+    address = "/v1/models/host/sample?classes=3,5&seeds=7,1&guidance=2&columns=1&format=npz"
+    answer = np.load(io.BytesIO(web.get(address).content))["samples"]
+    assert np.array_equal(answer, direct(app, "host", classes=[3, 5], seeds=[7, 1], guidance=2.0))
+    one = web.get("/v1/models/tokens/sample", params={"class": 4, "seeds": 3, "format": "npz"})
+    assert np.array_equal(np.load(io.BytesIO(one.content))["samples"], direct(app, "tokens", classes=[4], seeds=3))
+    assert web.get("/v1/models/host/sample?classes=1").headers["content-type"] == "image/png"
+
+
+def test_events_show_unfinished_pictures_and_then_the_samples(server) -> None:
+    web, _ = server
+    asked = {"classes": [3, 5], "seeds": 7}
+    with web.stream("POST", SAMPLE, json=asked, headers={"accept": "text/event-stream"}) as answer:
+        got = list(events(answer))
+    names = [name for name, _ in got]
+    assert names == ["accepted", *["preview"] * 4, "sample", "sample", "progress", "done"]
+    whole = web.post(SAMPLE, json=asked, headers={"accept": "application/json"}).json()["samples"]
+    assert [data for name, data in got if name == "sample"] == whole
+    assert got[1][1]["content"]["image/png"] != whole[0]["content"]["image/png"]
+
+
+def test_conditions_come_as_files(server) -> None:
+    web, app = server
+    mel = np.arange(4, dtype=np.float32).reshape(1, 2, 2)
+    expected = direct(app, "mel", conditions={"mel": mel}, seeds=[5])
+    file, archive = io.BytesIO(), io.BytesIO()
+    np.save(file, mel)
+    np.savez_compressed(archive, value=mel)
+    sent = [file.getvalue(), archive.getvalue(), json.dumps(mel.tolist()).encode()]
+    for content in sent:
+        answer = web.post(
+            "/v1/models/mel/sample?ignored",
+            data={"request": '{"seeds": [5], "format": "npz"}'},
+            files={"mel": content},
+        )
+        assert np.array_equal(np.load(io.BytesIO(answer.content))["samples"], expected)
+    answer = web.post("/v1/models/mel/sample", json={"seeds": [5], "conditions": {"mel": mel.tolist()}})
+    assert answer.status_code == 200
+
+
+REFUSED = {
+    "class": ({"json": {"classes": [10]}}, 400, "E0608"),
+    "field": ({"json": {"clases": [1]}}, 400, "E0618"),
+    "type": ({"json": {"classes": [1], "count": "two"}}, 400, "E0618"),
+    "not an object": ({"json": [1]}, 400, "E0618"),
+    "not JSON": ({"content": b"{", "headers": {"content-type": "application/json"}}, 400, "E0618"),
+    "nested": ({"content": b"[" * 100_000, "headers": {"content-type": "application/json"}}, 400, "E0618"),
+    "another type": ({"content": b"<a/>", "headers": {"content-type": "text/xml"}}, 415, "E0618"),
+    "broken form": ({"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=y"}}, 400, "E0618"),
+    "unknown file": ({"data": {"request": '{"classes": [1]}'}, "files": {"mel": b"[]"}}, 400, "E0608"),
+    "none": ({"json": {"classes": []}}, 400, "E0608"),
+    "too many": ({"json": {"classes": [1], "count": 17}}, 400, "E0608"),
+    "too many classes": ({"json": {"classes": [1] * 17}}, 400, "E0608"),
+    "too many seeds": ({"json": {"classes": [1], "seeds": list(range(17))}}, 400, "E0608"),
+    "setting": ({"json": {"classes": [1], "settings": {"heat": 1}}}, 400, "E0608"),
+    "not finite": ({"json": {"classes": [1], "guidance": 1e300}}, 400, "E0608"),
+    "steps": ({"json": {"classes": [1], "steps": 77}}, 400, "E0609"),
+    "program": ({"json": {"classes": [1], "program": "encode"}}, 400, "E0609"),
+    "format": ({"json": {"classes": [1], "format": "wav"}}, 406, "E0612"),
+    "accept": ({"json": {"classes": [1]}, "headers": {"accept": "audio/wav"}}, 406, "E0612"),
+    "body": ({"content": b" " * 300_000, "headers": {"content-type": "application/json"}}, 413, "E0615"),
+    "site": ({"json": {"classes": [1]}, "headers": {"sec-fetch-site": "cross-site"}}, 403, "E0616"),
+    "host": ({"json": {"classes": [1]}, "headers": {"host": "evil.example"}}, 403, "E0616"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals_are_diagnostics(server, case: str) -> None:
+    web, _ = server
+    arguments, status, code = REFUSED[case]
+    answer = web.post(SAMPLE, **arguments)
+    found = answer.json()
+    assert (answer.status_code, found["code"]) == (status, code)
+    assert found["message"] and found["request_id"] == answer.headers["x-request-id"]
+    assert code in CODES
+
+
+def test_a_body_of_unknown_length_is_cut_off(server) -> None:
+    web, _ = server
+    pieces = (b" " * 50_000 for _ in range(8))
+    answer = web.post(SAMPLE, content=pieces, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (413, "E0615")
+
+
+def test_addresses_that_do_not_exist(server) -> None:
+    web, _ = server
+    for method, address, status in (("GET", "/v1/models/x", 404), ("PUT", SAMPLE, 405), ("GET", "/static/..%2f", 404)):
+        answer = web.request(method, address)
+        assert (answer.status_code, answer.json()["code"]) == (status, "E0617")
+    assert web.get("/v1/models/host/sample?clases=1").json()["code"] == "E0618"
+
+
+@pytest.mark.parametrize("name", ["host", "tokens", "mel"])
+def test_the_examples_of_openapi_work(server, name: str) -> None:
+    web, _ = server
+    paths = web.get("/openapi.json").json()["paths"]
+    body = paths[f"/v1/models/{name}/sample"]["post"]["requestBody"]["content"]["application/json"]
+    example = body["examples"][name]["value"]
+    assert set(example) <= set(body["schema"]["properties"])
+    assert web.post(f"/v1/models/{name}/sample", json=example).status_code == 200
+
+
+def test_every_answer_forbids_other_sources(server) -> None:
+    web, _ = server
+    for address in ("/", "/v1/models", "/nowhere", "/static/style.css"):
+        headers = web.get(address).headers
+        assert headers["content-security-policy"].startswith("default-src 'none'")
+        assert headers["x-content-type-options"] == "nosniff"
+    assert "unsafe" not in headers["content-security-policy"]
+
+
+def test_ids_of_requests_are_kept_if_they_are_plain(server) -> None:
+    web, _ = server
+    assert web.get("/healthz", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
+    assert web.get("/healthz", headers={"x-request-id": "a b\tc"}).headers["x-request-id"] != "a b\tc"
+
+
+def test_metrics_count_what_happened(tmp_path) -> None:
+    with served(f"m={tiny_bundles.host_bundle(tmp_path / 'b')}") as (web, _):
+        web.post("/v1/models/m/sample", json={"classes": [1, 2]})
+        web.post("/v1/models/m/sample", json={"classes": [99]})
+        text = web.get("/metrics").text
+    for line in (
+        'latentc_requests_total{model="m",status="200"} 1.0',
+        'latentc_requests_total{model="m",status="400"} 1.0',
+        'latentc_samples_total{model="m"} 2.0',
+        'latentc_queue_samples{model="m"} 0.0',
+        'latentc_ready{model="m"} 1.0',
+    ):
+        assert line in text
+
+
+def test_a_key_is_asked_for_where_it_matters(tmp_path) -> None:
+    with served(f"m={tiny_bundles.host_bundle(tmp_path / 'b')}", key="sesame") as (web, _):
+        assert web.get("/").status_code == web.get("/healthz").status_code == 200
+        for headers in ({}, {"authorization": "Bearer sesam"}, {"x-api-key": "Sesame"}, {"authorization": "sesame"}):
+            for address in ("/v1/models", "/metrics", "/openapi.json"):
+                answer = web.get(address, headers=headers)
+                assert (answer.status_code, answer.json()["code"]) == (401, "E0616")
+                assert answer.headers["www-authenticate"] == "Bearer"
+        for headers in ({"authorization": "Bearer sesame"}, {"x-api-key": "sesame"}):
+            assert web.get("/v1/models", headers=headers).status_code == 200
+
+
+def test_a_full_queue_is_429_and_a_client_that_leaves_makes_room(tmp_path) -> None:
+    with served(f"m={tiny_bundles.host_bundle(tmp_path / 'b')}", queue=2) as (web, app):
+        model = app.models["m"]
+        gate = Gate(model.pipeline)
+        gate.open.clear()
+        body = {"json": {"classes": [1, 2], "seeds": 3}}
+
+        def leave(headers) -> None:
+            with pytest.raises(httpx.ReadTimeout):
+                web.post("/v1/models/m/sample", **body, headers=headers, timeout=0.5)
+
+        first = threading.Thread(target=leave, args=({},))
+        first.start()
+        eventually(lambda: model.scheduler.running == 2)
+        second = threading.Thread(target=leave, args=({"accept": "text/event-stream"},))
+        second.start()
+        eventually(lambda: model.scheduler.waiting == 2)
+        answer = web.post("/v1/models/m/sample", **body)
+        assert (answer.status_code, answer.json()["code"]) == (429, "E0614")
+        assert int(answer.headers["retry-after"]) >= 1
+        first.join()
+        second.join()
+        eventually(lambda: model.scheduler.waiting == 0)
+        gate.open.set()
+        expected = model.pipeline.sample(classes=[1, 2], seeds=3)
+        gate.runs = 0
+        answer = web.post("/v1/models/m/sample", json={"classes": [1, 2], "seeds": 3, "format": "npz"})
+        assert np.array_equal(np.load(io.BytesIO(answer.content))["samples"], expected)
+        assert 'latentc_cancelled_total{model="m"} 2.0' in web.get("/metrics").text
+
+
+def test_failures_of_the_engine_are_answered(tmp_path, monkeypatch) -> None:
+    with served(f"m={tiny_bundles.host_bundle(tmp_path / 'b')}") as (web, app):
+
+        def fails(*_):
+            raise RuntimeError("the secret path /root")
+
+        monkeypatch.setattr(app.models["m"].pipeline, "run", fails)
+        answer = web.post("/v1/models/m/sample", json={"classes": [1]})
+        assert (answer.status_code, answer.json()["code"]) == (500, "E0607") and "secret" not in answer.text
+        with web.stream("GET", "/v1/models/m/sample?classes=1&format=events") as answer:
+            got = list(events(answer))
+        assert [name for name, _ in got] == ["accepted", "error"] and got[1][1]["code"] == "E0607"
+
+
+def test_a_model_that_cannot_run_is_not_ready(tmp_path, monkeypatch) -> None:
+    app = create_app([str(tiny_bundles.host_bundle(tmp_path / "b"))])
+    scheduler = app.models["tiny"].scheduler
+
+    def fails(batch):
+        raise BundleError("E0607", "no room")
+
+    monkeypatch.setattr(scheduler.pipeline, "warm_up", fails)
+    scheduler.start()
+    eventually(lambda: scheduler.state == "failed")
+    assert not app.ready
+    with pytest.raises(HttpError) as refusal:
+        scheduler.submit(None)  # type: ignore[arg-type]
+    assert refusal.value.status == 500 and "no room" in refusal.value.error.message
+
+
+WIDE = Condition("mel", "array", (4, 3), "f32")
+
+
+def bomb(size: int) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("value.npy", bytes(size))
+    return file.getvalue()
+
+
+def pickled() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.array([{}], dtype=object))
+    return file.getvalue()
+
+
+def liar() -> bytes:
+    """An array whose header says that it has more values than there are."""
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999, 3), }"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(16)
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [(bomb(50_000_000), 413), (pickled(), 400), (liar(), 400), (b"PK\x03\x04", 400), (b"\x93NUMPY", 400), (b"{", 400)],
+)
+def test_files_that_are_no_conditions_are_refused(content: bytes, status: int) -> None:
+    with pytest.raises(HttpError) as refusal:
+        value_from_bytes(content, WIDE, 4)
+    assert refusal.value.status == status
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch": 0}, {"queue": 0}, {"delay": float("nan")}, {"drain": -1}, {"key": ""}, {"key": "é"}]
+)
+def test_options_have_bounds(options) -> None:
+    with pytest.raises(BundleError) as error:
+        Options(**options)
+    assert error.value.code == "E0619"
+
+
+def test_only_loopback_is_private() -> None:
+    loopback = [Options(host=host).loopback for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "::", "a.example")]
+    assert loopback == [True, True, True, False, False, False]
+
+
+def test_names_of_models_can_be_part_of_an_address(tmp_path) -> None:
+    bundle = tiny_bundles.host_bundle(tmp_path / "b")
+    for names in ([f"a b={bundle}"], [f"../x={bundle}"], [str(bundle), str(bundle)]):
+        with pytest.raises(BundleError) as error:
+            create_app(names)
+        assert error.value.code == "E0619"
