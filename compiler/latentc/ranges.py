@@ -1,6 +1,8 @@
-"""Numbers on the command line: `50,250`, `0-9`, `all`."""
+"""Lists on the command line: numbers (`50,250`) and classes (`0-9,tabby`, `all`)."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from latentc.diagnostics import Diagnostic, DiagnosticError
 
@@ -15,22 +17,18 @@ def numbers_from_text(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def classes_from_text(text: str, known: int) -> list[int]:
-    """Classes `3`, `0-9`, `1,4,7-9` or `all`, out of `known` classes numbered from 0. DiagnosticError E0704."""
-    found: list[int] = []
-    last = known - 1
-    for part in (f"0-{last}" if text.strip() == "all" else text).split(","):
-        low, dash, high = (piece.strip() for piece in part.partition("-"))
-        numbers = [low, high] if dash else [low]
-        if not all(map(_whole, numbers)):
-            message = f"`{part.strip()}` is neither a class nor a range of classes"
-            raise DiagnosticError(Diagnostic("E0704", message, help="write `3`, `0-9`, `1,4,7-9` or `all`"))
-        first, final = int(numbers[0]), int(numbers[-1])
-        if final > last or final < first:
-            message = f"class {final} is out of range" if final > last else f"the range `{part.strip()}` is empty"
-            raise DiagnosticError(Diagnostic("E0704", message, help=f"classes are 0 to {last}"))
-        found += range(first, final + 1)
-    return found
+def classes_from_text(text: str, known: int, names: Sequence[str] = ()) -> list[int]:
+    """Classes that a text lists, out of `known` numbered from 0, as in `latentc_runtime.class_names`.
+
+    DiagnosticError E0704.
+    """
+    from latentc_runtime.class_names import classes_from_text as listed
+    from latentc_runtime.sources import RequestError
+
+    try:
+        return listed(text, known, names)
+    except RequestError as error:
+        raise DiagnosticError(Diagnostic("E0704", error.message, help=error.help)) from None
 
 
 def _whole(text: str) -> bool:

@@ -11,27 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from latentc_runtime.class_names import class_from_name, classes_from_text, shown, titles
 from latentc_runtime.noise import seed_words
-from latentc_runtime.sources import NUMPY, Array, Condition, Given, Setting, one_hot
+from latentc_runtime.sources import NUMPY, Array, Condition, Given, RequestError, Setting, one_hot
 
 _VALUE, _MASK = "value", "mask"
 
 MOST_SAMPLES = 1 << 24  # of one request
 
 
-class RequestError(ValueError):
-    """A request that does not fit the program: the message and the remedy."""
-
-    def __init__(self, message: str, help: str) -> None:
-        super().__init__(message, help)
-        self.message, self.help = message, help
-
-
 def checked_given(
     conditions: Sequence[Condition],
     settings: Sequence[Setting],
     *,
-    classes: ArrayLike | None = None,
+    classes: ArrayLike | Sequence[int | str] | None = None,
     given: Mapping[str, Any] | None = None,
     asked: Mapping[str, ArrayLike] | None = None,
     seeds: ArrayLike = 0,
@@ -40,10 +33,11 @@ def checked_given(
 ) -> Given:
     """A checked request to a program with these conditions and settings; every array has one row per sample.
 
-    `classes`: short for the only condition of form label. `given`: values by condition, one for all samples or one per
-    sample; {"value": …, "mask": …} to give a mask. `asked`: settings by name. `count`: the number of samples, by
-    default that of the conditions given per sample, otherwise that of the seeds. `most`: the largest number of samples;
-    a larger one is refused before memory is allocated for it. Raises RequestError.
+    `classes`: short for the only condition of form label; numbers, names, or a text that lists both. `given`: values by
+    condition, one for all samples or one per sample; {"value": …, "mask": …} to give a mask. `asked`: settings by name.
+    `count`: the number of samples, by default that of the conditions given per sample, otherwise that of the seeds.
+    `most`: the largest number of samples; a larger one is refused before memory is allocated for it. Raises
+    RequestError.
     """
     values = _with_classes(conditions, dict(given or {}), classes)
     known = {c.name: c for c in conditions}
@@ -72,7 +66,9 @@ def described(condition: Condition) -> str:
     match condition.form:
         case "label":
             soft = ", or a row of class probabilities" if condition.encoding == "one_hot" else ""
-            what = f"a class from 0 to {(condition.classes or 1) - 1}{soft}"
+            named = ", ".join(titles(condition.names, range(min(3, len(condition.names)))))
+            named = f", or its name ({named}{', …' if len(condition.names) > 3 else ''})" if named else ""
+            what = f"a class from 0 to {(condition.classes or 1) - 1}{named}{soft}"
         case "tokens":
             length = f"up to {shape}" if condition.mask else shape
             what = f"{length} tokens from 0 to {(condition.vocabulary or 1) - 1}"
@@ -96,7 +92,7 @@ def _listed(what: str, descriptions: Iterable[str]) -> str:
 # ---- conditions
 
 
-def _with_classes(conditions: Sequence[Condition], given: dict[str, Any], classes: ArrayLike | None) -> dict[str, Any]:
+def _with_classes(conditions: Sequence[Condition], given: dict[str, Any], classes: Any) -> dict[str, Any]:
     """`given` with `classes` added under the name of its condition."""
     if classes is None:
         return given
@@ -109,7 +105,7 @@ def _with_classes(conditions: Sequence[Condition], given: dict[str, Any], classe
         raise RequestError(f"`classes` could be any of {', '.join(labels)}", mend)
     if labels[0] in given:
         raise RequestError(f"`classes` and the condition `{labels[0]}` are the same", "give one of them")
-    if np.ndim(_numbers("classes", classes)) == 0:
+    if not isinstance(classes, str) and np.ndim(_numbers("classes", classes)) == 0:
         raise RequestError(f"classes are a list of whole numbers, not {classes!r}", "give one class per sample: [3, 3]")
     return {**given, labels[0]: classes}
 
@@ -120,7 +116,7 @@ Read = tuple[Array, Array, bool]  # values [n, *shape], masks [n, L], True for o
 def _read(condition: Condition, given: Any, most: int) -> Read:
     """The checked values of a condition, of at most `most` samples."""
     if condition.form == "label":
-        return _labels(condition, _numbers(condition.name, given), most)
+        return _labels(condition, _numbers(condition.name, _numbered(condition, given, most)), most)
     mask = None
     if isinstance(given, Mapping):
         if set(given) - {_VALUE, _MASK} or _VALUE not in given:
@@ -187,6 +183,28 @@ def _given_mask(condition: Condition, mask: Any, real: Array, single: bool) -> A
         shown = [real.shape[1]] if single else [*real.shape]
         raise RequestError(f"the mask of `{condition.name}` has shape {[*np.shape(mask)]}", f"give one of {shown}")
     return real & np.pad(rows, ((0, 0), (0, real.shape[1] - rows.shape[1])))
+
+
+def _numbered(condition: Condition, given: Any, most: int) -> Any:
+    """Labels with class numbers in place of names; a text lists classes as `--class` does."""
+    if isinstance(given, str):
+        return classes_from_text(given, condition.classes or 1, condition.names, most)
+    if isinstance(given, np.ndarray) and given.dtype.kind == "U":
+        given = np.atleast_1d(given).tolist()
+    if isinstance(given, Sequence) and any(isinstance(one, str) for one in given):
+        _in_one_request(len(given), most)
+        return [_number_of(condition, one) if isinstance(one, str) else one for one in given]
+    return given
+
+
+def _number_of(condition: Condition, name: str) -> int:
+    """The class that a text names; digits are a number unless a class is called so."""
+    if name.isascii() and name.isdigit() and len(name) < 10 and name not in condition.names:
+        return int(name)
+    if not condition.names:
+        mend = f"give whole numbers, as this model has no class names: {described(condition)}"
+        raise RequestError(f"`{shown(name)}` is not a class", mend)
+    return class_from_name(name, condition.names)
 
 
 def _labels(condition: Condition, array: Array, most: int) -> Read:

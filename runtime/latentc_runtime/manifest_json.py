@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from latentc_runtime import codec
+from latentc_runtime.class_names import LONGEST, is_name
 from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import (
     FORMAT,
@@ -146,6 +147,8 @@ def _condition_contradictions(c: Condition) -> Iterator[str]:
         yield "classes: expected 1 or more"
     if c.form == "label" and c.shape != ((c.classes,) if c.encoding == "one_hot" else ()):
         yield "shape: expected [classes] of a one-hot label, [] of an index"
+    if c.names and (c.form != "label" or len(c.names) != c.classes or not all(map(is_name, c.names))):
+        yield f"names: expected a printable name of up to {LONGEST} characters for each class of a label"
     if c.form == "tokens" and (c.vocabulary is None or c.vocabulary < 1 or len(c.shape) != 1):
         yield "expected tokens of a vocabulary of 1 or more, of shape [length]"
     if c.mask and not c.shape:

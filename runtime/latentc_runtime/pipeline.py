@@ -90,7 +90,7 @@ class Pipeline:
 
     def sample(
         self,
-        classes: ArrayLike | None = None,
+        classes: ArrayLike | Sequence[int | str] | None = None,
         seeds: ArrayLike = 0,
         *,
         conditions: Mapping[str, Any] | None = None,
@@ -106,7 +106,8 @@ class Pipeline:
     ) -> Array:
         """The first output of a program, [B, ...]; for most bundles samples, as `manifest.output` says.
 
-        `classes`: int[B], if samples have one label. `conditions`: the others by name, as `manifest.conditions` says:
+        `classes`: a number or a name per sample ([207, "tabby"]), or a text that lists them ("tabby,0-9"), if samples
+        have one label. `conditions`: the others by name, as `manifest.conditions` says:
         one value for all samples, or one per sample; sequences of different lengths are padded, and
         {"value": …, "mask": …} gives a mask. `seeds`: int[B] in [0, 2^64), or one s for s, s + 1, ...; a sample depends
         only on its own seed, conditions and settings. `settings`: numbers by name, one for all or f64[B]; `guidance`

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,7 +89,7 @@ def program_entry(manifest: Manifest, name: str | None = None, steps: int | None
 def check_request(
     manifest: Manifest,
     entry: ProgramEntry,
-    classes: ArrayLike | None = None,
+    classes: ArrayLike | Sequence[int | str] | None = None,
     seeds: ArrayLike = 0,
     conditions: Mapping[str, Any] | None = None,
     settings: Mapping[str, ArrayLike] | None = None,

@@ -31,6 +31,14 @@ NUMPY: dict[str, type[np.generic]] = {
 }
 
 
+class RequestError(ValueError):
+    """A request that does not fit the program: the message and the remedy."""
+
+    def __init__(self, message: str, help: str) -> None:
+        super().__init__(message, help)
+        self.message, self.help = message, help
+
+
 @dataclass(frozen=True)
 class ConditionSource:
     """The value of a condition, [B, *shape], or its mask, [B, length]."""
@@ -103,6 +111,7 @@ class Condition:
     takes a mask [B, L] of the real entries.
     axes: names of the axes of `shape`.
     default: a number, or nested lists of `shape`; null if the condition is required.
+    names: of the classes of a label, in order; a name may list synonyms separated by commas. Empty if unknown.
     """
 
     name: str
@@ -116,6 +125,7 @@ class Condition:
     mask: bool = False
     pad: int = 0
     default: Any = None
+    names: tuple[str, ...] = ()
 
     @property
     def required(self) -> bool:
@@ -274,6 +284,7 @@ __all__ = [
     "Given",
     "Input",
     "RandomSource",
+    "RequestError",
     "Setting",
     "SettingSource",
     "Source",

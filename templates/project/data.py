@@ -6,12 +6,14 @@ A batch is a dict of tensors by field name, as `data.fields` of config.yaml decl
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+import dataset
 from dataset import open_dataset
 
 
@@ -42,6 +44,17 @@ def open_data(config: dict[str, Any]) -> Samples:
         return Samples(open_dataset(config["data"]))
     except (OSError, ValueError) as error:
         raise SystemExit(f"data: {error}") from None
+
+
+def class_names(config: dict[str, Any]) -> list[str]:
+    """Names of the classes: in class_names.txt beside this file, else in the data; empty if unknown."""
+    file = Path(__file__).with_name("class_names.txt")
+    if file.is_file():
+        return file.read_text(encoding="utf-8").splitlines()
+    data = config["data"]
+    find = getattr(dataset, "class_names", None)
+    names = find(data) if find and data["classes"] else []
+    return names if len(names) == data["classes"] else []
 
 
 def batches(

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 import first_stage
-from image_folder import ImageFolder
+from image_folder import ImageFolder, class_names
 from storage import write_whole
+
+__all__ = ["class_names", "open_dataset"]
 
 
 class Encoded:

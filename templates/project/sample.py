@@ -11,7 +11,8 @@ import plain_errors  # noqa: F401
 # isort: split
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from class_names import classes_from_text
 from conditions import RequestError, checked_given
 from config import load_config
 from files import encoded
@@ -96,10 +98,23 @@ def program_of(name: str | None = None, steps: int | None = None) -> Any:
     return held[steps]
 
 
-def declared(program: Any) -> tuple[list[Condition], list[Setting]]:
-    """The conditions and settings that a program's inputs come from."""
+def declared(program: Any, names: Sequence[str] = ()) -> tuple[list[Condition], list[Setting]]:
+    """The conditions and settings that a program's inputs come from; labels get names that fit."""
     conditions, settings = needed(program.inputs.values())
-    return [c for c in CONDITIONS if c.name in conditions], [s for s in SETTINGS if s.name in settings]
+    held = [
+        replace(c, names=tuple(names)) if c.form == "label" and c.classes == len(names) else c
+        for c in CONDITIONS
+        if c.name in conditions
+    ]
+    return held, [s for s in SETTINGS if s.name in settings]
+
+
+def names_for(weights: Path) -> list[str]:
+    """Names of the classes, in class_names.txt of this project or where training wrote the weights."""
+    for folder in (Path(__file__).parent, weights, weights.parent, weights.parent.parent):
+        if (file := folder / "class_names.txt").is_file():
+            return file.read_text(encoding="utf-8").splitlines()
+    return []
 
 
 @torch.no_grad()
@@ -179,17 +194,6 @@ def with_first_stage(
         raise SystemExit(str(error)) from None
 
 
-def numbers(text: str) -> list[int]:
-    """`0-3,7` as [0, 1, 2, 3, 7]. ValueError where it is no such text."""
-    found: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        if int(last or first) < int(first):
-            raise ValueError(f"{part} is empty")
-        found += range(int(first), int(last or first) + 1)
-    return found
-
-
 def natural(text: str, least: int = 0) -> int:
     """A whole number from `least` up. ValueError where it is none."""
     if int(text) < least:
@@ -233,11 +237,17 @@ def condition_of(name: str, file: str) -> Any:
 
 def given_of(flags: argparse.Namespace, program: Any) -> Given:
     """What the flags ask of a program. SystemExit says what does not fit."""
-    conditions, settings = declared(program)
+    conditions, settings = declared(program, names_for(flags.weights))
     values = {name: condition_of(name, file) for name, file in flags.given}
     labels = [c for c in conditions if c.form == "label" and c.name not in values]
-    classes = flags.classes
-    if classes is None and len(labels) == 1 and labels[0].required:
+    classes: Sequence[int] | None = None
+    if flags.classes is not None:
+        known, names = (labels[0].classes, labels[0].names) if labels else (1, ())
+        try:
+            classes = classes_from_text(flags.classes, known, names)
+        except RequestError as error:
+            raise SystemExit(f"--class: {error.message}; {error.help}") from None
+    elif len(labels) == 1 and labels[0].required:
         classes = range(min(10, labels[0].classes))
     if classes is not None and flags.count is not None:
         classes = [classes[i % len(classes)] for i in range(flags.count)]
@@ -267,8 +277,7 @@ def main() -> None:
         "--class",
         dest="classes",
         metavar="CLASSES",
-        type=numbers,
-        help="such as 0-9 or 3,7; else the first ten",
+        help="such as 0-9 or 3,tabby; else the first ten",
     )
     parser.add_argument("--per-class", type=positive, default=10, metavar="N", help="samples of each class")
     parser.add_argument("--count", type=natural, metavar="N", help="number of samples")

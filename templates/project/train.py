@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from checkpoint import Checkpoints, load_weights, network_state, save_weights
 from config import load_config
-from data import batches, generator, open_data
+from data import batches, class_names, generator, open_data
 from media import FORMATS
 from model import NETWORKS
 from objective import UPDATES, Update
@@ -253,6 +253,8 @@ def main() -> None:
     elif run.main:
         text = yaml.safe_dump(config, sort_keys=False)
         write_whole(out / "config.yaml", lambda file: file.write_text(text))
+        if names := "\n".join(class_names(config)):
+            write_whole(out / "class_names.txt", lambda file: file.write_text(f"{names}\n", encoding="utf-8"))
     if run.main:
         count = sum(p.numel() for n in networks.values() for p in n.parameters())
         print(f"{count:,} parameters, {dataset.size:,} samples, {run.world} process(es) on {run.device.type}")

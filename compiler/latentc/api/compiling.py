@@ -47,6 +47,7 @@ def compile(
     slow or too far off is refused, unless `force`. `warn` is told what was not as asked. Raises DiagnosticError: E0401
     to E0413 (weights), E0501 to E0503, E0512, E0703, E0708, E0801 to E0806.
     """
+    from latentc.class_names import with_known_names
     from latentc.components.first_stage import FIRST_STAGE
     from latentc.spec import load_spec, resolved_yaml
     from latentc.unchanged import compile_key, unchanged, weights_as_they_are
@@ -63,8 +64,9 @@ def compile(
     # Each count is checked as if the spec said it; the bundle's spec says the first, which is the default.
     counts = [[*overrides, f"sampler.steps={count}"] for count in steps] or [overrides]
     spec = load_spec(source, variant, counts[0])
-    text = resolved_yaml(spec)
     files = named_files(weights, list(spec.networks), ())
+    spec = with_known_names(spec, files.values(), warn or (lambda text: None))
+    text = resolved_yaml(spec)
     if spec.data.first_stage is not None and spec.data.first_stage.weights is not None:
         files[FIRST_STAGE] = Path(spec.data.first_stage.weights)
     same_weights = weights_as_they_are(files)

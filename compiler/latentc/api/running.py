@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def sample(
     bundle: Path | str,
-    classes: Sequence[int] | str | None = None,
+    classes: Sequence[int | str] | str | None = None,
     per_class: int = 1,
     seed: int = 0,
     *,
@@ -47,10 +47,10 @@ def sample(
 ) -> np.ndarray:
     """Samples of a bundle, [B, ...]: `per_class` of each class in turn, of seeds `seed` and up.
 
-    `classes`: numbers, or a text such as "0-9" or "all" (the default if samples have a class). `given`: the other
-    conditions by name, arrays or files of them (.npy, or .npz with `value` and `mask`). `settings`: numbers by name;
-    `guidance` and `truncation` are short for two of them. `noise`: arrays, or an .npz file of them, in place of what
-    the seeds give. `count`: the number of samples, classes in turn. `program`: which of the bundle's programs.
+    `classes`: numbers and names, or a text such as "0-9,tabby" or "all" (the default if samples have a class).
+    `given`: the other conditions by name, arrays or files of them (.npy, or .npz with `value` and `mask`). `settings`:
+    numbers by name; `guidance` and `truncation` are short for two of them. `noise`: arrays, or an .npz file of them, in
+    place of what the seeds give. `count`: the number of samples, classes in turn. `program`: one of the bundle's.
     `backend`: the bundle's engine, or its spec and weights by the float64 oracle or the emitted PyTorch, which take the
     same noise. `output` is what to write: a file whose suffix names a format of the samples' medium (a grid has a row
     per class), or a folder. `raw` is an .npz file for the outputs as they are, by name (`samples`). Raises
@@ -96,11 +96,11 @@ def sample(
 
 def _classes(
     conditions: Sequence[Condition],
-    classes: Sequence[int] | str | None,
+    classes: Sequence[int | str] | str | None,
     per_class: int,
     count: int | None,
     given: Mapping[str, Any],
-) -> list[int] | None:
+) -> list[int | str] | None:
     """The class of each sample; None if nobody asks for one. DiagnosticError E0704."""
     from latentc.ranges import classes_from_text
     from latentc_runtime.conditions import MOST_SAMPLES
@@ -110,9 +110,9 @@ def _classes(
         return None
     if classes is not None and not any(c.form == "label" for c in conditions):
         raise DiagnosticError(Diagnostic("E0704", "samples of this program have no class", help="leave `classes` out"))
-    known = labels[0].classes if labels else None
+    known, names = (labels[0].classes or 1, labels[0].names) if labels else (1, ())
     text = "all" if classes is None else classes
-    chosen = classes_from_text(text, known or 1) if isinstance(text, str) else list(text)
+    chosen: list[int | str] = [*classes_from_text(text, known, names)] if isinstance(text, str) else list(text)
     if (number := len(chosen) * per_class if count is None else count) > MOST_SAMPLES:
         message = f"{number} samples in one request; at most {MOST_SAMPLES}"
         raise DiagnosticError.of("E0704", message, help="ask for them in several")

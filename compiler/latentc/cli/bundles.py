@@ -140,7 +140,7 @@ def sample(
         typer.Option("--output", "-o", metavar="PATH", help="A .png, .wav, .gif, .txt, .npz; or a folder."),
     ] = None,
     classes: Annotated[
-        str | None, typer.Option("--class", metavar="CLASSES", help="0-9, 1,4,7 or all, the default.")
+        str | None, typer.Option("--class", metavar="CLASSES", help='0-9,"a name",17; or all, the default.')
     ] = None,
     per_class: Annotated[int, typer.Option("--per-class", min=1, metavar="N", help="Samples per class.")] = 1,
     count: Annotated[int | None, typer.Option("--count", min=0, metavar="N", help="Number of samples.")] = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field as Option
 
-from latentc.components.fields import AxisName, Field, Medium, Size, Tokens
+from latentc.components.fields import AxisName, ClassNames, Field, Medium, Size, Tokens
 from latentc.components.first_stage import FirstStage
 from latentc.components.parts import Part, Problem
 
@@ -24,6 +24,11 @@ class Data(Part):
 
     classes: int = Option(
         0, ge=0, le=16_777_216, description="number of classes, labelled from 0; 0: samples have no label"
+    )
+    class_names: ClassNames | None = Option(
+        None,
+        description="names of the classes in order, or a text file with one name per line, relative to the spec; null: "
+        "those that the data itself holds",
     )
     shape: tuple[Size, ...] | None = Option(
         None,
@@ -54,6 +59,8 @@ class Data(Part):
             filled["tokens"] = Tokens(vocabulary=codes.classes, grid=codes.grid or codes.shape or (1,))
         if "y" in declared and not self.classes and declared["y"].shape == ():
             filled["classes"] = declared["y"].classes or 0
+        if "y" in declared and self.class_names is None:
+            filled["class_names"] = declared["y"].class_names
 
     @property
     def fields(self) -> dict[str, Field]:
@@ -68,7 +75,10 @@ class Data(Part):
             found["tokens"] = Field(shape=shape, classes=self.tokens.vocabulary, grid=grid, medium=medium)
         if self.classes:
             found["y"] = Field(classes=self.classes)
-        return found | self.fields_
+        found |= self.fields_
+        if "y" in found and self.class_names is not None:
+            found["y"] = found["y"].model_copy(update={"class_names": self.class_names})
+        return found
 
     @property
     def modelled(self) -> Field:
@@ -76,9 +86,10 @@ class Data(Part):
         return self.fields["x"] if "x" in self.fields else self.fields["tokens"]
 
     def settings(self) -> dict[str, Any]:
-        """Settings of the reader in `latentc.datasets`, as config.yaml of a project holds them."""
-        fields = {name: field.model_dump(mode="json", exclude_none=True) for name, field in self.fields.items()}
-        return {**self.model_dump(mode="json", by_alias=True), "fields": fields}
+        """Settings of the reader in `latentc.datasets`, as config.yaml of a project holds them: without class names."""
+        without = {"class_names"}
+        fields = {n: f.model_dump(mode="json", exclude_none=True, exclude=without) for n, f in self.fields.items()}
+        return {**self.model_dump(mode="json", by_alias=True, exclude=without), "fields": fields}
 
     @classmethod
     def at(cls, path: Path, field: Mapping[str, Any]) -> Data | None:
@@ -105,6 +116,17 @@ class Data(Part):
         for name, field in self.fields_.items():
             for key, message, mend in field.faults():
                 yield Problem(("fields", name, key), message, mend)
+        if "y" not in self.fields_ and "y" in self.fields:
+            for key, message, mend in self.fields["y"].faults():
+                yield Problem((key,), message, mend)
+        elif "y" in self.fields_ and self.class_names != self.fields_["y"].class_names:
+            if self.fields_["y"].class_names is not None:
+                message = "`class_names` and `fields.y.class_names` differ"
+                yield Problem(("fields", "y", "class_names"), message, "keep one of them")
+            for key, message, mend in self.fields["y"].faults():
+                yield Problem((key,), message, mend)
+        if self.class_names is not None and "y" not in self.fields:
+            yield Problem(("class_names",), "class names of data without classes", "add `classes:`, their number")
         tokens = (self.tokens.length,) if self.tokens is not None else None
         short = {"x": self.shape, "tokens": tokens}
         for name, shape in short.items():

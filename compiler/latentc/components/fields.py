@@ -9,9 +9,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import pydantic
 
 from latentc.components import Closed
+from latentc_runtime.class_names import LONGEST, is_name
 
 Size = Annotated[int, pydantic.Field(gt=0, le=16_777_216)]
 AxisName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+ClassNames = tuple[str, ...] | str
 MOST_ELEMENTS = 2**31  # of one sample
 Medium = Literal["image", "video", "audio", "points", "text", "array"]
 
@@ -56,6 +58,9 @@ class Field(Closed):
     classes: int | None = pydantic.Field(
         None, gt=0, le=16_777_216, description="number of integer values: classes, or vocabulary size"
     )
+    class_names: ClassNames | None = pydantic.Field(
+        None, description="names of the classes in order, or a text file with one name per line, relative to the spec"
+    )
     rate: float | None = pydantic.Field(
         None, gt=0, description="samples per second (audio) or frames per second (video)"
     )
@@ -99,6 +104,7 @@ class Field(Closed):
             yield from self._medium_faults()
         if self.grid is not None:
             yield from self._grid_faults()
+        yield from self._name_faults()
         if self.classes is not None and self.dtype != "i64":
             yield "dtype", "a field with `classes` holds integers", "leave `dtype` out"
         if self.range is not None and not self.range[0] < self.range[1]:
@@ -112,6 +118,21 @@ class Field(Closed):
         if self.alphabet is not None and (self.medium != "text" or len(self.alphabet) != self.classes):
             count = len(self.alphabet)
             yield "alphabet", f"an alphabet of {count} characters is for text of {count} classes", None
+
+    def _name_faults(self) -> Iterator[tuple[str, str, str | None]]:
+        names = self.class_names
+        if not isinstance(names, tuple):
+            return
+        if self.classes is None:
+            yield "class_names", "a field without `classes` has class names", "add `classes:`, the number of classes"
+        elif len(names) != self.classes:
+            message = f"{len(names)} class names, but {self.classes} classes"
+            yield "class_names", message, "give one name per class, in the order of the class numbers"
+        for number, name in enumerate(names):
+            if not is_name(name):
+                what = f"the name of class {number} is empty, longer than {LONGEST} characters or not plain text"
+                yield "class_names", what, "give 1 to 256 printable characters without spaces around them"
+                return
 
     def _medium_faults(self) -> Iterator[tuple[str, str, str | None]]:
         needed, optional, usual = _AXES[self.medium]

@@ -6,6 +6,9 @@ A module has `open_dataset(settings)`, whose result has
     in_memory   whether reading rows is cheap
     rows(index, rng)   samples of the rows i64[n]: {field: array [n, ...]}; augmented if `rng` is given
 
+Where the data holds names of its classes, the module has `class_names(settings)`: a list of them in the order of the
+labels, empty if there are none.
+
 `settings` is the `data` section with all `fields`. What is missing or does not fit raises ValueError.
 """
 
@@ -31,3 +34,10 @@ def open_dataset(settings: dict[str, Any]) -> Dataset:
     """The data that `settings` describe. Raises ValueError."""
     module = importlib.import_module(f"{__name__}.{settings['kind']}")
     return cast(Dataset, module.open_dataset(settings))
+
+
+def class_names(settings: dict[str, Any]) -> list[str]:
+    """Names of the classes, as the data holds them; empty if it holds none. Raises ValueError."""
+    module = importlib.import_module(f"{__name__}.{settings['kind']}")
+    find = getattr(module, "class_names", None)
+    return [] if find is None or not settings["classes"] else cast(list[str], find(settings))

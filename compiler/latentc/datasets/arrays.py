@@ -99,12 +99,20 @@ def mirror(x: Array, chosen: Array, axis: int) -> Array:
     return np.where(chosen.reshape(-1, *[1] * (x.ndim - 1)), np.flip(x, axis), x)
 
 
+def folder_names(path: str) -> list[str]:
+    """Names of the folders in `path`, in the order of their labels; empty if there is no such folder."""
+    from pathlib import Path
+
+    root = Path(path)
+    return sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+
+
 def class_folders(path: str, classes: int, what: str, suffixes: set[str]) -> tuple[list[Any], Array]:
     """Files below `path` and their labels: one folder per class, in sorted order; no folders if `classes` is 0."""
     from pathlib import Path
 
     root = Path(path)
-    folders = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    folders = [root / name for name in folder_names(path)]
     if classes and len(folders) != classes:
         found = f"has {len(folders)}" if folders else "is no folder with one folder per class"
         raise ValueError(f"path: {root} {found}, and the model has {classes} classes")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.datasets.arrays import Array, class_folders
+from latentc.datasets.arrays import Array, class_folders, folder_names
 
 
 class Sounds:
@@ -58,6 +58,11 @@ def pcm(data: bytes, width: int) -> Array:
         data, width = padded.tobytes(), 4
     values = np.frombuffer(data, {2: "<i2", 4: "<i4"}[width])
     return (values / float(1 << 8 * width - 1)).astype(np.float32)
+
+
+def class_names(settings: dict[str, Any]) -> list[str]:
+    """Names of the folders."""
+    return folder_names(settings["path"])
 
 
 def open_dataset(settings: dict[str, Any]) -> Sounds:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentc.datasets.arrays import Array, as_declared, augmented_rows, class_folders, mirror, reading
+from latentc.datasets.arrays import Array, as_declared, augmented_rows, class_folders, folder_names, mirror, reading
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
@@ -51,6 +51,11 @@ class Images:
             x = mirror(x, rng.random(len(index)) < 0.5, 1 + field["axes"].index("width"))
         found = {"x": x, "y": self.folder.y[index]} if "y" in self.fields else {"x": x}
         return augmented_rows(found, field, self.augment, rng) if self.augment else found
+
+
+def class_names(settings: dict[str, Any]) -> list[str]:
+    """Names of the folders."""
+    return folder_names(settings["path"])
 
 
 def open_dataset(settings: dict[str, Any]) -> Images:

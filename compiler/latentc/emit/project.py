@@ -35,12 +35,13 @@ from latentc_runtime.media import FORMATS
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
+NAMES = "class_names.txt"
 MARK = ".latentc-project"  # the file that identifies a folder as a project of ours, which may be overwritten
 _COPIED = (
     *("train.py", "parallel.py", "rounds.py", "optimizers.py", "checkpoint.py", "storage.py"),
     *("config.py", "data.py", "sample.py", "plain_errors.py", "ruff.toml"),
 )
-SHARED = ("noise", "distributions", "sources", "conditions")
+SHARED = ("noise", "distributions", "sources", "class_names", "conditions")
 """Modules of the runtime that compute a sampler's inputs; projects have copies of them."""
 
 
@@ -111,6 +112,8 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
         files[name] = (templates / name).read_text(encoding="utf-8")
     files |= {f"{name}.py": shared_source(f"latentc_runtime.{name}") for name in SHARED}
     files |= data_files(spec.data, stage is not None)
+    if isinstance(names := spec.data.class_names, tuple):
+        files[NAMES] = "".join(f"{name}\n" for name in names)
     config = {**config_of(spec), "model": model.sizes}
     files["config.yaml"] = yaml.safe_dump(
         config, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
@@ -284,7 +287,8 @@ def sampler_source(lowered: Lowered, functions: Functions) -> str:
             words.append(f"outputs={literal(tuple(o.name for o in program.outputs)).code}")
         programs.setdefault(program.name, []).append(f"{int(program.steps)}: Sampler({commas(words)})")
     settings = {s.name: s for program in lowered.programs for s in program.settings}
-    listing = layout("", f"CONDITIONS: tuple[Condition, ...] = {_code(lowered.conditions)}")
+    conditions = tuple(replace(c, names=()) for c in lowered.conditions)  # sample.py reads them from a file
+    listing = layout("", f"CONDITIONS: tuple[Condition, ...] = {_code(conditions)}")
     listing += layout("", f"SETTINGS: tuple[Setting, ...] = {_code(tuple(settings.values()))}")
     held = [f"{literal(name).code}: {{{commas(rows)}}}" for name, rows in programs.items()]
     listing += layout("", f"PROGRAMS: dict[str, dict[int, Sampler]] = {{{commas(held)}}}")

@@ -99,6 +99,7 @@ def resolve_text(
     return Resolved(Document(root), variants.fields if variants else {}, variant)
 
 
+_OF_DATA = {"path", "classes"}  # keys that name other data than the base does
 _NAMED = (("conditioning",), ("networks",))  # mappings of the user's own names to components
 
 
@@ -110,6 +111,8 @@ def merge(base: Node, over: Node, path: tuple[str, ...] = ()) -> Node:
     if len(kinds) == 2 and kinds[0] != kinds[1]:
         return over
     fields = dict(base.fields)
+    if path == ("data",) and not _OF_DATA.isdisjoint(over.fields):
+        fields.pop("class_names", None)  # of other data
     for key, node in over.fields.items():
         if node.value is None and path in _NAMED:
             fields.pop(key, None)
@@ -248,6 +251,11 @@ def _set(root: Node, text: str, file: str) -> Node:
     if steps[0][0] == "backbone":
         steps[:1] = [("networks", steps[0][1]), ("main", steps[0][1])]
     section = root.fields.get(steps[0][0])
+    if section and [name for name, _ in steps] == ["data", "classes"]:
+        names = section.fields.get("class_names")
+        if names and names.span.file.partition(" #")[0] != file.partition(" #")[0]:  # of other classes
+            kept = {name: node for name, node in section.fields.items() if name != "class_names"}
+            root = replace(root, value={**root.fields, "data": replace(section, value=kept)})
     removes = leaf.value is None and len(steps) == 2 and (steps[0][0],) in _NAMED
     if removes and section and steps[1][0] in section.fields:
         kept = {name: node for name, node in section.fields.items() if name != steps[1][0]}

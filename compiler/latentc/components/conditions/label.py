@@ -77,7 +77,10 @@ class Label(Condition):
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         classes, soft = classes_of(name, self, spec), self.encoding == "one_hot"
         shape = (classes,) if soft else ()
-        return (Requested(name, "label", shape, "f32" if soft else "i64", classes=classes, encoding=self.encoding),)
+        dtype: Literal["f32", "i64"] = "f32" if soft else "i64"
+        names = spec.data.fields[self.field or operand_name(name)].class_names
+        names = names if isinstance(names, tuple) else ()
+        return (Requested(name, "label", shape, dtype, classes=classes, encoding=self.encoding, names=names),)
 
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
         (y,) = operands

@@ -1,0 +1,104 @@
+"""Class names from a spec, its data or the file beside the weights, to the bundle and the project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from latentc.class_names import with_known_names
+from latentc.diagnostics import DiagnosticError
+from latentc.emit.project import project_files
+from latentc.lower import lower
+from latentc.spec import Spec, load_spec, resolved_yaml, spec_from_text
+
+NAMES = ["zero, nil", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+LIST = "[" + ", ".join(f'"{name}"' for name in NAMES) + "]"
+
+
+def names_of(spec: Spec) -> tuple[str, ...]:
+    return lower(spec).conditions[0].names
+
+
+def write_spec(path: Path, data: str, base: str = "digits_dit") -> Path:
+    path.write_text(f"latentc: 1\nextends: {base}\nname: named\ndata: {{{data}}}\n")
+    return path
+
+
+def test_names_in_the_spec_or_in_a_file_beside_it(tmp_path: Path) -> None:
+    stated = load_spec(write_spec(tmp_path / "a.yaml", f"class_names: {LIST}"))
+    (tmp_path / "names.txt").write_text("\ufeff" + "".join(f"{name} \r\n" for name in NAMES) + "\n")
+    read = load_spec(write_spec(tmp_path / "b.yaml", "class_names: names.txt"))
+    assert names_of(stated) == names_of(read) == tuple(NAMES)
+    again = spec_from_text(resolved_yaml(read))  # which no longer needs the file
+    assert names_of(again) == tuple(NAMES)
+    field = load_spec("digits_dit", overrides=[f"data.fields={{y: {{classes: 10, class_names: {LIST}}}}}"])
+    assert names_of(field) == tuple(NAMES) and field.data.class_names == tuple(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("names", "code", "said"),
+    [
+        ("[a, b]", "E0305", "2 class names, but 10 classes"),
+        ("none.txt", "E0401", "was not found"),
+        (".", "E0402", "is not a file"),
+        ("[a, b, c, d, e, f, g, h, i, 1]", "E0203", "not text"),
+        (LIST.replace("one", "x" * 257), "E0305", "name of class 1"),
+        (LIST.replace("one", "o\\u202Ene"), "E0111", "not shown"),
+        (LIST.replace("one", ""), "E0305", "name of class 1"),
+    ],
+)
+def test_names_that_cannot_be(names: str, code: str, said: str) -> None:
+    with pytest.raises(DiagnosticError) as caught:
+        load_spec("digits_dit", overrides=[f"data.class_names={names}"])
+    assert any(d.code == code and said in d.message and d.span for d in caught.value.diagnostics), caught.value
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "said"),
+    [(b"a\n\nb", "E0209", "line 2"), (b"a\xff", "E0101", "UTF-8|utf-8"), ("a\u202eb".encode(), "E0111", "line 1")],
+)
+def test_files_that_cannot_be(content: bytes, code: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_bytes(content)
+    with pytest.raises(DiagnosticError, match=said) as caught:
+        load_spec(write_spec(tmp_path / "a.yaml", "class_names: names.txt"))
+    assert caught.value.diagnostics[0].code == code
+
+
+def test_other_data_does_not_inherit_names(tmp_path: Path) -> None:
+    data = f"kind: npz, shape: [1, 8, 8], classes: 10, class_names: {LIST}"
+    base = write_spec(tmp_path / "base.yaml", data)
+    for change, kept in (("horizontal_flip: true", True), ("path: other.npz", False), ("classes: 3", False)):
+        found = load_spec(write_spec(tmp_path / "own.yaml", change, "base.yaml")).data.class_names
+        assert (found is not None) == kept
+    assert load_spec(base, overrides=["data.classes=3"]).data.class_names is None
+    assert load_spec(base, overrides=["data.classes=1", "data.class_names=[a]"]).data.class_names == ("a",)
+    assert load_spec(base, overrides=["data.class_names=[a]", "data.classes=1"]).data.class_names == ("a",)
+
+
+def test_known_names_come_from_beside_the_weights_or_the_data(tmp_path: Path) -> None:
+    folder, warnings = tmp_path / "images", list[str]()
+    data = f"kind: image_folder, path: '{folder}', shape: [1, 8, 8], classes: 2"
+    spec = load_spec(write_spec(tmp_path / "a.yaml", data))
+    weights = tmp_path / "run" / "checkpoints" / "step-00000001"
+    weights.mkdir(parents=True)
+    assert with_known_names(spec, [weights]) == spec
+    for name in ("dog", "cat"):
+        (folder / name).mkdir(parents=True)
+    found = with_known_names(spec, [weights], warnings.append)
+    assert names_of(found) == ("cat", "dog") and resolved_yaml(found) != resolved_yaml(spec)
+    beside = tmp_path / "run" / "class_names.txt"
+    beside.write_text("Katze\nHund\n")
+    assert names_of(with_known_names(spec, [weights], warnings.append)) == ("Katze", "Hund") and not warnings
+    beside.write_text("Katze\n")
+    assert names_of(with_known_names(spec, [weights], warnings.append)) == ("cat", "dog")
+    assert "names 1 classes, and the model has 2" in warnings[0]
+
+
+def test_projects_hold_names_in_a_file_of_their_own() -> None:
+    spec = load_spec("digits_dit", overrides=[f"data.class_names={LIST}"])
+    files = project_files(lower(spec), spec)
+    assert files["class_names.txt"] == "".join(f"{name}\n" for name in NAMES)
+    assert not any("nil" in text for name, text in files.items() if isinstance(text, str) and name != "class_names.txt")
+    plain = load_spec("digits_dit")
+    assert "class_names.txt" not in project_files(lower(plain), plain)
