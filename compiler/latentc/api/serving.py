@@ -7,7 +7,7 @@ from typing import Any
 
 from latentc.faults import needed, runtime_errors
 
-_PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "multipart")
+_PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
 
 
 def serve(

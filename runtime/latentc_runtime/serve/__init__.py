@@ -22,7 +22,7 @@ PACKAGES = {
     "fastapi": "fastapi",
     "uvicorn": "uvicorn",
     "prometheus_client": "prometheus-client",
-    "multipart": "python-multipart",
+    "python_multipart": "python-multipart",
 }
 
 
