@@ -46,6 +46,7 @@ def evaluate(
     from latentc.evaluate.judge import Wanted
     from latentc.evaluate.metrics import figures_from_text
     from latentc.evaluate.reference import MOST, write_reference
+    from latentc.evaluate.report import write_report
     from latentc.evaluate.run import Options
     from latentc.evaluate.run import evaluate as run
 
@@ -61,6 +62,8 @@ def evaluate(
     options = Options(wanted, count, tuple(guidance), settings or {}, seed, program, steps, batch, device)
     with runtime_errors():
         found = run(Path(samples), options, progress)
+    if output is not None:
+        write_report(found, Path(output))
     if statistics is not None:
         write_reference(Path(statistics), found.judge.references[found.judge.main])
     return found

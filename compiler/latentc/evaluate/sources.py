@@ -92,7 +92,9 @@ class Generated(Source):
     @property
     def identity(self) -> str:
         manifest = (self.pipe.bundle.folder / "manifest.json").read_bytes()
-        about = (self.entry.name, self.entry.steps, self.seed, sorted(self.settings.items()), self.pipe.device)
+        usual = {setting.name: setting.value for setting in self.pipe.manifest.settings_of(self.entry)}
+        settings = sorted({**usual, **self.settings}.items())
+        about = (self.entry.name, self.entry.steps, self.seed, settings, self.pipe.device)
         return f"generated {hashlib.sha256(manifest).hexdigest()} {about}"
 
     def chunk(self, start: int, stop: int) -> Chunk:
