@@ -46,7 +46,7 @@ def evaluate(
     from latentc.evaluate.judge import Wanted
     from latentc.evaluate.metrics import figures_from_text
     from latentc.evaluate.reference import MOST, write_reference
-    from latentc.evaluate.report import write_report
+    from latentc.evaluate.report import report_folder
     from latentc.evaluate.run import Options
     from latentc.evaluate.run import evaluate as run
 
@@ -60,10 +60,9 @@ def evaluate(
         device=device,
     )
     options = Options(wanted, count, tuple(guidance), settings or {}, seed, program, steps, batch, device)
-    with runtime_errors():
+    with report_folder(None if output is None else Path(output)) as write, runtime_errors():
         found = run(Path(samples), options, progress)
-    if output is not None:
-        write_report(found, Path(output))
+        write(found)
     if statistics is not None:
         write_reference(Path(statistics), found.judge.references[found.judge.main])
     return found

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,11 +56,23 @@ class Cell:
     worst: bool = False
 
 
-def write_report(found: Evaluation, folder: Path) -> None:
-    """Writes report.html and metrics.json. DiagnosticError E0501, E0502."""
+@contextlib.contextmanager
+def report_folder(folder: Path | None) -> Iterator[Callable[[Evaluation], None]]:
+    """What writes report.html and metrics.json into `folder`, which appears whole when the block ends.
+
+    Opened before the work begins, so that a folder of other things is refused in time; None: nothing is written.
+    DiagnosticError E0501, E0502.
+    """
+    if folder is None:
+        yield lambda found: None
+        return
     with new_folder(folder, "folder of evaluation results", MARK) as target:
-        write_text(target / MARK, json.dumps(found.data(), indent=1) + "\n")
-        write_text(target / "report.html", page_of(found))
+
+        def write(found: Evaluation) -> None:
+            write_text(target / MARK, json.dumps(found.data(), indent=1) + "\n")
+            write_text(target / "report.html", page_of(found))
+
+        yield write
 
 
 def page_of(found: Evaluation) -> str:
@@ -206,4 +219,4 @@ def pictures_of(samples: Samples, titles: Sequence[str]) -> list[Picture]:
     return [Picture(f"data:image/png;base64,{data}", shown, title) for data, title in zip(encoded, titles, strict=True)]
 
 
-__all__ = ["MARK", "page_of", "write_report"]
+__all__ = ["MARK", "page_of", "report_folder"]

@@ -11,6 +11,7 @@ from latentc.evaluate.judge import Judge, Result
 from latentc.evaluate.metrics import Figures
 from latentc.evaluate.sources import Source
 from latentc.measure.tables import aligned, finite
+from latentc_runtime.class_names import title
 
 SHOWN = 20  # most classes in the printed table
 ARROWS = {"lower": "↓", "higher": "↑"}
@@ -45,7 +46,8 @@ class Evaluation:
         return f"{name} {ARROWS[self.judge.figure(name).better]}"
 
     def title(self, label: int) -> str:
-        return self.names[label] if label < len(self.names) else str(label)
+        """A class by its name, or its number if it has none."""
+        return title(self.names, label)
 
     def facts(self) -> dict[str, str]:
         """What was compared, in words."""

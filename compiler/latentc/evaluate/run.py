@@ -58,7 +58,8 @@ def evaluate(path: Path, options: Options, tell: Tell | None = None) -> Evaluati
     for scale, source in sources.items():
         found = judge.features(source, progress)
         runs.append(Run(scale, source, judge.result(found, classes=True)))
-    return Evaluation(path.name, judge, tuple(runs), time.monotonic() - begun)
+    first = next(iter(sources.values()))
+    return Evaluation(path.name, judge, tuple(runs), time.monotonic() - begun, first.class_names)
 
 
 Sources = dict[float | None, Source]  # by guidance scale; None: the default

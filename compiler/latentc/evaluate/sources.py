@@ -33,12 +33,13 @@ Chunk = tuple[Samples, Array | None]  # samples, and their labels i64[N] if they
 class Source(ABC):
     """Samples by row number. `name`: what they are, in words. `size`: how many there are.
 
-    `judged_by`: the features that suit such data, if that is known.
+    `judged_by`: the features that suit such data, if that is known. `class_names`: empty if they are not known.
     """
 
     name: str
     size: int
     judged_by: str | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     @abstractmethod
@@ -86,6 +87,7 @@ class Generated(Source):
         self.name = f"{count} samples of {pipe.manifest.name}"
         self.entry = pipe.program(program, steps)
         self.conditions = pipe.manifest.conditions_of(self.entry)
+        self.class_names = next((c.names for c in self.conditions if c.form == "label"), ())
         self.settings = dict(settings or {})
         self._request(0, 1)  # what is wrong with a setting is said before the work begins
 

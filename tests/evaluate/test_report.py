@@ -1,0 +1,99 @@
+"""The report of an evaluation: one file that needs nothing else, opened in a browser."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bundles import TINY_DIT, tiny_bundle
+
+from latentc import api
+from latentc.diagnostics import DiagnosticError
+from latentc.evaluate.charts import chart, ticks
+
+pytest.importorskip("sklearn")
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of 40 samples at three scales, of a model whose classes have names, one of them hostile."""
+    home = tmp_path_factory.mktemp("report")
+    names = ["zero", "<script>alert(1)</script>", *(f"digit {i}" for i in range(2, 10))]
+    overrides = (*TINY_DIT, f"data.class_names={json.dumps(names)}")
+    bundle = tiny_bundle("digits_dit", home / "bundle", overrides, max_batch=None)
+    api.evaluate(bundle, count=40, guidance=[1, 1.5, 2], output=home / "out")
+    return home / "out"
+
+
+def test_what_is_written(folder: Path) -> None:
+    assert {file.name for file in folder.iterdir()} == {"report.html", "metrics.json"}
+    found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    assert [run["guidance"] for run in found["runs"]] == [1, 1.5, 2]
+    assert found["runs"][0]["figures"] != found["runs"][2]["figures"]
+    assert set(found["runs"][0]["classes"]) >= {"zero", "digit 2"}
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page and "&lt;script&gt;" in page
+    assert "http" not in page.replace("http://www.w3.org", "") and 'src="data:' in page
+
+
+def test_a_folder_of_other_things_is_not_replaced(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/thesis.tex").write_text("…")
+    with pytest.raises(DiagnosticError, match="E0502"):
+        api.evaluate(folder.parent / "bundle", count=40, guidance=[1], output=tmp_path / "taken")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Any:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM.exists():
+        pytest.skip("there is no browser")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_it(folder: Path, browser: Any, scheme: str) -> None:
+    page = browser.new_page(color_scheme=scheme, viewport={"width": 1100, "height": 900})
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(message.text))
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((folder / "report.html").as_uri())
+    assert not faults and [url for url in asked if not url.startswith("data:")] == [(folder / "report.html").as_uri()]
+    assert page.locator("h2").all_inner_texts()[1:5] == ["Guidance", "Samples", "Nearest training samples", "Classes"]
+    assert page.locator(".samples img").count() == 40 and page.locator(".pairs figure").count() == 12
+    drawn = page.evaluate("[...document.images].map(i => [i.naturalWidth, i.naturalHeight])")
+    assert drawn == [[8, 8]] * 64
+    assert page.locator(".samples > span").nth(0).inner_text() == "zero"
+    assert page.locator("svg").count() == 3 and page.locator("svg circle").count() >= 15
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= 1100  # wide tables scroll by themselves
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 28)"
+    assert dark == (scheme == "dark")
+    ink, back = page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
+    assert ink != back
+    page.close()
+
+
+def test_ticks_are_round_and_hold_the_values() -> None:
+    assert ticks(1, 4) == [1, 1.5, 2, 2.5, 3, 3.5, 4]
+    for low, high in ((0.1671, 1.806), (3, 3), (-5e-3, 2e-2), (0, 0), (12345, 99999)):
+        found = ticks(low, high)
+        assert found[0] <= low and found[-1] >= high and 2 <= len(found) <= 9
+        assert np.allclose(np.diff(found), found[1] - found[0])
+
+
+def test_a_chart_keeps_its_points_inside() -> None:
+    made = chart("fid", "guidance scale", {"fid": [(1, 0.2), (4, 1.8)]}, ["1", "4"])
+    (line,) = made.lines
+    assert all(made.left <= m.x <= made.right and made.top <= m.y <= made.bottom for m in line.marks)
+    assert line.marks[0].x < line.marks[1].x and line.marks[0].y > line.marks[1].y
+    assert [m.text for m in line.marks] == ["1", "4"] and line.path.startswith("M")
