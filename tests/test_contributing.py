@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's network, condition, process and sampler, followed to the letter in a copy of the compiler."""
+"""CONTRIBUTING.md's five components, followed to the letter in a copy of the compiler."""
 
 from __future__ import annotations
 
@@ -37,6 +37,19 @@ samples = [api.sample("bundle", [1, 2, 3], given={"angle": angle}, backend=backe
 for other in samples[1:]:
     assert np.abs(other - samples[0]).max() <= 1e-4 * np.abs(samples[0]).max()
 assert np.abs(api.sample("bundle", [1, 2, 3], given={"angle": angle + 1.0}) - samples[0]).max() > 1e-3
+
+import os, sys
+np.savez("turned.npz", x=rng.standard_normal((8, 1, 8, 8), "f4"), y=np.arange(8), angle=np.ones((8, 1), "f4"))
+api.emit("spec.yaml", "project")
+os.chdir("project")
+sys.path.insert(0, os.getcwd())
+sys.argv = ["train.py", "--data.path", "../turned.npz", "--workers", "0", "--optimizer.beta2_decay", "-0.5"]
+import torch, train
+made, steps = [], torch.optim.Adafactor.step
+torch.optim.Adafactor.step = lambda self: (made.append(self.defaults["beta2_decay"]), steps(self))
+train.main()
+assert made == [-0.5, -0.5]
+assert Path("runs/train/weights.safetensors").is_file()
 """
 
 
@@ -46,7 +59,13 @@ def test_the_components_of_the_page_work_on_every_backend(tmp_path):
     (tmp_path / "specs").symlink_to(ROOT / "specs")
     (tmp_path / "templates").symlink_to(ROOT / "templates")
     files = re.findall(r"### [^\n]*: `(components/\S+\.py)`\n.*?```python\n(.*?)```", page, flags=re.DOTALL)
-    assert [Path(file).parts[1] for file, _ in files] == ["networks", "conditions", "processes", "samplers"]
+    assert [Path(file).parts[1] for file, _ in files] == [
+        "networks",
+        "conditions",
+        "processes",
+        "samplers",
+        "optimizers",
+    ]
     for file, text in files:
         (tmp_path / "compiler/latentc" / file).write_text(text, encoding="utf-8")
     (spec,) = re.findall(r"```yaml\n(latentc: 1\nname: turned.*?)```", page, flags=re.DOTALL)

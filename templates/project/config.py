@@ -25,9 +25,18 @@ def whole(least: int) -> Rule:
     return f"a whole number from {least} up", lambda v: type(v) is int and v >= least
 
 
-def number(least: float, most: float = math.inf) -> Rule:
+def number(least: float = -math.inf, most: float = math.inf) -> Rule:
+    lower = "" if least == -math.inf else f" from {least:g}"
     upper = "" if most == math.inf else f" to {most:g}"
-    return f"a number from {least:g}{upper}", lambda v: type(v) in (int, float) and least <= v <= most
+    return f"a number{lower}{upper}", lambda v: type(v) in (int, float) and least <= v <= most
+
+
+def several(count: int, rule: Rule) -> Rule:
+    fits = rule[1]
+    return (
+        f"a list of {count}, each {rule[0]}",
+        lambda v: isinstance(v, list) and len(v) == count and all(map(fits, v)),
+    )
 
 
 def or_null(rule: Rule) -> Rule:
@@ -58,20 +67,8 @@ TRAIN: dict[str, Rule] = {
     "workers": whole(0),
 }
 
-EVERY_OPTIMIZER: dict[str, Rule] = {
-    "kind": one_of("adam", "adamw", "muon", "sgd"),
-    "lr": number(0),
-    "weight_decay": number(0),
-    "decay_embeddings": FLAG,
-    "sam": or_null(number(0)),
-}
-PAIR: Rule = ("two numbers", lambda v: isinstance(v, list) and len(v) == 2)
-OPTIMIZERS: dict[str, dict[str, Rule]] = {
-    "adam": {"betas": PAIR, "eps": number(0)},
-    "adamw": {"betas": PAIR, "eps": number(0)},
-    "muon": {"betas": PAIR, "eps": number(0), "momentum": number(0, 1), "adam_lr": number(0)},
-    "sgd": {"momentum": number(0, 1), "nesterov": FLAG},
-}
+# {kind: {setting: what it takes, and its meaning}} of the optimisers that this project was emitted with
+OPTIMIZERS: dict[str, dict[str, tuple[Rule, str]]] = {}
 
 MEANINGS = {
     "config": "another file of settings, instead of config.yaml",
@@ -95,16 +92,6 @@ MEANINGS = {
     "train.log_every": "steps between lines of the log",
     "train.sample_every": "steps between sample grids; null for none",
     "train.workers": "processes that load data; 0 loads in the training process",
-    "optimizer.kind": "the optimiser",
-    "optimizer.lr": "learning rate once warmed up (of muon: of matrices)",
-    "optimizer.weight_decay": "decoupled weight decay; never of biases and norms",
-    "optimizer.decay_embeddings": "whether embeddings decay too",
-    "optimizer.sam": "radius of sharpness-aware minimisation; null for none",
-    "optimizer.betas": "decay per step of the two moment averages",
-    "optimizer.eps": "added to the root of the second moment",
-    "optimizer.momentum": "decay per step of the averaged gradient",
-    "optimizer.nesterov": "Nesterov's momentum",
-    "optimizer.adam_lr": "learning rate of all weights that are no matrices",
     "data.path": "the file or folder of the data",
     "data.keys": "{field: name of its array in the file}, if they differ",
     "data.part": "which part of the data",
@@ -121,17 +108,18 @@ MEANINGS = {
 
 def help_text(config: dict[str, Any]) -> str:
     """A line per setting that has a meaning of its own; the others describe the model and its data."""
+    rules, meanings = train_rules(config["train"])
+    meanings |= MEANINGS
     lines = []
     for path, value in {"config": "config.yaml", **flat(config)}.items():
         section, _, rest = path.partition(".")
-        short = re.sub(r"^(optimizer|optimizers\.\w+)\.", "optimizer.", rest)
-        short = re.sub(r"^\w+\.", "", rest) if section == "roles" else short
-        place = short if short.startswith("optimizer.") else f"{section}.{short}" if rest else section
-        if place in MEANINGS:
-            taken = f" ({TRAIN[rest][0]})" if section == "train" and rest in TRAIN else ""
+        short = re.sub(r"^\w+\.", "", rest) if section == "roles" else rest
+        place = f"{section}.{short}" if rest else section
+        if place in meanings:
+            taken = f" ({rules[rest][0]})" if section == "train" else ""
             shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
             flag = path.removeprefix("train.")
-            lines.append(f"  --{flag:26} {shown!s:14} {MEANINGS[place]}{taken}")
+            lines.append(f"  --{flag:26} {shown!s:14} {meanings[place]}{taken}")
     return "\n".join(lines)
 
 
@@ -144,14 +132,23 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def train_rules(train: dict[str, Any]) -> tuple[dict[str, Rule], dict[str, str]]:
+    """What each setting of `train` takes, and the meanings of those of optimisers, by their paths."""
+    rules, meanings = dict(TRAIN), {}
+    places = {f"optimizers.{name}": own for name, own in train.get("optimizers", {}).items()}
+    for place, own in {"optimizer": train.get("optimizer"), **places}.items():
+        kind = own.get("kind") if isinstance(own, dict) else None
+        words, fits = one_of(*OPTIMIZERS)
+        rules[f"{place}.kind"] = f"{words}; emit the project again for another kind", fits
+        meanings[f"train.{place}.kind"] = "the optimiser"
+        for name, (rule, meaning) in OPTIMIZERS.get(kind, {}).items():
+            rules[f"{place}.{name}"], meanings[f"train.{place}.{name}"] = rule, meaning
+    return rules, meanings
+
+
 def check(train: dict[str, Any]) -> None:
     """SystemExit where a setting of `train` is unknown, missing, or not what it should be."""
-    found = flat(train)
-    rules = dict(TRAIN)
-    named = {f"optimizers.{name}": settings for name, settings in train.get("optimizers", {}).items()}
-    for place, settings in {"optimizer": train.get("optimizer", {}), **named}.items():
-        own = OPTIMIZERS.get(settings.get("kind"), {})
-        rules |= {f"{place}.{name}": rule for name, rule in (EVERY_OPTIMIZER | own).items()}
+    found, (rules, _) = flat(train), train_rules(train)
     for path in [*found, *rules]:
         if path not in rules:
             raise SystemExit(f"train.{path}: there is no such setting")
@@ -159,7 +156,7 @@ def check(train: dict[str, Any]) -> None:
             raise SystemExit(f"train.{path} is missing")
         words, fits = rules[path]
         if not fits(found[path]):
-            raise SystemExit(f"train.{path}: expected {words}, not {found[path]!r}")
+            raise SystemExit(f"train.{path}: {found[path]!r} is not {words}")
 
 
 def parsed(value: Any) -> Any:

@@ -33,7 +33,7 @@ from data import batches, class_names, generator, open_data
 from media import FORMATS
 from model import NETWORKS
 from objective import UPDATES, Update
-from optimizers import climb, make_optimizer
+from optimizers import make_optimizer
 from parallel import Run, averaged, reshard, shard, wrap
 from rounds import Round, rate, round_of, start_round
 from sample import SAMPLED, draw, preview_given, save, with_first_stage
@@ -102,12 +102,13 @@ def train_step(
     optimizers = {name: optimizers[name] for name in update.trained}
     groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
     weights = [p for group in groups for p in group["params"]]
-    radii = {n: radius for n in update.trained if (radius := settings_of(n, train)["sam"])}
     totals = gradients(update, networks, wrapped, batch, train, step, turn, of_round, run)
-    if any(radii.values()):  # the gradient where the loss is higher
-        climbers = {
-            n: [p for g in optimizers[n].param_groups for p in g["params"]] for n, r in radii.items() if r
-        }
+    # region sam
+    radii = {n: radius for n in update.trained if (radius := settings_of(n, train).get("sam"))}
+    if radii:  # the gradient where the loss is higher
+        from sam import climb
+
+        climbers = {n: [p for g in optimizers[n].param_groups for p in g["params"]] for n in radii}
         moves = {name: climb(parameters, radii[name]) for name, parameters in climbers.items()}
         for optimizer in optimizers.values():
             optimizer.zero_grad(set_to_none=True)
@@ -115,6 +116,7 @@ def train_step(
         with torch.no_grad():
             for name, parameters in climbers.items():
                 torch._foreach_sub_(parameters, moves[name])
+    # endregion
     norm = nn.utils.clip_grad_norm_(weights, train["clip"] or math.inf)
     for group in groups:
         group["lr"] = group["base_lr"] * rate(train["schedule"], of_round, step)

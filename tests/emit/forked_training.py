@@ -1,4 +1,4 @@
-"""Runs the training of many emitted projects one after another, importing torch once: a fork per process of a run.
+"""Runs the training of many emitted projects one after another, importing packages once: a fork per process of a run.
 
 Standard input is JSON: a list of {"folder", "name", "processes", "flags"}. The output of a process goes to
 FOLDER/NAME.RANK.log. A run of one process takes the rows and draws of two processes, part by part, so that it must come
@@ -14,9 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import sklearn.datasets  # noqa: F401
 import torch
 import torch._dynamo
+import torch.distributed.checkpoint.state_dict
 import torch.distributed.fsdp
+import torch.utils.tensorboard
 
 
 def child(job: dict[str, Any], rank: int, port: int) -> None:

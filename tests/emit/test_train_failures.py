@@ -140,7 +140,7 @@ def test_a_foreign_checkpoint_is_refused(project: Path) -> None:
     assert "is of another model: in main, its " in said and "[16, 256], not [32, 256]" in said
     weights = ["--weights", str(project / "whole/weights.safetensors")]
     assert "is of another model" in refusal(wide, *weights, script="sample.py")
-    other = "{kind: sgd, lr: 0.1, weight_decay: 0, decay_embeddings: false, sam: null, momentum: 0.9, nesterov: false}"
+    other = "{kind: sgd, lr: 0.1, weight_decay: 0, decay_embeddings: false, momentum: 0.9, nesterov: false}"
     said = refusal(project, *FLAGS, "--out", "whole", "--resume", "true", "--optimizer", other)
     assert "another kind of optimizer" in said
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -17,7 +17,12 @@ def default_optimizer() -> Component:
 
 
 class Optimizer(Component):
-    """Moves the weights of a network against the gradient. templates/project/optimizers.py has its PyTorch text."""
+    """Moves the weights of a network against the gradient.
+
+    `TORCH` is the expression that constructs it in a training project, from `settings`, the values of these fields by
+    name, and `groups`: parameter groups with `params`, `lr`, `weight_decay` and `matrices`, which is true for weights
+    of two or more dimensions outside embeddings. `SOURCE` defines what the expression needs besides `torch`.
+    """
 
     lr: float = Field(1e-4, gt=0, description="learning rate once warmed up")
     weight_decay: float = Field(0.0, ge=0, description="per step and unit of learning rate; not of biases and norms")
@@ -25,6 +30,7 @@ class Optimizer(Component):
     sam: float | None = Field(
         None,
         gt=0,
-        description="radius within which the loss is to be flat (Foret et al. 2020, arXiv:2010.01412): two backward "
-        "passes per step; null: one",
+        description="radius of sharpness-aware minimisation (arXiv:2010.01412), two backward passes; null: none",
     )
+    TORCH: ClassVar[str] = ""
+    SOURCE: ClassVar[str] = ""

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from latentc.components.dataset import Data
-from latentc.resources import folder as resource_folder
+from latentc.emit.templates import template
 
 _SHARED = ("latentc_runtime", "latentc.datasets")
 _IMPORT = re.compile(rf"^( *)from (?:{'|'.join(map(re.escape, _SHARED))})((?:\.\w+)*) import", re.MULTILINE)
@@ -30,20 +30,19 @@ def data_files(data: Data, staged: bool = True) -> dict[str, str]:
 
     `staged`: the project includes the data's first stage.
     """
-    templates = resource_folder("templates") / "project"
     medium, stage = data.modelled.medium, data.first_stage if staged else None
     shared = {"files": "latentc_runtime.media.files"}
     files: dict[str, str] = {}
     if stage is not None:
         medium = "image"
-        files["first_stage.py"] = (templates / "first_stage.py").read_text(encoding="utf-8")
+        files["first_stage.py"] = template("first_stage.py")
     shared["media"] = f"latentc_runtime.media.{medium}"
     if medium not in ("text", "array"):
         shared["pixels"] = "latentc_runtime.media.pixels"
     reader = f"latentc.datasets.{data.kind}"
     if stage is not None and data.holds_images:
         shared[data.kind] = reader
-        files["dataset.py"] = (templates / "encoded.py").read_text(encoding="utf-8")
+        files["dataset.py"] = template("encoded.py")
     else:
         shared["dataset"] = reader
     shared["arrays"] = "latentc.datasets.arrays"

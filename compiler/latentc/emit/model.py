@@ -12,8 +12,9 @@ import numpy as np
 from latentc.components.contract import Lowered
 from latentc.emit.classes import Classes
 from latentc.emit.helpers import helper_source
-from latentc.emit.text import docstring, identifier, layout, literal
+from latentc.emit.text import commas, docstring, identifier, layout, literal
 from latentc.ir.core import Module
+from latentc_runtime import sources as sources_module
 
 LABELS = {"B": "batch", "T": "tokens", "D": "width", "C": "channels", "H": "heads", "L": "length"}
 """Meaning of the letters in shape comments; if there is a W, H is a height."""
@@ -91,3 +92,19 @@ def imports(code: str) -> list[str]:
     if re.search(r"\bCONSTANTS\[", code):
         lines += ["", "from constants import CONSTANTS"]
     return lines
+
+
+def assembled(head: list[str], standard: list[str], body: str) -> str:
+    """A file: its docstring, the imports that `body` needs and those of `standard`, and `body`."""
+    found = imports(body)
+    at = found.index("import torch")
+    plain = ["import math"] if "import math" in found else []
+    standard = plain + sorted({line for line in (*found[:at], *standard) if line.startswith("from")})
+    needed = found[at if re.search(r"\btorch\.", body) else at + 1 :]
+    if "tqdm(" in body:
+        needed.append("from tqdm import tqdm")
+    sources = sorted(set(re.findall(rf"(?<![\"'])\b({'|'.join(sources_module.__all__)})\b", body)))
+    local = ["from constants import table"] if "table(" in body else []
+    local += [f"from sources import {commas(sources)}"] if sources else []
+    local = ["", *local] if local else []
+    return "\n".join([*head, "", *standard, "", *needed, *local, "", "", body.rstrip()]) + "\n"

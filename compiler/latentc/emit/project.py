@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass, replace
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from safetensors.numpy import save
 
 from latentc import __version__
@@ -23,12 +21,12 @@ from latentc.emit.classes import Classes
 from latentc.emit.data import data_files, shared_source
 from latentc.emit.functions import Functions
 from latentc.emit.helpers import helper_source
-from latentc.emit.model import imports, model_file, networks_file
+from latentc.emit.model import assembled, model_file, networks_file
+from latentc.emit.optimizers import optimizer_files, optimizer_settings
+from latentc.emit.templates import rendered, template
 from latentc.emit.text import call, commas, docstring, identifier, layout, literal
 from latentc.ir.core import Function, Module, callees, parameters
 from latentc.ir.types import Sym, TensorType
-from latentc.resources import folder as resource_folder
-from latentc_runtime import sources as sources_module
 from latentc_runtime.distributions import DISTRIBUTIONS
 from latentc_runtime.media import FORMATS
 
@@ -38,8 +36,8 @@ if TYPE_CHECKING:
 NAMES = "class_names.txt"
 MARK = ".latentc-project"  # the file that identifies a folder as a project of ours, which may be overwritten
 _COPIED = (
-    *("train.py", "parallel.py", "rounds.py", "optimizers.py", "checkpoint.py", "storage.py"),
-    *("config.py", "data.py", "sample.py", "plain_errors.py", "ruff.toml"),
+    *("parallel.py", "rounds.py", "checkpoint.py", "storage.py"),
+    *("data.py", "sample.py", "plain_errors.py", "ruff.toml"),
 )
 SHARED = ("noise", "distributions", "sources", "class_names", "conditions")
 """Modules of the runtime that compute a sampler's inputs; projects have copies of them."""
@@ -91,7 +89,6 @@ def _refuse_foreign(target: Path, force: bool) -> None:
 
 def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     """{file name: content} of the project."""
-    templates = resource_folder("templates") / "project"
     functions = Functions(lowered.module, Classes(lowered.module))
     stage = lowered.networks.get(FIRST_STAGE)
     lowered = replace(lowered, networks={n: net for n, net in lowered.networks.items() if n != FIRST_STAGE})
@@ -107,31 +104,21 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
         constants |= decoder.constants
     if constants:
         files["constants.safetensors"] = save(constants)
-        files["constants.py"] = (templates / "constants.py").read_text(encoding="utf-8")
-    for name in _COPIED:
-        files[name] = (templates / name).read_text(encoding="utf-8")
+        files["constants.py"] = template("constants.py")
+    files |= {name: template(name) for name in _COPIED}
     files |= {f"{name}.py": shared_source(f"latentc_runtime.{name}") for name in SHARED}
     files |= data_files(spec.data, stage is not None)
     if isinstance(names := spec.data.class_names, tuple):
         files[NAMES] = "".join(f"{name}\n" for name in names)
+    files |= optimizer_files(spec.train)
     config = {**config_of(spec), "model": model.sizes}
     files["config.yaml"] = yaml.safe_dump(
         config, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
-    environment = Environment(
-        loader=FileSystemLoader(templates), undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True
-    )
-    environment.filters["markdown"] = as_markdown
     facts = _facts(lowered, spec, config)
-    for name in ("README.md", "requirements.txt"):
-        files[name] = environment.get_template(f"{name}.j2").render(facts)
+    files |= {name: rendered(name, facts) for name in ("README.md", "requirements.txt")}
     files[MARK] = f"Written by latentc {facts['version']}; `latentc emit` replaces the files it wrote.\n"
     return files
-
-
-def as_markdown(text: str) -> str:
-    """Text that Markdown shows as it is, whatever signs it holds."""
-    return re.sub(r"([\\`*_\[\]<>&|])", r"\\\1", text)
 
 
 def config_of(spec: Spec) -> dict[str, Any]:
@@ -146,6 +133,7 @@ def config_of(spec: Spec) -> dict[str, Any]:
             "field": stage.data.settings()["fields"]["x"],
         }
     train = spec.train.model_dump(mode="json", by_alias=True)
+    train |= optimizer_settings(spec.train)
     if not train["optimizers"]:
         del train["optimizers"]
     roles = {name: role for name, network in spec.networks.items() if (role := _role(network))}
@@ -216,7 +204,7 @@ def objective_source(lowered: Lowered, functions: Functions) -> str:
     listing += layout("", f"UPDATES = ({commas(steps)}{',' if len(steps) == 1 else ''})")
     body = "\n\n".join([*_helpers(functions, "Update"), *functions.texts[first:], *parts, "\n".join(listing) + "\n"])
     head = docstring("The losses, their random inputs, and the networks that each update trains.", "")
-    return _assembled(head, ["from collections.abc import Callable", "from dataclasses import dataclass"], body)
+    return assembled(head, ["from collections.abc import Callable", "from dataclasses import dataclass"], body)
 
 
 def _differentiates(module: Module, function: str) -> bool:
@@ -295,7 +283,7 @@ def sampler_source(lowered: Lowered, functions: Functions) -> str:
     body = "\n\n".join([*_helpers(functions, "Sampler"), *functions.texts[first:], "\n".join(listing) + "\n"])
     head = docstring("The sampler: from noise to samples, guidance included.", "")
     before = ["from collections.abc import Callable", "from dataclasses import dataclass", "from typing import Any"]
-    return _assembled(head, before, body)
+    return assembled(head, before, body)
 
 
 def _inputs(program: Program, functions: Functions) -> str:
@@ -317,21 +305,6 @@ def _code(value: Any) -> str:
         elif own != (one.default if one.default_factory is MISSING else one.default_factory()):
             words.append(f"{one.name}={_code(own)}")
     return f"{type(value).__name__}({commas(words)})"
-
-
-def _assembled(head: list[str], standard: list[str], body: str) -> str:
-    found = imports(body)
-    at = found.index("import torch")
-    plain = ["import math"] if "import math" in found else []
-    standard = plain + sorted({line for line in (*found[:at], *standard) if line.startswith("from")})
-    needed = found[at if re.search(r"\btorch\.", body) else at + 1 :]
-    if "tqdm(" in body:
-        needed.append("from tqdm import tqdm")
-    sources = sorted(set(re.findall(rf"(?<![\"'])\b({'|'.join(sources_module.__all__)})\b", body)))
-    local = ["from constants import table"] if "table(" in body else []
-    local += [f"from sources import {commas(sources)}"] if sources else []
-    local = ["", *local] if local else []
-    return "\n".join([*head, "", *standard, "", *needed, *local, "", "", body.rstrip()]) + "\n"
 
 
 __all__ = ["config_of", "objective_source", "project_files", "project_from_lowered", "sampler_source"]

@@ -15,4 +15,5 @@ class Adamw(Optimizer):
     kind: Literal["adamw"] = "adamw"
     betas: tuple[Unit, Unit] = Field((0.9, 0.999), description="decay per step of the two moment averages")
     eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
+    TORCH: ClassVar[str] = 'torch.optim.AdamW(groups, betas=tuple(settings["betas"]), eps=settings["eps"], fused=True)'
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adamw"}
