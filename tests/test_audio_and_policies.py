@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import wave
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forked import python
 from safetensors.numpy import load_file
 
 from latentc import api
@@ -86,12 +84,8 @@ class Made:
     files: dict[str, Path] = field(default_factory=dict)
 
 
-def python(folder: Path, *args: str, processes: int = 0) -> str:
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, *launcher, *args], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
+def run(folder: Path, *args: str, processes: int = 1) -> str:
+    done = python(folder, *args, ranks=processes)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -107,7 +101,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         np.savez(file, **{name: arrays[name][0]})
     sizes = [*system.sizes, *TRAIN, f"data.path={folder / 'train.npz'}"]
     api.emit(system.spec, folder / "project", system.variant, sizes)
-    python(folder / "project", "train.py")
+    run(folder / "project", "train.py")
     weights = folder / "project/runs/train/weights.safetensors"
     api.compile(system.spec, weights, folder / "bundle", variant=system.variant, overrides=sizes)
     return Made(system, sizes, arrays, folder / "project", folder / "bundle", files)
@@ -177,8 +171,7 @@ def test_conditions_matter_and_are_asked_for(made: Made, tmp_path: Path) -> None
     np.save(tmp_path / "wrong.npy", given[name][..., 1:])
     for first_flag in ([], ["--given", f"{name}={tmp_path / 'wrong.npy'}"]):
         flags = [*first_flag, *(flag for other in others for flag in ("--given", f"{other}={made.files[other]}"))]
-        command = [sys.executable, "sample.py", "--weights", "runs/train/weights.safetensors", *flags]
-        done = subprocess.run(command, cwd=made.project, capture_output=True, text=True)
+        done = python(made.project, "sample.py", "--weights", "runs/train/weights.safetensors", *flags)
         assert done.returncode and f"`{name}`" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -199,7 +192,7 @@ def test_a_second_network_of_one_loss_has_an_optimiser_of_its_own(tmp_path: Path
     sizes = [*POLICY, *TRAIN, f"data.path={tmp_path / 'train.npz'}", optimizer, "train.ema=null"]
     api.emit("dp3", tmp_path / "project", overrides=[*sizes, "train.schedule={kind: constant, warmup: 0}"])
     for steps in ("1", "4"):
-        python(tmp_path / "project", "train.py", "--steps", steps, "--sample_every", "9", "--out", f"run{steps}")
+        run(tmp_path / "project", "train.py", "--steps", steps, "--sample_every", "9", "--out", f"run{steps}")
     few, many = (load_file(tmp_path / f"project/run{n}/weights_raw.safetensors") for n in ("1", "4"))
     stays = {name: np.allclose(few[name], many[name], rtol=0, atol=1e-20) for name in few}
     assert {name.split(".")[0] for name, still in stays.items() if still} == {"encoder"}
@@ -223,7 +216,7 @@ def test_it_trains_on_several_processes(made: Made, tmp_path: Path) -> None:
     for parallel in ("ddp", "fsdp"):
         out = tmp_path / parallel
         flags = ["--steps", "6", "--parallel", parallel, "--sample_every", "6", "--out", str(out)]
-        python(made.project, "train.py", *flags, processes=2)
+        run(made.project, "train.py", *flags, processes=2)
         found[parallel] = load_file(out / "weights_raw.safetensors")
     ddp, fsdp = found["ddp"], found["fsdp"]
     assert ddp.keys() == fsdp.keys() and all(np.allclose(ddp[name], fsdp[name], atol=1e-4) for name in ddp)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forked import python
 from parity_data import error
 from PIL import Image
 
@@ -137,8 +138,6 @@ def test_a_first_stage_that_does_not_fit(tmp_path: Path) -> None:
 
 def test_the_project_encodes_and_decodes(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     """`train` caches codes with the emitted autoencoder, `sample.py` writes the pictures that the engine draws."""
-    import subprocess
-    import sys
 
     rng = np.random.default_rng(0)
     for label in ("a", "b", "c"):
@@ -156,14 +155,14 @@ def test_the_project_encodes_and_decodes(system: System, monkeypatch: pytest.Mon
     (cache,) = system.folder.glob("images.stage.8.*.npy")
     codes = np.load(cache)
     assert codes.shape == ((6, 2, 2, 4, 4, 4) if system.kind == "latents" else (6, 2, 16))
-    command = [sys.executable, "sample.py", "--weights", "runs/train/weights.safetensors", "--class", "0-2"]
+    command = ["sample.py", "--weights", "runs/train/weights.safetensors", "--class", "0-2"]
     command += ["--per-class", "1", "--seed", "3", "--raw", "raw.npz", "-o", "grid.png", "--device", "cpu"]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    done = python(project, *command)
     assert done.returncode == 0, done.stderr
     trained = project / "runs/train/weights.safetensors"
     pipe = latentc_runtime.load(system.compile("b", [f"main={trained}", f"first_stage={system.first_stage}"]))
     with np.load(project / "raw.npz") as raw:
         assert error(pipe.sample([0, 1, 2], seeds=list(raw["seeds"])), raw["samples"]) < 1e-4
     (project / "first_stage.safetensors").unlink()
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    done = python(project, *command)
     assert done.returncode == 1 and "latentc weights" in done.stderr and "Traceback" not in done.stderr

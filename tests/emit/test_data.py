@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import shutil
-import subprocess
 import sys
 import wave
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from forked import python
 from PIL import Image
 from torch_module import REPOSITORY
 
@@ -225,7 +225,7 @@ def test_previews_and_samples_are_of_the_medium(case: str, tmp_path: Path) -> No
 
 
 def run(project: Path, *command: str, status: int = 0) -> str:
-    done = subprocess.run([sys.executable, *command], cwd=project, capture_output=True, text=True, check=False)
+    done = python(project, *command)
     assert done.returncode == status, done.stderr
     return done.stdout + (done.stderr if status else "")
 

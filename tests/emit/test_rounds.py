@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_train import SHORT, TINY, refused, run, same, torchrun
+from test_train import SHORT, TINY, refused, run, same, two_processes
 
 from latentc.emit import project_from_lowered
 from latentc.lower import lower
@@ -97,14 +97,14 @@ def test_a_run_resumed_between_rounds_is_bit_equal(project: Path, last: int) -> 
 def test_two_processes_teach_and_resume_bit_equal(project: Path, parallel: str) -> None:
     out = project / f"runs/{parallel}"
     flags = [*FLAGS, "--parallel", parallel, "--sample_every", "6"]
-    torchrun(project, *flags, "--out", f"runs/{parallel}")
+    two_processes(project, *flags, "--out", f"runs/{parallel}")
     made = {step: checkpoint(out, step) for step in (3, 6, 9)}
     assert equal(made[3]["networks"]["teacher"], load_file(project / "teacher.safetensors"))
     assert equal(made[6]["networks"]["teacher"], made[3]["averages"]["main"])
     shutil.copytree(out, project / f"runs/{parallel}2")
     for step in (6, 9):
         shutil.rmtree(project / f"runs/{parallel}2/checkpoints/step-{step:08d}")
-    torchrun(project, *flags, "--out", f"runs/{parallel}2", "--resume", "true")
+    two_processes(project, *flags, "--out", f"runs/{parallel}2", "--resume", "true")
     same(out, project / f"runs/{parallel}2")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import python
 from safetensors.torch import load_file
 
 from latentc.emit import project_from_lowered
@@ -21,13 +22,8 @@ from latentc.spec import load_spec
 
 pytestmark = pytest.mark.slow
 
-# Runs a script of the project as it would run on a machine without latentc.
-ALONE = """
-import runpy, sys
-sys.modules["latentc"] = sys.modules["latentc_runtime"] = None
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+# As on a machine without latentc.
+ALONE = 'import sys; sys.modules["latentc"] = sys.modules["latentc_runtime"] = None'
 TINY = {
     "digits_dit": ["backbone.width=16", "backbone.depth=2", "backbone.block.mixer.heads=2"],
     # Dropout draws from torch's own generator, whose state a checkpoint has to hold.
@@ -61,20 +57,19 @@ def environment() -> dict[str, str]:
 
 
 def run(project: Path, script: str, *flags: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE, script, *flags],
-        cwd=project,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    done = python(project, script, *flags, before=ALONE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def two_processes(project: Path, *flags: str) -> str:
+    done = python(project, "train.py", *flags, ranks=2)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def torchrun(project: Path, *flags: str) -> str:
+    """As `two_processes`, by PyTorch's launcher."""
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py", *flags],
         cwd=project,
@@ -139,11 +134,12 @@ def test_sigterm_saves(project: Path) -> None:
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_resume_bit_equal(project: Path, parallel: str) -> None:
     flags = [*SHORT, "--parallel", parallel, "--checkpoint_every", "4", "--steps", "8", "--sample_every", "8"]
-    torchrun(project, *flags, "--out", f"runs/{parallel}")
+    launch = torchrun if project.name == "digits_dit" and parallel == "ddp" else two_processes
+    launch(project, *flags, "--out", f"runs/{parallel}")
     assert (project / f"runs/{parallel}/samples/00000008.png").is_file()
     shutil.copytree(project / f"runs/{parallel}", project / f"runs/{parallel}2")
     shutil.rmtree(project / f"runs/{parallel}2/checkpoints/step-00000008")
-    torchrun(project, *flags, "--out", f"runs/{parallel}2", "--resume", "true")
+    two_processes(project, *flags, "--out", f"runs/{parallel}2", "--resume", "true")
     same(project / f"runs/{parallel}", project / f"runs/{parallel}2")
 
 
@@ -190,6 +186,5 @@ def test_samples_and_refusals(project: Path) -> None:
 
 def refused(project: Path, script: str, flags: list[str], said: str) -> None:
     """Runs a script of a project that must say so and stop."""
-    command, how = [sys.executable, script, *flags], {"capture_output": True, "text": True, "check": False}
-    done = subprocess.run(command, cwd=project, env=environment(), **how)
+    done = python(project, script, *flags)
     assert done.returncode in (1, 2) and said in done.stderr and "Traceback" not in done.stderr

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from forked import python
 from safetensors.torch import load_file
-from test_train import SHORT, TINY, environment, run, same, torchrun
+from test_train import SHORT, TINY, environment, run, same, two_processes
 
 from latentc.emit import project_from_lowered
 from latentc.lower import lower
@@ -52,15 +53,18 @@ def again(project: Path, out: str) -> Path:
 
 def refusal(project: Path, *flags: str, script: str = "train.py", **options: object) -> str:
     """The one line that a script ends with; its status is 1."""
-    done = subprocess.run(
-        [sys.executable, script, *flags],
-        cwd=project,
-        env={**environment(), **options.pop("env", {})},  # type: ignore[dict-item]
-        capture_output=True,
-        text=True,
-        timeout=100,
-        **options,  # type: ignore[call-overload]
-    )
+    if not options:
+        done = python(project, script, *flags)
+    else:
+        done = subprocess.run(
+            [sys.executable, script, *flags],
+            cwd=project,
+            env={**environment(), **options.pop("env", {})},  # type: ignore[dict-item]
+            capture_output=True,
+            text=True,
+            timeout=100,
+            **options,  # type: ignore[call-overload]
+        )
     assert done.returncode == 1, done.stdout + done.stderr
     lines = [line for line in done.stderr.splitlines() if line]
     assert len(lines) == 1, done.stderr
@@ -110,10 +114,10 @@ def test_no_intact_checkpoint_is_an_error(project: Path) -> None:
 
 def test_processes_agree_on_the_intact_checkpoint(project: Path) -> None:
     flags = [*FLAGS, "--parallel", "ddp", "--out", "ddp"]
-    torchrun(project, *flags)
+    two_processes(project, *flags)
     shutil.copytree(project / "ddp", project / "ddp_whole")
     flip(project / "ddp" / CHECKPOINT / "networks.safetensors")
-    said = torchrun(project, *flags, "--resume", "true")
+    said = two_processes(project, *flags, "--resume", "true")
     assert said.count("skipped step-00000020") == 1
     same(project / "ddp_whole", project / "ddp")
 
@@ -140,8 +144,10 @@ def test_a_foreign_checkpoint_is_refused(project: Path) -> None:
     assert "is of another model: in main, its " in said and "[16, 256], not [32, 256]" in said
     weights = ["--weights", str(project / "whole/weights.safetensors")]
     assert "is of another model" in refusal(wide, *weights, script="sample.py")
-    other = "{kind: sgd, lr: 0.1, weight_decay: 0, decay_embeddings: false, momentum: 0.9, nesterov: false}"
-    said = refusal(project, *FLAGS, "--out", "whole", "--resume", "true", "--optimizer", other)
+    other = project.parent / "other"
+    spec = load_spec("digits_dit", overrides=[*TINY["digits_dit"], "train.optimizer={kind: sgd}"])
+    project_from_lowered(lower(spec), spec, other)
+    said = refusal(other, *FLAGS, "--out", str(project / "whole"), "--resume", "true")
     assert "another kind of optimizer" in said
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from forked import python
 from safetensors.torch import load_file
 
 from latentc.emit import project_from_lowered
@@ -47,22 +45,13 @@ def trained(
     """The weights and the log of a run."""
     spec = load_spec("digits_biggan", overrides=[*BARE, *SYSTEMS[system], *overrides])
     project_from_lowered(lower(spec), spec, folder)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    log = run(folder, *(launcher if processes > 1 else []), "train.py", *flags, "--out", "run")
+    log = run(folder, "train.py", *flags, "--out", "run", ranks=processes)
     return load_file(folder / "run" / "weights_raw.safetensors"), log
 
 
-def run(folder: Path, *command: str) -> str:
+def run(folder: Path, *command: str, ranks: int = 1) -> str:
     """What Python prints for the command in a project."""
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = python(folder, *command, ranks=ranks)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from forked import python
 from google.protobuf import text_format
 from test_bundle import stored_weights
 from test_triton import Server
@@ -101,14 +99,13 @@ def test_the_command_line_and_the_project_give_the_runtimes_samples(
     np.testing.assert_array_equal(np.load(tmp_path / "cli.npz")["samples"], want)
     project = tmp_path / "project"
     api.emit(spec, project)
-    line = [sys.executable, "sample.py", "--weights", str(weights), *flags, "--raw", str(tmp_path / "project.npz")]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(line, cwd=project, capture_output=True, text=True, env=environment)
+    line = ["sample.py", "--weights", str(weights), *flags, "--raw", str(tmp_path / "project.npz")]
+    done = python(project, *line, env={"PYTHONPATH": ""})
     assert done.returncode == 0, done.stderr
     found = np.load(tmp_path / "project.npz")
     near(found["samples"], want)
     np.testing.assert_array_equal(found["class"], np.eye(3)[[0, 2]])
-    refused = subprocess.run([*line[:4], "--class=0"], cwd=project, capture_output=True, text=True, env=environment)
+    refused = python(project, *line[:3], "--class=0", env={"PYTHONPATH": ""})
     assert refused.returncode == 1 and "the condition `sketch` is missing" in refused.stderr
     # Control: every condition and setting counts.
     for change in (
@@ -199,9 +196,8 @@ def test_a_model_without_conditions(tmp_path: Path) -> None:
     np.testing.assert_array_equal(samples, latentc_runtime.load(bundle, device="cpu").sample(seeds=[4, 5, 6]))
     assert len(samples) == 3
     api.emit(spec, tmp_path / "project")
-    line = [sys.executable, "sample.py", "--weights", str(weights), *flags, "--raw", "b.npz"]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(line, cwd=tmp_path / "project", capture_output=True, text=True, env=environment)
+    line = ["sample.py", "--weights", str(weights), *flags, "--raw", "b.npz"]
+    done = python(tmp_path / "project", *line, env={"PYTHONPATH": ""})
     assert done.returncode == 0, done.stderr
     near(np.load(tmp_path / "project/b.npz")["samples"], samples)
     assert api.verify(bundle).ok

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 pytest.importorskip("torch")
 
 from bundles import tiny_bundle
+from forked import python
 
 import latentc_runtime
 from latentc.emit import project_from_lowered
@@ -108,8 +107,8 @@ def test_the_emitted_project_draws_the_samples_of_the_engine(tmp_path: Path) -> 
     project = tmp_path / "project"
     project_from_lowered(lower(spec), spec, project)
     arguments = ["--weights", str(tmp_path / "bundle.main.safetensors"), "--class", "3,7", "--per-class", "2"]
-    command = [sys.executable, "sample.py", *arguments, "--seed", "5", "--raw", str(tmp_path / "raw.npz")]
-    subprocess.run(command, cwd=project, check=True, timeout=120)
+    done = python(project, "sample.py", *arguments, "--seed", "5", "--raw", str(tmp_path / "raw.npz"))
+    assert done.returncode == 0, done.stderr
     drawn = np.load(tmp_path / "raw.npz")["samples"]
     ours = latentc_runtime.load(folder, device="cpu").sample([3, 3, 7, 7], [5, 6, 7, 8])
     assert np.abs(drawn - ours).max() < 1e-4 * np.abs(ours).max()
