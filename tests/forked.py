@@ -13,39 +13,70 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 PREPARED = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # what packages read when they are imported
 
 
 def python(
-    folder: Path,
-    *command: str,
-    ranks: int = 1,
-    env: Mapping[str, str] | None = None,
-    before: str = "",
-    limit: int = 300,
+    folder: Path, *command: str, ranks: int = 1, env: Mapping[str, str] | None = None, before: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """As `python COMMAND` in a folder: a script and its flags, or `-c CODE`. `before` is code that runs first.
 
     With several `ranks` the output is that of all, one after another, and the status the first that is not 0.
     """
     with tempfile.TemporaryDirectory() as logs:
-        job = {
-            "folder": str(folder),
-            "command": command,
-            "before": before,
-            "env": {**os.environ, **PREPARED, **(env or {})},
-            "logs": [str(Path(logs, str(rank))) for rank in range(ranks)],
-            "limit": 300,
-        }
+        job = _job(folder, command, env, before) | {"logs": [str(Path(logs, str(rank))) for rank in range(ranks)]}
         statuses = _server().ask(job)
         out, err = ("".join(Path(f"{log}.{end}").read_text() for log in job["logs"]) for end in ("out", "err"))
     status = next((s for s in statuses if s), 0)
     return subprocess.CompletedProcess(command, status, out, err)
+
+
+class Started:
+    """A script that runs beside the tests, as `subprocess.Popen` of `python COMMAND` with its output piped."""
+
+    def __init__(self, folder: Path, *command: str, before: str = "") -> None:
+        self._logs = tempfile.TemporaryDirectory()
+        log = Path(self._logs.name, "0")
+        os.mkfifo(f"{log}.out")
+        job = _job(folder, command, None, before) | {"logs": [str(log)], "beside": True}
+        (self.pid,) = _server().ask(job)
+        self._status = Path(f"{log}.status")
+        self.stdout: TextIO = open(f"{log}.out")  # noqa: PTH123, SIM115
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, None while it runs."""
+        return int(self._status.read_text()) if self._status.exists() else None
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, seconds: float = 60) -> int:
+        """The exit status. Raises TimeoutError."""
+        end = time.monotonic() + seconds
+        while (status := self.returncode) is None:
+            if time.monotonic() > end:
+                raise TimeoutError(f"process {self.pid} still runs")
+            time.sleep(0.005)
+        return status
+
+    def rest(self) -> str:
+        """What it writes until it ends."""
+        said = self.stdout.read()
+        self.stdout.close()
+        self.wait()
+        return said
+
+
+def _job(folder: Path, command: Sequence[str], env: Mapping[str, str] | None, before: str) -> dict[str, Any]:
+    given = {**os.environ, **PREPARED, **(env or {})}
+    return {"folder": str(folder), "command": command, "before": before, "env": given, "limit": 300}
 
 
 class _Server:
@@ -59,11 +90,11 @@ class _Server:
         atexit.register(self.process.kill)
 
     def ask(self, job: Mapping[str, Any]) -> list[int]:
-        """The exit statuses of the ranks of a job."""
+        """The exit statuses of the ranks of a job, or the process of one that runs beside."""
         assert self.process.stdin is not None and self.process.stdout is not None
         print(json.dumps(job), file=self.process.stdin, flush=True)
-        statuses: list[int] = json.loads(self.process.stdout.readline())
-        return statuses
+        answer: list[int] = json.loads(self.process.stdout.readline())
+        return answer
 
 
 @cache
@@ -79,6 +110,9 @@ def serve() -> dict[str, Any]:
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         job, children = json.loads(line), list[int]()
+        beside = job.get("beside", False)
+        if beside and os.fork():  # the other one waits in place of the server
+            continue
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())} if len(job["logs"]) > 1 else {}
         for rank, log in enumerate(job["logs"]):
             if not (child := os.fork()):
@@ -87,7 +121,14 @@ def serve() -> dict[str, Any]:
                     job["env"] |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(job["logs"]))}
                 return {**job, "env": job["env"] | address, "log": log}
             children.append(child)
+        if beside:
+            print(json.dumps(children), file=answers, flush=True)
         statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        if beside:
+            written = Path(f"{job['logs'][0]}.ended")
+            written.write_text(str(statuses[0]))
+            written.rename(f"{job['logs'][0]}.status")
+            os._exit(0)
         print(json.dumps(statuses), file=answers, flush=True)
     raise SystemExit(0)
 
@@ -107,7 +148,7 @@ def become(job: Mapping[str, Any]) -> Sequence[str]:
     os.environ.update(job["env"])
     os.chdir(job["folder"])
     for number, end in ((1, "out"), (2, "err")):
-        stream = os.open(f"{job['log']}.{end}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        stream = os.open(f"{job['log']}.{end}", os.O_WRONLY | os.O_CREAT)
         os.dup2(stream, number)
         os.close(stream)
     nothing = os.open(os.devnull, os.O_RDONLY)
