@@ -117,6 +117,8 @@ CODES: dict[str, str] = {
     "E0720": "features cannot be computed of these samples",
     "E0721": "an extractor of features cannot be used",
     "E0722": "the reference cannot be used",
+    "E0726": "samples cannot be read",
+    "E0727": "the place holds other samples",
     "E0801": "a layer saw nothing in calibration",
     "E0802": "a pattern names no layer",
     "E0803": "the calibration is of something else",

@@ -78,6 +78,16 @@ def described(condition: Condition) -> str:
     return f'`{name}` takes {what} per sample: `conditions={{"{name}": …}}`, `--given {name}=FILE.npy`'
 
 
+def per_sample(condition: Condition, value: Any) -> bool:
+    """True if a value is one per sample, False if it is one for all samples."""
+    if isinstance(value, Mapping):
+        value = value.get(_VALUE)
+    if condition.form == "label":
+        soft = condition.encoding == "one_hot" and np.asarray(value).dtype.kind == "f"
+        return not isinstance(value, str) and np.ndim(value) > soft
+    return isinstance(_parts(condition, value), list)
+
+
 def request_name(condition: Condition, conditions: Sequence[Condition]) -> str:
     """The name under which Triton takes a condition: `classes` for the only label."""
     labels = [c for c in conditions if c.form == "label"]
@@ -348,4 +358,4 @@ def _numbers(name: str, given: Any) -> Array:
         raise RequestError(f"`{name}` is not an array of numbers", "give a number, a list or an array") from None
 
 
-__all__ = ["RequestError", "checked_given", "described", "request_name"]
+__all__ = ["RequestError", "checked_given", "described", "per_sample", "request_name"]

@@ -11,6 +11,7 @@ import plain_errors  # noqa: F401
 # isort: split
 
 import argparse
+import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from class_names import classes_from_text
+from class_names import classes_from_text, titles
 from conditions import RequestError, checked_given
 from config import load_config
 from files import encoded
@@ -141,17 +142,44 @@ def preview_given(columns: int = 8) -> Given:
     return default_given(rows * columns, 0, conditions, settings, np.repeat(np.arange(rows), columns))
 
 
-def save(samples: Tensor, config: dict[str, Any], path: Path, columns: int) -> None:
-    """Writes samples in the format that the path's suffix names; without a suffix, a folder of files."""
+def titles_of(given: Given, conditions: Sequence[Condition]) -> list[str]:
+    """How the class of each sample is shown; empty if samples have none."""
+    columns = []
+    for condition in (c for c in conditions if c.form == "label"):
+        labels = given.conditions[condition.name]
+        numbers = labels if condition.encoding == "index" else labels.argmax(-1)
+        columns.append(titles(condition.names, numbers.tolist()))
+    return [", ".join(row) for row in zip(*columns, strict=True)]
+
+
+def save(
+    samples: Tensor, config: dict[str, Any], path: Path, columns: int, labels: Sequence[str] = ()
+) -> None:
+    """Writes samples in the format that the path's suffix names; without a suffix, a folder of files.
+
+    `labels`: a text per sample, beside the pictures of a .png if Pillow is installed.
+    """
     data = config["data"]
     fields = data["fields"]
     field = data["first_stage"]["field"] if "first_stage" in CALLED else fields.get("x") or fields["tokens"]
     try:
-        contents = encoded(samples.numpy(), field, path, columns, FORMATS)
+        if labels and path.suffix == ".png" and importlib.util.find_spec("PIL"):
+            contents = {path: labelled(samples.numpy(), field, columns, labels)}
+        else:
+            contents = encoded(samples.numpy(), field, path, columns, FORMATS)
     except ValueError as error:
         raise SystemExit(f"{path}: {error}") from None
     for file, content in contents.items():
         write_whole(file, partial(Path.write_bytes, data=content))
+
+
+def labelled(samples: np.ndarray, field: dict[str, Any], columns: int, labels: Sequence[str]) -> bytes:
+    """A .png of pictures with the label of each."""
+    from labels import labelled_grid
+    from media import pictures
+    from pixels import png
+
+    return png(labelled_grid(pictures(samples, field), columns, labels))
 
 
 def load_networks(file: Path, device: torch.device, config: dict[str, Any]) -> dict[str, nn.Module]:
@@ -302,6 +330,9 @@ def main() -> None:
     )
     parser.add_argument("--program", metavar="NAME", help="one of the programs that sampler.py holds")
     parser.add_argument("--steps", type=int, help="one of the step counts that sampler.py holds")
+    parser.add_argument(
+        "--labels", action="store_true", help="show the classes beside the pictures of a .png"
+    )
     parser.add_argument("--batch", type=positive, default=64)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--raw", type=Path, help=".npz file for the arrays: outputs, conditions, seeds")
@@ -318,7 +349,9 @@ def main() -> None:
         raw = flags.raw if flags.raw.suffix == ".npz" else flags.raw.with_name(f"{flags.raw.name}.npz")
         write_whole(raw, lambda file: np.savez(file, **arrays))
     if flags.output:
-        save(next(iter(outputs.values())), config, flags.output, flags.per_class)
+        conditions, _ = declared(program, names_for(flags.weights))
+        labels = titles_of(given, conditions) if flags.labels else []
+        save(next(iter(outputs.values())), config, flags.output, flags.per_class, labels)
         print(flags.output)
 
 

@@ -36,7 +36,7 @@ from objective import UPDATES, Update
 from optimizers import make_optimizer
 from parallel import Run, averaged, reshard, shard, wrap
 from rounds import Round, rate, round_of, start_round
-from sample import SAMPLED, draw, preview_given, save, with_first_stage
+from sample import SAMPLED, declared, draw, preview_given, program_of, save, titles_of, with_first_stage
 from storage import sweep, write_whole
 
 
@@ -189,16 +189,19 @@ def preview(config: dict[str, Any], networks: dict[str, nn.Module], step: int, r
     """Writes samples, a row per class. Takes no random numbers from training."""
     modes = {name: network.training for name, network in networks.items()}
     decoding = with_first_stage(networks, config, run.device)
-    samples = next(iter(draw(decoding, preview_given(columns=8)).values()))
+    given = preview_given(columns=8)
+    samples = next(iter(draw(decoding, given).values()))
     for name, network in networks.items():
         network.train(modes[name])
         if run.parallel == "fsdp":
             network.reshard()  # without a backward pass, the root's weights stay gathered
     if run.main:
         folder = Path(config["train"]["out"]) / "samples"
+        conditions, _ = declared(program_of(), class_names(config))
+        labels = titles_of(given, conditions) if any(c.names for c in conditions) else []
         suffix = next((s for s in (".png", ".txt") if s in FORMATS), ".npz")
         for suffix in [suffix, ".wav"] if ".wav" in FORMATS else [suffix]:
-            save(samples, config, folder / f"{step:08d}{suffix}", columns=8)
+            save(samples, config, folder / f"{step:08d}{suffix}", 8, labels)
 
 
 def check(config: dict[str, Any], run: Run) -> None:

@@ -118,6 +118,7 @@ GIVEN: dict[str, Callable[[Path], None]] = {
     "docs/engines.md": engines,
     "docs/evaluation.md": evaluation,
     "docs/quantization.md": engines,
+    "docs/samples.md": deployment,
     "docs/spec.md": spec,
     "docs/step_reduction.md": step_reduction,
     "docs/training.md": training,

@@ -181,3 +181,23 @@ def test_png_is_read_by_others(channels):
     np.testing.assert_array_equal(opened(png(picture)).reshape(picture.shape), picture)
     with pytest.raises(BundleError):
         png(picture[0])
+
+
+def test_grids_with_labels(tmp_path):
+    field = Output((1, 4, 4), "f32", "image", ("channel", "height", "width"), (-1.0, 1.0))
+    samples = np.linspace(-1, 1, 6 * 16, dtype=np.float32).reshape(6, 1, 4, 4)
+    plain = encoded(samples, field, "a.png", 3)
+    (rows,) = encoded(samples, field, "a.png", 3, ["tabby"] * 3 + ["a name so long that it is cut " * 4] * 3).values()
+    (captions,) = encoded(samples, field, "a.png", 3, ["a", "b", "c", "d", "e", "大白鲨"]).values()
+    with Image.open(io.BytesIO(rows)) as left, Image.open(io.BytesIO(captions)) as below:
+        assert left.size == (240 + 3 * 50 - 2, 2 * 50 - 2) and below.size == (3 * 50 - 2, 2 * 68 - 2)
+        pixels = np.asarray(left)[:, 240:]
+        assert (np.asarray(left)[:, :240] < 128).any() and (np.asarray(below)[48:66, :48] < 128).any()
+    with Image.open(io.BytesIO(next(iter(plain.values())))) as small:  # enlarged twelve times
+        np.testing.assert_array_equal(pixels[::12, ::12][:4, :4], np.asarray(small)[:4, :4])
+    for path, output, labels, said in (
+        ("a.npz", field, ["a"] * 6, "in a .png"),
+        ("a.png", field, ["a"], "1 labels for 6 pictures"),
+    ):
+        with pytest.raises(BundleError, match=said):
+            encoded(samples, output, path, 3, labels)

@@ -156,6 +156,11 @@ def sample(
     program: Annotated[str | None, typer.Option("--program", metavar="NAME", help="Default: the first.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="One of the bundle's step counts.")] = None,
     noise: Annotated[Path | None, typer.Option("--noise", metavar="FILE", help="An .npz of the noise itself.")] = None,
+    as_: Annotated[
+        Literal["folder", "npz", "webdataset", "parquet"] | None,
+        typer.Option("--as", help="Write a sample set: PNGs, ADM's .npz, shards. Continues if interrupted."),
+    ] = None,
+    labels: Annotated[bool, typer.Option("--labels", help="Show the classes beside the pictures of a .png.")] = False,
     raw: Annotated[
         Path | None, typer.Option("--raw", metavar="FILE", help="Also write the raw samples to this .npz.")
     ] = None,
@@ -172,28 +177,31 @@ def sample(
     """Sample from a bundle."""
     if output is None and raw is None:
         raise typer.BadParameter("nothing to write: give -o FILE, --raw FILE.npz or both")
+    alone = raw is None and noise is None and backend == "engine" and not labels
+    if as_ is not None and (not alone or output is None):
+        raise typer.BadParameter("--as needs -o, and excludes --raw, --noise, --labels and --backend")
+    asked: dict[str, Any] = {
+        "given": pairs(given, "--given"),
+        "guidance": guidance,
+        "truncation": truncation,
+        "settings": {name: a_number(value) for name, value in pairs(setting, "--setting").items()},
+        "count": count,
+        "program": program,
+        "steps": steps,
+        "batch": batch,
+        "device": device,
+    }
     with bar_for("sampling") as bar:
-        api.sample(
-            bundle,
-            classes,
-            per_class,
-            seed,
-            given=pairs(given, "--given"),
-            guidance=guidance,
-            truncation=truncation,
-            settings={name: a_number(value) for name, value in pairs(setting, "--setting").items()},
-            noise=noise,
-            count=count,
-            program=program,
-            steps=steps,
-            batch=batch,
-            device=device,
-            backend=backend,
-            output=output,
-            raw=raw,
-            progress=advancing(bar),
-        )
-    echo("\n".join(str(path) for path in (output, raw) if path is not None))
+        asked["progress"] = advancing(bar)
+        if as_ is not None and output is not None:
+            made = api.sample_set(bundle, output, as_, classes, per_class, seed, **asked)
+        else:
+            asked |= {"noise": noise, "backend": backend, "output": output, "labels": labels, "raw": raw}
+            api.sample(bundle, classes, per_class, seed, **asked)
+    if as_ is not None:
+        echo(f"{output}: {made.count} samples")
+    else:
+        echo("\n".join(str(path) for path in (output, raw) if path is not None))
 
 
 def verify(

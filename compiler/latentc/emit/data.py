@@ -39,6 +39,7 @@ def data_files(data: Data, staged: bool = True) -> dict[str, str]:
     shared["media"] = f"latentc_runtime.media.{medium}"
     if medium not in ("text", "array"):
         shared["pixels"] = "latentc_runtime.media.pixels"
+        shared["labels"] = "latentc_runtime.media.labels"
     reader = f"latentc.datasets.{data.kind}"
     if stage is not None and data.holds_images:
         shared[data.kind] = reader

@@ -7,7 +7,7 @@ Each medium's module has `FORMATS` {suffix: writer}, and visual media have `pict
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +18,7 @@ from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import Output
 from latentc_runtime.media import array, audio, files, image, pixels, points, text, video
 from latentc_runtime.media.files import Array
+from latentc_runtime.media.labels import labelled_grid
 from latentc_runtime.media.pixels import Pixels
 
 FORMATS = {
@@ -28,6 +29,7 @@ FORMATS = {
     "text": text.FORMATS,
     "array": array.FORMATS,
 }
+PICTURES = {"image": image.pictures, "video": video.pictures, "audio": audio.pictures, "points": points.pictures}
 _T = TypeVar("_T")
 
 
@@ -40,13 +42,28 @@ def images(samples: Array, output: Output) -> Pixels:
     return _checked(lambda: image.pictures(_samples(samples, output), asdict(output)))
 
 
-def encoded(samples: Array, output: Output, path: str | os.PathLike[str], columns: int = 8) -> dict[Path, bytes]:
+def encoded(
+    samples: Array,
+    output: Output,
+    path: str | os.PathLike[str],
+    columns: int = 8,
+    labels: Sequence[str] | None = None,
+) -> dict[Path, bytes]:
     """{file: content} of samples in the format that the path's suffix names; without a suffix, a folder of files.
 
-    Raises BundleError E0612.
+    `labels`: a text per sample, shown beside the pictures of a .png. Raises BundleError E0612.
     """
+    if labels is not None:
+        return {Path(path): _checked(lambda: _labelled(_samples(samples, output), output, Path(path), columns, labels))}
     formats = FORMATS[output.medium]
     return _checked(lambda: files.encoded(_samples(samples, output), asdict(output), Path(path), columns, formats))
+
+
+def _labelled(samples: Array, output: Output, path: Path, columns: int, labels: Sequence[str]) -> bytes:
+    if path.suffix.lower() != ".png" or output.medium not in PICTURES:
+        raise ValueError(f"labels are written beside pictures in a .png, not beside {output.medium} samples in {path}")
+    pictures = PICTURES[output.medium](samples, asdict(output))
+    return pixels.png(labelled_grid(pictures, min(columns, len(pictures)), labels))
 
 
 def grid(pictures: Pixels, columns: int, gap: int = 0) -> Pixels:

@@ -1,0 +1,208 @@
+"""Samples of a bundle: a few in memory, or a set of any size written as a stream."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.faults import runtime_errors
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike
+
+    from latentc.samples.sets import Format, SampleSet
+    from latentc_runtime.sources import Condition, Given
+
+
+def sample(
+    bundle: Path | str,
+    classes: Sequence[int | str] | str | None = None,
+    per_class: int = 1,
+    seed: int = 0,
+    *,
+    given: Mapping[str, Any] | None = None,
+    guidance: float | None = None,
+    truncation: float | None = None,
+    settings: Mapping[str, ArrayLike] | None = None,
+    noise: Mapping[str, ArrayLike] | Path | str | None = None,
+    count: int | None = None,
+    program: str | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    device: str = "auto",
+    backend: Literal["engine", "oracle", "torch"] = "engine",
+    output: Path | str | None = None,
+    labels: bool = False,
+    raw: Path | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Samples of a bundle, [B, ...]: `per_class` of each class in turn, of seeds `seed` and up.
+
+    `classes`: numbers and names, or a text such as "0-9,tabby" or "all" (the default if samples have a class).
+    `given`: the other conditions by name, arrays or files of them (.npy, or .npz with `value` and `mask`). `settings`:
+    numbers by name; `guidance` and `truncation` are short for two of them. `noise`: arrays, or an .npz file of them, in
+    place of what the seeds give. `count`: the number of samples, classes in turn. `program`: one of the bundle's.
+    `backend`: the bundle's engine, or its spec and weights by the float64 oracle or the emitted PyTorch, which take the
+    same noise. `output` is what to write: a file whose suffix names a format of the samples' medium (a grid has a row
+    per class), or a folder. `labels`: the names of the classes beside the pictures of a .png. `raw` is an .npz file for
+    the outputs as they are, by name (`samples`). Raises DiagnosticError: E0401 to E0403, E0601 to E0613, E0704, and
+    E0412 if a file cannot be written.
+    """
+    from latentc.files import read_arrays, read_condition, write_arrays, write_files
+    from latentc.measure.memory import available_memory
+    from latentc_runtime import load
+    from latentc_runtime.media import encoded
+    from latentc_runtime.request import check_request
+
+    if output is not None and raw is not None and Path(output).absolute() == Path(raw).absolute():
+        message = f"pictures and arrays would both be written to {output}"
+        raise DiagnosticError.of("E0412", message, help="give `--raw` a file of its own, such as samples.npz")
+    noise = read_arrays(noise) if isinstance(noise, str | Path) else noise
+    values = {n: read_condition(v, n) if isinstance(v, str | Path) else v for n, v in (given or {}).items()}
+    short = {"guidance": guidance, "truncation": truncation}
+    asked = {**(settings or {}), **{name: value for name, value in short.items() if value is not None}}
+    with runtime_errors():
+        pipe = load(bundle, device)
+        entry = pipe.program(program, steps)
+        wanted = _classes(pipe.manifest.conditions_of(entry), classes, per_class, count, values)
+        made = entry.outputs[0].output
+        # Beside each sample as it is, its picture and what the runtime keeps of it; before the system has to kill us.
+        number = len(wanted) if wanted is not None else count or 1
+        if number * (math.prod(made.shape) * 16 + 256) > available_memory():
+            raise MemoryError
+        request = check_request(pipe.manifest, entry, wanted, seed, values, asked, noise, count)
+        if backend == "engine":
+            outputs = pipe.run(request, batch, progress)
+        else:
+            from latentc.measure.subject import open_subject
+
+            outputs = open_subject(bundle, device).run_request(request, backend)
+        samples = next(iter(outputs.values()))
+        # Made before anything is written, so that a mistake leaves no file behind.
+        titles = _titles(pipe.manifest.conditions_of(entry), request.given) if labels else None
+        files = {} if output is None else encoded(samples, made, output, per_class, titles)
+    if raw is not None:
+        write_arrays(raw, outputs)
+    write_files(files)
+    return samples
+
+
+def sample_set(
+    bundle: Path | str,
+    output: Path | str,
+    format: Format = "folder",
+    classes: Sequence[int | str] | str | None = None,
+    per_class: int = 1,
+    seed: int = 0,
+    *,
+    given: Mapping[str, Any] | None = None,
+    guidance: float | None = None,
+    truncation: float | None = None,
+    settings: Mapping[str, float] | None = None,
+    count: int | None = None,
+    program: str | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    chunk: int | None = None,
+    shard: int | None = None,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> SampleSet:
+    """Write samples of a bundle to `output` in chunks, with their seeds and conditions; see `latentc.samples`.
+
+    `format`: "folder" (a PNG per sample), "npz" (ADM's), "webdataset" or "parquet". A run that was interrupted
+    continues, and a complete set is left untouched. `chunk`: samples drawn at once; `shard`: samples per file of the
+    last two formats. The rest is as for `sample`. Raises DiagnosticError: E0401 to E0403, E0412, E0601 to E0612, E0704,
+    E0706, E0726, E0727.
+    """
+    import numpy as np
+
+    from latentc.files import read_condition
+    from latentc.samples import Job, write
+    from latentc.samples.sets import SHARD
+    from latentc_runtime.bundle import open_bundle
+    from latentc_runtime.conditions import per_sample
+    from latentc_runtime.request import program_entry
+
+    values = {n: read_condition(v, n) if isinstance(v, str | Path) else v for n, v in (given or {}).items()}
+    short = {"guidance": guidance, "truncation": truncation}
+    asked = {**(settings or {}), **{name: value for name, value in short.items() if value is not None}}
+    with runtime_errors():
+        manifest = open_bundle(bundle).manifest
+        entry = program_entry(manifest, program, steps)
+        conditions = manifest.conditions_of(entry)
+        wanted = _classes(conditions, classes, per_class, count, values)
+        free = [c.name for c in conditions if c.form == "label" and c.name not in values]
+        if wanted is not None and len(free) != 1:
+            message = f"`classes` could be any of {', '.join(free)}" if free else "the class is given twice"
+            raise DiagnosticError.of("E0704", message, help="give each condition once, by its name")
+        shared = [c for c in conditions if c.name in values]
+        several = [len(_value(values[c.name])) for c in shared if per_sample(c, values[c.name])]
+        number = len(wanted) if wanted is not None else count if count is not None else max(several, default=1)
+        job = Job(
+            Path(bundle),
+            number,
+            seed,
+            free[0] if wanted is not None else None,
+            None if wanted is None else np.array(wanted, np.int64),
+            values,
+            asked,
+            program,
+            steps,
+            batch,
+            device,
+        )
+        return write(job, Path(output), format, chunk=chunk, shard=shard or SHARD, progress=progress)
+
+
+def _value(given: Any) -> Any:
+    return given["value"] if isinstance(given, Mapping) else given
+
+
+def _titles(conditions: Sequence[Condition], given: Given) -> list[str]:
+    """How the class of each sample is shown: names of all its labels. DiagnosticError E0704."""
+    from latentc_runtime.class_names import titles
+
+    columns = []
+    for condition in (c for c in conditions if c.form == "label"):
+        labels = given.conditions[condition.name]
+        numbers = labels if condition.encoding == "index" else labels.argmax(-1)
+        columns.append(titles(condition.names, numbers.tolist()))
+    if not columns:
+        raise DiagnosticError.of("E0704", "samples of this program have no class to show", help="leave `labels` out")
+    return [", ".join(row) for row in zip(*columns, strict=True)]
+
+
+def _classes(
+    conditions: Sequence[Condition],
+    classes: Sequence[int | str] | str | None,
+    per_class: int,
+    count: int | None,
+    given: Mapping[str, Any],
+) -> list[int] | None:
+    """The class of each sample; None if nobody asks for one. DiagnosticError E0704."""
+    from latentc.ranges import classes_from_text
+    from latentc_runtime.class_names import class_from_name
+    from latentc_runtime.conditions import MOST_SAMPLES
+
+    labels = [c for c in conditions if c.form == "label" and c.name not in given]
+    if classes is None and not (len(labels) == 1 and labels[0].required):
+        return None
+    if classes is not None and not any(c.form == "label" for c in conditions):
+        raise DiagnosticError(Diagnostic("E0704", "samples of this program have no class", help="leave `classes` out"))
+    known, names = (labels[0].classes or 1, labels[0].names) if labels else (1, ())
+    text = "all" if classes is None else classes
+    if isinstance(text, str):
+        chosen = classes_from_text(text, known, names)
+    else:
+        chosen = [class_from_name(one, names) if isinstance(one, str) else one for one in text]
+    if (number := len(chosen) * per_class if count is None else count) > MOST_SAMPLES:
+        message = f"{number} samples in one request; at most {MOST_SAMPLES}"
+        raise DiagnosticError.of("E0704", message, help="ask for them in several")
+    if count is not None:
+        return [chosen[i % len(chosen)] for i in range(count)] if chosen else []
+    return [number for number in chosen for _ in range(per_class)]

@@ -1,0 +1,141 @@
+"""Parquet files as Hugging Face `datasets` reads them: columns image, label and seed; needs pyarrow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentc.diagnostics import DiagnosticError
+from latentc.faults import needed
+from latentc.samples.job import Job
+from latentc.samples.pictures import picture_from_bytes, png_from_picture, stacked
+from latentc.samples.sets import Samples, names_of, read_about
+from latentc.samples.shards import ShardWriter
+
+Array = np.ndarray
+SHARDED = True
+_COMMAND = 'pip install "latentc[data]"'
+
+
+class Writer(ShardWriter):
+    """Images as PNG in the column `image`, other samples as flat lists in the column `sample`."""
+
+    SUFFIX = ".parquet"
+
+    def __init__(self, path: Path, about: Mapping[str, Any], job: Job, conditions: Mapping[str, Array]) -> None:
+        self.arrow = needed("pyarrow", "parquet", _COMMAND)
+        self.parquet = needed("pyarrow.parquet", "parquet", _COMMAND)
+        super().__init__(path, about, job, conditions)
+        pa = self.arrow
+        features: dict[str, Any] = {}
+        columns = []
+        if self.medium == "image":
+            columns.append(pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])))
+            features["image"] = {"_type": "Image"}
+        else:
+            value = pa.from_numpy_dtype(np.dtype(about["dtype"]))
+            columns.append(pa.field("sample", pa.list_(value)))
+            features["sample"] = {"feature": {"dtype": str(value), "_type": "Value"}, "_type": "Sequence"}
+        if job.labels is not None:
+            columns.append(pa.field("label", pa.int64()))
+            names = {"names": list(self.names), "_type": "ClassLabel"}
+            features["label"] = names if self.names else {"dtype": "int64", "_type": "Value"}
+        columns.append(pa.field("seed", pa.uint64()))
+        features["seed"] = {"dtype": "uint64", "_type": "Value"}
+        self.schema = pa.schema(columns, {"huggingface": json.dumps({"info": {"features": features}})})
+
+    def open(self, path: Path) -> None:
+        self.file = self.parquet.ParquetWriter(path, self.schema, compression="zstd")
+
+    def add(self, samples: Samples) -> None:
+        first: list[Any]
+        if self.medium == "image":
+            first = [{"bytes": png_from_picture(one), "path": None} for one in samples.arrays]
+        else:
+            first = [one.reshape(-1) for one in samples.arrays]
+        rows = {self.schema.names[0]: first, "label": samples.labels, "seed": samples.seeds}
+        held = [self.arrow.array(rows[field.name], field.type) for field in self.schema]
+        self.file.write_batch(self.arrow.record_batch(held, schema=self.schema))
+
+    def finish(self) -> None:
+        self.file.close()
+
+
+def open_writer(path: Path, about: Mapping[str, Any], job: Job, conditions: Mapping[str, Array]) -> Writer:
+    """The writer of a new or interrupted set. DiagnosticError E0412, E0706, E0727."""
+    return Writer(path, about, job, conditions)
+
+
+class Reader:
+    """The samples of one .parquet file or of all in a folder, in sorted order."""
+
+    format = "parquet"
+
+    def __init__(self, path: Path) -> None:
+        needed("pyarrow", "parquet", _COMMAND)
+        self.parquet = needed("pyarrow.parquet", "parquet", _COMMAND)
+        self.path, self.about = path, read_about(path) if path.is_dir() else {}
+        self.files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+        self.class_names = names_of(self.about)
+        self.count = 0
+        for file in self.files:
+            opened = self._opened(file)
+            self.count += opened.metadata.num_rows
+            self.class_names = self.class_names or _class_names(opened.schema_arrow)
+
+    def _opened(self, file: Path) -> Any:
+        try:
+            return self.parquet.ParquetFile(file)
+        except (OSError, ValueError) as error:  # pyarrow's errors are these too
+            raise DiagnosticError.of("E0726", f"{file} cannot be read as parquet: {error}") from None
+
+    def chunks(self, size: int = 256) -> Iterator[Samples]:
+        start = 0
+        for file in self.files:
+            try:
+                for batch in self._opened(file).iter_batches(batch_size=size):
+                    yield self._chunk(start, batch, str(file))
+                    start += batch.num_rows
+            except (OSError, ValueError) as error:
+                raise DiagnosticError.of("E0726", f"{file} cannot be read as parquet: {error}") from None
+
+    def _chunk(self, start: int, batch: Any, name: str) -> Samples:
+        columns = set(batch.schema.names)
+        found = next((c for c in ("image", "img", "sample") if c in columns), None)
+        if found is None:
+            raise DiagnosticError.of("E0726", f"{name} has no column `image`: it has {', '.join(sorted(columns))}")
+        rows = batch.column(found).to_pylist()
+        if found == "sample":
+            shape, dtype = self.about["shape"], self.about["dtype"]
+            arrays = np.array(rows, dtype).reshape(len(rows), *shape)
+        else:
+            contents = [row["bytes"] if isinstance(row, dict) else row for row in rows]
+            if not all(isinstance(content, bytes) for content in contents):
+                raise DiagnosticError.of("E0726", f"`{found}` in {name} does not hold the bytes of image files")
+            arrays = stacked([picture_from_bytes(content, name) for content in contents], name)
+        seeds = batch.column("seed").to_numpy().astype(np.uint64) if "seed" in columns else None
+        labels = batch.column("label").to_numpy().astype(np.int64) if "label" in columns else None
+        return Samples(start, arrays, seeds, labels)
+
+
+def _class_names(schema: Any) -> tuple[str, ...]:
+    """Names of the column `label`, as Hugging Face stores them."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(map(str, features["label"]["names"]))
+    except (KeyError, ValueError, TypeError):
+        return ()
+
+
+def recognises(path: Path) -> bool:
+    """True for a .parquet file and for a folder with some."""
+    return path.suffix == ".parquet" if path.is_file() else any(path.rglob("*.parquet"))
+
+
+def open_reader(path: Path) -> Reader:
+    """The set in .parquet files. DiagnosticError E0706, E0726."""
+    return Reader(path)

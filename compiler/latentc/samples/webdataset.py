@@ -1,0 +1,163 @@
+"""WebDataset: .tar files in which the files of a sample have one name: 00000012.png, .cls and .json with the seed.
+
+Source: https://github.com/webdataset/webdataset (the format).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentc.diagnostics import DiagnosticError
+from latentc.samples.job import Job
+from latentc.samples.pictures import picture_from_bytes, png_from_picture, stacked
+from latentc.samples.sets import Samples, names_of, read_about
+from latentc.samples.shards import ShardWriter
+from latentc_runtime.class_names import title
+
+Array = np.ndarray
+SHARDED = True
+PICTURES = ("png", "jpg", "jpeg", "webp")
+LARGEST = 1 << 30  # bytes of one member that is read
+DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, KeyError, OverflowError)
+
+
+class Writer(ShardWriter):
+    """Images as PNG, other samples as .npy."""
+
+    SUFFIX = ".tar"
+
+    def open(self, path: Path) -> None:
+        self.tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (closed by `finish`)
+
+    def add(self, samples: Samples) -> None:
+        for i, array in enumerate(samples.arrays):
+            key = f"{samples.start + i:08d}"
+            about: dict[str, Any] = {"index": samples.start + i}
+            if samples.seeds is not None:
+                about["seed"] = int(samples.seeds[i])
+            if samples.labels is not None:
+                about |= {"class": (number := int(samples.labels[i])), "name": title(self.names, number)}
+                self._member(f"{key}.cls", str(number).encode())
+            self._member(f"{key}.json", json.dumps(about, ensure_ascii=False).encode())
+            if self.medium == "image":
+                self._member(f"{key}.png", png_from_picture(array))
+            else:
+                file = io.BytesIO()
+                np.save(file, array, allow_pickle=False)
+                self._member(f"{key}.npy", file.getvalue())
+
+    def _member(self, name: str, content: bytes) -> None:
+        info = tarfile.TarInfo(name)  # whose time and owner are fixed: equal samples are equal files
+        info.size = len(content)
+        self.tar.addfile(info, io.BytesIO(content))
+
+    def finish(self) -> None:
+        self.tar.close()
+
+
+def open_writer(path: Path, about: Mapping[str, Any], job: Job, conditions: Mapping[str, Array]) -> Writer:
+    """The writer of a new or interrupted set. DiagnosticError E0412, E0727."""
+    return Writer(path, about, job, conditions)
+
+
+class Reader:
+    """The samples of one .tar or of all in a folder, in sorted order."""
+
+    format = "webdataset"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.files = [path] if path.is_file() else sorted(path.glob("*.tar"))
+        self.about = read_about(path) if path.is_dir() else {}
+        self.class_names = names_of(self.about)
+        self.count = self.about.get("count", -1)
+        if self.count < 0:
+            self.count = sum(1 for file in self.files for _ in _samples(file, heads=True))
+
+    def chunks(self, size: int = 256) -> Iterator[Samples]:
+        held: list[dict[str, bytes]] = []
+        start = 0
+        for file in self.files:
+            for parts in _samples(file):
+                held.append(parts)
+                if len(held) == size:
+                    yield _chunk(start, held, str(file))
+                    start, held = start + len(held), []
+        if held:
+            yield _chunk(start, held, str(self.path))
+        if (found := start + len(held)) != self.count:  # tar has no length: a file that is cut off may look whole
+            raise DiagnosticError.of("E0726", f"{self.path} holds {found} samples instead of {self.count}")
+
+
+def _samples(file: Path, heads: bool = False) -> Iterator[dict[str, bytes]]:
+    """{suffix: content} of each sample that holds a picture or an array; with `heads` without content."""
+    key, parts = "", dict[str, bytes]()
+    try:
+        with tarfile.open(file, "r|*") as tar:
+            for member in tar:
+                if not member.isfile():
+                    continue
+                folder, _, name = member.name.rpartition("/")
+                base, _, suffix = name.partition(".")
+                if f"{folder}/{base}" != key and parts:
+                    if {*parts} & {*PICTURES, "npy"}:
+                        yield parts
+                    parts = {}
+                key = f"{folder}/{base}"
+                if member.size > LARGEST:
+                    raise ValueError(f"{member.name} has {member.size} bytes")
+                content = b"" if heads else tar.extractfile(member).read()  # type: ignore[union-attr]
+                parts[suffix.lower()] = content
+    except DAMAGE as error:
+        raise DiagnosticError.of("E0726", f"{file} cannot be read as WebDataset: {error}") from None
+    if {*parts} & {*PICTURES, "npy"}:
+        yield parts
+
+
+def _chunk(start: int, held: list[dict[str, bytes]], name: str) -> Samples:
+    try:
+        arrays = stacked([_array(parts, name) for parts in held], name)
+        about = [json.loads(parts.get("json", b"{}")) for parts in held]
+        labels = (
+            [int(p["cls"]) if "cls" in p else a["class"] for p, a in zip(held, about, strict=True)]
+            if _labelled(held, about)
+            else None
+        )
+        seeds = [a["seed"] for a in about] if all(isinstance(a, dict) and "seed" in a for a in about) else None
+        return Samples(
+            start,
+            arrays,
+            None if seeds is None else np.array(seeds, np.uint64),
+            None if labels is None else np.array(labels, np.int64),
+        )
+    except DAMAGE as error:
+        raise DiagnosticError.of("E0726", f"{name} cannot be read as WebDataset: {error}") from None
+
+
+def _labelled(held: list[dict[str, bytes]], about: list[Any]) -> bool:
+    return all("cls" in p or (isinstance(a, dict) and "class" in a) for p, a in zip(held, about, strict=True))
+
+
+def _array(parts: dict[str, bytes], name: str) -> Array:
+    suffix = next(suffix for suffix in (*PICTURES, "npy") if suffix in parts)
+    if suffix == "npy":
+        array: Array = np.load(io.BytesIO(parts["npy"]), allow_pickle=False)
+        return array
+    return picture_from_bytes(parts[suffix], name)
+
+
+def recognises(path: Path) -> bool:
+    """True for a .tar file and for a folder with some."""
+    return path.suffix == ".tar" if path.is_file() else any(path.glob("*.tar"))
+
+
+def open_reader(path: Path) -> Reader:
+    """The set in .tar files. DiagnosticError E0726."""
+    return Reader(path)
