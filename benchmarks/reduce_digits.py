@@ -26,7 +26,7 @@ from latentc import api
 METRICS = Path(__file__).parents[1] / "examples" / "digits" / "metrics.py"
 SPEC = "digits_dit"
 REFERENCE = ("sampler={kind: ddpm, steps: 250, guidance: {scale: 1.25}}",)
-BUDGET = ("accuracy=0.98x", "frechet=1.1x")
+BUDGET = ("accuracy=0.98x", "fid=1.1x")
 CHOSEN_ON, JUDGED_ON = 1000, 2000
 FRESH = 7_000_000  # the first seed of the judgement
 
@@ -49,7 +49,6 @@ def main() -> int:
             overrides=REFERENCE,
             evaluations=(2, 3, 4, 5, 6, 7, 8, 10),
             samples=CHOSEN_ON,
-            metric=f"{METRICS}:judged",
             progress=shown_in(bar),
         )
     print(tuned.text())

@@ -17,16 +17,18 @@ from latentc import api, components
 from latentc.checkpoint import network_weights
 from latentc.components.samplers.base import ArraySampler
 from latentc.diagnostics import DiagnosticError
+from latentc.evaluate.bounds import Bound, bound_from_text
+from latentc.evaluate.sources import labels_of
 from latentc.lower import lower
 from latentc.measure.metrics import BEST, frechet_distance, psnr
-from latentc.spec import load_spec, spec_from_text
+from latentc.spec import load_spec
 from latentc.tune import plot
 from latentc.tune import run as tune_run
-from latentc.tune.budget import Bound, Goal, Measured, bound_from_text, front
+from latentc.tune.budget import Goal, Measured, front
 from latentc.tune.candidates import Candidate, grid
-from latentc.tune.compiled import Compiling, labels_of
+from latentc.tune.compiled import Compiling
 from latentc.tune.denoiser import open_denoiser
-from latentc.tune.quality import UserJudge, frechet_to, real_images
+from latentc.tune.quality import UserJudge
 from latentc.tune.report import Tuned
 from latentc.weights import read_safetensors
 from latentc_runtime import load
@@ -234,7 +236,7 @@ def test_time_bounds_compiling_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("error=x", "E0715", "is no budget"),
         ("error=-1", "E0715", "is no budget"),
         ("eror=1", "E0715", "did you mean `error`"),
-        ("accuracy=0.9", "E0715", "measured are evaluations, seconds, error, psnr"),
+        ("charm=0.9", "E0715", "measured are evaluations, seconds, error, psnr"),
     ],
 )
 def test_budgets_that_make_no_sense(tmp_path: Path, budget: str, code: str, said: str) -> None:
@@ -336,22 +338,17 @@ def test_metrics_that_cannot_be_found(tmp_path: Path) -> None:
         UserJudge(str(tmp_path / "metric.py:jugde"))
 
 
-def test_real_images_and_their_distance(tmp_path: Path) -> None:
-    data = load_spec("digits_dit").data
-    real = real_images(data)
-    assert real is not None and real.shape == (899, 1, 8, 8) and -1 <= real.min() < real.max() <= 1
-    distance = frechet_to(real)
-    half = distance(real[:400])
-    assert half < 0.5 < distance(np.clip(real[:400] + 0.5, -1, 1)) and distance(real) < 1e-6
-    rng = np.random.default_rng(0)
-    assert distance(real[:400] + 0.3 * rng.standard_normal((400, 1, 8, 8))) > 3 * half
-    np.savez(tmp_path / "x.npz", x=rng.integers(0, 255, (9, 16, 16, 3), np.uint8), y=np.zeros(9, int))
-    text = HEAD + "objective: {kind: flow}\nsampler: {kind: euler}\n"
-    npz = f"{{kind: npz, path: {tmp_path / 'x.npz'}, classes: 1, shape: [3, 16, 16]}}"
-    found = real_images(spec_from_text(text.replace("{kind: digits}", npz)).data)
-    assert found is not None and found.shape == (9, 3, 16, 16) and found.max() <= 1
-    missing = npz.replace("x.npz", "none.npz")
-    assert real_images(spec_from_text(text.replace("{kind: digits}", missing)).data) is None
+def test_figures_of_evaluate_are_a_budget(tmp_path: Path) -> None:
+    """By default the Fréchet distance to the held-out digits; those that are named, or that a budget names, as well."""
+    spec, weights = made(tmp_path)
+    found = tuned(spec, weights, tmp_path / "tuned", metric="accuracy", budget=["fid=50x", "accuracy=0"])
+    assert {"fid", "accuracy"} <= set(found.own.quality) and "recall" not in found.own.quality
+    assert found.goal.primary == "fid" and found.goal.higher >= {"accuracy", "psnr"}
+    assert found.own.quality["fid"] > 1 and 0 <= found.own.quality["accuracy"] <= 1
+    with pytest.raises(DiagnosticError, match="did you mean `recall`"):
+        tuned(spec, weights, tmp_path / "other", metric="recal")
+    with pytest.raises(DiagnosticError, match="E0722"):
+        tuned(spec, weights, tmp_path / "other", reference=str(tmp_path / "tuned"))
 
 
 def test_the_distance_of_gaussians_is_known() -> None:

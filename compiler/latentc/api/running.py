@@ -71,21 +71,24 @@ def tune(
     batch: int = 1,
     seed: int = 0,
     seconds: float | None = None,
-    metric: str | None = None,
+    metric: str | Sequence[str] = (),
     device: str = "cpu",
     progress: Callable[[int, int, str], None] | None = None,
+    features: Sequence[str] = (),
+    reference: Path | str | None = None,
 ) -> Tuned:
     """Search for the fewest steps at a quality; see `latentc.tune`. Writes tuned.yaml, a table and plots.
 
-    `budget`: texts such as "error=0.05", "frechet=1.1x" (times the spec's own), "evaluations=10", "seconds=0.2"; by
+    `budget`: texts such as "error=0.05", "fid=1.1x" (times the spec's own), "evaluations=10", "seconds=0.2"; by
     default as good as the spec's own sampler. `evaluations`: which numbers of network evaluations to try. `samples`:
     how many candidates are judged on. `batch`: samples that are timed at once. `seconds`: after which nothing more is
-    tried, half of it for the search. `metric`: FILE.py:FUNCTION that judges samples. DiagnosticError: E0501, E0502,
-    E0706, E0708, E0714 to E0716, and those of `compile`.
+    tried, half of it for the search. `metric`: figures of `evaluate` by name (default `fid` and those of `budget`), or
+    FILE.py:FUNCTION that judges samples. `features` and `reference`: what these compare, as `evaluate` takes them.
+    DiagnosticError: E0501, E0502, E0706, E0708, E0714 to E0716, E0720 to E0722, and those of `compile`.
     """
     from latentc.checkpoint import network_weights
     from latentc.engines import ENGINES
-    from latentc.tune.budget import bound_from_text
+    from latentc.evaluate.bounds import bound_from_text
     from latentc.tune.run import Options
     from latentc.tune.run import tune as run
 
@@ -99,7 +102,9 @@ def tune(
         # Forced: whether a quantised candidate is good and fast enough is what tuning finds out.
         compile(file, weights, bundle, names=names, key=key, by_reference=by_reference, force=True, run=False)
 
-    options = Options(bounds, tuple(evaluations), samples, batch, seed, seconds, metric, device)
+    metrics = (metric,) if isinstance(metric, str) else tuple(metric)
+    compared = (tuple(features), None if reference is None else str(reference))
+    options = Options(bounds, tuple(evaluations), samples, batch, seed, seconds, metrics, *compared, device)
     plain = None if variant is not None or overrides else source
     with runtime_errors():
         return run(spec, plain, tensors, compiled, Path(folder), options, progress)

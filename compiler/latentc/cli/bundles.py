@@ -273,7 +273,7 @@ def tune(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder of results to write.")],
     budget: Annotated[
         list[str] | None,
-        typer.Option("--budget", metavar="NAME=VALUE", help="error=0.05, frechet=1.1x, evaluations=10; repeatable."),
+        typer.Option("--budget", metavar="NAME=VALUE", help="error=0.05, fid=1.1x, evaluations=10; repeatable."),
     ] = None,
     names: Names = None,
     key: Key = None,
@@ -287,7 +287,15 @@ def tune(
         float | None, typer.Option("--seconds", min=0, callback=a_time, help="After which nothing more is tried.")
     ] = None,
     metric: Annotated[
-        str | None, typer.Option("--metric", metavar="FILE.py:FUNCTION", help="Judges samples and their classes.")
+        list[str] | None,
+        typer.Option("--metric", metavar="NAMES|FILE.py:FUNCTION", help="fid,accuracy,… or your own; repeatable."),
+    ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option("--features", metavar="NAME[=FILE]", help="What figures compare: inception=FILE."),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", metavar="DATA|STATS.npz", help="With what; default: the spec's data.")
     ] = None,
     device: Device = "cpu",
     as_json: Json = False,
@@ -308,9 +316,11 @@ def tune(
             batch,
             seed,
             seconds,
-            metric,
+            metric or (),
             device,
             advancing(bar),
+            features or (),
+            reference,
         )
     echo(found.data() if as_json else found.text(), end="")
     if not as_json:

@@ -201,6 +201,8 @@ def _opened(text: str, given: _Given, device: str) -> Extractor:
     first = given.source.chunk(0, 1)[0].vectors()
     count = min(given.source.size, SAMPLES, max(64, ELEMENTS // first.size))
     rows = np.linspace(0, given.source.size - 1, count).round().astype(int)
+    if count < 2:
+        raise DiagnosticError.of("E0722", f"{given.source.name}: a reference needs two or more samples", help=HELP)
     return Principal(given.source.at(rows.tolist()).vectors())
 
 

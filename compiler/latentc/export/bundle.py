@@ -278,12 +278,12 @@ def _program(
         max_batch=max_batch,
         why=why,
         inputs=inputs,
-        outputs=_outputs(program, fn, variables, spec),
+        outputs=program_outputs(program, fn, variables, spec),
         program=tuple(statements),
     )
 
 
-def _outputs(program: Program, fn: Function, variables: Sequence[str], spec: Spec) -> tuple[ProgramOutput, ...]:
+def program_outputs(program: Program, fn: Function, variables: Sequence[str], spec: Spec) -> tuple[ProgramOutput, ...]:
     """The outputs of a program; by default samples of the field that the network models."""
     fields = spec.data.fields
     declared = program.outputs or (OutputField("samples", "x" if "x" in fields else "tokens"),)
@@ -326,4 +326,4 @@ def _files(program: Sequence[Statement]) -> Iterator[str]:
             yield from _files(statement.body)
 
 
-__all__ = ["bundle_from_lowered", "onnx_from_network", "result_names"]
+__all__ = ["bundle_from_lowered", "onnx_from_network", "program_outputs", "result_names"]

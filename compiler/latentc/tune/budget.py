@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
+from latentc.evaluate.bounds import Bound
 from latentc.tune.candidates import Candidate
 
 COSTS = ("evaluations", "seconds")
@@ -26,36 +27,6 @@ class Measured:
         """A cost or a quality by its name."""
         costs = {"evaluations": float(self.evaluations), "seconds": self.seconds}
         return costs[name] if name in costs else self.quality[name]
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A limit of one figure, if `relative` as a multiple of the figure of the spec's own sampler."""
-
-    name: str
-    value: float
-    relative: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.name}={self.value:g}{'x' if self.relative else ''}"
-
-    def limit(self, own: Measured) -> float:
-        """The limit as a number; `own` is the spec's own sampler."""
-        return self.value * own.figure(self.name) if self.relative else self.value
-
-
-def bound_from_text(text: str) -> Bound:
-    """`error=0.05`, `seconds=0.2`, `frechet=1.1x` (times what the spec's own sampler has). DiagnosticError E0715."""
-    name, equals, value = (part.strip() for part in text.partition("="))
-    relative = value.endswith("x")
-    try:
-        number = float(value.removesuffix("x"))
-    except ValueError:
-        number = math.nan
-    if not equals or not name or not math.isfinite(number) or number < 0:
-        mend = "write `--budget error=0.05`, `seconds=0.2`, `evaluations=10`, or `frechet=1.1x`: times the spec's own"
-        raise DiagnosticError(Diagnostic("E0715", f"`{text}` is no budget", help=mend))
-    return Bound(name, number, relative)
 
 
 def check_bounds(bounds: Sequence[Bound], qualities: Collection[str], stochastic: bool) -> None:
@@ -87,14 +58,7 @@ class Goal:
 
     def excess(self, found: Measured, bound: Bound, own: Measured) -> float:
         """The factor by which a figure misses its bound; 1 within the bound."""
-        figure, limit = found.figure(bound.name), bound.limit(own)
-        if math.isnan(figure):
-            return math.inf
-        if bound.name in self.higher:
-            figure, limit = limit, figure
-        if figure <= limit:
-            return 1.0
-        return figure / limit if limit > 0 else math.inf
+        return bound.excess(found.figure(bound.name), own.figure(bound.name), bound.name in self.higher)
 
     def chosen(self, measured: Sequence[Measured], own: Measured) -> Measured | None:
         """The cheapest candidate within every bound, or the best by `primary` if only costs are bounded.

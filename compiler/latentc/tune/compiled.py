@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from latentc.components.samplers.base import ArraySampler
+from latentc.evaluate.metrics import Figures
+from latentc.evaluate.sources import labels_of
 from latentc.ir.costs import flops
 from latentc.lower import lower
 from latentc.measure.metrics import alternated
@@ -18,9 +20,7 @@ from latentc.pipeline import optimised
 from latentc.spec.schema import Spec
 from latentc.tune.budget import Measured
 from latentc.tune.candidates import Candidate
-from latentc.tune.quality import Judge
 from latentc_runtime import Pipeline, load
-from latentc_runtime.sources import Condition, Given
 
 Array = np.ndarray
 Compile = Callable[[Path, Path], object]  # spec file, bundle
@@ -48,7 +48,7 @@ class Compiling:
         with self._compiled(Candidate(sampler, optimize=EXACT)) as (_, pipe):
             return next(iter(pipe.run(pipe.usual_request(self.count, self.seed)).values()))
 
-    def measured(self, candidate: Candidate, judge: Judge) -> Measured:
+    def measured(self, candidate: Candidate, judge: Callable[[Array, Array | None], Figures]) -> Measured:
         """A candidate compiled, timed and judged. Raises DiagnosticError and BundleError as these do."""
         with self._compiled(candidate) as (spec, pipe):
             # Quantised layers do the same work in other numbers, and lowering them needs a calibration.
@@ -80,13 +80,4 @@ class Compiling:
         return float(np.quantile(times, 0.25))
 
 
-def labels_of(given: Given, conditions: Sequence[Condition]) -> Array | None:
-    """The class of each sample, i64[B]; None unless samples have one label."""
-    labels = [c for c in conditions if c.form == "label" and c.name in given.conditions]
-    if len(labels) != 1:
-        return None
-    values = given.conditions[labels[0].name]
-    return values if labels[0].encoding == "index" else values.argmax(-1)
-
-
-__all__ = ["Compile", "Compiling", "labels_of"]
+__all__ = ["Compile", "Compiling"]

@@ -70,7 +70,9 @@ def _panel(axes: Any, tuned: Tuned, name: str) -> None:
         axes.plot(*ring, "o", ms=13, mfc="none", mec=_CHOSEN, mew=1.8, label=label)
     for bound in tuned.goal.bounds:
         if bound.name == name:
-            axes.axhline(bound.limit(tuned.own), color=_CHOSEN, lw=0.8, ls=(0, (4, 3)), label=f"budget {bound}")
+            axes.axhline(
+                bound.limit(tuned.own.figure(name)), color=_CHOSEN, lw=0.8, ls=(0, (4, 3)), label=f"budget {bound}"
+            )
     values = [y for _, y in points]
     _logarithmic(axes.set_xscale, axes.xaxis)
     if min(values) > 0 and max(values) > 8 * min(values):

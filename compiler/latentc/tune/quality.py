@@ -1,4 +1,4 @@
-"""The quality of samples besides their distance from the exact solution: a Fréchet distance, and metrics of the user.
+"""The quality of samples besides their distance from the exact solution: figures of `evaluate`, metrics of the user.
 
 Symbols: N samples.
 """
@@ -9,53 +9,38 @@ import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from latentc.components.dataset import Data
-from latentc.datasets import open_dataset
 from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
-from latentc.measure.calls import evenly
-from latentc.measure.metrics import frechet_distance
+from latentc.evaluate import judge as evaluate
+from latentc.evaluate.metrics import FIGURES, Figures
+from latentc.evaluate.pictures import Samples
+from latentc.evaluate.sources import field_of
+from latentc_runtime.manifest import Output
 
 Array = np.ndarray
-Qualities = dict[str, float]
-Judge = Callable[[Array, Array | None], Qualities]  # samples [N, ...], their classes i64[N] if any -> figures by name
-
-MOST_REAL = 2048  # most real samples that are read
-FEATURES = 64  # most principal components
 RESERVED = ("error", "psnr", "seconds", "evaluations")
 
-# ---- the real data
+
+class Judge(Protocol):
+    """Figures of samples [N, ...] and their classes i64[N], if any; those in `higher` are better if they are higher."""
+
+    higher: set[str]
+
+    def __call__(self, samples: Array, classes: Array | None) -> Figures: ...
 
 
-def real_images(data: Data) -> Array | None:
-    """Real samples as the network sees them, f32[N, C, H, W], at most MOST_REAL; None if they cannot be read here.
+class Named:
+    """Figures of `latentc evaluate`, of samples as a program's `output` describes them."""
 
-    They are held-out data if the data set has some. Latents of a first stage have no images here.
-    """
-    if data.first_stage is not None or "x" not in data.fields:
-        return None
-    try:
-        found = open_dataset(data.held_out().settings())
-    except (ValueError, OSError, ImportError):
-        return None
-    return found.rows(np.array(evenly(found.size, MOST_REAL)))["x"]
+    def __init__(self, judge: evaluate.Judge, output: Output) -> None:
+        self._judge, self._field = judge, field_of(output)
+        self.higher = {name for name in judge.wanted if FIGURES[name].better == "higher"}
 
-
-def frechet_to(real: Array) -> Callable[[Array], float]:
-    """The Fréchet distance of samples [N, C, H, W] to `real` images, both projected to the principal components.
-
-    The components are those of the real images, at most FEATURES, not scaled. The distance falls as N grows, so only
-    equally many samples compare.
-    """
-    flat = real.reshape(len(real), -1).astype(np.float64)
-    centre = flat.mean(axis=0)
-    _, _, axes = np.linalg.svd(flat - centre, full_matrices=False)
-    axes = axes[: min(FEATURES, len(real) - 1)]
-    wanted = (flat - centre) @ axes.T
-    return lambda samples: frechet_distance((samples.reshape(len(samples), -1) - centre) @ axes.T, wanted)
+    def __call__(self, samples: Array, classes: Array | None) -> Figures:
+        return self._judge(Samples(samples, self._field), classes)
 
 
 # ---- metrics of the user
@@ -75,7 +60,7 @@ class UserJudge:
             raise self._unusable("is not FILE.py:FUNCTION", "write `--metric judge.py:judge`")
         self._function = self._imported(Path(file), name)
 
-    def __call__(self, samples: Array, classes: Array | None) -> Qualities:
+    def __call__(self, samples: Array, classes: Array | None) -> Figures:
         try:
             found = self._function(samples, classes)
         except Exception as error:  # whatever a user's code raises
@@ -122,4 +107,4 @@ _RETURNS = (
     f"the names {', '.join(RESERVED)} are taken"
 )
 
-__all__ = ["Judge", "Qualities", "UserJudge", "frechet_to", "real_images"]
+__all__ = ["Judge", "Named", "UserJudge"]

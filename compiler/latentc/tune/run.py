@@ -20,17 +20,22 @@ from latentc.components.contract import Lowered
 from latentc.components.samplers.alternatives import reference
 from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.diagnostics import Diagnostic, DiagnosticError
+from latentc.evaluate.bounds import Bound
+from latentc.evaluate.judge import Wanted, open_judge
+from latentc.evaluate.metrics import FIGURES, Figures, figures_from_text
+from latentc.evaluate.sources import labels_of
+from latentc.export.bundle import program_outputs
 from latentc.export.folder import new_folder
 from latentc.measure.metrics import mean_distance, psnr
 from latentc.passes.feature_cache_methods import block_lists
 from latentc.spec import resolved_yaml
 from latentc.spec.schema import Spec
-from latentc.tune.budget import COSTS, Bound, Goal, Measured, check_bounds
+from latentc.tune.budget import COSTS, Goal, Measured, check_bounds
 from latentc.tune.candidates import COUNTS, Candidate, reusing
-from latentc.tune.compiled import Compile, Compiling, labels_of
+from latentc.tune.compiled import Compile, Compiling
 from latentc.tune.denoiser import Array, Denoiser, open_denoiser
 from latentc.tune.plot import need_matplotlib, write_plot
-from latentc.tune.quality import Judge, Qualities, UserJudge, frechet_to, real_images
+from latentc.tune.quality import Judge, Named, UserJudge
 from latentc.tune.report import Tuned
 from latentc.tune.screen import FINE, Tell, open_screen, shortlist
 from latentc.weights import Expr
@@ -48,7 +53,8 @@ class Options:
 
     `bounds`: the budget. `counts`: network evaluations to try. `samples`: how many judge a compiled candidate; the
     search uses a quarter as many, 16 to 64 (fewer for large data). `batch`: samples timed at once. `seconds`: when to
-    begin nothing more; the search gets half of them. `metric`: FILE.py:FUNCTION of the user.
+    begin nothing more; the search gets half of them. `metrics`: names of figures, and FILE.py:FUNCTION of the user.
+    `features` and `reference`: extractors of these figures, and what they compare with.
     """
 
     bounds: tuple[Bound, ...] = ()
@@ -57,7 +63,9 @@ class Options:
     batch: int = 1
     seed: int = 0
     seconds: float | None = None
-    metric: str | None = None
+    metrics: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    reference: str | None = None
     device: str = "cpu"
 
 
@@ -93,7 +101,7 @@ def tune(
     with new_folder(folder, "folder of tuning results", MARK) as target:
         denoiser = open_denoiser(spec, weights, options.device)
         lowered = denoiser.lowered
-        judges = _judges(spec, options)
+        judges = _judges(spec, lowered, options)
         goal = _goal(own, denoiser, options, judges)
         tell(0, 1, "the reference solution")
         screen = open_screen(own, denoiser, denoiser.given(options.seed, _few(options, denoiser)), stop, tell)
@@ -187,16 +195,26 @@ def _depth(lowered: Lowered) -> int:
 # ---- judging and measuring
 
 
-def _judges(spec: Spec, options: Options) -> list[Judge]:
-    """What judges samples besides the exact solution, the user's metric last. DiagnosticError E0401, E0714."""
+def _judges(spec: Spec, lowered: Lowered, options: Options) -> list[Judge]:
+    """What judges samples besides the exact solution, metrics of the user last.
+
+    Without `metrics` it is the Fréchet distance to the data, if these can be read here. DiagnosticError E0401, E0714,
+    E0720 to E0722.
+    """
+    program = lowered.programs[0]
+    fn = lowered.module.entry(program.entry)
+    output = program_outputs(program, fn, [value.name for value in fn.outputs], spec)[0].output
+    bounded = [bound.name for bound in options.bounds if bound.name in FIGURES]
+    files = [name for name in options.metrics if ".py" in name]
+    names = figures_from_text([*(name for name in options.metrics if name not in files), *bounded])
+    wanted = Wanted(tuple(names) or ("fid",), options.features, None, options.reference, device=options.device)
     judges: list[Judge] = []
-    real = real_images(spec.data)
-    if real is not None and len(real) > 1:
-        distance = frechet_to(real)
-        judges.append(lambda samples, classes: {"frechet": distance(samples)})
-    if options.metric is not None:
-        judges.append(UserJudge(options.metric))
-    return judges
+    try:
+        judges.append(Named(open_judge(wanted, spec.data, output, lambda done, total, stage: None), output))
+    except DiagnosticError:
+        if names or options.features or options.reference is not None:
+            raise
+    return [*judges, *map(UserJudge, files)]
 
 
 def _goal(own: ArraySampler, denoiser: Denoiser, options: Options, judges: Sequence[Judge]) -> Goal:
@@ -209,8 +227,8 @@ def _goal(own: ArraySampler, denoiser: Denoiser, options: Options, judges: Seque
     for judge in judges:
         figures = list(judge(noise, labels_of(given, lowered.conditions)))
         names += [name for name in figures if name not in names]
-        if isinstance(judge, UserJudge):
-            higher |= judge.higher
+        higher |= judge.higher
+        if options.metrics:
             primary = figures[0]
     stochastic = any(part.stochastic for part in own.table(denoiser.target).parts())
     # As good as the spec's own sampler; the error of a stochastic one means nothing.
@@ -246,7 +264,7 @@ def _measured(
         tell(0, len(candidates), "the reference solution of the samples to judge")
         solution = compiling.samples(exact)
 
-        def judge(samples: Array, classes: Array | None) -> Qualities:
+        def judge(samples: Array, classes: Array | None) -> Figures:
             figures = {"error": mean_distance(samples, solution), "psnr": psnr(samples, solution)}
             for other in judges:
                 figures |= other(samples, classes)
