@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import pytest
@@ -10,7 +9,6 @@ from pydantic import Field, field_validator
 
 import latentc.components as components
 from latentc.components import Component, OneOf
-from latentc.spec.schema import Spec
 
 
 class Attention(Component):
@@ -102,17 +100,13 @@ variants:
 
 
 @pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The registry holds the components of this file, and the kinds of data."""
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry's folders of `FOLDERS` hold the components of this file."""
     classes = {
         name: {kind: cls for cls in folder if (kind := components.kind_of(cls))} for name, folder in FOLDERS.items()
     }
-    classes |= {"data": components.load("data")}
-    models = (Transformer, Spec)
-    monkeypatch.setattr(components, "load", lambda name: classes.get(name, {}))
-    for model in models:
-        model.model_rebuild(force=True)
-    yield
-    monkeypatch.undo()
-    for model in models[1:]:
-        model.model_rebuild(force=True)
+    load, find = components.load, components.find
+    monkeypatch.setattr(components, "load", lambda name: classes[name] if name in classes else load(name))
+    monkeypatch.setattr(
+        components, "find", lambda name, kind: classes[name].get(kind) if name in classes else find(name, kind)
+    )

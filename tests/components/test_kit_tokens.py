@@ -57,6 +57,6 @@ def test_schedules_hide_all_first_and_nothing_last(schedule: str) -> None:
 def test_guidance_up_to_a_token_includes_it(length: int) -> None:
     """The fraction n / (length - 1) times (length - 1) is less than n for some n, in floating point."""
     for last in range(length):
-        guidance = {"scale": 2.0, "interval": [0.0, last / max(length - 1, 1)]}
+        guidance = {"scale": 2.0, "interval": (0.0, last / max(length - 1, 1))}
         sampler = Autoregressive.model_validate({"kind": "autoregressive", "guidance": guidance})
         assert sampler.guided_tokens(length) == last + 1

@@ -57,7 +57,7 @@ SAMPLERS = {kind: cls for kind, cls in load("samplers").items() if issubclass(cl
 
 
 def make(kind, **values):
-    return SAMPLERS[kind].model_validate({**SAMPLERS[kind].EXAMPLE, **values})
+    return SAMPLERS[kind].example(**values)
 
 
 def spec(objective, dropout=0.1, stitch=None):

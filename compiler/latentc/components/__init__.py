@@ -14,19 +14,20 @@ A field that takes any component of a folder says so by an annotation that type 
     norm: Annotated[Component, OneOf("blocks/norms")]
     refiner: Annotated[Component | None, OneOf("networks")] = None
 
-Specs are immutable and validated strictly: a YAML list arrives as a tuple, so fields are tuples, never lists.
+Specs are immutable and validated strictly: a YAML list becomes a tuple, so fields are tuples, never lists.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Self, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -36,6 +37,7 @@ from pydantic import (
     GetJsonSchemaHandler,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -53,6 +55,7 @@ class Closed(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
+        strict=True,
         allow_inf_nan=False,
         validate_by_name=True,
         validate_by_alias=True,
@@ -60,6 +63,11 @@ class Closed(BaseModel):
     )
     # fields whose texts may hold line breaks
     SEVERAL_LINES: ClassVar[tuple[str, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, data: Any) -> Any:
+        return _immutable(data)
 
     @field_validator("*", mode="after")
     @classmethod
@@ -71,12 +79,24 @@ class Closed(BaseModel):
         return value
 
 
+def _immutable(data: Any) -> Any:
+    """Data with tuples in place of lists."""
+    if isinstance(data, dict):
+        return {key: _immutable(value) for key, value in data.items()}
+    return tuple(map(_immutable, data)) if isinstance(data, list) else data
+
+
 class Component(Closed):
     """A `Closed` part chosen by its `kind`; a subclass narrows `kind` to a `Literal` of one name."""
 
     kind: str
-    # A small, valid use of the component, from which the generic tests build it.
+    # A small, valid use of the component as a spec writes it, from which the generic tests build it.
     EXAMPLE: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def example(cls, **changes: Any) -> Self:
+        """The component of `EXAMPLE`, with some of its keys changed."""
+        return cls.model_validate({**cls.EXAMPLE, **changes})
 
 
 @cache
@@ -86,21 +106,39 @@ def load(folder: str) -> dict[str, type[Component]]:
     Imports the folder's modules; names with a leading underscore are helpers. An absent folder is empty.
     Raises ValueError where two classes claim one kind.
     """
-    name = ".".join([__name__, *folder.split("/")])
     paths = [str(Path(root, folder)) for root in __path__]
     found: dict[str, type[Component]] = {}
     for module in sorted(pkgutil.iter_modules(paths), key=lambda module: module.name):
         if module.ispkg or module.name.startswith("_"):
             continue
-        for value in vars(importlib.import_module(f"{name}.{module.name}")).values():
-            if not (isinstance(value, type) and issubclass(value, Component)):
-                continue
-            if value.__module__ != f"{name}.{module.name}" or (kind := kind_of(value)) is None:
-                continue
+        for kind, component in _components(f"{_package(folder)}.{module.name}").items():
             if kind in found:
-                raise ValueError(f"{found[kind]!r} and {value!r} both claim the kind {kind!r} in {folder}")
-            found[kind] = value
+                raise ValueError(f"{found[kind]!r} and {component!r} both claim the kind {kind!r} in {folder}")
+            found[kind] = component
     return dict(sorted(found.items()))
+
+
+def _package(folder: str) -> str:
+    return ".".join([__name__, *folder.split("/")])
+
+
+def _components(module: str) -> dict[str, type[Component]]:
+    """The components that a module defines, by kind."""
+    values = vars(importlib.import_module(module)).values()
+    classes = [v for v in values if isinstance(v, type) and issubclass(v, Component) and v.__module__ == module]
+    return {kind: component for component in classes if (kind := kind_of(component))}
+
+
+@cache
+def find(folder: str, kind: str) -> type[Component] | None:
+    """The component of a folder that goes by `kind`; only its own module is imported, if it is named after it."""
+    try:
+        present = kind.isidentifier() and importlib.util.find_spec(f"{_package(folder)}.{kind}") is not None
+    except ModuleNotFoundError:  # no such folder
+        return None
+    if present and (component := _components(f"{_package(folder)}.{kind}").get(kind)):
+        return component
+    return load(folder).get(kind)
 
 
 def kind_of(component: type[Component]) -> str | None:
@@ -113,8 +151,8 @@ def kind_of(component: type[Component]) -> str | None:
 class OneOf:
     """Annotates a `Component` field: any component of `folder`, told apart by `kind`.
 
-    Unlike a pydantic union with a discriminator it also works for folders of one component or none, and the
-    folder is imported only when the schema of the class is built.
+    Unlike a pydantic union with a discriminator it imports a component when a spec names it, so that reading a spec
+    takes as long as the spec is rich, not the vocabulary.
     """
 
     folder: str
@@ -129,28 +167,50 @@ class OneOf:
         """The component classes a spec can choose from, by kind."""
         return load(self.folder)
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        made = handler(schema)
-        if self.named:
-            return {"anyOf": [{"enum": list(self.choices()), "type": "string"}, made]}
-        if self.default is None or self.many:
-            return made
-        usual = handler.resolve_ref_schema({"$ref": made["discriminator"]["mapping"][self.default]})
-        usual = {**usual, "required": [key for key in usual.get("required", []) if key != "kind"]}
-        return {"anyOf": [made, usual]}
+    def find(self, kind: str) -> type[Component] | None:
+        """The component class of that kind, if there is one."""
+        return find(self.folder, kind)
+
+    def validated(self, value: Any) -> Component:
+        """The component that a spec's data say; for pydantic, whose errors it raises."""
+        if self.named and isinstance(value, str):
+            value = {"kind": value}
+        if isinstance(value, Mapping):
+            kind = value.get("kind", self.default)
+            if kind is None:
+                raise PydanticCustomError("union_tag_not_found", "no `kind`")
+            value = {"kind": kind, **value}
+        elif isinstance(value, Component):
+            kind = value.kind
+        else:
+            raise PydanticCustomError("model_type", "not a mapping")
+        component = self.find(kind) if isinstance(kind, str) else None
+        if component is None:
+            raise PydanticCustomError("union_tag_invalid", "unknown kind")
+        return component.model_validate(value)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        one = core_schema.no_info_plain_validator_function(self.validated)
+        schema: CoreSchema = one
         if self.many:
-            one = handler.generate_schema(Annotated[Component, replace(self, many=False)])
-            each = {"one": one, "list": core_schema.tuple_variable_schema(one)}
-            schema: CoreSchema = core_schema.tagged_union_schema(each, discriminator=_one_or_list)
-            return core_schema.nullable_schema(schema) if _is_optional(source) else schema
-        schema = _tagged_schema(self.choices(), handler)
-        if self.named:
-            schema = core_schema.no_info_before_validator_function(_of_name, schema)
-        if self.default is not None:
-            schema = core_schema.no_info_before_validator_function(partial(_with_kind, self.default), schema)
+            each: dict[Any, Any] = {"one": one, "list": core_schema.tuple_variable_schema(one)}
+            schema = core_schema.tagged_union_schema(each, discriminator=_one_or_list)
         return core_schema.nullable_schema(schema) if _is_optional(source) else schema
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        classes: dict[Any, Any] = {
+            kind: component.__pydantic_core_schema__ for kind, component in self.choices().items()
+        }
+        made = handler(core_schema.tagged_union_schema(classes, discriminator="kind")) if classes else {"not": {}}
+        if self.named:
+            made = {"anyOf": [{"enum": list(classes), "type": "string"}, made]}
+        if self.default is not None:
+            usual = handler.resolve_ref_schema({"$ref": made["discriminator"]["mapping"][self.default]})
+            usual = {**usual, "required": [key for key in usual.get("required", []) if key != "kind"]}
+            made = {"anyOf": [made, usual]}
+        if self.many:
+            made = {"anyOf": [made, {"type": "array", "items": made}]}
+        return {"anyOf": [made, {"type": "null"}]} if _is_nullable(schema) else made
 
 
 @dataclass(frozen=True)
@@ -163,28 +223,18 @@ class OneOfThese(OneOf):
         """The component classes a spec can choose from, by kind."""
         return {kind: component for component in self.classes if (kind := kind_of(component))}
 
-
-def _tagged_schema(classes: Mapping[str, type[Component]], handler: GetCoreSchemaHandler) -> CoreSchema:
-    if not classes:
-        return core_schema.no_info_after_validator_function(_refuse, core_schema.any_schema())
-    choices = {kind: handler.generate_schema(component) for kind, component in classes.items()}
-    return core_schema.tagged_union_schema(choices, discriminator="kind")
-
-
-def _of_name(value: Any) -> Any:
-    return {"kind": value} if isinstance(value, str) else value
-
-
-def _with_kind(kind: str, value: Any) -> Any:
-    return {"kind": kind, **value} if isinstance(value, Mapping) else value
+    def find(self, kind: str) -> type[Component] | None:
+        """The component class of that kind, if there is one."""
+        return self.choices().get(kind)
 
 
 def _one_or_list(value: Any) -> str:
     return "list" if isinstance(value, list | tuple) else "one"
 
 
-def _refuse(value: Any) -> Any:
-    raise PydanticCustomError("union_tag_invalid", "no component can stand here", {"expected_tags": ""})
+def _is_nullable(schema: Any) -> bool:
+    """Whether a schema allows null, below the validators around it."""
+    return schema["type"] == "nullable" or ("schema" in schema and _is_nullable(schema["schema"]))
 
 
 def _is_optional(annotation: Any) -> bool:

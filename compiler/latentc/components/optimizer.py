@@ -6,14 +6,16 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from latentc.components import Component, load
+from latentc.components import Component, find
 
 Unit = Annotated[float, Field(ge=0, lt=1)]
 
 
 def default_optimizer() -> Component:
     """AdamW with its defaults."""
-    return load("optimizers")["adamw"].model_validate({"kind": "adamw"})
+    usual = find("optimizers", "adamw")
+    assert usual is not None
+    return usual.model_validate({"kind": "adamw"})
 
 
 class Optimizer(Component):

@@ -45,8 +45,7 @@ def spec_from_resolved(resolved: Resolved) -> Spec:
     """Check a resolved text against the schema, then against the rules across sections."""
     document = resolved.document
     try:
-        # Strict: "3" is not a number and 1 not a boolean. Lists become tuples first, as specs are immutable.
-        spec = Spec.model_validate(_immutable(document.data), strict=True)
+        spec = Spec.model_validate(document.data)
     except ValidationError as error:
         raise DiagnosticError(*diagnostics_from_validation(error, document, resolved.giving)) from None
     spec._document = document
@@ -54,13 +53,6 @@ def spec_from_resolved(resolved: Resolved) -> Spec:
     if problems := check_rules(spec, document):
         raise DiagnosticError(*problems)
     return spec
-
-
-def _immutable(data: Any) -> Any:
-    """The data with tuples in place of lists."""
-    if isinstance(data, dict):
-        return {key: _immutable(value) for key, value in data.items()}
-    return tuple(map(_immutable, data)) if isinstance(data, list) else data
 
 
 def variant_names(source: str | Path) -> tuple[str, ...]:

@@ -223,7 +223,7 @@ def _kinds_for(section: str, network: str, provided: frozenset[Capability]) -> l
 
 def _needs_of(cls: type[Component]) -> tuple[Need, ...]:
     """The needs of a kind of objective or sampler, from its example."""
-    part = cls.model_validate(cls.EXAMPLE)
+    part = cls.example()
     return part.needs(None) if isinstance(part, Objective | Sampler) else ()  # type: ignore[arg-type]
 
 

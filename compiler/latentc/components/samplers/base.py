@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from latentc.components import Component, OneOf, load
+from latentc.components import Component, OneOf, find, load
 from latentc.components.condition import DrawnInput
 from latentc.components.contract import Need, Network, Program
 from latentc.components.guidance.guidance import Guidance, GuidanceTerm, Guide
@@ -152,9 +152,9 @@ class ArraySampler(Sampler):
         if isinstance(self.spacing, Spacing):
             return self.spacing
         kind = process.SPACING or self.SPACING
-        usual = load("samplers/spacings")[kind](kind=kind)
-        assert isinstance(usual, Spacing)
-        return usual
+        usual = find("samplers/spacings", kind)
+        assert usual is not None and issubclass(usual, Spacing)
+        return usual(kind=kind)
 
     def changed(self, name: str) -> bool:
         """Whether a field differs from its default (a resolved spec writes every default out)."""
