@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 # What a test cannot run, and why.
 ELSEWHERE = {
     "docker": "needs its images",
+    "curl": "asks a server, which tests/serve does",
     "tritonserver": "needs NVIDIA's server",
     "kubectl": "needs a cluster",
     "sbatch": "needs a cluster",
@@ -86,8 +87,21 @@ def _latentc(args: Sequence[str]) -> str | None:
     quick = QUICK.get(args[0], [])
     if args[0] == "compile" and any(arg.startswith("optimize.quantize") for arg in args):
         quick = ["--force"]  # a small one gains nothing
+    if args[0] == "serve":
+        return _served(args)
     status = run([*args, *quick])
     return f"exit status {status}" if status else None
+
+
+def _served(args: Sequence[str]) -> str | None:
+    """A server that starts on any free port, and is stopped."""
+    line = [sys.executable, "-m", "latentc", *args, "--port", "0"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        started = child.stdout.readline()
+        child.terminate()
+        _, err = child.communicate(timeout=60)
+    return None if started and child.returncode == 0 else err[-2000:]
 
 
 def _extras(args: Sequence[str]) -> str | None:

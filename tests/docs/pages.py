@@ -60,6 +60,11 @@ def deployment(folder: Path) -> None:
     api.compile(folder / "digits_dit", folder / "digits.safetensors", folder / "digits.latentc")
 
 
+def serving(folder: Path) -> None:
+    deployment(folder)
+    shutil.copytree(folder / "digits.latentc", folder / "other.latentc")
+
+
 def engines(folder: Path) -> None:
     small(folder, "stage", "dit")
     weights(folder, "dit", {"": "dit.safetensors"})
@@ -119,6 +124,7 @@ GIVEN: dict[str, Callable[[Path], None]] = {
     "docs/evaluation.md": evaluation,
     "docs/quantization.md": engines,
     "docs/samples.md": deployment,
+    "docs/serving.md": serving,
     "docs/spec.md": spec,
     "docs/step_reduction.md": step_reduction,
     "docs/training.md": training,

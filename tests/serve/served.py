@@ -25,6 +25,7 @@ from latentc_runtime.sources import Condition, ConditionSource, Input
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 import tiny_bundles
 
+NAMES = ("zero", "one", "two", "three", "four, quattuor", "five", "six", "seven", "eight", "nine")
 MEL = Condition("mel", "array", (1, 2, 2), "f32", ("channel", "height", "width"))
 
 
@@ -96,7 +97,7 @@ def mel_bundle(folder: Path) -> Path:
 
 
 def two_step_counts(folder: Path) -> Path:
-    """The host bundle in 3 steps and, as another program of that name, in 2."""
+    """The host bundle in 3 steps and, as another program of that name, in 2; its classes have names."""
     t = tiny_bundles
     t.host_bundle(folder)
     from latentc_runtime.bundle import open_bundle, write_manifest
@@ -105,7 +106,8 @@ def two_step_counts(folder: Path) -> Path:
     (three,) = manifest.programs
     (loop,) = three.program
     two = replace(three, steps=2, program=(replace(loop, trip=2, tables={"a": loop.tables["a"][:2]}),))  # type: ignore[union-attr]
-    write_manifest(folder, replace(manifest, programs=(three, two)))
+    named = replace(manifest.conditions[0], names=NAMES)
+    write_manifest(folder, replace(manifest, programs=(three, two), conditions=(named,)))
     return folder
 
 

@@ -11,7 +11,7 @@ import zipfile
 import httpx
 import numpy as np
 import pytest
-from served import Gate, events, eventually, mel_bundle, served, tiny_bundles
+from served import NAMES, Gate, events, eventually, mel_bundle, served, tiny_bundles, two_step_counts
 
 import latentc_runtime
 from latentc_runtime import BundleError
@@ -28,7 +28,7 @@ SAMPLE = "/v1/models/host/sample"
 def server(tmp_path_factory):
     """Three bundles behind one server."""
     folder = tmp_path_factory.mktemp("bundles")
-    host, tokens = tiny_bundles.host_bundle(folder / "host"), tiny_bundles.token_bundle(folder / "tokens")
+    host, tokens = two_step_counts(folder / "host"), tiny_bundles.token_bundle(folder / "tokens")
     bundles = [f"host={host}", f"tokens={tokens}", f"mel={mel_bundle(folder / 'mel')}"]
     with served(*bundles, preview=0.0, max_samples=16, max_body=200_000) as (web, app):
         yield web, app
@@ -52,8 +52,8 @@ def test_samples_come_in_the_accepted_type(server) -> None:
     assert np.array_equal(np.load(io.BytesIO(answer.content))["samples"], expected)
 
     answer = web.post(SAMPLE, json=asked, headers={"accept": "application/json"}).json()["samples"]
-    assert [(s["index"], s["seed"], s["labels"], s["settings"]) for s in answer] == [
-        (i, 11 + i, {"class": c}, {"guidance": 2.5}) for i, c in enumerate((3, 5, 7))
+    assert [(s["index"], s["seed"], s["labels"], s["names"]["class"], s["settings"]) for s in answer] == [
+        (i, 11 + i, {"class": c}, NAMES[c], {"guidance": 2.5}) for i, c in enumerate((3, 5, 7))
     ]
     single = app.models["host"].pipeline.images(expected[1:2])[0]
     assert base64.b64decode(answer[1]["content"]["image/png"]) == latentc_runtime.png(single)
@@ -67,6 +67,21 @@ def test_an_address_samples_as_a_body_does(server) -> None:
     one = web.get("/v1/models/tokens/sample", params={"class": 4, "seeds": 3, "format": "npz"})
     assert np.array_equal(np.load(io.BytesIO(one.content))["samples"], direct(app, "tokens", classes=[4], seeds=3))
     assert web.get("/v1/models/host/sample?classes=1").headers["content-type"] == "image/png"
+
+
+def test_classes_have_names(server) -> None:
+    web, app = server
+    expected = direct(app, "host", classes=[4, 4, 0, 1, 2], seeds=1)
+    asked = {"classes": ["Quattuor", 4, "zero", "one", 2], "seeds": 1, "format": "npz"}
+    answers = [
+        web.post(SAMPLE, json=asked),
+        web.get(f"{SAMPLE}?classes=four,4,0-2&seeds=1&format=npz"),
+    ]
+    for answer in answers:
+        assert np.array_equal(np.load(io.BytesIO(answer.content))["samples"], expected)
+    answer = web.get(f"{SAMPLE}?classes=tree")
+    assert answer.json()["code"] == "E0608" and "`three` (3)" in answer.json()["help"]
+    assert web.get(f"{SAMPLE}?classes=0-9,0-9").json()["code"] == "E0608"
 
 
 def test_events_show_unfinished_pictures_and_then_the_samples(server) -> None:

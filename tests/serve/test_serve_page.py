@@ -82,7 +82,7 @@ def test_samples_and_a_change_of_class(server, page) -> None:
     assert pictures(page, 8) == eight
     assert page.inner_text("#status").startswith("8 samples in")
     captions = [tile.inner_text() for tile in page.query_selector_all(".caption")]
-    assert captions == ["0", "0", "1", "1", "2", "2", "3", "3"]
+    assert captions == ["zero", "zero", "one", "one", "two", "two", "three", "three"]
 
     for number in (0, 1, 2, 7):  # 3 stays
         page.check(f"#class-{number}", force=True) if number == 7 else page.uncheck(f"#class-{number}", force=True)
@@ -99,7 +99,7 @@ def test_a_sample_is_made_again(server, page, tmp_path, monkeypatch) -> None:
     page.goto(address(web, "model=host&classes=5,9&per=2&seed=40&guidance=3&steps=2"))
     wanted = pictures(page, 4)[2]
     page.click(".tile >> nth=2")
-    assert page.inner_text("#detail-title") == "9"
+    assert page.inner_text("#detail-title") == "nine"
     command, link, file = (row.inner_text() for row in page.query_selector_all("#detail-again code"))
     assert web.get(file).content == wanted
 
@@ -169,7 +169,7 @@ def test_keys_alone_are_enough(server, page) -> None:
     page.keyboard.press("Escape")
     assert page.is_hidden("#detail")
     focused = page.query_selector(".tile:focus")
-    assert focused is not None and focused.query_selector("img").get_attribute("alt") == f"0, seed {int(seed) + 2}"
+    assert focused is not None and focused.query_selector("img").get_attribute("alt") == f"zero, seed {int(seed) + 2}"
 
 
 def test_conditions_are_uploaded_or_typed(server, page, tmp_path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from latentc_runtime.backends import Array
+from latentc_runtime.class_names import title
 from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import Output
 from latentc_runtime.media import FORMATS, encoded
@@ -126,13 +127,17 @@ def _numbers(sample: Array, output: Output) -> Any:
 
 
 def origin(request: Request, conditions: Sequence[Condition], row: int) -> dict[str, Any]:
-    """The seed, labels and finite settings of one sample."""
+    """The seed, labels (and their names, if known) and finite settings of one sample."""
     given = request.given
-    labels = {c.name: given.conditions[c.name][row] for c in conditions if c.form == "label"}
+    known = {c.name: c for c in conditions if c.form == "label" and c.name in given.conditions}
+    rows = {name: given.conditions[name][row] for name in known}
+    labels = {name: int(np.argmax(label)) if label.ndim else int(label) for name, label in rows.items()}
+    named = {name: title(known[name].names, label) for name, label in labels.items() if known[name].names}
     settings = {n: float(v[row]) for n, v in given.settings.items() if np.isfinite(v[row])}
     return {
         "seed": int(given.seeds[row]),
-        "labels": {name: int(np.argmax(label)) if label.ndim else int(label) for name, label in labels.items()},
+        "labels": labels,
+        **({"names": named} if named else {}),
         "settings": settings,
     }
 

@@ -98,7 +98,8 @@ def _zeros(condition: Condition) -> Any:
 
 def _condition(condition: Condition) -> Schema:
     if condition.form == "label":
-        return {"type": "integer", "minimum": 0, "maximum": (condition.classes or 1) - 1}
+        number: Schema = {"type": "integer", "minimum": 0, "maximum": (condition.classes or 1) - 1}
+        return {"anyOf": [number, {"type": "string", "description": "its name"}]} if condition.names else number
     if condition.form == "tokens":
         schema: Schema = {"type": "integer", "minimum": 0, "maximum": (condition.vocabulary or 1) - 1}
     else:

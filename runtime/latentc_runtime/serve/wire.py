@@ -79,7 +79,8 @@ def asked_from_query(pairs: Iterable[tuple[str, str]], manifest: Manifest) -> As
         elif name in settings:
             asked["settings"][name] = value
         elif name in FIELDS - {"conditions", "settings"}:
-            asked[name] = text if name in ("program", "format") else value
+            # Classes may be names and ranges, which the runtime reads.
+            asked[name] = text if name in ("classes", "program", "format") else value
         else:
             known = ", ".join(sorted({*conditions, *settings, *FIELDS} - {"conditions", "settings"}))
             raise refused(400, "E0618", f"the address has an unknown field `{name}`", f"known are {known}")

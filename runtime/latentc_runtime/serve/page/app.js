@@ -79,7 +79,7 @@ async function go() {
   const { request, query, files } = form.read();
   run = { model: form.model, program: form.program, label: form.label, request, query, files, items: [] };
   if (form.label && !request.classes.length) {
-    return fail(new ApiError({ message: "No class is chosen.", help: "Choose one or more." }));
+    return fail(new ApiError({ message: "No class is chosen.", help: "Choose one or more." }), null);
   }
   history.replaceState(null, "", `?${tidy(query)}`);
   const mine = (abort = new AbortController());
@@ -141,7 +141,8 @@ function fail(error, retry) {
   if (error.code) head.append(make("code", { textContent: error.code }));
   box.replaceChildren(head);
   if (error.help) box.append(make("p", { className: "quiet", textContent: error.help }));
-  if (retry) {
+  const passes = !error.status || error.status === 429 || error.status >= 500;
+  if (retry && passes) {
     const button = make("button", { type: "button", id: "retry", textContent: "Try again" });
     button.onclick = retry;
     box.append(button);
