@@ -89,6 +89,13 @@ def test_the_verb_serves_and_ctrl_c_is_a_regular_end(tmp_path: Path) -> None:
         assert child.wait(20) == 0
 
 
+def test_a_signal_that_comes_at_once_is_not_lost(tmp_path: Path) -> None:
+    bundle = two_step_counts(tmp_path / "b")
+    with process(tmp_path, bundle) as (_, child):
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == 0
+
+
 def test_what_keeps_a_server_from_starting_is_a_diagnostic(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,18 +43,20 @@ def serve(bundles: Sequence[str], options: Options, announce: Callable[[str], No
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=max(1, round(options.drain)),
-        # Connections beyond these get an answer at once instead of waiting unseen.
-        limit_concurrency=None,
         h11_max_incomplete_event_size=64 << 10,
     )
-    # uvicorn raises the signals that ended it once more, and these exits are regular.
-    before = {number: signal.signal(number, _ignore) for number in (signal.SIGINT, signal.SIGTERM)}
+    server = _Server(config, app)
+    # Before uvicorn sets the same handler, so that no signal is lost; and it raises signals again when it has stopped,
+    # which would make a regular end look like a failure.
+    before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         announce(address)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a pipe would keep it until the end
         if not options.loopback and options.key is None:
             _log.warning("anyone who reaches this address can use it: set an API key", extra={"address": address})
         _log.info("listening", extra={"address": address, "models": list(app.models)})
-        _Server(config, app).run(sockets=[listener])
+        server.run(sockets=[listener])
         _log.info("stopped")
     finally:
         for number, action in before.items():
@@ -74,10 +76,6 @@ class _Server(uvicorn.Server):
             _log.info("draining", extra={"signal": signal.Signals(sig).name})
         self.app.draining = True
         super().handle_exit(sig, frame)
-
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    pass
 
 
 def _listener(options: Options) -> socket.socket:
