@@ -198,7 +198,7 @@ const pixelated = () => Math.max(...(run.program.side ?? [SMALL + 1])) <= SMALL 
 function paint(tile, item, unfinished) {
   if (!tile || (unfinished && tile.classList.contains("done"))) return;
   const alt = unfinished ? "unfinished" : [named(item), `seed ${item.seed}`].filter(Boolean).join(", ");
-  tile.querySelector(".face").replaceChildren(picture(item.content, alt, pixelated()));
+  tile.querySelector(".face").replaceChildren(picture(item, alt, pixelated()));
   tile.classList.toggle("done", !unfinished);
   tile.classList.toggle("unfinished", unfinished);
   tile.disabled = unfinished;
@@ -214,7 +214,7 @@ function open(index) {
   const name = named(item);
   $("detail-title").textContent = name || `Sample ${index + 1}`;
   $("detail-media").style.setProperty("--ratio", $("grid").style.getPropertyValue("--ratio"));
-  $("detail-media").replaceChildren(...large(item.content, `${name}, seed ${item.seed}`, pixelated()));
+  $("detail-media").replaceChildren(...large(item, `${name}, seed ${item.seed}`, pixelated()));
   const facts = { seed: item.seed, ...item.labels, ...item.settings, steps: run.program.steps, solver: run.program.solver };
   $("detail-facts").replaceChildren(
     ...Object.entries(facts).map(([key, value]) => make("div", {}, make("dt", { textContent: key }), make("dd", { textContent: value }))),

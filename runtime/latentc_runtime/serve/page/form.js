@@ -198,7 +198,7 @@ export class Form {
       else delete this.files[condition.name];
     };
     const hint = make("p", { className: "quiet", textContent: `${what}; a file: .npy, .npz or JSON${condition.required ? "" : "; optional"}` });
-    if (condition.form === "tokens" || size <= 64) {
+    if (condition.form === "tokens" || size <= 16) {
       const text = make("textarea", { id: name, rows: 2, spellcheck: false });
       text.value = this.query.get(condition.name) ?? "";
       this.controls[condition.name] = text;

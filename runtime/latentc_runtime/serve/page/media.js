@@ -11,20 +11,25 @@ export function blobOf(type, content) {
 
 const source = (type, content) => `data:${type};base64,${content}`;
 
+// Numbers as rows of the last axis.
+function numbers(value) {
+  if (!Array.isArray(value)) return String(value);
+  if (Array.isArray(value[0])) return value.map(numbers).join("\n");
+  return value.map((number) => (Number.isInteger(number) ? number : number.toFixed(3)).toString().padStart(7)).join(" ");
+}
+
 // The picture of a tile: the moving one if there is one.
-export function picture(content, alt, pixelated) {
+export function picture({ content, outputs }, alt, pixelated) {
   const type = ["image/gif", "image/png"].find((kind) => content[kind]);
   if (type) return make("img", { src: source(type, content[type]), alt, className: pixelated ? "pixels" : "", draggable: false });
   if (content["text/plain"] !== undefined) return make("pre", { textContent: content["text/plain"] });
-  return make("span", { className: "array", textContent: "array" });
+  return make("pre", { className: "numbers", textContent: numbers(Object.values(outputs ?? {})[0] ?? "") });
 }
 
-export function large(content, alt, pixelated) {
-  const shown = [picture(content, alt, pixelated)];
-  if (content["audio/wav"]) {
-    shown.push(make("audio", { controls: true, src: source("audio/wav", content["audio/wav"]) }));
-  }
-  return shown;
+export function large(item, alt, pixelated) {
+  const sound = item.content["audio/wav"];
+  const player = sound ? [make("audio", { controls: true, src: source("audio/wav", sound) })] : [];
+  return [picture(item, alt, pixelated), ...player];
 }
 
 // [blob, suffix] of what a sample is saved as.
