@@ -177,7 +177,7 @@ class Quantization:
 
     layers, of: number of quantised layers, and of all layers that can be. plan: the file with the scheme of each layer.
     psnr: dB of samples against float32. perplexity: its relative increase (tokens). agreement: fraction of most likely
-    tokens that stay the same. judged: the engine that measured these.
+    tokens that stay the same. metrics: figures that the budget bounds. judged: the engine that measured these.
     speedup: over the unquantised engine at batch size `batch`; null if it was not measured.
     forced: the bundle was written although it exceeds its budget. notes: deviations from the request.
     """
@@ -194,6 +194,7 @@ class Quantization:
     batch: int | None = None
     forced: bool = False
     notes: tuple[str, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,7 @@ def compile(
 def _quantised(made: Any) -> str:
     """One line about a quantised bundle."""
     quality = f"PSNR {made.psnr:.1f} dB" if made.psnr is not None else f"perplexity {made.perplexity or 0.0:+.2%}"
+    quality = ", ".join([quality, *(f"{name} {value:.4g}" for name, value in made.metrics.items())])
     speed = "speed not measured" if made.speedup is None else f"{made.speedup:.2f} × as fast at batch {made.batch}"
     return f"{made.scheme}, {made.layers} of {made.of} layers; {quality}; {speed}"
 

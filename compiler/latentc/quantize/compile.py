@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -17,6 +18,7 @@ from latentc.measure.tables import csv_text, finite
 from latentc.pipeline import optimised
 from latentc.quantize.calibrate import calibrate
 from latentc.quantize.calibration import Calibration, check_fits, read_calibration, write_calibration
+from latentc.quantize.gate import gate_of
 from latentc.quantize.judge import REFERENCE, Verdict, measured, refusal
 from latentc.quantize.model import Model
 from latentc.quantize.plan import Choice, choice
@@ -53,6 +55,8 @@ def quantised_bundle(
     DiagnosticError: E0801 to E0806, and those of reading a calibration and writing a bundle.
     """
     model = Model(lowered, spec, by_path(weights))
+    # Before the work begins, so that a metric that cannot be measured is said in time.
+    gate = gate_of(lowered, spec, model.settings.budget, model.settings.calibration.seed)
 
     def stages(done: int, total: int, stage: str) -> None:
         tell(f"{stage} {done + 1}/{total}" if 1 < total > done else stage)
@@ -84,7 +88,7 @@ def quantised_bundle(
                 bundle_from_lowered(optimised(lowered, spec), spec, weights, plain, **trial)
                 return plain
 
-            verdict = measured(target, model, seen, found, baseline, tell)
+            verdict = measured(target, model, seen, found, baseline, tell, gate)
         if not verdict.holds(model.settings):
             error = refusal(verdict, model, found, seen)
             if not force:
@@ -136,6 +140,7 @@ def _section(model: Model, found: Choice, verdict: Verdict) -> Quantization:
         plan=PLAN,
         **finite(asdict(verdict.quality)),
         judged=verdict.judged,
+        metrics={judged.bound.name: judged.figure for judged in verdict.metrics if math.isfinite(judged.figure)},
         speedup=finite(verdict.speedup),
         batch=verdict.batch,
         forced=not verdict.holds(model.settings),

@@ -15,6 +15,7 @@ from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.engines import ENGINES
 from latentc.measure.metrics import alternated, psnr
 from latentc.quantize.calibration import Calibration
+from latentc.quantize.gate import Gate, Judged
 from latentc.quantize.model import Model
 from latentc.quantize.plan import Choice, span
 from latentc.quantize.quality import Quality
@@ -37,13 +38,15 @@ class Verdict:
     speedup: float | None = None
     batch: int | None = None
     notes: tuple[str, ...] = ()
+    metrics: tuple[Judged, ...] = ()
 
     def text(self, settings: Quantize) -> str:
         """One line: each figure with its limit."""
         return f"{self.quality_text(settings)}; {self.speed_text(settings)}"
 
     def quality_text(self, settings: Quantize) -> str:
-        return f"{self.quality.text()} ({self.quality.limits(settings.budget)}, by {self.judged})"
+        text = f"{self.quality.text()} ({self.quality.limits(settings.budget)}, by {self.judged})"
+        return "; ".join([text, *(judged.text() for judged in self.metrics)])
 
     def speed_text(self, settings: Quantize) -> str:
         if self.speedup is None:
@@ -54,8 +57,12 @@ class Verdict:
     def slow(self, settings: Quantize) -> bool:
         return self.speedup is not None and self.speedup < settings.min_speedup
 
+    def good(self, settings: Quantize) -> bool:
+        """True if every figure keeps the budget."""
+        return self.quality.within(settings.budget) and all(judged.holds for judged in self.metrics)
+
     def holds(self, settings: Quantize) -> bool:
-        return not self.slow(settings) and self.quality.within(settings.budget)
+        return not self.slow(settings) and self.good(settings)
 
 
 def measured(
@@ -65,8 +72,11 @@ def measured(
     choice: Choice,
     baseline: Callable[[], Path],
     tell: Callable[[str], None],
+    gate: Gate | None = None,
 ) -> Verdict:
     """Measure the bundle in `folder` on this machine; `baseline` builds the same bundle unquantised.
+
+    `gate`: the figures of `latentc evaluate` that the budget bounds.
 
     If its engine does not run here, the quality is that of the plan, and the speed is not measured; a note says so.
     """
@@ -77,7 +87,8 @@ def measured(
     except BundleError as error:
         if error.code != "E0606" and device == "auto":
             raise  # the engine runs here, but not this bundle
-        why = f"speed was not measured: {engine} does not run on this machine ({error.message})"
+        what = "speed was" if gate is None else "speed and the metrics of the budget were"
+        why = f"{what} not measured: {engine} does not run on this machine ({error.message})"
         return Verdict(choice.quality, notes=(why,))
     quality, judged = choice.quality, REFERENCE
     if quality.perplexity is None:  # else samples differ as soon as one token does
@@ -90,7 +101,11 @@ def measured(
     tell("timing against the unquantised engine")
     plain = load(baseline(), device, verify=False)
     batch = min(BATCH, pipe.program().max_batch or BATCH)
-    return Verdict(quality, judged, speedup([pipe, plain], batch), batch)
+    faster = speedup([pipe, plain], batch)
+    if gate is None:
+        return Verdict(quality, judged, faster, batch)
+    tell(f"judging {gate.count} samples with and without quantisation")
+    return Verdict(quality, judged, faster, batch, metrics=gate.judged(pipe, plain))
 
 
 def _out_of_range(calibration: Calibration, width: float | None, quality: Quality) -> list[str]:
@@ -118,7 +133,7 @@ def refusal(verdict: Verdict, model: Model, choice: Choice, calibration: Calibra
     """E0804 for a quantised engine that is too slow or too inaccurate: its figures, and what may help."""
     settings = model.settings
     notes, faults, mends = [verdict.text(settings)], [], []
-    if not verdict.quality.within(settings.budget):
+    if not verdict.good(settings):
         faults.append("worse than its budget")
         notes += _out_of_range(calibration, span(model.spec), verdict.quality)
         notes.append(f"the most sensitive layers are {', '.join(list(choice.sensitivity)[:3])}")

@@ -20,6 +20,7 @@ else:  # what some engine has, so that adding an engine is adding a file
 
 Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Unit = Annotated[float, Field(ge=0, lt=1)]
+Limit = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?x?$")]
 
 
 class Schedule(Closed):
@@ -75,6 +76,16 @@ class Budget(Closed):
 
     psnr: float = Field(30.0, gt=0, description="least PSNR in dB of final samples against fp32, with the same noise")
     perplexity: float = Field(0.01, gt=0, description="largest relative increase, of networks that score tokens")
+    metrics: dict[Identifier, float | Limit] = Field(
+        default_factory=dict,
+        max_length=64,
+        description="limits of figures of `latentc evaluate`: {fid: 1.1x, accuracy: 0.98x}; x: times the unquantised",
+    )
+    samples: int = Field(512, ge=2, le=1_000_000, description="samples that these figures are measured on")
+    features: tuple[str, ...] = Field(
+        (), max_length=8, description="extractors of these figures, as `--features` takes"
+    )
+    reference: str | None = Field(None, description="what these figures compare with; null: `data`")
 
 
 class Quantize(Closed):
