@@ -2,12 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test chaos fuzz lint format clean rtx
+.PHONY: demo test coverage chaos fuzz lint format clean rtx
 
 demo: .venv/ready  ## train two generators on digits, compile both, sample from the engines (out/demo)
 	$(BIN)/python examples/digits/demo.py
 
-test: .venv/ready  ## every test, with coverage
+test: .venv/ready  ## every test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+coverage: .venv/ready  ## every test, with the lines it reaches: tracing doubles the time of the interpreter's tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered
 
 N ?= 2000

@@ -12,7 +12,7 @@ sys.path.append(str(Path(__file__).parent / "fuzz"))
 
 from run import fuzz
 
-SECONDS = {"specs": 30, "files": 15}
+SECONDS = {"specs": 15, "files": 10}
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from forked import python
+from forked import Started, python
 from safetensors.torch import load_file
 
 from latentc.emit import project_from_lowered
@@ -95,39 +95,25 @@ def same(a: Path, b: Path) -> None:
 def test_resume_after_sigkill_is_bit_equal(project: Path) -> None:
     flags = [*SHORT, "--steps", "40", "--checkpoint_every", "10", "--accumulate", "2"]
     run(project, "train.py", *flags, "--out", "runs/whole")
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *flags, "--out", "runs/killed"],
-        cwd=project,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = Started(project, "train.py", *flags, "--out", "runs/killed")
     first = project / "runs/killed/checkpoints/step-00000010"
     waited = time.monotonic()
-    while not first.exists() and process.poll() is None and time.monotonic() - waited < 120:
+    while not first.exists() and process.returncode is None and time.monotonic() - waited < 120:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.rest()
     assert first.exists() and not (project / "runs/killed/weights.safetensors").exists()
     assert "resumed" in run(project, "train.py", *flags, "--out", "runs/killed", "--resume", "true")
     same(project / "runs/whole", project / "runs/killed")
 
 
 def test_sigterm_saves(project: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *SHORT, "--steps", "100000", "--out", "runs/term"],
-        cwd=project,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    line = ""
-    while "step 10" not in line and process.poll() is None:
-        line = process.stdout.readline()
-    process.terminate()
-    rest = process.communicate(timeout=60)[0]
-    assert process.returncode == 0 and "saved" in rest
+    process = Started(project, "train.py", *SHORT, "--steps", "100000", "--out", "runs/term")
+    while line := process.stdout.readline():
+        if "step 10" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    assert "saved" in process.rest() and process.returncode == 0
     assert len(list((project / "runs/term/checkpoints").glob("step-*"))) == 1
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import resource
 import select
 import shutil
 import signal
@@ -14,12 +13,11 @@ import sys
 import termios
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from forked import python
+from forked import Started, python
 from safetensors.torch import load_file
 from test_train import SHORT, TINY, environment, run, same, two_processes
 
@@ -51,10 +49,10 @@ def again(project: Path, out: str) -> Path:
     return project / out
 
 
-def refusal(project: Path, *flags: str, script: str = "train.py", **options: object) -> str:
-    """The one line that a script ends with; its status is 1."""
+def refusal(project: Path, *flags: str, script: str = "train.py", before: str = "", **options: object) -> str:
+    """The one line that a script ends with; its status is 1. With `options` of Popen it is a process of its own."""
     if not options:
-        done = python(project, script, *flags)
+        done = python(project, script, *flags, before=before)
     else:
         done = subprocess.run(
             [sys.executable, script, *flags],
@@ -151,15 +149,15 @@ def test_a_foreign_checkpoint_is_refused(project: Path) -> None:
     assert "another kind of optimizer" in said
 
 
-def limited(size: int) -> Callable[[], None]:
+def limited(size: int) -> str:
     """No file may become larger, as on a disk without space."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
 
 
 @pytest.mark.parametrize(("size", "file"), [(300, "config.yaml"), (60_000, "step-00000010")])
 def test_a_full_disk_is_told_and_leaves_nothing(project: Path, size: int, file: str) -> None:
     out = project / f"full{size}"
-    said = refusal(project, *FLAGS, "--out", out.name, preexec_fn=limited(size))
+    said = refusal(project, *FLAGS, "--out", out.name, before=limited(size))
     assert file in said and "File too large; free some space" in said
     kept = [path.name for path in out.rglob("*") if path.is_file() and "tfevents" not in path.name]
     assert kept == (["config.yaml"] if size > 300 else [])
@@ -172,7 +170,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(project: Path, size: int, file: 
 def test_a_full_disk_at_a_later_checkpoint_keeps_the_earlier(project: Path) -> None:
     out = again(project, "later")
     shutil.rmtree(out / CHECKPOINT)
-    said = refusal(project, *FLAGS, "--out", "later", "--resume", "true", preexec_fn=limited(60_000))
+    said = refusal(project, *FLAGS, "--out", "later", "--resume", "true", before=limited(60_000))
     assert "step-00000020: File too large" in said
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000010"]
     run(project, "train.py", *FLAGS, "--out", "later", "--resume", "true")
@@ -225,14 +223,11 @@ def test_leftovers_of_a_kill_are_swept(project: Path) -> None:
     same(project / "whole", out)
 
 
-def running(command: list[str], cwd: Path, **options: Any) -> subprocess.Popen[str]:
+def running(project: Path, out: str, before: str = "") -> Started:
     """A run that has passed its first steps."""
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=cwd, env=environment(), stdout=subprocess.PIPE, text=True, **options
-    )
-    assert process.stdout is not None
+    process = Started(project, "train.py", *LONG, "--out", out, before=before)
     while "step 10:" not in process.stdout.readline():
-        assert process.poll() is None
+        assert process.returncode is None
     return process
 
 
@@ -240,23 +235,30 @@ LONG = [*SHORT, "--steps", "1000000", "--checkpoint_every", "1000000"]
 
 
 def test_a_hangup_saves_unless_it_is_ignored(project: Path) -> None:
-    process = running(["train.py", *LONG, "--out", "hangup"], project)
+    process = running(project, "hangup")
     process.send_signal(signal.SIGHUP)
-    assert "saved" in process.communicate(timeout=60)[0] and process.returncode == 0
+    assert "saved" in process.rest() and process.returncode == 0
     assert len(list((project / "hangup/checkpoints").iterdir())) == 1
-    ignored = running(
-        ["train.py", *LONG, "--out", "nohup"], project, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    )
+    ignored = running(project, "nohup", before="import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
     ignored.send_signal(signal.SIGHUP)
-    assert ignored.stdout is not None and "step" in ignored.stdout.readline()
+    assert "step" in ignored.stdout.readline()
     ignored.send_signal(signal.SIGTERM)
-    assert "saved" in ignored.communicate(timeout=60)[0]
+    assert "saved" in ignored.rest()
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
 def test_latentc_train_takes_the_run_with_it(project: Path, number: signal.Signals) -> None:
     out = f"by{number.value}"
-    process = running(["-m", "latentc", "train", str(project), *LONG, "--out", out], project)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "latentc", "train", str(project), *LONG, "--out", out],
+        cwd=project,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while "step 10:" not in process.stdout.readline():
+        assert process.poll() is None
     trainer = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
     process.send_signal(number)
     assert "saved" in process.communicate(timeout=60)[0]
