@@ -32,7 +32,7 @@ def evaluate(
     statistics: Path | str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Evaluation:
-    """The figures of a bundle's samples, or of those in an .npz, against a reference; see `latentc.evaluate`.
+    """The figures of a bundle's samples, or of samples in files, against a reference; see `latentc.evaluate`.
 
     `reference`: a folder of images, an .npz of pictures or statistics, a spec, or a kind of data; by default the data
     of the bundle's spec, that part which training does not see if it is known. `metrics`: names of figures, all by
@@ -41,7 +41,8 @@ def evaluate(
     `count`: samples to draw, by default as many as the reference has, at most 10 000. `guidance`: scales to compare.
     `most`: real samples that are read, 50 000 by default. `output`: a folder for report.html and metrics.json.
     `statistics`: an .npz to write the reference's `mu` and `sigma` to.
-    Raises DiagnosticError: E0401 to E0403, E0408, E0412, E0501, E0502, E0601 to E0613, E0706, E0714, E0720 to E0722.
+    Raises DiagnosticError: E0401 to E0403, E0408, E0412, E0501, E0502, E0601 to E0613, E0706, E0714, E0720 to E0722,
+    E0726.
     """
     from latentc.evaluate.judge import Wanted
     from latentc.evaluate.metrics import figures_from_text

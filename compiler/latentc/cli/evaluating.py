@@ -12,7 +12,7 @@ from latentc.cli._shared import Device, Json, Seed, a_number, advancing, bar_for
 
 
 def evaluate(
-    samples: Annotated[Path, typer.Argument(metavar="BUNDLE|SAMPLES", help="A bundle, or an .npz of pictures.")],
+    samples: Annotated[Path, typer.Argument(metavar="BUNDLE|SAMPLES", help="A bundle, or samples in files.")],
     reference: Annotated[
         str | None,
         typer.Option(

@@ -18,9 +18,10 @@ from latentc.components.dataset import Data
 from latentc.diagnostics import DiagnosticError
 from latentc.evaluate.extractors import Extractor
 from latentc.evaluate.metrics import Moments, Reference, moments
-from latentc.evaluate.sources import Real, Source, field_of, pictures_from_npz
+from latentc.evaluate.sources import InFiles, Real, Source, field_of
 from latentc.evaluate.store import Tell, features_of
 from latentc.files import new_file, read_arrays
+from latentc.samples.sets import ABOUT
 from latentc.spec import load_spec
 from latentc_runtime.manifest import Output
 
@@ -42,7 +43,7 @@ def real_source(
     if path.suffix == ".npz":
         return _archive(path)
     if path.is_dir():
-        return _folder(path, output, most), None
+        return InFiles(path) if (path / ABOUT).is_file() else _folder(path, output, most), None
     is_spec = path.is_file() or text in resources.shipped_specs()
     data = load_spec(text).data if is_spec else _data_of_kind(text)
     return source_of(data, output, text, most, held_out), None
@@ -81,7 +82,7 @@ def _folder(path: Path, output: Output | None, most: int | None) -> Real:
 def _archive(path: Path) -> tuple[Source | None, Reference | None]:
     """Pictures (`arr_0`) and statistics (`mu`, `sigma`; `mu_s`, `sigma_s` for sFID) of an .npz."""
     arrays = read_arrays(path)
-    pictures = pictures_from_npz(path, arrays) if "arr_0" in arrays else None
+    pictures = InFiles(path) if "arr_0" in arrays else None
     found = _pair(arrays, "mu", "sigma")
     if found is None and pictures is None:
         held = ", ".join(arrays) or "nothing"

@@ -13,12 +13,14 @@ from pathlib import Path
 
 from latentc.diagnostics import DiagnosticError
 from latentc.evaluate.judge import Judge, Wanted, open_judge
+from latentc.evaluate.pictures import AXES
 from latentc.evaluate.results import Evaluation, Run
-from latentc.evaluate.sources import Generated, Source, pictures_from_npz
+from latentc.evaluate.sources import Generated, InFiles, Source
 from latentc.evaluate.store import Tell
-from latentc.files import read_arrays
+from latentc.samples.job import Executor
 from latentc.spec import load_spec
 from latentc_runtime import load
+from latentc_runtime.bundle import MANIFEST
 from latentc_runtime.manifest import Output
 
 MOST = 10_000  # samples that are drawn unless more are asked for
@@ -30,6 +32,7 @@ class Options:
 
     `count`: samples to draw; None: as many as the reference has, at most MOST. `guidance`: scales to compare; none: the
     bundle's default. `settings`: others by name, the same for all. `program` and `steps`: which program.
+    `executor`: what draws chunks of samples in place of this process.
     """
 
     wanted: Wanted = field(default_factory=Wanted)
@@ -41,19 +44,18 @@ class Options:
     steps: int | None = None
     batch: int | None = None
     device: str = "auto"
+    executor: Executor | None = None
 
 
 def evaluate(path: Path, options: Options, tell: Tell | None = None) -> Evaluation:
-    """Evaluates a bundle, or the samples in an .npz. Raises DiagnosticError and BundleError.
+    """Evaluates a bundle, or a set of samples in files. Raises DiagnosticError and BundleError.
 
-    DiagnosticError: E0401 to E0403, E0408, E0706, E0714, E0720 to E0722.
+    DiagnosticError: E0401 to E0403, E0408, E0706, E0714, E0720 to E0722, E0726.
     """
     progress = tell or (lambda done, total, stage: None)
     begun = time.monotonic()
-    if path.suffix == ".npz" and path.is_file():
-        judge, sources = _of_samples(path, options, progress)
-    else:
-        judge, sources = _of_bundle(path, options, progress)
+    of = _of_bundle if (path / MANIFEST).is_file() or not path.exists() else _of_samples
+    judge, sources = of(path, options, progress)
     runs = []
     for scale, source in sources.items():
         found = judge.features(source, progress)
@@ -66,17 +68,14 @@ Sources = dict[float | None, Source]  # by guidance scale; None: the default
 
 
 def _of_samples(path: Path, options: Options, tell: Tell) -> tuple[Judge, Sources]:
-    arrays = read_arrays(path)
-    if "arr_0" not in arrays:
-        held = ", ".join(arrays) or "nothing"
-        mend = "samples are pictures `arr_0` u8[N, H, W, C] with labels `arr_1`, as ADM's evaluation takes them"
-        raise DiagnosticError.of("E0722", f"{path} holds {held}, not samples", help=mend)
     if options.guidance:
-        mend = "give the bundle instead"
-        raise DiagnosticError.of("E0722", "samples in a file have no guidance scale", help=mend)
-    source = pictures_from_npz(path, arrays)
-    _, height, width, channels = arrays["arr_0"].shape
-    output = Output((height, width, channels), "f32", "image", ("height", "width", "channel"), (0, 255))
+        raise DiagnosticError.of("E0722", "samples in files have no guidance scale", help="give the bundle instead")
+    source = InFiles(path)
+    source.size = min(source.size, options.count or source.size)
+    shape, dtype = source.first.shape[1:], "f32" if source.first.dtype.kind == "f" else "i64"
+    output = Output(shape, dtype)  # type: ignore[arg-type]
+    if source.field["medium"] == "image":
+        output = Output(shape, "f32", "image", AXES, (0, 255))
     return open_judge(options.wanted, None, output, tell), {None: source}
 
 
@@ -88,7 +87,7 @@ def _of_bundle(path: Path, options: Options, tell: Tell) -> tuple[Judge, Sources
 
     def source(count: int, scale: float | None) -> Source:
         settings = {**options.settings, **({} if scale is None else {"guidance": scale})}
-        drawn = (options.seed, settings, options.program, options.steps, options.batch)
+        drawn = (options.seed, settings, options.program, options.steps, options.batch, options.executor)
         return Generated(pipe, count, *drawn)
 
     for scale in scales:  # what is wrong with one is said before the reference is read

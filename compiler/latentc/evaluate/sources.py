@@ -21,9 +21,10 @@ from latentc.components.dataset import Data
 from latentc.datasets import open_dataset
 from latentc.diagnostics import DiagnosticError
 from latentc.evaluate.pictures import PIXELS, Samples
+from latentc.samples.job import Executor, Job, as_stored
+from latentc.samples.sets import open_set
 from latentc_runtime import Pipeline
 from latentc_runtime.manifest import Output
-from latentc_runtime.request import Request, check_request
 from latentc_runtime.sources import Condition, Given, default_given
 
 Array = np.ndarray
@@ -70,7 +71,9 @@ class Source(ABC):
 class Generated(Source):
     """The samples of a bundle: sample i has seed `seed` + i, and classes take turns.
 
-    `settings` are the same for all samples; other conditions are random by the seed. Raises BundleError E0608, E0609.
+    `settings` are the same for all samples; other conditions are random by the seed. `executor` draws chunks elsewhere,
+    such as in several processes. Images are pictures u8, as a set of samples in files holds them. Raises BundleError
+    E0608, E0609.
     """
 
     def __init__(
@@ -82,41 +85,49 @@ class Generated(Source):
         program: str | None = None,
         steps: int | None = None,
         batch: int | None = None,
+        executor: Executor | None = None,
     ) -> None:
-        self.pipe, self.size, self.seed, self.batch = pipe, count, seed, batch
+        self.pipe, self.size, self.batch, self.executor = pipe, count, batch, executor
         self.name = f"{count} samples of {pipe.manifest.name}"
         self.entry = pipe.program(program, steps)
-        self.conditions = pipe.manifest.conditions_of(self.entry)
-        self.class_names = next((c.names for c in self.conditions if c.form == "label"), ())
-        self.settings = dict(settings or {})
-        self._request(0, 1)  # what is wrong with a setting is said before the work begins
+        self.field = PIXELS if (output := self.entry.outputs[0].output).medium == "image" else field_of(output)
+        conditions, held = pipe.manifest.conditions_of(self.entry), pipe.manifest.settings_of(self.entry)
+        usual = default_given(count, seed, conditions, held)
+        labels = [c for c in conditions if c.form == "label"]
+        self.class_names = labels[0].names if len(labels) == 1 else ()
+        self.labels = labels_of(usual, conditions)
+        given: dict[str, Any] = {
+            name: {"value": value, "mask": usual.masks[name]} if name in usual.masks else value
+            for name, value in usual.conditions.items()
+        }
+        asked = dict(settings or {})
+        where = (program, steps, batch, pipe.backend.device)
+        self.job = Job(pipe.bundle.folder, count, seed, None, None, given, asked, *where)
+        self.job.request(pipe.manifest, self.entry, range(1))  # what is wrong is said before the work begins
 
     @property
     def identity(self) -> str:
         manifest = (self.pipe.bundle.folder / "manifest.json").read_bytes()
         usual = {setting.name: setting.value for setting in self.pipe.manifest.settings_of(self.entry)}
-        settings = sorted({**usual, **self.settings}.items())
-        about = (self.entry.name, self.entry.steps, self.seed, settings, self.pipe.device)
+        settings = sorted({**usual, **self.job.settings}.items())
+        about = (self.entry.name, self.entry.steps, self.job.seed, settings, self.pipe.device)
         return f"generated {hashlib.sha256(manifest).hexdigest()} {about}"
 
     def chunk(self, start: int, stop: int) -> Chunk:
-        request = self._request(start, stop)
+        request = self.job.request(self.pipe.manifest, self.entry, range(start, stop))
         array = next(iter(self.pipe.run(request, self.batch).values()))
-        labels = labels_of(request.given, self.conditions)
-        return Samples(array, field_of(self.entry.outputs[0].output)), labels
+        return self._made(range(start, stop), as_stored(array, self.entry.outputs[0].output, start))
 
-    def _request(self, start: int, stop: int) -> Request:
-        manifest = self.pipe.manifest
-        part = default_given(stop - start, self.seed + start, self.conditions, manifest.settings_of(self.entry))
-        given: dict[str, Any] = {
-            name: {"value": value, "mask": part.masks[name]} if name in part.masks else value
-            for name, value in part.conditions.items()
-        }
-        for condition in self.conditions:
-            if condition.form == "label":  # by the row, so that it does not depend on the chunk
-                given[condition.name] = np.arange(start, stop) % (condition.classes or 1)
-        seeds = part.seeds.tolist()
-        return check_request(manifest, self.entry, None, seeds, given, self.settings, None, len(part))
+    def stream(self, parts: Sequence[range]) -> Iterator[tuple[range, Chunk]]:
+        if self.executor is None or not parts:
+            yield from super().stream(parts)
+            return
+        for rows, array in self.executor(self.job, parts):
+            yield rows, self._made(rows, array)
+
+    def _made(self, rows: range, array: Array) -> Chunk:
+        labels = None if self.labels is None else self.labels[rows.start : rows.stop]
+        return Samples(array, self.field), labels
 
 
 class Real(Source):
@@ -201,16 +212,66 @@ def labels_of(given: Given, conditions: Sequence[Condition]) -> Array | None:
     return values if labels[0].encoding == "index" else values.argmax(-1)
 
 
-def pictures_from_npz(file: Path, arrays: Mapping[str, Array]) -> Held:
-    """The pictures of an .npz of ADM's evaluation: `arr_0`, and labels in `arr_1`. DiagnosticError E0722."""
-    pictures = arrays["arr_0"]
-    if pictures.ndim != 4 or pictures.dtype != np.uint8 or pictures.shape[3] not in (1, 3) or not len(pictures):
-        message = f"`arr_0` of {file} is {pictures.dtype}{list(pictures.shape)}, not pictures u8[N, H, W, C]"
-        raise DiagnosticError.of("E0722", message, help="write pixels from 0 to 255, channels last")
-    labels = arrays.get("arr_1")
-    if labels is not None and labels.shape != (len(pictures),):
-        labels = None
-    return Held(pictures, None if labels is None else labels.astype(np.int64), name=file.name)
+class InFiles(Source):
+    """A set of samples in files: a folder of pictures, an .npz as ADM's, WebDataset or parquet. DiagnosticError."""
+
+    def __init__(self, path: Path) -> None:
+        self.set = open_set(path)
+        if not self.set.count:
+            raise DiagnosticError.of("E0722", f"{path} holds no samples", help="draw some with `latentc sample`")
+        self.size, self.class_names = self.set.count, self.set.class_names
+        self.name = f"{path.name} ({self.size} samples)"
+        self.first = next(iter(self.set.chunks(1))).arrays
+
+    @property
+    def field(self) -> Mapping[str, Any]:
+        pictures = self.first.dtype == np.uint8 and self.first.ndim == 4
+        return PIXELS if pictures else {"medium": "array", "axes": ()}
+
+    @property
+    def identity(self) -> str:
+        """Path, size and time of every file."""
+        path = self.set.path
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return f"files {hashlib.sha256(str(stats).encode()).hexdigest()}"
+
+    def chunk(self, start: int, stop: int) -> Chunk:
+        samples, labels = zip(*(chunk for _, chunk in self.stream([range(start, stop)])), strict=True)
+        return samples[0], labels[0]
+
+    def stream(self, parts: Sequence[range]) -> Iterator[tuple[range, Chunk]]:
+        """The chunks of `parts`, in one pass over the files."""
+        left = sorted(parts, key=lambda part: part.start)
+        held: list[Any] = []
+        for found in self.set.chunks():
+            first, end = found.start, found.start + len(found.arrays)
+            while left:
+                part = left[0]
+                rows = slice(max(part.start - first, 0), max(min(part.stop, end) - first, 0))
+                if len(found.arrays[rows]):
+                    held.append((found.arrays[rows], None if found.labels is None else found.labels[rows]))
+                if end < part.stop:
+                    break
+                yield left.pop(0), self._joined(held)
+                held = []
+            if not left:
+                return
+
+    def at(self, index: Sequence[int]) -> Samples:
+        wanted = set(index)
+        found: dict[int, Array] = {}
+        for part in self.set.chunks():
+            rows = [i for i in range(part.start, part.start + len(part.arrays)) if i in wanted]
+            found |= {i: part.arrays[i - part.start] for i in rows}
+            if len(found) == len(wanted):
+                break
+        return Samples(np.stack([found[i] for i in index]), self.field)
+
+    def _joined(self, parts: Sequence[Any]) -> Chunk:
+        labels = [own for _, own in parts if own is not None]
+        array = np.concatenate([array for array, _ in parts])
+        return Samples(array, self.field), np.concatenate(labels) if len(labels) == len(parts) else None
 
 
-__all__ = ["Chunk", "Generated", "Held", "Real", "Source", "field_of", "labels_of", "pictures_from_npz"]
+__all__ = ["Chunk", "Generated", "Held", "InFiles", "Real", "Source", "field_of", "labels_of"]
