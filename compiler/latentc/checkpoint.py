@@ -16,6 +16,7 @@ from latentc.ir.core import Param, parameters
 from latentc.ir.inits import DETERMINISTIC, INITS
 from latentc.ir.types import NUMPY, Sym
 from latentc.lower import lower
+from latentc.spec.paths import checkpoint_files, first_stage_file
 from latentc.spec.schema import Spec
 from latentc.weights import (
     Array,
@@ -57,7 +58,7 @@ def computed(param: Param) -> bool:
 def network_weights(
     spec: Spec,
     lowered: Lowered,
-    files: Files,
+    files: Files | None,
     names: str | None = None,
     key: str | None = None,
     networks: Sequence[str] | None = None,
@@ -68,21 +69,30 @@ def network_weights(
     `names` is a name map of the spec (`official`), or None for the names of the emitted project. If several networks
     share a file, their names begin with the network's (`refiner.blocks.0…`), or the name map tells them apart. `key`
     selects a state dict of the checkpoint (`ema`); the default is the one that fits the network, and if that is not the
-    whole file, a line about it is added to `taken`. `networks` are all by default. The weights of the first stage come
-    from the file that the spec names. Raises DiagnosticError: E0401 to E0411, E0415, E0703.
+    whole file, a line about it is added to `taken`. `networks` are all by default. A network without a file has the
+    spec's default weights (`checkpoints`), under their own name map and key; without any file, `names` and `key`
+    replace these. The weights of the first stage come from the file that the spec names. Raises DiagnosticError: E0401
+    to E0411, E0415, E0703.
     """
     wanted = list(lowered.networks if networks is None else networks)
     found = {}
     if FIRST_STAGE in wanted:
         found[FIRST_STAGE] = first_stage_weights(spec)
         wanted.remove(FIRST_STAGE)
-    paths = named_files(files, [name for name in lowered.networks if name != FIRST_STAGE], wanted)
+    files = () if files is None else files
+    defaults = checkpoint_files(spec)
+    named = [name for name in lowered.networks if name != FIRST_STAGE]
+    paths = named_files(files, named, [name for name in wanted if name not in defaults])
     for name in wanted:
+        path, flavour, part = paths.get(name, paths.get("")), names, key
+        if path is None:
+            path, default = defaults[name], spec.checkpoints[name]
+            flavour = names if names is not None and not paths else default.names
+            part = key if key is not None and not paths else default.key
         check_inverse(
-            name_map(spec, name, names), network_types(lowered, name), symbols(lowered, lowered.networks[name])
+            name_map(spec, name, flavour), network_types(lowered, name), symbols(lowered, lowered.networks[name])
         )
-        path = paths[name if "" not in paths else ""]
-        found[name], reading = _read(spec, lowered, name, path, names, key, len(wanted) if "" in paths else 0)
+        found[name], reading = _read(spec, lowered, name, path, flavour, part, len(wanted) if "" in paths else 0)
         if taken is not None and reading.describe():
             taken.append(f"{name}: {reading.describe()} of {path}")
     return found
@@ -92,7 +102,7 @@ def first_stage_weights(spec: Spec) -> dict[str, Expr]:
     """{state-dict path: tensor} of the data's first stage, from the file that the spec names. Same errors."""
     stage, given = spec.first_stage, spec.data.first_stage
     assert stage is not None and given is not None and given.weights is not None
-    return network_weights(stage, lower(stage), given.weights, given.names, given.key)["main"]
+    return network_weights(stage, lower(stage), first_stage_file(spec), given.names, given.key)["main"]
 
 
 def _read(

@@ -8,6 +8,7 @@ Heavy packages are imported by the functions that need them, so that `check` doe
 from latentc.api._common import Backend, Source
 from latentc.api.compiling import calibrate, compile, fused
 from latentc.api.evaluating import evaluate
+from latentc.api.exchange import export_diffusers, import_checkpoint
 from latentc.api.networks import convert_weights, emit, forward, forward_file, loss, loss_file, run_method, train
 from latentc.api.reading import check, doctor, explain, hoisting, init, ir, resolved, schema, show, specs, why
 from latentc.api.running import bench, deploy_triton, tune, verify
@@ -27,10 +28,12 @@ __all__ = [
     "emit",
     "evaluate",
     "explain",
+    "export_diffusers",
     "forward",
     "forward_file",
     "fused",
     "hoisting",
+    "import_checkpoint",
     "init",
     "ir",
     "loss",

@@ -19,28 +19,31 @@ Backend = Literal["oracle", "torch", "onnx", "openvino"]
 
 
 def with_first_stage(
-    source: Source, variant: str | None, overrides: Sequence[str], weights: Files
+    source: Source, variant: str | None, overrides: Sequence[str], weights: Files | None
 ) -> tuple[list[str], Files]:
     """The overrides with the file of `first_stage=FILE` among the weights, and the other weights. DiagnosticError.
 
-    The name of the first stage's own spec becomes a path that does not depend on where the spec lies.
+    The names of the first stage's own spec and weights become paths that do not depend on where the spec lies.
     """
     from latentc.components.first_stage import FIRST_STAGE
     from latentc.spec import load_spec
     from latentc.spec.first_stage import first_stage_path
+    from latentc.spec.paths import first_stage_file
 
     spec = load_spec(source, variant, overrides)
     stage = spec.data.first_stage
+    given = [] if weights is None else [weights] if isinstance(weights, Path | str) else list(weights)
     if stage is None:
-        return list(overrides), weights
+        return list(overrides), given[0] if len(given) == 1 else given
     more = []
     if stage.spec not in shipped_specs():
         more.append(f"data.first_stage.spec={json.dumps(str(first_stage_path(spec, stage).resolve()))}")
-    given = [weights] if isinstance(weights, Path | str) else list(weights)
     own = [str(text) for text in given if str(text).startswith(f"{FIRST_STAGE}=")]
     if own:
         more.append(f"data.first_stage.weights={json.dumps(own[-1].partition('=')[2])}")
         given = [text for text in given if str(text) not in own]
+    elif (file := first_stage_file(spec)) is not None and str(file) != stage.weights:
+        more.append(f"data.first_stage.weights={json.dumps(str(file.resolve()))}")
     return [*overrides, *more], given[0] if len(given) == 1 else given
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def compile(
     source: Source,
-    weights: Files,
+    weights: Files | None,
     bundle: Path | str,
     variant: str | None = None,
     overrides: Sequence[str] = (),
@@ -40,9 +40,10 @@ def compile(
 
     An up-to-date bundle is left untouched unless `rebuild`; then `progress` is not called.
 
-    `steps`: the step counts it can sample in, the default first; None for the spec's. `form` and `max_batch` override
-    the spec's `target`. `by_reference` leaves the weights where they are. `progress` is told each stage. `run`: sample
-    once with the finished bundle, which opens it with all its weights, and refuse one that fails.
+    `weights`: None for the spec's `checkpoints`. `steps`: the step counts it can sample in, the default first; None for
+    the spec's. `form` and `max_batch` override the spec's `target`. `by_reference` leaves the weights where they are.
+    `progress` is told each stage. `run`: sample once with the finished bundle, which opens it with all its weights, and
+    refuse one that fails.
     With `optimize.quantize`: `calibration` is a file of `calibrate`, else one is made; a quantised engine that is too
     slow or too far off is refused, unless `force`. `warn` is told what was not as asked. Raises DiagnosticError: E0401
     to E0413 (weights), E0501 to E0503, E0512, E0703, E0708, E0801 to E0806.
@@ -50,6 +51,7 @@ def compile(
     from latentc.class_names import with_known_names
     from latentc.components.first_stage import FIRST_STAGE
     from latentc.spec import load_spec, resolved_yaml
+    from latentc.spec.paths import checkpoint_files
     from latentc.unchanged import compile_key, unchanged, weights_as_they_are
     from latentc.weights.files import named_files
     from latentc_runtime.hashes import hash_file
@@ -65,8 +67,10 @@ def compile(
     counts = [[*overrides, f"sampler.steps={count}"] for count in steps] or [overrides]
     spec = load_spec(source, variant, counts[0])
     files = named_files(weights, list(spec.networks), ())
+    if "" not in files:
+        files = {**checkpoint_files(spec), **files}
     spec = with_known_names(spec, files.values(), warn or (lambda text: None))
-    text = resolved_yaml(spec)
+    text = resolved_yaml(spec.model_copy(update={"checkpoints": {}}))  # the bundle holds the weights
     if spec.data.first_stage is not None and spec.data.first_stage.weights is not None:
         files[FIRST_STAGE] = Path(spec.data.first_stage.weights)
     same_weights = weights_as_they_are(files)
@@ -138,7 +142,7 @@ def compile(
 
 def calibrate(
     source: Source,
-    weights: Files,
+    weights: Files | None,
     output: Path | str,
     variant: str | None = None,
     overrides: Sequence[str] = (),

@@ -59,7 +59,7 @@ def bench(
 
 def tune(
     source: Source,
-    weights: Files,
+    weights: Files | None,
     folder: Path | str,
     budget: Sequence[str] = (),
     variant: str | None = None,

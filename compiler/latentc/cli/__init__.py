@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from latentc import __version__
-from latentc.cli import bundles, evaluating, models, serving
+from latentc.cli import bundles, evaluating, exchange, models, serving
 from latentc.cli._shared import echo
 from latentc.diagnostics import Diagnostic, render
 from latentc.faults import INTERRUPTED, exit_status
@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 deploy = typer.Typer(help="Export a bundle for an inference server.", rich_markup_mode=None)
 
+export = typer.Typer(help="Export a model for another library.", rich_markup_mode=None)
+
 VERBS: tuple[Callable[..., None], ...] = (
     *(models.specs, models.check, models.show, models.schema, models.init, models.explain, models.emit, models.train),
     *(models.forward, models.loss, models.weights),
@@ -36,6 +38,9 @@ VERBS: tuple[Callable[..., None], ...] = (
 for verb in VERBS:
     further = {"allow_extra_args": True, "ignore_unknown_options": True} if verb is models.train else None
     app.command(context_settings=further)(verb)
+app.command("import")(exchange.import_)
+app.add_typer(export, name="export")
+export.command()(exchange.diffusers)
 app.add_typer(deploy, name="deploy")
 deploy.command()(bundles.triton)
 
@@ -43,6 +48,11 @@ deploy.command()(bundles.triton)
 @deploy.callback()
 def _deploy() -> None:
     pass  # so that `triton` stays a verb of its own
+
+
+@export.callback()
+def _export() -> None:
+    pass  # as for `deploy`
 
 
 def _version(wanted: bool) -> None:

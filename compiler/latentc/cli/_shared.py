@@ -19,12 +19,12 @@ Variant = Annotated[str | None, typer.Option("--variant", "-v", metavar="NAME", 
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change one value; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Weights = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
         "--weights",
         "-w",
         metavar="FILE",
-        help="A .safetensors, .pt or .npz file; NETWORK=FILE once for each of several.",
+        help="A .safetensors, .pt or .npz file; NETWORK=FILE for each of several. Default: the spec's own.",
     ),
 ]
 Names = Annotated[str | None, typer.Option("--names", metavar="MAP", help="The spec's name map the file follows.")]

@@ -33,8 +33,8 @@ from latentc.ranges import numbers_from_text
 
 def compile(
     spec: Spec,
-    weights: Weights,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="The folder to write.")],
+    weights: Weights = None,
     names: Names = None,
     key: Key = None,
     variant: Variant = None,
@@ -119,8 +119,8 @@ def _quantised(made: Any) -> str:
 
 def calibrate(
     spec: Spec,
-    weights: Weights,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz to write.")],
+    weights: Weights = None,
     names: Names = None,
     key: Key = None,
     variant: Variant = None,
@@ -270,8 +270,8 @@ def triton(
 
 def tune(
     spec: Spec,
-    weights: Weights,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder of results to write.")],
+    weights: Weights = None,
     budget: Annotated[
         list[str] | None,
         typer.Option("--budget", metavar="NAME=VALUE", help="error=0.05, fid=1.1x, evaluations=10; repeatable."),

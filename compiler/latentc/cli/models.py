@@ -128,11 +128,11 @@ def train(
 
 def forward(
     spec: Spec,
-    weights: Weights,
     inputs: Annotated[Path, typer.Option("--inputs", "-i", metavar="FILE", help="An .npz of the network's inputs.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The .npz to write, an array per output.")
     ],
+    weights: Weights = None,
     backend: Annotated[
         Literal["oracle", "torch", "onnx", "openvino"], typer.Option("--backend", help="What runs it.")
     ] = "oracle",
@@ -151,10 +151,10 @@ def forward(
 
 def loss(
     spec: Spec,
-    weights: Weights,
     inputs: Annotated[
         Path, typer.Option("--inputs", "-i", metavar="FILE", help="An .npz of the data's fields and the random draws.")
     ],
+    weights: Weights = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="An .npz for the loss and its parts.")
     ] = None,
@@ -181,11 +181,11 @@ def loss(
 
 def weights(
     spec: Spec,
-    source: Weights,
     to: Annotated[
         list[str],
         typer.Option("--to", "-o", metavar="FILE", help="The .safetensors to write; NETWORK=FILE once for each."),
     ],
+    source: Weights = None,
     names: Names = None,
     to_names: Annotated[str | None, typer.Option("--to-names", metavar="MAP", help="The name map to write by.")] = None,
     key: Key = None,

@@ -13,6 +13,7 @@ from latentc.diagnostics import DiagnosticError
 from latentc.spec.class_names import with_class_names
 from latentc.spec.errors import diagnostics_from_validation
 from latentc.spec.files import MAX_BYTES, text_from_bytes
+from latentc.spec.paths import checkpoint_files
 from latentc.spec.resolve import Resolved, resolve_file, resolve_text
 from latentc.spec.rules import check_rules
 from latentc.spec.schema import Spec
@@ -68,8 +69,10 @@ def own_variant_names(source: str | Path) -> tuple[str, ...]:
 
 
 def data_from_spec(spec: Spec) -> dict[str, Any]:
-    """The spec as plain data with every default, keys in the order of the sections."""
+    """The spec as plain data with every default, keys in the order of the sections; default weights by full path."""
     data = spec.model_dump(mode="json", by_alias=True, exclude={"extends", "variants"})
+    for network, file in checkpoint_files(spec).items():
+        data["checkpoints"][network]["weights"] = file.resolve().as_posix()
     if list(data["networks"]) == ["main"]:
         data = {"backbone" if key == "networks" else key: value for key, value in data.items()}
         data["backbone"] = data["backbone"]["main"]

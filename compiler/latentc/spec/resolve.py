@@ -1,7 +1,7 @@
 """Merges a spec with its base (`extends`), a variant and `--set`; every value keeps the place where it was written.
 
 Mappings merge key by key, anything else replaces. A mapping with another `kind` replaces the old one, because the keys
-of one kind mean nothing to another. A condition or network that is set to null is removed.
+of one kind mean nothing to another. A condition, network, name map or checkpoint that is set to null is removed.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def resolve_text(
 
 
 _OF_DATA = {"path", "classes"}  # keys that name other data than the base does
-_NAMED = (("conditioning",), ("networks",))  # mappings of the user's own names to components
+_NAMED = (("conditioning",), ("networks",), ("weights",), ("checkpoints",))  # mappings of the user's own names
 
 
 def merge(base: Node, over: Node, path: tuple[str, ...] = ()) -> Node:

@@ -143,6 +143,19 @@ def name_maps_are_sound(spec: Spec) -> Iterator[Problem]:
                     yield Problem("E0411", (*path, index), f"a faulty rule of a name map: {text}")
 
 
+def checkpoints_are_known(spec: Spec) -> Iterator[Problem]:
+    """Default weights are of networks of the spec, and follow name maps that it has."""
+    for network, given in spec.checkpoints.items():
+        if network not in spec.networks:
+            known = ", ".join(spec.networks)
+            yield Problem("E0415", ("checkpoints", network), f"no network `{network}`", help=f"networks: {known}")
+        elif given.names is not None and network not in spec.weights.get(given.names, {}):
+            message = f"the spec has no name map `{given.names}` for the network `{network}`"
+            known = ", ".join(name for name, maps in spec.weights.items() if network in maps) or "none"
+            place = ("checkpoints", network, "names")
+            yield Problem("E0703", place, message, help=f"name maps of this network: {known}")
+
+
 # ---- networks, conditioning, objective, sampler
 
 
@@ -349,6 +362,7 @@ RULES: tuple[Rule, ...] = (
     warmup_within_training,
     accumulation_divides_batch,
     name_maps_are_sound,
+    checkpoints_are_known,
     conditions_are_in_place,
     needs_are_met,
     networks_are_used,

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from latentc.components import Closed, Component, OneOf
 from latentc.components.dataset import Data
 from latentc.diagnostics import Span
-from latentc.spec.sections import Identifier, Optimize, Target, Train
+from latentc.spec.sections import Checkpoint, Identifier, Optimize, Target, Train
 from latentc.spec.yaml import Document, PathKey
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
@@ -48,6 +48,9 @@ class Spec(Closed):
     target: Target = Field(Target(), description="the engine it is compiled for")
     weights: dict[Identifier, dict[Identifier, tuple[dict[str, Any], ...]]] = Field(
         default_factory=dict, description="name maps: checkpoint flavour → network → renaming rules"
+    )
+    checkpoints: dict[Identifier, Checkpoint] = Field(
+        default_factory=dict, description="default weights by network, for commands without `--weights`"
     )
     variants: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="named changes to this spec, merged in by --variant"

@@ -23,6 +23,14 @@ Unit = Annotated[float, Field(ge=0, lt=1)]
 Limit = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?x?$")]
 
 
+class Checkpoint(Closed):
+    """The weights that a network has, unless a command is given others."""
+
+    weights: str = Field(description="a file or folder, relative to this file or to the current folder")
+    names: str | None = Field(None, description="name map of this spec that it follows; null: latentc's own names")
+    key: str | None = Field(None, description="state dict to take from a checkpoint (`ema`); null: the one that fits")
+
+
 class Schedule(Closed):
     """How the learning rate changes: a linear warm-up, then its course to the last step."""
 

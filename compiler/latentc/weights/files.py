@@ -144,7 +144,9 @@ def named_files(given: Files, networks: Sequence[str], needed: Sequence[str] | N
         for_whom = ", ".join(name or "all of them" for name in named) or "none"
         message = f"the networks are {', '.join(networks)}, but weights are given for {for_whom}"
         raise DiagnosticError.of(
-            "E0415", message, help="give one FILE for all networks, or NETWORK=FILE once per network"
+            "E0415",
+            message,
+            help="give one FILE for all networks, or NETWORK=FILE once per network, or `checkpoints:` in the spec",
         )
     return dict(found)
 

@@ -37,8 +37,10 @@ class Discrete(Process):
     beta_start: float | None = Field(None, gt=0, lt=1, description="first beta; null: the schedule's own")
     beta_end: float | None = Field(None, gt=0, lt=1, description="last beta; null: the schedule's own")
     time_offset: float = Field(0.0, description="added to the timestep that the network is told (U-ViT: 1)")
-    interpolation: Literal["log_level", "alpha"] = Field(
-        "log_level", description="what is linear between two timesteps: log(sigma / alpha), or alpha (DiffWave)"
+    interpolation: Literal["log_level", "level", "alpha"] = Field(
+        "log_level",
+        description="what is linear between two timesteps: log(sigma / alpha), sigma / alpha (diffusers' Euler and "
+        "Heun), or alpha (DiffWave)",
     )
     prior: Prior = Field(
         "standard", description="sampling starts with deviation 1, or with that of the first level (marginal: EDM)"
@@ -83,7 +85,9 @@ class Discrete(Process):
             alpha = np.interp(t, np.arange(self.steps), np.sqrt(self.alphas_cumprod))
             sigma = np.sqrt(1.0 - alpha**2)
         else:
-            ratio = np.exp(np.interp(t, np.arange(self.steps), np.log(self.levels)))
+            at = np.arange(self.steps)
+            level = self.interpolation == "level"
+            ratio = np.interp(t, at, self.levels) if level else np.exp(np.interp(t, at, np.log(self.levels)))
             alpha = 1.0 / np.sqrt(1.0 + ratio**2)
             sigma = ratio * alpha
         whole, data = t == np.round(t), t == self.data
@@ -114,6 +118,8 @@ class Discrete(Process):
         times = np.arange(self.steps, dtype=np.float64)
         if self.interpolation == "alpha":
             return np.interp(-1.0 / np.sqrt(1.0 + np.square(level)), -np.sqrt(self.alphas_cumprod), times)
+        if self.interpolation == "level":
+            return np.interp(np.asarray(level, np.float64), self.levels, times)
         return np.interp(np.log(level), np.log(self.levels), times)
 
     def nearest(self, times: Array) -> Array:

@@ -11,8 +11,9 @@ from pydantic import Field
 from latentc.components.processes.posterior import posterior
 from latentc.components.processes.prediction import Prediction
 from latentc.components.processes.process import Parameterization, Process
-from latentc.components.samplers.base import Ancestral, spaced
+from latentc.components.samplers.base import Ancestral, Final, spaced
 from latentc.components.samplers.grid import Grid
+from latentc.components.samplers.spacings.spacing import Interval
 from latentc.components.samplers.table import LINEAR, Body, Step, Table
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, Var
@@ -26,6 +27,8 @@ class Ddim(Ancestral):
     kind: Literal["ddim"]
     eta: float = Field(0.0, ge=0, le=1, description="share of DDPM's noise: 0 none (deterministic), 1 all of it")
 
+    final: Final = Field("zero", description="where the last step ends: at the data, or at the lowest noise level")
+
     noise_of_clipped: bool = Field(
         True,
         description="with `clip`: the noise of a step follows from the clipped estimate (ADM); false: from the "
@@ -35,6 +38,12 @@ class Ddim(Ancestral):
     @classmethod
     def variants(cls, process: Process) -> list[dict[str, Any]]:
         return spaced(process, "trailing") if process.ODE == "level" else []
+
+    def interval(self, target: Parameterization) -> Interval:
+        covered = super().interval(target)
+        if self.final == "zero" or covered.closing is None:
+            return covered
+        return replace(covered, closing=target.process.last)
 
     def table(self, target: Parameterization) -> Table:
         return replace(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from latentc.components.parts import BlockCondition, FeedForward, Mixer, Norm, dense
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
@@ -13,14 +15,19 @@ class AdalnZero(BlockCondition):
     """Norms scaled and shifted, branches gated, by a linear map of the condition that starts at zero (DiT)."""
 
     kind: Literal["adaln_zero"]
+    feed_forward_eps: float | None = Field(
+        None, gt=0, description="eps of the norm before the feed-forward layer; null: that of `norm`"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adaln_zero"}
 
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
-        return _block(mixer, feed_forward, norm, init)
+        eps = self.feed_forward_eps
+        second = norm if eps is None else norm.model_copy(update={"eps": eps})
+        return _block(mixer, feed_forward, norm, second, init)
 
 
 @cache
-def _block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+def _block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, norm2: Norm, init: str) -> BlockBody:
     @module_class("DiTBlock")
     def block(b: Builder, x: Var, c: Var, *rotary: Var, dim: int, **static: Any) -> Var:
         """A transformer block conditioned by adaLN-Zero: c [B, D] scales, shifts and gates both branches."""
@@ -32,7 +39,7 @@ def _block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> Bl
         shift, scale, gate, shift2, scale2, gate2 = b.split(modulation, axis=2, sizes=(dim,) * 6, out=names)
         h = norm.apply(b, "norm1", x) * (scale + 1.0) + shift
         x = x + gate * mixer.apply(b, "attn", h, rotary, init, dim=dim, **mixing)
-        h = norm.apply(b, "norm2", x) * (scale2 + 1.0) + shift2
+        h = norm2.apply(b, "norm2", x) * (scale2 + 1.0) + shift2
         return x + gate2 * feed_forward.apply(b, "mlp", h, init, dim=dim, **feeding)
 
     return block

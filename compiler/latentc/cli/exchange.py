@@ -1,0 +1,62 @@
+"""The verbs that read other projects' checkpoints and write theirs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentc import api
+from latentc.cli._shared import Json, Key, Names, Sets, Variant, Weights, bar_for, echo
+
+Replace = Annotated[bool, typer.Option("--force", help="Replace a folder that latentc wrote.")]
+
+
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER|FILE", help="A folder of diffusers, or a checkpoint.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to write.")],
+    system: Annotated[
+        str | None, typer.Option("--spec", metavar="NAME", help="The shipped spec, if the file fits several.")
+    ] = None,
+    variant: Annotated[
+        str | None, typer.Option("--variant", "-v", metavar="NAME", help="Its variant, if the file fits several.")
+    ] = None,
+    key: Key = None,
+    force: Replace = False,
+    as_json: Json = False,
+) -> None:
+    """Import a pipeline of diffusers or an official checkpoint as a spec, whose default weights it is."""
+    with bar_for("importing"):
+        found = api.import_checkpoint(source, output, system, variant, key, force)
+    _warn(found.notes)
+    if as_json:
+        echo(found.data())
+        return
+    echo(f"{output}: {found.system}; wrote {', '.join(found.files)}")
+    echo("\n".join(["next:", *(f"  {command}" for command in found.commands)]))
+
+
+def diffusers(
+    source: Annotated[str, typer.Argument(metavar="BUNDLE|SPEC", help="A bundle, or a spec with its weights.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write.")],
+    weights: Weights = None,
+    names: Names = None,
+    key: Key = None,
+    variant: Variant = None,
+    overrides: Sets = None,
+    force: Replace = False,
+    as_json: Json = False,
+) -> None:
+    """Write a bundle, or a spec and its weights, as a folder that diffusers loads."""
+    with bar_for("writing"):
+        made = api.export_diffusers(source, output, weights, names, key, variant, overrides or (), force)
+    _warn(made.notes)
+    what = made.pipeline or "models without a pipeline"
+    echo(made.data() if as_json else f"{output}: {what}; wrote {', '.join(made.files)}")
+
+
+def _warn(notes: Sequence[str]) -> None:
+    sys.stderr.write("".join(f"warning: {note}\n" for note in notes))

@@ -1,0 +1,22 @@
+"""Classes of diffusers and their equals in a spec, one file per kind of class.
+
+A file holds subclasses of `Model` or `Scheduler` (equivalent.py), each of which turns the class's configuration into
+changes to a shipped spec, and a spec into the configuration. `MODELS` and `SCHEDULERS` list them by name.
+"""
+
+from __future__ import annotations
+
+from latentc.components.diffusers import ancestral, autoencoders, dit, multistep, noise_levels, unet
+from latentc.components.diffusers.equivalent import Config, Data, Model, Scheduler, Unequal, wrong_class
+
+MODELS: dict[str, Model] = {
+    name: model for file in (dit, unet, autoencoders) for model in file.MODELS for name in model.NAMES
+}
+SCHEDULERS: dict[str, Scheduler] = {
+    name: scheduler
+    for file in (ancestral, multistep, noise_levels)
+    for scheduler in file.SCHEDULERS
+    for name in scheduler.NAMES
+}
+
+__all__ = ["MODELS", "SCHEDULERS", "Config", "Data", "Model", "Scheduler", "Unequal", "wrong_class"]

@@ -1,0 +1,209 @@
+"""U-Nets of pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from latentc.components.conditions.label import Label
+from latentc.components.conditions.timestep import Timestep
+from latentc.components.diffusers.equivalent import Config, Data, Model, asked
+from latentc.components.networks._unet import scaled
+from latentc.components.networks.unet import UnetDenoiser
+from latentc.components.objective import Objective
+from latentc.weights.expr import Expr, reshape, transpose
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+_DOWN = {"ResnetDownsampleBlock2D": False, "AttnDownBlock2D": True}
+_UP = {"ResnetUpsampleBlock2D": False, "AttnUpBlock2D": True}
+_CONV = "levels joined by convolutions; those of ADM are joined by residual blocks (resnet)"
+
+
+class UNet2DModel(Model):
+    """ADM's U-Net: its levels are joined by residual blocks. Queries, keys and values are layers of their own."""
+
+    NAMES = ("UNet2DModel",)
+    SPEC = "adm"
+    ADAPTED = ("qkv", "heads", "head_channels")
+    DEFAULTS: ClassVar[Data] = {
+        "sample_size": None,
+        "in_channels": 3,
+        "out_channels": 3,
+        "center_input_sample": False,
+        "time_embedding_type": "positional",
+        "time_embedding_dim": None,
+        "freq_shift": 0,
+        "flip_sin_to_cos": True,
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
+        "mid_block_type": "UNetMidBlock2D",
+        "up_block_types": ["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+        "block_out_channels": [224, 448, 672, 896],
+        "layers_per_block": 2,
+        "mid_block_scale_factor": 1,
+        "downsample_padding": 1,
+        "downsample_type": "conv",
+        "upsample_type": "conv",
+        "dropout": 0.0,
+        "act_fn": "silu",
+        "attention_head_dim": 8,
+        "norm_num_groups": 32,
+        "attn_norm_num_groups": None,
+        "norm_eps": 1e-5,
+        "resnet_time_scale_shift": "default",
+        "add_attention": True,
+        "class_embed_type": None,
+        "num_class_embeds": None,
+        "num_train_timesteps": None,
+    }
+
+    def changes(self, config: Config) -> Data:
+        for key, value in {
+            "center_input_sample": False,
+            "time_embedding_type": "positional",
+            "mid_block_type": "UNetMidBlock2D",
+            "act_fn": "silu",
+            "add_attention": True,
+            "class_embed_type": None,
+        }.items():
+            config.must(key, value)
+        config.must("mid_block_scale_factor", 1, 1.0)
+        config.must("downsample_type", "resnet", why=_CONV)
+        config.must("upsample_type", "resnet", why=_CONV)
+        config.unused("downsample_padding", "num_train_timesteps")
+        sizes, side, channels = (
+            config.wholes("block_out_channels"),
+            config.whole("sample_size"),
+            config.whole("in_channels"),
+        )
+        width, out, classes = sizes[0], config["out_channels"], config["num_class_embeds"]
+        attention = []
+        for key, allowed in (("down_block_types", _DOWN), ("up_block_types", _UP)):
+            blocks = config.words(key, allowed)
+            ordered = blocks if allowed is _DOWN else blocks[::-1]
+            attention.append([level for level, attends in enumerate(ordered) if attends])
+        if attention[0] != attention[1]:
+            config.refuse("up_block_types", "the levels that attend are others on the way up")
+        if out not in (channels, 2 * channels):
+            config.refuse("out_channels", f"a network of {channels} channels predicts {channels}, or twice as many")
+        embedding = 4 * width if config["time_embedding_dim"] is None else config.whole("time_embedding_dim")
+        if embedding % width:
+            config.refuse("time_embedding_dim", f"it must be a multiple of {width}")
+        groups, modulates = config.whole("norm_num_groups"), config["resnet_time_scale_shift"] == "scale_shift"
+        config.must("resnet_time_scale_shift", "default", "scale_shift")
+        config.must("attn_norm_num_groups", groups, *(() if modulates else (None,)), why="the norm in the middle")
+        config.must("freq_shift", 0, 1)
+        head = config["attention_head_dim"]
+        heads = {"heads": 1} if head is None else {"heads": None, "head_channels": config.whole("attention_head_dim")}
+        found: Data = {
+            "data": {"shape": [channels, side, side]},
+            "backbone": {
+                "width": width,
+                "multipliers": [size / width for size in sizes],
+                "stem": 1.0,
+                "blocks": config.whole("layers_per_block"),
+                "attention": attention[0],
+                "embedding": embedding // width,
+                "block": {
+                    "groups": groups,
+                    "eps": config.number("norm_eps", 1e-5),
+                    "embedding": "scale_shift" if modulates else "add",
+                    "dropout": config.number("dropout", 0.0),
+                    "qkv": "parts",
+                    **heads,
+                },
+            },
+            "conditioning": {
+                "time": {
+                    "frequencies": width,
+                    "endpoint": config["freq_shift"] == 1,
+                    "sines_first": not config.flag("flip_sin_to_cos"),
+                }
+            },
+            "objective": {"variance": "learned_range" if out == 2 * channels else "fixed_small"},
+        }
+        if classes is None:
+            found["backbone"]["conditions"] = []
+        else:
+            found["data"]["classes"] = config.whole("num_class_embeds")
+        return found
+
+    def config(self, spec: Spec) -> Data:
+        net, time = spec.networks["main"], spec.time
+        asked(isinstance(net, UnetDenoiser), f"its network is `{net.kind}`, not a U-Net")
+        assert isinstance(net, UnetDenoiser) and spec.data.shape is not None
+        told, block = net.told(spec), net.block
+        asked(isinstance(time, Timestep), "its network is told the time in another way than by a timestep's sinusoids")
+        assert isinstance(time, Timestep)
+        label = told.get("class")
+        asked(list(told) in ([], ["class"]), "a UNet2DModel is told a class at most")
+        asked(label is None or isinstance(label, Label), "a UNet2DModel is told a class at most")
+        assert label is None or isinstance(label, Label)
+        asked(label is None or (label.encoding, label.null_embedding) == ("index", "learned"), "its label is no index")
+        asked(len(spec.data.shape) == 3, "a UNet2DModel takes images [C, H, W]")
+        asked(net.resampling == "block", "its levels are joined by convolutions")
+        asked(net.stem == net.multipliers[0], "its first convolution has other channels than its first level")
+        asked((net.encoder, net.decoder, net.decoder_attention) == ("standard", "standard", "all"), "it is an NCSN++")
+        asked(block.resample == "box" and not block.rescale and not block.project, "its residual blocks are not ADM's")
+        asked(
+            net.frequencies in (None, time.frequencies) and not net.early, "the class enters its time embedding early"
+        )
+        sizes = [int(scaled(net.width, multiplier)) for multiplier in net.multipliers]
+        asked(time.frequencies == sizes[0], f"its time has {time.frequencies} features, and its first level {sizes[0]}")
+        asked(time.max_period == 10000.0, "the longest period of its time embedding is not 10000")
+        asked(
+            min(sizes) // block.group_size >= block.groups, "its norms have fewer groups where there are few channels"
+        )
+        attending = {size for level, size in enumerate(sizes) if net.attends(level)} | {sizes[-1]}
+        dims = {size // block.head_count(size) for size in attending}
+        asked(len(dims) == 1, f"its heads have {' or '.join(map(str, sorted(dims)))} channels, depending on the level")
+        assert isinstance(spec.objective, Objective)
+        channels, side, _ = spec.data.shape
+        attends = [net.attends(level) for level in range(len(sizes))]
+        return {
+            **self.DEFAULTS,
+            "sample_size": side,
+            "in_channels": channels,
+            "out_channels": spec.objective.out_channels(channels),
+            "time_embedding_dim": net.embedding * net.width,
+            "freq_shift": int(time.endpoint),
+            "flip_sin_to_cos": not time.sines_first,
+            "down_block_types": [list(_DOWN)[level] for level in attends],
+            "up_block_types": [list(_UP)[level] for level in reversed(attends)],
+            "block_out_channels": sizes,
+            "layers_per_block": net.blocks,
+            "downsample_type": "resnet",
+            "upsample_type": "resnet",
+            "dropout": block.dropout,
+            "attention_head_dim": dims.pop(),
+            "norm_num_groups": block.groups,
+            "attn_norm_num_groups": block.groups,
+            "norm_eps": block.eps,
+            "resnet_time_scale_shift": "scale_shift" if block.embedding == "scale_shift" else "default",
+            "num_class_embeds": None if label is None else label.rows("class", spec),
+        }
+
+    def adapted(self, spec: Spec, tensors: Mapping[str, Expr]) -> dict[str, Expr]:
+        net = spec.networks["main"]
+        assert isinstance(net, UnetDenoiser)
+        return {
+            name: _in_parts(tensor, net) if ".attention.qkv." in name else tensor for name, tensor in tensors.items()
+        }
+
+
+def _in_parts(qkv: Expr, net: UnetDenoiser) -> Expr:
+    """The rows of queries, keys and values [3 C, ...] as three blocks, whatever their order."""
+    channels = qkv.shape[0] // 3
+    heads = net.block.head_count(channels)
+    grid = {"parts": (3, heads, -1), "heads": (heads, 3, -1), "channels": (heads, -1, 3)}[net.block.qkv]
+    size = channels // heads
+    shape = tuple(size if n == -1 else n for n in grid)
+    first = {"parts": (0, 1, 2), "heads": (1, 0, 2), "channels": (2, 0, 1)}[net.block.qkv]
+    rest = qkv.shape[1:]
+    parts = reshape(qkv, (*shape, *rest))
+    parts = transpose(parts, (*first, *range(3, 3 + len(rest))))
+    return reshape(parts, qkv.shape)
+
+
+MODELS = (UNet2DModel(),)

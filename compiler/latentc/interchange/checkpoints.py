@@ -1,0 +1,197 @@
+"""Recognises a checkpoint file: the shipped system, the variant and the name map whose names and shapes it has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from latentc import resources
+from latentc.checkpoint import buffer, computed, fitted, name_map, network_params, network_types, symbols
+from latentc.components.contract import Lowered
+from latentc.components.diffusers import Data
+from latentc.diagnostics import DiagnosticError, nearest
+from latentc.interchange.folders import Found
+from latentc.lower import lower
+from latentc.spec import Spec, load_spec, variant_names
+from latentc.spec.resolve import resolve_file
+from latentc.spec.yaml import Document
+from latentc.weights import Array, export_weights, ignored_names
+from latentc.weights.files import file_readings
+from latentc.weights.state_dicts import Reading, several_fit
+
+_ALIKE = 0.5  # least fraction of a network's kinds of names that a file must have, for its variants to be tried
+_MOST_SHOWN = 12
+
+
+@dataclass
+class Candidate:
+    """A system whose networks a file fits; `networks` {network: (name map, readings of the file that fit)}."""
+
+    system: str
+    variant: str | None
+    spec: Spec
+    networks: dict[str, tuple[str, list[Reading]]] = field(default_factory=dict)
+    complete: bool = False
+
+    @property
+    def options(self) -> str:
+        return f"--spec {self.system}" + (f" --variant {self.variant}" if self.variant is not None else "")
+
+
+def recognised(path: Path, system: str | None, variant: str | None, key: str | None) -> Found:
+    """The shipped system of a checkpoint. DiagnosticError E0417 (none, or several), E0409 (several state dicts fit)."""
+    if system is not None and system not in resources.shipped_specs():
+        close = nearest(system, resources.shipped_specs())
+        mend = f"did you mean `{close}`?" if close else "`latentc specs` lists them"
+        raise DiagnosticError.of("E0417", f"no shipped spec `{system}`", help=mend)
+    readings = file_readings(path, key)
+    found = list(candidates(readings, system, variant))
+    if not found:
+        raise _none(path, readings, system, variant)
+    if len(found) > 1:
+        shown = "\n".join(candidate.options for candidate in found[:_MOST_SHOWN])
+        more = f"\n… and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
+        message = f"{path} fits {len(found)} shipped systems, whose tensors have the same names and shapes"
+        raise DiagnosticError.of("E0417", message, notes=(shown + more,), help=f"choose one: {found[0].options}")
+    return _found(path, found[0], key)
+
+
+def _found(path: Path, chosen: Candidate, key: str | None) -> Found:
+    checkpoints = {}
+    for network, (names, fits) in chosen.networks.items():
+        if len(fits) > 1:
+            raise several_fit(path, fits)
+        checkpoints[network] = {"weights": path, "names": names, **({"key": key} if key is not None else {})}
+    changes: Data = (
+        {} if chosen.variant is None else Document(resolve_file(chosen.system).variants[chosen.variant]).data
+    )
+    variant = f", variant {chosen.variant}" if chosen.variant is not None else ""
+    notes = [
+        f"the file has no weights of the network `{name}`: give them with -w {name}=FILE"
+        for name in lower(chosen.spec).sampled
+        if name not in checkpoints
+    ]
+    return Found(
+        f"a checkpoint of {chosen.system}{variant}",
+        {"extends": chosen.system, **changes, "checkpoints": checkpoints},
+        None,
+        notes,
+    )
+
+
+def candidates(
+    readings: Sequence[Reading], system: str | None = None, variant: str | None = None
+) -> Iterator[Candidate]:
+    """The systems and variants that a file fits; those it fits with all networks that sample hide the others.
+
+    Networks that are trained from a copy of another have no published checkpoints, and are tried only if `system`
+    names their spec. A spec without a variant is left out if it equals one of its variants.
+    """
+    kinds = [_kinds(reading.tensors) for reading in readings]
+    found: list[Candidate] = []
+    for name in [system] if system is not None else resources.shipped_specs():
+        spec = load_spec(name)
+        if not spec.weights or (
+            system is None and any(getattr(net, "copy_of", None) for net in spec.networks.values())
+        ):
+            continue
+        if system is None and not _alike(spec, kinds):
+            continue
+        fits = [
+            fit
+            for other in (*variant_names(name), None)
+            if variant in (None, other) and (fit := _fit(name, other, readings)) is not None
+        ]
+        found += [
+            fit for fit in fits if fit.variant is not None or all(fit.spec != o.spec for o in fits if o is not fit)
+        ]
+    whole = [candidate for candidate in found if candidate.complete]
+    yield from whole or found
+
+
+def _fit(system: str, variant: str | None, readings: Sequence[Reading]) -> Candidate | None:
+    """How a file fits a variant; None if it fits none of its networks."""
+    try:
+        spec = load_spec(system, variant)
+        lowered = lower(spec)
+    except DiagnosticError:
+        return None
+    found = Candidate(system, variant, spec)
+    for names, networks in spec.weights.items():
+        for network in networks:
+            if network in found.networks or network not in lowered.networks:
+                continue
+            fits = list(_fitting(spec, lowered, network, names, readings))
+            if fits:
+                found.networks[network] = (names, fits)
+    found.complete = bool(found.networks) and set(lowered.sampled) <= set(found.networks)
+    return found if found.networks else None
+
+
+def _fitting(spec: Spec, lowered: Lowered, network: str, names: str, readings: Sequence[Reading]) -> Iterator[Reading]:
+    """The readings that fit a network; the one that must be meant alone, if it does."""
+    sizes = _computed_sizes(spec, lowered, network, names)
+    for reading in readings:
+        if any(reading.tensors[name].shape != shape for name, shape in sizes.items() if name in reading.tensors):
+            continue
+        try:
+            fitted(spec, lowered, network, reading.tensors, names)
+        except DiagnosticError:
+            continue
+        yield reading
+        if reading.sure:
+            return
+
+
+def _computed_sizes(spec: Spec, lowered: Lowered, network: str, names: str) -> Mapping[str, tuple[int, ...]]:
+    """{name: shape} of buffers that official files hold and latentc computes, such as position embeddings."""
+    net = lowered.networks[network]
+    buffers = {name: param for name, param in network_params(lowered, net).items() if computed(param)}
+    rules, symbolic = name_map(spec, network, names), symbols(lowered, net)
+    return {name: buffer(buffers[name]).shape for name in ignored_names(rules, buffers, symbolic)}
+
+
+def _alike(spec: Spec, kinds: Sequence[set[str]]) -> bool:
+    """Whether some reading has most kinds of names of a network of the spec, as its first variant is."""
+    lowered = lower(spec)
+    for names, networks in spec.weights.items():
+        for network in networks:
+            wanted = _kinds(official_types(spec, lowered, network, names))
+            if any(len(wanted & kind) >= _ALIKE * len(wanted) for kind in kinds):
+                return True
+    return False
+
+
+def official_types(spec: Spec, lowered: Lowered, network: str, names: str) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of the tensors of a file that follows a name map."""
+    probes = {
+        name: Array(np.broadcast_to(np.zeros((), np.float32), tuple(int(n) for n in shape)))
+        for name, (shape, _) in network_types(lowered, network).items()
+    }
+    rules, sizes = name_map(spec, network, names), symbols(lowered, lowered.networks[network])
+    return {name: tensor.shape for name, tensor in export_weights(probes, rules, sizes=sizes).items()}
+
+
+def _kinds(names: Iterable[str]) -> set[str]:
+    """The names without their numbers."""
+    return {re.sub(r"\d+", "#", name) for name in names}
+
+
+def _none(path: Path, readings: Sequence[Reading], system: str | None, variant: str | None) -> DiagnosticError:
+    """The diagnostic for a file that fits nothing."""
+    names = list(readings[0].tensors) if readings else []
+    shown = "".join(f"\n  {name} {list(readings[0].tensors[name].shape)}" for name in names[:4])
+    wanted = "any shipped system" if system is None else f"{system}" + (f", variant {variant}" if variant else "")
+    return DiagnosticError.of(
+        "E0417",
+        f"the tensors of {path} do not have the names and shapes of {wanted}",
+        notes=(f"it holds {len(names)} tensors, such as{shown}",) if names else (),
+        help="for other sizes, write a spec that extends the system's and give it the file with `--weights`",
+    )
+
+
+__all__ = ["Candidate", "candidates", "official_types", "recognised"]

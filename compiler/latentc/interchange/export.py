@@ -1,0 +1,316 @@
+"""Writes a spec and its weights as a folder of diffusers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentc.checkpoint import check_inverse, name_map, network_types, symbols
+from latentc.components.backbone import Backbone
+from latentc.components.contract import Lowered
+from latentc.components.diffusers import MODELS, SCHEDULERS, Data, Model, Scheduler, Unequal
+from latentc.components.first_stage import FIRST_STAGE
+from latentc.components.samplers.base import ArraySampler, parameterization_of
+from latentc.diagnostics import DiagnosticError
+from latentc.export.folder import new_folder
+from latentc.interchange.folders import CONFIG, INDEX, PIPELINES, SCHEDULER_CONFIG, Pipeline, merged
+from latentc.interchange.imported import MARKER
+from latentc.lower import lower
+from latentc.spec import Spec, data_from_spec, spec_from_text
+from latentc.spec.write import yaml_from_data
+from latentc.weights import Expr, export_weights, write_safetensors
+
+VERSION = "0.35.0"
+"""The oldest release of diffusers that has these classes and keys."""
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+_TRAINING = ("dropout", "weights", "copy_of", "pretrained", "frozen", "conditions")
+"""Fields of networks and conditions that only training reads."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote: the pipeline (None: models alone), its files, and what differs in diffusers."""
+
+    folder: Path
+    pipeline: str | None
+    files: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def data(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        return {
+            "folder": str(self.folder),
+            "pipeline": self.pipeline,
+            "files": list(self.files),
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class Part:
+    """A network of a spec as a model of diffusers."""
+
+    model: Model
+    config: Data
+    spec: Spec
+    tensors: Mapping[str, Expr]
+
+    @property
+    def name(self) -> str:
+        return self.model.NAMES[0]
+
+
+def export_diffusers(
+    spec: Spec,
+    weights: Mapping[str, Mapping[str, Expr]],
+    folder: Path,
+    force: bool = False,
+    notes: Sequence[str] = (),
+) -> Exported:
+    """Write a spec as a folder of diffusers, from the weights of its networks (and of its first stage).
+
+    A class-conditional DiT with a first stage becomes a `DiTPipeline`, a U-Net without conditions a `DDPMPipeline`,
+    others a model alone with its scheduler. `force` replaces an earlier export; `notes` are the first of the result's.
+    Raises DiagnosticError: E0418 for a network without an equal, E0501, E0502.
+    """
+    check_free(folder, force)
+    notes = list(notes)
+    main = _part(spec, weights["main"], notes)
+    others = [name for name in weights if name not in ("main", FIRST_STAGE)]
+    if others:
+        raise _unequal(spec, f"it samples with the networks main and {', '.join(others)}")
+    stage = None
+    if FIRST_STAGE in weights and spec.first_stage is not None and spec.data.first_stage is not None:
+        stage = _part(spec.first_stage, weights[FIRST_STAGE], notes)
+        stage.config["scaling_factor"] = spec.data.first_stage.scale
+    scheduler = _scheduler(spec, notes) if main.model.SCHEDULED else None
+    pipeline = _pipeline(spec, main, stage, notes)
+    with new_folder(folder, "export", MARKER) as temporary:
+        contents = dict(_files(spec, main, stage, scheduler, pipeline))
+        for name, content in contents.items():
+            path = temporary / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        files = list(contents)
+        for place, part in _places(main, stage, pipeline):
+            write_safetensors(temporary / place / WEIGHTS, _named(part), {"format": "pt"})
+            files.append(f"{place}/{WEIGHTS}" if place else WEIGHTS)
+        about = {"exported_from": spec.name, "notes": notes}
+        (temporary / MARKER).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return Exported(folder, None if pipeline is None else pipeline[0], tuple(files), tuple(notes))
+
+
+def check_free(folder: Path, force: bool) -> None:
+    """DiagnosticError E0502 if the folder is not empty, unless `force`."""
+    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]) and not force:
+        mend = "choose another folder, or `--force` to replace one that latentc wrote"
+        raise DiagnosticError.of("E0502", f"{folder} exists already", help=mend)
+
+
+def _part(spec: Spec, tensors: Mapping[str, Expr], notes: list[str]) -> Part:
+    """The network `main` as a model. Raises E0418 with the reason of the class that comes nearest."""
+    reasons = []
+    for model in dict.fromkeys(MODELS.values()):
+        try:
+            config = model.config(spec)
+        except Unequal as reason:
+            reasons.append((model, str(reason)))
+            continue
+        found = model.config_of(config)
+        again = _again(model, found.refused, model.changes(found))
+        notes += _compared(spec, again, model)
+        return Part(model, config, again, model.adapted(spec, tensors))
+    own = [reason for _, reason in reasons if not reason.startswith("its network is")]
+    every = "; ".join(f"no {model.NAMES[0]}: {reason}" for model, reason in reasons)
+    raise _unequal(spec, own[0] if own else every)
+
+
+def _again(model: Model, refused: Sequence[str], changes: Data) -> Spec:
+    """The spec that importing the model again would give. A refusal here is a fault of ours."""
+    assert not refused, refused
+    data = {"latentc": 1, "name": "again", "extends": model.SPEC, **changes}
+    return spec_from_text(yaml_from_data(data), "<exported>")
+
+
+def _compared(spec: Spec, again: Spec, model: Model) -> Iterator[str]:
+    """What the model does differently; a network of other tensors cannot be written."""
+    ours, theirs = ({n: tuple(t[0]) for n, t in network_types(lower(s), "main").items()} for s in (spec, again))
+    if ours != theirs:
+        odd = next(name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
+        raise _unequal(spec, f"its tensor {odd} is {ours.get(odd)}, and that of {model.NAMES[0]} is {theirs.get(odd)}")
+    for path, own, other in _differences(_networks(spec), _networks(again), ()):
+        if path[-1] not in model.ADAPTED:
+            yield f"{'.'.join(path)} is {own!r}, and in {model.NAMES[0]} it is {other!r}"
+
+
+def _networks(spec: Spec) -> Data:
+    """The parts of a spec that say what its network computes."""
+    data = data_from_spec(spec)
+    found = {"backbone": data["backbone"] if "backbone" in data else data["networks"]["main"]}
+    if spec.time is not None and "time" in data["conditioning"] and getattr(spec.networks["main"], "TIME", False):
+        found["conditioning"] = {"time": data["conditioning"]["time"]}
+    return found
+
+
+def _differences(ours: Any, theirs: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """(path, ours, theirs) of each value that differs; what only training reads is left out."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in {**ours, **theirs}:
+            if key not in _TRAINING:
+                yield from _differences(ours.get(key), theirs.get(key), (*path, str(key)))
+    elif ours != theirs:
+        yield path, ours, theirs
+
+
+def _scheduler(spec: Spec, notes: list[str]) -> tuple[Scheduler, Data]:
+    """The spec's sampler as a scheduler, or a DDIM of the same process, with a note. Raises E0418 without a process."""
+    sampler = spec.sampler
+    try:
+        for scheduler in dict.fromkeys(SCHEDULERS.values()):
+            if not scheduler.takes(sampler):
+                continue
+            config = scheduler.config(spec)
+            _same_table(spec, scheduler, config)
+            if scheduler.SCALES_NOISE:
+                notes.append(
+                    f"{scheduler.NAMES[0]}: multiply the initial noise by its init_noise_sigma; DiTPipeline does not"
+                )
+            return scheduler, config
+        kind = "none" if sampler is None else f"`{sampler.kind}`"
+        raise Unequal(f"its sampler {kind} has no scheduler there")
+    except Unequal as reason:
+        usual = SCHEDULERS["DDIMScheduler"]
+        plain = spec.model_copy(update={"sampler": _plain_ddim()})
+        try:
+            config = usual.config(plain)
+        except Unequal as why:
+            raise _unequal(spec, str(why)) from None
+        notes.append(f"the scheduler is a DDIMScheduler of the same process: {reason}")
+        return usual, config
+
+
+def _plain_ddim() -> Any:
+    text = "latentc: 1\nname: plain\nextends: dit\nsampler: {kind: ddim, spacing: leading}\n"
+    return spec_from_text(text, "<exported>").sampler
+
+
+def _same_table(spec: Spec, scheduler: Scheduler, config: Data) -> None:
+    """Raise Unequal unless the scheduler, imported again, has the coefficients of the spec's sampler."""
+    found = scheduler.config_of(config)
+    changes = scheduler.changes(found)
+    assert not found.refused, found.refused
+    data = data_from_spec(spec)
+    steps = {"steps": getattr(spec.sampler, "steps", 1)}
+    objective = merged(data["objective"], changes["objective"])
+    text = yaml_from_data({**data, "objective": objective, "sampler": {**changes["sampler"], **steps}})
+    again = spec_from_text(text, "<exported>")
+    tables = []
+    for one in (spec, again):
+        target = parameterization_of(one.objective)
+        assert isinstance(one.sampler, ArraySampler) and target is not None
+        tables.append(one.sampler.table(target))
+    ours, theirs = tables
+    same = ours.columns.keys() == theirs.columns.keys() and (ours.clip, ours.prior) == (theirs.clip, theirs.prior)
+    if not same or any(not np.allclose(ours.columns[n], theirs.columns[n], 1e-6, 1e-9) for n in ours.columns):
+        raise Unequal(f"its sampler's coefficients are not those of {scheduler.NAMES[0]}")
+
+
+def _pipeline(spec: Spec, main: Part, stage: Part | None, notes: list[str]) -> tuple[str, Pipeline] | None:
+    """The pipeline that the models make up; None, with a note, if no pipeline of diffusers runs them."""
+    for name, pipeline in PIPELINES.items():
+        if pipeline.model != main.name:
+            continue
+        if pipeline.autoencoder is not None and stage is None:
+            notes.append(f"no {name}, which needs an autoencoder: give its weights with -w first_stage=FILE")
+            return None
+        network = spec.networks["main"]
+        told = list(network.told(spec)) if isinstance(network, Backbone) else []
+        if pipeline.conditions != tuple(told):
+            notes.append(f"no {name}, whose network is told {' and '.join(pipeline.conditions) or 'no condition'}")
+            return None
+        if pipeline.autoencoder is not None:
+            notes += _guidance(spec, name)
+        return name, pipeline
+    if main.model.SCHEDULED:
+        notes.append(f"no pipeline of diffusers runs a {main.name}")
+    return None
+
+
+def _guidance(spec: Spec, name: str) -> Iterator[str]:
+    """How a pipeline guides differently."""
+    classes = spec.data.classes or 0
+    if classes != 1000:
+        yield f"{name} guides by class 1000, which {classes} classes do not have: call it with guidance_scale=1"
+    if not isinstance(spec.sampler, ArraySampler):
+        return
+    for _, term in spec.sampler.terms():
+        channels = getattr(term, "channels", None)
+        shape = spec.data.shape
+        if channels is not None and shape is not None and channels != shape[0]:
+            yield f"{name} guides all {shape[0]} channels, and the spec's sampler {channels}"
+        if getattr(term, "interval", (0.0, 1.0)) != (0.0, 1.0) or getattr(term, "schedule", "constant") != "constant":
+            yield f"{name} guides every step with one scale"
+        yield f"{name} is told the guidance scale at each call: guidance_scale={term.scale:g}"
+    if len(spec.sampler.terms()) > 1:
+        yield f"{name} has one term of guidance, and the spec's sampler {len(spec.sampler.terms())}"
+
+
+def _places(main: Part, stage: Part | None, pipeline: tuple[str, Pipeline] | None) -> list[tuple[str, Part]]:
+    """(folder, model): a pipeline's parts, models with a scheduler, or one model alone at the top."""
+    if not main.model.SCHEDULED:
+        return [("", main)]
+    found = next(p for p in PIPELINES.values() if p.model == main.name)
+    places = [(found.network, main)]
+    return [*places, (found.autoencoder, stage)] if stage is not None and found.autoencoder else places
+
+
+def _files(
+    spec: Spec,
+    main: Part,
+    stage: Part | None,
+    scheduler: tuple[Scheduler, Data] | None,
+    pipeline: tuple[str, Pipeline] | None,
+) -> Iterator[tuple[str, Data]]:
+    """(path, content) of the JSON files."""
+    parts = _places(main, stage, pipeline)
+    for place, part in parts:
+        content = {"_class_name": part.name, "_diffusers_version": VERSION, **part.config}
+        yield (f"{place}/{CONFIG}" if place else CONFIG), content
+    if scheduler is not None:
+        kind, config = scheduler[0].NAMES[0], _without_infinities(scheduler[1])
+        content = {"_class_name": kind, "_diffusers_version": VERSION, **config}
+        yield f"scheduler/{SCHEDULER_CONFIG}", content
+        if pipeline is not None:
+            index: Data = {"_class_name": pipeline[0], "_diffusers_version": VERSION}
+            names = spec.data.class_names if hasattr(spec.data, "class_names") else None
+            if pipeline[1].autoencoder is not None:
+                index["id2label"] = None if not names else {str(i): name for i, name in enumerate(names)}
+            index["scheduler"] = ["diffusers", kind]
+            yield INDEX, {**index, **{place: ["diffusers", part.name] for place, part in parts}}
+
+
+def _without_infinities(config: Data) -> Data:
+    """JSON has no infinities; the defaults that have one are left out."""
+    return {key: value for key, value in config.items() if value not in (float("inf"), float("-inf"))}
+
+
+def _named(part: Part) -> dict[str, Expr]:
+    """The tensors under the names of diffusers."""
+    lowered: Lowered = lower(part.spec)
+    rules = name_map(part.spec, "main", part.model.MAP)
+    sizes = symbols(lowered, lowered.networks["main"])
+    types = network_types(lowered, "main")
+    check_inverse(rules, types, sizes)
+    return export_weights({name: part.tensors[name] for name in types}, rules, sizes=sizes)
+
+
+def _unequal(spec: Spec, reason: str) -> DiagnosticError:
+    return DiagnosticError.of("E0418", f"`{spec.name}` has no equal in diffusers: {reason}")
+
+
+__all__ = ["Exported", "check_free", "export_diffusers"]

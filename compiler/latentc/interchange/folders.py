@@ -1,0 +1,244 @@
+"""Reads a folder of diffusers, a pipeline or a single model, as changes to a shipped spec."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentc.components.diffusers import MODELS, SCHEDULERS, Config, Data, wrong_class
+from latentc.diagnostics import DiagnosticError
+from latentc.spec import load_spec
+from latentc.weights import materialise, open_weights
+from latentc.weights.rules import parse_map
+from latentc.weights.templates import AnySizes
+
+INDEX, CONFIG, SCHEDULER_CONFIG = "model_index.json", "config.json", "scheduler_config.json"
+FIRST_STAGE_FILE = "first_stage.yaml"
+_LARGEST = 1 << 24  # bytes of a JSON file
+GUIDANCE = 4.0
+"""The guidance scale that `DiTPipeline` has if it is not told another."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A pipeline of diffusers: where its network and autoencoder are, the number of steps if it is told none.
+
+    `model`: the class of its network, which is told `conditions`. `scheduler`: the class that it converts every
+    scheduler to, if it does.
+    """
+
+    network: str
+    model: str
+    autoencoder: str | None
+    steps: int
+    conditions: tuple[str, ...] = ()
+    scheduler: str | None = None
+
+
+PIPELINES = {
+    "DiTPipeline": Pipeline("transformer", "DiTTransformer2DModel", "vae", 50, ("class",)),
+    "DDPMPipeline": Pipeline("unet", "UNet2DModel", None, 1000),
+    "DDIMPipeline": Pipeline("unet", "UNet2DModel", None, 50, scheduler="DDIMScheduler"),
+}
+
+
+@dataclass
+class Found:
+    """A system that was recognised: the spec's content (weights as paths), that of its first stage, and notes."""
+
+    system: str
+    spec: Data
+    first_stage: Data | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def is_diffusers(path: Path) -> bool:
+    """Whether a folder holds a pipeline or a model of diffusers."""
+    return (path / INDEX).is_file() or ((path / CONFIG).is_file() and "_class_name" in _json(path / CONFIG))
+
+
+def found_in_folder(folder: Path) -> Found:
+    """The spec of a pipeline or model. DiagnosticError E0402, E0403 (not JSON), E0416."""
+    if (folder / INDEX).is_file():
+        return _Reader(folder).pipeline()
+    return _Reader(folder).model_alone()
+
+
+class _Reader:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.refused: list[str] = []
+        self.notes: list[str] = []
+
+    def pipeline(self) -> Found:
+        index = _json(self.folder / INDEX)
+        kind = index.get("_class_name")
+        if kind not in PIPELINES:
+            raise _cannot(self.folder, [wrong_class(f"the pipeline {kind}", PIPELINES)])
+        pipeline = PIPELINES[kind]
+        network, autoencoder = pipeline.network, pipeline.autoencoder
+        for part, given in index.items():
+            known = part.startswith("_") or part in (network, autoencoder, "scheduler", "id2label")
+            if not known and given not in (None, [None, None]):
+                self.notes.append(f"{kind}.{part} is not taken over")
+        spec, _ = self.model(self.folder / network, _class_of(index, network))
+        spec = merged(spec, self.scheduler(_class_of(index, "scheduler"), pipeline.scheduler))
+        spec["sampler"]["steps"] = min(pipeline.steps, spec["objective"]["process"]["steps"])
+        if spec["sampler"].get("variance") == "learned_range" and (autoencoder or not _learns(spec)):
+            self.refused.append(f"DDPMScheduler.variance_type is 'learned_range', and {kind} gives it no variance")
+        first_stage = None
+        if autoencoder is not None:
+            # the pipeline guides every channel, and drops a learned variance
+            spec["sampler"]["guidance"] = {"scale": GUIDANCE, "channels": None}
+            first_stage = self.autoencoder(autoencoder, _class_of(index, autoencoder), spec)
+            self.classes(index.get("id2label"), spec)
+        if self.refused:
+            raise _cannot(self.folder, self.refused)
+        name = f"{kind} of diffusers, with {_class_of(index, 'scheduler')}"
+        return Found(name, spec, first_stage, self.notes)
+
+    def model_alone(self) -> Found:
+        kind = str(_json(self.folder / CONFIG).get("_class_name"))
+        spec, _ = self.model(self.folder, kind)
+        if self.refused:
+            raise _cannot(self.folder, self.refused)
+        if MODELS[kind].SCHEDULED:
+            self.notes.append(f"a {kind} alone has no scheduler: the sampler is that of the spec `{MODELS[kind].SPEC}`")
+        return Found(f"{kind} of diffusers", spec, None, self.notes)
+
+    def model(self, folder: Path, kind: str) -> tuple[Data, Config]:
+        """The spec of a network alone: changes to its shipped spec, with the weights."""
+        given = _json(folder / CONFIG)
+        kind = str(given.get("_class_name", kind))
+        if kind not in MODELS:
+            raise _cannot(folder, [wrong_class(f"the class {kind}", MODELS)])
+        model = MODELS[kind]
+        config = model.config_of(given)
+        changes = model.changes(config)
+        self.collect(config)
+        self.same_copies(folder, model.SPEC, model.MAP)
+        checkpoint = {"weights": folder, "names": model.MAP}
+        return {"extends": model.SPEC, **changes, "checkpoints": {"main": checkpoint}}, config
+
+    def scheduler(self, kind: str, becomes: str | None) -> Data:
+        file = self.folder / "scheduler" / SCHEDULER_CONFIG
+        given = _json(file)
+        kind = becomes or str(given.get("_class_name", kind))
+        if kind not in SCHEDULERS:
+            reason = wrong_class(f"the scheduler {kind}", SCHEDULERS)
+            mend = "in diffusers, replace it by DDIMScheduler.from_config(pipe.scheduler.config) and save the pipeline"
+            raise _cannot(file, [reason], mend)
+        config = SCHEDULERS[kind].config_of(given)
+        changes = SCHEDULERS[kind].changes(config)
+        self.collect(config)
+        if SCHEDULERS[kind].SCALES_NOISE:
+            self.notes.append(
+                f"{kind}: the initial noise is scaled by its init_noise_sigma, which DiTPipeline leaves out"
+            )
+        return changes
+
+    def autoencoder(self, part: str, kind: str, spec: Data) -> Data:
+        """The spec of the first stage; adds it to the data of the other one."""
+        stage, config = self.model(self.folder / part, kind)
+        scale, shift = config.values["scaling_factor"], config.values.get("shift_factor")
+        if not isinstance(scale, int | float) or scale <= 0:
+            self.refused.append(f"{config.name}.scaling_factor is {scale!r}: it must be a positive number")
+            scale = 1.0
+        if shift:
+            self.notes.append(f"{config.name}.shift_factor is {shift:g}, which DiTPipeline does not apply either")
+        checkpoint = stage.pop("checkpoints")["main"]
+        spec["data"]["first_stage"] = {"spec": FIRST_STAGE_FILE, **checkpoint, "scale": float(scale)}
+        return {**stage, "checkpoints": {"main": checkpoint}}
+
+    def classes(self, names: Any, spec: Data) -> None:
+        """`id2label` as the names of the classes."""
+        count = spec["data"].get("classes", 0)
+        if count != 1000:
+            self.notes.append(
+                f"guidance takes class {count} for none; DiTPipeline takes 1000, which {count} classes do not have"
+            )
+        if names is None:
+            return
+        by_id = {}
+        for key, value in names.items() if isinstance(names, Mapping) else ():
+            if str(key).isdecimal() and isinstance(value, str):
+                by_id[int(key)] = " ".join(value.split())
+        if sorted(by_id) != list(range(count)) or not all(by_id.values()):
+            self.notes.append(f"id2label names {len(by_id)} classes of {count} and is not taken over")
+            return
+        spec["data"]["class_names"] = [by_id[i] for i in range(count)]
+
+    def collect(self, config: Config) -> None:
+        """Take over what a configuration refused and noted, and what nobody read."""
+        self.refused += config.refused
+        self.notes += config.notes
+        self.notes += [f"{config.name}.{key} = {config.values[key]!r} is not taken over" for key in config.left()]
+
+    def same_copies(self, folder: Path, system: str, names: str) -> None:
+        """Refuse weights whose tied tensors differ: a spec holds one of them."""
+        tensors = open_weights(folder)
+        rules = load_spec(system).weights[names]["main"]
+        for alternative in parse_map(rules, AnySizes()):
+            for rule in alternative:
+                if rule.written_as is None:
+                    continue
+                for name in tensors:
+                    bindings = rule.theirs[0].match(name)
+                    original = None if bindings is None else rule.written_as.fill(bindings)
+                    if original in tensors and not _equal(tensors[name], tensors[original]):
+                        self.refused.append(f"{name} differs from {original}: the spec has one tensor for both")
+                        return
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return one.shape == other.shape and np.array_equal(materialise(one), materialise(other))
+
+
+def _learns(spec: Data) -> bool:
+    return bool(spec["objective"].get("variance") == "learned_range")
+
+
+def _class_of(index: Mapping[str, Any], part: str) -> str:
+    """The class that `model_index.json` names for a part."""
+    given = index.get(part)
+    return str(given[1]) if isinstance(given, list) and len(given) == 2 else "None"
+
+
+def merged(base: Data, over: Data) -> Data:
+    """Two levels of plain data, the second over the first."""
+    made = dict(base)
+    for key, value in over.items():
+        made[key] = merged(made[key], value) if isinstance(value, dict) and isinstance(made.get(key), dict) else value
+    return made
+
+
+def _json(path: Path) -> Data:
+    """A JSON object. DiagnosticError E0401 to E0403."""
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise DiagnosticError.of("E0403", f"{path} is larger than any configuration")
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DiagnosticError.of("E0401", f"no such file: {path}", help="save the pipeline again, whole") from error
+    except OSError as error:
+        raise DiagnosticError.of("E0402", f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DiagnosticError.of("E0403", f"{path} is not valid JSON") from error
+    if not isinstance(found, dict):
+        raise DiagnosticError.of("E0403", f"{path} holds no JSON object")
+    return found
+
+
+def _cannot(path: Path, reasons: list[str], help: str | None = None) -> DiagnosticError:
+    """The diagnostic for what no spec can express."""
+    first, *rest = reasons
+    notes = ("\n".join(rest),) if rest else ()
+    return DiagnosticError.of("E0416", f"{path} cannot be imported: {first}", notes=notes, help=help)
+
+
+__all__ = ["FIRST_STAGE_FILE", "Found", "found_in_folder", "is_diffusers"]
