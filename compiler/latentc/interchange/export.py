@@ -13,7 +13,7 @@ import numpy as np
 from latentc.checkpoint import check_inverse, name_map, network_types, symbols
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Lowered
-from latentc.components.diffusers import MODELS, SCHEDULERS, Data, Model, Scheduler, Unequal
+from latentc.components.diffusers import MODELS, SCHEDULERS, USUAL, Data, Model, Scheduler, Unequal, asked
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.samplers.base import ArraySampler, parameterization_of
 from latentc.diagnostics import DiagnosticError
@@ -88,8 +88,8 @@ def export_diffusers(
     if FIRST_STAGE in weights and spec.first_stage is not None and spec.data.first_stage is not None:
         stage = _part(spec.first_stage, weights[FIRST_STAGE], notes)
         stage.config["scaling_factor"] = spec.data.first_stage.scale
-    scheduler = _scheduler(spec, notes) if main.model.SCHEDULED else None
     pipeline = _pipeline(spec, main, stage, notes)
+    scheduler = _scheduler(spec, pipeline is not None, notes) if main.model.SCHEDULED else None
     with new_folder(folder, "export", MARKER) as temporary:
         contents = dict(_files(spec, main, stage, scheduler, pipeline))
         for name, content in contents.items():
@@ -167,8 +167,11 @@ def _differences(ours: Any, theirs: Any, path: tuple[str, ...]) -> Iterator[tupl
         yield path, ours, theirs
 
 
-def _scheduler(spec: Spec, notes: list[str]) -> tuple[Scheduler, Data]:
-    """The spec's sampler as a scheduler, or a DDIM of the same process, with a note. Raises E0418 without a process."""
+def _scheduler(spec: Spec, piped: bool, notes: list[str]) -> tuple[Scheduler, Data]:
+    """The spec's sampler as a scheduler, or a DDIM of the same process, with a note. Raises E0418 without a process.
+
+    `piped`: a pipeline runs it. Those here do not scale the state as some schedulers want.
+    """
     sampler = spec.sampler
     try:
         for scheduler in dict.fromkeys(SCHEDULERS.values()):
@@ -176,27 +179,21 @@ def _scheduler(spec: Spec, notes: list[str]) -> tuple[Scheduler, Data]:
                 continue
             config = scheduler.config(spec)
             _same_table(spec, scheduler, config)
-            if scheduler.SCALES_NOISE:
-                notes.append(
-                    f"{scheduler.NAMES[0]}: multiply the initial noise by its init_noise_sigma; DiTPipeline does not"
-                )
+            asked(
+                not (piped and scheduler.SCALES_NOISE),
+                f"the pipeline does not scale the state for {scheduler.NAMES[0]}",
+            )
             return scheduler, config
-        kind = "none" if sampler is None else f"`{sampler.kind}`"
-        raise Unequal(f"its sampler {kind} has no scheduler there")
+        asked(sampler is not None, "it has no sampler")
+        assert sampler is not None
+        raise Unequal(f"the sampler `{sampler.kind}` has no equal there")
     except Unequal as reason:
-        usual = SCHEDULERS["DDIMScheduler"]
-        plain = spec.model_copy(update={"sampler": _plain_ddim()})
         try:
-            config = usual.config(plain)
+            config = USUAL.config(spec.model_copy(update={"sampler": USUAL.usual(sampler)}))
         except Unequal as why:
             raise _unequal(spec, str(why)) from None
-        notes.append(f"the scheduler is a DDIMScheduler of the same process: {reason}")
-        return usual, config
-
-
-def _plain_ddim() -> Any:
-    text = "latentc: 1\nname: plain\nextends: dit\nsampler: {kind: ddim, spacing: leading}\n"
-    return spec_from_text(text, "<exported>").sampler
+        notes.append(f"the scheduler is a {USUAL.NAMES[0]} of the same process: {reason}")
+        return USUAL, config
 
 
 def _same_table(spec: Spec, scheduler: Scheduler, config: Data) -> None:

@@ -138,7 +138,7 @@ class _Reader:
         self.collect(config)
         if SCHEDULERS[kind].SCALES_NOISE:
             self.notes.append(
-                f"{kind}: the initial noise is scaled by its init_noise_sigma, which DiTPipeline leaves out"
+                f"{kind}: the state is scaled as it means it, which DiTPipeline does not do, so images differ"
             )
         return changes
 

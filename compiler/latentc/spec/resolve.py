@@ -40,13 +40,16 @@ def find_spec(source: str, folder: Path = Path()) -> Path | None:
     """The file a source names: a path relative to `folder`, or a shipped spec (`dit`, `diffusion/dit`)."""
     try:
         path = folder / source
-        if path.exists():
+        there = path.exists()
+        if there and not path.is_dir():
             return path
     except (OSError, ValueError):  # too long for a path, or a null byte
         return None
     *family, name = source.removeprefix("specs/").removesuffix(".yaml").split("/")
     found = resources.shipped_specs().get(name)
-    return found if found is None or family in ([], [found.parent.name]) else None
+    if found is not None and family in ([], [found.parent.name]):
+        return found  # also beside a folder of this name, such as a trained project
+    return path if there else None
 
 
 def named_spec(source: str, folder: Path, span: Span | None) -> Path:

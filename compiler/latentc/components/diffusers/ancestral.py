@@ -9,6 +9,7 @@ from latentc.components.diffusers.equivalent import Config, Data, Scheduler, ask
 from latentc.components.samplers.base import Ancestral
 from latentc.components.samplers.ddim import Ddim
 from latentc.components.samplers.ddpm import Ddpm
+from latentc.components.samplers.spacings.timesteps import Leading, Trailing
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -72,6 +73,12 @@ class DDIMScheduler(Scheduler):
     def takes(self, sampler: object) -> bool:
         return isinstance(sampler, Ddim)
 
+    def usual(self, instead_of: object) -> Ddim:
+        """A DDIM in place of another sampler, at its timesteps if they are whole ones."""
+        spacing = getattr(instead_of, "spacing", None)
+        whole = isinstance(spacing, Leading | Trailing)
+        return Ddim(kind="ddim", spacing=spacing if whole else Leading(kind="leading"))
+
 
 class DDPMScheduler(Scheduler):
     """Ancestral sampling."""
@@ -101,4 +108,6 @@ class DDPMScheduler(Scheduler):
         return isinstance(sampler, Ddpm)
 
 
-SCHEDULERS = (DDIMScheduler(), DDPMScheduler())
+USUAL = DDIMScheduler()
+"""The scheduler in place of samplers without an equal."""
+SCHEDULERS = (USUAL, DDPMScheduler())

@@ -1,0 +1,127 @@
+"""Tiny models and pipelines of diffusers with random weights, and images by both libraries from the same noise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+
+import latentc_runtime
+from latentc import api
+
+diffusers.utils.logging.disable_progress_bar()
+diffusers.utils.logging.set_verbosity_error()
+
+
+def randomised(model: Any) -> Any:
+    """The model with weights of a size that makes it far from the identity."""
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, float(parameter.ndim == 1) * 0.1, 0.2 if parameter.ndim > 1 else 0.1)
+    return model.eval()
+
+
+def dit(**changed: Any) -> Any:
+    """A DiT of two blocks, whose embedders are copies as in published pipelines."""
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "sample_size": 4, "out_channels": 8}
+    model = randomised(diffusers.DiTTransformer2DModel(**{**sizes, **changed}))
+    first, *others = model.transformer_blocks
+    for block in others:
+        block.norm1.emb.load_state_dict(first.norm1.emb.state_dict())
+    return model
+
+
+def vae(**changed: Any) -> Any:
+    """An autoencoder that halves the resolution."""
+    sizes = {
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "norm_num_groups": 4,
+        "sample_size": 8,
+        "scaling_factor": 0.5,
+    }
+    return randomised(diffusers.AutoencoderKL(**{**sizes, **changed}))
+
+
+def unet(**changed: Any) -> Any:
+    """ADM's U-Net with attention at its second level."""
+    sizes = {
+        "sample_size": 8,
+        "in_channels": 3,
+        "out_channels": 6,
+        "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "downsample_type": "resnet",
+        "upsample_type": "resnet",
+        "resnet_time_scale_shift": "scale_shift",
+        "attention_head_dim": 8,
+        "norm_num_groups": 4,
+        "attn_norm_num_groups": 4,
+    }
+    return randomised(diffusers.UNet2DModel(**{**sizes, **changed}))
+
+
+def vq(**changed: Any) -> Any:
+    """An autoencoder with a codebook."""
+    sizes = {
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+        "up_block_types": ("AttnUpDecoderBlock2D", "UpDecoderBlock2D"),
+        "norm_num_groups": 4,
+        "sample_size": 8,
+        "latent_channels": 8,
+        "vq_embed_dim": 4,
+        "num_vq_embeddings": 11,
+    }
+    return randomised(diffusers.VQModel(**{**sizes, **changed}))
+
+
+def pipeline(folder: Path, scheduler: Any = None, names: bool = True, **changed: Any) -> Any:
+    """A DiTPipeline, saved in the folder with names of its classes."""
+    made = diffusers.DiTPipeline(dit(**changed), vae(), scheduler or diffusers.DDIMScheduler(clip_sample=False))
+    made.save_pretrained(folder)
+    if names:
+        index = json.loads((folder / "model_index.json").read_text())
+        index["id2label"] = {str(i): f"thing {i}, item {i}" for i in range(1000)}
+        (folder / "model_index.json").write_text(json.dumps(index))
+    return made
+
+
+def theirs(pipe: Any, classes: list[int], steps: int, guidance: float = 4.0) -> np.ndarray:
+    """Images [B, C, H, W] in 0 to 1 of a DiTPipeline."""
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe(classes, guidance, torch.Generator().manual_seed(0), steps, output_type="np").images
+    return np.asarray(images.transpose(0, 3, 1, 2))
+
+
+@torch.no_grad()
+def looped(pipe: Any, classes: list[int], steps: int, guidance: float = 4.0) -> np.ndarray:
+    """As `theirs`, for schedulers that scale the network's input: DiTPipeline steps from the scaled one."""
+    pipe.scheduler.set_timesteps(steps)
+    channels, side = pipe.transformer.config.in_channels, pipe.transformer.config.sample_size
+    x = torch.randn((len(classes), channels, side, side), generator=torch.Generator().manual_seed(0))
+    x = x * pipe.scheduler.init_noise_sigma
+    labels = torch.tensor([*classes, *[1000] * len(classes)])
+    for t in pipe.scheduler.timesteps:
+        both = pipe.scheduler.scale_model_input(torch.cat([x, x]), t)
+        output = pipe.transformer(both, timestep=t.expand(len(both)), class_labels=labels).sample[:, :channels]
+        given, null = output.chunk(2)
+        x = pipe.scheduler.step(null + guidance * (given - null), t, x).prev_sample
+    images = pipe.vae.decode(x / pipe.vae.config.scaling_factor).sample
+    return (images / 2 + 0.5).clamp(0, 1).numpy()
+
+
+def ours(bundle: Path, classes: list[int] | None, shape: tuple[int, ...], count: int | None = None) -> np.ndarray:
+    """Images in 0 to 1 of a bundle, from the noise that `theirs` has."""
+    number = len(classes) if classes is not None else count
+    noise = torch.randn((number, *shape), generator=torch.Generator().manual_seed(0)).numpy()
+    name = latentc_runtime.load(bundle).manifest.programs[0].inputs[0].name
+    images = api.sample(bundle, classes, noise={name: noise}, count=count)
+    return np.asarray((images / 2 + 0.5).clip(0, 1))
