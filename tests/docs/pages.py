@@ -117,11 +117,24 @@ def weights_page(folder: Path) -> None:
     weights(folder, "biggan_train", {"main": "G.pth", "discriminator": "D.pth"}, "official")
 
 
+def import_page(folder: Path) -> None:
+    """A tiny pipeline, and DiffWave's weights under their official names."""
+    import diffusers
+
+    net = diffusers.DiTTransformer2DModel(2, 16, out_channels=8, num_layers=1, sample_size=4)
+    halves = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    vae = diffusers.AutoencoderKL(block_out_channels=[8, 16], norm_num_groups=4, sample_size=8, **halves)
+    diffusers.DiTPipeline(net, vae, diffusers.DDIMScheduler()).save_pretrained(folder / "DiT-pipeline")
+    write_random_weights("audio/diffwave", folder / "random.safetensors", 0.02)
+    api.convert_weights("audio/diffwave", folder / "random.safetensors", folder / "diffwave.pt", None, "official")
+
+
 GIVEN: dict[str, Callable[[Path], None]] = {
     "README.md": readme,
     "docs/deployment.md": deployment,
     "docs/engines.md": engines,
     "docs/evaluation.md": evaluation,
+    "docs/import.md": import_page,
     "docs/quantization.md": engines,
     "docs/samples.md": deployment,
     "docs/serving.md": serving,

@@ -46,7 +46,7 @@ SCHEDULERS: dict[str, Any] = {
 def transformer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A pipeline's folder, of which tests replace the scheduler."""
     folder = tmp_path_factory.mktemp("pipeline") / "dit"
-    return folder, pipeline(folder, names=False)
+    return folder, pipeline(folder)
 
 
 @pytest.mark.parametrize("kind", SCHEDULERS)

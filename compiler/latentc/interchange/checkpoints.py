@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from latentc.weights.files import file_readings
 from latentc.weights.state_dicts import Reading, several_fit
 
 _ALIKE = 0.5  # least fraction of a network's kinds of names that a file must have, for its variants to be tried
+_SPREAD = 0.1  # by which the number of elements of a file may differ: name maps may cut or add a few
 _MOST_SHOWN = 12
 
 
@@ -94,17 +97,15 @@ def candidates(
     kinds = [_kinds(reading.tensors) for reading in readings]
     found: list[Candidate] = []
     for name in [system] if system is not None else resources.shipped_specs():
-        spec = load_spec(name)
-        if not spec.weights or (
-            system is None and any(getattr(net, "copy_of", None) for net in spec.networks.values())
-        ):
-            continue
-        if system is None and not _alike(spec, kinds):
+        opened = opened_variant(name, None)
+        assert opened is not None
+        student = any(getattr(network, "copy_of", None) is not None for network in opened[0].networks.values())
+        if not opened[0].weights or (system is None and (student or not _alike(*opened, kinds))):
             continue
         fits = [
             fit
             for other in (*variant_names(name), None)
-            if variant in (None, other) and (fit := _fit(name, other, readings)) is not None
+            if variant in (None, other) and (fit := fit_variant(name, other, readings)) is not None
         ]
         found += [
             fit for fit in fits if fit.variant is not None or all(fit.spec != o.spec for o in fits if o is not fit)
@@ -113,13 +114,12 @@ def candidates(
     yield from whole or found
 
 
-def _fit(system: str, variant: str | None, readings: Sequence[Reading]) -> Candidate | None:
+def fit_variant(system: str, variant: str | None, readings: Sequence[Reading]) -> Candidate | None:
     """How a file fits a variant; None if it fits none of its networks."""
-    try:
-        spec = load_spec(system, variant)
-        lowered = lower(spec)
-    except DiagnosticError:
+    opened = opened_variant(system, variant)
+    if opened is None:
         return None
+    spec, lowered = opened
     found = Candidate(system, variant, spec)
     for names, networks in spec.weights.items():
         for network in networks:
@@ -132,10 +132,28 @@ def _fit(system: str, variant: str | None, readings: Sequence[Reading]) -> Candi
     return found if found.networks else None
 
 
+@lru_cache(maxsize=512)
+def opened_variant(system: str, variant: str | None) -> tuple[Spec, Lowered] | None:
+    """A shipped spec and what it lowers to; None if the variant does not fit what the spec changes."""
+    try:
+        spec = load_spec(resources.shipped_specs()[system], variant)
+        return spec, lower(spec)
+    except DiagnosticError:
+        return None
+
+
 def _fitting(spec: Spec, lowered: Lowered, network: str, names: str, readings: Sequence[Reading]) -> Iterator[Reading]:
     """The readings that fit a network; the one that must be meant alone, if it does."""
-    sizes = _computed_sizes(spec, lowered, network, names)
+    sizes = {name: param.shape for name, param in _constants(spec, lowered, network, names).items()}
+    rules, symbolic = name_map(spec, network, names), symbols(lowered, lowered.networks[network])
+    elements = sum(math.prod(map(int, shape)) for shape, _ in network_types(lowered, network).values())
     for reading in readings:
+        if elements * (1 - _SPREAD) > sum(math.prod(tensor.shape) for tensor in reading.tensors.values()):
+            continue
+        ignored = ignored_names(rules, reading.tensors, symbolic)
+        theirs = sum(math.prod(tensor.shape) for name, tensor in reading.tensors.items() if name not in ignored)
+        if not elements * (1 - _SPREAD) <= theirs <= elements * (1 + _SPREAD):
+            continue
         if any(reading.tensors[name].shape != shape for name, shape in sizes.items() if name in reading.tensors):
             continue
         try:
@@ -147,17 +165,16 @@ def _fitting(spec: Spec, lowered: Lowered, network: str, names: str, readings: S
             return
 
 
-def _computed_sizes(spec: Spec, lowered: Lowered, network: str, names: str) -> Mapping[str, tuple[int, ...]]:
-    """{name: shape} of buffers that official files hold and latentc computes, such as position embeddings."""
+def _constants(spec: Spec, lowered: Lowered, network: str, names: str) -> Mapping[str, Array]:
+    """Buffers that official files hold and latentc computes, such as position embeddings."""
     net = lowered.networks[network]
     buffers = {name: param for name, param in network_params(lowered, net).items() if computed(param)}
     rules, symbolic = name_map(spec, network, names), symbols(lowered, net)
-    return {name: buffer(buffers[name]).shape for name in ignored_names(rules, buffers, symbolic)}
+    return {name: buffer(buffers[name]) for name in ignored_names(rules, buffers, symbolic)}
 
 
-def _alike(spec: Spec, kinds: Sequence[set[str]]) -> bool:
-    """Whether some reading has most kinds of names of a network of the spec, as its first variant is."""
-    lowered = lower(spec)
+def _alike(spec: Spec, lowered: Lowered, kinds: Sequence[set[str]]) -> bool:
+    """Whether some reading has most kinds of names of a network of the spec."""
     for names, networks in spec.weights.items():
         for network in networks:
             wanted = _kinds(official_types(spec, lowered, network, names))
@@ -173,7 +190,8 @@ def official_types(spec: Spec, lowered: Lowered, network: str, names: str) -> di
         for name, (shape, _) in network_types(lowered, network).items()
     }
     rules, sizes = name_map(spec, network, names), symbols(lowered, lowered.networks[network])
-    return {name: tensor.shape for name, tensor in export_weights(probes, rules, sizes=sizes).items()}
+    constants = _constants(spec, lowered, network, names)
+    return {name: tensor.shape for name, tensor in export_weights(probes, rules, None, sizes, constants).items()}
 
 
 def _kinds(names: Iterable[str]) -> set[str]:
@@ -194,4 +212,4 @@ def _none(path: Path, readings: Sequence[Reading], system: str | None, variant: 
     )
 
 
-__all__ = ["Candidate", "candidates", "official_types", "recognised"]
+__all__ = ["Candidate", "candidates", "fit_variant", "official_types", "opened_variant", "recognised"]

@@ -18,6 +18,7 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from latentc.diagnostics import nearest
@@ -103,7 +104,13 @@ def template(text: Any, sizes: Sizes) -> Template:
     pattern = re.escape(literals[0])
     for place, (field, after) in enumerate(zip(fields, literals[1:], strict=True)):
         pattern += _pattern(text, field, literals[place], after, "*" in names[:place]) + re.escape(after)
-    return Template(text, tuple(literals), fields, re.compile(pattern, re.DOTALL))
+    return Template(text, tuple(literals), fields, _compiled(pattern))
+
+
+@lru_cache(maxsize=1 << 16)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """A regex; the cache of `re` is too small for the rules of a deep network."""
+    return re.compile(pattern, re.DOTALL)
 
 
 def _pattern(text: str, field: Placeholder, before: str, after: str, after_star: bool) -> str:

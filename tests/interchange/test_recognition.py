@@ -1,0 +1,88 @@
+"""Official checkpoints are recognised by the names and shapes of their tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentc import api
+from latentc.diagnostics import DiagnosticError
+from latentc.interchange.checkpoints import candidates, fit_variant, official_types, opened_variant
+from latentc.spec import load_spec
+from latentc.weights import Array, write_safetensors
+from latentc.weights.state_dicts import Reading
+
+VARIANTS = {name: variants for family in api.specs().values() for name, variants in family.items()}
+MAPPED = [name for name in VARIANTS if load_spec(name).weights]
+ZERO = np.zeros((), np.float32)
+
+
+def official(system: str, variant: str | None, network: str, names: str) -> Reading:
+    """Tensors with the names and shapes of a published checkpoint, which take no memory."""
+    opened = opened_variant(system, variant)
+    assert opened is not None
+    types = official_types(*opened, network, names)
+    return Reading("", "", {name: Array(np.broadcast_to(ZERO, shape)) for name, shape in types.items()}, True)
+
+
+@pytest.mark.parametrize("system", MAPPED)
+def test_every_variant_is_recognised_by_every_map(system: str) -> None:
+    for variant in VARIANTS[system] or (None,):
+        for names, networks in load_spec(system, variant).weights.items():
+            for network in networks:
+                found = fit_variant(system, variant, [official(system, variant, network, names)])
+                assert found is not None and names in found.networks[network][0], (variant, names, network)
+
+
+def options(system: str, variant: str | None, names: str = "official", network: str = "main") -> list[str]:
+    return [found.options for found in candidates([official(system, variant, network, names)])]
+
+
+def test_systems_are_told_apart() -> None:
+    """Position embeddings tell image sizes apart; DiT and SiT have the same tensors; students have no checkpoints."""
+    assert options("dit", "B/4") == ["--spec dit --variant B/4", "--spec sit --variant B/4"]
+    assert options("sd_vae", "f16", "original") == ["--spec sd_vae --variant f16"]
+    assert options("adm_classifier", "64") == ["--spec adm_classifier --variant 64"]
+    assert options("edm", "imagenet64") == ["--spec edm --variant imagenet64"]
+
+
+def saved(folder: Path, system: str, variant: str | None, names: str = "official", **more: np.ndarray) -> Path:
+    """A checkpoint file of zeros."""
+    tensors = dict(official(system, variant, "main", names).tensors)
+    write_safetensors(folder / "model.safetensors", {**tensors, **{n: Array(a) for n, a in more.items()}})
+    return folder / "model.safetensors"
+
+
+def refusal(call: Any) -> str:
+    with pytest.raises(DiagnosticError) as error:
+        call()
+    return str(error.value)
+
+
+def test_a_checkpoint_becomes_a_spec(tmp_path: Path) -> None:
+    """Its variant is written out, and its weights are the default of every command."""
+    file = saved(tmp_path, "dit", "S/8")
+    text = refusal(lambda: api.import_checkpoint(file, tmp_path / "out"))
+    assert "E0417" in text and "--spec dit --variant S/8" in text and "--spec sit --variant S/8" in text
+    assert not (tmp_path / "out").exists()
+    found = api.import_checkpoint(file, tmp_path / "out", "dit")
+    assert found.system == "a checkpoint of dit, variant S/8"
+    assert "-w first_stage=FILE" in found.commands[1]
+    spec = load_spec(found.spec)
+    assert (spec.networks["main"].width, spec.networks["main"].patch) == (384, 8)  # type: ignore[attr-defined]
+    assert spec.checkpoints["main"].weights == "../model.safetensors"
+    api.convert_weights(found.spec, None, tmp_path / "own.safetensors")
+    assert "E0502" in refusal(lambda: api.import_checkpoint(file, tmp_path / "out", "dit"))
+    api.import_checkpoint(file, tmp_path / "out", "dit", force=True)
+
+
+def test_what_is_not_recognised(tmp_path: Path) -> None:
+    file = saved(tmp_path, "dit", "S/8", other=np.zeros((384, 384), np.float32))
+    text = refusal(lambda: api.import_checkpoint(file, tmp_path / "out"))
+    assert "E0417" in text and "names and shapes of any shipped system" in text
+    assert "did you mean `dit`" in refusal(lambda: api.import_checkpoint(file, tmp_path / "out", "dti"))
+    assert "E0401" in refusal(lambda: api.import_checkpoint(tmp_path / "none.pt", tmp_path / "out"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors"]
