@@ -128,10 +128,12 @@ def convert_weights(
     network, which splits a file. `taken` collects lines about state dicts and prefixes that were chosen.
     """
     from latentc.checkpoint import network_weights, write_weights
+    from latentc.components.first_stage import FIRST_STAGE
 
     spec, lowered = lowered_spec(source, variant, overrides)
     _check_network(lowered, network)
-    tensors = network_weights(spec, lowered, weights, names, key, None if network is None else [network], taken)
+    wanted = [name for name in lowered.networks if name != FIRST_STAGE] if network is None else [network]
+    tensors = network_weights(spec, lowered, weights, names, key, wanted, taken)
     return write_weights(spec, lowered, tensors, to, to_names, {"format": "pt", "spec": spec.name})
 
 
