@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _DOWN = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}
 _UP = {"UpDecoderBlock2D": False, "AttnUpDecoderBlock2D": True}
+_IMPLIED = ("features", "decoder_multipliers", "decoder_attention")
 _SHARED: Data = {
     "in_channels": 3,
     "out_channels": 3,
@@ -94,6 +95,7 @@ class AutoencoderKL(Model):
 
     NAMES = ("AutoencoderKL",)
     SPEC = "sd_vae"
+    ADAPTED = _IMPLIED
     SCHEDULED = False
     DEFAULTS: ClassVar[Data] = {
         **_SHARED,
@@ -141,7 +143,7 @@ class VQModel(Model):
 
     NAMES = ("VQModel",)
     SPEC = "vq_f16"
-    ADAPTED = ("normalize",)
+    ADAPTED = ("normalize", *_IMPLIED)
     SCHEDULED = False
     DEFAULTS: ClassVar[Data] = {
         **_SHARED,

@@ -29,6 +29,8 @@ class DiTTransformer2DModel(Model):
 
     NAMES = ("DiTTransformer2DModel", "Transformer2DModel")
     SPEC = "dit"
+    ADAPTED = ("bias", "qkv_bias", "kv_heads", "feed_forward_eps")
+    NEARLY = ("eps", "endpoint")
     DEFAULTS: ClassVar[Data] = {
         "num_attention_heads": 16,
         "attention_head_dim": 72,

@@ -142,7 +142,9 @@ class Model(Equivalent):
     MAP: ClassVar[str] = "diffusers"
     """The name map of its weights in that spec."""
     ADAPTED: ClassVar[tuple[str, ...]] = ()
-    """Fields of the network whose difference `adapted` makes up for."""
+    """Fields of the network that may differ: `adapted` makes up for it, or the tensors' shapes say the same."""
+    NEARLY: ClassVar[tuple[str, ...]] = ("eps",)
+    """Fields whose difference changes results slightly, and is warned about."""
     SCHEDULED: ClassVar[bool] = True
     """Whether a scheduler belongs to it."""
 

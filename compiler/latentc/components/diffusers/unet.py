@@ -26,7 +26,7 @@ class UNet2DModel(Model):
 
     NAMES = ("UNet2DModel",)
     SPEC = "adm"
-    ADAPTED = ("qkv", "heads", "head_channels")
+    ADAPTED = ("qkv", "heads", "head_channels", "width", "multipliers", "stem", "embedding", "frequencies")
     DEFAULTS: ClassVar[Data] = {
         "sample_size": None,
         "in_channels": 3,
