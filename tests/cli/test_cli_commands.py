@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ir_parse import module_from_text
 from parity_data import SIZES, load
 from PIL import Image
 from safetensors.numpy import load_file, save_file
@@ -19,7 +20,6 @@ from tiny_model import write_random_weights
 
 from latentc import __version__, resources
 from latentc.diagnostics import CODES
-from latentc.ir.parse import module_from_text
 from latentc.ir.text import text_from_module
 from latentc.resources import shipped_specs
 from latentc.spec import load_spec

@@ -21,10 +21,10 @@ from latentc import components
 from latentc.emit import project_from_lowered
 from latentc.emit.optimizers import optimizer_files
 from latentc.emit.project import config_of
-from latentc.emit.templates import template
 from latentc.lower import lower
 from latentc.spec import load_spec
 from latentc.spec.sections import Train
+from latentc.templates import template
 
 KINDS = tuple(components.load("optimizers"))
 
@@ -101,7 +101,7 @@ def test_muon_moves_the_rest_as_adamw_does(optimizers: ModuleType) -> None:
 
 def test_sam_climbs_by_its_radius() -> None:
     sam: dict[str, Any] = {}
-    exec(template("sam.py"), sam)
+    exec(template("project/sam.py"), sam)
     weights = [nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(5))]
     before = [w.detach().clone() for w in weights]
     for w in weights:
@@ -196,7 +196,7 @@ def test_its_settings_are_checked(kinds: tuple[str, ...]) -> None:
 
 
 def test_every_kind_can_be_linted(tmp_path: Path) -> None:
-    files = {**optimizer_files(every_kind()), "ruff.toml": template("ruff.toml")}
+    files = {**optimizer_files(every_kind()), "ruff.toml": template("project/ruff.toml")}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     command = [sys.executable, "-m", "ruff", "check", "--no-cache", "."]

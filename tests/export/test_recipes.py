@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from ir_parse import module_from_text
 from onnx_runs import session_of
 
 from latentc.export.recipes import recovered
@@ -9,7 +10,6 @@ from latentc.export.store import expression
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Init, Param, Recipe, Value, own_parameters, parameters
 from latentc.ir.interpret import Interpreter
-from latentc.ir.parse import module_from_text
 from latentc.ir.text import equal, text_from_module
 from latentc.ir.types import f32
 from latentc.ir.verify import VerifyError, verify

@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from inline_tensors import InlineTensors
+from ir_parse import module_from_text
 from modules import attention
 
 from latentc.export.onnx import flat_module, onnx_from_module
@@ -14,7 +15,6 @@ from latentc.ir.builder import ModuleBuilder, module_class
 from latentc.ir.core import parameters
 from latentc.ir.derivatives import expand_derivatives
 from latentc.ir.interpret import Interpreter
-from latentc.ir.parse import module_from_text
 from latentc.ir.text import equal, text_from_module
 from latentc.ir.types import B, f32, i64
 from latentc.ir.verify import verify

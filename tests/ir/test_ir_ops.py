@@ -8,13 +8,13 @@ import torch
 from gradients import grad, pushed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ir_parse import module_from_text
 from op_cases import CASES, TORCH, Draw
 from torch.utils.flop_counter import FlopCounterMode
 
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.ir.ops import OPS, OpError
-from latentc.ir.parse import module_from_text
 from latentc.ir.stubs import STUB, stub_text
 from latentc.ir.text import text_from_module
 from latentc.ir.types import NUMPY, TensorType, f32, i64, unify

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ir_parse import TextError, module_from_text
 from modules import sampler
 
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Value, frozen
-from latentc.ir.parse import TextError, module_from_text
 from latentc.ir.text import HEADER, equal, literal, text_from_module
 from latentc.ir.types import Named, Sym, TensorType, f32
 from latentc.ir.verify import VerifyError, verify

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from ir_parse import module_from_text
 from modules import sampler
 
 from latentc.ir.builder import ModuleBuilder, module_class
 from latentc.ir.core import Function, Init, Module, Node, Origin, Param, Value, parameters
 from latentc.ir.ops import OpError
-from latentc.ir.parse import module_from_text
 from latentc.ir.text import HEADER, text_from_module
 from latentc.ir.types import B, f32, i64
 from latentc.ir.verify import VerifyError, verify

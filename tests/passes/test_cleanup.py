@@ -4,10 +4,10 @@ import numpy as np
 from gradients import grad, weights_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ir_parse import module_from_text
 
 from latentc.ir.builder import ModuleBuilder, module_class
 from latentc.ir.interpret import Interpreter
-from latentc.ir.parse import module_from_text
 from latentc.ir.text import text_from_module
 from latentc.ir.types import B, f32
 from latentc.ir.verify import verify

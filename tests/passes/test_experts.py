@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from ir_parse import module_from_text
 
 from latentc.diagnostics import DiagnosticError
 from latentc.export.recipes import expr_from_recipe, recovered
 from latentc.ir.builder import ModuleBuilder, module_class
 from latentc.ir.core import parameters, walk
 from latentc.ir.interpret import Interpreter
-from latentc.ir.parse import module_from_text
 from latentc.ir.text import text_from_module
 from latentc.ir.types import B, f32
 from latentc.ir.verify import verify

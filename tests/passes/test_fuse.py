@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from ir_parse import module_from_text
 
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import walk
 from latentc.ir.interpret import Interpreter
-from latentc.ir.parse import module_from_text
 from latentc.ir.text import text_from_module
 from latentc.ir.types import B, f32
 from latentc.ir.verify import verify

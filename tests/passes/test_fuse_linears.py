@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from inline_tensors import InlineTensors
+from ir_parse import module_from_text
 
 from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.export.recipes import recovered
@@ -10,7 +11,6 @@ from latentc.export.store import expression
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Recipe, own_parameters, parameters, walk
 from latentc.ir.interpret import Interpreter
-from latentc.ir.parse import module_from_text
 from latentc.ir.text import text_from_module
 from latentc.ir.types import B, f32
 from latentc.ir.verify import verify

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 from gradients import directional, grad, numeric, pushed, weights_of
+from ir_parse import module_from_text
 
 from latentc.ir.builder import ModuleBuilder, module_class
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
 from latentc.ir.ops import OpError
-from latentc.ir.parse import module_from_text
 from latentc.ir.text import text_from_module
 from latentc.ir.types import B, f32, i64
 from latentc.ir.verify import verify

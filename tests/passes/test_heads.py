@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from ir_parse import module_from_text
 from random_modules import results_of
 from test_cleanup import HEADER
 
-from latentc.ir.parse import module_from_text
 from latentc.ir.verify import verify
 from latentc.passes.heads import split_heads_late
 

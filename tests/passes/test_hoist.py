@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gradients import weights_of
+from ir_parse import module_from_text
 
 import latentc_runtime
 from latentc.export.bundle import bundle_from_lowered
@@ -18,7 +19,6 @@ from latentc.ir.builder import B, ModuleBuilder, f32, i64, module_class
 from latentc.ir.core import parameters
 from latentc.ir.inits import INITS
 from latentc.ir.interpret import Interpreter
-from latentc.ir.parse import module_from_text
 from latentc.ir.report import weights_read
 from latentc.ir.text import text_from_module
 from latentc.ir.types import Sym

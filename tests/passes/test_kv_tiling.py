@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from gradients import weights_of
+from ir_parse import module_from_text
 
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import Module, Node, walk
 from latentc.ir.interpret import Interpreter
-from latentc.ir.parse import module_from_text
 from latentc.ir.text import text_from_module
 from latentc.ir.verify import verify
 from latentc.lower import lower

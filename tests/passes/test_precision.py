@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from gradients import weights_of
 from inline_tensors import InlineTensors
+from ir_parse import module_from_text
 from test_cleanup import HEADER, section
 
 from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.ir.builder import ModuleBuilder, module_class
 from latentc.ir.core import parameters, walk
 from latentc.ir.interpret import Interpreter
-from latentc.ir.parse import module_from_text
 from latentc.ir.text import text_from_module
 from latentc.ir.types import B, Sym, f32
 from latentc.ir.verify import verify

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from ir_parse import module_from_text
 from quantised_systems import ENTRY, system
 
 from latentc.engines import ENGINES
@@ -19,7 +20,6 @@ from latentc.export.store import expression
 from latentc.ir.core import Init, Param, Recipe, Value, own_parameters, parameters, walk
 from latentc.ir.interpret import Interpreter
 from latentc.ir.ops import OpError
-from latentc.ir.parse import module_from_text
 from latentc.ir.recipes import RECIPES
 from latentc.ir.text import equal, text_from_module
 from latentc.ir.types import f32

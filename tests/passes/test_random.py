@@ -8,11 +8,11 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from ir_parse import module_from_text
 from random_modules import Generator, results_of, weights_of
 
 from latentc.ir.core import Module, only_entry, own_parameters
 from latentc.ir.ops import OPS
-from latentc.ir.parse import module_from_text
 from latentc.ir.text import text_from_module
 from latentc.ir.verify import verify
 from latentc.passes import split

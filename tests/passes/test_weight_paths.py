@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ir_parse import module_from_text
 from random_modules import results_of, weights_of
 from test_cleanup import HEADER
 
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import Recipe, parameters
 from latentc.ir.ops import OpError
-from latentc.ir.parse import module_from_text
 from latentc.ir.types import B, f32
 from latentc.ir.verify import verify
 from latentc.passes.experts import expand_experts

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from latentc.components.dataset import Data
-from latentc.emit.templates import template
+from latentc.templates import template
 
 _SHARED = ("latentc_runtime", "latentc.datasets")
 _IMPORT = re.compile(rf"^( *)from (?:{'|'.join(map(re.escape, _SHARED))})((?:\.\w+)*) import", re.MULTILINE)
@@ -35,7 +35,7 @@ def data_files(data: Data, staged: bool = True) -> dict[str, str]:
     files: dict[str, str] = {}
     if stage is not None:
         medium = "image"
-        files["first_stage.py"] = template("first_stage.py")
+        files["first_stage.py"] = template("project/first_stage.py")
     shared["media"] = f"latentc_runtime.media.{medium}"
     if medium not in ("text", "array"):
         shared["pixels"] = "latentc_runtime.media.pixels"
@@ -43,7 +43,7 @@ def data_files(data: Data, staged: bool = True) -> dict[str, str]:
     reader = f"latentc.datasets.{data.kind}"
     if stage is not None and data.holds_images:
         shared[data.kind] = reader
-        files["dataset.py"] = template("encoded.py")
+        files["dataset.py"] = template("project/encoded.py")
     else:
         shared["dataset"] = reader
     shared["arrays"] = "latentc.datasets.arrays"

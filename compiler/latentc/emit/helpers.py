@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection
 
-from latentc.emit.templates import template
+from latentc.templates import template
 
 
 def _definitions() -> dict[str, str]:
     """{name: text} of the definitions, in the order of the file."""
-    text = template("helpers.py")
+    text = template("project/helpers.py")
     lines, found = text.splitlines(), {}
     for node in ast.parse(text).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from latentc.components.optimizer import Optimizer
 from latentc.emit.model import assembled
-from latentc.emit.templates import rendered, template
 from latentc.emit.text import commas, docstring, layout, literal
+from latentc.templates import rendered, template
 
 if TYPE_CHECKING:
     from latentc.spec.sections import Train
@@ -24,16 +24,18 @@ def optimizer_files(train: Train) -> dict[str, str]:
     kinds = {optimizer.kind: type(optimizer) for optimizer in chosen}
     sharp = any(optimizer.sam for optimizer in chosen)
     definitions = [kind.SOURCE.strip() for kind in kinds.values() if kind.SOURCE]
-    body = rendered("optimizers.py", {"construction": _construction(kinds), "definitions": definitions})
+    body = rendered(
+        "project/optimizers.py", {"construction": _construction(kinds), "definitions": definitions}, trim=False
+    )
     head = docstring(
         "The optimisers of config.yaml. Biases and norms never decay, embeddings only with `decay_embeddings`.", ""
     )
     files = {
         "optimizers.py": assembled(head, ["from typing import Any"], body),
-        "config.py": template("config.py").replace(_ABSENT, _checks(kinds, sharp)),
-        "train.py": _REGION.sub(r"\1" if sharp else "", template("train.py")),
+        "config.py": template("project/config.py").replace(_ABSENT, _checks(kinds, sharp)),
+        "train.py": _REGION.sub(r"\1" if sharp else "", template("project/train.py")),
     }
-    return files | ({"sam.py": template("sam.py")} if sharp else {})
+    return files | ({"sam.py": template("project/sam.py")} if sharp else {})
 
 
 def optimizer_settings(train: Train) -> dict[str, Any]:

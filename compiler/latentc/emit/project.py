@@ -23,10 +23,10 @@ from latentc.emit.functions import Functions
 from latentc.emit.helpers import helper_source
 from latentc.emit.model import assembled, model_file, networks_file
 from latentc.emit.optimizers import optimizer_files, optimizer_settings
-from latentc.emit.templates import rendered, template
 from latentc.emit.text import call, commas, docstring, identifier, layout, literal
 from latentc.ir.core import Function, Module, callees, parameters
 from latentc.ir.types import Sym, TensorType
+from latentc.templates import rendered, template
 from latentc_runtime.distributions import DISTRIBUTIONS
 from latentc_runtime.media import FORMATS
 
@@ -104,8 +104,8 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
         constants |= decoder.constants
     if constants:
         files["constants.safetensors"] = save(constants)
-        files["constants.py"] = template("constants.py")
-    files |= {name: template(name) for name in _COPIED}
+        files["constants.py"] = template("project/constants.py")
+    files |= {name: template(f"project/{name}") for name in _COPIED}
     files |= {f"{name}.py": shared_source(f"latentc_runtime.{name}") for name in SHARED}
     files |= data_files(spec.data, stage is not None)
     if isinstance(names := spec.data.class_names, tuple):
@@ -116,7 +116,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
         config, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
     )
     facts = _facts(lowered, spec, config)
-    files |= {name: rendered(name, facts) for name in ("README.md", "requirements.txt")}
+    files |= {name: rendered(f"project/{name}", facts, trim=False) for name in ("README.md", "requirements.txt")}
     files[MARK] = f"Written by latentc {facts['version']}; `latentc emit` replaces the files it wrote.\n"
     return files
 

@@ -6,16 +6,14 @@ Symbols: B batch, N rows of noise.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from latentc import resources
 from latentc.engines import ENGINES
+from latentc.templates import rendered
 from latentc_runtime.conditions import request_name
 from latentc_runtime.manifest import EngineCall, Manifest, Output, Plan, ProgramEntry
 from latentc_runtime.media import images
@@ -87,12 +85,7 @@ class Model:
 
 def config_text(model: Model) -> str:
     """The model's config.pbtxt: an inference.ModelConfig in protobuf's text form."""
-    templates = resources.folder("templates") / "triton"
-    env = Environment(
-        loader=FileSystemLoader(templates), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
-    )  # fmt: skip
-    env.filters["q"] = json.dumps  # escapes as protobuf's text form does
-    return env.get_template("config.pbtxt.j2").render(model=model)
+    return rendered("triton/config.pbtxt", {"model": model})
 
 
 def _request_tensors(manifest: Manifest, entry: ProgramEntry) -> list[Tensor]:

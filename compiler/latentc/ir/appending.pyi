@@ -12,112 +12,76 @@ class Appending:
     def op(self, op: str, *operands: Any, out: str = "", **attrs: Any) -> Any: ...
     def neg(self, x: Operand, /, *, out: str = ...) -> Var:
         """-x."""
-        ...
     def exp(self, x: Operand, /, *, out: str = ...) -> Var:
         """e to the x."""
-        ...
     def log(self, x: Operand, /, *, out: str = ...) -> Var:
         """natural logarithm."""
-        ...
     def sqrt(self, x: Operand, /, *, out: str = ...) -> Var:
         """square root."""
-        ...
     def rsqrt(self, x: Operand, /, *, out: str = ...) -> Var:
         """1 / sqrt(x)."""
-        ...
     def sin(self, x: Operand, /, *, out: str = ...) -> Var:
         """sine."""
-        ...
     def cos(self, x: Operand, /, *, out: str = ...) -> Var:
         """cosine."""
-        ...
     def tanh(self, x: Operand, /, *, out: str = ...) -> Var:
         """hyperbolic tangent."""
-        ...
     def sigmoid(self, x: Operand, /, *, out: str = ...) -> Var:
         """1 / (1 + e^-x)."""
-        ...
     def relu(self, x: Operand, /, *, out: str = ...) -> Var:
         """max(x, 0)."""
-        ...
     def softplus(self, x: Operand, /, *, out: str = ...) -> Var:
         """log(1 + e^x)."""
-        ...
     def silu(self, x: Operand, /, *, out: str = ...) -> Var:
         """x * sigmoid(x)."""
-        ...
     def erf(self, x: Operand, /, *, out: str = ...) -> Var:
         """Gauss error function."""
-        ...
     def abs(self, x: Operand, /, *, out: str = ...) -> Var:
         """absolute value."""
-        ...
     def floor(self, x: Operand, /, *, out: str = ...) -> Var:
         """largest integer that is at most x."""
-        ...
     def add(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
         """x + y."""
-        ...
     def mul(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
         """x * y."""
-        ...
     def div(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
         """x / y; of integers, rounded towards minus infinity."""
-        ...
     def pow(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
         """x to the power y; the gradient with respect to y requires x > 0."""
-        ...
     def maximum(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
         """the larger of two."""
-        ...
     def minimum(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
         """the smaller of two."""
-        ...
     def equal(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
         """x == y."""
-        ...
     def less(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
         """x < y."""
-        ...
     def less_equal(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
         """x <= y."""
-        ...
     def greater(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
         """x > y."""
-        ...
     def logical_and(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
         """both."""
-        ...
     def logical_or(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
         """either."""
-        ...
     def mish(self, x: Operand, /, *, out: str = ...) -> Var:
         """x * tanh(softplus(x))."""
-        ...
     def leaky_relu(self, x: Operand, /, *, slope: float, out: str = ...) -> Var:
         """x if it is positive, else x * slope."""
-        ...
     def gelu(self, x: Operand, /, *, approximate: Literal["none", "tanh"], out: str = ...) -> Var:
         """x * Phi(x), by erf (approximate='none') or by tanh."""
-        ...
     def stop_gradient(self, x: Operand, /, *, out: str = ...) -> Var:
         """x, without passing on a gradient."""
-        ...
     def clamp(self, x: Operand, /, *, low: float, high: float, out: str = ...) -> Var:
         """x bounded to [low, high]."""
-        ...
     def cast(self, x: Operand, /, *, to: str, out: str = ...) -> Var:
         """x with another dtype; floats to integers truncate."""
-        ...
     def where(self, condition: Operand, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
         """x where the condition holds, y elsewhere."""
-        ...
     def dropout(self, x: Operand, /, *, p: float, out: str = ...) -> Var:
         """in training, zeroes elements with probability p and scales the rest by 1 / (1 - p)."""
-        ...
     def auxiliary_loss(self, x: Operand, loss: Operand, /, *, out: str = ...) -> Var:
         """x; in training the scalar `loss` is added to the objective with weight 1."""
-        ...
     def full(
         self,
         x: Operand,
@@ -130,86 +94,59 @@ class Appending:
         out: str = ...,
     ) -> Var:
         """[batch of the operand (times factor), *shape] filled with a value."""
-        ...
     def reshape(self, x: Operand, /, *, shape: Sequence[Dim], out: str = ...) -> Var:
         """the same elements in row-major order, in another shape."""
-        ...
     def transpose(self, x: Operand, /, *, perm: Sequence[int], out: str = ...) -> Var:
         """axes reordered by perm."""
-        ...
     def broadcast_to(self, x: Operand, like: Operand = ..., /, *, shape: Sequence[Dim], out: str = ...) -> Var:
         """x broadcast to a shape; a second operand gives the batch size if the shape has one that x has not."""
-        ...
     def concat(self, x: Operand, *more: Operand, axis: int, out: str = ...) -> Var:
         """operands joined along an axis."""
-        ...
     def split(self, x: Operand, /, *, axis: int, sizes: Sequence[Dim], out: str = ...) -> tuple[Var, ...]:
         """consecutive parts of the given sizes along an axis."""
-        ...
     def unbind(self, x: Operand, /, *, axis: int, out: str = ...) -> tuple[Var, ...]:
         """the slices along an axis, without that axis."""
-        ...
     def slice(self, x: Operand, /, *, axis: int, start: int, stop: int, out: str = ...) -> Var:
         """start:stop along an axis."""
-        ...
     def pad(self, x: Operand, /, *, axis: int, before: int, after: int, value: float, out: str = ...) -> Var:
         """a constant before and after, along an axis."""
-        ...
     def take(self, x: Operand, index: Operand, /, *, axis: int, out: str = ...) -> Var:
         """rows selected by integer index along an axis, which the shape of the index replaces."""
-        ...
     def take_along(self, x: Operand, index: Operand, /, *, axis: int, out: str = ...) -> Var:
         """elements selected by an index of the same rank (numpy's take_along_axis)."""
-        ...
     def scatter_add(self, x: Operand, index: Operand, update: Operand, /, *, axis: int, out: str = ...) -> Var:
         """x with update added to the rows that index selects (the transpose of take)."""
-        ...
     def update_slice(self, x: Operand, update: Operand, start: Operand, /, *, axis: int, out: str = ...) -> Var:
         """x with update written along an axis, beginning at row start (i64[]); appends to a key-value cache."""
-        ...
     def sum(self, x: Operand, /, *, axes: Sequence[int], keepdims: bool, out: str = ...) -> Var:
         """sum over axes."""
-        ...
     def mean(self, x: Operand, /, *, axes: Sequence[int], keepdims: bool, out: str = ...) -> Var:
         """mean over axes."""
-        ...
     def max(self, x: Operand, /, *, axes: Sequence[int], keepdims: bool, out: str = ...) -> Var:
         """maximum over axes; ties share the gradient."""
-        ...
     def softmax(self, x: Operand, /, *, axis: int, out: str = ...) -> Var:
         """exp(x) / sum exp(x) along an axis."""
-        ...
     def log_softmax(self, x: Operand, /, *, axis: int, out: str = ...) -> Var:
         """x - log sum exp(x) along an axis."""
-        ...
     def logsumexp(self, x: Operand, /, *, axis: int, out: str = ...) -> Var:
         """log sum exp(x) over an axis, which is dropped."""
-        ...
     def cross_entropy(self, logits: Operand, target: Operand, /, *, out: str = ...) -> Var:
         """-log softmax(logits)[target], one value per row."""
-        ...
     def argmax(self, x: Operand, /, *, axis: int, out: str = ...) -> Var:
         """index of the first maximum along an axis, i64."""
-        ...
     def top_k(self, x: Operand, /, *, k: int, out: str = ...) -> tuple[Var, Var]:
         """the k largest elements along the last axis in descending order, and their indices; ties keep their order."""
-        ...
     def argsort(self, x: Operand, /, *, out: str = ...) -> Var:
         """indices that sort the last axis in ascending order, i64; equal elements keep their order. Applied twice, it
         gives each element's rank."""
-        ...
     def cumsum(self, x: Operand, /, *, axis: int, out: str = ...) -> Var:
         """running sum along an axis."""
-        ...
     def matmul(self, x: Operand, y: Operand, /, *, out: str = ...) -> Var:
         """matrix product of the last two axes, the others broadcast."""
-        ...
     def linear(self, x: Operand, weight: Operand, bias: Operand = ..., /, *, out: str = ...) -> Var:
         """x W^T + b with W [out, in]."""
-        ...
     def embedding(self, table: Operand, index: Operand, /, *, out: str = ...) -> Var:
         """rows of a table, selected by integers."""
-        ...
     def conv(
         self,
         x: Operand,
@@ -225,7 +162,6 @@ class Appending:
     ) -> Var:
         """1-D, 2-D or 3-D cross-correlation of x [B, C, *space] with W [out, in / groups, *kernel], and a bias
         [out]."""
-        ...
     def conv_transpose(
         self,
         x: Operand,
@@ -241,7 +177,6 @@ class Appending:
         out: str = ...,
     ) -> Var:
         """the transpose of conv, with W [in, out / groups, *kernel]; output_padding extends the end of each axis."""
-        ...
     def layer_norm(
         self,
         x: Operand,
@@ -253,10 +188,8 @@ class Appending:
         out: str = ...,
     ) -> Var:
         """(x - mean) / sqrt(var + eps) over the last axis, with optional scale and shift."""
-        ...
     def rms_norm(self, x: Operand, scale: Operand = ..., /, *, eps: float, out: str = ...) -> Var:
         """x / sqrt(mean(x^2) + eps) over the last axis, with optional scale."""
-        ...
     def group_norm(
         self,
         x: Operand,
@@ -269,7 +202,6 @@ class Appending:
         out: str = ...,
     ) -> Var:
         """layer norm over groups of channels (axis 1) and space, with optional scale and shift per channel."""
-        ...
     def batch_norm(
         self,
         x: Operand,
@@ -285,11 +217,9 @@ class Appending:
     ) -> Var:
         """(x - mean) / sqrt(var + eps) per channel (axis 1), with optional scale and shift; training uses the batch's
         mean and variance, and moves the given running ones towards them by the fraction `momentum`."""
-        ...
     def spectral_norm(self, weight: Operand, u: Operand, /, *, eps: float, out: str = ...) -> Var:
         """a weight [out, ...] divided by its largest singular value, estimated by one power iteration from u [out];
         training updates u."""
-        ...
     def attention(
         self,
         q: Operand,
@@ -303,10 +233,8 @@ class Appending:
         out: str = ...,
     ) -> Var:
         """softmax(scale q k^T + mask) v; each key head serves H / H_kv query heads; true in a bool mask means keep."""
-        ...
     def rotary(self, x: Operand, cos: Operand, sin: Operand, /, *, interleaved: bool, out: str = ...) -> Var:
         """pairs of channels rotated by the angle of their position; pairs are neighbours (interleaved) or halves."""
-        ...
     def timestep_embedding(
         self,
         x: Operand,
@@ -319,13 +247,10 @@ class Appending:
     ) -> Var:
         """cos and sin of t times frequencies that fall geometrically from 1 to 1 / max_period, included with
         `endpoint`."""
-        ...
     def quantize(self, x: Operand, scale: Operand, /, *, to: str, axis: int = ..., out: str = ...) -> Var:
         """x / scale rounded to dtype `to`; one scale, or one per index of `axis`."""
-        ...
     def dequantize(self, x: Operand, scale: Operand, /, *, axis: int = ..., block: int = ..., out: str = ...) -> Var:
         """quantised numbers times their scale; one scale, one per index of `axis`, or one per `block` along it."""
-        ...
     def linear_int8(
         self,
         x: Operand,
@@ -338,7 +263,6 @@ class Appending:
         out: str = ...,
     ) -> Var:
         """linear of quantised numbers: x, W i8[in, out], scale of x, scales of W [out], bias."""
-        ...
     def linear_int8_dynamic(
         self,
         x: Operand,
@@ -350,7 +274,6 @@ class Appending:
         out: str = ...,
     ) -> Var:
         """linear of x, quantised at run time over its whole range, and W i8[in, out]; scales of W [out], bias."""
-        ...
     def linear_blocks(
         self,
         x: Operand,
@@ -364,7 +287,6 @@ class Appending:
         out: str = ...,
     ) -> Var:
         """linear with W as packed blocks of `bits` bits, u8[out, in / block, bytes]; scales [out, in / block], bias."""
-        ...
     def experts(
         self,
         x: Operand,
@@ -379,7 +301,6 @@ class Appending:
     ) -> Var:
         """sum over experts e of gates[..., e] * w2[e](silu(w1[e] x) * w3[e] x), w1 and w3 [E, F, D], w2 [E, D, F];
         `per_token` gates per token are not zero."""
-        ...
     def expert(
         self,
         onto: Operand,
@@ -393,13 +314,9 @@ class Appending:
         out: str = ...,
     ) -> Var:
         """onto + gate * w2(silu(w1 x) * w3 x), to be computed only for tokens with a gate; flops count all tokens."""
-        ...
     def upsample_nearest(self, x: Operand, /, *, factor: int | Sequence[int], out: str = ...) -> Var:
         """x with each element repeated `factor` times along every spatial axis."""
-        ...
     def avg_pool(self, x: Operand, /, *, size: int | Sequence[int], out: str = ...) -> Var:
         """mean of each window of `size` elements along every spatial axis; windows tile x."""
-        ...
     def max_pool(self, x: Operand, /, *, size: int | Sequence[int], out: str = ...) -> Var:
         """maximum of each window of `size` elements along every spatial axis; windows tile x."""
-        ...

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from itertools import pairwise
 
 import networkx as nx
@@ -23,6 +22,7 @@ from latentc.ir.ops.linear import OPS as LINEAR
 from latentc.ir.ops.norm import OPS as NORM
 from latentc.ir.ops.reduce import OPS as REDUCE
 from latentc.ir.types import TensorType
+from latentc.templates import rendered
 
 # kind -> (fill, border, text of the legend)
 COLOURS: dict[str, tuple[str, str, str]] = {
@@ -45,7 +45,6 @@ _KINDS: list[tuple[str, Mapping[str, object]]] = [
 ]
 # Ops that are not drawn: arrows pass through them.
 _HIDDEN = frozenset({"constant", "reshape", "broadcast_to", "cast", "stop_gradient", "dropout"})
-_FONT = 'font-family="Inter, Helvetica, Arial, sans-serif"'
 _LINE, _PAD, _GAP_X, _GAP_Y, _MARGIN = 15, 10, 26, 38, 28
 _SLOT = 14  # width an arrow takes in a layer it passes
 _PULL = (1.0, 2.0, 16.0)  # weight of a straight arrow between two boxes, a box and a slot, two slots
@@ -64,6 +63,14 @@ class _Box:
     def __post_init__(self) -> None:
         self.width = max(_width(line, bold=i == 0) for i, line in enumerate(self.lines)) + 2 * _PAD
         self.height = len(self.lines) * _LINE + 12
+
+    @property
+    def left(self) -> float:
+        return self.x - self.width / 2
+
+    @property
+    def radius(self) -> float:
+        return self.height / 2 if self.kind == "end" else 6
 
 
 @dataclass
@@ -301,31 +308,22 @@ def _width(text: str, bold: bool) -> float:
 
 def _svg(fn: Function, drawing: _Drawing, width: float, height: float) -> str:
     used = [k for k in COLOURS if any(b.kind == k for b in drawing.boxes.values())]
-    rows = _legend_rows(used, max(width, 480) - 2 * _MARGIN)
-    width, whole = max(width, 480), height + 22 * len(rows) + 6
-    shift = (width - max((b.x + b.width / 2 for b in drawing.boxes.values()), default=0.0) - _MARGIN) / 2
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{whole:.0f}" '
-        f'viewBox="0 0 {width:.0f} {whole:.0f}" {_FONT}>',
-        f"<title>{escape(fn.name)}</title>",
-        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path d="M0 0.8 L7.5 4 L0 7.2 z" fill="#868e96"/></marker></defs>',
-        f'<rect width="{width:.0f}" height="{whole:.0f}" fill="#ffffff"/>',
-        _text(_MARGIN, 34, fn.name, 15, "#212529", bold=True, anchor="start"),
-        f'<g transform="translate({max(0.0, shift):.1f} 0)">',
-        *(_arrow([drawing.boxes[k] for k in route]) for route in drawing.routes.values()),
-        *(_drawn(box) for box in drawing.boxes.values() if box.kind != "slot"),
-        "</g>",
-    ]
-    for i, row in enumerate(rows):
-        y = height + 22 * i
-        for x, kind in row:
-            fill, border, label = COLOURS[kind]
-            parts.append(
-                f'<rect x="{x:.0f}" y="{y:.0f}" width="14" height="12" rx="3" fill="{fill}" stroke="{border}"/>'
-            )
-            parts.append(_text(x + 20, y + 10.5, label, 11, "#495057", anchor="start"))
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    legend = _legend_rows(used, max(width, 480) - 2 * _MARGIN)
+    width = max(width, 480)
+    free = width - max((b.x + b.width / 2 for b in drawing.boxes.values()), default=0.0) - _MARGIN
+    facts = {
+        "title": fn.name,
+        "width": f"{width:.0f}",
+        "height": f"{height + 22 * len(legend) + 6:.0f}",
+        "margin": _MARGIN,
+        "shift": max(0.0, free / 2),
+        "arrows": [_arrow([drawing.boxes[k] for k in route]) for route in drawing.routes.values()],
+        "boxes": [box for box in drawing.boxes.values() if box.kind != "slot"],
+        "colours": COLOURS,
+        "legend": legend,
+        "top": height,
+    }
+    return rendered("graph/function.svg", facts)
 
 
 def _legend_rows(kinds: Sequence[str], width: float) -> list[list[tuple[float, str]]]:
@@ -341,21 +339,8 @@ def _legend_rows(kinds: Sequence[str], width: float) -> list[list[tuple[float, s
     return rows
 
 
-def _drawn(box: _Box) -> str:
-    fill, border, _ = COLOURS[box.kind]
-    left, radius = box.x - box.width / 2, box.height / 2 if box.kind == "end" else 6
-    size = f'width="{box.width:.1f}" height="{box.height:.1f}" rx="{radius:.1f}" fill="{fill}" stroke="{border}"'
-    behind = (6, 3) if box.stack else ()
-    parts = [f'<rect x="{left + d:.1f}" y="{box.y + d:.1f}" {size}/>' for d in (*behind, 0)]
-    for i, line in enumerate(box.lines):
-        last = i == len(box.lines) - 1 and i > 0
-        y = box.y + 6 + _LINE * i + 11
-        parts.append(_text(box.x, y, line, 12 if i == 0 else 10.5, "#868e96" if last else "#212529", bold=i == 0))
-    return "".join(parts)
-
-
 def _arrow(route: Sequence[_Box]) -> str:
-    """A curve from the bottom of the first box to the top of the last, through the slots between them."""
+    """The path of a curve from the bottom of the first box to the top of the last, through the slots between them."""
     x, y = route[0].x, route[0].y + route[0].height + (6 if route[0].stack else 0)
     d = f"M{x:.1f} {y:.1f}"
     for box in route[1:]:
@@ -364,12 +349,4 @@ def _arrow(route: Sequence[_Box]) -> str:
         x, y = box.x, box.y + box.height
         if box.kind == "slot":
             d += f" V{y:.1f}"
-    return f'<path d="{d}" fill="none" stroke="#868e96" stroke-width="1.2" marker-end="url(#arrow)"/>'
-
-
-def _text(x: float, y: float, text: str, size: float, colour: str, bold: bool = False, anchor: str = "middle") -> str:
-    weight = ' font-weight="600"' if bold else ""
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{colour}" text-anchor="{anchor}"{weight}>'
-        f"{escape(text)}</text>"
-    )
+    return d

@@ -58,7 +58,7 @@ def _method(row: Op) -> str:
     if len(head) > _WIDTH:
         head = "\n".join([f"    def {row.name}(", *(f"        {a}," for a in arguments), f"    ) -> {result}:"])
     doc = textwrap.fill(f'"""{row.doc}."""', _WIDTH - 8, break_long_words=False)
-    return f"{head}\n{textwrap.indent(doc, 8 * ' ')}\n        ...\n"
+    return f"{head}\n{textwrap.indent(doc, 8 * ' ')}\n"
 
 
 if __name__ == "__main__":

@@ -6,14 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from latentc import resources
 from latentc.passes.quantize import LARGEST
 from latentc.quantize.calibration import Calibration
 from latentc.quantize.model import Model
 from latentc.quantize.plan import Choice
 from latentc.quantize.scales import reach, saturated
+from latentc.templates import rendered
 
 SHOWN = 40  # most units in the chart of sensitivities
 
@@ -80,24 +78,17 @@ def page_of(
     rows: Sequence[Row], model: Model, choice: Choice, calibration: Calibration, facts: Mapping[str, str]
 ) -> str:
     """The rows as one HTML page that loads no other file; `facts` are listed at the top."""
-    environment = Environment(
-        loader=FileSystemLoader(resources.folder("templates") / "quantization"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["figure"] = lambda value: "" if value is None else f"{value:.3g}"
-    return environment.get_template("report.html.j2").render(
-        facts=facts,
-        rows=rows,
-        static=model.settings.scheme in LARGEST,
-        smooth=model.settings.smooth is not None,
-        bars=_bars(rows, choice),
-        heat_maps=_heat_maps(calibration),
-        name=calibration.about["name"],
-        scheme=model.settings.scheme,
-    )
+    shown = {
+        "facts": facts,
+        "rows": rows,
+        "static": model.settings.scheme in LARGEST,
+        "smooth": model.settings.smooth is not None,
+        "bars": _bars(rows, choice),
+        "heat_maps": _heat_maps(calibration),
+        "name": calibration.about["name"],
+        "scheme": model.settings.scheme,
+    }
+    return rendered("quantization/report.html", shown)
 
 
 # ---- charts
