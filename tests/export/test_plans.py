@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -186,27 +185,23 @@ def test_a_dying_builder_and_a_missing_package(tmp_path: Path, monkeypatch: pyte
 
 
 def test_an_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any) -> None:
-        raise KeyboardInterrupt
-
     started: list[subprocess.Popen[bytes]] = []
-    start = subprocess.Popen
 
-    def slow(command: Any, **kw: Any) -> Any:
-        started.append(start([sys.executable, "-c", "import time; time.sleep(60)"], **kw))
-        signal.setitimer(signal.ITIMER_REAL, 0.5)  # while the worker is waited for, not in a library's own code
-        return started[-1]
+    class Interrupted(subprocess.Popen):  # type: ignore[type-arg]
+        """A slow worker; Ctrl-C arrives while it is waited for, not in a library's own code."""
 
-    monkeypatch.setattr(plans.subprocess, "Popen", slow)
-    previous = signal.signal(signal.SIGALRM, interrupted)
+        def __init__(self, command: Any, **options: Any) -> None:
+            super().__init__([sys.executable, "-c", "import time; time.sleep(60)"], **options)
+            started.append(self)
+
+        def communicate(self, *args: Any, **options: Any) -> Any:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(plans.subprocess, "Popen", Interrupted)
     begun = time.monotonic()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            compiled(tmp_path, DIT, form="unroll")
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
-    assert time.monotonic() - begun < 20
+    with pytest.raises(KeyboardInterrupt):
+        compiled(tmp_path, DIT, form="unroll")
+    assert time.monotonic() - begun < 50
     assert started and all(worker.poll() is not None for worker in started)
     assert [p.name for p in tmp_path.iterdir()] in (["w.safetensors"], [])
 
