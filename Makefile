@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test coverage chaos fuzz lint format clean rtx
+.PHONY: demo test coverage chaos fuzz lint format clean rtx triton
 
 demo: .venv/ready  ## train two generators on digits, compile both, sample from the engines (out/demo)
 	$(BIN)/python examples/digits/demo.py
@@ -35,6 +35,7 @@ format: .venv/ready
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@$(MAKE) --no-print-directory rtx || echo "without TensorRT-RTX: tests that build its plans are skipped"
+	@$(MAKE) --no-print-directory triton || echo "without Triton: tests that run its server are skipped"
 	touch $@
 
 # Its package is built where it is installed, with what is there, so it cannot be one of the extras above.
@@ -42,6 +43,12 @@ rtx:
 	[ "$$(uname -sm)" = "Linux x86_64" ]
 	$(BIN)/python -m pip install --quiet setuptools wheel
 	$(BIN)/python -m pip install --quiet --no-build-isolation tensorrt-rtx==1.7.1.116
+
+# A Triton server for its tests. Its Python backend needs numpy 1, so it has an environment of its own.
+triton:
+	[ "$$(uname -sm)" = "Linux x86_64" ]
+	$(PYTHON) -m venv .venv/triton
+	.venv/triton/bin/python -m pip install --quiet nvidia-pytriton onnxruntime
 
 clean:
 	rm -rf .venv out

@@ -19,6 +19,7 @@ class TritonPythonModel:
     """Triton's interface: one instance serves all requests of a batch."""
 
     def initialize(self, args: dict[str, str]) -> None:
+        served.check_numpy()
         program = served.program_of(served.manifest_beside(__file__), json.loads(args["model_config"]))
         self.output = program.outputs[0].output
 

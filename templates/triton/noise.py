@@ -17,6 +17,7 @@ class TritonPythonModel:
     """Triton's interface: one instance serves all requests of a batch."""
 
     def initialize(self, args: dict[str, str]) -> None:
+        served.check_numpy()
         self.manifest = served.manifest_beside(__file__)
         self.entry = served.program_of(self.manifest, json.loads(args["model_config"]))
 

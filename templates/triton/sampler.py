@@ -24,6 +24,7 @@ class TritonPythonModel:
     """Triton's interface: one instance serves all requests of a batch."""
 
     def initialize(self, args: dict[str, str]) -> None:
+        served.check_numpy()
         on_gpu = "GPU" in args["model_instance_kind"]
         if on_gpu:  # each instance is a process: its GPU is the only one it sees
             os.environ["CUDA_VISIBLE_DEVICES"] = args["model_instance_device_id"]

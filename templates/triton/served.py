@@ -21,6 +21,19 @@ def manifest_beside(file: str) -> Manifest:
     return manifest_from_bytes((Path(file).parent / "manifest.json").read_bytes())
 
 
+def check_numpy() -> None:
+    """BundleError E0606 if the server was built for another numpy than the one that is installed.
+
+    A backend for numpy 1 reads the wrong place for the size of a value of numpy 2: inputs repeat their first value, and
+    outputs are empty. Tensors that it makes of memory show this.
+    """
+    array = np.arange(3, dtype=np.float32)
+    copied = triton.Tensor.from_dlpack("check", triton.Tensor("check", array).to_dlpack())
+    if not np.array_equal(copied.as_numpy(), array):
+        message = f"this server's Python backend was not built for numpy {np.__version__}"
+        raise BundleError("E0606", message, "install the one it was built for in its Python: pip install 'numpy<2'")
+
+
 def program_of(manifest: Manifest, config: dict[str, Any]) -> ProgramEntry:
     """The program that the model's configuration names, by its name and steps."""
     name, steps = (config["parameters"][key]["string_value"] for key in ("program", "steps"))

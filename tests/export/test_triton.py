@@ -47,6 +47,13 @@ class Tensor:
         assert array.flags.c_contiguous
         self.name, self.as_numpy = lambda: name, lambda: array
 
+    @classmethod
+    def from_dlpack(cls, name: str, array: np.ndarray) -> Tensor:
+        return cls(name, array)
+
+    def to_dlpack(self) -> np.ndarray:
+        return self.as_numpy()
+
 
 class Response:
     def __init__(self, output_tensors: Sequence[Tensor], error: Any = None) -> None:
@@ -340,6 +347,8 @@ def test_what_is_served_stands_alone(bundles: Any, tmp_path: Path) -> None:
         import numpy as np
         class Tensor:
             def __init__(self, name, array): self.name, self.as_numpy = lambda: name, lambda: array
+            to_dlpack = lambda self: self
+            from_dlpack = staticmethod(lambda name, tensor: tensor)
         utils = types.ModuleType("triton_python_backend_utils")
         utils.Tensor, utils.TritonError = Tensor, RuntimeError
         utils.InferenceResponse = lambda output_tensors: {t.name(): t.as_numpy() for t in output_tensors}
