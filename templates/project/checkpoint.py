@@ -9,16 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
+from parallel import Run
+from sharded import check_shards, load_shards, save_shards, spread
 from storage import load_tensors, misfit, remove_whole, save_tensors, write_whole
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -60,9 +55,15 @@ def load_weights(network: nn.Module, name: str, path: Path) -> None:
     network.load_state_dict(tensors)
 
 
-def network_state(network: nn.Module, run: Any) -> dict[str, Tensor]:
+def network_state(network: nn.Module, run: Run) -> dict[str, Tensor]:
     """A network's whole state dict; with FSDP, on the first process only."""
     return get_model_state_dict(network, options=WHOLE) if run.parallel == "fsdp" else network.state_dict()
+
+
+def seed_generators(*key: int) -> None:
+    """Seeds every random number generator of this process."""
+    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)
 
 
 def random_state() -> dict[str, Any]:
@@ -113,23 +114,33 @@ def together(value: Any, tensors: dict[str, Tensor]) -> Any:
     return value
 
 
-def write_checkpoint(content: dict[str, Any], folder: Path) -> None:
-    """A folder: tensors in safetensors files, all else in state.json, each with checksums."""
+def write_checkpoint(content: dict[str, Any], run: Run, folder: Path | None) -> None:
+    """A folder: tensors in safetensors files, all else in state.json, each with checksums.
+
+    With FSDP all processes call it, and each writes files of its own; only the first has to know the folder.
+    """
     moments: dict[str, Tensor] = {}
     state = {**content, "optimizers": apart(content["optimizers"], "optimizer", moments)}
     state |= {kind: list(content[kind]) for kind in ("networks", "averages")}
-    folder.mkdir()
-    save_tensors(joined(content["networks"]), folder / "networks.safetensors")
-    if content["averages"]:
-        save_tensors(joined(content["averages"]), folder / "averages.safetensors")
-    save_tensors(moments, folder / "optimizers.safetensors")
-    text = json.dumps(state, default=str)
-    sha256 = hashlib.sha256(text.encode()).hexdigest()
-    (folder / "state.json").write_text(f'{{"sha256": "{sha256}",\n"state": {text}}}\n')
+    tensors = {"networks": joined(content["networks"]), "averages": joined(content["averages"])}
+    tensors = {kind: held for kind, held in tensors.items() if held} | {"optimizers": moments}
+    if run.parallel == "fsdp":
+        state["files"] = save_shards(tensors, folder, run)
+    else:
+        folder.mkdir()
+        for kind, held in tensors.items():
+            save_tensors(held, folder / f"{kind}.safetensors")
+    if run.main:
+        text = json.dumps(state, default=str)
+        sha256 = hashlib.sha256(text.encode()).hexdigest()
+        (folder / "state.json").write_text(f'{{"sha256": "{sha256}",\n"state": {text}}}\n')
 
 
-def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """What `write_checkpoint` was given. ValueError if it is damaged or incomplete."""
+def read_checkpoint(folder: Path, run: Run | None = None) -> dict[str, Any]:
+    """What state.json holds, and as `tensors` the {kind: tensors} of a checkpoint that is not sharded.
+
+    Of a sharded one, each process verifies a share of the files. ValueError if it is damaged or incomplete.
+    """
     try:
         found = json.loads((folder / "state.json").read_bytes())
         state = found["state"]
@@ -137,11 +148,19 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
             raise ValueError("its checksum does not match")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{folder / 'state.json'} is damaged: {error}") from None
-    for kind in ("networks", "averages"):
-        names = state[kind]
-        state[kind] = parted(load_tensors(folder / f"{kind}.safetensors"), names) if names else {}
-    state["optimizers"] = together(state["optimizers"], load_tensors(folder / "optimizers.safetensors"))
+    if "files" in state:
+        check_shards(folder, state["files"], run)
+    else:
+        kinds = ["networks", *(["averages"] if state["averages"] else []), "optimizers"]
+        state["tensors"] = {kind: load_tensors(folder / f"{kind}.safetensors") for kind in kinds}
     return state
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The averages of a checkpoint, or its networks if it has none. ValueError if it is damaged."""
+    state = read_checkpoint(folder)
+    kind = "averages" if state["averages"] else "networks"
+    return load_shards(folder / kind, {}) if "files" in state else state["tensors"][kind]
 
 
 class Checkpoints:
@@ -160,89 +179,113 @@ class Checkpoints:
         averages: dict[str, nn.Module],
         optimizers: list[torch.optim.Optimizer],
         config: dict[str, Any],
-        run: Any,
+        run: Run,
     ) -> None:
         """Writes a checkpoint; every process must call it."""
-        states = [random_state()]
-        if run.world > 1:
-            states = [None] * run.world
-            dist.all_gather_object(states, random_state())
-        if run.parallel == "fsdp":
-            holder = nn.ModuleDict(networks)
-            kept = [get_optimizer_state_dict(holder, o, options=WHOLE) for o in optimizers]
-        else:
-            kept = [o.state_dict() for o in optimizers]
         content = {
             "step": step,  # also the position in the data, which depends on seed and step alone
             "world": run.world,
-            "networks": {n: network_state(m, run) for n, m in networks.items()},
-            "averages": {n: network_state(m, run) for n, m in averages.items()},
-            "optimizers": kept,
-            "random": states,
+            "networks": {n: m.state_dict() for n, m in networks.items()},
+            "averages": {n: m.state_dict() for n, m in averages.items()},
+            "optimizers": [o.state_dict() for o in optimizers],
+            "random": run.gathered(random_state()),
             "config": config,
         }
         if run.main:
-            write_whole(self.folder / f"step-{step:08d}", partial(write_checkpoint, content))
+            write_whole(self.folder / f"step-{step:08d}", partial(write_checkpoint, content, run))
             for old in self.all()[: -self.keep]:
                 remove_whole(old)
+        elif run.parallel == "fsdp":
+            write_checkpoint(content, run, None)
 
-    def newest_intact(self, run: Any) -> tuple[Path, dict[str, Any]]:
+    def newest_intact(self, run: Run) -> tuple[Path, dict[str, Any]]:
         """The newest checkpoint whose checksums match. Damaged ones are renamed, so that none is taken again.
 
-        SystemExit if there is none. The first process chooses for all.
+        SystemExit if there is none. The processes verify it together, and skip it if one finds damage.
         """
-        chosen, damaged = [None], []
+        damaged = []
+        for path in run.agreed(self.all()[::-1]):
+            if blind := [rank for rank, seen in enumerate(run.gathered(path.is_dir())) if not seen]:
+                raise SystemExit(
+                    f"{path} is not on the disk of process {blind[0]}: share `--out` between nodes"
+                )
+            content, why = {}, None
+            try:
+                content = read_checkpoint(path, run)
+            except (ValueError, FileNotFoundError) as error:
+                why = str(error)
+            whys = [found for found in run.gathered(why) if found]
+            if not whys:
+                break
+            damaged.append(path)
+            if run.main:
+                print(f"skipped {path.name}: {whys[0]}")
+        else:
+            message = f"{self.folder} holds no intact checkpoint: `--out` starts elsewhere"
+            raise SystemExit(message if run.main else 1)
         if run.main:
-            for path in reversed(self.all()):
-                try:
-                    content = read_checkpoint(path)
-                except (ValueError, FileNotFoundError) as error:
-                    damaged.append(path)
-                    print(f"skipped {path.name}: {error}")
-                else:
-                    chosen = [path]
-                    break
-            else:
-                raise SystemExit(f"{self.folder} holds no intact checkpoint: `--out` starts elsewhere")
-            for path in damaged:
-                path.rename(path.with_name(f"{path.name}.damaged"))
-        if run.world > 1:
-            dist.broadcast_object_list(chosen)
-        return chosen[0], content if run.main else read_checkpoint(chosen[0])
+            for worse in damaged:
+                worse.rename(worse.with_name(f"{worse.name}.damaged"))
+        return path, content
 
     def resume(
         self,
         networks: dict[str, nn.Module],
         averages: dict[str, nn.Module],
         optimizers: list[torch.optim.Optimizer],
-        run: Any,
+        run: Run,
     ) -> int:
-        """Puts the newest intact checkpoint back; returns its step. SystemExit if it does not fit."""
+        """Puts the newest intact checkpoint back; returns its step. SystemExit if it does not fit.
+
+        It may have been written by another number of processes, or with another setting of `parallel`.
+        """
         path, content = self.newest_intact(run)
-        if content["world"] != run.world:
-            raise SystemExit(f"{path} was written by {content['world']} process(es); resume with as many")
         if set(content["averages"]) != set(averages):
             raise SystemExit(f"{path} was written with another setting of `ema`")
         if set(content["networks"]) != set(networks):
             raise SystemExit(f"{path} is of another model: its networks are {', '.join(content['networks'])}")
+
+        def stored(kind: str, likes: dict[str, Tensor]) -> dict[str, Tensor]:
+            if "files" in content:
+                return load_shards(path / kind, likes)
+            return {
+                name: spread(tensor, likes.get(name)) for name, tensor in content["tensors"][kind].items()
+            }
+
         for held, kind in ((networks, "networks"), (averages, "averages")):
+            likes = {name: network.state_dict() for name, network in held.items()}
+            states = parted(stored(kind, joined(likes)), list(held)) if held else {}
             for name, network in held.items():
-                tensors = content[kind][name]
-                if why := misfit(tensors, network):
+                if why := misfit(states[name], network):
                     raise SystemExit(f"{path} is of another model: in {name}, {why}")
-                if run.parallel == "fsdp":
-                    set_model_state_dict(network, tensors, options=WHOLE)
-                else:
-                    network.load_state_dict(tensors)
-        groups = [[set(group) for group in o["param_groups"]] for o in content["optimizers"]]
-        if groups != [[set(group) for group in o.param_groups] for o in optimizers]:
+                network.load_state_dict(states[name])
+        if _groups(content["optimizers"]) != _groups([o.state_dict() for o in optimizers]):
             raise SystemExit(f"{path} was written with another kind of optimizer")
-        for optimizer, state in zip(optimizers, content["optimizers"], strict=True):
-            if run.parallel == "fsdp":
-                set_optimizer_state_dict(nn.ModuleDict(networks), optimizer, state, options=WHOLE)
-            else:
-                optimizer.load_state_dict(state)
-        set_random_state(content["random"][run.rank])
+        moments = stored("optimizers", moment_likes(content["optimizers"], optimizers))
+        for optimizer, state in zip(optimizers, together(content["optimizers"], moments), strict=True):
+            optimizer.load_state_dict(state)
+        if content["world"] == run.world:
+            set_random_state(content["random"][run.rank])
+        else:
+            seed_generators(content["config"]["train"]["seed"], 5, run.rank, content["step"])
         if run.main:
-            print(f"resumed from {path}")
+            of = f", written by {content['world']} process(es)" if content["world"] != run.world else ""
+            print(f"resumed from {path}{of}")
         return content["step"]
+
+
+def _groups(states: list[dict[str, Any]]) -> list[list[tuple[set[str], int]]]:
+    """The settings and the number of parameters of each optimiser's groups."""
+    return [[(set(group), len(group["params"])) for group in state["param_groups"]] for state in states]
+
+
+def moment_likes(states: list[dict[str, Any]], optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """{path of a stored moment: the parameter it belongs to}."""
+    likes = {}
+    for state, optimizer in zip(states, optimizers, strict=True):
+        numbers = [number for group in state["param_groups"] for number in group["params"]]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for number, parameter in zip(numbers, parameters, strict=True):
+            held = state["state"].get(str(number), {}).values()
+            likes |= {entry["tensor"]: parameter for entry in held if isinstance(entry, dict)}
+    return likes

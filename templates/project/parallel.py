@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 
 class Run:
@@ -51,6 +52,20 @@ class Run:
         dist.all_reduce(self.flag)
         return self.flag.item() > 0
 
+    def agreed(self, value: Any) -> Any:
+        """What the first process has for a value."""
+        found = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(found)
+        return found[0]
+
+    def gathered(self, value: Any) -> list[Any]:
+        """What each process has for a value."""
+        found = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(found, value)
+        return found
+
     def close(self) -> None:
         """Leaves when all are done.
 
@@ -72,6 +87,24 @@ def methods_of(module: nn.Module) -> list[str]:
     return [name for name in own if name not in ("forward", "reset_parameters")]
 
 
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    """The members of its module lists; one that holds others comes before them."""
+    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
+    return [b for blocks in lists for b in blocks if not isinstance(b, nn.ModuleList | nn.ModuleDict)]
+
+
+def recompute(network: nn.Module) -> None:
+    """Keeps only the inputs of blocks for the backward pass, which runs their forward pass again.
+
+    Blocks with buffers stay as they are: a second pass would update running statistics twice.
+    """
+    inner: set[nn.Module] = set()
+    for block in blocks_of(network):
+        if block not in inner and next(block.buffers(), None) is None:
+            inner.update(block.modules())
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
 def shard(network: nn.Module, run: Run, trained: bool) -> None:
     """FSDP2: each block of a module list, then the rest, is gathered only while it works.
 
@@ -81,9 +114,7 @@ def shard(network: nn.Module, run: Run, trained: bool) -> None:
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     mesh = init_device_mesh(run.device.type, (run.world,))
-    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
-    blocks = [b for blocks in lists for b in blocks if not isinstance(b, nn.ModuleList | nn.ModuleDict)]
-    for module in [*reversed(blocks), network]:  # a block inside a block comes first
+    for module in [*reversed(blocks_of(network)), network]:  # a block inside a block comes first
         methods = methods_of(module)  # before sharding, which gives the module another class
         fully_shard(module, mesh=mesh, reshard_after_forward=None if trained else True)
         for name in methods:
@@ -114,9 +145,11 @@ class Ddp(DistributedDataParallel):
             del network.forward
 
 
-def wrap(network: nn.Module, run: Run, compiled: bool) -> nn.Module:
+def wrap(network: nn.Module, run: Run, train: dict[str, Any]) -> nn.Module:
     """The network as the loss calls it."""
-    if compiled:
+    if train["recompute"]:
+        recompute(network)
+    if train["compile"]:
         methods = methods_of(network)
         network.compile()  # in place: the names of the weights stay
         for name in methods:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from checkpoint import read_weights
 from class_names import classes_from_text, titles
 from conditions import RequestError, checked_given
 from config import load_config
@@ -184,14 +185,11 @@ def labelled(samples: np.ndarray, field: dict[str, Any], columns: int, labels: S
 
 def load_networks(file: Path, device: torch.device, config: dict[str, Any]) -> dict[str, nn.Module]:
     """The networks that samples are drawn with, from .safetensors or a checkpoint (its averages, if any)."""
-    if file.is_dir():
-        averages = file / "averages.safetensors"
-        file = averages if averages.is_file() else file / "networks.safetensors"
-    if not file.is_file():
+    if not file.exists():
         raise SystemExit(f"--weights: there is no file {file}")
     try:
-        tensors = load_tensors(file)
-    except ValueError as error:
+        tensors = read_weights(file) if file.is_dir() else load_tensors(file)
+    except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"--weights: {error}") from None
     networks = {name: NETWORKS[name](**config["model"][name]) for name in SAMPLED}
     states = {

@@ -5,7 +5,11 @@
     torchrun --nproc-per-node 8 train.py --parallel fsdp         # many: DDP, or FSDP2
     python train.py --resume true                                # goes on from the newest checkpoint
 
-A resumed run is bit-equal to one that never stopped. SIGTERM and Ctrl-C save a checkpoint first.
+    # on each of 4 nodes, which share the folder `--out`
+    torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 train.py
+
+A resumed run is bit-equal to one that never stopped. With another number of processes it takes the same data
+in the same order. SIGTERM and Ctrl-C save a checkpoint first.
 """
 
 import plain_errors  # noqa: F401
@@ -15,19 +19,17 @@ import plain_errors  # noqa: F401
 import copy
 import math
 import os
-import random
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from checkpoint import Checkpoints, load_weights, network_state, save_weights
+from checkpoint import Checkpoints, load_weights, network_state, save_weights, seed_generators
 from config import load_config
 from data import batches, class_names, generator, open_data
 from media import FORMATS
@@ -230,15 +232,17 @@ def main() -> None:
     if run.main:
         sweep(out)
     checkpoints = Checkpoints(out, train["keep"])
-    found = checkpoints.all()
+    found = run.agreed(bool(checkpoints.all()))
     if found and not train["resume"]:
         raise SystemExit(f"{out} holds checkpoints: `--resume true` goes on, `--out` starts elsewhere")
     dataset = open_data(config)
 
     torch.manual_seed(train["seed"])
-    networks = {name: build(**config["model"][name]).to(run.device) for name, build in NETWORKS.items()}
+    # FSDP moves a block to its device as it shards it: the whole need not fit there.
+    home = torch.device("cpu") if run.parallel == "fsdp" else run.device
+    networks = {name: build(**config["model"][name]).to(home) for name, build in NETWORKS.items()}
     roles, rounds = config.get("roles", {}), config.get("rounds")
-    start(networks, roles, bool(found))
+    start(networks, roles, found)
     averages = {}
     if train["ema"]:
         averages = {n: copy.deepcopy(networks[n]).requires_grad_(False).eval() for n in SAMPLED}
@@ -247,10 +251,8 @@ def main() -> None:
         for name, network in [*networks.items(), *averages.items()]:
             shard(network, run, network is networks[name] and name in trained)
     optimizers = {name: make_optimizer(networks[name], settings_of(name, train)) for name in trained}
-    wrapped = {name: wrap(networks[name], run, train["compile"]) for name in trained}
-    # From here on, processes draw different numbers (dropout).
-    seed = int(np.random.SeedSequence([train["seed"], 5, run.rank]).generate_state(1)[0])
-    torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)
+    wrapped = {name: wrap(networks[name], run, train) for name in trained}
+    seed_generators(train["seed"], 5, run.rank)  # from here on, processes draw different numbers (dropout)
 
     step = 0
     if found:

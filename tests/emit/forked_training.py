@@ -1,14 +1,16 @@
 """Runs the training of many emitted projects one after another, importing packages once: a fork per process of a run.
 
 Standard input is JSON: a list of {"folder", "name", "processes", "flags"}. The output of a process goes to
-FOLDER/NAME.RANK.log. A run of one process takes the rows and draws of two processes, part by part, so that it must come
-to the same weights as they do. Prints the runs that failed.
+FOLDER/NAME.RANK.log. `limit` is the largest size of a file in bytes, if there is one. A run of one process takes the
+rows and draws of two processes, part by part, so that it must come to the same weights as they do. Prints the runs that
+failed.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import sys
 from pathlib import Path
@@ -30,6 +32,8 @@ def child(job: dict[str, Any], rank: int, port: int) -> None:
         log = os.open(f"{job['name']}.{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        if "limit" in job:  # what a program sees of a full disk
+            resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
         if job["processes"] > 1:
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(job["processes"])}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 NAMES = "class_names.txt"
 MARK = ".latentc-project"  # the file that identifies a folder as a project of ours, which may be overwritten
 _COPIED = (
-    *("parallel.py", "rounds.py", "checkpoint.py", "storage.py"),
+    *("parallel.py", "rounds.py", "checkpoint.py", "sharded.py", "storage.py"),
     *("data.py", "sample.py", "plain_errors.py", "ruff.toml"),
 )
 SHARED = ("noise", "distributions", "sources", "class_names", "conditions")

@@ -56,6 +56,9 @@ class Train(Closed):
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null for no limit")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of the forward pass (autocast)")
     compile: bool = Field(False, description="run the network through torch.compile")
+    recompute: bool = Field(
+        False, description="keep only the inputs of blocks for the backward pass, and run their forward pass again"
+    )
     parallel: Literal["none", "ddp", "fsdp"] = Field("ddp", description="used with several processes")
     seed: int = Field(0, ge=0, lt=1 << 63, description="of the initial weights, the noise and the order")
     checkpoint_every: int = Field(10_000, gt=0, le=1_000_000_000, description="steps between checkpoints")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from latentc.diagnostics import DiagnosticError, nearest
+from latentc.weights.distributed import parts_of, read_parts
 from latentc.weights.expr import Expr
 from latentc.weights.npz import DAMAGE, read_npz, unread
 from latentc.weights.safetensors import read_safetensors, unreadable
@@ -101,6 +102,8 @@ def _mapping(path: Path, tree: Any) -> Mapping[Any, Any]:
 
 
 def _folder(path: Path) -> Mapping[Any, Any]:
+    if parts := parts_of(path):
+        return read_parts(parts)
     indices = sorted(path.glob("*.index.json"))
     files = sorted(f for f in path.iterdir() if f.name.endswith(_SUFFIXES))
     known = [f for name in _KNOWN for f in (*indices, *files) if f.name in (name, f"{name}.index.json")]
@@ -167,7 +170,9 @@ def files_of(path: Path | str) -> list[Path]:
     """Every file that `open_weights(path)` may read, opened by name. DiagnosticError E0401, E0402, E0406."""
     path = Path(path)
     if path.is_dir():
-        return sorted(f for f in path.iterdir() if f.name.endswith((".index.json", *_SUFFIXES)) and f.is_file())
+        return parts_of(path) or sorted(
+            f for f in path.iterdir() if f.name.endswith((".index.json", *_SUFFIXES)) and f.is_file()
+        )
     try:
         with path.open("rb") as file:
             is_index = file.read(16).lstrip().startswith(b"{")
