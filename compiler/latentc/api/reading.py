@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from latentc.ir.report import FunctionReport
     from latentc.measure.doctor import Health
     from latentc.pipeline import HoistReport
+    from latentc.scale import Plan
     from latentc.spec import Spec
 
 
@@ -154,6 +155,19 @@ def show(
         reads = weights_read(lowered.module, entry).total
         found[entry] = replace(report(lowered.module, entry), read_bytes=reads, uncached=before)
     return found
+
+
+def plan(source: Source, request: str, variant: str | None = None, overrides: Sequence[str] = ()) -> Plan:
+    """What training the spec takes on the accelerators of a request (`gpus=256,h100`): memory, traffic, time, limits.
+
+    DiagnosticError E0708 (no objective), E0740 (the request was not understood).
+    """
+    from latentc.scale import parse_request
+    from latentc.scale import plan as plan_of
+
+    asked = parse_request(request)
+    spec, lowered = lowered_spec(source, variant, overrides)
+    return plan_of(spec, lowered, asked)
 
 
 def hoisting(source: Source, variant: str | None = None, overrides: Sequence[str] = ()) -> dict[str, HoistReport]:

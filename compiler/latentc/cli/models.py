@@ -60,9 +60,21 @@ def show(
         typer.Option("--why", metavar="RULE", help="Explain where a fusion rule matched or failed; `all`: every rule."),
     ] = None,
     svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Draw the network.")] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option(
+            "--plan",
+            metavar="gpus=N,NAME",
+            help="Plan its training on accelerators (gpus=256,h100): memory, traffic, time, limits.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show parameter count, FLOPs and memory of a spec, its IR or a diagram."""
+    """Show parameter count, FLOPs and memory of a spec, its IR, a diagram or a plan of its training."""
+    if plan is not None:
+        planned = api.plan(spec, plan, variant, overrides or ())
+        echo(planned.data() if as_json else planned.text(), end="")
+        return
     if why is not None:
         echo(api.why(spec, why, variant, overrides or ()), end="")
         return

@@ -36,3 +36,7 @@ class Optimizer(Component):
     )
     TORCH: ClassVar[str] = ""
     SOURCE: ClassVar[str] = ""
+
+    def state_bytes(self, matrices: int, others: int) -> int:
+        """Bytes of its state for this many weights in matrices and in vectors: by default two float32 averages."""
+        return 8 * (matrices + others)

@@ -44,3 +44,7 @@ class Lion(Optimizer):
     TORCH: ClassVar[str] = 'Lion(groups, tuple(settings["betas"]))'
     SOURCE: ClassVar[str] = SOURCE
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "lion"}
+
+    def state_bytes(self, matrices: int, others: int) -> int:
+        """One average."""
+        return 4 * (matrices + others)

@@ -83,3 +83,7 @@ class Muon(Optimizer):
     TORCH: ClassVar[str] = "Muon(groups, settings)"
     SOURCE: ClassVar[str] = SOURCE
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "muon"}
+
+    def state_bytes(self, matrices: int, others: int) -> int:
+        """One average of matrices, two of all other weights."""
+        return 4 * matrices + 8 * others

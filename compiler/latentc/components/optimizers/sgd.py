@@ -17,3 +17,7 @@ class Sgd(Optimizer):
     nesterov: bool = Field(False, description="Nesterov's momentum")
     TORCH: ClassVar[str] = 'torch.optim.SGD(groups, momentum=settings["momentum"], nesterov=settings["nesterov"])'
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sgd"}
+
+    def state_bytes(self, matrices: int, others: int) -> int:
+        """The averaged gradient, if there is momentum."""
+        return 4 * (matrices + others) if self.momentum else 0
