@@ -15,6 +15,7 @@ import sys
 import zipfile
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,8 @@ def originals() -> dict[str, Path]:
         tensors = {name: torch.from_numpy(a) for name, a in ARRAYS.items()}
         torch.save(tensors, folder / "w.pt")
         state = {"step": 7, "networks": {"main": tensors}, "averages": {"main": tensors}}
-        write_checkpoint({**state, "optimizers": [{"state": {0: tensors}}]}, folder / "step-00000007")
+        alone = SimpleNamespace(parallel="none", main=True)
+        write_checkpoint({**state, "optimizers": [{"state": {0: tensors}}]}, alone, folder / "step-00000007")
         files |= {"w.pt": folder / "w.pt", "step-00000007": folder / "step-00000007"}
     bundle = tiny_bundle("digits_dit", folder / "bundle", [*TINY_DIT, "sampler.steps=2"])
     return {**files, "bundle": bundle}
