@@ -123,6 +123,8 @@ CODES: dict[str, str] = {
     "E0726": "samples cannot be read",
     "E0727": "the place holds other samples",
     "E0740": "the plan was not understood",
+    "E0741": "the workers cannot be had",
+    "E0742": "workers died",
     "E0801": "a layer saw nothing in calibration",
     "E0802": "a pattern names no layer",
     "E0803": "the calibration is of something else",

@@ -30,6 +30,7 @@ def evaluate(
     most: int | None = None,
     output: Path | str | None = None,
     statistics: Path | str | None = None,
+    workers: str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Evaluation:
     """The figures of a bundle's samples, or of samples in files, against a reference; see `latentc.evaluate`.
@@ -40,9 +41,9 @@ def evaluate(
     `classifier` names one for class accuracy. `training`: what may have been copied, by default the spec's data.
     `count`: samples to draw, by default as many as the reference has, at most 10 000. `guidance`: scales to compare.
     `most`: real samples that are read, 50 000 by default. `output`: a folder for report.html and metrics.json.
-    `statistics`: an .npz to write the reference's `mu` and `sigma` to.
+    `statistics`: an .npz to write the reference's `mu` and `sigma` to. `workers` draw the samples, as for `sample_set`.
     Raises DiagnosticError: E0401 to E0403, E0408, E0412, E0501, E0502, E0601 to E0613, E0706, E0714, E0720 to E0722,
-    E0726.
+    E0726, E0741, E0742.
     """
     from latentc.evaluate.judge import Wanted
     from latentc.evaluate.metrics import figures_from_text
@@ -50,6 +51,7 @@ def evaluate(
     from latentc.evaluate.report import report_folder
     from latentc.evaluate.run import Options
     from latentc.evaluate.run import evaluate as run
+    from latentc.samples.workers import executor_of
 
     wanted = Wanted(
         figures=tuple(figures_from_text(metrics)),
@@ -60,7 +62,8 @@ def evaluate(
         most=MOST if most is None else most,
         device=device,
     )
-    options = Options(wanted, count, tuple(guidance), settings or {}, seed, program, steps, batch, device)
+    executor = None if workers is None else executor_of(workers)
+    options = Options(wanted, count, tuple(guidance), settings or {}, seed, program, steps, batch, device, executor)
     with report_folder(None if output is None else Path(output)) as write, runtime_errors():
         found = run(Path(samples), options, progress)
         write(found)

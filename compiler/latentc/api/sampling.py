@@ -110,20 +110,23 @@ def sample_set(
     chunk: int | None = None,
     shard: int | None = None,
     device: str = "auto",
+    workers: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SampleSet:
     """Write samples of a bundle to `output` in chunks, with their seeds and conditions; see `latentc.samples`.
 
     `format`: "folder" (a PNG per sample), "npz" (ADM's), "webdataset" or "parquet". A run that was interrupted
     continues, and a complete set is left untouched. `chunk`: samples drawn at once; `shard`: samples per file of the
-    last two formats. The rest is as for `sample`. Raises DiagnosticError: E0401 to E0403, E0412, E0601 to E0612, E0704,
-    E0706, E0726, E0727.
+    last two formats. `workers`: a number of processes ("4"), "ray" or "ray:ADDRESS"; the samples are the same. The rest
+    is as for `sample`. Raises DiagnosticError: E0401 to E0403, E0412, E0601 to E0612, E0704, E0706, E0726, E0727, and
+    E0741, E0742 of workers.
     """
     import numpy as np
 
     from latentc.files import read_condition
     from latentc.samples import Job, write
     from latentc.samples.sets import SHARD
+    from latentc.samples.workers import executor_of
     from latentc_runtime.bundle import open_bundle
     from latentc_runtime.conditions import per_sample
     from latentc_runtime.request import program_entry
@@ -156,7 +159,15 @@ def sample_set(
             batch,
             device,
         )
-        return write(job, Path(output), format, chunk=chunk, shard=shard or SHARD, progress=progress)
+        return write(
+            job,
+            Path(output),
+            format,
+            executor=executor_of(workers),
+            chunk=chunk,
+            shard=shard or SHARD,
+            progress=progress,
+        )
 
 
 def _value(given: Any) -> Any:

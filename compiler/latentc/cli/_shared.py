@@ -31,6 +31,12 @@ Names = Annotated[str | None, typer.Option("--names", metavar="MAP", help="The s
 Key = Annotated[str | None, typer.Option("--key", metavar="KEY", help="Which state dict of a checkpoint: ema.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Sample i has seed N + i.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, tensorrt or auto.")]
+Workers = Annotated[
+    str | None,
+    typer.Option(
+        "--workers", metavar="N|ray[:ADDRESS]", help="Processes, or actors of a Ray cluster, that draw samples."
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that latentc did not write.")]
 
 

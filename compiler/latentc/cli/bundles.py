@@ -21,6 +21,7 @@ from latentc.cli._shared import (
     Spec,
     Variant,
     Weights,
+    Workers,
     a_number,
     a_time,
     advancing,
@@ -174,6 +175,7 @@ def sample(
         typer.Option("--backend", help="The engine, or the spec by numpy in float64 or by the emitted PyTorch."),
     ] = "engine",
     device: Device = "auto",
+    workers: Workers = None,
 ) -> None:
     """Sample from a bundle."""
     if output is None and raw is None:
@@ -181,6 +183,8 @@ def sample(
     alone = raw is None and noise is None and backend == "engine" and not labels
     if as_ is not None and (not alone or output is None):
         raise typer.BadParameter("--as needs -o, and excludes --raw, --noise, --labels and --backend")
+    if workers is not None and as_ is None:
+        raise typer.BadParameter("--workers write a sample set: add --as folder, npz, webdataset or parquet")
     asked: dict[str, Any] = {
         "given": pairs(given, "--given"),
         "guidance": guidance,
@@ -195,7 +199,7 @@ def sample(
     with bar_for("sampling") as bar:
         asked["progress"] = advancing(bar)
         if as_ is not None and output is not None:
-            made = api.sample_set(bundle, output, as_, classes, per_class, seed, **asked)
+            made = api.sample_set(bundle, output, as_, classes, per_class, seed, workers=workers, **asked)
         else:
             asked |= {"noise": noise, "backend": backend, "output": output, "labels": labels, "raw": raw}
             api.sample(bundle, classes, per_class, seed, **asked)

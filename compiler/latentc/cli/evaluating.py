@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from latentc import api
-from latentc.cli._shared import Device, Json, Seed, a_number, advancing, bar_for, echo, pairs
+from latentc.cli._shared import Device, Json, Seed, Workers, a_number, advancing, bar_for, echo, pairs
 
 
 def evaluate(
@@ -55,6 +55,7 @@ def evaluate(
         Path | None, typer.Option("--save-reference", metavar="FILE", help="Write the reference's mu and sigma (.npz).")
     ] = None,
     device: Device = "auto",
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate samples: FID, precision, recall, class accuracy, copies of training data; per class, with a report."""
@@ -78,6 +79,7 @@ def evaluate(
             most,
             output,
             statistics,
+            workers,
             advancing(bar),
         )
     echo(found.data() if as_json else found.text(), end="")
