@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def _drawn(ray: Any, job: Job, chunks: Sequence[range]) -> Iterator[tuple[range,
     count, needs = _actors(ray, job)
     count = min(count, len(chunks))
     actor = ray.remote(max_restarts=0, **needs)(_Actor)
-    shared = ray.put(job)
+    shared = ray.put(replace(job, bundle=job.bundle.absolute()))  # actors may run in another folder
     schedule = Schedule(chunks, count)
     actors: set[Any] = set()
     idle: list[Any] = []

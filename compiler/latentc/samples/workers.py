@@ -31,7 +31,7 @@ def executor_of(workers: str | None) -> Executor:
     if name == "ray":
         from latentc.samples.ray_actors import on_ray
 
-        return partial(on_ray, address=address or None)
+        return partial(on_ray, address=text if address.startswith("//") else address or None)
     if not text.isdecimal() or not 1 <= int(text) <= 1024:
         mend = "give a number of processes (4), `ray`, or `ray:ADDRESS`"
         raise DiagnosticError.of("E0741", f"`--workers {text}` was not understood", help=mend)
