@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from spec_mutations import depth, mutate
 
 import latentc.resources as resources
+from latentc import components
 from latentc.components import OneOf
+from latentc.components.parts import Mixer
 from latentc.diagnostics import DiagnosticError
 from latentc.spec import json_schema, load_spec, resolved_yaml, spec_from_text, variant_names
 from latentc.spec.write import yaml_from_data
@@ -68,3 +70,24 @@ def test_every_field_of_the_vocabulary_is_described() -> None:
         if key != "kind" and "description" not in field
     ]
     assert undescribed == []
+
+
+def test_a_component_without_one_of_its_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As whoever writes a new one will have it."""
+
+    class Unfinished(Mixer):
+        kind: Literal["attention"]
+
+        def static(self, dim: int) -> dict[str, int]:
+            return {}
+
+    find = components.find
+    monkeypatch.setattr(
+        components, "find", lambda folder, kind: Unfinished if "mixers" in folder else find(folder, kind)
+    )
+    with pytest.raises(DiagnosticError) as caught:
+        load_spec("digits_dit")
+    fault = caught.value.diagnostics[0]
+    assert fault.code == "E0209" and fault.message == (
+        "`backbone.block.mixer`: the component Unfinished does not define apply, head_count"
+    )

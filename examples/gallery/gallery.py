@@ -119,10 +119,9 @@ def made(entry: Entry) -> dict[str, Any]:
     facts, bundle = Path(entry.name, "facts.json"), Path(f"{entry.name}.latentc")
     if not facts.is_file():
         began = time.monotonic()
-        api.train(entry.spec)
-        found = {"seconds": time.monotonic() - began}
-        api.compile(entry.spec, f"{entry.name}/runs/train/weights.safetensors", bundle)
-        facts.write_text(json.dumps(found))
+        api.train(entry.spec, arguments=["--resume", "true"])
+        facts.write_text(json.dumps({"seconds": time.monotonic() - began}))
+    api.compile(entry.spec, f"{entry.name}/runs/train/weights.safetensors", bundle)
     return {**json.loads(facts.read_text()), "pipe": load(bundle)}
 
 

@@ -12,6 +12,7 @@ from commands import ROOT, blocks
 from tiny_model import write_random_weights
 
 from latentc import api
+from latentc.components.blocks import mixers
 
 STAGE = "extends: first_stages/sd_vae\nbackbone: {width: 32, multipliers: [1, 2], blocks: 1}"
 DIT = "width: 32, depth: 2, block: {mixer: {heads: 2}}"
@@ -102,6 +103,16 @@ def training(folder: Path) -> None:
     api.emit(folder / "digits_dit", folder / "project")
 
 
+def researcher(folder: Path) -> None:
+    """The page's own block, where the registry finds it, and the spec that names it."""
+    page = (ROOT / "docs/tutorials/researcher.md").read_text(encoding="utf-8")
+    (_, block), (_, text) = blocks(page, "python")[0], blocks(page, "yaml")[0]
+    (folder / "mixers").mkdir()
+    (folder / "mixers/token_mlp.py").write_text(block, encoding="utf-8")
+    mixers.__path__.append(str(folder / "mixers"))
+    (folder / "mixing.yaml").write_text(text, encoding="utf-8")
+
+
 def tuning(folder: Path) -> None:
     text = SMALL["digits_dit"].replace("{steps: 4}", "{steps: 48}")  # good enough for the page's budgets
     (folder / "digits_dit").write_text(f"latentc: 1\nname: digits-dit\n{text}\n", encoding="utf-8")
@@ -142,5 +153,6 @@ GIVEN: dict[str, Callable[[Path], None]] = {
     "docs/step_reduction.md": step_reduction,
     "docs/training.md": training,
     "docs/tuning.md": tuning,
+    "docs/tutorials/researcher.md": researcher,
     "docs/weights.md": weights_page,
 }

@@ -187,6 +187,8 @@ class OneOf:
         component = self.find(kind) if isinstance(kind, str) else None
         if component is None:
             raise PydanticCustomError("union_tag_invalid", "unknown kind")
+        if lacking := getattr(component, "__abstractmethods__", None):
+            raise ValueError(f"the component {component.__name__} does not define {', '.join(sorted(lacking))}")
         return component.model_validate(value)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -95,11 +95,11 @@ class Mixer(Part):
     ) -> Var:
         """`mask` bool[B, 1, 1, T] is true for the tokens that may be seen; None: all."""
 
-    @abstractmethod
     def decode(
         self, b: Builder, name: str, x: Var, state: DecodeState, rotary: tuple[Var, ...], init: str, **static: Any
     ) -> tuple[Var, Var, Var]:
-        """One token x [B, 1, D] against a cache: (output, new key cache, new value cache)."""
+        """One token x [B, 1, D] against a cache: (output, new key cache, new value cache). Of causal mixers alone."""
+        raise NotImplementedError(f"{type(self).__name__} is not causal")
 
 
 @dataclass(frozen=True)

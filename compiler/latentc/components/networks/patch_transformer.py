@@ -142,7 +142,7 @@ def _network(config: PatchTransformer, time: TimeEmbedding, entries: tuple[Entry
         x = b.conv(x, kernel, shift, stride=patch, out="x")
         x = b.transpose(b.reshape(x, shape=(batch, width, tokens)), perm=(0, 2, 1), out="x")
         x = positions.add(b, x, width, grid)
-        rotary = positions.rotary(b, width // static["heads"], grid, 0)
+        rotary = positions.rotary(b, width // static.get("heads", 1), grid, 0)  # not every mixer has heads
         c = reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
         sizes = config.block.own(width, static)
         for name in items("blocks", depth):
