@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test coverage chaos fuzz lint format clean rtx triton
+.PHONY: demo test coverage chaos fuzz installs gallery lint format clean rtx triton
 
 demo: .venv/ready  ## train two generators on digits, compile both, sample from the engines (out/demo)
 	$(BIN)/python examples/digits/demo.py
@@ -19,6 +19,12 @@ fuzz: .venv/ready  ## spoilt specs and damaged files, N cases of each, from new 
 
 chaos: .venv/ready  ## break training and compiling at random moments for five minutes, and check what is left
 	$(BIN)/python tests/chaos.py
+
+installs: .venv/ready  ## install the wheel with each extra into a new environment, and use it (10 GB of downloads)
+	$(BIN)/python tests/installs.py
+
+gallery: .venv/ready  ## train every system that learns small data, and draw their samples (half an hour)
+	$(BIN)/python examples/gallery/gallery.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .
