@@ -16,6 +16,7 @@ from latentc_runtime.backends.onnxruntime import OrtEngine
 from latentc_runtime.bundle import write_manifest
 from latentc_runtime.hashes import hash_file
 from latentc_runtime.manifest import EngineCall, Loop, Reference, Rows
+from latentc_runtime.program import run_program
 from latentc_runtime.sources import RandomSource
 
 CLASSES, SEEDS = [3, 1, 9, 0, 3], [7, 2**63, 7, 0, 2**64 - 1]
@@ -441,3 +442,50 @@ def test_want_of_memory_is_told(tmp_path, monkeypatch):
     with pytest.raises(BundleError, match=r"step\.onnx failed") as raised:
         pipe.sample([1])
     assert "smaller `batch`" in raised.value.help
+
+
+class Adds:
+    """An engine: y = x + amount; `seen` are the inputs of its runs."""
+
+    def __init__(self, amount):
+        self.amount, self.seen = amount, []
+
+    def run(self, inputs, outputs, shared=None):
+        self.seen.append(inputs["x"])
+        return {"y": inputs["x"] + self.amount}
+
+
+def step_then(*rest):
+    """A loop of three steps that add 1 to `x`, and statements after it."""
+    step = EngineCall("engine", "step", {"x": "x"}, {"new": "y"})
+    return (Loop("loop", 3, (step,), carried=(("x", "new"),)), *rest)
+
+
+def watched(program):
+    """(result, outputs that were seen between the steps) of a program that starts with x = 0; all engines by name."""
+    engines, seen = {"step": Adds(1), "decode": Adds(100)}, []
+
+    def watch(so_far):
+        seen.append(so_far())
+
+    variables = run_program(program, {"x": 0}, engines.__getitem__, lambda name, i: 0, lambda: None, watch)
+    return variables, seen, engines
+
+
+def test_states_between_the_steps_go_through_the_rest_of_the_program():
+    decode = EngineCall("engine", "decode", {"x": "x"}, {"out": "y"})
+    variables, seen, engines = watched(step_then(decode))
+    assert [state["out"] for state in seen] == [101, 102] and variables["out"] == 103
+    assert engines["decode"].seen == [1, 2, 3] and engines["step"].seen == [0, 1, 2]
+
+
+def test_states_before_another_loop_are_not_seen():
+    """They would need all of its steps."""
+    variables, seen, _ = watched(step_then(*step_then()))
+    assert [state["x"] for state in seen] == [4, 5] and variables["x"] == 6
+
+
+def test_states_of_nested_loops_are_those_of_the_outer_one():
+    (inner,) = step_then()
+    variables, seen, _ = watched((Loop("loop", 2, (inner,), carried=(("x", "x"),)),))
+    assert [state["x"] for state in seen] == [3] and variables["x"] == 6

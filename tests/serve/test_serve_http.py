@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import random
 import threading
+import time
 import zipfile
 
 import httpx
@@ -16,6 +18,8 @@ from served import NAMES, Gate, events, eventually, mel_bundle, served, tiny_bun
 import latentc_runtime
 from latentc_runtime import BundleError
 from latentc_runtime.errors import CODES
+from latentc_runtime.manifest import Output
+from latentc_runtime.serve import answers, guards, sampling
 from latentc_runtime.serve.options import HttpError, Options
 from latentc_runtime.serve.run import create_app
 from latentc_runtime.serve.uploads import value_from_bytes
@@ -159,6 +163,56 @@ def test_a_body_of_unknown_length_is_cut_off(server) -> None:
     assert (answer.status_code, answer.json()["code"]) == (413, "E0615")
 
 
+def test_no_request_makes_the_server_fail(server) -> None:
+    """Bodies of every shape: answered, or refused with a diagnostic."""
+    web, _ = server
+    rng = random.Random(0)
+    numbers = [0, 1, -1, 9, 10, 255, 1 << 63, (1 << 64) - 1, 1 << 64, 10**40, 0.5, 1e308, 1e39, True, None]
+    texts = ["", "a", "zero", "all", "9-0", "0-9,0-9", "inf", "nan", "\0", "é" * 300, "[1", "{}", "\U0001f600"]
+    names = ["classes", "seeds", "count", "conditions", "guidance", "settings", "program", "steps", "columns", "format"]
+
+    def value(depth: int = 0) -> object:
+        kind = rng.randrange(4 if depth < 4 else 2)
+        if kind == 0:
+            return rng.choice(numbers)
+        if kind == 1:
+            return rng.choice(texts)
+        if kind == 2:
+            return {rng.choice(["value", "mask", "class", "mel", "guidance", ""]): value(depth + 1) for _ in range(2)}
+        return [value(depth + 1) for _ in range(rng.randrange(4))]
+
+    for _ in range(150):
+        body = {"classes": [1], **{rng.choice(names): value() for _ in range(rng.randrange(3))}}
+        model = rng.choice(["host", "tokens", "mel"])
+        answer = web.post(f"/v1/models/{model}/sample", json=body)
+        assert answer.status_code < 500, body
+        assert answer.status_code == 200 or answer.json()["code"] in CODES
+
+
+def test_a_slow_body_is_given_up(server, monkeypatch) -> None:
+    web, _ = server
+    monkeypatch.setattr(sampling, "PATIENCE", 0.2)
+
+    def slow():
+        yield b'{"classes": '
+        time.sleep(0.6)
+        yield b"[1]}"
+
+    answer = web.post(SAMPLE, content=slow(), headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (408, "E0618")
+
+
+def test_all_bodies_together_are_bounded(server, monkeypatch) -> None:
+    web, _ = server
+    monkeypatch.setattr(guards, "BODIES", 0.1)  # 20 kB
+    json = {"conditions": {"mel": [[[0.0, 0.0], [0.0, 0.0]]]}}
+    large = {**json, "program": "x" * 30_000}
+    answer = web.post("/v1/models/mel/sample", json=large)
+    assert (answer.status_code, answer.json()["code"]) == (503, "E0614") and answer.headers["retry-after"] == "1"
+    for _ in range(3):  # what a request held is free when it has ended
+        assert web.post("/v1/models/mel/sample", json=json).status_code == 200
+
+
 def test_addresses_that_do_not_exist(server) -> None:
     web, _ = server
     for method, address, status in (("GET", "/v1/models/x", 404), ("PUT", SAMPLE, 405), ("GET", "/static/..%2f", 404)):
@@ -278,6 +332,48 @@ def test_a_model_that_cannot_run_is_not_ready(tmp_path, monkeypatch) -> None:
     with pytest.raises(HttpError) as refusal:
         scheduler.submit(None)  # type: ignore[arg-type]
     assert refusal.value.status == 500 and "no room" in refusal.value.error.message
+
+
+WAVE = Output((8,), "f32", "audio", ("time",), (-1.0, 1.0), rate=8000.0)
+FILM = Output((3, 2, 2), "f32", "video", ("frame", "height", "width"), (0.0, 1.0), rate=8.0)
+TEXT = Output((4,), "i64", "text", ("token",), classes=3, alphabet="abc")
+PLAIN = Output((2,), "f64", "array")
+
+
+@pytest.mark.parametrize(
+    ("output", "accept", "kind"),
+    [
+        (WAVE, "", "audio/wav"),
+        (WAVE, "audio/x-wav", "audio/wav"),
+        (WAVE, "image/*", "image/png"),
+        (FILM, "*/*", "image/gif"),
+        (FILM, "image/png, image/gif;q=0.5", "image/png"),
+        (FILM, "image/png;q=0, image/*;q=0.1", "image/gif"),
+        (TEXT, "text/html, text/*;q=0.5", "text/plain"),
+        (PLAIN, "*/*", "application/x-npz"),
+        (PLAIN, "application/octet-stream;q=x, application/json;q=0.2", "application/json"),
+        (PLAIN, "npz", "application/x-npz"),
+    ],
+)
+def test_the_type_of_an_answer(output: Output, accept: str, kind: str) -> None:
+    assert answers.chosen_type(accept, output) == kind
+
+
+@pytest.mark.parametrize(
+    ("output", "starts"),
+    [
+        (WAVE, {"audio/wav": b"RIFF", "image/png": b"\x89PNG"}),
+        (FILM, {"image/gif": b"GIF8", "image/png": b"\x89PNG"}),
+        (PLAIN, {}),
+    ],
+)
+def test_the_parts_of_a_sample(output: Output, starts: dict[str, bytes]) -> None:
+    parts = answers.parts(np.zeros(output.shape, np.float32), output)
+    assert {kind: base64.b64decode(text)[:4] for kind, text in parts.items()} == starts
+
+
+def test_text_is_text() -> None:
+    assert answers.parts(np.array([0, 1, 2, 0]), TEXT) == {"text/plain": "abca"}
 
 
 WIDE = Condition("mel", "array", (4, 3), "f32")

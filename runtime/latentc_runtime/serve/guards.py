@@ -20,6 +20,7 @@ from latentc_runtime.serve.options import HttpError, Options, refused
 
 _log = logging.getLogger("latentc.serve")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+BODIES = 16  # largest number of bodies of the largest size that are held at once
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 _OPEN = re.compile(r"/(healthz|readyz|static/.*)?")  # what needs no key
 
@@ -46,6 +47,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, options: Options) -> None:
         self.app, self.options = app, options
+        self.held = 0  # bytes of the bodies of unfinished requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -55,7 +57,7 @@ class Guard:
         given = headers.get("x-request-id", "")
         request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
         state = scope.setdefault("state", {})
-        state["id"], state["log"] = request_id, {}
+        state["id"], state["log"], state["size"] = request_id, {}, 0
         begin, status = time.monotonic(), 0
 
         async def answer(message: Message) -> None:
@@ -68,7 +70,7 @@ class Guard:
         try:
             try:
                 self._check(scope, headers)
-                await self.app(scope, self._counted(receive), answer)
+                await self.app(scope, self._counted(receive, state), answer)
             except HttpError as refusal:
                 if refusal.status == 413:
                     await _discard(receive)
@@ -80,6 +82,7 @@ class Guard:
                 fault = BundleError("E0901", "the server failed", "report it, with the server's log")
                 await _send_error(answer, HttpError(500, fault), request_id)
         finally:
+            self.held -= state["size"]
             if scope["path"] not in ("/healthz", "/readyz", "/metrics"):
                 seconds = round(time.monotonic() - begin, 6)
                 fields = {"request": request_id, "method": scope["method"], "path": scope["path"], "status": status}
@@ -114,18 +117,21 @@ class Guard:
         if length.isdigit() and int(length) > self.options.max_body:
             raise self._too_large()
 
-    def _counted(self, receive: Receive) -> Receive:
-        """`receive`, which refuses a body that is larger than it said, or did not say how large it is."""
-        size = 0
+    def _counted(self, receive: Receive, state: dict[str, Any]) -> Receive:
+        """`receive`, which bounds a body that did not say how large it is, and all bodies together."""
 
         async def counted() -> Message:
-            nonlocal size
             message = await receive()
-            size += len(message.get("body", b""))
-            if size > self.options.max_body:
-                if message.get("more_body", False):
-                    await _discard(receive)
+            size = len(message.get("body", b""))
+            state["size"] += size
+            self.held += size
+            large, full = state["size"] > self.options.max_body, self.held > BODIES * self.options.max_body
+            if (large or full) and message.get("more_body", False):
+                await _discard(receive)
+            if large:
                 raise self._too_large()
+            if full:
+                raise refused(503, "E0614", "too many requests are being read", "try again", Retry_After="1")
             return message
 
         return counted

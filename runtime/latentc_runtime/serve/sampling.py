@@ -35,6 +35,7 @@ from latentc_runtime.sources import NUMPY
 _log = logging.getLogger("latentc.serve")
 
 KEEPALIVE = 15.0  # seconds of silence after which a stream sends a comment, for proxies
+PATIENCE = 60.0  # seconds for a body to arrive
 BACKLOG = 4  # events that a slow client may have waiting before it misses intermediate pictures
 
 Handler = Callable[[HttpRequest], Awaitable[Response]]
@@ -64,7 +65,12 @@ def handler(model: Model, options: Options, metrics: Metrics) -> Handler:
 
 async def _sample(http: HttpRequest, model: Model, options: Options, metrics: Metrics) -> Response:
     model.scheduler.check_room()  # before the body is read
-    asked = await _asked(http, model, options)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            asked = await _asked(http, model, options)
+    except TimeoutError:
+        what = f"the request's body did not arrive within {PATIENCE:.0f} s"
+        raise refused(408, "E0618", what, Connection="close") from None
     # In a thread, because a large condition takes a while to check.
     request = await run_in_threadpool(asked.request, model.manifest, options.max_samples)
     output = request.entry.outputs[0].output
