@@ -146,6 +146,21 @@ def test_its_state_is_all_that_a_resumed_run_needs(kind: str, optimizers: Module
         assert torch.equal(p, q)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_keeps_as_many_bytes_as_it_says(kind: str, optimizers: ModuleType) -> None:
+    net, chosen = network(), components.load("optimizers")[kind].model_validate({"kind": kind})
+    made = optimizers.make_optimizer(net, chosen.model_dump(mode="json"))
+    for p in net.parameters():
+        p.grad = torch.ones_like(p)
+    made.step()
+    state = [x for own in made.state.values() for x in own.values() if isinstance(x, torch.Tensor) and x.ndim]
+    count = {
+        matrices: sum(p.numel() for g in made.param_groups if g["matrices"] == matrices for p in g["params"])
+        for matrices in (True, False)
+    }
+    assert sum(x.numel() * x.element_size() for x in state) == chosen.state_bytes(count[True], count[False])
+
+
 def kept(value: torch.Tensor) -> dict[str, Any]:
     return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
 
