@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Network, OutputField, Program
@@ -46,7 +47,7 @@ def with_decoder(mb: ModuleBuilder, program: Program, stage: Network, spec: Spec
     if not any(output.field == modelled for output in outputs):
         return program
     assert spec.first_stage is not None and spec.data.first_stage is not None
-    pictures, scale = spec.first_stage.data.fields["x"], spec.data.first_stage.scale
+    pictures, (shift, scale) = spec.first_stage.data.fields["x"], spec.data.normalisation
     fn = mb.functions[mb.entries[program.entry]]
     b = Rewriter(mb, fn)
     for node in fn.nodes:
@@ -55,10 +56,16 @@ def with_decoder(mb: ModuleBuilder, program: Program, stage: Network, spec: Spec
     for output, value in zip(outputs, fn.outputs, strict=True):
         x = Var(value, b)
         if output.field == modelled:
-            z = b.div(x, scale, out="latents") if scale != 1 else x
+            z = b.div(x, _per_channel(b, scale), out="latents") if set(scale) != {1.0} else x
+            z = b.add(z, _per_channel(b, shift), out="latents") if any(shift) else z
             x = b.call(stage.methods["decode"].function, FIRST_STAGE, z, out="images")
             output = replace(output, field=pictures)
         b.output(x)
         fields.append(output)
     b.finish(fn.doc)
     return replace(program, outputs=tuple(fields))
+
+
+def _per_channel(b: Rewriter, numbers: Sequence[float]) -> Any:
+    """A number for all channels, or a constant [C, 1, 1] that broadcasts to latents [B, C, h, w]."""
+    return numbers[0] if len(numbers) == 1 else b.constant([[[number]] for number in numbers])

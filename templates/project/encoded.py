@@ -4,6 +4,7 @@ The cache is named by what it was made of: other images, crops or another first 
 """
 
 import hashlib
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,7 @@ import numpy as np
 import torch
 
 import first_stage
-from image_folder import ImageFolder, class_names
 from storage import write_whole
-
-__all__ = ["class_names", "open_dataset"]
 
 
 class Encoded:
@@ -33,7 +31,13 @@ class Encoded:
         return {**found, "y": self.y[index]} if "y" in self.fields else found
 
 
-def views_of(images: ImageFolder, index: int, flip: bool, crops: str) -> np.ndarray:
+def class_names(settings: dict[str, Any]) -> list[str]:
+    """Names of the classes, if the images come with some."""
+    find = getattr(importlib.import_module(settings["kind"]), "class_names", None)
+    return find(settings) if find else []
+
+
+def views_of(images: Any, index: int, flip: bool, crops: str) -> np.ndarray:
     """u8[views, H, W, C] of one image: its crops, then their mirror images if `flip`."""
     side = images.side
     if crops == "ten":  # the corners and the middle of a larger image
@@ -47,15 +51,16 @@ def views_of(images: ImageFolder, index: int, flip: bool, crops: str) -> np.ndar
 
 
 def open_dataset(settings: dict[str, Any]) -> Encoded:
-    """The codes of an image folder, encoded now if they are not cached. Raises ValueError."""
+    """The codes of the images, encoded now if they are not cached. Raises ValueError."""
     stage, fields, folder = settings["first_stage"], settings["fields"], Path(settings["path"])
     side = first_stage.codes_side(settings) * stage["factor"]
-    images = ImageFolder(settings["path"], settings["classes"], side, 3)
+    images = importlib.import_module(settings["kind"]).open_pictures(settings, side, 3)
     flip, crops = settings["horizontal_flip"], settings["crops"]
-    names = [str(file.relative_to(folder)) for file in images.files]
     weights = first_stage.file_of(stage)
     status = weights.stat()
-    made_of = "\n".join([f"{weights} {status.st_size} {status.st_mtime_ns}", str(flip), crops, *names])
+    made_of = "\n".join(
+        [f"{weights} {status.st_size} {status.st_mtime_ns}", str(flip), crops, *images.identity()]
+    )
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:12]
     cache = folder.parent / f"{folder.name}.{Path(stage['spec']).stem}.{side}.{digest}.npy"
     if not cache.is_file():
@@ -68,7 +73,7 @@ def open_dataset(settings: dict[str, Any]) -> Encoded:
 
 
 @torch.no_grad()
-def encode(images: ImageFolder, stage: dict[str, Any], path: Path, flip: bool, crops: str) -> None:
+def encode(images: Any, stage: dict[str, Any], path: Path, flip: bool, crops: str) -> None:
     """Writes codes [N, views, ...] of all images as an .npy file, one image after another."""
     from tqdm import tqdm
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field as Option
 
@@ -96,6 +96,11 @@ class Data(Part):
         """Data of this kind in a folder, for samples like `field` (shape, axes, medium); None if it holds none."""
         return None
 
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """What is subtracted from the latents of the first stage, and the factor after that, per channel or for all."""
+        return (0.0,), (self.first_stage.scale if self.first_stage is not None else 1.0,)
+
     def held_out(self) -> Data:
         """Data to judge samples by: what training does not see, if it is known; else the data themselves."""
         return self
@@ -163,3 +168,14 @@ class Images(Data):
         x = self.fields.get("x")
         if self.augment and (x is None or x.medium != "image" or "channel" not in x.axes):
             yield Problem(("augment",), "only images can be augmented", "leave `augment` out")
+
+
+class Pictures(Images):
+    """Data whose samples are image files of any size; a first stage can encode them."""
+
+    horizontal_flip: bool = Option(True, description="mirror half of the training images")
+    crops: Literal["center", "ten"] = Option(
+        "center", description="what a first stage encodes: the middle square, or ten crops of 1.1 times the side"
+    )
+    requires: ClassVar[tuple[str, ...]] = ("pillow>=10",)
+    holds_images: ClassVar[bool] = True

@@ -25,6 +25,15 @@ def _import_beside(found: re.Match[str]) -> str:
     return f"{indent}from {submodules.rpartition('.')[2]} import" if submodules else f"{indent}import"
 
 
+def _imported(module: str) -> set[str]:
+    """Names of the modules of `latentc.datasets` that a reader imports, and those that they import."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None
+    text = Path(spec.origin).read_text(encoding="utf-8")
+    found = set(re.findall(r"^ *from latentc\.datasets\.(\w+) import", text, re.MULTILINE))
+    return found.union(*(_imported(f"latentc.datasets.{name}") for name in found))
+
+
 def data_files(data: Data, staged: bool = True) -> dict[str, str]:
     """{file name: text}: dataset.py to read the data, media.py to write samples, and what these two import.
 
@@ -46,7 +55,6 @@ def data_files(data: Data, staged: bool = True) -> dict[str, str]:
         files["dataset.py"] = template("project/encoded.py")
     else:
         shared["dataset"] = reader
-    shared["arrays"] = "latentc.datasets.arrays"
-    if "augment" in data.fields:
-        shared["augment"] = "latentc.datasets.augment"
+    for name in sorted(_imported(reader) - ({"augment"} if "augment" not in data.fields else set())):
+        shared[name] = f"latentc.datasets.{name}"
     return files | {f"{name}.py": shared_source(module) for name, module in shared.items()}

@@ -9,20 +9,14 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import fields
-from latentc.components.dataset import Images
+from latentc.components.dataset import Pictures
 
 
-class ImageFolder(Images):
+class ImageFolder(Pictures):
     """Images in one sub-folder per class, as torchvision's ImageFolder reads them; classes in sorted order."""
 
     kind: Literal["image_folder"]
     path: str = Field("data/train", description="folder that holds one folder per class; any images if `classes` is 0")
-    horizontal_flip: bool = Field(True, description="mirror half of the training images")
-    crops: Literal["center", "ten"] = Field(
-        "center", description="what a first stage encodes: the middle square, or ten crops of 1.1 times the side"
-    )
-    requires: ClassVar[tuple[str, ...]] = ("pillow>=10",)
-    holds_images: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "image_folder", "classes": 4, "shape": [3, 16, 16]}
 
     @classmethod

@@ -1,0 +1,17 @@
+"""Images in archives of EDM."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.dataset import Pictures
+
+
+class Edm(Pictures):
+    """A zip or folder of images that dataset_tool.py of EDM, EDM2 or StyleGAN wrote, with labels in dataset.json."""
+
+    kind: Literal["edm"]
+    path: str = Field("data/train.zip", description="the zip or the folder")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "edm", "classes": 4, "shape": [3, 16, 16]}

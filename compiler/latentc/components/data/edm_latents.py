@@ -1,0 +1,47 @@
+"""Latents in archives of EDM2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.dataset import Data
+from latentc.components.parts import Problem
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class EdmLatents(Data):
+    """A zip or folder of latents that `dataset_tool.py encode` of EDM2 wrote, with labels in dataset.json.
+
+    They are drawn from their stored mean and deviation in every epoch, then normalised per channel. A first stage that
+    is named decodes samples with the same normalisation; it encodes nothing.
+    """
+
+    kind: Literal["edm_latents"]
+    path: str = Field("data/train.zip", description="the zip or the folder")
+    latent_mean: tuple[float, ...] = Field(
+        (5.81, 3.25, 0.12, -2.15), max_length=256, description="mean of the latents per channel; the default is EDM2's"
+    )
+    latent_std: tuple[float, ...] = Field(
+        (4.17, 4.62, 3.71, 3.28), max_length=256, description="their standard deviation per channel"
+    )
+    deviation: float = Field(0.5, gt=0, description="standard deviation of the normalised latents")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "edm_latents", "classes": 4, "shape": [4, 8, 8]}
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """What is subtracted from latents per channel, and the factor after that."""
+        return self.latent_mean, tuple(self.deviation / std for std in self.latent_std)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        channels = self.shape[0] if self.shape else 0
+        if not len(self.latent_mean) == len(self.latent_std) == channels:
+            given = f"{len(self.latent_mean)} means and {len(self.latent_std)} deviations"
+            yield Problem(("latent_std",), f"{given} for {channels} channels", "give one of each per channel")
+        if not all(std > 0 for std in self.latent_std):
+            yield Problem(("latent_std",), "a standard deviation is not above 0")

@@ -1,0 +1,23 @@
+"""WebDataset shards."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.dataset import Pictures
+
+
+class WebDataset(Pictures):
+    """Images in uncompressed .tar files, labelled by a .cls file or a key of the .json of the same name.
+
+    The files are indexed when they are opened. Names of classes come from class_names.txt beside them.
+    """
+
+    kind: Literal["webdataset"]
+    path: str = Field("data/train", description="a .tar file, or the folder of all")
+    label: str = Field(
+        "cls", pattern=r"^[A-Za-z0-9_.]{1,32}$", description="suffix of the file, or key of the .json, with the label"
+    )
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "webdataset", "classes": 4, "shape": [3, 16, 16]}

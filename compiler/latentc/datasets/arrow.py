@@ -1,0 +1,157 @@
+"""Rows of Arrow files, mapped into memory: images in a column of bytes, and columns of numbers."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentc.datasets.arrays import Array, as_declared, augmented_rows, check_classes, reading
+from latentc.datasets.pictures import Images, Pictures, open_images
+
+IMAGE, LABEL = ("image", "img", "pixel_values", "x"), ("label", "labels", "fine_label", "y")
+
+
+class Table:
+    """Columns of stream files; each process maps them for itself."""
+
+    def __init__(self, files: list[Path]):
+        self.files = files
+        self.table: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"files": self.files, "table": None}
+
+    def column(self, name: str) -> Any:
+        """A column as a ChunkedArray. Raises ValueError."""
+        import pyarrow as pa
+
+        if self.table is None:
+            tables = []
+            for file in self.files:
+                with reading(file, "Arrow"):
+                    tables.append(pa.ipc.open_stream(pa.memory_map(str(file))).read_all())
+            self.table = pa.concat_tables(tables)
+        if name not in self.table.column_names:
+            raise ValueError(f"keys: there is no column `{name}`; there are {', '.join(self.table.column_names)}")
+        return self.table.column(name)
+
+    def names(self) -> list[str]:
+        """Names of the columns."""
+        import pyarrow as pa
+
+        with reading(self.files[0], "Arrow"):
+            names: list[str] = pa.ipc.open_stream(pa.memory_map(str(self.files[0]))).schema.names
+        return names
+
+
+def key_of(name: str, keys: dict[str, str], columns: list[str]) -> str:
+    """The column of a field: as `keys` says, or of its own or a usual name."""
+    usual = {"x": IMAGE, "y": LABEL}.get(name, ())
+    return keys.get(name) or next((c for c in (name, *usual) if c in columns), name)
+
+
+def numbers(values: Any, name: str) -> Array:
+    """A column, or part of one, as an array. Raises ValueError."""
+    array = np.asarray(values.to_pylist())
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"column `{name}` does not hold numbers in arrays of one shape")
+    return array
+
+
+class ArrowPictures(Pictures):
+    """Images in a column of bytes, or of {bytes, path} as Hugging Face stores them."""
+
+    def __init__(self, table: Table, settings: dict[str, Any], side: int, channels: int):
+        super().__init__(side, channels)
+        columns, keys = table.names(), settings["keys"]
+        self.table, self.key = table, key_of("x", keys, columns)
+        self.size = len(table.column(self.key))
+        label = key_of("y", keys, columns)
+        self.y = np.zeros(self.size, np.int64)
+        if settings["classes"]:
+            self.y = numbers(table.column(label), label).astype(np.int64)
+
+    def content(self, index: int) -> tuple[str, Any]:
+        value = self.table.column(self.key)[index].as_py()
+        content = value.get("bytes") if isinstance(value, dict) else value
+        name = f"row {index} of column `{self.key}`"
+        if not isinstance(content, bytes):
+            raise ValueError(f"{name} does not hold the bytes of an image file")
+        return name, io.BytesIO(content)
+
+    def identity(self) -> list[str]:
+        return [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in self.table.files]
+
+
+class ArrowRows:
+    """Columns of numbers as fields, read row by row."""
+
+    in_memory = False
+
+    def __init__(self, table: Table, settings: dict[str, Any]):
+        self.table, self.fields, self.augment = table, settings["fields"], settings["augment"]
+        columns = table.names()
+        self.keys = {n: key_of(n, settings["keys"], columns) for n in self.fields if n != "augment" or not self.augment}
+        self.size = len(table.column(next(iter(self.keys.values()))))
+        if not self.size:
+            raise ValueError("the data is empty")
+        self._read(np.arange(min(64, self.size)))
+
+    def rows(self, index: Array, rng: np.random.Generator | None = None) -> dict[str, Array]:
+        """Samples by field."""
+        found = self._read(index)
+        return augmented_rows(found, self.fields["x"], self.augment, rng) if self.augment else found
+
+    def _read(self, index: Array) -> dict[str, Array]:
+        found = {}
+        for name, key in self.keys.items():
+            column = self.table.column(key)
+            field = self.fields[name]
+            with reading(f"column `{key}`", f"numbers of shape {field['shape']}"):
+                values = np.asarray([column[int(i)].as_py() for i in index])
+            if values.dtype.kind not in "biuf":
+                raise ValueError(f"column `{key}` does not hold numbers of shape {field['shape']}")
+            values = as_declared(values, field)
+            if values[0].size != np.prod(field["shape"], dtype=int):
+                raise ValueError(f"rows of `{key}` are {list(values.shape[1:])}; the model takes {field['shape']}")
+            found[name] = values.reshape(len(index), *field["shape"])  # lists may be flat
+            check_classes(name, found[name], field)
+        return found
+
+
+def holds_images(table: Table, settings: dict[str, Any]) -> bool:
+    """True if the modelled column holds image files."""
+    import pyarrow as pa
+
+    if "x" not in settings["fields"]:
+        return False
+    kind = table.column(key_of("x", settings["keys"], table.names())).type
+    return bool(pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def open_arrow(table: Table, settings: dict[str, Any]) -> Images | ArrowRows:
+    """The data set of a table. Raises ValueError."""
+    if holds_images(table, settings):
+        return open_images(settings, lambda settings, side, channels: ArrowPictures(table, settings, side, channels))
+    return ArrowRows(table, settings)
+
+
+def names_from_features(features: Any, keys: dict[str, str]) -> list[str]:
+    """Class names in the description of columns that Hugging Face stores; empty if there are none."""
+    if not isinstance(features, dict):
+        return []
+    label = features.get(key_of("y", keys, list(features)))
+    names = label.get("names") if isinstance(label, dict) else None
+    if isinstance(names, dict):  # {"0": …} of old versions
+        names = [names[key] for key in sorted(names, key=int)]
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def features_from_metadata(metadata: dict[bytes, bytes] | None) -> Any:
+    """The description of columns in the metadata of a schema; None if there is none."""
+    try:
+        return json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, ValueError, TypeError):
+        return None

@@ -1,0 +1,75 @@
+"""Images of any size as the fields `x` and `y` of a data set: cropped to the middle square and resized."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentc.datasets.arrays import Array, as_declared, augmented_rows, check_classes, mirror, reading
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+
+
+class Pictures:
+    """Images by number: `size` of them, with labels `y` i64[N]. Kinds of data define `content`."""
+
+    in_memory = False
+    size: int
+    y: Array
+
+    def __init__(self, side: int, channels: int):
+        self.side, self.mode = side, "L" if channels == 1 else "RGB"
+
+    def content(self, index: int) -> tuple[str, Any]:
+        """One image file: what messages call it, and a path or an opened file."""
+        raise NotImplementedError
+
+    def identity(self) -> list[str]:
+        """Texts that differ if the images do, for caches."""
+        raise NotImplementedError
+
+    def pixels(self, index: int, side: int | None = None) -> NDArray[np.uint8]:
+        """One image u8[H, W, C], H = W = `side`."""
+        from PIL import Image
+
+        side = side or self.side
+        name, source = self.content(index)
+        with reading(name, "an image"), Image.open(source) as file:
+            picture = file.convert(self.mode)
+        short = min(picture.size)
+        left, top = (picture.width - short) // 2, (picture.height - short) // 2
+        box = (left, top, left + short, top + short)
+        picture = picture.resize((side, side), Image.Resampling.BICUBIC, box)
+        return np.asarray(picture).reshape(side, side, -1)
+
+
+class Images:
+    """The fields `x` and `y` of pictures, which are mirrored or augmented as `Arrays` does."""
+
+    in_memory = False
+
+    def __init__(self, pictures: Pictures, fields: dict[str, Any], flip: bool, augment: float = 0):
+        self.pictures, self.fields, self.flip, self.augment = pictures, fields, flip, augment
+        self.size = pictures.size
+        if "y" in fields:
+            check_classes("y", pictures.y, fields["y"])
+
+    def rows(self, index: Array, rng: np.random.Generator | None = None) -> dict[str, Array]:
+        """Images as the field `x` declares them, and labels; mirrored at random if `rng` is given."""
+        field = self.fields["x"]
+        x = as_declared(np.stack([self.pictures.pixels(int(i)) for i in index]), field)
+        if self.flip and not self.augment and rng is not None:
+            x = mirror(x, rng.random(len(index)) < 0.5, 1 + field["axes"].index("width"))
+        found = {"x": x, "y": self.pictures.y[index]} if "y" in self.fields else {"x": x}
+        return augmented_rows(found, field, self.augment, rng) if self.augment else found
+
+
+def open_images(settings: dict[str, Any], open_pictures: Callable[[dict[str, Any], int, int], Pictures]) -> Images:
+    """The images that `settings` describe. Raises ValueError."""
+    field = settings["fields"].get("x", {})
+    if field.get("medium") != "image":
+        raise ValueError("the data are images, and the model takes none")
+    sizes = dict(zip(field["axes"], field["shape"], strict=True))
+    pictures = open_pictures(settings, sizes["width"], sizes.get("channel", 1))
+    return Images(pictures, settings["fields"], settings["horizontal_flip"], settings["augment"])
