@@ -65,6 +65,9 @@ TRAIN: dict[str, Rule] = {
     "keep": whole(1),
     "log_every": whole(1),
     "sample_every": or_null(whole(1)),
+    "evaluate_every": or_null(whole(1)),
+    "evaluate_samples": whole(8),
+    "evaluate_features": or_null(("a file", lambda v: isinstance(v, str))),
     "workers": whole(0),
 }
 
@@ -93,6 +96,9 @@ MEANINGS = {
     "train.keep": "number of newest checkpoints that are kept",
     "train.log_every": "steps between lines of the log",
     "train.sample_every": "steps between sample grids; null for none",
+    "train.evaluate_every": "steps between figures of samples (FID, precision, recall); null for none",
+    "train.evaluate_samples": "samples that are judged",
+    "train.evaluate_features": "TorchScript of features; null for principal components",
     "train.workers": "processes that load data; 0 loads in the training process",
     "data.path": "the file or folder of the data",
     "data.keys": "{field: name of its array in the file}, if they differ",

@@ -72,6 +72,17 @@ def open_dataset(settings: dict[str, Any]) -> Encoded:
     return Encoded(np.load(cache, mmap_mode="r"), images.y, fields, stage)
 
 
+def pictures(settings: dict[str, Any], most: int) -> np.ndarray:
+    """Images of the data as the first stage decodes them, f32[n, 3, H, W], at most so many, evenly spaced."""
+    stage = settings["first_stage"]
+    side = first_stage.codes_side(settings) * stage["factor"]
+    images = importlib.import_module(settings["kind"]).open_pictures(settings, side, 3)
+    rows = np.linspace(0, images.size - 1, min(images.size, most)).round().astype(int)
+    low, high = stage["field"]["range"]
+    pixels = np.stack([images.pixels(row) for row in rows]).transpose(0, 3, 1, 2)
+    return pixels.astype(np.float32) * np.float32((high - low) / 255) + np.float32(low)
+
+
 @torch.no_grad()
 def encode(images: Any, stage: dict[str, Any], path: Path, flip: bool, crops: str) -> None:
     """Writes codes [N, views, ...] of all images as an .npy file, one image after another."""

@@ -32,6 +32,7 @@ from tqdm import tqdm
 from checkpoint import Checkpoints, load_weights, network_state, save_weights, seed_generators
 from config import load_config
 from data import batches, class_names, generator, open_data
+from evaluate import Judge
 from media import FORMATS
 from model import NETWORKS
 from objective import UPDATES, Update
@@ -187,16 +188,21 @@ def tensorboard(folder: Path, step: int) -> Any:
     return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
 
-def preview(config: dict[str, Any], networks: dict[str, nn.Module], step: int, run: Run) -> None:
-    """Writes samples, a row per class. Takes no random numbers from training."""
+def drawn(config: dict[str, Any], networks: dict[str, nn.Module], given: Any, run: Run) -> Tensor:
+    """Samples of networks in training. Takes no random numbers from training."""
     modes = {name: network.training for name, network in networks.items()}
-    decoding = with_first_stage(networks, config, run.device)
-    given = preview_given(columns=8)
-    samples = next(iter(draw(decoding, given).values()))
+    samples = next(iter(draw(with_first_stage(networks, config, run.device), given).values()))
     for name, network in networks.items():
         network.train(modes[name])
         if run.parallel == "fsdp":
             network.reshard()  # without a backward pass, the root's weights stay gathered
+    return samples
+
+
+def preview(config: dict[str, Any], networks: dict[str, nn.Module], step: int, run: Run) -> None:
+    """Writes samples, a row per class."""
+    given = preview_given(columns=8)
+    samples = drawn(config, networks, given, run)
     if run.main:
         folder = Path(config["train"]["out"]) / "samples"
         conditions, _ = declared(program_of(), class_names(config))
@@ -271,6 +277,7 @@ def main() -> None:
     feed = batches(dataset, config, step * fed, run.rank, run.world)
     hidden = None if run.main else True
     bar = tqdm(total=train["steps"], initial=step, desc="training", unit="step", disable=hidden)
+    judge = None
     since, logged, saved = time.perf_counter(), step, step if found else -1
     while step < train["steps"]:
         of_round = round_of(step, train["steps"], rounds)
@@ -323,6 +330,15 @@ def main() -> None:
         sampling = train["sample_every"] and step % train["sample_every"] == 0
         if sampling and (run.main or run.parallel == "fsdp"):
             preview(config, averages or networks, step, run)
+        judging = train["evaluate_every"] and step % train["evaluate_every"] == 0
+        if judging and (run.main or run.parallel == "fsdp"):
+            judge = judge or Judge(config, run.device)
+            samples = drawn(config, averages or networks, judge.given, run)
+            figures = judge(samples) if run.main else {}
+            if run.main:
+                tqdm.write(f"step {step}: {', '.join(f'{k} {v:.4g}' for k, v in figures.items())}")
+            for name, value in figures.items() if writer else ():
+                writer.add_scalar(f"evaluate/{name}", value, step)
         if stop:
             if run.main:
                 print(f"\nstopped at step {step}; saved. `--resume true` goes on.")

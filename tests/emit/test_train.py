@@ -117,11 +117,15 @@ def test_sigterm_saves(project: Path) -> None:
     assert len(list((project / "runs/term/checkpoints").glob("step-*"))) == 1
 
 
+JUDGED = ["--evaluate_every", "8", "--evaluate_samples", "16"]
+
+
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_resume_bit_equal(project: Path, parallel: str) -> None:
-    flags = [*SHORT, "--parallel", parallel, "--checkpoint_every", "4", "--steps", "8", "--sample_every", "8"]
+    flags = [*SHORT, "--parallel", parallel, "--checkpoint_every", "4", "--steps", "8", "--sample_every", "8", *JUDGED]
     launch = torchrun if project.name == "digits_dit" and parallel == "ddp" else two_processes
-    launch(project, *flags, "--out", f"runs/{parallel}")
+    said = launch(project, *flags, "--out", f"runs/{parallel}")
+    assert "step 8: fid " in said and "recall" in said
     assert (project / f"runs/{parallel}/samples/00000008.png").is_file()
     shutil.copytree(project / f"runs/{parallel}", project / f"runs/{parallel}2")
     shutil.rmtree(project / f"runs/{parallel}2/checkpoints/step-00000008")

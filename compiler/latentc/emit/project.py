@@ -37,7 +37,7 @@ NAMES = "class_names.txt"
 MARK = ".latentc-project"  # the file that identifies a folder as a project of ours, which may be overwritten
 _COPIED = (
     *("parallel.py", "rounds.py", "checkpoint.py", "sharded.py", "storage.py"),
-    *("data.py", "sample.py", "plain_errors.py", "ruff.toml"),
+    *("data.py", "sample.py", "evaluate.py", "plain_errors.py", "ruff.toml"),
 )
 SHARED = ("noise", "distributions", "sources", "class_names", "conditions")
 """Modules of the runtime that compute a sampler's inputs; projects have copies of them."""
@@ -132,6 +132,8 @@ def config_of(spec: Spec) -> dict[str, Any]:
             "factor": backbone.codes(stage).factor,
             "field": stage.data.settings()["fields"]["x"],
         }
+    unseen = spec.data.held_out().settings()
+    held_out = {key: value for key, value in unseen.items() if spec.data.settings()[key] != value}
     train = spec.train.model_dump(mode="json", by_alias=True)
     train |= optimizer_settings(spec.train)
     if not train["optimizers"]:
@@ -144,6 +146,7 @@ def config_of(spec: Spec) -> dict[str, Any]:
         **({"roles": roles} if roles else {}),
         **({"rounds": asdict(rounds)} if rounds else {}),
         "data": data,
+        **({"held_out": held_out} if held_out else {}),
     }
 
 

@@ -67,6 +67,17 @@ class Train(Closed):
     sample_every: int | None = Field(
         None, gt=0, le=1_000_000_000, description="steps between sample grids; null for none"
     )
+    evaluate_every: int | None = Field(
+        None,
+        gt=0,
+        le=1_000_000_000,
+        description="steps between figures of samples (FID, precision, recall); null: none",
+    )
+    evaluate_samples: int = Field(512, ge=8, le=1_000_000, description="samples that are judged")
+    evaluate_features: str | None = Field(
+        None,
+        description="TorchScript of features, from pictures u8[N, 3, H, W]; null: principal components of the data",
+    )
     workers: int = Field(2, ge=0, le=1_024, description="processes that load data; 0 loads in the training process")
 
 

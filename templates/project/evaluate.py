@@ -1,0 +1,132 @@
+"""Judges samples during training: `--evaluate_every 1000` adds curves to TensorBoard.
+
+    fid                 Fréchet distance of the features of samples to those of real ones; lower is better
+    precision, recall   share of samples within the real ones, and of real ones within the samples
+
+Features are the first principal components of the real samples. `--evaluate_features FILE` names a network
+instead: TorchScript that takes pictures u8 [N, 3, H, W] and returns features [N, F], such as NVIDIA's
+inception-2015-12-05.pt, whose Fréchet distance is the FID. Real samples are those that training does not see,
+if they are known.
+
+Symbols: N samples, M real samples, F features.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import dataset
+from sample import CALLED, declared, program_of
+from sources import Given, default_given
+
+REAL = 2048  # most real samples
+COMPONENTS = 64
+NEIGHBOURS = 3
+BATCH = 64
+
+
+class Judge:
+    """Compares samples with real ones; `given` is what to draw them from, the same at every step."""
+
+    def __init__(self, config: dict[str, Any], device: torch.device):
+        train = config["train"]
+        self.device, self.field = device, field_of(config)
+        self.given: Given = default_given(train["evaluate_samples"], 0, *declared(program_of()))
+        self.network = None
+        if train["evaluate_features"]:
+            self.network = open_network(Path(train["evaluate_features"]), device)
+        real = real_samples(config)
+        self.centre, self.axes = principal_components(real) if self.network is None else (None, None)
+        self.real = self.features(real)
+
+    @torch.no_grad()
+    def features(self, samples: Tensor) -> Tensor:
+        """f64 [N, F] of samples [N, ...]."""
+        if self.network is None:
+            return (samples.flatten(1).double() - self.centre) @ self.axes
+        from media import pictures
+
+        pixels = torch.from_numpy(pictures(samples.numpy(), self.field)).permute(0, 3, 1, 2)
+        pixels = pixels.expand(-1, 3, -1, -1)
+        flags = {"return_features": True} if "return_features" in str(self.network.forward.schema) else {}
+        parts = [self.network(part.to(self.device), **flags) for part in pixels.split(BATCH)]
+        return torch.cat([part.flatten(1).double().cpu() for part in parts])
+
+    def __call__(self, samples: Tensor) -> dict[str, float]:
+        """The figures of samples [N, ...]; NaN if one of them is not finite."""
+        names = ("fid", "precision", "recall")
+        if not bool(torch.isfinite(samples).all()):
+            return dict.fromkeys(names, float("nan"))
+        made = self.features(samples)
+        return dict(zip(names, (frechet_distance(made, self.real), *shares(made, self.real)), strict=True))
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """|μa − μb|² + tr(Ca + Cb − 2 (Ca Cb)^½) of features [N, F] and [M, F]."""
+    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    mixed = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    distance = (a.mean(0) - b.mean(0)).square().sum()
+    return float(distance + cov_a.trace() + cov_b.trace() - 2 * mixed)
+
+
+def shares(made: Tensor, real: Tensor) -> tuple[float, float]:
+    """Precision and recall (Kynkäänniemi et al. 2019) of features [N, F] and [M, F]."""
+    distance = torch.cdist(made, real)
+    within_real = distance <= radii(real)
+    within_made = distance <= radii(made)[:, None]
+    return float(within_real.any(1).double().mean()), float(within_made.any(0).double().mean())
+
+
+def radii(features: Tensor) -> Tensor:
+    """Distance of each sample from its k-th neighbour, [N]; the nearest is the sample itself."""
+    return torch.cdist(features, features).kthvalue(NEIGHBOURS + 1, dim=1).values
+
+
+def principal_components(real: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean f64 [D] and axes f64 [D, F] of real samples [M, ...]."""
+    flat = real.flatten(1).double()
+    centre = flat.mean(0)
+    _, _, axes = torch.linalg.svd(flat - centre, full_matrices=False)
+    return centre, axes[: min(COMPONENTS, len(flat) - 1)].T
+
+
+def field_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The field that samples are of."""
+    data = config["data"]
+    return data["first_stage"]["field"] if "first_stage" in CALLED else modelled(data["fields"])
+
+
+def modelled(fields: dict[str, Any]) -> Any:
+    return fields["x"] if "x" in fields else fields["tokens"]
+
+
+def real_samples(config: dict[str, Any]) -> Tensor:
+    """At most REAL samples, evenly spaced. SystemExit if there are none to compare with."""
+    settings = {**config["data"], **config.get("held_out", {})}
+    try:
+        if "first_stage" in CALLED:
+            if not hasattr(dataset, "pictures"):
+                raise ValueError("samples are decoded, and the data holds no images to compare with")
+            found = dataset.pictures(settings, REAL)
+        else:
+            source = dataset.open_dataset(settings)
+            rows = np.linspace(0, source.size - 1, min(source.size, REAL)).round().astype(np.int64)
+            found = modelled(source.rows(rows))
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"--evaluate_every: {error}") from None
+    if len(found) <= NEIGHBOURS:
+        raise SystemExit(f"--evaluate_every: {len(found)} real samples are too few")
+    return torch.from_numpy(found)
+
+
+def open_network(file: Path, device: torch.device) -> Any:
+    """A TorchScript network. SystemExit if the file holds none."""
+    try:
+        return torch.jit.load(str(file), map_location=device).eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SystemExit(f"--evaluate_features: {file}: {str(error).splitlines()[0]}") from None
