@@ -16,6 +16,7 @@ import httpx
 import onnx
 import uvicorn
 
+from latentc_runtime.bundle import open_bundle, write_manifest
 from latentc_runtime.manifest import EngineCall, ProgramEntry
 from latentc_runtime.serve.app import App
 from latentc_runtime.serve.options import Options
@@ -100,14 +101,21 @@ def two_step_counts(folder: Path) -> Path:
     """The host bundle in 3 steps and, as another program of that name, in 2; its classes have names."""
     t = tiny_bundles
     t.host_bundle(folder)
-    from latentc_runtime.bundle import open_bundle, write_manifest
-
     manifest = open_bundle(folder).manifest
     (three,) = manifest.programs
     (loop,) = three.program
     two = replace(three, steps=2, program=(replace(loop, trip=2, tables={"a": loop.tables["a"][:2]}),))  # type: ignore[union-attr]
     named = replace(manifest.conditions[0], names=NAMES)
     write_manifest(folder, replace(manifest, programs=(three, two), conditions=(named,)))
+    return folder
+
+
+def many_classes(folder: Path) -> Path:
+    """The host bundle with 40 classes, whose names have synonyms."""
+    tiny_bundles.host_bundle(folder)
+    manifest = open_bundle(folder).manifest
+    names = tuple(f"thing {i}, res {i}" for i in range(40))
+    write_manifest(folder, replace(manifest, conditions=(replace(manifest.conditions[0], classes=40, names=names),)))
     return folder
 
 

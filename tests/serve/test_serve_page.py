@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 from PIL import Image
-from served import Gate, eventually, mel_bundle, served, tiny_bundles, two_step_counts
+from served import Gate, eventually, many_classes, mel_bundle, served, tiny_bundles, two_step_counts
 
 import latentc_runtime
 from latentc.cli import run
@@ -32,6 +32,7 @@ def browser():
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     bundles = [f"host={two_step_counts(folder / 'host')}", f"mel={mel_bundle(folder / 'mel')}"]
+    bundles.append(f"many={many_classes(folder / 'many')}")
     with served(*bundles, preview=0.0, queue=4) as (web, app):
         yield web, app
 
@@ -91,6 +92,24 @@ def test_samples_and_a_change_of_class(server, page) -> None:
     four = expected(app, classes=[3, 3, 7, 7], seeds=11, guidance=2.5, steps=2)
     eventually(lambda: len(page.query_selector_all(".tile.done")) == 4)
     assert pictures(page, 4) == four
+
+
+def test_many_classes_are_searched_by_name(server, page) -> None:
+    web, app = server
+    page.goto(address(web, "model=many&classes=1&per=1"))
+    page.wait_for_selector(".chip")
+    for text in ("Thing 30", "res 7", "12"):
+        page.fill("#f-classes", text)
+        page.keyboard.press("Enter")
+    page.fill("#f-classes", "thing 99")
+    page.click("#go")
+    assert page.query_selector(".tile") is None  # the browser says that there is no such class
+    page.fill("#f-classes", "")
+    page.click(".chip >> nth=0")
+    assert page.inner_text(".chips").split("\n") == ["thing 30", "thing 7", "thing 12"]
+    page.click("#go")
+    assert pictures(page, 3) == expected(app, "many", classes=[30, 7, 12], seeds=0)
+    assert "classes=30,7,12" in page.url
 
 
 def test_a_sample_is_made_again(server, page, tmp_path, monkeypatch) -> None:

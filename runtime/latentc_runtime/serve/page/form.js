@@ -157,10 +157,10 @@ export class Form {
           return chip;
         }),
       );
+    input.oninput = () => input.setCustomValidity("");
     const add = () => {
       const text = input.value.trim();
-      const named = condition.names?.findIndex((name) => name === text || title(condition, condition.names.indexOf(name)) === text) ?? -1;
-      const number = /^\d+$/.test(text) ? Number(text) : named;
+      const number = /^\d+$/.test(text) ? Number(text) : named(condition, text);
       input.setCustomValidity(text && (number < 0 || number >= condition.classes) ? `No class ${text}` : "");
       if (!text || !input.reportValidity()) return;
       if (!this.chosen.includes(number)) this.chosen.push(number);
@@ -244,6 +244,14 @@ export class Form {
     if (!Object.keys(request.settings).length) delete request.settings;
     return { request, query, files };
   }
+}
+
+// The class of a name, or of one of its synonyms; -1 if there is none.
+function named({ names = [] }, text) {
+  const wanted = text.toLowerCase();
+  const whole = names.findIndex((name) => name.toLowerCase() === wanted);
+  if (whole >= 0) return whole;
+  return names.findIndex((name) => name.toLowerCase().split(",").some((part) => part.trim() === wanted));
 }
 
 function value(condition, text) {
