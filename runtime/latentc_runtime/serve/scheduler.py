@@ -20,6 +20,7 @@ import numpy as np
 
 from latentc_runtime.backends import Array
 from latentc_runtime.errors import BundleError
+from latentc_runtime.manifest import ProgramEntry
 from latentc_runtime.pipeline import Pipeline
 from latentc_runtime.request import Request
 from latentc_runtime.serve.options import Options, refused
@@ -183,6 +184,8 @@ class Scheduler:
     def _run(self) -> None:
         try:
             self.pipeline.warm_up(1)
+            if self.pipeline.backend.compiles_per_batch:
+                self.pipeline.warm_up(self._limit(self.pipeline.program()))
             self.state = "ready"
         except Exception as error:
             message = error.message if isinstance(error, BundleError) else f"{type(error).__name__}: {error}"
@@ -228,13 +231,13 @@ class Scheduler:
             key, until = self._jobs[0].key, self._jobs[0].submitted + self.options.delay
             rows = sum(job.left for job in self._jobs if job.key == key)
             wait = until - time.monotonic()
-            if rows >= self._limit(self._jobs[0]) or wait <= 0:
+            if rows >= self._limit(self._jobs[0].request.entry) or wait <= 0:
                 return
             self._changed.wait(wait)
 
-    def _limit(self, job: Job) -> int:
+    def _limit(self, entry: ProgramEntry) -> int:
         """Largest number of samples in one engine call."""
-        return min(self.options.batch, job.request.entry.max_batch or self.options.batch)
+        return min(self.options.batch, entry.max_batch or self.options.batch)
 
     def _size(self) -> int:
         """Rows that the next engine call may take.
@@ -242,7 +245,7 @@ class Scheduler:
         A backend that compiles for each batch size runs only two of them: one sample, or a full batch, which is filled
         up by repeating a row if more than half of it is taken.
         """
-        limit = self._limit(self._jobs[0])
+        limit = self._limit(self._jobs[0].request.entry)
         rows = sum(job.left for job in self._jobs if job.key == self._jobs[0].key)
         if self.pipeline.backend.compiles_per_batch and 2 * rows <= limit:
             return 1
@@ -251,7 +254,7 @@ class Scheduler:
     def _sample(self, pieces: list[Piece]) -> None:
         entry = pieces[0][0].request.entry
         given = joined([job.request.part(start, stop).given for job, start, stop in pieces])
-        if self.pipeline.backend.compiles_per_batch and 1 < len(given) < (limit := self._limit(pieces[0][0])):
+        if self.pipeline.backend.compiles_per_batch and 1 < len(given) < (limit := self._limit(entry)):
             given = joined([given, *[given.part(0, 1)] * (limit - len(given))])
         begin = time.monotonic()
         watcher = _Watcher(pieces, self.options.preview)
