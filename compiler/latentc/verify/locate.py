@@ -97,7 +97,9 @@ def diverging_evaluation(subject: Subject, request: Request, candidate: str, tol
     if error > tolerance:
         what = "every evaluation agrees: it arises after the last one"
         return Divergence(candidate, "the end", what, error, errors[agrees])
-    detail = "compiled anew from the spec it agrees: the bundle is another version's, or its engines were exchanged"
+    again = "these samples agree" if candidate == TORCH else "compiled anew from the spec, these samples agree"
+    other = "" if candidate == TORCH else ", or the bundle is another version's or its engines were exchanged"
+    detail = f"{again}: rounding alone grows too large in others{other}"
     return Divergence(candidate, "nothing", detail, error, errors[agrees])
 
 
@@ -111,7 +113,7 @@ def _diverging_token(subject: Subject, request: Request, candidate: str) -> Dive
     if not differing.size:
         if subject.undecoded is not subject:
             return None
-        return Divergence(candidate, "nothing", "this sample agrees; another of the batch does not", 0.0, 0.0)
+        return Divergence(candidate, "nothing", "these samples agree; another of the batch does not", 0.0, 0.0)
     first = int(differing[0])
     detail = f"token {int(flat[0, first])} instead of {int(exact[0, first])}"
     place = f"position {first} of {flat.shape[1]}"

@@ -368,7 +368,7 @@ class _Verification:
                 steps, title = int(mine[0].point.split()[0]), mine[0].what.split(":")[0]
                 entries = subject.pipeline.manifest.programs
                 entry = next(e for e in entries if (_title(e), e.steps) == (title, steps))
-                request, least = self._request(entry, 1), self.tolerance.sampler
+                request, least = self._request(entry, max(SIZES)), self.tolerance.sampler
                 self.divergences.append(diverging_evaluation(subject, request, candidate, least))
 
 
