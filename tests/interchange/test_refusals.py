@@ -155,6 +155,9 @@ def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     assert "DiTPipeline of diffusers, with DDIMScheduler; wrote spec.yaml, first_stage.yaml" in said
     assert f"latentc compile {out}/spec.yaml -o {out}.latentc" in said
+    assert f"latentc sample {out}.latentc --class 0-7 -o samples" in said
+    assert run(["import", str(folder / "vae"), "-o", str(tmp_path / "vae")]) == 0
+    assert "--given x=FILE" in capsys.readouterr().out
     assert run(["import", str(folder), "-o", out]) == 1
     assert "--force" in capsys.readouterr().err
     assert run(["export", "diffusers", f"{out}/spec.yaml", "-o", str(tmp_path / "back"), "--json"]) == 0

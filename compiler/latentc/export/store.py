@@ -23,6 +23,7 @@ from latentc.export.recipes import expr_from_recipe, folded_values
 from latentc.ir.core import Param
 from latentc.ir.inits import DETERMINISTIC, INITS
 from latentc.weights import Array, Computed, Expr, Stored, cast, packed, write_safetensors
+from latentc.weights.checksums import compare
 
 INLINE_BYTES = 1 << 10
 """Constants up to this size are stored in the ONNX file itself."""
@@ -122,6 +123,7 @@ class FileTensors:
         references: dict[str, Path] = {}
         for file, parts in by_file.items():
             used = sum(r.nbytes for r in parts)
+            compare(file, [(r.offset, r.offset + r.nbytes) for r in parts])
             if by_reference:
                 names[file] = _free_name(file, names)
                 references[names[file]] = file.resolve()

@@ -145,7 +145,7 @@ def _compared(spec: Spec, again: Spec, model: Model) -> Iterator[str]:
         said = f"{'.'.join(path)} is {own!r}, and in {model.NAMES[0]} it is {other!r}"
         if path[-1] not in model.NEARLY:
             raise _unequal(spec, said)
-        yield said
+        yield f"{said}: {model.NEARLY[path[-1]]}"
 
 
 def _networks(spec: Spec) -> Data:

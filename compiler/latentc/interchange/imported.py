@@ -130,18 +130,23 @@ def _commands(folder: Path, spec: Spec) -> Sequence[str]:
     path = shlex.quote(str(folder / "spec.yaml"))
     bundle = shlex.quote(f"{folder}.latentc")
     commands = [f"latentc show {path}"]
-    missing = [name for name in spec.networks if name not in spec.checkpoints]
+    lowered = lower(spec)
+    if not lowered.programs:
+        return commands
+    missing = [name for name in lowered.sampled if name not in spec.checkpoints and name != FIRST_STAGE]
     stage = spec.data.first_stage
-    more = "".join(f" -w {name}=FILE" for name in missing)
     if stage is not None and stage.weights is None:
-        more += " -w first_stage=FILE"
-    if spec.sampler is not None:
-        commands += [
-            f"latentc compile {path}{more} -o {bundle}",
-            f"latentc sample {bundle} -o samples",
-            f"latentc verify {bundle}",
-        ]
-    return commands
+        missing.append(FIRST_STAGE)
+    asked = (*lowered.programs[0].conditions, *lowered.conditions)
+    given = [f" --given {c.name}=FILE" for c in asked if c.form != "label" and c.default is None]
+    labels = [c for c in asked if c.form == "label" and c.classes is not None]
+    classes = f" --class 0-{min(labels[0].classes or 1, 8) - 1}" if len(labels) == 1 else ""
+    return [
+        *commands,
+        f"latentc compile {path}{''.join(f' -w {name}=FILE' for name in missing)} -o {bundle}",
+        f"latentc sample {bundle}{classes}{''.join(dict.fromkeys(given))} -o samples",
+        f"latentc verify {bundle}",
+    ]
 
 
 __all__ = ["MARKER", "Imported", "import_source"]

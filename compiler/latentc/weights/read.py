@@ -10,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from latentc.diagnostics import DiagnosticError
+from latentc.weights.checksums import Watch
 from latentc.weights.expr import Array, Cast, Computed, Concatenate, Expr, Reshape, Slice, Stored, Transpose
 
 BLOCK = 4 << 20
@@ -19,7 +20,8 @@ BLOCK = 4 << 20
 def materialise(expr: Expr) -> np.ndarray:
     """The tensor as a numpy array, a read-only view of the mapped file if possible.
 
-    Raises DiagnosticError E0413 if a file is gone or has become shorter.
+    Raises DiagnosticError E0413 if a file is gone or has become shorter, E0404 if the checksum of a tensor in it, which
+    latentc's own files hold, does not match.
     """
     match expr:
         case Stored():
@@ -80,6 +82,9 @@ def _mapped(expr: Stored) -> np.ndarray:
         raw = np.memmap(expr.file, np.uint8, mode="r", offset=expr.offset, shape=(expr.nbytes,))
     except OSError as error:
         raise _changed(expr, error.strerror or str(error)) from error
+    watch = Watch(expr.file, expr.offset, expr.offset + expr.nbytes)
+    if watch.sums:
+        watch.read(expr.offset, raw.data)
     array = np.asarray(raw).view(expr.dtype).reshape(expr.shape)
     return array if array.flags.aligned else array.copy()
 
@@ -88,6 +93,7 @@ def _read(expr: Stored, limit: int) -> Iterator[np.ndarray]:
     """Plain reads rather than the mapping: pages of a mapping would count as this process's memory."""
     step = max(1, limit // expr.dtype.itemsize) * expr.dtype.itemsize
     end = expr.offset + expr.nbytes
+    watch = Watch(expr.file, expr.offset, end)
     try:
         with expr.file.open("rb", buffering=0) as file:
             for offset in range(expr.offset, end, step):
@@ -95,6 +101,7 @@ def _read(expr: Stored, limit: int) -> Iterator[np.ndarray]:
                 piece = os.pread(file.fileno(), wanted, offset)
                 if len(piece) != wanted:
                     raise _changed(expr, "it is shorter than when it was opened")
+                watch.read(offset, piece)
                 yield np.frombuffer(piece, expr.dtype)
     except OSError as error:
         raise _changed(expr, error.strerror or str(error)) from error

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 import safetensors
 
 from latentc.diagnostics import DiagnosticError, mend_of_writing
+from latentc.weights.checksums import remember
 from latentc.weights.expr import DTYPES, Expr, Stored, dtype_name
 from latentc.weights.read import stream
 
@@ -68,13 +69,14 @@ def read_safetensors(path: Path | str) -> dict[str, Stored]:
         if unknown := re.search(r"unknown variant `([^`]*)`", str(error)):
             raise _unknown_dtype(path, unknown[1]) from error
         raise _damaged(path, str(error).removeprefix("Error while deserializing header: ")) from error
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", None) or {}
     found = {}
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         if entry["dtype"] not in NAMES:
             raise _unknown_dtype(path, entry["dtype"])
         low, high = entry["data_offsets"]
         found[name] = Stored(path, 8 + length + low, high - low, DTYPES[NAMES[entry["dtype"]]], tuple(entry["shape"]))
+    remember(path, found, metadata)
     return found
 
 

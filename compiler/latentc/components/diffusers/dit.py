@@ -30,7 +30,10 @@ class DiTTransformer2DModel(Model):
     NAMES = ("DiTTransformer2DModel", "Transformer2DModel")
     SPEC = "dit"
     ADAPTED = ("bias", "qkv_bias", "kv_heads", "feed_forward_eps")
-    NEARLY = ("eps", "endpoint")
+    NEARLY: ClassVar[dict[str, str]] = {
+        **Model.NEARLY,
+        "endpoint": "its frequencies of the timestep differ from the authors', also for their published weights",
+    }
     DEFAULTS: ClassVar[Data] = {
         "num_attention_heads": 16,
         "attention_head_dim": 72,

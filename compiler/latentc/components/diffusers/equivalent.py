@@ -143,8 +143,8 @@ class Model(Equivalent):
     """The name map of its weights in that spec."""
     ADAPTED: ClassVar[tuple[str, ...]] = ()
     """Fields of the network that may differ: `adapted` makes up for it, or the tensors' shapes say the same."""
-    NEARLY: ClassVar[tuple[str, ...]] = ("eps",)
-    """Fields whose difference changes results slightly, and is warned about."""
+    NEARLY: ClassVar[dict[str, str]] = {"eps": "results differ in their last digits"}
+    """Fields whose difference changes results slightly and is warned about, with what it means."""
     SCHEDULED: ClassVar[bool] = True
     """Whether a scheduler belongs to it."""
 
