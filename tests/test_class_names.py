@@ -11,6 +11,8 @@ from latentc.diagnostics import DiagnosticError
 from latentc.emit.project import project_files
 from latentc.lower import lower
 from latentc.spec import Spec, load_spec, resolved_yaml, spec_from_text
+from latentc_runtime.class_names import classes_from_text
+from latentc_runtime.sources import RequestError
 
 NAMES = ["zero, nil", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 LIST = "[" + ", ".join(f'"{name}"' for name in NAMES) + "]"
@@ -102,3 +104,25 @@ def test_projects_hold_names_in_a_file_of_their_own() -> None:
     assert not any("nil" in text for name, text in files.items() if isinstance(text, str) and name != "class_names.txt")
     plain = load_spec("digits_dit")
     assert "class_names.txt" not in project_files(lower(plain), plain)
+
+
+@pytest.mark.parametrize(
+    ("spec", "variant"),
+    [("dit", None), ("sit", None), ("edm", "imagenet64"), ("adc_gan", "imagenet-128"), ("mar", None)],
+)
+def test_shipped_systems_know_the_classes_of_imagenet(spec: str, variant: str | None) -> None:
+    loaded = load_spec(spec, variant)
+    names = loaded.data.class_names
+    assert isinstance(names, tuple) and len(names) == 1000
+    assert classes_from_text("golden retriever,TABBY CAT,Tinca tinca", 1000, names) == [207, 281, 0]
+    with pytest.raises(RequestError, match=r"134 .* or 517"):
+        classes_from_text("crane", 1000, names)
+    assert spec_from_text(resolved_yaml(loaded)).data == loaded.data
+    assert load_spec(spec, variant, ["data.classes=10"]).data.class_names is None
+
+
+def test_show_tells_the_names() -> None:
+    from latentc import api
+
+    assert api.class_names("digits_dit", overrides=[f"data.class_names={LIST}"]) == {"class": tuple(NAMES)}
+    assert api.class_names("digits_dit") == {"class": ()}

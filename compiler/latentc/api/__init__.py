@@ -10,7 +10,21 @@ from latentc.api.compiling import calibrate, compile, fused
 from latentc.api.evaluating import evaluate
 from latentc.api.exchange import export_diffusers, import_checkpoint
 from latentc.api.networks import convert_weights, emit, forward, forward_file, loss, loss_file, run_method, train
-from latentc.api.reading import check, doctor, explain, hoisting, init, ir, plan, resolved, schema, show, specs, why
+from latentc.api.reading import (
+    check,
+    class_names,
+    doctor,
+    explain,
+    hoisting,
+    init,
+    ir,
+    plan,
+    resolved,
+    schema,
+    show,
+    specs,
+    why,
+)
 from latentc.api.running import bench, deploy_triton, tune, verify
 from latentc.api.sampling import sample, sample_set
 from latentc.api.serving import serve
@@ -21,6 +35,7 @@ __all__ = [
     "bench",
     "calibrate",
     "check",
+    "class_names",
     "compile",
     "convert_weights",
     "deploy_triton",

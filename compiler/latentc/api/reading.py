@@ -157,6 +157,18 @@ def show(
     return found
 
 
+def class_names(
+    source: Source, variant: str | None = None, overrides: Sequence[str] = ()
+) -> dict[str, tuple[str, ...]]:
+    """The names of the classes of a spec by condition; empty for labels whose names are not known."""
+    from latentc.class_names import with_known_names
+    from latentc.lower import lower
+    from latentc.spec import load_spec
+
+    conditions = lower(with_known_names(load_spec(source, variant, overrides), ())).conditions
+    return {c.name: c.names for c in conditions if c.form == "label"}
+
+
 def plan(source: Source, request: str, variant: str | None = None, overrides: Sequence[str] = ()) -> Plan:
     """What training the spec takes on the accelerators of a request (`gpus=256,h100`): memory, traffic, time, limits.
 

@@ -83,12 +83,20 @@ def show(
         return
     found = api.show(spec, variant, overrides or (), svg)
     reads = api.hoisting(spec, variant, overrides or ())
-    texts = [f"{entry}: {report.text()}" for entry, report in found.items()]
+    named = {name: names for name, names in api.class_names(spec, variant, overrides or ()).items() if names}
+    texts = [f"{name}: {len(names)} classes: {_few(names)}\n" for name, names in named.items()]
+    texts += [f"{entry}: {report.text()}" for entry, report in found.items()]
     texts += [f"{entry}, {report.text()}" for entry, report in reads.items()]
     data = {entry: report.data() for entry, report in found.items()}
     for entry, report in reads.items():
         data[entry]["weights_read"] = report.data()
     echo(data if as_json else "\n".join(texts), end="")
+
+
+def _few(names: tuple[str, ...]) -> str:
+    """The first names of classes, in a line."""
+    shown = [name.partition(",")[0] for name in names[:8]]
+    return ", ".join(shown) + (", …" if len(names) > len(shown) else "")
 
 
 def schema() -> None:
