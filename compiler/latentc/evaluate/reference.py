@@ -43,7 +43,7 @@ def real_source(
     if path.suffix == ".npz":
         return _archive(path)
     if path.is_dir():
-        return InFiles(path) if (path / ABOUT).is_file() else _folder(path, output, most), None
+        return _folder(path, output, most), None
     is_spec = path.is_file() or text in resources.shipped_specs()
     data = load_spec(text).data if is_spec else _data_of_kind(text)
     return source_of(data, output, text, most, held_out), None
@@ -67,16 +67,18 @@ def _data_of_kind(kind: str) -> Data:
         raise DiagnosticError.of("E0722", f"data of kind `{kind}` need settings: {reason}", help=HELP) from None
 
 
-def _folder(path: Path, output: Output | None, most: int | None) -> Real:
-    """The samples in a folder, read by the kind of data that recognises it, in the form of the output."""
+def _folder(path: Path, output: Output | None, most: int | None) -> Source:
+    """The samples in a folder: a set of samples, or data of the kind that recognises it, in the form of the output."""
     if (path / "manifest.json").is_file():
         raise DiagnosticError.of("E0722", f"{path} is a bundle, not real data", help=HELP)
+    if (path / ABOUT).is_file():
+        return InFiles(path)
     fields = None if output is None else field_of(output)
     for kind in load("data").values():
         assert issubclass(kind, Data)
         if fields is not None and (data := kind.at(path, fields)) is not None:
             return Real(data, None, str(path), most)
-    raise DiagnosticError.of("E0722", f"{path} holds nothing that can be compared with these samples", help=HELP)
+    return InFiles(path)
 
 
 def _archive(path: Path) -> tuple[Source | None, Reference | None]:

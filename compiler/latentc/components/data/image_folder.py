@@ -22,7 +22,10 @@ class ImageFolder(Pictures):
     @classmethod
     def at(cls, path: Path, field: Mapping[str, Any]) -> ImageFolder | None:
         """Images in a folder; classes are its sub-folders, if it has some."""
-        if field["medium"] != "image" or field.get("classes"):
+        from latentc.datasets.pictures import SUFFIXES
+
+        images = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        if field["medium"] != "image" or field.get("classes") or next(images, None) is None:
             return None
         classes = sum(child.is_dir() for child in path.iterdir())
         own = {key: field[key] for key in ("shape", "axes", "range", "medium")}
