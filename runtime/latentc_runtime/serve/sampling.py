@@ -7,6 +7,7 @@ last `done` or `error`. A client that leaves ends its job.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import logging
@@ -131,7 +132,8 @@ class _Visit:
         """Called in the scheduler's thread."""
         if isinstance(event, Preview) and self.events.qsize() >= BACKLOG:
             return
-        self.loop.call_soon_threadsafe(self.events.put_nowait, event)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the server did not wait for this request
+            self.loop.call_soon_threadsafe(self.events.put_nowait, event)
 
     async def _received(self) -> AsyncIterator[Event | None]:
         """Events up to the last one; None after a silence. Ends early if the client leaves."""

@@ -187,18 +187,17 @@ class Scheduler:
             if self.pipeline.backend.compiles_per_batch:
                 self.pipeline.warm_up(self._limit(self.pipeline.program()))
             self.state = "ready"
+            _log.info("model ready", extra={"model": self.name, "device": self.pipeline.device})
+            while batch := self._next_batch():
+                self._sample(batch)
+            self.state = "closed"
         except Exception as error:
-            message = error.message if isinstance(error, BundleError) else f"{type(error).__name__}: {error}"
+            known = error if isinstance(error, BundleError) else _unknown(error)
             with self._changed:
-                self.state, self.error = "failed", message
+                self.state, self.error = "failed", known.message
                 for job in list(self._jobs):
-                    self._fail(job, BundleError("E0607", message))
-            _log.error("model failed", extra={"model": self.name, "error": message})
-            return
-        _log.info("model ready", extra={"model": self.name, "device": self.pipeline.device})
-        while batch := self._next_batch():
-            self._sample(batch)
-        self.state = "closed"
+                    self._fail(job, known)
+            _log.exception("model failed", extra={"model": self.name})
 
     def _next_batch(self) -> list[Piece]:
         """Rows that share the next engine call; waits for them. Empty if the scheduler is closed and idle."""
