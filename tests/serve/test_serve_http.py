@@ -68,6 +68,8 @@ def test_an_address_samples_as_a_body_does(server) -> None:
     address = "/v1/models/host/sample?classes=3,5&seeds=7,1&guidance=2&columns=1&format=npz"
     answer = np.load(io.BytesIO(web.get(address).content))["samples"]
     assert np.array_equal(answer, direct(app, "host", classes=[3, 5], seeds=[7, 1], guidance=2.0))
+    again = web.get("/v1/models/host/sample?classes=3&classes=5&seeds=7&seeds=1&guidance=2&format=npz")
+    assert np.array_equal(np.load(io.BytesIO(again.content))["samples"], answer)
     one = web.get("/v1/models/tokens/sample", params={"class": 4, "seeds": 3, "format": "npz"})
     assert np.array_equal(np.load(io.BytesIO(one.content))["samples"], direct(app, "tokens", classes=[4], seeds=3))
     assert web.get("/v1/models/host/sample?classes=1").headers["content-type"] == "image/png"

@@ -35,10 +35,14 @@ def operation(model: Model, options: Options, method: str) -> Schema:
         rows = body["properties"]
         plain = {name: schema for name, schema in rows.items() if schema.get("type") != "object"}
         found["parameters"] = [
-            {"name": name, "in": "query", "schema": schema, **({"example": example[name]} if name in example else {})}
+            {"name": name, "in": "query", "explode": False, "schema": schema, **_example(example, name)}
             for name, schema in plain.items()
         ]
     return found
+
+
+def _example(example: Schema, name: str) -> Schema:
+    return {"example": example[name]} if name in example else {}
 
 
 def request_schema(model: Model, options: Options) -> Schema:

@@ -67,12 +67,15 @@ def asked_from_query(pairs: Iterable[tuple[str, str]], manifest: Manifest) -> As
     """The request in a query string: `classes=3,5&seeds=7&guidance=2&mel=[[0.1, …]]`. HttpError 400.
 
     Fields of `Asked` by name; other names are conditions or settings. Values are JSON, numbers separated by commas, or
-    text.
+    text; a name that comes several times gives several values.
     """
+    texts: dict[str, str] = {}
+    for name, text in pairs:
+        texts[name] = f"{texts[name]},{text}" if name in texts else text
     conditions = {c.name for c in manifest.conditions}
     settings = {s.name for s in manifest.settings}
     asked: dict[str, Any] = {"conditions": {}, "settings": {}}
-    for name, text in pairs:
+    for name, text in texts.items():
         value = _value_from_text(text)
         if name in conditions:
             asked["conditions"][name] = value
