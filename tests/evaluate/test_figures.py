@@ -17,6 +17,7 @@ from latentc.evaluate.metrics import (
     figures_of,
     moments,
 )
+from latentc.evaluate.metrics.contract import chosen
 from latentc.evaluate.metrics.memorisation import neighbours
 from latentc.measure.metrics import frechet_of_moments
 
@@ -94,6 +95,15 @@ def test_real_samples_are_judged_real_and_ruined_ones_not() -> None:
     assert good["fid"] < 0.3 < 3 < far["fid"] and good["kid"] < far["kid"]
     assert far["recall"] < 0.1 < 0.8 < good["recall"] and far["coverage"] < 0.2 < 0.8 < good["coverage"]
     assert far["precision"] > 0.95 and far["density"] > 2 * good["density"]
+
+
+def test_large_sets_are_thinned_without_losing_classes() -> None:
+    """Every fifth of samples whose ten classes take turns would be of two classes."""
+    rows = chosen(50_000, 10_000)
+    assert len(rows) == len(set(rows.tolist())) == 10_000 and rows.tolist() == sorted(rows.tolist())
+    assert np.bincount(rows % 10, minlength=10).min() > 900
+    assert chosen(5, 10).tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(rows, chosen(50_000, 10_000))
 
 
 def test_copies_of_training_samples_are_found() -> None:

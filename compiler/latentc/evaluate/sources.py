@@ -9,6 +9,7 @@ Symbols: N samples.
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -20,6 +21,7 @@ import numpy as np
 from latentc.components.dataset import Data
 from latentc.datasets import open_dataset
 from latentc.diagnostics import DiagnosticError
+from latentc.evaluate.metrics.contract import chosen
 from latentc.evaluate.pictures import PIXELS, Samples
 from latentc.samples.job import Executor, Job, as_stored
 from latentc.samples.sets import open_set
@@ -28,18 +30,26 @@ from latentc_runtime.manifest import Output
 from latentc_runtime.sources import Condition, Given, default_given
 
 Array = np.ndarray
+CHUNK, VALUES = 256, 1 << 26  # most samples and values of a chunk
 Chunk = tuple[Samples, Array | None]  # samples, and their labels i64[N] if they have any
+
+
+def chunk_size(shape: Sequence[int]) -> int:
+    """Samples of a chunk: CHUNK, fewer if they are large."""
+    return max(1, min(CHUNK, VALUES // math.prod(shape)))
 
 
 class Source(ABC):
     """Samples by row number. `name`: what they are, in words. `size`: how many there are.
 
     `judged_by`: the features that suit such data, if that is known. `class_names`: empty if they are not known.
+    `chunk_size`: how many samples to hold at once.
     """
 
     name: str
     size: int
     judged_by: str | None = None
+    chunk_size = CHUNK
     class_names: tuple[str, ...] = ()
 
     @property
@@ -103,6 +113,7 @@ class Generated(Source):
         asked = dict(settings or {})
         where = (program, steps, batch, pipe.backend.device)
         self.job = Job(pipe.bundle.folder, count, seed, None, None, given, asked, *where)
+        self.chunk_size = chunk_size(output.shape)
         self.job.request(pipe.manifest, self.entry, range(1))  # what is wrong is said before the work begins
 
     @property
@@ -146,15 +157,15 @@ class Real(Source):
             made = {key: value for key, value in asdict(output).items() if value is not None}
             fields, modelled = {"x": made, **{k: v for k, v in fields.items() if k == "y"}}, "x"
         self.field, self.modelled, self.judged_by = fields[modelled], modelled, data.judged_by
+        self.chunk_size = chunk_size(self.field["shape"])
         self.settings = {**data.settings(), "fields": fields}
         try:
             self.data = open_dataset(self.settings)
         except (ValueError, OSError, ImportError) as error:
             mend = "name what to compare with: `--reference FOLDER`, a spec, or an .npz of images or statistics"
             raise DiagnosticError.of("E0722", f"the {name} cannot be read: {error}", help=mend) from None
-        count = self.data.size if most is None else min(most, self.data.size)
-        self.index = np.linspace(0, self.data.size - 1, count).round().astype(np.int64)
-        self.size = count
+        self.index = chosen(self.data.size, self.data.size if most is None else most)
+        self.size = count = len(self.index)
         part = "" if count == self.data.size else f" of {self.data.size}"
         self.name = f"{name} ({count}{part} samples)"
 
@@ -222,6 +233,7 @@ class InFiles(Source):
         self.size, self.class_names = self.set.count, self.set.class_names
         self.name = f"{path.name} ({self.size} samples)"
         self.first = next(iter(self.set.chunks(1))).arrays
+        self.chunk_size = chunk_size(self.first.shape[1:])
 
     @property
     def field(self) -> Mapping[str, Any]:

@@ -19,7 +19,6 @@ from latentc.evaluate.extractors import Extractor, Features, joined
 from latentc.evaluate.sources import Source
 from latentc_runtime.hashes import cache_folder, write_whole
 
-CHUNK = 256  # samples
 LIMIT = 4 << 30  # bytes of all chunks that are kept
 Tell = Callable[[int, int, str], None]
 Array = np.ndarray
@@ -27,9 +26,10 @@ Found = tuple[Features, Array | None]
 
 
 def features_of(
-    source: Source, extractors: Mapping[str, Extractor], tell: Tell, chunk: int = CHUNK
+    source: Source, extractors: Mapping[str, Extractor], tell: Tell, chunk: int | None = None
 ) -> dict[str, Found]:
-    """Features and labels of all samples of a source, by extractor. `tell` hears of each chunk."""
+    """Features and labels of all samples of a source, by extractor. `tell` hears of each chunk of `chunk` samples."""
+    chunk = chunk or source.chunk_size
     parts = [range(i, min(i + chunk, source.size)) for i in range(0, source.size, chunk)]
     identity = source.identity
     folders = {name: _folder(identity, extractor) for name, extractor in extractors.items()}
@@ -109,4 +109,4 @@ def _trim(used: set[Path]) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-__all__ = ["CHUNK", "features_of"]
+__all__ = ["features_of"]

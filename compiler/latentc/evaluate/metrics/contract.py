@@ -132,11 +132,14 @@ def lacks_features(compared: Compared) -> str | None:
     return None
 
 
-def evenly(features: Array, most: int) -> Array:
-    """At most `most` rows, evenly spaced."""
-    if len(features) <= most:
-        return features
-    return features[np.linspace(0, len(features) - 1, most).round().astype(int)]
+def chosen(count: int, most: int) -> Array:
+    """At most `most` of `count` row numbers in order, the same every time.
+
+    Not evenly spaced ones: classes take turns, so every tenth sample may be of one class.
+    """
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.RandomState(0).permutation(count)[:most])  # whose numbers never change (NEP 19)
 
 
 __all__ = [
@@ -148,7 +151,7 @@ __all__ = [
     "Moments",
     "Neighbours",
     "Reference",
-    "evenly",
+    "chosen",
     "lacks_features",
     "moments",
 ]

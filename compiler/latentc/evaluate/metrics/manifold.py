@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from latentc.evaluate.metrics.contract import Compared, Figure, Figures, Metric, evenly, lacks_features
+from latentc.evaluate.metrics.contract import Array, Compared, Figure, Figures, Metric, chosen, lacks_features
 from latentc.faults import needed
 
 MOST = 10_000  # samples of either side, as in ADM's evaluation: distances of all pairs are held in memory
@@ -16,19 +16,24 @@ NEIGHBOURS = 3  # of precision and recall (Kynkäänniemi et al. 2019)
 DENSE = 5  # of density and coverage (Naeem et al. 2020)
 
 
+def _sides(compared: Compared) -> tuple[Array, Array]:
+    """Features of samples and of the reference, at most MOST of each."""
+    theirs = compared.reference.features
+    assert theirs is not None
+    return compared.features[chosen(len(compared), MOST)], theirs[chosen(len(theirs), MOST)]
+
+
 def _precision(compared: Compared) -> Figures:
     torch = needed("torch", "precision and recall", 'pip install "latentc[evaluate]"')
     prc = needed("torch_fidelity.metric_prc", "precision and recall", 'pip install "latentc[evaluate]"')
-    assert compared.reference.features is not None
-    ours, theirs = (torch.from_numpy(evenly(x, MOST)) for x in (compared.features, compared.reference.features))
+    ours, theirs = map(torch.from_numpy, _sides(compared))
     found = prc.prc_features_to_metric(ours, theirs, prc_neighborhood=NEIGHBOURS, save_cpu_ram=True, verbose=False)
     return {"precision": float(found["precision"]), "recall": float(found["recall"])}
 
 
 def _density(compared: Compared) -> Figures:
     prdc = needed("prdc", "density and coverage", 'pip install "latentc[evaluate]"')
-    assert compared.reference.features is not None
-    ours, theirs = (evenly(x, MOST) for x in (compared.features, compared.reference.features))
+    ours, theirs = _sides(compared)
     with contextlib.redirect_stdout(io.StringIO()):  # it prints the numbers of samples
         found = prdc.compute_prdc(real_features=theirs, fake_features=ours, nearest_k=DENSE)
     return {name: float(np.float64(found[name])) for name in ("density", "coverage")}
