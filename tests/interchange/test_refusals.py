@@ -73,6 +73,71 @@ def test_what_is_not_taken_over_is_named(folder: Path, tmp_path: Path) -> None:
     assert found.notes == ("DDIMScheduler.skip_prk_steps = True is not taken over",)
 
 
+JUNK: tuple[Any, ...] = (
+    None,
+    "x",
+    [],
+    [1],
+    ["a"],
+    [["a"]],
+    {},
+    {"a": 1},
+    -1,
+    0,
+    1.5,
+    True,
+    10**9,
+    float("nan"),
+    float("inf"),
+)
+
+
+@pytest.mark.parametrize("name", [*MODELS, *SCHEDULERS])
+def test_configurations_of_any_content_are_refused_or_read(name: str) -> None:
+    equivalent = {**MODELS, **SCHEDULERS}[name]
+    for key in (*equivalent.DEFAULTS, "unknown"):
+        for value in JUNK:
+            config = equivalent.config_of({**equivalent.DEFAULTS, key: value})
+            equivalent.changes(config)
+            assert key in config.read or key in config.left()
+
+
+def test_an_index_of_any_content(folder: Path, tmp_path: Path) -> None:
+    before = (folder / "model_index.json").read_text()
+    try:
+        for value in JUNK:
+            index = changed(folder, "model_index.json", lambda data, value=value: data.update(_class_name=value))
+            (folder / "model_index.json").write_text(index)
+            assert "E0416" in refusal(folder, tmp_path / "out")
+            (folder / "model_index.json").write_text(before)
+        for text in ("", "[]", "{", "null"):
+            (folder / "model_index.json").write_text(text)
+            assert "E0403" in refusal(folder, tmp_path / "out")
+    finally:
+        (folder / "model_index.json").write_text(before)
+    assert not list(tmp_path.iterdir())
+
+
+def refusal(folder: Path, out: Path) -> str:
+    with pytest.raises(DiagnosticError) as error:
+        api.import_checkpoint(folder, out)
+    return str(error.value)
+
+
+def test_the_class_under_which_dit_was_published(folder: Path, tmp_path: Path) -> None:
+    """Its configuration has keys of Transformer2DModel, which DiT does not use."""
+    before = (folder / TRANSFORMER).read_text()
+    old = {"_class_name": "Transformer2DModel", "cross_attention_dim": None, "use_linear_projection": False}
+    try:
+        (folder / TRANSFORMER).write_text(changed(folder, TRANSFORMER, lambda data: data.update(old)))
+        assert api.import_checkpoint(folder, tmp_path / "out").notes == ()
+        old["cross_attention_dim"] = 768  # type: ignore[assignment]
+        (folder / TRANSFORMER).write_text(changed(folder, TRANSFORMER, lambda data: data.update(old)))
+        assert "cross_attention_dim is 768: DiT has None" in refusal(folder, tmp_path / "other")
+    finally:
+        (folder / TRANSFORMER).write_text(before)
+
+
 def test_class_names_there_and_back(folder: Path, tmp_path: Path) -> None:
     api.import_checkpoint(folder, tmp_path / "in")
     assert load_spec(tmp_path / "in/spec.yaml").data.class_names[7] == "thing 7, item 7"

@@ -16,6 +16,7 @@ from latentc.spec import load_spec
 from latentc.weights import materialise, open_weights
 from latentc.weights.rules import parse_map
 from latentc.weights.templates import AnySizes
+from latentc_runtime.class_names import is_name
 
 INDEX, CONFIG, SCHEDULER_CONFIG = "model_index.json", "config.json", "scheduler_config.json"
 FIRST_STAGE_FILE = "first_stage.yaml"
@@ -77,7 +78,7 @@ class _Reader:
 
     def pipeline(self) -> Found:
         index = _json(self.folder / INDEX)
-        kind = index.get("_class_name")
+        kind = str(index.get("_class_name"))
         if kind not in PIPELINES:
             raise _cannot(self.folder, [wrong_class(f"the pipeline {kind}", PIPELINES)])
         pipeline = PIPELINES[kind]
@@ -150,7 +151,7 @@ class _Reader:
             self.refused.append(f"{config.name}.scaling_factor is {scale!r}: it must be a positive number")
             scale = 1.0
         if shift:
-            self.notes.append(f"{config.name}.shift_factor is {shift:g}, which DiTPipeline does not apply either")
+            self.notes.append(f"{config.name}.shift_factor is {shift!r}, which DiTPipeline does not apply either")
         checkpoint = stage.pop("checkpoints")["main"]
         spec["data"]["first_stage"] = {"spec": FIRST_STAGE_FILE, **checkpoint, "scale": float(scale)}
         return {**stage, "checkpoints": {"main": checkpoint}}
@@ -168,7 +169,7 @@ class _Reader:
         for key, value in names.items() if isinstance(names, Mapping) else ():
             if str(key).isdecimal() and isinstance(value, str):
                 by_id[int(key)] = " ".join(value.split())
-        if sorted(by_id) != list(range(count)) or not all(by_id.values()):
+        if sorted(by_id) != list(range(count)) or not all(map(is_name, by_id.values())):
             self.notes.append(f"id2label names {len(by_id)} classes of {count} and is not taken over")
             return
         spec["data"]["class_names"] = [by_id[i] for i in range(count)]

@@ -75,7 +75,7 @@ class Config:
     def words(self, key: str, allowed: Mapping[str, Any]) -> list[Any]:
         """What each word of a list stands for."""
         value = self[key]
-        if not isinstance(value, list | tuple) or any(item not in allowed for item in value):
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item in allowed for item in value):
             self.refuse(key, f"only {', '.join(allowed)} have an equal")
             return []
         return [allowed[item] for item in value]
