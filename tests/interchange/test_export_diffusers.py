@@ -9,9 +9,11 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from tiny_model import write_random_weights
 from tiny_pipelines import ours, pipeline, theirs, unet, vae, vq
 
 from latentc import api
+from latentc.spec import load_spec
 
 
 def same_weights(one: Any, other: Any) -> None:
@@ -89,6 +91,24 @@ def test_rows_of_queries_in_another_order(order: str, tmp_path: Path) -> None:
     inputs = {"x": x, "t": np.array(t, np.float32), "y": np.array(y)}
     expected = api.forward(spec, None, inputs, overrides=overrides)
     found = again(torch.from_numpy(x), torch.tensor(t), torch.tensor(y)).sample.detach().numpy()
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_a_dit_of_pixels_is_a_model_and_a_scheduler(tmp_path: Path) -> None:
+    """Without a first stage there is no pipeline; the timestep's frequencies are the authors', with a warning."""
+    write_random_weights("digits_dit", tmp_path / "w.safetensors", 0.05)
+    made = api.export_diffusers("digits_dit", tmp_path / "out", tmp_path / "w.safetensors")
+    said = "\n".join(made.notes)
+    assert made.pipeline is None and "needs an autoencoder" in said and "endpoint is False" in said
+    net = diffusers.DiTTransformer2DModel.from_pretrained(tmp_path / "out", subfolder="transformer")
+    diffusers.DDIMScheduler.from_pretrained(tmp_path / "out", subfolder="scheduler")
+    x, t, y = np.random.default_rng(0).standard_normal((2, 1, 8, 8)).astype(np.float32), [3.0, 700.0], [0, 9]
+    inputs = {"x": x, "t": np.array(t, np.float32), "y": np.array(y)}
+    side = load_spec("digits_dit").data.shape[1]
+    assert side == 8
+    exact = ["conditioning.time.endpoint=true"]
+    expected = api.forward("digits_dit", tmp_path / "w.safetensors", inputs, overrides=exact)
+    found = net(torch.from_numpy(x), torch.tensor(t), torch.tensor(y)).sample.detach().numpy()
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 

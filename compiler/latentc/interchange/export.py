@@ -87,7 +87,10 @@ def export_diffusers(
     stage = None
     if FIRST_STAGE in weights and spec.first_stage is not None and spec.data.first_stage is not None:
         stage = _part(spec.first_stage, weights[FIRST_STAGE], notes)
-        stage.config["scaling_factor"] = spec.data.first_stage.scale
+        shift, scale = spec.data.normalisation
+        if any(shift) or len(set(scale)) > 1:
+            raise _unequal(spec, "its latents are normalised per channel, and diffusers divides them by one factor")
+        stage.config["scaling_factor"] = scale[0]
     pipeline = _pipeline(spec, main, stage, notes)
     scheduler = _scheduler(spec, pipeline is not None, notes) if main.model.SCHEDULED else None
     with new_folder(folder, "export", MARKER) as temporary:

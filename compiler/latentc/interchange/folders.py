@@ -21,8 +21,6 @@ from latentc_runtime.class_names import is_name
 INDEX, CONFIG, SCHEDULER_CONFIG = "model_index.json", "config.json", "scheduler_config.json"
 FIRST_STAGE_FILE = "first_stage.yaml"
 _LARGEST = 1 << 24  # bytes of a JSON file
-GUIDANCE = 4.0
-"""The guidance scale that `DiTPipeline` has if it is not told another."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +92,6 @@ class _Reader:
             self.refused.append(f"DDPMScheduler.variance_type is 'learned_range', and {kind} gives it no variance")
         first_stage = None
         if autoencoder is not None:
-            # the pipeline guides every channel, and drops a learned variance
-            spec["sampler"]["guidance"] = {"scale": GUIDANCE, "channels": None}
             first_stage = self.autoencoder(autoencoder, _class_of(index, autoencoder), spec)
             self.classes(index.get("id2label"), spec)
         if self.refused:

@@ -17,6 +17,8 @@ from latentc.components.objective import Objective
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
+GUIDANCE = 4.0
+"""The guidance scale that `DiTPipeline` has if it is not told another; it guides all channels."""
 EPS = 1e-6
 """Of the norms whose eps the class does not let one choose."""
 
@@ -103,6 +105,7 @@ class DiTTransformer2DModel(Model):
             },
             "conditioning": {"time": {"endpoint": True}},
             "objective": {"variance": "learned_range" if out == 2 * channels else "fixed_small"},
+            "sampler": {"guidance": {"scale": GUIDANCE, "channels": None}},
         }
 
     def config(self, spec: Spec) -> Data:
