@@ -203,5 +203,5 @@ def test_every_method_that_a_loss_may_call_is_compiled(monkeypatch: pytest.Monke
     parallel: dict[str, Any] = {"__name__": "parallel"}
     exec((Path(__file__).resolve().parents[2] / "templates/project/parallel.py").read_text(), parallel)
     network = scope["build"]()
-    parallel["wrap"](network, SimpleNamespace(parallel="none"), True)
+    parallel["wrap"](network, SimpleNamespace(parallel="none"), {"recompute": False, "compile": True})
     assert [call.__name__ for call in compiled] == ["_call_impl", "prefill", "decode"]
