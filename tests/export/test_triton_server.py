@@ -15,6 +15,7 @@ import sysconfig
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from ctypes.util import find_library
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,12 @@ HOME = Path(os.environ.get("LATENTC_TRITON", Path(sys.prefix) / "triton"))
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 SITE = HOME / "lib" / f"python{VERSION}" / "site-packages"
 WHEEL = SITE / "pytriton" / "tritonserver"
-pytestmark = pytest.mark.skipif(not WHEEL.exists(), reason="needs Triton: make triton")
+LIBRARY = Path(sysconfig.get_config_var("LIBDIR") or "", sysconfig.get_config_var("INSTSONAME") or "none")
+SHARED = LIBRARY.suffix != ".a" and (LIBRARY.is_file() or find_library(f"python{VERSION}") is not None)
+pytestmark = [
+    pytest.mark.skipif(not WHEEL.exists(), reason="needs Triton: make triton"),
+    pytest.mark.skipif(not SHARED, reason="needs a Python with a shared library, which Triton's backend embeds"),
+]
 
 
 def free_port() -> int:
