@@ -84,7 +84,8 @@ def sample(
         samples = next(iter(outputs.values()))
         # Made before anything is written, so that a mistake leaves no file behind.
         titles = _titles(pipe.manifest.conditions_of(entry), request.given) if labels else None
-        files = {} if output is None else encoded(samples, made, output, per_class, titles)
+        columns = per_class if titles is None or per_class > 1 else 8  # captions below pictures of different classes
+        files = {} if output is None else encoded(samples, made, output, columns, titles)
     if raw is not None:
         write_arrays(raw, outputs)
     write_files(files)
