@@ -41,7 +41,7 @@ class Started:
     """A script that runs beside the tests, as `subprocess.Popen` of `python COMMAND` with its output piped."""
 
     def __init__(self, folder: Path, *command: str, before: str = "") -> None:
-        self._logs = tempfile.TemporaryDirectory()
+        self._logs, self.command = tempfile.TemporaryDirectory(), command
         log = Path(self._logs.name, "0")
         os.mkfifo(f"{log}.out")
         job = _job(folder, command, None, before) | {"logs": [str(log)], "beside": True}
@@ -57,21 +57,25 @@ class Started:
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def wait(self, seconds: float = 60) -> int:
-        """The exit status. Raises TimeoutError."""
-        end = time.monotonic() + seconds
+    def wait(self, timeout: float = 60) -> int:
+        """The exit status. Raises subprocess.TimeoutExpired."""
+        end = time.monotonic() + timeout
         while (status := self.returncode) is None:
             if time.monotonic() > end:
-                raise TimeoutError(f"process {self.pid} still runs")
+                raise subprocess.TimeoutExpired(self.command, timeout)
             time.sleep(0.005)
         return status
 
-    def rest(self) -> str:
-        """What it writes until it ends."""
+    def communicate(self, timeout: float = 60) -> tuple[str, str]:
+        """What it still writes until it ends, and all of its standard error."""
         said = self.stdout.read()
         self.stdout.close()
-        self.wait()
-        return said
+        self.wait(timeout)
+        return said, Path(self._logs.name, "0.err").read_text()
+
+    def rest(self) -> str:
+        """What it still writes until it ends."""
+        return self.communicate()[0]
 
 
 def _job(folder: Path, command: Sequence[str], env: Mapping[str, str] | None, before: str) -> dict[str, Any]:
