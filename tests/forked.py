@@ -29,12 +29,22 @@ def python(
 
     With several `ranks` the output is that of all, one after another, and the status the first that is not 0.
     """
+    done = by_rank(folder, *command, ranks=ranks, env=env, before=before)
+    status = next((one.returncode for one in done if one.returncode), 0)
+    out, err = "".join(one.stdout for one in done), "".join(one.stderr for one in done)
+    return subprocess.CompletedProcess(command, status, out, err)
+
+
+def by_rank(
+    folder: Path, *command: str, ranks: int, env: Mapping[str, str] | None = None, before: str = ""
+) -> list[subprocess.CompletedProcess[str]]:
+    """As `python`, each rank for itself."""
     with tempfile.TemporaryDirectory() as logs:
         job = _job(folder, command, env, before) | {"logs": [str(Path(logs, str(rank))) for rank in range(ranks)]}
-        statuses = _server().ask(job)
-        out, err = ("".join(Path(f"{log}.{end}").read_text() for log in job["logs"]) for end in ("out", "err"))
-    status = next((s for s in statuses if s), 0)
-    return subprocess.CompletedProcess(command, status, out, err)
+        return [
+            subprocess.CompletedProcess(command, status, *(Path(f"{log}.{end}").read_text() for end in ("out", "err")))
+            for status, log in zip(_server().ask(job), job["logs"], strict=True)
+        ]
 
 
 class Started:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from forked_training import trained
 from safetensors.torch import load_file
 from test_train import SHORT, TINY, run, same
 from torch import nn
@@ -233,16 +233,8 @@ def test_sharded_weights_move_as_whole_ones(tmp_path: Path) -> None:
             flags = [*SHORT, "--steps", "2", "--workers", "0", "--parallel", mode, "--accumulate", str(2 // processes)]
             flags += ["--out", mode, "--optimizer.lr", "1e-2"]
             jobs.append({"folder": str(tmp_path / kind), "name": mode, "processes": processes, "flags": flags})
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("forked_training.py"))],
-        input=json.dumps(jobs),
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
-    assert not done.stdout, done.stdout
+    failed = trained(jobs)
+    assert not failed, failed
     for kind in KINDS:
         one, two = (load_file(tmp_path / kind / mode / "weights_raw.safetensors") for mode in ("none", "fsdp"))
         close = [torch.isclose(two[k], value, rtol=1e-3, atol=1e-4).float() for k, value in one.items()]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked_training import trained
 from safetensors.numpy import load_file
 from tiny_systems import SYSTEMS
 
@@ -38,16 +35,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for mode, processes in MODES.items():
             flags = ["--steps", "2", "--parallel", mode, "--accumulate", str(2 // processes), "--out", mode]
             jobs.append({"folder": str(folder / name), "name": mode, "processes": processes, "flags": flags})
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("forked_training.py"))],
-        input=json.dumps(jobs),
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=True,
-    )
-    assert not done.stdout, done.stdout
+    failed = trained(jobs)
+    assert not failed, failed
     return folder
 
 
