@@ -90,7 +90,7 @@ class Started:
 
 def _job(folder: Path, command: Sequence[str], env: Mapping[str, str] | None, before: str) -> dict[str, Any]:
     given = {**os.environ, **PREPARED, **(env or {})}
-    return {"folder": str(folder), "command": command, "before": before, "env": given, "limit": 300}
+    return {"folder": str(folder.resolve()), "command": command, "before": before, "env": given, "limit": 300}
 
 
 class _Server:

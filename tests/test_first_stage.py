@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from latentc import api
 from latentc.checkpoint import network_types
 from latentc.diagnostics import DiagnosticError
 from latentc.lower import lower
+from latentc.resources import folder
 from latentc.spec import load_spec
 from latentc.weights import Array, write_safetensors
 
@@ -25,7 +27,16 @@ STAGES = {
     "tokens": f"extends: vq_f16\nbackbone: {{{SMALL}attention: [1], bottleneck: {{size: 11, channels: 4}}}}",
 }
 MODELS = {
-    "latents": ("dit", ["data.shape=[4, 4, 4]", "backbone.width=16", "sampler.steps=3", "data.first_stage.scale=0.5"]),
+    "latents": (
+        "dit",
+        [
+            "data.shape=[4, 4, 4]",
+            "backbone.width=16",
+            "sampler.steps=3",
+            "data.first_stage.scale=0.5",
+            "data.first_stage.shift=0.25",
+        ],
+    ),
     "tokens": (
         "llamagen",
         [
@@ -87,12 +98,24 @@ def test_samples_are_decoded(system: System) -> None:
     assert (output.output.medium, output.output.shape) == ("image", (3, 8, 8))
     images = pipe.sample([0, 1, 2], seeds=5)
     size = "[3, 8, 8]"
-    z = codes / 0.5 if system.kind == "latents" else codes
+    z = codes / 0.5 + 0.25 if system.kind == "latents" else codes
     overrides = [f"data.shape={size}"]
     expected = api.forward(system.stage, system.first_stage, {"z": z}, overrides=overrides, method="decode")
     assert error(images, expected) < 1e-4
     for backend in ("oracle", "torch"):
         assert error(api.sample(bundle, [0, 1, 2], seed=5, backend=backend), images) < 1e-4
+
+
+def test_training_shifts_and_scales_the_latents() -> None:
+    """What the decoder undoes: the emitted function that makes the field `x` of cached means and deviations."""
+    source = (folder("templates") / "project/first_stage.py").read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    (function,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "field_from_codes"]
+    names: dict[str, Any] = {"np": np, "Any": Any}
+    exec(ast.get_source_segment(source, function), names)
+    codes = np.random.default_rng(0).standard_normal((3, 2, 4, 4, 4)).astype(np.float16)
+    made = names["field_from_codes"](codes, {"shift": 0.25, "scale": 0.5}, None)["x"]
+    assert np.allclose(made / 0.5 + 0.25, codes[:, 0], atol=1e-6)
 
 
 def test_pictures_and_verification(system: System) -> None:

@@ -115,7 +115,8 @@ MEANINGS = {
     "data.latent_std": "standard deviation of the cached latents per channel",
     "data.deviation": "standard deviation of the latents as the model sees them",
     "data.first_stage.weights": "weights of the first stage",
-    "data.first_stage.scale": "factor of its latents",
+    "data.first_stage.shift": "subtracted from its latents",
+    "data.first_stage.scale": "factor of its latents after that",
     "roles.pretrained": "weights that the network starts from",
     "roles.decay": "decay per step of the average",
 }

@@ -54,9 +54,9 @@ def codes_from_images(model: nn.Module, x: Tensor) -> Tensor:
 def field_from_codes(
     codes: np.ndarray, stage: dict[str, Any], rng: np.random.Generator | None
 ) -> dict[str, np.ndarray]:
-    """Tokens, or scaled latents drawn from their distribution; its mean if there is no `rng`."""
+    """Tokens, or shifted and scaled latents drawn from their distribution; its mean if there is no `rng`."""
     if np.issubdtype(codes.dtype, np.integer):
         return {"tokens": codes.astype(np.int64)}
     mean, std = codes.astype(np.float32).swapaxes(0, 1)
     noise = 0 if rng is None else rng.standard_normal(mean.shape, dtype=np.float32)
-    return {"x": (mean + std * noise) * np.float32(stage["scale"])}
+    return {"x": (mean + std * noise - np.float32(stage["shift"])) * np.float32(stage["scale"])}

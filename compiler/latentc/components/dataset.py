@@ -99,7 +99,8 @@ class Data(Part):
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """What is subtracted from the latents of the first stage, and the factor after that, per channel or for all."""
-        return (0.0,), (self.first_stage.scale if self.first_stage is not None else 1.0,)
+        stage = self.first_stage
+        return ((0.0,), (1.0,)) if stage is None else ((stage.shift,), (stage.scale,))
 
     def held_out(self) -> Data:
         """Data to judge samples by: what training does not see, if it is known; else the data themselves."""

@@ -21,6 +21,7 @@ class FirstStage(Closed):
     weights: str | None = Field(None, description="its weights: a file or folder; null: samples stay latents or tokens")
     names: str | None = Field(None, description="name map of that spec for the weights; null: latentc's own names")
     key: str | None = Field(None, description="state dict to take from a checkpoint (`ema`); null: the one that fits")
+    shift: float = Field(0.0, description="subtracted from latents before `scale` (FLUX: 0.1159)")
     scale: float = Field(1.0, gt=0, description="factor on latents that brings them to about unit variance")
 
 
