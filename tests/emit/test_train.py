@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from forked import Started, python
+from PIL import Image
 from safetensors.torch import load_file
 
 from latentc.emit import project_from_lowered
@@ -117,6 +118,8 @@ def test_sigterm_saves(project: Path) -> None:
     assert len(list((project / "runs/term/checkpoints").glob("step-*"))) == 1
 
 
+WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NAMES = ["zero, nought", *(f"digit {word}" for word in WORDS)]
 JUDGED = ["--evaluate_every", "8", "--evaluate_samples", "16"]
 
 
@@ -134,9 +137,13 @@ def test_two_processes_resume_bit_equal(project: Path, parallel: str) -> None:
 
 
 def test_samples_and_refusals(project: Path) -> None:
+    named = [project / "class_names.txt", project / "runs/short/class_names.txt"]
+    named[0].write_text("\n".join(NAMES) + "\n")
     run(
         project, "train.py", *SHORT, "--steps", "2", "--out", "runs/short", "--precision", "bf16", "--sample_every", "2"
     )
+    assert named[1].read_text() == named[0].read_text()
+    named[0].unlink()  # those beside the weights are found as well
     weights = ["--weights", "runs/short/weights.safetensors", "--class", "0-1", "--per-class", "2"]
     run(project, "sample.py", *weights, "-o", "grid.png", "--raw", "all.npz")
     # A sample depends on its own seed and class alone.
@@ -144,7 +151,12 @@ def test_samples_and_refusals(project: Path) -> None:
     whole, parts = (np.load(project / name)["samples"] for name in ("all.npz", "parts.npz"))
     assert np.allclose(whole, parts, atol=1e-5) and len(whole) == 4
     assert (project / "grid.png").read_bytes().startswith(b"\x89PNG")
-    assert list((project / "runs/short/samples").glob("*.png"))
+    (preview,) = (project / "runs/short/samples").glob("*.png")
+    with Image.open(preview) as grid:  # names left of the rows, pictures of 8 pixels enlarged to 48
+        assert grid.height == 10 * 50 - 2 and 8 * 50 < grid.width < 8 * 50 + 90
+    given = ["--class", "digit ONE,nought", "--per-class", "2", "--raw", "named.npz", "--labels", "-o", "labels.png"]
+    run(project, "sample.py", *weights[:2], *given)
+    assert np.load(project / "named.npz")["class"].tolist() == [1, 1, 0, 0]
     if project.name == "digits_biggan":
         refused(project, "sample.py", [*weights, "--guidance", "2"], "no setting `guidance`")
         refused(project, "sample.py", [*weights, "--truncation", "0"], "`truncation` 0 is out of range")
@@ -165,6 +177,7 @@ def test_samples_and_refusals(project: Path) -> None:
         ("sample.py", [*weights, "--steps", "7"], "emit it again"),
         ("sample.py", [*weights, "--class", "10"], "class 10 is out of range; classes are 0 to 9"),
         ("sample.py", [*weights, "--class", "9-0"], "the range `9-0` is empty"),
+        ("sample.py", [*weights, "--class", "nout"], "no class `nout`; did you mean `zero` (0)?"),
         ("sample.py", [*weights, "--per-class", "0"], "invalid"),
         ("sample.py", [*weights, "--seed", "-1"], "invalid"),
         ("sample.py", ["--weights", "nowhere.safetensors"], "there is no file"),
