@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,15 @@ def test_known_names_come_from_beside_the_weights_or_the_data(tmp_path: Path) ->
     beside.write_text("Katze\n")
     assert names_of(with_known_names(spec, [weights], warnings.append)) == ("cat", "dog")
     assert "names 1 classes, and the model has 2" in warnings[0]
+
+
+def test_names_of_data_that_cannot_be_read_are_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = f"kind: parquet, path: '{tmp_path}', shape: [1, 8, 8], classes: 2"
+    spec = load_spec(write_spec(tmp_path / "a.yaml", data))
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    assert with_known_names(spec, []) == spec
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    assert with_known_names(spec, []) == spec
 
 
 def test_projects_hold_names_in_a_file_of_their_own() -> None:
