@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,29 @@ def test_the_classifier_of_digits(digits: tuple[np.ndarray, np.ndarray]) -> None
     np.testing.assert_allclose(Digits()(tokens).features, found.features, atol=1e-4)  # the same digits as tokens
     pictures = samples.pixels()
     assert pictures.dtype == np.uint8 and pictures.shape == (899, 8, 8, 1)
+
+
+def test_the_classifier_of_digits_is_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained once; a damaged file is made again."""
+    from latentc.evaluate.extractors import digits as module
+
+    trained = module._layers()
+    monkeypatch.setattr(module, "classifier", lambda: SimpleNamespace(coefs_=list(w), intercepts_=list(b)))
+    w, b = zip(*trained, strict=True)
+    module._layers.cache_clear()
+    first = module._layers()
+    (file,) = cache.glob("digits-*.npz")
+    monkeypatch.setattr(module, "classifier", None)
+    module._layers.cache_clear()
+    for pairs in (first, module._layers()):
+        for ours, theirs in zip(pairs, trained, strict=True):
+            np.testing.assert_array_equal(ours[0], theirs[0])
+    file.write_bytes(b"PK\x03\x04 damaged")
+    module._layers.cache_clear()
+    with pytest.raises(TypeError):
+        module._layers()  # it would train again
+    monkeypatch.undo()
+    module._layers.cache_clear()
 
 
 def test_training_samples_are_found_to_be_copies(digits: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:

@@ -5,7 +5,10 @@ Symbols: N images, F features.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
+import zipfile
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,6 +17,7 @@ import numpy as np
 from latentc.datasets import open_dataset
 from latentc.evaluate.extractors.contract import Array, Extractor, Features
 from latentc.faults import needed
+from latentc_runtime.hashes import cache_folder, write_whole
 
 HIDDEN = (256, 64)  # the last of them are the features
 EPOCHS = 60
@@ -54,10 +58,25 @@ class Digits(Extractor):
 
 @functools.cache
 def _layers() -> tuple[tuple[Array, Array], ...]:
-    """(weight, bias) of each layer; trained at the first use."""
+    """(weight, bias) of each layer; trained at the first use, and kept in the cache folder."""
     needed("sklearn", "the classifier of digits", 'pip install "latentc[evaluate]"')
+    home = cache_folder()
+    file = None if home is None else home / f"{Digits().identity.replace(', ', '-').replace(' ', '-')}.npz"
+    if file is not None:
+        with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(file) as held:
+            return tuple((held[f"weight{i}"], held[f"bias{i}"]) for i in range(len(HIDDEN) + 1))
     found = classifier()
-    return tuple(zip(found.coefs_, found.intercepts_, strict=True))
+    layers = tuple(zip(found.coefs_, found.intercepts_, strict=True))
+    if file is not None:
+        content = io.BytesIO()
+        arrays = {
+            f"{name}{i}": a for i, pair in enumerate(layers) for name, a in zip(("weight", "bias"), pair, strict=True)
+        }
+        np.savez(content, allow_pickle=False, **arrays)
+        with contextlib.suppress(OSError):  # a cache that cannot be written does no harm
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, content.getvalue())
+    return layers
 
 
 def classifier(progress: Callable[[Iterable[int]], Iterable[int]] = iter) -> Any:
@@ -66,6 +85,7 @@ def classifier(progress: Callable[[Iterable[int]], Iterable[int]] = iter) -> Any
     `progress` wraps the epochs, as `tqdm` does.
     """
     from sklearn.neural_network import MLPClassifier
+    from threadpoolctl import threadpool_limits  # which scikit-learn needs
 
     fields = {"x": {"shape": [1, 8, 8], "dtype": "f32", "medium": "image"}, "y": {"shape": [], "dtype": "i64"}}
     half = open_dataset({"kind": "digits", "part": "train", "fields": fields})
@@ -73,8 +93,11 @@ def classifier(progress: Callable[[Iterable[int]], Iterable[int]] = iter) -> Any
     images, labels = _with_shifts((rows["x"][:, 0] + 1) * 8), np.tile(rows["y"], 5)
     # A generator object and not a number: a number would start every epoch with the same shuffling.
     found = MLPClassifier(HIDDEN, alpha=WEIGHT_DECAY, batch_size=BATCH, random_state=np.random.RandomState(0))
-    for _ in progress(range(EPOCHS)):
-        found.partial_fit(images.reshape(len(images), -1).astype(np.float64) / 16, labels, classes=np.arange(10))
+    pixels = images.reshape(len(images), -1).astype(np.float64) / 16
+    # One thread: sums in another order would make another classifier, and such small products gain nothing from more.
+    with threadpool_limits(1):
+        for _ in progress(range(EPOCHS)):
+            found.partial_fit(pixels, labels, classes=np.arange(10))
     return found
 
 
