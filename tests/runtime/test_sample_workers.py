@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,19 @@ def test_a_chunk_that_kills_its_workers_is_given_up() -> None:
     assert found.code == "E0742"
     assert "samples 0 to 7" in found.message
     assert "signal 9" in str(found.help)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "nowhere"])
+def test_a_cluster_that_does_not_answer(address: str, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    text = address.format(port)
+    with pytest.raises(DiagnosticError) as caught:
+        joined(executor_of(text if text.startswith("ray:") else f"ray:{text}")(job, job.chunks(CHUNK)))
+    assert caught.value.diagnostics[0].code == "E0741"
+    assert f"no Ray cluster answers at {text}" in caught.value.diagnostics[0].message
 
 
 @pytest.mark.parametrize("text", ["0", "two", "-1", "rays", "1e3", "2000"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,14 +20,14 @@ STORE = 256 << 20  # bytes of the object store of a cluster that is started here
 
 
 def on_ray(job: Job, chunks: Sequence[range], *, address: str | None = None) -> Iterator[tuple[range, Array]]:
-    """Draws with the actors of a cluster: the one at `address`, else the running one, else a new one of this machine.
+    """Draws with the actors of a cluster: the one at `address`, or of RAY_ADDRESS, or a new one of this machine.
 
     The bundle has the same path on every node. An actor that dies is replaced, and its chunk drawn again. Raises
     BundleError of an actor; DiagnosticError: E0706 without Ray, E0741 for a cluster that cannot be reached, E0742.
     """
     ray = needed("ray", "`--workers ray`", 'pip install "latentc[ray]"')
     ours = not ray.is_initialized()
-    _connect(ray, address)
+    _connect(ray, address or os.environ.get("RAY_ADDRESS"))
     try:
         yield from _drawn(ray, job, chunks)
     finally:
@@ -41,16 +43,21 @@ def _connect(ray: Any, address: str | None) -> None:
         warnings.simplefilter("ignore")
         try:
             if address is None:
-                try:
-                    ray.init("auto", **quiet)
-                except ConnectionError:
-                    ray.init(include_dashboard=False, object_store_memory=STORE, **quiet)
+                ray.init("local", include_dashboard=False, object_store_memory=STORE, **quiet)
             else:
+                _knock(address)
                 ray.init(address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             message = f"no Ray cluster answers at {address or 'this machine'}: {error}"
             mend = "start one with `ray start --head`, or name its address: --workers ray:HOST:6379"
             raise DiagnosticError.of("E0741", message, help=mend) from None
+
+
+def _knock(address: str) -> None:
+    """OSError or ValueError if nothing listens at `HOST:PORT`: Ray itself would try for many minutes."""
+    if address not in ("auto", "local"):
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _actors(ray: Any, job: Job) -> tuple[int, dict[str, float]]:

@@ -22,7 +22,7 @@ AHEAD = 4  # chunks per worker between the oldest unfinished one and the newest
 
 
 def executor_of(workers: str | None) -> Executor:
-    """What `--workers` names: N processes, `ray` (the running cluster, or a new one of this machine), `ray:ADDRESS`.
+    """What `--workers` names: N processes, `ray` (a new cluster here, or that of RAY_ADDRESS), or `ray:ADDRESS`.
 
     None is this process. DiagnosticError E0741 for anything else.
     """
