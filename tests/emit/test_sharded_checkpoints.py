@@ -62,6 +62,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "whole" / NEWEST, unfinished / "checkpoints/.step-00000008.1.unfinished")
     again(folder, "other", True)
     again(folder, "full")
+    recomputed = job(folder, "recomputed", 2, 8, resume=False)
     failed = trained(
         [
             *(job(folder, name, 2, 8) for name in ("same", "flipped", "missing", "state", "unfinished")),
@@ -70,6 +71,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             job(folder, "other", 2, 20, "ddp"),
             job(folder, "other", 4, 24),
             {**job(folder, "full", 2, 8), "limit": 20_000},
+            {**recomputed, "flags": [*recomputed["flags"], "--recompute", "true"]},
         ]
     )
     assert [line.split()[1] for line in failed.splitlines() if line.startswith(str(folder))] == ["full.8:"], failed
@@ -96,6 +98,10 @@ def test_damaged_parts_are_skipped(project: Path, out: str, why: str) -> None:
     assert said.count("skipped step-00000008: ") == 1
     assert why in said
     assert (project / out / f"{NEWEST}.damaged").is_dir()
+
+
+def test_blocks_that_run_again_give_the_same_gradients(project: Path) -> None:
+    same(project / "whole", project / "recomputed")
 
 
 def test_other_numbers_of_processes_resume(project: Path) -> None:
