@@ -14,6 +14,8 @@ from test_train import SHORT, TINY, refused, run, same, two_processes
 from latentc.emit import project_from_lowered
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.weights import materialise
+from latentc.weights.distributed import read_parts
 
 pytestmark = pytest.mark.slow
 
@@ -41,14 +43,22 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "digits_distilled"
 
 
+def stored(held: Path, kind: str) -> dict[str, torch.Tensor]:
+    """The tensors of a kind, from one file or from the parts that the processes of FSDP wrote."""
+    if (file := held / f"{kind}.safetensors").is_file():
+        return load_file(file)
+    parts = read_parts(sorted((held / kind).iterdir()))
+    return {name: torch.from_numpy(materialise(expr).copy()) for name, expr in parts.items()}
+
+
 def checkpoint(folder: Path, step: int) -> dict[str, Any]:
     """{network: tensors} of the networks and the averages, and the tensors of the optimisers."""
     held = folder / f"checkpoints/step-{step:08d}"
-    networks = load_file(held / "networks.safetensors")
+    networks = stored(held, "networks")
     return {
         "networks": {name: under(networks, name) for name in ("main", "teacher")},
-        "averages": {"main": load_file(held / "averages.safetensors")},
-        "optimizers": load_file(held / "optimizers.safetensors"),
+        "averages": {"main": stored(held, "averages")},
+        "optimizers": stored(held, "optimizers"),
     }
 
 
