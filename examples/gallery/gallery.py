@@ -1,6 +1,6 @@
-"""Every system that learns small data, trained, compiled and sampled from its engine: docs/gallery.md and its picture.
+"""Every system that learns small data, trained, compiled and sampled from its engine.
 
-    python examples/gallery/gallery.py [--out out/gallery] [NAME …]
+    python examples/gallery/gallery.py [--out out/gallery] [--docs] [NAME …]
 
 Each NAME (all of them by default) is trained where its weights are not in the folder yet, so an interrupted run goes
 on. The digits are judged as the demo judges them, the sounds by their pitch, the movements by where they end.
@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +104,22 @@ ENTRIES = (
     Entry(str(HERE / "tones.yaml"), "DiffWave: sounds of three pitches", sounds),
     Entry(str(HERE / "reach.yaml"), "DP3: an arm reaches for a cloud", movements),
 )
+PAGE = """\
+# Gallery
+
+Samples of every system that learns small data, drawn by its engine: the shipped specs `digits_…` on one half of
+scikit-learn's handwritten digits, DiffWave on sounds of three pitches, and DP3 on movements of an arm that reaches
+for a cloud of points. `make gallery` trains them all on two cores and draws this page.
+
+![A grid per system, a column per digit; sounds as waveforms, movements as paths](images/gallery.png)
+
+Accuracy is that of a classifier of real digits, the Fréchet distance that of its features from the half of the digits
+that nothing has seen; between the two real halves it is 0.225. Both are of 899 samples. The sounds' accuracy is that of
+their loudest frequency. Training took so many seconds of one core:
+
+| spec | what | training | samples |
+|---|---|---|---|"""
+
 _judges: list[Judge] = []
 
 
@@ -115,14 +131,20 @@ def judge() -> Judge:
 
 
 def made(entry: Entry) -> dict[str, Any]:
-    """The bundle of a system in this folder, trained and compiled if it is not there; how long training took."""
+    """The bundle of a system in this folder, trained if its weights are not there; the processor time of training."""
     facts, bundle = Path(entry.name, "facts.json"), Path(f"{entry.name}.latentc")
     if not facts.is_file():
-        began = time.monotonic()
+        before = _processor_seconds()
         api.train(entry.spec, arguments=["--resume", "true"])
-        facts.write_text(json.dumps({"seconds": time.monotonic() - began}))
+        facts.write_text(json.dumps({"processor_seconds": _processor_seconds() - before}))
     api.compile(entry.spec, f"{entry.name}/runs/train/weights.safetensors", bundle)
     return {**json.loads(facts.read_text()), "pipe": load(bundle)}
+
+
+def _processor_seconds() -> float:
+    """Of the processes that this one has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> int:
@@ -130,6 +152,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="such as digits_dit; all by default")
     parser.add_argument("--out", type=Path, default=ROOT / "out/gallery", help="folder of projects and bundles")
+    parser.add_argument("--docs", action="store_true", help="write docs/gallery.md and its picture")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     os.chdir(args.out)
@@ -146,14 +169,17 @@ def main() -> int:
         quality = entry.drawn(found["pipe"], axes)
         axes.set_title(entry.title, fontsize=10)
         spec = Path(entry.spec).stem
-        lines.append(f"| `{spec}` | {entry.title} | {found['seconds']:.0f} s | {quality} |")
+        lines.append(f"| `{spec}` | {entry.title} | {found['processor_seconds']:.0f} s | {quality} |")
         print(lines[-1], flush=True)
     for axes in panels.flat[len(chosen) :]:
         axes.set_axis_off()
     figure.tight_layout()
-    figure.savefig("gallery.png")
-    Path("gallery.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"{args.out}: gallery.png gallery.txt")
+    picture, page = Path("gallery.png"), Path("gallery.md")
+    if args.docs:
+        picture, page = ROOT / "docs/images/gallery.png", ROOT / "docs/gallery.md"
+    figure.savefig(picture)
+    page.write_text("\n".join([PAGE, *lines, ""]), encoding="utf-8")
+    print(f"{picture} {page}")
     return 0
 
 
