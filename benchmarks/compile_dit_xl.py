@@ -115,7 +115,7 @@ def main() -> None:
     params = parameters(lowered.module, lowered.module.entries["main.forward"])
     shapes = {name: p.type.shape for name, p in params.items() if p.kind == "weight"}
     seconds: dict[str, float] = {}
-    peak = 0.0
+    again = peak = 0.0
     with tempfile.TemporaryDirectory() as name:
         os.environ["LATENTC_CACHE"] = f"{name}/cache"
         made_up_weights(Path(name, "weights.safetensors"), shapes, filled=True)
@@ -128,6 +128,8 @@ def main() -> None:
                 flush=True,
             )
             seconds[side] = found["seconds"]
+            if side == "again":  # with imports, because components are imported when a spec names them
+                again = found["import"] + found["seconds"]
             peak = max(peak, memory)
         found, memory = watched([__file__, "--side", "diffusers", "--folder", name])
     print(
@@ -138,7 +140,7 @@ def main() -> None:
     print(verdict("the forward, times faster", found["seconds"] / seconds["forward"], 20))
     print(verdict("a bundle by reference, hashes remembered, times faster", whole / seconds["remembered"], 20))
     print(verdict("a bundle by reference, weights to hash, times faster", whole / seconds["hashing"], 10))
-    print(verdict("the same again", seconds["again"], 0.3, "s", least=False))
+    print(verdict("the same again, with imports", again, 1.0, "s", least=False))
     print(verdict("peak anonymous memory", peak / 1e9, 0.6, "GB", least=False))
 
 

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,6 @@ ROOT = Path(__file__).parents[2]
 # What a test cannot run, and why.
 ELSEWHERE = {
     "docker": "needs its images",
-    "curl": "asks a server, which tests/serve does",
     "tritonserver": "needs NVIDIA's server",
     "kubectl": "needs a cluster",
     "sbatch": "needs a cluster",
@@ -73,6 +72,8 @@ def execute(command: Command, folder: Path) -> str | None:
             return _latentc(args)
         case "pip":
             return _extras(args)
+        case "curl":
+            return _asked(args, folder)
         case "make":
             targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
             return None if args[0] in targets else f"no target {args[0]}"
@@ -93,15 +94,30 @@ def _latentc(args: Sequence[str]) -> str | None:
     return f"exit status {status}" if status else None
 
 
-def _served(args: Sequence[str]) -> str | None:
-    """A server that starts on any free port, and is stopped."""
+def _served(args: Sequence[str], ask: Callable[[str], str | None] = lambda address: None) -> str | None:
+    """A server that starts on any free port, is asked something at its address, and is stopped."""
     line = [sys.executable, "-m", "latentc", *args, "--port", "0"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         started = child.stdout.readline()
+        address = re.search(r"http://[\d.:]+", started)
+        fault = ask(address[0]) if address else "it says no address"
         child.terminate()
         _, err = child.communicate(timeout=60)
-    return None if started and child.returncode == 0 else err[-2000:]
+    return fault if address and child.returncode == 0 else f"{fault}\n{err[-2000:]}"
+
+
+def _asked(args: Sequence[str], folder: Path) -> str | None:
+    """curl, with the port of a server of the folder's bundles in place of the usual one."""
+    bundles = [f"{path.stem}={path}" for path in folder.glob("*.latentc")]
+
+    def ask(address: str) -> str | None:
+        line = ["curl", "--silent", "--show-error", "--fail-with-body", "--retry", "5", "--retry-all-errors", *args]
+        line = [word.replace("http://127.0.0.1:8000", address) for word in line]
+        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=60)
+        return done.stdout + done.stderr if done.returncode else None
+
+    return _served(["serve", *bundles], ask)
 
 
 def _extras(args: Sequence[str]) -> str | None:

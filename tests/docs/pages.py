@@ -28,6 +28,8 @@ SMALL = {
     "t_stitch": "extends: diffusion/t_stitch\ndata: {shape: [4, 8, 8], classes: 10, first_stage: null}\n"
     f"networks: {{main: {{{DIT}}}, small: {{{DIT}}}}}\nsampler: {{steps: 4}}",
     "biggan_train": "extends: gan/biggan_train\nnetworks: {main: {width: 8}, discriminator: {width: 8}}",
+    "vocoder": "extends: audio/diffwave\ndata: {fields: {x: {shape: [1, 128]}, mel: {shape: [8, 2]}}}\n"
+    "backbone: {width: 8, depth: 4, cycle: 2, time_width: 16, upsampling: [8, 8]}",
     "digits_dit": f"extends: digits/digits_dit\n{DIGITS}",
     "digits_guided": f"extends: digits/digits_guided\nsampler: {{steps: 4}}\n{SHORT}",
     "digits_distilled": "extends: digits/digits_distilled\nobjective: {rounds: [4, 2]}\nsampler: {steps: 2}\n"
@@ -63,7 +65,12 @@ def deployment(folder: Path) -> None:
 
 def serving(folder: Path) -> None:
     deployment(folder)
-    shutil.copytree(folder / "digits.latentc", folder / "other.latentc")
+    for name in ("other", "digits-dit"):
+        shutil.copytree(folder / "digits.latentc", folder / f"{name}.latentc")
+    small(folder, "vocoder")
+    weights(folder, "vocoder", {"": "vocoder.safetensors"})
+    api.compile(folder / "vocoder", folder / "vocoder.safetensors", folder / "vocoder.latentc")
+    np.save(folder / "mel.npy", np.zeros((8, 2), np.float32))
 
 
 def engines(folder: Path) -> None:
