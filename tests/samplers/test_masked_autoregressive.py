@@ -23,7 +23,7 @@ from latentc.spec import load_spec
 from latentc.weights import Array, write_safetensors
 
 SMALL = ("networks.main.width=16", "networks.main.depth=1", "networks.head.width=16", "networks.head.depth=1")
-SMALL = (*SMALL, "objective.process.schedule=cosine")
+SMALL += ("objective.process.schedule=cosine",)
 SAMPLERS = {
     "ddpm": "{kind: masked_autoregressive, steps: 5, diffusion: {kind: ddpm, steps: 4}, guidance: {scale: 2}}",
     "ddim, unguided": "{kind: masked_autoregressive, steps: 3, diffusion: {kind: ddim, steps: 4}}",

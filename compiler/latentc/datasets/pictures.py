@@ -1,5 +1,6 @@
 """Images of any size as the fields `x` and `y` of a data set: cropped to the middle square and resized."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,8 @@ from latentc.datasets.arrays import Array, as_declared, augmented_rows, check_cl
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
-class Pictures:
-    """Images by number: `size` of them, with labels `y` i64[N]. Kinds of data define `content`."""
+class Pictures(ABC):
+    """Images by number: `size` of them, with labels `y` i64[N]; each becomes `side` × `side` pixels."""
 
     in_memory = False
     size: int
@@ -21,13 +22,13 @@ class Pictures:
     def __init__(self, side: int, channels: int):
         self.side, self.mode = side, "L" if channels == 1 else "RGB"
 
+    @abstractmethod
     def content(self, index: int) -> tuple[str, Any]:
         """One image file: what messages call it, and a path or an opened file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def identity(self) -> list[str]:
         """Texts that differ if the images do, for caches."""
-        raise NotImplementedError
 
     def pixels(self, index: int, side: int | None = None) -> NDArray[np.uint8]:
         """One image u8[H, W, C], H = W = `side`."""

@@ -97,9 +97,10 @@ def diverging_evaluation(subject: Subject, request: Request, candidate: str, tol
     if error > tolerance:
         what = "every evaluation agrees: it arises after the last one"
         return Divergence(candidate, "the end", what, error, errors[agrees])
-    again = "these samples agree" if candidate == TORCH else "compiled anew from the spec, these samples agree"
-    other = "" if candidate == TORCH else ", or the bundle is another version's or its engines were exchanged"
-    detail = f"{again}: rounding alone grows too large in others{other}"
+    detail = "these samples agree; others of the batch do not"
+    if candidate != TORCH:
+        other = "the bundle is another version's, or its engines were exchanged, or only other samples differ"
+        detail = f"compiled anew from the spec these samples agree: {other}"
     return Divergence(candidate, "nothing", detail, error, errors[agrees])
 
 
