@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from latentc import resources
 from latentc.evaluate.charts import Chart, chart
 from latentc.evaluate.extractors.described import resized
 from latentc.evaluate.pictures import Samples
 from latentc.evaluate.results import Evaluation, Run, figure_text
 from latentc.export.folder import new_folder
 from latentc.files import write_text
+from latentc.templates import rendered
 from latentc_runtime.media.pixels import png
 
 MARK = "metrics.json"  # marks a folder as results of an evaluation, which may be replaced
@@ -77,40 +76,34 @@ def report_folder(folder: Path | None) -> Iterator[Callable[[Evaluation], None]]
 
 def page_of(found: Evaluation) -> str:
     """The whole page."""
-    environment = Environment(
-        loader=FileSystemLoader(resources.folder("templates") / "evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     best = shown_run(found)
     several = len(found.runs) > 1
     names = list(dict.fromkeys(name for own in best.result.by_class.values() for name in own))
-    return environment.get_template("report.html.j2").render(
-        name=found.name,
-        facts=found.facts(),
-        figures=[
+    facts = {
+        "name": found.name,
+        "facts": found.facts(),
+        "figures": [
             (found.heading(n), figure_text(v), found.judge.figure(n).about) for n, v in best.result.figures.items()
         ],
-        missing=best.result.missing,
-        scale=f"{best.guidance:g}" if several else None,
-        headings=[found.heading(name) for name in found.figures],
-        runs=_marked(
+        "missing": best.result.missing,
+        "scale": f"{best.guidance:g}" if several else None,
+        "headings": [found.heading(name) for name in found.figures],
+        "runs": _marked(
             found, [f"{run.guidance:g}" for run in found.runs], [r.result.figures for r in found.runs], found.figures
         )
         if several
         else [],
-        charts=_charts(found),
-        grid=_grid(found, best),
-        pairs=_pairs(best, found),
-        class_headings=[found.heading(name) for name in names],
-        classes=_marked(
+        "charts": _charts(found),
+        "grid": _grid(found, best),
+        "pairs": _pairs(best, found),
+        "class_headings": [found.heading(name) for name in names],
+        "classes": _marked(
             found, [found.title(label) for label in best.result.by_class], list(best.result.by_class.values()), names
         ),
-        seconds=f"{found.seconds:.1f}",
-        identities={name: extractor.identity for name, extractor in found.judge.extractors.items()},
-    )
+        "seconds": f"{found.seconds:.1f}",
+        "identities": {name: extractor.identity for name, extractor in found.judge.extractors.items()},
+    }
+    return rendered("evaluation/report.html", facts)
 
 
 def shown_run(found: Evaluation) -> Run:
