@@ -13,6 +13,7 @@ from spec_mutations import depth, mutate
 import latentc.resources as resources
 from latentc import components
 from latentc.components import OneOf
+from latentc.components.blocks.mixers.attention import Attention
 from latentc.components.parts import Mixer
 from latentc.diagnostics import DiagnosticError
 from latentc.spec import json_schema, load_spec, resolved_yaml, spec_from_text, variant_names
@@ -91,3 +92,12 @@ def test_a_component_without_one_of_its_methods(monkeypatch: pytest.MonkeyPatch)
     assert fault.code == "E0209" and fault.message == (
         "`backbone.block.mixer`: the component Unfinished does not define apply, head_count"
     )
+
+
+@pytest.mark.parametrize("name", ["digits_llamagen", "digits_tarflow"])
+def test_a_causal_mixer_without_a_decoding_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Attention, "decode")
+    with pytest.raises(DiagnosticError) as caught:
+        load_spec(name)
+    (fault,) = caught.value.diagnostics
+    assert fault.message.endswith("and `attention` has no decoding step")

@@ -52,7 +52,7 @@ def sample(
     the outputs as they are, by name (`samples`). Raises DiagnosticError: E0401 to E0403, E0601 to E0613, E0704, and
     E0412 if a file cannot be written.
     """
-    from latentc.files import read_arrays, read_condition, write_arrays, write_files
+    from latentc.files import read_arrays, write_arrays, write_files
     from latentc.measure.memory import available_memory
     from latentc_runtime import load
     from latentc_runtime.media import encoded
@@ -62,9 +62,7 @@ def sample(
         message = f"pictures and arrays would both be written to {output}"
         raise DiagnosticError.of("E0412", message, help="give `--raw` a file of its own, such as samples.npz")
     noise = read_arrays(noise) if isinstance(noise, str | Path) else noise
-    values = {n: read_condition(v, n) if isinstance(v, str | Path) else v for n, v in (given or {}).items()}
-    short = {"guidance": guidance, "truncation": truncation}
-    asked = {**(settings or {}), **{name: value for name, value in short.items() if value is not None}}
+    values, asked = _conditions(given), _settings(settings, guidance=guidance, truncation=truncation)
     with runtime_errors():
         pipe = load(bundle, device)
         entry = pipe.program(program, steps)
@@ -124,7 +122,6 @@ def sample_set(
     """
     import numpy as np
 
-    from latentc.files import read_condition
     from latentc.samples import Job, write
     from latentc.samples.sets import SHARD
     from latentc.samples.workers import executor_of
@@ -132,9 +129,7 @@ def sample_set(
     from latentc_runtime.conditions import per_sample
     from latentc_runtime.request import program_entry
 
-    values = {n: read_condition(v, n) if isinstance(v, str | Path) else v for n, v in (given or {}).items()}
-    short = {"guidance": guidance, "truncation": truncation}
-    asked = {**(settings or {}), **{name: value for name, value in short.items() if value is not None}}
+    values, asked = _conditions(given), _settings(settings, guidance=guidance, truncation=truncation)
     with runtime_errors():
         manifest = open_bundle(bundle).manifest
         entry = program_entry(manifest, program, steps)
@@ -169,6 +164,18 @@ def sample_set(
             shard=shard or SHARD,
             progress=progress,
         )
+
+
+def _conditions(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Conditions by name, files of them read."""
+    from latentc.files import read_condition
+
+    return {n: read_condition(v, n) if isinstance(v, str | Path) else v for n, v in (given or {}).items()}
+
+
+def _settings(settings: Mapping[str, Any] | None, **short: float | None) -> dict[str, Any]:
+    """Settings by name, those with an argument of their own included."""
+    return {**(settings or {}), **{name: value for name, value in short.items() if value is not None}}
 
 
 def _value(given: Any) -> Any:

@@ -19,7 +19,7 @@ from latentc.evaluate.metrics.contract import chosen
 from latentc.evaluate.metrics.memorisation import neighbours
 from latentc.evaluate.pictures import Samples
 from latentc.evaluate.reference import HELP, MOST, real_source, reference_of, source_of
-from latentc.evaluate.sources import Source
+from latentc.evaluate.sources import SampleSource
 from latentc.evaluate.store import Found, Tell, features_of
 from latentc_runtime.manifest import Output
 
@@ -68,7 +68,7 @@ class Judge:
     references: Mapping[str, Reference]
     classifier: str | None = None
     training: Array | None = None
-    training_source: Source | None = None
+    training_source: SampleSource | None = None
     held_out: bool = False  # the main reference is not the training set
 
     @property
@@ -83,7 +83,7 @@ class Judge:
                     return figure
         raise KeyError(name)
 
-    def features(self, source: Source, tell: Tell) -> dict[str, Found]:
+    def features(self, source: SampleSource, tell: Tell) -> dict[str, Found]:
         """Features of a source's samples by every extractor, kept between runs."""
         return features_of(source, self.extractors, tell)
 
@@ -167,7 +167,7 @@ class _Given:
     """The reference as the user gave it: samples, statistics, or both. `text`: what named it."""
 
     text: str
-    source: Source | None
+    source: SampleSource | None
     statistics: Reference | None
 
     def reference(self, extractor: Extractor, tell: Tell) -> Reference:
@@ -207,7 +207,7 @@ def _opened(text: str, given: _Given, device: str) -> Extractor:
     return Principal(given.source.at(rows.tolist()).vectors())
 
 
-def _training(wanted: Wanted, data: Data | None, output: Output | None) -> Source | None:
+def _training(wanted: Wanted, data: Data | None, output: Output | None) -> SampleSource | None:
     """The training samples; None if they are not named and cannot be read."""
     if wanted.training is not None:
         found, _ = real_source(wanted.training, output, wanted.most, held_out=False)

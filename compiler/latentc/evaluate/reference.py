@@ -18,7 +18,7 @@ from latentc.components.dataset import Data
 from latentc.diagnostics import DiagnosticError
 from latentc.evaluate.extractors import Extractor
 from latentc.evaluate.metrics import Moments, Reference, moments
-from latentc.evaluate.sources import InFiles, Real, Source, field_of
+from latentc.evaluate.sources import InFiles, Real, SampleSource, field_of
 from latentc.evaluate.store import Tell, features_of
 from latentc.files import new_file, read_arrays
 from latentc.samples.sets import ABOUT
@@ -32,7 +32,7 @@ HELP = "give a folder of images, an .npz of pictures (`arr_0`) or statistics (`m
 
 def real_source(
     text: str, output: Output | None, most: int | None = MOST, held_out: bool = True
-) -> tuple[Source | None, Reference | None]:
+) -> tuple[SampleSource | None, Reference | None]:
     """The samples and the statistics that a text names. DiagnosticError E0401 to E0403, E0408, E0722.
 
     `text`: a folder of images, an .npz of pictures, statistics or both, a spec (for its data), or a kind of data that
@@ -67,7 +67,7 @@ def _data_of_kind(kind: str) -> Data:
         raise DiagnosticError.of("E0722", f"data of kind `{kind}` need settings: {reason}", help=HELP) from None
 
 
-def _folder(path: Path, output: Output | None, most: int | None) -> Source:
+def _folder(path: Path, output: Output | None, most: int | None) -> SampleSource:
     """The samples in a folder: a set of samples, or data of the kind that recognises it, in the form of the output."""
     if (path / "manifest.json").is_file():
         raise DiagnosticError.of("E0722", f"{path} is a bundle, not real data", help=HELP)
@@ -81,7 +81,7 @@ def _folder(path: Path, output: Output | None, most: int | None) -> Source:
     return InFiles(path)
 
 
-def _archive(path: Path) -> tuple[Source | None, Reference | None]:
+def _archive(path: Path) -> tuple[SampleSource | None, Reference | None]:
     """Pictures (`arr_0`) and statistics (`mu`, `sigma`; `mu_s`, `sigma_s` for sFID) of an .npz."""
     arrays = read_arrays(path)
     pictures = InFiles(path) if "arr_0" in arrays else None
@@ -103,7 +103,7 @@ def _pair(arrays: Mapping[str, Any], mean: str, covariance: str) -> Moments | No
     return Moments(mu, sigma) if fits else None
 
 
-def reference_of(source: Source, extractor: Extractor, tell: Tell) -> Reference:
+def reference_of(source: SampleSource, extractor: Extractor, tell: Tell) -> Reference:
     """The reference that a source's samples are, in the space of an extractor. DiagnosticError E0720, E0722."""
     found, labels = features_of(source, {extractor.name: extractor}, tell)[extractor.name]
     if len(found) < 2:

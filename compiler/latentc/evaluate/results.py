@@ -9,7 +9,7 @@ from typing import Any
 
 from latentc.evaluate.judge import Judge, Result
 from latentc.evaluate.metrics import Figures
-from latentc.evaluate.sources import Source
+from latentc.evaluate.sources import SampleSource
 from latentc.measure.tables import aligned, finite
 from latentc_runtime.class_names import title
 
@@ -22,7 +22,7 @@ class Run:
     """The samples of one guidance scale, None for the default, and what was found."""
 
     guidance: float | None
-    source: Source
+    source: SampleSource
     result: Result
 
 

@@ -15,7 +15,7 @@ from latentc.diagnostics import DiagnosticError
 from latentc.evaluate.judge import Judge, Wanted, open_judge
 from latentc.evaluate.pictures import AXES
 from latentc.evaluate.results import Evaluation, Run
-from latentc.evaluate.sources import Generated, InFiles, Source
+from latentc.evaluate.sources import Generated, InFiles, SampleSource
 from latentc.evaluate.store import Tell
 from latentc.samples.job import Executor
 from latentc.spec import load_spec
@@ -64,10 +64,10 @@ def evaluate(path: Path, options: Options, tell: Tell | None = None) -> Evaluati
     return Evaluation(path.name, judge, tuple(runs), time.monotonic() - begun, first.class_names)
 
 
-Sources = dict[float | None, Source]  # by guidance scale; None: the default
+SampleSources = dict[float | None, SampleSource]  # by guidance scale; None: the default
 
 
-def _of_samples(path: Path, options: Options, tell: Tell) -> tuple[Judge, Sources]:
+def _of_samples(path: Path, options: Options, tell: Tell) -> tuple[Judge, SampleSources]:
     if options.guidance:
         raise DiagnosticError.of("E0722", "samples in files have no guidance scale", help="give the bundle instead")
     source = InFiles(path)
@@ -79,13 +79,13 @@ def _of_samples(path: Path, options: Options, tell: Tell) -> tuple[Judge, Source
     return open_judge(options.wanted, None, output, tell), {None: source}
 
 
-def _of_bundle(path: Path, options: Options, tell: Tell) -> tuple[Judge, Sources]:
+def _of_bundle(path: Path, options: Options, tell: Tell) -> tuple[Judge, SampleSources]:
     pipe = load(path, options.device)
     spec = load_spec(pipe.bundle.folder / "spec.yaml")
     output = pipe.program(options.program, options.steps).outputs[0].output
     scales = options.guidance or (None,)
 
-    def source(count: int, scale: float | None) -> Source:
+    def source(count: int, scale: float | None) -> SampleSource:
         settings = {**options.settings, **({} if scale is None else {"guidance": scale})}
         drawn = (options.seed, settings, options.program, options.steps, options.batch, options.executor)
         return Generated(pipe, count, *drawn)

@@ -39,7 +39,7 @@ def chunk_size(shape: Sequence[int]) -> int:
     return max(1, min(CHUNK, VALUES // math.prod(shape)))
 
 
-class Source(ABC):
+class SampleSource(ABC):
     """Samples by row number. `name`: what they are, in words. `size`: how many there are.
 
     `judged_by`: the features that suit such data, if that is known. `class_names`: empty if they are not known.
@@ -78,7 +78,7 @@ class Source(ABC):
         return Samples(np.concatenate([part.array for part in parts]), parts[0].field)
 
 
-class Generated(Source):
+class Generated(SampleSource):
     """The samples of a bundle: sample i has seed `seed` + i, and classes take turns.
 
     `settings` are the same for all samples; other conditions are random by the seed. `executor` draws chunks elsewhere,
@@ -141,7 +141,7 @@ class Generated(Source):
         return Samples(array, self.field), labels
 
 
-class Real(Source):
+class Real(SampleSource):
     """The samples of a data set, in the form of `output` if a first stage encodes them. DiagnosticError E0722."""
 
     def __init__(self, data: Data, output: Output | None = None, name: str = "data", most: int | None = None) -> None:
@@ -189,7 +189,7 @@ class Real(Source):
         return Samples(found[self.modelled], self.field), found.get("y")
 
 
-class Held(Source):
+class Held(SampleSource):
     """Samples in memory, [N, ...]; pictures u8[N, H, W, C] if no field is given."""
 
     def __init__(
@@ -223,7 +223,7 @@ def labels_of(given: Given, conditions: Sequence[Condition]) -> Array | None:
     return values if labels[0].encoding == "index" else values.argmax(-1)
 
 
-class InFiles(Source):
+class InFiles(SampleSource):
     """A set of samples in files: a folder of pictures, an .npz as ADM's, WebDataset or parquet. DiagnosticError."""
 
     def __init__(self, path: Path) -> None:
@@ -286,4 +286,4 @@ class InFiles(Source):
         return Samples(array, self.field), np.concatenate(labels) if len(labels) == len(parts) else None
 
 
-__all__ = ["Chunk", "Generated", "Held", "InFiles", "Real", "Source", "field_of", "labels_of"]
+__all__ = ["Chunk", "Generated", "Held", "InFiles", "Real", "SampleSource", "field_of", "labels_of"]

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from latentc.evaluate.extractors import Extractor, Features, joined
-from latentc.evaluate.sources import Source
+from latentc.evaluate.sources import SampleSource
 from latentc_runtime.hashes import cache_folder, write_whole
 
 LIMIT = 4 << 30  # bytes of all chunks that are kept
@@ -26,7 +26,7 @@ Found = tuple[Features, Array | None]
 
 
 def features_of(
-    source: Source, extractors: Mapping[str, Extractor], tell: Tell, chunk: int | None = None
+    source: SampleSource, extractors: Mapping[str, Extractor], tell: Tell, chunk: int | None = None
 ) -> dict[str, Found]:
     """Features and labels of all samples of a source, by extractor. `tell` hears of each chunk of `chunk` samples."""
     chunk = chunk or source.chunk_size

@@ -42,3 +42,12 @@ class Block(Closed):
             below = width - width % heads
             near = " or ".join(str(w) for w in (below, below + heads) if w > 0)
             yield Problem(("width",), f"{heads} heads do not divide the width of {width}", f"a width of {near} does")
+
+    def problems_of_decoding(self, why: str) -> Iterator[Problem]:
+        """What keeps the mixer from taking tokens one by one; `why` says what of the network needs that."""
+        mixer = self.parts()[0]
+        if not getattr(mixer, "causal", False):
+            yield Problem(("block", "mixer"), f"{why}, so its mixer must be causal", "set `causal: true`")
+        elif type(mixer).decode is Mixer.decode:
+            message = f"{why}, and `{mixer.kind}` has no decoding step"
+            yield Problem(("block", "mixer"), message, "use `{kind: attention, causal: true}`, or define its `decode`")

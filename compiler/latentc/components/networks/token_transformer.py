@@ -68,9 +68,7 @@ class TokenTransformer(Backbone):
             message = f"`{self.positions.kind}` needs a square grid of tokens, not {sides}"
             yield Problem(("positions",), message, "use `{kind: learned}`, which takes any sequence")
         yield from self.block.problems_of_width(self.width)
-        if not getattr(self.block.mixer, "causal", False):
-            message = "a token_transformer predicts the next token, so its mixer must be causal"
-            yield Problem(("block", "mixer"), message, "set `causal: true`")
+        yield from self.block.problems_of_decoding("a token_transformer predicts the next token")
         if self.block.condition.kind != "in_context":
             message = "a token_transformer has its class in the sequence"
             yield Problem(("block", "condition"), message, "use `{kind: in_context}`")

@@ -69,9 +69,7 @@ class TransformerFlow(Backbone):
                 message = f"patches of {self.patch} do not cut a side of {height} into two or more"
                 yield Problem(("patch",), message, f"choose one of {', '.join(map(str, fits))}")
         yield from self.block.problems_of_width(self.width)
-        if not getattr(self.block.mixer, "causal", False):
-            message = "each token of a flow depends on those before it, so its mixer must be causal"
-            yield Problem(("block", "mixer"), message, "set `causal: true`")
+        yield from self.block.problems_of_decoding("each token of a flow depends on those before it")
         if self.block.condition.kind != "in_context":
             message = "a transformer_flow adds its conditions to the tokens before the blocks"
             yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
