@@ -8,6 +8,8 @@ from typing import get_args
 
 import pytest
 
+import systems_page
+
 from latentc import components
 from latentc.components import OneOf
 from latentc.passes import cleanup, decompose, expand_guidance, inline, to_inference
@@ -85,3 +87,23 @@ def test_the_ir_page_names_every_pass():
     page = (ROOT / "docs/ir.md").read_text(encoding="utf-8")
     for module in (cleanup, decompose, expand_guidance, inline, to_inference):
         assert f"`{module.__name__.rsplit('.', 1)[-1]}`" in page
+
+
+def test_the_page_of_systems_is_made_from_the_specs_and_tests(golden):
+    golden("../../docs/systems.md", systems_page.page())
+
+
+def test_every_published_system_is_on_its_page():
+    told = systems_page.notes()["systems"]
+    assert sorted(told) == sorted(systems_page.published())
+
+
+def test_every_recorded_number_belongs_to_a_system():
+    told = systems_page.notes()
+    rows = [*told["systems"].values(), *told["techniques"].values()]
+    claimed = {name for row in rows for name in systems_page.numbers_of(row)}
+    assert claimed == {path.stem for path in systems_page.NUMBERS.glob("*.npz")}
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    references = [row["reference"] for row in rows if row.get("reference")]
+    assert all((ROOT / reference).is_file() for reference in references)
+    assert [name for name in claimed if not re.search(rf"\b{re.escape(name.partition('.')[0])}\b", tests)] == []

@@ -1,0 +1,108 @@
+"""docs/systems.md, made from the shipped specs, the authors' numbers that the tests hold, and docs/systems.yaml."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from test_parameter_counts import COUNTS
+
+import latentc.resources as resources
+from latentc.spec import load_spec
+
+ROOT = Path(__file__).parents[1]
+NUMBERS = ROOT / "tests" / "data" / "parity"
+EXAMPLES = "digits"  # the family of specs that only train small networks on small data
+
+HEAD = """\
+# Systems
+
+Every published system that ships as a spec: its sizes, the recorded results of its authors' code that latentc
+reproduces with their weights, and what was measured. A forward pass or a loss agrees within 1e-5 of the largest
+value, a sampler with recorded noise within 1e-4, by the float64 oracle, the emitted PyTorch, ONNX Runtime and
+OpenVINO; weights go both ways by name (`tests/parity`, `tests/test_parity.py`). Weight counts are exactly those of the
+authors' networks (`tests/test_parameter_counts.py`). This page is made from the specs, the tests and
+[systems.yaml](systems.yaml).
+"""
+
+
+def notes() -> dict[str, Any]:
+    """docs/systems.yaml."""
+    return yaml.safe_load((ROOT / "docs" / "systems.yaml").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def published() -> dict[str, Path]:
+    """The specs of published systems by name."""
+    return {name: path for name, path in resources.shipped_specs().items() if path.parent.name != EXAMPLES}
+
+
+def numbers_of(note: Mapping[str, Any]) -> list[str]:
+    """The recorded results that a system claims, by name."""
+    return sorted(
+        {path.stem for name in note.get("numbers", ()) for path in NUMBERS.glob("*.npz") if _covers(name, path.stem)}
+    )
+
+
+def _covers(name: str, stem: str) -> bool:
+    return stem == name or stem.startswith(f"{name}.")
+
+
+def _sizes(name: str) -> str:
+    """How many weights the least and the largest variant have, over all networks whose weights are counted."""
+    totals: dict[str | None, int] = {}
+    for (variant, _), count in COUNTS.get(name, ("", {}))[1].items():
+        totals[variant] = totals.get(variant, 0) + count
+    if not totals:
+        return ""
+    ordered = sorted(totals.items(), key=lambda item: item[1])
+    ends = ordered[:1] if len(ordered) == 1 else [ordered[0], ordered[-1]]
+    return " to ".join(f"{variant or 'default'}: {_million(count)}" for variant, count in ends)
+
+
+def _million(count: int) -> str:
+    return (
+        f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.3g} M" if count >= 1e6 else f"{count / 1e3:.3g} k"
+    )
+
+
+def _source(text: str) -> str:
+    return re.sub(r"arXiv:(\d{4}\.\d{5}|\d{4}\.\d{4})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
+
+
+def _agreement(note: Mapping[str, Any]) -> str:
+    if found := numbers_of(note):
+        return f"{len(found)}: {', '.join(f'`{name}`' for name in found)}"
+    return f"reference: `{note['reference']}`" if note.get("reference") else ""
+
+
+def page() -> str:
+    """The text of docs/systems.md."""
+    lines, told = [HEAD], notes()
+    families: dict[str, list[str]] = {}
+    for name, path in published().items():
+        families.setdefault(path.parent.name, []).append(name)
+    for family, names in families.items():
+        lines += [f"## {family.replace('_', ' ').capitalize()}", ""]
+        lines += ["| spec | paper | sizes | authors' numbers | measured | missing |", "|---|---|---|---|---|---|"]
+        for name in names:
+            note, spec = told["systems"][name], load_spec(name)
+            figures = "; ".join(note.get("figures", ()))
+            cells = (f"`{name}`: {note['title']}", _source(spec.source or ""), _sizes(name), _agreement(note), figures)
+            lines.append(f"| {' | '.join((*cells, note.get('missing', '')))} |")
+        lines.append("")
+    if told["techniques"]:
+        lines += [
+            "## Techniques",
+            "",
+            "| technique | paper | in a spec | measured | missing |",
+            "|---|---|---|---|---|",
+        ]
+        for title, note in told["techniques"].items():
+            figures = "; ".join(note.get("figures", ()))
+            cells = (title, _source(note["paper"]), f"`{note['option']}`", figures, note.get("missing", ""))
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
