@@ -31,6 +31,7 @@ from latentc.weights import materialise
 from latentc_runtime import load
 
 TOKENS = 256
+TOKENS_ALONE = ["data.first_stage=null"]  # without the decoder that makes pixels of them
 ENGINES = {
     "fp32": ["target.engine=openvino"],
     "bf16": ["target.engine=openvino", "target.precision=bf16"],
@@ -54,9 +55,9 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="as `latentc compile` takes it, for every engine")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    lowered = lower(load_spec("llamagen", "B"))
-    weights = random_weights(lowered)["main"]
-    read = sum(int(np.prod(e.shape)) for path, e in weights.items() if not path.endswith("embeddings.weight"))
+    lowered = lower(load_spec("llamagen", "B", TOKENS_ALONE))
+    weights = random_weights(lowered)
+    read = sum(int(np.prod(e.shape)) for path, e in weights["main"].items() if not path.endswith("embeddings.weight"))
     u = np.random.default_rng(1).random((TOKENS, 1), np.float32)
     calls: dict[str, Callable[[], Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -83,28 +84,32 @@ def main() -> None:
 
 def _pytorch(name: str, lowered: Any, weights: Any, u: np.ndarray, folder: Path, args: Any) -> Callable[[], Any]:
     """The emitted project as its user runs it, one for each path: torch.compile replaces a method."""
-    project_from_lowered(lowered, load_spec("llamagen", "B"), folder / name)
+    project_from_lowered(lowered, load_spec("llamagen", "B", TOKENS_ALONE), folder / name)
     sys.path.insert(0, str(folder / name))
     for module in ("model", "sampler"):
         sys.modules.pop(module, None)
     model, sampler = importlib.import_module("model"), importlib.import_module("sampler")
     sys.path.pop(0)
-    net = model.build().eval()
-    net.load_state_dict({path: torch.from_numpy(np.array(materialise(weights[path]))) for path in net.state_dict()})
+    made, nets = sampler.PROGRAMS["sample"][TOKENS], []
+    for network in made.networks:
+        net = model.NETWORKS[network]().eval()
+        own = {path: torch.from_numpy(np.array(materialise(weights[network][path]))) for path in net.state_dict()}
+        net.load_state_dict(own)
+        nets.append(net)
     if name == "compiled":
-        net.decode = torch.compile(net.decode)
+        nets[0].decode = torch.compile(nets[0].decode)
     inputs = (torch.tensor([1]), torch.tensor([2.0]), torch.from_numpy(u))
 
     def sample() -> np.ndarray:
         with torch.inference_mode():
-            result: np.ndarray = sampler.SAMPLERS[TOKENS].sample(net, *inputs).numpy()
+            result: np.ndarray = made.sample(*nets, *inputs).numpy()
         return result
 
     return sample
 
 
 def _engine(name: str, lowered: Any, weights: Any, u: np.ndarray, folder: Path, args: Any) -> Callable[[], Any]:
-    manifest = random_bundle(folder / name, "llamagen", "B", [*ENGINES[name], *args.set])
+    manifest = random_bundle(folder / name, "llamagen", "B", [*TOKENS_ALONE, *ENGINES[name], *args.set])
     print(f"{name}: form {manifest.programs[0].form}, {manifest.programs[0].why}")
     pipe = load(folder / name, threads=args.threads, verify=False)
     return lambda: pipe.sample([1], guidance=2.0, noise={"u": u})
