@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-
 import systems_page
 
 from latentc import components
@@ -29,6 +28,7 @@ FOLDERS = {
     "processes": "Processes",
     "objectives": "Objectives",
     "objectives/terms": "Terms of the adversarial objective",
+    "objectives/denoising_terms": "Further terms of a denoiser's loss",
     "samplers": "Samplers",
     "samplers/spacings": "Spacings",
     "guidance": "Guidance",

@@ -10,6 +10,7 @@ import pytest
 
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.core import parameters
+from latentc.ir.costs import flops
 from latentc.lower import build_networks
 from latentc.spec import load_spec
 
@@ -24,6 +25,22 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("XL/2", "main"): 674_834_720,
         },
     ),
+    "mean_flow": (
+        "Gsunshine/meanflow",
+        {
+            ("B/4", "main"): 131_165_248,  # paper: 131 M
+            ("B/2", "main"): 131_091_472,  # paper: 131 M
+            ("M/2", "main"): 308_019_216,  # paper: 308 M
+            ("L/2", "main"): 459_137_040,  # paper: 459 M
+            ("XL/2", "main"): 676_440_592,  # paper: 676 M
+        },
+    ),
+    "tread": ("CompVis/tread", {("B/2", "main"): 130_303_504, ("XL/2", "main"): 674_816_272}),
+    "delta_fm": (
+        "gstoica27/DeltaFM, projections included",
+        {("B/2", "main"): 137_648_400, ("L/2", "main"): 465_693_456, ("XL/2", "main"): 682_947_600},
+    ),
+    "pixart": ("maple-research-lab/SIM", {("XL/2-512", "main"): 611_347_616}),  # paper: 0.6 B
     "uvit": (
         "baofff/U-ViT",
         {
@@ -179,3 +196,19 @@ def test_weights_are_as_many_as_the_authors(name: str) -> None:
             params = {path: p for function in network.functions for path, p in parameters(module, function).items()}
             found[variant, network.name] = sum(int(p.type.count()) for p in params.values() if p.kind == "weight")
     assert {key: found[key] for key in expected} == expected
+
+
+# spec -> {variant: billion multiply-adds of a forward pass of network `main`, as the paper says}
+COMPUTE: dict[str, dict[str | None, float]] = {
+    "mean_flow": {"B/4": 5.6, "B/2": 23.1, "M/2": 54.0, "XL/2": 119.0},
+}
+
+
+@pytest.mark.parametrize("name", COMPUTE)
+def test_a_forward_pass_takes_what_the_paper_says(name: str) -> None:
+    for variant, published in COMPUTE[name].items():
+        builder = ModuleBuilder()
+        build_networks(builder, load_spec(name, variant))
+        module = builder.finish()
+        found = flops(module, module.entries["main.forward"]) / 2e9
+        assert abs(found - published) <= max(0.01 * published, 0.05), (variant, found)  # rounded to a tenth

@@ -93,6 +93,10 @@ class Backbone(Part):
         """Names of the outputs that a `Need` may ask for, in order; none if it has only the one of its capability."""
         return ()
 
+    def feature_shapes(self, spec: Spec) -> tuple[tuple[int, int], ...]:
+        """Shapes [T, C] of the features that a denoiser returns in training."""
+        return ()
+
     def told(self, spec: Spec) -> dict[str, Condition]:
         """The conditions it is told, by name, in the spec's order."""
         named = self.conditions

@@ -26,6 +26,7 @@ Role = Literal[
     "mask",
     "scale",
     "output",
+    "features",
     "logits",
     "penalty",
     "log_det",
@@ -59,7 +60,9 @@ CAPABILITIES: dict[Capability, str] = {
 }
 """Capabilities of networks, in the words of diagnostics. A capability fixes the methods and the roles of their ports:
 
-denoise       `forward` (state, time, conditions) -> output
+denoise       `forward` (state, time, conditions) -> output; a second time, if any, is the span over which a velocity is
+              averaged, 0 unless given; perhaps `train_forward`, the same in training, with noise that losses draw as
+              uniform numbers behind the conditions, and features [B, T, C] that losses may read behind the output
 next_token    `forward` (tokens as state, conditions) -> logits; `prefill` (conditions) -> logits, caches;
               `decode` (token, position, caches) -> logits, caches
 masked_tokens `forward` (tokens as state, of which `null` is the mask; conditions) -> logits

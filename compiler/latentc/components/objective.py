@@ -26,6 +26,8 @@ class Objective(Part):
     DENOISES: ClassVar[bool] = False  # whether it has a parameterization
     DISTILS: ClassVar[bool] = False
     """Whether networks learn from a teacher. Conditions are never dropped; the guidance scale may be one of them."""
+    AVERAGES: ClassVar[bool] = False
+    """Whether networks learn velocities averaged over a span of time, which is one of their conditions."""
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         """The networks it trains or reads, and what they must be able to do."""

@@ -142,5 +142,19 @@ class Positions(Part):
 class BlockCondition(Part):
     """How the condition enters a block; composes a block from its parts."""
 
+    TAKES_TOKENS: ClassVar[bool] = False
+    """Whether blocks attend to tokens of conditions [B, L, D], and the mask of those that count, behind the vector."""
+
     @abstractmethod
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody: ...
+
+    def shared(self, b: Builder, c: Var, width: Any) -> Var:
+        """What all blocks are given of the condition c [B, D]."""
+        return c
+
+    def final_modulation(self, b: Builder, c: Var, width: Any) -> tuple[Var, Var]:
+        """Shift and scale [B, 1, D] of the last norm of a network."""
+        modulation = dense(b, "adaLN", b.silu(c), 2 * width, True, "zeros", out="modulation")
+        modulation = b.reshape(modulation, shape=(c.shape[0], 1, 2 * width), out="modulation")
+        shift, scale = b.split(modulation, axis=2, sizes=(width, width), out="shift scale")
+        return shift, scale

@@ -7,6 +7,7 @@ in all segments (invariant), is an output of the previous segment (carried), or 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -124,13 +125,16 @@ def _runs(nodes: Sequence[Node], base: str, outputs: Sequence[Value], method: Ca
     """Module indices that may form one loop: consecutive, ascending or descending.
 
     A run ends at a module whose result is also read later, unless that holds for every module (the skips of a U-Net):
-    then the loop collects all results in a list.
+    then the loop collects all results in a list. It also ends where more or less than usual comes between two modules.
     """
     places = [(i, number) for i, node in enumerate(nodes) if (number := _number(node, base)) is not None]
     last = {v: i for i, node in enumerate(nodes) for v in node.inputs} | dict.fromkeys(outputs, len(nodes))
     cuts = {number for (i, number), (j, _) in pairwise(places) if last.get(nodes[i].outputs[0], 0) > j}
     if len(cuts) == len(places) - 1:
         cuts = set()
+    gaps = Counter(j - i for (i, _), (j, _) in pairwise(places))
+    usual = max(gaps, key=lambda gap: gaps[gap], default=0)
+    cuts |= {number for (i, number), (j, _) in pairwise(places) if j - i != usual}
     called = {i: method(nodes[i].attrs["fn"]) for i, _ in places}
     cuts |= {number for (i, number), (j, _) in pairwise(places) if called[i] != called[j]}
     runs: list[range] = []

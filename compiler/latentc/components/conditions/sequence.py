@@ -11,7 +11,7 @@ from latentc.components.condition import Form, GivenInput
 from latentc.components.conditions._arrays import ArrayCondition, or_learned, present
 from latentc.components.contract import Network, Port
 from latentc.components.parts import Problem
-from latentc.ir.builder import Builder, Var, f32, i64
+from latentc.ir.builder import Builder, Var, f32, i64, module_class
 from latentc.ir.types import B, TensorType
 from latentc_runtime.sources import Condition as Requested
 
@@ -28,7 +28,14 @@ class Sequence(ArrayCondition):
 
     kind: Literal["sequence"]
     pad: int = Field(0, ge=0, le=16_777_215, description="token that fills up shorter sequences, and stands for none")
-    null_embedding: Literal["zeros", "learned"] = Field("zeros", description="features that stand for none")
+    null_embedding: Literal["zeros", "learned", "learned_features"] = Field(
+        "zeros",
+        description="features that stand for none; learned: a vector of the network's width, learned_features: "
+        "features of the whole sequence, all of which count (PixArt)",
+    )
+    projection: Literal["linear", "mlp"] = Field(
+        "linear", description="of features to the network's width; mlp: two linear layers with GELU between them"
+    )
     FORMS: ClassVar[tuple[Form, ...]] = ("tokens",)
     RANKS: ClassVar[tuple[int, ...]] = (1, 2)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sequence"}
@@ -40,7 +47,7 @@ class Sequence(ArrayCondition):
 
     def learned(self, name: str, spec: Spec) -> bool:
         """Whether networks have learned features for the absent condition."""
-        return self.nullable and self.null_embedding == "learned" and not self.vocabulary(name, spec)
+        return self.nullable and self.null_embedding != "zeros" and not self.vocabulary(name, spec)
 
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
         yield from super().problems_as(name, spec)
@@ -69,15 +76,14 @@ class Sequence(ArrayCondition):
     def operands(
         self, b: Builder, name: str, given: tuple[Var, ...], networks: Mapping[str, Network]
     ) -> tuple[Var, ...]:
-        features = given[0].type.rank == 3
-        return (
-            (*given, present(b, given[0])) if features and self.nullable and self.null_embedding == "learned" else given
-        )
+        learned = given[0].type.rank == 3 and self.nullable and self.null_embedding != "zeros"
+        return (*given, present(b, given[0])) if learned else given
 
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
         value, mask, *given = operands
         length = int(mask.shape[1])
-        first = b.constant([[i == 0 for i in range(length)]], out="first")
+        whole = self.null_embedding == "learned_features"
+        first = b.constant([[i == 0 or whole for i in range(length)]], out="first")
         return (
             b.scalar(self.pad if value.type.dtype == "i64" else 0.0, value),
             first,
@@ -99,8 +105,15 @@ class Sequence(ArrayCondition):
         if x.type.dtype == "i64":
             table = b.param(f"{prefix}.weight", f32(sizes[f"{name}_vocabulary"], width), "normal", std=0.02)
             return b.embedding(table, x, out=name), mask
-        embedded = b.dense(prefix, x, width, init="normal", std=0.02, out=name)
-        return (or_learned(b, f"{prefix}.null", embedded, *given) if given else embedded), mask
+        if given and self.null_embedding == "learned_features":
+            null = b.param(f"{prefix}_null", f32(*x.shape[1:]), "normal", std=0.02)
+            x = b.where(b.reshape(b.greater(given[0], 0.5), shape=(x.shape[0], 1, 1)), x, null, out=name)
+        if self.projection == "mlp":
+            embedded = b.sub(prefix, _feature_embedder, x, width=width, out=name)
+        else:
+            embedded = b.dense(prefix, x, width, init="normal", std=0.02, out=name)
+        learned = given and self.null_embedding == "learned"
+        return (or_learned(b, f"{prefix}.null", embedded, *given) if learned else embedded), mask
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         shape, vocabulary = self.shape(name, spec), self.vocabulary(name, spec)
@@ -109,3 +122,10 @@ class Sequence(ArrayCondition):
         if not vocabulary:
             return (Requested(name, "array", shape, "f32", axes, mask=True, default=self.default),)
         return (Requested(name, "tokens", shape, "i64", axes, vocabulary=vocabulary, mask=True, pad=self.pad),)
+
+
+@module_class("FeatureEmbedder", x="B L C")
+def _feature_embedder(b: Builder, x: Var, *, width: int) -> Var:
+    """Two linear layers with GELU between them."""
+    x = b.gelu(b.dense("fc1", x, width, init="normal", std=0.02), approximate="tanh", out="x")
+    return b.dense("fc2", x, width, init="normal", std=0.02)

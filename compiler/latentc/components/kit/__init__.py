@@ -10,9 +10,23 @@ from latentc.components.kit.calls import (
     Operands,
     both_branches,
     call,
+    derivative_along,
     guided_call,
     per_sample_mean,
     state_gradient,
+    training_method,
+    training_noise,
 )
 
-__all__ = ["Conditions", "Operands", "both_branches", "call", "guided_call", "per_sample_mean", "state_gradient"]
+__all__ = [
+    "Conditions",
+    "Operands",
+    "both_branches",
+    "call",
+    "derivative_along",
+    "guided_call",
+    "per_sample_mean",
+    "state_gradient",
+    "training_method",
+    "training_noise",
+]

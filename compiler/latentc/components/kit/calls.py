@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from latentc.components.condition import Condition, DrawnInput, GivenInput
-from latentc.components.contract import Draw, Method, Network
+from latentc.components.contract import Draw, Method, Network, Role
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
 from latentc_runtime.sources import ConditionSource, SettingSource, Source
@@ -85,17 +85,22 @@ class Conditions:
 
     def dropped(self, b: Builder, operands: Operands) -> dict[str, Var]:
         """The operands in training: each condition is dropped with its own probability. Adds the draws as inputs."""
-        found = dict(operands)
+        return self.dropping(b, operands)[0]
+
+    def dropping(self, b: Builder, operands: Operands) -> tuple[dict[str, Var], list[Var]]:
+        """As `dropped`, with a mask bool[B] per condition that may be: true where it is."""
+        found, masks = dict(operands), []
         for name, condition in self.items():
             if not condition.nullable:
                 continue
             drop = b.input("drop" if name == "class" else f"drop_{name}", f32(B))
             gone = b.less(drop, condition.dropout)
+            masks.append(gone)
             for key, null in self._null_of(b, name, condition, operands).items():
                 x = operands[key]
                 column = b.reshape(gone, shape=(gone.shape[0], *(1 for _ in x.shape[1:]))) if x.type.rank > 1 else gone
                 found[key] = b.where(column, null, x, out=key)
-        return found
+        return found, masks
 
     def null(self, b: Builder, operands: Operands, without: Iterable[str] | None = None) -> dict[str, Var]:
         """The operands with the conditions `without` (default: all that training drops) left out."""
@@ -125,9 +130,44 @@ class Conditions:
 
 
 def call(b: Builder, network: Network, method: str, conditions: Operands, out: str = "", **by_role: Any) -> Any:
-    """Calls a method, its operands by role: `state=x, time=t`, `cache=[...]`; conditions by the names of ports."""
-    operands = _arranged(network.methods[method], conditions, by_role)
+    """Calls a method, its operands by role: `state=x, time=t`, `cache=[...]`; conditions by the names of ports.
+
+    Of several times those that are not given are 0.
+    """
+    operands = _arranged(b, network.methods[method], conditions, by_role)
     return b.call(network.methods[method].function, network.name, *operands, out=out)
+
+
+def training_method(network: Network) -> str:
+    """The method of a denoiser that losses call."""
+    return "train_forward" if "train_forward" in network.methods else "forward"
+
+
+def training_noise(b: Builder, network: Network) -> tuple[list[Var], tuple[Draw, ...]]:
+    """Adds the noise that the network takes in training as inputs; also returns how they are drawn."""
+    ports = network.methods[training_method(network)].inputs_of("noise")
+    return [b.input(port.name, port.type) for port in ports], tuple(Draw(port.name, "uniform") for port in ports)
+
+
+def derivative_along(
+    b: Builder,
+    network: Network,
+    method: str,
+    conditions: Operands,
+    tangents: Mapping[Role, Var | list[Var]],
+    out: str,
+    **by_role: Any,
+) -> tuple[Var, Var]:
+    """(first output of a method, its derivative along `tangents`), which has one for each input of the roles it names.
+
+    `out` names both.
+    """
+    of = network.methods[method]
+    operands = _arranged(b, of, conditions, by_role)
+    wrt = tuple(i for i, port in enumerate(of.inputs) if port.role in tangents)
+    along = _arranged(b, replace(of, inputs=tuple(of.inputs[i] for i in wrt)), {}, tangents)
+    y, tangent = b.jvp(of.function, network.name, operands, along, wrt=wrt, out=out)
+    return y, tangent
 
 
 def state_gradient(
@@ -140,7 +180,7 @@ def state_gradient(
     method = network.methods["forward"]
     of = [port.name for port in method.outputs].index(output)
     wrt = (method.inputs.index(method.input("state")),)
-    operands = _arranged(method, conditions, {"state": x})
+    operands = _arranged(b, method, conditions, {"state": x})
     return b.gradient(method.function, network.name, operands, of=of, wrt=wrt, out=out)[1]
 
 
@@ -160,7 +200,7 @@ def guided_call(
     `channels` guides only the first so many. Caches hold both branches.
     """
     of = network.methods[method]
-    operands, others = _arranged(of, conditions, by_role), _arranged(of, null, by_role)
+    operands, others = _arranged(b, of, conditions, by_role), _arranged(b, of, null, by_role)
     kinds, nulls = [], []
     for port, x, other in zip(of.inputs, operands, others, strict=True):
         differs = port.role == "condition" and other is not x
@@ -176,16 +216,18 @@ def both_branches(
 ) -> tuple[Var, Var]:
     """A method's only output with `conditions` and with `null` in their place, by one call of a doubled batch."""
     of = network.methods[method]
-    pairs = zip(_arranged(of, conditions, by_role), _arranged(of, null, by_role), strict=True)
+    pairs = zip(_arranged(b, of, conditions, by_role), _arranged(b, of, null, by_role), strict=True)
     both = b.call(of.function, network.name, *(b.concat(x, other, axis=0) for x, other in pairs), out=out)
     batch = next(iter(conditions.values())).shape[0]
     cond, uncond = b.split(both, axis=0, sizes=(batch, batch), out=f"{out} null_{out}")
     return cond, uncond
 
 
-def _arranged(method: Method, conditions: Operands, by_role: Mapping[str, Any]) -> list[Var]:
+def _arranged(b: Builder, method: Method, conditions: Operands, by_role: Mapping[Any, Any]) -> list[Var]:
     """The operands of a method in the order of its ports."""
     queues = {role: list(value) if isinstance(value, list | tuple) else [value] for role, value in by_role.items()}
+    if missing := len(method.inputs_of("time")) - len(times := queues.get("time", [])):
+        times += [b.fill_like(times[0], 0.0)] * missing
     return [conditions[port.name] if port.role == "condition" else queues[port.role].pop(0) for port in method.inputs]
 
 

@@ -5,13 +5,14 @@ Symbols: B batch, T tokens of a sample, V vocabulary, N steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentc.ir.builder import Builder, Var
+from latentc.ir.types import Named
 
 NEVER = -1e30
 """The logit of a token that must not be drawn."""
@@ -64,6 +65,39 @@ def rank(b: Builder, x: Var, out: str = "rank") -> Var:
     return b.argsort(b.argsort(x, out="order"), out=out)  # type: ignore[no-any-return]
 
 
+def rows(b: Builder, x: Var, index: Var, out: str) -> Var:
+    """f32[B, K, D]: the tokens of x [B, T, D] at index i64[B, K]."""
+    batch, count = index.shape
+    wide = b.broadcast_to(b.reshape(index, shape=(batch, count, 1)), x, shape=(batch, count, x.shape[2]))
+    return b.take_along(x, wide, axis=1, out=out)  # type: ignore[no-any-return]
+
+
+def joined(b: Builder, sequences: Sequence[tuple[Var, Var | None]]) -> tuple[Var, ...]:
+    """Embedded tokens f32[B, L, D] of several conditions in one sequence, and which of them count: bool[B, L].
+
+    Without a mask if all count; nothing without conditions. Each is as `Condition.tokens` returns it.
+    """
+    if not sequences:
+        return ()
+    context = _concatenated(b, [x for x, _ in sequences], "context")
+    if all(mask is None for _, mask in sequences):
+        return (context,)
+    masks = [_all_count(b, x) if mask is None else mask for x, mask in sequences]
+    return context, _concatenated(b, masks, "mask")
+
+
+def _concatenated(b: Builder, sequences: Sequence[Var], out: str) -> Var:
+    """[B, L, ...]: the sequences in a row, L their length."""
+    x = sequences[0] if len(sequences) == 1 else b.concat(*sequences, axis=1, out=out)
+    return b.reshape(x, shape=(x.shape[0], Named(int(x.shape[1]), "L"), *x.shape[2:]), out=out)  # type: ignore[no-any-return]
+
+
+def _all_count(b: Builder, x: Var) -> Var:
+    """bool[B, L] of ones for tokens [B, L, D]."""
+    ones = b.full(x, shape=x.shape[1:2], value=1.0, dtype="f32", out="ones")
+    return b.greater(ones, 0.5, out="mask")  # type: ignore[no-any-return]
+
+
 def halton_order(rows: int, columns: int) -> NDArray[np.int64]:
     """i64[T]: the cells of a grid, row by row, in the order in which the 2-D Halton sequence first visits them.
 
@@ -87,4 +121,4 @@ def _radical_inverse(index: int, base: int) -> float:
     return numerator / denominator
 
 
-__all__ = ["NEVER", "Schedule", "draw", "filtered", "halton_order", "hidden_fraction", "rank"]
+__all__ = ["NEVER", "Schedule", "draw", "filtered", "halton_order", "hidden_fraction", "joined", "rank", "rows"]

@@ -18,6 +18,7 @@ from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port
+from latentc.components.kit.tokens import rows
 from latentc.components.objective import Objective
 from latentc.components.parts import Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
@@ -147,7 +148,7 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
             order = b.argsort(hidden, out="order")  # those that are seen first, each kind in its own order
             kept = b.slice(order, axis=1, start=0, stop=length, out="kept")
             visible = b.take_along(seen, kept, axis=1, out="visible")
-            x = _rows(b, x, kept, "x")
+            x = rows(b, x, kept, "x")
         x = input_norm.apply(b, "z_proj_ln", x)
         visible = b.reshape(visible, shape=(batch, 1, 1, length), out="visible")
         for name in items("encoder_blocks", depth):
@@ -155,7 +156,7 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
         x = dense(b, "decoder_embed", norm.apply(b, "encoder_norm", x), width, True, config.weights, out="x")
         if known is not None:
             place = b.minimum(b.argsort(order), length - 1, out="place")  # where each token went
-            x = _rows(b, x, place, "x")
+            x = rows(b, x, place, "x")
         mask_token = b.param("mask_token", f32(1, 1, width), "normal", std=0.02)
         x = b.where(b.reshape(seen, shape=(batch, total, 1)), x, mask_token, out="x")
         x = x + b.param("decoder_pos", f32(1, total, width), "normal", std=0.02)
@@ -177,10 +178,3 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
         return features(b, x, mask, *conditions, **static)
 
     return forward, forward_known
-
-
-def _rows(b: Builder, x: Var, index: Var, out: str) -> Var:
-    """Tokens of x [B, T, D] at index [B, K]."""
-    batch, count = index.shape
-    wide = b.broadcast_to(b.reshape(index, shape=(batch, count, 1)), x, shape=(batch, count, x.shape[2]))
-    return b.take_along(x, wide, axis=1, out=out)  # type: ignore[no-any-return]

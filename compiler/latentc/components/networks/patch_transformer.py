@@ -5,17 +5,18 @@ Symbols: B batch, C channels, T tokens (patches), P patch side, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache, reduce
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import Component, OneOf
+from latentc.components import Closed, Component, Index, OneOf, Size
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
-from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.condition import Condition, Entry, Form, TimeEmbedding, ports_of, with_operands
+from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.kit.tokens import joined, rows
 from latentc.components.parts import Norm, Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
@@ -24,11 +25,28 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
+class Route(Closed):
+    """Blocks that some tokens skip in training (TREAD, Krause et al. 2025, arXiv:2501.04765)."""
+
+    start: Index = Field(description="the first block that they skip, counted from 0")
+    end: int = Field(ge=-512, le=511, description="the last block that they skip; -1: the last of all")
+    ratio: float = Field(0.5, gt=0, lt=1, description="share of the tokens that skip them, drawn anew for each sample")
+
+
+class Alignment(Closed):
+    """Projections of a block's output, for a loss that aligns them with features of another network (REPA, Yu et al.
+    2024, arXiv:2410.06940). They exist in training only."""
+
+    blocks: Index = Field(8, description="how many blocks come before it")
+    hidden: Size = Field(2048, description="channels of the two hidden layers of a projection")
+    features: tuple[Size, ...] = Field((768,), min_length=1, max_length=16, description="channels of each projection")
+
+
 class PatchTransformer(Backbone):
     """Transformer over patches of an image or latent (DiT, Peebles and Xie 2022, arXiv:2212.09748).
 
     Takes x f32[B, C, H, W], t f32[B] and its conditions; returns f32[B, C_out, H, W]. Vectors are added to the
-    embedded time; maps are concatenated to x.
+    embedded time; maps are concatenated to x; tokens are attended to, if the block's condition knows how.
     """
 
     kind: Literal["patch_transformer"]
@@ -44,6 +62,10 @@ class PatchTransformer(Backbone):
         le=65_536,
         description="output channels that are computed and dropped (SiT keeps DiT's variance channels)",
     )
+    routes: tuple[Route, ...] = Field(
+        (), max_length=64, description="blocks that some tokens skip in training, from first to last"
+    )
+    alignment: Alignment | None = Field(None, description="projections for a loss that aligns features; null: none")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "patch_transformer",
         "width": 16,
@@ -59,7 +81,7 @@ class PatchTransformer(Backbone):
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
-    TAKES: ClassVar[tuple[Form, ...]] = ("vector", "map")
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector", "map", "tokens")
     TIME: ClassVar[bool] = True
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -82,6 +104,47 @@ class PatchTransformer(Backbone):
         if self.block.condition.kind == "in_context":
             message = "a patch_transformer has no place for the condition in its sequence"
             yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`")
+        yield from self._problems_of_training()
+
+    def _problems_of_training(self) -> Iterator[Problem]:
+        """Routes and an alignment that do not fit the blocks."""
+        if self.routes and type(self.positions).rotary is not Positions.rotary:  # type: ignore[attr-defined]
+            message = f"tokens that skip blocks lose their place, which `{self.positions.kind}` gives inside of blocks"
+            yield Problem(("positions",), message, "use `{kind: sincos_2d}`")
+        free = 0
+        for i, (start, end) in enumerate(self.skipped):
+            if not free <= start <= end < self.depth:
+                message = f"no route from block {start} to {end}"
+                mend = f"routes follow each other, and blocks are 0 to {self.depth - 1}"
+                yield Problem(("routes", i), message, mend)
+                return
+            free = end + 1
+        if self.alignment is not None and not 0 < self.alignment.blocks <= self.depth:
+            message = f"{self.alignment.blocks} blocks come before the alignment, of {self.depth}"
+            yield Problem(("alignment", "blocks"), message, f"choose 1 to {self.depth}")
+            return
+        for start, end in self.skipped:
+            if self.alignment is not None and start < self.alignment.blocks <= end:
+                message = f"tokens that skip blocks {start} to {end} have no features to align"
+                yield Problem(("alignment", "blocks"), message, f"set {end + 1} or more, or at most {start}")
+
+    @property
+    def skipped(self) -> list[tuple[int, int]]:
+        """First and last block of each route, counted from 0."""
+        return [(route.start, route.end + (self.depth if route.end < 0 else 0)) for route in self.routes]
+
+    def outputs(self, spec: Spec) -> tuple[str, ...]:
+        return ("features",) if self.alignment is not None else ()
+
+    def form_of(self, condition: Condition) -> Form | None:
+        form = super().form_of(condition)
+        return None if form == "tokens" and not self.block.parts()[3].TAKES_TOKENS else form
+
+    def feature_shapes(self, spec: Spec) -> tuple[tuple[int, int], ...]:
+        if self.alignment is None or spec.data.shape is None:
+            return ()
+        tokens = (spec.data.shape[-1] // self.patch) ** 2
+        return tuple((tokens, channels) for channels in self.alignment.features)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)
@@ -102,23 +165,36 @@ class PatchTransformer(Backbone):
             Port("t", f32(B), "time"),
             *ports_of(entries),
         )
-        forward = add_method(mb, name, "forward", _network(self, spec.time, entries), ports, static)
-        return Network(name, {"forward": forward}, self.PROVIDES)
+        methods = {"forward": add_method(mb, name, "forward", _network(self, spec.time, entries), ports, static)}
+        if self.routes or self.alignment is not None:
+            tokens = Named((size // self.patch) ** 2, "T")
+            static |= {n: tokens - int(tokens * r.ratio) for n, r in zip(_kept(self), self.routes, strict=True)}
+            ports += tuple(Port(f"scores_{i}", f32(B, tokens), "noise") for i, _ in enumerate(self.routes))
+            outputs: list[Role] = ["output"]
+            if self.alignment is not None:
+                static["projection"] = self.alignment.hidden
+                outputs += ["features"] * len(self.alignment.features)
+            body = _network(self, spec.time, entries, training=True)
+            methods["train_forward"] = add_method(mb, name, "train_forward", body, ports, static, outputs)
+        return Network(name, methods, self.PROVIDES)
 
 
 @cache
-def _network(config: PatchTransformer, time: TimeEmbedding, entries: tuple[Entry, ...]) -> BlockBody:
+def _network(
+    config: PatchTransformer, time: TimeEmbedding, entries: tuple[Entry, ...], training: bool = False
+) -> BlockBody:
+    """`forward`, or `train_forward`, which also takes scores of the tokens for each route, and returns projections."""
     mixer, feed_forward, norm, condition = config.block.parts()
     assert isinstance(config.positions, Positions)
     positions = config.positions
     block = condition.block(mixer, feed_forward, norm, config.weights)
+    count = len(ports_of(entries))
 
-    @module_class("DiT", x="B channels size size")
-    def forward(
+    def network(
         b: Builder,
         x: Var,
         t: Var,
-        *conditions: Var,
+        *others: Var,
         size: int,
         patch: int,
         channels: int,
@@ -126,15 +202,17 @@ def _network(config: PatchTransformer, time: TimeEmbedding, entries: tuple[Entry
         depth: int,
         out_channels: int,
         **static: Any,
-    ) -> Var:
-        """Predicts from noisy x at time t under the conditions."""
+    ) -> tuple[Var, ...]:
         batch = x.shape[0]
         grid = size // patch
         tokens = Named(grid**2, "T")
-        embedded = [time.vector(b, "t_embedder", t, width)]
-        for entry, operands in with_operands(entries, conditions):
+        embedded, told = [time.vector(b, "t_embedder", t, width)], []
+        for entry, operands in with_operands(entries, others):
+            prefix = f"{entry.ports[0].name}_embedder"
             if entry.form == "vector":
-                embedded.append(entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static))
+                embedded.append(entry.vector(b, prefix, operands, width, static))
+            elif entry.form == "tokens":
+                told.append(entry.tokens(b, prefix, operands, width, static))
             else:
                 x = b.concat(x, entry.map(b, operands, static, size), axis=1, out="x")
         kernel = b.param("x_embedder.weight", f32(width, x.shape[1], patch, patch), "xavier_uniform", of="matrix")
@@ -145,9 +223,21 @@ def _network(config: PatchTransformer, time: TimeEmbedding, entries: tuple[Entry
         rotary = positions.rotary(b, width // static.get("heads", 1), grid, 0)  # not every mixer has heads
         c = reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
         sizes = config.block.own(width, static)
-        for name in items("blocks", depth):
-            x = b.sub(name, block, x, c, *rotary, dim=width, **sizes)
-        return b.sub(
+        context = joined(b, told)
+        sizes |= {"context": len(context)} if condition.TAKES_TOKENS else {}
+        shared = condition.shared(b, c, width)
+        routes = _Routes(config, others[count:], static) if training else None
+        features: tuple[Var, ...] = ()
+        for i, name in enumerate(items("blocks", depth)):
+            x = routes.enter(b, i, x) if routes else x
+            x = b.sub(name, block, x, shared, *context, *rotary, dim=width, **sizes)
+            x = routes.leave(b, i, x) if routes else x
+            if training and config.alignment is not None and i + 1 == config.alignment.blocks:
+                features = tuple(
+                    b.sub(f"projectors.{k}", _projector, x, dim=width, hidden=static["projection"], out_dim=out)
+                    for k, out in enumerate(config.alignment.features)
+                )
+        x = b.sub(
             "final_layer",
             _final_layer(config, norm),
             x,
@@ -157,8 +247,65 @@ def _network(config: PatchTransformer, time: TimeEmbedding, entries: tuple[Entry
             patch=patch,
             out_channels=out_channels,
         )
+        return x, *features
+
+    if training:
+
+        @module_class("DiT", "train_forward", x="B channels size size")
+        def train_forward(b: Builder, x: Var, t: Var, *others: Var, **static: Any) -> tuple[Var, ...]:
+            """The forward pass in training: tokens of high scores skip blocks; projected features come last."""
+            return network(b, x, t, *others, **static)
+
+        return train_forward
+
+    @module_class("DiT", x="B channels size size")
+    def forward(b: Builder, x: Var, t: Var, *others: Var, **static: Any) -> Var:
+        """Predicts from noisy x at time t under the conditions."""
+        return network(b, x, t, *others, **static)[0]
 
     return forward
+
+
+class _Routes:
+    """The routes of one forward pass: which tokens go through the blocks, and what the others were."""
+
+    def __init__(self, config: PatchTransformer, scores: tuple[Var, ...], static: Mapping[str, Any]) -> None:
+        self.starts = {start: i for i, (start, _) in enumerate(config.skipped)}
+        self.ends = {end for _, end in config.skipped}
+        self.scores, self.kept = scores, [static[name] for name in _kept(config)]
+        self.skipped: tuple[Var, Var, Any] | None = None  # of the current route: all tokens, their order, how many go
+
+    def enter(self, b: Builder, block: int, x: Var) -> Var:
+        """The tokens [B, K, D] of x that block number `block` takes: those of the least scores."""
+        if block not in self.starts:
+            return x
+        i = self.starts[block]
+        order, kept = b.argsort(self.scores[i], out="order"), self.kept[i]
+        self.skipped = (x, order, kept)
+        return rows(b, x, b.slice(order, axis=1, start=0, stop=kept, out="chosen"), "x")
+
+    def leave(self, b: Builder, block: int, x: Var) -> Var:
+        """All tokens again behind the last block of a route, those that skipped it as they were."""
+        if block not in self.ends or self.skipped is None:
+            return x
+        before, order, kept = self.skipped
+        place = b.argsort(order, out="place")
+        returned = rows(b, x, b.minimum(place, kept - 1), "returned")
+        went = b.reshape(b.less(place, kept), shape=(*place.shape, 1), out="went")
+        return b.where(went, returned, before, out="x")  # type: ignore[no-any-return]
+
+
+def _kept(config: PatchTransformer) -> tuple[str, ...]:
+    """Names of the static arguments that say how many tokens go through the blocks of each route."""
+    return ("kept",) if len(config.routes) == 1 else tuple(f"kept_{i}" for i, _ in enumerate(config.routes))
+
+
+@module_class("Projector", x="B T dim")
+def _projector(b: Builder, x: Var, *, dim: int, hidden: int, out_dim: int) -> Var:
+    """Three linear layers with SiLU between them."""
+    x = b.silu(dense(b, "fc1", x, hidden, True, "xavier"), out="x")
+    x = b.silu(dense(b, "fc2", x, hidden, True, "xavier"), out="x")
+    return dense(b, "fc3", x, out_dim, True, "xavier", out="features")
 
 
 @cache
@@ -167,9 +314,7 @@ def _final_layer(config: PatchTransformer, norm: Norm) -> BlockBody:
     def forward(b: Builder, x: Var, c: Var, *, dim: int, grid: int, patch: int, out_channels: int) -> Var:
         """Normalises, modulates and projects the tokens, then lays the patches out as an image."""
         batch = x.shape[0]
-        modulation = dense(b, "adaLN", b.silu(c), 2 * dim, True, "zeros", out="modulation")
-        modulation = b.reshape(modulation, shape=(batch, 1, 2 * dim), out="modulation")
-        shift, scale = b.split(modulation, axis=2, sizes=(dim, dim), out="shift scale")
+        shift, scale = config.block.parts()[3].final_modulation(b, c, dim)
         x = norm.apply(b, "norm_final", x) * (scale + 1.0) + shift
         x = dense(b, "linear", x, patch * patch * out_channels, True, "zeros", out="x")
         x = b.reshape(x, shape=(batch, grid, grid, patch, patch, out_channels))

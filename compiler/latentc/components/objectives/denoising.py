@@ -6,13 +6,14 @@ Symbols: B batch; x0 the data, x_t the state at time t.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from latentc.components.contract import Draw, Need, Network, Update
-from latentc.components.kit import Conditions, call, per_sample_mean
+from latentc.components.kit import Conditions, call, per_sample_mean, training_method, training_noise
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
+from latentc.components.objectives.denoising_terms._term import Denoised, DenoisingTerm
 from latentc.components.parts import Problem
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.prediction import Point, functional
@@ -74,7 +75,12 @@ class DenoisingObjective(Objective):
     DENOISES: ClassVar[bool] = True
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (Need("main", "denoise"),)
+        of_terms = (
+            replace(need, place=("further", i), who=f"the term `{term.kind}`")
+            for i, term in enumerate(self.further_terms)
+            for need in term.needs()
+        )
+        return Need("main", "denoise"), *of_terms
 
     def parameterization(self) -> Parameterization:
         raise NotImplementedError
@@ -90,20 +96,40 @@ class DenoisingObjective(Objective):
         except ValueError as error:
             yield Problem(("predicts",), str(error), "predict `noise`, `x0` or `velocity`, or choose another process")
 
+    @property
+    def further_terms(self) -> tuple[DenoisingTerm, ...]:
+        """Terms that are added to the loss."""
+        return ()
+
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, target, conditions = networks["main"], self.parameterization(), Conditions(spec, networks)
         b = mb.function("loss.terms")
         x0 = b.input("x", network.methods["forward"].input("state").type)
         given = conditions.inputs(b, by_field=True)
+        read = dict.fromkeys(name for term in self.further_terms for name in term.fields)
+        inputs = {name: b.input(name, f32(B, *spec.data.fields[name].shape)) for name in read}
         at = noised(b, target, x0, self.needs_derivatives(target))
-        told = conditions.dropped(b, conditions.operands(b, given))
-        out = call(b, network, "forward", told, state=at.scaled, time=at.told, out="prediction")
+        told, dropped = conditions.dropping(b, conditions.operands(b, given))
+        own, own_draws = training_noise(b, network)
+        method = training_method(network)
+        outs = [port.name if port.role == "features" else "prediction" for port in network.methods[method].outputs]
+        operands = {"state": at.scaled, "time": at.told, "noise": own}
+        made = call(b, network, method, told, out=" ".join(outs), **operands)
+        out, *features = made if isinstance(made, tuple) else (made,)
         terms = self.terms(b, target, at.point, x0, at.x_t, at.noise, out, at.t)
         names = ("loss", "mse", "vb")[: len(terms)]
+        more = {draw.name: draw for term in self.further_terms for draw in term.draws()}
+        if self.further_terms:
+            wanted = self.target(b, target, at.point, x0, at.noise)
+            denoised = Denoised(b, spec, out, wanted, tuple(features), tuple(dropped), inputs)
+            added = {term.kind: term.value(denoised) for term in self.further_terms}
+            weights = [term.weight for term in self.further_terms]
+            loss = weighted_sum(b, "total", (1.0, terms[0]), *zip(weights, added.values(), strict=True))
+            names, terms = ("loss", "base", *names[1:], *added), (loss, *terms, *added.values())
         b.output(*terms)
         b.finish(self.says())
-        draws = (*at.draws, *conditions.drawn(), *conditions.draws())
-        return publish(mb, names, ("x", *conditions.fields), draws, self.trained(spec))
+        draws = (*at.draws, *conditions.drawn(), *conditions.draws(), *own_draws, *more.values())
+        return publish(mb, names, ("x", *conditions.fields, *read), draws, self.trained(spec))
 
     def says(self) -> str:
         """The docstring of the emitted loss."""
@@ -140,8 +166,12 @@ class DenoisingObjective(Objective):
         """The prediction's error; of a score, times sigma."""
         if target.predicts == "score":
             return b.op("add", point.sigma * out, noise, out="error")  # type: ignore[no-any-return]
+        return b.op("sub", out, self.target(b, target, point, x0, noise), out="error")  # type: ignore[no-any-return]
+
+    def target(self, b: Builder, target: Parameterization, point: Point, x0: Var, noise: Var) -> Var:
+        """What the network is to predict."""
         u, w = functional(target.predicts, point)
-        return b.op("sub", out, weighted_sum(b, "target", (u, x0), (w, noise)), out="error")  # type: ignore[no-any-return]
+        return weighted_sum(b, "target", (u, x0), (w, noise))
 
 
 __all__ = ["DenoisingObjective", "Noised", "noised"]

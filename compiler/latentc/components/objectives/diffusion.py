@@ -15,6 +15,7 @@ from pydantic import Field
 from latentc.components import OneOf
 from latentc.components.kit import per_sample_mean
 from latentc.components.objectives.denoising import DenoisingObjective
+from latentc.components.objectives.denoising_terms._term import DenoisingTerm
 from latentc.components.parts import Problem
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Symbolic
@@ -128,7 +129,14 @@ class Diffusion(DiffusionLoss):
     """
 
     kind: Literal["diffusion"]
+    further: tuple[Annotated[DenoisingTerm, OneOf("objectives/denoising_terms", named=True)], ...] = Field(
+        (), max_length=16, description="terms that are added to the loss"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "diffusion", "process": {"kind": "discrete", "steps": 100}}
+
+    @property
+    def further_terms(self) -> tuple[DenoisingTerm, ...]:
+        return self.further
 
 
 def _normal_cdf(b: Builder, x: Var, out: str) -> Var:

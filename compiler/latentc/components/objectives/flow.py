@@ -12,6 +12,7 @@ from pydantic import Field
 from latentc.components import OneOf
 from latentc.components.kit import per_sample_mean
 from latentc.components.objectives.denoising import DenoisingObjective
+from latentc.components.objectives.denoising_terms._term import DenoisingTerm
 from latentc.components.processes.interpolant import Interpolant
 from latentc.components.processes.prediction import Point, Prediction
 from latentc.components.processes.process import Parameterization, Process
@@ -34,7 +35,14 @@ class Flow(DenoisingObjective):
     weighting: Literal["none", "velocity", "likelihood"] = Field(
         "none", description="of the loss of score and noise predictions, as in SiT, table 2"
     )
+    further: tuple[Annotated[DenoisingTerm, OneOf("objectives/denoising_terms", named=True)], ...] = Field(
+        (), max_length=16, description="terms that are added to the loss"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "flow"}
+
+    @property
+    def further_terms(self) -> tuple[DenoisingTerm, ...]:
+        return self.further
 
     def parameterization(self) -> Parameterization:
         return Parameterization(self.process, _PREDICTS[self.predicts])

@@ -1,4 +1,6 @@
-"""The paths of flow matching and stochastic interpolants: time runs from noise (0) to data (1)."""
+"""The paths of flow matching and stochastic interpolants, from noise at one end of the time from 0 to 1 to data at the
+other.
+"""
 
 from __future__ import annotations
 
@@ -17,66 +19,83 @@ from latentc.components.processes.sde import d_log_alpha, log_alpha
 class Interpolant(Process):
     """A path x_t = alpha(t) x0 + sigma(t) noise (SiT, Ma et al. 2024, section 2.3; Lipman et al. 2022).
 
-    `linear`: alpha = t, sigma = 1 - t. `gvp`: alpha = sin(pi t / 2), sigma = cos(pi t / 2). `vp`: the
-    variance-preserving SDE, run backwards.
+    With s the progress from noise (0) to data (1), `linear`: alpha = s, sigma = 1 - s. `gvp`: alpha = sin(pi s / 2),
+    sigma = cos(pi s / 2). `vp`: the variance-preserving SDE, run backwards. The time is s, or 1 - s if `noise_time` is
+    1; velocities are derivatives by the time, so they change sign with it.
     """
 
     kind: Literal["interpolant"]
     path: Literal["linear", "gvp", "vp"] = Field("linear", description="path from noise to data")
+    noise_time: Literal[0, 1] = Field(
+        0, description="time of the noise; data is at the other end. 0 in SiT, 1 in rectified flow and MeanFlow"
+    )
     beta_min: float = Field(0.1, gt=0, description="vp path: noise rate at the data")
     beta_max: float = Field(20.0, gt=0, description="vp path: noise rate at the noise")
     train_eps: float | None = Field(
         None, ge=0, lt=0.5, description="distance kept from the ends of time in training; null: SiT's own"
     )
+    times: Literal["uniform", "logit_normal"] = Field(
+        "uniform", description="distribution of training times; logit_normal: the sigmoid of a normal number"
+    )
+    logit_mean: float = Field(0.0, description="mean of that normal number")
+    logit_std: float = Field(1.0, gt=0, description="its standard deviation")
     ODE: ClassVar[Literal["time", "level"]] = "time"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "interpolant"}
 
+    def _progress(self, t: Any) -> Any:
+        return 1.0 - t if self.noise_time else t
+
     def alpha(self, m: Maths, t: Any) -> Any:
+        s = self._progress(t)
         if self.path == "linear":
-            return t
+            return s
         if self.path == "gvp":
-            return m.sin(t * (math.pi / 2), out="alpha")
-        return m.exp(log_alpha(1.0 - t, self.beta_min, self.beta_max), out="alpha")
+            return m.sin(s * (math.pi / 2), out="alpha")
+        return m.exp(log_alpha(1.0 - s, self.beta_min, self.beta_max), out="alpha")
 
     def sigma(self, m: Maths, t: Any) -> Any:
+        s = self._progress(t)
         if self.path == "linear":
-            return 1.0 - t
+            return t if self.noise_time else 1.0 - s
         if self.path == "gvp":
-            return m.cos(t * (math.pi / 2), out="sigma")
-        return m.sqrt(1.0 - m.exp(2.0 * log_alpha(1.0 - t, self.beta_min, self.beta_max)), out="sigma")
+            return m.cos(s * (math.pi / 2), out="sigma")
+        return m.sqrt(1.0 - m.exp(2.0 * log_alpha(1.0 - s, self.beta_min, self.beta_max)), out="sigma")
 
     def derivatives(self, m: Maths, t: Any) -> tuple[Any, Any]:
+        way = self.data - self.first
         if self.path == "linear":
-            return 1.0, -1.0
+            return way, -way
         alpha, sigma = self.alpha(m, t), self.sigma(m, t)
         if self.path == "gvp":
-            return (math.pi / 2) * sigma, -(math.pi / 2) * alpha
-        growth = -d_log_alpha(1.0 - t, self.beta_min, self.beta_max)
+            return (way * math.pi / 2) * sigma, (-way * math.pi / 2) * alpha
+        growth = -way * d_log_alpha(1.0 - self._progress(t), self.beta_min, self.beta_max)
         return alpha * growth, -(alpha * alpha * growth / sigma)
 
     @property
     def first(self) -> float:
-        return 0.0
+        return float(self.noise_time)
 
     @property
     def last(self) -> float:
-        return 1.0
+        return 1.0 - self.noise_time
 
     @property
     def data(self) -> float:
-        return 1.0
+        return self.last
 
     def level_range(self) -> tuple[float, float]:
         eps = 1e-3
-        return float(self.level(1.0 - eps)), float(self.level(0.0 if self.path == "vp" else eps))
+        least, greatest = self._progress(1.0 - eps), self._progress(0.0 if self.path == "vp" else eps)
+        return float(self.level(least)), float(self.level(greatest))
 
     def draw(self) -> Draw:
-        return Draw("u", "uniform")
+        return Draw("u", "uniform" if self.times == "uniform" else "normal")
 
     def time_range(self, predicts: Prediction) -> tuple[float, float]:
         """Times drawn in training: away from where the prediction is singular."""
         if self.path == "vp":
-            return 0.0, 1.0 - (1e-5 if self.train_eps is None else self.train_eps)
+            eps = 1e-5 if self.train_eps is None else self.train_eps
+            return (eps, 1.0) if self.noise_time else (0.0, 1.0 - eps)
         if predicts == "flow_velocity":
             return 0.0, 1.0
         eps = 1e-3 if self.train_eps is None else self.train_eps
@@ -84,6 +103,8 @@ class Interpolant(Process):
 
     def training_time(self, m: Maths, draw: Any, predicts: Prediction) -> Any:
         start, stop = self.time_range(predicts)
+        if self.times == "logit_normal":
+            draw = m.sigmoid(m.affine(draw, self.logit_std, self.logit_mean), out="t")
         return m.affine(draw, stop - start, start, out="t")
 
 

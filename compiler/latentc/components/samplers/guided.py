@@ -54,9 +54,15 @@ def weight_column(guide: Guide, which: int) -> str:
 
 
 def prediction(
-    b: Builder, how: Evaluation, request: Request, row: Mapping[str, Coefficient], x: Var, time: Var, which: int
+    b: Builder,
+    how: Evaluation,
+    request: Request,
+    row: Mapping[str, Coefficient],
+    x: Var,
+    time: Var | list[Var],
+    which: int,
 ) -> Var:
-    """The output of `how.network` at x [B, C, ...] and time f32[B], guided; a variance beside it is not.
+    """The output of `how.network` at x [B, C, ...] and time f32[B] (or times), guided; a variance beside it is not.
 
     `row` holds the weights of the terms whose weight is not 1 (see `weight_column`).
     """

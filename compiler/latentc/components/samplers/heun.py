@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.samplers import ode
 from latentc.components.samplers.base import spaced
@@ -21,10 +23,13 @@ class Heun(ode.Integrator):
     }
 
     kind: Literal["heun"]
+    last: Literal["heun", "euler"] = Field(
+        "heun", description="the last step over a path's time: Heun's, or Euler's, which saves an evaluation (REPA)"
+    )
 
     @classmethod
     def variants(cls, process: Process) -> list[dict[str, Any]]:
         return spaced(process, "karras")
 
     def table(self, target: Parameterization) -> Table:
-        return ode.heun(self.grid(target), target.predicts, self.variable(target), self.churn)
+        return ode.heun(self.grid(target), target.predicts, self.variable(target), self.churn, self.last)

@@ -65,10 +65,11 @@ class Integrator(ArraySampler):
         if process.data != process.last:
             return super().interval(target)
         if not np.all(np.isfinite(process.point(process.last).d_sigma)):
-            return Interval(process.first, process.last - self.eps)
+            return Interval(process.first, process.last - np.sign(process.last - process.first) * self.eps)
         if (self.over or process.ODE) == "time" and target.predicts == "flow_velocity":
             return Interval(process.first, process.last)
-        return Interval(process.first + self.eps, process.last - self.eps)
+        way = np.sign(process.last - process.first)
+        return Interval(process.first + way * self.eps, process.last - way * self.eps)
 
 
 @dataclass(frozen=True)
@@ -182,15 +183,21 @@ def _euler(steps: _Steps, predicts: Prediction, variable: Variable, solver: str)
     return Table(solver, body, {**columns, **steps.columns}, prior=steps.grid.prior)
 
 
-def heun(grid: Grid, predicts: Prediction, variable: Variable = LEVEL, churn: Churn | None = None) -> Table:
+def heun(
+    grid: Grid,
+    predicts: Prediction,
+    variable: Variable = LEVEL,
+    churn: Churn | None = None,
+    last: Literal["heun", "euler"] = "heun",
+) -> Table:
     """Heun's method, the explicit trapezoid: the mean of the slopes at both ends of the step.
 
-    A step to the data has no second slope if the network is not evaluated there: it is Euler's.
+    A step to the data has no second slope if the network is not evaluated there, or with `last` "euler": it is Euler's.
 
     ValueError: a conversion that does not exist at an end (a path that is singular at its start or stop).
     """
     steps, count = _steps(grid, churn), grid.steps
-    plain = grid.ends_at_data if variable.over == "time" else grid.sigma[-1] == 0.0
+    plain = grid.ends_at_data or last == "euler" if variable.over == "time" else grid.sigma[-1] == 0.0
     tail = _euler(steps.part(count - 1, count), predicts, variable, "heun") if plain else None
     if tail is not None and count == 1:
         return tail

@@ -223,7 +223,7 @@ def _constant(column: np.ndarray) -> float | None:
 
 def _coefficient_name(column: str) -> str:
     """A column's name in the IR, where x, d and noise are tensors."""
-    return column if column in ("t", "t_2") else f"k_{column}"
+    return column if column in ("t", "t_2", "span", "span_2") else f"k_{column}"
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ class _Row:
 
     def slope(self, x: Var, which: int) -> Var:
         """What guidance adds to the score at x [B, C, ...] in evaluation `which` of the step."""
-        x, time = self._network_inputs(x, which)
+        x, (time, *_) = self._network_inputs(x, which)
         slopes = []
         for guide in self.evaluations[which].slopes:
             assert not isinstance(guide.how, Contrast)
@@ -251,9 +251,18 @@ class _Row:
             slopes.append(guide.how(self.b, x, time, self.request.operands, scale))
         return weighted_sum(self.b, "slope", *((1.0, slope) for slope in slopes)) if len(slopes) > 1 else slopes[0]
 
-    def _network_inputs(self, x: Var, which: int) -> tuple[Var, Var]:
-        """The scaled state [B, C, ...] and the time f32[B] that networks are given."""
-        t, like = self.coefficients[("t", "t_2")[which]], self.request.like
+    def _network_inputs(self, x: Var, which: int) -> tuple[Var, list[Var]]:
+        """The scaled state [B, C, ...] that networks are given, and the time f32[B], then the span if there is one."""
         x = weighted_sum(self.b, "scaled", (self.coefficients.get(("c_in", "c_in_2")[which], 1.0), x))
-        one = self.b.constant(t, "f32") if isinstance(t, float) else t
-        return x, self.b.broadcast_to(one, like, shape=(like.shape[0],), out="time")
+        names = {("t", "t_2")[which]: "time", ("span", "span_2")[which]: "span"}
+        return x, [
+            self._of_all(self.coefficients[name], out) for name, out in names.items() if name in self.coefficients
+        ]
+
+    def _of_all(self, coefficient: Coefficient, out: str) -> Var:
+        """f32[B]: a coefficient for every sample."""
+        one, like = (
+            self.b.constant(coefficient, "f32") if isinstance(coefficient, float) else coefficient,
+            self.request.like,
+        )
+        return self.b.broadcast_to(one, like, shape=(like.shape[0],), out=out)  # type: ignore[no-any-return]

@@ -97,12 +97,12 @@ class Table:
     deviation of the first state. `tail`: the table that continues from this one's last state (a final step of another
     form), or None.
 
-    Evaluation 0 of a step takes the state x: the network is given ``c_in * x`` (x without that column) and the time
-    `t`, and its output becomes an estimate of what the solver integrates (the data, the noise, a velocity, a drift):
-    ``d = d_x * x + d_output * output``. Evaluation 1 has c_in_2, t_2, e_x and e_output. `progress` (and `progress_2`)
-    is how far from noise (0) to data (1) an evaluation is; no coefficient. A coefficient's column has the name of what
-    it multiplies: x, the estimates d and e, earlier estimates h1 (the step before), h2 …, the step's standard normal
-    noise z (`noise`; the table is then `stochastic`),
+    Evaluation 0 of a step takes the state x: the network is given ``c_in * x`` (x without that column), the time `t`
+    and, if it predicts averages, the `span` of time, and its output becomes an estimate of what the solver integrates
+    (the data, the noise, a velocity, a drift): ``d = d_x * x + d_output * output``. Evaluation 1 has c_in_2, t_2, e_x
+    and e_output. `progress` (and `progress_2`) is how far from noise (0) to data (1) an evaluation is; no coefficient.
+    A coefficient's column has the name of what it multiplies: x, the estimates d and e, earlier estimates h1 (the step
+    before), h2 …, the step's standard normal noise z (`noise`; the table is then `stochastic`),
     what guidance adds to the score (`d_guide`, `e_guide`). Each body documents what it does with its columns.
     """
 

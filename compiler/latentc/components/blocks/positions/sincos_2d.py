@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import Field
+
 from latentc.components.parts import Positions, Problem
 from latentc.ir.builder import Builder, Var, f32
 
@@ -16,6 +18,7 @@ class Sincos2d(Positions):
     """Sines and cosines of row and column, added to the patches (MAE, He et al. 2021; DiT)."""
 
     kind: Literal["sincos_2d"]
+    stored: bool = Field(False, description="checkpoints hold the table, which may then be another (PixArt)")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sincos_2d"}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -29,5 +32,6 @@ class Sincos2d(Positions):
         table = f32(1, x.shape[1], dim)
         # First, as a sum is laid out like its first operand: patches come transposed from the convolution, and all
         # that follows is faster on contiguous rows.
-        positions = b.param("pos_embed", table, "sincos_2d", "buffer", width=dim, grid=grid)
+        kind = "state" if self.stored else "buffer"
+        positions = b.param("pos_embed", table, "sincos_2d", kind, width=dim, grid=grid)
         return positions + x

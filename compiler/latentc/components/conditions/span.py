@@ -1,0 +1,67 @@
+"""The span of time over which a network's velocity is averaged (MeanFlow)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.condition import Condition, Form, TimeFeatures
+from latentc.components.conditions.timestep import Timestep
+from latentc.components.contract import Port
+from latentc.components.objective import Objective
+from latentc.components.parts import Problem
+from latentc.ir.builder import Builder, Var, f32
+from latentc.ir.types import B
+from latentc_runtime.sources import Condition as Requested
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Span(Condition):
+    """How far a step goes, |t - r|, for networks that predict average velocities (Geng et al. 2025, arXiv:2505.13447).
+
+    It is a second time: losses and samplers supply it, and where they do not it is 0, which asks for the velocity at
+    the time itself. It is embedded as `conditioning.time: {kind: timestep}` is.
+    """
+
+    kind: Literal["span"]
+    frequencies: int = Field(256, gt=0, le=65_536, multiple_of=2, description="size of the sinusoidal embedding")
+    max_period: float = Field(10000.0, gt=1, description="longest period, in units of the span")
+    field: None = Field(None, description="it follows from the times, not from the data")
+    dropout: float = Field(0.0, ge=0, le=0, description="it is always given")
+    FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "span"}
+
+    def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
+        if isinstance(spec.objective, Objective) and not spec.objective.AVERAGES:
+            message = f"the objective `{spec.objective.kind}` does not teach a network average velocities"
+            yield Problem((), message, "use the objective `mean_flow`, or leave this condition out")
+        if sum(isinstance(other, Span) for other in spec.conditions.values()) > 1:
+            yield Problem((), "there is more than one span", "keep one")
+
+    def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
+        return (Port(name, f32(B), "time"),)
+
+    def inputs(self, name: str, spec: Spec) -> tuple[()]:
+        return ()
+
+    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
+        return operands
+
+    def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
+        return ()
+
+    def vector(
+        self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
+    ) -> Var:
+        return self._embedding.vector(b, prefix, operands[0], width)
+
+    @property
+    def _embedding(self) -> TimeFeatures:
+        return Timestep(kind="timestep", frequencies=self.frequencies, max_period=self.max_period)
+
+
+__all__ = ["Span"]

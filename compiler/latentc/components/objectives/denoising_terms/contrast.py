@@ -1,0 +1,64 @@
+"""The contrast of contrastive flow matching.
+
+Symbols: B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Draw
+from latentc.components.kit import per_sample_mean
+from latentc.components.objectives.denoising_terms._term import Denoised, DenoisingTerm
+from latentc.components.parts import Problem
+from latentc.ir.builder import Var, f32
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Contrast(DenoisingTerm):
+    """Keeps predictions away from the target of another sample of the batch (Stoica et al. 2025, arXiv:2506.05350).
+
+    The loss is |prediction - target|^2 - weight |prediction - target of the other|^2, means over the dimensions.
+    """
+
+    kind: Literal["contrast"]
+    weight: float = Field(0.05, gt=0, lt=1, description="factor of the squared distance that is subtracted")
+    conditional_only: bool = Field(
+        False, description="only samples that keep their conditions; their terms are scaled up to the whole batch"
+    )
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "contrast"}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if spec.train.batch_size < 2:
+            yield Problem((), "a batch of one sample has no other to contrast with", "set a `train.batch_size` above 1")
+
+    def draws(self) -> tuple[Draw, ...]:
+        return (Draw("other", "uniform"),)
+
+    def value(self, denoised: Denoised) -> Var:
+        b, u = denoised.b, denoised.input("other", f32(B))
+        one = b.fill_like(u, 1.0)
+        place = b.op("sub", b.cumsum(one, axis=0), 1.0, out="place")
+        others = b.op("sub", b.sum(one, axes=(0,), keepdims=True), 1.0, out="others")
+        # One of the others: those from the sample's own place on are counted one further.
+        drawn = b.floor(u * others, out="drawn")
+        index = b.cast(b.where(b.less(drawn, place), drawn, drawn + 1.0), to="i64", out="index")
+        error = b.op(
+            "sub", denoised.prediction, b.take(denoised.target, index, axis=0, out="other_target"), out="error"
+        )
+        distance = per_sample_mean(b, error * error, out="distance")
+        if self.conditional_only:
+            for gone in denoised.dropped:
+                kept = b.where(gone, b.scalar(0.0, u), one, out="kept")
+                share = b.mean(kept, axes=(0,), keepdims=True, out="share")
+                distance = b.op("mul", distance, kept / b.maximum(share, 1e-6), out="distance")
+        return b.neg(distance, out="contrast")  # type: ignore[no-any-return]
+
+
+__all__ = ["Contrast"]

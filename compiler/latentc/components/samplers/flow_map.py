@@ -1,0 +1,43 @@
+"""Steps by average velocities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.objective import Objective
+from latentc.components.parts import Problem
+from latentc.components.processes.process import Parameterization
+from latentc.components.samplers.base import ArraySampler
+from latentc.components.samplers.ode import TIME, euler
+from latentc.components.samplers.spacings.spacing import Interval
+from latentc.components.samplers.table import Table
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class FlowMap(ArraySampler):
+    """Steps x - (t - r) u(x, r, t) by the average velocity u over each step from t to r, so that one may do (MeanFlow,
+    Geng et al. 2025, arXiv:2505.13447, algorithm 2)."""
+
+    kind: Literal["flow_map"]
+    steps: int = Field(1, gt=0, le=100_000, description="how often the network is evaluated")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "flow_map", "steps": 2}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        if isinstance(spec.objective, Objective) and spec.objective.DENOISES and not spec.objective.AVERAGES:
+            message = f"`flow_map` steps by average velocities, and `{spec.objective.kind}` teaches none"
+            yield Problem(("kind",), message, "use `{kind: euler}`, or the objective `mean_flow`")
+
+    def interval(self, target: Parameterization) -> Interval:
+        return Interval(target.process.first, target.process.data)
+
+    def table(self, target: Parameterization) -> Table:
+        grid = self.grid(target)
+        made = euler(grid, target.predicts, TIME)
+        return Table(self.kind, made.body, {**made.columns, "span": np.abs(np.diff(grid.times))}, prior=made.prior)
