@@ -67,6 +67,24 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("imagenet64", "main"): 295_899_267,
         },
     ),
+    "edm2": (
+        "NVlabs/edm2, whose class holds the uncertainty too; paper: 125, 280, 498 and 777 M, 1.12 and 1.52 B",
+        {
+            ("XXS-512", "main"): 31_308_901,
+            ("XS-512", "main"): 124_713_125,
+            ("S-512", "main"): 280_212_709,
+            ("M-512", "main"): 497_807_653,
+            ("L-512", "main"): 777_497_957,
+            ("XL-512", "main"): 1_119_283_621,
+            ("XXL-512", "main"): 1_523_164_645,
+            ("XS-64", "main"): 124_710_821,
+            ("S-64", "main"): 280_209_253,
+            ("M-64", "main"): 497_803_045,
+            ("L-64", "main"): 777_492_197,
+            ("XL-64", "main"): 1_119_276_709,
+            ("S-512", "uncertainty"): 128,
+        },
+    ),
     "adm": (
         "openai/guided-diffusion",
         {
@@ -182,6 +200,21 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
     ),
     "vq_f16": ("FoundationVision/LlamaGen", {("f16", "main"): 71_883_403, ("f8", "main"): 70_109_835}),
 }
+
+
+# spec -> {variant: billions of multiply-adds of `main` per sample, as the paper counts them}
+COMPUTE: dict[str, dict[str, float]] = {
+    "edm2": {"S-512": 102, "M-512": 181, "L-512": 282, "XL-512": 406, "XXL-512": 552},
+}
+
+
+@pytest.mark.parametrize("name", COMPUTE)
+def test_compute_is_that_of_the_paper(name: str) -> None:
+    for variant, published in COMPUTE[name].items():
+        builder = ModuleBuilder()
+        networks = build_networks(builder, load_spec(name, variant))
+        found = flops(builder.finish(), networks["main"].main.function) / 2e9
+        assert found == pytest.approx(published, rel=0.01), variant
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -39,6 +39,9 @@ def edm(variant: str, frequencies: int = 16, data: tuple[str, ...] = DIGITS) -> 
 
 UVIT = (*DIGITS, *under("backbone", (*BLOCKS, "half=1")), "conditioning.time.frequencies=16", "sampler.steps=4")
 ADM = (*DIGITS, *under("backbone", UNET), "backbone.block.head_channels=8", "conditioning.time.frequencies=16")
+MP_UNET = ("width=16", "multipliers=[1, 2]", "blocks=1", "attention=[1]", "block.head_channels=8")
+EDM2 = (*DIGITS, *under("networks.main", MP_UNET), "networks.uncertainty.frequencies=8", "sampler.steps=3")
+EDM2 = (*EDM2, "conditioning.time.frequencies=16")
 CLASSIFIER = under("networks.classifier", (*UNET, "block.head_channels=8", "frequencies=16"))
 GAN = ("networks.main.channel_multipliers=[2, 2]", "networks.discriminator.channel_multipliers=[2, 2]")
 GAN = (*DIGITS, *GAN, *under("networks.main", ("width=8", "latent_dim=16")), "networks.discriminator.width=8")
@@ -55,6 +58,8 @@ SYSTEMS: dict[str, Tiny] = {
     "edm-ve": edm("cifar10-ve", 32),
     "edm-ncsnpp": edm("cifar10-edm-ve", 32, IMAGES),
     "edm-adm": edm("imagenet64"),
+    "edm2": Tiny("edm2", EDM2),
+    "edm2-autoguidance": Tiny("edm2_autoguidance", (*EDM2, *under("networks.guide", (*MP_UNET, "frequencies=8")))),
     "adm": Tiny("adm", (*ADM, "sampler.steps=3")),
     "adm_classifier": Tiny("adm_classifier", ADM),
     "adm_g": Tiny("adm_g", (*ADM, *CLASSIFIER, "sampler.steps=3")),

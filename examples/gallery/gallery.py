@@ -94,6 +94,7 @@ ENTRIES = (
     Entry("digits_distilled", "DiT, distilled to 4 steps", digits),
     Entry("digits_uvit", "U-ViT: long skips, 20 steps", digits),
     Entry("digits_edm", "EDM: U-Net, 18 Heun steps", digits),
+    Entry("digits_edm2", "EDM2: magnitude-preserving U-Net, 18 Heun steps", digits),
     Entry("digits_sit", "SiT: flow matching, 25 Heun steps", digits),
     Entry("digits_tarflow", "TarFlow: normalising flow", digits),
     Entry("digits_llamagen", "LlamaGen: autoregressive", digits),

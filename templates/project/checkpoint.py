@@ -18,6 +18,7 @@ from storage import load_tensors, misfit, remove_whole, save_tensors, write_whol
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 States = dict[str, dict[str, Tensor]]
+WEIGHTS = ("networks", "averages", "others")  # `others` are averages of further widths
 
 
 def joined(states: States) -> dict[str, Tensor]:
@@ -121,8 +122,8 @@ def write_checkpoint(content: dict[str, Any], run: Run, folder: Path | None) -> 
     """
     moments: dict[str, Tensor] = {}
     state = {**content, "optimizers": apart(content["optimizers"], "optimizer", moments)}
-    state |= {kind: list(content[kind]) for kind in ("networks", "averages")}
-    tensors = {"networks": joined(content["networks"]), "averages": joined(content["averages"])}
+    state |= {kind: list(content[kind]) for kind in WEIGHTS}
+    tensors = {kind: joined(content[kind]) for kind in WEIGHTS}
     tensors = {kind: held for kind, held in tensors.items() if held} | {"optimizers": moments}
     if run.parallel == "fsdp":
         state["files"] = save_shards(tensors, folder, run)
@@ -151,7 +152,7 @@ def read_checkpoint(folder: Path, run: Run | None = None) -> dict[str, Any]:
     if "files" in state:
         check_shards(folder, state["files"], run)
     else:
-        kinds = ["networks", *(["averages"] if state["averages"] else []), "optimizers"]
+        kinds = [*(kind for kind in WEIGHTS if state[kind]), "optimizers"]
         state["tensors"] = {kind: load_tensors(folder / f"{kind}.safetensors") for kind in kinds}
     return state
 
@@ -177,6 +178,7 @@ class Checkpoints:
         step: int,
         networks: dict[str, nn.Module],
         averages: dict[str, nn.Module],
+        others: dict[str, nn.Module],
         optimizers: list[torch.optim.Optimizer],
         config: dict[str, Any],
         run: Run,
@@ -187,6 +189,7 @@ class Checkpoints:
             "world": run.world,
             "networks": {n: m.state_dict() for n, m in networks.items()},
             "averages": {n: m.state_dict() for n, m in averages.items()},
+            "others": {n: m.state_dict() for n, m in others.items()},
             "optimizers": [o.state_dict() for o in optimizers],
             "random": run.gathered(random_state()),
             "config": config,
@@ -232,6 +235,7 @@ class Checkpoints:
         self,
         networks: dict[str, nn.Module],
         averages: dict[str, nn.Module],
+        others: dict[str, nn.Module],
         optimizers: list[torch.optim.Optimizer],
         run: Run,
     ) -> int:
@@ -240,7 +244,7 @@ class Checkpoints:
         It may have been written by another number of processes, or with another setting of `parallel`.
         """
         path, content = self.newest_intact(run)
-        if set(content["averages"]) != set(averages):
+        if (set(content["averages"]), set(content["others"])) != (set(averages), set(others)):
             raise SystemExit(f"{path} was written with another setting of `ema`")
         if set(content["networks"]) != set(networks):
             raise SystemExit(f"{path} is of another model: its networks are {', '.join(content['networks'])}")
@@ -252,7 +256,7 @@ class Checkpoints:
                 name: spread(tensor, likes.get(name)) for name, tensor in content["tensors"][kind].items()
             }
 
-        for held, kind in ((networks, "networks"), (averages, "averages")):
+        for held, kind in zip((networks, averages, others), WEIGHTS, strict=True):
             likes = {name: network.state_dict() for name, network in held.items()}
             states = parted(stored(kind, joined(likes)), list(held)) if held else {}
             for name, network in held.items():

@@ -54,7 +54,18 @@ TRAIN: dict[str, Rule] = {
     "schedule.kind": one_of("constant", "cosine", "linear"),
     "schedule.warmup": whole(0),
     "schedule.final": number(0, 1),
+    # region fixed
     "ema": or_null(number(0, 1)),
+    # endregion
+    # region power
+    "ema.sigma_rel": (
+        "a list of widths from 0.001 to 0.25",
+        lambda v: isinstance(v, list) and bool(v) and all(type(w) is float and 0.001 <= w <= 0.25 for w in v),
+    ),
+    "ema.snapshot_every": whole(1),
+    "ema.target": or_null(number(0.001, 0.25)),
+    "ema.half": FLAG,
+    # endregion
     "clip": or_null(number(0)),
     "precision": one_of("fp32", "bf16"),
     "compile": FLAG,
@@ -71,6 +82,11 @@ TRAIN: dict[str, Rule] = {
     "workers": whole(0),
 }
 
+# region decay
+TRAIN["schedule.kind"] = one_of("constant", "cosine", "linear", "inverse_sqrt")
+TRAIN["schedule.decay_from"] = whole(1)
+
+# endregion
 # {kind: {setting: what it takes, and its meaning}} of the optimisers that this project was emitted with
 OPTIMIZERS: dict[str, dict[str, tuple[Rule, str]]] = {}
 
@@ -85,7 +101,18 @@ MEANINGS = {
     "train.schedule.kind": "course of the learning rate after the warm-up",
     "train.schedule.warmup": "steps from 0 up to the learning rate",
     "train.schedule.final": "fraction of the learning rate at the end",
+    # region decay
+    "train.schedule.decay_from": "steps at the full rate before it falls as 1 / sqrt(step)",
+    # endregion
+    # region fixed
     "train.ema": "decay per step of the averaged weights; null for none",
+    # endregion
+    # region power
+    "train.ema.sigma_rel": "widths of the averages, over the steps",
+    "train.ema.snapshot_every": "steps between stored averages",
+    "train.ema.target": "width of the average that is reconstructed at the end; null: the first one",
+    "train.ema.half": "store averages in float16",
+    # endregion
     "train.clip": "largest norm of the gradient; null for no limit",
     "train.precision": "precision of the forward pass",
     "train.compile": "run networks through torch.compile",

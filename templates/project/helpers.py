@@ -144,6 +144,84 @@ class SNEmbedding(nn.Embedding):
         return F.embedding(index, spectral_norm(self.weight, self.u, self.training, self.eps))
 
 
+def pixel_norm(x: Tensor, dim: int, eps: float = 1e-4) -> Tensor:
+    """x over its root mean square along an axis (Karras et al. 2024)."""
+    return x / (torch.linalg.vector_norm(x, dim=dim, keepdim=True) / x.shape[dim] ** 0.5 + eps)
+
+
+def mp_silu(x: Tensor) -> Tensor:
+    """SiLU at unit magnitude (Karras et al. 2024)."""
+    return F.silu(x) / 0.596
+
+
+def mp_sum(x: Tensor, y: Tensor, balance: float) -> Tensor:
+    """x and y in the shares 1 - balance and balance, at unit magnitude (Karras et al. 2024)."""
+    return torch.lerp(x, y, balance) / math.hypot(1 - balance, balance)
+
+
+def mp_concat(x: Tensor, y: Tensor, dim: int, balance: float) -> Tensor:
+    """x beside y, with the shares 1 - balance and balance of the magnitude (Karras et al. 2024)."""
+    n, m = x.shape[dim], y.shape[dim]
+    scale = (n + m) ** 0.5 / math.hypot(1 - balance, balance)
+    return torch.cat([x * (scale * (1 - balance) / n**0.5), y * (scale * balance / m**0.5)], dim=dim)
+
+
+def forced_norm(weight: Tensor, training: bool, eps: float = 1e-4) -> Tensor:
+    """weight [out, ...] with rows of length 1: outputs have the magnitude of inputs (Karras et al. 2024).
+
+    In training, the weight itself is overwritten with rows whose elements have mean square 1.
+    """
+    size = math.prod(weight.shape[1:]) ** 0.5
+
+    def length(rows: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(rows, dim=list(range(1, rows.ndim)), keepdim=True) + eps * size
+
+    if training:
+        kept = weight.data  # outside autograd: what it saved of an earlier call differs by rounding alone
+        kept.copy_(kept * (size / length(kept)))
+    return weight / length(weight)
+
+
+class MagnitudePreserving(nn.Module):
+    """A layer whose weight has rows of length 1, in training by force (Karras et al. 2024)."""
+
+    def __init__(self, *sizes: int, eps: float = 1e-4, **options):
+        super().__init__(*sizes, **options)
+        self.eps = eps
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight)
+
+    def normed(self) -> Tensor:
+        return forced_norm(self.weight, self.training, self.eps)
+
+    @torch.no_grad()
+    def force_norm(self) -> None:
+        """Overwrites the weight, or the rows of it that this process holds under FSDP."""
+        rows = self.weight.to_local() if hasattr(self.weight, "to_local") else self.weight
+        forced_norm(rows, True, self.eps)
+
+
+class MPConv1d(MagnitudePreserving, nn.Conv1d):
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.normed(), self.bias)
+
+
+class MPConv2d(MagnitudePreserving, nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.normed(), self.bias)
+
+
+class MPConv3d(MagnitudePreserving, nn.Conv3d):
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.normed(), self.bias)
+
+
+class MPLinear(MagnitudePreserving, nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.normed(), self.bias)
+
+
 def under(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The weights of the submodule `name`, by their names inside it."""
     return {key.removeprefix(f"{name}."): w for key, w in weights.items() if key.startswith(f"{name}.")}

@@ -28,7 +28,7 @@ def round_of(step: int, steps: int, rounds: dict[str, Any] | None) -> Round:
 
 
 def rate(course: dict[str, Any], of_round: Round, step: int) -> float:
-    """The share of the learning rate at a step: a linear warm-up, then constant, cosine or linear."""
+    """The share of the learning rate at a step: a linear warm-up, then its course."""
     warmup, final, at = course["warmup"], course["final"], step - of_round.first
     if at < warmup:
         return (at + 1) / warmup
@@ -38,6 +38,8 @@ def rate(course: dict[str, Any], of_round: Round, step: int) -> float:
             return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
         case "linear":
             return 1 - (1 - final) * progress
+        case "inverse_sqrt":
+            return max(at / course["decay_from"], 1) ** -0.5
     return 1.0
 
 

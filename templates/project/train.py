@@ -102,6 +102,13 @@ def train_step(
         if run.parallel == "fsdp":  # what is still gathered is not what gradients end in
             reshard(networks[name])
         networks[name].requires_grad_(name in update.trained)
+    # region forced
+    if run.parallel == "fsdp":  # what forward passes overwrite is gathered for them alone
+        for name in update.trained:
+            for module in networks[name].modules():
+                if hasattr(module, "force_norm"):
+                    module.force_norm()
+    # endregion
     optimizers = {name: optimizers[name] for name in update.trained}
     groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
     weights = [p for group in groups for p in group["params"]]
@@ -249,12 +256,21 @@ def main() -> None:
     networks = {name: build(**config["model"][name]).to(home) for name, build in NETWORKS.items()}
     roles, rounds = config.get("roles", {}), config.get("rounds")
     start(networks, roles, found)
-    averages = {}
+    averages: dict[str, nn.Module] = {}
+    others: dict[str, nn.Module] = {}  # averages that only checkpoints hold
+    # region fixed
     if train["ema"]:
         averages = {n: copy.deepcopy(networks[n]).requires_grad_(False).eval() for n in SAMPLED}
+    # endregion
+    # region power
+    from ema import Profiles
+
+    profiles = Profiles(train["ema"], {n: networks[n] for n in SAMPLED})
+    averages, others = profiles.averages, profiles.others
+    # endregion
     trained = list(dict.fromkeys(name for update in UPDATES for name in update.trained))
     if run.parallel == "fsdp":
-        for name, network in [*networks.items(), *averages.items()]:
+        for name, network in [*networks.items(), *averages.items(), *others.items()]:
             shard(network, run, network is networks[name] and name in trained)
     optimizers = {name: make_optimizer(networks[name], settings_of(name, train)) for name in trained}
     wrapped = {name: wrap(networks[name], run, train) for name in trained}
@@ -262,7 +278,7 @@ def main() -> None:
 
     step = 0
     if found:
-        step = checkpoints.resume(networks, averages, list(optimizers.values()), run)
+        step = checkpoints.resume(networks, averages, others, list(optimizers.values()), run)
     elif run.main:
         text = yaml.safe_dump(config, sort_keys=False)
         write_whole(out / "config.yaml", lambda file: file.write_text(text))
@@ -292,8 +308,13 @@ def main() -> None:
             metrics[update] = train_step(
                 update, networks, wrapped, optimizers, batch, train, step, turn, of_round, run
             )
+        # region fixed
         if averages:
             update_averages(averages, networks, train["ema"])
+        # endregion
+        # region power
+        profiles.update(networks, step + 1)
+        # endregion
         for name, role in roles.items():
             if source := role.get("average_of"):
                 update_averages({name: networks[name]}, {name: networks[source]}, role["decay"])
@@ -324,8 +345,12 @@ def main() -> None:
                     raise SystemExit(f"the {name} is {value} at step {step}; {out} holds what was before")
         stop = run.should_stop(step)
         if step % train["checkpoint_every"] == 0 or step == train["steps"] or stop:
-            checkpoints.save(step, networks, averages, list(optimizers.values()), config, run)
+            checkpoints.save(step, networks, averages, others, list(optimizers.values()), config, run)
             saved = step
+        # region power
+        if step % train["ema"]["snapshot_every"] == 0 or step == train["steps"]:
+            profiles.save(out / "snapshots", step, run)
+        # endregion
         # Sharded weights are gathered by all processes together.
         sampling = train["sample_every"] and step % train["sample_every"] == 0
         if sampling and (run.main or run.parallel == "fsdp"):
@@ -352,6 +377,10 @@ def main() -> None:
             state = {n: network_state(network, run) for n, network in holders.items()}
             if run.main:
                 save_weights(state, out / f"{name}.safetensors")
+        # region power
+        if run.main and train["ema"]["target"]:
+            profiles.reconstruct(out / "snapshots", out / "weights.safetensors")
+        # endregion
         if run.main:
             print(f"weights: {out / 'weights.safetensors'}")
     run.close()

@@ -19,7 +19,7 @@ from torch import nn
 
 from latentc import components
 from latentc.emit import project_from_lowered
-from latentc.emit.optimizers import optimizer_files
+from latentc.emit.optimizers import training_files
 from latentc.emit.project import config_of
 from latentc.lower import lower
 from latentc.spec import load_spec
@@ -33,7 +33,7 @@ KINDS = tuple(components.load("optimizers"))
 def optimizers() -> ModuleType:
     """optimizers.py of a project with every kind."""
     module = ModuleType("optimizers")
-    exec(optimizer_files(every_kind())["optimizers.py"], module.__dict__)
+    exec(training_files(every_kind())["optimizers.py"], module.__dict__)
     return module
 
 
@@ -175,10 +175,10 @@ def restored(value: dict[str, Any]) -> Any:
 
 
 def test_a_project_has_the_kinds_of_its_spec_alone() -> None:
-    one = optimizer_files(Train())
+    one = training_files(Train())
     assert one.keys() == {"optimizers.py", "config.py", "train.py"} and "radii" not in one["train.py"]
     assert "AdamW" in one["optimizers.py"] and "match" not in one["optimizers.py"]
-    two = optimizer_files(Train.model_validate({"optimizers": {"main": {"kind": "muon", "sam": 0.05}}}))
+    two = training_files(Train.model_validate({"optimizers": {"main": {"kind": "muon", "sam": 0.05}}}))
     assert two["sam.py"] and "climb" in two["train.py"] and "region" not in two["train.py"]
     assert 'case "muon"' in two["optimizers.py"] and "Lion" not in two["optimizers.py"]
     assert "newton_schulz" not in one["optimizers.py"] and "newton_schulz" in two["optimizers.py"]
@@ -188,7 +188,7 @@ def test_a_project_has_the_kinds_of_its_spec_alone() -> None:
 def test_its_settings_are_checked(kinds: tuple[str, ...]) -> None:
     config: dict[str, Any] = {"__name__": "config", "__file__": "config.py"}
     train = Train.model_validate({"optimizer": {"kind": kinds[0]}, "optimizers": {k: {"kind": k} for k in kinds[1:]}})
-    exec(optimizer_files(train)["config.py"], config)
+    exec(training_files(train)["config.py"], config)
     assert tuple(config["OPTIMIZERS"]) == kinds
     rest = {**config_of(load_spec("digits_dit"))["train"], "optimizers": {}}
     for kind in kinds:
@@ -211,7 +211,7 @@ def test_its_settings_are_checked(kinds: tuple[str, ...]) -> None:
 
 
 def test_every_kind_can_be_linted(tmp_path: Path) -> None:
-    made = optimizer_files(every_kind())
+    made = training_files(every_kind())
     files = {name: made[name] for name in ("optimizers.py", "config.py")} | {"ruff.toml": template("project/ruff.toml")}
     for name, text in files.items():
         (tmp_path / name).write_text(text)

@@ -189,6 +189,11 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
     "spectral_norm": [
         ((f32(5, *shape), f32(5)), op("spectral_norm", eps=1e-12), 0.1, 2) for shape in ((4,), (2, 3, 3))
     ],
+    "mp_silu": [((X,), op("mp_silu"), -2, 2)],
+    "mp_sum": [((X, X), op("mp_sum", balance=0.3), -2, 2)],
+    "mp_concat": [((X, X), op("mp_concat", axis=1, balance=0.3), -2, 2)],
+    "pixel_norm": [((X,), op("pixel_norm", axis=axis, eps=1e-4), -2, 2) for axis in (1, -1)],
+    "forced_norm": [((f32(5, *shape),), op("forced_norm", eps=1e-4), -2, 2) for shape in ((4,), (2, 3, 3))],
     "upsample_nearest": [((f32(B, 2, 3, 4),), op("upsample_nearest", factor=n), -2, 2) for n in (2, 3)],
     **{
         name: [
@@ -266,7 +271,9 @@ def test_older_opsets_get_the_decomposition(name: str, opset: int) -> None:
 def test_every_op_has_a_case_and_every_gap_is_listed() -> None:
     assert set(CASES) == set(OPS) - {"dropout", "auxiliary_loss"}
     # Ops without a lowering at the default opset; each has a decomposition.
-    assert missing_lowerings() == {"cross_entropy", "experts", "logsumexp", "spectral_norm"}
+    assert missing_lowerings() == {name for name in OPS if OPS[name].sugar} | {
+        *("cross_entropy", "experts", "forced_norm", "logsumexp", "spectral_norm"),
+    }
     older = {"attention", "rotary", "rms_norm", "group_norm", "gelu"}
     assert missing_lowerings(18) == missing_lowerings() | older
     assert all(OPS[name].decompose is not None for name in missing_lowerings(18))

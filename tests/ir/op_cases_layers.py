@@ -122,6 +122,55 @@ def spectral_norm(d: Draw) -> Case:
     return Case([d.floats(*shape, low=0.1), d.floats(shape[0], low=0.1)], reference, {"eps": 1e-12})
 
 
+@case("mp_silu")
+def mp_silu(d: Draw) -> Case:
+    return Case([d.floats(*d.shape(1, 3))], lambda x: F.silu(x) / 0.596)
+
+
+@case("mp_sum")
+def mp_sum(d: Draw) -> Case:
+    shape = d.shape(1, 3)
+
+    def reference(x: Any, y: Any) -> Any:
+        return (0.7 * x + 0.3 * y) / (0.7**2 + 0.3**2) ** 0.5
+
+    return Case([d.floats(*shape), d.floats(*shape)], reference, {"balance": 0.3})
+
+
+@case("mp_concat")
+def mp_concat(d: Draw) -> Case:
+    n, m = d.int(1, 3), d.int(1, 3)
+    lead = d.lead()
+
+    def reference(x: Any, y: Any) -> Any:
+        scale = ((n + m) / (0.6**2 + 0.4**2)) ** 0.5
+        return torch.cat([x * scale * 0.6 / n**0.5, y * scale * 0.4 / m**0.5], dim=1)
+
+    return Case([d.floats(lead, n, 2), d.floats(lead, m, 2)], reference, {"axis": 1, "balance": 0.4})
+
+
+@case("pixel_norm")
+def pixel_norm(d: Draw) -> Case:
+    shape = d.shape(1, 3)
+    axis = d.int(0, len(shape) - 1)
+
+    def reference(x: Any) -> Any:
+        return x / ((x * x).mean(axis, keepdim=True).sqrt() + 1e-2)
+
+    return Case([d.floats(*shape, low=0.1)], reference, {"axis": axis, "eps": 1e-2})
+
+
+@case("forced_norm")
+def forced_norm(d: Draw) -> Case:
+    shape = [d.int(1, 4), *(d.int(1, 3) for _ in range(d.int(1, 3)))]
+
+    def reference(weight: Any) -> Any:
+        rows = weight.flatten(1)
+        return (rows / (rows.norm(dim=1, keepdim=True) + 1e-2 * rows.shape[1] ** 0.5)).view_as(weight)
+
+    return Case([d.floats(*shape, low=0.1)], reference, {"eps": 1e-2})
+
+
 @case("upsample_nearest")
 def upsample_nearest(d: Draw) -> Case:
     axes = d.int(1, 3)

@@ -45,7 +45,7 @@ def denoised(out: Array, numbers: Numbers, spec: Any) -> Array:
     """D(x; sigma) from the prediction."""
     alpha, _, _, at = point(numbers, spec)
     a, b = (c[:, None, None, None] for c in conversion(spec.objective.predicts, "x0", at))
-    return a * alpha[:, None, None, None] * numbers.inputs["x"] + b * out[:, :3]
+    return a * alpha[:, None, None, None] * numbers.inputs["x"] + b * out[:, : numbers.inputs["x"].shape[1]]
 
 
 def loss_inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:

@@ -42,6 +42,11 @@ def conditional(b, x, c):
     return norm(b, x) * (column("gain") + 1.0) + column("bias")
 
 
+def forced(b, x):
+    weight = b.forced_norm(b.param("forced.weight", f32(4, x.shape[1]), "normal"), eps=1e-4)
+    return b.linear(x, weight)
+
+
 # title -> (how it is written, its operands, {rule: how often}, whether all batch norms go)
 CASES = {
     "behind a convolution": (lambda b, x: norm(b, conv(b, x)), [IMAGE], {"norm_into_product_before": 1}, True),
@@ -77,6 +82,12 @@ CASES = {
     ),
     "before a linear layer": (lambda b, x: linear(b, norm(b, x, True)), [ROWS], {"norm_into_product_behind": 1}, True),
     "of a condition": (conditional, [IMAGE, ROWS], {"spectral_norm": 2, "conditional_norm": 1}, True),
+    "behind a forced norm": (
+        lambda b, x: norm(b, forced(b, x)),
+        [ROWS],
+        {"forced_norm": 1, "norm_into_product_before": 1},
+        True,
+    ),
     "before padding": (lambda b, x: conv(b, norm(b, x), 3), [IMAGE], {}, False),
     "used twice": (lambda b, x: [norm(b, (h := conv(b, x))), b.relu(h)], [IMAGE], {}, False),
     "by itself": (lambda b, x: b.relu(norm(b, x, True)), [IMAGE], {}, False),
@@ -114,7 +125,9 @@ def test_folding_keeps_the_meaning(title):
     module = module_of(build, types)
     after, report = fused(module, FOLDING)
     assert {rule: n for rule, n in report.applied.items() if n} == applied
-    assert not gone or not any(node.op in ("batch_norm", "spectral_norm") for _, node in walk(verify(after)))
+    assert not gone or not any(
+        node.op in ("batch_norm", "spectral_norm", "forced_norm") for _, node in walk(verify(after))
+    )
     weights = weights_of(module)
     expected = Interpreter(module, weights).run("main", *arrays(types))
     for got, want in zip(Interpreter(after, weights).run("main", *arrays(types)), expected, strict=True):

@@ -41,6 +41,7 @@ Capability = Literal[
     "generate_by_style",
     "discriminate",
     "classify",
+    "uncertainty",
     "encode",
     "autoencode",
     "flow",
@@ -54,6 +55,7 @@ CAPABILITIES: dict[Capability, str] = {
     "generate_by_style": "turns noise into a style, and styles into a sample",
     "discriminate": "scores how much a sample looks like data",
     "classify": "predicts the class of a noisy sample at its time",
+    "uncertainty": "estimates the log-variance of a denoiser's error at a time",
     "encode": "encodes its input for other networks",
     "autoencode": "encodes data as codes and decodes them",
     "flow": "maps data to noise with a known log-determinant, and back",
@@ -75,6 +77,7 @@ generate_by_style
               `synthesize_const` (state) -> output
 discriminate  `forward` (state, conditions) -> output
 classify      `forward` (state, time, conditions) -> logits over classes
+uncertainty   `forward` (time) -> output f32[B]
 encode        `encode` (states, conditions) -> output
 autoencode    `encode` (state) -> output, the codes: tokens, or mean and log-variance of latents;
               `decode` (state: tokens or latents) -> output; `forward` (state) -> output, both in a row;

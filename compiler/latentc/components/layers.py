@@ -17,6 +17,9 @@ from latentc.ir.types import product
 EPS = 1e-12
 """Least length that spectral normalisation divides a vector by."""
 
+MP_EPS = 1e-4
+"""What magnitude-preserving layers add to the root mean square that they divide by."""
+
 INITS: dict[str, tuple[str, dict[str, Any]]] = {
     "normal": ("normal", {"std": 0.02}),
     "unit_normal": ("normal", {}),
@@ -53,6 +56,15 @@ def linear(
         return b.dense(name, x, features, bias, kind, out, **args)
     weight = _weight(b, name, (features, x.shape[-1]), init, spectral)
     return b.linear(x, weight, *_bias(b, name, weight, init, bias), out=out)  # type: ignore[no-any-return]
+
+
+def mp_linear(b: Builder, name: str, x: Var, features: Any, out: str = "", size: Any = None) -> Var:
+    """x [..., size] -> [..., features] without bias, by a weight of unit rows, which preserves magnitudes.
+
+    `size` may give a name to the last axis of x. Karras et al. 2024, arXiv:2312.02696, equation 47.
+    """
+    weight = b.param(f"{name}.weight", f32(features, x.shape[-1] if size is None else size), "normal")
+    return b.linear(x, b.forced_norm(weight, eps=MP_EPS, out="w"), out=out)
 
 
 def conv(
@@ -113,4 +125,4 @@ def group_norm(b: Builder, name: str, x: Var, groups: int, eps: float, out: str 
     return b.group_norm(x, weight, bias, groups=groups, eps=eps, out=out)
 
 
-__all__ = ["EPS", "batch_norm", "conv", "embedding", "group_norm", "halving_conv", "linear"]
+__all__ = ["EPS", "MP_EPS", "batch_norm", "conv", "embedding", "group_norm", "halving_conv", "linear", "mp_linear"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Component
-from latentc.components.layers import INITS, linear
+from latentc.components.layers import INITS, linear, mp_linear
 from latentc.ir.builder import BlockBody, Builder, Var
 from latentc.ir.types import f32
 
@@ -26,12 +26,14 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Weights = Literal["xavier", "normal"]
 """How the weights of a network's linear layers are initialised; biases start at zero."""
 
-Init = Literal["xavier", "normal", "unit_normal", "zeros"]
-"""How one weight is initialised, see `latentc.components.layers.INITS`."""
+Init = Literal["xavier", "normal", "unit_normal", "zeros", "magnitude_preserving"]
+"""How one weight is initialised, see `latentc.components.layers.INITS`; `magnitude_preserving`: as `mp_linear` does."""
 
 
 def dense(b: Builder, name: str, x: Var, features: int, bias: bool, init: str, out: str = "") -> Var:
     """A Linear whose weight starts as `init` (an `Init`) says and whose bias starts at zero."""
+    if init == "magnitude_preserving":
+        return mp_linear(b, name, x, features, out=out)
     return linear(b, name, x, features, init, bias, out=out)
 
 

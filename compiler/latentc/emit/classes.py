@@ -11,7 +11,7 @@ from latentc.emit.body import Body, Context
 from latentc.emit.constants import Constants
 from latentc.emit.expressions import Expressions
 from latentc.emit.groups import Groups, with_loops, with_origins
-from latentc.emit.leaves import NORMS, find_leaves, initialisation, leaf_of, same_leaf, spectral_layers
+from latentc.emit.leaves import NORMS, find_leaves, initialisation, leaf_of, normed_layers, same_leaf
 from latentc.emit.members import EmitError, Members
 from latentc.emit.text import Text, call, commas, docstring, free_name, identifier, layout, size_text
 from latentc.ir.core import CALLS, Function, Module, Node, Param, Value
@@ -55,7 +55,7 @@ class Classes:
     def __init__(self, module: Module, networks: Mapping[str, Iterable[str]] | None = None) -> None:
         networks = {name: list(functions) for name, functions in (networks or {}).items()}
         module = with_origins(module, [name for functions in networks.values() for name in functions])
-        self.module = module.with_(functions={n: spectral_layers(f) for n, f in module.functions.items()})
+        self.module = module.with_(functions={n: normed_layers(f) for n, f in module.functions.items()})
         self.groups = Groups(self.module, networks)
         self.texts: list[str] = []
         self.helpers: dict[str, None] = {}

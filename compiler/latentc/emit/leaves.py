@@ -1,18 +1,20 @@
 """Leaf modules: which params of a class form an nn.Linear, nn.Embedding, …, its constructor and initialisation.
 
-Layers with spectrally normalised weights are leaves too: `spectral_layers` merges the norm and the layer into one node.
+Layers with normalised weights are leaves too: `normed_layers` merges the norm and the layer into one node.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from latentc.emit.helpers import HELPERS
 from latentc.emit.ops import conv_keywords, per_axis
 from latentc.emit.text import Text, call, commas, literal
 from latentc.ir.core import Function, Node, Param, Value
+from latentc.ir.types import TensorType
 
 # op -> index of the weight among its operands; the operands after it are the bias.
 WEIGHT_AT = {"linear": 1, "conv": 1, "conv_transpose": 1, "embedding": 0}
@@ -68,23 +70,51 @@ def leaf_of(node: Node, params: dict[Value, Param]) -> Leaf | None:
     wanted = _BATCH_NORM if node.op == "batch_norm" else _NAMES
     if node.op == "batch_norm" and (node.inputs[0].type.rank != 4 or len(names) == 3):
         return None
-    if SPECTRAL in node.attrs:
-        wanted = [*_NAMES[: len(names) - 1], "u"]
+    if (norm := NORMED.get(node.attrs.get(NORM, ""))) is not None and norm.extra:
+        wanted = [*_NAMES[: len(names) - len(norm.extra)], *norm.extra]
     if not path or names != [f"{path}.{name}" for name in wanted[: len(names)]]:
         return None
     return Leaf(path, node.op, tuple(sorted(node.attrs.items())), tuple(params[v] for v in taken))
 
 
-SPECTRAL = "spectral_eps"
-"""Attribute (eps) of a node that spectrally normalises its weight; its last operand is then the vector u."""
+@dataclass(frozen=True)
+class NormedLayers:
+    """How layers whose weight an op normalises are emitted: as a class `prefix` with a name of `layers` {op: name}.
+
+    A name may hold the number of spatial axes. `helpers` are what the classes use, `eps` is their default, `extra` the
+    op's params after the weight.
+    """
+
+    prefix: str
+    layers: Mapping[str, str]
+    helpers: tuple[str, ...]
+    eps: float
+    extra: tuple[str, ...] = ()
+
+    def of(self, op: str, weight: TensorType) -> str | None:
+        """The class of a layer, if there is one."""
+        name = self.layers.get(op, "").format(axes=weight.rank - 2)
+        return f"{self.prefix}{name}" if name and f"{self.prefix}{name}" in HELPERS else None
 
 
-# op -> the emitted class of a layer that normalises its weight
-_SPECTRAL = {"linear": "SNLinear", "conv": "SNConv2d", "embedding": "SNEmbedding"}
+NORMED = {
+    "spectral_norm": NormedLayers(
+        "SN",
+        {"linear": "Linear", "conv": "Conv{axes}d", "embedding": "Embedding"},
+        ("spectral_norm",),
+        1e-12,
+        ("u",),
+    ),
+    "forced_norm": NormedLayers(
+        "MP", {"linear": "Linear", "conv": "Conv{axes}d"}, ("forced_norm", "MagnitudePreserving"), 1e-4
+    ),
+}
+NORM, EPS = "weight_norm", "weight_norm_eps"
+"""Attributes of a node that normalises its weight: the op of `NORMED`, whose params come last, and its eps."""
 
 
-def spectral_layers(fn: Function) -> Function:
-    """Merges each spectral norm into the layer that uses its result, if that is its only user and a leaf."""
+def normed_layers(fn: Function) -> Function:
+    """Merges each norm of a weight into the layer that uses its result, if that is its only user and a leaf."""
     params = {p.value: p for p in fn.params}
     users: dict[Value, list[Node]] = {}
     for node in fn.nodes:
@@ -92,22 +122,20 @@ def spectral_layers(fn: Function) -> Function:
             users.setdefault(value, []).append(node)
     layers: dict[Node, Node] = {}
     for norm in fn.nodes:
-        made = norm.outputs[0] if norm.op == "spectral_norm" else None
+        made = norm.outputs[0] if norm.op in NORMED else None
         if made is None or len(users.get(made, [])) != 1 or made in fn.outputs:
             continue
         (user,) = users[made]
-        if user.op not in _SPECTRAL or user.inputs[WEIGHT_AT[user.op]] is not made:
+        if NORMED[norm.op].of(user.op, made.type) is None or user.inputs[WEIGHT_AT[user.op]] is not made:
             continue
-        if user.op == "conv" and made.type.rank != 4:
-            continue
-        weight, u = norm.inputs
-        ins = (*(weight if v is made else v for v in user.inputs), u)
-        layer = replace(user, inputs=ins, attrs={**user.attrs, SPECTRAL: norm.attrs["eps"]})
+        weight, *others = norm.inputs
+        ins = (*(weight if v is made else v for v in user.inputs), *others)
+        layer = replace(user, inputs=ins, attrs={**user.attrs, NORM: norm.op, EPS: norm.attrs["eps"]})
         if leaf_of(layer, params) is not None:
             layers |= {norm: layer, user: layer}
     if not layers:
         return fn
-    return fn.with_(nodes=tuple(layers.get(n, n) for n in fn.nodes if n.op != "spectral_norm" or n not in layers))
+    return fn.with_(nodes=tuple(layers.get(n, n) for n in fn.nodes if n.op not in NORMED or n not in layers))
 
 
 def same_leaf(a: Leaf, b: Leaf) -> bool:
@@ -118,13 +146,13 @@ def same_leaf(a: Leaf, b: Leaf) -> bool:
 def constructor(leaf: Leaf, size: Size, helper: Callable[[str], str]) -> str:
     """`nn.Linear(dim, 3 * dim)`. `helper` records a class that the emitted file has to define."""
     attrs = dict(leaf.attrs)
-    spectral = attrs.pop(SPECTRAL, None)
-    weight, bias = leaf.params[0].type.shape, len(leaf.params) > (1 if spectral is None else 2)
+    norm, least = NORMED.get(attrs.pop(NORM, "")), attrs.pop(EPS, None)
+    weight, bias = leaf.params[0].type.shape, len(leaf.params) > 1 + (len(norm.extra) if norm else 0)
     library, eps = "nn.", {}
-    if spectral is not None:
-        helper("spectral_norm")
-        library, eps = "SN", {} if spectral == 1e-12 else {"eps": spectral}
-        helper(_SPECTRAL[leaf.op])
+    if norm is not None:
+        library, eps = norm.prefix, {} if least == norm.eps else {"eps": least}
+        for name in (*norm.helpers, norm.of(leaf.op, leaf.params[0].type) or ""):
+            helper(name)
     match leaf.op:
         case "linear":
             text = call(f"{library}Linear", [size(weight[1]), size(weight[0])], bias=None if bias else False, **eps)
@@ -187,6 +215,8 @@ def default_init(leaf: Leaf, param: Param) -> bool:
     match leaf.op:
         case "linear" | "conv" | "conv_transpose":
             fan_in = leaf.params[0].type.with_shape(leaf.params[0].type.shape[1:]).count()
+            if dict(leaf.attrs).get(NORM) == "forced_norm":
+                return init.kind == "normal" and init.args.get("std", 1.0) == 1.0
             return init.kind == "linear_default" and int(init.args["fan_in"]) == fan_in
         case "embedding":
             return init.kind == "normal" and init.args.get("std", 1.0) == 1.0
@@ -221,6 +251,9 @@ def buffer_value(param: Param, size: Size, helper: Callable[[str], str]) -> str:
         case "normal":
             std = args.get("std", 1.0)
             return f"torch.randn({dims})" + ("" if std == 1.0 else f" * {literal(float(std)).code}")
+        case "uniform":
+            bound = literal(float(args["bound"])).code
+            return f"torch.empty({dims}).uniform_(-{bound}, {bound})"
         case "sincos_2d":
             text = call(helper("sincos_2d"), [size(args["width"]), size(args["grid"])]).code
             return f"{text}.unsqueeze(0)" if len(shape) == 3 and shape[0] == 1 else f"{text}.reshape({dims})"

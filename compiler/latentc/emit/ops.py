@@ -256,6 +256,20 @@ TORCH: dict[str, Row] = {
     "spectral_norm": lambda p, n: call(
         p.helper("spectral_norm"), [p.arg(v) for v in n.inputs], training=False, eps=n.attrs["eps"]
     ),
+    "mp_silu": lambda p, n: call(p.helper("mp_silu"), [p.arg(n.inputs[0])]),
+    "mp_sum": lambda p, n: call(p.helper("mp_sum"), [p.arg(v) for v in n.inputs], balance=n.attrs["balance"]),
+    "mp_concat": lambda p, n: call(
+        p.helper("mp_concat"), [p.arg(v) for v in n.inputs], dim=n.attrs["axis"], balance=n.attrs["balance"]
+    ),
+    "pixel_norm": lambda p, n: call(
+        p.helper("pixel_norm"),
+        [p.arg(n.inputs[0])],
+        dim=n.attrs["axis"],
+        eps=None if n.attrs["eps"] == 1e-4 else n.attrs["eps"],
+    ),
+    "forced_norm": lambda p, n: call(
+        p.helper("forced_norm"), [p.arg(n.inputs[0]), Text(p.training)], eps=n.attrs["eps"]
+    ),
     "upsample_nearest": _upsample,
     "avg_pool": _pool("F.avg_pool"),
     "max_pool": _pool("F.max_pool"),

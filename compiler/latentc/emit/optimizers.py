@@ -1,28 +1,33 @@
-"""The files of a training project that depend on its optimisers: only the kinds that the spec uses."""
+"""The files of a training project that depend on how it is trained: optimisers, averages, the rate's course."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from latentc.components.optimizer import Optimizer
 from latentc.emit.model import assembled
+from latentc.emit.regions import with_regions
 from latentc.emit.text import commas, docstring, layout, literal
+from latentc.ir.core import Module, walk
+from latentc.spec.sections import PowerEma
 from latentc.templates import rendered, template
 
 if TYPE_CHECKING:
     from latentc.spec.sections import Train
 
 _ABSENT = "OPTIMIZERS: dict[str, dict[str, tuple[Rule, str]]] = {}\n"  # in the template of config.py
-_REGION = re.compile(r"^ *# region sam\n(.*?)^ *# endregion\n", re.MULTILINE | re.DOTALL)
 
 
-def optimizer_files(train: Train) -> dict[str, str]:
-    """{file name: text} of optimizers.py, config.py, train.py, and sam.py if an optimiser has a radius."""
+def training_files(train: Train, module: Module | None = None) -> dict[str, str]:
+    """{file name: text} of optimizers.py, config.py, train.py, and of what these need: sam.py, ema.py, reconstruct.py.
+
+    `module` holds the networks that are trained.
+    """
     chosen = _chosen(train)
     kinds = {optimizer.kind: type(optimizer) for optimizer in chosen}
     sharp = any(optimizer.sam for optimizer in chosen)
+    regions = _regions(train, module, sharp)
     definitions = [kind.SOURCE.strip() for kind in kinds.values() if kind.SOURCE]
     body = rendered(
         "project/optimizers.py", {"construction": _construction(kinds), "definitions": definitions}, trim=False
@@ -32,10 +37,22 @@ def optimizer_files(train: Train) -> dict[str, str]:
     )
     files = {
         "optimizers.py": assembled(head, ["from typing import Any"], body),
-        "config.py": template("project/config.py").replace(_ABSENT, _checks(kinds, sharp)),
-        "train.py": _REGION.sub(r"\1" if sharp else "", template("project/train.py")),
+        "config.py": with_regions(template("project/config.py"), regions).replace(_ABSENT, _checks(kinds, sharp)),
+        "train.py": with_regions(template("project/train.py"), regions),
     }
-    return files | ({"sam.py": template("project/sam.py")} if sharp else {})
+    more = [*(["sam.py"] if sharp else []), *(["ema.py", "reconstruct.py"] if "power" in regions else [])]
+    return files | {name: template(f"project/{name}") for name in more}
+
+
+def _regions(train: Train, module: Module | None, sharp: bool) -> set[str]:
+    """The regions of config.py and train.py that this project has."""
+    forced = module is not None and any(node.op == "forced_norm" for _, node in walk(module))
+    return {
+        "power" if isinstance(train.ema, PowerEma) else "fixed",
+        *(["decay"] if train.schedule.decay_from is not None else []),
+        *(["sam"] if sharp else []),
+        *(["forced"] if forced else []),
+    }
 
 
 def optimizer_settings(train: Train) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from latentc.emit.data import data_files, shared_source
 from latentc.emit.functions import Functions
 from latentc.emit.helpers import helper_source
 from latentc.emit.model import assembled, model_file, networks_file
-from latentc.emit.optimizers import optimizer_files, optimizer_settings
+from latentc.emit.optimizers import optimizer_settings, training_files
 from latentc.emit.text import call, commas, docstring, identifier, layout, literal
 from latentc.ir.core import Function, Module, callees, parameters
 from latentc.ir.types import Sym, TensorType
@@ -110,7 +110,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     files |= data_files(spec.data, stage is not None)
     if isinstance(names := spec.data.class_names, tuple):
         files[NAMES] = "".join(f"{name}\n" for name in names)
-    files |= optimizer_files(spec.train)
+    files |= training_files(spec.train, lowered.module)
     config = {**config_of(spec), "model": model.sizes}
     files["config.yaml"] = yaml.safe_dump(
         config, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
@@ -138,6 +138,8 @@ def config_of(spec: Spec) -> dict[str, Any]:
     train |= optimizer_settings(spec.train)
     if not train["optimizers"]:
         del train["optimizers"]
+    if train["schedule"]["decay_from"] is None:
+        del train["schedule"]["decay_from"]
     roles = {name: role for name, network in spec.networks.items() if (role := _role(network))}
     rounds = spec.objective.in_rounds if isinstance(spec.objective, Objective) else None
     return {

@@ -84,7 +84,7 @@ def _hashable(value: Any) -> Any:
 
 
 # Ops whose text does not depend on sizes.
-_SIZE_FREE = frozenset(("concat", "add", "sub", "mul", "silu", "relu", "gelu", "tanh", "call"))
+_SIZE_FREE = frozenset(("concat", "mp_concat", "add", "mp_sum", "sub", "mul", "silu", "relu", "gelu", "tanh", "call"))
 
 
 def fold_repeats(

@@ -220,6 +220,18 @@ class Appending:
     def spectral_norm(self, weight: Operand, u: Operand, /, *, eps: float, out: str = ...) -> Var:
         """a weight [out, ...] divided by its largest singular value, estimated by one power iteration from u [out];
         training updates u."""
+    def pixel_norm(self, x: Operand, /, *, axis: int, eps: float, out: str = ...) -> Var:
+        """x over its root mean square along an axis plus eps."""
+    def forced_norm(self, weight: Operand, /, *, eps: float, out: str = ...) -> Var:
+        """a weight [out, ...] whose rows have length 1: each over its length plus eps sqrt(n), n its size; training
+        first overwrites the weight with sqrt(n) times that."""
+    def mp_silu(self, x: Operand, /, *, out: str = ...) -> Var:
+        """SiLU over its root mean square, 0.596, for a standard normal."""
+    def mp_sum(self, x: Operand, y: Operand, /, *, balance: float, out: str = ...) -> Var:
+        """((1 - balance) x + balance y) / sqrt((1 - balance)^2 + balance^2)."""
+    def mp_concat(self, x: Operand, y: Operand, /, *, axis: int, balance: float, out: str = ...) -> Var:
+        """x beside y, weighted so that their magnitudes have the shares 1 - balance and balance, whatever their
+        sizes."""
     def attention(
         self,
         q: Operand,

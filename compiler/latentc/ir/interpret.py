@@ -24,9 +24,9 @@ class Interpreter:
     `float_dtype` is the dtype of all floats: "f64" for the oracle, "f32" to see rounding errors. With "declared" every
     value has the dtype of its type, and ops on half-precision operands compute in f32, as engines do.
 
-    With `training`, ops behave as in training, and `written` {state-dict path: array} holds the new values of state;
-    random ops (dropout) still behave as in inference. Raises ValueError if an input or weight has not its declared
-    shape.
+    With `training`, ops behave as in training, and `written` {state-dict path: array} holds the new values of state,
+    and of weights that ops overwrite; random ops (dropout) still behave as in inference. Raises ValueError if an input
+    or weight has not its declared shape.
     """
 
     def __init__(
@@ -79,12 +79,12 @@ class Interpreter:
         env: dict[Value, Array] = dict(zip(fn.inputs, inputs, strict=True))
         for param in fn.params:
             env[param.value] = self._weight(prefix, param)
-        state = {p.value: join(prefix, p.name) for p in fn.params if p.kind == "state"}
+        kept = {p.value: join(prefix, p.name) for p in fn.params}
         for node in fn.nodes:
             xs = [env[v] for v in node.inputs]
             if self.training and node.op in OPS and (train := OPS[node.op].train) is not None:
                 outs, updates = train(xs, node.attrs)
-                self.written |= {state[node.inputs[i]]: new for i, new in updates.items() if node.inputs[i] in state}
+                self.written |= {kept[node.inputs[i]]: new for i, new in updates.items() if node.inputs[i] in kept}
             else:
                 outs = self.node(node, xs, prefix)
             env.update(zip(node.outputs, outs, strict=True))

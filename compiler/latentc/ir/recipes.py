@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from latentc.ir.core import Init, Param, Recipe
-from latentc.ir.ops.norm import singular_value
+from latentc.ir.ops.norm import row_scales, singular_value
 from latentc.ir.ops.quantize import (
     RANGES,
     blocks_type,
@@ -193,6 +193,10 @@ RECIPES: dict[str, RecipeRow] = {
     # The largest singular value of a weight, estimated from u as in `ops.norm`.
     "singular_value": RecipeRow(
         lambda types, a: types[1].with_shape(()), lambda xs, a: singular_value(xs[0], xs[1], a["eps"])[0], folds=True
+    ),
+    # What makes the rows of a weight have length 1, as in `ops.norm`.
+    "row_scales": RecipeRow(
+        lambda types, a: types[0].with_shape(types[0].shape[:1]), lambda xs, a: row_scales(xs[0], a["eps"]), folds=True
     ),
     # A weight [O, C, ...] times a vector [C], summed over all but the first axis.
     "channel_sum": RecipeRow(

@@ -104,7 +104,7 @@ def _weights(spec: Spec, lowered: Lowered) -> Weights:
         matrices = sum(p.type.count() for p in params.values() if _is_matrix(p))
         total = sum(p.type.count() for p in params.values())
         counts["trained" if name in trained else "frozen"] += total
-        counts["averaged"] += total if spec.train.ema and name in lowered.sampled else 0
+        counts["averaged"] += total * spec.train.averages if name in lowered.sampled else 0
         counts["matrices"] += matrices
         if name in trained:
             counts["state_bytes"] += _optimizer(spec, name).state_bytes(matrices, total - matrices)

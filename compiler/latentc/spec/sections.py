@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from latentc.components import Closed, Component, Index, OneOf
 from latentc.components.optimizer import default_optimizer
@@ -34,9 +34,50 @@ class Checkpoint(Closed):
 class Schedule(Closed):
     """How the learning rate changes: a linear warm-up, then its course to the last step."""
 
-    kind: Literal["constant", "cosine", "linear"] = Field("constant", description="course after the warm-up")
+    kind: Literal["constant", "cosine", "linear", "inverse_sqrt"] = Field(
+        "constant", description="course after the warm-up; inverse_sqrt: 1 / sqrt(step / decay_from) from that step on"
+    )
     warmup: int = Field(0, ge=0, le=1_000_000_000, description="optimiser steps from 0 up to the learning rate")
-    final: float = Field(0.0, ge=0, le=1, description="fraction of the rate at the end (not for constant)")
+    final: float = Field(0.0, ge=0, le=1, description="fraction of the rate at the end, for cosine and linear")
+    decay_from: int | None = Field(
+        None, gt=0, le=1_000_000_000, description="optimiser steps at the full rate, for inverse_sqrt (EDM2: t_ref)"
+    )
+
+    @model_validator(mode="after")
+    def _decays_from_a_step(self) -> Self:
+        if (self.kind == "inverse_sqrt") != (self.decay_from is not None):
+            raise ValueError("`decay_from` is of `kind: inverse_sqrt`, which needs it")
+        return self
+
+
+class PowerEma(Closed):
+    """Averages of the weights over the steps t with power-function profiles, t^g, of several relative widths.
+
+    Averages of other widths can be reconstructed from the stored ones after training (post-hoc EMA, Karras et al. 2024,
+    arXiv:2312.02696, section 3).
+    """
+
+    sigma_rel: tuple[Annotated[float, Field(ge=0.001, le=0.25)], ...] = Field(
+        (0.05, 0.1),
+        min_length=1,
+        max_length=8,
+        description="widths of the profiles that training keeps: standard deviation over the number of steps",
+    )
+    snapshot_every: int = Field(4096, gt=0, le=1_000_000_000, description="steps between stored averages")
+    target: float | None = Field(
+        None,
+        ge=0.001,
+        le=0.25,
+        description="width of the average in `weights.safetensors`, reconstructed at the end; null: the first of "
+        "`sigma_rel`, as it was kept",
+    )
+    half: bool = Field(False, description="stored averages are in float16")
+
+    @model_validator(mode="after")
+    def _widths_differ(self) -> Self:
+        if len({f"{width:g}" for width in self.sigma_rel}) < len(self.sigma_rel):
+            raise ValueError("the widths in `sigma_rel` differ from each other")
+        return self
 
 
 class Train(Closed):
@@ -52,7 +93,9 @@ class Train(Closed):
         default_factory=dict, description="{network: optimiser}, for networks with their own one"
     )
     schedule: Schedule = Field(Schedule(), description="course of the learning rate")
-    ema: Unit | None = Field(0.9999, description="decay per step of the averaged weights; null for none")
+    ema: Unit | PowerEma | None = Field(
+        0.9999, description="decay per step of the averaged weights, or averages to reconstruct from; null for none"
+    )
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null for no limit")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of the forward pass (autocast)")
     compile: bool = Field(False, description="run the network through torch.compile")
@@ -79,6 +122,11 @@ class Train(Closed):
         description="TorchScript of features, from pictures u8[N, 3, H, W]; null: principal components of the data",
     )
     workers: int = Field(2, ge=0, le=1_024, description="processes that load data; 0 loads in the training process")
+
+    @property
+    def averages(self) -> int:
+        """How many averages of the weights are kept."""
+        return len(self.ema.sigma_rel) if isinstance(self.ema, PowerEma) else int(self.ema is not None)
 
 
 class Calibration(Closed):

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from latentc.components.condition import Condition, Form, operand_name
 from latentc.components.contract import Port
-from latentc.components.parts import Init, Problem, table
+from latentc.components.parts import Init, Problem, dense, table
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B, TensorType
 from latentc_runtime.sources import Condition as Requested
@@ -33,7 +33,11 @@ class Label(Condition):
     null_embedding: Literal["learned", "zeros", "mean"] = Field(
         "learned", description="embedding that stands for no class: a row of the table, zeros or the mean of all rows"
     )
-    weights: Init = Field("normal", description="how the table starts: `normal` has deviation 0.02, `unit_normal` 1")
+    weights: Init = Field(
+        "normal",
+        description="how the table starts: `normal` has deviation 0.02, `unit_normal` 1; "
+        "`magnitude_preserving`: of unit rows",
+    )
     bias: bool = Field(False, description="adds a learned vector to every embedding; for `one_hot`")
     unit_variance: bool = Field(False, description="multiplies `one_hot` by sqrt(K), whatever the class (EDM)")
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
@@ -49,6 +53,9 @@ class Label(Condition):
         for given in ("bias", "unit_variance"):
             if getattr(self, given) and self.encoding == "index":
                 yield Problem((given,), f"`{given}` is for labels given one-hot", "add `encoding: one_hot`")
+        if self.weights == "magnitude_preserving" and (self.bias or self.encoding == "index"):
+            message = "weights that preserve magnitudes are of labels given one-hot, without bias"
+            yield Problem(("weights",), message, "set `encoding: one_hot` and `bias: false`")
         if field in spec.data.fields and not spec.data.fields[field].classes:
             message = f"field `{field}` of the data is no label: its number of classes is not given"
             yield Problem((), message, f"set `data.fields.{field}.classes`")
@@ -97,6 +104,9 @@ class Label(Condition):
     ) -> Var:
         (y,) = operands
         classes, out = sizes[_argument(name)], y.value.name
+        if self.weights == "magnitude_preserving":
+            y = b.mul(y, b.sqrt(b.scalar(classes, y)), out=out) if self.unit_variance else y
+            return dense(b, prefix, y, width, False, self.weights, out=out)
         rows = table(b, f"{prefix}.weight", classes, width, self.weights)
         if self.encoding == "one_hot":
             y = b.mul(y, b.sqrt(b.scalar(classes, y)), out=out) if self.unit_variance else y

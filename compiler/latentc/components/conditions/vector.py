@@ -26,7 +26,9 @@ class Vector(ArrayCondition):
         "zeros", description="what stands for none: the vector 0, or a learned one"
     )
     bias: bool = Field(True, description="of the linear layer")
-    weights: Init = Field("normal", description="how the linear layer starts")
+    weights: Init = Field(
+        "normal", description="how the linear layer starts; `magnitude_preserving`: of unit rows, without bias"
+    )
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens", "array")
     RANKS: ClassVar[tuple[int, ...]] = (1,)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "vector"}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from latentc.components.conditions.label import Label
 from latentc.components.conditions.timestep import Timestep
 from latentc.components.diffusers.equivalent import Config, Data, Model, asked
-from latentc.components.networks._unet import scaled
+from latentc.components.networks._levels import scaled
 from latentc.components.networks.unet import UnetDenoiser
 from latentc.components.objective import Objective
 from latentc.weights.expr import Expr, reshape, transpose
@@ -145,6 +145,7 @@ class UNet2DModel(Model):
         asked(net.resampling == "block", "its levels are joined by convolutions")
         asked(net.stem == net.multipliers[0], "its first convolution has other channels than its first level")
         asked((net.encoder, net.decoder, net.decoder_attention) == ("standard", "standard", "all"), "it is an NCSN++")
+        asked(not net.recentre, "it is for data in [0, 1]")
         asked(block.resample == "box" and not block.rescale and not block.project, "its residual blocks are not ADM's")
         asked(
             net.frequencies in (None, time.frequencies) and not net.early, "the class enters its time embedding early"

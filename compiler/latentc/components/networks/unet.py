@@ -5,7 +5,6 @@ Symbols: B batch, C channels, E size of the embedding of time and conditions.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -13,12 +12,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import add_method
-from latentc.components.blocks.unet.layers import SHAPES, conv, resampled, strided_conv
+from latentc.components.blocks.unet.layers import (
+    SHAPES,
+    Place,
+    conv,
+    doubling_conv,
+    halving_conv,
+    resampled,
+    strided_conv,
+)
 from latentc.components.condition import Entry, TimeFeatures
 from latentc.components.contract import Capability, Network
-from latentc.components.networks._unet import Parts, Unet, scaled
+from latentc.components.networks._levels import scaled
+from latentc.components.networks._unet import Parts, Unet
 from latentc.components.parts import Problem
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, items, module_class
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -36,12 +44,16 @@ class UnetDenoiser(Unet):
     decoder_attention: Literal["all", "last"] = Field(
         "all", description="which blocks of a level attend on the way up, if the level has attention"
     )
-    encoder: Literal["standard", "skip", "residual"] = Field(
-        "standard", description="how the input enters further levels: not, added to x, or added by a residual branch"
+    encoder: Literal["standard", "skip", "skip_concat", "residual", "padded_residual"] = Field(
+        "standard",
+        description="how the input enters further levels: not, added to x, beside x, or added by a residual branch, "
+        "whose convolutions have the filter of `block.resample` or pad behind alone",
     )
-    decoder: Literal["standard", "skip"] = Field(
-        "standard", description="how levels contribute to the output: the last alone, or the sum of all"
+    decoder: Literal["standard", "skip", "residual"] = Field(
+        "standard",
+        description="how levels contribute to the output: the last alone, the sum of all, or by a residual branch",
     )
+    recentre: bool = Field(False, description="the network sees 2 x - 1, for data in [0, 1] (Song et al. 2021)")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "unet",
@@ -55,15 +67,23 @@ class UnetDenoiser(Unet):
     def problems(self, spec: Spec) -> Iterator[Problem]:
         found = list(super().problems(spec))
         yield from found
-        if not found:
+        if self.decoder == "residual" and len(self.multipliers) == 1:
+            yield Problem(
+                ("decoder",), "a residual branch of the output joins levels, and there is one", "use `standard`"
+            )
+        elif not found:
             yield from self._problems_of_skips()
+
+    def attends_up(self, level: int, block: int) -> bool:
+        return self.attends(level) and (self.decoder_attention == "all" or block == self.blocks)
 
     def _problems_of_skips(self) -> Iterator[Problem]:
         """Blocks on the way up normalise their own channels together with those of a skip."""
         features = [int(self.features(self.width, level)) for level in range(len(self.multipliers))]
         skips = [int(scaled(self.width, self.stem))]
+        beside = 2 if self.encoder == "skip_concat" else 1
         for level, channels in enumerate(features):
-            skips += [*features[level - 1 : level], *[channels] * self.blocks]
+            skips += [*(beside * n for n in features[level - 1 : level]), *[channels] * self.blocks]
         below = features[-1]
         for level in range(len(features) - 1, -1, -1):
             for _ in range(self.blocks + 1):
@@ -104,53 +124,71 @@ def _network(config: UnetDenoiser, time: TimeFeatures, entries: tuple[Entry, ...
     ) -> Var:
         """Predicts from noisy x at time t under the conditions."""
         parts = _Denoiser(b, config, time, entries, x, t, conditions, width, blocks, static)
+        parts.out_channels = out_channels
         x, skips = parts.down()
-        return parts.up(parts.middle(x), skips, out_channels)
+        parts.up(parts.middle(x), skips)
+        return parts.out
 
     return forward
 
 
 class _Denoiser(Parts):
-    """The parts of a U-Net with the way up."""
+    """The parts of a U-Net with the way up. `aux` is the input as it enters further levels, `out` the output so far."""
 
     config: UnetDenoiser
+    out_channels: Any
+    aux: Var
+    out: Var
 
-    def _halved(self, level: int, x: Var, aux: Var) -> tuple[Var, Var]:
-        b, block = self.b, self.config.block
-        x, _ = super()._halved(level, x, aux)
-        if self.config.encoder == "skip":
-            aux = resampled(b, aux, "down", block.resample, out="aux")
-            x = b.add(x, conv(b, f"aux_{level}", aux, x.shape[1], 1, block.weights), out="x")
-        elif self.config.encoder == "residual":
-            aux = strided_conv(b, f"aux_{level}", aux, x.shape[1], block.resample, block.weights)
-            x = aux = b.mul(x + aux, math.sqrt(0.5), out="x")
-        return x, aux
+    def enter(self) -> Var:
+        if self.config.recentre:
+            self.x = self.b.add(self.x * 2.0, -1.0, out="x")
+        self.aux = self.x
+        return super().enter()
 
-    def up(self, x: Var, skips: list[Var], out_channels: Any) -> Var:
-        """The way up, which takes the skips from the end, and the output."""
-        b, config, last = self.b, self.config, len(self.config.multipliers) - 1
-        out: Var | None = None
-        for level in range(last, -1, -1):
-            if level < last:
-                x = self._doubled(level, x)
-            features = config.features(self.width, level)
-            for i, name in enumerate(items(f"dec_{level}", self.blocks + 1)):
-                attends = config.attends(level) and (config.decoder_attention == "all" or i == config.blocks)
-                x = self.block(name, b.concat(x, skips.pop(), axis=1, out="x"), features, attends)
-            if config.decoder == "skip" or level == 0:
-                h = b.silu(config.block.norm(b, f"out_norm_{level}" if level else "out_norm", x), out="h")
-                suffix = f"_{level}" if level else ""
-                own = conv(b, f"out_conv{suffix}", h, out_channels, 3, config.block.weights, "last", out="out")
-                out = own if out is None else b.add(resampled(b, out, "up", config.block.resample), own, out="out")
-        assert out is not None
-        return out
+    def halved(self, level: int, x: Var) -> Var:
+        b, encoder, block = self.b, self.config.encoder, self.config.block
+        x, name = super().halved(level, x), f"aux_{level}"
+        if encoder == "standard":
+            return x
+        if encoder == "residual":
+            self.aux = strided_conv(b, name, self.aux, x.shape[1], block.resample, block.weights)
+        elif encoder == "padded_residual":
+            self.aux = halving_conv(b, name, self.aux, x.shape[1], block.weights)
+        else:
+            self.aux = resampled(b, self.aux, "down", block.resample, out="aux")
+            h = conv(b, name, self.aux, x.shape[1], 1, block.weights)
+            return b.add(x, h, out="x") if encoder == "skip" else b.concat(h, x, axis=1, out="x")
+        x = self.aux = block.joined(b, x, self.aux)
+        return x
 
-    def _doubled(self, level: int, x: Var) -> Var:
-        b, config = self.b, self.config
-        if config.resampling == "block":
-            return self.block(f"up_{level}", x, x.shape[1], way="up")
-        x = b.upsample_nearest(x, factor=2, out="x")
-        return conv(b, f"up_{level}", x, x.shape[1], 3, config.block.weights, out="x")
+    def doubled(self, level: int, x: Var) -> Var:
+        if self.config.resampling == "block":
+            return super().doubled(level, x)
+        return doubling_conv(self.b, f"up_{level}", x, x.shape[1], self.config.block.weights, out="x")
+
+    def left(self, level: int, x: Var) -> Var:
+        config, last = self.config, level == len(self.config.multipliers) - 1
+        if config.decoder == "residual":
+            if last:
+                self.out = self._read(x, level, x.shape[1], "inner")
+            else:
+                out = doubling_conv(self.b, f"out_up_{level}", self.out, x.shape[1], config.block.weights)
+                x = self.out = config.block.joined(self.b, out, x)
+            if level == 0:
+                self.out = self._read(x, 0, self.out_channels)
+        elif config.decoder == "skip" or level == 0:
+            own = self._read(x, level, self.out_channels)
+            if config.decoder == "skip" and not last:
+                own = self.b.add(resampled(self.b, self.out, "up", config.block.resample), own, out="out")
+            self.out = own
+        return x
+
+    def _read(self, x: Var, level: int, channels: Any, place: Place = "last") -> Var:
+        """A norm, SiLU and convolution; level 0 has the plain names."""
+        b, block, suffix = self.b, self.config.block, f"_{level}" if level else ""
+        h = b.silu(block.norm(b, f"out_norm{suffix}", x), out="h")
+        return conv(b, f"out_conv{suffix}", h, channels, 3, block.weights, place, out="out")
 
 
 __all__ = ["UnetDenoiser"]

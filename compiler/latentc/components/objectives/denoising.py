@@ -117,6 +117,7 @@ class DenoisingObjective(Objective):
         made = call(b, network, method, told, out=" ".join(outs), **operands)
         out, *features = made if isinstance(made, tuple) else (made,)
         terms = self.terms(b, target, at.point, x0, at.x_t, at.noise, out, at.t)
+        terms = self.weighed(b, networks, at.told, terms)
         names = ("loss", "mse", "vb")[: len(terms)]
         more = {draw.name: draw for term in self.further_terms for draw in term.draws()}
         if self.further_terms:
@@ -157,6 +158,12 @@ class DenoisingObjective(Objective):
         """f32[B] each: the loss, and what it is the sum of if that is several terms."""
         error = self.error(b, target, point, x0, noise, out)
         return (per_sample_mean(b, self.cost(b, error), out="loss"),)
+
+    def weighed(
+        self, b: Builder, networks: Mapping[str, Network], told: Var, terms: tuple[Var, ...]
+    ) -> tuple[Var, ...]:
+        """The terms, weighed by what another network says of the time `told` f32[B] that networks are given."""
+        return terms
 
     def cost(self, b: Builder, error: Var) -> Var:
         """Elementwise cost of an error."""

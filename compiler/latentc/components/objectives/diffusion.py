@@ -6,14 +6,15 @@ Symbols: B batch, C channels; x0 the data, x_t the data noised to time t.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components import OneOf
-from latentc.components.kit import per_sample_mean
+from latentc.components.contract import Need, Network
+from latentc.components.kit import call, per_sample_mean
 from latentc.components.objectives.denoising import DenoisingObjective
 from latentc.components.objectives.denoising_terms._term import DenoisingTerm
 from latentc.components.parts import Problem
@@ -45,8 +46,25 @@ class DiffusionLoss(DenoisingObjective):
         "l2", description="squared error of the prediction, or absolute error (DiffWave)"
     )
 
+    uncertainty: str | None = Field(
+        None,
+        description="one of `networks`, whose estimate of the error's log-variance u makes the loss mse / exp(u) + u "
+        "(EDM2); null: none",
+    )
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        named = () if self.uncertainty is None else (Need(self.uncertainty, "uncertainty", place=("uncertainty",)),)
+        return (*super().needs(spec), *named)
+
+    def trained(self, spec: Spec) -> tuple[str, ...]:
+        own = () if self.uncertainty is None else (self.uncertainty,)
+        return (*super().trained(spec), *(n for n in own if getattr(spec.networks.get(n), "trainable", True)))
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
+        if self.variance == "learned_range" and self.uncertainty is not None:
+            message = "the hybrid loss of a learned variance is not divided by an estimate of its own"
+            yield Problem(("uncertainty",), message, "leave it out, or choose another `variance`")
         if self.variance == "learned_range" and not isinstance(self.process, Discrete):
             message = f"a learned variance is of the steps of a discrete schedule, and `{self.process.kind}` has none"
             yield Problem(("variance",), message, "use fixed_small or fixed_large")
@@ -65,6 +83,8 @@ class DiffusionLoss(DenoisingObjective):
         return 2 * channels if self.learns_variance else channels
 
     def says(self) -> str:
+        if self.uncertainty is not None:
+            return "The mean squared error over the estimated variance, plus its logarithm, one value per sample."
         if not self.learns_variance:
             error = "squared" if self.error_norm == "l2" else "absolute"
             return f"The mean {error} error of the prediction, one value per sample."
@@ -91,6 +111,15 @@ class DiffusionLoss(DenoisingObjective):
         mse = per_sample_mean(b, error * error, out="mse")
         vb = self._variational_bound(b, x0, x_t, b.stop_gradient(out), fraction, t)
         return mse + vb, mse, vb
+
+    def weighed(
+        self, b: Builder, networks: Mapping[str, Network], told: Var, terms: tuple[Var, ...]
+    ) -> tuple[Var, ...]:
+        if self.uncertainty is None:
+            return terms
+        (mse,) = terms
+        u = call(b, networks[self.uncertainty], "forward", {}, time=told, out="u")
+        return b.add(mse * b.exp(-u), u, out="loss"), mse
 
     def _variational_bound(self, b: Builder, x0: Var, x_t: Var, prediction: Var, fraction: Var, t: Var) -> Var:
         """Bits per dimension between the true and the predicted reverse step, or at t = 0 of the data (f32[B])."""

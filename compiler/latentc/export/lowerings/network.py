@@ -98,6 +98,13 @@ def batch_norm(c: Context) -> None:
     c.final("BatchNormalization", [x, *_scale_and_bias(c, affine), mean, var], epsilon=float(c.attrs["eps"]))
 
 
+@lower("pixel_norm")
+def pixel_norm(c: Context) -> None:
+    length = c.tmp("ReduceL2", [c.ins[0], c.g.ints([c.axis])], keepdims=1)
+    rms = c.tmp("Mul", [length, c.scalar(int(c.type().shape[c.axis]) ** -0.5)])  # type: ignore[arg-type]
+    c.final("Div", [c.ins[0], c.tmp("Add", [rms, c.scalar(float(c.attrs["eps"]))])])
+
+
 @lower("upsample_nearest")
 def upsample_nearest(c: Context) -> None:
     """`asymmetric` with `floor` repeats pixels. Other modes agree for integer factors, but some engines lack them."""

@@ -1,6 +1,18 @@
 """The op tables: `OPS`, one row per op, and `CONTROL`, the ops whose types come from a function that they name."""
 
-from latentc.ir.ops import attention, conv, elementwise, experts, image, linear, norm, quantize, reduce, shape
+from latentc.ir.ops import (
+    attention,
+    conv,
+    elementwise,
+    experts,
+    image,
+    linear,
+    magnitude,
+    norm,
+    quantize,
+    reduce,
+    shape,
+)
 from latentc.ir.ops.control import CONTROL
 from latentc.ir.ops.row import Op, OpError
 
@@ -11,6 +23,7 @@ OPS: dict[str, Op] = {
     **linear.OPS,
     **conv.OPS,
     **norm.OPS,
+    **magnitude.OPS,
     **attention.OPS,
     **quantize.OPS,
     **experts.OPS,

@@ -1,4 +1,4 @@
-"""Normalisation: over the last axis, over groups of channels, over the batch; spectral normalisation of a weight."""
+"""Normalisation: over an axis, over groups of channels, over the batch; of weights, by length and spectrally."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from latentc.ir.ops.linear import same_dtype
-from latentc.ir.ops.row import Array, Attrs, Op, need
+from latentc.ir.ops.row import Array, Attrs, Op, axis_of, need
 from latentc.ir.types import TensorType, product
 
 
@@ -179,6 +179,53 @@ def _spectral_norm_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) ->
     return [(g - along * direction) / sigma, None]
 
 
+def _pixel_norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(ins[0].is_float, f"takes floats, got {ins[0]}")
+    axis_of(attrs["axis"], ins[0].rank)
+    need(attrs["eps"] > 0, "eps is positive")
+    return [ins[0]]
+
+
+def _pixel_norm(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    x = xs[0]
+    return [np.asarray(x / (np.sqrt((x * x).mean(attrs["axis"], keepdims=True)) + attrs["eps"]), dtype=x.dtype)]
+
+
+def _pixel_norm_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    x = ins[0]
+    return [x / (b.sqrt(b.mean(x * x, axes=(attrs["axis"],), keepdims=True)) + attrs["eps"])]
+
+
+def _forced_norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(ins[0].is_float and ins[0].rank >= 2, f"takes a weight [out, ...], got {ins[0]}")
+    need(attrs["eps"] > 0, "eps is positive")
+    return [ins[0]]
+
+
+def row_scales(weight: Array, eps: float) -> Array:
+    """What scales each row of a weight [out, ...] to length 1: 1 / (length + eps sqrt(n)), n the size of a row."""
+    rows = weight.reshape(len(weight), -1)
+    return np.asarray(1 / (np.sqrt((rows * rows).sum(1)) + eps * rows.shape[1] ** 0.5), dtype=weight.dtype)
+
+
+def unit_rows(weight: Array, eps: float) -> Array:
+    """A weight with rows scaled by `row_scales`."""
+    scales = row_scales(weight, eps).reshape(-1, *(1 for _ in weight.shape[1:]))
+    return np.asarray(weight * scales)
+
+
+def _forced_norm_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], Mapping[int, Array]]:
+    kept = unit_rows(xs[0], attrs["eps"]) * xs[0].dtype.type(xs[0][0].size ** 0.5)
+    return [unit_rows(kept, attrs["eps"])], {0: kept}
+
+
+def _forced_norm_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    (weight,) = ins
+    axes = tuple(range(1, weight.type.rank))
+    length = b.sqrt(b.sum(weight * weight, axes=axes, keepdims=True))
+    return [weight / (length + attrs["eps"] * b.sqrt(b.scalar(product(weight.shape[1:]), weight)))]
+
+
 _ROWS = [
     Op(
         "layer_norm(x, scale?, shift?; eps)",
@@ -229,6 +276,26 @@ _ROWS = [
         decompose=lambda b, ins, attrs: [ins[0] / _spectral_parts(b, ins, attrs)[2]],
         source="Miyato et al. 2018, algorithm 1",
         train=_spectral_norm_train,
+    ),
+    Op(
+        "pixel_norm(x; axis, eps)",
+        "x over its root mean square along an axis plus eps",
+        _pixel_norm_infer,
+        _pixel_norm,
+        flops=5,
+        decompose=_pixel_norm_decompose,
+        source="Karras et al. 2024, equation 30",
+    ),
+    Op(
+        "forced_norm(weight; eps)",
+        "a weight [out, ...] whose rows have length 1: each over its length plus eps sqrt(n), n its size; training "
+        "first overwrites the weight with sqrt(n) times that",
+        _forced_norm_infer,
+        lambda xs, attrs: [unit_rows(xs[0], attrs["eps"])],
+        flops=3,
+        decompose=_forced_norm_decompose,
+        source="Karras et al. 2024, equations 47 and 66",
+        train=_forced_norm_train,
     ),
 ]
 OPS = {row.name: row for row in _ROWS}

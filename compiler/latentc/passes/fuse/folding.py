@@ -1,4 +1,4 @@
-"""Folds what is constant in inference into weights: spectral norms, and batch norms next to a linear layer or conv.
+"""Folds what is constant in inference into weights: norms of weights, and batch norms next to a linear layer or conv.
 
 The new weights are computed by recipes. Folding is lossy for the statistics of norms, one value per channel at most, so
 bundles store them separately (`latentc.export.recipes.kept`).
@@ -36,6 +36,17 @@ def _spectral(b: Builder, v: SimpleNamespace) -> Var:
 
 
 SPECTRAL_NORM = Rule("spectral_norm", ("spectral_norm(w, u)",), _spectral, _spectral_check)
+
+# ---- forced norm
+
+
+def _forced(b: Builder, v: SimpleNamespace) -> Var:
+    weight = v.match.uses.params[v.match.values["w"]]
+    scales = Recipe("row_scales", (source(weight),), {"eps": v.match.root.attrs["eps"]})
+    return b.derived(f"{weight.name}.normed", Recipe("scale_axis", (source(weight), scales), {"axis": 0}))
+
+
+FORCED_NORM = Rule("forced_norm", ("forced_norm(w)",), _forced, _spectral_check)
 
 # ---- batch norm after or before a linear layer or convolution
 
@@ -156,5 +167,5 @@ CONDITIONAL_NORM = Rule(
     "conditional_norm", ("(n := batch_norm(x, mean, var)) * gain + bias",), _conditional, _conditional_check
 )
 
-# Spectral norms first, because they are applied to weights; conditional norms last, for norms that did not fold.
-FOLDING = (SPECTRAL_NORM, NORM_INTO_PRODUCT_BEFORE, NORM_INTO_PRODUCT_BEHIND, CONDITIONAL_NORM)
+# Norms of weights first; conditional norms last, for norms that did not fold.
+FOLDING = (SPECTRAL_NORM, FORCED_NORM, NORM_INTO_PRODUCT_BEFORE, NORM_INTO_PRODUCT_BEHIND, CONDITIONAL_NORM)

@@ -105,6 +105,20 @@ def strided_conv(b: Builder, name: str, x: Var, features: Any, by: Filter, weigh
     return b.conv(h, binomial(b, h, 1.0), stride=2, groups=features, out=out)
 
 
+def halving_conv(b: Builder, name: str, x: Var, features: Any, weights: Weights, out: str = "h") -> Var:
+    """A 3-wide convolution of stride 2 that pads behind alone, as DDPM has it."""
+    padded = x
+    for axis in range(2, x.type.rank):
+        padded = b.pad(padded, axis=axis, before=0, after=1, value=0.0, out="padded")
+    weight, bias = _kernel(b, name, x, features, 3, weights, "inner")
+    return b.conv(padded, weight, bias, stride=2, out=out)
+
+
+def doubling_conv(b: Builder, name: str, x: Var, features: Any, weights: Weights, out: str = "h") -> Var:
+    """A 3-wide convolution of x at twice the resolution."""
+    return conv(b, name, b.upsample_nearest(x, factor=2, out="x"), features, 3, weights, out=out)
+
+
 def binomial(b: Builder, x: Var, gain: float) -> Var:
     """The filter of each channel of x: f32[C, 1, 4, ...], which sums to `gain`."""
     axes = x.type.rank - 2
@@ -119,11 +133,14 @@ def binomial(b: Builder, x: Var, gain: float) -> Var:
 __all__ = [
     "SHAPES",
     "Filter",
+    "Place",
     "Way",
     "Weights",
     "binomial",
     "conv",
+    "doubling_conv",
     "group_norm",
+    "halving_conv",
     "linear",
     "resampled",
     "strided_conv",

@@ -52,6 +52,11 @@ class ResidualBlock(Closed):
         body = _block(self, x.type.rank - 2, way, attends, shortcut)
         return b.sub(name, body, x, c, out="x", **static)  # type: ignore[no-any-return]
 
+    def joined(self, b: Builder, h: Var, x: Var) -> Var:
+        """The sum with the shortcut."""
+        total: Var = b.add(h, x, out="x")
+        return b.mul(total, math.sqrt(0.5), out="x") if self.rescale else total
+
     def norm(self, b: Builder, name: str, x: Var) -> Var:
         """A GroupNorm of x."""
         return group_norm(b, name, x, self.groups, self.group_size, self.eps)
@@ -74,7 +79,7 @@ def _block(config: ResidualBlock, axes: int, way: Way, attends: bool, shortcut: 
         x = resampled(b, x, way, config.resample, out="x")
         if shortcut:
             x = conv(b, "skip", x, features, 1, config.weights, out="x")
-        x = _joined(b, config, h, x)
+        x = config.joined(b, h, x)
         return b.sub("attention", _attention(config, axes), x, channels=features, heads=heads) if attends else x
 
     return forward
@@ -93,11 +98,6 @@ def _conditioned(b: Builder, config: ResidualBlock, h: Var, c: Var, features: An
     return b.silu(config.norm(b, "norm1", h) * (scale + 1.0) + shift, out="h")
 
 
-def _joined(b: Builder, config: ResidualBlock, h: Var, x: Var) -> Var:
-    total = b.add(h, x, out="x")
-    return b.mul(total, math.sqrt(0.5), out="x") if config.rescale else total
-
-
 @cache
 def _attention(config: ResidualBlock, axes: int) -> BlockBody:
     @module_class("SelfAttention", x=SHAPES[axes])
@@ -112,7 +112,7 @@ def _attention(config: ResidualBlock, axes: int) -> BlockBody:
         h = b.attention(q, k, v, causal=False, scale=None, out="h")
         h = b.reshape(b.transpose(h, perm=(0, 2, 1, 3)), shape=(batch, positions, channels), out="h")
         h = b.transpose(linear(b, "proj", h, channels, config.weights, "last"), perm=(0, 2, 1))
-        return _joined(b, config, b.reshape(h, shape=x.shape, out="h"), x)
+        return config.joined(b, b.reshape(h, shape=x.shape, out="h"), x)
 
     return forward
 

@@ -1,0 +1,204 @@
+"""What all U-Nets share: the sizes of their levels, and the ways down and up through them.
+
+Level 0 has the resolution of the input, each further level half of it. Symbols: B batch, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from latentc.components import Level, Multiplier
+from latentc.components.backbone import Backbone
+from latentc.components.blocks.unet.layers import SHAPES, Way
+from latentc.components.condition import Form, TimeFeatures, ports_of
+from latentc.components.contract import Port
+from latentc.components.parts import Problem
+from latentc.ir.builder import Builder, Var, f32, items
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Levels(Backbone):
+    """Levels of blocks, each at half the resolution of the one before."""
+
+    width: int = Field(gt=0, le=65_536, multiple_of=2, description="channels that the multipliers multiply")
+    multipliers: tuple[Multiplier, ...] = Field(
+        min_length=1, max_length=16, description="channels of each level over `width`"
+    )
+    blocks: int = Field(gt=0, le=64, description="residual blocks per level on the way down")
+    attention: tuple[Level, ...] = Field(
+        (), max_length=64, description="levels whose blocks end with self-attention, from 0"
+    )
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector", "map")
+    TIME: ClassVar[bool] = True
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        shape = spec.data.shape
+        if shape is None or len(shape) - 1 not in SHAPES:
+            wanted = "arrays [C, L], [C, H, W] or [C, D, H, W]"
+            yield Problem((), f"a {self.kind} takes {wanted}, but the data has {spec.data.words}")
+            return
+        yield from self.problems_of_conditions(spec)
+        yield from self.problems_of_time(spec)
+        last_level = len(self.multipliers) - 1
+        for side in shape[1:]:
+            if side % 2**last_level:
+                yield Problem(("multipliers",), f"a side of {side} cannot be halved {last_level} times")
+        for i, level in enumerate(self.attention):
+            if level not in range(len(self.multipliers)):
+                yield Problem(("attention", i), f"level {level} is out of range: there are levels 0 to {last_level}")
+        for i, multiplier in enumerate(self.multipliers):
+            yield from self._problems_of_level(i, multiplier)
+
+    def _problems_of_level(self, level: int, multiplier: float) -> Iterator[Problem]:
+        channels = whole(self.width, multiplier)
+        if not channels:
+            yield Problem(("multipliers", level), f"{multiplier} * {self.width} channels is no positive whole number")
+            return
+        groups = self.groups_that_do_not_fit(channels)
+        if groups is not None:
+            message = f"{groups} groups do not divide the {channels} channels of level {level}"
+            yield Problem(("multipliers", level), message, "choose another `width`, or `block.groups`")
+        middle = level == len(self.multipliers) - 1  # the middle block attends at the last level
+        heads = self.heads_of_level(channels)
+        if (level in self.attention or middle) and (not heads or channels % heads):
+            message = f"{heads} heads do not divide the {channels} channels of level {level}"
+            if level not in self.attention:
+                message += ", where the middle block attends"
+            yield Problem(("attention",), message, "set `block.heads` or `block.head_channels`")
+
+    def heads_of_level(self, channels: int) -> int:
+        """Heads of an attention over so many channels."""
+        raise NotImplementedError
+
+    def groups_that_do_not_fit(self, channels: int) -> int | None:
+        """Groups of a norm of so many channels, if they do not divide them."""
+        return None
+
+    def features(self, width: Any, level: int) -> Any:
+        """Channels of a level."""
+        return scaled(width, self.multipliers[level])
+
+    def attends(self, level: int) -> bool:
+        """Whether the blocks of a level attend on the way down."""
+        return level in self.attention
+
+    def attends_up(self, level: int, block: int) -> bool:
+        """Whether a block of a level attends on the way up."""
+        return level in self.attention
+
+    def ports(self, spec: Spec) -> tuple[Port, ...]:
+        """State, time and conditions."""
+        assert spec.data.shape is not None
+        return (
+            Port("x", f32(B, *spec.data.shape), "state"),
+            Port("t", f32(B), "time"),
+            *ports_of(self.entries(spec)),
+        )
+
+    def static(self, spec: Spec) -> dict[str, Any]:
+        """The sizes that the emitted class is constructed with."""
+        assert spec.data.shape is not None and isinstance(spec.time, TimeFeatures)
+        return {
+            "channels": spec.data.shape[0],
+            "width": self.width,
+            "blocks": self.blocks,
+            **spec.time.static(),
+            **self.condition_sizes(spec),
+        }
+
+    def sizes(self, spec: Spec) -> dict[str, int | tuple[int, ...]]:
+        """Further numbers for name maps; `attention` is 1 for each level that has it, else 0."""
+        assert spec.data.shape is not None
+        levels = len(self.multipliers)
+        attention = tuple(int(level in self.attention) for level in range(levels))
+        return {"levels": levels, "side": spec.data.shape[-1], "attention": attention, "blocks": self.blocks}
+
+
+def _ratio(multiplier: float) -> Fraction:
+    return Fraction(multiplier).limit_denominator(64)
+
+
+def whole(width: int, multiplier: float) -> int:
+    """`multiplier * width`, or 0 if that is no positive whole number."""
+    channels = width * _ratio(multiplier)
+    return int(channels) if channels.denominator == 1 and channels > 0 else 0
+
+
+def scaled(width: Any, multiplier: float) -> Any:
+    """`multiplier * width`, for a symbolic width too."""
+    ratio = _ratio(multiplier)
+    if ratio == 1:
+        return width
+    return ratio.numerator * width if ratio.denominator == 1 else ratio.numerator * width // ratio.denominator
+
+
+class Path:
+    """The ways through the levels while a method of a U-Net is built; subclasses say what blocks and joints are."""
+
+    def __init__(self, b: Builder, config: Levels, width: Any, blocks: int) -> None:
+        self.b, self.config, self.width, self.blocks = b, config, width, blocks
+
+    def enter(self) -> Var:
+        """The feature map of level 0, from the input."""
+        raise NotImplementedError
+
+    def block(self, name: str, x: Var, features: Any, attends: bool = False, way: Way = "same") -> Var:
+        """A residual block; `way` says whether it changes the resolution."""
+        raise NotImplementedError
+
+    def halved(self, level: int, x: Var) -> Var:
+        """The step down to a level."""
+        return self.block(f"down_{level}", x, x.shape[1], way="down")
+
+    def doubled(self, level: int, x: Var) -> Var:
+        """The step up to a level."""
+        return self.block(f"up_{level}", x, x.shape[1], way="up")
+
+    def joined(self, x: Var, skip: Var) -> Var:
+        """x with what the way down left for this block."""
+        return self.b.concat(x, skip, axis=1, out="x")  # type: ignore[no-any-return]
+
+    def left(self, level: int, x: Var) -> Var:
+        """What goes on from a level that the way up is done with."""
+        return x
+
+    def down(self) -> tuple[Var, list[Var]]:
+        """The way down: the feature map of the last level, and the skips, newest last."""
+        config, x = self.config, self.enter()
+        skips = [x]
+        for level in range(len(config.multipliers)):
+            if level:
+                x = self.halved(level, x)
+                skips.append(x)
+            features = config.features(self.width, level)
+            for name in items(f"enc_{level}", self.blocks):
+                x = self.block(name, x, features, config.attends(level))
+                skips.append(x)
+        return x, skips
+
+    def middle(self, x: Var) -> Var:
+        """Two blocks at the last level, the first of which attends."""
+        x = self.block("mid_0", x, x.shape[1], True)
+        return self.block("mid_1", x, x.shape[1])
+
+    def up(self, x: Var, skips: list[Var]) -> Var:
+        """The way up, which takes the skips from the end."""
+        config, last = self.config, len(self.config.multipliers) - 1
+        for level in range(last, -1, -1):
+            if level < last:
+                x = self.doubled(level, x)
+            features = config.features(self.width, level)
+            for i, name in enumerate(items(f"dec_{level}", self.blocks + 1)):
+                x = self.block(name, self.joined(x, skips.pop()), features, config.attends_up(level, i))
+            x = self.left(level, x)
+        return x
+
+
+__all__ = ["Levels", "Path", "scaled", "whole"]

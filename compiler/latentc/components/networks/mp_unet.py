@@ -1,0 +1,161 @@
+"""EDM2's U-Net, whose layers preserve magnitudes; its blocks and embedding differ from those of `unet` throughout.
+
+Symbols: B batch, C channels, E size of the embedding of time and conditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.backbone import add_method
+from latentc.components.blocks.unet.layers import SHAPES, Way
+from latentc.components.blocks.unet.magnitude import MagnitudeBlock, mp_conv
+from latentc.components.condition import Entry, TimeFeatures, with_operands
+from latentc.components.contract import Capability, Network
+from latentc.components.layers import mp_linear
+from latentc.components.networks._levels import Levels, Path, scaled, whole
+from latentc.components.parts import Fraction, Problem
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class MagnitudePreservingUnet(Levels):
+    """The U-Net of EDM2 (Karras et al. 2024, arXiv:2312.02696): the magnitudes of activations and weights are fixed.
+
+    Takes x f32[B, C, ...] with one to three spatial axes, t f32[B] and its conditions; returns f32[B, C_out, ...].
+    Conditions that are vectors should have `weights: magnitude_preserving`.
+    """
+
+    kind: Literal["mp_unet"]
+    embedding: float | None = Field(
+        None, gt=0, le=1_024, description="size of the embedding over `width`; null: the largest multiplier"
+    )
+    frequencies: int | None = Field(
+        None,
+        gt=0,
+        le=65_536,
+        multiple_of=2,
+        description="size of the features of the time; null: as in `conditioning.time`",
+    )
+    label_balance: Fraction = Field(0.5, description="share of each condition in its sum with the embedding before")
+    concat_balance: Fraction = Field(0.5, description="share of a skip beside the feature map it is joined with")
+    block: MagnitudeBlock = Field(MagnitudeBlock(), description="the residual block")
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "mp_unet",
+        "width": 8,
+        "multipliers": [1, 2],
+        "blocks": 1,
+        "attention": [1],
+        "block": {"head_channels": 8},
+    }
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        if self.embedding is not None and not whole(self.width, self.embedding):
+            yield Problem(("embedding",), f"{self.embedding} * {self.width} is no positive whole number")
+
+    def heads_of_level(self, channels: int) -> int:
+        return channels // self.block.head_channels if channels % self.block.head_channels == 0 else 0
+
+    def static(self, spec: Spec) -> dict[str, Any]:
+        own = {} if self.frequencies is None else {"frequencies": self.frequencies}
+        return {**super().static(spec), **own}
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert isinstance(spec.time, TimeFeatures)
+        static = {**self.static(spec), "out_channels": out_channels}
+        ports = self.ports(spec)
+        body = _network(self, spec.time, self.entries(spec), ports[0].type.rank - 2)
+        method = add_method(mb, name, "forward", body, ports, static)
+        return Network(name, {"forward": method}, self.PROVIDES, sizes=self.sizes(spec))
+
+
+@cache
+def _network(config: MagnitudePreservingUnet, time: TimeFeatures, entries: tuple[Entry, ...], axes: int) -> BlockBody:
+    @module_class("MPUNet", x=SHAPES[axes])
+    def forward(
+        b: Builder,
+        x: Var,
+        t: Var,
+        *conditions: Var,
+        channels: int,
+        width: int,
+        blocks: int,
+        out_channels: int,
+        **static: Any,
+    ) -> Var:
+        """Predicts from noisy x at time t under the conditions."""
+        path = _Parts(b, config, time, entries, x, t, conditions, width, blocks, static)
+        x, skips = path.down()
+        x = mp_conv(b, "out_conv", path.up(path.middle(x), skips), out_channels, 3, out="x")
+        return b.mul(x, b.param("out_gain", f32(1), "zeros"))
+
+    return forward
+
+
+class _Parts(Path):
+    """The parts of the U-Net while its method is built: the embedding c, and blocks by name."""
+
+    config: MagnitudePreservingUnet
+
+    def __init__(
+        self,
+        b: Builder,
+        config: MagnitudePreservingUnet,
+        time: TimeFeatures,
+        entries: tuple[Entry, ...],
+        x: Var,
+        t: Var,
+        conditions: tuple[Var, ...],
+        width: Any,
+        blocks: int,
+        static: Mapping[str, Any],
+    ) -> None:
+        super().__init__(b, config, width, blocks)
+        vectors = [v for entry, vs in with_operands(entries, conditions) if entry.form == "vector" for v in vs]
+        maps = [
+            entry.map(b, vs, static, x.shape[-1])
+            for entry, vs in with_operands(entries, conditions)
+            if entry.form == "map"
+        ]
+        one = b.full(x, shape=(1, *x.shape[2:]), value=1.0, dtype="f32", out="one")
+        self.x: Var = b.concat(x, *maps, one, axis=1, out="x")
+        told = tuple(entry for entry in entries if entry.form == "vector")
+        size = scaled(width, max(config.multipliers) if config.embedding is None else config.embedding)
+        embedder = _embedder(config.label_balance, time, told)
+        self.c: Var = b.sub("embedder", embedder, t, *vectors, embedding=size, out="c", **static)
+
+    def enter(self) -> Var:
+        return mp_conv(self.b, "in_conv", self.x, self.config.features(self.width, 0), 3, out="x")
+
+    def block(self, name: str, x: Var, features: Any, attends: bool = False, way: Way = "same") -> Var:
+        down = name.startswith(("enc_", "down_"))
+        return self.config.block.apply(self.b, name, x, self.c, features, attends, way, normalizes=down)
+
+    def joined(self, x: Var, skip: Var) -> Var:
+        return self.b.mp_concat(x, skip, axis=1, balance=self.config.concat_balance, out="x")
+
+
+@cache
+def _embedder(balance: float, time: TimeFeatures, entries: tuple[Entry, ...]) -> BlockBody:
+    @module_class("Embedder")
+    def embedder(b: Builder, t: Var, *operands: Var, embedding: int, **static: Any) -> Var:
+        """Embeds time and conditions."""
+        x = time.features(b, t, **{k: static[k] for k in time.static()})
+        c = mp_linear(b, "linear", x, embedding, out="c", size=static["frequencies"])
+        for entry, own in with_operands(entries, operands):
+            told = entry.vector(b, f"{entry.ports[0].name}_embedder", own, embedding, static)
+            c = b.mp_sum(c, told, balance=balance, out="c")
+        return b.mp_silu(c, out="c")
+
+    return embedder
+
+
+__all__ = ["MagnitudePreservingUnet"]

@@ -1,0 +1,109 @@
+"""Sums, concatenations and activations that preserve magnitudes (Karras et al. 2024, arXiv:2312.02696).
+
+Operands of unit mean square give results of unit mean square. They are names for a few simpler ops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from latentc.ir.ops.linear import same_dtype
+from latentc.ir.ops.row import Array, Attrs, Op, axis_of, broadcast, floats, need
+from latentc.ir.types import TensorType
+
+SILU = 0.596
+"""The root mean square of SiLU of a standard normal."""
+
+
+def _silu(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    x = xs[0].astype(np.float64)
+    return [np.asarray(x / (1 + np.exp(-x)) / SILU, dtype=xs[0].dtype)]
+
+
+def _shares(balance: float) -> tuple[float, float]:
+    """Factors of two operands whose shares are 1 - balance and balance."""
+    length = math.hypot(1 - balance, balance)
+    return (1 - balance) / length, balance / length
+
+
+def _sum_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(ins[0].is_float and 0 <= attrs["balance"] <= 1, f"takes floats and a balance from 0 to 1, got {ins[0]}")
+    same_dtype(ins)
+    return [ins[0].with_shape(broadcast(ins[0].shape, ins[1].shape))]
+
+
+def _sum(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    first, second = map(xs[0].dtype.type, _shares(attrs["balance"]))
+    return [np.asarray(xs[0] * first + xs[1] * second)]
+
+
+def _sum_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    first, second = _shares(attrs["balance"])
+    return [ins[0] * first + ins[1] * second]
+
+
+def _concat_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, y = ins
+    need(x.is_float and 0 <= attrs["balance"] <= 1, f"takes floats and a balance from 0 to 1, got {x}")
+    same_dtype(ins)
+    axis = axis_of(attrs["axis"], x.rank)
+    need(x.with_axis(axis) == y.with_axis(axis), f"cannot concatenate {x} and {y} along axis {axis}")
+    return [x.with_axis(axis, x.shape[axis] + y.shape[axis])]  # type: ignore[operator]
+
+
+def _concat_factors(operands: Sequence[Any], attrs: Attrs) -> tuple[float, float]:
+    """Factors of the two operands: of as much magnitude as their shares, whatever their sizes."""
+    sizes = [int(v.shape[attrs["axis"]]) for v in operands]
+    first, second = (
+        share * math.sqrt(sum(sizes) / size) for share, size in zip(_shares(attrs["balance"]), sizes, strict=True)
+    )
+    return first, second
+
+
+def _concat(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    first, second = map(xs[0].dtype.type, _concat_factors(xs, attrs))
+    return [np.concatenate([xs[0] * first, xs[1] * second], attrs["axis"])]
+
+
+def _concat_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    first, second = _concat_factors(ins, attrs)
+    return [b.concat(ins[0] * first, ins[1] * second, axis=attrs["axis"])]
+
+
+_ROWS = [
+    Op(
+        "mp_silu(x)",
+        "SiLU over its root mean square, 0.596, for a standard normal",
+        floats,
+        _silu,
+        flops=5,
+        decompose=lambda b, ins, attrs: [b.silu(ins[0]) / SILU],
+        source="Karras et al. 2024, equation 81",
+        sugar=True,
+    ),
+    Op(
+        "mp_sum(x, y; balance)",
+        "((1 - balance) x + balance y) / sqrt((1 - balance)^2 + balance^2)",
+        _sum_infer,
+        _sum,
+        flops=3,
+        decompose=_sum_decompose,
+        source="Karras et al. 2024, equation 88",
+        sugar=True,
+    ),
+    Op(
+        "mp_concat(x, y; axis, balance)",
+        "x beside y, weighted so that their magnitudes have the shares 1 - balance and balance, whatever their sizes",
+        _concat_infer,
+        _concat,
+        flops=2,
+        decompose=_concat_decompose,
+        source="Karras et al. 2024, equation 103",
+        sugar=True,
+    ),
+]
+OPS = {row.name: row for row in _ROWS}
