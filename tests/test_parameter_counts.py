@@ -187,6 +187,21 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("conditional", "discriminator"): 1_055_115,
         },
     ),
+    "rcg": (
+        "LTH14/rcg, whose DiT has an unused class embedding besides; paper: 63 M for the representations",
+        {
+            ("B/2", "main"): 130_513_440 - 1001 * 768,
+            ("L/2", "main"): 458_104_096 - 1001 * 1024,
+            ("XL/2", "main"): 675_131_040 - 1001 * 1152,
+            ("L/2", "rdm"): 62_721_280,
+            ("class", "rdm"): 72_176_896 + 1000 * 512,
+        },
+    ),
+    "rcg_representation": (
+        "LTH14/rcg",
+        {("unconditional", "main"): 62_721_280, ("class", "main"): 72_176_896 + 1000 * 512},
+    ),
+    "pixelflow": ("ShoufaChen/PixelFlow", {("XL/4", "main"): 676_611_120}),  # README: 677 M
     "sd_vae": (
         "CompVis/latent-diffusion; kl16: LTH14/mar; z16: diffusers' AutoencoderKL",
         {

@@ -116,6 +116,24 @@ SYSTEMS: dict[str, Tiny] = {
             *under("networks.encoder", ("widths=[8, 16]", "features=8", "state_widths=[8, 8]")),
         ),
     ),
+    "rcg": Tiny(
+        "rcg",
+        (
+            *(*FILE, "data.fields={x: {shape: [1, 8, 8]}, representation: {shape: [6]}}", "data.first_stage=null"),
+            *under("networks.main", (*BLOCKS, "depth=1", "patch=2")),
+            *under("networks.rdm", ("width=16", "depth=1", "time_width=8", "context=8")),
+            *("data.classes=3", "data.class_names=null", "sampler.steps=3"),
+            "conditioning.representation.prior.sampler.steps=3",
+        ),
+        "class",
+    ),
+    "pixelflow": Tiny(
+        "pixelflow",
+        (
+            *(*DIGITS, *under("backbone", (*BLOCKS, "depth=1", "patch=2", "stages=2")), "objective.stages=2"),
+            *("sampler.steps=2", "sampler.guidance.weights=null"),
+        ),
+    ),
     "guidance_distillation": Tiny("dit_guidance_distillation", (*DIT, "objective.channels=null", "sampler.steps=4")),
     "progressive_distillation": Tiny(
         "dit_progressive_distillation", (*DIT, "objective.rounds=[4, 2]", "sampler.steps=2")

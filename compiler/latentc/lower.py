@@ -10,6 +10,7 @@ from latentc.components.condition import DrawnInput
 from latentc.components.contract import Lowered, Method, Network, Port, Program
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.objective import Objective
+from latentc.components.prior import systems
 from latentc.components.sampler import Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.first_stage import add_first_stage, with_decoder
@@ -18,8 +19,9 @@ from latentc.ir.core import Module, Value
 from latentc.ir.verify import verify
 from latentc.passes.feature_cache import cache
 from latentc.passes.feature_cache_methods import CACHED, CACHING
+from latentc.priors import add_prior_losses, add_prior_programs, own_networks
 from latentc.spec.schema import Spec
-from latentc_runtime.sources import SettingSource
+from latentc_runtime.sources import Setting, SettingSource
 
 LARGEST = 1 << 40
 """Largest allowed element count of one weight (4 TiB in float32, far more than in any published model)."""
@@ -33,12 +35,18 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
     """
     mb = ModuleBuilder()
     networks = build_networks(mb, spec)
-    updates = spec.objective.build(mb, networks, spec) if isinstance(spec.objective, Objective) else ()
+    own = own_networks(networks, spec)
+    updates = spec.objective.build(mb, own, spec) if isinstance(spec.objective, Objective) else ()
+    updates = add_prior_losses(mb, networks, spec, updates)
+    networks = add_prior_programs(mb, networks, spec)
     programs: list[Program] = []
     if isinstance(spec.sampler, Sampler):
         samplers = [spec.sampler.with_steps(n) for n in steps] or [spec.sampler]
         built = [program for sampler in samplers for program in sampler.programs(mb, networks, spec)]
-        programs = [_with_settings(program, spec) for program in built]
+        drawn = [prior for network in networks.values() for prior in network.drawn.values()]
+        more, of_priors = sum(prior.evaluations for prior in drawn), [s for prior in drawn for s in prior.settings]
+        built = [replace(program, evaluations=program.evaluations + more) for program in built] if more else built
+        programs = [_with_settings(program, spec, of_priors) for program in built]
     given = spec.data.first_stage
     if given is not None and (given.weights is not None or (to_emit and spec.first_stage_fits)):
         stage = add_first_stage(mb, spec, encodes=to_emit)
@@ -46,15 +54,17 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
         programs = [with_decoder(mb, program, stage, spec) for program in programs]
         networks[FIRST_STAGE] = stage
     module, networks = _cached(verify(mb.finish(), "train"), networks, spec)
-    conditions = {r.name: r for name, part in spec.conditions.items() for r in part.requests(name, spec)}
+    asked = {name: part for name, part in spec.conditions.items() if part.prior is None}
+    conditions = {r.name: r for name, part in asked.items() for r in part.requests(name, spec)}
     conditions |= {c.name: c for program in programs for c in program.conditions}
     return Lowered(module, networks, updates, tuple(programs), tuple(conditions.values()))
 
 
-def _with_settings(program: Program, spec: Spec) -> Program:
-    """The program with the settings from which its conditions are drawn."""
+def _with_settings(program: Program, spec: Spec, others: Sequence[Setting]) -> Program:
+    """The program with the settings from which its conditions are drawn, and with those of `others` that it takes."""
     inputs = (given for name, condition in spec.conditions.items() for given in condition.inputs(name, spec))
     of_conditions = {given.setting.name: given.setting for given in inputs if isinstance(given, DrawnInput)}
+    of_conditions |= {setting.name: setting for setting in others}
     named = {source.setting for source in program.sources.values() if isinstance(source, SettingSource)}
     found = {setting.name: setting for setting in program.settings}
     found |= {name: setting for name, setting in of_conditions.items() if name in named and name not in found}
@@ -94,13 +104,14 @@ def _with_cache(ports: tuple[Port, ...], values: tuple[Value, ...]) -> tuple[Por
 
 def build_networks(mb: ModuleBuilder, spec: Spec) -> dict[str, Network]:
     """Adds every network of the spec to the module."""
-    channels = spec.data.shape[0] if spec.data.shape else 0
-    objective = spec.objective
-    out_channels = objective.out_channels(channels) if isinstance(objective, Objective) else channels
-    networks = {}
+    networks, priors = {}, systems(spec)
     for name, backbone in spec.networks.items():
         assert isinstance(backbone, Backbone)
-        networks[name] = backbone.build(mb, name, spec, out_channels)
+        system = priors[name][1] if name in priors else spec
+        channels = system.data.shape[0] if system.data.shape else 0
+        objective = system.objective
+        out_channels = objective.out_channels(channels) if isinstance(objective, Objective) else channels
+        networks[name] = backbone.build(mb, name, system, out_channels)
         _check_sizes(mb, name, spec)
     return networks
 

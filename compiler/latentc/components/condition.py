@@ -17,6 +17,7 @@ from latentc.components.contract import (
     Role,
 )
 from latentc.components.parts import Part, Problem
+from latentc.components.prior import Prior
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 from latentc.ir.types import TensorType
 from latentc_runtime.sources import Condition as Requested
@@ -81,6 +82,9 @@ class Condition(Part):
     dropout: float = Field(
         0.0, ge=0, lt=1, description="probability of training without it; 0: always given, so no guidance"
     )
+    prior: Prior | None = Field(
+        None, description="a model of the condition, from which programs draw it; null: a request gives it"
+    )
 
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
         """What does not fit if it is the condition called `name`."""
@@ -89,6 +93,8 @@ class Condition(Part):
                 known = ", ".join(spec.data.fields) or "none"
                 message = f"condition `{name}` comes from field `{given.field}`, which the data does not have"
                 yield Problem((), message, f"fields of the data: {known}; name one in `conditioning.{name}.field`")
+        if self.prior is not None:
+            yield from self.prior.problems(name, spec)
 
     @property
     def networks(self) -> tuple[str, ...]:

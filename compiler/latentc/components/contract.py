@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from latentc.components.fields import Field
-from latentc.ir.core import Module, networks_called
+from latentc.ir.core import Function, Module, networks_called
 from latentc.ir.types import Sym, TensorType
 from latentc_runtime.sources import Condition, Input, Setting, Source
 
@@ -34,6 +34,7 @@ Role = Literal[
 
 Capability = Literal[
     "denoise",
+    "denoise_stages",
     "next_token",
     "masked_tokens",
     "masked_features",
@@ -48,6 +49,7 @@ Capability = Literal[
 ]
 CAPABILITIES: dict[Capability, str] = {
     "denoise": "predicts noise, data or a velocity from a noisy sample and its time",
+    "denoise_stages": "predicts velocities at several resolutions",
     "next_token": "predicts each token from those before it",
     "masked_tokens": "predicts masked tokens from the others",
     "masked_features": "encodes a partly hidden sample as features of each token",
@@ -65,6 +67,9 @@ CAPABILITIES: dict[Capability, str] = {
 denoise       `forward` (state, time, conditions) -> output; a second time, if any, is the span over which a velocity is
               averaged, 0 unless given; perhaps `train_forward`, the same in training, with noise that losses draw as
               uniform numbers behind the conditions, and features [B, T, C] that losses may read behind the output
+denoise_stages
+              `stage_0`, `stage_1`, … (state, time, conditions, and `side` f32[B], the patches along a side) -> output,
+              each at twice the resolution of the one before; the last is called `forward`
 next_token    `forward` (tokens as state, conditions) -> logits; `prefill` (conditions) -> logits, caches;
               `decode` (token, position, caches) -> logits, caches
 masked_tokens `forward` (tokens as state, of which `null` is the mask; conditions) -> logits
@@ -146,17 +151,29 @@ def _only(ports: tuple[Port, ...], role: Role) -> Port:
 
 
 @dataclass(frozen=True)
+class PriorProgram:
+    """A program that draws a condition, for the programs that need it: its function, and the source of each input."""
+
+    function: Function
+    sources: Mapping[str, Source]
+    settings: tuple[Setting, ...]
+    evaluations: int
+
+
+@dataclass(frozen=True)
 class Network:
     """A network of a spec: its methods by name, and what it can do.
 
     Weights of network `main` live under state-dict prefix `main.` in programs that call it, without prefix in its own
     file. `sizes` are numbers, or one per level, that name maps may use beside the constructor arguments of its class.
+    `drawn`: the program that draws a condition from it, by the condition's name.
     """
 
     name: str
     methods: Mapping[str, Method]
     provides: frozenset[Capability]
     sizes: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
+    drawn: Mapping[str, PriorProgram] = field(default_factory=dict)
 
     @property
     def main_method(self) -> str:

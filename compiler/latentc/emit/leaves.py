@@ -260,5 +260,7 @@ def buffer_value(param: Param, size: Size, helper: Callable[[str], str]) -> str:
         case "rope_2d":
             sizes = [size(args[k]) for k in ("head_dim", "grid")]
             text = call(helper("rope_2d"), sizes, prefix=int(args["prefix"]), base=float(args["base"])).code
-            return f"{text}[{0 if args['part'] == 'cos' else 1}]"
+            # Columns first: the halves of the table change places.
+            swapped = f".roll({size(shape[1]).atom} // 2, 1)" if args.get("first", "row") == "column" else ""
+            return f"{text}[{0 if args['part'] == 'cos' else 1}]{swapped}"
     raise ValueError(f"no torch text for buffer initialiser {param.init.kind}")

@@ -8,6 +8,7 @@ from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np  # PLACE
 import yaml
 from safetensors.numpy import save
 
@@ -103,7 +104,8 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
         files["autoencoder.py"] = decoder.text
         constants |= decoder.constants
     if constants:
-        files["constants.safetensors"] = save(constants)
+        # `save` writes the memory of an array as it lies there.
+        files["constants.safetensors"] = save({name: np.ascontiguousarray(a) for name, a in constants.items()})
         files["constants.py"] = template("project/constants.py")
     files |= {name: template(f"project/{name}") for name in _COPIED}
     files |= {f"{name}.py": shared_source(f"latentc_runtime.{name}") for name in SHARED}

@@ -102,18 +102,20 @@ def rope_2d(
     prefix: int,
     base: float,
     part: str,
+    first: str = "row",
 ) -> Array:
     """2-D rotary table (LlamaGen): [prefix + grid*grid, head_dim / 2], cos or sin by `part`.
 
-    The first half of the pairs rotates with the row, the second with the column. The `prefix` leading (class) tokens
-    have cos = sin = 0 as published, so their queries and keys are zero.
+    The first half of the pairs rotates with `first`, row or column, the second with the other. The `prefix` leading
+    (class) tokens have cos = sin = 0 as published, so their queries and keys are zero.
     """
     half = head_dim // 2
     freqs = 1.0 / base ** (np.arange(0, half, 2, dtype=np.float64)[: half // 2] / half)
     angle = np.arange(grid)[:, None] * freqs
     rows = np.broadcast_to(angle[:, None], (grid, grid, half // 2))
     columns = np.broadcast_to(angle[None], (grid, grid, half // 2))
-    full = np.concatenate([rows, columns], axis=-1).reshape(grid * grid, half)
+    halves = [rows, columns] if first == "row" else [columns, rows]
+    full = np.concatenate(halves, axis=-1).reshape(grid * grid, half)
     table = np.cos(full) if part == "cos" else np.sin(full)
     return np.concatenate([np.zeros((prefix, half)), table]).reshape(shape)
 

@@ -17,6 +17,7 @@ from latentc.components.contract import CAPABILITIES, Capability, Need
 from latentc.components.dataset import Data
 from latentc.components.objective import Objective
 from latentc.components.parts import Part
+from latentc.components.prior import systems
 from latentc.components.sampler import Sampler
 from latentc.diagnostics import Diagnostic, DiagnosticError, Label, nearest
 from latentc.spec.engine_rules import ENGINE_RULES
@@ -161,8 +162,15 @@ def checkpoints_are_known(spec: Spec) -> Iterator[Problem]:
 
 def components_fit(spec: Spec) -> Iterator[Problem]:
     """The mismatches that components report themselves."""
+    priors = systems(spec)
+    of_conditions = dict(priors.values())
     for path, part in _parts(spec, ()):
-        for found in part.problems(spec):
+        seen = spec
+        if path[:1] == ("networks",) and path[1] in priors:
+            seen = priors[path[1]][1]
+        elif path[:1] == ("conditioning",) and path[2:3] == ("prior",):
+            seen = of_conditions[str(path[1])]
+        for found in part.problems(seen):
             yield Problem("E0305", (*path, *found.path), found.message, help=found.help)
 
 
@@ -296,7 +304,7 @@ def copies_are_of_networks(spec: Spec) -> Iterator[Problem]:
 def optimizers_of_networks(spec: Spec) -> Iterator[Problem]:
     """Only networks that are trained have optimisers."""
     named = spec.objective.trained(spec) if isinstance(spec.objective, Objective) else ("main",)
-    trained = [name for name in named if name in spec.networks]
+    trained = [name for name in (*named, *systems(spec)) if name in spec.networks]
     for name in spec.train.optimizers:
         if name not in trained:
             close = nearest(name, trained)

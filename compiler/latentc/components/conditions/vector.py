@@ -22,8 +22,9 @@ class Vector(ArrayCondition):
     """A vector per sample, embedded by a linear layer: features of another model, augmentation parameters, a score."""
 
     kind: Literal["vector"]
-    null_embedding: Literal["zeros", "learned"] = Field(
-        "zeros", description="what stands for none: the vector 0, or a learned one"
+    null_embedding: Literal["zeros", "learned", "learned_input"] = Field(
+        "zeros",
+        description="what stands for none: the vector 0, a learned embedding, or a learned vector before it (RCG)",
     )
     bias: bool = Field(True, description="of the linear layer")
     weights: Init = Field(
@@ -36,7 +37,7 @@ class Vector(ArrayCondition):
     @property
     def learned(self) -> bool:
         """Whether networks have a learned vector for the absent condition."""
-        return self.nullable and self.null_embedding == "learned"
+        return self.nullable and self.null_embedding != "zeros"
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
         given = (Port(f"{name}_given", f32(B), "condition"),) if self.learned else ()
@@ -51,5 +52,7 @@ class Vector(ArrayCondition):
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
     ) -> Var:
         x, *given = operands
+        if given and self.null_embedding == "learned_input":
+            x, given = or_learned(b, f"{prefix}.null", x, *given), []
         embedded = dense(b, prefix, x, width, self.bias, self.weights, out=name)
         return or_learned(b, f"{prefix}.null", embedded, *given) if given else embedded

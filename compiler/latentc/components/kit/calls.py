@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from latentc.components.condition import Condition, DrawnInput, GivenInput
-from latentc.components.contract import Draw, Method, Network, Role
+from latentc.components.contract import Draw, Method, Network, PriorProgram, Role
 from latentc.ir.builder import Builder, Var, f32
+from latentc.ir.core import Value
 from latentc.ir.types import B
-from latentc_runtime.sources import ConditionSource, SettingSource, Source
+from latentc_runtime.sources import ConditionSource, RandomSource, SettingSource, Source
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -51,11 +52,16 @@ class Conditions:
     def inputs(self, b: Builder, by_field: bool = False) -> dict[str, Var]:
         """Adds the inputs that data or a request supplies to a function, and returns them by name.
 
-        A loss takes them `by_field`: under the name of the data field.
+        A loss takes them `by_field`: under the name of the data field. In a program, a condition with a prior has the
+        random inputs and settings of its prior's program instead.
         """
         found: dict[str, Var] = {}
         made: dict[str, Var] = {}
         for name, condition in self.items():
+            if condition.prior is not None and not by_field:
+                for key, (value, _) in self._prior_inputs(name, condition).items():
+                    found[key] = b.input(key, value.type)
+                continue
             for given in condition.inputs(name, self.spec):
                 stored = by_field and isinstance(given, GivenInput)
                 key = given.field if stored and isinstance(given, GivenInput) else given.name
@@ -65,13 +71,38 @@ class Conditions:
         return found
 
     def operands(self, b: Builder, inputs: Operands) -> dict[str, Var]:
-        """Operands of networks, computed from the inputs."""
-        found: dict[str, Var] = {}
-        for name, condition in self.items():
-            given = tuple(inputs[i.name] for i in condition.inputs(name, self.spec))
-            made = condition.operands(b, name, given, self.networks)
+        """Operands of networks, computed from the inputs. Conditions that are not among these are drawn."""
+        known, found = dict(inputs), dict[str, Var]()
+        # Those with a prior last: their priors may be told the others.
+        for name, condition in sorted(self.items(), key=lambda item: item[1].prior is not None):
+            own = [i.name for i in condition.inputs(name, self.spec)]
+            if condition.prior is not None and own[0] not in known:
+                known[own[0]] = self._drawn(b, name, condition, known)
+            made = condition.operands(b, name, tuple(known[key] for key in own), self.networks)
             found |= {port.name: x for port, x in zip(condition.ports(name, self.spec), made, strict=True)}
         return found
+
+    def _prior_program(self, name: str, condition: Condition) -> PriorProgram:
+        assert condition.prior is not None
+        return self.networks[condition.prior.network].drawn[name]
+
+    def _prior_inputs(self, name: str, condition: Condition) -> dict[str, tuple[Value, Source]]:
+        """{name: (input of the prior's program, its source)} of those inputs that are no conditions."""
+        program = self._prior_program(name, condition)
+        return {
+            f"{name}_{value.name}": (value, _of_prior(name, source))
+            for value in program.function.inputs
+            if not isinstance(source := program.sources[value.name], ConditionSource)
+        }
+
+    def _drawn(self, b: Builder, name: str, condition: Condition, known: Operands) -> Var:
+        """A sample of the prior of a condition: the nodes of its program."""
+        fn = self._prior_program(name, condition).function
+        made = {v: known[v.name] if v.name in known else known[f"{name}_{v.name}"] for v in fn.inputs}
+        for node in fn.nodes:
+            outputs = b.copied(node, [made[v] for v in node.inputs])
+            made |= dict(zip(node.outputs, outputs, strict=True))
+        return made[fn.outputs[0]]
 
     def drawn(self) -> tuple[Draw, ...]:
         """Random inputs that training draws for conditions without data."""
@@ -120,13 +151,25 @@ class Conditions:
 
     def sources(self) -> dict[str, Source]:
         """Sources of a program's inputs."""
-        return {
-            given.name: ConditionSource(given.request, given.part)
-            if isinstance(given, GivenInput)
-            else SettingSource(given.setting.name)
-            for n, c in self.items()
-            for given in c.inputs(n, self.spec)
-        }
+        found: dict[str, Source] = {}
+        for name, condition in self.items():
+            if condition.prior is not None:
+                found |= {key: source for key, (_, source) in self._prior_inputs(name, condition).items()}
+                continue
+            for given in condition.inputs(name, self.spec):
+                data = isinstance(given, GivenInput)
+                found[given.name] = (
+                    ConditionSource(given.request, given.part) if data else SettingSource(given.setting.name)  # type: ignore[union-attr]
+                )
+        return found
+
+
+def _of_prior(name: str, source: Source) -> Source:
+    """The source of an input of a prior's program in a program that contains it: no stream or setting is shared."""
+    if isinstance(source, RandomSource):
+        settings = {key: f"{name}_{setting}" for key, setting in source.settings.items()}
+        return replace(source, stream=f"{name}.{source.stream}", settings=settings)
+    return SettingSource(f"{name}_{source.setting}") if isinstance(source, SettingSource) else source
 
 
 def call(b: Builder, network: Network, method: str, conditions: Operands, out: str = "", **by_role: Any) -> Any:

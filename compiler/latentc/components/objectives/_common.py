@@ -13,13 +13,13 @@ def publish(
     draws: tuple[Draw, ...],
     trained: tuple[str, ...] = ("main",),
 ) -> tuple[Update, ...]:
-    """Entries `loss.terms` (the function of that name: one value per sample) and `loss` (means over the batch)."""
-    terms = mb.functions["loss.terms"]
+    """Entries `loss.terms` (the function finished last: one value per sample) and `loss` (means over the batch)."""
+    terms = mb.functions[next(reversed(mb.functions))]
     b = mb.function("loss")
     operands = [b.input(v.name, v.type) for v in terms.inputs]
-    values = b.call("loss.terms", "", *operands, out=" ".join(names))
+    values = b.call(terms.name, "", *operands, out=" ".join(names))
     values = values if isinstance(values, tuple) else (values,)
     b.output(*(b.mean(v, axes=(0,), keepdims=False, out=n) for v, n in zip(values, names, strict=True)))
     b.finish("The loss to minimise, then what it is made of.")
-    mb.entries |= {"loss.terms": "loss.terms", "loss": "loss"}
+    mb.entries |= {"loss.terms": terms.name, "loss": b.name}
     return (Update("loss", trained, batch, draws, names),)

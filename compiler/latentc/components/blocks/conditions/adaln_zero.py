@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components import Component, OneOf
 from latentc.components.parts import BlockCondition, FeedForward, Mixer, Norm, dense
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
@@ -18,11 +19,15 @@ class AdalnZero(BlockCondition):
     feed_forward_eps: float | None = Field(
         None, gt=0, description="eps of the norm before the feed-forward layer; null: that of `norm`"
     )
+    feed_forward_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
+        None, description="the norm before the feed-forward layer (PixelFlow); null: as `norm`"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adaln_zero"}
 
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
         eps = self.feed_forward_eps
-        second = norm if eps is None else norm.model_copy(update={"eps": eps})
+        second = self.feed_forward_norm if isinstance(self.feed_forward_norm, Norm) else norm
+        second = second if eps is None else second.model_copy(update={"eps": eps})
         return _block(mixer, feed_forward, norm, second, init)
 
 

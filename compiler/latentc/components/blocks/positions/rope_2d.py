@@ -19,6 +19,7 @@ class Rope2d(Positions):
 
     kind: Literal["rope_2d"]
     base: float = Field(10000.0, gt=1, description="ratio of the slowest to the fastest wavelength")
+    first: Literal["row", "column"] = Field("row", description="what the first half turns with (diffusers: column)")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "rope_2d"}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -32,5 +33,6 @@ class Rope2d(Positions):
 
     def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int) -> tuple[Var, ...]:
         table = f32(prefix + grid * grid, head_dim // 2)
-        args = {"head_dim": head_dim, "grid": grid, "prefix": prefix, "base": self.base}
+        args: dict[str, Any] = {"head_dim": head_dim, "grid": grid, "prefix": prefix, "base": self.base}
+        args |= {"first": "column"} if self.first == "column" else {}
         return tuple(b.param(f"freqs_{part}", table, "rope_2d", "buffer", **args, part=part) for part in ("cos", "sin"))
