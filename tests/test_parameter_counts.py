@@ -213,6 +213,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("z16", "main"): 83_819_683,
         },
     ),
+    "flowturbo": (
+        "shiml20/FlowTurbo; its refiner is the predictor's class with one block and twice the channels",
+        {(None, "main"): 675_129_632 - 256 * 1152, (None, "refiner"): 29_414_048},
+    ),
     "vq_f16": ("FoundationVision/LlamaGen", {("f16", "main"): 71_883_403, ("f8", "main"): 70_109_835}),
 }
 

@@ -41,6 +41,7 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
     networks = add_prior_programs(mb, networks, spec)
     programs: list[Program] = []
     if isinstance(spec.sampler, Sampler):
+        networks = _prepared(mb, networks, spec.sampler, spec)
         samplers = [spec.sampler.with_steps(n) for n in steps] or [spec.sampler]
         built = [program for sampler in samplers for program in sampler.programs(mb, networks, spec)]
         drawn = [prior for network in networks.values() for prior in network.drawn.values()]
@@ -58,6 +59,14 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
     conditions = {r.name: r for name, part in asked.items() for r in part.requests(name, spec)}
     conditions |= {c.name: c for program in programs for c in program.conditions}
     return Lowered(module, networks, updates, tuple(programs), tuple(conditions.values()))
+
+
+def _prepared(mb: ModuleBuilder, networks: dict[str, Network], sampler: Sampler, spec: Spec) -> dict[str, Network]:
+    """The networks with the methods that the sampler asks for. DiagnosticError E0305."""
+    try:
+        return dict(sampler.prepare(mb, networks, spec))
+    except ValueError as error:
+        raise DiagnosticError(Diagnostic("E0305", str(error), spec.span("sampler"))) from None
 
 
 def _with_settings(program: Program, spec: Spec, others: Sequence[Setting]) -> Program:

@@ -6,6 +6,7 @@ Heavy packages are imported by the functions that need them, so that `check` doe
 """
 
 from latentc.api._common import Backend, Source
+from latentc.api.classifying import classify
 from latentc.api.compiling import calibrate, compile, fused
 from latentc.api.evaluating import evaluate
 from latentc.api.exchange import export_diffusers, import_checkpoint
@@ -36,6 +37,7 @@ __all__ = [
     "calibrate",
     "check",
     "class_names",
+    "classify",
     "compile",
     "convert_weights",
     "deploy_triton",

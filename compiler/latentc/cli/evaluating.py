@@ -1,4 +1,4 @@
-"""The verb that judges samples."""
+"""The verbs that judge samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from latentc import api
-from latentc.cli._shared import Device, Json, Seed, Workers, a_number, advancing, bar_for, echo, pairs
+from latentc.cli._shared import Bundle, Device, Json, Seed, Workers, a_number, advancing, bar_for, echo, pairs
 
 
 def evaluate(
@@ -85,3 +85,48 @@ def evaluate(
     echo(found.data() if as_json else found.text(), end="")
     if not as_json and output is not None:
         echo(f"{output}: report.html metrics.json")
+
+
+def classify(
+    bundle: Bundle,
+    samples: Annotated[
+        Path, typer.Argument(metavar="SAMPLES", help="An .npy, or an .npz with x and perhaps the labels y.")
+    ],
+    rounds: Annotated[
+        str, typer.Option("--rounds", metavar="RUNS:KEEP,…", help="Runs of the program, then classes that remain.")
+    ] = "1",
+    classes: Annotated[
+        str | None, typer.Option("--class", metavar="CLASSES", help='Candidates: 0-9,"a name",17. Default: all.')
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="An .npz for labels, errors and runs.")
+    ] = None,
+    seed: Seed = 0,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, metavar="N", help="Batch size.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Classify samples by how well a bundle's model denoises them under each class, or by its exact likelihood."""
+    with bar_for("classifying") as bar:
+        found, truth = api.classify(
+            bundle,
+            samples,
+            rounds,
+            seed,
+            classes=classes,
+            batch=batch,
+            device=device,
+            output=output,
+            progress=advancing(bar),
+        )
+    right = None if truth is None else float((found.labels == truth).mean())
+    if as_json:
+        data = {"labels": found.labels.tolist(), "accuracy": right, "evaluations": found.evaluations}
+        echo(data)
+        return
+    for i, label in enumerate(found.labels.tolist()[:20]):
+        echo(f"sample {i}: class {label}")
+    if len(found.labels) > 20:
+        echo(f"… {len(found.labels) - 20} more" + ("" if output is None else f" in {output}"))
+    if right is not None:
+        echo(f"accuracy {right:.4f} of {len(found.labels)} samples, {found.evaluations} evaluations of the network")

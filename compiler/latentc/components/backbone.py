@@ -86,8 +86,11 @@ class Backbone(Part):
         return not (self.pretrained is not None if self.frozen is None else self.frozen)
 
     def provides(self, spec: Spec) -> frozenset[Capability]:
-        """Its capabilities."""
-        return self.PROVIDES
+        """Its capabilities. A denoiser that is told a condition of its caller's refines instead."""
+        carried = any(condition.CARRIED for condition in self.told(spec).values())
+        if not carried or "denoise" not in self.PROVIDES:
+            return self.PROVIDES
+        return self.PROVIDES - {"denoise"} | {"refine"}
 
     def outputs(self, spec: Spec) -> tuple[str, ...]:
         """Names of the outputs that a `Need` may ask for, in order; none if it has only the one of its capability."""

@@ -77,6 +77,8 @@ class Condition(Part):
 
     ROLE: ClassVar[Role] = "condition"
     FORMS: ClassVar[tuple[Form, ...]]
+    CARRIED: ClassVar[bool] = False
+    """Whether losses and sampling programs compute it, so that neither data nor requests give it."""
 
     field: str | None = Field(None, description="field of the data it comes from; null: the one of its own name")
     dropout: float = Field(

@@ -35,6 +35,7 @@ Role = Literal[
 Capability = Literal[
     "denoise",
     "denoise_stages",
+    "refine",
     "next_token",
     "masked_tokens",
     "masked_features",
@@ -50,6 +51,7 @@ Capability = Literal[
 CAPABILITIES: dict[Capability, str] = {
     "denoise": "predicts noise, data or a velocity from a noisy sample and its time",
     "denoise_stages": "predicts velocities at several resolutions",
+    "refine": "corrects a prediction that it is told, from a noisy sample and its time",
     "next_token": "predicts each token from those before it",
     "masked_tokens": "predicts masked tokens from the others",
     "masked_features": "encodes a partly hidden sample as features of each token",
@@ -70,6 +72,7 @@ denoise       `forward` (state, time, conditions) -> output; a second time, if a
 denoise_stages
               `stage_0`, `stage_1`, … (state, time, conditions, and `side` f32[B], the patches along a side) -> output,
               each at twice the resolution of the one before; the last is called `forward`
+refine        the same, told a condition that its caller computes (`Condition.CARRIED`)
 next_token    `forward` (tokens as state, conditions) -> logits; `prefill` (conditions) -> logits, caches;
               `decode` (token, position, caches) -> logits, caches
 masked_tokens `forward` (tokens as state, of which `null` is the mask; conditions) -> logits

@@ -21,6 +21,13 @@ class Sampler(Part):
         """The networks it calls, and what they must be able to do."""
         return ()
 
+    def prepare(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Mapping[str, Network]:
+        """The networks with the methods that its programs call besides those they are built with.
+
+        ValueError: a network cannot have one of them.
+        """
+        return networks
+
     @abstractmethod
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample` (named `sample.STEPS`), which calls the networks under their names (`main`)."""

@@ -92,7 +92,8 @@ class Builder(Appending):
         array = np.asarray(value)
         if dtype is None:
             dtype = {"f": "f32", "i": "i64", "u": "i64", "b": "bool"}[array.dtype.kind]
-        array = array.astype({"f": np.float64, "i": np.int64, "u": np.int64, "b": np.bool_}[array.dtype.kind])
+        kept = {"f": np.float64, "i": np.int64, "u": np.int64, "b": np.bool_}[array.dtype.kind]
+        array = array.astype(kept, order="C")  # writers of weights files take the bytes as they lie
         key = (dtype, array.shape, array.tobytes()) if array.size <= 16 else None
         if key is not None and key in self._constants:
             return self._constants[key]

@@ -145,12 +145,13 @@ def tune(
 def _own_sampler(spec: Spec) -> ArraySampler:
     """The spec's sampler. DiagnosticError E0708 if its steps cannot be searched."""
     if isinstance(spec.sampler, ArraySampler) and parameterization_of(spec.objective) is not None:
-        refused = [(path, term) for path, term in spec.sampler.terms() if term.OF_SCORE]
+        refused = [(path, f"guidance by `{term.kind}`") for path, term in spec.sampler.terms() if term.OF_SCORE]
+        refused += [] if spec.sampler.annealing is None else [(("annealing",), "condition annealing")]
         if not refused:
             return spec.sampler
-        path, term = refused[0]
-        message = f"tuning does not support guidance by `{term.kind}`"
-        raise DiagnosticError(Diagnostic("E0708", message, spec.span("sampler", *path), help="remove this guidance"))
+        path, what = refused[0]
+        message = f"tuning does not support {what}"
+        raise DiagnosticError(Diagnostic("E0708", message, spec.span("sampler", *path), help="remove it"))
     message = f"the spec `{spec.name}` has no sampler that denoises in steps"
     mend = "tuning is for samplers that denoise step by step, of diffusion and flow; tokens are drawn one by one"
     raise DiagnosticError(Diagnostic("E0708", message, spec.span("sampler"), help=mend))

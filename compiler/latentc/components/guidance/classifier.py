@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Need, Network
-from latentc.components.guidance.guidance import Array, GuidanceTerm
+from latentc.components.guidance.guidance import Array, GuidanceTerm, Scheduled
 from latentc.components.parts import Fraction, Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class ClassifierGuidance(GuidanceTerm):
+class ClassifierGuidance(Scheduled, GuidanceTerm):
     """score + scale * gradient by x of log p(class | x, t) (Dhariwal and Nichol 2021, arXiv:2105.05233).
 
     The classifier is a network trained on samples of the same process, told the same time.
@@ -61,7 +60,7 @@ class ClassifierGuidance(GuidanceTerm):
 
     def weights(self, progress: Sequence[float]) -> Array:
         low, high = self.interval
-        return np.array([float(low <= p <= high) for p in progress])
+        return self.grown(progress) * [low <= p <= high for p in progress]
 
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> ClassGradient:
         """The gradient; adds the log-probability of a class by the classifier to the module."""

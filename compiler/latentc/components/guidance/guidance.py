@@ -47,20 +47,28 @@ class Guidance(Closed):
         return low <= progress <= high
 
 
-class ScheduledGuidance(Guidance):
-    """Guidance that may grow from none (scale 1) to `scale` on the way from noise (0) to data (1)."""
+class Scheduled(Closed):
+    """Strength that may grow from none to all on the way from noise (0) to data (1)."""
 
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant",
-        description="how scale - 1 grows with the progress p: not at all, as q, or as (1 - cos(pi q)) / 2, q = p^power",
+        description="how the guidance (scale - 1) grows with the progress p: not at all, as q, or as "
+        "(1 - cos(pi q)) / 2 with q = p^power (power-cosine of MDT and DiffiT)",
     )
     power: float = Field(1.0, gt=0, le=100, description="exponent of the progress in `schedule`")
 
+    def grown(self, progress: Sequence[float]) -> Array:
+        """The fraction of the guidance that applies at each progress."""
+        q = np.clip(np.asarray(progress, np.float64), 0.0, 1.0) ** self.power  # rounding leaves -1e-17 at the noise
+        return {"constant": np.ones_like(q), "linear": q, "cosine": (1 - np.cos(np.pi * q)) / 2}[self.schedule]
+
+
+class ScheduledGuidance(Scheduled, Guidance):
+    """Guidance that may grow from none (scale 1) to `scale` on the way from noise (0) to data (1)."""
+
     def weights(self, progress: Sequence[float]) -> Array:
         """The fraction of scale - 1 that applies at each progress; 0 outside `interval`."""
-        q = np.clip(np.asarray(progress, np.float64), 0.0, 1.0) ** self.power  # rounding leaves -1e-17 at the noise
-        grown = {"constant": np.ones_like(q), "linear": q, "cosine": (1 - np.cos(np.pi * q)) / 2}[self.schedule]
-        return grown * [self.acts(float(p)) for p in progress]
+        return self.grown(progress) * [self.acts(float(p)) for p in progress]
 
 
 def scale_at(b: Builder, scale: Var, weight: Var) -> Var:
@@ -75,18 +83,30 @@ class Slope(Protocol):
         """scale [B] times the direction at the network's input x [B, ...] and time [B]."""
 
 
+class Degrade(Protocol):
+    """What makes a worse state of the one that the better prediction p is made at."""
+
+    METHOD: ClassVar[str]
+    """The network's method that makes p; outputs behind the first are `shown`."""
+
+    def __call__(self, b: Builder, x: Var, data: Var, shown: Sequence[Var]) -> Var:
+        """The worse state: x [B, C, ...] is the network's input, `data` the part of it that p says is data."""
+
+
 @dataclass(frozen=True)
 class Contrast:
     """Guidance from a worse prediction q toward a better one p: adds (scale - 1) (p - q) to the prediction.
 
     p is by the network that samples; q by `network`, or the same if None. Conditions `absent` are left out of both,
-    `without` (None: all that training drops) of q as well. `channels`: guides only the first so many.
+    `without` (None: all that training drops) of q as well. `channels`: guides only the first so many. With `degrade` q
+    is at another state.
     """
 
     network: Network | None = None
     without: tuple[str, ...] | None = None
     absent: tuple[str, ...] = ()
     channels: int | None = None
+    degrade: Degrade | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +133,7 @@ class GuidanceTerm(Part):
     SETTING: ClassVar[str] = "guidance"
     INPUT: ClassVar[str] = "scale"
     OF_SCORE: ClassVar[bool] = False
-    """Whether it changes the score instead of the prediction, so that no evaluation of a network alone shows it."""
+    """Whether it changes the score or evaluates at another state, so that no evaluation at one state shows it."""
 
     scale: float
     name: str | None = Field(
@@ -132,6 +152,10 @@ class GuidanceTerm(Part):
     def reads(self) -> tuple[str, ...]:
         """Conditions that it reads although no network may be told them."""
         return ()
+
+    def prepared(self, mb: ModuleBuilder, network: Network) -> Network:
+        """The sampled network with the methods that this term calls. ValueError: it cannot have them."""
+        return network
 
     @abstractmethod
     def weights(self, progress: Sequence[float]) -> Array:

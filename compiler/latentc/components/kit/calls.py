@@ -24,7 +24,8 @@ Operands = Mapping[str, Var]
 class Conditions:
     """The conditions of a spec, as a loss or a program of it reads, drops and leaves them out.
 
-    `names`: those that matter here; by default all that a network is told.
+    `names`: those that matter here; by default all that a network is told. Conditions that the loss or the program
+    computes itself (`CARRIED`) are not among them.
     """
 
     spec: Spec
@@ -41,7 +42,8 @@ class Conditions:
                 return name in self.names
             return any(port.name in taken for port in condition.ports(name, self.spec))
 
-        return [(name, condition) for name, condition in self.spec.conditions.items() if matters(name, condition)]
+        every = self.spec.conditions.items()
+        return [(name, condition) for name, condition in every if not condition.CARRIED and matters(name, condition)]
 
     @property
     def fields(self) -> tuple[str, ...]:

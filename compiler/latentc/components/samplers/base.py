@@ -13,12 +13,14 @@ from pydantic import Field, model_validator
 from latentc.components import Component, OneOf, find, load
 from latentc.components.condition import DrawnInput
 from latentc.components.contract import Need, Network, Program
+from latentc.components.guidance.annealing import ConditionAnnealing
 from latentc.components.guidance.guidance import Guidance, GuidanceTerm, Guide
 from latentc.components.kit import Conditions
 from latentc.components.objective import Objective
-from latentc.components.parts import Part, Problem
+from latentc.components.parts import Part, Problem, under
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.sampler import Sampler
+from latentc.components.samplers.classification import PROGRAM, Classification
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.program import Early, sample_program
 from latentc.components.samplers.spacings.spacing import Interval, Spacing
@@ -55,6 +57,13 @@ class ArraySampler(Sampler):
     guidance: Annotated[
         GuidanceTerm | tuple[GuidanceTerm, ...] | None, OneOf("guidance", default="classifier_free", many=True)
     ] = Field(None, description="a term of guidance (classifier-free by default) or a list of them; null: none")
+    annealing: ConditionAnnealing | None = Field(
+        None, description="noise on the conditions in the first steps, for more varied samples (CADS); null: none"
+    )
+
+    classify: Classification | None = Field(
+        None, description="compiles a program `classify` too, for `latentc classify`; null: none"
+    )
 
     def model_post_init(self, context: Any) -> None:
         """Take the number of steps from a spacing that says it."""
@@ -100,6 +109,14 @@ class ArraySampler(Sampler):
         """The sampler with its one term of guidance restricted to part of the way from noise (0) to data (1)."""
         assert isinstance(self.guidance, GuidanceTerm)
         return self.model_copy(update={"guidance": self.guidance.model_copy(update={"interval": interval})})
+
+    def prepare(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Mapping[str, Network]:
+        main = view = networks["main"]
+        if self.annealing is not None:
+            view = self.annealing.of(self.annealing.prepared(mb, main, spec), spec).network
+        for _, term in self.terms():
+            view = term.prepared(mb, view)
+        return {**networks, "main": replace(view, methods={**view.methods, "forward": main.methods["forward"]})}
 
     def guides(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> list[Guide]:
         """The terms of guidance as a program has them; may add functions to the module."""
@@ -187,6 +204,10 @@ class ArraySampler(Sampler):
                 self.table(target)
             except ValueError as error:
                 yield Problem(("steps" if self.timesteps is None else "timesteps",), str(error))
+        if self.classify is not None:
+            yield from under("classify", problems=self.classify.problems(spec))
+        if self.annealing is not None:
+            yield from under("annealing", problems=self.annealing.problems(spec))
         settings, told = self.settings(), _settings_of_conditions(spec)
         for (path, _), name in zip(self.terms(), settings, strict=True):
             if settings.count(name) > 1:
@@ -212,8 +233,19 @@ class ArraySampler(Sampler):
 
         conditions = self.conditions(spec, networks)
         guides = self.guides(mb, networks)
-        table, entry = self.table(target), f"sample.{self.steps}"
-        return sample_program(mb, networks["main"], conditions, table, guides=guides, early=early, entry=entry)
+        annealing = None if self.annealing is None else self.annealing.of(networks["main"], spec)
+        more: dict[str, Any] = {"guides": guides, "early": early, "annealing": annealing}
+        return sample_program(
+            mb, networks["main"], conditions, self.table(target), **more, entry=f"sample.{self.steps}"
+        )
+
+    def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
+        sampled = self.build(mb, networks, spec)
+        target = parameterization_of(spec.objective)
+        if self.classify is None or target is None or f"{PROGRAM}.{self.classify.trials}" in mb.entries:
+            return (sampled,)
+        conditions = Conditions(spec, networks)
+        return sampled, self.classify.program(mb, networks["main"], conditions, target, spec)
 
     def conditions(self, spec: Spec, networks: Mapping[str, Network]) -> Conditions:
         """What a request is asked for: the conditions that networks are told, and those that only guidance reads."""

@@ -10,6 +10,7 @@ import numpy as np
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.prediction import Point, Prediction, conversion, functional
 from latentc.components.processes.process import Process
+from latentc.components.samplers.table import DATA_PART
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,10 +99,25 @@ def evaluation(
     scale = process.scale(times)
     if np.any(scale != 1.0):
         columns["c_in_2" if second else "c_in"] = scale
-    guide = scale * of_score(process.point(times), target)
+    point = process.point(times)
+    guide = scale * of_score(point, target)
     if np.all(np.isfinite(guide)):
         columns["e_guide" if second else "d_guide"] = guide
+    z_x, z_output = data_part(point, predicts)
+    columns |= dict(zip(DATA_PART[second], (z_x, scale * z_output), strict=True))
     return columns
+
+
+def data_part(point: Point, predicts: Prediction) -> tuple[Array, Array]:
+    """(a, b) with alpha * x0 = a * x + b * output: the part of the state x that is data, by a prediction."""
+    alpha, sigma = np.asarray(point.alpha, np.float64), np.asarray(point.sigma, np.float64)
+    u, w = (np.broadcast_to(np.asarray(v, np.float64), alpha.shape) for v in functional(predicts, point))
+    determinant = alpha * w - sigma * u
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # A prediction of the noise says nothing about x0 where alpha is 0, but alpha * x0 is 0 there all the same.
+        share = np.where(determinant == 0.0, 1.0 / w, alpha / determinant)
+        share_of_noise = np.where(sigma == 0.0, 0.0, sigma * share)
+        return np.nan_to_num(share * w, nan=1.0), np.nan_to_num(-share_of_noise)
 
 
 def of_score(point: Point, target: Prediction) -> Array:

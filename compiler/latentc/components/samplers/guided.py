@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from latentc.components.contract import Network
 from latentc.components.guidance.guidance import Contrast, Guide, scale_at
 from latentc.components.kit import Operands, call, guided_call
-from latentc.components.sums import Coefficient
+from latentc.components.samplers.table import DATA_PART
+from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, Var
+from latentc.ir.var import as_tuple
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,21 @@ class Request:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The network that evaluates, and the terms of guidance that apply."""
+    """The network that evaluates, the terms of guidance that apply, and whether its conditions are annealed."""
 
     network: Network
     guides: tuple[Guide, ...] = ()
+    annealed: bool = False
 
     @property
     def contrasts(self) -> list[tuple[Guide, Contrast]]:
         """The terms that change the prediction."""
         return [(guide, guide.how) for guide in self.guides if isinstance(guide.how, Contrast)]
+
+    @property
+    def degrades(self) -> bool:
+        """Whether a term evaluates at another state."""
+        return any(contrast.degrade is not None for _, contrast in self.contrasts)
 
     @property
     def slopes(self) -> list[Guide]:
@@ -69,7 +77,7 @@ def prediction(
     told, contrasts = request.operands, how.contrasts
     if not contrasts:
         return call(b, how.network, "forward", told, state=x, time=time, out="output")  # type: ignore[no-any-return]
-    if len(contrasts) == 1 and contrasts[0][1].network is None and not contrasts[0][1].absent:
+    if len(contrasts) == 1 and _is_plain(contrasts[0][1]):
         ((guide, contrast),) = contrasts
         weight, scale = row.get(weight_column(guide, which), 1.0), request.scales[guide.input]
         scale = scale if isinstance(weight, float) else scale_at(b, scale, weight)
@@ -78,27 +86,45 @@ def prediction(
         channels = None if first == output_channels(how.network) else first
         return guided_call(b, how.network, "forward", told, null, scale, channels, state=x, time=time)  # type: ignore[no-any-return]
 
-    known: dict[tuple[str, frozenset[str]], Var] = {}
+    known: dict[tuple[str, frozenset[str]], tuple[Var, ...]] = {}
+    asked = [(_left_out(c, request.nullable)[0], c.degrade.METHOD) for _, c in contrasts if c.degrade is not None]
+    shown = {absent: method for absent, method in asked if method != "forward"}
 
-    def predicted(network: Network, absent: frozenset[str]) -> Var:
-        key = (network.name, absent)
+    def predicted(network: Network, absent: frozenset[str], state: Var = x, mark: str = "") -> tuple[Var, ...]:
+        """The prediction, then what else its method returns."""
+        key = (network.name + mark, absent)
         if key not in known:
             operands = request.null(b, told, tuple(sorted(absent))) if absent else told
-            name = "_".join(["output", *(["by", network.name] * (network is not how.network))])
+            name = "_".join(["output", *(["by", network.name] * (network is not how.network)), *[mark] * bool(mark)])
             name += "".join(f"_without_{condition}" for condition in sorted(absent))
-            known[key] = call(b, network, "forward", operands, state=x, time=time, out=name)
+            method = "forward" if mark or network is not how.network else shown.get(absent, "forward")
+            others = [port.name for port in network.methods[method].outputs[1:]]
+            made = call(b, network, method, operands, state=state, time=time, out=" ".join([name, *others]))
+            known[key] = as_tuple(made)
         return known[key]
 
-    output, channels = predicted(how.network, frozenset()), state_channels(how.network)
+    output, channels = predicted(how.network, frozenset())[0], state_channels(how.network)
     guided = _first(b, output, channels)
     for guide, contrast in contrasts:
         absent, without = _left_out(contrast, request.nullable)
-        better, worse = predicted(how.network, absent), predicted(contrast.network or how.network, without)
+        better, *seen = predicted(how.network, absent)
+        if contrast.degrade is None:
+            worse = predicted(contrast.network or how.network, without)[0]
+        else:
+            z_x, z_output = (row[name] for name in DATA_PART[which])
+            data = weighted_sum(b, "data", (z_x, x), (z_output, _first(b, better, channels)))
+            state = contrast.degrade(b, x, data, seen)
+            worse = predicted(how.network, absent, state, guide.input.removesuffix("_scale"))[0]
         gain, weight = request.scales[guide.input] - 1.0, row.get(weight_column(guide, which), 1.0)
         gain = gain if isinstance(weight, float) else b.mul(gain, weight, out="gain")
         gain = b.reshape(gain, shape=(gain.shape[0], *(1,) * (x.type.rank - 1)), out="gain")
         guided = _extrapolated(b, guided, better, worse, gain, contrast.channels or channels)
     return _with_rest(b, guided, output)
+
+
+def _is_plain(contrast: Contrast) -> bool:
+    """Whether it is classifier-free guidance by the network that samples, which is one `guided` call."""
+    return contrast.network is None and not contrast.absent and contrast.degrade is None
 
 
 def state_channels(network: Network) -> int:

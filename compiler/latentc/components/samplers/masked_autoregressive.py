@@ -71,6 +71,10 @@ class MaskedAutoregressive(Sampler):
         if self.diffusion.guidance is not None:
             message = "the sampler guides the diffusion, with one scale for all of its steps"
             yield Problem(("diffusion", "guidance"), message, "leave it out, and set `sampler.guidance`")
+        for name in ("annealing", "classify"):
+            if getattr(self.diffusion, name) is not None:
+                message = f"`{name}` is of a sampler of whole arrays, and this one denoises tokens"
+                yield Problem(("diffusion", name), message, "leave it out")
         if self.guidance is not None:
             yield from under("guidance", problems=guidance_problems(self.guidance, spec))
             if self.guidance.channels is not None:

@@ -7,15 +7,16 @@ tables of the loop, so that loops of other steps have the same body.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 
 import numpy as np
 
 from latentc.components.contract import Network, Program
+from latentc.components.guidance.annealing import Annealing, Part
 from latentc.components.guidance.guidance import Contrast, Guide
-from latentc.components.kit import Conditions
+from latentc.components.kit import Conditions, Operands
 from latentc.components.samplers.guided import (
     Evaluation,
     Request,
@@ -42,10 +43,11 @@ def sample_program(
     *,
     guides: Sequence[Guide] = (),
     early: Early | None = None,
+    annealing: Annealing | None = None,
     entry: str = "sample",
 ) -> Program:
-    """Adds entry `entry`: x f32[B, C, ...] of normals, the conditions, a scale f32[B] for each of `guides`, and noise
-    f32[N, B, C, ...] for the table's N stochastic steps, if any -> x f32[B, C, ...].
+    """Adds entry `entry`: x f32[B, C, ...] of normals, the conditions, a scale f32[B] for each of `guides`, noise
+    f32[N, B, C, ...] for the table's N stochastic steps, if any, and the noise of `annealing` -> x f32[B, C, ...].
 
     Consecutive steps whose evaluations have the same network and the same terms of guidance are one loop.
 
@@ -56,14 +58,18 @@ def sample_program(
     data = network.methods["forward"].input("state").type
     b = module.function(entry)
     x = b.input("x", data)
-    request = _request(b, conditions, x, guides)
+    request = _request(b, conditions, x, guides, annealing)
     total = stochastic_rows(table)
     noise = b.input("noise", f32(total, *data.shape)) if total else None
-    b.output(denoise(b, entry, table, network, request, x, noise, guides, early))
+    drawn = {} if annealing is None else annealing_rows(table, annealing)
+    types = {} if annealing is None else {p.noise(k): p.type for p in annealing.parts for k in (0, 1)}
+    kicks = {name: b.input(name, f32(rows, *types[name].shape)) for name, rows in drawn.items()}
+    b.output(denoise(b, entry, table, network, request, x, noise, guides, early, annealing, kicks))
     module.entries[entry] = b.finish(doc=f"{table.solver}, {table.steps} steps")
     sources = {"x": RandomSource("normal", "x"), **_sources(conditions, guides)}
     if total:
         sources["noise"] = RandomSource("normal", "step", total)
+    sources |= {name: RandomSource("normal", name, rows) for name, rows in drawn.items()}
     settings = tuple(Setting(guide.setting, guide.default) for guide in guides)
     return Program(entry, table.solver, table.steps, table.all_progress.size, sources, settings)
 
@@ -78,6 +84,8 @@ def denoise(
     noise: Var | None,
     guides: Sequence[Guide] = (),
     early: Early | None = None,
+    annealing: Annealing | None = None,
+    kicks: Mapping[str, Var] | None = None,
 ) -> Var:
     """Runs a table over `network` in a function, or in the body of a loop: x [rows, C, ...] of normals -> samples.
 
@@ -85,19 +93,44 @@ def denoise(
     solver. For the others see `sample_program`.
     """
     total, taken = stochastic_rows(table), 0
+    rest = dict(kicks or {})  # the noise of annealing that no step has taken yet
+    at = partial(_evaluation_at, network, guides, early, annealing)
     if table.prior != 1.0:
         x = b.mul(x, table.prior, out="x")
     for part in table.parts():
         state = _first_state(b, part, x)
-        for first, last, evaluations in _segments(part, partial(_evaluation_at, network, guides, early)):
+        for first, last, evaluations in _segments(part, at):
             rows = part.split(first, last)
             z = None
             if part.stochastic and noise is not None:
                 z = noise if rows.rows == total else b.slice(noise, axis=0, start=taken, stop=taken + rows.rows)
                 taken += rows.rows
-            state = _loop(b, f"{name}.{part.solver}", rows, evaluations, request, state, z)
+            kick = {}
+            for p, which in _annealed(evaluations, annealing):
+                key, left = p.noise(which), rest[p.noise(which)]
+                count = int(left.shape[0])
+                kick[key] = left if count == rows.rows else b.slice(left, axis=0, start=0, stop=rows.rows, out=key)
+                if count > rows.rows:
+                    rest[key] = b.slice(left, axis=0, start=rows.rows, stop=count, out=key)
+            state = _loop(b, f"{name}.{part.solver}", rows, evaluations, request, state, z, annealing, kick)
         x = state[0]
     return x
+
+
+def annealing_rows(table: Table, annealing: Annealing) -> dict[str, int]:
+    """{input with noise: its rows, the evaluations whose conditions get it}, over all parts of a table."""
+    found: dict[str, int] = {}
+    for which in (0, 1):
+        progress = [p for part in table.parts() for p in part.progress[:, which : which + 1].ravel()]
+        count = sum(annealing.how.acts(float(p)) for p in progress)
+        found |= {p.noise(which): count for p in annealing.parts if count}
+    return found
+
+
+def _annealed(evaluations: Sequence[Evaluation], annealing: Annealing | None) -> list[tuple[Part, int]]:
+    """The conditions that get noise in a step, and in which of its evaluations."""
+    parts = () if annealing is None else annealing.parts
+    return [(part, which) for which, one in enumerate(evaluations) if one.annealed for part in parts]
 
 
 def stochastic_rows(table: Table) -> int:
@@ -120,13 +153,18 @@ def evaluation(
     return _sources(conditions, guides)
 
 
-def _request(b: Builder, conditions: Conditions, x: Var, guides: Sequence[Guide]) -> Request:
+def _request(
+    b: Builder, conditions: Conditions, x: Var, guides: Sequence[Guide], annealing: Annealing | None = None
+) -> Request:
     """Adds the inputs of a request to a program."""
     operands = conditions.operands(b, conditions.inputs(b))
+    null: Callable[[Builder, Operands, tuple[str, ...]], Operands] = conditions.null
+    if annealing is not None:
+        operands, null = annealing.with_embeddings(b, conditions, operands), annealing.null(conditions)
     like = next(iter(operands.values())) if operands else b.full(x, shape=(), value=0.0, dtype="f32", out="batch")
     nullable = tuple(name for name, condition in conditions.items() if condition.nullable)
     scales = {guide.input: b.input(guide.input, f32(B)) for guide in guides}
-    return Request(operands, conditions.null, nullable, like, scales)
+    return Request(operands, null, nullable, like, scales)
 
 
 def _sources(conditions: Conditions, guides: Sequence[Guide]) -> dict[str, Source]:
@@ -137,7 +175,7 @@ def _check(network: Network, conditions: Conditions, table: Table, guides: Seque
     channels = state_channels(network)
     nullable = any(condition.nullable for _, condition in conditions.items())
     for contrast in (guide.how for guide in guides if isinstance(guide.how, Contrast)):
-        if contrast.network is None and not nullable:
+        if contrast.network is None and contrast.degrade is None and not nullable:
             raise ValueError(f"guidance needs a condition that may be left out, and network {network.name} has none")
         if contrast.channels is not None and contrast.channels > channels:
             raise ValueError(f"{contrast.channels} guided channels of data that has {channels}")
@@ -147,15 +185,21 @@ def _check(network: Network, conditions: Conditions, table: Table, guides: Seque
         )
 
 
-def _evaluation_at(network: Network, guides: Sequence[Guide], early: Early | None, progress: float) -> Evaluation:
-    chosen = (early(progress) if early is not None else None) or network
-    return Evaluation(chosen, tuple(guide for guide in guides if guide.acts(progress)))
+def _evaluation_at(
+    network: Network, guides: Sequence[Guide], early: Early | None, annealing: Annealing | None, progress: float
+) -> Evaluation:
+    acting = tuple(guide for guide in guides if guide.acts(progress))
+    if early is not None and (other := early(progress)) is not None:
+        return Evaluation(other, acting)
+    if annealing is None:
+        return Evaluation(network, acting)
+    return Evaluation(annealing.network, acting, annealing.how.acts(progress))
 
 
 def _segments(table: Table, at: Callable[[float], Evaluation]) -> list[tuple[int, int, tuple[Evaluation, ...]]]:
     """Runs of rows (first, last + 1) whose evaluations are alike, and what each of a row's evaluations is."""
     every = [tuple(at(float(progress)) for progress in row) for row in table.progress]
-    keys = [tuple((one.network.name, tuple(g.input for g in one.guides)) for one in row) for row in every]
+    keys = [tuple((one.network.name, tuple(g.input for g in one.guides), one.annealed) for one in row) for row in every]
     runs = [list(run) for _, run in groupby(range(table.rows), key=keys.__getitem__)]
     return [(run[0], run[-1] + 1, every[run[0]]) for run in runs]
 
@@ -168,14 +212,18 @@ def _first_state(b: Builder, table: Table, x: Var) -> tuple[Var, ...]:
     return (x, *[x] * table.body.corrects, *[zeros] * table.history)
 
 
-def _columns(table: Table, evaluations: Sequence[Evaluation]) -> dict[str, np.ndarray]:
-    """The coefficients of a loop: those of the step body, and the weights of guidance."""
+def _columns(table: Table, evaluations: Sequence[Evaluation], annealing: Annealing | None) -> dict[str, np.ndarray]:
+    """The coefficients of a loop: those of the step body, of guidance and of annealing."""
     columns = dict(table.coefficients)
     for which, one in enumerate(evaluations):
         if one.slopes:
             columns |= {name: column for name, column in table.guides.items() if name[0] == "de"[which]}
+        if one.degrades:
+            columns |= table.data_part(which)
         progress = [float(p) for p in table.progress[:, which]]
         columns |= {weight_column(guide, which): guide.weights(progress) for guide in one.guides}
+        if annealing is not None and one.annealed:
+            columns |= annealing.columns(progress, which)
     return columns
 
 
@@ -187,9 +235,11 @@ def _loop(
     request: Request,
     state: tuple[Var, ...],
     noise: Var | None,
+    annealing: Annealing | None,
+    kick: Mapping[str, Var],
 ) -> tuple[Var, ...]:
-    """One loop over the rows of a table."""
-    coefficients = _columns(table, evaluations)
+    """One loop over the rows of a table; `kick` is the noise of its annealing by name."""
+    coefficients = _columns(table, evaluations, annealing)
     constants = {name: value for name, column in coefficients.items() if (value := _constant(column)) is not None}
     varying = [name for name in coefficients if name not in constants]
     columns = [b.constant(coefficients[name], out=_coefficient_name(name)) for name in varying]
@@ -200,19 +250,21 @@ def _loop(
         inner: Builder, i: Var, kept: tuple[Var, ...], carried: tuple[Var, ...], rows: tuple[Var, ...]
     ) -> tuple[Sequence[Var], Sequence[Var]]:
         values: dict[str, Coefficient] = {**constants, **dict(zip(varying, rows, strict=False))}
+        others = rows[len(varying) :]
+        kicks = dict(zip(kick, others[len(others) - len(kick) :], strict=True))
         operands = dict(zip(request.operands, kept, strict=False))
         scales = dict(zip(used, kept[len(kept) - len(used) :], strict=True))
         asked = Request(operands, request.null, request.nullable, kept[0], scales)
-        row = _Row(inner, evaluations, asked, values)
+        row = _Row(inner, evaluations, asked, values, annealing, kicks)
         slope = row.slope if any(one.slopes for one in evaluations) else None
-        z = rows[-1] if noise is not None else None
+        z = others[0] if noise is not None else None
         step = Step(values, carried, z, row.evaluate, state_channels(evaluations[0].network), table.clip, slope)
         return table.advance(inner, step), ()
 
-    tables = columns if noise is None else [*columns, noise]
+    tables = [*columns, *([] if noise is None else [noise]), *kick.values()]
     # One body has one text, wherever its state comes from: then the host drives one engine.
     names = ["x", *["last"] * table.body.corrects, *["h"] * table.history]
-    names += [*map(_coefficient_name, varying), *["noise"] * (noise is not None)]
+    names += [*map(_coefficient_name, varying), *["noise"] * (noise is not None), *kick]
     return b.loop(name, table.rows, body, invariants=invariants, carried=state, tables=tables, names=names)
 
 
@@ -234,11 +286,16 @@ class _Row:
     evaluations: tuple[Evaluation, ...]
     request: Request
     coefficients: Mapping[str, Coefficient]
+    annealing: Annealing | None
+    kicks: Mapping[str, Var]
 
     def evaluate(self, x: Var, which: int) -> Var:
         """The prediction at x [B, C, ...] in evaluation `which` of the step."""
-        one = self.evaluations[which]
-        return prediction(self.b, one, self.request, self.coefficients, *self._network_inputs(x, which), which)
+        one, request = self.evaluations[which], self.request
+        if self.annealing is not None and one.annealed:
+            told = self.annealing.applied(self.b, request.operands, self.coefficients, self.kicks, which)
+            request = replace(request, operands=told)
+        return prediction(self.b, one, request, self.coefficients, *self._network_inputs(x, which), which)
 
     def slope(self, x: Var, which: int) -> Var:
         """What guidance adds to the score at x [B, C, ...] in evaluation `which` of the step."""

@@ -20,6 +20,7 @@ Array = NDArray[np.float64]
 Row = Mapping[str, Coefficient]
 NOT_COEFFICIENTS = ("progress", "progress_2")
 GUIDES = ("d_guide", "e_guide")
+DATA_PART = (("z_x", "z_output"), ("z_x_2", "z_output_2"))
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ class Table:
     and e_output. `progress` (and `progress_2`) is how far from noise (0) to data (1) an evaluation is; no coefficient.
     A coefficient's column has the name of what it multiplies: x, the estimates d and e, earlier estimates h1 (the step
     before), h2 …, the step's standard normal noise z (`noise`; the table is then `stochastic`),
-    what guidance adds to the score (`d_guide`, `e_guide`). Each body documents what it does with its columns.
+    what guidance adds to the score (`d_guide`, `e_guide`). The part alpha * x0 of the network's input is
+    ``z = z_x * input + z_output * output`` (z_x_2, z_output_2). Each body documents what it does with its columns.
     """
 
     solver: str
@@ -157,12 +159,17 @@ class Table:
     @property
     def coefficients(self) -> dict[str, Array]:
         """The columns that the body reads without guidance of the score."""
-        return {name: c for name, c in self.columns.items() if name not in (*NOT_COEFFICIENTS, *GUIDES)}
+        others = (*NOT_COEFFICIENTS, *GUIDES, *DATA_PART[0], *DATA_PART[1])
+        return {name: c for name, c in self.columns.items() if name not in others}
 
     @property
     def guides(self) -> dict[str, Array]:
         """The columns by which what guidance adds to the score enters the estimates."""
         return {name: column for name, column in self.columns.items() if name in GUIDES}
+
+    def data_part(self, which: int) -> dict[str, Array]:
+        """The columns by which evaluation `which` of a step gives the part of its input that is data."""
+        return {name: self.columns[name] for name in DATA_PART[which]}
 
     def parts(self) -> tuple[Table, ...]:
         """This table and the tails after it, in order."""

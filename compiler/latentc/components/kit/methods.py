@@ -1,0 +1,218 @@
+"""Methods added to a network by rewriting its `forward`: one that shows attention, two that split off an embedding.
+
+So techniques of sampling work with every network that has attention, or that embeds a label, without its knowing them.
+Symbols: B batch, T tokens, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from latentc.components.contract import Method, Network, Port
+from latentc.ir.blocks import Item
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.core import Function, Node, Value, live
+from latentc.ir.rewriter import Rewriter
+from latentc.ir.types import Sym
+from latentc.ir.var import as_tuple
+
+
+def added_method(mb: ModuleBuilder, network: Network, name: str, method: Method) -> Network:
+    """The network with one more method, an entry of the module."""
+    mb.entries[f"{network.name}.{name}"] = method.function
+    return replace(network, methods={**network.methods, name: method})
+
+
+# ---- attention maps
+
+ATTENTION = "forward_attention"
+
+
+def with_attention(mb: ModuleBuilder, network: Network, block: str | None) -> Network:
+    """The network with a method `forward_attention`: as `forward`, and how much attention each token gets, f32[B, T].
+
+    That is the sum over the queries and the mean over the heads of the probabilities of the attention in `block`
+    (`blocks.5`, `mid_0`), or in the middle of all if None; not of cross-attention. ValueError: there is none.
+    """
+    forward = network.methods["forward"]
+    found = [path for path, node in _attentions(mb, forward.function) if _is_self_attention(node)]
+    if not found:
+        raise ValueError(f"network `{network.name}` has no self-attention whose map could be shown")
+    names = [".".join(path) for path in found]
+    if block is None:
+        chosen = found[len(found) // 2]
+    else:
+        fitting = [p for p, name in zip(found, names, strict=True) if name == block or name.startswith(f"{block}.")]
+        if not fitting:
+            raise ValueError(f"network `{network.name}` has no attention in `{block}`: it has {', '.join(names)}")
+        chosen = fitting[0]
+    function = _shown(mb, forward.function, chosen)
+    shown = Port("attention", mb.functions[function].outputs[-1].type, "output")
+    return added_method(mb, network, ATTENTION, Method(function, forward.inputs, (*forward.outputs, shown)))
+
+
+def _attentions(mb: ModuleBuilder, function: str, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Node]]:
+    """The attention nodes of a function and what it calls, with the names of the calls that lead there."""
+    for node in mb.functions[function].nodes:
+        if node.op == "attention":
+            yield path, node
+        elif node.op == "call":
+            yield from _attentions(mb, node.attrs["fn"], (*path, node.attrs["name"]))
+
+
+def _is_self_attention(node: Node) -> bool:
+    """As many keys as queries, of whole samples (windows are more rows than the batch has)."""
+    q, k = (value.type for value in node.inputs[:2])
+    batch = q.shape[0]
+    return int(q.shape[2]) == int(k.shape[2]) and isinstance(batch, Sym) and batch.factor == 1  # type: ignore[arg-type]
+
+
+def _shown(mb: ModuleBuilder, function: str, path: tuple[str, ...]) -> str:
+    """A copy of a function that also returns the attention at the end of `path`."""
+
+    def returned(b: Builder, node: Node, operands: list[Var]) -> tuple[tuple[Var, ...], Var] | None:
+        if not path and node.op == "attention":
+            return b.append(node), _received(b, operands[0], operands[1], node.attrs["scale"])
+        if path and node.op == "call" and node.attrs["name"] == path[0]:
+            name = str(node.attrs["name"])
+            if "count" in node.attrs:
+                base, _, index = name.rpartition(".")
+                name = Item(base, int(index), node.attrs["count"])
+            inner = _shown(mb, node.attrs["fn"], path[1:])
+            out = " ".join([*(o.name for o in node.outputs), "attention"])
+            *outs, shown = as_tuple(b.call(inner, name, *operands, args=node.attrs["args"], out=out))
+            return tuple(outs), shown
+        return None
+
+    fn = mb.functions[function]
+    doc = "As forward; and the attention that each token gets."
+    b = _Method(mb, fn, ATTENTION, doc)
+    shown = None
+    for node in fn.nodes:
+        operands = [b.env[v] for v in node.inputs]
+        made = returned(b, node, operands) if shown is None else None
+        if made is not None:
+            outs, shown = made
+        else:
+            outs = b.keep(node, operands)
+        b.env.update(zip(node.outputs, outs, strict=True))
+    assert shown is not None
+    b.output([b.env[v] for v in fn.outputs], shown)
+    return b.finish(doc)
+
+
+class _Method(Rewriter):
+    """Builds another method of the class that a function is a method of."""
+
+    def __init__(self, mb: ModuleBuilder, fn: Function, method: str, doc: str) -> None:
+        assert fn.origin is not None  # networks and their blocks are classes
+        name = mb.unique(f"{fn.origin.cls}.{method}")
+        super().__init__(mb, fn.with_(name=name, origin=replace(fn.origin, method=method), doc=doc))
+        self.env = self.own_values()
+
+
+def _received(b: Builder, q: Var, k: Var, scale: float | None) -> Var:
+    """f32[B, T]: the attention that each key of k [B, H_kv, T, d] gets from the queries q [B, H, T, d]."""
+    batch, heads, tokens, size = q.shape
+    if int(k.shape[1]) != int(heads):
+        group = int(heads) // int(k.shape[1])
+        k = b.reshape(k, shape=(batch, k.shape[1], 1, tokens, size))
+        k = b.broadcast_to(k, q, shape=(batch, k.shape[1], group, tokens, size))
+        k = b.reshape(k, shape=(batch, heads, tokens, size), out="k")
+    factor = float(size) ** -0.5 if scale is None else scale
+    scores = b.matmul(b.mul(q, factor, out="q"), b.transpose(k, perm=(0, 1, 3, 2)), out="scores")
+    p = b.softmax(scores, axis=-1, out="p")
+    return b.sum(b.mean(p, axes=(1,), keepdims=False), axes=(1,), keepdims=False, out="attention")  # type: ignore[no-any-return]
+
+
+# ---- embeddings
+
+
+def embed(operand: str) -> str:
+    """The method that embeds an operand."""
+    return f"embed_{operand}"
+
+
+def embedded(operand: str) -> str:
+    """The method that is told the embedding in place of an operand."""
+    return f"forward_embedded_{operand}"
+
+
+def embedding(operand: str) -> str:
+    """The port that takes the embedding."""
+    return f"{operand}_embedding"
+
+
+def with_embedding(mb: ModuleBuilder, network: Network, view: Network, operand: str) -> tuple[Network, Network]:
+    """The network with methods that embed an operand, and that are told its embedding in its place.
+
+    The embedding f32[B, ...] is what `forward` computes from that operand and weights alone. `view` is the network with
+    the method in place of `forward` that is split; the second result is that of the new one. ValueError: the embedding
+    is not one array of numbers per sample.
+    """
+    forward = view.methods["forward"]
+    fn = mb.functions[forward.function]
+    at = [port.name for port in forward.inputs].index(operand)
+    source = fn.inputs[at]
+    own = _alone(fn, source)
+    used = [v for node in fn.nodes if node.outputs[0] not in own for v in node.inputs if v in own]
+    frontier = list(dict.fromkeys([*used, *(v for v in fn.outputs if v in own)]))
+    outside = any(source in node.inputs for node in fn.nodes if not own.intersection(node.outputs))
+    if len(frontier) != 1 or outside or not frontier[0].type.is_float:
+        raise ValueError(f"network `{network.name}` does not embed `{operand}` as one array")
+    (value,) = frontier
+    given = Value(embedding(operand), value.type)
+    inputs = tuple(given if v is source else v for v in fn.inputs)
+    alone = _copied(mb, fn, embed(operand), f"The embedding of {operand}.", (source,), (value,))
+    doc = f"As forward, with the embedding of {operand} in its place."
+    rest = _copied(mb, fn, embedded(operand), doc, inputs, fn.outputs, own, {value: given})
+    type = value.type.with_shape(d if isinstance(d, Sym) else int(d) for d in value.type.shape)  # type: ignore[call-overload]
+    port = Port(given.name, type, "condition")
+    split = Method(alone, (forward.inputs[at],), (Port(given.name, type, "output"),))
+    network = added_method(mb, network, embed(operand), split)
+    ports = tuple(port if p.name == operand else p for p in forward.inputs)
+    network = added_method(mb, network, embedded(operand), Method(rest, ports, forward.outputs))
+    return network, replace(network, methods={**network.methods, "forward": network.methods[embedded(operand)]})
+
+
+def _alone(fn: Function, source: Value) -> frozenset[Value]:
+    """What depends on `source` and weights alone."""
+    fixed, own = {p.value for p in fn.params}, set[Value]()
+    for node in fn.nodes:
+        if all(v in fixed for v in node.inputs):
+            fixed.update(node.outputs)
+        elif all(v in fixed or v in own or v is source for v in node.inputs):
+            own.update(node.outputs)
+    return frozenset(own)
+
+
+def _copied(
+    mb: ModuleBuilder,
+    fn: Function,
+    method: str,
+    doc: str,
+    inputs: tuple[Value, ...],
+    outputs: tuple[Value, ...],
+    without: frozenset[Value] = frozenset(),
+    given: Mapping[Value, Value] | None = None,
+) -> str:
+    """A method with the nodes of `fn` that its outputs depend on, but those that compute `without`."""
+    assert fn.origin is not None
+    swap = given or {}
+    nodes = [node for node in fn.nodes if not without.intersection(node.outputs)]
+    kept = [replace(node, inputs=tuple(swap.get(v, v) for v in node.inputs)) for node in nodes]
+    name = mb.unique(f"{fn.origin.cls}.{method}")
+    made = fn.with_(
+        name=name,
+        inputs=inputs,
+        nodes=live(kept, outputs),
+        outputs=outputs,
+        origin=replace(fn.origin, method=method),
+        doc=doc,
+    )
+    mb.functions[name] = made.without_unused_params()
+    return name
+
+
+__all__ = ["ATTENTION", "added_method", "embed", "embedded", "embedding", "with_attention", "with_embedding"]

@@ -1,0 +1,133 @@
+"""Classes of samples by the programs of a bundle that say how well a sample fits a class.
+
+Symbols: n samples, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from latentc_runtime.errors import BundleError
+from latentc_runtime.manifest import ProgramEntry
+from latentc_runtime.pipeline import Pipeline
+from latentc_runtime.request import check_request
+
+# Programs that classify, with the sign that makes their first output an error.
+PROGRAMS = {"classify": 1.0, "log_likelihood": -1.0}
+CHUNK = 4096  # pairs of a sample and a class whose arrays are held at once
+
+
+@dataclass(frozen=True)
+class Round:
+    """`runs` of the program for each class that is left, after which the `keep` best remain (null: all)."""
+
+    runs: int = 1
+    keep: int | None = None
+
+
+@dataclass(frozen=True)
+class Classified:
+    """labels i64[n]; errors f64[n, K], the mean over all runs of each class; runs i64[n, K], how many those were.
+
+    A class that was dropped has the error at which it was. `evaluations` of the network, over all samples.
+    """
+
+    labels: NDArray[np.int64]
+    errors: NDArray[np.float64]
+    runs: NDArray[np.int64]
+    evaluations: int
+
+
+def classify(
+    pipe: Pipeline,
+    samples: ArrayLike,
+    rounds: Sequence[Round] = (Round(),),
+    seed: int = 0,
+    classes: Sequence[int] | None = None,
+    conditions: dict[str, Any] | None = None,
+    batch: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Classified:
+    """The class under which each of `samples` [n, ...] fits best, in rounds that drop unlikely classes.
+
+    All classes of sample i get the same noise in a run, from a seed that follows from `seed` + i and the run's number.
+    `classes`: the candidates, all by default. `conditions`: the others of the program, the same for all samples. A flow
+    has one run without noise: its exact likelihood. Raises BundleError E0607 to E0609.
+    """
+    entry, name, sign = _program(pipe)
+    given = np.asarray(samples, np.float32)
+    label = next((c for c in pipe.manifest.conditions_of(entry) if c.form == "label"), None)
+    state = next(c for c in pipe.manifest.conditions_of(entry) if c.form == "array" and c.name in ("x", "tokens"))
+    if label is None or not label.classes:
+        raise BundleError("E0608", f"program `{name}` is not told a class", "classify with a class-conditional model")
+    if given.shape[1:] != tuple(state.shape):
+        message = f"samples have the shape {list(given.shape[1:])}, not {list(state.shape)}"
+        raise BundleError("E0608", message, f"give an array [n, {', '.join(map(str, state.shape))}]")
+    candidates = np.arange(label.classes) if classes is None else np.asarray(classes, np.int64)
+    if name != "classify":
+        rounds = (Round(),)
+    for one in rounds:
+        if one.runs < 1 or (one.keep is not None and one.keep < 1):
+            raise BundleError("E0608", f"a round of {one.runs} runs that keeps {one.keep} classes", "give 1 or more")
+    count = len(given)
+    alive = np.zeros((count, label.classes), bool)
+    alive[:, candidates] = True
+    totals, runs = np.zeros((count, label.classes)), np.zeros((count, label.classes), np.int64)
+    left = _work(count, len(candidates), rounds)
+    done, number = 0, 0
+    for one in rounds:
+        for _ in range(one.runs):
+            rows, columns = np.nonzero(alive)
+            for start in range(0, len(rows), CHUNK):
+                i, k = rows[start : start + CHUNK], columns[start : start + CHUNK]
+                # The run's number is in the upper half, so that runs of neighbouring samples do not share noise.
+                seeds = (np.uint64(seed) + i.astype(np.uint64)) ^ (np.uint64(number) << np.uint64(40))
+                told = {**(conditions or {}), state.name: given[i], label.name: k}
+                request = check_request(pipe.manifest, entry, None, seeds, told, most=max(len(i), 1))
+                made = next(iter(pipe.run(request, batch).values()))
+                np.add.at(totals, (i, k), sign * made)
+                np.add.at(runs, (i, k), 1)
+                done += len(i)
+                if progress is not None:
+                    progress(done, left)
+            number += 1
+        if one.keep is not None:
+            alive &= _best(np.where(alive, totals / np.maximum(runs, 1), np.inf), one.keep)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        errors = np.where(runs > 0, totals / runs, np.inf)
+    labels = np.where(alive, errors, np.inf).argmin(axis=1).astype(np.int64)
+    return Classified(labels, errors, runs, int(runs.sum()) * entry.steps)
+
+
+def _program(pipe: Pipeline) -> tuple[ProgramEntry, str, float]:
+    held = {entry.name for entry in pipe.manifest.programs}
+    for name, sign in PROGRAMS.items():
+        if name in held:
+            return pipe.program(name), name, sign
+    mend = "compile one with `latentc compile SPEC --set sampler.classify={}`, or use a normalising flow"
+    raise BundleError("E0609", "this bundle has no program that classifies", mend)
+
+
+def _best(errors: NDArray[np.float64], keep: int) -> NDArray[np.bool_]:
+    """True for the `keep` least errors of each sample."""
+    order = np.argsort(errors, axis=1, kind="stable")
+    best = np.zeros(errors.shape, bool)
+    np.put_along_axis(best, order[:, :keep], True, axis=1)
+    return best
+
+
+def _work(count: int, classes: int, rounds: Sequence[Round]) -> int:
+    """How many pairs of a sample and a class are run in all."""
+    total = 0
+    for one in rounds:
+        total += count * classes * one.runs
+        classes = classes if one.keep is None else min(classes, one.keep)
+    return total
+
+
+__all__ = ["Classified", "Round", "classify"]

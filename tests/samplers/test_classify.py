@@ -1,0 +1,158 @@
+"""The diffusion classifier: its program against the errors in numpy, rounds that share noise, exact likelihoods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import NormalDist
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from bundles import tiny_bundle
+
+from latentc import api
+from latentc.api.classifying import rounds_from_text
+from latentc.checkpoint import network_params
+from latentc.cli import run
+from latentc.components.samplers.base import parameterization_of
+from latentc.diagnostics import DiagnosticError
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.spec import load_spec
+from latentc_runtime.classify import Round, classify
+from latentc_runtime.sources import Condition
+
+RNG = np.random.default_rng(11)
+TINY = ("backbone.width=16", "backbone.depth=1", "backbone.block.mixer.heads=2", "sampler.steps=2")
+PROCESSES = {
+    "discrete": (),
+    "flow": ("objective={kind: flow}", "sampler.kind=euler", "sampler.spacing=null"),
+    "edm": (
+        "objective={kind: diffusion, process: {kind: edm}, predicts: preconditioned}",
+        *("sampler.kind=heun", "sampler.spacing=null"),
+    ),
+}
+
+
+@pytest.mark.parametrize("error", ["noise", "prediction"])
+@pytest.mark.parametrize("process", PROCESSES)
+def test_the_program_is_the_mean_error_of_its_trials(process: str, error: str) -> None:
+    classifying = f"sampler.classify={{trials: 4, error: {error}}}"
+    lowered = lower(load_spec("digits_dit", None, [*TINY, *PROCESSES[process], classifying]))
+    program = lowered.program("classify", 4)
+    params = network_params(lowered, lowered.networks["main"])
+    weights = {f"main.{n}": 0.3 * RNG.standard_normal([int(d) for d in p.type.shape]) for n, p in params.items()}
+    oracle = Interpreter(lowered.module, weights)
+    x, y, noise = RNG.standard_normal((3, 1, 8, 8)), np.array([1, 5, 9]), RNG.standard_normal((4, 3, 1, 8, 8))
+    given = {"x": x, "y": y, "noise": noise}
+    names = [value.name for value in lowered.module.entry(program.entry).inputs]
+    (found,) = oracle.run(program.entry, *(given[name] for name in names))
+    forward = lowered.networks["main"].methods["forward"].function
+    spec = load_spec("digits_dit", None, [*TINY, *PROCESSES[process]])
+    target = parameterization_of(spec.objective)
+    assert target is not None
+    wanted = np.zeros(3)
+    for k, z in enumerate(noise):
+        part = (k + 0.5) / 4
+        if process == "discrete":
+            t = int(part * 1000)
+            alpha, sigma = (float(v) for v in (target.process.point(t).alpha, target.process.point(t).sigma))
+            scale, told, truth, noisiness = 1.0, t, alpha * z - sigma * x, alpha
+        elif process == "flow":
+            alpha, sigma = part, 1 - part
+            scale, told, truth, noisiness = 1.0, part, x - z, part
+        else:
+            sigma = float(np.exp(-1.2 + 1.2 * NormalDist().inv_cdf(part)))
+            half = target.process.sigma_data
+            alpha, scale, told = 1.0, 1 / np.sqrt(sigma**2 + half**2), np.log(sigma) / 4
+            c_skip, c_out = half**2 / (sigma**2 + half**2), sigma * half / np.sqrt(sigma**2 + half**2)
+            truth, noisiness = (x - c_skip * (x + sigma * z)) / c_out, c_out / sigma
+        x_t = alpha * x + sigma * z
+        out = oracle.run(forward, scale * x_t, np.full(3, float(told)), y, prefix="main")[0]
+        factor = noisiness**2 if error == "noise" else 1.0
+        wanted += factor * np.mean((out - truth) ** 2, axis=(1, 2, 3)) / 4
+    assert np.allclose(found, wanted, rtol=1e-9)
+
+
+class Fake:
+    """A pipeline whose program's error is the distance of the class from what the sample says, plus shared noise."""
+
+    def __init__(self, name: str = "classify") -> None:
+        self.asked: list[tuple[int, int, int]] = []
+        label = Condition("class", "label", classes=5)
+        state = Condition("x", "array", (2,), "f32")
+        entry = SimpleNamespace(name=name, steps=3, inputs=())
+        self.manifest: Any = SimpleNamespace(
+            programs=[entry], conditions_of=lambda _: (state, label), settings_of=lambda _: (), conditions=(label,)
+        )
+
+    def program(self, name: str) -> Any:
+        return self.manifest.programs[0]
+
+    def run(self, request: Any, batch: int | None) -> dict[str, np.ndarray]:
+        given = request.given
+        seeds, y, x = given.seeds, given.conditions["class"], given.conditions["x"]
+        self.asked += [(int(x[i, 1]), int(y[i]), int(s)) for i, s in enumerate(seeds)]
+        noise = np.random.default_rng(0).permutation(np.unique(seeds).size)[np.unique(seeds, return_inverse=True)[1]]
+        return {"error": (x[:, 0] - y) ** 2 + noise}
+
+
+def test_rounds_drop_classes_and_share_noise() -> None:
+    pipe: Any = Fake()
+    samples = np.array([[2.1, 0], [4.0, 1]])
+    found = classify(pipe, samples, [Round(1, 3), Round(2, 1)])
+    assert found.labels.tolist() == [2, 4]
+    assert found.runs.tolist() == [[1, 3, 3, 3, 1], [1, 1, 3, 3, 3]]
+    assert found.evaluations == 3 * found.runs.sum()
+    by_sample = {i: {} for i in (0, 1)}
+    for i, y, s in pipe.asked:
+        by_sample[i].setdefault(s, []).append(y)
+    assert [sorted(map(len, runs.values())) for runs in by_sample.values()] == [[3, 3, 5], [3, 3, 5]]
+    assert not set(by_sample[0]) & set(by_sample[1])
+
+
+def test_candidates() -> None:
+    pipe: Any = Fake()
+    found = classify(pipe, np.array([[2.1, 0]]), classes=[0, 4])
+    assert found.labels.tolist() == [4] and np.isinf(found.errors[0, [1, 2, 3]]).all()
+
+
+def test_a_flow_classifies_by_its_likelihood() -> None:
+    pipe: Any = Fake("log_likelihood")
+    found = classify(pipe, np.array([[0.0, 0]]), [Round(5, 1)])
+    assert found.labels.tolist() == [4] and found.runs.max() == 1  # the greatest likelihood
+
+
+def test_the_engine_classifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxruntime")
+    bundle = tiny_bundle("digits_dit", tmp_path / "bundle", (*TINY, "sampler.classify={trials: 2}"), max_batch=None)
+    x, y = RNG.standard_normal((3, 1, 8, 8)).astype(np.float32), np.array([1, 2, 3])
+    np.savez(tmp_path / "x.npz", x=x, y=y)
+    found, truth = api.classify(bundle, tmp_path / "x.npz", "1:2,1", output=tmp_path / "out.npz")
+    assert truth is not None and truth.tolist() == [1, 2, 3]
+    errors = api.sample(bundle, [0, 1], program="classify", given={"x": x[0]}, seed=0)
+    assert found.errors[0, 0] == pytest.approx(errors[0], rel=1e-5) or found.runs[0, 0] == 2
+    with np.load(tmp_path / "out.npz") as file:
+        assert file["labels"].tolist() == found.labels.tolist() and file["runs"].sum() == 3 * (10 + 2)
+    assert run(["classify", str(bundle), str(tmp_path / "x.npz")]) == 0
+    assert "of 3 samples, 60 evaluations" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["sampler.classify={}", "conditioning={time: {kind: timestep}}", "sampler.guidance=null"], "no class to find"),
+    ],
+)
+def test_what_is_refused(overrides: list[str], words: str) -> None:
+    with pytest.raises(DiagnosticError) as refused:
+        load_spec("digits_dit", None, [*TINY, *overrides])
+    assert words in str(refused.value.diagnostics[0].message)
+
+
+def test_rounds_that_are_none() -> None:
+    assert rounds_from_text("1:5, 4") == [(1, 5), (4, None)]
+    with pytest.raises(DiagnosticError, match="`a` is no round"):
+        rounds_from_text("1,a")
