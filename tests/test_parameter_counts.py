@@ -54,6 +54,38 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("celeba64-S/4", "main"): 44_292_228,
         },
     ),
+    "dit_moe": (
+        "feizc/DiT-MoE",
+        {
+            ("S/2-8E2A", "main"): 199_209_248,  # paper: 199 M
+            ("B/2-8E2A", "main"): 795_664_928,  # paper: 795 M
+            ("XL/2-8E2A", "main"): 4_167_869_216,
+            ("G/2-16E2A", "main"): 16_503_356_704,  # paper: 16.5 B
+        },
+    ),
+    "diffmoe": (
+        "KwaiVGI/DiffMoE; the activated parameters of L are those of a dense DiT-L and its predictors",
+        {
+            ("S-E16", "main"): 140_167_040,
+            ("B-E16", "main"): 559_025_792,
+            ("L-E8", "main"): 1_175_705_728,  # paper: 1.176 B, of which 458 M are activated
+            ("L-E16", "main"): 1_981_700_320,  # paper: 1.982 B
+            ("EC-L-E16", "main"): 1_968_908_320,
+            ("TC-L-E16", "main"): 1_968_908_320,
+        },
+    ),
+    "dis": (
+        "feizc/DiS: the sizes of its layers, added up",
+        {
+            ("S/2", "main"): 29_132_752,
+            ("B/2", "main"): 121_163_552,
+            ("M/2", "main"): 231_414_560,
+            ("L/2", "main"): 407_249_952,
+            ("H/2", "main"): 906_966_560,  # paper: 901 M
+            ("H/4", "main"): 906_892_928,
+            ("cifar10-S/2", "main"): 28_488_008,  # paper: 28 M
+        },
+    ),
     "edm": (
         "NVlabs/edm; the baselines are its classes with Song et al.'s multipliers",
         {

@@ -48,6 +48,8 @@ GAN = (*DIGITS, *GAN, *under("networks.main", ("width=8", "latent_dim=16")), "ne
 GAN = (*GAN, "networks.discriminator.downsample_levels=1")
 STAGE = (*DIGITS, *under("backbone", ("width=8", "multipliers=[1, 2]", "blocks=1", "groups=4")))
 DIT = (*DIGITS, *under("backbone", (*BLOCKS, "depth=2", "patch=2")))
+WHOLE = "sampler.guidance.channels=null"  # not three of four channels
+EXPERTS = (*DIT, "sampler.steps=3", WHOLE)
 
 SYSTEMS: dict[str, Tiny] = {
     "uvit": Tiny("uvit", UVIT),
@@ -132,6 +134,17 @@ SYSTEMS: dict[str, Tiny] = {
         (
             *(*DIGITS, *under("backbone", (*BLOCKS, "depth=1", "patch=2", "stages=2")), "objective.stages=2"),
             *("sampler.steps=2", "sampler.guidance.weights=null"),
+        ),
+    ),
+    "diffmoe": Tiny("diffmoe", (*EXPERTS, *under("backbone.interleaved", ("experts=3", "ratio=1")))),
+    "diffmoe-expert_choice": Tiny(
+        "diffmoe", (*EXPERTS, *under("backbone.interleaved", ("experts=3", "ratio=1", "shared=1"))), "EC-L-E16"
+    ),
+    "dis": Tiny(
+        "dis",
+        (
+            *(*DIGITS, *under("backbone", ("width=16", "half=1", "mixer.state=3", "mixer.expand=1"))),
+            *("conditioning.time.frequencies=16", "sampler.steps=3", WHOLE),
         ),
     ),
     "guidance_distillation": Tiny("dit_guidance_distillation", (*DIT, "objective.channels=null", "sampler.steps=4")),

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from parallel import Run
 from sharded import check_shards, load_shards, save_shards, spread
-from storage import load_tensors, misfit, remove_whole, save_tensors, write_whole
+from storage import inherited, load_tensors, misfit, remove_whole, save_tensors, write_whole
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 States = dict[str, dict[str, Tensor]]
@@ -43,12 +44,15 @@ def save_weights(states: States, path: Path) -> None:
     write_whole(path, partial(save_tensors, joined(states)))
 
 
-def load_weights(network: nn.Module, name: str, path: Path) -> None:
-    """Loads a network from a file that holds it alone, or under its name. SystemExit if it does not fit."""
+def load_weights(network: nn.Module, name: str, path: Path, fresh: Sequence[str] = ()) -> None:
+    """Loads a network from a file that holds it alone, or under its name. SystemExit if it does not fit.
+
+    Weights whose names match a pattern in `fresh` stay as they were initialised.
+    """
     if not path.is_file():
         raise SystemExit(f"roles.{name}.pretrained: there is no file {path}")
     try:
-        tensors = of_network(load_tensors(path), name)
+        tensors = inherited(of_network(load_tensors(path), name), network, fresh)
     except ValueError as error:
         raise SystemExit(f"roles.{name}.pretrained: {error}") from None
     if why := misfit(tensors, network):

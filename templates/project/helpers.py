@@ -82,6 +82,74 @@ def routed_experts(x: Tensor, gates: Tensor, w1: Tensor, w3: Tensor, w2: Tensor)
     return out.view_as(x)
 
 
+def routed_mlps(x: Tensor, gates: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """Sum of gate * expert for x [..., D] and gates [..., E]; an expert runs only on tokens with a gate.
+
+    Expert e is w2[e] gelu(w1[e] x + b1[e]) + b2[e].
+    """
+    tokens, gates = x.flatten(0, -2), gates.flatten(0, -2)
+    out = torch.zeros_like(tokens)
+    for e in range(len(w1)):
+        rows = gates[:, e].nonzero().squeeze(1)
+        h = F.gelu(F.linear(tokens[rows], w1[e], b1[e]), approximate="tanh")
+        out.index_add_(0, rows, (gates[rows, e, None] * F.linear(h, w2[e], b2[e])).type_as(out))
+    return out.view_as(x)
+
+
+def pool_choice(
+    scores: Tensor, chances: Tensor, threshold: Tensor, training: bool, capacity: float, momentum: float
+) -> Tensor:
+    """Gates [..., E] of experts that choose among all tokens of the batch: the scores of the chosen, else 0.
+
+    In training an expert takes capacity / E of the tokens, and its `threshold` [E] follows the least chance
+    of as many tokens. Otherwise it takes as many as have a chance above its threshold.
+    """
+    flat, likely = scores.flatten(0, -2), chances.flatten(0, -2)
+    tokens, experts = flat.shape
+    if training:
+        counts = max(1, int(tokens / experts * capacity))
+        with torch.no_grad():
+            least = likely.topk(counts, dim=0).values[-1].to(threshold.dtype)
+            if torch.distributed.is_initialized():
+                torch.distributed.all_reduce(least)
+                least /= torch.distributed.get_world_size()
+            threshold.lerp_(least, 1 - momentum)
+    else:
+        counts = (likely > threshold).sum(0)
+    ordered, order = flat.sort(dim=0, descending=True, stable=True)
+    taken = torch.arange(tokens, device=flat.device)[:, None] < counts
+    return torch.zeros_like(flat).scatter(0, order, ordered * taken).view_as(scores)
+
+
+def selective_scan(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """The scan of a state space model: y [B, L, E] of x and delta [B, L, E], a [E, N], b and c [B, L, N].
+
+    From token to token the state h [E, N] becomes exp(delta a) h + delta b x, and y is c h. Chunks of about
+    sqrt(L) tokens go side by side; then the states at their ends follow one after another.
+    """
+    length, dtype = x.shape[1], x.dtype
+    x, delta, a, b, c = (v.float() if v.dtype.itemsize < 4 else v for v in (x, delta, a, b, c))
+    steps = math.isqrt(length - 1) + 1
+    chunks = math.ceil(length / steps)
+
+    def columns(v: Tensor) -> tuple[Tensor, ...]:
+        return F.pad(v, (0, 0, 0, chunks * steps - length)).unflatten(1, (chunks, steps)).unbind(2)
+
+    found, state, passed = [], 0.0, 1.0
+    for step, drive, inward in zip(columns(delta), columns(delta * x), columns(b), strict=True):
+        decay = torch.exp(step[..., None] * a)  # [B, chunks, E, N]
+        state = decay * state + drive[..., None] * inward[..., None, :]
+        passed = decay * passed
+        found.append((state, passed))
+    before = [torch.zeros_like(state[:, 0])]
+    for k in range(chunks - 1):
+        before.append(passed[:, k] * before[-1] + state[:, k])
+    start = torch.stack(before, dim=1)
+    states = (own + reach * start for own, reach in found)
+    outs = [h @ outward[..., None] for h, outward in zip(states, columns(c), strict=True)]
+    return torch.cat(outs, dim=-1).transpose(2, 3).flatten(1, 2)[:, :length].to(dtype)
+
+
 class AuxiliaryLoss(torch.autograd.Function):
     """The identity on x that also minimises a scalar loss: the gradient of the loss is always 1."""
 

@@ -5,8 +5,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -98,6 +99,16 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             if name not in tensors or digest(tensors[name]) != sums.get(name):
                 raise ValueError(f"{path} is damaged: the checksum of {name} does not match")
     return tensors
+
+
+def inherited(tensors: dict[str, Tensor], network: nn.Module, fresh: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors, but those of the network itself where a name matches one of the patterns `fresh`."""
+
+    def starts_anew(name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in fresh)
+
+    kept = {name: tensor for name, tensor in tensors.items() if not starts_anew(name)}
+    return kept | {name: tensor for name, tensor in network.state_dict().items() if starts_anew(name)}
 
 
 def misfit(tensors: dict[str, Tensor], network: nn.Module) -> str | None:

@@ -40,7 +40,7 @@ from optimizers import make_optimizer
 from parallel import Run, averaged, reshard, shard, wrap
 from rounds import Round, rate, round_of, start_round
 from sample import SAMPLED, declared, draw, preview_given, program_of, save, titles_of, with_first_stage
-from storage import sweep, write_whole
+from storage import inherited, sweep, write_whole
 
 
 def settings_of(network: str, train: dict[str, Any]) -> dict[str, Any]:
@@ -52,11 +52,12 @@ def start(networks: dict[str, nn.Module], roles: dict[str, Any], resumed: bool) 
     """Gives networks the weights they start from: a file's, or those of the network they copy or average."""
     for name, role in roles.items():
         if (file := role.get("pretrained")) and not resumed:
-            load_weights(networks[name], name, Path(file))
+            load_weights(networks[name], name, Path(file), role.get("fresh_weights", ()))
     for name, role in roles.items():
         if source := role.get("copy_of"):
             try:  # what the source lacks stays as it was initialised
-                networks[name].load_state_dict(networks[source].state_dict(), strict=False)
+                own, fresh = networks[name], role.get("fresh_weights", ())
+                own.load_state_dict(inherited(networks[source].state_dict(), own, fresh), strict=False)
             except RuntimeError as error:
                 raise SystemExit(f"roles.{name}.copy_of: {source} does not fit: {error}") from None
     for name, role in roles.items():

@@ -175,6 +175,32 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
     "experts": [
         ((f32(B, 4, 6), f32(B, 4, 3), f32(3, 5, 6), f32(3, 5, 6), f32(3, 6, 5)), op("experts", per_token=3), -1, 1)
     ],
+    "gelu_expert": [
+        ((X, X, f32(B, 4, 1), f32(5, 6), f32(5), f32(6, 5), f32(6)), op("gelu_expert"), -1, 1),
+        (
+            (X, X, f32(B, 4, 1), f32(5, 6), f32(5), f32(6, 5), f32(6)),
+            lambda b, y, x, g, *w: b.gelu_expert(b.gelu_expert(y, x, b.relu(g), *w), x, b.relu(-b.relu(g)), *w),
+            -1,
+            1,
+        ),
+    ],
+    "gelu_experts": [
+        (
+            (f32(B, 4, 6), f32(B, 4, 3), f32(3, 5, 6), f32(3, 5), f32(3, 6, 5), f32(3, 6)),
+            op("gelu_experts", per_token=3),
+            -1,
+            1,
+        )
+    ],
+    "pool_choice": [((f32(B, 4, 3), f32(B, 4, 3), f32(3)), op("pool_choice", capacity=1.0, momentum=0.9), 0.1, 1)],
+    "selective_scan": [
+        (
+            (f32(B, 5, 3), f32(B, 5, 3), f32(3, 2), f32(B, 5, 2), f32(B, 5, 2)),
+            lambda b, x, delta, a, *more: b.selective_scan(x, delta, -a, *more),
+            0.1,
+            1,
+        )
+    ],
     "embedding": [((W, IDX), op("embedding"), 0, 4)],
     "layer_norm": [((X, f32(6), f32(6))[:n], op("layer_norm", eps=1e-6), -2, 2) for n in (1, 2, 3)],
     "rms_norm": [((X, f32(6))[:n], op("rms_norm", eps=1e-5), -2, 2) for n in (1, 2)],
@@ -272,9 +298,9 @@ def test_every_op_has_a_case_and_every_gap_is_listed() -> None:
     assert set(CASES) == set(OPS) - {"dropout", "auxiliary_loss"}
     # Ops without a lowering at the default opset; each has a decomposition.
     assert missing_lowerings() == {name for name in OPS if OPS[name].sugar} | {
-        *("cross_entropy", "experts", "forced_norm", "logsumexp", "spectral_norm"),
+        *("cross_entropy", "experts", "gelu_experts", "forced_norm", "logsumexp", "spectral_norm"),
     }
-    older = {"attention", "rotary", "rms_norm", "group_norm", "gelu"}
+    older = {"attention", "rotary", "rms_norm", "group_norm", "gelu", "gelu_expert"}
     assert missing_lowerings(18) == missing_lowerings() | older
     assert all(OPS[name].decompose is not None for name in missing_lowerings(18))
     assert set(TABLE) <= set(OPS)

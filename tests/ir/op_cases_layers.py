@@ -234,6 +234,64 @@ def expert(d: Draw) -> Case:
     return Case([d.floats(*shape) for shape in shapes], reference)
 
 
+@case("gelu_experts")
+def gelu_experts(d: Draw) -> Case:
+    lead, count, width, hidden = d.lead(), d.int(1, 4), d.int(1, 3), d.int(1, 3)
+
+    def reference(x: Any, gates: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> Any:
+        h = F.gelu(torch.einsum("btd,efd->btef", x, w1) + b1, approximate="tanh")
+        return torch.einsum("bted,bte->btd", torch.einsum("btef,edf->bted", h, w2) + b2, gates)
+
+    shapes = [(lead, 2, width), (lead, 2, count), (count, hidden, width), (count, hidden)]
+    shapes += [(count, width, hidden), (count, width)]
+    return Case([d.floats(*shape) for shape in shapes], reference, {"per_token": d.int(1, count)})
+
+
+@case("gelu_expert")
+def gelu_expert(d: Draw) -> Case:
+    lead, width, hidden = d.lead(), d.int(1, 3), d.int(1, 3)
+
+    def reference(onto: Any, x: Any, gate: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> Any:
+        return onto + gate * F.linear(F.gelu(F.linear(x, w1, b1), approximate="tanh"), w2, b2)
+
+    shapes = [(lead, 2, width), (lead, 2, width), (lead, 2, 1), (hidden, width), (hidden,), (width, hidden), (width,)]
+    return Case([d.floats(*shape) for shape in shapes], reference)
+
+
+@case("pool_choice")
+def pool_choice(d: Draw) -> Case:
+    lead, tokens, experts = d.lead(), d.int(1, 4), d.int(1, 3)
+
+    def reference(scores: Any, chances: Any, threshold: Any) -> Any:
+        flat = scores.flatten(0, 1)
+        kept = torch.zeros_like(flat)
+        for e in range(experts):
+            count = int((chances[..., e] > threshold[e]).sum())
+            best = flat[:, e].topk(count)
+            kept[:, e] = kept[:, e].scatter(0, best.indices, best.values)
+        return kept.view_as(scores)
+
+    operands = [d.floats(lead, tokens, experts, low=0.1), d.floats(lead, tokens, experts), d.floats(experts)]
+    return Case(operands, reference, {"capacity": float(d.int(1, experts)), "momentum": 0.9})
+
+
+@case("selective_scan")
+def selective_scan(d: Draw) -> Case:
+    lead, length, channels, states = d.lead(), d.int(1, 11), d.int(1, 3), d.int(1, 3)
+
+    def reference(x: Any, delta: Any, a: Any, b: Any, c: Any) -> Any:
+        state, out = 0.0, []
+        for i in range(length):
+            step = delta[:, i, :, None]
+            state = torch.exp(step * a) * state + step * x[:, i, :, None] * b[:, i, None]
+            out.append((state * c[:, i, None]).sum(-1))
+        return torch.stack(out, 1)
+
+    tokens = (lead, length, channels)
+    operands = [d.floats(*tokens), d.floats(*tokens, low=0.01), d.floats(channels, states, low=-2, high=-0.1)]
+    return Case([*operands, *(d.floats(lead, length, states) for _ in range(2))], reference)
+
+
 @case("auxiliary_loss")
 def auxiliary_loss(d: Draw) -> Case:
     return Case([d.floats(*d.shape()), d.floats()], lambda x, loss: x)

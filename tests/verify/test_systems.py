@@ -19,6 +19,8 @@ CHOSEN = (
     ("edm-vp", "onnxruntime"),
     ("mar", "onnxruntime"),
     ("diffwave", "openvino"),
+    ("diffmoe", "onnxruntime"),
+    ("dis", "openvino"),  # whose scan is a graph in the graph
     ("dp3", "openvino"),  # which cannot compile Mish between other elementwise ops
 )
 

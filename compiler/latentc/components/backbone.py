@@ -71,6 +71,11 @@ class Backbone(Part):
     pretrained: str | None = Field(
         None, description="weights file (.safetensors) that training starts from; null: initialised at random"
     )
+    fresh_weights: tuple[str, ...] = Field(
+        (),
+        description="patterns of weights that start as usual although `copy_of` or `pretrained` has them, such as "
+        "`blocks.*.attn.*`",
+    )
     frozen: bool | None = Field(
         None, description="whether training leaves its weights as they are; null: if there are `pretrained` ones"
     )

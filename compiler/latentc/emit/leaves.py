@@ -204,6 +204,15 @@ def init_calls(param: Param, target: str, size: Size) -> list[str]:
         case "uniform" | "linear_default":
             bound = literal(float(args["bound"])) if kind == "uniform" else Text(f"{size(args['fan_in']).atom} ** -0.5")
             return [f"nn.init.uniform_({target}, -{bound.code}, {bound.code})"]
+        case "log_arange":
+            count = size(param.type.shape[-1]).atom
+            return [f"{target}.data.copy_(torch.arange(1, {count} + 1).log())"]
+        case "softplus_inverse":
+            low, high = (literal(math.log(args[end])).code for end in ("low", "high"))
+            return [
+                f"nn.init.uniform_({target}, {low}, {high})",
+                f"{target}.data.copy_({target}.exp().expm1().log())",
+            ]
     raise ValueError(f"no torch text for initialiser {kind}")
 
 

@@ -279,6 +279,15 @@ TORCH: dict[str, Row] = {
     "dropout": _dropout,
     "auxiliary_loss": lambda p, n: call(f"{p.helper('AuxiliaryLoss')}.apply", [p.arg(v) for v in n.inputs]),
     "experts": lambda p, n: call(p.helper("routed_experts"), [p.arg(v) for v in n.inputs]),
+    "selective_scan": lambda p, n: call(p.helper("selective_scan"), [p.arg(v) for v in n.inputs]),
+    "gelu_experts": lambda p, n: call(p.helper("routed_mlps"), [p.arg(v) for v in n.inputs]),
+    "pool_choice": lambda p, n: call(
+        p.helper("pool_choice"),
+        [p.arg(v) for v in n.inputs],
+        training=Text(p.training),
+        capacity=literal(n.attrs["capacity"]),
+        momentum=literal(n.attrs["momentum"]),
+    ),
     "stop_gradient": lambda p, n: Text(f"{p.arg(n.inputs[0]).atom}.detach()"),
     "cross_entropy": lambda p, n: call("F.cross_entropy", [p.arg(v) for v in n.inputs], reduction="none"),
 }

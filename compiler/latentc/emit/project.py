@@ -157,6 +157,8 @@ def config_of(spec: Spec) -> dict[str, Any]:
 def _role(network: Any) -> dict[str, Any]:
     """A network's role in training; empty for one that is initialised at random and trained."""
     role = {key: value for key in ("copy_of", "pretrained") if (value := getattr(network, key))}
+    if role and network.fresh_weights:
+        role["fresh_weights"] = list(network.fresh_weights)
     if (source := network.average_of) is not None:
         return {**role, "average_of": source, "decay": network.decay}
     return role if network.trainable else {**role, "frozen": True}

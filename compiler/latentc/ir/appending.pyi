@@ -308,11 +308,11 @@ class Appending:
         w2: Operand,
         /,
         *,
-        per_token: int,
+        per_token: float,
         out: str = ...,
     ) -> Var:
-        """sum over experts e of gates[..., e] * w2[e](silu(w1[e] x) * w3[e] x), w1 and w3 [E, F, D], w2 [E, D, F];
-        `per_token` gates per token are not zero."""
+        """sum over experts e of gates[..., e] * w2[e](silu(w1[e] x) * w3[e] x), w1 and w3 [E, F, D], w2 [E, D, F]; on
+        average `per_token` gates per token are not zero."""
     def expert(
         self,
         onto: Operand,
@@ -326,6 +326,64 @@ class Appending:
         out: str = ...,
     ) -> Var:
         """onto + gate * w2(silu(w1 x) * w3 x), to be computed only for tokens with a gate; flops count all tokens."""
+    def gelu_experts(
+        self,
+        x: Operand,
+        gates: Operand,
+        w1: Operand,
+        b1: Operand,
+        w2: Operand,
+        b2: Operand,
+        /,
+        *,
+        per_token: float,
+        out: str = ...,
+    ) -> Var:
+        """sum over experts e of gates[..., e] * (w2[e] gelu(w1[e] x + b1[e]) + b2[e]), w1 [E, F, D], w2 [E, D, F], GELU
+        by tanh; on average `per_token` gates per token are not zero."""
+    def gelu_expert(
+        self,
+        onto: Operand,
+        x: Operand,
+        gate: Operand,
+        w1: Operand,
+        b1: Operand,
+        w2: Operand,
+        b2: Operand,
+        /,
+        *,
+        out: str = ...,
+    ) -> Var:
+        """onto + gate * (w2 gelu(w1 x + b1) + b2), to be computed only for tokens with a gate; flops count all
+        tokens."""
+    def pool_choice(
+        self,
+        scores: Operand,
+        chances: Operand,
+        threshold: Operand,
+        /,
+        *,
+        capacity: float,
+        momentum: float,
+        out: str = ...,
+    ) -> Var:
+        """gates [..., E] of experts that choose among all tokens, whatever sample they are of: each expert keeps the
+        scores of as many of its best tokens as have a chance above its threshold [E]; the others are 0. In training it
+        keeps capacity / E of all tokens, and the threshold moves towards the least chance of as many by the fraction 1
+        - momentum."""
+    def selective_scan(
+        self,
+        x: Operand,
+        delta: Operand,
+        a: Operand,
+        b: Operand,
+        c: Operand,
+        /,
+        *,
+        out: str = ...,
+    ) -> Var:
+        """y [B, L, E] from x and delta [B, L, E], a [E, N] (negative), b and c [B, L, N]: the state h of channel e is
+        exp(delta a) h + delta b x from token to token, and y is the sum of c h over N."""
     def upsample_nearest(self, x: Operand, /, *, factor: int | Sequence[int], out: str = ...) -> Var:
         """x with each element repeated `factor` times along every spatial axis."""
     def avg_pool(self, x: Operand, /, *, size: int | Sequence[int], out: str = ...) -> Var:

@@ -82,6 +82,17 @@ def linear_default(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int
     return np.asarray(rng.uniform(-1, 1, shape) / np.sqrt(fan_in))
 
 
+def log_arange(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """log(1), log(2), … along the last axis: -exp of it are the decays of S4D-Real (Gu et al. 2022)."""
+    return np.broadcast_to(np.log(np.arange(1, shape[-1] + 1, dtype=np.float64)), shape).copy()
+
+
+def softplus_inverse(rng: np.random.Generator, shape: tuple[int, ...], low: float, high: float) -> Array:
+    """Numbers whose softplus is distributed log-uniformly between low and high (Gu and Dao 2023)."""
+    value = np.exp(rng.uniform(math.log(low), math.log(high), shape))
+    return np.asarray(np.log(np.expm1(value)))
+
+
 def sincos_2d(rng: np.random.Generator, shape: tuple[int, ...], width: int, grid: int) -> Array:
     """Fixed 2-D positions (MAE, DiT): [grid*grid, width]; first half encodes the column, second the row."""
     quarter = width // 4
@@ -124,6 +135,7 @@ INITS: dict[str, Callable[..., Array]] = {
     f.__name__: f
     for f in (
         *(zeros, ones, normal, uniform, orthogonal, linear_default, sincos_2d, rope_2d),
+        *(log_arange, softplus_inverse),
         *(xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal),
     )
 }

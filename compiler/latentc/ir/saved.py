@@ -17,9 +17,10 @@ from latentc.ir.core import Function, Module, Node, Value, callees, live
 from latentc.ir.costs import VIEWS, Costs, bytes_of
 from latentc.ir.derivatives import expand_derivatives
 from latentc.ir.ops import CONTROL, OPS
+from latentc.ir.ops.experts import EXPERTS
 from latentc.ir.reverse import Differentiation, Transcript
 
-MATRIX = frozenset({"linear", "matmul", "conv", "conv_transpose", "attention", "experts"})
+MATRIX = frozenset({"linear", "matmul", "conv", "conv_transpose", "attention", *EXPERTS})
 """Ops that autocast runs in bfloat16."""
 
 SINGLE = frozenset(
@@ -214,14 +215,14 @@ class _Run:
         if not varying:
             return
         # A matmul's derivative is one matmul per operand that needs a gradient.
-        operands = 2 if op in ("attention", "experts") else sum(active[:2]) if op in MATRIX else 1
+        operands = 2 if op == "attention" or op in EXPERTS else sum(active[:2]) if op in MATRIX else 1
         self.backward += operands * self.of._costs.node_flops(node)
         if drops:
             self.copies += node.outputs[0].type.count()  # the mask, a byte per element
             return
         if self.of.matrix_only and op not in MATRIX:
             return
-        if op == "experts":
+        if op in EXPERTS:
             self.copies += self._routed(node)
             return
         inputs, outputs = _FUSED.get(op) or self._read_backward(node, active)
@@ -239,10 +240,10 @@ class _Run:
             self._keep(node.outputs[i])
 
     def _routed(self, node: Node) -> int:
-        """Bytes that experts save: per routed token 3 rows of the width and 4 of the hidden width."""
+        """Bytes that experts save: per routed token 3 rows of the width and those of the hidden width."""
         tokens, hidden = node.inputs[0].type, int(node.inputs[2].type.shape[1])  # type: ignore[arg-type]
         rows = tokens.count() // int(tokens.shape[-1])  # type: ignore[arg-type]
-        elements = int(node.attrs["per_token"]) * (3 * tokens.count() + 4 * rows * hidden)
+        elements = int(node.attrs["per_token"] * (3 * tokens.count() + EXPERTS[node.op].kept * rows * hidden))
         return elements * (2 if self.of.autocast else 4)
 
     def _read_backward(self, node: Node, active: Sequence[bool]) -> tuple[list[int], list[int]]:

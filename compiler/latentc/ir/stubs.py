@@ -14,7 +14,7 @@ from latentc.ir.ops import OPS, Op
 STUB = Path(__file__).with_name("appending.pyi")
 # type -> attributes of that type in every op; other attributes are floats
 _ATTRIBUTES = {
-    "int": "after axis before bits block dim groups k per_token start stop",
+    "int": "after axis before bits block dim groups k start stop",
     "int | Sequence[int]": "dilation factor output_padding padding size stride",
     "Sequence[int]": "axes perm",
     "Sequence[Dim]": "shape sizes",

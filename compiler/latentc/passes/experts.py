@@ -14,19 +14,19 @@ from typing import Literal
 from latentc.ir.builder import Builder, Var
 from latentc.ir.core import Module, Node, Recipe, walk
 from latentc.ir.ops import OPS, OpError
-from latentc.ir.ops.experts import dense_experts, sparse_experts
+from latentc.ir.ops.experts import EXPERTS, dense_experts, sparse_experts
 from latentc.passes.rewrite import rewrite
 
 Form = Literal["dense", "sparse"]
 
 
 def expand_experts(module: Module, form: Form = "dense") -> Module:
-    """Expands each `experts` node into one part per expert; returns the module unchanged if there are none.
+    """Expands each node of routed experts into one part per expert; returns the module unchanged if there are none.
 
     Each expert's weights become params of their own, computed from the stacked weights in the files, so that no engine
     has to slice them.
     """
-    if not any(node.op == "experts" for _, node in walk(module)):
+    if not any(node.op in EXPERTS for _, node in walk(module)):
         return module
     functions = rewrite(module, functools.partial(_replace, form)).functions
     changed = {name: fn.without_unused_params() for name, fn in functions.items() if fn is not module.functions[name]}
@@ -34,12 +34,12 @@ def expand_experts(module: Module, form: Form = "dense") -> Module:
 
 
 def _replace(form: Form, b: Builder, node: Node, operands: list[Var]) -> Sequence[Var] | None:
-    if node.op != "experts":
+    if node.op not in EXPERTS:
         return None
     x, gates, *stacks = operands
     params = {p.value: p for p in b.params.values()}
     if any(w.value not in params or params[w.value].recipe for w in stacks):
-        return list(OPS["experts"].decompose(b, operands, node.attrs))  # type: ignore[misc]
+        return list(OPS[node.op].decompose(b, operands, node.attrs))  # type: ignore[misc]
     count = int(gates.shape[-1])  # type: ignore[arg-type]
     try:
         weights = [
@@ -47,5 +47,5 @@ def _replace(form: Form, b: Builder, node: Node, operands: list[Var]) -> Sequenc
             for e in range(count)
         ]
     except OpError:  # a name is taken
-        return list(OPS["experts"].decompose(b, operands, node.attrs))  # type: ignore[misc]
-    return [(dense_experts if form == "dense" else sparse_experts)(b, x, gates, weights)]
+        return list(OPS[node.op].decompose(b, operands, node.attrs))  # type: ignore[misc]
+    return [(dense_experts if form == "dense" else sparse_experts)(EXPERTS[node.op], b, x, gates, weights)]

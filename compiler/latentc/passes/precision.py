@@ -312,14 +312,22 @@ def _networks(module: Module) -> set[str]:
     return found
 
 
+# Ops that rank tokens or experts by their operands.
+_CHOOSE = frozenset(("top_k", "argsort", "pool_choice"))
+
+
 def _routers(fn: Function) -> set[Node]:
     """The nodes that compute the routing to experts; rounding them could send a token to other experts."""
     made_by = makers(fn.nodes)
     found: set[Node] = set()
-    left = [v for n in fn.nodes if n.op == "top_k" for v in n.inputs]
+    left = [v for n in fn.nodes if n.op in _CHOOSE for v in n.inputs]
     while left:
         node = made_by.get(left.pop())
-        if node is not None and node not in found and node.op in ("softmax", "sigmoid", "add", "linear"):
+        if (
+            node is not None
+            and node not in found
+            and node.op in ("softmax", "sigmoid", "silu", "add", "linear", "neg", "transpose")
+        ):
             found.add(node)
             left += node.inputs
     return found

@@ -301,6 +301,15 @@ def copies_are_of_networks(spec: Spec) -> Iterator[Problem]:
             yield Problem("E0305", path, "`pretrained` already says what it starts from", help="keep one of the two")
 
 
+def fresh_weights_are_of_copies(spec: Spec) -> Iterator[Problem]:
+    """Only a network that starts from other weights can leave some of them out."""
+    for name, network in spec.networks.items():
+        if isinstance(network, Backbone) and network.fresh_weights and not (network.copy_of or network.pretrained):
+            message = "all its weights start as usual: it is a copy of no network, and starts from no file"
+            help = "set `copy_of` or `pretrained`, or leave it out"
+            yield Problem("E0305", ("networks", name, "fresh_weights"), message, help=help)
+
+
 def optimizers_of_networks(spec: Spec) -> Iterator[Problem]:
     """Only networks that are trained have optimisers."""
     named = spec.objective.trained(spec) if isinstance(spec.objective, Objective) else ("main",)
@@ -375,6 +384,7 @@ RULES: tuple[Rule, ...] = (
     needs_are_met,
     networks_are_used,
     copies_are_of_networks,
+    fresh_weights_are_of_copies,
     optimizers_of_networks,
     components_fit,
     stitched_network_is_another,

@@ -17,7 +17,7 @@ from latentc.components.blocks.block import Block
 from latentc.components.condition import Condition, Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.kit.tokens import joined, rows
-from latentc.components.parts import Norm, Positions, Problem, Weights, dense
+from latentc.components.parts import FeedForward, Norm, Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 
@@ -55,6 +55,9 @@ class PatchTransformer(Backbone):
     patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels of the network's input (P)")
     positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="how tokens know their place")
     block: Block = Field(description="the block that is repeated")
+    interleaved: Annotated[Component | None, OneOf("blocks/feed_forwards")] = Field(
+        None, description="feed-forward of every second block, beginning with the second; null: that of `block`"
+    )
     weights: Weights = Field("xavier", description="how linear layers start")
     unused_channels: int = Field(
         0,
@@ -146,6 +149,17 @@ class PatchTransformer(Backbone):
         tokens = (spec.data.shape[-1] // self.patch) ** 2
         return tuple((tokens, channels) for channels in self.alignment.features)
 
+    def _interleaved_sizes(self) -> dict[str, Any]:
+        """The sizes of the interleaved feed-forward, by the names that it gives them."""
+        return self.interleaved.static(self.width) if isinstance(self.interleaved, FeedForward) else {}
+
+    def interleaved_names(self) -> dict[str, str]:
+        """{size of the interleaved feed-forward: the network's static argument that gives it}."""
+        first = self.block.static(self.width)
+        return {
+            k: k if first.get(k, size) == size else f"interleaved_{k}" for k, size in self._interleaved_sizes().items()
+        }
+
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)
         channels, size, _ = spec.data.shape
@@ -156,6 +170,7 @@ class PatchTransformer(Backbone):
             "width": self.width,
             "depth": self.depth,
             **self.block.static(self.width),
+            **{own: self._interleaved_sizes()[k] for k, own in self.interleaved_names().items()},
             **self.condition_sizes(spec),
             "out_channels": out_channels + self.unused_channels,
         }
@@ -187,7 +202,11 @@ def _network(
     mixer, feed_forward, norm, condition = config.block.parts()
     assert isinstance(config.positions, Positions)
     positions = config.positions
-    block = condition.block(mixer, feed_forward, norm, config.weights)
+    first = condition.block(mixer, feed_forward, norm, config.weights)
+    second = first
+    if isinstance(config.interleaved, FeedForward):
+        second = condition.block(mixer, config.interleaved, norm, config.weights)
+        second = BlockBody(second.body, f"Interleaved{second.cls}", second.method, second.shapes)
     count = len(ports_of(entries))
 
     def network(
@@ -228,9 +247,12 @@ def _network(
         shared = condition.shared(b, c, width)
         routes = _Routes(config, others[count:], static) if training else None
         features: tuple[Var, ...] = ()
+        seconds = {k: size for k, size in sizes.items() if k not in feed_forward.static(int(width))}
+        seconds |= {k: static[own] for k, own in config.interleaved_names().items()}
         for i, name in enumerate(items("blocks", depth)):
+            block, own = (second, seconds) if i % 2 and second is not first else (first, sizes)
             x = routes.enter(b, i, x) if routes else x
-            x = b.sub(name, block, x, shared, *context, *rotary, dim=width, **sizes)
+            x = b.sub(name, block, x, shared, *context, *rotary, dim=width, **own)
             x = routes.leave(b, i, x) if routes else x
             if training and config.alignment is not None and i + 1 == config.alignment.blocks:
                 features = tuple(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from latentc.export.lowerings.table import TABLE, Context, lower, same
 from latentc.ir.ops.attention import timestep_frequencies
@@ -25,18 +27,49 @@ def linear(c: Context) -> None:
         c.final_rows(c.tmp("Gemm", ins, transB=1))
 
 
-@lower("expert")
-def expert(c: Context) -> None:
+def _routed(c: Context, run: Callable[..., str]) -> None:
     """Gathers the rows whose gate is not 0, passes them through the expert, and adds the results in place."""
     onto, x, gate = (c.g.rows(v) for v in c.node.inputs[:3])
-    w1, w3, w2 = (c.g.name(v) for v in c.node.inputs[3:])
     flat = c.tmp("Reshape", [gate, c.g.ints([-1])])
     places = c.tmp("Transpose", [c.tmp("NonZero", [flat])], perm=(1, 0))  # [rows, 1]
-    taken = c.tmp("GatherND", [x, places])
-    up = c.tmp("Gemm", [taken, w1], transB=1)
-    h = c.tmp("Mul", [c.tmp("Mul", [up, c.tmp("Sigmoid", [up])]), c.tmp("Gemm", [taken, w3], transB=1)])
-    y = c.tmp("Mul", [c.tmp("GatherND", [gate, places]), c.tmp("Gemm", [h, w2], transB=1)])
+    y = run(c.tmp("GatherND", [x, places]), *(c.g.name(v) for v in c.node.inputs[3:]))
+    y = c.tmp("Mul", [c.tmp("GatherND", [gate, places]), y])
     c.final_rows(c.tmp("ScatterND", [onto, places, y], reduction="add"))
+
+
+@lower("expert")
+def expert(c: Context) -> None:
+    def run(x: str, w1: str, w3: str, w2: str) -> str:
+        up = c.tmp("Gemm", [x, w1], transB=1)
+        h = c.tmp("Mul", [c.tmp("Mul", [up, c.tmp("Sigmoid", [up])]), c.tmp("Gemm", [x, w3], transB=1)])
+        return c.tmp("Gemm", [h, w2], transB=1)
+
+    _routed(c, run)
+
+
+@lower("gelu_expert", opset=20)
+def gelu_expert(c: Context) -> None:
+    def run(x: str, w1: str, b1: str, w2: str, b2: str) -> str:
+        h = c.tmp("Gelu", [c.tmp("Gemm", [x, w1, b1], transB=1)], approximate="tanh")
+        return c.tmp("Gemm", [h, w2, b2], transB=1)
+
+    _routed(c, run)
+
+
+@lower("pool_choice")
+def pool_choice(c: Context) -> None:
+    """Sorts each expert's scores, keeps the first of them, and puts them back in their places."""
+    scores, chances = (c.g.rows(v) for v in c.node.inputs[:2])  # [N, E]
+    likely = c.tmp("Greater", [chances, c.g.name(c.node.inputs[2])])
+    counts = c.tmp("ReduceSum", [c.tmp("Cast", [likely], to=TensorProto.INT64), c.g.ints([0])], keepdims=0)
+    count = c.tmp("Gather", [c.tmp("Shape", [scores]), c.g.ints([0])], axis=0)
+    ordered, order = c.g.fresh(f"{c.node.outputs[0].name}/ordered"), c.g.fresh(f"{c.node.outputs[0].name}/order")
+    c.g.add("TopK", [scores, count], [ordered, order], axis=0)
+    ones = c.tmp("Expand", [c.g.literal(np.ones((1, 1)), "i64"), c.tmp("Concat", [count, c.g.ints([1])], axis=0)])
+    place = c.tmp("CumSum", [ones, c.g.ints(0)])  # [N, 1], from 1
+    kept = c.tmp("Where", [c.tmp("LessOrEqual", [place, counts]), ordered, c.scalar(0.0)])
+    empty = c.tmp("Sub", [scores, scores])
+    c.final_rows(c.tmp("ScatterElements", [empty, order, kept], axis=0))
 
 
 def _conv_attrs(c: Context) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from latentc.ir.ops import (
     norm,
     quantize,
     reduce,
+    scan,
     shape,
 )
 from latentc.ir.ops.control import CONTROL
@@ -27,6 +28,7 @@ OPS: dict[str, Op] = {
     **attention.OPS,
     **quantize.OPS,
     **experts.OPS,
+    **scan.OPS,
     **image.OPS,
 }
 

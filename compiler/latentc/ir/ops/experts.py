@@ -5,113 +5,273 @@ Symbols: N tokens (of whatever leading shape), D width, E experts, F hidden widt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from latentc.ir.ops.elementwise import OPS as ELEMENTWISE
 from latentc.ir.ops.linear import same_dtype
 from latentc.ir.ops.row import Array, Attrs, Op, need
 from latentc.ir.types import TensorType
 
 
-def _infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    x, gates, w1, w3, w2 = ins
-    need(x.rank >= 2 and gates.shape[:-1] == x.shape[:-1], f"gates {gates} do not line up with tokens {x}")
-    need(w1.rank == 3 and w1.shape[::2] == (gates.shape[-1], x.shape[-1]), f"w1 is {w1}; wants [E, F, {x.shape[-1]}]")
-    need(w3.shape == w1.shape, f"w3 is {w3}; wants the type of w1, {w1}")
-    need(w2.shape == (w1.shape[0], x.shape[-1], w1.shape[1]), f"w2 is {w2}; wants [E, {x.shape[-1]}, {w1.shape[1]}]")
-    need(0 < attrs["per_token"] <= int(w1.shape[0]), f"{attrs['per_token']} of {w1.shape[0]} experts")  # type: ignore
-    same_dtype(ins)
-    return [x]
+@dataclass(frozen=True)
+class Expert:
+    """A form of feed-forward: the op of all experts, that of one, and what an expert computes.
+
+    `shapes` are those of one expert's weights in D and F; `run` is its meaning in numpy, `build` in the IR;
+    `matrices` counts its linear layers, and `kept` the rows of F that training keeps per token.
+    """
+
+    all: str
+    one: str
+    weights: tuple[str, ...]
+    shapes: tuple[str, ...]
+    run: Callable[..., Array]
+    build: Callable[..., Any]
+    matrices: int
+    kept: int
+
+    def check(self, x: TensorType, weights: Sequence[TensorType], leading: Sequence[Any]) -> None:
+        """Checks the weights' shapes behind `leading` axes."""
+        hidden = weights[0].shape[len(leading)] if weights[0].rank > len(leading) else 0
+        sizes = {"D": x.shape[-1], "F": hidden}
+        for name, axes, given in zip(self.weights, self.shapes, weights, strict=True):
+            wanted = (*leading, *(sizes[axis] for axis in axes))
+            need(given.shape == wanted, f"{name} is {given}; wants {list(wanted)}")
 
 
-def _evaluate(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
-    x, gates, *stacks = xs
-    out = np.zeros_like(x)
-    for e, weights in enumerate(zip(*stacks, strict=True)):
-        (out,) = _expert((out, x, gates[..., e : e + 1], *weights), {})
-    return [out]
+def _silu(x: Array) -> Array:
+    return np.asarray(x / (1 + np.exp(-x)))
 
 
-def _expert_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    onto, x, gate, w1, w3, w2 = ins
-    need(x.rank >= 2 and onto.shape == x.shape, f"{onto} and {x} differ")
-    need(gate.shape == (*x.shape[:-1], 1), f"gate is {gate}; wants one for each token of {x}")
-    need(w1.rank == 2 and w1.shape[1] == x.shape[-1] and w3.shape == w1.shape, f"w1 {w1}, w3 {w3} do not take {x}")
-    need(w2.shape == (x.shape[-1], w1.shape[0]), f"w2 is {w2}; wants [{x.shape[-1]}, {w1.shape[0]}]")
-    same_dtype(ins)
-    return [x]
+def _gelu(x: Array) -> Array:
+    return ELEMENTWISE["gelu"].evaluate([x], {"approximate": "tanh"})[0]  # type: ignore[misc]
 
 
-def _expert(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
-    onto, x, gate, w1, w3, w2 = xs
-    tokens, weight = x.reshape(-1, x.shape[-1]), gate.reshape(-1, 1)
-    rows = np.flatnonzero(weight)
-    h = tokens[rows] @ w1.T
-    h = h / (1 + np.exp(-h)) * (tokens[rows] @ w3.T)
-    out = onto.reshape(tokens.shape).copy()
-    out[rows] += weight[rows] * (h @ w2.T)
-    return [out.reshape(x.shape).astype(x.dtype, copy=False)]
+SWIGLU = Expert(
+    "experts",
+    "expert",
+    ("w1", "w3", "w2"),
+    ("FD", "FD", "DF"),
+    lambda x, w1, w3, w2: _silu(x @ w1.T) * (x @ w3.T) @ w2.T,
+    lambda b, x, w1, w3, w2: b.linear(b.silu(b.linear(x, w1)) * b.linear(x, w3), w2),
+    matrices=3,
+    kept=4,
+)
+GELU = Expert(
+    "gelu_experts",
+    "gelu_expert",
+    ("w1", "b1", "w2", "b2"),
+    ("FD", "F", "DF", "D"),
+    lambda x, w1, b1, w2, b2: _gelu(x @ w1.T + b1) @ w2.T + b2,
+    lambda b, x, w1, b1, w2, b2: b.linear(b.gelu(b.linear(x, w1, b1), approximate="tanh"), w2, b2),
+    matrices=2,
+    kept=2,
+)
+EXPERTS = {form.all: form for form in (SWIGLU, GELU)}
+"""The forms by the name of the op that holds all experts."""
 
 
-def _expert_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
-    onto, x, gate, w1, w3, w2 = ins
-    return [onto + gate * b.linear(b.silu(b.linear(x, w1)) * b.linear(x, w3), w2)]
+def _infer(form: Expert) -> Any:
+    def infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+        x, gates, *weights = ins
+        need(x.rank >= 2 and gates.shape[:-1] == x.shape[:-1], f"gates {gates} do not line up with tokens {x}")
+        form.check(x, weights, gates.shape[-1:])
+        need(0 < attrs["per_token"] <= int(gates.shape[-1]), f"{attrs['per_token']} of {gates.shape[-1]} experts")  # type: ignore
+        same_dtype(ins)
+        return [x]
+
+    return infer
 
 
-def _expert_flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
-    return 6 * ins[1].count() * int(ins[3].shape[0])  # type: ignore[arg-type]
+def _infer_one(form: Expert) -> Any:
+    def infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+        onto, x, gate, *weights = ins
+        need(x.rank >= 2 and onto.shape == x.shape, f"{onto} and {x} differ")
+        need(gate.shape == (*x.shape[:-1], 1), f"gate is {gate}; wants one for each token of {x}")
+        form.check(x, weights, ())
+        same_dtype(ins)
+        return [x]
+
+    return infer
 
 
-def dense_experts(b: Any, x: Any, gates: Any, weights: Sequence[Sequence[Any]]) -> Any:
-    """Runs every expert on every token, with most gates zero; `weights` has (w1, w3, w2) per expert."""
+def _evaluate_one(form: Expert) -> Any:
+    def evaluate(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+        onto, x, gate, *weights = xs
+        tokens, weight = x.reshape(-1, x.shape[-1]), gate.reshape(-1, 1)
+        rows = np.flatnonzero(weight)
+        out = onto.reshape(tokens.shape).copy()
+        out[rows] += weight[rows] * form.run(tokens[rows], *weights)
+        return [out.reshape(x.shape).astype(x.dtype, copy=False)]
+
+    return evaluate
+
+
+def _evaluate(form: Expert) -> Any:
+    one = _evaluate_one(form)
+
+    def evaluate(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+        x, gates, *stacks = xs
+        out = np.zeros_like(x)
+        for e, weights in enumerate(zip(*stacks, strict=True)):
+            (out,) = one((out, x, gates[..., e : e + 1], *weights), {})
+        return [out]
+
+    return evaluate
+
+
+def dense_experts(form: Expert, b: Any, x: Any, gates: Any, weights: Sequence[Sequence[Any]]) -> Any:
+    """Runs every expert on every token, with most gates zero; `weights` has those of each expert."""
     out = None
-    for e, (w1, w3, w2) in enumerate(weights):
-        y = b.linear(b.silu(b.linear(x, w1)) * b.linear(x, w3), w2)
+    for e, each in enumerate(weights):
+        y = form.build(b, x, *each)
         y = b.slice(gates, axis=gates.type.rank - 1, start=e, stop=e + 1) * y
         out = y if out is None else out + y
     return out
 
 
-def sparse_experts(b: Any, x: Any, gates: Any, weights: Sequence[Sequence[Any]]) -> Any:
-    """Runs each expert on the tokens whose gate is not zero; `weights` has (w1, w3, w2) per expert."""
+def sparse_experts(form: Expert, b: Any, x: Any, gates: Any, weights: Sequence[Sequence[Any]]) -> Any:
+    """Runs each expert on the tokens whose gate is not zero; `weights` has those of each expert."""
     out = b.fill_like(x, 0.0)
     for e, each in enumerate(weights):
-        out = b.expert(out, x, b.slice(gates, axis=gates.type.rank - 1, start=e, stop=e + 1), *each)
+        gate = b.slice(gates, axis=gates.type.rank - 1, start=e, stop=e + 1)
+        out = b.op(form.one, out, x, gate, *each)
     return out
 
 
-def _decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
-    x, gates, *stacks = ins
-    return [dense_experts(b, x, gates, list(zip(*(b.unbind(w, axis=0) for w in stacks), strict=True)))]
+def _rows(form: Expert, formula: str, formula_one: str, source: str) -> list[Op]:
+    words = ", ".join(form.weights)
+
+    def decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+        x, gates, *stacks = ins
+        each = zip(*(b.unbind(w, axis=0) for w in stacks), strict=True)
+        return [dense_experts(form, b, x, gates, list(each))]
+
+    def decompose_one(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+        onto, x, gate, *weights = ins
+        return [onto + gate * form.build(b, x, *weights)]
+
+    def flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
+        return int(2 * form.matrices * ins[0].count() * attrs["per_token"] * int(ins[2].shape[1]))  # type: ignore[arg-type]
+
+    def flops_one(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
+        return 2 * form.matrices * ins[1].count() * int(ins[3].shape[0])  # type: ignore[arg-type]
+
+    return [
+        Op(
+            f"{form.all}(x, gates, {words}; per_token)",
+            f"sum over experts e of gates[..., e] * {formula}; on average `per_token` gates per token are not zero",
+            _infer(form),
+            _evaluate(form),
+            None,
+            flops,
+            decompose,
+            source=source,
+        ),
+        Op(
+            f"{form.one}(onto, x, gate, {words})",
+            f"onto + gate * {formula_one}, to be computed only for tokens with a gate; flops count all tokens",
+            _infer_one(form),
+            _evaluate_one(form),
+            None,
+            flops_one,
+            decompose_one,
+            engine_only=True,
+        ),
+    ]
 
 
-def _flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
-    return 6 * ins[0].count() * int(attrs["per_token"]) * int(ins[2].shape[1])  # type: ignore[arg-type]
+# ---- experts that choose among the tokens of the batch
+
+
+def _choice_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    scores, chances, threshold = ins
+    need(scores.is_float and scores.rank >= 2, f"takes floats [..., E], got {scores}")
+    need(chances.shape == scores.shape, f"chances are {chances}; wants {scores}")
+    need(threshold.shape == scores.shape[-1:], f"the threshold is {threshold}; wants [{scores.shape[-1]}]")
+    need(0 < attrs["capacity"] <= int(scores.shape[-1]), f"a capacity of {attrs['capacity']} experts per token")  # type: ignore[arg-type]
+    need(0 <= attrs["momentum"] <= 1, "momentum lies between 0 and 1")
+    same_dtype(ins)
+    return [scores]
+
+
+def _best(scores: Array, counts: Array) -> Array:
+    """The `counts[e]` best of scores [N, E] for each expert, 0 elsewhere."""
+    order = np.argsort(-scores, axis=0, kind="stable")
+    ranks = np.argsort(order, axis=0, kind="stable")
+    return np.asarray(np.where(ranks < counts, scores, 0), dtype=scores.dtype)
+
+
+def _choice(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    scores, chances, threshold = xs
+    experts = scores.shape[-1]
+    counts = (chances.reshape(-1, experts) > threshold).sum(0)
+    return [_best(scores.reshape(-1, experts), counts).reshape(scores.shape)]
+
+
+def _choice_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], dict[int, Array]]:
+    scores, chances, threshold = xs
+    experts = scores.shape[-1]
+    flat, likely = scores.reshape(-1, experts), chances.reshape(-1, experts)
+    count = max(1, int(len(flat) / experts * attrs["capacity"]))
+    last = -np.sort(-likely, axis=0)[count - 1]
+    moved = threshold * attrs["momentum"] + (1 - attrs["momentum"]) * last
+    return [_best(flat, np.full(experts, count)).reshape(scores.shape)], {2: moved}
+
+
+def _choice_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
+    return [b.where(b.equal(outs[0], 0.0), 0.0, grads[0]), None, None]
+
+
+def _choice_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    """Ranks by comparing all pairs of tokens: no sort of a run-time size, at N^2 comparisons per expert."""
+    scores, chances, threshold = ins
+    experts, tokens = scores.shape[-1], 1
+    for size in scores.shape[:-1]:
+        tokens = size * tokens
+    flat = b.transpose(b.reshape(scores, shape=(tokens, experts)), perm=(1, 0))
+    place = b.cumsum(b.fill_like(flat, 1.0), axis=1)
+    row, column = (experts, 1, tokens), (experts, tokens, 1)
+    mine, other = b.reshape(flat, shape=column), b.reshape(flat, shape=row)
+    before = b.logical_and(b.equal(other, mine), b.less(b.reshape(place, shape=row), b.reshape(place, shape=column)))
+    ahead = b.cast(b.logical_or(b.less(mine, other), before), to=scores.type.dtype)
+    rank = b.sum(ahead, axes=(2,), keepdims=False)
+    counts = b.cast(b.less(threshold, b.reshape(chances, shape=(tokens, experts))), to=scores.type.dtype)
+    counts = b.reshape(b.sum(counts, axes=(0,), keepdims=False), shape=(experts, 1))
+    gates = b.where(b.less(rank, counts), flat, 0.0)
+    return [b.reshape(b.transpose(gates, perm=(1, 0)), shape=scores.shape)]
 
 
 _ROWS = [
-    Op(
-        "experts(x, gates, w1, w3, w2; per_token)",
-        "sum over experts e of gates[..., e] * w2[e](silu(w1[e] x) * w3[e] x), w1 and w3 [E, F, D], w2 [E, D, F]; "
-        "`per_token` gates per token are not zero",
-        _infer,
-        _evaluate,
-        None,
-        _flops,
-        _decompose,
-        source="Shazeer et al. 2017, arXiv:1701.06538; Dai et al. 2024, arXiv:2401.06066",
+    *_rows(
+        SWIGLU,
+        "w2[e](silu(w1[e] x) * w3[e] x), w1 and w3 [E, F, D], w2 [E, D, F]",
+        "w2(silu(w1 x) * w3 x)",
+        "Shazeer et al. 2017, arXiv:1701.06538; Dai et al. 2024, arXiv:2401.06066",
+    ),
+    *_rows(
+        GELU,
+        "(w2[e] gelu(w1[e] x + b1[e]) + b2[e]), w1 [E, F, D], w2 [E, D, F], GELU by tanh",
+        "(w2 gelu(w1 x + b1) + b2)",
+        "Shazeer et al. 2017, arXiv:1701.06538; Shi et al. 2025, arXiv:2503.14487",
     ),
     Op(
-        "expert(onto, x, gate, w1, w3, w2)",
-        "onto + gate * w2(silu(w1 x) * w3 x), to be computed only for tokens with a gate; flops count all tokens",
-        _expert_infer,
-        _expert,
-        None,
-        _expert_flops,
-        _expert_decompose,
-        engine_only=True,
+        "pool_choice(scores, chances, threshold; capacity, momentum)",
+        "gates [..., E] of experts that choose among all tokens, whatever sample they are of: each expert keeps the "
+        "scores of as many of its best tokens as have a chance above its threshold [E]; the others are 0. In training "
+        "it keeps capacity / E of all tokens, and the threshold moves towards the least chance of as many by the "
+        "fraction 1 - momentum",
+        _choice_infer,
+        _choice,
+        _choice_vjp,
+        flops=8,
+        decompose=_choice_decompose,
+        source="Shi et al. 2025, arXiv:2503.14487",
+        train=_choice_train,
     ),
 ]
 OPS = {row.name: row for row in _ROWS}

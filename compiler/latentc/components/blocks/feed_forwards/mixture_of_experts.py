@@ -11,22 +11,28 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.blocks.feed_forwards.swiglu import Swiglu
+from latentc.components.blocks.feed_forwards import _experts
+from latentc.components.blocks.feed_forwards._experts import Activation
 from latentc.components.parts import FeedForward, Problem
-from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
+from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
 class MixtureOfExperts(FeedForward):
-    """Top-k routed SwiGLU experts with a shared one (DeepSeekMoE, Dai et al. 2024; DiT-MoE, arXiv:2407.11633)."""
+    """Top-k routed experts with a shared one (DeepSeekMoE, Dai et al. 2024; DiT-MoE, arXiv:2407.11633)."""
 
     kind: Literal["mixture_of_experts"]
     experts: int = Field(8, gt=1, le=1_024, description="number of routed experts (E)")
     per_token: int = Field(2, gt=0, le=1_024, description="experts that a token goes through (K)")
     ratio: float = Field(4.0, gt=0, description="hidden width of an expert, in units of the width")
     shared: float = Field(2.0, ge=0, description="hidden width of the shared expert, in units of the width; 0: none")
+    activation: Activation = Field("swiglu", description="feed-forward of a routed expert")
+    shared_activation: Activation = Field("swiglu", description="feed-forward of the shared expert")
+    expert_std: float | None = Field(
+        None, gt=0, description="standard deviation of the experts' initial weights; null: as the network's `weights`"
+    )
     normalise: bool = Field(False, description="gates of a token are divided by their sum")
     balance: float = Field(
         0.01,
@@ -50,8 +56,6 @@ class MixtureOfExperts(FeedForward):
 
 @cache
 def _forward(config: MixtureOfExperts, init: str) -> BlockBody:
-    shared_expert = Swiglu(kind="swiglu")
-
     @module_class("MixtureOfExperts")
     def mixture(b: Builder, x: Var, *, dim: int, hidden: int, experts: int, per_token: int, shared: int = 0) -> Var:
         """Each token through its best experts, weighted by their scores, and through the shared expert."""
@@ -62,24 +66,14 @@ def _forward(config: MixtureOfExperts, init: str) -> BlockBody:
         column = (*best.shape, 1)
         picked = b.equal(b.reshape(chosen, shape=column), b.arange(experts), out="picked")
         gates = b.sum(b.where(picked, b.reshape(best, shape=column), 0.0), axes=(2,), keepdims=False, out="gates")
-        up = {w: _stack(b, w, (experts, hidden, dim), init) for w in ("w1", "w3")}
-        y = b.experts(
-            x, gates, up["w1"], up["w3"], _stack(b, "w2", (experts, dim, hidden), init), per_token=per_token, out="y"
-        )
+        y = _experts.routed(b, x, gates, config.activation, hidden, init, per_token, config.expert_std)
         if config.balance:
             # The fraction of choices that falls on an expert, times its mean score (Fedus et al. 2021, equation 4).
             fraction = b.mean(b.cast(picked, to="f32"), axes=(0, 1, 2), keepdims=False, out="fraction")
             unevenness = b.sum(fraction * b.mean(scores, axes=(0, 1), keepdims=False), axes=(0,), keepdims=False)
             y = b.auxiliary_loss(y, b.op("mul", unevenness * experts, config.balance, out="balance"), out="y")
         if not config.shared:
-            return y  # type: ignore[no-any-return]
-        return y + shared_expert.apply(b, "shared", x, init, dim=dim, hidden=shared)
+            return y
+        return y + _experts.shared(b, x, config.shared_activation, init, dim, shared)
 
     return mixture
-
-
-def _stack(b: Builder, name: str, shape: tuple[int, int, int], init: str) -> Var:
-    """The weights of all experts, each initialised as a linear layer of its own."""
-    if init == "normal":
-        return b.param(name, f32(*shape), "normal", std=0.02)
-    return b.param(name, f32(*shape), "xavier_uniform", of="each")

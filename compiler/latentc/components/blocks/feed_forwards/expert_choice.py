@@ -1,0 +1,68 @@
+"""Experts that each pick their best tokens of a sample.
+
+Symbols: B batch, T tokens, D (`dim`) width, E experts, F (`hidden`) their hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.blocks.feed_forwards import _experts
+from latentc.components.blocks.feed_forwards._experts import Activation
+from latentc.components.parts import FeedForward, Problem
+from latentc.ir.builder import BlockBody, Builder, Var, module_class
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class ExpertChoice(FeedForward):
+    """Expert-choice routing (Zhou et al. 2022, arXiv:2202.09368; EC-DiT, Sun et al. 2024, arXiv:2410.02098).
+
+    Of a sample's T tokens an expert takes the T * capacity / E with the highest scores, rounded down.
+    """
+
+    kind: Literal["expert_choice"]
+    experts: int = Field(8, gt=1, le=1_024, description="number of routed experts (E)")
+    capacity: float = Field(1.0, gt=0, le=1_024, description="experts per token, on average")
+    ratio: float = Field(4.0, gt=0, description="hidden width of an expert, in units of the width")
+    shared: float = Field(0.0, ge=0, description="hidden width of the shared expert, in units of the width; 0: none")
+    activation: Activation = Field("gelu", description="feed-forward of a routed expert")
+    shared_activation: Activation = Field("swiglu", description="feed-forward of the shared expert")
+    expert_std: float | None = Field(
+        None, gt=0, description="standard deviation of the experts' initial weights; null: as the network's `weights`"
+    )
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "expert_choice", "experts": 4, "ratio": 2.0}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.capacity > self.experts:
+            message = f"a capacity of {self.capacity} experts per token is more than the {self.experts} there are"
+            yield Problem(("capacity",), message, f"choose up to {self.experts}")
+
+    def static(self, dim: int) -> dict[str, Any]:
+        sizes = {"hidden": int(dim * self.ratio), "experts": self.experts}
+        return {**sizes, **({"shared": int(dim * self.shared)} if self.shared else {})}
+
+    def apply(self, b: Builder, name: str, x: Var, init: str, **static: Any) -> Var:
+        return b.sub(name, _forward(self, init), x, **static)  # type: ignore[no-any-return]
+
+
+@cache
+def _forward(config: ExpertChoice, init: str) -> BlockBody:
+    @module_class("ExpertChoice")
+    def mixture(b: Builder, x: Var, *, dim: int, hidden: int, experts: int, shared: int = 0) -> Var:
+        """Each expert takes its best tokens of a sample, and all tokens go through the shared expert."""
+        scores = b.softmax(b.dense("gate", x, experts, bias=False, init="normal", std=0.006), axis=-1, out="scores")
+        per_expert = b.transpose(scores, perm=(0, 2, 1), out="per_expert")
+        rank = b.argsort(b.argsort(-per_expert), out="rank")
+        count = max(1, int(x.shape[1] / int(experts) * config.capacity))
+        kept = b.where(b.less(rank, count), per_expert, 0.0, out="kept")
+        gates = b.transpose(kept, perm=(0, 2, 1), out="gates")
+        y = _experts.routed(b, x, gates, config.activation, hidden, init, config.capacity, config.expert_std)
+        return y + _experts.shared(b, x, config.shared_activation, init, dim, shared) if config.shared else y
+
+    return mixture

@@ -1,0 +1,87 @@
+"""Experts that each pick their best tokens of the whole batch, as many as a capacity predictor says.
+
+Symbols: B batch, T tokens, D (`dim`) width, E experts, F (`hidden`) their hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.blocks.feed_forwards import _experts
+from latentc.components.blocks.feed_forwards._experts import Activation
+from latentc.components.parts import FeedForward, Problem, dense
+from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class TokenPool(FeedForward):
+    """Batch-level pool of tokens with dynamic capacity (DiffMoE, Shi et al. 2025, arXiv:2503.14487).
+
+    In training an expert takes the B * T * capacity / E tokens of the batch with the highest scores, rounded down. A
+    predictor learns which tokens these are, and `threshold` averages the least chance of as many. At inference an
+    expert takes as many tokens as the predictor gives a chance above its threshold. What a sample becomes therefore
+    depends on the batch it is in.
+    """
+
+    kind: Literal["token_pool"]
+    experts: int = Field(8, gt=1, le=1_024, description="number of routed experts (E)")
+    capacity: float = Field(1.0, gt=0, le=1_024, description="experts per token in training, on average")
+    ratio: float = Field(4.0, gt=0, description="hidden width of an expert, in units of the width")
+    shared: float = Field(0.0, ge=0, description="hidden width of the shared expert, in units of the width; 0: none")
+    activation: Activation = Field("gelu", description="feed-forward of a routed expert")
+    shared_activation: Activation = Field("gelu", description="feed-forward of the shared expert")
+    expert_std: float | None = Field(
+        None, gt=0, description="standard deviation of the experts' initial weights; null: as the network's `weights`"
+    )
+    predictor_weight: float = Field(
+        0.01, ge=0, description="weight of the capacity predictor's loss, added for every block and micro-batch"
+    )
+    momentum: float = Field(0.95, ge=0, lt=1, description="share of the old thresholds that a training step keeps")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "token_pool", "experts": 4, "ratio": 2.0}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.capacity > self.experts:
+            message = f"a capacity of {self.capacity} experts per token is more than the {self.experts} there are"
+            yield Problem(("capacity",), message, f"choose up to {self.experts}")
+        if spec.optimize.guidance != "batched":
+            message = f"the experts choose among both branches of guidance, which `{spec.optimize.guidance}` separates"
+            yield Problem((), message, "set `optimize.guidance: batched`")
+
+    def static(self, dim: int) -> dict[str, Any]:
+        sizes = {"hidden": int(dim * self.ratio), "experts": self.experts}
+        return {**sizes, **({"shared": int(dim * self.shared)} if self.shared else {})}
+
+    def apply(self, b: Builder, name: str, x: Var, init: str, **static: Any) -> Var:
+        return b.sub(name, _forward(self, init), x, **static)  # type: ignore[no-any-return]
+
+
+@cache
+def _forward(config: TokenPool, init: str) -> BlockBody:
+    @module_class("TokenPool")
+    def mixture(b: Builder, x: Var, *, dim: int, hidden: int, experts: int, shared: int = 0) -> Var:
+        """Each expert takes its best tokens of the batch, and all tokens go through the shared expert."""
+        scores = b.softmax(b.dense("gate", x, experts, bias=False, init="normal", std=0.006), axis=-1, out="scores")
+        # The predictor learns from the tokens, but does not change them.
+        h = b.silu(dense(b, "capacity.fc1", b.stop_gradient(x), dim, True, init))
+        logits = dense(b, "capacity.fc2", h, experts, True, init, out="logits")
+        threshold = b.param("threshold", f32(experts), "zeros", "state")
+        gates = b.pool_choice(
+            scores, b.sigmoid(logits), threshold, capacity=config.capacity, momentum=config.momentum, out="gates"
+        )
+        y = _experts.routed(b, x, gates, config.activation, hidden, init, config.capacity, config.expert_std)
+        if config.predictor_weight:
+            # Cross-entropy of the predictor with the choice; a chosen token's score is above 0.
+            chosen = b.cast(b.op("greater", gates, 0.0), to="f32", out="chosen")
+            loss = b.mean(b.softplus(logits) - chosen * logits, axes=(0, 1, 2), keepdims=False, out="loss")
+            if config.predictor_weight != 1:
+                loss = b.op("mul", loss, config.predictor_weight, out="loss")
+            y = b.auxiliary_loss(y, loss, out="y")
+        return y + _experts.shared(b, x, config.shared_activation, init, dim, shared) if config.shared else y
+
+    return mixture

@@ -1,0 +1,200 @@
+"""DiS: state space blocks over patches, time and conditions as tokens, with long skip connections.
+
+U-ViT's blocks add to one stream, and its skips carry that stream. Here, as in Mamba, what a block computed and the sum
+of all before it are kept apart, and the skips carry the former; so the two networks share the tokens only.
+
+Symbols: B batch, C channels, T tokens (patches), P patch side, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import Component, OneOf
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
+from latentc.components.contract import Capability, Network, Port
+from latentc.components.parts import Mixer, Norm, Problem, dense
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
+from latentc.ir.types import B, Named
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Dis(Backbone):
+    """Diffusion state space models (Fei et al. 2024, arXiv:2402.05608).
+
+    Takes x f32[B, C, H, W], t f32[B] and its conditions as tokens; returns f32[B, C_out, H, W]. With conditions, the
+    sum of all tokens that are no patches scales and shifts the last norm.
+    """
+
+    kind: Literal["dis"]
+    width: int = Field(gt=0, le=65_536, multiple_of=2, description="channels of a token (D)")
+    half: int = Field(gt=0, le=256, description="blocks before the middle one, and as many after it")
+    patch: int = Field(gt=0, le=1_024, description="side of a patch (P)")
+    mixer: Annotated[Component, OneOf("blocks/mixers")] = Field(description="how tokens see each other")
+    norm: Annotated[Component, OneOf("blocks/norms")] = Field(description="before each mixer, and after the last")
+    time_mlp: bool = Field(True, description="the features of the time pass through two linear layers")
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("tokens",)
+    TIME: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "dis",
+        "width": 16,
+        "half": 1,
+        "patch": 2,
+        "mixer": {"kind": "selective_scan", "state": 4},
+        "norm": {"kind": "rms_norm"},
+    }
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        shape = spec.data.shape
+        if shape is None or len(shape) != 3:
+            yield Problem((), f"a dis takes arrays [C, H, W], but the data has {spec.data.words}")
+            return
+        _, height, width = shape
+        if height != width or height % self.patch:
+            yield Problem(("patch",), f"patches of {self.patch} do not tile {height} by {width}")
+        mixer, _ = self.parts()
+        if self.width % mixer.head_count:
+            yield Problem(("width",), f"{mixer.head_count} heads do not divide the width of {self.width}")
+        yield from self.problems_of_conditions(spec)
+        yield from self.problems_of_time(spec)
+        size = spec.time.static()["frequencies"] if isinstance(spec.time, TimeFeatures) else self.width
+        if not self.time_mlp and size != self.width:
+            message = f"the time has {size} features, but a token has {self.width} channels"
+            yield Problem(
+                ("width",), message, f"set `conditioning.time.frequencies: {self.width}`, or `time_mlp: true`"
+            )
+
+    def parts(self) -> tuple[Mixer, Norm]:
+        """The parts by the type that their folder promises."""
+        assert isinstance(self.mixer, Mixer) and isinstance(self.norm, Norm)
+        return self.mixer, self.norm
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert spec.data.shape is not None and isinstance(spec.time, TimeFeatures)
+        channels, size, _ = spec.data.shape
+        static = {
+            "size": size,
+            "patch": self.patch,
+            "channels": channels,
+            "width": self.width,
+            "half": self.half,
+            **self.parts()[0].static(self.width),
+            **spec.time.static(),
+            **self.condition_sizes(spec),
+            "out_channels": out_channels,
+        }
+        entries = self.entries(spec)
+        ports = (Port("x", f32(B, channels, size, size), "state"), Port("t", f32(B), "time"), *ports_of(entries))
+        forward = add_method(mb, name, "forward", _network(self, spec.time, entries), ports, static)
+        return Network(name, {"forward": forward}, self.PROVIDES)
+
+
+@cache
+def _network(config: Dis, time: TimeFeatures, entries: tuple[Entry, ...]) -> BlockBody:
+    mixer, norm = config.parts()
+    plain, skipping = _block(mixer, norm, False), _block(mixer, norm, True)
+
+    @module_class("DiS", x="B channels size size")
+    def forward(
+        b: Builder,
+        x: Var,
+        t: Var,
+        *conditions: Var,
+        size: int,
+        patch: int,
+        channels: int,
+        width: int,
+        half: int,
+        out_channels: int,
+        **static: Any,
+    ) -> Var:
+        """Predicts from noisy x at time t under the conditions."""
+        batch, grid = x.shape[0], size // patch
+        patches = Named(int(grid * grid), "T", "grid ** 2")
+        fan_in: dict[str, Any] = {"fan_in": channels * patch**2}
+        kernel = b.param("x_embedder.weight", f32(width, channels, patch, patch), "linear_default", **fan_in)
+        shift = b.param("x_embedder.bias", f32(width), "linear_default", **fan_in)
+        x = b.conv(x, kernel, shift, stride=patch, out="x")
+        x = b.transpose(b.reshape(x, shape=(batch, width, patches)), perm=(0, 2, 1), out="x")
+        c = time.features(b, t, **{k: static[k] for k in time.static()})
+        if config.time_mlp:
+            c = b.silu(dense(b, "t_embedder.fc1", c, 4 * width, True, "linear_default"), out="c")
+            c = dense(b, "t_embedder.fc2", c, width, True, "linear_default", out="c")
+        tokens = [b.reshape(c, shape=(batch, 1, width), out="time")]
+        for entry, operands in with_operands(entries, conditions):
+            embedded, _ = entry.tokens(b, f"{entry.ports[0].name}_embedder", operands, width, static)
+            tokens.insert(len(tokens) - 1, embedded)
+        extras = sum(token.shape[1] for token in tokens)
+        x = b.concat(*tokens, x, axis=1, out="x")
+        x = x + b.param("positions", f32(1, patches + extras, width), "zeros")
+        sizes = {k: static[k] for k in mixer.static(int(width))}
+        total, skips = b.fill_like(x, 0.0), []
+        for name in items("in_blocks", half):
+            x, total = b.sub(name, plain, x, total, dim=width, out="x total", **sizes)
+            skips.append(x)
+        x, total = b.sub("mid_block", plain, x, total, dim=width, out="x total", **sizes)
+        for name in items("out_blocks", half):
+            x, total = b.sub(name, skipping, x, total, skips.pop(), dim=width, out="x total", **sizes)
+        x = norm.apply(b, "norm", x + total)
+        told = tokens if entries else []
+        x = b.slice(x, axis=1, start=extras, stop=patches + extras, out="x")
+        ends = {"dim": width, "grid": grid, "patch": patch, "out_channels": out_channels}
+        return b.sub("final_layer", _final_layer(), x, *_sum(b, told, width), out="x", **ends)
+
+    return forward
+
+
+def _sum(b: Builder, tokens: list[Var], width: Any) -> list[Var]:
+    """The sum of tokens f32[B, n, D] as f32[B, D], or nothing if there are none."""
+    if not tokens:
+        return []
+    rows = [b.sum(token, axes=(1,), keepdims=False) for token in tokens]
+    total = rows[0]
+    for row in rows[1:]:
+        total = total + row
+    return [total]
+
+
+@cache
+def _block(mixer: Mixer, norm: Norm, skips: bool) -> BlockBody:
+    @module_class("SkipBlock" if skips else "Block")
+    def forward(b: Builder, x: Var, total: Var, *skip: Var, dim: int, **static: Any) -> tuple[Var, Var]:
+        """Adds the output x of the block before to the total of all, and mixes the tokens of that."""
+        if skips:
+            x = dense(b, "skip_linear", b.concat(x, *skip, axis=2, out="x"), dim, True, "linear_default", out="x")
+        total = b.op("add", total, x, out="total")
+        x = mixer.apply(b, "mixer", norm.apply(b, "norm", total), (), "linear_default", dim=dim, **static)
+        return x, total
+
+    return forward
+
+
+@cache
+def _final_layer() -> BlockBody:
+    @module_class("FinalLayer")
+    def forward(b: Builder, x: Var, *c: Var, dim: int, grid: int, patch: int, out_channels: int) -> Var:
+        """Normalises and projects the tokens, then lays the patches out as an image."""
+        batch = x.shape[0]
+        x = b.layer_norm(x, eps=1e-6, out="x")
+        if c:
+            modulation = dense(b, "adaLN", b.silu(c[0]), 2 * dim, True, "linear_default", out="modulation")
+            modulation = b.reshape(modulation, shape=(batch, 1, 2 * dim), out="modulation")
+            shift, scale = b.split(modulation, axis=2, sizes=(dim, dim), out="shift scale")
+            x = x * (scale + 1.0) + shift
+        x = dense(b, "linear", x, patch * patch * out_channels, True, "linear_default", out="x")
+        x = b.reshape(x, shape=(batch, grid, grid, patch, patch, out_channels))
+        x = b.transpose(x, perm=(0, 5, 1, 3, 2, 4))
+        return b.reshape(x, shape=(batch, out_channels, grid * patch, grid * patch))
+
+    return forward
+
+
+__all__ = ["Dis"]

@@ -1,0 +1,129 @@
+"""The selective scan of state space models.
+
+Symbols: B batch, L tokens, E channels, N numbers of state per channel; Q tokens of a chunk, K = ceil(L / Q) chunks.
+
+Every form multiplies decays exp(delta a), which lie between 0 and 1 as a is negative; none divides by them, so that
+long sequences neither overflow nor lose the first tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from latentc.ir.ops.linear import same_dtype
+from latentc.ir.ops.row import Array, Attrs, Op, need
+from latentc.ir.types import TensorType
+
+
+def _infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, delta, a, b, c = ins
+    need(x.is_float and x.rank == 3, f"takes floats [B, L, E], got {x}")
+    need(delta.shape == x.shape, f"delta is {delta}; wants {x}")
+    need(a.rank == 2 and a.shape[0] == x.shape[2], f"a is {a}; wants [{x.shape[2]}, N]")
+    need(b.shape == (*x.shape[:2], a.shape[1]), f"b is {b}; wants {[*x.shape[:2], a.shape[1]]}")
+    need(c.shape == b.shape, f"c is {c}; wants {b}")
+    same_dtype(ins)
+    return [x]
+
+
+def _evaluate(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    x, delta, a, b, c = xs
+    state = np.zeros((x.shape[0], *a.shape), x.dtype)
+    out = np.empty_like(x)
+    for i in range(x.shape[1]):
+        step = delta[:, i, :, None]
+        state = np.exp(step * a) * state + step * x[:, i, :, None] * b[:, i, None, :]
+        out[:, i] = (state @ c[:, i, :, None])[..., 0]
+    return [out]
+
+
+def steps_of(length: int) -> int:
+    """Tokens per chunk (Q), about the square root of the length, so that there are about as many chunks."""
+    return math.isqrt(max(0, length - 1)) + 1
+
+
+def chunked(b: Any, ins: Sequence[Any]) -> Any:
+    """All chunks side by side, token by token; then the states at their ends, one after another.
+
+    About 2 sqrt(L) dependent steps of static shapes.
+    """
+    x, delta, a, enter, leave = ins
+    batch, length, channels = x.shape
+    size, states = int(length), a.shape[1]
+    steps = steps_of(size)
+    chunks = -(-size // steps)
+
+    def columns(v: Any) -> list[Any]:
+        """The tokens at each place of all chunks: [B, K, width]."""
+        width = v.shape[2]
+        if extra := chunks * steps - size:
+            v = b.pad(v, axis=1, before=0, after=extra, value=0.0)  # a step of 0 keeps the state
+        return list(b.unbind(b.reshape(v, shape=(batch, chunks, steps, width)), axis=2))
+
+    column, row = (batch, chunks, channels, 1), (batch, chunks, 1, states)
+    state: Any = None
+    passed: Any = None
+    found = []
+    for step, drive, inward in zip(columns(delta), columns(delta * x), columns(enter), strict=True):
+        decay = b.exp(b.reshape(step, shape=column) * a)
+        added = b.reshape(drive, shape=column) * b.reshape(inward, shape=row)
+        state = added if state is None else decay * state + added
+        passed = decay if passed is None else decay * passed
+        found.append((state, passed))
+    one = (batch, 1, channels, states)
+    before = [b.fill_like(b.slice(state, axis=1, start=0, stop=1), 0.0)]
+    for k in range(chunks - 1):
+        last, all_ = (b.slice(v, axis=1, start=k, stop=k + 1) for v in (state, passed))
+        before.append(b.reshape(all_ * before[-1] + last, shape=one))
+    start = b.concat(*before, axis=1) if chunks > 1 else before[0]
+    outs = [
+        b.matmul(own + reach * start, b.reshape(outward, shape=(batch, chunks, states, 1)))
+        for (own, reach), outward in zip(found, columns(leave), strict=True)
+    ]
+    y = b.reshape(b.concat(*outs, axis=3) if len(outs) > 1 else outs[0], shape=(batch, chunks, channels, steps))
+    y = b.reshape(b.transpose(y, perm=(0, 1, 3, 2)), shape=(batch, chunks * steps, channels))
+    return b.slice(y, axis=1, start=0, stop=size) if chunks * steps > size else y
+
+
+def associative(b: Any, ins: Sequence[Any]) -> Any:
+    """Doubles the span of tokens that a state includes: ceil(log2 L) steps on all tokens (Hillis and Steele 1986)."""
+    x, delta, a, enter, leave = ins
+    batch, length, channels = x.shape
+    size, states = int(length), a.shape[1]
+    column = (batch, length, channels, 1)
+    decay = b.exp(b.reshape(delta, shape=column) * a)
+    state = b.reshape(delta * x, shape=column) * b.reshape(enter, shape=(batch, length, 1, states))
+    span = 1
+    while span < size:
+        earlier = b.slice(state, axis=1, start=0, stop=size - span)
+        earlier = b.pad(earlier, axis=1, before=span, after=0, value=0.0)
+        state = state + decay * earlier
+        if 2 * span < size:
+            reach = b.slice(decay, axis=1, start=0, stop=size - span)
+            decay = decay * b.pad(reach, axis=1, before=span, after=0, value=1.0)
+        span *= 2
+    y = b.matmul(state, b.reshape(leave, shape=(batch, length, states, 1)))
+    return b.reshape(y, shape=(batch, length, channels))
+
+
+def _flops(ins: Sequence[TensorType], outs: Sequence[TensorType], attrs: Attrs) -> int:
+    return 9 * ins[0].count() * int(ins[2].shape[1])  # type: ignore[arg-type]
+
+
+OPS = {
+    "selective_scan": Op(
+        "selective_scan(x, delta, a, b, c)",
+        "y [B, L, E] from x and delta [B, L, E], a [E, N] (negative), b and c [B, L, N]: the state h of channel e is "
+        "exp(delta a) h + delta b x from token to token, and y is the sum of c h over N",
+        _infer,
+        _evaluate,
+        None,
+        _flops,
+        lambda b, ins, attrs: [chunked(b, ins)],
+        source="Gu and Dao 2023, arXiv:2312.00752",
+    )
+}
