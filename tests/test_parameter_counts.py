@@ -41,6 +41,16 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         {("B/2", "main"): 137_648_400, ("L/2", "main"): 465_693_456, ("XL/2", "main"): 682_947_600},
     ),
     "pixart": ("maple-research-lab/SIM", {("XL/2-512", "main"): 611_347_616}),  # paper: 0.6 B
+    "dico": (
+        "shallowdream204/DiCo",
+        {
+            ("S", "main"): 33_137_672,  # paper: 33 M
+            ("B", "main"): 129_992_712,  # paper: 130.0 M
+            ("L", "main"): 463_897_992,  # paper: 463.9 M
+            ("XL", "main"): 701_151_368,  # paper: 701.2 M
+            ("H", "main"): 1_037_408_328,  # paper: 1037.4 M
+        },
+    ),
     "uvit": (
         "baofff/U-ViT",
         {
@@ -284,6 +294,7 @@ def test_weights_are_as_many_as_the_authors(name: str) -> None:
 
 # spec -> {variant: billion multiply-adds of a forward pass of network `main`, as the paper says}
 COMPUTE: dict[str, dict[str | None, float]] = {
+    "dico": {"S": 4.25, "B": 16.88, "L": 60.24, "XL": 87.30, "H": 194.15, "XL-512": 349.78},
     "mean_flow": {"B/4": 5.6, "B/2": 23.1, "M/2": 54.0, "XL/2": 119.0},
 }
 

@@ -51,7 +51,10 @@ DIT = (*DIGITS, *under("backbone", (*BLOCKS, "depth=2", "patch=2")))
 WHOLE = "sampler.guidance.channels=null"  # not three of four channels
 EXPERTS = (*DIT, "sampler.steps=3", WHOLE)
 
+STAGES = ("width=8", "depths=[1, 1, 1, 1, 1]")
+
 SYSTEMS: dict[str, Tiny] = {
+    "dico": Tiny("dico", (*DIGITS, *under("backbone", STAGES), "sampler.steps=3")),
     "uvit": Tiny("uvit", UVIT),
     "uvit-pixels": Tiny("uvit", (*UVIT, "backbone.patch=2"), "cifar10-S/2"),
     "edm": edm("cifar10", data=IMAGES),

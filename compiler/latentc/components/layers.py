@@ -77,14 +77,28 @@ def conv(
     bias: bool = True,
     spectral: bool = False,
     dilation: int | None = None,
+    stride: int | None = None,
     out: str = "",
 ) -> Var:
-    """A convolution of x [B, C, *space] with an odd `kernel` along each axis: [B, channels, *space]."""
+    """A convolution of x [B, C, *space] with an odd `kernel` along each axis: [B, channels, *space].
+
+    A `stride` divides the space.
+    """
     weight = _weight(b, name, (channels, x.shape[1], *(kernel,) * (x.type.rank - 2)), init, spectral)
     ins = [x, weight, *_bias(b, name, weight, init, bias)]
+    if stride is not None:
+        return b.conv(*ins, stride=stride, padding=kernel // 2, out=out)  # type: ignore[no-any-return]
     if dilation is None:
         return b.conv(*ins, padding=kernel // 2, out=out)  # type: ignore[no-any-return]
     return b.conv(*ins, padding=dilation * (kernel // 2), dilation=dilation, out=out)  # type: ignore[no-any-return]
+
+
+def depthwise(b: Builder, name: str, x: Var, kernel: int, init: str, out: str = "") -> Var:
+    """A convolution of each channel of x [B, C, *space] by itself, with an odd `kernel` along each axis."""
+    channels = x.shape[1]
+    weight = _weight(b, name, (channels, 1, *(kernel,) * (x.type.rank - 2)), init, False)
+    bias = _bias(b, name, weight, init, True)
+    return b.conv(x, weight, *bias, padding=kernel // 2, groups=channels, out=out)  # type: ignore[no-any-return]
 
 
 def embedding(
@@ -125,4 +139,15 @@ def group_norm(b: Builder, name: str, x: Var, groups: int, eps: float, out: str 
     return b.group_norm(x, weight, bias, groups=groups, eps=eps, out=out)
 
 
-__all__ = ["EPS", "MP_EPS", "batch_norm", "conv", "embedding", "group_norm", "halving_conv", "linear", "mp_linear"]
+__all__ = [
+    "EPS",
+    "MP_EPS",
+    "batch_norm",
+    "conv",
+    "depthwise",
+    "embedding",
+    "group_norm",
+    "halving_conv",
+    "linear",
+    "mp_linear",
+]

@@ -6,7 +6,7 @@ Symbols: B batch, T tokens, D (`dim`) width, H heads.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -69,8 +69,12 @@ class Part(Component):
 class Norm(Part):
     """A normalisation over the last axis."""
 
+    TIMED: ClassVar[bool] = False
+    """Whether its parameters depend on the time."""
+
     @abstractmethod
-    def apply(self, b: Builder, name: str, x: Var) -> Var: ...
+    def apply(self, b: Builder, name: str, x: Var, t: Var | None = None) -> Var:
+        """x [B, ..., D] normalised. The time t f32[B, 1] is for those that are `TIMED`."""
 
 
 class Mixer(Part):
@@ -79,10 +83,38 @@ class Mixer(Part):
     @property
     @abstractmethod
     def head_count(self) -> int:
-        """Heads that `dim` is divided among."""
+        """Heads that `dim` is divided among; 1 if it has none."""
+
+    @property
+    def spatial(self) -> bool:
+        """Whether tokens must be a square, whose side `grid` it is then applied with."""
+        return False
+
+    @property
+    def normalised(self) -> bool:
+        """Whether blocks normalise what it mixes."""
+        return True
+
+    @property
+    def takes_vector(self) -> bool:
+        """Whether `apply` may be given a vector c."""
+        return False
+
+    @property
+    def branches(self) -> int:
+        """How many summands `apply_branches` returns."""
+        return 1
+
+    def problems_of_grid(self, grid: int) -> Iterator[Problem]:
+        """What is wrong with a square of tokens of this side."""
+        yield from ()
 
     @abstractmethod
     def static(self, dim: int) -> dict[str, Any]: ...
+
+    def own(self, dim: int, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of a block's sizes that it is applied with."""
+        return {name: sizes[name] for name in (*self.static(int(dim)), *(("grid",) if self.spatial else ()))}
 
     @abstractmethod
     def apply(
@@ -93,9 +125,16 @@ class Mixer(Part):
         rotary: tuple[Var, ...],
         init: str,
         mask: Var | None = None,
+        c: Var | None = None,
         **static: Any,
     ) -> Var:
-        """`mask` bool[B, 1, 1, T] is true for the tokens that may be seen; None: all."""
+        """`mask` bool[B, 1, 1, T] is true for the tokens that may be seen; None: all. `c` [B, E] is the condition."""
+
+    def apply_branches(
+        self, b: Builder, name: str, x: Var, rotary: tuple[Var, ...], init: str, **static: Any
+    ) -> tuple[Var, ...]:
+        """The summands of `apply`, for blocks that gate each by itself."""
+        return (self.apply(b, name, x, rotary, init, **static),)
 
     def decode(
         self, b: Builder, name: str, x: Var, state: DecodeState, rotary: tuple[Var, ...], init: str, **static: Any
@@ -146,6 +185,15 @@ class BlockCondition(Part):
 
     TAKES_TOKENS: ClassVar[bool] = False
     """Whether blocks attend to tokens of conditions [B, L, D], and the mask of those that count, behind the vector."""
+    TAKES: ClassVar[Literal["vector", "time"] | None] = "vector"
+    """What blocks take behind x: the embedded condition c [B, E], the time t [B, 1], or nothing."""
+    THROUGH_MIXER: ClassVar[bool] = False
+    """Whether the mixer takes c, rather than the block around it."""
+
+    @property
+    def spatial(self) -> bool:
+        """Whether tokens must be a square, whose side `grid` blocks are then built with."""
+        return False
 
     @abstractmethod
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody: ...

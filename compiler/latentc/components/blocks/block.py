@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from latentc.components import Closed, Component, OneOf
-from latentc.components.parts import BlockCondition, FeedForward, Mixer, Norm, Problem
+from latentc.components.parts import BlockCondition, FeedForward, Mixer, Norm, Problem, under
 
 
 class Block(Closed):
@@ -32,12 +32,31 @@ class Block(Closed):
         return {**mixer.static(width), **feed_forward.static(width)}
 
     def own(self, width: int, sizes: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of a network's static arguments that its blocks take."""
-        return {name: sizes[name] for name in self.static(int(width))}
+        """Those of a network's static arguments that its blocks take; `grid` is the side of a square of tokens."""
+        return {name: sizes[name] for name in (*self.static(int(width)), *(("grid",) if self.spatial else ()))}
 
-    def problems_of_width(self, width: int) -> Iterator[Problem]:
-        """What is wrong with a network of this width."""
-        heads = self.parts()[0].head_count
+    @property
+    def spatial(self) -> bool:
+        """Whether tokens must be a square."""
+        mixer, _, _, condition = self.parts()
+        return mixer.spatial or condition.spatial
+
+    def problems_of_width(self, width: int, grid: int | None = None) -> Iterator[Problem]:
+        """What is wrong with a network of this width, whose tokens are a square of side `grid`; None: a sequence."""
+        mixer, _, norm, condition = self.parts()
+        if grid is not None:
+            yield from under("block", "mixer", problems=mixer.problems_of_grid(grid))
+        elif self.spatial:
+            where = ("block", "mixer" if mixer.spatial else "condition")
+            message = f"`{getattr(self, where[1]).kind}` needs a square of tokens, and this network has a sequence"
+            yield Problem(where, message, "use another, such as `{kind: attention}`" if mixer.spatial else None)
+        if condition.THROUGH_MIXER and not mixer.takes_vector:
+            message = f"`{condition.kind}` adds the condition inside the mixer, and a `{mixer.kind}` takes none"
+            yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`, or the mixer `attention`")
+        if norm.TIMED and condition.TAKES != "time":
+            message = f"`{norm.kind}` depends on the time, which `{condition.kind}` does not hand to norms"
+            yield Problem(("block", "norm"), message, "use `{kind: layer_norm}`, or the condition `{kind: time_norm}`")
+        heads = mixer.head_count
         if width % heads:
             below = width - width % heads
             near = " or ".join(str(w) for w in (below, below + heads) if w > 0)

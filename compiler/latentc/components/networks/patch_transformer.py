@@ -17,7 +17,7 @@ from latentc.components.blocks.block import Block
 from latentc.components.condition import Condition, Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.kit.tokens import joined, rows
-from latentc.components.parts import FeedForward, Norm, Positions, Problem, Weights, dense
+from latentc.components.parts import BlockCondition, FeedForward, Norm, Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 
@@ -53,12 +53,19 @@ class PatchTransformer(Backbone):
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
     patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels of the network's input (P)")
-    positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="how tokens know their place")
+    positions: Annotated[Component | None, OneOf("blocks/positions")] = Field(
+        description="how tokens know their place; null: they are not told, as convolutions and biases are enough"
+    )
     block: Block = Field(description="the block that is repeated")
     interleaved: Annotated[Component | None, OneOf("blocks/feed_forwards")] = Field(
         None, description="feed-forward of every second block, beginning with the second; null: that of `block`"
     )
     weights: Weights = Field("xavier", description="how linear layers start")
+    output: Literal["modulated", "silu"] = Field(
+        "modulated",
+        description="before the last layer the tokens are normalised, then scaled and shifted by the condition (DiT) "
+        "or passed through SiLU (DiffiT)",
+    )
     unused_channels: int = Field(
         0,
         ge=0,
@@ -88,6 +95,7 @@ class PatchTransformer(Backbone):
     TIME: ClassVar[bool] = True
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
+        grid = 1
         if spec.data.shape is None or len(spec.data.shape) != 3:
             yield Problem(
                 (),
@@ -102,17 +110,23 @@ class PatchTransformer(Backbone):
                 fits = [d for d in range(1, height + 1) if height % d == 0]
                 message = f"patches of {self.patch} do not tile a side of {height}"
                 yield Problem(("patch",), message, f"choose one of {', '.join(map(str, fits))}")
-        yield from self.block.problems_of_width(self.width)
+            else:
+                grid = height // self.patch
+        yield from self.block.problems_of_width(self.width, grid)
         yield from self.problems_of_conditions(spec)
-        if self.block.condition.kind == "in_context":
+        if self.block.parts()[3].TAKES != "vector":
             message = "a patch_transformer has no place for the condition in its sequence"
             yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`")
         yield from self._problems_of_training()
+        if self.routes and self.block.spatial:
+            message = f"tokens that skip blocks leave no square, which `{self.block.mixer.kind}` mixes"
+            yield Problem(("routes",), message, "use a mixer of sequences, such as `{kind: attention}`")
 
     def _problems_of_training(self) -> Iterator[Problem]:
         """Routes and an alignment that do not fit the blocks."""
-        if self.routes and type(self.positions).rotary is not Positions.rotary:  # type: ignore[attr-defined]
-            message = f"tokens that skip blocks lose their place, which `{self.positions.kind}` gives inside of blocks"
+        positions = self.positions
+        if self.routes and isinstance(positions, Positions) and type(positions).rotary is not Positions.rotary:
+            message = f"tokens that skip blocks lose their place, which `{positions.kind}` gives inside of blocks"
             yield Problem(("positions",), message, "use `{kind: sincos_2d}`")
         free = 0
         for i, (start, end) in enumerate(self.skipped):
@@ -200,8 +214,8 @@ def _network(
 ) -> BlockBody:
     """`forward`, or `train_forward`, which also takes scores of the tokens for each route, and returns projections."""
     mixer, feed_forward, norm, condition = config.block.parts()
-    assert isinstance(config.positions, Positions)
     positions = config.positions
+    assert positions is None or isinstance(positions, Positions)
     first = condition.block(mixer, feed_forward, norm, config.weights)
     second = first
     if isinstance(config.interleaved, FeedForward):
@@ -238,10 +252,12 @@ def _network(
         shift = b.param("x_embedder.bias", f32(width), "zeros")
         x = b.conv(x, kernel, shift, stride=patch, out="x")
         x = b.transpose(b.reshape(x, shape=(batch, width, tokens)), perm=(0, 2, 1), out="x")
-        x = positions.add(b, x, width, grid)
-        rotary = positions.rotary(b, width // static.get("heads", 1), grid, 0)  # not every mixer has heads
+        rotary: tuple[Var, ...] = ()
+        if positions is not None:
+            x = positions.add(b, x, width, grid)
+            rotary = positions.rotary(b, width // static.get("heads", 1), grid, 0)  # not every mixer has heads
         c = reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
-        sizes = config.block.own(width, static)
+        sizes = config.block.own(width, {**static, "grid": grid})
         context = joined(b, told)
         sizes |= {"context": len(context)} if condition.TAKES_TOKENS else {}
         shared = condition.shared(b, c, width)
@@ -259,16 +275,9 @@ def _network(
                     b.sub(f"projectors.{k}", _projector, x, dim=width, hidden=static["projection"], out_dim=out)
                     for k, out in enumerate(config.alignment.features)
                 )
-        x = b.sub(
-            "final_layer",
-            _final_layer(config, norm),
-            x,
-            c,
-            dim=width,
-            grid=grid,
-            patch=patch,
-            out_channels=out_channels,
-        )
+        ends: dict[str, Any] = {"dim": width, "grid": grid, "patch": patch, "out_channels": out_channels}
+        operands = (x, c) if config.output == "modulated" else (x,)
+        x = b.sub("final_layer", _final_layer(config, norm), *operands, **ends)
         return x, *features
 
     if training:
@@ -330,14 +339,16 @@ def _projector(b: Builder, x: Var, *, dim: int, hidden: int, out_dim: int) -> Va
     return dense(b, "fc3", x, out_dim, True, "xavier", out="features")
 
 
+def modulated(b: Builder, condition: BlockCondition, norm: Norm, x: Var, c: Var, dim: int) -> Var:
+    """The norm of tokens x, scaled and shifted by the condition c [B, E]: of a final layer."""
+    shift, scale = condition.final_modulation(b, c, dim)
+    return norm.apply(b, "norm_final", x) * (scale + 1.0) + shift
+
+
 @cache
 def _final_layer(config: PatchTransformer, norm: Norm) -> BlockBody:
-    @module_class("FinalLayer")
-    def forward(b: Builder, x: Var, c: Var, *, dim: int, grid: int, patch: int, out_channels: int) -> Var:
-        """Normalises, modulates and projects the tokens, then lays the patches out as an image."""
+    def image(b: Builder, x: Var, grid: int, patch: int, out_channels: int) -> Var:
         batch = x.shape[0]
-        shift, scale = config.block.parts()[3].final_modulation(b, c, dim)
-        x = norm.apply(b, "norm_final", x) * (scale + 1.0) + shift
         x = dense(b, "linear", x, patch * patch * out_channels, True, "zeros", out="x")
         x = b.reshape(x, shape=(batch, grid, grid, patch, patch, out_channels))
         x = b.transpose(x, perm=(0, 5, 1, 3, 2, 4))
@@ -346,4 +357,14 @@ def _final_layer(config: PatchTransformer, norm: Norm) -> BlockBody:
             x = b.slice(x, axis=1, start=0, stop=out_channels - config.unused_channels)
         return x
 
-    return forward
+    @module_class("FinalLayer")
+    def modulates(b: Builder, x: Var, c: Var, *, dim: int, grid: int, patch: int, out_channels: int) -> Var:
+        """Normalises, modulates and projects the tokens, then lays the patches out as an image."""
+        return image(b, modulated(b, config.block.parts()[3], norm, x, c, dim), grid, patch, out_channels)
+
+    @module_class("FinalLayer")
+    def activates(b: Builder, x: Var, *, dim: int, grid: int, patch: int, out_channels: int) -> Var:
+        """Normalises, activates and projects the tokens, then lays the patches out as an image."""
+        return image(b, b.silu(norm.apply(b, "norm_final", x), out="x"), grid, patch, out_channels)
+
+    return modulates if config.output == "modulated" else activates

@@ -16,8 +16,9 @@ from latentc.components.blocks.block import Block
 from latentc.components.blocks.unet.layers import conv
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port
+from latentc.components.networks._stages import long_skips
 from latentc.components.parts import Problem, dense
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B, Named
 
 if TYPE_CHECKING:
@@ -98,7 +99,6 @@ class Uvit(Backbone):
 def _network(config: Uvit, time: TimeFeatures, entries: tuple[Entry, ...]) -> BlockBody:
     mixer, feed_forward, norm, condition = config.block.parts()
     block = condition.block(mixer, feed_forward, norm, "normal")
-    skip_block = _skip_block(block)
 
     @module_class("UViT", x="B channels size size")
     def forward(
@@ -130,13 +130,7 @@ def _network(config: Uvit, time: TimeFeatures, entries: tuple[Entry, ...]) -> Bl
         extras = sum(token.shape[1] for token in tokens)
         x = b.concat(*tokens, x, axis=1, out="x")
         x = x + b.param("positions", f32(1, patches + extras, width), "normal", std=0.02)
-        sizes, skips = config.block.own(width, static), []
-        for name in items("in_blocks", half):
-            x = b.sub(name, block, x, dim=width, **sizes)
-            skips.append(x)
-        x = b.sub("mid_block", block, x, dim=width, **sizes)
-        for name in items("out_blocks", half):
-            x = b.sub(name, skip_block, x, skips.pop(), dim=width, **sizes)
+        x = long_skips(b, block, x, (), half, width, config.block.own(width, static))[-1]
         x = dense(b, "decoder", norm.apply(b, "norm", x), patch * patch * out_channels, True, "normal", out="x")
         x = b.slice(x, axis=1, start=extras, stop=patches + extras, out="x")
         x = b.reshape(x, shape=(batch, grid, grid, patch, patch, out_channels))
@@ -152,17 +146,6 @@ def _time_token(b: Builder, config: Uvit, time: TimeFeatures, t: Var, width: Any
         return c
     c = b.silu(dense(b, "t_embedder.fc1", c, 4 * width, True, "normal"), out="c")
     return dense(b, "t_embedder.fc2", c, width, True, "normal", out="c")
-
-
-@cache
-def _skip_block(block: BlockBody) -> BlockBody:
-    @module_class("SkipBlock")
-    def forward(b: Builder, x: Var, skip: Var, *, dim: int, **static: Any) -> Var:
-        """A transformer block of x joined with the output of its counterpart in the first half."""
-        x = dense(b, "skip_linear", b.concat(x, skip, axis=2, out="x"), dim, True, "normal", out="x")
-        return block.body(b, x, dim=dim, **static)  # type: ignore[no-any-return]
-
-    return forward
 
 
 __all__ = ["Uvit"]

@@ -42,7 +42,7 @@ def _block(config: AdalnSingle, mixer: Mixer, feed_forward: FeedForward, norm: N
     @module_class("PixArtBlock")
     def block(b: Builder, x: Var, modulation: Var, *others: Var, context: int, dim: int, **static: Any) -> Var:
         """A transformer block: `modulation` [B, 6 D] scales, shifts and gates the branches beside cross-attention."""
-        mixing = {k: static[k] for k in mixer.static(dim)}
+        mixing = mixer.own(dim, static)
         feeding = {k: static[k] for k in feed_forward.static(dim)}
         told, rotary = others[:context], others[context:]
         table = b.param("scale_shift_table", f32(6, dim), "normal", std=0.02)

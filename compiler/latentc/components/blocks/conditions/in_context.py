@@ -13,6 +13,7 @@ class InContext(BlockCondition):
     """Pre-norm residual blocks; the condition is a token of the sequence (GPT, LLaMA, LlamaGen)."""
 
     kind: Literal["in_context"]
+    TAKES: ClassVar[Literal["vector", "time"] | None] = None
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "in_context"}
 
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
@@ -37,9 +38,10 @@ def _block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> Bl
     @module_class("TransformerBlock")
     def block(b: Builder, x: Var, *rotary: Var, dim: int, **static: Any) -> Var:
         """A pre-norm transformer block."""
-        mixing = {k: static[k] for k in mixer.static(dim)}
+        mixing = mixer.own(dim, static)
         feeding = {k: static[k] for k in feed_forward.static(dim)}
-        x = x + mixer.apply(b, "attn", norm.apply(b, "norm1", x), rotary, init, dim=dim, **mixing)
+        h = norm.apply(b, "norm1", x) if mixer.normalised else x
+        x = x + mixer.apply(b, "attn", h, rotary, init, dim=dim, **mixing)
         return x + feed_forward.apply(b, "mlp", norm.apply(b, "norm2", x), init, dim=dim, **feeding)
 
     return block
@@ -50,7 +52,7 @@ def _masked_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str
     @module_class("MaskedBlock")
     def block(b: Builder, x: Var, mask: Var, *rotary: Var, dim: int, **static: Any) -> Var:
         """A pre-norm transformer block that sees the tokens where `mask` is true."""
-        mixing = {k: static[k] for k in mixer.static(dim)}
+        mixing = mixer.own(dim, static)
         feeding = {k: static[k] for k in feed_forward.static(dim)}
         x = x + mixer.apply(b, "attn", norm.apply(b, "norm1", x), rotary, init, mask, dim=dim, **mixing)
         return x + feed_forward.apply(b, "mlp", norm.apply(b, "norm2", x), init, dim=dim, **feeding)
@@ -65,7 +67,7 @@ def _decode_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str
         b: Builder, x: Var, position: Var, mask: Var, keys: Var, values: Var, *others: Var, dim: int, **static: Any
     ) -> tuple[Var, Var, Var]:
         """The block for one token against the cached keys and values."""
-        mixing = {k: static[k] for k in mixer.static(dim)}
+        mixing = mixer.own(dim, static)
         feeding = {k: static[k] for k in feed_forward.static(dim)}
         temperature, rotary = (others[0], others[1:]) if tempered else (None, others)
         state = DecodeState(position, mask, keys, values, temperature)

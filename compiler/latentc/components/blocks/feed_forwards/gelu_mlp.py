@@ -22,7 +22,8 @@ class GeluMlp(FeedForward):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "gelu_mlp"}
 
     def static(self, dim: int) -> dict[str, Any]:
-        return {"hidden": int(dim * self.ratio)}
+        whole = int(self.ratio) if self.ratio == int(self.ratio) else None
+        return {"hidden": int(dim * self.ratio) if whole is None else whole * dim}  # an expression of a named width
 
     def apply(self, b: Builder, name: str, x: Var, init: str, **static: Any) -> Var:
         return b.sub(name, _forward(self, init), x, **static)  # type: ignore[no-any-return]

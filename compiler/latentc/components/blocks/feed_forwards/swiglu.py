@@ -15,7 +15,11 @@ class Swiglu(FeedForward):
     """w2(silu(w1 x) * w3 x) (Shazeer 2020, arXiv:2002.05202); two thirds of 4 D wide, rounded up."""
 
     kind: Literal["swiglu"]
-    hidden: int | None = Field(None, gt=0, le=1_048_576, description="hidden width; null: 8/3 of the width, rounded up")
+    hidden: int | None = Field(None, gt=0, le=1_048_576, description="hidden width; null: as `ratio` says")
+    ratio: float | None = Field(
+        None, gt=0, le=1_024, description="hidden width in units of the width; null: 8/3 of it, rounded up"
+    )
+    activation: Literal["silu", "gelu"] = Field("silu", description="of the gate; with GELU it is GEGLU")
     multiple_of: int = Field(
         256, gt=0, le=65_536, description="what the default hidden width is rounded up to a multiple of"
     )
@@ -24,6 +28,8 @@ class Swiglu(FeedForward):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "swiglu", "multiple_of": 8}
 
     def static(self, dim: int) -> dict[str, Any]:
+        if self.hidden is None and self.ratio is not None:
+            return {"hidden": int(dim * self.ratio)}
         wanted = int(2 * (4 * dim) / 3)
         return {"hidden": self.hidden or -(-wanted // self.multiple_of) * self.multiple_of}
 
@@ -33,11 +39,20 @@ class Swiglu(FeedForward):
 
 @cache
 def _forward(config: Swiglu, init: str) -> BlockBody:
-    @module_class("SwiGlu")
-    def swiglu(b: Builder, x: Var, *, dim: int, hidden: int) -> Var:
-        """Gated feed-forward: w2(silu(w1 x) * w3 x)."""
-        gate = b.silu(dense(b, "w1", x, hidden, config.bias, init))
+    def gated(b: Builder, x: Var, dim: int, hidden: int) -> Var:
+        gate = dense(b, "w1", x, hidden, config.bias, init)
+        gate = b.silu(gate) if config.activation == "silu" else b.gelu(gate, approximate="none")
         x = dense(b, "w2", gate * dense(b, "w3", x, hidden, config.bias, init), dim, config.bias, init)
         return b.dropout(x, p=config.dropout, out="x") if config.dropout else x
 
-    return swiglu
+    @module_class("SwiGlu")
+    def swiglu(b: Builder, x: Var, *, dim: int, hidden: int) -> Var:
+        """Gated feed-forward: w2(silu(w1 x) * w3 x)."""
+        return gated(b, x, dim, hidden)
+
+    @module_class("GeGlu")
+    def geglu(b: Builder, x: Var, *, dim: int, hidden: int) -> Var:
+        """Gated feed-forward: w2(gelu(w1 x) * w3 x)."""
+        return gated(b, x, dim, hidden)
+
+    return swiglu if config.activation == "silu" else geglu

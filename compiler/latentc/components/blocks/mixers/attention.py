@@ -1,4 +1,7 @@
-"""Multi-head attention: full or causal, grouped queries, QK norm, rotary positions, a decoding form with a cache."""
+"""Multi-head attention: full or causal, grouped queries, QK norm, rotary positions, a decoding form with a cache.
+
+Symbols: B batch, T tokens, D width, H heads, d channels of a head, E size of the condition.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pydantic import Field
 
 from latentc.components import Component, OneOf
 from latentc.components.parts import DecodeState, Mixer, Norm, Problem, dense
-from latentc.ir.builder import BlockBody, Builder, Var, module_class
+from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -31,12 +34,25 @@ class Attention(Mixer):
         None, description="normalises queries and keys, each head by itself (Henry et al. 2020)"
     )
     qk_norm_joint: bool = Field(False, description="`qk_norm` is over all heads at once (Halton-MaskGIT)")
+    relative_bias: bool = Field(
+        False,
+        description="adds to the scores a learned number per head and per offset of rows and columns, for a square of "
+        "tokens (Swin Transformer, Liu et al. 2021)",
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="of the output, in training")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "attention", "heads": 2}
 
     @property
     def head_count(self) -> int:
         return self.heads
+
+    @property
+    def spatial(self) -> bool:
+        return self.relative_bias
+
+    @property
+    def takes_vector(self) -> bool:
+        return True
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         kv = self.kv_heads or self.heads
@@ -57,10 +73,13 @@ class Attention(Mixer):
         rotary: tuple[Var, ...],
         init: str,
         mask: Var | None = None,
+        c: Var | None = None,
         **static: Any,
     ) -> Var:
         if mask is not None:
             return b.sub(name, _masked(self, init), x, mask, *rotary, **static)  # type: ignore[no-any-return]
+        if c is not None:
+            return b.sub(name, _conditioned(self, init), x, c, *rotary, **static)  # type: ignore[no-any-return]
         return b.sub(name, _forward(self, init), x, *rotary, **static)  # type: ignore[no-any-return]
 
     def decode(
@@ -70,16 +89,44 @@ class Attention(Mixer):
         operands = (x, state.position, state.mask, state.keys, state.values, *tempered, *rotary)
         return b.sub(name, _decode(self, init, bool(tempered)), *operands, out=f"{x.value.name} keys values", **static)  # type: ignore[no-any-return]
 
+    def _attended(
+        self,
+        b: Builder,
+        x: Var,
+        rotary: tuple[Var, ...],
+        init: str,
+        dim: int,
+        heads: int,
+        kv_heads: int | None,
+        grid: int,
+        c: Var | None = None,
+    ) -> Var:
+        q, k, v = self._heads(b, x, rotary, init, dim, heads, kv_heads, c)
+        bias = (relative_bias(b, heads, grid, x.shape[1]),) if self.relative_bias else ()
+        return self._project(b, b.attention(q, k, v, *bias, causal=self.causal, scale=None, out="x"), dim, init)
+
     def _heads(
-        self, b: Builder, x: Var, rotary: tuple[Var, ...], init: str, dim: int, heads: int, kv_heads: int | None
+        self,
+        b: Builder,
+        x: Var,
+        rotary: tuple[Var, ...],
+        init: str,
+        dim: int,
+        heads: int,
+        kv_heads: int | None,
+        c: Var | None = None,
     ) -> tuple[Var, Var, Var]:
-        """q [B, H, T, d], k and v [B, H_kv, T, d] of x [B, T, D]."""
+        """q [B, H, T, d], k and v [B, H_kv, T, d] of x [B, T, D]; a linear map of c [B, E] is added to them."""
         batch, tokens, _ = x.shape
         head_dim = dim // heads
         kv = heads if kv_heads is None else kv_heads
         kv_dim = dim if kv_heads is None else kv_heads * head_dim
         bias = self.bias if self.qkv_bias is None else self.qkv_bias
-        qkv = dense(b, "qkv", x, dim + 2 * kv_dim if kv_heads else 3 * dim, bias, init, out="qkv")
+        size = dim + 2 * kv_dim if kv_heads else 3 * dim
+        qkv = dense(b, "qkv", x, size, bias, init, out="qkv")
+        if c is not None:
+            added = dense(b, "qkv_condition", c, size, True, init, out="added")
+            qkv = b.add(qkv, b.reshape(added, shape=(batch, 1, size), out="added"), out="qkv")
         q, k, v = b.split(qkv, axis=2, sizes=(dim, kv_dim, kv_dim), out="q k v")
         if self.qk_norm_joint:
             q, k = self._normalised(b, q, k)
@@ -110,12 +157,38 @@ class Attention(Mixer):
 @cache
 def _forward(config: Attention, init: str) -> BlockBody:
     @module_class("Attention")
-    def attention(b: Builder, x: Var, *rotary: Var, dim: int, heads: int, kv_heads: int | None = None) -> Var:
+    def attention(
+        b: Builder, x: Var, *rotary: Var, dim: int, heads: int, kv_heads: int | None = None, grid: int = 0
+    ) -> Var:
         """Multi-head self-attention."""
-        q, k, v = config._heads(b, x, rotary, init, dim, heads, kv_heads)
-        return config._project(b, b.attention(q, k, v, causal=config.causal, scale=None, out="x"), dim, init)
+        return config._attended(b, x, rotary, init, dim, heads, kv_heads, grid)
 
     return attention
+
+
+@cache
+def _conditioned(config: Attention, init: str) -> BlockBody:
+    @module_class("ConditionedAttention")
+    def attention(
+        b: Builder, x: Var, c: Var, *rotary: Var, dim: int, heads: int, kv_heads: int | None = None, grid: int = 0
+    ) -> Var:
+        """Multi-head self-attention, whose queries, keys and values depend on the condition c [B, E] too."""
+        return config._attended(b, x, rotary, init, dim, heads, kv_heads, grid, c)
+
+    return attention
+
+
+def relative_bias(b: Builder, heads: int, grid: int, tokens: int) -> Var:
+    """f32[1, H, T, T] for a square of tokens of side `grid`: a row of the table per offset of rows and columns."""
+    span = 2 * grid - 1
+    table = b.param("relative_position_bias_table", f32(span**2, heads), "normal", std=0.02)
+    steps = b.arange(grid, out="steps")
+    offset = b.reshape(steps, shape=(grid, 1)) - b.reshape(steps, shape=(1, grid))
+    offset = b.op("add", offset, grid - 1, out="offset")
+    rows = b.op("mul", b.reshape(offset, shape=(grid, 1, grid, 1)), span, out="rows")
+    index = b.op("add", rows, b.reshape(offset, shape=(1, grid, 1, grid)), out="index")
+    bias = b.embedding(table, b.reshape(index, shape=(tokens, tokens)), out="bias")
+    return b.reshape(b.transpose(bias, perm=(2, 0, 1)), shape=(1, heads, tokens, tokens), out="bias")  # type: ignore[no-any-return]
 
 
 @cache

@@ -1,0 +1,135 @@
+"""Shared by networks made of stages: blocks at several resolutions and widths.
+
+Symbols: B batch, D width, T tokens of a square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from latentc.components import Index, Multiplier
+from latentc.components.backbone import Backbone
+from latentc.components.blocks.block import Block
+from latentc.components.networks._levels import scaled, whole
+from latentc.components.parts import Problem, Weights, dense
+from latentc.ir.builder import BlockBody, Builder, Var, items, module_class
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+Heads = Annotated[int, Field(gt=0, le=1_024)]
+
+
+class Staged(Backbone):
+    """Stages of transformer blocks. `multipliers`, `depths` and the like have one entry per stage."""
+
+    width: int = Field(gt=0, le=65_536, description="channels that the multipliers multiply")
+    multipliers: tuple[Multiplier, ...] = Field(
+        min_length=1, max_length=31, description="channels of each stage over `width`, in the order of the path"
+    )
+    depths: tuple[Index, ...] = Field(min_length=1, max_length=31, description="blocks of each stage")
+    heads: tuple[Heads, ...] | None = Field(
+        None, min_length=1, max_length=31, description="heads of the mixer in each stage; null: as it says"
+    )
+    block: Block = Field(description="the block that stages repeat")
+    weights: Weights = Field("xavier", description="how linear layers and convolutions start")
+
+    @property
+    def stages(self) -> int:
+        return len(self.multipliers)
+
+    def level(self, stage: int) -> int:
+        """How often the resolution has been halved at a stage."""
+        return stage
+
+    def stage(self, stage: int) -> str:
+        """The name of a stage."""
+        return f"stage_{stage}"
+
+    def features(self, width: Any, stage: int) -> Any:
+        """Channels of a stage."""
+        return scaled(width, self.multipliers[stage])
+
+    def per_stage(self) -> dict[str, int]:
+        """The fields with an entry per stage: name and number of entries."""
+        heads = {} if self.heads is None else {"heads": len(self.heads)}
+        return {"depths": len(self.depths), **heads}
+
+    def problems_of_stages(self, spec: Spec, side: int) -> Iterator[Problem]:
+        """Entries that are too few or too many, and blocks that do not fit; `side` is that of the first stage."""
+        for name, count in self.per_stage().items():
+            if count != self.stages:
+                message = f"`{name}` has {count} entries, but `multipliers` has {self.stages}"
+                yield Problem((name,), message, "give one for each stage")
+                return
+        for stage, multiplier in enumerate(self.multipliers):
+            width, level = whole(self.width, multiplier), self.level(stage)
+            if not width:
+                message = f"{multiplier} * {self.width} channels is no positive whole number"
+                yield Problem(("multipliers", stage), message)
+            elif side % 2**level:
+                yield Problem(("multipliers",), f"a side of {side} cannot be halved {level} times")
+                return
+            elif self.depths[stage]:
+                yield from self._problems_of_block(stage, width, side // 2**level)
+
+    def _problems_of_block(self, stage: int, width: int, grid: int) -> Iterator[Problem]:
+        heads = self.heads[stage] if self.heads else self.block.parts()[0].head_count
+        for problem in self.block.problems_of_width(width, grid):
+            if problem.path != ("width",):
+                yield problem
+        if width % heads:
+            yield Problem(("multipliers", stage), f"{heads} heads do not divide the {width} channels of stage {stage}")
+
+    def depth_sizes(self) -> dict[str, int]:
+        """The number of blocks of each stage, as arguments of the emitted class."""
+        return {f"{self.stage(i)}_depth": depth for i, depth in enumerate(self.depths)}
+
+    def run(
+        self, b: Builder, block: BlockBody, x: Var, operands: tuple[Var, ...], stage: int, grid: Any, sizes: Any
+    ) -> Var:
+        """The blocks of a stage, on tokens x of a square of side `grid`."""
+        name, dim = self.stage(stage), x.shape[2]
+        own: Mapping[str, Any] = {**self.block.static(dim), "grid": grid}
+        if self.heads is not None and "heads" in own:
+            own = {**own, "heads": self.heads[stage]}
+        own = self.block.own(dim, own)
+        for item in items(name, sizes[f"{name}_depth"]):
+            x = b.sub(item, block, x, *operands, dim=dim, out="x", **own)
+        return x
+
+
+def long_skips(
+    b: Builder, block: BlockBody, x: Var, operands: tuple[Var, ...], half: int, dim: Any, sizes: Mapping[str, Any]
+) -> list[Var]:
+    """U-ViT's blocks: those of the second half also take what their counterpart in the first returned.
+
+    Returns x and the output of each block, in order.
+    """
+    skips, every = [], [x]
+    for name in items("in_blocks", half):
+        x = b.sub(name, block, x, *operands, dim=dim, **sizes)
+        skips.append(x)
+    every += [*skips, b.sub("mid_block", block, x, *operands, dim=dim, **sizes)]
+    with_skip = _skip_block(block)
+    for name in items("out_blocks", half):
+        every.append(b.sub(name, with_skip, every[-1], skips.pop(), *operands, dim=dim, **sizes))
+    return every
+
+
+@cache
+def _skip_block(block: BlockBody) -> BlockBody:
+    @module_class("SkipBlock")
+    def forward(b: Builder, x: Var, skip: Var, *operands: Var, dim: int, **static: Any) -> Var:
+        """A transformer block of x joined with the output of its counterpart in the first half."""
+        x = dense(b, "skip_linear", b.concat(x, skip, axis=2, out="x"), dim, True, "normal", out="x")
+        return block.body(b, x, *operands, dim=dim, **static)  # type: ignore[no-any-return]
+
+    return forward
+
+
+__all__ = ["Heads", "Staged", "long_skips", "scaled", "whole"]

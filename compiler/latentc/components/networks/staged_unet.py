@@ -1,0 +1,282 @@
+"""U-shaped networks of transformer blocks: stages at several resolutions, joined by skips.
+
+A file of its own, as `unet` is made of residual blocks and `patch_transformer` has one resolution: here the blocks of
+the latter work at the resolutions of the former.
+
+Symbols: B batch, C channels, D width, E size of the condition, T tokens of a square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache, reduce
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import Index
+from latentc.components.backbone import add_method
+from latentc.components.blocks.feature_map import as_map, as_tokens
+from latentc.components.blocks.resampling import Resampling, downsample, upsample
+from latentc.components.blocks.unet.residual import ResidualBlock
+from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
+from latentc.components.contract import Capability, Network, Port
+from latentc.components.layers import conv
+from latentc.components.networks._stages import Staged, whole
+from latentc.components.networks.patch_transformer import modulated
+from latentc.components.parts import Norm, Problem, dense
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class StagedUnet(Staged):
+    """Stages of blocks, each at half the resolution of the one before, then as many at twice (DiCo, DiffiT, AsCAN).
+
+    Takes x f32[B, C, H, W], t f32[B] and its conditions; returns f32[B, C_out, H, W]. Vectors are added to the embedded
+    time; maps are concatenated to x. Stages are counted on the way down, in the middle, and on the way up, so their
+    number is odd.
+    """
+
+    kind: Literal["staged_unet"]
+    convolutions: tuple[Index, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=31,
+        description="residual blocks of convolutions in each stage, after the others on the way up and before them "
+        "elsewhere; null: none",
+    )
+    convolution: ResidualBlock = Field(ResidualBlock(), description="the residual block of convolutions")
+    resampling: Resampling = Field(
+        "pixel_shuffle", description="stages are joined by pixels that become channels, or by strided convolutions"
+    )
+    embedding: int | None = Field(
+        None, gt=0, le=65_536, description="size of the embedded time and conditions; null: one for each width, of it"
+    )
+    output: Literal["modulated", "silu"] = Field(
+        "modulated",
+        description="before the last convolution the result is normalised, then scaled and shifted by the condition "
+        "(DiCo) or passed through SiLU",
+    )
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "staged_unet",
+        "width": 8,
+        "multipliers": [1, 2, 2],
+        "depths": [1, 1, 1],
+        "block": {
+            "mixer": {"kind": "depthwise_conv"},
+            "feed_forward": {"kind": "gelu_mlp", "ratio": 2.0},
+            "norm": {"kind": "layer_norm"},
+            "condition": {"kind": "adaln_zero"},
+        },
+    }
+
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector", "map")
+    TIME: ClassVar[bool] = True
+
+    @property
+    def lowest(self) -> int:
+        """The stage in the middle, and the number of levels above it."""
+        return self.stages // 2
+
+    def level(self, stage: int) -> int:
+        return min(stage, self.stages - 1 - stage)
+
+    def stage(self, stage: int) -> str:
+        if stage == self.lowest:
+            return "middle"
+        return f"encoder_{stage}" if stage < self.lowest else f"decoder_{self.level(stage)}"
+
+    def per_stage(self) -> dict[str, int]:
+        own = {} if self.convolutions is None else {"convolutions": len(self.convolutions)}
+        return {**super().per_stage(), **own}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        shape = spec.data.shape
+        if shape is None or len(shape) != 3 or shape[1] != shape[2]:
+            yield Problem((), f"a {self.kind} takes square arrays [C, H, H], but the data has {spec.data.words}")
+            return
+        if self.stages % 2 == 0:
+            message = f"{self.stages} stages have no middle"
+            yield Problem(("multipliers",), message, "give as many for the way up as for the way down, and one between")
+            return
+        yield from self.problems_of_stages(spec, shape[1])
+        yield from self._problems_of_joints()
+        yield from self.problems_of_conditions(spec)
+        if self.block.parts()[3].TAKES != "vector":
+            message = f"a {self.kind} has no sequence for the condition to be a token of"
+            yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`")
+
+    def _problems_of_joints(self) -> Iterator[Problem]:
+        for stage in range(1, self.lowest + 1):
+            width = whole(self.width, self.multipliers[stage])
+            if self.resampling == "pixel_shuffle" and width % 4:
+                message = f"4 pixels do not make {width} channels"
+                yield Problem(("multipliers", stage), message, "use a multiple of 4 channels, or `resampling: conv`")
+        for stage, count in enumerate(self.convolutions or ()):
+            width = whole(self.width, self.multipliers[stage])
+            groups = min(self.convolution.groups, width // self.convolution.group_size)
+            if count and (not groups or width % groups):
+                message = f"{groups} groups do not divide the {width} channels of stage {stage}"
+                yield Problem(("convolution", "groups"), message)
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)
+        channels, size, _ = spec.data.shape
+        counts = {f"{self.stage(i)}_convolutions": n for i, n in enumerate(self.convolutions or ())}
+        static: dict[str, Any] = {
+            "size": size,
+            "channels": channels,
+            "width": self.width,
+            **self.depth_sizes(),
+            **counts,
+            **({} if self.embedding is None else {"embedding": self.embedding}),
+            **self.condition_sizes(spec),
+            "out_channels": out_channels,
+        }
+        entries = self.entries(spec)
+        ports = (Port("x", f32(B, *spec.data.shape), "state"), Port("t", f32(B), "time"), *ports_of(entries))
+        forward = add_method(mb, name, "forward", _network(self, spec.time, entries), ports, static)
+        return Network(name, {"forward": forward}, self.PROVIDES, sizes={"levels": self.lowest})
+
+
+@cache
+def _network(config: StagedUnet, time: TimeEmbedding, entries: tuple[Entry, ...]) -> BlockBody:
+    @module_class("StagedUNet", x="B channels size size")
+    def forward(
+        b: Builder,
+        x: Var,
+        t: Var,
+        *conditions: Var,
+        size: int,
+        channels: int,
+        width: int,
+        out_channels: int,
+        **static: Any,
+    ) -> Var:
+        """Predicts from noisy x at time t under the conditions."""
+        for entry, operands in with_operands(entries, conditions):
+            if entry.form == "map":
+                x = b.concat(x, entry.map(b, operands, static, size), axis=1, out="x")
+        pairs = [pair for pair in with_operands(entries, conditions) if pair[0].form == "vector"]
+        path = _Path(b, config, time, t, pairs, width, size, static)
+        x = path.through(path.enter(x))
+        return path.leave(x, out_channels)
+
+    return forward
+
+
+class _Path:
+    """The stages of a network while it is built, and the embedded condition of each width."""
+
+    def __init__(
+        self,
+        b: Builder,
+        config: StagedUnet,
+        time: TimeEmbedding,
+        t: Var,
+        pairs: list[tuple[Entry, tuple[Var, ...]]],
+        width: Any,
+        size: Any,
+        static: Mapping[str, Any],
+    ) -> None:
+        self.b, self.config, self.width, self.size, self.static = b, config, width, size, static
+        mixer, feed_forward, self.norm, condition = config.block.parts()
+        self.block = condition.block(mixer, feed_forward, self.norm, config.weights)
+        self.c = [self._embedded(time, t, pairs, *of) for of in self._embeddings()]
+
+    def _embeddings(self) -> list[tuple[str, Any]]:
+        """Suffix and size of each embedding: of the only one, or one for each width in the order of the path."""
+        if self.config.embedding is not None:
+            return [("", self.static["embedding"])]
+        stages = [self.config.multipliers.index(m) for m in dict.fromkeys(self.config.multipliers)]
+        return [(f"_{i}", self.config.features(self.width, stage)) for i, stage in enumerate(stages)]
+
+    def _embedded(
+        self, time: TimeEmbedding, t: Var, pairs: list[tuple[Entry, tuple[Var, ...]]], suffix: str, size: Any
+    ) -> Var:
+        b = self.b
+        vectors = [time.vector(b, f"t_embedder{suffix}", t, size)]
+        for entry, operands in pairs:
+            prefix = f"{entry.ports[0].name}_embedder{suffix}"
+            vectors.append(entry.vector(b, prefix, operands, size, self.static))
+        return reduce(lambda total, vector: b.op("add", total, vector, out=f"c{suffix}"), vectors)
+
+    def told(self, stage: int) -> Var:
+        """The condition of a stage."""
+        multipliers = self.config.multipliers
+        return self.c[0 if len(self.c) == 1 else list(dict.fromkeys(multipliers)).index(multipliers[stage])]
+
+    def grid(self, stage: int) -> Any:
+        """The side of the square of tokens at a stage."""
+        return self.size // 2 ** self.config.level(stage)
+
+    def enter(self, x: Var) -> Var:
+        b, features = self.b, self.config.features(self.width, 0)
+        kernel = b.param("x_embedder.weight", f32(features, x.shape[1], 3, 3), "xavier_uniform", of="matrix")
+        x = b.conv(x, kernel, b.param("x_embedder.bias", f32(features), "zeros"), padding=1, out="x")
+        return as_tokens(b, x, self.size * self.size)
+
+    def through(self, x: Var) -> Var:
+        """All stages, on tokens of the first one's square."""
+        b, config, skips = self.b, self.config, []
+        for stage in range(config.stages):
+            features, grid = config.features(self.width, stage), self.grid(stage)
+            level = config.level(stage)
+            if 0 < stage <= config.lowest:
+                skips.append(x)
+                sizes = {"dim": x.shape[2], "features": features, "grid": self.grid(stage - 1)}
+                x = b.sub(f"down_{stage - 1}", downsample(config.resampling, config.weights), x, **sizes)
+            elif stage > config.lowest:
+                skip = skips.pop()
+                sizes = {"dim": x.shape[2], "features": skip.shape[2], "grid": self.grid(stage - 1)}
+                x = b.sub(f"up_{level}", upsample(config.resampling, config.weights), x, **sizes)
+                x = b.concat(x, skip, axis=2, out="x")
+                x = dense(b, f"merge_{level}", x, features, True, config.weights, out="x")
+            x = self._stage(stage, x, grid)
+        return x
+
+    def _stage(self, stage: int, x: Var, grid: Any) -> Var:
+        first = stage <= self.config.lowest
+        x = self._convolutions(stage, x, grid) if first else x
+        x = self.config.run(self.b, self.block, x, (self.told(stage),), stage, grid, self.static)
+        return x if first else self._convolutions(stage, x, grid)
+
+    def _convolutions(self, stage: int, x: Var, grid: Any) -> Var:
+        b, config, tokens, features = self.b, self.config, x.shape[1], x.shape[2]
+        name = f"{config.stage(stage)}_convolutions"
+        if not (config.convolutions and config.convolutions[stage]):
+            return x
+        x, c = as_map(b, x, grid), b.silu(self.told(stage), out="c")
+        for item in items(name, self.static[name]):
+            x = config.convolution.apply(b, item, x, c, features)
+        return as_tokens(b, x, tokens)
+
+    def leave(self, x: Var, out_channels: Any) -> Var:
+        config, last = self.config, self.config.stages - 1
+        operands = (x, self.told(last)) if config.output == "modulated" else (x,)
+        sizes = {"dim": x.shape[2], "grid": self.size, "out_channels": out_channels}
+        return self.b.sub("final_layer", _final_layer(config, self.norm), *operands, **sizes)  # type: ignore[no-any-return]
+
+
+@cache
+def _final_layer(config: StagedUnet, norm: Norm) -> BlockBody:
+    @module_class("FinalLayer")
+    def modulates(b: Builder, x: Var, c: Var, *, dim: int, grid: int, out_channels: int) -> Var:
+        """Normalises and modulates the tokens, then maps each pixel's neighbourhood to the output."""
+        x = modulated(b, config.block.parts()[3], norm, x, c, dim)
+        return conv(b, "conv", as_map(b, x, grid), out_channels, 3, "zeros")
+
+    @module_class("FinalLayer")
+    def activates(b: Builder, x: Var, *, dim: int, grid: int, out_channels: int) -> Var:
+        """Normalises and activates the tokens, then maps each pixel's neighbourhood to the output."""
+        x = b.silu(norm.apply(b, "norm_final", x), out="x")
+        return conv(b, "conv", as_map(b, x, grid), out_channels, 3, "zeros")
+
+    return modulates if config.output == "modulated" else activates
+
+
+__all__ = ["StagedUnet"]
