@@ -26,6 +26,7 @@ FOLDERS = {
     "blocks/bottlenecks": "Bottlenecks of autoencoders",
     "conditions": "Conditions",
     "processes": "Processes",
+    "couplings": "Couplings: where a flow starts",
     "objectives": "Objectives",
     "objectives/terms": "Terms of the adversarial objective",
     "objectives/denoising_terms": "Further terms of a denoiser's loss",

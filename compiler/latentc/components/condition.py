@@ -91,7 +91,7 @@ class Condition(Part):
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
         """What does not fit if it is the condition called `name`."""
         for given in self.inputs(name, spec):
-            if isinstance(given, GivenInput) and given.field not in spec.data.fields:
+            if isinstance(given, GivenInput) and given.drawn is None and given.field not in spec.data.fields:
                 known = ", ".join(spec.data.fields) or "none"
                 message = f"condition `{name}` comes from field `{given.field}`, which the data does not have"
                 yield Problem((), message, f"fields of the data: {known}; name one in `conditioning.{name}.field`")
@@ -131,6 +131,10 @@ class Condition(Part):
 
     def from_stored(self, b: Builder, value: Var, type: TensorType) -> Var:
         """An input of this type, from what the data has."""
+        return value
+
+    def from_drawn(self, b: Builder, value: Var, type: TensorType) -> Var:
+        """An input of this type, from what training draws for it."""
         return value
 
     def operands(
@@ -175,7 +179,8 @@ class Condition(Part):
 class GivenInput:
     """An input of losses and programs that data and requests supply: its name and type, and the data field.
 
-    A request gives it as `request`, of which it is the value or the mask.
+    A request gives it as `request`, of which it is the value or the mask. Where training draws it, instead of reading
+    it, `drawn` says how, and the type of what it is made of (`Condition.from_drawn`).
     """
 
     name: str
@@ -183,6 +188,7 @@ class GivenInput:
     field: str
     request: str
     part: Literal["value", "mask"] = "value"
+    drawn: tuple[Draw, TensorType] | None = None
 
 
 @dataclass(frozen=True)

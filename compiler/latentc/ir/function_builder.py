@@ -57,6 +57,10 @@ class Builder(Appending):
         self._inputs.append(value)
         return Var(value, self)
 
+    def given(self, name: str) -> Var | None:
+        """The input of that name, if there is one already."""
+        return next((Var(value, self) for value in self._inputs if value.name == name), None)
+
     def param(self, name: str, type: TensorType, init: str, kind: str = "weight", **args: Any) -> Var:
         """The param `name` (`qkv.weight`) of this function, added at first use. OpError if it has another type."""
         if name not in self._params:

@@ -49,7 +49,8 @@ class Conditions:
     def fields(self) -> tuple[str, ...]:
         """The data fields that training reads for them."""
         inputs = (given for n, c in self.items() for given in c.inputs(n, self.spec))
-        return tuple(dict.fromkeys(given.field for given in inputs if isinstance(given, GivenInput)))
+        read = (given for given in inputs if isinstance(given, GivenInput) and given.drawn is None)
+        return tuple(dict.fromkeys(given.field for given in read))
 
     def inputs(self, b: Builder, by_field: bool = False) -> dict[str, Var]:
         """Adds the inputs that data or a request supplies to a function, and returns them by name.
@@ -65,10 +66,16 @@ class Conditions:
                     found[key] = b.input(key, value.type)
                 continue
             for given in condition.inputs(name, self.spec):
+                if by_field and isinstance(given, GivenInput) and given.drawn is not None:
+                    found[given.name] = condition.from_drawn(b, b.input(given.name, given.drawn[1]), given.type)
+                    continue
                 stored = by_field and isinstance(given, GivenInput)
                 key = given.field if stored and isinstance(given, GivenInput) else given.name
                 if key not in made:
-                    made[key] = b.input(key, condition.stored(given.type) if stored else given.type)
+                    # A condition may be made of the sample that the loss reads itself.
+                    made[key] = (b.given(key) if stored else None) or b.input(
+                        key, condition.stored(given.type) if stored else given.type
+                    )
                 found[given.name] = condition.from_stored(b, made[key], given.type) if stored else made[key]
         return found
 
@@ -109,7 +116,8 @@ class Conditions:
     def drawn(self) -> tuple[Draw, ...]:
         """Random inputs that training draws for conditions without data."""
         inputs = (given for n, c in self.items() for given in c.inputs(n, self.spec))
-        return tuple(given.draw for given in inputs if isinstance(given, DrawnInput))
+        draws = (given.draw if isinstance(given, DrawnInput) else given.drawn and given.drawn[0] for given in inputs)
+        return tuple(draw for draw in draws if draw is not None)
 
     def draws(self) -> tuple[Draw, ...]:
         """The uniform number per sample that decides whether a condition is dropped, one for each that may be."""

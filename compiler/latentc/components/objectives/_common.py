@@ -22,4 +22,4 @@ def publish(
     b.output(*(b.mean(v, axes=(0,), keepdims=False, out=n) for v, n in zip(values, names, strict=True)))
     b.finish("The loss to minimise, then what it is made of.")
     mb.entries |= {"loss.terms": terms.name, "loss": b.name}
-    return (Update("loss", trained, batch, draws, names),)
+    return (Update("loss", trained, tuple(dict.fromkeys(batch)), draws, names),)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from latentc.components.contract import Draw, Need, Network, Update
-from latentc.components.kit import Conditions, call, per_sample_mean, training_method, training_noise
+from latentc.components.kit import Conditions, Operands, call, per_sample_mean, training_method, training_noise
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
 from latentc.components.objectives.denoising_terms._term import Denoised, DenoisingTerm
@@ -69,6 +69,14 @@ def noised(
     return Noised(draws, noise, t, point, x_t, scaled, process.network_time(m, t))
 
 
+def _coupled(b: Builder, target: Parameterization, x0: Var, operands: Operands) -> tuple[Var, Var]:
+    """Adds the draws of a training time and a noise as inputs; returns the time's, and where the path starts."""
+    assert target.coupling is not None
+    draw = target.process.draw()
+    drawn = b.input(draw.name, i64(B) if draw.distribution == "integers" else f32(B))
+    return drawn, target.coupling.base(b, b.input("noise", x0.type), operands)
+
+
 class DenoisingObjective(Objective):
     """Draws a time and a noise, and compares the network's prediction at x_t with the true one."""
 
@@ -108,14 +116,17 @@ class DenoisingObjective(Objective):
         given = conditions.inputs(b, by_field=True)
         read = dict.fromkeys(name for term in self.further_terms for name in term.fields)
         inputs = {name: b.input(name, f32(B, *spec.data.fields[name].shape)) for name in read}
-        at = noised(b, target, x0, self.needs_derivatives(target))
-        told, dropped = conditions.dropping(b, conditions.operands(b, given))
+        full = conditions.operands(b, given)
+        start = None if target.coupling is None else _coupled(b, target, x0, full)
+        at = noised(b, target, x0, self.needs_derivatives(target), start)
+        told, dropped = conditions.dropping(b, full)
         own, own_draws = training_noise(b, network)
         method = training_method(network)
         outs = [port.name if port.role == "features" else "prediction" for port in network.methods[method].outputs]
         operands = {"state": at.scaled, "time": at.told, "noise": own}
         made = call(b, network, method, told, out=" ".join(outs), **operands)
         out, *features = made if isinstance(made, tuple) else (made,)
+        out = out if target.coupling is None else target.coupling.confined(b, out, full)
         terms = self.terms(b, target, at.point, x0, at.x_t, at.noise, out, at.t)
         terms = self.weighed(b, networks, at.told, terms)
         names = ("loss", "mse", "vb")[: len(terms)]

@@ -5,18 +5,26 @@ Symbols: B batch; x1 the data, x0 the noise in the papers; here x_t = alpha(t) x
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from latentc.components import OneOf
+from latentc.components.coupling import Coupling
 from latentc.components.kit import per_sample_mean
 from latentc.components.objectives.denoising import DenoisingObjective
 from latentc.components.objectives.denoising_terms._term import DenoisingTerm
+from latentc.components.parts import Problem
 from latentc.components.processes.interpolant import Interpolant
 from latentc.components.processes.prediction import Point, Prediction
 from latentc.components.processes.process import Parameterization, Process
+from latentc.components.samplers.base import ArraySampler
 from latentc.ir.builder import Builder, Var
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
 
 # what a flow's spec calls velocity is dx/dt, not progressive distillation's velocity
 _PREDICTS: dict[str, Prediction] = {"velocity": "flow_velocity", "score": "score", "noise": "noise", "x0": "x0"}
@@ -35,6 +43,9 @@ class Flow(DenoisingObjective):
     weighting: Literal["none", "velocity", "likelihood"] = Field(
         "none", description="of the loss of score and noise predictions, as in SiT, table 2"
     )
+    coupling: Annotated[Coupling | None, OneOf("couplings")] = Field(
+        None, description="where the path starts, if not from noise alone"
+    )
     further: tuple[Annotated[DenoisingTerm, OneOf("objectives/denoising_terms", named=True)], ...] = Field(
         (), max_length=16, description="terms that are added to the loss"
     )
@@ -45,7 +56,18 @@ class Flow(DenoisingObjective):
         return self.further
 
     def parameterization(self) -> Parameterization:
-        return Parameterization(self.process, _PREDICTS[self.predicts])
+        return Parameterization(self.process, _PREDICTS[self.predicts], coupling=self.coupling)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        if self.coupling is not None and self.predicts != "velocity":
+            message = f"a path that does not start from noise alone has no `{self.predicts}` to predict"
+            yield Problem(("predicts",), message, "predict `velocity`")
+        elif self.coupling is not None and isinstance(spec.sampler, ArraySampler):
+            table = spec.sampler.table(self.parameterization())
+            if any(part.stochastic or np.any(part.columns["d_x"]) for part in table.parts()):
+                message = f"`{spec.sampler.kind}` takes the path's start for noise alone"
+                yield Problem(("coupling",), message, "use the sampler `euler` or `heun`, which integrate the velocity")
 
     def says(self) -> str:
         return "The weighted squared error of the prediction, one value per sample."

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from latentc.components.contract import Draw
+from latentc.components.coupling import Coupling
 from latentc.components.parts import Part
 from latentc.components.processes.formulas import NUMPY, Array, Maths, Symbolic
 from latentc.components.processes.prediction import Point, Prediction
@@ -174,12 +175,14 @@ def _like(t: Array, value: Any) -> Array:
 class Parameterization:
     """The process of an objective and what its network predicts.
 
-    `variance`: of the reverse steps; with `learned_range` the network has twice the data's channels.
+    `variance`: of the reverse steps; with `learned_range` the network has twice the data's channels. `coupling`: where
+    the path starts, if not from noise alone.
     """
 
     process: Process
     predicts: Prediction
     variance: Variance = "fixed_small"
+    coupling: Coupling | None = None
 
 
 __all__ = ["Parameterization", "Prior", "Process", "Variance"]

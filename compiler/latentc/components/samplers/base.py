@@ -234,7 +234,7 @@ class ArraySampler(Sampler):
         conditions = self.conditions(spec, networks)
         guides = self.guides(mb, networks)
         annealing = None if self.annealing is None else self.annealing.of(networks["main"], spec)
-        more: dict[str, Any] = {"guides": guides, "early": early, "annealing": annealing}
+        more: dict[str, Any] = {"guides": guides, "early": early, "annealing": annealing, "coupling": target.coupling}
         return sample_program(
             mb, networks["main"], conditions, self.table(target), **more, entry=f"sample.{self.steps}"
         )

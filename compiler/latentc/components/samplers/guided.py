@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from latentc.components.contract import Network
+from latentc.components.coupling import Coupling
 from latentc.components.guidance.guidance import Contrast, Guide, scale_at
 from latentc.components.kit import Operands, call, guided_call
 from latentc.components.samplers.table import DATA_PART
@@ -23,6 +24,7 @@ class Request:
 
     `null(b, operands, names)` gives the operands without conditions `names`; `nullable` are those it can leave out.
     `like` [B, ...] gives the size of the batch; it does not change over the steps, so neither does what only it sizes.
+    `coupling` says where the sample starts, if not from noise alone.
     """
 
     operands: Operands
@@ -30,6 +32,7 @@ class Request:
     nullable: tuple[str, ...]
     like: Var
     scales: Mapping[str, Var] = field(default_factory=dict)
+    coupling: Coupling | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from itertools import groupby
 import numpy as np
 
 from latentc.components.contract import Network, Program
+from latentc.components.coupling import Coupling
 from latentc.components.guidance.annealing import Annealing, Part
 from latentc.components.guidance.guidance import Contrast, Guide
 from latentc.components.kit import Conditions, Operands
@@ -44,6 +45,7 @@ def sample_program(
     guides: Sequence[Guide] = (),
     early: Early | None = None,
     annealing: Annealing | None = None,
+    coupling: Coupling | None = None,
     entry: str = "sample",
 ) -> Program:
     """Adds entry `entry`: x f32[B, C, ...] of normals, the conditions, a scale f32[B] for each of `guides`, noise
@@ -58,7 +60,8 @@ def sample_program(
     data = network.methods["forward"].input("state").type
     b = module.function(entry)
     x = b.input("x", data)
-    request = _request(b, conditions, x, guides, annealing)
+    request = replace(_request(b, conditions, x, guides, annealing), coupling=coupling)
+    x = x if coupling is None else coupling.base(b, x, request.operands)
     total = stochastic_rows(table)
     noise = b.input("noise", f32(total, *data.shape)) if total else None
     drawn = {} if annealing is None else annealing_rows(table, annealing)
@@ -254,7 +257,7 @@ def _loop(
         kicks = dict(zip(kick, others[len(others) - len(kick) :], strict=True))
         operands = dict(zip(request.operands, kept, strict=False))
         scales = dict(zip(used, kept[len(kept) - len(used) :], strict=True))
-        asked = Request(operands, request.null, request.nullable, kept[0], scales)
+        asked = Request(operands, request.null, request.nullable, kept[0], scales, request.coupling)
         row = _Row(inner, evaluations, asked, values, annealing, kicks)
         slope = row.slope if any(one.slopes for one in evaluations) else None
         z = others[0] if noise is not None else None
@@ -295,7 +298,9 @@ class _Row:
         if self.annealing is not None and one.annealed:
             told = self.annealing.applied(self.b, request.operands, self.coefficients, self.kicks, which)
             request = replace(request, operands=told)
-        return prediction(self.b, one, request, self.coefficients, *self._network_inputs(x, which), which)
+        out = prediction(self.b, one, request, self.coefficients, *self._network_inputs(x, which), which)
+        coupling = self.request.coupling
+        return out if coupling is None else coupling.confined(self.b, out, self.request.operands)
 
     def slope(self, x: Var, which: int) -> Var:
         """What guidance adds to the score at x [B, C, ...] in evaluation `which` of the step."""

@@ -1,0 +1,70 @@
+"""The sample itself at a lower resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.condition import Condition, Form, GivenInput
+from latentc.components.contract import Port
+from latentc.components.parts import Problem
+from latentc.ir.builder import Builder, Var, f32
+from latentc.ir.types import B, TensorType
+from latentc_runtime.sources import Condition as Requested
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class LowResolution(Condition):
+    """The image at a resolution that is lower by `factor`, for super-resolution.
+
+    Training makes it of the data, as the mean of each square of pixels; a request gives it. It enters as channels
+    beside the state, each pixel repeated.
+    """
+
+    kind: Literal["low_resolution"]
+    factor: int = Field(4, gt=1, le=64, description="sides of the image by sides of the low resolution")
+    field: None = Field(None, description="it is made of the sample")
+    FORMS: ClassVar[tuple[Form, ...]] = ("map", "array")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "low_resolution", "factor": 2}
+
+    def shape(self, spec: Spec) -> tuple[int, int, int]:
+        """[C, h, w]."""
+        assert spec.data.shape is not None
+        channels, height, width = spec.data.shape
+        return channels, height // self.factor, width // self.factor
+
+    def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
+        shape = spec.data.shape
+        if shape is None or len(shape) != 3:
+            yield Problem((), f"a low resolution is that of an image [C, H, W], not of {spec.data.words}")
+        elif shape[1] % self.factor or shape[2] % self.factor:
+            yield Problem(("factor",), f"{self.factor} does not divide the sides {shape[1]} and {shape[2]}")
+
+    def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
+        return (Port(name, f32(B, *self.shape(spec)), "condition"),)
+
+    def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
+        return (GivenInput(name, f32(B, *self.shape(spec)), "x", name),)
+
+    def stored(self, type: TensorType) -> TensorType:
+        batch, channels, height, width = type.shape
+        return f32(batch, channels, int(height) * self.factor, int(width) * self.factor)  # type: ignore[arg-type]
+
+    def from_stored(self, b: Builder, value: Var, type: TensorType) -> Var:
+        return b.avg_pool(value, size=self.factor, out="low")  # type: ignore[no-any-return]
+
+    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
+        return (b.scalar(0.0, operands[0]),)
+
+    def map(self, b: Builder, name: str, operands: tuple[Var, ...], sizes: Any, side: Any) -> Var:
+        return b.upsample_nearest(operands[0], factor=self.factor, out=name)  # type: ignore[no-any-return]
+
+    def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
+        return (Requested(name, "array", self.shape(spec), "f32", ("channel", "height", "width")),)
+
+
+__all__ = ["LowResolution"]

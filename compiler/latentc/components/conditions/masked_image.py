@@ -1,0 +1,79 @@
+"""The sample itself with a hole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.condition import Condition, Form, GivenInput
+from latentc.components.contract import Draw, Port
+from latentc.components.parts import Problem
+from latentc.ir.builder import Builder, Var, f32
+from latentc.ir.types import B, TensorType
+from latentc_runtime.sources import Condition as Requested
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class MaskedImage(Condition):
+    """The image where it is known, and a mask that is 1 there and 0 in the hole, for inpainting.
+
+    Training hides each of `tiles` x `tiles` tiles of the data with probability `hidden`; a request gives the image and
+    the mask as `NAME_mask`. Both enter as channels beside the state.
+    """
+
+    kind: Literal["masked_image"]
+    tiles: int = Field(8, gt=0, le=1_024, description="tiles per side that training hides; divides the sides")
+    hidden: float = Field(0.3, gt=0, lt=1, description="probability of hiding a tile")
+    field: None = Field(None, description="it is made of the sample")
+    dropout: float = Field(0.0, ge=0, le=0, description="it is always given")
+    FORMS: ClassVar[tuple[Form, ...]] = ("map", "array")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "masked_image", "tiles": 2}
+
+    def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
+        shape = spec.data.shape
+        if shape is None or len(shape) != 3:
+            yield Problem((), f"a hole is that of an image [C, H, W], not of {spec.data.words}")
+        elif shape[1] != shape[2] or shape[1] % self.tiles:
+            yield Problem(("tiles",), f"{self.tiles} tiles do not divide the sides {shape[1]} and {shape[2]}")
+
+    def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
+        channels, height, width = spec.data.shape or (1, 1, 1)
+        image, mask = f32(B, channels, height, width), f32(B, 1, height, width)
+        return Port(name, image, "condition"), Port(f"{name}_mask", mask, "condition")
+
+    def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
+        image, mask = self.ports(name, spec)
+        tiles = Draw(mask.name, "uniform"), f32(B, 1, self.tiles, self.tiles)
+        return (
+            GivenInput(image.name, image.type, "x", name),
+            GivenInput(mask.name, mask.type, "", mask.name, drawn=tiles),
+        )
+
+    def from_drawn(self, b: Builder, value: Var, type: TensorType) -> Var:
+        known = 1.0 - b.cast(b.less(value, self.hidden), to="f32", out="hidden")
+        factor = int(type.shape[2]) // self.tiles  # type: ignore[arg-type]
+        return b.upsample_nearest(known, factor=factor, out="known") if factor > 1 else known  # type: ignore[no-any-return]
+
+    def operands(self, b: Builder, name: str, given: tuple[Var, ...], networks: Any) -> tuple[Var, ...]:
+        image, mask = given
+        return b.op("mul", image, mask, out=name), mask
+
+    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
+        return operands
+
+    def map(self, b: Builder, name: str, operands: tuple[Var, ...], sizes: Any, side: Any) -> Var:
+        return b.concat(*operands, axis=1, out=name)  # type: ignore[no-any-return]
+
+    def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
+        axes = ("channel", "height", "width")
+        return tuple(
+            Requested(port.name, "array", tuple(int(d) for d in port.type.shape[1:]), "f32", axes)  # type: ignore[arg-type]
+            for port in self.ports(name, spec)
+        )
+
+
+__all__ = ["MaskedImage"]

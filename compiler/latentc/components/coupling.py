@@ -1,0 +1,41 @@
+"""The base class of couplings: where a flow starts, if not from noise alone."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from latentc.components.parts import Part, Problem
+from latentc.ir.builder import Builder, Var
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Coupling(Part):
+    """A base density that depends on a condition, and so on the data (Albergo et al. 2023, arXiv:2310.03725).
+
+    The path x_t = alpha x1 + sigma x0 runs from x0 of that density to the data x1, in training and in sampling.
+    """
+
+    condition: str = Field(description="name of the condition that the base density depends on")
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.condition not in spec.conditions:
+            known = ", ".join(spec.conditions) or "none"
+            message = f"no condition `{self.condition}` for the base density"
+            yield Problem(("condition",), message, f"conditions of this spec: {known}")
+
+    @abstractmethod
+    def base(self, b: Builder, noise: Var, operands: Mapping[str, Var]) -> Var:
+        """x0 [B, C, ...] from standard normal noise of its type and the operands of the conditions."""
+
+    def confined(self, b: Builder, velocity: Var, operands: Mapping[str, Var]) -> Var:
+        """The velocity [B, C, ...] where the path moves; 0 elsewhere."""
+        return velocity
+
+
+__all__ = ["Coupling"]
