@@ -255,6 +255,15 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("z16", "main"): 83_819_683,
         },
     ),
+    "ppap": (
+        "riiid/PPAP: the denoiser is ADM's; of torchvision's ResNet-50 adapters of rank 16 and batch norms are trained",
+        {
+            (None, "main"): 552_814_086,
+            (None, "expert_0"): 1_410_352 + 53_120,
+            (None, "expert_4"): 1_410_352 + 53_120,
+        },
+    ),
+    "ppap_expert": ("torchvision's ResNet-50", {("0", "teacher"): 25_557_032, ("0", "main"): 1_410_352 + 53_120}),
     "flowturbo": (
         "shiml20/FlowTurbo; its refiner is the predictor's class with one block and twice the channels",
         {(None, "main"): 675_129_632 - 256 * 1152, (None, "refiner"): 29_414_048},

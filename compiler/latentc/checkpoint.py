@@ -225,6 +225,9 @@ def name_map(spec: Spec, network: str, names: str | None) -> Sequence[Mapping[st
         note = f"name maps of this spec (section `weights`): {known}"
         raise DiagnosticError(Diagnostic("E0703", message, spec.span("weights"), notes=(note,), help=mend))
     rules = spec.weights[names].get(network)
+    original = getattr(spec.networks.get(network), "same_as", None)
+    if rules is None and original is not None:
+        rules = spec.weights[names].get(original)
     if rules is None:
         message = f"the name map `{names}` has no rules for the network `{network}`"
         raise DiagnosticError(

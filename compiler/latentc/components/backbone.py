@@ -86,6 +86,11 @@ class Backbone(Part):
         return None
 
     @property
+    def same_as(self) -> str | None:
+        """The network whose architecture it has, if it has none of its own; name maps of that one fit it."""
+        return None
+
+    @property
     def trainable(self) -> bool:
         """Whether it is trained."""
         return not (self.pretrained is not None if self.frozen is None else self.frozen)

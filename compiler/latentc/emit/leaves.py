@@ -66,6 +66,10 @@ def leaf_of(node: Node, params: dict[Value, Param]) -> Leaf | None:
     if any(v not in params or params[v].kind not in ("weight", "state") for v in taken):
         return None
     names = [params[v].name for v in taken]
+    if any(
+        params[v].kind == "state" and name.endswith((".weight", ".bias")) for v, name in zip(taken, names, strict=True)
+    ):
+        return None  # a module of torch would train it
     path = names[0].rpartition(".")[0]
     wanted = _BATCH_NORM if node.op == "batch_norm" else _NAMES
     if node.op == "batch_norm" and (node.inputs[0].type.rank != 4 or len(names) == 3):

@@ -5,14 +5,17 @@ Symbols: B batch, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Need, Network
-from latentc.components.guidance.guidance import Array, GuidanceTerm, Scheduled
+from latentc.components.guidance.guidance import Array, Contrast, GuidanceTerm, Scheduled, Slope
+from latentc.components.kit import call
 from latentc.components.parts import Fraction, Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B
@@ -33,6 +36,13 @@ class ClassifierGuidance(Scheduled, GuidanceTerm):
 
     kind: Literal["classifier"]
     network: str = Field("classifier", description="one of `networks`, which provides `classify`")
+    experts: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=100,
+        description="networks that take its place, each in its own of equal ranges of noise, least noise first (PPAP)",
+    )
+    timesteps: int = Field(1000, gt=0, le=100_000, description="the ranges of `experts` are of so many timesteps")
     scale: float = Field(1.0, ge=0, description="default scale; 0 is no guidance. An input of the engine")
     interval: tuple[Fraction, Fraction] = Field(
         (0.0, 1.0), description="part of the way from noise (0) to data (1) where it acts"
@@ -40,6 +50,8 @@ class ClassifierGuidance(Scheduled, GuidanceTerm):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "classifier", "scale": 2.0}
 
     def needs(self) -> tuple[Need, ...]:
+        if self.experts is not None:
+            return tuple(Need(name, "classify", place=("experts", i)) for i, name in enumerate(self.experts))
         return (Need(self.network, "classify", place=("network",)),)
 
     @property
@@ -62,15 +74,35 @@ class ClassifierGuidance(Scheduled, GuidanceTerm):
         low, high = self.interval
         return self.grown(progress) * [low <= p <= high for p in progress]
 
+    def directions(
+        self, mb: ModuleBuilder, networks: Mapping[str, Network]
+    ) -> list[tuple[str, Callable[[Sequence[float]], Array], Contrast | Slope]]:
+        if self.experts is None:
+            return super().directions(mb, networks)
+        count = range(len(self.experts))
+        gradients = {name: class_gradient(mb, networks[name]) for name in dict.fromkeys(self.experts)}
+        return [(f"{i}", partial(self._weights_of, i), gradients[self.experts[i]]) for i in count]
+
+    def _weights_of(self, expert: int, progress: Sequence[float]) -> Array:
+        """The weights where an expert acts, 0 elsewhere."""
+        assert self.experts is not None
+        bounds = np.array([self.timesteps * i // len(self.experts) for i in range(1, len(self.experts) + 1)])
+        # In timesteps from the data on; a bound belongs to the range below it.
+        times = np.round((1.0 - np.asarray(progress, np.float64)) * (self.timesteps - 1), 6)
+        return self.weights(progress) * (np.searchsorted(bounds, times) == expert)
+
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> ClassGradient:
-        """The gradient; adds the log-probability of a class by the classifier to the module."""
-        network = networks[self.network]
-        forward = network.methods["forward"]
-        b = mb.function(f"{network.name}.log_probability")
-        x, time, y = b.input("x", forward.input("state").type), b.input("t", f32(B)), b.input("y", i64(B))
-        logits = b.call(forward.function, network.name, x, time, out="logits")
-        b.output(b.neg(b.cross_entropy(logits, y), out="log_probability"))
-        return ClassGradient(b.finish("log p(y | x, t) of the classifier, one value per sample."))
+        return class_gradient(mb, networks[self.network])
+
+
+def class_gradient(mb: ModuleBuilder, network: Network) -> ClassGradient:
+    """The gradient; adds the log-probability of a class by the classifier to the module."""
+    forward = network.methods["forward"]
+    b = mb.function(f"{network.name}.log_probability")
+    x, time, y = b.input("x", forward.input("state").type), b.input("t", f32(B)), b.input("y", i64(B))
+    logits = call(b, network, "forward", {}, state=x, time=time, out="logits")
+    b.output(b.neg(b.cross_entropy(logits, y), out="log_probability"))
+    return ClassGradient(b.finish("log p(y | x, t) of the classifier, one value per sample."))
 
 
 @dataclass(frozen=True)

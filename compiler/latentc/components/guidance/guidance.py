@@ -113,7 +113,8 @@ class Contrast:
 class Guide:
     """A term of guidance in a sampling program: its input f32[B] and its setting in requests, with the default.
 
-    `weights(progress)`: the fraction of the guidance that applies at each evaluation; 0 leaves it out.
+    `weights(progress)`: the fraction of the guidance that applies at each evaluation; 0 leaves it out. `part` tells
+    guides of one term apart, of which no two act at once.
     """
 
     input: str
@@ -121,6 +122,7 @@ class Guide:
     default: float
     weights: Callable[[Sequence[float]], Array]
     how: Contrast | Slope
+    part: str = ""
 
     def acts(self, progress: float) -> bool:
         """True if an evaluation at this progress is guided."""
@@ -160,6 +162,12 @@ class GuidanceTerm(Part):
     @abstractmethod
     def weights(self, progress: Sequence[float]) -> Array:
         """The fraction of the guidance that applies at each progress; 0 leaves it out."""
+
+    def directions(
+        self, mb: ModuleBuilder, networks: Mapping[str, Network]
+    ) -> list[tuple[str, Callable[[Sequence[float]], Array], Contrast | Slope]]:
+        """What it adds where: (name of the part, weights, direction) each; by default one."""
+        return [("", self.weights, self.direction(mb, networks))]
 
     @abstractmethod
     def direction(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> Contrast | Slope:

@@ -33,6 +33,10 @@ class Like(Backbone):
         found = spec.networks.get(self.network)
         return found if isinstance(found, Backbone) and not isinstance(found, Like) else None
 
+    @property
+    def same_as(self) -> str | None:
+        return self.network
+
     def provides(self, spec: Spec) -> frozenset[Capability]:
         original = self.original(spec)
         return frozenset() if original is None else original.provides(spec)

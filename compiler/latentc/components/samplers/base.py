@@ -123,7 +123,11 @@ class ArraySampler(Sampler):
         terms = [term for _, term in self.terms()]
         inputs = _numbered([term.INPUT for term in terms])
         every = zip(inputs, self.settings(), terms, strict=True)
-        return [Guide(key, name, t.scale, t.weights, t.direction(mb, networks)) for key, name, t in every]
+        return [
+            Guide(key, name, term.scale, weights, how, part)
+            for key, name, term in every
+            for part, weights, how in term.directions(mb, networks)
+        ]
 
     def settings(self) -> list[str]:
         """The names of the terms' scales in requests."""

@@ -73,7 +73,7 @@ def sample_program(
     if total:
         sources["noise"] = RandomSource("normal", "step", total)
     sources |= {name: RandomSource("normal", name, rows) for name, rows in drawn.items()}
-    settings = tuple(Setting(guide.setting, guide.default) for guide in guides)
+    settings = tuple({guide.input: Setting(guide.setting, guide.default) for guide in guides}.values())
     return Program(entry, table.solver, table.steps, table.all_progress.size, sources, settings)
 
 
@@ -166,7 +166,7 @@ def _request(
         operands, null = annealing.with_embeddings(b, conditions, operands), annealing.null(conditions)
     like = next(iter(operands.values())) if operands else b.full(x, shape=(), value=0.0, dtype="f32", out="batch")
     nullable = tuple(name for name, condition in conditions.items() if condition.nullable)
-    scales = {guide.input: b.input(guide.input, f32(B)) for guide in guides}
+    scales = {name: b.input(name, f32(B)) for name in dict.fromkeys(guide.input for guide in guides)}
     return Request(operands, null, nullable, like, scales)
 
 
@@ -202,7 +202,10 @@ def _evaluation_at(
 def _segments(table: Table, at: Callable[[float], Evaluation]) -> list[tuple[int, int, tuple[Evaluation, ...]]]:
     """Runs of rows (first, last + 1) whose evaluations are alike, and what each of a row's evaluations is."""
     every = [tuple(at(float(progress)) for progress in row) for row in table.progress]
-    keys = [tuple((one.network.name, tuple(g.input for g in one.guides), one.annealed) for one in row) for row in every]
+    keys = [
+        tuple((one.network.name, tuple((g.input, g.part) for g in one.guides), one.annealed) for one in row)
+        for row in every
+    ]
     runs = [list(run) for _, run in groupby(range(table.rows), key=keys.__getitem__)]
     return [(run[0], run[-1] + 1, every[run[0]]) for run in runs]
 

@@ -1,0 +1,197 @@
+"""A residual network that tells classes, as torchvision has it, perhaps with low-rank adapters.
+
+It stands beside `unet_encoder` as pretrained classifiers differ from it: told no time, with running statistics.
+Symbols: B batch, C channels, K classes, r rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import Closed, Size
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.contract import Capability, Network, Port
+from latentc.components.layers import batch_norm
+from latentc.components.parts import Problem
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
+from latentc.ir.types import B, TensorType
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+MOMENTUM, EPS = 0.1, 1e-5
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, for values from 0 to 1
+
+
+class Adapter(Closed):
+    """Weights + alpha / rank * B A with B and A of low rank (LoRA, Hu et al. 2021, arXiv:2106.09685); B starts at 0.
+
+    A and B are as loralib's for convolutions: a kernel of k by k has the rank r k.
+    """
+
+    rank: int = Field(8, gt=0, le=4_096, description="rank per row of the kernel (r; PPAP's gamma)")
+    alpha: float = Field(8.0, gt=0, description="the adapter is scaled by alpha / rank")
+
+
+class ResnetClassifier(Backbone):
+    """ResNet (He et al. 2015, arXiv:1512.03385), torchvision's: logits f32[B, K] of x f32[B, C, H, W].
+
+    With `adapter` the stem and the first two convolutions of every block have a low-rank adapter each. Only these and
+    the batch norms are then trained (PPAP).
+    """
+
+    kind: Literal["resnet_classifier"]
+    layers: tuple[Size, Size, Size, Size] = Field((2, 2, 2, 2), description="blocks per level")
+    width: int = Field(64, gt=0, le=4_096, description="channels of the first level; doubled at each of the others")
+    bottleneck: bool = Field(False, description="blocks of three convolutions, as in ResNet-50")
+    adapter: Adapter | None = Field(None, description="low-rank adapters of convolutions; null: none")
+    normalise: bool = Field(
+        False, description="x from -1 to 1 is first given ImageNet's mean and deviation, as pretrained weights expect"
+    )
+    conditions: tuple[str, ...] | None = Field((), description="none: the class is what it predicts")
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"classify"})
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "resnet_classifier",
+        "layers": [1, 1, 1, 1],
+        "width": 4,
+        "adapter": {"rank": 2, "alpha": 2.0},
+    }
+
+    def param(self, b: Builder, name: str, type: TensorType, init: str, **args: Any) -> Var:
+        """A weight; beside adapters it is part of every checkpoint, but stays as training finds it."""
+        if self.adapter is not None:
+            return b.param(name, type, "normal", "state", std=0.02)
+        return b.param(name, type, init, **args)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if spec.data.shape is None or len(spec.data.shape) != 3:
+            yield Problem((), f"a {self.kind} takes images [C, H, W], but the data has {spec.data.words}")
+        elif self.normalise and spec.data.shape[0] != len(MEAN):
+            message = f"ImageNet's mean is of 3 channels, and the data has {spec.data.shape[0]}"
+            yield Problem(("normalise",), message, "leave `normalise` out")
+        elif min(spec.data.shape[1:]) % 4:
+            yield Problem((), f"its stem needs sides that divide by 4, not {list(spec.data.shape[1:])}")
+        if not classes_of(spec):
+            yield Problem((), f"a {self.kind} predicts labels, and the data has none", "add `data.classes`")
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert spec.data.shape is not None
+        static = {"width": self.width, **{f"layers_{i}": n for i, n in enumerate(self.layers, 1)}}
+        static |= {"classes": classes_of(spec)}
+        static |= {} if self.adapter is None else {"rank": self.adapter.rank}
+        ports = (Port("x", f32(B, *spec.data.shape), "state"),)
+        forward = add_method(mb, name, "forward", _network(self), ports, static, ("logits",))
+        return Network(name, {"forward": forward}, self.PROVIDES, sizes={"layers": self.layers})
+
+
+def classes_of(spec: Spec) -> int:
+    """K, of the field `y`; 0 without one."""
+    field = spec.data.fields.get("y")
+    return (field.classes or 0) if field is not None else 0
+
+
+@cache
+def _network(config: ResnetClassifier) -> BlockBody:
+    @module_class("ResNet", x="B C H W")
+    def forward(b: Builder, x: Var, *, width: int, classes: int, **static: Any) -> Var:
+        """Logits of the classes of x."""
+        if config.normalise:
+            scale = b.constant([[[0.5 / s]] for s in STD], out="scale")
+            shift = b.constant([[[(0.5 - m) / s]] for m, s in zip(MEAN, STD, strict=True)], out="shift")
+            x = b.add(b.mul(x, scale, out="x"), shift, out="x")
+        adapted = {"rank": static["rank"]} if config.adapter is not None else {}
+        x = _conv(b, config, "conv1", x, width, 7, 2, True, adapted)
+        x = b.relu(batch_norm(b, "bn1", x, True, EPS, MOMENTUM), out="x")
+        x = b.sub("pool", max_pool, x, out="x")
+        for level in range(1, 5):
+            features = width * 2 ** (level - 1)
+            count = static[f"layers_{level}"]
+            for i, name in enumerate(items(f"layer{level}", count)):
+                stride = 2 if level > 1 and i == 0 else 1
+                out = features * (4 if config.bottleneck else 1)
+                shortcut = stride != 1 or int(x.shape[1]) != int(out)
+                sizes = {"channels": x.shape[1], "features": features, **adapted}
+                x = b.sub(name, _block(config, stride, shortcut), x, out="x", **sizes)
+        x = b.mean(x, axes=(2, 3), keepdims=False, out="x")
+        weight = config.param(b, "fc.weight", f32(classes, x.shape[1]), "linear_default", fan_in=x.shape[1])
+        bias = config.param(b, "fc.bias", f32(classes), "linear_default", fan_in=x.shape[1])
+        return b.linear(x, weight, bias, out="logits")  # type: ignore[no-any-return]
+
+    return forward
+
+
+@cache
+def _block(config: ResnetClassifier, stride: int, shortcut: bool) -> BlockBody:
+    name = "Bottleneck" if config.bottleneck else "BasicBlock"
+    name = f"Down{name}" if stride > 1 else f"Wide{name}" if shortcut else name
+
+    @module_class(name, x="B channels H W")
+    def forward(b: Builder, x: Var, *, channels: int, features: int, **adapted: Any) -> Var:
+        """Convolutions with batch norms beside a shortcut."""
+
+        def normed(name: str, h: Var) -> Var:
+            return batch_norm(b, name, h, True, EPS, MOMENTUM, out="h")
+
+        if config.bottleneck:
+            h = b.relu(normed("bn1", _conv(b, config, "conv1", x, features, 1, 1, True, adapted)))
+            h = b.relu(normed("bn2", _conv(b, config, "conv2", h, features, 3, stride, True, adapted)))
+            h = normed("bn3", _conv(b, config, "conv3", h, 4 * features, 1, 1, False, adapted))
+        else:
+            h = b.relu(normed("bn1", _conv(b, config, "conv1", x, features, 3, stride, True, adapted)))
+            h = normed("bn2", _conv(b, config, "conv2", h, features, 3, 1, True, adapted))
+        if shortcut:
+            x = _conv(b, config, "downsample_conv", x, h.shape[1], 1, stride, False, adapted)
+            x = batch_norm(b, "downsample_norm", x, True, EPS, MOMENTUM, out="x")
+        return b.relu(b.add(h, x, out="x"), out="x")
+
+    return forward
+
+
+def _conv(
+    b: Builder,
+    config: ResnetClassifier,
+    name: str,
+    x: Var,
+    features: Any,
+    kernel: int,
+    stride: int,
+    adapts: bool,
+    adapted: dict[str, Any],
+) -> Var:
+    """A convolution without a bias; its kernel may have an adapter, `NAME.lora_A` and `NAME.lora_B`."""
+    channels = x.shape[1]
+    shape = f32(features, channels, kernel, kernel)
+    weight = config.param(b, f"{name}.weight", shape, "kaiming_normal", mode="fan_out")
+    if config.adapter is not None and adapts:
+        rank = adapted["rank"] * kernel
+        down = b.param(f"{name}.lora_A", f32(rank, channels * kernel), "linear_default", fan_in=channels * kernel)
+        up = b.param(f"{name}.lora_B", f32(features * kernel, rank), "zeros")
+        change = b.reshape(b.matmul(up, down), shape=(features, channels, kernel, kernel), out="change")
+        scale = config.adapter.alpha / config.adapter.rank
+        change = change if scale == 1.0 else b.mul(change, scale, out="change")
+        weight = b.add(weight, change, out="w")
+    return b.conv(x, weight, stride=stride, padding=kernel // 2, out="h")  # type: ignore[no-any-return]
+
+
+@module_class("MaxPool")
+def max_pool(b: Builder, x: Var) -> Var:
+    """The maximum of windows of 3 by 3 with stride 2 and a border of one, of x [B, C, H, W] that is not negative."""
+    for axis in (2, 3):
+        size = int(x.shape[axis])
+        padded = b.pad(x, axis=axis, before=1, after=1, value=0.0, out="padded")
+        shape = [*padded.shape[:axis], size // 2 + 1, 2, *padded.shape[axis + 1 :]]
+        pairs = b.reshape(padded, shape=tuple(shape), out="pairs")
+        # A window is a pair of neighbours and the first of the next pair.
+        two = b.slice(pairs, axis=axis, start=0, stop=size // 2, out="two")
+        two = b.max(two, axes=(axis + 1,), keepdims=False, out="two")
+        third = b.slice(pairs, axis=axis, start=1, stop=size // 2 + 1, out="third")
+        third = b.slice(third, axis=axis + 1, start=0, stop=1, out="third")
+        x = b.maximum(two, b.reshape(third, shape=two.shape, out="third"), out="x")
+    return x
+
+
+__all__ = ["ResnetClassifier", "classes_of"]

@@ -1,0 +1,92 @@
+"""Distillation of a classifier of clean images into one of noisy images, for a range of noise; it needs no labels.
+
+Symbols: B batch, K classes; x0 the data, x_t the data noised to time t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import OneOfThese
+from latentc.components.backbone import Backbone
+from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.kit import Conditions, call
+from latentc.components.objective import Objective
+from latentc.components.objectives._common import publish
+from latentc.components.objectives._distillation import TEACHER
+from latentc.components.parts import Fraction, Problem
+from latentc.components.processes.discrete import Discrete
+from latentc.components.processes.formulas import Symbolic
+from latentc.components.sums import weighted_sum
+from latentc.ir.builder import ModuleBuilder, i64
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class NoisyDistillation(Objective):
+    """`main` learns from noisy images what the frozen `teacher` says of the clean ones (PPAP, arXiv:2212.05973).
+
+    The loss is the divergence of the teacher's class probabilities, sharpened by `temperature`, from those of `main`,
+    as a mean over the classes. The data may be samples of the diffusion model.
+    """
+
+    kind: Literal["noisy_distillation"]
+    process: Annotated[Discrete, OneOfThese("processes", classes=(Discrete,))] = Field(
+        Discrete(kind="discrete"), description="the forward process, from data to noise"
+    )
+    range: tuple[Fraction, Fraction] = Field(
+        (0.0, 1.0), description="the part of the timesteps that it learns, from the data (0) to the noise (1)"
+    )
+    temperature: float = Field(0.25, gt=0, description="divides the teacher's logits")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "noisy_distillation", "range": [0.0, 0.5]}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return Need("main", "classify"), Need(TEACHER, "classify")
+
+    @property
+    def timesteps(self) -> tuple[int, int]:
+        """The first timestep of the range, and the one behind the last."""
+        return int(self.range[0] * self.process.steps), int(self.range[1] * self.process.steps)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        first, last = self.timesteps
+        if first >= last:
+            message = f"no timestep lies in the range from {self.range[0]:g} to {self.range[1]:g}"
+            yield Problem(("range",), message, "from the data (0) to the noise (1): [0.2, 0.4]")
+        teacher = spec.networks.get(TEACHER)
+        if isinstance(teacher, Backbone) and (teacher.pretrained is None or teacher.trainable):
+            message = f"network `{TEACHER}` has no weights to teach, or is not frozen"
+            yield Problem((), message, f"name its file in `networks.{TEACHER}.pretrained`")
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        network, teacher, process = networks["main"], networks[TEACHER], self.process
+        conditions = Conditions(spec, networks)
+        first, last = self.timesteps
+        b = mb.function("loss.terms")
+        x0 = b.input("x", network.methods["forward"].input("state").type)
+        told = conditions.operands(b, conditions.inputs(b, by_field=True))
+        drawn, noise = b.input("step", i64(B)), b.input("noise", x0.type)
+        m = Symbolic(b, x0.type.rank)
+        t = b.add(drawn, first, out="t") if first else drawn
+        at = process.at(m, t)
+        x_t = weighted_sum(b, "x_t", (process.alpha(m, at), x0), (process.sigma(m, at), noise))
+        time = process.network_time(m, t)
+        clean = b.mul(time, 0.0, out="clean")
+        said = call(b, teacher, "forward", told, state=x0, time=clean, out="said")
+        wanted = b.softmax(b.stop_gradient(b.mul(said, 1.0 / self.temperature)), axis=-1, out="wanted")
+        logits = call(b, network, "forward", told, state=x_t, time=time, out="logits")
+        ratio = b.op("sub", b.log(b.add(wanted, 1e-12)), b.log_softmax(logits, axis=-1), out="ratio")
+        loss = b.mean(b.mul(wanted, ratio), axes=(1,), keepdims=False, out="loss")
+        same = b.equal(b.argmax(logits, axis=1), b.argmax(said, axis=1), out="same")
+        b.output(loss, b.cast(same, to="f32", out="agreement"))
+        b.finish("The divergence from the teacher, and whether the likeliest class is the same, one value per sample.")
+        draws = (Draw("step", "integers", {"high": last - first}), Draw("noise", "normal"), *conditions.drawn())
+        return publish(mb, ("loss", "agreement"), ("x", *conditions.fields), draws)
+
+
+__all__ = ["NoisyDistillation"]

@@ -1,0 +1,133 @@
+"""PPAP: which expert guides where, the classifier against PyTorch's layers, what an expert learns from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bundles import tiny_bundle
+
+from latentc.checkpoint import network_params
+from latentc.components import load
+from latentc.diagnostics import DiagnosticError
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.spec import load_spec
+from latentc.verify.run import verify
+
+torch = pytest.importorskip("torch")
+RNG = np.random.default_rng(2)
+RESNET = ("layers=[1, 2, 1, 1]", "width=4")
+EXPERT = (
+    *(f"networks.{name}.{size}" for name in ("main", "teacher") for size in RESNET),
+    *("networks.main.adapter={rank: 2, alpha: 3}", "data={kind: npz, path: x.npz, classes: 7, shape: [3, 16, 16]}"),
+)
+GUIDED = (
+    *("data={kind: npz, path: x.npz, classes: 10, shape: [3, 16, 16]}", "conditioning.time.frequencies=16"),
+    *("backbone.width=16", "backbone.multipliers=[1, 2]", "backbone.blocks=1", "backbone.attention=[1]"),
+    *("backbone.block.groups=4", "backbone.block.head_channels=8", "networks.expert_0.adapter.rank=2"),
+    *(f"networks.expert_0.{size}" for size in ("layers=[1, 1, 1, 1]", "width=4", "bottleneck=false")),
+    *("networks.expert_2=null", "networks.expert_3=null", "networks.expert_4=null"),
+    *("sampler.respacing=ddim5", "sampler.guidance.experts=[expert_0, expert_1]", "sampler.guidance.scale=2"),
+)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_each_expert_has_its_range_of_timesteps(count: int) -> None:
+    """The authors take the first range whose bounds, both included, hold the timestep."""
+    names = [f"expert_{i}" for i in range(count)]
+    term: Any = load("guidance")["classifier"].model_validate({"kind": "classifier", "experts": tuple(names)})
+    t = np.arange(1000)
+    bounds = [int(i * 1000 / count) for i in range(count + 1)]
+    wanted = [next(i for i in range(count) if bounds[i] <= step <= bounds[i + 1]) for step in t]
+    weights = np.stack([term._weights_of(i, 1 - t / 999) for i in range(count)])
+    assert (weights.sum(0) == 1).all() and weights.argmax(0).tolist() == wanted
+
+
+def reference(weights: dict[str, Any], x: Any, spec: Any, adapter: tuple[int, float] | None, normalise: bool) -> Any:
+    """A residual network with PyTorch's own layers."""
+    F = torch.nn.functional
+    w = {name: torch.from_numpy(array) for name, array in weights.items()}
+
+    def conv(name: str, h: Any, stride: int) -> Any:
+        kernel = w[f"{name}.weight"]
+        if adapter is not None and f"{name}.lora_A" in w:
+            kernel = kernel + (w[f"{name}.lora_B"] @ w[f"{name}.lora_A"]).view(kernel.shape) * adapter[1] / adapter[0]
+        return F.conv2d(h, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+
+    def norm(name: str, h: Any) -> Any:
+        parts = (w[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(h, *parts, False, 0.1, 1e-5)
+
+    h = torch.from_numpy(x)
+    if normalise:
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        h = ((h + 1) / 2 - mean.double().view(3, 1, 1)) / std.double().view(3, 1, 1)
+    h = F.max_pool2d(F.relu(norm("bn1", conv("conv1", h, 2))), 3, 2, 1)
+    for level, count in enumerate(spec.layers, 1):
+        for i in range(count):
+            at, stride, short = f"layer{level}.{i}", 2 if level > 1 and i == 0 else 1, h
+            last = 3 if spec.bottleneck else 2
+            for k in range(1, last + 1):
+                here = stride if k == (2 if spec.bottleneck else 1) else 1
+                h = norm(f"{at}.bn{k}", conv(f"{at}.conv{k}", h, here))
+                h = F.relu(h) if k < last else h
+            if f"{at}.downsample_conv.weight" in w:
+                short = norm(f"{at}.downsample_norm", conv(f"{at}.downsample_conv", short, stride))
+            h = F.relu(h + short)
+    return F.linear(h.mean((2, 3)), w["fc.weight"], w["fc.bias"]).numpy()
+
+
+def test_an_expert_learns_what_the_teacher_says_of_clean_images() -> None:
+    spec: Any = load_spec("ppap_expert", "1", [*EXPERT, "networks.main.bottleneck=false"])
+    lowered = lower(spec)
+    weights = {
+        name: {
+            path: np.abs(0.3 * RNG.standard_normal([int(d) for d in p.type.shape])) + 0.1
+            if path.endswith("running_var")
+            else 0.3 * RNG.standard_normal([int(d) for d in p.type.shape])
+            for path, p in network_params(lowered, net).items()
+        }
+        for name, net in lowered.networks.items()
+    }
+    oracle = Interpreter(lowered.module, {f"{n}.{p}": a for n, own in weights.items() for p, a in own.items()})
+    x, noise, step = RNG.uniform(-1, 1, (3, 3, 16, 16)), RNG.standard_normal((3, 3, 16, 16)), np.array([0, 50, 199])
+    given = {"x": x, "noise": noise, "step": step}
+    loss, agreement = oracle.run("loss", *(given[v.name] for v in lowered.module.entry("loss").inputs))
+    point = spec.objective.process.point(200 + step)
+    x_t = point.alpha[:, None, None, None] * x + point.sigma[:, None, None, None] * noise
+    said = reference(weights["teacher"], x, spec.networks["teacher"], None, True) / 0.25
+    logits = reference(weights["main"], x_t, spec.networks["main"], (2, 3.0), False)
+    log_p = lambda z: z - np.log(np.exp(z - z.max(1, keepdims=True)).sum(1, keepdims=True)) - z.max(1, keepdims=True)  # noqa: E731
+    p = np.exp(log_p(said))
+    wanted = np.mean(p * (log_p(said) - log_p(logits)))
+    assert loss == pytest.approx(wanted, rel=1e-6) and agreement == np.mean(said.argmax(1) == logits.argmax(1))
+
+
+@pytest.mark.parametrize("form", ["loop", "host"])
+def test_engines_and_emitted_sampler_agree(form: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    report = verify(tiny_bundle("ppap", tmp_path / "bundle", (*GUIDED, f"target.form={form}")))
+    assert report.ok, report.text()
+    assert "sampler" in {c.what for c in report.comparisons}
+
+
+def test_both_experts_guide() -> None:
+    """The loop is split where the range changes, and each part has the gradient of its own expert."""
+    lowered = lower(load_spec("ppap", None, list(GUIDED)))
+    gradients = [
+        [node.attrs["fn"] for node in fn.nodes if node.op == "gradient"]
+        for name, fn in lowered.module.functions.items()
+        if name.startswith("sample.5.ddim")
+    ]
+    assert sorted(gradients) == [["expert_0.log_probability"], ["expert_1.log_probability"]]
+    assert [setting.name for setting in lowered.programs[0].settings] == ["classifier_guidance"]
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(DiagnosticError, match="needs a network `expert_9` that predicts the class"):
+        load_spec("ppap", None, [*GUIDED, "sampler.guidance.experts=[expert_0, expert_9]"])
+    with pytest.raises(DiagnosticError, match="no timestep lies in the range"):
+        load_spec("ppap_expert", None, [*EXPERT, "objective.range=[0.5, 0.5]"])
