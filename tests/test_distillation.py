@@ -63,6 +63,7 @@ def request(low: Lowered, batch: int = 3) -> dict[str, np.ndarray]:
         "step": np.arange(batch),
         "noise": RNG.standard_normal((batch, *shape)),
         "round": np.array(1),
+        "drop": np.linspace(0.05, 1, batch),  # the first is dropped
     }
     return {v.name: given[v.name] for v in low.module.entry("loss").inputs}
 

@@ -96,6 +96,14 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("cifar10-S/2", "main"): 28_488_008,  # paper: 28 M
         },
     ),
+    "lit": (
+        "DiT's, without 3 D biases per block and with the convolution of D / H channels",
+        {
+            ("S/2", "main"): 32_865_056 + 12 * (-3 * 384 + 26 * 384 // 2),  # paper: 33 M
+            ("XL/2", "main"): 674_834_720 + 28 * (-3 * 1152 + 26 * 1152 // 4),  # paper: 675 M
+            ("XL/2", "teacher"): 674_834_720,
+        },
+    ),
     "edm": (
         "NVlabs/edm; the baselines are its classes with Song et al.'s multipliers",
         {

@@ -150,6 +150,13 @@ SYSTEMS: dict[str, Tiny] = {
             *("conditioning.time.frequencies=16", "sampler.steps=3", WHOLE),
         ),
     ),
+    "lit": Tiny(
+        "lit",
+        (
+            *(*DIGITS, *under("networks.main", ("width=16", "depth=1", "block.mixer.heads=2", "block.mixer.kernel=3"))),
+            *(*under("networks.teacher", (*BLOCKS, "depth=1")), "sampler.steps=3", WHOLE),
+        ),
+    ),
     "guidance_distillation": Tiny("dit_guidance_distillation", (*DIT, "objective.channels=null", "sampler.steps=4")),
     "progressive_distillation": Tiny(
         "dit_progressive_distillation", (*DIT, "objective.rounds=[4, 2]", "sampler.steps=2")

@@ -21,6 +21,7 @@ CHOSEN = (
     ("diffwave", "openvino"),
     ("diffmoe", "onnxruntime"),
     ("dis", "openvino"),  # whose scan is a graph in the graph
+    ("lit", "onnxruntime"),
     ("dp3", "openvino"),  # which cannot compile Mish between other elementwise ops
 )
 

@@ -1,0 +1,102 @@
+"""Linear attention with a depthwise convolution of the values.
+
+Symbols: B batch, T tokens, D (`dim`) width, H heads, d = D / H channels of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.parts import Mixer, Problem, dense
+from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+TINY = 1e-6
+"""Added to the features and to what they are divided by."""
+
+
+class LinearAttention(Mixer):
+    """f(q) (f(k)^T v) / (f(q) sum f(k)) with f = ReLU (Katharopoulos et al. 2020), plus a convolution of v (LiT).
+
+    LiT, Wang et al. 2025, arXiv:2501.12976. Takes time linear in T; fewer heads mean more arithmetic, T D^2 / H.
+    """
+
+    kind: Literal["linear_attention"]
+    heads: int = Field(gt=0, le=1_024, description="heads; divide the width")
+    kernel: int = Field(5, ge=0, le=63, description="side of the depthwise convolution of the values, odd; 0: none")
+    shared_kernel: bool = Field(True, description="all heads have one kernel, of the channels of a head")
+    bias: bool = Field(False, description="biases of the projections to queries, keys and values")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "linear_attention", "heads": 2, "kernel": 3}
+
+    @property
+    def head_count(self) -> int:
+        return self.heads
+
+    @property
+    def spatial(self) -> bool:
+        return self.kernel > 0
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.kernel and self.kernel % 2 == 0:
+            yield Problem(("kernel",), f"a kernel of side {self.kernel} has no centre", f"use {self.kernel + 1}")
+
+    def static(self, dim: int) -> dict[str, Any]:
+        return {"heads": self.heads}
+
+    def apply(
+        self,
+        b: Builder,
+        name: str,
+        x: Var,
+        rotary: tuple[Var, ...],
+        init: str,
+        mask: Var | None = None,
+        c: Var | None = None,
+        **static: Any,
+    ) -> Var:
+        return b.sub(name, _forward(self, init), x, **static)  # type: ignore[no-any-return]
+
+
+@cache
+def _forward(config: LinearAttention, init: str) -> BlockBody:
+    @module_class("LinearAttention")
+    def attention(b: Builder, x: Var, *, dim: int, heads: int, grid: int = 0) -> Var:
+        """Linear attention over H heads, and a depthwise convolution of the values."""
+        batch, tokens, _ = x.shape
+        head_dim = dim // heads
+        q = dense(b, "q", x, dim, config.bias, init, out="q")
+        kv = dense(b, "kv", x, 2 * dim, config.bias, init, out="kv")
+        k, v = b.split(kv, axis=2, sizes=(dim, dim), out="k v")
+        q, k, v = (
+            b.transpose(b.reshape(part, shape=(batch, tokens, heads, head_dim)), perm=(0, 2, 1, 3), out=label)
+            for part, label in ((q, "q"), (k, "k"), (v, "v"))
+        )
+        q, k = (b.op("add", b.relu(part), TINY, out=label) for part, label in ((q, "q"), (k, "k")))
+        # Means over the tokens, not sums: they stay small in half precision.
+        keys = b.transpose(k * (1.0 / int(tokens)), perm=(0, 1, 3, 2), out="keys")
+        total = b.sum(keys, axes=(3,), keepdims=True, out="total")
+        x = b.matmul(q, b.matmul(keys, v, out="memory")) / (b.matmul(q, total) + TINY)
+        x = b.reshape(b.transpose(x, perm=(0, 2, 1, 3)), shape=(batch, tokens, dim), out="x")
+        if config.kernel:
+            x = x + _convolved(b, config, v, dim, heads, grid)
+        return dense(b, "proj", x, dim, True, init, out="x")
+
+    return attention
+
+
+def _convolved(b: Builder, config: LinearAttention, v: Var, dim: int, heads: int, grid: int) -> Var:
+    """The values f32[B, H, T, d] as a square of tokens, convolved per channel: f32[B, T, D]."""
+    batch, _, tokens, head_dim = v.shape
+    channels, rows = (head_dim, batch * heads) if config.shared_kernel else (dim, batch)
+    fan_in = config.kernel**2
+    weight = b.param("dwc.weight", f32(channels, 1, config.kernel, config.kernel), "linear_default", fan_in=fan_in)
+    bias = b.param("dwc.bias", f32(channels), "linear_default", fan_in=fan_in)
+    h = b.reshape(b.transpose(v, perm=(0, 1, 3, 2)), shape=(rows, channels, grid, grid), out="h")
+    h = b.conv(h, weight, bias, padding=config.kernel // 2, groups=channels, out="h")
+    return b.transpose(b.reshape(h, shape=(batch, dim, tokens)), perm=(0, 2, 1), out="h")  # type: ignore[no-any-return]
