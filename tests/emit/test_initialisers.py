@@ -53,3 +53,24 @@ def test_weights_start_as_numpys(name: str) -> None:
         std = theirs.std() if theirs.size > 1 else theirs[0]
         assert math.isclose(mine.detach().std().item(), std, rel_tol=0.15 if theirs.size == 1 else 0.02)
     assert math.isclose(model.stack.detach().std().item(), math.sqrt(2 / 80), rel_tol=0.05)
+
+
+def test_what_starts_differently_is_of_another_class() -> None:
+    def shifted(start: str) -> Any:
+        @module_class("Shift", x="B columns")
+        def shift(b: Any, x: Any, *, columns: int) -> Any:
+            return x + b.param("shift", f32(columns), start)
+
+        return shift
+
+    @module_class("Both", x="B columns")
+    def both(b: Any, x: Any, *, columns: int) -> Any:
+        for name, start in (("first", "zeros"), ("second", "ones")):
+            x = b.sub(name, shifted(start), x, columns=columns)
+        return x
+
+    mb = ModuleBuilder()
+    fn = mb.define(both, [f32(B, 3)], {"columns": 3})
+    mb.entries["main"] = fn
+    model = loaded(networks_file(mb.finish(), {"main": [fn]}).text)["build"]()
+    assert (model.first.shift.tolist(), model.second.shift.tolist()) == ([0.0] * 3, [1.0] * 3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +83,7 @@ class Expressions:
         self.star_name = ""
         self.pushed: set[Value] = set()  # values that are pushed on the stack of skips
         self.stack = ""
+        self.collected: dict[str, tuple[Value, ...]] = {}  # lists that loops collect, and what they hold
         self._scope = Scope({}, {})
         self._reserve = context.indent
         self._element = ""  # "PATH VARIABLE" of the module list that the loop being printed iterates over
@@ -105,6 +106,16 @@ class Expressions:
         if value in self.constants:
             return self._constant(value)
         return Text(base_name(value.name))
+
+    def gathered(self, values: Sequence[Value]) -> list[str]:
+        """The texts of several values; of all that a loop has collected, the list with a star."""
+        texts, i = [], 0
+        while i < len(values):
+            rest = tuple(values[i:])
+            name = next((name for name, held in self.collected.items() if rest[: len(held)] == held), None)
+            texts.append(self.tensor(rest[0]).code if name is None else f"*{name}")
+            i += 1 if name is None else len(self.collected[name])
+        return texts
 
     def tensor(self, value: Value) -> Text:
         """As `arg`, but never a Python number."""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from latentc.ir.core import CALLS, Function, Module, Node, Origin, callees, frozen
+from latentc.ir.core import CALLS, Function, Init, Module, Node, Origin, callees, frozen
 
 
 def with_origins(module: Module, roots: Iterable[str] = ()) -> Module:
@@ -130,10 +130,16 @@ def _method(module: Module, name: str) -> str:
 
 
 def _skeleton(module: Module, name: str) -> Any:
-    """Ops, calls and params of a function, without sizes."""
+    """Ops, calls and params of a function with what they start as, without sizes."""
     parts = with_loops(module, module.functions[name])
-    params = tuple((p.name, p.kind) for part in parts for p in part.params)
+    params = tuple((p.name, p.kind, *_start(p.init)) for part in parts for p in part.params)
     return params, tuple((n.op, n.attrs.get("name")) for part in parts for n in part.nodes if n.op != "constant")
+
+
+def _start(init: Init) -> tuple[Any, ...]:
+    """An initialiser without the arguments that are sizes."""
+    own = {key: value for key, value in init.args.items() if not isinstance(value, int) or isinstance(value, bool)}
+    return init.kind, frozen(own)
 
 
 __all__ = ["Groups", "calls_of", "with_loops", "with_origins"]

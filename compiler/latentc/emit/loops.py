@@ -188,6 +188,9 @@ class Loops(Statements):
             start, stride = self.star[0], self.star[1]
             first = self.fn.inputs.index(values[0]) - start
             return self.star_name if stride == 1 else f"{self.star_name}[{first}::{stride}]"
+        for name, held in self.collected.items():
+            if values in (held, held[::-1]):
+                return name if values == held else f"reversed({name})"
         return f"({commas(self.arg(v).code for v in values)})"
 
     def _lists(self, run: Repeat, hold: dict[str, int], targets: Mapping[Value, str], i: int) -> dict[str, list[Value]]:
@@ -209,6 +212,8 @@ class Loops(Statements):
                     index = k * len(members) + j
                     scope.env[each] = Text(f"{name}[{index}]")
             found[name] = members
+            if len(members) == 1:
+                self.collected[name] = columns[members[0]]
         return found
 
     def _in_turns(self, columns: list[tuple[Value, ...]]) -> bool:

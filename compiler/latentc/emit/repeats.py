@@ -264,9 +264,11 @@ def operands(item: Node | Repeat) -> tuple[Value, ...]:
 def with_stack(items: Sequence[Node | Repeat]) -> tuple[list[Node | Repeat], set[Value]]:
     """The items with long skips as a stack, if runs read them in the reverse of the order they are computed in.
 
-    Also returns the values that plain nodes push. In any other order the items are returned unchanged.
+    Also returns the values that plain nodes push. In any other order, and if other nodes read the skips of a run too,
+    the items are returned unchanged.
     """
     wanted = {v: r for r in items if isinstance(r, Repeat) for _, column in r.indexed for v in column}
+    elsewhere = {v for item in items if isinstance(item, Node) for v in item.inputs}
     taken: list[Node | Repeat] = []
     stack: list[Value] = []
     pushed: set[Value] = set()
@@ -287,7 +289,7 @@ def with_stack(items: Sequence[Node | Repeat]) -> tuple[list[Node | Repeat], set
                 rest = tuple(pair for pair in item.indexed if pair[0] is not value)
                 item = replace(item, indexed=rest, popped=value)
             for value, column in lists:
-                if any(c not in wanted for c in column):
+                if any(c not in wanted for c in column) or not elsewhere.isdisjoint(column[:-1]):
                     return list(items), set()
                 stack += column
                 rest = tuple(pair for pair in item.escapes if pair[0] is not value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from latentc.emit.text import Text
@@ -21,6 +21,9 @@ class Printer(Protocol):
 
     def arg(self, value: Value) -> Text:
         """An operand; a scalar constant is a Python number."""
+
+    def gathered(self, values: Sequence[Value]) -> list[str]:
+        """Operands, those that a loop has collected as its list with a star."""
 
     def tensor(self, value: Value) -> Text:
         """An operand, always a tensor."""

@@ -105,7 +105,7 @@ def _broadcast(p: Printer, n: Node) -> Text:
 
 
 def _concat(p: Printer, n: Node) -> Text:
-    return call("torch.cat", [f"[{commas(p.tensor(x).code for x in n.inputs)}]"], dim=n.attrs["axis"])
+    return call("torch.cat", [f"[{commas(p.gathered(n.inputs))}]"], dim=n.attrs["axis"])
 
 
 def _split(p: Printer, n: Node) -> Text:
