@@ -51,6 +51,29 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("H", "main"): 1_037_408_328,  # paper: 1037.4 M
         },
     ),
+    "dimr": (
+        "qihao067/DiMR, whose configurations are those of 256; the others are counted here alone",
+        {
+            ("XL/2R-256", "main"): 505_046_408,  # README: 505 M
+            ("G/2R-256", "main"): 1_056_352_904,  # README: 1.06 B
+            ("XL/3R-512", "main"): 524_981_292,  # paper: 525 M
+            ("M/3R-64", "main"): 132_801_033,  # paper: 133 M
+            ("L/3R-64", "main"): 283_682_169,  # paper: 284 M
+        },
+    ),
+    "iwin_classifier": (
+        "Cominder/Iwin-Transformer",
+        {
+            ("T", "main"): 30_226_504,  # README: 30.2 M
+            ("S", "main"): 51_566_152,  # README: 51.6 M
+            ("B", "main"): 91_241_576,  # README: 91.2 M
+            ("L", "main"): 204_322_984,  # README: 204.3 M
+        },
+    ),
+    "iwin": (
+        "Cominder/Iwin-Transformer, image_generation: the sizes of its layers, added up",
+        {("B/1", "main"): 137_538_848, ("XL/1", "main"): 712_475_552},
+    ),
     "uvit": (
         "baofff/U-ViT",
         {
@@ -312,6 +335,8 @@ def test_weights_are_as_many_as_the_authors(name: str) -> None:
 # spec -> {variant: billion multiply-adds of a forward pass of network `main`, as the paper says}
 COMPUTE: dict[str, dict[str | None, float]] = {
     "dico": {"S": 4.25, "B": 16.88, "L": 60.24, "XL": 87.30, "H": 194.15, "XL-512": 349.78},
+    "dimr": {"XL/2R-256": 160, "G/2R-256": 331, "XL/3R-512": 206},
+    "iwin_classifier": {"T": 4.7, "S": 9.0, "B": 15.9, "L": 35.4, "S-384": 27.7, "B-384": 48.3},
     "mean_flow": {"B/4": 5.6, "B/2": 23.1, "M/2": 54.0, "XL/2": 119.0},
 }
 

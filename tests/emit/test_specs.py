@@ -29,6 +29,7 @@ LLAMAGEN = [
     "data={kind: npz, classes: 5, tokens: {vocabulary: 11, grid: [4, 4]}}",
     "sampler.top_k=5",
 ]
+LATENTS = "data={kind: npz, classes: 5, shape: [4, 8, 8]}"
 EXPERTS = "backbone.block.feed_forward={kind: mixture_of_experts, experts: 3, ratio: 1, shared: 1}"
 CASES: dict[str, tuple[str, list[str]]] = {
     "dit": ("dit", [*DIT, "sampler.steps=4", "objective.process.steps=100"]),
@@ -43,6 +44,27 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "dit-dpm": ("dit", [*DIT, "sampler={kind: dpm_solver_pp, steps: 5, guidance: {scale: 2}}"]),
     "dit-moe": ("dit_moe", [*DIT, "sampler.steps=2"]),
     "dit-moe-normal": ("dit_moe", [*DIT, EXPERTS, "backbone.weights=normal", "sampler.steps=2"]),
+    "dico": ("dico", [LATENTS, "backbone.width=8", "backbone.depths=[1, 2, 1, 1, 1]", "sampler.steps=2"]),
+    "dimr": (
+        "dimr",
+        [
+            LATENTS,
+            "backbone.branches=[{width: 8, half: 2, patch: 2, block: coarse, heads: 2}, {width: 4, half: 1}]",
+            "sampler.steps=2",
+        ],
+    ),
+    "iwin": (
+        "iwin",
+        [
+            LATENTS,
+            "backbone.width=16",
+            "backbone.depth=2",
+            "backbone.block.mixer.size=4",
+            "backbone.block.mixer.mixer.heads=2",
+            "backbone.block.feed_forward.hidden=16",
+            "sampler.steps=2",
+        ],
+    ),
     "sit": ("sit", [*DIT, "sampler.steps=3"]),
     "sit-vp": (
         "sit",

@@ -84,7 +84,7 @@ generate_by_style
               `synthesize` (state: styles f32[B, L, W], noise, one or more) -> output;
               `synthesize_const` (state) -> output
 discriminate  `forward` (state, conditions) -> output
-classify      `forward` (state, time, conditions) -> logits over classes
+classify      `forward` (state, time unless it classifies data as it is, conditions) -> logits over classes
 uncertainty   `forward` (time) -> output f32[B]
 encode        `encode` (states, conditions) -> output
 autoencode    `encode` (state) -> output, the codes: tokens, or mean and log-variance of latents;

@@ -74,7 +74,7 @@ class Norm(Part):
 
     @abstractmethod
     def apply(self, b: Builder, name: str, x: Var, t: Var | None = None) -> Var:
-        """x [B, ..., D] normalised. The time t f32[B, 1] is for those that are `TIMED`."""
+        """x [B, ..., D] normalised. The time t f32[B, 1] is for those that are `TIMED`, of x [B, T, D]."""
 
 
 class Mixer(Part):

@@ -123,7 +123,7 @@ def long_skips(
 
 @cache
 def _skip_block(block: BlockBody) -> BlockBody:
-    @module_class("SkipBlock")
+    @module_class("SkipBlock" if block.cls == "TransformerBlock" else f"Skip{block.cls}")
     def forward(b: Builder, x: Var, skip: Var, *operands: Var, dim: int, **static: Any) -> Var:
         """A transformer block of x joined with the output of its counterpart in the first half."""
         x = dense(b, "skip_linear", b.concat(x, skip, axis=2, out="x"), dim, True, "normal", out="x")

@@ -62,6 +62,9 @@ class Vp(Sde):
     beta_min: float = Field(0.1, gt=0, description="noise rate at the data")
     beta_max: float = Field(20.0, gt=0, description="noise rate at the noise")
     time_scale: float = Field(999.0, gt=0, description="the network is told the time times this")
+    tells: Literal["time", "log_snr"] = Field(
+        "time", description="what the network is told: the time times `time_scale`, or log(alpha^2 / sigma^2)"
+    )
     prior: Prior = Field("standard", description="sampling starts with deviation 1, or sigma(1) (marginal: EDM)")
     TRIED: ClassVar[tuple[str, ...]] = ("karras", "log_snr")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "vp"}
@@ -77,6 +80,9 @@ class Vp(Sde):
         return alpha * rate, -(alpha * alpha * rate / self.sigma(m, t))
 
     def network_time(self, m: Maths, t: Any) -> Any:
+        if self.tells == "log_snr":
+            signal = 2.0 * log_alpha(t, self.beta_min, self.beta_max)
+            return signal - m.log(1.0 - m.exp(signal), out="log_noise")
         return m.affine(t, self.time_scale, 0.0, out="time")
 
     def prior_scale(self, t: float) -> float:

@@ -22,7 +22,7 @@ class TimeNorm(BlockCondition):
 
 @cache
 def _block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
-    @module_class("TimeNormBlock")
+    @module_class("TimeNormBlock" if mixer.normalised else "ConvNeXtBlock")
     def block(b: Builder, x: Var, t: Var, *rotary: Var, dim: int, **static: Any) -> Var:
         """A pre-norm block whose norms depend on the time t [B, 1]."""
         feeding = {k: static[k] for k in feed_forward.static(dim)}

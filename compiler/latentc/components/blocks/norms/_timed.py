@@ -6,23 +6,24 @@ Symbols: B batch, D width.
 from __future__ import annotations
 
 from functools import cache
+from typing import Literal
 
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 
-def timed(b: Builder, name: str, t: Var, dim: int, init: str, axes: int) -> Var:
-    """A vector of `dim` numbers at time t f32[B, 1], with `axes` axes of size 1 between: f32[B, 1, ..., D]."""
-    value = b.sub(name, _timed(init), t, dim=dim, out=name)
-    return b.reshape(value, shape=(t.shape[0], *(1,) * axes, dim), out=name)  # type: ignore[no-any-return]
+def timed(b: Builder, name: str, t: Var, dim: int, init: Literal["ones", "zeros"]) -> Var:
+    """A vector of `dim` numbers that starts as `init`, at time t f32[B, 1]: f32[B, 1, D]."""
+    return b.sub(name, _timed(init), t, dim=dim, out=name)  # type: ignore[no-any-return]
 
 
 @cache
 def _timed(init: str) -> BlockBody:
-    @module_class("TimeDependent")
+    @module_class("TimedScale" if init == "ones" else "TimedShift")
     def forward(b: Builder, t: Var, *, dim: int) -> Var:
         """A vector that goes from `early` to `late` as t grows, each number at its own time and rate."""
         late, early = b.param("late", f32(dim), init), b.param("early", f32(dim), init)
         rate, shift = b.param("rate", f32(dim), "zeros"), b.param("shift", f32(dim), "zeros")
+        t = b.reshape(t, shape=(t.shape[0], 1, 1), out="t")
         step = b.sigmoid(t * (rate + 1.0) + shift, out="step")
         return early + step * (late - early)
 

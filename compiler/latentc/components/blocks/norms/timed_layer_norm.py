@@ -24,6 +24,5 @@ class TimedLayerNorm(Norm):
 
     def apply(self, b: Builder, name: str, x: Var, t: Var | None = None) -> Var:
         assert t is not None
-        axes = x.type.rank - 2
-        scale = timed(b, f"{name}_scale", t, x.shape[-1], "ones", axes)
-        return b.layer_norm(x, eps=self.eps) * scale + timed(b, f"{name}_shift", t, x.shape[-1], "zeros", axes)  # type: ignore[no-any-return]
+        scale = timed(b, f"{name}_scale", t, x.shape[-1], "ones")
+        return b.layer_norm(x, eps=self.eps) * scale + timed(b, f"{name}_shift", t, x.shape[-1], "zeros")  # type: ignore[no-any-return]

@@ -24,5 +24,4 @@ class TimedRmsNorm(Norm):
 
     def apply(self, b: Builder, name: str, x: Var, t: Var | None = None) -> Var:
         assert t is not None
-        scale = timed(b, name, t, x.shape[-1], "ones", x.type.rank - 2)
-        return b.rms_norm(x, eps=self.eps) * scale  # type: ignore[no-any-return]
+        return b.rms_norm(x, eps=self.eps) * timed(b, name, t, x.shape[-1], "ones")  # type: ignore[no-any-return]

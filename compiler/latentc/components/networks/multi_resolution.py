@@ -1,0 +1,269 @@
+"""Branches at several resolutions, from coarse to fine: DiMR.
+
+A file of its own: unlike the stages of a U-Net, each branch sees the whole input at its resolution, has skips inside
+(U-ViT's) and an output of its own, and hands the features of all its blocks to the next.
+
+Symbols: B batch, C channels, D width of a branch, T its tokens, K outputs of the branch below, joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import Closed
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.blocks.block import Block
+from latentc.components.blocks.feature_map import as_map, as_tokens
+from latentc.components.blocks.norms.timed_layer_norm import TimedLayerNorm
+from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
+from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.layers import conv
+from latentc.components.networks._stages import Heads, long_skips
+from latentc.components.parts import Problem, dense
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
+from latentc.ir.types import B, Named
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+NORM = TimedLayerNorm(kind="timed_layer_norm")
+"""Of what enters from the branch below, and before each output."""
+
+
+class Branch(Closed):
+    """One resolution of a `multi_resolution` network."""
+
+    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
+    half: int = Field(ge=0, le=256, description="blocks before the middle one, and as many after it")
+    patch: int = Field(1, gt=0, le=1_024, description="side of a patch, in pixels of the input of this branch")
+    shrink: int = Field(1, gt=0, le=1_024, description="the input is averaged over squares of this side before")
+    block: Literal["coarse", "fine"] = Field("fine", description="which block it repeats")
+    heads: Heads | None = Field(None, description="heads of the mixer; null: as it says")
+
+    @property
+    def scale(self) -> int:
+        """Pixels of the input to a side of a token."""
+        return self.patch * self.shrink
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs its blocks have, its input counted."""
+        return 2 * self.half + 2
+
+
+class MultiResolution(Backbone):
+    """Branches of blocks from the lowest resolution to the highest (DiMR, Liu et al. 2024, arXiv:2406.09416).
+
+    Takes x f32[B, C, H, H], t f32[B] and its conditions as tokens, which branches of the `coarse` block take; returns
+    f32[B, C_out, H, H]. In training the other branches return what they predict at their resolutions, from coarse to
+    fine, besides.
+    """
+
+    kind: Literal["multi_resolution"]
+    branches: tuple[Branch, ...] = Field(min_length=1, max_length=8, description="from coarse to fine")
+    coarse: Block = Field(description="the block of coarse branches, which sees the conditions")
+    fine: Block = Field(description="the block of fine branches")
+    output_kernel: int = Field(3, gt=0, le=63, description="side of the kernel that maps a branch to its output")
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("tokens",)
+    TIME: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "multi_resolution",
+        "branches": [{"width": 16, "half": 1, "patch": 4, "block": "coarse"}, {"width": 8, "half": 1, "patch": 2}],
+        "coarse": {
+            "mixer": {"kind": "attention", "heads": 2},
+            "feed_forward": {"kind": "swiglu", "ratio": 2.0},
+            "norm": {"kind": "timed_rms_norm"},
+            "condition": {"kind": "time_norm"},
+        },
+        "fine": {
+            "mixer": {"kind": "depthwise_conv", "norm": False, "linear": False, "channel_attention": False},
+            "feed_forward": {"kind": "swiglu", "ratio": 2.0},
+            "norm": {"kind": "timed_rms_norm"},
+            "condition": {"kind": "time_norm"},
+        },
+    }
+
+    def outputs(self, spec: Spec) -> tuple[str, ...]:
+        return ("coarse",) if len(self.branches) > 1 else ()
+
+    def blocks(self, branch: Branch) -> Block:
+        """The block that a branch repeats."""
+        return self.coarse if branch.block == "coarse" else self.fine
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        shape = spec.data.shape
+        if shape is None or len(shape) != 3 or shape[1] != shape[2]:
+            yield Problem((), f"a {self.kind} takes square arrays [C, H, H], but the data has {spec.data.words}")
+            return
+        yield from self.problems_of_conditions(spec)
+        yield from self.problems_of_time(spec)
+        if isinstance(spec.time, TimeFeatures) and spec.time.static()["frequencies"] != 1:
+            message = f"a {self.kind} takes the time as one number"
+            yield Problem((), message, "use `conditioning.time: {kind: scalar}`")
+        if self.coarse.spatial and self.told(spec):
+            message = "its tokens are a square and one per condition, which the mixer takes for one square"
+            yield Problem(("coarse", "mixer"), message, "use `{kind: attention}` without a relative bias")
+        below: Branch | None = None
+        for i, branch in enumerate(self.branches):
+            yield from self._problems_of_branch(i, branch, below, shape[1])
+            below = branch
+
+    def _problems_of_branch(self, i: int, branch: Branch, below: Branch | None, side: int) -> Iterator[Problem]:
+        if side % branch.scale:
+            message = f"squares of {branch.scale} pixels do not tile a side of {side}"
+            yield Problem(("branches", i, "patch"), message)
+            return
+        if below is not None and below.scale % branch.scale:
+            message = f"a token of {branch.scale} pixels a side is no whole part of one of {below.scale} below"
+            yield Problem(("branches", i, "patch"), message)
+        block = self.blocks(branch)
+        if block.parts()[3].TAKES == "vector":
+            message = f"its blocks are told the time alone, and `{block.condition.kind}` takes a vector"
+            yield Problem((branch.block, "condition"), message, "use `{kind: time_norm}` or `{kind: in_context}`")
+        for problem in block.problems_of_width(branch.width, side // branch.scale):
+            if problem.path[:1] == ("block",):
+                yield Problem((branch.block, *problem.path[1:]), problem.message, problem.help)
+            elif branch.heads is None:
+                yield Problem(("branches", i, "width"), problem.message, problem.help)
+        if branch.heads is not None and branch.width % branch.heads:
+            message = f"{branch.heads} heads do not divide the width of {branch.width}"
+            yield Problem(("branches", i, "heads"), message)
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert spec.data.shape is not None and isinstance(spec.time, TimeFeatures)
+        channels, size, _ = spec.data.shape
+        static: dict[str, Any] = {"size": size, "channels": channels}
+        for i, branch in enumerate(self.branches):
+            static |= {f"width_{i}": branch.width, f"half_{i}": branch.half}
+        static |= {**self.condition_sizes(spec), "out_channels": out_channels}
+        entries = self.entries(spec)
+        sizes: dict[str, int | tuple[int, ...]] = {
+            "branches": len(self.branches),
+            "half": tuple(branch.half for branch in self.branches),
+            "most": max(branch.half for branch in self.branches),
+        }
+        ports = (Port("x", f32(B, channels, size, size), "state"), Port("t", f32(B), "time"), *ports_of(entries))
+        forward, in_training = _methods(self, spec.time, entries)
+        methods = {"forward": add_method(mb, name, "forward", forward, ports, static)}
+        if len(self.branches) > 1:
+            roles: list[Role] = ["output", *("features" for _ in self.branches[1:])]  # type: ignore[list-item]
+            methods["train_forward"] = add_method(mb, name, "train_forward", in_training, ports, static, roles)
+        return Network(name, methods, self.PROVIDES, sizes=sizes)
+
+
+@cache
+def _methods(config: MultiResolution, time: TimeFeatures, entries: tuple[Entry, ...]) -> tuple[BlockBody, BlockBody]:
+    """`forward`, the finest output; `train_forward`, it and the others from coarse to fine."""
+    last = len(config.branches) - 1
+
+    def network(b: Builder, x: Var, t: Var, conditions: tuple[Var, ...], every: bool, static: Any) -> list[Var]:
+        told = time.features(b, t, **time.static())
+        size = static["size"]
+        ends: list[Var] = []
+        features: list[Var] = []
+        for i, branch in enumerate(config.branches):
+            own = {name: static[f"{name}_{i}"] for name in ("width", "half")} | {"size": size}
+            seen = entries if branch.block == "coarse" else ()
+            own |= {k: static[k] for entry in seen for k in _sizes_of(entry, static)}
+            body = _branch(config, i, seen)
+            made = b.sub(f"branches.{i}", body, x, told, *features, *(conditions if seen else ()), out="h", **own)
+            end, *features = made if isinstance(made, tuple) else (made,)
+            if every or i == last:
+                sizes = {"dim": end.shape[2], "grid": size // branch.scale, "channels": static["out_channels"]}
+                word = "out" if i == last else "coarse"
+                ends.append(b.sub(f"outputs.{i}", _output(config.output_kernel), end, told, out=word, **sizes))
+        return [ends[-1], *ends[:-1]]
+
+    @module_class("MultiResolution", x="B channels size size")
+    def forward(b: Builder, x: Var, t: Var, *conditions: Var, **static: Any) -> Var:
+        """Predicts from noisy x at time t under the conditions."""
+        return network(b, x, t, conditions, False, static)[0]
+
+    @module_class("MultiResolution", "train_forward", x="B channels size size")
+    def train_forward(b: Builder, x: Var, t: Var, *conditions: Var, **static: Any) -> tuple[Var, ...]:
+        """The same, and what each other branch predicts at its resolution."""
+        return tuple(network(b, x, t, conditions, True, static))
+
+    return forward, train_forward
+
+
+def _sizes_of(entry: Entry, static: Mapping[str, Any]) -> list[str]:
+    """The static arguments that a condition's embedding is built from."""
+    own = {"size", "channels", "out_channels"}
+    return [k for k in static if k not in own and not k.startswith(("width_", "half_"))]
+
+
+@cache
+def _branch(config: MultiResolution, index: int, entries: tuple[Entry, ...]) -> BlockBody:
+    branch, below = config.branches[index], config.branches[index - 1] if index else None
+    of = config.blocks(branch)
+    mixer, feed_forward, norm, condition = of.parts()
+    block = condition.block(mixer, feed_forward, norm, "normal")
+    finest = index == len(config.branches) - 1
+
+    def body(b: Builder, x: Var, t: Var, others: tuple[Var, ...], width: Any, half: Any, size: Any, static: Any) -> Any:
+        grid = size // branch.scale
+        tokens = Named(int(grid * grid), "T", "grid ** 2")
+        if branch.shrink > 1:
+            x = b.avg_pool(x, size=branch.shrink, out="x")
+        fan: dict[str, Any] = {"fan_in": x.shape[1] * branch.patch**2}
+        shape = (width, x.shape[1], branch.patch, branch.patch)
+        kernel = b.param("x_embedder.weight", f32(*shape), "linear_default", **fan)
+        bias = b.param("x_embedder.bias", f32(width), "linear_default", **fan)
+        x = b.conv(x, kernel, bias, stride=branch.patch, out="x")
+        x = as_tokens(b, x, tokens) + b.param("positions", f32(1, tokens, width), "normal", std=0.02)
+        if below is not None:
+            ratio = below.scale // branch.scale
+            x = x + b.sub("enter", _enter(ratio), others[0], t, dim=others[0].shape[2], features=width, grid=grid)
+            others = others[1:]
+        before = 0
+        for entry, operands in with_operands(entries, others):
+            embedded, _ = entry.tokens(b, f"{entry.ports[0].name}_embedder", operands, width, static)
+            before += embedded.shape[1]
+            x = b.concat(embedded, x, axis=1, out="x")
+        sizes = {**of.static(width), "grid": grid, **({"heads": branch.heads} if branch.heads else {})}
+        told = (t,) if condition.TAKES == "time" else ()
+        every = long_skips(b, block, x, told, half, width, of.own(width, sizes))
+        made = [every[-1]] if finest else [every[-1], b.concat(*every, axis=2, out="features")]
+        if before:  # tokens of the conditions come first
+            made = [b.slice(v, axis=1, start=before, stop=tokens + before, out=v.value.name) for v in made]
+        return made[0] if finest else tuple(made)
+
+    @module_class("FinestBranch" if finest else "Branch")
+    def forward(b: Builder, x: Var, t: Var, *others: Var, width: int, half: int, size: int, **static: Any) -> Any:
+        """One resolution: tokens of x, and the outputs of all blocks joined for the branch above."""
+        return body(b, x, t, others, width, half, size, static)
+
+    return forward
+
+
+@cache
+def _enter(ratio: int) -> BlockBody:
+    @module_class("Enter")
+    def forward(b: Builder, x: Var, t: Var, *, dim: int, features: int, grid: int) -> Var:
+        """Features of the branch below as tokens of this one: each becomes a square of them."""
+        batch, low = x.shape[0], grid // ratio
+        x = dense(b, "linear", NORM.apply(b, "norm1", x, t), ratio * ratio * features, True, "normal", out="x")
+        x = b.reshape(x, shape=(batch, low, low, ratio, ratio, features))
+        x = b.reshape(b.transpose(x, perm=(0, 1, 3, 2, 4, 5)), shape=(batch, grid * grid, features), out="x")
+        return NORM.apply(b, "norm2", x, t)
+
+    return forward
+
+
+@cache
+def _output(kernel: int) -> BlockBody:
+    @module_class("Output")
+    def forward(b: Builder, x: Var, t: Var, *, dim: int, grid: int, channels: int) -> Var:
+        """What a branch predicts at its resolution."""
+        return conv(b, "conv", as_map(b, NORM.apply(b, "norm", x, t), grid), channels, kernel, "linear_default")
+
+    return forward
+
+
+__all__ = ["MultiResolution"]

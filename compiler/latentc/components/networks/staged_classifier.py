@@ -1,0 +1,137 @@
+"""Stages of transformer blocks with a pooled output: hierarchical vision transformers.
+
+Symbols: B batch, C channels, D width of a stage, K classes, T tokens of a square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import Component, OneOf
+from latentc.components.backbone import add_method
+from latentc.components.blocks.feature_map import as_map, as_tokens
+from latentc.components.contract import Capability, Network, Port
+from latentc.components.layers import halving_conv
+from latentc.components.networks._stages import Staged
+from latentc.components.parts import Norm, Positions, Problem, Weights, dense
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
+from latentc.ir.types import B, Named
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class StagedClassifier(Staged):
+    """Classifies images by stages of blocks, each at half the resolution of the one before (Swin, Iwin).
+
+    Takes x f32[B, C, H, H]; returns logits f32[B, K] over the classes of the data's labels. It is told neither the time
+    nor conditions.
+    """
+
+    kind: Literal["staged_classifier"]
+    conditions: tuple[str, ...] | None = Field(
+        (), max_length=0, description="names of the conditions it is told: none, as the class is what it predicts"
+    )
+    patch: int = Field(4, gt=0, le=1_024, description="side of a patch, in pixels of the input")
+    patch_norm: bool = Field(True, description="normalises the embedded patches")
+    positions: Annotated[Component | None, OneOf("blocks/positions")] = Field(
+        None, description="how tokens know their place; null: they are not told"
+    )
+    weights: Weights = Field("normal", description="how linear layers and convolutions start")
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"classify"})
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "staged_classifier",
+        "width": 8,
+        "multipliers": [1, 2],
+        "depths": [1, 1],
+        "patch": 2,
+        "block": {
+            "mixer": {"kind": "attention", "heads": 2},
+            "feed_forward": {"kind": "gelu_mlp", "ratio": 2.0},
+            "norm": {"kind": "layer_norm", "affine": True},
+            "condition": {"kind": "in_context"},
+        },
+    }
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        shape = spec.data.shape
+        if shape is None or len(shape) != 3 or shape[1] != shape[2]:
+            yield Problem((), f"a {self.kind} takes square arrays [C, H, H], but the data has {spec.data.words}")
+        elif shape[1] % self.patch:
+            yield Problem(("patch",), f"patches of {self.patch} do not tile a side of {shape[1]}")
+        else:
+            yield from self.problems_of_stages(spec, shape[1] // self.patch)
+        if not _classes(spec):
+            yield Problem((), f"a {self.kind} predicts labels, and the data has none", "add `data.classes`")
+        if self.block.parts()[3].TAKES is not None:
+            message = f"its blocks are told nothing, and `{self.block.condition.kind}` takes a condition"
+            yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
+        if isinstance(self.positions, Positions) and type(self.positions).rotary is not Positions.rotary:
+            message = f"`{self.positions.kind}` is for one resolution"
+            yield Problem(("positions",), message, "use `{kind: learned}`, `{kind: sincos_2d}` or null")
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert spec.data.shape is not None
+        channels, size, _ = spec.data.shape
+        sizes = {"size": size, "patch": self.patch, "channels": channels, "width": self.width}
+        static = {**sizes, **self.depth_sizes(), "classes": _classes(spec)}
+        ports = (Port("x", f32(B, *spec.data.shape), "state"),)
+        forward = add_method(mb, name, "forward", _network(self), ports, static, ("logits",))
+        return Network(name, {"forward": forward}, self.PROVIDES, sizes={"stages": self.stages})
+
+
+def _classes(spec: Spec) -> int:
+    field = spec.data.fields.get("y")
+    return (field.classes or 0) if field is not None else 0
+
+
+@cache
+def _network(config: StagedClassifier) -> BlockBody:
+    mixer, feed_forward, norm, condition = config.block.parts()
+    block = condition.block(mixer, feed_forward, norm, config.weights)
+    positions = config.positions
+    assert positions is None or isinstance(positions, Positions)
+
+    @module_class("StagedClassifier", x="B channels size size")
+    def forward(
+        b: Builder, x: Var, *, size: int, patch: int, channels: int, width: int, classes: int, **static: Any
+    ) -> Var:
+        """Logits of the classes of x."""
+        grid = size // patch
+        first = config.features(width, 0)
+        fan: dict[str, Any] = {"std": 0.02} if config.weights == "normal" else {"of": "matrix"}
+        kind = "normal" if config.weights == "normal" else "xavier_uniform"
+        kernel = b.param("x_embedder.weight", f32(first, channels, patch, patch), kind, **fan)
+        x = b.conv(x, kernel, b.param("x_embedder.bias", f32(first), "zeros"), stride=patch, out="x")
+        x = as_tokens(b, x, Named(int(grid * grid), "T", "grid ** 2"))
+        x = norm.apply(b, "patch_norm", x) if config.patch_norm else x
+        x = x if positions is None else positions.add(b, x, first, grid)
+        for stage in range(config.stages):
+            if stage:
+                sizes = {"dim": x.shape[2], "features": config.features(width, stage), "grid": grid}
+                x = b.sub(f"down_{stage - 1}", _downsample(norm, config.weights), x, **sizes)
+                grid = grid // 2
+            x = config.run(b, block, x, (), stage, grid, static)
+        x = b.mean(norm.apply(b, "norm", x), axes=(1,), keepdims=False, out="x")
+        return dense(b, "head", x, classes, True, config.weights, out="logits")
+
+    return forward
+
+
+@cache
+def _downsample(norm: Norm, init: str) -> BlockBody:
+    @module_class("Downsample")
+    def forward(b: Builder, x: Var, *, dim: int, features: int, grid: int) -> Var:
+        """Halves the resolution of a square of tokens."""
+        x = as_map(b, norm.apply(b, "norm", x), grid)
+        half = grid // 2
+        return as_tokens(b, halving_conv(b, "conv", x, features, init, out="x"), half * half)
+
+    return forward
+
+
+__all__ = ["StagedClassifier"]

@@ -1,0 +1,62 @@
+"""Classification of data as it is.
+
+Symbols: B batch, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Need, Network, Update
+from latentc.components.kit import Conditions, call
+from latentc.components.objective import Objective
+from latentc.components.objectives._common import publish
+from latentc.components.parts import Problem
+from latentc.ir.builder import ModuleBuilder, i64
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Classification(Objective):
+    """Cross-entropy of the label, by a classifier that is told no time."""
+
+    kind: Literal["classification"]
+    smoothing: float = Field(0.0, ge=0, lt=1, description="share of the probability spread evenly over all classes")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "classification"}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "classify"),)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if "y" not in spec.data.fields:
+            yield Problem((), "a classifier learns labels, and the data has none", "add `data.classes`")
+        network = spec.networks.get("main")
+        if network is not None and getattr(network, "TIME", False):
+            message = f"a {network.kind} classifies noisy samples at a time"
+            yield Problem((), message, "use `{kind: noisy_classification}`")
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        network, conditions = networks["main"], Conditions(spec, networks)
+        b = mb.function("loss.terms")
+        x = b.input("x", network.methods["forward"].input("state").type)
+        given = conditions.inputs(b, by_field=True)
+        y = given["y"] if "y" in given else b.input("y", i64(B))
+        told = conditions.dropped(b, conditions.operands(b, given))
+        logits = call(b, network, "forward", told, state=x, out="logits")
+        loss = b.cross_entropy(logits, y, out="loss")
+        if self.smoothing:
+            every = b.mean(b.log_softmax(logits, axis=-1), axes=(1,), keepdims=False, out="every")
+            loss = b.op("sub", loss * (1.0 - self.smoothing), every * self.smoothing, out="loss")
+        right = b.cast(b.equal(b.argmax(logits, axis=1), y), to="f32", out="accuracy")
+        b.output(loss, right)
+        b.finish("The cross-entropy of the label and whether it is right, one value per sample each.")
+        fields = dict.fromkeys(("x", *conditions.fields, "y"))
+        return publish(mb, ("loss", "accuracy"), tuple(fields), conditions.draws())
+
+
+__all__ = ["Classification"]

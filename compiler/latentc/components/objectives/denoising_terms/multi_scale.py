@@ -1,0 +1,59 @@
+"""The error of what a network predicts at lower resolutions.
+
+Symbols: B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Need
+from latentc.components.kit import per_sample_mean
+from latentc.components.objectives.denoising_terms._term import Denoised, DenoisingTerm
+from latentc.components.parts import Problem
+from latentc.components.sums import weighted_sum
+from latentc.ir.builder import Builder, Var
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class MultiScale(DenoisingTerm):
+    """Mean squared errors at the resolutions of a network's other outputs (DiMR, Liu et al. 2024, arXiv:2406.09416).
+
+    The target is averaged over squares of r by r pixels and multiplied by r, so that noise keeps its variance.
+    """
+
+    kind: Literal["multi_scale"]
+    weight: float = Field(1.0, gt=0, description="factor of the term")
+    scales: tuple[float, ...] = Field(
+        (0.25,), min_length=1, max_length=8, description="factor of each lower resolution, from coarse to fine"
+    )
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "multi_scale"}
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Need("main", "denoise", ("coarse",)),)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        branches = getattr(spec.networks.get("main"), "branches", ())
+        if branches and len(branches) - 1 != len(self.scales):
+            message = f"{len(self.scales)} factors for {len(branches) - 1} lower resolutions of the network"
+            yield Problem(("scales",), message, "give one for each, from coarse to fine")
+
+    def value(self, denoised: Denoised) -> Var:
+        b, target = denoised.b, denoised.target
+        errors = []
+        for factor, coarse in zip(self.scales, denoised.features, strict=True):
+            error = b.op("sub", coarse, _shrunk(b, target, int(target.shape[-1]) // int(coarse.shape[-1])), out="error")
+            errors.append((factor, per_sample_mean(b, error * error, out="mse")))
+        return weighted_sum(b, "multi_scale", *errors)
+
+
+def _shrunk(b: Builder, target: Var, ratio: int) -> Var:
+    return b.op("mul", b.avg_pool(target, size=ratio), float(ratio), out="coarse_target")  # type: ignore[no-any-return]
+
+
+__all__ = ["MultiScale"]
