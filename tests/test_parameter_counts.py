@@ -14,7 +14,7 @@ from latentc.ir.costs import flops
 from latentc.lower import build_networks
 from latentc.spec import load_spec
 
-# spec -> (source, {(variant, network): weights})
+# spec -> (source, {(variant, network or network.method): weights})
 COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
     "dit": (
         "facebookresearch/DiT",
@@ -33,6 +33,15 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("M/2", "main"): 308_019_216,  # paper: 308 M
             ("L/2", "main"): 459_137_040,  # paper: 459 M
             ("XL/2", "main"): 676_440_592,  # paper: 676 M
+        },
+    ),
+    "improved_mean_flow": (
+        "Lyy-iiis/imeanflow, without the head that is for training alone",
+        {
+            ("B/2", "main.forward"): 88_935_184,  # paper: 89 M
+            ("M/2", "main.forward"): 173_908_240,  # paper: 174 M
+            ("L/2", "main.forward"): 409_054_224,  # paper: 409 M
+            ("XL/2", "main.forward"): 610_415_632,  # paper: 610 M
         },
     ),
     "tread": ("CompVis/tread", {("B/2", "main"): 130_303_504, ("XL/2", "main"): 674_816_272}),
@@ -324,11 +333,14 @@ def test_weights_are_as_many_as_the_authors(name: str) -> None:
     found = {}
     for variant in {variant for variant, _ in expected}:
         builder = ModuleBuilder()
-        networks = build_networks(builder, load_spec(name, variant))
+        built = build_networks(builder, load_spec(name, variant))
         module = builder.finish()
-        for network in networks.values():
-            params = {path: p for function in network.functions for path, p in parameters(module, function).items()}
-            found[variant, network.name] = sum(int(p.type.count()) for p in params.values() if p.kind == "weight")
+        for network_name, network in built.items():
+            parts = {network_name: network.functions}
+            parts |= {f"{network_name}.{k}": (method.function,) for k, method in network.methods.items()}
+            for part, functions in parts.items():
+                params = {path: p for function in functions for path, p in parameters(module, function).items()}
+                found[variant, part] = sum(int(p.type.count()) for p in params.values() if p.kind == "weight")
     assert {key: found[key] for key in expected} == expected
 
 

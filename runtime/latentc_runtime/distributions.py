@@ -90,6 +90,14 @@ def _uniform_between(
     return made
 
 
+def _log_uniform(
+    seeds: Seeds, stream: str, shape: Sequence[int], index: Index, low: ArrayLike, high: ArrayLike
+) -> Array:
+    first = _column(low, shape)
+    made: Array = first * (_column(high, shape) / first) ** noise.uniforms(seeds, stream, shape, index)
+    return made
+
+
 def _integers(seeds: Seeds, stream: str, shape: Sequence[int], index: Index, high: ArrayLike) -> Array:
     """Integers 0..high-1, high up to 2^32: the upper half of word x high."""
     limit = _column(high, shape).astype(np.uint64)
@@ -193,6 +201,12 @@ DISTRIBUTIONS: Mapping[str, Distribution] = {
     "uniform_between": Distribution(
         _uniform_between,
         f"{{low}} + ({{high}} - {{low}}) * {_OPEN}",
+        ("low", "high"),
+        bounds=lambda parameters: (parameters["low"], parameters["high"]),
+    ),
+    "log_uniform": Distribution(
+        _log_uniform,
+        f"{{low}} * ({{high}} / {{low}}) ** {_OPEN}",
         ("low", "high"),
         bounds=lambda parameters: (parameters["low"], parameters["high"]),
     ),

@@ -52,6 +52,13 @@ def sincos_2d(width: int, grid: int) -> Tensor:
     return torch.cat(halves, dim=1).float()
 
 
+def rope_1d(head_dim: int, length: int, base: float) -> tuple[Tensor, Tensor]:
+    """Rotary tables (cos, sin) of a sequence, each [length, head_dim / 2]."""
+    freqs = 1.0 / base ** (torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    angles = torch.outer(torch.arange(length, dtype=torch.float64), freqs)
+    return angles.cos().float(), angles.sin().float()
+
+
 def rope_2d(head_dim: int, grid: int, prefix: int, base: float) -> tuple[Tensor, Tensor]:
     """Rotary tables (cos, sin) of a grid, each [prefix + grid * grid, head_dim / 2].
 

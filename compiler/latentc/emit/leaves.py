@@ -270,6 +270,10 @@ def buffer_value(param: Param, size: Size, helper: Callable[[str], str]) -> str:
         case "sincos_2d":
             text = call(helper("sincos_2d"), [size(args["width"]), size(args["grid"])]).code
             return f"{text}.unsqueeze(0)" if len(shape) == 3 and shape[0] == 1 else f"{text}.reshape({dims})"
+        case "rope_1d":
+            sizes = [size(args[k]) for k in ("head_dim", "length")]
+            text = call(helper("rope_1d"), sizes, base=float(args["base"])).code
+            return f"{text}[{0 if args['part'] == 'cos' else 1}]"
         case "rope_2d":
             sizes = [size(args[k]) for k in ("head_dim", "grid")]
             text = call(helper("rope_2d"), sizes, prefix=int(args["prefix"]), base=float(args["base"])).code

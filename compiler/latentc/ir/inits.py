@@ -131,12 +131,21 @@ def rope_2d(
     return np.concatenate([np.zeros((prefix, half)), table]).reshape(shape)
 
 
+def rope_1d(
+    rng: np.random.Generator, shape: tuple[int, ...], head_dim: int, length: int, base: float, part: str
+) -> Array:
+    """Rotary table of a sequence (Su et al. 2021): [length, head_dim / 2], cos or sin by `part`."""
+    freqs = 1.0 / base ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    angle = np.arange(length)[:, None] * freqs
+    return np.asarray(np.cos(angle) if part == "cos" else np.sin(angle)).reshape(shape)
+
+
 INITS: dict[str, Callable[..., Array]] = {
     f.__name__: f
     for f in (
-        *(zeros, ones, normal, uniform, orthogonal, linear_default, sincos_2d, rope_2d),
+        *(zeros, ones, normal, uniform, orthogonal, linear_default, sincos_2d, rope_1d, rope_2d),
         *(log_arange, softplus_inverse),
         *(xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal),
     )
 }
-DETERMINISTIC = {"zeros", "ones", "sincos_2d", "rope_2d"}
+DETERMINISTIC = {"zeros", "ones", "sincos_2d", "rope_1d", "rope_2d"}

@@ -5,19 +5,25 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from latentc.components.parts import BlockCondition, DecodeState, FeedForward, Mixer, Norm
-from latentc.ir.builder import BlockBody, Builder, Var, module_class
+from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 
 class InContext(BlockCondition):
     """Pre-norm residual blocks; the condition is a token of the sequence (GPT, LLaMA, LlamaGen)."""
 
     kind: Literal["in_context"]
+    gated: bool = Field(
+        False,
+        description="branches are scaled by learned vectors, which start at zero; not in masked and decoding blocks",
+    )
     TAKES: ClassVar[Literal["vector", "time"] | None] = None
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "in_context"}
 
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
-        return _block(mixer, feed_forward, norm, init)
+        return _gated_block(mixer, feed_forward, norm, init) if self.gated else _block(mixer, feed_forward, norm, init)
 
     def masked_block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
         """The same block with a mask bool[B, 1, 1, T] of the tokens that may be seen."""
@@ -43,6 +49,21 @@ def _block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> Bl
         h = norm.apply(b, "norm1", x) if mixer.normalised else x
         x = x + mixer.apply(b, "attn", h, rotary, init, dim=dim, **mixing)
         return x + feed_forward.apply(b, "mlp", norm.apply(b, "norm2", x), init, dim=dim, **feeding)
+
+    return block
+
+
+@cache
+def _gated_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+    @module_class("TransformerBlock")
+    def block(b: Builder, x: Var, *rotary: Var, dim: int, **static: Any) -> Var:
+        """A pre-norm transformer block whose branches are scaled by channel."""
+        mixing = mixer.own(dim, static)
+        feeding = {k: static[k] for k in feed_forward.static(dim)}
+        h = mixer.apply(b, "attn", norm.apply(b, "norm1", x), rotary, init, dim=dim, **mixing)
+        x = x + h * b.param("attn_scale", f32(dim), "zeros")
+        h = feed_forward.apply(b, "mlp", norm.apply(b, "norm2", x), init, dim=dim, **feeding)
+        return x + h * b.param("mlp_scale", f32(dim), "zeros")
 
     return block
 

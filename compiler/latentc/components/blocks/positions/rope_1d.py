@@ -1,0 +1,38 @@
+"""Rotary positions along the sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.parts import Positions, Problem
+from latentc.ir.builder import Builder, Var, f32
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Rope1d(Positions):
+    """Queries and keys rotated by their place in the sequence, tokens of conditions included (Su et al. 2021,
+    arXiv:2104.09864)."""
+
+    kind: Literal["rope_1d"]
+    base: float = Field(10000.0, gt=1, description="ratio of the slowest to the fastest wavelength")
+    GRIDDED: ClassVar[bool] = False
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "rope_1d"}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        for network in spec.networks.values():
+            if getattr(network, "positions", None) is not self:
+                continue
+            head_dim = network.width // network.block.mixer.head_count  # type: ignore[attr-defined]
+            if head_dim % 2:
+                message = f"rope_1d turns pairs of channels, so a head of {head_dim} must be even"
+                yield Problem((), message, "change the width or the number of heads")
+
+    def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int) -> tuple[Var, ...]:
+        length = prefix + grid * grid
+        table, args = f32(length, head_dim // 2), {"head_dim": head_dim, "length": length, "base": self.base}
+        return tuple(b.param(f"freqs_{part}", table, "rope_1d", "buffer", **args, part=part) for part in ("cos", "sin"))

@@ -1,0 +1,202 @@
+"""A transformer over image patches whose conditions are tokens of the sequence, as improved MeanFlow has it.
+
+It is a file of its own because DiT (`patch_transformer`) has no tokens beside those of the patches, and no second head;
+U-ViT (`uvit`) has long skips and one token per condition.
+
+Symbols: B batch, C channels, T tokens (patches), D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import Component, OneOf
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.blocks.block import Block
+from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
+from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.parts import Positions, Problem, Weights, dense
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
+from latentc.ir.types import B, Named
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class ContextTransformer(Backbone):
+    """Transformer over the tokens of conditions and patches (improved MeanFlow, Geng et al. 2025, arXiv:2512.02012).
+
+    Takes x f32[B, C, H, W], t f32[B] and its conditions; returns f32[B, C_out, H, W]. Each condition is so many tokens:
+    its embedding added to learned vectors. In training a second head predicts the velocity beside the average.
+    """
+
+    kind: Literal["context_transformer"]
+    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
+    depth: int = Field(gt=0, le=512, description="number of blocks, those of one head included")
+    patch: int = Field(gt=0, le=1_024, description="side of a patch, in pixels of the network's input")
+    positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="how tokens know their place")
+    block: Block = Field(description="the block that is repeated")
+    weights: Weights = Field("xavier", description="how linear layers start")
+    tokens: dict[str, int] = Field({}, description="tokens per condition, and of the time as `time`; others: 1")
+    tells_time: bool = Field(True, description="the time is a condition; improved MeanFlow tells the span alone")
+    velocity_head: int | None = Field(
+        None, gt=0, le=512, description="blocks of a second head, in training alone, that predicts the velocity"
+    )
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector", "map")
+    TIME: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "context_transformer",
+        "width": 16,
+        "depth": 2,
+        "patch": 2,
+        "positions": {"kind": "rope_1d"},
+        "block": {
+            "mixer": {"kind": "attention", "heads": 2},
+            "feed_forward": {"kind": "gelu_mlp"},
+            "norm": {"kind": "rms_norm"},
+            "condition": {"kind": "in_context", "gated": True},
+        },
+    }
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        shape = spec.data.shape
+        if shape is None or len(shape) != 3:
+            yield Problem((), f"a context_transformer takes arrays [C, H, W], but the data has {spec.data.words}")
+        elif shape[1] != shape[2] or shape[1] % self.patch:
+            yield Problem(("patch",), f"patches of {self.patch} do not tile {shape[1]} by {shape[2]}")
+        yield from self.block.problems_of_width(self.width)
+        if not isinstance(self.block.condition, InContext):
+            message = "conditions are tokens of the sequence here"
+            yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
+        if self.velocity_head is not None and self.velocity_head >= self.depth:
+            yield Problem(("velocity_head",), f"{self.velocity_head} of {self.depth} blocks leave none to share")
+        for name, count in self.tokens.items():
+            if name not in (*spec.conditions, "time") or not 0 < count <= 1_024:
+                known = ", ".join((*spec.conditions, "time"))
+                yield Problem(("tokens", name), f"{count} tokens of `{name}`", f"give 1 to 1024 for one of {known}")
+        yield from self.problems_of_conditions(spec)
+
+    def outputs(self, spec: Spec) -> tuple[str, ...]:
+        return ("features",) if self.velocity_head else ()
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)
+        channels, size, _ = spec.data.shape
+        static: dict[str, Any] = {
+            "size": size,
+            "patch": self.patch,
+            "channels": channels,
+            "width": self.width,
+            "depth": self.depth,
+            **self.block.static(self.width),
+            **self.condition_sizes(spec),
+            "out_channels": out_channels,
+        }
+        entries = self.entries(spec)
+        ports = (Port("x", f32(B, channels, size, size), "state"), Port("t", f32(B), "time"), *ports_of(entries))
+        forward, train_forward = _network(_Frozen(self), spec.time, entries)
+        methods = {"forward": add_method(mb, name, "forward", forward, ports, static)}
+        if self.velocity_head:
+            outputs: tuple[Role, ...] = ("output", "features")
+            methods["train_forward"] = add_method(mb, name, "train_forward", train_forward, ports, static, outputs)
+        return Network(name, methods, self.PROVIDES)
+
+
+class _Frozen:
+    """A configuration that may be a key of a cache, though it holds a mapping."""
+
+    def __init__(self, config: ContextTransformer) -> None:
+        self.config = config
+
+    def __hash__(self) -> int:
+        return hash(self.config.model_dump_json())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Frozen) and self.config == other.config
+
+
+@cache
+def _network(frozen: _Frozen, time: TimeEmbedding, entries: tuple[Entry, ...]) -> tuple[BlockBody, BlockBody]:
+    """`forward` and `train_forward`."""
+    config = frozen.config
+    mixer, feed_forward, norm, condition = config.block.parts()
+    assert isinstance(config.positions, Positions)
+    positions, heads = config.positions, config.velocity_head or 0
+    block = condition.block(mixer, feed_forward, norm, config.weights)
+
+    def network(
+        b: Builder,
+        x: Var,
+        t: Var,
+        *conditions: Var,
+        size: int,
+        patch: int,
+        channels: int,
+        width: int,
+        depth: int,
+        out_channels: int,
+        velocity: bool,
+        **static: Any,
+    ) -> tuple[Var, ...]:
+        batch, grid = x.shape[0], size // patch
+        patches, sizes = Named(grid**2, "T"), config.block.own(width, static)
+        prefix = []
+        for entry, operands in with_operands(entries, conditions):
+            if entry.form == "vector":
+                vector = entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static)
+                prefix.append(_tokens(b, entry.name, vector, config.tokens.get(entry.name, 1), width))
+            else:
+                x = b.concat(x, entry.map(b, operands, static, size), axis=1, out="x")
+        if config.tells_time:
+            vector = time.vector(b, "t_embedder", t, width)
+            prefix.append(_tokens(b, "time", vector, config.tokens.get("time", 1), width))
+        kernel = b.param("x_embedder.weight", f32(width, x.shape[1], patch, patch), "xavier_uniform", of="matrix")
+        x = b.conv(x, kernel, b.param("x_embedder.bias", f32(width), "zeros"), stride=patch, out="x")
+        x = b.transpose(b.reshape(x, shape=(batch, width, patches)), perm=(0, 2, 1), out="x")
+        x = positions.add(b, x, width, grid)
+        context = sum(int(tokens.shape[1]) for tokens in prefix)
+        x = b.concat(*prefix, x, axis=1, out="x") if prefix else x
+        rotary = positions.rotary(b, width // static.get("heads", 1), grid, context)
+
+        def run(name: str, count: Any, x: Var) -> Var:
+            for item in items(name, count):
+                x = b.sub(item, block, x, *rotary, dim=width, **sizes)
+            return x
+
+        def image(name: str, x: Var) -> Var:
+            x = norm.apply(b, f"{name}_norm", b.slice(x, axis=1, start=context, stop=patches + context, out="x"))
+            x = dense(b, name, x, patch * patch * out_channels, True, "zeros", out="x")
+            x = b.reshape(x, shape=(batch, grid, grid, patch, patch, out_channels))
+            x = b.transpose(x, perm=(0, 5, 1, 3, 2, 4))
+            return b.reshape(x, shape=(batch, out_channels, size, size), out=name)  # type: ignore[no-any-return]
+
+        x = run("blocks", depth - heads, x)
+        average = image("output", run("head", heads, x) if heads else x)
+        return (average, image("velocity", run("velocity_head", heads, x))) if velocity else (average,)
+
+    @module_class("ContextTransformer", x="B channels size size")
+    def forward(b: Builder, x: Var, t: Var, *conditions: Var, **static: Any) -> Var:
+        """Predicts from noisy x at time t under the conditions."""
+        return network(b, x, t, *conditions, velocity=False, **static)[0]
+
+    @module_class("ContextTransformer", "train_forward", x="B channels size size")
+    def train_forward(b: Builder, x: Var, t: Var, *conditions: Var, **static: Any) -> tuple[Var, ...]:
+        """The same in training, with the velocity that the second head predicts."""
+        return network(b, x, t, *conditions, velocity=True, **static)
+
+    return forward, train_forward
+
+
+def _tokens(b: Builder, name: str, vector: Var, count: int, width: Any) -> Var:
+    """f32[B, count, D]: learned tokens and the embedding of a condition."""
+    learned = b.param(f"{name}_tokens", f32(count, width), "normal", std=0.02)
+    return b.op("add", learned, b.reshape(vector, shape=(vector.shape[0], 1, width)), out=f"{name}_tokens")  # type: ignore[no-any-return]
+
+
+__all__ = ["ContextTransformer"]

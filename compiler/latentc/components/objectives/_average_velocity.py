@@ -1,0 +1,104 @@
+"""Shared by the objectives that learn average velocities: times, spans and the weight of the error.
+
+Symbols: B batch; t a time, r the time nearer the data at which the average ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from latentc.components import OneOfThese
+from latentc.components.conditions.span import Span
+from latentc.components.contract import Draw
+from latentc.components.objectives.denoising import DenoisingObjective
+from latentc.components.parts import Problem
+from latentc.components.processes.formulas import Symbolic
+from latentc.components.processes.interpolant import Interpolant
+from latentc.components.processes.process import Parameterization
+from latentc.components.sums import weighted_sum
+from latentc.ir.builder import Builder, Var, f32
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class AverageVelocity(DenoisingObjective):
+    """Learns the average velocity over a span of time. The network is told the span by the condition `span`."""
+
+    process: Annotated[Interpolant, OneOfThese("processes", classes=(Interpolant,))] = Field(
+        Interpolant(kind="interpolant", noise_time=1, times="logit_normal", logit_mean=-0.4),
+        description="the path from noise to data, and the distribution of both times",
+    )
+    averaged: float = Field(
+        0.25, ge=0, le=1, description="share of the samples whose span is not 0; the others are flow matching"
+    )
+    power: float = Field(
+        1.0, ge=0, le=2, description="p of the weight (e + eps)^-p with e the summed squared error; 0: none"
+    )
+    eps: float = Field(0.01, gt=0, description="added to the summed squared error in the weight")
+    AVERAGES: ClassVar[bool] = True
+
+    def parameterization(self) -> Parameterization:
+        return Parameterization(self.process, "flow_velocity")
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        if not any(isinstance(condition, Span) for condition in spec.conditions.values()):
+            message = "the network is not told the span of time that its velocity is averaged over"
+            yield Problem((), message, "add `conditioning.span: {kind: span}`")
+
+    @property
+    def falls(self) -> bool:
+        """Whether the time falls from noise to data."""
+        return self.process.first > self.process.last
+
+    def time_draws(self) -> tuple[Draw, ...]:
+        """The draws behind both times, and the one that decides whether they are one."""
+        return self.process.draw(), Draw("u_r", self.process.draw().distribution), Draw("instant", "uniform")
+
+    def times(self, b: Builder, m: Symbolic) -> tuple[Var, Var, Var]:
+        """(t, r) f32[B] with t the one nearer the noise, and bool[B]: true for flow matching, where r is t.
+
+        Adds the draws as inputs.
+        """
+        u, u_r, instant = (b.input(draw.name, f32(B)) for draw in self.time_draws())
+        first, second = (self.process.training_time(m, draw, "flow_velocity") for draw in (u, u_r))
+        later, sooner = ("maximum", "minimum") if self.falls else ("minimum", "maximum")
+        t, matched = b.op(later, first, second, out="t"), b.less(instant, 1.0 - self.averaged)
+        return t, b.where(matched, t, b.op(sooner, first, second), out="r"), matched
+
+    def span(self, b: Builder, t: Var, r: Var) -> tuple[Var, list[Var]]:
+        """h = |t - r| f32[B], and the derivatives by t of t and of h."""
+        one = b.fill_like(t, 1.0)
+        h = b.op("sub", t, r, out="h") if self.falls else b.op("sub", r, t, out="h")
+        return h, [one, one if self.falls else b.fill_like(t, -1.0)]
+
+    def state(self, b: Builder, m: Symbolic, t: Var, x0: Var, noise: Var) -> tuple[Var, Var]:
+        """x_t, and the velocity v of the path at t."""
+        at = self.process.at(m, t)
+        x_t = weighted_sum(b, "x_t", (self.process.alpha(m, at), x0), (self.process.sigma(m, at), noise))
+        d_alpha, d_sigma = self.process.derivatives(m, at)
+        return x_t, weighted_sum(b, "v", (d_alpha, x0), (d_sigma, noise))
+
+    def weighted(self, b: Builder, squared: Var, out: str) -> Var:
+        """f32[B]: the weighted sum of squared errors."""
+        total = b.sum(squared, axes=tuple(range(1, squared.type.rank)), keepdims=False, out="sum_of_squares")
+        if not self.power:
+            return total  # type: ignore[no-any-return]
+        weight = b.pow(total + self.eps, b.scalar(-self.power, total), out="weight")
+        return b.op("mul", total, b.stop_gradient(weight), out=out)  # type: ignore[no-any-return]
+
+
+def chosen(b: Builder, masks: list[Var], where: Var, otherwise: Var, out: str) -> Var:
+    """`where` for the samples of any of the masks bool[B], else `otherwise`."""
+    for mask in masks:
+        column = mask if where.type.rank == 1 else b.reshape(mask, shape=(mask.shape[0], *[1] * (where.type.rank - 1)))
+        otherwise = b.where(column, where, otherwise, out=out)
+    return otherwise
+
+
+__all__ = ["AverageVelocity", "chosen"]
