@@ -70,6 +70,7 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("L/3R-64", "main"): 283_682_169,  # paper: 284 M
         },
     ),
+    "diffit": ("NVlabs/DiffiT", {("256", "main"): 561_035_232, ("512", "main"): 562_382_816}),  # paper: 561 M
     "iwin_classifier": (
         "Cominder/Iwin-Transformer",
         {

@@ -149,3 +149,89 @@ def flash_dit(w: Weights, x: Array, t: Array, y: Array, *, patch: int, depth: in
     shift, scale = np.split(linear(w, "final_layer.adaLN", silu(c))[:, None, None], 2, axis=-1)
     h = rms("final_layer.norm_final", h) * (1 + scale) + shift
     return unpatched(linear(w, "final_layer.linear", h), patch)
+
+
+def diffit(w: Weights, x: Array, t: Array, y: Array, *, patch: int, depth: int, heads: int) -> Array:
+    """The latent DiffiT: equations 3 to 8."""
+    c = embedded_time(under(w, "t_embedder"), t, 256) + w["y_embedder.weight"][y]
+    h = patches(w, "x_embedder", x, patch)
+    h = h + sincos(h.shape[1], h.shape[3])
+    for i in range(depth):
+        own = under(w, f"blocks.{i}")
+        h = h + attention(under(own, "attn"), layer_norm(h), heads, c)
+        h = h + linear(own, "mlp.fc2", gelu_tanh(linear(own, "mlp.fc1", layer_norm(h))))
+    return unpatched(linear(w, "final_layer.linear", silu(layer_norm(h))), patch)
+
+
+def affine_norm(w: Weights, name: str, x: Array) -> Array:
+    return layer_norm(x) * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+
+def diffit_image(w: Weights, x: Array, t: Array, *, depths: tuple[int, ...], heads: int, window: int) -> Array:
+    """The U-shaped DiffiT: residual cells of equations 9 and 10, attention within windows."""
+    c = embedded_time(under(w, "t_embedder"), t, 16)
+    lowest = len(depths) // 2
+
+    def cells(name: str, h: Array, depth: int) -> Array:
+        for i in range(depth):
+            own, side = under(w, f"{name}.{i}"), min(window, h.shape[1])
+            v = conv3(own, "conv", silu(group_norm(own, "norm0", h, 4)))
+            mixer = under(own, "attn.mixer")
+            mixed = windowed(affine_norm(own, "norm1", v), side, False, lambda u, m=mixer: attention(m, u, heads, c))
+            v = v + mixed
+            v = v + linear(own, "mlp.fc2", gelu(linear(own, "mlp.fc1", affine_norm(own, "norm2", v))))
+            h = h + v
+        return h
+
+    h, skips = conv3(w, "x_embedder", x.transpose(0, 2, 3, 1)), []
+    for i in range(lowest):
+        h = cells(f"encoder_{i}", h, depths[i])
+        skips.append(h)
+        h = conv3(w, f"down_{i}.conv", h, stride=2)
+    h = cells("middle", h, depths[lowest])
+    for i in reversed(range(lowest)):
+        h = conv3(w, f"up_{i}.conv", h.repeat(2, axis=1).repeat(2, axis=2))
+        h = linear(w, f"merge_{i}", np.concatenate([h, skips.pop()], axis=-1))
+        h = cells(f"decoder_{i}", h, depths[2 * lowest - i])
+    return conv3(w, "final_layer.conv", silu(affine_norm(w, "final_layer.norm_final", h))).transpose(0, 3, 1, 2)
+
+
+def ascan(w: Weights, x: Array, t: Array, y: Array, *, convolutions: Any, depths: Any, heads: Any) -> Array:
+    """Stages of residual blocks, then of adaLN-Zero blocks; on the way up in the other order."""
+    c = embedded_time(under(w, "t_embedder"), t, 256) + w["y_embedder.weight"][y]
+    lowest = len(depths) // 2
+
+    def residual(own: Weights, h: Array) -> Array:
+        v = conv3(own, "conv0", silu(group_norm(own, "norm0", h, 4)))
+        scale, shift = np.split(linear(own, "affine", silu(c))[:, None, None], 2, axis=-1)
+        return h + conv3(own, "conv1", silu(group_norm(own, "norm1", v, 4) * (1 + scale) + shift))
+
+    def transformer(own: Weights, h: Array, count: int) -> Array:
+        parts = np.split(linear(own, "adaLN", silu(c))[:, None, None], 6, axis=-1)
+        shift, scale, gate, shift2, scale2, gate2 = parts
+        h = h + gate * attention(under(own, "attn"), layer_norm(h) * (1 + scale) + shift, count)
+        v = linear(own, "mlp.fc1", layer_norm(h) * (1 + scale2) + shift2)
+        return h + gate2 * linear(own, "mlp.fc2", gelu_tanh(v))
+
+    def stage(i: int, h: Array) -> Array:
+        name = f"encoder_{i}" if i < lowest else "middle" if i == lowest else f"decoder_{2 * lowest - i}"
+        for kind in "CT" if i <= lowest else "TC":
+            for j in range(convolutions[i] if kind == "C" else depths[i]):
+                if kind == "C":
+                    h = residual(under(w, f"{name}_convolutions.{j}"), h)
+                else:
+                    h = transformer(under(w, f"{name}.{j}"), h, heads[i])
+        return h
+
+    h, skips = conv3(w, "x_embedder", x.transpose(0, 2, 3, 1)), []
+    for i in range(2 * lowest + 1):
+        if 0 < i <= lowest:
+            skips.append(h)
+            h = conv3(w, f"down_{i - 1}.conv", h, stride=2)
+        elif i > lowest:
+            level = 2 * lowest - i
+            h = conv3(w, f"up_{level}.conv", h.repeat(2, axis=1).repeat(2, axis=2))
+            h = linear(w, f"merge_{level}", np.concatenate([h, skips.pop()], axis=-1))
+        h = stage(i, h)
+    shift, scale = np.split(linear(w, "final_layer.adaLN", silu(c))[:, None, None], 2, axis=-1)
+    return conv3(w, "final_layer.conv", layer_norm(h) * (1 + scale) + shift).transpose(0, 3, 1, 2)

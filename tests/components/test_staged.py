@@ -1,4 +1,4 @@
-"""FlashDiT against its paper's equations, by every backend."""
+"""FlashDiT, DiffiT and AsCAN against their papers' equations, by every backend."""
 
 from __future__ import annotations
 
@@ -17,8 +17,27 @@ from latentc.weights import Array, write_safetensors
 
 IWIN = ("data.shape=[4, 8, 8]", "data.classes=3", "backbone.width=16", "backbone.depth=2", "backbone.patch=1")
 IWIN += ("backbone.block.mixer.size=4", "backbone.block.mixer.mixer.heads=2", "backbone.block.feed_forward.hidden=24")
+DIFFIT = ("data.shape=[4, 8, 8]", "data.classes=3", "backbone.width=16", "backbone.depth=2")
+DIFFIT += ("backbone.block.mixer.heads=2",)
+IMAGE = ("data.shape=[3, 8, 8]", "data.augment=0", "conditioning.augment=null", "backbone.width=8")
+IMAGE += ("backbone.multipliers=[1, 2, 1]", "backbone.depths=[2, 1, 1]", "backbone.embedding=12")
+IMAGE += ("backbone.block.mixer.size=4", "backbone.block.mixer.mixer.heads=2")
+IMAGE += ("backbone.block.condition.convolution_groups=4", "conditioning.time={kind: timestep, frequencies: 16}")
+STAGES = {"convolutions": (1, 1, 2), "depths": (0, 1, 1), "heads": (2, 4, 2)}
+ASCAN = ("data.shape=[4, 8, 8]", "data.classes=3", "backbone.width=8", "backbone.multipliers=[1, 2, 1]")
+ASCAN += (*(f"backbone.{name}={list(entries)}" for name, entries in STAGES.items()), "backbone.embedding=12")
+ASCAN += ("backbone.convolution.groups=4",)
 CASES: dict[str, tuple[str, str | None, tuple[str, ...], Any, dict[str, Any]]] = {
     "iwin": ("iwin", None, IWIN, references.flash_dit, {"patch": 1, "depth": 2, "heads": 2, "window": 4}),
+    "diffit": ("diffit", None, DIFFIT, references.diffit, {"patch": 2, "depth": 2, "heads": 2}),
+    "diffit_image": (
+        "diffit_image",
+        None,
+        IMAGE,
+        references.diffit_image,
+        {"depths": (2, 1, 1), "heads": 2, "window": 4},
+    ),
+    "ascan": ("ascan", None, ASCAN, references.ascan, STAGES),
 }
 
 

@@ -44,6 +44,21 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "dit-dpm": ("dit", [*DIT, "sampler={kind: dpm_solver_pp, steps: 5, guidance: {scale: 2}}"]),
     "dit-moe": ("dit_moe", [*DIT, "sampler.steps=2"]),
     "dit-moe-normal": ("dit_moe", [*DIT, EXPERTS, "backbone.weights=normal", "sampler.steps=2"]),
+    "ascan": (
+        "ascan",
+        [
+            *(LATENTS, "backbone.width=8", "backbone.multipliers=[1, 2, 1]", "backbone.convolutions=[1, 1, 2]"),
+            *("backbone.depths=[0, 1, 1]", "backbone.heads=[2, 4, 2]", "backbone.embedding=12"),
+            *("backbone.convolution.groups=4", "sampler.steps=2"),
+        ],
+    ),
+    "diffit": (
+        "diffit",
+        [
+            *(LATENTS, "backbone.width=16", "backbone.depth=2", "backbone.block.mixer.heads=2", "sampler.steps=2"),
+            *("objective.process.steps=100",),
+        ],
+    ),
     "dico": ("dico", [LATENTS, "backbone.width=8", "backbone.depths=[1, 2, 1, 1, 1]", "sampler.steps=2"]),
     "dimr": (
         "dimr",
