@@ -168,6 +168,14 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("S-512", "uncertainty"): 128,
         },
     ),
+    "rdm": (
+        "CompVis/retrieval-augmented-diffusion-models; 768: CompVis/latent-diffusion",
+        {
+            ("imagenet", "main"): 400_920_579,  # paper: 400 M
+            ("ffhq", "main"): 414_713_603,
+            ("768", "main"): 1_335_480_400,
+        },
+    ),
     "adm": (
         "openai/guided-diffusion",
         {

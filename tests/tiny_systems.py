@@ -53,8 +53,11 @@ EXPERTS = (*DIT, "sampler.steps=3", WHOLE)
 
 STAGES = ("width=8", "depths=[1, 1, 1, 1, 1]")
 
+RDM = (*under("backbone", (*UNET, "block.heads=2")), "conditioning.time.frequencies=16", "sampler.steps=3")
+
 SYSTEMS: dict[str, Tiny] = {
     "dico": Tiny("dico", (*DIGITS, *under("backbone", STAGES), "sampler.steps=3")),
+    "rdm": Tiny("digits_rdm", RDM),
     "uvit": Tiny("uvit", UVIT),
     "uvit-pixels": Tiny("uvit", (*UVIT, "backbone.patch=2"), "cifar10-S/2"),
     "edm": edm("cifar10", data=IMAGES),

@@ -102,6 +102,7 @@ CODES: dict[str, str] = {
     "E0617": "the server has nothing at this address",
     "E0618": "the request cannot be read",
     "E0619": "the server cannot start",
+    "E0620": "the index of neighbours does not fit the bundle",
     "E0701": "the command line was not understood",
     "E0702": "the arrays do not fit the network's inputs",
     "E0703": "the spec has no such name map",

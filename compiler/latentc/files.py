@@ -57,6 +57,8 @@ def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
 def read_condition(path: Path | str, name: str) -> Any:
     """The value of a condition from a file: .npy, or .npz with `value` and `mask`, an array of that name, or only one.
 
+    An .npz of only `query` or `class` says what neighbours are searched for.
+
     DiagnosticError E0401 to E0403, E0408.
     """
     path = Path(path)
@@ -64,6 +66,8 @@ def read_condition(path: Path | str, name: str) -> Any:
         arrays = read_arrays(path)
         if "value" in arrays:
             return {part: arrays[part] for part in ("value", "mask") if part in arrays}
+        if set(arrays) in ({"query"}, {"class"}) and name not in arrays:
+            return arrays
         if name in arrays or len(arrays) == 1:
             return arrays.get(name, next(iter(arrays.values())))
         held = ", ".join(arrays) or "nothing"

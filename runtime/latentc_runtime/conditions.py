@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from latentc_runtime.class_names import class_from_name, classes_from_text, shown, titles
 from latentc_runtime.noise import seed_words
-from latentc_runtime.sources import NUMPY, Array, Condition, Given, RequestError, Setting, one_hot
+from latentc_runtime.sources import NUMPY, Array, Condition, Given, RequestError, Retriever, Setting, one_hot
 
 _VALUE, _MASK = "value", "mask"
 
@@ -30,33 +30,41 @@ def checked_given(
     seeds: ArrayLike = 0,
     count: int | None = None,
     most: int = MOST_SAMPLES,
+    indexes: Mapping[str, Retriever] | None = None,
 ) -> Given:
     """A checked request to a program with these conditions and settings; every array has one row per sample.
 
     `classes`: short for the only condition of form label; numbers, names, or a text that lists both. `given`: values by
     condition, one for all samples or one per sample; {"value": …, "mask": …} to give a mask. `asked`: settings by name.
     `count`: the number of samples, by default that of the conditions given per sample, otherwise that of the seeds.
-    `most`: the largest number of samples; a larger one is refused before memory is allocated for it. Raises
+    `most`: the largest number of samples; a larger one is refused before memory is allocated for it. `indexes`: of
+    conditions that are neighbours; they find those of a query, and of drawn entries if a request gives nothing. Raises
     RequestError.
     """
-    values = _with_classes(conditions, dict(given or {}), classes)
+    found = indexes or {}
+    values = _with_classes(conditions, dict(given or {}), classes, [*found])
     known = {c.name: c for c in conditions}
     for name in values:
         if name not in known:
             raise RequestError(f"no condition `{name}`", _listed("conditions", map(described, conditions)))
-    missing = [c for c in conditions if c.required and c.name not in values]
+    values |= {c.name: found[c.name].given(c, values[c.name]) for c in conditions if {c.name} <= {*found} & {*values}}
+    missing = [c for c in conditions if c.required and c.name not in values and c.name not in found]
     if missing:
         raise RequestError(f"the condition `{missing[0].name}` is missing", described(missing[0]))
     read = {c.name: _read(c, values[c.name], most) for c in conditions if c.name in values}
     number = _number([len(value) for value, _, single in read.values() if not single], seeds, count, most)
     rows: dict[str, Array] = {}
     masks: dict[str, Array] = {}
+    words = _seeds(seeds, number)
     for condition in conditions:
+        if condition.name in found and condition.name not in values:
+            rows[condition.name] = found[condition.name].drawn(condition, words)
+            continue
         value, mask, _ = read.get(condition.name) or _default(condition)
         rows[condition.name] = _repeated(condition, value, number)
         if condition.mask:
             masks[condition.name] = _repeated(condition, mask, number)
-    return Given(_seeds(seeds, number), rows, masks, _settings(settings, dict(asked or {}), number))
+    return Given(words, rows, masks, _settings(settings, dict(asked or {}), number))
 
 
 def described(condition: Condition) -> str:
@@ -72,6 +80,8 @@ def described(condition: Condition) -> str:
         case "tokens":
             length = f"up to {shape}" if condition.mask else shape
             what = f"{length} tokens from 0 to {(condition.vocabulary or 1) - 1}"
+        case "array" if condition.retrieved:
+            what = f"the neighbours f32[{shape}], or with an index a query f32[{condition.shape[-1]}],"
         case "array":
             longest = ", where the first axis may be shorter" if condition.mask else ""
             what = f"{condition.dtype}[{shape}]{axes}{longest}"
@@ -102,11 +112,15 @@ def _listed(what: str, descriptions: Iterable[str]) -> str:
 # ---- conditions
 
 
-def _with_classes(conditions: Sequence[Condition], given: dict[str, Any], classes: Any) -> dict[str, Any]:
-    """`given` with `classes` added under the name of its condition."""
+def _with_classes(
+    conditions: Sequence[Condition], given: dict[str, Any], classes: Any, indexed: Sequence[str]
+) -> dict[str, Any]:
+    """`given` with `classes` under the name of their condition: the label, else the one whose index knows classes."""
     if classes is None:
         return given
     labels = [c.name for c in conditions if c.form == "label"]
+    if not labels and len(indexed) == 1 and indexed[0] not in given:
+        return {**given, indexed[0]: {"class": classes}}
     if not labels:
         takes = "; ".join(map(described, conditions)) or "`count` says how many samples to make"
         raise RequestError("samples of this program have no class", f"leave it out; {takes}")

@@ -23,6 +23,7 @@ CODES: dict[str, str] = {
     "E0617": "the server has nothing at this address",
     "E0618": "the request cannot be read",
     "E0619": "the server cannot start",
+    "E0620": "the index of neighbours does not fit the bundle",
 }
 
 

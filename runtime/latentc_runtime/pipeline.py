@@ -23,10 +23,12 @@ from latentc_runtime.media import encoded, images
 from latentc_runtime.media.pixels import Pixels
 from latentc_runtime.program import Variables, first_steps, run_program, ticks
 from latentc_runtime.request import Request, check_request, program_entry
+from latentc_runtime.retrieval import Index, open_index
 from latentc_runtime.sources import NUMPY, RandomSource, default_given, input_array
 
 Progress = Callable[[int, int], None]
 Watch = Callable[[int, Callable[[], dict[str, Array]]], None]
+Indexes = str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | None
 
 
 def load(
@@ -36,16 +38,19 @@ def load(
     threads: int | None = None,
     engine: str | None = None,
     batch: int | None = None,
+    index: Indexes = None,
 ) -> Pipeline:
     """Open the bundle in the folder `path` and the engine of its default program.
 
     `device`: "cpu", "cuda", "tensorrt", or "auto" for a working GPU, otherwise the CPU. `verify`: check the sha256 of
     every file. `threads`: CPU threads per engine run. `engine`: "onnxruntime", "openvino", …, by default the one the
-    bundle was compiled for. `batch`: warm up for requests of that many samples, see `Pipeline.warm_up`. Raises
-    BundleError (E0601 to E0608, E0611).
+    bundle was compiled for. `batch`: warm up for requests of that many samples, see `Pipeline.warm_up`. `index`: the
+    folder in which neighbours are searched, if a condition is made of them, or one per condition by name; by default
+    the folder NAME.index beside a bundle NAME.latentc, if there is one. Raises BundleError (E0601 to E0608, E0611,
+    E0620).
     """
     bundle = open_bundle(path, verify)
-    pipeline = Pipeline(bundle, backend_of(bundle, device, threads, engine))
+    pipeline = Pipeline(bundle, backend_of(bundle, device, threads, engine), indexes_of(bundle, index))
     pipeline.open_engines()
     if batch is not None:
         pipeline.warm_up(batch)
@@ -58,12 +63,40 @@ def backend_of(bundle: Bundle, device: str = "auto", threads: int | None = None,
     return open_backend(device, threads, engine or manifest.engine, manifest.precision, manifest.plans)
 
 
+def indexes_of(bundle: Bundle, index: Indexes = None) -> dict[str, Index]:
+    """The opened index of each condition that is made of neighbours; see `load`. Raises BundleError E0620."""
+    wanted = {c.name: c for c in bundle.manifest.conditions if c.retrieved}
+    if index is None:
+        beside = bundle.folder.with_suffix(".index")
+        index = dict.fromkeys(wanted, beside) if beside.is_dir() else {}
+    elif not isinstance(index, Mapping):
+        if len(wanted) != 1:
+            mend = f"name them: {', '.join(wanted)}" if wanted else "leave it out"
+            raise BundleError("E0620", f"this bundle has {len(wanted)} conditions that an index is for", mend)
+        index = dict.fromkeys(wanted, index)
+    found = {}
+    for name, folder in index.items():
+        if name not in wanted:
+            raise BundleError("E0620", f"no condition `{name}` is made of neighbours", f"known: {', '.join(wanted)}")
+        try:
+            found[name] = open_index(Path(folder))
+        except ValueError as error:
+            raise BundleError("E0620", str(error), "write one with `latentc index SPEC -o FOLDER`") from None
+        count, size = wanted[name].shape
+        if found[name].size != size or len(found[name]) < count:
+            held = f"{len(found[name])} embeddings of {found[name].size} numbers"
+            message = f"the index {folder} holds {held}; `{name}` is {count} of {size}"
+            raise BundleError("E0620", message, "write one with the features that the model was trained with")
+    return found
+
+
 class Pipeline:
     """A bundle and the backend that runs it; thread-safe. Created by `load`."""
 
-    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, indexes: Mapping[str, Index] | None = None) -> None:
         self.bundle = bundle
         self.backend = backend
+        self.indexes = dict(indexes or {})  # where neighbours are searched, by the condition they are for
         self._engines: dict[str, Engine] = {}
         # Reentrant, because `progress` may sample as well.
         self._turn = nullcontext() if backend.concurrent else threading.RLock()
@@ -124,7 +157,9 @@ class Pipeline:
             raise BundleError("E0608", message, 'give a mapping: settings={"NAME": 1.0}')
         short = {"guidance": guidance, "truncation": truncation}
         asked = {**(settings or {}), **{name: value for name, value in short.items() if value is not None}}
-        request = check_request(self.manifest, entry, classes, seeds, conditions, asked, noise, count)
+        request = check_request(
+            self.manifest, entry, classes, seeds, conditions, asked, noise, count, indexes=self.indexes
+        )
         return next(iter(self.run(request, batch, progress).values()))
 
     def run(
@@ -191,7 +226,7 @@ class Pipeline:
         """A request of `count` samples without user input; see `sources.default_given`."""
         entry = self.program(program, steps)
         conditions, settings = self.manifest.conditions_of(entry), self.manifest.settings_of(entry)
-        return Request(entry, default_given(count, seed, conditions, settings, classes))
+        return Request(entry, default_given(count, seed, conditions, settings, classes, self.indexes))
 
     def images(self, samples: Array) -> Pixels:
         """Samples as pictures u8[B, H, W, C]. BundleError E0612 if they are not images."""

@@ -16,7 +16,7 @@ from latentc_runtime.distributions import DISTRIBUTIONS
 from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import Manifest, ProgramEntry
 from latentc_runtime.program import Variables, variables_read
-from latentc_runtime.sources import NUMPY, Given, Input, RandomSource, input_array
+from latentc_runtime.sources import NUMPY, Given, Input, RandomSource, Retriever, input_array
 
 # Largest number of values of a per-step input that are drawn at once: small rows several at a time, because each call
 # has a fixed cost, large rows one by one, because all steps may not fit in memory.
@@ -96,8 +96,12 @@ def check_request(
     noise: Mapping[str, ArrayLike] | None = None,
     count: int | None = None,
     most: int = MOST_SAMPLES,
+    indexes: Mapping[str, Retriever] | None = None,
 ) -> Request:
-    """The checked request of a caller, for `most` samples at most. Raises BundleError E0608, E0610."""
+    """The checked request of a caller, for `most` samples at most. Raises BundleError E0608, E0610.
+
+    `indexes` find neighbours for conditions; see `Pipeline.indexes`.
+    """
     for what, given_values in (("conditions", conditions), ("settings", settings), ("noise", noise)):
         if given_values is not None and not isinstance(given_values, Mapping):
             message = f"`{what}` are values by name, not {type(given_values).__name__}"
@@ -114,6 +118,7 @@ def check_request(
             seeds=seeds,
             count=count,
             most=most,
+            indexes=indexes,
         )
     except RequestError as error:
         raise BundleError("E0608", error.message, error.help) from None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +112,7 @@ class Condition:
     axes: names of the axes of `shape`.
     default: a number, or nested lists of `shape`; null if the condition is required.
     names: of the classes of a label, in order; a name may list synonyms separated by commas. Empty if unknown.
+    retrieved: it is the k nearest neighbours [k, D] of a query in an index, which a request may give instead.
     """
 
     name: str
@@ -126,10 +127,19 @@ class Condition:
     pad: int = 0
     default: Any = None
     names: tuple[str, ...] = ()
+    retrieved: bool = False
 
     @property
     def required(self) -> bool:
         return self.default is None
+
+
+class Retriever(Protocol):
+    """What finds neighbours for a condition; see `retrieval.Index`."""
+
+    def given(self, condition: Condition, value: Any) -> Any: ...
+
+    def drawn(self, condition: Condition, seeds: NDArray[np.uint64]) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -246,14 +256,19 @@ def default_given(
     conditions: Sequence[Condition],
     settings: Sequence[Setting],
     classes: Sequence[int] | None = None,
+    indexes: Mapping[str, Retriever] | None = None,
 ) -> Given:
     """A request without user input: sample i has seed `seed` + i, and settings have their defaults.
 
-    Labels are `classes`, by default cycling through all classes. Tokens and arrays without a default are random. For
-    calibration, verification, timing and warm-up.
+    Labels are `classes`, by default cycling through all classes. Neighbours are those of entries drawn from the index.
+    Tokens and arrays without a default are random. For calibration, verification, timing and warm-up.
     """
     seeds = np.arange(count, dtype=np.uint64) + np.uint64(seed)
-    values = {c.name: _default_value(c, seeds, classes) for c in conditions}
+    found = indexes or {}
+    values = {
+        c.name: found[c.name].drawn(c, seeds) if c.name in found else _default_value(c, seeds, classes)
+        for c in conditions
+    }
     masks = {c.name: np.ones((count, c.shape[0]), np.bool_) for c in conditions if c.mask}
     return Given(seeds, values, masks, {s.name: np.full(count, s.value) for s in settings})
 
@@ -285,6 +300,7 @@ __all__ = [
     "Input",
     "RandomSource",
     "RequestError",
+    "Retriever",
     "Setting",
     "SettingSource",
     "Source",

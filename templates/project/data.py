@@ -41,7 +41,12 @@ class Samples(Dataset):
 def open_data(config: dict[str, Any]) -> Samples:
     """The data of the settings. SystemExit if it is missing or does not fit the model."""
     try:
-        return Samples(open_dataset(config["data"]))
+        source = open_dataset(config["data"])
+        if "neighbours" in config:
+            from neighbours import WithNeighbours
+
+            source = WithNeighbours(source, config["neighbours"], config["data"]["classes"])
+        return Samples(source)
     except (OSError, ValueError) as error:
         raise SystemExit(f"data: {error}") from None
 

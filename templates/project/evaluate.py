@@ -31,10 +31,11 @@ BATCH = 64
 class Judge:
     """Compares samples with real ones; `given` is what to draw them from, the same at every step."""
 
-    def __init__(self, config: dict[str, Any], device: torch.device):
+    def __init__(self, config: dict[str, Any], device: torch.device, indexes: dict[str, Any] | None = None):
         train = config["train"]
         self.device, self.field = device, field_of(config)
-        self.given: Given = default_given(train["evaluate_samples"], 0, *declared(program_of()))
+        count = train["evaluate_samples"]
+        self.given: Given = default_given(count, 0, *declared(program_of()), indexes=indexes)
         self.network = None
         if train["evaluate_features"]:
             self.network = open_network(Path(train["evaluate_features"]), device)

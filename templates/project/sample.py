@@ -135,12 +135,13 @@ def draw(
     return {name: torch.cat(tensors) for name, tensors in parts.items()}
 
 
-def preview_given(columns: int = 8) -> Given:
+def preview_given(columns: int = 8, indexes: dict[str, Any] | None = None) -> Given:
     """What training shows: rows of up to ten classes; other conditions as `default_given` makes them."""
     conditions, settings = declared(program_of())
     counts = [c.classes for c in conditions if c.form == "label"]
     rows = min([10, *counts])
-    return default_given(rows * columns, 0, conditions, settings, np.repeat(np.arange(rows), columns))
+    labels = np.repeat(np.arange(rows), columns)
+    return default_given(rows * columns, 0, conditions, settings, labels, indexes)
 
 
 def titles_of(given: Given, conditions: Sequence[Condition]) -> list[str]:
@@ -256,19 +257,38 @@ def condition_of(name: str, file: str) -> Any:
         return content
     if "value" in content:
         return {part: content[part] for part in ("value", "mask") if part in content}
+    if content.files in (["query"], ["class"]):  # of neighbours
+        return dict(content)
     if name not in content and len(content.files) != 1:
         raise SystemExit(f"--given {name}: {file} holds {', '.join(content.files)}; which is it?")
     return content[name if name in content else content.files[0]]
 
 
-def given_of(flags: argparse.Namespace, program: Any) -> Given:
+def indexes_for(
+    conditions: Sequence[Condition], values: dict[str, Any], config: dict[str, Any]
+) -> dict[str, Any]:
+    """Where neighbours are searched that `values` do not hold. SystemExit if the data cannot be read."""
+    searched = [c for c in conditions if c.retrieved and np.shape(values.get(c.name))[-2:] != c.shape]
+    if not searched:
+        return {}
+    from data import open_data
+
+    held = open_data(config).source.indexes
+    return {c.name: held[c.name] for c in searched}
+
+
+def given_of(flags: argparse.Namespace, program: Any, config: dict[str, Any]) -> Given:
     """What the flags ask of a program. SystemExit says what does not fit."""
     conditions, settings = declared(program, names_for(flags.weights))
     values = {name: condition_of(name, file) for name, file in flags.given}
+    indexes = indexes_for(conditions, values, config)
     labels = [c for c in conditions if c.form == "label" and c.name not in values]
     classes: Sequence[int] | None = None
     if flags.classes is not None:
-        known, names = (labels[0].classes, labels[0].names) if labels else (1, ())
+        queries = [index.queries for index in indexes.values() if index.queries is not None]
+        known, names = (len(queries[0]) if queries else 1, ())
+        if labels:
+            known, names = labels[0].classes, labels[0].names
         try:
             classes = classes_from_text(flags.classes, known, names)
         except RequestError as error:
@@ -290,6 +310,7 @@ def given_of(flags: argparse.Namespace, program: Any) -> Given:
             asked=asked,
             seeds=flags.seed,
             count=flags.count,
+            indexes=indexes,
         )
     except RequestError as error:
         raise SystemExit(f"{error.message}; {error.help}") from None
@@ -337,8 +358,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, help=f"{', '.join(FORMATS)}; or a folder")
     flags = parser.parse_args()
     program = program_of(flags.program, flags.steps)
-    given = given_of(flags, program)
     config = load_config([])
+    given = given_of(flags, program, config)
     networks = load_networks(flags.weights, torch.device(flags.device), config)
     outputs = draw(networks, given, program, flags.batch)
     if flags.raw:

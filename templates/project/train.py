@@ -207,9 +207,11 @@ def drawn(config: dict[str, Any], networks: dict[str, nn.Module], given: Any, ru
     return samples
 
 
-def preview(config: dict[str, Any], networks: dict[str, nn.Module], step: int, run: Run) -> None:
+def preview(
+    config: dict[str, Any], networks: dict[str, nn.Module], indexes: dict[str, Any], step: int, run: Run
+) -> None:
     """Writes samples, a row per class."""
-    given = preview_given(columns=8)
+    given = preview_given(8, indexes)
     samples = drawn(config, networks, given, run)
     if run.main:
         folder = Path(config["train"]["out"]) / "samples"
@@ -250,6 +252,7 @@ def main() -> None:
     if found and not train["resume"]:
         raise SystemExit(f"{out} holds checkpoints: `--resume true` goes on, `--out` starts elsewhere")
     dataset = open_data(config)
+    indexes = getattr(dataset.source, "indexes", {})  # where neighbours are searched, by condition
 
     torch.manual_seed(train["seed"])
     # FSDP moves a block to its device as it shards it: the whole need not fit there.
@@ -355,10 +358,10 @@ def main() -> None:
         # Sharded weights are gathered by all processes together.
         sampling = train["sample_every"] and step % train["sample_every"] == 0
         if sampling and (run.main or run.parallel == "fsdp"):
-            preview(config, averages or networks, step, run)
+            preview(config, averages or networks, indexes, step, run)
         judging = train["evaluate_every"] and step % train["evaluate_every"] == 0
         if judging and (run.main or run.parallel == "fsdp"):
-            judge = judge or Judge(config, run.device)
+            judge = judge or Judge(config, run.device, indexes)
             samples = drawn(config, averages or networks, judge.given, run)
             figures = judge(samples) if run.main else {}
             if run.main:

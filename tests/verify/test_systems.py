@@ -22,6 +22,7 @@ CHOSEN = (
     ("diffmoe", "onnxruntime"),
     ("dis", "openvino"),  # whose scan is a graph in the graph
     ("lit", "onnxruntime"),
+    ("rdm", "onnxruntime"),
     ("dp3", "openvino"),  # which cannot compile Mish between other elementwise ops
 )
 

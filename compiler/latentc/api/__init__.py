@@ -26,6 +26,7 @@ from latentc.api.reading import (
     specs,
     why,
 )
+from latentc.api.retrieving import index
 from latentc.api.running import bench, deploy_triton, tune, verify
 from latentc.api.sampling import sample, sample_set
 from latentc.api.serving import serve
@@ -51,6 +52,7 @@ __all__ = [
     "fused",
     "hoisting",
     "import_checkpoint",
+    "index",
     "init",
     "ir",
     "loss",

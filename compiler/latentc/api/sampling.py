@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from latentc.samples.sets import Format, SampleSet
+    from latentc_runtime.pipeline import Indexes
+    from latentc_runtime.retrieval import Index
     from latentc_runtime.sources import Condition, Given
 
 
@@ -34,6 +36,7 @@ def sample(
     steps: int | None = None,
     batch: int | None = None,
     device: str = "auto",
+    index: Indexes = None,
     backend: Literal["engine", "oracle", "torch"] = "engine",
     output: Path | str | None = None,
     labels: bool = False,
@@ -43,8 +46,9 @@ def sample(
     """Samples of a bundle, [B, ...]: `per_class` of each class in turn, of seeds `seed` and up.
 
     `classes`: numbers and names, or a text such as "0-9,tabby" or "all" (the default if samples have a class).
-    `given`: the other conditions by name, arrays or files of them (.npy, or .npz with `value` and `mask`). `settings`:
-    numbers by name; `guidance` and `truncation` are short for two of them. `noise`: arrays, or an .npz file of them, in
+    `given`: the other conditions by name, arrays or files of them (.npy, or .npz with `value` and `mask`; with `query`
+    or `class` for neighbours, which are searched in the folder `index`, see `latentc_runtime.load`). `settings`:
+    numbers by name; `guidance` and `truncation` are short for two. `noise`: arrays, or an .npz file of them, in
     place of what the seeds give. `count`: the number of samples, classes in turn. `program`: one of the bundle's.
     `backend`: the bundle's engine, or its spec and weights by the float64 oracle or the emitted PyTorch, which take the
     same noise. `output` is what to write: a file whose suffix names a format of the samples' medium (a grid has a row
@@ -64,15 +68,15 @@ def sample(
     noise = read_arrays(noise) if isinstance(noise, str | Path) else noise
     values, asked = _conditions(given), _settings(settings, guidance=guidance, truncation=truncation)
     with runtime_errors():
-        pipe = load(bundle, device)
+        pipe = load(bundle, device, index=index)
         entry = pipe.program(program, steps)
-        wanted = _classes(pipe.manifest.conditions_of(entry), classes, per_class, count, values)
+        wanted = _classes(pipe.manifest.conditions_of(entry), classes, per_class, count, values, pipe.indexes)
         made = entry.outputs[0].output
         # Beside each sample as it is, its picture and what the runtime keeps of it; before the system has to kill us.
         number = len(wanted) if wanted is not None else count or 1
         if number * (math.prod(made.shape) * 16 + 256) > available_memory():
             raise MemoryError
-        request = check_request(pipe.manifest, entry, wanted, seed, values, asked, noise, count)
+        request = check_request(pipe.manifest, entry, wanted, seed, values, asked, noise, count, indexes=pipe.indexes)
         if backend == "engine":
             outputs = pipe.run(request, batch, progress)
         else:
@@ -109,6 +113,7 @@ def sample_set(
     chunk: int | None = None,
     shard: int | None = None,
     device: str = "auto",
+    index: Indexes = None,
     workers: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SampleSet:
@@ -127,14 +132,22 @@ def sample_set(
     from latentc.samples.workers import executor_of
     from latentc_runtime.bundle import open_bundle
     from latentc_runtime.conditions import per_sample
+    from latentc_runtime.pipeline import indexes_of
     from latentc_runtime.request import program_entry
 
     values, asked = _conditions(given), _settings(settings, guidance=guidance, truncation=truncation)
     with runtime_errors():
-        manifest = open_bundle(bundle).manifest
+        opened = open_bundle(bundle)
+        manifest, indexes = opened.manifest, indexes_of(opened, index)
         entry = program_entry(manifest, program, steps)
         conditions = manifest.conditions_of(entry)
-        wanted = _classes(conditions, classes, per_class, count, values)
+        wanted = _classes(conditions, classes, per_class, count, values, indexes)
+        if wanted is not None and not any(c.form == "label" for c in conditions):
+            values, wanted = {**values, next(iter(indexes)): {"class": wanted}}, None
+        # Searched once, so that a part of the samples is a part of their neighbours.
+        values = {n: indexes[n].given(c, values[n]) for c in conditions for n in {c.name} & {*indexes} & {*values}} | {
+            n: value for n, value in values.items() if n not in indexes
+        }
         free = [c.name for c in conditions if c.form == "label" and c.name not in values]
         if wanted is not None and len(free) != 1:
             message = f"`classes` could be any of {', '.join(free)}" if free else "the class is given twice"
@@ -154,6 +167,7 @@ def sample_set(
             steps,
             batch,
             device,
+            index=index,
         )
         return write(
             job,
@@ -202,6 +216,7 @@ def _classes(
     per_class: int,
     count: int | None,
     given: Mapping[str, Any],
+    indexes: Mapping[str, Index],
 ) -> list[int] | None:
     """The class of each sample; None if nobody asks for one. DiagnosticError E0704."""
     from latentc.ranges import classes_from_text
@@ -211,9 +226,10 @@ def _classes(
     labels = [c for c in conditions if c.form == "label" and c.name not in given]
     if classes is None and not (len(labels) == 1 and labels[0].required):
         return None
-    if classes is not None and not any(c.form == "label" for c in conditions):
+    searched = [] if labels or given else [len(i.queries) for i in indexes.values() if i.queries is not None]
+    if classes is not None and not searched and not any(c.form == "label" for c in conditions):
         raise DiagnosticError(Diagnostic("E0704", "samples of this program have no class", help="leave `classes` out"))
-    known, names = (labels[0].classes or 1, labels[0].names) if labels else (1, ())
+    known, names = (labels[0].classes or 1, labels[0].names) if labels else (searched[0] if searched else 1, ())
     text = "all" if classes is None else classes
     if isinstance(text, str):
         chosen = classes_from_text(text, known, names)

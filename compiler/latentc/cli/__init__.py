@@ -31,7 +31,7 @@ export = typer.Typer(help="Export a model for another library.", rich_markup_mod
 
 VERBS: tuple[Callable[..., None], ...] = (
     *(models.specs, models.check, models.show, models.schema, models.init, models.explain, models.emit, models.train),
-    *(models.forward, models.loss, models.weights),
+    *(models.forward, models.loss, models.weights, models.index),
     *(bundles.compile, bundles.calibrate, bundles.sample, bundles.verify, bundles.bench, bundles.tune),
     *(evaluating.evaluate, evaluating.classify, serving.serve, models.doctor),
 )

@@ -175,6 +175,10 @@ def sample(
         typer.Option("--backend", help="The engine, or the spec by numpy in float64 or by the emitted PyTorch."),
     ] = "engine",
     device: Device = "auto",
+    index: Annotated[
+        Path | None,
+        typer.Option("--index", metavar="FOLDER", help="Where neighbours are searched; default: NAME.index."),
+    ] = None,
     workers: Workers = None,
 ) -> None:
     """Sample from a bundle."""
@@ -195,6 +199,7 @@ def sample(
         "steps": steps,
         "batch": batch,
         "device": device,
+        "index": index,
     }
     with bar_for("sampling") as bar:
         asked["progress"] = advancing(bar)

@@ -233,3 +233,22 @@ def doctor(as_json: Json = False) -> None:
     echo(report.data() if as_json else report.text(), end="")
     if not report.ok:
         raise typer.Exit(1)
+
+
+def index(
+    spec: Spec,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="The index; NAME.index is found.")],
+    condition: Annotated[
+        str | None, typer.Option("--condition", metavar="NAME", help="Which, if several are made of neighbours.")
+    ] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option("--queries", metavar="FILE", help="An .npy with a query per class; default: its mean."),
+    ] = None,
+    variant: Variant = None,
+    overrides: Sets = None,
+) -> None:
+    """Write the embeddings of a spec's data as an index, in which neighbours are searched."""
+    made = api.index(spec, output, condition, queries, variant, overrides or ())
+    classes = "" if made.queries is None else f", queries of {len(made.queries)} classes"
+    echo(f"{output}: {len(made):,} embeddings of {made.size} numbers{classes}")

@@ -104,9 +104,14 @@ class Condition(Part):
         return ()
 
     @property
-    def nullable(self) -> bool:
-        """Whether networks are trained to do without it."""
+    def dropped(self) -> bool:
+        """Whether training leaves it out now and then."""
         return self.dropout > 0
+
+    @property
+    def nullable(self) -> bool:
+        """Whether networks can do without it."""
+        return self.dropped
 
     @abstractmethod
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
@@ -124,6 +129,10 @@ class Condition(Part):
     @abstractmethod
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         """What a request says of it."""
+
+    def searched(self, name: str, spec: Spec) -> Searched | None:
+        """What training searches for it in a database, if it does; None: the data holds it."""
+        return None
 
     def stored(self, type: TensorType) -> TensorType:
         """The type that the data has for an input of this type."""
@@ -167,6 +176,10 @@ class Condition(Part):
         """How many tokens it enters as. For conditions whose FORMS have "tokens"."""
         return 1
 
+    def token_width(self, name: str, spec: Spec) -> int | None:
+        """Width of its tokens if that is its own, whatever the network's; None: they are embedded."""
+        return None
+
     def map(self, b: Builder, name: str, operands: tuple[Var, ...], sizes: Mapping[str, Any], side: Any) -> Var:
         """It as channels beside a state of `side` by `side`: f32[B, C, side, side].
 
@@ -189,6 +202,20 @@ class GivenInput:
     request: str
     part: Literal["value", "mask"] = "value"
     drawn: tuple[Draw, TensorType] | None = None
+
+
+@dataclass(frozen=True)
+class Searched:
+    """Neighbours that training searches for each sample, by the embedding in data field `field`.
+
+    `database`: where, null for the training data; then `itself` says whether a sample may be its own neighbour.
+    """
+
+    field: str
+    count: int
+    database: str | None
+    metric: str
+    itself: bool
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,10 @@ def _imported(module: str) -> set[str]:
     return found.union(*(_imported(f"latentc.datasets.{name}") for name in found))
 
 
-def data_files(data: Data, staged: bool = True) -> dict[str, str]:
+def data_files(data: Data, staged: bool = True, searches: bool = False) -> dict[str, str]:
     """{file name: text}: dataset.py to read the data, media.py to write samples, and what these two import.
 
-    `staged`: the project includes the data's first stage.
+    `staged`: the project includes the data's first stage. `searches`: training searches neighbours of samples.
     """
     medium, stage = data.modelled.medium, data.first_stage if staged else None
     shared = {"files": "latentc_runtime.media.files"}
@@ -55,6 +55,8 @@ def data_files(data: Data, staged: bool = True) -> dict[str, str]:
         files["dataset.py"] = template("project/encoded.py")
     else:
         shared["dataset"] = reader
+    if searches:
+        shared |= {"neighbours": "latentc.datasets.neighbours", "retrieval": "latentc_runtime.retrieval"}
     for name in sorted(_imported(reader) - ({"augment"} if "augment" not in data.fields else set())):
         shared[name] = f"latentc.datasets.{name}"
     return files | {f"{name}.py": shared_source(module) for name, module in shared.items()}

@@ -109,7 +109,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
         files["constants.py"] = template("project/constants.py")
     files |= {name: template(f"project/{name}") for name in _COPIED}
     files |= {f"{name}.py": shared_source(f"latentc_runtime.{name}") for name in SHARED}
-    files |= data_files(spec.data, stage is not None)
+    files |= data_files(spec.data, stage is not None, bool(searched(spec)))
     if isinstance(names := spec.data.class_names, tuple):
         files[NAMES] = "".join(f"{name}\n" for name in names)
     files |= training_files(spec.train, lowered.module)
@@ -151,7 +151,14 @@ def config_of(spec: Spec) -> dict[str, Any]:
         **({"rounds": asdict(rounds)} if rounds else {}),
         "data": data,
         **({"held_out": held_out} if held_out else {}),
+        **({"neighbours": neighbours} if (neighbours := searched(spec)) else {}),
     }
+
+
+def searched(spec: Spec) -> dict[str, dict[str, Any]]:
+    """{condition: what training searches for it in a database}."""
+    found = {name: condition.searched(name, spec) for name, condition in spec.conditions.items()}
+    return {name: asdict(search) for name, search in found.items() if search is not None}
 
 
 def _role(network: Any) -> dict[str, Any]:
@@ -177,9 +184,10 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
         "parameters": f"{sum(p.type.count() for p in weights):,}",
         "has_sampler": bool(lowered.programs),
         "first_stage": data.get("first_stage") if spec.first_stage_fits else None,
-        "requires": spec.data.requires,
+        "requires": (*spec.data.requires, *(["usearch>=2.16"] if searched(spec) else [])),
         "classes": data["classes"],
-        "given": [c.name for c in lowered.conditions if c.required and c.form != "label"],
+        "given": [c.name for c in lowered.conditions if c.required and c.form != "label" and not c.retrieved],
+        "searches": bool(searched(spec)),
         "out": config["train"]["out"],
         "samples": f"samples{next(iter(FORMATS[medium]))}",
     }

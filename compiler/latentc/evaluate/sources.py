@@ -109,12 +109,15 @@ class Generated(SampleSource):
         given: dict[str, Any] = {
             name: {"value": value, "mask": usual.masks[name]} if name in usual.masks else value
             for name, value in usual.conditions.items()
+            if name not in pipe.indexes  # which draw neighbours for each chunk
         }
         asked = dict(settings or {})
         where = (program, steps, batch, pipe.backend.device)
         self.job = Job(pipe.bundle.folder, count, seed, None, None, given, asked, *where)
         self.chunk_size = chunk_size(output.shape)
-        self.job.request(pipe.manifest, self.entry, range(1))  # what is wrong is said before the work begins
+        self.job.request(
+            pipe.manifest, self.entry, range(1), pipe.indexes
+        )  # what is wrong is said before the work begins
 
     @property
     def identity(self) -> str:
@@ -125,7 +128,7 @@ class Generated(SampleSource):
         return f"generated {hashlib.sha256(manifest).hexdigest()} {about}"
 
     def chunk(self, start: int, stop: int) -> Chunk:
-        request = self.job.request(self.pipe.manifest, self.entry, range(start, stop))
+        request = self.job.request(self.pipe.manifest, self.entry, range(start, stop), self.pipe.indexes)
         array = next(iter(self.pipe.run(request, self.batch).values()))
         return self._made(range(start, stop), as_stored(array, self.entry.outputs[0].output, start))
 

@@ -18,8 +18,9 @@ from latentc_runtime import BundleError, Pipeline, load
 from latentc_runtime.conditions import per_sample
 from latentc_runtime.manifest import Manifest, Output, ProgramEntry
 from latentc_runtime.media import images
+from latentc_runtime.pipeline import Indexes
 from latentc_runtime.request import Request, check_request
-from latentc_runtime.sources import NUMPY, Condition
+from latentc_runtime.sources import NUMPY, Condition, Retriever
 
 Array = np.ndarray
 
@@ -30,6 +31,7 @@ class Job:
 
     `labels` i64[N] are of the condition `label`. `given`: values of the other conditions by name, one for all samples
     or one per sample. `settings`: numbers by name. `batch`: samples per engine run.
+    `index`: where neighbours are searched, see `latentc_runtime.load`.
     """
 
     bundle: Path
@@ -44,6 +46,7 @@ class Job:
     batch: int | None = None
     device: str = "auto"
     threads: int | None = None
+    index: Indexes = None
 
     def chunks(self, size: int, first: int = 0) -> list[range]:
         """Sample numbers from `first` on, in ranges of at most `size`."""
@@ -54,14 +57,16 @@ class Job:
         """The seed of each sample, u64[N]."""
         return np.arange(self.count, dtype=np.uint64) + np.uint64(self.seed)
 
-    def request(self, manifest: Manifest, entry: ProgramEntry, rows: range) -> Request:
-        """The checked request for these samples. BundleError E0608."""
+    def request(
+        self, manifest: Manifest, entry: ProgramEntry, rows: range, indexes: Mapping[str, Retriever] | None = None
+    ) -> Request:
+        """The checked request for these samples; `indexes` find neighbours. BundleError E0608."""
         given = {c.name: _rows(c, self.given[c.name], rows) for c in manifest.conditions if c.name in self.given}
         given |= {name: value for name, value in self.given.items() if name not in given}  # refused by name
         if self.label is not None and self.labels is not None:
             given[self.label] = self.labels[rows.start : rows.stop]
         seed = self.seed + rows.start
-        return check_request(manifest, entry, None, seed, given, self.settings, None, len(rows))
+        return check_request(manifest, entry, None, seed, given, self.settings, None, len(rows), indexes=indexes)
 
 
 def _rows(condition: Condition, value: Any, rows: range) -> Any:
@@ -77,13 +82,13 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.pipe: Pipeline = load(job.bundle, job.device, threads=job.threads)
+        self.pipe: Pipeline = load(job.bundle, job.device, threads=job.threads, index=job.index)
         self.entry = self.pipe.program(job.program, job.steps)
         self.output = self.entry.outputs[0].output
 
     def __call__(self, rows: range) -> Array:
         """Samples of these numbers: pictures u8[n, H, W, C] if they are images, otherwise as the program gives them."""
-        request = self.job.request(self.pipe.manifest, self.entry, rows)
+        request = self.job.request(self.pipe.manifest, self.entry, rows, self.pipe.indexes)
         samples = next(iter(self.pipe.run(request, self.job.batch).values()))
         return as_stored(samples, self.output, rows.start)
 

@@ -73,7 +73,7 @@ async def _sample(http: HttpRequest, model: Model, options: Options, metrics: Me
         what = f"the request's body did not arrive within {PATIENCE:.0f} s"
         raise refused(408, "E0618", what, Connection="close") from None
     # In a thread, because a large condition takes a while to check.
-    request = await run_in_threadpool(asked.request, model.manifest, options.max_samples)
+    request = await run_in_threadpool(asked.request, model.manifest, options.max_samples, model.pipeline.indexes)
     output = request.entry.outputs[0].output
     kind = answers.chosen_type(asked.format or http.headers.get("accept", ""), output)
     log = http.scope["state"]["log"]

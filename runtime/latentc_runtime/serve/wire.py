@@ -14,6 +14,7 @@ from latentc_runtime.manifest import Manifest
 from latentc_runtime.request import Request, check_request, program_entry
 from latentc_runtime.serve.options import HttpError, http_error, refused
 from latentc_runtime.serve.uploads import value_from_bytes
+from latentc_runtime.sources import Retriever
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,23 @@ class Asked:
     columns: int | None = None
     format: str | None = None
 
-    def request(self, manifest: Manifest, most: int) -> Request:
-        """The checked request, of at most `most` samples. Raises HttpError."""
+    def request(self, manifest: Manifest, most: int, indexes: Mapping[str, Retriever] | None = None) -> Request:
+        """The checked request, of at most `most` samples; `indexes` find neighbours. Raises HttpError."""
         short = {"guidance": self.guidance, "truncation": self.truncation}
         settings = {**self.settings, **{name: value for name, value in short.items() if value is not None}}
         classes = [self.classes] if isinstance(self.classes, int) else self.classes
         try:
             entry = program_entry(manifest, self.program, self.steps)
             request = check_request(
-                manifest, entry, classes, self.seeds, self.conditions, settings, count=self.count, most=most
+                manifest,
+                entry,
+                classes,
+                self.seeds,
+                self.conditions,
+                settings,
+                count=self.count,
+                most=most,
+                indexes=indexes,
             )
         except BundleError as error:
             raise http_error(error) from None

@@ -121,8 +121,8 @@ class Conditions:
 
     def draws(self) -> tuple[Draw, ...]:
         """The uniform number per sample that decides whether a condition is dropped, one for each that may be."""
-        nullable = [name for name, condition in self.items() if condition.nullable]
-        return tuple(Draw("drop" if name == "class" else f"drop_{name}", "uniform") for name in nullable)
+        dropped = [name for name, condition in self.items() if condition.dropped]
+        return tuple(Draw("drop" if name == "class" else f"drop_{name}", "uniform") for name in dropped)
 
     def dropped(self, b: Builder, operands: Operands) -> dict[str, Var]:
         """The operands in training: each condition is dropped with its own probability. Adds the draws as inputs."""
@@ -132,7 +132,7 @@ class Conditions:
         """As `dropped`, with a mask bool[B] per condition that may be: true where it is."""
         found, masks = dict(operands), []
         for name, condition in self.items():
-            if not condition.nullable:
+            if not condition.dropped:
                 continue
             drop = b.input("drop" if name == "class" else f"drop_{name}", f32(B))
             gone = b.less(drop, condition.dropout)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.blocks.unet.layers import Way, conv, halving_conv, linear
 from latentc.components.blocks.unet.residual import ResidualBlock
-from latentc.components.condition import Entry, TimeFeatures, with_operands
+from latentc.components.condition import Condition, Entry, Form, TimeFeatures, with_operands
+from latentc.components.kit.tokens import joined
 from latentc.components.networks._levels import Levels, Path, scaled, whole
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
@@ -44,6 +45,8 @@ class Unet(Levels):
         "2 pad on both sides (ADM) or behind alone (`padded_conv`: DDPM)",
     )
 
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector", "map", "tokens")
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
         if spec.data.shape is None:
@@ -54,6 +57,22 @@ class Unet(Levels):
             if name not in self.told(spec):
                 known = ", ".join(self.told(spec)) or "none"
                 yield Problem(("early", i), f"no condition `{name}`", f"conditions of this network: {known}")
+        yield from self._problems_of_tokens(spec)
+
+    def _problems_of_tokens(self, spec: Spec) -> Iterator[Problem]:
+        """A transformer without tokens to attend to, and tokens of several widths."""
+        told = {name: part for name, part in self.told(spec).items() if self.form_of(part) == "tokens"}
+        if self.block.transformer is not None and not told:
+            message = "a transformer attends to tokens of conditions, and this network is told none"
+            yield Problem(("block", "transformer"), message, "leave it out, or add a condition that enters as tokens")
+        widths = {name: part.token_width(name, spec) for name, part in told.items()}
+        if len(set(widths.values())) > 1:
+            text = ", ".join(f"`{name}` {width or 'as wide as the embedding'}" for name, width in widths.items())
+            yield Problem((), f"tokens of one sequence have several widths: {text}", "embed them all by a layer")
+
+    def form_of(self, condition: Condition) -> Form | None:
+        form = super().form_of(condition)
+        return None if form == "tokens" and self.block.transformer is None else form
 
     def groups_that_do_not_fit(self, channels: int) -> int | None:
         groups = min(self.block.groups, channels // self.block.group_size)
@@ -65,6 +84,11 @@ class Unet(Levels):
     def static(self, spec: Spec) -> dict[str, Any]:
         own = {} if self.frequencies is None else {"frequencies": self.frequencies}
         return {**super().static(spec), **own}
+
+    def sizes(self, spec: Spec) -> dict[str, int | tuple[int, ...]]:
+        """As of every U-Net; `transformer`: blocks of each transformer."""
+        depth = 0 if self.block.transformer is None else self.block.transformer.depth
+        return {**super().sizes(spec), "transformer": depth}
 
 
 class Parts(Path):
@@ -91,6 +115,12 @@ class Parts(Path):
             if entry.form == "map":
                 x = b.concat(x, entry.map(b, operands, static, x.shape[-1]), axis=1, out="x")
         self.x = x
+        sequences = [
+            entry.tokens(b, f"{entry.name}_embedder", operands, config.embedding * width, static)
+            for entry, operands in with_operands(entries, conditions)
+            if entry.form == "tokens"
+        ]
+        self.context = joined(b, sequences)
         told = tuple(entry for entry in entries if entry.form == "vector")
         embedder = _embedder(config.early, config.block.weights, time, told)
         embedding = config.embedding * width
@@ -102,7 +132,7 @@ class Parts(Path):
         )
 
     def block(self, name: str, x: Var, features: Any, attends: bool = False, way: Way = "same") -> Var:
-        return self.config.block.apply(self.b, name, x, self.c, features, attends, way)
+        return self.config.block.apply(self.b, name, x, self.c, features, attends, way, self.context)
 
     def halved(self, level: int, x: Var) -> Var:
         b, block = self.b, self.config.block

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from latentc.components import Closed
 from latentc.components.blocks.unet.layers import SHAPES, Filter, Way, Weights, conv, group_norm, linear, resampled
+from latentc.components.blocks.unet.transformer import MapTransformer
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 from latentc.ir.types import Named, product
 
@@ -36,21 +37,35 @@ class ResidualBlock(Closed):
     qkv: Literal["parts", "heads", "channels"] = Field(
         "parts", description="order of the query, key and value rows: one after the other, per head, or per channel"
     )
+    transformer: MapTransformer | None = Field(
+        None, description="blocks that attend do so by a transformer, which attends to tokens of conditions too (LDM)"
+    )
 
     def head_count(self, channels: Any) -> Any:
         """Heads of an attention over so many channels."""
         return channels // self.head_channels if self.heads is None else self.heads
 
     def apply(
-        self, b: Builder, name: str, x: Var, c: Var, features: Any, attends: bool = False, way: Way = "same"
+        self,
+        b: Builder,
+        name: str,
+        x: Var,
+        c: Var,
+        features: Any,
+        attends: bool = False,
+        way: Way = "same",
+        context: tuple[Var, ...] = (),
     ) -> Var:
-        """x [B, C, ...] -> [B, features, ...] under the embedding c [B, E]."""
+        """x [B, C, ...] -> [B, features, ...] under the embedding c [B, E]; the attention sees the context."""
         static = {"channels": x.shape[1], "features": features, "embedding": c.shape[1]}
+        context = context if attends and self.transformer is not None else ()
         if attends:
             static["heads"] = self.head_count(features)
+        if context:
+            static["context_dim"] = context[0].shape[-1]
         shortcut = int(x.shape[1]) != int(features) or (self.project and way != "same")
         body = _block(self, x.type.rank - 2, way, attends, shortcut)
-        return b.sub(name, body, x, c, out="x", **static)  # type: ignore[no-any-return]
+        return b.sub(name, body, x, c, *context, out="x", **static)  # type: ignore[no-any-return]
 
     def joined(self, b: Builder, h: Var, x: Var) -> Var:
         """The sum with the shortcut."""
@@ -66,9 +81,19 @@ class ResidualBlock(Closed):
 def _block(config: ResidualBlock, axes: int, way: Way, attends: bool, shortcut: bool) -> BlockBody:
     name = "AttentionBlock" if attends else {"same": "ResidualBlock", "down": "DownBlock", "up": "UpBlock"}[way]
 
-    @module_class(f"Projected{name}" if shortcut and way == "same" else name, x=SHAPES[axes], c="B embedding")
+    told = {"context": "B L context_dim"} if attends and config.transformer is not None else {}
+
+    @module_class(f"Projected{name}" if shortcut and way == "same" else name, x=SHAPES[axes], c="B embedding", **told)
     def forward(
-        b: Builder, x: Var, c: Var, *, channels: int, features: int, embedding: int, heads: int | None = None
+        b: Builder,
+        x: Var,
+        c: Var,
+        *context: Var,
+        channels: int,
+        features: int,
+        embedding: int,
+        heads: int | None = None,
+        context_dim: int | None = None,
     ) -> Var:
         """A residual block of x [B, channels, ...], conditioned by c [B, embedding]."""
         h = resampled(b, b.silu(config.norm(b, "norm0", x), out="h"), way, config.resample)
@@ -80,7 +105,11 @@ def _block(config: ResidualBlock, axes: int, way: Way, attends: bool, shortcut: 
         if shortcut:
             x = conv(b, "skip", x, features, 1, config.weights, out="x")
         x = config.joined(b, h, x)
-        return b.sub("attention", _attention(config, axes), x, channels=features, heads=heads) if attends else x
+        if not attends:
+            return x
+        if config.transformer is not None and context:
+            return config.transformer.apply(b, "attention", x, context, heads, config.groups, config.weights)
+        return b.sub("attention", _attention(config, axes), x, channels=features, heads=heads)  # type: ignore[no-any-return]
 
     return forward
 
