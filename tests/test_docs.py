@@ -23,6 +23,7 @@ FOLDERS = {
     "blocks/norms": "Norms",
     "blocks/conditions": "How the condition enters a block",
     "blocks/positions": "Positions",
+    "blocks/score_kernels": "Kernels of the scores of attention",
     "blocks/bottlenecks": "Bottlenecks of autoencoders",
     "conditions": "Conditions",
     "processes": "Processes",

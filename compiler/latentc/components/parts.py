@@ -164,6 +164,25 @@ class FeedForward(Part):
     def apply(self, b: Builder, name: str, x: Var, init: str, **static: Any) -> Var: ...
 
 
+class ScoreKernel(Part):
+    """A kernel of the distance between tokens, which changes the scores of attention."""
+
+    @abstractmethod
+    def terms(self, b: Builder, distance: Var, heads: int) -> tuple[Var | None, Var | None]:
+        """Factor and summand of the scores, f32[1, H, T_q, T] each, or None, of distances f32[1, T_q, T] (>= 0)."""
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether there is a factor."""
+        return False
+
+    def on(self, b: Builder, scores: Var, distance: Var) -> Var:
+        """Scores f32[B, H, T_q, T] with the kernel of the distances."""
+        factor, summand = self.terms(b, distance, scores.shape[1])
+        scores = scores if factor is None else b.mul(scores, factor, out="scores")
+        return scores if summand is None else b.add(scores, summand, out="scores")
+
+
 class Positions(Part):
     """Positions of tokens: an embedding added to the input, or rotary tables for every attention.
 

@@ -208,6 +208,8 @@ def init_calls(param: Param, target: str, size: Size) -> list[str]:
         case "uniform" | "linear_default":
             bound = literal(float(args["bound"])) if kind == "uniform" else Text(f"{size(args['fan_in']).atom} ** -0.5")
             return [f"nn.init.uniform_({target}, -{bound.code}, {bound.code})"]
+        case "uniform_between":
+            return [f"nn.init.uniform_({target}, {literal(args['low']).code}, {literal(args['high']).code})"]
         case "log_arange":
             count = size(param.type.shape[-1]).atom
             return [f"{target}.data.copy_(torch.arange(1, {count} + 1).log())"]

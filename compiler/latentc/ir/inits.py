@@ -33,6 +33,11 @@ def uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float) -> A
     return rng.uniform(-bound, bound, shape)
 
 
+def uniform_between(rng: np.random.Generator, shape: tuple[int, ...], low: float, high: float) -> Array:
+    """U(low, high)."""
+    return rng.uniform(low, high, shape)
+
+
 def fans(shape: tuple[int, ...], of: str) -> tuple[int, int]:
     """(fan_in, fan_out) of a weight [out, in, *kernel].
 
@@ -144,7 +149,7 @@ INITS: dict[str, Callable[..., Array]] = {
     f.__name__: f
     for f in (
         *(zeros, ones, normal, uniform, orthogonal, linear_default, sincos_2d, rope_1d, rope_2d),
-        *(log_arange, softplus_inverse),
+        *(log_arange, softplus_inverse, uniform_between),
         *(xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal),
     )
 }

@@ -5,6 +5,7 @@ Symbols: B batch, T tokens, D width, H heads, d channels of a head, E size of th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Component, OneOf
-from latentc.components.parts import DecodeState, Mixer, Norm, Problem, dense
+from latentc.components.blocks.score_kernels._kernels import distances, distances_from
+from latentc.components.parts import DecodeState, Mixer, Norm, Problem, ScoreKernel, dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 if TYPE_CHECKING:
@@ -39,6 +41,9 @@ class Attention(Mixer):
         description="adds to the scores a learned number per head and per offset of rows and columns, for a square of "
         "tokens (Swin Transformer, Liu et al. 2021)",
     )
+    score_kernel: Annotated[Component | None, OneOf("blocks/score_kernels")] = Field(
+        None, description="a kernel of the distance between tokens along the sequence, which changes the scores"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="of the output, in training")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "attention", "heads": 2}
 
@@ -60,6 +65,9 @@ class Attention(Mixer):
             divisors = [d for d in range(1, self.heads + 1) if self.heads % d == 0]
             message = f"{kv} key heads do not divide {self.heads} query heads"
             yield Problem(("kv_heads",), message, f"choose one of {', '.join(map(str, divisors))}")
+        if isinstance(self.score_kernel, ScoreKernel) and self.score_kernel.multiplies and kv != self.heads:
+            message = f"`{self.score_kernel.kind}` multiplies the scores, which needs as many key heads as query heads"
+            yield Problem(("score_kernel",), message, "leave out its `factor`, or `kv_heads`")
 
     def static(self, dim: int) -> dict[str, Any]:
         grouped = {} if self.kv_heads in (None, self.heads) else {"kv_heads": self.kv_heads}
@@ -102,8 +110,36 @@ class Attention(Mixer):
         c: Var | None = None,
     ) -> Var:
         q, k, v = self._heads(b, x, rotary, init, dim, heads, kv_heads, c)
-        bias = (relative_bias(b, heads, grid, x.shape[1]),) if self.relative_bias else ()
-        return self._project(b, b.attention(q, k, v, *bias, causal=self.causal, scale=None, out="x"), dim, init)
+        bias = relative_bias(b, heads, grid, x.shape[1]) if self.relative_bias else None
+        return self._project(b, self._mixed(b, q, k, v, bias), dim, init)
+
+    def _mixed(self, b: Builder, q: Var, k: Var, v: Var, mask: Var | None = None, position: Var | None = None) -> Var:
+        """Attention of q to k and v: f32[B, H, T_q, d].
+
+        `mask` is a bias of the scores, or true for the tokens that may be seen. `position` i64[] is that of a single
+        query; None: all tokens are queries.
+        """
+        causal = self.causal and position is None
+        kernel = self.score_kernel
+        if not isinstance(kernel, ScoreKernel):
+            extra = () if mask is None else (mask,)
+            return b.attention(q, k, v, *extra, causal=causal, scale=None, out="x")
+        heads, keys = q.shape[1], k.shape[2]
+        distance = distances(b, keys, self.causal) if position is None else distances_from(b, position, keys)
+        if not kernel.multiplies:
+            _, bias = kernel.terms(b, distance, heads)
+            assert bias is not None
+            bias = b.reshape(bias, shape=(1, heads, *distance.shape[1:]), out="bias")
+            return b.attention(q, k, v, _masked_bias(b, bias, mask), causal=causal, scale=None, out="x")
+        scores = b.matmul(q, b.transpose(k, perm=(0, 1, 3, 2))) * (1 / math.sqrt(int(q.shape[3])))
+        scores = kernel.on(b, scores, distance)
+        if causal:
+            place = b.arange(keys)
+            seen = b.less_equal(b.reshape(place, shape=(1, keys)), b.reshape(place, shape=(keys, 1)))
+            scores = b.where(seen, scores, _UNSEEN, out="scores")
+        if mask is not None:
+            scores = _masked_bias(b, scores, mask)
+        return b.matmul(b.softmax(scores, axis=-1), v, out="x")
 
     def _heads(
         self,
@@ -178,6 +214,19 @@ def _conditioned(config: Attention, init: str) -> BlockBody:
     return attention
 
 
+_UNSEEN = -3e4
+"""Score of a token that must not be seen: the softmax of it is 0, and it fits in half precision."""
+
+
+def _masked_bias(b: Builder, bias: Var, mask: Var | None) -> Var:
+    """Scores, or a bias of them, with what `mask` says."""
+    if mask is None:
+        return bias
+    if mask.type.dtype == "bool":
+        return b.where(mask, bias, _UNSEEN, out="bias")
+    return b.add(bias, mask, out="bias")
+
+
 def relative_bias(b: Builder, heads: int, grid: int, tokens: int) -> Var:
     """f32[1, H, T, T] for a square of tokens of side `grid`: a row of the table per offset of rows and columns."""
     span = 2 * grid - 1
@@ -199,7 +248,7 @@ def _masked(config: Attention, init: str) -> BlockBody:
     ) -> Var:
         """Multi-head self-attention to the tokens where `mask` is true."""
         q, k, v = config._heads(b, x, rotary, init, dim, heads, kv_heads)
-        return config._project(b, b.attention(q, k, v, mask, causal=config.causal, scale=None, out="x"), dim, init)
+        return config._project(b, config._mixed(b, q, k, v, mask), dim, init)
 
     return attention
 
@@ -226,7 +275,7 @@ def _decode(config: Attention, init: str, tempered: bool) -> BlockBody:
             q = b.div(q, b.reshape(others[0], shape=(x.shape[0], 1, 1, 1), out="temperature"), out="q")
         keys = b.update_slice(keys, k, position, axis=2, out="keys")
         values = b.update_slice(values, v, position, axis=2, out="values")
-        x = b.attention(q, keys, values, mask, causal=False, scale=None, out="x")
+        x = config._mixed(b, q, keys, values, mask, position)
         return config._project(b, x, dim, init), keys, values
 
     return decode
