@@ -292,6 +292,23 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "LTH14/rcg",
         {("unconditional", "main"): 62_721_280, ("class", "main"): 72_176_896 + 1000 * 512},
     ),
+    "rin": (
+        "nicolas-dufour/CAD",
+        {
+            ("imagenet256", "main"): 145_023_760,
+            ("imagenet256-large", "main"): 267_285_008,
+            ("imagenet64", "main"): 157_780_160,
+            ("cifar10", "main"): 30_951_180,
+        },
+    ),
+    "cad": (
+        "nicolas-dufour/CAD",
+        {
+            ("256", "main"): 331_548_944,
+            ("512", "main"): 332_007_696,
+            ("256-tiny", "main"): 86_980_368,
+        },
+    ),
     "pixelflow": ("ShoufaChen/PixelFlow", {("XL/4", "main"): 676_611_120}),  # README: 677 M
     "sd_vae": (
         "CompVis/latent-diffusion; kl16: LTH14/mar; z16: diffusers' AutoencoderKL",

@@ -54,6 +54,7 @@ EXPERTS = (*DIT, "sampler.steps=3", WHOLE)
 STAGES = ("width=8", "depths=[1, 1, 1, 1, 1]")
 
 RDM = (*under("backbone", (*UNET, "block.heads=2")), "conditioning.time.frequencies=16", "sampler.steps=3")
+RIN = ("data_width=16", "width=16", "latents=6", "blocks=1", "layers=1", "heads=2", "compute_heads=2")
 
 SYSTEMS: dict[str, Tiny] = {
     "dico": Tiny("dico", (*DIGITS, *under("backbone", STAGES), "sampler.steps=3")),
@@ -134,6 +135,18 @@ SYSTEMS: dict[str, Tiny] = {
             "conditioning.representation.prior.sampler.steps=3",
         ),
         "class",
+    ),
+    "rin": Tiny(
+        "rin", (*DIGITS, "data.first_stage=null", "data.class_names=null", *under("backbone", RIN), "sampler.steps=3")
+    ),
+    "cad": Tiny(
+        "cad",
+        (
+            *(*FILE, "data.shape=[1, 8, 8]", "data.first_stage=null", "sampler.steps=3", "sampler.guidance.scale=2"),
+            *("data.fields.text.shape=[3, 5]", "data.fields.text_mask.shape=[3]"),
+            # Sinusoids of 1000 times a number would make rounding errors of the times visible.
+            *under("backbone", (*RIN, "registers=2", "sequence_layers=1", "time_scale=10")),
+        ),
     ),
     "pixelflow": Tiny(
         "pixelflow",

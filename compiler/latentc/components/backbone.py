@@ -57,6 +57,8 @@ class Backbone(Part):
     """Whether it takes the time."""
     CLASS: ClassVar[bool] = False
     """Whether it requires a class."""
+    MEMORY: ClassVar[bool] = False
+    """Whether it carries tensors from evaluation to evaluation."""
     TRAINING_ONLY: ClassVar[bool] = False
     """Whether it is used in training only."""
 

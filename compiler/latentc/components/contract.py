@@ -23,6 +23,7 @@ Role = Literal[
     "token",
     "position",
     "cache",
+    "memory",
     "mask",
     "scale",
     "output",
@@ -68,7 +69,8 @@ CAPABILITIES: dict[Capability, str] = {
 
 denoise       `forward` (state, time, conditions) -> output; a second time, if any, is the span over which a velocity is
               averaged, 0 unless given; perhaps `train_forward`, the same in training, with noise that losses draw as
-              uniform numbers behind the conditions, and features [B, T, C] that losses may read behind the output
+              uniform numbers behind the conditions, and features [B, T, C] that losses may read behind the output;
+              perhaps memory f32[B, ...] both in and out, from the evaluation before and for the next, zeros at first
 denoise_stages
               `stage_0`, `stage_1`, … (state, time, conditions, and `side` f32[B], the patches along a side) -> output,
               each at twice the resolution of the one before; the last is called `forward`

@@ -190,6 +190,8 @@ def init_calls(param: Param, target: str, size: Size) -> list[str]:
     match kind:
         case "zeros" | "ones" | "orthogonal":
             return [f"nn.init.{kind}_({target})"]
+        case "constant":
+            return [f"nn.init.constant_({target}, {literal(float(args['value'])).code})"]
         case "normal":
             std = args.get("std", 1.0)
             return [call("nn.init.normal_", [target], std=None if std == 1.0 else std).code]

@@ -24,6 +24,10 @@ def ones(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return np.ones(shape)
 
 
+def constant(rng: np.random.Generator, shape: tuple[int, ...], value: float) -> Array:
+    return np.full(shape, value)
+
+
 def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float = 1.0) -> Array:
     return rng.standard_normal(shape) * std
 
@@ -148,9 +152,9 @@ def rope_1d(
 INITS: dict[str, Callable[..., Array]] = {
     f.__name__: f
     for f in (
-        *(zeros, ones, normal, uniform, orthogonal, linear_default, sincos_2d, rope_1d, rope_2d),
+        *(zeros, ones, constant, normal, uniform, orthogonal, linear_default, sincos_2d, rope_1d, rope_2d),
         *(log_arange, softplus_inverse, uniform_between),
         *(xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal),
     )
 }
-DETERMINISTIC = {"zeros", "ones", "sincos_2d", "rope_1d", "rope_2d"}
+DETERMINISTIC = {"zeros", "ones", "constant", "sincos_2d", "rope_1d", "rope_2d"}

@@ -257,9 +257,10 @@ def guided_call(
     kinds, nulls = [], []
     for port, x, other in zip(of.inputs, operands, others, strict=True):
         differs = port.role == "condition" and other is not x
-        kinds.append("carried" if port.role == "cache" else "conditional" if differs else "shared")
+        carried = port.role in ("cache", "memory")
+        kinds.append("carried" if carried else "conditional" if differs else "shared")
         nulls += [other] if differs else []
-    guides = ["carried" if port.role == "cache" else "guided" for port in of.outputs]
+    guides = ["carried" if port.role in ("cache", "memory") else "guided" for port in of.outputs]
     args = (of.function, network.name, operands, tuple(kinds), tuple(nulls), scale, tuple(guides), channels)
     return b.guided(*args, out=out) if out else b.guided(*args)
 

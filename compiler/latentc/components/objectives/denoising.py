@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+from pydantic import Field
+
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, Operands, call, per_sample_mean, training_method, training_noise
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
 from latentc.components.objectives.denoising_terms._term import Denoised, DenoisingTerm
-from latentc.components.parts import Problem
+from latentc.components.parts import Fraction, Problem
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.prediction import Point, functional
 from latentc.components.processes.process import Parameterization
@@ -82,6 +84,12 @@ class DenoisingObjective(Objective):
 
     DENOISES: ClassVar[bool] = True
 
+    self_conditioning: Fraction = Field(
+        0.0,
+        description="share of samples for which a network with memory is given that of an evaluation before, without "
+        "a gradient (RIN); others are given zeros",
+    )
+
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         of_terms = (
             replace(need, place=("further", i), who=f"the term `{term.kind}`")
@@ -94,6 +102,9 @@ class DenoisingObjective(Objective):
         raise NotImplementedError
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.self_conditioning and not getattr(spec.networks.get("main"), "MEMORY", False):
+            message = "the network carries no memory from evaluation to evaluation"
+            yield Problem(("self_conditioning",), message, "leave it out, or use a network with memory, such as `rin`")
         target = self.parameterization()
         try:
             point = target.process.point(target.process.first)
@@ -121,11 +132,14 @@ class DenoisingObjective(Objective):
         at = noised(b, target, x0, self.needs_derivatives(target), start)
         told, dropped = conditions.dropping(b, full)
         own, own_draws = training_noise(b, network)
+        memory, remember = self._memory(b, network, told, at)
         method = training_method(network)
-        outs = [port.name if port.role == "features" else "prediction" for port in network.methods[method].outputs]
-        operands = {"state": at.scaled, "time": at.told, "noise": own}
+        results = network.methods[method].outputs
+        outs = ["prediction" if port.role == "output" else port.name for port in results]
+        operands = {"state": at.scaled, "time": at.told, "noise": own, "memory": memory}
         made = call(b, network, method, told, out=" ".join(outs), **operands)
-        out, *features = made if isinstance(made, tuple) else (made,)
+        made = made if isinstance(made, tuple) else (made,)
+        out, features = made[0], [v for v, port in zip(made, results, strict=True) if port.role == "features"]
         out = out if target.coupling is None else target.coupling.confined(b, out, full)
         terms = self.terms(b, target, at.point, x0, at.x_t, at.noise, out, at.t)
         terms = self.weighed(b, networks, at.told, terms)
@@ -140,8 +154,22 @@ class DenoisingObjective(Objective):
             names, terms = ("loss", "base", *names[1:], *added), (loss, *terms, *added.values())
         b.output(*terms)
         b.finish(self.says())
-        draws = (*at.draws, *conditions.drawn(), *conditions.draws(), *own_draws, *more.values())
+        draws = (*at.draws, *conditions.drawn(), *conditions.draws(), *own_draws, *remember, *more.values())
         return publish(mb, names, ("x", *conditions.fields, *read), draws, self.trained(spec))
+
+    def _memory(self, b: Builder, network: Network, told: Operands, at: Noised) -> tuple[list[Var], tuple[Draw, ...]]:
+        """What a network with memory is given, and the draw that decides for which samples it is not empty."""
+        types = [port.type for port in network.methods["forward"].inputs_of("memory")]
+        empty = [b.full(at.x_t, shape=t.shape[1:], value=0.0, dtype=t.dtype, out="memory") for t in types]
+        if not empty or not self.self_conditioning:
+            return empty, ()
+        remember = b.input("remember", f32(B))
+        names = " ".join(["first", *["memory"] * len(empty)])
+        _, *made = call(b, network, "forward", told, state=at.scaled, time=at.told, memory=empty, out=names)
+        kept = b.cast(b.greater(remember, 1.0 - self.self_conditioning), to="f32", out="kept")
+        columns = [b.reshape(kept, shape=(B, *[1] * (m.type.rank - 1))) for m in made]
+        found = [b.mul(b.stop_gradient(m), column, out="memory") for m, column in zip(made, columns, strict=True)]
+        return found, (Draw("remember", "uniform"),)
 
     def says(self) -> str:
         """The docstring of the emitted loss."""

@@ -28,6 +28,9 @@ class Maths(Protocol):
     def affine(self, x: Any, scale: float, shift: float, out: str = "") -> Any:
         """scale * x + shift."""
 
+    def clamp(self, x: Any, low: float, high: float, out: str = "") -> Any:
+        """x between two bounds."""
+
     def real(self, x: Any, out: str = "") -> Any:
         """A whole number as a float."""
 
@@ -59,6 +62,9 @@ class Numpy:
 
     def affine(self, x: Any, scale: float, shift: float, out: str = "") -> Any:
         return x * scale + shift
+
+    def clamp(self, x: ArrayLike, low: float, high: float, out: str = "") -> Any:
+        return np.clip(x, low, high)
 
     def real(self, x: ArrayLike, out: str = "") -> Any:
         return np.asarray(x, np.float64)
@@ -99,6 +105,9 @@ class Symbolic:
         if shift == 0.0:
             return x if scale == 1.0 else self.b.mul(x, scale, out=out)
         return self.b.add(x if scale == 1.0 else x * scale, shift, out=out)
+
+    def clamp(self, x: Var, low: float, high: float, out: str = "") -> Any:
+        return self.b.clamp(x, low=low, high=high, out=out)
 
     def real(self, x: Var, out: str = "") -> Any:
         return self.b.cast(x, to="f32", out=out)

@@ -34,6 +34,9 @@ class Process(Part):
     TRIED: ClassVar[tuple[str, ...]] = ()
     """Further spacings that `latentc tune` tries."""
 
+    CLOSES: ClassVar[bool] = True
+    """Whether sampling ends at the data, where the network is not evaluated; else at `last`."""
+
     WHOLE: ClassVar[bool] = False
     """Whether its times are integers, with interpolation between them."""
 

@@ -155,7 +155,7 @@ class ArraySampler(Sampler):
     def interval(self, target: Parameterization) -> Interval:
         """The part of the process that the steps cover."""
         process = target.process
-        return Interval(process.first, process.last, process.data, self.BEYOND)
+        return Interval(process.first, process.last, process.data if process.CLOSES else None, self.BEYOND)
 
     def end(self, target: Parameterization) -> float:
         """Time at which the last step ends."""

@@ -12,6 +12,7 @@ from latentc.components.contract import Network
 from latentc.components.coupling import Coupling
 from latentc.components.guidance.guidance import Contrast, Guide, scale_at
 from latentc.components.kit import Operands, call, guided_call
+from latentc.components.samplers.memory import names, remembered
 from latentc.components.samplers.table import DATA_PART
 from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, Var
@@ -72,14 +73,21 @@ def prediction(
     x: Var,
     time: Var | list[Var],
     which: int,
+    memory: list[Var] | None = None,
 ) -> Var:
     """The output of `how.network` at x [B, C, ...] and time f32[B] (or times), guided; a variance beside it is not.
 
-    `row` holds the weights of the terms whose weight is not 1 (see `weight_column`).
+    `row` holds the weights of the terms whose weight is not 1 (see `weight_column`). `memory` is what a network with
+    memory is given, of which guidance keeps one per branch, [2 B, ...]; it becomes what the network returns.
+
+    ValueError: a network with memory, and guidance other than by one term of classifier-free guidance.
     """
     told, contrasts = request.operands, how.contrasts
     if not contrasts:
-        return call(b, how.network, "forward", told, state=x, time=time, out="output")  # type: ignore[no-any-return]
+        made = call(
+            b, how.network, "forward", told, state=x, time=time, memory=memory or (), out=names("output", memory)
+        )
+        return remembered(made, memory)
     if len(contrasts) == 1 and _is_plain(contrasts[0][1]):
         ((guide, contrast),) = contrasts
         weight, scale = row.get(weight_column(guide, which), 1.0), request.scales[guide.input]
@@ -87,7 +95,11 @@ def prediction(
         null = request.null(b, told, tuple(sorted(_left_out(contrast, request.nullable)[1])))
         first = contrast.channels or state_channels(how.network)
         channels = None if first == output_channels(how.network) else first
-        return guided_call(b, how.network, "forward", told, null, scale, channels, state=x, time=time)  # type: ignore[no-any-return]
+        out = names("guided", memory) if memory else ""
+        by_role = {"state": x, "time": time, "memory": memory or ()}
+        return remembered(guided_call(b, how.network, "forward", told, null, scale, channels, out, **by_role), memory)
+    if memory:
+        raise ValueError(f"network {how.network.name} has a memory, so that one term of guidance can act")
 
     known: dict[tuple[str, frozenset[str]], tuple[Var, ...]] = {}
     asked = [(_left_out(c, request.nullable)[0], c.degrade.METHOD) for _, c in contrasts if c.degrade is not None]

@@ -26,6 +26,7 @@ from latentc.components.samplers.guided import (
     state_channels,
     weight_column,
 )
+from latentc.components.samplers.memory import branched, empty_memory, per_branch, twice
 from latentc.components.samplers.table import Step, Table
 from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
@@ -100,10 +101,16 @@ def denoise(
     at = partial(_evaluation_at, network, guides, early, annealing)
     if table.prior != 1.0:
         x = b.mul(x, table.prior, out="x")
+    memory: list[Var] = []
+    before = None
     for part in table.parts():
         state = _first_state(b, part, x)
         for first, last, evaluations in _segments(part, at):
             rows = part.split(first, last)
+            if evaluations[0].network is not before:
+                before = evaluations[0].network
+                memory = empty_memory(b, x, before)
+            memory = per_branch(b, memory, any(one.contrasts for one in evaluations), x)
             z = None
             if part.stochastic and noise is not None:
                 z = noise if rows.rows == total else b.slice(noise, axis=0, start=taken, stop=taken + rows.rows)
@@ -115,7 +122,8 @@ def denoise(
                 kick[key] = left if count == rows.rows else b.slice(left, axis=0, start=0, stop=rows.rows, out=key)
                 if count > rows.rows:
                     rest[key] = b.slice(left, axis=0, start=rows.rows, stop=count, out=key)
-            state = _loop(b, f"{name}.{part.solver}", rows, evaluations, request, state, z, annealing, kick)
+            made = _loop(b, f"{name}.{part.solver}", rows, evaluations, request, state, z, annealing, kick, memory)
+            state, memory = made[: len(state)], list(made[len(state) :])
         x = state[0]
     return x
 
@@ -151,7 +159,9 @@ def evaluation(
     b = module.function(entry)
     x, t = b.input("x", network.methods["forward"].input("state").type), b.input("t", f32(B))
     request = _request(b, conditions, x, guides)
-    b.output(prediction(b, Evaluation(network, tuple(guides)), request, {}, x, t, 0))
+    how, memory = Evaluation(network, tuple(guides)), empty_memory(b, x, network)
+    memory = [twice(b, m) for m in memory] if how.contrasts else memory
+    b.output(prediction(b, how, request, {}, x, t, 0, memory))
     module.entries[entry] = b.finish()
     return _sources(conditions, guides)
 
@@ -243,8 +253,9 @@ def _loop(
     noise: Var | None,
     annealing: Annealing | None,
     kick: Mapping[str, Var],
+    memory: Sequence[Var],
 ) -> tuple[Var, ...]:
-    """One loop over the rows of a table; `kick` is the noise of its annealing by name."""
+    """One loop over the rows of a table: its state, then the memory. `kick` is the noise of its annealing by name."""
     coefficients = _columns(table, evaluations, annealing)
     constants = {name: value for name, column in coefficients.items() if (value := _constant(column)) is not None}
     varying = [name for name in coefficients if name not in constants]
@@ -261,17 +272,19 @@ def _loop(
         operands = dict(zip(request.operands, kept, strict=False))
         scales = dict(zip(used, kept[len(kept) - len(used) :], strict=True))
         asked = Request(operands, request.null, request.nullable, kept[0], scales, request.coupling)
-        row = _Row(inner, evaluations, asked, values, annealing, kicks)
+        carried, remembered = carried[: len(state)], list(carried[len(state) :])
+        row = _Row(inner, evaluations, asked, values, annealing, kicks, remembered)
         slope = row.slope if any(one.slopes for one in evaluations) else None
         z = others[0] if noise is not None else None
         step = Step(values, carried, z, row.evaluate, state_channels(evaluations[0].network), table.clip, slope)
-        return table.advance(inner, step), ()
+        return (*table.advance(inner, step), *remembered), ()
 
     tables = [*columns, *([] if noise is None else [noise]), *kick.values()]
     # One body has one text, wherever its state comes from: then the host drives one engine.
-    names = ["x", *["last"] * table.body.corrects, *["h"] * table.history]
+    names = ["x", *["last"] * table.body.corrects, *["h"] * table.history, *["memory"] * len(memory)]
     names += [*map(_coefficient_name, varying), *["noise"] * (noise is not None), *kick]
-    return b.loop(name, table.rows, body, invariants=invariants, carried=state, tables=tables, names=names)
+    carried = [*state, *memory]
+    return b.loop(name, table.rows, body, invariants=invariants, carried=carried, tables=tables, names=names)
 
 
 def _constant(column: np.ndarray) -> float | None:
@@ -286,7 +299,10 @@ def _coefficient_name(column: str) -> str:
 
 @dataclass(frozen=True)
 class _Row:
-    """One row of a loop: what evaluates in it, for which request, with which coefficients."""
+    """One row of a loop: what evaluates in it, for which request, with which coefficients.
+
+    `memory` is replaced by what each evaluation returns.
+    """
 
     b: Builder
     evaluations: tuple[Evaluation, ...]
@@ -294,14 +310,16 @@ class _Row:
     coefficients: Mapping[str, Coefficient]
     annealing: Annealing | None
     kicks: Mapping[str, Var]
+    memory: list[Var]
 
     def evaluate(self, x: Var, which: int) -> Var:
         """The prediction at x [B, C, ...] in evaluation `which` of the step."""
-        one, request = self.evaluations[which], self.request
+        one, request, given = self.evaluations[which], self.request, self._network_inputs(x, which)
         if self.annealing is not None and one.annealed:
             told = self.annealing.applied(self.b, request.operands, self.coefficients, self.kicks, which)
             request = replace(request, operands=told)
-        out = prediction(self.b, one, request, self.coefficients, *self._network_inputs(x, which), which)
+        with branched(self.b, self.memory, bool(one.contrasts), any(e.contrasts for e in self.evaluations)) as memory:
+            out = prediction(self.b, one, request, self.coefficients, *given, which, memory)
         coupling = self.request.coupling
         return out if coupling is None else coupling.confined(self.b, out, self.request.operands)
 

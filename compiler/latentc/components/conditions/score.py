@@ -1,0 +1,41 @@
+"""A score of how well the other conditions describe a sample: the coherence of coherence-aware diffusion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.condition import Form
+from latentc.components.conditions._arrays import ArrayCondition
+from latentc.components.conditions._standardized import standardized_embedder
+from latentc.components.conditions.timestep import Timestep
+from latentc.ir.builder import Builder, Var
+
+
+class Score(ArrayCondition):
+    """A number per sample from 0, other conditions say nothing about it, to 1 (Dufour et al. 2024, arXiv:2405.20324).
+
+    Networks know what 0 means without ever being trained without the condition, so guidance can leave it out: it then
+    leads from what the same prompt gives at coherence 0 to what it gives at 1.
+    """
+
+    kind: Literal["score"]
+    default: float | None = Field(1.0, ge=0, le=1, description="score of a request that names none")
+    scale: float = Field(1000.0, gt=0, le=1e6, description="factor of the score before its sinusoids")
+    FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens", "array")
+    RANKS: ClassVar[tuple[int, ...]] = (0,)
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "score"}
+
+    @property
+    def nullable(self) -> bool:
+        return True
+
+    def vector(
+        self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
+    ) -> Var:
+        features = Timestep(kind="timestep", frequencies=max(int(width) // 4, 4) // 2 * 2)
+        return b.sub(  # type: ignore[no-any-return]
+            prefix, standardized_embedder(features, self.scale), operands[0], dim=width, **features.static(), out=name
+        )

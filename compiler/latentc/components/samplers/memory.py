@@ -1,0 +1,65 @@
+"""What a network carries from evaluation to evaluation, under guidance one per branch.
+
+Symbols: B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from latentc.components.contract import Network
+from latentc.ir.builder import Builder, Var
+
+
+def empty_memory(b: Builder, x: Var, network: Network) -> list[Var]:
+    """What a network with memory is given at first: zeros."""
+    types = [port.type for port in network.methods["forward"].inputs_of("memory")]
+    return [b.full(x, shape=type.shape[1:], value=0.0, dtype=type.dtype, out="memory") for type in types]
+
+
+def per_branch(b: Builder, memory: list[Var], guided: bool, x: Var) -> list[Var]:
+    """Memory [B, ...], or if the next evaluations are guided [2 B, ...], one per branch."""
+    if not memory or guided == (memory[0].shape[0] != x.shape[0]):
+        return memory
+    return [twice(b, m) if guided else first_half(b, m) for m in memory]
+
+
+@contextmanager
+def branched(b: Builder, memory: list[Var], guided: bool, doubled: bool) -> Iterator[list[Var]]:
+    """What an evaluation is given of `memory`, which becomes what it leaves there.
+
+    An evaluation without guidance in a step that is guided elsewhere (`doubled`) has one memory for both branches.
+    """
+    apart = doubled and not guided
+    own = [first_half(b, m) for m in memory] if apart else list(memory)
+    yield own
+    memory[:] = [twice(b, m) for m in own] if apart else own
+
+
+def twice(b: Builder, memory: Var) -> Var:
+    """The same memory for both branches of guidance."""
+    return b.concat(memory, memory, axis=0, out="memory")  # type: ignore[no-any-return]
+
+
+def first_half(b: Builder, memory: Var) -> Var:
+    """The memory of the branch with conditions."""
+    half = memory.shape[0] // 2
+    return b.split(memory, axis=0, sizes=(half, half), out="memory null_memory")[0]  # type: ignore[no-any-return]
+
+
+def names(output: str, memory: list[Var] | None) -> str:
+    """Names of the results of a call: the prediction, then the memory."""
+    return " ".join([output, *["memory"] * len(memory or ())])
+
+
+def remembered(made: Any, memory: list[Var] | None) -> Var:
+    """The prediction among the results of a call; `memory` becomes the others."""
+    if not memory:
+        return made  # type: ignore[no-any-return]
+    output, *memory[:] = made
+    return output  # type: ignore[no-any-return]
+
+
+__all__ = ["branched", "empty_memory", "first_half", "names", "per_branch", "remembered", "twice"]

@@ -1,0 +1,93 @@
+"""What a denoiser carries from evaluation to evaluation: RIN's latents, in samplers and in losses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny_systems import SYSTEMS
+
+from latentc.checkpoint import arrays, buffer, computed, network_params
+from latentc.diagnostics import DiagnosticError
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.spec import load_spec
+
+RIN = SYSTEMS["rin"]
+
+
+def lowered_of(*more: str):  # type: ignore[no-untyped-def]
+    return lower(load_spec(RIN.spec, RIN.variant, [*RIN.sizes, *more]))
+
+
+def weights_of(lowered) -> dict[str, np.ndarray]:  # type: ignore[no-untyped-def]
+    rng, found = np.random.default_rng(0), {}
+    for path, param in network_params(lowered, lowered.networks["main"]).items():
+        shape = [int(d) for d in param.type.shape]
+        made = arrays({path: buffer(param)})[path] if computed(param) else 0.1 * rng.standard_normal(shape)
+        found[f"main.{path}"] = made
+    return found
+
+
+@pytest.mark.parametrize("interval", ["[0, 1]", "[0.001, 1]", "[0, 0.5]"])
+@pytest.mark.parametrize("kind", ["ddim", "heun"])
+def test_each_branch_of_guidance_has_a_memory(kind: str, interval: str) -> None:
+    """A sampler written out: the latents of both branches, which part where guidance begins and end where it ends."""
+    guidance = f"{{scale: 2.0, interval: {interval}}}"
+    sampler = f"sampler={{kind: {kind}, steps: 4, guidance: {guidance}}}"
+    lowered = lowered_of(sampler, "objective.process={kind: vp, time_scale: 1.0}")
+    weights, rng = weights_of(lowered), np.random.default_rng(1)
+    run = Interpreter(lowered.module, weights)
+    x, y = rng.standard_normal((2, 1, 8, 8)), np.eye(10)[[3, 5]]
+    entry = lowered.programs[0].entry
+    names = [v.name for v in lowered.module.entry(entry).inputs]
+    (out,) = run.run(entry, *({"x": x, "y": y, "scale": np.full(2, 2.0)}[name] for name in names))
+
+    spec = load_spec(RIN.spec, RIN.variant, [*RIN.sizes, sampler, "objective.process={kind: vp, time_scale: 1.0}"])
+    table = spec.sampler.table(spec.objective.parameterization())  # type: ignore[union-attr]
+    low, high = spec.sampler.guidance.interval  # type: ignore[union-attr]
+    net = Interpreter(lowered.module, {k.removeprefix("main."): v for k, v in weights.items()})
+    memory = {"c": np.zeros((2, 6, 16)), "u": np.zeros((2, 6, 16))}
+    from latentc.components.samplers import table as tables
+
+    def evaluate(state: np.ndarray, t: float) -> np.ndarray:
+        progress = float(spec.objective.process.progress(t))  # type: ignore[union-attr]
+        guided = low <= progress <= high
+        times = np.full(2, t)
+        c, memory["c"] = net.run("main.forward", state, times, y, memory["c"])
+        if not guided:
+            memory["u"] = memory["c"]
+            return c
+        u, memory["u"] = net.run("main.forward", state, times, 0 * y, memory["u"])
+        return u + 2.0 * (c - u)
+
+    wanted = tables.run(table, evaluate, x)
+    assert np.allclose(out, wanted, rtol=1e-6, atol=1e-6 * np.abs(wanted).max())
+
+
+def test_the_loss_remembers_for_some_samples() -> None:
+    """A sample's loss is that with the latents of a first evaluation, or with none."""
+    lowered = lowered_of("objective.self_conditioning=0.75")
+    (update,) = lowered.updates
+    assert "remember" in [draw.name for draw in update.draws]
+    weights, rng = weights_of(lowered), np.random.default_rng(2)
+    given = {"x": rng.standard_normal((2, 1, 8, 8)), "y": np.array([1, 2]), "u": np.array([0.4, 0.6])}
+    given |= {"noise": rng.standard_normal((2, 1, 8, 8)), "drop": np.ones(2), "remember": np.array([0.2, 0.3])}
+    names = [*update.batch, *(draw.name for draw in update.draws)]
+    terms = lowered.module.entries["loss.terms"]
+    order = [v.name for v in lowered.module.functions[terms].inputs]
+    assert sorted(order) == sorted(names)
+    (found,) = Interpreter(lowered.module, weights).run("loss.terms", *(given[name] for name in order))
+    net = Interpreter(lowered.module, {k.removeprefix("main."): v for k, v in weights.items()})
+    process = load_spec(RIN.spec, RIN.variant, [*RIN.sizes]).objective.process  # type: ignore[union-attr]
+    at, y = process.point(given["u"]), np.eye(10)[given["y"]]
+    x_t = at.alpha[:, None, None, None] * given["x"] + at.sigma[:, None, None, None] * given["noise"]
+    t, none = process.told(given["u"]), np.zeros((2, 6, 16))
+    _, latents = net.run("main.forward", x_t, t, y, none)
+    latents[0] = 0  # 0.2 is not above 1 - 0.75
+    prediction, _ = net.run("main.forward", x_t, t, y, latents)
+    assert np.allclose(found, np.square(prediction - given["noise"]).mean(axis=(1, 2, 3)), rtol=1e-6)
+
+
+def test_other_networks_remember_nothing() -> None:
+    with pytest.raises(DiagnosticError, match="carries no memory"):
+        load_spec("dit", overrides=["objective.self_conditioning=0.5"])
