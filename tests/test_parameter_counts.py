@@ -176,6 +176,19 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("768", "main"): 1_335_480_400,
         },
     ),
+    "score_sde": (
+        "yang-song/score_sde_pytorch",
+        {
+            ("ve-ncsnpp", "main"): 62_758_787,
+            ("ve-ncsnpp-deep", "main"): 107_586_947,
+            ("ve-ncsnpp-ffhq1024", "main"): 105_785_880,
+            ("ve-ncsnpp-celebahq256", "main"): 65_574_421,
+            ("vp-ddpmpp", "main"): 61_804_419,  # paper: 61.8 M
+            ("vp-ddpmpp-deep", "main"): 106_632_579,
+            ("vp-ncsnpp", "main"): 62_693_251,
+            ("vp-ddpm", "main"): 35_218_947,
+        },
+    ),
     "adm": (
         "openai/guided-diffusion",
         {

@@ -55,6 +55,7 @@ STAGES = ("width=8", "depths=[1, 1, 1, 1, 1]")
 
 RDM = (*under("backbone", (*UNET, "block.heads=2")), "conditioning.time.frequencies=16", "sampler.steps=3")
 RIN = ("data_width=16", "width=16", "latents=6", "blocks=1", "layers=1", "heads=2", "compute_heads=2")
+SCORE = (*DIGITS, *under("backbone", UNET), "conditioning.time.frequencies=16", "sampler.steps=3")
 
 SYSTEMS: dict[str, Tiny] = {
     "dico": Tiny("dico", (*DIGITS, *under("backbone", STAGES), "sampler.steps=3")),
@@ -69,6 +70,8 @@ SYSTEMS: dict[str, Tiny] = {
     "edm-adm": edm("imagenet64"),
     "edm2": Tiny("edm2", EDM2),
     "edm2-autoguidance": Tiny("edm2_autoguidance", (*EDM2, *under("networks.guide", (*MP_UNET, "frequencies=8")))),
+    "score_sde": Tiny("score_sde", SCORE, "vp-ncsnpp"),
+    "score_sde_guided": Tiny("score_sde_guided", (*SCORE, *CLASSIFIER, "conditioning.time.frequencies=32")),
     "adm": Tiny("adm", (*ADM, "sampler.steps=3")),
     "adm_classifier": Tiny("adm_classifier", ADM),
     "adm_g": Tiny("adm_g", (*ADM, *CLASSIFIER, "sampler.steps=3")),

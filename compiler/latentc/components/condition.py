@@ -40,6 +40,9 @@ class TimeEmbedding(Part):
 class TimeFeatures(TimeEmbedding):
     """A time embedding by fixed features, which networks may also take as they are."""
 
+    DRAWN: ClassVar[bool] = False
+    """Whether its frequencies are drawn at random, and kept with the weights."""
+
     @abstractmethod
     def static(self) -> dict[str, Any]:
         """The numbers `features` is built from, which the emitted class is constructed with; F is `frequencies`."""

@@ -20,6 +20,7 @@ class Fourier(TimeFeatures):
     )
     scale: float = Field(16.0, gt=0, description="standard deviation of the frequencies")
     sines_first: bool = Field(False, description="sines before cosines")
+    DRAWN: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "fourier"}
 
     def static(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ class PhasedFourier(TimeFeatures):
     kind: Literal["phased_fourier"]
     frequencies: int = Field(256, gt=0, le=65_536, multiple_of=2, description="number of features")
     bandwidth: float = Field(1.0, gt=0, description="standard deviation of the frequencies, in cycles per unit of t")
+    DRAWN: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "phased_fourier"}
 
     def static(self) -> dict[str, Any]:

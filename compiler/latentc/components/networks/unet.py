@@ -95,6 +95,42 @@ class UnetDenoiser(Unet):
                     return
                 below = features[level]
 
+    def sizes(self, spec: Spec) -> dict[str, int | tuple[int, ...]]:
+        """Also where modules stand in a flat list of all, as Song et al. have them.
+
+        `stem_at` is the first convolution; `down_at`, `up_at` and `out_at` are the first block of each level on the way
+        down, on the way up, and what follows the latter; `mid_at` is the first middle block, `read_at` the norm before
+        the output of each level. `joint_at` and `conv_at` are what halves the resolution after a level, and
+        `joint_up_at` and `conv_up_at` what doubles it: a block or a convolution, 0 for the one that there is not.
+        """
+        assert isinstance(spec.time, TimeFeatures)
+        last, own = len(self.multipliers) - 1, super().sizes(spec)
+        attends = [int(self.attends(level)) for level in range(last + 1)]
+        at = 3 + spec.time.DRAWN
+        joint = {"standard": 1, "skip": 3, "skip_concat": 3, "residual": 2, "padded_residual": 2}[self.encoder]
+        down, up, out, read = ([0] * (last + 1) for _ in range(4))
+        for level in range(last + 1):
+            down[level] = at
+            at += self.blocks * (1 + attends[level]) + (joint if level < last else 0)
+        middle, at = at, at + 3
+        for level in range(last, -1, -1):
+            up[level], at = at, at + self.blocks + 1 + attends[level]
+            out[level], read[level] = at, at + (self.decoder == "skip" and level < last)
+            at += {"standard": 0, "skip": 2 + (level < last), "residual": 1 + (level == last)}[self.decoder]
+            at += level > 0
+        if self.decoder != "skip":
+            read = [at, *[0] * (last - 1), *[read[last] * (self.decoder == "residual")] * (last > 0)]
+        halves = [0 if level == last else down[level] + self.blocks * (1 + attends[level]) for level in range(last + 1)]
+        doubles = [0 if level == last else up[level] - 1 for level in range(last + 1)]
+        none, by_blocks = (0,) * (last + 1), self.resampling == "block"
+        joints = {"joint_at": tuple(halves), "joint_up_at": tuple(doubles)}
+        convs = {"conv_at": tuple(halves), "conv_up_at": tuple(doubles)}
+        places: dict[str, int | tuple[int, ...]] = {"stem_at": 2 + spec.time.DRAWN, "mid_at": middle}
+        places |= {"down_at": tuple(down), "up_at": tuple(up), "out_at": tuple(out), "read_at": tuple(read)}
+        places |= {name: value if by_blocks else none for name, value in joints.items()}
+        places |= {name: none if by_blocks else value for name, value in convs.items()}
+        return {**own, **places}
+
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert isinstance(spec.time, TimeFeatures)
         static = {**self.static(spec), "out_channels": out_channels}

@@ -24,6 +24,18 @@ Variance = Literal["fixed_small", "fixed_large", "learned_range"]
 Prior = Literal["standard", "marginal"]
 
 
+@dataclass(frozen=True)
+class Levels:
+    """A process in `N` discrete steps, f64[N] from data to noise: x_k = keep x_(k-1) + sqrt(added) noise.
+
+    `ancestral`: the standard deviation of the noise that ancestral sampling adds on the way back from step k.
+    """
+
+    keep: Array
+    added: Array
+    ancestral: Array
+
+
 class Process(Part):
     """A forward process. Formulas take `m`, the functions to write them over, and times t of any shape."""
 
@@ -86,6 +98,10 @@ class Process(Part):
     def prior_scale(self, t: float) -> float:
         """Standard deviation of the state that sampling starts with at time t."""
         return 1.0
+
+    def in_steps(self, count: int) -> Levels | None:
+        """The process in `count` discrete steps, as its authors write it; None if they do not, or for too few."""
+        return None
 
     # ---- training
 
@@ -188,4 +204,4 @@ class Parameterization:
     coupling: Coupling | None = None
 
 
-__all__ = ["Parameterization", "Prior", "Process", "Variance"]
+__all__ = ["Levels", "Parameterization", "Prior", "Process", "Variance"]

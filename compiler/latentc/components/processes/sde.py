@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Draw
 from latentc.components.processes.formulas import Maths
 from latentc.components.processes.prediction import Prediction
-from latentc.components.processes.process import Prior, Process
+from latentc.components.processes.process import Levels, Prior, Process
 
 
 def log_alpha(t: Any, beta_min: float, beta_max: float) -> Any:
@@ -88,6 +89,12 @@ class Vp(Sde):
     def prior_scale(self, t: float) -> float:
         return 1.0 if self.prior == "standard" else float(self.point(t).sigma)
 
+    def in_steps(self, count: int) -> Levels | None:
+        added = np.linspace(self.beta_min, self.beta_max, count) / count
+        if not added[-1] < 1:
+            return None  # too few steps for such noise rates
+        return Levels(np.sqrt(1.0 - added), added, np.sqrt(added))
+
 
 class SubVp(Sde):
     """The sub-VP SDE: VP's alpha with less noise, sigma = 1 - alpha^2."""
@@ -122,8 +129,9 @@ class Ve(Sde):
     kind: Literal["ve"]
     sigma_min: float = Field(0.02, gt=0, description="noise level at time 0 (Song et al.: 0.01)")
     sigma_max: float = Field(100.0, gt=0, description="noise level at time 1 (Song et al.: 50)")
-    tells: Literal["log_half_sigma", "sigma"] = Field(
-        "log_half_sigma", description="what the network is told as its time: log(sigma / 2) (EDM) or sigma"
+    tells: Literal["log_half_sigma", "log_sigma", "sigma"] = Field(
+        "log_half_sigma",
+        description="what the network is told as its time: log(sigma / 2) (EDM), log(sigma) (Song et al.) or sigma",
     )
     eps: float = Field(0.0, ge=0, lt=0.5, description="least time at which sampling evaluates the network")
     train_eps: float = Field(0.0, ge=0, lt=0.5, description="least time drawn in training (Song et al.: 1e-5)")
@@ -150,10 +158,16 @@ class Ve(Sde):
     def network_time(self, m: Maths, t: Any) -> Any:
         if self.tells == "sigma":
             return self.sigma(m, t)
-        return m.affine(t, self._rate, math.log(self.sigma_min / 2), out="time")
+        least = self.sigma_min / 2 if self.tells == "log_half_sigma" else self.sigma_min
+        return m.affine(t, self._rate, math.log(least), out="time")
 
     def prior_scale(self, t: float) -> float:
         return float(self.point(t).sigma)
+
+    def in_steps(self, count: int) -> Levels:
+        variance = np.geomspace(self.sigma_min, self.sigma_max, count) ** 2
+        below = np.append(0.0, variance[:-1])
+        return Levels(np.ones(count), variance - below, np.sqrt(below * (variance - below) / variance))
 
 
 __all__ = ["Sde", "SubVp", "Ve", "Vp", "d_log_alpha", "log_alpha", "vp_rates"]

@@ -362,6 +362,19 @@ class Ancestral(ArraySampler):
         return Grid(process, np.append(times, process.data))
 
 
+def continuous_interval(target: Parameterization, kind: str) -> Interval:
+    """The times of a process in continuous time at which velocity and score are finite.
+
+    ValueError: a process on discrete levels.
+    """
+    process = target.process
+    if process.point(process.first).d_alpha is None:
+        raise ValueError(f"`{kind}` needs a process in continuous time, and `{process.kind}` has time steps")
+    if process.data != process.last:
+        return Interval(process.first, process.last)
+    return path_interval(target, 1e-3, data=False)
+
+
 def path_interval(target: Parameterization, eps: float, data: bool = True) -> Interval:
     """The times of a path on which a solver in noise levels is finite: from `eps` if alpha is 0 at the noise.
 

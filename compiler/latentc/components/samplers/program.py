@@ -33,6 +33,27 @@ from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
 from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
 
+Project = Callable[[Builder, Var, tuple[Var, ...]], Var]
+"""The known part of a difference of two states [B, C, ...], given further operands."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A part of the sample that is given: `given` [B, C, ...], noised anew after each row by `noise` [N, B, C, ...].
+
+    The table has columns `known_alpha` and `known_sigma`. `operands` are what `part` takes.
+    """
+
+    given: Var
+    noise: Var
+    part: Project
+    operands: tuple[Var, ...] = ()
+
+    def imposed(self, b: Builder, x: Var, target: Var, operands: tuple[Var, ...]) -> Var:
+        """x with the known part of `target`."""
+        return b.add(x, self.part(b, target - x, operands), out="x")  # type: ignore[no-any-return]
+
+
 Early = Callable[[float], Network | None]
 """The network that evaluates at a progress in place of the usual one, or None."""
 
@@ -48,11 +69,13 @@ def sample_program(
     annealing: Annealing | None = None,
     coupling: Coupling | None = None,
     entry: str = "sample",
+    known: Callable[[Builder], Known] | None = None,
 ) -> Program:
     """Adds entry `entry`: x f32[B, C, ...] of normals, the conditions, a scale f32[B] for each of `guides`, noise
     f32[N, B, C, ...] for the table's N stochastic steps, if any, and the noise of `annealing` -> x f32[B, C, ...].
 
-    Consecutive steps whose evaluations have the same network and the same terms of guidance are one loop.
+    Consecutive steps whose evaluations have the same network and the same terms of guidance are one loop. `known` adds
+    inputs for a part of the sample that is given; their sources are up to the caller.
 
     ValueError: guidance without a condition that may be left out, or of more channels than the data has; a learned
     variance of a network without the channels for it.
@@ -68,7 +91,8 @@ def sample_program(
     drawn = {} if annealing is None else annealing_rows(table, annealing)
     types = {} if annealing is None else {p.noise(k): p.type for p in annealing.parts for k in (0, 1)}
     kicks = {name: b.input(name, f32(rows, *types[name].shape)) for name, rows in drawn.items()}
-    b.output(denoise(b, entry, table, network, request, x, noise, guides, early, annealing, kicks))
+    part = known(b) if known is not None else None
+    b.output(denoise(b, entry, table, network, request, x, noise, guides, early, annealing, kicks, part))
     module.entries[entry] = b.finish(doc=f"{table.solver}, {table.steps} steps")
     sources = {"x": RandomSource("normal", "x"), **_sources(conditions, guides)}
     if total:
@@ -90,6 +114,7 @@ def denoise(
     early: Early | None = None,
     annealing: Annealing | None = None,
     kicks: Mapping[str, Var] | None = None,
+    known: Known | None = None,
 ) -> Var:
     """Runs a table over `network` in a function, or in the body of a loop: x [rows, C, ...] of normals -> samples.
 
@@ -101,6 +126,8 @@ def denoise(
     at = partial(_evaluation_at, network, guides, early, annealing)
     if table.prior != 1.0:
         x = b.mul(x, table.prior, out="x")
+    if known is not None:
+        x = known.imposed(b, x, known.given, known.operands)
     memory: list[Var] = []
     before = None
     for part in table.parts():
@@ -122,7 +149,10 @@ def denoise(
                 kick[key] = left if count == rows.rows else b.slice(left, axis=0, start=0, stop=rows.rows, out=key)
                 if count > rows.rows:
                     rest[key] = b.slice(left, axis=0, start=rows.rows, stop=count, out=key)
-            made = _loop(b, f"{name}.{part.solver}", rows, evaluations, request, state, z, annealing, kick, memory)
+            own = known
+            if known is not None and rows.rows != part.rows:
+                own = replace(known, noise=b.slice(known.noise, axis=0, start=first, stop=last))
+            made = _loop(b, f"{name}.{part.solver}", rows, evaluations, request, state, z, annealing, kick, memory, own)
             state, memory = made[: len(state)], list(made[len(state) :])
         x = state[0]
     return x
@@ -254,6 +284,7 @@ def _loop(
     annealing: Annealing | None,
     kick: Mapping[str, Var],
     memory: Sequence[Var],
+    known: Known | None = None,
 ) -> tuple[Var, ...]:
     """One loop over the rows of a table: its state, then the memory. `kick` is the noise of its annealing by name."""
     coefficients = _columns(table, evaluations, annealing)
@@ -262,6 +293,8 @@ def _loop(
     columns = [b.constant(coefficients[name], out=_coefficient_name(name)) for name in varying]
     used = dict.fromkeys(guide.input for one in evaluations for guide in one.guides)
     invariants = [*(request.operands.values() or [request.like]), *(request.scales[key] for key in used)]
+    asks = len(invariants)
+    invariants += [] if known is None else [known.given, *known.operands]
 
     def body(
         inner: Builder, i: Var, kept: tuple[Var, ...], carried: tuple[Var, ...], rows: tuple[Var, ...]
@@ -270,19 +303,26 @@ def _loop(
         others = rows[len(varying) :]
         kicks = dict(zip(kick, others[len(others) - len(kick) :], strict=True))
         operands = dict(zip(request.operands, kept, strict=False))
-        scales = dict(zip(used, kept[len(kept) - len(used) :], strict=True))
+        scales = dict(zip(used, kept[asks - len(used) : asks], strict=True))
         asked = Request(operands, request.null, request.nullable, kept[0], scales, request.coupling)
         carried, remembered = carried[: len(state)], list(carried[len(state) :])
         row = _Row(inner, evaluations, asked, values, annealing, kicks, remembered)
         slope = row.slope if any(one.slopes for one in evaluations) else None
         z = others[0] if noise is not None else None
         step = Step(values, carried, z, row.evaluate, state_channels(evaluations[0].network), table.clip, slope)
-        return (*table.advance(inner, step), *remembered), ()
+        new = table.advance(inner, step)
+        if known is not None:
+            drawn = others[noise is not None]
+            terms = (values["known_alpha"], kept[asks]), (values["known_sigma"], drawn)
+            noised = weighted_sum(inner, "target", *terms)
+            new = (known.imposed(inner, new[0], noised, kept[asks + 1 :]), *new[1:])
+        return (*new, *remembered), ()
 
-    tables = [*columns, *([] if noise is None else [noise]), *kick.values()]
+    tables = [*columns, *([] if noise is None else [noise]), *([] if known is None else [known.noise]), *kick.values()]
     # One body has one text, wherever its state comes from: then the host drives one engine.
     names = ["x", *["last"] * table.body.corrects, *["h"] * table.history, *["memory"] * len(memory)]
-    names += [*map(_coefficient_name, varying), *["noise"] * (noise is not None), *kick]
+    names += [*map(_coefficient_name, varying), *["noise"] * (noise is not None)]
+    names += [*["known_noise"] * (known is not None), *kick]
     carried = [*state, *memory]
     return b.loop(name, table.rows, body, invariants=invariants, carried=carried, tables=tables, names=names)
 

@@ -96,7 +96,7 @@ class Table:
     `solver`: the sampler's name, for people and manifests. `history`: how many earlier estimates a step reads. `clip`:
     bound of an estimate of the data, or None. `clip_state`: bound of x after a step, or None. `prior`: standard
     deviation of the first state. `tail`: the table that continues from this one's last state (a final step of another
-    form), or None.
+    form), or None. `substeps`: rows per step, as the sampler counts steps.
 
     Evaluation 0 of a step takes the state x: the network is given ``c_in * x`` (x without that column), the time `t`
     and, if it predicts averages, the `span` of time, and its output becomes an estimate of what the solver integrates
@@ -116,6 +116,7 @@ class Table:
     clip_state: float | None = None
     prior: float = 1.0
     tail: Table | None = None
+    substeps: int = 1
 
     def __post_init__(self) -> None:
         lengths = {len(column) for column in self.columns.values()}
@@ -138,8 +139,8 @@ class Table:
 
     @property
     def steps(self) -> int:
-        """Updates of the state, the tail's steps included."""
-        return self.rows + (self.tail.steps if self.tail else 0)
+        """Steps, the tail's included."""
+        return self.rows // self.substeps + (self.tail.steps if self.tail else 0)
 
     @property
     def stochastic(self) -> bool:

@@ -1,0 +1,194 @@
+"""Predictor-corrector samplers of reverse-time SDEs (Song et al. 2021, arXiv:2011.13456, algorithms 1 to 5).
+
+A predictor steps to the next time, and corrector steps of Langevin dynamics at that time follow the score. Both are one
+kind of row: ``x = a x + (c + s) score + (n + sqrt(2 s)) z`` with a step size s that a corrector takes from the norms of
+noise and score, and that is 0 for a predictor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.contract import Network, Program
+from latentc.components.parts import Problem
+from latentc.components.processes.formulas import Array
+from latentc.components.processes.process import Parameterization, Process
+from latentc.components.samplers._likelihood import Likelihood
+from latentc.components.samplers.base import ArraySampler, continuous_interval, parameterization_of
+from latentc.components.samplers.editing import Edit, edit_program
+from latentc.components.samplers.grid import evaluation
+from latentc.components.samplers.spacings.spacing import Interval
+from latentc.components.samplers.table import Body, Step, Table
+from latentc.components.sums import weighted_sum
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class PredictorCorrector(ArraySampler):
+    """Predictor and corrector steps from time 1 to the process's `eps`, each with noise (Song et al. 2021)."""
+
+    kind: Literal["predictor_corrector"]
+    steps: int = Field(1000, gt=1, le=100_000, description="predictor steps, at evenly spaced times with both ends")
+    predictor: Literal["reverse_diffusion", "euler_maruyama", "ancestral", "none"] = Field(
+        "reverse_diffusion", description="discretisation of the reverse-time SDE; none: correctors alone"
+    )
+    corrector: Literal["langevin", "annealed", "none"] = Field(
+        "langevin", description="step size from the norms of score and noise, or (NCSN) from the noise level; or none"
+    )
+    snr: float = Field(0.16, gt=0, description="signal-to-noise ratio of a corrector step")
+    corrector_steps: int = Field(1, gt=0, le=1_000, description="corrector steps before each predictor step")
+    norms: Literal["sample", "batch"] = Field(
+        "sample", description="norms of `langevin`: of each sample, or their means over the batch (the authors)"
+    )
+    probability_flow: bool = Field(False, description="predictors step along the probability-flow ODE, without noise")
+    denoise: bool = Field(True, description="the last step adds no noise")
+    inpaint: bool = Field(False, description="adds the program `inpaint`: parts of an image are given")
+    colourise: bool = Field(False, description="adds the program `colourise`: the grey image is given")
+    likelihood: Likelihood | None = Field(None, description="adds the program `log_likelihood`; null: none")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "predictor_corrector", "steps": 4, "corrector_steps": 2}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        if self.spacing is not None:
+            mend = "leave it out, or name `timesteps`"
+            yield Problem(("spacing",), f"the steps of `{self.kind}` are spaced evenly in time", mend)
+        if self.probability_flow and self.predictor == "ancestral":
+            message = "ancestral sampling is of the SDE, not of the probability flow"
+            yield Problem(("predictor",), message, "use `reverse_diffusion` or `euler_maruyama`")
+        if self.predictor == self.corrector == "none":
+            yield Problem(("corrector",), "without predictor and corrector nothing is sampled", "choose one of them")
+        if self.colourise and (spec.data.shape is None or spec.data.shape[0] != 3):
+            yield Problem(("colourise",), "there are no three channels of a colour", "leave it out")
+
+    def interval(self, target: Parameterization) -> Interval:
+        return continuous_interval(target, self.kind)
+
+    def end(self, target: Parameterization) -> float:
+        self.interval(target)  # says whether there are steps
+        return target.process.data
+
+    def table(self, target: Parameterization) -> Table:
+        process, times = target.process, self._times(target)
+        corrections = self.corrector_steps if self.corrector != "none" else 0
+        corrector = [self._corrector(process, times)] * corrections if corrections else []
+        rows = np.stack([*corrector, self._predictor(process, times)], axis=1)
+        keep, score, size, noise = rows.reshape(-1, 4).T
+        if self.denoise:
+            noise[-1] = 0.0
+        columns = {"keep": keep, "score": score, "size": size, "noise": noise}
+        every = np.repeat(times, corrections + 1)
+        columns |= evaluation(process, every, target.predicts, "score")
+        body = BATCH if self.norms == "batch" else SAMPLE
+        return Table(self.kind, body, columns, prior=process.prior_scale(process.first), substeps=corrections + 1)
+
+    def _times(self, target: Parameterization) -> Array:
+        return times_of(self.interval(target), self.steps) if self.timesteps is None else np.array(self.timesteps)
+
+    def _predictor(self, process: Process, times: Array) -> Array:
+        """f64[N, 4]: keep, score, size and noise of the predictor's row at each time."""
+        ode, count = 0.5 if self.probability_flow else 1.0, len(times)
+        stepped = process.in_steps(count) if self.predictor in ("reverse_diffusion", "ancestral") else None
+        if self.predictor == "none":
+            keep, score, noise = np.ones(count), np.zeros(count), np.zeros(count)
+        elif stepped is None:
+            if self.predictor == "ancestral":
+                raise ValueError(f"ancestral sampling is of a process in steps; `{process.kind}` is not one of {count}")
+            drift, diffusion = sde_of(process, times)
+            size = abs(process.first - (process.data if np.isfinite(process.data) else 0.0)) / count
+            keep, score, noise = 1 - drift * size, ode * diffusion * size, np.sqrt(diffusion * size)
+        else:
+            index = index_of(times, count)
+            kept, added = stepped.keep[index], stepped.added[index]
+            if self.predictor == "ancestral":
+                keep, score, noise = 1 / kept, added / kept, stepped.ancestral[index]
+            else:
+                keep, score, noise = 2 - kept, ode * added, np.sqrt(added)
+        return np.stack([keep, score, np.zeros(count), noise * (not self.probability_flow)], axis=1)
+
+    def _corrector(self, process: Process, times: Array) -> Array:
+        """f64[N, 4]: keep, score, size and noise of a corrector's row at each time."""
+        count = len(times)
+        stepped = process.in_steps(count)
+        kept = np.ones(count) if stepped is None else stepped.keep[index_of(times, count)] ** 2
+        size = 2 * kept * self.snr**2
+        if self.corrector == "annealed":
+            size = size * process.point(times).sigma ** 2
+            return np.stack([np.ones(count), size, np.zeros(count), np.sqrt(2 * size)], axis=1)
+        return np.stack([np.ones(count), np.zeros(count), size, np.zeros(count)], axis=1)
+
+    def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
+        target = parameterization_of(spec.objective)
+        assert target is not None
+        found = [self.build(mb, networks, spec)]
+        offered: dict[Edit, bool] = {"inpaint": self.inpaint, "colourise": self.colourise}
+        edits = [edit for edit, wanted in offered.items() if wanted]
+        if edits:
+            table, conditions = self.table(target), self.conditions(spec, networks)
+            point = target.process.point(np.repeat(self._times(target), table.substeps))
+            guides = self.guides(mb, networks)
+            found += [edit_program(e, mb, networks["main"], conditions, table, point, spec, guides) for e in edits]
+        if self.likelihood is not None:
+            found.append(self.likelihood.program(mb, networks, spec, target))
+        return tuple(found)
+
+
+def times_of(interval: Interval, count: int) -> Array:
+    """The times of the steps, evenly spaced with both ends, as float32 rounds them (PyTorch's linspace)."""
+    first, last = np.float32(interval.start), np.float32(interval.stop)
+    step = (last - first) / np.float32(count - 1)
+    i = np.arange(count, dtype=np.float32)
+    return np.where(i < count // 2, first + step * i, last - step * (count - 1 - i)).astype(np.float64)
+
+
+def index_of(times: Array, count: int) -> Array:
+    """The discrete step of each time, as published code truncates it in float32."""
+    return (times.astype(np.float32) * np.float32(count - 1)).astype(np.int64)
+
+
+def sde_of(process: Process, times: Array) -> tuple[Array, Array]:
+    """(f, g^2) of the forward SDE dx = f x dt + g dW at each time, f64 of their shape; t grows towards the noise."""
+    point, way = process.point(times), np.sign(process.first - process.last)
+    drift = way * point.d_alpha / point.alpha
+    return drift, np.maximum(2 * point.sigma * (way * point.d_sigma - drift * point.sigma), 0.0)
+
+
+def _body(batch: bool) -> Body:
+    def step(b: Builder, step: Step) -> tuple[Var, ...]:
+        (x,), row = step.state, step.row
+        score, z = step.estimate(b, x, step.evaluate(x, 0)), step.z
+        assert z is not None
+        if isinstance(row["size"], float) and row["size"] == 0.0:  # predictors alone
+            return (weighted_sum(b, "x", (row["keep"], x), (row["score"], score), (row["noise"], z)),)
+        ratio = b.div(_norm(b, z, batch), b.maximum(_norm(b, score, batch), TINY), out="ratio")
+        size = b.mul(row["size"], ratio * ratio, out="size")
+        along = b.mul(_plus(b, row["score"], size), score, out="along")
+        noise = b.mul(_plus(b, row["noise"], b.sqrt(size * 2.0)), z, out="noise")
+        return (b.add(weighted_sum(b, "x", (row["keep"], x)) + along, noise, out="x"),)
+
+    return Body(step)
+
+
+TINY = 1e-30
+"""Least norm of a score that a corrector divides by."""
+
+
+def _plus(b: Builder, coefficient: Any, x: Var) -> Var:
+    return x if isinstance(coefficient, float) and coefficient == 0.0 else b.add(x, coefficient)  # type: ignore[no-any-return]
+
+
+def _norm(b: Builder, x: Var, batch: bool) -> Var:
+    """The norm of each sample [B, 1, ...], or their mean [1, 1, ...]."""
+    rank = len(x.shape)
+    norm = b.sqrt(b.sum(x * x, axes=tuple(range(1, rank)), keepdims=True), out="norm")
+    return b.mean(norm, axes=(0,), keepdims=True, out="norm") if batch else norm  # type: ignore[no-any-return]
+
+
+SAMPLE, BATCH = _body(False), _body(True)
+
+__all__ = ["PredictorCorrector", "index_of", "sde_of", "times_of"]

@@ -1,0 +1,92 @@
+"""The probability-flow equation by explicit Runge-Kutta methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.contract import Network, Program
+from latentc.components.processes.process import Parameterization
+from latentc.components.samplers._likelihood import Likelihood
+from latentc.components.samplers.base import ArraySampler, continuous_interval, parameterization_of
+from latentc.components.samplers.grid import evaluation
+from latentc.components.samplers.spacings.spacing import Interval
+from latentc.components.samplers.table import Body, Step, Table
+from latentc.components.sums import weighted_sum
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class ProbabilityFlow(ArraySampler):
+    """dx/dt of the probability flow over the process's time, by a Runge-Kutta method in fixed steps.
+
+    Song et al. 2021 (arXiv:2011.13456) use that of Dormand and Prince with steps that an error estimate chooses; given
+    as `timesteps`, the same steps have the same result.
+    """
+
+    kind: Literal["probability_flow"]
+    steps: int = Field(50, gt=0, le=100_000, description="steps of the integrator")
+    method: Literal["rk4", "dopri5"] = Field(
+        "rk4", description="the classical method, 4 evaluations per step, or Dormand and Prince's of order 5, 6 of them"
+    )
+    likelihood: Likelihood | None = Field(None, description="adds the program `log_likelihood`; null: none")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "probability_flow", "steps": 2, "likelihood": {"steps": 2}}
+
+    def interval(self, target: Parameterization) -> Interval:
+        return continuous_interval(target, self.kind)
+
+    def table(self, target: Parameterization) -> Table:
+        process, grid = target.process, self.grid(target)
+        start, size = grid.times[:-1], np.diff(grid.times)
+        stages = TABLEAUS[self.method]
+        count, places = len(stages), np.array([0.0, *(sum(row) for row in stages[:-1])])
+        every = (start[:, None] + size[:, None] * places).ravel()
+        columns = evaluation(process, every, target.predicts, "flow_velocity")
+        shares = np.zeros((count, count))  # of each stage's result: its own slope, the one before it, …
+        for i, row in enumerate(stages):
+            shares[i, : i + 1] = row[::-1]
+        weights = (size[:, None, None] * shares).reshape(-1, count)
+        last = np.tile(np.arange(count) == count - 1, len(start)).astype(np.float64)
+        columns |= {"d": weights[:, 0], **{f"h{i}": weights[:, i] for i in range(1, count)}}
+        columns |= {"end": last, "kept": 1.0 - last}
+        return Table(self.kind, RUNGE_KUTTA, columns, history=count - 1, prior=grid.prior, substeps=count)
+
+    def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
+        target = parameterization_of(spec.objective)
+        assert target is not None
+        further = [] if self.likelihood is None else [self.likelihood.program(mb, networks, spec, target)]
+        return (self.build(mb, networks, spec), *further)
+
+
+TABLEAUS: dict[str, tuple[tuple[float, ...], ...]] = {
+    "rk4": ((1 / 2,), (0, 1 / 2), (0, 0, 1), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
+    "dopri5": (
+        (1 / 5,),
+        (3 / 40, 9 / 40),
+        (44 / 45, -56 / 15, 32 / 9),
+        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+        (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+    ),
+}
+"""Rows of the methods' tableaus: how much of each slope so far leads to the next stage, and at last to the end."""
+
+
+def _runge_kutta(b: Builder, step: Step) -> tuple[Var, ...]:
+    (y, base, *past), row = step.state, step.row
+    d = step.estimate(b, y, step.evaluate(y, 0))
+    y = weighted_sum(b, "x", (1.0, base), (row["d"], d), *step.history(past))
+    base = weighted_sum(b, "base", (row["kept"], base), (row["end"], y))
+    return y, base, *[d, *past][: len(past)]
+
+
+RUNGE_KUTTA = Body(_runge_kutta, corrects=True)
+"""A stage per row, of the state, the start of the step and the slopes before:
+``x' = last + d * d(x) + h1 * h1 + …; last' = kept * last + end * x'``."""
+
+__all__ = ["ProbabilityFlow"]
