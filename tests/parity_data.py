@@ -75,7 +75,8 @@ def load(name: str) -> Numbers:
     with np.load(FOLDER / f"{name}.npz") as file:
         arrays = {key: file[key] for key in file.files}
     meta = json.loads(bytes(arrays.pop("meta")).decode())
-    weights = {name: _draw(name, shape, meta["std"]) for name, shape in meta["params"].items()}
+    one = meta.get("one_on", "weight")
+    weights = {name: _draw(name, shape, meta["std"], one) for name, shape in meta["params"].items()}
     for probe, first in meta["probe"].items():
         assert np.allclose(weights[probe].ravel()[:3], first, atol=1e-7), "another Philox stream than was recorded"
     weights |= {key[7:]: a for key, a in arrays.items() if key.startswith("buffer:")}
@@ -90,10 +91,11 @@ def load(name: str) -> Numbers:
     return Numbers(meta, weights, inputs, noise, outputs, after)
 
 
-def _draw(name: str, shape: list[int], std: float) -> np.ndarray:
+def _draw(name: str, shape: list[int], std: float, one_on: str = "weight") -> np.ndarray:
+    """Normals; 1 is added to vectors whose name ends in `one_on`, as scales of norms start at 1."""
     bits = np.random.Generator(np.random.Philox(key=zlib.crc32(name.encode())))
     values = bits.standard_normal(tuple(shape), dtype=np.float32) * np.float32(std)
-    return values + np.float32(1) if len(shape) == 1 and name.endswith("weight") else values
+    return values + np.float32(1) if len(shape) == 1 and name.endswith(one_on) else values
 
 
 def error(actual: Any, expected: Any) -> float:

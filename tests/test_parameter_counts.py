@@ -305,6 +305,15 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "LTH14/rcg",
         {("unconditional", "main"): 62_721_280, ("class", "main"): 72_176_896 + 1000 * 512},
     ),
+    "umd": (
+        "philippe-eecs/small-vision: the sizes of its layers, added up",
+        {
+            ("B/4", "main"): 174_157_062,
+            ("B/4-labels", "main"): 177_287_430,
+            ("L/16-256", "main"): 613_792_774,
+            ("L/2-latent", "main"): 611_482_632,
+        },
+    ),
     "rin": (
         "nicolas-dufour/CAD",
         {

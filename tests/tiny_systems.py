@@ -151,6 +151,14 @@ SYSTEMS: dict[str, Tiny] = {
             *under("backbone", (*RIN, "registers=2", "sequence_layers=1", "time_scale=10")),
         ),
     ),
+    "umd": Tiny(
+        "umd",
+        (
+            *(*DIGITS, "data.class_names=null", "sampler.steps=3", "objective.hidden=0.25"),
+            *under("backbone", ("width=16", "depth=1", "decoder_depth=1", "patch=2", "block.mixer.heads=2")),
+        ),
+        "B/4-labels",
+    ),
     "pixelflow": Tiny(
         "pixelflow",
         (

@@ -36,6 +36,7 @@ Role = Literal[
 Capability = Literal[
     "denoise",
     "denoise_stages",
+    "denoise_hidden",
     "refine",
     "next_token",
     "masked_tokens",
@@ -52,6 +53,7 @@ Capability = Literal[
 CAPABILITIES: dict[Capability, str] = {
     "denoise": "predicts noise, data or a velocity from a noisy sample and its time",
     "denoise_stages": "predicts velocities at several resolutions",
+    "denoise_hidden": "predicts data and noise of partly hidden samples",
     "refine": "corrects a prediction that it is told, from a noisy sample and its time",
     "next_token": "predicts each token from those before it",
     "masked_tokens": "predicts masked tokens from the others",
@@ -75,6 +77,9 @@ denoise_stages
               `stage_0`, `stage_1`, … (state, time, conditions, and `side` f32[B], the patches along a side) -> output,
               each at twice the resolution of the one before; the last is called `forward`
 refine        the same, told a condition that its caller computes (`Condition.CARRIED`)
+denoise_hidden
+              `predict` (state, time, conditions) -> output [B, 2 C, ...], data and noise, and features [B, D];
+              `predict_hidden_0`, … (and noise, a number per patch f32[B, T]) -> the same, and mask f32[B, T]
 next_token    `forward` (tokens as state, conditions) -> logits; `prefill` (conditions) -> logits, caches;
               `decode` (token, position, caches) -> logits, caches
 masked_tokens `forward` (tokens as state, of which `null` is the mask; conditions) -> logits

@@ -1,0 +1,194 @@
+"""A denoiser whose encoder sees some of the patches: unified masked diffusion.
+
+No patch_transformer: an encoder and a decoder of different length, and in training mask tokens for what is hidden.
+Symbols: B batch, C channels, T tokens (patches), K tokens that are seen, P patch side, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache, reduce
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.blocks.block import Block
+from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
+from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.kit.tokens import rows
+from latentc.components.parts import Problem, Weights, dense
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
+from latentc.ir.types import B, Named
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class MaskedDenoiser(Backbone):
+    """Predicts data and noise of a noisy image, parts of which may be hidden (UMD, Hansen-Estruch et al. 2024,
+    arXiv:2406.17688).
+
+    `forward` is told all of x f32[B, C, H, W], t f32[B] and its conditions, and returns the noise f32[B, C, H, W].
+    `predict` also returns the data, in front, and a representation f32[B, D]; `predict_hidden_0`, … take a number per
+    patch f32[B, T] besides, hide the patches with the highest, as many as the objective says, and return where they
+    are, f32[B, T]. Time and conditions are added up.
+    """
+
+    kind: Literal["masked_denoiser"]
+    width: int = Field(gt=0, le=65_536, multiple_of=4, description="channels of a token (D)")
+    depth: int = Field(gt=0, le=512, description="blocks of the encoder")
+    decoder_depth: int = Field(gt=0, le=512, description="blocks of the decoder")
+    patch: int = Field(gt=0, le=1_024, description="side of a patch (P)")
+    class_tokens: int = Field(4, gt=0, le=1_024, description="learned tokens whose mean is the representation")
+    block: Block = Field(
+        description="the block that both repeat; with the condition `in_context` each has those as a token"
+    )
+    weights: Weights = Field("xavier", description="how linear layers start")
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "masked_denoiser",
+        "width": 16,
+        "depth": 1,
+        "decoder_depth": 1,
+        "patch": 2,
+        "block": {
+            "mixer": {"kind": "attention", "heads": 2},
+            "feed_forward": {"kind": "gelu_mlp"},
+            "norm": {"kind": "layer_norm", "affine": True},
+            "condition": {"kind": "adaln_zero"},
+        },
+    }
+
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise", "denoise_hidden"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+    TIME: ClassVar[bool] = True
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        shape = spec.data.shape
+        if shape is None or len(shape) != 3 or shape[1] != shape[2]:
+            yield Problem((), f"a {self.kind} takes square arrays [C, H, W], but the data has {spec.data.words}")
+        elif shape[1] % self.patch:
+            yield Problem(("patch",), f"patches of {self.patch} do not tile a side of {shape[1]}")
+        yield from self.block.problems_of_width(self.width)
+        yield from self.problems_of_conditions(spec)
+        yield from self.problems_of_time(spec)
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert spec.data.shape is not None and isinstance(spec.time, TimeFeatures)
+        channels, size, _ = spec.data.shape
+        time, entries = spec.time.model_copy(update={"frequencies": self.width}), self.entries(spec)
+        static: dict[str, Any] = {
+            "size": size,
+            "patch": self.patch,
+            "channels": channels,
+            "width": self.width,
+            "depth": self.depth,
+            "decoder_depth": self.decoder_depth,
+            "class_tokens": self.class_tokens,
+            **self.block.static(self.width),
+            **self.condition_sizes(spec),
+        }
+        tokens = (size // self.patch) ** 2
+        hidden = [ratio for ratio in getattr(spec.objective, "hidden_ratios", ()) if ratio]
+        static |= {f"seen_{i}": max(1, int(tokens * (1.0 - ratio))) for i, ratio in enumerate(hidden)}
+        state, told = Port("x", f32(B, channels, size, size), "state"), Port("t", f32(B), "time")
+        ports = (state, told, *ports_of(entries))
+        scores = Port("scores", f32(B, Named(tokens, "T")), "noise")
+        methods = {}
+        both: tuple[Role, ...] = ("output", "features")
+        for method in ("forward", "predict", *(f"predict_hidden_{i}" for i in range(len(hidden)))):
+            own = (*ports, scores) if method.startswith("predict_") else ports
+            roles = ("output",) if method == "forward" else both if method == "predict" else (*both, "mask")
+            methods[method] = add_method(mb, name, method, _method(self, time, entries, method), own, static, roles)
+        return Network(name, methods, self.PROVIDES)
+
+
+@cache
+def _stack(config: MaskedDenoiser, cls: str) -> BlockBody:
+    """Blocks and a norm over x f32[B, T, D] and the condition c f32[B, D]."""
+    mixer, feed_forward, norm, condition = config.block.parts()
+    block, within = condition.block(mixer, feed_forward, norm, config.weights), condition.TAKES is None
+
+    @module_class(cls)
+    def stack(b: Builder, x: Var, c: Var, *, dim: int, depth: int, **static: Any) -> Var:
+        """Transformer blocks and a norm."""
+        shared = [] if within else [condition.shared(b, c, dim)]
+        for name in items("blocks", depth):
+            if within:
+                x = b.concat(b.reshape(c, shape=(x.shape[0], 1, dim)), x, axis=1, out="x")
+            x = b.sub(name, block, x, *shared, dim=dim, **static)
+            if within:
+                x = b.slice(x, axis=1, start=1, stop=x.shape[1], out="x")
+        return norm.apply(b, "norm", x)
+
+    return stack
+
+
+@module_class("Trunk")
+def _trunk(b: Builder, x: Var, *, dim: int) -> Var:
+    """Two linear layers with SiLU between them."""
+    return dense(b, "fc2", b.silu(dense(b, "fc1", x, 2 * dim, True, "xavier")), dim, True, "xavier")
+
+
+@cache
+def _method(config: MaskedDenoiser, time: TimeFeatures, entries: tuple[Entry, ...], method: str) -> BlockBody:
+    condition = config.block.parts()[3]
+    encoder, decoder = _stack(config, "Encoder"), _stack(config, "Decoder")
+    hides = method.startswith("predict_")
+
+    def embedded(b: Builder, t: Var, conditions: tuple[Var, ...], width: Any, static: dict[str, Any]) -> Var:
+        vectors = [b.sub("t_trunk", _trunk, time.features(b, t, **{**time.static(), "frequencies": width}), dim=width)]
+        for entry, operands in with_operands(entries, conditions):
+            name = entry.ports[0].name
+            vector = entry.vector(b, f"{name}_embedder", operands, width, static)
+            vectors.append(b.sub(f"{name}_trunk", _trunk, vector, dim=width))
+        return reduce(lambda total, vector: b.op("add", total, vector, out="c"), vectors)
+
+    @module_class("MaskedDenoiser", method, x="B channels size size")
+    def body(b: Builder, x: Var, t: Var, *others: Var, size: int, patch: int, channels: int, **static: Any) -> Any:
+        """Predicts data and noise of noisy x at time t under the conditions."""
+        *conditions, scores = others if hides else (*others, t)
+        batch, width, grid = x.shape[0], static["width"], size // patch
+        tokens, front = Named(grid**2, "T"), static["class_tokens"]
+        c = embedded(b, t, tuple(conditions), width, static)
+        kernel = b.param("x_embedder.weight", f32(width, channels, patch, patch), "xavier_uniform")
+        x = b.conv(x, kernel, b.param("x_embedder.bias", f32(width), "zeros"), stride=patch, out="x")
+        x = b.transpose(b.reshape(x, shape=(batch, width, tokens)), perm=(0, 2, 1), out="x")
+        deviation = 1.0 / float(int(grid))
+        x = x + b.param("pos_embed", f32(1, tokens, width), "normal", std=deviation)
+        seen = place = None
+        if hides:
+            count = static[f"seen_{method.removeprefix('predict_hidden_')}"]
+            order = b.argsort(scores, out="order")
+            x = rows(b, x, b.slice(order, axis=1, start=0, stop=count, out="chosen"), "x")
+            place = b.argsort(order, out="place")
+            seen = b.less(place, count, out="seen")
+            place = b.minimum(place, count - 1, out="place")
+        front_tokens = b.param("class_tokens", f32(1, front, width), "zeros")
+        x = b.concat(b.broadcast_to(front_tokens, x, shape=(batch, front, width)), x, axis=1, out="x")
+        sizes = config.block.own(width, static)
+        x = b.sub("encoder", encoder, x, c, dim=width, depth=static["depth"], **sizes)
+        first = b.slice(x, axis=1, start=0, stop=front, out="first")
+        representation = b.mean(first, axes=(1,), keepdims=True, out="representation")
+        x = b.slice(x, axis=1, start=front, stop=x.shape[1], out="x")
+        if seen is not None and place is not None:
+            mask_token = b.param("mask_token", f32(1, 1, width), "normal", std=0.02)
+            x = b.where(b.reshape(seen, shape=(*seen.shape, 1)), rows(b, x, place, "x"), mask_token, out="x")
+        x = x + b.param("decoder_pos_embed", f32(1, tokens, width), "normal", std=deviation)
+        x = b.concat(representation, x, axis=1, out="x")
+        x = b.sub("decoder", decoder, x, c, dim=width, depth=static["decoder_depth"], **sizes)
+        x = b.slice(x, axis=1, start=1, stop=x.shape[1], out="x")
+        if condition.TAKES is not None:
+            shift, scale = condition.final_modulation(b, c, width)
+            x = x * (scale + 1.0) + shift
+        x = b.reshape(b.transpose(x, perm=(0, 2, 1)), shape=(batch, width, grid, grid), out="x")
+        kernel = b.param("final.weight", f32(width, 2 * channels, patch, patch), "normal", std=0.02)
+        x = b.conv_transpose(x, kernel, b.param("final.bias", f32(2 * channels), "zeros"), stride=patch, out="x")
+        if method == "forward":
+            return b.split(x, axis=1, sizes=(channels, channels), out="data noise")[1]
+        representation = b.reshape(representation, shape=(batch, width), out="representation")
+        if seen is None:
+            return x, representation
+        return x, representation, 1.0 - b.cast(seen, to="f32", out="hidden")
+
+    return body

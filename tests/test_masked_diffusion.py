@@ -1,0 +1,63 @@
+"""Unified masked diffusion's loss, written out, and what its network hides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny_systems import SYSTEMS
+
+from latentc.checkpoint import arrays, buffer, computed, network_params
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.spec import load_spec
+
+UMD = SYSTEMS["umd"]
+
+
+@pytest.mark.parametrize(("hidden", "clean"), [(0.25, 0.05), (0.0, 0.05), (0.5, 0.0)])
+def test_the_loss(hidden: float, clean: float) -> None:
+    """Noise is compared where patches are seen, data where they are hidden; clean images have time 0 and no class."""
+    spec = load_spec(UMD.spec, UMD.variant, [*UMD.sizes, f"objective.hidden={hidden}", f"objective.clean={clean}"])
+    lowered, rng = lower(spec), np.random.default_rng(0)
+    weights: dict[str, np.ndarray] = {}
+    for path, param in network_params(lowered, lowered.networks["main"]).items():
+        shape = [int(d) for d in param.type.shape]  # type: ignore[arg-type]
+        made = arrays({path: buffer(param)})[path] if computed(param) else 0.1 * rng.standard_normal(shape)
+        weights[path] = made
+    x, noise = rng.standard_normal((2, 1, 8, 8)), rng.standard_normal((2, 1, 8, 8))
+    given = {"x": x, "y": np.array([3, 4]), "t": np.array([10, 700]), "noise": noise, "drop": np.array([0.05, 0.5])}
+    given |= {f"scores_{name}": rng.random((2, 16)) for name in ("noisy", "clean")}
+    inputs = lowered.module.functions[lowered.module.entries["loss.terms"]].inputs
+    whole = Interpreter(lowered.module, {f"main.{path}": a for path, a in weights.items()})
+    found = whole.run("loss.terms", *(given[v.name] for v in inputs))[0]
+
+    net = Interpreter(lowered.module, weights)
+    at = spec.objective.process.point(given["t"])  # type: ignore[union-attr]
+    x_t = at.alpha[:, None, None, None] * x + at.sigma[:, None, None, None] * noise
+    y = np.array([10, 4])  # the first is dropped
+
+    def where(scores: np.ndarray, ratio: float) -> np.ndarray:
+        """1 where a pixel's patch is hidden: those with the highest scores."""
+        seen = int(16 * (1 - ratio))
+        mask = np.zeros((2, 16))
+        np.put_along_axis(mask, np.argsort(scores, axis=1)[:, seen:], 1.0, axis=1)
+        return mask.reshape(2, 1, 4, 4).repeat(2, 2).repeat(2, 3)
+
+    def mean(squares: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return (squares * mask).sum(axis=(1, 2, 3)) / mask.sum(axis=(1, 2, 3))
+
+    if hidden:
+        made, _, _ = net.run("main.predict_hidden_0", x_t, given["t"] + 1.0, y, given["scores_noisy"])
+        mask = where(given["scores_noisy"], hidden)
+    else:
+        made, _ = net.run("main.predict", x_t, given["t"] + 1.0, y)
+        mask = None
+    errors = (made[:, :1] - x) ** 2, (made[:, 1:] - noise) ** 2
+    of_data = mean(errors[0], np.ones_like(x) if mask is None else mask)
+    of_noise = mean(errors[1], np.ones_like(x) if mask is None else 1 - mask)
+    wanted = (of_data + of_noise) / 2
+    if clean:
+        method = f"main.predict_hidden_{int(hidden > 0)}"
+        made, _, _ = net.run(method, x, np.zeros(2), np.full(2, 10), given["scores_clean"])
+        wanted = (1 - clean) * wanted + clean * mean((made[:, :1] - x) ** 2, where(given["scores_clean"], 0.75))
+    assert np.allclose(found, wanted, rtol=1e-6)
