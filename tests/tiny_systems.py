@@ -53,6 +53,11 @@ EXPERTS = (*DIT, "sampler.steps=3", WHOLE)
 
 STAGES = ("width=8", "depths=[1, 1, 1, 1, 1]")
 
+SMALL = ("width=16", "depth=1", "block.mixer.heads=2")
+DOD = (*under("networks.main", SMALL), "networks.embedder.width=16", "sampler.sampler.steps=3")
+NESTED = (*under("networks.main", SMALL), *under("networks.of_quarters", SMALL), "sampler.steps=3")
+NESTED += under("networks.of_whole", ("width=16", "depth=1", "context=8"))
+NESTED += tuple(f"conditioning.{name}.prior.sampler.steps=3" for name in ("whole", "quarters"))
 RDM = (*under("backbone", (*UNET, "block.heads=2")), "conditioning.time.frequencies=16", "sampler.steps=3")
 RIN = ("data_width=16", "width=16", "latents=6", "blocks=1", "layers=1", "heads=2", "compute_heads=2")
 SCORE = (*DIGITS, *under("backbone", UNET), "conditioning.time.frequencies=16", "sampler.steps=3")
@@ -60,6 +65,8 @@ SCORE = (*DIGITS, *under("backbone", UNET), "conditioning.time.frequencies=16", 
 SYSTEMS: dict[str, Tiny] = {
     "dico": Tiny("dico", (*DIGITS, *under("backbone", STAGES), "sampler.steps=3")),
     "rdm": Tiny("digits_rdm", RDM),
+    "dod": Tiny("digits_dod", DOD),
+    "nested": Tiny("digits_nested", NESTED),
     "uvit": Tiny("uvit", UVIT),
     "uvit-pixels": Tiny("uvit", (*UVIT, "backbone.patch=2"), "cifar10-S/2"),
     "edm": edm("cifar10", data=IMAGES),

@@ -55,7 +55,8 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
         programs = [with_decoder(mb, program, stage, spec) for program in programs]
         networks[FIRST_STAGE] = stage
     module, networks = _cached(verify(mb.finish(), "train"), networks, spec)
-    asked = {name: part for name, part in spec.conditions.items() if part.prior is None}
+    made = spec.sampler.makes() if isinstance(spec.sampler, Sampler) else ()
+    asked = {name: part for name, part in spec.conditions.items() if part.prior is None and name not in made}
     conditions = {r.name: r for name, part in asked.items() for r in part.requests(name, spec)}
     conditions |= {c.name: c for program in programs for c in program.conditions}
     return Lowered(module, networks, updates, tuple(programs), tuple(conditions.values()))

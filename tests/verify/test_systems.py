@@ -23,6 +23,8 @@ CHOSEN = (
     ("dis", "openvino"),  # whose scan is a graph in the graph
     ("lit", "onnxruntime"),
     ("rdm", "onnxruntime"),
+    ("dod", "onnxruntime"),
+    ("nested", "openvino"),
     ("dp3", "openvino"),  # which cannot compile Mish between other elementwise ops
 )
 

@@ -142,7 +142,7 @@ class Backbone(Part):
 
     def form_of(self, condition: Condition) -> Form | None:
         """The form in which a condition enters, or None if there is none that both know."""
-        return next((form for form in self.TAKES if form in condition.FORMS), None)
+        return next((form for form in self.TAKES if form in condition.forms), None)
 
     def problems_of_conditions(self, spec: Spec) -> Iterator[Problem]:
         """Required conditions that are missing, and conditions that it cannot take."""
@@ -158,7 +158,7 @@ class Backbone(Part):
             if self.form_of(condition) is None:
                 taken = " or ".join(self.TAKES) or "no conditions"
                 message = (
-                    f"a {self.kind} takes {taken}, and condition `{name}` enters as {' or '.join(condition.FORMS)}"
+                    f"a {self.kind} takes {taken}, and condition `{name}` enters as {' or '.join(condition.forms)}"
                 )
                 yield Problem((), message, "list the conditions it is told in `conditions`")
 

@@ -102,6 +102,11 @@ class Condition(Part):
             yield from self.prior.problems(name, spec)
 
     @property
+    def forms(self) -> tuple[Form, ...]:
+        """How it can enter a network."""
+        return self.FORMS
+
+    @property
     def networks(self) -> tuple[str, ...]:
         """The networks that compute its operands."""
         return ()

@@ -48,6 +48,7 @@ class Data(Part):
         "principal"  # features by which `latentc.evaluate` compares samples unless others are named
     )
     requires: ClassVar[tuple[str, ...]] = ()  # packages that reading needs besides numpy
+    adds_noise: ClassVar[bool] = False  # reading adds the noise that a field declares
     holds_images: ClassVar[bool] = False  # a first stage encodes them; other data holds what one encoded already
 
     def model_post_init(self, context: Any) -> None:
@@ -122,6 +123,9 @@ class Data(Part):
         for name, field in self.fields_.items():
             for key, message, mend in field.faults():
                 yield Problem(("fields", name, key), message, mend)
+            if field.noise is not None and not self.adds_noise:
+                mend = "use `npz` or `npy_folder`, or leave it out"
+                yield Problem(("fields", name, "noise"), f"data of kind `{self.kind}` are read without noise", mend)
         if "y" not in self.fields_ and "y" in self.fields:
             for key, message, mend in self.fields["y"].faults():
                 yield Problem((key,), message, mend)

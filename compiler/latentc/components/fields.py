@@ -64,6 +64,9 @@ class Field(Closed):
     rate: float | None = pydantic.Field(
         None, gt=0, description="samples per second (audio) or frames per second (video)"
     )
+    noise: float | None = pydantic.Field(
+        None, gt=0, description="deviation of normal noise that is added whenever training reads it; null: none"
+    )
     grid: tuple[Size, ...] | None = pydantic.Field(
         None,
         max_length=8,
@@ -105,6 +108,8 @@ class Field(Closed):
         if self.grid is not None:
             yield from self._grid_faults()
         yield from self._name_faults()
+        if self.noise is not None and self.dtype != "f32":
+            yield "noise", "noise is added to numbers, and these are integers", "leave `noise` out"
         if self.classes is not None and self.dtype != "i64":
             yield "dtype", "a field with `classes` holds integers", "leave `dtype` out"
         if self.range is not None and not self.range[0] < self.range[1]:

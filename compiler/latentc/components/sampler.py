@@ -21,6 +21,10 @@ class Sampler(Part):
         """The networks it calls, and what they must be able to do."""
         return ()
 
+    def makes(self) -> tuple[str, ...]:
+        """Conditions that its programs make themselves, so that a request does not give them."""
+        return ()
+
     def prepare(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Mapping[str, Network]:
         """The networks with the methods that its programs call besides those they are built with.
 

@@ -43,8 +43,11 @@ class Arrays:
             check_classes(name, array if in_memory or array.ndim == 1 else array[:1024], fields[name])
 
     def rows(self, index: Array, rng: np.random.Generator | None = None) -> dict[str, Array]:
-        """Samples by field; mirrored at random if `rng` is given and `flip` is on."""
+        """Samples by field; noisy, and mirrored at random if `flip` is on, if `rng` is given."""
         found = {name: as_declared(array[index], self.fields[name]) for name, array in self.arrays.items()}
+        for name, x in found.items():
+            if rng is not None and (deviation := self.fields[name].get("noise")):
+                found[name] = x + np.float32(deviation) * rng.standard_normal(x.shape, np.float32)
         if self.augment:
             return augmented_rows(found, self.fields["x"], self.augment, rng)
         if self.flip and rng is not None:

@@ -20,5 +20,19 @@ def open_dataset(settings: dict[str, Any]) -> Arrays:
     fields = settings["fields"]
     if "tokens" in fields:
         return Arrays({"tokens": levels[rows].astype(np.int64), "y": labels[rows]}, fields)
-    x = (levels[rows].reshape(-1, 1, 8, 8) / 8 - 1).astype(np.float32)
-    return Arrays({"x": x, "y": labels[rows]}, fields)
+    images = (levels.reshape(-1, 8, 8) / 8 - 1).astype(np.float32)
+    others = [name for name in fields if name not in ("x", "y", "tokens")]
+    latents = {name: components(images, fields[name]["shape"])[rows] for name in others}
+    return Arrays({"x": images[rows, None], "y": labels[rows], **latents}, fields)
+
+
+def components(images: np.ndarray, shape: list[int]) -> np.ndarray:
+    """The first C principal components of each of h by w squares of images [N, 8, 8]: f32[N, C, h, w], or f32[N, C]."""
+    count, rows, columns = shape if len(shape) == 3 else (shape[0], 1, 1)
+    squares = images.reshape(-1, rows, 8 // rows, columns, 8 // columns).swapaxes(2, 3)
+    flat = squares.reshape(-1, (8 // rows) * (8 // columns)).astype(np.float64)
+    flat -= flat.mean(axis=0)
+    axes = np.linalg.svd(flat, full_matrices=False)[2][:count]
+    axes *= np.sign(axes[np.arange(count), np.abs(axes).argmax(axis=1)])[:, None]  # whatever the library's signs
+    found = (flat @ axes.T).reshape(-1, rows, columns, count).transpose(0, 3, 1, 2)
+    return (found / found.std()).astype(np.float32).reshape(-1, *shape)

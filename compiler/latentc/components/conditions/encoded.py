@@ -28,8 +28,15 @@ class Encoded(Condition):
     kind: Literal["encoded"]
     network: str = Field(description="one of `networks`, which provides `encode`")
     field: None = Field(None, description="the fields are those that the network encodes")
+    form: Form | None = Field(
+        None, description="how it enters networks: array, vector, tokens or map; null: as they take it"
+    )
     FORMS: ClassVar[tuple[Form, ...]] = ("array", "vector", "tokens")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "encoded", "network": "encoder"}
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        return self.FORMS if self.form is None else (self.form,)
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -47,6 +54,12 @@ class Encoded(Condition):
             mend = f"networks that encode: {', '.join(able) or 'none'}"
             yield Problem(("network",), f"network `{self.network}` {what}", mend)
             return
+        (port,), state = self.ports(name, spec), spec.data.shape or ()
+        if self.form == "map" and (port.type.rank != 4 or len(state) != 3 or state[1] % int(port.type.shape[2])):  # type: ignore[arg-type]
+            message = (
+                f"network `{self.network}` returns {list(map(str, port.type.shape[1:]))}, no map beside the samples"
+            )
+            yield Problem(("form",), message, "leave `form` out, or choose another network")
         yield from super().problems_as(name, spec)
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
@@ -77,6 +90,11 @@ class Encoded(Condition):
         if embedded.type.rank == 2:
             embedded = b.reshape(embedded, shape=(embedded.shape[0], 1, width), out=name)
         return embedded, None
+
+    def map(self, b: Builder, name: str, operands: tuple[Var, ...], sizes: Any, side: Any) -> Var:
+        (x,) = operands
+        factor = int(side) // int(x.shape[2])
+        return b.upsample_nearest(x, factor=factor, out=name) if factor > 1 else x  # type: ignore[no-any-return]
 
     def length(self, name: str, spec: Spec) -> int:
         (port,) = self.ports(name, spec)

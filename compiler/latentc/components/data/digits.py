@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.dataset import Data
 from latentc.components.fields import Tokens
+from latentc.components.parts import Problem
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
 
 
 class Digits(Data):
     """scikit-learn's handwritten digits: 1,797 images of 8 × 8 pixels with 17 grey levels.
 
-    As images they are scaled to [-1, 1]; as tokens each pixel is one token, its grey level.
+    As images they are scaled to [-1, 1]; as tokens each pixel is one token, its grey level. Further fields are
+    principal components: [C, h, w] the first C of each of h by w squares of an image, [C] those of the whole, divided
+    by the deviation of all numbers of the field.
     """
 
     kind: Literal["digits"]
@@ -27,6 +34,7 @@ class Digits(Data):
     first_stage: None = Field(None, description="always null: digits need none")
     judged_by: ClassVar[str] = "digits"
     requires: ClassVar[tuple[str, ...]] = ("scikit-learn>=1.4",)
+    adds_noise: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "digits"}
 
     def model_post_init(self, context: Any) -> None:
@@ -36,6 +44,16 @@ class Digits(Data):
         if self.as_ == "tokens" and self.tokens is None:
             self.__dict__["tokens"] = Tokens(vocabulary=17, grid=(8, 8))
         super().model_post_init(context)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        for name, field in self.fields_.items():
+            if name in ("x", "y", "tokens") or field.classes is not None:
+                continue
+            rows, columns = (1, 1) if len(field.shape) == 1 else field.shape[-2:] if len(field.shape) == 3 else (0, 0)
+            if not rows or not columns or 8 % rows or 8 % columns or field.shape[0] > 64 // (rows * columns):
+                message = f"components {list(field.shape)} are none of squares of an 8 by 8 image"
+                yield Problem(("fields", name, "shape"), message, "give [C] or [C, h, w], h and w of 1, 2, 4 or 8")
 
     def held_out(self) -> Digits:
         """The half that training does not see, if it sees one half."""

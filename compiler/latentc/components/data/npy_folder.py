@@ -14,4 +14,5 @@ class NpyFolder(Images):
 
     kind: Literal["npy_folder"]
     path: str = Field("data/train", description="the folder")
+    adds_noise: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "npy_folder", "classes": 4, "shape": [4, 8, 8]}

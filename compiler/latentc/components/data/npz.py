@@ -18,4 +18,5 @@ class Npz(Images):
     keys: dict[AxisName, str] = Field(
         default_factory=dict, description="array names of fields that are called otherwise in the file, as {x: images}"
     )
+    adds_noise: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "npz", "classes": 4, "shape": [4, 8, 8]}

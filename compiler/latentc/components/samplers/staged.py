@@ -1,0 +1,117 @@
+"""Runs a sampler several times, each time told what a network sees in the sample before: the stages of DoD.
+
+Symbols: B batch, C channels, S stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import OneOf
+from latentc.components.contract import Need, Network, Program
+from latentc.components.kit import Conditions
+from latentc.components.parts import Problem
+from latentc.components.sampler import Sampler
+from latentc.components.samplers.base import ArraySampler, parameterization_of
+from latentc.components.samplers.guided import Request
+from latentc.components.samplers.program import denoise, stochastic_rows
+from latentc.ir.builder import ModuleBuilder
+from latentc.ir.types import B, f32
+from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Staged(Sampler):
+    """Diffusion on diffusion (DoD, Yue et al. 2024, arXiv:2410.08531): every stage but the first is told what the
+    encoder of a condition sees in the sample of the stage before, and draws a sample from noise of its own.
+
+    The first stage leaves that condition out, so that training has to drop it now and then.
+    """
+
+    kind: Literal["staged"]
+    stages: int = Field(2, gt=0, le=64, description="how often the sampler runs (S)")
+    condition: str = Field(description="the condition that is encoded from the sample of the stage before")
+    sampler: Annotated[ArraySampler, OneOf("samplers")] = Field(description="the sampler of every stage")
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "staged",
+        "condition": "visual",
+        "sampler": {"kind": "ddim", "steps": 2},
+    }
+
+    @property
+    def steps(self) -> int:
+        """Steps of one stage."""
+        return self.sampler.steps
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return self.sampler.needs(spec)
+
+    def makes(self) -> tuple[str, ...]:
+        return (self.condition,)
+
+    def with_steps(self, steps: int) -> Staged:
+        return self if steps == self.steps else self.model_copy(update={"sampler": self.sampler.with_steps(steps)})
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        condition = spec.conditions.get(self.condition)
+        fields = [given.field for given in condition.inputs(self.condition, spec)] if condition else []  # type: ignore[union-attr]
+        if condition is None or not condition.networks or fields != ["x"]:
+            encoded = [n for n, c in spec.conditions.items() if c.networks]
+            what = "is not encoded from the samples" if condition else "does not exist"
+            mend = f"conditions that networks encode: {', '.join(encoded) or 'none'}"
+            yield Problem(("condition",), f"condition `{self.condition}` {what}", mend)
+            return
+        if not condition.nullable:
+            message = f"the first stage leaves `{self.condition}` out, which training never does"
+            yield Problem(("condition",), message, f"set `conditioning.{self.condition}.dropout` to 0.1")
+        if self.sampler.annealing is not None:
+            yield Problem(("sampler", "annealing"), "the conditions of several stages are not annealed", "leave it out")
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
+        """Adds entry `sample.STEPS`: x f32[B, C, ...] of normals, the other conditions, the scales of guidance, `x_2`,
+        … f32[B, C, ...] for the further stages and, of a stochastic solver, `noise`, `noise_2`, … -> x f32[B, C, ...].
+        """
+        target = parameterization_of(spec.objective)
+        assert target is not None, "the inner sampler has said so"
+        network, entry, inner = networks["main"], f"sample.{self.steps}", self.sampler
+        every = inner.conditions(spec, networks)
+        others = Conditions(spec, networks, tuple(n for n, _ in every.items() if n != self.condition))
+        condition, table, guides = spec.conditions[self.condition], inner.table(target), inner.guides(mb, networks)
+        b = mb.function(entry)
+        data = network.methods["forward"].input("state").type
+        x, sources = b.input("x", data), dict[str, Source]()
+        operands = others.operands(b, others.inputs(b))
+        scales = {name: b.input(name, f32(B)) for name in dict.fromkeys(guide.input for guide in guides)}
+        nullable = tuple(name for name, one in every.items() if one.nullable)
+        (port,) = condition.ports(self.condition, spec)
+        total, seen = stochastic_rows(table), None
+        for stage in range(self.stages):
+            suffix = f"_{stage + 1}" if stage else ""
+            start = b.input(f"x{suffix}", data) if stage else x
+            sources[f"x{suffix}"] = RandomSource("normal", f"x{suffix}")
+            noise = b.input(f"noise{suffix}", f32(total, *data.shape)) if total else None
+            if noise is not None:
+                sources[f"noise{suffix}"] = RandomSource("normal", f"step{suffix}", total)
+            if seen is None:
+                empty = b.full(start, shape=port.type.shape[1:], value=0.0, dtype="f32", out="nothing")
+                told = every.null(b, {**operands, port.name: empty}, (self.condition,))
+            else:
+                made = condition.operands(b, self.condition, (seen,), networks)
+                told = {**operands, port.name: made[0]}
+            like = next(iter(told.values()))
+            request = Request(told, every.null, nullable, like, scales)
+            seen = denoise(b, f"{entry}.stage_{stage}", table, network, request, start, noise, guides)
+        b.output(seen)
+        mb.entries[entry] = b.finish(doc=f"{self.stages} stages of {table.solver}, {table.steps} steps each")
+        sources |= {**others.sources(), **{guide.input: SettingSource(guide.setting) for guide in guides}}
+        settings = tuple({guide.input: Setting(guide.setting, guide.default) for guide in guides}.values())
+        count = self.stages * table.all_progress.size
+        return Program(entry, self.kind, self.steps, count, sources, settings)
+
+
+__all__ = ["Staged"]
