@@ -191,6 +191,10 @@ SYSTEMS: dict[str, Tiny] = {
             *(*under("networks.teacher", (*BLOCKS, "depth=1")), "sampler.steps=3", WHOLE),
         ),
     ),
+    "can": Tiny(
+        "can",
+        (*EXPERTS, "backbone.block.mixer={kind: linear_attention, heads: 2, kernel: 3, generated: true}"),
+    ),
     "guidance_distillation": Tiny("dit_guidance_distillation", (*DIT, "objective.channels=null", "sampler.steps=4")),
     "progressive_distillation": Tiny(
         "dit_progressive_distillation", (*DIT, "objective.rounds=[4, 2]", "sampler.steps=2")

@@ -157,6 +157,13 @@ def selective_scan(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) ->
     return torch.cat(outs, dim=-1).transpose(2, 3).flatten(1, 2)[:, :length].to(dtype)
 
 
+def depthwise_each(x: Tensor, weight: Tensor) -> Tensor:
+    """Depthwise convolution of x [B, C, H, W] with a kernel per sample and channel, weight [B, C, k, k]."""
+    joined = x.flatten(0, 1)[None]
+    kernels = weight.flatten(0, 1)[:, None]
+    return F.conv2d(joined, kernels, padding=weight.shape[-1] // 2, groups=len(kernels)).view_as(x)
+
+
 class AuxiliaryLoss(torch.autograd.Function):
     """The identity on x that also minimises a scalar loss: the gradient of the loss is always 1."""
 

@@ -71,3 +71,55 @@ def test_training_forward_is_the_authors(tmp_path: object) -> None:
     model.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in own.items() if name in kept})
     x, t, y = (torch.from_numpy(numbers.inputs[name]) for name in ("x", "t", "y"))
     assert error(model(x, t.float(), y).detach().numpy(), numbers.outputs["out"]) < 1e-5
+
+
+POOL = ["data={kind: digits}", "backbone.width=8", "backbone.depth=2", "backbone.patch=2", "sampler.guidance=null"]
+POOL += ["backbone.block.mixer.heads=2", "backbone.interleaved={kind: token_pool, experts: 3, ratio: 1}"]
+
+
+def token_pool() -> torch.nn.Module:
+    text = model_text(lower(load_spec("diffmoe", None, POOL)))
+    torch.manual_seed(0)
+    return loaded(text)["TokenPool"](dim=8, hidden=8, experts=3).double()
+
+
+def test_a_pool_chooses_and_learns_its_capacity_as_the_authors_code_does() -> None:
+    """In training each expert takes the best third of all tokens; the predictor learns which, from detached tokens."""
+    pool = token_pool().train()
+    with torch.no_grad():
+        pool.threshold.fill_(0.4)
+    x = torch.randn(2, 6, 8, dtype=torch.float64, requires_grad=True)
+    y = pool(x)
+    tokens = x.detach().flatten(0, 1)
+    scores = F.softmax(pool.gate(tokens), -1)
+    logits = pool.capacity.fc2(F.silu(pool.capacity.fc1(tokens)))
+    want, chosen = torch.zeros_like(tokens), torch.zeros(12, 3, dtype=torch.float64)
+    for e in range(3):
+        best = scores[:, e].topk(4).indices
+        h = F.gelu(F.linear(tokens[best], pool.w1[e], pool.b1[e]), approximate="tanh")
+        want[best] += scores[best, e, None] * F.linear(h, pool.w2[e], pool.b2[e])
+        chosen[best, e] = 1
+    assert torch.allclose(y.flatten(0, 1), want, atol=1e-12)
+    least = logits.sigmoid().topk(4, dim=0).values[-1]
+    assert torch.allclose(pool.threshold.double(), 0.95 * torch.tensor(0.4).double() + 0.05 * least, atol=1e-6)
+    loss = 0.01 * F.binary_cross_entropy_with_logits(logits, chosen)
+    wrt = list(pool.capacity.parameters())
+    for got, wanted in zip(torch.autograd.grad(y.sum(), wrt), torch.autograd.grad(loss, wrt), strict=True):
+        assert torch.allclose(got, wanted, atol=1e-12)
+
+
+def test_a_pool_takes_what_exceeds_the_thresholds() -> None:
+    pool = token_pool().eval()
+    x = torch.randn(2, 6, 8, dtype=torch.float64)
+    chances = pool.capacity.fc2(F.silu(pool.capacity.fc1(x))).sigmoid().flatten(0, 1)
+    with torch.no_grad():
+        pool.threshold.copy_(torch.stack([chances[:, 0].median(), chances[:, 1].max(), chances[:, 2].min() - 1]))
+    scores = F.softmax(pool.gate(x), -1).flatten(0, 1)
+    counts = (chances > pool.threshold).sum(0)
+    assert counts.tolist() == [6, 0, 12]
+    want = torch.zeros(12, 8, dtype=torch.float64)
+    for e, count in enumerate(counts):
+        best = scores[:, e].topk(count).indices
+        h = F.gelu(F.linear(x.flatten(0, 1)[best], pool.w1[e], pool.b1[e]), approximate="tanh")
+        want[best] += scores[best, e, None] * F.linear(h, pool.w2[e], pool.b2[e])
+    assert torch.allclose(pool(x).flatten(0, 1), want, atol=1e-12)

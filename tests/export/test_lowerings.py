@@ -192,6 +192,7 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
             1,
         )
     ],
+    "depthwise_each": [((f32(B, 2, 4, 5), f32(B, 2, 3, 3)), op("depthwise_each"), -2, 2)],
     "pool_choice": [((f32(B, 4, 3), f32(B, 4, 3), f32(3)), op("pool_choice", capacity=1.0, momentum=0.9), 0.1, 1)],
     "selective_scan": [
         (
@@ -298,7 +299,7 @@ def test_every_op_has_a_case_and_every_gap_is_listed() -> None:
     assert set(CASES) == set(OPS) - {"dropout", "auxiliary_loss"}
     # Ops without a lowering at the default opset; each has a decomposition.
     assert missing_lowerings() == {name for name in OPS if OPS[name].sugar} | {
-        *("cross_entropy", "experts", "gelu_experts", "forced_norm", "logsumexp", "spectral_norm"),
+        *("cross_entropy", "depthwise_each", "experts", "gelu_experts", "forced_norm", "logsumexp", "spectral_norm"),
     }
     older = {"attention", "rotary", "rms_norm", "group_norm", "gelu", "gelu_expert"}
     assert missing_lowerings(18) == missing_lowerings() | older

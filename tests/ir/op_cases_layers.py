@@ -258,6 +258,18 @@ def gelu_expert(d: Draw) -> Case:
     return Case([d.floats(*shape) for shape in shapes], reference)
 
 
+@case("depthwise_each")
+def depthwise_each(d: Draw) -> Case:
+    lead, channels, kernel = d.lead(), d.int(1, 3), d.choose((1, 3))
+
+    def reference(x: Any, weight: Any) -> Any:
+        joined, kernels = x.flatten(0, 1)[None], weight.flatten(0, 1)[:, None]
+        return F.conv2d(joined, kernels, padding=kernel // 2, groups=len(kernels)).view_as(x)
+
+    space = (d.int(1, 4), d.int(1, 4))
+    return Case([d.floats(lead, channels, *space), d.floats(lead, channels, kernel, kernel)], reference)
+
+
 @case("pool_choice")
 def pool_choice(d: Draw) -> Case:
     lead, tokens, experts = d.lead(), d.int(1, 4), d.int(1, 3)

@@ -22,6 +22,7 @@ CHOSEN = (
     ("diffmoe", "onnxruntime"),
     ("dis", "openvino"),  # whose scan is a graph in the graph
     ("lit", "onnxruntime"),
+    ("can", "onnxruntime"),
     ("rdm", "onnxruntime"),
     ("dod", "onnxruntime"),
     ("nested", "openvino"),

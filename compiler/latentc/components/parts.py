@@ -101,6 +101,11 @@ class Mixer(Part):
         return False
 
     @property
+    def generates(self) -> bool:
+        """Whether weights inside depend on the condition, which `apply` is then given as `told`."""
+        return False
+
+    @property
     def branches(self) -> int:
         """How many summands `apply_branches` returns."""
         return 1
@@ -128,7 +133,10 @@ class Mixer(Part):
         c: Var | None = None,
         **static: Any,
     ) -> Var:
-        """`mask` bool[B, 1, 1, T] is true for the tokens that may be seen; None: all. `c` [B, E] is the condition."""
+        """`mask` bool[B, 1, 1, T] is true for the tokens that may be seen; None: all. `c` [B, E] is the condition.
+
+        If weights depend on the condition, `told` is that, too.
+        """
 
     def apply_branches(
         self, b: Builder, name: str, x: Var, rotary: tuple[Var, ...], init: str, **static: Any
@@ -206,6 +214,8 @@ class BlockCondition(Part):
     """Whether blocks attend to tokens of conditions [B, L, D], and the mask of those that count, behind the vector."""
     TAKES: ClassVar[Literal["vector", "time"] | None] = "vector"
     """What blocks take behind x: the embedded condition c [B, E], the time t [B, 1], or nothing."""
+    TELLS_MIXER: ClassVar[bool] = False
+    """Whether a mixer that `generates` weights from the condition is given it."""
     THROUGH_MIXER: ClassVar[bool] = False
     """Whether the mixer takes c, rather than the block around it."""
 

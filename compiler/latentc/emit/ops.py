@@ -280,6 +280,7 @@ TORCH: dict[str, Row] = {
     "auxiliary_loss": lambda p, n: call(f"{p.helper('AuxiliaryLoss')}.apply", [p.arg(v) for v in n.inputs]),
     "experts": lambda p, n: call(p.helper("routed_experts"), [p.arg(v) for v in n.inputs]),
     "selective_scan": lambda p, n: call(p.helper("selective_scan"), [p.arg(v) for v in n.inputs]),
+    "depthwise_each": lambda p, n: call(p.helper("depthwise_each"), [p.arg(v) for v in n.inputs]),
     "gelu_experts": lambda p, n: call(p.helper("routed_mlps"), [p.arg(v) for v in n.inputs]),
     "pool_choice": lambda p, n: call(
         p.helper("pool_choice"),

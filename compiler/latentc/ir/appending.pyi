@@ -147,6 +147,9 @@ class Appending:
         """x W^T + b with W [out, in]."""
     def embedding(self, table: Operand, index: Operand, /, *, out: str = ...) -> Var:
         """rows of a table, selected by integers."""
+    def depthwise_each(self, x: Operand, weight: Operand, /, *, out: str = ...) -> Var:
+        """depthwise cross-correlation of x [B, C, H, W] with a kernel per sample and channel, weight [B, C, k, k], k
+        odd; zeros around x keep its size."""
     def conv(
         self,
         x: Operand,

@@ -50,6 +50,9 @@ class Block(Closed):
             where = ("block", "mixer" if mixer.spatial else "condition")
             message = f"`{getattr(self, where[1]).kind}` needs a square of tokens, and this network has a sequence"
             yield Problem(where, message, "use another, such as `{kind: attention}`" if mixer.spatial else None)
+        if mixer.generates and not condition.TELLS_MIXER:
+            message = f"weights of the mixer depend on the condition, which `{condition.kind}` does not tell it"
+            yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`")
         if condition.THROUGH_MIXER and not mixer.takes_vector:
             message = f"`{condition.kind}` adds the condition inside the mixer, and a `{mixer.kind}` takes none"
             yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`, or the mixer `attention`")

@@ -159,22 +159,29 @@ def _sum(b: Builder, tokens: list[Var], width: Any) -> list[Var]:
     rows = [b.sum(token, axes=(1,), keepdims=False) for token in tokens]
     total = rows[0]
     for row in rows[1:]:
-        total = total + row
+        total = b.op("add", total, row, out="c")
     return [total]
 
 
 @cache
 def _block(mixer: Mixer, norm: Norm, skips: bool) -> BlockBody:
-    @module_class("SkipBlock" if skips else "Block")
-    def forward(b: Builder, x: Var, total: Var, *skip: Var, dim: int, **static: Any) -> tuple[Var, Var]:
-        """Adds the output x of the block before to the total of all, and mixes the tokens of that."""
-        if skips:
-            x = dense(b, "skip_linear", b.concat(x, *skip, axis=2, out="x"), dim, True, "linear_default", out="x")
+    def mixed(b: Builder, x: Var, total: Var, dim: int, static: dict[str, Any]) -> tuple[Var, Var]:
         total = b.op("add", total, x, out="total")
-        x = mixer.apply(b, "mixer", norm.apply(b, "norm", total), (), "linear_default", dim=dim, **static)
-        return x, total
+        h = norm.apply(b, "norm", total)
+        return mixer.apply(b, "mixer", h, (), "linear_default", dim=dim, **static), total
 
-    return forward
+    @module_class("Block")
+    def block(b: Builder, x: Var, total: Var, *, dim: int, **static: Any) -> tuple[Var, Var]:
+        """Adds the output x of the block before to the total of all, and mixes the tokens of that."""
+        return mixed(b, x, total, dim, static)
+
+    @module_class("SkipBlock")
+    def skip_block(b: Builder, x: Var, total: Var, skip: Var, *, dim: int, **static: Any) -> tuple[Var, Var]:
+        """A block of x joined with the output of its counterpart in the first half."""
+        x = dense(b, "skip_linear", b.concat(x, skip, axis=2, out="x"), dim, True, "linear_default", out="x")
+        return mixed(b, x, total, dim, static)
+
+    return skip_block if skips else block
 
 
 @cache

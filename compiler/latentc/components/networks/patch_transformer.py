@@ -14,6 +14,7 @@ from pydantic import Field
 from latentc.components import Closed, Component, Index, OneOf, Size
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
+from latentc.components.blocks.generated import generated_patches
 from latentc.components.condition import Condition, Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.kit.tokens import joined, rows
@@ -59,6 +60,9 @@ class PatchTransformer(Backbone):
     block: Block = Field(description="the block that is repeated")
     interleaved: Annotated[Component | None, OneOf("blocks/feed_forwards")] = Field(
         None, description="feed-forward of every second block, beginning with the second; null: that of `block`"
+    )
+    generated_patches: bool = Field(
+        False, description="the weight that embeds patches is a learned one plus a linear map of the condition (CAN)"
     )
     weights: Weights = Field("xavier", description="how linear layers start")
     output: Literal["modulated", "silu"] = Field(
@@ -248,10 +252,15 @@ def _network(
                 told.append(entry.tokens(b, prefix, operands, width, static))
             else:
                 x = b.concat(x, entry.map(b, operands, static, size), axis=1, out="x")
-        kernel = b.param("x_embedder.weight", f32(width, x.shape[1], patch, patch), "xavier_uniform", of="matrix")
-        shift = b.param("x_embedder.bias", f32(width), "zeros")
-        x = b.conv(x, kernel, shift, stride=patch, out="x")
-        x = b.transpose(b.reshape(x, shape=(batch, width, tokens)), perm=(0, 2, 1), out="x")
+        if config.generated_patches:
+            c = reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
+            x = b.sub("x_embedder", generated_patches, x, c, size=size, patch=patch, channels=x.shape[1], width=width)
+            embedded = [c]
+        else:
+            kernel = b.param("x_embedder.weight", f32(width, x.shape[1], patch, patch), "xavier_uniform", of="matrix")
+            shift = b.param("x_embedder.bias", f32(width), "zeros")
+            x = b.conv(x, kernel, shift, stride=patch, out="x")
+            x = b.transpose(b.reshape(x, shape=(batch, width, tokens)), perm=(0, 2, 1), out="x")
         rotary: tuple[Var, ...] = ()
         if positions is not None:
             x = positions.add(b, x, width, grid)

@@ -1,4 +1,8 @@
-"""The selective scan as ONNX Scan: a graph for one token, whose state stays in the cache."""
+"""The selective scan as ONNX Scan: a graph for one token, whose state stays in the cache.
+
+It is faster than the forms of static shapes in `latentc.ir.ops.scan`, which go through memory several times: 3.2 times
+in ONNX Runtime and 1.2 times in OpenVINO for 1024 channels and 258 tokens (benchmarks/selective_scan.py).
+"""
 
 from __future__ import annotations
 

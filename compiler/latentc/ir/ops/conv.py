@@ -215,7 +215,56 @@ def _flops(x: TensorType, weight: TensorType) -> int:
     return 2 * x.count() * weight.with_axis(0).count()
 
 
+def _each_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, weight = ins
+    need(x.is_float and x.rank == 4, f"takes floats [B, C, H, W], got {x}")
+    need(
+        weight.rank == 4 and weight.shape[:2] == x.shape[:2], f"weight is {weight}; wants {list(x.shape[:2])} and k, k"
+    )
+    need(weight.shape[2] == weight.shape[3] and int(weight.shape[2]) % 2 == 1, f"{weight} has no odd square kernel")  # type: ignore[arg-type]
+    same_dtype(ins)
+    return [x]
+
+
+def _each(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    x, weight = xs
+    rows, columns = x.shape[2:]
+    half = weight.shape[2] // 2
+    padded = np.pad(x, ((0, 0), (0, 0), (half, half), (half, half)))
+    out = np.zeros_like(x)
+    for i, j in np.ndindex(*weight.shape[2:]):
+        out += weight[:, :, i, j, None, None] * padded[:, :, i : i + rows, j : j + columns]
+    return [out]
+
+
+def _each_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    """A sum over the places of the kernel, as no engine has convolutions with a weight per sample."""
+    x, weight = ins
+    _, _, rows, columns = x.shape
+    kernel = int(weight.shape[2])
+    for axis in (2, 3):
+        x = b.pad(x, axis=axis, before=kernel // 2, after=kernel // 2, value=0.0)
+    total = None
+    for i in range(kernel):
+        band = b.slice(x, axis=2, start=i, stop=i + rows)
+        own = b.slice(weight, axis=2, start=i, stop=i + 1)
+        for j in range(kernel):
+            part = b.slice(own, axis=3, start=j, stop=j + 1) * b.slice(band, axis=3, start=j, stop=j + columns)
+            total = part if total is None else total + part
+    return [total]
+
+
 _ROWS = [
+    Op(
+        "depthwise_each(x, weight)",
+        "depthwise cross-correlation of x [B, C, H, W] with a kernel per sample and channel, weight [B, C, k, k], k "
+        "odd; zeros around x keep its size",
+        _each_infer,
+        _each,
+        None,
+        lambda ins, outs, attrs: 2 * outs[0].count() * int(ins[1].shape[2]) ** 2,  # type: ignore[arg-type]
+        _each_decompose,
+    ),
     Op(
         "conv(x, weight, bias?; stride?, padding?, dilation?, groups?)",
         "1-D, 2-D or 3-D cross-correlation of x [B, C, *space] with W [out, in / groups, *kernel], and a bias [out]",

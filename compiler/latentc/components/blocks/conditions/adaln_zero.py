@@ -27,6 +27,7 @@ class AdalnZero(BlockCondition):
     )
     shift: bool = Field(True, description="norms are shifted too, not only scaled")
     gate_branches: bool = Field(False, description="a gate for each branch of a mixer that has several")
+    TELLS_MIXER: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adaln_zero"}
 
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
@@ -54,7 +55,7 @@ def _block(config: AdalnZero, mixer: Mixer, feed_forward: FeedForward, norm: Nor
     @module_class("DiTBlock")
     def block(b: Builder, x: Var, c: Var, *rotary: Var, dim: int, **static: Any) -> Var:
         """A transformer block conditioned by adaLN-Zero: c [B, D] scales, shifts and gates both branches."""
-        mixing = mixer.own(dim, static)
+        mixing = mixer.own(dim, static) | ({"told": c} if mixer.generates else {})
         feeding = {k: static[k] for k in feed_forward.static(dim)}
         count = len(names)
         modulation = dense(b, "adaLN", b.silu(c), count * dim, True, "zeros", out="modulation")

@@ -51,6 +51,13 @@ class ExpertChoice(FeedForward):
         return b.sub(name, _forward(self, init), x, **static)  # type: ignore[no-any-return]
 
 
+def _count(tokens: Any, experts: Any, capacity: float) -> Any:
+    """Tokens that an expert takes; an expression of the sizes for a whole capacity."""
+    if capacity == int(capacity) and tokens * int(capacity) >= experts:
+        return tokens * int(capacity) // experts if capacity != 1 else tokens // experts
+    return max(1, int(int(tokens) / int(experts) * capacity))
+
+
 @cache
 def _forward(config: ExpertChoice, init: str) -> BlockBody:
     @module_class("ExpertChoice")
@@ -59,7 +66,7 @@ def _forward(config: ExpertChoice, init: str) -> BlockBody:
         scores = b.softmax(b.dense("gate", x, experts, bias=False, init="normal", std=0.006), axis=-1, out="scores")
         per_expert = b.transpose(scores, perm=(0, 2, 1), out="per_expert")
         rank = b.argsort(b.argsort(-per_expert), out="rank")
-        count = max(1, int(x.shape[1] / int(experts) * config.capacity))
+        count = _count(x.shape[1], experts, config.capacity)
         kept = b.where(b.less(rank, count), per_expert, 0.0, out="kept")
         gates = b.transpose(kept, perm=(0, 2, 1), out="gates")
         y = _experts.routed(b, x, gates, config.activation, hidden, init, config.capacity, config.expert_std)

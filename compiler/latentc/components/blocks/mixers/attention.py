@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Component, OneOf
+from latentc.components.blocks.generated import generated_linear
 from latentc.components.blocks.score_kernels._kernels import distances, distances_from
 from latentc.components.parts import DecodeState, Mixer, Norm, Problem, ScoreKernel, dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
@@ -41,6 +42,10 @@ class Attention(Mixer):
         description="adds to the scores a learned number per head and per offset of rows and columns, for a square of "
         "tokens (Swin Transformer, Liu et al. 2021)",
     )
+    generated_projection: bool = Field(
+        False,
+        description="the weight of the output projection is a learned one plus a linear map of the condition (CAN)",
+    )
     score_kernel: Annotated[Component | None, OneOf("blocks/score_kernels")] = Field(
         None, description="a kernel of the distance between tokens along the sequence, which changes the scores"
     )
@@ -58,6 +63,10 @@ class Attention(Mixer):
     @property
     def takes_vector(self) -> bool:
         return True
+
+    @property
+    def generates(self) -> bool:
+        return self.generated_projection
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         kv = self.kv_heads or self.heads
@@ -82,8 +91,11 @@ class Attention(Mixer):
         init: str,
         mask: Var | None = None,
         c: Var | None = None,
+        told: Var | None = None,
         **static: Any,
     ) -> Var:
+        if told is not None:
+            return b.sub(name, _generated(self, init), x, told, *rotary, **static)  # type: ignore[no-any-return]
         if mask is not None:
             return b.sub(name, _masked(self, init), x, mask, *rotary, **static)  # type: ignore[no-any-return]
         if c is not None:
@@ -108,10 +120,11 @@ class Attention(Mixer):
         kv_heads: int | None,
         grid: int,
         c: Var | None = None,
+        told: Var | None = None,
     ) -> Var:
         q, k, v = self._heads(b, x, rotary, init, dim, heads, kv_heads, c)
         bias = relative_bias(b, heads, grid, x.shape[1]) if self.relative_bias else None
-        return self._project(b, self._mixed(b, q, k, v, bias), dim, init)
+        return self._project(b, self._mixed(b, q, k, v, bias), dim, init, told)
 
     def _mixed(self, b: Builder, q: Var, k: Var, v: Var, mask: Var | None = None, position: Var | None = None) -> Var:
         """Attention of q to k and v: f32[B, H, T_q, d].
@@ -182,11 +195,14 @@ class Attention(Mixer):
             return q, k
         return self.qk_norm.apply(b, "q_norm", q), self.qk_norm.apply(b, "k_norm", k)
 
-    def _project(self, b: Builder, x: Var, dim: int, init: str) -> Var:
-        """The heads' outputs [B, H, T, d] joined and projected: [B, T, D]."""
+    def _project(self, b: Builder, x: Var, dim: int, init: str, told: Var | None = None) -> Var:
+        """The heads' outputs [B, H, T, d] joined and projected, by a weight that `told` changes: [B, T, D]."""
         batch, _, tokens, _ = x.shape
         x = b.reshape(b.transpose(x, perm=(0, 2, 1, 3)), shape=(batch, tokens, dim))
-        x = dense(b, "proj", x, dim, self.bias, init, out="x")
+        if told is None:
+            x = dense(b, "proj", x, dim, self.bias, init, out="x")
+        else:
+            x = b.sub("proj", generated_linear(self.bias, init), x, told, features=dim)
         return b.dropout(x, p=self.dropout, out="x") if self.dropout else x
 
 
@@ -198,6 +214,18 @@ def _forward(config: Attention, init: str) -> BlockBody:
     ) -> Var:
         """Multi-head self-attention."""
         return config._attended(b, x, rotary, init, dim, heads, kv_heads, grid)
+
+    return attention
+
+
+@cache
+def _generated(config: Attention, init: str) -> BlockBody:
+    @module_class("GeneratedAttention")
+    def attention(
+        b: Builder, x: Var, c: Var, *rotary: Var, dim: int, heads: int, kv_heads: int | None = None, grid: int = 0
+    ) -> Var:
+        """Multi-head self-attention, whose output projection depends on the condition c [B, E]."""
+        return config._attended(b, x, rotary, init, dim, heads, kv_heads, grid, told=c)
 
     return attention
 

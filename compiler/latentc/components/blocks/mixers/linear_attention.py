@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.blocks.feature_map import as_tokens
+from latentc.components.blocks.generated import generated_depthwise, generated_linear
 from latentc.components.parts import Mixer, Problem, dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
@@ -32,6 +34,11 @@ class LinearAttention(Mixer):
     kernel: int = Field(5, ge=0, le=63, description="side of the depthwise convolution of the values, odd; 0: none")
     shared_kernel: bool = Field(True, description="all heads have one kernel, of the channels of a head")
     bias: bool = Field(False, description="biases of the projections to queries, keys and values")
+    generated: bool = Field(
+        False,
+        description="the weights of the output projection and the kernel are learned ones plus linear maps of the "
+        "condition (CAN); each head then has a kernel of its own",
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "linear_attention", "heads": 2, "kernel": 3}
 
     @property
@@ -41,6 +48,10 @@ class LinearAttention(Mixer):
     @property
     def spatial(self) -> bool:
         return self.kernel > 0
+
+    @property
+    def generates(self) -> bool:
+        return self.generated
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if self.kernel and self.kernel % 2 == 0:
@@ -58,8 +69,11 @@ class LinearAttention(Mixer):
         init: str,
         mask: Var | None = None,
         c: Var | None = None,
+        told: Var | None = None,
         **static: Any,
     ) -> Var:
+        if told is not None:
+            return b.sub(name, _generated(self, init), x, told, **static)  # type: ignore[no-any-return]
         return b.sub(name, _forward(self, init), x, **static)  # type: ignore[no-any-return]
 
 
@@ -68,31 +82,52 @@ def _forward(config: LinearAttention, init: str) -> BlockBody:
     @module_class("LinearAttention")
     def attention(b: Builder, x: Var, *, dim: int, heads: int, grid: int = 0) -> Var:
         """Linear attention over H heads, and a depthwise convolution of the values."""
-        batch, tokens, _ = x.shape
-        head_dim = dim // heads
-        q = dense(b, "q", x, dim, config.bias, init, out="q")
-        kv = dense(b, "kv", x, 2 * dim, config.bias, init, out="kv")
-        k, v = b.split(kv, axis=2, sizes=(dim, dim), out="k v")
-        q, k, v = (
-            b.transpose(b.reshape(part, shape=(batch, tokens, heads, head_dim)), perm=(0, 2, 1, 3), out=label)
-            for part, label in ((q, "q"), (k, "k"), (v, "v"))
-        )
-        q, k = (b.op("add", b.relu(part), TINY, out=label) for part, label in ((q, "q"), (k, "k")))
-        # Means over the tokens, not sums: they stay small in half precision.
-        keys = b.transpose(k * (1.0 / int(tokens)), perm=(0, 1, 3, 2), out="keys")
-        total = b.sum(keys, axes=(3,), keepdims=True, out="total")
-        x = b.matmul(q, b.matmul(keys, v, out="memory")) / (b.matmul(q, total) + TINY)
-        x = b.reshape(b.transpose(x, perm=(0, 2, 1, 3)), shape=(batch, tokens, dim), out="x")
-        if config.kernel:
-            x = x + _convolved(b, config, v, dim, heads, grid)
-        return dense(b, "proj", x, dim, True, init, out="x")
+        return _attended(b, config, init, x, None, dim, heads, grid)
 
     return attention
 
 
-def _convolved(b: Builder, config: LinearAttention, v: Var, dim: int, heads: int, grid: int) -> Var:
+@cache
+def _generated(config: LinearAttention, init: str) -> BlockBody:
+    @module_class("GeneratedLinearAttention")
+    def attention(b: Builder, x: Var, c: Var, *, dim: int, heads: int, grid: int = 0) -> Var:
+        """Linear attention, whose output projection and convolution depend on the condition c [B, E]."""
+        return _attended(b, config, init, x, c, dim, heads, grid)
+
+    return attention
+
+
+def _attended(
+    b: Builder, config: LinearAttention, init: str, x: Var, c: Var | None, dim: int, heads: int, grid: int
+) -> Var:
+    batch, tokens, _ = x.shape
+    head_dim = dim // heads
+    q = dense(b, "q", x, dim, config.bias, init, out="q")
+    kv = dense(b, "kv", x, 2 * dim, config.bias, init, out="kv")
+    k, v = b.split(kv, axis=2, sizes=(dim, dim), out="k v")
+    q, k, v = (
+        b.transpose(b.reshape(part, shape=(batch, tokens, heads, head_dim)), perm=(0, 2, 1, 3), out=label)
+        for part, label in ((q, "q"), (k, "k"), (v, "v"))
+    )
+    q, k = (b.op("add", b.relu(part), TINY, out=label) for part, label in ((q, "q"), (k, "k")))
+    # Means over the tokens, not sums: they stay small in half precision.
+    keys = b.transpose(b.op("div", k, tokens), perm=(0, 1, 3, 2), out="keys")
+    total = b.sum(keys, axes=(3,), keepdims=True, out="total")
+    x = b.matmul(q, b.matmul(keys, v, out="memory")) / (b.matmul(q, total) + TINY)
+    x = b.reshape(b.transpose(x, perm=(0, 2, 1, 3)), shape=(batch, tokens, dim), out="x")
+    if config.kernel:
+        x = x + _convolved(b, config, v, c, dim, heads, grid)
+    if c is not None:
+        return b.sub("proj", generated_linear(True, init), x, c, features=dim)  # type: ignore[no-any-return]
+    return dense(b, "proj", x, dim, True, init, out="x")
+
+
+def _convolved(b: Builder, config: LinearAttention, v: Var, c: Var | None, dim: int, heads: int, grid: int) -> Var:
     """The values f32[B, H, T, d] as a square of tokens, convolved per channel: f32[B, T, D]."""
     batch, _, tokens, head_dim = v.shape
+    if c is not None:
+        square = b.reshape(b.transpose(v, perm=(0, 1, 3, 2)), shape=(batch, dim, grid, grid), out="h")
+        return as_tokens(b, b.sub("dwc", generated_depthwise(config.kernel), square, c, channels=dim), tokens)
     channels, rows = (head_dim, batch * heads) if config.shared_kernel else (dim, batch)
     fan_in = config.kernel**2
     weight = b.param("dwc.weight", f32(channels, 1, config.kernel, config.kernel), "linear_default", fan_in=fan_in)
