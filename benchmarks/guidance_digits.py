@@ -23,7 +23,7 @@ from reduce_digits import METRICS, trained
 import latentc_runtime
 from latentc import api
 
-SPEC, COUNT, FRESH, CLASSIFIED = "digits_dit", 1000, 9_000_000, 300
+SPEC, COUNT, FRESH, CLASSIFIED, EVENTS = "digits_dit", 1000, 9_000_000, 300, 200
 STRONG = {
     "constant": "{scale: 4}",
     "linear": "{scale: 4, schedule: linear}",
@@ -55,9 +55,9 @@ def main() -> int:
         for name, text in AWAY.items()
     }
     for name, found in {**strong, "no class": plain, **away}.items():
-        print(
-            f"{name:15} accuracy {found['accuracy']:.3f}  Fréchet {found['frechet']:.3f}  variety {found['variety']:.3f}"
-        )
+        print(f"{name:15}", *(f"{what} {value:.3f}" for what, value in found.items()), sep="  ")
+    happened, excess, real = event(weights, given.out / "event")
+    print(f"event: {happened:.3f} of samples, mean excess {excess:.3f}, of digits with the event {real:.3f}")
     accuracy, evaluations = classified(weights, given.out / "classifier")
     base = strong["constant"]
     lines = [
@@ -70,6 +70,7 @@ def main() -> int:
             verdict(f"Fréchet distance, {name} to none", one["frechet"] / plain["frechet"], 0.95, least=False)
             for name, one in away.items()
         ),
+        verdict("samples with an event that 5 % of digits have", happened, 0.8, ""),
         verdict(f"accuracy as a classifier ({evaluations:.0f} evaluations per sample)", accuracy, 0.9, ""),
     ]
     print("\n".join(lines))
@@ -93,6 +94,21 @@ def figures(weights: Path, folder: Path, *overrides: str, classes: bool = True) 
         "variety": variety(samples, labels if classes else labels * 0)
         / variety(real[0], real[1] if classes else real[1] * 0),
     }
+
+
+def event(weights: Path, folder: Path) -> tuple[float, float, float]:
+    """How many samples have an event (a mean that 5 % of digits exceed), their mean excess, and the digits'."""
+    from metrics import split
+
+    digits = np.concatenate([half.images for half in split()]).reshape(-1, 64) / 8.0 - 1.0
+    means = digits.mean(axis=1)
+    bound = round(float(np.quantile(means, 0.95)), 3)
+    term = f"{{kind: score, score: {{kind: event, number: mean, above: {bound}}}}}"
+    api.compile(SPEC, weights, folder, overrides=["sampler.steps=25", f"sampler.guidance={term}"])
+    labels = np.arange(EVENTS) % 10
+    samples = latentc_runtime.load(folder, "cpu").sample(labels, np.arange(FRESH, FRESH + EVENTS))
+    found = samples.reshape(EVENTS, -1).mean(axis=1)
+    return float((found > bound).mean()), float((found - bound).mean()), float((means[means > bound] - bound).mean())
 
 
 def variety(samples: np.ndarray, labels: np.ndarray) -> float:

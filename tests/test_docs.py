@@ -34,6 +34,7 @@ FOLDERS = {
     "samplers": "Samplers",
     "samplers/spacings": "Spacings",
     "guidance": "Guidance",
+    "guidance/scores": "Scores that guide",
     "optimizers": "Optimisers",
 }
 

@@ -45,6 +45,7 @@ Capability = Literal[
     "generate_by_style",
     "discriminate",
     "classify",
+    "see",
     "uncertainty",
     "encode",
     "autoencode",
@@ -62,6 +63,7 @@ CAPABILITIES: dict[Capability, str] = {
     "generate_by_style": "turns noise into a style, and styles into a sample",
     "discriminate": "scores how much a sample looks like data",
     "classify": "predicts the class of a noisy sample at its time",
+    "see": "gives the features that it sees in a sample",
     "uncertainty": "estimates the log-variance of a denoiser's error at a time",
     "encode": "encodes its input for other networks",
     "autoencode": "encodes data as codes and decodes them",
@@ -92,6 +94,7 @@ generate_by_style
               `synthesize_const` (state) -> output
 discriminate  `forward` (state, conditions) -> output
 classify      `forward` (state, time unless it classifies data as it is, conditions) -> logits over classes
+see           `see` (state) -> output: features f32[B, F, ...], perhaps at positions
 uncertainty   `forward` (time) -> output f32[B]
 encode        `encode` (states, conditions) -> output
 autoencode    `encode` (state) -> output, the codes: tokens, or mean and log-variance of latents;

@@ -109,9 +109,18 @@ def class_gradient(mb: ModuleBuilder, network: Network) -> ClassGradient:
 class ClassGradient:
     """A `Slope`: the gradient by x of log p(y | x, t), which a function of the module computes."""
 
+    OF_DATA: ClassVar[bool] = False
     log_probability: str
 
-    def __call__(self, b: Builder, x: Var, time: Var, operands: Mapping[str, Var], scale: Var) -> Var:
+    def __call__(
+        self,
+        b: Builder,
+        x: Var,
+        time: Var,
+        operands: Mapping[str, Var],
+        scale: Var,
+        coefficients: Mapping[str, Var],
+    ) -> Var:
         _, slope = b.gradient(self.log_probability, "", [x, time, operands["y"]], out="log_probability slope")
         column = b.reshape(scale, shape=(scale.shape[0], *(1,) * (x.type.rank - 1)), out="scale")
         return b.mul(slope, column, out="slope")  # type: ignore[no-any-return]

@@ -79,8 +79,22 @@ def scale_at(b: Builder, scale: Var, weight: Var) -> Var:
 class Slope(Protocol):
     """A direction that guidance adds to the score."""
 
-    def __call__(self, b: Builder, x: Var, time: Var, operands: Mapping[str, Var], scale: Var) -> Var:
-        """scale [B] times the direction at the network's input x [B, ...] and time [B]."""
+    OF_DATA: ClassVar[bool]
+    """Whether it looks at the data that the network predicts, by `Table.data`."""
+
+    def __call__(
+        self,
+        b: Builder,
+        x: Var,
+        time: Var,
+        operands: Mapping[str, Var],
+        scale: Var,
+        coefficients: Mapping[str, Var],
+    ) -> Var:
+        """scale [B] times the direction at the network's input x [B, ...] and time [B].
+
+        `coefficients` f32[] are z_x, z_output, z_scale and z_cov, if it looks at the data.
+        """
 
 
 class Degrade(Protocol):

@@ -53,7 +53,7 @@ class ResnetClassifier(Backbone):
         False, description="x from -1 to 1 is first given ImageNet's mean and deviation, as pretrained weights expect"
     )
     conditions: tuple[str, ...] | None = Field((), description="none: the class is what it predicts")
-    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"classify"})
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"classify", "see"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "resnet_classifier",
         "layers": [1, 1, 1, 1],
@@ -85,7 +85,8 @@ class ResnetClassifier(Backbone):
         static |= {} if self.adapter is None else {"rank": self.adapter.rank}
         ports = (Port("x", f32(B, *spec.data.shape), "state"),)
         forward = add_method(mb, name, "forward", _network(self), ports, static, ("logits",))
-        return Network(name, {"forward": forward}, self.PROVIDES, sizes={"layers": self.layers})
+        see = add_method(mb, name, "see", _network(self, sees=True), ports, static)
+        return Network(name, {"forward": forward, "see": see}, self.PROVIDES, sizes={"layers": self.layers})
 
 
 def classes_of(spec: Spec) -> int:
@@ -95,10 +96,10 @@ def classes_of(spec: Spec) -> int:
 
 
 @cache
-def _network(config: ResnetClassifier) -> BlockBody:
-    @module_class("ResNet", x="B C H W")
+def _network(config: ResnetClassifier, sees: bool = False) -> BlockBody:
+    @module_class("ResNet", "see" if sees else "forward", x="B C H W")
     def forward(b: Builder, x: Var, *, width: int, classes: int, **static: Any) -> Var:
-        """Logits of the classes of x."""
+        """Logits of the classes of x, or the features of its last level."""
         if config.normalise:
             scale = b.constant([[[0.5 / s]] for s in STD], out="scale")
             shift = b.constant([[[(0.5 - m) / s]] for m, s in zip(MEAN, STD, strict=True)], out="shift")
@@ -116,6 +117,8 @@ def _network(config: ResnetClassifier) -> BlockBody:
                 shortcut = stride != 1 or int(x.shape[1]) != int(out)
                 sizes = {"channels": x.shape[1], "features": features, **adapted}
                 x = b.sub(name, _block(config, stride, shortcut), x, out="x", **sizes)
+        if sees:
+            return x
         x = b.mean(x, axes=(2, 3), keepdims=False, out="x")
         weight = config.param(b, "fc.weight", f32(classes, x.shape[1]), "linear_default", fan_in=x.shape[1])
         bias = config.param(b, "fc.bias", f32(classes), "linear_default", fan_in=x.shape[1])

@@ -10,7 +10,10 @@ import numpy as np
 from latentc.components.processes.formulas import Array
 from latentc.components.processes.prediction import Point, Prediction, conversion, functional
 from latentc.components.processes.process import Process
-from latentc.components.samplers.table import DATA_PART
+from latentc.components.samplers.table import DATA, DATA_PART
+
+LEAST_ALPHA = 1e-3
+"""Where alpha is less, the data is taken from its part of the state as if it were this."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +108,8 @@ def evaluation(
         columns["e_guide" if second else "d_guide"] = guide
     z_x, z_output = data_part(point, predicts)
     columns |= dict(zip(DATA_PART[second], (z_x, scale * z_output), strict=True))
+    alpha = np.maximum(point.alpha, LEAST_ALPHA)
+    columns |= dict(zip(DATA[second], (scale * alpha, scale * point.sigma**2 / alpha), strict=True))
     return columns
 
 

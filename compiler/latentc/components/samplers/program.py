@@ -27,7 +27,7 @@ from latentc.components.samplers.guided import (
     weight_column,
 )
 from latentc.components.samplers.memory import branched, empty_memory, per_branch, twice
-from latentc.components.samplers.table import Step, Table
+from latentc.components.samplers.table import DATA, DATA_PART, Step, Table
 from latentc.components.sums import Coefficient, weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, f32
@@ -264,6 +264,8 @@ def _columns(table: Table, evaluations: Sequence[Evaluation], annealing: Anneali
     for which, one in enumerate(evaluations):
         if one.slopes:
             columns |= {name: column for name, column in table.guides.items() if name[0] == "de"[which]}
+        if any(not isinstance(guide.how, Contrast) and guide.how.OF_DATA for guide in one.guides):
+            columns |= table.data(which)
         if one.degrades:
             columns |= table.data_part(which)
         progress = [float(p) for p in table.progress[:, which]]
@@ -371,7 +373,9 @@ class _Row:
             assert not isinstance(guide.how, Contrast)
             scale, weight = self.request.scales[guide.input], self.coefficients[weight_column(guide, which)]
             scale = scale if isinstance(weight, float) else self.b.mul(scale, weight, out="scale")
-            slopes.append(guide.how(self.b, x, time, self.request.operands, scale))
+            names = (*DATA_PART[which], *DATA[which]) if guide.how.OF_DATA else ()
+            k = {name.removesuffix("_2"): self._scalar(self.coefficients[name]) for name in names}
+            slopes.append(guide.how(self.b, x, time, self.request.operands, scale, k))
         return weighted_sum(self.b, "slope", *((1.0, slope) for slope in slopes)) if len(slopes) > 1 else slopes[0]
 
     def _network_inputs(self, x: Var, which: int) -> tuple[Var, list[Var]]:
@@ -382,10 +386,11 @@ class _Row:
             self._of_all(self.coefficients[name], out) for name, out in names.items() if name in self.coefficients
         ]
 
+    def _scalar(self, coefficient: Coefficient) -> Var:
+        """f32[]: a coefficient as a value."""
+        return self.b.constant(coefficient, "f32") if isinstance(coefficient, float) else coefficient
+
     def _of_all(self, coefficient: Coefficient, out: str) -> Var:
         """f32[B]: a coefficient for every sample."""
-        one, like = (
-            self.b.constant(coefficient, "f32") if isinstance(coefficient, float) else coefficient,
-            self.request.like,
-        )
+        one, like = self._scalar(coefficient), self.request.like
         return self.b.broadcast_to(one, like, shape=(like.shape[0],), out=out)  # type: ignore[no-any-return]

@@ -21,6 +21,7 @@ Row = Mapping[str, Coefficient]
 NOT_COEFFICIENTS = ("progress", "progress_2")
 GUIDES = ("d_guide", "e_guide")
 DATA_PART = (("z_x", "z_output"), ("z_x_2", "z_output_2"))
+DATA = (("z_scale", "z_cov"), ("z_scale_2", "z_cov_2"))
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ class Table:
     A coefficient's column has the name of what it multiplies: x, the estimates d and e, earlier estimates h1 (the step
     before), h2 …, the step's standard normal noise z (`noise`; the table is then `stochastic`),
     what guidance adds to the score (`d_guide`, `e_guide`). The part alpha * x0 of the network's input is
-    ``z = z_x * input + z_output * output`` (z_x_2, z_output_2). Each body documents what it does with its columns.
+    ``z = z_x * input + z_output * output`` (z_x_2, z_output_2), and x0 is z / z_scale, its covariance given the state
+    z_cov times its derivative by the input. Each body documents what it does with its columns.
     """
 
     solver: str
@@ -160,7 +162,7 @@ class Table:
     @property
     def coefficients(self) -> dict[str, Array]:
         """The columns that the body reads without guidance of the score."""
-        others = (*NOT_COEFFICIENTS, *GUIDES, *DATA_PART[0], *DATA_PART[1])
+        others = (*NOT_COEFFICIENTS, *GUIDES, *sum(DATA_PART + DATA, ()))
         return {name: c for name, c in self.columns.items() if name not in others}
 
     @property
@@ -171,6 +173,10 @@ class Table:
     def data_part(self, which: int) -> dict[str, Array]:
         """The columns by which evaluation `which` of a step gives the part of its input that is data."""
         return {name: self.columns[name] for name in DATA_PART[which]}
+
+    def data(self, which: int) -> dict[str, Array]:
+        """The columns by which evaluation `which` of a step gives the data, and its covariance."""
+        return {name: self.columns[name] for name in (*DATA_PART[which], *DATA[which])}
 
     def parts(self) -> tuple[Table, ...]:
         """This table and the tails after it, in order."""

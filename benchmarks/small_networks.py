@@ -1,0 +1,110 @@
+"""What samplers gain that leave some of the work to a small network: FlowTurbo and T-Stitch.
+
+    python benchmarks/small_networks.py [--out out/small_networks] [--only digits|speed]
+
+Quality on digits: class accuracy and Fréchet distance (the classifier of examples/digits, 2000 samples) of the digit
+SiT by Heun's method and by FlowTurbo, whose refiner of one block is trained for it. Speed at full width: engines of
+SiT-XL/2 and its refiner, and of DiT-XL/2 with DiT-S/2 for the first 40 % of the steps, with random weights, OpenVINO,
+batch 1 with guidance; seconds per sample, in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from common import random_bundle, turns, verdict
+from reduce_digits import METRICS
+
+import latentc_runtime
+from latentc import api
+
+COUNT, FRESH = 2000, 11_000_000
+SAMPLERS = {
+    "heun 25 steps (50 evaluations)": ("digits_sit", ("sampler.steps=25",)),
+    "heun 9 steps (18)": ("digits_sit", ("sampler.steps=9",)),
+    "heun 5 steps (10)": ("digits_sit", ("sampler.steps=5",)),
+    "flowturbo 1, 5, 3 (7, and 6 of the refiner)": ("digits_flowturbo", ()),
+    "flowturbo 2, 4, 3 (8, and 6)": ("digits_flowturbo", ("sampler.heun=2", "sampler.pseudo=4")),
+}
+ENGINE = ("target.engine=openvino", "target.form=loop", "target.max_batch=1")
+FULL = {
+    "heun 9 steps": ("sit", ("sampler.steps=9",)),
+    "flowturbo 1, 5, 3": ("flowturbo", ()),
+    "dit 10 steps": ("dit", ("sampler={kind: ddim, steps: 10, guidance: {scale: 1.5, channels: 3}}",)),
+    "t-stitch 4 of 10 steps": ("t_stitch", ("sampler.steps=10",)),
+}
+
+
+def main() -> int:
+    """Runs the benchmark; 1 if a goal is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out/small_networks"), help="projects, weights, bundles")
+    parser.add_argument("--only", choices=("digits", "speed"), help="one half of it")
+    given = parser.parse_args()
+    lines = [] if given.only == "speed" else quality(given.out)
+    lines += [] if given.only == "digits" else speed(given.out)
+    print("\n".join(lines))
+    return int(any("MISSED" in line for line in lines))
+
+
+def quality(out: Path) -> list[str]:
+    """Trains both networks where they are not there yet, and judges the samplers."""
+    sys.path.insert(0, str(METRICS.parent))
+    from metrics import judged
+
+    main_weights = trained("digits_sit", out / "digits-sit")
+    refiner = trained("digits_flowturbo", out / "digits-flowturbo")
+    labels, figures = np.arange(COUNT) % 10, {}
+    for name, (spec, overrides) in SAMPLERS.items():
+        files = main_weights if spec == "digits_sit" else refiner
+        folder = out / "bundles" / name.split(" (")[0].replace(" ", "_").replace(",", "")
+        api.compile(spec, files, folder, overrides=overrides)
+        samples = latentc_runtime.load(folder, "cpu").sample(labels, np.arange(FRESH, FRESH + COUNT))
+        found = judged(samples, labels)
+        figures[name] = found["accuracy"][0], found["frechet"]
+        print(f"{name}: accuracy {figures[name][0]:.4f}, Fréchet distance {figures[name][1]:.4f}")
+    heun, turbo = (figures[name] for name in list(SAMPLERS)[1:4:2])
+    return [
+        verdict("class accuracy of FlowTurbo, of Heun's in as many steps", turbo[0] / heun[0], 0.98),
+        verdict("Fréchet distance of FlowTurbo, of Heun's in as many steps", turbo[1] / heun[1], 1.1, least=False),
+    ]
+
+
+def trained(spec: str, project: Path) -> Path:
+    """The weights of a digit system; projects lie side by side, as one starts from the other's weights."""
+    weights = project / "runs/train/weights.safetensors"
+    if not weights.exists():
+        api.emit(spec, project)
+        command = [sys.executable, "train.py"]
+        subprocess.run(command, cwd=project, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}, check=True)
+    return weights
+
+
+def speed(out: Path) -> list[str]:
+    """Seconds per sample of engines of the published sizes."""
+    pipes = {}
+    for name, (spec, overrides) in FULL.items():
+        folder = out / "full" / name.replace(" ", "_").replace(",", "")
+        if not folder.exists():
+            random_bundle(folder, spec, "XL/2" if spec == "dit" else None, (*overrides, *ENGINE))
+        pipes[name] = folder
+    ratios = []
+    for slow, fast in (list(FULL)[:2], list(FULL)[2:]):
+        both = {name: latentc_runtime.load(pipes[name], "cpu", verify=False) for name in (slow, fast)}
+        for pipe in both.values():
+            pipe.sample([0], 0)
+        times = turns({name: lambda pipe=pipe: pipe.sample([1], 0) for name, pipe in both.items()}, 3)
+        least = {name: min(seconds) for name, seconds in times.items()}
+        print(", ".join(f"{name}: {seconds:.2f} s" for name, seconds in least.items()))
+        goal = 1.5 if "turbo" in fast else 1.3
+        ratios.append(verdict(f"{fast}, against {slow}", least[slow] / least[fast], goal))
+    return ratios
+
+
+if __name__ == "__main__":
+    sys.exit(main())

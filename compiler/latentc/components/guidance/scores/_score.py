@@ -1,0 +1,136 @@
+"""The base class of scores that guide a sampler, and how they are differentiated at the predicted data.
+
+Symbols: B batch, C channels.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from latentc.components.contract import Need, Network
+from latentc.components.kit import Operands, call
+from latentc.components.parts import Part
+from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
+from latentc.ir.types import B, TensorType
+
+COEFFICIENTS = ("z_x", "z_output", "z_scale", "z_cov")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The data that a network predicts from the state, as a function `name` of the module.
+
+    It takes x f32[B, C, ...], t f32[B], the operands of the conditions `told`, and `COEFFICIENTS` f32[].
+    """
+
+    name: str
+    told: tuple[str, ...]
+
+    def operands(self, x: Var, time: Var, operands: Operands, coefficients: Mapping[str, Var]) -> list[Var]:
+        """What it takes, in order."""
+        return [x, time, *(operands[name] for name in self.told), *(coefficients[name] for name in COEFFICIENTS)]
+
+
+class GuidingScore(Part):
+    """How well data fits a wish: a number per sample, whose gradient guides the sampler."""
+
+    def needs(self) -> tuple[Need, ...]:
+        """Networks that it calls, and what they must be able to do; places relative to the score."""
+        return ()
+
+    def reads(self) -> tuple[str, ...]:
+        """Conditions that it reads although no network may be told them."""
+        return ()
+
+    def operands(self, data: TensorType) -> dict[str, TensorType]:
+        """The operands of conditions that it reads, with their types, for data of this type."""
+        return {}
+
+    @abstractmethod
+    def build(self, b: Builder, data: Var, given: Operands, networks: Mapping[str, Network]) -> Var:
+        """The score f32[B] of data f32[B, C, ...]; `given` are its `operands` and, if it asks, `variance` f32[B]."""
+
+    def statistic(self, b: Builder, data: Var) -> Var | None:
+        """The number f32[B] whose uncertainty it wants to know as `variance`; None: it does not."""
+        return None
+
+
+def data_estimate(mb: ModuleBuilder, network: Network) -> Estimate:
+    """Adds the function that predicts the data from the network's input, its time and conditions."""
+    forward = network.methods["forward"]
+    b = mb.function(f"{network.name}.data")
+    x, time = b.input("x", forward.input("state").type), b.input("t", f32(B))
+    told = {port.name: b.input(port.name, port.type) for port in forward.inputs_of("condition")}
+    k = {name: b.input(name, f32()) for name in COEFFICIENTS}
+    out = call(b, network, "forward", told, state=x, time=time, out="output")
+    if out.shape[1] != x.shape[1]:
+        out = b.slice(out, axis=1, start=0, stop=x.shape[1], out="output")
+    part = b.add(b.mul(k["z_x"], x), b.mul(k["z_output"], out), out="part")
+    b.output(b.div(part, k["z_scale"], out="data"))
+    return Estimate(b.finish("The data that the network predicts."), tuple(told))
+
+
+@dataclass(frozen=True)
+class DataSlope:
+    """A `Slope` at the predicted data: the gradient of a score of it by the network's input, through the network."""
+
+    OF_DATA: ClassVar[bool] = True
+    score: GuidingScore
+    estimate: Estimate
+    function: str
+    statistic: str | None
+
+    def __call__(
+        self,
+        b: Builder,
+        x: Var,
+        time: Var,
+        operands: Mapping[str, Var],
+        scale: Var,
+        coefficients: Mapping[str, Var],
+    ) -> Var:
+        given = self.estimate.operands(x, time, operands, coefficients)
+        extra = [operands[name] for name in self.score.operands(x.type)]
+        if self.statistic is not None:
+            extra.append(self._variance(b, given, coefficients["z_cov"]))
+        _, slope = b.gradient(self.function, "", [*given, *extra], out="score slope")
+        column = b.reshape(scale, shape=(scale.shape[0], *(1,) * (x.type.rank - 1)), out="scale")
+        return b.mul(slope, column, out="slope")  # type: ignore[no-any-return]
+
+    def _variance(self, b: Builder, given: list[Var], covariance: Var) -> Var:
+        """f32[B]: of the statistic given the state, to first order: g' Cov[data] g, g its gradient by the data.
+
+        Cov[data | x_t] = (sigma^2 / alpha) d data / d x_t, Tweedie's formula of second order.
+        """
+        assert self.statistic is not None
+        data = b.call(self.estimate.name, "", *given, out="data")
+        _, direction = b.gradient(self.statistic, "", [data], out="statistic direction")
+        _, change = b.jvp(self.estimate.name, "", given, [direction], out="data change")
+        axes = tuple(range(1, data.type.rank))
+        along = b.sum(b.mul(direction, change), axes=axes, keepdims=False, out="along")
+        return b.maximum(b.mul(covariance, along), 1e-6, out="variance")  # type: ignore[no-any-return]
+
+
+def data_slope(mb: ModuleBuilder, network: Network, networks: Mapping[str, Network], score: GuidingScore) -> DataSlope:
+    """The gradient of `score`; adds the functions that it differentiates to the module."""
+    estimate = data_estimate(mb, network)
+    fn = mb.functions[estimate.name]
+    statistic = None
+    shape = fn.outputs[0].type
+    s = mb.function(f"{score.kind}.statistic")
+    value = score.statistic(s, s.input("data", shape))
+    if value is not None:
+        s.output(value)
+        statistic = s.finish("The number that an event is about, one per sample.")
+    b = mb.function(f"{score.kind}.score")
+    given = [b.input(v.name, v.type) for v in fn.inputs]
+    extra = {name: b.input(f"given_{name}", type) for name, type in score.operands(shape).items()}
+    if statistic is not None:
+        extra["variance"] = b.input("variance", f32(B))
+    data = b.call(estimate.name, "", *given, out="data")
+    b.output(score.build(b, data, extra, networks))
+    function = b.finish("How well the predicted data fits, one value per sample.")
+    return DataSlope(score, estimate, function, statistic)

@@ -1,0 +1,90 @@
+"""The probability of an event: that a number computed from the data lies above or below a bound.
+
+Symbols: B batch, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import Index
+from latentc.components.contract import Network
+from latentc.components.guidance.scores._score import GuidingScore
+from latentc.components.kit import Operands
+from latentc.components.parts import Problem
+from latentc.ir.builder import Builder, Var
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+SWITCH, DEPTH = 3.0, 8
+"""Where, below zero, the error function gives way to a continued fraction of so many terms (relative error 3e-6)."""
+
+
+class Event(GuidingScore):
+    """log P(number > `above`), or < `below`, given the noisy state (Finzi et al. 2023, arXiv:2306.07526).
+
+    Given the state the data is taken to be normal, with the mean that the network predicts and the covariance that
+    follows from the derivative of the prediction; the number is taken to be linear in it. So samples at a scale of 1
+    have the statistics of the event, and do not just fulfil it.
+    """
+
+    kind: Literal["event"]
+    number: Literal["mean", "max", "min", "square"] = Field(
+        "mean", description="over all chosen elements of a sample: the mean, greatest, least, or mean square"
+    )
+    channels: tuple[Index, ...] | None = Field(None, min_length=1, description="the chosen channels; null: all")
+    above: float | None = Field(None, description="the event: the number is greater than this")
+    below: float | None = Field(None, description="the event: the number is less than this")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "event", "number": "max", "above": 0.5}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if (self.above is None) == (self.below is None):
+            message = "an event has one bound" if self.above is not None else "the event has no bound"
+            yield Problem((), message, "set `above` or `below`")
+        count = spec.data.shape[0] if spec.data.shape else 0
+        for i, channel in enumerate(self.channels or ()):
+            if channel >= count:
+                yield Problem(("channels", i), f"channel {channel} of data that has {count}", f"0 to {count - 1}")
+
+    def statistic(self, b: Builder, data: Var) -> Var:
+        if self.channels is not None:
+            parts = [b.slice(data, axis=1, start=c, stop=c + 1, out="part") for c in self.channels]
+            data = parts[0] if len(parts) == 1 else b.concat(*parts, axis=1, out="chosen")
+        axes = tuple(range(1, data.type.rank))
+        match self.number:
+            case "max":
+                return b.max(data, axes=axes, keepdims=False, out="number")  # type: ignore[no-any-return]
+            case "min":
+                return b.neg(b.max(b.neg(data), axes=axes, keepdims=False), out="number")  # type: ignore[no-any-return]
+            case "square":
+                return b.mean(b.mul(data, data), axes=axes, keepdims=False, out="number")  # type: ignore[no-any-return]
+        return b.mean(data, axes=axes, keepdims=False, out="number")  # type: ignore[no-any-return]
+
+    def build(self, b: Builder, data: Var, given: Operands, networks: Mapping[str, Network]) -> Var:
+        number = self.statistic(b, data)
+        bound = self.above if self.above is not None else self.below
+        assert bound is not None
+        margin = b.op("sub", number, bound) if self.above is not None else b.op("sub", bound, number)
+        deviations = b.div(margin, b.sqrt(given["variance"]), out="deviations")
+        return log_normal_cdf(b, deviations)
+
+
+def log_normal_cdf(b: Builder, x: Var) -> Var:
+    """log P(n < x) of a standard normal n; far below zero by the continued fraction of Mills' ratio."""
+    near = b.maximum(x, -SWITCH, out="near")
+    cdf = b.mul(b.add(b.erf(b.mul(near, math.sqrt(0.5))), 1.0), 0.5, out="cdf")
+    far = b.maximum(b.neg(x), SWITCH, out="far")
+    ratio = far
+    for k in range(DEPTH, 0, -1):
+        ratio = b.add(far, b.div(b.scalar(float(k), far), ratio), out="ratio")
+    density = b.add(b.mul(b.mul(far, far), -0.5), -0.5 * math.log(2 * math.pi), out="log_density")
+    tail = b.op("sub", density, b.log(ratio), out="tail")
+    return b.where(b.less(x, -SWITCH), tail, b.log(cdf), out="log_p")  # type: ignore[no-any-return]
+
+
+__all__ = ["Event", "log_normal_cdf"]

@@ -1,0 +1,87 @@
+"""Likeness to a reference that a request gives: in pixels, or in the features of a network.
+
+Symbols: B batch, C channels, F features, T positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Need, Network
+from latentc.components.guidance.scores._score import GuidingScore
+from latentc.components.kit import Operands, call, per_sample_mean
+from latentc.components.parts import Problem
+from latentc.ir.builder import Builder, Var
+from latentc.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Likeness(GuidingScore):
+    """SDG's image guidance (Liu et al. 2021, arXiv:2112.05744): the likeness of the data to a reference image.
+
+    With `network` features that it sees in both are compared, without it pixels: `content` position by position,
+    `style` by products of features, whatever their position.
+    """
+
+    kind: Literal["likeness"]
+    reference: str = Field(description="the condition that gives the reference: an array of the data's shape")
+    network: str | None = Field(None, description="one of `networks`, which provides `see`; null: compare pixels")
+    match: Literal["content", "style"] = Field("content", description="what is to be alike")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "likeness", "reference": "sketch"}
+
+    def needs(self) -> tuple[Need, ...]:
+        return () if self.network is None else (Need(self.network, "see", place=("network",)),)
+
+    def reads(self) -> tuple[str, ...]:
+        return (self.reference,)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        condition = spec.conditions.get(self.reference)
+        if condition is None:
+            return  # said where the score stands
+        shapes = [tuple(port.type.shape[1:]) for port in condition.ports(self.reference, spec)]
+        if shapes[:1] != [tuple(spec.data.shape or ())]:
+            message = f"condition `{self.reference}` is no array of the data's shape {list(spec.data.shape or ())}"
+            yield Problem(("reference",), message, "use a condition of kind `array` or `map`")
+
+    def operands(self, data: TensorType) -> dict[str, TensorType]:
+        return {self.reference: data}
+
+    def build(self, b: Builder, data: Var, given: Operands, networks: Mapping[str, Network]) -> Var:
+        both = [data, given[self.reference]]
+        if self.network is not None:
+            both = [call(b, networks[self.network], "see", {}, state=x, out="features") for x in both]
+        if self.match == "style":
+            both = [_products(b, x) for x in both]
+        seen, wanted = both
+        if self.network is None and self.match == "content":
+            difference = b.op("sub", seen, wanted, out="difference")
+            return b.neg(per_sample_mean(b, b.mul(difference, difference)), out="likeness")  # type: ignore[no-any-return]
+        if self.match == "style":
+            difference = b.op("sub", seen, wanted, out="difference")
+            total = b.sum(b.mul(difference, difference), axes=(1, 2), keepdims=False)
+            return b.neg(total, out="likeness")  # type: ignore[no-any-return]
+        return _cosine(b, seen, wanted)
+
+
+def _cosine(b: Builder, x: Var, y: Var) -> Var:
+    """f32[B]: the mean over positions of the cosine between the features at axis 1."""
+    inner = b.sum(b.mul(x, y), axes=(1,), keepdims=False, out="inner")
+    lengths = [b.sqrt(b.add(b.sum(b.mul(v, v), axes=(1,), keepdims=False), 1e-8), out="length") for v in (x, y)]
+    cosine = b.div(inner, b.mul(*lengths), out="cosine")
+    return per_sample_mean(b, cosine, out="likeness") if cosine.type.rank > 1 else cosine
+
+
+def _products(b: Builder, x: Var) -> Var:
+    """f32[B, F, F]: the mean over positions of the products of features (Gram matrices)."""
+    batch, features, *space = x.shape
+    count = 1
+    for d in space:
+        count *= int(d)
+    flat = b.reshape(x, shape=(batch, features, count), out="flat")
+    return b.mul(b.matmul(flat, b.transpose(flat, perm=(0, 2, 1))), 1.0 / count, out="products")  # type: ignore[no-any-return]

@@ -1,0 +1,150 @@
+"""Guidance by scores of the predicted data: gradients through the network against differences, events, likeness."""
+
+from __future__ import annotations
+
+from math import erfc, log, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bundles import tiny_bundle
+
+from latentc.checkpoint import network_params
+from latentc.components.guidance.scores.event import log_normal_cdf
+from latentc.diagnostics import DiagnosticError
+from latentc.ir.builder import ModuleBuilder
+from latentc.ir.interpret import Interpreter
+from latentc.ir.types import B, f32
+from latentc.lower import lower
+from latentc.spec import load_spec
+from latentc.verify.run import verify
+
+RNG = np.random.default_rng(13)
+TINY = ("backbone.width=8", "backbone.depth=1", "backbone.patch=4", "backbone.block.mixer.heads=2")
+ONE_STEP = (*TINY, "sampler.steps=1", "sampler.timesteps=[400]", "sampler.spacing=null")
+SEEING = (
+    "networks.eye={kind: resnet_classifier, layers: [1, 1, 1, 1], width: 4}",
+    *("data.fields={sketch: {shape: [1, 8, 8]}}", "conditioning.sketch={kind: array}", "backbone.conditions=[class]"),
+)
+SCORES = {
+    "mean above": ("{kind: event, number: mean, above: 0.3}", ()),
+    "square below": ("{kind: event, number: square, below: 1.0, channels: [0]}", ()),
+    "pixels": ("{kind: likeness, reference: sketch}", SEEING),
+    "content": ("{kind: likeness, reference: sketch, network: eye}", SEEING),
+    "style": ("{kind: likeness, reference: sketch, network: eye, match: style}", SEEING),
+}
+
+
+def log_p(x: float) -> float:
+    return log(erfc(-x / sqrt(2)) / 2)
+
+
+def cosine(x: np.ndarray, y: np.ndarray) -> float:
+    lengths = [np.sqrt((v**2).sum(0) + 1e-8) for v in (x, y)]
+    return float(((x * y).sum(0) / (lengths[0] * lengths[1])).mean())
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_step_adds_the_gradient_of_the_score(name: str) -> None:
+    """DDIM from t = 400 to the data, with the score of the state changed by a gradient found by differences."""
+    text, more = SCORES[name]
+    guidance = f"sampler.guidance={{kind: score, score: {text}, scale: 2}}"
+    spec: Any = load_spec("digits_dit", None, [*ONE_STEP, *more, guidance])
+    lowered = lower(spec)
+    weights = {
+        f"{net.name}.{path}": np.abs(RNG.standard_normal([int(d) for d in p.type.shape])) * 0.3 + 0.05
+        if path.endswith("running_var")
+        else 0.3 * RNG.standard_normal([int(d) for d in p.type.shape])
+        for net in lowered.networks.values()
+        for path, p in network_params(lowered, net).items()
+    }
+    oracle = Interpreter(lowered.module, weights)
+    x, sketch, y = RNG.standard_normal((2, 1, 8, 8)), RNG.uniform(-1, 1, (2, 1, 8, 8)), np.array([3, 8])
+    scale = np.array([2.0, 0.5])
+    given = {"x": x, "y": y, "sketch": sketch, "score_scale": scale}
+    program = lowered.programs[0]
+    (ours,) = oracle.run(program.entry, *(given[v.name] for v in lowered.module.entry(program.entry).inputs))
+    point = spec.objective.process.point(400)
+    alpha, sigma = float(point.alpha), float(point.sigma)
+    forward = lowered.networks["main"].methods["forward"].function
+
+    def data(state: np.ndarray, i: int) -> np.ndarray:
+        out = oracle.run(forward, state[None], np.array([400.0]), y[i : i + 1], prefix="main")[0][0]
+        return alpha * state - sigma * np.asarray(out)  # from a velocity
+
+    def seen(image: np.ndarray) -> np.ndarray:
+        see = lowered.networks["eye"].methods["see"].function
+        return np.asarray(oracle.run(see, image[None], prefix="eye")[0][0])
+
+    def number(x0: np.ndarray) -> float:
+        return float(x0.mean()) if "mean" in name else float((x0**2).mean())
+
+    def score(x0: np.ndarray, i: int, variance: float) -> float:
+        if name == "mean above":
+            return log_p((number(x0) - 0.3) / sqrt(variance))
+        if name == "square below":
+            return log_p((1.0 - number(x0)) / sqrt(variance))
+        if name == "pixels":
+            return -float(((x0 - sketch[i]) ** 2).mean())
+        both = [seen(image) for image in (x0, sketch[i])]
+        if name == "content":
+            return cosine(*both)
+        flat = [f.reshape(len(f), -1) for f in both]
+        return -float((((flat[0] @ flat[0].T) - (flat[1] @ flat[1].T)) ** 2).sum()) / flat[0].shape[1] ** 2
+
+    def gradient(f: Any, at: np.ndarray) -> np.ndarray:
+        found = np.zeros_like(at)
+        for k in range(at.size):
+            step = np.zeros(at.size)
+            step[k] = 1e-5
+            step = step.reshape(at.shape)
+            found.reshape(-1)[k] = (f(at + step) - f(at - step)) / 2e-5
+        return found
+
+    for i in range(2):
+        x0, variance = data(x[i], i), 1.0
+        if name in ("mean above", "square below"):
+            g = gradient(number, x0)
+            change = (data(x[i] + 1e-5 * g, i) - data(x[i] - 1e-5 * g, i)) / 2e-5
+            variance = max(sigma**2 / alpha * float((g * change).sum()), 1e-6)
+        slope = gradient(lambda s, i=i, v=variance: score(data(s, i), i, v), x[i])
+        wanted = x0 + sigma**2 / alpha * scale[i] * slope
+        assert np.max(np.abs(ours[i] - wanted)) <= 2e-5 * np.max(np.abs(wanted)), name
+
+
+def test_the_logarithm_of_a_probability_is_finite_far_below() -> None:
+    mb = ModuleBuilder()
+    b = mb.function("f")
+    b.output(log_normal_cdf(b, b.input("x", f32(B))))
+    mb.entries["f"] = b.finish()
+    x = np.array([-36.0, -8.0, -3.001, -2.999, -1.0, 0.0, 3.0])
+    (found,) = Interpreter(mb.finish(), {}).run("f", x)
+    assert np.allclose(found, list(map(log_p, x)), rtol=1e-6) and np.all(np.diff(found) > 0)
+
+
+@pytest.mark.parametrize("form", ["loop", "host"])
+def test_engines_and_emitted_sampler_agree(form: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxruntime")
+    terms = "[{kind: score, score: {kind: event, above: 0.1}}, {kind: score, name: look, score: LOOK}]"
+    terms = terms.replace("LOOK", "{kind: likeness, reference: sketch, network: eye}")
+    more = (*SEEING, "sampler.steps=3", f"sampler.guidance={terms}", f"target.form={form}")
+    report = verify(tiny_bundle("digits_dit", tmp_path / "bundle", (*TINY, *more)))
+    assert report.ok, report.text()
+
+
+@pytest.mark.parametrize(
+    ("score", "words"),
+    [
+        ("{kind: event}", "the event has no bound"),
+        ("{kind: event, above: 1, channels: [3]}", "channel 3 of data that has 1"),
+        ("{kind: likeness, reference: sketch}", "no such condition: `sketch`"),
+        ("{kind: likeness, reference: class}", "no array of the data's shape"),
+        ("{kind: likeness, reference: class, network: main}", "gives the features that it sees"),
+    ],
+)
+def test_what_is_refused(score: str, words: str) -> None:
+    with pytest.raises(DiagnosticError) as refused:
+        load_spec("digits_dit", None, [*TINY, f"sampler.guidance={{kind: score, score: {score}}}"])
+    assert any(words in d.message for d in refused.value.diagnostics), refused.value
