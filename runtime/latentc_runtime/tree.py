@@ -1,7 +1,7 @@
 """Samples with a high reward by a tree of shared beginnings of the noise: diffusion tree sampling and search.
 
-A stochastic sampler turns noise into a sample: the first state, then noise for each step. Samples that share the noise of
-the first steps share the state there. A node of the tree is such a beginning, a leaf a whole sample with its reward.
+A stochastic sampler turns noise into a sample: the first state, then noise for each step. Samples that share the noise
+of the first steps share the state there. A node of the tree is such a beginning, a leaf a whole sample with its reward.
 Symbols: n trees (one per asked sample), N steps.
 """
 
@@ -66,8 +66,9 @@ def search(
 
     Diffusion tree sampling and search (DTS and DTS*, Jain et al. 2025, arXiv:2506.20701) in noise: each of `rollouts`
     rounds draws one sample per tree. It descends `levels` nodes, to a child drawn by exp(sharpness value) (greedy: the
-    one of the greatest upper confidence bound, weighted by `exploration`), or to a new one while a node with v visits has
-    fewer than C v^a children, (C, a) = `widening`. Rewards are propagated by soft maxima. With 1 level it is best-of-N.
+    one of the greatest upper confidence bound, weighted by `exploration`), or to a new one while a node with v visits
+    has fewer than C v^a children, (C, a) = `widening`. Rewards are propagated by soft maxima. With 1 level it is
+    best-of-N.
     Whole samplers are run, so that a rollout costs as much as a sample. Raises BundleError E0607 to E0609.
     """
     entry = pipe.program(None, steps)
@@ -92,7 +93,8 @@ def search(
             path[-1].value, path[-1].sample = float(value), sample
             _back_up(path, sharpness)
     chosen = [_best(root) if greedy else _drawn(root, sharpness, rng) for root in roots]
-    return Found(np.stack([leaf.sample for leaf in chosen]), np.array([leaf.value for leaf in chosen]), history)
+    made = [leaf.sample for leaf in chosen if leaf.sample is not None]
+    return Found(np.stack(made), np.array([leaf.value for leaf in chosen]), history)
 
 
 def pipe_classes(classes: ArrayLike | Sequence[int | str]) -> list[Any]:
@@ -125,7 +127,7 @@ def _descend(
     fresh: _Seeds,
     rng: np.random.Generator,
 ) -> list[_Node]:
-    """The nodes from the root to a leaf; below a new node all are new. A leaf that was drawn before is not met again."""
+    """The nodes from the root to a leaf; below a new node all are new. No leaf is met twice."""
     path = [root]
     for level in range(depth):
         node = path[-1]
