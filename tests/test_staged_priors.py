@@ -166,6 +166,7 @@ def test_the_levels_of_digits_are_principal_components() -> None:
         ("digits_dod", ["sampler.condition=class"], "condition `class` is not encoded from the samples"),
         ("digits_dod", ["sampler.condition=visible"], "condition `visible` does not exist"),
         ("digits_dod", ["conditioning.visual.dropout=0"], "the first stage leaves `visual` out"),
+        ("digits_dod", ["sampler.sampler={kind: staged, condition: visual}"], "`staged`"),
         ("digits_dod", ["networks.embedder.pool=3"], "squares of 3 patches of 2 do not tile 8 by 8"),
         ("digits_dod", ["sampler.sampler={kind: ddpm, respacing: '9'}"], "`respacing` chooses timesteps"),
         ("digits_nested", ["data.fields.quarters.shape=[4, 3, 3]"], "components [4, 3, 3] are none of squares"),

@@ -162,14 +162,18 @@ class OneOf:
     default: str | None = field(default=None, kw_only=True)
     # a spec may write a list of components
     many: bool = field(default=False, kw_only=True)
+    # only those that derive from it; else a component that holds another of its folder would hold itself without end
+    base: type[Component] | None = field(default=None, kw_only=True)
 
     def choices(self) -> dict[str, type[Component]]:
         """The component classes a spec can choose from, by kind."""
-        return load(self.folder)
+        every = load(self.folder)
+        return every if self.base is None else {k: c for k, c in every.items() if issubclass(c, self.base)}
 
     def find(self, kind: str) -> type[Component] | None:
         """The component class of that kind, if there is one."""
-        return find(self.folder, kind)
+        found = find(self.folder, kind)
+        return found if found is None or self.base is None or issubclass(found, self.base) else None
 
     def validated(self, value: Any) -> Component:
         """The component that a spec's data say; for pydantic, whose errors it raises."""

@@ -36,7 +36,9 @@ class Staged(Sampler):
     kind: Literal["staged"]
     stages: int = Field(2, gt=0, le=64, description="how often the sampler runs (S)")
     condition: str = Field(description="the condition that is encoded from the sample of the stage before")
-    sampler: Annotated[ArraySampler, OneOf("samplers")] = Field(description="the sampler of every stage")
+    sampler: Annotated[ArraySampler, OneOf("samplers", base=ArraySampler)] = Field(
+        description="the sampler of every stage"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "staged",
         "condition": "visual",
