@@ -24,6 +24,7 @@ import importlib.util
 import pkgutil
 import types
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -147,6 +148,10 @@ def kind_of(component: type[Component]) -> str | None:
     return names[0] if len(names) == 1 and isinstance(names[0], str) else None
 
 
+# the classes around the one whose JSON schema is being made
+_described: ContextVar[frozenset[type[Component]]] = ContextVar("_described", default=frozenset())
+
+
 @dataclass(frozen=True)
 class OneOf:
     """Annotates a `Component` field: any component of `folder`, told apart by `kind`.
@@ -204,10 +209,16 @@ class OneOf:
         return core_schema.nullable_schema(schema) if _is_optional(source) else schema
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        classes: dict[Any, Any] = {
-            kind: component.__pydantic_core_schema__ for kind, component in self.choices().items()
-        }
+        # A component may hold one of its own folder: what is being described further out is only referred to.
+        described = _described.get()
+        classes: dict[Any, Any] = {}
+        for kind, component in self.choices().items():
+            whole: Any = component.__pydantic_core_schema__
+            known = component in described and "ref" in whole
+            classes[kind] = core_schema.definition_reference_schema(whole["ref"]) if known else whole
+        token = _described.set(described | set(self.choices().values()))
         made = handler(core_schema.tagged_union_schema(classes, discriminator="kind")) if classes else {"not": {}}
+        _described.reset(token)
         if self.named:
             made = {"anyOf": [{"enum": list(classes), "type": "string"}, made]}
         if self.default is not None:
