@@ -5,42 +5,26 @@ Symbols: B batch, C channels, T tokens (patches), P patch side, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache, reduce
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components import Closed, Component, Index, OneOf, Size
+from latentc.components import Component, OneOf
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.generated import generated_patches
 from latentc.components.condition import Condition, Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
-from latentc.components.kit.tokens import joined, rows
+from latentc.components.kit.tokens import joined
+from latentc.components.networks._routes import Alignment, Route, Routing, kept_names, problems_of_training, projector
 from latentc.components.parts import BlockCondition, FeedForward, Norm, Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
-
-
-class Route(Closed):
-    """Blocks that some tokens skip in training (TREAD, Krause et al. 2025, arXiv:2501.04765)."""
-
-    start: Index = Field(description="the first block that they skip, counted from 0")
-    end: int = Field(ge=-512, le=511, description="the last block that they skip; -1: the last of all")
-    ratio: float = Field(0.5, gt=0, lt=1, description="share of the tokens that skip them, drawn anew for each sample")
-
-
-class Alignment(Closed):
-    """Projections of a block's output, for a loss that aligns them with features of another network (REPA, Yu et al.
-    2024, arXiv:2410.06940). They exist in training only."""
-
-    blocks: Index = Field(8, description="how many blocks come before it")
-    hidden: Size = Field(2048, description="channels of the two hidden layers of a projection")
-    features: tuple[Size, ...] = Field((768,), min_length=1, max_length=16, description="channels of each projection")
 
 
 class PatchTransformer(Backbone):
@@ -132,27 +116,7 @@ class PatchTransformer(Backbone):
         if self.routes and isinstance(positions, Positions) and type(positions).rotary is not Positions.rotary:
             message = f"tokens that skip blocks lose their place, which `{positions.kind}` gives inside of blocks"
             yield Problem(("positions",), message, "use `{kind: sincos_2d}`")
-        free = 0
-        for i, (start, end) in enumerate(self.skipped):
-            if not free <= start <= end < self.depth:
-                message = f"no route from block {start} to {end}"
-                mend = f"routes follow each other, and blocks are 0 to {self.depth - 1}"
-                yield Problem(("routes", i), message, mend)
-                return
-            free = end + 1
-        if self.alignment is not None and not 0 < self.alignment.blocks <= self.depth:
-            message = f"{self.alignment.blocks} blocks come before the alignment, of {self.depth}"
-            yield Problem(("alignment", "blocks"), message, f"choose 1 to {self.depth}")
-            return
-        for start, end in self.skipped:
-            if self.alignment is not None and start < self.alignment.blocks <= end:
-                message = f"tokens that skip blocks {start} to {end} have no features to align"
-                yield Problem(("alignment", "blocks"), message, f"set {end + 1} or more, or at most {start}")
-
-    @property
-    def skipped(self) -> list[tuple[int, int]]:
-        """First and last block of each route, counted from 0."""
-        return [(route.start, route.end + (self.depth if route.end < 0 else 0)) for route in self.routes]
+        yield from problems_of_training(self.routes, self.alignment, self.depth)
 
     def outputs(self, spec: Spec) -> tuple[str, ...]:
         return ("features",) if self.alignment is not None else ()
@@ -201,7 +165,9 @@ class PatchTransformer(Backbone):
         methods = {"forward": add_method(mb, name, "forward", _network(self, spec.time, entries), ports, static)}
         if self.routes or self.alignment is not None:
             tokens = Named((size // self.patch) ** 2, "T")
-            static |= {n: tokens - int(tokens * r.ratio) for n, r in zip(_kept(self), self.routes, strict=True)}
+            static |= {
+                n: tokens - int(tokens * r.ratio) for n, r in zip(kept_names(self.routes), self.routes, strict=True)
+            }
             ports += tuple(Port(f"scores_{i}", f32(B, tokens), "noise") for i, _ in enumerate(self.routes))
             outputs: list[Role] = ["output"]
             if self.alignment is not None:
@@ -270,7 +236,7 @@ def _network(
         context = joined(b, told)
         sizes |= {"context": len(context)} if condition.TAKES_TOKENS else {}
         shared = condition.shared(b, c, width)
-        routes = _Routes(config, others[count:], static) if training else None
+        routes = Routing(config.routes, config.depth, others[count:], static) if training else None
         features: tuple[Var, ...] = ()
         seconds = {k: size for k, size in sizes.items() if k not in feed_forward.static(int(width))}
         seconds |= {k: static[own] for k, own in config.interleaved_names().items()}
@@ -281,7 +247,7 @@ def _network(
             x = routes.leave(b, i, x) if routes else x
             if training and config.alignment is not None and i + 1 == config.alignment.blocks:
                 features = tuple(
-                    b.sub(f"projectors.{k}", _projector, x, dim=width, hidden=static["projection"], out_dim=out)
+                    b.sub(f"projectors.{k}", projector, x, dim=width, hidden=static["projection"], out_dim=out)
                     for k, out in enumerate(config.alignment.features)
                 )
         ends: dict[str, Any] = {"dim": width, "grid": grid, "patch": patch, "out_channels": out_channels}
@@ -304,48 +270,6 @@ def _network(
         return network(b, x, t, *others, **static)[0]
 
     return forward
-
-
-class _Routes:
-    """The routes of one forward pass: which tokens go through the blocks, and what the others were."""
-
-    def __init__(self, config: PatchTransformer, scores: tuple[Var, ...], static: Mapping[str, Any]) -> None:
-        self.starts = {start: i for i, (start, _) in enumerate(config.skipped)}
-        self.ends = {end for _, end in config.skipped}
-        self.scores, self.kept = scores, [static[name] for name in _kept(config)]
-        self.skipped: tuple[Var, Var, Any] | None = None  # of the current route: all tokens, their order, how many go
-
-    def enter(self, b: Builder, block: int, x: Var) -> Var:
-        """The tokens [B, K, D] of x that block number `block` takes: those of the least scores."""
-        if block not in self.starts:
-            return x
-        i = self.starts[block]
-        order, kept = b.argsort(self.scores[i], out="order"), self.kept[i]
-        self.skipped = (x, order, kept)
-        return rows(b, x, b.slice(order, axis=1, start=0, stop=kept, out="chosen"), "x")
-
-    def leave(self, b: Builder, block: int, x: Var) -> Var:
-        """All tokens again behind the last block of a route, those that skipped it as they were."""
-        if block not in self.ends or self.skipped is None:
-            return x
-        before, order, kept = self.skipped
-        place = b.argsort(order, out="place")
-        returned = rows(b, x, b.minimum(place, kept - 1), "returned")
-        went = b.reshape(b.less(place, kept), shape=(*place.shape, 1), out="went")
-        return b.where(went, returned, before, out="x")  # type: ignore[no-any-return]
-
-
-def _kept(config: PatchTransformer) -> tuple[str, ...]:
-    """Names of the static arguments that say how many tokens go through the blocks of each route."""
-    return ("kept",) if len(config.routes) == 1 else tuple(f"kept_{i}" for i, _ in enumerate(config.routes))
-
-
-@module_class("Projector", x="B T dim")
-def _projector(b: Builder, x: Var, *, dim: int, hidden: int, out_dim: int) -> Var:
-    """Three linear layers with SiLU between them."""
-    x = b.silu(dense(b, "fc1", x, hidden, True, "xavier"), out="x")
-    x = b.silu(dense(b, "fc2", x, hidden, True, "xavier"), out="x")
-    return dense(b, "fc3", x, out_dim, True, "xavier", out="features")
 
 
 def modulated(b: Builder, condition: BlockCondition, norm: Norm, x: Var, c: Var, dim: int) -> Var:
