@@ -18,6 +18,7 @@ from latentc.components.contract import (
     Role,
 )
 from latentc.components.first_stage import Codes
+from latentc.components.objective import Objective
 from latentc.components.parts import Part, Problem
 from latentc.ir.builder import BlockBody, ModuleBuilder
 from latentc.ir.types import Named, TensorType
@@ -40,6 +41,12 @@ def add_method(
     mb.entries[f"{network}.{method}"] = fn.name
     results = tuple(Port(v.name, _public(v.type), role) for v, role in zip(fn.outputs, outputs, strict=True))
     return Method(fn.name, tuple(replace(port, type=_public(port.type)) for port in ports), results)
+
+
+def asks(spec: Spec, network: str, capability: Capability) -> bool:
+    """Whether the objective needs this of a network, so that a method for it alone is worth building."""
+    needs = spec.objective.needs(spec) if isinstance(spec.objective, Objective) else ()
+    return any((need.network, need.capability) == (network, capability) for need in needs)
 
 
 def _public(type: TensorType) -> TensorType:

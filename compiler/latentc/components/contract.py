@@ -35,6 +35,7 @@ Role = Literal[
 
 Capability = Literal[
     "denoise",
+    "embed_conditions",
     "denoise_stages",
     "denoise_hidden",
     "refine",
@@ -55,6 +56,7 @@ CAPABILITIES: dict[Capability, str] = {
     "denoise": "predicts noise, data or a velocity from a noisy sample and its time",
     "denoise_stages": "predicts velocities at several resolutions",
     "denoise_hidden": "predicts data and noise of partly hidden samples",
+    "embed_conditions": "embeds its conditions as one vector",
     "refine": "corrects a prediction that it is told, from a noisy sample and its time",
     "next_token": "predicts each token from those before it",
     "masked_tokens": "predicts masked tokens from the others",
@@ -78,6 +80,7 @@ denoise       `forward` (state, time, conditions) -> output; a second time, if a
 denoise_stages
               `stage_0`, `stage_1`, … (state, time, conditions, and `side` f32[B], the patches along a side) -> output,
               each at twice the resolution of the one before; the last is called `forward`
+embed_conditions `embed` (conditions) -> output f32[B, D]; built if the objective asks for it
 refine        the same, told a condition that its caller computes (`Condition.CARRIED`)
 denoise_hidden
               `predict` (state, time, conditions) -> output [B, 2 C, ...], data and noise, and features [B, D];
@@ -229,9 +232,9 @@ class Update:
     The loss takes the batch (`x` f32[B, C, H, W] or `tokens` i64[B, T]; `y` i64[B]; no data where it is empty), then
     the draws. All its outputs are scalars to log, named by `metrics`. Weights of other networks that it calls stay;
     what a forward pass in training writes (running statistics, spectral vectors) is written in every network it calls.
-    `name`, an identifier, tells several updates apart, and their metrics begin with it (`generator/loss`). `repeats`
-    are the optimiser steps, each on samples of its own. `batch_multiple` is the batch size as a multiple of
-    `train.batch_size`; it is 1 if the loss reads data.
+    `partial`: some of these weights get no gradient. `name`, an identifier, tells several updates apart, and their
+    metrics begin with it (`generator/loss`). `repeats` are the optimiser steps, each on samples of its own.
+    `batch_multiple` is the batch size as a multiple of `train.batch_size`; it is 1 if the loss reads data.
     """
 
     loss: str
@@ -242,6 +245,7 @@ class Update:
     name: str = ""
     repeats: int = 1
     batch_multiple: int = 1
+    partial: bool = False
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ def objective_source(lowered: Lowered, functions: Functions) -> str:
         if any(v.name == "round" for v in lowered.module.functions[entry].inputs):
             words.append("takes_round=True")
         words += ["differentiates=True"] if _differentiates(lowered.module, entry) else []
-        words += ["partial=True"] if _leaves_out(lowered.module, entry) else []
+        words += ["partial=True"] if update.partial or _leaves_out(lowered.module, entry) else []
         made = call("Update", words).code
         if update.name:
             listing += layout("", f"{update.name.upper()} = {made}")

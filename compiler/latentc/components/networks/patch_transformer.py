@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Component, OneOf
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import Backbone, add_method, asks
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.generated import generated_patches
 from latentc.components.condition import Condition, Entry, Form, TimeEmbedding, ports_of, with_operands
@@ -78,7 +78,7 @@ class PatchTransformer(Backbone):
         },
     }
 
-    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise", "embed_conditions"})
     TAKES: ClassVar[tuple[Form, ...]] = ("vector", "map", "tokens")
     TIME: ClassVar[bool] = True
 
@@ -163,6 +163,10 @@ class PatchTransformer(Backbone):
             *ports_of(entries),
         )
         methods = {"forward": add_method(mb, name, "forward", _network(self, spec.time, entries), ports, static)}
+        if asks(spec, name, "embed_conditions"):
+            vectors = tuple(entry for entry in entries if entry.form == "vector")
+            sizes = {"width": self.width, **self.condition_sizes(spec)}
+            methods["embed"] = add_method(mb, name, "embed", _embedding(vectors), ports_of(vectors), sizes)
         if self.routes or self.alignment is not None:
             tokens = Named((size // self.patch) ** 2, "T")
             static |= {
@@ -176,6 +180,20 @@ class PatchTransformer(Backbone):
             body = _network(self, spec.time, entries, training=True)
             methods["train_forward"] = add_method(mb, name, "train_forward", body, ports, static, outputs)
         return Network(name, methods, self.PROVIDES)
+
+
+@cache
+def _embedding(entries: tuple[Entry, ...]) -> BlockBody:
+    @module_class("DiT", "embed")
+    def embed(b: Builder, *conditions: Var, width: int, **static: Any) -> Var:
+        """The sum of the embedded conditions [B, D], without the time."""
+        embedded = [
+            entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static)
+            for entry, operands in with_operands(entries, conditions)
+        ]
+        return reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
+
+    return embed
 
 
 @cache

@@ -1,0 +1,94 @@
+"""Redaction: what a network is told of some classes is distilled into what it is told of another.
+
+Symbols: B batch, D width, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.kit import Conditions, Operands, call, per_sample_mean
+from latentc.components.objectives._common import publish
+from latentc.components.objectives._distillation import TEACHER, Distillation
+from latentc.components.parts import Problem
+from latentc.ir.builder import ModuleBuilder, i64
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Redaction(Distillation):
+    """Makes a trained network forget classes by distilling its conditioning network (Kong and Chaudhuri 2023,
+    arXiv:2305.11351).
+
+    The embedding of a redacted class is taught to be the teacher's of the class `instead`, that of all others to stay
+    the teacher's. No other weight gets a gradient, no data is needed, and no sampler draws the class any more, because
+    the network is never told it.
+    """
+
+    kind: Literal["redaction"]
+    classes: tuple[int, ...] = Field(min_length=1, max_length=65_536, description="the classes to redact, from 0")
+    instead: int | None = Field(None, ge=0, description="the class that is drawn in their place; null: none at all")
+    weight: float = Field(1.0, gt=0, description="factor of the error of redacted classes")
+    DISTILS: ClassVar[bool] = False  # samplers guide as they did before
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "redaction", "classes": [1]}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        embeds = (Need(name, "embed_conditions") for name in ("main", TEACHER))
+        return *super().needs(spec), *embeds
+
+    def trained(self, spec: Spec) -> tuple[str, ...]:
+        return ("main",)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        count, label = spec.data.classes or 0, spec.conditions.get("class")
+        if label is None or not count:
+            yield Problem((), "there are no classes to redact", "add `conditioning.class: {kind: label}`")
+            return
+        for i, number in enumerate(self.classes):
+            if not 0 <= number < count:
+                yield Problem(("classes", i), f"no class {number}: they are 0 to {count - 1}")
+        if self.instead is not None and (self.instead >= count or self.instead in self.classes):
+            message = f"class {self.instead} cannot stand in for those that are redacted"
+            yield Problem(("instead",), message, f"choose another of 0 to {count - 1}")
+        if self.instead is None and not label.nullable:
+            message = "without a class instead the network must know what no class is"
+            yield Problem(("instead",), message, "name a class, or set the `dropout` that the teacher was trained with")
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        label, count = spec.conditions["class"], spec.data.classes or 0
+        others = tuple(name for name, _ in Conditions(spec, networks).items() if name != "class")
+        conditions = Conditions(spec, networks, others)
+        b = mb.function("loss.terms")
+        told = conditions.operands(b, conditions.inputs(b, by_field=True))
+        y = b.input("labels", i64(B))
+        instead = b.scalar(count if self.instead is None else self.instead, y)
+        taught, factor = y, b.constant(1.0, out="one")
+        for number in self.classes:
+            redacted = b.equal(y, number)
+            taught = b.where(redacted, instead, taught, out="taught")
+            factor = b.where(redacted, b.constant(self.weight), factor, out="factor")
+        port = label.ports("class", spec)[0].name
+
+        def embedded(network: str, label: Any, out: str) -> Any:
+            operands: Operands = {**told, port: label}
+            return call(b, networks[network], "embed", operands, out=out)
+
+        error = b.op("sub", embedded("main", y, "student"), b.stop_gradient(embedded(TEACHER, taught, "wanted")))
+        loss = per_sample_mean(b, error * error, out="mse")
+        b.output(b.op("mul", factor, loss, out="loss"), loss)
+        b.finish("The weighted squared error of the embedded class, and the mean squared error, one value per sample.")
+        # Also none at all, which must stay what it is.
+        draw = Draw("labels", "integers", {"high": count + label.nullable})
+        (update,) = publish(mb, ("loss", "mse"), conditions.fields, (draw, *conditions.drawn()), self.trained(spec))
+        return (replace(update, partial=True),)
+
+
+__all__ = ["Redaction"]
