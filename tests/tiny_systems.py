@@ -194,6 +194,29 @@ SYSTEMS: dict[str, Tiny] = {
     "can": Tiny(
         "can",
         (*EXPERTS, "backbone.block.mixer={kind: linear_attention, heads: 2, kernel: 3, generated: true}"),
+    "tread": Tiny("tread", (*DIT, "backbone.routes=[{start: 1, end: 1, ratio: 0.5}]", "sampler.steps=3")),
+    "mean_flow": Tiny("mean_flow", (*DIT, "sampler.steps=2")),
+    "improved_mean_flow": Tiny(
+        "digits_improved_mean_flow", (*under("backbone", (*BLOCKS, "depth=2", "velocity_head=1")), "sampler.steps=2")
+    ),
+    "interpolant_inpaint": Tiny(
+        "digits_sr",
+        (
+            *under("backbone", (*BLOCKS, "depth=1")),
+            *("conditioning.low=null", "conditioning.known={kind: masked_image, tiles: 4}", "sampler.steps=2"),
+            "objective.coupling={kind: hole}",
+        ),
+    ),
+    "pixart": Tiny(
+        "pixart",
+        (
+            *(
+                "data={kind: npz, path: train.npz, shape: [1, 8, 8], fields: {caption: {shape: [5, 8]}, "
+                "caption_mask: {shape: [5]}}}",
+            ),
+            *under("backbone", (*BLOCKS, "depth=1", "patch=2")),
+            "sampler.steps=3",
+        ),
     ),
     "guidance_distillation": Tiny("dit_guidance_distillation", (*DIT, "objective.channels=null", "sampler.steps=4")),
     "progressive_distillation": Tiny(

@@ -156,6 +156,9 @@ def wrap(network: nn.Module, run: Run, train: dict[str, Any]) -> nn.Module:
             setattr(network, name, torch.compile(getattr(network, name)))
     if run.parallel == "ddp":
         devices = [run.device.index] if run.device.type == "cuda" else None
+        # Tables that are not in checkpoints are the same everywhere: no forward pass needs to send them.
+        tables = {name for name, _ in network.named_buffers()} - set(network.state_dict())
+        Ddp._set_params_and_buffers_to_ignore_for_model(network, tables)
         return Ddp(network, device_ids=devices)
     return network
 

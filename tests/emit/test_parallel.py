@@ -17,7 +17,7 @@ from latentc.spec import load_spec
 pytestmark = pytest.mark.slow
 
 # One per kind of network; DiffWave and DP3 in test_audio_and_policies.py, adversarial players in test_train_gans.py.
-CHOSEN = ("edm-vp", "edm2", "maskgit-halton", "mar", "vq_f16")
+CHOSEN = ("improved_mean_flow", "edm-vp", "edm2", "maskgit-halton", "mar", "vq_f16")
 MODES = {"none": 1, "ddp": 2, "fsdp": 2}
 # SGD, because Adam makes full steps of gradients that are rounding errors.
 TRAIN = ("train.batch_size=8", "train.workers=0", "train.schedule.warmup=0", "train.optimizers={}", "train.ema=0.9")

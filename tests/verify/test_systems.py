@@ -26,6 +26,7 @@ CHOSEN = (
     ("rdm", "onnxruntime"),
     ("dod", "onnxruntime"),
     ("nested", "openvino"),
+    ("pixart", "openvino"),
     ("dp3", "openvino"),  # which cannot compile Mish between other elementwise ops
 )
 
