@@ -1,0 +1,85 @@
+"""Further terms of a denoiser's loss against plain formulas: options that the authors' numbers do not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentc.checkpoint import buffer, computed
+from latentc.diagnostics import DiagnosticError
+from latentc.ir.core import parameters
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.spec import load_spec
+from latentc.weights import materialise
+
+DATA = "data={kind: npz, path: train.npz, classes: 5, shape: [1, 8, 8], fields: {near: {shape: [16, 6]}, "
+SIZES = [DATA + "far: {shape: [16, 3]}}}", "backbone.width=16", "backbone.depth=2", "backbone.block.mixer.heads=2"]
+SIZES += ["backbone.alignment={blocks: 1, hidden: 8, features: [6, 3]}"]
+TERMS = "objective.further=[{kind: contrast, weight: 0.1, conditional_only: true}, "
+SIZES += [TERMS + "{kind: feature_alignment, features: [near, far], weight: 0.5}]"]
+COUNT = 4
+
+
+def column(a: np.ndarray) -> np.ndarray:
+    return a[:, None, None, None]
+
+
+@pytest.mark.parametrize("path", ["linear", "gvp"])
+def test_contrast_of_labelled_samples_and_two_encoders(path: str) -> None:
+    process = f"objective.process={{kind: interpolant, noise_time: 1, path: {path}}}"
+    low = lower(load_spec("delta_fm", overrides=[*SIZES, process]))
+    method, rng = low.networks["main"].methods["train_forward"], np.random.default_rng(0)
+    weights = {
+        f"main.{name}": materialise(buffer(p)) if computed(p) else 0.3 * rng.standard_normal(p.type.shape)
+        for name, p in parameters(low.module, method.function).items()
+    }
+    oracle = Interpreter(low.module, weights)
+    given: dict[str, Any] = {
+        "x": rng.standard_normal((COUNT, 1, 8, 8)),
+        "noise": rng.standard_normal((COUNT, 1, 8, 8)),
+        "y": np.array([0, 1, 2, 3]),
+        "near": rng.standard_normal((COUNT, 16, 6)),
+        "far": rng.standard_normal((COUNT, 16, 3)),
+        "u": np.array([0.1, 0.4, 0.6, 0.9]),
+        "drop": np.array([0.5, 0.05, 0.5, 0.5]),
+        "other": np.array([0.0, 0.4, 0.7, 0.99]),
+    }
+    t, others = given["u"], np.array([1, 2, 3, 2])  # of the three others in order: the first, second, third, third
+    angle = np.pi / 2 * t
+    alpha, sigma = (1 - t, t) if path == "linear" else (np.cos(angle), np.sin(angle))
+    slopes = (-np.ones(COUNT), np.ones(COUNT)) if path == "linear" else (-np.pi / 2 * sigma, np.pi / 2 * alpha)
+    z = column(alpha) * given["x"] + column(sigma) * given["noise"]
+    target = column(slopes[0]) * given["x"] + column(slopes[1]) * given["noise"]
+    dropped = given["drop"] < 0.1
+    out, *features = oracle.run(method.function, z, t, np.where(dropped, 5, given["y"]), prefix="main")
+    flow = ((out - target) ** 2).mean(axis=(1, 2, 3))
+    apart = ((out - target[others]) ** 2).mean(axis=(1, 2, 3)) * ~dropped * COUNT / (~dropped).sum()
+    cosines = []
+    for ours, theirs in zip(features, (given["near"], given["far"]), strict=True):
+        lengths = np.linalg.norm(ours, axis=2) * np.linalg.norm(theirs, axis=2)
+        cosines.append(((ours * theirs).sum(axis=2) / lengths).mean(axis=1))
+    total = flow - 0.1 * apart - 0.5 * np.mean(cosines, axis=0)
+    found = oracle.run("loss", *(given[v.name] for v in low.module.entry("loss").inputs))
+    wanted = [total, flow, -apart, -np.mean(cosines, axis=0)]
+    assert [float(value) for value in found] == pytest.approx([value.mean() for value in wanted], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["backbone.alignment=null"], "features"),
+        (["backbone.alignment.features=[6]"], "2 fields of features for 1 projections"),
+        (["backbone.alignment.features=[6, 4]"], r"features `far` in the data: of shape \[16, 3\]"),
+        (["backbone.alignment.blocks=3"], "3 blocks come before the alignment"),
+        (["backbone.routes=[{start: 0, end: 1}]"], "have no features to align"),
+        (["backbone.routes=[{start: 1, end: 2}]"], "no route from block 1 to 2"),
+        (["backbone.routes=[{start: 1, end: 1}]", "backbone.positions={kind: rope_2d}"], "lose their place"),
+        (["train.batch_size=1"], "no other to contrast with"),
+    ],
+)
+def test_what_does_not_fit_is_refused(overrides: list[str], says: str) -> None:
+    with pytest.raises(DiagnosticError, match=says):
+        load_spec("delta_fm", overrides=[*SIZES, *overrides])
