@@ -194,6 +194,7 @@ SYSTEMS: dict[str, Tiny] = {
     "can": Tiny(
         "can",
         (*EXPERTS, "backbone.block.mixer={kind: linear_attention, heads: 2, kernel: 3, generated: true}"),
+    ),
     "tread": Tiny("tread", (*DIT, "backbone.routes=[{start: 1, end: 1, ratio: 0.5}]", "sampler.steps=3")),
     "mean_flow": Tiny("mean_flow", (*DIT, "sampler.steps=2")),
     "improved_mean_flow": Tiny(
