@@ -409,3 +409,13 @@ def test_a_forward_pass_takes_what_the_paper_says(name: str) -> None:
         module = builder.finish()
         found = flops(module, module.entries["main.forward"]) / 2e9
         assert abs(found - published) <= max(0.01 * published, 0.05), (variant, found)  # rounded to a tenth
+
+
+@pytest.mark.parametrize(("variant", "share"), [("B/2", 0.70), ("XL/2", 0.58)])
+def test_routes_save_compute_in_training(variant: str, share: float) -> None:
+    """TREAD: half of the tokens skip all blocks but the first two and the last three."""
+    builder = ModuleBuilder()
+    build_networks(builder, load_spec("tread", variant))
+    module = builder.finish()
+    whole, routed = (flops(module, module.entries[f"main.{name}"]) for name in ("forward", "train_forward"))
+    assert routed / whole == pytest.approx(share, abs=0.005)
