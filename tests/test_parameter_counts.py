@@ -305,6 +305,7 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "LTH14/rcg",
         {("unconditional", "main"): 62_721_280, ("class", "main"): 72_176_896 + 1000 * 512},
     ),
+    "cdcd": ("L-YeZhu/CDCD", {("imagenet", "main"): 517_779_918, ("coco", "main"): 35_798_407}),
     "umd": (
         "philippe-eecs/small-vision: the sizes of its layers, added up",
         {

@@ -83,6 +83,13 @@ SYSTEMS: dict[str, Tiny] = {
     "adm_classifier": Tiny("adm_classifier", ADM),
     "adm_g": Tiny("adm_g", (*ADM, *CLASSIFIER, "sampler.steps=3")),
     "maskgit": Tiny("digits_maskgit", (*under("backbone", (*BLOCKS, "depth=1")), "sampler.steps=4")),
+    "cdcd": Tiny(
+        "cdcd",
+        (
+            *under("backbone", (*BLOCKS[:1], "depth=1", "heads=2", "ratio=2", "position_grid=null")),
+            *("data={kind: digits, as: tokens}", "objective.steps=8", "sampler.steps=8", "sampler.top_p=0.9"),
+        ),
+    ),
     "maskgit-halton": Tiny(
         "maskgit",
         (

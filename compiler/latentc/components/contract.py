@@ -38,6 +38,7 @@ Capability = Literal[
     "embed_conditions",
     "denoise_stages",
     "denoise_hidden",
+    "denoise_tokens",
     "refine",
     "next_token",
     "masked_tokens",
@@ -55,6 +56,7 @@ Capability = Literal[
 CAPABILITIES: dict[Capability, str] = {
     "denoise": "predicts noise, data or a velocity from a noisy sample and its time",
     "denoise_stages": "predicts velocities at several resolutions",
+    "denoise_tokens": "predicts tokens from noisy ones and their time",
     "denoise_hidden": "predicts data and noise of partly hidden samples",
     "embed_conditions": "embeds its conditions as one vector",
     "refine": "corrects a prediction that it is told, from a noisy sample and its time",
@@ -82,6 +84,8 @@ denoise_stages
               each at twice the resolution of the one before; the last is called `forward`
 embed_conditions `embed` (conditions) -> output f32[B, D]; built if the objective asks for it
 refine        the same, told a condition that its caller computes (`Condition.CARRIED`)
+denoise_tokens
+              `forward` (tokens as state, of which `null` is the mask; time, conditions) -> logits
 denoise_hidden
               `predict` (state, time, conditions) -> output [B, 2 C, ...], data and noise, and features [B, D];
               `predict_hidden_0`, … (and noise, a number per patch f32[B, T]) -> the same, and mask f32[B, T]
