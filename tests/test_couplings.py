@@ -123,6 +123,7 @@ def test_the_sampler_moves_from_the_coupled_start(overrides: tuple[str, ...], tm
         (["objective.predicts=x0"], "has no `x0` to predict"),
         (["sampler={kind: euler_maruyama, steps: 4, guidance: null}"], "takes the path's start for noise alone"),
         (["sampler={kind: euler, over: level, steps: 4, guidance: null}"], "takes the path's start for noise alone"),
+        (["sampler={kind: ddim, steps: 4, spacing: {kind: trailing}}"], "chooses timesteps of a discrete schedule"),
         (["conditioning.low=null"], "no condition `low` for the base density"),
         (["objective.coupling={kind: hole, condition: low}"], "is no image with a hole"),
         (["objective.coupling={kind: upsampled, condition: class}"], "is no image of low resolution"),

@@ -64,7 +64,10 @@ class Flow(DenoisingObjective):
             message = f"a path that does not start from noise alone has no `{self.predicts}` to predict"
             yield Problem(("predicts",), message, "predict `velocity`")
         elif self.coupling is not None and isinstance(spec.sampler, ArraySampler):
-            table = spec.sampler.table(self.parameterization())
+            try:
+                table = spec.sampler.table(self.parameterization())
+            except ValueError:  # the sampler's own problem, which it reports
+                return
             if any(part.stochastic or np.any(part.columns["d_x"]) for part in table.parts()):
                 message = f"`{spec.sampler.kind}` takes the path's start for noise alone"
                 yield Problem(("coupling",), message, "use the sampler `euler` or `heun`, which integrate the velocity")
