@@ -150,6 +150,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("imagenet64", "main"): 295_899_267,
         },
     ),
+    "pfgmpp": (
+        "Newbeeer/pfgmpp, whose networks are EDM's",
+        {("cifar10-D2048", "main"): 55_735_299, ("ffhq64-D128", "main"): 61_805_571},
+    ),
     "edm2": (
         "NVlabs/edm2, whose class holds the uncertainty too; paper: 125, 280, 498 and 777 M, 1.12 and 1.52 B",
         {

@@ -75,6 +75,7 @@ SYSTEMS: dict[str, Tiny] = {
     "edm-ve": edm("cifar10-ve", 32),
     "edm-ncsnpp": edm("cifar10-edm-ve", 32, IMAGES),
     "edm-adm": edm("imagenet64"),
+    "pfgmpp": Tiny("pfgmpp", edm("cifar10", data=IMAGES).sizes, "cifar10-D128"),
     "edm2": Tiny("edm2", EDM2),
     "edm2-autoguidance": Tiny("edm2_autoguidance", (*EDM2, *under("networks.guide", (*MP_UNET, "frequencies=8")))),
     "score_sde": Tiny("score_sde", SCORE, "vp-ncsnpp"),

@@ -101,6 +101,8 @@ def assembled(head: list[str], standard: list[str], body: str) -> str:
     plain = ["import math"] if "import math" in found else []
     standard = plain + sorted({line for line in (*found[:at], *standard) if line.startswith("from")})
     needed = found[at if re.search(r"\btorch\.", body) else at + 1 :]
+    if re.search(r"\bnp\.", body):
+        needed.insert(0, "import numpy as np")
     if "tqdm(" in body:
         needed.append("from tqdm import tqdm")
     sources = sorted(set(re.findall(rf"(?<![\"'])\b({'|'.join(sources_module.__all__)})\b", body)))

@@ -268,7 +268,8 @@ def _draws(update: Update, loss: Function, name: str) -> str:
         shape = _drawn_shape(types[d.name])
         parameters = {name: literal(value).code for name, value in d.parameters.items()}
         text = DISTRIBUTIONS[d.distribution].torch.format(shape=shape, **parameters)
-        lines.append(f"        {literal(d.name).code}: {text},")
+        lines += [*layout(" " * 8, f"{literal(d.name).code}: {text}", reserve=1)]
+        lines[-1] += ","
     return "\n".join([*lines, "    }"]) + "\n"
 
 

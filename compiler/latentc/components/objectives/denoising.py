@@ -19,7 +19,7 @@ from latentc.components.objectives.denoising_terms._term import Denoised, Denois
 from latentc.components.parts import Fraction, Problem
 from latentc.components.processes.formulas import Symbolic
 from latentc.components.processes.prediction import Point, functional
-from latentc.components.processes.process import Parameterization
+from latentc.components.processes.process import Parameterization, Process
 from latentc.components.sums import weighted_sum
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B
@@ -58,6 +58,7 @@ def noised(
         noise = b.input("noise", x0.type)
     else:
         drawn, noise = given
+    noise, further = with_kernel(b, process, noise)
     m = Symbolic(b, x0.type.rank)
     t = process.training_time(m, drawn, target.predicts)
     at = process.at(m, t)
@@ -66,9 +67,17 @@ def noised(
     own = process.preconditioned(m, at) if target.predicts == "preconditioned" else None
     x_t = weighted_sum(b, "x_t", (alpha, x0), (sigma, noise))
     scaled = weighted_sum(b, "scaled", (process.input_scale(m, at), x_t))
-    draws = (draw, Draw("noise", "normal"))
+    draws = (draw, Draw("noise", "normal"), *further)
     point = Point(alpha, sigma, d_alpha, d_sigma, own)
     return Noised(draws, noise, t, point, x_t, scaled, process.network_time(m, t))
+
+
+def with_kernel(b: Builder, process: Process, z: Var) -> tuple[Var, tuple[Draw, ...]]:
+    """The process's noise from normals z [B, ...]; adds what else it draws as an input, and returns that draw."""
+    kernel = process.kernel([int(size) for size in z.shape[1:]])
+    if kernel is None:
+        return z, ()
+    return kernel.apply(b, z, b.input(kernel.draw.name, f32(z.shape[0]))), (kernel.draw,)
 
 
 def _coupled(b: Builder, target: Parameterization, x0: Var, operands: Operands) -> tuple[Var, Var]:
@@ -220,4 +229,4 @@ class DenoisingObjective(Objective):
         return weighted_sum(b, "target", (u, x0), (w, noise))
 
 
-__all__ = ["DenoisingObjective", "Noised", "noised"]
+__all__ = ["DenoisingObjective", "Noised", "noised", "with_kernel"]

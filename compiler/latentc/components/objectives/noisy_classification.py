@@ -15,6 +15,7 @@ from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
+from latentc.components.objectives.denoising import with_kernel
 from latentc.components.parts import Problem
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Symbolic
@@ -52,7 +53,7 @@ class NoisyClassification(Objective):
         given = conditions.inputs(b, by_field=True)
         y = given["y"] if "y" in given else b.input("y", i64(B))
         drawn = b.input(draw.name, i64(B) if draw.distribution == "integers" else f32(B))
-        noise = b.input("noise", x0.type)
+        noise, further = with_kernel(b, process, b.input("noise", x0.type))
         m = Symbolic(b, x0.type.rank)
         t = process.training_time(m, drawn, "noise")
         at = process.at(m, t)
@@ -65,7 +66,7 @@ class NoisyClassification(Objective):
         b.output(loss, right)
         b.finish("The cross-entropy of the label and whether it is right, one value per sample each.")
         fields = dict.fromkeys(("x", *conditions.fields, "y"))
-        draws = (draw, Draw("noise", "normal"), *conditions.draws())
+        draws = (draw, Draw("noise", "normal"), *further, *conditions.draws())
         return publish(mb, ("loss", "accuracy"), tuple(fields), draws)
 
 

@@ -8,6 +8,7 @@ and the noise level sigma / alpha, in which two processes can be compared.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -19,6 +20,7 @@ from latentc.components.coupling import Coupling
 from latentc.components.parts import Part
 from latentc.components.processes.formulas import NUMPY, Array, Maths, Symbolic
 from latentc.components.processes.prediction import Point, Prediction
+from latentc.ir.builder import Builder, Var
 
 Variance = Literal["fixed_small", "fixed_large", "learned_range"]
 Prior = Literal["standard", "marginal"]
@@ -34,6 +36,17 @@ class Levels:
     keep: Array
     added: Array
     ancestral: Array
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What a process makes of standard normals z [B, ...]: its noise, by a further random number per sample.
+
+    `apply(b, z, drawn)` takes the number f32[B] that `draw` declares.
+    """
+
+    draw: Draw
+    apply: Callable[[Builder, Var, Var], Var]
 
 
 class Process(Part):
@@ -101,6 +114,10 @@ class Process(Part):
 
     def in_steps(self, count: int) -> Levels | None:
         """The process in `count` discrete steps, as its authors write it; None if they do not, or for too few."""
+        return None
+
+    def kernel(self, shape: Sequence[int]) -> Kernel | None:
+        """How the noise of samples of this shape is drawn, if not as standard normals."""
         return None
 
     # ---- training
@@ -204,4 +221,4 @@ class Parameterization:
     coupling: Coupling | None = None
 
 
-__all__ = ["Levels", "Parameterization", "Prior", "Process", "Variance"]
+__all__ = ["Kernel", "Levels", "Parameterization", "Prior", "Process", "Variance"]

@@ -239,6 +239,8 @@ class ArraySampler(Sampler):
         guides = self.guides(mb, networks)
         annealing = None if self.annealing is None else self.annealing.of(networks["main"], spec)
         more: dict[str, Any] = {"guides": guides, "early": early, "annealing": annealing, "coupling": target.coupling}
+        shape = networks["main"].methods["forward"].input("state").type.shape[1:]
+        more["kernel"] = target.process.kernel([int(size) for size in shape])  # type: ignore[arg-type]
         return sample_program(
             mb, networks["main"], conditions, self.table(target), **more, entry=f"sample.{self.steps}"
         )

@@ -18,6 +18,7 @@ from latentc.components.coupling import Coupling
 from latentc.components.guidance.annealing import Annealing, Part
 from latentc.components.guidance.guidance import Contrast, Guide
 from latentc.components.kit import Conditions, Operands
+from latentc.components.processes.process import Kernel
 from latentc.components.samplers.guided import (
     Evaluation,
     Request,
@@ -70,12 +71,13 @@ def sample_program(
     coupling: Coupling | None = None,
     entry: str = "sample",
     known: Callable[[Builder], Known] | None = None,
+    kernel: Kernel | None = None,
 ) -> Program:
     """Adds entry `entry`: x f32[B, C, ...] of normals, the conditions, a scale f32[B] for each of `guides`, noise
     f32[N, B, C, ...] for the table's N stochastic steps, if any, and the noise of `annealing` -> x f32[B, C, ...].
 
     Consecutive steps whose evaluations have the same network and the same terms of guidance are one loop. `known` adds
-    inputs for a part of the sample that is given; their sources are up to the caller.
+    inputs for a part of the sample that is given; their sources are up to the caller. `kernel` makes the first noise.
 
     ValueError: guidance without a condition that may be left out, or of more channels than the data has; a learned
     variance of a network without the channels for it.
@@ -86,6 +88,7 @@ def sample_program(
     x = b.input("x", data)
     request = replace(_request(b, conditions, x, guides, annealing), coupling=coupling)
     x = x if coupling is None else coupling.base(b, x, request.operands)
+    x = x if kernel is None else kernel.apply(b, x, b.input(kernel.draw.name, f32(B)))
     total = stochastic_rows(table)
     noise = b.input("noise", f32(total, *data.shape)) if total else None
     drawn = {} if annealing is None else annealing_rows(table, annealing)
@@ -98,6 +101,9 @@ def sample_program(
     if total:
         sources["noise"] = RandomSource("normal", "step", total)
     sources |= {name: RandomSource("normal", name, rows) for name, rows in drawn.items()}
+    if kernel is not None:
+        draw = kernel.draw
+        sources[draw.name] = RandomSource(draw.distribution, draw.name, parameters=dict(draw.parameters))
     settings = tuple({guide.input: Setting(guide.setting, guide.default) for guide in guides}.values())
     return Program(entry, table.solver, table.steps, table.all_progress.size, sources, settings)
 

@@ -1,0 +1,106 @@
+"""PFGM++: its kernel for any D, its limits, and r = sigma sqrt(D)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentc.components import load
+from latentc.ir.builder import ModuleBuilder, f32
+from latentc.ir.interpret import Interpreter
+from latentc.ir.types import B
+from latentc.lower import lower
+from latentc.spec import load_spec
+from latentc_runtime.distributions import draw
+
+Array = np.ndarray
+TINY = [
+    *("data={kind: digits}", "conditioning.augment=null", "backbone.early=[class]", "conditioning.time.frequencies=16"),
+    *("backbone.width=16", "backbone.multipliers=[1, 2]", "backbone.blocks=1", "backbone.attention=[1]"),
+    *("backbone.block.groups=4", "sampler.steps=4"),
+]
+
+
+def noise(extra: float, shape: tuple[int, ...], count: int) -> Array:
+    """Noise of the process by the registry's draws, over sigma."""
+    process: Any = load("processes")["pfgmpp"].model_validate({"kind": "pfgmpp", "extra_dimensions": extra})
+    kernel = process.kernel(shape)
+    module = ModuleBuilder()
+    b = module.function("noise")
+    b.output(kernel.apply(b, b.input("z", f32(B, *shape)), b.input("share", f32(B))))
+    b.finish()
+    seeds = np.arange(count)
+    z = draw("normal", seeds, "z", shape)
+    share = draw(kernel.draw.distribution, seeds, "share", (), **kernel.draw.parameters).astype(np.float32)
+    (made,) = Interpreter(module.finish()).run("noise", z, share)
+    return made
+
+
+@pytest.mark.parametrize("extra", [1.0, 8.0, 64.0, 1024.0])
+def test_the_kernel_is_that_of_the_field(extra: float) -> None:
+    """Its radial density R^(N-1) / (R^2 + D)^((N + D) / 2), integrated numerically, against the draws."""
+    size, count = 12, 4000
+    made = noise(extra, (3, 2, 2), count)
+    radius = np.sort(np.sqrt((made.reshape(count, -1) ** 2).sum(1)))
+    grid = np.exp(np.linspace(math.log(1e-2), math.log(1e6), 200_000))
+    log_density = size * np.log(grid) - (size + extra) / 2 * np.log(grid**2 + extra)  # by log R
+    density = np.exp(log_density - log_density.max())
+    exact = np.cumsum(density) / density.sum()
+    found = np.interp(radius, grid, exact)
+    assert np.abs(found - (np.arange(count) + 0.5) / count).max() < 1.63 / math.sqrt(count)  # Kolmogorov, 1 %
+    direction = made.reshape(count, -1) / np.linalg.norm(made.reshape(count, -1), axis=1)[:, None]
+    assert np.abs(direction.mean(0)).max() < 4 / math.sqrt(size * count)
+
+
+def test_a_large_d_is_edm() -> None:
+    """The noise of many dimensions is normal, and a sampler that starts at one point ends where EDM's does."""
+    made = noise(1e9, (1, 8, 8), 2000)
+    assert abs(made.std() - 1) < 0.01 and abs((made**4).mean() - 3) < 0.05
+    low, edm = lower(load_spec("pfgmpp", "cifar10-D128", TINY)), lower(load_spec("edm", "cifar10", TINY))
+    limit = lower(load_spec("pfgmpp", "cifar10-D128", [*TINY, "objective.process.extra_dimensions=1e10"]))
+    rng = np.random.default_rng(0)
+    weights = {
+        f"main.{n}": 0.1 * rng.standard_normal([int(d) for d in p.type.shape]) for n, p in parameters_of(edm).items()
+    }
+    x, y = rng.standard_normal((2, 1, 8, 8)), np.eye(10)[[3, 7]]
+    (wanted,) = run(edm, weights, {"x": x, "y": y})
+    squared = (x**2).sum((1, 2, 3))
+    (found,) = run(limit, weights, {"x": x, "y": y, "share": squared / (squared + 1e10)})
+    assert np.abs(found - wanted).max() < 1e-6 * np.abs(wanted).max()
+    # For any D the flow is EDM's too: only where it starts is drawn differently.
+    (same,) = run(low, weights, {"x": x, "y": y, "share": squared / (squared + 128)})
+    assert np.abs(same - wanted).max() < 1e-6 * np.abs(wanted).max()
+
+
+def parameters_of(low: Any) -> Any:
+    from latentc.ir.core import parameters
+
+    return parameters(low.module, low.networks["main"].main.function)
+
+
+def run(low: Any, weights: dict[str, Array], given: dict[str, Array]) -> Any:
+    program = low.programs[0]
+    return Interpreter(low.module, weights).run(program.entry, *(given[name] for name in program.sources))
+
+
+def test_the_loss_draws_the_kernel() -> None:
+    """With the draw that leaves a normal as it is, the loss is EDM's."""
+    low, edm = lower(load_spec("pfgmpp", "cifar10-D2048", TINY)), lower(load_spec("edm", "cifar10", TINY))
+    rng = np.random.default_rng(1)
+    weights = {
+        f"main.{n}": 0.1 * rng.standard_normal([int(d) for d in p.type.shape]) for n, p in parameters_of(edm).items()
+    }
+    given = {"x": rng.uniform(-1, 1, (3, 1, 8, 8)), "y": np.array([1, 2, 3]), "u": rng.standard_normal(3)}
+    given["noise"] = rng.standard_normal((3, 1, 8, 8))
+    squared = (given["noise"] ** 2).sum((1, 2, 3))
+    given["share"] = squared / (squared + 2048)
+    (update,) = low.updates
+    assert [draw.name for draw in update.draws] == ["u", "noise", "share"]
+    values = []
+    for made in (low, edm):
+        names = [value.name for value in made.module.entry("loss").inputs]
+        values.append(Interpreter(made.module, weights).run("loss", *(given[n] for n in names))[0])
+    assert values[0] == pytest.approx(values[1], rel=1e-9)
