@@ -8,7 +8,7 @@ demo: .venv/ready  ## train two generators on digits, compile both, sample from 
 	$(BIN)/python examples/digits/demo.py
 
 test: .venv/ready  ## every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25
 
 coverage: .venv/ready  ## every test, with the lines it reaches: tracing doubles the time of the interpreter's tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered

@@ -17,7 +17,7 @@ from latentc.evaluate.metrics import (
     figures_of,
     moments,
 )
-from latentc.evaluate.metrics.contract import chosen
+from latentc.evaluate.metrics.contract import row_subset
 from latentc.evaluate.metrics.memorisation import neighbours
 from latentc.measure.metrics import frechet_of_moments
 
@@ -99,11 +99,11 @@ def test_real_samples_are_judged_real_and_ruined_ones_not() -> None:
 
 def test_large_sets_are_thinned_without_losing_classes() -> None:
     """Every fifth of samples whose ten classes take turns would be of two classes."""
-    rows = chosen(50_000, 10_000)
+    rows = row_subset(50_000, 10_000)
     assert len(rows) == len(set(rows.tolist())) == 10_000 and rows.tolist() == sorted(rows.tolist())
     assert np.bincount(rows % 10, minlength=10).min() > 900
-    assert chosen(5, 10).tolist() == [0, 1, 2, 3, 4]
-    np.testing.assert_array_equal(rows, chosen(50_000, 10_000))
+    assert row_subset(5, 10).tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(rows, row_subset(50_000, 10_000))
 
 
 def test_copies_of_training_samples_are_found() -> None:

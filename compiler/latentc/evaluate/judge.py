@@ -15,7 +15,7 @@ from latentc.components.dataset import Data
 from latentc.diagnostics import DiagnosticError
 from latentc.evaluate.extractors import Extractor, Principal, extractor_from_text
 from latentc.evaluate.metrics import FIGURES, Compared, Figure, Figures, Reference, figures_by_class, figures_of
-from latentc.evaluate.metrics.contract import chosen
+from latentc.evaluate.metrics.contract import row_subset
 from latentc.evaluate.metrics.memorisation import neighbours
 from latentc.evaluate.pictures import Samples
 from latentc.evaluate.reference import HELP, MOST, real_source, reference_of, source_of
@@ -201,7 +201,7 @@ def _opened(text: str, given: _Given, device: str) -> Extractor:
         raise DiagnosticError.of("E0722", f"{given.text} holds statistics, and no samples for `{text}`", help=mend)
     first = given.source.chunk(0, 1)[0].vectors()
     count = min(given.source.size, SAMPLES, max(64, ELEMENTS // first.size))
-    rows = chosen(given.source.size, count)
+    rows = row_subset(given.source.size, count)
     if count < 2:
         raise DiagnosticError.of("E0722", f"{given.source.name}: a reference needs two or more samples", help=HELP)
     return Principal(given.source.at(rows.tolist()).vectors())

@@ -21,7 +21,7 @@ import numpy as np
 from latentc.components.dataset import Data
 from latentc.datasets import open_dataset
 from latentc.diagnostics import DiagnosticError
-from latentc.evaluate.metrics.contract import chosen
+from latentc.evaluate.metrics.contract import row_subset
 from latentc.evaluate.pictures import PIXELS, Samples
 from latentc.samples.job import Executor, Job, as_stored
 from latentc.samples.sets import open_set
@@ -167,7 +167,7 @@ class Real(SampleSource):
         except (ValueError, OSError, ImportError) as error:
             mend = "name what to compare with: `--reference FOLDER`, a spec, or an .npz of images or statistics"
             raise DiagnosticError.of("E0722", f"the {name} cannot be read: {error}", help=mend) from None
-        self.index = chosen(self.data.size, self.data.size if most is None else most)
+        self.index = row_subset(self.data.size, self.data.size if most is None else most)
         self.size = count = len(self.index)
         part = "" if count == self.data.size else f" of {self.data.size}"
         self.name = f"{name} ({count}{part} samples)"
@@ -192,7 +192,7 @@ class Real(SampleSource):
         return Samples(found[self.modelled], self.field), found.get("y")
 
 
-class Held(SampleSource):
+class InMemory(SampleSource):
     """Samples in memory, [N, ...]; pictures u8[N, H, W, C] if no field is given."""
 
     def __init__(
@@ -289,4 +289,4 @@ class InFiles(SampleSource):
         return Samples(array, self.field), np.concatenate(labels) if len(labels) == len(parts) else None
 
 
-__all__ = ["Chunk", "Generated", "Held", "InFiles", "Real", "SampleSource", "field_of", "labels_of"]
+__all__ = ["Chunk", "Generated", "InFiles", "InMemory", "Real", "SampleSource", "field_of", "labels_of"]

@@ -132,7 +132,7 @@ def lacks_features(compared: Compared) -> str | None:
     return None
 
 
-def chosen(count: int, most: int) -> Array:
+def row_subset(count: int, most: int) -> Array:
     """At most `most` of `count` row numbers in order, the same every time.
 
     Not evenly spaced ones: classes take turns, so every tenth sample may be of one class.
@@ -151,7 +151,7 @@ __all__ = [
     "Moments",
     "Neighbours",
     "Reference",
-    "chosen",
     "lacks_features",
     "moments",
+    "row_subset",
 ]

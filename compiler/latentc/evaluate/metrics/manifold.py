@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from latentc.evaluate.metrics.contract import Array, Compared, Figure, Figures, Metric, chosen, lacks_features
+from latentc.evaluate.metrics.contract import Array, Compared, Figure, Figures, Metric, lacks_features, row_subset
 from latentc.faults import needed
 
 MOST = 10_000  # samples of either side, as in ADM's evaluation: distances of all pairs are held in memory
@@ -20,7 +20,7 @@ def _sides(compared: Compared) -> tuple[Array, Array]:
     """Features of samples and of the reference, at most MOST of each."""
     theirs = compared.reference.features
     assert theirs is not None
-    return compared.features[chosen(len(compared), MOST)], theirs[chosen(len(theirs), MOST)]
+    return compared.features[row_subset(len(compared), MOST)], theirs[row_subset(len(theirs), MOST)]
 
 
 def _precision(compared: Compared) -> Figures:
