@@ -23,9 +23,9 @@ HEAD = """\
 Every published system that ships as a spec: its sizes, the recorded results of its authors' code that latentc
 reproduces with their weights, and what was measured. A forward pass or a loss agrees within 1e-5 of the largest
 value, a sampler with recorded noise within 1e-4, by the float64 oracle, the emitted PyTorch, ONNX Runtime and
-OpenVINO; weights go both ways by name (`tests/parity`, `tests/test_parity.py`). Weight counts are exactly those of the
-authors' networks (`tests/test_parameter_counts.py`). This page is made from the specs, the tests and
-[systems.yaml](systems.yaml).
+OpenVINO; weights go both ways by name (`tests/parity`, `tests/test_parity.py`). `tests/test_parameter_counts.py` says
+where each count of weights comes from: the authors' class wherever it could be had. This page is made from the specs,
+the tests and [systems.yaml](systems.yaml).
 """
 
 

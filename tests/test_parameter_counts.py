@@ -1,7 +1,8 @@
 """Shipped specs have exactly as many weights as the authors' own networks, at every published size.
 
-Each count is that of the class in the authors' repository, constructed with the settings of its configuration files;
-fixed sinusoidal positions are no weights. Where a paper or a README states a rounded count, it is given beside it.
+Each count is that of the class in the authors' repository, constructed with the settings of its configuration files,
+unless its row says how else it was found; fixed sinusoidal positions are no weights. Where a paper or a README states
+a rounded count, it is given beside it.
 """
 
 from __future__ import annotations
@@ -365,21 +366,6 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
 }
 
 
-# spec -> {variant: billions of multiply-adds of `main` per sample, as the paper counts them}
-COMPUTE: dict[str, dict[str, float]] = {
-    "edm2": {"S-512": 102, "M-512": 181, "L-512": 282, "XL-512": 406, "XXL-512": 552},
-}
-
-
-@pytest.mark.parametrize("name", COMPUTE)
-def test_compute_is_that_of_the_paper(name: str) -> None:
-    for variant, published in COMPUTE[name].items():
-        builder = ModuleBuilder()
-        networks = build_networks(builder, load_spec(name, variant))
-        found = flops(builder.finish(), networks["main"].main.function) / 2e9
-        assert found == pytest.approx(published, rel=0.01), variant
-
-
 @pytest.mark.parametrize("name", COUNTS)
 def test_weights_are_as_many_as_the_authors(name: str) -> None:
     _, expected = COUNTS[name]
@@ -400,6 +386,7 @@ def test_weights_are_as_many_as_the_authors(name: str) -> None:
 # spec -> {variant: billion multiply-adds of a forward pass of network `main`, as the paper says}
 COMPUTE: dict[str, dict[str | None, float]] = {
     "dico": {"S": 4.25, "B": 16.88, "L": 60.24, "XL": 87.30, "H": 194.15, "XL-512": 349.78},
+    "edm2": {"S-512": 102, "M-512": 181, "L-512": 282, "XL-512": 406, "XXL-512": 552},
     "dimr": {"XL/2R-256": 160, "G/2R-256": 331, "XL/3R-512": 206},
     "iwin_classifier": {"T": 4.7, "S": 9.0, "B": 15.9, "L": 35.4, "S-384": 27.7, "B-384": 48.3},
     "mean_flow": {"B/4": 5.6, "B/2": 23.1, "M/2": 54.0, "XL/2": 119.0},
