@@ -146,6 +146,9 @@ class Members:
             return f"nn.ModuleList([{parts[0]} for _ in range({self._count(path, len(parts))})])"
         if numbered and (part := self._indexed(path, len(parts))):
             return f"nn.ModuleList([{part} for i in range({self._count(path, len(parts))})])"
+        if numbered and (period := _period(parts)):
+            rounds = f"{self._count(path, len(parts))} // {period}"
+            return f"nn.ModuleList([block for _ in range({rounds}) for block in ({commas(parts[:period])})])"
         if numbered:
             return f"nn.ModuleList([{commas(parts)}])"
         return f"nn.ModuleDict({{{commas(f'{literal(k).code}: {p}' for k, p in zip(keys, parts, strict=True))}}})"
@@ -205,6 +208,12 @@ class Members:
                 value += ".float()" if array.dtype.kind == "f" else ""
             lines += layout("", call("self.register_buffer", [literal(name), value], persistent=False).code, reserve=8)
         return lines
+
+
+def _period(parts: list[str]) -> int | None:
+    """After how many texts a list begins again, if it is that list several times over; two at least."""
+    periods = (n for n in range(2, len(parts) // 2 + 1) if len(parts) % n == 0)
+    return next((n for n in periods if parts == parts[:n] * (len(parts) // n)), None)
 
 
 def _plain_name(name: str) -> bool:
