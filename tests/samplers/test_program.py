@@ -145,7 +145,7 @@ IMPOSSIBLE = {
     for kind in ("euler_maruyama", "heun_sde", "predictor_corrector", "probability_flow")
     for objective in OBJECTIVES
     if objective.startswith("diffusion")
-}
+} | {("flow_map", objective) for objective in OBJECTIVES}  # none of them teaches average velocities
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)

@@ -29,10 +29,11 @@ class FlowMap(ArraySampler):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "flow_map", "steps": 2}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        yield from super().problems(spec)
         if isinstance(spec.objective, Objective) and spec.objective.DENOISES and not spec.objective.AVERAGES:
             message = f"`flow_map` steps by average velocities, and `{spec.objective.kind}` teaches none"
             yield Problem(("kind",), message, "use `{kind: euler}`, or the objective `mean_flow`")
+        else:
+            yield from super().problems(spec)
 
     def interval(self, target: Parameterization) -> Interval:
         return Interval(target.process.first, target.process.data)
