@@ -51,7 +51,7 @@ def originals() -> dict[str, Path]:
 
         tensors = {name: torch.from_numpy(a) for name, a in ARRAYS.items()}
         torch.save(tensors, folder / "w.pt")
-        state = {"step": 7, "networks": {"main": tensors}, "averages": {"main": tensors}}
+        state = {"step": 7, "networks": {"main": tensors}, "averages": {"main": tensors}, "others": {}}
         alone = SimpleNamespace(parallel="none", main=True)
         write_checkpoint({**state, "optimizers": [{"state": {0: tensors}}]}, alone, folder / "step-00000007")
         files |= {"w.pt": folder / "w.pt", "step-00000007": folder / "step-00000007"}

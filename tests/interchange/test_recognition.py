@@ -44,11 +44,12 @@ def options(system: str, variant: str | None, names: str = "official", network: 
 
 
 def test_systems_are_told_apart() -> None:
-    """Position embeddings tell image sizes apart; DiT and SiT have the same tensors; students have no checkpoints."""
+    """Position embeddings tell image sizes apart; DiT and SiT, and EDM and PFGM++, have the same tensors; students have
+    no checkpoints."""
     assert options("dit", "B/4") == ["--spec dit --variant B/4", "--spec sit --variant B/4"]
     assert options("sd_vae", "f16", "original") == ["--spec sd_vae --variant f16"]
     assert options("adm_classifier", "64") == ["--spec adm_classifier --variant 64"]
-    assert options("edm", "imagenet64") == ["--spec edm --variant imagenet64"]
+    assert options("edm", "imagenet64") == ["--spec edm --variant imagenet64", "--spec pfgmpp --variant imagenet64"]
 
 
 def saved(folder: Path, system: str, variant: str | None, names: str = "official", **more: np.ndarray) -> Path:

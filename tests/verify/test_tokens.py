@@ -47,7 +47,7 @@ def report(name: str, off: float, folder: Path, monkeypatch: pytest.MonkeyPatch,
     return verify(tiny_bundle(name, folder / "bundle", sizes), seed=seed)
 
 
-@pytest.mark.parametrize(("name", "seed"), [("llamagen", 4), ("maskgit", 0)])
+@pytest.mark.parametrize(("name", "seed"), [("llamagen", 4), ("maskgit", 1)])
 def test_ties_before_a_decoder(name: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The seeds draw numbers within 8e-6 of the border between two tokens, so that pictures differ by far."""
     found = report(name, 8e-6, tmp_path, monkeypatch, seed)

@@ -42,7 +42,9 @@ class ContextTransformer(Backbone):
     positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="how tokens know their place")
     block: Block = Field(description="the block that is repeated")
     weights: Weights = Field("xavier", description="how linear layers start")
-    tokens: dict[str, int] = Field({}, description="tokens per condition, and of the time as `time`; others: 1")
+    tokens: dict[str, Annotated[int, Field(gt=0, le=65_536)]] = Field(
+        {}, description="tokens per condition, and of the time as `time`; others: 1"
+    )
     tells_time: bool = Field(True, description="the time is a condition; improved MeanFlow tells the span alone")
     velocity_head: int | None = Field(
         None, gt=0, le=512, description="blocks of a second head, in training alone, that predicts the velocity"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.condition import Entry, Form, ports_of
@@ -22,6 +22,8 @@ from latentc.ir.types import B, Named
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
+
+GridSide = Annotated[int, Field(gt=0, le=65_536)]
 
 
 class DiscreteDenoiser(Backbone):
@@ -44,7 +46,7 @@ class DiscreteDenoiser(Backbone):
         "table", description="how norms know the time: a learned vector per step, or sinusoids of 4000 t / steps"
     )
     positions: Literal["axial", "none"] = Field("axial", description="learned vectors per row and column, or none")
-    position_grid: tuple[PositiveInt, PositiveInt] | None = Field(
+    position_grid: tuple[GridSide, GridSide] | None = Field(
         None, description="axial positions are the first T of a grid of this size; null: that of the tokens"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="of the outputs of attention and feed-forward, in training")

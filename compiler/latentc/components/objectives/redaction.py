@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -33,8 +33,12 @@ class Redaction(Distillation):
     """
 
     kind: Literal["redaction"]
-    classes: tuple[int, ...] = Field(min_length=1, max_length=65_536, description="the classes to redact, from 0")
-    instead: int | None = Field(None, ge=0, description="the class that is drawn in their place; null: none at all")
+    classes: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
+        min_length=1, max_length=65_536, description="the classes to redact, from 0"
+    )
+    instead: int | None = Field(
+        None, ge=0, lt=2**31, description="the class that is drawn in their place; null: none at all"
+    )
     weight: float = Field(1.0, gt=0, description="factor of the error of redacted classes")
     DISTILS: ClassVar[bool] = False  # samplers guide as they did before
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "redaction", "classes": [1]}
