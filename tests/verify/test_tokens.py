@@ -52,8 +52,8 @@ def test_ties_before_a_decoder(name: str, seed: int, tmp_path: Path, monkeypatch
     """The seeds draw numbers within 8e-6 of the border between two tokens, so that pictures differ by far."""
     found = report(name, 8e-6, tmp_path, monkeypatch, seed)
     assert found.ok, found.text()
-    tied = [c for c in found.comparisons if c.ties]
-    assert tied and all(c.program and c.candidate == ENGINE for c in tied)
+    tied = [c for c in found.comparisons if c.ties and c.candidate == ENGINE]  # PyTorch's rounding may tie as well
+    assert tied and all(c.program for c in tied)
     assert " tie" in found.text()
 
 
