@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
-
-import networkx as nx
+from graphlib import CycleError, TopologicalSorter
 
 from latentc.ir.core import Function, Module, Node, Param, Value, callees, frozen, parameters
 from latentc.ir.ops import CONTROL, OPS, OpError
@@ -190,18 +189,17 @@ def _verify_sharing(module: Module) -> None:
 
 def verify(module: Module, stage: str = "train") -> Module:
     """Returns the module if it is well formed at `stage`; raises VerifyError otherwise."""
-    graph = nx.DiGraph()
+    calls: dict[str, set[str]] = {}
     for key, fn in module.functions.items():
         if key != fn.name:
             raise VerifyError(fn.name, f"is filed under {key!r}")
-        graph.add_node(key)
         named = {n.attrs.get("body" if n.op == "loop" else "fn") for n in fn.nodes if n.op in CONTROL}
-        graph.add_edges_from(
-            (key, callee) for callee in named if isinstance(callee, str) and callee in module.functions
-        )
-    if not nx.is_directed_acyclic_graph(graph):
-        around = [edge[0] for edge in nx.find_cycle(graph)]
-        raise VerifyError(around[0], f"functions call each other in a circle: {' -> '.join([*around, around[0]])}")
+        calls[key] = {callee for callee in named if isinstance(callee, str) and callee in module.functions}
+    try:
+        TopologicalSorter(calls).prepare()
+    except CycleError as error:
+        around = error.args[1][::-1]  # from the one called to its callers, and back
+        raise VerifyError(around[0], f"functions call each other in a circle: {' -> '.join(around)}") from None
     for name, function in module.entries.items():
         if not _NAME.fullmatch(name):
             raise VerifyError(name, "is not a name of an entry")
