@@ -259,5 +259,9 @@ def test_from_the_command_line(folder: Path, tmp_path: Path) -> None:
         assert len(next(iter(held.values()))) == count
     made = run(app, ["index", "digits_rdm", "-o", str(tmp_path / "again")], catch_exceptions=False)
     assert "898 embeddings of 64 numbers, queries of 10 classes" in made.output
+    np.savez(tmp_path / "query.npz", query=np.zeros((1, 5)))
+    wrong = ["--given", f"neighbours={tmp_path / 'query.npz'}", "--as", "npz", "-o", str(tmp_path / "wrong.npz")]
+    with pytest.raises(DiagnosticError, match="a query of `neighbours` has shape"):
+        run(app, ["sample", bundle, *wrong], catch_exceptions=False)
     with pytest.raises(DiagnosticError, match="E0620"):
         run(app, ["index", "digits_dit", "-o", str(tmp_path / "no")], catch_exceptions=False)

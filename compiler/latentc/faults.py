@@ -36,11 +36,14 @@ def missing_packages() -> dict[str, str]:
 def runtime_errors() -> Iterator[None]:
     """Raises errors of the runtime as DiagnosticErrors."""
     from latentc_runtime import BundleError
+    from latentc_runtime.sources import RequestError
 
     try:
         yield
     except BundleError as error:
         raise DiagnosticError(Diagnostic(error.code, error.message, help=error.help)) from error
+    except RequestError as error:
+        raise DiagnosticError(Diagnostic("E0608", error.message, help=error.help)) from error
 
 
 def needed(package: str, what: str, command: str) -> Any:

@@ -6,16 +6,19 @@ Symbols: n samples, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from latentc_runtime.conditions import checked_given
 from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import ProgramEntry
+from latentc_runtime.noise import seed_words
 from latentc_runtime.pipeline import Pipeline
 from latentc_runtime.request import check_request
+from latentc_runtime.sources import Condition, RequestError
 
 # Programs that classify, with the sign that makes their first output an error.
 PROGRAMS = {"classify": 1.0, "log_likelihood": -1.0}
@@ -48,7 +51,7 @@ def classify(
     samples: ArrayLike,
     rounds: Sequence[Round] = (Round(),),
     seed: int = 0,
-    classes: Sequence[int] | None = None,
+    classes: Sequence[int | str] | None = None,
     conditions: dict[str, Any] | None = None,
     batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -56,8 +59,8 @@ def classify(
     """The class under which each of `samples` [n, ...] fits best, in rounds that drop unlikely classes.
 
     All classes of sample i get the same noise in a run, from a seed that follows from `seed` + i and the run's number.
-    `classes`: the candidates, all by default. `conditions`: the others of the program, the same for all samples. A flow
-    has one run without noise: its exact likelihood. Raises BundleError E0607 to E0609.
+    `classes`: the candidates, numbers or names, all by default. `conditions`: the others of the program, the same for
+    all samples. A flow has one run without noise: its exact likelihood. Raises BundleError E0607 to E0609.
     """
     entry, name, sign = _program(pipe)
     given = np.asarray(samples, np.float32)
@@ -68,7 +71,7 @@ def classify(
     if given.shape[1:] != tuple(state.shape):
         message = f"samples have the shape {list(given.shape[1:])}, not {list(state.shape)}"
         raise BundleError("E0608", message, f"give an array [n, {', '.join(map(str, state.shape))}]")
-    candidates = np.arange(label.classes) if classes is None else np.asarray(classes, np.int64)
+    candidates, first = _candidates(label, classes), _first_seed(seed)
     if name != "classify":
         rounds = (Round(),)
     for one in rounds:
@@ -78,15 +81,15 @@ def classify(
     alive = np.zeros((count, label.classes), bool)
     alive[:, candidates] = True
     totals, runs = np.zeros((count, label.classes)), np.zeros((count, label.classes), np.int64)
-    left = _work(count, len(candidates), rounds)
+    left = _work(count, int(alive[:1].sum()), rounds)
     done, number = 0, 0
     for one in rounds:
         for _ in range(one.runs):
             rows, columns = np.nonzero(alive)
             for start in range(0, len(rows), CHUNK):
                 i, k = rows[start : start + CHUNK], columns[start : start + CHUNK]
-                # The run's number is in the upper half, so that runs of neighbouring samples do not share noise.
-                seeds = (np.uint64(seed) + i.astype(np.uint64)) ^ (np.uint64(number) << np.uint64(40))
+                # The run's number is in the upper bits, so that runs of neighbouring samples do not share noise.
+                seeds = (first + i.astype(np.uint64)) ^ (np.uint64(number) << np.uint64(40))
                 told = {**(conditions or {}), state.name: given[i], label.name: k}
                 request = check_request(pipe.manifest, entry, None, seeds, told, most=max(len(i), 1))
                 made = next(iter(pipe.run(request, batch).values()))
@@ -111,6 +114,26 @@ def _program(pipe: Pipeline) -> tuple[ProgramEntry, str, float]:
             return pipe.program(name), name, sign
     mend = "compile one with `latentc compile SPEC --set sampler.classify={}`, or use a normalising flow"
     raise BundleError("E0609", "this bundle has no program that classifies", mend)
+
+
+def _candidates(label: Condition, classes: Sequence[int | str] | None) -> NDArray[np.int64]:
+    """The numbers i64[k] of the classes to choose from. BundleError E0608."""
+    if classes is None:
+        return np.arange(label.classes or 0)
+    try:
+        found = checked_given([replace(label, encoding="index")], [], classes=classes).conditions[label.name]
+    except RequestError as error:
+        raise BundleError("E0608", error.message, error.help) from None
+    if not len(found):
+        raise BundleError("E0608", "no classes to choose from", "name one or more, or leave `classes` out")
+    return found.astype(np.int64)
+
+
+def _first_seed(seed: int) -> np.uint64:
+    try:
+        return np.uint64(seed_words([seed])[0])
+    except ValueError as error:
+        raise BundleError("E0608", str(error), "give a whole number from 0 to 2^64 - 1") from None
 
 
 def _best(errors: NDArray[np.float64], keep: int) -> NDArray[np.bool_]:

@@ -68,12 +68,14 @@ def search(
     rounds draws one sample per tree. It descends `levels` nodes, to a child drawn by exp(sharpness value) (greedy: the
     one of the greatest upper confidence bound, weighted by `exploration`), or to a new one while a node with v visits
     has fewer than C v^a children, (C, a) = `widening`. Rewards are propagated by soft maxima. With 1 level it is
-    best-of-N.
-    Whole samplers are run, so that a rollout costs as much as a sample. Raises BundleError E0607 to E0609.
+    best-of-N. Whole samplers are run, so that a rollout costs as much as a sample. Raises BundleError E0607 to E0609.
     """
     entry = pipe.program(None, steps)
     parts = _parts(entry, levels)
-    known = None if classes is None else np.asarray(pipe_classes(classes))
+    if rollouts < 1 or not sharpness > 0:
+        message = f"a search of {rollouts} rollouts with a sharpness of {sharpness:g}"
+        raise BundleError("E0608", message, "give one rollout or more, and a sharpness above 0")
+    known = None if classes is None else np.atleast_1d(np.asarray(classes))
     trees = len(known) if known is not None else count or 1
     roots = [_Node() for _ in range(trees)]
     fresh = _Seeds(seed)
@@ -97,11 +99,6 @@ def search(
     return Found(np.stack(made), np.array([leaf.value for leaf in chosen]), history)
 
 
-def pipe_classes(classes: ArrayLike | Sequence[int | str]) -> list[Any]:
-    """The classes as a list, numbers or names."""
-    return list(classes) if not isinstance(classes, str) else [classes]  # type: ignore[arg-type]
-
-
 # ---- the tree
 
 
@@ -114,7 +111,7 @@ class _Seeds:
 
     def __call__(self) -> int:
         self.used += 1
-        return (self.first << 32) + self.used
+        return ((self.first << 32) + self.used) % (1 << 64)
 
 
 def _descend(
@@ -132,7 +129,7 @@ def _descend(
     for level in range(depth):
         node = path[-1]
         wanted = widening[0] * max(node.visits, 1) ** widening[1]
-        open_children = [child for child in node.children if level < depth - 1]
+        open_children = node.children if level < depth - 1 else []
         if not open_children or len(node.children) < wanted:
             child = _Node(fresh())
             node.children.append(child)

@@ -74,6 +74,14 @@ def test_what_is_refused() -> None:
     pipe: Any = Fake()
     with pytest.raises(BundleError, match="the reward of 2 samples"):
         tree.search(pipe, lambda samples, classes: 1.0, count=2)
+    for wrong in ({"rollouts": 0}, {"sharpness": 0.0}):
+        with pytest.raises(BundleError, match="rollouts with a sharpness"):
+            tree.search(pipe, value, count=1, **wrong)
+
+
+def test_seeds_of_the_whole_range() -> None:
+    pipe: Any = Fake()
+    assert tree.search(pipe, value, count=1, rollouts=3, levels=5, seed=(1 << 64) - 1).history.shape == (3, 1)
 
 
 def test_a_bundle(tmp_path: Path) -> None:

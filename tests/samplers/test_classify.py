@@ -20,6 +20,7 @@ from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc_runtime import BundleError
 from latentc_runtime.classify import Round, classify
 from latentc_runtime.sources import Condition
 
@@ -118,6 +119,15 @@ def test_candidates() -> None:
     assert found.labels.tolist() == [4] and np.isinf(found.errors[0, [1, 2, 3]]).all()
 
 
+@pytest.mark.parametrize(
+    "asked", [{"classes": [5]}, {"classes": [-1]}, {"classes": [1.5]}, {"classes": []}, {"seed": -1}]
+)
+def test_candidates_and_seeds_out_of_range(asked: dict[str, Any]) -> None:
+    pipe: Any = Fake()
+    with pytest.raises(BundleError, match="E0608"):
+        classify(pipe, np.array([[2.1, 0]]), **asked)
+
+
 def test_a_flow_classifies_by_its_likelihood() -> None:
     pipe: Any = Fake("log_likelihood")
     found = classify(pipe, np.array([[0.0, 0]]), [Round(5, 1)])
@@ -132,10 +142,13 @@ def test_the_engine_classifies(tmp_path: Path, capsys: pytest.CaptureFixture[str
     np.savez(tmp_path / "x.npz", x=x, y=y)
     found, truth = api.classify(bundle, tmp_path / "x.npz", "1:2,1", output=tmp_path / "out.npz")
     assert truth is not None and truth.tolist() == [1, 2, 3]
-    errors = api.sample(bundle, [0, 1], program="classify", given={"x": x[0]}, seed=0)
-    assert found.errors[0, 0] == pytest.approx(errors[0], rel=1e-5) or found.runs[0, 0] == 2
+    once = int(found.runs[0].argmin())  # dropped after the first run, whose seed is 0
+    errors = api.sample(bundle, [once], program="classify", given={"x": x[0]}, seed=0)
+    assert found.runs[0, once] == 1 and found.errors[0, once] == pytest.approx(errors[0], rel=1e-5)
     with np.load(tmp_path / "out.npz") as file:
         assert file["labels"].tolist() == found.labels.tolist() and file["runs"].sum() == 3 * (10 + 2)
+    with pytest.raises(DiagnosticError, match="`tench` is not a class"):
+        api.classify(bundle, x, classes=["tench"])
     assert run(["classify", str(bundle), str(tmp_path / "x.npz")]) == 0
     assert "of 3 samples, 60 evaluations" in capsys.readouterr().out
 

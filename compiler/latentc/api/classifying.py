@@ -40,7 +40,6 @@ def classify(
     from latentc.files import read_arrays, read_condition, write_arrays
     from latentc.ranges import classes_from_text
     from latentc_runtime import load
-    from latentc_runtime.class_names import class_from_name
     from latentc_runtime.classify import Round
     from latentc_runtime.classify import classify as run
 
@@ -53,13 +52,9 @@ def classify(
     with runtime_errors():
         pipe = load(bundle, device)
         label = next((c for c in pipe.manifest.conditions if c.form == "label"), None)
-        chosen: Sequence[int] | None = None
-        if classes is not None and label is not None:
-            if isinstance(classes, str):
-                chosen = classes_from_text(classes, label.classes or 1, label.names)
-            else:
-                chosen = [class_from_name(c, label.names) if isinstance(c, str) else c for c in classes]
-        found = run(pipe, samples, [Round(*one) for one in given], seed, chosen, batch=batch, progress=progress)
+        if isinstance(classes, str):
+            classes = None if label is None else classes_from_text(classes, label.classes or 1, label.names)
+        found = run(pipe, samples, [Round(*one) for one in given], seed, classes, batch=batch, progress=progress)
     if truth is not None and np.shape(truth) != found.labels.shape:
         message = f"there are {len(found.labels)} samples, and `y` has the shape {list(np.shape(truth))}"
         raise DiagnosticError.of("E0403", message, help="give one label per sample, or none")
