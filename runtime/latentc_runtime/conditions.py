@@ -47,7 +47,8 @@ def checked_given(
     for name in values:
         if name not in known:
             raise RequestError(f"no condition `{name}`", _listed("conditions", map(described, conditions)))
-    values |= {c.name: found[c.name].given(c, values[c.name]) for c in conditions if {c.name} <= {*found} & {*values}}
+    searched = [c for c in conditions if c.name in found and c.name in values]
+    values |= {c.name: found[c.name].given(c, values[c.name]) for c in searched}
     missing = [c for c in conditions if c.required and c.name not in values and c.name not in found]
     if missing:
         raise RequestError(f"the condition `{missing[0].name}` is missing", described(missing[0]))

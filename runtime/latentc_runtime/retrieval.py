@@ -98,17 +98,16 @@ class Index:
         sample. RequestError.
         """
         count, size = condition.shape
-        if isinstance(value, Mapping) and set(value) == {"class"}:
-            value = {"query": self._of_classes(condition, value["class"])}
-        asked = isinstance(value, Mapping) and set(value) == {"query"}
-        query = _numbers(condition, value["query"]) if asked else None if isinstance(value, Mapping) else value
-        if query is None:
-            return value
-        if not asked:
+        if not isinstance(value, Mapping):
             query = _numbers(condition, value)
-            explicit = query.ndim == 3 or query.ndim < 1 or query.shape == (count, size)
-            if explicit:
-                return value
+            if query.ndim == 3 or query.ndim < 1 or query.shape == (count, size):
+                return value  # neighbours
+        elif set(value) == {"class"}:
+            query = self._of_classes(condition, value["class"])
+        elif set(value) == {"query"}:
+            query = _numbers(condition, value["query"])
+        else:
+            return value
         if query.ndim not in (1, 2) or query.shape[-1] != size or not np.isfinite(query).all():
             message = f"a query of `{condition.name}` has shape {list(query.shape)}"
             raise RequestError(message, f"give {size} finite numbers, or [n, {size}] for n samples")

@@ -145,9 +145,8 @@ def sample_set(
         if wanted is not None and not any(c.form == "label" for c in conditions):
             values, wanted = {**values, next(iter(indexes)): {"class": wanted}}, None
         # Searched once, so that a part of the samples is a part of their neighbours.
-        values = {n: indexes[n].given(c, values[n]) for c in conditions for n in {c.name} & {*indexes} & {*values}} | {
-            n: value for n, value in values.items() if n not in indexes
-        }
+        searched = [c for c in conditions if c.name in indexes and c.name in values]
+        values |= {c.name: indexes[c.name].given(c, values[c.name]) for c in searched}
         free = [c.name for c in conditions if c.form == "label" and c.name not in values]
         if wanted is not None and len(free) != 1:
             message = f"`classes` could be any of {', '.join(free)}" if free else "the class is given twice"

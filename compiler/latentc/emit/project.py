@@ -8,7 +8,7 @@ from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np  # PLACE
+import numpy as np
 import yaml
 from safetensors.numpy import save
 

@@ -203,7 +203,7 @@ def _forced_norm_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[Tens
 
 
 def row_scales(weight: Array, eps: float) -> Array:
-    """What scales each row of a weight [out, ...] to length 1: 1 / (length + eps sqrt(n)), n the size of a row."""
+    """Scales [out] that give the rows of a weight [out, ...] length 1: 1 / (length + eps sqrt(n)), n a row's size."""
     rows = weight.reshape(len(weight), -1)
     return np.asarray(1 / (np.sqrt((rows * rows).sum(1)) + eps * rows.shape[1] ** 0.5), dtype=weight.dtype)
 
