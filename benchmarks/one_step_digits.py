@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from common import verdict
 from distil_digits import FIRST, SAMPLES, trained
+from reduce_digits import METRICS
 
 import latentc_runtime
 from latentc import api
@@ -44,7 +45,7 @@ def main() -> int:
 
 def accuracy(spec: str, weights: Path, out: Path) -> float:
     """Class accuracy of samples from the engine."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "digits"))
+    sys.path.insert(0, str(METRICS.parent))
     from metrics import judged
 
     api.compile(spec, weights, out / spec / "bundle")

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from common import verdict
 from distil_digits import FIRST, trained
+from reduce_digits import METRICS
 
 import latentc_runtime
 from latentc import api
@@ -28,7 +29,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/redaction_digits"), help="folder of projects and bundles")
     out: Path = parser.parse_args().out
-    sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "digits"))
+    sys.path.insert(0, str(METRICS.parent))
     from metrics import judged
 
     weights, others = None, []

@@ -12,13 +12,12 @@ engine needs 7 GB of memory at a time.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 from common import cpu_seconds, random_bundle, verdict
+from distil_digits import trained
 from reduce_digits import METRICS
 
 import latentc_runtime
@@ -58,8 +57,9 @@ def quality(out: Path) -> list[str]:
     sys.path.insert(0, str(METRICS.parent))
     from metrics import judged
 
-    main_weights = trained("digits_sit", out / "digits-sit")
-    refiner = trained("digits_flowturbo", out / "digits-flowturbo")
+    # Projects lie side by side, as the refiner's starts from the other's weights.
+    main_weights = trained("digits_sit", out / "digits-sit", None)
+    refiner = trained("digits_flowturbo", out / "digits-flowturbo", None)
     labels, figures = np.arange(COUNT) % 10, {}
     for name, (spec, overrides) in SAMPLERS.items():
         files = main_weights if spec == "digits_sit" else refiner
@@ -74,16 +74,6 @@ def quality(out: Path) -> list[str]:
         verdict("class accuracy of FlowTurbo, of Heun's in as many steps", turbo[0] / heun[0], 0.98),
         verdict("Fréchet distance of FlowTurbo, of Heun's in as many steps", turbo[1] / heun[1], 1.1, least=False),
     ]
-
-
-def trained(spec: str, project: Path) -> Path:
-    """The weights of a digit system; projects lie side by side, as one starts from the other's weights."""
-    weights = project / "runs/train/weights.safetensors"
-    if not weights.exists():
-        api.emit(spec, project)
-        command = [sys.executable, "train.py"]
-        subprocess.run(command, cwd=project, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}, check=True)
-    return weights
 
 
 def speed(out: Path) -> list[str]:

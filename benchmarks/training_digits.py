@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from reduce_digits import METRICS
 
 import latentc_runtime
 from latentc import api
@@ -38,7 +39,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out/training_digits"), help="folder of projects and bundles")
     parser.add_argument("--steps", type=int, default=600, help="steps of training")
     arguments = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "digits"))
+    sys.path.insert(0, str(METRICS.parent))
     from metrics import judged
 
     labels = np.arange(SAMPLES) % 10
