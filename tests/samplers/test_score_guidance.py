@@ -113,6 +113,38 @@ def test_a_step_adds_the_gradient_of_the_score(name: str) -> None:
         assert np.max(np.abs(ours[i] - wanted)) <= 2e-5 * np.max(np.abs(wanted)), name
 
 
+def test_a_flow_is_guided_from_its_second_evaluation_on() -> None:
+    """Euler from pure noise, where the state says nothing about the data, by way of t = 1/2, where it does."""
+    guidance = f"sampler.guidance={{kind: score, score: {SCORES['pixels'][0]}}}"
+    euler = ("sampler={kind: euler, steps: 2}", guidance)
+    lowered = lower(load_spec("digits_sit", None, [*TINY, *SEEING, *euler]))
+    shapes = {f"main.{p}": v.type.shape for p, v in network_params(lowered, lowered.networks["main"]).items()}
+    weights = {name: 0.3 * RNG.standard_normal([int(d) for d in shape]) for name, shape in shapes.items()}
+    oracle = Interpreter(lowered.module, weights)
+    x, sketch, y = RNG.standard_normal((2, 1, 8, 8)), RNG.uniform(-1, 1, (2, 1, 8, 8)), np.array([3, 8])
+    scale = np.array([2.0, 0.5])
+    entry = lowered.programs[0].entry
+    given = {"x": x, "y": y, "sketch": sketch, "score_scale": scale}
+    (ours,) = oracle.run(entry, *(given[v.name] for v in lowered.module.entry(entry).inputs))
+    forward = lowered.networks["main"].methods["forward"].function
+
+    def velocity(state: np.ndarray, t: float) -> np.ndarray:
+        return np.asarray(oracle.run(forward, state, np.full(len(state), t), y, prefix="main")[0])
+
+    def score(state: np.ndarray) -> np.ndarray:
+        return -((state + 0.5 * velocity(state, 0.5) - sketch) ** 2).mean((1, 2, 3))
+
+    half = x + 0.5 * velocity(x, 0.0)
+    slope = np.zeros_like(x)
+    for k in np.ndindex(x.shape[1:]):
+        step = np.zeros(x.shape[1:])
+        step[k] = 1e-5
+        slope[(slice(None), *k)] = (score(half + step) - score(half - step)) / 2e-5
+    # At t = 1/2 the velocity changes by sigma^2 / alpha + sigma = 1 times the score.
+    wanted = half + 0.5 * (velocity(half, 0.5) + scale[:, None, None, None] * slope)
+    assert np.max(np.abs(ours - wanted)) <= 2e-5 * np.max(np.abs(wanted))
+
+
 def test_the_logarithm_of_a_probability_is_finite_far_below() -> None:
     mb = ModuleBuilder()
     b = mb.function("f")

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class ClassifierGuidance(Scheduled, GuidanceTerm):
     """score + scale * gradient by x of log p(class | x, t) (Dhariwal and Nichol 2021, arXiv:2105.05233).
 
-    The classifier is a network trained on samples of the same process, told the same time.
+    The classifier is a network trained on samples of the same process, told the same time. A prediction at pure noise
+    (alpha 0), the first of a flow, is not guided.
     """
 
     SETTING: ClassVar[str] = "classifier_guidance"

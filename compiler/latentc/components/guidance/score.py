@@ -24,7 +24,7 @@ class ScoreGuidance(Scheduled, GuidanceTerm):
 
     The gradient goes through the network, so scores need no training on noisy data (universal guidance, Bansal et al.
     2023, arXiv:2302.07121). Scores of images: SDG (Liu et al. 2021, arXiv:2112.05744); of events: Finzi et al. 2023,
-    arXiv:2306.07526.
+    arXiv:2306.07526. A prediction at pure noise (alpha 0), the first of a flow, is not guided.
     """
 
     SETTING: ClassVar[str] = "score_guidance"

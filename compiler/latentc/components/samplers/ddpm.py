@@ -54,7 +54,7 @@ def ddpm(grid: Grid, predicts: Prediction, variance: Variance = "fixed_small", c
     noisy = np.ones(grid.steps)
     noisy[-1] = 0.0
     if variance == "learned_range":
-        columns.pop("d_guide", None)  # in the body: the gradient times the step's variance is added to the mean
+        del columns["d_guide"]  # in the body: the gradient times the step's variance is added to the mean
         # The last posterior variance is 0: its logarithm is that of the step before (improved DDPM); no noise
         # is added there, so a single-step chain may take anything finite.
         floor = step.variance[-2] if grid.steps > 1 else step.added[-1]

@@ -103,9 +103,7 @@ def evaluation(
     if np.any(scale != 1.0):
         columns["c_in_2" if second else "c_in"] = scale
     point = process.point(times)
-    guide = scale * of_score(point, target)
-    if np.all(np.isfinite(guide)):
-        columns["e_guide" if second else "d_guide"] = guide
+    columns["e_guide" if second else "d_guide"] = scale * of_score(point, target)
     z_x, z_output = data_part(point, predicts)
     columns |= dict(zip(DATA_PART[second], (z_x, scale * z_output), strict=True))
     alpha = np.maximum(point.alpha, LEAST_ALPHA)
@@ -126,10 +124,11 @@ def data_part(point: Point, predicts: Prediction) -> tuple[Array, Array]:
 
 
 def of_score(point: Point, target: Prediction) -> Array:
-    """f64: how much `target` changes with the score at a fixed state; not finite where alpha is 0."""
+    """f64: how much `target` changes with the score at a fixed state; 0 where alpha is 0, at pure noise."""
     u, w = functional(target, point)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(u * point.sigma**2 / point.alpha - w * point.sigma)  # of x0 and of the noise
+    noise = point.alpha == 0.0
+    of_data = u * point.sigma**2 / np.where(noise, 1.0, point.alpha)
+    return np.where(noise, 0.0, of_data - w * point.sigma)
 
 
 __all__ = ["Grid", "evaluation"]

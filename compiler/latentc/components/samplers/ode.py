@@ -246,12 +246,12 @@ def drift(
     """Columns of an evaluation whose estimate is velocity + diffusion * score, the drift of the reverse-time SDE."""
     columns = evaluation(process, times, predicts, "flow_velocity", second)
     if diffusion is not None:
-        a, b = conversion(predicts, "score", process.point(times))
+        point = process.point(times)
+        a, b = conversion(predicts, "score", point)
         x, output = ("e_x", "e_output") if second else ("d_x", "d_output")
         columns[x], columns[output] = columns[x] + diffusion * a, columns[output] + diffusion * b
         guide = "e_guide" if second else "d_guide"
-        if guide in columns:
-            columns[guide] = columns[guide] + diffusion * process.scale(times)
+        columns[guide] = columns[guide] + diffusion * process.scale(times) * (point.alpha != 0.0)  # as of_score
     return columns
 
 
