@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from latentc.components import load
+from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import ModuleBuilder, f32
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import B
@@ -22,6 +23,8 @@ TINY = [
     *("backbone.width=16", "backbone.multipliers=[1, 2]", "backbone.blocks=1", "backbone.attention=[1]"),
     *("backbone.block.groups=4", "sampler.steps=4"),
 ]
+
+BASE = "{kind: diffusion, process: {kind: pfgmpp}, predicts: preconditioned}"
 
 
 def noise(extra: float, shape: tuple[int, ...], count: int) -> Array:
@@ -84,6 +87,24 @@ def parameters_of(low: Any) -> Any:
 def run(low: Any, weights: dict[str, Array], given: dict[str, Array]) -> Any:
     program = low.programs[0]
     return Interpreter(low.module, weights).run(program.entry, *(given[name] for name in program.sources))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "what"),
+    [
+        (["sampler.classify={trials: 2}"], "program `classify`"),
+        (["sampler={kind: probability_flow, likelihood: {}}"], "program `likelihood`"),
+        (["sampler={kind: predictor_corrector, inpaint: true}"], "program `inpaint`"),
+        (["sampler={kind: staged, condition: class, sampler: {kind: heun}}"], "sampler `staged`"),
+        (["objective={kind: token_diffusion, process: {kind: pfgmpp}}"], "objective `token_diffusion`"),
+        ([f"objective={{kind: score_implicit_matching, base: {BASE}}}"], "objective `score_implicit_matching`"),
+        ([f"objective={{kind: progressive_distillation, base: {BASE}}}"], "objective `progressive_distillation`"),
+    ],
+)
+def test_what_would_draw_normal_noise_is_refused(overrides: list[str], what: str) -> None:
+    with pytest.raises(DiagnosticError) as refused:
+        load_spec("pfgmpp", "cifar10-D128", [*TINY, *overrides])
+    assert any(f"the {what} draws normal noise" in d.message for d in refused.value.diagnostics), refused.value
 
 
 def test_the_loss_draws_the_kernel() -> None:

@@ -167,6 +167,9 @@ def test_the_levels_of_digits_are_principal_components() -> None:
         ("digits_dod", ["sampler.condition=visible"], "condition `visible` does not exist"),
         ("digits_dod", ["conditioning.visual.dropout=0"], "the first stage leaves `visual` out"),
         ("digits_dod", ["sampler.sampler={kind: staged, condition: visual}"], "`staged`"),
+        ("digits_dod", ["sampler.sampler.annealing={}"], "`annealing` is of a sampler of whole arrays"),
+        ("digits_dod", ["sampler.sampler={kind: probability_flow, likelihood: {}}"], "`likelihood` is of a sampler"),
+        ("digits_dod", ["objective.coupling={kind: upsampled}"], "takes noise for the path's start"),
         ("digits_dod", ["networks.embedder.pool=3"], "squares of 3 patches of 2 do not tile 8 by 8"),
         ("digits_dod", ["sampler.sampler={kind: ddpm, respacing: '9'}"], "`respacing` chooses timesteps"),
         ("digits_nested", ["data.fields.quarters.shape=[4, 3, 3]"], "components [4, 3, 3] are none of squares"),
@@ -197,6 +200,11 @@ def test_every_form_of_the_loops_draws_the_same(spec: str, overrides: list[str],
     ]
     for other in made[1:]:
         np.testing.assert_allclose(other, made[0], rtol=1e-4, atol=1e-4)
+
+
+def test_the_stages_have_the_methods_that_their_guidance_calls() -> None:
+    low = lower(load_spec("digits_dod", overrides=[*DOD, "sampler.sampler.guidance={kind: self_attention, kernel: 3}"]))
+    assert "forward_attention" in low.networks["main"].methods
 
 
 def test_parameters_of_the_stages_are_shared() -> None:

@@ -36,6 +36,13 @@ PROCESSES = {
 }
 
 
+@pytest.mark.parametrize("kind", ["probability_flow", "predictor_corrector"])
+def test_a_sampler_with_programs_of_its_own_has_this_one_too(kind: str) -> None:
+    sampler = f"sampler={{kind: {kind}, steps: 2, likelihood: {{steps: 2}}, classify: {{trials: 4}}}}"
+    names = [program.name for program in lower(load_spec("digits_edm", None, [sampler])).programs]
+    assert sorted(names) == ["classify", "log_likelihood", "sample"]
+
+
 @pytest.mark.parametrize("error", ["noise", "prediction"])
 @pytest.mark.parametrize("process", PROCESSES)
 def test_the_program_is_the_mean_error_of_its_trials(process: str, error: str) -> None:

@@ -32,6 +32,8 @@ class Distillation(Objective):
     )
     DENOISES: ClassVar[bool] = True
     DISTILS: ClassVar[bool] = True
+    NORMAL: ClassVar[bool] = False
+    """Whether its losses draw standard normals for the noise of any process."""
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         return Need("main", "denoise"), Need(TEACHER, "denoise")
@@ -43,6 +45,12 @@ class Distillation(Objective):
         return self.base.out_channels(channels)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
+        target = self.parameterization()
+        if target.coupling is not None:
+            message = "students are trained on paths from noise alone, and this one starts elsewhere"
+            yield Problem(("base", "coupling"), message, "leave it out")
+        elif self.NORMAL:
+            yield from target.noise_problems(spec, f"objective `{self.kind}`")
         teacher = spec.networks.get(TEACHER)
         if isinstance(teacher, Backbone) and (teacher.pretrained is None or teacher.trainable):
             message = f"network `{TEACHER}` has no weights to teach: its `pretrained` names no file"

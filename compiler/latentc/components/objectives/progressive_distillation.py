@@ -50,6 +50,7 @@ class ProgressiveDistillation(Distillation):
         description="of the squared error: none (of the network's own prediction), or of the implied data, times "
         "SNR + 1 or max(SNR, 1)",
     )
+    NORMAL: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "progressive_distillation", "rounds": (4, 2)}
 
     @property

@@ -45,6 +45,7 @@ class ScoreImplicitMatching(Distillation):
     online_steps: int = Field(
         1, gt=0, le=64, description="optimiser steps of the online network for each of the generator"
     )
+    NORMAL: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "score_implicit_matching"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:

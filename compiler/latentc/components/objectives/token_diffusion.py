@@ -6,7 +6,7 @@ Symbols: B batch, T tokens of a sample, C channels of a token, K repeats.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -17,6 +17,7 @@ from latentc.components.kit.patches import patch_side, patchify
 from latentc.components.objectives._common import publish
 from latentc.components.objectives.denoising import noised
 from latentc.components.objectives.diffusion import DiffusionLoss
+from latentc.components.parts import Problem
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B, Named
 
@@ -42,6 +43,10 @@ class TokenDiffusion(DiffusionLoss):
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         return (Need("main", "masked_features"), Need("head", "denoise"))
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        yield from self.parameterization().noise_problems(spec, f"objective `{self.kind}`")
 
     def trained(self, spec: Spec) -> tuple[str, ...]:
         heads = ("head",) if getattr(spec.networks.get("head"), "trainable", True) else ()

@@ -8,19 +8,22 @@ and the noise level sigma / alpha, in which two processes can be compared.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from latentc.components.contract import Draw
 from latentc.components.coupling import Coupling
-from latentc.components.parts import Part
+from latentc.components.parts import Part, Problem
 from latentc.components.processes.formulas import NUMPY, Array, Maths, Symbolic
 from latentc.components.processes.prediction import Point, Prediction
 from latentc.ir.builder import Builder, Var
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
 
 Variance = Literal["fixed_small", "fixed_large", "learned_range"]
 Prior = Literal["standard", "marginal"]
@@ -219,6 +222,15 @@ class Parameterization:
     predicts: Prediction
     variance: Variance = "fixed_small"
     coupling: Coupling | None = None
+
+    def noise_problems(self, spec: Spec, what: str) -> Iterator[Problem]:
+        """What keeps `what` from drawing standard normals where the path begins: another start, or other noise."""
+        if self.coupling is not None:
+            message = f"the {what} takes noise for the path's start, which depends on a condition"
+            yield Problem((), message, "leave it out, or `objective.coupling`")
+        elif spec.data.shape is not None and self.process.kernel(spec.data.shape) is not None:
+            message = f"the {what} draws normal noise, and that of the process `{self.process.kind}` is another"
+            yield Problem((), message, "leave it out, or use another process")
 
 
 __all__ = ["Kernel", "Levels", "Parameterization", "Prior", "Process", "Variance"]

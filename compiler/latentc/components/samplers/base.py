@@ -41,6 +41,8 @@ class ArraySampler(Sampler):
     REPLACES: ClassVar[dict[str, tuple[str, ...]]] = {"timesteps": ("spacing",)}
     SPACING: ClassVar[str] = "even"
     BEYOND: ClassVar[bool] = False
+    # fields that ask for programs besides `sample`
+    PROGRAMS: ClassVar[tuple[str, ...]] = (PROGRAM,)
     # whether its solution in many steps stands for the exact one; true of one kind
     REFERENCE: ClassVar[bool] = False
 
@@ -210,6 +212,8 @@ class ArraySampler(Sampler):
                 yield Problem(("steps" if self.timesteps is None else "timesteps",), str(error))
         if self.classify is not None:
             yield from under("classify", problems=self.classify.problems(spec))
+        for name in filter(self.changed, self.PROGRAMS):
+            yield from under(name, problems=target.noise_problems(spec, f"program `{name}`"))
         if self.annealing is not None:
             yield from under("annealing", problems=self.annealing.problems(spec))
         settings, told = self.settings(), _settings_of_conditions(spec)
@@ -273,6 +277,13 @@ class ArraySampler(Sampler):
         cleared = {name: fields[name].default for name in self.REPLACES.get("timesteps", ()) if name in fields}
         times = tuple(float(t) for t in timesteps)
         return self.model_copy(update={**cleared, "timesteps": times, "steps": len(times)})
+
+
+def inner_problems(sampler: ArraySampler, why: str) -> Iterator[Problem]:
+    """Fields that have no effect in a sampler that runs inside another; paths relative to it."""
+    for name in ("annealing", *sampler.PROGRAMS):
+        if sampler.changed(name):
+            yield Problem((name,), f"`{name}` is of a sampler of whole arrays, and {why}", "leave it out")
 
 
 def spaced(process: Process, *spacings: str, **fields: Any) -> list[dict[str, Any]]:

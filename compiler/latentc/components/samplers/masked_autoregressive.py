@@ -29,7 +29,7 @@ from latentc.components.kit.tokens import Schedule, hidden_fraction
 from latentc.components.parts import Problem, under
 from latentc.components.sampler import Sampler
 from latentc.components.samplers._masked import inpainting_conditions
-from latentc.components.samplers.base import ArraySampler, parameterization_of
+from latentc.components.samplers.base import ArraySampler, inner_problems, parameterization_of
 from latentc.components.samplers.ddim import Ddim
 from latentc.components.samplers.ddpm import Ddpm
 from latentc.components.samplers.guided import Request
@@ -71,10 +71,7 @@ class MaskedAutoregressive(Sampler):
         if self.diffusion.guidance is not None:
             message = "the sampler guides the diffusion, with one scale for all of its steps"
             yield Problem(("diffusion", "guidance"), message, "leave it out, and set `sampler.guidance`")
-        for name in ("annealing", "classify"):
-            if getattr(self.diffusion, name) is not None:
-                message = f"`{name}` is of a sampler of whole arrays, and this one denoises tokens"
-                yield Problem(("diffusion", name), message, "leave it out")
+        yield from under("diffusion", problems=inner_problems(self.diffusion, "this one denoises tokens"))
         if self.guidance is not None:
             yield from under("guidance", problems=guidance_problems(self.guidance, spec))
             if self.guidance.channels is not None:

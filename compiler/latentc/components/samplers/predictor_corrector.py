@@ -51,6 +51,7 @@ class PredictorCorrector(ArraySampler):
     inpaint: bool = Field(False, description="adds the program `inpaint`: parts of an image are given")
     colourise: bool = Field(False, description="adds the program `colourise`: the grey image is given")
     likelihood: Likelihood | None = Field(None, description="adds the program `log_likelihood`; null: none")
+    PROGRAMS: ClassVar[tuple[str, ...]] = (*ArraySampler.PROGRAMS, "inpaint", "colourise", "likelihood")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "predictor_corrector", "steps": 4, "corrector_steps": 2}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -125,7 +126,7 @@ class PredictorCorrector(ArraySampler):
     def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
         target = parameterization_of(spec.objective)
         assert target is not None
-        found = [self.build(mb, networks, spec)]
+        found = [*super().programs(mb, networks, spec)]
         offered: dict[Edit, bool] = {"inpaint": self.inpaint, "colourise": self.colourise}
         edits = [edit for edit, wanted in offered.items() if wanted]
         if edits:

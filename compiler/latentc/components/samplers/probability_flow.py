@@ -35,6 +35,7 @@ class ProbabilityFlow(ArraySampler):
         "rk4", description="the classical method, 4 evaluations per step, or Dormand and Prince's of order 5, 6 of them"
     )
     likelihood: Likelihood | None = Field(None, description="adds the program `log_likelihood`; null: none")
+    PROGRAMS: ClassVar[tuple[str, ...]] = (*ArraySampler.PROGRAMS, "likelihood")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "probability_flow", "steps": 2, "likelihood": {"steps": 2}}
 
     def interval(self, target: Parameterization) -> Interval:
@@ -60,7 +61,7 @@ class ProbabilityFlow(ArraySampler):
         target = parameterization_of(spec.objective)
         assert target is not None
         further = [] if self.likelihood is None else [self.likelihood.program(mb, networks, spec, target)]
-        return (self.build(mb, networks, spec), *further)
+        return (*super().programs(mb, networks, spec), *further)
 
 
 TABLEAUS: dict[str, tuple[tuple[float, ...], ...]] = {

@@ -13,9 +13,9 @@ from pydantic import Field
 from latentc.components import OneOf
 from latentc.components.contract import Need, Network, Program
 from latentc.components.kit import Conditions
-from latentc.components.parts import Problem
+from latentc.components.parts import Problem, under
 from latentc.components.sampler import Sampler
-from latentc.components.samplers.base import ArraySampler, parameterization_of
+from latentc.components.samplers.base import ArraySampler, inner_problems, parameterization_of
 from latentc.components.samplers.guided import Request
 from latentc.components.samplers.program import denoise, stochastic_rows
 from latentc.ir.builder import ModuleBuilder
@@ -60,6 +60,9 @@ class Staged(Sampler):
         return self if steps == self.steps else self.model_copy(update={"sampler": self.sampler.with_steps(steps)})
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
+        target = parameterization_of(spec.objective)
+        if target is not None:
+            yield from target.noise_problems(spec, f"sampler `{self.kind}`")
         condition = spec.conditions.get(self.condition)
         fields = [given.field for given in condition.inputs(self.condition, spec)] if condition else []  # type: ignore[union-attr]
         if condition is None or not condition.networks or fields != ["x"]:
@@ -71,8 +74,10 @@ class Staged(Sampler):
         if not condition.nullable:
             message = f"the first stage leaves `{self.condition}` out, which training never does"
             yield Problem(("condition",), message, f"set `conditioning.{self.condition}.dropout` to 0.1")
-        if self.sampler.annealing is not None:
-            yield Problem(("sampler", "annealing"), "the conditions of several stages are not annealed", "leave it out")
+        yield from under("sampler", problems=inner_problems(self.sampler, "this one runs in each of several stages"))
+
+    def prepare(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Mapping[str, Network]:
+        return self.sampler.prepare(mb, networks, spec)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.STEPS`: x f32[B, C, ...] of normals, the other conditions, the scales of guidance, `x_2`,
