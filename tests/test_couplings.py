@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from random_weights import random_weights
 
 import latentc_runtime
 from latentc import api
-from latentc.checkpoint import buffer, computed
 from latentc.components.contract import Lowered
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
-from latentc.weights import Array, materialise, write_safetensors
+from latentc.weights import Array, write_safetensors
 
 SMALL = ("backbone.width=16", "backbone.depth=1", "backbone.block.mixer.heads=2", "conditioning.time.frequencies=16")
 EULER = ("sampler={kind: euler, steps: 3, guidance: null}",)
@@ -30,13 +30,9 @@ COUNT = 3
 @cache
 def lowered(*overrides: str) -> tuple[Any, Lowered, dict[str, np.ndarray]]:
     spec = load_spec("digits_sr", overrides=[*SMALL, *EULER, *overrides])
-    low, rng = lower(spec), np.random.default_rng(0)
+    low = lower(spec)
     params = parameters(low.module, low.networks["main"].methods["forward"].function)
-    weights = {
-        name: np.asarray(materialise(buffer(p))) if computed(p) else 0.3 * rng.standard_normal(p.type.shape)
-        for name, p in params.items()
-    }
-    return spec, low, weights
+    return spec, low, random_weights(params, np.random.default_rng(0), 0.3)
 
 
 def forward(low: Lowered, weights: dict[str, np.ndarray]) -> tuple[Interpreter, Any]:

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from random_weights import random_weights
 
-from latentc.checkpoint import buffer, computed
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
-from latentc.weights import materialise
 
 DATA = "data={kind: npz, path: train.npz, classes: 5, shape: [1, 8, 8], fields: {near: {shape: [16, 6]}, "
 SIZES = [DATA + "far: {shape: [16, 3]}}}", "backbone.width=16", "backbone.depth=2", "backbone.block.mixer.heads=2"]
@@ -32,11 +31,8 @@ def test_contrast_of_labelled_samples_and_two_encoders(path: str) -> None:
     process = f"objective.process={{kind: interpolant, noise_time: 1, path: {path}}}"
     low = lower(load_spec("delta_fm", overrides=[*SIZES, process]))
     method, rng = low.networks["main"].methods["train_forward"], np.random.default_rng(0)
-    weights = {
-        f"main.{name}": materialise(buffer(p)) if computed(p) else 0.3 * rng.standard_normal(p.type.shape)
-        for name, p in parameters(low.module, method.function).items()
-    }
-    oracle = Interpreter(low.module, weights)
+    weights = random_weights(parameters(low.module, method.function), rng, 0.3)
+    oracle = Interpreter(low.module, {f"main.{name}": w for name, w in weights.items()})
     given: dict[str, Any] = {
         "x": rng.standard_normal((COUNT, 1, 8, 8)),
         "noise": rng.standard_normal((COUNT, 1, 8, 8)),

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from random_weights import random_weights
 
 import latentc_runtime
 from latentc import api
-from latentc.checkpoint import buffer, computed
 from latentc.components.contract import Lowered
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
-from latentc.weights import Array, materialise, write_safetensors
+from latentc.weights import Array, write_safetensors
 
 SMALL = ("backbone.width=16", "backbone.depth=2", "backbone.velocity_head=1", "backbone.block.mixer.heads=2")
 SMALL += ("conditioning.span.frequencies=16",)
@@ -30,12 +30,9 @@ NULL = 10
 @cache
 def lowered(*overrides: str) -> tuple[Lowered, dict[str, np.ndarray]]:
     spec = load_spec("digits_improved_mean_flow", overrides=[*SMALL, *overrides])
-    low, rng = lower(spec), np.random.default_rng(0)
+    low = lower(spec)
     params = parameters(low.module, low.networks["main"].methods["train_forward"].function)
-    return low, {
-        name: np.asarray(materialise(buffer(p))) if computed(p) else 0.3 * rng.standard_normal(p.type.shape)
-        for name, p in params.items()
-    }
+    return low, random_weights(params, np.random.default_rng(0), 0.3)
 
 
 def batch() -> dict[str, np.ndarray]:

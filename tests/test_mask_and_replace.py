@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from parity_data import load
+from random_weights import random_weights
 from tiny_systems import SYSTEMS
 
-from latentc.checkpoint import arrays, buffer, computed, network_params
+from latentc.checkpoint import network_params
 from latentc.components.kit.mask_and_replace import MaskAndReplace
 from latentc.components.samplers.discrete import Discrete
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
@@ -56,11 +57,7 @@ def test_the_loss(mode: str) -> None:
     sizes = [*CDCD.sizes, f"objective.contrasts=[{contrast}]", "objective.mask_weights=[1.0, 0.5]"]
     spec = load_spec(CDCD.spec, CDCD.variant, sizes)
     lowered, rng = lower(spec), np.random.default_rng(0)
-    weights = {}
-    for path, param in network_params(lowered, lowered.networks["main"]).items():
-        shape = [int(d) for d in param.type.shape]  # type: ignore[arg-type]
-        made = arrays({path: buffer(param)})[path] if computed(param) else 0.1 * rng.standard_normal(shape)
-        weights[path] = made
+    weights = random_weights(network_params(lowered, lowered.networks["main"]), rng, 0.1)
     objective = spec.objective
     process: MaskAndReplace = objective.diffusion(17)  # type: ignore[union-attr]
     steps = process.steps

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from random_weights import random_weights
 from tiny_systems import SYSTEMS
 
-from latentc.checkpoint import arrays, buffer, computed, network_params
+from latentc.checkpoint import network_params
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
@@ -19,11 +20,7 @@ def test_the_loss(hidden: float, clean: float) -> None:
     """Noise is compared where patches are seen, data where they are hidden; clean images have time 0 and no class."""
     spec = load_spec(UMD.spec, UMD.variant, [*UMD.sizes, f"objective.hidden={hidden}", f"objective.clean={clean}"])
     lowered, rng = lower(spec), np.random.default_rng(0)
-    weights: dict[str, np.ndarray] = {}
-    for path, param in network_params(lowered, lowered.networks["main"]).items():
-        shape = [int(d) for d in param.type.shape]  # type: ignore[arg-type]
-        made = arrays({path: buffer(param)})[path] if computed(param) else 0.1 * rng.standard_normal(shape)
-        weights[path] = made
+    weights = random_weights(network_params(lowered, lowered.networks["main"]), rng, 0.1)
     x, noise = rng.standard_normal((2, 1, 8, 8)), rng.standard_normal((2, 1, 8, 8))
     given = {"x": x, "y": np.array([3, 4]), "t": np.array([10, 700]), "noise": noise, "drop": np.array([0.05, 0.5])}
     given |= {f"scores_{name}": rng.random((2, 16)) for name in ("noisy", "clean")}

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from random_weights import random_weights
 
 from latentc import api
-from latentc.checkpoint import buffer, computed
 from latentc.components.contract import Lowered
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
-from latentc.weights import Array, materialise, write_safetensors
+from latentc.weights import Array, write_safetensors
 
 SMALL = ("backbone.width=16", "backbone.depth=1", "backbone.block.mixer.heads=2")
 SMALL += ("conditioning.time.frequencies=16", "conditioning.span.frequencies=16")
@@ -37,12 +37,8 @@ def lowered(*overrides: str) -> tuple[Any, Lowered]:
 
 
 def weights_of(low: Lowered) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
     params = parameters(low.module, low.networks["main"].methods["forward"].function)
-    return {
-        name: np.asarray(materialise(buffer(p))) if computed(p) else 0.3 * rng.standard_normal(p.type.shape)
-        for name, p in params.items()
-    }
+    return random_weights(params, np.random.default_rng(0), 0.3)
 
 
 def batch() -> dict[str, np.ndarray]:

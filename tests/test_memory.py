@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from random_weights import random_weights
 from tiny_systems import SYSTEMS
 
-from latentc.checkpoint import arrays, buffer, computed, network_params
+from latentc.checkpoint import network_params
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
@@ -20,12 +21,8 @@ def lowered_of(*more: str):  # type: ignore[no-untyped-def]
 
 
 def weights_of(lowered) -> dict[str, np.ndarray]:  # type: ignore[no-untyped-def]
-    rng, found = np.random.default_rng(0), {}
-    for path, param in network_params(lowered, lowered.networks["main"]).items():
-        shape = [int(d) for d in param.type.shape]
-        made = arrays({path: buffer(param)})[path] if computed(param) else 0.1 * rng.standard_normal(shape)
-        found[f"main.{path}"] = made
-    return found
+    made = random_weights(network_params(lowered, lowered.networks["main"]), np.random.default_rng(0), 0.1)
+    return {f"main.{path}": array for path, array in made.items()}
 
 
 @pytest.mark.parametrize("interval", ["[0, 1]", "[0.001, 1]", "[0, 0.5]"])

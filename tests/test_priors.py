@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from forked import python
+from random_weights import random_weights
 from safetensors.numpy import load_file
 from tiny_systems import SYSTEMS
 
 import latentc_runtime
 from latentc import api
-from latentc.checkpoint import arrays, buffer, computed, network_params
+from latentc.checkpoint import network_params
 from latentc.components.contract import Lowered
 from latentc.components.prior import systems
 from latentc.diagnostics import DiagnosticError
@@ -52,7 +53,7 @@ def test_the_program_draws_the_condition_then_the_sample() -> None:
     (network, (name, system)), *_ = systems(spec).items()
     first, second = lower(system), lower(given(spec))
     assert (network, name) == ("rdm", "representation")
-    rng, weights = np.random.default_rng(0), random_weights(whole)
+    rng, weights = np.random.default_rng(0), weights_of(whole)
     program = whole.programs[0]
     inputs = whole.module.entry(program.entry).inputs
     values = {v.name: np.ones(2, np.int64) for v in inputs if v.name == "y"}
@@ -78,15 +79,12 @@ def test_the_program_draws_the_condition_then_the_sample() -> None:
     assert "representation" in {c.name for c in second.conditions}
 
 
-def random_weights(lowered: Lowered) -> dict[str, np.ndarray]:
+def weights_of(lowered: Lowered) -> dict[str, np.ndarray]:
     """Random weights of every network by their full names."""
-    rng, found = np.random.default_rng(1), {}
-    for name, network in lowered.networks.items():
-        for path, param in network_params(lowered, network).items():
-            shape = [int(d) for d in param.type.shape]
-            made = arrays({path: buffer(param)})[path] if computed(param) else rng.standard_normal(shape) * 0.1
-            found[f"{name}.{path}"] = made
-    return found
+    params = {
+        f"{n}.{path}": p for n, net in lowered.networks.items() for path, p in network_params(lowered, net).items()
+    }
+    return random_weights(params, np.random.default_rng(1), 0.1)
 
 
 def test_each_network_has_a_loss_of_its_own() -> None:

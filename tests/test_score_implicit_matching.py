@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from random_weights import random_weights
 
-from latentc.checkpoint import buffer, computed
 from latentc.components.contract import Lowered
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
-from latentc.weights import materialise
 
 SMALL = ["networks.main.width=16", "networks.main.depth=1", "networks.main.block.mixer.heads=2"]
 FLOW = ["objective={kind: score_implicit_matching, base: {kind: flow}}"]
@@ -29,13 +28,13 @@ COUNT = 4
 @cache
 def lowered(*overrides: str) -> tuple[Any, Lowered, dict[str, np.ndarray]]:
     spec = load_spec("digits_sim", overrides=[*SMALL, *overrides])
-    low, rng = lower(spec), np.random.default_rng(0)
-    weights = {
-        f"{name}.{path}": np.asarray(materialise(buffer(p))) if computed(p) else 0.2 * rng.standard_normal(p.type.shape)
+    low = lower(spec)
+    params = {
+        f"{name}.{path}": p
         for name, net in low.networks.items()
         for path, p in parameters(low.module, net.methods["forward"].function).items()
     }
-    return spec, low, weights
+    return spec, low, random_weights(params, np.random.default_rng(0), 0.2)
 
 
 def batch(entry: Any) -> dict[str, np.ndarray]:

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from bundles import tiny_bundle
+from random_weights import random_weights
 
-from latentc.checkpoint import buffer, computed
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.core import parameters
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
 from latentc.verify.run import verify
-from latentc.weights import materialise
 
 RNG = np.random.default_rng(3)
 COUNT, NULL = 3, np.full(3, 10)
@@ -35,11 +34,7 @@ class System:
             for name, net in self.lowered.networks.items()
             for path, p in parameters(self.lowered.module, net.methods["forward"].function).items()
         }
-        weights = {
-            path: materialise(buffer(p)) if computed(p) else 0.3 * RNG.standard_normal([int(d) for d in p.type.shape])
-            for path, p in params.items()
-        }
-        self.oracle = Interpreter(self.lowered.module, weights)
+        self.oracle = Interpreter(self.lowered.module, random_weights(params, RNG, 0.3))
 
     def predict(self, network: str, x: np.ndarray, t: Any, y: np.ndarray, v: np.ndarray | None = None) -> np.ndarray:
         method = self.lowered.networks[network].methods["forward"]
