@@ -37,7 +37,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Index:
-    """Embeddings f32[N, D] and what is known of them. ValueError from every search if the package is missing."""
+    """Embeddings f32[N, D] and what is known of them. Searches raise ImportError if the package is missing."""
 
     vectors: Array
     labels: Array | None = None
@@ -55,7 +55,7 @@ class Index:
 
     @property
     def exact(self) -> bool:
-        """Whether a search compares a query with every entry."""
+        """True if a search compares a query with every entry."""
         return len(self) <= EXACT
 
     @cached_property
