@@ -17,7 +17,7 @@ from pydantic import Field
 
 from latentc.components import Closed
 from latentc.components.contract import Network, OutputField, Program
-from latentc.components.kit import Conditions
+from latentc.components.kit import Conditions, derivative_along
 from latentc.components.processes.prediction import conversion
 from latentc.components.processes.process import Parameterization
 from latentc.ir.builder import Builder, ModuleBuilder, Var
@@ -46,7 +46,7 @@ class Likelihood(Closed):
         """Adds entry `log_likelihood`. ValueError: the process has no probability flow, or the network no velocity."""
         network, process = networks["main"], target.process
         conditions = Conditions(spec, networks)
-        state, time_port = (network.methods["forward"].input(role) for role in ("state", "time"))
+        state = network.methods["forward"].input("state")
         field = spec.data.fields[state.name]
         assert field.shape is not None
         low, high = field.range or (-1.0, 1.0)
@@ -88,8 +88,10 @@ class Likelihood(Closed):
                 y = x if not at else inner.add(x, slopes[-1] * (row["h"] * STAGES[at]), out="y")
                 time = inner.broadcast_to(row[f"t_{place}"], length, shape=(length.shape[0],), out="time")
                 scale, skip, gain = row[f"scale_{place}"], row[f"skip_{place}"], row[f"out_{place}"]
-                given = {**operands, state.name: inner.mul(y, scale, out="scaled"), time_port.name: time}
-                output, along = _projected(inner, network, given, z)
+                scaled = inner.mul(y, scale, out="scaled")
+                output, along = derivative_along(
+                    inner, network, "forward", operands, {"state": z}, "output along", state=scaled, time=time
+                )
                 slopes.append(inner.add(y * skip, output * gain, out="v"))
                 along = inner.sum(along * z, axes=axes, keepdims=False, out="along")
                 divergence = inner.add(length * skip, along * (gain * scale), out="divergence")
@@ -120,15 +122,6 @@ class Likelihood(Closed):
             outputs=outputs,
             conditions=asked,
         )
-
-
-def _projected(b: Builder, network: Network, operands: Mapping[str, Var], z: Var) -> tuple[Var, Var]:
-    """The network's output, and its derivative along z of the state."""
-    forward = network.methods["forward"]
-    at = next(i for i, port in enumerate(forward.inputs) if port.role == "state")
-    given = [operands[port.name] for port in forward.inputs]
-    output, along = b.jvp(forward.function, network.name, given, [z], wrt=(at,), out="output along")
-    return output, along
 
 
 __all__ = ["Likelihood"]
