@@ -218,6 +218,14 @@ def test_what_is_given_stays() -> None:
         assert np.abs(out - alpha * given["given"]).max() > 0.1
 
 
+def test_conditions_are_annealed_in_edits_too() -> None:
+    sampler = "sampler={kind: predictor_corrector, steps: 3, inpaint: true, annealing: {}}"
+    sizes = ("backbone.width=8", "backbone.depth=1", "backbone.block.mixer.heads=2")
+    low = lower(load_spec("digits_sit", overrides=[*sizes, sampler]))
+    sample, inpaint = (low.program(name, 3).sources for name in ("sample", "inpaint"))
+    assert "y_embedding_noise" in sample and set(sample) < set(inpaint)
+
+
 @pytest.mark.parametrize("encoder", ["standard", "skip", "skip_concat", "residual", "padded_residual"])
 @pytest.mark.parametrize("decoder", ["standard", "skip", "residual"])
 @pytest.mark.parametrize("resampling", ["block", "padded_conv"])

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from latentc.components import Component, OneOf, find, load
 from latentc.components.condition import DrawnInput
 from latentc.components.contract import Need, Network, Program
-from latentc.components.guidance.annealing import ConditionAnnealing
+from latentc.components.guidance.annealing import Annealing, ConditionAnnealing
 from latentc.components.guidance.guidance import Guidance, GuidanceTerm, Guide
 from latentc.components.kit import Conditions
 from latentc.components.objective import Objective
@@ -131,6 +131,10 @@ class ArraySampler(Sampler):
             for part, weights, how in term.directions(mb, networks)
         ]
 
+    def annealing_of(self, networks: Mapping[str, Network], spec: Spec) -> Annealing | None:
+        """The annealing of conditions as a program has it."""
+        return None if self.annealing is None else self.annealing.of(networks["main"], spec)
+
     def settings(self) -> list[str]:
         """The names of the terms' scales in requests."""
         terms = [term for _, term in self.terms()]
@@ -241,7 +245,7 @@ class ArraySampler(Sampler):
 
         conditions = self.conditions(spec, networks)
         guides = self.guides(mb, networks)
-        annealing = None if self.annealing is None else self.annealing.of(networks["main"], spec)
+        annealing = self.annealing_of(networks, spec)
         more: dict[str, Any] = {"guides": guides, "early": early, "annealing": annealing, "coupling": target.coupling}
         shape = networks["main"].methods["forward"].input("state").type.shape[1:]
         more["kernel"] = target.process.kernel([int(size) for size in shape])  # type: ignore[arg-type]

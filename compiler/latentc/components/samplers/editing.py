@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from latentc.components.contract import Network, Program
+from latentc.components.guidance.annealing import Annealing
 from latentc.components.guidance.guidance import Guide
 from latentc.components.kit import Conditions
 from latentc.components.processes.prediction import Point
@@ -38,6 +39,7 @@ def edit_program(
     point: Point,
     spec: Spec,
     guides: Sequence[Guide] = (),
+    annealing: Annealing | None = None,
 ) -> Program:
     """Entry `NAME.STEPS`: as `sample`, and `given` f32[B, C, ...]; `inpaint` takes `keep` f32[B, 1, ...], 1 where it
     stays. `point` is the process at the time of each row of the table.
@@ -61,7 +63,9 @@ def edit_program(
 
     edited = replace(table, columns={**table.columns, **columns})
     entry = f"{name}.{table.steps}"
-    program = sample_program(mb, network, conditions, edited, guides=guides, entry=entry, known=known)
+    program = sample_program(
+        mb, network, conditions, edited, guides=guides, annealing=annealing, entry=entry, known=known
+    )
     return replace(program, name=name, sources={**program.sources, **sources}, conditions=tuple(own))
 
 

@@ -132,8 +132,8 @@ class PredictorCorrector(ArraySampler):
         if edits:
             table, conditions = self.table(target), self.conditions(spec, networks)
             point = target.process.point(np.repeat(self._times(target), table.substeps))
-            guides = self.guides(mb, networks)
-            found += [edit_program(e, mb, networks["main"], conditions, table, point, spec, guides) for e in edits]
+            more = self.guides(mb, networks), self.annealing_of(networks, spec)
+            found += [edit_program(e, mb, networks["main"], conditions, table, point, spec, *more) for e in edits]
         if self.likelihood is not None:
             found.append(self.likelihood.program(mb, networks, spec, target))
         return tuple(found)
