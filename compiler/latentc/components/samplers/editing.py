@@ -17,7 +17,8 @@ from latentc.components.guidance.annealing import Annealing
 from latentc.components.guidance.guidance import Guide
 from latentc.components.kit import Conditions
 from latentc.components.processes.prediction import Point
-from latentc.components.samplers.program import Known, Project, sample_program
+from latentc.components.samplers.loop import Known, Project
+from latentc.components.samplers.program import sample_program
 from latentc.components.samplers.table import Table
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32
 from latentc.ir.types import B

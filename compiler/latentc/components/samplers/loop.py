@@ -1,0 +1,181 @@
+"""One loop of a sampling program: its rows' coefficients, and the step body over a network under guidance.
+
+A coefficient that is 0 or 1 in all rows leaves out its term or its product; the others are per-step tables of the loop,
+so that loops of other steps have the same body. Symbols: B batch, C channels, N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from latentc.components.guidance.annealing import Annealing
+from latentc.components.guidance.guidance import Contrast
+from latentc.components.samplers.guided import Evaluation, Request, prediction, state_channels, weight_column
+from latentc.components.samplers.memory import branched
+from latentc.components.samplers.table import DATA, DATA_PART, Step, Table
+from latentc.components.sums import Coefficient, weighted_sum
+from latentc.ir.builder import Builder, Var
+
+Project = Callable[[Builder, Var, tuple[Var, ...]], Var]
+"""The known part of a difference of two states [B, C, ...], given further operands."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A part of the sample that is given: `given` [B, C, ...], noised anew after each row by `noise` [N, B, C, ...].
+
+    The table has columns `known_alpha` and `known_sigma`. `operands` are what `part` takes.
+    """
+
+    given: Var
+    noise: Var
+    part: Project
+    operands: tuple[Var, ...] = ()
+
+    def imposed(self, b: Builder, x: Var, target: Var, operands: tuple[Var, ...]) -> Var:
+        """x with the known part of `target`."""
+        return b.add(x, self.part(b, target - x, operands), out="x")  # type: ignore[no-any-return]
+
+
+def _columns(table: Table, evaluations: Sequence[Evaluation], annealing: Annealing | None) -> dict[str, np.ndarray]:
+    """The coefficients of a loop: those of the step body, of guidance and of annealing."""
+    columns = dict(table.coefficients)
+    for which, one in enumerate(evaluations):
+        if one.slopes:
+            columns |= {name: column for name, column in table.guides.items() if name[0] == "de"[which]}
+        if any(not isinstance(guide.how, Contrast) and guide.how.OF_DATA for guide in one.guides):
+            columns |= table.data(which)
+        if one.degrades:
+            columns |= table.data_part(which)
+        progress = [float(p) for p in table.progress[:, which]]
+        columns |= {weight_column(guide, which): guide.weights(progress) for guide in one.guides}
+        if annealing is not None and one.annealed:
+            columns |= annealing.columns(progress, which)
+    return columns
+
+
+def loop(
+    b: Builder,
+    name: str,
+    table: Table,
+    evaluations: tuple[Evaluation, ...],
+    request: Request,
+    state: tuple[Var, ...],
+    noise: Var | None,
+    annealing: Annealing | None,
+    kick: Mapping[str, Var],
+    memory: Sequence[Var],
+    known: Known | None = None,
+) -> tuple[Var, ...]:
+    """One loop over the rows of a table: its state, then the memory. `kick` is the noise of its annealing by name."""
+    coefficients = _columns(table, evaluations, annealing)
+    constants = {name: value for name, column in coefficients.items() if (value := _constant(column)) is not None}
+    varying = [name for name in coefficients if name not in constants]
+    columns = [b.constant(coefficients[name], out=_coefficient_name(name)) for name in varying]
+    used = dict.fromkeys(guide.input for one in evaluations for guide in one.guides)
+    invariants = [*(request.operands.values() or [request.like]), *(request.scales[key] for key in used)]
+    asks = len(invariants)
+    invariants += [] if known is None else [known.given, *known.operands]
+
+    def body(
+        inner: Builder, i: Var, kept: tuple[Var, ...], carried: tuple[Var, ...], rows: tuple[Var, ...]
+    ) -> tuple[Sequence[Var], Sequence[Var]]:
+        values: dict[str, Coefficient] = {**constants, **dict(zip(varying, rows, strict=False))}
+        others = rows[len(varying) :]
+        kicks = dict(zip(kick, others[len(others) - len(kick) :], strict=True))
+        operands = dict(zip(request.operands, kept, strict=False))
+        scales = dict(zip(used, kept[asks - len(used) : asks], strict=True))
+        asked = Request(operands, request.null, request.nullable, kept[0], scales, request.coupling)
+        carried, remembered = carried[: len(state)], list(carried[len(state) :])
+        row = _Row(inner, evaluations, asked, values, annealing, kicks, remembered)
+        slope = row.slope if any(one.slopes for one in evaluations) else None
+        z = others[0] if noise is not None else None
+        step = Step(values, carried, z, row.evaluate, state_channels(evaluations[0].network), table.clip, slope)
+        new = table.advance(inner, step)
+        if known is not None:
+            drawn = others[noise is not None]
+            terms = (values["known_alpha"], kept[asks]), (values["known_sigma"], drawn)
+            noised = weighted_sum(inner, "target", *terms)
+            new = (known.imposed(inner, new[0], noised, kept[asks + 1 :]), *new[1:])
+        return (*new, *remembered), ()
+
+    tables = [*columns, *([] if noise is None else [noise]), *([] if known is None else [known.noise]), *kick.values()]
+    # One body has one text, wherever its state comes from: then the host drives one engine.
+    names = ["x", *["last"] * table.body.corrects, *["h"] * table.history, *["memory"] * len(memory)]
+    names += [*map(_coefficient_name, varying), *["noise"] * (noise is not None)]
+    names += [*["known_noise"] * (known is not None), *kick]
+    carried = [*state, *memory]
+    return b.loop(name, table.rows, body, invariants=invariants, carried=carried, tables=tables, names=names)
+
+
+def _constant(column: np.ndarray) -> float | None:
+    """0 or 1 where a column is nothing else, to the last bits of float64; or None."""
+    return next((value for value in (0.0, 1.0) if np.all(np.abs(column - value) <= 1e-12)), None)
+
+
+def _coefficient_name(column: str) -> str:
+    """A column's name in the IR, where x, d and noise are tensors."""
+    return column if column in ("t", "t_2", "span", "span_2") else f"k_{column}"
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of a loop: what evaluates in it, for which request, with which coefficients.
+
+    `memory` is replaced by what each evaluation returns.
+    """
+
+    b: Builder
+    evaluations: tuple[Evaluation, ...]
+    request: Request
+    coefficients: Mapping[str, Coefficient]
+    annealing: Annealing | None
+    kicks: Mapping[str, Var]
+    memory: list[Var]
+
+    def evaluate(self, x: Var, which: int) -> Var:
+        """The prediction at x [B, C, ...] in evaluation `which` of the step."""
+        one, request, given = self.evaluations[which], self.request, self._network_inputs(x, which)
+        if self.annealing is not None and one.annealed:
+            told = self.annealing.applied(self.b, request.operands, self.coefficients, self.kicks, which)
+            request = replace(request, operands=told)
+        with branched(self.b, self.memory, bool(one.contrasts), any(e.contrasts for e in self.evaluations)) as memory:
+            out = prediction(self.b, one, request, self.coefficients, *given, which, memory)
+        coupling = self.request.coupling
+        return out if coupling is None else coupling.confined(self.b, out, self.request.operands)
+
+    def slope(self, x: Var, which: int) -> Var:
+        """What guidance adds to the score at x [B, C, ...] in evaluation `which` of the step."""
+        x, (time, *_) = self._network_inputs(x, which)
+        slopes = []
+        for guide in self.evaluations[which].slopes:
+            assert not isinstance(guide.how, Contrast)
+            scale, weight = self.request.scales[guide.input], self.coefficients[weight_column(guide, which)]
+            scale = scale if isinstance(weight, float) else self.b.mul(scale, weight, out="scale")
+            names = (*DATA_PART[which], *DATA[which]) if guide.how.OF_DATA else ()
+            k = {name.removesuffix("_2"): self._scalar(self.coefficients[name]) for name in names}
+            slopes.append(guide.how(self.b, x, time, self.request.operands, scale, k))
+        return weighted_sum(self.b, "slope", *((1.0, slope) for slope in slopes)) if len(slopes) > 1 else slopes[0]
+
+    def _network_inputs(self, x: Var, which: int) -> tuple[Var, list[Var]]:
+        """The scaled state [B, C, ...] that networks are given, and the time f32[B], then the span if there is one."""
+        x = weighted_sum(self.b, "scaled", (self.coefficients.get(("c_in", "c_in_2")[which], 1.0), x))
+        names = {("t", "t_2")[which]: "time", ("span", "span_2")[which]: "span"}
+        return x, [
+            self._of_all(self.coefficients[name], out) for name, out in names.items() if name in self.coefficients
+        ]
+
+    def _scalar(self, coefficient: Coefficient) -> Var:
+        """f32[]: a coefficient as a value."""
+        return self.b.constant(coefficient, "f32") if isinstance(coefficient, float) else coefficient
+
+    def _of_all(self, coefficient: Coefficient, out: str) -> Var:
+        """f32[B]: a coefficient for every sample."""
+        one, like = self._scalar(coefficient), self.request.like
+        return self.b.broadcast_to(one, like, shape=(like.shape[0],), out=out)  # type: ignore[no-any-return]
+
+
+__all__ = ["Known", "Project", "loop"]
