@@ -14,9 +14,9 @@ import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Need, Network
-from latentc.components.guidance.guidance import Array, Contrast, GuidanceTerm, Scheduled, Slope
+from latentc.components.guidance.guidance import Array, Contrast, ScoreTerm, Slope
 from latentc.components.kit import call
-from latentc.components.parts import Fraction, Problem
+from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class ClassifierGuidance(Scheduled, GuidanceTerm):
+class ClassifierGuidance(ScoreTerm):
     """score + scale * gradient by x of log p(class | x, t) (Dhariwal and Nichol 2021, arXiv:2105.05233).
 
     The classifier is a network trained on samples of the same process, told the same time. A prediction at pure noise
@@ -33,7 +33,6 @@ class ClassifierGuidance(Scheduled, GuidanceTerm):
 
     SETTING: ClassVar[str] = "classifier_guidance"
     INPUT: ClassVar[str] = "classifier_scale"
-    OF_SCORE: ClassVar[bool] = True
 
     kind: Literal["classifier"]
     network: str = Field("classifier", description="one of `networks`, which provides `classify`")
@@ -44,20 +43,12 @@ class ClassifierGuidance(Scheduled, GuidanceTerm):
         description="networks that take its place, each in its own of equal ranges of noise, least noise first (PPAP)",
     )
     timesteps: int = Field(1000, gt=0, le=100_000, description="the ranges of `experts` are of so many timesteps")
-    scale: float = Field(1.0, ge=0, description="default scale; 0 is no guidance. An input of the engine")
-    interval: tuple[Fraction, Fraction] = Field(
-        (0.0, 1.0), description="part of the way from noise (0) to data (1) where it acts"
-    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "classifier", "scale": 2.0}
 
     def needs(self) -> tuple[Need, ...]:
         if self.experts is not None:
             return tuple(Need(name, "classify", place=("experts", i)) for i, name in enumerate(self.experts))
         return (Need(self.network, "classify", place=("network",)),)
-
-    @property
-    def runs(self) -> int:
-        return 3
 
     def reads(self) -> tuple[str, ...]:
         return ("class",)
@@ -68,12 +59,7 @@ class ClassifierGuidance(Scheduled, GuidanceTerm):
             message = "classifier guidance is towards a class, and requests have none"
             mend = "add `conditioning.class: {kind: label}`, and `conditions: []` to a backbone that is not told it"
             yield Problem((), message, mend)
-        if self.interval[0] > self.interval[1]:
-            yield Problem(("interval",), "the interval ends before it starts", "from noise (0) to data (1)")
-
-    def weights(self, progress: Sequence[float]) -> Array:
-        low, high = self.interval
-        return self.grown(progress) * [low <= p <= high for p in progress]
+        yield from super().problems(spec)
 
     def directions(
         self, mb: ModuleBuilder, networks: Mapping[str, Network]

@@ -188,6 +188,34 @@ class GuidanceTerm(Part):
         """What it adds; may add functions to the module."""
 
 
+class ScoreTerm(Scheduled, GuidanceTerm):
+    """A term that adds a direction to the score: none of it at a scale of 0."""
+
+    OF_SCORE: ClassVar[bool] = True
+
+    scale: float = Field(1.0, ge=0, description="default scale; 0 is no guidance. An input of the engine")
+    interval: tuple[Fraction, Fraction] = Field(
+        (0.0, 1.0), description="part of the way from noise (0) to data (1) where it acts"
+    )
+
+    @property
+    def runs(self) -> int:
+        return 3
+
+    def weights(self, progress: Sequence[float]) -> Array:
+        low, high = self.interval
+        return self.grown(progress) * [low <= p <= high for p in progress]
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from interval_problems(self.interval)
+
+
+def interval_problems(interval: tuple[float, float]) -> Iterator[Problem]:
+    """An empty interval; paths relative to the guidance."""
+    if interval[0] > interval[1]:
+        yield Problem(("interval",), "the interval ends before it starts", "from noise (0) to data (1)")
+
+
 def guidance_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
     """What keeps the conditions from being left out, or contradicts itself; paths relative to the guidance."""
     if isinstance(spec.objective, Objective) and spec.objective.DISTILS:
@@ -204,8 +232,7 @@ def guidance_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
 
 def settings_problems(guidance: Guidance, spec: Spec) -> Iterator[Problem]:
     """An empty interval, or more channels than the data has; paths relative to the guidance."""
-    if guidance.interval[0] > guidance.interval[1]:
-        yield Problem(("interval",), "the interval ends before it starts", "from noise (0) to data (1)")
+    yield from interval_problems(guidance.interval)
     if guidance.channels is not None and spec.data.shape and guidance.channels > spec.data.shape[0]:
         message = f"{guidance.channels} channels are guided, of data that has {spec.data.shape[0]}"
         yield Problem(("channels",), message)
