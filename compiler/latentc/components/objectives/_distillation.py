@@ -51,13 +51,18 @@ class Distillation(Objective):
             yield Problem(("base", "coupling"), message, "leave it out")
         elif self.NORMAL:
             yield from target.noise_problems(spec, f"objective `{self.kind}`")
-        teacher = spec.networks.get(TEACHER)
-        if isinstance(teacher, Backbone) and (teacher.pretrained is None or teacher.trainable):
-            message = f"network `{TEACHER}` has no weights to teach: its `pretrained` names no file"
-            if teacher.pretrained is not None:
-                message = f"network `{TEACHER}` is not frozen"
-            mend = f"train the teacher, then name its file in `networks.{TEACHER}.pretrained`; `frozen` is then true"
-            yield Problem((), message, mend)
+        yield from teacher_problems(spec)
 
 
-__all__ = ["TEACHER", "Distillation"]
+def teacher_problems(spec: Spec) -> Iterator[Problem]:
+    """A teacher without weights, or one that is trained."""
+    teacher = spec.networks.get(TEACHER)
+    if isinstance(teacher, Backbone) and (teacher.pretrained is None or teacher.trainable):
+        message = f"network `{TEACHER}` has no weights to teach: its `pretrained` names no file"
+        if teacher.pretrained is not None:
+            message = f"network `{TEACHER}` is not frozen"
+        mend = f"train the teacher, then name its file in `networks.{TEACHER}.pretrained`; `frozen` is then true"
+        yield Problem((), message, mend)
+
+
+__all__ = ["TEACHER", "Distillation", "teacher_problems"]

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import OneOfThese
-from latentc.components.backbone import Backbone
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
-from latentc.components.objectives._distillation import TEACHER
+from latentc.components.objectives._distillation import TEACHER, teacher_problems
 from latentc.components.parts import Fraction, Problem
 from latentc.components.processes.discrete import Discrete
 from latentc.components.processes.formulas import Symbolic
@@ -58,10 +57,7 @@ class NoisyDistillation(Objective):
         if first >= last:
             message = f"no timestep lies in the range from {self.range[0]:g} to {self.range[1]:g}"
             yield Problem(("range",), message, "from the data (0) to the noise (1): [0.2, 0.4]")
-        teacher = spec.networks.get(TEACHER)
-        if isinstance(teacher, Backbone) and (teacher.pretrained is None or teacher.trainable):
-            message = f"network `{TEACHER}` has no weights to teach, or is not frozen"
-            yield Problem((), message, f"name its file in `networks.{TEACHER}.pretrained`")
+        yield from teacher_problems(spec)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, teacher, process = networks["main"], networks[TEACHER], self.process
