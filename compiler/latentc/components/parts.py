@@ -207,12 +207,16 @@ class Positions(Part):
         return ()
 
 
+Told = Literal["vector", "time"] | None
+"""What a network tells its blocks: an embedding f32[B, E], the time f32[B, 1], or nothing."""
+
+
 class BlockCondition(Part):
     """How the condition enters a block; composes a block from its parts."""
 
     TAKES_TOKENS: ClassVar[bool] = False
     """Whether blocks attend to tokens of conditions [B, L, D], and the mask of those that count, behind the vector."""
-    TAKES: ClassVar[Literal["vector", "time"] | None] = "vector"
+    TAKES: ClassVar[Told] = "vector"
     """What blocks take behind x: the embedded condition c [B, E], the time t [B, 1], or nothing."""
     TELLS_MIXER: ClassVar[bool] = False
     """Whether a mixer that `generates` weights from the condition is given it."""

@@ -8,7 +8,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from latentc.components import Closed, Component, OneOf
-from latentc.components.parts import BlockCondition, FeedForward, Mixer, Norm, Problem, under
+from latentc.components.parts import BlockCondition, FeedForward, Mixer, Norm, Problem, Told, under
+
+_WORDS: dict[Told, str] = {"vector": "a vector", "time": "the time", None: "nothing"}
+_USUAL: dict[Told, str] = {"vector": "adaln_zero", "time": "time_norm", None: "in_context"}
 
 
 class Block(Closed):
@@ -64,6 +67,17 @@ class Block(Closed):
             below = width - width % heads
             near = " or ".join(str(w) for w in (below, below + heads) if w > 0)
             yield Problem(("width",), f"{heads} heads do not divide the width of {width}", f"a width of {near} does")
+
+    def problems_of_condition(self, network: str, *told: Told, tokens: bool = False) -> Iterator[Problem]:
+        """What is wrong if a network of that kind tells its blocks one of `told`; `tokens`: and those of conditions."""
+        condition = self.parts()[3]
+        if condition.TAKES in told and (tokens or not condition.TAKES_TOKENS):
+            return
+        taken = _WORDS[condition.TAKES] + (" and tokens of conditions" if condition.TAKES_TOKENS else "")
+        words = " or ".join(_WORDS[each] for each in told)
+        message = f"blocks of a {network} are told {words}, and `{condition.kind}` takes {taken}"
+        use = " or ".join(f"`{{kind: {_USUAL[each]}}}`" for each in told)
+        yield Problem(("block", "condition"), message, f"use {use}")
 
     def problems_of_decoding(self, why: str) -> Iterator[Problem]:
         """What keeps the mixer from taking tokens one by one; `why` says what of the network needs that."""

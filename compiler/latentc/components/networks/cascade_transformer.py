@@ -77,9 +77,7 @@ class CascadeTransformer(Backbone):
         if getattr(type(self.positions), "add", None) is not Positions.add:
             message = f"`{self.positions.kind}` positions are of one resolution"
             yield Problem(("positions",), message, "use `{kind: rope_2d}`")
-        if self.block.condition.kind == "in_context":
-            message = f"a {self.kind} has no place for the condition in its sequence"
-            yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`")
+        yield from self.block.problems_of_condition(self.kind, "vector")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None and isinstance(spec.time, TimeEmbedding)

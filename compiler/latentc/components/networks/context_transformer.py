@@ -17,7 +17,6 @@ from pydantic import Field
 from latentc.components import Component, OneOf
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
-from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.parts import Positions, Problem, Weights, dense
@@ -73,9 +72,7 @@ class ContextTransformer(Backbone):
         elif shape[1] != shape[2] or shape[1] % self.patch:
             yield Problem(("patch",), f"patches of {self.patch} do not tile {shape[1]} by {shape[2]}")
         yield from self.block.problems_of_width(self.width)
-        if not isinstance(self.block.condition, InContext):
-            message = "conditions are tokens of the sequence here"
-            yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
+        yield from self.block.problems_of_condition(self.kind, None)
         if self.velocity_head is not None and self.velocity_head >= self.depth:
             yield Problem(("velocity_head",), f"{self.velocity_head} of {self.depth} blocks leave none to share")
         for name, count in self.tokens.items():

@@ -60,7 +60,16 @@ class Dis(Backbone):
         _, height, width = shape
         if height != width or height % self.patch:
             yield Problem(("patch",), f"patches of {self.patch} do not tile {height} by {width}")
-        mixer, _ = self.parts()
+        mixer, norm = self.parts()
+        if mixer.spatial:
+            message = f"`{mixer.kind}` needs a square of tokens, and here time and conditions are tokens too"
+            yield Problem(("mixer",), message, "use another, such as `{kind: selective_scan}`")
+        if norm.TIMED:
+            message = f"`{norm.kind}` depends on the time, which blocks of a dis are not told"
+            yield Problem(("norm",), message, "use `{kind: rms_norm}`")
+        if mixer.generates:
+            message = "weights of the mixer depend on the condition, which blocks of a dis are not told"
+            yield Problem(("mixer",), message, "leave out what generates them")
         if self.width % mixer.head_count:
             yield Problem(("width",), f"{mixer.head_count} heads do not divide the width of {self.width}")
         yield from self.problems_of_conditions(spec)

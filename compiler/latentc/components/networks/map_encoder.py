@@ -69,8 +69,7 @@ class MapEncoder(Backbone):
             message = f"squares of {self.pool} patches of {self.patch} do not tile {shape[1]} by {shape[2]}"
             yield Problem(("pool",), message, "choose `patch` and `pool` whose product divides the side")
         yield from self.block.problems_of_width(self.width)
-        if self.block.condition.kind != "in_context":
-            yield Problem(("block", "condition"), "a map_encoder is told nothing", "use `{kind: in_context}`")
+        yield from self.block.problems_of_condition(self.kind, None)
 
     def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
         assert spec.data.shape is not None

@@ -70,6 +70,7 @@ class MaskedDenoiser(Backbone):
         elif shape[1] % self.patch:
             yield Problem(("patch",), f"patches of {self.patch} do not tile a side of {shape[1]}")
         yield from self.block.problems_of_width(self.width)
+        yield from self.block.problems_of_condition(self.kind, "vector", None)
         yield from self.problems_of_conditions(spec)
         yield from self.problems_of_time(spec)
 

@@ -66,9 +66,7 @@ class MaskedTransformer(Backbone):
         if getattr(self.block.mixer, "causal", False):
             message = "a masked_transformer sees all tokens, so its mixer is not causal"
             yield Problem(("block", "mixer"), message, "set `causal: false`")
-        if self.block.condition.kind == "in_context":
-            message = "a masked_transformer has no place for the condition in its sequence"
-            yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`")
+        yield from self.block.problems_of_condition(self.kind, "vector")
         if self.positions.kind == "rope_2d":
             message = "rope_2d has no place for the registers"
             yield Problem(("positions",), message, "use `{kind: learned}` or `{kind: sincos_2d}`")

@@ -122,10 +122,8 @@ class MultiResolution(Backbone):
             message = f"a token of {branch.scale} pixels a side is no whole part of one of {below.scale} below"
             yield Problem(("branches", i, "patch"), message)
         block = self.blocks(branch)
-        if block.parts()[3].TAKES == "vector":
-            message = f"its blocks are told the time alone, and `{block.condition.kind}` takes a vector"
-            yield Problem((branch.block, "condition"), message, "use `{kind: time_norm}` or `{kind: in_context}`")
-        for problem in block.problems_of_width(branch.width, side // branch.scale):
+        of_condition = block.problems_of_condition(self.kind, "time", None)
+        for problem in (*of_condition, *block.problems_of_width(branch.width, side // branch.scale)):
             if problem.path[:1] == ("block",):
                 yield Problem((branch.block, *problem.path[1:]), problem.message, problem.help)
             elif branch.heads is None:

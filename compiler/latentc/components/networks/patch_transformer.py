@@ -102,9 +102,7 @@ class PatchTransformer(Backbone):
                 grid = height // self.patch
         yield from self.block.problems_of_width(self.width, grid)
         yield from self.problems_of_conditions(spec)
-        if self.block.parts()[3].TAKES != "vector":
-            message = "a patch_transformer has no place for the condition in its sequence"
-            yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`")
+        yield from self.block.problems_of_condition(self.kind, "vector", tokens=True)
         yield from self._problems_of_training()
         if self.routes and self.block.spatial:
             message = f"tokens that skip blocks leave no square, which `{self.block.mixer.kind}` mixes"

@@ -67,9 +67,7 @@ class StagedClassifier(Staged):
             yield from self.problems_of_stages(spec, shape[1] // self.patch)
         if not _classes(spec):
             yield Problem((), f"a {self.kind} predicts labels, and the data has none", "add `data.classes`")
-        if self.block.parts()[3].TAKES is not None:
-            message = f"its blocks are told nothing, and `{self.block.condition.kind}` takes a condition"
-            yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
+        yield from self.block.problems_of_condition(self.kind, None)
         if isinstance(self.positions, Positions) and type(self.positions).rotary is not Positions.rotary:
             message = f"`{self.positions.kind}` is for one resolution"
             yield Problem(("positions",), message, "use `{kind: learned}`, `{kind: sincos_2d}` or null")

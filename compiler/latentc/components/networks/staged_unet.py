@@ -106,9 +106,7 @@ class StagedUnet(Staged):
         yield from self.problems_of_stages(spec, shape[1])
         yield from self._problems_of_joints()
         yield from self.problems_of_conditions(spec)
-        if self.block.parts()[3].TAKES != "vector":
-            message = f"a {self.kind} has no sequence for the condition to be a token of"
-            yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`")
+        yield from self.block.problems_of_condition(self.kind, "vector")
 
     def _problems_of_joints(self) -> Iterator[Problem]:
         for stage in range(1, self.lowest + 1):

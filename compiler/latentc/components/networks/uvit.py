@@ -64,8 +64,7 @@ class Uvit(Backbone):
         if height != width or height % self.patch:
             yield Problem(("patch",), f"patches of {self.patch} do not tile {height} by {width}")
         yield from self.block.problems_of_width(self.width)
-        if self.block.condition.kind != "in_context":
-            yield Problem(("block", "condition"), "time and conditions are tokens here", "use `{kind: in_context}`")
+        yield from self.block.problems_of_condition(self.kind, None)
         yield from self.problems_of_conditions(spec)
         yield from self.problems_of_time(spec)
         size = spec.time.static()["frequencies"] if isinstance(spec.time, TimeFeatures) else self.width

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.parts import BlockCondition, DecodeState, FeedForward, Mixer, Norm
+from latentc.components.parts import BlockCondition, DecodeState, FeedForward, Mixer, Norm, Told
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 
@@ -19,7 +19,7 @@ class InContext(BlockCondition):
         False,
         description="branches are scaled by learned vectors, which start at zero; not in masked and decoding blocks",
     )
-    TAKES: ClassVar[Literal["vector", "time"] | None] = None
+    TAKES: ClassVar[Told] = None
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "in_context"}
 
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:

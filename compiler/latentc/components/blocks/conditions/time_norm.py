@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, ClassVar, Literal
 
-from latentc.components.parts import BlockCondition, FeedForward, Mixer, Norm
+from latentc.components.parts import BlockCondition, FeedForward, Mixer, Norm, Told
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 
@@ -13,7 +13,7 @@ class TimeNorm(BlockCondition):
     """Pre-norm residual blocks whose norms depend on the time (DiMR, Liu et al. 2024, arXiv:2406.09416)."""
 
     kind: Literal["time_norm"]
-    TAKES: ClassVar[Literal["vector", "time"] | None] = "time"
+    TAKES: ClassVar[Told] = "time"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "time_norm"}
 
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
