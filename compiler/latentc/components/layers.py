@@ -24,6 +24,7 @@ INITS: dict[str, tuple[str, dict[str, Any]]] = {
     "normal": ("normal", {"std": 0.02}),
     "unit_normal": ("normal", {}),
     "xavier": ("xavier_uniform", {}),
+    "xavier_matrix": ("xavier_uniform", {"of": "matrix"}),
     "xavier_relu": ("xavier_uniform", {"gain": math.sqrt(2)}),
 }
 """Names of initialisers with arguments of their own: {name: (kind, arguments)}; other names are kinds."""
@@ -93,6 +94,15 @@ def conv(
     return b.conv(*ins, padding=dilation * (kernel // 2), dilation=dilation, out=out)  # type: ignore[no-any-return]
 
 
+def patch_conv(b: Builder, name: str, x: Var, channels: Any, patch: int, init: str) -> Var:
+    """Each P x P patch of x [B, C, H, W] embedded by a linear map: [B, channels, H / P, W / P]."""
+    kind, args = INITS.get(init, (init, {}))
+    fan_in = {"fan_in": x.shape[1] * patch**2} if init == "linear_default" else {}
+    weight = b.param(f"{name}.weight", f32(channels, x.shape[1], patch, patch), kind, **args, **fan_in)
+    bias = b.param(f"{name}.bias", f32(channels), kind if fan_in else "zeros", **fan_in)
+    return b.conv(x, weight, bias, stride=patch, out="x")
+
+
 def depthwise(b: Builder, name: str, x: Var, kernel: int, init: str, out: str = "") -> Var:
     """A convolution of each channel of x [B, C, *space] by itself, with an odd `kernel` along each axis."""
     channels = x.shape[1]
@@ -150,4 +160,5 @@ __all__ = [
     "halving_conv",
     "linear",
     "mp_linear",
+    "patch_conv",
 ]

@@ -1,30 +1,48 @@
 """Arrays as sequences of square patches, and back.
 
-Symbols: B batch, C channels, H and W sides of the array, P side of a patch, T = H W / P^2 tokens.
+Symbols: B batch, C channels, D width, H and W sides of the array, P side of a patch, T = H W / P^2 tokens.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+from latentc.components.layers import patch_conv
 from latentc.ir.builder import Builder, Var
 
 
-def patchify(b: Builder, x: Var, patch: int, out: str = "tokens") -> Var:
-    """f32[B, C, H, W] -> f32[B, T, C P P], patches row by row, a patch as [C, P, P]."""
+def patchify(b: Builder, x: Var, patch: Any, out: str = "tokens", tokens: Any = None) -> Var:
+    """f32[B, C, H, W] -> f32[B, T, C P P], patches row by row, a patch as [C, P, P]; `tokens`: T with its name."""
     batch, channels, height, width = x.shape
-    rows, columns = int(height) // patch, int(width) // patch
+    rows, columns = height // patch, width // patch
+    count = rows * columns if tokens is None else tokens
     x = b.reshape(x, shape=(batch, channels, rows, patch, columns, patch))
     x = b.transpose(x, perm=(0, 2, 4, 1, 3, 5))
-    return b.reshape(x, shape=(batch, rows * columns, channels * patch**2), out=out)  # type: ignore[no-any-return]
+    return b.reshape(x, shape=(batch, count, channels * patch**2), out=out)  # type: ignore[no-any-return]
 
 
-def unpatchify(b: Builder, tokens: Var, shape: tuple[int, int, int], out: str = "x") -> Var:
+def unpatchify(b: Builder, tokens: Var, shape: tuple[Any, Any, Any], out: str = "x", patch: Any = None) -> Var:
     """f32[B, T, C P P] -> f32[B, C, H, W] of `shape` [C, H, W]: the inverse of `patchify`."""
     channels, height, width = shape
-    patch = patch_side(int(tokens.shape[2]), channels)
+    patch = patch_side(int(tokens.shape[2]), channels) if patch is None else patch
     rows, columns = height // patch, width // patch
     x = b.reshape(tokens, shape=(tokens.shape[0], rows, columns, channels, patch, patch))
     x = b.transpose(x, perm=(0, 3, 1, 4, 2, 5))
     return b.reshape(x, shape=(tokens.shape[0], channels, height, width), out=out)  # type: ignore[no-any-return]
+
+
+def embedded_patches(b: Builder, name: str, x: Var, width: Any, patch: int, init: str, tokens: Any) -> Var:
+    """f32[B, C, H, W] -> f32[B, T, D] with D = `width` and T = `tokens`, row by row: a linear map of each patch."""
+    x = patch_conv(b, name, x, width, patch, init)
+    return b.transpose(b.reshape(x, shape=(x.shape[0], width, tokens)), perm=(0, 2, 1), out="x")  # type: ignore[no-any-return]
+
+
+def image(b: Builder, tokens: Var, channels: Any, grid: Any, patch: Any, side: Any = None, out: str = "") -> Var:
+    """f32[B, T, P P C] -> f32[B, C, side, side], a patch as [P, P, C]; `side`: that with its name."""
+    batch, side = tokens.shape[0], grid * patch if side is None else side
+    x = b.reshape(tokens, shape=(batch, grid, grid, patch, patch, channels))
+    x = b.transpose(x, perm=(0, 5, 1, 3, 2, 4))
+    return b.reshape(x, shape=(batch, channels, side, side), out=out)  # type: ignore[no-any-return]
 
 
 def patch_side(size: int, channels: int) -> int:
@@ -32,4 +50,4 @@ def patch_side(size: int, channels: int) -> int:
     return round((size // channels) ** 0.5)
 
 
-__all__ = ["patch_side", "patchify", "unpatchify"]
+__all__ = ["embedded_patches", "image", "patch_side", "patchify", "unpatchify"]

@@ -17,6 +17,7 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port
+from latentc.components.kit.patches import embedded_patches, image
 from latentc.components.parts import Norm, Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
@@ -133,9 +134,7 @@ def _network(
         embedded = [time.vector(b, "t_embedder", t, width), time.vector(b, "size_embedder", side, width)]
         for entry, operands in with_operands(entries, conditions):
             embedded.append(entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static))
-        kernel = b.param("x_embedder.weight", f32(width, channels, patch, patch), "xavier_uniform", of="matrix")
-        x = b.conv(x, kernel, b.param("x_embedder.bias", f32(width), "zeros"), stride=patch, out="x")
-        x = b.transpose(b.reshape(x, shape=(x.shape[0], width, Named(grid**2, "T"))), perm=(0, 2, 1), out="x")
+        x = embedded_patches(b, "x_embedder", x, width, patch, "xavier_matrix", Named(grid**2, "T"))
         rotary = positions.rotary(b, width // static.get("heads", 1), full, 0)
         rotary = tuple(_corner(b, table, full, grid, part) for table, part in zip(rotary, ("cos", "sin"), strict=True))
         c = reduce(lambda total, vector: b.op("add", total, vector, out="c"), embedded)
@@ -145,9 +144,7 @@ def _network(
             x = b.sub(name, block, x, shared, *rotary, dim=width, **sizes)
         features = patch * patch * out_channels
         x = b.sub("final_layer", _final_layer(config, norm), x, c, dim=width, features=features)
-        x = b.reshape(x, shape=(x.shape[0], grid, grid, patch, patch, out_channels))
-        x = b.transpose(x, perm=(0, 5, 1, 3, 2, 4))
-        return b.reshape(x, shape=(x.shape[0], out_channels, grid * patch, grid * patch))  # type: ignore[no-any-return]
+        return image(b, x, out_channels, grid, patch)
 
     return forward
 

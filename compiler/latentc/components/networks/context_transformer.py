@@ -19,6 +19,7 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.condition import Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.kit.patches import embedded_patches, image
 from latentc.components.parts import Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
@@ -143,7 +144,7 @@ def _network(frozen: _Frozen, time: TimeEmbedding, entries: tuple[Entry, ...]) -
         velocity: bool,
         **static: Any,
     ) -> tuple[Var, ...]:
-        batch, grid = x.shape[0], size // patch
+        grid = size // patch
         patches, sizes = Named(grid**2, "T"), config.block.own(width, static)
         prefix = []
         for entry, operands in with_operands(entries, conditions):
@@ -155,9 +156,7 @@ def _network(frozen: _Frozen, time: TimeEmbedding, entries: tuple[Entry, ...]) -
         if config.tells_time:
             vector = time.vector(b, "t_embedder", t, width)
             prefix.append(_tokens(b, "time", vector, config.tokens.get("time", 1), width))
-        kernel = b.param("x_embedder.weight", f32(width, x.shape[1], patch, patch), "xavier_uniform", of="matrix")
-        x = b.conv(x, kernel, b.param("x_embedder.bias", f32(width), "zeros"), stride=patch, out="x")
-        x = b.transpose(b.reshape(x, shape=(batch, width, patches)), perm=(0, 2, 1), out="x")
+        x = embedded_patches(b, "x_embedder", x, width, patch, "xavier_matrix", patches)
         x = positions.add(b, x, width, grid)
         context = sum(int(tokens.shape[1]) for tokens in prefix)
         x = b.concat(*prefix, x, axis=1, out="x") if prefix else x
@@ -168,16 +167,14 @@ def _network(frozen: _Frozen, time: TimeEmbedding, entries: tuple[Entry, ...]) -
                 x = b.sub(item, block, x, *rotary, dim=width, **sizes)
             return x
 
-        def image(name: str, x: Var) -> Var:
+        def read(name: str, x: Var) -> Var:
             x = norm.apply(b, f"{name}_norm", b.slice(x, axis=1, start=context, stop=patches + context, out="x"))
             x = dense(b, name, x, patch * patch * out_channels, True, "zeros", out="x")
-            x = b.reshape(x, shape=(batch, grid, grid, patch, patch, out_channels))
-            x = b.transpose(x, perm=(0, 5, 1, 3, 2, 4))
-            return b.reshape(x, shape=(batch, out_channels, size, size), out=name)  # type: ignore[no-any-return]
+            return image(b, x, out_channels, grid, patch, size, out=name)
 
         x = run("blocks", depth - heads, x)
-        average = image("output", run("head", heads, x) if heads else x)
-        return (average, image("velocity", run("velocity_head", heads, x))) if velocity else (average,)
+        average = read("output", run("head", heads, x) if heads else x)
+        return (average, read("velocity", run("velocity_head", heads, x))) if velocity else (average,)
 
     @module_class("ContextTransformer", x="B channels size size")
     def forward(b: Builder, x: Var, t: Var, *conditions: Var, **static: Any) -> Var:

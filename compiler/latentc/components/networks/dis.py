@@ -18,6 +18,7 @@ from latentc.components import Component, OneOf
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port
+from latentc.components.kit.patches import embedded_patches, image
 from latentc.components.parts import Mixer, Norm, Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
@@ -128,11 +129,7 @@ def _network(config: Dis, time: TimeFeatures, entries: tuple[Entry, ...]) -> Blo
         """Predicts from noisy x at time t under the conditions."""
         batch, grid = x.shape[0], size // patch
         patches = Named(int(grid * grid), "T", "grid ** 2")
-        fan_in: dict[str, Any] = {"fan_in": channels * patch**2}
-        kernel = b.param("x_embedder.weight", f32(width, channels, patch, patch), "linear_default", **fan_in)
-        shift = b.param("x_embedder.bias", f32(width), "linear_default", **fan_in)
-        x = b.conv(x, kernel, shift, stride=patch, out="x")
-        x = b.transpose(b.reshape(x, shape=(batch, width, patches)), perm=(0, 2, 1), out="x")
+        x = embedded_patches(b, "x_embedder", x, width, patch, "linear_default", patches)
         c = time.features(b, t, **{k: static[k] for k in time.static()})
         if config.time_mlp:
             c = b.silu(dense(b, "t_embedder.fc1", c, 4 * width, True, "linear_default"), out="c")
@@ -198,17 +195,14 @@ def _final_layer() -> BlockBody:
     @module_class("FinalLayer")
     def forward(b: Builder, x: Var, *c: Var, dim: int, grid: int, patch: int, out_channels: int) -> Var:
         """Normalises and projects the tokens, then lays the patches out as an image."""
-        batch = x.shape[0]
         x = b.layer_norm(x, eps=1e-6, out="x")
         if c:
             modulation = dense(b, "adaLN", b.silu(c[0]), 2 * dim, True, "linear_default", out="modulation")
-            modulation = b.reshape(modulation, shape=(batch, 1, 2 * dim), out="modulation")
+            modulation = b.reshape(modulation, shape=(x.shape[0], 1, 2 * dim), out="modulation")
             shift, scale = b.split(modulation, axis=2, sizes=(dim, dim), out="shift scale")
             x = x * (scale + 1.0) + shift
         x = dense(b, "linear", x, patch * patch * out_channels, True, "linear_default", out="x")
-        x = b.reshape(x, shape=(batch, grid, grid, patch, patch, out_channels))
-        x = b.transpose(x, perm=(0, 5, 1, 3, 2, 4))
-        return b.reshape(x, shape=(batch, out_channels, grid * patch, grid * patch))
+        return image(b, x, out_channels, grid, patch)
 
     return forward
 

@@ -17,6 +17,7 @@ from latentc.components.blocks.block import Block
 from latentc.components.blocks.positions.sincos_2d import Sincos2d
 from latentc.components.condition import Form
 from latentc.components.contract import Capability, Network, Port
+from latentc.components.kit.patches import embedded_patches
 from latentc.components.parts import Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named, TensorType
@@ -114,11 +115,9 @@ def _network(config: MapEncoder) -> BlockBody:
         **static: Any,
     ) -> Var:
         """Features [B, width, size // patch, size // patch] of x, through few channels."""
-        batch, grid = x.shape[0], size // patch
+        grid = size // patch
         tokens, sizes = Named(grid**2, "T"), config.block.own(width, static)
-        kernel = b.param("patches.weight", f32(width, channels, patch, patch), "xavier_uniform", of="matrix")
-        x = b.conv(x, kernel, b.param("patches.bias", f32(width), "zeros"), stride=patch, out="x")
-        x = b.transpose(b.reshape(x, shape=(batch, width, tokens)), perm=(0, 2, 1), out="x")
+        x = embedded_patches(b, "patches", x, width, patch, "xavier_matrix", tokens)
         x = positions.add(b, x, width, grid)
         for name in items("encoder", depth):
             x = b.sub(name, block, x, dim=width, **sizes)

@@ -16,6 +16,7 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.kit.patches import embedded_patches
 from latentc.components.kit.tokens import rows
 from latentc.components.parts import Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
@@ -152,9 +153,7 @@ def _method(config: MaskedDenoiser, time: TimeFeatures, entries: tuple[Entry, ..
         batch, width, grid = x.shape[0], static["width"], size // patch
         tokens, front = Named(grid**2, "T"), static["class_tokens"]
         c = embedded(b, t, tuple(conditions), width, static)
-        kernel = b.param("x_embedder.weight", f32(width, channels, patch, patch), "xavier_uniform")
-        x = b.conv(x, kernel, b.param("x_embedder.bias", f32(width), "zeros"), stride=patch, out="x")
-        x = b.transpose(b.reshape(x, shape=(batch, width, tokens)), perm=(0, 2, 1), out="x")
+        x = embedded_patches(b, "x_embedder", x, width, patch, "xavier", tokens)
         deviation = 1.0 / float(int(grid))
         x = x + b.param("pos_embed", f32(1, tokens, width), "normal", std=deviation)
         seen = place = None

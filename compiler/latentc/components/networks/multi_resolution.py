@@ -21,7 +21,7 @@ from latentc.components.blocks.feature_map import as_map, as_tokens
 from latentc.components.blocks.norms.timed_layer_norm import TimedLayerNorm
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
-from latentc.components.layers import conv
+from latentc.components.layers import conv, patch_conv
 from latentc.components.networks._stages import Heads, long_skips
 from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
@@ -209,11 +209,7 @@ def _branch(config: MultiResolution, index: int, entries: tuple[Entry, ...]) -> 
         tokens = Named(int(grid * grid), "T", "grid ** 2")
         if branch.shrink > 1:
             x = b.avg_pool(x, size=branch.shrink, out="x")
-        fan: dict[str, Any] = {"fan_in": x.shape[1] * branch.patch**2}
-        shape = (width, x.shape[1], branch.patch, branch.patch)
-        kernel = b.param("x_embedder.weight", f32(*shape), "linear_default", **fan)
-        bias = b.param("x_embedder.bias", f32(width), "linear_default", **fan)
-        x = b.conv(x, kernel, bias, stride=branch.patch, out="x")
+        x = patch_conv(b, "x_embedder", x, width, branch.patch, "linear_default")
         x = as_tokens(b, x, tokens) + b.param("positions", f32(1, tokens, width), "normal", std=0.02)
         if below is not None:
             ratio = below.scale // branch.scale

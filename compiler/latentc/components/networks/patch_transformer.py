@@ -17,6 +17,7 @@ from latentc.components.blocks.block import Block
 from latentc.components.blocks.generated import generated_patches
 from latentc.components.condition import Condition, Entry, Form, TimeEmbedding, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.kit.patches import embedded_patches, image
 from latentc.components.kit.tokens import joined
 from latentc.components.networks._routes import Alignment, Route, Routing, kept_names, problems_of_training, projector
 from latentc.components.parts import BlockCondition, FeedForward, Norm, Positions, Problem, Weights, dense
@@ -222,7 +223,6 @@ def _network(
         out_channels: int,
         **static: Any,
     ) -> tuple[Var, ...]:
-        batch = x.shape[0]
         grid = size // patch
         tokens = Named(grid**2, "T")
         embedded, told = [time.vector(b, "t_embedder", t, width)], []
@@ -239,10 +239,7 @@ def _network(
             x = b.sub("x_embedder", generated_patches, x, c, size=size, patch=patch, channels=x.shape[1], width=width)
             embedded = [c]
         else:
-            kernel = b.param("x_embedder.weight", f32(width, x.shape[1], patch, patch), "xavier_uniform", of="matrix")
-            shift = b.param("x_embedder.bias", f32(width), "zeros")
-            x = b.conv(x, kernel, shift, stride=patch, out="x")
-            x = b.transpose(b.reshape(x, shape=(batch, width, tokens)), perm=(0, 2, 1), out="x")
+            x = embedded_patches(b, "x_embedder", x, width, patch, "xavier_matrix", tokens)
         rotary: tuple[Var, ...] = ()
         if positions is not None:
             x = positions.add(b, x, width, grid)
@@ -296,12 +293,9 @@ def modulated(b: Builder, condition: BlockCondition, norm: Norm, x: Var, c: Var,
 
 @cache
 def _final_layer(config: PatchTransformer, norm: Norm) -> BlockBody:
-    def image(b: Builder, x: Var, grid: int, patch: int, out_channels: int) -> Var:
-        batch = x.shape[0]
+    def projected(b: Builder, x: Var, grid: int, patch: int, out_channels: int) -> Var:
         x = dense(b, "linear", x, patch * patch * out_channels, True, "zeros", out="x")
-        x = b.reshape(x, shape=(batch, grid, grid, patch, patch, out_channels))
-        x = b.transpose(x, perm=(0, 5, 1, 3, 2, 4))
-        x = b.reshape(x, shape=(batch, out_channels, grid * patch, grid * patch))
+        x = image(b, x, out_channels, grid, patch)
         if config.unused_channels:
             x = b.slice(x, axis=1, start=0, stop=out_channels - config.unused_channels)
         return x
@@ -309,11 +303,11 @@ def _final_layer(config: PatchTransformer, norm: Norm) -> BlockBody:
     @module_class("FinalLayer")
     def modulates(b: Builder, x: Var, c: Var, *, dim: int, grid: int, patch: int, out_channels: int) -> Var:
         """Normalises, modulates and projects the tokens, then lays the patches out as an image."""
-        return image(b, modulated(b, config.block.parts()[3], norm, x, c, dim), grid, patch, out_channels)
+        return projected(b, modulated(b, config.block.parts()[3], norm, x, c, dim), grid, patch, out_channels)
 
     @module_class("FinalLayer")
     def activates(b: Builder, x: Var, *, dim: int, grid: int, patch: int, out_channels: int) -> Var:
         """Normalises, activates and projects the tokens, then lays the patches out as an image."""
-        return image(b, b.silu(norm.apply(b, "norm_final", x), out="x"), grid, patch, out_channels)
+        return projected(b, b.silu(norm.apply(b, "norm_final", x), out="x"), grid, patch, out_channels)
 
     return modulates if config.output == "modulated" else activates

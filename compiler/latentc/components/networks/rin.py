@@ -16,6 +16,7 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.conditions._standardized import standardized_embedder
 from latentc.components.contract import Capability, Network, Port
+from latentc.components.kit.patches import embedded_patches, image
 from latentc.components.networks._rin_blocks import feed_forward, layer_norm, rin_block, self_block
 from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
@@ -147,9 +148,7 @@ def _network(config: Rin, time: TimeFeatures, entries: tuple[Entry, ...]) -> Blo
         batch, size, patch, width = x.shape[0], static["size"], static["patch"], static["width"]
         grid, data_width = size // patch, static["data_width"]
         count = Named(int(grid * grid), "T")
-        kernel = b.param("x_embedder.weight", f32(data_width, x.shape[1], patch, patch), "xavier_uniform")
-        x = b.conv(x, kernel, b.param("x_embedder.bias", f32(data_width), "zeros"), stride=patch, out="x")
-        x = b.transpose(b.reshape(x, shape=(batch, data_width, count)), perm=(0, 2, 1), out="x")
+        x = embedded_patches(b, "x_embedder", x, data_width, patch, "xavier", count)
         positions = b.param("pos_embed", f32(count, data_width), "normal", std=0.02)
         x = layer_norm(b, "x_norm", x, "x") + positions
         embedder = standardized_embedder(time, config.time_scale)
@@ -169,9 +168,7 @@ def _network(config: Rin, time: TimeFeatures, entries: tuple[Entry, ...]) -> Blo
             x, z = b.sub(name, block, x, z, *attended, out="x z", **sizes)
         features = patch * patch * static["out_channels"]
         x = dense(b, "final", layer_norm(b, "final_norm", x), features, True, "xavier", out="x")
-        x = b.reshape(x, shape=(batch, grid, grid, patch, patch, static["out_channels"]))
-        x = b.transpose(x, perm=(0, 5, 1, 3, 2, 4))
-        return b.reshape(x, shape=(batch, static["out_channels"], size, size), out="x"), z
+        return image(b, x, static["out_channels"], grid, patch, size, out="x"), z
 
     return forward
 

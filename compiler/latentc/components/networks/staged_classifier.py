@@ -15,7 +15,7 @@ from latentc.components import Component, OneOf
 from latentc.components.backbone import add_method
 from latentc.components.blocks.feature_map import as_map, as_tokens
 from latentc.components.contract import Capability, Network, Port
-from latentc.components.layers import halving_conv
+from latentc.components.layers import halving_conv, patch_conv
 from latentc.components.networks._stages import Staged
 from latentc.components.parts import Norm, Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
@@ -101,10 +101,8 @@ def _network(config: StagedClassifier) -> BlockBody:
         """Logits of the classes of x."""
         grid = size // patch
         first = config.features(width, 0)
-        fan: dict[str, Any] = {"std": 0.02} if config.weights == "normal" else {"of": "matrix"}
-        kind = "normal" if config.weights == "normal" else "xavier_uniform"
-        kernel = b.param("x_embedder.weight", f32(first, channels, patch, patch), kind, **fan)
-        x = b.conv(x, kernel, b.param("x_embedder.bias", f32(first), "zeros"), stride=patch, out="x")
+        init = "normal" if config.weights == "normal" else "xavier_matrix"
+        x = patch_conv(b, "x_embedder", x, first, patch, init)
         x = as_tokens(b, x, Named(int(grid * grid), "T", "grid ** 2"))
         x = norm.apply(b, "patch_norm", x) if config.patch_norm else x
         x = x if positions is None else positions.add(b, x, first, grid)

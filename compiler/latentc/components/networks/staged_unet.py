@@ -214,8 +214,7 @@ class _Path:
 
     def enter(self, x: Var) -> Var:
         b, features = self.b, self.config.features(self.width, 0)
-        kernel = b.param("x_embedder.weight", f32(features, x.shape[1], 3, 3), "xavier_uniform", of="matrix")
-        x = b.conv(x, kernel, b.param("x_embedder.bias", f32(features), "zeros"), padding=1, out="x")
+        x = conv(b, "x_embedder", x, features, 3, "xavier_matrix", out="x")
         return as_tokens(b, x, self.size * self.size)
 
     def through(self, x: Var) -> Var:

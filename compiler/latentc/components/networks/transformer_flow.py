@@ -15,6 +15,7 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.kit.patches import patchify, unpatchify
 from latentc.components.networks._flow_block import flow, flow_inverse
 from latentc.components.parts import Problem, Weights
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
@@ -124,8 +125,7 @@ def _forward(config: TransformerFlow, entries: tuple[Entry, ...]) -> BlockBody:
         """The latent of x, and the log-determinant of the map per dimension."""
         grid, features = size // patch, channels * patch**2
         tokens = Named(grid**2, "T")
-        x = b.reshape(x, shape=(x.shape[0], channels, grid, patch, grid, patch))
-        x = b.reshape(b.transpose(x, perm=(0, 2, 4, 1, 3, 5)), shape=(x.shape[0], tokens, features), out="x")
+        x = patchify(b, x, patch, out="x", tokens=tokens)
         order = _reversed(b, b.arange(tokens, out="order"), grid**2)
         total = b.full(x, shape=(), value=0.0, dtype="f32", out="log_det")
         for name in items("blocks", flows):
@@ -191,9 +191,7 @@ def _inverse_of(guided: bool) -> Callable[[TransformerFlow, tuple[Entry, ...]], 
                     depth=depth,
                     **static,
                 )
-            x = b.reshape(x, shape=(x.shape[0], grid, grid, channels, patch, patch))
-            x = b.transpose(x, perm=(0, 3, 1, 4, 2, 5))
-            return b.reshape(x, shape=(x.shape[0], channels, size, size), out="x")  # type: ignore[no-any-return]
+            return unpatchify(b, x, (channels, size, size), patch=patch)
 
         return inverse
 

@@ -16,6 +16,7 @@ from latentc.components.blocks.block import Block
 from latentc.components.blocks.unet.layers import conv
 from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port
+from latentc.components.kit.patches import embedded_patches, image
 from latentc.components.networks._stages import long_skips
 from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
@@ -116,11 +117,7 @@ def _network(config: Uvit, time: TimeFeatures, entries: tuple[Entry, ...]) -> Bl
         """Predicts from noisy x at time t under the conditions."""
         batch, grid = x.shape[0], size // patch
         patches = Named(int(grid * grid), "T", "grid ** 2")
-        fan_in: dict[str, Any] = {"fan_in": channels * patch**2}
-        kernel = b.param("x_embedder.weight", f32(width, channels, patch, patch), "linear_default", **fan_in)
-        shift = b.param("x_embedder.bias", f32(width), "linear_default", **fan_in)
-        x = b.conv(x, kernel, shift, stride=patch, out="x")
-        x = b.transpose(b.reshape(x, shape=(batch, width, patches)), perm=(0, 2, 1), out="x")
+        x = embedded_patches(b, "x_embedder", x, width, patch, "linear_default", patches)
         c = _time_token(b, config, time, t, width, static)
         tokens = [b.reshape(c, shape=(batch, 1, width), out="time")]
         for entry, operands in with_operands(entries, conditions):
@@ -132,8 +129,7 @@ def _network(config: Uvit, time: TimeFeatures, entries: tuple[Entry, ...]) -> Bl
         x = long_skips(b, block, x, (), half, width, config.block.own(width, static))[-1]
         x = dense(b, "decoder", norm.apply(b, "norm", x), patch * patch * out_channels, True, "normal", out="x")
         x = b.slice(x, axis=1, start=extras, stop=patches + extras, out="x")
-        x = b.reshape(x, shape=(batch, grid, grid, patch, patch, out_channels))
-        x = b.reshape(b.transpose(x, perm=(0, 5, 1, 3, 2, 4)), shape=(batch, out_channels, size, size), out="x")
+        x = image(b, x, out_channels, grid, patch, size, out="x")
         return conv(b, "output", x, out_channels, 3, "torch") if config.output_conv else x
 
     return forward
