@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
+from latentc.components import OneOf
 from latentc.diagnostics import DiagnosticError
 from latentc.emit import model_source
 from latentc.ir.core import parameters
@@ -41,3 +43,10 @@ def test_the_stem_and_the_features_of_the_time_have_sizes_of_their_own() -> None
     assert params["in_conv.weight"].type.shape[0] == 64
     assert tuple(params["embedder.fc1.weight"].type.shape) == (128, 8)
     assert "stem" not in model_source(low)
+
+
+@pytest.mark.parametrize("kind", ["mp_unet", "unet", "unet_encoder"])
+def test_two_features_of_the_time_are_too_few(kind: str) -> None:
+    """Frequencies with both endpoints need four; a spec may choose them."""
+    with pytest.raises(ValidationError, match="greater than 2"):
+        OneOf("networks").choices()[kind].example(frequencies=2)

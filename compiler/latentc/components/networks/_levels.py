@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from latentc.components import Level, Multiplier
-from latentc.components.backbone import Backbone
+from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.unet.layers import SHAPES, Way
-from latentc.components.condition import Form, TimeFeatures, ports_of
-from latentc.components.contract import Port
+from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
+from latentc.components.contract import Capability, Network, Port
 from latentc.components.parts import Problem
-from latentc.ir.builder import Builder, Var, f32, items
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items
 from latentc.ir.types import B
 
 if TYPE_CHECKING:
@@ -34,6 +34,13 @@ class Levels(Backbone):
     blocks: int = Field(gt=0, le=64, description="residual blocks per level on the way down")
     attention: tuple[Level, ...] = Field(
         (), max_length=64, description="levels whose blocks end with self-attention, from 0"
+    )
+    frequencies: int | None = Field(
+        None,
+        gt=2,
+        le=65_536,
+        multiple_of=2,
+        description="size of the features of the time; null: as in `conditioning.time`",
     )
     TAKES: ClassVar[tuple[Form, ...]] = ("vector", "map")
     TIME: ClassVar[bool] = True
@@ -111,6 +118,7 @@ class Levels(Backbone):
             "blocks": self.blocks,
             **spec.time.static(),
             **self.condition_sizes(spec),
+            **({} if self.frequencies is None else {"frequencies": self.frequencies}),
         }
 
     def sizes(self, spec: Spec) -> dict[str, int | tuple[int, ...]]:
@@ -119,6 +127,23 @@ class Levels(Backbone):
         levels = len(self.multipliers)
         attention = tuple(int(level in self.attention) for level in range(levels))
         return {"levels": levels, "side": spec.data.shape[-1], "attention": attention, "blocks": self.blocks}
+
+
+class LevelsDenoiser(Levels):
+    """Levels that predict from a noisy sample, by one method."""
+
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
+
+    def body(self, time: TimeFeatures, entries: tuple[Entry, ...], axes: int) -> BlockBody:
+        """The method `forward` for samples with so many spatial axes."""
+        raise NotImplementedError
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert isinstance(spec.time, TimeFeatures)
+        static, ports = {**self.static(spec), "out_channels": out_channels}, self.ports(spec)
+        body = self.body(spec.time, self.entries(spec), ports[0].type.rank - 2)
+        method = add_method(mb, name, "forward", body, ports, static)
+        return Network(name, {"forward": method}, self.PROVIDES, sizes=self.sizes(spec))
 
 
 def _ratio(multiplier: float) -> Fraction:
@@ -142,8 +167,21 @@ def scaled(width: Any, multiplier: float) -> Any:
 class Path:
     """The ways through the levels while a method of a U-Net is built; subclasses say what blocks and joints are."""
 
-    def __init__(self, b: Builder, config: Levels, width: Any, blocks: int) -> None:
+    def __init__(
+        self,
+        b: Builder,
+        config: Levels,
+        width: Any,
+        blocks: int,
+        entries: tuple[Entry, ...],
+        conditions: tuple[Var, ...],
+    ) -> None:
         self.b, self.config, self.width, self.blocks = b, config, width, blocks
+        self._told = tuple(with_operands(entries, conditions))
+
+    def told(self, form: Form) -> list[tuple[Entry, tuple[Var, ...]]]:
+        """The conditions that enter in this form, each with its operands."""
+        return [(entry, operands) for entry, operands in self._told if entry.form == form]
 
     def enter(self) -> Var:
         """The feature map of level 0, from the input."""
@@ -201,4 +239,4 @@ class Path:
         return x
 
 
-__all__ = ["Levels", "Path", "scaled", "whole"]
+__all__ = ["Levels", "LevelsDenoiser", "Path", "scaled", "whole"]

@@ -28,13 +28,6 @@ class Unet(Levels):
 
     stem: float = Field(1.0, gt=0, le=1_024, description="channels of the first convolution over `width`")
     embedding: int = Field(4, gt=0, le=1_024, description="size of the embedding of time and conditions over `width`")
-    frequencies: int | None = Field(
-        None,
-        gt=2,
-        le=65_536,
-        multiple_of=2,
-        description="size of the features of the time; null: as in `conditioning.time`",
-    )
     early: tuple[str, ...] = Field(
         (), description="conditions added to the features of the time; others are added to its embedding"
     )
@@ -81,10 +74,6 @@ class Unet(Levels):
     def heads_of_level(self, channels: int) -> int:
         return int(self.block.head_count(channels))
 
-    def static(self, spec: Spec) -> dict[str, Any]:
-        own = {} if self.frequencies is None else {"frequencies": self.frequencies}
-        return {**super().static(spec), **own}
-
     def sizes(self, spec: Spec) -> dict[str, int | tuple[int, ...]]:
         """As of every U-Net; `transformer`: blocks of each transformer."""
         depth = 0 if self.block.transformer is None else self.block.transformer.depth
@@ -109,20 +98,18 @@ class Parts(Path):
         blocks: int,
         static: Mapping[str, Any],
     ) -> None:
-        super().__init__(b, config, width, blocks)
-        vectors = [v for entry, vs in with_operands(entries, conditions) if entry.form == "vector" for v in vs]
-        for entry, operands in with_operands(entries, conditions):
-            if entry.form == "map":
-                x = b.concat(x, entry.map(b, operands, static, x.shape[-1]), axis=1, out="x")
+        super().__init__(b, config, width, blocks, entries, conditions)
+        for entry, operands in self.told("map"):
+            x = b.concat(x, entry.map(b, operands, static, x.shape[-1]), axis=1, out="x")
         self.x = x
         sequences = [
             entry.tokens(b, f"{entry.name}_embedder", operands, config.embedding * width, static)
-            for entry, operands in with_operands(entries, conditions)
-            if entry.form == "tokens"
+            for entry, operands in self.told("tokens")
         ]
         self.context = joined(b, sequences)
-        told = tuple(entry for entry in entries if entry.form == "vector")
-        embedder = _embedder(config.early, config.block.weights, time, told)
+        told = self.told("vector")
+        vectors = [operand for _, operands in told for operand in operands]
+        embedder = _embedder(config.early, config.block.weights, time, tuple(entry for entry, _ in told))
         embedding = config.embedding * width
         self.c: Var = b.sub("embedder", embedder, t, *vectors, embedding=embedding, out="c", **static)
 

@@ -11,21 +11,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.backbone import add_method
 from latentc.components.blocks.unet.layers import SHAPES, Way
 from latentc.components.blocks.unet.magnitude import MagnitudeBlock, mp_conv
 from latentc.components.condition import Entry, TimeFeatures, with_operands
-from latentc.components.contract import Capability, Network
 from latentc.components.layers import mp_linear
-from latentc.components.networks._levels import Levels, Path, scaled, whole
+from latentc.components.networks._levels import LevelsDenoiser, Path, scaled, whole
 from latentc.components.parts import Fraction, Problem
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
+from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class MagnitudePreservingUnet(Levels):
+class MagnitudePreservingUnet(LevelsDenoiser):
     """The U-Net of EDM2 (Karras et al. 2024, arXiv:2312.02696): the magnitudes of activations and weights are fixed.
 
     Takes x f32[B, C, ...] with one to three spatial axes, t f32[B] and its conditions; returns f32[B, C_out, ...].
@@ -36,17 +34,9 @@ class MagnitudePreservingUnet(Levels):
     embedding: float | None = Field(
         None, gt=0, le=1_024, description="size of the embedding over `width`; null: the largest multiplier"
     )
-    frequencies: int | None = Field(
-        None,
-        gt=0,
-        le=65_536,
-        multiple_of=2,
-        description="size of the features of the time; null: as in `conditioning.time`",
-    )
     label_balance: Fraction = Field(0.5, description="share of each condition in its sum with the embedding before")
     concat_balance: Fraction = Field(0.5, description="share of a skip beside the feature map it is joined with")
     block: MagnitudeBlock = Field(MagnitudeBlock(), description="the residual block")
-    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "mp_unet",
         "width": 8,
@@ -64,17 +54,8 @@ class MagnitudePreservingUnet(Levels):
     def heads_of_level(self, channels: int) -> int:
         return channels // self.block.head_channels if channels % self.block.head_channels == 0 else 0
 
-    def static(self, spec: Spec) -> dict[str, Any]:
-        own = {} if self.frequencies is None else {"frequencies": self.frequencies}
-        return {**super().static(spec), **own}
-
-    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
-        assert isinstance(spec.time, TimeFeatures)
-        static = {**self.static(spec), "out_channels": out_channels}
-        ports = self.ports(spec)
-        body = _network(self, spec.time, self.entries(spec), ports[0].type.rank - 2)
-        method = add_method(mb, name, "forward", body, ports, static)
-        return Network(name, {"forward": method}, self.PROVIDES, sizes=self.sizes(spec))
+    def body(self, time: TimeFeatures, entries: tuple[Entry, ...], axes: int) -> BlockBody:
+        return _network(self, time, entries, axes)
 
 
 @cache
@@ -118,18 +99,14 @@ class _Parts(Path):
         blocks: int,
         static: Mapping[str, Any],
     ) -> None:
-        super().__init__(b, config, width, blocks)
-        vectors = [v for entry, vs in with_operands(entries, conditions) if entry.form == "vector" for v in vs]
-        maps = [
-            entry.map(b, vs, static, x.shape[-1])
-            for entry, vs in with_operands(entries, conditions)
-            if entry.form == "map"
-        ]
+        super().__init__(b, config, width, blocks, entries, conditions)
+        maps = [entry.map(b, operands, static, x.shape[-1]) for entry, operands in self.told("map")]
         one = b.full(x, shape=(1, *x.shape[2:]), value=1.0, dtype="f32", out="one")
         self.x: Var = b.concat(x, *maps, one, axis=1, out="x")
-        told = tuple(entry for entry in entries if entry.form == "vector")
+        told = self.told("vector")
+        vectors = [operand for _, operands in told for operand in operands]
         size = scaled(width, max(config.multipliers) if config.embedding is None else config.embedding)
-        embedder = _embedder(config.label_balance, time, told)
+        embedder = _embedder(config.label_balance, time, tuple(entry for entry, _ in told))
         self.c: Var = b.sub("embedder", embedder, t, *vectors, embedding=size, out="c", **static)
 
     def enter(self) -> Var:

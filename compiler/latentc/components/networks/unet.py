@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.backbone import add_method
 from latentc.components.blocks.unet.layers import (
     SHAPES,
     Place,
@@ -22,17 +21,16 @@ from latentc.components.blocks.unet.layers import (
     strided_conv,
 )
 from latentc.components.condition import Entry, TimeFeatures
-from latentc.components.contract import Capability, Network
-from latentc.components.networks._levels import scaled
+from latentc.components.networks._levels import LevelsDenoiser, scaled
 from latentc.components.networks._unet import Parts, Unet
 from latentc.components.parts import Problem
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, module_class
+from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class UnetDenoiser(Unet):
+class UnetDenoiser(Unet, LevelsDenoiser):
     """A U-Net with a skip from every block on the way down to one on the way up (Ho et al. 2020).
 
     Its options are those by which Karras et al. 2022 (arXiv:2206.00364) compare DDPM++ and NCSN++ (Song et al. 2021)
@@ -54,7 +52,6 @@ class UnetDenoiser(Unet):
         description="how levels contribute to the output: the last alone, the sum of all, or by a residual branch",
     )
     recentre: bool = Field(False, description="the network sees 2 x - 1, for data in [0, 1] (Song et al. 2021)")
-    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "unet",
         "width": 8,
@@ -131,17 +128,8 @@ class UnetDenoiser(Unet):
         places |= {name: none if by_blocks else value for name, value in convs.items()}
         return {**own, **places}
 
-    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
-        assert isinstance(spec.time, TimeFeatures)
-        static = {**self.static(spec), "out_channels": out_channels}
-        ports = self.ports(spec)
-        body = _network(self, spec.time, self.entries(spec), ports[0].type.rank - 2)
-        return Network(
-            name,
-            {"forward": add_method(mb, name, "forward", body, ports, static)},
-            self.PROVIDES,
-            sizes=self.sizes(spec),
-        )
+    def body(self, time: TimeFeatures, entries: tuple[Entry, ...], axes: int) -> BlockBody:
+        return _network(self, time, entries, axes)
 
 
 @cache
