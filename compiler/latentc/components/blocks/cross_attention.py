@@ -5,6 +5,7 @@ Symbols: B batch, T tokens, D width, L tokens of the condition.
 
 from __future__ import annotations
 
+from latentc.components.blocks.heads import joined_heads, split_heads
 from latentc.components.parts import dense
 from latentc.ir.builder import Builder, Var, module_class
 
@@ -12,16 +13,12 @@ from latentc.ir.builder import Builder, Var, module_class
 @module_class("CrossAttention", x="B T dim", context="B L dim")
 def cross_attention(b: Builder, x: Var, context: Var, *mask: Var, dim: int, heads: int) -> Var:
     """Multi-head attention of x [B, T, D] to the tokens of a context [B, L, D] where the mask [B, L] is true."""
-    head_dim = dim // heads
     q = dense(b, "q", x, dim, True, "xavier", out="q")
     k, v = b.split(dense(b, "kv", context, 2 * dim, True, "xavier", out="kv"), axis=2, sizes=(dim, dim), out="k v")
-    q, k, v = (
-        b.transpose(b.reshape(part, shape=(part.shape[0], part.shape[1], heads, head_dim)), perm=(0, 2, 1, 3), out=name)
-        for part, name in ((q, "q"), (k, "k"), (v, "v"))
-    )
+    q, k, v = (split_heads(b, part, heads, dim // heads, name) for part, name in ((q, "q"), (k, "k"), (v, "v")))
     seen = [b.reshape(m, shape=(m.shape[0], 1, 1, m.shape[1]), out="seen") for m in mask]
     x = b.attention(q, k, v, *seen, causal=False, scale=None, out="x")
-    x = b.reshape(b.transpose(x, perm=(0, 2, 1, 3)), shape=(q.shape[0], q.shape[2], dim), out="x")
+    x = joined_heads(b, x, dim, out="x")
     return dense(b, "proj", x, dim, True, "zeros", out="x")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from latentc.components.blocks.heads import joined_heads, split_heads
 from latentc.components.parts import dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, items, module_class
 
@@ -24,16 +25,10 @@ def feed_forward(b: Builder, x: Var, hidden: int, bias: bool = True) -> Var:
     return dense(b, "fc2", h, x.shape[-1], bias, "xavier", out="h")
 
 
-def _heads(b: Builder, x: Var, heads: int, out: str) -> Var:
-    """x [B, T, H d] as [B, H, T, d]."""
-    batch, tokens, inner = x.shape
-    return b.transpose(b.reshape(x, shape=(batch, tokens, heads, inner // heads)), perm=(0, 2, 1, 3), out=out)  # type: ignore[no-any-return]
-
-
 def _attended(b: Builder, q: Var, k: Var, v: Var, mask: tuple[Var, ...], heads: int) -> Var:
-    q, k, v = (_heads(b, x, heads, out) for x, out in ((q, "q"), (k, "k"), (v, "v")))
-    x = b.transpose(b.attention(q, k, v, *mask, causal=False, scale=None, out="x"), perm=(0, 2, 1, 3))
-    return b.reshape(x, shape=(x.shape[0], x.shape[1], heads * x.shape[3]), out="x")  # type: ignore[no-any-return]
+    q, k, v = (split_heads(b, x, heads, x.shape[2] // heads, out) for x, out in ((q, "q"), (k, "k"), (v, "v")))
+    x = b.attention(q, k, v, *mask, causal=False, scale=None, out="x")
+    return joined_heads(b, x, heads * x.shape[3], out="x")
 
 
 @cache

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method
+from latentc.components.blocks.heads import joined_heads, split_heads
 from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.parts import Problem, dense, table
@@ -125,12 +126,11 @@ def _attention(dropout: float) -> BlockBody:
 
         def parts(name: str, y: Var) -> Var:
             y = dense(b, name, y, dim, True, "normal", out=name)
-            y = b.reshape(y, shape=(*y.shape[:2], heads, dim // heads))
-            return b.transpose(y, perm=(0, 2, 1, 3), out=name)  # type: ignore[no-any-return]
+            return split_heads(b, y, heads, dim // heads, name)
 
         q, k, v = parts("query", x), parts("key", context), parts("value", context)
-        y = b.transpose(b.attention(q, k, v, causal=False, scale=None, out="x"), perm=(0, 2, 1, 3))
-        y = dense(b, "proj", b.reshape(y, shape=(*x.shape[:2], dim)), dim, True, "normal", out="x")
+        y = joined_heads(b, b.attention(q, k, v, causal=False, scale=None, out="x"), dim)
+        y = dense(b, "proj", y, dim, True, "normal", out="x")
         return b.dropout(y, p=dropout, out="x") if dropout else y
 
     return attention

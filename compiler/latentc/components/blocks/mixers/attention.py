@@ -14,6 +14,7 @@ from pydantic import Field
 
 from latentc.components import Component, OneOf
 from latentc.components.blocks.generated import generated_linear
+from latentc.components.blocks.heads import joined_heads, split_heads
 from latentc.components.blocks.score_kernels._kernels import distances, distances_from
 from latentc.components.parts import DecodeState, Mixer, Norm, Problem, ScoreKernel, dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
@@ -166,7 +167,6 @@ class Attention(Mixer):
         c: Var | None = None,
     ) -> tuple[Var, Var, Var]:
         """q [B, H, T, d], k and v [B, H_kv, T, d] of x [B, T, D]; a linear map of c [B, E] is added to them."""
-        batch, tokens, _ = x.shape
         head_dim = dim // heads
         kv = heads if kv_heads is None else kv_heads
         kv_dim = dim if kv_heads is None else kv_heads * head_dim
@@ -175,12 +175,12 @@ class Attention(Mixer):
         qkv = dense(b, "qkv", x, size, bias, init, out="qkv")
         if c is not None:
             added = dense(b, "qkv_condition", c, size, True, init, out="added")
-            qkv = b.add(qkv, b.reshape(added, shape=(batch, 1, size), out="added"), out="qkv")
+            qkv = b.add(qkv, b.reshape(added, shape=(x.shape[0], 1, size), out="added"), out="qkv")
         q, k, v = b.split(qkv, axis=2, sizes=(dim, kv_dim, kv_dim), out="q k v")
         if self.qk_norm_joint:
             q, k = self._normalised(b, q, k)
         q, k, v = (
-            b.transpose(b.reshape(part, shape=(batch, tokens, count, head_dim)), perm=(0, 2, 1, 3), out=label)
+            split_heads(b, part, count, head_dim, label)
             for part, count, label in zip((q, k, v), (heads, kv, kv), "qkv", strict=True)
         )
         if not self.qk_norm_joint:
@@ -197,8 +197,7 @@ class Attention(Mixer):
 
     def _project(self, b: Builder, x: Var, dim: int, init: str, told: Var | None = None) -> Var:
         """The heads' outputs [B, H, T, d] joined and projected, by a weight that `told` changes: [B, T, D]."""
-        batch, _, tokens, _ = x.shape
-        x = b.reshape(b.transpose(x, perm=(0, 2, 1, 3)), shape=(batch, tokens, dim))
+        x = joined_heads(b, x, dim)
         if told is None:
             x = dense(b, "proj", x, dim, self.bias, init, out="x")
         else:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from latentc.components.blocks.feature_map import as_tokens
 from latentc.components.blocks.generated import generated_depthwise, generated_linear
+from latentc.components.blocks.heads import joined_heads, split_heads
 from latentc.components.parts import Mixer, Problem, dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
@@ -100,21 +101,17 @@ def _generated(config: LinearAttention, init: str) -> BlockBody:
 def _attended(
     b: Builder, config: LinearAttention, init: str, x: Var, c: Var | None, dim: int, heads: int, grid: int
 ) -> Var:
-    batch, tokens, _ = x.shape
-    head_dim = dim // heads
+    tokens = x.shape[1]
     q = dense(b, "q", x, dim, config.bias, init, out="q")
     kv = dense(b, "kv", x, 2 * dim, config.bias, init, out="kv")
     k, v = b.split(kv, axis=2, sizes=(dim, dim), out="k v")
-    q, k, v = (
-        b.transpose(b.reshape(part, shape=(batch, tokens, heads, head_dim)), perm=(0, 2, 1, 3), out=label)
-        for part, label in ((q, "q"), (k, "k"), (v, "v"))
-    )
+    q, k, v = (split_heads(b, part, heads, dim // heads, label) for part, label in ((q, "q"), (k, "k"), (v, "v")))
     q, k = (b.op("add", b.relu(part), TINY, out=label) for part, label in ((q, "q"), (k, "k")))
     # Means over the tokens, not sums: they stay small in half precision.
     keys = b.transpose(b.op("div", k, tokens), perm=(0, 1, 3, 2), out="keys")
     total = b.sum(keys, axes=(3,), keepdims=True, out="total")
     x = b.matmul(q, b.matmul(keys, v, out="memory")) / (b.matmul(q, total) + TINY)
-    x = b.reshape(b.transpose(x, perm=(0, 2, 1, 3)), shape=(batch, tokens, dim), out="x")
+    x = joined_heads(b, x, dim, out="x")
     if config.kernel:
         x = x + _convolved(b, config, v, c, dim, heads, grid)
     if c is not None:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from latentc.components import Closed
+from latentc.components.blocks.heads import joined_heads
 from latentc.components.blocks.unet.layers import SHAPES, Filter, Way, resampled
 from latentc.components.blocks.unet.residual import heads_of
 from latentc.components.layers import MP_EPS, mp_linear
@@ -94,7 +95,7 @@ def _attention(config: MagnitudeBlock, axes: int) -> BlockBody:
         parts = heads_of(b, qkv, "channels", heads, size)
         q, k, v = (b.pixel_norm(part, axis=-1, eps=MP_EPS, out=out) for part, out in zip(parts, "qkv", strict=True))
         h = b.attention(q, k, v, causal=False, scale=None, out="h")
-        h = b.reshape(b.transpose(h, perm=(0, 2, 1, 3)), shape=(batch, positions, channels), out="h")
+        h = joined_heads(b, h, channels, out="h")
         h = b.transpose(mp_linear(b, "proj", h, channels), perm=(0, 2, 1))
         h = b.reshape(h, shape=x.shape, out="h")
         return b.mp_sum(x, h, balance=config.attention_balance, out="x")

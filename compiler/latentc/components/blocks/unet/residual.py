@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from latentc.components import Closed
+from latentc.components.blocks.heads import joined_heads
 from latentc.components.blocks.unet.layers import SHAPES, Filter, Way, Weights, conv, group_norm, linear, resampled
 from latentc.components.blocks.unet.transformer import MapTransformer
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
@@ -139,7 +140,7 @@ def _attention(config: ResidualBlock, axes: int) -> BlockBody:
         qkv = linear(b, "qkv", h, 3 * channels, config.weights, "attention", out="qkv")
         q, k, v = heads_of(b, qkv, config.qkv, heads, size)
         h = b.attention(q, k, v, causal=False, scale=None, out="h")
-        h = b.reshape(b.transpose(h, perm=(0, 2, 1, 3)), shape=(batch, positions, channels), out="h")
+        h = joined_heads(b, h, channels, out="h")
         h = b.transpose(linear(b, "proj", h, channels, config.weights, "last"), perm=(0, 2, 1))
         return config.joined(b, b.reshape(h, shape=x.shape, out="h"), x)
 

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from latentc.components import Closed
+from latentc.components.blocks.heads import joined_heads, split_heads
 from latentc.components.blocks.unet.layers import SHAPES, Weights, group_norm, linear
 from latentc.ir.builder import BlockBody, Builder, Var, f32, items, module_class
 from latentc.ir.types import Named, product
@@ -103,12 +104,9 @@ def _attended(b: Builder, q: Var, k: Var, v: Var, mask: tuple[Var, ...], heads: 
     """Attention of q [B, T, C] by heads to k and v [B, L, C] where the mask [B, L] is true, projected."""
     channels = q.shape[-1]
     seen = [b.reshape(m, shape=(m.shape[0], 1, 1, m.shape[1]), out="seen") for m in mask]
-    parts = (
-        b.transpose(b.reshape(x, shape=(*x.shape[:2], heads, channels // heads)), perm=(0, 2, 1, 3), out=label)
-        for x, label in zip((q, k, v), "qkv", strict=True)
-    )
+    parts = (split_heads(b, x, heads, channels // heads, label) for x, label in zip((q, k, v), "qkv", strict=True))
     h = b.attention(*parts, *seen, causal=False, scale=None, out="h")
-    h = b.reshape(b.transpose(h, perm=(0, 2, 1, 3)), shape=q.shape, out="h")
+    h = joined_heads(b, h, channels, out="h")
     return b.dense("proj", h, channels, out="h")  # type: ignore[no-any-return]
 
 
