@@ -1,0 +1,108 @@
+"""Shared by networks over one sequence of tokens: those of conditions, the time's, and those of the patches.
+
+Symbols: B batch, C channels, T tokens (patches), P patch side, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.condition import Entry, Form, TimeFeatures, ports_of, with_operands
+from latentc.components.contract import Capability, Network, Port
+from latentc.components.parts import Problem, dense
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class OneSequence(Backbone):
+    """Blocks over one sequence of tokens, as many after the middle one as before it."""
+
+    width: int = Field(gt=0, le=65_536, multiple_of=2, description="channels of a token (D)")
+    half: int = Field(gt=0, le=256, description="blocks before the middle one, and as many after it")
+    patch: int = Field(gt=0, le=1_024, description="side of a patch (P)")
+    time_mlp: bool = Field(description="the features of the time pass through two linear layers")
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("tokens",)
+    TIME: ClassVar[bool] = True
+    INIT: ClassVar[str]
+    """How its linear layers start."""
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        shape = spec.data.shape
+        if shape is None or len(shape) != 3:
+            yield Problem((), f"a {self.kind} takes arrays [C, H, W], but the data has {spec.data.words}")
+            return
+        _, height, width = shape
+        if height != width or height % self.patch:
+            yield Problem(("patch",), f"patches of {self.patch} do not tile {height} by {width}")
+        yield from self.problems_of_blocks()
+        yield from self.problems_of_conditions(spec)
+        yield from self.problems_of_time(spec)
+        size = spec.time.static()["frequencies"] if isinstance(spec.time, TimeFeatures) else self.width
+        if not self.time_mlp and size != self.width:
+            message = f"the time has {size} features, but a token has {self.width} channels"
+            mend = f"set `conditioning.time.frequencies: {self.width}`, or `time_mlp: true`"
+            yield Problem(("width",), message, mend)
+
+    def problems_of_blocks(self) -> Iterator[Problem]:
+        """Parts of the blocks that do not fit."""
+        raise NotImplementedError
+
+    def sizes_of_blocks(self) -> dict[str, Any]:
+        """The sizes that emitted blocks are constructed with, beside the width."""
+        raise NotImplementedError
+
+    def body(self, time: TimeFeatures, entries: tuple[Entry, ...]) -> BlockBody:
+        """The method `forward`."""
+        raise NotImplementedError
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert spec.data.shape is not None and isinstance(spec.time, TimeFeatures)
+        channels, size, _ = spec.data.shape
+        static = {
+            "size": size,
+            "patch": self.patch,
+            "channels": channels,
+            "width": self.width,
+            "half": self.half,
+            **self.sizes_of_blocks(),
+            **spec.time.static(),
+            **self.condition_sizes(spec),
+            "out_channels": out_channels,
+        }
+        entries = self.entries(spec)
+        ports = (Port("x", f32(B, channels, size, size), "state"), Port("t", f32(B), "time"), *ports_of(entries))
+        forward = add_method(mb, name, "forward", self.body(spec.time, entries), ports, static)
+        return Network(name, {"forward": forward}, self.PROVIDES)
+
+    def prefix(
+        self,
+        b: Builder,
+        time: TimeFeatures,
+        t: Var,
+        entries: tuple[Entry, ...],
+        conditions: tuple[Var, ...],
+        width: Any,
+        static: Mapping[str, Any],
+    ) -> list[Var]:
+        """The tokens before those of the patches, f32[B, n, D] each: of the conditions, and the time's last."""
+        c = time.features(b, t, **{k: static[k] for k in time.static()})
+        if self.time_mlp:
+            c = b.silu(dense(b, "t_embedder.fc1", c, 4 * width, True, self.INIT), out="c")
+            c = dense(b, "t_embedder.fc2", c, width, True, self.INIT, out="c")
+        last = b.reshape(c, shape=(t.shape[0], 1, width), out="time")
+        told = [
+            entry.tokens(b, f"{entry.ports[0].name}_embedder", operands, width, static)[0]
+            for entry, operands in with_operands(entries, conditions)
+        ]
+        return [*told, last]
+
+
+__all__ = ["OneSequence"]
