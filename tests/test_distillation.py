@@ -206,6 +206,11 @@ REFUSED = [
     ("digits_guided", ["networks.teacher.pretrained=null"], "has no weights to teach"),
     ("digits_guided", ["networks.teacher.frozen=false"], "is not frozen"),
     ("digits_guided", ["objective.base={kind: flow, coupling: {kind: upsampled}}"], "this one starts elsewhere"),
+    (
+        "digits_guided",
+        ["objective={kind: hybrid_distillation, variance: 0, base: {kind: diffusion, further: [contrast]}}"],
+        "taken without its `further`",
+    ),
     ("digits_guided", ["objective.scale=2"], "condition `guidance` tells another"),
     ("digits_guided", ["objective.channels=2"], "2 channels are guided"),
     ("digits_guided", ["conditioning.class.dropout=0"], "trained without its condition now and then"),

@@ -41,6 +41,10 @@ class HybridDistillation(Distillation):
         if self.variance and self.base.out_channels(channels) == channels:
             message = "there is no variance to learn from the teacher: the base objective learns none"
             yield Problem(("variance",), message, "set it to 0, or `base.variance: learned_range`")
+        for name in ("further", "self_conditioning", "uncertainty"):
+            if getattr(self.base, name, None):
+                message = f"the loss of the base objective is taken without its `{name}`"
+                yield Problem(("base", name), message, "leave it out")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         student, target, conditions = networks["main"], self.parameterization(), Conditions(spec, networks)
