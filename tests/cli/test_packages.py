@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,15 +24,22 @@ sys.argv = ["latentc", "check", "digits_dit"]
 RUN = "from latentc.__main__ import main; main()"
 
 
-def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code + RUN], capture_output=True, text=True)
+def run(code: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code + RUN], capture_output=True, text=True, cwd=cwd)
 
 
-@pytest.mark.parametrize(("module", "package"), [("yaml", "pyyaml"), ("networkx", "networkx")])
-def test_a_missing_package_is_named(module: str, package: str) -> None:
-    done = run(MISSING.format(module=module, args=["check", "digits_dit"]))
+@pytest.mark.parametrize(
+    ("module", "package", "args"),
+    [
+        ("yaml", "pyyaml", ["check", "digits_dit"]),
+        ("networkx", "networkx", ["show", "digits_dit", "--svg", "graph.svg"]),
+    ],
+    ids=["at once", "when it is needed"],
+)
+def test_a_missing_package_is_named(module: str, package: str, args: list[str], tmp_path: Path) -> None:
+    done = run(MISSING.format(module=module, args=args), cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.startswith("error[E0706]")
-    assert f"pip install {package}" in done.stderr
+    assert f"pip install {package}" in done.stderr and not list(tmp_path.iterdir())
 
 
 def test_doctor_survives_a_missing_package() -> None:
