@@ -103,8 +103,21 @@ def routed_mlps(x: Tensor, gates: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2
     return out.view_as(x)
 
 
+def training_passes(count: Tensor, training: bool, otherwise: float) -> Tensor:
+    """How often the network has run in training, this run not counted, as a tensor [1]; else `otherwise`."""
+    if not training:
+        return torch.full_like(count, otherwise)
+    count += 1
+    return count - 1
+
+
 def pool_choice(
-    scores: Tensor, chances: Tensor, threshold: Tensor, training: bool, capacity: float, momentum: float
+    scores: Tensor,
+    chances: Tensor,
+    threshold: Tensor,
+    capacity: float | Tensor,
+    training: bool,
+    momentum: float,
 ) -> Tensor:
     """Gates [..., E] of experts that choose among all tokens of the batch: the scores of the chosen, else 0.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from parity_data import SIZES, error, load
@@ -123,3 +124,18 @@ def test_a_pool_takes_what_exceeds_the_thresholds() -> None:
         h = F.gelu(F.linear(x.flatten(0, 1)[best], pool.w1[e], pool.b1[e]), approximate="tanh")
         want[best] += scores[best, e, None] * F.linear(h, pool.w2[e], pool.b2[e])
     assert torch.allclose(pool(x).flatten(0, 1), want, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["token_pool", "expert_choice"])
+def test_a_capacity_falls_in_training_as_scheduled(kind: str) -> None:
+    """All experts per token up to pass `hold`, then linearly fewer, from pass `until` on as many as configured."""
+    chosen = f"{{kind: {kind}, experts: 4, ratio: 1, schedule: {{hold: 1, until: 4}}}}"
+    text = model_text(lower(load_spec("diffmoe", None, [*POOL[:-1], f"backbone.interleaved={chosen}"])))
+    experts = loaded(text)[kind.title().replace("_", "")](dim=8, hidden=8, experts=4).train()
+    with torch.no_grad():
+        experts.w2.zero_()
+        experts.b2.copy_(torch.eye(4, 8))  # expert e gives its gate as element e
+    x = torch.randn(2, 8, 8)  # another number of tokens than the spec's
+    assert [int((experts(x) > 0).sum()) / 16 for _ in range(6)] == [4, 4, 3, 2, 1, 1]
+    experts.eval()(x)
+    assert experts.state_dict()["passes"].item() == 6

@@ -193,7 +193,8 @@ CASES: dict[str, list[tuple[Any, ...]]] = {
         )
     ],
     "depthwise_each": [((f32(B, 2, 4, 5), f32(B, 2, 3, 3)), op("depthwise_each"), -2, 2)],
-    "pool_choice": [((f32(B, 4, 3), f32(B, 4, 3), f32(3)), op("pool_choice", capacity=1.0, momentum=0.9), 0.1, 1)],
+    "pool_choice": [((f32(B, 4, 3), f32(B, 4, 3), f32(3), f32(1)), op("pool_choice", momentum=0.9), 0.1, 1)],
+    "training_passes": [((f32(1),), op("training_passes", otherwise=7.0), 0.1, 1)],
     "selective_scan": [
         (
             (f32(B, 5, 3), f32(B, 5, 3), f32(3, 2), f32(B, 5, 2), f32(B, 5, 2)),

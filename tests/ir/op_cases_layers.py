@@ -274,7 +274,7 @@ def depthwise_each(d: Draw) -> Case:
 def pool_choice(d: Draw) -> Case:
     lead, tokens, experts = d.lead(), d.int(1, 4), d.int(1, 3)
 
-    def reference(scores: Any, chances: Any, threshold: Any) -> Any:
+    def reference(scores: Any, chances: Any, threshold: Any, capacity: Any) -> Any:
         flat = scores.flatten(0, 1)
         kept = torch.zeros_like(flat)
         for e in range(experts):
@@ -284,7 +284,12 @@ def pool_choice(d: Draw) -> Case:
         return kept.view_as(scores)
 
     operands = [d.floats(lead, tokens, experts, low=0.1), d.floats(lead, tokens, experts), d.floats(experts)]
-    return Case(operands, reference, {"capacity": float(d.int(1, experts)), "momentum": 0.9})
+    return Case([*operands, d.floats(1)], reference, {"momentum": 0.9})
+
+
+@case("training_passes")
+def training_passes(d: Draw) -> Case:
+    return Case([d.floats(1)], lambda count: torch.full_like(count, 7.0), {"otherwise": 7.0})
 
 
 @case("selective_scan")

@@ -10,7 +10,7 @@ from parity_data import SIZES, Numbers
 
 BASE = tuple(SIZES["dit"])
 POOL = (*BASE, "backbone.interleaved.experts=4")
-EXPERT_CHOICE = "backbone.interleaved={kind: expert_choice, experts: 4, capacity: 1}"
+EXPERT_CHOICE = "backbone.interleaved={kind: expert_choice, experts: 4, capacity: 1, schedule: {hold: 1, until: 2}}"
 TOKEN_CHOICE = "backbone.interleaved={kind: mixture_of_experts, experts: 4, per_token: 2, activation: gelu, shared: 1}"
 
 

@@ -265,6 +265,8 @@ def buffer_value(param: Param, size: Size, helper: Callable[[str], str]) -> str:
     match param.init.kind:
         case "zeros" | "ones" as kind:
             return f"torch.{kind}({dims})"
+        case "count":
+            return f"torch.zeros({dims})"
         case "normal":
             std = args.get("std", 1.0)
             return f"torch.randn({dims})" + ("" if std == 1.0 else f" * {literal(float(std)).code}")

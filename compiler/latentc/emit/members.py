@@ -184,7 +184,8 @@ class Members:
         self.access[path] = _attribute(base, name)
         if param.kind != "weight":
             value = buffer_value(param, self.size, self._helper)
-            persistent = False if param.kind == "buffer" and param.init.kind in DETERMINISTIC else None
+            fixed = param.kind == "buffer" and param.init.kind in DETERMINISTIC - {"count"}
+            persistent = False if fixed else None
             made = call(f"{base}.register_buffer", [literal(name), value], persistent=persistent)
             return layout("", made.code, reserve=8)
         dims = commas(self.size(d).code for d in param.type.shape) or "()"

@@ -284,10 +284,13 @@ TORCH: dict[str, Row] = {
     "gelu_experts": lambda p, n: call(p.helper("routed_mlps"), [p.arg(v) for v in n.inputs]),
     "pool_choice": lambda p, n: call(
         p.helper("pool_choice"),
-        [p.arg(v) for v in n.inputs],
+        [p.arg(v) for v in n.inputs[:3]],
+        capacity=p.arg(n.inputs[3]),
         training=Text(p.training),
-        capacity=literal(n.attrs["capacity"]),
         momentum=literal(n.attrs["momentum"]),
+    ),
+    "training_passes": lambda p, n: call(
+        p.helper("training_passes"), [p.arg(n.inputs[0]), Text(p.training)], otherwise=literal(n.attrs["otherwise"])
     ),
     "stop_gradient": lambda p, n: Text(f"{p.arg(n.inputs[0]).atom}.detach()"),
     "cross_entropy": lambda p, n: call("F.cross_entropy", [p.arg(v) for v in n.inputs], reduction="none"),

@@ -364,9 +364,9 @@ class Appending:
         scores: Operand,
         chances: Operand,
         threshold: Operand,
+        capacity: Operand,
         /,
         *,
-        capacity: float,
         momentum: float,
         out: str = ...,
     ) -> Var:
@@ -374,6 +374,9 @@ class Appending:
         scores of as many of its best tokens as have a chance above its threshold [E]; the others are 0. In training it
         keeps capacity / E of all tokens, and the threshold moves towards the least chance of as many by the fraction 1
         - momentum."""
+    def training_passes(self, count: Operand, /, *, otherwise: float, out: str = ...) -> Var:
+        """how often the network has run in training: `count` [1], which each of these runs then raises by 1; in
+        inference the number `otherwise`."""
     def selective_scan(
         self,
         x: Operand,

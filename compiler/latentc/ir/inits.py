@@ -20,6 +20,11 @@ def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return np.zeros(shape)
 
 
+def count(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Zeros that training counts up: a buffer in its checkpoints, which nothing reads in inference."""
+    return np.zeros(shape)
+
+
 def ones(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return np.ones(shape)
 
@@ -153,8 +158,8 @@ INITS: dict[str, Callable[..., Array]] = {
     f.__name__: f
     for f in (
         *(zeros, ones, constant, normal, uniform, orthogonal, linear_default, sincos_2d, rope_1d, rope_2d),
-        *(log_arange, softplus_inverse, uniform_between),
+        *(count, log_arange, softplus_inverse, uniform_between),
         *(xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal),
     )
 }
-DETERMINISTIC = {"zeros", "ones", "constant", "sincos_2d", "rope_1d", "rope_2d"}
+DETERMINISTIC = {"zeros", "count", "ones", "constant", "sincos_2d", "rope_1d", "rope_2d"}

@@ -189,11 +189,11 @@ def _rows(form: Expert, formula: str, formula_one: str, source: str) -> list[Op]
 
 
 def _choice_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    scores, chances, threshold = ins
+    scores, chances, threshold, capacity = ins
     need(scores.is_float and scores.rank >= 2, f"takes floats [..., E], got {scores}")
     need(chances.shape == scores.shape, f"chances are {chances}; wants {scores}")
     need(threshold.shape == scores.shape[-1:], f"the threshold is {threshold}; wants [{scores.shape[-1]}]")
-    need(0 < attrs["capacity"] <= int(scores.shape[-1]), f"a capacity of {attrs['capacity']} experts per token")  # type: ignore[arg-type]
+    need(capacity.shape in ((), (1,)), f"the capacity is {capacity}; wants one number")
     need(0 <= attrs["momentum"] <= 1, "momentum lies between 0 and 1")
     same_dtype(ins)
     return [scores]
@@ -207,29 +207,29 @@ def _best(scores: Array, counts: Array) -> Array:
 
 
 def _choice(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
-    scores, chances, threshold = xs
+    scores, chances, threshold, _ = xs
     experts = scores.shape[-1]
     counts = (chances.reshape(-1, experts) > threshold).sum(0)
     return [_best(scores.reshape(-1, experts), counts).reshape(scores.shape)]
 
 
 def _choice_train(xs: Sequence[Array], attrs: Attrs) -> tuple[Sequence[Array], dict[int, Array]]:
-    scores, chances, threshold = xs
+    scores, chances, threshold, capacity = xs
     experts = scores.shape[-1]
     flat, likely = scores.reshape(-1, experts), chances.reshape(-1, experts)
-    count = max(1, int(len(flat) / experts * attrs["capacity"]))
+    count = max(1, int(len(flat) / experts * capacity.item()))
     last = -np.sort(-likely, axis=0)[count - 1]
     moved = threshold * attrs["momentum"] + (1 - attrs["momentum"]) * last
     return [_best(flat, np.full(experts, count)).reshape(scores.shape)], {2: moved}
 
 
 def _choice_vjp(b: Any, ins: Any, outs: Any, grads: Any, attrs: Attrs) -> Sequence[Any]:
-    return [b.where(b.equal(outs[0], 0.0), 0.0, grads[0]), None, None]
+    return [b.where(b.equal(outs[0], 0.0), 0.0, grads[0]), None, None, None]
 
 
 def _choice_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     """Ranks by comparing all pairs of tokens: no sort of a run-time size, at N^2 comparisons per expert."""
-    scores, chances, threshold = ins
+    scores, chances, threshold, _ = ins
     experts, tokens = scores.shape[-1], 1
     for size in scores.shape[:-1]:
         tokens = size * tokens
@@ -246,6 +246,11 @@ def _choice_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     return [b.reshape(b.transpose(gates, perm=(1, 0)), shape=scores.shape)]
 
 
+def _passes_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    need(ins[0].is_float and ins[0].shape == (1,), f"takes a float [1], got {ins[0]}")
+    return [ins[0]]
+
+
 _ROWS = [
     *_rows(
         SWIGLU,
@@ -260,7 +265,7 @@ _ROWS = [
         "Shazeer et al. 2017, arXiv:1701.06538; Shi et al. 2025, arXiv:2503.14487",
     ),
     Op(
-        "pool_choice(scores, chances, threshold; capacity, momentum)",
+        "pool_choice(scores, chances, threshold, capacity; momentum)",
         "gates [..., E] of experts that choose among all tokens, whatever sample they are of: each expert keeps the "
         "scores of as many of its best tokens as have a chance above its threshold [E]; the others are 0. In training "
         "it keeps capacity / E of all tokens, and the threshold moves towards the least chance of as many by the "
@@ -272,6 +277,17 @@ _ROWS = [
         decompose=_choice_decompose,
         source="Shi et al. 2025, arXiv:2503.14487",
         train=_choice_train,
+    ),
+    Op(
+        "training_passes(count; otherwise)",
+        "how often the network has run in training: `count` [1], which each of these runs then raises by 1; in "
+        "inference the number `otherwise`",
+        _passes_infer,
+        lambda xs, attrs: [np.full_like(xs[0], attrs["otherwise"])],
+        flops=0,
+        decompose=lambda b, ins, attrs: [b.fill_like(ins[0], attrs["otherwise"])],
+        train=lambda xs, attrs: ([xs[0]], {0: xs[0] + 1}),
+        differentiable=False,
     ),
 ]
 OPS = {row.name: row for row in _ROWS}

@@ -5,13 +5,44 @@ Symbols: B batch, T tokens, D (`dim`) width, E experts, F (`hidden`) their hidde
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
+from pydantic import Field
+
+from latentc.components import Closed
 from latentc.components.blocks.feed_forwards.gelu_mlp import GeluMlp
 from latentc.components.blocks.feed_forwards.swiglu import Swiglu
+from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, f32
 
 Activation = Literal["swiglu", "gelu"]
+
+
+class CapacitySchedule(Closed):
+    """A capacity that falls in training from all experts per token to the one that is set (Shi et al. 2025)."""
+
+    hold: int = Field(ge=0, le=10_000_000, description="the last training pass in which experts take all tokens")
+    until: int = Field(gt=0, le=10_000_000, description="the training pass from which on the capacity is the one set")
+
+
+def problems_of_capacity(capacity: float, schedule: CapacitySchedule | None, experts: int) -> Iterator[Problem]:
+    """What is wrong with a capacity of experts per token and its schedule."""
+    if capacity > experts:
+        message = f"a capacity of {capacity} experts per token is more than the {experts} there are"
+        yield Problem(("capacity",), message, f"choose up to {experts}")
+    if schedule is not None and schedule.until <= schedule.hold:
+        message = f"the capacity falls from pass {schedule.hold} to pass {schedule.until}, which is not after it"
+        yield Problem(("schedule", "until"), message, f"choose more than {schedule.hold}")
+
+
+def scheduled_capacity(b: Builder, final: float, schedule: CapacitySchedule, experts: Any) -> Var:
+    """Experts per token, f32[1]: in training it falls with the passes, in inference it is `final`."""
+    count = b.param("passes", f32(1), "count", "buffer")
+    passes = b.training_passes(count, otherwise=float(schedule.until), out="passes")
+    left = (float(schedule.until) - passes) / float(schedule.until - schedule.hold)
+    left = b.clamp(left, low=0.0, high=1.0, out="left")
+    return b.op("add", left * b.scalar(experts, left), (1.0 - left) * final, out="capacity")  # type: ignore[no-any-return]
 
 
 def routed(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.blocks.feed_forwards import _experts
-from latentc.components.blocks.feed_forwards._experts import Activation
+from latentc.components.blocks.feed_forwards._experts import Activation, CapacitySchedule
 from latentc.components.parts import FeedForward, Problem, dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
@@ -32,6 +32,7 @@ class TokenPool(FeedForward):
     kind: Literal["token_pool"]
     experts: int = Field(8, gt=1, le=1_024, description="number of routed experts (E)")
     capacity: float = Field(1.0, gt=0, le=1_024, description="experts per token in training, on average")
+    schedule: CapacitySchedule | None = Field(None, description="a higher capacity early in training; null: none")
     ratio: float = Field(4.0, gt=0, description="hidden width of an expert, in units of the width")
     shared: float = Field(0.0, ge=0, description="hidden width of the shared expert, in units of the width; 0: none")
     activation: Activation = Field("gelu", description="feed-forward of a routed expert")
@@ -43,12 +44,15 @@ class TokenPool(FeedForward):
         0.01, ge=0, description="weight of the capacity predictor's loss, added for every block and micro-batch"
     )
     momentum: float = Field(0.95, ge=0, lt=1, description="share of the old thresholds that a training step keeps")
-    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "token_pool", "experts": 4, "ratio": 2.0}
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "token_pool",
+        "experts": 4,
+        "ratio": 2.0,
+        "schedule": {"hold": 0, "until": 2},
+    }
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if self.capacity > self.experts:
-            message = f"a capacity of {self.capacity} experts per token is more than the {self.experts} there are"
-            yield Problem(("capacity",), message, f"choose up to {self.experts}")
+        yield from _experts.problems_of_capacity(self.capacity, self.schedule, self.experts)
         if spec.optimize.guidance != "batched":
             message = f"the experts choose among both branches of guidance, which `{spec.optimize.guidance}` separates"
             yield Problem((), message, "set `optimize.guidance: batched`")
@@ -71,9 +75,10 @@ def _forward(config: TokenPool, init: str) -> BlockBody:
         h = b.silu(dense(b, "capacity.fc1", b.stop_gradient(x), dim, True, init))
         logits = dense(b, "capacity.fc2", h, experts, True, init, out="logits")
         threshold = b.param("threshold", f32(experts), "zeros", "state")
-        gates = b.pool_choice(
-            scores, b.sigmoid(logits), threshold, capacity=config.capacity, momentum=config.momentum, out="gates"
-        )
+        capacity: float | Var = config.capacity
+        if config.schedule is not None:
+            capacity = _experts.scheduled_capacity(b, config.capacity, config.schedule, experts)
+        gates = b.pool_choice(scores, b.sigmoid(logits), threshold, capacity, momentum=config.momentum, out="gates")
         y = _experts.routed(b, x, gates, config.activation, hidden, init, config.capacity, config.expert_std)
         if config.predictor_weight:
             # Cross-entropy of the predictor with the choice; a chosen token's score is above 0.
