@@ -114,7 +114,8 @@ def _with_cache(ports: tuple[Port, ...], values: tuple[Value, ...]) -> tuple[Por
 
 def build_networks(mb: ModuleBuilder, spec: Spec) -> dict[str, Network]:
     """Adds every network of the spec to the module."""
-    networks, priors = {}, systems(spec)
+    networks: dict[str, Network] = {}
+    priors = systems(spec)
     for name, backbone in spec.networks.items():
         assert isinstance(backbone, Backbone)
         system = priors[name][1] if name in priors else spec
@@ -123,6 +124,9 @@ def build_networks(mb: ModuleBuilder, spec: Spec) -> dict[str, Network]:
         out_channels = objective.out_channels(channels) if isinstance(objective, Objective) else channels
         networks[name] = backbone.build(mb, name, system, out_channels)
         _check_sizes(mb, name, spec)
+    for name, backbone in spec.networks.items():
+        assert isinstance(backbone, Backbone)
+        networks = dict(backbone.attached(mb, name, networks))
     return networks
 
 

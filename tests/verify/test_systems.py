@@ -27,6 +27,7 @@ CHOSEN = (
     ("dod", "onnxruntime"),
     ("nested", "openvino"),
     ("pixart", "openvino"),
+    ("controlled", "onnxruntime"),
     ("dp3", "openvino"),  # which cannot compile Mish between other elementwise ops
 )
 

@@ -39,8 +39,8 @@ def add_method(
     """Builds a method of a network as entry `NETWORK.METHOD`: its inputs are `ports`, its outputs have these roles."""
     fn = mb.functions[mb.define(body, [p.type for p in ports], static, [p.name for p in ports])]
     mb.entries[f"{network}.{method}"] = fn.name
-    results = tuple(Port(v.name, _public(v.type), role) for v, role in zip(fn.outputs, outputs, strict=True))
-    return Method(fn.name, tuple(replace(port, type=_public(port.type)) for port in ports), results)
+    results = tuple(Port(v.name, public(v.type), role) for v, role in zip(fn.outputs, outputs, strict=True))
+    return Method(fn.name, tuple(replace(port, type=public(port.type)) for port in ports), results)
 
 
 def asks(spec: Spec, network: str, capability: Capability) -> bool:
@@ -49,7 +49,7 @@ def asks(spec: Spec, network: str, capability: Capability) -> bool:
     return any((need.network, need.capability) == (network, capability) for need in needs)
 
 
-def _public(type: TensorType) -> TensorType:
+def public(type: TensorType) -> TensorType:
     """The type without the names that sizes have inside a network; capitalised ones (`T`) mean the same everywhere."""
     return type.with_shape(int(d) if isinstance(d, Named) and not d.expr.isupper() else d for d in type.shape)
 
@@ -92,6 +92,11 @@ class Backbone(Part):
     @property
     def average_of(self) -> str | None:
         """The network whose weights it averages, if it does."""
+        return None
+
+    @property
+    def adapts(self) -> str | None:
+        """The network to whose blocks it adds, if it does."""
         return None
 
     @property
@@ -177,3 +182,7 @@ class Backbone(Part):
 
     @abstractmethod
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network: ...
+
+    def attached(self, mb: ModuleBuilder, name: str, networks: Mapping[str, Network]) -> Mapping[str, Network]:
+        """The networks of a spec, all built, with what this one, called `name`, changes about others."""
+        return networks

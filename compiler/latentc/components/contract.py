@@ -19,6 +19,7 @@ Role = Literal[
     "state",
     "time",
     "condition",
+    "control",
     "noise",
     "token",
     "position",
@@ -39,6 +40,7 @@ Capability = Literal[
     "denoise_stages",
     "denoise_hidden",
     "denoise_tokens",
+    "control",
     "refine",
     "next_token",
     "masked_tokens",
@@ -59,6 +61,7 @@ CAPABILITIES: dict[Capability, str] = {
     "denoise_tokens": "predicts tokens from noisy ones and their time",
     "denoise_hidden": "predicts data and noise of partly hidden samples",
     "embed_conditions": "embeds its conditions as one vector",
+    "control": "adds to the blocks of another network",
     "refine": "corrects a prediction that it is told, from a noisy sample and its time",
     "next_token": "predicts each token from those before it",
     "masked_tokens": "predicts masked tokens from the others",
@@ -83,6 +86,7 @@ denoise_stages
               `stage_0`, `stage_1`, … (state, time, conditions, and `side` f32[B], the patches along a side) -> output,
               each at twice the resolution of the one before; the last is called `forward`
 embed_conditions `embed` (conditions) -> output f32[B, D]; built if the objective asks for it
+control       `control` (state, time, conditions) -> outputs, one for each leading block of the network that it adapts
 refine        the same, told a condition that its caller computes (`Condition.CARRIED`)
 denoise_tokens
               `forward` (tokens as state, of which `null` is the mask; time, conditions) -> logits
@@ -186,7 +190,8 @@ class Network:
 
     Weights of network `main` live under state-dict prefix `main.` in programs that call it, without prefix in its own
     file. `sizes` are numbers, or one per level, that name maps may use beside the constructor arguments of its class.
-    `drawn`: the program that draws a condition from it, by the condition's name.
+    `drawn`: the program that draws a condition from it, by the condition's name. `adapters`: the networks that compute
+    its inputs of role `control`, in their order.
     """
 
     name: str
@@ -194,6 +199,7 @@ class Network:
     provides: frozenset[Capability]
     sizes: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
     drawn: Mapping[str, PriorProgram] = field(default_factory=dict)
+    adapters: tuple[Network, ...] = ()
 
     @property
     def main_method(self) -> str:

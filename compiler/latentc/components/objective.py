@@ -29,14 +29,18 @@ class Objective(Part):
     AVERAGES: ClassVar[bool] = False
     """Whether networks learn velocities averaged over a span of time, which is one of their conditions."""
 
+    CONSISTENT: ClassVar[bool] = False
+    """Whether networks learn where trajectories end, to which samplers then jump."""
+
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         """The networks it trains or reads, and what they must be able to do."""
         return ()
 
     def trained(self, spec: Spec) -> tuple[str, ...]:
-        """The names of the networks it trains: `main`, and those that encode its conditions unless they are frozen."""
+        """The networks it trains: `main`, its adapters and the encoders of conditions, unless they are frozen."""
         encoders = (name for condition in spec.conditions.values() for name in condition.networks)
-        named = ("main", *dict.fromkeys(encoders))
+        adapters = (name for name, network in spec.networks.items() if getattr(network, "adapts", None) == "main")
+        named = ("main", *adapters, *dict.fromkeys(encoders))
         return tuple(n for n in named if getattr(spec.networks.get(n), "trainable", True))
 
     def parameterization(self) -> Parameterization | None:

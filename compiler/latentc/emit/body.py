@@ -63,7 +63,7 @@ class Body(Loops):
             else:
                 texts.append(self.tensor(self.outputs[position]).code)
                 position += 1
-        result = commas(texts)
+        result = f"tuple({texts[0][1:]})" if len(texts) == 1 and texts[0].startswith("*") else commas(texts)
         if len(texts) > 1 and len(result) > WIDTH - self.context.indent:  # with parentheses it can be broken at commas
             result = f"({result})"
         statements = [*lines, *self._layout(f"return {result}")]

@@ -119,7 +119,14 @@ class _Bundler:
     def _guided(self, node: Node) -> Node:
         kinds, guides = node.attrs["kinds"], node.attrs["guides"]
         count = len(kinds)
-        runs, rest = self._runs(node.inputs[:count]), self._packed(node.inputs[count:])
+        runs, others = self._runs(node.inputs[:count]), self._runs(node.inputs[count:-1])
+        of_null = iter(others)
+        at = 0
+        for _, length in runs:  # both branches are bundled alike
+            if kinds[at] == "conditional" and next(of_null)[1] != length:
+                raise _UsedAlone
+            at += length
+        rest = (*(v for v, _ in others), *self._packed(node.inputs[-1:]))
         outputs = self._outputs(node.outputs)
         attrs = {**node.attrs, "kinds": _firsts(kinds, runs), "guides": tuple(guides[: len(outputs)])}
         return Node("guided", (*(v for v, _ in runs), *rest), outputs, attrs, node.loc)

@@ -248,7 +248,10 @@ class Expressions:
         for value, kind in zip(node.inputs, kinds, strict=False):
             other = next(nulls) if kind == "conditional" else value
             text = self._operand(value)
-            if kind != "carried" and value.type.rank:
+            if kind != "carried" and value in self.bundles:
+                pair = f"{self.arg(value).code}, {self.arg(other).code}"
+                text = Text(f"*map(torch.cat, zip({pair}))")
+            elif kind != "carried" and value.type.rank:
                 text = Text(f"torch.cat([{text.code}, {self.arg(other).code}])")
             args.append(text)
         return self.context.call(node, args, self._element)

@@ -96,11 +96,18 @@ def fold_repeats(
     """
     items: list[Node | Repeat] = list(nodes)
     for base in _bases(nodes):
+        left: range | None = None  # the last module of the run before, if that is a loop without it
         for numbers in _runs(nodes, base, outputs, method):
-            found = _find(items, base, numbers, outputs, method)
-            if found is not None:
-                start, stop, repeat = found
-                items[start:stop] = [repeat]
+            longer = range(left.start, numbers.stop) if left and left.stop == numbers.start else None
+            shorter = numbers[:-1] if len(numbers) > 2 else None
+            left = None
+            for tried in (longer, numbers, shorter):
+                found = None if tried is None else _find(items, base, tried, outputs, method)
+                if found is not None:
+                    start, stop, repeat = found
+                    items[start:stop] = [repeat]
+                    left = numbers[-1:] if tried is shorter and numbers.step == 1 else None
+                    break
     return items
 
 
@@ -134,7 +141,9 @@ def _runs(nodes: Sequence[Node], base: str, outputs: Sequence[Value], method: Ca
         cuts = set()
     gaps = Counter(j - i for (i, _), (j, _) in pairwise(places))
     usual = max(gaps, key=lambda gap: gaps[gap], default=0)
-    cuts |= {number for (i, number), (j, _) in pairwise(places) if j - i != usual}
+    unusual = {number: j - i for (i, number), (j, _) in pairwise(places) if j - i != usual}
+    # Modules with as much between them as these alone are a run of their own.
+    cuts |= {number for number, gap in unusual.items() if unusual.get(number - 1) != gap}
     called = {i: method(nodes[i].attrs["fn"]) for i, _ in places}
     cuts |= {number for (i, number), (j, _) in pairwise(places) if called[i] != called[j]}
     runs: list[range] = []

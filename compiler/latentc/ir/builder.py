@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from latentc.ir.blocks import BlockBody, items, module_class
-from latentc.ir.core import Function, Module, Names, Origin, frozen
+from latentc.ir.core import Function, Module, Names, Origin, frozen, reachable
 from latentc.ir.function_builder import Builder
 from latentc.ir.ops import OpError
 from latentc.ir.sizes import in_callee, is_size, signature
@@ -57,7 +57,7 @@ class ModuleBuilder:
         except ValueError as error:
             raise OpError(f"{block.cls}.{block.method}: {error}") from None
         key = (block.body, block.method, signature(own), tuple(own), frozen(static))
-        if key not in self._built:
+        if self._built.get(key) not in self.functions:
             b = Builder(self, self.unique(f"{block.cls}.{block.method}"), Origin(block.cls, traced, block.method))
             b.output(block.body(b, *(b.input(w, t) for w, t in zip(words, own, strict=True)), **traced))
             self._built[key] = b.finish(doc=(block.body.__doc__ or "").strip())
@@ -65,6 +65,10 @@ class ModuleBuilder:
 
     def finish(self) -> Module:
         return Module(dict(self.functions), dict(self.entries))
+
+    def forget_unused(self) -> None:
+        """Removes the functions that no entry reaches."""
+        self.functions = {name: self.functions[name] for name in reachable(self.finish())}
 
     def unique(self, name: str) -> str:
         """A name for a function that no other has: `name`, `name#2`, …"""

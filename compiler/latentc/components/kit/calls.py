@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from latentc.components.condition import Condition, DrawnInput, GivenInput
-from latentc.components.contract import Draw, Method, Network, PriorProgram, Role
+from latentc.components.contract import Draw, Network, Port, PriorProgram, Role
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.core import Value
 from latentc.ir.types import B
+from latentc.ir.var import as_tuple
 from latentc_runtime.sources import ConditionSource, RandomSource, SettingSource, Source
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def call(b: Builder, network: Network, method: str, conditions: Operands, out: s
 
     Of several times those that are not given are 0.
     """
-    operands = _arranged(b, network.methods[method], conditions, by_role)
+    operands = _arranged(b, network, method, conditions, by_role)
     return b.call(network.methods[method].function, network.name, *operands, out=out)
 
 
@@ -216,9 +217,11 @@ def derivative_along(
     `out` names both.
     """
     of = network.methods[method]
-    operands = _arranged(b, of, conditions, by_role)
+    if network.adapters:
+        raise ValueError(f"network `{network.name}` is differentiated, and what its adapter adds is not")
+    operands = _arranged(b, network, method, conditions, by_role)
     wrt = tuple(i for i, port in enumerate(of.inputs) if port.role in tangents)
-    along = _arranged(b, replace(of, inputs=tuple(of.inputs[i] for i in wrt)), {}, tangents)
+    along = _in_order(b, tuple(of.inputs[i] for i in wrt), {}, tangents)
     y, tangent = b.jvp(of.function, network.name, operands, along, wrt=wrt, out=out)
     return y, tangent
 
@@ -233,7 +236,7 @@ def state_gradient(
     method = network.methods["forward"]
     of = [port.name for port in method.outputs].index(output)
     wrt = (method.inputs.index(method.input("state")),)
-    operands = _arranged(b, method, conditions, {"state": x})
+    operands = _arranged(b, network, "forward", conditions, {"state": x})
     return b.gradient(method.function, network.name, operands, of=of, wrt=wrt, out=out)[1]
 
 
@@ -253,10 +256,11 @@ def guided_call(
     `channels` guides only the first so many. Caches hold both branches.
     """
     of = network.methods[method]
-    operands, others = _arranged(b, of, conditions, by_role), _arranged(b, of, null, by_role)
+    made: Controls = {}
+    operands, others = (_arranged(b, network, method, told, by_role, made) for told in (conditions, null))
     kinds, nulls = [], []
     for port, x, other in zip(of.inputs, operands, others, strict=True):
-        differs = port.role == "condition" and other is not x
+        differs = port.role in ("condition", "control") and other is not x
         carried = port.role in ("cache", "memory")
         kinds.append("carried" if carried else "conditional" if differs else "shared")
         nulls += [other] if differs else []
@@ -270,19 +274,50 @@ def both_branches(
 ) -> tuple[Var, Var]:
     """A method's only output with `conditions` and with `null` in their place, by one call of a doubled batch."""
     of = network.methods[method]
-    pairs = zip(_arranged(b, of, conditions, by_role), _arranged(b, of, null, by_role), strict=True)
+    given, without = (_arranged(b, network, method, told, by_role) for told in (conditions, null))
+    pairs = zip(given, without, strict=True)
     both = b.call(of.function, network.name, *(b.concat(x, other, axis=0) for x, other in pairs), out=out)
     batch = next(iter(conditions.values())).shape[0]
     cond, uncond = b.split(both, axis=0, sizes=(batch, batch), out=f"{out} null_{out}")
     return cond, uncond
 
 
-def _arranged(b: Builder, method: Method, conditions: Operands, by_role: Mapping[Any, Any]) -> list[Var]:
-    """The operands of a method in the order of its ports."""
+Controls = dict[tuple[str, tuple[int, ...]], tuple[Var, ...]]
+"""What adapters have computed, by their names and the identities of their operands."""
+
+
+def _arranged(
+    b: Builder,
+    network: Network,
+    method: str,
+    conditions: Operands,
+    by_role: Mapping[Any, Any],
+    made: Controls | None = None,
+) -> list[Var]:
+    """The operands of a method in the order of its ports; the network's adapters compute those of role `control`.
+
+    `made` holds what they computed for the same operands before.
+    """
+    of, made = network.methods[method], {} if made is None else made
+    controls: list[Var] = []
+    for adapter in network.adapters if of.inputs_of("control") else ():
+        own = adapter.main
+        roles = {role: by_role[role] for role in ("state", "time")}
+        operands = _in_order(b, own.inputs, conditions, roles)
+        key = adapter.name, tuple(map(id, operands))
+        if key not in made:
+            out = " ".join("control" for _ in own.outputs)
+            made[key] = as_tuple(b.call(own.function, adapter.name, *operands, out=out))
+        controls += made[key]
+    return _in_order(b, of.inputs, conditions, {**by_role, "control": controls})
+
+
+def _in_order(b: Builder, ports: tuple[Port, ...], conditions: Operands, by_role: Mapping[Any, Any]) -> list[Var]:
+    """The operands in the order of the ports."""
     queues = {role: list(value) if isinstance(value, list | tuple) else [value] for role, value in by_role.items()}
-    if missing := len(method.inputs_of("time")) - len(times := queues.get("time", [])):
+    if missing := sum(port.role == "time" for port in ports) - len(times := queues.get("time", [])):
         times += [b.fill_like(times[0], 0.0)] * missing
-    return [conditions[port.name] if port.role == "condition" else queues[port.role].pop(0) for port in method.inputs]
+    return [conditions[port.name] if port.role == "condition" else queues[port.role].pop(0) for port in ports]
 
 
 def per_sample_mean(b: Builder, x: Var, out: str = "") -> Var:

@@ -87,7 +87,7 @@ def _shown(mb: ModuleBuilder, function: str, path: tuple[str, ...]) -> str:
 
     fn = mb.functions[function]
     doc = "As forward; and the attention that each token gets."
-    b = _Method(mb, fn, ATTENTION, doc)
+    b = OtherMethod(mb, fn, ATTENTION, doc)
     shown = None
     for node in fn.nodes:
         operands = [b.env[v] for v in node.inputs]
@@ -102,7 +102,7 @@ def _shown(mb: ModuleBuilder, function: str, path: tuple[str, ...]) -> str:
     return b.finish(doc)
 
 
-class _Method(Rewriter):
+class OtherMethod(Rewriter):
     """Builds another method of the class that a function is a method of."""
 
     def __init__(self, mb: ModuleBuilder, fn: Function, method: str, doc: str) -> None:
@@ -215,4 +215,13 @@ def _copied(
     return name
 
 
-__all__ = ["ATTENTION", "added_method", "embed", "embedded", "embedding", "with_attention", "with_embedding"]
+__all__ = [
+    "ATTENTION",
+    "OtherMethod",
+    "added_method",
+    "embed",
+    "embedded",
+    "embedding",
+    "with_attention",
+    "with_embedding",
+]

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from latentc.components import OneOfThese
 from latentc.components.backbone import Backbone
+from latentc.components.conditions.guidance_scale import GuidanceScale
 from latentc.components.contract import Need
 from latentc.components.objective import Objective
 from latentc.components.objectives.denoising import DenoisingObjective
@@ -16,6 +17,7 @@ from latentc.components.objectives.diffusion import Diffusion
 from latentc.components.objectives.flow import Flow
 from latentc.components.parts import Problem
 from latentc.components.processes.process import Parameterization
+from latentc.ir.builder import Builder, Var
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -54,6 +56,18 @@ class Distillation(Objective):
         yield from teacher_problems(spec)
 
 
+def scale_condition(spec: Spec) -> str | None:
+    """The name of the condition that tells the guidance scale."""
+    return next((name for name, c in spec.conditions.items() if isinstance(c, GuidanceScale)), None)
+
+
+def first_channels(b: Builder, out: Var, like: Var) -> Var:
+    """As many channels of an output as `like` has."""
+    if out.shape[1] == like.shape[1]:
+        return out
+    return b.slice(out, axis=1, start=0, stop=like.shape[1], out=out.value.name)  # type: ignore[no-any-return]
+
+
 def teacher_problems(spec: Spec) -> Iterator[Problem]:
     """A teacher without weights, or one that is trained."""
     teacher = spec.networks.get(TEACHER)
@@ -65,4 +79,4 @@ def teacher_problems(spec: Spec) -> Iterator[Problem]:
         yield Problem((), message, mend)
 
 
-__all__ = ["TEACHER", "Distillation", "teacher_problems"]
+__all__ = ["TEACHER", "Distillation", "first_channels", "scale_condition", "teacher_problems"]

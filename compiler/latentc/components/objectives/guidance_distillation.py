@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from latentc.components.conditions.guidance_scale import GuidanceScale
 from latentc.components.contract import Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.objectives._common import publish
-from latentc.components.objectives._distillation import TEACHER, Distillation
+from latentc.components.objectives._distillation import TEACHER, Distillation, scale_condition
 from latentc.components.objectives.denoising import noised
 from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var
@@ -44,7 +43,7 @@ class GuidanceDistillation(Distillation):
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         yield from super().problems(spec)
-        told = self._scale_condition(spec)
+        told = scale_condition(spec)
         if (told is None) == (self.scale is None):
             what = "the guidance scale is neither fixed nor a condition"
             if told is not None:
@@ -60,17 +59,13 @@ class GuidanceDistillation(Distillation):
             message = f"{self.channels} channels are guided, of data that has {spec.data.shape[0]}"
             yield Problem(("channels",), message)
 
-    def _scale_condition(self, spec: Spec) -> str | None:
-        """The name of the condition that tells the scale."""
-        return next((name for name, c in spec.conditions.items() if isinstance(c, GuidanceScale)), None)
-
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         student, conditions = networks["main"], Conditions(spec, networks)
         b = mb.function("loss.terms")
         x0 = b.input("x", student.methods["forward"].input("state").type)
         told = conditions.operands(b, conditions.inputs(b, by_field=True))
         at = noised(b, self.parameterization(), x0)
-        name = self._scale_condition(spec)
+        name = scale_condition(spec)
         scale = self.scale if name is None else told[name]
         target = b.stop_gradient(self._guided(b, networks[TEACHER], conditions, told, at.scaled, at.told, scale))
         out = call(b, student, "forward", told, state=at.scaled, time=at.told, out="prediction")

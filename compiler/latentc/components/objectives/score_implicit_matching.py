@@ -15,7 +15,7 @@ from pydantic import Field
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, Operands, call, per_sample_mean
-from latentc.components.objectives._distillation import TEACHER, Distillation
+from latentc.components.objectives._distillation import TEACHER, Distillation, first_channels
 from latentc.components.objectives.denoising import Noised, noised
 from latentc.components.parts import Problem
 from latentc.components.processes.prediction import conversion, functional
@@ -123,7 +123,7 @@ class ScoreImplicitMatching(Distillation):
         scaled = weighted_sum(b, "scaled", (float(process.scale(time)[0]), x))
         t = b.full(z, shape=(), value=float(process.told(time)[0]), dtype="f32", out="first")
         out = call(b, generator, "forward", told, state=scaled, time=t, out="output")
-        return weighted_sum(b, "x0", (float(c_skip), x), (float(c_out), _first(b, out, z))), Draw("z", "normal")
+        return weighted_sum(b, "x0", (float(c_skip), x), (float(c_out), first_channels(b, out, z))), Draw("z", "normal")
 
     def _data(self, b: Builder, at: Noised, prediction: Var, out: str) -> Var:
         """What a prediction says the data is: x_t = alpha x0 + sigma e and the prediction u x0 + w e, solved for x0."""
@@ -134,14 +134,7 @@ class ScoreImplicitMatching(Distillation):
 
 def _predicted(b: Builder, network: Network, told: Operands, at: Noised, out: str) -> Var:
     """A denoiser's prediction at x_t, without a variance beside it."""
-    return _first(b, call(b, network, "forward", told, state=at.scaled, time=at.told, out=out), at.x_t)
-
-
-def _first(b: Builder, out: Var, like: Var) -> Var:
-    """As many channels of an output as `like` has."""
-    if out.shape[1] == like.shape[1]:
-        return out
-    return b.slice(out, axis=1, start=0, stop=like.shape[1], out=out.value.name)  # type: ignore[no-any-return]
+    return first_channels(b, call(b, network, "forward", told, state=at.scaled, time=at.told, out=out), at.x_t)
 
 
 __all__ = ["ScoreImplicitMatching"]

@@ -31,6 +31,10 @@ class Edm(Process):
     TRIED: ClassVar[tuple[str, ...]] = ("log_snr",)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "edm"}
 
+    @property
+    def data_std(self) -> float:
+        return self.sigma_data
+
     def alpha(self, m: Maths, t: Any) -> Any:
         return 1.0
 

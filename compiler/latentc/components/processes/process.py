@@ -68,6 +68,11 @@ class Process(Part):
     WHOLE: ClassVar[bool] = False
     """Whether its times are integers, with interpolation between them."""
 
+    @property
+    def data_std(self) -> float:
+        """The standard deviation that the data is taken to have."""
+        return 0.5
+
     # ---- formulas, in numpy and in the IR
 
     @abstractmethod
@@ -211,17 +216,38 @@ def _like(t: Array, value: Any) -> Array:
 
 
 @dataclass(frozen=True)
+class Boundary:
+    """The consistency function f(x_t, t) = skip x_t + out D(x_t, t), with D the data that the network predicts.
+
+    It is where the trajectory through x_t ends, at noise level `least` = sigma / alpha: there skip is 1 / alpha and out
+    is 0. With EDM's D it is that of Song et al. 2023 (arXiv:2303.01469, appendix C), written for any process.
+    """
+
+    least: float
+    data_std: float
+
+    def coefficients(self, point: Point) -> tuple[Array, Array]:
+        """f64: (skip, out) at the process's `point`."""
+        alpha, sigma, variance = point.alpha, point.sigma, self.data_std**2
+        above = sigma - self.least * alpha
+        out = above / sigma
+        skip = variance * alpha * (1.0 / (above**2 + variance * alpha**2) - out / (sigma**2 + variance * alpha**2))
+        return skip, out
+
+
+@dataclass(frozen=True)
 class Parameterization:
     """The process of an objective and what its network predicts.
 
     `variance`: of the reverse steps; with `learned_range` the network has twice the data's channels. `coupling`: where
-    the path starts, if not from noise alone.
+    the path starts, if not from noise alone. `boundary`: what a prediction becomes where it is the end of a trajectory.
     """
 
     process: Process
     predicts: Prediction
     variance: Variance = "fixed_small"
     coupling: Coupling | None = None
+    boundary: Boundary | None = None
 
     def noise_problems(self, spec: Spec, what: str) -> Iterator[Problem]:
         """What keeps `what` from drawing standard normals where the path begins: another start, or other noise."""
@@ -233,4 +259,4 @@ class Parameterization:
             yield Problem((), message, "leave it out, or use another process")
 
 
-__all__ = ["Kernel", "Levels", "Parameterization", "Prior", "Process", "Variance"]
+__all__ = ["Boundary", "Kernel", "Levels", "Parameterization", "Prior", "Process", "Variance"]

@@ -43,6 +43,8 @@ class ArraySampler(Sampler):
     BEYOND: ClassVar[bool] = False
     # fields that ask for programs besides `sample`
     PROGRAMS: ClassVar[tuple[str, ...]] = (PROGRAM,)
+    # whether it jumps to the ends of trajectories, which networks must have been taught
+    JUMPS: ClassVar[bool] = False
     # whether its solution in many steps stands for the exact one; true of one kind
     REFERENCE: ClassVar[bool] = False
 

@@ -1,0 +1,97 @@
+"""A control adapter: a copy of another network's first blocks, whose outputs are added to that network's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.backbone import Backbone
+from latentc.components.condition import Condition
+from latentc.components.contract import Capability, Network
+from latentc.components.kit.controls import CONTROL, control_method, controlled, leading_blocks
+from latentc.components.parts import Problem
+from latentc.ir.builder import ModuleBuilder
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Adapter(Backbone):
+    """Adds conditions to a trained network (ControlNet, Zhang et al. 2023, arXiv:2302.05543; of consistency models CCM,
+    Xiao et al. 2023, arXiv:2312.06971).
+
+    It is the beginning of the other network with weights of its own, told conditions of its own in the way that the
+    architecture takes them. What each of its blocks returns passes a linear layer that starts at zero and is added to
+    what the other network's block returns. Whoever evaluates that network evaluates the adapter first. Several adapters
+    of one network add up.
+    """
+
+    kind: Literal["adapter"]
+    network: str = Field("main", description="the network that it adapts")
+    blocks: int | None = Field(
+        None, gt=0, le=512, description="how many of the other network's blocks it has, from the first; null: all"
+    )
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"control"})
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adapter", "blocks": 1}
+
+    @property
+    def adapts(self) -> str:
+        return self.network
+
+    def original(self, spec: Spec) -> Backbone | None:
+        """The network that it adapts; None if there is none that has an architecture of its own."""
+        found = spec.networks.get(self.network)
+        fits = isinstance(found, Backbone) and found.same_as is None and found.adapts is None
+        return found if fits else None  # type: ignore[return-value]
+
+    def _copied(self, spec: Spec) -> Backbone:
+        """The other network, told the conditions of this one."""
+        original = self.original(spec)
+        assert original is not None  # `problems` has looked
+        return original.model_copy(update={"conditions": self.conditions})
+
+    def told(self, spec: Spec) -> dict[str, Condition]:
+        return {} if self.original(spec) is None else self._copied(spec).told(spec)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        original = self.original(spec)
+        if original is None:
+            fitting = [n for n, net in spec.networks.items() if isinstance(net, Backbone) and net.same_as is None]
+            what = "is no architecture to adapt" if self.network in spec.networks else "does not exist"
+            yield Problem(("network",), f"network `{self.network}` {what}", f"name one of {', '.join(fitting)}")
+            return
+        if original.pretrained is None:
+            message = f"network `{self.network}`, which it adapts, has no weights: its `pretrained` names no file"
+            yield Problem((), message, f"train it, then name its file in `networks.{self.network}.pretrained`")
+        if getattr(spec.objective, "AVERAGES", False):
+            message = "the objective differentiates the network, and would leave out what an adapter adds"
+            yield Problem((), message, "use an objective such as `diffusion`, `flow` or `consistency_training`")
+        copied = self._copied(spec)
+        found = [*copied.problems_of_conditions(spec)]
+        yield from found
+        if not found and not any(True for _ in original.problems(spec)):
+            try:
+                mb = ModuleBuilder()
+                networks = {n: net.build(mb, n, spec, 1) for n, net in ((self.network, original), ("adapter", self))}
+                self.attached(mb, "adapter", networks)
+            except ValueError as error:
+                yield Problem(("blocks",), f"a {original.kind} cannot be adapted so: {error}", "name fewer `blocks`")
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        kept = dict(mb.entries)
+        network = self._copied(spec).build(mb, name, spec, out_channels)
+        mb.entries = kept
+        forward = network.methods["forward"]
+        blocks = self.blocks or max(len(leading_blocks(mb.functions[forward.function])), 1)
+        method = control_method(mb, name, forward.function, forward.inputs, blocks)
+        return Network(name, {CONTROL: method}, self.PROVIDES, network.sizes)
+
+    def attached(self, mb: ModuleBuilder, name: str, networks: Mapping[str, Network]) -> Mapping[str, Network]:
+        adapted = controlled(mb, networks[self.network], networks[name])
+        mb.forget_unused()
+        return {**networks, self.network: adapted}
+
+
+__all__ = ["Adapter"]

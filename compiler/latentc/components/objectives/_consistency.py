@@ -1,0 +1,274 @@
+"""Shared by objectives that teach a network where trajectories end, whatever state on them it is shown.
+
+Symbols: B batch; x_t the noisier and x_s the less noisy of two neighbouring states of a trajectory; F what a network
+returns, D the data that follows from it; f the consistency function (`Boundary`).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components import Closed, Component, OneOf, OneOfThese, find
+from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.kit import Conditions, Operands, call, per_sample_mean
+from latentc.components.objective import Objective
+from latentc.components.objectives._common import publish
+from latentc.components.objectives._distillation import first_channels
+from latentc.components.objectives.denoising import DenoisingObjective
+from latentc.components.objectives.diffusion import Diffusion
+from latentc.components.objectives.flow import Flow
+from latentc.components.parts import Problem
+from latentc.components.processes.formulas import Array, Symbolic
+from latentc.components.processes.prediction import conversion
+from latentc.components.processes.process import Boundary, Parameterization
+from latentc.components.samplers.consistency import consistent_interval
+from latentc.components.samplers.spacings.spacing import Spacing
+from latentc.components.sums import Coefficient, weighted_sum
+from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+_LEAST = 0.002  # the noise level at which trajectories of a path end that reaches the data: EDM's
+
+
+class LogNormal(Closed):
+    """A normal distribution of the logarithm of the noise level (improved consistency training)."""
+
+    mean: float = Field(-1.1, description="of the logarithm of sigma / alpha")
+    std: float = Field(2.0, gt=0, description="of the logarithm of sigma / alpha")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What a loss reads by the number of a pair of times: `columns` f64[N] each."""
+
+    b: Builder
+    m: Symbolic
+    number: Var
+    columns: Mapping[str, Array]
+
+    def __call__(self, name: str) -> Coefficient:
+        """A coefficient [B, 1, …], or its one value."""
+        column = self.columns[name]
+        return float(column[0]) if np.all(column == column[0]) else self.m.row(column, self.number, name)
+
+    def time(self, name: str) -> Var:
+        """f32[B]: the time that networks are told."""
+        return self.b.take(self.b.constant(self.columns[name], out=f"{name}_table"), self.number, axis=0, out=name)  # type: ignore[no-any-return]
+
+
+class ConsistencyObjective(Objective):
+    """Draws two neighbouring times of a grid, and compares what f says of both states (Song et al. 2023,
+    arXiv:2303.01469). If `main` is frozen, its adapters alone are trained (CCM, Xiao et al. 2023, arXiv:2312.06971)."""
+
+    base: Annotated[DenoisingObjective, OneOfThese("objectives", classes=(Diffusion, Flow))] = Field(
+        Diffusion(kind="diffusion"), description="the process, and what the network's output means"
+    )
+    steps: int = Field(18, gt=1, le=100_000, description="steps of the grid of times, from noise to data")
+    spacing: Annotated[Component | None, OneOf("samplers/spacings", named=True)] = Field(
+        None, description="how its times are spread; null: as usual for the process, on a schedule `trailing`"
+    )
+    stride: int = Field(1, gt=0, le=100_000, description="steps of the grid between the two times of a pair")
+    levels: LogNormal | None = Field(
+        None, description="pairs are drawn by the noise level of the first time; null: all alike"
+    )
+    target: str | None = Field(
+        None,
+        description="one of `networks` that says where the less noisy state leads: an average of `main` or of one of "
+        "its adapters; null: `main` itself, without a gradient",
+    )
+    distance: Literal["l2", "l1", "pseudo_huber"] = Field(
+        "pseudo_huber", description="mean squared or absolute difference, or sqrt(|d|^2 + c^2) - c"
+    )
+    c: float = Field(0.00054, gt=0, description="c of the pseudo-Huber distance per square root of the dimensions")
+    weighting: Literal["none", "inverse_step"] = Field(
+        "none", description="of the distance; inverse_step: 1 over the difference of the two noise levels"
+    )
+    least: float | None = Field(
+        None, gt=0, description="noise level sigma / alpha at which trajectories end; null: the process's least"
+    )
+    data_std: float | None = Field(
+        None, gt=0, description="standard deviation of the data, in the consistency function; null: the process's, 0.5"
+    )
+    DENOISES: ClassVar[bool] = True
+    CONSISTENT: ClassVar[bool] = True
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        named: tuple[Need, ...] = ()
+        if self.target is not None:
+            source = spec.networks.get(str(getattr(spec.networks.get(self.target), "average_of", "main")))
+            adapts = getattr(source, "adapts", None) is not None
+            named = (Need(self.target, "control" if adapts else "denoise", place=("target",)),)
+        return Need("main", "denoise"), *named
+
+    def parameterization(self) -> Parameterization:
+        target = self.base.parameterization()
+        least = float(target.process.level(target.process.last)) or _LEAST
+        data_std = self.data_std or target.process.data_std
+        return replace(target, boundary=Boundary(self.least or least, data_std))
+
+    def out_channels(self, channels: int) -> int:
+        return self.base.out_channels(channels)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from self.parameterization().noise_problems(spec, f"objective `{self.kind}`")
+        for name in ("further", "self_conditioning", "uncertainty"):
+            if getattr(self.base, name, None):
+                message = f"of the base objective this loss takes the process and the prediction, not `{name}`"
+                yield Problem(("base", name), message, "leave it out")
+        if self.stride >= self.steps:
+            message = f"the grid has {self.steps} steps, and pairs are {self.stride} apart"
+            yield Problem(("stride",), message, "use a smaller stride")
+            return
+        try:
+            self.columns()
+        except ValueError as error:
+            yield Problem(("steps",), str(error), "choose another `spacing`, or fewer steps")
+        if spec.sampler is not None and not getattr(spec.sampler, "JUMPS", False):
+            message = f"the network is taught to jump to the end of a trajectory, and `{spec.sampler.kind}` steps"
+            yield Problem((), message, "use the sampler `consistency`")
+        if not self.trained(spec):
+            message = "network `main` is frozen, and there is nothing else to train"
+            yield Problem((), message, "set `networks.main.frozen: false`, or add a network of kind `adapter`")
+        yield from self._problems_of_target(spec)
+
+    def _problems_of_target(self, spec: Spec) -> Iterator[Problem]:
+        """A target that is no average of what is evaluated."""
+        found = spec.networks.get(self.target or "")
+        if found is None:
+            return  # or a need that is not met
+        source = getattr(found, "average_of", None)
+        if source != "main" and getattr(spec.networks.get(source or ""), "adapts", None) != "main":
+            message = f"network `{self.target}` is no average of `main` or of an adapter of it"
+            yield Problem(("target",), message, f"use `networks.{self.target}: {{kind: average}}`")
+
+    # ---- the grid
+
+    def pairs(self) -> tuple[Array, Array]:
+        """f64[N] each: the times of the N pairs. ValueError: there is no such grid."""
+        target = self.parameterization()
+        spacing = self.spacing
+        if not isinstance(spacing, Spacing):
+            kind = target.process.SPACING or "trailing"
+            usual = find("samplers/spacings", kind)
+            assert usual is not None and issubclass(usual, Spacing)
+            spacing = usual(kind=kind)
+        times = spacing.grid(target.process, self.steps, consistent_interval(target)).times
+        if len(set(times)) < len(times):
+            raise ValueError(f"the grid of {self.steps} steps has a time twice")
+        return times[: -self.stride], times[self.stride :]
+
+    def columns(self) -> dict[str, Array]:
+        """f64[N]: the numbers that the loss reads, by pair. ValueError: times or conversions that do not exist."""
+        target, pairs = self.parameterization(), self.pairs()
+        assert target.boundary is not None
+        process, found = target.process, dict[str, Array]()
+        for mark, times in zip(("", "_s"), pairs, strict=True):
+            point = process.point(times)
+            (a, b), (skip, out) = conversion(target.predicts, "x0", point), target.boundary.coefficients(point)
+            found |= {f"alpha{mark}": point.alpha, f"sigma{mark}": point.sigma, f"data_x{mark}": a}
+            found |= {f"data_out{mark}": b, f"f_x{mark}": skip + out * a, f"f_out{mark}": out * b}
+            found |= {f"c_in{mark}": process.scale(times), f"time{mark}": process.told(times)}
+        levels = [process.level(times) for times in pairs]
+        found["weight"] = np.ones_like(levels[0])
+        if self.weighting == "inverse_step":
+            found["weight"] = 1.0 / (levels[0] - levels[1])  # 0 from an infinite level
+        return found
+
+    def cumulative(self) -> Array | None:
+        """f64[N]: the probability of a pair or one before it; None if all pairs are alike."""
+        if self.levels is None:
+            return None
+        with np.errstate(divide="ignore"):
+            ends = [np.log(self.parameterization().process.level(times)) for times in self.pairs()]
+        erf = np.vectorize(math.erf)
+        above, below = (erf((end - self.levels.mean) / (math.sqrt(2.0) * self.levels.std)) for end in ends)
+        return np.cumsum(above - below) / np.sum(above - below)  # type: ignore[no-any-return]
+
+    # ---- the loss
+
+    @abstractmethod
+    def nearer(
+        self, b: Builder, at: Pairs, networks: Mapping[str, Network], conditions: Conditions, told: Operands,
+        x0: Var, noise: Var, x_t: Var,
+    ) -> Var:  # fmt: skip
+        """x_s, from x_t = alpha x0 + sigma noise."""
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        main, conditions = networks["main"], Conditions(spec, networks)
+        b = mb.function("loss.terms")
+        x0 = b.input("x", main.methods["forward"].input("state").type)
+        told = conditions.operands(b, conditions.inputs(b, by_field=True))
+        number, draw = self._number(b)
+        noise = b.input("noise", x0.type)
+        dropped = () if self.DISTILS else conditions.draws()
+        told = conditions.dropped(b, told) if dropped else told
+        at = Pairs(b, Symbolic(b, x0.type.rank), number, self.columns())
+        x_t = weighted_sum(b, "x_t", (at("alpha"), x0), (at("sigma"), noise))
+        x_s = self.nearer(b, at, networks, conditions, told, x0, noise, x_t)
+        wanted = b.stop_gradient(_end(b, at, self._target(networks, spec), told, x_s, "_s", "wanted"))
+        difference = b.op("sub", _end(b, at, main, told, x_t, "", "f"), wanted, out="difference")
+        distance = self._distance(b, difference)
+        weight = at("weight")
+        weight = b.reshape(weight, shape=(weight.shape[0],), out="weight") if isinstance(weight, Var) else weight
+        b.output(weighted_sum(b, "loss", (weight, distance)))
+        b.finish("The distance between the ends that both states lead to, one value per sample.")
+        draws = (draw, Draw("noise", "normal"), *conditions.drawn(), *dropped)
+        return publish(mb, ("loss",), ("x", *conditions.fields), draws, self.trained(spec))
+
+    def _number(self, b: Builder) -> tuple[Var, Draw]:
+        """The number of a pair, i64[B], from a draw that becomes an input."""
+        cumulative = self.cumulative()
+        if cumulative is None:
+            return b.input("pair", i64(B)), Draw("pair", "integers", {"high": len(self.pairs()[0])})
+        u = b.input("u", f32(B))
+        table = b.constant(cumulative[:-1].reshape(1, -1), out="cumulative")
+        above = b.cast(b.greater(b.reshape(u, shape=(u.shape[0], 1)), table), to="i64", out="above")
+        return b.sum(above, axes=(1,), keepdims=False, out="pair"), Draw("u", "uniform")
+
+    def _target(self, networks: Mapping[str, Network], spec: Spec) -> Network:
+        """The network that says where the less noisy state leads."""
+        main = networks["main"]
+        if self.target is None:
+            return main
+        source = getattr(spec.networks[self.target], "average_of", None)
+        if source == "main":
+            return networks[self.target]
+        adapters = (networks[self.target] if adapter.name == source else adapter for adapter in main.adapters)
+        return replace(main, adapters=tuple(adapters))
+
+    def _distance(self, b: Builder, difference: Var) -> Var:
+        """f32[B]."""
+        if self.distance == "l1":
+            return per_sample_mean(b, b.abs(difference), out="distance")
+        if self.distance == "l2":
+            return per_sample_mean(b, difference * difference, out="distance")
+        axes = tuple(range(1, difference.type.rank))
+        c = self.c * math.sqrt(math.prod(int(d) for d in difference.shape[1:]))
+        square = b.sum(difference * difference, axes=axes, keepdims=False, out="square")
+        return b.add(b.sqrt(square + c * c), -c, out="distance")  # type: ignore[no-any-return]
+
+
+def predicted(b: Builder, at: Pairs, network: Network, told: Operands, x: Var, mark: str, out: str) -> Var:
+    """F at x and its time, without a variance beside it."""
+    scaled = weighted_sum(b, "scaled", (at(f"c_in{mark}"), x))
+    made = call(b, network, "forward", told, state=scaled, time=at.time(f"time{mark}"), out=out)
+    return first_channels(b, made, x)
+
+
+def _end(b: Builder, at: Pairs, network: Network, told: Operands, x: Var, mark: str, out: str) -> Var:
+    """f at x and its time."""
+    prediction = predicted(b, at, network, told, x, mark, "prediction")
+    return weighted_sum(b, out, (at(f"f_x{mark}"), x), (at(f"f_out{mark}"), prediction))
+
+
+__all__ = ["ConsistencyObjective", "Pairs", "predicted"]

@@ -1,0 +1,84 @@
+"""Multistep sampling with a consistency function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.objective import Objective
+from latentc.components.parts import Problem
+from latentc.components.processes.process import Parameterization
+from latentc.components.samplers.base import ArraySampler
+from latentc.components.samplers.spacings.spacing import Interval
+from latentc.components.samplers.table import LINEAR, Table
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Consistency(ArraySampler):
+    """Jumps from noise to the end of a trajectory, adds less noise, and jumps again (Song et al. 2023,
+    arXiv:2303.01469, algorithm 1)."""
+
+    kind: Literal["consistency"]
+    steps: int = Field(2, gt=0, le=100_000, description="how often the network is evaluated")
+    subtract_least: bool = Field(
+        True,
+        description="the least noise level, which ends of trajectories have already, is left out of the noise that is "
+        "added (Song et al. 2023); false: all is added (latent consistency models)",
+    )
+    SPACING: ClassVar[str] = "trailing"
+    JUMPS: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "consistency", "steps": 2}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        objective = spec.objective
+        if isinstance(objective, Objective) and objective.DENOISES and not objective.CONSISTENT:
+            message = f"`consistency` jumps to the ends of trajectories, and `{objective.kind}` teaches no network them"
+            mend = "use the objective `consistency_distillation` or `consistency_training`, or the sampler `ddim`"
+            yield Problem(("kind",), message, mend)
+        else:
+            yield from super().problems(spec)
+
+    def interval(self, target: Parameterization) -> Interval:
+        return consistent_interval(target)
+
+    def table(self, target: Parameterization) -> Table:
+        return consistency(self, target)
+
+
+def consistent_interval(target: Parameterization) -> Interval:
+    """The times of trajectories: from noise to where their noise level is least."""
+    assert target.boundary is not None
+    process = target.process
+    stop = float(process.time_of_level(target.boundary.least))
+    return Interval(process.first, stop)
+
+
+def consistency(sampler: Consistency, target: Parameterization) -> Table:
+    """x' = alpha' f(x) + sigma' z, the last f(x) alone.
+
+    ValueError: times or conversions that do not exist.
+    """
+    if target.boundary is None:
+        raise ValueError("`consistency` needs a network that was taught where trajectories end")
+    grid = sampler.grid(target)
+    point, following = grid.starts, grid.ends
+    skip, out = target.boundary.coefficients(point)
+    columns = grid.evaluation(target.predicts, "x0")
+    columns["d_x"] = skip + out * columns["d_x"]
+    columns |= {name: out * columns[name] for name in ("d_output", "d_guide")}
+    alpha, sigma = np.array(following.alpha), np.array(following.sigma)
+    if sampler.subtract_least:
+        sigma = np.sqrt(np.maximum(sigma**2 - (alpha * target.boundary.least) ** 2, 0.0))
+    alpha[-1], sigma[-1] = 1.0, 0.0
+    columns |= {"x": np.zeros(grid.steps), "d": alpha}
+    if grid.steps > 1:
+        columns["noise"] = sigma
+    return Table(sampler.kind, LINEAR, columns, prior=grid.prior)
+
+
+__all__ = ["Consistency", "consistency", "consistent_interval"]

@@ -1,0 +1,191 @@
+"""Consistency models and their adapters: losses and sampler against the papers' formulas, what is refused."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from random_weights import random_weights
+
+from latentc.components.contract import Lowered
+from latentc.diagnostics import DiagnosticError
+from latentc.ir.core import parameters
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.spec import load_spec
+
+SMALL = ("networks.main.width=16", "networks.main.depth=3", "networks.main.block.mixer.heads=2")
+EDM = "objective.base={kind: diffusion, process: {kind: edm}, predicts: preconditioned}"
+TRAINING = "objective={kind: consistency_training, steps: 8, levels: {}, weighting: inverse_step}"
+COUNT, STD, LEAST = 4, 0.5, 0.002
+RNG = np.random.default_rng(2)
+X, NOISE = RNG.standard_normal((2, COUNT, 1, 8, 8))
+Y, NULL = np.array([3, 1, 4, 9]), np.full(COUNT, 10)
+
+
+class System:
+    """A lowered spec with random weights, its networks as functions."""
+
+    def __init__(self, name: str, *overrides: str) -> None:
+        self.spec, self.low = lowered(name, *overrides)
+        params = {
+            f"{name}.{path}": p
+            for name, net in self.low.networks.items()
+            for path, p in parameters(self.low.module, net.main.function).items()
+        }
+        self.weights = random_weights(params, np.random.default_rng(0), 0.3)
+        self.oracle = Interpreter(self.low.module, self.weights)
+
+    def call(self, network: str, x: np.ndarray, t: np.ndarray, *more: np.ndarray) -> list[np.ndarray]:
+        return list(self.oracle.run(self.low.networks[network].main.function, x, t, *more, prefix=network))
+
+    def run(self, entry: str, **given: Any) -> np.ndarray:
+        names = [v.name for v in self.low.module.entry(entry).inputs]
+        return np.asarray(self.oracle.run(entry, *(given[name] for name in names))[0])
+
+
+@cache
+def lowered(name: str, *overrides: str) -> tuple[Any, Lowered]:
+    spec = load_spec(name, overrides=[*SMALL, *overrides])
+    return spec, lower(spec)
+
+
+def column(a: Any) -> np.ndarray:
+    return np.asarray(a, float)[:, None, None, None]
+
+
+def karras(steps: int) -> np.ndarray:
+    """The noise levels of a grid, of the EDM paper."""
+    ends = np.linspace(80 ** (1 / 7), LEAST ** (1 / 7), steps + 1)
+    return np.asarray(ends**7)
+
+
+def consistency(system: System, network: str, x: np.ndarray, s: np.ndarray, *more: np.ndarray) -> np.ndarray:
+    """f of the consistency paper's appendix C, on EDM's network F."""
+    out = system.call(network, x / np.sqrt(column(s) ** 2 + STD**2), np.log(s) / 4, *more)[0]
+    skip = STD**2 / ((s - LEAST) ** 2 + STD**2)
+    return column(skip) * x + column((s - LEAST) * STD / np.sqrt(s**2 + STD**2)) * out
+
+
+def test_training_without_a_teacher() -> None:
+    """Improved consistency training: log-normal levels, pseudo-Huber distance, the weight 1 over the step."""
+    system = System("digits_consistency", TRAINING, EDM)
+    levels = karras(8)
+    cdf = [0.5 * math.erf((math.log(s) + 1.1) / (2 * math.sqrt(2))) for s in levels]
+    probability = -np.diff(cdf) / (cdf[0] - cdf[-1])
+    u = np.array([0.02, 0.3, 0.6, 0.99])
+    pairs = [int(np.searchsorted(np.cumsum(probability), value)) for value in u]
+    first, second = levels[pairs], levels[np.array(pairs) + 1]
+    y = np.where(np.array([0.5, 0.05, 0.5, 0.5]) < 0.1, NULL, Y)
+    ends = [consistency(system, "main", X + column(s) * NOISE, s, y) for s in (first, second)]
+    square, c = ((ends[0] - ends[1]) ** 2).sum(axis=(1, 2, 3)), 0.00054 * 8
+    wanted = np.mean((np.sqrt(square + c**2) - c) / (first - second))
+    found = system.run("loss", x=X, y=Y, u=u, noise=NOISE, drop=np.array([0.5, 0.05, 0.5, 0.5]))
+    assert len(set(pairs)) > 2 and found == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_distillation_by_a_guided_teacher(solver: str) -> None:
+    """The target leads on from where the teacher's step of the probability-flow ODE ends."""
+    options = ("steps=8", "stride=2", f"solver={solver}", "distance=l2", "scale=2.0")
+    system = System("digits_consistency", EDM, *(f"objective.{option}" for option in options))
+    levels, pair = karras(8), np.array([0, 2, 5, 6])
+    s, r = levels[pair], levels[pair + 2]
+
+    def slope(x: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """dx/ds of the teacher, guided."""
+        deviation = np.sqrt(s**2 + STD**2)
+        given, without = (system.call("teacher", x / column(deviation), np.log(s) / 4, y)[0] for y in (Y, NULL))
+        out = without + 2.0 * (given - without)
+        return (x - column(STD**2 / deviation**2) * x - column(s * STD / deviation) * out) / column(s)
+
+    x_t = X + column(s) * NOISE
+    d = slope(x_t, s)
+    x_s = x_t + column(r - s) * d
+    if solver == "heun":
+        x_s = x_t + column(r - s) / 2 * (d + slope(x_s, r))
+    wanted = np.mean((consistency(system, "main", x_t, s, Y) - consistency(system, "target", x_s, r, Y)) ** 2)
+    assert system.run("loss", x=X, y=Y, pair=pair, noise=NOISE) == pytest.approx(wanted, rel=1e-6)
+    assert system.low.updates[0].networks == ("main",)
+
+
+def test_the_sampler_jumps_and_adds_noise() -> None:
+    system = System("digits_consistency", EDM, "sampler.steps=3")
+    z, levels = RNG.standard_normal((3, COUNT, 1, 8, 8)), karras(3)
+    x = 80.0 * X
+    for i, s in enumerate(levels[:-1]):
+        data = consistency(system, "main", x, np.full(COUNT, s), Y)
+        x = data + math.sqrt(levels[i + 1] ** 2 - LEAST**2) * z[i] if i < 2 else data
+    np.testing.assert_allclose(system.run("sample.3", x=X, y=Y, noise=z), x, rtol=0, atol=1e-6 * abs(x).max())
+
+
+class Controlled(System):
+    """The shipped adapter: its network's outputs added to those of the first two blocks."""
+
+    def schedule(self, t: Any) -> tuple[np.ndarray, np.ndarray]:
+        bar = self.spec.objective.base.process.alphas_cumprod[np.asarray(t, int)]
+        return column(np.sqrt(bar)), column(np.sqrt(1 - bar))
+
+    def end(self, adapter: str, x: np.ndarray, t: np.ndarray, low: np.ndarray) -> np.ndarray:
+        out = self.call("main", x, t, Y, *self.call(adapter, x, t, Y, low))[0]
+        (alpha, sigma), (_, least) = self.schedule(t), self.schedule(np.zeros(COUNT))
+        s, e = sigma / alpha, least / self.schedule(np.zeros(COUNT))[0]
+        skip = STD**2 * (1 / ((s - e) ** 2 + STD**2) - (1 - e / s) / (s**2 + STD**2))
+        return np.asarray(skip * x / alpha + (1 - e / s) * (alpha * x - sigma * out))
+
+
+def test_an_adapter_learns_by_consistency_training() -> None:
+    system = Controlled("digits_controlled", "objective.steps=5", "objective.distance=l1")
+    times, pair, drop = np.array([999, 799, 599, 399, 199, 0.0]), np.array([0, 2, 3, 4]), np.ones(COUNT)
+    low = X.reshape(COUNT, 1, 2, 4, 2, 4).mean(axis=(3, 5))
+    states = []
+    for adapter, t in (("adapter", times[pair]), ("target", times[pair + 1])):
+        alpha, sigma = system.schedule(t)
+        states.append(system.end(adapter, alpha * X + sigma * NOISE, t, low))
+    wanted = np.mean(np.abs(states[0] - states[1]))
+    assert system.run("loss", x=X, y=Y, pair=pair, noise=NOISE, drop=drop) == pytest.approx(wanted, rel=1e-6)
+    assert system.low.updates[0].networks == ("adapter",) and set(system.low.sampled) == {"main", "adapter"}
+
+
+def test_several_adapters_add_up_and_start_at_zero() -> None:
+    """Blocks return what they do without an adapter, plus what every adapter says of them."""
+    more = "networks.second={kind: adapter, blocks: 1, conditions: [class]}"
+    system = System("digits_controlled", more)
+    low, t = RNG.standard_normal((COUNT, 1, 2, 2)), np.array([9.0, 300.0, 500.0, 999.0])
+    controls = system.call("adapter", X, t, Y, low) + system.call("second", X, t, Y)
+    names = [port.name for port in system.low.networks["main"].main.inputs_of("control")]
+    assert names == ["adapter_0", "adapter_1", "second_0"] and system.low.updates[0].networks == ("adapter", "second")
+    out = system.call("main", X, t, Y, *controls)[0]
+    swapped = system.call("main", X, t, Y, controls[2], controls[1], controls[0])[0]
+    np.testing.assert_allclose(out, swapped, atol=1e-9)
+    plain = System("digits_consistency")
+    plain.oracle = Interpreter(plain.low.module, system.weights)
+    without = system.call("main", X, t, Y, *(0 * control for control in controls))[0]
+    np.testing.assert_allclose(without, plain.call("main", X, t, Y)[0], atol=1e-9)
+    assert abs(out - without).max() > 0.01
+    own = parameters(system.low.module, system.low.networks["second"].main.function)
+    assert [p.init.kind for path, p in own.items() if "controls" in path] == ["zeros", "zeros"]
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "says"),
+    [
+        ("digits_consistency", ["sampler={kind: ddim, steps: 2}"], "`ddim` steps"),
+        ("digits_dit", ["sampler={kind: consistency}"], "teaches no network them"),
+        ("digits_consistency", ["objective.stride=50"], "pairs are 50 apart"),
+        ("digits_consistency", ["objective.target=teacher"], "no average of `main`"),
+        ("digits_consistency", ["objective.base.self_conditioning=0.5"], "not `self_conditioning`"),
+        ("digits_consistency", ["objective.solver=heun", "objective.base={kind: flow}"], "does not start where"),
+        ("digits_consistency", ["networks.teacher.pretrained=null"], "no weights to teach"),
+        ("digits_consistency", ["objective.spacing=karras", "objective.steps=2000"], "a time twice"),
+        ("digits_controlled", ["networks.main.pretrained=null"], "which it adapts, has no weights"),
+        ("digits_controlled", ["networks.adapter.network=target"], "no architecture to adapt"),
+        ("digits_controlled", ["networks.adapter.blocks=9"], "cannot be adapted so"),
+    ],
+)
+def test_what_does_not_fit_is_refused(name: str, overrides: list[str], says: str) -> None:
+    with pytest.raises(DiagnosticError, match=says):
+        load_spec(name, overrides=overrides)
