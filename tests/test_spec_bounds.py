@@ -48,6 +48,8 @@ def test_every_integer_has_bounds() -> None:
         ("digits_biggan", ["networks.main.channel_multipliers=[2, 0]"], "greater than 0"),
         ("digits_biggan", ["networks.main.channel_multipliers=[2, -1]"], "greater than 0"),
         ("biggan_deep", ["networks.main.channel_multipliers=[16, 16, 8, 4, 2, 3]"], "drops channels"),
+        ("dimr", ["backbone.branches=[{width: 64, half: 1, patch: 2, block: coarse}]"], "one value per 2 pixels"),
+        ("dimr", ["backbone.coarse.mixer.axial_rotary=true"], "the mixer takes for one square"),
     ],
 )
 def test_numbers_beyond_bounds_are_refused(spec: str, overrides: list[str], words: str) -> None:

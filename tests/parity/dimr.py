@@ -1,4 +1,4 @@
-"""DiMR (Liu et al. 2024): all outputs, from coarse to fine."""
+"""DiMR (Liu et al. 2024): all outputs, from coarse to fine, with each of the authors' norms and positions."""
 
 from __future__ import annotations
 
@@ -9,24 +9,67 @@ import numpy as np
 from cases import Array, Forward
 from parity_data import Numbers
 
-BRANCHES = "[{width: 64, half: 1, patch: 2, block: coarse, heads: 4}, {width: 32, half: 1}]"
-SIZES = ("data.shape=[4, 16, 16]", "data.classes=10", f"backbone.branches={BRANCHES}")
-SIZES += ("backbone.coarse.mixer.heads=4", "conditioning.time={kind: scalar, scale: 0.25}")
+TIME = "conditioning.time={kind: scalar, scale: 0.25}"
+DATA = ("data.shape=[4, 16, 16]", "data.classes=10", TIME)
+TWO = "[{width: 64, half: 1, patch: 2, block: coarse, heads: 4}, {width: 32, half: 1}]"
+SIZES = (*DATA, f"backbone.branches={TWO}", "backbone.coarse.mixer.heads=4")
 
 
 def inputs(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     return {"x": numbers.inputs["x"], "t": numbers.inputs["log_snr"], "y": numbers.inputs["y"]}
 
 
+def without_class(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    return {"x": numbers.inputs["x"], "t": numbers.inputs["log_snr"]}
+
+
 def joined(out: Any, numbers: Numbers, spec: Any) -> Array:
-    fine, coarse = out.values()
-    return np.concatenate([np.ravel(coarse), np.ravel(fine)])
+    fine, *coarser = out.values()
+    return np.concatenate([np.ravel(a) for a in (*coarser, fine)])
 
 
 def wanted(numbers: Numbers) -> Array:
-    return np.concatenate([np.ravel(numbers.outputs["out.0"]), np.ravel(numbers.outputs["out.1"])])
+    return np.concatenate([np.ravel(numbers.outputs[name]) for name in sorted(numbers.outputs)])
 
 
+def case(numbers: str, *sizes: str, given: Any = inputs) -> Forward:
+    how = {"wanted": wanted, "output": joined, "every_output": True, "method": "train_forward"}
+    return Forward(numbers, "dimr", sizes, given, **how)
+
+
+ROTARY = "[{width: 32, half: 1, patch: 2, block: coarse}, {width: 16, half: 0, block: coarse}]"
+BY_CLASS = (
+    "[{width: 32, half: 1, patch: 2, shrink: 2, block: coarse}, {width: 16, half: 1, patch: 2}, {width: 8, half: 0}]"
+)
+LAYER_NORM = "[{width: 32, half: 1, patch: 2, block: coarse}, {width: 16, half: 1}]"
 CASES = [
-    Forward("dimr", "dimr", SIZES, inputs, wanted=wanted, output=joined, every_output=True, method="train_forward"),
+    case("dimr", *SIZES),
+    case(
+        "dimr.rotary",
+        *DATA[1:],
+        "data.shape=[4, 8, 8]",
+        f"backbone.branches={ROTARY}",
+        "backbone.coarse.mixer={kind: attention, heads: 2, qkv_bias: false, axial_rotary: true}",
+        "backbone.coarse.norm={kind: rms_norm, eps: 1e-16}",
+        "conditioning.class=null",
+        "sampler.guidance=null",
+        given=without_class,
+    ),
+    case(
+        "dimr.adarmsn",
+        *DATA,
+        f"backbone.branches={BY_CLASS}",
+        "objective.further=[{kind: multi_scale, scales: [0.0625, 0.25]}]",
+        "backbone.coarse.mixer.heads=2",
+        "backbone.coarse.norm={kind: first_token_rms_norm}",
+        "backbone.fine.norm={kind: first_token_rms_norm, rows: true}",
+    ),
+    case(
+        "dimr.ln",
+        *DATA,
+        f"backbone.branches={LAYER_NORM}",
+        "backbone.coarse.mixer.heads=2",
+        "backbone.coarse.norm={kind: timed_layer_norm}",
+        "backbone.fine.norm={kind: timed_layer_norm}",
+    ),
 ]

@@ -72,8 +72,13 @@ class Norm(Part):
     TIMED: ClassVar[bool] = False
     """Whether its parameters depend on the time."""
 
+    @property
+    def spatial(self) -> bool:
+        """Whether tokens must be a square, whose side `grid` it is then applied with."""
+        return False
+
     @abstractmethod
-    def apply(self, b: Builder, name: str, x: Var, t: Var | None = None) -> Var:
+    def apply(self, b: Builder, name: str, x: Var, t: Var | None = None, grid: Any = None) -> Var:
         """x [B, ..., D] normalised. The time t f32[B, 1] is for those that are `TIMED`, of x [B, T, D]."""
 
 
@@ -84,6 +89,11 @@ class Mixer(Part):
     @abstractmethod
     def head_count(self) -> int:
         """Heads that `dim` is divided among; 1 if it has none."""
+
+    @property
+    def head_multiple(self) -> int:
+        """What the channels of a head must be a multiple of."""
+        return 1
 
     @property
     def spatial(self) -> bool:
@@ -98,6 +108,11 @@ class Mixer(Part):
     @property
     def takes_vector(self) -> bool:
         """Whether `apply` may be given a vector c."""
+        return False
+
+    @property
+    def places_tokens(self) -> bool:
+        """Whether it tells tokens apart by their places, so that they need no positions."""
         return False
 
     @property

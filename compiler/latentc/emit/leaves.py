@@ -212,6 +212,9 @@ def init_calls(param: Param, target: str, size: Size) -> list[str]:
             return [f"nn.init.uniform_({target}, -{bound.code}, {bound.code})"]
         case "uniform_between":
             return [f"nn.init.uniform_({target}, {literal(args['low']).code}, {literal(args['high']).code})"]
+        case "linspace":
+            ends = f"{literal(args['low']).code}, {literal(args['high']).code}, {size(param.type.shape[-1]).code}"
+            return [f"{target}.data.copy_(torch.linspace({ends}))"]
         case "log_arange":
             count = size(param.type.shape[-1]).atom
             return [f"{target}.data.copy_(torch.arange(1, {count} + 1).log())"]

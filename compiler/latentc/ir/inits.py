@@ -96,6 +96,11 @@ def linear_default(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int
     return np.asarray(rng.uniform(-1, 1, shape) / np.sqrt(fan_in))
 
 
+def linspace(rng: np.random.Generator, shape: tuple[int, ...], low: float, high: float) -> Array:
+    """Evenly spaced from `low` to `high` along the last axis, both included."""
+    return np.broadcast_to(np.linspace(low, high, shape[-1]), shape).copy()
+
+
 def log_arange(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     """log(1), log(2), … along the last axis: -exp of it are the decays of S4D-Real (Gu et al. 2022)."""
     return np.broadcast_to(np.log(np.arange(1, shape[-1] + 1, dtype=np.float64)), shape).copy()
@@ -158,7 +163,7 @@ INITS: dict[str, Callable[..., Array]] = {
     f.__name__: f
     for f in (
         *(zeros, ones, constant, normal, uniform, orthogonal, linear_default, sincos_2d, rope_1d, rope_2d),
-        *(count, log_arange, softplus_inverse, uniform_between),
+        *(count, linspace, log_arange, softplus_inverse, uniform_between),
         *(xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal),
     )
 }

@@ -41,8 +41,8 @@ class Block(Closed):
     @property
     def spatial(self) -> bool:
         """Whether tokens must be a square."""
-        mixer, _, _, condition = self.parts()
-        return mixer.spatial or condition.spatial
+        mixer, _, norm, condition = self.parts()
+        return mixer.spatial or norm.spatial or condition.spatial
 
     def problems_of_width(self, width: int, grid: int | None = None) -> Iterator[Problem]:
         """What is wrong with a network of this width, whose tokens are a square of side `grid`; None: a sequence."""
@@ -50,7 +50,7 @@ class Block(Closed):
         if grid is not None:
             yield from under("block", "mixer", problems=mixer.problems_of_grid(grid))
         elif self.spatial:
-            where = ("block", "mixer" if mixer.spatial else "condition")
+            where = ("block", "mixer" if mixer.spatial else "norm" if norm.spatial else "condition")
             message = f"`{getattr(self, where[1]).kind}` needs a square of tokens, and this network has a sequence"
             yield Problem(where, message, "use another, such as `{kind: attention}`" if mixer.spatial else None)
         if mixer.generates and not condition.TELLS_MIXER:
@@ -62,11 +62,18 @@ class Block(Closed):
         if norm.TIMED and condition.TAKES != "time":
             message = f"`{norm.kind}` depends on the time, which `{condition.kind}` does not hand to norms"
             yield Problem(("block", "norm"), message, "use `{kind: layer_norm}`, or the condition `{kind: time_norm}`")
+        if norm.spatial and condition.TAKES != "time":
+            message = f"`{norm.kind}` takes a square of tokens, which `{condition.kind}` does not hand to norms"
+            yield Problem(("block", "norm"), message, "use the condition `{kind: time_norm}`")
         heads = mixer.head_count
         if width % heads:
             below = width - width % heads
             near = " or ".join(str(w) for w in (below, below + heads) if w > 0)
             yield Problem(("width",), f"{heads} heads do not divide the width of {width}", f"a width of {near} does")
+
+        elif (width // heads) % mixer.head_multiple:
+            message = f"{heads} heads have {width // heads} channels each, but `{mixer.kind}` needs a multiple of "
+            yield Problem(("width",), f"{message}{mixer.head_multiple} with these options", "use fewer heads")
 
     def problems_of_condition(self, network: str, *told: Told, tokens: bool = False) -> Iterator[Problem]:
         """What is wrong if a network of that kind tells its blocks one of `told`; `tokens`: and those of conditions."""

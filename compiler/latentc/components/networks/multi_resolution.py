@@ -67,13 +67,14 @@ class MultiResolution(Backbone):
     branches: tuple[Branch, ...] = Field(min_length=1, max_length=8, description="from coarse to fine")
     coarse: Block = Field(description="the block of coarse branches, which sees the conditions")
     fine: Block = Field(description="the block of fine branches")
+    detached: bool = Field(False, description="branches learn nothing from those above them")
     output_kernel: int = Field(3, gt=0, le=63, description="side of the kernel that maps a branch to its output")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"denoise"})
     TAKES: ClassVar[tuple[Form, ...]] = ("tokens",)
     TIME: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "multi_resolution",
-        "branches": [{"width": 16, "half": 1, "patch": 4, "block": "coarse"}, {"width": 8, "half": 1, "patch": 2}],
+        "branches": [{"width": 16, "half": 1, "patch": 2, "block": "coarse"}, {"width": 8, "half": 1}],
         "coarse": {
             "mixer": {"kind": "attention", "heads": 2},
             "feed_forward": {"kind": "swiglu", "ratio": 2.0},
@@ -107,11 +108,19 @@ class MultiResolution(Backbone):
             yield Problem((), message, "use `conditioning.time: {kind: scalar}`")
         if self.coarse.spatial and self.told(spec):
             message = "its tokens are a square and one per condition, which the mixer takes for one square"
-            yield Problem(("coarse", "mixer"), message, "use `{kind: attention}` without a relative bias")
+            yield Problem(
+                ("coarse", "mixer"),
+                message,
+                "use `{kind: attention}` without a relative bias and rotation, or no conditions",
+            )
         below: Branch | None = None
         for i, branch in enumerate(self.branches):
             yield from self._problems_of_branch(i, branch, below, shape[1])
             below = branch
+        if self.branches[-1].scale != 1:
+            message = f"the last branch predicts one value per {self.branches[-1].scale} pixels a side"
+            help = "use `patch: 1` without `shrink` there"
+            yield Problem(("branches", len(self.branches) - 1, "patch"), message, help)
 
     def _problems_of_branch(self, i: int, branch: Branch, below: Branch | None, side: int) -> Iterator[Problem]:
         if side % branch.scale:
@@ -128,8 +137,9 @@ class MultiResolution(Backbone):
                 yield Problem((branch.block, *problem.path[1:]), problem.message, problem.help)
             elif branch.heads is None:
                 yield Problem(("branches", i, "width"), problem.message, problem.help)
-        if branch.heads is not None and branch.width % branch.heads:
+        if branch.heads is not None and branch.width % (branch.heads * (multiple := block.parts()[0].head_multiple)):
             message = f"{branch.heads} heads do not divide the width of {branch.width}"
+            message += f" into multiples of {multiple} channels" if multiple > 1 else ""
             yield Problem(("branches", i, "heads"), message)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
@@ -210,7 +220,9 @@ def _branch(config: MultiResolution, index: int, entries: tuple[Entry, ...]) -> 
         if branch.shrink > 1:
             x = b.avg_pool(x, size=branch.shrink, out="x")
         x = patch_conv(b, "x_embedder", x, width, branch.patch, "linear_default")
-        x = as_tokens(b, x, tokens) + b.param("positions", f32(1, tokens, width), "normal", std=0.02)
+        x = as_tokens(b, x, tokens)
+        if not mixer.places_tokens:
+            x = x + b.param("positions", f32(1, tokens, width), "normal", std=0.02)
         if below is not None:
             ratio = below.scale // branch.scale
             x = x + b.sub("enter", _enter(ratio), others[0], t, dim=others[0].shape[2], features=width, grid=grid)
@@ -223,7 +235,10 @@ def _branch(config: MultiResolution, index: int, entries: tuple[Entry, ...]) -> 
         sizes = {**of.static(width), "grid": grid, **({"heads": branch.heads} if branch.heads else {})}
         told = (t,) if condition.TAKES == "time" else ()
         every = long_skips(b, block, x, told, half, width, of.own(width, sizes))
-        made = [every[-1]] if finest else [every[-1], b.concat(*every, axis=2, out="features")]
+        made = [every[-1]]
+        if not finest:
+            features = b.concat(*every, axis=2, out="features")
+            made.append(b.stop_gradient(features, out="features") if config.detached else features)
         if before:  # tokens of the conditions come first
             made = [b.slice(v, axis=1, start=before, stop=tokens + before, out=v.value.name) for v in made]
         return made[0] if finest else tuple(made)

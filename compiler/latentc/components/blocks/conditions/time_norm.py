@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from latentc.components.parts import BlockCondition, FeedForward, Mixer, Norm, Told
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
@@ -13,21 +15,26 @@ class TimeNorm(BlockCondition):
     """Pre-norm residual blocks whose norms depend on the time (DiMR, Liu et al. 2024, arXiv:2406.09416)."""
 
     kind: Literal["time_norm"]
+    dropout: float = Field(0.0, ge=0, lt=1, description="of what mixer and feed-forward add, in training")
     TAKES: ClassVar[Told] = "time"
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "time_norm"}
 
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
-        return _block(mixer, feed_forward, norm, init)
+        return _block(mixer, feed_forward, norm, init, self.dropout)
 
 
 @cache
-def _block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+def _block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, dropout: float) -> BlockBody:
+    def dropped(b: Builder, x: Var) -> Var:
+        return b.dropout(x, p=dropout) if dropout else x
+
     @module_class("TimeNormBlock" if mixer.normalised else "ConvNeXtBlock")
     def block(b: Builder, x: Var, t: Var, *rotary: Var, dim: int, **static: Any) -> Var:
         """A pre-norm block whose norms depend on the time t [B, 1]."""
-        feeding = {k: static[k] for k in feed_forward.static(dim)}
-        h = norm.apply(b, "norm1", x, t) if mixer.normalised else x
-        x = x + mixer.apply(b, "attn", h, rotary, init, dim=dim, **mixer.own(dim, static))
-        return x + feed_forward.apply(b, "mlp", norm.apply(b, "norm2", x, t), init, dim=dim, **feeding)
+        feeding, grid = {k: static[k] for k in feed_forward.static(dim)}, static.get("grid")
+        h = norm.apply(b, "norm1", x, t, grid) if mixer.normalised else x
+        x = x + dropped(b, mixer.apply(b, "attn", h, rotary, init, dim=dim, **mixer.own(dim, static)))
+        h = norm.apply(b, "norm2", x, t, grid)
+        return x + dropped(b, feed_forward.apply(b, "mlp", h, init, dim=dim, **feeding))
 
     return block

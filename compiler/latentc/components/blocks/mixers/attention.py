@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components import Component, OneOf
+from latentc.components.blocks.axial_rotary import axial_rotary
 from latentc.components.blocks.generated import generated_linear
 from latentc.components.blocks.heads import joined_heads, split_heads
 from latentc.components.blocks.score_kernels._kernels import distances, distances_from
@@ -47,6 +48,11 @@ class Attention(Mixer):
         False,
         description="the weight of the output projection is a learned one plus a linear map of the condition (CAN)",
     )
+    axial_rotary: bool = Field(
+        False,
+        description="each head of queries and keys is normalised to a learned length, and rotated by its row and "
+        "column in a square of tokens, at learned frequencies (HDiT, Crowson et al. 2024)",
+    )
     score_kernel: Annotated[Component | None, OneOf("blocks/score_kernels")] = Field(
         None, description="a kernel of the distance between tokens along the sequence, which changes the scores"
     )
@@ -58,8 +64,16 @@ class Attention(Mixer):
         return self.heads
 
     @property
+    def head_multiple(self) -> int:
+        return 4 if self.axial_rotary else 1
+
+    @property
     def spatial(self) -> bool:
-        return self.relative_bias
+        return self.relative_bias or self.axial_rotary
+
+    @property
+    def places_tokens(self) -> bool:
+        return self.axial_rotary
 
     @property
     def takes_vector(self) -> bool:
@@ -78,6 +92,10 @@ class Attention(Mixer):
         if isinstance(self.score_kernel, ScoreKernel) and self.score_kernel.multiplies and kv != self.heads:
             message = f"`{self.score_kernel.kind}` multiplies the scores, which needs as many key heads as query heads"
             yield Problem(("score_kernel",), message, "leave out its `factor`, or `kv_heads`")
+
+        if self.axial_rotary and (self.causal or self.kv_heads not in (None, self.heads)):
+            message = "queries and keys rotate on a square of tokens, which has no order, with a key head each"
+            yield Problem(("axial_rotary",), message, "leave out `causal` and `kv_heads`")
 
     def static(self, dim: int) -> dict[str, Any]:
         grouped = {} if self.kv_heads in (None, self.heads) else {"kv_heads": self.kv_heads}
@@ -124,6 +142,8 @@ class Attention(Mixer):
         told: Var | None = None,
     ) -> Var:
         q, k, v = self._heads(b, x, rotary, init, dim, heads, kv_heads, c)
+        if self.axial_rotary:
+            q, k = axial_rotary(b, q, k, grid)
         bias = relative_bias(b, heads, grid, x.shape[1]) if self.relative_bias else None
         return self._project(b, self._mixed(b, q, k, v, bias), dim, init, told)
 

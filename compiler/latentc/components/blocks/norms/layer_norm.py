@@ -19,7 +19,7 @@ class LayerNorm(Norm):
     affine: bool = Field(False, description="learned scale and shift")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "layer_norm"}
 
-    def apply(self, b: Builder, name: str, x: Var, t: Var | None = None) -> Var:
+    def apply(self, b: Builder, name: str, x: Var, t: Var | None = None, grid: Any = None) -> Var:
         if not self.affine:
             return b.layer_norm(x, eps=self.eps)  # type: ignore[no-any-return]
         width = TensorType(x.type.dtype, (x.shape[-1],))

@@ -22,7 +22,7 @@ class TimedLayerNorm(Norm):
     TIMED: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "timed_layer_norm"}
 
-    def apply(self, b: Builder, name: str, x: Var, t: Var | None = None) -> Var:
+    def apply(self, b: Builder, name: str, x: Var, t: Var | None = None, grid: Any = None) -> Var:
         assert t is not None
         scale = timed(b, f"{name}_scale", t, x.shape[-1], "ones")
         return b.layer_norm(x, eps=self.eps) * scale + timed(b, f"{name}_shift", t, x.shape[-1], "zeros")  # type: ignore[no-any-return]

@@ -22,6 +22,6 @@ class TimedRmsNorm(Norm):
     TIMED: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "timed_rms_norm"}
 
-    def apply(self, b: Builder, name: str, x: Var, t: Var | None = None) -> Var:
+    def apply(self, b: Builder, name: str, x: Var, t: Var | None = None, grid: Any = None) -> Var:
         assert t is not None
         return b.rms_norm(x, eps=self.eps) * timed(b, name, t, x.shape[-1], "ones")  # type: ignore[no-any-return]

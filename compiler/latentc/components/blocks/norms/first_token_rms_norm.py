@@ -1,0 +1,50 @@
+"""Root-mean-square normalisation with a scale that the first tokens give.
+
+Symbols: B batch, T tokens, D width, G side of a square of tokens.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.parts import Norm
+from latentc.ir.builder import BlockBody, Builder, Var, module_class
+
+
+class FirstTokenRmsNorm(Norm):
+    """RMSNorm whose scale is 1 + a linear map, which starts at 0, of the first token (ADARMSN, Liu et al. 2024).
+
+    arXiv:2406.09416, whose authors' code has it for classes, which come first. On a map it takes the first row, each
+    column that of its own.
+    """
+
+    kind: Literal["first_token_rms_norm"]
+    eps: float = Field(1e-6, gt=0, description="added to the mean square")
+    rows: bool = Field(False, description="tokens are a square, whose first row gives the scales of each column")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "first_token_rms_norm"}
+
+    @property
+    def spatial(self) -> bool:
+        return self.rows
+
+    def apply(self, b: Builder, name: str, x: Var, t: Var | None = None, grid: Any = None) -> Var:
+        return b.sub(name, _forward(self), x, dim=x.shape[-1], **({"grid": grid} if self.rows else {}))  # type: ignore[no-any-return]
+
+
+@cache
+def _forward(config: FirstTokenRmsNorm) -> BlockBody:
+    @module_class("FirstRowRmsNorm" if config.rows else "FirstTokenRmsNorm")
+    def forward(b: Builder, x: Var, *, dim: int, grid: int = 1) -> Var:
+        """RMSNorm with a scale from the first token, or on a square from the first row."""
+        first = b.slice(x, axis=1, start=0, stop=grid, out="first")
+        scale = b.op("add", b.dense("linear", first, dim, bias=False, init="zeros"), 1.0, out="scale")
+        x = b.rms_norm(x, eps=config.eps, out="x")
+        if not config.rows:
+            return x * scale
+        squares = b.reshape(x, shape=(x.shape[0], grid, grid, dim))
+        return b.reshape(squares * b.reshape(scale, shape=(x.shape[0], 1, grid, dim)), shape=x.shape, out="x")
+
+    return forward
