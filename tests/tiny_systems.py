@@ -63,7 +63,38 @@ RIN = ("data_width=16", "width=16", "latents=6", "blocks=1", "layers=1", "heads=
 SCORE = (*DIGITS, *under("backbone", UNET), "conditioning.time.frequencies=16", "sampler.steps=3")
 
 SYSTEMS: dict[str, Tiny] = {
-    "dico": Tiny("dico", (*DIGITS, *under("backbone", STAGES), "sampler.steps=3")),
+    "dico": Tiny("dico", (*DIGITS, *under("backbone", STAGES), "sampler.steps=3", WHOLE)),
+    "dimr": Tiny(
+        "dimr",
+        (
+            *(*DIGITS, "sampler.steps=3", "backbone.coarse.mixer.heads=2"),
+            "backbone.branches=[{width: 16, half: 1, patch: 2, block: coarse}, {width: 8, half: 1}]",
+        ),
+    ),
+    "diffit": Tiny("diffit", EXPERTS),
+    "diffit_image": Tiny(
+        "diffit_image",
+        (
+            *(*IMAGES, *under("backbone", ("width=8", "multipliers=[1, 2, 1]", "depths=[1, 1, 1]", "embedding=16"))),
+            *under("backbone.block", ("condition.convolution_groups=2", "mixer.mixer.heads=2")),
+            *("conditioning.time.frequencies=16", "sampler.steps=3"),
+        ),
+    ),
+    "ascan": Tiny(
+        "ascan",
+        (
+            *(*DIGITS, *under("backbone", ("width=8", "multipliers=[1, 2, 1]", "convolutions=[1, 1, 1]"))),
+            *under("backbone", ("depths=[0, 1, 0]", "heads=[2, 2, 2]", "embedding=16", "block.mixer.heads=2")),
+            "sampler.steps=3",
+        ),
+    ),
+    "iwin": Tiny(
+        "iwin",
+        (
+            *(*DIGITS, *under("backbone", ("width=16", "depth=2", "block.mixer.size=4", "block.mixer.mixer.heads=2"))),
+            *("backbone.block.feed_forward.hidden=24", "sampler.steps=3", WHOLE),
+        ),
+    ),
     "rdm": Tiny("digits_rdm", RDM),
     "dod": Tiny("digits_dod", DOD),
     "nested": Tiny("digits_nested", NESTED),

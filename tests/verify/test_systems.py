@@ -28,8 +28,13 @@ CHOSEN = (
     ("nested", "openvino"),
     ("pixart", "openvino"),
     ("controlled", "onnxruntime"),
+    *((name, "onnxruntime") for name in ("dico", "dimr", "diffit", "diffit_image", "ascan", "iwin")),
     ("dp3", "openvino"),  # which cannot compile Mish between other elementwise ops
 )
+
+
+# The form of the loop where it is not the one that the engine would choose.
+FORMS = {"dico": "host", "dimr": "loop", "diffit": "host", "diffit_image": "loop", "ascan": "unroll", "iwin": "host"}
 
 
 @pytest.mark.parametrize(("name", "engine"), CHOSEN)
@@ -37,6 +42,8 @@ def test_system(name: str, engine: str, tmp_path: Path) -> None:
     pytest.importorskip(engine)
     system = SYSTEMS[name]
     sizes = (*system.sizes, f"target.engine={engine}")
-    report = verify(tiny_bundle(system.spec, tmp_path / "bundle", sizes, variant=system.variant))
+    report = verify(
+        tiny_bundle(system.spec, tmp_path / "bundle", sizes, variant=system.variant, form=FORMS.get(name, "auto"))
+    )
     assert report.ok, report.text()
     assert {"forward", "sampler"} <= {c.what for c in report.comparisons} and report.controls

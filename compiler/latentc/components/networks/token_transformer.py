@@ -37,7 +37,9 @@ class TokenTransformer(Backbone):
     kind: Literal["token_transformer"]
     width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
     depth: int = Field(gt=0, le=512, description="number of blocks")
-    positions: Annotated[Component, OneOf("blocks/positions")] = Field(description="how tokens know their place")
+    positions: Annotated[Component | None, OneOf("blocks/positions")] = Field(
+        description="how tokens know their place; null: by the causal mask, and by biases if the mixer has any"
+    )
     block: Block = Field(description="the block that is repeated; its mixer is causal")
     weights: Weights = Field("normal", description="how linear layers start")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the embedded tokens, in training")
@@ -63,16 +65,16 @@ class TokenTransformer(Backbone):
             yield Problem(
                 (), f"a token_transformer takes tokens, but the data has {spec.data.words}", "use a patch_transformer"
             )
-        elif _positions(self).GRIDDED and (len(grid := spec.data.tokens.grid) != 2 or grid[0] != grid[1]):
+        elif _gridded(self) and (len(grid := spec.data.tokens.grid) != 2 or grid[0] != grid[1]):
             sides = " by ".join(map(str, grid))
-            message = f"`{self.positions.kind}` needs a square grid of tokens, not {sides}"
+            message = f"`{_kind(self)}` needs a square grid of tokens, not {sides}"
             yield Problem(("positions",), message, "use `{kind: learned}`, which takes any sequence")
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_decoding("a token_transformer predicts the next token")
         if self.block.condition.kind != "in_context":
             message = "a token_transformer has its class in the sequence"
             yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
-        if self.positions.kind == "sincos_2d":
+        if _kind(self) == "sincos_2d":
             message = "sincos_2d has no place for the class token"
             yield Problem(("positions",), message, "use `{kind: rope_2d}` or `{kind: learned}`")
         yield from self.problems_of_conditions(spec)
@@ -87,7 +89,7 @@ class TokenTransformer(Backbone):
         assert tokens is not None
         static: dict[str, Any] = {
             "vocabulary": tokens.vocabulary,
-            **({"grid": tokens.grid[0]} if _positions(self).GRIDDED else {"length": tokens.length}),
+            **({"grid": tokens.grid[0]} if _gridded(self) else {"length": tokens.length}),
             "width": self.width,
             "depth": self.depth,
             **self.block.static(self.width),
@@ -114,20 +116,29 @@ class TokenTransformer(Backbone):
         return Network(name, methods, self.PROVIDES)
 
 
-def _parts(config: TokenTransformer) -> tuple[Mixer, FeedForward, Norm, InContext, Positions]:
+def _parts(config: TokenTransformer) -> tuple[Mixer, FeedForward, Norm, InContext, Positions | None]:
     mixer, feed_forward, norm, condition = config.block.parts()
     assert isinstance(condition, InContext)
     return mixer, feed_forward, norm, condition, _positions(config)
 
 
-def _positions(config: TokenTransformer) -> Positions:
-    assert isinstance(config.positions, Positions)
+def _positions(config: TokenTransformer) -> Positions | None:
+    assert config.positions is None or isinstance(config.positions, Positions)
     return config.positions
+
+
+def _gridded(config: TokenTransformer) -> bool:
+    positions = _positions(config)
+    return positions is not None and positions.GRIDDED
+
+
+def _kind(config: TokenTransformer) -> str | None:
+    return None if config.positions is None else config.positions.kind
 
 
 def _size(config: TokenTransformer) -> str:
     """The number of tokens in terms of the class's sizes."""
-    return "grid**2" if _positions(config).GRIDDED else "length"
+    return "grid**2" if _gridded(config) else "length"
 
 
 def _length(static: Mapping[str, Any]) -> Named:
@@ -135,9 +146,11 @@ def _length(static: Mapping[str, Any]) -> Named:
     return Named(static["grid"] ** 2 if "grid" in static else static["length"], "T")
 
 
-def _rotary(positions: Positions, b: Builder, width: int, static: Mapping[str, Any]) -> tuple[Var, ...]:
+def _rotary(positions: Positions | None, b: Builder, width: int, static: Mapping[str, Any]) -> tuple[Var, ...]:
     """Tables of rotary positions, of the condition's token first, or nothing."""
-    return positions.rotary(b, width // static["heads"], static["grid"], 1) if "grid" in static else ()
+    if positions is None or "grid" not in static:
+        return ()
+    return positions.rotary(b, width // static["heads"], static["grid"], 1)
 
 
 def _condition_tokens(
@@ -169,7 +182,8 @@ def _forward(config: TokenTransformer, entries: tuple[Entry, ...]) -> BlockBody:
         x = _embed(b, idx, vocabulary, width)
         x = b.concat(_condition_tokens(b, entries, conditions, width, static), x, axis=1, out="x")
         x = b.reshape(x, shape=(x.shape[0], tokens, width), out="x")
-        x = positions.add(b, x, width, static.get("grid", 0))
+        if positions is not None:
+            x = positions.add(b, x, width, static.get("grid", 0))
         if config.dropout:
             x = b.dropout(x, p=config.dropout, out="x")
         rotary = tuple(
@@ -190,7 +204,7 @@ def _step(
     mixer, feed_forward, norm, condition, positions = _parts(config)
     block = condition.decode_block(mixer, feed_forward, norm, config.weights)
     length = _length(static)
-    if config.positions.kind == "learned":
+    if _kind(config) == "learned":
         table = b.param("pos_embed", f32(1, length, width), "normal", std=0.02)
         x = x + b.reshape(b.take(table, position, axis=1), shape=(1, 1, width))
     row = []
