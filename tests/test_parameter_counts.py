@@ -362,7 +362,18 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "shiml20/FlowTurbo; its refiner is the predictor's class with one block and twice the channels",
         {(None, "main"): 675_129_632 - 256 * 1152, (None, "refiner"): 29_414_048},
     ),
+    "var": (
+        "FoundationVision/VAR; the quantiser's are weights of the tokenizer",
+        {
+            ("d16", "main"): 310_283_520,  # paper: 310 M
+            ("d20", "main"): 600_917_136,  # paper: 600 M
+            ("d24", "main"): 1_033_399_360,  # paper: 1.0 B
+            ("d30", "main"): 2_010_020_356,  # paper: 2.0 B
+            ("d36-s", "main"): 2_353_893_904,  # paper: 2.3 B
+        },
+    ),
     "vq_f16": ("FoundationVision/LlamaGen", {("f16", "main"): 71_883_403, ("f8", "main"): 70_109_835}),
+    "vq_multi_scale": ("FoundationVision/VAR", {("256", "main"): 108_948_355, ("512", "main"): 108_948_355}),
 }
 
 

@@ -143,6 +143,19 @@ SYSTEMS: dict[str, Tiny] = {
     "sd_vae": Tiny("sd_vae", STAGE),
     "kl16": Tiny("sd_vae", (*STAGE, "backbone.attention=[1]"), "kl16"),
     "vq_f16": Tiny("vq_f16", (*STAGE, *under("backbone", ("attention=[1]", "features=8", "bottleneck.size=16")))),
+    "var": Tiny(
+        "var",
+        (
+            *(*FILE, "data.classes=3", "data.class_names=null", "data.tokens={vocabulary: 16, grid: [14]}"),
+            *under("networks.main", ("width=16", "depth=2", "scales=[1, 2, 3]", "latent=4", "block.mixer.heads=2")),
+            *("networks.quantizer.codebook={size: 16, channels: 4, scales: [1, 2, 3]}", "data.first_stage=null"),
+            "sampler.top_k=8",
+        ),
+    ),
+    "vq_multi_scale": Tiny(
+        "vq_multi_scale",
+        (*STAGE, *under("backbone", ("attention=[1]", "bottleneck={size: 16, channels: 4, scales: [1, 3, 4]}"))),
+    ),
     "diffwave": Tiny(
         "diffwave",
         (

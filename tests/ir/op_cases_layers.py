@@ -179,6 +179,13 @@ def upsample_nearest(d: Draw) -> Case:
     return Case([image], lambda x: F.interpolate(x, scale_factor=factor), {"factor": factor})
 
 
+@case("resize")
+def resize(d: Draw) -> Case:
+    size, mode = (d.int(1, 5), d.int(1, 5)), d.choose(["area", "bicubic"])
+    image = d.floats(d.lead(), d.int(1, 2), d.int(1, 5), d.int(1, 5))
+    return Case([image], lambda x: F.interpolate(x, size, mode=mode), {"size": size, "mode": mode})
+
+
 @case("avg_pool", "max_pool")
 def pool(d: Draw, name: str) -> Case:
     axes = d.int(1, 3)

@@ -18,6 +18,7 @@ CHOSEN = (
     ("uvit", "onnxruntime"),
     ("edm-vp", "onnxruntime"),
     ("mar", "onnxruntime"),
+    ("var", "openvino"),
     ("diffwave", "openvino"),
     ("diffmoe", "onnxruntime"),
     ("dis", "openvino"),  # whose scan is a graph in the graph
@@ -46,4 +47,6 @@ def test_system(name: str, engine: str, tmp_path: Path) -> None:
         tiny_bundle(system.spec, tmp_path / "bundle", sizes, variant=system.variant, form=FORMS.get(name, "auto"))
     )
     assert report.ok, report.text()
-    assert {"forward", "sampler"} <= {c.what for c in report.comparisons} and report.controls
+    found = {c.what for c in report.comparisons}
+    assert "sampler" in found and report.controls
+    assert "forward" in found or any(word.startswith("scale_") for word in found)  # which decodes with caches

@@ -43,6 +43,8 @@ Capability = Literal[
     "control",
     "refine",
     "next_token",
+    "next_scale",
+    "quantize_scales",
     "masked_tokens",
     "masked_features",
     "generate",
@@ -64,6 +66,8 @@ CAPABILITIES: dict[Capability, str] = {
     "control": "adds to the blocks of another network",
     "refine": "corrects a prediction that it is told, from a noisy sample and its time",
     "next_token": "predicts each token from those before it",
+    "next_scale": "predicts the tokens of each scale from the scales before it",
+    "quantize_scales": "turns the tokens of scales into latents",
     "masked_tokens": "predicts masked tokens from the others",
     "masked_features": "encodes a partly hidden sample as features of each token",
     "generate": "turns noise into a sample",
@@ -95,6 +99,10 @@ denoise_hidden
               `predict_hidden_0`, … (and noise, a number per patch f32[B, T]) -> the same, and mask f32[B, T]
 next_token    `forward` (tokens as state, conditions) -> logits; `prefill` (conditions) -> logits, caches;
               `decode` (token, position, caches) -> logits, caches
+next_scale    `forward` (latents of all scales but the first as state, conditions) -> logits; `scale_0` (conditions) ->
+              logits, caches; `scale_1`, … (latents as state, conditions, caches) -> logits, caches, none of the last
+quantize_scales `scale_inputs` (tokens) -> output; `add_0` (tokens) -> state, output: latents of all scales so far, and
+              those that the next scale begins with; `add_1`, … (state, tokens) -> the same
 masked_tokens `forward` (tokens as state, of which `null` is the mask; conditions) -> logits
 masked_features `forward` (tokens [B, T, C] as state, mask f32[B, T] that is 1 where one is hidden, conditions) ->
               output [B, T, D]; perhaps `forward_known`, the same for as few known tokens as the loss leaves

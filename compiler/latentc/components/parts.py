@@ -165,6 +165,12 @@ class Mixer(Part):
         """One token x [B, 1, D] against a cache: (output, new key cache, new value cache). Of causal mixers alone."""
         raise NotImplementedError(f"{type(self).__name__} is not causal")
 
+    def extend(
+        self, b: Builder, name: str, x: Var, chunk: Chunk, rotary: tuple[Var, ...], init: str, **static: Any
+    ) -> tuple[Var, Var, Var]:
+        """Tokens x [B, N, D] against a cache: (output, keys and values [B, H_kv, S + N, d] with those of x behind)."""
+        raise NotImplementedError(f"{type(self).__name__} does not take tokens in chunks")
+
 
 @dataclass(frozen=True)
 class DecodeState:
@@ -175,6 +181,17 @@ class DecodeState:
     keys: Var  # f32[B, H_kv, T, D / H]
     values: Var
     temperature: Var | None = None  # f32[B], divides the scores
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What several tokens x [B, N, D] in a row are decoded with: the cache of the S before them, if there are any.
+
+    `cache`: keys and values f32[B, H_kv, S, D / H] each; `mask` bool[1, 1, N, S + N], true for those seen; None: all.
+    """
+
+    cache: tuple[Var, ...] = ()
+    mask: Var | None = None
 
 
 class FeedForward(Part):
@@ -238,6 +255,9 @@ class BlockCondition(Part):
     THROUGH_MIXER: ClassVar[bool] = False
     """Whether the mixer takes c, rather than the block around it."""
 
+    IN_CHUNKS: ClassVar[bool] = False
+    """Whether there are a `masked_block`, a `begin_block` and an `extend_block`."""
+
     @property
     def spatial(self) -> bool:
         """Whether tokens must be a square, whose side `grid` blocks are then built with."""
@@ -245,6 +265,25 @@ class BlockCondition(Part):
 
     @abstractmethod
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody: ...
+
+    def masked_block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+        """The same block, behind what it is told a mask of the tokens that may be seen, bool[B or 1, 1, T or 1, T]."""
+        raise NotImplementedError(f"{type(self).__name__} has no masked block")
+
+    def extend_block(
+        self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
+    ) -> BlockBody:
+        """The same block for a chunk of tokens: takes keys, values and, if `masked`, a mask behind what it is told.
+
+        Returns x, then the cache grown by the keys and values of x; see `Chunk`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not take tokens in chunks")
+
+    def begin_block(
+        self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
+    ) -> BlockBody:
+        """The same for the first chunk, which has no cache yet."""
+        raise NotImplementedError(f"{type(self).__name__} does not take tokens in chunks")
 
     def shared(self, b: Builder, c: Var, width: Any) -> Var:
         """What all blocks are given of the condition c [B, D]."""

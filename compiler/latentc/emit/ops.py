@@ -142,6 +142,12 @@ def _upsample(p: Printer, n: Node) -> Text:
     return call("F.interpolate", [p.arg(n.inputs[0])], scale_factor=per_axis(p.size, n.attrs["factor"]))
 
 
+def _resize(p: Printer, n: Node) -> Text:
+    size = n.attrs["size"]
+    whole = size if isinstance(size, tuple | list) else (size, size)
+    return call("F.interpolate", [p.arg(n.inputs[0])], size=per_axis(p.size, whole), mode=Text(f'"{n.attrs["mode"]}"'))
+
+
 def _pool(function: str) -> Row:
     def row(p: Printer, n: Node) -> Text:
         return call(f"{function}{n.inputs[0].type.rank - 2}d", [p.arg(n.inputs[0]), per_axis(p.size, n.attrs["size"])])
@@ -271,6 +277,7 @@ TORCH: dict[str, Row] = {
         p.helper("forced_norm"), [p.arg(n.inputs[0]), Text(p.training)], eps=n.attrs["eps"]
     ),
     "upsample_nearest": _upsample,
+    "resize": _resize,
     "avg_pool": _pool("F.avg_pool"),
     "max_pool": _pool("F.max_pool"),
     "attention": _attention,

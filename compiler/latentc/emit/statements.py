@@ -96,7 +96,7 @@ class Statements(Expressions):
                 name = self._name(out, i, targets.get(out))
                 names.append(self._starred(name, out) if len(node.outputs) > 1 else name)
             else:
-                names.append("_")
+                names.append(self._starred("_", out) if len(node.outputs) > 1 else "_")
         first = node.outputs[0]
         shown = first.type.rank and tuple(first.type.shape) not in shapes and first not in self.bundles
         comment = self.shape_comment(first) if shown else ""
@@ -112,7 +112,7 @@ class Statements(Expressions):
         self._scope.hold |= dict.fromkeys(held, FOREVER)
         names = [self._name(o, i, targets.get(o)) if o in self._scope.last else "_" for o in node.outputs]
         self._scope.hold |= held
-        left = commas(self._starred(n, o) if n != "_" else n for n, o in zip(names, node.outputs, strict=True))
+        left = commas(self._starred(n, o) for n, o in zip(names, node.outputs, strict=True))
         lines = self._layout(f"{left} = {both}")
         for name, kind in zip(names, node.attrs["guides"], strict=True):
             if kind == "guided" and name != "_":

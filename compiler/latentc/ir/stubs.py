@@ -19,7 +19,7 @@ _ATTRIBUTES = {
     "Sequence[int]": "axes perm",
     "Sequence[Dim]": "shape sizes",
     "bool": "causal endpoint interleaved keepdims",
-    "str": "dtype to",
+    "str": "dtype mode to",
     "float | None": "scale",
     'Literal["none", "tanh"]': "approximate",
 }

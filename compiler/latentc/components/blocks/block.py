@@ -94,3 +94,16 @@ class Block(Closed):
         elif type(mixer).decode is Mixer.decode:
             message = f"{why}, and `{mixer.kind}` has no decoding step"
             yield Problem(("block", "mixer"), message, "use `{kind: attention, causal: true}`, or define its `decode`")
+
+    def problems_of_chunks(self, network: str) -> Iterator[Problem]:
+        """What keeps blocks from masking tokens and from taking them in chunks, as a network of that kind does."""
+        mixer, _, _, condition = self.parts()
+        why = f"a {network} takes tokens in chunks"
+        if type(mixer).extend is Mixer.extend:
+            message = f"{why}, and `{mixer.kind}` has no such form"
+            yield Problem(("block", "mixer"), message, "use `{kind: attention}`, or define its `extend`")
+        elif getattr(mixer, "causal", False):
+            yield Problem(("block", "mixer"), f"{why}, whose order its mask knows", "set `causal: false`")
+        if not condition.IN_CHUNKS:
+            message = f"{why}, and `{condition.kind}` has no such block"
+            yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`")

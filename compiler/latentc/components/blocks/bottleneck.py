@@ -26,6 +26,11 @@ class Bottleneck(Part):
     """Whether codes are tokens."""
 
     @property
+    def side(self) -> int | None:
+        """Side of the square of latents that it needs; None: any."""
+        return None
+
+    @property
     def encoded(self) -> int:
         """Channels it takes from the encoder, over `channels`."""
         return 1

@@ -59,8 +59,10 @@ class Autoencoder(Backbone):
         le=65_536,
         description="channels of the encoder's output, before `quant_conv`; null: those of the latents",
     )
-    quant_conv: bool = Field(True, description="a 1 x 1 convolution between encoder and bottleneck")
-    post_quant_conv: bool = Field(True, description="a 1 x 1 convolution between bottleneck and decoder")
+    quant_conv: bool = Field(True, description="a convolution between encoder and bottleneck")
+    post_quant_conv: bool = Field(True, description="a convolution between bottleneck and decoder")
+    quant_kernel: Literal[1, 3] = Field(1, description="side of the kernels of these two convolutions")
+    clamp: bool = Field(False, description="images are bounded to [-1, 1], but not in training")
     bottleneck: Annotated[Bottleneck, OneOf("blocks/bottlenecks")] = Field(description="what codes are")
     groups: int = Field(32, gt=0, le=1_024, description="groups of each GroupNorm")
     eps: float = Field(1e-6, gt=0, description="added to the variance in GroupNorm")
@@ -87,6 +89,10 @@ class Autoencoder(Backbone):
         if shape is None or len(shape) != 3:
             yield Problem((), f"an autoencoder takes arrays [C, H, W], but the data has {spec.data.words}")
             return
+        side = self.bottleneck.side
+        if side is not None and (shape[1] != side * self.factor or shape[2] != side * self.factor):
+            message = f"the largest scale is {side} by {side} latents, and images of {shape[1:]} have others"
+            yield Problem(("bottleneck",), message, f"use sides of {side * self.factor} or another last scale")
         if shape[1] % self.factor or shape[2] % self.factor:
             message = f"{len(self.multipliers)} levels need sides that are multiples of {self.factor}, not {shape[1:]}"
             yield Problem(("multipliers",), message, "change `data.shape` or the number of levels")
@@ -176,21 +182,24 @@ def _methods(config: Autoencoder) -> dict[str, BlockBody]:
         made = wanted if config.features is None else bottleneck.encoded * config.features
         sizes = {"in_channels": static["in_channels"], "channels": static["width"], "outputs": made}
         h = b.sub("encoder", encoder(inward), x, out="h", **sizes)
-        return layers.conv(b, "quant_conv", h, wanted, 1, INIT, out="h") if config.quant_conv else h
+        return layers.conv(b, "quant_conv", h, wanted, config.quant_kernel, INIT, out="h") if config.quant_conv else h
 
     def decoded(b: Builder, z: Var, static: dict[str, Any]) -> Var:
         latent = static["latent"] if config.features is None else config.features
         if config.post_quant_conv:
-            z = layers.conv(b, "post_quant_conv", z, latent, 1, INIT, out="z")
+            z = layers.conv(b, "post_quant_conv", z, latent, config.quant_kernel, INIT, out="z")
         sizes = {"latent": latent, "channels": static["width"], "outputs": static["in_channels"]}
         return b.sub("decoder", decoder(outward), z, out="x", **sizes)  # type: ignore[no-any-return]
+
+    def bounded(b: Builder, x: Var) -> Var:
+        return b.clamp(x, low=-1.0, high=1.0, out="x") if config.clamp else x
 
     image = "B in_channels H W"
 
     @module_class("Autoencoder", "forward", x=image)
     def forward(b: Builder, x: Var, **static: Any) -> Var:
         """Images x [B, C, H, W] encoded and decoded, without randomness."""
-        return decoded(b, bottleneck.mode(b, encoded(b, x, static), static), static)
+        return bounded(b, decoded(b, bottleneck.mode(b, encoded(b, x, static), static), static))
 
     @module_class("Autoencoder", "encode", x=image)
     def encode(b: Builder, x: Var, **static: Any) -> Var:
@@ -200,7 +209,7 @@ def _methods(config: Autoencoder) -> dict[str, BlockBody]:
     @module_class("Autoencoder", "decode", **({} if bottleneck.discrete else {"z": "B latent H W"}))
     def decode(b: Builder, z: Var, **static: Any) -> Var:
         """Images [B, C, H, W] of latents or tokens z."""
-        return decoded(b, bottleneck.latents(b, z, static), static)
+        return bounded(b, decoded(b, bottleneck.latents(b, z, static), static))
 
     @module_class("Autoencoder", "regularized", x=image)
     def regularized(b: Builder, x: Var, *noise: Var, **static: Any) -> tuple[Var, Var]:

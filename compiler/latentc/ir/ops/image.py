@@ -1,4 +1,4 @@
-"""Resampling of [B, C, *space] by integer factors: one for all spatial axes, or a tuple with one per axis."""
+"""Resampling of [B, C, *space] by integer factors, one for all axes or one per axis; resizing to any size."""
 
 from __future__ import annotations
 
@@ -81,7 +81,70 @@ def _pool_row(name: str, reduction: str, doc: str) -> Op:
     return Op(f"{name}(x; size)", doc, _pool_infer, evaluate, flops=1, decompose=decompose)
 
 
+CUBIC = -0.75
+"""The free coefficient of the cubic kernel (PyTorch's)."""
+
+
+def resizing(old: int, new: int, mode: str) -> Array:
+    """f64[new, old]: what an axis of `old` elements is multiplied by to have `new` of them.
+
+    `area`: means of the elements that an interval overlaps; `bicubic`: interpolation between four, whose positions are
+    aligned at the ends of the axis, the elements at its ends repeated (as torch.nn.functional.interpolate does both).
+    """
+    matrix = np.zeros((new, old))
+    for i in range(new):
+        if mode == "area":
+            first, last = i * old // new, -(-(i + 1) * old // new)
+            matrix[i, first:last] = 1 / (last - first)
+            continue
+        place = (i + 0.5) * old / new - 0.5
+        for k in range(int(np.floor(place)) - 1, int(np.floor(place)) + 3):
+            matrix[i, min(max(k, 0), old - 1)] += _cubic(abs(place - k))
+    return matrix
+
+
+def _cubic(d: float) -> float:
+    """Weight of an element at distance d (Keys 1981)."""
+    if d <= 1:
+        return (CUBIC + 2) * d**3 - (CUBIC + 3) * d**2 + 1
+    return CUBIC * (d**3 - 5 * d**2 + 8 * d - 4) if d < 2 else 0.0
+
+
+def _resize_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    (x,) = floats(ins, attrs)
+    need(x.rank == 4, f"takes [B, C, H, W], got {x}")
+    need(attrs["mode"] in ("area", "bicubic"), f"mode is {attrs['mode']!r}; wants area or bicubic")
+    return [x.with_shape([*x.shape[:2], *factors_of("size", attrs, 2)])]
+
+
+def _resize(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    (x,) = xs
+    sizes = zip(x.shape[2:], factors_of("size", attrs, 2), strict=True)
+    rows, columns = (resizing(old, int(new), attrs["mode"]).astype(x.dtype) for old, new in sizes)
+    return [rows @ x @ columns.T]
+
+
+def _resize_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
+    (x,) = ins
+    for axis, new in zip((2, 3), factors_of("size", attrs, 2), strict=True):
+        matrix = resizing(int(x.shape[axis]), int(new), attrs["mode"])
+        if axis == 3:
+            x = b.matmul(x, b.constant(matrix.T, x.type.dtype))
+        else:
+            x = b.matmul(b.constant(matrix, x.type.dtype), x)
+    return [x]
+
+
 _ROWS = [
+    Op(
+        "resize(x; size, mode)",
+        "x [B, C, H, W] with `size` rows and columns, by means over areas or bicubic interpolation (`mode`)",
+        _resize_infer,
+        _resize,
+        decompose=_resize_decompose,
+        source="Keys 1981",
+        sugar=True,
+    ),
     Op(
         "upsample_nearest(x; factor)",
         "x with each element repeated `factor` times along every spatial axis",

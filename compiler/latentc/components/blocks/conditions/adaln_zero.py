@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components import Component, OneOf
+from latentc.components.blocks.mixing import Mix, chunk_mix, masked_mix
 from latentc.components.parts import BlockCondition, FeedForward, Mixer, Norm, dense
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 
@@ -28,13 +30,29 @@ class AdalnZero(BlockCondition):
     shift: bool = Field(True, description="norms are shifted too, not only scaled")
     gate_branches: bool = Field(False, description="a gate for each branch of a mixer that has several")
     TELLS_MIXER: ClassVar[bool] = True
+    IN_CHUNKS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adaln_zero"}
 
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
-        eps = self.feed_forward_eps
+        return _block(self, mixer, feed_forward, norm, self._second(norm), init)
+
+    def masked_block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+        return _masked_block(self, mixer, feed_forward, norm, self._second(norm), init)
+
+    def extend_block(
+        self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
+    ) -> BlockBody:
+        return _extend_block(self, mixer, feed_forward, norm, self._second(norm), init, masked)
+
+    def begin_block(
+        self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
+    ) -> BlockBody:
+        return _begin_block(self, mixer, feed_forward, norm, self._second(norm), init, masked)
+
+    def _second(self, norm: Norm) -> Norm:
+        """The norm before the feed-forward layer."""
         second = self.feed_forward_norm if isinstance(self.feed_forward_norm, Norm) else norm
-        second = second if eps is None else second.model_copy(update={"eps": eps})
-        return _block(self, mixer, feed_forward, norm, second, init)
+        return second if self.feed_forward_eps is None else second.model_copy(update={"eps": self.feed_forward_eps})
 
     def names(self, mixer: Mixer) -> tuple[str, ...]:
         """What the linear map returns, in order."""
@@ -44,37 +62,96 @@ class AdalnZero(BlockCondition):
         return (*names, *("gate_branch" if extra == 1 else f"gate_branch_{i}" for i in range(extra)))
 
 
-@cache
-def _block(config: AdalnZero, mixer: Mixer, feed_forward: FeedForward, norm: Norm, norm2: Norm, init: str) -> BlockBody:
+def _body(
+    config: AdalnZero,
+    b: Builder,
+    x: Var,
+    c: Var,
+    mix: Mix,
+    mixer: Mixer,
+    feed_forward: FeedForward,
+    norms: tuple[Norm, Norm],
+    init: str,
+    dim: int,
+    static: Mapping[str, Any],
+) -> Var:
     names = config.names(mixer)
+    feeding = {k: static[k] for k in feed_forward.static(dim)}
+    count = len(names)
+    modulation = dense(b, "adaLN", b.silu(c), count * dim, True, "zeros", out="modulation")
+    modulation = b.reshape(modulation, shape=(c.shape[0], 1, count * dim), out="modulation")
+    parts = b.split(modulation, axis=2, sizes=(dim,) * count, out=" ".join(names))
+    values = dict(zip(names, parts, strict=True))
 
-    def modulated(x: Var, values: dict[str, Var], of: str) -> Var:
+    def modulated(x: Var, of: str) -> Var:
         scaled = x * (values[f"scale_{of}"] + 1.0)
         return scaled + values[f"shift_{of}"] if config.shift else scaled
 
+    def gated(name: str, branch: Var) -> Var:
+        gate = values[name]
+        return (gate + 1.0 if config.gates == "one" else gate) * branch
+
+    h = modulated(norms[0].apply(b, "norm1", x) if mixer.normalised else x, "msa")
+    for name, branch in zip(("gate_msa", *names[names.index("gate_mlp") + 1 :]), mix(h), strict=True):
+        x = x + gated(name, branch)
+    h = modulated(norms[1].apply(b, "norm2", x), "mlp")
+    return x + gated("gate_mlp", feed_forward.apply(b, "mlp", h, init, dim=dim, **feeding))
+
+
+@cache
+def _block(config: AdalnZero, mixer: Mixer, feed_forward: FeedForward, norm: Norm, norm2: Norm, init: str) -> BlockBody:
     @module_class("DiTBlock")
     def block(b: Builder, x: Var, c: Var, *rotary: Var, dim: int, **static: Any) -> Var:
         """A transformer block conditioned by adaLN-Zero: c [B, D] scales, shifts and gates both branches."""
         mixing = mixer.own(dim, static) | ({"told": c} if mixer.generates else {})
-        feeding = {k: static[k] for k in feed_forward.static(dim)}
-        count = len(names)
-        modulation = dense(b, "adaLN", b.silu(c), count * dim, True, "zeros", out="modulation")
-        modulation = b.reshape(modulation, shape=(c.shape[0], 1, count * dim), out="modulation")
-        parts = b.split(modulation, axis=2, sizes=(dim,) * count, out=" ".join(names))
-        values = dict(zip(names, parts, strict=True))
 
-        def gated(name: str, branch: Var) -> Var:
-            gate = values[name]
-            return (gate + 1.0 if config.gates == "one" else gate) * branch
+        def mix(h: Var) -> tuple[Var, ...]:
+            if config.gate_branches:
+                return mixer.apply_branches(b, "attn", h, rotary, init, dim=dim, **mixing)
+            return (mixer.apply(b, "attn", h, rotary, init, dim=dim, **mixing),)
 
-        h = modulated(norm.apply(b, "norm1", x) if mixer.normalised else x, values, "msa")
-        if config.gate_branches:
-            branches = mixer.apply_branches(b, "attn", h, rotary, init, dim=dim, **mixing)
-        else:
-            branches = (mixer.apply(b, "attn", h, rotary, init, dim=dim, **mixing),)
-        for name, branch in zip(("gate_msa", *names[names.index("gate_mlp") + 1 :]), branches, strict=True):
-            x = x + gated(name, branch)
-        h = modulated(norm2.apply(b, "norm2", x), values, "mlp")
-        return x + gated("gate_mlp", feed_forward.apply(b, "mlp", h, init, dim=dim, **feeding))
+        return _body(config, b, x, c, mix, mixer, feed_forward, (norm, norm2), init, dim, static)
 
     return block
+
+
+@cache
+def _masked_block(
+    config: AdalnZero, mixer: Mixer, feed_forward: FeedForward, norm: Norm, norm2: Norm, init: str
+) -> BlockBody:
+    @module_class("MaskedDiTBlock")
+    def block(b: Builder, x: Var, c: Var, mask: Var, *rotary: Var, dim: int, **static: Any) -> Var:
+        """A transformer block whose tokens see those where `mask` is true; c [B, D] scales, shifts and gates."""
+        mix = masked_mix(b, mixer, mask, rotary, init, {"dim": dim, **mixer.own(dim, static)})
+        return _body(config, b, x, c, mix, mixer, feed_forward, (norm, norm2), init, dim, static)
+
+    return block
+
+
+@cache
+def _extend_block(
+    config: AdalnZero, mixer: Mixer, feed_forward: FeedForward, norm: Norm, norm2: Norm, init: str, masked: bool
+) -> BlockBody:
+    @module_class("MaskedDiTBlock", "extend")
+    def extend(
+        b: Builder, x: Var, c: Var, keys: Var, values: Var, *others: Var, dim: int, **static: Any
+    ) -> tuple[Var, ...]:
+        """The block for the next tokens, against the keys and values of those before; returns them grown, too."""
+        sizes = {"dim": dim, **mixer.own(dim, static)}
+        mix, grown = chunk_mix(b, mixer, (keys, values), others, masked, init, sizes)
+        return _body(config, b, x, c, mix, mixer, feed_forward, (norm, norm2), init, dim, static), *grown
+
+    return extend
+
+
+@cache
+def _begin_block(
+    config: AdalnZero, mixer: Mixer, feed_forward: FeedForward, norm: Norm, norm2: Norm, init: str, masked: bool
+) -> BlockBody:
+    @module_class("MaskedDiTBlock", "begin")
+    def begin(b: Builder, x: Var, c: Var, *others: Var, dim: int, **static: Any) -> tuple[Var, ...]:
+        """The block for the first tokens; returns their keys and values, too."""
+        mix, grown = chunk_mix(b, mixer, (), others, masked, init, {"dim": dim, **mixer.own(dim, static)})
+        return _body(config, b, x, c, mix, mixer, feed_forward, (norm, norm2), init, dim, static), *grown
+
+    return begin

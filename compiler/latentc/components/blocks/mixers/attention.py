@@ -17,7 +17,7 @@ from latentc.components.blocks.axial_rotary import axial_rotary
 from latentc.components.blocks.generated import generated_linear
 from latentc.components.blocks.heads import joined_heads, split_heads
 from latentc.components.blocks.score_kernels._kernels import distances, distances_from
-from latentc.components.parts import DecodeState, Mixer, Norm, Problem, ScoreKernel, dense
+from latentc.components.parts import Chunk, DecodeState, Mixer, Norm, Problem, ScoreKernel, dense
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 if TYPE_CHECKING:
@@ -35,9 +35,18 @@ class Attention(Mixer):
     causal: bool = Field(False, description="a token sees only itself and those before it")
     bias: bool = Field(True, description="biases of the four projections")
     qkv_bias: bool | None = Field(None, description="of those to queries, keys and values; null: as `bias`")
+    key_bias: bool = Field(True, description="keys have a bias, if queries and values have one")
     qk_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
         None, description="normalises queries and keys, each head by itself (Henry et al. 2020)"
     )
+    cosine: float | None = Field(
+        None,
+        gt=0,
+        le=1_000_000,
+        description="scores are cosines times a learned factor per head, which starts at 4 and is at most this; null: "
+        "they are products over sqrt(d)",
+    )
+    score_factor: float = Field(1.0, gt=0, le=1_024, description="further factor of the scores; not with `cosine`")
     qk_norm_joint: bool = Field(False, description="`qk_norm` is over all heads at once (Halton-MaskGIT)")
     relative_bias: bool = Field(
         False,
@@ -92,6 +101,11 @@ class Attention(Mixer):
         if isinstance(self.score_kernel, ScoreKernel) and self.score_kernel.multiplies and kv != self.heads:
             message = f"`{self.score_kernel.kind}` multiplies the scores, which needs as many key heads as query heads"
             yield Problem(("score_kernel",), message, "leave out its `factor`, or `kv_heads`")
+        scaled = self.cosine is not None or self.score_factor != 1.0
+        if scaled and self.score_kernel is not None:
+            yield Problem(("score_kernel",), "a score kernel is of scores over sqrt(d)", "leave out either")
+        if self.cosine is not None and self.score_factor != 1.0:
+            yield Problem(("score_factor",), "cosines have a learned factor", "leave it out")
 
         if self.axial_rotary and (self.causal or self.kv_heads not in (None, self.heads)):
             message = "queries and keys rotate on a square of tokens, which has no order, with a key head each"
@@ -128,6 +142,13 @@ class Attention(Mixer):
         operands = (x, state.position, state.mask, state.keys, state.values, *tempered, *rotary)
         return b.sub(name, _decode(self, init, bool(tempered)), *operands, out=f"{x.value.name} keys values", **static)  # type: ignore[no-any-return]
 
+    def extend(
+        self, b: Builder, name: str, x: Var, chunk: Chunk, rotary: tuple[Var, ...], init: str, **static: Any
+    ) -> tuple[Var, Var, Var]:
+        body = (_extend if chunk.cache else _begin)(self, init, chunk.mask is not None)
+        operands = (x, *chunk.cache, *(() if chunk.mask is None else (chunk.mask,)), *rotary)
+        return b.sub(name, body, *operands, out=f"{x.value.name} keys values", **static)  # type: ignore[no-any-return]
+
     def _attended(
         self,
         b: Builder,
@@ -157,7 +178,7 @@ class Attention(Mixer):
         kernel = self.score_kernel
         if not isinstance(kernel, ScoreKernel):
             extra = () if mask is None else (mask,)
-            return b.attention(q, k, v, *extra, causal=causal, scale=None, out="x")
+            return b.attention(q, k, v, *extra, causal=causal, scale=self._scale(q), out="x")
         heads, keys = q.shape[1], k.shape[2]
         distance = distances(b, keys, self.causal) if position is None else distances_from(b, position, keys)
         if not kernel.multiplies:
@@ -174,6 +195,12 @@ class Attention(Mixer):
         if mask is not None:
             scores = _masked_bias(b, scores, mask)
         return b.matmul(b.softmax(scores, axis=-1), v, out="x")
+
+    def _scale(self, q: Var) -> float | None:
+        """The factor of the scores; None: 1 / sqrt(d)."""
+        if self.cosine is not None:
+            return 1.0
+        return None if self.score_factor == 1.0 else self.score_factor / math.sqrt(int(q.shape[3]))
 
     def _heads(
         self,
@@ -192,11 +219,14 @@ class Attention(Mixer):
         kv_dim = dim if kv_heads is None else kv_heads * head_dim
         bias = self.bias if self.qkv_bias is None else self.qkv_bias
         size = dim + 2 * kv_dim if kv_heads else 3 * dim
-        qkv = dense(b, "qkv", x, size, bias, init, out="qkv")
+        qkv = dense(b, "qkv", x, size, bias and self.key_bias, init, out="qkv")
         if c is not None:
             added = dense(b, "qkv_condition", c, size, True, init, out="added")
             qkv = b.add(qkv, b.reshape(added, shape=(x.shape[0], 1, size), out="added"), out="qkv")
         q, k, v = b.split(qkv, axis=2, sizes=(dim, kv_dim, kv_dim), out="q k v")
+        if bias and not self.key_bias:
+            q = b.add(q, b.param("q_bias", f32(dim), "zeros"), out="q")
+            v = b.add(v, b.param("v_bias", f32(kv_dim), "zeros"), out="v")
         if self.qk_norm_joint:
             q, k = self._normalised(b, q, k)
         q, k, v = (
@@ -205,6 +235,10 @@ class Attention(Mixer):
         )
         if not self.qk_norm_joint:
             q, k = self._normalised(b, q, k)
+        if self.cosine is not None:
+            q, k = _unit(b, q, "q"), _unit(b, k, "k")
+            factor = b.param("log_factor", f32(1, heads, 1, 1), "constant", value=math.log(4.0))
+            q = b.mul(q, b.exp(b.minimum(factor, math.log(self.cosine)), out="factor"), out="q")
         if rotary:
             q = b.rotary(q, *rotary, interleaved=True, out="q")
             k = b.rotary(k, *rotary, interleaved=True, out="k")
@@ -260,6 +294,15 @@ def _conditioned(config: Attention, init: str) -> BlockBody:
 
     return attention
 
+
+def _unit(b: Builder, x: Var, out: str) -> Var:
+    """x [..., d] divided by its length along the last axis."""
+    length = b.sqrt(b.sum(x * x, axes=(3,), keepdims=True), out="length")
+    return b.div(x, b.maximum(length, _EPS), out=out)
+
+
+_EPS = 1e-12
+"""Least length that a query or key is divided by."""
 
 _UNSEEN = -3e4
 """Score of a token that must not be seen: the softmax of it is 0, and it fits in half precision."""
@@ -326,3 +369,33 @@ def _decode(config: Attention, init: str, tempered: bool) -> BlockBody:
         return config._project(b, x, dim, init), keys, values
 
     return decode
+
+
+@cache
+def _extend(config: Attention, init: str, masked: bool) -> BlockBody:
+    @module_class("MaskedAttention", "extend")
+    def extend(
+        b: Builder, x: Var, keys: Var, values: Var, *others: Var, dim: int, heads: int, kv_heads: int | None = None
+    ) -> tuple[Var, Var, Var]:
+        """Attention of tokens to themselves and those of the cache; returns the cache with theirs behind."""
+        mask, rotary = (others[0], others[1:]) if masked else (None, others)
+        q, k, v = config._heads(b, x, rotary, init, dim, heads, kv_heads)
+        keys = b.concat(keys, k, axis=2, out="keys")
+        values = b.concat(values, v, axis=2, out="values")
+        return config._project(b, config._mixed(b, q, keys, values, mask), dim, init), keys, values
+
+    return extend
+
+
+@cache
+def _begin(config: Attention, init: str, masked: bool) -> BlockBody:
+    @module_class("MaskedAttention", "begin")
+    def begin(
+        b: Builder, x: Var, *others: Var, dim: int, heads: int, kv_heads: int | None = None
+    ) -> tuple[Var, Var, Var]:
+        """Attention of the first tokens to themselves; returns their keys and values, which begin the cache."""
+        mask, rotary = (others[0], others[1:]) if masked else (None, others)
+        q, keys, values = config._heads(b, x, rotary, init, dim, heads, kv_heads)
+        return config._project(b, config._mixed(b, q, keys, values, mask), dim, init), keys, values
+
+    return begin

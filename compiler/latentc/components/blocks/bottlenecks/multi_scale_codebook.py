@@ -1,0 +1,85 @@
+"""Latents as a sum of maps of codes at growing resolutions.
+
+A file of its own because a `codebook` chooses one code per position: here each scale quantises what the ones before it
+left over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import Size
+from latentc.components.blocks.bottleneck import Bottleneck
+from latentc.components.blocks.scales import Scales
+from latentc.ir.builder import Builder, Var, i64
+from latentc.ir.types import B, TensorType
+
+
+class MultiScaleCodebook(Bottleneck):
+    """Multi-scale residual quantisation (VAR, Tian et al. 2024, arXiv:2404.02905, algorithms 1 and 2).
+
+    Each scale's map takes the nearest codes to the mean residual over its areas, and adds their bicubic enlargement,
+    smoothed by a convolution. The tokens of a sample are those of all scales in a row. The penalty is the mean over the
+    scales of the squared distances between the latents so far and the encoder's output, in both directions.
+    """
+
+    kind: Literal["multi_scale_codebook"]
+    size: int = Field(gt=1, le=16_777_216, description="rows of the codebook, which all scales share")
+    scales: tuple[Size, ...] = Field(
+        min_length=1, max_length=64, description="sides of the maps of tokens; the last is that of the latents"
+    )
+    normalize: bool = Field(False, description="codes are compared by direction alone")
+    commitment: float = Field(0.25, ge=0, description="weight of the pull on the encoder's output")
+    convolutions: int = Field(
+        4, ge=0, le=64, description="smoothing convolutions, shared by neighbouring scales; 0: one per scale"
+    )
+    share: float = Field(0.5, ge=0, le=1, description="share of the convolution in what a map adds; 0: there is none")
+    discrete: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "multi_scale_codebook", "size": 16, "channels": 4, "scales": [1, 2, 4]}
+
+    def of_scales(self, static: Mapping[str, Any]) -> Scales:
+        """What the scales share, in the sizes of the class that it is part of."""
+        return Scales(self.scales, static["codes"], static["latent"], self.normalize, self.convolutions, self.share)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each scale."""
+        return tuple(side**2 for side in self.scales)
+
+    @property
+    def side(self) -> int | None:
+        return self.scales[-1]
+
+    def static(self) -> dict[str, Any]:
+        return {"codes": self.size}
+
+    def codes(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
+        tokens, _ = self.of_scales(static).quantized(b, h)
+        return b.concat(*tokens, axis=1, out="tokens") if len(tokens) > 1 else tokens[0]
+
+    def latents(self, b: Builder, codes: Var, static: dict[str, Any]) -> Var:
+        return self.of_scales(static).latents(b, codes)
+
+    def mode(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
+        return self.of_scales(static).quantized(b, h)[1]
+
+    def regularized(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any]) -> tuple[Var, Var]:
+        terms: list[Var] = []
+        fixed = b.stop_gradient(h, out="fixed")
+
+        def compare(found: Var) -> None:
+            pull, commit = found - fixed, h - b.stop_gradient(found)
+            terms.append(b.mean(pull * pull + commit * commit * self.commitment, axes=(1, 2, 3), keepdims=False))
+
+        _, found = self.of_scales(static).quantized(b, h, compare)
+        penalty = terms[0]
+        for term in terms[1:]:
+            penalty = b.add(penalty, term, out="penalty")
+        straight = h + b.stop_gradient(found - h)  # the gradient passes the choice as if it were none
+        return straight, b.mul(penalty, 1 / len(terms), out="penalty")
+
+    def decoded_type(self, rows: int, columns: int) -> TensorType:
+        return i64(B, sum(self.lengths))

@@ -1,0 +1,148 @@
+"""Residuals of latents at growing resolutions, each a map of codes: VAR's multi-scale quantisation.
+
+Symbols: B batch, K scales, n the side of a scale's map, Z channels of the latents, h the side of the latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from latentc.components import layers
+from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
+
+EPS = 1e-12
+"""Least length that a vector is divided by."""
+
+
+@dataclass(frozen=True)
+class Scales:
+    """`sides` n of the maps, from small to large, the last h.
+
+    What a map adds to the latents is smoothed by a convolution, of which `share` is the part beside the map itself;
+    0: none. There are `convolutions` of them, which neighbouring scales share; 0: one per scale.
+    """
+
+    sides: tuple[int, ...]
+    codes: Any
+    channels: Any
+    normalize: bool
+    convolutions: int
+    share: float
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each scale."""
+        return tuple(side**2 for side in self.sides)
+
+    def convolution(self, k: int) -> int:
+        """The convolution of scale k: the one whose place between 0 and 1 is nearest to that of the scale."""
+        count = self.convolutions or len(self.sides)
+        ends = 1 / 3 / count if count == 4 else 1 / 2 / count
+        places = np.linspace(ends, 1 - ends, count)
+        return int(np.argmin(np.abs(places - k / max(len(self.sides) - 1, 1))))
+
+    def nearest(self, b: Builder, rest: Var, k: int) -> Var:
+        """i64[B, n n]: the codes of scale k that are nearest to the residual f32[B, Z, h, h]."""
+        if k < len(self.sides) - 1:
+            rest = b.resize(rest, size=self.sides[k], mode="area", out="x")
+        body = _nearest(self.normalize)
+        return b.sub("codebook", body, rest, out=f"tokens_{k}", codes=self.codes, latent=self.channels)  # type: ignore[no-any-return]
+
+    def added(self, b: Builder, tokens: Var, k: int) -> Var:
+        """f32[B, Z, h, h]: what the codes i64[B, n n] of scale k add to the latents."""
+        side = self.sides[-1]
+        n = self.sides[k]
+        h = b.sub("codebook", _row, tokens, out="h", codes=self.codes, latent=self.channels)
+        h = b.transpose(b.reshape(h, shape=(h.shape[0], n, n, self.channels)), perm=(0, 3, 1, 2), out="h")
+        if k < len(self.sides) - 1:
+            h = b.resize(h, size=side, mode="bicubic", out="h")
+        if self.share:
+            h = b.sub(f"smooth.{self.convolution(k)}", _smoothed(self.share), h, latent=self.channels)
+        return h
+
+    def quantized(self, b: Builder, latents: Var, each: Callable[[Var], None] | None = None) -> tuple[list[Var], Var]:
+        """The codes of every scale i64[B, n n], and the latents f32[B, Z, h, h] that they stand for.
+
+        `each` is called with these latents after every scale.
+        """
+        tokens: list[Var] = []
+        rest, found = b.stop_gradient(latents, out="rest"), None
+        for k in range(len(self.sides)):
+            tokens.append(self.nearest(b, rest, k))
+            added = self.added(b, tokens[-1], k)
+            found = added if found is None else b.add(found, added, out="found")
+            rest = b.op("sub", rest, b.stop_gradient(added), out="rest")
+            if each is not None:
+                each(found)
+        assert found is not None
+        return tokens, found
+
+    def split(self, b: Builder, tokens: Var) -> tuple[Var, ...]:
+        """The codes of each scale i64[B, n n] out of those of all i64[B, L]."""
+        names = " ".join(f"tokens_{k}" for k in range(len(self.sides)))
+        return b.split(tokens, axis=1, sizes=self.lengths, out=names)
+
+    def latents(self, b: Builder, tokens: Var) -> Var:
+        """f32[B, Z, h, h] of the codes of all scales i64[B, L]."""
+        found = None
+        for k, part in enumerate(self.split(b, tokens)):
+            added = self.added(b, part, k)
+            found = added if found is None else b.add(found, added, out="found")
+        assert found is not None
+        return found
+
+    def next_input(self, b: Builder, latents: Var, k: int) -> Var:
+        """f32[B, n n, Z]: the latents so far at the resolution of scale k, row by row."""
+        side = self.sides[k]
+        x = latents if side == self.sides[-1] else b.resize(latents, size=side, mode="area", out="x")
+        x = b.reshape(x, shape=(x.shape[0], self.channels, side**2), out="x")
+        return b.transpose(x, perm=(0, 2, 1), out=f"input_{k}")
+
+
+def _table(b: Builder, codes: Any, latent: Any) -> Var:
+    return b.param("weight", f32(codes, latent), "uniform", bound=1 / int(codes))
+
+
+def _unit(b: Builder, x: Var) -> Var:
+    length = b.sqrt(b.sum(x * x, axes=(1,), keepdims=True))
+    return b.div(x, b.maximum(length, EPS), out="unit")  # type: ignore[no-any-return]
+
+
+@cache
+def _nearest(normalize: bool) -> BlockBody:
+    @module_class("ScaleCodebook", "nearest", x="B latent N M")
+    def nearest(b: Builder, x: Var, *, codes: int, latent: int) -> Var:
+        """The row of the codebook that is nearest to each position of x."""
+        table, (batch, _, rows, columns) = _table(b, codes, latent), x.shape
+        x = b.reshape(b.transpose(x, perm=(0, 2, 3, 1)), shape=(batch * rows * columns, latent), out="x")
+        if normalize:
+            closeness = b.linear(_unit(b, x), _unit(b, table), out="closeness")
+        else:
+            closeness = b.linear(x, table) * 2.0 - b.sum(table * table, axes=(1,), keepdims=False)
+        return b.reshape(b.argmax(closeness, axis=1), shape=(batch, rows * columns), out="tokens")  # type: ignore[no-any-return]
+
+    return nearest
+
+
+@module_class("ScaleCodebook", tokens="B N")
+def _row(b: Builder, tokens: Var, *, codes: int, latent: int) -> Var:
+    """The rows of the codebook that tokens [B, N] name."""
+    return b.embedding(_table(b, codes, latent), tokens, out="x")
+
+
+@cache
+def _smoothed(share: float) -> BlockBody:
+    @module_class("Smoothing", x="B latent H W")
+    def smoothed(b: Builder, x: Var, *, latent: int) -> Var:
+        """A mixture of x and a 3 x 3 convolution of it."""
+        return x * (1.0 - share) + layers.conv(b, "conv", x, latent, 3, "linear_default") * share
+
+    return smoothed
+
+
+__all__ = ["EPS", "Scales"]

@@ -1,0 +1,116 @@
+"""The quantiser of a multi-scale tokenizer by itself: what a model over its scales reads and makes between them.
+
+A file of its own because the tokenizer is a spec of its own, and a model needs its codebook and its smoothing
+convolutions in training and between the scales of a sample, not only to decode.
+
+Symbols: B batch, K scales, n the side of a scale's map, L tokens of all scales, Z channels and h side of the latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import OneOfThese
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.blocks.bottlenecks.multi_scale_codebook import MultiScaleCodebook
+from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.parts import Problem
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class ScaleQuantizer(Backbone):
+    """Codebook and smoothing convolutions of a multi-scale tokenizer (VAR, Tian et al. 2024, arXiv:2404.02905).
+
+    `scale_inputs`: tokens i64[B, L] -> the latents before each scale but the first, at its resolution, f32[B, L - n n,
+    Z]. `add_0`: tokens i64[B, n n] of the first scale -> the latents f32[B, Z, h, h], and the input of the next scale
+    f32[B, n n, Z]; `add_1`, …: latents, tokens -> the same. Its weights are those of the tokenizer.
+    """
+
+    kind: Literal["scale_quantizer"]
+    codebook: Annotated[
+        MultiScaleCodebook,
+        OneOfThese("blocks/bottlenecks", classes=(MultiScaleCodebook,), default="multi_scale_codebook"),
+    ] = Field(description="that of the tokenizer")
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"quantize_scales"})
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "scale_quantizer", "codebook": MultiScaleCodebook.EXAMPLE}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        tokens, codebook = spec.data.tokens, self.codebook
+        if tokens is None:
+            yield Problem((), f"a scale_quantizer takes tokens, but the data has {spec.data.words}")
+            return
+        length = sum(codebook.lengths)
+        if tokens.length != length:
+            message = f"these scales have {length} tokens, and samples {tokens.length}"
+            yield Problem(("codebook", "scales"), message, f"set `data.tokens.grid: [{length}]`")
+        if tokens.vocabulary != codebook.size:
+            message = f"{codebook.size} codes for {tokens.vocabulary} different tokens"
+            yield Problem(("codebook", "size"), message, "make it `data.tokens.vocabulary`")
+        if len(codebook.scales) < 2:
+            yield Problem(("codebook", "scales"), "one scale has no next one", "give two or more")
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        codebook = self.codebook
+        static = {"codes": codebook.size, "latent": codebook.channels}
+        side, lengths = codebook.scales[-1], codebook.lengths
+        latents = Port("latents", f32(B, codebook.channels, side, side), "state")
+        tokens = Port("tokens", i64(B, sum(lengths)), "token", codebook.size)
+        methods = {"scale_inputs": add_method(mb, name, "scale_inputs", _inputs(codebook), (tokens,), static)}
+        outputs: tuple[Role, ...] = ("state", "output")
+        for k, length in enumerate(lengths[:-1]):
+            ports = (*((latents,) if k else ()), Port("tokens", i64(B, length), "token", codebook.size))
+            methods[f"add_{k}"] = add_method(mb, name, f"add_{k}", _add(codebook, k), ports, static, outputs)
+        # Name maps need to know how many convolutions there are: those of the last scale may be the tokenizer's alone.
+        scales = codebook.of_scales(static)
+        used = 1 + max(scales.convolution(k) for k in range(len(lengths) - 1)) if codebook.share else 0
+        return Network(name, methods, self.PROVIDES, sizes={"smoothings": used})
+
+
+@cache
+def _inputs(codebook: MultiScaleCodebook) -> BlockBody:
+    @module_class("ScaleQuantizer", "scale_inputs", tokens="B L")
+    def scale_inputs(b: Builder, tokens: Var, **static: Any) -> Var:
+        """The latents before each scale but the first, at its resolution, from the tokens of all scales."""
+        scales, latents = codebook.of_scales(static), None
+        inputs = []
+        for k, part in enumerate(scales.split(b, tokens)[:-1]):
+            added = scales.added(b, part, k)
+            latents = added if latents is None else b.add(latents, added, out="latents")
+            inputs.append(scales.next_input(b, latents, k + 1))
+        return b.concat(*inputs, axis=1, out="inputs") if len(inputs) > 1 else inputs[0]  # type: ignore[no-any-return]
+
+    return scale_inputs
+
+
+@cache
+def _add(codebook: MultiScaleCodebook, k: int) -> BlockBody:
+    if k == 0:
+
+        @module_class("ScaleQuantizer", "add_0")
+        def first(b: Builder, tokens: Var, **static: Any) -> tuple[Var, Var]:
+            """The latents that the tokens of the first scale stand for, and the input of the second."""
+            scales = codebook.of_scales(static)
+            latents = scales.added(b, tokens, 0)
+            return latents, scales.next_input(b, latents, 1)
+
+        return first
+
+    @module_class("ScaleQuantizer", f"add_{k}")
+    def add(b: Builder, latents: Var, tokens: Var, **static: Any) -> tuple[Var, Var]:
+        """The latents with what the tokens of a scale add to them, and the input of the next scale."""
+        scales = codebook.of_scales(static)
+        latents = b.add(latents, scales.added(b, tokens, k), out="latents")
+        return latents, scales.next_input(b, latents, k + 1)
+
+    return add
+
+
+__all__ = ["ScaleQuantizer"]

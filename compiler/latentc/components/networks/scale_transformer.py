@@ -1,0 +1,242 @@
+"""A transformer that predicts all tokens of a scale from the scales before it: VAR.
+
+A file of its own because its tokens see each other within a scale, its inputs are latents rather than tokens, and it
+decodes a scale at a time.
+
+Symbols: B batch, n the side of a scale's map of tokens, L tokens of all scales, Z channels of the latents, V
+vocabulary, D width, H_kv key heads, d channels of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache, reduce
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components import Size
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.blocks.block import Block
+from latentc.components.condition import Entry, Form, ports_of, with_operands
+from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.parts import Norm, Problem, Weights, dense
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class ScaleTransformer(Backbone):
+    """Transformer whose tokens see those of their scale and of the scales before (VAR, Tian et al. 2024,
+    arXiv:2404.02905).
+
+    `forward`: the latents before each scale but the first, at its resolution, f32[B, L - n n, Z], and the conditions ->
+    logits f32[B, L, V]. `scale_0`: the conditions -> logits f32[B, n n, V] of the first scale, then the caches, a pair
+    (keys, values) f32[B, H_kv, tokens so far, d] per block; `scale_1`, …: latents f32[B, n n, Z], the conditions, the
+    caches -> the same for the next scale, and of the last one logits alone.
+    """
+
+    kind: Literal["scale_transformer"]
+    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
+    depth: int = Field(gt=0, le=512, description="number of blocks")
+    scales: tuple[Size, ...] = Field(min_length=2, max_length=64, description="sides of the scales' maps of tokens")
+    latent: int = Field(gt=0, le=65_536, description="channels of the tokenizer's latents (Z)")
+    block: Block = Field(description="the block that is repeated")
+    weights: Weights = Field("normal", description="how linear layers start")
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "scale_transformer",
+        "width": 16,
+        "depth": 2,
+        "scales": [1, 2, 4],
+        "latent": 4,
+        "block": {
+            "mixer": {"kind": "attention", "heads": 2, "cosine": 100},
+            "feed_forward": {"kind": "gelu_mlp"},
+            "norm": {"kind": "layer_norm"},
+            "condition": {"kind": "adaln_zero"},
+        },
+    }
+
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_scale"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each scale."""
+        return tuple(side**2 for side in self.scales)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        tokens = spec.data.tokens
+        if tokens is None:
+            yield Problem((), f"a scale_transformer takes tokens, but the data has {spec.data.words}")
+        elif tokens.length != sum(self.lengths):
+            message = f"these scales have {sum(self.lengths)} tokens, and samples {tokens.length}"
+            yield Problem(("scales",), message, f"set `data.tokens.grid: [{sum(self.lengths)}]`")
+        yield from self.block.problems_of_width(self.width)
+        yield from self.block.problems_of_chunks(self.kind)
+        yield from self.block.problems_of_condition(self.kind, "vector", tokens=True)
+        if not self.told(spec):
+            message = "a scale_transformer begins with its condition"
+            yield Problem((), message, "add `conditioning.class: {kind: label}`")
+        yield from self.problems_of_conditions(spec)
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        tokens = spec.data.tokens
+        assert tokens is not None
+        static: dict[str, Any] = {
+            "vocabulary": tokens.vocabulary,
+            "latent": self.latent,
+            "width": self.width,
+            "depth": self.depth,
+            **self.block.static(self.width),
+            **self.condition_sizes(spec),
+        }
+        entries, lengths = self.entries(spec), self.lengths
+        told = ports_of(entries)
+        rest = Port("inputs", f32(B, sum(lengths[1:]), self.latent), "state")
+        methods = {
+            "forward": add_method(mb, name, "forward", _forward(self, entries), (rest, *told), static, ("logits",))
+        }
+        kv_heads, size = static.get("kv_heads", static["heads"]), self.width // static["heads"]
+        for k, length in enumerate(lengths):
+            before = sum(lengths[:k])
+            caches = (Port("caches", f32(B, kv_heads, before, size), "cache"),) * (2 * self.depth if k else 0)
+            ports = (*((Port("inputs", f32(B, length, self.latent), "state"),) if k else ()), *told, *caches)
+            last = k == len(lengths) - 1
+            cache_: Role = "cache"
+            outputs: tuple[Role, ...] = ("logits", *(cache_,) * (0 if last else 2 * self.depth))
+            methods[f"scale_{k}"] = add_method(mb, name, f"scale_{k}", _scale(self, entries, k), ports, static, outputs)
+        return Network(name, methods, self.PROVIDES)
+
+
+class _Parts:
+    """What the methods share: c [B, D] is the sum of the embedded conditions, `shared` what blocks are told of it."""
+
+    def __init__(
+        self, config: ScaleTransformer, entries: tuple[Entry, ...], b: Builder, width: int, static: Any
+    ) -> None:
+        self.config, self.entries, self.b, self.width, self.static = config, entries, b, width, static
+
+    def condition(self, conditions: Sequence[Var]) -> Var:
+        vectors = [
+            entry.vector(self.b, f"{entry.ports[0].name}_embedder", operands, self.width, self.static)
+            for entry, operands in with_operands(self.entries, conditions)
+        ]
+        return reduce(lambda total, vector: self.b.op("add", total, vector, out="c"), vectors)
+
+    def start(self, c: Var) -> Var:
+        """Tokens of the first scale [B, n n, D]: the condition."""
+        b, count = self.b, self.config.lengths[0]
+        start = b.param("start", f32(1, count, self.width), "normal", std=0.02)
+        return b.add(b.reshape(c, shape=(c.shape[0], 1, self.width)), start, out="x")
+
+    def embedded(self, inputs: Var) -> Var:
+        return dense(self.b, "embed", inputs, self.width, True, self.config.weights, out="x")
+
+    def placed(self, x: Var, first: int, last: int) -> Var:
+        """x with the embeddings of the places and of the scales `first` to `last`."""
+        b, lengths = self.b, self.config.lengths
+        places = b.param("positions", f32(1, sum(lengths), self.width), "normal", std=0.02)
+        rows = b.param("scale_embedding", f32(len(lengths), self.width), "normal", std=0.02)
+        start, stop = sum(lengths[:first]), sum(lengths[: last + 1])
+        if (start, stop) != (0, sum(lengths)):
+            places = b.slice(places, axis=1, start=start, stop=stop, out="places")
+        scale = np.repeat(np.arange(first, last + 1), lengths[first : last + 1])
+        if first == last:
+            of_scale = b.slice(rows, axis=0, start=first, stop=first + 1, out="of_scale")
+        else:
+            of_scale = b.embedding(rows, b.constant(scale, out="scale"), out="of_scale")
+        return b.add(x, b.add(places, of_scale, out="places"), out="x")
+
+    def logits(self, x: Var, c: Var, vocabulary: int) -> Var:
+        b, norm = self.b, self.config.block.parts()[2]
+        x = b.sub("head_norm", _modulated(norm), x, c, dim=self.width)
+        return dense(b, "head", x, vocabulary, True, "zeros", out="logits")
+
+
+@cache
+def _modulated(norm: Norm) -> BlockBody:
+    @module_class("HeadNorm")
+    def head_norm(b: Builder, x: Var, c: Var, *, dim: int) -> Var:
+        """Normalises the tokens, then scales and shifts them by the condition."""
+        modulation = dense(b, "adaLN", b.silu(c), 2 * dim, True, "zeros", out="modulation")
+        modulation = b.reshape(modulation, shape=(c.shape[0], 1, 2 * dim), out="modulation")
+        scale, shift = b.split(modulation, axis=2, sizes=(dim, dim), out="scale shift")
+        return norm.apply(b, "norm", x) * (scale + 1.0) + shift
+
+    return head_norm
+
+
+@cache
+def _forward(config: ScaleTransformer, entries: tuple[Entry, ...]) -> BlockBody:
+    mixer, feed_forward, norm, condition = config.block.parts()
+    block = condition.masked_block(mixer, feed_forward, norm, config.weights)
+    scale = np.repeat(np.arange(len(config.scales)), config.lengths)
+
+    @module_class("ScaleTransformer", inputs="B M latent")
+    def forward(
+        b: Builder, inputs: Var, *conditions: Var, vocabulary: int, latent: int, width: int, depth: int, **static: Any
+    ) -> Var:
+        """Logits of the tokens of every scale from the conditions and the latents before each scale."""
+        parts = _Parts(config, entries, b, width, static)
+        c = parts.condition(conditions)
+        x = b.concat(parts.start(c), parts.embedded(inputs), axis=1, out="x")
+        x = parts.placed(x, 0, len(config.scales) - 1)
+        of = b.constant(scale, out="scale")
+        length = len(scale)
+        seen = b.less_equal(b.reshape(of, shape=(1, length)), b.reshape(of, shape=(length, 1)))
+        mask = b.reshape(seen, shape=(1, 1, length, length), out="mask")
+        shared, sizes = condition.shared(b, c, width), config.block.own(width, static)
+        for name in items("blocks", depth):
+            x = b.sub(name, block, x, shared, mask, dim=width, **sizes)
+        return parts.logits(x, c, vocabulary)
+
+    return forward
+
+
+@cache
+def _scale(config: ScaleTransformer, entries: tuple[Entry, ...], k: int) -> BlockBody:
+    mixer, feed_forward, norm, condition = config.block.parts()
+    make = condition.extend_block if k else condition.begin_block
+    block = make(mixer, feed_forward, norm, config.weights)
+    heads = "kv_heads" if "kv_heads" in mixer.static(config.width) else "heads"
+    told = len(ports_of(entries))
+
+    def scale(
+        b: Builder, x: Var | None, others: Sequence[Var], vocabulary: int, width: int, depth: int, static: Any
+    ) -> tuple[Var, ...]:
+        parts = _Parts(config, entries, b, width, static)
+        conditions, caches = others[:told], others[told:]
+        c = parts.condition(conditions)
+        x = parts.placed(parts.start(c) if x is None else parts.embedded(x), k, k)
+        shared, sizes = condition.shared(b, c, width), config.block.own(width, static)
+        grown: list[Var] = []
+        for i in range(int(depth)):
+            cache_ = caches[2 * i : 2 * i + 2]
+            x, keys, values = b.sub(f"blocks.{i}", block, x, shared, *cache_, out="x keys values", dim=width, **sizes)
+            grown += [keys, values]
+        return parts.logits(x, c, vocabulary), *(grown if k < len(config.scales) - 1 else ())
+
+    if k == 0:
+
+        @module_class("ScaleTransformer", "scale_0")
+        def first(b: Builder, *others: Var, vocabulary: int, latent: int, width: int, depth: int, **static: Any) -> Any:
+            """Logits of the first scale's tokens, and the caches."""
+            return scale(b, None, others, vocabulary, width, depth, static)
+
+        return first
+
+    @module_class("ScaleTransformer", f"scale_{k}", inputs="B N latent", caches=f"B {heads} S width//heads")
+    def later(
+        b: Builder, inputs: Var, *others: Var, vocabulary: int, latent: int, width: int, depth: int, **static: Any
+    ) -> Any:
+        """Logits of the next scale's tokens, and the grown caches."""
+        return scale(b, inputs, others, vocabulary, width, depth, static)
+
+    return later
+
+
+__all__ = ["ScaleTransformer"]

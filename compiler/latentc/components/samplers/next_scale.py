@@ -1,0 +1,113 @@
+"""Scale after scale: all tokens of a scale at once, given those of the scales before it.
+
+A program of its own because each scale has a size of its own, so that there is no loop: the keys and values of the
+scales before grow, and a quantiser makes the next scale's input of the tokens.
+
+Symbols: B batch, K scales, n the side of a scale's map, L tokens of all scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Need, Network, OutputField, Program
+from latentc.components.guidance.guidance import ScheduledGuidance, guidance_problems
+from latentc.components.kit import Conditions, call, guided_call
+from latentc.components.kit.tokens import draw, filtered
+from latentc.components.parts import Problem, under
+from latentc.components.sampler import Sampler
+from latentc.ir.builder import ModuleBuilder
+from latentc.ir.types import B, f32
+from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class NextScaleSampler(Sampler):
+    """Draws the tokens of one scale after the other (VAR, Tian et al. 2024, arXiv:2404.02905).
+
+    The progress of the guidance is k / (K - 1) at scale k, so that `linear` does not guide the first; caches of both
+    branches grow from there.
+    """
+
+    kind: Literal["next_scale"]
+    temperature: float = Field(1.0, ge=0, description="divides the logits; 0 takes the likeliest token (greedy)")
+    top_k: int = Field(0, ge=0, le=16_777_216, description="draws among the k likeliest tokens only; 0: all")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="draws among the likeliest tokens that together reach this probability"
+    )
+    guidance: ScheduledGuidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "next_scale",
+        "top_k": 8,
+        "top_p": 0.9,
+        "guidance": {"scale": 2.0, "schedule": "linear"},
+    }
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "next_scale"), Need("quantizer", "quantize_scales"))
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        main = getattr(spec.networks.get("main"), "lengths", None)
+        quantizer = getattr(getattr(spec.networks.get("quantizer"), "codebook", None), "lengths", None)
+        if main is not None and quantizer is not None and main != quantizer:
+            message = "networks `main` and `quantizer` have other scales"
+            yield Problem((), message, "give both the same `scales`")
+        if self.guidance is not None:
+            yield from under("guidance", problems=guidance_problems(self.guidance, spec))
+            if self.guidance.channels is not None:
+                yield Problem(("guidance", "channels"), "tokens have no channels", "leave it out")
+
+    def with_steps(self, steps: int) -> NextScaleSampler:
+        return self
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
+        """Adds entry `sample.K`: the conditions, scale f32[B] with guidance, u f32[B, L] unless greedy -> i64[B, L]."""
+        network, quantizer, conditions = networks["main"], networks["quantizer"], Conditions(spec, networks)
+        lengths: list[int] = []
+        while (method := network.methods.get(f"scale_{len(lengths)}")) is not None:
+            lengths.append(int(method.output("logits").type.shape[1]))  # type: ignore[arg-type]
+        count = len(lengths)
+        entry = f"sample.{count}"
+        b = mb.function(entry)
+        told = conditions.operands(b, conditions.inputs(b))
+        scale = b.input("scale", f32(B)) if self.guidance else None
+        u = b.input("u", f32(B, sum(lengths))) if self.temperature else None
+        drawn = () if u is None else b.split(u, axis=1, sizes=tuple(lengths), out="u_0")
+        weights = self.guidance.weights([k / (count - 1) for k in range(count)]) if self.guidance else ()
+        caches: list[Any] = []
+        tokens: list[Any] = []
+        latents = inputs = None
+        for k in range(count):
+            method = network.methods[f"scale_{k}"]
+            names = " ".join("cache" if port.role == "cache" else "logits" for port in method.outputs)
+            operands: dict[str, Any] = {"cache": caches} | ({} if inputs is None else {"state": inputs})
+            if scale is None:
+                made = call(b, network, f"scale_{k}", told, out=names, **operands)
+            else:
+                strength = b.add((scale - 1.0) * float(weights[k]), 1.0, out="strength")
+                null = conditions.null(b, told)
+                made = guided_call(b, network, f"scale_{k}", told, null, strength, out=names, **operands)
+            logits, *caches = made if isinstance(made, tuple) else (made,)
+            if u is None:
+                tokens.append(b.argmax(logits, axis=2, out="token"))
+            else:
+                if self.temperature != 1.0:
+                    logits = b.op("mul", logits, 1 / self.temperature, out="logits")
+                tokens.append(draw(b, filtered(b, logits, self.top_k, self.top_p), drawn[k]))
+            if k < count - 1:
+                before: dict[str, Any] = {} if latents is None else {"state": latents}
+                latents, inputs = call(b, quantizer, f"add_{k}", {}, token=tokens[-1], out="latents inputs", **before)
+        b.output(b.concat(*tokens, axis=1, out="tokens"))
+        mb.entries[entry] = b.finish(doc=f"Draws the tokens of {count} scales one after the other.")
+        sources: dict[str, Source] = conditions.sources()
+        if scale is not None:
+            sources["scale"] = SettingSource("guidance")
+        if u is not None:
+            sources["u"] = RandomSource("uniform", "token")
+        settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
+        return Program(entry, self.kind, count, count, sources, settings, outputs=(OutputField("samples", "tokens"),))
