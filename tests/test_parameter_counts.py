@@ -255,6 +255,16 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("3B", "main"): 3_096_659_200,
         },
     ),
+    "lpd": (
+        "mit-han-lab/lpd: the sizes of its layers, added up",
+        {
+            ("L-256", "main"): 337_157_120,  # README: 337 M
+            ("XL-256", "main"): 751_947_520,  # README: 752 M
+            ("XXL-256", "main"): 1_412_184_576,  # README: 1.4 B
+            ("L-512", "main"): 337_943_552,  # README: 337 M
+            ("XL-512", "main"): 752_930_560,  # README: 752 M
+        },
+    ),
     "tarflow": (
         "apple/ml-tarflow",
         {

@@ -143,6 +143,13 @@ SYSTEMS: dict[str, Tiny] = {
     "sd_vae": Tiny("sd_vae", STAGE),
     "kl16": Tiny("sd_vae", (*STAGE, "backbone.attention=[1]"), "kl16"),
     "vq_f16": Tiny("vq_f16", (*STAGE, *under("backbone", ("attention=[1]", "features=8", "bottleneck.size=16")))),
+    "lpd": Tiny(
+        "lpd",
+        (
+            *under("backbone", (*BLOCKS, "depth=2")),
+            *("data={kind: digits, as: tokens}", "objective.steps=[8, 4]", "sampler.steps=4", "sampler.orders=4"),
+        ),
+    ),
     "var": Tiny(
         "var",
         (

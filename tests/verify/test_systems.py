@@ -18,6 +18,7 @@ CHOSEN = (
     ("uvit", "onnxruntime"),
     ("edm-vp", "onnxruntime"),
     ("mar", "onnxruntime"),
+    ("lpd", "onnxruntime"),
     ("var", "openvino"),
     ("diffwave", "openvino"),
     ("diffmoe", "onnxruntime"),
@@ -49,4 +50,6 @@ def test_system(name: str, engine: str, tmp_path: Path) -> None:
     assert report.ok, report.text()
     found = {c.what for c in report.comparisons}
     assert "sampler" in found and report.controls
-    assert "forward" in found or any(word.startswith("scale_") for word in found)  # which decodes with caches
+    assert "forward" in found or any(
+        word.startswith(("scale_", "group_")) for word in found
+    )  # which decodes with caches

@@ -43,6 +43,7 @@ Capability = Literal[
     "control",
     "refine",
     "next_token",
+    "any_order",
     "next_scale",
     "quantize_scales",
     "masked_tokens",
@@ -66,6 +67,7 @@ CAPABILITIES: dict[Capability, str] = {
     "control": "adds to the blocks of another network",
     "refine": "corrects a prediction that it is told, from a noisy sample and its time",
     "next_token": "predicts each token from those before it",
+    "any_order": "predicts tokens at any positions from those at any others",
     "next_scale": "predicts the tokens of each scale from the scales before it",
     "quantize_scales": "turns the tokens of scales into latents",
     "masked_tokens": "predicts masked tokens from the others",
@@ -99,6 +101,9 @@ denoise_hidden
               `predict_hidden_0`, … (and noise, a number per patch f32[B, T]) -> the same, and mask f32[B, T]
 next_token    `forward` (tokens as state, conditions) -> logits; `prefill` (conditions) -> logits, caches;
               `decode` (token, position, caches) -> logits, caches
+any_order     `forward` (tokens as state; positions: the order; mask: what tokens see; conditions) -> logits by place;
+              `group_0` (positions, conditions) -> logits, caches; `group_1`, … (tokens, their positions, positions,
+              caches) -> logits, caches, none of the last; samplers ask for these
 next_scale    `forward` (latents of all scales but the first as state, conditions) -> logits; `scale_0` (conditions) ->
               logits, caches; `scale_1`, … (latents as state, conditions, caches) -> logits, caches, none of the last
 quantize_scales `scale_inputs` (tokens) -> output; `add_0` (tokens) -> state, output: latents of all scales so far, and

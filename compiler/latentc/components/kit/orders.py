@@ -1,0 +1,104 @@
+"""Groups of tokens that are drawn at once, and orders in which they are.
+
+Symbols: B batch, T tokens of a sample, N groups.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentc.ir.builder import Builder, Var
+from latentc.ir.types import B
+
+
+@cache
+def group_sizes(steps: int, length: int) -> tuple[int, ...]:
+    """Tokens of each of `steps` groups: 1 first, then as many as a quarter of a cosine falls by (Zhang et al. 2025).
+
+    Each is rounded and at least 1; what the sum is off by is taken from (or given to) those whose rounding went
+    furthest. These are the authors' sizes for 20 steps of 256 tokens and 48 of 1024; their tables for other numbers
+    differ by one in places. ValueError: fewer tokens than groups.
+    """
+    if steps > length:
+        raise ValueError(f"{steps} groups of {length} tokens")
+    left = length * np.cos(np.pi / 2 * np.arange(steps + 1) / steps)
+    exact = left[:-1] - left[1:]
+    sizes = np.maximum(1, np.round(exact)).astype(np.int64)
+    sizes[0] = 1 if steps > 1 else length
+    while (surplus := int(sizes.sum()) - length) != 0:
+        off = np.where((sizes > 1) | (surplus < 0), (sizes - exact) * np.sign(surplus), -np.inf)
+        off[0] = -np.inf
+        sizes[int(np.argmax(off))] -= np.sign(surplus)
+    return tuple(int(size) for size in sizes)
+
+
+def group_numbers(sizes: tuple[int, ...]) -> NDArray[np.int64]:
+    """i64[T]: the group that each place of an order belongs to."""
+    return np.repeat(np.arange(len(sizes)), sizes)
+
+
+def group_mask(b: Builder, group: Var, length: int) -> Var:
+    """bool[B, 2 T + 1, 2 T + 1] of the group i64[B, T] of each place in an order: what tokens see in training.
+
+    Rows and columns are of the condition, the known tokens and the queries. A known token sees its group and those
+    before, a query its group's queries and the known tokens of the groups before.
+    """
+    size = 2 * length + 1
+    level = b.op("mul", group, 2, out="level")
+    first = b.full(group, shape=(1,), value=0, dtype="i64", out="first")
+    of = b.concat(first, b.op("add", level, 2), b.op("add", level, 1), axis=1, out="of")
+    row, column = b.reshape(of, shape=(B, size, 1)), b.reshape(of, shape=(B, 1, size))
+    known = b.less_equal(b.arange(size), length, out="known")
+    return b.logical_or(b.equal(row, column), b.logical_and(b.less(column, row), known), out="mask")
+
+
+@cache
+def local_orders(
+    sizes: tuple[int, ...], side: int, proximity: float, repulsion: float, count: int, seed: int
+) -> tuple[tuple[int, ...], ...]:
+    """`count` locality-aware orders of the cells of a square grid; see `local_order`."""
+    rng = np.random.Generator(np.random.Philox(seed))
+    return tuple(local_order(sizes, side, proximity, repulsion, rng) for _ in range(count))
+
+
+def local_order(
+    sizes: tuple[int, ...], side: int, proximity: float, repulsion: float, rng: np.random.Generator
+) -> tuple[int, ...]:
+    """Cells of a `side` by `side` grid, row by row, in a locality-aware order (Zhang et al. 2025, arXiv:2507.01957).
+
+    The first group is any cell. Others first take the cells nearest to those known, as long as their proximity, the sum
+    of 1 / distance over known cells around, is at least `proximity`, and no cell of the group is within `repulsion`
+    rows and columns; then cells as far as possible from the group. Ties are broken at random.
+    """
+    row, column = np.divmod(np.arange(side * side), side)
+    rows, columns = np.abs(row[:, None] - row), np.abs(column[:, None] - column)
+    apart, distance = np.maximum(rows, columns), np.hypot(rows, columns)
+    close = np.where(apart == 1, 1 / np.maximum(distance, 1), 0.0)
+    order: list[int] = []
+    for size in sizes:
+        if not order:
+            order += rng.permutation(side * side)[:size].tolist()
+            continue
+        left = np.setdiff1d(np.arange(side * side), order)
+        score = close[:, order].sum(axis=1)
+        left = left[np.lexsort((rng.random(len(left)), -score[left]))]
+        near = [int(cell) for cell in left if score[cell] >= proximity - 1e-9]
+        group: list[int] = []
+        for cell in near:
+            if len(group) < size and not any(apart[cell, other] <= repulsion for other in group):
+                group.append(cell)
+        others = np.array([cell for cell in left if cell not in group])
+        least = distance[np.ix_(others, np.array(group))].min(axis=1) if group else np.full(len(others), np.inf)
+        while len(group) < size:
+            place = int(np.argmax(least))
+            group.append(int(others[place]))
+            least = np.minimum(least, distance[others, others[place]])
+            least[place] = -1.0
+        order += group
+    return tuple(order)
+
+
+__all__ = ["group_mask", "group_numbers", "group_sizes", "local_order", "local_orders"]

@@ -1,0 +1,191 @@
+"""Group after group of tokens, at any positions, each group at once: LPD's sampler.
+
+A program of its own because groups have sizes of their own, so that there is no loop, and positions are inputs.
+
+Symbols: B batch, T tokens of a sample, N groups, m tokens of a group, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components import Steps
+from latentc.components.contract import Need, Network, OutputField, Program
+from latentc.components.guidance.guidance import ScheduledGuidance, guidance_problems, scale_at
+from latentc.components.kit import Conditions, call, guided_call
+from latentc.components.kit.orders import group_sizes, local_orders
+from latentc.components.kit.tokens import draw, filtered
+from latentc.components.parts import Problem, under
+from latentc.components.sampler import Sampler
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.types import B, f32, i64
+from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class ParallelDecoding(Sampler):
+    """Draws groups of tokens in an order of positions (LPD, Zhang et al. 2025, arXiv:2507.01957).
+
+    The progress of the guidance is the place in the order over T.
+    """
+
+    kind: Literal["parallel_decoding"]
+    steps: int = Field(20, gt=0, le=100_000, description="groups, whose sizes grow as a cosine falls")
+    groups: tuple[Steps, ...] | None = Field(
+        None, min_length=1, max_length=100_000, description="sizes of the groups instead of `steps`"
+    )
+    order: Literal["local", "random", "raster"] = Field(
+        "local",
+        description="positions in a locality-aware order, in one drawn for each sample, or row by row",
+    )
+    orders: int = Field(64, gt=0, le=65_536, description="locality-aware orders, of which each sample takes one")
+    orders_seed: int = Field(0, ge=0, le=4_294_967_295, description="seed that these orders are drawn with")
+    proximity: float = Field(
+        1.0, ge=0, le=64, description="least sum of 1 / distance to known neighbours of a position that is taken first"
+    )
+    repulsion: float = Field(
+        1.0, ge=0, le=1_024, description="rows and columns within which such positions exclude each other in a group"
+    )
+    temperature: float = Field(1.0, ge=0, description="divides the logits; 0 takes the likeliest token (greedy)")
+    top_k: int = Field(0, ge=0, le=16_777_216, description="draws among the k likeliest tokens only; 0: all")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="draws among the likeliest tokens that together reach this probability"
+    )
+    guidance: ScheduledGuidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "parallel_decoding",
+        "steps": 3,
+        "orders": 4,
+        "guidance": {"scale": 2.0, "schedule": "linear"},
+    }
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "any_order"),)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        tokens = spec.data.tokens
+        if tokens is not None:
+            if self.groups is not None and sum(self.groups) != tokens.length:
+                message = f"groups of {sum(self.groups)} tokens in all, and samples have {tokens.length}"
+                yield Problem(("groups",), message)
+            elif self.groups is None and self.steps > tokens.length:
+                message = f"{self.steps} groups of {tokens.length} tokens"
+                yield Problem(("steps",), message, f"use {tokens.length} or fewer")
+            if self.order == "local" and (len(tokens.grid) != 2 or tokens.grid[0] != tokens.grid[1]):
+                sides = " by ".join(map(str, tokens.grid))
+                message = f"locality-aware orders are of a square of tokens, not of {sides}"
+                yield Problem(("order",), message, "use `order: random`")
+        if self.guidance is not None:
+            yield from under("guidance", problems=guidance_problems(self.guidance, spec))
+            if self.guidance.channels is not None:
+                yield Problem(("guidance", "channels"), "tokens have no channels", "leave it out")
+
+    def with_steps(self, steps: int) -> ParallelDecoding:
+        return self
+
+    def sizes(self, length: int) -> tuple[int, ...]:
+        """Tokens of each group."""
+        return self.groups or group_sizes(self.steps, length)
+
+    def prepare(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Mapping[str, Network]:
+        main, backbone = networks["main"], spec.networks["main"]
+        length = int(main.methods["forward"].output("logits").type.shape[1])  # type: ignore[arg-type]
+        more = backbone.group_methods(mb, "main", spec, self.sizes(length))  # type: ignore[attr-defined]
+        return {**networks, "main": replace(main, methods={**main.methods, **more})}
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
+        """Adds entry `sample.N`: the conditions, scale f32[B] with guidance, the order i64[B, T] or, if it is
+        locality-aware, its number i64[B], u f32[B, T] by place in the order unless greedy -> i64[B, T].
+        """
+        network, conditions = networks["main"], Conditions(spec, networks)
+        length = int(network.methods["forward"].output("logits").type.shape[1])  # type: ignore[arg-type]
+        sizes = self.sizes(length)
+        entry = f"sample.{len(sizes)}"
+        b = mb.function(entry)
+        told = conditions.operands(b, conditions.inputs(b))
+        sources: dict[str, Source] = conditions.sources()
+        scale = b.input("scale", f32(B)) if self.guidance else None
+        order, of_order = self._order(b, next(iter(told.values())), sizes, length)
+        u = b.input("u", f32(B, length)) if self.temperature else None
+        caches: list[Var] = []
+        tokens: list[Var] = []
+        places: list[Var] = []
+        start = 0
+        for k, size in enumerate(sizes):
+            places.append(b.slice(order, axis=1, start=start, stop=start + size, out="asked"))
+            positions = places[-2:] if k else places[-1:]
+            operands: dict[str, Any] = {"position": positions, "cache": caches}
+            operands |= {"token": tokens[-1]} if k else {}
+            logits, caches = self._logits(b, network, conditions, told, k, start, size, length, scale, operands)
+            drawn = None if u is None else b.slice(u, axis=1, start=start, stop=start + size, out="drawn")
+            tokens.append(self._pick(b, logits, drawn, size))
+            start += size
+        ordered = b.concat(*tokens, axis=1, out="ordered") if len(tokens) > 1 else tokens[0]
+        b.output(b.take_along(ordered, b.argsort(order, out="rank"), axis=1, out="tokens"))
+        mb.entries[entry] = b.finish(doc=f"Draws {length} tokens in {len(sizes)} groups.")
+        sources |= of_order | ({"scale": SettingSource("guidance")} if self.guidance else {})
+        sources |= {"u": RandomSource("uniform", "token")} if u is not None else {}
+        settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
+        outputs = (OutputField("samples", "tokens"),)
+        return Program(entry, self.kind, len(sizes), len(sizes), sources, settings, outputs=outputs)
+
+    def _order(self, b: Builder, like: Var, sizes: tuple[int, ...], length: int) -> tuple[Var, dict[str, Source]]:
+        """i64[B, T]: the position at each place of the order, and the sources of inputs that it adds."""
+        if self.order == "random":
+            return b.input("order", i64(B, length)), {"order": RandomSource("permutation", "order")}
+        if self.order == "raster":
+            row = b.reshape(b.arange(length), shape=(1, length))
+            return b.broadcast_to(row, like, shape=(B, length), out="order"), {}
+        side = round(length**0.5)
+        pool = np.array(local_orders(sizes, side, self.proximity, self.repulsion, self.orders, self.orders_seed))
+        number = b.input("number", i64(B))
+        order = b.embedding(b.constant(pool, out="orders"), number, out="order")
+        return order, {"number": RandomSource("integers", "order", parameters={"high": float(self.orders)})}
+
+    def _logits(
+        self,
+        b: Builder,
+        network: Network,
+        conditions: Conditions,
+        told: Mapping[str, Var],
+        k: int,
+        start: int,
+        size: int,
+        length: int,
+        scale: Var | None,
+        operands: Mapping[str, Any],
+    ) -> tuple[Var, list[Var]]:
+        """Logits f32[B m, V] of a group, and the grown caches."""
+        method = f"group_{k}"
+        names = " ".join("cache" if port.role == "cache" else "logits" for port in network.methods[method].outputs)
+        given = told if k == 0 else {}
+        if scale is None:
+            made = call(b, network, method, given, out=names, **operands)
+        else:
+            assert self.guidance is not None
+            weights = self.guidance.weights([(start + i) / length for i in range(size)])
+            column = b.reshape(scale, shape=(B, 1))
+            strength = scale_at(b, column, b.constant(weights.reshape(1, size), out="weight"))
+            strength = b.reshape(strength, shape=(B * size,), out="strength")
+            null = conditions.null(b, told) if k == 0 else {}
+            made = guided_call(b, network, method, given, null, strength, out=names, **operands)
+        logits, *caches = made if isinstance(made, tuple) else (made,)
+        return logits, caches
+
+    def _pick(self, b: Builder, logits: Var, u: Var | None, size: int) -> Var:
+        """i64[B, m]: the tokens of a group."""
+        if u is None:
+            token = b.argmax(logits, axis=1)
+        else:
+            if self.temperature != 1.0:
+                logits = b.op("mul", logits, 1 / self.temperature, out="logits")
+            logits = filtered(b, logits, self.top_k, self.top_p)
+            token = draw(b, logits, b.reshape(u, shape=(B * size,), out="u"))
+        return b.reshape(token, shape=(B, size), out="token")
