@@ -255,6 +255,25 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("3B", "main"): 3_096_659_200,
         },
     ),
+    "larp": (
+        "hywang66/LARP: the sizes of its layers, added up",
+        {
+            ("S", "main"): 27_967_104,
+            ("B", "main"): 98_401_536,
+            ("L", "main"): 326_261_760,
+            ("LP", "main"): 631_975_680,  # paper: 632 M
+            ("XL", "main"): 753_888_000,
+            ("XXL", "main"): 1_385_998_848,
+        },
+    ),
+    "larp_tokenizer": (
+        "hywang66/LARP: the sizes of its layers, added up",
+        {
+            ("L", "main"): 87_153_168,
+            ("L-long", "main"): 172_179_984,  # paper: 173 M
+            ("L-long", "prior"): 21_700_240,  # the authors' comment: 21.7 M
+        },
+    ),
     "lpd": (
         "mit-han-lab/lpd: the sizes of its layers, added up",
         {

@@ -143,6 +143,16 @@ SYSTEMS: dict[str, Tiny] = {
     "sd_vae": Tiny("sd_vae", STAGE),
     "kl16": Tiny("sd_vae", (*STAGE, "backbone.attention=[1]"), "kl16"),
     "vq_f16": Tiny("vq_f16", (*STAGE, *under("backbone", ("attention=[1]", "features=8", "bottleneck.size=16")))),
+    "larp_tokenizer": Tiny(
+        "larp_tokenizer",
+        (
+            *(*FILE, "data.fields.x.shape=[1, 4, 8, 8]"),
+            *under("networks.main", ("tokens=5", "width=16", "depth=1", "patch=4", "frames=2", "block.mixer.heads=2")),
+            "networks.main.bottleneck={kind: codebook, size: 7, channels: 4, normalize: true, temperature: 0.5}",
+            *under("networks.prior", ("width=16", "depth=1", "length=5", "channels=4", "dropout=0")),
+            *under("networks.prior.block", ("mixer.heads=2", "mixer.dropout=0", "feed_forward.dropout=0")),
+        ),
+    ),
     "lpd": Tiny(
         "lpd",
         (

@@ -40,6 +40,13 @@ def apply_rotary_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).type_as(x)
 
 
+def sincos_1d(width: int, length: int, base: float) -> Tensor:
+    """Fixed positions of a sequence [length, width]: sines, then cosines."""
+    omega = 1.0 / base ** (torch.arange(width // 2, dtype=torch.float64) / (width // 2))
+    angles = torch.outer(torch.arange(length, dtype=torch.float64), omega)
+    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+
+
 def sincos_2d(width: int, grid: int) -> Tensor:
     """Fixed 2-D position embedding [grid * grid, width]: first half the column, second half the row."""
     omega = 1.0 / 10000 ** (torch.arange(width // 4, dtype=torch.float64) / (width // 4))

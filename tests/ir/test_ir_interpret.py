@@ -103,6 +103,7 @@ def test_what_does_not_fit_is_refused():
 def test_deterministic_initial_values_need_no_generator():
     arguments = {
         "constant": ((2, 3), {"value": 0.5}),
+        "sincos_1d": ((9, 8), {"width": 8, "length": 9, "base": 10000.0}),
         "sincos_2d": ((9, 8), {"width": 8, "grid": 3}),
         "rope_1d": ((10, 4), {"head_dim": 8, "length": 10, "base": 10000.0, "part": "sin"}),
         "rope_2d": ((10, 4), {"head_dim": 8, "grid": 3, "prefix": 1, "base": 10000.0, "part": "cos"}),

@@ -56,6 +56,8 @@ Capability = Literal[
     "uncertainty",
     "encode",
     "autoencode",
+    "code_sequence",
+    "next_vector",
     "flow",
 ]
 CAPABILITIES: dict[Capability, str] = {
@@ -80,6 +82,8 @@ CAPABILITIES: dict[Capability, str] = {
     "uncertainty": "estimates the log-variance of a denoiser's error at a time",
     "encode": "encodes its input for other networks",
     "autoencode": "encodes data as codes and decodes them",
+    "code_sequence": "shows losses its latents as a sequence",
+    "next_vector": "predicts each vector of a sequence from those before it",
     "flow": "maps data to noise with a known log-determinant, and back",
 }
 """Capabilities of networks, in the words of diagnostics. A capability fixes the methods and the roles of their ports:
@@ -124,6 +128,9 @@ encode        `encode` (states, conditions) -> output
 autoencode    `encode` (state) -> output, the codes: tokens, or mean and log-variance of latents;
               `decode` (state: tokens or latents) -> output; `forward` (state) -> output, both in a row;
               `regularized` (state, noise if it draws latents) -> output, penalty f32[B]
+code_sequence as autoencode, and `regularized_codes` (state, noise) -> the same, features [B, N, Z], token [B, N];
+              `likeness` (features [B, N - 1, Z]) -> logits over codes; `vectors` (token) -> output [B, N - 1, Z]
+next_vector   `forward` (state [B, N - 1, Z]) -> output [B, N - 1, Z], the prediction of each vector's successor
 flow          `forward` (state, conditions) -> output (the latent), log_det per dimension; `inverse` (noise, conditions)
               -> output; `guided_inverse` (noise, conditions, the same as `null_NAME`, attention temperature of the
               branch without conditions, scale f32[T - 1, B] per token) -> output

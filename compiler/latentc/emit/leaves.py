@@ -276,6 +276,10 @@ def buffer_value(param: Param, size: Size, helper: Callable[[str], str]) -> str:
         case "uniform":
             bound = literal(float(args["bound"])).code
             return f"torch.empty({dims}).uniform_(-{bound}, {bound})"
+        case "sincos_1d":
+            sizes = [size(args[k]) for k in ("width", "length")]
+            text = call(helper("sincos_1d"), sizes, base=float(args["base"])).code
+            return f"{text}.reshape({dims})" if len(shape) > 2 else text
         case "sincos_2d":
             text = call(helper("sincos_2d"), [size(args["width"]), size(args["grid"])]).code
             return f"{text}.unsqueeze(0)" if len(shape) == 3 and shape[0] == 1 else f"{text}.reshape({dims})"

@@ -112,6 +112,13 @@ def softplus_inverse(rng: np.random.Generator, shape: tuple[int, ...], low: floa
     return np.asarray(np.log(np.expm1(value)))
 
 
+def sincos_1d(rng: np.random.Generator, shape: tuple[int, ...], width: int, length: int, base: float) -> Array:
+    """Fixed positions of a sequence (Vaswani et al. 2017): [length, width]; the first half are sines."""
+    omega = 1.0 / base ** (np.arange(width // 2, dtype=np.float64) / (width // 2))
+    angle = np.arange(length, dtype=np.float64)[:, None] * omega
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).reshape(shape)
+
+
 def sincos_2d(rng: np.random.Generator, shape: tuple[int, ...], width: int, grid: int) -> Array:
     """Fixed 2-D positions (MAE, DiT): [grid*grid, width]; first half encodes the column, second the row."""
     quarter = width // 4
@@ -162,9 +169,9 @@ def rope_1d(
 INITS: dict[str, Callable[..., Array]] = {
     f.__name__: f
     for f in (
-        *(zeros, ones, constant, normal, uniform, orthogonal, linear_default, sincos_2d, rope_1d, rope_2d),
+        *(zeros, ones, constant, normal, uniform, orthogonal, linear_default, sincos_1d, sincos_2d, rope_1d, rope_2d),
         *(count, linspace, log_arange, softplus_inverse, uniform_between),
         *(xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal),
     )
 }
-DETERMINISTIC = {"zeros", "count", "ones", "constant", "sincos_2d", "rope_1d", "rope_2d"}
+DETERMINISTIC = {"zeros", "count", "ones", "constant", "sincos_1d", "sincos_2d", "rope_1d", "rope_2d"}

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from latentc.components.parts import Part
 from latentc.ir.builder import Builder, Var
-from latentc.ir.types import TensorType
+from latentc.ir.types import B, TensorType, f32
 
 
 class Bottleneck(Part):
@@ -20,10 +20,17 @@ class Bottleneck(Part):
 
     channels: int = Field(gt=0, le=65_536, description="channels of the latents (Z)")
 
-    DRAWS: ClassVar[bool] = False
-    """Whether latents are drawn at random in training."""
     discrete: ClassVar[bool] = False
     """Whether codes are tokens."""
+
+    @property
+    def noise(self) -> tuple[str, str] | None:
+        """Name and distribution of what codes are drawn with in training; None: they are not."""
+        return None
+
+    def noise_type(self, rows: int, columns: int) -> TensorType:
+        """Its type."""
+        return f32(B, self.channels, rows, columns)
 
     @property
     def side(self) -> int | None:
@@ -38,6 +45,10 @@ class Bottleneck(Part):
     def static(self) -> dict[str, Any]:
         """Sizes that its emitted class is constructed with, beside `latent`."""
         return {}
+
+    def rows(self, b: Builder, static: dict[str, Any]) -> Var:
+        """The vectors f32[K, Z] that tokens stand for."""
+        raise NotImplementedError(f"{type(self).__name__} has no table")
 
     @abstractmethod
     def codes(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:

@@ -143,7 +143,8 @@ class Autoencoder(Backbone):
         }
         x = Port("x", f32(B, channels, rows, columns), "state")
         z = Port("z", self.bottleneck.decoded_type(h, w), "state", static.get("codes"))
-        noise = [Port("noise", f32(B, self.bottleneck.channels, h, w), "noise")] if self.bottleneck.DRAWS else []
+        drawn = self.bottleneck.noise
+        noise = [Port(drawn[0], self.bottleneck.noise_type(h, w), "noise")] if drawn else []
         bodies = _methods(self)
         encode = add_method(mb, name, "encode", bodies["encode"], [x], static)
         if self.bottleneck.discrete:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
+_DISTRIBUTIONS = {"noise": "normal", "u": "uniform"}
+"""How the noise of a bottleneck is drawn, by its name."""
+
+
 class Autoencoding(Objective):
     """Reconstruction error plus a penalty on the codes: KL divergence, or codebook and commitment losses.
 
@@ -36,14 +40,14 @@ class Autoencoding(Objective):
         method = network.methods["regularized"]
         b = mb.function("loss")
         x = b.input("x", method.input("state").type)
-        noise = [b.input("noise", port.type) for port in method.inputs_of("noise")]
+        noise = [b.input(port.name, port.type) for port in method.inputs_of("noise")]
         made, penalty = call(b, network, "regularized", {}, state=x, noise=noise, out="reconstruction penalty")
         error = made - x
         error = b.abs(error) if self.reconstruction == "l1" else error * error
         reduce = b.mean if self.reduction == "mean" else b.sum
-        error = reduce(error, axes=(1, 2, 3), keepdims=False, out="error")
+        error = reduce(error, axes=tuple(range(1, x.type.rank)), keepdims=False, out="error")
         means = [b.mean(term, axes=(0,), keepdims=False, out=f"mean_{n}") for n, term in (("e", error), ("p", penalty))]
         b.output(b.add(means[0], means[1] * self.weight, out="loss"), *means)
         mb.entries["loss"] = b.finish("The loss, the reconstruction error and the penalty on the codes.")
-        draws = tuple(Draw("noise", "normal") for _ in noise)
+        draws = tuple(Draw(port.name, _DISTRIBUTIONS[port.name]) for port in method.inputs_of("noise"))
         return (Update("loss", ("main",), ("x",), draws, ("loss", "reconstruction", "penalty")),)

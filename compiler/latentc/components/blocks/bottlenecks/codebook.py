@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.blocks.bottleneck import Bottleneck
+from latentc.components.kit.tokens import draw
+from latentc.components.parts import Problem
 from latentc.ir.builder import Builder, Var, f32, i64
 from latentc.ir.types import B, TensorType
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
 
 EPS = 1e-12
 """Least length that a vector is divided by."""
@@ -26,11 +32,32 @@ class Codebook(Bottleneck):
         False, description="compare directions: rows and latents have length 1 (Yu et al. 2021, arXiv:2110.04627)"
     )
     commitment: float = Field(0.25, ge=0, description="weight of the pull on the encoder's output")
+    temperature: float | None = Field(
+        None,
+        gt=0,
+        le=1_024,
+        description="training draws rows from the softmax of cosines over this, instead of the nearest (Wang et al. "
+        "2024, arXiv:2410.21264); for `normalize`. null: the nearest",
+    )
     discrete: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "codebook", "size": 16, "channels": 4}
 
+    @property
+    def noise(self) -> tuple[str, str] | None:
+        return None if self.temperature is None else ("u", "uniform")
+
+    def noise_type(self, rows: int, columns: int) -> TensorType:
+        return f32(B, rows * columns)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.temperature is not None and not self.normalize:
+            yield Problem(("temperature",), "rows are drawn by their cosines", "set `normalize: true`")
+
     def static(self) -> dict[str, Any]:
         return {"codes": self.size}
+
+    def rows(self, b: Builder, static: dict[str, Any]) -> Var:
+        return self._table(b, static)
 
     def _table(self, b: Builder, static: dict[str, Any]) -> Var:
         """The rows f32[codes, Z]."""
@@ -77,7 +104,12 @@ class Codebook(Bottleneck):
 
     def regularized(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any]) -> tuple[Var, Var]:
         table, rows = self._table(b, static), self._rows(b, h, static["latent"])
-        chosen = b.embedding(table, self._nearest(b, rows, table), out="chosen")
+        if noise is None or self.temperature is None:
+            index = self._nearest(b, rows, table)
+        else:
+            closeness = b.op("mul", b.linear(rows, table), 1 / self.temperature, out="closeness")
+            index = draw(b, closeness, b.reshape(noise, shape=(rows.shape[0],), out="u"), out="index")
+        chosen = b.embedding(table, index, out="chosen")
         pull = chosen - b.stop_gradient(rows)
         commit = rows - b.stop_gradient(chosen)
         penalty = self._grid(b, pull * pull + commit * commit * self.commitment, h)

@@ -19,8 +19,11 @@ class Gaussian(Bottleneck):
     """
 
     kind: Literal["gaussian"]
-    DRAWS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "gaussian", "channels": 4}
+
+    @property
+    def noise(self) -> tuple[str, str] | None:
+        return "noise", "normal"
 
     @property
     def encoded(self) -> int:

@@ -1,0 +1,111 @@
+"""Training of a tokenizer beside a prior over its codes: LARP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.kit import call
+from latentc.components.kit.tokens import draw
+from latentc.components.objective import Objective
+from latentc.components.parts import Fraction, Problem
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.types import B, f32
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class PriorAutoencoding(Objective):
+    """Reconstruction, a penalty on the codes, and the cross-entropy of each code given those before it, by `prior`.
+
+    The gradient of the last reaches the codes as well, so that they become easy to predict (LARP, Wang et al. 2024,
+    arXiv:2410.21264, section 3.3). In every round but the first the prior sees, in places of a random share, codes that
+    it predicted in the round before (scheduled sampling); the authors raise the share over the first 30 % of training.
+    The perceptual and adversarial terms of the paper are not part of it.
+    """
+
+    kind: Literal["prior_autoencoding"]
+    reconstruction: Literal["l1", "l2"] = Field("l1", description="absolute or squared error")
+    penalty: float = Field(0.1, ge=0, description="weight of the penalty of the bottleneck")
+    weight: float = Field(0.06, ge=0, description="weight of the prior's cross-entropy, a mean over the rounds")
+    rounds: int = Field(2, gt=0, le=16, description="evaluations of the prior")
+    share: Fraction = Field(0.5, description="share of the codes that are replaced by predicted ones")
+    temperature: float = Field(1.0, gt=0, le=1_024, description="divides the products of predictions and codes")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "prior_autoencoding"}
+
+    def trained(self, spec: Spec) -> tuple[str, ...]:
+        return ("main", "prior")
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "code_sequence"), Need("prior", "next_vector"))
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        main, prior = spec.networks.get("main"), spec.networks.get("prior")
+        tokens, length = getattr(main, "tokens", None), getattr(prior, "length", None)
+        if tokens is not None and length is not None and tokens != length:
+            message = f"the prior is of {length} vectors, and a sample has {tokens} tokens"
+            yield Problem((), message, f"set `networks.prior.length: {tokens}`")
+        latent = getattr(getattr(main, "bottleneck", None), "channels", None)
+        channels = getattr(prior, "channels", None)
+        if latent is not None and channels is not None and latent != channels:
+            message = f"the prior is of vectors of {channels} channels, and latents have {latent}"
+            yield Problem((), message, f"set `networks.prior.channels: {latent}`")
+        if getattr(getattr(main, "bottleneck", None), "discrete", True) is False:
+            yield Problem((), "a prior over codes needs tokens", "use `bottleneck: {kind: codebook}`")
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        main, prior = networks["main"], networks["prior"]
+        method = main.methods["regularized_codes"]
+        b = mb.function("loss")
+        x = b.input("x", method.input("state").type)
+        noise = [b.input(port.name, port.type) for port in method.inputs_of("noise")]
+        names = "reconstruction penalty z tokens"
+        made, penalty, z, tokens = call(b, main, "regularized_codes", {}, state=x, noise=noise, out=names)
+        error = made - x
+        error = b.abs(error) if self.reconstruction == "l1" else error * error
+        error = b.mean(error, axes=tuple(range(x.type.rank)), keepdims=False, out="error")
+        penalty = b.mean(penalty, axes=(0,), keepdims=False, out="penalty")
+        predicted = self._predicted(b, main, prior, z, tokens)
+        total = b.add(b.add(error, penalty * self.penalty), predicted * self.weight, out="loss")
+        b.output(total, error, penalty, predicted)
+        mb.entries["loss"] = b.finish("The loss, the error, the penalty on the codes, the prior's cross-entropy.")
+        draws = [Draw(port.name, "uniform") for port in method.inputs_of("noise")]
+        draws += [Draw("replaced", "uniform")] if self.rounds > 1 else []
+        draws += [Draw(f"drawn_{i}", "uniform") for i in range(self.rounds - 1)]
+        metrics = ("loss", "reconstruction", "penalty", "prior")
+        return (Update("loss", ("main", "prior"), ("x",), tuple(draws), metrics),)
+
+    def _predicted(self, b: Builder, main: Network, prior: Network, z: Var, tokens: Var) -> Var:
+        """The mean cross-entropy f32[] of the tokens i64[B, N] given the vectors z f32[B, N, Z] before each."""
+        count = int(z.shape[1]) - 1
+        target = b.slice(tokens, axis=1, start=1, stop=count + 1, out="target")
+        given = own = b.slice(z, axis=1, start=0, stop=count, out="given")
+        samples = self.rounds > 1 and count > 1
+        replaced = b.less(b.input("replaced", f32(B, count)), self.share, out="which") if self.rounds > 1 else None
+        terms: list[Var] = []
+        for i in range(self.rounds):
+            vectors = call(b, prior, "forward", {}, state=given, out="predicted")
+            logits = call(b, main, "likeness", {}, features=vectors, out="logits")
+            if self.temperature != 1.0:
+                logits = b.op("mul", logits, 1 / self.temperature, out="logits")
+            flat = b.reshape(logits, shape=(B * count, logits.shape[2]))
+            losses = b.cross_entropy(flat, b.reshape(target, shape=(B * count,)))
+            terms.append(b.mean(losses, axes=(0,), keepdims=False, out="term"))
+            if replaced is None or i == self.rounds - 1:
+                continue
+            drawn = draw(b, b.stop_gradient(logits), b.input(f"drawn_{i}", f32(B, count)), out="drawn")
+            made = call(b, main, "vectors", {}, token=drawn, out="made")
+            if samples:  # all but the first, which is given
+                first, rest = b.split(own, axis=1, sizes=(1, count - 1), out="first rest")
+                made, _ = b.split(made, axis=1, sizes=(count - 1, 1), out="made last")
+                which, _ = b.split(replaced, axis=1, sizes=(count - 1, 1), out="which last")
+                which = b.reshape(which, shape=(B, count - 1, 1), out="which")
+                given = b.concat(first, b.where(which, made, rest), axis=1, out="given")
+        total = terms[0]
+        for term in terms[1:]:
+            total = b.add(total, term, out="prior")
+        return b.mul(total, 1 / len(terms), out="prior")

@@ -1,0 +1,81 @@
+"""LARP's tokenizer beside its prior: the prior as PyTorch's own layers, the loss written out from the paper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from random_weights import random_weights
+from torch.nn import functional as F
+
+from latentc.checkpoint import network_params
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.spec import load_spec
+
+SIZES = [
+    "data.fields.x.shape=[1, 4, 8, 8]",
+    *(f"networks.main.{size}" for size in ("tokens=5", "width=16", "depth=1", "patch=4", "frames=2")),
+    "networks.main.block.mixer.heads=2",
+    "networks.main.bottleneck={kind: codebook, size: 7, channels: 4, normalize: true, temperature: 0.5}",
+    *(f"networks.prior.{size}" for size in ("width=16", "depth=2", "length=5", "channels=4", "block.mixer.heads=2")),
+]
+
+
+def prior(weights: dict[str, np.ndarray], z: torch.Tensor) -> torch.Tensor:
+    """A pre-norm GPT over vectors, of torch's own layers, whose outputs have length 1."""
+    w = {name: torch.from_numpy(a) for name, a in weights.items()}
+    x = F.linear(z, w["embed.weight"], w["embed.bias"]) + w["positions"][:, : z.shape[1]]
+    for i in range(2):
+        layer = torch.nn.TransformerEncoderLayer(
+            16, 2, 64, 0.0, "gelu", batch_first=True, norm_first=True, dtype=torch.float64
+        )
+        own = {n.removeprefix(f"blocks.{i}."): t for n, t in w.items() if n.startswith(f"blocks.{i}.")}
+        names = {"attn.qkv": "self_attn.in_proj_", "attn.proj": "self_attn.out_proj.", "mlp.fc1": "linear1."}
+        names |= {"mlp.fc2": "linear2.", "norm1": "norm1.", "norm2": "norm2."}
+        layer.load_state_dict({names[n.rpartition(".")[0]] + n.rpartition(".")[2]: t for n, t in own.items()})
+        mask = torch.nn.Transformer.generate_square_subsequent_mask(z.shape[1], dtype=torch.float64)
+        x = layer(x, src_mask=mask)
+    x = F.layer_norm(x, (16,), w["norm.weight"], w["norm.bias"], 1e-5)
+    return F.normalize(F.linear(x, w["output.weight"], w["output.bias"]), dim=-1)
+
+
+def test_the_loss_is_the_papers() -> None:
+    spec = load_spec("larp_tokenizer", None, SIZES)
+    lowered = lower(spec)
+    rng = np.random.default_rng(0)
+    own = {
+        name: random_weights(network_params(lowered, lowered.networks[name]), rng, 0.4) for name in ("main", "prior")
+    }
+    whole = {f"{net}.{name}": a for net, weights in own.items() for name, a in weights.items()}
+    (update,) = lowered.updates
+    assert update.networks == ("main", "prior")
+    given: dict[str, Any] = {
+        "x": rng.standard_normal((3, 1, 4, 8, 8)),
+        "u": rng.random((3, 5)),
+        "replaced": rng.random((3, 4)),
+        "drawn_0": rng.random((3, 4)),
+    }
+    names = [*update.batch, *(draw.name for draw in update.draws)]
+    total, error, penalty, cross_entropy = Interpreter(lowered.module, whole).run("loss", *(given[n] for n in names))
+
+    run = Interpreter(lowered.module, own["main"]).run
+    made, of_codes = run("main.regularized", given["x"], given["u"])
+    assert np.isclose(error, np.abs(made - given["x"]).mean()) and np.isclose(penalty, of_codes.mean())
+    with torch.no_grad():
+        table = F.normalize(torch.from_numpy(own["main"]["codebook.weight"]), dim=-1)
+        _, _, z, tokens = (
+            torch.from_numpy(np.asarray(a)) for a in run("main.regularized_codes", given["x"], given["u"])
+        )
+        assert torch.allclose(z, table[tokens])
+        terms, seen = [], z[:, :-1]
+        for _ in range(2):
+            logits = prior(own["prior"], seen) @ table.T
+            terms.append(F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
+            below = logits.softmax(-1).cumsum(-1) < torch.from_numpy(given["drawn_0"])[..., None]
+            drawn = table[below.sum(-1)]  # of the vectors from the second on
+            which = torch.from_numpy(given["replaced"])[:, :-1, None] < 0.5
+            seen = torch.cat([z[:, :1], torch.where(which, drawn[:, :-1], z[:, 1:-1])], dim=1)
+    assert np.isclose(cross_entropy, float(sum(terms)) / 2)
+    assert np.isclose(total, error + 0.1 * penalty + 0.06 * cross_entropy)
