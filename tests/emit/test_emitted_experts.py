@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ import torch.nn.functional as F
 from parity_data import SIZES, error, load
 from torch_module import loaded, model_text
 
-from latentc.checkpoint import arrays, network_weights
+from latentc import api
+from latentc.checkpoint import arrays, network_params, network_weights
 from latentc.lower import lower
 from latentc.spec import load_spec
 from latentc.weights import Array, write_safetensors
@@ -72,6 +75,30 @@ def test_training_forward_is_the_authors(tmp_path: object) -> None:
     model.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in own.items() if name in kept})
     x, t, y = (torch.from_numpy(numbers.inputs[name]) for name in ("x", "t", "y"))
     assert error(model(x, t.float(), y).detach().numpy(), numbers.outputs["out"]) < 1e-5
+
+
+@pytest.mark.parametrize("system", ["dit_moe", "diffmoe"])
+def test_what_layers_add_to_gradients_is_a_metric_of_training(system: str, tmp_path: Path) -> None:
+    """The balance of experts, the capacity of a token pool: alike by the oracle and by PyTorch."""
+    options = {"overrides": [*SIZES["dit_moe"], "sampler=null"] if system == "dit_moe" else POOL}
+    spec = load_spec(system, **options)
+    lowered, rng = lower(spec), np.random.default_rng(0)
+    own = network_params(lowered, lowered.networks["main"])
+    drawn = {p: rng.standard_normal([int(d) for d in v.type.shape], np.float32) * 0.2 for p, v in own.items()}
+    write_safetensors(tmp_path / "w.safetensors", {name: Array(a) for name, a in drawn.items()})
+    kinds = {"f32": lambda shape: rng.standard_normal(shape), "i64": lambda shape: rng.integers(0, 3, shape)}
+    inputs = {
+        v.name: kinds[v.type.dtype]([2 if not isinstance(d, int) else d for d in v.type.shape])
+        for v in lowered.module.entry("loss").inputs
+    }
+    found = {
+        (backend, training): api.loss(system, tmp_path / "w.safetensors", inputs, backend, training=training, **options)
+        for backend in ("oracle", "torch")
+        for training in (False, True)
+    }
+    assert all(("auxiliary" in metrics) == training for (_, training), metrics in found.items())
+    by_oracle, by_torch = (float(found[backend, True]["auxiliary"]) for backend in ("oracle", "torch"))
+    assert by_oracle > 0 and abs(by_torch - by_oracle) < 1e-5 * by_oracle
 
 
 POOL = ["data={kind: digits}", "backbone.width=8", "backbone.depth=2", "backbone.patch=2", "sampler.guidance=null"]

@@ -84,7 +84,8 @@ def loss(
     """A training loss and its other metrics by name, on the data's fields and random draws in `inputs`.
 
     `update` names one of several losses (`generator`); the first by default. `training` runs the networks as train.py
-    does. Raises DiagnosticError: E0401 to E0411, E0702, E0706.
+    does, and adds the metric `auxiliary` where layers add losses of their own to the gradients (the balance of experts,
+    the capacity of a token pool), which `loss` leaves out. Raises DiagnosticError: E0401 to E0411, E0702, E0706.
     """
     from latentc.checkpoint import network_weights
     from latentc.ir.core import networks_called

@@ -24,8 +24,9 @@ class Interpreter:
     `float_dtype` is the dtype of all floats: "f64" for the oracle, "f32" to see rounding errors. With "declared" every
     value has the dtype of its type, and ops on half-precision operands compute in f32, as engines do.
 
-    With `training`, ops behave as in training, and `written` {state-dict path: array} holds the new values of state,
-    and of weights that ops overwrite; random ops (dropout) still behave as in inference. Raises ValueError if an input
+    With `training`, ops behave as in training, `written` {state-dict path: array} holds the new values of state and of
+    weights that ops overwrite, and `auxiliary` the losses that ops add to the objective, in the order of their calls;
+    random ops (dropout) still behave as in inference. Raises ValueError if an input
     or weight has not its declared shape.
     """
 
@@ -39,6 +40,7 @@ class Interpreter:
         self.params, self.float_dtype, self.training = params or {}, float_dtype, training
         self.module = expand_derivatives(module)
         self.written: dict[str, Array] = {}
+        self.auxiliary: list[Array] = []
         self._weights: dict[str, Array] = {}
 
     def run(self, function: str, *inputs: Any, prefix: str = "") -> tuple[Array, ...]:
@@ -106,7 +108,11 @@ class Interpreter:
                 return self._guided(node, xs, prefix)
             case "loop":
                 return self._loop(node, xs, prefix)
-            case "dropout" | "auxiliary_loss":
+            case "auxiliary_loss":
+                if self.training:
+                    self.auxiliary.append(xs[1])
+                return xs[:1]
+            case "dropout":
                 return xs[:1]  # as in inference
         row = OPS[node.op]
         assert row.evaluate is not None, node.op
