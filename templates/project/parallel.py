@@ -108,17 +108,30 @@ def recompute(network: nn.Module) -> None:
 def shard(network: nn.Module, run: Run, trained: bool) -> None:
     """FSDP2: each block of a module list, then the rest, is gathered only while it works.
 
-    After a forward pass the rest stays gathered for the backward pass, if the network is trained.
+    After a forward pass the rest stays gathered for the backward pass, if the network is trained. Scalars
+    have no dimension to shard: they stay whole on every process, which averages their gradients itself.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+    scalars = {weight for weight in network.parameters() if weight.ndim == 0}
+    for weight in scalars:
+        weight.data = weight.data.to(run.device)
+        if trained:
+            weight.register_post_accumulate_grad_hook(average_gradient)
     mesh = init_device_mesh(run.device.type, (run.world,))
     for module in [*reversed(blocks_of(network)), network]:  # a block inside a block comes first
         methods = methods_of(module)  # before sharding, which gives the module another class
-        fully_shard(module, mesh=mesh, reshard_after_forward=None if trained else True)
+        again = None if trained else True
+        fully_shard(module, mesh=mesh, reshard_after_forward=again, ignored_params=scalars)
         for name in methods:
             register_fsdp_forward_method(module, name)
+
+
+def average_gradient(weight: Tensor) -> None:
+    """Averages a gradient over all processes; what was averaged before stays as it is."""
+    dist.all_reduce(weight.grad)
+    weight.grad /= dist.get_world_size()
 
 
 def reshard(network: nn.Module) -> None:

@@ -22,6 +22,7 @@ SYSTEMS = {
     "adc_gan": [
         "objective.terms=[hinge, discriminative_classifier]",
         "networks.discriminator.heads=[discriminative, classes]",
+        "networks.main.attention=[8]",  # weighted by a scalar, which FSDP does not shard
     ],
     # The loss of the discriminator is differentiated twice.
     "wgan_gp": [
