@@ -59,8 +59,12 @@ TRAIN: dict[str, Rule] = {
     # endregion
     # region power
     "ema.sigma_rel": (
-        "a list of widths from 0.001 to 0.25",
-        lambda v: isinstance(v, list) and bool(v) and all(type(w) is float and 0.001 <= w <= 0.25 for w in v),
+        "a list of 1 to 8 different widths from 0.001 to 0.25",
+        lambda v: (
+            isinstance(v, list)
+            and all(type(w) is float and 0.001 <= w <= 0.25 for w in v)
+            and 1 <= len({f"{w:g}" for w in v}) == len(v) <= 8  # each names its stored averages
+        ),
     ),
     "ema.snapshot_every": whole(1),
     "ema.target": or_null(number(0.001, 0.25)),

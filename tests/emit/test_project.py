@@ -122,6 +122,13 @@ def test_every_setting_of_training_is_checked() -> None:
             config.check({**train, **wrong})
     with pytest.raises(SystemExit, match="is missing"):
         config.check({k: v for k, v in train.items() if k != "log_every"})
+    spec = load_spec("digits_edm2")
+    exec(project_files(lower(spec), spec)["config.py"], config.__dict__)
+    powers = config_of(spec)["train"]
+    config.check(powers)
+    for widths in ([], [0.05, 0.05], [0.05, 0.0500000001], [0.02 * i for i in range(1, 10)], [0.3]):
+        with pytest.raises(SystemExit, match="sigma_rel"):
+            config.check({**powers, "ema": {**powers["ema"], "sigma_rel": widths}})
 
 
 def test_the_readme_counts_weights_as_training_does() -> None:
