@@ -14,7 +14,7 @@ from latentc.components import Component, OneOf, find, load
 from latentc.components.condition import DrawnInput
 from latentc.components.contract import Need, Network, Program
 from latentc.components.guidance.annealing import Annealing, ConditionAnnealing
-from latentc.components.guidance.guidance import Guidance, GuidanceTerm, Guide
+from latentc.components.guidance.guidance import Guidance, GuidanceTerm, Guide, ScoreTerm
 from latentc.components.kit import Conditions
 from latentc.components.objective import Objective
 from latentc.components.parts import Part, Problem, under
@@ -213,9 +213,11 @@ class ArraySampler(Sampler):
         yield from misplaced
         if not misplaced:
             try:
-                self.table(target)
+                table = self.table(target)
             except ValueError as error:
                 yield Problem(("steps" if self.timesteps is None else "timesteps",), str(error))
+            else:
+                yield from self._idle(table)
         if self.classify is not None:
             yield from under("classify", problems=self.classify.problems(spec))
         for name in filter(self.changed, self.PROGRAMS):
@@ -229,6 +231,15 @@ class ArraySampler(Sampler):
             elif name in told:
                 message = f"the condition `{told[name]}` is already the setting `{name}` of requests"
                 yield Problem((*path, "name"), message, "give this guidance another `name`")
+
+    def _idle(self, table: Table) -> Iterator[Problem]:
+        """Terms that are to change the score, and do so in no step."""
+        for path, term in self.terms():
+            if isinstance(term, ScoreTerm) and not table.guided(term.weights):
+                message = "this guidance changes no step: no evaluation is in its `interval` and after pure noise"
+                yield Problem(
+                    path, message, "use more steps or a wider `interval`: a flow's first evaluation is of noise"
+                )
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.STEPS`; see `program.sample_program`.

@@ -170,6 +170,14 @@ class Table:
         """The columns by which what guidance adds to the score enters the estimates."""
         return {name: column for name, column in self.columns.items() if name in GUIDES}
 
+    def guided(self, weights: Callable[[Sequence[float]], Array]) -> bool:
+        """Whether guidance of the score by these weights of the progress changes an estimate of it or a tail."""
+        own = [
+            np.any(weights(list(self.columns[at])) * self.columns.get(guide, 0.0))
+            for at, guide in zip(NOT_COEFFICIENTS[: self.evaluations], GUIDES, strict=False)
+        ]
+        return any(own) or (self.tail is not None and self.tail.guided(weights))
+
     def data_part(self, which: int) -> dict[str, Array]:
         """The columns by which evaluation `which` of a step gives the part of its input that is data."""
         return {name: self.columns[name] for name in DATA_PART[which]}
