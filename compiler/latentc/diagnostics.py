@@ -115,7 +115,7 @@ CODES: dict[str, str] = {
     "E0710": "not enough memory",
     "E0711": "no such pass",
     "E0712": "no such fusion rule",
-    "E0714": "a metric cannot be used",
+    "E0714": "a metric or a reward cannot be used",
     "E0715": "a budget was not understood",
     "E0716": "no candidate keeps the budget",
     "E0720": "features cannot be computed of these samples",

@@ -8,7 +8,7 @@ Symbols: n trees (one per asked sample), N steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,8 +59,10 @@ def search(
     exploration: float = 1.0,
     seed: int = 0,
     count: int | None = None,
+    settings: Mapping[str, ArrayLike] | None = None,
     steps: int | None = None,
     batch: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Found:
     """Samples from the density p(x) exp(sharpness reward(x)), or with `greedy` those of the highest reward.
 
@@ -68,7 +70,8 @@ def search(
     rounds draws one sample per tree. It descends `levels` nodes, to a child drawn by exp(sharpness value) (greedy: the
     one of the greatest upper confidence bound, weighted by `exploration`), or to a new one while a node with v visits
     has fewer than C v^a children, (C, a) = `widening`. Rewards are propagated by soft maxima. With 1 level it is
-    best-of-N. Whole samplers are run, so that a rollout costs as much as a sample. Raises BundleError E0607 to E0609.
+    best-of-N. Whole samplers are run, so that a rollout costs as much as a sample. `settings` are those of
+    `Pipeline.sample`; `progress` is told how many rounds of how many are done. Raises BundleError E0607 to E0609.
     """
     entry = pipe.program(None, steps)
     parts = _parts(entry, levels)
@@ -84,7 +87,7 @@ def search(
     for turn in range(rollouts):
         paths = [_descend(root, len(parts), sharpness, greedy, widening, exploration, fresh, rng) for root in roots]
         noise = _noise(entry, parts, [[node.seed for node in path[1:]] for path in paths])
-        given: dict[str, Any] = {"noise": noise, "steps": steps, "batch": batch}
+        given: dict[str, Any] = {"noise": noise, "settings": settings, "steps": steps, "batch": batch}
         samples = pipe.sample(known, **given) if known is not None else pipe.sample(count=trees, **given)
         rewards = np.asarray(reward(samples, known), np.float64)
         if rewards.shape != (trees,) or not np.isfinite(rewards).all():
@@ -94,6 +97,8 @@ def search(
         for path, value, sample in zip(paths, rewards, samples, strict=True):
             path[-1].value, path[-1].sample = float(value), sample
             _back_up(path, sharpness)
+        if progress is not None:
+            progress(turn + 1, rollouts)
     chosen = [_best(root) if greedy else _drawn(root, sharpness, rng) for root in roots]
     made = [leaf.sample for leaf in chosen if leaf.sample is not None]
     return Found(np.stack(made), np.array([leaf.value for leaf in chosen]), history)

@@ -41,6 +41,8 @@ LINES = {
     "budget without a value": ("tune SPEC -w WEIGHTS -o tuned --budget error", "E0715"),
     "budget of nothing measured": ("tune SPEC -w WEIGHTS -o tuned --budget eror=1", "E0715"),
     "metric that is no function": ("tune SPEC -w WEIGHTS -o tuned --metric INPUTS", "E0714"),
+    "reward that is no function": ("search BUNDLE --reward INPUTS -o a.png", "E0714"),
+    "nothing to write of a search": ("search BUNDLE --reward a.py:f", "E0701"),
     "tuning of tokens": ("tune digits_llamagen -w WEIGHTS -o tuned", "E0410"),
     "unknown backend": ("forward SPEC -w WEIGHTS -i INPUTS -o out.npz --backend tpu", "E0701"),
     "nothing to write": ("sample BUNDLE", "E0701"),

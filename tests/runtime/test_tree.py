@@ -11,6 +11,8 @@ import pytest
 from bundles import tiny_bundle
 
 import latentc_runtime
+from latentc import api
+from latentc.diagnostics import DiagnosticError
 from latentc_runtime import tree
 from latentc_runtime.errors import BundleError
 from latentc_runtime.sources import Input, RandomSource
@@ -97,3 +99,14 @@ def test_a_bundle(tmp_path: Path) -> None:
     found = tree.search(pipe, brightness, [3, 5], rollouts=6, levels=3, greedy=True)
     assert found.samples.shape == (2, 1, 8, 8) and np.allclose(found.rewards, found.history.max(0))
     assert np.array_equal(asked[0], [3, 5])
+
+    # The command's function, of a file of the user.
+    (tmp_path / "reward.py").write_text(
+        "bright = lambda samples, classes: samples.mean(axis=(1, 2, 3))\none = lambda samples, classes: 'much'\n"
+    )
+    settings: Any = {"rollouts": 6, "levels": 3, "raw": tmp_path / "found.npz", "output": tmp_path / "found.png"}
+    again = api.search(tmp_path / "bundle", f"{tmp_path}/reward.py:bright", [3, 5], **settings)
+    assert np.array_equal(again.rewards, found.rewards) and (tmp_path / "found.png").is_file()
+    assert np.load(tmp_path / "found.npz")["history"].shape == (6, 2)
+    with pytest.raises(DiagnosticError, match="one returned 'much'"):
+        api.search(tmp_path / "bundle", f"{tmp_path}/reward.py:one", [3])

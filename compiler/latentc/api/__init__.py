@@ -29,6 +29,7 @@ from latentc.api.reading import (
 from latentc.api.retrieving import index
 from latentc.api.running import bench, deploy_triton, tune, verify
 from latentc.api.sampling import sample, sample_set
+from latentc.api.searching import search
 from latentc.api.serving import serve
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "sample",
     "sample_set",
     "schema",
+    "search",
     "serve",
     "show",
     "specs",

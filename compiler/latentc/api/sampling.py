@@ -66,11 +66,11 @@ def sample(
         message = f"pictures and arrays would both be written to {output}"
         raise DiagnosticError.of("E0412", message, help="give `--raw` a file of its own, such as samples.npz")
     noise = read_arrays(noise) if isinstance(noise, str | Path) else noise
-    values, asked = _conditions(given), _settings(settings, guidance=guidance, truncation=truncation)
+    values, asked = _conditions(given), given_settings(settings, guidance=guidance, truncation=truncation)
     with runtime_errors():
         pipe = load(bundle, device, index=index)
         entry = pipe.program(program, steps)
-        wanted = _classes(pipe.manifest.conditions_of(entry), classes, per_class, count, values, pipe.indexes)
+        wanted = given_classes(pipe.manifest.conditions_of(entry), classes, per_class, count, values, pipe.indexes)
         made = entry.outputs[0].output
         # Beside each sample as it is, its picture and what the runtime keeps of it; before the system has to kill us.
         number = len(wanted) if wanted is not None else count or 1
@@ -135,13 +135,13 @@ def sample_set(
     from latentc_runtime.pipeline import indexes_of
     from latentc_runtime.request import program_entry
 
-    values, asked = _conditions(given), _settings(settings, guidance=guidance, truncation=truncation)
+    values, asked = _conditions(given), given_settings(settings, guidance=guidance, truncation=truncation)
     with runtime_errors():
         opened = open_bundle(bundle)
         manifest, indexes = opened.manifest, indexes_of(opened, index)
         entry = program_entry(manifest, program, steps)
         conditions = manifest.conditions_of(entry)
-        wanted = _classes(conditions, classes, per_class, count, values, indexes)
+        wanted = given_classes(conditions, classes, per_class, count, values, indexes)
         if wanted is not None and not any(c.form == "label" for c in conditions):
             values, wanted = {**values, next(iter(indexes)): {"class": wanted}}, None
         # Searched once, so that a part of the samples is a part of their neighbours.
@@ -186,7 +186,7 @@ def _conditions(given: Mapping[str, Any] | None) -> dict[str, Any]:
     return {n: read_condition(v, n) if isinstance(v, str | Path) else v for n, v in (given or {}).items()}
 
 
-def _settings(settings: Mapping[str, Any] | None, **short: float | None) -> dict[str, Any]:
+def given_settings(settings: Mapping[str, Any] | None, **short: float | None) -> dict[str, Any]:
     """Settings by name, those with an argument of their own included."""
     return {**(settings or {}), **{name: value for name, value in short.items() if value is not None}}
 
@@ -209,7 +209,7 @@ def _titles(conditions: Sequence[Condition], given: Given) -> list[str]:
     return [", ".join(row) for row in zip(*columns, strict=True)]
 
 
-def _classes(
+def given_classes(
     conditions: Sequence[Condition],
     classes: Sequence[int | str] | str | None,
     per_class: int,

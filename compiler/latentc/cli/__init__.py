@@ -33,7 +33,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     *(models.specs, models.check, models.show, models.schema, models.init, models.explain, models.emit, models.train),
     *(models.forward, models.loss, models.weights, models.index),
     *(bundles.compile, bundles.calibrate, bundles.sample, bundles.verify, bundles.bench, bundles.tune),
-    *(evaluating.evaluate, evaluating.classify, serving.serve, models.doctor),
+    *(evaluating.evaluate, evaluating.classify, evaluating.search, serving.serve, models.doctor),
 )
 for verb in VERBS:
     further = {"allow_extra_args": True, "ignore_unknown_options": True} if verb is models.train else None

@@ -130,3 +130,70 @@ def classify(
         echo(f"… {len(found.labels) - 20} more" + ("" if output is None else f" in {output}"))
     if right is not None:
         echo(f"accuracy {right:.4f} of {len(found.labels)} samples, {found.evaluations} evaluations of the network")
+
+
+def search(
+    bundle: Bundle,
+    reward: Annotated[
+        str, typer.Option("--reward", metavar="FILE.py:FUNCTION", help="Gives a number per sample, more for better.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="PATH", help="A .png, .wav, .txt, .npz; or a folder.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option("--class", metavar="CLASSES", help='0-9,"a name",17; or all, the default.')
+    ] = None,
+    per_class: Annotated[int, typer.Option("--per-class", min=1, metavar="N", help="Samples per class.")] = 1,
+    count: Annotated[int | None, typer.Option("--count", min=0, metavar="N", help="Number of samples.")] = None,
+    rollouts: Annotated[
+        int, typer.Option("--rollouts", metavar="N", help="Samples that are drawn for each one that is kept.")
+    ] = 32,
+    levels: Annotated[
+        int, typer.Option("--levels", metavar="N", help="Depth of the tree of shared noise; 1: the best of N.")
+    ] = 4,
+    sharpness: Annotated[
+        float | None,
+        typer.Option("--sharpness", metavar="S", help="Draw by exp(S x reward), in place of seeking the best."),
+    ] = None,
+    seed: Seed = 0,
+    guidance: Annotated[float | None, typer.Option("--guidance", metavar="SCALE", help="Default: the spec's.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--setting", metavar="NAME=VALUE", help="Such as temperature=0.9; repeatable.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="One of the bundle's step counts.")] = None,
+    raw: Annotated[
+        Path | None, typer.Option("--raw", metavar="FILE", help="An .npz for samples, rewards and their history.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, metavar="N", help="Batch size.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Search for samples that a function rewards, in a tree of shared noise (DTS*, DTS); needs a stochastic sampler."""
+    if output is None and raw is None and not as_json:
+        raise typer.BadParameter("nothing to write: give -o FILE, --raw FILE.npz, --json or several")
+    with bar_for("searching") as bar:
+        found = api.search(
+            bundle,
+            reward,
+            classes,
+            per_class,
+            seed,
+            rollouts=rollouts,
+            levels=levels,
+            sharpness=sharpness,
+            count=count,
+            guidance=guidance,
+            settings={name: a_number(value) for name, value in pairs(setting, "--setting").items()},
+            steps=steps,
+            batch=batch,
+            device=device,
+            output=output,
+            raw=raw,
+            progress=advancing(bar),
+        )
+    if as_json:
+        echo({"rewards": found.rewards.tolist(), "history": found.history.tolist()})
+        return
+    drawn = found.history.mean()
+    echo(f"mean reward {found.rewards.mean():.4g}, of all {found.history.size} samples drawn {drawn:.4g}")
+    echo("\n".join(str(path) for path in (output, raw) if path is not None))

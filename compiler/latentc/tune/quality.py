@@ -5,19 +5,16 @@ Symbols: N samples.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
-from latentc.diagnostics import Diagnostic, DiagnosticError, nearest
 from latentc.evaluate import judge as evaluate
 from latentc.evaluate.metrics import FIGURES, Figures
 from latentc.evaluate.pictures import Samples
 from latentc.evaluate.sources import field_of
+from latentc.functions import UserFunction
 from latentc_runtime.manifest import Output
 
 Array = np.ndarray
@@ -54,52 +51,21 @@ class UserJudge:
     """
 
     def __init__(self, place: str) -> None:
-        self.place, self.higher = place, set[str]()
-        file, colon, name = place.rpartition(":")
-        if not colon or not file or not name:
-            raise self._unusable("is not FILE.py:FUNCTION", "write `--metric judge.py:judge`")
-        self._function = self._imported(Path(file), name)
+        self._function, self.higher = UserFunction(place, "metric", "--metric"), set[str]()
 
     def __call__(self, samples: Array, classes: Array | None) -> Figures:
-        try:
-            found = self._function(samples, classes)
-        except Exception as error:  # whatever a user's code raises
-            raise self._unusable(f"failed: {type(error).__name__}: {error}") from error
+        found = self._function(samples, classes)
         if not isinstance(found, Mapping) or not found:
-            raise self._unusable(f"returned {type(found).__name__}, not figures by name", _RETURNS)
+            raise self._function.unusable(f"returned {type(found).__name__}, not figures by name", _RETURNS)
         return {str(name): self._figure(str(name), value) for name, value in found.items()}
 
     def _figure(self, name: str, value: Any) -> float:
         figure, better = value if isinstance(value, tuple | list) and len(value) == 2 else (value, "lower")
         if better not in ("lower", "higher") or not isinstance(figure, int | float | np.number) or name in RESERVED:
-            raise self._unusable(f"returned {name}: {value!r}", _RETURNS)
+            raise self._function.unusable(f"returned {name}: {value!r}", _RETURNS)
         if better == "higher":
             self.higher.add(name)
         return float(figure)
-
-    def _imported(self, file: Path, name: str) -> Callable[..., Any]:
-        if not file.is_file():
-            raise DiagnosticError(Diagnostic("E0401", f"no such file: {file}", help="--metric takes FILE.py:FUNCTION"))
-        spec = importlib.util.spec_from_file_location(f"latentc_metric_{file.stem}", file)
-        if spec is None or spec.loader is None:
-            raise self._unusable("is not in a Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # where dataclasses and named tuples look up their module
-        sys.path.insert(0, str(file.resolve().parent))  # its neighbours can be imported, as when it is run
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:  # whatever a user's code raises
-            raise self._unusable(f"cannot be imported: {type(error).__name__}: {error}") from error
-        finally:
-            sys.path.remove(str(file.resolve().parent))
-        function = getattr(module, name, None)
-        if not callable(function):
-            close = nearest(name, [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")])
-            raise self._unusable("does not exist", f"did you mean `{close}`?" if close else None)
-        return function  # type: ignore[no-any-return]
-
-    def _unusable(self, what: str, mend: str | None = None) -> DiagnosticError:
-        return DiagnosticError(Diagnostic("E0714", f"the metric {self.place} {what}", help=mend))
 
 
 _RETURNS = (
