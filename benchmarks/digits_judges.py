@@ -1,0 +1,171 @@
+"""How `training_digits.py` judges samples: by the classifier of examples/digits, or against what was given.
+
+A judge takes a bundle and the folder of the benchmark, draws samples, and returns figures by name. Symbols: N samples.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from reduce_digits import METRICS
+
+from latentc_runtime import Pipeline, load
+from latentc_runtime.retrieval import with_labels, write_index
+
+sys.path.insert(0, str(METRICS.parent))
+from metrics import judged, split
+
+Array = NDArray[Any]
+COUNT, FRESH = 1000, 9_000_000
+LABELS = np.arange(COUNT) % 10
+SEEDS = np.arange(FRESH, FRESH + COUNT)
+LEVELS = 17
+
+
+def opened(bundle: Path, index: Path | None = None) -> Pipeline:
+    """The bundle's engine on one thread."""
+    return load(bundle, "cpu", threads=1, index=index)
+
+
+def images(which: int) -> tuple[Array, Array]:
+    """Images f32[N, 1, 8, 8] in -1…1 of the training half (0) or the held-out half (1), and their labels."""
+    half = split()[which]
+    return (half.images[:, None] / 8.0 - 1.0).astype(np.float32), half.labels
+
+
+def scores(samples: Array, labels: Array | None) -> dict[str, float]:
+    """Class accuracy, unless there are no labels, and Fréchet distance from the held-out half."""
+    shown = samples / 8.0 - 1.0 if samples.dtype.kind == "i" else samples
+    found = judged(shown.reshape(-1, 1, 8, 8), LABELS if labels is None else labels)
+    accuracy = {} if labels is None else {"accuracy": float(found["accuracy"][0])}  # type: ignore[index]
+    return {**accuracy, "frechet": float(found["frechet"])}  # type: ignore[arg-type]
+
+
+def classes(bundle: Path, out: Path, **settings: float) -> dict[str, float]:
+    """Samples of each class in turn."""
+    pipe = opened(bundle)
+    return scores(pipe.sample(LABELS, SEEDS, settings=settings or None), LABELS)
+
+
+def alone(bundle: Path, out: Path, dequantised: bool = False) -> dict[str, float]:
+    """Samples without a class. `dequantised`: of a model of grey levels with uniform noise."""
+    samples = opened(bundle).sample(count=COUNT, seeds=SEEDS)
+    if dequantised:
+        samples = np.clip(np.floor((samples + 1) / 2 * LEVELS), 0, LEVELS - 1) / 8.0 - 1.0
+    return scores(samples, None)
+
+
+def captioned(bundle: Path, out: Path, **given: float) -> dict[str, float]:
+    """Samples of captions of one word."""
+    told: dict[str, Any] = {"text": np.eye(10, dtype=np.float32)[LABELS][:, None], **given}
+    return scores(opened(bundle).sample(conditions=told, seeds=SEEDS), LABELS)
+
+
+def psnr(found: Array, wanted: Array) -> float:
+    """In dB, of values from -1 to 1."""
+    return float(10 * np.log10(4 / np.mean((found - wanted) ** 2)))
+
+
+def enlarged(bundle: Path, out: Path) -> dict[str, float]:
+    """Held-out digits from 2 × 2 pixels and their class."""
+    wanted, labels = images(1)
+    low = wanted.reshape(-1, 1, 2, 4, 2, 4).mean(axis=(3, 5))
+    found = opened(bundle).sample(labels, SEEDS[: len(labels)], conditions={"low": low})
+    return {
+        **scores(found, labels),
+        "psnr": psnr(found, wanted),
+        "nearest": psnr(low.repeat(4, 2).repeat(4, 3), wanted),
+    }
+
+
+def filled(bundle: Path, out: Path) -> dict[str, float]:
+    """Held-out digits of which three tenths of the 2 × 2 tiles are hidden, and their class."""
+    wanted, labels = images(1)
+    tiles = np.random.default_rng(0).uniform(size=(len(labels), 1, 4, 4)) >= 0.3
+    known = tiles.repeat(2, 2).repeat(2, 3).astype(np.float32)
+    given = {"known": wanted * known, "known_mask": known}
+    found = opened(bundle).sample(labels, SEEDS[: len(labels)], conditions=given)
+    hole, mean = known == 0, images(0)[0].mean(axis=0)
+    kept = float(np.abs(found - wanted)[~hole].max())
+    guess = np.broadcast_to(mean, wanted.shape)[hole]
+    return {
+        **scores(found, labels),
+        **{"psnr": psnr(found[hole], wanted[hole]), "mean image": psnr(guess, wanted[hole]), "known off by": kept},
+    }
+
+
+def dequantised(which: int, copies: int) -> Array:
+    """Copies of the digits with uniform noise of one grey level, in -1…1."""
+    levels = split()[which].images[:, None].repeat(copies, 0)
+    noise = np.random.default_rng(which).uniform(size=levels.shape)
+    return ((levels + noise) / LEVELS * 2 - 1).astype(np.float32)
+
+
+def likelihood(bundle: Path, out: Path) -> dict[str, float]:
+    """Bits per dimension of digits of 17 grey levels: held-out ones, training ones, and by a histogram per pixel."""
+    pipe = opened(bundle)
+
+    def bits(which: int) -> float:
+        x = dequantised(which, 1)[:300]
+        log_p = pipe.sample(conditions={"x": x}, seeds=SEEDS[:300], program="log_likelihood")
+        return float(np.mean(-log_p / (64 * np.log(2)) + np.log2(LEVELS / 2)))
+
+    known, heldout = (half.images.reshape(-1, 64) for half in split())
+    counts = np.stack([(known == level).sum(axis=0) for level in range(LEVELS)]) + 1.0
+    shares = counts / counts.sum(axis=0)
+    each = shares[heldout[:300], np.arange(64)]
+    return {"bits": bits(1), "bits in training": bits(0), "bits of histograms": float(np.mean(-np.log2(each)))}
+
+
+def retrieved(bundle: Path, out: Path, queries: bool = True, kept: int = 10, noise: bool = False) -> dict[str, float]:
+    """Samples told neighbours from an index of digits below `kept`: of a class's query, or of an entry by the seed.
+
+    `noise`: neighbours are normal numbers in place of digits.
+    """
+    known, labels = images(0)
+    rows = labels < kept
+    vectors = known[rows].reshape(-1, 64)
+    if noise:
+        vectors = np.random.default_rng(0).standard_normal(vectors.shape).astype(np.float32)
+    folder = out / f"index-{kept}-{noise}"
+    write_index(with_labels(vectors, labels[rows], 10, "cosine"), folder)
+    pipe = opened(bundle, folder)
+    if queries:
+        return scores(pipe.sample(conditions={"neighbours": {"class": LABELS}}, seeds=SEEDS), LABELS)
+    samples = pipe.sample(count=COUNT, seeds=SEEDS)
+    below = np.mean([scores(samples, np.full(COUNT, label))["accuracy"] for label in range(5)]) * 5
+    return {**scores(samples, None), "below 5": float(below)}
+
+
+def likened(bundle: Path, out: Path, **settings: float) -> dict[str, float]:
+    """Samples guided by held-out digits: how many are of the reference's class, and the PSNR to it."""
+    wanted, labels = (part[:500] for part in images(1))
+    found = opened(bundle).sample(conditions={"sketch": wanted}, seeds=SEEDS[:500], settings=settings or None)
+    return {**scores(found, labels), "psnr": psnr(found, wanted)}
+
+
+JUDGES: Mapping[str, Callable[..., dict[str, float]]] = {
+    judge.__name__: judge for judge in (classes, alone, captioned, enlarged, filled, likelihood, retrieved, likened)
+}
+
+
+def write_data(folder: Path) -> None:
+    """Files that some systems learn: `captions.npz`, of which half are wrong, and `dequantised.npz`.
+
+    The coherence of a right caption is between 0.5 and 1, of a wrong one between 0 and 0.5.
+    """
+    if (folder / "dequantised.npz").exists():
+        return
+    x, labels = images(0)
+    rng = np.random.default_rng(0)
+    wrong = rng.uniform(size=len(labels)) < 0.5
+    told = np.where(wrong, (labels + rng.integers(1, 10, len(labels))) % 10, labels)
+    coherence = (rng.uniform(0, 0.5, len(labels)) + 0.5 * ~wrong).astype(np.float32)
+    text, mask = np.eye(10, dtype=np.float32)[told][:, None], np.ones((len(x), 1), bool)
+    np.savez(folder / "captions.npz", x=x, text=text, text_mask=mask, coherence=coherence)
+    np.savez(folder / "dequantised.npz", x=dequantised(0, 10))

@@ -1,0 +1,401 @@
+"""What `training_digits.py` trains, draws and compares: published systems at sizes that learn digits.
+
+A system is trained once per entry of `trained`, drawn from and judged once per entry of `drawn`, and its goals compare
+the figures of these. Specs of digits are trained as they say themselves, others in few steps of one core. What is
+compared differs in nothing but the technique. All of it was settled before anything was trained for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+Figures = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A spec with overrides, trained in its own number of steps if `steps` is None.
+
+    `pretrained`: networks that start from the `main` of what another entry has trained.
+    """
+
+    spec: str
+    overrides: tuple[str, ...] = ()
+    steps: int | None = None
+    variant: str | None = None
+    pretrained: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples of what an entry has trained, and which function of `Judges` judges them, with these arguments.
+
+    `networks`: weights of further networks, the `main` of other entries. `spec`: of another spec than the one trained.
+    """
+
+    trained: str
+    overrides: tuple[str, ...] = ()
+    judge: str = "classes"
+    given: Mapping[str, object] = field(default_factory=dict)
+    networks: Mapping[str, str] = field(default_factory=dict)
+    spec: Trained | None = None
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure that is computed from those of everything drawn, by name, and the bound that it is to keep."""
+
+    what: str
+    value: Callable[[Mapping[str, Figures]], float]
+    bound: float
+    least: bool = True
+
+
+@dataclass(frozen=True)
+class System:
+    """What is trained and drawn by name, and the paper's claim as goals."""
+
+    trained: Mapping[str, Trained]
+    drawn: Mapping[str, Drawn]
+    goals: tuple[Goal, ...] = ()
+    deployed: str = ""
+
+    @property
+    def engine(self) -> str:
+        """What is drawn of the technique itself: `deployed`, or the last entry."""
+        return self.deployed or list(self.drawn)[-1]
+
+
+def under(path: str, *sizes: str) -> tuple[str, ...]:
+    """The overrides of one network."""
+    return tuple(f"{path}.{size}" for size in sizes)
+
+
+def ratio(figure: str, one: str, other: str) -> Callable[[Mapping[str, Figures]], float]:
+    """The figure of one as a part of that of the other."""
+    return lambda found: found[one][figure] / found[other][figure]
+
+
+def difference(figure: str, one: str, other: str) -> Callable[[Mapping[str, Figures]], float]:
+    """The figure of one less that of the other."""
+    return lambda found: found[one][figure] - found[other][figure]
+
+
+DIGITS = "data={kind: digits}"
+CAPTIONS, LEVELS = "captions.npz", "dequantised.npz"  # files that the benchmark writes
+FILES = (CAPTIONS, LEVELS)
+COMMON = ("train.log_every=1", "train.parallel=none", "train.workers=0")
+# Of published specs; those of digits have their own.
+SETTINGS = ("train.optimizer={kind: adamw, lr: 2e-3, weight_decay: 0}", "train.schedule={kind: constant, warmup: 50}")
+SETTINGS += ("train.batch_size=64", "train.ema=0.99", "train.clip=1.0")
+UNET = ("width=24", "multipliers=[1, 2]", "blocks=1", "attention=[1]", "block.dropout=0", "block.group_size=4")
+EULER = "sampler={kind: euler, steps: 20}"
+
+FLOW, DENOISER = Trained("digits_sit"), Trained("digits_dit")
+ROUTES = "backbone.routes=[{start: 1, end: 2, ratio: 0.5}]"
+SUPER = ("conditioning.low={kind: low_resolution, factor: 4}", "sampler={kind: heun, steps: 10}")
+UPSAMPLED = "objective.coupling={kind: upsampled, condition: low, std: 0.5}"
+HOLES = ("conditioning.known={kind: masked_image, tiles: 4, hidden: 0.3}", "sampler={kind: heun, steps: 10}")
+HOLE = "objective.coupling={kind: hole, condition: known}"
+CASCADE = ("backbone.kind=cascade_transformer", "backbone.stages=2", "backbone.positions={kind: rope_2d}")
+CASCADE += ("objective={kind: cascaded_flow, stages: 2}", "sampler={kind: cascade, steps: 10}")
+
+VP = (*SETTINGS, f"data={{kind: npz, path: {LEVELS}, shape: [1, 8, 8]}}", *(f"backbone.{size}" for size in UNET))
+VP += ("conditioning.time.frequencies=32",)
+CORRECTED = "sampler={kind: predictor_corrector, steps: %d, corrector: %s}"
+POISSON = "objective.process={kind: pfgmpp, extra_dimensions: 64, sigma_data: 0.7, p_mean: -0.8, p_std: 1.2}"
+WEAK = ("networks.main.width=16", "networks.main.block.head_channels=16", "train.ema.target=0.1")
+GUIDE = "networks.guide={kind: mp_unet, width: 16, frequencies: 32, multipliers: [1, 2], blocks: 1, attention: [1], "
+GUIDE += "block: {head_channels: 16, dropout: 0.05}, frozen: true}"
+
+FIELDS = "{text: {shape: [1, 10]}, text_mask: {shape: [1], dtype: bool}, coherence: {}}"
+RIN = ("data_width=32", "width=64", "latents=10", "blocks=2", "layers=1", "patch=2", "heads=4", "compute_heads=4")
+COHERENT = (*SETTINGS, f"data={{kind: npz, path: {CAPTIONS}, shape: [1, 8, 8], fields: {FIELDS}}}")
+COHERENT += (*(f"backbone.{size}" for size in (*RIN, "registers=2", "sequence_layers=1")), "sampler.steps=50")
+COHERENT += ("sampler.guidance=null", "train.optimizer.lr=3e-3", "objective.process.schedule=sigmoid")
+
+COSINE = "objective.process={kind: discrete, schedule: cosine}"  # that of the denoiser
+RESNET = "kind: resnet_classifier, layers: [1, 1, 1, 1], width: 16"
+ADAPTED = f"{{{RESNET}, adapter: {{rank: 4, alpha: 4}}"
+TEACHER = (*SETTINGS, DIGITS, f"networks.main={{{RESNET}}}", "networks.teacher=null")
+TEACHER += ("objective={kind: classification}", "weights={}")
+EXPERT = (*SETTINGS, DIGITS, f"networks.main={ADAPTED}, copy_of: teacher}}", "train.ema=null", COSINE)
+EXPERT += (f"networks.teacher={{{RESNET}, pretrained: teacher.safetensors}}", "weights={}")
+EXPERTS = tuple(f"expert_{i}" for i in range(5))
+TOLD = ("networks.main.conditions=[class]", "sampler.steps=25")
+NO_CLASS = "{scale: 0}"  # u + 0 (c - u): the prediction without the class
+TOWARDS = "sampler.guidance=[{scale: 0}, {kind: classifier, experts: [%s], scale: 7.5}]"
+SKETCH = ("data.fields={sketch: {shape: [1, 8, 8]}}", "conditioning.sketch={kind: array}", *TOLD)
+LIKE = "sampler.guidance=[{scale: 0}, {kind: score, scale: %s, score: {kind: likeness, reference: sketch%s}}]"
+
+TWO = ("data={kind: digits, fields: {representation: {shape: [8]}}}", "networks.main.conditions=[representation]")
+TWO += ("networks.rdm={kind: vector_mlp, width: 128, depth: 3, time_width: 64}", "conditioning.class=null")
+TWO += (
+    "conditioning.representation={kind: vector, dropout: 0.1, null_embedding: learned_input, prior: {network: rdm, "
+    "objective: {kind: diffusion, process: {kind: discrete, schedule: cosine}, predicts: x0}, "
+    "sampler: {kind: ddim, steps: 50, eta: 1.0}}}",
+    "sampler={kind: ddim, steps: 50, spacing: trailing}",
+)
+UNTOLD = ("conditioning.class=null", "sampler={kind: ddim, steps: 50, spacing: trailing}")
+
+
+def own(name: str) -> tuple[str, ...]:
+    """A network of that name, to sample with."""
+    return (f"networks.{name}={ADAPTED}, frozen: true}}",)
+
+
+SYSTEMS: dict[str, System] = {
+    "edm2_autoguidance": System(
+        {"strong": Trained("digits_edm2"), "weak": Trained("digits_edm2", WEAK, 200)},
+        {
+            "none": Drawn("strong", ("sampler.guidance=null",)),
+            "class": Drawn("strong", ("sampler.guidance={scale: 2}",)),
+            "auto": Drawn(
+                "strong",
+                (GUIDE, "sampler.guidance={kind: autoguidance, network: guide, scale: 2}"),
+                networks={"guide": "weak"},
+            ),
+        },
+        (
+            Goal("Fréchet distance under autoguidance, of none", ratio("frechet", "auto", "none"), 1.0, False),
+            Goal("Fréchet distance under autoguidance, of the class's", ratio("frechet", "auto", "class"), 1.0, False),
+        ),
+    ),
+    "rdm": System(
+        {"retrieval": Trained("digits_rdm")},
+        {
+            "any entry": Drawn("retrieval", judge="retrieved", given={"queries": False}),
+            "any of 0 to 4": Drawn("retrieval", judge="retrieved", given={"queries": False, "kept": 5}),
+            "noise as neighbours": Drawn("retrieval", judge="retrieved", given={"queries": False, "noise": True}),
+            "queries of a class": Drawn("retrieval", judge="retrieved"),
+        },
+        (
+            Goal("class accuracy by the query of a class", lambda f: f["queries of a class"]["accuracy"], 0.9),
+            Goal("samples that are 0 to 4, of a database of these", lambda f: f["any of 0 to 4"]["below 5"], 0.95),
+            Goal(
+                "Fréchet distance with real neighbours, of noise as neighbours",
+                ratio("frechet", "any entry", "noise as neighbours"),
+                0.8,
+                False,
+            ),
+        ),
+    ),
+    "dod": System(
+        {"stages": Trained("digits_dod")},
+        {f"{n} stages": Drawn("stages", (f"sampler.stages={n}", "sampler.sampler.guidance=null")) for n in (1, 3, 2)},
+        (
+            Goal("Fréchet distance of 2 stages, of 1", ratio("frechet", "2 stages", "1 stages"), 1.0, False),
+            Goal("class accuracy of 2 stages, of 1", ratio("accuracy", "2 stages", "1 stages"), 1.0),
+        ),
+    ),
+    "nested": System(
+        {"flow": FLOW, "levels": Trained("digits_nested")},
+        {"flow": Drawn("flow", (EULER,)), "levels": Drawn("levels", ("sampler.guidance=null",))},
+        (Goal("Fréchet distance of three levels, of one", ratio("frechet", "levels", "flow"), 1.0, False),),
+    ),
+    "umd": System(
+        {
+            "denoising": Trained("digits_umd", ("objective.hidden=0", "objective.clean=0")),
+            "both": Trained("digits_umd"),
+        },
+        {name: Drawn(name) for name in ("denoising", "both")},
+        (Goal("class accuracy of a model that also fills in", ratio("accuracy", "both", "denoising"), 0.97),),
+    ),
+    "cdcd": System(
+        {"plain": Trained("digits_cdcd", ("objective.contrasts=[]",)), "contrast": Trained("digits_cdcd")},
+        {name: Drawn(name, ("sampler.guidance=null",)) for name in ("plain", "contrast")},
+        (
+            Goal("class accuracy with the contrastive loss", ratio("accuracy", "contrast", "plain"), 1.0),
+            Goal("Fréchet distance with the contrastive loss", ratio("frechet", "contrast", "plain"), 1.0, False),
+        ),
+    ),
+    "ppap": System(
+        {
+            "denoiser": DENOISER,
+            "teacher": Trained("ppap_expert", TEACHER, 200),
+            "one": Trained("ppap_expert", (*EXPERT, "objective.range=[0, 1]"), 500, pretrained={"teacher": "teacher"}),
+            # All together in as many steps as the one.
+            **{
+                name: Trained(
+                    "ppap_expert",
+                    (*EXPERT, f"objective.range=[{i / 5}, {(i + 1) / 5}]"),
+                    100,
+                    pretrained={"teacher": "teacher"},
+                )
+                for i, name in enumerate(EXPERTS)
+            },
+        },
+        {
+            "unguided": Drawn("denoiser", ("sampler.steps=25", f"sampler.guidance={NO_CLASS}")),
+            "clean": Drawn(
+                "denoiser",
+                (*TOLD, f"networks.teacher={{{RESNET}, frozen: true}}", TOWARDS % "teacher"),
+                networks={"teacher": "teacher"},
+            ),
+            "one": Drawn("denoiser", (*TOLD, *own("one"), TOWARDS % "one"), networks={"one": "one"}),
+            "experts": Drawn(
+                "denoiser",
+                (*TOLD, *(text for name in EXPERTS for text in own(name)), TOWARDS % ", ".join(EXPERTS)),
+                networks={name: name for name in EXPERTS},
+            ),
+        },
+        (
+            Goal("class accuracy by experts, of one of all noise", ratio("accuracy", "experts", "one"), 1.0),
+            Goal(
+                "class accuracy by experts, above a clean classifier's", difference("accuracy", "experts", "clean"), 0.1
+            ),
+        ),
+    ),
+    "sdg": System(
+        {"denoiser": DENOISER, "teacher": Trained("ppap_expert", TEACHER, 200)},
+        {
+            "unguided": Drawn("denoiser", (*SKETCH, LIKE % (100, "")), "likened", {"score_guidance": 0.0}),
+            "pixels": Drawn("denoiser", (*SKETCH, LIKE % (100, "")), "likened"),
+            "features": Drawn(
+                "denoiser",
+                (*SKETCH, f"networks.teacher={{{RESNET}, frozen: true}}", LIKE % (10, ", network: teacher")),
+                "likened",
+                networks={"teacher": "teacher"},
+            ),
+        },
+        (
+            Goal("samples of the reference's class, by features", lambda f: f["features"]["accuracy"], 0.5),
+            Goal("samples of the reference's class, by pixels", lambda f: f["pixels"]["accuracy"], 0.5),
+        ),
+    ),
+    "delta_fm": System(
+        {"plain": FLOW, "contrast": Trained("digits_sit", ("objective.further=[{kind: contrast, weight: 0.05}]",))},
+        {name: Drawn(name, (EULER,)) for name in ("plain", "contrast")},
+        (
+            Goal("Fréchet distance with the contrastive term", ratio("frechet", "contrast", "plain"), 1.0, False),
+            Goal("class accuracy with the contrastive term", ratio("accuracy", "contrast", "plain"), 1.0),
+        ),
+    ),
+    "score_sde": System(
+        {"vp": Trained("score_sde", VP, 800, "vp-ddpmpp-likelihood")},
+        {
+            "predictor, 100 steps": Drawn("vp", (CORRECTED % (100, "none"),), "alone", {"dequantised": True}),
+            "predictor, 200 steps": Drawn("vp", (CORRECTED % (200, "none"),), "alone", {"dequantised": True}),
+            "both, 100 steps": Drawn("vp", (CORRECTED % (100, "langevin"),), "alone", {"dequantised": True}),
+            "likelihood": Drawn("vp", ("sampler.likelihood={steps: 25, dequantise: false}",), "likelihood"),
+        },
+        (
+            Goal(
+                "Fréchet distance with correctors, of the predictor alone in as many evaluations",
+                ratio("frechet", "both, 100 steps", "predictor, 200 steps"),
+                1.0,
+                False,
+            ),
+            Goal(
+                "bits per dimension of held-out digits, less those by a histogram per pixel",
+                lambda f: f["likelihood"]["bits"] - f["likelihood"]["bits of histograms"],
+                -0.3,
+                False,
+            ),
+        ),
+    ),
+    "cad": System(
+        {
+            "labels alone": Trained("cad", (*COHERENT, "conditioning.coherence=null"), 1200),
+            "coherence": Trained("cad", COHERENT, 1200),
+        },
+        {
+            "labels alone": Drawn("labels alone", judge="captioned"),
+            "coherence 0": Drawn("coherence", judge="captioned", given={"coherence": 0.0}),
+            "coherence 1": Drawn("coherence", judge="captioned", given={"coherence": 1.0}),
+            "guided": Drawn(
+                "coherence",
+                ("sampler.guidance={scale: 2, without: [coherence]}",),
+                "captioned",
+                {"coherence": 1.0},
+            ),
+        },
+        (
+            Goal(
+                "class accuracy at coherence 1, above that of training on labels alone",
+                difference("accuracy", "coherence 1", "labels alone"),
+                0.1,
+            ),
+        ),
+    ),
+    "tread": System(
+        {
+            "plain": FLOW,
+            # A step with these routes takes three quarters of the work: two of four blocks see half of the tokens.
+            "plain, three quarters": Trained("digits_sit", steps=1500),
+            "routes": Trained("digits_sit", (ROUTES,)),
+        },
+        {name: Drawn(name, (EULER,)) for name in ("plain", "plain, three quarters", "routes")},
+        (
+            Goal("Fréchet distance with routes, of as many steps", ratio("frechet", "routes", "plain"), 1.0, False),
+            Goal(
+                "Fréchet distance with routes, of as much work",
+                ratio("frechet", "routes", "plain, three quarters"),
+                1.0,
+                False,
+            ),
+        ),
+    ),
+    "interpolant_sr": System(
+        {
+            "uncoupled": Trained("digits_sit", SUPER, 1000),
+            "coupled": Trained("digits_sit", (*SUPER, UPSAMPLED), 1000),
+        },
+        {name: Drawn(name, judge="enlarged") for name in ("uncoupled", "coupled")},
+        (
+            Goal("Fréchet distance of coupled super-resolution", ratio("frechet", "coupled", "uncoupled"), 1.0, False),
+            Goal("PSNR, coupled less uncoupled", difference("psnr", "coupled", "uncoupled"), 0.0),
+        ),
+    ),
+    "interpolant_inpaint": System(
+        {
+            "uncoupled": Trained("digits_sit", HOLES, 1000),
+            "coupled": Trained("digits_sit", (*HOLES, HOLE), 1000),
+        },
+        {name: Drawn(name, judge="filled") for name in ("uncoupled", "coupled")},
+        (
+            Goal("Fréchet distance of coupled inpainting", ratio("frechet", "coupled", "uncoupled"), 1.0, False),
+            Goal("PSNR in the holes, coupled less uncoupled", difference("psnr", "coupled", "uncoupled"), 0.0),
+        ),
+    ),
+    "pfgmpp": System(
+        {"D = inf": Trained("digits_edm2"), "D = 64": Trained("digits_edm2", (POISSON,))},
+        {
+            f"{name}, {steps} steps": Drawn(name, (f"sampler.steps={steps}", "sampler.guidance=null"))
+            for name in ("D = inf", "D = 64")
+            for steps in (18, 6, 4)
+        },
+        (
+            Goal("Fréchet distance in 18 steps", ratio("frechet", "D = 64, 18 steps", "D = inf, 18 steps"), 1.0, False),
+            Goal("Fréchet distance in 4 steps", ratio("frechet", "D = 64, 4 steps", "D = inf, 4 steps"), 1.0, False),
+        ),
+    ),
+    "improved_mean_flow": System(
+        {"flow": FLOW, "average": Trained("digits_improved_mean_flow", ("train.steps=1000",))},
+        {
+            "flow": Drawn("flow"),
+            "flow in 1": Drawn("flow", ("sampler={kind: euler, steps: 1, guidance: {scale: 1.5}}",)),
+            "average, scale 1": Drawn("average", given={"guidance": 1.0}),
+            "average, scale 3": Drawn("average", given={"guidance": 3.0}),
+            "average": Drawn("average"),
+        },
+        (Goal("class accuracy in 1 evaluation, of the flow's in 100", ratio("accuracy", "average", "flow"), 0.97),),
+    ),
+    "pixelflow": System(
+        {"plain": FLOW, "cascade": Trained("digits_sit", CASCADE, 1000)},
+        {"plain": Drawn("plain", (EULER,)), "cascade": Drawn("cascade")},
+        (
+            Goal(
+                "class accuracy of 10 + 10 steps, of 20 in one resolution", ratio("accuracy", "cascade", "plain"), 1.0
+            ),
+            Goal("processor's time of these samples", ratio("seconds", "cascade", "plain"), 0.8, False),
+        ),
+    ),
+    "rcg": System(
+        {"alone": Trained("digits_dit", UNTOLD, 1000), "represented": Trained("digits_dit", TWO, 1000)},
+        {name: Drawn(name, judge="alone") for name in ("alone", "represented")},
+        (Goal("Fréchet distance with a drawn representation", ratio("frechet", "represented", "alone"), 1.0, False),),
+    ),
+}
+"""By the names of docs/systems.yaml."""
