@@ -234,6 +234,15 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("L-512", "main"): 480_443_393,
         },
     ),
+    "maskgit_jax": (
+        "sums of the layers of google-research/maskgit; paper: 227 M with the tokenizer",
+        {("256", "main"): 172_457_193, ("512", "main"): 173_047_017},
+    ),
+    "mage": (
+        "LTH14/mage without what it does not use; paper: 176 and 439 M with the tokenizer's decoder",
+        {("B", "main"): 144_896_745, ("L", "main"): 407_788_521, ("B-class", "main"): 145_664_745},
+    ),
+    "vq_maskgit": ("LTH14/mage", {("f16", "main"): 54_515_587, ("f16", "main.decode"): 30_740_483}),
     "mar": (
         "LTH14/mar; README: 208, 479 and 943 M for both networks",
         {

@@ -129,6 +129,24 @@ SYSTEMS: dict[str, Tiny] = {
             *("data={kind: digits, as: tokens}", "sampler.steps=4"),
         ),
     ),
+    "maskgit_jax": Tiny(
+        "maskgit_jax",
+        (
+            *(
+                "data={kind: digits, as: tokens}",
+                *under("backbone", (*BLOCKS, "depth=1", "dropout=0", "embedding.labels=10")),
+            ),
+            "sampler.steps=4",
+        ),
+    ),
+    "mage": Tiny(
+        "mage",
+        (
+            *("data={kind: digits, as: tokens}", "sampler.steps=4", "train.batch_size=8"),
+            *under("backbone", (*BLOCKS, "depth=1", "dropout=0", "embedding={labels: 10, blank: 7, shared: false}")),
+            *under("backbone.decoder", ("width=8", "depth=1", "heads=2")),
+        ),
+    ),
     "mar": Tiny(
         "mar",
         (

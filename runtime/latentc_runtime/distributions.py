@@ -124,6 +124,24 @@ def _scaled_normal(
     return _column(mean, shape) + _column(std, shape) * z
 
 
+def _normal_between(
+    seeds: Seeds,
+    stream: str,
+    shape: Sequence[int],
+    index: Index,
+    mean: ArrayLike,
+    std: ArrayLike,
+    low: ArrayLike,
+    high: ArrayLike,
+) -> Array:
+    """Normals between their quantiles `low` and `high`, by the inverse of the CDF at the stream's uniforms."""
+    first, last = _column(low, shape), _column(high, shape)
+    places = first + (last - first) * _open_uniforms(seeds, stream, shape, index)
+    z = np.vectorize(NormalDist().inv_cdf, otypes=[np.float64])(places)
+    made: Array = _column(mean, shape) + _column(std, shape) * z
+    return made
+
+
 def _log_normal(
     seeds: Seeds, stream: str, shape: Sequence[int], index: Index, mean: ArrayLike, std: ArrayLike
 ) -> Array:
@@ -222,6 +240,12 @@ DISTRIBUTIONS: Mapping[str, Distribution] = {
     ),
     "gumbel": Distribution(_gumbel, f"-torch.log(-torch.log({_OPEN}))"),
     "exponential": Distribution(_exponential, f"-torch.log({_OPEN}) / {{rate}}", ("rate",), bounds=_NON_NEGATIVE),
+    # Between the quantiles `low` and `high`: bounds of a truncated normal as values of its CDF.
+    "normal_between": Distribution(
+        _normal_between,
+        f"{{mean}} + {{std}} * torch.special.ndtri({{low}} + ({{high}} - {{low}}) * {_OPEN})",
+        ("mean", "std", "low", "high"),
+    ),
     "log_normal": Distribution(
         _log_normal, f"torch.exp({{mean}} + {{std}} * {_NORMAL})", ("mean", "std"), bounds=_NON_NEGATIVE
     ),

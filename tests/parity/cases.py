@@ -30,6 +30,7 @@ class Case:
     output: Callable[[Any, Numbers, Any], Array] = lambda out, numbers, spec: out
     tolerance: float = 1e-5
     prefixes: Mapping[str, str] = field(default_factory=lambda: {"main": ""})
+    names: str = "official"  # the name map of the spec that fits
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def test_forward(case: Forward, backend: str, tmp_path: Path) -> None:
     numbers, spec, lowered, files = official(case, tmp_path)
     names = [port.name for port in lowered.networks[case.network].methods[case.method].inputs]
     given = dict(zip(names, by_name(case, numbers, spec, names), strict=True))
-    sizes: Any = {"variant": case.variant, "overrides": case.sizes, "names": "official", "network": case.network}
+    sizes: Any = {"variant": case.variant, "overrides": case.sizes, "names": case.names, "network": case.network}
     sizes["method"] = case.method
     outs = api.run_method(case.spec, files, given, backend, **sizes)  # type: ignore[arg-type]
     check(case, outs if case.every_output else next(iter(outs.values())), numbers, spec)
@@ -86,10 +86,10 @@ def test_weights_come_back_under_the_official_names(case: Forward, tmp_path: Pat
     _, spec, lowered, files = official(case, tmp_path)
     own, back = tmp_path / "own.safetensors", tmp_path / "back.safetensors"
     sizes: Any = {"variant": case.variant, "overrides": case.sizes, "network": case.network}
-    api.convert_weights(case.spec, files, own, "official", **sizes)
-    api.convert_weights(case.spec, own, back, None, "official", **sizes)
+    api.convert_weights(case.spec, files, own, case.names, **sizes)
+    api.convert_weights(case.spec, own, back, None, case.names, **sizes)
     first = network_weights(spec, lowered, [f"{case.network}={own}"], None, None, [case.network])[case.network]
-    again = network_weights(spec, lowered, [f"{case.network}={back}"], "official", None, [case.network])[case.network]
+    again = network_weights(spec, lowered, [f"{case.network}={back}"], case.names, None, [case.network])[case.network]
     for name, tensor in first.items():
         assert np.array_equal(materialise(tensor), materialise(again[name])), name
 
@@ -101,7 +101,7 @@ def test_loss(case: Loss, backend: str, tmp_path: Path) -> None:
     (update,) = lowered.updates
     names = [*update.batch, *(draw.name for draw in update.draws)]
     given = dict(zip(names, by_name(case, numbers, spec, names), strict=True))
-    sizes: Any = {"variant": case.variant, "overrides": case.sizes, "names": "official"}
+    sizes: Any = {"variant": case.variant, "overrides": case.sizes, "names": case.names}
     found = api.loss(case.spec, files, given, backend, **sizes)  # type: ignore[arg-type]
     assert error(next(iter(found.values())), case.wanted(numbers).mean()) < case.tolerance
 
@@ -116,11 +116,11 @@ def test_sampler(case: Sampler, backend: str, tmp_path: Path) -> None:
     names = [value.name for value in lowered.module.entry(program.entry).inputs]
     given = dict(zip(names, by_name(case, numbers, spec, names), strict=True))
     if backend == "oracle":
-        loaded = network_weights(spec, lowered, files, "official")
+        loaded = network_weights(spec, lowered, files, case.names)
         own = {f"{net}.{name}": a for net, weights in loaded.items() for name, a in arrays(weights).items()}
         (out,) = Interpreter(lowered.module, own).run(program.entry, *given.values())
     elif backend == "torch":
-        loaded = network_weights(spec, lowered, files, "official")
+        loaded = network_weights(spec, lowered, files, case.names)
         with emitted(lowered, spec, tmp_path / "project") as project, torch.no_grad():
             made = project.sampler.PROGRAMS["sample"][program.steps]
             nets = [built(project, loaded[name], name) for name in made.networks]
@@ -128,7 +128,7 @@ def test_sampler(case: Sampler, backend: str, tmp_path: Path) -> None:
     else:
         sizes = [*case.sizes, f"target.engine={backend}"]
         bundle = tmp_path / "bundle"
-        api.compile(case.spec, files, bundle, variant=case.variant, overrides=sizes, names="official")
+        api.compile(case.spec, files, bundle, variant=case.variant, overrides=sizes, names=case.names)
         pipe = latentc_runtime.load(bundle, device="cpu")
         told = {
             source.condition: given[name]

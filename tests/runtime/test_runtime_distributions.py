@@ -37,6 +37,10 @@ CASES = {
     "integers": ({"high": 6}, np.full(6, 1 / 6)),
     "gumbel": ({}, lambda x: np.exp(-np.exp(-x))),
     "exponential": ({"rate": 2.0}, lambda x: 1 - np.exp(-2.0 * x)),
+    "normal_between": (
+        {"mean": 0.5, "std": 2.0, "low": 0.2, "high": 0.7},
+        lambda x: (normal_cdf((x - 0.5) / 2.0) - 0.2) / 0.5,
+    ),
     "log_normal": ({"mean": -1.2, "std": 1.2}, lambda x: normal_cdf((np.log(x) + 1.2) / 1.2)),
     "logit_normal": ({"mean": 0.5, "std": 0.8}, lambda x: normal_cdf((np.log(x / (1 - x)) - 0.5) / 0.8)),
     "beta": ({"a": 1.5, "b": 0.7}, beta_cdf(1.5, 0.7)),

@@ -112,7 +112,10 @@ next_scale    `forward` (latents of all scales but the first as state, condition
               logits, caches; `scale_1`, … (latents as state, conditions, caches) -> logits, caches, none of the last
 quantize_scales `scale_inputs` (tokens) -> output; `add_0` (tokens) -> state, output: latents of all scales so far, and
               those that the next scale begins with; `add_1`, … (state, tokens) -> the same
-masked_tokens `forward` (tokens as state, of which `null` is the mask; conditions) -> logits
+masked_tokens `forward` (tokens as state, of which `null` is the mask; conditions) -> logits, of which samplers draw
+              among the first `values`, if the port says so; the state may hold each token as several digits of base
+              `null`, the lowest first; perhaps `forward_kept` (and rank i64[B, T] as position), the same if the
+              masked tokens have the lowest ranks, and as few of them as the loss leaves are known
 masked_features `forward` (tokens [B, T, C] as state, mask f32[B, T] that is 1 where one is hidden, conditions) ->
               output [B, T, D]; perhaps `forward_known`, the same for as few known tokens as the loss leaves
 generate      `forward` (noise, conditions) -> output; one noise input, which losses draw as normals

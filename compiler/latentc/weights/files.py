@@ -79,13 +79,11 @@ def _tree(path: Path) -> Mapping[Any, Any]:
         if any(name.endswith("data.pkl") for name in names):
             return _mapping(path, read_torch(path))
         if names and all(name.endswith(".npy") for name in names):
-            arrays = read_npz(path)  # names from JAX are nested with slashes
-            dotted = {name.replace("/", "."): expr for name, expr in arrays.items()}
-            return dotted if len(dotted) == len(arrays) else arrays
+            return _dotted(read_npz(path))
     elif head[:1] == b"\x80" and head[1:2] in b"\x01\x02\x03\x04\x05" and len(head) > 1:
         return _mapping(path, read_torch(path))
     elif head[8:9] == b"{" or path.suffix == ".safetensors":
-        return read_safetensors(path)
+        return _dotted(read_safetensors(path))
     elif head.lstrip().startswith(b"{"):
         return _sharded(path)
     raise DiagnosticError.of(
@@ -93,6 +91,12 @@ def _tree(path: Path) -> Mapping[Any, Any]:
         f"{path} is {_FOREIGN.get(head[:4], 'empty' if not head else 'in no known weights format')}",
         help="latentc reads .safetensors, .pt and .npz files, and folders of shards",
     )
+
+
+def _dotted(arrays: Mapping[str, Expr]) -> Mapping[str, Expr]:
+    """Tensors by their names with dots: names from JAX are nested with slashes."""
+    dotted = {name.replace("/", "."): expr for name, expr in arrays.items()}
+    return dotted if len(dotted) == len(arrays) else arrays
 
 
 def _mapping(path: Path, tree: Any) -> Mapping[Any, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from latentc.components import layers
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
@@ -23,13 +23,20 @@ class Blocks:
     groups: int
     eps: float
     dropout: float
+    biases: bool = True
+    """Whether the convolutions of residual blocks have biases."""
+    shortcut_of: Literal["input", "output"] = "input"
+    """What the shortcut of a block that changes the channels projects."""
+    pools: bool = False
+    """Whether levels are halved by average pooling, not by a convolution."""
 
 
 @dataclass(frozen=True)
 class Half:
     """An encoder or a decoder: channels of its levels over `channels`, from the highest resolution down.
 
-    `count` residual blocks per level, each followed by attention in the levels of `attention`.
+    `count` residual blocks per level, each followed by attention in the levels of `attention`, and `middle` of them at
+    the lowest resolution. `input_bias` and `output_kernel` are of its first and its last convolution.
     """
 
     multipliers: tuple[int, ...]
@@ -37,6 +44,9 @@ class Half:
     attention: tuple[int, ...]
     middle_attention: bool
     blocks: Blocks
+    middle: int = 2
+    input_bias: bool = True
+    output_kernel: int = 3
 
 
 @cache
@@ -47,7 +57,7 @@ def encoder(half: Half) -> BlockBody:
     @module_class("Encoder", x="B in_channels H W")
     def forward(b: Builder, x: Var, *, in_channels: int, channels: int, outputs: int) -> Var:
         """Encodes images x [B, in_channels, H, W] as feature maps of `outputs` channels."""
-        h = layers.conv(b, "conv_in", x, channels, 3, INIT, out="h")
+        h = layers.conv(b, "conv_in", x, channels, 3, INIT, half.input_bias, out="h")
         for i, multiplier in enumerate(half.multipliers):
             body = _level(half.blocks, half.count, i in half.attention, "" if i == last else "down")
             h = b.sub(f"levels.{i}", body, h, channels=h.shape[1], features=multiplier * channels)
@@ -76,15 +86,16 @@ def decoder(half: Half) -> BlockBody:
 
 def _middle(b: Builder, half: Half, h: Var) -> Var:
     same = {"channels": h.shape[1], "features": h.shape[1]}
-    h = b.sub("middle1", _residual(half.blocks, False), h, **same)
-    if half.middle_attention:
-        h = b.sub("middle_attention", _attention(half.blocks), h, channels=h.shape[1])
-    return b.sub("middle2", _residual(half.blocks, False), h, **same)  # type: ignore[no-any-return]
+    for i in range(half.middle):
+        h = b.sub(f"middle{i + 1}", _residual(half.blocks, False), h, **same)
+        if i == 0 and half.middle_attention:
+            h = b.sub("middle_attention", _attention(half.blocks), h, channels=h.shape[1])
+    return h
 
 
 def _output(b: Builder, half: Half, h: Var, outputs: Any) -> Var:
     h = b.silu(layers.group_norm(b, "norm_out", h, half.blocks.groups, half.blocks.eps))
-    return layers.conv(b, "conv_out", h, outputs, 3, INIT)
+    return layers.conv(b, "conv_out", h, outputs, half.output_kernel, INIT)
 
 
 @cache
@@ -99,6 +110,8 @@ def _level(blocks: Blocks, count: int, attends: bool, resampling: str) -> BlockB
             h = b.sub(f"blocks.{j}", body, h, channels=h.shape[1], features=features)
             if attends:
                 h = b.sub(f"attention.{j}", _attention(blocks), h, channels=features)
+        if resampling == "down" and blocks.pools:
+            return b.avg_pool(h, size=2, out="h")  # type: ignore[no-any-return]
         if resampling == "down":
             return layers.halving_conv(b, "down", h, features, INIT, out="h")
         if resampling == "up":
@@ -114,11 +127,14 @@ def _residual(blocks: Blocks, projects: bool) -> BlockBody:
     def forward(b: Builder, x: Var, *, channels: int, features: int) -> Var:
         """Twice GroupNorm, SiLU and a 3 x 3 convolution, beside a shortcut."""
         h = b.silu(layers.group_norm(b, "norm1", x, blocks.groups, blocks.eps))
-        h = layers.conv(b, "conv1", h, features, 3, INIT, out="h")
+        h = layers.conv(b, "conv1", h, features, 3, INIT, blocks.biases, out="h")
         h = b.silu(layers.group_norm(b, "norm2", h, blocks.groups, blocks.eps))
         h = b.dropout(h, p=blocks.dropout, out="h") if blocks.dropout else h
-        h = layers.conv(b, "conv2", h, features, 3, INIT, out="h")
-        return (layers.conv(b, "shortcut", x, features, 1, INIT, out="x") if projects else x) + h
+        h = layers.conv(b, "conv2", h, features, 3, INIT, blocks.biases, out="h")
+        if projects:
+            of = x if blocks.shortcut_of == "input" else h
+            x = layers.conv(b, "shortcut", of, features, 1, INIT, blocks.biases, out="x")
+        return x + h
 
     return forward
 

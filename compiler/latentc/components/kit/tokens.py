@@ -17,10 +17,11 @@ from latentc.ir.types import Named
 NEVER = -1e30
 """The logit of a token that must not be drawn."""
 
-Schedule = Literal["arccos", "cosine", "linear", "root", "square"]
+Schedule = Literal["arccos", "cosine", "cubic", "linear", "root", "square"]
 _HIDDEN: dict[str, Callable[[Any], Any]] = {
     "arccos": lambda r: np.arccos(r) / np.asarray(np.pi / 2, r.dtype),
     "cosine": lambda r: np.cos(r * np.asarray(np.pi / 2, r.dtype)),
+    "cubic": lambda r: 1 - r**3,
     "linear": lambda r: 1 - r,
     "root": lambda r: 1 - r**0.5,
     "square": lambda r: 1 - r**2,
@@ -121,4 +122,59 @@ def _radical_inverse(index: int, base: int) -> float:
     return numerator / denominator
 
 
-__all__ = ["NEVER", "Schedule", "draw", "filtered", "halton_order", "hidden_fraction", "joined", "rank", "rows"]
+def digit_base(vocabulary: int, digits: int) -> int | None:
+    """V such that every token below `vocabulary` is that many digits below V; None if there is no such number."""
+    base = round(vocabulary ** (1 / digits))
+    return base if base**digits == vocabulary and base > 1 else None
+
+
+def bits_of(b: Builder, tokens: Var, bits: int) -> Var:
+    """f32[..., bits]: the bits of tokens i64[...] as -1 and 1, the lowest first; zeros for tokens above them."""
+    column = b.reshape(tokens, shape=(*tokens.shape, 1))
+    powers = b.constant(2 ** np.arange(bits + 1), out="powers")
+    above = b.div(column, powers, out="above")  # the token without its lowest 0, 1, … bits
+    last = tokens.type.rank
+    here = b.slice(above, axis=last, start=0, stop=bits, out="here")
+    rest = b.slice(above, axis=last, start=1, stop=bits + 1, out="rest")
+    signs = b.cast(b.op("sub", here, rest * 2), to="f32") * 2.0 - 1.0
+    return b.where(b.less(column, 2**bits), signs, 0.0, out="bits")  # type: ignore[no-any-return]
+
+
+def split_digits(b: Builder, tokens: Var, base: int, digits: int) -> Var:
+    """i64[B, T * digits]: each of tokens i64[B, T] as digits of base `base`, the lowest first."""
+    if digits == 1:
+        return tokens
+    batch, count = tokens.shape
+    powers = b.constant(base ** np.arange(digits + 1), out="powers")
+    above = b.div(b.reshape(tokens, shape=(batch, count, 1)), powers, out="above")
+    here = b.slice(above, axis=2, start=0, stop=digits, out="here")
+    rest = b.slice(above, axis=2, start=1, stop=digits + 1, out="rest")
+    made = b.op("sub", here, rest * base, out="digits")
+    return b.reshape(made, shape=(batch, Named(int(count) * digits, "T")), out="digits")  # type: ignore[no-any-return]
+
+
+def joined_digits(b: Builder, digits: Var, base: int, count: int) -> Var:
+    """i64[B, T]: the tokens of which digits i64[B, T * count] are those of base `base`, the lowest first."""
+    if count == 1:
+        return digits
+    tokens = int(digits.shape[1]) // count
+    parts = b.reshape(digits, shape=(digits.shape[0], tokens, count))
+    powers = b.constant(base ** np.arange(count), out="powers")
+    return b.sum(parts * powers, axes=(2,), keepdims=False, out="tokens")  # type: ignore[no-any-return]
+
+
+__all__ = [
+    "NEVER",
+    "Schedule",
+    "bits_of",
+    "digit_base",
+    "draw",
+    "filtered",
+    "halton_order",
+    "hidden_fraction",
+    "joined",
+    "joined_digits",
+    "rank",
+    "rows",
+    "split_digits",
+]

@@ -43,16 +43,18 @@ class Autoencoder(Backbone):
     decoder_multipliers: tuple[Size, ...] | None = Field(
         None, min_length=1, max_length=16, description="those of the decoder, in the same order; null: as `multipliers`"
     )
-    blocks: int = Field(
-        2, gt=0, le=64, description="residual blocks per level of the encoder; the decoder has one more"
+    blocks: int = Field(2, gt=0, le=64, description="residual blocks per level of the encoder")
+    decoder_blocks: int | None = Field(
+        None, gt=0, le=64, description="those of the decoder; null: one more than `blocks`"
     )
+    middle_blocks: int = Field(2, gt=0, le=64, description="residual blocks at the lowest resolution, in each half")
     attention: tuple[Level, ...] = Field(
         (), max_length=64, description="levels whose residual blocks are followed by attention, from 0"
     )
     decoder_attention: tuple[Level, ...] | None = Field(
         None, max_length=64, description="those of the decoder; null: as `attention`"
     )
-    middle_attention: bool = Field(True, description="attention between the two residual blocks in the middle")
+    middle_attention: bool = Field(True, description="attention behind the first residual block in the middle")
     features: int | None = Field(
         None,
         gt=0,
@@ -69,6 +71,18 @@ class Autoencoder(Backbone):
     dropout: float = Field(
         0.0, ge=0, lt=1, description="before the second convolution of a residual block, in training"
     )
+    biases: bool = Field(
+        True, description="biases of the residual blocks' convolutions and of the encoder's first (MaskGIT: none)"
+    )
+    shortcut_of: Literal["input", "output"] = Field(
+        "input",
+        description="what the shortcut of a residual block that changes the channels projects: its input, or what its "
+        "convolutions give (MaskGIT)",
+    )
+    downsampling: Literal["conv", "average"] = Field(
+        "conv", description="halves the resolution by a convolution of stride 2, or by averages of 2 x 2 pixels"
+    )
+    output_kernel: Literal[1, 3] = Field(3, description="side of the kernel of the encoder's last convolution")
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"autoencode", "encode"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "autoencoder",
@@ -157,7 +171,13 @@ class Autoencoder(Backbone):
                 mb, name, "regularized", bodies["regularized"], [x, *noise], static, ("output", "penalty")
             ),
         }
-        return Network(name, methods, self.PROVIDES, sizes={"levels": len(self.multipliers)})
+        sizes = {
+            "levels": len(self.multipliers),
+            "blocks": self.blocks,
+            "decoder_blocks": self.decoder_blocks or self.blocks + 1,
+            "middle": self.middle_blocks,
+        }
+        return Network(name, methods, self.PROVIDES, sizes=sizes)
 
 
 def _image(spec: Spec) -> tuple[int, int, int]:
@@ -169,12 +189,24 @@ def _image(spec: Spec) -> tuple[int, int, int]:
 @cache
 def _methods(config: Autoencoder) -> dict[str, BlockBody]:
     bottleneck = config.bottleneck
-    shared = Blocks(config.groups, config.eps, config.dropout)
-    inward = Half(config.multipliers, config.blocks, config.attention, config.middle_attention, shared)
+    pools = config.downsampling == "average"
+    shared = Blocks(config.groups, config.eps, config.dropout, config.biases, config.shortcut_of, pools)
+    inward = Half(
+        config.multipliers,
+        config.blocks,
+        config.attention,
+        config.middle_attention,
+        shared,
+        config.middle_blocks,
+        config.biases,
+        config.output_kernel,
+    )
     outward = replace(
         inward,
+        input_bias=True,
+        output_kernel=3,
         multipliers=config.decoder_multipliers or config.multipliers,
-        count=config.blocks + 1,
+        count=config.decoder_blocks or config.blocks + 1,
         attention=config.attention if config.decoder_attention is None else config.decoder_attention,
     )
 

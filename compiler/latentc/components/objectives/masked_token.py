@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from math import pi
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components import Closed
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
+from latentc.components.kit.tokens import split_digits
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
-from latentc.components.parts import Fraction
+from latentc.components.parts import Fraction, Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B, Named
 
@@ -30,18 +34,32 @@ _ARCCOS: tuple[float, ...] = (
     0.0066700901,
 )
 _ARCCOS += (-0.0012624911,)
-MaskSchedule = Literal["arccos", "cosine", "linear", "square"]
+MaskSchedule = Literal["arccos", "cosine", "linear", "square", "truncated_normal"]
+
+
+class TruncatedNormal(Closed):
+    """The distribution of the masked fraction in MAGE: normal, truncated to [least, most]."""
+
+    mean: float = Field(0.55, ge=0, le=1, description="mean before truncation")
+    deviation: float = Field(0.25, gt=0, le=10, description="standard deviation before truncation")
+    least: float = Field(0.5, ge=0, lt=1, description="least fraction; an encoder is never given these tokens")
+    most: float = Field(1.0, gt=0, le=1, description="largest fraction")
 
 
 class MaskedToken(Objective):
     """Cross-entropy of masked tokens given the others (MaskGIT, Chang et al. 2022, arXiv:2202.04200).
 
     A fraction `schedule`(u) of each sample's tokens is masked, u uniform in (0, 1): arccos: 2/pi arccos(u)
-    (Halton-MaskGIT), cosine: cos(pi u / 2), linear: 1 - u, square: 1 - u^2. At least one token is.
+    (Halton-MaskGIT), cosine: cos(pi u / 2), linear: 1 - u, square: 1 - u^2; or a truncated normal one (MAGE, Li et al.
+    2022, arXiv:2211.09117). At least one token is.
     """
 
     kind: Literal["masked_token"]
     schedule: MaskSchedule = Field("cosine", description="distribution of the masked fraction")
+    fraction: TruncatedNormal = Field(TruncatedNormal(), description="that distribution for `truncated_normal`")
+    independent: bool = Field(
+        False, description="each token is masked with that probability by itself (MaskBit), not a fraction of them"
+    )
     smoothing: Fraction = Field(
         0.0, description="label smoothing: weight of the uniform distribution in the target (MaskGIT's paper: 0.1)"
     )
@@ -51,21 +69,46 @@ class MaskedToken(Objective):
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         return (Need("main", "masked_tokens"),)
 
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.fraction.least >= self.fraction.most:
+            message = f"the least fraction ({self.fraction.least}) is not below the largest ({self.fraction.most})"
+            yield Problem(("fraction",), message)
+        if self.independent and not self.visible:
+            message = "tokens masked independently may all be visible, which leaves no loss"
+            yield Problem(("independent",), message, "set `visible: true`")
+
+    def most_known(self, tokens: int) -> int:
+        if self.schedule != "truncated_normal" or self.independent:
+            return tokens
+        return tokens - math.ceil(self.fraction.least * tokens)
+
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network, conditions = networks["main"], Conditions(spec, networks)
         port = network.methods["forward"].input("state")
-        length = Named(int(port.type.shape[1]), "T")  # type: ignore[arg-type]
-        vocabulary = int(port.values)  # type: ignore[arg-type]
+        assert spec.data.tokens is not None and port.null is not None
+        count, length = spec.data.tokens.length, Named(int(port.type.shape[1]), "T")  # type: ignore[arg-type]
         b = mb.function("loss.terms")
-        tokens = b.input("tokens", i64(B, length))
+        tokens = b.input("tokens", i64(B, Named(count, "T")))
         given = conditions.inputs(b, by_field=True)
-        u, rank = b.input("u", f32(B)), b.input("rank", i64(B, length))
+        u = b.input("u", f32(B))
+        rank = b.input("v", f32(B, length)) if self.independent else b.input("rank", i64(B, length))
         told = conditions.dropped(b, conditions.operands(b, given))
-        count = b.maximum(self._masked(b, u) * float(length), 1.0, out="count")
-        masked = b.less(b.cast(rank, to="f32"), b.reshape(count, shape=(B, 1)), out="masked")
-        seen = b.where(masked, b.scalar(port.null, tokens), tokens, out="seen")  # type: ignore[arg-type]
-        logits = call(b, network, "forward", told, state=seen, out="logits")
-        rows = B * length
+        tokens = split_digits(b, tokens, port.null, length // count)
+        fraction = u if self.schedule == "truncated_normal" else self._masked(b, u)
+        if self.independent:
+            masked = b.less(rank, b.reshape(fraction, shape=(B, 1)), out="masked")
+        else:
+            most = b.maximum(fraction * float(length), 1.0, out="count")
+            masked = b.less(b.cast(rank, to="f32"), b.reshape(most, shape=(B, 1)), out="masked")
+        seen = b.where(masked, b.scalar(port.null, tokens), tokens, out="seen")
+        if "forward_kept" in network.methods:
+            logits = call(b, network, "forward_kept", told, state=seen, position=rank, out="logits")
+        else:
+            logits = call(b, network, "forward", told, state=seen, out="logits")
+        values = network.methods["forward"].output("logits").values
+        if values is not None and values < int(logits.shape[2]):
+            logits = b.slice(logits, axis=2, start=0, stop=values, out="logits")
+        rows, vocabulary = B * length, logits.shape[2]
         losses = b.cross_entropy(b.reshape(logits, shape=(rows, vocabulary)), b.reshape(tokens, shape=(rows,)))
         losses = b.reshape(losses, shape=(B, length), out="losses")
         if self.smoothing:
@@ -80,8 +123,19 @@ class MaskedToken(Objective):
             b.output(b.div(total, b.sum(weight, axes=(1,), keepdims=False), out="loss"))
         tokens_of_loss = "all" if self.visible else "masked"
         b.finish(f"The cross-entropy of {tokens_of_loss} tokens in nats per token, one value per sample.")
-        draws = (Draw("u", "uniform"), Draw("rank", "permutation"), *conditions.draws())
+        draws = (
+            self._draw(),
+            Draw("v", "uniform") if self.independent else Draw("rank", "permutation"),
+            *conditions.draws(),
+        )
         return publish(mb, ("loss",), ("tokens", *conditions.fields), draws, self.trained(spec))
+
+    def _draw(self) -> Draw:
+        if self.schedule != "truncated_normal":
+            return Draw("u", "uniform")
+        given, curve = self.fraction, NormalDist(self.fraction.mean, self.fraction.deviation)
+        bounds = {"low": curve.cdf(given.least), "high": curve.cdf(given.most)}
+        return Draw("u", "normal_between", {"mean": given.mean, "std": given.deviation, **bounds})
 
     def _masked(self, b: Builder, u: Var) -> Var:
         """f32[B]: the masked fraction at u."""

@@ -1,6 +1,6 @@
 """What samplers of masked tokens share: the loop over the steps, guidance, and the programs `sample` and `inpaint`.
 
-Symbols: B batch, T tokens of a sample, V vocabulary (token V is the mask), N steps.
+Symbols: B batch, T tokens of a sample (digits of tokens if these are split), V values drawn among, N steps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import Field
 from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.guidance.guidance import ScheduledGuidance, guidance_problems, scale_at
 from latentc.components.kit import Conditions, call, guided_call
-from latentc.components.kit.tokens import Schedule, draw, filtered, hidden_fraction
+from latentc.components.kit.tokens import Schedule, draw, filtered, hidden_fraction, joined_digits, split_digits
 from latentc.components.parts import Problem, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class Step:
     """One step as `MaskedSampler.choose` sees it.
 
-    tokens and drawn i64[B, T], logits f32[B, T, V + 1], the rows of the tables by name, the tokens that a request gave
-    as bool[B, T] or None, and what the sampler prepared.
+    tokens and drawn i64[B, T], logits f32[B, T, V], the rows of the tables by name, the tokens that a request gave as
+    bool[B, T] or None, and what the sampler prepared.
     """
 
     tokens: Var
@@ -58,7 +58,7 @@ class MaskedSampler(Sampler):
     inpaint: bool = Field(True, description="a second program `inpaint` keeps given tokens and draws the others")
 
     @abstractmethod
-    def progress(self) -> np.ndarray:
+    def guided_progress(self) -> np.ndarray:
         """f64[N]: how far the guidance is at each step, from 0 to 1."""
 
     @abstractmethod
@@ -85,9 +85,10 @@ class MaskedSampler(Sampler):
         return (Need("main", "masked_tokens"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if spec.data.tokens is not None and self.steps > spec.data.tokens.length:
-            message = f"{self.steps} steps for {spec.data.tokens.length} tokens: some would reveal none"
-            yield Problem(("steps",), message, f"use {spec.data.tokens.length} steps or fewer")
+        splits = getattr(spec.networks.get("main"), "splits", 1)
+        if spec.data.tokens is not None and self.steps > (most := spec.data.tokens.length * splits):
+            message = f"{self.steps} steps for {most} tokens: some would reveal none"
+            yield Problem(("steps",), message, f"use {most} steps or fewer")
         if self.guidance is not None:
             yield from under("guidance", problems=guidance_problems(self.guidance, spec))
             if self.guidance.channels is not None:
@@ -110,24 +111,35 @@ class MaskedSampler(Sampler):
         network, conditions, entry = networks["main"], Conditions(spec, networks), f"{name}.{self.steps}"
         port = network.methods["forward"].input("state")
         length, mask = int(port.type.shape[1]), int(port.null)  # type: ignore[arg-type]
-        tokens_type = i64(B, Named(length, "T"))
+        assert spec.data.tokens is not None
+        count = spec.data.tokens.length
+        digits = length // count  # of a token, each masked and drawn by itself
+        values = network.methods["forward"].output("logits").values
         b = mb.function(entry)
         inputs = conditions.inputs(b)
         told = conditions.operands(b, inputs)
         sources: dict[str, Source] = conditions.sources()
         own: tuple[Condition, ...] = ()
-        start = b.full(next(iter(told.values())), shape=(length,), value=mask, dtype="i64", out="tokens")
         kept: list[Var] = []
+        given: Var | None = None
         if name == "inpaint":
-            given, keep = b.input("given", tokens_type), b.input("keep", f32(B, Named(length, "T")))
-            kept = [b.greater(keep, 0.5, out="kept")]
-            start = b.where(kept[0], given, start, out="tokens")
-            own = inpainting_conditions((length,), length, mask)
+            given, keep = b.input("given", i64(B, Named(count, "T"))), b.input("keep", f32(B, Named(count, "T")))
+            own = inpainting_conditions((count,), count, spec.data.tokens.vocabulary)
             sources |= {c.name: ConditionSource(c.name) for c in own}
+            if digits > 1:
+                given = split_digits(b, given, mask, digits)
+                keep = b.reshape(keep, shape=(B, count, 1))
+                keep = b.reshape(b.broadcast_to(keep, keep, shape=(B, count, digits)), shape=(B, Named(length, "T")))
+            kept = [b.greater(keep, 0.5, out="kept")]
         scale = b.input("scale", f32(B)) if self.guidance else None
         if self.guidance:
             sources["scale"] = SettingSource("guidance")
         rows: dict[str, Var] = {"u": b.input("u", f32(self.steps, B, length))}
+        like = given or next(iter(told.values()), None)
+        if like is None:  # a program without conditions: the batch is that of the noise
+            like = b.reshape(b.slice(rows["u"], axis=0, start=0, stop=1), shape=(B, length), out="u_0")
+        start = b.full(like, shape=(length,), value=mask, dtype="i64", out="tokens")
+        start = start if given is None else b.where(kept[0], given, start, out="tokens")
         sources["u"] = RandomSource("uniform", "token", self.steps)
         extra: dict[str, Var] = {}
         for key, (source, shape) in self.random(network).items():
@@ -136,7 +148,7 @@ class MaskedSampler(Sampler):
             (extra if source.rows is None else rows)[key] = b.input(key, dtype(*lead, B, *shape))
             sources[key] = source
         prepared = self.prepared(b, extra, length)
-        weights = self.guidance.weights(list(self.progress())) if self.guidance else np.ones(self.steps)
+        weights = self.guidance.weights(list(self.guided_progress())) if self.guidance else np.ones(self.steps)
         columns = {"count": self.counts(length), "sharpness": self.sharpness_of_steps(), "weight": weights}
         columns = {key: column for key, column in columns.items() if key == "count" or np.any(column != 1.0)}
         columns |= self.columns()
@@ -152,6 +164,8 @@ class MaskedSampler(Sampler):
             if strength is not None and "weight" in at:
                 strength = scale_at(b, strength, at["weight"])
             logits = self._logits(b, network, conditions, operands, strength, tokens)
+            if values is not None and values < int(logits.shape[2]):
+                logits = b.slice(logits, axis=2, start=0, stop=values, out="logits")
             if "sharpness" in at:
                 logits = b.mul(logits, at["sharpness"], out="logits")
             logits = filtered(b, logits, self.top_k, 1.0)
@@ -164,9 +178,10 @@ class MaskedSampler(Sampler):
         (tokens,) = b.loop(
             f"{entry}.step", self.steps, body, invariants=invariants, carried=[start], tables=columns_, names=names
         )
-        # The mask is a token that may be drawn, and no sample has it.
-        b.output(b.minimum(tokens, mask - 1, out="tokens"))
-        what = f"Draws {length} tokens" if name == "sample" else "Keeps some of the given tokens and draws the others"
+        if values is None:  # the mask is a token that may be drawn, and no sample has it
+            tokens = b.minimum(tokens, mask - 1, out="tokens")
+        b.output(joined_digits(b, tokens, mask, digits))
+        what = f"Draws {count} tokens" if name == "sample" else "Keeps some of the given tokens and draws the others"
         mb.entries[entry] = b.finish(doc=f"{what} in {self.steps} steps.")
         settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         outputs = (OutputField("samples", "tokens"),)
@@ -194,8 +209,22 @@ def inpainting_conditions(shape: tuple[int, ...], length: int, vocabulary: int |
     return given, Condition("keep", "array", (length,), "f32")
 
 
-def known_counts(schedule: Schedule, progress: np.ndarray, length: int) -> np.ndarray:
-    """i64[N]: tokens known after each step, at least one more per step; in float32, as published code truncates it."""
-    known = 1 - hidden_fraction(schedule, progress.astype(np.float32))
-    counts = np.maximum((known * np.float32(length)).astype(np.int64), np.arange(1, len(progress) + 1))
-    return np.minimum(counts, length)
+def known_counts(
+    schedule: Schedule, progress: np.ndarray, length: int, hidden: bool = False, double: bool = False
+) -> np.ndarray:
+    """i64[N]: tokens known after each step, at least one more per step; in float32, as published code truncates it.
+
+    `hidden`: the number of hidden tokens is rounded down, not that of the known ones, and all are known in the end.
+    `double`: in float64.
+    """
+    real = np.float64 if double else np.float32
+    fraction = hidden_fraction(schedule, progress.astype(real))
+    if not hidden:
+        counts = ((1 - fraction) * real(length)).astype(np.int64)
+        return np.minimum(np.maximum(counts, np.arange(1, len(progress) + 1)), length)
+    counts = length - np.floor(fraction * real(length)).astype(np.int64)
+    known = 0
+    for i, count in enumerate(counts):
+        # At least one token is left for each later evaluation, until the last draws all.
+        known = counts[i] = length if i == len(counts) - 1 else min(max(known + 1, count), length - 1)
+    return counts

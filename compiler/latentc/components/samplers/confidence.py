@@ -22,21 +22,42 @@ class Confidence(MaskedSampler):
 
     kind: Literal["confidence"]
     steps: int = Field(12, gt=0, le=100_000, description="evaluations of the network")
-    temperature: float = Field(1.0, gt=0, description="divides the logits")
-    randomness: float = Field(
-        4.5, ge=0, description="factor of the Gumbel noise in the first step; it falls linearly to 0 in the last"
+    progress: Literal["start", "end"] = Field(
+        "start",
+        description="progress of step i of N: i / (N - 1), and known tokens are rounded down (Halton-MaskGIT's code); "
+        "or (i + 1) / N, and hidden tokens are rounded down (MaskGIT, MAGE and MaskBit)",
     )
+    double: bool = Field(
+        False, description="evaluates the schedule in float64 before it is rounded, as MAGE's code; else in float32"
+    )
+    guidance_progress: Literal["start", "end"] = Field(
+        "start", description="with `progress: end`, guidance grows with i / N (MaskBit), or with (i + 1) / N (RCG)"
+    )
+    temperature: float = Field(1.0, gt=0, description="divides the logits")
+    final_temperature: float | None = Field(
+        None, gt=0, description="temperature at progress 1, linear from `temperature` at 0; null: the same throughout"
+    )
+    randomness: float = Field(4.5, ge=0, description="factor of the Gumbel noise at progress 0; it falls linearly to 0")
     redraw: bool = Field(False, description="known tokens are drawn anew in every step, as by Halton-MaskGIT's code")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "confidence", "steps": 4, "guidance": {"scale": 3.0}}
 
-    def progress(self) -> np.ndarray:
+    def progress_of_steps(self) -> np.ndarray:
+        """f64[N]: progress of each step, which counts, temperature and randomness follow."""
+        if self.progress == "end":
+            return np.arange(1, self.steps + 1) / self.steps
         return np.linspace(0.0, 1.0, self.steps) if self.steps > 1 else np.ones(1)
 
+    def guided_progress(self) -> np.ndarray:
+        lags = self.progress == "end" and self.guidance_progress == "start"
+        return np.arange(self.steps) / self.steps if lags else self.progress_of_steps()
+
     def counts(self, length: int) -> np.ndarray:
-        return known_counts(self.schedule, self.progress(), length)
+        return known_counts(self.schedule, self.progress_of_steps(), length, self.progress == "end", self.double)
 
     def sharpness_of_steps(self) -> np.ndarray:
-        return np.full(self.steps, 1 / self.temperature)
+        first = self.temperature
+        last = first if self.final_temperature is None else self.final_temperature
+        return 1 / (first + (last - first) * self.progress_of_steps())
 
     def random(self, network: Network) -> dict[str, tuple[RandomSource, tuple[int, ...]]]:
         if not self.randomness:
@@ -45,7 +66,7 @@ class Confidence(MaskedSampler):
         return {"gumbel": (RandomSource("gumbel", "confidence", self.steps), (length,))}
 
     def columns(self) -> dict[str, np.ndarray]:
-        return {"noise": self.randomness * (1 - self.progress())} if self.randomness else {}
+        return {"noise": self.randomness * (1 - self.progress_of_steps())} if self.randomness else {}
 
     def prepared(self, b: Builder, inputs: Mapping[str, Var], length: int) -> list[Var]:
         return []

@@ -39,12 +39,18 @@ class Halton(MaskedSampler):
         yield from super().problems(spec)
         if min(self.sharpness) <= 0:
             yield Problem(("sharpness",), "factors of the logits are above 0", "1.0 leaves them as they are")
+        if getattr(spec.networks.get("main"), "splits", 1) > 1:
+            yield Problem((), "the sequence is over whole tokens, and the network splits them", "use `confidence`")
+        grid = spec.data.tokens.grid if spec.data.tokens is not None else (1, 1)
+        if len(grid) != 2 or grid[0] != grid[1]:
+            sides = " by ".join(map(str, grid))
+            yield Problem((), f"the sequence is over a square grid of tokens, not {sides}", "use `confidence`")
 
-    def progress(self) -> np.ndarray:
+    def guided_progress(self) -> np.ndarray:
         return np.arange(1, self.steps + 1) / self.steps
 
     def counts(self, length: int) -> np.ndarray:
-        return known_counts(self.schedule, self.progress(), length)
+        return known_counts(self.schedule, self.guided_progress(), length)
 
     def sharpness_of_steps(self) -> np.ndarray:
         factors = np.linspace(*self.sharpness, self.steps)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.blocks.mixing import Mix, chunk_mix, masked_mix
-from latentc.components.parts import BlockCondition, DecodeState, FeedForward, Mixer, Norm, Told
+from latentc.components.parts import BlockCondition, DecodeState, FeedForward, Mixer, Norm, Problem, Told
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
 
 
 class InContext(BlockCondition):
-    """Pre-norm residual blocks; the condition is a token of the sequence (GPT, LLaMA, LlamaGen)."""
+    """Residual blocks, pre-norm by default; the condition is a token of the sequence (GPT, LLaMA, LlamaGen)."""
 
     kind: Literal["in_context"]
+    norm_after: bool = Field(
+        False, description="post-norm, as in BERT: norms follow the residual sums instead of preceding the branches"
+    )
     gated: bool = Field(
         False,
         description="branches are scaled by learned vectors, which start at zero; not in masked and decoding blocks",
@@ -26,20 +32,27 @@ class InContext(BlockCondition):
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "in_context"}
 
     def block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
-        return _gated_block(mixer, feed_forward, norm, init) if self.gated else _block(mixer, feed_forward, norm, init)
+        if self.gated:
+            return _gated_block(mixer, feed_forward, norm, init)
+        return _block(mixer, feed_forward, norm, init, self.norm_after)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.norm_after and self.gated:
+            message = "`gated` scales the branches of pre-norm blocks, and `norm_after` makes them post-norm"
+            yield Problem(("gated",), message, "leave out one of them")
 
     def masked_block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
-        return _masked_block(mixer, feed_forward, norm, init)
+        return _masked_block(mixer, feed_forward, norm, init, self.norm_after)
 
     def extend_block(
         self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
     ) -> BlockBody:
-        return _extend_block(mixer, feed_forward, norm, init, masked)
+        return _extend_block(mixer, feed_forward, norm, init, masked, self.norm_after)
 
     def begin_block(
         self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
     ) -> BlockBody:
-        return _begin_block(mixer, feed_forward, norm, init, masked)
+        return _begin_block(mixer, feed_forward, norm, init, masked, self.norm_after)
 
     def decode_block(
         self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, tempered: bool = False
@@ -48,7 +61,7 @@ class InContext(BlockCondition):
 
         A `tempered` one takes the temperature of its attention behind the caches.
         """
-        return _decode_block(mixer, feed_forward, norm, init, tempered)
+        return _decode_block(mixer, feed_forward, norm, init, tempered, self.norm_after)
 
 
 def _body(
@@ -60,24 +73,31 @@ def _body(
     init: str,
     dim: int,
     static: Mapping[str, Any],
+    after: bool,
+    normalised: bool = True,
 ) -> Var:
+    """Both branches of x; norms before them, or `after` the sums. The mixer may not be `normalised`."""
     feeding = {k: static[k] for k in feed_forward.static(dim)}
-    (h,) = mix(norm.apply(b, "norm1", x))
-    x = x + h
+    (h,) = mix(x if after or not normalised else norm.apply(b, "norm1", x))
+    x = norm.apply(b, "norm1", x + h) if after and normalised else x + h
+    if after:
+        return norm.apply(b, "norm2", x + feed_forward.apply(b, "mlp", x, init, dim=dim, **feeding))
     return x + feed_forward.apply(b, "mlp", norm.apply(b, "norm2", x), init, dim=dim, **feeding)
 
 
 @cache
-def _block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+def _block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, after: bool) -> BlockBody:
     @module_class("TransformerBlock")
     def block(b: Builder, x: Var, *rotary: Var, dim: int, **static: Any) -> Var:
-        """A pre-norm transformer block."""
+        """A transformer block."""
         mixing = mixer.own(dim, static)
-        feeding = {k: static[k] for k in feed_forward.static(dim)}
-        h = norm.apply(b, "norm1", x) if mixer.normalised else x
-        x = x + mixer.apply(b, "attn", h, rotary, init, dim=dim, **mixing)
-        return x + feed_forward.apply(b, "mlp", norm.apply(b, "norm2", x), init, dim=dim, **feeding)
 
+        def mix(h: Var) -> tuple[Var, ...]:
+            return (mixer.apply(b, "attn", h, rotary, init, dim=dim, **mixing),)
+
+        return _body(b, x, mix, feed_forward, norm, init, dim, static, after, mixer.normalised)
+
+    block.body.__doc__ = f"A {'post' if after else 'pre'}-norm transformer block."
     return block
 
 
@@ -97,54 +117,63 @@ def _gated_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str)
 
 
 @cache
-def _masked_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+def _masked_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, after: bool) -> BlockBody:
     @module_class("MaskedBlock")
     def block(b: Builder, x: Var, mask: Var, *rotary: Var, dim: int, **static: Any) -> Var:
         """A pre-norm transformer block that sees the tokens where `mask` is true."""
         mix = masked_mix(b, mixer, mask, rotary, init, {"dim": dim, **mixer.own(dim, static)})
-        return _body(b, x, mix, feed_forward, norm, init, dim, static)
+        return _body(b, x, mix, feed_forward, norm, init, dim, static, after)
 
     return block
 
 
 @cache
-def _extend_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool) -> BlockBody:
+def _extend_block(
+    mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool, after: bool
+) -> BlockBody:
     @module_class("MaskedBlock", "extend")
     def extend(b: Builder, x: Var, keys: Var, values: Var, *others: Var, dim: int, **static: Any) -> tuple[Var, ...]:
         """The block for the next tokens, against the keys and values of those before; returns them grown, too."""
         sizes = {"dim": dim, **mixer.own(dim, static)}
         mix, grown = chunk_mix(b, mixer, (keys, values), others, masked, init, sizes)
-        return _body(b, x, mix, feed_forward, norm, init, dim, static), *grown
+        return _body(b, x, mix, feed_forward, norm, init, dim, static, after), *grown
 
     return extend
 
 
 @cache
-def _begin_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool) -> BlockBody:
+def _begin_block(
+    mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool, after: bool
+) -> BlockBody:
     @module_class("MaskedBlock", "begin")
     def begin(b: Builder, x: Var, *others: Var, dim: int, **static: Any) -> tuple[Var, ...]:
         """The block for the first tokens; returns their keys and values, too."""
         mix, grown = chunk_mix(b, mixer, (), others, masked, init, {"dim": dim, **mixer.own(dim, static)})
-        return _body(b, x, mix, feed_forward, norm, init, dim, static), *grown
+        return _body(b, x, mix, feed_forward, norm, init, dim, static, after), *grown
 
     return begin
 
 
 @cache
-def _decode_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, tempered: bool) -> BlockBody:
+def _decode_block(
+    mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, tempered: bool, after: bool
+) -> BlockBody:
     @module_class("TransformerBlock", "decode")
     def decode(
         b: Builder, x: Var, position: Var, mask: Var, keys: Var, values: Var, *others: Var, dim: int, **static: Any
     ) -> tuple[Var, Var, Var]:
         """The block for one token against the cached keys and values."""
         mixing = mixer.own(dim, static)
-        feeding = {k: static[k] for k in feed_forward.static(dim)}
         temperature, rotary = (others[0], others[1:]) if tempered else (None, others)
         state = DecodeState(position, mask, keys, values, temperature)
-        h = norm.apply(b, "norm1", x)
-        h, keys, values = mixer.decode(b, "attn", h, state, rotary, init, dim=dim, **mixing)
-        x = x + h
-        x = x + feed_forward.apply(b, "mlp", norm.apply(b, "norm2", x), init, dim=dim, **feeding)
+        grown: list[Var] = []
+
+        def mix(h: Var) -> tuple[Var, ...]:
+            h, *grown[:] = mixer.decode(b, "attn", h, state, rotary, init, dim=dim, **mixing)
+            return (h,)
+
+        x = _body(b, x, mix, feed_forward, norm, init, dim, static, after)
+        keys, values = grown
         return x, keys, values
 
     return decode

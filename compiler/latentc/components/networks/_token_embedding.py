@@ -1,0 +1,173 @@
+"""How tokens enter a network that predicts masked ones, and how their logits are read.
+
+Symbols: B batch, T tokens of a sample, m digits of a token, V values of a digit, D width, n tokens of the condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from latentc.components import Closed, Component, OneOf
+from latentc.components.condition import Condition, Entry, with_operands
+from latentc.components.kit.tokens import bits_of
+from latentc.components.parts import Norm, Problem, dense
+from latentc.ir.builder import Builder, Var, f32
+
+Kind = Literal["table", "bits"]
+Read = Literal["tied", "tied_by_place", "linear"]
+
+
+class Embedding(Closed):
+    """Tokens as rows of a table or as their bits, the condition beside them, learned positions, and a norm."""
+
+    kind: Kind = Field("table", description="rows of a learned table, or a linear map of the bits (MaskBit)")
+    condition: Literal["first", "last"] = Field("first", description="where the condition's tokens stand")
+    labels: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="rows of the table between those of the tokens and of the mask, one per class, and 1 for none if "
+        "it may be dropped (MaskGIT)",
+    )
+    shared: bool = Field(
+        True,
+        description="a class is its row among the `labels`, if there are any; false: it has an embedding of its own",
+    )
+    blank: int | None = Field(
+        None, ge=0, le=1_000_000, description="which of the `labels` stands where there is no condition; null: none"
+    )
+
+    def static(self) -> dict[str, int]:
+        """The sizes that the emitted class is constructed with."""
+        return {"labels": self.labels} if self.labels else {}
+
+    def first(self, told: Mapping[str, Condition]) -> int:
+        """How many tokens stand before those of the data."""
+        if not told:
+            return int(self.blank is not None)
+        return len(told) if self.condition == "first" else 0
+
+    def problems(self, splits: int, read: Read) -> Iterator[Problem]:
+        if self.kind == "bits":
+            if self.labels:
+                yield Problem(
+                    ("embedding", "labels"), "bits have no table that classes could be rows of", "leave it out"
+                )
+            if read != "linear":
+                yield Problem(("readout", "kind"), "bits have no table to tie logits to", "use `kind: linear`")
+        if splits > 1 and self.labels:
+            message = "classes are rows of the tokens' table, and tokens that are split have several"
+            yield Problem(("embedding", "labels"), message, "leave it out")
+        if self.blank is not None and self.blank >= self.labels:
+            yield Problem(("embedding", "blank"), f"row {self.blank} of {self.labels} does not exist")
+
+
+class Readout(Closed):
+    """A linear layer, GELU and a norm, then logits."""
+
+    kind: Read = Field(
+        "tied",
+        description="logits are products with the token table, plus a bias per row; or per place and token, without "
+        "the mask (`tied_by_place`, MaskBit's baseline); or a linear layer of their own",
+    )
+    detached: bool = Field(False, description="the loss does not reach the table through tied logits (MAGE)")
+    approximate: Literal["tanh", "none"] = Field("tanh", description="GELU by tanh, or exactly")
+    norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
+        None, description="its norm; null: that of the blocks"
+    )
+
+
+def embedded(
+    b: Builder,
+    config: Embedding,
+    norm: Norm,
+    init: str,
+    idx: Var,
+    entries: tuple[Entry, ...],
+    conditions: tuple[Var, ...],
+    width: int,
+    static: Mapping[str, Any],
+) -> tuple[Var, int, Any, list[Var]]:
+    """(x f32[B, n + T / m, D], tokens before those of the data, n + T / m, the tables of the digits)."""
+    batch, tokens, splits = idx.shape[0], static["tokens"], static.get("splits", 1)
+    vocabulary, labels = static["vocabulary"], static.get("labels", 0)
+    digits = b.reshape(idx, shape=(batch, tokens, splits), out="digits") if int(splits) > 1 else idx
+    tables: list[Var] = []
+    ids: list[Var] = []  # conditions that are rows of the table
+    told: list[Var] = []
+    for entry, operands in with_operands(entries, conditions):
+        port = entry.ports[0]
+        if config.labels and config.shared and port.values is not None and port.type.rank == 1:
+            ids.append(b.reshape(operands[0] + vocabulary, shape=(batch, 1), out=port.name))
+        else:
+            told.append(entry.tokens(b, f"{port.name}_embedder", operands, width, static)[0])
+    if not entries and config.blank is not None:
+        blank = b.full(idx, shape=(1,), value=0, dtype="i64")
+        ids.append(b.op("add", blank, vocabulary + config.blank, out="blank"))
+    if config.kind == "bits":
+        bits = bits_of(b, digits, int(vocabulary).bit_length() - 1)
+        if int(splits) > 1:
+            bits = b.reshape(bits, shape=(batch, tokens, splits * bits.shape[3]), out="bits")
+        x = dense(b, "tok_emb", bits, width, True, init, out="x")
+    elif int(splits) == 1:
+        tables.append(b.param("tok_emb.weight", f32(vocabulary + labels + 1, width), "normal", std=0.02))
+        digits = b.concat(*ids, digits, axis=1, out="idx") if ids and config.condition == "first" else digits
+        digits = b.concat(digits, *ids, axis=1, out="idx") if ids and config.condition == "last" else digits
+        x = b.embedding(tables[0], digits, out="x")
+    else:
+        parts = b.split(digits, axis=2, sizes=(1,) * int(splits), out="digit")
+        x = None
+        for i, part in enumerate(parts):
+            tables.append(b.param(f"tok_emb.{i}.weight", f32(vocabulary + 1, width), "normal", std=0.02))
+            row = b.embedding(tables[i], b.reshape(part, shape=(batch, tokens)), out="x")
+            x = row if x is None else b.add(x, row, out="x")
+    assert x is not None
+    if told:
+        x = b.concat(*((*told, x) if config.condition == "first" else (x, *told)), axis=1, out="x")
+    count = len(ids) + sum(int(t.shape[1]) for t in told)
+    total = tokens + count if count else tokens
+    x = x + b.param("pos_embed", f32(1, total, width), "normal", std=0.02)
+    before = count if config.condition == "first" else 0
+    return norm.apply(b, "embedding_norm", x), before, total, tables
+
+
+def logits(
+    b: Builder,
+    config: Readout,
+    norm: Norm,
+    init: str,
+    x: Var,
+    tables: list[Var],
+    tokens: Any,
+    width: int,
+    static: Mapping[str, Any],
+) -> Var:
+    """f32[B, T, V or more]: the logits of every digit, from features x f32[B, T / m, D of the last block]."""
+    batch, splits, vocabulary = x.shape[0], static.get("splits", 1), static["vocabulary"]
+    own = config.norm if isinstance(config.norm, Norm) else norm
+    h = b.gelu(dense(b, "head", x, width, True, init, out="h"), approximate=config.approximate, out="h")
+    h = own.apply(b, "head_norm", h)
+    if config.kind == "linear":
+        y = dense(b, "output", h, splits * vocabulary, True, init, out="logits")
+        return b.reshape(y, shape=(batch, tokens, vocabulary), out="logits") if int(splits) > 1 else y
+    made: list[Var] = []
+    for i, table in enumerate(tables):
+        name = f"head_bias.{i}" if int(splits) > 1 else "head_bias"
+        table = b.stop_gradient(table, out="table") if config.detached else table
+        if config.kind == "tied":
+            made.append(b.linear(h, table, b.param(name, f32(table.shape[0]), "zeros"), out="logits"))
+        else:
+            table = b.slice(table, axis=0, start=0, stop=vocabulary, out="table")
+            bias = b.param(name, f32(static["tokens"], vocabulary), "zeros")
+            made.append(b.add(b.linear(h, table), bias, out="logits"))
+    if int(splits) == 1:
+        return made[0]
+    rows = made[0].shape[2]
+    parts = [b.reshape(y, shape=(batch, static["tokens"], 1, rows)) for y in made]
+    return b.reshape(b.concat(*parts, axis=2), shape=(batch, tokens, rows), out="logits")  # type: ignore[no-any-return]
+
+
+__all__ = ["Embedding", "Readout", "embedded", "logits"]

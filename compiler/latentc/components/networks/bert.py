@@ -1,0 +1,237 @@
+"""A bidirectional transformer whose condition is a token of the sequence: MaskGIT, MaskBit and MAGE.
+
+Not `masked_transformer`, whose blocks are modulated by a vector: here blocks know nothing of the condition, tokens may
+be bits or digits, and a decoder may follow. Symbols: B batch, T tokens of a sample (digits of tokens if these are
+split), n tokens of the condition, V values of a token, D width, K tokens that the encoder sees in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import Closed
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.blocks.block import Block
+from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.condition import Condition, Entry, Form, ports_of
+from latentc.components.contract import Capability, Network, Port
+from latentc.components.kit.tokens import digit_base, rows
+from latentc.components.networks._token_embedding import Embedding, Readout, embedded, logits
+from latentc.components.objective import Objective
+from latentc.components.parts import Problem, Weights, dense, under
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
+from latentc.ir.types import B, Named
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Decoder(Closed):
+    """Blocks behind the encoder that see every token, at a width of their own (MAGE)."""
+
+    width: int = Field(gt=0, le=65_536, description="channels of a token")
+    depth: int = Field(gt=0, le=512, description="number of blocks")
+    heads: int = Field(gt=0, le=1_024, description="heads of their attention")
+
+
+class Bert(Backbone):
+    """Predicts every token of a partly masked sequence by a transformer over tokens and conditions.
+
+    `forward`: idx i64[B, T] with its null for a masked token, the conditions -> logits f32[B, T, V or more]. With a
+    decoder, the encoder's output for the condition stands for masked tokens in it, and `forward_kept`, which takes
+    rank i64[B, T] too, encodes only the K tokens of the highest ranks. Training calls it. BERT: Devlin et al. 2018,
+    arXiv:1810.04805.
+    """
+
+    kind: Literal["bert"]
+    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
+    depth: int = Field(gt=0, le=512, description="number of blocks; of the encoder, if there is a decoder")
+    block: Block = Field(description="the block that is repeated; its condition is `in_context`")
+    splits: int = Field(
+        1, gt=0, le=64, description="digits that each token is masked and predicted as (MaskBit's groups of bits)"
+    )
+    embedding: Embedding = Field(Embedding(), description="how tokens and the condition enter")
+    readout: Readout = Field(Readout(), description="how logits are read from the last features")
+    decoder: Decoder | None = Field(None, description="blocks of a decoder, which sees every token; null: none")
+    weights: Weights = Field("normal", description="how linear layers start")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the embedded tokens, in training")
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "bert",
+        "width": 16,
+        "depth": 1,
+        "block": {
+            "mixer": {"kind": "attention", "heads": 2},
+            "feed_forward": {"kind": "gelu_mlp"},
+            "norm": {"kind": "layer_norm", "affine": True},
+            "condition": {"kind": "in_context", "norm_after": True},
+        },
+    }
+
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"masked_tokens"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("tokens",)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        tokens = spec.data.tokens
+        if tokens is None:
+            message = f"a bert takes tokens, but the data has {spec.data.words}"
+            yield Problem((), message, "use a patch_transformer")
+            return
+        base = digit_base(tokens.vocabulary, self.splits)
+        if base is None:
+            message = f"{tokens.vocabulary} tokens are no power of {self.splits}, so they do not split into digits"
+            yield Problem(("splits",), message, "change `splits` or `data.tokens.vocabulary`")
+        elif self.embedding.kind == "bits" and base & (base - 1):
+            yield Problem(("embedding", "kind"), f"{base} values are no whole number of bits", "use `kind: table`")
+        yield from self.embedding.problems(self.splits, self.readout.kind)
+        for entry in self.entries(spec):
+            values = entry.ports[0].values
+            shared = self.embedding.labels and self.embedding.shared
+            if shared and values is not None and values > self.embedding.labels:
+                message = (
+                    f"condition `{entry.name}` has {values} values, and the table {self.embedding.labels} rows for them"
+                )
+                yield Problem(("embedding", "labels"), message, f"use {values} labels")
+        yield from self.block.problems_of_width(self.width)
+        if self.decoder is not None:
+            yield from under("decoder", problems=self._problems_of_decoder(self.decoder, self.told(spec)))
+        if getattr(self.block.mixer, "causal", False):
+            yield Problem(
+                ("block", "mixer"), "a bert sees all tokens, so its mixer is not causal", "set `causal: false`"
+            )
+        yield from self.block.problems_of_condition(self.kind, None)
+        yield from self.problems_of_conditions(spec)
+
+    def _problems_of_decoder(self, decoder: Decoder, told: Mapping[str, Condition]) -> Iterator[Problem]:
+        if decoder.width % decoder.heads:
+            message = f"{decoder.heads} heads do not divide the width of {decoder.width}"
+            yield Problem(("heads",), message, "change one of them")
+        if self.embedding.first(told) == 0:
+            message = "the decoder puts the encoder's output for the first token in place of masked ones"
+            yield Problem((), message, "add a condition at the front, or set `embedding.blank`")
+        if self.splits > 1:
+            yield Problem(
+                (), "the decoder replaces whole tokens, and `splits` masks their digits", "leave out one of them"
+            )
+        if set(self.block.parts()[0].static(decoder.width)) != {"heads"}:
+            message = f"the decoder has heads of its own, which `{self.block.mixer.kind}` does not take"
+            yield Problem((), message, "use the mixer `{kind: attention}` without `kv_heads`")
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        tokens = spec.data.tokens
+        assert tokens is not None
+        base = digit_base(tokens.vocabulary, self.splits) or tokens.vocabulary
+        length = tokens.length * self.splits
+        most = spec.objective.most_known(tokens.length) if isinstance(spec.objective, Objective) else tokens.length
+        shortens = self.decoder is not None and most < tokens.length
+        decoder = (
+            {} if self.decoder is None else {"decoder_width": self.decoder.width, "decoder_depth": self.decoder.depth}
+        )
+        static: dict[str, Any] = {
+            "vocabulary": base,
+            **self.embedding.static(),
+            "tokens": tokens.length,
+            **({"splits": self.splits} if self.splits > 1 else {}),
+            **({"known": most} if shortens else {}),
+            "width": self.width,
+            "depth": self.depth,
+            **self.block.static(self.width),
+            **decoder,
+            **({"decoder_heads": self.decoder.heads} if self.decoder else {}),
+            **self.condition_sizes(spec),
+        }
+        entries = self.entries(spec)
+        null = base + self.embedding.labels
+        idx = Port("idx", i64(B, Named(length, "T")), "state", null + 1, null)
+        rank = Port("rank", i64(B, Named(length, "T")), "position")
+        forward, forward_kept = _methods(self, entries)
+        told = ports_of(entries)
+        methods = {"forward": add_method(mb, name, "forward", forward, (idx, *told), static, ("logits",))}
+        if shortens:
+            ports = (idx, rank, *told)
+            methods["forward_kept"] = add_method(mb, name, "forward_kept", forward_kept, ports, static, ("logits",))
+        for key, method in methods.items():
+            # Only the tokens themselves are drawn, not the mask and what else the table holds.
+            methods[key] = replace(method, outputs=(replace(method.outputs[0], values=base),))
+        return Network(name, methods, self.PROVIDES)
+
+
+@cache
+def _methods(config: Bert, entries: tuple[Entry, ...]) -> tuple[BlockBody, BlockBody]:
+    """`forward` and `forward_kept`."""
+    mixer, feed_forward, norm, condition = config.block.parts()
+    assert isinstance(condition, InContext)
+    block = condition.block(mixer, feed_forward, norm, config.weights)
+
+    def network(
+        b: Builder, idx: Var, rank: Var | None, conditions: tuple[Var, ...], width: int, depth: int, **static: Any
+    ) -> Var:
+        x, before, total, tables = embedded(
+            b, config.embedding, norm, config.weights, idx, entries, conditions, width, static
+        )
+        if config.dropout:
+            x = b.dropout(x, p=config.dropout, out="x")
+        tokens = idx.shape[1]
+        if rank is not None:
+            x = _kept(b, x, rank, before, static["known"])
+        sizes = config.block.own(width, static)
+        for name in items("blocks", depth):
+            x = b.sub(name, block, x, dim=width, **sizes)
+        if not condition.norm_after:
+            x = norm.apply(b, "norm", x)
+        if config.decoder is not None:
+            x = decoded(b, config.decoder.heads, x, idx, rank, before, total, static)
+        if before or total > static["tokens"]:
+            x = b.slice(x, axis=1, start=before, stop=before + static["tokens"], out="x")
+        return logits(b, config.readout, norm, config.weights, x, tables, tokens, width, static)
+
+    def decoded(
+        b: Builder, count: int, x: Var, idx: Var, rank: Var | None, before: int, total: Any, static: Any
+    ) -> Var:
+        width, depth, heads = static["decoder_width"], static["decoder_depth"], static["decoder_heads"]
+        x = dense(b, "decoder_embed", x, width, True, config.weights, out="x")
+        front = blank = b.slice(x, axis=1, start=0, stop=1, out="blank")
+        if before > 1:
+            front = b.slice(x, axis=1, start=0, stop=before, out="front")
+        x = b.slice(x, axis=1, start=before, stop=x.shape[1], out="x")
+        if rank is not None:
+            # Tokens that the encoder was not given are masked, so it does not matter what they get here.
+            left = b.op("sub", rank, idx.shape[1] - static["known"], out="left")
+            x = rows(b, x, b.maximum(left, 0, out="place"), "x")
+        hidden = b.equal(idx, b.scalar(static["vocabulary"] + static.get("labels", 0), idx), out="hidden")
+        x = b.where(b.reshape(hidden, shape=(*hidden.shape, 1)), blank, x, out="x")
+        x = b.concat(front, x, axis=1, out="x")
+        x = x + b.param("decoder_pos", f32(1, total, width), "normal", std=0.02)
+        attention = mixer.model_copy(update={"heads": count})
+        body = condition.block(attention, feed_forward, norm, config.weights)
+        own = {"heads": heads, **feed_forward.static(width)}
+        for name in items("decoder_blocks", depth):
+            x = b.sub(name, body, x, dim=width, **own)
+        return x if condition.norm_after else norm.apply(b, "decoder_norm", x)
+
+    size = "tokens*splits" if config.splits > 1 else "tokens"
+
+    @module_class("Bert", idx=f"B T={size}")
+    def forward(b: Builder, idx: Var, *conditions: Var, **static: Any) -> Var:
+        """Logits of every token from those that are not masked."""
+        return network(b, idx, None, conditions, **static)
+
+    @module_class("Bert", "forward_kept", idx=f"B T={size}", rank=f"B T={size}")
+    def forward_kept(b: Builder, idx: Var, rank: Var, *conditions: Var, **static: Any) -> Var:
+        """The same, but the encoder takes only the `known` tokens of the highest ranks; the others are masked."""
+        return network(b, idx, rank, conditions, **static)
+
+    return forward, forward_kept
+
+
+def _kept(b: Builder, x: Var, rank: Var, before: int, known: Any) -> Var:
+    """The first `before` tokens of x [B, n + T, D] and the `known` ones of the highest ranks, in their order."""
+    tokens = rank.shape[1]
+    order = b.argsort(rank, out="order")
+    kept = b.slice(order, axis=1, start=tokens - known, stop=tokens, out="kept")
+    front = b.slice(x, axis=1, start=0, stop=before, out="front")
+    return b.concat(front, rows(b, x, kept + before, "x"), axis=1, out="x")  # type: ignore[no-any-return]
