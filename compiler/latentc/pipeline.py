@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from latentc.components.contract import Lowered
+from latentc.components.contract import TRAINING, Lowered
 from latentc.diagnostics import nearest
 from latentc.engines import ENGINES, Engine
 from latentc.ir.core import Module, count, only_entry, prune
@@ -210,7 +210,11 @@ def hoist_reports(lowered: Lowered, spec: Spec) -> dict[str, HoistReport]:
 
 
 def _for_inference(lowered: Lowered) -> Module:
-    """The module without losses and the networks that only they use."""
+    """The module without losses, and the networks and methods that only they use."""
     dropped = {"loss", *lowered.networks} - set(lowered.sampled)
-    entries = {k: v for k, v in lowered.module.entries.items() if k.split(".")[0] not in dropped}
+    entries = {
+        entry: function
+        for entry, function in lowered.module.entries.items()
+        if entry.split(".")[0] not in dropped and entry.split(".")[-1] != TRAINING
+    }
     return lowered.module.with_(entries=entries)

@@ -138,6 +138,15 @@ def test_a_network_of_which_only_the_gradient_is_taken(monkeypatch: pytest.Monke
     assert said.value.diagnostics[0].code == "E0801"
 
 
+@pytest.mark.parametrize("name", ["dimr", "diffit_image"])
+def test_layers_without_a_scale_that_need_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only training calls (the output of DiMR's coarse branch), and rows of zeros (augmentations of samples)."""
+    monkeypatch.setitem(SHRUNK, name, SYSTEMS[name].sizes)
+    made = small(name)
+    assert not [path for path in made.model.layers if "outputs.0" in path]
+    calibrate(made.model)
+
+
 def test_figures_of_quality() -> None:
     exact = np.linspace(-1, 1, 1000)
     assert psnr(exact, exact) == BEST == sqnr(exact, exact)

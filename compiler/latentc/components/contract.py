@@ -140,6 +140,10 @@ flow          `forward` (state, conditions) -> output (the latent), log_det per 
 """
 
 
+TRAINING = "train_forward"
+"""The method of a network that samples to be trained on take: no sampler calls it."""
+
+
 @dataclass(frozen=True)
 class Need:
     """A capability that an objective or sampler requires of `network`.

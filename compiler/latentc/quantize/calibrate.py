@@ -14,7 +14,7 @@ import numpy as np
 
 from latentc.diagnostics import Diagnostic, DiagnosticError
 from latentc.measure.execute import Array
-from latentc.passes.quantize import Layer
+from latentc.passes.quantize import Layer, fits
 from latentc.quantize.calibration import FORMAT, Calibration, identity, weights_hash
 from latentc.quantize.model import Model
 from latentc.quantize.observe import observed
@@ -39,7 +39,8 @@ def calibrate(model: Model, tell: Tell = lambda done, total, stage: None) -> Cal
     inputs = observed(model, seen.feeds, smoothing, lambda done, total: tell(done, total, "measuring layer inputs"))
     about = {"format": FORMAT, "name": model.spec.name, **identity(model), "weights": weights_hash(model.weights)}
     found = Calibration(about, inputs, seen.feeds, seen.points, seen.samples)
-    check_complete(found, model.chosen)
+    scheme, engine = settings.scheme, model.spec.target.engine
+    check_complete(found, {path: layer for path, layer in model.chosen.items() if fits(layer, scheme, engine)})
     return found
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from latentc.components.condition import Condition, DrawnInput, GivenInput
-from latentc.components.contract import Draw, Network, Port, PriorProgram, Role
+from latentc.components.contract import TRAINING, Draw, Network, Port, PriorProgram, Role
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.core import Value
 from latentc.ir.types import B
@@ -194,7 +194,7 @@ def call(b: Builder, network: Network, method: str, conditions: Operands, out: s
 
 def training_method(network: Network) -> str:
     """The method of a denoiser that losses call."""
-    return "train_forward" if "train_forward" in network.methods else "forward"
+    return TRAINING if TRAINING in network.methods else "forward"
 
 
 def training_noise(b: Builder, network: Network) -> tuple[list[Var], tuple[Draw, ...]]:
