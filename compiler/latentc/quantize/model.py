@@ -56,7 +56,10 @@ class Model:
         return pipeline.optimised(self.lowered, self.spec, names[names.index("quantize") - 1]).module
 
     def quantised(self, quantization: Quantization | None) -> Module:
-        """The module after the target's pass `quantize`."""
+        """The module after the target's pass `quantize`, without layers of the plan that no entry reaches."""
+        if quantization is not None:
+            plan = {path: quant for path, quant in quantization.plan.items() if path in self.layers}
+            quantization = replace(quantization, plan=plan)
         return pipeline.optimised(self.lowered, self.spec, "quantize", quantization).module
 
     def executable(self, module: Module, entry: str, quantization: Quantization | None = None) -> Call:

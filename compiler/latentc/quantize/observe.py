@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from latentc.ir.core import Value
+from latentc.ir.core import Value, source_params
 from latentc.measure.calls import evenly, rows_of, with_rows
 from latentc.measure.execute import Array, Feed
 from latentc.measure.probe import values_shown
 from latentc.passes.quantize import Layer, prefix_of, quantizable
-from latentc.quantize.model import Model
+from latentc.quantize.model import Model, params_of
 
 BINS = 2048
 ROWS = 32
@@ -106,7 +106,27 @@ def observed(
             if name in found:
                 found[name].histogram[:] += _histogram(x, found[name].smooth, found[name].limit)
     tell(2 * len(calls), 2 * len(calls))
-    return found
+    return {**_by_weight(model, found), **found}
+
+
+def _by_weight(model: Model, found: Mapping[str, Observed]) -> dict[str, Observed]:
+    """Inputs of layers that no call reached, from layers of the same weight in another form.
+
+    Decoding may read whole what the forward pass, which is the method that is run, cuts into queries, keys and values.
+    """
+    params = params_of(model.unquantised)
+    sources = {
+        path: [source.name for source in source_params(params[path]) if source.type.rank > 1] for path in model.layers
+    }
+    seen = {
+        source: found[layer.group]
+        for path, layer in model.layers.items()
+        if layer.group in found
+        for source in sources[path]
+    }
+    return {
+        layer.group: seen[source] for path, layer in model.layers.items() for source in sources[path] if source in seen
+    }
 
 
 class _Activations:

@@ -49,7 +49,9 @@ class Sensitivity:
 
 def losses(model: Model, calibration: Calibration, quantization: Quantization) -> dict[str, Losses]:
     """{path of a layer's weight: its losses} for every layer of the plan."""
-    params = params_of(model.only_methods(list(calibration.feeds)).quantised(quantization))
+    networks = {entry.split(".")[0] for entry in calibration.feeds}
+    methods = [entry for entry in model.unquantised.entries if entry.split(".")[0] in networks]
+    params = params_of(model.only_methods(methods).quantised(quantization))
     weights = model.with_tensors(quantization)
     held = {path: expression(weights, path, param) for path, param in params.items()}
     dequantised = recovered(params, held, folded_values(params, lambda path, param: expression(weights, path, param)))
