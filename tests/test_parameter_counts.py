@@ -410,6 +410,16 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("d36-s", "main"): 2_353_893_904,  # paper: 2.3 B
         },
     ),
+    "vq_f4": (
+        "CompVis/latent-diffusion",
+        {
+            ("f4", "main"): 55_322_782,
+            ("f4-noattn", "main"): 53_219_486,
+            ("f8", "main"): 67_717_295,
+            ("f8-n256", "main"): 67_652_783,
+            ("f16", "main"): 69_593_371,
+        },
+    ),
     "vq_f16": ("FoundationVision/LlamaGen", {("f16", "main"): 71_883_403, ("f8", "main"): 70_109_835}),
     "vq_multi_scale": ("FoundationVision/VAR", {("256", "main"): 108_948_355, ("512", "main"): 108_948_355}),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -101,3 +102,16 @@ def test_a_causal_mixer_without_a_decoding_step(name: str, monkeypatch: pytest.M
         load_spec(name)
     (fault,) = caught.value.diagnostics
     assert fault.message.endswith("and `attention` has no decoding step")
+
+
+def test_variants_of_a_base_are_not_those_of_a_spec_with_its_own(tmp_path: Path) -> None:
+    """A spec without variants has its base's; own ones change further what the base's of the same name change."""
+    own, plain = tmp_path / "own.yaml", tmp_path / "plain.yaml"
+    own.write_text("latentc: 1\nextends: dit\nname: own\nvariants: {S/2: {backbone: {depth: 3}}, tiny: {}}\n")
+    plain.write_text("latentc: 1\nextends: dit\nname: plain\n")
+    with pytest.raises(DiagnosticError, match="unknown variant `B/2`"):
+        load_spec(str(own), "B/2")
+    main: Any = load_spec(str(own), "S/2").networks["main"]
+    assert (main.depth, main.width) == (3, 384)
+    assert set(variant_names(str(own))) == {"S/2", "tiny"}
+    assert set(variant_names(str(plain))) == set(variant_names("dit"))

@@ -160,6 +160,7 @@ SYSTEMS: dict[str, Tiny] = {
     "wgan_gp-conditional": Tiny("wgan_gp", GAN, "conditional"),
     "sd_vae": Tiny("sd_vae", STAGE),
     "kl16": Tiny("sd_vae", (*STAGE, "backbone.attention=[1]"), "kl16"),
+    "vq_f4": Tiny("vq_f4", (*STAGE, "backbone.bottleneck.size=16")),
     "vq_f16": Tiny("vq_f16", (*STAGE, *under("backbone", ("attention=[1]", "features=8", "bottleneck.size=16")))),
     "larp_tokenizer": Tiny(
         "larp_tokenizer",

@@ -80,7 +80,8 @@ def peer(changed: dict[str, Any]) -> Any:
     down = tuple("AttnDownEncoderBlock2D" if i in attends else "DownEncoderBlock2D" for i in levels)
     up = tuple("AttnUpDecoderBlock2D" if i in attends else "UpDecoderBlock2D" for i in levels)[::-1]
     torch.manual_seed(0)
-    model = diffusers.AutoencoderKL(**config, down_block_types=down, up_block_types=up)
+    kind = diffusers.VQModel if "num_vq_embeddings" in config else diffusers.AutoencoderKL
+    model = kind(**config, down_block_types=down, up_block_types=up)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.2)
     return model.eval()
@@ -113,6 +114,26 @@ def test_autoencoder_kl_of_diffusers(case: str, tmp_path: Path) -> None:
             )
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     both_ways("sd_vae", overrides, "diffusers", state, tmp_path)
+
+
+def test_vq_regularized_autoencoder_of_latent_diffusion(tmp_path: Path) -> None:
+    """Latents are what the encoder gives; decoding takes the nearest rows of the codebook."""
+    model = peer({"num_vq_embeddings": 16, "latent_channels": 3, "attends": (1,)})
+    overrides = small("backbone.bottleneck.size=16", "backbone.attention=[1]")
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    renamed = {original(name, 2): as_kernel(name, array) for name, array in state.items()}
+    file = saved(tmp_path, renamed)
+    x = np.random.default_rng(0).standard_normal((2, 3, 8, 12)).astype(np.float32)
+    with torch.no_grad():
+        z = model.encode(torch.from_numpy(x)).latents
+        image = model.decode(z).sample
+        assert error(model.decode(z, force_not_quantize=True).sample, image) > 1e-3  # the codebook matters
+    for backend in BACKENDS:
+        run = {"backend": backend, "overrides": overrides, "names": "original"}
+        assert error(api.forward("vq_f4", file, {"x": x}, **run, method="encode"), z.numpy()) < FORWARD
+        assert error(api.forward("vq_f4", file, {"z": z.numpy()}, **run, method="decode"), image.numpy()) < FORWARD
+    for names, weights in (("diffusers", state), ("original", renamed)):
+        both_ways("vq_f4", overrides, names, weights, tmp_path)
 
 
 def test_names_of_old_diffusers_and_of_latent_diffusion(tmp_path: Path) -> None:
@@ -151,7 +172,7 @@ def original(name: str, levels: int) -> str:
         "mid_block.block.1": "mid.block_2",
         "mid_block.attentions.0": "mid.attn_1",
     }
-    words |= {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+    words |= {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out", "attentions": "attn"}
     return replaced(".".join(parts), words)
 
 

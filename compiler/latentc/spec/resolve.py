@@ -1,7 +1,8 @@
 """Merges a spec with its base (`extends`), a variant and `--set`; every value keeps the place where it was written.
 
 Mappings merge key by key, anything else replaces. A mapping with another `kind` replaces the old one, because the keys
-of one kind mean nothing to another. A condition, network, name map or checkpoint that is set to null is removed.
+of one kind mean nothing to another. A condition, network, name map or checkpoint that is set to null is removed. A spec
+with variants of its own has those alone; they change further what the base's of the same name change.
 """
 
 from __future__ import annotations
@@ -114,6 +115,8 @@ def merge(base: Node, over: Node, path: tuple[str, ...] = ()) -> Node:
     if len(kinds) == 2 and kinds[0] != kinds[1]:
         return over
     fields = dict(base.fields)
+    if path == ("variants",):  # the sizes of one system are not those of another
+        fields = {name: fields[name] for name in over.fields if name in fields}
     if path == ("data",) and not _OF_DATA.isdisjoint(over.fields):
         fields.pop("class_names", None)  # of other data
     for key, node in over.fields.items():

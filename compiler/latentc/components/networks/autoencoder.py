@@ -136,13 +136,18 @@ class Autoencoder(Backbone):
         channels, rows, columns = _image(spec)
         h, w = rows // self.factor, columns // self.factor
         of = self.bottleneck.decoded_type(h, w)
-        codes = of if self.bottleneck.discrete else f32(B, 2 * self.bottleneck.channels, h, w)
+        codes = of if self.bottleneck.discrete else f32(B, self.bottleneck.encoded * self.bottleneck.channels, h, w)
         return (Port("x", f32(B, channels, rows, columns), "state"),), codes
 
     def codes(self, spec: Spec) -> Codes:
         _, rows, columns = _image(spec)
         of = self.bottleneck.decoded_type(rows // self.factor, columns // self.factor)
-        return Codes(of, self.bottleneck.static().get("codes"), self.factor)
+        return Codes(of, self._vocabulary, self.factor)
+
+    @property
+    def _vocabulary(self) -> int | None:
+        """How many different tokens there are; None: codes are latents."""
+        return self.bottleneck.static().get("codes") if self.bottleneck.discrete else None
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         channels, rows, columns = _image(spec)
@@ -156,13 +161,13 @@ class Autoencoder(Backbone):
             **of_grid,
         }
         x = Port("x", f32(B, channels, rows, columns), "state")
-        z = Port("z", self.bottleneck.decoded_type(h, w), "state", static.get("codes"))
+        z = Port("z", self.bottleneck.decoded_type(h, w), "state", self._vocabulary)
         drawn = self.bottleneck.noise
         noise = [Port(drawn[0], self.bottleneck.noise_type(h, w), "noise")] if drawn else []
         bodies = _methods(self)
         encode = add_method(mb, name, "encode", bodies["encode"], [x], static)
         if self.bottleneck.discrete:
-            encode = replace(encode, outputs=tuple(replace(port, values=static["codes"]) for port in encode.outputs))
+            encode = replace(encode, outputs=tuple(replace(port, values=self._vocabulary) for port in encode.outputs))
         methods = {
             "forward": add_method(mb, name, "forward", bodies["forward"], [x], static),
             "encode": encode,
