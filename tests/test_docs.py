@@ -46,26 +46,61 @@ def _choices(info) -> str:
     return f" (one of {folder})" if folder else f" ({', '.join(words)})" if words else ""
 
 
-def _component(kind: str, cls) -> list[str]:
-    lines = [f"### `{kind}`", "", " ".join((cls.__doc__ or "").split()), ""]
-    fields = {info.alias or name: info for name, info in cls.model_fields.items() if name != "kind"}
-    if fields:
-        lines += ["| field | default | meaning |", "|---|---|---|"]
-    for name, info in fields.items():
+def _rows(cls) -> list[str]:
+    """The fields of a component, one row of a table each."""
+    rows = []
+    for name, info in cls.model_fields.items():
+        if name == "kind":
+            continue
         value = None if info.is_required() else info.get_default(call_default_factory=True)
         value = f"{{kind: {value.kind}}}" if isinstance(value, components.Component) else value
         default = "required" if info.is_required() else f"`{value}`"
         meaning = (info.description or "").replace("|", "\\|")
-        lines.append(f"| `{name}` | {default} | {meaning}{_choices(info)} |")
-    return [*lines, ""]
+        rows.append(f"| `{info.alias or name}` | {default} | {meaning}{_choices(info)} |")
+    return rows
+
+
+def _table(rows: list[str]) -> list[str]:
+    return ["| field | default | meaning |", "|---|---|---|", *rows, ""] if rows else []
+
+
+def _shared(kinds: dict[str, list[str]]) -> dict[tuple[str, ...], list[str]]:
+    """{kinds: rows that all of them have}, of rows that many kinds have."""
+    having: dict[str, list[str]] = {}
+    for kind, rows in kinds.items():
+        for row in rows:
+            having.setdefault(row, []).append(kind)
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for row, names in having.items():
+        groups.setdefault(tuple(names), []).append(row)
+    return {names: rows for names, rows in groups.items() if len(names) > 9 or (len(names) > 3 and len(rows) > 1)}
+
+
+def _section(title: str, classes: dict) -> list[str]:
+    """The components of a folder; fields that many of them share are given once."""
+    kinds = {kind: _rows(cls) for kind, cls in classes.items()}
+    shared, lines = _shared(kinds), [f"## {title}", ""]
+    for names, rows in shared.items():
+        others = [kind for kind in kinds if kind not in names]
+        words = "All kinds" + (f" but {_listed(others)}" if others else "") if len(others) < 6 else _listed(names)
+        lines += [f"{words} have:", "", *_table(rows)]
+    for kind, cls in classes.items():
+        elsewhere = {row for names, rows in shared.items() if kind in names for row in rows}
+        lines += [f"### `{kind}`", "", " ".join((cls.__doc__ or "").split()), ""]
+        lines += _table([row for row in kinds[kind] if row not in elsewhere])
+    return lines
+
+
+def _listed(kinds) -> str:
+    *most, last = (f"`{kind}`" for kind in kinds)
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def vocabulary() -> str:
-    lines = ["# Vocabulary", "", "Every component a spec can name, by the section it stands in.", ""]
+    lines = ["# Vocabulary", "", "Every component a spec can name, by the section it stands in. Fields that many kinds"]
+    lines += ["of a section share stand at its start.", ""]
     for folder, title in FOLDERS.items():
-        lines += [f"## {title}", ""]
-        for kind, cls in components.load(folder).items():
-            lines += _component(kind, cls)
+        lines += _section(title, components.load(folder))
     return "\n".join(lines)
 
 

@@ -96,7 +96,7 @@ def _network(config: Dis, time: TimeFeatures, entries: tuple[Entry, ...]) -> Blo
         tokens = config.prefix(b, time, t, entries, conditions, width, static)
         extras = sum(token.shape[1] for token in tokens)
         x = b.concat(*tokens, x, axis=1, out="x")
-        x = x + b.param("positions", f32(1, patches + extras, width), "zeros")
+        x = x + b.param("positions", f32(1, grid**2 + extras, width), "zeros")
         sizes = {k: static[k] for k in mixer.static(int(width))}
         total, skips = b.fill_like(x, 0.0), []
         for name in items("in_blocks", half):

@@ -222,7 +222,7 @@ def _branch(config: MultiResolution, index: int, entries: tuple[Entry, ...]) -> 
         x = patch_conv(b, "x_embedder", x, width, branch.patch, "linear_default")
         x = as_tokens(b, x, tokens)
         if not mixer.places_tokens:
-            x = x + b.param("positions", f32(1, tokens, width), "normal", std=0.02)
+            x = x + b.param("positions", f32(1, grid**2, width), "normal", std=0.02)
         if below is not None:
             ratio = below.scale // branch.scale
             x = x + b.sub("enter", _enter(ratio), others[0], t, dim=others[0].shape[2], features=width, grid=grid)

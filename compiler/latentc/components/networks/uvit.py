@@ -84,7 +84,7 @@ def _network(config: Uvit, time: TimeFeatures, entries: tuple[Entry, ...]) -> Bl
         tokens = config.prefix(b, time, t, entries, conditions, width, static)
         extras = sum(token.shape[1] for token in tokens)
         x = b.concat(*tokens, x, axis=1, out="x")
-        x = x + b.param("positions", f32(1, patches + extras, width), "normal", std=0.02)
+        x = x + b.param("positions", f32(1, grid**2 + extras, width), "normal", std=0.02)
         x = long_skips(b, block, x, (), half, width, config.block.own(width, static))[-1]
         x = dense(b, "decoder", norm.apply(b, "norm", x), patch * patch * out_channels, True, "normal", out="x")
         x = b.slice(x, axis=1, start=extras, stop=patches + extras, out="x")

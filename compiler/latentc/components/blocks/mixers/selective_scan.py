@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from latentc.components.parts import Mixer, dense
@@ -75,8 +74,9 @@ def _forward(config: SelectiveScan) -> BlockBody:
 
 
 def _reversed(b: Builder, x: Var) -> Var:
-    last = int(x.shape[1]) - 1
-    return b.take(x, b.constant(np.arange(last, -1, -1), out="last_to_first"), axis=1, out=x.value.name)  # type: ignore[no-any-return]
+    order = b.arange(x.shape[1])
+    last_to_first = b.op("sub", b.scalar(x.shape[1] - 1, order), order, out="last_to_first")
+    return b.take(x, last_to_first, axis=1, out=x.value.name)  # type: ignore[no-any-return]
 
 
 @cache
