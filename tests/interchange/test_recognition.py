@@ -49,7 +49,8 @@ def test_systems_are_told_apart() -> None:
     assert options("dit", "B/4") == ["--spec dit --variant B/4", "--spec sit --variant B/4"]
     assert options("sd_vae", "f16", "original") == ["--spec sd_vae --variant f16"]
     assert options("adm_classifier", "64") == ["--spec adm_classifier --variant 64"]
-    assert options("edm", "imagenet64") == ["--spec edm --variant imagenet64", "--spec pfgmpp --variant imagenet64"]
+    alike = [f"--spec {variant}" for variant in ("edm --variant ffhq64", "edm --variant afhqv2-64")]
+    assert options("edm", "ffhq64") == [*alike, "--spec pfgmpp --variant ffhq64-D128"]
 
 
 def saved(folder: Path, system: str, variant: str | None, names: str = "official", **more: np.ndarray) -> Path:
