@@ -204,6 +204,8 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("512", "main"): 558_997_638,  # paper: 559 M
         },
     ),
+    "rcg_adm": ("LTH14/rcg", {(None, "main"): 553_077_254}),
+    "rcg_ldm": ("LTH14/rcg", {(None, "main"): 389_872_388}),
     "adm_classifier": (
         "openai/guided-diffusion",
         {

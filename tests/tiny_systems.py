@@ -234,6 +234,16 @@ SYSTEMS: dict[str, Tiny] = {
         ),
         "class",
     ),
+    "rcg_ldm": Tiny(
+        "rcg_ldm",
+        (
+            *(*FILE, "data.fields={x: {shape: [2, 8, 8]}, representation: {shape: [6]}}", "data.first_stage=null"),
+            *under("networks.main", ("width=8", "multipliers=[1, 2]", "blocks=1", "attention=[1]")),
+            *("networks.main.block.head_channels=8", "networks.main.block.groups=4", "conditioning.time.frequencies=8"),
+            *(*under("networks.rdm", ("width=16", "depth=1", "time_width=8")), "sampler.steps=3"),
+            "conditioning.representation.prior.sampler.steps=3",
+        ),
+    ),
     "rin": Tiny(
         "rin", (*DIGITS, "data.first_stage=null", "data.class_names=null", *under("backbone", RIN), "sampler.steps=3")
     ),

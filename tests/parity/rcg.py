@@ -1,4 +1,4 @@
-"""RCG (Li et al. 2023): the representation diffusion model and its sampler, and DiT conditioned on a representation."""
+"""RCG (Li et al. 2023): the representation diffusion model and its sampler; DiT, ADM and LDM, told a representation."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ RDM = (
     "backbone.time_width=32",
     "backbone.context=16",
 )
+UNET = ("networks.main.width=32", "networks.main.multipliers=[1, 2]", "networks.main.blocks=1")
+UNET = (*UNET, "networks.main.block.head_channels=16", "conditioning.time.frequencies=32")
+ADM = (*UNET, "networks.main.attention=[1]", "data.fields={x: {shape: [3, 16, 16]}, representation: {shape: [12]}}")
+LDM = (*UNET, "networks.main.attention=[0, 1]", "data.fields={x: {shape: [4, 8, 8]}, representation: {shape: [12]}}")
 NOISE = (*RDM, "objective.predicts=noise", "sampler.steps=10")
 
 
@@ -30,6 +34,12 @@ def dit(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     given = numbers.inputs
     told = {"representation": given["rep"], "representation_given": np.ones(len(given["x"]), np.float32)}
     return {"x": given["x"], "t": given["t"].astype(np.float32), **told}
+
+
+def adm(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    given = numbers.inputs
+    told = given["rep"] if "rep" in given else given["context"][:, 0]
+    return {"x": given["x"], "t": given["timesteps"].astype(np.float32), "representation": told}
 
 
 def rdm(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
@@ -49,6 +59,8 @@ def vectors(out: Any, numbers: Numbers, spec: Any) -> Array:
 
 CASES = [
     Forward("rcg.dit", "rcg", DIT, dit),
+    Forward("rcg.adm", "rcg_adm", ADM, adm),
+    Forward("rcg.ldm", "rcg_ldm", LDM, adm),
     Forward("rcg.rdm_simplemlp", "rcg_representation", RDM, rdm, output=vectors),
     Sampler("rcg.sampler_rdm_ddim10_eta1", "rcg_representation", NOISE, sampler, output=vectors),
 ]

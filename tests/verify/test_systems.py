@@ -26,6 +26,7 @@ CHOSEN = (
     ("lit", "onnxruntime"),
     ("can", "onnxruntime"),
     ("rdm", "onnxruntime"),
+    ("rcg_ldm", "onnxruntime"),
     ("dod", "onnxruntime"),
     ("nested", "openvino"),
     ("pixart", "openvino"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -10,7 +10,7 @@ from pydantic import Field
 from latentc.components.condition import Form
 from latentc.components.conditions._arrays import ArrayCondition, or_learned, present
 from latentc.components.contract import Network, Port
-from latentc.components.parts import Init, dense
+from latentc.components.parts import Init, Problem, dense
 from latentc.ir.builder import Builder, Var, f32
 from latentc.ir.types import B
 
@@ -25,6 +25,9 @@ class Vector(ArrayCondition):
     null_embedding: Literal["zeros", "learned", "learned_input"] = Field(
         "zeros",
         description="what stands for none: the vector 0, a learned embedding, or a learned vector before it (RCG)",
+    )
+    embedding: Literal["linear", "none"] = Field(
+        "linear", description="how it enters: by a linear layer, or its numbers as one token that blocks attend to"
     )
     bias: bool = Field(True, description="of the linear layer")
     weights: Init = Field(
@@ -47,6 +50,28 @@ class Vector(ArrayCondition):
         self, b: Builder, name: str, given: tuple[Var, ...], networks: Mapping[str, Network]
     ) -> tuple[Var, ...]:
         return (*given, present(b, given[0])) if self.learned else given
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        return self.FORMS if self.embedding == "linear" else ("tokens", "array")
+
+    def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems_as(name, spec)
+        if self.embedding == "none" and self.null_embedding == "learned":
+            message = "a learned embedding stands for none, but the vector is not embedded"
+            yield Problem(("null_embedding",), message, "use `learned_input`")
+
+    def tokens(
+        self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
+    ) -> tuple[Var, Var | None]:
+        if self.embedding == "linear":
+            return super().tokens(b, prefix, name, operands, width, sizes)
+        x, *given = operands
+        x = or_learned(b, f"{prefix}.null", x, *given) if given else x
+        return b.reshape(x, shape=(x.shape[0], 1, x.shape[1]), out="tokens"), None
+
+    def token_width(self, name: str, spec: Spec) -> int | None:
+        return self.shape(name, spec)[0] if self.embedding == "none" else None
 
     def vector(
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
