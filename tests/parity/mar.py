@@ -1,4 +1,4 @@
-"""MAR (Li et al. 2024): trunk, diffusion head, loss and sampler."""
+"""MAR (Li et al. 2024): trunk, diffusion head, loss and sampler; ReCAP (Liu et al. 2025), which samples with reuse."""
 
 from __future__ import annotations
 
@@ -56,19 +56,49 @@ def loss(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
 
 
 def sampler(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
-    """The authors draw noise for the tokens of a set, in order of position; here it is by place in the random order."""
+    """The authors draw noise for the tokens of a set, in order of position; here it is by place in the random order.
+
+    In a set of several steps it is by place in the set, in order of position, in both.
+    """
     order, draws = np.stack(numbers.noise[:2]), iter(numbers.noise[2:])
     x, noise = np.zeros((2, 16, 4), np.float32), np.zeros((2, 5, 16, 4), np.float32)
-    left = spec.sampler.hidden_counts(16)
-    for before, after in itertools.pairwise(left):
-        places = np.arange(after, before)
-        by_position = np.argsort(np.argsort(order[:, after:before], axis=1), axis=1)
-        for target in (x, *(noise[:, k] for k in range(5))):
-            drawn = next(draws)[: 2 * len(places)].reshape(2, len(places), 4)
-            target[:, places] = np.take_along_axis(drawn, by_position[..., None], 1)
+    left, reuse = spec.sampler.hidden_counts(16), spec.sampler.reuse
+    for first, stop in reuse.sets(left, 16) if reuse else itertools.pairwise(range(len(left))):
+        for i in range(first, stop):
+            count, last = left[i] - left[i + 1], left[stop]
+            places = last + left[first] - left[i] + np.arange(count)
+            by_position = np.argsort(np.argsort(order[:, last : left[first]], axis=1), axis=1)
+            by_position = by_position if stop == first + 1 else np.tile(np.arange(count), (2, 1))
+            for target in (x, *(noise[:, k] for k in range(2 if i > first else 5))):
+                drawn = next(draws)[: 2 * count].reshape(2, count, 4)
+                target[:, places] = np.take_along_axis(drawn, by_position[..., None], 1)
     assert next(draws, None) is None
     scale = np.full(2, 2, np.float32)
     return {"y": numbers.inputs["labels"], "scale": scale, "order": order, "x": x, "noise": noise}
+
+
+REUSING = (
+    *SIZES[:-1],
+    "sampler={kind: masked_autoregressive, steps: 6, diffusion: {kind: ddpm, respacing: '5'}, "
+    "guidance: {scale: 2, schedule: linear}, reuse: {after: 1, diffusion: {kind: ddpm, respacing: '2'}}}",
+)
+
+
+def known(caches: list[Array], numbers: Numbers) -> list[Array]:
+    """The encoder's keys and values of the tokens that are not hidden, those of the condition first."""
+    hidden = np.concatenate([np.zeros((2, 4)), numbers.inputs["mask"]], axis=1)
+    places = np.argsort(hidden, axis=1, kind="stable")[:, None, :14, None]
+    return [np.take_along_axis(cache, places, axis=2) for cache in caches]
+
+
+def remembered(out: Any, numbers: Numbers, spec: Any) -> Array:
+    features, *caches = out.values()
+    return np.concatenate([a.ravel() for a in (features, *known(caches[:4], numbers))])
+
+
+def recorded(numbers: Numbers) -> Array:
+    names = ("dec", "enc.1.0.0", "enc.1.0.1", "enc.1.1.0", "enc.1.1.1")
+    return np.concatenate([numbers.outputs[f"out.{name}"].ravel() for name in names])
 
 
 CASES = [
@@ -76,4 +106,15 @@ CASES = [
     Forward("mar.diffloss.net", "mar", SIZES, head, network="head", prefixes={"head": ""}),
     Loss("mar.loss", "mar", SIZES, loss, prefixes=BOTH),
     Sampler("mar.sampler_sample_tokens", "mar", SIZES, sampler, prefixes=BOTH),
+    Forward(
+        "recap.mar_kv",
+        "recap",
+        REUSING,
+        trunk,
+        wanted=recorded,
+        output=remembered,
+        every_output=True,
+        method="remember",
+    ),
+    Sampler("recap.sampler_kv", "recap", REUSING, sampler, prefixes=BOTH),
 ]

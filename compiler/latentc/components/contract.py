@@ -117,7 +117,11 @@ masked_tokens `forward` (tokens as state, of which `null` is the mask; condition
               `null`, the lowest first; perhaps `forward_kept` (and rank i64[B, T] as position), the same if the
               masked tokens have the lowest ranks, and as few of them as the loss leaves are known
 masked_features `forward` (tokens [B, T, C] as state, mask f32[B, T] that is 1 where one is hidden, conditions) ->
-              output [B, T, D]; perhaps `forward_known`, the same for as few known tokens as the loss leaves
+              output [B, T, D]; perhaps `forward_known`, the same for as few known tokens as the loss leaves; if the
+              sampler asks for it `remember`, the same and caches, and `recall` (tokens [B, G, C] as state; masks that
+              are 1 where one of them is hidden [B, G], where one counts [B, G], where one of all was known to
+              `remember` [B, T], and where one is not among them [B, T]; their positions i64[B, G], conditions, caches)
+              -> output [B, G, D], from these tokens and what is remembered of the others
 generate      `forward` (noise, conditions) -> output; one noise input, which losses draw as normals
 generate_by_style
               `map` (noise, conditions) -> output, output: the style f32[B, W] and the average style f32[W];

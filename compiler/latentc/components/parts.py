@@ -121,6 +121,11 @@ class Mixer(Part):
         return False
 
     @property
+    def recalls(self) -> bool:
+        """Whether `extend` takes any tokens, not those behind the cached ones alone."""
+        return False
+
+    @property
     def branches(self) -> int:
         """How many summands `apply_branches` returns."""
         return 1
@@ -187,11 +192,13 @@ class DecodeState:
 class Chunk:
     """What several tokens x [B, N, D] in a row are decoded with: the cache of the S before them, if there are any.
 
-    `cache`: keys and values f32[B, H_kv, S, D / H] each; `mask` bool[1, 1, N, S + N], true for those seen; None: all.
+    `cache`: keys and values f32[B, H_kv, S, D / H] each; `mask` bool[B or 1, 1, N or 1, S + N], true for those seen;
+    None: all. `plain`: the other methods of the block take no mask.
     """
 
     cache: tuple[Var, ...] = ()
     mask: Var | None = None
+    plain: bool = False
 
 
 class FeedForward(Part):

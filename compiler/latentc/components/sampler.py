@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from latentc.components.contract import Need, Network, Program
@@ -12,6 +13,17 @@ from latentc.ir.builder import ModuleBuilder
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
+
+
+@dataclass(frozen=True)
+class Recall:
+    """What a sampler asks of a network whose keys and values it reuses: see `recall` of `masked_features`.
+
+    `tokens`: how many a step evaluates anew. `condition`: the tokens that hold the condition are reused, too.
+    """
+
+    tokens: int
+    condition: bool
 
 
 class Sampler(Part):
@@ -24,6 +36,10 @@ class Sampler(Part):
     def makes(self) -> tuple[str, ...]:
         """Conditions that its programs make themselves, so that a request does not give them."""
         return ()
+
+    def recalls(self, tokens: int) -> Recall | None:
+        """What its steps reuse of a network over so many tokens; None: every step evaluates all of them."""
+        return None
 
     def prepare(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Mapping[str, Network]:
         """The networks with the methods that its programs call besides those they are built with.

@@ -28,9 +28,10 @@ def chunk_mix(
     masked: bool,
     init: str,
     sizes: Mapping[str, Any],
+    plain: bool = False,
 ) -> tuple[Mix, list[Var]]:
     """The mixer on a chunk, and the list that gets its grown cache; `others` are the mask and the rotary tables."""
-    chunk, rotary = Chunk(cache, others[0] if masked else None), tuple(others[masked:])
+    chunk, rotary = Chunk(cache, others[0] if masked else None, plain), tuple(others[masked:])
     grown: list[Var] = []
 
     def mix(h: Var) -> tuple[Var, ...]:

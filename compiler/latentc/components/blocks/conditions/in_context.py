@@ -45,14 +45,15 @@ class InContext(BlockCondition):
         return _masked_block(mixer, feed_forward, norm, init, self.norm_after)
 
     def extend_block(
-        self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
+        self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False, plain: bool = False
     ) -> BlockBody:
-        return _extend_block(mixer, feed_forward, norm, init, masked, self.norm_after)
+        """`plain`: of the block without a mask in its other methods."""
+        return _extend_block(mixer, feed_forward, norm, init, masked, self.norm_after, plain)
 
     def begin_block(
-        self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False
+        self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False, plain: bool = False
     ) -> BlockBody:
-        return _begin_block(mixer, feed_forward, norm, init, masked, self.norm_after)
+        return _begin_block(mixer, feed_forward, norm, init, masked, self.norm_after, plain)
 
     def decode_block(
         self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, tempered: bool = False
@@ -129,13 +130,13 @@ def _masked_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str
 
 @cache
 def _extend_block(
-    mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool, after: bool
+    mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool, after: bool, plain: bool
 ) -> BlockBody:
-    @module_class("MaskedBlock", "extend")
+    @module_class("TransformerBlock" if plain else "MaskedBlock", "extend")
     def extend(b: Builder, x: Var, keys: Var, values: Var, *others: Var, dim: int, **static: Any) -> tuple[Var, ...]:
         """The block for the next tokens, against the keys and values of those before; returns them grown, too."""
         sizes = {"dim": dim, **mixer.own(dim, static)}
-        mix, grown = chunk_mix(b, mixer, (keys, values), others, masked, init, sizes)
+        mix, grown = chunk_mix(b, mixer, (keys, values), others, masked, init, sizes, plain)
         return _body(b, x, mix, feed_forward, norm, init, dim, static, after), *grown
 
     return extend
@@ -143,12 +144,13 @@ def _extend_block(
 
 @cache
 def _begin_block(
-    mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool, after: bool
+    mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool, after: bool, plain: bool
 ) -> BlockBody:
-    @module_class("MaskedBlock", "begin")
+    @module_class("TransformerBlock" if plain else "MaskedBlock", "begin")
     def begin(b: Builder, x: Var, *others: Var, dim: int, **static: Any) -> tuple[Var, ...]:
         """The block for the first tokens; returns their keys and values, too."""
-        mix, grown = chunk_mix(b, mixer, (), others, masked, init, {"dim": dim, **mixer.own(dim, static)})
+        sizes = {"dim": dim, **mixer.own(dim, static)}
+        mix, grown = chunk_mix(b, mixer, (), others, masked, init, sizes, plain)
         return _body(b, x, mix, feed_forward, norm, init, dim, static, after), *grown
 
     return begin

@@ -92,6 +92,10 @@ class Attention(Mixer):
     def generates(self) -> bool:
         return self.generated_projection
 
+    @property
+    def recalls(self) -> bool:
+        return not (self.causal or self.spatial or self.generates or self.score_kernel is not None)
+
     def problems(self, spec: Spec) -> Iterator[Problem]:
         kv = self.kv_heads or self.heads
         if self.heads % kv:
@@ -145,7 +149,7 @@ class Attention(Mixer):
     def extend(
         self, b: Builder, name: str, x: Var, chunk: Chunk, rotary: tuple[Var, ...], init: str, **static: Any
     ) -> tuple[Var, Var, Var]:
-        body = (_extend if chunk.cache else _begin)(self, init, chunk.mask is not None)
+        body = (_extend if chunk.cache else _begin)(self, init, chunk.mask is not None, chunk.plain)
         operands = (x, *chunk.cache, *(() if chunk.mask is None else (chunk.mask,)), *rotary)
         return b.sub(name, body, *operands, out=f"{x.value.name} keys values", **static)  # type: ignore[no-any-return]
 
@@ -372,8 +376,8 @@ def _decode(config: Attention, init: str, tempered: bool) -> BlockBody:
 
 
 @cache
-def _extend(config: Attention, init: str, masked: bool) -> BlockBody:
-    @module_class("MaskedAttention", "extend")
+def _extend(config: Attention, init: str, masked: bool, plain: bool) -> BlockBody:
+    @module_class("Attention" if plain else "MaskedAttention", "extend")
     def extend(
         b: Builder, x: Var, keys: Var, values: Var, *others: Var, dim: int, heads: int, kv_heads: int | None = None
     ) -> tuple[Var, Var, Var]:
@@ -388,8 +392,8 @@ def _extend(config: Attention, init: str, masked: bool) -> BlockBody:
 
 
 @cache
-def _begin(config: Attention, init: str, masked: bool) -> BlockBody:
-    @module_class("MaskedAttention", "begin")
+def _begin(config: Attention, init: str, masked: bool, plain: bool) -> BlockBody:
+    @module_class("Attention" if plain else "MaskedAttention", "begin")
     def begin(
         b: Builder, x: Var, *others: Var, dim: int, heads: int, kv_heads: int | None = None
     ) -> tuple[Var, Var, Var]:
