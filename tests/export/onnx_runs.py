@@ -98,7 +98,7 @@ def host_program(
         engines[name] = _Engine(session_of(verify(part, "inlined"), weights or {}))
         return name
 
-    return program_from_module(flat, "main", per_step, add, any_trip=True)[0], engines
+    return program_from_module(flat, "main", per_step, add, any_trip=True, inner_loops=True)[0], engines
 
 
 def run_host(

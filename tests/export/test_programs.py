@@ -154,6 +154,32 @@ def test_nested_noise_is_made_a_step_at_a_time() -> None:
     assert "x2" not in read
 
 
+@pytest.mark.parametrize("made", ["nothing", "noise", "cache"])
+def test_a_loop_inside_a_step_stays_in_its_engine_unless_something_is_made_step_by_step(made: str) -> None:
+    def build(b: Builder, x: Var, noise: Var) -> Any:
+        def outer(b: Builder, i: Var, kept: Any, state: Any, rows: Any) -> Any:
+            def inner(b: Builder, j: Var, kept: Any, state: Any, rows: Any) -> Any:
+                (x,), (h, cache) = kept, state
+                if made == "cache":
+                    cache = b.update_slice(cache, b.reshape(h, shape=(B, 1, 4)), j, axis=1)
+                return [b.sin(h + x * rows[0] + b.cast(j, to="f32")) + rows[1], cache], []
+
+            cache = b.full(state[0], shape=(3, 4), value=0.0, dtype="f32")
+            z = rows[0] if made == "noise" else b.constant(np.ones((3, 1)))
+            tables = [b.constant([0.1, 0.2, 0.3]), z]
+            h, cache = b.loop("inner", 3, inner, invariants=state, carried=[state[0] * 0.0, cache], tables=tables)
+            return [h + b.sum(cache, axes=(1,), keepdims=False)], []
+
+        return b.loop("outer", 2, outer, carried=[x], tables=[b.reshape(noise, shape=(2, 3, B, 4))])[0]
+
+    module = module_of((f32(B, 4), f32(6, B, 4)), build)
+    program, _ = host_program(module, {"x1": 6})
+    (outer,) = [s for s in program if isinstance(s, Loop)]
+    assert any(isinstance(s, Loop) for s in outer.body) == (made != "nothing")
+    inputs = inputs_of(module)
+    assert_close(run_host(module, inputs, {"x1": 6}), Interpreter(module).run("main", *inputs)[0])
+
+
 def test_loops_in_a_row_share_and_keep_their_inputs() -> None:
     """The first state is an input that is read again at the end; states swap; one is never changed."""
 

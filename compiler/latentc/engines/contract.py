@@ -120,6 +120,7 @@ class Engine:
     missing: ops of the IR that it cannot run; a pass writes them out.
     missing_in_loops: ops of the IR that it cannot run inside a loop; the exporter writes them out there.
     any_trip: its step engines take tables of any number of rows; otherwise sizes are known when it is built.
+    inner_loops: in form `host`, a loop inside a step is part of the step's engine.
     unrolling: what form `auto` goes by.
     plans, triton: None if it has none.
     doctor: its lines of `latentc doctor`; gets this machine's GPU.
@@ -145,6 +146,7 @@ class Engine:
     missing: tuple[str, ...] = ()
     missing_in_loops: tuple[str, ...] = ()
     any_trip: bool = True
+    inner_loops: bool = True
     cpu_only: bool = False
     plans: Plans | None = None
     triton: Triton | None = None

@@ -25,4 +25,6 @@ COMMON: dict[str, Any] = {
     # precision, TensorRT fuses the attention into the same kernels itself.
     "missing_in_loops": ("attention", "rotary"),
     "any_trip": False,
+    # The runs of a step are captured as a CUDA graph. Not measured: whether a plan with a loop can be.
+    "inner_loops": False,
 }

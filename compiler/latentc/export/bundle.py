@@ -258,6 +258,7 @@ def _program(
                 {i.name: i.rows for i in inputs if i.rows is not None},
                 lambda role, part: engines.add(prefix + role + suffix, part, "main"),
                 any_trip=row.any_trip,
+                inner_loops=row.inner_loops,
             )
         except ValueError as error:
             raise DiagnosticError.of(

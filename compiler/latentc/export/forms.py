@@ -47,8 +47,8 @@ def choose_form(module: Module, program: Program, max_batch: int | None, engine:
 
 def for_form(module: Module, form: str, engine: Engine) -> Module:
     """Writes out the ops that `engine` cannot run in this form of the loop; `module` is at stage `expanded`."""
-    if form == "loop":
-        module = decompose_in_loops(module, engine.missing_in_loops)
+    if form == "loop" or (form == "host" and engine.inner_loops):
+        module = decompose_in_loops(module, engine.missing_in_loops, 1 if form == "loop" else 2)
     return decompose_attention_without_kernel(module) if engine.attention == "kernel" else module
 
 

@@ -1,7 +1,8 @@
 """A sampler driven by the host: the flat IR cut at its loops into engines, and the program that runs them.
 
-The nodes before a loop become one engine, the loop's body one (several if loops nest), the nodes after it another.
-State passes between them as variables of the program; the noise of a step is drawn at that step.
+The nodes before a loop become one engine, the loop's body one, the nodes after it another. A loop inside a step stays
+in the step's engine, unless its noise is drawn or its caches grow step by step: then the body is several engines. State
+passes between them as variables of the program; the noise of a step is drawn at that step.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from latentc.ir.core import Function, Module, Node, Value
+from latentc.ir.core import Function, Module, Node, Value, reachable
 from latentc.ir.types import Sym
 from latentc_runtime.manifest import RESULT, EngineCall, Loop, Rows, Statement
 from latentc_runtime.program import variables_read
@@ -52,8 +53,11 @@ class _Scope:
 
 
 class _Cutter:
-    def __init__(self, module: Module, per_step: Mapping[str, int], add: AddEngine, any_trip: bool) -> None:
-        self.module, self.per_step, self.add, self.any_trip = module, per_step, add, any_trip
+    def __init__(
+        self, module: Module, per_step: Mapping[str, int], add: AddEngine, any_trip: bool, inner_loops: bool
+    ) -> None:
+        self.module, self.per_step, self.add = module, per_step, add
+        self.any_trip, self.inner_loops = any_trip, inner_loops
         self._taken: dict[str, int] = {}
 
     def fresh(self, name: str) -> str:
@@ -83,7 +87,7 @@ class _Cutter:
             if node.op == "constant":
                 scope.literals[node.outputs[0]] = node
                 continue
-            if node.op != "loop":
+            if node.op != "loop" or (role == "step" and self.stays(node, scope)):
                 view = _viewed(fn, node, scope.noise)
                 if view is None:
                     pending.append(node)
@@ -98,6 +102,14 @@ class _Cutter:
         if pending or literals:
             named = {fn.outputs[0]: RESULT} if roles[1] == "epilogue" else {}
             self.engine(fn, [*literals, *pending], scope, program, role, wanted, named)
+
+    def stays(self, node: Node, scope: _Scope) -> bool:
+        """Whether a loop inside a step is part of the step's engine: a call for each of its own steps costs more."""
+        if not self.inner_loops or any(v in scope.noise for v in node.inputs):
+            return False
+        # Where the host carries a cache, an engine may write its rows in place; in a loop of its own it copies it.
+        inside = reachable(self.module, (node.attrs["body"],))
+        return all(n.op != "update_slice" for name in inside for n in self.module.functions[name].nodes)
 
     def loop(
         self,
@@ -222,7 +234,9 @@ class _Cutter:
             raise ValueError(f"{role} reads {', '.join(late)}, which an inner loop makes row by row")
         inputs = [v for v in dict.fromkeys(v for n in nodes for v in n.inputs) if v not in given]
         part = Function("main", tuple(inputs), params, (*literals.values(), *nodes), tuple(outputs))
-        file = self.add(role, Module({"main": part}, {"main": "main"}))
+        bodies = reachable(self.module, tuple(n.attrs["body"] for n in nodes if n.op == "loop"))
+        functions = {name: self.module.functions[name] for name in bodies} | {"main": part}
+        file = self.add(role, Module(functions, {"main": "main"}))
         for o in outputs:
             scope.variables[o] = named[o] if o in named else self.fresh(o.name)
         program.append(
@@ -318,15 +332,21 @@ def _strides(sizes: Sequence[int], strides: Sequence[int], wanted: Sequence[Any]
 
 
 def program_from_module(
-    module: Module, entry: str, per_step: Mapping[str, int], add: AddEngine, any_trip: bool = False
+    module: Module,
+    entry: str,
+    per_step: Mapping[str, int],
+    add: AddEngine,
+    any_trip: bool = False,
+    inner_loops: bool = False,
 ) -> tuple[list[Statement], list[str]]:
     """The host program of a flat module's entry, and the variables of its outputs; the first is `out`.
 
     `per_step` {input: rows} are the inputs with one row per step; `add` takes each engine's module and returns its
     file. With `any_trip`, engines accept tables of any length, so that programs with different step counts share them.
+    With `inner_loops`, loops inside a step are part of its engine where nothing of theirs is made step by step.
     Raises ValueError for an entry that stacks values: see `carry_stacks`.
     """
-    return _Cutter(module, per_step, add, any_trip).entry(module.entry(entry))
+    return _Cutter(module, per_step, add, any_trip, inner_loops).entry(module.entry(entry))
 
 
 # ---- stacked results as carried values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from latentc.ir.builder import Builder, Var
-from latentc.ir.core import Module, Node, reachable, walk
+from latentc.ir.core import Module, Node, reachable
 from latentc.ir.ops import OPS, OpError
 from latentc.passes.rewrite import rewrite
 
@@ -30,8 +30,11 @@ def decompose(module: Module, ops: Collection[str], which: Callable[[Node], bool
     return module
 
 
-def decompose_in_loops(module: Module, ops: Collection[str]) -> Module:
-    """Decomposes `ops` in the bodies of loops and in the functions that these call."""
-    bodies = tuple(node.attrs["body"] for _, node in walk(module) if node.op == "loop")
-    looped = {node for name in reachable(module, bodies) for node in module.functions[name].nodes if node.op in ops}
+def decompose_in_loops(module: Module, ops: Collection[str], depth: int = 1) -> Module:
+    """Decomposes `ops` in the bodies of loops, and in what these call; of loops `depth` deep or deeper."""
+    functions = tuple(module.functions)
+    for _ in range(depth):
+        nodes = [node for name in functions for node in module.functions[name].nodes]
+        functions = tuple(reachable(module, tuple(node.attrs["body"] for node in nodes if node.op == "loop")))
+    looped = {node for name in functions for node in module.functions[name].nodes if node.op in ops}
     return decompose(module, ops, lambda node: node in looped) if looped else module
