@@ -75,7 +75,19 @@ class MaskedAutoencoder(Backbone):
             yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
         if not self.told(spec):
             yield Problem((), "a masked_autoencoder needs a condition", "add `conditioning.class: {kind: label}`")
+        if isinstance(spec.sampler, Sampler) and spec.sampler.recalls(self._count(spec)) is not None:
+            yield from self._problems_of_recall()
         yield from self.problems_of_conditions(spec)
+
+    def _problems_of_recall(self) -> Iterator[Problem]:
+        if not self.block.parts()[0].recalls:
+            message = "the sampler reuses keys and values, which this mixer cannot give"
+            yield Problem(("block", "mixer"), message, "use `{kind: attention}` as it is, or leave out `sampler.reuse`")
+
+    def _count(self, spec: Spec) -> int:
+        """Tokens of a sample, as many as there would be if the data were right."""
+        shape = spec.data.shape
+        return 1 if shape is None or len(shape) != 3 else max(self.tokens(spec)[0], 1)
 
     def tokens(self, spec: Spec) -> tuple[int, int]:
         """(T, C)."""
