@@ -3,9 +3,9 @@
     python benchmarks/recap.py [--steps 32] [--reusing 3] [--diffusion 25] [--engine openvino]
 
 Goal: at least 2.4 times as fast, as the paper has it at equal steps. Both are MAR-B (256 tokens, guidance) with random
-weights of its real sizes, the same numbers of sets and of denoising steps, batch 1, fp32, one thread; with reuse a token
-takes 40 % of the denoising steps, as in the authors' scripts. Seconds are of the processor, so that other programs on a
-busy machine count less.
+weights of its real sizes, the same numbers of sets, batch 1, fp32, one thread. A token that is drawn with reuse takes
+40 % of the denoising steps, as in the authors' scripts. Seconds are of the processor, so that other programs on a busy
+machine count less.
 """
 
 from __future__ import annotations
