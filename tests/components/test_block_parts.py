@@ -1,4 +1,4 @@
-"""Every network over arrays with every part of a block: built, or refused in words."""
+"""Every network over images with every part of a block: built, or refused in words."""
 
 from __future__ import annotations
 
@@ -15,8 +15,15 @@ from latentc.spec.schema import Spec
 from latentc.spec.write import yaml_from_data
 
 FOLDERS = {"mixer": "mixers", "feed_forward": "feed_forwards", "norm": "norms", "condition": "conditions"}
-OF_TOKENS = {"masked_transformer", "token_transformer"}
-NETWORKS = {name: network for name, network in OneOf("networks").choices().items() if name not in OF_TOKENS}
+OTHERS = {
+    "bert",
+    "masked_transformer",
+    "token_transformer",
+    "scale_transformer",
+    "query_transformer",
+    "query_autoencoder",
+}
+NETWORKS = {name: network for name, network in OneOf("networks").choices().items() if name not in OTHERS}
 
 
 def _plain(data: Any) -> Any:
