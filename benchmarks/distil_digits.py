@@ -13,6 +13,7 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +52,11 @@ def main() -> int:
     return int("MISSED" in line)
 
 
-def trained(spec: str, project: Path, teacher: Path | None) -> Path:
+def trained(spec: str, project: Path, teacher: Path | None, overrides: Sequence[str] = ()) -> Path:
     """The weights of a spec, trained if they are not there yet, with the weights of its teacher if it has one."""
     weights = (project / "runs/train/weights.safetensors").resolve()
     if not weights.exists():
-        api.emit(spec, project)
+        api.emit(spec, project, overrides=list(overrides))
         flags = [] if teacher is None else ["--roles.teacher.pretrained", str(teacher)]
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
         subprocess.run([sys.executable, "train.py", *flags], cwd=project, env=environment, check=True)
