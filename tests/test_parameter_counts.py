@@ -244,6 +244,23 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "LTH14/mage without what it does not use; paper: 176 and 439 M with the tokenizer's decoder",
         {("B", "main"): 144_896_745, ("L", "main"): 407_788_521, ("B-class", "main"): 145_664_745},
     ),
+    "maskbit": (
+        "markweberdev/maskbit; paper: 305 M",
+        {
+            ("10bit", "main"): 304_728_128,
+            ("14bit", "main"): 304_929_024,
+            ("18bit", "main"): 305_720_320,
+            ("embedding", "main"): 304_980_992,
+        },
+    ),
+    "maskbit_tokenizer": (
+        "markweberdev/maskbit; paper: 54 M",
+        {
+            ("14bit", "main"): 54_489_489,
+            ("18bit", "main"): 54_509_973,
+            ("vqgan-12bit", "main"): 54_745_539 + 4096 * 64,
+        },
+    ),
     "vq_maskgit": ("LTH14/mage", {("f16", "main"): 54_515_587, ("f16", "main.decode"): 30_740_483}),
     "mar": (
         "LTH14/mar; README: 208, 479 and 943 M for both networks",

@@ -147,6 +147,16 @@ SYSTEMS: dict[str, Tiny] = {
             *under("backbone.decoder", ("width=8", "depth=1", "heads=2")),
         ),
     ),
+    "maskbit": Tiny(
+        "maskbit",
+        (
+            *("data={kind: npz, path: train.npz, classes: 10, tokens: {vocabulary: 16, grid: [4, 4]}}",),
+            *(*under("backbone", (*BLOCKS, "depth=1", "dropout=0")), "sampler.steps=4"),
+        ),
+    ),
+    "maskbit_tokenizer": Tiny(
+        "maskbit_tokenizer", (*STAGE, "backbone.decoder_blocks=1", "backbone.bottleneck.channels=4")
+    ),
     "mar": Tiny(
         "mar",
         (

@@ -35,9 +35,9 @@ def uniforms(logits: Array, drawn: Array) -> Array:
 
 
 def logits_of(numbers: Numbers, weight: Array) -> Array:
-    """f64[N, B, T, V + 1]: the authors' logits, guided with `weight` [N] of the difference."""
+    """f64[N, B, T, ..., V]: the authors' logits, guided with `weight` [N] of the difference."""
     cond, null = np.split(numbers.outputs["out.logits"].astype(np.float64), 2, axis=1)
-    return cond + weight.reshape(-1, 1, 1, 1) * (cond - null)
+    return cond + weight.reshape(-1, *(1,) * (cond.ndim - 1)) * (cond - null)
 
 
 def confidence(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
