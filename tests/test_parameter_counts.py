@@ -312,6 +312,14 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("XL-512", "main"): 752_930_560,  # README: 752 M
         },
     ),
+    "starflow": (
+        "apple/ml-starflow: the sizes of its layers, added up; paper: 3.8 B",
+        {("t2i-256", "main"): 3_858_281_544},
+    ),
+    "starflow_class": (
+        "apple/ml-starflow: the sizes of its layers, added up; paper: 1.4 B",
+        {(None, "main"): 1_412_255_816},
+    ),
     "tarflow": (
         "apple/ml-tarflow",
         {

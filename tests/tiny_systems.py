@@ -164,6 +164,10 @@ SYSTEMS: dict[str, Tiny] = {
             *("networks.head.width=16", "networks.head.depth=1", "sampler.steps=3", "sampler.diffusion.respacing='4'"),
         ),
     ),
+    "starflow": Tiny(
+        "digits_starflow",
+        under("backbone", (*BLOCKS[:2], "flows=2", "depths=[1, 2]", "positions.pairs=2")),
+    ),
     "tarflow": Tiny("digits_tarflow", under("backbone", (*BLOCKS, "flows=2", "depth=1"))),
     "adc_gan": Tiny("adc_gan", GAN),
     "wgan_gp": Tiny("wgan_gp", GAN),

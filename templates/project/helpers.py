@@ -82,6 +82,26 @@ def rope_2d(head_dim: int, grid: int, prefix: int, base: float) -> tuple[Tensor,
     return torch.cat([empty, angles.cos()]).float(), torch.cat([empty, angles.sin()]).float()
 
 
+def rope_prefix(
+    head_dim: int, grid: int, prefix: int, base: float, pairs: int, side: int
+) -> tuple[Tensor, Tensor]:
+    """Rotary tables (cos, sin) of a prefix and a grid, each [prefix + grid * grid, head_dim / 2].
+
+    The last `pairs` channel pairs rotate with the place in the prefix, half of the others with the row,
+    half with the column; each of the three goes from 0 to `side`.
+    """
+    half = head_dim // 2 - pairs
+    freqs = 1.0 / base ** (torch.arange(0, half, 2, dtype=torch.float64)[: half // 2] / half)
+    angles = torch.outer(torch.arange(grid, dtype=torch.float64) * (side / grid), freqs)  # [grid, half / 2]
+    rows = angles[:, None].expand(grid, grid, -1)
+    columns = angles[None].expand(grid, grid, -1)
+    cells = torch.cat([rows, columns, angles.new_zeros(grid, grid, pairs)], dim=-1).flatten(0, 1)
+    freqs = 1.0 / base ** (torch.arange(pairs, dtype=torch.float64) / pairs)
+    places = torch.outer(torch.arange(prefix, dtype=torch.float64) * (side / max(prefix, 1)), freqs)
+    angles = torch.cat([torch.cat([places.new_zeros(prefix, half), places], dim=-1), cells])
+    return angles.cos().float(), angles.sin().float()
+
+
 def routed_experts(x: Tensor, gates: Tensor, w1: Tensor, w3: Tensor, w2: Tensor) -> Tensor:
     """Sum of gate * expert for x [..., D] and gates [..., E]; an expert runs only on tokens with a gate.
 

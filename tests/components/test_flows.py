@@ -70,6 +70,54 @@ def test_forward_of_inverse_is_the_identity(
     assert np.abs(log_det).max() > 1e-4
 
 
+STARFLOW = ["backbone.conditions_as=prefix", "backbone.positions={kind: rope_prefix, pairs: 2}"]
+STARFLOW += ["backbone.width=16", "backbone.block.mixer.heads=2", "backbone.start_token=true"]
+STARFLOW += ["backbone.soft_clip=4", "backbone.final_norm={kind: rms_norm}", "backbone.scale=softplus"]
+OPTIONS = {
+    "whole": [*STARFLOW, "backbone.told_flows=last", "backbone.depths=[1, 0, 2]", "backbone.last_width=24"],
+    "every flow told": [*STARFLOW, "backbone.reverse_first=true", "backbone.channels_last=true"],
+    "start token, learned positions": ["backbone.start_token=true", "backbone.told_flows=last"],
+    "rotary, no start token": [*STARFLOW[:4], "backbone.positions={kind: rope_2d}", "backbone.scale=softplus"],
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_keep_the_flow_invertible(name: str) -> None:
+    lowered = lowered_flow(*OPTIONS[name], PLAIN)
+    oracle = interpreter(lowered, random_weights(lowered), prefix="")
+    rng = np.random.default_rng(0)
+    z, y = rng.standard_normal((2, 16, 4)), np.array([1, 10])
+    (x,) = oracle.run("main.inverse", z, y)
+    again, _ = oracle.run("main.forward", x, y)
+    np.testing.assert_allclose(again, z, atol=1e-8 * np.abs(z).max())
+    other = oracle.run("main.inverse", z, y[::-1].copy())[0]
+    assert np.abs(other - x).max() > 1e-3  # the class matters
+
+
+def test_guided_densities_are_a_product_of_powers() -> None:
+    """One flow of two tokens: log p of what the first becomes is that of c (c / u)^w, up to its normaliser."""
+    options = [*STARFLOW, "backbone.guidance=density", "backbone.flows=1", "backbone.depth=1"]
+    lowered = lowered_flow("data={kind: npz, path: a.npz, shape: [1, 4, 4], classes: 10}", *options, PLAIN)
+    oracle = interpreter(lowered, random_weights(lowered, std=0.4), prefix="")
+    z, y, none = np.random.default_rng(3).standard_normal((8, 4, 4)), np.arange(8), np.full(8, 10)
+
+    def first(z: np.ndarray, y: np.ndarray) -> np.ndarray:
+        (x,) = oracle.run("main.inverse", z, y)
+        return np.asarray(x[:, 0, :2, :2].reshape(8, 4))
+
+    def normal(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mean = first(np.zeros_like(z), y)
+        return mean, first(np.ones_like(z), y) - mean
+
+    (mu, sigma), (other_mu, other_sigma) = normal(y), normal(none)
+    w = 1.5
+    ratio = np.minimum(sigma / other_sigma, 1)
+    precision = ((1 + w) - w * ratio**2) / sigma**2
+    mean = ((1 + w) * mu / sigma**2 - w * ratio**2 / sigma**2 * other_mu) / precision
+    (x,) = oracle.run("main.guided_inverse", z, y, none, np.ones(8), np.full((4, 8), 1 + w))
+    np.testing.assert_allclose(x[:, 0, :2, :2].reshape(8, 4), mean + z[:, 0] / np.sqrt(precision), rtol=1e-6)
+
+
 def test_log_determinant_is_that_of_the_jacobian() -> None:
     lowered = lowered_flow("data={kind: npz, path: a.npz, shape: [1, 4, 4], classes: 10}", PLAIN)
     oracle = interpreter(lowered, random_weights(lowered), prefix="")

@@ -184,6 +184,10 @@ class Condition(Part):
         """How many tokens it enters as. For conditions whose FORMS have "tokens"."""
         return 1
 
+    def masked(self, name: str, spec: Spec) -> bool:
+        """Whether some of its tokens may not count. For conditions whose FORMS have "tokens"."""
+        return False
+
     def token_width(self, name: str, spec: Spec) -> int | None:
         """Width of its tokens if that is its own, whatever the network's; None: they are embedded."""
         return None

@@ -140,7 +140,7 @@ code_sequence as autoencode, and `regularized_codes` (state, noise) -> the same,
 next_vector   `forward` (state [B, N - 1, Z]) -> output [B, N - 1, Z], the prediction of each vector's successor
 flow          `forward` (state, conditions) -> output (the latent), log_det per dimension; `inverse` (noise, conditions)
               -> output; `guided_inverse` (noise, conditions, the same as `null_NAME`, attention temperature of the
-              branch without conditions, scale f32[T - 1, B] per token) -> output
+              branch without conditions, scale f32[N, B] per token that is predicted) -> output
 """
 
 

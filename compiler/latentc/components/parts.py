@@ -237,6 +237,8 @@ class Positions(Part):
     """
 
     GRIDDED: ClassVar[bool] = True
+    ROTARY: ClassVar[bool] = False
+    """Whether it is tables for attention."""
 
     def add(self, b: Builder, x: Var, dim: int, grid: int) -> Var:
         return x

@@ -48,8 +48,10 @@ class Groups:
         self._parent = {name: name for name, fn in module.functions.items() if fn.origin}
         self._seen: set[Any] = set()
         roots: dict[str, set[str]] = {name: set(functions) for name, functions in networks.items()}
-        for fn in module.functions.values():
-            for node in calls_of(module, fn) if fn.origin is None else ():
+        # What the body of a loop calls without a name is of the instance whose method has the loop.
+        bodies = {n.attrs["body"] for fn in module.functions.values() for n in fn.nodes if n.op == "loop"}
+        for name, fn in module.functions.items():
+            for node in calls_of(module, fn) if fn.origin is None and name not in bodies else ():
                 if node.attrs["fn"] in self._parent:
                     roots.setdefault(node.attrs["name"], set()).add(node.attrs["fn"])
         for functions in roots.values():

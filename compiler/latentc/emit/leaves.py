@@ -293,4 +293,9 @@ def buffer_value(param: Param, size: Size, helper: Callable[[str], str]) -> str:
             # Columns first: the halves of the table change places.
             swapped = f".roll({size(shape[1]).atom} // 2, 1)" if args.get("first", "row") == "column" else ""
             return f"{text}[{0 if args['part'] == 'cos' else 1}]{swapped}"
+        case "rope_prefix":
+            sizes = [size(args[k]) for k in ("head_dim", "grid", "prefix")]
+            fixed = {"base": float(args["base"]), "pairs": int(args["pairs"]), "side": int(args["side"])}
+            text = call(helper("rope_prefix"), sizes, **fixed).code
+            return f"{text}[{0 if args['part'] == 'cos' else 1}]"
     raise ValueError(f"no torch text for buffer initialiser {param.init.kind}")

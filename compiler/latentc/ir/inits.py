@@ -157,6 +157,35 @@ def rope_2d(
     return np.concatenate([np.zeros((prefix, half)), table]).reshape(shape)
 
 
+def rope_prefix(
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    head_dim: int,
+    grid: int,
+    prefix: int,
+    base: float,
+    pairs: int,
+    side: int,
+    part: str,
+) -> Array:
+    """Rotary table (STARFlow): [prefix + grid*grid, head_dim / 2], cos or sin by `part`.
+
+    Of the pairs a half of all but `pairs` rotates with the row, a half with the column, the last `pairs` with the place
+    in the prefix. Rows, columns and places go from 0 to `side`.
+    """
+    half = head_dim // 2 - pairs
+    freqs = 1.0 / base ** (np.arange(0, half, 2, dtype=np.float64)[: half // 2] / half)
+    places, cells = np.arange(prefix) * (side / max(prefix, 1)), np.arange(grid) * (side / grid)
+    of_prefix = 1.0 / base ** (np.arange(pairs, dtype=np.float64) / pairs)
+    first = np.concatenate([np.zeros((prefix, half)), places[:, None] * of_prefix], axis=1)
+    angle = cells[:, None] * freqs
+    rows = np.broadcast_to(angle[:, None], (grid, grid, half // 2))
+    columns = np.broadcast_to(angle[None], (grid, grid, half // 2))
+    cells_all = np.concatenate([rows, columns, np.zeros((grid, grid, pairs))], axis=-1).reshape(grid * grid, -1)
+    full = np.concatenate([first, cells_all])
+    return np.asarray(np.cos(full) if part == "cos" else np.sin(full)).reshape(shape)
+
+
 def rope_1d(
     rng: np.random.Generator, shape: tuple[int, ...], head_dim: int, length: int, base: float, part: str
 ) -> Array:
@@ -170,8 +199,8 @@ INITS: dict[str, Callable[..., Array]] = {
     f.__name__: f
     for f in (
         *(zeros, ones, constant, normal, uniform, orthogonal, linear_default, sincos_1d, sincos_2d, rope_1d, rope_2d),
-        *(count, linspace, log_arange, softplus_inverse, uniform_between),
+        *(rope_prefix, count, linspace, log_arange, softplus_inverse, uniform_between),
         *(xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal),
     )
 }
-DETERMINISTIC = {"zeros", "count", "ones", "constant", "sincos_1d", "sincos_2d", "rope_1d", "rope_2d"}
+DETERMINISTIC = {"zeros", "count", "ones", "constant", "sincos_1d", "sincos_2d", "rope_1d", "rope_2d", "rope_prefix"}

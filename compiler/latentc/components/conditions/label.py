@@ -38,7 +38,7 @@ class Label(Condition):
         description="how the table starts: `normal` has deviation 0.02, `unit_normal` 1; "
         "`magnitude_preserving`: of unit rows",
     )
-    bias: bool = Field(False, description="adds a learned vector to every embedding; for `one_hot`")
+    bias: bool = Field(False, description="adds a learned vector to every embedding")
     unit_variance: bool = Field(False, description="multiplies `one_hot` by sqrt(K), whatever the class (EDM)")
     FORMS: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "label"}
@@ -50,9 +50,8 @@ class Label(Condition):
             yield Problem((), message, "add `data.classes`, the number of classes")
             return
         yield from super().problems_as(name, spec)
-        for given in ("bias", "unit_variance"):
-            if getattr(self, given) and self.encoding == "index":
-                yield Problem((given,), f"`{given}` is for labels given one-hot", "add `encoding: one_hot`")
+        if self.unit_variance and self.encoding == "index":
+            yield Problem(("unit_variance",), "`unit_variance` is for labels given one-hot", "add `encoding: one_hot`")
         if self.weights == "magnitude_preserving" and (self.bias or self.encoding == "index"):
             message = "weights that preserve magnitudes are of labels given one-hot, without bias"
             yield Problem(("weights",), message, "set `encoding: one_hot` and `bias: false`")
@@ -111,11 +110,12 @@ class Label(Condition):
         if self.encoding == "one_hot":
             y = b.mul(y, b.sqrt(b.scalar(classes, y)), out=out) if self.unit_variance else y
             embedded = b.matmul(y, rows, out=out)
-            return b.add(embedded, b.param(f"{prefix}.bias", f32(width), "zeros"), out=out) if self.bias else embedded
-        if self.nullable and self.null_embedding != "learned":
-            mean = b.mean(rows, axes=(0,), keepdims=True, out="none")
-            rows = b.concat(rows, mean if self.null_embedding == "mean" else mean * 0.0, axis=0, out="table")
-        return b.embedding(rows, y, out=out)
+        else:
+            if self.nullable and self.null_embedding != "learned":
+                mean = b.mean(rows, axes=(0,), keepdims=True, out="none")
+                rows = b.concat(rows, mean if self.null_embedding == "mean" else mean * 0.0, axis=0, out="table")
+            embedded = b.embedding(rows, y, out=out)
+        return b.add(embedded, b.param(f"{prefix}.bias", f32(width), "zeros"), out=out) if self.bias else embedded
 
 
 def classes_of(name: str, label: Label, spec: Spec) -> int:

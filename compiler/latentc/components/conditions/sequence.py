@@ -36,6 +36,10 @@ class Sequence(ArrayCondition):
     projection: Literal["linear", "mlp"] = Field(
         "linear", description="of features to the network's width; mlp: two linear layers with GELU between them"
     )
+    padding: Literal["masked", "zeros"] = Field(
+        "masked",
+        description="features that do not count are hidden from attention, or are zeros that are seen (STARFlow)",
+    )
     FORMS: ClassVar[tuple[Form, ...]] = ("tokens",)
     RANKS: ClassVar[tuple[int, ...]] = (1, 2)
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sequence"}
@@ -54,8 +58,13 @@ class Sequence(ArrayCondition):
         field, vocabulary = self.field or name, self.vocabulary(name, spec)
         if len(self.shape(name, spec)) == 1 and not vocabulary:
             yield Problem((), f"field `{field}` holds tokens without `classes`", f"set `data.fields.{field}.classes`")
+        elif vocabulary and self.padding == "zeros":
+            yield Problem(("padding",), "`padding: zeros` is of features, and these are tokens", "leave it out")
         elif vocabulary and self.pad >= vocabulary:
             yield Problem(("pad",), f"token {self.pad} is out of range: there are {vocabulary}", "use one below")
+
+    def masked(self, name: str, spec: Spec) -> bool:
+        return self.padding == "masked"
 
     def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
         shape, vocabulary = self.shape(name, spec), self.vocabulary(name, spec)
@@ -105,6 +114,8 @@ class Sequence(ArrayCondition):
         if x.type.dtype == "i64":
             table = b.param(f"{prefix}.weight", f32(sizes[f"{name}_vocabulary"], width), "normal", std=0.02)
             return b.embedding(table, x, out=name), mask
+        if self.padding == "zeros":
+            x = b.where(b.reshape(mask, shape=(*mask.shape, 1)), x, 0.0, out=name)
         if given and self.null_embedding == "learned_features":
             null = b.param(f"{prefix}_null", f32(*x.shape[1:]), "normal", std=0.02)
             x = b.where(b.reshape(b.greater(given[0], 0.5), shape=(x.shape[0], 1, 1)), x, null, out=name)
@@ -113,7 +124,8 @@ class Sequence(ArrayCondition):
         else:
             embedded = b.dense(prefix, x, width, init="normal", std=0.02, out=name)
         learned = given and self.null_embedding == "learned"
-        return (or_learned(b, f"{prefix}.null", embedded, *given) if learned else embedded), mask
+        embedded = or_learned(b, f"{prefix}.null", embedded, *given) if learned else embedded
+        return embedded, None if self.padding == "zeros" else mask
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         shape, vocabulary = self.shape(name, spec), self.vocabulary(name, spec)

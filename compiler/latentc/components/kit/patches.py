@@ -11,13 +11,18 @@ from latentc.components.layers import patch_conv
 from latentc.ir.builder import Builder, Var
 
 
-def patchify(b: Builder, x: Var, patch: Any, out: str = "tokens", tokens: Any = None) -> Var:
-    """f32[B, C, H, W] -> f32[B, T, C P P], patches row by row, a patch as [C, P, P]; `tokens`: T with its name."""
+def patchify(
+    b: Builder, x: Var, patch: Any, out: str = "tokens", tokens: Any = None, channels_last: bool = False
+) -> Var:
+    """f32[B, C, H, W] -> f32[B, T, C P P], patches row by row, a patch as [C, P, P]; `tokens`: T with its name.
+
+    A patch is [P, P, C] if `channels_last`; `image` is the inverse of that.
+    """
     batch, channels, height, width = x.shape
     rows, columns = height // patch, width // patch
     count = rows * columns if tokens is None else tokens
     x = b.reshape(x, shape=(batch, channels, rows, patch, columns, patch))
-    x = b.transpose(x, perm=(0, 2, 4, 1, 3, 5))
+    x = b.transpose(x, perm=(0, 2, 4, 3, 5, 1) if channels_last else (0, 2, 4, 1, 3, 5))
     return b.reshape(x, shape=(batch, count, channels * patch**2), out=out)  # type: ignore[no-any-return]
 
 

@@ -1,28 +1,33 @@
-"""A normalising flow of causal transformers over image patches: TarFlow.
+"""A normalising flow of causal transformers over image patches: TarFlow, STARFlow.
 
-Symbols: B batch, T tokens (patches), C channels of a token, D width, H heads, d channels of a head.
+Symbols: B batch, T tokens (patches), C channels of a token, D width, H heads, d channels of a head, L tokens of
+conditions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components import Component, OneOf
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
-from latentc.components.condition import Entry, Form, ports_of
+from latentc.components.condition import Condition, Entry, Form, ports_of
 from latentc.components.contract import Capability, Network, Port, Role
-from latentc.components.kit.patches import patchify, unpatchify
-from latentc.components.networks._flow_block import flow, flow_inverse
-from latentc.components.parts import Problem, Weights
+from latentc.components.kit.patches import image, patchify, unpatchify
+from latentc.components.networks._flow_block import Flow, flow
+from latentc.components.networks._flow_inverse import Guidance, flow_inverse
+from latentc.components.parts import Norm, Positions, Problem, Weights
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
+
+Depth = Annotated[int, Field(ge=0, le=64)]
 
 
 class TransformerFlow(Backbone):
@@ -30,15 +35,52 @@ class TransformerFlow(Backbone):
 
     `forward`: x f32[B, channels, H, W], conditions -> latent f32[B, T, C], log-determinant f32[B] per dimension.
     `inverse`: latent, conditions -> x. `guided_inverse`: latent, conditions, conditions of the other branch
-    (`null_NAME`), the attention temperature of that branch f32[B], guidance scale f32[T - 1, B] -> x. Each flow
-    predicts log scale and shift of a token from the tokens before it; the first token stays as it is.
+    (`null_NAME`), the attention temperature of that branch f32[B] (with `guidance: density` of all attention), guidance
+    scale f32[N, B] -> x. Each flow predicts log scale and shift of a token from the tokens before it; without
+    `start_token` the first token stays as it is, and N is T - 1, with it T.
+
+    STARFlow (Gu et al. 2025, arXiv:2506.06276) is a choice of options: `depths`, `told_flows: last`, `positions`,
+    `conditions_as: prefix`, `start_token`, `scale`, `soft_clip`, `final_norm`, `guidance`.
     """
 
     kind: Literal["transformer_flow"]
     width: int = Field(gt=0, le=65_536, description="channels of a token inside a flow (D)")
+    last_width: int | None = Field(
+        None, gt=0, le=65_536, description="those inside the last flow, with heads of the same size; null: as `width`"
+    )
     flows: int = Field(gt=0, le=64, description="number of autoregressive flows")
     depth: int = Field(gt=0, le=64, description="transformer blocks per flow")
+    depths: tuple[Depth, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="those of each flow, 0 leaves it out; null: `depth` each",
+    )
     patch: int = Field(gt=0, le=1_024, description="side of a patch in pixels")
+    channels_last: bool = Field(False, description="a token is its patch as [P, P, C], rather than [C, P, P]")
+    reverse_first: bool = Field(False, description="the first flow goes in the reverse of raster order")
+    conditions_as: Literal["sum", "prefix"] = Field(
+        "sum", description="conditions are added to every token, or are tokens before the first"
+    )
+    told_flows: Literal["all", "last"] = Field("all", description="which flows are told the conditions, and guided")
+    positions: Annotated[Component | None, OneOf("blocks/positions")] = Field(
+        None, description="rotary positions of every flow; null: a learned table per flow"
+    )
+    start_token: bool = Field(
+        False, description="a learned token from which the first one is predicted; without it that one stays as it is"
+    )
+    scale: Literal["exp", "softplus"] = Field("exp", description="what makes scales positive; both are 1 at 0")
+    soft_clip: float | None = Field(
+        None, gt=0, description="largest magnitude of what scale and shift follow from, by tanh; null: any"
+    )
+    final_norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
+        None, description="normalises what comes out of the blocks of a flow"
+    )
+    guidance: Literal["linear", "density"] = Field(
+        "linear",
+        description="of scale and shift each: u + scale (c - u), or of the normal densities they stand for: "
+        "c (c / u)^(scale - 1), where c is not the wider one (STARFlow)",
+    )
     block: Block = Field(description="the block that is repeated; its mixer is causal")
     weights: Weights = Field("xavier", description="how linear layers start; the last one of a flow starts at zero")
     EXAMPLE: ClassVar[dict[str, Any]] = {
@@ -56,7 +98,11 @@ class TransformerFlow(Backbone):
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"flow"})
-    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
+
+    def form_of(self, condition: Condition) -> Form | None:
+        form: Form = "tokens" if self.conditions_as == "prefix" else "vector"
+        return form if form in condition.forms else None
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 3:
@@ -71,10 +117,48 @@ class TransformerFlow(Backbone):
                 yield Problem(("patch",), message, f"choose one of {', '.join(map(str, fits))}")
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_decoding("each token of a flow depends on those before it")
+        yield from self._problems_of_flows()
+        yield from self._problems_of_prefix(spec)
         if self.block.condition.kind != "in_context":
             message = "a transformer_flow adds its conditions to the tokens before the blocks"
             yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
         yield from self.problems_of_conditions(spec)
+
+    def _problems_of_flows(self) -> Iterator[Problem]:
+        if self.depths is not None and len(self.depths) != self.flows:
+            message = f"`depths` has {len(self.depths)} numbers for {self.flows} flows"
+            yield Problem(("depths",), message, f"set `flows: {len(self.depths)}`")
+        elif self.depths is not None and not any(self.depths):
+            yield Problem(("depths",), "every flow is left out", "give one of them a depth of 1 or more")
+        head_dim = self.head_dim
+        if self.last_width is not None and head_dim and self.last_width % head_dim:
+            yield Problem(("last_width",), f"heads of {head_dim} do not divide {self.last_width}")
+        if isinstance(self.positions, Positions) and not self.positions.ROTARY:
+            message = f"`{self.positions.kind}` is not rotary, as positions of a transformer_flow are"
+            yield Problem(("positions",), message, "leave them out for a learned table per flow")
+
+    def _problems_of_prefix(self, spec: Spec) -> Iterator[Problem]:
+        if self.conditions_as != "prefix":
+            return
+        for name, condition in self.told(spec).items():
+            if condition.masked(name, spec):
+                message = f"every token of the prefix is seen, and `{name}` has a mask of those that count"
+                yield Problem((), message, f"set `conditioning.{name}.padding: zeros`")
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head."""
+        return self.width // self.block.parts()[0].head_count
+
+    def depth_of(self, flow: int) -> int:
+        """Transformer blocks of a flow."""
+        return self.depth if self.depths is None else self.depths[flow]
+
+    def prefix(self, spec: Spec) -> int:
+        """L: how many tokens of conditions stand before those of the sample."""
+        if self.conditions_as != "prefix":
+            return 0
+        return sum(entry.condition.length(entry.name, spec) for entry in self.entries(spec))
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
@@ -85,63 +169,109 @@ class TransformerFlow(Backbone):
             "channels": channels,
             "width": self.width,
             "flows": self.flows,
-            "depth": self.depth,
+            **({} if self.depths is not None else {"depth": self.depth}),
             **self.block.static(self.width),
             **self.condition_sizes(spec),
         }
         length = (size // self.patch) ** 2
-        entries = self.entries(spec)
+        entries, prefix = self.entries(spec), self.prefix(spec)
         told = ports_of(entries)
         null = tuple(Port(f"null_{p.name}", p.type, "condition", p.values, p.null) for p in told)
         latent = Port("z", f32(B, length, channels * self.patch**2), "noise")
-        temperature, scale = Port("temperature", f32(B), "scale"), Port("scale", f32(length - 1, B), "scale")
+        guided = length - (not self.start_token)
+        temperature, scale = Port("temperature", f32(B), "scale"), Port("scale", f32(guided, B), "scale")
         signatures: dict[str, tuple[tuple[Port, ...], tuple[Role, ...]]] = {
             "forward": ((Port("x", f32(B, channels, size, size), "state"), *told), ("output", "log_det")),
             "inverse": ((latent, *told), ("output",)),
             "guided_inverse": ((latent, *told, *null, temperature, scale), ("output",)),
         }
         methods = {
-            method: add_method(mb, name, method, _METHODS[method](self, entries), ports, static, outputs)
+            method: add_method(mb, name, method, _METHODS[method](self, entries, prefix), ports, static, outputs)
             for method, (ports, outputs) in signatures.items()
         }
         return Network(name, methods, self.PROVIDES)
 
+    def flow(self, i: int, entries: tuple[Entry, ...], prefix: int) -> Flow:
+        """The parts of flow i."""
+        told = self.told_flow(i)
+        final_norm = self.final_norm
+        assert final_norm is None or isinstance(final_norm, Norm)
+        return Flow(
+            self.block,
+            self.weights,
+            entries if told else (),
+            prefix if told else 0,
+            self.positions is not None,
+            self.start_token,
+            self.scale == "softplus",
+            self.soft_clip,
+            final_norm,
+        )
+
+    def told_flow(self, i: int) -> bool:
+        """Whether flow i is told the conditions."""
+        return self.told_flows == "all" or i == self.flows - 1
+
+    def sizes_of(self, i: int, static: Mapping[str, Any]) -> dict[str, Any]:
+        """The static arguments of flow i, of those of the network."""
+        sizes = {"dim": static["width"], **{k: v for k, v in static.items() if k not in _OF_NETWORK}}
+        if self.depths is not None:
+            sizes["depth"] = self.depths[i]
+        if self.last_width is not None and i == self.flows - 1:
+            head_dim = self.head_dim
+            own = {**self.block.static(self.last_width), "heads": self.last_width // head_dim}
+            sizes |= {"dim": self.last_width, **own}
+        return sizes
+
+
+_OF_NETWORK = ("size", "patch", "channels", "width", "flows")
+
+
+def _rotary(
+    config: TransformerFlow, b: Builder, static: Mapping[str, Any], prefix: int
+) -> tuple[tuple[Var, ...], tuple[Var, ...]]:
+    """Rotary tables of tokens alone, and with the tokens of conditions before them."""
+    if not isinstance(config.positions, Positions):
+        return (), ()
+    grid = static["size"] // static["patch"]
+    full = config.positions.rotary(b, static["width"] // static["heads"], grid, prefix)
+    if not prefix:
+        return full, full
+    stop = prefix + grid**2
+    own = tuple(b.slice(t, axis=0, start=prefix, stop=stop, out=n) for t, n in zip(full, ("cos", "sin"), strict=True))
+    return own, full
+
 
 @cache
-def _forward(config: TransformerFlow, entries: tuple[Entry, ...]) -> BlockBody:
+def _forward(config: TransformerFlow, entries: tuple[Entry, ...], prefix: int) -> BlockBody:
     @module_class("TransformerFlow", x="B channels size size")
-    def forward(
-        b: Builder,
-        x: Var,
-        *conditions: Var,
-        size: int,
-        patch: int,
-        channels: int,
-        width: int,
-        flows: int,
-        depth: int,
-        **static: Any,
-    ) -> tuple[Var, Var]:
+    def forward(b: Builder, x: Var, *conditions: Var, **static: Any) -> tuple[Var, Var]:
         """The latent of x, and the log-determinant of the map per dimension."""
-        grid, features = size // patch, channels * patch**2
+        patch, flows = static["patch"], static["flows"]
+        grid, features = static["size"] // patch, static["channels"] * patch**2
         tokens = Named(grid**2, "T")
-        x = patchify(b, x, patch, out="x", tokens=tokens)
-        order = _reversed(b, b.arange(tokens, out="order"), grid**2)
-        total = b.full(x, shape=(), value=0.0, dtype="f32", out="log_det")
-        for name in items("blocks", flows):
+        x = patchify(b, x, patch, out="x", tokens=tokens, channels_last=config.channels_last)
+        order = b.arange(tokens, out="order")
+        if not config.reverse_first:
             order = _reversed(b, order, grid**2)
+        rotary, prefixed = _rotary(config, b, static, prefix)
+        total = b.full(x, shape=(), value=0.0, dtype="f32", out="log_det")
+        for i, name in enumerate(items("blocks", flows)):
+            order = _reversed(b, order, grid**2)
+            if not config.depth_of(i):
+                continue
+            parts = config.flow(i, entries, prefix)
             x, log_det = b.sub(
                 name,
-                flow(config.block, config.weights, entries),
+                flow(parts),
                 x,
                 order,
-                *conditions,
+                *(prefixed if parts.prefix else rotary),
+                *(conditions if parts.entries else ()),
                 out="x log_det",
                 features=features,
                 tokens=grid**2,
-                dim=width,
-                depth=depth,
-                **static,
+                **config.sizes_of(i, static),
             )
             total = b.add(total, log_det, out="log_det")
         return x, total
@@ -153,44 +283,48 @@ def _reversed(b: Builder, order: Var, tokens: int) -> Var:
     return b.op("sub", b.scalar(tokens - 1, order), order, out="order")  # type: ignore[no-any-return]
 
 
-def _inverse_of(guided: bool) -> Callable[[TransformerFlow, tuple[Entry, ...]], BlockBody]:
+def _inverse_of(guided: bool) -> Callable[[TransformerFlow, tuple[Entry, ...], int], BlockBody]:
     @cache
-    def made(config: TransformerFlow, entries: tuple[Entry, ...]) -> BlockBody:
+    def made(config: TransformerFlow, entries: tuple[Entry, ...], prefix: int) -> BlockBody:
+        count = len(ports_of(entries))
+
         @module_class("TransformerFlow", "guided_inverse" if guided else "inverse", z="B T=(size//patch)**2 C")
-        def inverse(
-            b: Builder,
-            z: Var,
-            *others: Var,
-            size: int,
-            patch: int,
-            channels: int,
-            width: int,
-            flows: int,
-            depth: int,
-            **static: Any,
-        ) -> Var:
+        def inverse(b: Builder, z: Var, *others: Var, **static: Any) -> Var:
             """The sample of which z is the latent."""
+            patch, flows, channels, size = (static[name] for name in ("patch", "flows", "channels", "size"))
             grid, features = size // patch, channels * patch**2
             tokens = Named(grid**2, "T")
             x = z
             order = b.arange(tokens, out="order")
-            if int(flows) % 2:
+            if int(flows) % 2 != config.reverse_first:
                 order = _reversed(b, order, tokens)
+            rotary, prefixed = _rotary(config, b, static, prefix)
             for name in reversed(items("blocks", flows)):
+                i = int(name.i)
                 order = _reversed(b, order, tokens)
+                if not config.depth_of(i):
+                    continue
+                parts = config.flow(i, entries, prefix)
+                how: Guidance = "none"
+                given = others[:count] if parts.entries else ()
+                if guided and config.told_flow(i):
+                    how, given = config.guidance, others
+                elif guided and config.guidance == "density":
+                    how, given = "tempered", (*given, others[-2])
                 x = b.sub(
                     name,
-                    flow_inverse(config.block, config.weights, entries, guided),
+                    flow_inverse(parts, how),
                     x,
                     order,
-                    *others,
+                    *(prefixed if parts.prefix else rotary),
+                    *given,
                     out="x",
                     features=features,
                     tokens=grid**2,
-                    dim=width,
-                    depth=depth,
-                    **static,
+                    **config.sizes_of(i, static),
                 )
+            if config.channels_last:
+                return image(b, x, channels, grid, patch, side=size)
             return unpatchify(b, x, (channels, size, size), patch=patch)
 
         return inverse
@@ -198,7 +332,7 @@ def _inverse_of(guided: bool) -> Callable[[TransformerFlow, tuple[Entry, ...]], 
     return made
 
 
-_METHODS: dict[str, Callable[[TransformerFlow, tuple[Entry, ...]], BlockBody]] = {
+_METHODS: dict[str, Callable[[TransformerFlow, tuple[Entry, ...], int], BlockBody]] = {
     "forward": _forward,
     "inverse": _inverse_of(False),
     "guided_inverse": _inverse_of(True),

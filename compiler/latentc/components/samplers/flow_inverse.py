@@ -28,15 +28,19 @@ if TYPE_CHECKING:
 class FlowInverse(Sampler):
     """Inverts a flow, token after token (TarFlow, Zhai et al. 2024, arXiv:2412.06329).
 
-    Guidance is of log scale and shift: u + scale (c - u). A flow without conditions can be guided too, away from the
-    same flow with another attention temperature. Offers the program `log_likelihood` beside `sample`.
+    The network says what guidance is of: log scale and shift, u + scale (c - u), or the densities. A flow without
+    conditions can be guided too, away from the same flow with another attention temperature. Offers the program
+    `log_likelihood` beside `sample`.
     """
 
     kind: Literal["flow_inverse"]
     guidance: Guidance | None = Field(None, description="guidance of log scale and shift; null: none")
     annealed: bool = Field(False, description="guidance grows from none at the first token to its scale at the last")
     attention_temperature: float = Field(
-        1.0, gt=0, description="divides the attention scores of the branch that guidance leads away from"
+        1.0,
+        gt=0,
+        description="divides the attention scores of the branch that guidance leads away from, of all "
+        "attention if the network guides densities",
     )
     denoise: float = Field(
         0.0,
@@ -83,7 +87,7 @@ class FlowInverse(Sampler):
             x = call(b, network, "inverse", told, noise=z, out="x")
         else:
             sources["scale"] = SettingSource("guidance")
-            x = self._guided(b, network, conditions, told, z, length)
+            x = self._guided(b, network, conditions, told, z)
         if self.denoise:
             operands = {**told, network.methods["forward"].input("state").name: x}
             given = [operands[port.name] for port in network.methods["forward"].inputs]
@@ -95,13 +99,14 @@ class FlowInverse(Sampler):
         settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         return Program(entry, self.kind, length, length, sources, settings)
 
-    def _guided(self, b: Builder, network: Network, conditions: Conditions, told: Operands, z: Var, length: int) -> Var:
+    def _guided(self, b: Builder, network: Network, conditions: Conditions, told: Operands, z: Var) -> Var:
+        guided = int(network.methods["guided_inverse"].inputs_of("scale")[1].type.shape[0])  # type: ignore[arg-type]
         scale = b.reshape(b.input("scale", f32(B)), shape=(1, B), out="scale")
         if self.annealed:
-            ramp = b.constant(np.arange(1, length)[:, None] / (length - 1), out="ramp")
+            ramp = b.constant(np.arange(1, guided + 1)[:, None] / guided, out="ramp")
             weight = b.add((scale - 1.0) * ramp, 1.0, out="weight")
         else:
-            weight = b.broadcast_to(scale, shape=(length - 1, B), out="weight")
+            weight = b.broadcast_to(scale, shape=(guided, B), out="weight")
         temperature = b.full(z, shape=(), value=self.attention_temperature, dtype="f32", out="temperature")
         null = {f"null_{name}": x for name, x in conditions.null(b, told).items()}
         operands: dict[str, Any] = {"noise": z, "scale": [temperature, weight], "out": "x"}

@@ -21,6 +21,7 @@ class Rope1d(Positions):
     kind: Literal["rope_1d"]
     base: float = Field(10000.0, gt=1, description="ratio of the slowest to the fastest wavelength")
     GRIDDED: ClassVar[bool] = False
+    ROTARY: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "rope_1d"}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:

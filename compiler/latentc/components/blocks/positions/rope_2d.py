@@ -20,6 +20,7 @@ class Rope2d(Positions):
     kind: Literal["rope_2d"]
     base: float = Field(10000.0, gt=1, description="ratio of the slowest to the fastest wavelength")
     first: Literal["row", "column"] = Field("row", description="what the first half turns with (diffusers: column)")
+    ROTARY: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "rope_2d"}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:

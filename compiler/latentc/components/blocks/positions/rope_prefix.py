@@ -1,0 +1,52 @@
+"""Rotary positions on a grid, with an axis of its own for tokens before it.
+
+Beside rope_2d: there such tokens are turned to nothing, here they have places along a third axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.parts import Positions, Problem
+from latentc.ir.builder import Builder, Var, f32
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class RopePrefix(Positions):
+    """Channel pairs of a head turn with row, column, and place in the prefix (STARFlow, Gu et al. 2025).
+
+    Tokens of the prefix are at row and column 0, those of the grid at place 0; L places are spread over as much as the
+    side of the grid.
+    """
+
+    kind: Literal["rope_prefix"]
+    base: float = Field(10000.0, gt=1, description="ratio of the slowest to the fastest wavelength")
+    pairs: int = Field(8, gt=0, le=1_024, description="channel pairs that turn with the place in the prefix")
+    side: int | None = Field(
+        None, gt=0, le=65_536, description="side in whose units rows and columns are counted; null: that of the grid"
+    )
+    ROTARY: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "rope_prefix", "pairs": 2}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        for network in spec.networks.values():
+            if getattr(network, "positions", None) is not self:
+                continue
+            head_dim = network.width // network.block.mixer.head_count  # type: ignore[attr-defined]
+            rest = head_dim - 2 * self.pairs
+            if rest <= 0 or rest % 4:
+                message = f"a head of {head_dim} has no pairs for rows and columns beside {self.pairs} for the prefix"
+                yield Problem(("pairs",), message, "the head's channels less 2 `pairs` must be a multiple of 4")
+
+    def rotary(self, b: Builder, head_dim: int, grid: int, prefix: int) -> tuple[Var, ...]:
+        table = f32(prefix + grid * grid, head_dim // 2)
+        args: dict[str, Any] = {"head_dim": head_dim, "grid": grid, "prefix": prefix, "base": self.base}
+        args |= {"pairs": self.pairs, "side": self.side or grid}
+        return tuple(
+            b.param(f"freqs_{part}", table, "rope_prefix", "buffer", **args, part=part) for part in ("cos", "sin")
+        )
