@@ -312,6 +312,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("XL-512", "main"): 752_930_560,  # README: 752 M
         },
     ),
+    "pixelcnn_pp": (
+        "openai/pixel-cnn: the sizes of its layers, added up, without the norms that it learns beside each weight",
+        {("cifar10", "main"): 53_618_660},
+    ),
     "starflow": (
         "apple/ml-starflow: the sizes of its layers, added up; paper: 3.8 B",
         {("t2i-256", "main"): 3_858_281_544},

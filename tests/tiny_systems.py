@@ -164,6 +164,13 @@ SYSTEMS: dict[str, Tiny] = {
             *("networks.head.width=16", "networks.head.depth=1", "sampler.steps=3", "sampler.diffusion.respacing='4'"),
         ),
     ),
+    "pixelcnn_pp": Tiny(
+        "pixelcnn_pp",
+        (
+            *("data={kind: digits}", "backbone.conditions=null"),
+            *under("backbone", ("width=4", "blocks=1", "levels=2", "mixture=2", "values=17", "dropout=0")),
+        ),
+    ),
     "starflow": Tiny(
         "digits_starflow",
         under("backbone", (*BLOCKS[:2], "flows=2", "depths=[1, 2]", "positions.pairs=2")),

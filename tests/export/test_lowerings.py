@@ -61,7 +61,8 @@ def u8(*shape: int) -> TensorType:
 CASES: dict[str, list[tuple[Any, ...]]] = {
     **{name: [((X,), op(name), -2, 2)] for name in ("neg", "exp", "sin", "cos", "tanh", "sigmoid", "relu")},
     **{
-        name: [((X,), op(name), -2, 2)] for name in ("silu", "softplus", "mish", "erf", "abs", "floor", "stop_gradient")
+        name: [((X,), op(name), -2, 2)]
+        for name in ("silu", "softplus", "mish", "elu", "erf", "abs", "floor", "stop_gradient")
     },
     **{name: [((X,), op(name), 0.1, 3)] for name in ("log", "sqrt", "rsqrt")},
     **{

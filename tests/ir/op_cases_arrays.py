@@ -18,6 +18,7 @@ UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": F.silu,
     "softplus": F.softplus,
     "mish": F.mish,
+    "elu": F.elu,
     "stop_gradient": torch.detach,
     "dropout": lambda x: x,
 }

@@ -59,6 +59,7 @@ Capability = Literal[
     "code_sequence",
     "next_vector",
     "flow",
+    "pixels",
 ]
 CAPABILITIES: dict[Capability, str] = {
     "denoise": "predicts noise, data or a velocity from a noisy sample and its time",
@@ -85,6 +86,7 @@ CAPABILITIES: dict[Capability, str] = {
     "code_sequence": "shows losses its latents as a sequence",
     "next_vector": "predicts each vector of a sequence from those before it",
     "flow": "maps data to noise with a known log-determinant, and back",
+    "pixels": "gives the distribution of each pixel from those before it",
 }
 """Capabilities of networks, in the words of diagnostics. A capability fixes the methods and the roles of their ports:
 
@@ -141,6 +143,8 @@ next_vector   `forward` (state [B, N - 1, Z]) -> output [B, N - 1, Z], the predi
 flow          `forward` (state, conditions) -> output (the latent), log_det per dimension; `inverse` (noise, conditions)
               -> output; `guided_inverse` (noise, conditions, the same as `null_NAME`, attention temperature of the
               branch without conditions, scale f32[N, B] per token that is predicted) -> output
+pixels        `forward` (state, conditions) -> output, parameters of the distributions; `log_prob` (state, conditions)
+              -> output f32[B] in nats; `draw` (noise: uniform numbers, conditions) -> output
 """
 
 

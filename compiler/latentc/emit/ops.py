@@ -220,6 +220,7 @@ TORCH: dict[str, Row] = {
     "silu": _function("F.silu"),
     "softplus": _function("F.softplus"),
     "mish": _function("F.mish"),
+    "elu": _function("F.elu"),
     "leaky_relu": lambda p, n: call("F.leaky_relu", [p.tensor(n.inputs[0]), literal(n.attrs["slope"])]),
     "gelu": lambda p, n: call(
         "F.gelu", [p.tensor(n.inputs[0])], approximate="tanh" if n.attrs["approximate"] == "tanh" else None

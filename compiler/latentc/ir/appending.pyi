@@ -66,6 +66,8 @@ class Appending:
         """either."""
     def mish(self, x: Operand, /, *, out: str = ...) -> Var:
         """x * tanh(softplus(x))."""
+    def elu(self, x: Operand, /, *, out: str = ...) -> Var:
+        """x if it is positive, else e^x - 1."""
     def leaky_relu(self, x: Operand, /, *, slope: float, out: str = ...) -> Var:
         """x if it is positive, else x * slope."""
     def gelu(self, x: Operand, /, *, approximate: Literal["none", "tanh"], out: str = ...) -> Var:

@@ -34,7 +34,7 @@ _HALVES = frozenset(HALF.values())
 # fmt: off
 _COMPUTES = frozenset((
     "linear", "matmul", "conv", "conv_transpose", "attention", "rotary", "add", "sub", "mul", "silu", "gelu",
-    "mish", "leaky_relu",
+    "mish", "elu", "leaky_relu",
     "tanh", "sigmoid", "quantize", "dequantize", "avg_pool",
 ))
 # These return values that they are given (or their negatives), so they are exact in any dtype.

@@ -17,6 +17,7 @@ _UNARY = {
     "sigmoid": "Sigmoid",
     "softplus": "Softplus",
     "mish": "Mish",
+    "elu": "Elu",
     "relu": "Relu",
     "erf": "Erf",
     "abs": "Abs",

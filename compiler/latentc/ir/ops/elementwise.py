@@ -233,6 +233,13 @@ _ROWS = [
         "Misra 2019",
         decompose=_mish_decompose,
     ),
+    unary(
+        "elu",
+        lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+        lambda b, x, y, g: b.where(x > 0.0, g, g * (y + 1.0)),
+        "x if it is positive, else e^x - 1",
+        "Clevert et al. 2015",
+    ),
     Op(
         "leaky_relu(x; slope)",
         "x if it is positive, else x * slope",

@@ -1,0 +1,179 @@
+"""The two streams of PixelCNN++, of whole maps, of one row, and of one pixel.
+
+The stream `u` sees the rows above a pixel, `ul` those and the pixels to its left. A map is f32[B, C, H, W], a row
+f32[B, C, 1, W], a cell f32[B, C]. What a row or a cell needs of those before it is kept as few tensors: of the rows
+above [R, B, C, 1, W] or the cells above [R, B, C], and of the column to the left [R, B, C, 2], above and beside.
+
+Symbols: B batch, C channels, R inputs of convolutions, W columns, E size of the condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from latentc.components.layers import INITS
+from latentc.components.parts import dense
+from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
+
+KERNELS = {"u": (2, 3), "ul": (2, 2)}
+_CLASSES = {"u": "RowResnet", "ul": "CellResnet"}
+
+
+def doubled_elu(b: Builder, x: Var) -> Var:
+    """ELU of x and of -x, one behind the other: twice the channels (axis 1)."""
+    return b.elu(b.concat(x, b.neg(x), axis=1), out="h")  # type: ignore[no-any-return]
+
+
+def weights(b: Builder, name: str, channels: Any, inputs: Any, kernel: tuple[int, ...]) -> tuple[Var, Var]:
+    """Weight [channels, inputs, *kernel] and bias of a convolution."""
+    kind, args = INITS["xavier"]
+    weight = b.param(f"{name}.weight", f32(channels, inputs, *kernel), kind, **args)
+    return weight, b.param(f"{name}.bias", f32(channels), "zeros")
+
+
+def pointwise(b: Builder, name: str, x: Var, channels: Any) -> Var:
+    """A linear map of the channels of a map, a row or a cell."""
+    if x.type.rank == 2:
+        return dense(b, name, x, channels, True, "xavier")
+    weight, bias = weights(b, name, channels, x.shape[1], ())
+    return b.conv(x, b.reshape(weight, shape=(channels, x.shape[1], 1, 1)), bias)  # type: ignore[no-any-return]
+
+
+def shifted_conv(b: Builder, name: str, x: Var, channels: Any, stream: str, stride: int = 1) -> Var:
+    """A convolution that sees no row below, and in the stream `ul` nothing to the right: of a map [B, C, H, W]."""
+    x = b.pad(x, axis=2, before=1, after=0, value=0.0, out="h")
+    if stream == "ul":
+        x = b.pad(x, axis=3, before=1, after=0, value=0.0, out="h")
+    weight, bias = weights(b, name, channels, x.shape[1], KERNELS[stream])
+    return b.conv(x, weight, bias, stride=stride, padding=(0, 1 if stream == "u" else 0), out="h")  # type: ignore[no-any-return]
+
+
+def row_conv(b: Builder, name: str, pair: Var, channels: Any, stride: int = 1) -> Var:
+    """The same in the stream `u` for one row, given it and the one above: f32[B, C, 2, W]."""
+    weight, bias = weights(b, name, channels, pair.shape[1], KERNELS["u"])
+    return b.conv(pair, weight, bias, stride=(1, stride), padding=(0, 1), out="h")  # type: ignore[no-any-return]
+
+
+def cell_conv(b: Builder, name: str, patch: Var, channels: Any) -> Var:
+    """The same in the stream `ul` for one cell, given the four it sees: f32[B, C, 2, 2]."""
+    batch, inputs = patch.shape[:2]
+    weight, bias = weights(b, name, channels, inputs, KERNELS["ul"])
+    rows = b.reshape(weight, shape=(channels, inputs * 4))
+    return b.linear(b.reshape(patch, shape=(batch, inputs * 4)), rows, bias, out="h")  # type: ignore[no-any-return]
+
+
+def column(b: Builder, above: Var, x: Var) -> Var:
+    """f32[B, C, 2]: a cell and the one above it."""
+    batch, channels = x.shape
+    shape = (batch, channels, 1)
+    return b.concat(b.reshape(above, shape=shape), b.reshape(x, shape=shape), axis=2, out="column")  # type: ignore[no-any-return]
+
+
+def patch(b: Builder, left: Var, right: Var) -> Var:
+    """f32[B, C, 2, 2] of two columns."""
+    shape = (*left.shape, 1)
+    return b.concat(b.reshape(left, shape=shape), b.reshape(right, shape=shape), axis=3, out="patch")  # type: ignore[no-any-return]
+
+
+def entry(b: Builder, stack: Var, i: int, out: str) -> Var:
+    """Element i of a stack."""
+    one = b.slice(stack, axis=0, start=i, stop=i + 1)
+    return b.reshape(one, shape=stack.shape[1:], out=out)  # type: ignore[no-any-return]
+
+
+def stacked(b: Builder, values: Sequence[Var], out: str) -> Var:
+    """[N, ...] of N tensors of one shape."""
+    if not values:
+        raise ValueError("nothing to stack")
+    one = [b.reshape(x, shape=(1, *x.shape)) for x in values]
+    return one[0] if len(one) == 1 else b.concat(*one, axis=0, out=out)  # type: ignore[no-any-return]
+
+
+def _gate(b: Builder, h: Var, c: Sequence[Var], width: Any) -> Var:
+    """What a block adds to its input: half of h, gated by the other half; c f32[B, E] is the condition."""
+    for condition in c:
+        told = dense(b, "condition", condition, 2 * width, False, "xavier")
+        h = b.add(h, b.reshape(told, shape=(told.shape[0], 2 * width, *(1,) * (h.type.rank - 2))), out="h")
+    a, gate = b.split(h, axis=1, sizes=(width, width), out="a gate")
+    return b.mul(a, b.sigmoid(gate), out="h")  # type: ignore[no-any-return]
+
+
+@cache
+def map_block(stream: str, skip: bool, told: bool, dropout: float) -> BlockBody:
+    @module_class(_CLASSES[stream])
+    def block(b: Builder, x: Var, *others: Var, width: int, beside: int = 0) -> Var:
+        """Two convolutions, of which the second is gated; `a` is what the block is told beside x."""
+        a, c = others[:skip], others[skip : skip + told]
+        h = shifted_conv(b, "conv_input.conv", doubled_elu(b, x), width, stream)
+        for told_beside in a:
+            h = b.add(h, pointwise(b, "nin_skip.lin_a", doubled_elu(b, told_beside), width), out="h")
+        h = doubled_elu(b, h)
+        h = b.dropout(h, p=dropout, out="h") if dropout else h
+        h = shifted_conv(b, "conv_out.conv", h, 2 * width, stream)
+        return x + _gate(b, h, c, width)
+
+    return block
+
+
+@cache
+def row_block(skip: bool, told: bool) -> BlockBody:
+    @module_class(_CLASSES["u"], "row")
+    def block(
+        b: Builder, x: Var, above: Var, above_hidden: Var, *others: Var, width: int, beside: int = 0
+    ) -> tuple[Var, Var]:
+        """The block for one row, given the row above of x and of what is inside: the row, and what is inside."""
+        a, c = others[:skip], others[skip : skip + told]
+        h = row_conv(b, "conv_input.conv", doubled_elu(b, b.concat(above, x, axis=2)), width)
+        for told_beside in a:
+            h = b.add(h, pointwise(b, "nin_skip.lin_a", doubled_elu(b, told_beside), width), out="h")
+        hidden = h
+        h = row_conv(b, "conv_out.conv", doubled_elu(b, b.concat(above_hidden, h, axis=2)), 2 * width)
+        return x + _gate(b, h, c, width), hidden
+
+    return block
+
+
+@cache
+def cell_block(skip: bool, told: bool) -> BlockBody:
+    @module_class(_CLASSES["ul"], "cell")
+    def block(
+        b: Builder,
+        x: Var,
+        above: Var,
+        above_hidden: Var,
+        left: Var,
+        left_hidden: Var,
+        *others: Var,
+        width: int,
+        beside: int = 0,
+    ) -> tuple[Var, Var, Var]:
+        """The block for one cell, given the cell above and the column to the left: it, and its two columns."""
+        a, c = others[:skip], others[skip : skip + told]
+        own = column(b, above, x)
+        h = cell_conv(b, "conv_input.conv", doubled_elu(b, patch(b, left, own)), width)
+        for told_beside in a:
+            h = b.add(h, pointwise(b, "nin_skip.lin_a", doubled_elu(b, told_beside), width), out="h")
+        inside = column(b, above_hidden, h)
+        h = cell_conv(b, "conv_out.conv", doubled_elu(b, patch(b, left_hidden, inside)), 2 * width)
+        return x + _gate(b, h, c, width), own, inside
+
+    return block
+
+
+__all__ = [
+    "cell_block",
+    "cell_conv",
+    "column",
+    "doubled_elu",
+    "entry",
+    "map_block",
+    "patch",
+    "pointwise",
+    "row_block",
+    "row_conv",
+    "shifted_conv",
+    "stacked",
+    "weights",
+]

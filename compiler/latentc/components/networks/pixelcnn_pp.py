@@ -1,0 +1,186 @@
+"""PixelCNN++: a network that gives the distribution of each pixel, from those above and to the left.
+
+Symbols: B batch, C channels, H and W sides, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache, reduce
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.condition import Entry, Form, ports_of, with_operands
+from latentc.components.contract import Capability, Network, Port
+from latentc.components.kit.pixels import LogisticMixture
+from latentc.components.networks._pixel_draw import Drawing, upsizing
+from latentc.components.networks._pixel_levels import length, map_level, skips_of
+from latentc.components.networks._pixel_streams import pointwise, shifted_conv, weights
+from latentc.components.parts import Problem
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class PixelCnnPp(Backbone):
+    """Gated convolutions of two streams at three resolutions (Salimans et al. 2017, arXiv:1701.05517).
+
+    `forward`: x f32[B, C, H, W] from -1 to 1, conditions -> parameters of the distribution of each pixel given those
+    before it, f32[B, F, H, W]; see `kit/pixels.py`. `log_prob`: x, conditions -> log-probability in nats f32[B].
+    `draw`: uniform numbers f32[B, H, W, N], conditions -> x, pixel after pixel.
+    """
+
+    kind: Literal["pixelcnn_pp"]
+    width: int = Field(gt=0, le=8_192, description="channels of the feature maps (D)")
+    blocks: int = Field(gt=0, le=64, description="gated blocks per stream and level on the way down")
+    levels: int = Field(3, gt=0, le=6, description="resolutions, each half of the one before")
+    mixture: int = Field(10, gt=0, le=1_024, description="logistics in the distribution of a pixel")
+    values: int = Field(256, gt=1, le=65_536, description="number of values that data from -1 to 1 takes")
+    dropout: float = Field(0.5, ge=0, lt=1, description="inside the blocks, in training")
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "pixelcnn_pp",
+        "width": 4,
+        "blocks": 1,
+        "levels": 2,
+        "mixture": 2,
+        "dropout": 0.0,
+    }
+
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"pixels"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+
+    @property
+    def distribution(self) -> LogisticMixture:
+        return LogisticMixture(self.mixture, self.values)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if spec.data.shape is None or len(spec.data.shape) != 3:
+            yield Problem((), f"a {self.kind} takes arrays [C, H, W], but the data has {spec.data.words}")
+        else:
+            channels, *sides = spec.data.shape
+            period = 2 ** (self.levels - 1)
+            if channels not in (1, 3):
+                yield Problem((), f"a {self.kind} takes pixels of 1 or 3 channels, and these have {channels}")
+            for side in sides:
+                if side % period:
+                    message = f"a side of {side} cannot be halved {self.levels - 1} times"
+                    yield Problem(("levels",), message, f"use fewer levels than {self.levels}")
+        yield from self.problems_of_conditions(spec)
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert spec.data.shape is not None
+        channels, height, wide = spec.data.shape
+        static: dict[str, Any] = {
+            "channels": channels,
+            "width": self.width,
+            "mixture": self.mixture,
+            **self.condition_sizes(spec),
+        }
+        entries = self.entries(spec)
+        told = ports_of(entries)
+        x = Port("x", f32(B, channels, height, wide), "state")
+        noise = Port("u", f32(B, height, wide, self.distribution.draws(channels)), "noise")
+        methods = {
+            "forward": add_method(mb, name, "forward", _forward(self, entries), (x, *told), static),
+            "log_prob": add_method(mb, name, "log_prob", _log_prob(self, entries), (x, *told), static),
+            "draw": add_method(mb, name, "draw", _draw(self, entries), (noise, *told), static),
+        }
+        return Network(name, methods, self.PROVIDES)
+
+
+def _conditions(
+    b: Builder, entries: tuple[Entry, ...], operands: tuple[Var, ...], width: Any, sizes: dict[str, Any]
+) -> tuple[Var, ...]:
+    """The sum of the embedded conditions f32[B, D], or nothing."""
+    vectors = [e.vector(b, f"{e.name}_embed", own, width, sizes) for e, own in with_operands(entries, operands)]
+    return (reduce(lambda a, v: b.add(a, v, out="c"), vectors),) if vectors else ()
+
+
+def _params(config: PixelCnnPp, b: Builder, x: Var, c: tuple[Var, ...], channels: Any, width: Any, mixture: Any) -> Var:
+    """f32[B, F, H, W]: the parameters of the distribution of every pixel."""
+    blocks, levels, dropout, told = config.blocks, config.levels, config.dropout, bool(c)
+    ones = b.fill_like(b.slice(x, axis=1, start=0, stop=1), 1.0)
+    h = b.concat(x, ones, axis=1, out="h")  # the ones tell pixels from what is outside
+    u = _shifted(b, shifted_conv(b, "u_init.conv", h, width, "u"), 2)
+    weight, bias = weights(b, "ul_init.0.conv", width, h.shape[1], (1, 3))
+    above = _shifted(b, b.conv(h, weight, bias, padding=(0, 1)), 2)
+    weight, bias = weights(b, "ul_init.1.conv", width, h.shape[1], (2, 1))
+    before = _shifted(b, b.conv(b.pad(h, axis=2, before=1, after=0, value=0.0), weight, bias), 3)
+    ul = b.add(above, before, out="ul")
+    entered, ups = [], []
+    for level in range(levels):
+        if level:
+            u = shifted_conv(b, f"downsize_u_stream.{level - 1}.conv", u, width, "u", stride=2)
+            ul = shifted_conv(b, f"downsize_ul_stream.{level - 1}.conv", ul, width, "ul", stride=2)
+        entered.append((u, ul))
+        names = " ".join(["u"] * blocks + ["ul"] * blocks)
+        outs = b.sub(f"up_layers.{level}", map_level(blocks, True, told, dropout), u, ul, *c, out=names, width=width)
+        ups.append((list(outs[:blocks]), list(outs[blocks:])))
+        u, ul = outs[blocks - 1], outs[-1]
+    for level in reversed(range(levels)):
+        top = level == levels - 1
+        skips = [skips_of(e, outs, top) for e, outs in zip(entered[level], ups[level], strict=True)]
+        body = map_level(length(blocks, top), False, told, dropout)
+        name = f"down_layers.{levels - 1 - level}"
+        u, ul = b.sub(name, body, u, ul, *skips[0], *skips[1], *c, out="u ul", width=width)
+        if level:
+            index = levels - 1 - level
+            weight, bias = upsizing(b, f"upsize_u_stream.{index}.deconv", width, "u")
+            u = b.conv_transpose(u, weight, bias, stride=2, padding=(0, 1), output_padding=(0, 1), out="u")
+            weight, bias = upsizing(b, f"upsize_ul_stream.{index}.deconv", width, "ul")
+            ul = b.conv_transpose(ul, weight, bias, stride=2, out="ul")
+    features = mixture * (1 + channels * (3 if int(channels) == 3 else 2))
+    return pointwise(b, "nin_out.lin_a", b.elu(ul, out="ul"), features)
+
+
+def _shifted(b: Builder, x: Var, axis: int) -> Var:
+    """x moved by one along an axis, zeros in its first place."""
+    x = b.slice(x, axis=axis, start=0, stop=x.shape[axis] - 1)
+    return b.pad(x, axis=axis, before=1, after=0, value=0.0, out="h")  # type: ignore[no-any-return]
+
+
+@cache
+def _forward(config: PixelCnnPp, entries: tuple[Entry, ...]) -> BlockBody:
+    @module_class("PixelCnnPp", x="B channels H W")
+    def forward(b: Builder, x: Var, *conditions: Var, channels: int, width: int, mixture: int, **static: Any) -> Var:
+        """Parameters of the distribution of each pixel of x given those before it."""
+        c = _conditions(b, entries, conditions, width, static)
+        return _params(config, b, x, c, channels, width, mixture)
+
+    return forward
+
+
+@cache
+def _log_prob(config: PixelCnnPp, entries: tuple[Entry, ...]) -> BlockBody:
+    @module_class("PixelCnnPp", "log_prob", x="B channels H W")
+    def log_prob(b: Builder, x: Var, *conditions: Var, channels: int, width: int, mixture: int, **static: Any) -> Var:
+        """The log-probability of x in nats."""
+        c = _conditions(b, entries, conditions, width, static)
+        params = _params(config, b, x, c, channels, width, mixture)
+
+        def pixels(x: Var, out: str) -> Var:
+            batch, size, height, wide = x.shape
+            x = b.reshape(x, shape=(batch, size, height * wide))
+            return b.transpose(x, perm=(0, 2, 1), out=out)  # type: ignore[no-any-return]
+
+        log_p = config.distribution.log_prob(b, pixels(params, "params"), pixels(x, "pixels"))
+        return b.sum(log_p, axes=(1,), keepdims=False, out="log_p")  # type: ignore[no-any-return]
+
+    return log_prob
+
+
+@cache
+def _draw(config: PixelCnnPp, entries: tuple[Entry, ...]) -> BlockBody:
+    @module_class("PixelCnnPp", "draw")
+    def draw(b: Builder, u: Var, *conditions: Var, channels: int, width: int, mixture: int, **static: Any) -> Var:
+        """Draws pixel after pixel."""
+        c = _conditions(b, entries, conditions, width, static)
+        height, wide = int(u.shape[1]), int(u.shape[2])
+        sizes = (width, config.blocks, config.levels, int(channels), height, wide)
+        return Drawing(*sizes, config.distribution, c).run(b, u)
+
+    return draw

@@ -1,0 +1,90 @@
+"""PixelCNN++: what is drawn from cached rows and cells is what the whole network would draw; mixtures of logistics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from parity_data import error, load
+
+from latentc.checkpoint import network_params
+from latentc.components.kit.pixels import LogisticMixture
+from latentc.ir.builder import ModuleBuilder
+from latentc.ir.costs import flops
+from latentc.ir.interpret import Interpreter
+from latentc.ir.types import f32
+from latentc.lower import build_networks, lower
+from latentc.spec import load_spec
+
+SIZES = ["backbone.width=4", "backbone.blocks=1", "backbone.mixture=2"]
+
+
+def drawn(params: np.ndarray, u: np.ndarray, components: int) -> np.ndarray:
+    """Pixels [B, C, H, W] of params [B, F, H, W] and uniform numbers [B, H, W, K + C], as the paper defines them."""
+    batch, features, height, width = params.shape
+    p = params.transpose(0, 2, 3, 1)
+    logits, rest = p[..., :components], p[..., components:]
+    channels = 3 if features == 10 * components else 1
+    u = 1e-5 + (1 - 2e-5) * u
+    chosen = (logits - np.log(-np.log(u[..., :components]))).argmax(-1)
+    each = rest.reshape(batch, height, width, channels, -1, components)
+    own = np.take_along_axis(each, chosen[..., None, None, None], -1)[..., 0]
+    noise = np.log(u[..., components:]) - np.log(1 - u[..., components:])
+    values = own[..., 0] + np.exp(np.maximum(own[..., 1], -7)) * noise
+    red = np.clip(values[..., 0], -1, 1)
+    if channels == 1:
+        return red[:, None]
+    by = np.tanh(own[..., 2])
+    green = np.clip(values[..., 1] + by[..., 0] * red, -1, 1)
+    blue = np.clip(values[..., 2] + by[..., 1] * red + by[..., 2] * green, -1, 1)
+    return np.stack([red, green, blue], 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "levels", "told"), [([3, 8, 4], 3, False), ([1, 4, 8], 2, True), ([3, 3, 5], 1, True)]
+)
+def test_drawing_from_caches_is_drawing_by_the_whole_network(shape: list[int], levels: int, told: bool) -> None:
+    sizes = [f"data.shape={shape}", f"backbone.levels={levels}", *SIZES, "backbone.conditions=null"]
+    lowered = lower(load_spec("pixelcnn_pp", None, sizes if told else [*sizes[:-1]]))
+    rng = np.random.default_rng(0)
+    params = network_params(lowered, lowered.networks["main"])
+    weights = {n: 0.3 * rng.standard_normal([int(d) for d in p.type.shape]) for n, p in params.items()}  # type: ignore[arg-type]
+    oracle = Interpreter(lowered.module, weights)
+    channels, height, width = shape
+    u, y = rng.uniform(0, 1, (2, height, width, 2 + channels)), [np.array([1, 7])] if told else []
+    (x,) = oracle.run("main.draw", u, *y)
+    (found,) = oracle.run("main.forward", x, *y)
+    np.testing.assert_allclose(drawn(found, u, 2), x, atol=1e-12)
+    assert np.std(x) > 0.1
+
+
+def test_drawing_takes_no_more_than_one_evaluation() -> None:
+    builder = ModuleBuilder()
+    build_networks(builder, load_spec("pixelcnn_pp", "cifar10"))
+    module = builder.finish()
+    whole, all_pixels = (flops(module, module.entries[f"main.{name}"]) for name in ("forward", "draw"))
+    assert all_pixels / whole == pytest.approx(1.001, abs=0.001)
+
+
+def test_drawing_of_the_authors() -> None:
+    numbers = load("pixelcnnpp.dmol_sample")
+    choice, uniform = numbers.noise
+    u = np.concatenate([choice, uniform], axis=-1)
+    params = load("pixelcnnpp.dmol_loss").outputs["out.logits"]
+    found = drawn(params, (u - 1e-5) / (1 - 2e-5), 2)
+    assert error(found, numbers.outputs["out"]) < 1e-5
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_pixel_has_probabilities_that_add_up_to_one(channels: int) -> None:
+    mixture, rng = LogisticMixture(2, levels=5), np.random.default_rng(0)
+    values = np.stack(np.meshgrid(*[np.linspace(-1, 1, 5)] * channels, indexing="ij"), -1).reshape(1, -1, channels)
+    count = values.shape[1]
+    mb = ModuleBuilder()
+    b = mb.function("log_prob")
+    params, x = b.input("params", f32(1, count, mixture.features(channels))), b.input("x", f32(1, count, channels))
+    b.output(mixture.log_prob(b, params, x))
+    mb.entries["log_prob"] = b.finish("Log-probabilities.")
+    one = rng.standard_normal((1, 1, mixture.features(channels)))
+    oracle = Interpreter(mb.finish(), {})
+    (log_p,) = oracle.run("log_prob", np.repeat(one, count, 1), values)
+    assert np.exp(log_p).sum() == pytest.approx(1, abs=1e-6)
