@@ -75,7 +75,8 @@ def accuracy(spec: str, weights: list[str], overrides: list[str], out: Path) -> 
     api.compile(spec, weights, out / f"{spec}.bundle", overrides=overrides)
     pipe, labels = latentc_runtime.load(out / f"{spec}.bundle", "cpu"), np.arange(SAMPLES) % 10
     samples = pipe.sample(labels, np.arange(FIRST, FIRST + SAMPLES))
-    samples = samples[:, None] / 8 - 1 if samples.ndim == 3 else samples  # grey levels
+    if samples.dtype.kind == "i":  # grey levels
+        samples = samples.reshape(-1, 1, 8, 8) / 8 - 1
     found = judged(samples, labels)
     print(f"{spec}: accuracy {found['accuracy'][0]:.4f}, Fréchet distance {found['frechet']:.4f}")
     return float(found["accuracy"][0])

@@ -324,6 +324,17 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         "apple/ml-starflow: the sizes of its layers, added up; paper: 1.4 B",
         {(None, "main"): 1_412_255_816},
     ),
+    "nvg": (
+        "the paper, which gives 255 + 64, 497 + 125 and 856 + 215 M: the sizes of its layers, added up",
+        {
+            ("d16", "main"): 255_175_712,
+            ("d16", "structure"): 64_469_000,
+            ("d20", "main"): 496_594_720,
+            ("d20", "structure"): 125_096_968,
+            ("d24", "main"): 856_263_200,
+            ("d24", "structure"): 215_325_704,
+        },
+    ),
     "tarflow": (
         "apple/ml-tarflow",
         {

@@ -62,6 +62,8 @@ RDM = (*under("backbone", (*UNET, "block.heads=2")), "conditioning.time.frequenc
 RIN = ("data_width=16", "width=16", "latents=6", "blocks=1", "layers=1", "heads=2", "compute_heads=2")
 SCORE = (*DIGITS, *under("backbone", UNET), "conditioning.time.frequencies=16", "sampler.steps=3")
 
+GRANULES = ("width=32", "depth=1", "heads=2", "side=4", "latent=4", "kind_channels=4")
+
 SYSTEMS: dict[str, Tiny] = {
     "dico": Tiny("dico", (*DIGITS, *under("backbone", STAGES), "sampler.steps=3", WHOLE)),
     "dimr": Tiny(
@@ -200,6 +202,16 @@ SYSTEMS: dict[str, Tiny] = {
             *("data={kind: digits, as: tokens}", "objective.steps=[8, 4]", "sampler.steps=4", "sampler.orders=4"),
         ),
     ),
+    "nvg": Tiny(
+        "nvg",
+        (
+            *(*FILE, "data.classes=3", "data.class_names=null", "data.tokens={vocabulary: 16, grid: [47]}"),
+            *under("networks.main", GRANULES),
+            *under("networks.structure", GRANULES),
+            *("networks.quantizer.codebook={size: 16, channels: 4, side: 4}", "data.first_stage=null"),
+            *("conditioning.time.frequencies=16", "sampler.structure_steps=2"),
+        ),
+    ),
     "var": Tiny(
         "var",
         (
@@ -212,6 +224,13 @@ SYSTEMS: dict[str, Tiny] = {
     "vq_multi_scale": Tiny(
         "vq_multi_scale",
         (*STAGE, *under("backbone", ("attention=[1]", "bottleneck={size: 16, channels: 4, scales: [1, 3, 4]}"))),
+    ),
+    "vq_multi_granularity": Tiny(
+        "vq_multi_granularity",
+        (
+            *(*STAGE, "backbone.attention=[1]"),
+            "backbone.bottleneck={kind: granularity_codebook, size: 16, channels: 4, side: 4}",
+        ),
     ),
     "diffwave": Tiny(
         "diffwave",

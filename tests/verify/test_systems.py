@@ -19,6 +19,7 @@ CHOSEN = (
     ("edm-vp", "onnxruntime"),
     ("mar", "onnxruntime"),
     ("lpd", "onnxruntime"),
+    ("nvg", "onnxruntime"),
     ("var", "openvino"),
     ("diffwave", "openvino"),
     ("diffmoe", "onnxruntime"),

@@ -46,6 +46,9 @@ Capability = Literal[
     "any_order",
     "next_scale",
     "quantize_scales",
+    "next_granules",
+    "denoise_structure",
+    "quantize_granules",
     "masked_tokens",
     "masked_features",
     "generate",
@@ -73,6 +76,9 @@ CAPABILITIES: dict[Capability, str] = {
     "any_order": "predicts tokens at any positions from those at any others",
     "next_scale": "predicts the tokens of each scale from the scales before it",
     "quantize_scales": "turns the tokens of scales into latents",
+    "next_granules": "predicts the codes of clusters from the latents so far",
+    "denoise_structure": "predicts velocities of a structure embedding from the latents so far",
+    "quantize_granules": "turns codes and labels of clusters into latents",
     "masked_tokens": "predicts masked tokens from the others",
     "masked_features": "encodes a partly hidden sample as features of each token",
     "generate": "turns noise into a sample",
@@ -114,6 +120,10 @@ next_scale    `forward` (latents of all scales but the first as state, condition
               logits, caches; `scale_1`, … (latents as state, conditions, caches) -> logits, caches, none of the last
 quantize_scales `scale_inputs` (tokens) -> output; `add_0` (tokens) -> state, output: latents of all scales so far, and
               those that the next scale begins with; `add_1`, … (state, tokens) -> the same
+next_granules `forward` (latents as state; positions: structure, stage; conditions) -> output: the last latents, logits
+denoise_structure
+              `forward` (states: structure, latents; time; position: stage; conditions) -> output
+quantize_granules `canvases` (tokens) -> output; `add_0`, … (latents as state, tokens, position: labels) -> output
 masked_tokens `forward` (tokens as state, of which `null` is the mask; conditions) -> logits, of which samplers draw
               among the first `values`, if the port says so; the state may hold each token as several digits of base
               `null`, the lowest first; perhaps `forward_kept` (and rank i64[B, T] as position), the same if the

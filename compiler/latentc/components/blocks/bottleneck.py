@@ -33,7 +33,7 @@ class Bottleneck(Part):
         return f32(B, self.channels, rows, columns)
 
     @property
-    def side(self) -> int | None:
+    def square(self) -> int | None:
         """Side of the square of latents that it needs; None: any."""
         return None
 

@@ -50,19 +50,19 @@ class Scales:
         """i64[B, n n]: the codes of scale k that are nearest to the residual f32[B, Z, h, h]."""
         if k < len(self.sides) - 1:
             rest = b.resize(rest, size=self.sides[k], mode="area", out="x")
-        body = _nearest(self.normalize)
+        body = codebook_nearest(self.normalize)
         return b.sub("codebook", body, rest, out=f"tokens_{k}", codes=self.codes, latent=self.channels)  # type: ignore[no-any-return]
 
     def added(self, b: Builder, tokens: Var, k: int) -> Var:
         """f32[B, Z, h, h]: what the codes i64[B, n n] of scale k add to the latents."""
         side = self.sides[-1]
         n = self.sides[k]
-        h = b.sub("codebook", _row, tokens, out="h", codes=self.codes, latent=self.channels)
+        h = b.sub("codebook", codebook_rows, tokens, out="h", codes=self.codes, latent=self.channels)
         h = b.transpose(b.reshape(h, shape=(h.shape[0], n, n, self.channels)), perm=(0, 3, 1, 2), out="h")
         if k < len(self.sides) - 1:
             h = b.resize(h, size=side, mode="bicubic", out="h")
         if self.share:
-            h = b.sub(f"smooth.{self.convolution(k)}", _smoothed(self.share), h, latent=self.channels)
+            h = b.sub(f"smooth.{self.convolution(k)}", smoothed(self.share), h, latent=self.channels)
         return h
 
     def quantized(self, b: Builder, latents: Var, each: Callable[[Var], None] | None = None) -> tuple[list[Var], Var]:
@@ -81,6 +81,25 @@ class Scales:
                 each(found)
         assert found is not None
         return tokens, found
+
+    def regularized(self, b: Builder, latents: Var, commitment: float) -> tuple[Var, Var]:
+        """The latents of training, through which gradients pass as if nothing were chosen, and the penalty f32[B].
+
+        It is the mean over the scales of the squared distances between the latents so far and the encoder's output, of
+        which the pull on the latter counts `commitment` times as much.
+        """
+        terms: list[Var] = []
+        fixed = b.stop_gradient(latents, out="fixed")
+
+        def compare(found: Var) -> None:
+            pull, commit = found - fixed, latents - b.stop_gradient(found)
+            terms.append(b.mean(pull * pull + commit * commit * commitment, axes=(1, 2, 3), keepdims=False))
+
+        _, found = self.quantized(b, latents, compare)
+        penalty = terms[0]
+        for term in terms[1:]:
+            penalty = b.add(penalty, term, out="penalty")
+        return latents + b.stop_gradient(found - latents), b.mul(penalty, 1 / len(terms), out="penalty")
 
     def split(self, b: Builder, tokens: Var) -> tuple[Var, ...]:
         """The codes of each scale i64[B, n n] out of those of all i64[B, L]."""
@@ -114,7 +133,7 @@ def _unit(b: Builder, x: Var) -> Var:
 
 
 @cache
-def _nearest(normalize: bool) -> BlockBody:
+def codebook_nearest(normalize: bool) -> BlockBody:
     @module_class("ScaleCodebook", "nearest", x="B latent N M")
     def nearest(b: Builder, x: Var, *, codes: int, latent: int) -> Var:
         """The row of the codebook that is nearest to each position of x."""
@@ -130,19 +149,19 @@ def _nearest(normalize: bool) -> BlockBody:
 
 
 @module_class("ScaleCodebook", tokens="B N")
-def _row(b: Builder, tokens: Var, *, codes: int, latent: int) -> Var:
+def codebook_rows(b: Builder, tokens: Var, *, codes: int, latent: int) -> Var:
     """The rows of the codebook that tokens [B, N] name."""
     return b.embedding(_table(b, codes, latent), tokens, out="x")
 
 
 @cache
-def _smoothed(share: float) -> BlockBody:
+def smoothed(share: float) -> BlockBody:
     @module_class("Smoothing", x="B latent H W")
-    def smoothed(b: Builder, x: Var, *, latent: int) -> Var:
+    def mixture(b: Builder, x: Var, *, latent: int) -> Var:
         """A mixture of x and a 3 x 3 convolution of it."""
         return x * (1.0 - share) + layers.conv(b, "conv", x, latent, 3, "linear_default") * share
 
-    return smoothed
+    return mixture
 
 
-__all__ = ["EPS", "Scales"]
+__all__ = ["EPS", "Scales", "codebook_nearest", "codebook_rows", "smoothed"]

@@ -103,10 +103,10 @@ class Autoencoder(Backbone):
         if shape is None or len(shape) != 3:
             yield Problem((), f"an autoencoder takes arrays [C, H, W], but the data has {spec.data.words}")
             return
-        side = self.bottleneck.side
+        side = self.bottleneck.square
         if side is not None and (shape[1] != side * self.factor or shape[2] != side * self.factor):
-            message = f"the largest scale is {side} by {side} latents, and images of {shape[1:]} have others"
-            yield Problem(("bottleneck",), message, f"use sides of {side * self.factor} or another last scale")
+            message = f"the bottleneck is of {side} by {side} latents, and images of {shape[1:]} have others"
+            yield Problem(("bottleneck",), message, f"use sides of {side * self.factor} or change the bottleneck")
         if shape[1] % self.factor or shape[2] % self.factor:
             message = f"{len(self.multipliers)} levels need sides that are multiples of {self.factor}, not {shape[1:]}"
             yield Problem(("multipliers",), message, "change `data.shape` or the number of levels")

@@ -98,7 +98,7 @@ class QueryAutoencoder(Backbone):
         for name, width in (("width", self.width), ("decoder_width", self.decoder_width or self.width)):
             if width % 4:
                 yield Problem((name,), f"sines and cosines of rows and columns need a width that divides by 4: {width}")
-        if self.bottleneck.side is not None:
+        if self.bottleneck.square is not None:
             yield Problem(("bottleneck",), "tokens are a sequence, without a side", "use `{kind: codebook}`")
         yield from self.problems_of_conditions(spec)
 

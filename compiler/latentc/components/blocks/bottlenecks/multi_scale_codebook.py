@@ -50,7 +50,7 @@ class MultiScaleCodebook(Bottleneck):
         return tuple(side**2 for side in self.scales)
 
     @property
-    def side(self) -> int | None:
+    def square(self) -> int | None:
         return self.scales[-1]
 
     def static(self) -> dict[str, Any]:
@@ -67,19 +67,7 @@ class MultiScaleCodebook(Bottleneck):
         return self.of_scales(static).quantized(b, h)[1]
 
     def regularized(self, b: Builder, h: Var, noise: Var | None, static: dict[str, Any]) -> tuple[Var, Var]:
-        terms: list[Var] = []
-        fixed = b.stop_gradient(h, out="fixed")
-
-        def compare(found: Var) -> None:
-            pull, commit = found - fixed, h - b.stop_gradient(found)
-            terms.append(b.mean(pull * pull + commit * commit * self.commitment, axes=(1, 2, 3), keepdims=False))
-
-        _, found = self.of_scales(static).quantized(b, h, compare)
-        penalty = terms[0]
-        for term in terms[1:]:
-            penalty = b.add(penalty, term, out="penalty")
-        straight = h + b.stop_gradient(found - h)  # the gradient passes the choice as if it were none
-        return straight, b.mul(penalty, 1 / len(terms), out="penalty")
+        return self.of_scales(static).regularized(b, h, self.commitment)
 
     def decoded_type(self, rows: int, columns: int) -> TensorType:
         return i64(B, sum(self.lengths))

@@ -1,0 +1,147 @@
+"""Latents as residuals of ever more clusters of positions: the visual granularity of NVG.
+
+The positions of a square are clustered in K stages, stage k in 2^k clusters of equal size; cluster c of a stage is
+split into clusters 2 c and 2 c + 1 of the next, so that the labels of stage K say those of all.
+
+Symbols: B batch, L = 2^K positions, Z channels of the latents, N clusters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from latentc.components.blocks.scales import Scales, codebook_nearest, codebook_rows, smoothed
+from latentc.ir.builder import Builder, Var
+from latentc.ir.types import B
+
+TAKEN = 1e30
+"""Distance of what is clustered already."""
+
+
+@dataclass(frozen=True)
+class Granules(Scales):
+    """`Scales` whose maps are clusters: `labels` i64[B, L] are those of stage K."""
+
+    labels: Var | None = None
+
+    @property
+    def stages(self) -> int:
+        """K."""
+        return len(self.sides) - 1
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return tuple(2**k for k in range(len(self.sides)))
+
+    def _labels(self, b: Builder, k: int) -> Var:
+        """i64[B, L]: the clusters of stage k."""
+        assert self.labels is not None
+        return b.div(self.labels, 2 ** (self.stages - k), out=f"labels_{k}")
+
+    def nearest(self, b: Builder, rest: Var, k: int) -> Var:
+        """i64[B, 2^k]: the codes nearest to the means of the residual f32[B, Z, h, h] over the clusters of stage k."""
+        assert self.labels is not None
+        positions, count = self.sides[-1] ** 2, 2**k
+        x = b.transpose(b.reshape(rest, shape=(rest.shape[0], self.channels, positions)), perm=(0, 2, 1), out="x")
+        x = gathered(b, x, b.argsort(self.labels, out="place"))
+        x = b.reshape(x, shape=(x.shape[0], count, positions // count, self.channels))
+        x = b.transpose(b.mean(x, axes=(2,), keepdims=False), perm=(0, 2, 1), out="x")
+        x = b.reshape(x, shape=(x.shape[0], self.channels, count, 1), out="x")
+        body = codebook_nearest(self.normalize)
+        return b.sub("codebook", body, x, out=f"tokens_{k}", codes=self.codes, latent=self.channels)  # type: ignore[no-any-return]
+
+    def added(self, b: Builder, tokens: Var, k: int) -> Var:
+        """f32[B, Z, h, h]: what the codes i64[B, 2^k] of stage k add to the latents."""
+        return self.assigned(b, tokens, self._labels(b, k), k)
+
+    def assigned(self, b: Builder, tokens: Var, labels: Var, k: int) -> Var:
+        """The same, of the labels i64[B, L] of stage k."""
+        side = self.sides[-1]
+        at = b.take_along(tokens, labels, axis=1, out="at")
+        h = b.sub("codebook", codebook_rows, at, out="h", codes=self.codes, latent=self.channels)
+        h = b.transpose(b.reshape(h, shape=(h.shape[0], side, side, self.channels)), perm=(0, 3, 1, 2), out="h")
+        if self.share:
+            h = b.sub(f"smooth.{self.convolution(k)}", smoothed(self.share), h, latent=self.channels)
+        return h
+
+
+def gathered(b: Builder, x: Var, index: Var, out: str = "x") -> Var:
+    """Rows of x [B, L, C] at index i64[B, N]: [B, N, C]."""
+    wide = b.reshape(index, shape=(*index.shape, 1))
+    wide = b.broadcast_to(wide, x, shape=(*index.shape, x.shape[2]))
+    return b.take_along(x, wide, axis=1, out=out)
+
+
+def clustered(b: Builder, x: Var) -> Var:
+    """i64[B, L]: labels of stage K of vectors x f32[B, L, C], by merging the nearest (NVG, algorithm 1).
+
+    In each stage the two nearest clusters that are left become one, until none is left; its vector is their mean.
+    """
+    count = int(x.shape[1])
+    pairs = []
+    while count > 1:
+        first, second = _paired(b, x, count)
+        pairs.append((first, second))
+        x = b.mul(b.add(gathered(b, x, first), gathered(b, x, second)), 0.5, out="x")
+        count //= 2
+    labels = b.full(x, shape=(1,), value=0, dtype="i64", out="labels")
+    for first, second in reversed(pairs):
+        twice = b.op("mul", labels, 2, out="twice")
+        children = b.concat(first, second, axis=1, out="children")
+        values = b.concat(twice, b.op("add", twice, 1), axis=1, out="values")
+        labels = b.take_along(values, b.argsort(children), axis=1, out="labels")
+    return labels
+
+
+def _paired(b: Builder, x: Var, count: int) -> tuple[Var, Var]:
+    """Pairs of N = `count` vectors x [B, N, C], each of the two nearest that are left: i64[B, N / 2] each."""
+    square = b.sum(x * x, axes=(2,), keepdims=True, out="square")
+    products = b.matmul(x, b.transpose(x, perm=(0, 2, 1)), out="products")
+    distance = square + b.transpose(square, perm=(0, 2, 1)) - products * 2.0
+    lower = np.tri(count) * TAKEN  # each pair once, and none with itself
+    distance = b.add(distance, b.constant(lower, out="lower"), out="distance")
+
+    def body(b: Builder, i: Var, fixed: Any, state: tuple[Var, ...], rows: Any) -> Any:
+        (distance,) = state
+        flat = b.reshape(distance, shape=(B, count * count), out="flat")
+        best = b.argmax(b.neg(flat), axis=1, out="best")
+        first = b.div(best, count, out="first")
+        second = b.op("sub", best, first * count, out="second")
+        index = b.arange(count)
+        taken = b.logical_or(
+            b.equal(b.reshape(first, shape=(B, 1)), index), b.equal(b.reshape(second, shape=(B, 1)), index), out="taken"
+        )
+        gone = b.logical_or(b.reshape(taken, shape=(B, count, 1)), b.reshape(taken, shape=(B, 1, count)), out="gone")
+        return (b.where(gone, b.scalar(TAKEN, distance), distance, out="distance"),), (first, second)
+
+    _, first, second = b.loop("pair", count // 2, body, carried=[distance])
+    return b.transpose(first, perm=(1, 0), out="first"), b.transpose(second, perm=(1, 0), out="second")
+
+
+def structure(b: Builder, labels: Var, stages: int, stage: Var) -> Var:
+    """f32[B, L, K]: the embedding of the clusters i64[B, L] of stage K at `stage` i64[B] (section A.3).
+
+    Channel j is twice the bit of stage j + 1, 1 if that comes after `stage`.
+    """
+    powers = b.constant(2 ** np.arange(stages - 1, -1, -1), out="powers")
+    whole = b.div(b.reshape(labels, shape=(*labels.shape, 1)), powers, out="whole")
+    bit = b.op("sub", whole, b.div(whole, 2) * 2, out="bit")
+    known = b.less(b.arange(stages), b.reshape(stage, shape=(stage.shape[0], 1, 1)), out="known")
+    return b.where(known, b.cast(bit * 2, to="f32"), 1.0, out="structure")
+
+
+def halves(b: Builder, parents: Var, score: Var, clusters: int) -> Var:
+    """i64[B, L]: labels of twice as many clusters, that half of each of the `clusters` of `parents` with the larger
+    score f32[B, L] the second."""
+    positions = int(parents.shape[1])
+    size = positions // clusters
+    key = b.add(b.op("mul", b.cast(parents, to="f32"), 1e3), b.clamp(score, low=-400.0, high=400.0), out="key")
+    rank = b.argsort(b.argsort(key), out="rank")
+    second = b.less(size // 2 - 1, b.op("sub", rank, b.div(rank, size) * size), out="second")
+    return b.add(b.op("mul", parents, 2), b.cast(second, to="i64"), out="labels")
+
+
+__all__ = ["Granules", "clustered", "gathered", "halves", "structure"]

@@ -1,0 +1,91 @@
+"""What NVG's two transformers share: rotary positions of structure, and blocks of parallel branches.
+
+Symbols: B batch, T tokens, L positions, K stages, D width, H heads, d channels of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from latentc.components.blocks.heads import joined_heads, split_heads
+from latentc.components.parts import dense
+from latentc.ir.builder import Builder, Var, f32, module_class
+
+BASE = 10000.0
+EPS = 1e-6
+
+
+def angles(b: Builder, ids: Var, structure: Var | None, place: tuple[int, int], head: int, kind: int) -> Var:
+    """f32[B, N, d / 2]: what pairs of channels of N tokens turn by (section 2.2.2).
+
+    `ids` f32[B, N, K] are structure embeddings; the first channels tell kinds of tokens apart (`kind` 0: the class, 1:
+    the canvas, 2: structure), two turn with each number of the embedding, the rest with row and column. `structure`
+    None: a token without a place. `place`: channels of the kind, and of each of row and column.
+    """
+    of_kind, of_space = place
+    batch, count = ids.shape[0], int(ids.shape[1])
+    side = round(count**0.5)
+    fixed = np.zeros((1, count, of_kind // 2))
+    fixed += kind * _frequencies(of_kind)
+    space = np.zeros((1, count, of_space))
+    if structure is not None:
+        rows, columns = np.divmod(np.arange(count), side)
+        space = np.concatenate([x[None, :, None] * _frequencies(of_space) for x in (rows, columns)], axis=2)
+    shown = ids if structure is None else structure
+    parts = [(fixed, "of_kind"), (space, "of_space")]
+    first, last = (
+        b.broadcast_to(b.constant(values, "f32", out=name), ids, shape=(batch, count, values.shape[2]), out=name)
+        for values, name in parts
+    )
+    del head
+    return b.concat(first, shown, last, axis=2, out="angles")
+
+
+def _frequencies(channels: int) -> Any:
+    return BASE ** (-np.arange(0, channels, 2) / channels)
+
+
+def turned(b: Builder, x: Var, turn: Var, out: str) -> Var:
+    """x f32[B, H, T, d], pairs of neighbours turned by f32[B, T, d / 2]."""
+    batch, heads, tokens, size = x.shape
+    shape = (batch, 1, tokens, size // 2)
+    cos, sin = (b.reshape(f(turn), shape=shape, out=name) for f, name in ((b.cos, "cos"), (b.sin, "sin")))
+    pairs = b.reshape(x, shape=(batch, heads, tokens, size // 2, 2))
+    even, odd = (
+        b.reshape(part, shape=(batch, heads, tokens, size // 2)) for part in b.split(pairs, axis=4, sizes=(1, 1))
+    )
+    columns = (even * cos - odd * sin, odd * cos + even * sin)
+    wide = (b.reshape(c, shape=(batch, heads, tokens, size // 2, 1)) for c in columns)
+    return b.reshape(b.concat(*wide, axis=4), shape=(batch, heads, tokens, size), out=out)
+
+
+@module_class("ParallelBlock")
+def parallel_block(b: Builder, x: Var, c: Var, turn: Var, *, dim: int, heads: int, hidden: int) -> Var:
+    """Attention and MLP side by side (FLUX; Dehghani et al. 2023), scaled, shifted and gated by c [B, D]."""
+    modulation = dense(b, "modulation", b.silu(c), 3 * dim, True, "zeros", out="modulation")
+    modulation = b.reshape(modulation, shape=(c.shape[0], 1, 3 * dim), out="modulation")
+    shift, scale, gate = b.split(modulation, axis=2, sizes=(dim, dim, dim), out="shift scale gate")
+    h = b.layer_norm(x, eps=EPS) * (scale + 1.0) + shift
+    h = dense(b, "linear1", h, 3 * dim + hidden, True, "xavier", out="h")
+    q, k, v, mlp = b.split(h, axis=2, sizes=(dim, dim, dim, hidden), out="q k v mlp")
+    size = dim // heads
+    q, k, v = (split_heads(b, part, heads, size, name) for part, name in ((q, "q"), (k, "k"), (v, "v")))
+    q = turned(b, b.rms_norm(q, b.param("q_norm.weight", f32(size), "ones"), eps=EPS), turn, "q")
+    k = turned(b, b.rms_norm(k, b.param("k_norm.weight", f32(size), "ones"), eps=EPS), turn, "k")
+    h = joined_heads(b, b.attention(q, k, v, causal=False, scale=None), dim, out="h")
+    h = b.concat(h, b.gelu(mlp, approximate="tanh"), axis=2, out="h")
+    return x + gate * dense(b, "linear2", h, dim, True, "xavier")
+
+
+@module_class("ModulatedLinear")
+def modulated_linear(b: Builder, x: Var, c: Var, *, dim: int, features: int) -> Var:
+    """Normalises tokens, scales and shifts them by c [B, D], and projects them."""
+    modulation = dense(b, "modulation", b.silu(c), 2 * dim, True, "zeros", out="modulation")
+    modulation = b.reshape(modulation, shape=(c.shape[0], 1, 2 * dim), out="modulation")
+    shift, scale = b.split(modulation, axis=2, sizes=(dim, dim), out="shift scale")
+    return dense(b, "linear", b.layer_norm(x, eps=EPS) * (scale + 1.0) + shift, features, True, "zeros")
+
+
+__all__ = ["angles", "modulated_linear", "parallel_block", "turned"]

@@ -1,0 +1,111 @@
+"""Next-granularity prediction: NVG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.blocks.granules import structure
+from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.kit import Conditions, call
+from latentc.components.objective import Objective
+from latentc.components.parts import Problem
+from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class NextGranularity(Objective):
+    """The losses of NVG's two networks at stages drawn at random (Wang et al. 2025, arXiv:2508.12811, section 2.2).
+
+    Of `main`: the squared error of the last canvas, and the cross-entropy of the codes of a stage's clusters. Of
+    `structure`: the squared error of the velocity of the channels that its stage does not know, noise - data. The
+    alignment with a frozen encoder's features (REPA) is not part of it.
+    """
+
+    kind: Literal["next_granularity"]
+    canvas: float = Field(1.0, ge=0, description="weight of the squared error of the canvas")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "next_granularity"}
+
+    def trained(self, spec: Spec) -> tuple[str, ...]:
+        return ("main", "structure")
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        of = (("main", "next_granules"), ("structure", "denoise_structure"), ("quantizer", "quantize_granules"))
+        return tuple(Need(network, capability) for network, capability in of)  # type: ignore[arg-type]
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        sides = {name: getattr(spec.networks.get(name), "side", None) for name in ("main", "structure")}
+        sides["quantizer"] = getattr(getattr(spec.networks.get("quantizer"), "codebook", None), "side", None)
+        if len({side for side in sides.values() if side is not None}) > 1:
+            words = ", ".join(f"`{name}` {side}" for name, side in sides.items())
+            yield Problem((), f"networks of squares of other sides: {words}", "give all the same `side`")
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        main, flow, quantizer = networks["main"], networks["structure"], networks["quantizer"]
+        conditions = Conditions(spec, networks)
+        canvas_type = main.methods["forward"].input("state").type
+        positions, stages = int(canvas_type.shape[1]), int(quantizer.sizes["stages"])  # type: ignore[arg-type]
+        b = mb.function("loss")
+        tokens = b.input("tokens", quantizer.methods["canvases"].inputs[0].type)
+        told = conditions.dropped(b, conditions.operands(b, conditions.inputs(b, by_field=True)))
+        stage, later = b.input("stage", i64(B)), b.input("structure_stage", i64(B))
+        t, noise = b.input("t", f32(B)), b.input("noise", f32(B, positions, stages))
+        labels = b.slice(tokens, axis=1, start=2 * positions - 1, stop=3 * positions - 1, out="labels")
+        canvases = call(b, quantizer, "canvases", {}, token=tokens, out="canvases")
+        last = b.reshape(
+            b.slice(canvases, axis=1, start=stages + 1, stop=stages + 2), shape=(B, *canvas_type.shape[1:]), out="last"
+        )
+        canvas = _canvas(b, canvases, stage)
+        shown = structure(b, labels, stages, stage)
+        made, logits = call(b, main, "forward", told, state=canvas, position=[shown, stage], out="made logits")
+        error = b.mean((made - last) * (made - last), axes=(0, 1, 2), keepdims=False, out="canvas_error")
+        rows = B * positions
+        target = self._target(b, tokens, labels, stage, stages, positions)
+        flat = b.reshape(logits, shape=(rows, logits.shape[2]))
+        codes = b.mean(b.cross_entropy(flat, b.reshape(target, shape=(rows,))), axes=(0,), keepdims=False, out="codes")
+        # The structure: channels from `later` on are noisy, those before are known.
+        later = b.add(later, 1, out="structure_stage")
+        whole = structure(b, labels, stages, b.full(later, shape=(), value=stages, dtype="i64", out="whole"))
+        unknown = b.less(b.reshape(later, shape=(B, 1, 1)) - 2, b.arange(stages), out="unknown")
+        time = b.reshape(t, shape=(B, 1, 1))
+        noisy = b.where(unknown, whole + (noise - whole) * time, whole, out="noisy")
+        velocity = call(
+            b, flow, "forward", told, state=[noisy, _canvas(b, canvases, later)], time=t, position=later, out="velocity"
+        )
+        difference = b.where(unknown, velocity - (noise - whole), 0.0, out="difference")
+        counted = b.sum(b.cast(unknown, to="f32"), axes=(0, 1, 2), keepdims=False, out="counted") * float(positions)
+        flow_error = b.div(
+            b.sum(difference * difference, axes=(0, 1, 2), keepdims=False), counted, out="structure_error"
+        )
+        loss = b.add(b.add(error * self.canvas, codes), flow_error, out="loss")
+        b.output(loss, error, codes, flow_error)
+        mb.entries["loss"] = b.finish("The loss: error of the canvas, cross-entropy of the codes, error of the flow.")
+        draws = (
+            *conditions.draws(),
+            Draw("stage", "integers", {"high": stages + 1}),
+            Draw("structure_stage", "integers", {"high": stages - 1}),
+            Draw("t", "uniform"),
+            Draw("noise", "normal"),
+        )
+        metrics = ("loss", "canvas", "codes", "structure")
+        return (Update("loss", ("main", "structure"), ("tokens", *conditions.fields), draws, metrics),)
+
+    def _target(self, b: Builder, tokens: Var, labels: Var, stage: Var, stages: int, positions: int) -> Var:
+        """i64[B, L]: the code of each position's cluster at `stage`."""
+        power = b.take(b.constant([2**k for k in range(stages + 1)], out="powers"), stage, axis=0, out="power")
+        power = b.reshape(power, shape=(B, 1))
+        # Codes of stage k begin at 2^k - 1; a label of stage k is that of the last over 2^(K - k).
+        of_stage = b.div(labels * power, positions, out="of_stage")
+        return b.take_along(tokens, b.add(of_stage, power - 1, out="index"), axis=1, out="target")
+
+
+def _canvas(b: Builder, canvases: Var, stage: Var) -> Var:
+    """f32[B, L, Z]: the canvas before `stage` i64[B]."""
+    rest = canvases.shape[2:]
+    index = b.broadcast_to(b.reshape(stage, shape=(B, 1, 1, 1)), canvases, shape=(B, 1, *rest), out="index")
+    return b.reshape(b.take_along(canvases, index, axis=1), shape=(B, *rest), out="canvas")

@@ -1,0 +1,196 @@
+"""Stage after stage of clusters: first where they are, by a flow, then their codes: NVG's sampler.
+
+A program of its own because two networks take turns, and each stage has clusters of its own.
+
+Symbols: B batch, K stages, L = 2^K positions, Z channels of the latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.blocks.granules import gathered, halves, structure
+from latentc.components.contract import Need, Network, OutputField, Program
+from latentc.components.guidance.guidance import ScheduledGuidance, guidance_problems, scale_at
+from latentc.components.kit import Conditions, Operands, call, guided_call
+from latentc.components.kit.tokens import draw, filtered
+from latentc.components.parts import Problem, under
+from latentc.components.sampler import Sampler
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.types import B, f32
+from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+LEAST = 1e-4
+"""Least number whose logarithm is a cluster's score."""
+
+
+class NextGranularitySampler(Sampler):
+    """Draws clusters and codes in turns (NVG, Wang et al. 2025, arXiv:2508.12811, algorithm 2 and section A.6).
+
+    At stages 1 to K - 1 Euler's method makes a structure embedding of noise, the channels of earlier stages kept; that
+    of the stage, as unnormalised probabilities with Gumbel noise, says which half of each cluster is split off. The
+    last split is arbitrary. Then the codes of the clusters are drawn. The progress of both guidances is k / K at stage
+    k.
+    """
+
+    kind: Literal["next_granularity"]
+    structure_steps: int = Field(25, gt=0, le=100_000, description="evaluations per structure")
+    top_p: float = Field(
+        0.5, gt=0, le=1, description="nucleus of the codes at the last stage; at the first all are in it"
+    )
+    guidance: ScheduledGuidance | None = Field(None, description="classifier-free guidance of the codes; null: none")
+    structure_guidance: ScheduledGuidance | None = Field(None, description="the same of the structure; null: none")
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "next_granularity",
+        "structure_steps": 2,
+        "guidance": {"scale": 2.0, "schedule": "linear"},
+    }
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        of = (("main", "next_granules"), ("structure", "denoise_structure"), ("quantizer", "quantize_granules"))
+        return tuple(Need(network, capability) for network, capability in of)  # type: ignore[arg-type]
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        for name in ("guidance", "structure_guidance"):
+            guidance = getattr(self, name)
+            if guidance is not None:
+                yield from under(name, problems=guidance_problems(guidance, spec))
+                if guidance.channels is not None:
+                    yield Problem((name, "channels"), "codes and structures are guided as a whole", "leave it out")
+
+    def with_steps(self, steps: int) -> NextGranularitySampler:
+        return self
+
+    def nucleus(self, stages: int) -> list[float]:
+        """The nucleus of each stage, from 1 down to `top_p` by a logarithm: fast at first."""
+        return [1.0 - (1.0 - self.top_p) * float(np.log1p(k) / np.log1p(stages)) for k in range(stages + 1)]
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
+        """Adds entry `sample.K+1`: the conditions, the scales, x f32[B, L, K], gumbel f32[B, K, L], u f32[B, 2 L - 1]
+        -> the tokens i64[B, 3 L - 1]: codes of all stages, labels.
+        """
+        main, quantizer = networks["main"], networks["quantizer"]
+        conditions, stages = Conditions(spec, networks), int(quantizer.sizes["stages"])  # type: ignore[arg-type]
+        positions = 2**stages
+        entry = f"sample.{stages + 1}"
+        b = mb.function(entry)
+        told = conditions.operands(b, conditions.inputs(b))
+        sources: dict[str, Source] = conditions.sources()
+        scale = b.input("scale", f32(B)) if self.guidance else None
+        of_structure = b.input("structure_scale", f32(B)) if self.structure_guidance else None
+        sources |= {"scale": SettingSource("guidance")} if self.guidance else {}
+        sources |= {"structure_scale": SettingSource("structure_guidance")} if self.structure_guidance else {}
+        x, gumbel = b.input("x", f32(B, positions, stages)), b.input("gumbel", f32(B, stages, positions))
+        u = b.input("u", f32(B, 2 * positions - 1))
+        sources |= {"x": RandomSource("normal", "structure"), "gumbel": RandomSource("gumbel", "split")}
+        sources |= {"u": RandomSource("uniform", "token")}
+        canvas_type = main.methods["forward"].input("state").type
+        canvas = b.full(u, shape=canvas_type.shape[1:], value=0.0, dtype="f32", out="canvas")
+        labels = b.full(u, shape=(positions,), value=0, dtype="i64", out="labels")
+        codes: list[Var] = []
+        for k in range(stages + 1):
+            if k:
+                labels = self._split(b, networks, conditions, told, k, stages, labels, canvas, x, gumbel, of_structure)
+            drawn = b.slice(u, axis=1, start=2**k - 1, stop=2 ** (k + 1) - 1, out="drawn")
+            codes.append(self._codes(b, main, conditions, told, k, stages, labels, canvas, drawn, scale))
+            if k < stages:
+                canvas = call(
+                    b, quantizer, f"add_{k}", {}, state=canvas, token=codes[-1], position=labels, out="canvas"
+                )
+        b.output(b.concat(*codes, labels, axis=1, out="tokens"))
+        mb.entries[entry] = b.finish(doc=f"Draws the clusters and the codes of {stages + 1} stages in turns.")
+        settings = [Setting("guidance", self.guidance.scale)] if self.guidance else []
+        if self.structure_guidance:
+            settings.append(Setting("structure_guidance", self.structure_guidance.scale))
+        count = stages + 1 + (stages - 1) * self.structure_steps
+        outputs = (OutputField("samples", "tokens"),)
+        return Program(entry, self.kind, stages + 1, count, sources, tuple(settings), outputs=outputs)
+
+    def _codes(
+        self,
+        b: Builder,
+        main: Network,
+        conditions: Conditions,
+        told: Operands,
+        k: int,
+        stages: int,
+        labels: Var,
+        canvas: Var,
+        u: Var,
+        scale: Var | None,
+    ) -> Var:
+        """i64[B, 2^k]: the codes of the clusters of stage k."""
+        positions, count = 2**stages, 2**k
+        at = b.full(u, shape=(), value=k, dtype="i64", out="stage")
+        # Labels of the last stage whose bits are those of this one.
+        shown = structure(b, b.op("mul", labels, 2 ** (stages - k)), stages, at)
+        operands: dict[str, Any] = {"state": canvas, "position": [shown, at]}
+        if scale is None or self.guidance is None:
+            _, logits = call(b, main, "forward", told, out="made logits", **operands)
+        else:
+            strength = scale_at(b, scale, b.constant(self.guidance.weights([k / stages])[0], out="weight"))
+            null = conditions.null(b, told)
+            _, logits = guided_call(b, main, "forward", told, null, strength, out="made logits", **operands)
+        first = b.reshape(b.argsort(labels, out="place"), shape=(B, count, positions // count))
+        first = b.reshape(b.slice(first, axis=2, start=0, stop=1), shape=(B, count), out="first")
+        logits = filtered(b, gathered(b, logits, first, "logits"), 0, self.nucleus(stages)[k])
+        return draw(b, logits, u, out="code")
+
+    def _split(
+        self,
+        b: Builder,
+        networks: Mapping[str, Network],
+        conditions: Conditions,
+        told: Operands,
+        k: int,
+        stages: int,
+        labels: Var,
+        canvas: Var,
+        x: Var,
+        gumbel: Var,
+        scale: Var | None,
+    ) -> Var:
+        """i64[B, L]: the clusters of stage k, halves of those of the stage before."""
+        positions = 2**stages
+        noise = b.reshape(b.slice(gumbel, axis=1, start=k - 1, stop=k), shape=(B, positions), out="noise")
+        if k == stages:
+            return halves(b, labels, noise, 2 ** (k - 1))
+        flow, at = networks["structure"], b.full(x, shape=(), value=k, dtype="i64", out="stage")
+        known = structure(b, b.op("mul", labels, 2 ** (stages - k + 1)), stages, at - 1)
+        null = conditions.null(b, told) if scale is not None else {}
+        names, count = tuple(told), self.structure_steps
+        strength = None
+        if scale is not None and self.structure_guidance is not None:
+            weight = b.constant(self.structure_guidance.weights([k / stages])[0], out="weight")
+            strength = scale_at(b, scale, weight)
+        invariants = [known, canvas, at, *told.values(), *null.values(), *([] if strength is None else [strength])]
+
+        def body(b: Builder, i: Var, fixed: tuple[Var, ...], state: tuple[Var, ...], rows: tuple[Var, ...]) -> Any:
+            (z,), (time,) = state, rows
+            known, canvas, at, *rest = fixed
+            kept = b.constant(np.arange(stages) < k - 1, out="kept")
+            z = b.where(kept, known, z, out="z")
+            given = dict(zip(names, rest, strict=False))
+            t = b.broadcast_to(time, z, shape=(B,), out="t")
+            operands: dict[str, Any] = {"state": [z, canvas], "time": t, "position": at}
+            if strength is None:
+                velocity = call(b, flow, "forward", given, out="velocity", **operands)
+            else:
+                without = dict(zip(names, rest[len(names) :], strict=False))
+                velocity = guided_call(b, flow, "forward", given, without, rest[-1], out="velocity", **operands)
+            return (b.op("sub", z, velocity * (1 / count), out="z"),), ()
+
+        times = b.constant(1.0 - np.arange(count) / count, out="times")
+        (z,) = b.loop(
+            f"structure_{k}", count, body, invariants=invariants, carried=[x], tables=[times], names=["z", "time"]
+        )
+        share = b.reshape(b.slice(z, axis=2, start=k - 1, stop=k), shape=(B, positions), out="share")
+        score = b.add(b.log(b.maximum(share, LEAST)), noise, out="score")
+        return halves(b, labels, score, 2 ** (k - 1))
