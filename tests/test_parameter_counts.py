@@ -273,6 +273,20 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("H", "head"): 151_206_944,
         },
     ),
+    "himar": (
+        "the sizes of its layers, added up; README of HiDream-ai/himar: 244, 529 and 1090 M for the three networks",
+        {
+            ("B", "main"): 179_030_272,
+            ("B", "pivot_head"): 35_749_920,
+            ("B", "head"): 29_687_824,
+            ("L", "main"): 417_726_464,
+            ("L", "pivot_head"): 72_230_432,
+            ("L", "head"): 39_271_440,
+            ("H", "main"): 808_847_104,
+            ("H", "pivot_head"): 151_206_944,
+            ("H", "head"): 130_518_544,
+        },
+    ),
     "llamagen": (
         "FoundationVision/LlamaGen; README: 111, 343 and 775 M, 1.4 and 3.1 B",
         {

@@ -163,7 +163,18 @@ SYSTEMS: dict[str, Tiny] = {
         "mar",
         (
             *(*DIGITS, *under("networks.main", (*BLOCKS, "depth=1", "patch=2", "buffer=4"))),
-            *("networks.head.width=16", "networks.head.depth=1", "sampler.steps=3", "sampler.diffusion.respacing='4'"),
+            *("networks.head.width=16", "networks.head.depth=1", "sampler.steps=4", "sampler.diffusion.respacing='4'"),
+            "sampler.reuse={after: 1, diffusion: {kind: ddpm, respacing: '2'}}",
+        ),
+    ),
+    "himar": Tiny(
+        "himar",
+        (
+            *(*DIGITS, *under("networks.main", (*BLOCKS, "depth=1", "patch=2", "side=2", "buffer=4"))),
+            *under("networks.head", ("width=16", "depth=1", "block.mixer.heads=2")),
+            *under("networks.pivot_head", ("width=16", "depth=1")),
+            *("sampler.steps=2", "sampler.diffusion.respacing='4'", "sampler.pivots.steps=3"),
+            "sampler.pivots.diffusion.respacing='4'",
         ),
     ),
     "pixelcnn_pp": Tiny(

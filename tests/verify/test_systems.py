@@ -21,6 +21,7 @@ CHOSEN = (
     ("lpd", "onnxruntime"),
     ("nvg", "onnxruntime"),
     ("var", "openvino"),
+    ("himar", "openvino"),
     ("diffwave", "openvino"),
     ("diffmoe", "onnxruntime"),
     ("dis", "openvino"),  # whose scan is a graph in the graph
@@ -55,3 +56,5 @@ def test_system(name: str, engine: str, tmp_path: Path) -> None:
     assert "forward" in found or any(
         word.startswith(("scale_", "group_")) for word in found
     )  # which decodes with caches
+    compared = {c.what.partition(":")[0] for c in report.comparisons}  # of several outputs each: "sampler: pivots"
+    assert {"forward", "sampler"} <= compared and report.controls

@@ -144,6 +144,10 @@ class Backbone(Part):
         """The static arguments of the conditions' embeddings."""
         return {k: v for name, condition in self.told(spec).items() for k, v in condition.sizes(name, spec).items()}
 
+    def token_features(self, spec: Spec) -> tuple[int, int] | None:
+        """(C, D): channels of a token and of its features, of networks whose heads denoise tokens; None of others."""
+        return None
+
     def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
         """Inputs of `encode`, data fields by name, and its output type. For networks that provide `encode`."""
         raise NotImplementedError

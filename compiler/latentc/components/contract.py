@@ -51,6 +51,8 @@ Capability = Literal[
     "quantize_granules",
     "masked_tokens",
     "masked_features",
+    "hierarchical_features",
+    "denoise_sequence",
     "generate",
     "generate_by_style",
     "discriminate",
@@ -81,6 +83,8 @@ CAPABILITIES: dict[Capability, str] = {
     "quantize_granules": "turns codes and labels of clusters into latents",
     "masked_tokens": "predicts masked tokens from the others",
     "masked_features": "encodes a partly hidden sample as features of each token",
+    "hierarchical_features": "encodes partly hidden pivots, then a partly hidden sample, as features of each token",
+    "denoise_sequence": "denoises all tokens of a sample together, given the features of each",
     "generate": "turns noise into a sample",
     "generate_by_style": "turns noise into a style, and styles into a sample",
     "discriminate": "scores how much a sample looks like data",
@@ -134,6 +138,12 @@ masked_features `forward` (tokens [B, T, C] as state, mask f32[B, T] that is 1 w
               are 1 where one of them is hidden [B, G], where one counts [B, G], where one of all was known to
               `remember` [B, T], and where one is not among them [B, T]; their positions i64[B, G], conditions, caches)
               -> output [B, G, D], from these tokens and what is remembered of the others
+hierarchical_features
+              `pivots` (pivots [B, N, C] as state, mask f32[B, N] that is 1 where one is hidden, conditions) -> output
+              [B, N + T, D]; `forward` (tokens [B, T, C] as state; masks: f32[B, T] where one is hidden, f32[B, N] where
+              a pivot is left out; features of the pivots f32[B, N, D], conditions) -> output [B, N + T, D]
+denoise_sequence
+              `forward` (state [B, T, C], time, features of the tokens [B, T, D] as condition `z`) -> output [B, T, C]
 generate      `forward` (noise, conditions) -> output; one noise input, which losses draw as normals
 generate_by_style
               `map` (noise, conditions) -> output, output: the style f32[B, W] and the average style f32[W];

@@ -89,6 +89,9 @@ class MaskedAutoencoder(Backbone):
         shape = spec.data.shape
         return 1 if shape is None or len(shape) != 3 else max(self.tokens(spec)[0], 1)
 
+    def token_features(self, spec: Spec) -> tuple[int, int] | None:
+        return self.tokens(spec)[1], self.width
+
     def tokens(self, spec: Spec) -> tuple[int, int]:
         """(T, C)."""
         assert spec.data.shape is not None

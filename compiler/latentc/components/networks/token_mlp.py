@@ -14,7 +14,7 @@ from pydantic import Field
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.condition import TimeEmbedding
 from latentc.components.contract import Capability, Network, Port
-from latentc.components.networks.masked_autoencoder import MaskedAutoencoder
+from latentc.components.networks._heads import features_of_main, problems_of_head
 from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B
@@ -38,19 +38,15 @@ class TokenMlp(Backbone):
     TIME: ClassVar[bool] = True
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        if not isinstance(spec.networks.get("main"), MaskedAutoencoder):
-            message = "a token_mlp denoises tokens given the features of a masked_autoencoder"
-            yield Problem((), message, "let `networks.main` be a masked_autoencoder and this one `head`")
+        yield from problems_of_head(self, spec)
         yield from self.problems_of_conditions(spec)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
-        main = spec.networks["main"]
-        assert isinstance(main, MaskedAutoencoder) and isinstance(spec.time, TimeEmbedding)
-        assert spec.data.shape is not None
-        _, channels = main.tokens(spec)
+        assert isinstance(spec.time, TimeEmbedding) and spec.data.shape is not None
+        channels, features = features_of_main(spec) or (0, 0)
         static = {
             "channels": channels,
-            "features": main.width,
+            "features": features,
             "width": self.width,
             "depth": self.depth,
             "out_channels": channels * (out_channels // spec.data.shape[0]),
@@ -58,7 +54,7 @@ class TokenMlp(Backbone):
         ports = (
             Port("x", f32(B, channels), "state"),
             Port("t", f32(B), "time"),
-            Port("z", f32(B, main.width), "condition"),
+            Port("z", f32(B, features), "condition"),
         )
         forward = add_method(mb, name, "forward", _network(spec.time), ports, static)
         return Network(name, {"forward": forward}, self.PROVIDES)

@@ -29,8 +29,9 @@ class TokenSets:
     """Bodies of the loops over sets of tokens: invariants are `told`, operands of conditions, then `fixed` (`ranks` and
     `order` i64[B, T], `x` f32[B, T, C], perhaps `scale` f32[B], `noise` f32[B, S, T, C] and `free` i64[B, 1]).
 
-    State is tokens f32[B, T, C]. A row has the tokens hidden before a set, after each of its steps, then with guidance
-    its weight in each. `local`: the table of the diffusion in steps that reuse.
+    State is tokens f32[B, T, C], and perhaps the features f32[B, T, D] that each was drawn with. `method`: that of
+    `main`, which may return features of more tokens behind those. A row has the tokens hidden before a set, after each
+    of its steps, then with guidance its weight in each. `local`: the table of the diffusion in steps that reuse.
     """
 
     main: Network
@@ -41,10 +42,11 @@ class TokenSets:
     table: Table
     local: Table
     entry: str
+    method: str = "forward"
 
     def step(self, blocks: tuple[int, ...], b: Builder, i: Var, invariants: Row, state: Row, rows: Row) -> Any:
         """One set: K tokens from place `after` of the order on, of which those before `before` are hidden."""
-        (tokens,), (before, after, *weight) = state, rows
+        (tokens, *features), (before, after, *weight) = state, rows
         told, at = self._given(invariants)
         (count,) = blocks
         length = int(tokens.shape[1])
@@ -55,17 +57,19 @@ class TokenSets:
         chosen = _picked(b, at["order"], places, "chosen")
         scale = scale_at(b, at["scale"], weight[0]) if "scale" in at else None
         if scale is None:
-            z, null_z = call(b, self.main, "forward", told, state=tokens, mask=hidden, out="z"), None
+            z, null_z = call(b, self.main, self.method, told, state=tokens, mask=hidden, out="z"), None
         else:
             null = self.conditions.null(b, told)
-            z, null_z = both_branches(b, self.main, "forward", told, null, state=tokens, mask=hidden, out="z")
+            z, null_z = both_branches(b, self.main, self.method, told, null, state=tokens, mask=hidden, out="z")
         made = self._drawn(b, at, self.table, z, null_z, chosen, places, scale)
         # A token of the set is at its rank's place in it.
         place = b.op("sub", at["ranks"], after, out="place")
         mine = b.logical_and(waiting, b.less_equal(after, at["ranks"]), out="mine")
         index = b.clamp(place, low=0, high=count - 1, out="index")
-        put = b.where(b.reshape(mine, shape=(B, length, 1)), _along(b, made, index), tokens, out="tokens")
-        return (put,), ()
+        column = b.reshape(mine, shape=(B, length, 1))
+        put = b.where(column, _along(b, made, index), tokens, out="tokens")
+        own = [b.where(column, b.slice(z, axis=1, start=0, stop=length), v, out="features") for v in features]
+        return (put, *own), ()
 
     def steps(self, blocks: tuple[int, ...], b: Builder, i: Var, invariants: Row, state: Row, rows: Row) -> Any:
         """One set in several steps, its tokens in order of position; all but the first evaluate the set alone."""

@@ -28,7 +28,7 @@ from latentc.components.samplers.ddim import Ddim
 from latentc.components.samplers.ddpm import Ddpm
 from latentc.components.samplers.program import stochastic_rows
 from latentc.components.samplers.table import Table
-from latentc.ir.builder import ModuleBuilder
+from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.types import B, Named, f32, i64
 from latentc_runtime.sources import ConditionSource, RandomSource, Setting, SettingSource, Source
 
@@ -132,7 +132,7 @@ class MaskedAutoregressive(Sampler):
         names = ("sample", "inpaint")[: 1 + self.inpaint]
         return tuple(self._program(mb, networks, spec, name) for name in names)
 
-    def _table(self, spec: Spec, diffusion: ArraySampler) -> Table:
+    def table(self, spec: Spec, diffusion: ArraySampler) -> Table:
         target = parameterization_of(spec.objective)
         if target is None:
             raise ValueError(f"`{self.kind}` needs an objective that trains a denoiser")
@@ -146,9 +146,9 @@ class MaskedAutoregressive(Sampler):
         """
         main, head, conditions = networks["main"], networks["head"], Conditions(spec, networks)
         entry, shape = f"{name}.{self.steps}", spec.data.shape
-        table = self._table(spec, self.diffusion)
+        table = self.table(spec, self.diffusion)
         faster = None if self.reuse is None else self.reuse.diffusion
-        local = table if faster is None else self._table(spec, faster)
+        local = table if faster is None else self.table(spec, faster)
         _, count, channels = main.methods["forward"].input("state").type.shape
         length, size = int(count), int(channels)  # type: ignore[arg-type]
         assert shape is not None and len(shape) == 3
@@ -184,31 +184,48 @@ class MaskedAutoregressive(Sampler):
             tokens = b.mul(x, 0.0, out="tokens")
         fixed = {"ranks": ranks, "order": order, "x": x}
         fixed |= {k: v for k, v in (("scale", scale), ("noise", noise), ("free", free)) if v is not None}
-        evaluations = 0
         recall = main.methods.get("recall")
         most = length if recall is None else int(recall.input("state").type.shape[1])  # type: ignore[arg-type]
         sets = TokenSets(main, head, conditions, tuple(told), tuple(fixed), table, local, entry)
-        for blocks, rows in self._segments(length, most):
-            names = ["before", *_numbered("after", blocks), *(_numbered("weight", blocks) if self.guidance else ())]
-            columns = [np.array(column) for column in zip(*rows, strict=True)]
-            tables = [b.constant(column, out=name) for name, column in zip(names, columns, strict=False)]
-            (tokens,) = b.loop(
-                f"{entry}.set",
-                len(rows),
-                partial(sets.step if len(blocks) == 1 else sets.steps, blocks),
-                invariants=[*told.values(), *fixed.values()],
-                carried=[tokens],
-                tables=tables,
-                names=["tokens", *names],
-            )
-            of_tokens = table.all_progress.size + (len(blocks) - 1) * local.all_progress.size
-            evaluations += len(rows) * (len(blocks) + of_tokens)
+        (tokens,), evaluations = self.run(b, sets, told, fixed, [tokens], length, most)
         b.output(unpatchify(b, tokens, shape))
         what = f"Draws {length} tokens" if name == "sample" else "Keeps some of the given tokens and draws the others"
         mb.entries[entry] = b.finish(doc=f"{what} in {self.steps} steps, each token by {table.steps} of diffusion.")
         settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
         outputs = (OutputField("samples", "x"),)
         return Program(entry, self.kind, self.steps, evaluations, sources, settings, name, outputs, own)
+
+    def run(
+        self,
+        b: Builder,
+        sets: TokenSets,
+        told: Mapping[str, Var],
+        fixed: Mapping[str, Var],
+        state: Sequence[Var],
+        length: int,
+        most: int,
+    ) -> tuple[tuple[Var, ...], int]:
+        """The loops over all sets of `length` tokens: what becomes of the state, and the evaluations of networks.
+
+        `most`: tokens of a set whose steps reuse.
+        """
+        evaluations, state = 0, tuple(state)
+        for blocks, rows in self._segments(length, most):
+            names = ["before", *_numbered("after", blocks), *(_numbered("weight", blocks) if self.guidance else ())]
+            columns = [np.array(column) for column in zip(*rows, strict=True)]
+            tables = [b.constant(column, out=name) for name, column in zip(names, columns, strict=False)]
+            state = b.loop(
+                f"{sets.entry}.set",
+                len(rows),
+                partial(sets.step if len(blocks) == 1 else sets.steps, blocks),
+                invariants=[*told.values(), *fixed.values()],
+                carried=list(state),
+                tables=tables,
+                names=["tokens", *["features"] * (len(state) - 1), *names],
+            )
+            of_tokens = sets.table.all_progress.size + (len(blocks) - 1) * sets.local.all_progress.size
+            evaluations += len(rows) * (len(blocks) + of_tokens)
+        return state, evaluations
 
     def _segments(self, length: int, most: int) -> list[tuple[tuple[int, ...], list[tuple[float, ...]]]]:
         """Runs of sets whose steps denoise equally many tokens: (those numbers, the rows of the runs' tables).

@@ -1,0 +1,159 @@
+"""Diffusion of hidden pivots, token by token, and of all dense tokens together given them: Hi-MAR's loss.
+
+Symbols: B batch, N pivots, T dense tokens, C channels of a token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.kit import Conditions, call
+from latentc.components.kit.patches import patch_side, patchify
+from latentc.components.objectives._common import publish
+from latentc.components.objectives.denoising import noised
+from latentc.components.objectives.diffusion import DiffusionLoss
+from latentc.components.parts import Problem
+from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
+from latentc.ir.types import B, Named
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class PivotedDiffusion(DiffusionLoss):
+    """Losses of `pivot_head` on hidden pivots and of `head` on all dense tokens (Hi-MAR, Zheng et al. 2025, ICML).
+
+    A fraction r of the pivots is hidden, r normal with mean 1, truncated to [`least_hidden`, 1]; of the dense tokens
+    cos(pi u / 2), u uniform. Dense tokens are told the features of the pivots that were hidden, without a gradient.
+    """
+
+    kind: Literal["pivoted_diffusion"]
+    pivots: str | None = Field(
+        None, description="data field of the pivots [C, side, side]; null: averages of squares of the sample"
+    )
+    least_hidden: float = Field(0.7, gt=0, lt=1, description="least fraction of the pivots that is hidden")
+    deviation: float = Field(0.25, gt=0, description="standard deviation of the hidden fraction")
+    pivot_dropout: float = Field(0.5, ge=0, le=1, description="share of samples without pivots in the dense phase")
+    weights: tuple[float, float] = Field((0.4, 0.6), description="of the loss of the pivots, of the dense tokens")
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "pivoted_diffusion",
+        "process": {"kind": "discrete", "schedule": "cosine", "steps": 100},
+        "variance": "learned_range",
+    }
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (
+            Need("main", "hierarchical_features"),
+            Need("pivot_head", "denoise"),
+            Need("head", "denoise_sequence"),
+        )
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        yield from self.parameterization().noise_problems(spec, f"objective `{self.kind}`")
+        side, shape = getattr(spec.networks.get("main"), "side", None), spec.data.shape
+        if self.pivots is None or side is None or shape is None:
+            return
+        field, wanted = spec.data.fields.get(self.pivots), (shape[0], side, side)
+        if field is None:
+            yield Problem(("pivots",), f"no data field `{self.pivots}`", "declare it under `data.fields`")
+        elif tuple(field.shape) != wanted:
+            message = f"pivots are {list(wanted)}, and field `{self.pivots}` is {list(field.shape)}"
+            yield Problem(("pivots",), message)
+
+    def trained(self, spec: Spec) -> tuple[str, ...]:
+        heads = (n for n in ("pivot_head", "head") if getattr(spec.networks.get(n), "trainable", True))
+        return (*super().trained(spec), *heads)
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        main, conditions = networks["main"], Conditions(spec, networks)
+        state = main.methods["forward"].input("state").type
+        length, size = Named(int(state.shape[1]), "T"), int(state.shape[2])  # type: ignore[arg-type]
+        count = int(main.methods["pivots"].input("state").type.shape[1])  # type: ignore[arg-type]
+        assert spec.data.shape is not None
+        b = mb.function("loss.terms")
+        x = b.input("x", f32(B, *spec.data.shape))
+        own = None if self.pivots is None else b.input(self.pivots, f32(B, *spec.data.fields[self.pivots].shape))
+        given = conditions.inputs(b, by_field=True)
+        patch = patch_side(size, spec.data.shape[0])
+        tokens = patchify(b, x, patch)
+        pivots = _averaged(b, tokens, count) if own is None else patchify(b, own, patch, "pivots")
+        draws = [Draw("fraction", "truncated_normal", {"bound": (1 - self.least_hidden) / self.deviation})]
+        share, order = b.input("fraction", f32(B)), b.input("pivot_order", i64(B, count))
+        dense_share, dense_order = b.input("dense_share", f32(B)), b.input("order", i64(B, length))
+        draws += [Draw("pivot_order", "permutation"), Draw("dense_share", "uniform"), Draw("order", "permutation")]
+        without = b.input("without", f32(B))
+        draws.append(Draw("without", "uniform"))
+        time = self.parameterization().process.draw()
+        integers = time.distribution == "integers"
+        drawn = [
+            (b.input(f"{prefix}{time.name}", i64(*shape) if integers else f32(*shape)), b.input(f"{prefix}noise", full))
+            for prefix, shape, full in (
+                ("pivot_", (B, count), f32(B, count, size)),
+                ("", (B,), f32(B, length, size)),
+            )
+        ]
+        draws += [
+            Draw(f"pivot_{time.name}", time.distribution, time.parameters),
+            Draw("pivot_noise", "normal"),
+            time,
+            Draw("noise", "normal"),
+        ]
+        told = conditions.dropped(b, conditions.operands(b, given))
+
+        fraction = b.op("sub", 1.0, b.mul(b.abs(share), self.deviation), out="fraction")
+        hidden = _hidden(b, order, fraction, count, "hidden_pivots")
+        z = call(b, main, "pivots", told, state=pivots, mask=hidden, out="z")
+        z = b.slice(z, axis=1, start=0, stop=count, out="pivot_features")
+        rows = B * count
+        flat = [b.reshape(v, shape=(rows, *v.shape[2:])) for v in (pivots, z, *drawn[0])]
+        first = self._terms(b, networks["pivot_head"], flat[0], flat[1], (flat[2], flat[3]), self)
+        weight = b.div(hidden, b.sum(hidden, axes=(1,), keepdims=True), out="weight")
+        of_pivots = b.sum(b.reshape(first[0], shape=(B, count)) * weight, axes=(1,), keepdims=False, out="of_pivots")
+
+        hidden_dense = _hidden(
+            b, dense_order, b.cos(b.mul(dense_share, math.pi / 2), out="dense_fraction"), int(length), "hidden"
+        )
+        gone = b.reshape(b.cast(b.less(without, self.pivot_dropout), to="f32"), shape=(B, 1), out="gone")
+        left_out = b.maximum(b.op("sub", 1.0, hidden), gone, out="left_out")
+        masks = [hidden_dense, left_out]
+        z = call(b, main, "forward", told, state=tokens, mask=masks, features=b.stop_gradient(z), out="z")
+        z = b.slice(z, axis=1, start=count, stop=count + int(length), out="dense_features")
+        plain = self.model_copy(update={"variance": "fixed_large"})
+        of_dense = self._terms(b, networks["head"], tokens, z, drawn[1], plain)[0]
+        weights = [b.mul(v, float(w)) for v, w in zip((of_pivots, of_dense), self.weights, strict=True)]
+        b.output(b.add(*weights, out="loss"), of_pivots, of_dense)
+        b.finish("The diffusion losses of the hidden pivots and of the dense tokens, one value per sample each.")
+        draws = [*draws, *conditions.draws()]
+        batch = ("x", *([] if self.pivots is None else [self.pivots]), *conditions.fields)
+        return publish(mb, ("loss", "pivots", "dense"), batch, tuple(draws), self.trained(spec))
+
+    def _terms(
+        self, b: Builder, head: Network, x0: Var, z: Var, drawn: tuple[Var, Var], how: DiffusionLoss
+    ) -> tuple[Var, ...]:
+        """The loss of a head, one value per row of x0."""
+        target = how.parameterization()
+        at = noised(b, target, x0, how.needs_derivatives(target), drawn)
+        out = call(b, head, "forward", {"z": z}, state=at.scaled, time=at.told, out="prediction")
+        return how.terms(b, target, at.point, x0, at.x_t, at.noise, out, at.t)
+
+
+def _hidden(b: Builder, order: Var, fraction: Var, count: int, out: str) -> Var:
+    """f32[B, count]: 1 for the tokens of that fraction f32[B], rounded up, that come first in the order."""
+    most = b.reshape(b.mul(fraction, float(count)), shape=(B, 1), out="most")
+    return b.cast(b.less(b.cast(b.argsort(order, out="rank"), to="f32"), most), to="f32", out=out)  # type: ignore[no-any-return]
+
+
+def _averaged(b: Builder, tokens: Var, count: int) -> Var:
+    """f32[B, N, C]: means over squares of dense tokens f32[B, T, C]."""
+    side, grid = round(count**0.5), round(int(tokens.shape[1]) ** 0.5)
+    x = b.reshape(tokens, shape=(B, side, grid // side, side, grid // side, tokens.shape[2]))
+    return b.reshape(b.mean(x, axes=(2, 4), keepdims=False), shape=(B, count, tokens.shape[2]), out="pivots")  # type: ignore[no-any-return]
+
+
+__all__ = ["PivotedDiffusion"]

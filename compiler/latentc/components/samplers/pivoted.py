@@ -1,0 +1,219 @@
+"""Low-resolution pivots token by token, then all dense tokens given them: Hi-MAR's sampler.
+
+Symbols: B batch, N pivots, T dense tokens, C channels of a token, M steps of the dense phase, S noisy steps of the
+diffusion of a pivot, R of the dense tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components import OneOf, OneOfThese
+from latentc.components.contract import Need, Network, OutputField, Program
+from latentc.components.guidance.guidance import Contrast, Guide, ScheduledGuidance, guidance_problems, scale_at
+from latentc.components.kit import Conditions, both_branches, call
+from latentc.components.kit.patches import unpatchify
+from latentc.components.kit.tokens import Schedule, hidden_fraction
+from latentc.components.parts import Problem, under
+from latentc.components.sampler import Sampler
+from latentc.components.samplers._token_sets import TokenSets
+from latentc.components.samplers.base import ArraySampler, inner_problems, parameterization_of
+from latentc.components.samplers.ddim import Ddim
+from latentc.components.samplers.ddpm import Ddpm
+from latentc.components.samplers.guided import Request
+from latentc.components.samplers.masked_autoregressive import MaskedAutoregressive
+from latentc.components.samplers.program import denoise, stochastic_rows
+from latentc.components.samplers.table import Table
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.types import B, Named, f32, i64
+from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Pivoted(Sampler):
+    """Draws pivots as MAR does, then dense tokens in a few steps (Hi-MAR, Zheng et al. 2025, ICML).
+
+    A step of the dense phase denoises all tokens together, and replaces those that are still hidden.
+    """
+
+    kind: Literal["pivoted"]
+    pivots: Annotated[Sampler, OneOf("samplers", base=MaskedAutoregressive)] = Field(
+        MaskedAutoregressive(kind="masked_autoregressive", steps=32), description="how the pivots are drawn"
+    )
+    steps: int = Field(4, gt=0, le=100_000, description="evaluations of `main` for the dense tokens (M)")
+    schedule: Schedule = Field("cosine", description="how the number of hidden dense tokens falls over the steps")
+    diffusion: Annotated[ArraySampler, OneOfThese("samplers", classes=(Ddim, Ddpm))] = Field(
+        Ddpm(kind="ddpm", steps=250, respacing="250", variance="fixed_large"),
+        description="how `head` denoises the dense tokens",
+    )
+    guidance: ScheduledGuidance | None = Field(
+        None, description="classifier-free guidance of `head`; its progress is the known fraction of the dense tokens"
+    )
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "pivoted",
+        "pivots": {
+            "kind": "masked_autoregressive",
+            "steps": 2,
+            "diffusion": {"kind": "ddpm", "steps": 2},
+            "guidance": {"scale": 2.0, "schedule": "linear"},
+        },
+        "steps": 2,
+        "diffusion": {"kind": "ddpm", "steps": 2, "variance": "fixed_large"},
+        "guidance": {"scale": 2.0, "schedule": "linear"},
+    }
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (
+            Need("main", "hierarchical_features"),
+            Need("pivot_head", "denoise"),
+            Need("head", "denoise_sequence"),
+        )
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        for name, diffusion in (("diffusion", self.diffusion),):
+            yield from under(name, problems=inner_problems(diffusion, "this one denoises tokens"))
+            if diffusion.guidance is not None:
+                message = "the sampler guides the diffusion, with one scale for all of its steps"
+                yield Problem((name, "guidance"), message, "leave it out, and set `sampler.guidance`")
+        learned = getattr(spec.objective, "variance", None) == "learned_range"
+        if learned and getattr(self.diffusion, "variance", "fixed") in (None, "learned_range"):
+            message = "network `head` learns no variance"
+            yield Problem(("diffusion", "variance"), message, "use fixed_large or fixed_small")
+        if self.pivots.reuse is not None:  # type: ignore[attr-defined]
+            yield Problem(("pivots", "reuse"), "pivots are drawn without reuse", "leave it out")
+        if self.guidance is not None:
+            yield from under("guidance", problems=guidance_problems(self.guidance, spec))
+            if self.guidance.channels is not None:
+                yield Problem(("guidance", "channels"), "all channels of a token are guided", "leave it out")
+
+    def with_steps(self, steps: int) -> Pivoted:
+        return self.model_copy(update={"steps": steps})
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
+        """Adds entry `sample.M`: the conditions, with guidance pivot_scale and scale f32[B]; of the pivots pivot_order
+        i64[B, N], pivot_x f32[B, N, C], pivot_noise f32[B, S, N, C]; of the dense tokens order i64[B, T], x
+        f32[B, M, T, C], noise f32[B, M R, T, C] -> f32[B, C, H, W] and the pivots f32[B, N, C].
+        """
+        main, conditions, pivots = networks["main"], Conditions(spec, networks), self.pivots
+        assert isinstance(pivots, MaskedAutoregressive) and spec.data.shape is not None
+        target = parameterization_of(spec.objective)
+        assert target is not None
+        entry, first, table = f"sample.{self.steps}", pivots.table(spec, pivots.diffusion), self.diffusion.table(target)
+        state = main.methods["forward"].input("state").type
+        length, size = int(state.shape[1]), int(state.shape[2])  # type: ignore[arg-type]
+        count = int(main.methods["pivots"].input("state").type.shape[1])  # type: ignore[arg-type]
+        width = int(main.methods["forward"].output().type.shape[2])  # type: ignore[arg-type]
+        tokens_type = f32(B, Named(length, "T"), size)
+        b = mb.function(entry)
+        told = conditions.operands(b, conditions.inputs(b))
+        sources: dict[str, Source] = conditions.sources()
+        fixed, settings = dict[str, Var](), list[Setting]()
+        if pivots.guidance is not None:
+            fixed["scale"] = b.input("pivot_scale", f32(B))
+            sources["pivot_scale"] = SettingSource("pivot_guidance")
+            settings.append(Setting("pivot_guidance", pivots.guidance.scale))
+        scale = b.input("scale", f32(B)) if self.guidance else None
+        if self.guidance is not None:
+            sources["scale"] = SettingSource("guidance")
+            settings.append(Setting("guidance", self.guidance.scale))
+        order, x = b.input("pivot_order", i64(B, count)), b.input("pivot_x", f32(B, count, size))
+        sources |= {
+            "pivot_order": RandomSource("permutation", "pivot_order"),
+            "pivot_x": RandomSource("normal", "pivot_x"),
+        }
+        if noisy := stochastic_rows(first):
+            fixed["noise"] = b.input("pivot_noise", f32(B, noisy, count, size))
+            sources["pivot_noise"] = RandomSource("normal", "pivot_step")
+        dense_order = b.input("order", i64(B, length))
+        sources["order"] = RandomSource("permutation", "order")
+        # Samples first, as pivots have it: the host draws all of it at once, and a step is one call.
+        starts = b.input("x", f32(B, self.steps, *tokens_type.shape[1:]))
+        drawn = [b.transpose(starts, perm=(1, 0, 2, 3), out="starts")]
+        sources["x"] = RandomSource("normal", "x")
+        rows = stochastic_rows(table)
+        if rows:
+            noise = b.input("noise", f32(B, self.steps * rows, *tokens_type.shape[1:]))
+            noise = b.reshape(noise, shape=(B, self.steps, rows, *tokens_type.shape[1:]))
+            drawn.append(b.transpose(noise, perm=(1, 2, 0, 3, 4), out="kicks"))
+            sources["noise"] = RandomSource("normal", "step")
+
+        fixed |= {"ranks": b.argsort(order, out="ranks"), "order": order, "x": x}
+        sets = TokenSets(
+            main, networks["pivot_head"], conditions, tuple(told), tuple(fixed), first, first, entry, "pivots"
+        )
+        start = [b.mul(x, 0.0, out="pivots"), b.full(x, shape=(count, width), value=0.0, dtype="f32", out="features")]
+        (made, features), evaluations = pivots.run(b, sets, told, fixed, start, count, count)
+        tokens = self._dense(b, networks, conditions, told, entry, table, dense_order, features, scale, drawn, rows)
+        b.output(unpatchify(b, tokens, spec.data.shape), made)  # type: ignore[arg-type]
+        mb.entries[entry] = b.finish(doc=f"Draws {count} pivots, then {length} tokens in {self.steps} steps.")
+        evaluations += self.steps * (1 + table.all_progress.size)
+        outputs = (OutputField("samples", "x"), OutputField("pivots"))
+        return Program(entry, self.kind, self.steps, evaluations, sources, tuple(settings), outputs=outputs)
+
+    def _dense(
+        self,
+        b: Builder,
+        networks: Mapping[str, Network],
+        conditions: Conditions,
+        told: Mapping[str, Var],
+        entry: str,
+        table: Table,
+        order: Var,
+        features: Var,
+        scale: Var | None,
+        drawn: list[Var],
+        noisy: int,
+    ) -> Var:
+        """f32[B, T, C]: the loop over the steps of the dense tokens, each with its own noise."""
+        main, head = networks["main"], networks["head"]
+        count, length = int(features.shape[1]), int(order.shape[1])
+        left = [length]
+        for fraction in hidden_fraction(self.schedule, np.arange(1, self.steps + 1) / self.steps):
+            left.append(max(1, min(left[-1] - 1, int(np.floor(length * fraction)))))
+        known = [(length - after) / length for after in left[1:]]
+        columns = {"before": np.array(left[:-1])}
+        if self.guidance is not None:
+            columns["weight"] = np.asarray(self.guidance.weights(known), np.float64)
+        ranks = b.argsort(order, out="ranks")
+        fixed = [*told.values(), features, ranks, *([] if scale is None else [scale])]
+        tables = [*(b.constant(column, out=name) for name, column in columns.items()), *drawn]
+
+        def body(b: Builder, i: Var, kept: tuple[Var, ...], state: tuple[Var, ...], rows: tuple[Var, ...]) -> Any:
+            operands = dict(zip(told, kept, strict=False))
+            features, ranks, *scales = kept[len(told) :]
+            (tokens,), row = state, dict(zip([*columns, "x", "noise"], rows, strict=False))
+            waiting = b.less(ranks, row["before"], out="waiting")
+            hidden = b.cast(waiting, to="f32", out="hidden")
+            none = b.full(features, shape=(count,), value=0.0, dtype="f32", out="left_out")
+            given: dict[str, Any] = {"state": tokens, "mask": [hidden, none], "features": features, "out": "z"}
+            found, used, guides = {}, {}, []
+            if scales:
+                null = conditions.null(b, operands)
+                # The masks and features are those of both branches.
+                cond, other = both_branches(b, main, "forward", operands, null, **given)
+                found["null_z"] = b.slice(other, axis=1, start=count, stop=count + length, out="null_z")
+                used["scale"] = scale_at(b, scales[0], row["weight"])
+                guides.append(Guide("scale", "guidance", 1.0, np.ones_like, Contrast()))
+            else:
+                cond = call(b, main, "forward", operands, **given)
+            found = {"z": b.slice(cond, axis=1, start=count, stop=count + length, out="z"), **found}
+            request = Request(found, lambda b, told, names: {"z": told["null_z"]}, ("z",), found["z"], used)
+            made = denoise(b, f"{entry}.dense", table, head, request, row["x"], row.get("noise"), guides)
+            return (b.where(b.reshape(waiting, shape=(B, length, 1)), made, tokens, out="tokens"),), ()
+
+        size = int(drawn[0].shape[3])
+        start = b.full(features, shape=(length, size), value=0.0, dtype="f32", out="tokens")
+        names = ["tokens", *columns, "x", *["noise"] * bool(noisy)]
+        (tokens,) = b.loop(
+            f"{entry}.dense_step", self.steps, body, invariants=fixed, carried=[start], tables=tables, names=names
+        )
+        return tokens  # type: ignore[no-any-return]
+
+
+__all__ = ["Pivoted"]
