@@ -22,6 +22,7 @@ OTHERS = {
     "scale_transformer",
     "query_transformer",
     "query_autoencoder",
+    "token_dit",  # a head
 }
 NETWORKS = {name: network for name, network in OneOf("networks").choices().items() if name not in OTHERS}
 
