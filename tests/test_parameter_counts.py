@@ -206,6 +206,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
     ),
     "rcg_adm": ("LTH14/rcg", {(None, "main"): 553_077_254}),
     "rcg_ldm": ("LTH14/rcg", {(None, "main"): 389_872_388}),
+    "rcg_mage": (
+        "MAGE's, and a linear layer for the representation",
+        {("B", "main"): 145_094_377, ("L", "main"): 408_051_945},
+    ),
     "adm_classifier": (
         "openai/guided-diffusion",
         {

@@ -295,6 +295,16 @@ SYSTEMS: dict[str, Tiny] = {
             "conditioning.representation.prior.sampler.steps=3",
         ),
     ),
+    "rcg_mage": Tiny(
+        "rcg_mage",
+        (
+            *(*FILE, "data.tokens={vocabulary: 16, grid: [2, 3]}", "data.fields={representation: {shape: [6]}}"),
+            *under("networks.main", (*BLOCKS, "depth=1", "decoder={width: 16, depth: 1, heads: 2}")),
+            *("networks.main.embedding={labels: 4, blank: 2}", "data.first_stage=null", "sampler.steps=3"),
+            *under("networks.rdm", ("width=16", "depth=1", "time_width=8")),
+            "conditioning.representation.prior.sampler.steps=3",
+        ),
+    ),
     "rin": Tiny(
         "rin", (*DIGITS, "data.first_stage=null", "data.class_names=null", *under("backbone", RIN), "sampler.steps=3")
     ),

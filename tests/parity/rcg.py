@@ -1,4 +1,4 @@
-"""RCG (Li et al. 2023): the representation diffusion model and its sampler; DiT, ADM and LDM, told a representation."""
+"""RCG (Li et al. 2023): the representation diffusion model and its sampler; DiT, ADM, LDM and MAGE, told one."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ UNET = ("networks.main.width=32", "networks.main.multipliers=[1, 2]", "networks.
 UNET = (*UNET, "networks.main.block.head_channels=16", "conditioning.time.frequencies=32")
 ADM = (*UNET, "networks.main.attention=[1]", "data.fields={x: {shape: [3, 16, 16]}, representation: {shape: [12]}}")
 LDM = (*UNET, "networks.main.attention=[0, 1]", "data.fields={x: {shape: [4, 8, 8]}, representation: {shape: [12]}}")
+MAGE = (
+    *("networks.main.width=64", "networks.main.depth=2", "networks.main.block.mixer.heads=4"),
+    *("networks.main.decoder={width: 64, depth: 1, heads: 4}", "data.fields={representation: {shape: [12]}}"),
+)
 NOISE = (*RDM, "objective.predicts=noise", "sampler.steps=10")
 
 
@@ -40,6 +44,17 @@ def adm(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
     given = numbers.inputs
     told = given["rep"] if "rep" in given else given["context"][:, 0]
     return {"x": given["x"], "t": given["timesteps"].astype(np.float32), "representation": told}
+
+
+def mage(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    """The second sample has no representation."""
+    given = numbers.inputs
+    return {"idx": given["idx"], "representation": given["rep"], "representation_given": np.float32([1, 0])}
+
+
+def some(out: Any, numbers: Numbers, spec: Any) -> Array:
+    """Every 16th place and every 8th token, as recorded."""
+    return np.asarray(out)[:, ::16, ::8]
 
 
 def rdm(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
@@ -61,6 +76,7 @@ CASES = [
     Forward("rcg.dit", "rcg", DIT, dit),
     Forward("rcg.adm", "rcg_adm", ADM, adm),
     Forward("rcg.ldm", "rcg_ldm", LDM, adm),
+    Forward("rcg.mage", "rcg_mage", MAGE, mage, output=some),
     Forward("rcg.rdm_simplemlp", "rcg_representation", RDM, rdm, output=vectors),
     Sampler("rcg.sampler_rdm_ddim10_eta1", "rcg_representation", NOISE, sampler, output=vectors),
 ]

@@ -29,6 +29,7 @@ CHOSEN = (
     ("can", "onnxruntime"),
     ("rdm", "onnxruntime"),
     ("rcg_ldm", "onnxruntime"),
+    ("rcg_mage", "openvino"),
     ("dod", "onnxruntime"),
     ("nested", "openvino"),
     ("pixart", "openvino"),

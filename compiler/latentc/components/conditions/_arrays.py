@@ -54,7 +54,7 @@ class ArrayCondition(Condition):
 
 def present(b: Builder, like: Var) -> Var:
     """f32[B]: ones, which say that a condition with a learned null is given."""
-    return b.full(like, shape=(), value=1.0, dtype="f32", out="given")  # type: ignore[no-any-return]
+    return b.full(like, shape=(), value=1.0, dtype="f32", out="told")  # type: ignore[no-any-return]
 
 
 def or_learned(b: Builder, param: str, embedded: Var, given: Var) -> Var:

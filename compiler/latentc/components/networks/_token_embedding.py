@@ -36,6 +36,10 @@ class Embedding(Closed):
         True,
         description="a class is its row among the `labels`, if there are any; false: it has an embedding of its own",
     )
+    late: bool = Field(
+        False,
+        description="a condition that is no row of the table joins behind the positions and the norm (RCG's MAGE)",
+    )
     blank: int | None = Field(
         None, ge=0, le=1_000_000, description="which of the `labels` stands where there is no condition; null: none"
     )
@@ -125,13 +129,21 @@ def embedded(
             row = b.embedding(tables[i], b.reshape(part, shape=(batch, tokens)), out="x")
             x = row if x is None else b.add(x, row, out="x")
     assert x is not None
-    if told:
-        x = b.concat(*((*told, x) if config.condition == "first" else (x, *told)), axis=1, out="x")
+
+    def joined(x: Var) -> Var:
+        return b.concat(*((*told, x) if config.condition == "first" else (x, *told)), axis=1, out="x")  # type: ignore[no-any-return]
+
     count = len(ids) + sum(int(t.shape[1]) for t in told)
     total = tokens + count if count else tokens
-    x = x + b.param("pos_embed", f32(1, total, width), "normal", std=0.02)
     before = count if config.condition == "first" else 0
-    return norm.apply(b, "embedding_norm", x), before, total, tables
+    positions = b.param("pos_embed", f32(1, total, width), "normal", std=0.02)
+    late = bool(told) and config.late
+    if late:
+        start = before - len(ids) if before else 0
+        positions = b.slice(positions, axis=1, start=start, stop=start + x.shape[1], out="positions")
+    x = joined(x) if told and not late else x
+    x = norm.apply(b, "embedding_norm", x + positions)
+    return joined(x) if late else x, before, total, tables
 
 
 def logits(
