@@ -40,6 +40,12 @@ def apply_rotary_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).type_as(x)
 
 
+def causal_mask(mask: Tensor, q: Tensor) -> Tensor:
+    """The mask, boolean or added to scores, with which queries q [B, H, T, d] see no later keys either."""
+    seen = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
+    return mask & seen if mask.dtype == torch.bool else torch.where(seen, mask, -torch.inf)
+
+
 def sincos_1d(width: int, length: int, base: float) -> Tensor:
     """Fixed positions of a sequence [length, width]: sines, then cosines."""
     omega = 1.0 / base ** (torch.arange(width // 2, dtype=torch.float64) / (width // 2))

@@ -47,6 +47,18 @@ def test_text_of_any_length(places):
     np.testing.assert_allclose(np.stack(found, axis=1), wanted, atol=1e-9)
 
 
+@pytest.mark.parametrize("backend", ["torch", "onnx", "openvino"])
+def test_causal_attention_with_biases(backend, tmp_path):
+    """PyTorch's attention takes a mask or is causal, not both."""
+    kernel = ["backbone.positions=null", "backbone.block.mixer.score_kernel={kind: kerple_log}"]
+    overrides, file = [*TEXT, "backbone.depth=1", *kernel], tmp_path / "w.safetensors"
+    lowered = lower(load_spec("digits_llamagen", overrides=overrides))
+    write_safetensors(file, {n: Array(w) for n, w in weights(lowered).items()})
+    given = {"idx": np.arange(2 * (LENGTH - 1)).reshape(2, -1) % 5, "y": np.array([2, 0])}
+    wanted, found = (api.forward("digits_llamagen", file, given, b, overrides=overrides) for b in ("oracle", backend))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_text_is_sampled_as_lines(tmp_path):
     spec = load_spec("digits_llamagen", overrides=TEXT)

@@ -203,7 +203,7 @@ def attention(d: Draw) -> Case:
     s = t if causal else d.int(1, 4)
     scale = d.choose([None, 0.3])
     mask = []
-    if not causal and d.flag():
+    if d.flag():
         shape = d.choose([[t, s], [1, 1, 1, s], [lead, heads, t, s]])
         mask = [d.choose([d.bools, d.floats])(*shape)]
         if mask[0].type.dtype == "bool":
@@ -211,7 +211,10 @@ def attention(d: Draw) -> Case:
 
     def reference(q: Any, k: Any, v: Any, *m: Any) -> Any:
         k, v = (x.repeat_interleave(heads // kv, 1) for x in (k, v))
-        return F.scaled_dot_product_attention(q, k, v, *m, is_causal=causal, scale=scale)
+        if causal and m:  # PyTorch takes one of the two
+            seen = torch.ones(t, t, dtype=torch.bool).tril()
+            m = (m[0] & seen if m[0].dtype == torch.bool else torch.where(seen, m[0], -torch.inf),)
+        return F.scaled_dot_product_attention(q, k, v, *m, is_causal=causal and not m, scale=scale)
 
     operands = [d.floats(lead, heads, t, width), d.floats(lead, kv, s, width), d.floats(lead, kv, s, value), *mask]
     return Case(operands, reference, {"causal": causal, "scale": scale})

@@ -182,11 +182,14 @@ def _attention(p: Printer, n: Node) -> Text:
     mask = p.tensor(n.inputs[3]) if len(n.inputs) > 3 else None
     if mask and n.inputs[3].type.rank < 2:
         mask = Text(f"{mask.atom}[{', '.join(['None'] * (2 - n.inputs[3].type.rank))}]")
+    causal = n.attrs["causal"]
+    if mask and causal:  # PyTorch takes one of the two
+        mask = call(p.helper("causal_mask"), [mask, p.arg(q)])
     return call(
         "F.scaled_dot_product_attention",
         [p.arg(v) for v in n.inputs[:3]],
         attn_mask=mask,
-        is_causal=True if n.attrs["causal"] else None,
+        is_causal=True if causal and not mask else None,
         scale=n.attrs.get("scale"),
         enable_gqa=True if q.type.shape[1] != k.type.shape[1] else None,
     )
