@@ -126,7 +126,7 @@ def build_networks(mb: ModuleBuilder, spec: Spec) -> dict[str, Network]:
         _check_sizes(mb, name, spec)
     for name, backbone in spec.networks.items():
         assert isinstance(backbone, Backbone)
-        networks = dict(backbone.attached(mb, name, networks))
+        networks = dict(backbone.attached(mb, name, networks, spec))
     return networks
 
 

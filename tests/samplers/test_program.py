@@ -145,7 +145,7 @@ IMPOSSIBLE = {
     for kind in ("euler_maruyama", "heun_sde", "predictor_corrector", "probability_flow")
     for objective in OBJECTIVES
     if objective.startswith("diffusion")
-} | {("flow_map", objective) for objective in OBJECTIVES}  # none of them teaches average velocities
+} | {(kind, objective) for kind in ("flow_map", "consistency") for objective in OBJECTIVES}  # which teach neither
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)

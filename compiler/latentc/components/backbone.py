@@ -187,6 +187,8 @@ class Backbone(Part):
     @abstractmethod
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network: ...
 
-    def attached(self, mb: ModuleBuilder, name: str, networks: Mapping[str, Network]) -> Mapping[str, Network]:
+    def attached(
+        self, mb: ModuleBuilder, name: str, networks: Mapping[str, Network], spec: Spec
+    ) -> Mapping[str, Network]:
         """The networks of a spec, all built, with what this one, called `name`, changes about others."""
         return networks

@@ -41,6 +41,7 @@ Capability = Literal[
     "denoise_hidden",
     "denoise_tokens",
     "control",
+    "exit",
     "refine",
     "next_token",
     "any_order",
@@ -73,6 +74,7 @@ CAPABILITIES: dict[Capability, str] = {
     "denoise_hidden": "predicts data and noise of partly hidden samples",
     "embed_conditions": "embeds its conditions as one vector",
     "control": "adds to the blocks of another network",
+    "exit": "predicts from what blocks of a denoiser return, and how uncertain that is",
     "refine": "corrects a prediction that it is told, from a noisy sample and its time",
     "next_token": "predicts each token from those before it",
     "any_order": "predicts tokens at any positions from those at any others",
@@ -109,6 +111,8 @@ denoise_stages
               each at twice the resolution of the one before; the last is called `forward`
 embed_conditions `embed` (conditions) -> output f32[B, D]; built if the objective asks for it
 control       `control` (state, time, conditions) -> outputs, one for each leading block of the network that it adapts
+exit          `forward` (time, what the denoiser's `train_forward` returns behind its output) -> outputs: the prediction
+              of every exit, then the uncertainty f32[B] of each
 refine        the same, told a condition that its caller computes (`Condition.CARRIED`)
 denoise_tokens
               `forward` (tokens as state, of which `null` is the mask; time, conditions) -> logits

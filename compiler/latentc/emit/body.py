@@ -102,7 +102,8 @@ class Body(Loops):
         name, count = text.code[:-3], 0
         while at + count < len(outputs) and self._text_of(outputs[at + count], scope) == f"{name}[{count}]":
             count += 1
-        return (name, count) if count > 1 else None
+        part = "" if count == len(self.collected.get(name, range(count))) else f"[:{count}]"
+        return (f"{name}{part}", count) if count > 1 else None
 
     @staticmethod
     def _text_of(value: Value, scope: Scope) -> str:

@@ -303,7 +303,7 @@ def _arranged(
     for adapter in network.adapters if of.inputs_of("control") else ():
         own = adapter.main
         roles = {role: by_role[role] for role in ("state", "time")}
-        operands = _in_order(b, own.inputs, conditions, roles)
+        operands = _arranged(b, adapter, adapter.main_method, conditions, roles, made)
         key = adapter.name, tuple(map(id, operands))
         if key not in made:
             out = " ".join("control" for _ in own.outputs)

@@ -75,7 +75,7 @@ class Adapter(Backbone):
             try:
                 mb = ModuleBuilder()
                 networks = {n: net.build(mb, n, spec, 1) for n, net in ((self.network, original), ("adapter", self))}
-                self.attached(mb, "adapter", networks)
+                self.attached(mb, "adapter", networks, spec)
             except ValueError as error:
                 yield Problem(("blocks",), f"a {original.kind} cannot be adapted so: {error}", "name fewer `blocks`")
 
@@ -88,7 +88,9 @@ class Adapter(Backbone):
         method = control_method(mb, name, forward.function, forward.inputs, blocks)
         return Network(name, {CONTROL: method}, self.PROVIDES, network.sizes)
 
-    def attached(self, mb: ModuleBuilder, name: str, networks: Mapping[str, Network]) -> Mapping[str, Network]:
+    def attached(
+        self, mb: ModuleBuilder, name: str, networks: Mapping[str, Network], spec: Spec
+    ) -> Mapping[str, Network]:
         adapted = controlled(mb, networks[self.network], networks[name])
         mb.forget_unused()
         return {**networks, self.network: adapted}

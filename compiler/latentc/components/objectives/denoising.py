@@ -124,6 +124,10 @@ class DenoisingObjective(Objective):
         except ValueError as error:
             yield Problem(("predicts",), str(error), "predict `noise`, `x0` or `velocity`, or choose another process")
 
+    def trained(self, spec: Spec) -> tuple[str, ...]:
+        own = (name for term in self.further_terms for name in term.trains)
+        return (*super().trained(spec), *(n for n in own if getattr(spec.networks.get(n), "trainable", True)))
+
     @property
     def further_terms(self) -> tuple[DenoisingTerm, ...]:
         """Terms that are added to the loss."""
@@ -156,7 +160,7 @@ class DenoisingObjective(Objective):
         more = {draw.name: draw for term in self.further_terms for draw in term.draws()}
         if self.further_terms:
             wanted = self.target(b, target, at.point, x0, at.noise)
-            denoised = Denoised(b, spec, out, wanted, tuple(features), tuple(dropped), inputs)
+            denoised = Denoised(b, spec, out, wanted, tuple(features), tuple(dropped), inputs, networks, at.told)
             added = {term.kind: term.value(denoised) for term in self.further_terms}
             weights = [term.weight for term in self.further_terms]
             loss = weighted_sum(b, "total", (1.0, terms[0]), *zip(weights, added.values(), strict=True))

@@ -21,6 +21,7 @@ from latentc.components.parts import Part, Problem, under
 from latentc.components.processes.process import Parameterization, Process
 from latentc.components.sampler import Sampler
 from latentc.components.samplers.classification import PROGRAM, Classification
+from latentc.components.samplers.exits import EarlyExit
 from latentc.components.samplers.grid import Grid
 from latentc.components.samplers.program import Early, sample_program
 from latentc.components.samplers.spacings.spacing import Interval, Spacing
@@ -69,6 +70,10 @@ class ArraySampler(Sampler):
         None, description="compiles a program `classify` too, for `latentc classify`; null: none"
     )
 
+    exit: EarlyExit | None = Field(
+        None, description="leaves the network by exits behind some of its blocks (DeeDiff); null: it runs as a whole"
+    )
+
     def model_post_init(self, context: Any) -> None:
         """Take the number of steps from a spacing that says it."""
         count = self.spacing.count if isinstance(self.spacing, Spacing) else None
@@ -86,7 +91,7 @@ class ArraySampler(Sampler):
         """
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        found = [Need("main", "denoise")]
+        found = [Need("main", "denoise"), *(() if self.exit is None else self.exit.needs())]
         for path, term in self.terms():
             asks = f"guidance by `{term.kind}`"
             found += [replace(need, place=(*path, *need.place), who=asks) for need in term.needs()]
@@ -224,6 +229,8 @@ class ArraySampler(Sampler):
             yield from under(name, problems=target.noise_problems(spec, f"program `{name}`"))
         if self.annealing is not None:
             yield from under("annealing", problems=self.annealing.problems(spec))
+        if self.exit is not None and not misplaced:
+            yield from under("exit", problems=self.exit.problems(spec, self.table(target), self.guidance is not None))
         settings, told = self.settings(), _settings_of_conditions(spec)
         for (path, _), name in zip(self.terms(), settings, strict=True):
             if settings.count(name) > 1:
@@ -256,6 +263,9 @@ class ArraySampler(Sampler):
             def early(progress: float) -> Network | None:
                 return small if progress < stitch.until else None
 
+        elif self.exit is not None:
+            early = self.exit.early(mb, networks, spec, self.table(target))
+
         conditions = self.conditions(spec, networks)
         guides = self.guides(mb, networks)
         annealing = self.annealing_of(networks, spec)
@@ -267,12 +277,14 @@ class ArraySampler(Sampler):
         )
 
     def programs(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Program, ...]:
-        sampled = self.build(mb, networks, spec)
-        target = parameterization_of(spec.objective)
-        if self.classify is None or target is None or f"{PROGRAM}.{self.classify.trials}" in mb.entries:
-            return (sampled,)
-        conditions = Conditions(spec, networks)
-        return sampled, self.classify.program(mb, networks["main"], conditions, target, spec)
+        found = [self.build(mb, networks, spec)]
+        target, conditions = parameterization_of(spec.objective), Conditions(spec, networks)
+        assert target is not None  # `problems` has looked
+        if self.classify is not None and f"{PROGRAM}.{self.classify.trials}" not in mb.entries:
+            found.append(self.classify.program(mb, networks["main"], conditions, target, spec))
+        if self.exit is not None and self.exit.dynamic:
+            found += self.exit.programs(mb, networks, conditions, self.table(target), spec)
+        return tuple(found)
 
     def conditions(self, spec: Spec, networks: Mapping[str, Network]) -> Conditions:
         """What a request is asked for: the conditions that networks are told, and those that only guidance reads."""

@@ -143,8 +143,10 @@ def _is_plain(contrast: Contrast) -> bool:
 
 
 def state_channels(network: Network) -> int:
-    """Channels of the network's state."""
-    return int(network.methods["forward"].input("state").type.shape[1])  # type: ignore[arg-type]
+    """Channels of the network's state, or of that of the network whose blocks it reads."""
+    while not network.main.inputs_of("state"):
+        (network, *_) = network.adapters
+    return int(network.main.input("state").type.shape[1])  # type: ignore[arg-type]
 
 
 def output_channels(network: Network) -> int:

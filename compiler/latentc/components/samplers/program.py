@@ -221,7 +221,7 @@ def _segments(table: Table, at: Callable[[float], Evaluation]) -> list[tuple[int
     """Runs of rows (first, last + 1) whose evaluations are alike, and what each of a row's evaluations is."""
     every = [tuple(at(float(progress)) for progress in row) for row in table.progress]
     keys = [
-        tuple((one.network.name, tuple((g.input, g.part) for g in one.guides), one.annealed) for one in row)
+        tuple((one.network.main.function, tuple((g.input, g.part) for g in one.guides), one.annealed) for one in row)
         for row in every
     ]
     runs = [list(run) for _, run in groupby(range(table.rows), key=keys.__getitem__)]
