@@ -55,6 +55,7 @@ def test_the_loss(mode: str) -> None:
     """The bound, the auxiliary term and the contrastive one, of a sample at the first step and one within."""
     contrast = f"{{weight: 0.1, negatives: 2, chunks: 4, mode: {mode}}}"
     sizes = [*CDCD.sizes, f"objective.contrasts=[{contrast}]", "objective.mask_weights=[1.0, 0.5]"]
+    sizes.append("objective.importance=false")
     spec = load_spec(CDCD.spec, CDCD.variant, sizes)
     lowered, rng = lower(spec), np.random.default_rng(0)
     weights = random_weights(network_params(lowered, lowered.networks["main"]), rng, 0.1)

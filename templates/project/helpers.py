@@ -144,6 +144,17 @@ def training_passes(count: Tensor, training: bool, otherwise: float) -> Tensor:
     return count - 1
 
 
+def noted(
+    x: Tensor, history: Tensor, counts: Tensor, index: Tensor, training: bool, momentum: float
+) -> Tensor:
+    """x [B], whose squares training keeps averages of, in history [S]; counts [S] says of how many."""
+    if training:
+        with torch.no_grad():
+            history[index] = momentum * history[index] + (1 - momentum) * x.detach().to(history.dtype) ** 2
+            counts.index_add_(0, index, torch.ones_like(index, dtype=counts.dtype))
+    return x
+
+
 def pool_choice(
     scores: Tensor,
     chances: Tensor,

@@ -297,6 +297,13 @@ def pool_choice(d: Draw) -> Case:
     return Case([*operands, d.floats(1)], reference, {"momentum": 0.9})
 
 
+@case("noted")
+def noted(d: Draw) -> Case:
+    lead, steps = d.lead(), d.int(1, 4)
+    operands = [d.floats(lead), d.floats(steps), d.floats(steps), d.ints(lead, high=steps)]
+    return Case(operands, lambda x, history, counts, index: x, {"momentum": 0.9})
+
+
 @case("training_passes")
 def training_passes(d: Draw) -> Case:
     return Case([d.floats(1)], lambda count: torch.full_like(count, 7.0), {"otherwise": 7.0})

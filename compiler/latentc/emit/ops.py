@@ -300,6 +300,12 @@ TORCH: dict[str, Row] = {
         training=Text(p.training),
         momentum=literal(n.attrs["momentum"]),
     ),
+    "noted": lambda p, n: call(
+        p.helper("noted"),
+        [p.arg(v) for v in n.inputs],
+        training=Text(p.training),
+        momentum=literal(n.attrs["momentum"]),
+    ),
     "training_passes": lambda p, n: call(
         p.helper("training_passes"), [p.arg(n.inputs[0]), Text(p.training)], otherwise=literal(n.attrs["otherwise"])
     ),

@@ -376,9 +376,6 @@ class Appending:
         scores of as many of its best tokens as have a chance above its threshold [E]; the others are 0. In training it
         keeps capacity / E of all tokens, and the threshold moves towards the least chance of as many by the fraction 1
         - momentum."""
-    def training_passes(self, count: Operand, /, *, otherwise: float, out: str = ...) -> Var:
-        """how often the network has run in training: `count` [1], which each of these runs then raises by 1; in
-        inference the number `otherwise`."""
     def selective_scan(
         self,
         x: Operand,
@@ -400,3 +397,19 @@ class Appending:
         """mean of each window of `size` elements along every spatial axis; windows tile x."""
     def max_pool(self, x: Operand, /, *, size: int | Sequence[int], out: str = ...) -> Var:
         """maximum of each window of `size` elements along every spatial axis; windows tile x."""
+    def training_passes(self, count: Operand, /, *, otherwise: float, out: str = ...) -> Var:
+        """how often the network has run in training: `count` [1], which each of these runs then raises by 1; in
+        inference the number `otherwise`."""
+    def noted(
+        self,
+        x: Operand,
+        history: Operand,
+        counts: Operand,
+        index: Operand,
+        /,
+        *,
+        momentum: float,
+        out: str = ...,
+    ) -> Var:
+        """x [B]; in training the history [S] moves at each index [B] towards the square of x, by the fraction 1 -
+        momentum, and the counts [S] there rise by 1."""

@@ -97,8 +97,13 @@ class DiscreteDenoiser(Backbone):
             Port("t", f32(B), "time"),
             *ports_of(entries),
         )
-        method = add_method(mb, name, "forward", _network(self, entries), ports, static, ("logits",))
-        return Network(name, {"forward": method}, self.PROVIDES)
+        methods = {"forward": add_method(mb, name, "forward", _network(self, entries), ports, static, ("logits",))}
+        if getattr(spec.objective, "importance", False):
+            draw, note = _of_steps()
+            u, t, loss = Port("u", f32(B), "noise"), Port("t", i64(B), "time"), Port("loss", f32(B), "state")
+            methods["draw_steps"] = add_method(mb, name, "draw_steps", draw, [u], static, ("output", "output"))
+            methods["note_losses"] = add_method(mb, name, "note_losses", note, [loss, t], static)
+        return Network(name, methods, self.PROVIDES)
 
 
 def _layer_norm(b: Builder, name: str, x: Var) -> Var:
@@ -193,6 +198,40 @@ def _block(config: DiscreteDenoiser, entries: tuple[Entry, ...]) -> BlockBody:
         return x + b.sub("mlp", feed_forward, h, dim=dim, hidden=hidden, **sizes)
 
     return block
+
+
+@cache
+def _of_steps() -> tuple[BlockBody, BlockBody]:
+    """Steps drawn by their past losses, and what keeps those, in buffers of the network that inference never reads."""
+
+    @module_class("DiscreteDenoiser", "draw_steps")
+    def draw_steps(b: Builder, u: Var, *, steps: int, **static: Any) -> tuple[Var, Var]:
+        """Steps i64[B] that are drawn by the root of their mean square loss, and weights f32[B] that make up for it.
+
+        Until each has been drawn more than 10 times, all are as likely.
+        """
+        root = b.sqrt(b.param("loss_history", f32(steps), "count", "buffer") + 1e-10) + 1e-4
+        # The first step has a likelihood for a loss: it is as likely as the second.
+        second = b.slice(root, axis=0, start=1, stop=2)
+        root = b.concat(second, b.slice(root, axis=0, start=1, stop=steps), axis=0, out="root")
+        counts = b.param("loss_counts", f32(steps), "count", "buffer")
+        rare = b.sum(b.cast(b.op("less_equal", counts, 10.0), to="f32"), axes=(0,), keepdims=False, out="rare")
+        root = b.where(b.op("greater", rare, 0.0), b.fill_like(root, 1.0), root, out="root")
+        p = b.div(root, b.sum(root, axes=(0,), keepdims=True), out="p")
+        reach = b.reshape(b.cumsum(p, axis=0), shape=(1, steps), out="reach")
+        below = b.cast(b.less_equal(reach, b.reshape(u, shape=(u.shape[0], 1))), to="f32")
+        t = b.cast(b.sum(below, axes=(1,), keepdims=False), to="i64", out="t")
+        t = b.minimum(t, b.scalar(steps - 1, t), out="t")
+        return t, b.div(1.0, b.take(p, t, axis=0) * b.scalar(steps, p), out="weight")
+
+    @module_class("DiscreteDenoiser", "note_losses")
+    def note_losses(b: Builder, loss: Var, t: Var, *, steps: int, **static: Any) -> Var:
+        """The losses f32[B] at steps t i64[B], of whose squares training keeps averages."""
+        history = b.param("loss_history", f32(steps), "count", "buffer")
+        counts = b.param("loss_counts", f32(steps), "count", "buffer")
+        return b.noted(loss, history, counts, t, momentum=0.9, out="loss")  # type: ignore[no-any-return]
+
+    return draw_steps, note_losses
 
 
 @cache

@@ -43,8 +43,7 @@ class Contrast(Closed):
 
 class MaskAndReplaceLoss(Objective):
     """The bound's term at a random step, an auxiliary loss of the predicted sample (VQ-Diffusion, Gu et al. 2022,
-    arXiv:2111.14822) and contrastive terms, in nats per token. Steps are drawn uniformly; the authors draw them by the
-    size of their past losses.
+    arXiv:2111.14822) and contrastive terms, in nats per token.
     """
 
     kind: Literal["mask_and_replace"]
@@ -57,6 +56,11 @@ class MaskAndReplaceLoss(Objective):
     )
     auxiliary: float = Field(5e-4, ge=0, le=1e6, description="weight of the auxiliary loss")
     adaptive: bool = Field(True, description="the auxiliary loss weighs more at early steps, contrastive ones at late")
+    importance: bool = Field(
+        False,
+        description="steps are drawn by the root of their mean square loss so far, which the network keeps, and "
+        "weighted by the inverse (Nichol and Dhariwal 2021); false: uniformly",
+    )
     mask_weights: tuple[float, float] = Field((1.0, 1.0), description="weights of masked and of other tokens")
     contrasts: tuple[Contrast, ...] = Field((), max_length=8, description="contrastive terms")
     EXAMPLE: ClassVar[dict[str, Any]] = {
@@ -99,14 +103,22 @@ class MaskAndReplaceLoss(Objective):
         given = conditions.inputs(b, by_field=True)
         reads = any(term.source == "data" for term in self.contrasts)
         others = b.input("negatives", i64(B, self.contrasts[0].negatives, length)) if reads else None
-        t, u = b.input("t", i64(B)), b.input("u", f32(B, length, vocabulary + 1))
-        draws = [Draw("t", "integers", {"high": self.steps}), Draw("u", "uniform")]
+        weight = None
+        if self.importance:
+            draws = [Draw("v", "uniform"), Draw("u", "uniform")]
+            t, weight = call(b, network, "draw_steps", {}, noise=[b.input("v", f32(B))], out="t weight")
+        else:
+            draws = [Draw("t", "integers", {"high": self.steps}), Draw("u", "uniform")]
+            t = b.input("t", i64(B))
+        u = b.input("u", f32(B, length, vocabulary + 1))
         told = conditions.dropped(b, conditions.operands(b, given))
         step = _Step(b, self, self.diffusion(vocabulary), tokens, t, u, int(length))
         time = b.cast(t, to="f32", out="time")
         step.predict(call(b, network, "forward", told, state=step.x_t, time=time, out="logits"))
         progress = b.div(time, float(self.steps), out="progress")
         bound = step.compared(step.log_x, "step")
+        if self.importance:
+            bound = call(b, network, "note_losses", {}, state=bound, time=t, out="bound")
         terms: list[tuple[float, Var]] = [(float(self.steps), bound)]
         if self.auxiliary:
             of_sample = step.compared(step.log_x, "sample")
@@ -122,7 +134,10 @@ class MaskAndReplaceLoss(Objective):
             total = total * (progress + 1.0) if self.adaptive else total
             terms.append((-self.steps * term.weight / term.negatives, total))
         loss = weighted_sum(b, "loss", *((factor / int(length), term) for factor, term in terms))
-        b.output(loss, b.mul(bound, self.steps / int(length), out="bound"))
+        bound = b.mul(bound, self.steps / int(length), out="bound")
+        if weight is not None:
+            loss, bound = b.mul(loss, weight, out="loss"), b.mul(bound, weight, out="bound")
+        b.output(loss, bound)
         b.finish("The variational bound at a random step and what is added to it, in nats per token.")
         every = (*draws, *conditions.drawn(), *conditions.draws())
         fields = ("tokens", *conditions.fields, *(("negatives",) if reads else ()))

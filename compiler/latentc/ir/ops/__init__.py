@@ -13,6 +13,7 @@ from latentc.ir.ops import (
     reduce,
     scan,
     shape,
+    training,
 )
 from latentc.ir.ops.control import CONTROL
 from latentc.ir.ops.row import Op, OpError
@@ -30,6 +31,7 @@ OPS: dict[str, Op] = {
     **experts.OPS,
     **scan.OPS,
     **image.OPS,
+    **training.OPS,
 }
 
 __all__ = ["CONTROL", "OPS", "Op", "OpError"]

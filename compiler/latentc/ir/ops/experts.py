@@ -246,11 +246,6 @@ def _choice_decompose(b: Any, ins: Any, attrs: Attrs) -> Sequence[Any]:
     return [b.reshape(b.transpose(gates, perm=(1, 0)), shape=scores.shape)]
 
 
-def _passes_infer(ins: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    need(ins[0].is_float and ins[0].shape == (1,), f"takes a float [1], got {ins[0]}")
-    return [ins[0]]
-
-
 _ROWS = [
     *_rows(
         SWIGLU,
@@ -277,17 +272,6 @@ _ROWS = [
         decompose=_choice_decompose,
         source="Shi et al. 2025, arXiv:2503.14487",
         train=_choice_train,
-    ),
-    Op(
-        "training_passes(count; otherwise)",
-        "how often the network has run in training: `count` [1], which each of these runs then raises by 1; in "
-        "inference the number `otherwise`",
-        _passes_infer,
-        lambda xs, attrs: [np.full_like(xs[0], attrs["otherwise"])],
-        flops=0,
-        decompose=lambda b, ins, attrs: [b.fill_like(ins[0], attrs["otherwise"])],
-        train=lambda xs, attrs: ([xs[0]], {0: xs[0] + 1}),
-        differentiable=False,
     ),
 ]
 OPS = {row.name: row for row in _ROWS}
