@@ -265,6 +265,17 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("vqgan-12bit", "main"): 54_745_539 + 4096 * 64,
         },
     ),
+    "taming": ("CompVis/taming-transformers; paper: 1.4 billion", {("class", "main"): 1_410_642_432}),
+    "taming_depth": ("CompVis/taming-transformers", {("depth", "main"): 304_932_864}),
+    "vqgan_taming": (
+        "CompVis/taming-transformers",
+        {
+            ("imagenet", "main"): 72_141_699,
+            ("imagenet-16384", "main"): 76_073_859,
+            ("imagenet", "discriminator"): 2_765_633,
+            ("imagenet", "perceptual"): 14_716_160,
+        },
+    ),
     "vq_maskgit": ("LTH14/mage", {("f16", "main"): 54_515_587, ("f16", "main.decode"): 30_740_483}),
     "mar": (
         "LTH14/mar; README: 208, 479 and 943 M for both networks",

@@ -63,6 +63,14 @@ RIN = ("data_width=16", "width=16", "latents=6", "blocks=1", "layers=1", "heads=
 SCORE = (*DIGITS, *under("backbone", UNET), "conditioning.time.frequencies=16", "sampler.steps=3")
 
 GRANULES = ("width=32", "depth=1", "heads=2", "side=4", "latent=4", "kind_channels=4")
+TAMING = ("data={kind: digits, as: tokens}", "sampler.top_k=5", *under("backbone", ("width=16", "depth=1")))
+TAMING = (*TAMING, "backbone.block.mixer.heads=2")
+TAMING_DEPTH = (
+    *("data.tokens={vocabulary: 16, grid: [4, 4]}", "data.path=train.npz", "data.fields.map.shape=[1, 8, 8]"),
+    *under("networks.main", ("width=16", "depth=2", "block.mixer.heads=2")),
+    *under("networks.encoder", ("width=8", "groups=4", "multipliers=[1, 2]", "blocks=1", "attention=[]")),
+    *("networks.encoder.bottleneck={kind: codebook, size: 16, channels: 4}", "sampler.top_k=5"),
+)
 
 SYSTEMS: dict[str, Tiny] = {
     "dico": Tiny("dico", (*DIGITS, *under("backbone", STAGES), "sampler.steps=3", WHOLE)),
@@ -187,6 +195,15 @@ SYSTEMS: dict[str, Tiny] = {
     "starflow": Tiny(
         "digits_starflow",
         under("backbone", (*BLOCKS[:2], "flows=2", "depths=[1, 2]", "positions.pairs=2")),
+    ),
+    "taming": Tiny("taming", TAMING),
+    "taming_depth": Tiny("taming_depth", TAMING_DEPTH),
+    "taming-windows": Tiny(
+        "taming_depth",
+        (
+            *(*TAMING_DEPTH, "data.tokens.grid=[5, 6]", "data.fields.map.shape=[1, 10, 12]"),
+            *("networks.main.window=[4, 4]", "sampler={kind: sliding, top_k: 5}"),
+        ),
     ),
     "tarflow": Tiny("digits_tarflow", under("backbone", (*BLOCKS, "flows=2", "depth=1"))),
     "adc_gan": Tiny("adc_gan", GAN),

@@ -57,6 +57,7 @@ Capability = Literal[
     "generate",
     "generate_by_style",
     "discriminate",
+    "compare",
     "classify",
     "see",
     "uncertainty",
@@ -90,6 +91,7 @@ CAPABILITIES: dict[Capability, str] = {
     "generate": "turns noise into a sample",
     "generate_by_style": "turns noise into a style, and styles into a sample",
     "discriminate": "scores how much a sample looks like data",
+    "compare": "tells how different two samples look",
     "classify": "predicts the class of a noisy sample at its time",
     "see": "gives the features that it sees in a sample",
     "uncertainty": "estimates the log-variance of a denoiser's error at a time",
@@ -154,13 +156,15 @@ generate_by_style
               `synthesize` (state: styles f32[B, L, W], noise, one or more) -> output;
               `synthesize_const` (state) -> output
 discriminate  `forward` (state, conditions) -> output
+compare       `forward` (state, state) -> output: the distance f32[B]
 classify      `forward` (state, time unless it classifies data as it is, conditions) -> logits over classes
 see           `see` (state) -> output: features f32[B, F, ...], perhaps at positions
 uncertainty   `forward` (time) -> output f32[B]
 encode        `encode` (states, conditions) -> output
 autoencode    `encode` (state) -> output, the codes: tokens, or mean and log-variance of latents;
               `decode` (state: tokens or latents) -> output; `forward` (state) -> output, both in a row;
-              `regularized` (state, noise if it draws latents) -> output, penalty f32[B]
+              `regularized` (state, noise if it draws latents) -> output, penalty f32[B]; if the objective asks for
+              it, `regularized_features`, the same with features, which its last convolution maps to the output
 code_sequence as autoencode, and `regularized_codes` (state, noise) -> the same, features [B, N, Z], token [B, N];
               `likeness` (features [B, N - 1, Z]) -> logits over codes; `vectors` (token) -> output [B, N - 1, Z]
 next_vector   `forward` (state [B, N - 1, Z]) -> output [B, N - 1, Z], the prediction of each vector's successor

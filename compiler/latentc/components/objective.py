@@ -24,6 +24,8 @@ class Objective(Part):
     """What is learned, and by which losses."""
 
     DENOISES: ClassVar[bool] = False  # whether it has a parameterization
+    READS_FEATURES: ClassVar[bool] = False
+    """Whether it reads what the last layer of an autoencoder maps to data."""
     DISTILS: ClassVar[bool] = False
     """Whether networks learn from a teacher. Conditions are never dropped; the guidance scale may be one of them."""
     AVERAGES: ClassVar[bool] = False

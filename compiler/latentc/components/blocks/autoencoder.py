@@ -67,19 +67,32 @@ def encoder(half: Half) -> BlockBody:
 
 
 @cache
-def decoder(half: Half) -> BlockBody:
-    """[B, Z, h, w] -> [B, outputs, f h, f w]."""
+def decoder(half: Half, features: bool = False) -> BlockBody:
+    """[B, Z, h, w] -> [B, outputs, f h, f w], and `features`, which its last convolution maps to them."""
     levels = list(enumerate(half.multipliers))[::-1]
 
-    @module_class("Decoder", z="B latent H W")
-    def forward(b: Builder, z: Var, *, latent: int, channels: int, outputs: int) -> Var:
-        """Decodes latents z [B, latent, h, w] as images of `outputs` channels."""
+    def last(b: Builder, z: Var, channels: Any) -> Var:
         h = layers.conv(b, "conv_in", z, half.multipliers[-1] * channels, 3, INIT, out="h")
         h = _middle(b, half, h)
         for place, (i, multiplier) in enumerate(levels):
             body = _level(half.blocks, half.count, i in half.attention, "up" if i else "")
             h = b.sub(f"levels.{place}", body, h, channels=h.shape[1], features=multiplier * channels)
-        return _output(b, half, h, outputs)
+        return _activated(b, half, h)
+
+    if features:
+
+        @module_class("Decoder", "with_features", z="B latent H W")
+        def with_features(b: Builder, z: Var, *, latent: int, channels: int, outputs: int) -> tuple[Var, Var]:
+            """Images of latents z [B, latent, h, w], and the features that its last convolution maps to them."""
+            h = last(b, z, channels)
+            return layers.conv(b, "conv_out", h, outputs, half.output_kernel, INIT), h
+
+        return with_features
+
+    @module_class("Decoder", z="B latent H W")
+    def forward(b: Builder, z: Var, *, latent: int, channels: int, outputs: int) -> Var:
+        """Decodes latents z [B, latent, h, w] as images of `outputs` channels."""
+        return layers.conv(b, "conv_out", last(b, z, channels), outputs, half.output_kernel, INIT)
 
     return forward
 
@@ -93,9 +106,12 @@ def _middle(b: Builder, half: Half, h: Var) -> Var:
     return h
 
 
+def _activated(b: Builder, half: Half, h: Var) -> Var:
+    return b.silu(layers.group_norm(b, "norm_out", h, half.blocks.groups, half.blocks.eps), out="h")  # type: ignore[no-any-return]
+
+
 def _output(b: Builder, half: Half, h: Var, outputs: Any) -> Var:
-    h = b.silu(layers.group_norm(b, "norm_out", h, half.blocks.groups, half.blocks.eps))
-    return layers.conv(b, "conv_out", h, outputs, half.output_kernel, INIT)
+    return layers.conv(b, "conv_out", _activated(b, half, h), outputs, half.output_kernel, INIT)
 
 
 @cache

@@ -16,8 +16,9 @@ from latentc.components import Level, OneOf, Size, layers
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.autoencoder import INIT, Blocks, Half, decoder, encoder
 from latentc.components.blocks.bottleneck import Bottleneck
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.first_stage import Codes
+from latentc.components.objective import Objective
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B, TensorType
@@ -83,6 +84,9 @@ class Autoencoder(Backbone):
         "conv", description="halves the resolution by a convolution of stride 2, or by averages of 2 x 2 pixels"
     )
     output_kernel: Literal[1, 3] = Field(3, description="side of the kernel of the encoder's last convolution")
+    reads: str | None = Field(
+        None, description="data field that it encodes, for a condition `encoded`; null: the samples themselves"
+    )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"autoencode", "encode"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "autoencoder",
@@ -99,9 +103,14 @@ class Autoencoder(Backbone):
         return int(2 ** (len(self.multipliers) - 1))
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
-        shape = spec.data.shape
+        if self.reads is not None and self.reads not in spec.data.fields:
+            known = ", ".join(spec.data.fields) or "none"
+            yield Problem(("reads",), f"the data has no field `{self.reads}`", f"fields of the data: {known}")
+            return
+        shape = self._shape(spec)
         if shape is None or len(shape) != 3:
-            yield Problem((), f"an autoencoder takes arrays [C, H, W], but the data has {spec.data.words}")
+            what = spec.data.words if self.reads is None else f"{shape} in `{self.reads}`"
+            yield Problem((), f"an autoencoder takes arrays [C, H, W], but the data has {what}")
             return
         side = self.bottleneck.square
         if side is not None and (shape[1] != side * self.factor or shape[2] != side * self.factor):
@@ -132,15 +141,23 @@ class Autoencoder(Backbone):
                 yield Problem((name,), message, "leave `features` or this option out")
         yield from self.problems_of_conditions(spec)
 
+    def _shape(self, spec: Spec) -> tuple[int, ...] | None:
+        field = spec.data.fields.get(self.reads or "x")
+        return None if field is None else field.shape
+
+    def _image(self, spec: Spec) -> tuple[int, int, int]:
+        channels, rows, columns = self._shape(spec) or (0, 0, 0)
+        return channels, rows, columns
+
     def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
-        channels, rows, columns = _image(spec)
+        channels, rows, columns = self._image(spec)
         h, w = rows // self.factor, columns // self.factor
         of = self.bottleneck.decoded_type(h, w)
         codes = of if self.bottleneck.discrete else f32(B, self.bottleneck.encoded * self.bottleneck.channels, h, w)
-        return (Port("x", f32(B, channels, rows, columns), "state"),), codes
+        return (Port(self.reads or "x", f32(B, channels, rows, columns), "state"),), codes
 
     def codes(self, spec: Spec) -> Codes:
-        _, rows, columns = _image(spec)
+        _, rows, columns = self._image(spec)
         of = self.bottleneck.decoded_type(rows // self.factor, columns // self.factor)
         return Codes(of, self._vocabulary, self.factor)
 
@@ -150,7 +167,7 @@ class Autoencoder(Backbone):
         return self.bottleneck.static().get("codes") if self.bottleneck.discrete else None
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
-        channels, rows, columns = _image(spec)
+        channels, rows, columns = self._image(spec)
         h, w = rows // self.factor, columns // self.factor
         of_grid = {"rows": h, "columns": w} if self.bottleneck.discrete else {}
         static = {
@@ -176,6 +193,12 @@ class Autoencoder(Backbone):
                 mb, name, "regularized", bodies["regularized"], [x, *noise], static, ("output", "penalty")
             ),
         }
+        if isinstance(spec.objective, Objective) and spec.objective.READS_FEATURES:
+            outputs: tuple[Role, ...] = ("output", "features", "penalty")
+            body = bodies["regularized_features"]
+            methods["regularized_features"] = add_method(
+                mb, name, "regularized_features", body, [x, *noise], static, outputs
+            )
         sizes = {
             "levels": len(self.multipliers),
             "blocks": self.blocks,
@@ -183,12 +206,6 @@ class Autoencoder(Backbone):
             "middle": self.middle_blocks,
         }
         return Network(name, methods, self.PROVIDES, sizes=sizes)
-
-
-def _image(spec: Spec) -> tuple[int, int, int]:
-    assert spec.data.shape is not None
-    channels, rows, columns = spec.data.shape
-    return channels, rows, columns
 
 
 @cache
@@ -222,12 +239,12 @@ def _methods(config: Autoencoder) -> dict[str, BlockBody]:
         h = b.sub("encoder", encoder(inward), x, out="h", **sizes)
         return layers.conv(b, "quant_conv", h, wanted, config.quant_kernel, INIT, out="h") if config.quant_conv else h
 
-    def decoded(b: Builder, z: Var, static: dict[str, Any]) -> Var:
+    def decoded(b: Builder, z: Var, static: dict[str, Any], features: bool = False) -> Any:
         latent = static["latent"] if config.features is None else config.features
         if config.post_quant_conv:
             z = layers.conv(b, "post_quant_conv", z, latent, config.quant_kernel, INIT, out="z")
         sizes = {"latent": latent, "channels": static["width"], "outputs": static["in_channels"]}
-        return b.sub("decoder", decoder(outward), z, out="x", **sizes)  # type: ignore[no-any-return]
+        return b.sub("decoder", decoder(outward, features), z, out="x features" if features else "x", **sizes)
 
     def bounded(b: Builder, x: Var) -> Var:
         return b.clamp(x, low=-1.0, high=1.0, out="x") if config.clamp else x
@@ -256,5 +273,12 @@ def _methods(config: Autoencoder) -> dict[str, BlockBody]:
         z, penalty = bottleneck.regularized(b, h, noise[0] if noise else None, static)
         return decoded(b, z, static), penalty
 
-    bodies = (forward, encode, decode, regularized)
+    @module_class("Autoencoder", "regularized_features", x=image)
+    def regularized_features(b: Builder, x: Var, *noise: Var, **static: Any) -> tuple[Var, Var, Var]:
+        """The same, and the features [B, width, H, W] that the last convolution maps to the images."""
+        h = encoded(b, x, static)
+        z, penalty = bottleneck.regularized(b, h, noise[0] if noise else None, static)
+        return *decoded(b, z, static, True), penalty
+
+    bodies = (forward, encode, decode, regularized, regularized_features)
     return {body.method: body for body in bodies}

@@ -1,21 +1,24 @@
-"""A causal transformer over tokens with the class as first token: LlamaGen and its kin.
+"""A causal transformer over tokens behind those of its conditions: LlamaGen, taming transformers and their kin.
 
-Symbols: B batch, T tokens of a sample, V vocabulary, D width, H_kv key heads, d channels of a head.
+Symbols: B batch, T tokens of a sample or of a window, n tokens of conditions, L = n + T - 1 tokens that it takes, V
+vocabulary, D width, H_kv key heads, d channels of a head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from latentc.components import Component, OneOf
+from latentc.components import Component, OneOf, Size
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.blocks.positions.learned import Learned
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.parts import FeedForward, Mixer, Norm, Positions, Problem, Weights, dense
@@ -27,11 +30,12 @@ if TYPE_CHECKING:
 
 
 class TokenTransformer(Backbone):
-    """Causal transformer whose first token is the class (LlamaGen, Sun et al. 2024, arXiv:2406.06525).
+    """Causal transformer whose first tokens are the conditions (LlamaGen, Sun et al. 2024, arXiv:2406.06525).
 
-    `forward`: idx i64[B, T - 1], y i64[B] -> logits f32[B, T, V]; logits i are of token i given those before it.
-    `prefill`: y -> logits f32[B, V] of token 0, then the caches; `decode`: token i64[B], position i64[], caches ->
-    logits f32[B, V] of token `position`, then the grown caches, a pair (keys, values) f32[B, H_kv, T, d] a block.
+    `forward`: idx i64[B, T - 1], conditions -> logits f32[B, T, V]; logits i are of token i given those before it.
+    `prefill`: conditions -> logits f32[B, V] of token 0, then the caches; `decode`: token i64[B], position i64[],
+    caches -> logits f32[B, V] of token `position`, then the grown caches, a pair (keys, values) f32[B, H_kv, L, d] a
+    block.
     """
 
     kind: Literal["token_transformer"]
@@ -43,6 +47,16 @@ class TokenTransformer(Backbone):
     block: Block = Field(description="the block that is repeated; its mixer is causal")
     weights: Weights = Field("normal", description="how linear layers start")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the embedded tokens, in training")
+    shared: bool = Field(
+        False,
+        description="conditions are rows of the tokens' table: a class the row of its number, codes those of theirs "
+        "(taming transformers, Esser et al. 2021, arXiv:2012.09841)",
+    )
+    window: tuple[Size, Size] | None = Field(
+        None,
+        description="rows and columns of the tokens that it sees at once, of larger samples (sampler `sliding`), and "
+        "that training cuts out; null: the whole sample",
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "token_transformer",
         "width": 16,
@@ -58,7 +72,6 @@ class TokenTransformer(Backbone):
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_token"})
     TAKES: ClassVar[tuple[Form, ...]] = ("tokens",)
-    CLASS: ClassVar[bool] = True
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.tokens is None:
@@ -78,31 +91,61 @@ class TokenTransformer(Backbone):
             message = "sincos_2d has no place for the class token"
             yield Problem(("positions",), message, "use `{kind: rope_2d}` or `{kind: learned}`")
         yield from self.problems_of_conditions(spec)
-        told = [(name, c.length(name, spec)) for name, c in self.told(spec).items() if self.form_of(c) is not None]
-        if sum(length for _, length in told) > 1:
-            words = ", ".join(f"`{name}` ({length})" for name, length in told)
-            message = f"a token_transformer begins with one token of condition, and is told {words}"
-            yield Problem((), message, "name the one in `conditions`")
+        yield from self._problems_of_prefix(spec)
+        grid = spec.data.tokens.grid if spec.data.tokens is not None else ()
+        if self.window is not None and (len(grid) != 2 or grid[0] < self.window[0] or grid[1] < self.window[1]):
+            message = f"a window of {self.window[0]} by {self.window[1]} tokens of {' by '.join(map(str, grid))}"
+            yield Problem(("window",), message, "use one that is no larger than `data.tokens.grid`")
+
+    def _problems_of_prefix(self, spec: Spec) -> Iterator[Problem]:
+        told = [(name, c) for name, c in self.told(spec).items() if self.form_of(c) is not None]
+        if not told:
+            message = "a token_transformer begins with a condition, and is told none"
+            yield Problem((), message, "add `conditioning.class: {kind: label}`")
+        if not self.shared:
+            for name, condition in told:
+                if any(port.type.dtype == "i64" and port.type.rank == 2 for port in condition.ports(name, spec)):
+                    message = f"a token_transformer is told numbers of tokens by `{name}`, which are rows of no table"
+                    yield Problem(("shared",), message, "set `shared: true`")
+            lengths = [(name, c.length(name, spec)) for name, c in told]
+            if sum(length for _, length in lengths) > 1:
+                words = ", ".join(f"`{name}` ({length})" for name, length in lengths)
+                message = f"a token_transformer begins with one token of condition, and is told {words}"
+                yield Problem((), message, "name the one in `conditions`, or set `shared: true` for tokens")
+            return
+        vocabulary = spec.data.tokens.vocabulary if spec.data.tokens is not None else 0
+        for name, condition in told:
+            ports = condition.ports(name, spec)
+            if len(ports) != 1 or ports[0].type.dtype != "i64":
+                message = f"condition `{name}` is no class or token, and `shared` makes it a row of the table"
+                yield Problem(("shared",), message, "leave `shared` out")
+            elif (ports[0].values or 0) > vocabulary:
+                message = f"condition `{name}` has {ports[0].values} values, and the table {vocabulary} rows"
+                yield Problem(("shared",), message, "leave `shared` out")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         tokens = spec.data.tokens
         assert tokens is not None
+        seen = tokens.length if self.window is None else self.window[0] * self.window[1]
+        entries = tuple(self._seen(entry, tokens.length, seen) for entry in self.entries(spec))
+        prefix = _prefix_length(self, entries)
+        side = tokens.grid[0] if self.window is None else self.window[0]
         static: dict[str, Any] = {
             "vocabulary": tokens.vocabulary,
-            **({"grid": tokens.grid[0]} if _gridded(self) else {"length": tokens.length}),
+            **({"grid": side} if _gridded(self) else {"length": seen}),
+            **({"prefix": prefix} if prefix != 1 else {}),
             "width": self.width,
             "depth": self.depth,
             **self.block.static(self.width),
-            **self.condition_sizes(spec),
+            **({} if self.shared else self.condition_sizes(spec)),
         }
         kv_heads = static.get("kv_heads", static["heads"])
-        cache_type = f32(B, kv_heads, Named(tokens.length, "T"), self.width // static["heads"])
+        cache_type = f32(B, kv_heads, Named(seen + prefix - 1, "T"), self.width // static["heads"])
         caches = (Port("caches", cache_type, "cache"),) * (2 * self.depth)
-        entries = self.entries(spec)
         told = ports_of(entries)
         grown: tuple[Role, ...] = ("logits", *(port.role for port in caches))
         signatures: dict[str, tuple[tuple[Port, ...], tuple[Role, ...]]] = {
-            "forward": ((Port("idx", i64(B, tokens.length - 1), "state", tokens.vocabulary), *told), ("logits",)),
+            "forward": ((Port("idx", i64(B, seen - 1), "state", tokens.vocabulary), *told), ("logits",)),
             "prefill": (told, grown),
             "decode": (
                 (Port("token", i64(B), "token", tokens.vocabulary), Port("position", i64(), "position"), *caches),
@@ -114,6 +157,21 @@ class TokenTransformer(Backbone):
             for method, (ports, outputs) in signatures.items()
         }
         return Network(name, methods, self.PROVIDES)
+
+    def _seen(self, entry: Entry, length: int, seen: int) -> Entry:
+        """The entry of a condition with a token per token of the sample, of which a window shows `seen`."""
+        (port, *others) = entry.ports
+        if not self.shared or port.type.rank != 2 or int(port.type.shape[1]) != length:  # type: ignore[arg-type]
+            return entry
+        return replace(entry, ports=(replace(port, type=i64(B, seen)), *others))
+
+
+def _prefix_length(config: TokenTransformer, entries: tuple[Entry, ...]) -> int:
+    """Tokens before those of the sample (n)."""
+    if not config.shared or not entries:
+        return 1
+    types = [entry.ports[0].type for entry in entries]
+    return sum(int(of.shape[1]) if of.rank == 2 else 1 for of in types)  # type: ignore[arg-type, misc]
 
 
 def _parts(config: TokenTransformer) -> tuple[Mixer, FeedForward, Norm, InContext, Positions | None]:
@@ -136,9 +194,10 @@ def _kind(config: TokenTransformer) -> str | None:
     return None if config.positions is None else config.positions.kind
 
 
-def _size(config: TokenTransformer) -> str:
-    """The number of tokens in terms of the class's sizes."""
-    return "grid**2" if _gridded(config) else "length"
+def _size(config: TokenTransformer, prefix: int = 1) -> str:
+    """The number of tokens, and of those of conditions but one, in terms of the class's sizes."""
+    size = "grid**2" if _gridded(config) else "length"
+    return size if prefix == 1 else f"{size}+prefix-1"
 
 
 def _length(static: Mapping[str, Any]) -> Named:
@@ -146,19 +205,35 @@ def _length(static: Mapping[str, Any]) -> Named:
     return Named(static["grid"] ** 2 if "grid" in static else static["length"], "T")
 
 
+def _taken(static: Mapping[str, Any]) -> Any:
+    """Tokens that it takes (L)."""
+    length = _length(static)
+    return length + static["prefix"] - 1 if "prefix" in static else length
+
+
 def _rotary(positions: Positions | None, b: Builder, width: int, static: Mapping[str, Any]) -> tuple[Var, ...]:
-    """Tables of rotary positions, of the condition's token first, or nothing."""
+    """Tables of rotary positions, of the conditions' tokens first, or nothing."""
     if positions is None or "grid" not in static:
         return ()
-    return positions.rotary(b, width // static["heads"], static["grid"], 1)
+    return positions.rotary(b, width // static["heads"], static["grid"], static.get("prefix", 1))
 
 
 def _condition_tokens(
-    b: Builder, entries: tuple[Entry, ...], conditions: Sequence[Var], width: Any, sizes: Mapping[str, Any]
+    config: TokenTransformer,
+    b: Builder,
+    entries: tuple[Entry, ...],
+    conditions: Sequence[Var],
+    vocabulary: int,
+    width: Any,
+    sizes: Mapping[str, Any],
 ) -> Var:
-    """f32[B, 1, D]: the class as the first token."""
-    ((entry, operands),) = with_operands(entries, conditions)
-    return entry.tokens(b, "cls_embedding", operands, width, sizes)[0]
+    """f32[B, n, D]: the conditions as the first tokens."""
+    if not config.shared:
+        ((entry, operands),) = with_operands(entries, conditions)
+        return entry.tokens(b, "cls_embedding", operands, width, sizes)[0]
+    tokens = [b.reshape(x, shape=(x.shape[0], 1)) if x.type.rank == 1 else x for x in conditions]
+    rows = [_embed(b, x, vocabulary, width) for x in tokens]
+    return rows[0] if len(rows) == 1 else b.concat(*rows, axis=1, out="told")  # type: ignore[no-any-return]
 
 
 def _embed(b: Builder, idx: Var, vocabulary: int, width: int) -> Var:
@@ -178,20 +253,23 @@ def _forward(config: TokenTransformer, entries: tuple[Entry, ...]) -> BlockBody:
     @module_class("Transformer", idx=f"B {_size(config)}-1")
     def forward(b: Builder, idx: Var, *conditions: Var, vocabulary: int, width: int, depth: int, **static: Any) -> Var:
         """Logits of every token given the class y and the tokens before it."""
-        tokens = _length(static)
+        taken = _taken(static)
         x = _embed(b, idx, vocabulary, width)
-        x = b.concat(_condition_tokens(b, entries, conditions, width, static), x, axis=1, out="x")
-        x = b.reshape(x, shape=(x.shape[0], tokens, width), out="x")
+        told = _condition_tokens(config, b, entries, conditions, vocabulary, width, static)
+        x = b.concat(told, x, axis=1, out="x")
+        x = b.reshape(x, shape=(x.shape[0], taken, width), out="x")
         if positions is not None:
             x = positions.add(b, x, width, static.get("grid", 0))
         if config.dropout:
             x = b.dropout(x, p=config.dropout, out="x")
         rotary = tuple(
-            b.slice(table, axis=0, start=0, stop=tokens, out=part)
+            b.slice(table, axis=0, start=0, stop=taken, out=part)
             for table, part in zip(_rotary(positions, b, width, static), ("cos", "sin"), strict=False)
         )
         for name in items("blocks", depth):
             x = b.sub(name, block, x, *rotary, dim=width, **config.block.own(width, static))
+        if "prefix" in static:
+            x = b.slice(x, axis=1, start=static["prefix"] - 1, stop=taken, out="x")
         return _logits(b, x, norm, vocabulary)
 
     return forward
@@ -203,10 +281,11 @@ def _step(
     """One token x [B, 1, D] at `position` through all blocks: its features and the grown caches."""
     mixer, feed_forward, norm, condition, positions = _parts(config)
     block = condition.decode_block(mixer, feed_forward, norm, config.weights)
-    length = _length(static)
-    if _kind(config) == "learned":
-        table = b.param("pos_embed", f32(1, length, width), "normal", std=0.02)
-        x = x + b.reshape(b.take(table, position, axis=1), shape=(1, 1, width))
+    length = _taken(static)
+    if "prefix" in static:
+        position = b.op("add", position, static["prefix"] - 1, out="place")
+    if isinstance(positions, Learned):
+        x = x + positions.vector_at(b, position, length, width)
     row = []
     for table, part in zip(_rotary(positions, b, width, static), ("cos", "sin"), strict=False):
         row.append(b.reshape(b.take(table, position, axis=0), shape=(1, table.shape[1]), out=part))
@@ -223,6 +302,27 @@ def _step(
     return x, grown
 
 
+def _begin(config: TokenTransformer, b: Builder, x: Var, width: int, depth: int, static: Any) -> tuple[Var, list[Var]]:
+    """Tokens of conditions x [B, n, D] through all blocks: features of the last, and caches with room for the rest."""
+    mixer, feed_forward, norm, condition, positions = _parts(config)
+    block = condition.prefix_block(mixer, feed_forward, norm, config.weights)
+    count, length = static["prefix"], _taken(static)
+    if isinstance(positions, Learned):
+        x = positions.vectors(b, 0, count, length, width) + x
+    rotary = tuple(
+        b.slice(table, axis=0, start=0, stop=count, out=part)
+        for table, part in zip(_rotary(positions, b, width, static), ("cos", "sin"), strict=False)
+    )
+    caches: list[Var] = []
+    for i in range(int(depth)):
+        own = config.block.own(width, static)
+        x, keys, values = b.sub(f"blocks.{i}", block, x, *rotary, out="x keys values", dim=width, **own)
+        caches += [
+            b.pad(part, axis=2, before=0, after=length - count, value=0.0, out="cache") for part in (keys, values)
+        ]
+    return b.slice(x, axis=1, start=count - 1, stop=count, out="x"), caches
+
+
 @cache
 def _prefill(config: TokenTransformer, entries: tuple[Entry, ...]) -> BlockBody:
     norm = _parts(config)[2]
@@ -231,12 +331,15 @@ def _prefill(config: TokenTransformer, entries: tuple[Entry, ...]) -> BlockBody:
     def prefill(
         b: Builder, *conditions: Var, vocabulary: int, width: int, depth: int, **static: Any
     ) -> tuple[Var, ...]:
-        """Starts a sequence with its class: logits of token 0, and the caches with the class token in them."""
+        """Starts a sequence with its conditions: logits of token 0, and the caches with the conditions in them."""
         heads = static.get("kv_heads", static["heads"])
-        shape = (heads, _length(static), width // static["heads"])
-        x = _condition_tokens(b, entries, conditions, width, static)
-        caches = [b.full(x, shape=shape, value=0.0, dtype="f32", out="cache") for _ in range(2 * int(depth))]
-        x, caches = _step(config, b, x, b.constant(np.int64(0)), caches, width, static)
+        x = _condition_tokens(config, b, entries, conditions, vocabulary, width, static)
+        if "prefix" in static:
+            x, caches = _begin(config, b, x, width, depth, static)
+        else:
+            shape = (heads, _length(static), width // static["heads"])
+            caches = [b.full(x, shape=shape, value=0.0, dtype="f32", out="cache") for _ in range(2 * int(depth))]
+            x, caches = _step(config, b, x, b.constant(np.int64(0)), caches, width, static)
         logits = b.reshape(_logits(b, x, norm, vocabulary), shape=(x.shape[0], vocabulary), out="logits")
         return logits, *caches
 
@@ -248,7 +351,9 @@ def _decode(config: TokenTransformer, entries: tuple[Entry, ...]) -> BlockBody:
     mixer, _, norm, _, _ = _parts(config)
     kv = "kv_heads" if "kv_heads" in mixer.static(config.width) else "heads"
 
-    @module_class("Transformer", "decode", caches=f"B {kv} T={_size(config)} width//heads")
+    size = _size(config, _prefix_length(config, entries))
+
+    @module_class("Transformer", "decode", caches=f"B {kv} T={size} width//heads")
     def decode(
         b: Builder,
         token: Var,

@@ -23,11 +23,13 @@ _DISTRIBUTIONS = {"noise": "normal", "u": "uniform"}
 class Autoencoding(Objective):
     """Reconstruction error plus a penalty on the codes: KL divergence, or codebook and commitment losses.
 
-    The perceptual and adversarial terms of the published autoencoders are not part of it.
+    Perceptual and adversarial terms: `adversarial_autoencoding`.
     """
 
     kind: Literal["autoencoding"]
-    reconstruction: Literal["l1", "l2"] = Field("l1", description="absolute or squared error")
+    reconstruction: Literal["l1", "l2", "binary_cross_entropy"] = Field(
+        "l1", description="absolute or squared error, or that of logits against values from 0 to 1"
+    )
     reduction: Literal["mean", "sum"] = Field("mean", description="of the error over the values of a sample")
     weight: float = Field(1.0, ge=0, description="factor on the penalty of the bottleneck")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "autoencoding"}
@@ -42,8 +44,11 @@ class Autoencoding(Objective):
         x = b.input("x", method.input("state").type)
         noise = [b.input(port.name, port.type) for port in method.inputs_of("noise")]
         made, penalty = call(b, network, "regularized", {}, state=x, noise=noise, out="reconstruction penalty")
-        error = made - x
-        error = b.abs(error) if self.reconstruction == "l1" else error * error
+        if self.reconstruction == "binary_cross_entropy":
+            error = b.softplus(made, out="softplus") - made * x
+        else:
+            error = made - x
+            error = b.abs(error) if self.reconstruction == "l1" else error * error
         reduce = b.mean if self.reduction == "mean" else b.sum
         error = reduce(error, axes=tuple(range(1, x.type.rank)), keepdims=False, out="error")
         means = [b.mean(term, axes=(0,), keepdims=False, out=f"mean_{n}") for n, term in (("e", error), ("p", penalty))]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from latentc.components.contract import Need, Network, Update
+from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
+from latentc.components.kit.windows import cut, windows
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
 from latentc.ir.builder import ModuleBuilder, i64
@@ -30,9 +31,18 @@ class NextToken(Objective):
         forward = network.methods["forward"]
         count = int(forward.output("logits").type.shape[1])  # type: ignore[arg-type]
         length = Named(count, "T")
+        assert spec.data.tokens is not None
         b = mb.function("loss.terms")
-        tokens = b.input("tokens", i64(B, length))
+        tokens = b.input("tokens", i64(B, Named(spec.data.tokens.length, "T")))
         told = conditions.dropped(b, conditions.operands(b, conditions.inputs(b, by_field=True)))
+        draws = list(conditions.draws())
+        if count < spec.data.tokens.length:
+            # The network sees a window, cut out at random, of the tokens and of conditions that have as many.
+            crops = windows(spec.data.tokens.grid, spec.networks["main"].window)  # type: ignore[attr-defined]
+            where = b.take(b.constant(crops, out="crops"), b.input("corner", i64(B)), axis=0, out="where")
+            draws.append(Draw("corner", "integers", {"high": len(crops)}))
+            tokens = b.take_along(tokens, where, axis=1, out="tokens")
+            told = {k: cut(forward, k, x, lambda x: b.take_along(x, where, axis=1)) for k, x in told.items()}
         prefix = b.slice(tokens, axis=1, start=0, stop=count - 1, out="given")
         logits = call(b, network, "forward", told, state=prefix, out="logits")
         rows = B * length
@@ -40,4 +50,4 @@ class NextToken(Objective):
         losses = b.cross_entropy(flat, b.reshape(tokens, shape=(rows,)))
         b.output(per_sample_mean(b, b.reshape(losses, shape=(B, length)), out="loss"))
         b.finish("The cross-entropy of the tokens in nats per token, one value per sample.")
-        return publish(mb, ("loss",), ("tokens", *conditions.fields), conditions.draws(), self.trained(spec))
+        return publish(mb, ("loss",), ("tokens", *conditions.fields), tuple(draws), self.trained(spec))

@@ -41,6 +41,9 @@ class Autoregressive(Sampler):
         return (Need("main", "next_token"),)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
+        if getattr(spec.networks.get("main"), "window", None) is not None:
+            message = "the network sees a window of the tokens, so there is no cache to continue from"
+            yield Problem((), message, "use the sampler `sliding`")
         if self.guidance is None:
             return
         yield from under("guidance", problems=guidance_problems(self.guidance, spec))

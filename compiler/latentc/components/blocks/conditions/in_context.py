@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.blocks.mixing import Mix, chunk_mix, masked_mix
-from latentc.components.parts import BlockCondition, DecodeState, FeedForward, Mixer, Norm, Problem, Told
+from latentc.components.parts import BlockCondition, Chunk, DecodeState, FeedForward, Mixer, Norm, Problem, Told
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ class InContext(BlockCondition):
         self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, masked: bool = False, plain: bool = False
     ) -> BlockBody:
         return _begin_block(mixer, feed_forward, norm, init, masked, self.norm_after, plain)
+
+    def prefix_block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
+        """The same block for the first tokens of a sequence: returns (x, keys, values)."""
+        return _prefix_block(mixer, feed_forward, norm, init, self.norm_after)
 
     def decode_block(
         self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, tempered: bool = False
@@ -151,6 +155,23 @@ def _begin_block(
         """The block for the first tokens; returns their keys and values, too."""
         sizes = {"dim": dim, **mixer.own(dim, static)}
         mix, grown = chunk_mix(b, mixer, (), others, masked, init, sizes, plain)
+        return _body(b, x, mix, feed_forward, norm, init, dim, static, after), *grown
+
+    return begin
+
+
+@cache
+def _prefix_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, after: bool) -> BlockBody:
+    @module_class("TransformerBlock", "begin")
+    def begin(b: Builder, x: Var, *rotary: Var, dim: int, **static: Any) -> tuple[Var, ...]:
+        """The block for the first tokens; returns their keys and values, too."""
+        mixing, grown = mixer.own(dim, static), list[Var]()
+
+        def mix(h: Var) -> tuple[Var, ...]:
+            h, keys, values = mixer.extend(b, "attn", h, Chunk(plain=True), rotary, init, dim=dim, **mixing)
+            grown.extend((keys, values))
+            return (h,)
+
         return _body(b, x, mix, feed_forward, norm, init, dim, static, after), *grown
 
     return begin

@@ -1,0 +1,91 @@
+"""A perceptual distance: differences of the features of a classifier, weighted by channel.
+
+A network of its own, as no other has the layers of VGG-16, whose weights it takes from a file and does not train.
+Symbols: B batch, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import layers
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.contract import Capability, Network, Port
+from latentc.components.parts import Problem
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+"""Channels and convolutions of VGG-16 (Simonyan and Zisserman 2014, arXiv:1409.1556) up to its last feature map."""
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+EPS = 1e-10
+"""Added to the length of a feature vector."""
+
+
+class Lpips(Backbone):
+    """LPIPS with VGG-16 (Zhang et al. 2018, arXiv:1801.03924).
+
+    Takes x and y f32[B, 3, H, W] in [-1, 1]; returns their distance f32[B]: at five depths the squared difference of
+    the features of each pixel, scaled to length 1, weighted by channel, and averaged over pixels. Images of one channel
+    are taken as grey.
+    """
+
+    kind: Literal["lpips"]
+    frozen: bool | None = Field(True, description="always true: its weights are those of the `pretrained` file")
+    width: int = Field(64, gt=0, le=1_024, description="channels of its first stage (VGG-16: 64)")
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"compare"})
+    TRAINING_ONLY: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "lpips", "width": 8}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        shape = spec.data.shape
+        if shape is None or len(shape) != 3 or shape[0] not in (1, 3):
+            yield Problem((), f"lpips compares images of 1 or 3 channels, but the data has {spec.data.words}")
+        elif min(shape[1:]) % 16:
+            yield Problem((), f"four poolings do not tile {shape[1]} by {shape[2]} pixels", "use multiples of 16")
+        if not self.frozen:
+            yield Problem(("frozen",), "the distance is not trained", "leave `frozen` out")
+        yield from self.problems_of_conditions(spec)
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert spec.data.shape is not None
+        of = f32(B, *spec.data.shape)
+        ports = [Port("x", of, "state"), Port("y", of, "state")]
+        forward = add_method(mb, name, "forward", _forward(), ports, {"width": self.width})
+        return Network(name, {"forward": forward}, self.PROVIDES)
+
+
+@cache
+def _forward() -> BlockBody:
+    @module_class("Lpips", x="B C H W", y="B C H W")
+    def forward(b: Builder, x: Var, y: Var, *, width: int) -> Var:
+        """The distance [B] of images x and y [B, 3, H, W]."""
+        both = b.concat(x, y, axis=0, out="both")
+        shift, scale = (
+            b.constant([[[v]] for v in values], "f32", out=n) for n, values in (("shift", SHIFT), ("scale", SCALE))
+        )
+        h = b.div(both - shift, scale, out="h")
+        total: Var | None = None
+        for i, (channels, count) in enumerate(STAGES):
+            features = width * (channels // STAGES[0][0])
+            h = b.max_pool(h, size=2, out="h") if i else h
+            for j in range(count):
+                h = b.relu(layers.conv(b, f"stages.{i}.{j}", h, features, 3, "linear_default", out="h"), out="h")
+            length = b.sqrt(b.sum(h * h, axes=(1,), keepdims=True), out="length")
+            of_x, of_y = b.split(b.div(h, length + EPS), axis=0, sizes=(x.shape[0], x.shape[0]), out="of_x of_y")
+            difference = b.op("sub", of_x, of_y, out="difference")
+            weight = b.param(f"weights.{i}", f32(1, features, 1, 1), "ones")
+            term = b.sum(difference * difference * weight, axes=(1,), keepdims=False)
+            term = b.mean(term, axes=(1, 2), keepdims=False, out="term")
+            total = term if total is None else b.add(total, term, out="total")
+        assert total is not None
+        return total
+
+    return forward

@@ -1,0 +1,81 @@
+"""The PatchGAN discriminator: a score per patch of an image.
+
+Not `resnet_discriminator`: strided convolutions without residual blocks, and no pooling. Symbols: B batch, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import layers
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.contract import Capability, Network, Port
+from latentc.components.parts import Problem
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+SIDE = 4
+"""Side of every kernel."""
+
+
+class PatchDiscriminator(Backbone):
+    """Scores each patch of an image (Isola et al. 2016, arXiv:1611.07004), as VQGAN has it.
+
+    Takes x f32[B, C, H, W]; returns `score` f32[B, 1, h, w]. Convolutions of stride 2, then two of stride 1, with leaky
+    ReLU and batch norm between them.
+    """
+
+    kind: Literal["patch_discriminator"]
+    width: int = Field(64, gt=0, le=65_536, description="channels of the first convolution")
+    depth: int = Field(3, gt=0, le=12, description="convolutions of stride 2")
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"discriminate"})
+    TRAINING_ONLY: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "patch_discriminator", "width": 8, "depth": 1}
+
+    def outputs(self, spec: Spec) -> tuple[str, ...]:
+        return ("score",)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        shape = spec.data.shape
+        if shape is None or len(shape) != 3:
+            yield Problem((), f"a patch_discriminator takes arrays [C, H, W], but the data has {spec.data.words}")
+        elif min(shape[1:]) // 2**self.depth < 3:
+            message = f"{self.depth} convolutions of stride 2 leave fewer than 3 of {min(shape[1:])} pixels"
+            yield Problem(("depth",), message, "use fewer")
+        yield from self.problems_of_conditions(spec)
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert spec.data.shape is not None
+        channels, rows, columns = spec.data.shape
+        x = Port("x", f32(B, channels, rows, columns), "state")
+        static = {"channels": channels, "width": self.width}
+        forward = add_method(mb, name, "forward", _forward(self.depth), [x], static)
+        return Network(name, {"forward": forward}, self.PROVIDES, sizes={"depth": self.depth})
+
+
+@cache
+def _forward(depth: int) -> BlockBody:
+    @module_class("PatchDiscriminator", x="B channels H W")
+    def forward(b: Builder, x: Var, *, channels: int, width: int) -> Var:
+        """A score for each patch of images x [B, C, H, W]."""
+        h = b.leaky_relu(_conv(b, "convs.0", x, width, 2, True), slope=0.2, out="h")
+        for i in range(1, depth + 1):
+            h = _conv(b, f"convs.{i}", h, min(2**i, 8) * width, 2 if i < depth else 1, False)
+            h = layers.batch_norm(b, f"norms.{i - 1}", h, True, 1e-5, out="h")
+            h = b.leaky_relu(h, slope=0.2, out="h")
+        return _conv(b, "score", h, 1, 1, True, out="score")
+
+    return forward
+
+
+def _conv(b: Builder, name: str, x: Var, features: Any, stride: int, bias: bool, out: str = "h") -> Var:
+    weight = b.param(f"{name}.weight", f32(features, x.shape[1], SIDE, SIDE), "normal", std=0.02)
+    more = [b.param(f"{name}.bias", f32(features), "zeros")] if bias else []
+    return b.conv(x, weight, *more, stride=stride, padding=1, out=out)

@@ -1,0 +1,85 @@
+"""Token after token, each from a window of those around it: samples larger than the network sees.
+
+Not `autoregressive`: tokens before a window change from step to step, so there is no cache. Symbols: B batch, T tokens
+of a sample, W tokens of a window, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Need, Network, Program
+from latentc.components.kit import Conditions, call
+from latentc.components.kit.tokens import draw, filtered
+from latentc.components.kit.windows import cut, sliding
+from latentc.components.parts import Problem
+from latentc.components.sampler import Sampler
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.types import B, f32
+from latentc_runtime.sources import RandomSource, Source
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Sliding(Sampler):
+    """Draws each token, row by row, from a window with it in the middle (Esser et al. 2021, arXiv:2012.09841)."""
+
+    kind: Literal["sliding"]
+    temperature: float = Field(1.0, gt=0, description="divides the logits")
+    top_k: int = Field(0, ge=0, le=16_777_216, description="draws among the k likeliest tokens only; 0: all")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="draws among the likeliest tokens that together reach this probability"
+    )
+    guidance: None = Field(None, description="always null: nothing is guided")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "sliding", "top_k": 8}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "next_token"),)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if spec.data.tokens is not None and len(spec.data.tokens.grid) != 2:
+            yield Problem((), "windows are of a grid of tokens, and these are a sequence", "use `autoregressive`")
+
+    def with_steps(self, steps: int) -> Sliding:
+        return self
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
+        """Adds entry `sample.T`: the conditions, u f32[T, B] -> i64[B, T]."""
+        network, conditions = networks["main"], Conditions(spec, networks)
+        forward = network.methods["forward"]
+        assert spec.data.tokens is not None
+        grid, length = spec.data.tokens.grid, spec.data.tokens.length
+        window = getattr(spec.networks["main"], "window", None) or grid
+        shown, places = sliding(grid, window)
+        seen, entry = shown.shape[1], f"sample.{length}"
+        b = mb.function(entry)
+        told = conditions.operands(b, conditions.inputs(b))
+        u = b.input("u", f32(length, B))
+        start = b.full(next(iter(told.values())), shape=(length,), value=0, dtype="i64", out="tokens")
+        tables = [b.constant(shown, out="shown"), b.constant(places, out="place"), u]
+
+        def body(b: Builder, i: Var, fixed: tuple[Var, ...], state: tuple[Var, ...], row: tuple[Var, ...]) -> Any:
+            (tokens,), (here, place, u) = state, row
+            given = dict(zip(told, fixed, strict=True))
+            given = {k: cut(forward, k, x, lambda x: b.take(x, here, axis=1, out="told")) for k, x in given.items()}
+            before = b.slice(b.take(tokens, here, axis=1, out="near"), axis=1, start=0, stop=seen - 1, out="before")
+            logits = call(b, network, "forward", given, state=before, out="logits")
+            logits = b.take(logits, place, axis=1, out="logits")
+            if self.temperature != 1.0:
+                logits = b.op("mul", logits, 1 / self.temperature, out="logits")
+            drawn = draw(b, filtered(b, logits, self.top_k, self.top_p), u, out="drawn")
+            now = b.equal(b.arange(length), i, out="now")
+            return (b.where(now, b.reshape(drawn, shape=(B, 1)), tokens, out="tokens"),), ()
+
+        names = ["tokens", "shown", "place", "u"]
+        (tokens,) = b.loop(
+            f"{entry}.step", length, body, invariants=list(told.values()), carried=[start], tables=tables, names=names
+        )
+        b.output(tokens)
+        mb.entries[entry] = b.finish(doc=f"Draws {length} tokens one after the other, each from a window of {seen}.")
+        sources: dict[str, Source] = conditions.sources() | {"u": RandomSource("uniform", "token", length)}
+        return Program(entry, self.kind, length, length, sources)

@@ -1,0 +1,84 @@
+"""Conditions as tokens before those of a sample, and samples larger than the network sees, for one tiny GPT."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from random_weights import random_weights
+from tiny_systems import SYSTEMS
+
+from latentc.checkpoint import network_params
+from latentc.components.kit.windows import sliding, windows
+from latentc.diagnostics import DiagnosticError
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.spec import load_spec
+
+
+def oracle_of(name: str) -> tuple[Interpreter, np.random.Generator]:
+    system = SYSTEMS[name]
+    lowered = lower(load_spec(system.spec, overrides=list(system.sizes)))
+    rng = np.random.default_rng(0)
+    own = {n: random_weights(network_params(lowered, net), rng, 0.3) for n, net in lowered.networks.items()}
+    weights = {n: a for arrays in own.values() for n, a in arrays.items()}  # of methods, and of programs
+    weights |= {f"{net}.{n}": a for net, arrays in own.items() for n, a in arrays.items()}
+    return Interpreter(lowered.module, weights), rng
+
+
+def test_decoding_behind_a_prefix_gives_the_logits_of_the_whole_sequence() -> None:
+    oracle, rng = oracle_of("taming_depth")
+    codes, tokens = rng.integers(0, 16, (2, 16)), rng.integers(0, 16, (2, 15))
+    (whole,) = oracle.run("main.forward", tokens, codes)
+    logits, *caches = oracle.run("main.prefill", codes)
+    assert whole.shape == (2, 16, 16) and caches[0].shape == (2, 2, 31, 8)
+    for i in range(16):
+        assert np.allclose(logits, whole[:, i], atol=1e-10)
+        if i < 15:
+            logits, *caches = oracle.run("main.decode", tokens[:, i], np.int64(i + 1), *caches)
+
+
+def test_each_token_is_drawn_from_the_window_around_it() -> None:
+    oracle, rng = oracle_of("taming-windows")
+    rows, columns, side = 5, 6, 4
+    image, u = rng.standard_normal((2, 1, 10, 12)), rng.random((30, 2)).astype(np.float32)
+    (found,) = oracle.run("sample.30", image, u)
+    # As the authors' script has it, with their numbers 16 and 8 halved twice.
+    (codes,) = oracle.run("encoder.encode", image)
+    codes, tokens = codes.reshape(2, rows, columns), np.zeros((2, rows, columns), np.int64)
+    for i in range(rows):
+        local_i = i if i <= side // 2 else side - (rows - i) if rows - i < side // 2 else side // 2
+        for j in range(columns):
+            local_j = j if j <= side // 2 else side - (columns - j) if columns - j < side // 2 else side // 2
+            a, b = i - local_i, j - local_j
+            near, told = (x[:, a : a + side, b : b + side].reshape(2, -1) for x in (tokens, codes))
+            (logits,) = oracle.run("main.forward", near[:, :-1], told)
+            logits = logits.reshape(2, side, side, -1)[:, local_i, local_j]
+            least = np.sort(logits, -1)[:, -5, None]
+            p = np.where(logits < least, 0.0, np.exp(logits))
+            cdf = np.cumsum(p / p.sum(-1, keepdims=True), -1)
+            tokens[:, i, j] = (cdf < u[i * columns + j][:, None]).sum(-1)
+    assert np.array_equal(found, tokens.reshape(2, -1))
+
+
+def test_windows_of_a_grid() -> None:
+    assert windows((2, 3), (2, 2)).tolist() == [[0, 1, 3, 4], [1, 2, 4, 5]]
+    shown, places = sliding((16, 16), (16, 16))
+    assert np.array_equal(shown, np.tile(np.arange(256), (256, 1))) and np.array_equal(places, np.arange(256))
+    shown, places = sliding((24, 40), (16, 16))
+    assert np.array_equal(shown[np.arange(960), places], np.arange(960))
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("taming_depth", "networks.main.window=[5, 4]", "a window of 5 by 4 tokens"),
+        ("taming-windows", "sampler={kind: autoregressive}", "no cache to continue from"),
+        ("taming_depth", "networks.main.shared=false", "is told numbers of tokens by"),
+        ("taming", "data.fields.y.classes=20", "has 20 values, and the table 17 rows"),
+        ("taming_depth", "networks.encoder.reads=depth", "the data has no field `depth`"),
+    ],
+)
+def test_what_does_not_fit_is_refused(name: str, override: str, message: str) -> None:
+    sizes = [*SYSTEMS[name].sizes, override]
+    with pytest.raises(DiagnosticError, match=message):
+        load_spec(SYSTEMS[name].spec, overrides=sizes)

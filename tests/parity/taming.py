@@ -1,0 +1,59 @@
+"""Taming transformers (Esser et al. 2021): VQGAN, its discriminator, and the GPT over tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cases import Array, Forward
+from parity_data import Numbers
+
+GPT = (
+    "data.classes=64",
+    "data.tokens={vocabulary: 64, grid: [4, 4]}",
+    "backbone.width=64",
+    "backbone.depth=2",
+    "backbone.block.mixer.heads=4",
+)
+VQGAN = (
+    "data.shape=[3, 16, 16]",
+    "networks.main.width=32",
+    "networks.main.multipliers=[1, 2]",
+    "networks.main.blocks=1",
+    "networks.main.attention=[1]",
+    "networks.main.bottleneck={kind: codebook, size: 64, channels: 32}",
+    "networks.discriminator.depth=1",
+)
+
+
+def tokens(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    """The first of their tokens is the condition."""
+    idx = numbers.inputs["idx"]
+    return {"idx": idx[:, 1:], "y": idx[:, 0]}
+
+
+def image(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    return {"x": numbers.inputs["x"]}
+
+
+PATCHES = (*VQGAN, "networks.discriminator={kind: patch_discriminator, width: 16, depth: 2}", "data.shape=[3, 32, 32]")
+CASES = [
+    Forward(
+        "taming.patchgan",
+        "vqgan_taming",
+        PATCHES,
+        lambda numbers, spec: {"x": numbers.inputs["input"]},
+        prefixes={"discriminator": ""},
+        network="discriminator",
+    ),
+    Forward("taming.mingpt", "taming", GPT, tokens),
+    Forward("taming.vqgan", "vqgan_taming", VQGAN, image, wanted=lambda numbers: numbers.outputs["out.dec"]),
+    Forward(
+        "taming.vqgan",
+        "vqgan_taming",
+        VQGAN,
+        image,
+        wanted=lambda numbers: numbers.outputs["out.enc.2.2"].reshape(2, 64),
+        method="encode",
+    ),
+]
