@@ -288,6 +288,11 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("H", "head"): 151_206_944,
         },
     ),
+    "givt": (
+        "the sizes of big_vision's GIVT_MODELS, added up; paper: 304 M (default), 1.67 B (large)",
+        {("base", "main"): 86_385_168, ("default", "main"): 304_009_744, ("large", "main"): 1_664_330_256},
+    ),
+    "givt_masked": ("as givt, with rows for what is hidden and a position more", {("default", "main"): 304_013_840}),
     "himar": (
         "the sizes of its layers, added up; README of HiDream-ai/himar: 244, 529 and 1090 M for the three networks",
         {

@@ -175,6 +175,17 @@ SYSTEMS: dict[str, Tiny] = {
             "sampler.reuse={after: 1, diffusion: {kind: ddpm, respacing: '2'}}",
         ),
     ),
+    "givt": Tiny("givt", (*DIGITS, *under("backbone", (*BLOCKS, "depth=1")), "sampler.proposals=8")),
+    "givt-beams": Tiny(
+        "givt",
+        (
+            *(*DIGITS, *under("backbone", (*BLOCKS, "depth=1"))),
+            "sampler={kind: mixture_autoregressive, beams: 2, fans: 3}",
+        ),
+    ),
+    "givt_masked": Tiny(
+        "givt_masked", (*DIGITS, *under("backbone", (*BLOCKS, "depth=1")), "sampler.steps=3", "sampler.proposals=8")
+    ),
     "himar": Tiny(
         "himar",
         (

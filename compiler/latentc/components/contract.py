@@ -52,6 +52,8 @@ Capability = Literal[
     "quantize_granules",
     "masked_tokens",
     "masked_features",
+    "next_mixture",
+    "masked_mixtures",
     "hierarchical_features",
     "denoise_sequence",
     "generate",
@@ -86,6 +88,8 @@ CAPABILITIES: dict[Capability, str] = {
     "quantize_granules": "turns codes and labels of clusters into latents",
     "masked_tokens": "predicts masked tokens from the others",
     "masked_features": "encodes a partly hidden sample as features of each token",
+    "next_mixture": "predicts the distribution of each continuous token from those before it",
+    "masked_mixtures": "predicts the distributions of hidden continuous tokens from the others",
     "hierarchical_features": "encodes partly hidden pivots, then a partly hidden sample, as features of each token",
     "denoise_sequence": "denoises all tokens of a sample together, given the features of each",
     "generate": "turns noise into a sample",
@@ -144,6 +148,11 @@ masked_features `forward` (tokens [B, T, C] as state, mask f32[B, T] that is 1 w
               are 1 where one of them is hidden [B, G], where one counts [B, G], where one of all was known to
               `remember` [B, T], and where one is not among them [B, T]; their positions i64[B, G], conditions, caches)
               -> output [B, G, D], from these tokens and what is remembered of the others
+next_mixture  `forward` (tokens [B, T - 1, C] as state, conditions) -> output [B, T, P], numbers of a mixture; `prefill`
+              (conditions) -> output [B, P], caches; `decode` (token [B, C], position, caches) -> output, caches
+masked_mixtures
+              `forward` (tokens [B, T, C] as state, mask f32[B, T] that is 1 where one is hidden, conditions) -> output
+              [B, T, P]
 hierarchical_features
               `pivots` (pivots [B, N, C] as state, mask f32[B, N] that is 1 where one is hidden, conditions) -> output
               [B, N + T, D]; `forward` (tokens [B, T, C] as state; masks: f32[B, T] where one is hidden, f32[B, N] where

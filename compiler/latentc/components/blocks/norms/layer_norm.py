@@ -17,11 +17,15 @@ class LayerNorm(Norm):
     kind: Literal["layer_norm"]
     eps: float = Field(1e-6, gt=0, description="added to the variance")
     affine: bool = Field(False, description="learned scale and shift")
+    bias: bool = Field(True, description="the learned shift, if `affine`")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "layer_norm"}
 
     def apply(self, b: Builder, name: str, x: Var, t: Var | None = None, grid: Any = None) -> Var:
         if not self.affine:
             return b.layer_norm(x, eps=self.eps)  # type: ignore[no-any-return]
         width = TensorType(x.type.dtype, (x.shape[-1],))
-        scale, shift = b.param(f"{name}.weight", width, "ones"), b.param(f"{name}.bias", width, "zeros")
+        scale = b.param(f"{name}.weight", width, "ones")
+        if not self.bias:
+            return b.mul(b.layer_norm(x, eps=self.eps), scale, out=x.value.name)  # type: ignore[no-any-return]
+        shift = b.param(f"{name}.bias", width, "zeros")
         return b.layer_norm(x, scale, shift, eps=self.eps)  # type: ignore[no-any-return]

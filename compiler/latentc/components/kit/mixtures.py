@@ -1,0 +1,82 @@
+"""Gaussian mixtures whose parameters a network predicts: their log-density, and draws from one component.
+
+Symbols: N rows (tokens), C channels, M components.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pydantic import Field
+
+from latentc.components import Closed
+from latentc.components.kit.tokens import draw
+from latentc.ir.builder import Builder, Var
+
+
+class Mixture(Closed):
+    """A mixture of Gaussians with diagonal covariances (GIVT, Tschannen et al. 2023, arXiv:2312.02116)."""
+
+    components: int = Field(16, gt=0, le=4_096, description="Gaussians (M)")
+    per_channel: bool = Field(False, description="a mixture of its own for each channel")
+    halved: bool = Field(True, description="deviations are (x + sqrt(x^2 + 4)) / 2; false: x + sqrt(x^2 + 4) / 2")
+    least: float = Field(1e-6, gt=0, le=1, description="least deviation")
+
+    def size(self, channels: int) -> int:
+        """Numbers that describe the mixture of a token."""
+        return self.components * (3 * channels if self.per_channel else 1 + 2 * channels)
+
+    def parameters(self, b: Builder, raw: Var, channels: int, scale: float = 1.0) -> tuple[Var, Var, Var]:
+        """Logits f32[N, C or 1, M], means and deviations f32[N, C, M], these times `scale`, of raw numbers."""
+        rows, m = raw.shape[0], self.components
+        if self.per_channel:
+            parts = b.reshape(raw, shape=(rows, 3 * channels, m))
+            logits, mean, deviation = b.split(parts, axis=1, sizes=(channels,) * 3, out="logits mean deviation")
+        else:
+            logits, rest = b.split(raw, axis=1, sizes=(m, 2 * m * channels), out="logits rest")
+            logits = b.reshape(logits, shape=(rows, 1, m), out="logits")
+            rest = b.transpose(b.reshape(rest, shape=(rows, m, 2, channels)), perm=(0, 2, 3, 1))
+            mean, deviation = b.split(rest, axis=1, sizes=(1, 1), out="mean deviation")
+            mean, deviation = (b.reshape(v, shape=(rows, channels, m), out=v.value.name) for v in (mean, deviation))
+        root = b.sqrt(b.add(b.mul(deviation, deviation), 4.0), out="root")
+        if self.halved:
+            deviation = b.mul(b.add(deviation, root), 0.5, out="deviation")
+        else:
+            deviation = b.add(deviation, b.mul(root, 0.5), out="deviation")
+        deviation = b.maximum(deviation, self.least, out="deviation")
+        return logits, mean, deviation if scale == 1.0 else b.mul(deviation, scale, out="deviation")
+
+    def log_density(self, b: Builder, raw: Var, x: Var) -> Var:
+        """f32[N]: the log-density of x f32[N, C]."""
+        rows, channels = x.shape
+        logits, mean, deviation = self.parameters(b, raw, int(channels))
+        own = log_normal(b, b.reshape(x, shape=(rows, channels, 1)), mean, deviation)
+        if not self.per_channel:
+            own = b.sum(own, axes=(1,), keepdims=True, out="own")
+        top = b.max(logits, axes=(2,), keepdims=True)
+        total = b.add(b.log(b.sum(b.exp(logits - top), axes=(2,), keepdims=True)), top, out="total")
+        own = b.op("add", own, b.op("sub", logits, total), out="own")
+        top = b.max(own, axes=(2,), keepdims=True, out="top")
+        found = b.add(b.log(b.sum(b.exp(own - top), axes=(2,), keepdims=True)), top, out="found")
+        return b.sum(found, axes=(1, 2), keepdims=False, out="log_density")  # type: ignore[no-any-return]
+
+    def component(self, b: Builder, logits: Var, u: Var) -> Var:
+        """f32[N, C or 1, M]: one for the component that u f32[N, C or 1] falls on, by inverse CDF, and zeros."""
+        chosen = draw(b, logits, u, out="chosen")
+        place = b.reshape(b.arange(self.components), shape=(1, 1, self.components))
+        chosen = b.reshape(chosen, shape=(*chosen.shape, 1))
+        return b.cast(b.equal(place, chosen), to="f32", out="one")  # type: ignore[no-any-return]
+
+
+def of_component(b: Builder, v: Var, one: Var, out: str) -> Var:
+    """f32[N, C]: v f32[N, C, M] of the component that `one` marks."""
+    return b.sum(b.mul(v, one), axes=(2,), keepdims=False, out=out)  # type: ignore[no-any-return]
+
+
+def log_normal(b: Builder, x: Any, mean: Var, deviation: Var) -> Var:
+    z = b.div(b.op("sub", x, mean), deviation, out="z")
+    return b.op("sub", b.mul(b.mul(z, z), -0.5), b.add(b.log(deviation), 0.5 * math.log(2 * math.pi)), out="own")  # type: ignore[no-any-return]
+
+
+__all__ = ["Mixture", "log_normal", "of_component"]

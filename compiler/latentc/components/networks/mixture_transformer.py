@@ -1,0 +1,281 @@
+"""A transformer over continuous tokens that predicts Gaussian mixtures, causal or masked: GIVT.
+
+It is no option of `token_transformer`, whose tokens are indices.
+Symbols: B batch, T tokens, C channels of a token, D width, P numbers of a mixture, H heads, d channels of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.blocks.block import Block
+from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.blocks.norms.layer_norm import LayerNorm
+from latentc.components.condition import Entry, Form, ports_of
+from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.kit.mixtures import Mixture
+from latentc.components.parts import Problem, Weights, dense, table
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
+from latentc.ir.types import B, Named
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class MixtureTransformer(Backbone):
+    """Predicts a Gaussian mixture for every continuous token (GIVT, Tschannen et al. 2023, arXiv:2312.02116).
+
+    Causal: `forward`: x f32[B, T - 1, C], y i64[B] -> f32[B, T, P], row i of token i given those before it; `prefill`:
+    y -> f32[B, P], caches; `decode`: token f32[B, C], position i64[], caches -> f32[B, P], caches, a pair of keys and
+    values f32[B, H, T, d] for each block. Masked: `forward`: x f32[B, T, C], mask f32[B, T] (1 where a token is
+    hidden), y -> f32[B, T, P].
+    """
+
+    kind: Literal["mixture_transformer"]
+    style: Literal["causal", "masked"] = Field("causal", description="in order, or any tokens from any others")
+    width: int = Field(gt=0, le=65_536, multiple_of=2, description="channels of a token inside (D)")
+    depth: int = Field(gt=0, le=512, description="number of blocks")
+    mixture: Mixture = Field(Mixture(), description="what is predicted of a token")
+    joined_mask: bool = Field(
+        True, description="half of the channels say whether a token is hidden; false: hidden ones are replaced"
+    )
+    block: Block = Field(description="the block that is repeated; causal in the causal style")
+    weights: Weights = Field("xavier", description="how linear layers start")
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "mixture_transformer",
+        "width": 16,
+        "depth": 1,
+        "mixture": {"components": 2},
+        "block": {
+            "mixer": {"kind": "attention", "heads": 2, "causal": True, "bias": False},
+            "feed_forward": {"kind": "gelu_mlp", "approximate": "tanh"},
+            "norm": {"kind": "layer_norm", "affine": True, "bias": False},
+            "condition": {"kind": "in_context"},
+        },
+    }
+
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_mixture"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("tokens",)
+    CLASS: ClassVar[bool] = True
+
+    @property
+    def specials(self) -> int:
+        """Rows of the table of labels behind the classes, before that of none."""
+        return 0 if self.style == "causal" else 3 if self.joined_mask else 1
+
+    def provides(self, spec: Spec) -> frozenset[Capability]:
+        return self.PROVIDES if self.style == "causal" else frozenset({"masked_mixtures"})
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if spec.data.shape is None or len(spec.data.shape) != 3:
+            yield Problem((), f"a {self.kind} takes arrays [C, H, W], but the data has {spec.data.words}")
+        yield from self.block.problems_of_width(self.width)
+        yield from self.block.problems_of_condition(self.kind, None)
+        if self.style == "causal":
+            yield from self.block.problems_of_decoding("a causal mixture_transformer predicts the next token")
+        elif getattr(self.block.mixer, "causal", False):
+            yield Problem(("block", "mixer"), "the masked style sees all tokens", "set `causal: false`")
+        yield from self.problems_of_conditions(spec)
+        told = [(name, c.ports(name, spec)) for name, c in self.told(spec).items()]
+        if len(told) != 1 or len(told[0][1]) != 1 or told[0][1][0].values is None:
+            message = "a mixture_transformer begins with one label, given as an index"
+            yield Problem((), message, "name the one in `conditions`")
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        assert spec.data.shape is not None
+        channels, height, width = spec.data.shape
+        length, entries = height * width, self.entries(spec)
+        (told,) = ports_of(entries)
+        assert told.values is not None
+        static: dict[str, Any] = {
+            "tokens": length,
+            "channels": channels,
+            "width": self.width,
+            "depth": self.depth,
+            "labels": told.values,
+            **self.block.static(self.width),
+        }
+        if self.style == "masked":
+            ports = (
+                Port("x", f32(B, Named(length, "T"), channels), "state"),
+                Port("mask", f32(B, Named(length, "T")), "mask"),
+                told,
+            )
+            methods = {"forward": add_method(mb, name, "forward", _masked(self, entries), ports, static)}
+            return Network(name, methods, self.provides(spec))
+        heads = static.get("kv_heads", static["heads"])
+        cache_type = f32(B, heads, Named(length, "T"), self.width // static["heads"])
+        caches = (Port("caches", cache_type, "cache"),) * (2 * self.depth)
+        grown: tuple[Role, ...] = ("output", *(port.role for port in caches))
+        forward, prefill, decode = _causal(self, entries)
+        token = (Port("token", f32(B, channels), "token"), Port("position", i64(), "position"), *caches)
+        methods = {
+            "forward": add_method(
+                mb, name, "forward", forward, (Port("x", f32(B, length - 1, channels), "state"), told), static
+            ),
+            "prefill": add_method(mb, name, "prefill", prefill, (told,), static, grown),
+            "decode": add_method(mb, name, "decode", decode, token, static, grown),
+        }
+        return Network(name, methods, self.provides(spec))
+
+
+class _Shared:
+    """What the methods share."""
+
+    def __init__(self, config: MixtureTransformer, entries: tuple[Entry, ...]) -> None:
+        mixer, feed_forward, norm, condition = config.block.parts()
+        assert isinstance(condition, InContext)
+        self.config, self.condition, self.parts = config, condition, (mixer, feed_forward, norm, config.weights)
+        self.null = entries[0].ports[0].null
+
+    def rows(self, b: Builder, width: Any, labels: Any) -> Var:
+        """f32[labels + specials, D]: embeddings of the classes, of what stands for hidden tokens, of no class."""
+        return table(b, "label_emb.weight", labels + self.config.specials, width, "unit_normal")
+
+    def label(self, b: Builder, y: Var, width: Any, labels: Any) -> Var:
+        """f32[B, 1, D]: the label as first token; that of none has the last row."""
+        if self.config.specials and self.null is not None:
+            none = b.cast(b.equal(y, self.null), to="i64", out="none")
+            y = b.add(y, b.op("mul", none, self.config.specials), out="row")
+        x = b.embedding(self.rows(b, width, labels), y, out="label")
+        return b.reshape(x, shape=(y.shape[0], 1, width), out="label")  # type: ignore[no-any-return]
+
+    def embed(self, b: Builder, x: Var, width: Any) -> Var:
+        return dense(b, "token_emb", x, width, True, self.config.weights, out="x")
+
+    def positions(self, b: Builder, count: Any, width: Any) -> Var:
+        return b.param("pos_embed", f32(1, count, width), "normal", std=0.02)  # type: ignore[no-any-return]
+
+    def run(self, b: Builder, x: Var, depth: Any, sizes: Any) -> Var:
+        block = self.condition.block(*self.parts)
+        for name in items("blocks", depth):
+            x = b.sub(name, block, x, dim=x.shape[2], **sizes)
+        return x
+
+    def head(self, b: Builder, x: Var, channels: Any) -> Var:
+        """Raw numbers of the mixtures."""
+        x = LayerNorm(kind="layer_norm", eps=1e-6, affine=True).apply(b, "norm", x)
+        return dense(b, "head", x, self.config.mixture.size(int(channels)), True, "zeros", out="mixture")
+
+
+@cache
+def _masked(config: MixtureTransformer, entries: tuple[Entry, ...]) -> BlockBody:
+    shared = _Shared(config, entries)
+
+    @module_class("MixtureTransformer", x="B T=tokens channels", mask="B T=tokens")
+    def forward(
+        b: Builder,
+        x: Var,
+        mask: Var,
+        y: Var,
+        *,
+        tokens: int,
+        channels: int,
+        width: int,
+        depth: int,
+        labels: int,
+        **static: Any,
+    ) -> Var:
+        """Mixtures of all tokens from those that are not hidden and the label."""
+        batch, rows = x.shape[0], shared.rows(b, width, labels)
+
+        def special(i: int) -> Var:
+            row = b.slice(rows, axis=0, start=labels - 1 + i, stop=labels + i)
+            return b.reshape(row, shape=(1, 1, width), out="special")  # type: ignore[no-any-return]
+
+        hidden = b.reshape(b.greater(mask, 0.5), shape=(batch, x.shape[1], 1), out="hidden")
+        x = shared.embed(b, x, width)
+        if config.joined_mask:  # every second channel of each
+            marks = b.where(hidden, special(0), special(1), out="marks")
+            x = b.where(hidden, special(2), x, out="x")
+            halves = [
+                b.reshape(
+                    b.slice(b.reshape(v, shape=(batch, tokens, width // 2, 2)), axis=3, start=0, stop=1),
+                    shape=(batch, tokens, width // 2),
+                )
+                for v in (b.broadcast_to(marks, x, shape=(batch, tokens, width)), x)
+            ]
+            x = b.concat(*halves, axis=2, out="x")
+        else:
+            x = b.where(hidden, special(0), x, out="x")
+        x = b.concat(shared.label(b, y, width, labels), x, axis=1, out="x")
+        x = x + shared.positions(b, tokens + 1, width)
+        x = shared.run(b, x, depth, config.block.own(width, static))
+        return b.slice(shared.head(b, x, channels), axis=1, start=1, stop=tokens + 1, out="mixture")  # type: ignore[no-any-return]
+
+    return forward
+
+
+@cache
+def _causal(config: MixtureTransformer, entries: tuple[Entry, ...]) -> tuple[BlockBody, BlockBody, BlockBody]:
+    """`forward`, `prefill`, `decode`."""
+    shared = _Shared(config, entries)
+
+    def step(
+        b: Builder, x: Var, position: Var, caches: list[Var], tokens: Any, width: Any, channels: Any, static: Any
+    ) -> tuple[Var, ...]:
+        """One token x [B, 1, D] at `position` through all blocks: its mixture and the grown caches."""
+        block = shared.condition.decode_block(*shared.parts)
+        here = b.take(shared.positions(b, tokens, width), position, axis=1)
+        x = x + b.reshape(here, shape=(1, 1, width))
+        seen = b.less_equal(b.arange(tokens), position)
+        mask = b.reshape(seen, shape=(1, 1, 1, tokens), out="mask")
+        grown: list[Var] = []
+        for i in range(len(caches) // 2):
+            operands = (x, position, mask, *caches[2 * i : 2 * i + 2])
+            sizes = config.block.own(width, static)
+            x, *pair = b.sub(f"blocks.{i}", block, *operands, out="x keys values", dim=width, **sizes)
+            grown += pair
+        x = shared.head(b, x, channels)
+        return b.reshape(x, shape=(x.shape[0], x.shape[2]), out="mixture"), *grown
+
+    @module_class("MixtureTransformer", x="B tokens-1 channels")
+    def forward(
+        b: Builder, x: Var, y: Var, *, tokens: int, channels: int, width: int, depth: int, labels: int, **static: Any
+    ) -> Var:
+        """Mixtures of every token given the label and the tokens before it."""
+        x = b.concat(shared.label(b, y, width, labels), shared.embed(b, x, width), axis=1, out="x")
+        x = b.reshape(x, shape=(x.shape[0], Named(tokens, "T"), width), out="x")
+        x = x + shared.positions(b, Named(tokens, "T"), width)
+        return shared.head(b, shared.run(b, x, depth, config.block.own(width, static)), channels)
+
+    @module_class("MixtureTransformer", "prefill")
+    def prefill(
+        b: Builder, y: Var, *, tokens: int, channels: int, width: int, depth: int, labels: int, **static: Any
+    ) -> tuple[Var, ...]:
+        """The mixture of the first token, and the caches with the label in them."""
+        length, heads = Named(tokens, "T"), static.get("kv_heads", static["heads"])
+        x = shared.label(b, y, width, labels)
+        shape = (heads, length, width // static["heads"])
+        caches = [b.full(x, shape=shape, value=0.0, dtype="f32", out="cache") for _ in range(2 * int(depth))]
+        return step(b, x, b.constant(np.int64(0)), caches, length, width, channels, static)
+
+    kv = "kv_heads" if "kv_heads" in config.block.static(config.width) else "heads"
+
+    @module_class("MixtureTransformer", "decode", caches=f"B {kv} T=tokens width//heads")
+    def decode(
+        b: Builder,
+        token: Var,
+        position: Var,
+        *caches: Var,
+        tokens: int,
+        channels: int,
+        width: int,
+        depth: int,
+        labels: int,
+        **static: Any,
+    ) -> tuple[Var, ...]:
+        """Takes token `position - 1`; gives the mixture of token `position`, and the grown caches."""
+        x = shared.embed(b, b.reshape(token, shape=(token.shape[0], 1, channels)), width)
+        return step(b, x, position, list(caches), Named(tokens, "T"), width, channels, static)
+
+    return forward, prefill, decode
+
+
+__all__ = ["MixtureTransformer"]

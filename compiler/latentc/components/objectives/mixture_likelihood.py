@@ -1,0 +1,83 @@
+"""The negative log-likelihood of continuous tokens under the mixtures that a network predicts: GIVT's loss.
+
+Symbols: B batch, T tokens of a sample, C channels of a token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.kit import Conditions, call
+from latentc.components.kit.mixtures import Mixture
+from latentc.components.kit.patches import patchify
+from latentc.components.objective import Objective
+from latentc.components.objectives._common import publish
+from latentc.components.parts import Problem
+from latentc.ir.builder import ModuleBuilder, f32, i64
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class MixtureLikelihood(Objective):
+    """The negative log-likelihood in nats per token (GIVT, Tschannen et al. 2023, arXiv:2312.02116).
+
+    Of a masked network a fraction cos(pi u / 2) of the tokens is hidden, u uniform in [0, 1 - `least_masking`], and the
+    loss is of those.
+    """
+
+    kind: Literal["mixture_likelihood"]
+    masked: bool = Field(False, description="the network predicts hidden tokens, rather than the next one")
+    least_masking: float = Field(0.3, ge=0, lt=1, description="bounds the fraction that is hidden from below")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "mixture_likelihood"}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "masked_mixtures" if self.masked else "next_mixture"),)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        network, conditions = networks["main"], Conditions(spec, networks)
+        mixture: Mixture = spec.networks["main"].mixture  # type: ignore[attr-defined]
+        assert spec.data.shape is not None
+        channels, height, width = spec.data.shape
+        length = height * width
+        b = mb.function("loss.terms")
+        x = b.input("x", f32(B, *spec.data.shape))
+        given = conditions.inputs(b, by_field=True)
+        draws: tuple[Draw, ...] = ()
+        hidden = None
+        tokens = patchify(b, x, 1)
+        if self.masked:
+            u, order = b.input("u", f32(B)), b.input("order", i64(B, length))
+            draws = (Draw("u", "uniform"), Draw("order", "permutation"))
+            share = b.cos(b.mul(u, (1 - self.least_masking) * math.pi / 2), out="share")
+            most = b.reshape(b.mul(share, float(length)), shape=(B, 1), out="most")
+            hidden = b.cast(b.less(b.cast(b.argsort(order, out="rank"), to="f32"), most), to="f32", out="hidden")
+        told = conditions.dropped(b, conditions.operands(b, given))
+        if hidden is None:
+            prefix = b.slice(tokens, axis=1, start=0, stop=length - 1, out="given")
+            raw = call(b, network, "forward", told, state=prefix, out="mixtures")
+        else:
+            raw = call(b, network, "forward", told, state=tokens, mask=hidden, out="mixtures")
+        rows = B * length
+        flat = b.reshape(raw, shape=(rows, raw.shape[2]), out="raw")
+        found = mixture.log_density(b, flat, b.reshape(tokens, shape=(rows, channels)))
+        found = b.reshape(found, shape=(B, length), out="log_likelihood")
+        if hidden is None:
+            b.output(b.neg(b.mean(found, axes=(1,), keepdims=False), out="loss"))
+        else:
+            total = b.sum(hidden, axes=(1,), keepdims=False, out="total")
+            b.output(b.neg(b.div(b.sum(found * hidden, axes=(1,), keepdims=False), total), out="loss"))
+        b.finish("The negative log-likelihood in nats per token, one value per sample.")
+        return publish(mb, ("loss",), ("x", *conditions.fields), (*draws, *conditions.draws()), self.trained(spec))
+
+
+__all__ = ["MixtureLikelihood"]

@@ -1,0 +1,108 @@
+"""Draws of continuous tokens from mixtures of Gaussians, and from two of them under guidance.
+
+Symbols: N rows (tokens), C channels, M components, Q proposals of a rejection sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.guidance.guidance import ScheduledGuidance, guidance_problems
+from latentc.components.kit.mixtures import Mixture, log_normal, of_component
+from latentc.components.parts import Problem, under
+from latentc.components.sampler import Sampler
+from latentc.ir.builder import Builder, Var
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+POINTS = 1001
+"""Points within 10 of the mean at which the ratio to the proposal's density is bounded, as published code does."""
+
+
+class MixtureSampler(Sampler):
+    """Draws tokens from predicted mixtures."""
+
+    temperature: float = Field(1.0, ge=0, le=100, description="factor of the deviations (variance scaling)")
+    guidance: ScheduledGuidance | None = Field(
+        None,
+        description="distribution-based guidance: a scale s samples p^s q^(1 - s), p of one component told the "
+        "condition and q not; by rejection, channel by channel",
+    )
+    proposals: int = Field(100, gt=0, le=10_000, description="draws of the rejection sampler per token (Q)")
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.guidance is None:
+            return
+        yield from under("guidance", problems=guidance_problems(self.guidance, spec))
+        if self.guidance.channels is not None:
+            yield Problem(("guidance", "channels"), "all channels of a token are guided", "leave it out")
+        mixture = getattr(spec.networks.get("main"), "mixture", None)
+        if isinstance(mixture, Mixture) and mixture.per_channel and mixture.components > 1:
+            message = "guidance chooses one component of a token, and each channel has a mixture of its own"
+            yield Problem(("guidance",), message, "leave it out, or set `per_channel: false`")
+
+
+def drawn(
+    b: Builder,
+    mixture: Mixture,
+    raw: Var,
+    channels: int,
+    temperature: float,
+    u: Var,
+    z: Var,
+    guided: tuple[Var, Var, Var, Var] | None = None,
+) -> tuple[Var, Var]:
+    """(x f32[N, C] of the mixtures, its log-density f32[N, C]) from raw numbers f32[N, P].
+
+    u f32[N, C or 1] is uniform and chooses a component, z f32[N, C] is normal. `guided`: raw numbers without the
+    condition, the scale f32[N], proposals f32[N, Q, C] of normals and f32[N, Q, C] of uniform numbers.
+    """
+    logits, mean, deviation = mixture.parameters(b, raw, channels, temperature)
+    one = mixture.component(b, logits, u)
+    mean, deviation = of_component(b, mean, one, "mean"), of_component(b, deviation, one, "deviation")
+    plain = b.add(mean, b.mul(deviation, z), out="plain")
+    if guided is None:
+        return plain, log_normal(b, plain, mean, deviation)
+    other, scale, normals, uniforms = guided
+    _, mean_u, deviation_u = mixture.parameters(b, other, channels, temperature)
+    mean_u, deviation_u = of_component(b, mean_u, one, "mean_u"), of_component(b, deviation_u, one, "deviation_u")
+    rows = raw.shape[0]
+
+    def column(v: Var) -> Var:
+        return b.reshape(v, shape=(rows, 1, channels), out=v.value.name)  # type: ignore[no-any-return]
+
+    mean, deviation, mean_u, deviation_u = (column(v) for v in (mean, deviation, mean_u, deviation_u))
+    weight = b.reshape(scale, shape=(rows, 1, 1), out="weight")
+
+    def density(x: Var) -> Var:
+        own = b.mul(log_normal(b, x, mean, deviation), weight)
+        rest = b.mul(log_normal(b, x, mean_u, deviation_u), b.op("sub", 1.0, weight))
+        return b.add(own, rest, out="log_p")  # type: ignore[no-any-return]
+
+    wide = b.mul(b.maximum(deviation, deviation_u), 2.0, out="wide")
+    grid = b.reshape(b.constant(np.linspace(-10.0, 10.0, POINTS)), shape=(1, POINTS, 1), out="grid")
+    highest = b.max(density(b.add(mean, grid, out="points")), axes=(1,), keepdims=True, out="highest")
+    bound = b.op("sub", highest, log_normal(b, mean, mean, wide), out="bound")
+    x = b.add(mean, b.mul(wide, normals), out="x")
+    log_q = b.add(log_normal(b, x, mean, wide), bound, out="log_q")
+    accepted = b.less(b.add(b.log(uniforms), log_q), density(x), out="accepted")
+    count = b.cumsum(b.cast(accepted, to="f32"), axis=1, out="count")
+    first = b.logical_and(accepted, b.less(count, 1.5), out="first")
+    chosen = b.sum(b.where(first, x, b.scalar(0.0, x)), axes=(1,), keepdims=False, out="chosen")
+    some = b.greater(b.sum(b.cast(accepted, to="f32"), axes=(1,), keepdims=False), 0.5, out="some")
+    made = b.where(some, chosen, plain, out="made")
+    found = density(b.reshape(made, shape=(rows, 1, channels)))
+    return made, b.reshape(found, shape=(rows, channels), out="log_density")
+
+
+def rows_of(mixture: Mixture, channels: int) -> int:
+    """Uniform numbers that choose the components of a token."""
+    return channels if mixture.per_channel else 1
+
+
+__all__ = ["MixtureSampler", "drawn", "rows_of"]

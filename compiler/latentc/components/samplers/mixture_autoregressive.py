@@ -1,0 +1,208 @@
+"""Continuous token after token from predicted mixtures, with beams or guidance: GIVT's causal sampler.
+
+Symbols: B batch, T tokens of a sample, C channels of a token, K beams, F draws of each, Q proposals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.contract import Need, Network, OutputField, Program
+from latentc.components.guidance.guidance import scale_at
+from latentc.components.kit import Conditions, call
+from latentc.components.kit.mixtures import Mixture
+from latentc.components.kit.patches import unpatchify
+from latentc.components.parts import Problem
+from latentc.components.samplers._mixtures import MixtureSampler, drawn, rows_of
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.types import B, f32
+from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class MixtureAutoregressive(MixtureSampler):
+    """Draws each token from its mixture given those before it (GIVT, Tschannen et al. 2023, arXiv:2312.02116).
+
+    With beams, each draws `fans` tokens, and those of the likeliest beginnings go on; the likeliest is the sample.
+    """
+
+    kind: Literal["mixture_autoregressive"]
+    beams: int = Field(1, gt=0, le=64, description="beginnings that are kept (K)")
+    fans: int = Field(1, gt=0, le=256, description="tokens that each of them draws (F)")
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "mixture_autoregressive",
+        "temperature": 0.95,
+        "guidance": {"scale": 1.4},
+        "proposals": 8,
+    }
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "next_mixture"),)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        if self.guidance is not None and self.beams * self.fans > 1:
+            yield Problem(
+                ("beams",), "guidance gives no density that beams could be compared by", "leave out one of them"
+            )
+
+    def with_steps(self, steps: int) -> MixtureAutoregressive:
+        return self
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
+        """Adds entry `sample.T`: the conditions, scale f32[B] with guidance, u f32[T, B, K F, C or 1] and z
+        f32[T, B, K F, C], with guidance q_z and q_u f32[T, B, Q, C] -> f32[B, C, H, W].
+        """
+        network, conditions = networks["main"], Conditions(spec, networks)
+        mixture: Mixture = spec.networks["main"].mixture  # type: ignore[attr-defined]
+        assert spec.data.shape is not None
+        channels, height, width = spec.data.shape
+        length, wide = height * width, self.beams * self.fans
+        entry = f"sample.{length}"
+        b = mb.function(entry)
+        told = conditions.operands(b, conditions.inputs(b))
+        sources: dict[str, Source] = conditions.sources()
+        scale = b.input("scale", f32(B)) if self.guidance else None
+        rows = {
+            "u": b.input("u", f32(length, B, wide, rows_of(mixture, channels))),
+            "z": b.input("z", f32(length, B, wide, channels)),
+        }
+        sources |= {"u": RandomSource("uniform", "component", length), "z": RandomSource("normal", "token", length)}
+        if self.guidance is not None:
+            sources["scale"] = SettingSource("guidance")
+            rows["q_z"] = b.input("q_z", f32(length, B, self.proposals, channels))
+            rows["q_u"] = b.input("q_u", f32(length, B, self.proposals, channels))
+            sources |= {
+                "q_z": RandomSource("normal", "proposal", length),
+                "q_u": RandomSource("uniform", "accept", length),
+            }
+        if scale is not None:
+            null = conditions.null(b, told)
+            told = {key: b.concat(value, null[key], axis=0, out=key) for key, value in told.items()}
+        elif self.beams > 1:
+            told = {key: self._repeated(b, value) for key, value in told.items()}
+        names = " ".join(["mixture", *["cache"] * (len(network.methods["prefill"].outputs) - 1)])
+        raw, *caches = call(b, network, "prefill", told, out=names)
+        progress = [i / max(length - 1, 1) for i in range(length)]
+        weights = np.asarray(self.guidance.weights(progress)) if self.guidance else np.ones(length)
+
+        def pick(b: Builder, raw: Var, row: Mapping[str, Var], scale: Var | None, score: Var) -> tuple[Var, Var, Var]:
+            return self._pick(b, mixture, raw, channels, row, scale, score)
+
+        def at(i: int) -> dict[str, Var]:
+            return {
+                key: b.reshape(b.slice(v, axis=0, start=i, stop=i + 1), shape=v.shape[1:]) for key, v in rows.items()
+            }
+
+        first_scale = None if scale is None else scale_at(b, scale, b.constant(weights[0]))
+        score = b.full(next(iter(told.values())), shape=(), value=0.0, dtype="f32", out="score")
+        if scale is not None:
+            score, _ = b.split(score, axis=0, sizes=(B, B), out="score rest")
+        token, score, _ = pick(b, raw, at(0), first_scale, score)
+        if length == 1:
+            b.output(unpatchify(b, b.reshape(self._best(b, token), shape=(B, 1, channels)), (channels, 1, 1)))
+            made = None
+        else:
+            kept = b.reshape(token, shape=(token.shape[0], 1, channels), out="sequence")
+            rest = b.full(kept, shape=(length - 1, channels), value=0.0, dtype="f32", out="rest")
+            sequence = b.concat(kept, rest, axis=1, out="sequence")
+            tables = [b.slice(v, axis=0, start=1, stop=length, out=key) for key, v in rows.items()]
+            if scale is not None:
+                tables.append(b.constant(weights[1:], out="weight"))
+
+            def body(b: Builder, i: Var, fixed: tuple[Var, ...], state: tuple[Var, ...], row: tuple[Var, ...]) -> Any:
+                token, score, sequence, *caches = state
+                here = dict(zip([*rows, "weight"], row, strict=False))
+                position = b.op("add", i, 1, out="position")
+                fed = token if not fixed else b.concat(token, token, axis=0, out="fed")
+                names = " ".join(["mixture", *["cache"] * len(caches)])
+                operands: dict[str, Any] = {"token": fed, "position": position, "cache": caches}
+                raw, *caches = call(b, network, "decode", {}, out=names, **operands)
+                strength = scale_at(b, fixed[0], here["weight"]) if fixed else None
+                token, score, beam = pick(b, raw, here, strength, score)
+                if self.beams > 1:
+                    sequence = self._of_beams(b, sequence, beam)
+                    caches = [self._of_beams(b, cache, beam) for cache in caches]
+                put = b.reshape(token, shape=(token.shape[0], 1, channels))
+                sequence = b.update_slice(sequence, put, position, axis=1, out="sequence")
+                return (token, score, sequence, *caches), ()
+
+            invariants = [] if scale is None else [scale]
+            made = b.loop(
+                f"{entry}.decode",
+                length - 1,
+                body,
+                invariants=invariants,
+                carried=[token, score, sequence, *caches],
+                tables=tables,
+            )
+            b.output(unpatchify(b, self._best(b, made[2]), (channels, height, width)))
+        mb.entries[entry] = b.finish(doc=f"Draws {length} tokens one after the other.")
+        settings = (Setting("guidance", self.guidance.scale),) if self.guidance else ()
+        outputs = (OutputField("samples", "x"),)
+        return Program(entry, self.kind, length, length, sources, settings, outputs=outputs)
+
+    def _repeated(self, b: Builder, v: Var) -> Var:
+        """Each sample's row, once per beam."""
+        rest = v.shape[1:]
+        wide = b.broadcast_to(b.reshape(v, shape=(B, 1, *rest)), v, shape=(B, self.beams, *rest))
+        return b.reshape(wide, shape=(B * self.beams, *rest), out="told")  # type: ignore[no-any-return]
+
+    def _best(self, b: Builder, v: Var) -> Var:
+        """The first beam of each sample, which is the likeliest."""
+        if self.beams == 1:
+            return v
+        rest = v.shape[1:]
+        v = b.slice(b.reshape(v, shape=(B, self.beams, *rest)), axis=1, start=0, stop=1)
+        return b.reshape(v, shape=(B, *rest), out="best")  # type: ignore[no-any-return]
+
+    def _of_beams(self, b: Builder, v: Var, beam: Var) -> Var:
+        """Rows [B K, ...] of the beams that go on, `beam` i64[B, K]."""
+        rest = v.shape[1:]
+        v = b.reshape(v, shape=(B, self.beams, *rest))
+        index = b.reshape(beam, shape=(B, self.beams, *[1] * len(rest)))
+        index = b.broadcast_to(index, v, shape=(B, self.beams, *rest))
+        return b.reshape(b.take_along(v, index, axis=1), shape=(B * self.beams, *rest), out="kept")  # type: ignore[no-any-return]
+
+    def _pick(
+        self,
+        b: Builder,
+        mixture: Mixture,
+        raw: Var,
+        channels: int,
+        row: Mapping[str, Var],
+        scale: Var | None,
+        score: Var,
+    ) -> tuple[Var, Var, Var]:
+        """Tokens f32[B K, C], log-likelihoods of their beginnings f32[B K], the beams i64[B, K] that they continue."""
+        size, wide = int(raw.shape[1]), self.beams * self.fans
+        flat = {key: b.reshape(row[key], shape=(B * wide, row[key].shape[2]), out=key) for key in ("u", "z")}
+        if scale is not None:
+            raw, other = b.split(raw, axis=0, sizes=(B, B), out="raw other")
+            guided = (other, scale, row["q_z"], row["q_u"])
+            token, _ = drawn(b, mixture, raw, channels, self.temperature, flat["u"], flat["z"], guided)
+            return token, score, score
+        if self.fans > 1:
+            raw = b.reshape(raw, shape=(B * self.beams, 1, size))
+            raw = b.broadcast_to(raw, raw, shape=(B * self.beams, self.fans, size))
+            raw = b.reshape(raw, shape=(B * wide, size), out="raw")
+        token, own = drawn(b, mixture, raw, channels, self.temperature, flat["u"], flat["z"])
+        if wide == 1:
+            return token, score, score
+        own = b.reshape(b.sum(own, axes=(1,), keepdims=False), shape=(B, self.beams, self.fans), out="own")
+        total = b.add(own, b.reshape(score, shape=(B, self.beams, 1)), out="total")
+        best, index = b.top_k(b.reshape(total, shape=(B, wide)), k=self.beams, out="best index")
+        tokens = b.reshape(token, shape=(B, wide, channels))
+        wide_index = b.broadcast_to(b.reshape(index, shape=(B, self.beams, 1)), tokens, shape=(B, self.beams, channels))
+        token = b.reshape(b.take_along(tokens, wide_index, axis=1), shape=(B * self.beams, channels), out="token")
+        beam = b.div(index, self.fans, out="beam")
+        return token, b.reshape(best, shape=(B * self.beams,), out="score"), beam
+
+
+__all__ = ["MixtureAutoregressive"]

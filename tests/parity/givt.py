@@ -1,0 +1,45 @@
+"""GIVT (Tschannen et al. 2023): mixtures of both styles, and the likelihood of tokens under them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from cases import Array, Forward, Loss
+from parity_data import Numbers
+
+SIZES = (
+    "data.shape=[4, 4, 4]",
+    "backbone.width=16",
+    "backbone.depth=1",
+    "backbone.block.mixer.heads=2",
+    "backbone.mixture={components: 4, per_channel: true, halved: false}",
+    "sampler.guidance=null",
+    "data.first_stage=null",
+)
+
+
+def causal(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    return {"x": numbers.inputs["sequence"][:, :-1], "y": numbers.inputs["labels"]}
+
+
+def masked(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    given = numbers.inputs
+    return {"x": given["sequence"], "mask": given["input_mask"].astype(np.float32), "y": given["labels"]}
+
+
+def loss(numbers: Numbers, spec: Any) -> Mapping[str, Array]:
+    x = numbers.inputs["sequence"].transpose(0, 2, 1).reshape(2, 4, 4, 4)
+    return {"x": x, "y": numbers.inputs["labels"], "drop": np.ones(2, np.float32)}
+
+
+def logits(numbers: Numbers) -> Array:
+    return numbers.outputs["out.logits"]
+
+
+CASES = [
+    Forward("givt.ar", "givt", SIZES, causal, wanted=logits),
+    Forward("givt.masked", "givt_masked", (*SIZES, "backbone.joined_mask=false"), masked, wanted=logits),
+    Loss("givt.ar", "givt", SIZES, loss, wanted=lambda numbers: numbers.outputs["out.nll"].sum(-1)),
+]

@@ -1,0 +1,140 @@
+"""GIVT's samplers against a program in numpy that evaluates the whole sequence for every token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentc.ir.core import parameters
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.spec import load_spec
+
+TINY = ("data.shape=[2, 2, 2]", "data.first_stage=null", "data.classes=3", "backbone.width=8", "backbone.depth=1")
+TINY += ("backbone.block.mixer.heads=2", "backbone.mixture={components: 3}")
+RNG = np.random.default_rng(0)
+
+
+def system(*overrides: str, spec: str = "givt") -> tuple[Any, dict[str, Any], list[Any]]:
+    """(the lowered spec, its weights by path, the inputs of its sampler)."""
+    lowered = lower(load_spec(spec, None, [*TINY, *overrides]))
+    program = lowered.programs[0]
+    params = parameters(lowered.module, program.entry)
+    weights = {path: 0.5 * RNG.standard_normal([int(d) for d in p.type.shape]) for path, p in params.items()}
+    given: list[Any] = []
+    for one in program.inputs(lowered.module):
+        shape = [2 if d == "B" else d for d in one.shape]
+        kind = getattr(one.source, "distribution", "")
+        drawn = RNG.uniform(0.01, 0.99, shape) if kind == "uniform" else RNG.standard_normal(shape)
+        given.append(np.array([0, 2]) if one.name == "y" else np.full(2, 1.6) if one.name == "scale" else drawn)
+    return lowered, weights, given
+
+
+def mixtures(raw: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities [n, M], means and deviations [n, M, C] of raw numbers [n, P]."""
+    p = np.exp(raw[:, :3] - raw[:, :3].max(1, keepdims=True))
+    rest = raw[:, 3:].reshape(len(raw), 3, 2, 2)
+    deviation = (rest[:, :, 1] + np.sqrt(rest[:, :, 1] ** 2 + 4)) / 2
+    return p / p.sum(1, keepdims=True), rest[:, :, 0], np.maximum(deviation, 1e-6) * temperature
+
+
+def log_normal(x: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    return -0.5 * ((x - mean) / deviation) ** 2 - np.log(deviation) - 0.5 * np.log(2 * np.pi)
+
+
+def forward(lowered: Any, weights: dict[str, Any], tokens: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Raw numbers [n, T, P] from tokens [n, T, C]."""
+    own = {path.removeprefix("main."): w for path, w in weights.items()}
+    return np.asarray(Interpreter(lowered.module, own).run("main.forward", tokens[:, :-1], y)[0])
+
+
+def rejected(raw: np.ndarray, other: np.ndarray, u: Any, z: Any, q_z: Any, q_u: Any, w: float, t: float) -> np.ndarray:
+    """[2, C]: the first of the proposals that is accepted, channel by channel; else a draw of the component itself."""
+    (p, mean, s), (_, mean_u, s_u) = mixtures(raw, t), mixtures(other, t)
+    rows = np.arange(2)
+    k = (np.cumsum(p, 1) < u[:, 0]).sum(1)
+    mean, s, mean_u, s_u = mean[rows, k], s[rows, k], mean_u[rows, k], s_u[rows, k]
+
+    def density(x: np.ndarray) -> np.ndarray:
+        return np.exp((1 + w) * log_normal(x, mean, s) - w * log_normal(x, mean_u, s_u))
+
+    wide = 2 * np.maximum(s, s_u)
+    points = mean + np.linspace(-10, 10, 1001)[:, None, None]
+    factor = (density(points) / np.exp(log_normal(mean, mean, wide))).max(0)
+    out = mean + s * z[:, 0]
+    for b in range(2):
+        for c in range(2):
+            for q in range(q_z.shape[1]):
+                x = mean[b, c] + wide[b, c] * q_z[b, q, c]
+                here = np.broadcast_to(x, (2, 2))
+                if q_u[b, q, c] * factor[b, c] * np.exp(log_normal(here, mean, wide))[b, c] < density(here)[b, c]:
+                    out[b, c] = x
+                    break
+    return out
+
+
+def test_guided_tokens() -> None:
+    lowered, weights, given = system("sampler.proposals=16", "sampler.temperature=0.9")
+    out = Interpreter(lowered.module, weights).run(lowered.programs[0].entry, *given)[0]
+    named = dict(zip([i.name for i in lowered.programs[0].inputs(lowered.module)], given, strict=True))
+    tokens = np.zeros((2, 4, 2))
+    for i in range(4):
+        raw = forward(lowered, weights, tokens, named["y"])[:, i]
+        other = forward(lowered, weights, tokens, np.full(2, 3))[:, i]
+        row = [named[key][i] for key in ("u", "z", "q_z", "q_u")]
+        tokens[:, i] = rejected(raw, other, *row, 0.6, 0.9)
+    np.testing.assert_allclose(out, tokens.transpose(0, 2, 1).reshape(2, 2, 2, 2), rtol=1e-8)
+
+
+@pytest.mark.parametrize(("beams", "fans"), [(1, 1), (2, 3)])
+def test_beams(beams: int, fans: int) -> None:
+    sampler = f"sampler={{kind: mixture_autoregressive, beams: {beams}, fans: {fans}, temperature: 0.9}}"
+    lowered, weights, given = system(sampler)
+    out = Interpreter(lowered.module, weights).run(lowered.programs[0].entry, *given)[0]
+    named = dict(zip([i.name for i in lowered.programs[0].inputs(lowered.module)], given, strict=True))
+    made = np.zeros((2, 2, 2, 2))
+    for b in range(2):
+        kept = [(0.0, np.zeros((4, 2)))] * beams
+        for i in range(4):
+            grown = []
+            for k, (score, tokens) in enumerate(kept):
+                raw = forward(lowered, weights, tokens[None], named["y"][b : b + 1])[:, i]
+                (p,), (mean,), (s,) = mixtures(raw, 0.9)
+                for f in range(fans):
+                    j = k * fans + f
+                    m = int((np.cumsum(p) < named["u"][i, b, j, 0]).sum())
+                    x = mean[m] + s[m] * named["z"][i, b, j]
+                    longer = tokens.copy()
+                    longer[i] = x
+                    grown.append((score + log_normal(x, mean[m], s[m]).sum(), longer))
+            kept = sorted(grown, key=lambda one: -one[0])[:beams]
+        made[b] = kept[0][1].T.reshape(2, 2, 2)
+    np.testing.assert_allclose(out, made, rtol=1e-8)
+
+
+def test_masked_tokens() -> None:
+    changes = ("sampler.guidance=null", "sampler.steps=3", "sampler.randomness=2")
+    lowered, weights, given = system(*changes, spec="givt_masked")
+    out = Interpreter(lowered.module, weights).run(lowered.programs[0].entry, *given)[0]
+    named = dict(zip([i.name for i in lowered.programs[0].inputs(lowered.module)], given, strict=True))
+    own = {path.removeprefix("main."): w for path, w in weights.items()}
+    tokens, hidden = np.zeros((2, 4, 2)), np.ones((2, 4), bool)
+    for i, left in enumerate((3, 2, 0)):
+        raw = np.asarray(
+            Interpreter(lowered.module, own).run("main.forward", tokens, hidden.astype(float), named["y"])[0]
+        )
+        score = np.full((2, 4), np.inf)
+        for b in range(2):
+            for t in np.flatnonzero(hidden[b]):
+                (p,), (mean,), (s,) = mixtures(raw[b : b + 1, t], 1.0)
+                m = int((np.cumsum(p) < named["u"][i, b, t, 0]).sum())
+                tokens[b, t] = mean[m] + s[m] * named["z"][i, b, t]
+                density = np.log(np.sum(p * np.exp(log_normal(tokens[b, t], mean, s).sum(-1))))
+                score[b, t] = density + 2 * (1 - (i + 1) / 3) * named["gumbel"][i, b, t]
+            order = np.argsort(score[b])[:left]
+            hidden[b] = False
+            hidden[b, order] = True
+            tokens[b, order] = 0
+    np.testing.assert_allclose(out, tokens.transpose(0, 2, 1).reshape(2, 2, 2, 2), rtol=1e-8)
