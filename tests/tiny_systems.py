@@ -244,25 +244,28 @@ SYSTEMS: dict[str, Tiny] = {
     "nvg": Tiny(
         "nvg",
         (
-            *(*FILE, "data.classes=3", "data.class_names=null", "data.tokens={vocabulary: 16, grid: [47]}"),
+            "data={kind: npz, path: train.npz, classes: 3, tokens: {vocabulary: 16, grid: [47]}}",
             *under("networks.main", GRANULES),
             *under("networks.structure", GRANULES),
-            *("networks.quantizer.codebook={size: 16, channels: 4, side: 4}", "data.first_stage=null"),
+            "networks.quantizer.codebook={size: 16, channels: 4, side: 4}",
             *("conditioning.time.frequencies=16", "sampler.structure_steps=2"),
         ),
     ),
     "var": Tiny(
         "var",
         (
-            *(*FILE, "data.classes=3", "data.class_names=null", "data.tokens={vocabulary: 16, grid: [14]}"),
+            "data={kind: npz, path: train.npz, classes: 3, tokens: {vocabulary: 16, grid: [14]}}",
             *under("networks.main", ("width=16", "depth=2", "scales=[1, 2, 3]", "latent=4", "block.mixer.heads=2")),
-            *("networks.quantizer.codebook={size: 16, channels: 4, scales: [1, 2, 3]}", "data.first_stage=null"),
+            "networks.quantizer.codebook={size: 16, channels: 4, scales: [1, 2, 3]}",
             "sampler.top_k=8",
         ),
     ),
     "vq_multi_scale": Tiny(
         "vq_multi_scale",
-        (*STAGE, *under("backbone", ("attention=[1]", "bottleneck={size: 16, channels: 4, scales: [1, 3, 4]}"))),
+        (
+            *(*STAGE, "backbone.attention=[1]"),
+            "backbone.bottleneck={kind: multi_scale_codebook, size: 16, channels: 4, scales: [1, 3, 4]}",
+        ),
     ),
     "vq_multi_granularity": Tiny(
         "vq_multi_granularity",

@@ -49,7 +49,7 @@ def split(x: np.ndarray) -> list[list[int]]:
 def test_clusters_are_merged_greedily() -> None:
     mb = ModuleBuilder()
     b = mb.function("labels")
-    b.output(clustered(b, b.input("x", f32(B, L, Z))))
+    b.output(b.sub("clustering", clustered, b.input("x", f32(B, L, Z))))
     mb.entries["labels"] = b.finish()
     x = RNG.standard_normal((3, L, Z))
     (labels,) = Interpreter(mb.finish(), {}).run("labels", x)

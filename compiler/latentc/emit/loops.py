@@ -239,10 +239,10 @@ class Loops(Statements):
         for value, outside in zip(inputs[1 : 1 + keep], node.inputs[:keep], strict=True):
             env[value] = self.arg(outside)
         read = {v for item in items for v in operands(item)} | set(made)
-        heads, columns = [], []
+        heads, columns, trip = [], [], self.size(attrs["trip"]).code
         rows = [(v, t) for v, t in zip(inputs[1 + keep + carry :], tables, strict=True) if v in read]
         if inputs[0] in read:
-            rows.insert(0, (inputs[0], f"torch.arange({attrs['trip']}, device={self._device()})"))
+            rows.insert(0, (inputs[0], f"torch.arange({trip}, device={self._device()})"))
         for value, table in rows:
             base = singular(base_name(value.name))
             if base in self.inputs or base in hold:
@@ -252,9 +252,9 @@ class Loops(Statements):
             env[value] = Text(name)
             heads.append(name)
             columns.append(table)
-        over = f"range({attrs['trip']})" if not heads else columns[0] if len(heads) == 1 else f"zip({commas(columns)})"
+        over = f"range({trip})" if not heads else columns[0] if len(heads) == 1 else f"zip({commas(columns)})"
         if self.context.progress:
-            over = f"tqdm({over}, total={attrs['trip']}, leave=False, disable=None)"
+            over = f"tqdm({over}, total={trip}, leave=False, disable=None)"
         if len(heads) > 3:
             lines += self._layout(f"rows = {over}")
             over = "rows"

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from latentc.components.blocks.scales import Scales, codebook_nearest, codebook_rows, smoothed
-from latentc.ir.builder import Builder, Var
-from latentc.ir.types import B
+from latentc.ir.builder import Builder, Var, module_class
 
 TAKEN = 1e30
 """Distance of what is clustered already."""
@@ -75,15 +74,16 @@ def gathered(b: Builder, x: Var, index: Var, out: str = "x") -> Var:
     return b.take_along(x, wide, axis=1, out=out)
 
 
+@module_class("Clustering", x="B L C")
 def clustered(b: Builder, x: Var) -> Var:
-    """i64[B, L]: labels of stage K of vectors x f32[B, L, C], by merging the nearest (NVG, algorithm 1).
+    """Labels [B, L] of the last stage of vectors x, by merging the nearest (NVG, algorithm 1).
 
     In each stage the two nearest clusters that are left become one, until none is left; its vector is their mean.
     """
     count = int(x.shape[1])
     pairs = []
     while count > 1:
-        first, second = _paired(b, x, count)
+        first, second = b.sub("pairing", _paired, x, out="first second")
         pairs.append((first, second))
         x = b.mul(b.add(gathered(b, x, first), gathered(b, x, second)), 0.5, out="x")
         count //= 2
@@ -96,25 +96,33 @@ def clustered(b: Builder, x: Var) -> Var:
     return labels
 
 
-def _paired(b: Builder, x: Var, count: int) -> tuple[Var, Var]:
-    """Pairs of N = `count` vectors x [B, N, C], each of the two nearest that are left: i64[B, N / 2] each."""
+@module_class("Pairing", x="B N C")
+def _paired(b: Builder, x: Var) -> tuple[Var, Var]:
+    """Pairs of vectors x [B, N, C], each of the two nearest that are left: their numbers, [B, N / 2] each."""
+    count = x.shape[1]
     square = b.sum(x * x, axes=(2,), keepdims=True, out="square")
     products = b.matmul(x, b.transpose(x, perm=(0, 2, 1)), out="products")
     distance = square + b.transpose(square, perm=(0, 2, 1)) - products * 2.0
-    lower = np.tri(count) * TAKEN  # each pair once, and none with itself
-    distance = b.add(distance, b.constant(lower, out="lower"), out="distance")
+    index = b.arange(count)
+    again = b.less_equal(index, b.reshape(index, shape=(count, 1)), out="again")  # each pair counts once
+    distance = b.where(again, b.scalar(TAKEN, distance), distance, out="distance")
 
     def body(b: Builder, i: Var, fixed: Any, state: tuple[Var, ...], rows: Any) -> Any:
         (distance,) = state
-        flat = b.reshape(distance, shape=(B, count * count), out="flat")
+        batch = distance.shape[0]
+        flat = b.reshape(distance, shape=(batch, count * count), out="flat")
         best = b.argmax(b.neg(flat), axis=1, out="best")
         first = b.div(best, count, out="first")
         second = b.op("sub", best, first * count, out="second")
         index = b.arange(count)
         taken = b.logical_or(
-            b.equal(b.reshape(first, shape=(B, 1)), index), b.equal(b.reshape(second, shape=(B, 1)), index), out="taken"
+            b.equal(b.reshape(first, shape=(batch, 1)), index),
+            b.equal(b.reshape(second, shape=(batch, 1)), index),
+            out="taken",
         )
-        gone = b.logical_or(b.reshape(taken, shape=(B, count, 1)), b.reshape(taken, shape=(B, 1, count)), out="gone")
+        gone = b.logical_or(
+            b.reshape(taken, shape=(batch, count, 1)), b.reshape(taken, shape=(batch, 1, count)), out="gone"
+        )
         return (b.where(gone, b.scalar(TAKEN, distance), distance, out="distance"),), (first, second)
 
     _, first, second = b.loop("pair", count // 2, body, carried=[distance])

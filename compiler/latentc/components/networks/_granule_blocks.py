@@ -17,30 +17,24 @@ BASE = 10000.0
 EPS = 1e-6
 
 
-def angles(b: Builder, ids: Var, structure: Var | None, place: tuple[int, int], head: int, kind: int) -> Var:
-    """f32[B, N, d / 2]: what pairs of channels of N tokens turn by (section 2.2.2).
+def angles(b: Builder, structure: Var, of_kind: int, of_space: int, kind: int) -> Var:
+    """f32[B, L, d / 2]: what pairs of channels of L tokens turn by (section 2.2.2).
 
-    `ids` f32[B, N, K] are structure embeddings; the first channels tell kinds of tokens apart (`kind` 0: the class, 1:
-    the canvas, 2: structure), two turn with each number of the embedding, the rest with row and column. `structure`
-    None: a token without a place. `place`: channels of the kind, and of each of row and column.
+    The first `of_kind` channels of a head tell kinds of tokens apart (1: the canvas, 2: structure), two turn with each
+    number of the structure embedding f32[B, L, K], and `of_space` each with row and column.
     """
-    of_kind, of_space = place
-    batch, count = ids.shape[0], int(ids.shape[1])
-    side = round(count**0.5)
-    fixed = np.zeros((1, count, of_kind // 2))
-    fixed += kind * _frequencies(of_kind)
-    space = np.zeros((1, count, of_space))
-    if structure is not None:
-        rows, columns = np.divmod(np.arange(count), side)
-        space = np.concatenate([x[None, :, None] * _frequencies(of_space) for x in (rows, columns)], axis=2)
-    shown = ids if structure is None else structure
-    parts = [(fixed, "of_kind"), (space, "of_space")]
-    first, last = (
-        b.broadcast_to(b.constant(values, "f32", out=name), ids, shape=(batch, count, values.shape[2]), out=name)
-        for values, name in parts
-    )
-    del head
-    return b.concat(first, shown, last, axis=2, out="angles")
+    batch, count, _ = structure.shape
+    rows, columns = np.divmod(np.arange(int(count)), round(int(count) ** 0.5))
+    space = np.concatenate([place[:, None] * _frequencies(of_space) for place in (rows, columns)], axis=1)
+    told = b.constant(kind * _frequencies(of_kind), "f32", out="told")
+    told = b.broadcast_to(told, structure, shape=(batch, count, of_kind // 2), out="told")
+    place = b.broadcast_to(b.constant(space, "f32", out="place"), structure, shape=(batch, count, of_space))
+    return b.concat(told, structure, place, axis=2, out="angles")
+
+
+def no_angles(b: Builder, like: Var, head: int) -> Var:
+    """f32[B, 1, d / 2] of zeros: those of the class."""
+    return b.full(like, shape=(1, head // 2), value=0.0, dtype="f32", out="still")
 
 
 def _frequencies(channels: int) -> Any:
@@ -88,4 +82,4 @@ def modulated_linear(b: Builder, x: Var, c: Var, *, dim: int, features: int) -> 
     return dense(b, "linear", b.layer_norm(x, eps=EPS) * (scale + 1.0) + shift, features, True, "zeros")
 
 
-__all__ = ["angles", "modulated_linear", "parallel_block", "turned"]
+__all__ = ["angles", "modulated_linear", "no_angles", "parallel_block", "turned"]

@@ -17,7 +17,7 @@ from pydantic import Field
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
-from latentc.components.networks._granule_blocks import angles, modulated_linear, parallel_block
+from latentc.components.networks._granule_blocks import angles, modulated_linear, no_angles, parallel_block
 from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B
@@ -157,14 +157,8 @@ def _forward(config: CanvasTransformer, entries: tuple[Entry, ...]) -> BlockBody
         text, c = told(b, entries, conditions, stage, stages, width, static)
         x = dense(b, "embed", canvas, width, True, "xavier", out="x")
         x = b.concat(b.reshape(text, shape=(batch, 1, width)), x, axis=1, out="x")
-        head = int(width) // int(heads)
-        none = b.full(canvas, shape=(1, stages), value=0.0, dtype="f32", out="none")
-        turn = b.concat(
-            angles(b, none, None, config.channels, head, 0),
-            angles(b, structure, structure, config.channels, head, 1),
-            axis=1,
-            out="turn",
-        )
+        still = no_angles(b, canvas, config.width // config.heads)
+        turn = b.concat(still, angles(b, structure, *config.channels, 1), axis=1, out="turn")
         x = run(b, x, c, turn, width, depth, heads, hidden)
         x = b.slice(x, axis=1, start=1, stop=positions + 1, out="x")
         last = b.sub("output", modulated_linear, x, c, dim=width, features=latent, out="last")

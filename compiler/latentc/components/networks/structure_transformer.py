@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from latentc.components.backbone import add_method
 from latentc.components.condition import Entry, TimeEmbedding, ports_of
 from latentc.components.contract import Capability, Network, Port
-from latentc.components.networks._granule_blocks import angles, modulated_linear
+from latentc.components.networks._granule_blocks import angles, modulated_linear, no_angles
 from latentc.components.networks.canvas_transformer import GranuleNetwork, run, told
 from latentc.components.parts import dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
@@ -90,15 +90,9 @@ def _forward(config: StructureTransformer, time: TimeEmbedding, entries: tuple[E
             axis=1,
             out="x",
         )
-        head = int(width) // int(heads)
-        none = b.full(canvas, shape=(1, stages), value=0.0, dtype="f32", out="none")
-        turn = b.concat(
-            angles(b, none, None, config.channels, head, 0),
-            angles(b, structure, structure, config.channels, head, 1),
-            angles(b, structure, structure, config.channels, head, 2),
-            axis=1,
-            out="turn",
-        )
+        still = no_angles(b, canvas, config.width // config.heads)
+        of_kinds = (angles(b, structure, *config.channels, kind) for kind in (1, 2))
+        turn = b.concat(still, *of_kinds, axis=1, out="turn")
         x = run(b, x, c, turn, width, depth, heads, hidden)
         x = b.slice(x, axis=1, start=positions + 1, stop=2 * positions + 1, out="x")
         return b.sub("output", modulated_linear, x, c, dim=width, features=stages, out="velocity")  # type: ignore[no-any-return]

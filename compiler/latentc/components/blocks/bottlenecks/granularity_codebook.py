@@ -77,7 +77,8 @@ class GranularityCodebook(Bottleneck):
 
     def _labels(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
         rows = b.reshape(h, shape=(h.shape[0], static["latent"], self.side**2))
-        return clustered(b, b.stop_gradient(b.transpose(rows, perm=(0, 2, 1)), out="rows"))
+        rows = b.stop_gradient(b.transpose(rows, perm=(0, 2, 1)), out="rows")
+        return b.sub("clustering", clustered, rows, out="labels")  # type: ignore[no-any-return]
 
     def codes(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
         labels = self._labels(b, h, static)
