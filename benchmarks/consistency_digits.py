@@ -14,8 +14,6 @@ that of the adapter that was trained for diffusion. Takes about five minutes.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,6 @@ from latentc import api
 
 COUNT, FRESH = 1000, 12_000_000
 DIFFUSION = (
-    "networks.main.pretrained=digits-dit/runs/train/weights.safetensors",
     "objective={kind: diffusion, process: {kind: discrete, schedule: cosine}, predicts: velocity}",
     "sampler={kind: ddim, steps: 50, spacing: trailing}",
 )
@@ -42,11 +39,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out/consistency_digits"), help="projects and bundles")
     out: Path = parser.parse_args().out
     sys.path.insert(0, str(METRICS.parent))
-    # Projects lie side by side, as each starts from the weights of the one before.
     teacher = trained("digits_dit", out / "digits-dit", None)
     consistency = trained("digits_consistency", out / "digits-consistency", teacher)
-    adapter = trained("digits_controlled", out / "digits-controlled", None)
-    transferred = trained_by_diffusion(out / "digits-controlled-diffusion")
+    adapter = trained("digits_controlled", out / "digits-controlled", consistency, role="main")
+    transferred = trained("digits_controlled", out / "digits-controlled-diffusion", teacher, DIFFUSION, "main")
     labels, low = asked()
     found = {
         "digits_dit, 100 evaluations": figures("digits_dit", teacher, out, labels, low, controlled=False),
@@ -68,16 +64,6 @@ def main() -> int:
     ]
     print("\n".join(lines))
     return int(any("MISSED" in line for line in lines))
-
-
-def trained_by_diffusion(project: Path) -> Path:
-    """The weights of the same adapter, trained for the diffusion model."""
-    weights = (project / "runs/train/weights.safetensors").resolve()
-    if not weights.exists():
-        api.emit("digits_controlled", project, overrides=DIFFUSION)
-        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-        subprocess.run([sys.executable, "train.py"], cwd=project, env=environment, check=True)
-    return weights
 
 
 def asked() -> tuple[np.ndarray, np.ndarray]:

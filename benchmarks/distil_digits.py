@@ -52,12 +52,14 @@ def main() -> int:
     return int("MISSED" in line)
 
 
-def trained(spec: str, project: Path, teacher: Path | None, overrides: Sequence[str] = ()) -> Path:
-    """The weights of a spec, trained if they are not there yet, with the weights of its teacher if it has one."""
+def trained(
+    spec: str, project: Path, teacher: Path | None, overrides: Sequence[str] = (), role: str = "teacher"
+) -> Path:
+    """The weights of a spec, trained if they are not there yet; network `role` starts from the file `teacher`."""
     weights = (project / "runs/train/weights.safetensors").resolve()
     if not weights.exists():
         api.emit(spec, project, overrides=list(overrides))
-        flags = [] if teacher is None else ["--roles.teacher.pretrained", str(teacher)]
+        flags = [] if teacher is None else [f"--roles.{role}.pretrained", str(teacher)]
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
         subprocess.run([sys.executable, "train.py", *flags], cwd=project, env=environment, check=True)
     return weights

@@ -49,8 +49,8 @@ def digits(out: Path) -> list[str]:
     sys.path.insert(0, str(METRICS.parent))
     from metrics import judged
 
-    trained("digits_dit", out / "digits-dit", None)  # projects lie side by side
-    weights = trained("digits_deediff", out / "digits-deediff", None)
+    before = trained("digits_dit", out / "digits-dit", None)
+    weights = trained("digits_deediff", out / "digits-deediff", before, role="main")
     api.compile("digits_deediff", weights, out / "dynamic", overrides=["target.form=loop"])
     pipe, labels = latentc_runtime.load(out / "dynamic", "cpu", threads=1), np.arange(COUNT) % 10
     for threshold in THRESHOLDS:

@@ -156,6 +156,8 @@ class PatchTransformer(Backbone):
             "out_channels": out_channels + self.unused_channels,
         }
         entries = self.entries(spec)
+        if maps := sum(entry.form == "map" for entry in entries):
+            static["maps"] = maps  # a network of the same sizes without them has other weights
         ports = (
             Port("x", f32(B, channels, size, size), "state"),
             Port("t", f32(B), "time"),

@@ -1,13 +1,16 @@
-"""What a classifier says of samples: the Inception Score, by torch-fidelity, and class accuracy."""
+"""What a classifier says of samples: the Inception Score, by torch-fidelity, class accuracy, and how far they are from
+the boundary between classes.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from latentc.evaluate.metrics.contract import Compared, Figure, Figures, Metric
+from latentc.evaluate.metrics.contract import Array, Compared, Figure, Figures, Metric
 from latentc.faults import needed
 
 SPLITS = 10
+NEAR = 2.0  # log odds of about 7 to 1
 
 
 def _score(compared: Compared) -> Figures:
@@ -20,6 +23,20 @@ def _score(compared: Compared) -> Figures:
 def _accuracy(compared: Compared) -> Figures:
     assert compared.scores is not None
     return {"accuracy": float(np.mean(compared.scores.argmax(axis=1) == compared.labels))}
+
+
+def margins(scores: Array, labels: Array) -> Array:
+    """f64[N]: the log odds of each label against the likeliest other class, of logits [N, K]; 0 on the boundary."""
+    exact, rows = scores.astype(np.float64), np.arange(len(labels))
+    others = exact.copy()
+    others[rows, labels] = -np.inf
+    return np.asarray(exact[rows, labels] - others.max(axis=1))
+
+
+def _margin(compared: Compared) -> Figures:
+    assert compared.scores is not None and compared.labels is not None
+    found = margins(compared.scores, compared.labels)
+    return {"margin": float(found.mean()), "near_boundary": float(np.mean(np.abs(found) < NEAR))}
 
 
 def _lacks_logits(compared: Compared) -> str | None:
@@ -45,5 +62,13 @@ METRICS = (
         _accuracy,
         _lacks_classes,
         few=lambda features: 1,
+    ),
+    Metric(
+        (
+            Figure("margin", "higher", "mean log odds of the class that was asked for against the likeliest other"),
+            Figure("near_boundary", "lower", "share of samples whose two likeliest classes are within odds of 7 to 1"),
+        ),
+        _margin,
+        _lacks_classes,
     ),
 )

@@ -1,0 +1,46 @@
+"""A flow from a condition itself to the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.coupling import Coupling
+from latentc.components.parts import Problem
+from latentc.components.sums import weighted_sum
+from latentc.ir.builder import Builder, Var
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Given(Coupling):
+    """x0 = condition + std noise, of an array of the data's shape: a sample of another model that is to be corrected.
+
+    With a prior that draws the condition, one program draws the sample and corrects it (the flow-matching
+    postprocessing of Zhao and Schwing 2025, arXiv:2503.10638).
+    """
+
+    kind: Literal["given"]
+    condition: str = Field("generated", description="name of the condition that the path starts from")
+    std: float = Field(0.05, gt=0, description="standard deviation of the noise, in units of the data")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "given"}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        found = list(super().problems(spec))
+        yield from found
+        if found or spec.data.shape is None:
+            return
+        ports = spec.conditions[self.condition].ports(self.condition, spec)
+        shape = [tuple(map(int, port.type.shape[1:])) for port in ports if port.type.is_float]  # type: ignore[arg-type]
+        if shape != [spec.data.shape]:
+            message = f"condition `{self.condition}` is no array of the data's shape {list(spec.data.shape)}"
+            yield Problem(("condition",), message, f"use `conditioning.{self.condition}: {{kind: map}}`")
+
+    def base(self, b: Builder, noise: Var, operands: Mapping[str, Var]) -> Var:
+        return weighted_sum(b, "base", (1.0, operands[self.condition]), (self.std, noise))
+
+
+__all__ = ["Given"]
