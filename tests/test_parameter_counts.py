@@ -293,6 +293,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         {("base", "main"): 86_385_168, ("default", "main"): 304_009_744, ("large", "main"): 1_664_330_256},
     ),
     "givt_masked": ("as givt, with rows for what is hidden and a position more", {("default", "main"): 304_013_840}),
+    "maskgit_r": (
+        "the sizes of liebenxj/ReCAP's maskgit.yaml, added up; AutoNAT's paper: 194 M",
+        {(None, "main"): 193_655_297},
+    ),
     "himar": (
         "the sizes of its layers, added up; README of HiDream-ai/himar: 244, 529 and 1090 M for the three networks",
         {

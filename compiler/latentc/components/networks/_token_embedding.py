@@ -40,6 +40,12 @@ class Embedding(Closed):
         False,
         description="a condition that is no row of the table joins behind the positions and the norm (RCG's MAGE)",
     )
+    condition_norm: bool = Field(
+        False, description="with `late`: the condition has positions and a norm of its own before it joins (MaskGIT-r)"
+    )
+    norm: Annotated[Component | None, OneOf("blocks/norms")] = Field(
+        None, description="the norm of what enters; null: that of the blocks"
+    )
     blank: int | None = Field(
         None, ge=0, le=1_000_000, description="which of the `labels` stands where there is no condition; null: none"
     )
@@ -65,6 +71,9 @@ class Embedding(Closed):
         if splits > 1 and self.labels:
             message = "classes are rows of the tokens' table, and tokens that are split have several"
             yield Problem(("embedding", "labels"), message, "leave it out")
+        if self.condition_norm and not (self.late and self.condition == "first"):
+            message = "a condition with a norm of its own stands first, and joins behind the norm of the tokens"
+            yield Problem(("embedding", "condition_norm"), message, "set `late: true` and `condition: first`")
         if self.blank is not None and self.blank >= self.labels:
             yield Problem(("embedding", "blank"), f"row {self.blank} of {self.labels} does not exist")
 
@@ -138,8 +147,13 @@ def embedded(
     before = count if config.condition == "first" else 0
     positions = b.param("pos_embed", f32(1, total, width), "normal", std=0.02)
     late = bool(told) and config.late
+    norm = config.norm if isinstance(config.norm, Norm) else norm
     if late:
         start = before - len(ids) if before else 0
+        if config.condition_norm:
+            own = b.slice(positions, axis=1, start=0, stop=start, out="own")
+            first = told[0] if len(told) == 1 else b.concat(*told, axis=1, out="told")
+            told = [norm.apply(b, "condition_norm", b.add(first, own, out="told"))]
         positions = b.slice(positions, axis=1, start=start, stop=start + x.shape[1], out="positions")
     x = joined(x) if told and not late else x
     x = norm.apply(b, "embedding_norm", x + positions)

@@ -21,6 +21,7 @@ from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.condition import Condition, Entry, Form, ports_of
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.kit.tokens import digit_base, rows
+from latentc.components.networks._stages import long_skips
 from latentc.components.networks._token_embedding import Embedding, Readout, embedded, logits
 from latentc.components.objective import Objective
 from latentc.components.parts import Problem, Weights, dense, under
@@ -57,6 +58,9 @@ class Bert(Backbone):
     )
     embedding: Embedding = Field(Embedding(), description="how tokens and the condition enter")
     readout: Readout = Field(Readout(), description="how logits are read from the last features")
+    long_skips: bool = Field(
+        False, description="blocks of the second half also take what their counterparts in the first return (MaskGIT-r)"
+    )
     decoder: Decoder | None = Field(None, description="blocks of a decoder, which sees every token; null: none")
     weights: Weights = Field("normal", description="how linear layers start")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the embedded tokens, in training")
@@ -97,6 +101,9 @@ class Bert(Backbone):
                 )
                 yield Problem(("embedding", "labels"), message, f"use {values} labels")
         yield from self.block.problems_of_width(self.width)
+        if self.long_skips and self.depth % 2 == 0:
+            message = f"long skips join as many blocks before the middle one as behind it, and {self.depth} is even"
+            yield Problem(("depth",), message, f"use {self.depth + 1} blocks")
         if self.decoder is not None:
             yield from under("decoder", problems=self._problems_of_decoder(self.decoder, self.told(spec)))
         if getattr(self.block.mixer, "causal", False):
@@ -179,8 +186,11 @@ def _methods(config: Bert, entries: tuple[Entry, ...]) -> tuple[BlockBody, Block
         if rank is not None:
             x = _kept(b, x, rank, before, static["known"])
         sizes = config.block.own(width, static)
-        for name in items("blocks", depth):
-            x = b.sub(name, block, x, dim=width, **sizes)
+        if config.long_skips:
+            x = long_skips(b, block, x, (), depth // 2, width, sizes)[-1]
+        else:
+            for name in items("blocks", depth):
+                x = b.sub(name, block, x, dim=width, **sizes)
         if not condition.norm_after:
             x = norm.apply(b, "norm", x)
         if config.decoder is not None:
