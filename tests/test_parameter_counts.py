@@ -311,6 +311,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("H", "head"): 130_518_544,
         },
     ),
+    "gedi": (
+        "salesforce/GeDi, whose classes are those of GPT-2: the sizes of its layers, added up; paper: 1.5 B and 345 M",
+        {("xl-medium", "main"): 1_557_611_200, ("xl-medium", "discriminator"): 354_823_169},
+    ),
     "llamagen": (
         "FoundationVision/LlamaGen; README: 111, 343 and 775 M, 1.4 and 3.1 B",
         {

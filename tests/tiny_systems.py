@@ -196,6 +196,18 @@ SYSTEMS: dict[str, Tiny] = {
             "sampler.pivots.diffusion.respacing='4'",
         ),
     ),
+    "gedi": Tiny(
+        "gedi",
+        (
+            *FILE,
+            "data.fields.tokens={shape: [6], classes: 12, medium: text}",
+            "data.fields.prompt={shape: [4], classes: 12}",
+            "data.fields.prompt_mask.shape=[4]",
+            *("networks.discriminator.class_tokens=[1, 2]", "networks.main.frozen=false"),
+            *under("networks.main", (*BLOCKS[:2], "depth=1", "context=16")),
+            *under("networks.discriminator", (*BLOCKS[:2], "depth=1", "context=16")),
+        ),
+    ),
     "pixelcnn_pp": Tiny(
         "pixelcnn_pp",
         (

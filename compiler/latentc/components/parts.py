@@ -204,6 +204,9 @@ class Chunk:
 class FeedForward(Part):
     """Works on each token alone: x [B, T, D] -> [B, T, D]."""
 
+    TAKES_VECTOR: ClassVar[bool] = False
+    """Whether `apply` is given the condition c [B, E] too."""
+
     @abstractmethod
     def static(self, dim: int) -> dict[str, Any]: ...
 
@@ -263,6 +266,8 @@ class BlockCondition(Part):
     """Whether a mixer that `generates` weights from the condition is given it."""
     THROUGH_MIXER: ClassVar[bool] = False
     """Whether the mixer takes c, rather than the block around it."""
+    TELLS_FEED_FORWARD: ClassVar[bool] = False
+    """Whether a feed-forward that takes c is given it."""
 
     IN_CHUNKS: ClassVar[bool] = False
     """Whether there are a `masked_block`, a `begin_block` and an `extend_block`."""

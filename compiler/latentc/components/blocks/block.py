@@ -46,7 +46,7 @@ class Block(Closed):
 
     def problems_of_width(self, width: int, grid: int | None = None) -> Iterator[Problem]:
         """What is wrong with a network of this width, whose tokens are a square of side `grid`; None: a sequence."""
-        mixer, _, norm, condition = self.parts()
+        mixer, feed_forward, norm, condition = self.parts()
         if grid is not None:
             yield from under("block", "mixer", problems=mixer.problems_of_grid(grid))
         elif self.spatial:
@@ -59,6 +59,9 @@ class Block(Closed):
         if condition.THROUGH_MIXER and not mixer.takes_vector:
             message = f"`{condition.kind}` adds the condition inside the mixer, and a `{mixer.kind}` takes none"
             yield Problem(("block", "condition"), message, "use `{kind: adaln_zero}`, or the mixer `attention`")
+        if feed_forward.TAKES_VECTOR and not condition.TELLS_FEED_FORWARD:
+            message = f"`{feed_forward.kind}` depends on the condition, which `{condition.kind}` does not tell it"
+            yield Problem(("block", "feed_forward"), message, "use the condition `{kind: adaln_zero}`")
         if norm.TIMED and condition.TAKES != "time":
             message = f"`{norm.kind}` depends on the time, which `{condition.kind}` does not hand to norms"
             yield Problem(("block", "norm"), message, "use `{kind: layer_norm}`, or the condition `{kind: time_norm}`")

@@ -30,6 +30,7 @@ class AdalnZero(BlockCondition):
     shift: bool = Field(True, description="norms are shifted too, not only scaled")
     gate_branches: bool = Field(False, description="a gate for each branch of a mixer that has several")
     TELLS_MIXER: ClassVar[bool] = True
+    TELLS_FEED_FORWARD: ClassVar[bool] = True
     IN_CHUNKS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adaln_zero"}
 
@@ -76,7 +77,7 @@ def _body(
     static: Mapping[str, Any],
 ) -> Var:
     names = config.names(mixer)
-    feeding = {k: static[k] for k in feed_forward.static(dim)}
+    feeding = {k: static[k] for k in feed_forward.static(dim)} | ({"c": c} if feed_forward.TAKES_VECTOR else {})
     count = len(names)
     modulation = dense(b, "adaLN", b.silu(c), count * dim, True, "zeros", out="modulation")
     modulation = b.reshape(modulation, shape=(c.shape[0], 1, count * dim), out="modulation")

@@ -1,0 +1,20 @@
+"""A prompt: tokens that a language model goes on from, embedded by the model's own table."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from latentc.components.condition import Form
+from latentc.components.conditions.sequence import Sequence
+
+
+class Prompt(Sequence):
+    """Tokens i64[B, L] and a mask of those that count; shorter prompts are filled up behind their end.
+
+    The data has the mask in the field `NAME_mask`. None is a prompt of the token `pad`.
+    """
+
+    kind: Literal["prompt"]  # type: ignore[assignment]
+    FORMS: ClassVar[tuple[Form, ...]] = ("array",)
+    RANKS: ClassVar[tuple[int, ...]] = (1,)
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "prompt"}

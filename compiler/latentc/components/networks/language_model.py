@@ -1,0 +1,388 @@
+"""A causal language model that goes on from a prompt: GPT-2.
+
+Beside token_transformer: that begins with the class alone, and knows places by their number in the sequence. Here
+prompts of a batch differ in length, so that places are counted per sample, and prompts share the table of the tokens.
+
+Symbols: B batch, T tokens of a sample, L tokens before them, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.blocks.block import Block
+from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.condition import Entry, Form, ports_of, with_operands
+from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.parts import Problem, Weights
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class LanguageModel(Backbone):
+    """Causal transformer over tokens behind a class and a prompt, or a start token (Radford et al. 2019, GPT-2).
+
+    `forward`: tokens i64[B, T - 1], conditions -> logits f32[B, T, V], the first from what stands before the tokens.
+    `prefill`: conditions -> logits f32[B, V] of the first token, caches. `decode`: token i64[B], position i64[] (the
+    number of the token that is wanted), caches -> logits f32[B, V], caches. `score`: conditions -> log-probability in
+    nats of the prompt's tokens behind the first f32[B], and how many these are f32[B]. `weigh`, with `logit_scale`:
+    scores f32[B, 2] of two classes, times a learned number.
+    """
+
+    kind: Literal["language_model"]
+    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
+    depth: int = Field(gt=0, le=512, description="number of blocks")
+    context: int = Field(1024, gt=0, le=1_048_576, description="places that the model knows")
+    start: int | None = Field(
+        None, ge=0, le=16_777_215, description="token that begins every sequence; null: the class or the prompt does"
+    )
+    class_tokens: tuple[int, ...] | None = Field(
+        None, description="token that stands for each class (GeDi); null: a learned embedding of each class"
+    )
+    logit_scale: bool = Field(False, description="a learned number that scores of classes are multiplied by (GeDi)")
+    block: Block = Field(description="the block that is repeated; its mixer is causal")
+    weights: Weights = Field("normal", description="how linear layers start")
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "language_model",
+        "width": 16,
+        "depth": 2,
+        "context": 256,
+        "start": 0,
+        "block": {
+            "mixer": {"kind": "attention", "heads": 2, "causal": True},
+            "feed_forward": {"kind": "gelu_mlp", "ratio": 2},
+            "norm": {"kind": "layer_norm", "affine": True},
+            "condition": {"kind": "in_context"},
+        },
+    }
+
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_token"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("array", "tokens")
+
+    def provides(self, spec: Spec) -> frozenset[Capability]:
+        prompted = any(entry.form == "array" for entry in self.entries(spec))
+        return self.PROVIDES | ({"weigh_classes"} if prompted and self.logit_scale else set())
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        tokens = spec.data.tokens
+        if tokens is None:
+            yield Problem((), f"a language_model takes tokens, but the data has {spec.data.words}")
+            return
+        yield from self.block.problems_of_width(self.width)
+        yield from self.block.problems_of_decoding("a language_model predicts the next token")
+        if self.block.condition.kind != "in_context":
+            message = "a language_model has its conditions in the sequence"
+            yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
+        begins = () if self.start is None else (self.start,)
+        for name, values in (("start", begins), ("class_tokens", self.class_tokens or ())):
+            if any(not 0 <= token < tokens.vocabulary for token in values):
+                yield Problem((name,), f"tokens are 0 to {tokens.vocabulary - 1}")
+        yield from self.problems_of_conditions(spec)
+        entries = self.entries(spec)
+        if sum(entry.form == "array" for entry in entries) > 1:
+            yield Problem((), "a language_model goes on from one prompt", "name one in `conditions`")
+        for entry in entries:
+            if entry.form == "array":
+                field = spec.data.fields.get(entry.condition.field or entry.name)
+                if field is not None and field.classes not in (None, tokens.vocabulary):
+                    message = f"prompt `{entry.name}` has {field.classes} tokens, and the data {tokens.vocabulary}"
+                    yield Problem((), message, "give both the same vocabulary")
+        if not entries and self.start is None:
+            yield Problem(("start",), "nothing stands before the first token", "set `start`, the token that begins")
+        length = self.before(entries, spec) + tokens.length - 1
+        if length > self.context:
+            yield Problem(("context",), f"sequences have {length} places, more than {self.context}")
+
+    def before(self, entries: tuple[Entry, ...], spec: Spec) -> int:
+        """L: how many tokens stand before those of a sample."""
+        told = sum(entry.condition.length(entry.name, spec) for entry in entries)
+        return told + (self.start is not None)
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        tokens = spec.data.tokens
+        assert tokens is not None
+        entries = self.entries(spec)
+        before = self.before(entries, spec)
+        static: dict[str, Any] = {
+            "vocabulary": tokens.vocabulary,
+            "length": before + tokens.length - 1,
+            "width": self.width,
+            "depth": self.depth,
+            **self.block.static(self.width),
+            **self.condition_sizes(spec),
+        }
+        heads = static.get("kv_heads", static["heads"])
+        slots = before + tokens.length - 1
+        cache_type = f32(B, heads, slots, self.width // static["heads"])
+        caches = (Port("caches", cache_type, "cache"),) * (2 * self.depth)
+        caches += (Port("seen", f32(B, slots), "cache"), Port("count", f32(B), "cache"))
+        told = ports_of(entries)
+        grown: tuple[Role, ...] = ("logits", *(port.role for port in caches))
+        signatures: dict[str, tuple[tuple[Port, ...], tuple[Role, ...]]] = {
+            "forward": ((Port("tokens", i64(B, tokens.length - 1), "state", tokens.vocabulary), *told), ("logits",)),
+            "prefill": (told, grown),
+            "decode": (
+                (Port("token", i64(B), "token", tokens.vocabulary), Port("position", i64(), "position"), *caches),
+                grown,
+            ),
+        }
+        if "weigh_classes" in self.provides(spec):
+            signatures["score"] = (told, ("output", "output"))
+            signatures["weigh"] = ((Port("scores", f32(B, 2), "state"),), ("output",))
+        methods = {
+            method: add_method(mb, name, method, _METHODS[method](self, entries, before), ports, static, outputs)
+            for method, (ports, outputs) in signatures.items()
+        }
+        return Network(name, methods, self.provides(spec))
+
+
+def _embedded(b: Builder, tokens: Var, vocabulary: Any, width: Any, out: str = "x") -> Var:
+    table = b.param("wte.weight", f32(vocabulary, width), "normal", std=0.02)
+    return b.embedding(table, tokens, out=out)  # type: ignore[no-any-return]
+
+
+def _context(
+    config: LanguageModel, b: Builder, entries: tuple[Entry, ...], operands: Sequence[Var], static: Mapping[str, Any]
+) -> tuple[Var | None, Var | None, Var | None]:
+    """What stands before the tokens: embeddings f32[B, L, D], which of them count f32[B, L], the prompt i64[B, L']."""
+    vocabulary, width = static["vocabulary"], static["width"]
+    parts: list[tuple[Var, Var | None]] = []
+    prompt: Var | None = None
+    for entry, own in with_operands(entries, operands):
+        if entry.form == "array":
+            prompt, mask = own
+            parts.append((_embedded(b, prompt, vocabulary, width, "prompt_x"), b.cast(mask, to="f32", out="counts")))
+        elif config.class_tokens is not None:
+            code = b.take(b.constant(np.array(config.class_tokens, np.int64)), own[0], axis=0, out="code")
+            code = b.reshape(code, shape=(own[0].shape[0], 1))
+            parts.append((_embedded(b, code, vocabulary, width, "code_x"), None))
+        else:
+            sizes = {key: value for key, value in static.items() if key not in ("vocabulary", "length")}
+            parts.append((entry.tokens(b, f"{entry.name}_embedding", own, width, sizes)[0], None))
+    if not parts:
+        return None, None, None
+    counts = [
+        mask if mask is not None else b.full(x, shape=(x.shape[1],), value=1.0, dtype="f32", out="counts")
+        for x, mask in parts
+    ]
+    if len(parts) == 1:
+        return parts[0][0], counts[0], prompt
+    return b.concat(*(x for x, _ in parts), axis=1, out="context"), b.concat(*counts, axis=1, out="counts"), prompt
+
+
+def _with_start(
+    config: LanguageModel, b: Builder, like: Var | None, x: Var | None, counts: Var | None, static: Mapping[str, Any]
+) -> tuple[Var, Var]:
+    """The same behind the start token, if there is one."""
+    if config.start is None:
+        assert x is not None and counts is not None
+        return x, counts
+    source = like if x is None else x
+    assert source is not None
+    ones = b.full(source, shape=(1,), value=1.0, dtype="f32", out="one")
+    token = b.cast(b.mul(ones, float(config.start)), to="i64", out="start")
+    start = _embedded(b, token, static["vocabulary"], static["width"], "start_x")
+    if x is None:
+        return start, ones
+    assert counts is not None
+    return b.concat(start, x, axis=1, out="x"), b.concat(ones, counts, axis=1, out="counts")
+
+
+def _placed(b: Builder, x: Var, places: Var, context: int, width: Any) -> Var:
+    """x f32[B, N, D] with the embeddings of its places f32[B, N]."""
+    table = b.param("wpe.weight", f32(context, width), "normal", std=0.01)
+    return b.add(x, b.embedding(table, b.cast(places, to="i64")), out="x")  # type: ignore[no-any-return]
+
+
+def _blocks(
+    config: LanguageModel,
+    b: Builder,
+    x: Var,
+    position: Var,
+    mask: Var,
+    caches: Sequence[Var],
+    width: Any,
+    static: Mapping[str, Any],
+) -> tuple[Var, list[Var]]:
+    """Tokens x f32[B, N, D] at cache position `position` through all blocks: features, and the grown caches."""
+    mixer, feed_forward, norm, condition = config.block.parts()
+    assert isinstance(condition, InContext)
+    block = condition.decode_block(mixer, feed_forward, norm, config.weights)
+    sizes = config.block.own(width, static)
+    grown: list[Var] = []
+    for i in range(len(caches) // 2):
+        operands = (x, position, mask, *caches[2 * i : 2 * i + 2])
+        x, keys, values = b.sub(f"blocks.{i}", block, *operands, out="x keys values", dim=width, **sizes)
+        grown += [keys, values]
+    return x, grown
+
+
+def _places(b: Builder, counts: Var) -> Var:
+    """f32[B, N]: the place of each token among those that count."""
+    return b.maximum(b.cumsum(counts, axis=1) - 1.0, 0.0, out="places")  # type: ignore[no-any-return]
+
+
+def _visible(b: Builder, counts: Var) -> Var:
+    """bool[B, 1, N, N]: a token sees itself, and those before it that count."""
+    batch, length = counts.shape
+    row, column = b.reshape(b.arange(length), shape=(length, 1)), b.reshape(b.arange(length), shape=(1, length))
+    before = b.reshape(b.less(column, row), shape=(1, length, length))
+    itself = b.reshape(b.equal(column, row), shape=(1, length, length))
+    known = b.logical_and(before, b.greater(b.reshape(counts, shape=(batch, 1, length)), 0.5))
+    return b.reshape(b.logical_or(known, itself), shape=(batch, 1, length, length), out="mask")  # type: ignore[no-any-return]
+
+
+def _logits(config: LanguageModel, b: Builder, x: Var, vocabulary: Any, width: Any) -> Var:
+    """Logits of features x f32[B, N, D], by the table of the tokens."""
+    x = config.block.parts()[2].apply(b, "norm", x)
+    table = b.param("wte.weight", f32(vocabulary, width), "normal", std=0.02)
+    return b.linear(x, table, out="logits")  # type: ignore[no-any-return]
+
+
+def _last(b: Builder, x: Var, counts: Var) -> Var:
+    """f32[B, 1, D]: the features of the last token that counts, of x f32[B, L, D]."""
+    batch, length, width = x.shape
+    if int(length) == 1:
+        return x
+    place = b.cast(b.arange(length), to="f32")
+    index = b.cast(b.max(b.mul(place, counts), axes=(1,), keepdims=True), to="i64")
+    wide = b.broadcast_to(b.reshape(index, shape=(batch, 1, 1)), x, shape=(batch, 1, width))
+    return b.take_along(x, wide, axis=1, out="x")  # type: ignore[no-any-return]
+
+
+def _features(config: LanguageModel, b: Builder, x: Var, counts: Var, width: Any, static: Mapping[str, Any]) -> Var:
+    """Features of a whole sequence x f32[B, N, D]."""
+    mixer, feed_forward, norm, condition = config.block.parts()
+    assert isinstance(condition, InContext)
+    block = condition.masked_block(mixer, feed_forward, norm, config.weights)
+    x, mask = _placed(b, x, _places(b, counts), config.context, width), _visible(b, counts)
+    for i in range(config.depth):
+        x = b.sub(f"blocks.{i}", block, x, mask, dim=width, **config.block.own(width, static))
+    return x
+
+
+@cache
+def _forward(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> BlockBody:
+    @module_class("LanguageModel")
+    def forward(b: Builder, tokens: Var, *conditions: Var, **static: Any) -> Var:
+        """Logits of every token given what stands before it."""
+        vocabulary, width = static["vocabulary"], static["width"]
+        x = _embedded(b, tokens, vocabulary, width)
+        context, counts, _ = _context(config, b, entries, conditions, static)
+        context, counts = _with_start(config, b, x, context, counts, static)
+        count = int(tokens.shape[1])
+        ones = b.full(x, shape=(count,), value=1.0, dtype="f32", out="ones")
+        whole, known = b.concat(context, x, axis=1, out="x"), b.concat(counts, ones, axis=1, out="known")
+        h = _features(config, b, whole, known, width, static)
+        first = _last(b, b.slice(h, axis=1, start=0, stop=before, out="h"), counts)
+        rest = b.slice(h, axis=1, start=before, stop=before + count, out="h")
+        return _logits(config, b, b.concat(first, rest, axis=1, out="h"), vocabulary, width)
+
+    return forward
+
+
+@cache
+def _prefill(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> BlockBody:
+    @module_class("LanguageModel", "prefill")
+    def prefill(b: Builder, *conditions: Var, **static: Any) -> tuple[Var, ...]:
+        """Takes what stands before the tokens: logits of the first token, and the caches."""
+        vocabulary, width, length = static["vocabulary"], static["width"], static["length"]
+        context, counts, _ = _context(config, b, entries, conditions, static)
+        x, counts = _with_start(config, b, None, context, counts, static)
+        heads = static.get("kv_heads", static["heads"])
+        shape = (heads, length, width // static["heads"])
+        caches = [b.full(x, shape=shape, value=0.0, dtype="f32", out="cache") for _ in range(2 * int(static["depth"]))]
+        mask = b.pad(b.cast(_visible(b, counts), to="f32"), axis=3, before=0, after=int(length) - before, value=0.0)
+        x = _placed(b, x, _places(b, counts), config.context, width)
+        position = b.constant(np.int64(0))
+        x, grown = _blocks(config, b, x, position, b.greater(mask, 0.5, out="mask"), caches, width, static)
+        logits = _logits(config, b, _last(b, x, counts), vocabulary, width)
+        seen = b.pad(counts, axis=1, before=0, after=int(length) - before, value=0.0, out="seen")
+        count = b.sum(counts, axes=(1,), keepdims=False, out="count")
+        return b.reshape(logits, shape=(x.shape[0], vocabulary), out="logits"), *grown, seen, count
+
+    return prefill
+
+
+@cache
+def _decode(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> BlockBody:
+    @module_class("LanguageModel", "decode")
+    def decode(b: Builder, token: Var, position: Var, *caches: Var, **static: Any) -> tuple[Var, ...]:
+        """Takes token `position - 1` and gives the logits of token `position`, and the grown caches."""
+        vocabulary, width = static["vocabulary"], static["width"]
+        *pairs, seen, count = caches
+        batch, length = seen.shape
+        x = _embedded(b, b.reshape(token, shape=(batch, 1)), vocabulary, width)
+        # The token is the position-th behind those that count before it.
+        place = b.add(count, b.cast(position, to="f32") - 1.0, out="place")
+        x = _placed(b, x, b.reshape(place, shape=(batch, 1)), config.context, width)
+        slot = b.op("add", position, before - 1, out="slot")
+        here = b.cast(b.equal(b.arange(length), slot), to="f32", out="here")
+        seen = b.maximum(seen, b.reshape(here, shape=(1, length)), out="seen")
+        mask = b.reshape(b.greater(seen, 0.5), shape=(batch, 1, 1, length), out="mask")
+        x, grown = _blocks(config, b, x, slot, mask, pairs, width, static)
+        logits = b.reshape(_logits(config, b, x, vocabulary, width), shape=(batch, vocabulary), out="logits")
+        return logits, *grown, seen, count
+
+    return decode
+
+
+@cache
+def _score(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> BlockBody:
+    @module_class("LanguageModel", "score")
+    def score(b: Builder, *conditions: Var, **static: Any) -> tuple[Var, Var]:
+        """Log-probability in nats of the prompt given what stands before each of its tokens, and their number."""
+        vocabulary, width = static["vocabulary"], static["width"]
+        context, counts, prompt = _context(config, b, entries, conditions, static)
+        x, known = _with_start(config, b, None, context, counts, static)
+        assert prompt is not None
+        batch, size = prompt.shape
+        if before == 1:  # a prompt of one token, which nothing predicts
+            none = b.sum(known * 0.0, axes=(1,), keepdims=False, out="none")
+            return none, b.mul(none, 1.0, out="count")
+        h = _features(config, b, x, known, width, static)
+        first = max(before - int(size) - 1, 0)  # the first token of a sequence is predicted by none
+        skipped = 1 if before == int(size) else 0
+        h = b.slice(h, axis=1, start=first, stop=before - 1, out="h")
+        targets = b.slice(prompt, axis=1, start=skipped, stop=size, out="targets")
+        counted = b.slice(known, axis=1, start=before - int(size) + skipped, stop=before, out="counted")
+        rows = int(size) - skipped
+        logits = _logits(config, b, h, vocabulary, width)
+        log_p = b.op(
+            "sub",
+            b.take_along(logits, b.reshape(targets, shape=(batch, rows, 1)), axis=2),
+            b.reshape(b.logsumexp(logits, axis=2), shape=(batch, rows, 1)),
+        )
+        log_p = b.mul(b.reshape(log_p, shape=(batch, rows)), counted, out="log_p")
+        total = b.sum(log_p, axes=(1,), keepdims=False, out="log_p")
+        return total, b.sum(counted, axes=(1,), keepdims=False, out="count")
+
+    return score
+
+
+@cache
+def _weigh(config: LanguageModel, entries: tuple[Entry, ...], before: int) -> BlockBody:
+    @module_class("LanguageModel", "weigh")
+    def weigh(b: Builder, scores: Var, **static: Any) -> Var:
+        """Scores of classes, times the learned number."""
+        return b.mul(scores, b.param("logit_scale", f32(1, 1), "ones"), out="scores")  # type: ignore[no-any-return]
+
+    return weigh
+
+
+_METHODS: dict[str, Callable[[LanguageModel, tuple[Entry, ...], int], BlockBody]] = {
+    "forward": _forward,
+    "prefill": _prefill,
+    "decode": _decode,
+    "score": _score,
+    "weigh": _weigh,
+}

@@ -1,0 +1,75 @@
+"""Training of a language model that tells classes apart by the sequences it gives them: GeDi's discriminator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Need, Network, Update
+from latentc.components.kit import Conditions, call
+from latentc.components.objective import Objective
+from latentc.components.objectives._common import publish
+from latentc.components.parts import Problem
+from latentc.ir.builder import ModuleBuilder, Var, i64
+from latentc.ir.types import B, Named
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class ClassTokens(Objective):
+    """lambda L_g + (1 - lambda) L_d (Krause et al. 2020, arXiv:2009.06367, equation 9).
+
+    L_g is the cross-entropy of the tokens under their class, in nats per token, L_d that of the class by Bayes' rule
+    from the cross-entropies under both.
+    """
+
+    kind: Literal["class_tokens"]
+    network: str = Field("main", description="the network that is trained")
+    generative: float = Field(0.6, ge=0, le=1, description="share of the generative loss (lambda)")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "class_tokens"}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need(self.network, "weigh_classes", place=("network",)),)
+
+    def trained(self, spec: Spec) -> tuple[str, ...]:
+        return (self.network,)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        field = spec.data.fields.get("y")
+        if field is None or field.classes != 2:
+            yield Problem((), "class_tokens tells two classes apart", "set `data.classes: 2`")
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        network = networks[self.network]
+        conditions = Conditions(spec, {self.network: network})
+        forward = network.methods["forward"]
+        count = int(forward.output("logits").type.shape[1])  # type: ignore[arg-type]
+        length = Named(count, "T")
+        b = mb.function("loss.terms")
+        tokens = b.input("tokens", i64(B, length))
+        told = conditions.operands(b, conditions.inputs(b, by_field=True))
+        given = b.slice(tokens, axis=1, start=0, stop=count - 1, out="given")
+
+        def log_p(told: Mapping[str, Var], out: str) -> Var:
+            """Mean log-probability of the tokens, f32[B]."""
+            logits = call(b, network, "forward", told, state=given, out="logits")
+            rows = B * length
+            flat = b.reshape(logits, shape=(rows, logits.shape[2]))
+            losses = b.reshape(b.cross_entropy(flat, b.reshape(tokens, shape=(rows,))), shape=(B, length))
+            return b.neg(b.mean(losses, axes=(1,), keepdims=False), out=out)  # type: ignore[no-any-return]
+
+        own = log_p(told, "own")
+        other = log_p({**told, "y": b.op("sub", 1, told["y"], out="other_y")}, "other")
+        pair = b.concat(b.reshape(own, shape=(B, 1)), b.reshape(other, shape=(B, 1)), axis=1, out="scores")
+        pair = call(b, network, "weigh", {}, state=pair, out="scores")
+        first = b.reshape(b.slice(pair, axis=1, start=0, stop=1), shape=(B,))
+        discriminative = b.op("sub", b.logsumexp(pair, axis=1), first, out="discriminative")
+        generative = b.neg(own, out="generative")
+        loss = b.add(generative * self.generative, discriminative * (1 - self.generative), out="loss")
+        b.output(loss, generative, discriminative)
+        b.finish("The loss, and what it is made of: nats per token, and nats of the class; one value per sample.")
+        names = ("loss", "generative", "discriminative")
+        return publish(mb, names, ("tokens", *conditions.fields), conditions.draws(), self.trained(spec))

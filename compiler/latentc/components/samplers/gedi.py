@@ -1,0 +1,192 @@
+"""Token after token from one language model, towards a class that a second one tells from its opposite: GeDi.
+
+Symbols: B batch, T tokens of a sample, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from math import log
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Need, Network, Program
+from latentc.components.kit import Conditions, Operands, call
+from latentc.components.kit.tokens import NEVER, rank
+from latentc.components.parts import Problem
+from latentc.components.samplers.autoregressive import Autoregressive
+from latentc.ir.builder import Builder, ModuleBuilder, Var
+from latentc.ir.types import B, f32
+from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class Gedi(Autoregressive):
+    """Generative discriminators (Krause et al. 2020, arXiv:2009.06367).
+
+    The discriminator, told the class or the other one of two, gives every next token two log-probabilities; with those
+    of the tokens so far, per token, they say how probable the class is if that token follows. Its logarithm, times
+    `weight`, is added to the log-probabilities of the first model. Of the tokens that speak against the class most,
+    which together have less than the probability `filter`, those with a class probability below `target` are out.
+    """
+
+    kind: Literal["gedi"]  # type: ignore[assignment]
+    discriminator: str = Field("discriminator", description="network that is told the class")
+    weight: float = Field(30.0, ge=0, description="of the class's log-probability (omega); a request may give another")
+    filter: float = Field(0.8, ge=0, le=1, description="probability of the tokens that may be out (1 - rho); 0: none")
+    target: float = Field(0.8, gt=0, le=1, description="class probability of tokens that stay in any case (tau)")
+    repetition_penalty: float = Field(
+        1.0, ge=1, description="divides positive logits of tokens that came before, and multiplies negative ones"
+    )
+    penalty_scale: float = Field(10.0, ge=0, description="the largest logit, before that penalty")
+    guidance: None = Field(None, description="the discriminator guides instead")  # type: ignore[assignment]
+    temperature: float = Field(0.0, ge=0, description="divides the logits; 0 takes the likeliest token (greedy)")
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "gedi", "weight": 3.0, "repetition_penalty": 1.2}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (
+            Need("main", "next_token"),
+            Need(self.discriminator, "weigh_classes", place=("discriminator",), who="a gedi sampler"),
+        )
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        field = spec.data.fields.get("y")
+        if field is None or field.classes != 2:
+            yield Problem((), "a gedi sampler leads towards one of two classes", "set `data.classes: 2`")
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
+        """Adds entry `sample.T`: y i64[B], prompt, weight f32[B], u f32[T, B] unless greedy -> i64[B, T]."""
+        main, other, conditions = networks["main"], networks[self.discriminator], Conditions(spec, networks)
+        length = int(main.methods["forward"].output("logits").type.shape[1])  # type: ignore[arg-type]
+        entry = f"sample.{length}"
+        b = mb.function(entry)
+        told = conditions.operands(b, conditions.inputs(b))
+        weight = b.input("weight", f32(B))
+        u = b.input("u", f32(length, B)) if self.temperature else None
+        names = " ".join(port.role if port.role == "cache" else "logits" for port in main.methods["prefill"].outputs)
+        logits, *caches = call(b, main, "prefill", told, out=names)
+        both = self._both(b, told)
+        score, count = call(b, other, "score", both, out="score count")
+        names = " ".join(port.role if port.role == "cache" else "logits" for port in other.methods["prefill"].outputs)
+        opinions, *others = call(b, other, "prefill", both, out=names)
+        count = b.split(count, axis=0, sizes=(B, B), out="count count_2")[0]
+        said = self._said(b, told, logits) if self.repetition_penalty > 1 else []
+        first = b.reshape(b.slice(u, axis=0, start=0, stop=1), shape=(B,), out="u_0") if u else None
+        token, *state = self._next(b, other, logits, opinions, score, count, said, weight, first)
+        tokens = [b.reshape(token, shape=(B, 1), out="tokens")]
+        if length > 1:
+            rows = [b.slice(u, axis=0, start=1, stop=length, out="u_rest")] if u else []
+            body = partial(self._both_step, main, other, len(caches), len(state))
+            carried = [token, *state, *caches, *others]
+            outs = b.loop(f"{entry}.decode", length - 1, body, invariants=[weight], carried=carried, tables=rows)
+            tokens.append(b.transpose(outs[-1], perm=(1, 0), out="tokens"))
+        b.output(b.concat(*tokens, axis=1, out="tokens") if len(tokens) > 1 else tokens[0])
+        mb.entries[entry] = b.finish(doc=f"Draws {length} tokens, led by the discriminator.")
+        sources: dict[str, Source] = {**conditions.sources(), "weight": SettingSource("weight")}
+        if u:
+            sources["u"] = RandomSource("uniform", "token", length)
+        return Program(entry, self.kind, length, 2 * length, sources, (Setting("weight", self.weight),))
+
+    def _both(self, b: Builder, told: Operands) -> dict[str, Var]:
+        """The conditions with the class, then with the other one: a batch of 2 B."""
+        found = {}
+        for name, x in told.items():
+            other = b.op("sub", 1, x, out="other") if name == "y" else x
+            found[name] = b.concat(x, other, axis=0, out=name)
+        return found
+
+    def _said(self, b: Builder, told: Operands, logits: Var) -> list[Var]:
+        """[f32[B, V]]: 1 for tokens of the prompt."""
+        size = int(logits.shape[1])
+        found = b.fill_like(logits, 0.0)
+        for name, x in told.items():
+            if x.type.dtype == "i64" and x.type.rank == 2:
+                batch, length = x.shape
+                same = b.equal(b.reshape(x, shape=(batch, length, 1)), b.arange(size))
+                known = b.cast(told[f"{name}_mask"], to="f32")
+                hits = b.cast(same, to="f32") * b.reshape(known, shape=(batch, length, 1))
+                found = b.maximum(found, b.max(hits, axes=(1,), keepdims=False), out="said")
+        return [found]
+
+    def _both_step(
+        self,
+        main: Network,
+        other: Network,
+        caches: int,
+        states: int,
+        b: Builder,
+        i: Var,
+        kept: tuple[Var, ...],
+        state: tuple[Var, ...],
+        rows: tuple[Var, ...],
+    ) -> tuple[Sequence[Var], Sequence[Var]]:
+        """One token: (token, scores, count, said, both models' caches) -> the same after it, and the token to keep."""
+        token, *rest = state
+        (score, count, *said), own, others = rest[:states], rest[states : states + caches], rest[states + caches :]
+        position = b.op("add", i, 1, out="position")
+        names = " ".join(["logits", *["cache"] * len(own)])
+        operands: dict[str, Any] = {"token": token, "position": position, "cache": own}
+        logits, *own = call(b, main, "decode", {}, out=names, **operands)
+        names = " ".join(["logits", *["cache"] * len(others)])
+        operands = {"token": b.concat(token, token, axis=0), "position": position, "cache": others}
+        opinions, *others = call(b, other, "decode", {}, out=names, **operands)
+        u = rows[0] if rows else None
+        token, *found = self._next(b, other, logits, opinions, score, count, said, kept[0], u)
+        return (token, *found, *own, *others), (token,)
+
+    def _next(
+        self,
+        b: Builder,
+        other: Network,
+        logits: Var,
+        opinions: Var,
+        score: Var,
+        count: Var,
+        said: Sequence[Var],
+        weight: Var,
+        u: Var | None,
+    ) -> list[Var]:
+        """The next token i64[B], both scores with it f32[2 B], the tokens scored f32[B], and those said f32[B, V]."""
+        batch, size = logits.shape
+        count = b.add(count, 1.0, out="count")
+        scores = b.add(_log_softmax(b, opinions), b.reshape(score, shape=(2 * batch, 1)), out="scores")
+        for_class, against = b.split(scores, axis=0, sizes=(batch, batch), out="for_class against")
+        per_token = [b.div(x, b.reshape(count, shape=(batch, 1)), out="per_token") for x in (for_class, against)]
+        stacked = b.concat(*(b.reshape(x, shape=(batch * size, 1)) for x in per_token), axis=1, out="pairs")
+        weighed = call(b, other, "weigh", {}, state=stacked, out="weighed")
+        own = b.reshape(b.slice(weighed, axis=1, start=0, stop=1), shape=(batch, size))
+        total = b.reshape(b.logsumexp(weighed, axis=1), shape=(batch, size))
+        log_class = b.op("sub", own, total, out="log_class")
+        led = b.add(_log_softmax(b, logits), b.reshape(weight, shape=(batch, 1)) * log_class, out="led")
+        if self.filter:
+            led = self._filtered(b, led, log_class)
+        for came in said:
+            top = b.max(led, axes=(1,), keepdims=True)
+            shifted = b.add(b.op("sub", led, top), self.penalty_scale, out="shifted")
+            down = b.where(
+                b.greater(shifted, 0.0), shifted * (1 / self.repetition_penalty), shifted * self.repetition_penalty
+            )
+            led = b.where(b.greater(came, 0.5), down, shifted, out="led")
+        token = self.pick(b, led, u)
+        column = b.reshape(token, shape=(batch, 1))
+        found = [b.take_along(x, column, axis=1) for x in (for_class, against)]
+        score = b.reshape(b.concat(*found, axis=0), shape=(2 * batch,), out="score")
+        said = [b.maximum(came, b.cast(b.equal(b.arange(size), column), to="f32"), out="said") for came in said]
+        return [token, score, count, *said]
+
+    def _filtered(self, b: Builder, led: Var, log_class: Var) -> Var:
+        """`led` with `NEVER` for the tokens that are out."""
+        order = b.argsort(log_class, out="order")
+        mass = b.cumsum(b.take_along(b.softmax(led, axis=1), order, axis=1), axis=1, out="mass")
+        own = b.take_along(mass, rank(b, log_class), axis=1, out="mass")
+        out = b.logical_and(b.less(own, self.filter), b.less(log_class, log(self.target)))
+        return b.where(out, b.scalar(NEVER, led), led, out="led")  # type: ignore[no-any-return]
+
+
+def _log_softmax(b: Builder, logits: Var) -> Var:
+    total = b.reshape(b.logsumexp(logits, axis=1), shape=(logits.shape[0], 1))
+    return b.op("sub", logits, total, out="log_p")  # type: ignore[no-any-return]

@@ -1,0 +1,86 @@
+"""GeDi against the algorithm as its paper gives it, on whole sequences without caches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from latentc.checkpoint import network_params
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.spec import load_spec
+
+SMALL = ("width=8", "depth=1", "context=32", "block.mixer.heads=2", "block.feed_forward.ratio=2")
+FIELDS = "data.fields={tokens: {shape: [6], classes: 12}, prompt: {shape: [4], classes: 12}, prompt_mask: {shape: [4]}}"
+SIZES = [FIELDS, "networks.discriminator.class_tokens=[1, 2]"]
+SIZES += [f"networks.{name}.{size}" for name in ("main", "discriminator") for size in SMALL]
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    x = x - x.max(-1, keepdims=True)
+    return np.asarray(x - np.log(np.exp(x).sum(-1, keepdims=True)))
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
+def test_tokens_are_those_of_the_paper(penalty: float) -> None:
+    spec = load_spec("gedi", None, [*SIZES, f"sampler.repetition_penalty={penalty}", "sampler.weight=3"])
+    lowered, rng = lower(spec), np.random.default_rng(1)
+    weights = {
+        f"{name}.{key}": 0.5 * rng.standard_normal([int(d) for d in p.type.shape]) + key.endswith("norm.weight")  # type: ignore[arg-type]
+        for name, network in lowered.networks.items()
+        for key, p in network_params(lowered, network).items()
+    }
+    oracle = Interpreter(lowered.module, weights)
+    scale = weights["discriminator.logit_scale"][0, 0]
+    prompts = np.array([[3, 4, 5, 6], [7, 8, 0, 0]])
+    known = np.array([[1, 1, 1, 1], [1, 1, 0, 0]], bool)
+    given = {"y": np.array([1, 0]), "prompt": prompts, "prompt_mask": known, "weight": np.full(2, 3.0)}
+    names = [value.name for value in lowered.module.entry("sample.6").inputs]
+    (found,) = oracle.run("sample.6", *(given[name] for name in names))
+
+    methods = {
+        name: Interpreter(lowered.module, {k[len(name) + 1 :]: w for k, w in weights.items() if k.startswith(name)})
+        for name in lowered.networks
+    }
+
+    def logits(network: str, so_far: list[int], own: dict[str, np.ndarray]) -> np.ndarray:
+        """Of the next token; what stands behind the tokens so far is not seen."""
+        operands = {"tokens": np.array([[*so_far, *[0] * (5 - len(so_far))]]), **own}
+        ports = lowered.networks[network].methods["forward"].inputs
+        (out,) = methods[network].run(f"{network}.forward", *(operands[port.name] for port in ports))
+        return np.asarray(out[0, len(so_far)])
+
+    for i in range(2):
+        words = prompts[i][known[i]]
+        own = {"prompt": prompts[i : i + 1], "prompt_mask": known[i : i + 1]}
+        codes = [np.array([given["y"][i]]), np.array([1 - given["y"][i]])]
+        score = np.zeros(2)
+        for k, code in enumerate(codes):  # the prompt's own log-probability behind the code, word after word
+            for j in range(len(words)):
+                mask = np.arange(4)[None] < j
+                if j:
+                    told = {"y": code, "prompt": prompts[i : i + 1], "prompt_mask": mask}
+                    score[k] += log_softmax(logits("discriminator", [], told))[words[j]]
+                else:
+                    told = {"y": code, "prompt": prompts[i : i + 1], "prompt_mask": np.zeros((1, 4), bool)}
+                    score[k] += log_softmax(logits("discriminator", [], told))[words[0]]
+        count, said, so_far = len(words), set(words.tolist()), []
+        for step in range(6):
+            opinions = [log_softmax(logits("discriminator", so_far, {"y": code, **own})) for code in codes]
+            both = [score[k] + opinion for k, opinion in enumerate(opinions)]
+            count += 1
+            log_class = log_softmax(scale * np.stack(both, -1) / count)[:, 0]
+            led = log_softmax(logits("main", so_far, own)) + 3.0 * log_class
+            p, order = np.exp(log_softmax(led)), np.argsort(log_class)
+            mass = np.cumsum(p[order])
+            out = order[(mass < 0.8) & (log_class[order] < np.log(0.8))]
+            led[out] = -1e30
+            if penalty > 1:
+                led = led - led.max() + 10
+                for token in said:
+                    led[token] = led[token] / penalty if led[token] > 0 else led[token] * penalty
+            token = int(led.argmax())
+            assert token == found[i, step]
+            score = np.array([both[0][token], both[1][token]])
+            said.add(token)
+            so_far.append(token)
