@@ -27,10 +27,11 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "iwin_classifier": (("backbone.positions={kind: learned}",),),
     "rdm": (("backbone.resampling=block",),),
+    "maskbit": (("backbone.block.condition.norm_after=false",),),
     "score_sde": (("backbone.decoder=residual",),),
     "score_sde_guided": (("backbone.decoder=residual",),),
 }
-EXTENDED = ("ppap", "rin", "cad")  # with rules that are for the system they extend, or for one that extends them
+EXTENDED = ("adm", "adm_g", "cad", "ppap", "rcg_adm", "rcg_mage", "rin")  # with rules that are for the system they extend, or for one that extends them
 
 
 def maps_of(system: str) -> Iterator[tuple[Any, Any, Any]]:
