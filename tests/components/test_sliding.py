@@ -15,9 +15,9 @@ from latentc.lower import lower
 from latentc.spec import load_spec
 
 
-def oracle_of(name: str) -> tuple[Interpreter, np.random.Generator]:
+def oracle_of(name: str, *more: str) -> tuple[Interpreter, np.random.Generator]:
     system = SYSTEMS[name]
-    lowered = lower(load_spec(system.spec, overrides=list(system.sizes)))
+    lowered = lower(load_spec(system.spec, overrides=[*system.sizes, *more]))
     rng = np.random.default_rng(0)
     own = {n: random_weights(network_params(lowered, net), rng, 0.3) for n, net in lowered.networks.items()}
     weights = {n: a for arrays in own.values() for n, a in arrays.items()}  # of methods, and of programs
@@ -58,6 +58,22 @@ def test_each_token_is_drawn_from_the_window_around_it() -> None:
             cdf = np.cumsum(p / p.sum(-1, keepdims=True), -1)
             tokens[:, i, j] = (cdf < u[i * columns + j][:, None]).sum(-1)
     assert np.array_equal(found, tokens.reshape(2, -1))
+
+
+def test_training_cuts_out_windows_and_replaces_tokens() -> None:
+    """The loss is that of a window of the tokens and of the codes, whose given tokens may be random ones."""
+    oracle, rng = oracle_of("taming-windows", "objective.keep=0.75")
+    image, tokens = rng.standard_normal((2, 1, 10, 12)), rng.integers(0, 16, (2, 30))
+    corner, v, other = np.array([1, 5]), rng.random((2, 16)), rng.integers(0, 16, (2, 16))
+    names = [value.name for value in oracle.module.entry("loss").inputs]
+    given = {"tokens": tokens, "map": image, "corner": corner, "v": v, "other": other}
+    (found,) = oracle.run("loss", *(given[name] for name in names))
+    (codes,) = oracle.run("encoder.encode", image)
+    where = windows((5, 6), (4, 4))[corner]
+    tokens, codes = (np.take_along_axis(x, where, 1) for x in (tokens, codes))
+    (logits,) = oracle.run("main.forward", np.where(v < 0.75, tokens, other)[:, :-1], codes)
+    p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    assert found == pytest.approx(-np.take_along_axis(p, tokens[..., None], -1).mean())
 
 
 def test_windows_of_a_grid() -> None:

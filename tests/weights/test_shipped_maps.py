@@ -31,7 +31,8 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     "score_sde": (("backbone.decoder=residual",),),
     "score_sde_guided": (("backbone.decoder=residual",),),
 }
-EXTENDED = ("adm", "adm_g", "cad", "ppap", "rcg_adm", "rcg_mage", "rin")  # with rules that are for the system they extend, or for one that extends them
+# With rules that are for the system they extend, or for one that extends them.
+EXTENDED = ("adm", "adm_g", "cad", "ppap", "rcg_adm", "rcg_mage", "rin")
 
 
 def maps_of(system: str) -> Iterator[tuple[Any, Any, Any]]:

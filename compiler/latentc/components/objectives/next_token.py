@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import Field
+
 from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.kit.windows import cut, windows
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
-from latentc.ir.builder import ModuleBuilder, i64
+from latentc.components.parts import Fraction
+from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B, Named
 
 if TYPE_CHECKING:
@@ -21,6 +24,11 @@ class NextToken(Objective):
     """Cross-entropy of every token given the class and the tokens before it, in nats."""
 
     kind: Literal["next_token"]
+    keep: Fraction = Field(
+        1.0,
+        description="probability that the network is given a token as it is, not a random one (taming transformers' "
+        "`pkeep`)",
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "next_token"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
@@ -43,7 +51,13 @@ class NextToken(Objective):
             draws.append(Draw("corner", "integers", {"high": len(crops)}))
             tokens = b.take_along(tokens, where, axis=1, out="tokens")
             told = {k: cut(forward, k, x, lambda x: b.take_along(x, where, axis=1)) for k, x in told.items()}
-        prefix = b.slice(tokens, axis=1, start=0, stop=count - 1, out="given")
+        seen = tokens
+        if self.keep < 1.0:
+            v, other = b.input("v", f32(B, length)), b.input("other", i64(B, length))
+            seen = b.where(b.less(v, self.keep), tokens, other, out="seen")
+            vocabulary = spec.data.tokens.vocabulary
+            draws += [Draw("v", "uniform"), Draw("other", "integers", {"high": vocabulary})]
+        prefix = b.slice(seen, axis=1, start=0, stop=count - 1, out="given")
         logits = call(b, network, "forward", told, state=prefix, out="logits")
         rows = B * length
         flat = b.reshape(logits, shape=(rows, logits.shape[2]))
