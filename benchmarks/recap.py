@@ -1,11 +1,11 @@
 """MAR whose steps reuse keys and values (ReCAP) against MAR whose steps evaluate all tokens, whole engines.
 
-    python benchmarks/recap.py [--steps 32] [--reusing 3] [--diffusion 25] [--engine onnxruntime]
+    python benchmarks/recap.py [--steps 32] [--reusing 3] [--diffusion 25] [--engine onnxruntime] [--count]
 
 Goal: at least 2.4 times as fast, as the paper has it at equal steps. Both are MAR-B (256 tokens, guidance) with random
 weights of its real sizes, the same numbers of sets, batch 1, fp32, one thread. A token that is drawn with reuse takes
 40 % of the denoising steps, as in the authors' scripts. Seconds are of the processor, so that other programs on a busy
-machine count less.
+machine count less. Operations are counted before, a multiply-add as two; `--count` does no more.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from pathlib import Path
 from common import cpu_seconds, random_bundle, verdict
 
 import latentc_runtime
+from latentc.ir.costs import flops
+from latentc.lower import lower
+from latentc.spec import load_spec
 
 
 def main() -> None:
@@ -27,21 +30,35 @@ def main() -> None:
     parser.add_argument("--diffusion", type=int, default=25)
     parser.add_argument("--engine", default="onnxruntime")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--count", action="store_true", help="count operations only")
     flags = parser.parse_args()
     fewer = round(0.4 * flags.diffusion)
     reuse = f"{{after: 0, steps: {flags.reusing}, diffusion: {{kind: ddpm, respacing: '{fewer}'}}}}"
     shared = [f"target.engine={flags.engine}", f"sampler.steps={flags.steps}", "sampler.inpaint=false"]
     shared.append(f"sampler.diffusion.respacing='{flags.diffusion}'")
+    forms = {"all tokens": "sampler.reuse=null", "reuse": f"sampler.reuse={reuse}"}
+    work = {name: _operations(flags.variant, [*shared, form]) for name, form in forms.items()}
+    for name, count in work.items():
+        print(f"MAR-{flags.variant} in {flags.steps} sets, {name}: {count / 1e12:.2f} TFLOP a sample")
+    print(f"operations of all tokens against reuse: {work['all tokens'] / work['reuse']:.2f} ×", flush=True)
+    if flags.count:
+        return
     seconds = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, own in (("all tokens", "null"), ("reuse", reuse)):
+        for name, form in forms.items():
             bundle = Path(folder, name)
-            random_bundle(bundle, "mar", flags.variant, [*shared, f"sampler.reuse={own}"])
+            random_bundle(bundle, "mar", flags.variant, [*shared, form])
             pipe = latentc_runtime.load(bundle, threads=1, verify=False)
             pipe.open_engines()
             seconds[name] = cpu_seconds(lambda pipe=pipe: pipe.sample([1]), flags.rounds)
             print(f"MAR-{flags.variant} in {flags.steps} sets, {name}: {seconds[name]:.1f} s", flush=True)
     print(verdict("reuse against all tokens", seconds["all tokens"] / seconds["reuse"], 2.4))
+
+
+def _operations(variant: str, overrides: list[str]) -> int:
+    """Floating-point operations of the whole sampler, without the decoder of the first stage."""
+    lowered = lower(load_spec("mar", variant, [*overrides, "data.first_stage=null"]))
+    return flops(lowered.module, lowered.module.entries[lowered.programs[0].entry])
 
 
 if __name__ == "__main__":
