@@ -10,13 +10,12 @@ examples/digits judge 2000 samples of each. Goal: class accuracy within 2 % of t
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import on_digits
 from common import verdict
 from tqdm import tqdm
 
@@ -56,13 +55,7 @@ def trained(
     spec: str, project: Path, teacher: Path | None, overrides: Sequence[str] = (), role: str = "teacher"
 ) -> Path:
     """The weights of a spec, trained if they are not there yet; network `role` starts from the file `teacher`."""
-    weights = (project / "runs/train/weights.safetensors").resolve()
-    if not weights.exists():
-        api.emit(spec, project, overrides=list(overrides))
-        flags = [] if teacher is None else [f"--roles.{role}.pretrained", str(teacher)]
-        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-        subprocess.run([sys.executable, "train.py", *flags], cwd=project, env=environment, check=True)
-    return weights
+    return on_digits.trained(spec, project, teacher, overrides, role=role).weights
 
 
 def shown(bar: tqdm, done: int, total: int, what: str = "") -> None:

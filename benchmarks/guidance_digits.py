@@ -1,12 +1,12 @@
 """What techniques of guidance do for the digit DiT, and how well it classifies.
 
-    python benchmarks/guidance_digits.py [--out out/guidance_digits] [--weights FILE]
+    python benchmarks/guidance_digits.py [--out out/guidance_digits] [--seeds 0 1 2]
 
 Quality: class accuracy and Fréchet distance of 1000 samples by the classifier of examples/digits. Variety: the mean
 distance between two samples of one class, relative to that of held-out digits. Under strong guidance, schedules and
 condition annealing (CADS) should win variety; without a class, self-attention and blur guidance should win quality. The
-classifier compares the errors of 16 predictions of noise in all classes, then of 64 more in the three best. The weights
-are trained once and kept in the folder.
+classifier compares the errors of 16 predictions of noise in all classes, then of 64 more in the three best. Figures are
+means over trainings with several seeds, whose weights are kept in the folder; goals are for the means.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from common import verdict
-from reduce_digits import METRICS, trained
+from on_digits import METRICS, drawn, judged, of_seed, spread, trained
 
 import latentc_runtime
 from latentc import api
@@ -41,59 +41,73 @@ def main() -> int:
     """Runs the benchmark; 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/guidance_digits"), help="weights and bundles")
-    parser.add_argument("--weights", type=Path, help="weights of digits_dit, trained if left out")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings")
     given = parser.parse_args()
     sys.path.insert(0, str(METRICS.parent))
-    weights = given.weights or trained(given.out / "project")
-    strong = {name: figures(weights, given.out / name, f"sampler.guidance={text}") for name, text in STRONG.items()}
-    strong["CADS"] = figures(
-        weights, given.out / "cads", f"sampler.guidance={STRONG['constant']}", f"sampler.annealing={ANNEALING}"
-    )
-    plain = figures(weights, given.out / "no_class", f"sampler.guidance={NO_CLASS}", classes=False)
-    away = {
-        name: figures(weights, given.out / name, f"sampler.guidance=[{NO_CLASS}, {text}]", classes=False)
-        for name, text in AWAY.items()
-    }
-    for name, found in {**strong, "no class": plain, **away}.items():
-        print(f"{name:15}", *(f"{what} {value:.3f}" for what, value in found.items()), sep="  ")
-    happened, excess, real = event(weights, given.out / "event")
-    print(f"event: {happened:.3f} of samples, mean excess {excess:.3f}, of digits with the event {real:.3f}")
-    tree, drawn = searched(weights, given.out / "search")
-    print(f"brightest of 80 samples: by DTS* {tree:.3f}, by drawing {drawn:.3f}")
-    accuracy, evaluations = classified(weights, given.out / "classifier")
-    base = strong["constant"]
+    found: dict[str, dict[str, list[float]]] = {}
+    for seed in given.seeds:
+        for name, figures in measured(given.out, seed).items():
+            for what, value in figures.items():
+                found.setdefault(name, {}).setdefault(what, []).append(value)
+    for name, figures_of in found.items():
+        print(f"{name:15}", *(f"{what} {spread(values)}" for what, values in figures_of.items()), sep="  ")
+
+    def mean(name: str, what: str) -> float:
+        return float(np.mean(found[name][what]))
+
+    def against(name: str, what: str, base: str = "constant") -> float:
+        return mean(name, what) / mean(base, what)
+
+    evaluations = mean("classifier", "evaluations")
     lines = [
-        verdict(
-            "variety of power-cosine, of constant guidance", strong["power-cosine"]["variety"] / base["variety"], 1.1
-        ),
-        verdict("variety under CADS, of constant guidance", strong["CADS"]["variety"] / base["variety"], 1.1),
-        verdict("class accuracy under CADS, of constant guidance", strong["CADS"]["accuracy"] / base["accuracy"], 0.95),
+        verdict("variety of power-cosine, of constant guidance", against("power-cosine", "variety"), 1.1),
+        verdict("variety under CADS, of constant guidance", against("CADS", "variety"), 1.1),
+        verdict("class accuracy under CADS, of constant guidance", against("CADS", "accuracy"), 0.95),
         *(
-            verdict(f"Fréchet distance, {name} to none", one["frechet"] / plain["frechet"], 0.95, least=False)
-            for name, one in away.items()
+            verdict(f"Fréchet distance, {name} to none", against(name, "frechet", "no class"), 0.95, least=False)
+            for name in AWAY
         ),
-        verdict("samples with an event that 5 % of digits have", happened, 0.8, ""),
-        verdict("reward found by DTS*, above that of as many samples", tree - drawn, 0.02, ""),
-        verdict(f"accuracy as a classifier ({evaluations:.0f} evaluations per sample)", accuracy, 0.9, ""),
+        verdict("samples with an event that 5 % of digits have", mean("event", "happened"), 0.8, ""),
+        verdict("reward found by DTS*, above that of as many samples", mean("search", "gain"), 0.02, ""),
+        verdict(
+            f"accuracy as a classifier ({evaluations:.0f} evaluations per sample)",
+            mean("classifier", "accuracy"),
+            0.9,
+            "",
+        ),
     ]
     print("\n".join(lines))
     return int(any("MISSED" in line for line in lines))
 
 
+def measured(out: Path, seed: int) -> dict[str, dict[str, float]]:
+    """All figures of one training."""
+    weights, out = trained(SPEC, of_seed(out, SPEC, seed), seed=seed).weights, out / f"seed{seed}"
+    found = {name: figures(weights, out / name, f"sampler.guidance={text}") for name, text in STRONG.items()}
+    annealed = (f"sampler.guidance={STRONG['constant']}", f"sampler.annealing={ANNEALING}")
+    found["CADS"] = figures(weights, out / "cads", *annealed)
+    found["no class"] = figures(weights, out / "no_class", f"sampler.guidance={NO_CLASS}", classes=False)
+    for name, text in AWAY.items():
+        found[name] = figures(weights, out / name, f"sampler.guidance=[{NO_CLASS}, {text}]", classes=False)
+    happened, excess, real = event(weights, out / "event")
+    found["event"] = {"happened": happened, "excess": excess, "excess of digits": real}
+    tree, alone = searched(weights, out / "search")
+    found["search"] = {"DTS*": tree, "drawn": alone, "gain": tree - alone}
+    accuracy, evaluations = classified(weights, out / "classifier")
+    found["classifier"] = {"accuracy": accuracy, "evaluations": evaluations}
+    return found
+
+
 def figures(weights: Path, folder: Path, *overrides: str, classes: bool = True) -> dict[str, float]:
     """Accuracy, Fréchet distance and variety of samples; without `classes`, variety is over all samples."""
-    from metrics import judged, split
+    from metrics import split
 
     api.compile(SPEC, weights, folder, overrides=["sampler.steps=25", *overrides])
-    labels = np.arange(COUNT) % 10
-    pipe = latentc_runtime.load(folder, "cpu")
-    samples = pipe.sample(labels, np.arange(FRESH, FRESH + COUNT))
-    found = judged(samples, labels)
-    heldout = split()[1]
+    samples, labels = drawn(folder, COUNT, FRESH), np.arange(COUNT) % 10
+    found, heldout = judged(samples, labels), split()[1]
     real = (heldout.images[:, None] / 8 - 1, heldout.labels)
     return {
-        "accuracy": float(found["accuracy"][0]),
-        "frechet": float(found["frechet"]),
+        **found._asdict(),
         "variety": variety(samples, labels if classes else labels * 0)
         / variety(real[0], real[1] if classes else real[1] * 0),
     }

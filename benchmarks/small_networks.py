@@ -1,29 +1,29 @@
 """What samplers gain that leave some of the work to a small network: FlowTurbo and T-Stitch.
 
-    python benchmarks/small_networks.py [--out out/small_networks] [--only digits|speed]
+    python benchmarks/small_networks.py [--out out/small_networks] [--only digits|speed] [--seeds 0 1 2]
 
 Quality on digits: class accuracy and Fréchet distance (the classifier of examples/digits, 1000 samples) of the digit
-SiT by Heun's method and by FlowTurbo, whose refiner of one block is trained for it. Speed at full width: engines of
-SiT-XL/2 and its refiner, and of DiT-XL/2 with DiT-S/2 for the first 40 % of the steps, for latents of 16 × 16 and with
-random weights, OpenVINO, batch 1 with guidance; processor seconds of one thread, so that other work does not count. An
-engine needs 7 GB of memory at a time.
+SiT by Heun's method and by FlowTurbo, whose refiner of one block is trained for it, with every seed. Speed at full
+width: engines of SiT-XL/2 and its refiner, and of DiT-XL/2 with DiT-S/2 for the first 40 % of the steps, for latents of
+16 × 16 and with random weights, OpenVINO, batch 1 with guidance; processor seconds of one thread, so that other work
+does not count. An engine needs 7 GB of memory at a time.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from common import cpu_seconds, random_bundle, verdict
-from distil_digits import trained
-from reduce_digits import METRICS
+from on_digits import Figures, figures, of_seed, spread, trained
 
 import latentc_runtime
-from latentc import api
 
 COUNT, FRESH = 1000, 11_000_000
+SPECS = ("digits_sit", "digits_flowturbo")  # the second starts from the first's weights
 SAMPLERS = {
     "heun 25 steps (50 evaluations)": ("digits_sit", ("sampler.steps=25",)),
     "heun 9 steps (18)": ("digits_sit", ("sampler.steps=9",)),
@@ -45,31 +45,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/small_networks"), help="projects, weights, bundles")
     parser.add_argument("--only", choices=("digits", "speed"), help="one half of it")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings")
     given = parser.parse_args()
-    lines = [] if given.only == "speed" else quality(given.out)
+    lines = [] if given.only == "speed" else quality(given.out, given.seeds)
     lines += [] if given.only == "digits" else speed(given.out)
     print("\n".join(lines))
     return int(any("MISSED" in line for line in lines))
 
 
-def quality(out: Path) -> list[str]:
+def quality(out: Path, seeds: Sequence[int]) -> list[str]:
     """Trains both networks where they are not there yet, and judges the samplers."""
-    sys.path.insert(0, str(METRICS.parent))
-    from metrics import judged
-
-    # Projects lie side by side, as the refiner's starts from the other's weights.
-    main_weights = trained("digits_sit", out / "digits-sit", None)
-    refiner = trained("digits_flowturbo", out / "digits-flowturbo", None)
-    labels, figures = np.arange(COUNT) % 10, {}
-    for name, (spec, overrides) in SAMPLERS.items():
-        files = main_weights if spec == "digits_sit" else refiner
-        folder = out / "bundles" / name.split(" (")[0].replace(" ", "_").replace(",", "")
-        api.compile(spec, files, folder, overrides=overrides)
-        samples = latentc_runtime.load(folder, "cpu").sample(labels, np.arange(FRESH, FRESH + COUNT))
-        found = judged(samples, labels)
-        figures[name] = found["accuracy"][0], found["frechet"]
-        print(f"{name}: accuracy {figures[name][0]:.4f}, Fréchet distance {figures[name][1]:.4f}")
-    heun, turbo = (figures[name] for name in list(SAMPLERS)[1:4:2])
+    found: dict[str, list[Figures]] = {name: [] for name in SAMPLERS}
+    for seed in seeds:
+        weights = {spec: trained(spec, of_seed(out, spec, seed), seed=seed).weights for spec in SPECS}
+        for name, (spec, overrides) in SAMPLERS.items():
+            bundle = out / f"seed{seed}" / name.split(" (")[0].replace(" ", "_").replace(",", "")
+            found[name].append(figures(spec, weights[spec], bundle, overrides, COUNT, FRESH))
+    for name, each in found.items():
+        accuracy, distance = (spread(f[i] for f in each) for i in (0, 1))
+        print(f"{name}: accuracy {accuracy}, Fréchet distance {distance}", flush=True)
+    heun, turbo = (np.mean(found[name], axis=0) for name in list(SAMPLERS)[1:4:2])
     return [
         verdict("class accuracy of FlowTurbo, of Heun's in as many steps", turbo[0] / heun[0], 0.98),
         verdict("Fréchet distance of FlowTurbo, of Heun's in as many steps", turbo[1] / heun[1], 1.1, least=False),

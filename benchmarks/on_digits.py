@@ -1,0 +1,129 @@
+"""What the benchmarks on scikit-learn's digits share: a training, and how good its samples are."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from reduce_digits import METRICS
+
+import latentc_runtime
+from latentc import api
+
+
+class Training(NamedTuple):
+    """A finished training: its weights, the processor seconds it took, and the losses it printed, by step."""
+
+    weights: Path
+    seconds: float
+    losses: dict[int, float]
+
+    def fall(self, at: int = 2, last: int = 20) -> float:
+        """How many times as large the first `at` printed losses are as the `last` ones, by their means."""
+        values = list(self.losses.values())
+        return float(np.mean(values[:at]) / np.mean(values[-last:]))
+
+
+def trained(
+    spec: str,
+    project: Path,
+    teacher: Path | None = None,
+    overrides: Sequence[str] = (),
+    seed: int = 0,
+    role: str = "teacher",
+) -> Training:
+    """Trains a spec if its weights are not in the folder yet; network `role` starts from the file `teacher`."""
+    weights = (project / "runs/train/weights.safetensors").resolve()
+    log = project / "log.txt"
+    if not weights.exists():
+        api.emit(spec, project, overrides=list(overrides))
+        flags = [] if teacher is None else [f"--roles.{role}.pretrained", str(teacher)]
+        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+        before = _processor_seconds()
+        with log.open("w", encoding="utf-8") as file:
+            command = [sys.executable, "train.py", "--seed", str(seed), *flags]
+            code = subprocess.run(command, cwd=project, env=environment, stdout=file, check=False).returncode
+            file.write(f"processor seconds {_processor_seconds() - before:.1f}\n")
+        if code:
+            raise SystemExit(f"{project}: training failed with {code}; see {log}")
+    text = log.read_text(encoding="utf-8") if log.exists() else ""
+    losses = {int(step): float(loss) for step, loss in re.findall(r"^step (\d+): loss ([-+.\de]+)", text, re.M)}
+    seconds = re.search(r"processor seconds ([.\d]+)", text)
+    return Training(weights, float(seconds[1]) if seconds else float("nan"), losses)
+
+
+def of_seed(out: Path, spec: str, seed: int) -> Path:
+    """The project of a spec and a seed; those of one seed lie side by side, as some start from another's weights."""
+    return out / f"seed{seed}" / spec.replace("_", "-")
+
+
+def _processor_seconds() -> float:
+    """Of the processes that this one has waited for."""
+    used = os.times()
+    return used.children_user + used.children_system
+
+
+class Figures(NamedTuple):
+    """The classifier's judgement of samples."""
+
+    accuracy: float
+    frechet: float
+
+    def __str__(self) -> str:
+        return f"accuracy {self.accuracy:.4f}, Fréchet distance {self.frechet:.4f}"
+
+
+def judged(samples: NDArray[np.floating], labels: NDArray[np.integer]) -> Figures:
+    """Class accuracy and Fréchet distance of samples f32[N, 1, 8, 8], by the classifier of examples/digits."""
+    if str(METRICS.parent) not in sys.path:
+        sys.path.insert(0, str(METRICS.parent))
+    import metrics
+
+    found = metrics.judged(samples, labels)
+    return Figures(float(found["accuracy"][0]), float(found["frechet"]))
+
+
+def figures(
+    spec: str,
+    weights: Path,
+    bundle: Path,
+    overrides: Sequence[str] = (),
+    samples: int = 1000,
+    first: int = 9_000_000,
+    told: Callable[[NDArray[np.integer]], dict[str, NDArray]] | None = None,
+) -> Figures:
+    """Compiles a spec and judges samples of all digits in turn; `first` is the seed of the first one.
+
+    `told`: what a label is as conditions of a request, if the spec's condition is not the label itself.
+    """
+    api.compile(spec, weights, bundle, overrides=list(overrides))
+    return judged(drawn(bundle, samples, first, told), np.arange(samples) % 10)
+
+
+def drawn(
+    bundle: Path,
+    samples: int = 1000,
+    first: int = 9_000_000,
+    told: Callable[[NDArray[np.integer]], dict[str, NDArray]] | None = None,
+) -> NDArray[np.floating]:
+    """Samples f32[N, 1, 8, 8] of all digits in turn, drawn by a bundle."""
+    labels, seeds = np.arange(samples) % 10, np.arange(first, first + samples)
+    pipe = latentc_runtime.load(bundle, "cpu")
+    return pipe.sample(labels, seeds) if told is None else pipe.sample(conditions=told(labels), seeds=seeds)
+
+
+def spread(values: Iterable[float], digits: int = 3) -> str:
+    """The mean of several runs and their range: `0.993 (0.991 to 0.995)`; a single one as it is."""
+    found = list(values)
+    mean = f"{np.mean(found):.{digits}f}"
+    return mean if len(found) == 1 else f"{mean} ({min(found):.{digits}f} to {max(found):.{digits}f})"
+
+
+__all__ = ["METRICS", "Figures", "Training", "drawn", "figures", "judged", "of_seed", "spread", "trained"]
