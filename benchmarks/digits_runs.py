@@ -184,7 +184,7 @@ class Folder:
         """Figures of samples from the engine, told captions where these are the condition; kept in the folder."""
         run, weights, kept = RUNS[name], self.trained(name).weights, self.project(name) / "figures.json"
         if not kept.exists():
-            told = captions if run.captions else None
+            told = requested if run.captions else None
             bundle, overrides = self.project(name) / "bundle", self.overrides(name, weights)
             found = figures(run.spec, weights, bundle, overrides, SAMPLES, told=told)
             kept.write_text(json.dumps(found), encoding="utf-8")
@@ -196,6 +196,12 @@ def captions(labels: NDArray[np.integer]) -> dict[str, NDArray]:
     lengths = labels % 4 + 1
     mask = np.arange(4) < lengths[:, None]
     return {"caption": np.eye(10, dtype=np.float32)[labels][:, None] * mask[..., None], "caption_mask": mask}
+
+
+def requested(labels: NDArray[np.integer]) -> dict[str, Any]:
+    """The same, as conditions of a request."""
+    told = captions(labels)
+    return {"caption": {"value": told["caption"], "mask": told["caption_mask"]}}
 
 
 def write_captions(file: Path) -> None:

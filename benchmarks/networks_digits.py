@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 from common import verdict
-from digits_runs import NETWORKS, RUNS, SAMPLES, STEPS, Folder, captions, halves, train, under
+from digits_runs import NETWORKS, RUNS, SAMPLES, STEPS, Folder, halves, requested, train, under
 from numpy.typing import NDArray
 from on_digits import drawn, judged, spread, trained
 
@@ -214,7 +214,7 @@ def int8(folders: Sequence[Folder]) -> list[str]:
             api.compile(run.spec, weights, bundle, overrides=[*folder.overrides(name), target, INT8], force=True)
             found = latentc_runtime.load(bundle, "cpu").manifest.quantization
             assert found is not None
-            samples = drawn(bundle, SAMPLES, told=captions if run.captions else None)
+            samples = drawn(bundle, SAMPLES, told=requested if run.captions else None)
             figures = judged(samples, np.arange(SAMPLES) % 10)
             print(f"{name}, {engine}: {found.layers} of {found.of} layers, {found.psnr:.1f} dB, {figures}", flush=True)
             kept = figures.accuracy / plain.accuracy

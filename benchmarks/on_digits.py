@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,7 +97,7 @@ def figures(
     overrides: Sequence[str] = (),
     samples: int = 1000,
     first: int = 9_000_000,
-    told: Callable[[NDArray[np.integer]], dict[str, NDArray]] | None = None,
+    told: Callable[[NDArray[np.integer]], dict[str, Any]] | None = None,
 ) -> Figures:
     """Compiles a spec and judges samples of all digits in turn; `first` is the seed of the first one.
 
@@ -111,7 +111,7 @@ def drawn(
     bundle: Path,
     samples: int = 1000,
     first: int = 9_000_000,
-    told: Callable[[NDArray[np.integer]], dict[str, NDArray]] | None = None,
+    told: Callable[[NDArray[np.integer]], dict[str, Any]] | None = None,
 ) -> NDArray[np.floating]:
     """Samples f32[N, 1, 8, 8] of all digits in turn, drawn by a bundle."""
     labels, seeds = np.arange(samples) % 10, np.arange(first, first + samples)
