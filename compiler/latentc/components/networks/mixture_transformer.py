@@ -99,6 +99,7 @@ class MixtureTransformer(Backbone):
             "width": self.width,
             "depth": self.depth,
             "labels": told.values,
+            "numbers": self.mixture.size(channels),
             **self.block.static(self.width),
         }
         if self.style == "masked":
@@ -158,10 +159,10 @@ class _Shared:
             x = b.sub(name, block, x, dim=x.shape[2], **sizes)
         return x
 
-    def head(self, b: Builder, x: Var, channels: Any) -> Var:
+    def head(self, b: Builder, x: Var, numbers: Any) -> Var:
         """Raw numbers of the mixtures."""
         x = LayerNorm(kind="layer_norm", eps=1e-6, affine=True).apply(b, "norm", x)
-        return dense(b, "head", x, self.config.mixture.size(int(channels)), True, "zeros", out="mixture")
+        return dense(b, "head", x, numbers, True, "zeros", out="mixture")
 
 
 @cache
@@ -207,7 +208,7 @@ def _masked(config: MixtureTransformer, entries: tuple[Entry, ...]) -> BlockBody
         x = b.concat(shared.label(b, y, width, labels), x, axis=1, out="x")
         x = x + shared.positions(b, tokens + 1, width)
         x = shared.run(b, x, depth, config.block.own(width, static))
-        return b.slice(shared.head(b, x, channels), axis=1, start=1, stop=tokens + 1, out="mixture")  # type: ignore[no-any-return]
+        return b.slice(shared.head(b, x, static["numbers"]), axis=1, start=1, stop=tokens + 1, out="mixture")  # type: ignore[no-any-return]
 
     return forward
 
@@ -218,7 +219,7 @@ def _causal(config: MixtureTransformer, entries: tuple[Entry, ...]) -> tuple[Blo
     shared = _Shared(config, entries)
 
     def step(
-        b: Builder, x: Var, position: Var, caches: list[Var], tokens: Any, width: Any, channels: Any, static: Any
+        b: Builder, x: Var, position: Var, caches: list[Var], tokens: Any, width: Any, static: Any
     ) -> tuple[Var, ...]:
         """One token x [B, 1, D] at `position` through all blocks: its mixture and the grown caches."""
         block = shared.condition.decode_block(*shared.parts)
@@ -232,7 +233,7 @@ def _causal(config: MixtureTransformer, entries: tuple[Entry, ...]) -> tuple[Blo
             sizes = config.block.own(width, static)
             x, *pair = b.sub(f"blocks.{i}", block, *operands, out="x keys values", dim=width, **sizes)
             grown += pair
-        x = shared.head(b, x, channels)
+        x = shared.head(b, x, static["numbers"])
         return b.reshape(x, shape=(x.shape[0], x.shape[2]), out="mixture"), *grown
 
     @module_class("MixtureTransformer", x="B tokens-1 channels")
@@ -243,7 +244,7 @@ def _causal(config: MixtureTransformer, entries: tuple[Entry, ...]) -> tuple[Blo
         x = b.concat(shared.label(b, y, width, labels), shared.embed(b, x, width), axis=1, out="x")
         x = b.reshape(x, shape=(x.shape[0], Named(tokens, "T"), width), out="x")
         x = x + shared.positions(b, Named(tokens, "T"), width)
-        return shared.head(b, shared.run(b, x, depth, config.block.own(width, static)), channels)
+        return shared.head(b, shared.run(b, x, depth, config.block.own(width, static)), static["numbers"])
 
     @module_class("MixtureTransformer", "prefill")
     def prefill(
@@ -254,7 +255,7 @@ def _causal(config: MixtureTransformer, entries: tuple[Entry, ...]) -> tuple[Blo
         x = shared.label(b, y, width, labels)
         shape = (heads, length, width // static["heads"])
         caches = [b.full(x, shape=shape, value=0.0, dtype="f32", out="cache") for _ in range(2 * int(depth))]
-        return step(b, x, b.constant(np.int64(0)), caches, length, width, channels, static)
+        return step(b, x, b.constant(np.int64(0)), caches, length, width, static)
 
     kv = "kv_heads" if "kv_heads" in config.block.static(config.width) else "heads"
 
@@ -273,7 +274,7 @@ def _causal(config: MixtureTransformer, entries: tuple[Entry, ...]) -> tuple[Blo
     ) -> tuple[Var, ...]:
         """Takes token `position - 1`; gives the mixture of token `position`, and the grown caches."""
         x = shared.embed(b, b.reshape(token, shape=(token.shape[0], 1, channels)), width)
-        return step(b, x, position, list(caches), Named(tokens, "T"), width, channels, static)
+        return step(b, x, position, list(caches), Named(tokens, "T"), width, static)
 
     return forward, prefill, decode
 
