@@ -325,6 +325,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("3B", "main"): 3_096_659_200,
         },
     ),
+    "llamagen_t2i": (
+        "FoundationVision/LlamaGen: XL with a projection of captions and 120 features for none in place of classes",
+        {("XL-256", "main"): 774_699_520 - 1001 * 1280 + 2048 * 1280 + 1280 * 1280 + 120 * 2048},
+    ),
     "larp": (
         "hywang66/LARP: the sizes of its layers, added up",
         {

@@ -72,6 +72,10 @@ TAMING_DEPTH = (
     *("networks.encoder.bottleneck={kind: codebook, size: 16, channels: 4}", "sampler.top_k=5"),
 )
 
+T2I = ("data.tokens={vocabulary: 12, grid: [3, 3]}", "data.first_stage=null", "data.path=train.npz", "sampler.top_k=8")
+T2I += under("backbone", (*BLOCKS, "depth=2", "dropout=0", "block.feed_forward.multiple_of=8"))
+T2I += ("data.fields.caption.shape=[5, 6]", "data.fields.caption_mask.shape=[5]")
+
 SYSTEMS: dict[str, Tiny] = {
     "dico": Tiny("dico", (*DIGITS, *under("backbone", STAGES), "sampler.steps=3", WHOLE)),
     "dimr": Tiny(
@@ -219,6 +223,7 @@ SYSTEMS: dict[str, Tiny] = {
         "digits_starflow",
         under("backbone", (*BLOCKS[:2], "flows=2", "depths=[1, 2]", "positions.pairs=2")),
     ),
+    "llamagen_t2i": Tiny("llamagen_t2i", T2I),
     "taming": Tiny("taming", TAMING),
     "taming_depth": Tiny("taming_depth", TAMING_DEPTH),
     "taming-windows": Tiny(
@@ -415,7 +420,7 @@ SYSTEMS: dict[str, Tiny] = {
         (
             *(
                 "data={kind: npz, path: train.npz, shape: [1, 8, 8], fields: {caption: {shape: [5, 8]}, "
-                "caption_mask: {shape: [5]}}}",
+                "caption_mask: {shape: [5], dtype: bool}}}",
             ),
             *under("backbone", (*BLOCKS, "depth=1", "patch=2")),
             "sampler.steps=3",

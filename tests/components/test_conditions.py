@@ -191,7 +191,7 @@ def test_what_does_not_fit_is_said(conditioning: str, message: str, tmp_path: Pa
         lowered(tmp_path, conditioning)
 
 
-def test_a_token_transformer_begins_with_one_token(tmp_path: Path) -> None:
+def test_a_token_transformer_begins_with_one_condition(tmp_path: Path) -> None:
     file = tmp_path / "spec.yaml"
     file.write_text(
         "latentc: 1\nname: told\nextends: digits_llamagen\n"
@@ -199,8 +199,17 @@ def test_a_token_transformer_begins_with_one_token(tmp_path: Path) -> None:
         "  fields: {text: {shape: [7], classes: 11}, text_mask: {shape: [7], dtype: bool}}}\n"
         "conditioning: {text: {kind: sequence}}\n"
     )
-    with pytest.raises(DiagnosticError, match=r"one token of condition, and is told `class` \(1\), `text` \(7\)"):
+    with pytest.raises(DiagnosticError, match=r"one condition, and is told `class`, `text`"):
         load_spec(file)
     file.write_text(file.read_text() + "backbone: {conditions: [class]}\n")
     (program,) = lower(load_spec(file)).programs
     assert "text" not in program.sources  # no network is told it
+    file.write_text(file.read_text().replace("[class]", "[text]"))
+    (program,) = lower(load_spec(file)).programs
+    assert {"text", "text_mask"} <= program.sources.keys() and "y" not in program.sources
+
+
+def test_masks_are_truth_values() -> None:
+    """Numbers would be added to the scores of attention."""
+    with pytest.raises(DiagnosticError, match=r"has its mask from field `caption_mask`, which holds f32"):
+        load_spec("pixart", overrides=["data.fields.caption_mask.dtype=f32"])

@@ -21,6 +21,7 @@ CHOSEN = (
     ("maskbit", "onnxruntime"),
     ("taming_depth", "onnxruntime"),
     ("taming-windows", "onnxruntime"),
+    ("llamagen_t2i", "openvino"),
     ("lpd", "onnxruntime"),
     ("nvg", "onnxruntime"),
     ("var", "openvino"),

@@ -94,10 +94,16 @@ class Condition(Part):
     def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
         """What does not fit if it is the condition called `name`."""
         for given in self.inputs(name, spec):
-            if isinstance(given, GivenInput) and given.drawn is None and given.field not in spec.data.fields:
+            if not isinstance(given, GivenInput) or given.drawn is not None:
+                continue
+            field = spec.data.fields.get(given.field)
+            if field is None:
                 known = ", ".join(spec.data.fields) or "none"
                 message = f"condition `{name}` comes from field `{given.field}`, which the data does not have"
                 yield Problem((), message, f"fields of the data: {known}; name one in `conditioning.{name}.field`")
+            elif given.type.dtype == "bool" and field.dtype != "bool":
+                message = f"condition `{name}` has its mask from field `{given.field}`, which holds {field.dtype}"
+                yield Problem((), message, f"set `data.fields.{given.field}.dtype: bool`")
         if self.prior is not None:
             yield from self.prior.problems(name, spec)
 
@@ -180,6 +186,10 @@ class Condition(Part):
         vector = self.vector(b, prefix, name, operands, width, sizes)
         return b.reshape(vector, shape=(vector.shape[0], 1, width), out="tokens"), None
 
+    def counts(self, b: Builder, mask: Var) -> Var:
+        """bool[B, L]: the mask that `tokens` returns, for methods of a network that are told the mask alone."""
+        return mask
+
     def length(self, name: str, spec: Spec) -> int:
         """How many tokens it enters as. For conditions whose FORMS have "tokens"."""
         return 1
@@ -258,6 +268,10 @@ class Entry:
     ) -> tuple[Var, Var | None]:
         """Its embedded tokens f32[B, L, width], and which of them count; see `Condition.tokens`."""
         return self.condition.tokens(b, prefix, self.name, operands, width, sizes)
+
+    def counts(self, b: Builder, mask: Var) -> Var:
+        """bool[B, L]: which of its embedded tokens count; see `Condition.counts`."""
+        return self.condition.counts(b, mask)
 
     def map(self, b: Builder, operands: tuple[Var, ...], sizes: Mapping[str, Any], side: Any) -> Var:
         """It as channels beside the state; see `Condition.map`."""

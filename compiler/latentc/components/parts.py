@@ -182,10 +182,11 @@ class DecodeState:
     """Inputs of a mixer's decoding step: the token's position, the mask of visible positions, the caches."""
 
     position: Var  # i64[]
-    mask: Var  # bool[1, 1, 1, T], true where a position is visible
+    mask: Var  # bool[1 or B, 1, 1, T], true where a position is visible
     keys: Var  # f32[B, H_kv, T, D / H]
     values: Var
     temperature: Var | None = None  # f32[B], divides the scores
+    plain: bool = True  # whether the other methods of the block take no mask
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -10,8 +11,9 @@ from pydantic import Field
 from latentc.components.condition import Form, GivenInput
 from latentc.components.conditions._arrays import ArrayCondition, or_learned, present
 from latentc.components.contract import Network, Port
+from latentc.components.kit.tokens import rows
 from latentc.components.parts import Problem
-from latentc.ir.builder import Builder, Var, f32, i64, module_class
+from latentc.ir.builder import BlockBody, Builder, Var, f32, i64, module_class
 from latentc.ir.types import B, TensorType
 from latentc_runtime.sources import Condition as Requested
 
@@ -33,8 +35,18 @@ class Sequence(ArrayCondition):
         description="features that stand for none; learned: a vector of the network's width, learned_features: "
         "features of the whole sequence, all of which count (PixArt)",
     )
+    null_length: Literal["whole", "given"] = Field(
+        "whole",
+        description="of learned features: all count, or as many as of the sequence that they replace (LlamaGen)",
+    )
     projection: Literal["linear", "mlp"] = Field(
         "linear", description="of features to the network's width; mlp: two linear layers with GELU between them"
+    )
+    bias: bool = Field(True, description="the projection of features has biases")
+    align: Literal["start", "end"] = Field(
+        "start",
+        description="where networks have the entries that count, which are given in one piece: end, right before the "
+        "tokens that follow (LlamaGen)",
     )
     padding: Literal["masked", "zeros"] = Field(
         "masked",
@@ -90,12 +102,14 @@ class Sequence(ArrayCondition):
 
     def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
         value, mask, *given = operands
-        length = int(mask.shape[1])
         whole = self.null_embedding == "learned_features"
-        first = b.constant([[i == 0 or whole for i in range(length)]], out="first")
+        if whole and self.null_length == "given":
+            counts = mask
+        else:
+            counts = b.constant([[i == 0 or whole for i in range(int(mask.shape[1]))]], out="first")
         return (
             b.scalar(self.pad if value.type.dtype == "i64" else 0.0, value),
-            first,
+            counts,
             *(b.scalar(0.0, g) for g in given),
         )
 
@@ -111,6 +125,10 @@ class Sequence(ArrayCondition):
         self, b: Builder, prefix: str, name: str, operands: tuple[Var, ...], width: Any, sizes: Mapping[str, Any]
     ) -> tuple[Var, Var | None]:
         x, mask, *given = operands
+        if self.align == "end":
+            source = _turned(b, mask)
+            x = rows(b, x, source, name) if x.type.rank == 3 else b.take_along(x, source, axis=1, out=name)
+            mask = b.take_along(mask, source, axis=1, out="counts")
         if x.type.dtype == "i64":
             table = b.param(f"{prefix}.weight", f32(sizes[f"{name}_vocabulary"], width), "normal", std=0.02)
             return b.embedding(table, x, out=name), mask
@@ -120,12 +138,15 @@ class Sequence(ArrayCondition):
             null = b.param(f"{prefix}_null", f32(*x.shape[1:]), "normal", std=0.02)
             x = b.where(b.reshape(b.greater(given[0], 0.5), shape=(x.shape[0], 1, 1)), x, null, out=name)
         if self.projection == "mlp":
-            embedded = b.sub(prefix, _feature_embedder, x, width=width, out=name)
+            embedded = b.sub(prefix, _feature_embedder(self.bias), x, width=width, out=name)
         else:
-            embedded = b.dense(prefix, x, width, init="normal", std=0.02, out=name)
+            embedded = b.dense(prefix, x, width, bias=self.bias, init="normal", std=0.02, out=name)
         learned = given and self.null_embedding == "learned"
         embedded = or_learned(b, f"{prefix}.null", embedded, *given) if learned else embedded
         return embedded, None if self.padding == "zeros" else mask
+
+    def counts(self, b: Builder, mask: Var) -> Var:
+        return b.take_along(mask, _turned(b, mask), axis=1, out="counts") if self.align == "end" else mask  # type: ignore[no-any-return]
 
     def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
         shape, vocabulary = self.shape(name, spec), self.vocabulary(name, spec)
@@ -136,8 +157,22 @@ class Sequence(ArrayCondition):
         return (Requested(name, "tokens", shape, "i64", axes, vocabulary=vocabulary, mask=True, pad=self.pad),)
 
 
-@module_class("FeatureEmbedder", x="B L C")
-def _feature_embedder(b: Builder, x: Var, *, width: int) -> Var:
-    """Two linear layers with GELU between them."""
-    x = b.gelu(b.dense("fc1", x, width, init="normal", std=0.02), approximate="tanh", out="x")
-    return b.dense("fc2", x, width, init="normal", std=0.02)
+def _turned(b: Builder, mask: Var) -> Var:
+    """i64[B, L]: the entry that each place has after every row is turned until its last one counts."""
+    length = int(mask.shape[1])
+    place = b.arange(length)
+    last = b.max(b.where(mask, place, -1), axes=(1,), keepdims=True, out="last")
+    source = b.op("add", place, b.op("sub", last, length - 1), out="source")
+    return b.where(b.less(source, 0), b.op("add", source, length), source, out="source")  # type: ignore[no-any-return]
+
+
+@cache
+def _feature_embedder(bias: bool) -> BlockBody:
+    @module_class("FeatureEmbedder", x="B L C")
+    def embed(b: Builder, x: Var, *, width: int) -> Var:
+        """Two linear layers with GELU between them."""
+        x = b.dense("fc1", x, width, bias=bias, init="normal", std=0.02)
+        x = b.gelu(x, approximate="tanh", out="x")
+        return b.dense("fc2", x, width, bias=bias, init="normal", std=0.02)
+
+    return embed

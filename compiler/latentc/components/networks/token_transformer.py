@@ -104,13 +104,13 @@ class TokenTransformer(Backbone):
             yield Problem((), message, "add `conditioning.class: {kind: label}`")
         if not self.shared:
             for name, condition in told:
-                if any(port.type.dtype == "i64" and port.type.rank == 2 for port in condition.ports(name, spec)):
+                ports = condition.ports(name, spec)
+                if len(ports) == 1 and ports[0].type.dtype == "i64" and ports[0].type.rank == 2:
                     message = f"a token_transformer is told numbers of tokens by `{name}`, which are rows of no table"
                     yield Problem(("shared",), message, "set `shared: true`")
-            lengths = [(name, c.length(name, spec)) for name, c in told]
-            if sum(length for _, length in lengths) > 1:
-                words = ", ".join(f"`{name}` ({length})" for name, length in lengths)
-                message = f"a token_transformer begins with one token of condition, and is told {words}"
+            if len(told) > 1:
+                words = ", ".join(f"`{name}`" for name, _ in told)
+                message = f"a token_transformer begins with one condition, and is told {words}"
                 yield Problem((), message, "name the one in `conditions`, or set `shared: true` for tokens")
             return
         vocabulary = spec.data.tokens.vocabulary if spec.data.tokens is not None else 0
@@ -143,17 +143,24 @@ class TokenTransformer(Backbone):
         cache_type = f32(B, kv_heads, Named(seen + prefix - 1, "T"), self.width // static["heads"])
         caches = (Port("caches", cache_type, "cache"),) * (2 * self.depth)
         told = ports_of(entries)
+        masked = any(entry.condition.masked(entry.name, spec) for entry in entries)
+        masks = tuple(port for port in told if masked and port.type.dtype == "bool")
         grown: tuple[Role, ...] = ("logits", *(port.role for port in caches))
         signatures: dict[str, tuple[tuple[Port, ...], tuple[Role, ...]]] = {
             "forward": ((Port("idx", i64(B, seen - 1), "state", tokens.vocabulary), *told), ("logits",)),
             "prefill": (told, grown),
             "decode": (
-                (Port("token", i64(B), "token", tokens.vocabulary), Port("position", i64(), "position"), *caches),
+                (
+                    Port("token", i64(B), "token", tokens.vocabulary),
+                    Port("position", i64(), "position"),
+                    *masks,
+                    *caches,
+                ),
                 grown,
             ),
         }
         methods = {
-            method: add_method(mb, name, method, _METHODS[method](self, entries), ports, static, outputs)
+            method: add_method(mb, name, method, _METHODS[method](self, entries, masked), ports, static, outputs)
             for method, (ports, outputs) in signatures.items()
         }
         return Network(name, methods, self.PROVIDES)
@@ -168,10 +175,9 @@ class TokenTransformer(Backbone):
 
 def _prefix_length(config: TokenTransformer, entries: tuple[Entry, ...]) -> int:
     """Tokens before those of the sample (n)."""
-    if not config.shared or not entries:
-        return 1
     types = [entry.ports[0].type for entry in entries]
-    return sum(int(of.shape[1]) if of.rank == 2 else 1 for of in types)  # type: ignore[arg-type, misc]
+    sequences = [of.rank == 3 or (of.rank == 2 and of.dtype == "i64") for of in types]
+    return sum(int(of.shape[1]) if several else 1 for of, several in zip(types, sequences, strict=True)) or 1  # type: ignore[arg-type]
 
 
 def _parts(config: TokenTransformer) -> tuple[Mixer, FeedForward, Norm, InContext, Positions | None]:
@@ -226,14 +232,27 @@ def _condition_tokens(
     vocabulary: int,
     width: Any,
     sizes: Mapping[str, Any],
-) -> Var:
-    """f32[B, n, D]: the conditions as the first tokens."""
+) -> tuple[Var, Var | None]:
+    """The conditions as the first tokens, f32[B, n, D], and which of them count, bool[B, n]; None: all."""
     if not config.shared:
         ((entry, operands),) = with_operands(entries, conditions)
-        return entry.tokens(b, "cls_embedding", operands, width, sizes)[0]
+        return entry.tokens(b, "cls_embedding", operands, width, sizes)
     tokens = [b.reshape(x, shape=(x.shape[0], 1)) if x.type.rank == 1 else x for x in conditions]
     rows = [_embed(b, x, vocabulary, width) for x in tokens]
-    return rows[0] if len(rows) == 1 else b.concat(*rows, axis=1, out="told")  # type: ignore[no-any-return]
+    return (rows[0] if len(rows) == 1 else b.concat(*rows, axis=1, out="told")), None
+
+
+def _visible(b: Builder, counts: Var, tokens: Any) -> Var:
+    """bool[B, 1, N, N]: tokens that count, and each itself, of which the first are those of the conditions."""
+    batch, count = counts.shape
+    rest = int(tokens) - int(count)
+    if rest:
+        counts = b.pad(b.cast(counts, to="f32"), axis=1, before=0, after=rest, value=1.0)
+        counts = b.greater(counts, 0.5, out="counts")
+    counts = b.reshape(counts, shape=(batch, 1, 1, tokens))
+    place = b.arange(tokens)
+    itself = b.equal(b.reshape(place, shape=(tokens, 1)), b.reshape(place, shape=(1, tokens)), out="itself")
+    return b.logical_or(counts, itself, out="visible")  # type: ignore[no-any-return]
 
 
 def _embed(b: Builder, idx: Var, vocabulary: int, width: int) -> Var:
@@ -246,16 +265,17 @@ def _logits(b: Builder, x: Var, norm: Norm, vocabulary: int) -> Var:
 
 
 @cache
-def _forward(config: TokenTransformer, entries: tuple[Entry, ...]) -> BlockBody:
+def _forward(config: TokenTransformer, entries: tuple[Entry, ...], masked: bool) -> BlockBody:
     mixer, feed_forward, norm, condition, positions = _parts(config)
-    block = condition.block(mixer, feed_forward, norm, config.weights)
+    build = condition.masked_block if masked else condition.block
+    block = build(mixer, feed_forward, norm, config.weights)
 
     @module_class("Transformer", idx=f"B {_size(config)}-1")
     def forward(b: Builder, idx: Var, *conditions: Var, vocabulary: int, width: int, depth: int, **static: Any) -> Var:
         """Logits of every token given the class y and the tokens before it."""
         taken = _taken(static)
         x = _embed(b, idx, vocabulary, width)
-        told = _condition_tokens(config, b, entries, conditions, vocabulary, width, static)
+        told, counts = _condition_tokens(config, b, entries, conditions, vocabulary, width, static)
         x = b.concat(told, x, axis=1, out="x")
         x = b.reshape(x, shape=(x.shape[0], taken, width), out="x")
         if positions is not None:
@@ -266,8 +286,9 @@ def _forward(config: TokenTransformer, entries: tuple[Entry, ...]) -> BlockBody:
             b.slice(table, axis=0, start=0, stop=taken, out=part)
             for table, part in zip(_rotary(positions, b, width, static), ("cos", "sin"), strict=False)
         )
+        seen = (_visible(b, counts, taken),) if counts is not None else ()
         for name in items("blocks", depth):
-            x = b.sub(name, block, x, *rotary, dim=width, **config.block.own(width, static))
+            x = b.sub(name, block, x, *seen, *rotary, dim=width, **config.block.own(width, static))
         if "prefix" in static:
             x = b.slice(x, axis=1, start=static["prefix"] - 1, stop=taken, out="x")
         return _logits(b, x, norm, vocabulary)
@@ -276,11 +297,21 @@ def _forward(config: TokenTransformer, entries: tuple[Entry, ...]) -> BlockBody:
 
 
 def _step(
-    config: TokenTransformer, b: Builder, x: Var, position: Var, caches: list[Var], width: int, static: Any
+    config: TokenTransformer,
+    b: Builder,
+    x: Var,
+    position: Var,
+    counts: Var | None,
+    caches: list[Var],
+    width: int,
+    static: Any,
 ) -> tuple[Var, list[Var]]:
-    """One token x [B, 1, D] at `position` through all blocks: its features and the grown caches."""
+    """One token x [B, 1, D] at `position` through all blocks: its features and the grown caches.
+
+    `counts` bool[B, n]: the tokens of conditions that count; None: all.
+    """
     mixer, feed_forward, norm, condition, positions = _parts(config)
-    block = condition.decode_block(mixer, feed_forward, norm, config.weights)
+    block = condition.decode_block(mixer, feed_forward, norm, config.weights, plain=counts is None)
     length = _taken(static)
     if "prefix" in static:
         position = b.op("add", position, static["prefix"] - 1, out="place")
@@ -291,6 +322,11 @@ def _step(
         row.append(b.reshape(b.take(table, position, axis=0), shape=(1, table.shape[1]), out=part))
     seen = b.less_equal(b.arange(length), position)
     mask = b.reshape(seen, shape=(1, 1, 1, length), out="mask")
+    if counts is not None:
+        batch, count = counts.shape
+        kept = b.pad(b.cast(counts, to="f32"), axis=1, before=0, after=int(length) - int(count), value=1.0)
+        kept = b.reshape(b.greater(kept, 0.5), shape=(batch, 1, 1, length), out="kept")
+        mask = b.logical_and(mask, kept, out="mask")
     grown: list[Var] = []
     sizes = config.block.own(width, static)
     for i in range(len(caches) // 2):
@@ -302,10 +338,14 @@ def _step(
     return x, grown
 
 
-def _begin(config: TokenTransformer, b: Builder, x: Var, width: int, depth: int, static: Any) -> tuple[Var, list[Var]]:
+def _begin(
+    config: TokenTransformer, b: Builder, x: Var, counts: Var | None, width: int, depth: int, static: Any
+) -> tuple[Var, list[Var]]:
     """Tokens of conditions x [B, n, D] through all blocks: features of the last, and caches with room for the rest."""
     mixer, feed_forward, norm, condition, positions = _parts(config)
-    block = condition.prefix_block(mixer, feed_forward, norm, config.weights)
+    masked = counts is not None
+    block = condition.begin_block(mixer, feed_forward, norm, config.weights, masked=masked, plain=not masked)
+    seen = () if counts is None else (_visible(b, counts, static["prefix"]),)
     count, length = static["prefix"], _taken(static)
     if isinstance(positions, Learned):
         x = positions.vectors(b, 0, count, length, width) + x
@@ -316,7 +356,7 @@ def _begin(config: TokenTransformer, b: Builder, x: Var, width: int, depth: int,
     caches: list[Var] = []
     for i in range(int(depth)):
         own = config.block.own(width, static)
-        x, keys, values = b.sub(f"blocks.{i}", block, x, *rotary, out="x keys values", dim=width, **own)
+        x, keys, values = b.sub(f"blocks.{i}", block, x, *seen, *rotary, out="x keys values", dim=width, **own)
         caches += [
             b.pad(part, axis=2, before=0, after=length - count, value=0.0, out="cache") for part in (keys, values)
         ]
@@ -324,7 +364,7 @@ def _begin(config: TokenTransformer, b: Builder, x: Var, width: int, depth: int,
 
 
 @cache
-def _prefill(config: TokenTransformer, entries: tuple[Entry, ...]) -> BlockBody:
+def _prefill(config: TokenTransformer, entries: tuple[Entry, ...], masked: bool) -> BlockBody:
     norm = _parts(config)[2]
 
     @module_class("Transformer", "prefill")
@@ -333,13 +373,13 @@ def _prefill(config: TokenTransformer, entries: tuple[Entry, ...]) -> BlockBody:
     ) -> tuple[Var, ...]:
         """Starts a sequence with its conditions: logits of token 0, and the caches with the conditions in them."""
         heads = static.get("kv_heads", static["heads"])
-        x = _condition_tokens(config, b, entries, conditions, vocabulary, width, static)
+        x, counts = _condition_tokens(config, b, entries, conditions, vocabulary, width, static)
         if "prefix" in static:
-            x, caches = _begin(config, b, x, width, depth, static)
+            x, caches = _begin(config, b, x, counts, width, depth, static)
         else:
             shape = (heads, _length(static), width // static["heads"])
             caches = [b.full(x, shape=shape, value=0.0, dtype="f32", out="cache") for _ in range(2 * int(depth))]
-            x, caches = _step(config, b, x, b.constant(np.int64(0)), caches, width, static)
+            x, caches = _step(config, b, x, b.constant(np.int64(0)), counts, caches, width, static)
         logits = b.reshape(_logits(b, x, norm, vocabulary), shape=(x.shape[0], vocabulary), out="logits")
         return logits, *caches
 
@@ -347,7 +387,7 @@ def _prefill(config: TokenTransformer, entries: tuple[Entry, ...]) -> BlockBody:
 
 
 @cache
-def _decode(config: TokenTransformer, entries: tuple[Entry, ...]) -> BlockBody:
+def _decode(config: TokenTransformer, entries: tuple[Entry, ...], masked: bool) -> BlockBody:
     mixer, _, norm, _, _ = _parts(config)
     kv = "kv_heads" if "kv_heads" in mixer.static(config.width) else "heads"
 
@@ -365,15 +405,19 @@ def _decode(config: TokenTransformer, entries: tuple[Entry, ...]) -> BlockBody:
         **static: Any,
     ) -> tuple[Var, ...]:
         """Takes token `position - 1` and gives the logits of token `position`, and the grown caches."""
+        counts = None
+        if masked:
+            (entry,), (mask, *caches) = entries, caches  # type: ignore[assignment]
+            counts = entry.counts(b, mask)
         x = _embed(b, b.reshape(token, shape=(token.shape[0], 1)), vocabulary, width)
-        x, grown = _step(config, b, x, position, list(caches), width, static)
+        x, grown = _step(config, b, x, position, counts, list(caches), width, static)
         logits = b.reshape(_logits(b, x, norm, vocabulary), shape=(token.shape[0], vocabulary), out="logits")
         return logits, *grown
 
     return decode
 
 
-_METHODS: dict[str, Callable[[TokenTransformer, tuple[Entry, ...]], BlockBody]] = {
+_METHODS: dict[str, Callable[[TokenTransformer, tuple[Entry, ...], bool], BlockBody]] = {
     "forward": _forward,
     "prefill": _prefill,
     "decode": _decode,

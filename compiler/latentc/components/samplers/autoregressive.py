@@ -71,7 +71,8 @@ class Autoregressive(Sampler):
         told = conditions.operands(b, conditions.inputs(b))
         scale = b.input("scale", f32(B)) if self.guidance else None
         u = b.input("u", f32(length, B)) if self.temperature else None
-        logits, *caches = self._prefill(b, network, conditions, told, scale)
+        null = told if scale is None else conditions.null(b, told)
+        logits, *caches = self._prefill(b, network, told, null, scale)
         first = b.reshape(b.slice(u, axis=0, start=0, stop=1), shape=(B,), out="u_0") if u else None
         token = self.pick(b, logits, first)
         tokens = [b.reshape(token, shape=(B, 1), out="tokens")]
@@ -84,8 +85,9 @@ class Autoregressive(Sampler):
                 caches = [b.split(c, axis=0, sizes=(B, B), out="cache other")[0] for c in caches]
                 scale = None
             rows = [b.slice(u, axis=0, start=start, stop=stop, out="u_rest")] if u else []
-            body = partial(self._step, network, start)
-            invariants = [scale] if scale is not None else []
+            shown = _shown(network, told, told if scale is None else null)
+            body = partial(self._step, network, start, tuple(shown))
+            invariants = [*shown.values(), *([scale] if scale is not None else [])]
             outs = b.loop(
                 f"{entry}.decode", stop - start, body, invariants=invariants, carried=[token, *caches], tables=rows
             )
@@ -102,17 +104,18 @@ class Autoregressive(Sampler):
         return Program(entry, self.kind, length, length, sources, settings)
 
     def _prefill(
-        self, b: Builder, network: Network, conditions: Conditions, told: Operands, scale: Var | None
+        self, b: Builder, network: Network, told: Operands, null: Operands, scale: Var | None
     ) -> tuple[Var, ...]:
         names = " ".join(port.role if port.role == "cache" else "logits" for port in network.methods["prefill"].outputs)
         if scale is None:
             return call(b, network, "prefill", told, out=names)  # type: ignore[no-any-return]
-        return guided_call(b, network, "prefill", told, conditions.null(b, told), scale, out=names)  # type: ignore[no-any-return]
+        return guided_call(b, network, "prefill", told, null, scale, out=names)  # type: ignore[no-any-return]
 
     def _step(
         self,
         network: Network,
         start: int,
+        shown: tuple[str, ...],
         b: Builder,
         i: Var,
         kept: tuple[Var, ...],
@@ -124,10 +127,12 @@ class Autoregressive(Sampler):
         position = b.op("add", i, start, out="position")
         names = " ".join(["logits", *["cache"] * len(caches)])
         operands: dict[str, Any] = {"token": token, "position": position, "cache": caches}
-        if kept:
-            logits, *caches = guided_call(b, network, "decode", {}, {}, kept[0], out=names, **operands)
+        told = dict(zip(shown, kept, strict=False))
+        if len(kept) > len(shown):
+            null = {name: told.get(f"null_{name}", x) for name, x in told.items()}
+            logits, *caches = guided_call(b, network, "decode", told, null, kept[-1], out=names, **operands)
         else:
-            logits, *caches = call(b, network, "decode", {}, out=names, **operands)
+            logits, *caches = call(b, network, "decode", told, out=names, **operands)
         token = self.pick(b, logits, rows[0] if rows else None)
         return (token, *caches), (token,)
 
@@ -138,3 +143,10 @@ class Autoregressive(Sampler):
         if self.temperature != 1.0:
             logits = b.op("mul", logits, 1 / self.temperature, out="logits")
         return draw(b, filtered(b, logits, self.top_k, self.top_p), u)
+
+
+def _shown(network: Network, told: Operands, null: Operands) -> dict[str, Var]:
+    """What decoding steps are told of the conditions, by the names of their ports; behind `null_` where it differs."""
+    names = [port.name for port in network.methods["decode"].inputs_of("condition")]
+    differing = {f"null_{name}": null[name] for name in names if null[name] is not told[name]}
+    return {name: told[name] for name in names} | differing

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.blocks.mixing import Mix, chunk_mix, masked_mix
-from latentc.components.parts import BlockCondition, Chunk, DecodeState, FeedForward, Mixer, Norm, Problem, Told
+from latentc.components.parts import BlockCondition, DecodeState, FeedForward, Mixer, Norm, Problem, Told
 from latentc.ir.builder import BlockBody, Builder, Var, f32, module_class
 
 if TYPE_CHECKING:
@@ -55,18 +55,21 @@ class InContext(BlockCondition):
     ) -> BlockBody:
         return _begin_block(mixer, feed_forward, norm, init, masked, self.norm_after, plain)
 
-    def prefix_block(self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str) -> BlockBody:
-        """The same block for the first tokens of a sequence: returns (x, keys, values)."""
-        return _prefix_block(mixer, feed_forward, norm, init, self.norm_after)
-
     def decode_block(
-        self, mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, tempered: bool = False
+        self,
+        mixer: Mixer,
+        feed_forward: FeedForward,
+        norm: Norm,
+        init: str,
+        tempered: bool = False,
+        plain: bool = True,
     ) -> BlockBody:
         """The same block for one token against a cache: returns (x, key cache, value cache).
 
-        A `tempered` one takes the temperature of its attention behind the caches.
+        A `tempered` one takes the temperature of its attention behind the caches. `plain`: of the block without a mask
+        in its other methods.
         """
-        return _decode_block(mixer, feed_forward, norm, init, tempered, self.norm_after)
+        return _decode_block(mixer, feed_forward, norm, init, tempered, self.norm_after, plain)
 
 
 def _body(
@@ -161,34 +164,17 @@ def _begin_block(
 
 
 @cache
-def _prefix_block(mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, after: bool) -> BlockBody:
-    @module_class("TransformerBlock", "begin")
-    def begin(b: Builder, x: Var, *rotary: Var, dim: int, **static: Any) -> tuple[Var, ...]:
-        """The block for the first tokens; returns their keys and values, too."""
-        mixing, grown = mixer.own(dim, static), list[Var]()
-
-        def mix(h: Var) -> tuple[Var, ...]:
-            h, keys, values = mixer.extend(b, "attn", h, Chunk(plain=True), rotary, init, dim=dim, **mixing)
-            grown.extend((keys, values))
-            return (h,)
-
-        return _body(b, x, mix, feed_forward, norm, init, dim, static, after), *grown
-
-    return begin
-
-
-@cache
 def _decode_block(
-    mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, tempered: bool, after: bool
+    mixer: Mixer, feed_forward: FeedForward, norm: Norm, init: str, tempered: bool, after: bool, plain: bool
 ) -> BlockBody:
-    @module_class("TransformerBlock", "decode")
+    @module_class("TransformerBlock" if plain else "MaskedBlock", "decode")
     def decode(
         b: Builder, x: Var, position: Var, mask: Var, keys: Var, values: Var, *others: Var, dim: int, **static: Any
     ) -> tuple[Var, Var, Var]:
         """The block for one token against the cached keys and values."""
         mixing = mixer.own(dim, static)
         temperature, rotary = (others[0], others[1:]) if tempered else (None, others)
-        state = DecodeState(position, mask, keys, values, temperature)
+        state = DecodeState(position, mask, keys, values, temperature, plain)
         grown: list[Var] = []
 
         def mix(h: Var) -> tuple[Var, ...]:

@@ -144,7 +144,8 @@ class Attention(Mixer):
     ) -> tuple[Var, Var, Var]:
         tempered = [] if state.temperature is None else [state.temperature]
         operands = (x, state.position, state.mask, state.keys, state.values, *tempered, *rotary)
-        return b.sub(name, _decode(self, init, bool(tempered)), *operands, out=f"{x.value.name} keys values", **static)  # type: ignore[no-any-return]
+        body = _decode(self, init, bool(tempered), state.plain)
+        return b.sub(name, body, *operands, out=f"{x.value.name} keys values", **static)  # type: ignore[no-any-return]
 
     def extend(
         self, b: Builder, name: str, x: Var, chunk: Chunk, rotary: tuple[Var, ...], init: str, **static: Any
@@ -348,8 +349,8 @@ def _masked(config: Attention, init: str) -> BlockBody:
 
 
 @cache
-def _decode(config: Attention, init: str, tempered: bool) -> BlockBody:
-    @module_class("Attention", "decode")
+def _decode(config: Attention, init: str, tempered: bool, plain: bool) -> BlockBody:
+    @module_class("Attention" if plain else "MaskedAttention", "decode")
     def decode(
         b: Builder,
         x: Var,
