@@ -177,7 +177,7 @@ def _prefix_length(config: TokenTransformer, entries: tuple[Entry, ...]) -> int:
     """Tokens before those of the sample (n)."""
     types = [entry.ports[0].type for entry in entries]
     sequences = [of.rank == 3 or (of.rank == 2 and of.dtype == "i64") for of in types]
-    return sum(int(of.shape[1]) if several else 1 for of, several in zip(types, sequences, strict=True)) or 1  # type: ignore[arg-type]
+    return sum(int(of.shape[1]) if several else 1 for of, several in zip(types, sequences, strict=True)) or 1  # type: ignore[arg-type, misc]
 
 
 def _parts(config: TokenTransformer) -> tuple[Mixer, FeedForward, Norm, InContext, Positions | None]:
