@@ -11,7 +11,10 @@ from latentc.lower import lower
 from latentc.spec import load_spec
 
 SMALL = ("width=8", "depth=1", "context=32", "block.mixer.heads=2", "block.feed_forward.ratio=2")
-FIELDS = "data.fields={tokens: {shape: [6], classes: 12}, prompt: {shape: [4], classes: 12}, prompt_mask: {shape: [4]}}"
+FIELDS = (
+    "data.fields={tokens: {shape: [6], classes: 12}, prompt: {shape: [4], classes: 12}, "
+    "prompt_mask: {shape: [4], dtype: bool}}"
+)
 SIZES = [FIELDS, "networks.discriminator.class_tokens=[1, 2]"]
 SIZES += [f"networks.{name}.{size}" for name in ("main", "discriminator") for size in SMALL]
 

@@ -11,7 +11,8 @@ from parity_data import Numbers
 
 SMALL = ("width=64", "depth=2", "context=32", "block.mixer.heads=4")
 SIZES = (
-    "data.fields={tokens: {shape: [8], classes: 64}, prompt: {shape: [1], classes: 64}, prompt_mask: {shape: [1]}}",
+    "data.fields={tokens: {shape: [8], classes: 64}, prompt: {shape: [1], classes: 64}, "
+    "prompt_mask: {shape: [1], dtype: bool}}",
     "networks.main.logit_scale=true",
     "networks.discriminator.class_tokens=[1, 2]",
     *(f"networks.{name}.{size}" for name in ("main", "discriminator") for size in SMALL),
