@@ -55,6 +55,18 @@ def test_hidden_tokens_are_rounded_down_and_the_last_step_knows_all() -> None:
         assert counts.tolist() == [*wanted[:-1], length]
 
 
+def test_schedules_that_depend_on_the_number_of_tokens() -> None:
+    """MaskGIT's logarithmic and exponential ones."""
+    progress = np.arange(1, 9) / 8
+    for schedule, ratios in (("log", -np.log2(progress) / 4), ("exp", 1 - 16 ** (progress - 1))):
+        masked, wanted = 16, []
+        for ratio in ratios:
+            masked = max(1, min(masked - 1, math.floor(16 * max(ratio, 1e-6))))
+            wanted.append(16 - masked)
+        counts = known_counts(schedule, progress, 16, hidden=True, double=True)  # type: ignore[arg-type]
+        assert counts.tolist() == [*wanted[:-1], 16]
+
+
 def test_an_encoder_that_is_not_given_masked_tokens_gets_the_loss_over_them() -> None:
     """The objective's loss is the smoothed cross-entropy of `forward_kept`'s logits at the masked tokens."""
     system = SYSTEMS["mage"]

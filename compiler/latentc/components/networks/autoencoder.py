@@ -49,6 +49,7 @@ class Autoencoder(Backbone):
         None, gt=0, le=64, description="those of the decoder; null: one more than `blocks`"
     )
     middle_blocks: int = Field(2, gt=0, le=64, description="residual blocks at the lowest resolution, in each half")
+    decoder_middle_blocks: int | None = Field(None, gt=0, le=64, description="those of the decoder; null: as many")
     attention: tuple[Level, ...] = Field(
         (), max_length=64, description="levels whose residual blocks are followed by attention, from 0"
     )
@@ -229,6 +230,7 @@ def _methods(config: Autoencoder) -> dict[str, BlockBody]:
         output_kernel=3,
         multipliers=config.decoder_multipliers or config.multipliers,
         count=config.decoder_blocks or config.blocks + 1,
+        middle=config.decoder_middle_blocks or config.middle_blocks,
         attention=config.attention if config.decoder_attention is None else config.decoder_attention,
     )
 

@@ -27,9 +27,9 @@ EPS, MOST = 1e-4, 1e4
 class AdversarialAutoencoding(Objective):
     """Reconstruction and perceptual error, the penalty on codes, and a discriminator (VQGAN, arXiv:2012.09841).
 
-    `main` against `discriminator`, by the hinge loss. The adversarial term is weighted by the ratio of the gradients of
-    both errors with respect to the decoder's last convolution. The network `perceptual`, if there is one, compares
-    reconstruction and image.
+    `main` against `discriminator`. The adversarial term is weighted by the ratio of the gradients of both errors with
+    respect to the decoder's last convolution. The network `perceptual`, if there is one, compares reconstruction and
+    image.
     """
 
     kind: Literal["adversarial_autoencoding"]
@@ -37,6 +37,7 @@ class AdversarialAutoencoding(Objective):
     perceptual: float = Field(1.0, ge=0, description="weight of the perceptual distance")
     penalty: float = Field(1.0, ge=0, description="weight of the bottleneck's penalty")
     adversarial: float = Field(0.8, ge=0, description="weight of the adversarial term, beside the ratio of gradients")
+    loss: Literal["hinge", "logistic"] = Field("hinge", description="loss of the discriminator")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adversarial_autoencoding"}
     READS_FEATURES: ClassVar[bool] = True
 
@@ -89,9 +90,13 @@ class AdversarialAutoencoding(Objective):
         made, _ = call(b, main, "regularized", {}, state=x, noise=noise, out="made penalty")
         real = call(b, discriminator, "forward", {}, state=x, out="real")
         fake = call(b, discriminator, "forward", {}, state=b.stop_gradient(made, out="made"), out="fake")
-        both = [_mean(b, b.relu(1.0 - real), "of_real"), _mean(b, b.relu(fake + 1.0), "of_fake")]
+        if self.loss == "hinge":
+            terms = b.relu(1.0 - real), b.relu(fake + 1.0)
+        else:
+            terms = b.softplus(b.neg(real)), b.softplus(fake)
+        both = [_mean(b, term, name) for term, name in zip(terms, ("of_real", "of_fake"), strict=True)]
         b.output(b.mul(both[0] + both[1], 0.5, out="loss"))
-        b.finish("The hinge loss of the discriminator.")
+        b.finish(f"The {self.loss} loss of the discriminator.")
         return Update("loss.discriminator", (DISCRIMINATOR,), ("x",), draws, ("discriminator/loss",), DISCRIMINATOR)
 
     def _error(self, mb: ModuleBuilder, networks: Mapping[str, Network]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -25,6 +25,9 @@ from latentc_runtime.sources import Condition, ConditionSource, RandomSource, Se
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
+
+
+MaskSchedule = Literal[Schedule, "log", "exp"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,10 @@ class MaskedSampler(Sampler):
     """Starts from masks alone, and predicts all tokens and keeps some of them in each step."""
 
     steps: int = Field(gt=0, le=100_000, description="evaluations of the network")
-    schedule: Schedule = Field("arccos", description="how the number of hidden tokens falls over the steps")
+    schedule: MaskSchedule = Field(
+        "arccos",
+        description="how the number of hidden tokens falls over the steps; log and exp depend on how many there are",
+    )
     top_k: int = Field(0, ge=0, le=16_777_216, description="draws among the k likeliest tokens only; 0: all")
     guidance: ScheduledGuidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
     inpaint: bool = Field(True, description="a second program `inpaint` keeps given tokens and draws the others")
@@ -209,8 +215,18 @@ def inpainting_conditions(shape: tuple[int, ...], length: int, vocabulary: int |
     return given, Condition("keep", "array", (length,), "f32")
 
 
+def _fraction(schedule: MaskSchedule, progress: np.ndarray, length: int) -> np.ndarray:
+    """Fraction of `length` tokens that are hidden at each progress, in its dtype."""
+    if schedule != "log" and schedule != "exp":
+        return hidden_fraction(schedule, progress)
+    with np.errstate(divide="ignore"):
+        bits = np.log2(progress.dtype.type(max(length, 2)))
+        fraction = -np.log2(progress) / bits if schedule == "log" else 1 - np.exp2(-bits * (1 - progress))
+    return np.clip(fraction, progress.dtype.type(1e-6), progress.dtype.type(1))  # as MaskGIT's code
+
+
 def known_counts(
-    schedule: Schedule, progress: np.ndarray, length: int, hidden: bool = False, double: bool = False
+    schedule: MaskSchedule, progress: np.ndarray, length: int, hidden: bool = False, double: bool = False
 ) -> np.ndarray:
     """i64[N]: tokens known after each step, at least one more per step; in float32, as published code truncates it.
 
@@ -218,7 +234,7 @@ def known_counts(
     `double`: in float64.
     """
     real = np.float64 if double else np.float32
-    fraction = hidden_fraction(schedule, progress.astype(real))
+    fraction = _fraction(schedule, progress.astype(real), length)
     if not hidden:
         counts = ((1 - fraction) * real(length)).astype(np.int64)
         return np.minimum(np.maximum(counts, np.arange(1, len(progress) + 1)), length)
