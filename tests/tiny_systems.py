@@ -264,6 +264,7 @@ SYSTEMS: dict[str, Tiny] = {
             "data={kind: npz, path: train.npz, classes: 3, tokens: {vocabulary: 16, grid: [47]}}",
             *under("networks.main", GRANULES),
             *under("networks.structure", GRANULES),
+            "networks.main.factors=[1, 4, 3, 2, 1.5, 1.25]",
             "networks.quantizer.codebook={size: 16, channels: 4, side: 4}",
             *("conditioning.time.frequencies=16", "sampler.structure_steps=2"),
         ),

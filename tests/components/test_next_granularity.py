@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ NETWORK = ("width=32", "depth=2", "heads=2", "side=4", "latent=4", "kind_channel
 SIZES = [
     "data={kind: npz, classes: 3, tokens: {vocabulary: 16, grid: [47]}}",
     *(f"networks.{name}.{size}" for name in ("main", "structure") for size in NETWORK),
+    "networks.main.factors=[1.0, 4.0, 3.0, 2.0, 1.5, 1.25]",
     "networks.quantizer.codebook={size: 16, channels: 4, side: 4}",
     "conditioning.time.frequencies=16",
     "sampler.structure_steps=3",
@@ -134,9 +136,11 @@ def turn_of(structure: torch.Tensor, kind: int) -> torch.Tensor:
     return torch.cat([p.expand(len(structure), *p.shape[-2:]) for p in parts], -1)
 
 
+TURN_OF_CLASS = torch.tensor([1, 1e-2, 1, 1, 1, 1, 1, 1], dtype=torch.float64)
+
+
 def network(w: dict[str, torch.Tensor], c: torch.Tensor, tokens: list[torch.Tensor], turns: list[torch.Tensor]) -> Any:
-    text = torch.zeros(len(c), 1, 8, dtype=torch.float64)
-    x, turn = torch.cat(tokens, 1), torch.cat([text, *turns], 1)
+    x, turn = torch.cat(tokens, 1), torch.cat([TURN_OF_CLASS.expand(len(c), 1, 8), *turns], 1)
     for i in range(2):
         x = block(w, f"blocks.{i}", x, c, turn)
     shift, scale = F.linear(F.silu(c), w["output.modulation.weight"], w["output.modulation.bias"])[:, None].chunk(2, -1)
@@ -150,7 +154,12 @@ def test_the_loss_is_the_papers() -> None:
     whole = {f"{net}.{name}": a for net, weights in own.items() for name, a in weights.items()}
     labels = np.stack([RNG.permutation(L) for _ in range(3)])
     tokens = np.concatenate([RNG.integers(0, V, (3, 2 * L - 1)), labels], 1)
-    given: dict[str, Any] = {"tokens": tokens, "y": np.array([0, 2, 1]), "drop": np.ones(3), "t": RNG.random(3)}
+    given: dict[str, Any] = {
+        "tokens": tokens,
+        "y": np.array([0, 2, 1]),
+        "drop": np.ones(3),
+        "logit": RNG.normal(size=3),
+    }
     given |= {"stage": np.array([0, 2, 4]), "structure_stage": np.array([0, 1, 2])}
     given["noise"] = RNG.standard_normal((3, L, K))
     (update,) = lowered.updates
@@ -168,8 +177,10 @@ def test_the_loss_is_the_papers() -> None:
         text = w["y_embedder.weight"][given["y"]]
         c = text + w["stage_embedder.weight"][stage]
         ids = torch.from_numpy(np.stack([shown(labels[i], s) for i, s in enumerate(stage)]))
-        inputs = [text[:, None], F.linear(canvas, w["embed.weight"], w["embed.bias"])]
-        made = network(w, c, inputs, [turn_of(ids, 1)])
+        factors = torch.tensor([1.0, 4.0, 3.0, 2.0, 1.5], dtype=torch.float64)[stage, None, None]
+        seen = torch.where(torch.from_numpy(stage == 0)[:, None, None], w["start"], canvas * factors)
+        inputs = [text[:, None], F.linear(seen, w["embed.weight"], w["embed.bias"])]
+        made = network(w, c, inputs, [turn_of(ids, 0)]) / 1.25
         assert np.isclose(error, float(((made - last) ** 2).mean()))
         terms = []
         for i, s in enumerate(stage):
@@ -182,22 +193,22 @@ def test_the_loss_is_the_papers() -> None:
         w = {name: torch.from_numpy(a) for name, a in own["structure"].items()}
         stage = given["structure_stage"] + 1
         canvas = torch.from_numpy(canvases[np.arange(3), stage])
-        data = torch.from_numpy(np.stack([shown(one, K) for one in labels]))
-        noise, t = torch.from_numpy(given["noise"]), torch.from_numpy(given["t"])
+        data = torch.from_numpy(np.stack([shown(one, K) for one in labels])) - 1
+        noise, t = torch.from_numpy(given["noise"]), torch.from_numpy(given["logit"]).sigmoid()
         unknown = torch.arange(K) >= torch.from_numpy(stage)[:, None, None] - 1
         noisy = torch.where(unknown, t[:, None, None] * noise + (1 - t[:, None, None]) * data, data)
         text = w["y_embedder.weight"][given["y"]]
-        waves = t[:, None] * 10000.0 ** (-torch.arange(8, dtype=torch.float64) / 8)
+        waves = 1000 * t[:, None] * 10000.0 ** (-torch.arange(8, dtype=torch.float64) / 8)
         h = torch.cat([waves.cos(), waves.sin()], -1)
         for layer in ("fc1", "fc2"):
             h = F.linear(h, w[f"t_embedder.{layer}.weight"], w[f"t_embedder.{layer}.bias"])
             h = F.silu(h) if layer == "fc1" else h
-        c = text + w["stage_embedder.weight"][stage] + h
+        c = text + w["stage_embedder.weight"][stage - 1] + h
         inputs = [text[:, None], F.linear(canvas, w["embed_canvas.weight"], w["embed_canvas.bias"])]
         inputs.append(F.linear(noisy, w["embed_structure.weight"], w["embed_structure.bias"]))
-        velocity = network(w, c, inputs, [turn_of(noisy, 1), turn_of(noisy, 2)])
-        wide = unknown.expand_as(noise)
-        assert np.isclose(flow, float(((velocity - (noise - data)) ** 2)[wide].mean()))
+        ids = torch.from_numpy(np.stack([shown(labels[i], s - 1) for i, s in enumerate(stage)]))
+        velocity = network(w, c, inputs, [turn_of(ids, 2), turn_of(ids, 0)])
+        assert np.isclose(flow, float(((velocity - (noise - data) * unknown) ** 2).mean()))
     assert np.isclose(total, error + codes + flow)
 
 
@@ -222,12 +233,16 @@ def test_samples_are_codes_of_halved_clusters() -> None:
             score = gumbel[:, k - 1]
             if k < K:
                 z = x.copy()
-                for step in range(3):
-                    known = np.stack([shown(one << (K - k + 1), k - 1) for one in labels])
+                mu = np.exp(0.5 + 0.65 * (L - 256) / (4096 - 256))
+                times = [1.0, *(mu / (mu + 1 / t - 1) for t in (2 / 3, 1 / 3)), 0.0]
+                for now, then in pairwise(times):
+                    known = np.stack([shown(one << (K - k + 1), k - 1) for one in labels]) - 1
                     z[..., : k - 1] = known[..., : k - 1]
-                    (v,) = run["structure"]("structure.forward", z, np.full(2, 1 - step / 3), canvas, at, y)
-                    z = z - v / 3
-                score = score + np.log(np.maximum(z[..., k - 1], 1e-4))
+                    (v,) = run["structure"]("structure.forward", z, np.full(2, now), canvas, at, y)
+                    z = z + (then - now) * v
+                share = np.clip(z[..., k - 1], -1, 1) + 1
+                of_cluster = [np.bincount(one, p)[one] for one, p in zip(labels, share, strict=True)]
+                score = score + np.log(share / np.stack(of_cluster) + 1e-8)
             for own_labels, own_score in zip(labels, score, strict=True):
                 before = own_labels.copy()
                 for cluster in range(2 ** (k - 1)):
@@ -237,7 +252,7 @@ def test_samples_are_codes_of_halved_clusters() -> None:
                     own_labels[best] += 1
         ids = np.stack([shown(one << (K - k), k) for one in labels])
         _, logits = run["main"]("main.forward", canvas, ids, at, y)
-        nucleus = 1 - 0.5 * np.log1p(k) / np.log1p(K)
+        nucleus = 1 - 0.5 * (K ** (k / K) - 1) / (K - 1)
         codes = np.zeros((2, 2**k), np.int64)
         for i, cluster in ((i, c) for i in range(2) for c in range(2**k)):
             row = logits[i, np.flatnonzero(labels[i] == cluster)[0]]

@@ -20,8 +20,8 @@ EPS = 1e-6
 def angles(b: Builder, structure: Var, of_kind: int, of_space: int, kind: int) -> Var:
     """f32[B, L, d / 2]: what pairs of channels of L tokens turn by (section 2.2.2).
 
-    The first `of_kind` channels of a head tell kinds of tokens apart (1: the canvas, 2: structure), two turn with each
-    number of the structure embedding f32[B, L, K], and `of_space` each with row and column.
+    The first `of_kind` channels of a head tell kinds of tokens apart (0: what is generated; 2: the canvas of the flow),
+    two turn with each number of the structure embedding f32[B, L, K], and `of_space` each with row and column.
     """
     batch, count, _ = structure.shape
     rows, columns = np.divmod(np.arange(int(count)), round(int(count) ** 0.5))
@@ -32,9 +32,11 @@ def angles(b: Builder, structure: Var, of_kind: int, of_space: int, kind: int) -
     return b.concat(told, structure, place, axis=2, out="angles")
 
 
-def no_angles(b: Builder, like: Var, head: int) -> Var:
-    """f32[B, 1, d / 2] of zeros: those of the class."""
-    return b.full(like, shape=(1, head // 2), value=0.0, dtype="f32", out="still")
+def angles_of_class(b: Builder, like: Var, of_kind: int, of_space: int, stages: int) -> Var:
+    """f32[B, 1, d / 2]: those of the class, each of whose positions is 1."""
+    every = [_frequencies(of_kind), np.ones(stages), _frequencies(of_space), _frequencies(of_space)]
+    row = b.constant(np.concatenate(every)[None], "f32", out="row")
+    return b.broadcast_to(row, like, shape=(like.shape[0], *row.shape), out="of_class")
 
 
 def _frequencies(channels: int) -> Any:
@@ -82,4 +84,4 @@ def modulated_linear(b: Builder, x: Var, c: Var, *, dim: int, features: int) -> 
     return dense(b, "linear", b.layer_norm(x, eps=EPS) * (scale + 1.0) + shift, features, True, "zeros")
 
 
-__all__ = ["angles", "modulated_linear", "no_angles", "parallel_block", "turned"]
+__all__ = ["angles", "angles_of_class", "modulated_linear", "parallel_block", "turned"]

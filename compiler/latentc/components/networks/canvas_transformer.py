@@ -10,20 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache, reduce
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
-from latentc.components.networks._granule_blocks import angles, modulated_linear, no_angles, parallel_block
+from latentc.components.networks._granule_blocks import angles, angles_of_class, modulated_linear, parallel_block
 from latentc.components.parts import Problem, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
+
+
+Positive = Annotated[float, Field(gt=0)]
 
 
 class GranuleNetwork(Backbone):
@@ -82,11 +85,16 @@ class GranuleNetwork(Backbone):
 class CanvasTransformer(GranuleNetwork):
     """Predicts the last canvas and the codes of a stage's clusters (NVG, Wang et al. 2025, arXiv:2508.12811).
 
+    In place of the first canvas, which is empty, it reads a learned one.
+
     `forward`: canvas f32[B, L, Z], structure f32[B, L, K] (embedded at the stage), stage i64[B], the conditions -> the
     last canvas f32[B, L, Z], logits f32[B, L, V], the same for all positions of a cluster.
     """
 
     kind: Literal["canvas_transformer"]
+    factors: tuple[Positive, ...] | None = Field(
+        None, description="what normalises the canvas before each stage, and the last: K + 2 numbers; null: 1 each"
+    )
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_granules"})
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "canvas_transformer",
@@ -97,6 +105,12 @@ class CanvasTransformer(GranuleNetwork):
         "latent": 4,
         "kind_channels": 4,
     }
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        if self.factors is not None and len(self.factors) != self.stages + 2:
+            message = f"{len(self.factors)} factors for {self.stages + 2} canvases"
+            yield Problem(("factors",), message, "give one for each stage, and one for the last canvas")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.tokens is not None
@@ -114,15 +128,15 @@ class CanvasTransformer(GranuleNetwork):
 
 
 def told(
-    b: Builder, entries: tuple[Entry, ...], conditions: Any, stage: Var, stages: Any, width: Any, static: Any
+    b: Builder, entries: tuple[Entry, ...], conditions: Any, stage: Var, count: Any, width: Any, static: Any
 ) -> tuple[Var, Var]:
-    """The embedded conditions f32[B, D], and with the embedding of the stage added."""
+    """The embedded conditions f32[B, D], and with the embedding of the stage, one of `count`, added."""
     vectors = [
         entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static)
         for entry, operands in with_operands(entries, conditions)
     ]
     text = reduce(lambda total, vector: b.op("add", total, vector, out="text"), vectors)
-    table = b.param("stage_embedder.weight", f32(stages + 1, width), "normal", std=0.02)
+    table = b.param("stage_embedder.weight", f32(count, width), "normal", std=0.02)
     return text, b.add(text, b.embedding(table, stage), out="c")
 
 
@@ -134,7 +148,7 @@ def run(b: Builder, x: Var, c: Var, turn: Var, width: Any, depth: Any, heads: An
 
 @cache
 def _forward(config: CanvasTransformer, entries: tuple[Entry, ...]) -> BlockBody:
-    positions = config.side**2
+    positions, factors = config.side**2, config.factors or (1.0,) * (config.stages + 2)
 
     @module_class("CanvasTransformer", canvas="B L latent", structure="B L stages")
     def forward(
@@ -154,14 +168,18 @@ def _forward(config: CanvasTransformer, entries: tuple[Entry, ...]) -> BlockBody
     ) -> tuple[Var, Var]:
         """The last canvas, and logits of the codes of the stage's clusters."""
         batch = canvas.shape[0]
-        text, c = told(b, entries, conditions, stage, stages, width, static)
-        x = dense(b, "embed", canvas, width, True, "xavier", out="x")
+        text, c = told(b, entries, conditions, stage, stages + 1, width, static)
+        start = b.param("start", f32(positions, latent), "normal", std=1.0)
+        factor = b.take(b.constant(factors[:-1], "f32", out="factors"), stage, axis=0, out="factor")
+        first = b.equal(b.reshape(stage, shape=(batch, 1, 1)), 0, out="first")
+        x = b.where(first, start, canvas * b.reshape(factor, shape=(batch, 1, 1)), out="x")
+        x = dense(b, "embed", x, width, True, "xavier", out="x")
         x = b.concat(b.reshape(text, shape=(batch, 1, width)), x, axis=1, out="x")
-        still = no_angles(b, canvas, config.width // config.heads)
-        turn = b.concat(still, angles(b, structure, *config.channels, 1), axis=1, out="turn")
+        of_class = angles_of_class(b, canvas, *config.channels, config.stages)
+        turn = b.concat(of_class, angles(b, structure, *config.channels, 0), axis=1, out="turn")
         x = run(b, x, c, turn, width, depth, heads, hidden)
         x = b.slice(x, axis=1, start=1, stop=positions + 1, out="x")
-        last = b.sub("output", modulated_linear, x, c, dim=width, features=latent, out="last")
+        last = b.sub("output", modulated_linear, x, c, dim=width, features=latent) * (1 / factors[-1])
         # Means of what would change, over the positions of each cluster: those whose embeddings are equal.
         digits = b.constant([3.0**j for j in range(int(stages))], "f32", out="digits")
         key = b.sum(structure * digits, axes=(2,), keepdims=True, out="key")

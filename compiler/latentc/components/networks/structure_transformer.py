@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from latentc.components.backbone import add_method
 from latentc.components.condition import Entry, TimeEmbedding, ports_of
 from latentc.components.contract import Capability, Network, Port
-from latentc.components.networks._granule_blocks import angles, modulated_linear, no_angles
+from latentc.components.networks._granule_blocks import angles, angles_of_class, modulated_linear
 from latentc.components.networks.canvas_transformer import GranuleNetwork, run, told
 from latentc.components.parts import dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
@@ -28,7 +28,8 @@ class StructureTransformer(GranuleNetwork):
     """Predicts the velocity of a noisy structure embedding (NVG, Wang et al. 2025, arXiv:2508.12811).
 
     `forward`: structure f32[B, L, K], time f32[B], canvas f32[B, L, Z], stage i64[B], the conditions -> velocity f32[B,
-    L, K]. The sequence is the class, the canvas and the structure, whose noisy numbers are its positions as well.
+    L, K]. The embedding is here one of numbers -1, 0 and 1; those of stages before `stage`, from 1 on, are known, and
+    are the positions of canvas and structure, which follow the class in the sequence.
     """
 
     kind: Literal["structure_transformer"]
@@ -81,8 +82,8 @@ def _forward(config: StructureTransformer, time: TimeEmbedding, entries: tuple[E
     ) -> Var:
         """The velocity of noisy structure at time t, given the canvas."""
         batch = canvas.shape[0]
-        text, c = told(b, entries, conditions, stage, stages, width, static)
-        c = b.add(c, time.vector(b, "t_embedder", t, width), out="c")
+        text, c = told(b, entries, conditions, stage - 1, stages - 1, width, static)
+        c = b.add(c, time.vector(b, "t_embedder", t * 1000.0, width), out="c")
         x = b.concat(
             b.reshape(text, shape=(batch, 1, width)),
             dense(b, "embed_canvas", canvas, width, True, "xavier"),
@@ -90,9 +91,11 @@ def _forward(config: StructureTransformer, time: TimeEmbedding, entries: tuple[E
             axis=1,
             out="x",
         )
-        still = no_angles(b, canvas, config.width // config.heads)
-        of_kinds = (angles(b, structure, *config.channels, kind) for kind in (1, 2))
-        turn = b.concat(still, *of_kinds, axis=1, out="turn")
+        known = b.less(b.arange(stages), b.reshape(stage - 1, shape=(batch, 1, 1)), out="known")
+        place = b.where(known, structure + 1.0, 1.0, out="place")
+        of_kinds = (angles(b, place, *config.channels, kind) for kind in (2, 0))
+        of_class = angles_of_class(b, canvas, *config.channels, config.stages)
+        turn = b.concat(of_class, *of_kinds, axis=1, out="turn")
         x = run(b, x, c, turn, width, depth, heads, hidden)
         x = b.slice(x, axis=1, start=positions + 1, stop=2 * positions + 1, out="x")
         return b.sub("output", modulated_linear, x, c, dim=width, features=stages, out="velocity")  # type: ignore[no-any-return]

@@ -23,8 +23,8 @@ class NextGranularity(Objective):
     """The losses of NVG's two networks at stages drawn at random (Wang et al. 2025, arXiv:2508.12811, section 2.2).
 
     Of `main`: the squared error of the last canvas, and the cross-entropy of the codes of a stage's clusters. Of
-    `structure`: the squared error of the velocity of the channels that its stage does not know, noise - data. The
-    alignment with a frozen encoder's features (REPA) is not part of it.
+    `structure`: the squared error of the velocity, noise - data, or 0 of the channels that its stage knows, at times
+    whose logits are standard normal. The alignment with a frozen encoder's features (REPA) is not part of it.
     """
 
     kind: Literal["next_granularity"]
@@ -54,7 +54,7 @@ class NextGranularity(Objective):
         tokens = b.input("tokens", quantizer.methods["canvases"].inputs[0].type)
         told = conditions.dropped(b, conditions.operands(b, conditions.inputs(b, by_field=True)))
         stage, later = b.input("stage", i64(B)), b.input("structure_stage", i64(B))
-        t, noise = b.input("t", f32(B)), b.input("noise", f32(B, positions, stages))
+        logit, noise = b.input("logit", f32(B)), b.input("noise", f32(B, positions, stages))
         labels = b.slice(tokens, axis=1, start=2 * positions - 1, stop=3 * positions - 1, out="labels")
         canvases = call(b, quantizer, "canvases", {}, token=tokens, out="canvases")
         last = b.reshape(
@@ -70,18 +70,16 @@ class NextGranularity(Objective):
         codes = b.mean(b.cross_entropy(flat, b.reshape(target, shape=(rows,))), axes=(0,), keepdims=False, out="codes")
         # The structure: channels from `later` on are noisy, those before are known.
         later = b.add(later, 1, out="structure_stage")
-        whole = structure(b, labels, stages, b.full(later, shape=(), value=stages, dtype="i64", out="whole"))
+        whole = structure(b, labels, stages, b.full(later, shape=(), value=stages, dtype="i64", out="whole")) - 1.0
         unknown = b.less(b.reshape(later, shape=(B, 1, 1)) - 2, b.arange(stages), out="unknown")
-        time = b.reshape(t, shape=(B, 1, 1))
-        noisy = b.where(unknown, whole + (noise - whole) * time, whole, out="noisy")
+        t = b.sigmoid(logit, out="t")
+        target_velocity = b.where(unknown, noise - whole, 0.0, out="target_velocity")
+        noisy = b.add(whole, target_velocity * b.reshape(t, shape=(B, 1, 1)), out="noisy")
         velocity = call(
             b, flow, "forward", told, state=[noisy, _canvas(b, canvases, later)], time=t, position=later, out="velocity"
         )
-        difference = b.where(unknown, velocity - (noise - whole), 0.0, out="difference")
-        counted = b.sum(b.cast(unknown, to="f32"), axes=(0, 1, 2), keepdims=False, out="counted") * float(positions)
-        flow_error = b.div(
-            b.sum(difference * difference, axes=(0, 1, 2), keepdims=False), counted, out="structure_error"
-        )
+        difference = b.op("sub", velocity, target_velocity, out="difference")
+        flow_error = b.mean(difference * difference, axes=(0, 1, 2), keepdims=False, out="structure_error")
         loss = b.add(b.add(error * self.canvas, codes), flow_error, out="loss")
         b.output(loss, error, codes, flow_error)
         mb.entries["loss"] = b.finish("The loss: error of the canvas, cross-entropy of the codes, error of the flow.")
@@ -89,7 +87,7 @@ class NextGranularity(Objective):
             *conditions.draws(),
             Draw("stage", "integers", {"high": stages + 1}),
             Draw("structure_stage", "integers", {"high": stages - 1}),
-            Draw("t", "uniform"),
+            Draw("logit", "normal"),
             Draw("noise", "normal"),
         )
         metrics = ("loss", "canvas", "codes", "structure")

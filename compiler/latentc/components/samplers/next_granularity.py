@@ -27,8 +27,10 @@ from latentc_runtime.sources import RandomSource, Setting, SettingSource, Source
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
-LEAST = 1e-4
-"""Least number whose logarithm is a cluster's score."""
+EPS = 1e-8
+"""Added to a probability before its logarithm is taken."""
+SHIFTS = (256, 0.5), (4096, 1.15)
+"""Numbers of positions, and by what the logits of times are shifted there (FLUX)."""
 
 
 class NextGranularitySampler(Sampler):
@@ -36,8 +38,8 @@ class NextGranularitySampler(Sampler):
 
     At stages 1 to K - 1 Euler's method makes a structure embedding of noise, the channels of earlier stages kept; that
     of the stage, as unnormalised probabilities with Gumbel noise, says which half of each cluster is split off. The
-    last split is arbitrary. Then the codes of the clusters are drawn. The progress of both guidances is k / K at stage
-    k.
+    last split is arbitrary. Then the codes of the clusters are drawn. The progress of the guidance is k / K at stage k,
+    that of a structure's guidance that of the stage before.
     """
 
     kind: Literal["next_granularity"]
@@ -69,8 +71,16 @@ class NextGranularitySampler(Sampler):
         return self
 
     def nucleus(self, stages: int) -> list[float]:
-        """The nucleus of each stage, from 1 down to `top_p` by a logarithm: fast at first."""
-        return [1.0 - (1.0 - self.top_p) * float(np.log1p(k) / np.log1p(stages)) for k in range(stages + 1)]
+        """The nucleus of each stage, from 1 down to `top_p`: slowly at first, since by a power of K that grows."""
+        fallen = (stages ** (np.arange(stages + 1) / stages) - 1) / (stages - 1)
+        return [float(p) for p in 1.0 - (1.0 - self.top_p) * fallen]
+
+    def times(self, positions: int) -> Any:
+        """f64[steps + 1]: from 1 to 0, with their logits shifted as FLUX does for so many positions."""
+        (low, least), (high, most) = SHIFTS
+        shift = np.exp(least + (most - least) * (positions - low) / (high - low))
+        times = np.linspace(1.0, 0.0, self.structure_steps + 1)
+        return shift * times / (shift * times + 1 - times)
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         """Adds entry `sample.K+1`: the conditions, the scales, x f32[B, L, K], gumbel f32[B, K, L], u f32[B, 2 L - 1]
@@ -163,17 +173,17 @@ class NextGranularitySampler(Sampler):
         if k == stages:
             return halves(b, labels, noise, 2 ** (k - 1))
         flow, at = networks["structure"], b.full(x, shape=(), value=k, dtype="i64", out="stage")
-        known = structure(b, b.op("mul", labels, 2 ** (stages - k + 1)), stages, at - 1)
+        known = structure(b, b.op("mul", labels, 2 ** (stages - k + 1)), stages, at - 1) - 1.0
         null = conditions.null(b, told) if scale is not None else {}
         names, count = tuple(told), self.structure_steps
         strength = None
         if scale is not None and self.structure_guidance is not None:
-            weight = b.constant(self.structure_guidance.weights([k / stages])[0], out="weight")
+            weight = b.constant(self.structure_guidance.weights([(k - 1) / stages])[0], out="weight")
             strength = scale_at(b, scale, weight)
         invariants = [known, canvas, at, *told.values(), *null.values(), *([] if strength is None else [strength])]
 
         def body(b: Builder, i: Var, fixed: tuple[Var, ...], state: tuple[Var, ...], rows: tuple[Var, ...]) -> Any:
-            (z,), (time,) = state, rows
+            (z,), (time, step) = state, rows
             known, canvas, at, *rest = fixed
             kept = b.constant(np.arange(stages) < k - 1, out="kept")
             z = b.where(kept, known, z, out="z")
@@ -185,12 +195,22 @@ class NextGranularitySampler(Sampler):
             else:
                 without = dict(zip(names, rest[len(names) :], strict=False))
                 velocity = guided_call(b, flow, "forward", given, without, rest[-1], out="velocity", **operands)
-            return (b.op("sub", z, velocity * (1 / count), out="z"),), ()
+            return (b.op("sub", z, velocity * step, out="z"),), ()
 
-        times = b.constant(1.0 - np.arange(count) / count, out="times")
+        times = self.times(positions)
+        tables = [b.constant(times[:-1], "f32", out="times"), b.constant(times[:-1] - times[1:], "f32", out="steps")]
         (z,) = b.loop(
-            f"structure_{k}", count, body, invariants=invariants, carried=[x], tables=[times], names=["z", "time"]
+            f"structure_{k}",
+            count,
+            body,
+            invariants=invariants,
+            carried=[x],
+            tables=tables,
+            names=["z", "time", "step"],
         )
-        share = b.reshape(b.slice(z, axis=2, start=k - 1, stop=k), shape=(B, positions), out="share")
-        score = b.add(b.log(b.maximum(share, LEAST)), noise, out="score")
+        share = b.clamp(b.slice(z, axis=2, start=k - 1, stop=k), low=-1.0, high=1.0, out="share") + 1.0
+        parents = b.reshape(labels, shape=(B, positions, 1), out="parents")
+        same = b.cast(b.equal(parents, b.transpose(parents, perm=(0, 2, 1))), to="f32", out="same")
+        share = b.reshape(share / b.matmul(same, share), shape=(B, positions), out="share")
+        score = b.add(b.log(share + EPS), noise, out="score")
         return halves(b, labels, score, 2 ** (k - 1))
