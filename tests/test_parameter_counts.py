@@ -438,8 +438,9 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
     ),
     "cdcd": ("L-YeZhu/CDCD", {("imagenet", "main"): 517_779_918, ("coco", "main"): 35_798_407}),
     "umd": (
-        "philippe-eecs/small-vision: the sizes of its layers, added up",
+        "philippe-eecs/small-vision",
         {
+            ("S/4", "main"): 43_726_470,
             ("B/4", "main"): 174_157_062,
             ("B/4-labels", "main"): 177_287_430,
             ("L/16-256", "main"): 613_792_774,
