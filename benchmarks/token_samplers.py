@@ -5,8 +5,9 @@
 Random weights of the real sizes (how fast it is does not depend on them), guidance as published, from the same classes,
 noise and weights, without the decoder that makes pixels of the result. The paths take turns in one run, so the ratios
 hold where the seconds do not. Figures are medians. `eager` is the emitted loop in PyTorch, which evaluates the networks
-as their authors' does; `compiled` has every method of its networks under torch.compile; both in fp32, or in bf16 with
-`-bf16`. MAR takes 8 of its 256 steps and 25 of its 100 diffusion steps in each, so that eager is done in a minute.
+as their authors' code does; `compiled` has every method of its networks under torch.compile; both in fp32, or in bf16
+with `-bf16`. MAR takes 8 steps of 25 diffusion steps each instead of 256 of 100, MaskGIT 8 instead of 32, so that eager
+is done in a minute.
 
 `--roofline` compares the time per token with what reading the weights takes at the machine's rate of a large sum,
 measured in the same run: the limit of a network that evaluates one token at a time, at batch 1.
@@ -45,9 +46,10 @@ class System:
 
 BARE = "data.first_stage=null"
 SYSTEMS = {
+    "var": System("d16", (BARE,)),
     "llamagen": System("B", (BARE,), 256),
     "mar": System("B", (BARE, "sampler.steps=8", "sampler.diffusion.respacing=25")),
-    "maskgit": System("B-256", (BARE,)),
+    "maskgit": System("B-256", (BARE, "sampler.steps=8")),
     "tarflow": System("imagenet64-patch4"),
 }
 ENGINES = {
