@@ -17,6 +17,7 @@ from latentc.spec.write import yaml_from_data
 FOLDERS = {"mixer": "mixers", "feed_forward": "feed_forwards", "norm": "norms", "condition": "conditions"}
 OTHERS = {
     "bert",
+    "language_model",
     "masked_transformer",
     "token_transformer",
     "scale_transformer",

@@ -29,6 +29,8 @@ CHOSEN = (
     ("givt", "openvino"),
     ("givt-beams", "onnxruntime"),
     ("givt_masked", "onnxruntime"),
+    ("gedi", "onnxruntime"),
+    ("starflow", "openvino"),
     ("diffwave", "openvino"),
     ("diffmoe", "onnxruntime"),
     ("dis", "openvino"),  # whose scan is a graph in the graph

@@ -16,6 +16,10 @@ from typing import Any
 from latentc.ir.builder import Builder, Var
 
 _LEAST_LOG_SCALE = -7.0
+_NARROW = 0.02
+"""Bins narrower than this, in units of the scale, have their mass from a series."""
+_LEAST_MASS = 1e-5
+"""Bins of less mass are taken to have the density of their centre, as the authors do."""
 _EDGE = 1e-5
 """Uniform numbers are kept this far from 0 and 1."""
 
@@ -45,10 +49,15 @@ class LogisticMixture:
             inverse = b.exp(-log_scale, out="inverse_scale")
             centred = b.op("sub", column, mean, out="centred")
             upper, lower = inverse * (centred + half), inverse * (centred - half)
-            mass = b.op("sub", b.sigmoid(upper), b.sigmoid(lower), out="mass")
+            # log(sigmoid(upper) - sigmoid(lower)) without the difference of two nearly equal numbers.
+            width = b.mul(inverse, 2 * half, out="width")
+            narrow = (log(2 * half) - log_scale) - width * 0.5 + width * width * (1 / 24)
+            wide = b.log(1.0 - b.exp(-b.maximum(width, _NARROW)))
+            log_width = b.where(b.less(width, _NARROW), narrow, wide, out="log_width")
+            log_mass = b.op("sub", log_width - b.softplus(-upper), b.softplus(lower), out="log_mass")
             middle = b.mul(inverse, centred, out="middle")
             density = middle - log_scale - b.softplus(middle) * 2.0 - log((self.levels - 1) / 2)
-            inner = b.where(b.greater(mass, 1e-5), b.log(b.maximum(mass, 1e-12)), density)
+            inner = b.where(b.greater(log_mass, log(_LEAST_MASS)), log_mass, density)
             top = b.where(b.greater(column, 0.999), b.neg(b.softplus(lower)), inner)
             own = b.where(b.less(column, -0.999), upper - b.softplus(upper), top, out="log_p")
             log_p = own if log_p is None else b.add(log_p, own, out="log_p")
