@@ -143,9 +143,13 @@ def retrieved(bundle: Path, out: Path, queries: bool = True, kept: int = 10, noi
 
 
 def likened(bundle: Path, out: Path, **settings: float) -> dict[str, float]:
-    """Samples guided by held-out digits: how many are of the reference's class, and the PSNR to it."""
+    """Samples guided by held-out digits: how many are of the reference's class, and the PSNR to it.
+
+    Classes, which guidance at a scale of 0 leaves out, are asked for in turn.
+    """
     wanted, labels = (part[:500] for part in images(1))
-    found = opened(bundle).sample(conditions={"sketch": wanted}, seeds=SEEDS[:500], settings=settings or None)
+    given: dict[str, Any] = {"conditions": {"sketch": wanted}, "settings": settings or None}
+    found = opened(bundle).sample(LABELS[:500], SEEDS[:500], **given)
     return {**scores(found, labels), "psnr": psnr(found, wanted)}
 
 

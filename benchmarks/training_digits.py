@@ -166,8 +166,9 @@ def main_of(weights: Path) -> Path:
     """A file of the network `main` alone, under names without a prefix."""
     from safetensors.numpy import load_file, save_file
 
-    alone = weights.with_name("main.safetensors")
-    save_file({k.removeprefix("main."): v for k, v in load_file(weights).items() if k.startswith("main.")}, alone)
+    tensors, alone = load_file(weights), weights.with_name("main.safetensors")
+    own = {name.removeprefix("main."): array for name, array in tensors.items() if name.startswith("main.")}
+    save_file(own or tensors, alone)  # of a lone network the names have no prefix
     return alone
 
 

@@ -127,6 +127,7 @@ TOLD = ("networks.main.conditions=[class]", "sampler.steps=25")
 NO_CLASS = "{scale: 0}"  # u + 0 (c - u): the prediction without the class
 TOWARDS = "sampler.guidance=[{scale: 0}, {kind: classifier, experts: [%s], scale: 7.5}]"
 SKETCH = ("data.fields={sketch: {shape: [1, 8, 8]}}", "conditioning.sketch={kind: array}", *TOLD)
+# By pixels, scales of 16 and more make the sampler diverge.
 LIKE = "sampler.guidance=[{scale: 0}, {kind: score, scale: %s, score: {kind: likeness, reference: sketch%s}}]"
 
 TWO = ("data={kind: digits, fields: {representation: {shape: [8]}}}", "networks.main.conditions=[representation]")
@@ -250,8 +251,8 @@ SYSTEMS: dict[str, System] = {
     "sdg": System(
         {"denoiser": DENOISER, "teacher": Trained("ppap_expert", TEACHER, 200)},
         {
-            "unguided": Drawn("denoiser", (*SKETCH, LIKE % (100, "")), "likened", {"score_guidance": 0.0}),
-            "pixels": Drawn("denoiser", (*SKETCH, LIKE % (100, "")), "likened"),
+            "unguided": Drawn("denoiser", (*SKETCH, LIKE % (4, "")), "likened", {"score_guidance": 0.0}),
+            "pixels": Drawn("denoiser", (*SKETCH, LIKE % (4, "")), "likened"),
             "features": Drawn(
                 "denoiser",
                 (*SKETCH, f"networks.teacher={{{RESNET}, frozen: true}}", LIKE % (10, ", network: teacher")),
