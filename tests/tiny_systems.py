@@ -427,7 +427,10 @@ SYSTEMS: dict[str, Tiny] = {
             "sampler.steps=3",
         ),
     ),
-    "controlled": Tiny("digits_controlled", under("networks.main", (*BLOCKS, "depth=2"))),
+    "controlled": Tiny(
+        "digits_controlled",
+        (*under("networks.main", (*BLOCKS, "depth=4")), "networks.adapter.blocks=3", "sampler.guidance={scale: 2}"),
+    ),
     "guidance_distillation": Tiny("dit_guidance_distillation", (*DIT, "objective.channels=null", "sampler.steps=4")),
     "progressive_distillation": Tiny(
         "dit_progressive_distillation", (*DIT, "objective.rounds=[4, 2]", "sampler.steps=2")

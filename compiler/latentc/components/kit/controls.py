@@ -42,7 +42,8 @@ def control_method(mb: ModuleBuilder, network: str, function: str, ports: tuple[
     fn = mb.functions[function]
     leading = leading_blocks(fn)
     if len(leading) < blocks:
-        raise ValueError(f"it has {len(leading)} blocks of tokens, not {blocks}")
+        held = f"{len(leading)} blocks of tokens, not {blocks}" if leading else "no list of blocks over tokens"
+        raise ValueError(f"it has {held}")
     assert fn.origin is not None  # networks are classes
     taken = [node.attrs["name"].rpartition(".")[0] for node in leading[:blocks]]
     total = Named(blocks, "controlled")

@@ -77,7 +77,7 @@ class Adapter(Backbone):
                 networks = {n: net.build(mb, n, spec, 1) for n, net in ((self.network, original), ("adapter", self))}
                 self.attached(mb, "adapter", networks, spec)
             except ValueError as error:
-                yield Problem(("blocks",), f"a {original.kind} cannot be adapted so: {error}", "name fewer `blocks`")
+                yield Problem(("blocks",), f"a {original.kind} cannot be adapted so: {error}")
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         kept = dict(mb.entries)
