@@ -4,11 +4,11 @@
 
 Digits: trains digits_dit and from it digits_deediff, whose exits stand behind each of four blocks, if their weights
 are not in the folder. 500 samples in 50 steps of DDIM without guidance are decided at run time, at thresholds that are
-the 2 %, 5 % and 10 % quantiles of the first exit's uncertainty: class accuracy and Fréchet distance by the classifier of
-examples/digits, and the share of the blocks that ran. The plan is the mean exit of each step at the last one, over other
-samples; the engine that has it in its loop must keep the class accuracy within 3 % of the whole network's. Speed:
-processor seconds of one thread of engines with and without that plan, and of a DiT of width 384 with 12 blocks (DiT-S/2,
-random weights, 16 × 16 latents, 10 steps) that runs a half of its blocks on average.
+the 2 %, 5 % and 10 % quantiles of the first exit's uncertainty: class accuracy and Fréchet distance by the classifier
+of examples/digits, and the share of the blocks that ran. The plan is the mean exit of each step at the last one, over
+other samples; the engine that has it in its loop must keep the class accuracy within 3 % of the whole network's.
+Speed: processor seconds of one thread of engines with and without that plan, and of a DiT of width 384 with 12 blocks
+(DiT-S/2, random weights, 16 × 16 latents, 10 steps) that runs a half of its blocks on average.
 """
 
 from __future__ import annotations
