@@ -127,8 +127,9 @@ class MaskedAutoencoder(Backbone):
         if recall is not None:
             bodies = _recalling(self, entries, recall.condition)
             heads = static.get("kv_heads", static["heads"])
-            kept = [Port("caches", f32(B, heads, self.buffer + length, self.width // static["heads"]), "cache")]
-            kept *= 4 * self.depth
+            cache = f32(B, heads, self.buffer + length, self.width // static["heads"])
+            names = ("caches", *(f"caches_{i}" for i in range(2, 4 * self.depth + 1)))
+            kept = [Port(key, cache, "cache") for key in names]
             local = Named(recall.tokens, "G")
             some = (
                 Port("x", f32(B, local, channels), "state"),
