@@ -23,7 +23,7 @@ from on_digits import Figures, figures, of_seed, spread, trained
 import latentc_runtime
 
 COUNT, FRESH = 1000, 11_000_000
-SPECS = ("digits_sit", "digits_flowturbo")  # the second starts from the first's weights
+SPECS = ("digits_sit", "digits_flowturbo")
 SAMPLERS = {
     "heun 25 steps (50 evaluations)": ("digits_sit", ("sampler.steps=25",)),
     "heun 9 steps (18)": ("digits_sit", ("sampler.steps=9",)),
@@ -57,7 +57,10 @@ def quality(out: Path, seeds: Sequence[int]) -> list[str]:
     """Trains both networks where they are not there yet, and judges the samplers."""
     found: dict[str, list[Figures]] = {name: [] for name in SAMPLERS}
     for seed in seeds:
-        weights = {spec: trained(spec, of_seed(out, spec, seed), seed=seed).weights for spec in SPECS}
+        weights: dict[str, Path] = {}
+        for spec in SPECS:  # the second has the first's network as its `main`
+            main = next(iter(weights.values()), None)
+            weights[spec] = trained(spec, of_seed(out, spec, seed), main, seed=seed, role="main").weights
         for name, (spec, overrides) in SAMPLERS.items():
             bundle = out / f"seed{seed}" / name.split(" (")[0].replace(" ", "_").replace(",", "")
             found[name].append(figures(spec, weights[spec], bundle, overrides, COUNT, FRESH))
