@@ -208,7 +208,7 @@ def _unmet(spec: Spec, section: str, part: Objective | Sampler, need: Need, know
         return
     does = " and ".join(CAPABILITIES[c] for c in sorted(provided)) or "does none of what objectives and samplers need"
     labels: tuple[tuple[PathKey, str], ...] = ((("networks", need.network), does),)
-    fitting = _kinds_for(section, need.network, provided)
+    fitting = _kinds_for(spec, section, need.network, provided)
     mend = f"{section}s for this network: {', '.join(fitting)}" if fitting else f"use a network {' or '.join(kinds)}"
     yield Problem("E0306", path, wanted, labels=labels, help=mend)
 
@@ -233,19 +233,19 @@ def _key_that_offers(network: Backbone, choice: str, name: str) -> str | None:
     return None
 
 
-def _kinds_for(section: str, network: str, provided: frozenset[Capability]) -> list[str]:
+def _kinds_for(spec: Spec, section: str, network: str, provided: frozenset[Capability]) -> list[str]:
     """The kinds of objectives or samplers whose needs of `network` it provides."""
     return [
         kind
         for kind, cls in load(f"{section}s").items()
-        if any(need.network == network and need.capability in provided for need in _needs_of(cls))
+        if any(need.network == network and need.capability in provided for need in _needs_of(cls, spec))
     ]
 
 
-def _needs_of(cls: type[Component]) -> tuple[Need, ...]:
-    """The needs of a kind of objective or sampler, from its example."""
+def _needs_of(cls: type[Component], spec: Spec) -> tuple[Need, ...]:
+    """What the example of a kind of objective or sampler would need in the spec."""
     part = cls.example()
-    return part.needs(None) if isinstance(part, Objective | Sampler) else ()  # type: ignore[arg-type]
+    return part.needs(spec) if isinstance(part, Objective | Sampler) else ()
 
 
 def conditions_are_in_place(spec: Spec) -> Iterator[Problem]:
@@ -278,7 +278,7 @@ def networks_are_used(spec: Spec) -> Iterator[Problem]:
             fitting = [
                 kind
                 for kind, cls in load("objectives").items()
-                if any(n.capability in network.provides(spec) for n in _needs_of(cls))
+                if any(n.capability in network.provides(spec) for n in _needs_of(cls, spec))
             ]
             mend = f"use the objective {' or '.join(fitting)}" if fitting else "leave the network out"
             yield Problem("E0306", ("objective",), message, labels=labels, help=mend)

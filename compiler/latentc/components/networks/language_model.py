@@ -1,6 +1,6 @@
 """A causal language model that goes on from a prompt: GPT-2.
 
-Beside token_transformer: that begins with the class alone, and knows places by their number in the sequence. Here
+Beside token_transformer: that knows places by their number in the sequence, and starts with all of its conditions. Here
 prompts of a batch differ in length, so that places are counted per sample, and prompts share the table of the tokens.
 
 Symbols: B batch, T tokens of a sample, L tokens before them, V vocabulary, D width.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -26,6 +26,9 @@ from latentc.ir.types import B
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
+
+
+Token = Annotated[int, Field(ge=0, le=16_777_215)]
 
 
 class LanguageModel(Backbone):
@@ -45,7 +48,7 @@ class LanguageModel(Backbone):
     start: int | None = Field(
         None, ge=0, le=16_777_215, description="token that begins every sequence; null: the class or the prompt does"
     )
-    class_tokens: tuple[int, ...] | None = Field(
+    class_tokens: tuple[Token, ...] | None = Field(
         None, description="token that stands for each class (GeDi); null: a learned embedding of each class"
     )
     logit_scale: bool = Field(False, description="a learned number that scores of classes are multiplied by (GeDi)")
