@@ -135,7 +135,7 @@ def optimised(
         guess = nearest(after, names)
         hint = f"; did you mean {guess!r}?" if guess else ""
         raise ValueError(f"no pass is called {after!r}: they are {', '.join(names)}{hint}")
-    module = prune(_for_inference(lowered))
+    module = prune(_for_inference(lowered, quantized=spec.optimize.quantize is not None))
     facts = dict(lowered.facts)
     for i, current in enumerate(passes):
         if current.name == "hoist":  # the engine should have as many attentions as there are now
@@ -209,12 +209,15 @@ def hoist_reports(lowered: Lowered, spec: Spec) -> dict[str, HoistReport]:
     return reports
 
 
-def _for_inference(lowered: Lowered) -> Module:
-    """The module without losses, and the networks and methods that only they use."""
+def _for_inference(lowered: Lowered, quantized: bool) -> Module:
+    """The module without losses and the networks that only they use.
+
+    Where layers are `quantized`, also without the methods that only training calls: no sample shows their inputs.
+    """
     dropped = {"loss", *lowered.networks} - set(lowered.sampled)
     entries = {
         entry: function
         for entry, function in lowered.module.entries.items()
-        if entry.split(".")[0] not in dropped and entry.split(".")[-1] != TRAINING
+        if entry.split(".")[0] not in dropped and not (quantized and entry.split(".")[-1] == TRAINING)
     }
     return lowered.module.with_(entries=entries)

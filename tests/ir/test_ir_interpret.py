@@ -106,6 +106,10 @@ def test_deterministic_initial_values_need_no_generator():
         "sincos_1d": ((9, 8), {"width": 8, "length": 9, "base": 10000.0}),
         "sincos_2d": ((9, 8), {"width": 8, "grid": 3}),
         "rope_1d": ((10, 4), {"head_dim": 8, "length": 10, "base": 10000.0, "part": "sin"}),
+        "rope_prefix": (
+            (12, 4),
+            {"head_dim": 8, "grid": 3, "prefix": 3, "base": 10000.0, "pairs": 2, "side": 3, "part": "sin"},
+        ),
         "rope_2d": ((10, 4), {"head_dim": 8, "grid": 3, "prefix": 1, "base": 10000.0, "part": "cos"}),
     }
     for kind in DETERMINISTIC & INITS.keys():

@@ -29,7 +29,7 @@ from latentc.passes.quantize import LayerQuant, Quantization
 from latentc.pipeline import optimised
 from latentc.spec import Spec, load_spec
 from latentc.weights import Array as InMemory
-from latentc.weights import Computed, Expr, Stored, dtype_from_name, materialise, open_weights, unpacked
+from latentc.weights import Computed, Expr, Stored, dtype_from_name, materialise, read_safetensors, unpacked
 from latentc_runtime import Pipeline, load
 from latentc_runtime.backends import Backend, open_backend
 from latentc_runtime.backends.tensorrt import TensorRt
@@ -189,7 +189,7 @@ def weights_of(
         exported.update(parameters(module, module.entries[program.entry]))
         own.update(own_parameters(module, module.entries[program.entry]))
     folded = pipeline.bundle.folder / FOLDED
-    held = recovered(exported, _initialisers(pipeline), open_weights(folded) if folded.is_file() else None)
+    held = recovered(exported, _initialisers(pipeline), read_safetensors(folded) if folded.is_file() else None)
     missing = [name for name, param in params.items() if name not in held and not computed(param)]
     if missing:
         raise DiagnosticError(
