@@ -220,7 +220,8 @@ def test_a_range_covers_what_is_not_saturated(scheme: str, values: np.ndarray) -
     for how in ("max", "percentile", "mse"):
         end = reach(made, scheme, how)
         assert 0 < end <= made.limit * (1 + 1e-6)
-        assert 0 <= saturated(made, end) < 1
+        # The least squared error of values of almost one size may be that of a range just below all of them.
+        assert 0 <= saturated(made, end) <= (1 if how == "mse" else 0.9999)
         back = rounded(values, end, scheme)
         inside = np.abs(values) <= end
         # An e4m3 number has 3 bits behind its point, and below the smallest normal one steps of 2^-9 of its scale.

@@ -48,7 +48,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     "iwin_classifier": (("backbone.positions={kind: learned}",),),
     "larp_tokenizer": (
         (
-            "backbone.learned=[patches, queries, latents, outputs]",
+            "backbone.learned=[patches, queries, outputs]",
             "backbone.typed=[patches, queries, latents, outputs]",
         ),
     ),
