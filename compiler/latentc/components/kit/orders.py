@@ -85,12 +85,15 @@ def local_order(
         left = np.setdiff1d(np.arange(side * side), order)
         score = close[:, order].sum(axis=1)
         left = left[np.lexsort((rng.random(len(left)), -score[left]))]
-        near = [int(cell) for cell in left if score[cell] >= proximity - 1e-9]
         group: list[int] = []
-        for cell in near:
-            if len(group) < size and not any(apart[cell, other] <= repulsion for other in group):
+        blocked = np.zeros(side * side, bool)
+        for cell in left[score[left] >= proximity - 1e-9].tolist():
+            if len(group) == size:
+                break
+            if not blocked[cell]:
                 group.append(cell)
-        others = np.array([cell for cell in left if cell not in group])
+                blocked |= apart[cell] <= repulsion
+        others = left[~np.isin(left, group)]
         least = distance[np.ix_(others, np.array(group))].min(axis=1) if group else np.full(len(others), np.inf)
         while len(group) < size:
             place = int(np.argmax(least))
