@@ -103,7 +103,7 @@ def _served(args: Sequence[str], ask: Callable[[str], str | None] = lambda addre
         address = re.search(r"http://[\d.:]+", started)
         fault = ask(address[0]) if address else "it says no address"
         child.terminate()
-        _, err = child.communicate(timeout=60)
+        _, err = child.communicate(timeout=300)
     return fault if address and child.returncode == 0 else f"{fault}\n{err[-2000:]}"
 
 
@@ -114,7 +114,7 @@ def _asked(args: Sequence[str], folder: Path) -> str | None:
     def ask(address: str) -> str | None:
         line = ["curl", "--silent", "--show-error", "--fail-with-body", "--retry", "5", "--retry-all-errors", *args]
         line = [word.replace("http://127.0.0.1:8000", address) for word in line]
-        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=300)
         return done.stdout + done.stderr if done.returncode else None
 
     return _served(["serve", *bundles], ask)
