@@ -17,10 +17,9 @@ from pydantic import Field
 
 from latentc.components import Closed, Component, OneOf, OneOfThese, find
 from latentc.components.contract import Draw, Need, Network, Update
-from latentc.components.kit import Conditions, Operands, call, per_sample_mean
+from latentc.components.kit import Conditions, Operands, call, first_channels, per_sample_mean
 from latentc.components.objective import Objective
 from latentc.components.objectives._common import publish
-from latentc.components.objectives._distillation import first_channels
 from latentc.components.objectives.denoising import DenoisingObjective
 from latentc.components.objectives.diffusion import Diffusion
 from latentc.components.objectives.flow import Flow
