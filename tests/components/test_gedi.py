@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from latentc.checkpoint import network_params
+from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
@@ -87,3 +88,15 @@ def test_tokens_are_those_of_the_paper(penalty: float) -> None:
             score = np.array([both[0][token], both[1][token]])
             said.add(token)
             so_far.append(token)
+
+
+def test_the_class_is_never_left_out_of_a_loss_that_compares_both() -> None:
+    with pytest.raises(DiagnosticError) as caught:
+        load_spec("gedi", None, [*SIZES, "conditioning.class.dropout=0.1"])
+    assert [d.code for d in caught.value.diagnostics] == ["E0305"]
+
+
+def test_a_missing_discriminator_is_named_with_its_kinds() -> None:
+    with pytest.raises(DiagnosticError) as caught:
+        load_spec("gedi", None, [FIELDS, "networks.discriminator=null"])
+    assert all("of kind language_model" in str(d.help) for d in caught.value.diagnostics if d.code == "E0306")

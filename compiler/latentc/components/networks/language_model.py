@@ -68,12 +68,12 @@ class LanguageModel(Backbone):
         },
     }
 
-    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_token"})
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_token", "weigh_classes"})
     TAKES: ClassVar[tuple[Form, ...]] = ("array", "tokens")
 
     def provides(self, spec: Spec) -> frozenset[Capability]:
         prompted = any(entry.form == "array" for entry in self.entries(spec))
-        return self.PROVIDES | ({"weigh_classes"} if prompted and self.logit_scale else set())
+        return self.PROVIDES if prompted and self.logit_scale else self.PROVIDES - {"weigh_classes"}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         tokens = spec.data.tokens

@@ -60,7 +60,7 @@ class MixtureTransformer(Backbone):
         },
     }
 
-    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_mixture"})
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_mixture", "masked_mixtures"})
     TAKES: ClassVar[tuple[Form, ...]] = ("tokens",)
     CLASS: ClassVar[bool] = True
 
@@ -70,7 +70,7 @@ class MixtureTransformer(Backbone):
         return 0 if self.style == "causal" else 3 if self.joined_mask else 1
 
     def provides(self, spec: Spec) -> frozenset[Capability]:
-        return self.PROVIDES if self.style == "causal" else frozenset({"masked_mixtures"})
+        return self.PROVIDES - {"masked_mixtures" if self.style == "causal" else "next_mixture"}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 3:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components.backbone import Backbone
 from latentc.components.contract import Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.objective import Objective
@@ -41,6 +42,11 @@ class ClassTokens(Objective):
         field = spec.data.fields.get("y")
         if field is None or field.classes != 2:
             yield Problem((), "class_tokens tells two classes apart", "set `data.classes: 2`")
+        network = spec.networks.get(self.network)
+        for name, condition in network.told(spec).items() if isinstance(network, Backbone) else ():
+            if condition.dropped:
+                message = f"class_tokens leaves no condition out, and `{name}` has a dropout of {condition.dropout:g}"
+                yield Problem((), message, f"set `conditioning.{name}.dropout: 0`")
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
         network = networks[self.network]
@@ -72,4 +78,4 @@ class ClassTokens(Objective):
         b.output(loss, generative, discriminative)
         b.finish("The loss, and what it is made of: nats per token, and nats of the class; one value per sample.")
         names = ("loss", "generative", "discriminative")
-        return publish(mb, names, ("tokens", *conditions.fields), conditions.draws(), self.trained(spec))
+        return publish(mb, names, ("tokens", *conditions.fields), conditions.drawn(), self.trained(spec))
