@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from random_weights import random_weights
 from torch.nn import functional as F
 
 from latentc.checkpoint import network_params
+from latentc.diagnostics import DiagnosticError
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
@@ -79,3 +81,12 @@ def test_the_loss_is_the_papers() -> None:
             seen = torch.cat([z[:, :1], torch.where(which, drawn[:, :-1], z[:, 1:-1])], dim=1)
     assert np.isclose(cross_entropy, float(sum(terms)) / 2)
     assert np.isclose(total, error + 0.1 * penalty + 0.06 * cross_entropy)
+
+
+@pytest.mark.parametrize(
+    "bottleneck", ["{kind: lookup_free, channels: 4}", "{kind: late_codebook, size: 7, channels: 4}"]
+)
+def test_a_prior_over_codes_needs_the_rows_of_a_codebook(bottleneck: str) -> None:
+    with pytest.raises(DiagnosticError) as caught:
+        load_spec("larp_tokenizer", None, [*SIZES, f"networks.main.bottleneck={bottleneck}"])
+    assert "E0306" in [d.code for d in caught.value.diagnostics]

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from latentc.components.contract import Port
 from latentc.components.parts import Part
 from latentc.ir.builder import Builder, Var
-from latentc.ir.types import B, TensorType, f32
+from latentc.ir.types import TensorType
 
 
 class Bottleneck(Part):
@@ -23,14 +24,9 @@ class Bottleneck(Part):
     discrete: ClassVar[bool] = False
     """Whether codes are tokens."""
 
-    @property
-    def noise(self) -> tuple[str, str] | None:
-        """Name and distribution of what codes are drawn with in training; None: they are not."""
-        return None
-
-    def noise_type(self, rows: int, columns: int) -> TensorType:
-        """Its type."""
-        return f32(B, self.channels, rows, columns)
+    def noise_ports(self, rows: int, columns: int) -> tuple[Port, ...]:
+        """What codes are drawn with in training, of latents [Z, rows, columns]: one input of noise, or none."""
+        return ()
 
     @property
     def square(self) -> int | None:
@@ -45,10 +41,6 @@ class Bottleneck(Part):
     def static(self) -> dict[str, Any]:
         """Sizes that its emitted class is constructed with, beside `latent`."""
         return {}
-
-    def rows(self, b: Builder, static: dict[str, Any]) -> Var:
-        """The vectors f32[K, Z] that tokens stand for."""
-        raise NotImplementedError(f"{type(self).__name__} has no table")
 
     @abstractmethod
     def codes(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:
@@ -69,3 +61,11 @@ class Bottleneck(Part):
     @abstractmethod
     def decoded_type(self, rows: int, columns: int) -> TensorType:
         """The type of what `decode` is given."""
+
+
+class TableBottleneck(Bottleneck):
+    """A bottleneck whose latents are rows of a table."""
+
+    @abstractmethod
+    def table(self, b: Builder, static: dict[str, Any]) -> Var:
+        """The rows f32[K, Z]; a token, if codes are tokens, is the number of one."""

@@ -180,8 +180,7 @@ class Autoencoder(Backbone):
         }
         x = Port("x", f32(B, channels, rows, columns), "state")
         z = Port("z", self.bottleneck.decoded_type(h, w), "state", self._vocabulary)
-        drawn = self.bottleneck.noise
-        noise = [Port(drawn[0], self.bottleneck.noise_type(h, w), "noise")] if drawn else []
+        noise = self.bottleneck.noise_ports(h, w)
         bodies = _methods(self)
         encode = add_method(mb, name, "encode", bodies["encode"], [x], static)
         if self.bottleneck.discrete:

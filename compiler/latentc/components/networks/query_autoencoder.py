@@ -18,7 +18,7 @@ from pydantic import Field
 from latentc.components import OneOf
 from latentc.components.backbone import Backbone, add_method, asks
 from latentc.components.blocks.block import Block
-from latentc.components.blocks.bottleneck import Bottleneck
+from latentc.components.blocks.bottleneck import Bottleneck, TableBottleneck
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.first_stage import Codes
@@ -77,6 +77,10 @@ class QueryAutoencoder(Backbone):
         },
         "bottleneck": {"kind": "codebook", "size": 16, "channels": 4, "normalize": True, "temperature": 0.03},
     }
+
+    def provides(self, spec: Spec) -> frozenset[Capability]:
+        rows = self.bottleneck.discrete and isinstance(self.bottleneck, TableBottleneck)
+        return self.PROVIDES if rows else self.PROVIDES - {"code_sequence"}
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         shape = spec.data.shape
@@ -137,8 +141,7 @@ class QueryAutoencoder(Backbone):
         }
         x = Port("x", f32(B, *spec.data.shape), "state")
         z = Port("z", self.bottleneck.decoded_type(self.tokens, 1), "state", static.get("codes"))
-        drawn = self.bottleneck.noise
-        noise = [Port(drawn[0], self.bottleneck.noise_type(self.tokens, 1), "noise")] if drawn else []
+        noise = self.bottleneck.noise_ports(self.tokens, 1)
         bodies = _methods(self, spec.data.shape[1], spec.data.shape[2])
         plain: tuple[Role, ...] = ("output",)
         wanted: dict[str, tuple[Sequence[Port], tuple[Role, ...]]] = {
@@ -159,7 +162,7 @@ class QueryAutoencoder(Backbone):
             method: add_method(mb, name, method, bodies[method], ports, static, outputs)
             for method, (ports, outputs) in wanted.items()
         }
-        return Network(name, methods, self.PROVIDES)
+        return Network(name, methods, self.provides(spec))
 
 
 def _positions(b: Builder, place: Place, sizes: tuple[int, ...], width: Any, config: QueryAutoencoder) -> Var:
@@ -252,6 +255,10 @@ def _methods(config: QueryAutoencoder, frames: int, side: int) -> dict[str, Bloc
         x = b.reshape(z, shape=(z.shape[0], static["latent"], static["tokens"]))
         return b.transpose(x, perm=(0, 2, 1), out="z")
 
+    def rows(b: Builder, static: dict[str, Any]) -> Var:
+        assert isinstance(bottleneck, TableBottleneck)  # or it does not provide `code_sequence`
+        return b.stop_gradient(bottleneck.table(b, static))  # type: ignore[no-any-return]
+
     video = "B in_channels F H W"
 
     @module_class("QueryAutoencoder", "forward", x=video)
@@ -283,12 +290,12 @@ def _methods(config: QueryAutoencoder, frames: int, side: int) -> dict[str, Bloc
     @module_class("QueryAutoencoder", "likeness", z="B N latent")
     def likeness(b: Builder, z: Var, **static: Any) -> Var:
         """Products of vectors z with the rows of the codebook, which stay."""
-        return b.linear(z, b.stop_gradient(bottleneck.rows(b, static)), out="likeness")
+        return b.linear(z, rows(b, static), out="likeness")
 
     @module_class("QueryAutoencoder", "vectors", index="B N")
     def vectors(b: Builder, index: Var, **static: Any) -> Var:
         """The rows of the codebook that tokens name, which stay."""
-        return b.embedding(b.stop_gradient(bottleneck.rows(b, static)), index, out="vectors")
+        return b.embedding(rows(b, static), index, out="vectors")
 
     bodies = (forward, encode, decode, regularized, with_codes, likeness, vectors)
     return {body.method: body for body in bodies}

@@ -1,9 +1,9 @@
-"""Adds a loss to the module as entries."""
+"""Adds a loss to the module as entries, and the noise that it draws for a network as inputs."""
 
 from __future__ import annotations
 
-from latentc.components.contract import Draw, Update
-from latentc.ir.builder import ModuleBuilder
+from latentc.components.contract import Draw, Method, Update
+from latentc.ir.builder import Builder, ModuleBuilder, Var
 
 
 def publish(
@@ -23,3 +23,10 @@ def publish(
     b.finish("The loss to minimise, then what it is made of.")
     mb.entries |= {"loss.terms": terms.name, "loss": b.name}
     return (Update("loss", trained, tuple(dict.fromkeys(batch)), draws, names),)
+
+
+def noise_inputs(b: Builder, method: Method) -> tuple[list[Var], tuple[Draw, ...]]:
+    """Adds the noise of a method as inputs; also returns how they are drawn, as its ports say."""
+    ports = method.inputs_of("noise")
+    draws = tuple(Draw(port.name, port.distribution) for port in ports if port.distribution is not None)
+    return [b.input(port.name, port.type) for port in ports], draws
