@@ -15,7 +15,7 @@ from pydantic import Field
 
 from latentc.components.blocks.granules import gathered, halves, structure
 from latentc.components.contract import Need, Network, OutputField, Program
-from latentc.components.guidance.guidance import ScheduledGuidance, guidance_problems, scale_at
+from latentc.components.guidance.guidance import ScheduledGuidance, scale_at, token_guidance_problems
 from latentc.components.kit import Conditions, Operands, call, guided_call
 from latentc.components.kit.tokens import draw, filtered
 from latentc.components.parts import Problem, under
@@ -56,16 +56,15 @@ class NextGranularitySampler(Sampler):
     }
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        of = (("main", "next_granules"), ("structure", "denoise_structure"), ("quantizer", "quantize_granules"))
-        return tuple(Need(network, capability) for network, capability in of)  # type: ignore[arg-type]
+        return (
+            Need("main", "next_granules"),
+            Need("structure", "denoise_structure"),
+            Need("quantizer", "quantize_granules"),
+        )
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         for name in ("guidance", "structure_guidance"):
-            guidance = getattr(self, name)
-            if guidance is not None:
-                yield from under(name, problems=guidance_problems(guidance, spec))
-                if guidance.channels is not None:
-                    yield Problem((name, "channels"), "codes and structures are guided as a whole", "leave it out")
+            yield from under(name, problems=token_guidance_problems(getattr(self, name), spec))
 
     def with_steps(self, steps: int) -> NextGranularitySampler:
         return self
