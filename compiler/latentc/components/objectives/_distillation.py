@@ -60,6 +60,13 @@ def scale_condition(spec: Spec) -> str | None:
     return next((name for name, c in spec.conditions.items() if isinstance(c, GuidanceScale)), None)
 
 
+def unread_problems(base: DenoisingObjective, why: str) -> Iterator[Problem]:
+    """Terms of a base objective of which only the process and the prediction count; paths relative to its owner."""
+    for name in ("further", "self_conditioning", "uncertainty"):
+        if getattr(base, name, None):
+            yield Problem(("base", name), f"{why} without its `{name}`", "leave it out")
+
+
 def teacher_problems(spec: Spec) -> Iterator[Problem]:
     """A teacher without weights, or one that is trained."""
     teacher = spec.networks.get(TEACHER)
@@ -71,4 +78,4 @@ def teacher_problems(spec: Spec) -> Iterator[Problem]:
         yield Problem((), message, mend)
 
 
-__all__ = ["TEACHER", "Distillation", "scale_condition", "teacher_problems"]
+__all__ = ["TEACHER", "Distillation", "scale_condition", "teacher_problems", "unread_problems"]

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from latentc.components.backbone import Backbone
 from latentc.components.contract import Need, Network, Update
-from latentc.components.kit import Conditions, call
+from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.objective import Objective
-from latentc.components.objectives._common import publish
+from latentc.components.objectives._common import publish, token_losses
 from latentc.components.parts import Problem
 from latentc.ir.builder import ModuleBuilder, Var, i64
 from latentc.ir.types import B, Named
@@ -62,10 +62,7 @@ class ClassTokens(Objective):
         def log_p(told: Mapping[str, Var], out: str) -> Var:
             """Mean log-probability of the tokens, f32[B]."""
             logits = call(b, network, "forward", told, state=given, out="logits")
-            rows = B * length
-            flat = b.reshape(logits, shape=(rows, logits.shape[2]))
-            losses = b.reshape(b.cross_entropy(flat, b.reshape(tokens, shape=(rows,))), shape=(B, length))
-            return b.neg(b.mean(losses, axes=(1,), keepdims=False), out=out)  # type: ignore[no-any-return]
+            return b.neg(per_sample_mean(b, token_losses(b, logits, tokens)), out=out)  # type: ignore[no-any-return]
 
         own = log_p(told, "own")
         other = log_p({**told, "y": b.op("sub", 1, told["y"], out="other_y")}, "other")

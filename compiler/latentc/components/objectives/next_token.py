@@ -11,7 +11,7 @@ from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call, per_sample_mean
 from latentc.components.kit.windows import cut, windows
 from latentc.components.objective import Objective
-from latentc.components.objectives._common import publish
+from latentc.components.objectives._common import publish, token_losses
 from latentc.components.parts import Fraction
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B, Named
@@ -59,9 +59,6 @@ class NextToken(Objective):
             draws += [Draw("v", "uniform"), Draw("other", "integers", {"high": vocabulary})]
         prefix = b.slice(seen, axis=1, start=0, stop=count - 1, out="given")
         logits = call(b, network, "forward", told, state=prefix, out="logits")
-        rows = B * length
-        flat = b.reshape(logits, shape=(rows, logits.shape[2]))
-        losses = b.cross_entropy(flat, b.reshape(tokens, shape=(rows,)))
-        b.output(per_sample_mean(b, b.reshape(losses, shape=(B, length)), out="loss"))
+        b.output(per_sample_mean(b, token_losses(b, logits, tokens), out="loss"))
         b.finish("The cross-entropy of the tokens in nats per token, one value per sample.")
         return publish(mb, ("loss",), ("tokens", *conditions.fields), tuple(draws), self.trained(spec))
