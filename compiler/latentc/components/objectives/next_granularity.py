@@ -94,7 +94,7 @@ class NextGranularity(Objective):
             Draw("noise", "normal"),
         )
         metrics = ("loss", "canvas", "codes", "structure")
-        return (Update("loss", ("main", "structure"), ("tokens", *conditions.fields), draws, metrics),)
+        return (Update("loss", self.trained(spec), ("tokens", *conditions.fields), draws, metrics),)
 
     def _target(self, b: Builder, tokens: Var, labels: Var, stage: Var, stages: int, positions: int) -> Var:
         """i64[B, L]: the code of each position's cluster at `stage`."""

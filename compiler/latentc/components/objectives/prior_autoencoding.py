@@ -75,7 +75,7 @@ class PriorAutoencoding(Objective):
         draws = [*drawn, *([Draw("replaced", "uniform")] if self.rounds > 1 else [])]
         draws += [Draw(f"drawn_{i}", "uniform") for i in range(self.rounds - 1)]
         metrics = ("loss", "reconstruction", "penalty", "prior")
-        return (Update("loss", ("main", "prior"), ("x",), tuple(draws), metrics),)
+        return (Update("loss", self.trained(spec), ("x",), tuple(draws), metrics),)
 
     def _predicted(self, b: Builder, main: Network, prior: Network, z: Var, tokens: Var) -> Var:
         """The mean cross-entropy f32[] of the tokens i64[B, N] given the vectors z f32[B, N, Z] before each."""
