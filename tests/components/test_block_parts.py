@@ -10,7 +10,7 @@ from latentc.components import OneOf
 from latentc.diagnostics import DiagnosticError
 from latentc.ir.builder import ModuleBuilder
 from latentc.lower import build_networks
-from latentc.spec import spec_from_text
+from latentc.spec import load_spec, spec_from_text
 from latentc.spec.schema import Spec
 from latentc.spec.write import yaml_from_data
 
@@ -79,3 +79,14 @@ def test_a_network_is_built_of_a_part_or_refuses_it(name: str, part: str, kind: 
 def test_a_network_that_tells_a_vector_refuses_blocks_that_take_the_time(name: str) -> None:
     with pytest.raises(DiagnosticError, match=r"told a vector.*, and `time_norm` takes the time"):
         _spec(name, {"condition": {"kind": "time_norm"}})
+
+
+@pytest.mark.parametrize("name", ["masked_autoencoder", "hierarchical_autoencoder"])
+def test_a_network_that_hides_tokens_refuses_a_mixer_that_sees_them(name: str) -> None:
+    with pytest.raises(DiagnosticError, match=rf"a {name} hides tokens, and `selective_scan` mixes them all"):
+        _spec(name, {"mixer": {"kind": "selective_scan", "state": 4}})
+
+
+def test_blocks_in_chunks_refuse_weights_that_depend_on_the_condition() -> None:
+    with pytest.raises(DiagnosticError, match="do not tell the mixer the condition that its weights depend on"):
+        load_spec("digits_var", overrides=["networks.main.block.mixer.generated_projection=true"])

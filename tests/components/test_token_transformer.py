@@ -30,11 +30,17 @@ def weights(lowered):
     return {path: rng.normal(size=param.type.shape).astype(np.float32) * 0.3 for path, param in params.items()}
 
 
-@pytest.mark.parametrize("places", [(), ("backbone.positions=null",)], ids=["learned", "none"])
-def test_text_of_any_length(places):
+OPTIONS = {
+    "learned": [],
+    "none": ["backbone.positions=null", "backbone.block.mixer.score_kernel={kind: kerple_log}"],
+    "gated": ["backbone.block.condition.gated=true"],
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_text_of_any_length(options):
     """Its tokens decoded one by one have the logits of the whole sequence."""
-    kernel = ("backbone.block.mixer.score_kernel={kind: kerple_log}",) if places else ()
-    lowered = lower(load_spec("digits_llamagen", overrides=[*TEXT, *places, *kernel]))
+    lowered = lower(load_spec("digits_llamagen", overrides=[*TEXT, *OPTIONS[options]]))
     network, run = lowered.networks["main"], Interpreter(lowered.module, weights(lowered)).run
     tokens = np.random.default_rng(1).integers(0, 5, (2, LENGTH - 1))
     y = np.array([2, 0])

@@ -8,26 +8,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from latentc.components.parts import Chunk, Mixer
+from latentc.components.parts import CachedMixer, Chunk
 from latentc.ir.builder import Builder, Var
 
 Mix = Callable[[Var], tuple[Var, ...]]
 """h f32[B, N, D] -> what the mixer makes of it, one summand per branch that is gated by itself."""
 
 
-def masked_mix(b: Builder, mixer: Mixer, mask: Var, rotary: Sequence[Var], init: str, sizes: Mapping[str, Any]) -> Mix:
-    """The mixer on tokens that see those where `mask` is true."""
-    return lambda h: (mixer.apply(b, "attn", h, tuple(rotary), init, mask, **sizes),)
+def masked_mix(
+    b: Builder, mixer: CachedMixer, mask: Var, rotary: Sequence[Var], init: str, dim: int, static: Mapping[str, Any]
+) -> Mix:
+    """The mixer on tokens that see those where `mask` is true; `static` are the sizes of the block."""
+    return lambda h: (mixer.apply(b, "attn", h, tuple(rotary), init, mask, dim=dim, **mixer.own(dim, static)),)
 
 
 def chunk_mix(
     b: Builder,
-    mixer: Mixer,
+    mixer: CachedMixer,
     cache: tuple[Var, ...],
     others: Sequence[Var],
     masked: bool,
     init: str,
-    sizes: Mapping[str, Any],
+    dim: int,
+    static: Mapping[str, Any],
     plain: bool = False,
 ) -> tuple[Mix, list[Var]]:
     """The mixer on a chunk, and the list that gets its grown cache; `others` are the mask and the rotary tables."""
@@ -35,7 +38,7 @@ def chunk_mix(
     grown: list[Var] = []
 
     def mix(h: Var) -> tuple[Var, ...]:
-        h, keys, values = mixer.extend(b, "attn", h, chunk, rotary, init, **sizes)
+        h, keys, values = mixer.extend(b, "attn", h, chunk, rotary, init, dim=dim, **mixer.own(dim, static))
         grown.extend((keys, values))
         return (h,)
 

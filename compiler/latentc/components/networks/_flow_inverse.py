@@ -46,7 +46,7 @@ def _step(
 
     Returns raw scale and shift of the token that the last one predicts, and the grown caches.
     """
-    mixer, feed_forward, norm, condition = parts.block.parts()
+    mixer, feed_forward, norm, condition = parts.block.cached_parts()
     assert isinstance(condition, InContext)
     block = condition.decode_block(mixer, feed_forward, norm, parts.init, tempered=True)
     length, count = caches[0].shape[2], h.shape[1]

@@ -106,7 +106,7 @@ class Bert(Backbone):
             yield Problem(("depth",), message, f"use {self.depth + 1} blocks")
         if self.decoder is not None:
             yield from under("decoder", problems=self._problems_of_decoder(self.decoder, self.told(spec)))
-        if getattr(self.block.mixer, "causal", False):
+        if self.block.parts()[0].ordered:
             yield Problem(
                 ("block", "mixer"), "a bert sees all tokens, so its mixer is not causal", "set `causal: false`"
             )

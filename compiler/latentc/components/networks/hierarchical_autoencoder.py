@@ -70,6 +70,7 @@ class HierarchicalAutoencoder(Backbone):
                 message = f"{self.side} pivots a side do not divide {height // self.patch} tokens"
                 yield Problem(("side",), message, "choose a divisor")
         yield from self.block.problems_of_width(self.width)
+        yield from self.block.problems_of_masks(self.kind)
         yield from self.block.problems_of_condition(self.kind, None)
         if not self.told(spec):
             yield Problem((), f"a {self.kind} needs a condition", "add `conditioning.class: {kind: label}`")

@@ -82,9 +82,7 @@ class LanguageModel(Backbone):
             return
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_decoding("a language_model predicts the next token")
-        if self.block.condition.kind != "in_context":
-            message = "a language_model has its conditions in the sequence"
-            yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
+        yield from self.block.problems_of_condition(self.kind, None)
         begins = () if self.start is None else (self.start,)
         for name, values in (("start", begins), ("class_tokens", self.class_tokens or ())):
             if any(not 0 <= token < tokens.vocabulary for token in values):
@@ -217,7 +215,7 @@ def _blocks(
     static: Mapping[str, Any],
 ) -> tuple[Var, list[Var]]:
     """Tokens x f32[B, N, D] at cache position `position` through all blocks: features, and the grown caches."""
-    mixer, feed_forward, norm, condition = config.block.parts()
+    mixer, feed_forward, norm, condition = config.block.cached_parts()
     assert isinstance(condition, InContext)
     block = condition.decode_block(mixer, feed_forward, norm, config.weights)
     sizes = config.block.own(width, static)
@@ -264,8 +262,7 @@ def _last(b: Builder, x: Var, counts: Var) -> Var:
 
 def _features(config: LanguageModel, b: Builder, x: Var, counts: Var, width: Any, static: Mapping[str, Any]) -> Var:
     """Features of a whole sequence x f32[B, N, D]."""
-    mixer, feed_forward, norm, condition = config.block.parts()
-    assert isinstance(condition, InContext)
+    mixer, feed_forward, norm, condition = config.block.cached_parts()
     block = condition.masked_block(mixer, feed_forward, norm, config.weights)
     x, mask = _placed(b, x, _places(b, counts), config.context, width), _visible(b, counts)
     for i in range(config.depth):

@@ -70,9 +70,8 @@ class MaskedAutoencoder(Backbone):
             if height % self.patch or width % self.patch:
                 yield Problem(("patch",), f"patches of {self.patch} do not tile {height} by {width}")
         yield from self.block.problems_of_width(self.width)
-        if not isinstance(self.block.condition, InContext):
-            message = "a masked_autoencoder has its condition in the buffer tokens"
-            yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
+        yield from self.block.problems_of_masks(self.kind)
+        yield from self.block.problems_of_condition(self.kind, None)
         if not self.told(spec):
             yield Problem((), "a masked_autoencoder needs a condition", "add `conditioning.class: {kind: label}`")
         if isinstance(spec.sampler, Sampler) and spec.sampler.recalls(self._count(spec)) is not None:
@@ -149,7 +148,7 @@ class _Parts:
     """What the methods share: embeddings, encoder, decoder."""
 
     def __init__(self, config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> None:
-        mixer, feed_forward, self.norm, condition = config.block.parts()
+        mixer, feed_forward, self.norm, condition = config.block.cached_parts()
         assert isinstance(condition, InContext)
         self.config, self.entries = config, entries
         self.parts = mixer, feed_forward, self.norm, config.weights

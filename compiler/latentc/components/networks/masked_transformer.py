@@ -63,7 +63,7 @@ class MaskedTransformer(Backbone):
             sides = " by ".join(map(str, grid))
             yield Problem((), f"a masked_transformer takes square grids of tokens, not {sides}")
         yield from self.block.problems_of_width(self.width)
-        if getattr(self.block.mixer, "causal", False):
+        if self.block.parts()[0].ordered:
             message = "a masked_transformer sees all tokens, so its mixer is not causal"
             yield Problem(("block", "mixer"), message, "set `causal: false`")
         yield from self.block.problems_of_condition(self.kind, "vector")

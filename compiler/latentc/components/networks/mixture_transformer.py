@@ -79,7 +79,7 @@ class MixtureTransformer(Backbone):
         yield from self.block.problems_of_condition(self.kind, None)
         if self.style == "causal":
             yield from self.block.problems_of_decoding("a causal mixture_transformer predicts the next token")
-        elif getattr(self.block.mixer, "causal", False):
+        elif self.block.parts()[0].ordered:
             yield Problem(("block", "mixer"), "the masked style sees all tokens", "set `causal: false`")
         yield from self.problems_of_conditions(spec)
         told = [(name, c.ports(name, spec)) for name, c in self.told(spec).items()]
@@ -222,7 +222,8 @@ def _causal(config: MixtureTransformer, entries: tuple[Entry, ...]) -> tuple[Blo
         b: Builder, x: Var, position: Var, caches: list[Var], tokens: Any, width: Any, static: Any
     ) -> tuple[Var, ...]:
         """One token x [B, 1, D] at `position` through all blocks: its mixture and the grown caches."""
-        block = shared.condition.decode_block(*shared.parts)
+        mixer, feed_forward, norm, _ = config.block.cached_parts()
+        block = shared.condition.decode_block(mixer, feed_forward, norm, config.weights)
         here = b.take(shared.positions(b, tokens, width), position, axis=1)
         x = x + b.reshape(here, shape=(1, 1, width))
         seen = b.less_equal(b.arange(tokens), position)

@@ -160,7 +160,7 @@ def _condition(b: Builder, entries: tuple[Entry, ...], conditions: Sequence[Var]
 
 @cache
 def _forward(config: QueryTransformer, entries: tuple[Entry, ...]) -> BlockBody:
-    mixer, feed_forward, norm, condition = config.block.parts()
+    mixer, feed_forward, norm, condition = config.block.cached_parts()
     block = condition.masked_block(mixer, feed_forward, norm, config.weights)
 
     @module_class("QueryTransformer", idx="B T=length", order="B T=length", mask="B N N")
@@ -196,7 +196,7 @@ def _forward(config: QueryTransformer, entries: tuple[Entry, ...]) -> BlockBody:
 
 @cache
 def _group(config: QueryTransformer, entries: tuple[Entry, ...], k: int, groups: int) -> BlockBody:
-    mixer, feed_forward, norm, condition = config.block.parts()
+    mixer, feed_forward, norm, condition = config.block.cached_parts()
     make = condition.extend_block if k else condition.begin_block
     block = make(mixer, feed_forward, norm, config.weights, masked=True)
     heads = "kv_heads" if "kv_heads" in mixer.static(config.width) else "heads"

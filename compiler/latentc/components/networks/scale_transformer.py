@@ -172,7 +172,7 @@ def _modulated(norm: Norm) -> BlockBody:
 
 @cache
 def _forward(config: ScaleTransformer, entries: tuple[Entry, ...]) -> BlockBody:
-    mixer, feed_forward, norm, condition = config.block.parts()
+    mixer, feed_forward, norm, condition = config.block.cached_parts()
     block = condition.masked_block(mixer, feed_forward, norm, config.weights)
     scale = np.repeat(np.arange(len(config.scales)), config.lengths)
 
@@ -199,7 +199,7 @@ def _forward(config: ScaleTransformer, entries: tuple[Entry, ...]) -> BlockBody:
 
 @cache
 def _scale(config: ScaleTransformer, entries: tuple[Entry, ...], k: int) -> BlockBody:
-    mixer, feed_forward, norm, condition = config.block.parts()
+    mixer, feed_forward, norm, condition = config.block.cached_parts()
     make = condition.extend_block if k else condition.begin_block
     block = make(mixer, feed_forward, norm, config.weights)
     heads = "kv_heads" if "kv_heads" in mixer.static(config.width) else "heads"

@@ -21,7 +21,7 @@ from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.positions.learned import Learned
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
-from latentc.components.parts import FeedForward, Mixer, Norm, Positions, Problem, Weights, dense
+from latentc.components.parts import CachedMixer, FeedForward, Norm, Positions, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
 
@@ -84,9 +84,7 @@ class TokenTransformer(Backbone):
             yield Problem(("positions",), message, "use `{kind: learned}`, which takes any sequence")
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_decoding("a token_transformer predicts the next token")
-        if self.block.condition.kind != "in_context":
-            message = "a token_transformer has its class in the sequence"
-            yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
+        yield from self.block.problems_of_condition(self.kind, None)
         if _kind(self) == "sincos_2d":
             message = "sincos_2d has no place for the class token"
             yield Problem(("positions",), message, "use `{kind: rope_2d}` or `{kind: learned}`")
@@ -180,8 +178,8 @@ def _prefix_length(config: TokenTransformer, entries: tuple[Entry, ...]) -> int:
     return sum(int(of.shape[1]) if several else 1 for of, several in zip(types, sequences, strict=True)) or 1  # type: ignore[arg-type, misc]
 
 
-def _parts(config: TokenTransformer) -> tuple[Mixer, FeedForward, Norm, InContext, Positions | None]:
-    mixer, feed_forward, norm, condition = config.block.parts()
+def _parts(config: TokenTransformer) -> tuple[CachedMixer, FeedForward, Norm, InContext, Positions | None]:
+    mixer, feed_forward, norm, condition = config.block.cached_parts()
     assert isinstance(condition, InContext)
     return mixer, feed_forward, norm, condition, _positions(config)
 
