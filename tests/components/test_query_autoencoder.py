@@ -11,10 +11,13 @@ from random_weights import random_weights
 from torch.nn import functional as F
 
 from latentc.checkpoint import network_params
+from latentc.components import OneOf
 from latentc.diagnostics import DiagnosticError
+from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.spec.write import yaml_from_data
 
 SIZES = [
     "data.fields.x.shape=[1, 4, 8, 8]",
@@ -83,8 +86,24 @@ def test_the_loss_is_the_papers() -> None:
     assert np.isclose(total, error + 0.1 * penalty + 0.06 * cross_entropy)
 
 
+@pytest.mark.parametrize("kind", ["codebook", "gaussian", "late_codebook", "lookup_free"])
+def test_the_codes_it_declares_are_those_it_encodes(kind: str) -> None:
+    spec = load_spec("larp_tokenizer", None, SIZES)
+    bottleneck = OneOf("blocks/bottlenecks").choices()[kind].example()
+    main: Any = spec.networks["main"]
+    main = main.model_copy(update={"bottleneck": bottleneck})
+    encode = main.build(ModuleBuilder(), "tokenizer", spec, 1).methods["encode"]
+    assert main.encoding(spec)[1] == encode.output().type
+    assert main.codes(spec).values == {"codebook": 16, "lookup_free": 16}.get(kind)
+
+
 @pytest.mark.parametrize(
-    "bottleneck", ["{kind: lookup_free, channels: 4}", "{kind: late_codebook, size: 7, channels: 4}"]
+    "bottleneck",
+    [
+        "{kind: gaussian, channels: 4}",
+        "{kind: lookup_free, channels: 4}",
+        "{kind: late_codebook, size: 7, channels: 4}",
+    ],
 )
 def test_a_prior_over_codes_needs_the_rows_of_a_codebook(bottleneck: str) -> None:
     with pytest.raises(DiagnosticError) as caught:

@@ -10,7 +10,7 @@ from pydantic import Field
 from latentc.components.contract import Port
 from latentc.components.parts import Part
 from latentc.ir.builder import Builder, Var
-from latentc.ir.types import TensorType
+from latentc.ir.types import B, TensorType, f32
 
 
 class Bottleneck(Part):
@@ -41,6 +41,17 @@ class Bottleneck(Part):
     def static(self) -> dict[str, Any]:
         """Sizes that its emitted class is constructed with, beside `latent`."""
         return {}
+
+    @property
+    def vocabulary(self) -> int | None:
+        """How many different tokens there are; None: codes are latents."""
+        return self.static()["codes"] if self.discrete else None
+
+    def code_type(self, rows: int, columns: int) -> TensorType:
+        """The type of what `codes` returns."""
+        if self.discrete:
+            return self.decoded_type(rows, columns)
+        return f32(B, self.encoded * self.channels, rows, columns)
 
     @abstractmethod
     def codes(self, b: Builder, h: Var, static: dict[str, Any]) -> Var:

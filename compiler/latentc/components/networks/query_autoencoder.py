@@ -116,12 +116,10 @@ class QueryAutoencoder(Backbone):
 
     def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
         assert spec.data.shape is not None
-        codes = self.bottleneck.decoded_type(self.tokens, 1)
-        of = codes if self.bottleneck.discrete else f32(B, 2 * self.bottleneck.channels, self.tokens, 1)
-        return (Port("x", f32(B, *spec.data.shape), "state"),), of
+        return (Port("x", f32(B, *spec.data.shape), "state"),), self.bottleneck.code_type(self.tokens, 1)
 
     def codes(self, spec: Spec) -> Codes:
-        return Codes(self.bottleneck.decoded_type(self.tokens, 1), self.bottleneck.static().get("codes"), 1)
+        return Codes(self.bottleneck.decoded_type(self.tokens, 1), self.bottleneck.vocabulary, 1)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None
@@ -140,7 +138,7 @@ class QueryAutoencoder(Backbone):
             **({"rows": self.tokens, "columns": 1} if self.bottleneck.discrete else {}),
         }
         x = Port("x", f32(B, *spec.data.shape), "state")
-        z = Port("z", self.bottleneck.decoded_type(self.tokens, 1), "state", static.get("codes"))
+        z = Port("z", self.bottleneck.decoded_type(self.tokens, 1), "state", self.bottleneck.vocabulary)
         noise = self.bottleneck.noise_ports(self.tokens, 1)
         bodies = _methods(self, spec.data.shape[1], spec.data.shape[2])
         plain: tuple[Role, ...] = ("output",)
@@ -152,7 +150,7 @@ class QueryAutoencoder(Backbone):
         }
         if asks(spec, name, "code_sequence"):
             sequence = Port("z", f32(B, self.tokens - 1, self.bottleneck.channels), "features")
-            index = Port("index", i64(B, self.tokens - 1), "token", static.get("codes"))
+            index = Port("index", i64(B, self.tokens - 1), "token", self.bottleneck.vocabulary)
             wanted |= {
                 "regularized_codes": ([x, *noise], ("output", "penalty", "features", "token")),
                 "likeness": ([sequence], ("logits",)),
