@@ -191,7 +191,7 @@ pixels        `forward` (state, conditions) -> output, parameters of the distrib
 
 
 TRAINING = "train_forward"
-"""The method of a network that samples to be trained on take: no sampler calls it."""
+"""The method that losses call in place of `forward`, of networks that have it; samplers never do."""
 
 
 @dataclass(frozen=True)

@@ -250,7 +250,7 @@ class Positions(Part):
 
     GRIDDED: ClassVar[bool] = True
     ROTARY: ClassVar[bool] = False
-    """Whether it is tables for attention."""
+    """Whether it is tables for attention, and adds nothing to the input."""
 
     def add(self, b: Builder, x: Var, dim: int, grid: int) -> Var:
         return x

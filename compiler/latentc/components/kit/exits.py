@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from latentc.components.backbone import public
 from latentc.components.contract import TRAINING, Method, Network, Port, Role
 from latentc.components.kit.controls import leading_blocks
+from latentc.components.kit.methods import derived_method
 from latentc.ir.blocks import Item
 from latentc.ir.builder import Builder, ModuleBuilder, Var
 from latentc.ir.core import Function, Node, Origin, Value, live
@@ -96,22 +97,19 @@ def with_exits(mb: ModuleBuilder, network: Network, after: Sequence[int] | None)
 
 
 def _method(
-    mb: ModuleBuilder, cut: Cuts, name: str, doc: str, nodes: Sequence[Node], inputs: Sequence[Value],
+    mb: ModuleBuilder,
+    cut: Cuts,
+    name: str,
+    doc: str,
+    nodes: Sequence[Node],
+    inputs: Sequence[Value],
     outputs: Sequence[Value],
-) -> str:  # fmt: skip
+) -> str:
     """A method of the network's class: the nodes that `outputs` depend on, from `inputs` and weights."""
-    fn = cut.fn
-    assert fn.origin is not None  # networks are classes
-    fixed = [node for node in fn.nodes if node.op != "call" and node.outputs[0] in cut._fixed()]
-    own = [node for node in nodes if node not in fixed]
-    kept = live([*(n for n in fn.nodes if n in fixed), *own], outputs)
-    unique = mb.unique(f"{fn.origin.cls}.{name}")
-    made = fn.with_(
-        name=unique, inputs=tuple(inputs), nodes=kept, outputs=tuple(outputs), doc=doc,
-        origin=replace(fn.origin, method=name),
-    )  # fmt: skip
-    mb.functions[unique] = made.without_unused_params()
-    return unique
+    fixed = cut._fixed()
+    constant = [node for node in cut.fn.nodes if node.op != "call" and node.outputs[0] in fixed]
+    own = [node for node in nodes if node not in constant]
+    return derived_method(mb, cut.fn, name, doc, [*constant, *own], inputs, outputs)
 
 
 def until(mb: ModuleBuilder, network: Network, cut: Cuts, number: int) -> Network:

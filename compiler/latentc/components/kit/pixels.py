@@ -28,12 +28,12 @@ _EDGE = 1e-5
 class LogisticMixture:
     """A mixture of `components` logistics, each discretised to `levels` values from -1 to 1."""
 
-    components: int
+    components: Any
     levels: int = 256
 
-    def features(self, channels: int) -> int:
+    def features(self, channels: Any) -> Any:
         """How many numbers describe a pixel."""
-        return self.components * (1 + channels * (3 if channels == 3 else 2))
+        return self.components * (1 + channels * (3 if int(channels) == 3 else 2))
 
     def draws(self, channels: int) -> int:
         """How many uniform numbers a pixel is drawn with."""

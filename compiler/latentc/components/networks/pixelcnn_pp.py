@@ -125,8 +125,7 @@ def _params(config: PixelCnnPp, b: Builder, x: Var, c: tuple[Var, ...], channels
             u = b.conv_transpose(u, weight, bias, stride=2, padding=(0, 1), output_padding=(0, 1), out="u")
             weight, bias = upsizing(b, f"upsize_ul_stream.{index}.deconv", width, "ul")
             ul = b.conv_transpose(ul, weight, bias, stride=2, out="ul")
-    features = mixture * (1 + channels * (3 if int(channels) == 3 else 2))
-    return pointwise(b, "nin_out.lin_a", b.elu(ul, out="ul"), features)
+    return pointwise(b, "nin_out.lin_a", b.elu(ul, out="ul"), LogisticMixture(mixture).features(channels))
 
 
 def _shifted(b: Builder, x: Var, axis: int) -> Var:

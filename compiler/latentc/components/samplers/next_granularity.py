@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from latentc.components.blocks.granules import gathered, halves, structure
+from latentc.components.blocks.granules import halves, structure
 from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.guidance.guidance import ScheduledGuidance, scale_at, token_guidance_problems
 from latentc.components.kit import Conditions, Operands, call, guided_call
-from latentc.components.kit.tokens import draw, filtered
+from latentc.components.kit.tokens import draw, filtered, rows
 from latentc.components.parts import Problem, under
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import Builder, ModuleBuilder, Var
@@ -149,7 +149,7 @@ class NextGranularitySampler(Sampler):
             _, logits = guided_call(b, main, "forward", told, null, strength, out="made logits", **operands)
         first = b.reshape(b.argsort(labels, out="place"), shape=(B, count, positions // count))
         first = b.reshape(b.slice(first, axis=2, start=0, stop=1), shape=(B, count), out="first")
-        logits = filtered(b, gathered(b, logits, first, "logits"), 0, self.nucleus(stages)[k])
+        logits = filtered(b, rows(b, logits, first, "logits"), 0, self.nucleus(stages)[k])
         return draw(b, logits, u, out="code")
 
     def _split(
@@ -181,8 +181,8 @@ class NextGranularitySampler(Sampler):
             strength = scale_at(b, scale, weight)
         invariants = [known, canvas, at, *told.values(), *null.values(), *([] if strength is None else [strength])]
 
-        def body(b: Builder, i: Var, fixed: tuple[Var, ...], state: tuple[Var, ...], rows: tuple[Var, ...]) -> Any:
-            (z,), (time, step) = state, rows
+        def body(b: Builder, i: Var, fixed: tuple[Var, ...], state: tuple[Var, ...], tables: tuple[Var, ...]) -> Any:
+            (z,), (time, step) = state, tables
             known, canvas, at, *rest = fixed
             kept = b.constant(np.arange(stages) < k - 1, out="kept")
             z = b.where(kept, known, z, out="z")

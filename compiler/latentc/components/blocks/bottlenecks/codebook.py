@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.blocks.bottleneck import TableBottleneck
+from latentc.components.blocks.scales import unit
 from latentc.components.contract import Port
 from latentc.components.kit.tokens import draw
 from latentc.components.parts import Problem
@@ -16,9 +17,6 @@ from latentc.ir.types import B, TensorType
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
-
-EPS = 1e-12
-"""Least length that a vector is divided by."""
 
 
 class Codebook(TableBottleneck):
@@ -61,10 +59,7 @@ class Codebook(TableBottleneck):
 
     def _unit(self, b: Builder, x: Var) -> Var:
         """Rows of x divided by their length, if directions are compared."""
-        if not self.normalize:
-            return x
-        length = b.sqrt(b.sum(x * x, axes=(1,), keepdims=True))
-        return b.div(x, b.maximum(length, EPS), out="unit")
+        return unit(b, x) if self.normalize else x
 
     def _rows(self, b: Builder, h: Var, latent: int) -> Var:
         """Latents [B, Z, h, w] as rows [B h w, Z]."""
