@@ -7,7 +7,7 @@ Symbols: B batch, N pivots, T dense tokens, C channels of a token, D width, R bu
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache, reduce
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from pydantic import Field
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.norms.layer_norm import LayerNorm
-from latentc.components.condition import Entry, Form, ports_of, with_operands
+from latentc.components.condition import Entry, Form, embedded_sum, ports_of
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.parts import Problem, Weights, dense, table
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
@@ -175,11 +175,7 @@ def _methods(config: HierarchicalAutoencoder, entries: tuple[Entry, ...]) -> tup
             row = b.silu(b.reshape(row, shape=(1, 1, width)), out="row")
             return linear(b, f"{part}_blocks_ada", row, 4 * width)
 
-        embedded = [
-            entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static)
-            for entry, operands in with_operands(entries, conditions)
-        ]
-        c = reduce(lambda sum_, vector: b.op("add", sum_, vector, out="c"), embedded)
+        c = embedded_sum(b, entries, conditions, width, static)
         c = b.broadcast_to(b.reshape(c, shape=(batch, 1, width)), x, shape=(batch, buffer, width), out="c")
         x = b.concat(c, x, axis=1, out="x") + own("encoder_pos", total)
         x = input_norm.apply(b, "z_proj_ln", x)

@@ -7,7 +7,7 @@ known tokens of a sample in training, G tokens that are evaluated anew against w
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache, reduce
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -16,7 +16,7 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.blocks.norms.layer_norm import LayerNorm
-from latentc.components.condition import Entry, Form, ports_of, with_operands
+from latentc.components.condition import Entry, Form, embedded_sum, ports_of
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.kit.tokens import rows
 from latentc.components.objective import Objective
@@ -156,11 +156,7 @@ class _Parts:
 
     def told(self, b: Builder, conditions: tuple[Var, ...], like: Var, width: int, buffer: int, static: Any) -> Var:
         """f32[B, R, D]: the buffer tokens, each the sum of the embedded conditions."""
-        embedded = [
-            entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static)
-            for entry, operands in with_operands(self.entries, conditions)
-        ]
-        c = reduce(lambda sum_, vector: b.op("add", sum_, vector, out="c"), embedded)
+        c = embedded_sum(b, self.entries, conditions, width, static)
         batch = like.shape[0]
         return b.broadcast_to(b.reshape(c, shape=(batch, 1, width)), like, shape=(batch, buffer, width), out="c")  # type: ignore[no-any-return]
 
@@ -170,6 +166,11 @@ class _Parts:
     def linear(self, b: Builder, name: str, x: Var, width: int, out: str = "") -> Var:
         return dense(b, name, x, width, True, self.config.weights, out=out)
 
+    def encoder_input(self, b: Builder, x: Var, c: Var, tokens: int, width: int, buffer: int) -> Var:
+        """f32[B, R + T, D]: the buffer tokens c and tokens x [B, T, C], each with the embedding of its place."""
+        x = b.concat(c, self.linear(b, "z_proj", x, width), axis=1, out="x")
+        return x + _position(b, "encoder_pos", buffer + tokens, width)
+
     def decoder_input(self, b: Builder, x: Var) -> Var:
         width = x.shape[2]
         return self.linear(b, "decoder_embed", self.norm.apply(b, "encoder_norm", x), width, out="x")
@@ -178,6 +179,12 @@ class _Parts:
         """x [B, T, D] with the mask token where `seen` bool[B, T] is false."""
         mask_token = b.param("mask_token", f32(1, 1, x.shape[2]), "normal", std=0.02)
         return b.where(b.reshape(seen, shape=(*seen.shape, 1)), x, mask_token, out="x")  # type: ignore[no-any-return]
+
+    def features(self, b: Builder, x: Var, tokens: int, width: int, buffer: int) -> Var:
+        """f32[B, T, D]: the features of the tokens, of the decoder's output x [B, R + T, D]."""
+        x = self.norm.apply(b, "decoder_norm", x)
+        x = b.slice(x, axis=1, start=buffer, stop=buffer + tokens, out="x")
+        return x + _position(b, "diffusion_pos", tokens, width)
 
     def blocks(self, b: Builder, part: str, x: Var, mask: tuple[Var, ...], depth: int, sizes: Any) -> Var:
         condition = self.condition
@@ -239,12 +246,11 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
         known: int | None = None,
         **static: Any,
     ) -> Var:
-        batch, total = x.shape[0], buffer + tokens
+        total = buffer + tokens
         length = total if known is None else buffer + known
         sizes = config.block.own(width, static)
         c = parts.told(b, conditions, x, width, buffer, static)
-        x = b.concat(c, parts.linear(b, "z_proj", x, width), axis=1, out="x")
-        x = x + _position(b, "encoder_pos", total, width)
+        x = parts.encoder_input(b, x, c, tokens, width, buffer)
         front = b.full(mask, shape=(buffer,), value=0.0, dtype="f32", out="front")
         hidden = b.concat(front, mask, axis=1, out="hidden")
         seen = visible = b.less(hidden, 0.5, out="seen")
@@ -254,8 +260,7 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
             visible = b.take_along(seen, kept, axis=1, out="visible")
             x = rows(b, x, kept, "x")
         x = parts.normed(b, x)
-        visible = b.reshape(visible, shape=(batch, 1, 1, length), out="visible")
-        x = parts.blocks(b, "encoder", x, (visible,), depth, sizes)
+        x = parts.blocks(b, "encoder", x, (_keys(b, visible),), depth, sizes)
         x = parts.decoder_input(b, x)
         if known is not None:
             place = b.minimum(b.argsort(order), length - 1, out="place")  # where each token went
@@ -263,8 +268,7 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
         x = parts.shown(b, x, seen)
         x = x + _position(b, "decoder_pos", total, width)
         x = parts.blocks(b, "decoder", x, (), depth, sizes)
-        x = b.slice(parts.norm.apply(b, "decoder_norm", x), axis=1, start=buffer, stop=total, out="x")
-        return x + _position(b, "diffusion_pos", tokens, width)
+        return parts.features(b, x, tokens, width, buffer)
 
     @module_class("MaskedAutoencoder", **_SHAPES)
     def forward(
@@ -304,15 +308,13 @@ def _recalling(config: MaskedAutoencoder, entries: tuple[Entry, ...], condition:
         """As forward; and the keys and values of every attention, first of the encoder."""
         total, sizes = buffer + tokens, config.block.own(width, static)
         c = parts.told(b, conditions, x, width, buffer, static)
-        x = b.concat(c, parts.linear(b, "z_proj", x, width), axis=1, out="x")
-        x = parts.normed(b, x + _position(b, "encoder_pos", total, width))
+        x = parts.normed(b, parts.encoder_input(b, x, c, tokens, width, buffer))
         hidden = b.concat(b.full(mask, shape=(buffer,), value=0.0, dtype="f32"), mask, axis=1, out="hidden")
         seen = b.less(hidden, 0.5, out="seen")
         x, caches = parts.remembered(b, "encoder", x, (_keys(b, seen),), depth, sizes)
         x = parts.shown(b, parts.decoder_input(b, x), seen) + _position(b, "decoder_pos", total, width)
         x, more = parts.remembered(b, "decoder", x, (), depth, sizes)
-        x = b.slice(parts.norm.apply(b, "decoder_norm", x), axis=1, start=buffer, stop=total, out="x")
-        return x + _position(b, "diffusion_pos", tokens, width), *caches, *more
+        return parts.features(b, x, tokens, width, buffer), *caches, *more
 
     @module_class(
         "MaskedAutoencoder",

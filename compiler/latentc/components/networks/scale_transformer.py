@@ -10,7 +10,7 @@ vocabulary, D width, H_kv key heads, d channels of a head.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache, reduce
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from pydantic import Field
 from latentc.components import Size
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
-from latentc.components.condition import Entry, Form, ports_of, with_operands
+from latentc.components.condition import Entry, Form, embedded_sum, ports_of
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.parts import Norm, Problem, Weights, dense
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
@@ -121,11 +121,7 @@ class _Parts:
         self.config, self.entries, self.b, self.width, self.static = config, entries, b, width, static
 
     def condition(self, conditions: Sequence[Var]) -> Var:
-        vectors = [
-            entry.vector(self.b, f"{entry.ports[0].name}_embedder", operands, self.width, self.static)
-            for entry, operands in with_operands(self.entries, conditions)
-        ]
-        return reduce(lambda total, vector: self.b.op("add", total, vector, out="c"), vectors)
+        return embedded_sum(self.b, self.entries, conditions, self.width, self.static)
 
     def start(self, c: Var) -> Var:
         """Tokens of the first scale [B, n n, D]: the condition."""
