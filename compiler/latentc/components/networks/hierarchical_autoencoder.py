@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from latentc.components.backbone import Backbone, add_method
+from latentc.components.backbone import add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.norms.layer_norm import LayerNorm
-from latentc.components.condition import Entry, Form, embedded_sum, ports_of
+from latentc.components.condition import Entry, embedded_sum, ports_of
 from latentc.components.contract import Capability, Network, Port
-from latentc.components.parts import Problem, Weights, dense, table
+from latentc.components.networks._masked_trunk import MaskedTrunk
+from latentc.components.parts import Problem, dense, table
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, items, module_class
 from latentc.ir.types import B, Named
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class HierarchicalAutoencoder(Backbone):
+class HierarchicalAutoencoder(MaskedTrunk):
     """Features of pivots, then of dense tokens given those of the pivots (Hi-MAR, Zheng et al. 2025, ICML).
 
     `pivots`: x f32[B, N, C], mask f32[B, N] (1 where one is hidden), the conditions -> features f32[B, N + T, D];
@@ -35,13 +36,7 @@ class HierarchicalAutoencoder(Backbone):
     """
 
     kind: Literal["hierarchical_autoencoder"]
-    width: int = Field(gt=0, le=65_536, description="channels of a token inside (D)")
-    depth: int = Field(gt=0, le=512, description="blocks of the encoder, and of the decoder")
-    patch: int = Field(1, gt=0, le=1_024, description="side of the patch of the data that is one token")
     side: int = Field(gt=0, le=1_024, description="side of the square of pivots")
-    buffer: int = Field(64, gt=0, le=65_536, description="tokens before the sequence that hold the condition (R)")
-    block: Block = Field(description="the block of encoder and decoder")
-    weights: Weights = Field("xavier", description="how linear layers start")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "hierarchical_autoencoder",
         "width": 16,
@@ -57,7 +52,6 @@ class HierarchicalAutoencoder(Backbone):
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"hierarchical_features"})
-    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 3:
@@ -69,25 +63,10 @@ class HierarchicalAutoencoder(Backbone):
             elif height // self.patch % self.side:
                 message = f"{self.side} pivots a side do not divide {height // self.patch} tokens"
                 yield Problem(("side",), message, "choose a divisor")
-        yield from self.block.problems_of_width(self.width)
-        yield from self.block.problems_of_masks(self.kind)
-        yield from self.block.problems_of_condition(self.kind, None)
-        if not self.told(spec):
-            yield Problem((), f"a {self.kind} needs a condition", "add `conditioning.class: {kind: label}`")
-        yield from self.problems_of_conditions(spec)
-
-    def token_features(self, spec: Spec) -> tuple[int, int] | None:
-        _, channels = self._tokens(spec)
-        return channels, self.width
-
-    def _tokens(self, spec: Spec) -> tuple[int, int]:
-        """(T, C)."""
-        assert spec.data.shape is not None
-        channels, height, width = spec.data.shape
-        return (height // self.patch) * (width // self.patch), channels * self.patch**2
+        yield from super().problems(spec)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
-        length, channels = self._tokens(spec)
+        length, channels = self.tokens(spec)
         static: dict[str, Any] = {
             "tokens": length,
             "side": self.side,
