@@ -43,9 +43,9 @@ def _named(name: str) -> list[str]:
     return [part for part in FOLDERS if isinstance(_parts(NETWORKS[name].EXAMPLE).get(part), dict)]
 
 
-def _spec(name: str, parts: dict[str, Any]) -> Spec:
-    """A spec whose network is the example of its kind, with some other parts."""
-    network = _plain(NETWORKS[name].EXAMPLE)
+def _spec(name: str, parts: dict[str, Any], **options: Any) -> Spec:
+    """A spec whose network is the example of its kind, with some other parts and options."""
+    network = {**_plain(NETWORKS[name].EXAMPLE), **options}
     _parts(network).update(_plain(parts))
     data = {"kind": "npz", "path": "train.npz", "classes": 10, "shape": [3, 8, 8]}
     conditioning = {"class": {"kind": "label"}, "time": {"kind": "timestep", "frequencies": 16}}
@@ -90,3 +90,14 @@ def test_a_network_that_hides_tokens_refuses_a_mixer_that_sees_them(name: str) -
 def test_blocks_in_chunks_refuse_weights_that_depend_on_the_condition() -> None:
     with pytest.raises(DiagnosticError, match="do not tell the mixer the condition that its weights depend on"):
         load_spec("digits_var", overrides=["networks.main.block.mixer.generated_projection=true"])
+
+
+WEIGHED = sorted(name for name, network in NETWORKS.items() if {"weights", "block"} <= {*network.model_fields})
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+def test_blocks_start_as_the_network_says(name: str) -> None:
+    mb = ModuleBuilder()
+    build_networks(mb, _spec(name, {}, weights="normal"))
+    params = [param for fn in mb.functions.values() for param in fn.params if param.name == "qkv.weight"]
+    assert params and {param.init.kind for param in params} == {"normal"}

@@ -104,7 +104,7 @@ _OFFSETS = (
 
 
 @cache
-def _block(block: Block, masked: bool) -> BlockBody:
+def _block(block: Block, init: str, masked: bool) -> BlockBody:
     mixer, feed_forward, norm, _ = block.parts()
 
     @module_class("ScaledMaskedBlock" if masked else "ScaledBlock")
@@ -112,7 +112,7 @@ def _block(block: Block, masked: bool) -> BlockBody:
         """A transformer block whose branches are scaled and gated by what the phase has learned, c [1, 1, 4 D]."""
         sizes = {k: static[k] for k in feed_forward.static(dim)}
         factor = b.param("adaLN_scale", f32(2, 4 * dim), "zeros")
-        own = [b.param(name, f32(2, dim), init) for name, init in _OFFSETS]
+        own = [b.param(name, f32(2, dim), start) for name, start in _OFFSETS]
         c = c * b.reshape(b.take(factor, phase, axis=0), shape=(1, 1, 4 * dim))
         parts = b.split(c, axis=2, sizes=(dim,) * 4, out="scale_msa gate_msa scale_mlp gate_mlp")
         scale_msa, gate_msa, scale_mlp, gate_mlp = (
@@ -120,9 +120,9 @@ def _block(block: Block, masked: bool) -> BlockBody:
             for part, offset in zip(parts, own, strict=True)
         )
         h = norm.apply(b, "norm1", x) * (scale_msa + 1.0)
-        x = x + gate_msa * mixer.apply(b, "attn", h, (), "xavier", *mask, dim=dim, **mixer.own(dim, static))
+        x = x + gate_msa * mixer.apply(b, "attn", h, (), init, *mask, dim=dim, **mixer.own(dim, static))
         h = norm.apply(b, "norm2", x) * (scale_mlp + 1.0)
-        return x + gate_mlp * feed_forward.apply(b, "mlp", h, "xavier", dim=dim, **sizes)
+        return x + gate_mlp * feed_forward.apply(b, "mlp", h, init, dim=dim, **sizes)
 
     return scaled
 
@@ -163,14 +163,14 @@ def _methods(config: HierarchicalAutoencoder, entries: tuple[Entry, ...]) -> tup
         visible = b.reshape(seen, shape=(batch, 1, 1, total), out="visible")
         told = scales("encoder")
         for name in items("encoder_blocks", static["depth"]):
-            x = b.sub(name, _block(config.block, True), x, told, which, visible, dim=width, **sizes)
+            x = b.sub(name, _block(config.block, config.weights, True), x, told, which, visible, dim=width, **sizes)
         x = linear(b, "decoder_embed", norm.apply(b, "encoder_norm", x), width)
         blank = b.full(own("mask_token", count), shape=(buffer, width), value=0.0, dtype="f32")
         blank = b.concat(blank, own("mask_token", count), axis=1, out="blank")
         x = b.where(b.reshape(seen, shape=(batch, total, 1)), x, blank, out="x") + own("decoder_pos", total)
         told = scales("decoder")
         for name in items("decoder_blocks", static["depth"]):
-            x = b.sub(name, _block(config.block, False), x, told, which, dim=width, **sizes)
+            x = b.sub(name, _block(config.block, config.weights, False), x, told, which, dim=width, **sizes)
         x = b.slice(norm.apply(b, "decoder_norm", x), axis=1, start=buffer, stop=total, out="x")
         return x + b.param("diffusion_pos", f32(1, count, width), "normal", std=0.02)
 
