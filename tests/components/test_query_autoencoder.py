@@ -17,7 +17,6 @@ from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.lower import lower
 from latentc.spec import load_spec
-from latentc.spec.write import yaml_from_data
 
 SIZES = [
     "data.fields.x.shape=[1, 4, 8, 8]",

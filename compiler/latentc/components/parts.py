@@ -127,7 +127,7 @@ class Mixer(Part):
 
     @property
     def recalls(self) -> bool:
-        """Whether `extend` takes any tokens, not those behind the cached ones alone."""
+        """Whether tokens that `extend` takes may stand anywhere among the cached ones, not only behind them."""
         return False
 
     @property

@@ -17,16 +17,15 @@ from typing import Any
 import numpy as np
 
 from latentc.components.kit.pixels import LogisticMixture
+from latentc.components.kit.stacks import entry, stacked
 from latentc.components.networks._pixel_levels import all_of, cell_level, last, length, row_level, skips_of
 from latentc.components.networks._pixel_streams import (
     KERNELS,
     cell_conv,
     column,
-    entry,
     patch,
     pointwise,
     row_conv,
-    stacked,
     weights,
     zeros,
 )

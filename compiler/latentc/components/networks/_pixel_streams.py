@@ -83,20 +83,6 @@ def patch(b: Builder, left: Var, right: Var) -> Var:
     return b.concat(b.reshape(left, shape=shape), b.reshape(right, shape=shape), axis=3, out="patch")  # type: ignore[no-any-return]
 
 
-def entry(b: Builder, stack: Var, i: int, out: str) -> Var:
-    """Element i of a stack."""
-    one = b.slice(stack, axis=0, start=i, stop=i + 1)
-    return b.reshape(one, shape=stack.shape[1:], out=out)  # type: ignore[no-any-return]
-
-
-def stacked(b: Builder, values: Sequence[Var], out: str) -> Var:
-    """[N, ...] of N tensors of one shape."""
-    if not values:
-        raise ValueError("nothing to stack")
-    one = [b.reshape(x, shape=(1, *x.shape)) for x in values]
-    return one[0] if len(one) == 1 else b.concat(*one, axis=0, out=out)  # type: ignore[no-any-return]
-
-
 def zeros(b: Builder, like: Var, shape: tuple[Any, ...], out: str) -> Var:
     """Zeros of this shape, in which B stands for the batch of `like`."""
     sizes = [size for size in shape if size is not B]
@@ -201,7 +187,6 @@ __all__ = [
     "column",
     "doubled_elu",
     "embedded",
-    "entry",
     "log_prob_of",
     "map_block",
     "patch",
@@ -209,7 +194,6 @@ __all__ = [
     "row_block",
     "row_conv",
     "shifted_conv",
-    "stacked",
     "weights",
     "zeros",
 ]

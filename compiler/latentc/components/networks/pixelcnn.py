@@ -19,6 +19,7 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port
 from latentc.components.kit.pixels import Categories
+from latentc.components.kit.stacks import entry, stacked
 from latentc.components.networks._gated_stacks import (
     Layer,
     cell_layer,
@@ -28,7 +29,7 @@ from latentc.components.networks._gated_stacks import (
     row_layer,
     side_by_side,
 )
-from latentc.components.networks._pixel_streams import embedded, entry, log_prob_of, stacked, zeros
+from latentc.components.networks._pixel_streams import embedded, log_prob_of, zeros
 from latentc.components.parts import Problem
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, module_class
 from latentc.ir.types import B
