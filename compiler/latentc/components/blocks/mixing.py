@@ -1,4 +1,4 @@
-"""How blocks call their mixer: on all tokens, on those that a mask shows, or on a chunk of tokens behind a cache.
+"""How blocks call their mixer on the tokens that a mask shows or on a chunk behind a cache, and networks such blocks.
 
 Symbols: B batch, N tokens, D width.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from latentc.components.parts import CachedMixer, Chunk
-from latentc.ir.builder import Builder, Var
+from latentc.ir.builder import BlockBody, Builder, Var
 
 Mix = Callable[[Var], tuple[Var, ...]]
 """h f32[B, N, D] -> what the mixer makes of it, one summand per branch that is gated by itself."""
@@ -45,4 +45,28 @@ def chunk_mix(
     return mix, grown
 
 
-__all__ = ["Mix", "chunk_mix", "masked_mix"]
+def cached_blocks(
+    b: Builder,
+    base: str,
+    block: BlockBody,
+    count: int,
+    x: Var,
+    caches: Sequence[Var],
+    told: Sequence[Var] = (),
+    others: Sequence[Var] = (),
+    out: str = "x",
+    **sizes: Any,
+) -> tuple[Var, list[Var]]:
+    """x f32[B, N, D] through blocks `BASE.0`, `BASE.1`, …, and the grown caches: keys and values of each block in turn.
+
+    A block takes x, what it is `told`, its keys and values, if there are any yet, and `others`.
+    """
+    grown: list[Var] = []
+    for i in range(count):
+        operands = (x, *told, *caches[2 * i : 2 * i + 2], *others)
+        x, keys, values = b.sub(f"{base}.{i}", block, *operands, out=f"{out} keys values", **sizes)
+        grown += [keys, values]
+    return x, grown
+
+
+__all__ = ["Mix", "cached_blocks", "chunk_mix", "masked_mix"]

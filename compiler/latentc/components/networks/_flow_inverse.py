@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.condition import ports_of
 from latentc.components.kit.stacks import entry
 from latentc.components.networks._flow_block import Flow, raw_name
@@ -58,12 +59,9 @@ def _step(
         seen = b.less_equal(b.arange(length), position)
         rows = [b.reshape(b.take(table, position, axis=0), shape=(1, table.shape[1]), out="row") for table in rotary]
     mask = b.reshape(seen, shape=(1, 1, count, length), out="mask")
-    grown: list[Var] = []
-    for i in range(len(caches) // 2):
-        operands = (h, position, mask, *caches[2 * i : 2 * i + 2], temperature, *rows)
-        sizes = parts.block.own(dim, static)
-        h, keys, values = b.sub(f"attn_blocks.{i}", block, *operands, out="h keys values", dim=dim, **sizes)
-        grown += [keys, values]
+    sizes, told, others = parts.block.own(dim, static), (position, mask), (temperature, *rows)
+    depth = len(caches) // 2
+    h, grown = cached_blocks(b, "attn_blocks", block, depth, h, caches, told, others, out="h", dim=dim, **sizes)
     if int(count) > 1:
         h = b.slice(h, axis=1, start=count - 1, stop=count, out="h")
     raw, shift = b.split(

@@ -18,6 +18,7 @@ from pydantic import Field
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.parts import Problem, Weights
@@ -219,12 +220,7 @@ def _blocks(
     assert isinstance(condition, InContext)
     block = condition.decode_block(mixer, feed_forward, norm, config.weights)
     sizes = config.block.own(width, static)
-    grown: list[Var] = []
-    for i in range(len(caches) // 2):
-        operands = (x, position, mask, *caches[2 * i : 2 * i + 2])
-        x, keys, values = b.sub(f"blocks.{i}", block, *operands, out="x keys values", dim=width, **sizes)
-        grown += [keys, values]
-    return x, grown
+    return cached_blocks(b, "blocks", block, len(caches) // 2, x, caches, (position, mask), dim=width, **sizes)
 
 
 def _places(b: Builder, counts: Var) -> Var:

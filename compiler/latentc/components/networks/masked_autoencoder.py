@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from latentc.components.backbone import add_method
 from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.condition import Entry, embedded_sum, ports_of
 from latentc.components.contract import Capability, Network, Port, Role
@@ -174,22 +175,16 @@ class _Parts:
         self, b: Builder, part: str, x: Var, mask: tuple[Var, ...], depth: int, sizes: Any
     ) -> tuple[Var, list[Var]]:
         """The blocks, and the keys and values of each."""
-        block, caches = self.condition.begin_block(*self.parts, bool(mask), not mask), list[Var]()
-        for i in range(int(depth)):
-            name = f"{part}_blocks.{i}"
-            x, keys, values = b.sub(name, block, x, *mask, out="x keys values", dim=x.shape[2], **sizes)
-            caches += [keys, values]
-        return x, caches
+        block = self.condition.begin_block(*self.parts, bool(mask), not mask)
+        return cached_blocks(b, f"{part}_blocks", block, int(depth), x, (), mask, dim=x.shape[2], **sizes)
 
     def recalled(
         self, b: Builder, part: str, x: Var, mask: Var, caches: Sequence[Var], masked: bool, sizes: Any
     ) -> Var:
         """The blocks over tokens that see themselves and what is remembered."""
         block = self.condition.extend_block(*self.parts, True, not masked)
-        for i in range(len(caches) // 2):
-            cache, name = caches[2 * i : 2 * i + 2], f"{part}_blocks.{i}"
-            x, *_ = b.sub(name, block, x, *cache, mask, out="x keys values", dim=x.shape[2], **sizes)
-        return x
+        base, depth, others = f"{part}_blocks", len(caches) // 2, (mask,)
+        return cached_blocks(b, base, block, depth, x, caches, others=others, dim=x.shape[2], **sizes)[0]
 
 
 def _position(b: Builder, name: str, count: Any, width: Any) -> Var:

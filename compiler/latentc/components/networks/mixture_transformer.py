@@ -16,6 +16,7 @@ from pydantic import Field
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.blocks.norms.layer_norm import LayerNorm
 from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Capability, Network, Port, Role
@@ -228,12 +229,9 @@ def _causal(config: MixtureTransformer, entries: tuple[Entry, ...]) -> tuple[Blo
         x = x + b.reshape(here, shape=(1, 1, width))
         seen = b.less_equal(b.arange(tokens), position)
         mask = b.reshape(seen, shape=(1, 1, 1, tokens), out="mask")
-        grown: list[Var] = []
-        for i in range(len(caches) // 2):
-            operands = (x, position, mask, *caches[2 * i : 2 * i + 2])
-            sizes = config.block.own(width, static)
-            x, *pair = b.sub(f"blocks.{i}", block, *operands, out="x keys values", dim=width, **sizes)
-            grown += pair
+        sizes = config.block.own(width, static)
+        told = (position, mask)
+        x, grown = cached_blocks(b, "blocks", block, len(caches) // 2, x, caches, told, dim=width, **sizes)
         x = shared.head(b, x, static["numbers"])
         return b.reshape(x, shape=(x.shape[0], x.shape[2]), out="mixture"), *grown
 

@@ -19,6 +19,7 @@ from pydantic import Field
 from latentc.components import Size
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
+from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.condition import Entry, Form, embedded_sum, ports_of
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.parts import Norm, Problem, Weights, dense
@@ -209,11 +210,7 @@ def _scale(config: ScaleTransformer, entries: tuple[Entry, ...], k: int) -> Bloc
         c = parts.condition(conditions)
         x = parts.placed(parts.start(c) if x is None else parts.embedded(x), k, k)
         shared, sizes = condition.shared(b, c, width), config.block.own(width, static)
-        grown: list[Var] = []
-        for i in range(int(depth)):
-            cache_ = caches[2 * i : 2 * i + 2]
-            x, keys, values = b.sub(f"blocks.{i}", block, x, shared, *cache_, out="x keys values", dim=width, **sizes)
-            grown += [keys, values]
+        x, grown = cached_blocks(b, "blocks", block, int(depth), x, caches, (shared,), dim=width, **sizes)
         return parts.logits(x, c, vocabulary), *(grown if k < len(config.scales) - 1 else ())
 
     if k == 0:

@@ -18,6 +18,7 @@ from latentc.components import Component, OneOf, Size
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.blocks.positions.learned import Learned
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
@@ -280,15 +281,8 @@ def _step(
     if counts is not None:
         kept = b.reshape(all_counts(b, counts, length), shape=(counts.shape[0], 1, 1, length), out="kept")
         mask = b.logical_and(mask, kept, out="mask")
-    grown: list[Var] = []
     sizes = config.block.own(width, static)
-    for i in range(len(caches) // 2):
-        keys, values = caches[2 * i : 2 * i + 2]
-        x, keys, values = b.sub(
-            f"blocks.{i}", block, x, position, mask, keys, values, *row, out="x keys values", dim=width, **sizes
-        )
-        grown += [keys, values]
-    return x, grown
+    return cached_blocks(b, "blocks", block, len(caches) // 2, x, caches, (position, mask), row, dim=width, **sizes)
 
 
 def _begin(
