@@ -101,3 +101,9 @@ def test_blocks_start_as_the_network_says(name: str) -> None:
     build_networks(mb, _spec(name, {}, weights="normal"))
     params = [param for fn in mb.functions.values() for param in fn.params if param.name == "qkv.weight"]
     assert params and {param.init.kind for param in params} == {"normal"}
+
+
+@pytest.mark.parametrize("positions", ["kind: rope_1d", "kind: rope_2d", "kind: rope_prefix, pairs: 2"])
+def test_a_masked_transformer_refuses_rotary_positions(positions: str) -> None:
+    with pytest.raises(DiagnosticError, match="rope_.* has no place for the registers"):
+        load_spec("digits_maskgit", overrides=[f"backbone.positions={{{positions}}}"])

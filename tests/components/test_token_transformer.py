@@ -75,6 +75,11 @@ def test_text_is_sampled_as_lines(tmp_path):
     assert len(lines) == 3 and all(len(line) == LENGTH and set(line) <= set("abcde") for line in lines)
 
 
-def test_positions_on_a_grid_need_one():
-    with pytest.raises(DiagnosticError, match=r"E0305.*`rope_2d` needs a square grid of tokens, not 7"):
-        load_spec("digits_llamagen", overrides=[*TEXT, "backbone.positions={kind: rope_2d}"])
+@pytest.mark.parametrize("kind", ["rope_1d", "rope_2d"])
+def test_rotary_positions_on_a_grid_need_one(kind):
+    positions = f"backbone.positions={{kind: {kind}}}"
+    with pytest.raises(DiagnosticError, match=rf"E0305.*`{kind}` needs a square grid of tokens, not 7"):
+        load_spec("digits_llamagen", overrides=[*TEXT, positions])
+    lowered = lower(load_spec("digits_llamagen", overrides=[positions]))
+    for method in lowered.networks["main"].methods.values():
+        assert {"freqs_cos", "freqs_sin"} <= {param.name for param in lowered.module.functions[method.function].params}

@@ -161,8 +161,9 @@ def _positions(config: TokenTransformer) -> Positions | None:
 
 
 def _gridded(config: TokenTransformer) -> bool:
+    """Whether its tokens must be a square, as rotary tables are made for."""
     positions = _positions(config)
-    return positions is not None and positions.GRIDDED
+    return positions is not None and (positions.GRIDDED or positions.ROTARY)
 
 
 def _kind(config: TokenTransformer) -> str | None:
