@@ -105,5 +105,13 @@ def test_blocks_start_as_the_network_says(name: str) -> None:
 
 @pytest.mark.parametrize("positions", ["kind: rope_1d", "kind: rope_2d", "kind: rope_prefix, pairs: 2"])
 def test_a_masked_transformer_refuses_rotary_positions(positions: str) -> None:
-    with pytest.raises(DiagnosticError, match="rope_.* has no place for the registers"):
+    with pytest.raises(DiagnosticError, match=r"rope_.* has no place for the registers"):
         load_spec("digits_maskgit", overrides=[f"backbone.positions={{{positions}}}"])
+
+
+@pytest.mark.parametrize(
+    "part", ["mixer={kind: attention, heads: 2, generated_projection: true}", "feed_forward={kind: attribute_experts}"]
+)
+def test_a_head_of_tokens_refuses_weights_of_one_condition_per_sample(part: str) -> None:
+    with pytest.raises(DiagnosticError, match=r"blocks of a token_dit have one per token"):
+        load_spec("digits_himar", overrides=[f"networks.head.block.{part}"])
