@@ -30,11 +30,8 @@ def weights(lowered):
     return {path: rng.normal(size=param.type.shape).astype(np.float32) * 0.3 for path, param in params.items()}
 
 
-OPTIONS = {
-    "learned": [],
-    "none": ["backbone.positions=null", "backbone.block.mixer.score_kernel={kind: kerple_log}"],
-    "gated": ["backbone.block.condition.gated=true"],
-}
+KERNEL = ("backbone.positions=null", "backbone.block.mixer.score_kernel={kind: kerple_log}")
+OPTIONS = {"learned positions": (), "biases by distance": KERNEL, "gated": ("backbone.block.condition.gated=true",)}
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -56,8 +53,7 @@ def test_text_of_any_length(options):
 @pytest.mark.parametrize("backend", ["torch", "onnx", "openvino"])
 def test_causal_attention_with_biases(backend, tmp_path):
     """PyTorch's attention takes a mask or is causal, not both."""
-    kernel = ["backbone.positions=null", "backbone.block.mixer.score_kernel={kind: kerple_log}"]
-    overrides, file = [*TEXT, "backbone.depth=1", *kernel], tmp_path / "w.safetensors"
+    overrides, file = [*TEXT, "backbone.depth=1", *KERNEL], tmp_path / "w.safetensors"
     lowered = lower(load_spec("digits_llamagen", overrides=overrides))
     write_safetensors(file, {n: Array(w) for n, w in weights(lowered).items()})
     given = {"idx": np.arange(2 * (LENGTH - 1)).reshape(2, -1) % 5, "y": np.array([2, 0])}

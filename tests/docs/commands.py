@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -11,6 +10,8 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from forked import python
 
 from latentc.cli import run
 
@@ -138,9 +139,6 @@ def _python(program: str, args: Sequence[str], folder: Path) -> str | None:
     project = next((p.parent for p in sorted(folder.rglob(file))), None)
     if project is None:
         return None if (ROOT / file).is_file() else f"there is no {file}"
-    start = ["-m", "torch.distributed.run", "--nproc-per-node", "2"] if program == "torchrun" else []
     flags = [*args[script + 1 :], *(QUICK["train"] if file == "train.py" else [])]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    line = [sys.executable, *start, file, *flags]
-    done = subprocess.run(line, cwd=project, env=env, capture_output=True, text=True, timeout=300)
+    done = python(project, file, *flags, ranks=2 if program == "torchrun" else 1)
     return done.stderr[-2000:] if done.returncode else None
