@@ -129,6 +129,7 @@ def _pytorch(path: str, spec: Any, weights: dict[str, np.ndarray], request: Any)
     lowered = lower(spec)
     emitted = Emitted(lowered, spec, weights)
     sys.modules.update(emitted.modules)  # torch.compile looks up there where the code it traces is defined
+    torch._dynamo.config.capture_scalar_outputs = True  # positions are scalars, and would end a graph
     how, _, precision = path.partition("-")
     for name, network in emitted.networks.items():
         if how == "compiled":
