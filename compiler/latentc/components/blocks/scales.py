@@ -165,4 +165,4 @@ def smoothed(share: float) -> BlockBody:
     return mixture
 
 
-__all__ = ["Scales", "codebook_nearest", "codebook_rows", "smoothed", "unit"]
+__all__ = ["EPS", "Scales", "codebook_nearest", "codebook_rows", "smoothed", "unit"]
