@@ -145,7 +145,7 @@ def test_a_flow_is_guided_from_its_second_evaluation_on() -> None:
     assert np.max(np.abs(ours - wanted)) <= 2e-5 * np.max(np.abs(wanted))
 
 
-@pytest.mark.parametrize(("steps", "interval"), [(1, "null"), (8, "[0, 0.1]")])  # of which the first is pure noise
+@pytest.mark.parametrize(("steps", "interval"), [(1, "[0, 1]"), (8, "[0, 0.1]")])  # of which the first is pure noise
 def test_guidance_of_no_step_is_refused(steps: int, interval: str) -> None:
     term = f"{{kind: score, score: {SCORES['pixels'][0]}, interval: {interval}}}"
     with pytest.raises(DiagnosticError, match="this guidance changes no step"):

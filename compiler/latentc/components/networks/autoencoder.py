@@ -147,8 +147,9 @@ class Autoencoder(Backbone):
         return None if field is None else field.shape
 
     def _image(self, spec: Spec) -> tuple[int, int, int]:
-        channels, rows, columns = self._shape(spec) or (0, 0, 0)
-        return channels, rows, columns
+        """Channels, rows and columns; zeros of what is no image, which `problems` refuses."""
+        shape = self._shape(spec)
+        return (0, 0, 0) if shape is None or len(shape) != 3 else (shape[0], shape[1], shape[2])
 
     def encoding(self, spec: Spec) -> tuple[tuple[Port, ...], TensorType]:
         channels, rows, columns = self._image(spec)
