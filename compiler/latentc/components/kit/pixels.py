@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log
+from typing import Any
 
 from latentc.components.kit.tokens import draw
 from latentc.ir.builder import Builder, Var
