@@ -30,6 +30,7 @@ FOLDERS = {
     "couplings": "Couplings: where a flow starts",
     "objectives": "Objectives",
     "objectives/terms": "Terms of the adversarial objective",
+    "objectives/rewards": "Rewards of rollouts",
     "objectives/denoising_terms": "Further terms of a denoiser's loss",
     "samplers": "Samplers",
     "samplers/spacings": "Spacings",

@@ -325,6 +325,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("3B", "main"): 3_096_659_200,
         },
     ),
+    "ar_grpo": (
+        "FoundationVision/LlamaGen, whose networks these are; README: 111, 343 and 775 M",
+        {("B-256", "main"): 110_888_448, ("L-256", "main"): 342_910_976, ("XL-384", "main"): 774_699_520},
+    ),
     "llamagen_t2i": (
         "FoundationVision/LlamaGen: XL with a projection of captions and 120 features for none in place of classes",
         {("XL-256", "main"): 774_699_520 - 1001 * 1280 + 2048 * 1280 + 1280 * 1280 + 120 * 2048},

@@ -230,6 +230,14 @@ SYSTEMS: dict[str, Tiny] = {
         "digits_starflow",
         under("backbone", (*BLOCKS[:2], "flows=2", "depths=[1, 2]", "positions.pairs=2")),
     ),
+    "ar_grpo": Tiny(
+        "ar_grpo",
+        (
+            *("data={kind: digits, as: tokens}", *under("backbone", (*BLOCKS, "depth=1"))),
+            *("backbone.block.feed_forward.multiple_of=16", "objective.group=2", "train.batch_size=4"),
+            *("objective.rewards=[{kind: python, function: 'rewards:score'}]", "train.precision=fp32"),
+        ),
+    ),
     "llamagen_t2i": Tiny("llamagen_t2i", T2I),
     "taming": Tiny("taming", TAMING),
     "taming_depth": Tiny("taming_depth", TAMING_DEPTH),

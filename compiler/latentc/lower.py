@@ -48,6 +48,9 @@ def lower(spec: Spec, steps: Sequence[int] = (), to_emit: bool = False) -> Lower
         more, of_priors = sum(prior.evaluations for prior in drawn), [s for prior in drawn for s in prior.settings]
         built = [replace(program, evaluations=program.evaluations + more) for program in built] if more else built
         programs = [_with_settings(program, spec, of_priors) for program in built]
+    if to_emit and programs and isinstance(spec.objective, Objective):
+        rollout = spec.objective.rollout(mb, own_networks(networks, spec), spec, programs[0])
+        programs += [rollout] if rollout is not None else []
     given = spec.data.first_stage
     if given is not None and (given.weights is not None or (to_emit and spec.first_stage_fits)):
         stage = add_first_stage(mb, spec, encodes=to_emit)

@@ -421,6 +421,21 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Rollout:
+    """Samples that the networks draw in training, on which all optimiser steps of a step are made.
+
+    `group` of them are drawn for each sample of the batch, by the program of that name. `given`: by
+    condition, the data's array of its values and, if it has one, of its mask. Losses take what `gives`
+    names, [B, group, ...] each: outputs of the program, and their `reward`.
+    """
+
+    program: str
+    group: int
+    gives: tuple[str, ...]
+    given: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
 class Sampler:
     """A sampling function, the networks and `inputs` (by name, with sources) it takes, and its outputs."""
 

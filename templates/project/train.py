@@ -155,7 +155,7 @@ def gradients(
     models = [(wrapped if name in update.trained else networks)[name] for name in update.networks]
     totals: list[Tensor] = []
     for part in range(parts):
-        piece = {k: v for k, v in sliced(batch, part, parts).items() if k in update.batch}
+        piece = sliced(batch, part, parts)
         key = (train["seed"], 4, step * len(UPDATES) + turn, run.rank, part)
         inputs = {**piece, **update.draws(size, generator(*key))}
         if update.takes_round:
@@ -293,7 +293,15 @@ def main() -> None:
         print(f"{count:,} parameters, {dataset.size:,} samples, {run.world} process(es) on {run.device.type}")
 
     writer = tensorboard(out, step) if run.main else None
+    # region batches
     fed = sum(bool(update.batch) for update in UPDATES)  # batches of data a step
+    # endregion
+    # region rollouts
+    from rollouts import load_rewards, roll_out
+
+    rewards = load_rewards(config["rewards"], run.device)
+    fed = 1  # batches of data a step: all updates learn from the same samples
+    # endregion
     feed = batches(dataset, config, step * fed, run.rank, run.world)
     hidden = None if run.main else True
     bar = tqdm(total=train["steps"], initial=step, desc="training", unit="step", disable=hidden)
@@ -306,9 +314,16 @@ def main() -> None:
             if run.main:
                 tqdm.write(f"round {of_round.number + 1} of {rounds['count']}")
         metrics = {}
+        # region rollouts
+        batch = next(feed)
+        batch = {name: batch[name] for name in UPDATES[0].batch}
+        batch |= roll_out(rewards, networks, batch, config, step, run)
+        # endregion
         for turn, update in enumerate(UPDATES):
+            # region batches
             batch = next(feed) if update.batch else {}
             batch = {name: batch[name] for name in update.batch}
+            # endregion
             metrics[update] = train_step(
                 update, networks, wrapped, optimizers, batch, train, step, turn, of_round, run
             )

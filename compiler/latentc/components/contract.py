@@ -315,6 +315,21 @@ class Draw:
 
 
 @dataclass(frozen=True)
+class Rollout:
+    """Samples that an update learns from, drawn by program `program` before its optimiser steps, without gradients.
+
+    `group` of them are drawn of each sample of the batch, whose fields are the conditions: `given` says by (condition
+    that a request gives, "value" or "mask") which. The loss takes, behind the batch, what `gives` names: outputs of the
+    program as [B, group, ...], and `reward` f32[B, group], what the objective's rewards say of its output `samples`.
+    """
+
+    program: str
+    group: int
+    gives: tuple[str, ...]
+    given: Mapping[tuple[str, str], str]
+
+
+@dataclass(frozen=True)
 class Update:
     """One optimiser's part in a step of training: minimise output 0 of entry `loss` over the weights of `networks`.
 
@@ -322,7 +337,8 @@ class Update:
     the draws. All its outputs are scalars to log, named by `metrics`. Weights of other networks that it calls stay;
     what a forward pass in training writes (running statistics, spectral vectors) is written in every network it calls.
     `partial`: some of these weights get no gradient. `name`, an identifier, tells several updates apart, and their
-    metrics begin with it (`generator/loss`). `repeats` are the optimiser steps, each on samples of its own.
+    metrics begin with it (`generator/loss`). `repeats` are the optimiser steps, each on samples of its own,
+    but all on the same if there is a `rollout`.
     `batch_multiple` is the batch size as a multiple of `train.batch_size`; it is 1 if the loss reads data.
     """
 
@@ -335,6 +351,7 @@ class Update:
     repeats: int = 1
     batch_multiple: int = 1
     partial: bool = False
+    rollout: Rollout | None = None
 
 
 @dataclass(frozen=True)

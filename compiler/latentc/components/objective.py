@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from latentc.components.contract import (
     Need,
     Network,
+    Program,
     Rounds,
     Update,
 )
@@ -66,6 +67,15 @@ class Objective(Part):
     @property
     def in_rounds(self) -> Rounds | None:
         """The rounds in which it trains; None for one."""
+        return None
+
+    @property
+    def reward_settings(self) -> tuple[dict[str, Any], ...]:
+        """The rewards of its rollouts, as config.yaml of a training project holds them."""
+        return ()
+
+    def rollout(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, drawn: Program) -> Program | None:
+        """Adds the program that draws the samples of its updates' rollouts, beside the sampler's `drawn`, if any do."""
         return None
 
     @abstractmethod

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from latentc.components.contract import Need, Network, Program
-from latentc.components.parts import Part
-from latentc.ir.builder import ModuleBuilder
+from latentc.components.kit import Operands
+from latentc.components.parts import Part, Problem
+from latentc.ir.builder import Builder, ModuleBuilder, Var
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -29,6 +30,9 @@ class Recall:
 class Sampler(Part):
     """Base class of samplers: adds a sampling program to the module."""
 
+    SCORES_TOKENS: ClassVar[bool] = False
+    """Whether it says how likely the tokens are that it draws: `token_log_prob`."""
+
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         """The networks it calls, and what they must be able to do."""
         return ()
@@ -47,6 +51,18 @@ class Sampler(Part):
         ValueError: a network cannot have one of them.
         """
         return networks
+
+    def problems_of_scores(self) -> Iterator[Problem]:
+        """Settings under which `token_log_prob` is not what tokens are drawn with."""
+        yield from ()
+
+    def token_log_prob(self, b: Builder, network: Network, told: Operands, null: Operands, tokens: Var) -> Var:
+        """f32[B, T]: log-probabilities, in nats, with which it draws tokens i64[B, T] one after the other.
+
+        Guidance has its default scale; `null` are the conditions of its other branch. For samplers that
+        `SCORES_TOKENS`.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:

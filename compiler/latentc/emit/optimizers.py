@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 _ABSENT = "OPTIMIZERS: dict[str, dict[str, tuple[Rule, str]]] = {}\n"  # in the template of config.py
 
 
-def training_files(train: Train, module: Module | None = None) -> dict[str, str]:
-    """{file name: text} of optimizers.py, config.py, train.py, and of what these need: sam.py, ema.py, reconstruct.py.
+def training_files(train: Train, module: Module | None = None, rolls_out: bool = False) -> dict[str, str]:
+    """{file name: text} of optimizers.py, config.py, train.py, and of what these need: sam.py, ema.py, reconstruct.py,
+    rollouts.py.
 
-    `module` holds the networks that are trained.
+    `module` holds the networks that are trained; `rolls_out`: they learn from samples that they draw.
     """
     chosen = _chosen(train)
     kinds = {optimizer.kind: type(optimizer) for optimizer in chosen}
     sharp = any(optimizer.sam for optimizer in chosen)
-    regions = _regions(train, module, sharp)
+    regions = _regions(train, module, sharp) | {"rollouts" if rolls_out else "batches"}
     definitions = [kind.SOURCE.strip() for kind in kinds.values() if kind.SOURCE]
     body = rendered(
         "project/optimizers.py", {"construction": _construction(kinds), "definitions": definitions}, trim=False
@@ -40,7 +41,11 @@ def training_files(train: Train, module: Module | None = None) -> dict[str, str]
         "config.py": with_regions(template("project/config.py"), regions).replace(_ABSENT, _checks(kinds, sharp)),
         "train.py": with_regions(template("project/train.py"), regions),
     }
-    more = [*(["sam.py"] if sharp else []), *(["ema.py", "reconstruct.py"] if "power" in regions else [])]
+    more = [
+        *(["rollouts.py"] if rolls_out else []),
+        *(["sam.py"] if sharp else []),
+        *(["ema.py", "reconstruct.py"] if "power" in regions else []),
+    ]
     return files | {name: template(f"project/{name}") for name in more}
 
 

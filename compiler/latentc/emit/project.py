@@ -14,7 +14,7 @@ from safetensors.numpy import save
 
 from latentc import __version__
 from latentc.components.backbone import Backbone
-from latentc.components.contract import Lowered, Program, Update
+from latentc.components.contract import Lowered, Program, Rollout, Update
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.objective import Objective
 from latentc.diagnostics import DiagnosticError, mend_of_writing
@@ -112,7 +112,7 @@ def project_files(lowered: Lowered, spec: Spec) -> dict[str, str | bytes]:
     files |= data_files(spec.data, stage is not None, bool(searched(spec)))
     if isinstance(names := spec.data.class_names, tuple):
         files[NAMES] = "".join(f"{name}\n" for name in names)
-    files |= training_files(spec.train, lowered.module)
+    files |= training_files(spec.train, lowered.module, any(update.rollout for update in lowered.updates))
     config = {**config_of(spec), "model": model.sizes}
     files["config.yaml"] = yaml.safe_dump(
         config, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
@@ -144,11 +144,13 @@ def config_of(spec: Spec) -> dict[str, Any]:
         del train["schedule"]["decay_from"]
     roles = {name: role for name, network in spec.networks.items() if (role := _role(network))}
     rounds = spec.objective.in_rounds if isinstance(spec.objective, Objective) else None
+    rewards = spec.objective.reward_settings if isinstance(spec.objective, Objective) else ()
     return {
         "name": spec.name,
         "train": {"out": "runs/train", "resume": False, "deterministic": False, **train},
         **({"roles": roles} if roles else {}),
         **({"rounds": asdict(rounds)} if rounds else {}),
+        **({"rewards": list(rewards)} if rewards else {}),
         "data": data,
         **({"held_out": held_out} if held_out else {}),
         **({"neighbours": neighbours} if (neighbours := searched(spec)) else {}),
@@ -188,6 +190,7 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
         "classes": data["classes"],
         "given": [c.name for c in lowered.conditions if c.required and c.form != "label" and not c.retrieved],
         "searches": bool(searched(spec)),
+        "rolls_out": any(update.rollout for update in lowered.updates),
         "out": config["train"]["out"],
         "samples": f"samples{next(iter(FORMATS[medium]))}",
     }
@@ -219,7 +222,10 @@ def objective_source(lowered: Lowered, functions: Functions) -> str:
             listing += layout("", f"{update.name.upper()} = {made}")
         steps += [update.name.upper() or made] * update.repeats
     listing += layout("", f"UPDATES = ({commas(steps)}{',' if len(steps) == 1 else ''})")
-    body = "\n\n".join([*_helpers(functions, "Update"), *functions.texts[first:], *parts, "\n".join(listing) + "\n"])
+    rollouts = [update.rollout for update in lowered.updates if update.rollout is not None]
+    listing += [line for rollout in rollouts for line in layout("", f"ROLLOUT = {_rollout(rollout)}")]
+    records = ["Update", *(["Rollout"] if rollouts else [])]
+    body = "\n\n".join([*_helpers(functions, *records), *functions.texts[first:], *parts, "\n".join(listing) + "\n"])
     head = docstring("The losses, their random inputs, and the networks that each update trains.", "")
     return assembled(head, ["from collections.abc import Callable", "from dataclasses import dataclass"], body)
 
@@ -245,9 +251,18 @@ def _leaves_out(module: Module, function: str) -> bool:
     return False
 
 
-def _helpers(functions: Functions, record: str) -> list[str]:
-    """Definitions of the dataclass `record` and of the helpers that the functions of this file call."""
-    return [helper_source([record]), *([helper_source(functions.helpers)] if functions.helpers else [])]
+def _rollout(rollout: Rollout) -> str:
+    """The constructor call of what `objective.py` says of rollouts."""
+    given: dict[str, tuple[str, ...]] = {}
+    for (name, _), field in rollout.given.items():
+        given[name] = (*given.get(name, ()), field)
+    words = (rollout.program, rollout.group, rollout.gives, given)
+    return call("Rollout", [literal(word) for word in words]).code
+
+
+def _helpers(functions: Functions, *records: str) -> list[str]:
+    """Definitions of the dataclasses `records` and of the helpers that the functions of this file call."""
+    return [helper_source(records), *([helper_source(functions.helpers)] if functions.helpers else [])]
 
 
 def _metrics(update: Update) -> tuple[str, ...]:

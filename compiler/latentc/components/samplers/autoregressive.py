@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Need, Network, Program
@@ -29,6 +30,7 @@ class Autoregressive(TokenSampler):
 
     kind: Literal["autoregressive"]
     guidance: Guidance | None = Field(None, description="classifier-free guidance of the logits; null: none")
+    SCORES_TOKENS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "autoregressive", "top_k": 8, "guidance": {"scale": 2.0}}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
@@ -42,6 +44,35 @@ class Autoregressive(TokenSampler):
         if self.guidance is not None and self.guidance.interval[0] > 0:
             message = "guidance of tokens starts with the first: without it there is no cache to continue from"
             yield Problem(("guidance", "interval"), message, "start the interval at 0")
+
+    def problems_of_scores(self) -> Iterator[Problem]:
+        if not self.temperature:
+            yield Problem(
+                ("temperature",), "rollouts of the likeliest tokens are all the same", "use `temperature: 1.0`"
+            )
+        for name, all_of_them in (("top_k", 0), ("top_p", 1.0)):
+            if getattr(self, name) != all_of_them:
+                message = f"with `{name}: {getattr(self, name)}` rollouts are not drawn from what the loss compares"
+                yield Problem((name,), message, f"use `{name}: {all_of_them}`; a bundle may be compiled with another")
+
+    def token_log_prob(self, b: Builder, network: Network, told: Operands, null: Operands, tokens: Var) -> Var:
+        batch, length = tokens.shape[0], int(tokens.shape[1])
+        seen = b.slice(tokens, axis=1, start=0, stop=length - 1, out="seen")
+        if self.guidance is None or self.guidance.scale == 1.0:
+            logits = call(b, network, "forward", told, state=seen, out="logits")
+        else:
+            doubled = {name: b.concat(x, null[name], axis=0) for name, x in told.items()}
+            both = call(b, network, "forward", doubled, state=b.concat(seen, seen, axis=0), out="both")
+            given, without = b.split(both, axis=0, sizes=(batch, batch), out="given without")
+            guided = self.guided_tokens(length)
+            scales = np.where(np.arange(length) < guided, self.guidance.scale, 1.0).astype(np.float32)
+            scale = float(scales[0]) if guided == length else b.constant(scales[:, None], out="scale")
+            logits = b.add(without, b.op("sub", given, without) * scale, out="logits")
+        if self.temperature != 1.0:
+            logits = b.op("mul", logits, 1 / self.temperature, out="logits")
+        index = b.reshape(tokens, shape=(*tokens.shape, 1))
+        own = b.take_along(b.log_softmax(logits, axis=2), index, axis=2, out="own")
+        return b.reshape(own, shape=tokens.shape, out="log_p")  # type: ignore[no-any-return]
 
     def with_steps(self, steps: int) -> Autoregressive:
         return self

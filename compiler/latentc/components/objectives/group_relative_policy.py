@@ -1,0 +1,171 @@
+"""Group-relative policy optimisation: samples of the same condition are compared by their rewards.
+
+Symbols: B conditions, G samples of each, N = B G, T tokens of a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components import OneOf
+from latentc.components.backbone import Backbone
+from latentc.components.condition import GivenInput
+from latentc.components.contract import Need, Network, OutputField, Program, Rollout, Update
+from latentc.components.kit import Conditions
+from latentc.components.objective import Objective
+from latentc.components.objectives._common import publish
+from latentc.components.objectives.rewards._reward import Reward
+from latentc.components.parts import Problem, under
+from latentc.components.sampler import Sampler
+from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
+from latentc.ir.types import B, Named
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+REFERENCE = "reference"
+"""Name of the network that `main` stays near."""
+ROLLOUT = "rollout"
+"""Name of the program that training draws samples with."""
+
+
+class GroupRelativePolicy(Objective):
+    """GRPO (Shao et al. 2024, arXiv:2402.03300) of a model of tokens, as AR-GRPO has it (Yuan et al. 2025,
+    arXiv:2508.06924).
+
+    In every step `main` draws a `group` of samples of each condition of the batch by the spec's own sampler. The
+    advantage of a sample is its reward less the mean of its group, divided by the group's deviation. Each token's
+    probability, under the sampler's guidance, is raised or lowered by the clipped ratio to what it was at the draw,
+    with a penalty of its divergence from the frozen network `reference`. `train.batch_size` counts conditions.
+    Dropout of the network is best 0: it would blur the ratios.
+    """
+
+    kind: Literal["group_relative_policy"]
+    rewards: tuple[Annotated[Reward, OneOf("objectives/rewards", named=True)], ...] = Field(
+        min_length=1, max_length=32, description="scores of samples, which are added up with their weights"
+    )
+    group: int = Field(8, ge=2, le=1_024, description="samples that are drawn of each condition (G)")
+    clip: float = Field(0.2, gt=0, lt=1, description="the ratio of probabilities counts from 1 - clip to 1 + clip")
+    kl: float = Field(0.1, ge=0, description="factor of the divergence from the reference; 0: there is none")
+    updates: int = Field(1, gt=0, le=64, description="optimiser steps on the same samples")
+    normalise: bool = Field(True, description="advantages are divided by the deviation of their group's rewards")
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "group_relative_policy",
+        "group": 2,
+        "rewards": [{"kind": "python", "function": "rewards:score"}],
+    }
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return Need("main", "next_token"), *((Need(REFERENCE, "next_token"),) if self.kl else ())
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        for i, reward in enumerate(self.rewards):
+            yield from under("rewards", i, problems=reward.problems(spec))
+        sampler = spec.sampler
+        if not isinstance(sampler, Sampler) or not sampler.SCORES_TOKENS:
+            what = "there is none" if not isinstance(sampler, Sampler) else f"`{sampler.kind}` does not say it"
+            message = f"rollouts need a sampler that says how likely its tokens were, and {what}"
+            yield Problem((), message, "use `sampler: {kind: autoregressive}`")
+        else:
+            yield from sampler.problems_of_scores()
+        reference = spec.networks.get(REFERENCE)
+        if self.kl and isinstance(reference, Backbone):
+            if reference.trainable:
+                message = f"network `{REFERENCE}` is trained, and the policy is to stay near what it was"
+                yield Problem((), message, f"set `networks.{REFERENCE}.frozen: true`")
+            elif reference.copy_of is None and reference.pretrained is None:
+                message = f"network `{REFERENCE}` starts at random"
+                mend = f"use `networks.{REFERENCE}: {{kind: like, copy_of: main, frozen: true}}`"
+                yield Problem((), message, mend)
+
+    @property
+    def reward_settings(self) -> tuple[dict[str, Any], ...]:
+        return tuple(reward.settings() for reward in self.rewards)
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        main, sampler, conditions = networks["main"], spec.sampler, Conditions(spec, networks)
+        assert isinstance(sampler, Sampler)
+        group, count = self.group, int(main.methods["forward"].output("logits").type.shape[1])  # type: ignore[arg-type]
+        b = mb.function("loss.terms")
+        told = conditions.operands(b, conditions.inputs(b, by_field=True))
+        rolled = b.input("rolled", i64(B, group, count))
+        reward = b.input("reward", f32(B, group))
+        told = {name: _each(b, x, group) for name, x in told.items()}
+        tokens = b.reshape(rolled, shape=(B * group, Named(count, "T")), out="tokens")
+        log_p = sampler.token_log_prob(b, main, told, conditions.null(b, told), tokens)
+        log_p = b.reshape(log_p, shape=(B, group, count), out="log_p")
+        before = b.input("before", f32(B, group, count)) if self.updates > 1 else b.stop_gradient(log_p, out="before")
+        advantage = b.reshape(self._advantage(b, reward), shape=(B, group, 1), out="advantage")
+        ratio = b.exp(b.op("sub", log_p, before), out="ratio")
+        near = b.clamp(ratio, low=1 - self.clip, high=1 + self.clip, out="near")
+        gain = b.minimum(ratio * advantage, near * advantage, out="gain")
+        clipped = b.cast(b.less(gain, ratio * advantage), to="f32", out="clipped")
+        losses, values = b.neg(gain), [clipped]
+        if self.kl:
+            reference = sampler.token_log_prob(b, networks[REFERENCE], told, conditions.null(b, told), tokens)
+            reference = b.stop_gradient(b.reshape(reference, shape=(B, group, count)), out="of_reference")
+            more = b.op("sub", reference, log_p, out="more")
+            divergence = b.op("sub", b.exp(more) - more, 1.0, out="divergence")
+            losses, values = losses + divergence * self.kl, [clipped, divergence]
+        loss = b.mean(losses, axes=(1, 2), keepdims=False, out="loss")
+        outs = [b.mean(x, axes=(1, 2), keepdims=False) for x in values]
+        b.output(loss, b.mean(reward, axes=(1,), keepdims=False, out="mean_reward"), *outs)
+        b.finish("The loss of the policy, its reward, the share of clipped tokens and the divergence, per condition.")
+        names = ("loss", "reward", "clipped", *(("divergence",) if self.kl else ()))
+        (update,) = publish(mb, names, conditions.fields, conditions.drawn(), self.trained(spec))
+        gives = ("rolled", "reward", *(("before",) if self.updates > 1 else ()))
+        inputs = [i for name, c in conditions.items() for i in c.inputs(name, spec) if isinstance(i, GivenInput)]
+        given: dict[tuple[str, str], str] = {(i.request, i.part): i.field for i in inputs}
+        rollout = Rollout(ROLLOUT, self.group, gives, given)
+        return (replace(update, rollout=rollout, repeats=self.updates),)
+
+    def _advantage(self, b: Builder, reward: Var) -> Var:
+        """f32[B, G]: rewards relative to their group."""
+        centred = b.op("sub", reward, b.mean(reward, axes=(1,), keepdims=True, out="mean"), out="centred")
+        if not self.normalise:
+            return centred
+        variance = b.sum(centred * centred, axes=(1,), keepdims=True) * (1 / (self.group - 1))
+        return b.div(centred, b.sqrt(variance) + 1e-4, out="advantage")  # type: ignore[no-any-return]
+
+    def rollout(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec, drawn: Program) -> Program:
+        """Adds entry `rollout`: the sampler's, which also returns the tokens as they are, and how likely they were."""
+        sampler, conditions = spec.sampler, Conditions(spec, networks)
+        assert isinstance(sampler, Sampler)
+        fn = mb.functions[mb.entries[drawn.entry]]
+        b = mb.function(ROLLOUT)
+        made = {v: b.input(v.name, v.type) for v in fn.inputs}
+        told = conditions.operands(b, {v.name: x for v, x in made.items()})
+        for node in fn.nodes:
+            copied = b.copied(node, [made[v] for v in node.inputs])
+            made |= dict(zip(node.outputs, copied, strict=True))
+        tokens = made[fn.outputs[0]]
+        outputs = [OutputField("rolled")]
+        b.output(tokens)
+        if self.updates > 1:
+            log_p = sampler.token_log_prob(b, networks["main"], told, conditions.null(b, told), tokens)
+            outputs.append(OutputField("before"))
+            b.output(log_p)
+        outputs.append(OutputField("samples", "tokens"))
+        b.output(tokens)
+        mb.entries[ROLLOUT] = b.finish("Samples that training learns from.")
+        return Program(
+            ROLLOUT,
+            drawn.solver,
+            drawn.steps,
+            drawn.evaluations,
+            drawn.sources,
+            drawn.settings,
+            name=ROLLOUT,
+            outputs=tuple(outputs),
+        )
+
+
+def _each(b: Builder, x: Var, group: int) -> Var:
+    """[N, ...] of an operand [B, ...]: each row as often as its group has samples."""
+    rows = b.reshape(x, shape=(x.shape[0], 1, *x.shape[1:]))
+    wide = b.broadcast_to(rows, shape=(x.shape[0], group, *x.shape[1:]))
+    return b.reshape(wide, shape=(x.shape[0] * group, *x.shape[1:]), out=x.value.name)  # type: ignore[no-any-return]

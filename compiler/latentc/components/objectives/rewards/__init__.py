@@ -1,0 +1,1 @@
+"""What scores the samples of rollouts: training projects call it, the compiler never does."""

@@ -1,0 +1,22 @@
+"""Base class of rewards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from latentc.components.parts import Part
+
+
+class Reward(Part):
+    """A score of samples, higher for better ones; the rewards of an objective are added up."""
+
+    weight: float = Field(1.0, description="factor of the score")
+
+    def settings(self) -> dict[str, Any]:
+        """What config.yaml of a training project says of it."""
+        return self.model_dump(mode="json")
+
+
+__all__ = ["Reward"]
