@@ -30,8 +30,7 @@ def main() -> None:
     flags = parser.parse_args()
     torch.set_num_threads(1)
     spec = load_spec("mar", "B")
-    modules = project_modules(lower(spec), spec, ("model", "objective"))
-    model, objective = modules["model"], modules["objective"]
+    model, objective = project_modules(lower(spec), spec, ("model", "objective"))
     trunk, head = (build() for build in model.NETWORKS.values())
     (update,) = objective.UPDATES
     weights = [*trunk.parameters(), *head.parameters()]

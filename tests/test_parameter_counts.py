@@ -362,10 +362,6 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("XL-512", "main"): 752_930_560,  # README: 752 M
         },
     ),
-    "pixelcnn": (
-        "the paper's sizes of its layers, added up: of masked filters what their masks leave",
-        {("imagenet32", "main"): 113_636_607, ("imagenet32-class", "main"): 125_522_175},
-    ),
     "pixelcnn_pp": (
         "openai/pixel-cnn: the sizes of its layers, added up, without the norms that it learns beside each weight",
         {("cifar10", "main"): 53_618_660},
@@ -445,6 +441,18 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
         {("unconditional", "main"): 62_721_280, ("class", "main"): 72_176_896 + 1000 * 512},
     ),
     "cdcd": ("L-YeZhu/CDCD", {("imagenet", "main"): 517_779_918, ("coco", "main"): 35_798_407}),
+    "class_prefix_gpt2": (
+        "transformers.GPT2LMHeadModel",
+        {("small", "main"): 124_439_808, ("medium", "main"): 354_823_168, ("large", "main"): 774_030_080},
+    ),
+    "class_prefix_bert": (
+        "transformers.BertForMaskedLM",
+        {("base", "main"): 109_514_298, ("expand", "main"): 109_515_836},  # two rows more
+    ),
+    "class_prefix_bart": (
+        "transformers.BartForConditionalGeneration, and an embedding per class",
+        {("large", "main"): 406_291_456 + 2_048, ("base", "main"): 139_420_416 + 1_536},
+    ),
     "umd": (
         "philippe-eecs/small-vision",
         {

@@ -15,6 +15,11 @@ BLOCKS = ("width=16", "block.mixer.heads=2", "block.mixer.dropout=0", "block.fee
 
 FILE = ("data.path=train.npz",)
 
+TEXTS = (
+    "data={kind: npz, path: train.npz, classes: 2, fields: {tokens: {shape: [6], classes: 12, medium: text, end: 11}}}",
+)
+NAMED = "class_tokens=[[2, 4], [3]]"
+
 
 def under(path: str, sizes: tuple[str, ...]) -> tuple[str, ...]:
     """The overrides of one network."""
@@ -212,11 +217,22 @@ SYSTEMS: dict[str, Tiny] = {
             *under("networks.discriminator", (*BLOCKS[:2], "depth=1", "context=16")),
         ),
     ),
-    "pixelcnn": Tiny(
-        "pixelcnn",
+    "class_prefix_gpt2": Tiny(
+        "class_prefix_gpt2", (*TEXTS, *under("networks.main", (*BLOCKS[:2], "depth=1", "context=16", NAMED)))
+    ),
+    "class_prefix_bert": Tiny(
+        "class_prefix_bert",
         (
-            *("data={kind: npz, path: train.npz, classes: 10, shape: [3, 8, 8]}", "backbone.conditions=null"),
-            *under("backbone", ("width=6", "depth=2", "kernel=3", "first_kernel=3", "head_width=6", "values=17")),
+            *(*TEXTS, *under("networks.main", (*BLOCKS[:2], "depth=1"))),
+            "networks.main.embedding={mask: 1, start: 0, class_tokens: [2, 3], places: 16, segments: 2}",
+        ),
+    ),
+    "class_prefix_bart": Tiny(
+        "class_prefix_bart",
+        (
+            *(*TEXTS, "conditioning.source={kind: masked_text, mask: 1, end: 11, shape: span}"),
+            *under("networks.main", (*BLOCKS[:2], "encoder_depth=1", "decoder_depth=1", "context=16", NAMED)),
+            *under("networks.main", ("start=11", "source_start=0")),
         ),
     ),
     "pixelcnn_pp": Tiny(

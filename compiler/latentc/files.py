@@ -57,7 +57,7 @@ def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
 def read_condition(path: Path | str, name: str) -> Any:
     """The value of a condition from a file: .npy, or .npz with `value` and `mask`, an array of that name, or only one.
 
-    An .npz of only `query` or `class` says what neighbours are searched for.
+    An .npz of only `query` or `class` says what neighbours are searched for. A .txt file holds a text per line.
 
     DiagnosticError E0401 to E0403, E0408.
     """
@@ -75,6 +75,11 @@ def read_condition(path: Path | str, name: str) -> Any:
         raise DiagnosticError(Diagnostic("E0403", f"{path} holds {held}: which is `{name}`?", help=mend))
     if not path.exists():
         raise DiagnosticError(Diagnostic("E0401", f"no such file: {path}"))
+    if path.suffix == ".txt":
+        try:
+            return path.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise DiagnosticError(Diagnostic("E0403", f"{path} is not UTF-8 text: {error}")) from None
     try:
         with path.open("rb") as file:
             return _npy_array(file)

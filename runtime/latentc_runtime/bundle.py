@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latentc_runtime.errors import BundleError
@@ -92,6 +92,21 @@ def _open(folder: Path, verify: bool) -> Bundle:
         _check_content(location, reference, where, cache if verify else None, "E0611", mend)
     cache.save()
     return bundle
+
+
+def located(bundle: Bundle) -> Manifest:
+    """The bundle's manifest, with the paths of tokenizers in place of their names in the bundle."""
+
+    def there(name: str | None) -> str | None:
+        return None if name is None else str(bundle.path(name))
+
+    manifest = bundle.manifest
+    conditions = tuple(replace(c, tokenizer=there(c.tokenizer)) for c in manifest.conditions)
+    programs = []
+    for program in manifest.programs:
+        outputs = (replace(o, output=replace(o.output, tokenizer=there(o.output.tokenizer))) for o in program.outputs)
+        programs.append(replace(program, outputs=tuple(outputs)))
+    return replace(manifest, conditions=conditions, programs=tuple(programs))
 
 
 def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from latentc_runtime.class_names import class_from_name, classes_from_text, shown, titles
 from latentc_runtime.noise import seed_words
 from latentc_runtime.sources import NUMPY, Array, Condition, Given, RequestError, Retriever, Setting, one_hot
+from latentc_runtime.texts import sample_from_text, tokens_from_text
 
 _VALUE, _MASK = "value", "mask"
 
@@ -80,7 +81,8 @@ def described(condition: Condition) -> str:
             what = f"a class from 0 to {(condition.classes or 1) - 1}{named}{soft}"
         case "tokens":
             length = f"up to {shape}" if condition.mask else shape
-            what = f"{length} tokens from 0 to {(condition.vocabulary or 1) - 1}"
+            text = "a text, or " if condition.medium == "text" else ""
+            what = f"{text}{length} tokens from 0 to {(condition.vocabulary or 1) - 1}"
         case "array" if condition.retrieved:
             what = f"the neighbours f32[{shape}], or with an index a query f32[{condition.shape[-1]}],"
         case "array":
@@ -96,7 +98,7 @@ def per_sample(condition: Condition, value: Any) -> bool:
     if condition.form == "label":
         soft = condition.encoding == "one_hot" and np.asarray(value).dtype.kind == "f"
         return not isinstance(value, str) and np.ndim(value) > soft
-    return isinstance(_parts(condition, value), list)
+    return isinstance(_parts(condition, _tokens(condition, value)), list)
 
 
 def request_name(condition: Condition, conditions: Sequence[Condition]) -> str:
@@ -149,7 +151,7 @@ def _read(condition: Condition, given: Any, most: int) -> Read:
         given, mask = given[_VALUE], given.get(_MASK)
     if mask is not None and not condition.mask:
         raise RequestError(f"condition `{condition.name}` takes no mask", described(condition))
-    parts = _parts(condition, given)
+    parts = _parts(condition, _tokens(condition, given))
     single = isinstance(parts, np.ndarray)
     if not single:
         _in_one_request(len(parts), most)
@@ -162,6 +164,26 @@ def _read(condition: Condition, given: Any, most: int) -> Read:
     if mask is not None:
         masks = _given_mask(condition, mask, masks, single)
     return values, masks, single
+
+
+def _tokens(condition: Condition, given: Any) -> Any:
+    """Texts as tokens; anything else as it is."""
+    if isinstance(given, np.ndarray) and given.dtype.kind == "U":
+        given = given.tolist()
+    several = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+    texts = list(given) if several else [given]
+    if not texts or not all(isinstance(one, str) for one in texts):
+        return given
+    if condition.medium != "text":
+        raise RequestError(f"condition `{condition.name}` is no text", described(condition))
+    convert, (length,) = tokens_from_text if condition.mask else sample_from_text, condition.shape
+    try:
+        tokens = [np.array(convert(one, condition.text, length), np.int64) for one in texts]
+    except ValueError as error:
+        raise RequestError(f"condition `{condition.name}`: {error}", described(condition)) from None
+    if empty := [one for one, made in zip(texts, tokens, strict=True) if not made.size]:
+        raise RequestError(f"condition `{condition.name}`: {empty[0]!r} has no tokens", described(condition))
+    return tokens if several else tokens[0]
 
 
 def _parts(condition: Condition, given: Any) -> Array | list[Array]:

@@ -41,7 +41,8 @@ class Output:
 
     axes: names of its axes; empty for medium "array". range: the values of black and white, or full scale.
     classes: samples are integers from 0 to classes - 1. rate: samples or frames per second.
-    grid: the grid that a sequence of tokens fills row by row. alphabet: the characters of text tokens.
+    grid: the grid that a sequence of tokens fills row by row. alphabet: the characters of text tokens. tokenizer: the
+    file of the bundle that says what text tokens are. end: the token that ends a text.
     """
 
     shape: tuple[int, ...]
@@ -53,6 +54,8 @@ class Output:
     rate: float | None = None
     grid: tuple[int, ...] | None = None
     alphabet: str | None = None
+    tokenizer: str | None = None
+    end: int | None = None
 
 
 @dataclass(frozen=True)

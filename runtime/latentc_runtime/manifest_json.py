@@ -102,6 +102,8 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for i, condition in enumerate(manifest.conditions):
         for message in _condition_contradictions(condition):
             yield f"conditions[{i}]", message
+        if condition.tokenizer is not None and condition.tokenizer not in manifest.files:
+            yield f"conditions[{i}].tokenizer", f"`{condition.tokenizer}` is not in `files`"
     for i, setting in enumerate(manifest.settings):
         for message in _setting_contradictions(setting):
             yield f"settings[{i}]", message
@@ -211,6 +213,8 @@ def _entry_contradictions(s: ProgramEntry, place: str, manifest: Manifest) -> It
         if made.variable not in known:
             yield f"{place}.outputs[{i}].variable", f"nothing sets `{made.variable}`"
         yield from _output_contradictions(made.output, f"{place}.outputs[{i}].output")
+        if made.output.tokenizer is not None and made.output.tokenizer not in manifest.files:
+            yield f"{place}.outputs[{i}].output.tokenizer", f"`{made.output.tokenizer}` is not in `files`"
 
 
 def _source_contradictions(entry: Input, where: str, manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from latentc_runtime.backends import Array, Backend, Engine, open_backend
-from latentc_runtime.bundle import Bundle, open_bundle
+from latentc_runtime.bundle import Bundle, located, open_bundle
 from latentc_runtime.conditions import RequestError, checked_given
 from latentc_runtime.errors import BundleError
 from latentc_runtime.manifest import EngineCall, Manifest, ProgramEntry, Statement
@@ -95,6 +95,7 @@ class Pipeline:
 
     def __init__(self, bundle: Bundle, backend: Backend, indexes: Mapping[str, Index] | None = None) -> None:
         self.bundle = bundle
+        self._manifest = located(bundle)
         self.backend = backend
         self.indexes = dict(indexes or {})  # where neighbours are searched, by the condition they are for
         self._engines: dict[str, Engine] = {}
@@ -103,8 +104,8 @@ class Pipeline:
 
     @property
     def manifest(self) -> Manifest:
-        """The bundle's manifest."""
-        return self.bundle.manifest
+        """The bundle's manifest, with tokenizers by their paths."""
+        return self._manifest
 
     @property
     def device(self) -> str:

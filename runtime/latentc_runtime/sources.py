@@ -113,6 +113,7 @@ class Condition:
     default: a number, or nested lists of `shape`; null if the condition is required.
     names: of the classes of a label, in order; a name may list synonyms separated by commas. Empty if unknown.
     retrieved: it is the k nearest neighbours [k, D] of a query in an index, which a request may give instead.
+    medium: tokens of `text` may be given as text, by `tokenizer` (a file), `alphabet` and `end`, as `texts` says.
     """
 
     name: str
@@ -128,10 +129,20 @@ class Condition:
     default: Any = None
     names: tuple[str, ...] = ()
     retrieved: bool = False
+    medium: Literal["array", "text"] = "array"
+    tokenizer: str | None = None
+    alphabet: str | None = None
+    end: int | None = None
 
     @property
     def required(self) -> bool:
         return self.default is None
+
+    @property
+    def text(self) -> dict[str, Any]:
+        """What its tokens of text are, as `texts` takes it."""
+        settings = {"tokenizer": self.tokenizer, "alphabet": self.alphabet, "end": self.end}
+        return {"classes": self.vocabulary, **settings}
 
 
 class Retriever(Protocol):

@@ -248,7 +248,12 @@ def setting(text: str) -> tuple[str, float]:
 
 
 def condition_of(name: str, file: str) -> Any:
-    """The value of a condition: an .npy array, or of an .npz `value` and `mask`, or its one array."""
+    """The value of a condition: an .npy, an .npz (`value` and `mask`, or one array), or lines of a .txt."""
+    if file.endswith(".txt"):
+        try:
+            return Path(file).read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"--given {name}: {file} cannot be read: {error}") from None
     try:
         content = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -334,7 +339,7 @@ def main() -> None:
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="a condition as .npy or .npz",
+        help="a condition as .npy, .npz, or .txt with a text per line",
     )
     parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--guidance", type=float, help="scale of classifier-free guidance")

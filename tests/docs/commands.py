@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -10,8 +11,6 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from forked import python
 
 from latentc.cli import run
 
@@ -104,7 +103,7 @@ def _served(args: Sequence[str], ask: Callable[[str], str | None] = lambda addre
         address = re.search(r"http://[\d.:]+", started)
         fault = ask(address[0]) if address else "it says no address"
         child.terminate()
-        _, err = child.communicate(timeout=300)
+        _, err = child.communicate(timeout=60)
     return fault if address and child.returncode == 0 else f"{fault}\n{err[-2000:]}"
 
 
@@ -115,7 +114,7 @@ def _asked(args: Sequence[str], folder: Path) -> str | None:
     def ask(address: str) -> str | None:
         line = ["curl", "--silent", "--show-error", "--fail-with-body", "--retry", "5", "--retry-all-errors", *args]
         line = [word.replace("http://127.0.0.1:8000", address) for word in line]
-        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=60)
         return done.stdout + done.stderr if done.returncode else None
 
     return _served(["serve", *bundles], ask)
@@ -139,6 +138,9 @@ def _python(program: str, args: Sequence[str], folder: Path) -> str | None:
     project = next((p.parent for p in sorted(folder.rglob(file))), None)
     if project is None:
         return None if (ROOT / file).is_file() else f"there is no {file}"
+    start = ["-m", "torch.distributed.run", "--nproc-per-node", "2"] if program == "torchrun" else []
     flags = [*args[script + 1 :], *(QUICK["train"] if file == "train.py" else [])]
-    done = python(project, file, *flags, ranks=2 if program == "torchrun" else 1)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    line = [sys.executable, *start, file, *flags]
+    done = subprocess.run(line, cwd=project, env=env, capture_output=True, text=True, timeout=300)
     return done.stderr[-2000:] if done.returncode else None

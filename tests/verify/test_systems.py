@@ -30,6 +30,8 @@ CHOSEN = (
     ("givt-beams", "onnxruntime"),
     ("givt_masked", "onnxruntime"),
     ("gedi", "onnxruntime"),
+    ("class_prefix_bert", "openvino"),
+    ("class_prefix_bart", "onnxruntime"),
     ("starflow", "openvino"),
     ("diffwave", "openvino"),
     ("diffmoe", "onnxruntime"),

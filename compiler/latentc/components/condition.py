@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -21,7 +21,7 @@ from latentc.components.prior import Prior
 from latentc.ir.builder import BlockBody, Builder, Var, module_class
 from latentc.ir.types import TensorType
 from latentc_runtime.sources import Condition as Requested
-from latentc_runtime.sources import Setting
+from latentc_runtime.sources import Setting, Source
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
@@ -215,7 +215,8 @@ class GivenInput:
     """An input of losses and programs that data and requests supply: its name and type, and the data field.
 
     A request gives it as `request`, of which it is the value or the mask. Where training draws it, instead of reading
-    it, `drawn` says how, and the type of what it is made of (`Condition.from_drawn`).
+    it, `drawn` says how, and the type of what it is made of (`Condition.from_drawn`). Where programs draw it, too,
+    `random` says how.
     """
 
     name: str
@@ -224,6 +225,7 @@ class GivenInput:
     request: str
     part: Literal["value", "mask"] = "value"
     drawn: tuple[Draw, TensorType] | None = None
+    random: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -290,22 +292,6 @@ def with_operands(entries: tuple[Entry, ...], operands: Sequence[Var]) -> Iterat
         count = len(entry.ports)
         yield entry, tuple(rest[:count])
         rest = rest[count:]
-
-
-def embedded_sum(
-    b: Builder,
-    entries: tuple[Entry, ...],
-    operands: Sequence[Var],
-    width: Any,
-    sizes: Mapping[str, Any],
-    out: str = "c",
-) -> Var:
-    """f32[B, width]: the sum of the embeddings of all conditions, of which there is at least one."""
-    vectors = [
-        entry.vector(b, f"{entry.ports[0].name}_embedder", own, width, sizes)
-        for entry, own in with_operands(entries, operands)
-    ]
-    return reduce(lambda total, vector: b.op("add", total, vector, out=out), vectors)
 
 
 def operand_name(condition: str) -> str:

@@ -14,6 +14,7 @@ from latentc_runtime.class_names import LONGEST, is_name
 Size = Annotated[int, pydantic.Field(gt=0, le=16_777_216)]
 AxisName = Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 ClassNames = tuple[str, ...] | str
+TEXT = ("tokenizer", "alphabet", "end")  # what makes text of tokens
 MOST_ELEMENTS = 2**31  # of one sample
 Medium = Literal["image", "video", "audio", "points", "text", "array"]
 
@@ -75,6 +76,14 @@ class Field(Closed):
     alphabet: str | None = pydantic.Field(
         None, min_length=2, description="text: the character of each token; null: tokens are bytes of UTF-8"
     )
+    tokenizer: str | None = pydantic.Field(
+        None,
+        description="text: the file that says what tokens are, a tokenizer.json as Hugging Face's libraries write it; "
+        "relative to the working directory, or in a project to it",
+    )
+    end: int | None = pydantic.Field(
+        None, ge=0, le=16_777_215, description="text: the token that ends a text, and fills what is behind it"
+    )
 
     def model_post_init(self, context: Any) -> None:
         """Fill in the defaults that depend on the rest."""
@@ -89,6 +98,11 @@ class Field(Closed):
             filled["axes"] = usual.get(rank, tuple(f"axis_{i}" for i in range(rank)))
         if "range" not in given and self.classes is None:
             filled["range"] = _RANGES.get(self.medium)
+
+    @property
+    def text(self) -> dict[str, Any]:
+        """What requests for tokens of text say of them, as arguments of the runtime's `Condition`."""
+        return {key: getattr(self, key) for key in ("medium", *TEXT)} if self.medium == "text" else {}
 
     def size(self, axis: str) -> int:
         """Length of the axis of that name; 1 if there is none."""
@@ -123,6 +137,16 @@ class Field(Closed):
         if self.alphabet is not None and (self.medium != "text" or len(self.alphabet) != self.classes):
             count = len(self.alphabet)
             yield "alphabet", f"an alphabet of {count} characters is for text of {count} classes", None
+        yield from self._text_faults()
+
+    def _text_faults(self) -> Iterator[tuple[str, str, str | None]]:
+        for key in ("tokenizer", "end"):
+            if getattr(self, key) is not None and self.medium != "text":
+                yield key, f"`{key}` is of text, and this field of medium `{self.medium}`", "set `medium: text`"
+        if self.tokenizer is not None and self.alphabet is not None:
+            yield "tokenizer", "a tokenizer and an alphabet both say what tokens are", "leave out one of them"
+        if self.end is not None and self.end >= (self.classes or 1):
+            yield "end", f"token {self.end} is out of range: there are {self.classes}", "use one below"
 
     def _name_faults(self) -> Iterator[tuple[str, str, str | None]]:
         names = self.class_names

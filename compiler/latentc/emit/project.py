@@ -40,7 +40,7 @@ _COPIED = (
     *("parallel.py", "rounds.py", "checkpoint.py", "sharded.py", "storage.py"),
     *("data.py", "sample.py", "evaluate.py", "plain_errors.py", "ruff.toml"),
 )
-SHARED = ("noise", "distributions", "sources", "class_names", "conditions")
+SHARED = ("noise", "distributions", "sources", "class_names", "texts", "conditions")
 """Modules of the runtime that compute a sampler's inputs; projects have copies of them."""
 
 
@@ -186,7 +186,7 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
         "parameters": f"{sum(p.type.count() for p in weights):,}",
         "has_sampler": bool(lowered.programs),
         "first_stage": data.get("first_stage") if spec.first_stage_fits else None,
-        "requires": (*spec.data.requires, *(["usearch>=2.16"] if searched(spec) else [])),
+        "requires": (*spec.data.requires, *(["usearch>=2.16"] if searched(spec) else []), *_tokenizers(spec)),
         "classes": data["classes"],
         "given": [c.name for c in lowered.conditions if c.required and c.form != "label" and not c.retrieved],
         "searches": bool(searched(spec)),
@@ -194,6 +194,10 @@ def _facts(lowered: Lowered, spec: Spec, config: Mapping[str, Any]) -> dict[str,
         "out": config["train"]["out"],
         "samples": f"samples{next(iter(FORMATS[medium]))}",
     }
+
+
+def _tokenizers(spec: Spec) -> list[str]:
+    return ["tokenizers>=0.20"] if any(field.tokenizer for field in spec.data.fields.values()) else []
 
 
 # ---- objective.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -175,6 +176,7 @@ def bundle_from_lowered(
         for program in lowered.programs:
             made |= parameters(lowered.module, lowered.module.entries[program.entry])
         tensors.write_kept(target, made)
+        tokenizers = _write_tokenizers(target, lowered, programs)
         tell("checking the graph")
         names = engines.write(target, by_reference)
         plans = _plans(target, engines, names, options, tell)
@@ -193,9 +195,9 @@ def bundle_from_lowered(
             versions={"opset": str(opset), **versions(spec.target.engine)},
             spec_sha256=hashlib.sha256(spec_text.encode()).hexdigest(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            conditions=lowered.conditions,
+            conditions=tuple(replace(c, tokenizer=_name(c.tokenizer, tokenizers)) for c in lowered.conditions),
             settings=_settings(lowered),
-            programs=tuple(replace(p, program=_renamed(p.program, names)) for p in programs),
+            programs=tuple(_with_files(p, names, tokenizers) for p in programs),
             weights=dict(provenance or {}),
             files=cache.hashes({name: target / name for name in held}),
             references=references,
@@ -214,6 +216,34 @@ def bundle_from_lowered(
         cache.save()
         write_manifest(target, manifest)
     return manifest
+
+
+def _write_tokenizers(folder: Path, lowered: Lowered, programs: Sequence[ProgramEntry]) -> dict[str, str]:
+    """Copies the tokenizers of texts into the folder; returns {file: its name there}. Raises DiagnosticError E0401."""
+    named = [condition.tokenizer for condition in lowered.conditions]
+    named += [one.output.tokenizer for program in programs for one in program.outputs]
+    files = dict.fromkeys(file for file in named if file is not None)
+    names = {file: f"tokenizer{f'-{i}' if i > 1 else ''}.json" for i, file in enumerate(files, 1)}
+    for file, name in names.items():
+        try:
+            shutil.copyfile(file, folder / name)
+        except OSError as error:
+            message = f"the tokenizer {file} cannot be read: {error.strerror or error}"
+            raise DiagnosticError.of("E0401", message, help="name its file in `data.fields`: `tokenizer:`") from None
+    return names
+
+
+def _name(file: str | None, names: Mapping[str, str]) -> str | None:
+    return None if file is None else names[file]
+
+
+def _with_files(program: ProgramEntry, engines: Mapping[str, str], tokenizers: Mapping[str, str]) -> ProgramEntry:
+    """A program with the names that files have in the bundle."""
+    outputs = tuple(
+        replace(one, output=replace(one.output, tokenizer=_name(one.output.tokenizer, tokenizers)))
+        for one in program.outputs
+    )
+    return replace(program, program=_renamed(program.program, engines), outputs=outputs)
 
 
 def _plans(
@@ -298,7 +328,7 @@ def program_outputs(program: Program, fn: Function, variables: Sequence[str], sp
 
 
 # Properties of a field that say how its samples are written and shown.
-_MEDIUM = ("medium", "axes", "range", "classes", "rate", "grid", "alphabet")
+_MEDIUM = ("medium", "axes", "range", "classes", "rate", "grid", "alphabet", "tokenizer", "end")
 
 
 def _settings(lowered: Lowered) -> tuple[Setting, ...]:

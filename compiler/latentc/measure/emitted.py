@@ -35,8 +35,7 @@ class Emitted:
         needed("tqdm", "running the emitted PyTorch", "pip install tqdm")
         staged = FIRST_STAGE in lowered.networks
         wanted = ("model", "sampler", *(("autoencoder",) if staged else ()))
-        self.modules = project_modules(lowered, spec, wanted)
-        model, sampler, *others = (self.modules[name] for name in wanted)
+        model, sampler, *others = project_modules(lowered, spec, wanted)
         builders = model.NETWORKS | {n: build for other in others for n, build in other.NETWORKS.items()}
         self.networks: dict[str, Any] = {}
         for name in lowered.sampled:  # no program calls a discriminator, and no bundle has its weights
@@ -167,8 +166,8 @@ def module_from_source(source: str, name: str, constants: Mapping[str, Any] | No
     return module
 
 
-def project_modules(lowered: Lowered, spec: Spec, wanted: Sequence[str]) -> dict[str, ModuleType]:
-    """Modules of a spec's project by name, with those that they import; `sys.modules` is left as it was."""
+def project_modules(lowered: Lowered, spec: Spec, wanted: Sequence[str]) -> list[ModuleType]:
+    """Modules of a spec's project as it imports them, no longer in `sys.modules` afterwards."""
     texts = project_files(lowered, spec)
     before = {name: sys.modules.pop(name) for name in _MODULES if name in sys.modules}
     with tempfile.TemporaryDirectory(prefix="latentc-") as folder:
@@ -178,15 +177,13 @@ def project_modules(lowered: Lowered, spec: Spec, wanted: Sequence[str]) -> dict
         sys.path.insert(0, folder)
         try:
             importlib.invalidate_caches()
-            for name in wanted:
-                importlib.import_module(name)
-            modules = {name: sys.modules[name] for name in _MODULES if name in sys.modules}
+            modules = [importlib.import_module(name) for name in wanted]
         finally:
             sys.path.remove(folder)
             for name in _MODULES:
                 sys.modules.pop(name, None)
             sys.modules.update(before)
-    for module in modules.values():
+    for module in modules:
         if hasattr(module, "tqdm"):
             module.__dict__["tqdm"] = lambda rows, **options: rows  # the caller reports progress
     return modules

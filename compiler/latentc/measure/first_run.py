@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -134,6 +135,9 @@ def _shortened(folder: Path, manifest: Manifest) -> Iterator[Path]:
                 files[name] = FileEntry(hash_file(path).sha256, path.stat().st_size)
             elif name.startswith("weights/"):
                 references[name] = Reference(entry.sha256, entry.size, str((folder / name).resolve()))
+            elif name.startswith("tokenizer"):
+                shutil.copyfile(folder / name, Path(place, name))
+                files[name] = entry
         write_manifest(place, replace(manifest, files=files, references=references))
         yield Path(place)
 

@@ -64,8 +64,7 @@ def run_loss(
         results: Sequence[Array] = oracle.run(update.loss, *operands)
         return {**dict(zip(names, results, strict=True)), **_auxiliary(oracle.auxiliary)}
     torch = needed("torch", "the backend `torch`", 'pip install "latentc[torch]"')
-    modules = project_modules(lowered, spec, ("model", "objective"))
-    model, objective = modules["model"], modules["objective"]
+    model, objective = project_modules(lowered, spec, ("model", "objective"))
     emitted = next(u for u in objective.UPDATES if u.metrics == (update.metrics or ("loss",)))
     models = []
     for name in emitted.networks:

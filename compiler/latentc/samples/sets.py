@@ -17,7 +17,7 @@ import numpy as np
 from latentc.diagnostics import DiagnosticError
 from latentc.files import write_arrays, write_text
 from latentc.samples.job import Executor, Job, about_job, given_arrays, in_process, ordered
-from latentc_runtime.bundle import MANIFEST, open_bundle
+from latentc_runtime.bundle import MANIFEST, located, open_bundle
 from latentc_runtime.pipeline import indexes_of
 from latentc_runtime.request import program_entry
 
@@ -90,11 +90,12 @@ def write(
     """
     module = importlib.import_module(f"latentc.samples.{format}")
     bundle = open_bundle(job.bundle)
-    entry = program_entry(bundle.manifest, job.program, job.steps)
+    manifest = located(bundle)
+    entry = program_entry(manifest, job.program, job.steps)
     indexes = indexes_of(bundle, job.index)
     first = range(min(1, job.count))
-    job.request(bundle.manifest, entry, first, indexes)  # what is wrong is said before anything is written
-    about = {"format": format, **about_job(job, bundle.manifest, entry), "shard": shard if module.SHARDED else None}
+    job.request(manifest, entry, first, indexes)  # what is wrong is said before anything is written
+    about = {"format": format, **about_job(job, manifest, entry), "shard": shard if module.SHARDED else None}
     conditions = given_arrays(job.given)
     writer: Writer = module.open_writer(path, about, job, conditions)
     size = chunk or job.batch or min(entry.max_batch or 64, max(1, LARGEST // _bytes(about)))

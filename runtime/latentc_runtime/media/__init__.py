@@ -51,7 +51,8 @@ def encoded(
 ) -> dict[Path, bytes]:
     """{file: content} of samples in the format that the path's suffix names; without a suffix, a folder of files.
 
-    `labels`: a text per sample, shown beside the pictures of a .png. Raises BundleError E0612.
+    `labels`: a text per sample, shown beside the pictures of a .png, or written beside texts in a .jsonl. Raises
+    BundleError E0612.
     """
     if labels is not None:
         return {Path(path): _checked(lambda: _labelled(_samples(samples, output), output, Path(path), columns, labels))}
@@ -60,6 +61,8 @@ def encoded(
 
 
 def _labelled(samples: Array, output: Output, path: Path, columns: int, labels: Sequence[str]) -> bytes:
+    if path.suffix.lower() == ".jsonl" and output.medium == "text":
+        return text.labelled(samples, asdict(output), labels)
     if path.suffix.lower() != ".png" or output.medium not in PICTURES:
         raise ValueError(f"labels are written beside pictures in a .png, not beside {output.medium} samples in {path}")
     pictures = PICTURES[output.medium](samples, asdict(output))

@@ -26,6 +26,7 @@ SUFFIXES = {
     "image/gif": ".gif",
     "audio/wav": ".wav",
     "text/plain": ".txt",
+    "application/jsonl": ".jsonl",
     NPZ: ".npz",
 }
 TYPES = {suffix: kind for kind, suffix in SUFFIXES.items()}

@@ -154,7 +154,8 @@ class Sequence(ArrayCondition):
         axes = field.axes if field is not None else ()
         if not vocabulary:
             return (Requested(name, "array", shape, "f32", axes, mask=True, default=self.default),)
-        return (Requested(name, "tokens", shape, "i64", axes, vocabulary=vocabulary, mask=True, pad=self.pad),)
+        text = {} if field is None else field.text
+        return (Requested(name, "tokens", shape, "i64", axes, vocabulary=vocabulary, mask=True, pad=self.pad, **text),)
 
 
 def _turned(b: Builder, mask: Var) -> Var:

@@ -5,7 +5,7 @@ Symbols: B batch, T tokens of a sample, m digits of a token, V values of a digit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -13,7 +13,8 @@ from pydantic import Field
 from latentc.components import Closed, Component, OneOf
 from latentc.components.condition import Condition, Entry, with_operands
 from latentc.components.kit.tokens import bits_of
-from latentc.components.parts import Norm, Problem, dense
+from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of
+from latentc.components.parts import Norm, Problem, dense, under
 from latentc.ir.builder import Builder, Var, f32
 
 Kind = Literal["table", "bits"]
@@ -50,15 +51,46 @@ class Embedding(Closed):
         None, ge=0, le=1_000_000, description="which of the `labels` stands where there is no condition; null: none"
     )
 
+    mask: int | None = Field(
+        None, ge=0, le=16_777_215, description="token that masks others; null: a row of the table behind all others"
+    )
+    start: int | None = Field(None, ge=0, le=16_777_215, description="token that begins every sequence; null: none")
+    class_tokens: ClassTokens | None = Field(
+        None, description="tokens of the name of each class, all of the same number; null: as `labels` says"
+    )
+    places: int | None = Field(
+        None, gt=0, le=1_048_576, description="rows of the table of positions; null: as many as there are tokens"
+    )
+    segments: int = Field(
+        0, ge=0, le=64, description="rows of a table of segments, of which every token gets the first (BERT: 2)"
+    )
+
     def static(self) -> dict[str, int]:
         """The sizes that the emitted class is constructed with."""
         return {"labels": self.labels} if self.labels else {}
 
+    def null(self, base: int) -> int:
+        """The index that masks a token, of `base` tokens."""
+        return base + self.labels if self.mask is None else self.mask
+
     def first(self, told: Mapping[str, Condition]) -> int:
         """How many tokens stand before those of the data."""
+        start = int(self.start is not None)
         if not told:
-            return int(self.blank is not None)
-        return len(told) if self.condition == "first" else 0
+            return start + int(self.blank is not None)
+        rows = rows_of(self.class_tokens)
+        return start + (len(told) if rows is None else longest(rows)) if self.condition == "first" else start
+
+    def problems_of_text(self, vocabulary: int, entries: Sequence[Entry]) -> Iterator[Problem]:
+        """What is wrong with tokens that are named here, of `vocabulary`."""
+        yield from under(
+            "embedding", problems=problems_of_names(rows_of(self.class_tokens), vocabulary, entries, False)
+        )
+        for name in ("mask", "start"):
+            if (token := getattr(self, name)) is not None and (token >= vocabulary or self.kind == "bits"):
+                yield Problem(("embedding", name), f"it is a row of the table of {vocabulary} tokens", "leave it out")
+        if self.class_tokens is not None and (self.labels or self.kind == "bits"):
+            yield Problem(("embedding", "class_tokens"), "classes have other rows already", "leave out one of them")
 
     def problems(self, splits: int, read: Read) -> Iterator[Problem]:
         if self.kind == "bits":
@@ -68,6 +100,8 @@ class Embedding(Closed):
                 )
             if read != "linear":
                 yield Problem(("readout", "kind"), "bits have no table to tie logits to", "use `kind: linear`")
+        if splits > 1 and (self.mask is not None or self.start is not None or self.class_tokens is not None):
+            yield Problem(("embedding",), "tokens that are split have several tables", "leave out tokens of one")
         if splits > 1 and self.labels:
             message = "classes are rows of the tokens' table, and tokens that are split have several"
             yield Problem(("embedding", "labels"), message, "leave it out")
@@ -111,9 +145,14 @@ def embedded(
     tables: list[Var] = []
     ids: list[Var] = []  # conditions that are rows of the table
     told: list[Var] = []
+    if config.start is not None:
+        ids.append(b.full(idx, shape=(1,), value=config.start, dtype="i64", out="start"))
+    names = rows_of(config.class_tokens)
     for entry, operands in with_operands(entries, conditions):
         port = entry.ports[0]
-        if config.labels and config.shared and port.values is not None and port.type.rank == 1:
+        if names is not None and port.values is not None and port.type.rank == 1:
+            ids.append(named(b, names, operands[0])[0])
+        elif config.labels and config.shared and port.values is not None and port.type.rank == 1:
             ids.append(b.reshape(operands[0] + vocabulary, shape=(batch, 1), out=port.name))
         else:
             told.append(entry.tokens(b, f"{port.name}_embedder", operands, width, static)[0])
@@ -126,7 +165,8 @@ def embedded(
             bits = b.reshape(bits, shape=(batch, tokens, splits * bits.shape[3]), out="bits")
         x = dense(b, "tok_emb", bits, width, True, init, out="x")
     elif int(splits) == 1:
-        tables.append(b.param("tok_emb.weight", f32(vocabulary + labels + 1, width), "normal", std=0.02))
+        rows = vocabulary + labels + (1 if config.mask is None else 0)
+        tables.append(b.param("tok_emb.weight", f32(rows, width), "normal", std=0.02))
         digits = b.concat(*ids, digits, axis=1, out="idx") if ids and config.condition == "first" else digits
         digits = b.concat(digits, *ids, axis=1, out="idx") if ids and config.condition == "last" else digits
         x = b.embedding(tables[0], digits, out="x")
@@ -142,14 +182,22 @@ def embedded(
     def joined(x: Var) -> Var:
         return b.concat(*((*told, x) if config.condition == "first" else (x, *told)), axis=1, out="x")  # type: ignore[no-any-return]
 
-    count = len(ids) + sum(int(t.shape[1]) for t in told)
+    count = sum(int(t.shape[1]) for t in (*ids, *told))
     total = tokens + count if count else tokens
     before = count if config.condition == "first" else 0
-    positions = b.param("pos_embed", f32(1, total, width), "normal", std=0.02)
+    if config.places is None:
+        positions = b.param("pos_embed", f32(1, total, width), "normal", std=0.02)
+    else:
+        places = b.param("pos_embed", f32(config.places, width), "normal", std=0.02)
+        positions = b.reshape(b.slice(places, axis=0, start=0, stop=total), shape=(1, total, width), out="positions")
+    if config.segments:
+        segments = b.param("segment_embed", f32(config.segments, width), "normal", std=0.02)
+        first = b.slice(segments, axis=0, start=0, stop=1, out="segment")
+        positions = b.add(positions, b.reshape(first, shape=(1, 1, width)), out="positions")
     late = bool(told) and config.late
     norm = config.norm if isinstance(config.norm, Norm) else norm
     if late:
-        start = before - len(ids) if before else 0
+        start = before - sum(int(t.shape[1]) for t in ids) if before else 0
         if config.condition_norm:
             own = b.slice(positions, axis=1, start=0, stop=start, out="own")
             first = told[0] if len(told) == 1 else b.concat(*told, axis=1, out="told")

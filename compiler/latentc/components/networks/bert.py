@@ -20,6 +20,7 @@ from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.condition import Condition, Entry, Form, ports_of
 from latentc.components.contract import Capability, Network, Port
+from latentc.components.kit.texts import counted
 from latentc.components.kit.tokens import digit_base, rows
 from latentc.components.networks._stages import long_skips
 from latentc.components.networks._token_embedding import Embedding, Readout, embedded, logits
@@ -92,6 +93,14 @@ class Bert(Backbone):
         elif self.embedding.kind == "bits" and base & (base - 1):
             yield Problem(("embedding", "kind"), f"{base} values are no whole number of bits", "use `kind: table`")
         yield from self.embedding.problems(self.splits, self.readout.kind)
+        yield from self.embedding.problems_of_text(tokens.vocabulary, self.entries(spec))
+        total = tokens.length + self.embedding.first(self.told(spec))
+        if self.embedding.places is not None and total > self.embedding.places:
+            message = f"sequences have {total} places, more than {self.embedding.places}"
+            yield Problem(("embedding", "places"), message)
+        if spec.data.modelled.end is not None and (self.decoder or self.long_skips or self.splits > 1):
+            message = "tokens behind the end of a text are hidden from plain blocks alone"
+            yield Problem((), message, "leave out `decoder`, `long_skips` and `splits`, or `data.fields.tokens.end`")
         for entry in self.entries(spec):
             values = entry.ports[0].values
             shared = self.embedding.labels and self.embedding.shared
@@ -106,7 +115,7 @@ class Bert(Backbone):
             yield Problem(("depth",), message, f"use {self.depth + 1} blocks")
         if self.decoder is not None:
             yield from under("decoder", problems=self._problems_of_decoder(self.decoder, self.told(spec)))
-        if self.block.parts()[0].ordered:
+        if getattr(self.block.mixer, "causal", False):
             yield Problem(
                 ("block", "mixer"), "a bert sees all tokens, so its mixer is not causal", "set `causal: false`"
             )
@@ -152,10 +161,11 @@ class Bert(Backbone):
             **self.condition_sizes(spec),
         }
         entries = self.entries(spec)
-        null = base + self.embedding.labels
-        idx = Port("idx", i64(B, Named(length, "T")), "state", null + 1, null)
+        null = self.embedding.null(base)
+        rows = base + self.embedding.labels + (self.embedding.mask is None)
+        idx = Port("idx", i64(B, Named(length, "T")), "state", rows, null)
         rank = Port("rank", i64(B, Named(length, "T")), "position")
-        forward, forward_kept = _methods(self, entries)
+        forward, forward_kept = _methods(self, entries, spec.data.modelled.end)
         told = ports_of(entries)
         methods = {"forward": add_method(mb, name, "forward", forward, (idx, *told), static, ("logits",))}
         if shortens:
@@ -168,11 +178,11 @@ class Bert(Backbone):
 
 
 @cache
-def _methods(config: Bert, entries: tuple[Entry, ...]) -> tuple[BlockBody, BlockBody]:
+def _methods(config: Bert, entries: tuple[Entry, ...], end: int | None) -> tuple[BlockBody, BlockBody]:
     """`forward` and `forward_kept`."""
     mixer, feed_forward, norm, condition = config.block.parts()
     assert isinstance(condition, InContext)
-    block = condition.block(mixer, feed_forward, norm, config.weights)
+    block = (condition.block if end is None else condition.masked_block)(mixer, feed_forward, norm, config.weights)
 
     def network(
         b: Builder, idx: Var, rank: Var | None, conditions: tuple[Var, ...], width: int, depth: int, **static: Any
@@ -189,8 +199,9 @@ def _methods(config: Bert, entries: tuple[Entry, ...]) -> tuple[BlockBody, Block
         if config.long_skips:
             x = long_skips(b, block, x, (), depth // 2, width, sizes)[-1]
         else:
+            seen = _seen(b, idx, end, before, int(x.shape[1]))
             for name in items("blocks", depth):
-                x = b.sub(name, block, x, dim=width, **sizes)
+                x = b.sub(name, block, x, *seen, dim=width, **sizes)
         if not condition.norm_after:
             x = norm.apply(b, "norm", x)
         if config.decoder is not None:
@@ -236,6 +247,15 @@ def _methods(config: Bert, entries: tuple[Entry, ...]) -> tuple[BlockBody, Block
         return network(b, idx, rank, conditions, **static)
 
     return forward, forward_kept
+
+
+def _seen(b: Builder, idx: Var, end: int | None, before: int, total: int) -> tuple[Var, ...]:
+    """(bool[B, 1, 1, n + T],): tokens up to the end of a text, and those of conditions; () if texts do not end."""
+    counts = counted(b, idx, end)
+    if counts is None:
+        return ()
+    counts = b.pad(counts, axis=1, before=before, after=total - before - int(idx.shape[1]), value=1.0, out="counts")
+    return (b.reshape(b.greater(counts, 0.5), shape=(idx.shape[0], 1, 1, counts.shape[1]), out="seen"),)
 
 
 def _kept(b: Builder, x: Var, rank: Var, before: int, known: Any) -> Var:

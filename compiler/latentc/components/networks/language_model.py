@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -18,18 +18,15 @@ from pydantic import Field
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
-from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of
 from latentc.components.parts import Problem, Weights
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B
 
 if TYPE_CHECKING:
     from latentc.spec.schema import Spec
-
-
-Token = Annotated[int, Field(ge=0, le=16_777_215)]
 
 
 class LanguageModel(Backbone):
@@ -49,8 +46,10 @@ class LanguageModel(Backbone):
     start: int | None = Field(
         None, ge=0, le=16_777_215, description="token that begins every sequence; null: the class or the prompt does"
     )
-    class_tokens: tuple[Token, ...] | None = Field(
-        None, description="token that stands for each class (GeDi); null: a learned embedding of each class"
+    class_tokens: ClassTokens | None = Field(
+        None,
+        description="token that stands for each class (GeDi), or the tokens of its name and of what parts it from the "
+        "text; null: a learned embedding of each class",
     )
     logit_scale: bool = Field(False, description="a learned number that scores of classes are multiplied by (GeDi)")
     block: Block = Field(description="the block that is repeated; its mixer is causal")
@@ -69,12 +68,12 @@ class LanguageModel(Backbone):
         },
     }
 
-    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_token", "weigh_classes"})
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_token"})
     TAKES: ClassVar[tuple[Form, ...]] = ("array", "tokens")
 
     def provides(self, spec: Spec) -> frozenset[Capability]:
         prompted = any(entry.form == "array" for entry in self.entries(spec))
-        return self.PROVIDES if prompted and self.logit_scale else self.PROVIDES - {"weigh_classes"}
+        return self.PROVIDES | ({"weigh_classes"} if prompted and self.logit_scale else set())
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         tokens = spec.data.tokens
@@ -83,13 +82,15 @@ class LanguageModel(Backbone):
             return
         yield from self.block.problems_of_width(self.width)
         yield from self.block.problems_of_decoding("a language_model predicts the next token")
-        yield from self.block.problems_of_condition(self.kind, None)
+        if self.block.condition.kind != "in_context":
+            message = "a language_model has its conditions in the sequence"
+            yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
         begins = () if self.start is None else (self.start,)
-        for name, values in (("start", begins), ("class_tokens", self.class_tokens or ())):
-            if any(not 0 <= token < tokens.vocabulary for token in values):
-                yield Problem((name,), f"tokens are 0 to {tokens.vocabulary - 1}")
+        if any(not 0 <= token < tokens.vocabulary for token in begins):
+            yield Problem(("start",), f"tokens are 0 to {tokens.vocabulary - 1}")
         yield from self.problems_of_conditions(spec)
         entries = self.entries(spec)
+        yield from problems_of_names(rows_of(self.class_tokens), tokens.vocabulary, entries)
         if sum(entry.form == "array" for entry in entries) > 1:
             yield Problem((), "a language_model goes on from one prompt", "name one in `conditions`")
         for entry in entries:
@@ -106,7 +107,10 @@ class LanguageModel(Backbone):
 
     def before(self, entries: tuple[Entry, ...], spec: Spec) -> int:
         """L: how many tokens stand before those of a sample."""
-        told = sum(entry.condition.length(entry.name, spec) for entry in entries)
+        rows, told = rows_of(self.class_tokens), 0
+        for entry in entries:
+            by_name = entry.form == "tokens" and rows is not None
+            told += longest(rows) if by_name and rows else entry.condition.length(entry.name, spec)
         return told + (self.start is not None)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
@@ -163,10 +167,9 @@ def _context(
         if entry.form == "array":
             prompt, mask = own
             parts.append((_embedded(b, prompt, vocabulary, width, "prompt_x"), b.cast(mask, to="f32", out="counts")))
-        elif config.class_tokens is not None:
-            code = b.take(b.constant(np.array(config.class_tokens, np.int64)), own[0], axis=0, out="code")
-            code = b.reshape(code, shape=(own[0].shape[0], 1))
-            parts.append((_embedded(b, code, vocabulary, width, "code_x"), None))
+        elif (rows := rows_of(config.class_tokens)) is not None:
+            code, known = named(b, rows, own[0])
+            parts.append((_embedded(b, code, vocabulary, width, "code_x"), known))
         else:
             sizes = {key: value for key, value in static.items() if key not in ("vocabulary", "length")}
             parts.append((entry.tokens(b, f"{entry.name}_embedding", own, width, sizes)[0], None))
@@ -216,11 +219,16 @@ def _blocks(
     static: Mapping[str, Any],
 ) -> tuple[Var, list[Var]]:
     """Tokens x f32[B, N, D] at cache position `position` through all blocks: features, and the grown caches."""
-    mixer, feed_forward, norm, condition = config.block.cached_parts()
+    mixer, feed_forward, norm, condition = config.block.parts()
     assert isinstance(condition, InContext)
     block = condition.decode_block(mixer, feed_forward, norm, config.weights)
     sizes = config.block.own(width, static)
-    return cached_blocks(b, "blocks", block, len(caches) // 2, x, caches, (position, mask), dim=width, **sizes)
+    grown: list[Var] = []
+    for i in range(len(caches) // 2):
+        operands = (x, position, mask, *caches[2 * i : 2 * i + 2])
+        x, keys, values = b.sub(f"blocks.{i}", block, *operands, out="x keys values", dim=width, **sizes)
+        grown += [keys, values]
+    return x, grown
 
 
 def _places(b: Builder, counts: Var) -> Var:
@@ -258,7 +266,8 @@ def _last(b: Builder, x: Var, counts: Var) -> Var:
 
 def _features(config: LanguageModel, b: Builder, x: Var, counts: Var, width: Any, static: Mapping[str, Any]) -> Var:
     """Features of a whole sequence x f32[B, N, D]."""
-    mixer, feed_forward, norm, condition = config.block.cached_parts()
+    mixer, feed_forward, norm, condition = config.block.parts()
+    assert isinstance(condition, InContext)
     block = condition.masked_block(mixer, feed_forward, norm, config.weights)
     x, mask = _placed(b, x, _places(b, counts), config.context, width), _visible(b, counts)
     for i in range(config.depth):

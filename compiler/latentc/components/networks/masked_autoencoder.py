@@ -7,19 +7,20 @@ known tokens of a sample in training, G tokens that are evaluated anew against w
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, reduce
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from latentc.components.backbone import add_method
+from pydantic import Field
+
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
-from latentc.components.blocks.mixing import cached_blocks
 from latentc.components.blocks.norms.layer_norm import LayerNorm
-from latentc.components.condition import Entry, embedded_sum, ports_of
+from latentc.components.condition import Entry, Form, ports_of, with_operands
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.kit.tokens import rows
-from latentc.components.networks._masked_trunk import MaskedTrunk
 from latentc.components.objective import Objective
-from latentc.components.parts import Problem, dense
+from latentc.components.parts import Problem, Weights, dense
 from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class MaskedAutoencoder(MaskedTrunk):
+class MaskedAutoencoder(Backbone):
     """Encodes the known tokens and decodes features of all of them (MAR, Li et al. 2024, arXiv:2406.11838).
 
     `forward`: x f32[B, T, C], mask f32[B, T] (1 where a token is hidden), the conditions -> f32[B, T, D]. The
@@ -38,6 +39,12 @@ class MaskedAutoencoder(MaskedTrunk):
     """
 
     kind: Literal["masked_autoencoder"]
+    width: int = Field(gt=0, le=65_536, description="channels of a token inside (D)")
+    depth: int = Field(gt=0, le=512, description="blocks of the encoder, and of the decoder")
+    patch: int = Field(1, gt=0, le=1_024, description="side of the patch of the data that is one token")
+    buffer: int = Field(64, gt=0, le=65_536, description="tokens before the sequence that hold the condition (R)")
+    block: Block = Field(description="the block of encoder and decoder")
+    weights: Weights = Field("xavier", description="how linear layers start")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "masked_autoencoder",
         "width": 16,
@@ -52,6 +59,7 @@ class MaskedAutoencoder(MaskedTrunk):
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"masked_features"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 3:
@@ -61,9 +69,15 @@ class MaskedAutoencoder(MaskedTrunk):
             _, height, width = spec.data.shape
             if height % self.patch or width % self.patch:
                 yield Problem(("patch",), f"patches of {self.patch} do not tile {height} by {width}")
-        yield from super().problems(spec)
+        yield from self.block.problems_of_width(self.width)
+        if not isinstance(self.block.condition, InContext):
+            message = "a masked_autoencoder has its condition in the buffer tokens"
+            yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
+        if not self.told(spec):
+            yield Problem((), "a masked_autoencoder needs a condition", "add `conditioning.class: {kind: label}`")
         if isinstance(spec.sampler, Sampler) and spec.sampler.recalls(self._count(spec)) is not None:
             yield from self._problems_of_recall()
+        yield from self.problems_of_conditions(spec)
 
     def _problems_of_recall(self) -> Iterator[Problem]:
         if not self.block.parts()[0].recalls:
@@ -74,6 +88,15 @@ class MaskedAutoencoder(MaskedTrunk):
         """Tokens of a sample, as many as there would be if the data were right."""
         shape = spec.data.shape
         return 1 if shape is None or len(shape) != 3 else max(self.tokens(spec)[0], 1)
+
+    def token_features(self, spec: Spec) -> tuple[int, int] | None:
+        return self.tokens(spec)[1], self.width
+
+    def tokens(self, spec: Spec) -> tuple[int, int]:
+        """(T, C)."""
+        assert spec.data.shape is not None
+        channels, height, width = spec.data.shape
+        return (height // self.patch) * (width // self.patch), channels * self.patch**2
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         length, channels = self.tokens(spec)
@@ -126,7 +149,7 @@ class _Parts:
     """What the methods share: embeddings, encoder, decoder."""
 
     def __init__(self, config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> None:
-        mixer, feed_forward, self.norm, condition = config.block.cached_parts()
+        mixer, feed_forward, self.norm, condition = config.block.parts()
         assert isinstance(condition, InContext)
         self.config, self.entries = config, entries
         self.parts = mixer, feed_forward, self.norm, config.weights
@@ -134,7 +157,11 @@ class _Parts:
 
     def told(self, b: Builder, conditions: tuple[Var, ...], like: Var, width: int, buffer: int, static: Any) -> Var:
         """f32[B, R, D]: the buffer tokens, each the sum of the embedded conditions."""
-        c = embedded_sum(b, self.entries, conditions, width, static)
+        embedded = [
+            entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static)
+            for entry, operands in with_operands(self.entries, conditions)
+        ]
+        c = reduce(lambda sum_, vector: b.op("add", sum_, vector, out="c"), embedded)
         batch = like.shape[0]
         return b.broadcast_to(b.reshape(c, shape=(batch, 1, width)), like, shape=(batch, buffer, width), out="c")  # type: ignore[no-any-return]
 
@@ -144,11 +171,6 @@ class _Parts:
     def linear(self, b: Builder, name: str, x: Var, width: int, out: str = "") -> Var:
         return dense(b, name, x, width, True, self.config.weights, out=out)
 
-    def encoder_input(self, b: Builder, x: Var, c: Var, tokens: int, width: int, buffer: int) -> Var:
-        """f32[B, R + T, D]: the buffer tokens c and tokens x [B, T, C], each with the embedding of its place."""
-        x = b.concat(c, self.linear(b, "z_proj", x, width), axis=1, out="x")
-        return x + _position(b, "encoder_pos", buffer + tokens, width)
-
     def decoder_input(self, b: Builder, x: Var) -> Var:
         width = x.shape[2]
         return self.linear(b, "decoder_embed", self.norm.apply(b, "encoder_norm", x), width, out="x")
@@ -157,12 +179,6 @@ class _Parts:
         """x [B, T, D] with the mask token where `seen` bool[B, T] is false."""
         mask_token = b.param("mask_token", f32(1, 1, x.shape[2]), "normal", std=0.02)
         return b.where(b.reshape(seen, shape=(*seen.shape, 1)), x, mask_token, out="x")  # type: ignore[no-any-return]
-
-    def features(self, b: Builder, x: Var, tokens: int, width: int, buffer: int) -> Var:
-        """f32[B, T, D]: the features of the tokens, of the decoder's output x [B, R + T, D]."""
-        x = self.norm.apply(b, "decoder_norm", x)
-        x = b.slice(x, axis=1, start=buffer, stop=buffer + tokens, out="x")
-        return x + _position(b, "diffusion_pos", tokens, width)
 
     def blocks(self, b: Builder, part: str, x: Var, mask: tuple[Var, ...], depth: int, sizes: Any) -> Var:
         condition = self.condition
@@ -175,16 +191,22 @@ class _Parts:
         self, b: Builder, part: str, x: Var, mask: tuple[Var, ...], depth: int, sizes: Any
     ) -> tuple[Var, list[Var]]:
         """The blocks, and the keys and values of each."""
-        block = self.condition.begin_block(*self.parts, bool(mask), not mask)
-        return cached_blocks(b, f"{part}_blocks", block, int(depth), x, (), mask, dim=x.shape[2], **sizes)
+        block, caches = self.condition.begin_block(*self.parts, bool(mask), not mask), list[Var]()
+        for i in range(int(depth)):
+            name = f"{part}_blocks.{i}"
+            x, keys, values = b.sub(name, block, x, *mask, out="x keys values", dim=x.shape[2], **sizes)
+            caches += [keys, values]
+        return x, caches
 
     def recalled(
         self, b: Builder, part: str, x: Var, mask: Var, caches: Sequence[Var], masked: bool, sizes: Any
     ) -> Var:
         """The blocks over tokens that see themselves and what is remembered."""
         block = self.condition.extend_block(*self.parts, True, not masked)
-        base, depth, others = f"{part}_blocks", len(caches) // 2, (mask,)
-        return cached_blocks(b, base, block, depth, x, caches, others=others, dim=x.shape[2], **sizes)[0]
+        for i in range(len(caches) // 2):
+            cache, name = caches[2 * i : 2 * i + 2], f"{part}_blocks.{i}"
+            x, *_ = b.sub(name, block, x, *cache, mask, out="x keys values", dim=x.shape[2], **sizes)
+        return x
 
 
 def _position(b: Builder, name: str, count: Any, width: Any) -> Var:
@@ -218,11 +240,12 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
         known: int | None = None,
         **static: Any,
     ) -> Var:
-        total = buffer + tokens
+        batch, total = x.shape[0], buffer + tokens
         length = total if known is None else buffer + known
         sizes = config.block.own(width, static)
         c = parts.told(b, conditions, x, width, buffer, static)
-        x = parts.encoder_input(b, x, c, tokens, width, buffer)
+        x = b.concat(c, parts.linear(b, "z_proj", x, width), axis=1, out="x")
+        x = x + _position(b, "encoder_pos", total, width)
         front = b.full(mask, shape=(buffer,), value=0.0, dtype="f32", out="front")
         hidden = b.concat(front, mask, axis=1, out="hidden")
         seen = visible = b.less(hidden, 0.5, out="seen")
@@ -232,7 +255,8 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
             visible = b.take_along(seen, kept, axis=1, out="visible")
             x = rows(b, x, kept, "x")
         x = parts.normed(b, x)
-        x = parts.blocks(b, "encoder", x, (_keys(b, visible),), depth, sizes)
+        visible = b.reshape(visible, shape=(batch, 1, 1, length), out="visible")
+        x = parts.blocks(b, "encoder", x, (visible,), depth, sizes)
         x = parts.decoder_input(b, x)
         if known is not None:
             place = b.minimum(b.argsort(order), length - 1, out="place")  # where each token went
@@ -240,7 +264,8 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
         x = parts.shown(b, x, seen)
         x = x + _position(b, "decoder_pos", total, width)
         x = parts.blocks(b, "decoder", x, (), depth, sizes)
-        return parts.features(b, x, tokens, width, buffer)
+        x = b.slice(parts.norm.apply(b, "decoder_norm", x), axis=1, start=buffer, stop=total, out="x")
+        return x + _position(b, "diffusion_pos", tokens, width)
 
     @module_class("MaskedAutoencoder", **_SHAPES)
     def forward(
@@ -280,13 +305,15 @@ def _recalling(config: MaskedAutoencoder, entries: tuple[Entry, ...], condition:
         """As forward; and the keys and values of every attention, first of the encoder."""
         total, sizes = buffer + tokens, config.block.own(width, static)
         c = parts.told(b, conditions, x, width, buffer, static)
-        x = parts.normed(b, parts.encoder_input(b, x, c, tokens, width, buffer))
+        x = b.concat(c, parts.linear(b, "z_proj", x, width), axis=1, out="x")
+        x = parts.normed(b, x + _position(b, "encoder_pos", total, width))
         hidden = b.concat(b.full(mask, shape=(buffer,), value=0.0, dtype="f32"), mask, axis=1, out="hidden")
         seen = b.less(hidden, 0.5, out="seen")
         x, caches = parts.remembered(b, "encoder", x, (_keys(b, seen),), depth, sizes)
         x = parts.shown(b, parts.decoder_input(b, x), seen) + _position(b, "decoder_pos", total, width)
         x, more = parts.remembered(b, "decoder", x, (), depth, sizes)
-        return parts.features(b, x, tokens, width, buffer), *caches, *more
+        x = b.slice(parts.norm.apply(b, "decoder_norm", x), axis=1, start=buffer, stop=total, out="x")
+        return x + _position(b, "diffusion_pos", tokens, width), *caches, *more
 
     @module_class(
         "MaskedAutoencoder",

@@ -15,7 +15,7 @@ from latentc.components.contract import Draw, Need, Network, Update
 from latentc.components.kit import Conditions, call
 from latentc.components.kit.tokens import split_digits
 from latentc.components.objective import Objective
-from latentc.components.objectives._common import publish, token_losses
+from latentc.components.objectives._common import publish, smoothed
 from latentc.components.parts import Fraction, Problem
 from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
 from latentc.ir.types import B, Named
@@ -108,11 +108,11 @@ class MaskedToken(Objective):
         values = network.methods["forward"].output("logits").values
         if values is not None and values < int(logits.shape[2]):
             logits = b.slice(logits, axis=2, start=0, stop=values, out="logits")
-        losses = token_losses(b, logits, tokens)
+        rows, vocabulary = B * length, logits.shape[2]
+        losses = b.cross_entropy(b.reshape(logits, shape=(rows, vocabulary)), b.reshape(tokens, shape=(rows,)))
+        losses = b.reshape(losses, shape=(B, length), out="losses")
         if self.smoothing:
-            # Cross-entropy with the uniform distribution over the vocabulary.
-            uniform = b.neg(b.mean(b.log_softmax(logits, axis=2), axes=(2,), keepdims=False), out="uniform")
-            losses = b.add(losses * (1 - self.smoothing), uniform * self.smoothing, out="losses")
+            losses = smoothed(b, losses, logits, self.smoothing)
         if self.visible:
             b.output(b.mean(losses, axes=(1,), keepdims=False, out="loss"))
         else:

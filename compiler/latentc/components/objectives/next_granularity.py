@@ -35,11 +35,8 @@ class NextGranularity(Objective):
         return ("main", "structure")
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
-        return (
-            Need("main", "next_granules"),
-            Need("structure", "denoise_structure"),
-            Need("quantizer", "quantize_granules"),
-        )
+        of = (("main", "next_granules"), ("structure", "denoise_structure"), ("quantizer", "quantize_granules"))
+        return tuple(Need(network, capability) for network, capability in of)  # type: ignore[arg-type]
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         sides = {name: getattr(spec.networks.get(name), "side", None) for name in ("main", "structure")}
@@ -94,7 +91,7 @@ class NextGranularity(Objective):
             Draw("noise", "normal"),
         )
         metrics = ("loss", "canvas", "codes", "structure")
-        return (Update("loss", self.trained(spec), ("tokens", *conditions.fields), draws, metrics),)
+        return (Update("loss", ("main", "structure"), ("tokens", *conditions.fields), draws, metrics),)
 
     def _target(self, b: Builder, tokens: Var, labels: Var, stage: Var, stages: int, positions: int) -> Var:
         """i64[B, L]: the code of each position's cluster at `stage`."""

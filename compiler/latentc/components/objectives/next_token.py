@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from latentc.components.contract import Draw, Need, Network, Update
-from latentc.components.kit import Conditions, call, per_sample_mean
+from latentc.components.kit import Conditions, call
+from latentc.components.kit.texts import mean_of_text
 from latentc.components.kit.windows import cut, windows
 from latentc.components.objective import Objective
-from latentc.components.objectives._common import publish, token_losses
+from latentc.components.objectives._common import publish, smoothed
 from latentc.components.parts import Fraction
 from latentc.ir.builder import ModuleBuilder, f32, i64
 from latentc.ir.types import B, Named
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class NextToken(Objective):
-    """Cross-entropy of every token given the class and the tokens before it, in nats."""
+    """Cross-entropy of every token given the class and the tokens before it, in nats.
+
+    Of texts that end, the tokens count up to the one that ends it.
+    """
 
     kind: Literal["next_token"]
     keep: Fraction = Field(
@@ -29,6 +33,7 @@ class NextToken(Objective):
         description="probability that the network is given a token as it is, not a random one (taming transformers' "
         "`pkeep`)",
     )
+    smoothing: Fraction = Field(0.0, description="label smoothing: weight of the uniform distribution in the target")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "next_token"}
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
@@ -43,7 +48,7 @@ class NextToken(Objective):
         b = mb.function("loss.terms")
         tokens = b.input("tokens", i64(B, Named(spec.data.tokens.length, "T")))
         told = conditions.dropped(b, conditions.operands(b, conditions.inputs(b, by_field=True)))
-        draws = list(conditions.draws())
+        draws = [*conditions.drawn(), *conditions.draws()]
         if count < spec.data.tokens.length:
             # The network sees a window, cut out at random, of the tokens and of conditions that have as many.
             crops = windows(spec.data.tokens.grid, spec.networks["main"].window)  # type: ignore[attr-defined]
@@ -59,6 +64,11 @@ class NextToken(Objective):
             draws += [Draw("v", "uniform"), Draw("other", "integers", {"high": vocabulary})]
         prefix = b.slice(seen, axis=1, start=0, stop=count - 1, out="given")
         logits = call(b, network, "forward", told, state=prefix, out="logits")
-        b.output(per_sample_mean(b, token_losses(b, logits, tokens), out="loss"))
+        rows = B * length
+        flat = b.reshape(logits, shape=(rows, logits.shape[2]))
+        losses = b.reshape(b.cross_entropy(flat, b.reshape(tokens, shape=(rows,))), shape=(B, length))
+        if self.smoothing:
+            losses = smoothed(b, losses, logits, self.smoothing)
+        b.output(mean_of_text(b, losses, tokens, spec.data.modelled.end))
         b.finish("The cross-entropy of the tokens in nats per token, one value per sample.")
         return publish(mb, ("loss",), ("tokens", *conditions.fields), tuple(draws), self.trained(spec))

@@ -48,9 +48,9 @@ class TokenDiffusion(DiffusionLoss):
         yield from super().problems(spec)
         yield from self.parameterization().noise_problems(spec, f"objective `{self.kind}`")
 
-    @property
-    def further_networks(self) -> tuple[str, ...]:
-        return (*super().further_networks, "head")
+    def trained(self, spec: Spec) -> tuple[str, ...]:
+        heads = ("head",) if getattr(spec.networks.get("head"), "trainable", True) else ()
+        return (*super().trained(spec), *heads)
 
     def most_known(self, tokens: int) -> int:
         return math.ceil((1 - self.least_hidden) * tokens)

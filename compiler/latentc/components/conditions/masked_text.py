@@ -1,0 +1,102 @@
+"""The text itself, in part behind masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.condition import Condition, Form, GivenInput
+from latentc.components.contract import Draw, Port
+from latentc.components.kit.texts import counted, hidden_words, without_span
+from latentc.components.parts import Problem
+from latentc.ir.builder import Builder, Var, f32, i64
+from latentc.ir.types import B, TensorType
+from latentc_runtime.sources import Condition as Requested
+from latentc_runtime.sources import RandomSource
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class MaskedText(Condition):
+    """A text of which a share is hidden at random, in training and in programs (BART, Lewis et al. 2020).
+
+    Training hides it in the sample itself; a request gives a text, which may hold masks already. As a network takes it:
+    tokens i64[B, T], and a mask of those up to the one that ends the text.
+    """
+
+    kind: Literal["masked_text"]
+    mask: int = Field(ge=0, le=16_777_215, description="token that stands for what is hidden")
+    share: float = Field(
+        0.4, ge=0, le=1, description="share of the tokens that is hidden, rounded, at least one; 0: only given masks"
+    )
+    end: int | None = Field(
+        None,
+        ge=0,
+        le=16_777_215,
+        description="token that ends a text, as the field says; null: none",
+    )
+    shape: Literal["words", "span"] = Field(
+        "words", description="tokens drawn one by one, each replaced by a mask, or one span, replaced by a single mask"
+    )
+    field: None = Field(None, description="it is made of the sample")
+    dropout: float = Field(0.0, ge=0, le=0, description="it is always given")
+    prior: None = Field(None, description="a request gives the text")
+    FORMS: ClassVar[tuple[Form, ...]] = ("array",)
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "masked_text", "mask": 1}
+
+    def problems_as(self, name: str, spec: Spec) -> Iterator[Problem]:
+        tokens = spec.data.tokens
+        if tokens is None:
+            yield Problem((), f"a masked text is made of tokens, and the data has {spec.data.words}")
+        elif self.mask >= tokens.vocabulary:
+            message = f"token {self.mask} is out of range: there are {tokens.vocabulary}"
+            yield Problem(("mask",), message, "name the token that stands for what is hidden")
+        elif self.end != spec.data.modelled.end:
+            end = spec.data.modelled.end
+            message = f"`end` is {self.end}, and texts of the data end with {end}"
+            yield Problem(("end",), message, "say the same in both places")
+
+    def ports(self, name: str, spec: Spec) -> tuple[Port, ...]:
+        length, vocabulary = _sizes(spec)
+        value = Port(name, i64(B, length), "condition", vocabulary)
+        return value, Port(f"{name}_mask", TensorType("bool", (B, length)), "condition")
+
+    def inputs(self, name: str, spec: Spec) -> tuple[GivenInput, ...]:
+        (text, _), (length, _) = self.ports(name, spec), _sizes(spec)
+        given = GivenInput(name, text.type, "tokens", name)
+        if not self.share:
+            return (given,)
+        key = f"{name}_hidden"
+        drawn = f32(B, length if self.shape == "words" else 1)
+        source = RandomSource("uniform", key)
+        return given, GivenInput(key, drawn, "", name, drawn=(Draw(key, "uniform"), drawn), random=source)
+
+    def operands(self, b: Builder, name: str, given: tuple[Var, ...], networks: Any) -> tuple[Var, ...]:
+        text, *where = given
+        counts = counted(b, text, self.end)
+        if where and self.shape == "words":
+            hidden = hidden_words(b, text, where[0], self.share, self.end)
+            text = b.where(hidden, b.scalar(self.mask, text), text, out=name)
+        elif where:
+            text = without_span(b, text, where[0], self.share, self.end, self.mask)
+            counts = counted(b, text, self.end)
+        if counts is None:
+            counts = b.full(text, shape=text.shape[1:], value=1.0, dtype="f32", out="counts")
+        return text, b.greater(counts, 0.5, out=f"{name}_mask")
+
+    def null_operands(self, b: Builder, name: str, operands: tuple[Var, ...], spec: Spec) -> tuple[Var, ...]:
+        return operands
+
+    def requests(self, name: str, spec: Spec) -> tuple[Requested, ...]:
+        length, vocabulary = _sizes(spec)
+        field = spec.data.fields["tokens"]
+        return (Requested(name, "tokens", (length,), "i64", field.axes, vocabulary=vocabulary, **field.text),)
+
+
+def _sizes(spec: Spec) -> tuple[int, int]:
+    """The number of tokens of a sample, and of different ones."""
+    tokens = spec.data.tokens
+    return (1, 1) if tokens is None else (tokens.length, tokens.vocabulary)

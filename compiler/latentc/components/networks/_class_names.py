@@ -1,0 +1,59 @@
+"""Classes by the tokens of their names, which the table of the tokens embeds.
+
+Symbols: B batch, L tokens of the longest name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from latentc.components.condition import Entry
+from latentc.components.parts import Problem
+from latentc.ir.builder import Builder, Var
+
+Token = Annotated[int, Field(ge=0, le=16_777_215)]
+ClassTokens = tuple[Token | tuple[Token, ...], ...]
+Rows = tuple[tuple[int, ...], ...]
+
+
+def rows_of(tokens: ClassTokens | None) -> Rows | None:
+    """The tokens that stand for each class; None: classes have embeddings of their own."""
+    return None if tokens is None else tuple((row,) if isinstance(row, int) else row for row in tokens)
+
+
+def longest(rows: Rows) -> int:
+    """L, the number of tokens of the longest name."""
+    return max(map(len, rows), default=1)
+
+
+def problems_of_names(
+    rows: Rows | None, vocabulary: int, entries: Sequence[Entry], ragged: bool = True
+) -> Iterator[Problem]:
+    """What is wrong with the tokens of classes; names have equally many unless `ragged`."""
+    if rows is None:
+        return
+    if not rows or not all(rows):
+        yield Problem(("class_tokens",), "a class has no token")
+    elif not ragged and len({*map(len, rows)}) > 1:
+        yield Problem(("class_tokens",), "names of classes have different numbers of tokens", "use shorter names")
+    if any(not 0 <= token < vocabulary for row in rows for token in row):
+        yield Problem(("class_tokens",), f"tokens are 0 to {vocabulary - 1}")
+    for entry in entries:
+        values = entry.ports[0].values
+        if entry.form == "tokens" and values is not None and len(rows) != values:
+            message = f"{len(rows)} classes have tokens, and `{entry.name}` has {values} values"
+            yield Problem(("class_tokens",), message, "name those of each, and of none if the class may be dropped")
+
+
+def named(b: Builder, rows: Rows, y: Var) -> tuple[Var, Var | None]:
+    """i64[B, L], the tokens of the name of class y i64[B], and which of them count f32[B, L]; None: all."""
+    length = longest(rows)
+    # Shorter names are filled up behind their end.
+    names = np.array([[*row, *[row[-1]] * (length - len(row))] for row in rows], np.int64)
+    counts = np.array([[float(i < len(row)) for i in range(length)] for row in rows], np.float32)
+    code = b.take(b.constant(names), y, axis=0, out="code")
+    return code, None if counts.all() else b.take(b.constant(counts), y, axis=0, out="counts")

@@ -1,0 +1,396 @@
+"""An encoder of a text and a causal decoder of another: BART.
+
+Beside language_model: what stands before the tokens is encoded with sight of both sides, by blocks of its own, and the
+decoder looks it up in every block.
+
+Symbols: B batch, T tokens of a sample, S tokens of the encoder, V vocabulary, D width, H heads, d channels of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.backbone import Backbone, add_method
+from latentc.components.blocks.block import Block
+from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.blocks.encoder_attention import encoder_attention, look_up, remember
+from latentc.components.condition import Entry, Form, ports_of, with_operands
+from latentc.components.contract import Capability, Network, Port, Role
+from latentc.components.networks._class_names import ClassTokens, longest, named, problems_of_names, rows_of
+from latentc.components.parts import DecodeState, FeedForward, Mixer, Norm, Problem, Weights
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
+from latentc.ir.types import B
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class TextToText(Backbone):
+    """Encodes a text behind its class, and decodes another (BART, Lewis et al. 2020, arXiv:1910.13461).
+
+    `forward`: tokens i64[B, T - 1], conditions -> logits f32[B, T, V]. `prefill`: conditions -> logits f32[B, V] of the
+    first token, caches. `decode`: token i64[B], position i64[] (the number of the token that is wanted), caches ->
+    logits f32[B, V], caches. Learned positions; norms of embeddings; logits are products with the table of the tokens.
+    """
+
+    kind: Literal["text_to_text"]
+    width: int = Field(gt=0, le=65_536, description="channels of a token (D)")
+    encoder_depth: int = Field(gt=0, le=512, description="blocks of the encoder")
+    decoder_depth: int = Field(gt=0, le=512, description="blocks of the decoder")
+    context: int = Field(1024, gt=0, le=1_048_576, description="places that encoder and decoder know")
+    offset: int = Field(2, ge=0, le=1_024, description="unused rows before the first place in the tables of places")
+    start: int = Field(ge=0, le=16_777_215, description="token that the decoder begins with")
+    source_start: int | None = Field(
+        None, ge=0, le=16_777_215, description="token that begins the encoder's text, before the class; null: none"
+    )
+    class_tokens: ClassTokens | None = Field(
+        None, description="tokens of the name of each class; null: a learned embedding of each class"
+    )
+    block: Block = Field(description="the block of both; its mixer is causal, which the encoder leaves out")
+    weights: Weights = Field("normal", description="how linear layers start")
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "kind": "text_to_text",
+        "width": 16,
+        "encoder_depth": 1,
+        "decoder_depth": 2,
+        "context": 256,
+        "start": 0,
+        "block": {
+            "mixer": {"kind": "attention", "heads": 2, "causal": True},
+            "feed_forward": {"kind": "gelu_mlp", "ratio": 2},
+            "norm": {"kind": "layer_norm", "affine": True},
+            "condition": {"kind": "in_context", "norm_after": True},
+        },
+    }
+
+    PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"next_token"})
+    TAKES: ClassVar[tuple[Form, ...]] = ("array", "tokens")
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        tokens = spec.data.tokens
+        if tokens is None:
+            yield Problem((), f"a text_to_text takes tokens, but the data has {spec.data.words}")
+            return
+        yield from self.block.problems_of_width(self.width)
+        yield from self.block.problems_of_decoding("a text_to_text predicts the next token")
+        if self.block.condition.kind != "in_context":
+            message = "a text_to_text has its conditions in the encoder's sequence"
+            yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
+        for name, token in (("start", self.start), ("source_start", self.source_start)):
+            if token is not None and token >= tokens.vocabulary:
+                yield Problem((name,), f"tokens are 0 to {tokens.vocabulary - 1}")
+        yield from self.problems_of_conditions(spec)
+        entries = self.entries(spec)
+        yield from problems_of_names(rows_of(self.class_tokens), tokens.vocabulary, entries)
+        for entry in entries:
+            values = entry.ports[0].values
+            if entry.form == "array" and values != tokens.vocabulary:
+                message = f"text `{entry.name}` has {values} tokens, and the data {tokens.vocabulary}"
+                yield Problem((), message, "give both the same vocabulary")
+        if not entries and self.source_start is None:
+            yield Problem(("source_start",), "the encoder has nothing to encode", "add a condition")
+        most = max(self.encoded(entries, spec), tokens.length)
+        if most > self.context:
+            yield Problem(("context",), f"sequences have {most} places, more than {self.context}")
+
+    def encoded(self, entries: tuple[Entry, ...], spec: Spec) -> int:
+        """S, how many tokens the encoder takes."""
+        rows, count = rows_of(self.class_tokens), int(self.source_start is not None)
+        for entry in entries:
+            if entry.form == "array":
+                count += int(entry.ports[0].type.shape[1])  # type: ignore[arg-type]
+            else:
+                count += longest(rows) if rows else entry.condition.length(entry.name, spec)
+        return count
+
+    def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
+        tokens = spec.data.tokens
+        assert tokens is not None
+        entries = self.entries(spec)
+        static: dict[str, Any] = {
+            "vocabulary": tokens.vocabulary,
+            "length": tokens.length,
+            "places": self.offset + self.context,
+            "width": self.width,
+            "encoder_depth": self.encoder_depth,
+            "decoder_depth": self.decoder_depth,
+            **self.block.static(self.width),
+            **self.condition_sizes(spec),
+        }
+        heads, size = static["heads"], self.width // static["heads"]
+        source = self.encoded(entries, spec)
+        grown = Port("caches", f32(B, static.get("kv_heads", heads), tokens.length, size), "cache")
+        kept = Port("memories", f32(B, heads, source, size), "cache")
+        caches = (grown,) * (2 * self.decoder_depth) + (kept,) * (2 * self.decoder_depth)
+        caches += (Port("known", f32(B, source), "cache"),)
+        told = ports_of(entries)
+        out: tuple[Role, ...] = ("logits", *(port.role for port in caches))
+        state = Port("tokens", i64(B, tokens.length - 1), "state", tokens.vocabulary)
+        token, position = Port("token", i64(B), "token", tokens.vocabulary), Port("position", i64(), "position")
+        methods = {
+            "forward": add_method(mb, name, "forward", _forward(self, entries), (state, *told), static, ("logits",)),
+            "prefill": add_method(mb, name, "prefill", _prefill(self, entries), told, static, out),
+            "decode": add_method(mb, name, "decode", _decode(self), (token, position, *caches), static, out),
+        }
+        return Network(name, methods, self.PROVIDES)
+
+
+# ---- the two stacks
+
+
+def _table(b: Builder, vocabulary: Any, width: Any) -> Var:
+    return b.param("wte.weight", f32(vocabulary, width), "normal", std=0.02)  # type: ignore[no-any-return]
+
+
+def _entered(b: Builder, config: TextToText, x: Var, places: Var, side: str, static: Mapping[str, Any]) -> Var:
+    """x f32[B, N, D] with the embeddings of its places f32[B or 1, N], normalised; `side` names the parameters."""
+    table = b.param(f"{side}_positions.weight", f32(static["places"], static["width"]), "normal", std=0.02)
+    index = b.cast(b.add(places, float(config.offset)), to="i64", out="index")
+    return config.block.parts()[2].apply(b, f"{side}_norm", b.add(x, b.embedding(table, index), out="x"))
+
+
+def _source(
+    b: Builder, config: TextToText, entries: tuple[Entry, ...], operands: Sequence[Var], static: Mapping[str, Any]
+) -> tuple[Var, Var]:
+    """What the encoder takes: embeddings f32[B, S, D], and which of them count f32[B, S]."""
+    vocabulary, width = static["vocabulary"], static["width"]
+    table, rows = _table(b, vocabulary, width), rows_of(config.class_tokens)
+    parts: list[tuple[Var, Var | None]] = []
+    # A text comes behind the class, whatever the order of the spec.
+    for entry, own in sorted(with_operands(entries, operands), key=lambda pair: pair[0].form == "array"):
+        if entry.form == "array":
+            parts.append((b.embedding(table, own[0], out="source"), b.cast(own[1], to="f32", out="counts")))
+        elif rows is not None:
+            code, known = named(b, rows, own[0])
+            parts.append((b.embedding(table, code, out="name"), known))
+        else:
+            parts.append((entry.tokens(b, f"{entry.name}_embedding", own, width, static)[0], None))
+    if config.source_start is not None:
+        one = b.full(operands[0], shape=(1,), value=float(config.source_start), dtype="f32")
+        parts.insert(0, (b.embedding(table, b.cast(one, to="i64", out="start"), out="start"), None))
+    counts = [
+        b.full(x, shape=(x.shape[1],), value=1.0, dtype="f32", out="counts") if mask is None else mask
+        for x, mask in parts
+    ]
+    if len(parts) == 1:
+        return parts[0][0], counts[0]
+    return b.concat(*(x for x, _ in parts), axis=1, out="source"), b.concat(*counts, axis=1, out="known")
+
+
+def _encoded(
+    b: Builder, config: TextToText, entries: tuple[Entry, ...], operands: Sequence[Var], static: Mapping[str, Any]
+) -> tuple[Var, Var]:
+    """The encoder's features f32[B, S, D], and which of them count f32[B, S]."""
+    x, known = _source(b, config, entries, operands, static)
+    places = b.maximum(b.op("sub", b.cumsum(known, axis=1), 1.0), 0.0, out="places")
+    x = _entered(b, config, x, places, "encoder", static)
+    mixer, feed_forward, norm, condition = config.block.parts()
+    assert isinstance(condition, InContext)
+    both_ways = mixer.model_copy(update={"causal": False})
+    block = condition.masked_block(both_ways, feed_forward, norm, config.weights)
+    sizes = config.block.own(static["width"], static)
+    for name in items("encoder", static["encoder_depth"]):
+        x = b.sub(name, block, x, _seen(b, known), dim=static["width"], **sizes)
+    return (x if condition.norm_after else norm.apply(b, "encoder_out", x)), known
+
+
+def _seen(b: Builder, known: Var) -> Var:
+    """bool[B, 1, 1, S]: the encoder's tokens that count."""
+    batch, length = known.shape
+    return b.reshape(b.greater(known, 0.5), shape=(batch, 1, 1, length), out="seen")  # type: ignore[no-any-return]
+
+
+def _logits(b: Builder, config: TextToText, x: Var, static: Mapping[str, Any]) -> Var:
+    norm, condition = config.block.parts()[2:]
+    assert isinstance(condition, InContext)
+    x = x if condition.norm_after else norm.apply(b, "decoder_out", x)
+    bias = b.param("logits_bias", f32(static["vocabulary"]), "zeros", kind="state")
+    return b.linear(x, _table(b, static["vocabulary"], static["width"]), bias, out="logits")  # type: ignore[no-any-return]
+
+
+# ---- the decoder's block
+
+
+def _parts(config: TextToText) -> tuple[Mixer, FeedForward, Norm, InContext]:
+    mixer, feed_forward, norm, condition = config.block.parts()
+    assert isinstance(condition, InContext)
+    return mixer, feed_forward, norm, condition
+
+
+def _joined(b: Builder, norm: Norm, name: str, x: Var, after: bool, branch: Any) -> Var:
+    """x with a branch of it; the norm precedes the branch, or follows the sum."""
+    if after:
+        return norm.apply(b, name, b.add(x, branch(x), out="x"))
+    return b.add(x, branch(norm.apply(b, name, x)), out="x")  # type: ignore[no-any-return]
+
+
+@cache
+def _block(config: TextToText) -> BlockBody:
+    mixer, feed_forward, norm, condition = _parts(config)
+    init, after = config.weights, condition.norm_after
+
+    @module_class("DecoderBlock")
+    def block(b: Builder, x: Var, context: Var, seen: Var, *, dim: int, **static: Any) -> Var:
+        """A block that also looks at the encoder's tokens where `seen` is true."""
+        own = mixer.own(dim, static)
+        heads = {"dim": dim, "heads": static["heads"]}
+        x = _joined(b, norm, "norm1", x, after, lambda h: mixer.apply(b, "attn", h, (), init, dim=dim, **own))
+        x = _joined(
+            b, norm, "norm_cross", x, after, lambda h: b.sub("cross", encoder_attention, h, context, seen, **heads)
+        )
+        return _fed(b, feed_forward, norm, init, x, after, dim, static)
+
+    return block
+
+
+@cache
+def _decode_block(config: TextToText) -> BlockBody:
+    mixer, feed_forward, norm, condition = _parts(config)
+    init, after = config.weights, condition.norm_after
+
+    @module_class("DecoderBlock", "decode")
+    def decode(
+        b: Builder,
+        x: Var,
+        position: Var,
+        mask: Var,
+        keys: Var,
+        values: Var,
+        kept_keys: Var,
+        kept_values: Var,
+        seen: Var,
+        *,
+        dim: int,
+        **static: Any,
+    ) -> tuple[Var, Var, Var]:
+        """The block for one token against the cached keys and values, its own and the encoder's."""
+        own = mixer.own(dim, static)
+        heads = {"dim": dim, "heads": static["heads"]}
+        grown: list[Var] = []
+
+        def mix(h: Var) -> Var:
+            h, *grown[:] = mixer.decode(
+                b, "attn", h, DecodeState(position, mask, keys, values), (), init, dim=dim, **own
+            )
+            return h
+
+        x = _joined(b, norm, "norm1", x, after, mix)
+        looked = lambda h: b.sub("cross", look_up, h, kept_keys, kept_values, seen, **heads)  # noqa: E731
+        x = _joined(b, norm, "norm_cross", x, after, looked)
+        return _fed(b, feed_forward, norm, init, x, after, dim, static), *grown  # type: ignore[return-value]
+
+    return decode
+
+
+@cache
+def _remember_block(config: TextToText) -> BlockBody:
+    @module_class("DecoderBlock", "remember")
+    def remember_block(b: Builder, context: Var, *, dim: int, **static: Any) -> tuple[Var, Var]:
+        """Keys and values of the encoder's tokens."""
+        return b.sub("cross", remember, context, out="keys values", dim=dim, heads=static["heads"])  # type: ignore[no-any-return]
+
+    return remember_block
+
+
+def _fed(
+    b: Builder,
+    feed_forward: FeedForward,
+    norm: Norm,
+    init: str,
+    x: Var,
+    after: bool,
+    dim: int,
+    static: Mapping[str, Any],
+) -> Var:
+    own = {k: static[k] for k in feed_forward.static(dim)}
+    return _joined(b, norm, "norm2", x, after, lambda h: feed_forward.apply(b, "mlp", h, init, dim=dim, **own))
+
+
+# ---- the methods
+
+
+@cache
+def _forward(config: TextToText, entries: tuple[Entry, ...]) -> BlockBody:
+    @module_class("TextToText")
+    def forward(b: Builder, tokens: Var, *conditions: Var, **static: Any) -> Var:
+        """Logits of every token given those before it and the encoder's text."""
+        width = static["width"]
+        context, known = _encoded(b, config, entries, conditions, static)
+        start = b.full(tokens, shape=(1,), value=config.start, dtype="i64", out="start")
+        x = b.embedding(_table(b, static["vocabulary"], width), b.concat(start, tokens, axis=1, out="given"), out="x")
+        count = int(tokens.shape[1]) + 1
+        places = b.reshape(b.cast(b.arange(count), to="f32"), shape=(1, count), out="places")
+        x = _entered(b, config, x, places, "decoder", static)
+        sizes = config.block.own(width, static)
+        for name in items("decoder", static["decoder_depth"]):
+            x = b.sub(name, _block(config), x, context, _seen(b, known), dim=width, **sizes)
+        return _logits(b, config, x, static)
+
+    return forward
+
+
+def _step(
+    b: Builder,
+    config: TextToText,
+    token: Var,
+    position: Var,
+    caches: Sequence[Var],
+    memories: Sequence[Var],
+    known: Var,
+    static: Mapping[str, Any],
+) -> tuple[Var, list[Var]]:
+    """Token i64[B, 1] at cache position `position`: logits f32[B, V] of the next one, and the grown caches."""
+    width, length = static["width"], static["length"]
+    x = b.embedding(_table(b, static["vocabulary"], width), token, out="x")
+    place = b.reshape(b.cast(position, to="f32"), shape=(1, 1), out="place")
+    x = _entered(b, config, x, place, "decoder", static)
+    mask = b.reshape(b.less_equal(b.arange(length), position), shape=(1, 1, 1, length), out="mask")
+    seen, sizes, grown = _seen(b, known), config.block.own(width, static), list[Var]()
+    for i in range(int(static["decoder_depth"])):
+        pairs = (*caches[2 * i : 2 * i + 2], *memories[2 * i : 2 * i + 2])
+        operands = (x, position, mask, *pairs, seen)
+        x, keys, values = b.sub(
+            f"decoder.{i}", _decode_block(config), *operands, out="x keys values", dim=width, **sizes
+        )
+        grown += [keys, values]
+    logits = _logits(b, config, x, static)
+    return b.reshape(logits, shape=(x.shape[0], static["vocabulary"]), out="logits"), grown
+
+
+@cache
+def _prefill(config: TextToText, entries: tuple[Entry, ...]) -> BlockBody:
+    @module_class("TextToText", "prefill")
+    def prefill(b: Builder, *conditions: Var, **static: Any) -> tuple[Var, ...]:
+        """Encodes the text: logits of the first token, and the caches."""
+        width, heads, length = static["width"], static["heads"], static["length"]
+        context, known = _encoded(b, config, entries, conditions, static)
+        sizes, memories = config.block.own(width, static), list[Var]()
+        for i in range(int(static["decoder_depth"])):
+            kept = b.sub(f"decoder.{i}", _remember_block(config), context, out="keys values", dim=width, **sizes)
+            memories += kept
+        shape = (static.get("kv_heads", heads), length, width // heads)
+        caches = [b.full(context, shape=shape, value=0.0, dtype="f32", out="cache") for _ in memories]
+        start = b.cast(b.full(context, shape=(1,), value=float(config.start), dtype="f32"), to="i64", out="start")
+        position = b.constant(0, "i64")
+        logits, grown = _step(b, config, start, position, caches, memories, known, static)
+        return logits, *grown, *memories, known
+
+    return prefill
+
+
+@cache
+def _decode(config: TextToText) -> BlockBody:
+    @module_class("TextToText", "decode")
+    def decode(b: Builder, token: Var, position: Var, *caches: Var, **static: Any) -> tuple[Var, ...]:
+        """Takes token `position - 1` and gives the logits of token `position`, and the grown caches."""
+        count = 2 * int(static["decoder_depth"])
+        own, memories, known = caches[:count], caches[count : 2 * count], caches[2 * count]
+        token = b.reshape(token, shape=(token.shape[0], 1), out="token")
+        logits, grown = _step(b, config, token, position, own, memories, known, static)
+        return logits, *grown, *memories, known
+
+    return decode

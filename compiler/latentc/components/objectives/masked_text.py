@@ -1,0 +1,79 @@
+"""Prediction of what is hidden in texts.
+
+Beside masked_token: a fixed share of the tokens up to the end of each text is predicted, some of them behind other
+tokens than the mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.kit import Conditions, call
+from latentc.components.kit.texts import hidden_words, inside, weighted_mean
+from latentc.components.objective import Objective
+from latentc.components.objectives._common import publish
+from latentc.components.parts import Fraction, Problem
+from latentc.ir.builder import ModuleBuilder, f32, i64
+from latentc.ir.types import B, Named
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class MaskedText(Objective):
+    """Cross-entropy of a share of the tokens of each text given the others (Devlin et al. 2018, arXiv:1810.04805).
+
+    round(share n) of its n tokens, at least one; the one that ends it is not among them.
+    """
+
+    kind: Literal["masked_text"]
+    share: float = Field(0.15, gt=0, le=1, description="share of the tokens that is predicted")
+    kept: Fraction = Field(0.1, description="share of these that the network is given as they are")
+    replaced: Fraction = Field(
+        0.1, description="share of these behind another token of the same text; all others are masked"
+    )
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "masked_text"}
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        return (Need("main", "masked_tokens"),)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        if self.kept + self.replaced > 1:
+            yield Problem(
+                ("kept",), f"`kept` and `replaced` are {self.kept + self.replaced:g} together", "use 1 at most"
+            )
+        if getattr(spec.networks.get("main"), "splits", 1) > 1:
+            yield Problem((), "tokens of a text are whole, and the network splits them", "leave out `splits`")
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        network, conditions = networks["main"], Conditions(spec, networks)
+        port, end = network.methods["forward"].input("state"), spec.data.modelled.end
+        assert spec.data.tokens is not None and port.null is not None
+        length = Named(spec.data.tokens.length, "T")
+        b = mb.function("loss.terms")
+        tokens = b.input("tokens", i64(B, length))
+        given = conditions.inputs(b, by_field=True)
+        u, v, w = (b.input(name, f32(B, length)) for name in "uvw")
+        told = conditions.dropped(b, conditions.operands(b, given))
+        within = inside(b, tokens, end)
+        hidden = hidden_words(b, tokens, u, self.share, end)
+        count = b.sum(within, axes=(1,), keepdims=True, out="count")
+        other = b.minimum(b.floor(w * count), b.maximum(count - 1.0, 0.0), out="other")
+        other = b.take_along(tokens, b.cast(other, to="i64"), axis=1, out="other")
+        shown = b.where(b.less(v, self.kept + self.replaced), other, b.scalar(port.null, tokens))
+        shown = b.where(b.less(v, self.kept), tokens, shown, out="shown")
+        seen = b.where(hidden, shown, tokens, out="seen")
+        logits = call(b, network, "forward", told, state=seen, out="logits")
+        rows = B * length
+        flat = b.reshape(logits, shape=(rows, logits.shape[2]))
+        losses = b.reshape(b.cross_entropy(flat, b.reshape(tokens, shape=(rows,))), shape=(B, length), out="losses")
+        # A text without tokens has none to predict, and no loss.
+        weight = b.add(b.cast(hidden, to="f32"), 1e-9, out="weight")
+        b.output(weighted_mean(b, losses, weight))
+        b.finish("The cross-entropy of hidden tokens in nats per token, one value per sample.")
+        draws = (*(Draw(name, "uniform") for name in "uvw"), *conditions.draws())
+        return publish(mb, ("loss",), ("tokens", *conditions.fields), draws, self.trained(spec))

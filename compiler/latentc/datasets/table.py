@@ -1,0 +1,95 @@
+"""Rows of a table: a .csv or .tsv file whose first row names the columns, or a .jsonl file with an object per line."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentc.datasets.arrays import DTYPES, Array, Arrays, reading
+from latentc_runtime.texts import sample_from_text, tokens_from_text
+
+USUAL = {"tokens": ("text",), "y": ("label",)}
+Rows = list[dict[str, Any]]
+
+
+def open_dataset(settings: dict[str, Any]) -> Arrays:
+    """Columns as fields: numbers, labels by number or name, and texts as tokens. Raises ValueError."""
+    file, fields = Path(settings["path"]), settings["fields"]
+    rows = read_rows(file)
+    names = class_names(settings)
+    arrays: dict[str, Array] = {}
+    for name, field in fields.items():
+        text = name.removesuffix("_mask")
+        if text != name and field["dtype"] == "bool" and fields.get(text, {}).get("medium") == "text":
+            continue  # said by the text itself
+        values = [_cells(row, name, settings["keys"], field, file) for row in rows]
+        if field["medium"] == "text":
+            arrays |= _texts(name, values, field, masked=f"{name}_mask" in fields)
+        elif name == "y" and names:
+            arrays[name] = np.array([_class(value[0], names) for value in values], np.int64)
+        else:
+            with reading(f"column `{name}` of {file}", "numbers"):
+                array = np.array(values, np.float64).reshape(len(rows), *field["shape"])
+            if not np.isfinite(array).all():
+                raise ValueError(f"column `{name}` of {file} holds numbers that are not finite")
+            arrays[name] = array.astype(DTYPES[field["dtype"]])
+    return Arrays(arrays, fields)
+
+
+def read_rows(file: Path) -> Rows:
+    """The rows of the file by column. Raises ValueError."""
+    if not file.is_file():
+        raise ValueError(f"path: no such file: {file}")
+    rows: Rows
+    if file.suffix == ".jsonl":
+        with reading(file, "a JSON object per line"):
+            rows = [dict(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    else:
+        with reading(file, "a table with a row of names"), file.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream, delimiter="\t" if file.suffix == ".tsv" else ","))
+    if not rows:
+        raise ValueError(f"path: {file} holds no rows")
+    return rows
+
+
+def class_names(settings: dict[str, Any]) -> list[str]:
+    """Names of the classes: the labels of the file in sorted order; empty if they are numbers."""
+    if "y" not in settings["fields"]:
+        return []
+    file = Path(settings["path"])
+    field = settings["fields"]["y"]
+    labels = {str(_cells(row, "y", settings["keys"], field, file)[0]) for row in read_rows(file)}
+    return [] if all(label.isdigit() for label in labels) else sorted(labels)
+
+
+def _class(label: Any, names: list[str]) -> int:
+    return names.index(str(label))
+
+
+def _cells(row: dict[str, Any], name: str, keys: dict[str, str], field: dict[str, Any], file: Path) -> list[Any]:
+    """What a row says of a field: of several numbers in columns of their own, NAME_0, NAME_1, …. Raises ValueError."""
+    key = keys.get(name) or next((k for k in (name, *USUAL.get(name, ())) if k in row), name)
+    if key in row:
+        return row[key] if isinstance(row[key], list) else [row[key]]
+    count = int(np.prod(field["shape"], dtype=int))
+    columns = [f"{key}_{i}" for i in range(count)]
+    if field["medium"] == "text" or not set(columns) <= set(row):
+        held = ", ".join(map(str, row))
+        raise ValueError(f"keys: {file} has no column `{key}` for the field `{name}`; it has {held}")
+    return [row[column] for column in columns]
+
+
+def _texts(name: str, values: list[list[Any]], field: dict[str, Any], masked: bool) -> dict[str, Array]:
+    """Tokens [N, L] of texts, and with `masked` which of them are the text's."""
+    (length,) = field["shape"]
+    if not masked:
+        rows = [sample_from_text(str(value[0]), field, length) for value in values]
+        return {name: np.array(rows, np.int64)}
+    tokens = np.zeros((len(values), length), np.int64)
+    mask = np.zeros((len(values), length), np.bool_)
+    for i, value in enumerate(values):
+        own = tokens_from_text(str(value[0]), field, length)
+        tokens[i, : len(own)], mask[i, : len(own)] = own, True
+    return {name: tokens, f"{name}_mask": mask}

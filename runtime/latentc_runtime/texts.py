@@ -1,0 +1,86 @@
+"""Text as tokens, and back.
+
+A field of medium `text` says what its tokens are: those of `tokenizer`, a tokenizer.json as Hugging Face's libraries
+write it; or characters, token i is `alphabet[i]`; or bytes of UTF-8, on which 256 and others may come. `end` is the
+token that ends a text, and that fills what is behind it. `tokenizer` needs the package tokenizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+Field = Mapping[str, Any]
+PACKAGE = "tokenizers"
+MISSING = "text needs the package tokenizers: run `pip install 'latentc[text]'`"
+
+
+def tokens_from_text(text: str, field: Field, length: int) -> list[int]:
+    """At most `length` tokens of a text, with the token that ends it, if there is one. Raises ValueError."""
+    end = field.get("end")
+    tokens = _tokens(text, field)[: length if end is None else length - 1]
+    if outside := [token for token in tokens if not 0 <= token < field["classes"]]:
+        raise ValueError(f"token {outside[0]} is outside 0 to {field['classes'] - 1}: is it another tokenizer?")
+    return tokens if end is None else [*tokens, end]
+
+
+def sample_from_text(text: str, field: Field, length: int) -> list[int]:
+    """The `length` tokens of a text, filled up with the token that ends it. Raises ValueError if there is none."""
+    tokens = tokens_from_text(text, field, length)
+    missing = length - len(tokens)
+    if missing and field.get("end") is None:
+        message = f"a text has {len(tokens)} tokens, and samples {length}"
+        raise ValueError(f"{message}: give the field `end`, the token that ends a text")
+    return tokens + missing * [int(field["end"])] if missing else tokens
+
+
+def text_from_tokens(tokens: Sequence[int], field: Field) -> str:
+    """The text of tokens, up to the one that ends it. Raises ValueError."""
+    end, alphabet, classes = field.get("end"), field.get("alphabet"), field["classes"]
+    if any(not 0 <= token < classes for token in tokens):
+        raise ValueError(f"a token is outside 0 to {classes - 1}")
+    if end is not None and end in tokens:
+        tokens = tokens[: list(tokens).index(end)]
+    if tokenizer := field.get("tokenizer"):
+        text: str = _tokenizer(tokenizer).decode(list(tokens))
+        return text.strip()
+    if alphabet:
+        return "".join(alphabet[token] for token in tokens)
+    if _bytes(field):
+        return bytes(token for token in tokens if token < 256).decode(errors="replace")
+    return " ".join(map(str, tokens))
+
+
+def _bytes(field: Field) -> bool:
+    """Whether tokens are bytes; if 256 ends texts, those from it on stand for no byte."""
+    return bool(field["classes"] <= 256 or field.get("end") == 256)
+
+
+def _tokens(text: str, field: Field) -> list[int]:
+    if tokenizer := field.get("tokenizer"):
+        ids: list[int] = _tokenizer(tokenizer).encode(text, add_special_tokens=False).ids
+        return ids
+    if alphabet := field.get("alphabet"):
+        if unknown := [character for character in text if character not in alphabet]:
+            raise ValueError(f"the alphabet does not have the character {unknown[0]!r}")
+        return [alphabet.index(character) for character in text]
+    if not _bytes(field):
+        raise ValueError(f"text of {field['classes']} tokens needs a tokenizer: give the field `tokenizer`, its file")
+    return list(text.encode())
+
+
+@cache
+def _tokenizer(file: str) -> Any:
+    """The tokenizer of a tokenizer.json. Raises ValueError."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise ValueError(MISSING) from None
+    try:
+        tokenizer = Tokenizer.from_file(file)
+    except Exception as error:  # of the library in Rust, whose type is Exception itself
+        raise ValueError(f"{file} cannot be read as a tokenizer.json: {error}") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer

@@ -1,0 +1,53 @@
+"""What is hidden in texts, and the loss of it."""
+
+from __future__ import annotations
+
+import numpy as np
+from random_weights import random_weights
+from tiny_systems import SYSTEMS
+
+from latentc.components.kit.texts import hidden_words, without_span
+from latentc.ir.builder import ModuleBuilder, f32
+from latentc.ir.core import parameters
+from latentc.ir.interpret import Interpreter
+from latentc.ir.types import B, i64
+from latentc.lower import lower
+from latentc.spec import load_spec
+
+END, MASK = 9, 8
+TEXTS = np.array([[1, 2, 3, 4, 5, 9, 9, 9], [1, 2, 9, 9, 9, 9, 9, 9], [9] * 8])
+
+
+def test_a_share_of_each_text_is_hidden() -> None:
+    mb, u = ModuleBuilder(), np.random.default_rng(0).uniform(size=(3, 8))
+    b = mb.function("f")
+    x, v, w = b.input("x", i64(B, 8)), b.input("v", f32(B, 8)), b.input("w", f32(B, 1))
+    b.output(hidden_words(b, x, v, 0.5, END), without_span(b, x, w, 0.5, END, MASK))
+    mb.entries["f"] = b.finish()
+    hidden, shorter = Interpreter(mb.finish()).run("f", TEXTS, u, np.array([[0.7], [0.0], [0.5]]))
+    for row, length, count in ((0, 5, 3), (1, 2, 1), (2, 0, 0)):  # 2.5 is rounded up
+        assert np.flatnonzero(hidden[row]).tolist() == sorted(np.argsort(u[row, :length])[:count].tolist())
+    assert shorter.tolist() == [[1, 2, 8, 9, 9, 9, 9, 9], [8, 2, 9, 9, 9, 9, 9, 9], [8, *[9] * 7]]
+
+
+def test_the_loss_is_of_what_is_hidden() -> None:
+    """Of four tokens hidden at most, one is shown as it is, one behind another token of the text, others masked."""
+    system = SYSTEMS["class_prefix_bert"]
+    options = ["objective={kind: masked_text, share: 0.75, kept: 0.2, replaced: 0.2}"]
+    lowered, rng = lower(load_spec(system.spec, None, [*system.sizes, *options])), np.random.default_rng(1)
+    params = parameters(lowered.module, lowered.module.entries["main.forward"])
+    weights = random_weights(params, rng, 0.3)
+    tokens = np.array([[4, 5, 6, 7, 11, 11], [8, 11, 11, 11, 11, 11]])
+    y, u = np.array([0, 1]), rng.uniform(size=(2, 6))
+    v, w = np.tile([0.1, 0.3, 0.9, 0.8, 0.5, 0.5], (2, 1)), np.full((2, 6), 0.6)
+    u[0, :4], u[1, 0] = [0.1, 0.2, 0.3, 0.9], 0.5
+    inputs = dict(zip(("tokens", "y", "u", "v", "w"), (tokens, y, u, v, w), strict=True))
+    held = {f"main.{name}": array for name, array in weights.items()}
+    names = [value.name for value in lowered.module.entry("loss.terms").inputs]
+    (found,) = Interpreter(lowered.module, held).run("loss.terms", *(inputs[name] for name in names))
+    seen = tokens.copy()
+    seen[0, 1:3], seen[1, 0] = [6, 1], 8  # token 2 of 4 at 0.6; the mask is 1
+    (logits,) = Interpreter(lowered.module, weights).run("main.forward", seen, y)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    wanted = [-np.mean([log_p[0, i, tokens[0, i]] for i in range(3)]), -log_p[1, 0, 8]]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)

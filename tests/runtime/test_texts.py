@@ -1,0 +1,129 @@
+"""Text as tokens and back: by bytes, an alphabet or a tokenizer, in data, requests and bundles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentc.datasets import class_names, open_dataset
+from latentc_runtime.conditions import RequestError, checked_given
+from latentc_runtime.manifest import Output
+from latentc_runtime.media import encoded
+from latentc_runtime.sources import Condition
+from latentc_runtime.texts import sample_from_text, text_from_tokens, tokens_from_text
+
+LETTERS = {"classes": 4, "alphabet": "ab .", "end": 3}
+
+
+def test_texts_end_and_are_filled_up() -> None:
+    assert tokens_from_text("ab a", LETTERS, 3) == [0, 1, 3]  # cut off
+    assert sample_from_text("ab", LETTERS, 5) == [0, 1, 3, 3, 3]
+    assert text_from_tokens([0, 2, 3, 1], LETTERS) == "a "
+    utf8 = {"classes": 257, "end": 256}
+    assert sample_from_text("é", utf8, 4) == [0xC3, 0xA9, 256, 256]
+    assert text_from_tokens([0xC3, 0xA9, 256, 65], utf8) == "é"
+    with pytest.raises(ValueError, match="does not have the character 'c'"):
+        tokens_from_text("abc", LETTERS, 9)
+    with pytest.raises(ValueError, match="give the field `end`"):
+        sample_from_text("ab", {"classes": 3, "alphabet": "abc"}, 3)
+    with pytest.raises(ValueError, match="needs a tokenizer"):
+        tokens_from_text("ab", {"classes": 50_000}, 3)
+    with pytest.raises(ValueError, match="outside 0 to 3"):
+        text_from_tokens([4], LETTERS)
+
+
+def test_a_request_gives_text() -> None:
+    whole = Condition("text", "tokens", (4,), vocabulary=4, medium="text", alphabet="ab .", end=3)
+    prompt = Condition("prompt", "tokens", (3,), vocabulary=4, mask=True, medium="text", alphabet="ab .")
+    given = checked_given([whole, prompt], [], given={"text": ["a", "ab"], "prompt": "b"})
+    assert given.conditions["text"].tolist() == [[0, 3, 3, 3], [0, 1, 3, 3]]
+    assert given.conditions["prompt"].tolist() == [[1, 0, 0]] * 2
+    assert given.masks["prompt"].tolist() == [[True, False, False]] * 2
+    for value, message in (("c", "does not have the character"), ("", "has no tokens")):
+        with pytest.raises(RequestError, match=message):
+            checked_given([prompt], [], given={"prompt": value})
+    numbers = Condition("tokens", "tokens", (2,), vocabulary=4)
+    with pytest.raises(RequestError, match="is no text"):
+        checked_given([numbers], [], given={"tokens": "ab"})
+
+
+def test_lines_of_json() -> None:
+    output = Output((3,), "i64", "text", ("token",), classes=4, alphabet="ab .", end=3)
+    samples = np.array([[0, 1, 3], [1, 3, 0]])
+    assert encoded(samples, output, "a.jsonl") == {Path("a.jsonl"): b'{"text": "ab"}\n{"text": "b"}\n'}
+    (labelled,) = encoded(samples, output, "a.jsonl", labels=["x", "y"]).values()
+    assert [json.loads(line)["label"] for line in labelled.splitlines()] == ["x", "y"]
+
+
+FIELD = {"shape": [4], "dtype": "i64", "classes": 4, "medium": "text", "axes": ["token"], "alphabet": "ab .", "end": 3}
+LABEL = {"shape": [], "dtype": "i64", "medium": "array", "axes": [], "classes": 2}
+
+
+def table(path: Path, **fields: Any) -> dict[str, Any]:
+    return {"kind": "table", "path": str(path), "keys": {}, "classes": 2, "fields": fields}
+
+
+def test_tables_of_text_and_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "train.tsv"
+    file.write_text("label\ttext\tx_0\tx_1\npos\tab\t1\t2.5\nneg\tb\t3\t4\n")
+    numbers = {"shape": [2], "dtype": "f32", "medium": "array", "axes": ["axis_0"]}
+    settings = table(file, tokens=FIELD, y=LABEL, x=numbers)
+    assert class_names(settings) == ["neg", "pos"]
+    rows = open_dataset(settings).rows(np.arange(2))
+    assert rows["tokens"].tolist() == [[0, 1, 3, 3], [1, 3, 3, 3]]
+    assert rows["y"].tolist() == [1, 0] and rows["x"].tolist() == [[1, 2.5], [3, 4]]
+
+    lines = tmp_path / "train.jsonl"
+    lines.write_text('{"tokens": "ab", "y": 1, "x": [1, 2]}\n')
+    prompt = {**FIELD, "shape": [3], "end": None}
+    mask = {"shape": [3], "dtype": "bool", "medium": "array", "axes": ["axis_0"]}
+    settings = table(lines, y=LABEL, x=numbers, prompt=prompt, prompt_mask=mask)
+    rows = open_dataset({**settings, "keys": {"prompt": "tokens"}}).rows(np.arange(1))
+    assert rows["prompt"].tolist() == [[0, 1, 0]] and rows["prompt_mask"].tolist() == [[True, True, False]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("label,text\n", "holds no rows"),
+        ("label,body\n0,ab\n", "no column `tokens` for the field `tokens`; it has label, body"),
+        ("label,text\n0,abc\n", "does not have the character"),
+        ("label,text\n5,ab\n", "the model has 2"),
+    ],
+)
+def test_what_a_table_lacks(content: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "train.csv"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        open_dataset(table(file, tokens=FIELD, y=LABEL))
+
+
+def test_a_bundle_holds_its_tokenizer(tmp_path: Path) -> None:
+    """Text in, text out, by a tokenizer of Hugging Face's; the bundle alone is enough."""
+    pytest.importorskip("onnxruntime")
+    tokenizers = pytest.importorskip("tokenizers")
+    from bundles import tiny_bundle
+    from tiny_systems import SYSTEMS
+
+    import latentc_runtime
+
+    words = ["<end>", "<mask>", "bad", "good", "film", "plot", "a", "the", "is", "of", "it", "[UNK]"]
+    model = tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(tmp_path / "words.json"))
+    system = SYSTEMS["class_prefix_bert"]
+    field = f"{{shape: [6], classes: 12, medium: text, end: 0, tokenizer: {tmp_path / 'words.json'}}}"
+    sizes = [*system.sizes, f"data.fields={{tokens: {field}}}", "sampler.share=0"]
+    bundle = tiny_bundle(system.spec, tmp_path / "bundle", [*sizes, "networks.main.embedding.start=6"])
+    (tmp_path / "words.json").unlink()
+    pipe = latentc_runtime.load(bundle, device="cpu")
+    text = "the good film is <mask>"
+    samples = pipe.sample([0, 1], conditions={"text": text})
+    (lines,) = pipe.files(samples, "a.txt").values()
+    for line in lines.decode().splitlines():
+        assert line.split()[:4] == text.split()[:4]
