@@ -115,6 +115,17 @@ COHERENT = (*SETTINGS, f"data={{kind: npz, path: {CAPTIONS}, shape: [1, 8, 8], f
 COHERENT += (*(f"backbone.{size}" for size in (*RIN, "registers=2", "sequence_layers=1")), "sampler.steps=50")
 COHERENT += ("sampler.guidance=null", "train.optimizer.lr=3e-3", "objective.process.schedule=sigmoid")
 
+JEPA = ("networks.main.learned_positions=tokens", "networks.main.block.mixer.qk_norm={kind: rms_norm}")
+PREDICTED = ("networks.main.predictor={ratio: 4}", "networks.target={kind: average, decay: 0.99}")
+PREDICTED = (*JEPA, *PREDICTED, "objective.prediction={target: target}")
+WORDS = "{text: {shape: [1, 10]}, text_mask: {shape: [1], dtype: bool}}"
+WORDED = (*SETTINGS, f"data={{kind: npz, path: {CAPTIONS}, shape: [1, 8, 8], fields: {WORDS}}}", "data.first_stage=null")
+WORDED += ("conditioning.caption=null", "conditioning.text={kind: sequence, dropout: 0.1}", "train.optimizers=null")
+WORDED += under("networks.main", "width=64", "depth=2", "patch=2", "buffer=4", "positions={pairs: 2, side: 4}")
+WORDED += under("networks.main.block", "mixer.heads=4", "mixer.dropout=0", "feed_forward.dropout=0")
+WORDED += ("networks.head.width=64", "networks.head.depth=3", "networks.target.decay=0.99", "train.precision=fp32")
+WORDED += ("sampler.steps=8", "sampler.diffusion.steps=20", "sampler.guidance.scale=2.0")
+
 COSINE = "objective.process={kind: discrete, schedule: cosine}"  # that of the denoiser
 RESNET = "kind: resnet_classifier, layers: [1, 1, 1, 1], width: 16"
 ADAPTED = f"{{{RESNET}, adapter: {{rank: 4, alpha: 4}}"
@@ -319,6 +330,19 @@ SYSTEMS: dict[str, System] = {
                 0.1,
             ),
         ),
+    ),
+    "d_jepa": System(
+        {"plain": Trained("digits_mar", JEPA, 1000), "predicted": Trained("digits_mar", PREDICTED, 1000)},
+        {name: Drawn(name) for name in ("plain", "predicted")},
+        (
+            Goal("class accuracy with predicted features", lambda f: f["predicted"]["accuracy"], 0.9),
+            Goal("Fréchet distance with predicted features", ratio("frechet", "predicted", "plain"), 1.0, False),
+        ),
+    ),
+    "d_jepa_t2i": System(
+        {"captions": Trained("d_jepa_t2i", WORDED, 1000)},
+        {"captions": Drawn("captions", judge="captioned")},
+        (Goal("class accuracy by captions", lambda f: f["captions"]["accuracy"], 0.9),),
     ),
     "tread": System(
         {

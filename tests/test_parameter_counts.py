@@ -288,6 +288,18 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("H", "head"): 151_206_944,
         },
     ),
+    "d_jepa": (
+        "D-JEPA/djepa-imagenet: the totals in comments of models/djepa.py, which leave out its two embeddings of 256 "
+        "positions; README: 212 M, 687 M and 1.4 B for both networks",
+        {
+            ("B", "main"): 212_017_440 - 35_749_920 + 2 * 256 * 768,
+            ("B", "head"): 35_749_920,
+            ("L", "main"): 687_421_984 - 72_230_432 + 2 * 256 * 1024,
+            ("L", "head"): 72_230_432,
+            ("H", "main"): 1_426_730_784 - 151_206_944 + 2 * 256 * 1280,
+            ("H", "head"): 151_206_944,
+        },
+    ),
     "givt": (
         "the sizes of big_vision's GIVT_MODELS, added up; paper: 304 M (default), 1.67 B (large)",
         {("base", "main"): 86_385_168, ("default", "main"): 304_009_744, ("large", "main"): 1_664_330_256},

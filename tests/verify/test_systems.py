@@ -18,6 +18,7 @@ CHOSEN = (
     ("uvit", "onnxruntime"),
     ("edm-vp", "onnxruntime"),
     ("mar", "onnxruntime"),
+    ("d_jepa_t2i", "openvino"),
     ("maskbit", "onnxruntime"),
     ("taming_depth", "onnxruntime"),
     ("taming-windows", "onnxruntime"),

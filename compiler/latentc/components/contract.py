@@ -52,6 +52,7 @@ Capability = Literal[
     "quantize_granules",
     "masked_tokens",
     "masked_features",
+    "predicted_features",
     "next_mixture",
     "masked_mixtures",
     "hierarchical_features",
@@ -89,6 +90,7 @@ CAPABILITIES: dict[Capability, str] = {
     "quantize_granules": "turns codes and labels of clusters into latents",
     "masked_tokens": "predicts masked tokens from the others",
     "masked_features": "encodes a partly hidden sample as features of each token",
+    "predicted_features": "encodes a whole sample as features of each token, and predicts those of a hidden one",
     "next_mixture": "predicts the distribution of each continuous token from those before it",
     "masked_mixtures": "predicts the distributions of hidden continuous tokens from the others",
     "hierarchical_features": "encodes partly hidden pivots, then a partly hidden sample, as features of each token",
@@ -150,6 +152,9 @@ masked_features `forward` (tokens [B, T, C] as state, mask f32[B, T] that is 1 w
               are 1 where one of them is hidden [B, G], where one counts [B, G], where one of all was known to
               `remember` [B, T], and where one is not among them [B, T]; their positions i64[B, G], conditions, caches)
               -> output [B, G, D], from these tokens and what is remembered of the others
+predicted_features
+              `targets` (tokens [B, T, C] as state, conditions) -> output [B, T, D] of a sample of which nothing is
+              hidden; `predict` (features [B, T, D]) -> output [B, T, D], what those of a partly hidden one say of it
 next_mixture  `forward` (tokens [B, T - 1, C] as state, conditions) -> output [B, T, P], numbers of a mixture; `prefill`
               (conditions) -> output [B, P], caches; `decode` (token [B, C], position, caches) -> output, caches
 masked_mixtures

@@ -1,28 +1,32 @@
 """A masked autoencoder over continuous tokens: the trunk of MAR.
 
-Symbols: B batch, T tokens of a sample, C channels of a token, D width, R buffer tokens that hold the condition, K most
-known tokens of a sample in training, G tokens that are evaluated anew against what is remembered of the others.
+Symbols: B batch, T tokens of a sample, C channels of a token, D width, R buffer tokens that hold the condition, P
+tokens in front of the sample's (the buffer, and those of conditions), K most known tokens of a sample in training, G
+tokens that are evaluated anew against what is remembered of the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import cache, reduce
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from latentc.components import Component, OneOf
 from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
-from latentc.components.blocks.norms.layer_norm import LayerNorm
-from latentc.components.condition import Entry, Form, ports_of, with_operands
+from latentc.components.condition import Entry, Form, ports_of
 from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.kit.tokens import rows
+from latentc.components.networks._feature_targets import FeaturePredictor, predict, targets
+from latentc.components.networks._masked_parts import MaskedParts, keys_of
+from latentc.components.networks._recalled_features import recalling
 from latentc.components.objective import Objective
-from latentc.components.parts import Problem, Weights, dense
+from latentc.components.parts import Problem, Weights
 from latentc.components.sampler import Sampler
-from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
+from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, module_class
 from latentc.ir.types import B, Named
 
 if TYPE_CHECKING:
@@ -34,8 +38,12 @@ class MaskedAutoencoder(Backbone):
 
     `forward`: x f32[B, T, C], mask f32[B, T] (1 where a token is hidden), the conditions -> f32[B, T, D]. The
     encoder's attention leaves hidden tokens out, so that any number of them may be known. `forward_known` returns the
-    same if at most K tokens of each sample are known, and encodes only R + K tokens. Training calls it. `remember` and
+    same if at most K tokens of each sample are known, and encodes only P + K tokens. Training calls it. `remember` and
     `recall` are for samplers that reuse keys and values of the tokens that they leave as they are (ReCAP).
+
+    With a `predictor`, `targets` encodes a sample of which nothing is hidden, as f32[B, T, D], and `predict` tells what
+    features f32[B, T, D] make of that (D-JEPA, Chen et al. 2024, arXiv:2410.03755). Conditions that are sequences, such
+    as captions, are tokens behind the buffer (D-JEPA·T2I, arXiv:2411.14808).
     """
 
     kind: Literal["masked_autoencoder"]
@@ -43,6 +51,17 @@ class MaskedAutoencoder(Backbone):
     depth: int = Field(gt=0, le=512, description="blocks of the encoder, and of the decoder")
     patch: int = Field(1, gt=0, le=1_024, description="side of the patch of the data that is one token")
     buffer: int = Field(64, gt=0, le=65_536, description="tokens before the sequence that hold the condition (R)")
+    learned_positions: Literal["all", "tokens", "none"] = Field(
+        "all",
+        description="all: of buffer and tokens in encoder and decoder, and of the features (MAR); tokens: of tokens "
+        "in encoder and decoder (D-JEPA). Unless `all`, the buffer has learned tokens of its own",
+    )
+    positions: Annotated[Component | None, OneOf("blocks/positions")] = Field(
+        None, description="rotary positions in every attention, of a square of tokens; null: none"
+    )
+    predictor: FeaturePredictor | None = Field(
+        None, description="predicts an averaged encoder's features of hidden tokens, for the loss (D-JEPA); null: none"
+    )
     block: Block = Field(description="the block of encoder and decoder")
     weights: Weights = Field("xavier", description="how linear layers start")
     EXAMPLE: ClassVar[dict[str, Any]] = {
@@ -59,7 +78,11 @@ class MaskedAutoencoder(Backbone):
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"masked_features"})
-    TAKES: ClassVar[tuple[Form, ...]] = ("vector",)
+    TAKES: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
+
+    def provides(self, spec: Spec) -> frozenset[Capability]:
+        more: frozenset[Capability] = frozenset() if self.predictor is None else frozenset({"predicted_features"})
+        return super().provides(spec) | more
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
         if spec.data.shape is None or len(spec.data.shape) != 3:
@@ -75,11 +98,30 @@ class MaskedAutoencoder(Backbone):
             yield Problem(("block", "condition"), message, "use `{kind: in_context}`")
         if not self.told(spec):
             yield Problem((), "a masked_autoencoder needs a condition", "add `conditioning.class: {kind: label}`")
+        elif self.learned_positions == "all" and all(entry.form != "vector" for entry in self.entries(spec)):
+            message = "the buffer holds the sum of conditions that are vectors, and there is none"
+            yield Problem(("learned_positions",), message, "use `tokens` or `none`, which give it tokens of its own")
+        if self.positions is not None:
+            yield from self._problems_of_rotary(spec)
         if isinstance(spec.sampler, Sampler) and spec.sampler.recalls(self._count(spec)) is not None:
-            yield from self._problems_of_recall()
+            yield from self._problems_of_recall(spec)
         yield from self.problems_of_conditions(spec)
 
-    def _problems_of_recall(self) -> Iterator[Problem]:
+    def _problems_of_rotary(self, spec: Spec) -> Iterator[Problem]:
+        if not getattr(self.positions, "ROTARY", False):
+            message = f"`{self.positions.kind}` is added to the input, which `learned_positions` is for"  # type: ignore[union-attr]
+            yield Problem(("positions",), message, "use `{kind: rope_2d}` or `{kind: rope_prefix}`, or leave it out")
+        shape = spec.data.shape
+        if shape is not None and len(shape) == 3 and shape[1] != shape[2]:
+            yield Problem(("positions",), f"rotary positions are of a square, not {shape[1]} by {shape[2]}")
+
+    def _problems_of_recall(self, spec: Spec) -> Iterator[Problem]:
+        if self.positions is not None:
+            message = "the sampler reuses keys and values, which are not turned to other places"
+            yield Problem(("positions",), message, "leave it out, or leave out `sampler.reuse`")
+        if any(entry.form != "vector" for entry in self.entries(spec)):
+            message = "the sampler reuses keys and values, but not those of conditions that are sequences"
+            yield Problem((), message, "leave out `sampler.reuse`")
         if not self.block.parts()[0].recalls:
             message = "the sampler reuses keys and values, which this mixer cannot give"
             yield Problem(("block", "mixer"), message, "use `{kind: attention}` as it is, or leave out `sampler.reuse`")
@@ -101,7 +143,7 @@ class MaskedAutoencoder(Backbone):
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         length, channels = self.tokens(spec)
         most = spec.objective.most_known(length) if isinstance(spec.objective, Objective) else length
-        shortens = most < length
+        shortens = most < length and self.positions is None  # rotary tables are of all tokens in their order
         recall = spec.sampler.recalls(length) if isinstance(spec.sampler, Sampler) else None
         static: dict[str, Any] = {
             "tokens": length,
@@ -111,6 +153,7 @@ class MaskedAutoencoder(Backbone):
             "width": self.width,
             "depth": self.depth,
             "buffer": self.buffer,
+            **({} if self.positions is None else {"grid": round(length**0.5)}),
             **self.block.static(self.width),
             **self.condition_sizes(spec),
         }
@@ -125,7 +168,7 @@ class MaskedAutoencoder(Backbone):
         if shortens:
             methods["forward_known"] = add_method(mb, name, "forward_known", forward_known, ports, static)
         if recall is not None:
-            bodies = _recalling(self, entries, recall.condition)
+            bodies = recalling(self, entries, recall.condition)
             heads = static.get("kv_heads", static["heads"])
             cache = f32(B, heads, self.buffer + length, self.width // static["heads"])
             names = ("caches", *(f"caches_{i}" for i in range(2, 4 * self.depth + 1)))
@@ -142,81 +185,11 @@ class MaskedAutoencoder(Backbone):
             roles: tuple[Role, ...] = ("output", *(port.role for port in kept))
             methods["remember"] = add_method(mb, name, "remember", bodies[0], ports, static, roles)
             methods["recall"] = add_method(mb, name, "recall", bodies[1], some, static)
-        return Network(name, methods, self.PROVIDES)
-
-
-class _Parts:
-    """What the methods share: embeddings, encoder, decoder."""
-
-    def __init__(self, config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> None:
-        mixer, feed_forward, self.norm, condition = config.block.parts()
-        assert isinstance(condition, InContext)
-        self.config, self.entries = config, entries
-        self.parts = mixer, feed_forward, self.norm, config.weights
-        self.condition = condition
-
-    def told(self, b: Builder, conditions: tuple[Var, ...], like: Var, width: int, buffer: int, static: Any) -> Var:
-        """f32[B, R, D]: the buffer tokens, each the sum of the embedded conditions."""
-        embedded = [
-            entry.vector(b, f"{entry.ports[0].name}_embedder", operands, width, static)
-            for entry, operands in with_operands(self.entries, conditions)
-        ]
-        c = reduce(lambda sum_, vector: b.op("add", sum_, vector, out="c"), embedded)
-        batch = like.shape[0]
-        return b.broadcast_to(b.reshape(c, shape=(batch, 1, width)), like, shape=(batch, buffer, width), out="c")  # type: ignore[no-any-return]
-
-    def normed(self, b: Builder, x: Var) -> Var:
-        return LayerNorm(kind="layer_norm", eps=1e-6, affine=True).apply(b, "z_proj_ln", x)
-
-    def linear(self, b: Builder, name: str, x: Var, width: int, out: str = "") -> Var:
-        return dense(b, name, x, width, True, self.config.weights, out=out)
-
-    def decoder_input(self, b: Builder, x: Var) -> Var:
-        width = x.shape[2]
-        return self.linear(b, "decoder_embed", self.norm.apply(b, "encoder_norm", x), width, out="x")
-
-    def shown(self, b: Builder, x: Var, seen: Var) -> Var:
-        """x [B, T, D] with the mask token where `seen` bool[B, T] is false."""
-        mask_token = b.param("mask_token", f32(1, 1, x.shape[2]), "normal", std=0.02)
-        return b.where(b.reshape(seen, shape=(*seen.shape, 1)), x, mask_token, out="x")  # type: ignore[no-any-return]
-
-    def blocks(self, b: Builder, part: str, x: Var, mask: tuple[Var, ...], depth: int, sizes: Any) -> Var:
-        condition = self.condition
-        block = condition.masked_block(*self.parts) if mask else condition.block(*self.parts)
-        for name in items(f"{part}_blocks", depth):
-            x = b.sub(name, block, x, *mask, dim=x.shape[2], **sizes)
-        return x
-
-    def remembered(
-        self, b: Builder, part: str, x: Var, mask: tuple[Var, ...], depth: int, sizes: Any
-    ) -> tuple[Var, list[Var]]:
-        """The blocks, and the keys and values of each."""
-        block, caches = self.condition.begin_block(*self.parts, bool(mask), not mask), list[Var]()
-        for i in range(int(depth)):
-            name = f"{part}_blocks.{i}"
-            x, keys, values = b.sub(name, block, x, *mask, out="x keys values", dim=x.shape[2], **sizes)
-            caches += [keys, values]
-        return x, caches
-
-    def recalled(
-        self, b: Builder, part: str, x: Var, mask: Var, caches: Sequence[Var], masked: bool, sizes: Any
-    ) -> Var:
-        """The blocks over tokens that see themselves and what is remembered."""
-        block = self.condition.extend_block(*self.parts, True, not masked)
-        for i in range(len(caches) // 2):
-            cache, name = caches[2 * i : 2 * i + 2], f"{part}_blocks.{i}"
-            x, *_ = b.sub(name, block, x, *cache, mask, out="x keys values", dim=x.shape[2], **sizes)
-        return x
-
-
-def _position(b: Builder, name: str, count: Any, width: Any) -> Var:
-    return b.param(name, f32(1, count, width), "normal", std=0.02)  # type: ignore[no-any-return]
-
-
-def _keys(b: Builder, seen: Var) -> Var:
-    """bool[B, 1, 1, T]: a mask of attention to the tokens that are seen [B, T]."""
-    batch, count = seen.shape
-    return b.reshape(seen, shape=(batch, 1, 1, count), out="visible")  # type: ignore[no-any-return]
+        if self.predictor is not None:
+            whole, z = (ports[0], *ports[2:]), Port("z", f32(B, tokens, self.width), "features")
+            methods["targets"] = add_method(mb, name, "targets", targets(self, entries), whole, static)
+            methods["predict"] = add_method(mb, name, "predict", predict(self), (z,), static)
+        return Network(name, methods, self.provides(spec))
 
 
 _SHAPES = {"x": "B T=tokens channels", "mask": "B T=tokens"}
@@ -225,7 +198,7 @@ _SHAPES = {"x": "B T=tokens channels", "mask": "B T=tokens"}
 @cache
 def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[BlockBody, BlockBody]:
     """`forward` and `forward_known`."""
-    parts = _Parts(config, entries)
+    parts = MaskedParts(config, entries)
 
     def features(
         b: Builder,
@@ -240,32 +213,34 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
         known: int | None = None,
         **static: Any,
     ) -> Var:
-        batch, total = x.shape[0], buffer + tokens
-        length = total if known is None else buffer + known
-        sizes = config.block.own(width, static)
-        c = parts.told(b, conditions, x, width, buffer, static)
-        x = b.concat(c, parts.linear(b, "z_proj", x, width), axis=1, out="x")
-        x = x + _position(b, "encoder_pos", total, width)
-        front = b.full(mask, shape=(buffer,), value=0.0, dtype="f32", out="front")
+        batch, sizes = x.shape[0], config.block.own(width, static)
+        c, counted = parts.told(b, conditions, x, width, buffer, static)
+        x = parts.joined(b, c, x, tokens)
+        prefix = c.shape[1]
+        length = x.shape[1] if known is None else prefix + known
+        front = b.full(mask, shape=(prefix,), value=0.0, dtype="f32", out="front")
         hidden = b.concat(front, mask, axis=1, out="hidden")
         seen = visible = b.less(hidden, 0.5, out="seen")
+        if counted is not None:
+            every = b.full(mask, shape=(tokens,), value=1.0, dtype="bool", out="every")
+            counted = b.concat(counted, every, axis=1, out="counted")
+            visible = b.logical_and(seen, counted, out="visible")
         if known is not None:
             order = b.argsort(hidden, out="order")  # those that are seen first, each kind in its own order
             kept = b.slice(order, axis=1, start=0, stop=length, out="kept")
-            visible = b.take_along(seen, kept, axis=1, out="visible")
+            visible = b.take_along(visible, kept, axis=1, out="visible")
             x = rows(b, x, kept, "x")
         x = parts.normed(b, x)
+        rotary = parts.rotary(b, x, static)
         visible = b.reshape(visible, shape=(batch, 1, 1, length), out="visible")
-        x = parts.blocks(b, "encoder", x, (visible,), depth, sizes)
+        x = parts.blocks(b, "encoder", x, (visible,), depth, sizes, rotary)
         x = parts.decoder_input(b, x)
         if known is not None:
             place = b.minimum(b.argsort(order), length - 1, out="place")  # where each token went
             x = rows(b, x, place, "x")
-        x = parts.shown(b, x, seen)
-        x = x + _position(b, "decoder_pos", total, width)
-        x = parts.blocks(b, "decoder", x, (), depth, sizes)
-        x = b.slice(parts.norm.apply(b, "decoder_norm", x), axis=1, start=buffer, stop=total, out="x")
-        return x + _position(b, "diffusion_pos", tokens, width)
+        x = parts.decoder_placed(b, parts.shown(b, x, seen), tokens)
+        x = parts.blocks(b, "decoder", x, () if counted is None else (keys_of(b, counted),), depth, sizes, rotary)
+        return parts.features(b, x, tokens)
 
     @module_class("MaskedAutoencoder", **_SHAPES)
     def forward(
@@ -280,104 +255,3 @@ def _methods(config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> tuple[Blo
         return features(b, x, mask, *conditions, **static)
 
     return forward, forward_known
-
-
-@cache
-def _recalling(config: MaskedAutoencoder, entries: tuple[Entry, ...], condition: bool) -> tuple[BlockBody, BlockBody]:
-    """`remember` and `recall`; `condition`: the buffer tokens are recalled, too."""
-    parts = _Parts(config, entries)
-
-    @module_class("MaskedAutoencoder", "remember", **_SHAPES)
-    def remember(
-        b: Builder,
-        x: Var,
-        mask: Var,
-        *conditions: Var,
-        tokens: int,
-        channels: int,
-        width: int,
-        depth: int,
-        buffer: int,
-        recalled: int,
-        known: int | None = None,
-        **static: Any,
-    ) -> tuple[Var, ...]:
-        """As forward; and the keys and values of every attention, first of the encoder."""
-        total, sizes = buffer + tokens, config.block.own(width, static)
-        c = parts.told(b, conditions, x, width, buffer, static)
-        x = b.concat(c, parts.linear(b, "z_proj", x, width), axis=1, out="x")
-        x = parts.normed(b, x + _position(b, "encoder_pos", total, width))
-        hidden = b.concat(b.full(mask, shape=(buffer,), value=0.0, dtype="f32"), mask, axis=1, out="hidden")
-        seen = b.less(hidden, 0.5, out="seen")
-        x, caches = parts.remembered(b, "encoder", x, (_keys(b, seen),), depth, sizes)
-        x = parts.shown(b, parts.decoder_input(b, x), seen) + _position(b, "decoder_pos", total, width)
-        x, more = parts.remembered(b, "decoder", x, (), depth, sizes)
-        x = b.slice(parts.norm.apply(b, "decoder_norm", x), axis=1, start=buffer, stop=total, out="x")
-        return x + _position(b, "diffusion_pos", tokens, width), *caches, *more
-
-    @module_class(
-        "MaskedAutoencoder",
-        "recall",
-        x="B G=recalled channels",
-        unknown="B G=recalled",
-        counted="B G=recalled",
-        remembered="B T=tokens",
-        others="B T=tokens",
-        position="B G=recalled",
-        caches="B heads buffer+tokens width//heads",
-    )
-    def recall(
-        b: Builder,
-        x: Var,
-        unknown: Var,
-        counted: Var,
-        remembered: Var,
-        others: Var,
-        position: Var,
-        *operands: Var,
-        tokens: int,
-        channels: int,
-        width: int,
-        depth: int,
-        buffer: int,
-        recalled: int,
-        known: int | None = None,
-        **static: Any,
-    ) -> Var:
-        """Features of some tokens, from these and what is remembered of the others."""
-        total, sizes = buffer + tokens, config.block.own(width, static)
-        told, caches = operands[: len(operands) - 4 * int(depth)], operands[len(operands) - 4 * int(depth) :]
-        front = b.full(unknown, shape=(buffer,), value=float(condition), dtype="f32", out="front")
-        fresh = [] if condition else [b.full(unknown, shape=(buffer,), value=1.0, dtype="f32", out="fresh")]
-        place = b.op("add", position, buffer, out="place")
-
-        def placed(name: str, count: Any, at: Var) -> Var:
-            table = _position(b, name, count, width)
-            return b.embedding(b.reshape(table, shape=(count, width)), at, out=name)  # type: ignore[no-any-return]
-
-        def fronted(name: str, x: Var) -> Var:
-            """x with the buffer tokens before it, unless these are recalled."""
-            x = x + placed(name, total, place)
-            if condition:
-                return x
-            own = b.slice(_position(b, name, total, width), axis=1, start=0, stop=buffer)
-            return b.concat(c + own, x, axis=1, out="x")  # type: ignore[no-any-return]
-
-        def visible(*parts: Var) -> Var:
-            return _keys(b, b.greater(b.concat(*parts, axis=1), 0.5))
-
-        c = None if condition else parts.told(b, told, x, width, buffer, static)
-        x = fronted("encoder_pos", parts.linear(b, "z_proj", x, width))
-        mask = visible(front, remembered, *fresh, b.op("sub", 1.0, unknown, out="shown"))
-        x = parts.recalled(b, "encoder", parts.normed(b, x), mask, caches[: 2 * int(depth)], True, sizes)
-        x, seen = parts.decoder_input(b, x), b.less(unknown, 0.5, out="seen")
-        if not condition:
-            c, x = b.split(x, axis=1, sizes=(buffer, recalled), out="c x")
-        x = fronted("decoder_pos", parts.shown(b, x, seen))
-        mask = visible(front, others, *fresh, counted)
-        x = parts.recalled(b, "decoder", x, mask, caches[2 * int(depth) :], False, sizes)
-        if not condition:
-            x = b.slice(x, axis=1, start=buffer, stop=buffer + recalled)
-        return parts.norm.apply(b, "decoder_norm", x) + placed("diffusion_pos", tokens, position)
-
-    return remember, recall

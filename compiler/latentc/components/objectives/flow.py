@@ -30,10 +30,9 @@ if TYPE_CHECKING:
 _PREDICTS: dict[str, Prediction] = {"velocity": "flow_velocity", "score": "score", "noise": "noise", "x0": "x0"}
 
 
-class Flow(DenoisingObjective):
-    """Stochastic interpolants (SiT, Ma et al. 2024, arXiv:2401.08740; Lipman et al. 2022, arXiv:2210.02747)."""
+class FlowLoss(DenoisingObjective):
+    """The loss of a denoiser on a path from noise to data."""
 
-    kind: Literal["flow"]
     process: Annotated[Process, OneOf("processes")] = Field(
         Interpolant(kind="interpolant"), description="the path from noise to data"
     )
@@ -43,34 +42,9 @@ class Flow(DenoisingObjective):
     weighting: Literal["none", "velocity", "likelihood"] = Field(
         "none", description="of the loss of score and noise predictions, as in SiT, table 2"
     )
-    coupling: Annotated[Coupling | None, OneOf("couplings")] = Field(
-        None, description="where the path starts, if not from noise alone"
-    )
-    further: tuple[Annotated[DenoisingTerm, OneOf("objectives/denoising_terms", named=True)], ...] = Field(
-        (), max_length=16, description="terms that are added to the loss"
-    )
-    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "flow"}
-
-    @property
-    def further_terms(self) -> tuple[DenoisingTerm, ...]:
-        return self.further
 
     def parameterization(self) -> Parameterization:
-        return Parameterization(self.process, _PREDICTS[self.predicts], coupling=self.coupling)
-
-    def problems(self, spec: Spec) -> Iterator[Problem]:
-        yield from super().problems(spec)
-        if self.coupling is not None and self.predicts != "velocity":
-            message = f"a path that does not start from noise alone has no `{self.predicts}` to predict"
-            yield Problem(("predicts",), message, "predict `velocity`")
-        elif self.coupling is not None and isinstance(spec.sampler, ArraySampler):
-            try:
-                table = spec.sampler.table(self.parameterization())
-            except ValueError:  # the sampler's own problem, which it reports
-                return
-            if any(part.stochastic or np.any(part.columns["d_x"]) for part in table.parts()):
-                message = f"`{spec.sampler.kind}` takes the path's start for noise alone"
-                yield Problem(("coupling",), message, "use the sampler `euler` or `heun`, which integrate the velocity")
+        return Parameterization(self.process, _PREDICTS[self.predicts])
 
     def says(self) -> str:
         return "The weighted squared error of the prediction, one value per sample."
@@ -100,4 +74,38 @@ class Flow(DenoisingObjective):
         return (per_sample_mean(b, squared, out="loss"),)
 
 
-__all__ = ["Flow"]
+class Flow(FlowLoss):
+    """Stochastic interpolants (SiT, Ma et al. 2024, arXiv:2401.08740; Lipman et al. 2022, arXiv:2210.02747)."""
+
+    kind: Literal["flow"]
+    coupling: Annotated[Coupling | None, OneOf("couplings")] = Field(
+        None, description="where the path starts, if not from noise alone"
+    )
+    further: tuple[Annotated[DenoisingTerm, OneOf("objectives/denoising_terms", named=True)], ...] = Field(
+        (), max_length=16, description="terms that are added to the loss"
+    )
+    EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "flow"}
+
+    @property
+    def further_terms(self) -> tuple[DenoisingTerm, ...]:
+        return self.further
+
+    def parameterization(self) -> Parameterization:
+        return Parameterization(self.process, _PREDICTS[self.predicts], coupling=self.coupling)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        if self.coupling is not None and self.predicts != "velocity":
+            message = f"a path that does not start from noise alone has no `{self.predicts}` to predict"
+            yield Problem(("predicts",), message, "predict `velocity`")
+        elif self.coupling is not None and isinstance(spec.sampler, ArraySampler):
+            try:
+                table = spec.sampler.table(self.parameterization())
+            except ValueError:  # the sampler's own problem, which it reports
+                return
+            if any(part.stochastic or np.any(part.columns["d_x"]) for part in table.parts()):
+                message = f"`{spec.sampler.kind}` takes the path's start for noise alone"
+                yield Problem(("coupling",), message, "use the sampler `euler` or `heun`, which integrate the velocity")
+
+
+__all__ = ["Flow", "FlowLoss"]

@@ -26,6 +26,7 @@ from latentc.components.samplers._token_sets import TokenSets
 from latentc.components.samplers.base import ArraySampler, inner_problems, parameterization_of
 from latentc.components.samplers.ddim import Ddim
 from latentc.components.samplers.ddpm import Ddpm
+from latentc.components.samplers.euler import Euler
 from latentc.components.samplers.program import stochastic_rows
 from latentc.components.samplers.table import Table
 from latentc.ir.builder import Builder, ModuleBuilder, Var
@@ -46,7 +47,7 @@ class Reuse(Closed):
     after: int = Field(0, ge=0, le=100_000, description="steps over all tokens before the first set")
     steps: int = Field(1, gt=0, le=64, description="steps of a set that reuse what its first step computed")
     condition: bool = Field(True, description="tokens that hold the condition are reused, too")
-    diffusion: Annotated[ArraySampler, OneOfThese("samplers", classes=(Ddim, Ddpm))] | None = Field(
+    diffusion: Annotated[ArraySampler, OneOfThese("samplers", classes=(Ddim, Ddpm, Euler))] | None = Field(
         None, description="how `head` denoises a token in these steps; null: as in the others"
     )
 
@@ -71,7 +72,7 @@ class MaskedAutoregressive(Sampler):
     kind: Literal["masked_autoregressive"]
     steps: int = Field(64, gt=0, le=100_000, description="sets of tokens, one evaluation of `main` each")
     schedule: Schedule = Field("cosine", description="how the number of hidden tokens falls over the steps")
-    diffusion: Annotated[ArraySampler, OneOfThese("samplers", classes=(Ddim, Ddpm))] = Field(
+    diffusion: Annotated[ArraySampler, OneOfThese("samplers", classes=(Ddim, Ddpm, Euler))] = Field(
         Ddpm(kind="ddpm", steps=100, respacing="100"), description="how `head` denoises a token"
     )
     temperature: float = Field(1.0, ge=0, description="factor of the noise in the steps of `diffusion`")

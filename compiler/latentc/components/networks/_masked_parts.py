@@ -1,0 +1,160 @@
+"""What the methods of a masked autoencoder share: the tokens in front, embeddings, positions, blocks.
+
+Symbols: B batch, T tokens of a sample, C channels of a token, D width, R buffer tokens, P tokens in front of the
+sample's: the buffer, and those of conditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+from latentc.components.blocks.conditions.in_context import InContext
+from latentc.components.blocks.norms.layer_norm import LayerNorm
+from latentc.components.condition import Entry, with_operands
+from latentc.components.parts import Positions, dense
+from latentc.ir.builder import Builder, Var, f32, items
+
+if TYPE_CHECKING:
+    from latentc.components.networks.masked_autoencoder import MaskedAutoencoder
+
+
+class MaskedParts:
+    """Builds the parts of a network; names of params are the same whichever method asks for them."""
+
+    def __init__(self, config: MaskedAutoencoder, entries: tuple[Entry, ...]) -> None:
+        mixer, feed_forward, self.norm, condition = config.block.parts()
+        assert isinstance(condition, InContext)
+        self.config, self.entries = config, entries
+        self.parts = mixer, feed_forward, self.norm, config.weights
+        self.condition = condition
+
+    def told(
+        self, b: Builder, conditions: tuple[Var, ...], like: Var, width: int, buffer: int, static: Any
+    ) -> tuple[Var, Var | None]:
+        """f32[B, P, D]: the tokens in front, and bool[B, P], which of them count; None: all.
+
+        The sum of the conditions that are vectors is added to every buffer token; those that are sequences follow.
+        """
+        vectors, parts, masks = list[Var](), list[Var](), list[Var | None]([None])
+        for entry, operands in with_operands(self.entries, conditions):
+            prefix = f"{entry.ports[0].name}_embedder"
+            if entry.form == "vector":
+                vectors.append(entry.vector(b, prefix, operands, width, static))
+            else:
+                embedded, mask = entry.tokens(b, prefix, operands, width, static)
+                parts.append(embedded)
+                masks.append(mask)
+        batch = like.shape[0]
+        summands = []
+        if vectors:
+            c = reduce(lambda sum_, vector: b.op("add", sum_, vector, out="c"), vectors)
+            summands.append(b.reshape(c, shape=(batch, 1, width)))
+        if self.config.learned_positions != "all":
+            summands.append(b.param("buffer_tokens", f32(1, buffer, width), "zeros"))
+        c = reduce(lambda sum_, part: b.op("add", sum_, part, out="c"), summands)
+        c = b.broadcast_to(c, like, shape=(batch, buffer, width), out="c")
+        if parts:
+            c = b.concat(c, *parts, axis=1, out="c")
+        if all(mask is None for mask in masks):
+            return c, None
+        counts = [
+            b.full(like, shape=(size,), value=1.0, dtype="bool", out="counts") if mask is None else mask
+            for mask, size in zip(masks, (buffer, *(part.shape[1] for part in parts)), strict=True)
+        ]
+        return c, b.concat(*counts, axis=1, out="counted")
+
+    def normed(self, b: Builder, x: Var) -> Var:
+        return LayerNorm(kind="layer_norm", eps=1e-6, affine=True).apply(b, "z_proj_ln", x)
+
+    def linear(self, b: Builder, name: str, x: Var, width: int, out: str = "") -> Var:
+        return dense(b, name, x, width, True, self.config.weights, out=out)
+
+    def joined(self, b: Builder, c: Var, x: Var, tokens: Any) -> Var:
+        """f32[B, P + T, D]: the tokens in front and the sample's [B, T, C], with their positions in the encoder."""
+        width = c.shape[2]
+        x = self.linear(b, "z_proj", x, width)
+        if self.config.learned_positions == "tokens":
+            x = x + position(b, "encoder_pos", tokens, width)
+        x = b.concat(c, x, axis=1, out="x")
+        if self.config.learned_positions == "all":
+            x = x + position(b, "encoder_pos", x.shape[1], width)
+        return x
+
+    def decoder_input(self, b: Builder, x: Var) -> Var:
+        width = x.shape[2]
+        return self.linear(b, "decoder_embed", self.norm.apply(b, "encoder_norm", x), width, out="x")
+
+    def shown(self, b: Builder, x: Var, seen: Var) -> Var:
+        """x [B, T, D] with the mask token where `seen` bool[B, T] is false."""
+        mask_token = b.param("mask_token", f32(1, 1, x.shape[2]), "normal", std=0.02)
+        return b.where(b.reshape(seen, shape=(*seen.shape, 1)), x, mask_token, out="x")  # type: ignore[no-any-return]
+
+    def decoder_placed(self, b: Builder, x: Var, tokens: Any) -> Var:
+        """x [B, P + T, D] with positions in the decoder."""
+        total, width = x.shape[1], x.shape[2]
+        if self.config.learned_positions == "all":
+            return x + position(b, "decoder_pos", total, width)
+        if self.config.learned_positions == "none":
+            return x
+        c, x = b.split(x, axis=1, sizes=(total - tokens, tokens), out="c x")
+        return b.concat(c, x + position(b, "decoder_pos", tokens, width), axis=1, out="x")  # type: ignore[no-any-return]
+
+    def features(self, b: Builder, x: Var, tokens: Any) -> Var:
+        """f32[B, T, D]: what the decoder returns of the sample's tokens, of x [B, P + T, D]."""
+        total, width = x.shape[1], x.shape[2]
+        x = b.slice(self.norm.apply(b, "decoder_norm", x), axis=1, start=total - tokens, stop=total, out="x")
+        return x + position(b, "diffusion_pos", tokens, width) if self.config.learned_positions == "all" else x
+
+    def rotary(self, b: Builder, x: Var, static: Any) -> tuple[Var, ...]:
+        """The tables that turn queries and keys of x [B, P + T, D], if there are any."""
+        positions = self.config.positions
+        if not isinstance(positions, Positions):
+            return ()
+        grid = static["grid"]
+        return positions.rotary(b, x.shape[2] // static["heads"], grid, x.shape[1] - grid**2)
+
+    def blocks(
+        self, b: Builder, part: str, x: Var, mask: tuple[Var, ...], depth: int, sizes: Any, rotary: tuple[Var, ...] = ()
+    ) -> Var:
+        condition = self.condition
+        block = condition.masked_block(*self.parts) if mask else condition.block(*self.parts)
+        for name in items(f"{part}_blocks", depth):
+            x = b.sub(name, block, x, *mask, *rotary, dim=x.shape[2], **sizes)
+        return x
+
+    def remembered(
+        self, b: Builder, part: str, x: Var, mask: tuple[Var, ...], depth: int, sizes: Any
+    ) -> tuple[Var, list[Var]]:
+        """The blocks, and the keys and values of each."""
+        block, caches = self.condition.begin_block(*self.parts, bool(mask), not mask), list[Var]()
+        for i in range(int(depth)):
+            name = f"{part}_blocks.{i}"
+            x, keys, values = b.sub(name, block, x, *mask, out="x keys values", dim=x.shape[2], **sizes)
+            caches += [keys, values]
+        return x, caches
+
+    def recalled(
+        self, b: Builder, part: str, x: Var, mask: Var, caches: Sequence[Var], masked: bool, sizes: Any
+    ) -> Var:
+        """The blocks over tokens that see themselves and what is remembered."""
+        block = self.condition.extend_block(*self.parts, True, not masked)
+        for i in range(len(caches) // 2):
+            cache, name = caches[2 * i : 2 * i + 2], f"{part}_blocks.{i}"
+            x, *_ = b.sub(name, block, x, *cache, mask, out="x keys values", dim=x.shape[2], **sizes)
+        return x
+
+
+def position(b: Builder, name: str, count: Any, width: Any) -> Var:
+    """f32[1, count, width]: learned vectors."""
+    return b.param(name, f32(1, count, width), "normal", std=0.02)  # type: ignore[no-any-return]
+
+
+def keys_of(b: Builder, seen: Var) -> Var:
+    """bool[B, 1, 1, T]: a mask of attention to the tokens that are seen [B, T]."""
+    batch, count = seen.shape
+    return b.reshape(seen, shape=(batch, 1, 1, count), out="visible")  # type: ignore[no-any-return]
+
+
+__all__ = ["MaskedParts", "keys_of", "position"]

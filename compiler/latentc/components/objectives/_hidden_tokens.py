@@ -1,0 +1,155 @@
+"""A denoiser's loss of each hidden token by itself, given features of the others; and D-JEPA's prediction of features.
+
+Symbols: B batch, T tokens of a sample, C channels of a token, D channels of its features, K repeats.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from latentc.components import Closed
+from latentc.components.contract import Draw, Need, Network, Update
+from latentc.components.kit import Conditions, Operands, call
+from latentc.components.kit.patches import patch_side, patchify
+from latentc.components.objectives._common import publish
+from latentc.components.objectives.denoising import DenoisingObjective, noised
+from latentc.components.parts import Problem
+from latentc.components.sums import weighted_sum
+from latentc.ir.builder import Builder, ModuleBuilder, Var, f32, i64
+from latentc.ir.types import B, Named
+
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
+
+class FeaturePrediction(Closed):
+    """A smooth L1 loss between what `main` predicts of hidden tokens' features and an averaged encoder's of the whole
+    sample (D-JEPA, Chen et al. 2024, arXiv:2410.03755). The encoder is told all conditions."""
+
+    target: str = Field("target", description="the average of `main` whose features are predicted")
+    weight: float = Field(1.0, gt=0, description="factor of the term")
+    beta: float = Field(2.0, gt=0, description="difference at which the square gives way to the absolute value")
+
+    def needs(self) -> tuple[Need, ...]:
+        return (
+            Need("main", "predicted_features", place=("prediction",)),
+            Need(self.target, "predicted_features", place=("prediction", "target")),
+        )
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        network = spec.networks.get(self.target)
+        if network is not None and getattr(network, "average_of", None) != "main":
+            message = f"network `{self.target}` is no average of `main`, whose features it is to say"
+            yield Problem(("prediction", "target"), message, f"set `networks.{self.target}: {{kind: average}}`")
+
+    def value(
+        self, b: Builder, networks: Mapping[str, Network], whole: Operands, tokens: Var, features: Var, weight: Var
+    ) -> Var:
+        """f32[B]: the term before its factor; `weight` f32[B, T] sums to 1 over the hidden tokens of a sample."""
+        wanted = call(b, networks[self.target], "targets", whole, state=tokens, out="wanted")
+        guess = call(b, networks["main"], "predict", {}, features=features, out="guess")
+        error = b.abs(b.op("sub", guess, b.stop_gradient(wanted), out="error"), out="error")
+        below = b.minimum(error, self.beta, out="below")
+        cost = b.mul(b.mul(below, error - 0.5 * below), 1 / self.beta, out="cost")
+        cost = b.mean(cost, axes=(2,), keepdims=False, out="cost")
+        return b.sum(cost * weight, axes=(1,), keepdims=False, out="prediction")  # type: ignore[no-any-return]
+
+
+class HiddenTokens(DenoisingObjective):
+    """The loss of network `head` on the hidden tokens, given features of `main`.
+
+    A fraction r of each sample's tokens is hidden, r normal with mean 1, truncated to [`least_hidden`, 1].
+    """
+
+    least_hidden: float = Field(0.7, gt=0, lt=1, description="least fraction of the tokens that is hidden")
+    deviation: float = Field(0.25, gt=0, description="standard deviation of the hidden fraction")
+    repeats: int = Field(4, gt=0, le=64, description="times and noises drawn per token and evaluation of `main` (K)")
+    prediction: FeaturePrediction | None = Field(
+        None, description="predicts features of an averaged encoder, too (D-JEPA); null: does not"
+    )
+
+    def needs(self, spec: Spec) -> tuple[Need, ...]:
+        more = () if self.prediction is None else self.prediction.needs()
+        return (Need("main", "masked_features"), Need("head", "denoise"), *more)
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        yield from self.parameterization().noise_problems(spec, f"objective `{self.kind}`")
+        if self.prediction is not None:
+            yield from self.prediction.problems(spec)
+
+    def trained(self, spec: Spec) -> tuple[str, ...]:
+        heads = ("head",) if getattr(spec.networks.get("head"), "trainable", True) else ()
+        return (*super().trained(spec), *heads)
+
+    def most_known(self, tokens: int) -> int:
+        return math.ceil((1 - self.least_hidden) * tokens)
+
+    def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> tuple[Update, ...]:
+        main, head, conditions = networks["main"], networks["head"], Conditions(spec, networks)
+        _, count, channels = main.methods["forward"].input("state").type.shape
+        length, size, repeats = Named(int(count), "T"), int(channels), self.repeats  # type: ignore[arg-type]
+        rows = B * (repeats * int(length))
+        b = mb.function("loss.terms")
+        assert spec.data.shape is not None
+        x = b.input("x", f32(B, *spec.data.shape))
+        given = conditions.inputs(b, by_field=True)
+        z, order = b.input("fraction", f32(B)), b.input("order", i64(B, length))
+        draw = self.parameterization().process.draw()
+        shape = (B, repeats, length)
+        drawn = b.input(draw.name, i64(*shape) if draw.distribution == "integers" else f32(*shape))
+        noise = b.input("noise", f32(*shape, size))
+        whole = conditions.operands(b, given)
+        told = conditions.dropped(b, whole)
+        tokens = patchify(b, x, patch_side(size, spec.data.shape[0]))
+        fraction = b.op("sub", 1.0, b.mul(b.abs(z), self.deviation), out="fraction")
+        most = b.reshape(b.mul(fraction, float(length)), shape=(B, 1), out="most")
+        hidden = b.cast(b.less(b.cast(b.argsort(order, out="rank"), to="f32"), most), to="f32", out="hidden")
+        method = "forward_known" if "forward_known" in main.methods else "forward"
+        features = call(b, main, method, told, state=tokens, mask=hidden, out="features")
+
+        def repeated(v: Any, width: int, out: str) -> Any:
+            v = b.reshape(v, shape=(B, 1, length, width))
+            return b.reshape(b.broadcast_to(v, v, shape=(B, repeats, length, width)), shape=(rows, width), out=out)
+
+        kept, width = features, int(features.shape[2])
+        x0, features = repeated(tokens, size, "x0"), repeated(features, width, "features")
+        drawn, noise = b.reshape(drawn, shape=(rows,), out=draw.name), b.reshape(noise, shape=(rows, size), out="noise")
+        target = self.parameterization()
+        at = noised(b, target, x0, self.needs_derivatives(target), (drawn, noise))
+        out = call(b, head, "forward", {"z": features}, state=at.scaled, time=at.told, out="prediction")
+        terms = self.terms(b, target, at.point, x0, at.x_t, at.noise, out, at.t)
+        terms = self.weighed(b, networks, at.told, terms)
+        names = ("loss", "mse", "vb")[: len(terms)]
+        weight = b.div(hidden, b.sum(hidden, axes=(1,), keepdims=True), out="weight")
+        values = []
+        for term, name in zip(terms, names, strict=True):
+            term = b.mean(b.reshape(term, shape=shape), axes=(1,), keepdims=False)
+            values.append(b.sum(term * weight, axes=(1,), keepdims=False, out=name))
+        if self.prediction is not None:
+            guessed = self.prediction.value(b, networks, whole, tokens, kept, weight)
+            total = weighted_sum(b, "total", (1.0, values[0]), (self.prediction.weight, guessed))
+            names, values = ("loss", "base", *names[1:], "prediction"), [total, *values, guessed]
+        b.output(*values)
+        b.finish(self.says_of_tokens())
+        bound = {"bound": (1 - self.least_hidden) / self.deviation}
+        draws = (
+            Draw("fraction", "truncated_normal", bound),
+            Draw("order", "permutation"),
+            draw,
+            Draw("noise", "normal"),
+            *conditions.draws(),
+        )
+        return publish(mb, names, ("x", *conditions.fields), draws, self.trained(spec))
+
+    @abstractmethod
+    def says_of_tokens(self) -> str:
+        """The docstring of the emitted loss."""
+
+
+__all__ = ["FeaturePrediction", "HiddenTokens"]

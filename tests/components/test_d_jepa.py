@@ -1,0 +1,284 @@
+"""D-JEPA and D-JEPA·T2I against their networks, losses and sampler written out in PyTorch.
+
+Known tokens are dropped and put back, as the papers do it, where the networks mask.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from random_weights import random_weights
+from torch import Tensor
+from torch.nn import functional as F
+
+from latentc.components.contract import Lowered
+from latentc.diagnostics import DiagnosticError
+from latentc.ir.core import parameters
+from latentc.ir.interpret import Interpreter
+from latentc.lower import lower
+from latentc.spec import load_spec
+
+B, T, C, D, R, L, SIDE, HEADS = 2, 16, 2, 16, 3, 3, 4, 2
+SIZES = (
+    "data.first_stage=null",
+    f"data.shape=[{C}, {SIDE}, {SIDE}]",
+    *(f"networks.main.{size}" for size in (f"width={D}", "depth=2", f"buffer={R}", f"block.mixer.heads={HEADS}")),
+    *("networks.head.width=16", "networks.head.depth=1", "conditioning.time.frequencies=16", "objective.repeats=2"),
+)
+CAPTIONS = (
+    *SIZES,
+    *(f"data.fields.caption.shape=[{L}, 4]", f"data.fields.caption_mask.shape=[{L}]"),
+    *("networks.main.positions.pairs=2", "networks.main.positions.side=6"),
+    *(
+        "sampler.steps=3",
+        "sampler.diffusion.steps=3",
+        "objective.prediction.weight=0.5",
+        "objective.prediction.beta=0.3",
+    ),
+)
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((B, C, SIDE, SIDE))
+CAPTION, SEEN = RNG.standard_normal((B, L, 4)), np.array([[True, True, False], [True, True, True]])
+ORDER = np.stack([RNG.permutation(T) for _ in range(B)])
+
+
+@cache
+def system(name: str, *sizes: str) -> tuple[Lowered, Interpreter, dict[str, Tensor]]:
+    lowered = lower(load_spec(name, None, sizes))
+    weights = random_weights(parameters(lowered.module, lowered.module.entries["loss.terms"]), RNG, 0.4)
+    tensors = {path: torch.from_numpy(np.asarray(value)).double() for path, value in weights.items()}
+    return lowered, Interpreter(lowered.module, weights), tensors
+
+
+def of_network(lowered: Lowered, w: dict[str, Tensor], entry: str, *given: np.ndarray) -> np.ndarray:
+    """What a method NETWORK.METHOD returns."""
+    name = entry.split(".")[0]
+    own = {path[len(name) + 1 :]: value.numpy() for path, value in w.items() if path.startswith(f"{name}.")}
+    return Interpreter(lowered.module, own).run(entry, *given)[0]
+
+
+class Reference:
+    """A network of a D-JEPA whose weights have these names."""
+
+    def __init__(self, weights: dict[str, Tensor], name: str = "main") -> None:
+        self.w = {path[len(name) + 1 :]: value for path, value in weights.items() if path.startswith(f"{name}.")}
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        return F.linear(x, self.w[f"{name}.weight"], self.w[f"{name}.bias"])
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], self.w[f"{name}.weight"], self.w[f"{name}.bias"], 1e-6)
+
+    def block(self, name: str, x: Tensor, turn: Tensor | None) -> Tensor:
+        q, k, v = self.linear(f"{name}.attn.qkv", self.norm(f"{name}.norm1", x)).chunk(3, -1)
+        q, k, v = (t.unflatten(-1, (HEADS, -1)).transpose(1, 2) for t in (q, k, v))
+        q, k = (
+            F.rms_norm(t, t.shape[-1:], self.w[f"{name}.attn.{part}_norm.weight"], 1e-6)
+            for t, part in ((q, "q"), (k, "k"))
+        )
+        if turn is not None:
+            q, k = (
+                torch.view_as_real(torch.view_as_complex(t.unflatten(-1, (-1, 2)).contiguous()) * turn).flatten(-2)
+                for t in (q, k)
+            )
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + self.linear(f"{name}.attn.proj", h)
+        h = F.gelu(self.linear(f"{name}.mlp.fc1", self.norm(f"{name}.norm2", x)))
+        return x + self.linear(f"{name}.mlp.fc2", h)
+
+    def encoded(self, x: Tensor, front: Tensor, turn: Tensor | None, kept: list[int]) -> Tensor:
+        """x [T, C] and the tokens in front [P, D], of which those at places `kept` go in: [1, kept, D]."""
+        x = self.linear("z_proj", x)
+        if "encoder_pos" in self.w:
+            x = x + self.w["encoder_pos"][0]
+        x = self.norm("z_proj_ln", torch.cat([front, x])[None, kept])
+        for i in range(2):
+            x = self.block(f"encoder_blocks.{i}", x, None if turn is None else turn[kept])
+        return self.norm("encoder_norm", x)
+
+    def features(self, x: Tensor, front: Tensor, mask: Tensor, counts: Tensor, turn: Tensor | None) -> Tensor:
+        """[T, D] of one sample; mask [T] is true where a token is hidden, counts [P] where one in front counts."""
+        size, prefix = self.w["mask_token"], len(front)
+        known = torch.cat([counts, ~mask])
+        kept = torch.nonzero(known).flatten().tolist()
+        padded = size.expand(1, prefix + T, D).clone()
+        padded[:, kept] = self.linear("decoder_embed", self.encoded(x, front, turn, kept))
+        if "decoder_pos" in self.w:
+            padded[:, prefix:] += self.w["decoder_pos"]
+        every = torch.nonzero(torch.cat([counts, torch.ones(T, dtype=torch.bool)])).flatten().tolist()
+        x = padded[:, every]
+        for i in range(2):
+            x = self.block(f"decoder_blocks.{i}", x, None if turn is None else turn[every])
+        return self.norm("decoder_norm", x)[0, -T:]
+
+    def targets(self, x: Tensor, front: Tensor, counts: Tensor, turn: Tensor | None) -> Tensor:
+        kept = torch.nonzero(torch.cat([counts, torch.ones(T, dtype=torch.bool)])).flatten().tolist()
+        return self.encoded(x, front, turn, kept)[0, -T:]
+
+    def predicted(self, z: Tensor) -> Tensor:
+        return self.linear("predictor.fc2", self.norm("predictor.norm", F.gelu(self.linear("predictor.fc1", z))))
+
+    def of_label(self, label: int) -> Tensor:
+        return self.w["buffer_tokens"][0] + self.w["y_embedder.weight"][label]
+
+    def of_caption(self, caption: Tensor | None) -> Tensor:
+        features = self.w["caption_embedder_null"] if caption is None else caption
+        h = F.gelu(self.linear("caption_embedder.fc1", features), approximate="tanh")
+        return torch.cat([self.w["buffer_tokens"][0], self.linear("caption_embedder.fc2", h)])
+
+    def velocity(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
+        """The head: x [N, C] at times t [N], told z [N, D]."""
+        angles = t[:, None] * torch.exp(-math.log(10000) * torch.arange(8, dtype=torch.float64) / 8)
+        time = torch.cat([angles.cos(), angles.sin()], -1)
+        c = self.linear("time_embed.fc2", F.silu(self.linear("time_embed.fc1", time))) + self.linear("cond_embed", z)
+        x = self.linear("input_proj", x)
+        shift, scale, gate = self.linear("res_blocks.0.adaLN", F.silu(c)).chunk(3, -1)
+        h = self.linear("res_blocks.0.fc1", self.norm("res_blocks.0.in_ln", x) * (1 + scale) + shift)
+        x = x + gate * self.linear("res_blocks.0.fc2", F.silu(h))
+        shift, scale = self.linear("final_layer.adaLN", F.silu(c)).chunk(2, -1)
+        return self.linear("final_layer.linear", F.layer_norm(x, (16,), eps=1e-6) * (1 + scale) + shift)
+
+
+def turns() -> Tensor:
+    """Rotations [P + T, 4] of a head's pairs: one of the row, one of the column, two of the place in front."""
+    prefix = R + L
+    front = torch.arange(prefix, dtype=torch.float64) * (6 / prefix)
+    place = torch.arange(T, dtype=torch.float64)
+    zeros = torch.zeros(prefix, 2, dtype=torch.float64)
+    grid = torch.stack([place // SIDE, place % SIDE], -1) * (6 / SIDE)
+    angles = torch.cat(
+        [
+            torch.cat([zeros, torch.stack([front, front / 100], -1)], -1),
+            torch.cat([grid, torch.zeros(T, 2, dtype=torch.float64)], -1),
+        ]
+    )
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def tokens(x: np.ndarray) -> Tensor:
+    return torch.from_numpy(x.reshape(B, C, T).transpose(0, 2, 1).copy())
+
+
+def hidden(fraction: float) -> Tensor:
+    """bool[B, T]: the first tokens of the order."""
+    return torch.from_numpy(np.argsort(ORDER, axis=1) < math.ceil(fraction * T))
+
+
+def test_features_and_targets_of_d_jepa() -> None:
+    lowered, _, w = system("d_jepa", *SIZES, "data.classes=5")
+    main, target, labels = Reference(w), Reference(w, "target"), (1, 5)
+    counts, mask, x = torch.ones(R, dtype=torch.bool), hidden(0.75), tokens(X)
+    given = (x.numpy(), mask.double().numpy(), np.array(labels))
+    wanted = torch.stack([main.features(x[i], main.of_label(labels[i]), mask[i], counts, None) for i in range(B)])
+    for method in ("forward", "forward_known"):
+        np.testing.assert_allclose(of_network(lowered, w, f"main.{method}", *given), wanted, atol=1e-9)
+    found = of_network(lowered, w, "target.targets", given[0], given[2])
+    whole = torch.stack([target.targets(x[i], target.of_label(labels[i]), counts, None) for i in range(B)])
+    np.testing.assert_allclose(found, whole, atol=1e-9)
+    np.testing.assert_allclose(
+        of_network(lowered, w, "main.predict", wanted.numpy()), main.predicted(wanted), atol=1e-9
+    )
+
+
+def test_the_loss_of_d_jepa_adds_predicted_features() -> None:
+    """The averaged encoder is told the class that the trained one is not."""
+    lowered, oracle, w = system("d_jepa", *SIZES, "data.classes=5")
+    main, target = Reference(w), Reference(w, "target")
+    deviations, y, null = np.array([0.2, 1.0]), np.array([1, 3]), 5
+    noise, at = RNG.standard_normal((B, 2, T, C)), RNG.integers(0, 1000, (B, 2, T))
+    drop = np.array([0.05, 0.5])
+    found = oracle.run("loss.terms", X, y, deviations, ORDER, at, noise, drop)
+    values = dict(zip(lowered.updates[0].metrics, found, strict=True))
+    counts, x, terms = torch.ones(R, dtype=torch.bool), tokens(X), []
+    for i, told in enumerate((null, y[1])):
+        mask = hidden(1 - 0.25 * deviations[i])[i]
+        z = main.features(x[i], main.of_label(told), mask, counts, None)
+        wanted = target.targets(x[i], target.of_label(y[i]), counts, None)
+        error = F.smooth_l1_loss(main.predicted(z), wanted, beta=2.0, reduction="none").mean(-1)
+        terms.append(error[mask].mean())
+    np.testing.assert_allclose(values["prediction"], torch.stack(terms), rtol=1e-6)
+    np.testing.assert_allclose(values["loss"], values["base"] + values["prediction"], rtol=1e-6)
+
+
+def test_the_loss_of_d_jepa_t2i() -> None:
+    lowered, oracle, w = system("d_jepa_t2i", *CAPTIONS)
+    main, target, head, turn = Reference(w), Reference(w, "target"), Reference(w, "head"), turns()
+    deviations, drop = np.array([0.2, 1.0]), np.array([0.5, 0.05])
+    u, noise = RNG.uniform(size=(B, 2, T)), RNG.standard_normal((B, 2, T, C))
+    found = oracle.run("loss.terms", X, CAPTION, SEEN, deviations, ORDER, u, noise, drop)
+    values = dict(zip(lowered.updates[0].metrics, found, strict=True))
+    x, given = tokens(X), torch.from_numpy(CAPTION)
+    every, bases, predictions = torch.ones(R + L, dtype=torch.bool), [], []
+    for i in range(B):
+        mask = hidden(1 - 0.25 * deviations[i])[i]
+        counts = torch.cat([every[:R], torch.from_numpy(SEEN[i])])
+        told = (main.of_caption(given[i]), counts) if drop[i] > 0.1 else (main.of_caption(None), every)
+        z = main.features(x[i], told[0], mask, told[1], turn)
+        t, e = (torch.from_numpy(v[i]) for v in (u, noise))
+        x_t = t[..., None] * x[i] + (1 - t[..., None]) * e
+        guess = head.velocity(x_t.flatten(0, 1), t.flatten(), z.repeat(2, 1)).reshape(2, T, C)
+        bases.append((guess - (x[i] - e)).square().mean(-1).mean(0)[mask].mean())
+        wanted = target.targets(x[i], target.of_caption(given[i]), counts, turn)
+        error = F.smooth_l1_loss(main.predicted(z), wanted, beta=0.3, reduction="none").mean(-1)
+        predictions.append(error[mask].mean())
+    np.testing.assert_allclose(values["base"], torch.stack(bases), rtol=1e-6)
+    np.testing.assert_allclose(values["prediction"], torch.stack(predictions), rtol=1e-6)
+    np.testing.assert_allclose(values["loss"], values["base"] + 0.5 * values["prediction"], rtol=1e-6)
+
+
+def test_the_sampler_of_d_jepa_t2i() -> None:
+    """Sets of tokens in a random order, each token by three steps of Euler under a scale that grows with the sets."""
+    _, oracle, w = system("d_jepa_t2i", *CAPTIONS)
+    main, head, turn, scale = Reference(w), Reference(w, "head"), turns(), 2.5
+    start = RNG.standard_normal((B, T, C))
+    (found,) = oracle.run("sample.3", CAPTION, SEEN, np.full(B, scale), ORDER, start)
+    every = torch.ones(R + L, dtype=torch.bool)
+    for i in range(B):
+        counts = torch.cat([every[:R], torch.from_numpy(SEEN[i])])
+        fronts = (main.of_caption(torch.from_numpy(CAPTION[i])), counts), (main.of_caption(None), every)
+        made, left = torch.zeros(T, C, dtype=torch.float64), T
+        for step in range(3):
+            after = math.floor(T * math.cos(math.pi / 2 * (step + 1) / 3)) if step < 2 else 0
+            mask = torch.zeros(T, dtype=torch.bool)
+            mask[ORDER[i, :left]] = True
+            places = ORDER[i, after:left]
+            told, null = (main.features(made, front, mask, c, turn)[places] for front, c in fronts)
+            weight = 1 + (scale - 1) * (T - max(after, 1)) / T
+            x = torch.from_numpy(start[i, after:left])
+            for k in range(3):
+                t = torch.full((len(places),), k / 3, dtype=torch.float64)
+                with_caption, without = head.velocity(x, t, told), head.velocity(x, t, null)
+                x = x + (without + weight * (with_caption - without)) / 3
+            made[places], left = x, after
+        np.testing.assert_allclose(found[i].reshape(C, T).T, made, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("networks.target={kind: like, frozen: true}", "is no average of `main`"),
+        ("networks.main.predictor=null", "predicts those of a hidden one"),
+        ("networks.main.learned_positions=all", "conditions that are vectors"),
+        ("networks.main.positions={kind: sincos_2d}", "added to the input"),
+        ("sampler.reuse={after: 1}", "not turned to other places"),
+    ],
+)
+def test_what_does_not_fit_is_refused(override: str, words: str) -> None:
+    with pytest.raises(DiagnosticError) as error:
+        load_spec("d_jepa_t2i", None, [*CAPTIONS, override])
+    assert words in str(error.value.diagnostics), error.value.diagnostics
+
+
+def test_any_resolution_spans_the_same_range() -> None:
+    """The corner of a grid twice as fine is half a row and column away, not in the next octave."""
+    name, sizes = "main.freqs_cos", list(CAPTIONS)
+    coarse: Any = system("d_jepa_t2i", *CAPTIONS)[2][name]
+    sizes[1] = f"data.shape=[{C}, {2 * SIDE}, {2 * SIDE}]"
+    fine = system("d_jepa_t2i", *sizes)[2][name]
+    grids = [t[R + L :].reshape(side, side, 4) for t, side in ((coarse, SIDE), (fine, 2 * SIDE))]
+    torch.testing.assert_close(grids[0], grids[1][::2, ::2])
