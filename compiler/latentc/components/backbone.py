@@ -66,6 +66,8 @@ class Backbone(Part):
     """Whether it requires a class."""
     MEMORY: ClassVar[bool] = False
     """Whether it carries tensors from evaluation to evaluation."""
+    RECALLS: ClassVar[bool] = False
+    """Whether it remembers keys and values if the sampler asks for it (`Sampler.recalls`)."""
     TRAINING_ONLY: ClassVar[bool] = False
     """Whether it is used in training only."""
 

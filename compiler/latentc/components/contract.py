@@ -145,7 +145,10 @@ quantize_granules `canvases` (tokens) -> output; `add_0`, … (latents as state,
 masked_tokens `forward` (tokens as state, of which `null` is the mask; conditions) -> logits, of which samplers draw
               among the first `values`, if the port says so; the state may hold each token as several digits of base
               `null`, the lowest first; perhaps `forward_kept` (and rank i64[B, T] as position), the same if the
-              masked tokens have the lowest ranks, and as few of them as the loss leaves are known
+              masked tokens have the lowest ranks, and as few of them as the loss leaves are known; if the sampler
+              asks for it `remember`, the same and caches, and `recall` (tokens [B, G] as state; masks that are 1
+              where one of them counts [B, G], and where one of all is not among them [B, T]; their positions
+              i64[B, G], conditions, caches) -> logits of these tokens, from them and what is remembered of the others
 masked_features `forward` (tokens [B, T, C] as state, mask f32[B, T] that is 1 where one is hidden, conditions) ->
               output [B, T, D]; perhaps `forward_known`, the same for as few known tokens as the loss leaves; if the
               sampler asks for it `remember`, the same and caches, and `recall` (tokens [B, G, C] as state; masks that

@@ -17,12 +17,13 @@ from latentc.ir.types import Named
 NEVER = -1e30
 """The logit of a token that must not be drawn."""
 
-Schedule = Literal["arccos", "cosine", "cubic", "linear", "root", "square"]
+Schedule = Literal["arccos", "cosine", "cubic", "linear", "power_2.5", "root", "square"]
 _HIDDEN: dict[str, Callable[[Any], Any]] = {
     "arccos": lambda r: np.arccos(r) / np.asarray(np.pi / 2, r.dtype),
     "cosine": lambda r: np.cos(r * np.asarray(np.pi / 2, r.dtype)),
     "cubic": lambda r: 1 - r**3,
     "linear": lambda r: 1 - r,
+    "power_2.5": lambda r: 1 - r**2.5,
     "root": lambda r: 1 - r**0.5,
     "square": lambda r: 1 - r**2,
 }

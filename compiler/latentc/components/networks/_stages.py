@@ -115,21 +115,23 @@ def long_skips(
         x = b.sub(name, block, x, *operands, dim=dim, **sizes)
         skips.append(x)
     every += [*skips, b.sub("mid_block", block, x, *operands, dim=dim, **sizes)]
-    with_skip = _skip_block(block)
+    with_skip = skip_block(block)
     for name in items("out_blocks", half):
         every.append(b.sub(name, with_skip, every[-1], skips.pop(), *operands, dim=dim, **sizes))
     return every
 
 
 @cache
-def _skip_block(block: BlockBody) -> BlockBody:
-    @module_class("SkipBlock" if block.cls == "TransformerBlock" else f"Skip{block.cls}")
-    def forward(b: Builder, x: Var, skip: Var, *operands: Var, dim: int, **static: Any) -> Var:
+def skip_block(block: BlockBody) -> BlockBody:
+    """The same method of a block that takes the output of its counterpart in the first half behind x."""
+
+    @module_class("SkipBlock" if block.cls == "TransformerBlock" else f"Skip{block.cls}", block.method)
+    def forward(b: Builder, x: Var, skip: Var, *operands: Var, dim: int, **static: Any) -> Any:
         """A transformer block of x joined with the output of its counterpart in the first half."""
         x = dense(b, "skip_linear", b.concat(x, skip, axis=2, out="x"), dim, True, "normal", out="x")
-        return block.body(b, x, *operands, dim=dim, **static)  # type: ignore[no-any-return]
+        return block.body(b, x, *operands, dim=dim, **static)
 
     return forward
 
 
-__all__ = ["Heads", "Staged", "long_skips", "scaled", "whole"]
+__all__ = ["Heads", "Staged", "long_skips", "scaled", "skip_block", "whole"]

@@ -137,8 +137,12 @@ def embedded(
     conditions: tuple[Var, ...],
     width: int,
     static: Mapping[str, Any],
+    at: Var | None = None,
 ) -> tuple[Var, int, Any, list[Var]]:
-    """(x f32[B, n + T / m, D], tokens before those of the data, n + T / m, the tables of the digits)."""
+    """(x f32[B, n + T / m, D], tokens before those of the data, n + T / m, the tables of the digits).
+
+    `at` i64[B, G]: the places of the tokens, if they are not all; x is f32[B, n + G, D] then.
+    """
     batch, tokens, splits = idx.shape[0], static["tokens"], static.get("splits", 1)
     vocabulary, labels = static["vocabulary"], static.get("labels", 0)
     digits = b.reshape(idx, shape=(batch, tokens, splits), out="digits") if int(splits) > 1 else idx
@@ -194,6 +198,7 @@ def embedded(
         segments = b.param("segment_embed", f32(config.segments, width), "normal", std=0.02)
         first = b.slice(segments, axis=0, start=0, stop=1, out="segment")
         positions = b.add(positions, b.reshape(first, shape=(1, 1, width)), out="positions")
+    table = positions
     late = bool(told) and config.late
     norm = config.norm if isinstance(config.norm, Norm) else norm
     if late:
@@ -202,10 +207,34 @@ def embedded(
             own = b.slice(positions, axis=1, start=0, stop=start, out="own")
             first = told[0] if len(told) == 1 else b.concat(*told, axis=1, out="told")
             told = [norm.apply(b, "condition_norm", b.add(first, own, out="told"))]
-        positions = b.slice(positions, axis=1, start=start, stop=start + x.shape[1], out="positions")
+        if at is None:
+            positions = b.slice(positions, axis=1, start=start, stop=start + x.shape[1], out="positions")
+    else:
+        start = 0
+    if at is not None:
+        positions = placed(b, table, at, before, tokens, start, before + tokens if late else total)
     x = joined(x) if told and not late else x
     x = norm.apply(b, "embedding_norm", x + positions)
     return joined(x) if late else x, before, total, tables
+
+
+def placed(b: Builder, table: Var, at: Var, before: int, tokens: Any, start: int, stop: Any) -> Var:
+    """f32[B, …, D]: rows `start` to `stop` of positions [1, n + T, D], of those of the data only the ones `at` [B, G].
+
+    `before`: rows before those of the data, which are `tokens`.
+    """
+    width = table.shape[2]
+    rows = b.reshape(table, shape=(table.shape[1], width))
+    data = b.embedding(rows, b.op("add", at, before, out="place") if before else at, out="positions")
+
+    def between(first: Any, last: Any) -> list[Var]:
+        if int(first) == int(last):
+            return []
+        own = b.slice(table, axis=1, start=first, stop=last, out="own")
+        return [b.broadcast_to(own, data, shape=(at.shape[0], last - first, width))]
+
+    parts = [*between(start, before), data, *between(before + tokens, stop)]
+    return b.concat(*parts, axis=1, out="positions") if len(parts) > 1 else data  # type: ignore[no-any-return]
 
 
 def logits(
@@ -244,4 +273,4 @@ def logits(
     return b.reshape(b.concat(*parts, axis=2), shape=(batch, tokens, rows), out="logits")  # type: ignore[no-any-return]
 
 
-__all__ = ["Embedding", "Readout", "embedded", "logits"]
+__all__ = ["Embedding", "Readout", "embedded", "logits", "placed"]

@@ -8,7 +8,7 @@ split), n tokens of the condition, V values of a token, D width, K tokens that t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -19,13 +19,16 @@ from latentc.components.backbone import Backbone, add_method
 from latentc.components.blocks.block import Block
 from latentc.components.blocks.conditions.in_context import InContext
 from latentc.components.condition import Condition, Entry, Form, ports_of
-from latentc.components.contract import Capability, Network, Port
+from latentc.components.contract import Capability, Network, Port, Role
 from latentc.components.kit.texts import counted
 from latentc.components.kit.tokens import digit_base, rows
+from latentc.components.networks._masked_parts import keys_of
+from latentc.components.networks._remembered_blocks import Recalling, Remembering, remembered_blocks
 from latentc.components.networks._stages import long_skips
-from latentc.components.networks._token_embedding import Embedding, Readout, embedded, logits
+from latentc.components.networks._token_embedding import Embedding, Readout, embedded, logits, placed
 from latentc.components.objective import Objective
 from latentc.components.parts import Problem, Weights, dense, under
+from latentc.components.sampler import Sampler
 from latentc.ir.builder import BlockBody, Builder, ModuleBuilder, Var, f32, i64, items, module_class
 from latentc.ir.types import B, Named
 
@@ -47,7 +50,8 @@ class Bert(Backbone):
     `forward`: idx i64[B, T] with its null for a masked token, the conditions -> logits f32[B, T, V or more]. With a
     decoder, the encoder's output for the condition stands for masked tokens in it, and `forward_kept`, which takes
     rank i64[B, T] too, encodes only the K tokens of the highest ranks. Training calls it. BERT: Devlin et al. 2018,
-    arXiv:1810.04805.
+    arXiv:1810.04805. `remember` and `recall` are for samplers that reuse keys and values of the tokens that they leave
+    as they are (ReCAP).
     """
 
     kind: Literal["bert"]
@@ -78,6 +82,7 @@ class Bert(Backbone):
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"masked_tokens"})
+    RECALLS: ClassVar[bool] = True
     TAKES: ClassVar[tuple[Form, ...]] = ("tokens",)
 
     def problems(self, spec: Spec) -> Iterator[Problem]:
@@ -121,6 +126,16 @@ class Bert(Backbone):
             )
         yield from self.block.problems_of_condition(self.kind, None)
         yield from self.problems_of_conditions(spec)
+        if isinstance(spec.sampler, Sampler) and spec.sampler.recalls(tokens.length) is not None:
+            if self.splits > 1:
+                message = "the sampler reuses keys and values of whole tokens, and `splits` masks their digits"
+                yield Problem(("splits",), message, "leave it out, or leave out `sampler.reuse`")
+            if spec.data.modelled.end is not None:
+                message = "the sampler reuses keys and values of all tokens, and texts end before the last"
+                yield Problem((), message, "leave out `sampler.reuse`")
+            if not self.block.parts()[0].recalls:
+                message = "the sampler reuses keys and values, which this mixer cannot give"
+                yield Problem(("block", "mixer"), message, "use `{kind: attention}`, or leave out `sampler.reuse`")
 
     def _problems_of_decoder(self, decoder: Decoder, told: Mapping[str, Condition]) -> Iterator[Problem]:
         if decoder.width % decoder.heads:
@@ -144,6 +159,7 @@ class Bert(Backbone):
         length = tokens.length * self.splits
         most = spec.objective.most_known(tokens.length) if isinstance(spec.objective, Objective) else tokens.length
         shortens = self.decoder is not None and most < tokens.length
+        recall = spec.sampler.recalls(length) if isinstance(spec.sampler, Sampler) else None
         decoder = (
             {} if self.decoder is None else {"decoder_width": self.decoder.width, "decoder_depth": self.decoder.depth}
         )
@@ -153,6 +169,7 @@ class Bert(Backbone):
             "tokens": tokens.length,
             **({"splits": self.splits} if self.splits > 1 else {}),
             **({"known": most} if shortens else {}),
+            **({} if recall is None else {"recalled": recall.tokens}),
             "width": self.width,
             "depth": self.depth,
             **self.block.static(self.width),
@@ -165,38 +182,101 @@ class Bert(Backbone):
         rows = base + self.embedding.labels + (self.embedding.mask is None)
         idx = Port("idx", i64(B, Named(length, "T")), "state", rows, null)
         rank = Port("rank", i64(B, Named(length, "T")), "position")
-        forward, forward_kept = _methods(self, entries, spec.data.modelled.end)
+        forward, forward_kept, remember, recalled = _methods(self, entries, spec.data.modelled.end)
+        depth = 0 if self.decoder is None else self.decoder.depth
         told = ports_of(entries)
         methods = {"forward": add_method(mb, name, "forward", forward, (idx, *told), static, ("logits",))}
         if shortens:
             ports = (idx, rank, *told)
             methods["forward_kept"] = add_method(mb, name, "forward_kept", forward_kept, ports, static, ("logits",))
+        if recall is not None:
+            cached: Role = "cache"
+            outputs: list[Role] = ["logits", *[cached] * (2 * (self.depth + depth))]
+            methods["remember"] = add_method(mb, name, "remember", remember, (idx, *told), static, outputs)
+            caches = methods["remember"].outputs[1:]
+            kept = [Port(f"caches_{i}" if i > 1 else "caches", port.type, "cache") for i, port in enumerate(caches, 1)]
+            local, every = Named(recall.tokens, "G"), Named(length, "T")
+            some = (
+                replace(idx, type=i64(B, local)),
+                Port("counted", f32(B, local), "mask"),
+                Port("others", f32(B, every), "mask"),
+                Port("position", i64(B, local), "position"),
+                *told,
+                *kept,
+            )
+            methods["recall"] = add_method(mb, name, "recall", recalled, some, static, ("logits",))
         for key, method in methods.items():
             # Only the tokens themselves are drawn, not the mask and what else the table holds.
-            methods[key] = replace(method, outputs=(replace(method.outputs[0], values=base),))
+            methods[key] = replace(method, outputs=(replace(method.outputs[0], values=base), *method.outputs[1:]))
         return Network(name, methods, self.PROVIDES)
 
 
+@dataclass(frozen=True)
+class _Local:
+    """A few tokens: their places i64[B, G], which of them count f32[B, G], and what is remembered of all.
+
+    `others` f32[B, T] is 1 for those that are not among them.
+    """
+
+    at: Var
+    counted: Var
+    others: Var
+    caches: tuple[Var, ...]
+
+    def recalling(self, b: Builder, before: int, behind: Any) -> Recalling:
+        """Conditions, which stand `before` and `behind` the data, are evaluated anew."""
+        sides = [
+            b.full(self.others, shape=(count,), value=value, dtype="f32")
+            for value in (0.0, 1.0)
+            for count in (before, behind)
+            if int(count)
+        ]
+        old, new = sides[: len(sides) // 2], sides[len(sides) // 2 :]
+        parts = [*old, self.others, *new, self.counted] if before else [self.others, *old, self.counted, *new]
+        return Recalling(self.caches, keys_of(b, b.greater(b.concat(*parts, axis=1), 0.5)))
+
+
 @cache
-def _methods(config: Bert, entries: tuple[Entry, ...], end: int | None) -> tuple[BlockBody, BlockBody]:
-    """`forward` and `forward_kept`."""
+def _methods(config: Bert, entries: tuple[Entry, ...], end: int | None) -> tuple[BlockBody, ...]:
+    """`forward`, `forward_kept`, `remember` and `recall`."""
     mixer, feed_forward, norm, condition = config.block.parts()
     assert isinstance(condition, InContext)
     block = (condition.block if end is None else condition.masked_block)(mixer, feed_forward, norm, config.weights)
 
     def network(
-        b: Builder, idx: Var, rank: Var | None, conditions: tuple[Var, ...], width: int, depth: int, **static: Any
+        b: Builder,
+        idx: Var,
+        conditions: tuple[Var, ...],
+        width: int,
+        depth: int,
+        rank: Var | None = None,
+        remembering: Remembering | None = None,
+        local: _Local | None = None,
+        **static: Any,
     ) -> Var:
         x, before, total, tables = embedded(
-            b, config.embedding, norm, config.weights, idx, entries, conditions, width, static
+            b,
+            config.embedding,
+            norm,
+            config.weights,
+            idx,
+            entries,
+            conditions,
+            width,
+            static,
+            None if local is None else local.at,
         )
         if config.dropout:
             x = b.dropout(x, p=config.dropout, out="x")
         tokens = idx.shape[1]
+        behind = total - static["tokens"] - before
+        how = remembering if local is None else local.recalling(b, before, behind)
         if rank is not None:
             x = _kept(b, x, rank, before, static["known"])
-        sizes = config.block.own(width, static)
-        if config.long_skips:
+        sizes, parts = config.block.own(width, static), (mixer, feed_forward, norm, config.weights)
+        if how is not None:
+            x = remembered_blocks(b, how, condition, parts, x, depth, config.long_skips, width, sizes)
+        elif config.long_skips:
             x = long_skips(b, block, x, (), depth // 2, width, sizes)[-1]
         else:
             seen = _seen(b, idx, end, before, int(x.shape[1]))
@@ -205,13 +285,24 @@ def _methods(config: Bert, entries: tuple[Entry, ...], end: int | None) -> tuple
         if not condition.norm_after:
             x = norm.apply(b, "norm", x)
         if config.decoder is not None:
-            x = decoded(b, config.decoder.heads, x, idx, rank, before, total, static)
+            at = None if local is None else local.at
+            x = decoded(b, config.decoder.heads, x, idx, rank, before, total, how, at, static)
         if before or total > static["tokens"]:
-            x = b.slice(x, axis=1, start=before, stop=before + static["tokens"], out="x")
+            count = static["tokens"] if local is None else tokens
+            x = b.slice(x, axis=1, start=before, stop=before + count, out="x")
         return logits(b, config.readout, norm, config.weights, x, tables, tokens, width, static)
 
     def decoded(
-        b: Builder, count: int, x: Var, idx: Var, rank: Var | None, before: int, total: Any, static: Any
+        b: Builder,
+        count: int,
+        x: Var,
+        idx: Var,
+        rank: Var | None,
+        before: int,
+        total: Any,
+        how: Remembering | Recalling | None,
+        at: Var | None,
+        static: Any,
     ) -> Var:
         width, depth, heads = static["decoder_width"], static["decoder_depth"], static["decoder_heads"]
         x = dense(b, "decoder_embed", x, width, True, config.weights, out="x")
@@ -226,10 +317,15 @@ def _methods(config: Bert, entries: tuple[Entry, ...], end: int | None) -> tuple
         hidden = b.equal(idx, b.scalar(static["vocabulary"] + static.get("labels", 0), idx), out="hidden")
         x = b.where(b.reshape(hidden, shape=(*hidden.shape, 1)), blank, x, out="x")
         x = b.concat(front, x, axis=1, out="x")
-        x = x + b.param("decoder_pos", f32(1, total, width), "normal", std=0.02)
+        positions = b.param("decoder_pos", f32(1, total, width), "normal", std=0.02)
+        x = x + (positions if at is None else placed(b, positions, at, before, static["tokens"], 0, total))
         attention = mixer.model_copy(update={"heads": count})
         body = condition.block(attention, feed_forward, norm, config.weights)
         own = {"heads": heads, **feed_forward.static(width)}
+        if how is not None:
+            parts = (attention, feed_forward, norm, config.weights)
+            x = remembered_blocks(b, how, condition, parts, x, depth, False, width, own, "decoder_blocks")
+            return x if condition.norm_after else norm.apply(b, "decoder_norm", x)
         for name in items("decoder_blocks", depth):
             x = b.sub(name, body, x, dim=width, **own)
         return x if condition.norm_after else norm.apply(b, "decoder_norm", x)
@@ -239,14 +335,34 @@ def _methods(config: Bert, entries: tuple[Entry, ...], end: int | None) -> tuple
     @module_class("Bert", idx=f"B T={size}")
     def forward(b: Builder, idx: Var, *conditions: Var, **static: Any) -> Var:
         """Logits of every token from those that are not masked."""
-        return network(b, idx, None, conditions, **static)
+        return network(b, idx, conditions, **static)
 
     @module_class("Bert", "forward_kept", idx=f"B T={size}", rank=f"B T={size}")
     def forward_kept(b: Builder, idx: Var, rank: Var, *conditions: Var, **static: Any) -> Var:
         """The same, but the encoder takes only the `known` tokens of the highest ranks; the others are masked."""
-        return network(b, idx, rank, conditions, **static)
+        return network(b, idx, conditions, rank=rank, **static)
 
-    return forward, forward_kept
+    @module_class("Bert", "remember", idx=f"B T={size}")
+    def remember(b: Builder, idx: Var, *conditions: Var, **static: Any) -> tuple[Var, ...]:
+        """As forward; and the keys and values of every attention."""
+        remembering = Remembering()
+        return network(b, idx, conditions, remembering=remembering, **static), *remembering.caches
+
+    @module_class(
+        "Bert",
+        "recall",
+        idx="B G=recalled",
+        counted="B G=recalled",
+        others="B T=tokens",
+        position="B G=recalled",
+    )
+    def recall(b: Builder, idx: Var, counted: Var, others: Var, position: Var, *operands: Var, **static: Any) -> Var:
+        """Logits of some tokens, from these and what is remembered of the others."""
+        count = len(ports_of(entries))
+        local = _Local(position, counted, others, operands[count:])
+        return network(b, idx, operands[:count], local=local, **static)
+
+    return forward, forward_kept, remember, recall
 
 
 def _seen(b: Builder, idx: Var, end: int | None, before: int, total: int) -> tuple[Var, ...]:

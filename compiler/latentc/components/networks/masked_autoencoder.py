@@ -78,6 +78,7 @@ class MaskedAutoencoder(Backbone):
     }
 
     PROVIDES: ClassVar[frozenset[Capability]] = frozenset({"masked_features"})
+    RECALLS: ClassVar[bool] = True
     TAKES: ClassVar[tuple[Form, ...]] = ("vector", "tokens")
 
     def provides(self, spec: Spec) -> frozenset[Capability]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -49,6 +50,41 @@ class Step:
     def free(self, b: Builder) -> Var | None:
         """bool[B, T]: the tokens that the request did not give; None: all."""
         return None if self.kept is None else b.equal(b.cast(self.kept, to="i64"), 0, out="free")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a step is told: the network, operands of conditions, a scale f32[B] of the guidance or None, the tokens that
+    a request gave as bool[B, T] or None, and what the sampler prepared. `mask`: the token that stands for hidden ones.
+    """
+
+    network: Network
+    conditions: Conditions
+    told: Mapping[str, Var]
+    scale: Var | None
+    kept: Var | None
+    prepared: Sequence[Var]
+    mask: int
+
+    def logits(self, b: Builder, method: str, weight: Var | None = None, **by_role: Any) -> Var:
+        """f32[B, T, V] of a method, of the values that are drawn; `weight` f32[]: how far the guidance is."""
+        return self.evaluated(b, method, weight, **by_role)[0]
+
+    def evaluated(self, b: Builder, method: str, weight: Var | None = None, **by_role: Any) -> tuple[Var, ...]:
+        """The same, then the method's caches, which hold both branches under guidance."""
+        of = self.network.methods[method]
+        scale = self.scale if self.scale is None or weight is None else scale_at(b, self.scale, weight)
+        out = " ".join(["logits", *("cache" for port in of.outputs if port.role == "cache")])
+        if scale is None:
+            made = call(b, self.network, method, self.told, out=out, **by_role)
+        else:
+            null = self.conditions.null(b, self.told)
+            made = guided_call(b, self.network, method, self.told, null, scale, out=out, **by_role)
+        logits, *caches = made if isinstance(made, tuple) else (made,)
+        values = of.output("logits").values
+        if values is not None and values < int(logits.shape[2]):
+            logits = b.slice(logits, axis=2, start=0, stop=values, out="logits")
+        return logits, *caches
 
 
 class MaskedSampler(Sampler):
@@ -140,50 +176,70 @@ class MaskedSampler(Sampler):
         scale = b.input("scale", f32(B)) if self.guidance else None
         if self.guidance:
             sources["scale"] = SettingSource("guidance")
-        rows: dict[str, Var] = {"u": b.input("u", f32(self.steps, B, length))}
+        recall = network.methods.get("recall")
+        in_sets = recall is not None
+
+        def random(key: str, source: RandomSource, *shape: int) -> Var:
+            """A random input; the loops over sets take pieces of it, so that it is none that is drawn row by row."""
+            dtype = i64 if source.distribution in ("integers", "permutation") else f32
+            count = source.rows
+            sources[key] = source if not in_sets else replace(source, rows=None)
+            if count is None:
+                return b.input(key, dtype(B, *shape))
+            if not in_sets:
+                return b.input(key, dtype(count, B, *shape))
+            return b.transpose(b.input(key, dtype(B, count, *shape)), perm=(1, 0, *range(2, 2 + len(shape))), out=key)
+
+        rows: dict[str, Var] = {"u": random("u", RandomSource("uniform", "token", self.steps), length)}
         like = given or next(iter(told.values()), None)
         if like is None:  # a program without conditions: the batch is that of the noise
             like = b.reshape(b.slice(rows["u"], axis=0, start=0, stop=1), shape=(B, length), out="u_0")
         start = b.full(like, shape=(length,), value=mask, dtype="i64", out="tokens")
         start = start if given is None else b.where(kept[0], given, start, out="tokens")
-        sources["u"] = RandomSource("uniform", "token", self.steps)
         extra: dict[str, Var] = {}
         for key, (source, shape) in self.random(network).items():
-            lead = () if source.rows is None else (source.rows,)
-            dtype = i64 if source.distribution in ("integers", "permutation") else f32
-            (extra if source.rows is None else rows)[key] = b.input(key, dtype(*lead, B, *shape))
-            sources[key] = source
+            (extra if source.rows is None else rows)[key] = random(key, source, *shape)
         prepared = self.prepared(b, extra, length)
         weights = self.guidance.weights(list(self.guided_progress())) if self.guidance else np.ones(self.steps)
         columns = {"count": self.counts(length), "sharpness": self.sharpness_of_steps(), "weight": weights}
         columns = {key: column for key, column in columns.items() if key == "count" or np.any(column != 1.0)}
-        columns |= self.columns()
+        columns |= self.columns(length)
         tables = {key: b.constant(column, out=key) for key, column in columns.items()} | rows
         invariants = [*told.values(), *([scale] if scale is not None else []), *kept, *prepared]
 
-        def body(b: Builder, i: Var, fixed: tuple[Var, ...], state: tuple[Var, ...], row: tuple[Var, ...]) -> Any:
+        def request(fixed: tuple[Var, ...]) -> Request:
             left = list(fixed)
             operands = {key: left.pop(0) for key in told}
             strength = left.pop(0) if scale is not None else None
             stays = left.pop(0) if kept else None
-            (tokens,), at = state, dict(zip(tables, row, strict=True))
-            if strength is not None and "weight" in at:
-                strength = scale_at(b, strength, at["weight"])
-            logits = self._logits(b, network, conditions, operands, strength, tokens)
-            if values is not None and values < int(logits.shape[2]):
-                logits = b.slice(logits, axis=2, start=0, stop=values, out="logits")
+            return Request(network, conditions, operands, strength, stays, left, mask)
+
+        def body(b: Builder, i: Var, fixed: tuple[Var, ...], state: tuple[Var, ...], row: tuple[Var, ...]) -> Any:
+            (tokens,), at, asked = state, dict(zip(tables, row, strict=True)), request(fixed)
+            logits = asked.logits(b, "forward", at.get("weight"), state=tokens)
             if "sharpness" in at:
                 logits = b.mul(logits, at["sharpness"], out="logits")
             logits = filtered(b, logits, self.top_k, 1.0)
             drawn = draw(b, logits, at["u"], out="drawn")
-            chosen = self.choose(b, Step(tokens, drawn, logits, mask, at, stays, left))
+            chosen = self.choose(b, Step(tokens, drawn, logits, mask, at, asked.kept, asked.prepared))
             return (b.where(chosen, drawn, tokens, out="tokens"),), ()
 
-        names = ["tokens", *tables]
-        columns_ = list(tables.values())
-        (tokens,) = b.loop(
-            f"{entry}.step", self.steps, body, invariants=invariants, carried=[start], tables=columns_, names=names
-        )
+        def body_of_set(b: Builder, i: Var, fixed: Any, state: Any, row: Any, steps: int = 1) -> Any:
+            at = dict(zip(tables, row, strict=True))
+            return (self.draw_set(b, request(fixed), steps, state[0], at),), ()
+
+        names, tokens = ["tokens", *tables], start
+        for first, stop, steps in self.runs(length):
+            columns_ = [in_rows(b, table, first, stop, steps) for table in tables.values()]
+            (tokens,) = b.loop(
+                f"{entry}.step" if steps == 1 else f"{entry}.set",
+                (stop - first) // steps,
+                body if steps == 1 else partial(body_of_set, steps=steps),
+                invariants=invariants,
+                carried=[tokens],
+                tables=columns_,
+                names=names,
+            )
         if values is None:  # the mask is a token that may be drawn, and no sample has it
             tokens = b.minimum(tokens, mask - 1, out="tokens")
         b.output(joined_digits(b, tokens, mask, digits))
@@ -193,17 +249,24 @@ class MaskedSampler(Sampler):
         outputs = (OutputField("samples", "tokens"),)
         return Program(entry, self.kind, self.steps, self.steps, sources, settings, name, outputs, own)
 
-    def columns(self) -> dict[str, np.ndarray]:
+    def columns(self, length: int) -> dict[str, np.ndarray]:
         """Further tables of numbers, one per step."""
         return {}
 
-    def _logits(
-        self, b: Builder, network: Network, conditions: Conditions, told: dict[str, Var], scale: Var | None, x: Var
-    ) -> Var:
-        if scale is None:
-            return call(b, network, "forward", told, state=x, out="logits")  # type: ignore[no-any-return]
-        null = conditions.null(b, told)
-        return guided_call(b, network, "forward", told, null, scale, state=x, out="logits")  # type: ignore[no-any-return]
+    def runs(self, length: int) -> list[tuple[int, int, int]]:
+        """Loops over the steps: (first step, the step behind the last, steps of a set) of each."""
+        return [(0, self.steps, 1)]
+
+    def draw_set(self, b: Builder, request: Request, steps: int, tokens: Var, row: Mapping[str, Var]) -> Var:
+        """tokens i64[B, T] after a set of several steps; rows of tables [steps, …] by name."""
+        raise NotImplementedError(f"{self.kind} takes single steps")
+
+
+def in_rows(b: Builder, table: Var, first: int, stop: int, steps: int) -> Var:
+    """Rows `first` to `stop` of a table [N, …]: [stop - first, …], or with several `steps` [sets, steps, …]."""
+    rest, count = table.shape[1:], stop - first
+    part = table if count == int(table.shape[0]) else b.slice(table, axis=0, start=first, stop=stop)
+    return part if steps == 1 else b.reshape(part, shape=(count // steps, steps, *rest))  # type: ignore[no-any-return]
 
 
 def inpainting_conditions(shape: tuple[int, ...], length: int, vocabulary: int | None = None) -> tuple[Condition, ...]:

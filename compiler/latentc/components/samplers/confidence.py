@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from latentc.components.contract import Network
-from latentc.components.kit.tokens import rank
-from latentc.components.samplers._masked import MaskedSampler, Step, known_counts
+from latentc.components.kit.tokens import draw, filtered, rank
+from latentc.components.parts import Problem
+from latentc.components.sampler import Recall
+from latentc.components.samplers._confident_sets import chosen_set, drawn_set, nth_row
+from latentc.components.samplers._masked import MaskedSampler, Request, Step, known_counts
+from latentc.components.samplers._reuse import Reuse
 from latentc.ir.builder import Builder, Var
 from latentc_runtime.sources import RandomSource
 
+if TYPE_CHECKING:
+    from latentc.spec.schema import Spec
+
 _KNOWN = 1e30  # the confidence of a token that is known already
+
+
+class ConfidentReuse(Reuse):
+    """Steps that reuse keys and values of the tokens that they leave as they are (ReCAP, arXiv:2505.19089).
+
+    A step over all tokens begins a set of tokens, chooses them by confidence and draws the first of them, the most
+    confident first. The steps behind it evaluate the tokens of the set and of the condition alone, which see what that
+    step computed of the others.
+    """
+
+    temperature: float = Field(
+        1.0,
+        gt=0,
+        description="divides the logits of tokens of a set at progress 1; from 1 by the square root of the progress",
+    )
 
 
 class Confidence(MaskedSampler):
@@ -39,7 +62,37 @@ class Confidence(MaskedSampler):
     )
     randomness: float = Field(4.5, ge=0, description="factor of the Gumbel noise at progress 0; it falls linearly to 0")
     redraw: bool = Field(False, description="known tokens are drawn anew in every step, as by Halton-MaskGIT's code")
+    reuse: ConfidentReuse | None = Field(
+        None, description="steps that reuse what the one before computed; null: none (ReCAP)"
+    )
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "confidence", "steps": 4, "guidance": {"scale": 3.0}}
+
+    def problems(self, spec: Spec) -> Iterator[Problem]:
+        yield from super().problems(spec)
+        if self.reuse is None:
+            return
+        if self.redraw:
+            message = "steps of a set evaluate its tokens alone, and known ones are drawn anew"
+            yield Problem(("redraw",), message, "leave out either")
+        network = spec.networks.get("main")
+        if network is not None and not getattr(network, "RECALLS", False):
+            message = f"a {network.kind} remembers no keys and values"  # type: ignore[attr-defined]
+            yield Problem(("reuse",), message, "use a `bert`, or leave it out")
+
+    def recalls(self, tokens: int) -> Recall | None:
+        most = 0 if self.reuse is None else self.reuse.most(self._left(tokens), tokens)
+        return Recall(most, False) if most else None
+
+    def runs(self, length: int) -> list[tuple[int, int, int]]:
+        if self.reuse is None:
+            return super().runs(length)
+        sets = self.reuse.sets(self._left(length), length)
+        found = (list(run) for _, run in groupby(sets, lambda ends: ends[1] - ends[0]))
+        return [(run[0][0], run[-1][1], run[0][1] - run[0][0]) for run in found]
+
+    def _left(self, length: int) -> list[int]:
+        """Hidden tokens before the first step, and after each."""
+        return [length, *(length - int(known) for known in self.counts(length))]
 
     def progress_of_steps(self) -> np.ndarray:
         """f64[N]: progress of each step, which counts, temperature and randomness follow."""
@@ -60,32 +113,65 @@ class Confidence(MaskedSampler):
         return 1 / (first + (last - first) * self.progress_of_steps())
 
     def random(self, network: Network) -> dict[str, tuple[RandomSource, tuple[int, ...]]]:
-        if not self.randomness:
-            return {}
         length = int(network.methods["forward"].input("state").type.shape[1])  # type: ignore[arg-type]
-        return {"gumbel": (RandomSource("gumbel", "confidence", self.steps), (length,))}
+        found: dict[str, tuple[RandomSource, tuple[int, ...]]] = {}
+        if self.randomness:
+            found["gumbel"] = (RandomSource("gumbel", "confidence", self.steps), (length,))
+        if "recall" in network.methods:
+            found["again"] = (RandomSource("uniform", "set", self.steps), (length,))
+        return found
 
-    def columns(self) -> dict[str, np.ndarray]:
-        return {"noise": self.randomness * (1 - self.progress_of_steps())} if self.randomness else {}
+    def columns(self, length: int) -> dict[str, np.ndarray]:
+        progress, found = self.progress_of_steps(), dict[str, np.ndarray]()
+        if self.reuse is not None and self.recalls(length) is not None:
+            found["known"] = np.concatenate([[0], self.counts(length)[:-1]])
+            cooled = np.linspace(0.0, 1.0, self.steps) ** 0.5
+            found["cooling"] = 1 / (1 + (self.reuse.temperature - 1) * cooled)
+            # The noise falls from set to set.
+            sets = self.reuse.sets(self._left(length), length)
+            for i, (first, stop) in enumerate(sets, 1):
+                progress[first:stop] = i / len(sets)
+        return found | ({"noise": self.randomness * (1 - progress)} if self.randomness else {})
 
     def prepared(self, b: Builder, inputs: Mapping[str, Var], length: int) -> list[Var]:
         return []
 
     def choose(self, b: Builder, step: Step) -> Var:
-        length = int(step.tokens.shape[1])
-        index = b.reshape(step.drawn, shape=(*step.drawn.shape, 1))
-        confidence = b.take_along(b.log_softmax(step.logits, axis=2), index, axis=2)
-        confidence = b.reshape(confidence, shape=step.drawn.shape, out="confidence")
-        if self.randomness:
-            confidence = b.add(confidence, step.row["gumbel"] * step.row["noise"], out="confidence")
         hidden = b.equal(step.tokens, step.mask, out="hidden")
+        confidence = self._confidence(b, step.logits, step.drawn, step.row)
         confidence = b.where(hidden, confidence, b.scalar(_KNOWN, confidence), out="confidence")
-        count = step.row["count"]
-        if step.kept is not None:
-            # `count` of all tokens is the same fraction, rounded up, of those that were not given.
-            fixed = b.sum(b.cast(step.kept, to="i64"), axes=(1,), keepdims=True, out="fixed")
-            wanted = (length - fixed) * count + (length - 1)
-            count = b.add(fixed, b.div(wanted, length), out="count")
+        count = _of_free(b, step.row["count"], step.kept, int(step.tokens.shape[1]))
         first = b.less(rank(b, b.neg(confidence)), count, out="first")
         free = hidden if not self.redraw else step.free(b)
         return first if free is None else b.logical_and(free, first, out="chosen")  # type: ignore[no-any-return]
+
+    def draw_set(self, b: Builder, request: Request, steps: int, tokens: Var, row: Mapping[str, Var]) -> Var:
+        first = {key: nth_row(b, table, 0) for key, table in row.items()}
+        all_, *caches = request.evaluated(b, "remember", first.get("weight"), state=tokens)
+        sharp = b.mul(all_, first["sharpness"], out="logits") if "sharpness" in first else all_
+        drawn = draw(b, filtered(b, sharp, self.top_k, 1.0), first["u"], out="guess")
+        confidence = self._confidence(b, sharp, drawn, first)
+        hidden = b.equal(tokens, request.mask, out="hidden")
+        confidence = b.where(hidden, confidence, b.scalar(-_KNOWN, confidence), out="confidence")
+        most = int(request.network.methods["recall"].input("state").type.shape[1])  # type: ignore[arg-type]
+        place, length = chosen_set(b, confidence, most), int(tokens.shape[1])
+        known = _of_free(b, first["known"], request.kept, length)
+        counts = [_of_free(b, nth_row(b, row["count"], k), request.kept, length) for k in range(steps)]
+        made = [b.op("sub", count, known, out="made") for count in counts]
+        return drawn_set(b, request, tokens, all_, tuple(caches), place, made, row, self.top_k)
+
+    def _confidence(self, b: Builder, logits: Var, drawn: Var, row: Mapping[str, Var]) -> Var:
+        """f32[B, T]: the log probability of what was drawn, with noise."""
+        index = b.reshape(drawn, shape=(*drawn.shape, 1))
+        confidence = b.take_along(b.log_softmax(logits, axis=2), index, axis=2)
+        confidence = b.reshape(confidence, shape=drawn.shape, out="confidence")
+        return b.add(confidence, row["gumbel"] * row["noise"], out="confidence") if self.randomness else confidence  # type: ignore[no-any-return]
+
+
+def _of_free(b: Builder, count: Var, kept: Var | None, length: int) -> Var:
+    """A number of known tokens; if some were given i64[B, 1], these and the same fraction of the others, rounded up."""
+    if kept is None:
+        return count
+    fixed = b.sum(b.cast(kept, to="i64"), axes=(1,), keepdims=True, out="fixed")
+    wanted = (length - fixed) * count + (length - 1)
+    return b.add(fixed, b.div(wanted, length), out="count")  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from latentc.components import Closed, OneOfThese
+from latentc.components import OneOfThese
 from latentc.components.contract import Need, Network, OutputField, Program
 from latentc.components.guidance.guidance import ScheduledGuidance, guidance_problems
 from latentc.components.kit import Conditions
@@ -22,6 +22,7 @@ from latentc.components.kit.tokens import Schedule, hidden_fraction
 from latentc.components.parts import Problem, under
 from latentc.components.sampler import Recall, Sampler
 from latentc.components.samplers._masked import inpainting_conditions
+from latentc.components.samplers._reuse import Reuse
 from latentc.components.samplers._token_sets import TokenSets
 from latentc.components.samplers.base import ArraySampler, inner_problems, parameterization_of
 from latentc.components.samplers.ddim import Ddim
@@ -37,33 +38,17 @@ if TYPE_CHECKING:
     from latentc.spec.schema import Spec
 
 
-class Reuse(Closed):
+class TokenReuse(Reuse):
     """Steps that reuse keys and values of the tokens that they leave as they are (ReCAP, arXiv:2505.19089).
 
     A step over all tokens begins a set of tokens and draws the first of them, in order of position. The steps behind it
     evaluate the tokens of the set alone, which see what that step computed of the others.
     """
 
-    after: int = Field(0, ge=0, le=100_000, description="steps over all tokens before the first set")
-    steps: int = Field(1, gt=0, le=64, description="steps of a set that reuse what its first step computed")
     condition: bool = Field(True, description="tokens that hold the condition are reused, too")
     diffusion: Annotated[ArraySampler, OneOfThese("samplers", classes=(Ddim, Ddpm, Euler))] | None = Field(
         None, description="how `head` denoises a token in these steps; null: as in the others"
     )
-
-    def sets(self, left: Sequence[int], most: int) -> list[tuple[int, int]]:
-        """(first step, the step behind the last) of each set, of at most so many tokens unless it is a single step.
-
-        `left`: hidden tokens before the first step, and after each.
-        """
-        found, first, count = list[tuple[int, int]](), 0, len(left) - 1
-        while first < count:
-            stop = min(first + 1 + (self.steps if first >= self.after else 0), count)
-            while stop > first + 1 and left[first] - left[stop] > most:
-                stop -= 1
-            found.append((first, stop))
-            first = stop
-        return found
 
 
 class MaskedAutoregressive(Sampler):
@@ -79,7 +64,9 @@ class MaskedAutoregressive(Sampler):
     guidance: ScheduledGuidance | None = Field(
         None, description="classifier-free guidance of `head`; its progress is the known fraction of the tokens"
     )
-    reuse: Reuse | None = Field(None, description="steps that reuse what the one before computed; null: none (ReCAP)")
+    reuse: TokenReuse | None = Field(
+        None, description="steps that reuse what the one before computed; null: none (ReCAP)"
+    )
     inpaint: bool = Field(True, description="a second program `inpaint` keeps given tokens and draws the others")
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "kind": "masked_autoregressive",
@@ -122,9 +109,8 @@ class MaskedAutoregressive(Sampler):
     def recalls(self, tokens: int) -> Recall | None:
         if self.reuse is None:
             return None
-        left = self.hidden_counts(tokens)
-        sizes = [left[first] - left[stop] for first, stop in self.reuse.sets(left, tokens) if stop > first + 1]
-        return Recall(max(sizes), self.reuse.condition) if sizes else None
+        most = self.reuse.most(self.hidden_counts(tokens), tokens)
+        return Recall(most, self.reuse.condition) if most else None
 
     def build(self, mb: ModuleBuilder, networks: Mapping[str, Network], spec: Spec) -> Program:
         return self._program(mb, networks, spec, "sample")

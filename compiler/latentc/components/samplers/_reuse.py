@@ -1,0 +1,38 @@
+"""Steps that reuse what the one before computed of the tokens that they leave as they are (ReCAP, arXiv:2505.19089)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from latentc.components import Closed
+
+
+class Reuse(Closed):
+    """A step over all tokens begins a set of tokens and draws the first of them. The steps behind it evaluate the
+    tokens of the set alone, which see what that step computed of the others."""
+
+    after: int = Field(0, ge=0, le=100_000, description="steps over all tokens before the first set")
+    steps: int = Field(1, gt=0, le=64, description="steps of a set that reuse what its first step computed")
+
+    def sets(self, left: Sequence[int], most: int) -> list[tuple[int, int]]:
+        """(first step, the step behind the last) of each set, of at most so many tokens unless it is a single step.
+
+        `left`: hidden tokens before the first step, and after each.
+        """
+        found, first, count = list[tuple[int, int]](), 0, len(left) - 1
+        while first < count:
+            stop = min(first + 1 + (self.steps if first >= self.after else 0), count)
+            while stop > first + 1 and left[first] - left[stop] > most:
+                stop -= 1
+            found.append((first, stop))
+            first = stop
+        return found
+
+    def most(self, left: Sequence[int], tokens: int) -> int:
+        """Tokens of the largest set of several steps; 0: there is none."""
+        return max((left[i] - left[stop] for i, stop in self.sets(left, tokens) if stop > i + 1), default=0)
+
+
+__all__ = ["Reuse"]
