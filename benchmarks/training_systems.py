@@ -119,9 +119,14 @@ JEPA = ("networks.main.learned_positions=tokens", "networks.main.block.mixer.qk_
 PREDICTED = ("networks.main.predictor={ratio: 4}", "networks.target={kind: average, decay: 0.99}")
 PREDICTED = (*JEPA, *PREDICTED, "objective.prediction={target: target}")
 WORDS = "{text: {shape: [1, 10]}, text_mask: {shape: [1], dtype: bool}}"
-WORDED = (*SETTINGS, f"data={{kind: npz, path: {CAPTIONS}, shape: [1, 8, 8], fields: {WORDS}}}", "data.first_stage=null")
-WORDED += ("conditioning.caption=null", "conditioning.text={kind: sequence, dropout: 0.1}", "train.optimizers=null")
-WORDED += under("networks.main", "width=64", "depth=2", "patch=2", "buffer=4", "positions={pairs: 2, side: 4}")
+WORDED = (
+    *SETTINGS,
+    f"data={{kind: npz, path: {CAPTIONS}, shape: [1, 8, 8], fields: {WORDS}}}",
+    "data.first_stage=null",
+)
+WORDED += ("conditioning.caption=null", "conditioning.text={kind: sequence, dropout: 0.1}", "train.optimizers={}")
+WORDED += under("networks.main", "width=64", "depth=2", "patch=2", "buffer=4", "positions.pairs=2")
+WORDED += ("networks.main.positions.side=4",)
 WORDED += under("networks.main.block", "mixer.heads=4", "mixer.dropout=0", "feed_forward.dropout=0")
 WORDED += ("networks.head.width=64", "networks.head.depth=3", "networks.target.decay=0.99", "train.precision=fp32")
 WORDED += ("sampler.steps=8", "sampler.diffusion.steps=20", "sampler.guidance.scale=2.0")

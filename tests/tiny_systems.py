@@ -189,8 +189,10 @@ SYSTEMS: dict[str, Tiny] = {
         (
             *("data.first_stage=null", "data.shape=[1, 8, 8]", *FILE),
             *("data.fields.caption.shape=[3, 4]", "data.fields.caption_mask.shape=[3]"),
-            *under("networks.main", (*BLOCKS, "depth=1", "patch=2", "buffer=2", "positions={pairs: 2, side: 6}")),
-            *("networks.head.width=16", "networks.head.depth=1", "sampler.steps=3", "sampler.diffusion.steps=3"),
+            *under(
+                "networks.main", (*BLOCKS, "depth=1", "patch=2", "buffer=2", "positions.pairs=2", "positions.side=6")
+            ),
+            *("networks.head.width=16", "networks.head.depth=1", "sampler.steps=2", "sampler.diffusion.steps=2"),
         ),
     ),
     "givt": Tiny("givt", (*DIGITS, *under("backbone", (*BLOCKS, "depth=1")), "sampler.proposals=8")),
