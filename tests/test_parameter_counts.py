@@ -527,6 +527,21 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("d36-s", "main"): 2_353_893_904,  # paper: 2.3 B
         },
     ),
+    "vfmtok": (
+        "CVMI-Lab/VFMTok, whose transformer is LlamaGen's; README: 111, 343 and 775 M, 1.4 and 3.1 B, but 2.0 B for 2B",
+        {
+            ("B", "main"): 110_888_448,
+            ("L", "main"): 342_910_976,
+            ("XL", "main"): 774_699_520,
+            ("XXL", "main"): 1_410_972_672,
+            ("2B", "main"): 2_188_389_120,
+            ("3B", "main"): 3_096_659_200,
+        },
+    ),
+    "vfmtok_tokenizer": (
+        "CVMI-Lab/VFMTok: the sizes of its layers, added up, and DINOv2 ViT-L/14 with registers but for its mask token",
+        {(None, "main"): 73_286_831 + 304_372_736 - 1024},
+    ),
     "vq_f4": (
         "CompVis/latent-diffusion",
         {

@@ -293,6 +293,20 @@ SYSTEMS: dict[str, Tiny] = {
             *under("networks.prior.block", ("mixer.heads=2", "mixer.dropout=0", "feed_forward.dropout=0")),
         ),
     ),
+    "vfmtok_tokenizer": Tiny(
+        "vfmtok_tokenizer",
+        (
+            *("data={kind: npz, path: train.npz, shape: [3, 8, 8]}", "backbone.pretrained=null"),
+            "backbone.fresh_weights=[]",
+            "backbone.vision={width: 16, depth: 2, heads: 2, patch: 2, registers: 1, side: 3, levels: [0, 1]}",
+            "backbone.regions={depth: 1, heads: 2, points: 2, hidden: 16}",
+            *under(
+                "backbone", ("tokens=4", "width=16", "depth=1", "block.mixer.heads=2", "block.feed_forward.hidden=16")
+            ),
+            "backbone.pixels={width: 8, multipliers: [1, 1, 1], blocks: 1, groups: 4}",
+            *under("backbone.bottleneck", ("size=8", "channels=4")),
+        ),
+    ),
     "lpd": Tiny(
         "lpd",
         (

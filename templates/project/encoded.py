@@ -53,7 +53,7 @@ def views_of(images: Any, index: int, flip: bool, crops: str) -> np.ndarray:
 def open_dataset(settings: dict[str, Any]) -> Encoded:
     """The codes of the images, encoded now if they are not cached. Raises ValueError."""
     stage, fields, folder = settings["first_stage"], settings["fields"], Path(settings["path"])
-    side = first_stage.codes_side(settings) * stage["factor"]
+    side = stage["field"]["shape"][1]
     images = importlib.import_module(settings["kind"]).open_pictures(settings, side, 3)
     flip, crops = settings["horizontal_flip"], settings["crops"]
     weights = first_stage.file_of(stage)
@@ -75,7 +75,7 @@ def open_dataset(settings: dict[str, Any]) -> Encoded:
 def pictures(settings: dict[str, Any], most: int) -> np.ndarray:
     """Images of the data as the first stage decodes them, f32[n, 3, H, W], at most so many, evenly spaced."""
     stage = settings["first_stage"]
-    side = first_stage.codes_side(settings) * stage["factor"]
+    side = stage["field"]["shape"][1]
     images = importlib.import_module(settings["kind"]).open_pictures(settings, side, 3)
     rows = np.linspace(0, images.size - 1, min(images.size, most)).round().astype(int)
     low, high = stage["field"]["range"]

@@ -36,12 +36,6 @@ def _loaded(file: Path, device: torch.device) -> nn.Module:
     return model.eval().requires_grad_(False).to(device)
 
 
-def codes_side(settings: dict[str, Any]) -> int:
-    """Rows of the latents or of the token grid."""
-    fields = settings["fields"]
-    return fields["x"]["shape"][1] if "x" in fields else fields["tokens"]["grid"][0]
-
-
 def codes_from_images(model: nn.Module, x: Tensor) -> Tensor:
     """Images in [-1, 1] as tokens i32[B, T], or as mean and deviation of latents, f16[B, 2, C, h, w]."""
     codes = model.encode(x)

@@ -21,6 +21,7 @@ import math
 import os
 import time
 from contextlib import ExitStack
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,9 @@ def start(networks: dict[str, nn.Module], roles: dict[str, Any], resumed: bool) 
             networks[name].requires_grad_(False).eval()
         elif role.get("frozen"):
             networks[name].requires_grad_(False).eval()
+        for weight, parameter in networks[name].named_parameters():
+            if any(fnmatchcase(weight, pattern) for pattern in role.get("frozen_weights", ())):
+                parameter.requires_grad_(False)
 
 
 @torch.no_grad()
@@ -102,7 +106,7 @@ def train_step(
     for name in update.networks:
         if run.parallel == "fsdp":  # what is still gathered is not what gradients end in
             reshard(networks[name])
-        networks[name].requires_grad_(name in update.trained)
+        networks[name].requires_grad_(False)
     # region forced
     if run.parallel == "fsdp":  # what forward passes overwrite is gathered for them alone
         for name in update.trained:
@@ -113,6 +117,8 @@ def train_step(
     optimizers = {name: optimizers[name] for name in update.trained}
     groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
     weights = [p for group in groups for p in group["params"]]
+    for weight in weights:
+        weight.requires_grad_(True)
     totals = gradients(update, networks, wrapped, batch, train, step, turn, of_round, run)
     # region sam
     radii = {n: radius for n in update.trained if (radius := settings_of(n, train).get("sam"))}

@@ -17,7 +17,7 @@ from latentc.spec import load_spec
 pytestmark = pytest.mark.slow
 
 # One per kind of network; DiffWave and DP3 in test_audio_and_policies.py, adversarial players in test_train_gans.py.
-CHOSEN = ("improved_mean_flow", "edm-vp", "edm2", "maskgit-halton", "mar", "vq_f16")
+CHOSEN = ("improved_mean_flow", "edm-vp", "edm2", "maskgit-halton", "mar", "vq_f16", "vfmtok_tokenizer")
 MODES = {"none": 1, "ddp": 2, "fsdp": 2}
 # SGD, because Adam makes full steps of gradients that are rounding errors.
 TRAIN = ("train.batch_size=8", "train.workers=0", "train.schedule.warmup=0", "train.optimizers={}", "train.ema=0.9")
@@ -32,6 +32,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         system = SYSTEMS[name]
         spec = load_spec(system.spec, system.variant, [*system.sizes, *TRAIN])
         project_from_lowered(lower(spec), spec, folder / name)
+        if spec.data.kind == "npz":
+            x = np.random.default_rng(0).uniform(-1, 1, (32, *spec.data.shape))
+            np.savez(folder / name / "train.npz", x=np.float32(x))
         for mode, processes in MODES.items():
             flags = ["--steps", "2", "--parallel", mode, "--accumulate", str(2 // processes), "--out", mode]
             jobs.append({"folder": str(folder / name), "name": mode, "processes": processes, "flags": flags})
@@ -47,3 +50,14 @@ def test_two_processes_are_as_one(name: str, runs: Path) -> None:
     for path, value in one.items():
         for other in (ddp[path], fsdp[path]):
             assert np.allclose(other, value, rtol=1e-5, atol=1e-6), path
+
+
+def test_frozen_weights_stay(runs: Path) -> None:
+    """Only weights that never moved are equal to their average."""
+    for mode in MODES:
+        last, average = (
+            load_file(runs / "vfmtok_tokenizer" / mode / f"weights{end}.safetensors") for end in ("_raw", "")
+        )
+        stayed = {name for name, value in last.items() if np.array_equal(value, average[name])}
+        frozen = {name for name in last if name.startswith("vision.")}
+        assert frozen and frozen <= stayed and "regions.0.fc1.weight" not in stayed, mode

@@ -90,6 +90,11 @@ class Backbone(Part):
     frozen: bool | None = Field(
         None, description="whether training leaves its weights as they are; null: if there are `pretrained` ones"
     )
+    frozen_weights: tuple[str, ...] = Field(
+        (),
+        description="patterns of weights that training leaves as they are although it trains the others, such as "
+        "`encoder.*`; with some, `frozen: null` means false",
+    )
 
     @property
     def average_of(self) -> str | None:
@@ -109,7 +114,9 @@ class Backbone(Part):
     @property
     def trainable(self) -> bool:
         """Whether it is trained."""
-        return not (self.pretrained is not None if self.frozen is None else self.frozen)
+        if self.frozen is None:
+            return self.pretrained is None or bool(self.frozen_weights)
+        return not self.frozen
 
     def provides(self, spec: Spec) -> frozenset[Capability]:
         """Its capabilities. A denoiser that is told a condition of its caller's refines instead."""

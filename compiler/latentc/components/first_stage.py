@@ -27,8 +27,11 @@ class FirstStage(Closed):
 
 @dataclass(frozen=True)
 class Codes:
-    """Input of an autoencoder's `decode`: its type, the size of its vocabulary, pixels per code along a side."""
+    """Input of an autoencoder's `decode`: its type, the size of its vocabulary, pixels per code along a side.
+
+    `factor` is None if codes have no places in an image, whose size is then that of the autoencoder's own spec.
+    """
 
     type: TensorType
     values: int | None
-    factor: int
+    factor: int | None

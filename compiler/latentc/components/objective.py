@@ -25,8 +25,6 @@ class Objective(Part):
     """What is learned, and by which losses."""
 
     DENOISES: ClassVar[bool] = False  # whether it has a parameterization
-    READS_FEATURES: ClassVar[bool] = False
-    """Whether it reads what the last layer of an autoencoder maps to data."""
     DISTILS: ClassVar[bool] = False
     """Whether networks learn from a teacher. Conditions are never dropped; the guidance scale may be one of them."""
     AVERAGES: ClassVar[bool] = False
@@ -45,6 +43,11 @@ class Objective(Part):
         adapters = (name for name, network in spec.networks.items() if getattr(network, "adapts", None) == "main")
         named = ("main", *adapters, *dict.fromkeys(encoders))
         return tuple(n for n in named if getattr(spec.networks.get(n), "trainable", True))
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether it reads what the last layer of an autoencoder maps to data."""
+        return False
 
     def parameterization(self) -> Parameterization | None:
         """The forward process and what the network predicts of it; None if it trains no denoiser."""

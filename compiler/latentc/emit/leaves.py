@@ -218,6 +218,14 @@ def init_calls(param: Param, target: str, size: Size) -> list[str]:
         case "log_arange":
             count = size(param.type.shape[-1]).atom
             return [f"{target}.data.copy_(torch.arange(1, {count} + 1).log())"]
+        case "directions":
+            heads, maps, points = (size(args[key]) for key in ("heads", "maps", "points"))
+            return [
+                f"angle = torch.arange({heads.code}) * (2 * torch.pi / {heads.atom})",
+                "unit = F.normalize(torch.stack([angle.cos(), angle.sin()], dim=1), p=torch.inf)",
+                f"steps = unit[:, None, None] * torch.arange(1, {points.atom} + 1)[:, None]",
+                f"{target}.data.copy_(steps.expand(-1, {maps.code}, -1, -1).flatten())",
+            ]
         case "softplus_inverse":
             low, high = (literal(math.log(args[end])).code for end in ("low", "high"))
             return [

@@ -13,7 +13,6 @@ import yaml
 from safetensors.numpy import save
 
 from latentc import __version__
-from latentc.components.backbone import Backbone
 from latentc.components.contract import Lowered, Program, Rollout, Update
 from latentc.components.first_stage import FIRST_STAGE
 from latentc.components.objective import Objective
@@ -127,11 +126,8 @@ def config_of(spec: Spec) -> dict[str, Any]:
     """The settings of training and data, as config.yaml holds them."""
     data, stage = spec.data.settings(), spec.first_stage
     if stage is not None and spec.first_stage_fits:
-        backbone = stage.networks["main"]
-        assert isinstance(backbone, Backbone)
         data["first_stage"] |= {
             "weights": f"{FIRST_STAGE}.safetensors",
-            "factor": backbone.codes(stage).factor,
             "field": stage.data.settings()["fields"]["x"],
         }
     unseen = spec.data.held_out().settings()
@@ -168,6 +164,8 @@ def _role(network: Any) -> dict[str, Any]:
     role = {key: value for key in ("copy_of", "pretrained") if (value := getattr(network, key))}
     if role and network.fresh_weights:
         role["fresh_weights"] = list(network.fresh_weights)
+    if network.frozen_weights and network.trainable:
+        role["frozen_weights"] = list(network.frozen_weights)
     if (source := network.average_of) is not None:
         return {**role, "average_of": source, "decay": network.decay}
     return role if network.trainable else {**role, "frozen": True}

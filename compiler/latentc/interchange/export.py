@@ -28,7 +28,7 @@ from latentc.weights import Expr, export_weights, write_safetensors
 VERSION = "0.35.0"
 """The oldest release of diffusers that has these classes and keys."""
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-_TRAINING = ("dropout", "weights", "copy_of", "pretrained", "fresh_weights", "frozen", "conditions")
+_TRAINING = ("dropout", "weights", "copy_of", "pretrained", "fresh_weights", "frozen", "frozen_weights", "conditions")
 """Fields of networks and conditions that only training reads."""
 
 

@@ -106,6 +106,18 @@ def log_arange(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return np.broadcast_to(np.log(np.arange(1, shape[-1] + 1, dtype=np.float64)), shape).copy()
 
 
+def directions(rng: np.random.Generator, shape: tuple[int, ...], heads: int, maps: int, points: int) -> Array:
+    """Offsets of points around a query (Deformable DETR): [heads * maps * points * 2], (column, row) in pixels.
+
+    Each head looks in a direction of its own, at distances 1, 2, … along the larger axis, alike in every map.
+    """
+    angle = np.arange(heads) * (2 * math.pi / heads)
+    unit = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    unit /= np.abs(unit).max(axis=1, keepdims=True)
+    each = unit[:, None, None] * np.arange(1, points + 1)[:, None]
+    return np.broadcast_to(each, (heads, maps, points, 2)).reshape(shape)
+
+
 def softplus_inverse(rng: np.random.Generator, shape: tuple[int, ...], low: float, high: float) -> Array:
     """Numbers whose softplus is distributed log-uniformly between low and high (Gu and Dao 2023)."""
     value = np.exp(rng.uniform(math.log(low), math.log(high), shape))
@@ -199,7 +211,7 @@ INITS: dict[str, Callable[..., Array]] = {
     f.__name__: f
     for f in (
         *(zeros, ones, constant, normal, uniform, orthogonal, linear_default, sincos_1d, sincos_2d, rope_1d, rope_2d),
-        *(rope_prefix, count, linspace, log_arange, softplus_inverse, uniform_between),
+        *(rope_prefix, count, directions, linspace, log_arange, softplus_inverse, uniform_between),
         *(xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal),
     )
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from latentc.checkpoint import network_params
 from latentc.components.contract import Lowered
@@ -103,11 +104,16 @@ def _weights(spec: Spec, lowered: Lowered) -> Weights:
         params = {n: p for n, p in network_params(lowered, network).items() if p.kind == "weight"}
         matrices = sum(p.type.count() for p in params.values() if _is_matrix(p))
         total = sum(p.type.count() for p in params.values())
-        counts["trained" if name in trained else "frozen"] += total
+        patterns = getattr(spec.networks[name], "frozen_weights", ()) if name in trained else ("*",)
+        kept = {n: p for n, p in params.items() if any(fnmatchcase(n, pattern) for pattern in patterns)}
+        frozen = sum(p.type.count() for p in kept.values())
+        counts["trained"] += total - frozen
+        counts["frozen"] += frozen
         counts["averaged"] += total * spec.train.averages if name in lowered.sampled else 0
         counts["matrices"] += matrices
         if name in trained:
-            counts["state_bytes"] += _optimizer(spec, name).state_bytes(matrices, total - matrices)
+            moved = matrices - sum(p.type.count() for p in kept.values() if _is_matrix(p))
+            counts["state_bytes"] += _optimizer(spec, name).state_bytes(moved, total - frozen - moved)
         for path, param in params.items():
             number, matrix = param.type.count(), param.type.count() if _is_matrix(param) else 0
             if member := _BLOCK.fullmatch(f"{name}.{path}"):

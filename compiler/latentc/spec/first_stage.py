@@ -23,8 +23,8 @@ def first_stage_path(spec: Spec, stage: FirstStage) -> Path:
 def load_first_stage(spec: Spec) -> Spec | None:
     """The autoencoder that encodes the data of `spec`, as a spec of its own; None if there is none.
 
-    Its images have the size that the latents or tokens of `spec` ask for. Raises DiagnosticError: E0210 if it is not
-    found, E0302 if it is not an autoencoder, and its own mistakes.
+    Its images have the size that the latents or tokens of `spec` ask for, if these are a map. Raises DiagnosticError:
+    E0210 if it is not found, E0302 if it is not an autoencoder, and its own mistakes.
     """
     from latentc.spec.load import load_spec
 
@@ -40,6 +40,8 @@ def load_first_stage(spec: Spec) -> Spec | None:
         raise DiagnosticError.of("E0302", message, spec.span("data", "first_stage", "spec"), help=mend)
     grid = spec.data.shape[1:] if spec.data.shape is not None else spec.data.tokens.grid if spec.data.tokens else ()
     factor = network.codes(found).factor
+    if factor is None:
+        return found
     shape = [found.data.shape[0], *(size * factor for size in grid)]
     if len(shape) == 3 and shape != list(found.data.shape):
         try:

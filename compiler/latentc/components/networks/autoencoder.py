@@ -194,7 +194,7 @@ class Autoencoder(Backbone):
                 mb, name, "regularized", bodies["regularized"], [x, *noise], static, ("output", "penalty")
             ),
         }
-        if isinstance(spec.objective, Objective) and spec.objective.READS_FEATURES:
+        if isinstance(spec.objective, Objective) and spec.objective.reads_features:
             outputs: tuple[Role, ...] = ("output", "features", "penalty")
             body = bodies["regularized_features"]
             methods["regularized_features"] = add_method(

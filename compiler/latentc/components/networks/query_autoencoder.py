@@ -117,7 +117,7 @@ class QueryAutoencoder(Backbone):
         return (Port("x", f32(B, *spec.data.shape), "state"),), of
 
     def codes(self, spec: Spec) -> Codes:
-        return Codes(self.bottleneck.decoded_type(self.tokens, 1), self.bottleneck.static().get("codes"), 1)
+        return Codes(self.bottleneck.decoded_type(self.tokens, 1), self.bottleneck.static().get("codes"), None)
 
     def build(self, mb: ModuleBuilder, name: str, spec: Spec, out_channels: int) -> Network:
         assert spec.data.shape is not None

@@ -39,7 +39,10 @@ class AdversarialAutoencoding(Objective):
     adversarial: float = Field(0.8, ge=0, description="weight of the adversarial term, beside the ratio of gradients")
     loss: Literal["hinge", "logistic"] = Field("hinge", description="loss of the discriminator")
     EXAMPLE: ClassVar[dict[str, Any]] = {"kind": "adversarial_autoencoding"}
-    READS_FEATURES: ClassVar[bool] = True
+
+    @property
+    def reads_features(self) -> bool:
+        return True
 
     def needs(self, spec: Spec) -> tuple[Need, ...]:
         compares = (Need(PERCEPTUAL, "compare"),) if PERCEPTUAL in spec.networks else ()
