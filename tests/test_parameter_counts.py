@@ -288,6 +288,10 @@ COUNTS: dict[str, tuple[str, dict[tuple[str | None, str], int]]] = {
             ("H", "head"): 151_206_944,
         },
     ),
+    "uni_perceiver_moe": (
+        "the sizes of DiT's and the experts' layers, added up",
+        {("B", "main"): 332_247_584, ("L", "main"): 1_175_631_904},
+    ),
     "d_jepa": (
         "D-JEPA/djepa-imagenet: the totals in comments of models/djepa.py, which leave out its two embeddings of 256 "
         "positions; README: 212 M, 687 M and 1.4 B for both networks",

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
-from parity_data import error, load
+import math
+from pathlib import Path
 
+import numpy as np
+import onnxruntime
+import openvino
+import pytest
+import torch
+from inline_tensors import InlineTensors
+from parity_data import error, load
+from random_weights import random_weights
+from torch.nn import functional as F
+
+from latentc import api
 from latentc.checkpoint import network_params
 from latentc.components.blocks.feed_forwards.attribute_experts import merged_linear
 from latentc.diagnostics import DiagnosticError
+from latentc.export.onnx import flat_module, onnx_from_module
 from latentc.ir.builder import ModuleBuilder
 from latentc.ir.interpret import Interpreter
 from latentc.ir.types import f32
 from latentc.lower import lower
 from latentc.spec import load_spec
+from latentc.weights import Array, write_safetensors
 
 TINY = ["data={kind: digits}", "backbone.width=8", "backbone.depth=1", "backbone.block.mixer.heads=2"]
 TINY += ["sampler.guidance.channels=null"]
@@ -25,15 +37,95 @@ def test_merged_layers_of_the_authors(name: str) -> None:
     numbers = load(f"uni_perceiver.{name}")
     experts = [f"deepspeed_experts.{i}" for i in range(4)]
     stacks = [np.stack([numbers.weights[f"{e}.{part}"] for e in experts]) for part in ("weight", "bias")]
-    gates = np.zeros((2, 4))
+    gates = np.zeros((2, 4), np.float32)
     gates[:, 1], gates[:, 3] = numbers.inputs["p1"], numbers.inputs["p2"]
     mb = ModuleBuilder()
     b = mb.function("merged")
     inputs = {"x": f32(2, 5, 16), "gates": f32(2, 4), "weight": f32(4, 16, 16), "bias": f32(4, 16)}
     b.output(merged_linear(b, *(b.input(key, type) for key, type in inputs.items())))
     mb.entries["merged"] = b.finish("Merged experts.")
-    (found,) = Interpreter(mb.finish(), {}).run("merged", numbers.inputs["x"], gates, *stacks)
+    module, given = mb.finish(), [numbers.inputs["x"], gates, *stacks]
+    (found,) = Interpreter(module, {}).run("merged", *given)
     assert error(found, numbers.outputs["out"]) < 1e-5
+    model = onnx_from_module(flat_module(module, "merged"), "merged", InlineTensors(lambda path, param: None))
+    model = model.SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    feeds = dict(zip((i.name for i in session.get_inputs()), given, strict=True))
+    assert error(session.run(None, feeds)[0], numbers.outputs["out"]) < 1e-5
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    assert error(compiled(feeds)[0], numbers.outputs["out"]) < 1e-5
+
+
+def routed(w: dict[str, torch.Tensor], x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """A DiT of two blocks, of which the second has experts whose layers are merged for each sample."""
+
+    def linear(name: str, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
+
+    def modulated(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x, (8,), eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
+
+    def experts(name: str, h: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        norm = w[f"{name}.router.norm.weight"], w[f"{name}.router.norm.bias"]
+        scores = linear(
+            f"{name}.router.gate", F.layer_norm(linear(f"{name}.router.transform", c), (8,), *norm)
+        ).softmax(-1)
+        made = []
+        for row, gates in zip(h, scores, strict=True):
+            best = gates.topk(2)
+            share = best.values / best.values.sum()
+            for part in ("fc1", "fc2"):
+                weight, bias = (w[f"{name}.{part}.{kind}"][best.indices] for kind in ("weight", "bias"))
+                row = F.linear(row, torch.tensordot(share, weight, 1), torch.tensordot(share, bias, 1))
+                row = F.gelu(row) if part == "fc1" else row
+            made.append(row)
+        return torch.stack(made)
+
+    angles = t[:, None] * torch.exp(-math.log(10000) * torch.arange(4) / 4)
+    c = linear("t_embedder.fc2", F.silu(linear("t_embedder.fc1", torch.cat([angles.cos(), angles.sin()], -1))))
+    c = c + w["y_embedder.weight"][y]
+    h = (
+        F.conv2d(x, w["x_embedder.weight"].reshape(8, 1, 2, 2), w["x_embedder.bias"], stride=2)
+        .flatten(2)
+        .transpose(1, 2)
+    )
+    h = h + w["pos_embed"]
+    for i in range(2):
+        shift, scale, gate, *second = linear(f"blocks.{i}.adaLN", F.silu(c)).chunk(6, -1)
+        q, k, v = (
+            linear(f"blocks.{i}.attn.qkv", modulated(h, shift, scale)).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        )
+        a = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        h = h + gate[:, None] * linear(f"blocks.{i}.attn.proj", a)
+        m = modulated(h, *second[:2])
+        if i:
+            m = experts(f"blocks.{i}.mlp", m, c)
+        else:
+            m = linear(f"blocks.{i}.mlp.fc2", F.gelu(linear(f"blocks.{i}.mlp.fc1", m), approximate="tanh"))
+        h = h + second[2][:, None] * m
+    shift, scale = linear("final_layer.adaLN", F.silu(c)).chunk(2, -1)
+    out = linear("final_layer.linear", modulated(h, shift, scale)).reshape(len(x), 4, 4, 2, 2, 2)
+    return out.permute(0, 5, 1, 3, 2, 4).reshape(len(x), 2, 8, 8)
+
+
+@pytest.mark.parametrize("backend", ["oracle", "torch", "onnx", "openvino"])
+def test_the_routed_network(backend: api.Backend, tmp_path: Path) -> None:
+    sizes = [*TINY[:1], "backbone.width=8", "backbone.depth=2", "backbone.block.mixer.heads=2", TINY[-1]]
+    sizes += ["conditioning.time.frequencies=8", "backbone.interleaved.experts=4", "backbone.interleaved.ratio=2"]
+    lowered, rng = lower(load_spec("uni_perceiver_moe", "B", sizes)), np.random.default_rng(0)
+    weights = random_weights(network_params(lowered, lowered.networks["main"]), rng, 0.4)
+    write_safetensors(tmp_path / "w.safetensors", {n: Array(a.astype(np.float32)) for n, a in weights.items()})
+    x, t, y = (
+        rng.standard_normal((3, 1, 8, 8)).astype(np.float32),
+        np.array([5.0, 700, 30], np.float32),
+        np.array([1, 2, 10]),
+    )
+    given, files = {"x": x, "t": t, "y": y}, [f"main={tmp_path / 'w.safetensors'}"]
+    (found,) = api.run_method("uni_perceiver_moe", files, given, backend, variant="B", overrides=sizes).values()
+    own = {n: torch.from_numpy(a).double() for n, a in weights.items()}
+    wanted = routed(own, *(torch.from_numpy(a) for a in (x.astype(np.float64), t.astype(np.float64), y)))
+    assert error(found, wanted.numpy()) < 1e-5
 
 
 def test_a_sample_goes_through_the_experts_of_its_class() -> None:

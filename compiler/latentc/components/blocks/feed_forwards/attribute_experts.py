@@ -24,7 +24,8 @@ class AttributeExperts(FeedForward):
     """Conditional experts routed by attributes (Uni-Perceiver-MoE, Zhu et al. 2022, arXiv:2206.04674).
 
     The condition c, such as the embedded class, chooses K of E experts for a whole sample. Both linear layers are the
-    experts' sum, weighted by their scores: one product per layer, however many experts there are.
+    experts' sum, weighted by their scores, which add up to 1 if there are several: one product per layer, however many
+    experts there are.
     """
 
     kind: Literal["attribute_experts"]
@@ -83,6 +84,8 @@ def _forward(config: AttributeExperts, init: str) -> BlockBody:
         picked = b.equal(b.reshape(chosen, shape=(*chosen.shape, 1)), b.arange(experts))
         gates = b.where(picked, b.reshape(best, shape=(*best.shape, 1)), 0.0)
         gates = b.sum(gates, axes=(1,), keepdims=False, out="gates")
+        if config.chosen > 1:
+            gates = b.div(gates, b.sum(gates, axes=(1,), keepdims=True), out="gates")
         h = merged_linear(b, x, gates, *_weights(b, "fc1", experts, hidden, dim, init))
         h = b.gelu(h, approximate=config.approximate, out="h")
         return merged_linear(b, h, gates, *_weights(b, "fc2", experts, dim, hidden, init))
